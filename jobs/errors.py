@@ -1,0 +1,58 @@
+"""Everything that can go wrong with a job or a request; each case has a code, and the code its HTTP status.
+
+JitneyError
+├── Refused             the caller's fault: nothing was taken, or the job ended `failed`; never retried
+└── StoreUnavailable    ours: Redis can not be reached or can not write; the same request may be sent again
+
+The codes are a promise to callers: `docs/api.md` lists them, and a test compares that list with `CODES`.
+"""
+
+from typing import Any
+
+# code → (status at the synchronous doors, what it means). The only list.
+CODES: dict[str, tuple[int, str]] = {
+    "malformed_request": (400, "the request can not be read: broken JSON, multipart, base64 or query"),
+    "job_not_found": (404, "no such job, another caller's job, or one whose result is no longer kept"),
+    "model_not_found": (404, "no worker has announced a model of this name"),
+    "route_not_found": (404, "no such path"),
+    "method_not_allowed": (405, "the path exists, the method does not"),
+    "request_timeout": (408, "the request body did not arrive in time"),
+    "job_already_final": (409, "the job has ended; its state does not change any more"),
+    "canceled": (409, "the job was canceled while the caller waited"),
+    "body_too_large": (413, "the request body is above the limit"),
+    "image_too_many_pixels": (413, "the image declares more pixels than the limit"),
+    "unsupported_media_type": (415, "the content type, or the file format by its first bytes, is not on the list"),
+    "invalid_request": (422, "a field is missing, unknown or outside its range"),
+    "invalid_image": (422, "the image can not be decoded"),
+    "invalid_input": (422, "the input does not fit what the model declares"),
+    "idempotency_mismatch": (422, "this Idempotency-Key was used with another request"),
+    "model_required": (422, "several models are served and none was named"),
+    "inference_failed": (422, "the model could not run this input"),
+    "too_many_attempts": (422, "the worker running this job was lost too many times"),
+    "model_unavailable": (503, "the model is known, but can not be loaded at present"),
+    "store_unavailable": (503, "the queue's server can not be reached or can not write"),
+    "wait_over": (504, "the wait ran out before the job was final"),
+    "deadline_exceeded": (504, "the job's deadline passed before it was run"),
+}
+
+
+class JitneyError(Exception):
+    """Base of all. `code` is stable, the message is for people, `details` are facts: the limit, what is allowed."""
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = CODES[code][0]
+        self.message = message
+        self.details = details
+
+
+class Refused(JitneyError):
+    """The request, or the job's own input, is at fault."""
+
+
+class StoreUnavailable(JitneyError):
+    """Redis did not take it. Nothing was promised; the same request may be sent again."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__("store_unavailable", message, **details)
