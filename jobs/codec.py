@@ -1,0 +1,72 @@
+"""Job ⇄ the fields of its hash. Inputs and outputs stay the bytes they were; nothing is pickled."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from jobs.errors import JitneyError
+from jobs.job import RECORD_VERSION, Claimed, Job, Outcome, Submission
+from jobs.lifecycle import State
+
+# What a reader asks for, in this order. The input is never among it.
+READ_FIELDS: Final = (
+    *("v", "state", "model", "version", "lane", "tenant", "created", "deadline", "attempts", "metadata"),
+    *("started", "finished", "output", "error", "stages", "batch_size"),
+)
+SUBMIT_WORDS: Final = 13
+OUTCOME_WORDS: Final = 6
+
+
+def submit_words(job: Submission) -> tuple[str | bytes | int, ...]:
+    """List a submission as `submit.lua` takes it."""
+    return (
+        *(job.id, job.model, job.version, job.lane, job.tenant, job.deadline_ms, job.kind, job.input),
+        *(job.parameters, job.metadata, job.idempotency_key, job.digest, RECORD_VERSION),
+    )
+
+
+def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:
+    """List an outcome as `finish.lua` takes it."""
+    stages = orjson.dumps([round(t, 3) for t in (outcome.decode_ms, outcome.batch_ms, outcome.infer_ms)])
+    return (outcome.id, outcome.attempt, outcome.state.value, outcome.body, stages, outcome.batch_size)
+
+
+def read_claimed(fields: Sequence[Any]) -> Claimed:
+    """Read one job of `claim.lua`'s answer."""
+    job_id, attempt, kind, body, parameters, created, claimed, deadline = fields
+    return Claimed(
+        *(job_id.decode(), int(attempt), kind.decode(), body, parameters), int(created), int(claimed), int(deadline)
+    )
+
+
+def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
+    """Read a job from the values of READ_FIELDS; None where there is no such job (or no readable one)."""
+    if values[0] != RECORD_VERSION.encode() or None in values[1:9]:
+        return None
+    head = [value.decode() for value in values[1:9] if value is not None]
+    state, model, version, lane, tenant, created, deadline, attempts = head
+    started, finished, output, error, stages, batch_size = values[10:]
+    return Job(
+        id=job_id,
+        state=State(state),
+        model=model,
+        version=version,
+        lane=lane,
+        tenant=tenant,
+        created_us=int(created),
+        deadline_ms=int(deadline),
+        attempts=int(attempts),
+        metadata=values[9] or b"{}",
+        started_us=int(started) if started else None,
+        finished_us=int(finished) if finished else None,
+        output=output,
+        error=error,
+        stages_ms=orjson.loads(stages) if stages else None,
+        batch_size=int(batch_size) if batch_size else None,
+    )
+
+
+def error_body(error: JitneyError) -> bytes:
+    """Write an error as a job carries it: `{code, message, status}`."""
+    return orjson.dumps({"code": error.code, "message": error.message, "status": error.status})

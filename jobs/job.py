@@ -1,0 +1,90 @@
+"""What gateway and worker say to each other about a job: plain values, no behaviour."""
+
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from jobs.lifecycle import FINAL, State
+
+Lane = Literal["interactive", "bulk"]
+LANES: Final[tuple[Lane, ...]] = ("interactive", "bulk")
+Kind = Literal["image", "tensors", "raw"]
+
+RECORD_VERSION: Final = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job as the gateway hands it in. `input` holds the bytes as they came; `parameters` and `metadata` are JSON."""
+
+    id: str
+    model: str
+    version: str
+    kind: Kind
+    input: bytes
+    tenant: str = "default"
+    lane: Lane = "interactive"
+    deadline_ms: int = 86_400_000
+    parameters: bytes = b"{}"
+    metadata: bytes = b"{}"
+    idempotency_key: str = ""
+    digest: str = ""
+
+
+class Accepted(NamedTuple):
+    """What submit answers: the job's id, and whether an Idempotency-Key found an earlier job."""
+
+    id: str
+    created_us: int
+    replayed: bool
+
+
+class Claimed(NamedTuple):
+    """A job under lease, as a worker gets it. Times are the Redis server's."""
+
+    id: str
+    attempt: int
+    kind: str
+    input: bytes
+    parameters: bytes
+    created_us: int
+    claimed_us: int
+    deadline_ms: int
+
+
+class Outcome(NamedTuple):
+    """How a job ended, in a worker's words. `body` is JSON: the output, or the error. Times in ms."""
+
+    id: str
+    attempt: int
+    state: State
+    body: bytes
+    decode_ms: float = 0.0
+    batch_ms: float = 0.0
+    infer_ms: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it stands, without its input. JSON parts stay bytes: the gateway passes them on as they are."""
+
+    id: str
+    state: State
+    model: str
+    version: str
+    lane: str
+    tenant: str
+    created_us: int
+    deadline_ms: int
+    attempts: int
+    metadata: bytes
+    started_us: int | None = None
+    finished_us: int | None = None
+    output: bytes | None = None
+    error: bytes | None = None
+    stages_ms: tuple[float, float, float] | None = None  # decode, batch, infer
+    batch_size: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL

@@ -1,0 +1,74 @@
+"""Every key and channel in Redis, with its type, its lifetime and what it means. Nothing else builds a key.
+
+Lua builds the keys of a shard from the shard's root by the same names (`jobs/lua/shared.lua`); each carries the root's
+hash tag, so all of a shard lies in one slot of a Cluster.
+
+| under the root `jitney:{sNN}` | type | lifetime | what |
+|---|---|---|---|
+| `:job:<id>` | hash | kept until final, then `result_ttl_s` | the job: the only truth about it |
+| `:line:<model>:<version>:<lane>:<tenant>` | sorted set | while not empty | waiting ids by ticket (µs of acceptance) |
+| `:ring:<model>:<version>:<lane>` | list | while not empty | tenants whose line is not empty, in turn |
+| `:turns` | hash | for ever, a field per model version | seats given so far: decides the lanes' turns |
+| `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
+| `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
+| `:clock` | string | for ever | the last ticket, so that tickets only grow |
+| `:idle:<model>:<version>` | set | 60 s after the last claim | workers that found the lines empty and wait for a wake |
+| `:counts` | hash | for ever, a few fields per model | jobs submitted, and finished by outcome |
+| `:own:<tenant>` | sorted set | `own_ttl_s` after the last submit | the tenant's newest ids, for listing |
+| `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
+
+| beside the shards | type | lifetime | what |
+|---|---|---|---|
+| `jitney:models` | hash | for ever, a field per model version | what workers announced, and when it was last seen |
+| `jitney:workers` | set | a day after the last beat | ids of workers that may be alive |
+| `jitney:worker:<id>` | string | three beats | a live worker: its models, and those it could not load |
+| `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
+| `jitney:wake:<id>` | channel | | a worker's wake: a model version has work |
+| `jitney:news` | channel | | models came or went |
+"""
+
+from typing import Final
+
+MODELS: Final = "jitney:models"
+WORKERS: Final = "jitney:workers"
+NEWS: Final = "jitney:news"
+WORKER_PREFIX: Final = "jitney:worker:"
+STATS_PREFIX: Final = "jitney:stats:"
+
+# Keys that may stay without an expiry; the leak test knows no others.
+LASTING: Final = (
+    r"jitney:\{s\d\d\}:(turns|clock|counts)",
+    r"jitney:models",
+    r"jitney:stats:.+",
+)
+
+
+def root(shard: int) -> str:
+    """What every key of this shard begins with."""
+    return f"jitney:{{s{shard:02d}}}"
+
+
+def job(job_id: str) -> str:
+    """Where a job lies: its id names its shard."""
+    return f"jitney:{{s{job_id[:2]}}}:job:{job_id}"
+
+
+def own(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:own:{tenant}"
+
+
+def worker(worker_id: str) -> str:
+    return WORKER_PREFIX + worker_id
+
+
+def stats(model: str) -> str:
+    return STATS_PREFIX + model
+
+
+def gateway_channel(gateway_id: str) -> str:
+    return f"jitney:gateway:{gateway_id}"
+
+
+def wake_channel(worker_id: str) -> str:
+    return f"jitney:wake:{worker_id}"

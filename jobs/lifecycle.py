@@ -1,0 +1,37 @@
+"""The states of a job and the steps between them, as data. `docs/lifecycle.md` draws its picture from this table."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class State(StrEnum):
+    """Where a job stands. A final state never changes."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+# (from, to) → the event on the arrow, which is the name of the script that takes the step.
+TRANSITIONS: Final[dict[tuple[State, State], str]] = {
+    (State.QUEUED, State.RUNNING): "claim",
+    (State.QUEUED, State.CANCELED): "cancel",
+    (State.QUEUED, State.EXPIRED): "expire, or claim after the deadline",
+    (State.RUNNING, State.SUCCEEDED): "finish",
+    (State.RUNNING, State.FAILED): "finish, or reclaim after the last attempt",
+    (State.RUNNING, State.CANCELED): "cancel",
+    (State.RUNNING, State.EXPIRED): "expire",
+    (State.RUNNING, State.QUEUED): "reclaim, release",
+}
+
+FINAL: Final = frozenset(State) - {source for source, _ in TRANSITIONS}
+
+
+def diagram() -> str:
+    """Draw the table as a Mermaid state diagram."""
+    arrows = [f"    {source} --> {target}: {event}" for (source, target), event in TRANSITIONS.items()]
+    ends = [f"    {state} --> [*]" for state in State if state in FINAL]
+    return "\n".join(["stateDiagram-v2", "    [*] --> queued: submit", *arrows, *ends])

@@ -1,0 +1,90 @@
+"""Who serves what: workers announce their models in Redis, gateways learn them from there.
+
+An announcement outlives its worker, so that jobs are accepted while workers are restarted; whether somebody is there to
+run them is another question, and the live workers answer it.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from jobs import keys
+from jobs.connection import Connection
+
+FORGET_AFTER_S = 86_400  # a model that no worker has served for a day is no longer known
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker says of itself with each beat."""
+
+    id: str
+    pid: int
+    host: str
+    models: list[str] = field(default_factory=list)  # "name version"
+    failed: dict[str, str] = field(default_factory=dict)  # name → reason
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """All models known to the queue, and the workers alive now. A card is what `worker.models.Model.card` gives."""
+
+    cards: list[dict[str, Any]]
+    workers: list[WorkerReport]
+
+    def serving(self, name: str, version: str) -> int:
+        """Count live workers that serve this model version."""
+        return sum(f"{name} {version}" in worker.models for worker in self.workers)
+
+    def failures(self) -> dict[str, str]:
+        """Collect the models that some live worker could not load, with the reason."""
+        return {name: reason for worker in self.workers for name, reason in worker.failed.items()}
+
+
+async def announce(
+    connection: Connection, report: WorkerReport, cards: Sequence[Mapping[str, Any]], ttl_s: float
+) -> None:
+    """Say what this worker serves; it counts as alive for `ttl_s` from now."""
+    seen = time.time()
+    fields = [w for card in cards for w in (f"{card['name']} {card['version']}", orjson.dumps({**card, "seen": seen}))]
+    commands: list[tuple[Any, ...]] = [
+        ("SET", keys.worker(report.id), orjson.dumps(report), "PX", int(ttl_s * 1000)),
+        ("SADD", keys.WORKERS, report.id),
+        ("EXPIRE", keys.WORKERS, FORGET_AFTER_S),
+    ]
+    if fields:
+        commands.append(("HSET", keys.MODELS, *fields))
+    await connection.pipeline(commands)
+
+
+async def tell_news(connection: Connection) -> None:
+    """Have gateways look again at once: models came or went."""
+    await connection.command("PUBLISH", keys.NEWS, "models")
+
+
+async def withdraw(connection: Connection, worker_id: str) -> None:
+    """Take a worker that stops off the list of live ones; its models stay known."""
+    await connection.command("DEL", keys.worker(worker_id))
+    await tell_news(connection)
+
+
+async def announced(connection: Connection) -> Announced:
+    """Read what is announced; models not seen for a day are dropped."""
+    known, workers = await connection.command("HGETALL", keys.MODELS), await _live(connection)
+    cards = [orjson.loads(text) for text in known.values()]
+    forgotten = [card for card in cards if time.time() - card["seen"] > FORGET_AFTER_S]
+    if forgotten:
+        await connection.command("HDEL", keys.MODELS, *(f"{card['name']} {card['version']}" for card in forgotten))
+        cards = [card for card in cards if card not in forgotten]
+    return Announced(sorted(cards, key=lambda card: (card["name"], card["version"])), workers)
+
+
+async def _live(connection: Connection) -> list[WorkerReport]:
+    ids = [worker_id.decode() for worker_id in await connection.command("SMEMBERS", keys.WORKERS)]
+    values = await connection.pipeline([("GET", keys.worker(worker_id)) for worker_id in ids]) if ids else []
+    if gone := [worker_id for worker_id, value in zip(ids, values, strict=True) if value is None]:
+        await connection.command("SREM", keys.WORKERS, *gone)
+    return [WorkerReport(**orjson.loads(value)) for value in values if value]

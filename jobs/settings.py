@@ -1,0 +1,20 @@
+"""What gateway and worker must agree on: where the queue is, and how long things live. Every time is a setting."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class StoreSettings(BaseSettings):
+    """Settings of the job store, from the environment."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="the queue's server: redis://, rediss:// or unix://")
+    shards: int = Field(1, ge=1, le=99, description="slots the jobs are spread over; more than one only for a Cluster")
+    result_ttl_s: float = Field(3600, gt=0, description="how long a final job can be read")
+    idempotency_ttl_s: int = Field(86_400, gt=0, description="how long an Idempotency-Key stands for its job")
+    own_cap: int = Field(10_000, ge=1, description="newest jobs of a tenant that can be listed")
+    lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that says nothing")
+    max_attempts: int = Field(5, ge=1, description="lost workers after which a job fails for good")
+    bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")
+    redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")

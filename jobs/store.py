@@ -1,0 +1,188 @@
+"""The job store on Redis: every step of a job's life is one atomic script, for a whole batch where there is one.
+
+Both sides use this class: the gateway submits, reads, waits, cancels and sweeps; a worker claims, extends and finishes.
+Raises StoreUnavailable where the server can not be reached or can not write; nothing else of Redis shows through.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple, Protocol, TypeVar
+
+from jobs import codec, keys
+from jobs.connection import Connection
+from jobs.errors import Refused
+from jobs.ids import shard_of
+from jobs.job import LANES, Accepted, Claimed, Job, Outcome, Submission
+from jobs.settings import StoreSettings
+
+SWEEP_LIMIT = 500
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+H = TypeVar("H", bound=_HasId)
+
+
+class Swept(NamedTuple):
+    """What one sweep moved."""
+
+    reclaimed: int
+    given_up: int
+    expired: int
+
+
+class JobStore:
+    """All jobs, their lines and leases. Times are the server's: no clock of ours decides anything."""
+
+    def __init__(self, settings: StoreSettings, connection: Connection) -> None:
+        self.settings = settings
+        self.connection = connection
+        self._roots = [keys.root(shard) for shard in range(settings.shards)]
+        self._ttl_ms = int(settings.result_ttl_s * 1000)
+        self._lease_ms = int(settings.lease_s * 1000)
+        self._next_shard = 0
+
+    # ---- the gateway's side
+
+    async def submit(self, jobs: Sequence[Submission], waiting_gateway: str = "") -> list[Accepted]:
+        """Accept jobs; a gateway named here hears of their end. Raises Refused for a key used with another request."""
+        s = self.settings
+        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, s.idempotency_ttl_s + int(s.result_ttl_s))
+        accepted: dict[str, Accepted] = {}
+        for root, group in self._by_shard(jobs):
+            words = [word for job in group for word in codec.submit_words(job)]
+            answers = await self.connection.script("submit", root, *head, *words)
+            for job, (how, job_id, created) in zip(group, answers, strict=True):
+                if how == b"mismatch":
+                    message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
+                    raise Refused("idempotency_mismatch", message)
+                accepted[job.id] = Accepted(job_id.decode(), int(created), replayed=how == b"replayed")
+        return [accepted[job.id] for job in jobs]
+
+    async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """Read jobs, in one round trip."""
+        commands = [("HMGET", keys.job(job_id), *codec.READ_FIELDS) for job_id in job_ids]
+        answers = await self.connection.pipeline(commands)
+        return [codec.read_job(job_id, values) for job_id, values in zip(job_ids, answers, strict=True)]
+
+    async def wait(self, job_id: str, gateway: str) -> Job | None:
+        """Read a job and, while it is not final, have its end told to this gateway."""
+        values = await self.connection.script("wait", self._root_of(job_id), gateway, job_id, *codec.READ_FIELDS)
+        return codec.read_job(job_id, values)
+
+    async def cancel(self, job_id: str, tenant: str) -> None:
+        """Cancel a job. Raises Refused where it is final already, or not this tenant's."""
+        answer = await self.connection.script("cancel", self._root_of(job_id), job_id, tenant, self._ttl_ms)
+        if answer == b"unknown":
+            raise self.unknown(job_id)
+        if answer == b"final":
+            raise Refused("job_already_final", f"job {job_id} has ended; only a queued or running job can be canceled")
+
+    async def newest(self, tenant: str, before_us: int, limit: int) -> list[Job]:
+        """List a tenant's jobs accepted before a time, newest first."""
+        words = (f"({before_us}", "-inf", "LIMIT", 0, limit)
+        commands = [("ZREVRANGEBYSCORE", keys.own(shard, tenant), *words) for shard in range(self.settings.shards)]
+        ids = [job_id.decode() for answer in await self.connection.pipeline(commands) for job_id in answer]
+        jobs = [job for job in await self.read(ids) if job] if ids else []
+        return sorted(jobs, key=lambda job: -job.created_us)[:limit]
+
+    async def position(self, job: Job) -> int | None:
+        """Count from 1 where a queued job stands in its line; None once it has left."""
+        line = f"{self._root_of(job.id)}:line:{job.model}:{job.version}:{job.lane}:{job.tenant}"
+        rank = await self.connection.command("ZRANK", line, job.id)
+        return None if rank is None else int(rank) + 1
+
+    async def sweep(self) -> Swept:
+        """Take back jobs of dead workers and end those past their deadline. Idempotent; any gateway, any time."""
+        s, total = self.settings, [0, 0, 0]
+        for root in self._roots:
+            back, failed = await self.connection.script("reclaim", root, SWEEP_LIMIT, s.max_attempts, self._ttl_ms)
+            expired = await self.connection.script("expire", root, SWEEP_LIMIT, self._ttl_ms)
+            total = [a + int(b) for a, b in zip(total, (back, failed, expired), strict=True)]
+        return Swept(*total)
+
+    async def counts(self) -> dict[str, int]:
+        """Count jobs since the queue began: `submitted:<model>` and `finished:<model>:<outcome>`."""
+        totals: dict[str, int] = {}
+        for answer in await self.connection.pipeline([("HGETALL", f"{root}:counts") for root in self._roots]):
+            for name, value in answer.items():
+                totals[name.decode()] = totals.get(name.decode(), 0) + int(value)
+        return totals
+
+    async def depth(self, model: str, version: str) -> dict[str, int]:
+        """Count the waiting jobs of a model version, by lane."""
+        depth: dict[str, int] = dict.fromkeys(LANES, 0)
+        for root in self._roots:
+            for lane in LANES:
+                tenants = await self.connection.command("LRANGE", f"{root}:ring:{model}:{version}:{lane}", 0, -1)
+                lines = [f"{root}:line:{model}:{version}:{lane}:{tenant.decode()}" for tenant in set(tenants)]
+                sizes = await self.connection.pipeline([("ZCARD", line) for line in lines]) if lines else []
+                depth[lane] += sum(sizes)
+        return depth
+
+    def unknown(self, job_id: str) -> Refused:
+        """Say that there is no such job: one answer for unknown, foreign and purged ids."""
+        kept = f"{self.settings.result_ttl_s:g} s"
+        return Refused("job_not_found", f"no job {job_id}; results are kept for {kept} after a job has ended")
+
+    # ---- the worker's side
+
+    async def claim(self, model: str, version: str, worker: str, want: int) -> list[Claimed]:
+        """Take up to `want` waiting jobs under a lease; too few, and the next submit wakes this worker."""
+        claimed: list[Claimed] = []
+        for _ in self._roots:
+            root = self._roots[self._next_shard]
+            self._next_shard = (self._next_shard + 1) % len(self._roots)
+            words = (
+                model,
+                version,
+                worker,
+                self._lease_ms,
+                want - len(claimed),
+                self.settings.bulk_share,
+                self._ttl_ms,
+            )
+            claimed += map(codec.read_claimed, await self.connection.script("claim", root, *words))
+            if len(claimed) >= want:
+                break
+        return claimed
+
+    async def extend(self, worker: str, held: Sequence[Claimed]) -> list[Claimed]:
+        """Renew the leases; returns the jobs that are no longer this worker's."""
+        lost: list[Claimed] = []
+        for root, group in self._by_shard(held):
+            words = [word for job in group for word in (job.id, job.attempt)]
+            answers = await self.connection.script("extend", root, worker, self._lease_ms, *words)
+            lost += [job for job, mine in zip(group, answers, strict=True) if not mine]
+        return lost
+
+    async def finish(self, worker: str, outcomes: Sequence[Outcome]) -> int:
+        """Write down how jobs ended; returns how many were refused because they were no longer this worker's."""
+        refused = 0
+        for root, group in self._by_shard(outcomes):
+            words = [word for outcome in group for word in codec.outcome_words(outcome)]
+            refused += list(await self.connection.script("finish", root, worker, self._ttl_ms, *words)).count(0)
+        return refused
+
+    async def release(self, worker: str, held: Sequence[Claimed]) -> int:
+        """Give jobs back unrun; returns how many went back to their lines."""
+        back = 0
+        for root, group in self._by_shard(held):
+            words = [word for job in group for word in (job.id, job.attempt)]
+            back += int(await self.connection.script("release", root, worker, *words))
+        return back
+
+    def _root_of(self, job_id: str) -> str:
+        shard = shard_of(job_id)
+        if shard >= self.settings.shards:
+            raise self.unknown(job_id)
+        return self._roots[shard]
+
+    def _by_shard(self, jobs: Iterable[H]) -> list[tuple[str, list[H]]]:
+        ordered = sorted(jobs, key=lambda job: shard_of(job.id))
+        return [
+            (self._roots[shard], list(group)) for shard, group in groupby(ordered, key=lambda job: shard_of(job.id))
+        ]
