@@ -29,6 +29,7 @@ CODES: dict[str, tuple[int, str]] = {
     "model_required": (422, "several models are served and none was named"),
     "inference_failed": (422, "the model could not run this input"),
     "too_many_attempts": (422, "the worker running this job was lost too many times"),
+    "internal_error": (500, "a fault of ours; the log has the details"),
     "model_unavailable": (503, "the model is known, but can not be loaded at present"),
     "store_unavailable": (503, "the queue's server can not be reached or can not write"),
     "wait_over": (504, "the wait ran out before the job was final"),

@@ -1,0 +1,72 @@
+"""`python -m api`: reads the settings, opens the socket, serves until SIGTERM."""
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from pydantic import ValidationError
+
+from api.app import create_app
+from api.gateway import Gateway
+from api.settings import GatewaySettings
+from jobs.connection import Connection
+from jobs.settings import StoreSettings
+from jobs.store import JobStore
+
+EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
+DRAIN_S = 5
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which on shutdown first sends waiting requests home with what is known of their jobs."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gateway.waiting.close()
+        await super().shutdown(sockets)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one gateway; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="jitney api", description="Takes jobs over HTTP.")
+    parser.add_argument("--fd", type=int, help="a listening socket to use instead of HOST and PORT")
+    args = parser.parse_args(argv)
+    try:
+        settings, store_settings = GatewaySettings(), StoreSettings()
+    except ValidationError as error:
+        sys.stderr.write(f"jitney api: {error}\n")
+        return EX_CONFIG
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s api %(levelname)s %(message)s")
+    try:
+        listening = socket.socket(fileno=args.fd) if args.fd is not None else _listen(settings)
+    except OSError as error:
+        sys.stderr.write(f"jitney api: can not listen on {settings.host} port {settings.port}: {error.strerror}\n")
+        return EX_CONFIG
+    gateway = Gateway(
+        settings, JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
+    )
+    config = uvicorn.Config(
+        create_app(gateway), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_S, server_header=False
+    )
+    logging.getLogger("jitney.api").info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(Server(config, gateway).serve(sockets=[listening]))
+    return 0
+
+
+def _listen(settings: GatewaySettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    listening.set_inheritable(False)
+    return listening
+
+
+if __name__ == "__main__":
+    sys.exit(main())

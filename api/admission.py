@@ -1,0 +1,129 @@
+"""Turns a draft into a job for one model version: what can be seen without decoding is checked here, at once."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from api.catalogue import Card, Catalogue
+from api.drafts import Draft
+from jobs import media, tensors
+from jobs.errors import Refused
+from jobs.ids import choose_shard, new_id
+from jobs.job import Kind, Submission
+from jobs.tensors import DATATYPES, Tensor
+
+MAX_KEY_LENGTH = 255
+
+
+def admit(
+    draft: Draft, catalogue: Catalogue, *, tenant: str, idempotency_key: str, shards: int, max_deadline_ms: int
+) -> Submission:
+    """Make the job that the draft asks for; raises Refused."""
+    card = catalogue.find(draft.model)
+    kind, body = _input(draft, card)
+    deadline_ms = draft.deadline_ms or card.get("deadline_ms") or max_deadline_ms
+    if deadline_ms > max_deadline_ms:
+        message = f"deadline_ms is at most {max_deadline_ms}"
+        raise Refused("invalid_request", message, limit=max_deadline_ms)
+    if len(idempotency_key) > MAX_KEY_LENGTH or not idempotency_key.isprintable() or " " in idempotency_key:
+        message = f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable characters without spaces"
+        raise Refused("invalid_request", message)
+    parameters, metadata = orjson.dumps(draft.parameters), orjson.dumps(draft.metadata)
+    digest = ""
+    if idempotency_key:
+        asked = (draft.model.encode(), kind.encode(), body, parameters, metadata, draft.lane.encode())
+        digest = sha256(b"\0".join(sha256(part).digest() for part in asked)).hexdigest()
+    return Submission(
+        id=new_id(choose_shard(shards, tenant, idempotency_key)),
+        model=card["name"],
+        version=card["version"],
+        kind=kind,
+        input=body,
+        tenant=tenant,
+        lane=draft.lane,  # type: ignore[arg-type]  # checked when the draft was read
+        deadline_ms=deadline_ms,
+        parameters=parameters,
+        metadata=metadata,
+        idempotency_key=idempotency_key,
+        digest=digest,
+    )
+
+
+def _input(draft: Draft, card: Card) -> tuple[Kind, bytes]:
+    kinds = card["kinds"]
+    if draft.raw is not None and "raw" in kinds:
+        return "raw", _raw(draft.raw, card)
+    image = draft.image if draft.image is not None else draft.raw
+    if image is not None and "image" in kinds:
+        return "image", _image(image)
+    if draft.tensors is not None and "tensors" in kinds:
+        return "tensors", tensors.pack(_tensors(draft.tensors, card))
+    given = "an image" if image is not None else "tensors"
+    raise Refused("invalid_input", f"model {card['name']} does not take {given}", allowed=list(kinds))
+
+
+def _image(data: bytes) -> bytes:
+    if not data:
+        raise Refused("invalid_image", "the image is empty (0 bytes)")
+    if media.sniff(data) is None:
+        message = "the first bytes are not those of an image format that is taken"
+        raise Refused("unsupported_media_type", message, allowed=list(media.FORMATS))
+    return data
+
+
+def _raw(data: bytes, card: Card) -> bytes:
+    wanted = card["raw_bytes"]
+    if wanted is None:
+        message = f"model {card['name']} has no single input of fixed shape: send JSON tensors"
+        raise Refused("invalid_input", message, inputs=card["inputs"])
+    if len(data) != wanted:
+        message = f"model {card['name']} takes {wanted} bytes, not {len(data)}"
+        raise Refused("invalid_input", message, inputs=card["inputs"])
+    return data
+
+
+def _tensors(given: Mapping[str, Any], card: Card) -> dict[str, Tensor]:
+    ports = {port["name"]: port for port in card["inputs"]}
+    if set(given) != set(ports):
+        message = f"model {card['name']} takes the tensors {sorted(ports)}, not {sorted(given)[:20]}"
+        raise Refused("invalid_input", message, inputs=card["inputs"])
+    return {name: _tensor(name, given[name], port) for name, port in ports.items()}
+
+
+def _tensor(name: str, given: Any, port: Mapping[str, Any]) -> Tensor:
+    if not isinstance(given, dict) or not {"datatype", "shape"} <= set(given) <= {"datatype", "shape", "data", "b64"}:
+        message = f"tensor {name!r} must be an object of datatype, shape, and data or b64"
+        raise Refused("invalid_request", message, allowed=["datatype", "shape", "data", "b64"])
+    datatype, shape = given["datatype"], given["shape"]
+    if datatype != port["datatype"] or datatype not in DATATYPES:
+        raise Refused("invalid_input", f"tensor {name!r} has datatype {port['datatype']}, not {str(datatype)[:20]!r}")
+    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 1 << 40 for size in shape):
+        raise Refused("invalid_request", f"tensor {name!r}: shape must be a list of whole numbers above 0")
+    wanted = port["shape"]
+    if len(shape) != len(wanted) or any(w not in (-1, size) for w, size in zip(wanted, shape, strict=True)):
+        message = f"tensor {name!r} has shape {wanted} (-1 = any size, no batch dimension), not {shape[:20]}"
+        raise Refused("invalid_input", message)
+    if ("data" in given) == ("b64" in given):
+        raise Refused("invalid_request", f"tensor {name!r} must have one of data and b64")
+    if "b64" in given:
+        return _from_base64(name, datatype, tuple(shape), given["b64"])
+    if not isinstance(given["data"], list):
+        raise Refused("invalid_request", f"tensor {name!r}: data must be a list of numbers")
+    return tensors.from_numbers(name, datatype, tuple(shape), given["data"])
+
+
+def _from_base64(name: str, datatype: str, shape: tuple[int, ...], text: Any) -> Tensor:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise Refused("malformed_request", f"tensor {name!r}: b64 is not base64: {error}") from error
+    wanted = tensors.size_bytes(datatype, shape)
+    if len(data) != wanted:
+        raise Refused(
+            "invalid_input", f"tensor {name!r}: {datatype} {list(shape)} takes {wanted} bytes, not {len(data)}"
+        )
+    return Tensor(datatype, shape, data)

@@ -1,0 +1,66 @@
+"""What goes out over ASGI: JSON, and errors as RFC 9457 problem+json. Here alone an error becomes an answer."""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import orjson
+
+from jobs.errors import JitneyError, Refused
+
+log = logging.getLogger("jitney.api")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+_ALWAYS: Sequence[Header] = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    status: int
+    body: bytes
+    headers: Sequence[Header] = ()
+    content_type: bytes = b"application/json"
+
+    async def send(self, send: Send) -> None:
+        """Send it over ASGI."""
+        length = b"%d" % len(self.body)
+        headers = [(b"content-type", self.content_type), (b"content-length", length), *_ALWAYS, *self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def problem(error: JitneyError, path: str, headers: Sequence[Header] = ()) -> Answer:
+    """Turn an error into problem+json; under /predict it also says `"success": false`, as that contract has it."""
+    body: dict[str, Any] = {
+        "type": f"urn:jitney:error:{error.code}",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.message,
+        **error.details,
+    }
+    if path == "/predict":
+        body = {"success": False, **body}
+    retry_after_s = body.pop("retry_after_s", None)
+    if retry_after_s is not None:
+        headers = (*headers, (b"retry-after", b"%d" % math.ceil(retry_after_s)))
+    return Answer(error.status, orjson.dumps(body), headers, b"application/problem+json")
+
+
+async def guarded(answer: Awaitable[Answer], path: str) -> Answer:
+    """Await an answer; whatever is raised becomes one."""
+    try:
+        return await answer
+    except JitneyError as error:
+        return problem(error, path)
+    except Exception:
+        log.exception("a fault while answering %s", path)
+        return problem(Refused("internal_error", "a fault of ours; it is in the gateway's log"), path)

@@ -1,0 +1,62 @@
+"""Puts the gateway's doors together: FastAPI for most routes, the hot ones before it."""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from api.answers import problem
+from api.gateway import Gateway
+from api.hot import Hot
+from api.openapi import complete
+from api.routes import respond, router
+from jobs.errors import JitneyError, Refused
+
+_STATUS_CODES = {404: "route_not_found", 405: "method_not_allowed"}
+
+
+def create_app(gateway: Gateway) -> Hot:
+    """Make the ASGI app of one gateway; its lifespan starts and stops the gateway's loops."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await gateway.start()
+        # What was loaded so far stays for ever: passes of the collector over it cost tens of ms at the tail.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
+        yield
+        await gateway.stop()
+
+    app = FastAPI(title="Jitney", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(router(gateway))
+    app.openapi = lambda: complete(app)  # type: ignore[method-assign]
+
+    @app.exception_handler(JitneyError)
+    async def refused(request: Request, error: JitneyError) -> Response:
+        return respond(problem(error, request.url.path))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return respond(problem(Refused("invalid_request", f"{where}: {first['msg']}"), request.url.path))
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        code = _STATUS_CODES.get(error.status_code, "malformed_request")
+        return respond(
+            problem(Refused(code, f"{request.method} {request.url.path[:200]}: {error.detail}"), request.url.path)
+        )
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, _error: Exception) -> Response:
+        # Starlette logs the error itself once this answer is sent.
+        return respond(
+            problem(Refused("internal_error", "a fault of ours; it is in the gateway's log"), request.url.path)
+        )
+
+    return Hot(app, gateway)

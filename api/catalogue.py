@@ -1,0 +1,76 @@
+"""Which models callers may name: what workers announced, kept fresh in the background, never a list of our own."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from jobs import registry
+from jobs.connection import Connection
+from jobs.errors import Refused, StoreUnavailable
+from jobs.registry import Announced
+
+log = logging.getLogger("jitney.api")
+
+Card = Mapping[str, Any]
+
+
+class Catalogue:
+    """The models known to the queue."""
+
+    def __init__(self, connection: Connection, default_model: str) -> None:
+        self._connection, self._default = connection, default_model
+        self._look = asyncio.Event()
+        self.announced = Announced([], [])
+        self.fresh = False  # whether the last look succeeded
+
+    def look_again(self) -> None:
+        """Have the background loop look at once."""
+        self._look.set()
+
+    async def refresh(self) -> None:
+        """Look once."""
+        try:
+            self.announced = await registry.announced(self._connection)
+            self.fresh = True
+        except StoreUnavailable:
+            self.fresh = False
+            raise
+
+    async def run(self, every_s: float) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            self._look.clear()
+            try:
+                await self.refresh()
+            except StoreUnavailable as error:
+                log.warning("models not refreshed: %s", error)
+            try:
+                await asyncio.wait_for(self._look.wait(), every_s)
+            except TimeoutError:
+                continue
+
+    def names(self) -> list[str]:
+        return sorted({card["name"] for card in self.announced.cards})
+
+    def find(self, name: str) -> Card:
+        """Give the card of the version that a new job is for; raises Refused for a name nobody announced."""
+        if not name:
+            name = self._only()
+        cards = [card for card in self.announced.cards if card["name"] == name]
+        if not cards:
+            if reason := self.announced.failures().get(name):
+                raise Refused("model_unavailable", f"model {name} can not be loaded: {reason}", retry_after_s=10)
+            raise Refused("model_not_found", f"no model {name[:80]!r}", allowed=self.names())
+        serving = [card for card in cards if self.announced.serving(card["name"], card["version"])]
+        return max(serving or cards, key=lambda card: int(card["version"]))
+
+    def _only(self) -> str:
+        names = self.names()
+        if self._default:
+            return self._default
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise Refused("model_not_found", "no worker has announced a model yet", allowed=[])
+        raise Refused("model_required", "several models are served: name one", allowed=names)

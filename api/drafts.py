@@ -1,0 +1,181 @@
+"""Reads what callers send, through any door, into one shape: a draft of a job. Knows formats, not models."""
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from api.receiving import Request
+from jobs.errors import Refused
+from jobs.job import LANES
+
+JSON_FIELDS: Final = ("model", "input", "parameters", "lane", "deadline_ms", "metadata")
+QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata")
+FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
+CONTENT_TYPES: Final = ("application/json", "multipart/form-data", "image/*", "application/octet-stream")
+MAX_PARTS: Final = 16
+MAX_TEXT_BYTES: Final = 64 << 10
+MAX_METADATA: Final = 16
+MAX_METADATA_TEXT: Final = 512
+
+
+@dataclass(slots=True)
+class Draft:
+    """A job as a caller asks for it. Exactly one of image, tensors and raw is given; raw may turn out an image."""
+
+    model: str = ""
+    image: bytes | None = None
+    tensors: Mapping[str, Any] | None = None
+    raw: bytes | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    lane: str = "interactive"
+    deadline_ms: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+async def read_draft(request: Request, body: bytes) -> Draft:
+    """Read a request by its content type; raises Refused."""
+    kind = request.content_type
+    if kind == "application/json":
+        request.query()
+        return _from_json(body)
+    if kind == "multipart/form-data":
+        request.query()
+        return await from_form(request, body)
+    if not kind.startswith("image/") and kind != "application/octet-stream":
+        message = f"content type {kind[:80]!r} is not taken here" if kind else "the request has no content type"
+        raise Refused("unsupported_media_type", message, allowed=list(CONTENT_TYPES))
+    if not body:
+        raise Refused("invalid_request", "the body is empty")
+    draft = _from_text_fields(request.query(*QUERY_FIELDS))
+    draft.image, draft.raw = (body, None) if kind.startswith("image/") else (None, body)
+    return draft
+
+
+def _from_json(body: bytes) -> Draft:
+    fields = _object(body, "the body")
+    if unknown := [name for name in fields if name not in JSON_FIELDS]:
+        raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(JSON_FIELDS))
+    given = fields.get("input")
+    if not isinstance(given, dict) or len(given) != 1 or next(iter(given)) not in ("image", "tensors"):
+        message = 'field "input" must be an object with one of the allowed fields'
+        raise Refused("invalid_request", message, allowed=["image", "tensors"])
+    draft = _checked(
+        Draft(
+            model=fields.get("model", ""),
+            parameters=fields.get("parameters", {}),
+            lane=fields.get("lane", "interactive"),
+            deadline_ms=fields.get("deadline_ms"),
+            metadata=fields.get("metadata", {}),
+        )
+    )
+    if "image" in given:
+        draft.image = _base64(given["image"])
+    elif isinstance(given["tensors"], dict):
+        draft.tensors = given["tensors"]
+    else:
+        raise Refused("invalid_request", 'field "input.tensors" must be an object of named tensors')
+    return draft
+
+
+async def from_form(request: Request, body: bytes) -> Draft:
+    """Read a multipart form: the file field `image`, and text fields."""
+    fields: dict[str, str] = {}
+    image: bytes | None = None
+    form = await _parse_form(request, body)
+    for name, value in form.multi_items():
+        if name not in FORM_FIELDS:
+            raise Refused("invalid_request", f"unknown form field {name[:80]!r}", allowed=list(FORM_FIELDS))
+        if name in fields or (name == "image" and image is not None):
+            raise Refused("invalid_request", f"form field {name!r} is given twice")
+        if name == "image":
+            image = await value.read() if isinstance(value, UploadFile) else value.encode()
+        elif isinstance(value, UploadFile):
+            raise Refused("invalid_request", f"form field {name!r} must be text, not a file")
+        else:
+            fields[name] = value
+    await form.close()
+    if image is None:
+        raise Refused("invalid_request", "the form has no file field named image", allowed=list(FORM_FIELDS))
+    draft = _from_text_fields(fields)
+    draft.image = image
+    return draft
+
+
+async def _parse_form(request: Request, body: bytes) -> FormData:
+    if request.content_type != "multipart/form-data":
+        message = f"content type {request.content_type[:80]!r} is not taken here"
+        raise Refused("unsupported_media_type", message, allowed=["multipart/form-data"])
+
+    async def stream() -> AsyncGenerator[bytes]:
+        yield body
+
+    headers = Headers({"content-type": request.header(b"content-type")})
+    limits = {"max_files": 1, "max_fields": MAX_PARTS, "max_part_size": MAX_TEXT_BYTES}
+    try:
+        return await MultiPartParser(headers, stream(), **limits).parse()
+    except MultiPartException as error:
+        raise Refused("malformed_request", f"the multipart body can not be read: {error.message}") from error
+    except (UnicodeDecodeError, LookupError, ValueError) as error:
+        raise Refused("malformed_request", "the multipart body can not be read") from error
+
+
+def _from_text_fields(fields: Mapping[str, str]) -> Draft:
+    """Read the fields that doors without JSON give as text."""
+    deadline = fields.get("deadline_ms")
+    if deadline is not None and not (deadline.isascii() and deadline.isdigit() and len(deadline) < 12):
+        raise Refused("invalid_request", "deadline_ms must be a whole number of milliseconds")
+    return _checked(
+        Draft(
+            model=fields.get("model", ""),
+            parameters=_object(fields.get("parameters", "{}"), "parameters"),
+            lane=fields.get("lane", "interactive"),
+            deadline_ms=None if deadline is None else int(deadline),
+            metadata=_object(fields.get("metadata", "{}"), "metadata"),
+        )
+    )
+
+
+def _checked(draft: Draft) -> Draft:
+    if not isinstance(draft.model, str):
+        raise Refused("invalid_request", 'field "model" must be a string')
+    if not isinstance(draft.parameters, dict):
+        raise Refused("invalid_request", 'field "parameters" must be an object')
+    if draft.lane not in LANES:
+        raise Refused("invalid_request", 'field "lane" must be one of the allowed words', allowed=list(LANES))
+    deadline = draft.deadline_ms
+    if deadline is not None and (not isinstance(deadline, int) or isinstance(deadline, bool) or deadline < 1):
+        raise Refused("invalid_request", "deadline_ms must be a whole number of milliseconds, at least 1")
+    metadata = draft.metadata
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise Refused("invalid_request", 'field "metadata" must be an object of strings')
+    if len(metadata) > MAX_METADATA or any(len(k) + len(v) > MAX_METADATA_TEXT for k, v in metadata.items()):
+        message = f"metadata takes {MAX_METADATA} pairs of at most {MAX_METADATA_TEXT} characters each"
+        raise Refused("invalid_request", message, limit=MAX_METADATA)
+    return draft
+
+
+def _object(text: bytes | str, what: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Refused("malformed_request", f"{what} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Refused("invalid_request", f"{what} must be a JSON object")
+    return value
+
+
+def _base64(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise Refused("invalid_request", 'field "input.image" must be base64 text or a data: URL')
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refused("malformed_request", f'field "input.image" is not base64: {error}') from error

@@ -1,0 +1,78 @@
+"""The two hot doors, each one ASGI callable that owns its whole route: submit a job, read a job.
+
+FastAPI's router, validation and response classes cost several times what the work behind these doors costs
+(docs/decisions/0004); every other route goes through FastAPI. OpenAPI learns of these from `api/openapi.py`.
+"""
+
+import orjson
+
+from api.answers import Answer, App, Header, Receive, Scope, Send, guarded
+from api.drafts import read_draft
+from api.gateway import Gateway, wait_seconds
+from api.receiving import Request
+from api.views import job_view
+from jobs.ids import PATTERN
+from jobs.lifecycle import State
+
+PATH = "/v1/jobs"
+RETRY_AFTER_S = b"1"
+
+
+class Hot:
+    """Stands before an app and takes the hot routes itself."""
+
+    def __init__(self, app: App, gateway: Gateway) -> None:
+        self._app, self._gateway = app, gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Route by method and path."""
+        if scope["type"] == "http":
+            path, method = scope["path"], scope["method"]
+            if path == PATH and method == "POST":
+                answer = await guarded(submit(self._gateway, Request(scope), receive), path)
+                return await answer.send(send)
+            if method == "GET" and path.startswith(PATH + "/") and "/" not in path[len(PATH) + 1 :]:
+                answer = await guarded(read(self._gateway, Request(scope)), path)
+                return await answer.send(send)
+        return await self._app(scope, receive, send)
+
+
+async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer:
+    """`POST /v1/jobs`: 202 with the job; with `Prefer: wait=N` 200 once it is final, 202 when N ran out."""
+    settings = gateway.settings
+    body = await request.body(receive, settings.max_body_bytes, settings.receive_s)
+    wish = _prefer_wait(request.header(b"prefer"))
+    wait_s = wait_seconds(wish, settings.max_wait_s) if wish else 0
+    draft = await read_draft(request, body)
+    accepted, job = await gateway.submit(draft, request.header(b"idempotency-key"), wait_s)
+    headers: list[Header] = [(b"location", f"{PATH}/{job.id}".encode())]
+    if wish:
+        headers.append((b"preference-applied", b"wait=%d" % wait_s))
+    if accepted.replayed:
+        headers.append((b"idempotent-replayed", b"true"))
+    if wait_s and job.is_final:
+        return Answer(200, orjson.dumps(job_view(job)), headers)
+    return Answer(202, orjson.dumps(job_view(job)), [*headers, (b"retry-after", RETRY_AFTER_S)])
+
+
+async def read(gateway: Gateway, request: Request) -> Answer:
+    """`GET /v1/jobs/{id}`: the job as it stands; with `?wait=N`, at most so many seconds later, once it is final."""
+    job_id = request.path[len(PATH) + 1 :]
+    wish = request.query("wait").get("wait")
+    wait_s = wait_seconds(wish, gateway.settings.max_wait_s) if wish is not None else 0
+    if wait_s and PATTERN.fullmatch(job_id):
+        job = await gateway.wait(job_id, wait_s)
+    else:
+        job = await gateway.read(job_id)
+    position = await gateway.store.position(job) if job.state == State.QUEUED else None
+    headers = () if job.is_final else ((b"retry-after", RETRY_AFTER_S),)
+    return Answer(200, orjson.dumps(job_view(job, position)), headers)
+
+
+def _prefer_wait(prefer: str) -> str:
+    """Find the value of `wait` in a Prefer header (RFC 7240); an empty string where it is not there."""
+    for preference in prefer.split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "wait":
+            return value.strip().strip('"') or "?"
+    return ""

@@ -1,0 +1,72 @@
+"""Prometheus metrics of the whole queue, read from Redis at the moment of the scrape.
+
+They are the same on every gateway: scrape one, or take the maximum, never the sum.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from api.gateway import Gateway
+from jobs import stats
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class _Read(Collector):
+    """Metrics that were read already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+async def render(gateway: Gateway) -> bytes:
+    """Read everything and write it in Prometheus' text format."""
+    announced = gateway.catalogue.announced
+    counts = await gateway.store.counts()
+    histograms = await stats.read(gateway.store.connection, gateway.catalogue.names())
+    depth = GaugeMetricFamily("jitney_waiting_jobs", "Jobs in line", labels=["model", "version", "lane"])
+    for card in announced.cards:
+        for lane, waiting in (await gateway.store.depth(card["name"], card["version"])).items():
+            depth.add_metric([card["name"], card["version"], lane], waiting)
+    workers = GaugeMetricFamily("jitney_workers", "Live workers", value=len(announced.workers))
+    registry = CollectorRegistry()
+    registry.register(_Read([*_jobs(counts), depth, workers, *_histograms(histograms)]))
+    return generate_latest(registry)
+
+
+def _jobs(counts: Mapping[str, int]) -> list[Metric]:
+    submitted = CounterMetricFamily("jitney_jobs_submitted", "Jobs accepted", labels=["model"])
+    finished = CounterMetricFamily("jitney_jobs_finished", "Jobs that became final", labels=["model", "outcome"])
+    for name, count in sorted(counts.items()):
+        event, model, *outcome = name.split(":")
+        if event == "submitted":
+            submitted.add_metric([model], count)
+        else:
+            finished.add_metric([model, *outcome], count)
+    return [submitted, finished]
+
+
+def _histograms(by_model: Mapping[str, Mapping[str, int]]) -> list[Metric]:
+    sizes = HistogramMetricFamily("jitney_batch_size", "Riders of the batches that ran", labels=["model"])
+    stages = HistogramMetricFamily("jitney_stage_seconds", "Time of a job by stage", labels=["model", "stage"])
+    for model, counts in by_model.items():
+        sizes.add_metric([model], *_buckets(counts, "size", 1))
+        for stage in stats.STAGES:
+            stages.add_metric([model, stage], *_buckets(counts, stage, 1000))
+    return [sizes, stages]
+
+
+def _buckets(counts: Mapping[str, int], what: str, per_unit: int) -> tuple[list[tuple[str, float]], float]:
+    """Sum up the counts of one histogram: cumulative buckets, and the sum (kept in µs for times)."""
+    total, buckets = 0, []
+    for bound in stats.BOUNDS[what]:
+        total += counts.get(f"{what}:{bound}", 0)
+        buckets.append((str(bound / per_unit), float(total)))
+    buckets.append(("+Inf", float(total + counts.get(f"{what}:inf", 0))))
+    return buckets, counts.get(f"{what}:sum", 0) / (per_unit * per_unit if per_unit > 1 else 1)

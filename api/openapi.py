@@ -1,0 +1,155 @@
+"""Completes FastAPI's OpenAPI document with the doors that do not go through FastAPI's models."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import drafts
+from jobs.errors import CODES
+from jobs.job import LANES
+from jobs.lifecycle import State
+
+PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "enum": sorted(CODES)},
+        "detail": {"type": "string"},
+        "allowed": {"type": "array", "items": {"type": "string"}},
+    },
+}
+_NULLABLE_TIME = {"type": ["string", "null"], "format": "date-time"}
+_NUMBER = {"type": ["number", "null"]}
+JOB = {
+    "type": "object",
+    "required": ["id", "model", "version", "status", "created_at", "urls"],
+    "properties": {
+        "id": {"type": "string"},
+        "model": {"type": "string"},
+        "version": {"type": "string"},
+        "status": {"type": "string", "enum": [state.value for state in State]},
+        "lane": {"type": "string", "enum": list(LANES)},
+        "created_at": {"type": "string", "format": "date-time"},
+        "started_at": _NULLABLE_TIME,
+        "finished_at": _NULLABLE_TIME,
+        "attempts": {"type": "integer"},
+        "output": {"type": ["object", "null"]},
+        "error": {"type": ["object", "null"]},
+        "timings": {
+            "type": "object",
+            "description": "ms by stage",
+            "properties": dict.fromkeys(("queue", "decode", "batch", "infer", "total"), _NUMBER),
+        },
+        "batch_size": {"type": ["integer", "null"]},
+        "position": {"type": ["integer", "null"]},
+        "eta_ms": _NUMBER,
+        "metadata": {"type": "object"},
+        "urls": {"type": "object"},
+    },
+}
+_TEXT = {"type": "string"}
+REQUEST = {
+    "type": "object",
+    "required": ["input"],
+    "additionalProperties": False,
+    "properties": {
+        "model": _TEXT,
+        "input": {
+            "type": "object",
+            "properties": {
+                "image": {"type": "string", "description": "base64, or a data: URL"},
+                "tensors": {"type": "object", "description": "name → {datatype, shape, data | b64}"},
+            },
+        },
+        "parameters": {"type": "object"},
+        "lane": {"type": "string", "enum": list(LANES)},
+        "deadline_ms": {"type": "integer", "minimum": 1},
+        "metadata": {"type": "object", "additionalProperties": _TEXT, "maxProperties": drafts.MAX_METADATA},
+    },
+}
+
+
+def complete(app: FastAPI) -> dict[str, Any]:
+    """Make the whole document, once."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    schema.setdefault("components", {}).setdefault("schemas", {}).update(Job=JOB, Problem=PROBLEM, JobRequest=REQUEST)
+    paths = schema["paths"]
+    paths.setdefault("/v1/jobs", {})["post"] = _submit()
+    paths.setdefault("/v1/jobs/{job_id}", {})["get"] = _read()
+    paths["/predict"] = {"post": _predict()}
+    app.openapi_schema = schema
+    return schema
+
+
+def _answers(**answers: str) -> dict[str, Any]:
+    """Describe answers as `_200="Job"`; every door may also answer with a problem."""
+    described = {
+        status.lstrip("_"): {"description": name, "content": {"application/json": {"schema": _ref(name)}}}
+        for status, name in answers.items()
+    }
+    problem = {"description": "Problem", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
+    return {**described, "4XX": problem, "503": problem}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _submit() -> dict[str, Any]:
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    form = {"type": "object", "properties": {"image": binary["schema"], **dict.fromkeys(drafts.QUERY_FIELDS, _TEXT)}}
+    headers = {
+        "Prefer": "wait=N: answer once the job is final, at most N seconds later",
+        "Idempotency-Key": "once only",
+    }
+    return {
+        "tags": ["jobs"],
+        "summary": "Submit a job",
+        "parameters": [
+            *({"name": n, "in": "header", "schema": _TEXT, "description": d} for n, d in headers.items()),
+            *({"name": n, "in": "query", "schema": _TEXT} for n in drafts.QUERY_FIELDS),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _ref("JobRequest")},
+                "multipart/form-data": {"schema": form},
+                "image/*": binary,
+                "application/octet-stream": binary,
+            },
+        },
+        "responses": _answers(_200="Job", _202="Job"),
+    }
+
+
+def _read() -> dict[str, Any]:
+    return {
+        "tags": ["jobs"],
+        "summary": "Read a job, or wait for it",
+        "parameters": [
+            {"name": "job_id", "in": "path", "required": True, "schema": _TEXT},
+            {"name": "wait", "in": "query", "schema": {"type": "integer", "minimum": 0}},
+        ],
+        "responses": _answers(_200="Job"),
+    }
+
+
+def _predict() -> dict[str, Any]:
+    image = {"type": "string", "format": "binary"}
+    form = {"type": "object", "required": ["image"], "properties": {"image": image, "model": _TEXT}}
+    answer = {
+        "description": "label and probability, best first",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+    return {
+        "tags": ["jobs"],
+        "summary": "Classify an image and wait for the answer",
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {**_answers(), "200": answer},
+    }

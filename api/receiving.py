@@ -1,0 +1,72 @@
+"""Reads what a request brings: headers, query and the body, within limits of size and time."""
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+from api.answers import Receive, Scope
+from jobs.errors import Refused
+
+
+class Request:
+    """The parts of an HTTP request that our doors look at."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.path: str = scope["path"]
+        self._scope = scope
+        self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
+
+    def header(self, name: bytes) -> str:
+        """Give a header's value, or an empty string."""
+        return self._headers.get(name, b"").decode("latin-1")
+
+    @property
+    def content_type(self) -> str:
+        """Give the media type without its parameters, in lower case."""
+        return self.header(b"content-type").partition(";")[0].strip().lower()
+
+    def query(self, *allowed: str) -> dict[str, str]:
+        """Give the query's fields; raises Refused for one that is not allowed here, or is given twice."""
+        if not self._scope["query_string"]:
+            return {}
+        try:
+            pairs = parse_qsl(self._scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
+        except ValueError as error:
+            raise Refused("malformed_request", f"the query can not be read: {error}") from error
+        if unknown := [name for name, _ in pairs if name not in allowed]:
+            message = f"unknown query field {unknown[0][:80]!r}"
+            raise Refused("invalid_request", message, allowed=list(allowed))
+        if len(dict(pairs)) < len(pairs):
+            raise Refused("invalid_request", "a query field is given twice")
+        return dict(pairs)
+
+    async def body(self, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+        """Receive the body; raises Refused where it is too large or too slow."""
+        declared = self.header(b"content-length")
+        if declared.isdigit() and int(declared) > limit_bytes:
+            raise _too_large(limit_bytes)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await _gather(receive, limit_bytes)
+        except TimeoutError as error:
+            message = f"the body did not arrive within {timeout_s:g} s"
+            raise Refused("request_timeout", message, limit_s=timeout_s) from error
+
+
+async def _gather(receive: Receive, limit_bytes: int) -> bytes:
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused("malformed_request", "the caller hung up before the body was complete")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks) if len(chunks) > 1 else chunk
+
+
+def _too_large(limit_bytes: int) -> Refused:
+    return Refused("body_too_large", f"a request body may have {limit_bytes} bytes", limit_bytes=limit_bytes)

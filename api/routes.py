@@ -1,0 +1,81 @@
+"""Every route but the hot ones: list and cancel jobs, models, health, metrics, /predict and the page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Query, Response
+from fastapi import Request as HttpRequest
+from fastapi.responses import FileResponse
+
+from api import health, metrics, predict
+from api.answers import Answer, guarded
+from api.gateway import TENANT, Gateway
+from api.receiving import Request
+from api.views import job_view
+from jobs.errors import Refused
+
+PAGE = Path(__file__).parent / "page" / "index.html"
+CONTENT_SECURITY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' blob: data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+FAR_FUTURE_US = 1 << 60
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """All routes of one gateway."""
+    routes = APIRouter()
+
+    @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first")
+    async def list_jobs(
+        limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: Annotated[str, Query(max_length=18)] = ""
+    ) -> Response:
+        if cursor and not (cursor.isascii() and cursor.isdigit()):
+            raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
+        jobs = await gateway.store.newest(TENANT, int(cursor or FAR_FUTURE_US), limit)
+        more = str(jobs[-1].created_us) if len(jobs) == limit else None
+        return respond(Answer(200, orjson.dumps({"jobs": [job_view(job) for job in jobs], "next_cursor": more})))
+
+    @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
+    async def cancel_job(job_id: str) -> Response:
+        return respond(Answer(200, orjson.dumps(job_view(await gateway.cancel(job_id)))))
+
+    @routes.get("/v1/models", tags=["models"], summary="What is served, by whom, and what could not be loaded")
+    async def list_models() -> Response:
+        return respond(Answer(200, orjson.dumps(await health.models(gateway))))
+
+    @routes.post(
+        "/predict", tags=["jobs"], summary="Classify an image and wait for the answer", include_in_schema=False
+    )
+    async def classify(request: HttpRequest) -> Response:
+        answer = predict.predict(gateway, Request(request.scope), request.receive)
+        return respond(await guarded(answer, predict.PATH))
+
+    @routes.get("/healthz", tags=["health"], summary="This process lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @routes.get("/readyz", tags=["health"], summary="Jobs sent here would be taken and run")
+    async def readyz() -> Response:
+        return respond(await health.ready(gateway))
+
+    @routes.get("/metrics", tags=["health"], summary="Prometheus metrics of the whole queue")
+    async def prometheus() -> Response:
+        return respond(Answer(200, await metrics.render(gateway), (), metrics.CONTENT_TYPE))
+
+    @routes.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        headers = {"content-security-policy": CONTENT_SECURITY, "referrer-policy": "no-referrer"}
+        return FileResponse(PAGE, media_type="text/html", headers={**headers, "x-content-type-options": "nosniff"})
+
+    return routes
+
+
+def respond(answer: Answer) -> Response:
+    """Give an answer in FastAPI's form."""
+    response = Response(answer.body, answer.status, media_type=answer.content_type.decode())
+    for name, value in answer.headers:
+        response.headers[name.decode()] = value.decode()
+    response.headers["x-content-type-options"], response.headers["cache-control"] = "nosniff", "no-store"
+    return response

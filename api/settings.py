@@ -1,0 +1,25 @@
+"""What the gateway needs to know, from the environment."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class GatewaySettings(BaseSettings):
+    """Settings of one gateway process."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    host: str = Field(
+        "127.0.0.1", description="address to listen on; beyond loopback only by choice: there are no keys yet"
+    )
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 = a free one, printed")
+    default_model: str = Field("", description="model for requests that name none, where several are served")
+    max_body_bytes: int = Field(32 << 20, gt=0, description="largest request body")
+    max_wait_s: float = Field(60, gt=0, description="longest wait of one request; longer wishes are cut to it")
+    predict_wait_s: float = Field(30, gt=0, description="longest wait of POST /predict")
+    receive_s: float = Field(30, gt=0, description="longest time to receive one request's body")
+    max_deadline_ms: int = Field(86_400_000, gt=0, description="default and largest deadline of a job")
+    sweep_s: float = Field(5, gt=0, description="time between two sweeps for lost and overdue jobs")
+    recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
+    models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
+    log_level: str = Field("info", description="debug, info, warning or error")

@@ -1,0 +1,88 @@
+"""Lets many requests wait for their jobs over one subscription: no polling, no blocked connection per request.
+
+A notice only says that a job became final; the answer is read from the store. A lost notice costs time, never an
+answer: whoever waits is looked at again on every reconnect and every few seconds.
+"""
+
+import asyncio
+import logging
+
+from jobs.errors import StoreUnavailable
+from jobs.job import Job
+from jobs.store import JobStore
+
+log = logging.getLogger("jitney.api")
+
+Future = asyncio.Future[Job]
+
+
+class _GoingHome(Exception):
+    """The gateway is about to stop: nobody waits any longer."""
+
+
+class Waiting:
+    """The requests of this gateway that wait, by job id."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._waiters: dict[str, list[Future]] = {}
+        self._reads: set[asyncio.Task[None]] = set()
+
+    def expect(self, job_id: str) -> Future:
+        """Begin to wait; before the job is submitted, so that no notice is missed."""
+        future: Future = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(job_id, []).append(future)
+        return future
+
+    async def until_final(self, job_id: str, future: Future, timeout_s: float) -> Job | None:
+        """Give the job once it is final; None where the wait runs out, or this gateway is about to stop."""
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except (TimeoutError, _GoingHome):
+            return None
+        finally:
+            self.forget(job_id, future)
+
+    def forget(self, job_id: str, future: Future) -> None:
+        """Wait no longer."""
+        futures = self._waiters.get(job_id, [])
+        if future in futures:
+            futures.remove(future)
+        if not futures:
+            self._waiters.pop(job_id, None)
+
+    def on_notice(self, ids: bytes) -> None:
+        """Hear that jobs became final."""
+        known = [job_id for job_id in ids.decode().split(" ") if job_id in self._waiters]
+        if known:
+            task = asyncio.create_task(self._tell(known))
+            self._reads.add(task)
+            task.add_done_callback(self._reads.discard)
+
+    async def look_again(self) -> None:
+        """Look at every job that is waited for: notices may have been lost."""
+        if self._waiters:
+            await self._tell(list(self._waiters))
+
+    async def run(self, every_s: float) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.look_again()
+
+    def close(self) -> None:
+        """Send everybody home with what is known."""
+        for future in [future for futures in self._waiters.values() for future in futures if not future.done()]:
+            future.set_exception(_GoingHome())
+
+    async def _tell(self, ids: list[str]) -> None:
+        try:
+            jobs = await self._store.read(ids)
+        except StoreUnavailable as error:
+            log.warning("jobs that are waited for could not be read: %s", error)
+            return
+        for job in jobs:
+            if job is not None and job.is_final:
+                for future in self._waiters.get(job.id, []):
+                    if not future.done():
+                        future.set_result(job)

@@ -1,0 +1,139 @@
+"""The page in a real browser: a drawn digit is read, a flood forms batches, and nothing leaves the origin."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.chrome.service import Service as Chromedriver
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+PATIENCE_S = 10
+STROKES = {  # points on the pad, 280 wide and high, as a hand would go
+    "7": [(78, 78), (140, 74), (202, 76), (170, 140), (132, 216)],
+    "1": [(142, 60), (140, 110), (139, 165), (138, 220)],
+}
+CHROMIUM_FLAGS = (
+    *(
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--window-size=1100,900",
+    ),
+    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+class Service(Protocol):
+    @property
+    def url(self) -> str: ...
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must have chromium and chromedriver")
+        pytest.skip("chromium or chromedriver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in CHROMIUM_FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Chromedriver(executable_path=chromedriver))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, service: Service) -> webdriver.Chrome:
+    """The page, freshly loaded, its models listed, earlier logs forgotten."""
+    for log in ("browser", "performance"):
+        logged(browser, log)
+    browser.get(service.url)
+    wait_until(browser, "document.querySelector('#model option:enabled') !== null", "a model can be chosen")
+    return browser
+
+
+def wait_until(page: webdriver.Chrome, condition: str, description: str) -> None:
+    try:
+        WebDriverWait(page, PATIENCE_S, poll_frequency=0.02).until(lambda _: page.execute_script(f"return {condition}"))
+    except TimeoutException:
+        says = page.find_element(By.ID, "status").text
+        pytest.fail(f"not within {PATIENCE_S} s: {description}; the page says {says!r}")
+
+
+def logged(page: Any, log: str) -> list[dict[str, Any]]:
+    """What the browser wrote to this log since it was last asked."""
+    entries: list[dict[str, Any]] = page.get_log(log)
+    return entries
+
+
+def draw(page: webdriver.Chrome, digit: str) -> None:
+    pad = page.find_element(By.ID, "pad").rect
+    hand = ActionBuilder(page, duration=10)
+    pen: Any = hand.pointer_action
+    for step, (x, y) in enumerate(STROKES[digit]):
+        pen.move_to_location(int(pad["x"]) + x, int(pad["y"]) + y)
+        if step == 0:
+            pen.pointer_down()
+    pen.pointer_up()
+    hand.perform()
+
+
+def wait_for_answer(page: webdriver.Chrome, digit: str) -> None:
+    wait_until(page, f"document.getElementById('answer').textContent === '{digit}'", f"the answer is {digit}")
+
+
+@pytest.mark.parametrize("digit", STROKES)
+def test_a_drawn_digit_is_read_without_a_click(page: webdriver.Chrome, digit: str) -> None:
+    draw(page, digit)
+    wait_for_answer(page, digit)
+    bars = page.find_elements(By.CSS_SELECTOR, "#bars li")
+    assert bars[0].text.split()[0] == digit
+    job = page.find_element(By.CSS_SELECTOR, "#facts a")
+    assert str(job.get_attribute("href")).endswith(f"/v1/jobs/{job.text}")
+    if digit == "7" and (path := os.environ.get("JITNEY_SCREENSHOT")):
+        save_screenshot(page, Path(path))
+
+
+def save_screenshot(page: webdriver.Chrome, path: Path) -> None:
+    size = {"width": 1100, "height": 760, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wait_until(page, "document.getAnimations().length === 0", "the bars have settled")
+    assert page.save_screenshot(str(path))
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_flood_of_single_requests_forms_batches(page: webdriver.Chrome) -> None:
+    draw(page, "7")
+    wait_for_answer(page, "7")
+    page.find_element(By.ID, "flood").click()
+    result = "document.getElementById('flood-result')"
+    wait_until(page, f"['done', 'stopped'].includes({result}.dataset.state)", "the flood has ended")
+    flood, words = page.execute_script(f"return [{{...{result}.dataset}}, {result}.innerText]")
+    assert (flood["state"], flood["answers"]) == ("done", "256"), words
+    assert float(flood["meanBatch"]) > 1
+    assert "All 256 answers equal: 7." in words
+
+
+def test_the_page_is_quiet_and_asks_only_its_own_origin(page: webdriver.Chrome, service: Service) -> None:
+    draw(page, "7")
+    wait_for_answer(page, "7")
+    assert logged(page, "browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in logged(page, "performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert any("/v1/jobs?model=" in url for url in asked)
+    own = (f"{service.url.rstrip('/')}/", "data:", "blob:")
+    assert [url for url in asked if not url.startswith(own)] == []

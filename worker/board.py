@@ -1,0 +1,109 @@
+"""Who is aboard: the riders of one model between their claim and their batch's departure."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from batching.batcher import Batch, Batcher, BatchLimits
+from batching.collation import Arrays, group_of
+from jobs.job import Claimed, Outcome
+from jobs.lifecycle import State
+
+
+@dataclass(slots=True, eq=False)
+class Rider:
+    """A claimed job on its way to a seat. Times on the monotonic clock, in seconds."""
+
+    job: Claimed
+    parameters: dict[str, Any]
+    claimed_at: float
+    decode_ms: float = 0.0
+    arrays: Arrays = field(default_factory=dict)
+
+    def outcome(
+        self, state: State, body: bytes, batch_ms: float = 0.0, infer_ms: float = 0.0, batch_size: int = 0
+    ) -> Outcome:
+        """Say how this rider's job ended."""
+        return Outcome(self.job.id, self.job.attempt, state, body, self.decode_ms, batch_ms, infer_ms, batch_size)
+
+
+class Ended(NamedTuple):
+    """A rider and how the journey ended."""
+
+    rider: Rider
+    outcome: Outcome
+
+
+class Board:
+    """At most one batch's worth of riders waits here, decoding or decoded, while another batch runs."""
+
+    def __init__(self, limits: BatchLimits) -> None:
+        self._batcher: Batcher[Rider] = Batcher(limits)
+        self._cap = limits.max_items
+        self._ahead: dict[str, Rider] = {}  # claimed, not departed
+        self._riding: dict[str, Rider] = {}  # departed, not written down yet
+        self._seated, self._left = asyncio.Event(), asyncio.Event()
+
+    @property
+    def room(self) -> int:
+        """Seats that may still be claimed for."""
+        return self._cap - len(self._ahead)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._ahead and not self._riding
+
+    def held(self) -> list[Claimed]:
+        """List every job under our lease."""
+        return [rider.job for rider in (*self._ahead.values(), *self._riding.values())]
+
+    def board(self, rider: Rider) -> None:
+        """Take in a rider who is not prepared yet."""
+        self._ahead[rider.job.id] = rider
+
+    def seat(self, rider: Rider) -> None:
+        """Let a prepared rider wait for the next batch; one that was lost meanwhile is ignored."""
+        if rider.job.id in self._ahead:
+            self._batcher.add(rider, time.monotonic(), group_of(rider.arrays))
+            self._seated.set()
+
+    def leave(self, job_ids: Sequence[str]) -> None:
+        """Let go of riders: their end is written down, or their lease was lost."""
+        gone = [self._ahead.pop(job_id) for job_id in job_ids if job_id in self._ahead]
+        self._batcher.remove(gone)
+        for job_id in job_ids:
+            self._riding.pop(job_id, None)
+        self._left.set()
+
+    def depart(self) -> Batch[Rider] | None:
+        """Close a batch now, with whoever is seated."""
+        batch = self._batcher.take(time.monotonic())
+        if batch is not None:
+            for rider in batch.items:
+                self._riding[rider.job.id] = self._ahead.pop(rider.job.id)
+            self._left.set()
+        return batch
+
+    async def until_due(self) -> None:
+        """Wait until a batch may depart."""
+        while not self._batcher.is_due(now := time.monotonic()):
+            self._seated.clear()
+            deadline = self._batcher.next_deadline()
+            await wait_for_event(self._seated, None if deadline is None else max(0.0, deadline - now))
+
+    async def until_room(self) -> None:
+        """Wait until somebody may be claimed."""
+        while self.room <= 0:
+            self._left.clear()
+            await self._left.wait()
+
+
+async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait for an event, or for so long; tells which it was."""
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,122 @@
+"""Claims jobs of one model ahead of the device and prepares them, so that the next batch is ready when it is free."""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+import orjson
+
+from jobs import codec
+from jobs.errors import JitneyError, Refused, StoreUnavailable
+from jobs.job import Claimed
+from jobs.lifecycle import State
+from jobs.store import JobStore
+from worker.board import Board, Ended, Rider, wait_for_event
+from worker.finishing import Finisher
+from worker.inference import Device
+from worker.models.model import Model
+
+log = logging.getLogger("jitney.worker")
+
+OUTAGE_PAUSE_S = 0.5
+
+
+class Intake:
+    """The claim loop of one model."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        worker_id: str,
+        model: Model,
+        board: Board,
+        finisher: Finisher,
+        device: Device,
+        decoders: Executor,
+        idle_poll_s: float,
+    ) -> None:
+        self._store, self._worker_id, self._model = store, worker_id, model
+        self._board, self._finisher, self._device = board, finisher, device
+        self._decoders, self._idle_poll_s = decoders, idle_poll_s
+        self._woken = asyncio.Event()
+        self._closing = False
+
+    def wake(self) -> None:
+        """Look for work at once."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """Claim nothing more; a claim under way is taken in."""
+        self._closing = True
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Claim as long as there is room, until closed."""
+        while not self._closing:
+            await self._board.until_room()
+            self._woken.clear()
+            wanted = self._board.room
+            try:
+                claimed = await self._store.claim(self._model.name, self._model.version, self._worker_id, wanted)
+            except StoreUnavailable as error:
+                log.warning("can not claim: %s", error)
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+                continue
+            self._take(claimed)
+            if len(claimed) < wanted and not self._closing:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """The lines are empty: wait for a wake. While a batch runs, let a few arrive and claim them together."""
+        await wait_for_event(self._woken, self._idle_poll_s)
+        if self._device.is_busy:
+            await wait_for_event(self._device.freed, self._device.last_run_s / 4)
+
+    def _take(self, claimed: list[Claimed]) -> None:
+        loop = asyncio.get_running_loop()
+        for job in claimed:
+            rider = Rider(job, {}, time.monotonic())
+            self._board.board(rider)
+            if self._model.offload:
+                prepared = loop.run_in_executor(self._decoders, prepare, self._model, rider)
+                prepared.add_done_callback(partial(self._settle_later, rider))
+            else:
+                self._settle(rider, prepare(self._model, rider))
+
+    def _settle_later(self, rider: Rider, prepared: asyncio.Future[JitneyError | None]) -> None:
+        if not prepared.cancelled():
+            self._settle(rider, prepared.result())
+
+    def _settle(self, rider: Rider, error: JitneyError | None) -> None:
+        if error is None:
+            self._board.seat(rider)
+        else:
+            self._finisher.add([Ended(rider, rider.outcome(State.FAILED, codec.error_body(error)))])
+
+
+def prepare(model: Model, rider: Rider) -> JitneyError | None:
+    """Turn a rider's bytes into arrays, in whatever thread; an error is a value: it belongs to this rider alone."""
+    started = time.monotonic()
+    try:
+        rider.parameters = parameters_of(rider.job)
+        rider.arrays = model.prepare(rider.job.kind, rider.job.input, rider.parameters)
+    except JitneyError as error:
+        return error
+    except Exception:
+        log.exception("preparing job %s failed in model %s", rider.job.id, model.name)
+        return Refused("invalid_input", f"model {model.name} could not prepare this input")
+    finally:
+        rider.decode_ms = (time.monotonic() - started) * 1000
+    return None
+
+
+def parameters_of(job: Claimed) -> dict[str, Any]:
+    """Read a job's parameters."""
+    parameters = orjson.loads(job.parameters)
+    if not isinstance(parameters, dict):
+        raise Refused("invalid_request", "parameters must be an object")
+    return parameters

@@ -1,0 +1,29 @@
+"""Keeps what is aboard ours: one beat renews every lease, and lets go of riders that are no longer ours."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from jobs.errors import StoreUnavailable
+from jobs.store import JobStore
+from worker.board import Board
+
+log = logging.getLogger("jitney.worker")
+
+
+async def run(store: JobStore, worker_id: str, boards: Sequence[Board], beat_s: float) -> None:
+    """Beat until cancelled."""
+    while True:
+        await asyncio.sleep(beat_s)
+        try:
+            await tick(store, worker_id, boards)
+        except StoreUnavailable as error:
+            log.warning("leases not renewed: %s", error)
+
+
+async def tick(store: JobStore, worker_id: str, boards: Sequence[Board]) -> None:
+    """Renew once."""
+    for board in boards:
+        if held := board.held():
+            lost = await store.extend(worker_id, held)
+            board.leave([job.id for job in lost])

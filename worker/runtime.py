@@ -1,0 +1,126 @@
+"""One worker process: which loops it has, in which order they start, and in which they stop."""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from batching.batcher import BatchLimits
+from jobs import keys, registry
+from jobs.errors import StoreUnavailable
+from jobs.notices import Listener
+from jobs.registry import WorkerReport
+from jobs.stats import Tally
+from jobs.store import JobStore
+from worker import announcing, inference, leases
+from worker.board import Board
+from worker.finishing import Finisher
+from worker.inference import Device
+from worker.intake import Intake
+from worker.models.model import Model
+from worker.settings import WorkerSettings
+
+log = logging.getLogger("jitney.worker")
+
+
+class Station:
+    """One model's loops: intake → board → inference → finisher."""
+
+    def __init__(self, runtime: "Runtime", model: Model) -> None:
+        limits = BatchLimits(max_items=model.max_batch, max_wait_s=model.max_wait_s)
+        self.model, self.board, self.tally = model, Board(limits), Tally()
+        self.finisher = Finisher(runtime.store, runtime.id, self.board, self.tally, backlog=2 * model.max_batch)
+        self.intake = Intake(
+            store=runtime.store,
+            worker_id=runtime.id,
+            model=model,
+            board=self.board,
+            finisher=self.finisher,
+            device=runtime.device,
+            decoders=runtime.decoders,
+            idle_poll_s=runtime.settings.idle_poll_s,
+        )
+
+
+class Runtime:
+    """Starts the loops, and on stop drains: claims nothing more, runs and writes what is aboard, says goodbye."""
+
+    def __init__(
+        self, settings: WorkerSettings, store: JobStore, models: Sequence[Model], failed: Mapping[str, str]
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.settings, self.store = settings, store
+        self.device = Device()
+        self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self.stations = {f"{model.name} {model.version}": Station(self, model) for model in models}
+        self._report = WorkerReport(self.id, os.getpid(), socket.gethostname(), list(self.stations), dict(failed))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain. Raises what ended a loop that should not end."""
+        connection, settings = self.store.connection, self.settings
+        stations = self.stations.values()
+        boards = [station.board for station in stations]
+        tallies = {station.model.name: station.tally for station in stations}
+        listener = Listener(connection, [keys.wake_channel(self.id)], self._on_wake, self._wake_all)
+        intakes = [_start(station.intake.run()) for station in stations]
+        loops = [
+            *(_start(station.finisher.run()) for station in stations),
+            *(_start(inference.serve(s.model, s.board, self.device, s.finisher)) for s in stations),
+            _start(leases.run(self.store, self.id, boards, settings.beat_s)),
+            _start(announcing.run_beats(connection, self._report, [s.model for s in stations], settings.beat_s)),
+            _start(announcing.run_stats(connection, tallies, settings.stats_s)),
+            _start(listener.run()),
+        ]
+        await asyncio.wait([*intakes, *loops, _start(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+        failures = [task.exception() for task in (*intakes, *loops) if task.done()]
+        for station in stations:
+            station.intake.close()
+        await asyncio.wait(intakes, timeout=2)  # not cut off in a claim: its jobs would wait for their leases' end
+        await _cancel(intakes)
+        await self._drain(boards)
+        await _cancel(loops)
+        await self._say_goodbye(tallies)
+        for failure in failures:
+            raise failure or RuntimeError("a loop of the worker ended by itself")
+
+    async def _drain(self, boards: Sequence[Board]) -> None:
+        deadline = asyncio.get_running_loop().time() + self.settings.drain_s
+        while any(not board.is_empty for board in boards):
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(0.01)
+        for board in boards:
+            if held := board.held():
+                log.warning("drained for %g s; %d jobs go back to the queue", self.settings.drain_s, len(held))
+                await self.store.release(self.id, held)
+
+    async def _say_goodbye(self, tallies: Mapping[str, Tally]) -> None:
+        self.device.close()
+        self.decoders.shutdown(wait=False, cancel_futures=True)
+        try:
+            await announcing.tell_stats(self.store.connection, tallies)
+            await registry.withdraw(self.store.connection, self.id)
+        except StoreUnavailable as error:
+            log.warning("left without a word: %s", error)
+
+    def _on_wake(self, _channel: str, model_version: bytes) -> None:
+        if station := self.stations.get(model_version.decode()):
+            station.intake.wake()
+
+    async def _wake_all(self) -> None:
+        for station in self.stations.values():
+            station.intake.wake()
+
+
+def _start(loop: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.create_task(loop)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,31 @@
+"""What a worker needs to know, from the environment."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def usable_cpus() -> int:
+    """Count the CPUs this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class WorkerSettings(BaseSettings):
+    """Settings of one worker process."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    models_dir: Path = Field(Path("models"), description="folder of models")
+    models: str = Field("", description="names of the models to serve, with commas between; empty = all")
+    decode_threads: int = Field(default_factory=usable_cpus, ge=1, description="threads that decode images")
+    beat_s: float = Field(5, gt=0, description="time between two renewals of leases and announcement")
+    stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
+    idle_poll_s: float = Field(1, gt=0, description="an idle worker looks for work this often even without a wake")
+    drain_s: float = Field(7, gt=0, description="on SIGTERM: longest time to finish what is aboard")
+    log_level: str = Field("info", description="debug, info, warning or error")
+
+    @property
+    def chosen(self) -> list[str]:
+        return [name.strip() for name in self.models.split(",") if name.strip()]
