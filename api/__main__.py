@@ -18,7 +18,7 @@ from jobs.settings import StoreSettings
 from jobs.store import JobStore
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
-DRAIN_S = 5
+DRAIN_S = 2
 
 
 class Server(uvicorn.Server):

@@ -1,0 +1,66 @@
+# Everything a developer or a first visitor runs. `make help` lists it; CI runs `make check` through .ci/run.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test unit check clean
+
+is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c '$(is_new_enough)' 2>/dev/null && echo "$$p" && break; done)
+endif
+STARTED_AT := $(shell "$(PYTHON)" -c 'import time; print(time.time())' 2>/dev/null)
+
+# A GPU counts when its driver loads CUDA 13, which onnxruntime-gpu is built for. DEVICE=cpu or DEVICE=gpu overrules.
+has_gpu := import ctypes as c; d = c.CDLL("libcuda.so.1"); n = c.c_int(); v = c.c_int(); \
+	d.cuInit(0) and exit(1); d.cuDeviceGetCount(c.byref(n)); d.cuDriverGetVersion(c.byref(v)); \
+	exit(not (n.value and v.value >= 13000))
+ifndef DEVICE
+DEVICE := $(shell "$(PYTHON)" -c '$(has_gpu)' 2>/dev/null && echo gpu || echo cpu)
+endif
+
+BIN := .venv/bin
+PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: export JITNEY_STARTED_AT := $(STARTED_AT)
+run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1:8000 (PORT, MODELS_DIR, REDIS_URL …)
+	@exec $(BIN)/jitney up
+
+test: .venv/installed-dev ## All tests
+	$(BIN)/python -m pytest -q
+
+unit: .venv/installed-dev ## The tests of single parts: neither browser nor whole system
+	$(BIN)/python -m pytest -q --ignore=tests/page --ignore=tests/scripts --ignore=tests/e2e
+
+check: .venv/installed-dev ## What CI runs: lint, format, types, import rules, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q
+
+clean: ## Remove what was built; the queue in .data stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Jitney needs Python 3.11 or newer as python3: none is on PATH" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(is_new_enough)' || { echo "Jitney needs Python 3.11 or newer: $(PYTHON) is older" >&2; exit 1; }
+	@"$(PYTHON)" -m venv .venv || { rm -rf .venv; \
+		echo "Python's venv module is missing: apt-get install python3-venv (or your system's name for it)" >&2; exit 1; }
+
+# The cpu and the gpu wheel of ONNX Runtime own the same folder: one leaves before the other comes.
+.venv/installed-cpu .venv/installed-gpu: .venv/installed-%: .venv/bin/python pyproject.toml
+	@echo "installing Jitney into .venv (once) ..." >&2
+	@for other in .venv/installed-cpu .venv/installed-gpu; do \
+		if [ "$$other" != "$@" ] && [ -e "$$other" ]; then \
+			$(BIN)/python -m pip uninstall -q -y onnxruntime onnxruntime-gpu && rm "$$other"; fi; done
+	@$(PIP) -e ".[$*,embedded]"
+	@touch $@
+
+.venv/installed-dev: .venv/installed-$(DEVICE)
+	@$(PIP) -e ".[$(DEVICE),embedded,dev]"
+	@touch $@

@@ -1,0 +1,48 @@
+"""The installed command `jitney`: hands each verb to the part it names, imported only then."""
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+# verb → (module with main(argv) -> exit code, what it does)
+VERBS = {
+    "up": ("scripts.up", "run the queue's server, a worker and the gateway together on this machine"),
+    "api": ("api.__main__", "run the gateway: HTTP in, HTTP out"),
+    "worker": ("worker.__main__", "run a worker: gathers requests into batches and runs the models"),
+    "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
+}
+RUNS_MODELS = ("up", "worker")
+
+_ENVIRONMENT = """environment (all optional; `jitney VERB --help` tells more):
+  REDIS_URL    Redis >= 7.0 or Valkey that keeps the queue; `up` brings its own without it
+  PORT, HOST   where the gateway listens (8000, 127.0.0.1)
+  MODELS_DIR   the folder of models (models)
+  DATA_DIR     where `up` keeps the queue (.data)"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="jitney",
+        description="An async batching inference queue: requests in over HTTP, answers in micro-batches.",
+        epilog="verbs:\n"
+        + "\n".join(f"  {verb:12} {does}" for verb, (_, does) in VERBS.items())
+        + "\n\n"
+        + _ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"jitney {importlib.metadata.version('jitney')}")
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of: " + ", ".join(VERBS))
+    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="what the verb takes")
+    given = parser.parse_args(argv)
+    if given.verb in RUNS_MODELS and importlib.util.find_spec("onnxruntime") is None:
+        parser.error(f'{given.verb} runs models and needs ONNX Runtime: pip install "jitney[cpu]", or "jitney[gpu]"')
+    code: int = importlib.import_module(VERBS[given.verb][0]).main(given.args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Asks the gateway whether it is ready, and says so on stdout, with the command to try.
+
+Never blocks: it is called between other things, every 50 ms.
+"""
+
+import select
+import time
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from scripts.supervisor import say
+
+SAMPLE = Path("samples/digits/7_01.png")
+ASKS_FOR_S = 120.0
+SAYS_WHY_EVERY_S = 10.0
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
+class ReadyLine:
+    """One question to /readyz at a time, until it is answered 200."""
+
+    def __init__(self, host: str, port: int, started_at: float) -> None:
+        """`started_at` in seconds since the epoch: what the printed time counts from."""
+        self._host, self._port = _LOOPBACK.get(host, host), port
+        self._started_at = started_at
+        self._connection: HTTPConnection | None = None
+        self._asks_until = time.monotonic() + ASKS_FOR_S
+        self._says_next = time.monotonic() + SAYS_WHY_EVERY_S
+        self._why = "the gateway does not answer yet"
+
+    @property
+    def url(self) -> str:
+        """The gateway as a browser on this machine reaches it."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    def tick(self) -> bool:
+        """Ask or look for the answer; False once there is nothing more to ask."""
+        if self._is_answered_yes():
+            self.close()
+            self._print_ready()
+            return False
+        now = time.monotonic()
+        if now >= self._asks_until:
+            say(f"still not ready after {ASKS_FOR_S:g} s: {self._why}. It goes on; {self.url}/readyz tells when it is")
+            self.close()
+            return False
+        if now >= self._says_next:
+            self._says_next = now + SAYS_WHY_EVERY_S
+            say(f"not ready yet: {self._why}")
+        return True
+
+    def close(self) -> None:
+        """Drop the question that waits for its answer, if any."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _is_answered_yes(self) -> bool:
+        try:
+            if self._connection is None:
+                self._connection = HTTPConnection(self._host, self._port, timeout=1.0)
+                self._connection.request("GET", "/readyz")
+            # The backlog takes the question while the gateway still loads: the answer may be seconds away.
+            if not select.select([self._connection.sock], [], [], 0)[0]:
+                return False
+            answer = self._connection.getresponse()
+            body = answer.read(500).decode(errors="replace").strip()
+        except (OSError, HTTPException) as error:
+            self._why = f"the gateway does not answer ({error or type(error).__name__})"
+            self.close()
+            return False
+        self.close()
+        self._why = f"/readyz answers {answer.status}: {body}"
+        return answer.status == 200
+
+    def _print_ready(self) -> None:
+        took_s = max(0.0, time.time() - self._started_at)
+        example = f"-X POST -F image=@{SAMPLE} {self.url}/predict" if SAMPLE.exists() else f"{self.url}/v1/models"
+        with suppress(OSError):  # nobody has to read it
+            print(f"Jitney is ready in {took_s:.1f} s: {self.url}", flush=True)
+            print(f"  try: curl {example}", flush=True)

@@ -1,0 +1,70 @@
+"""A job store on each server that we promise to run on, empty before each test, checked after it."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from jobs.connection import Connection
+from jobs.ids import new_id
+from jobs.job import Claimed, Outcome, Submission
+from jobs.lifecycle import State
+from jobs.settings import StoreSettings
+from jobs.store import JobStore
+from tests.support import invariants
+from tests.support.servers import ENGINES, Server
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server = Server(request.param)
+    yield server
+    server.close()
+
+
+@dataclass
+class Bench:
+    """A store and short words for what tests do with it."""
+
+    store: JobStore
+    server: Server
+
+    def job(self, **fields: object) -> Submission:
+        shard = int(str(fields.pop("shard", 0)))
+        return Submission(**{"id": new_id(shard), "model": "m", "version": "1", "kind": "raw", "input": b"in", **fields})  # type: ignore[arg-type]
+
+    async def submit(self, count: int = 1, **fields: object) -> list[str]:
+        return [accepted.id for accepted in await self.store.submit([self.job(**fields) for _ in range(count)])]
+
+    async def claim(self, want: int = 32, worker: str = "w1") -> list[Claimed]:
+        return await self.store.claim("m", "1", worker, want)
+
+    async def state(self, job_id: str) -> str:
+        (job,) = await self.store.read([job_id])
+        return job.state.value if job else "gone"
+
+    def succeed(self, claimed: list[Claimed], body: bytes = b'{"a":1}') -> list[Outcome]:
+        return [Outcome(job.id, job.attempt, State.SUCCEEDED, body, 1.0, 2.0, 3.0, len(claimed)) for job in claimed]
+
+    def age(self, zset: str, job_id: str) -> None:
+        """Let a lease or a deadline lie in the past, without waiting for it."""
+        with self.server.client() as client:
+            client.zadd(f"jitney:{{s{job_id[:2]}}}:{zset}", {job_id: 1})
+
+
+@pytest.fixture
+async def bench(server: Server, anyio_backend: str) -> AsyncIterator[Bench]:
+    del anyio_backend
+    with server.client() as client:
+        client.flushall()
+    settings = StoreSettings(redis_url=server.url, max_attempts=3)
+    connection = Connection(server.url, 5)
+    yield Bench(JobStore(settings, connection), server)
+    await connection.aclose()
+    with server.client() as client:
+        invariants.check(client)

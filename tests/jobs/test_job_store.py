@@ -1,0 +1,240 @@
+"""The store's contract, over every server that we promise to run on."""
+
+import pytest
+
+from jobs.connection import Connection
+from jobs.errors import Refused, StoreUnavailable
+from jobs.lifecycle import State
+from jobs.settings import StoreSettings
+from jobs.store import JobStore
+from tests.jobs.conftest import Bench
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_job_goes_from_submit_to_success(bench: Bench) -> None:
+    (job_id,) = await bench.submit(input=b"\x00\xffraw", metadata=b'{"k":"v"}')
+    (claimed,) = await bench.claim()
+    assert (claimed.id, claimed.attempt, claimed.kind, claimed.input) == (job_id, 1, "raw", b"\x00\xffraw")
+    assert await bench.store.finish("w1", bench.succeed([claimed])) == 0
+    (job,) = await bench.store.read([job_id])
+    assert job is not None
+    assert (job.state, job.output, job.error, job.batch_size) == (State.SUCCEEDED, b'{"a":1}', None, 1)
+    assert job.metadata == b'{"k":"v"}'
+    assert job.created_us <= job.started_us <= job.finished_us  # type: ignore[operator]
+
+
+async def test_lines_are_first_come_first_served(bench: Bench) -> None:
+    ids = await bench.submit(5) + await bench.submit(5)
+    assert [job.id for job in await bench.claim(7)] == ids[:7]
+    assert [job.id for job in await bench.claim(7)] == ids[7:]
+    assert await bench.claim(7) == []
+
+
+async def test_a_claim_never_takes_more_than_it_wants(bench: Bench) -> None:
+    await bench.submit(10, tenant="a")
+    await bench.submit(10, tenant="b", lane="bulk")
+    assert [len(await bench.claim(6)) for _ in range(5)] == [6, 6, 6, 2, 0]
+
+
+async def test_tenants_take_turns(bench: Bench) -> None:
+    await bench.submit(20, tenant="many")
+    (late,) = await bench.submit(tenant="few")
+    assert late in [job.id for job in await bench.claim(4)]
+
+
+async def test_bulk_rides_in_empty_seats_and_never_starves(bench: Bench) -> None:
+    bulk = set(await bench.submit(40, lane="bulk"))
+    await bench.submit(40)
+    taken = [job.id in bulk for _ in range(10) for job in await bench.claim(4)]
+    assert sum(taken) == 5  # one seat in eight while both wait
+    rest = [job.id in bulk for job in await bench.claim(40)]
+    assert (len(rest), sum(rest)) == (40, 35)  # and every seat that is left
+
+
+async def test_an_interactive_job_does_not_wait_behind_bulk(bench: Bench) -> None:
+    await bench.submit(100, lane="bulk")
+    (hurried,) = await bench.submit()
+    assert hurried in [job.id for job in await bench.claim(2)]
+
+
+async def test_versions_and_models_have_their_own_lines(bench: Bench) -> None:
+    await bench.submit(version="2")
+    await bench.submit(model="other")
+    assert await bench.claim() == []
+    assert await bench.store.depth("m", "2") == {"interactive": 1, "bulk": 0}
+
+
+async def test_submitting_again_changes_nothing(bench: Bench) -> None:
+    job = bench.job()
+    first, second = [(await bench.store.submit([job]))[0] for _ in range(2)]
+    assert first == second
+    assert len(await bench.claim()) == 1
+    assert (await bench.store.counts())["submitted:m"] == 1
+
+
+async def test_the_same_key_gives_the_same_job(bench: Bench) -> None:
+    (first,) = await bench.store.submit([bench.job(idempotency_key="k", digest="d")])
+    (again,) = await bench.store.submit([bench.job(idempotency_key="k", digest="d")])
+    assert (again.id, again.replayed) == (first.id, True)
+    with pytest.raises(Refused, match="another request"):
+        await bench.store.submit([bench.job(idempotency_key="k", digest="other")])
+    (foreign,) = await bench.store.submit([bench.job(idempotency_key="k", digest="d", tenant="b")])
+    assert foreign.id != first.id
+
+
+async def test_only_who_holds_a_job_can_finish_it(bench: Bench) -> None:
+    await bench.submit()
+    (claimed,) = await bench.claim()
+    assert await bench.store.finish("w2", bench.succeed([claimed])) == 1
+    assert await bench.store.finish("w1", bench.succeed([claimed._replace(attempt=2)])) == 1
+    assert await bench.state(claimed.id) == "running"
+
+
+async def test_finishing_again_is_no_second_finish(bench: Bench) -> None:
+    await bench.submit()
+    claimed = await bench.claim()
+    assert [await bench.store.finish("w1", bench.succeed(claimed)) for _ in range(2)] == [0, 0]
+    assert (await bench.store.counts())["finished:m:succeeded"] == 1
+
+
+async def test_a_lost_workers_jobs_go_back_to_their_place(bench: Bench) -> None:
+    ids = await bench.submit(3)
+    (claimed,) = await bench.claim(1)
+    bench.age("leases", claimed.id)
+    assert (await bench.store.sweep()).reclaimed == 1
+    assert [job.id for job in await bench.claim(worker="w2")] == ids
+    assert await bench.store.finish("w1", bench.succeed([claimed])) == 1  # the lost worker comes back too late
+    assert await bench.store.extend("w1", [claimed]) == [claimed]
+
+
+async def test_a_live_workers_jobs_are_not_taken(bench: Bench) -> None:
+    await bench.submit()
+    claimed = await bench.claim()
+    bench.age("leases", claimed[0].id)
+    assert await bench.store.extend("w1", claimed) == []
+    assert (await bench.store.sweep()).reclaimed == 0
+
+
+async def test_a_job_that_loses_every_worker_fails(bench: Bench) -> None:
+    (job_id,) = await bench.submit()
+    for _ in range(3):
+        await bench.claim()
+        bench.age("leases", job_id)
+        await bench.store.sweep()
+    (job,) = await bench.store.read([job_id])
+    assert job is not None
+    assert (job.state, job.attempts) == (State.FAILED, 3)
+    assert b"too_many_attempts" in (job.error or b"")
+
+
+async def test_released_jobs_are_claimed_again(bench: Bench) -> None:
+    ids = await bench.submit(2)
+    claimed = await bench.claim()
+    assert await bench.store.release("w1", claimed) == 2
+    assert await bench.store.release("w1", claimed) == 0
+    assert [job.id for job in await bench.claim(worker="w2")] == ids
+
+
+async def test_a_canceled_job_never_runs(bench: Bench) -> None:
+    first, second = await bench.submit(2)
+    await bench.store.cancel(first, "default")
+    assert [job.id for job in await bench.claim()] == [second]
+    with pytest.raises(Refused, match="has ended"):
+        await bench.store.cancel(first, "default")
+
+
+async def test_a_canceled_running_jobs_result_is_refused(bench: Bench) -> None:
+    await bench.submit()
+    claimed = await bench.claim()
+    await bench.store.cancel(claimed[0].id, "default")
+    assert await bench.store.finish("w1", bench.succeed(claimed)) == 1
+    assert await bench.state(claimed[0].id) == "canceled"
+
+
+async def test_foreign_and_unknown_jobs_are_the_same_to_cancel(bench: Bench) -> None:
+    (job_id,) = await bench.submit()
+    for other in (job_id, "00" + "0" * 32):
+        with pytest.raises(Refused) as refused:
+            await bench.store.cancel(other, "somebody else")
+        assert refused.value.code == "job_not_found"
+    assert await bench.state(job_id) == "queued"
+
+
+async def test_overdue_jobs_expire_whether_they_wait_or_run(bench: Bench) -> None:
+    running, waiting = await bench.submit(2)
+    await bench.claim(1)
+    for job_id in (running, waiting):
+        bench.age("deadlines", job_id)
+    assert (await bench.store.sweep()).expired == 2
+    assert [await bench.state(job_id) for job_id in (running, waiting)] == ["expired", "expired"]
+    assert await bench.claim() == []
+
+
+async def test_a_claim_drops_what_is_overdue(bench: Bench) -> None:
+    (job_id,) = await bench.submit()
+    with bench.server.client() as client:
+        client.hset(f"jitney:{{s00}}:job:{job_id}", "deadline", 1)
+    assert await bench.claim() == []
+    assert await bench.state(job_id) == "expired"
+
+
+async def test_positions_count_from_one_and_own_jobs_are_listed_newest_first(bench: Bench) -> None:
+    ids = await bench.submit(3)
+    jobs = await bench.store.newest("default", 1 << 60, 10)
+    assert [job.id for job in jobs] == ids[::-1]
+    assert [await bench.store.position(job) for job in jobs] == [3, 2, 1]
+    assert [job.id for job in await bench.store.newest("default", jobs[0].created_us, 1)] == [ids[1]]
+    assert await bench.store.newest("nobody", 1 << 60, 10) == []
+
+
+async def test_shards_are_emptied_by_one_claim(bench: Bench) -> None:
+    store = JobStore(StoreSettings(redis_url=bench.server.url, shards=3), bench.store.connection)
+    await store.submit([bench.job(shard=shard) for shard in (0, 1, 2, 1)])
+    claimed = await store.claim("m", "1", "w1", 10)
+    assert sorted(job.id[:2] for job in claimed) == ["00", "01", "01", "02"]
+    assert await store.finish("w1", bench.succeed(claimed)) == 0
+    assert (await store.counts())["finished:m:succeeded"] == 4
+
+
+async def test_records_of_an_unknown_version_are_not_guessed_at(bench: Bench) -> None:
+    (job_id,) = await bench.submit()
+    with bench.server.client() as client:
+        client.hset(f"jitney:{{s00}}:job:{job_id}", "v", "999")
+    assert await bench.state(job_id) == "gone"
+
+
+async def test_a_full_server_refuses_new_jobs_and_finishes_old_ones(bench: Bench) -> None:
+    await bench.submit(2)
+    claimed = await bench.claim(1)
+    with bench.server.client() as client:
+        client.config_set("maxmemory", "1mb")
+        try:
+            with pytest.raises(StoreUnavailable, match="maxmemory"):
+                await bench.submit()
+            assert await bench.store.finish("w1", bench.succeed(claimed)) == 0
+            assert len(await bench.claim()) == 1
+        finally:
+            client.config_set("maxmemory", "0")
+
+
+async def test_an_unreachable_server_is_one_clear_error() -> None:
+    connection = Connection("unix:///nowhere/at/all", 0.5)
+    with pytest.raises(StoreUnavailable, match="did not take it"):
+        await connection.command("PING")
+    await connection.aclose()
+
+
+async def test_scripts_survive_a_server_that_forgot_them(bench: Bench) -> None:
+    await bench.submit()
+    with bench.server.client() as client:
+        client.script_flush()
+    assert len(await bench.claim()) == 1
+
+
+def test_the_cluster_server_really_checks_slots() -> None:
+    server = Server("cluster")
+    with server.client() as client, pytest.raises(Exception, match=r"CROSSSLOT|same slot"):
+        client.mget("a", "b")
+    server.close()

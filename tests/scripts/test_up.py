@@ -1,0 +1,157 @@
+"""`jitney up` as a user starts it, with a real queue server and stand-ins for the gateway and the worker."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from scripts.supervisor import CannotStart
+from scripts.up import Settings, listen
+from tests.support.processes import is_running, program
+from tests.support.waiting import wait_until
+
+# Answers every request with 200 on the socket it is given, once the worker's file is there.
+GATEWAY = """
+import http.server, os, pathlib, socket, sys
+print("gateway", os.getpid(), os.environ["PORT"], os.environ["REDIS_URL"], flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        is_ready = pathlib.Path("worker-is-up").exists()
+        self.send_response(200 if is_ready else 503)
+        self.end_headers()
+        self.wfile.write(b"gateway %d" % os.getpid())
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("", 0), Handler, bind_and_activate=False)
+server.socket.close()
+server.socket = socket.socket(fileno=int(sys.argv[2]))
+server.serve_forever()
+"""
+WORKER = """
+import os, pathlib, time
+print("worker", os.getpid(), os.environ["MODELS_DIR"], flush=True)
+pathlib.Path("worker-is-up").touch()
+time.sleep(60)
+"""
+UP = "import sys; from scripts.cli import main; sys.exit(main(['up']))"
+READY = r"^Jitney is ready in \d+\.\d s: (http://127\.0\.0\.1:\d+)\n  try: curl (.*)$"
+
+
+class Up:
+    """A running `jitney up` and what it said."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+
+    def text(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def wait_ready(self) -> re.Match[str]:
+        return wait_until(lambda: re.search(READY, self.text(), re.MULTILINE), "it says that it is ready")
+
+    def pids(self) -> dict[str, int]:
+        """The newest process of each part."""
+        pids = {name: int(pid) for name, pid in re.findall(r"^(gateway|worker) (\d+)", self.text(), re.MULTILINE)}
+        return {**pids, "server": int((self.folder / ".data" / "server.pid").read_text())}
+
+
+@contextmanager
+def up(tmp_path: Path, env: Mapping[str, str] | None = None, *, worker: str = WORKER) -> Iterator[Up]:
+    parts = tmp_path / "parts"
+    for name, code in {"api": GATEWAY, "worker": worker}.items():
+        (parts / name).mkdir(parents=True)
+        (parts / name / "__init__.py").touch()
+        (parts / name / "__main__.py").write_text(code)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    root = os.fspath(Path(__file__).parents[2])
+    settings = {"PORT": "0", "PYTHONPATH": f"{parts}:{root}", **(env or {})}
+    with program(UP, folder / "log", settings) as process:
+        yield Up(process, folder)
+
+
+def test_it_starts_says_so_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with up(tmp_path) as started:
+        said = started.wait_ready()
+        assert said[2] == f"{said[1]}/v1/models"
+        with urlopen(said[1]) as answer:
+            assert answer.read().startswith(b"gateway")
+        assert f" {said[1].rpartition(':')[2]} unix:///" in started.text()
+        assert re.search(r"^worker \d+ models$", started.text(), re.MULTILINE)
+        pids = started.pids()
+        started.process.terminate()
+        assert started.process.wait(10) == 0
+        assert [name for name, pid in pids.items() if is_running(pid)] == []
+
+
+def test_a_caller_does_not_notice_a_gateway_that_was_killed(tmp_path: Path) -> None:
+    with up(tmp_path) as started:
+        url = started.wait_ready()[1]
+        os.kill(started.pids()["gateway"], signal.SIGKILL)
+        with urlopen(url, timeout=10) as answer:
+            assert answer.read() == f"gateway {started.pids()['gateway']}".encode()
+        assert "gateway died: killed by signal 9; restarting in 0.2 s" in started.text()
+
+
+def test_the_queues_server_comes_back_where_it_was(tmp_path: Path) -> None:
+    with up(tmp_path) as started:
+        started.wait_ready()
+        before = started.pids()
+        os.kill(before["server"], signal.SIGKILL)
+        after = wait_until(
+            lambda: (now := started.pids()) != before and is_running(now["server"]) and now, "the server is back"
+        )
+        assert after == {**before, "server": after["server"]}  # type: ignore[index]
+        assert re.search(r"(valkey|redis) died: killed by signal 9; restarting in 0.2 s", started.text())
+
+
+def test_the_image_to_try_is_named_where_there_is_one(tmp_path: Path) -> None:
+    samples = tmp_path / "here" / "samples" / "digits"
+    with up(tmp_path, {"JITNEY_STARTED_AT": "1"}, worker="import time; time.sleep(60)") as started:
+        samples.mkdir(parents=True)
+        (samples / "7_01.png").touch()
+        (started.folder / "worker-is-up").touch()
+        said = started.wait_ready()
+        assert said[2] == f"-X POST -F image=@samples/digits/7_01.png {said[1]}/predict"
+        assert float(said[0].split()[4]) > 1e9
+
+
+def test_a_refused_configuration_ends_it_with_the_parts_own_words(tmp_path: Path) -> None:
+    with up(tmp_path, worker="import sys; print('MODELS_DIR is empty'); sys.exit(78)") as started:
+        assert started.process.wait(10) == 78
+        assert "MODELS_DIR is empty" in started.text()
+        assert "jitney: worker refuses its configuration" in started.text()
+
+
+def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with up(tmp_path, {"PORT": str(port)}) as started:
+            assert started.process.wait(10) == 1
+            line = f"jitney: port {port} is in use: set PORT to another, or PORT=0 for any free one\n"
+            assert started.text() == line
+
+
+@pytest.mark.parametrize("port", ["eighty", "-1", "65536", "٣"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    with pytest.raises(CannotStart, match=f"PORT={port} is not a port"):
+        Settings.from_env({"PORT": port})
+
+
+def test_empty_settings_count_as_unset() -> None:
+    unset = Settings("127.0.0.1", 8000, "models", Path(".data"), None)
+    assert Settings.from_env(dict.fromkeys(["HOST", "PORT", "MODELS_DIR", "DATA_DIR", "REDIS_URL"], "")) == unset
+
+
+def test_a_host_that_is_not_ours_is_named() -> None:
+    with pytest.raises(CannotStart, match=r"can not listen on 192\.0\.2\.1 port 0"):
+        listen("192.0.2.1", 0)
+    with pytest.raises(CannotStart, match=r"HOST=no such host can not be resolved"):
+        listen("no such host", 0)

