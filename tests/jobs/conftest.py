@@ -36,7 +36,9 @@ class Bench:
 
     def job(self, **fields: object) -> Submission:
         shard = int(str(fields.pop("shard", 0)))
-        return Submission(**{"id": new_id(shard), "model": "m", "version": "1", "kind": "raw", "input": b"in", **fields})  # type: ignore[arg-type]
+        return Submission(
+            **{"id": new_id(shard), "model": "m", "version": "1", "kind": "raw", "input": b"in", **fields}
+        )  # type: ignore[arg-type]
 
     async def submit(self, count: int = 1, **fields: object) -> list[str]:
         return [accepted.id for accepted in await self.store.submit([self.job(**fields) for _ in range(count)])]

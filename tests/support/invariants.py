@@ -17,11 +17,15 @@ def check(client: "redis.Redis") -> None:
     found = [key.decode() for key in client.scan_iter(count=1000)]
     jobs = {key.rsplit(":", 1)[1]: _text(client.hgetall(key)) for key in found if ":job:" in key}
     places = _places(client, found)
-    wrong = [f"{job_id}: {fault}" for job_id, job in jobs.items() for fault in _faults(client, job_id, job, places[job_id])]
+    wrong = [
+        f"{job_id}: {fault}" for job_id, job in jobs.items() for fault in _faults(client, job_id, job, places[job_id])
+    ]
     wrong += [f"{job_id} lies in {sorted(places[job_id])} and is no job" for job_id in places if job_id not in jobs]
     wrong += _wrong_rings(client, found)
     for key in found:
-        lasting = any(pattern.fullmatch(key) for pattern in LASTING) or any(part in key for part in UNEXPIRING_WHILE_OPEN)
+        lasting = any(pattern.fullmatch(key) for pattern in LASTING) or any(
+            part in key for part in UNEXPIRING_WHILE_OPEN
+        )
         if client.ttl(key) == -1 and not lasting:
             wrong.append(f"{key} never expires and is not on the list")
     assert not wrong, "\n".join(wrong)

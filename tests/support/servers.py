@@ -1,4 +1,4 @@
-"""Real queue servers for tests: Valkey from the wheel, Debian's Redis 7.0, and a Valkey that checks slots as a Cluster."""
+"""Real queue servers for tests: Valkey from the wheel, Debian's Redis 7.0, a Valkey that checks slots."""
 
 import os
 import shutil
@@ -45,15 +45,19 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        cluster = ("--port", str(free_port()), "--cluster-enabled", "yes") if self.engine == "cluster" else ("--port", "0")
+        cluster = (
+            ("--port", str(free_port()), "--cluster-enabled", "yes") if self.engine == "cluster" else ("--port", "0")
+        )
         options = ("--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "log"))
         command = (binary(self.engine), *cluster, "--unixsocket", str(self.socket), "--dir", str(self.folder), *options)
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 (our own server)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with self.client() as client:
             wait_until(lambda: _answers(client), "the queue's server answers")
             if self.engine == "cluster":
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
-                wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is up")  # type: ignore[no-untyped-call]
+                wait_until(
+                    lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is up"
+                )  # type: ignore[no-untyped-call]
 
     def client(self) -> "redis.Redis":
         return redis.Redis.from_url(self.url)

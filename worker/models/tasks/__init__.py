@@ -1,0 +1,58 @@
+"""Finds the task that `model.toml` names: one of ours, or a class in a file of the model's own folder."""
+
+import importlib.util
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from worker.models.port import Port
+from worker.models.spec import SPEC_FILE, ModelError, ModelSpec
+from worker.models.tasks.image_classification import ImageClassification
+from worker.models.tasks.task import KINDS, Task
+from worker.models.tasks.tensor import TensorTask
+
+__all__ = ["ImageClassification", "Task", "TensorTask", "load_task"]
+
+_OURS: Final[dict[str, type[Task]]] = {"image-classification": ImageClassification, "tensor": TensorTask}
+
+
+def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Task:
+    """The task, made for this model; raises ModelError, whatever the code in the folder does."""
+    if spec.task in _OURS:
+        return _OURS[spec.task](spec, folder, inputs, outputs)
+    file_name, _, class_name = spec.task.partition(":")
+    file = folder / file_name
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(folder / SPEC_FILE, "task", f"{file_name} lies outside of the model's folder")
+    if not file.is_file():
+        raise ModelError(folder / SPEC_FILE, "task", f"there is no {file_name} in the folder")
+    try:
+        task = _class(file, class_name)(spec, folder, inputs, outputs)
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:  # someone else's code: whatever it does, other models serve on
+        raise ModelError(file, class_name, f"{type(error).__name__}: {error}") from error
+    if not isinstance(task.kinds, frozenset | set) or not task.kinds or not task.kinds <= KINDS:
+        raise ModelError(file, class_name, f"kinds = {task.kinds}; allowed: one or more of {sorted(KINDS)}")
+    return task
+
+
+def _class(file: Path, name: str) -> type[Task]:
+    # The path in the module's name keeps two models' files of one name apart.
+    module_name = f"jitney_task_{zlib.crc32(str(file.resolve()).encode()):08x}_{file.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, file)
+    if module_spec is None or module_spec.loader is None:
+        raise ModelError(file, None, "is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module  # where dataclasses and pickles look a class up
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    found: Any = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise ModelError(file, name, "is not a class in this file derived from worker.models.tasks.Task")
+    return found

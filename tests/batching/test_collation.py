@@ -1,0 +1,38 @@
+"""Folding and unfolding: same length, same order, or an error that shows both."""
+
+import numpy as np
+import pytest
+
+from batching.collation import CollationError, fold, group_of, unfold
+
+
+def test_items_come_back_in_their_order() -> None:
+    items = [{"x": np.full((2, 3), n, np.float32), "y": np.array(n)} for n in range(4)]
+    batch = fold(items)
+    assert {name: array.shape for name, array in batch.items()} == {"x": (4, 2, 3), "y": (4,)}
+    for n, item in enumerate(unfold(batch, 4)):
+        assert item["x"].tolist() == [[n] * 3] * 2
+        assert item["y"] == n
+
+
+def test_one_item_is_folded_without_a_copy() -> None:
+    array = np.arange(6)
+    assert np.shares_memory(fold([{"x": array}])["x"], array)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 5])
+def test_a_wrong_number_of_rows_reaches_nobody(rows: int) -> None:
+    with pytest.raises(CollationError, match=f"'y' has {rows} rows for a batch of 4"):
+        unfold({"y": np.zeros((rows, 2))}, 4)
+
+
+def test_an_output_without_rows_reaches_nobody() -> None:
+    with pytest.raises(CollationError, match="has no rows for a batch of 1"):
+        unfold({"y": np.array(1.0)}, 1)
+
+
+def test_groups_differ_by_shape_type_and_name() -> None:
+    base = {"x": np.zeros((2, 3), np.float32)}
+    others = [{"x": np.zeros((3, 2), np.float32)}, {"x": np.zeros((2, 3))}, {"z": np.zeros((2, 3), np.float32)}]
+    assert group_of(base) == group_of({"x": np.ones((2, 3), np.float32)})
+    assert all(group_of(base) != group_of(other) for other in others)

@@ -1,0 +1,25 @@
+"""What every test may ask for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import Service
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    """Serve the bundled models, once for all tests that only ask."""
+    with Service() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real models and photographs beside the checkout; skips where they are not."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no shared data beside the checkout")
+    return SHARED_DATA

@@ -1,0 +1,93 @@
+"""Kill -9 at the worst moment: nothing acknowledged is lost, and nothing ends twice."""
+
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support import invariants, models
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+BODY = struct.pack("<4f", 1, 2, 3, 4)
+DOUBLED = [2.0, 4.0, 6.0, 8.0]
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Service]:
+    models.slow(tmp_path / "models")
+    with Service(tmp_path / "models") as service:
+        yield service
+
+
+def submit(service: Service, count: int) -> list[str]:
+    answers = [service.submit(BODY, "application/octet-stream") for _ in range(count)]
+    assert {answer.status_code for answer in answers} == {202}
+    return [answer.json()["id"] for answer in answers]
+
+
+def queue(service: Service) -> "redis.Redis":
+    return redis.Redis(unix_socket_path=str(service_socket(service)))
+
+
+def service_socket(service: Service) -> Path:
+    return wait_until(lambda: next(iter(service.folder.rglob("*.sock")), None), "the queue's socket")
+
+
+def assert_all_done_once(service: Service, ids: list[str]) -> None:
+    jobs = [service.final(job_id) for job_id in ids]
+    assert {job["status"] for job in jobs} == {"succeeded"}, service.log()
+    assert [job["output"]["tensors"]["y"]["data"] for job in jobs] == [DOUBLED] * len(ids)
+    with queue(service) as client:
+        counts = client.hgetall("jitney:{s00}:counts")
+        assert counts[b"finished:slow:succeeded"] == counts[b"submitted:slow"] == str(len(ids)).encode()
+        invariants.check(client)
+
+
+def test_jobs_of_a_killed_worker_finish_each_once(slow: Service) -> None:
+    ids = submit(slow, 24)
+    wait_until(lambda: slow.http.get(f"/v1/jobs/{ids[8]}").json()["status"] == "running", "a full batch runs")
+    slow.kill("worker")
+    assert_all_done_once(slow, ids)
+    assert max(slow.final(job_id)["attempts"] for job_id in ids) == 2
+
+
+def test_what_was_acknowledged_survives_the_queues_death(slow: Service) -> None:
+    ids = submit(slow, 24)
+    slow.kill("server")
+    wait_until(lambda: slow._status("/readyz") == 200, "ready again", 20)
+    assert_all_done_once(slow, ids)
+
+
+def test_while_the_queue_is_away_callers_get_503_soon(tmp_path: Path) -> None:
+    models.doubling(tmp_path / "models")
+    with Service(tmp_path / "models", {"REDIS_URL": "unix:///nowhere/jitney.sock"}, ready=False) as service:
+        answer = service.submit(BODY, "application/octet-stream", model="double")
+        assert answer.status_code in {404, 503}
+        read = service.http.get("/v1/jobs/00" + "0" * 32)
+        assert (read.status_code, read.json()["code"]) == (503, "store_unavailable")
+        assert read.elapsed.total_seconds() < 2
+        assert int(read.headers["retry-after"]) >= 1
+        assert service.http.get("/healthz").status_code == 200
+        assert service.http.get("/readyz").json()["status"] == "unready"
+
+
+def test_jobs_still_queued_are_there_after_a_restart(slow: Service) -> None:
+    ids = submit(slow, 40)
+    assert slow.stop() == 0
+    assert slow.pid("worker") == slow.pid("api") == slow.pid("server") == 0
+    slow.start()
+    assert_all_done_once(slow, ids)
+
+
+def test_a_waiting_caller_is_sent_home_on_shutdown(slow: Service) -> None:
+    (*_, last) = submit(slow, 200)
+    with ThreadPoolExecutor(1) as caller, queue(slow) as client:
+        waiting = caller.submit(slow.http.get, f"/v1/jobs/{last}", params={"wait": 30})
+        wait_until(lambda: client.hget(f"jitney:{{s00}}:job:{last}", "watchers"), "the caller waits")
+        slow.process.terminate()
+        answer = waiting.result(timeout=10)
+    assert (answer.status_code, answer.json()["status"]) == (200, "queued")

@@ -1,0 +1,65 @@
+"""The main job, through every door: each caller reads their own digit, and batches form by themselves."""
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import DIGITS, Service
+
+
+def by_predict(service: Service, image: Path) -> str:
+    answer = service.predict(image).json()
+    assert answer["success"] is True
+    return str(answer["predictions"][0]["label"])
+
+
+def by_submit_and_poll(service: Service, image: Path) -> str:
+    answer = service.submit(image.read_bytes(), model="digits")
+    assert answer.status_code == 202
+    assert answer.headers["location"] == answer.json()["urls"]["self"]
+    return str(service.final(answer.json()["id"])["output"]["predictions"][0]["label"])
+
+
+def by_submit_and_wait(service: Service, image: Path) -> str:
+    files = {"image": (image.name, image.read_bytes())}
+    answer = service.http.post("/v1/jobs", files=files, data={"model": "digits"}, headers={"prefer": "wait=20"})
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=20")
+    return str(answer.json()["output"]["predictions"][0]["label"])
+
+
+def by_raw_body(service: Service, image: Path) -> str:
+    return str(service.submit(image.read_bytes(), wait=20).json()["output"]["predictions"][0]["label"])
+
+
+@pytest.mark.parametrize("door", [by_predict, by_submit_and_poll, by_submit_and_wait, by_raw_body])
+def test_every_sample_digit_gets_its_true_label(service: Service, door: Callable[[Service, Path], str]) -> None:
+    assert len(DIGITS) >= 24
+    with ThreadPoolExecutor(16) as callers:
+        labels = list(callers.map(lambda image: door(service, image), DIGITS))
+    right = sum(label == image.name[0] for label, image in zip(labels, DIGITS, strict=True))
+    assert right >= 0.98 * len(DIGITS), dict(zip([image.name for image in DIGITS], labels, strict=True))
+
+
+def test_a_flood_rides_in_batches(service: Service) -> None:
+    batches, riders = batch_metrics(service)
+    flood = DIGITS * 10
+    with ThreadPoolExecutor(64) as callers:
+        jobs = list(callers.map(lambda image: service.submit(image.read_bytes(), wait=20).json(), flood))
+    assert {job["status"] for job in jobs} == {"succeeded"}
+    right = sum(j["output"]["predictions"][0]["label"] == i.name[0] for j, i in zip(jobs, flood, strict=True))
+    assert right >= 0.98 * len(flood)
+    assert max(job["batch_size"] for job in jobs) > 1
+    more_batches, more_riders = batch_metrics(service)
+    assert more_riders > riders
+    assert more_batches > batches
+
+
+def batch_metrics(service: Service) -> tuple[float, float]:
+    """Read from the service's own metrics how many batches ran, and how many riders they had."""
+    text = service.http.get("/metrics").text
+    found = [re.search(rf'jitney_batch_size_{what}{{model="digits"}} (\S+)', text) for what in ("count", "sum")]
+    batches, riders = (float(match[1]) if match else 0.0 for match in found)
+    return batches, riders

@@ -1,0 +1,118 @@
+"""A whole Jitney as a user starts it, `jitney up`, on a free port and a queue of its own."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+DIGITS = sorted((ROOT / "samples" / "digits").glob("*.png"))
+
+# The same code, faster: nobody wants to wait for a lease of 20 s in a test.
+QUICK = {"LEASE_S": "2", "BEAT_S": "0.5", "SWEEP_S": "0.5", "STATS_S": "0.1", "IDLE_POLL_S": "0.5", "MODELS_S": "0.5"}
+
+
+class Service:
+    """Started when made; `url` answers, and `readyz` said yes. Use it in a `with`."""
+
+    def __init__(
+        self, models_dir: Path = ROOT / "models", env: Mapping[str, str] | None = None, *, ready: bool = True
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="jit"))
+        self._env = {
+            **os.environ,
+            "MODELS_DIR": str(models_dir),
+            "DATA_DIR": str(self.folder / "data"),
+            **QUICK,
+            **(env or {}),
+        }
+        self._env = {name: value for name, value in self._env.items() if name != "REDIS_URL" or name in (env or {})}
+        self._log = self.folder / "log"
+        self.port = "0"
+        self.start(ready=ready)
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start it, again on the same port and data."""
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "scripts.cli", "up"],
+                cwd=ROOT,
+                env={**self._env, "PORT": self.port},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        listening = r"listens on \S+ port (\d+)"
+        found = wait_until(lambda: re.findall(listening, self.log()), "the gateway listens", 30)
+        self.port = found[-1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+        if ready:
+            wait_until(lambda: self._status("/readyz") == 200, f"ready; the log: {self.log()}", 30)
+
+    def log(self) -> str:
+        """Everything the parts have said so far."""
+        return self._log.read_text()
+
+    def pid(self, part: str) -> int:
+        """Find the process of a part: api, worker or server."""
+        listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+        wanted = {"api": "-m api", "worker": "-m worker", "server": str(self.folder)}[part]
+        for line in listed.splitlines()[1:]:
+            pid, parent, args = line.split(maxsplit=2)
+            if int(parent) == self.process.pid and wanted in args:
+                return int(pid)
+        return 0
+
+    def kill(self, part: str) -> None:
+        """End a part as a crash does, and wait until another runs in its place."""
+        before = wait_until(lambda: self.pid(part), f"{part} runs")
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: self.pid(part) not in {0, before}, f"another {part} runs")
+
+    def predict(self, image: Path) -> httpx2.Response:
+        return self.http.post("/predict", files={"image": (image.name, image.read_bytes())})
+
+    def submit(self, body: bytes, content_type: str = "image/png", wait: int = 0, **query: str) -> httpx2.Response:
+        prefer = {"prefer": f"wait={wait}"} if wait else {}
+        return self.http.post("/v1/jobs", content=body, params=query, headers={"content-type": content_type, **prefer})
+
+    def final(self, job_id: str, timeout_s: int = 20) -> dict[str, Any]:
+        """Wait for a job's end."""
+        job: dict[str, Any] = self.http.get(f"/v1/jobs/{job_id}", params={"wait": timeout_s}).json()
+        assert job["status"] not in {"queued", "running"}, job
+        return job
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it as Ctrl-C or a service manager does; gives the exit code."""
+        self.http.close()
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=15)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
+
+    def _status(self, path: str) -> int:
+        try:
+            return int(self.http.get(path).status_code)
+        except httpx2.HTTPError:
+            return 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,158 @@
+"""What an engine finds out about a model by opening it, and what it refuses; the process lives through all of it."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from worker.models.engine import Engine, Port, RunFailed
+from worker.models.spec import ModelError
+
+F, I64, STRING = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.STRING
+Relu = Callable[..., Path]
+SaveGraph = Callable[..., Path]
+
+
+def opened(relu: Relu, shape: Sequence[int | str]) -> Engine:
+    return Engine(relu('task = "tensor"', shape) / "1" / "model.onnx", "cpu", 1)
+
+
+def test_a_free_first_dimension_is_a_batch(relu: Relu) -> None:
+    engine = opened(relu, ["N", 4])
+    assert (engine.batchable, engine.batch_note, engine.provider) == (True, "", "cpu")
+    assert engine.inputs == [Port("x", "FP32", (4,))]
+    assert engine.outputs == [Port("y", "FP32", (4,))]
+    rows = np.arange(-6, 6, dtype=np.float32).reshape(3, 4)
+    assert np.array_equal(engine.run({"x": rows})["y"], np.maximum(rows, 0))
+
+
+def test_a_first_dimension_of_one_runs_alone(relu: Relu) -> None:
+    engine = opened(relu, [1, 4])
+    assert not engine.batchable
+    assert "'x' has its first dimension fixed at 1" in engine.batch_note
+    assert engine.inputs == [Port("x", "FP32", (4,))]
+    assert engine.run({"x": np.ones((1, 4), np.float32)})["y"].shape == (1, 4)
+
+
+def test_a_baked_batch_is_refused_with_the_remedy(relu: Relu) -> None:
+    with pytest.raises(ModelError, match=r"'x' has the shape \[4, 4\].*export it with a dynamic first dimension"):
+        opened(relu, [4, 4])
+
+
+@pytest.mark.parametrize(
+    ("target", "note"),
+    [
+        ([1, -1], "output 'y' has its first dimension fixed at 1"),
+        ([-1, 2], "1 rows in, but output 'y' has the shape [2, 2]"),
+    ],
+)
+def test_a_batch_baked_into_the_middle_is_found(
+    save_graph: SaveGraph, tmp_path: Path, target: Sequence[int], note: str
+) -> None:
+    constants = {"to": numpy_helper.from_array(np.array(target, np.int64), "to")}
+    node = helper.make_node("Reshape", ["x", "to"], ["y"])
+    path = save_graph(tmp_path / "m.onnx", [node], {"x": (F, ["N", 4])}, {"y": (F, ["N", "M"])}, constants)
+    engine = Engine(path, "cpu", 1)
+    assert not engine.batchable
+    assert engine.batch_note == note
+
+
+def test_a_guessed_size_does_not_condemn_a_model(save_graph: SaveGraph, tmp_path: Path) -> None:
+    weight = {"w": numpy_helper.from_array(np.ones((4, 2), np.float32), "w")}
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    path = save_graph(tmp_path / "m.onnx", [node], {"x": (F, ["N", "S"])}, {"y": (F, ["N", 2])}, weight)
+    engine = Engine(path, "cpu", 1)
+    assert engine.batchable
+    assert "a trial with zeros and free dimensions of 1 failed" in engine.batch_note
+    assert engine.inputs[0].shape == (-1,)
+
+
+def test_scalars_and_outputs_without_rows_belong_to_the_single_row(save_graph: SaveGraph, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Mul", ["x", "by"], ["y"]), helper.make_node("Shape", ["x"], ["sizes"])]
+    inputs = {"x": (F, [1, 3]), "by": (F, [])}
+    path = save_graph(tmp_path / "m.onnx", nodes, inputs, {"y": (F, [1, 3]), "sizes": (I64, [2])}, {})
+    engine = Engine(path, "cpu", 1)
+    assert not engine.batchable
+    assert engine.inputs[1] == Port("by", "FP32", ())
+    assert engine.outputs == [Port("y", "FP32", (3,)), Port("sizes", "INT64", (2,))]
+    results = engine.run({"x": np.ones((1, 3), np.float32), "by": np.array([2], np.float32)})
+    assert results["y"].tolist() == [[2, 2, 2]]
+    assert results["sizes"].tolist() == [[1, 3]]
+
+
+def test_an_input_that_is_no_number_is_refused(save_graph: SaveGraph, tmp_path: Path) -> None:
+    port = (STRING, ["N"])
+    path = save_graph(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"x": port}, {"y": port}, {})
+    with pytest.raises(ModelError, match=r"input 'x' is a tensor\(string\); allowed: tensors of BOOL"):
+        Engine(path, "cpu", 1)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.models.engine._has_gpu", lambda: False)
+    path = relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx"
+    with pytest.raises(ModelError) as caught:
+        Engine(path, provider)
+    assert caught.value.key == "provider"
+    assert f'"{provider}" can not be used: ' in str(caught.value)
+    assert "no NVIDIA GPU answers through libcuda.so.1; allowed here: auto, cpu" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_auto_takes_what_there_is(relu: Relu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.models.engine._has_gpu", lambda: False)
+    assert Engine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto").provider == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("models/resnet8-cifar10/network.onnx", "No Op registered for RequantShift"),
+        ("fault_models/external_data_traversal.onnx", "External data path escapes model directory"),
+    ],
+)
+def test_a_hostile_or_foreign_model_is_refused(
+    shared_data: Path, file: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match=reason) as caught:
+        Engine(shared_data / file, "cpu", 1)
+    assert Path(file).name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", ""), "the runtime must not chat beside the error"
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x08\x08" + bytes(100)])
+def test_a_corrupt_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.onnx: ONNX Runtime can not load it: "):
+        Engine(tmp_path / "model.onnx", "cpu", 1)
+
+
+def test_a_row_that_does_not_fit_fails_without_memory_to_blame(relu: Relu) -> None:
+    with pytest.raises(RunFailed) as caught:
+        opened(relu, ["N", 4]).run({"x": np.ones((1, 5), np.float32)})
+    assert not caught.value.memory
+
+
+def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = Engine(shared_data / "fault_models" / "alloc_by_input.onnx", "cpu", 1)
+    assert engine.inputs == [Port("n", "INT64", ())]
+    with pytest.raises(RunFailed) as caught:
+        engine.run({"n": np.array([10**12])})
+    assert caught.value.memory
+    assert engine.run({"n": np.array([3])})["y"].shape == (1,), "it serves on"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_read_only_unaligned_views_and_threads_are_taken(relu: Relu) -> None:
+    engine = opened(relu, ["N", 4])
+    frame = b"-" + np.array([-1, 2, -3, 4], "<f4").tobytes()
+    view: np.ndarray[Any, Any] = np.frombuffer(frame, "<f4", offset=1).reshape(1, 4)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: engine.run({"x": view})["y"].tolist(), range(50)):
+            assert result == [[0, 2, 0, 4]]

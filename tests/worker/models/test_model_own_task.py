@@ -1,0 +1,73 @@
+"""A model's folder may bring its own task; whatever that file does at load is an operator's line, not a crash."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worker.models.model import Model, load
+from worker.models.repository import ModelFolder, scan
+from worker.models.spec import ModelError
+
+Relu = Callable[..., Path]
+HEAD = """
+from dataclasses import dataclass
+import numpy as np
+from worker.models.tasks import Task
+
+@dataclass
+class Count:
+    values: int
+
+class Bytes(Task):
+    kinds = frozenset({"raw"})
+"""
+BODY = """
+    def prepare(self, kind, data, parameters):
+        return {"x": np.frombuffer(data, np.uint8).astype(np.float32)}
+
+    def present(self, outputs, parameters):
+        return {"count": Count(int(outputs["y"].sum())).values}
+"""
+
+
+def loaded(relu: Relu, tmp_path: Path, code: str, task: str = "mine.py:Bytes") -> Model:
+    folder = relu(f'task = "{task}"\nmax_wait_ms = 2.5', ["N", 4])
+    (folder / "mine.py").write_text(code)
+    [found] = scan(tmp_path)
+    assert isinstance(found, ModelFolder)
+    return load(found)
+
+
+def test_an_own_task_serves(relu: Relu, tmp_path: Path) -> None:
+    model = loaded(relu, tmp_path, HEAD + BODY)
+    arrays = model.prepare("raw", bytes([1, 2, 3, 4]), {})
+    outputs = model.run({name: array[np.newaxis] for name, array in arrays.items()})
+    assert model.present({name: array[0] for name, array in outputs.items()}, {}) == {"count": 10}
+    assert (model.offload, model.max_wait_s, model.card()["raw_bytes"]) == (True, 0.0025, 16)
+
+
+@pytest.mark.parametrize(
+    ("code", "task", "reason"),
+    [
+        ("1 +", "mine.py:Bytes", "mine.py: Bytes: SyntaxError"),
+        ("import nowhere", "mine.py:Bytes", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("raise SystemExit(3)", "mine.py:Bytes", "SystemExit: 3"),
+        (HEAD, "mine.py:Bytes", "TypeError: Can't instantiate abstract class Bytes"),
+        (HEAD + BODY, "mine.py:Byte", "Byte: is not a class in this file derived from"),
+        ("class Bytes: pass", "mine.py:Bytes", "Bytes: is not a class in this file derived from"),
+        (HEAD + BODY + '    kinds = frozenset({"audio"})', "mine.py:Bytes", "allowed: one or more of ['image', 'raw'"),
+        (HEAD + BODY + "    kinds = None", "mine.py:Bytes", "kinds = None; allowed"),
+        (HEAD + BODY + "    def __init__(self, *_): raise ValueError('a\\nb')", "mine.py:Bytes", "ValueError: a b"),
+        ("", "other.py:Bytes", "there is no other.py in the folder"),
+        ("", "outside.py:Bytes", "outside.py lies outside of the model's folder"),
+    ],
+)
+def test_a_bad_own_task_is_one_line(relu: Relu, tmp_path: Path, code: str, task: str, reason: str) -> None:
+    (tmp_path / "relu").mkdir()
+    (tmp_path / "relu" / "outside.py").symlink_to(__file__)
+    with pytest.raises(ModelError) as caught:
+        loaded(relu, tmp_path, code, task)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,129 @@
+"""Folders to answers through `load`: a real network on real photographs, and the card a model is announced by."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.errors import Refused
+from worker.models.model import Model, load
+from worker.models.port import Array
+from worker.models.repository import ModelFolder, scan
+
+Relu = Callable[..., Path]
+FILES = {
+    "fp32": "squeezenet1.1_fp32_dynbatch.derived.onnx",
+    "fp16": "squeezenet1.1_fp16.onnx",
+}
+# Where the models of this world agree, by the README of the test data.
+TOP_1 = [
+    *("goldfish.jpg", "wolves.jpg", "hotdog.png", "husky.jpg", "kitten_224.png"),
+    *("golden_retriever_small.jpg", "mug.jpg", "vulture.jpeg", "cat_rgba.png"),
+]
+TOML = """
+task = "image-classification"
+threads = 1
+max_batch = 16
+[image]
+resize = 256
+crop = 224
+color = "BGR"
+mean = [104, 117, 123]
+[classification]
+labels = "labels.txt"
+softmax = false
+"""
+
+
+def load_only(models_dir: Path) -> Model:
+    [found] = scan(models_dir)
+    assert isinstance(found, ModelFolder)
+    return load(found)
+
+
+def answers(model: Model, riders: list[dict[str, Array]]) -> list[dict[str, Any]]:
+    """Fold, run, unfold, present."""
+    outputs = model.run({name: np.stack([rider[name] for rider in riders]) for name in riders[0]})
+    return [
+        model.present({name: rows[at] for name, rows in outputs.items()}, {"top_k": 3})["predictions"][0]
+        for at in range(len(riders))
+    ]
+
+
+@pytest.fixture(params=FILES)
+def squeezenet(request: pytest.FixtureRequest, tmp_path: Path, shared_data: Path) -> Model:
+    folder = tmp_path / f"squeezenet-{request.param}"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").symlink_to(shared_data / "models" / FILES[request.param])
+    (folder / "model.toml").write_text(TOML)
+    synset = (shared_data / "labels" / "synset.txt").read_text(encoding="utf-8")
+    (folder / "labels.txt").write_text("\n".join(line.partition(" ")[2] for line in synset.splitlines()), "utf-8")
+    return load_only(tmp_path)
+
+
+def test_squeezenet_sees_what_the_reference_saw(squeezenet: Model, shared_data: Path) -> None:
+    reference = json.loads((shared_data / "reference_top5.json").read_text())["images"]
+    photos = {name: (shared_data / "photos" / name).read_bytes() for name in TOP_1}
+    riders = [squeezenet.prepare("image", data, {"top_k": 3}) for data in photos.values()]
+    alone = [answers(squeezenet, [rider])[0] for rider in riders]
+    for name, answer in zip(photos, alone, strict=True):
+        wanted = reference[name]["top5"][0]
+        assert (answer["label"], answer["index"]) == (wanted["label"], wanted["index"])
+        assert answer["probability"] >= 0.6
+        assert answer["probability"] == pytest.approx(wanted["p"], abs=0.02)
+    if squeezenet.max_batch > 1:
+        assert answers(squeezenet, riders) == alone, "a batch gives everyone the same answer as being alone"
+
+
+def test_squeezenets_card(squeezenet: Model) -> None:
+    card = json.loads(json.dumps(squeezenet.card()))
+    half = squeezenet.name.endswith("fp16")
+    assert card.pop("load_ms") > 0
+    assert card.pop("batch_note") == ("input 'data_0' has its first dimension fixed at 1" if half else "")
+    assert card == {
+        "name": squeezenet.name,
+        "version": "1",
+        "task": "image-classification",
+        "description": "",
+        "kinds": ["image"],
+        "inputs": [{"name": "data_0", "datatype": "FP16" if half else "FP32", "shape": [3, 224, 224]}],
+        "outputs": [{"name": "softmaxout_1", "datatype": "FP16" if half else "FP32", "shape": [1000, 1, 1]}],
+        "max_batch": 1 if half else 16,
+        "batchable": not half,
+        "provider": card["provider"],
+        "requested_provider": "auto",
+        "limits": {"max_pixels": 50_000_000},
+        "raw_bytes": None,
+        "deadline_ms": None,
+        "labels": 1000,
+    }
+
+
+def test_mnist_reads_digits_with_next_to_no_settings(tmp_path: Path, shared_data: Path) -> None:
+    folder = tmp_path / "mnist"
+    (folder / "8").mkdir(parents=True)
+    (folder / "8" / "model.onnx").symlink_to(shared_data / "models" / "mnist-8" / "model.onnx")
+    (folder / "model.toml").write_text('task = "image-classification"\nthreads = 1\n[image]\ncolor = "gray"')
+    model = load_only(tmp_path)
+    for digit in "0357":
+        rider = model.prepare("image", (shared_data / "digits" / f"{digit}.jpg").read_bytes(), {})
+        assert answers(model, [rider])[0]["label"] == digit
+
+
+def test_a_tensor_models_card(relu: Relu, tmp_path: Path) -> None:
+    relu('task = "tensor"\nprovider = "cpu"\ndeadline_ms = 900\ndescription = "max(x, 0)"', ["N", 2, 3])
+    card = load_only(tmp_path).card()
+    assert (card["kinds"], card["raw_bytes"], card["limits"]) == (["raw", "tensors"], 24, {"max_pixels": None})
+    assert (card["provider"], card["requested_provider"]) == ("cpu", "cpu")
+    assert (card["deadline_ms"], card["max_batch"], card["labels"]) == (900, 32, None)
+    assert card["description"] == "max(x, 0)"
+
+
+def test_a_kind_of_input_the_task_does_not_take_is_refused(relu: Relu, tmp_path: Path) -> None:
+    relu('task = "tensor"', ["N", "S"])
+    with pytest.raises(Refused, match="model relu takes tensors as input, not image") as caught:
+        load_only(tmp_path).prepare("image", b"", {})
+    assert caught.value.code == "invalid_input"

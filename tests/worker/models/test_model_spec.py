@@ -1,0 +1,117 @@
+"""What may stand in `model.toml`, and that every refusal names the file, the key and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from worker.models.spec import ImageSpec, ModelError, ModelSpec, read_spec
+
+WRONG = {
+    "a key that does not exist": ('task = "tensor"\ntsk = 1', "tsk", "max_batch"),
+    "an unknown task": ('task = "detection"', "task", "image-classification, tensor, or file.py:ClassName"),
+    "a task outside of the folder": ('task = "../x.py:A"', "task", "in the model's folder"),
+    "no task": ("max_batch = 4", "task", "image-classification"),
+    "a version that is a number": ('task = "tensor"\nversion = 1', "version", 'in quotes, such as "2"'),
+    "a provider that does not exist": ('task = "tensor"\nprovider = "gpu"', "provider", "auto, cpu, cuda, tensorrt"),
+    "negative threads": ('task = "tensor"\nthreads = -1', "threads", "0 (all CPUs"),
+    "a batch of none": ('task = "tensor"\nmax_batch = 0', "max_batch", "1 to 4096"),
+    "a batch that is a truth": ('task = "tensor"\nmax_batch = true', "max_batch", "1 to 4096"),
+    "a wait without end": ('task = "tensor"\nmax_wait_ms = inf', "max_wait_ms", "0 to 60000"),
+    "no deadline": ('task = "tensor"\ndeadline_ms = 0', "deadline_ms", "from 1"),
+    "no table": ('task = "tensor"\nimage = 3', "image", "[image]"),
+    "a preset": ('task = "tensor"\n[image]\npreset = "keras"', "image.preset", "torch, tf, caffe"),
+    "a preset that is a list": ('task = "tensor"\n[image]\npreset = ["tf"]', "image.preset", "torch, tf, caffe"),
+    "resize by three": ('task = "tensor"\n[image]\nresize = [1, 2, 3]', "image.resize", "[height, width]"),
+    "resize by a fraction": ('task = "tensor"\n[image]\nresize = 25.6', "image.resize", "shorter side"),
+    "resize without end": ('task = "tensor"\n[image]\nresize = 1000000', "image.resize", "16384"),
+    "crop by none": ('task = "tensor"\n[image]\nresize = 9\ncrop = 0', "image.crop", "square"),
+    "crop alone": ('task = "tensor"\n[image]\ncrop = 224', "image", "crop needs resize"),
+    "crop beyond": ('task = "tensor"\n[image]\nresize = 9\ncrop = 10', "image", "a crop no larger"),
+    "a filter": ('task = "tensor"\n[image]\nfilter = "bilinar"', "image.filter", "bilinear"),
+    "a colour order": ('task = "tensor"\n[image]\ncolor = "rgb"', "image.color", "RGB, BGR, gray"),
+    "scale by nothing": ('task = "tensor"\n[image]\nscale = 0', "image.scale", "above 0"),
+    "two means": ('task = "tensor"\n[image]\nmean = [1, 2]', "image.mean", "1 or 3 numbers"),
+    "three means for gray": ('task = "tensor"\n[image]\ncolor = "gray"\nmean = [1, 2, 3]', "image", "mean has 3"),
+    "division by nothing": ('task = "tensor"\n[image]\nstd = 0', "image.std", "above 0"),
+    "a mean that is none": ('task = "tensor"\n[image]\nmean = nan', "image.mean", "1 or 3 numbers"),
+    "a layout": ('task = "tensor"\n[image]\nlayout = "CHW"', "image.layout", "NCHW, NHWC"),
+    "a background": ('task = "tensor"\n[image]\nbackground = [0, 0, 256]', "image.background", "each 0 to 255"),
+    "pixels": ('task = "tensor"\n[image]\nmax_pixels = 9000000000', "image.max_pixels", "178956970"),
+    "a key of [image]": ('task = "tensor"\n[image]\nsize = 3', "image.size", "resize"),
+    "labels elsewhere": (
+        'task = "tensor"\n[classification]\nlabels = "../l"',
+        "classification.labels",
+        "model's folder",
+    ),
+    "labels above": ('task = "tensor"\n[classification]\nlabels = ".."', "classification.labels", "model's folder"),
+    "softmax": ('task = "tensor"\n[classification]\nsoftmax = 1', "classification.softmax", "true"),
+    "top none": ('task = "tensor"\n[classification]\ntop_k = 0', "classification.top_k", "from 1"),
+}
+
+
+def refusal(folder: Path, toml: str) -> ModelError:
+    (folder / "model.toml").write_text(toml, encoding="utf-8")
+    with pytest.raises(ModelError) as caught:
+        read_spec(folder)
+    return caught.value
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_key_is_one_line_with_file_key_and_what_is_allowed(tmp_path: Path, case: str) -> None:
+    toml, key, allowed = WRONG[case]
+    error = refusal(tmp_path, toml)
+    assert error.key == key
+    assert str(error).startswith(f"{tmp_path / 'model.toml'}: {key}: ")
+    assert allowed in str(error)
+    assert "allowed" in str(error)
+    assert "\n" not in str(error)
+
+
+def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
+    error = refusal(tmp_path, 'max_batch = 0\n[image]\nsize = 1\nfilter = "x"')
+    assert error.key is None
+    for key in ("task: ", "max_batch: ", "image.size: ", "image.filter: "):
+        assert key in str(error)
+    assert str(error).count("; ") >= 3
+
+
+@pytest.mark.parametrize("content", [b"task = ", b'task = "\xff"', b"= 3"])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.toml").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.toml: is not TOML in UTF-8"):
+        read_spec(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.toml: can not be read: No such file"):
+        read_spec(tmp_path)
+
+
+def test_everything_but_the_task_has_a_default() -> None:
+    spec = ModelSpec.model_validate({"task": "mine.py:Mine"})
+    assert (spec.provider, spec.threads, spec.max_batch, spec.max_wait_ms, spec.deadline_ms) == (
+        "auto",
+        0,
+        32,
+        0.0,
+        None,
+    )
+    assert (spec.image.color, spec.image.layout, spec.image.filter) == ("RGB", "NCHW", "bilinear")
+    assert spec.image.max_pixels == 50_000_000
+    assert not spec.image.is_normalising
+
+
+def test_written_keys_win_over_the_preset() -> None:
+    torch = ImageSpec.model_validate({"preset": "torch", "filter": "bicubic"})
+    assert (torch.resize, torch.crop, torch.filter) == (256, (224, 224), "bicubic")
+    resized = ImageSpec.model_validate({"preset": "torch", "resize": [32, 48]})
+    assert resized.size == (32, 48), "the preset's crop went with its resize"
+    assert resized.mean == torch.mean
+    assert ImageSpec.model_validate({"preset": "tf"}).layout == "NHWC"
+
+
+def test_a_presets_mean_follows_the_colour_order() -> None:
+    caffe = ImageSpec.model_validate({"preset": "caffe"})
+    assert (caffe.color, caffe.mean) == ("BGR", (103.939, 116.779, 123.68))
+    assert ImageSpec.model_validate({"preset": "caffe", "color": "RGB"}).mean == caffe.mean[::-1]
+    assert ImageSpec.model_validate({"preset": "caffe", "color": "RGB", "mean": [1, 2, 3]}).mean == (1, 2, 3)

@@ -1,0 +1,188 @@
+"""One ONNX file opened in ONNX Runtime on one device; the only module that imports onnxruntime.
+
+Decides which provider runs and refuses a silent fallback; knows no images, labels or jobs.
+"""
+
+import contextlib
+import ctypes
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+
+from worker.models.batchable import judge
+from worker.models.port import Array, Port
+from worker.models.spec import ModelError
+
+__all__ = ["Engine", "Port", "RunFailed"]
+
+# What may run a model → what ONNX Runtime is asked for, first choice first.
+_PROVIDERS: Final[dict[str, list[str | tuple[str, dict[str, str]]]]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": [
+        # The default, EXHAUSTIVE, tunes anew for every batch size that comes by.
+        ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}),
+        "CPUExecutionProvider",
+    ],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+_NAMES: Final = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_DATATYPES: Final = {
+    "bool": "BOOL",
+    "float16": "FP16",
+    "float": "FP32",
+    "double": "FP64",
+    **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+_OUT_OF_MEMORY: Final = re.compile(r"failed to allocate|bad.?alloc|out of memory|alloc_failed", re.IGNORECASE)
+
+# What goes wrong is raised and reported by us, once; the runtime's own log would repeat it on stderr.
+onnxruntime.set_default_logger_severity(4)
+
+
+class RunFailed(Exception):
+    """The model could not run these arrays. `memory`: it asked for more than there is, so fewer rows may pass."""
+
+    def __init__(self, reason: str, *, memory: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.memory = memory
+
+
+class Engine:
+    """A loaded model. `inputs`, `outputs`: ports of one row. `provider`: what really runs it.
+
+    `batchable`: whether `run` takes any number of rows, else exactly one; `batch_note` says why, or what is uncertain.
+    """
+
+    def __init__(self, onnx_path: Path, provider: str = "auto", threads: int = 0) -> None:
+        """Opens and tries the model, which takes from milliseconds to minutes; raises ModelError."""
+        self.path = onnx_path
+        self.provider = _choose(onnx_path, provider)
+        self._session = _open(onnx_path, self.provider, threads)
+        inputs = [_declared(onnx_path, "input", node) for node in self._session.get_inputs()]
+        outputs = [_declared(onnx_path, "output", node) for node in self._session.get_outputs()]
+        _refuse_baked_batch(onnx_path, inputs)
+        self._scalars = frozenset(port.name for port in inputs if not port.shape)
+        self._whole: frozenset[str] = frozenset()
+        self._output_names = [port.name for port in outputs]
+        self.batchable, self.batch_note, self._whole = judge(inputs, outputs, self._run_as_declared)
+        self.inputs = [_row(port) for port in inputs]
+        self.outputs = [port if port.name in self._whole else _row(port) for port in outputs]
+
+    def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs rows, blocking; safe from several threads. Arrays and results have the rows first; raises RunFailed."""
+        # Views on a frame may be unaligned, which the runtime does not promise to take.
+        feed = {name: np.require(array, requirements=("C", "A")) for name, array in arrays.items()}
+        feed.update({name: feed[name].reshape(()) for name in self._scalars & feed.keys()})
+        results = self._run_as_declared(feed)
+        results.update({name: results[name][np.newaxis] for name in self._whole})
+        return results
+
+    def _run_as_declared(self, feed: dict[str, Array]) -> dict[str, Array]:
+        try:
+            values: Sequence[Array] = self._session.run(self._output_names, feed)
+        except Exception as error:
+            memory = isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+            raise RunFailed(_plain(error), memory=memory) from error
+        return dict(zip(self._output_names, values, strict=True))
+
+
+def _choose(path: Path, wanted: str) -> str:
+    """The provider to open; raises ModelError where a demanded one can not be used."""
+    if wanted == "auto":
+        return "cpu" if _missing("cuda") else "cuda"
+    if missing := _missing(wanted):
+        allowed = ", ".join(["auto", *(name for name in _NAMES if not _missing(name))])
+        raise ModelError(path, "provider", f'"{wanted}" can not be used: {missing}; allowed here: {allowed}')
+    return wanted
+
+
+def _missing(provider: str) -> str:
+    """What this machine lacks for the provider, empty where nothing. Available providers only say what was built in."""
+    if provider == "cpu":
+        return ""
+    lacks = []
+    if _NAMES[provider] not in onnxruntime.get_available_providers():
+        lacks.append(f"the installed onnxruntime {onnxruntime.__version__} has no {_NAMES[provider]}")
+    if not _has_gpu():
+        lacks.append("no NVIDIA GPU answers through libcuda.so.1")
+    return " and ".join(lacks)
+
+
+def _has_gpu() -> bool:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    ready = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return ready and count.value > 0
+
+
+def _open(path: Path, provider: str, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads or _cpus()
+    options.inter_op_num_threads = 1
+    # Spinning threads would burn the cores that decode the next batch.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        if provider != "cpu":
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses, and goes on
+                onnxruntime.preload_dlls()
+        session = onnxruntime.InferenceSession(str(path), options, providers=_PROVIDERS[provider], enable_fallback=0)
+    except Exception as error:  # the runtime's errors share no base but Exception
+        raise ModelError(path, None, f"ONNX Runtime can not load it: {_plain(error)}") from error
+    running = session.get_providers()
+    if running[0] != _NAMES[provider]:
+        raise ModelError(path, "provider", f'"{provider}" was asked for and did not come up; running: {running}')
+    return session
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _declared(path: Path, what: str, node: Any) -> Port:
+    """A port with the batch dimension still in its shape."""
+    kind = re.fullmatch(r"tensor\((\w+)\)", node.type)
+    datatype = _DATATYPES.get(kind[1]) if kind else None
+    if datatype is None:
+        allowed = ", ".join(sorted(_DATATYPES.values()))
+        raise ModelError(path, None, f"{what} {node.name!r} is a {node.type}; allowed: tensors of {allowed}")
+    shape = tuple(side if isinstance(side, int) and side >= 0 else -1 for side in node.shape)
+    return Port(node.name, datatype, shape)
+
+
+def _refuse_baked_batch(path: Path, inputs: Sequence[Port]) -> None:
+    if not inputs:
+        raise ModelError(path, None, "the model takes no inputs")
+    for port in inputs:
+        if port.shape and port.shape[0] not in {-1, 1}:
+            reason = f"input {port.name!r} has the shape {list(port.shape)}: a batch of {port.shape[0]} is baked in"
+            raise ModelError(path, None, f"{reason}; allowed: export it with a dynamic first dimension, or with 1")
+
+
+def _row(port: Port) -> Port:
+    return port._replace(shape=port.shape[1:])
+
+
+def _plain(error: Exception) -> str:
+    """The runtime's message on one line, without its prefixes."""
+    text = re.sub(
+        r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", " ".join(str(error).split())
+    )
+    return text if len(text) <= 400 else f"{text[:200]} ... {text[-190:]}"

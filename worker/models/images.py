@@ -1,0 +1,157 @@
+"""Encoded bytes → an upright RGB or grey picture → the model's pixels; whatever a decoder does becomes a Refused.
+
+Decides by magic bytes, a pixel limit and `[image]`; knows no model and no batch. Safe from several threads.
+"""
+
+import io
+import re
+import warnings
+from typing import Final, Literal
+
+import numpy as np
+
+# Imported for their registration: Pillow would otherwise load every plugin it has when it first meets WebP.
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
+
+from jobs.errors import Refused
+from jobs.media import FORMATS, sniff
+from worker.models.image_spec import ImageSpec
+from worker.models.port import Array
+
+_ORIENTATION: Final = 0x0112
+_UPRIGHT: Final[dict[object, Image.Transpose]] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow only warns at sizes that a model's own limit may allow; its hard limit stays as the second fence.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def decode(data: bytes, spec: ImageSpec) -> Image.Image:
+    """The first frame, upright, flattened on the background, of mode "RGB" or, for `color = "gray"`, "L".
+
+    A JPEG much larger than `resize` comes smaller than it is, though at least twice the size asked for.
+    Raises Refused: unsupported_media_type, image_too_many_pixels, invalid_image.
+    """
+    kind = sniff(data)
+    if kind is None:
+        raise Refused(
+            "unsupported_media_type",
+            f"the first bytes are not those of an image format taken here; allowed: {', '.join(FORMATS)}",
+            allowed=list(FORMATS),
+        )
+    try:
+        return _decode(data, kind, spec)
+    except (Refused, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        declared = re.search(r"\d+", str(error))  # the size is known to nobody else: there is no image
+        raise _too_many(f"the image declares {declared[0] if declared else 'too many'} pixels", spec) from error
+    except Exception as error:  # decoders raise nearly anything on hostile bytes
+        raise Refused("invalid_image", f"the {kind} data is broken or cut short and can not be decoded") from error
+
+
+def _decode(data: bytes, kind: str, spec: ImageSpec) -> Image.Image:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
+    width, height = image.size
+    if width * height > spec.max_pixels:
+        raise _too_many(f"the image is {width} x {height} = {width * height} pixels", spec)
+    if width == 0 or height == 0:
+        raise Refused("invalid_image", f"the {kind} image has no pixels")
+    if kind == "JPEG" and spec.resize is not None:
+        # Twice the size keeps what resizing sees; the sides may still swap when turned, so the longer counts for both.
+        side = 2 * (spec.resize if isinstance(spec.resize, int) else max(spec.resize))
+        image.draft("L" if spec.color == "gray" else None, (side, side))
+    turn = _turn(image)
+    image.load()
+    flat = _flatten(image, spec)
+    return flat if turn is None else flat.transpose(turn)
+
+
+def _too_many(what: str, spec: ImageSpec) -> Refused:
+    return Refused("image_too_many_pixels", f"{what}; the limit is {spec.max_pixels}", limit=spec.max_pixels)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    # A PNG's tags may follow its pixels, so asking decodes them: one whose stream breaks in the middle fails here, and
+    # is served as far as it goes, as browsers do; one that is cut short fails again in `load`, and is refused.
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - a broken tag is no reason to refuse a picture that decodes
+        return None
+
+
+def _flatten(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    mode: Literal["L", "RGB"] = "L" if spec.color == "gray" else "RGB"
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        image = Image.new("RGB", image.size, spec.background)
+        image.paste(above, mask=above)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey by its upper byte, where Pillow's own conversion would clip all but the darkest to white."""
+    values = np.asarray(image)
+    grey = Image.fromarray((np.clip(values, 0, 0xFFFF) >> 8).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def to_array(image: Image.Image, spec: ImageSpec) -> Array:
+    """A decoded picture → float32 of (pixel * scale - mean) / std, [C, H, W] or [H, W, C] by `layout`."""
+    pixels = to_pixels(image, spec)
+    per_channel = (-1, 1, 1) if spec.layout == "NCHW" else (1, 1, -1)
+    std = np.array(spec.std)
+    factor = np.asarray(spec.scale / std, np.float32).reshape(per_channel)
+    offset = np.asarray(-np.array(spec.mean) / std, np.float32).reshape(per_channel)
+    result = np.empty(pixels.shape, np.float32)
+    np.multiply(pixels, factor, out=result)
+    if offset.any():
+        result += offset
+    return result
+
+
+def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
+    """A decoded picture → uint8, resized and cropped, channels in the order of `color`, axes by `layout` (a view)."""
+    pixels = np.asarray(_fit(image, spec))
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, np.newaxis]
+    if spec.color == "BGR":
+        pixels = pixels[:, :, ::-1]
+    return pixels.transpose(2, 0, 1) if spec.layout == "NCHW" else pixels
+
+
+def _fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Resize, then crop the centre, as one resize of only what the crop keeps: a 1 x 50000 picture costs no more."""
+    if spec.resize is None:
+        return image
+    height, width = spec.resize if isinstance(spec.resize, tuple) else _by_shorter_side(image, spec.resize)
+    kept_height, kept_width = spec.crop or (height, width)
+    if kept_height * kept_width > spec.max_pixels:
+        raise _too_many(f"resized, the image is {width} x {height} = {width * height} pixels", spec)
+    across, down = image.width / width, image.height / height
+    left, top = (width - kept_width) // 2, (height - kept_height) // 2
+    box = (
+        left * across,
+        top * down,
+        min((left + kept_width) * across, image.width),
+        min((top + kept_height) * down, image.height),
+    )
+    return image.resize((kept_width, kept_height), Image.Resampling[spec.filter.upper()], box)
+
+
+def _by_shorter_side(image: Image.Image, side: int) -> tuple[int, int]:
+    shorter = min(image.size)
+    return max(side, round(image.height * side / shorter)), max(side, round(image.width * side / shorter))

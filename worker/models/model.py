@@ -1,0 +1,82 @@
+"""A model ready to serve: its folder, its engine and its task as one thing, and the card it is announced by.
+
+Decides nothing about batches: it says how large one may be, and runs what it is given.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.errors import Refused
+from jobs.tensors import size_bytes
+from worker.models.engine import Engine
+from worker.models.port import Array
+from worker.models.repository import ModelFolder
+from worker.models.tasks import Task, load_task
+
+
+class Model:
+    """`max_batch` is 1 for a model that takes no more; `offload`: whether `prepare` is worth a thread of its own."""
+
+    def __init__(self, folder: ModelFolder, engine: Engine, task: Task, load_ms: float) -> None:
+        self.name = folder.name
+        self.version = folder.version
+        self.spec = folder.spec
+        self.max_batch = folder.spec.max_batch if engine.batchable else 1
+        self.max_wait_s = folder.spec.max_wait_ms / 1000
+        self.offload = task.offload
+        self._engine = engine
+        self._task = task
+        self._load_ms = load_ms
+
+    def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
+        """One rider's arrays, without the batch dimension; raises Refused, and what a user's own task may raise."""
+        if kind not in self._task.kinds:
+            kinds = " or ".join(sorted(self._task.kinds))
+            raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
+        return self._task.prepare(kind, data, parameters)
+
+    def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Rows in, rows out; blocks, from any thread; raises `engine.RunFailed`."""
+        return self._engine.run(arrays)
+
+    def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """One rider's outputs, without the batch dimension, as its JSON-able answer; raises as `prepare` does."""
+        return self._task.present(outputs, parameters)
+
+    def card(self) -> dict[str, Any]:
+        """What the worker announces, JSON-able."""
+        kinds = self._task.kinds
+        return {
+            "name": self.name,
+            "version": self.version,
+            "task": self.spec.task,
+            "description": self.spec.description,
+            "kinds": sorted(kinds),
+            "inputs": [port.card() for port in self._engine.inputs],
+            "outputs": [port.card() for port in self._engine.outputs],
+            "max_batch": self.max_batch,
+            "batchable": self._engine.batchable,
+            "batch_note": self._engine.batch_note,
+            "provider": self._engine.provider,
+            "requested_provider": self.spec.provider,
+            "limits": {"max_pixels": self.spec.image.max_pixels if "image" in kinds else None},
+            "raw_bytes": self._raw_bytes(),
+            "deadline_ms": self.spec.deadline_ms,
+            "load_ms": round(self._load_ms, 3),
+            "labels": self._task.label_count,
+        }
+
+    def _raw_bytes(self) -> int | None:
+        """The size of an `application/octet-stream` body, where the model takes one."""
+        port = self._engine.inputs[0]
+        fits = "raw" in self._task.kinds and len(self._engine.inputs) == 1 and port.is_fixed
+        return size_bytes(port.datatype, port.shape) if fits else None
+
+
+def load(folder: ModelFolder) -> Model:
+    """Opens and tries the model, and checks its task against it; raises ModelError only."""
+    started = time.perf_counter()
+    engine = Engine(folder.onnx, folder.spec.provider, folder.spec.threads)
+    task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
+    return Model(folder, engine, task, (time.perf_counter() - started) * 1000)

@@ -1,0 +1,108 @@
+"""What an operator may write in `model.toml`, and the one-line error that says what was wrong and what is allowed.
+
+Decides nothing about the ONNX file beside it: whether the two fit is the task's question.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from worker.models.image_spec import ImageSpec
+
+__all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "read_spec"]
+
+SPEC_FILE: Final = "model.toml"
+
+
+class ModelError(Exception):
+    """A model can not be served as it lies on disk. One line for the operator: file, key, what is wrong and allowed."""
+
+    def __init__(self, file: Path | str, key: str | None, reason: str) -> None:
+        self.file = str(file)
+        self.key = key
+        self.reason = " ".join(reason.split())
+        super().__init__(": ".join(part for part in (self.file, key, self.reason) if part))
+
+
+class ClassificationSpec(BaseModel):
+    """`[classification]`: from scores to named answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    labels: str | None = Field(
+        None, pattern=r"^[^/\\.][^/\\]*$", description="the name of a text file in the model's folder, a label a line"
+    )
+    softmax: bool = Field(True, description="true (the model gives scores), false (it gives probabilities)")
+    top_k: int = Field(5, ge=1, le=100_000, description="a whole number from 1 to the number of classes")
+
+
+class ModelSpec(BaseModel):
+    """`model.toml`. Times end in their unit; every key has a default except `task`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    task: str = Field(
+        pattern=r"^(image-classification|tensor|[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)$",
+        description="image-classification, tensor, or file.py:ClassName of a file in the model's folder",
+    )
+    description: str = Field("", max_length=4000, description="text of at most 4000 characters")
+    version: str | None = Field(
+        None, pattern=r"^[0-9]{1,18}$", description='the number of a version folder in quotes, such as "2"'
+    )
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field("auto", description="auto, cpu, cuda, tensorrt")
+    threads: int = Field(0, ge=0, le=1024, description="a whole number from 0 (all CPUs of the process) to 1024")
+    max_batch: int = Field(32, ge=1, le=4096, description="a whole number from 1 to 4096")
+    max_wait_ms: float = Field(0.0, ge=0, le=60_000, allow_inf_nan=False, description="milliseconds from 0 to 60000")
+    deadline_ms: int | None = Field(
+        None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
+    )
+    image: ImageSpec = Field(default_factory=ImageSpec, description="a table of keys under [image]")
+    classification: ClassificationSpec = Field(
+        default_factory=ClassificationSpec, description="a table of keys under [classification]"
+    )
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """The folder's `model.toml`; raises ModelError."""
+    file = folder / SPEC_FILE
+    try:
+        written = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(file, None, f"can not be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(file, None, f"is not TOML in UTF-8: {error}") from error
+    try:
+        return ModelSpec.model_validate(written)
+    except ValidationError as error:
+        problems = [_problem(details) for details in error.errors(include_url=False)]
+        if len(problems) == 1:
+            raise ModelError(file, *problems[0]) from error
+        raise ModelError(file, None, "; ".join(f"{key}: {reason}" for key, reason in problems)) from error
+
+
+def _problem(details: ErrorDetails) -> tuple[str, str]:
+    """The key as an operator writes it, and what is wrong with it."""
+    section: type[BaseModel] = ModelSpec
+    field: FieldInfo | None = None
+    for part in details["loc"]:
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            section = field.annotation
+        field = section.model_fields.get(str(part))
+    key = ".".join(str(part) for part in details["loc"])
+    if field is None:
+        return key, f"unknown key; allowed: {', '.join(section.model_fields)}"
+    if details["type"] == "missing":
+        return key, f"missing; allowed: {field.description}"
+    whole_section = details["type"] == "value_error" and isinstance(details["input"], dict)
+    if whole_section:  # our own sentence, about keys that do not go together
+        return key, str(details["ctx"]["error"])
+    return key, f"{_shown(details['input'])} is not allowed; allowed: {field.description}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
