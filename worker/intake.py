@@ -22,6 +22,7 @@ from worker.models.model import Model
 log = logging.getLogger("jitney.worker")
 
 OUTAGE_PAUSE_S = 0.5
+DECODED_TOGETHER = 4
 
 
 class Intake:
@@ -77,29 +78,38 @@ class Intake:
             await wait_for_event(self._device.freed, self._device.last_run_s / 4)
 
     def _take(self, claimed: list[Claimed]) -> None:
-        loop = asyncio.get_running_loop()
-        for job in claimed:
-            rider = Rider(job, {}, time.monotonic())
+        now = time.monotonic()
+        riders = [Rider(job, {}, now) for job in claimed]
+        for rider in riders:
             self._board.board(rider)
-            if self._model.offload:
-                prepared = loop.run_in_executor(self._decoders, prepare, self._model, rider)
-                prepared.add_done_callback(partial(self._settle_later, rider))
-            else:
-                self._settle(rider, prepare(self._model, rider))
+        if not self._model.offload:
+            self._settle(riders, prepare_all(self._model, riders))
+            return
+        # A few to a thread: a hop between threads costs as much as decoding a small image.
+        loop = asyncio.get_running_loop()
+        for few in (riders[at : at + DECODED_TOGETHER] for at in range(0, len(riders), DECODED_TOGETHER)):
+            prepared = loop.run_in_executor(self._decoders, prepare_all, self._model, few)
+            prepared.add_done_callback(partial(self._settle_later, few))
 
-    def _settle_later(self, rider: Rider, prepared: asyncio.Future[JitneyError | None]) -> None:
+    def _settle_later(self, riders: list[Rider], prepared: asyncio.Future[list[JitneyError | None]]) -> None:
         if not prepared.cancelled():
-            self._settle(rider, prepared.result())
+            self._settle(riders, prepared.result())
 
-    def _settle(self, rider: Rider, error: JitneyError | None) -> None:
-        if error is None:
-            self._board.seat(rider)
-        else:
-            self._finisher.add([Ended(rider, rider.outcome(State.FAILED, codec.error_body(error)))])
+    def _settle(self, riders: list[Rider], errors: list[JitneyError | None]) -> None:
+        for rider, error in zip(riders, errors, strict=True):
+            if error is None:
+                self._board.seat(rider)
+            else:
+                self._finisher.add([Ended(rider, rider.outcome(State.FAILED, codec.error_body(error)))])
+
+
+def prepare_all(model: Model, riders: list[Rider]) -> list[JitneyError | None]:
+    """Prepare riders one after the other, in whatever thread."""
+    return [prepare(model, rider) for rider in riders]
 
 
 def prepare(model: Model, rider: Rider) -> JitneyError | None:
-    """Turn a rider's bytes into arrays, in whatever thread; an error is a value: it belongs to this rider alone."""
+    """Turn a rider's bytes into arrays; an error is a value: it belongs to this rider alone."""
     started = time.monotonic()
     try:
         rider.parameters = parameters_of(rider.job)

@@ -37,21 +37,20 @@ class Service:
             **(env or {}),
         }
         self._env = {name: value for name, value in self._env.items() if name != "REDIS_URL" or name in (env or {})}
-        self._log = self.folder / "log"
+        self._log, self.out = self.folder / "log", self.folder / "out"
         self.port = "0"
         self.start(ready=ready)
 
     def start(self, *, ready: bool = True) -> None:
         """Start it, again on the same port and data."""
-        with self._log.open("ab") as log:
+        with self._log.open("ab") as log, self.out.open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "scripts.cli", "up"],
                 cwd=ROOT,
                 env={**self._env, "PORT": self.port},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=out,
                 stderr=log,
-                text=True,
             )
         listening = r"listens on \S+ port (\d+)"
         found = wait_until(lambda: re.findall(listening, self.log()), "the gateway listens", 30)
@@ -98,10 +97,7 @@ class Service:
         """Stop it as Ctrl-C or a service manager does; gives the exit code."""
         self.http.close()
         self.process.send_signal(number)
-        code = self.process.wait(timeout=15)
-        if self.process.stdout:
-            self.process.stdout.close()
-        return code
+        return self.process.wait(timeout=15)
 
     def _status(self, path: str) -> int:
         try:

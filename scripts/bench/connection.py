@@ -1,0 +1,101 @@
+"""One keep-alive HTTP/1.1 connection with one request in flight: as little client as an honest measurement needs."""
+
+import asyncio
+import time
+from typing import NamedTuple, cast
+from urllib.parse import urlsplit
+
+from httptools import HttpParserError, HttpResponseParser
+
+from scripts.bench.errors import CannotMeasure
+
+
+class Address(NamedTuple):
+    """Where the service listens; `prefix` is what stands before `/v1`."""
+
+    host: str
+    port: int
+    prefix: str
+
+    @classmethod
+    def of(cls, url: str) -> "Address":
+        """Raises CannotMeasure for what is no http:// address."""
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise CannotMeasure(f"--url {url}: {error}") from error
+        if parts.scheme != "http" or not host or parts.query or parts.fragment:
+            raise CannotMeasure(f"--url {url}: give it as http://HOST:PORT")
+        return cls(host, port or 80, parts.path.rstrip("/"))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}{self.prefix}"
+
+
+class Answer(NamedTuple):
+    """A whole response; `at` is when its last byte was read, in seconds of `time.perf_counter`."""
+
+    status: int
+    body: bytes
+    at: float
+
+
+class Connection(asyncio.Protocol):
+    """Open one with `connect`."""
+
+    def __init__(self) -> None:
+        self._parser = HttpResponseParser(self)
+        self._chunks: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self.is_open = False
+
+    def ask(self, request: bytes) -> "asyncio.Future[Answer]":
+        """Sends a whole request; the answer raises ConnectionError where the connection breaks before its end."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._transport is None or not self.is_open:
+            self._answer.set_exception(ConnectionError("the connection is closed"))
+        else:
+            self._transport.write(request)
+        return self._answer
+
+    def close(self) -> None:
+        """At once, with whatever is under way."""
+        self.is_open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport, self.is_open = cast(asyncio.Transport, transport), True  # uvloop's derive from nothing
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionError(str(exc or "the service closed the connection")))
+
+    def on_message_begin(self) -> None:
+        self._chunks.clear()
+
+    def on_body(self, body: bytes) -> None:
+        self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        at, status = time.perf_counter(), self._parser.get_status_code()
+        if not self._parser.should_keep_alive():
+            self.close()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Answer(status, b"".join(self._chunks), at))
+
+
+async def connect(address: Address) -> Connection:
+    """Raises OSError."""
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, address.host, address.port)
+    return connection

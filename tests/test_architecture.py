@@ -1,0 +1,116 @@
+"""Rules about the code itself: file sizes, sleeps, names, and documents that must say what the code says."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from api.settings import GatewaySettings
+from jobs import keys
+from jobs.errors import CODES
+from jobs.lifecycle import FINAL, TRANSITIONS, State, diagram
+from jobs.settings import StoreSettings
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("api", "jobs", "batching", "worker", "scripts")
+MAX_LINES = 250
+LONG_FILES: dict[str, int] = {}  # file → its frozen size, with the reason beside it
+BAGS = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "handler", "misc"}
+
+
+def sources(*folders: str) -> list[Path]:
+    """Every Python file of ours in these folders."""
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_files_stay_small() -> None:
+    long = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sources(*FOLDERS)}
+    assert {path: lines for path, lines in long.items() if lines > LONG_FILES.get(path, MAX_LINES)} == {}
+
+
+def test_no_file_is_a_bag() -> None:
+    assert [path for path in sources(*FOLDERS) if path.stem in BAGS or path.parent.name in BAGS] == []
+
+
+def test_no_test_sleeps() -> None:
+    """Waiting is for a state, with a description (tests/support/waiting.py), never for a time."""
+    calls = {
+        path: [node.lineno for node in ast.walk(ast.parse(path.read_text())) if _is_sleep(node)]
+        for path in sources("tests")
+        if path.name != "waiting.py"
+    }
+    assert {path: lines for path, lines in calls.items() if lines} == {}
+
+
+def _is_sleep(node: ast.AST) -> bool:
+    called = node.func if isinstance(node, ast.Call) else None
+    return (
+        isinstance(called, ast.Attribute | ast.Name)
+        and (getattr(called, "attr", "") or getattr(called, "id", "")) == "sleep"
+    )
+
+
+def test_every_lua_script_says_what_it_takes_and_gives() -> None:
+    scripts = [path for path in (ROOT / "jobs" / "lua").glob("*.lua") if path.name != "shared.lua"]
+    assert {path.stem for path in scripts} >= {"submit", "claim", "extend", "finish", "reclaim", "cancel", "wait"}
+    assert [
+        path.name for path in scripts if not {"-- ARGV", "-- gives"} <= set(re.findall(r"-- \w+", path.read_text()))
+    ] == []
+
+
+def test_only_commands_of_redis_7_0() -> None:
+    newer = "HEXPIRE|HPEXPIRE|HSETEX|HGETEX|HGETDEL|MSETEX|XACKDEL|XDELEX|DELIFEQ|DELEX|INCREX|XNACK"
+    found = [path for path in (ROOT / "jobs").rglob("*.*") if path.suffix in {".lua", ".py"}]
+    assert [path.name for path in found if re.search(rf"['\"]({newer})['\"]", path.read_text())] == []
+
+
+def test_every_key_in_lua_is_in_the_table() -> None:
+    named = set(re.findall(r"`:(\w+)", keys.__doc__ or ""))
+    used = {
+        kind
+        for path in (ROOT / "jobs" / "lua").glob("*.lua")
+        for kind in re.findall(r"root \.\. ':(\w+)", path.read_text())
+    }
+    assert used == named
+
+
+def test_a_final_state_has_no_way_out() -> None:
+    assert {State.SUCCEEDED, State.FAILED, State.CANCELED, State.EXPIRED} == FINAL
+    assert {target for _, target in TRANSITIONS} | {State.QUEUED} == set(State)
+
+
+def test_the_picture_of_a_jobs_life_is_drawn_from_the_table() -> None:
+    assert diagram() in (ROOT / "docs" / "lifecycle.md").read_text()
+
+
+def test_the_list_of_error_codes_is_the_codes_list() -> None:
+    documented = re.findall(r"^\| `(\w+)` \| (\d+) \| (.+) \|$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert documented == [(code, str(status), meaning) for code, (status, meaning) in CODES.items()]
+
+
+@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings])
+def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSettings]) -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    missing = [
+        name
+        for name, field in settings.model_fields.items()
+        if not re.search(
+            rf"^\| `{name.upper()}` \| .* \| {re.escape(field.description or '?')} \|$", text, re.MULTILINE
+        )
+    ]
+    assert missing == []
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    """No path of one machine in anything that is committed."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    texts = {
+        name: (ROOT / name).read_bytes()
+        for name in listed
+        if (ROOT / name).is_file() and name != "tests/test_architecture.py"
+    }
+    assert [name for name, text in texts.items() if re.search(rb"(?<![.\w])/(work|root)/", text)] == []
