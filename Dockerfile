@@ -1,4 +1,4 @@
-# Three images, one per target: `docker build --target api .` (or worker, worker-gpu). Needs BuildKit, as Docker >= 25 has.
+# Three images, one per target: `docker build --target api .` (or worker, worker-gpu). Needs BuildKit, Docker >= 25.
 # An image is Python, one virtual environment and, for workers, the models; what built them stays behind.
 
 FROM python:3.12-slim-trixie AS base
@@ -72,8 +72,8 @@ HEALTHCHECK --interval=10s --timeout=3s --retries=3 --start-period=30s --start-i
 CMD ["jitney", "api"]
 
 
-# A worker has no port and no HEALTHCHECK: it announces itself in the queue, and the gateway's /readyz and /v1/models say
-# who does. Mount a folder at /models to serve other models than the bundled one.
+# A worker has no port and no HEALTHCHECK: it announces itself in the queue, and the gateway's /readyz and /v1/models
+# say who does. Mount a folder at /models to serve other models than the bundled one.
 # ONNX Runtime's wheels report their use to Microsoft over HTTPS unless ORT_DISABLE_TELEMETRY is set before they load.
 FROM runtime AS worker
 COPY --from=worker-dependencies /opt/jitney /opt/jitney

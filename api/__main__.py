@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _listen(settings: GatewaySettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    both = settings.host == "::" and socket.has_dualstack_ipv6()
+    address = (settings.host, settings.port)
+    listening = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
     listening.set_inheritable(False)
     return listening
 

@@ -8,6 +8,7 @@ from typing import Any
 from jobs import registry
 from jobs.connection import Connection
 from jobs.errors import Refused, StoreUnavailable
+from jobs.outage import Outage
 from jobs.registry import Announced
 
 log = logging.getLogger("jitney.api")
@@ -22,7 +23,6 @@ class Catalogue:
         self._connection, self._default = connection, default_model
         self._look = asyncio.Event()
         self.announced = Announced([], [])
-        self.fresh = False  # whether the last look succeeded
 
     def look_again(self) -> None:
         """Have the background loop look at once."""
@@ -30,21 +30,18 @@ class Catalogue:
 
     async def refresh(self) -> None:
         """Look once."""
-        try:
-            self.announced = await registry.announced(self._connection)
-            self.fresh = True
-        except StoreUnavailable:
-            self.fresh = False
-            raise
+        self.announced = await registry.announced(self._connection)
 
     async def run(self, every_s: float) -> None:
         """Look again and again, until cancelled."""
+        outage = Outage(log, "look at the models")
         while True:
             self._look.clear()
             try:
                 await self.refresh()
+                outage.ended()
             except StoreUnavailable as error:
-                log.warning("models not refreshed: %s", error)
+                outage.began(error)
             try:
                 await asyncio.wait_for(self._look.wait(), every_s)
             except TimeoutError:

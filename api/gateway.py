@@ -19,6 +19,7 @@ from jobs.ids import PATTERN
 from jobs.job import Accepted, Job, Submission
 from jobs.lifecycle import State
 from jobs.notices import Listener
+from jobs.outage import Outage
 from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")
@@ -140,13 +141,15 @@ def fresh(submission: Submission, accepted: Accepted) -> Job:
 
 async def sweep(store: JobStore, every_s: float) -> None:
     """Take back jobs of dead workers and end overdue ones, until cancelled; jittered, so that gateways spread out."""
+    outage = Outage(log, "sweep")
     while True:
         await asyncio.sleep(every_s * random.uniform(0.8, 1.2))  # noqa: S311 (jitter)
         try:
             swept = await store.sweep()
         except StoreUnavailable as error:
-            log.warning("no sweep: %s", error)
+            outage.began(error)
             continue
+        outage.ended()
         if any(swept):
             log.info("swept: %d taken back, %d given up, %d expired", *swept)
 

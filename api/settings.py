@@ -1,5 +1,7 @@
 """What the gateway needs to know, from the environment."""
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -7,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class GatewaySettings(BaseSettings):
     """Settings of one gateway process."""
 
-    model_config = SettingsConfigDict(frozen=True)
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
     host: str = Field(
         "127.0.0.1", description="address to listen on; beyond loopback only by choice: there are no keys yet"
@@ -22,4 +24,4 @@ class GatewaySettings(BaseSettings):
     sweep_s: float = Field(5, gt=0, description="time between two sweeps for lost and overdue jobs")
     recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
     models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
-    log_level: str = Field("info", description="debug, info, warning or error")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")

@@ -12,6 +12,7 @@ from typing import NoReturn
 from redis.asyncio.client import PubSub
 
 from jobs.connection import Connection, Unreachable
+from jobs.outage import Outage
 
 log = logging.getLogger("jitney.jobs")
 
@@ -34,6 +35,7 @@ class Listener:
         self._channels = channels
         self._on_notice = on_notice
         self._on_connect = on_connect
+        self._outage = Outage(log, "hear notices")
         self.listening = asyncio.Event()
 
     async def run(self) -> NoReturn:
@@ -43,10 +45,11 @@ class Listener:
             try:
                 await subscriber.subscribe(*self._channels)
                 self.listening.set()
+                self._outage.ended()
                 await self._on_connect()
                 await self._listen(subscriber)
             except Unreachable as error:
-                log.warning("notices interrupted, listening again: %s", error)
+                self._outage.began(error)
             finally:
                 self.listening.clear()
                 await subscriber.aclose()  # type: ignore[no-untyped-call]

@@ -7,9 +7,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class StoreSettings(BaseSettings):
     """Settings of the job store, from the environment."""
 
-    model_config = SettingsConfigDict(frozen=True)
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="the queue's server: redis://, rediss:// or unix://")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        pattern=r"^(rediss?|unix)://.+",
+        description="the queue's server: redis://, rediss:// or unix://",
+    )
     shards: int = Field(1, ge=1, le=99, description="slots the jobs are spread over; more than one only for a Cluster")
     result_ttl_s: float = Field(3600, gt=0, description="how long a final job can be read")
     idempotency_ttl_s: int = Field(86_400, gt=0, description="how long an Idempotency-Key stands for its job")

@@ -39,11 +39,11 @@ def test_no_file_is_a_bag() -> None:
 def test_no_test_sleeps() -> None:
     """Waiting is for a state, with a description (tests/support/waiting.py), never for a time."""
     calls = {
-        path: [node.lineno for node in ast.walk(ast.parse(path.read_text())) if _is_sleep(node)]
+        path: [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if _is_sleep(node)]
         for path in sources("tests")
         if path.name != "waiting.py"
     }
-    assert {path: lines for path, lines in calls.items() if lines} == {}
+    assert {path: found for path, found in calls.items() if found} == {}
 
 
 def _is_sleep(node: ast.AST) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from jobs import registry
 from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
+from jobs.outage import Outage
 from jobs.registry import WorkerReport
 from jobs.stats import Tally
 from worker.models.model import Model
@@ -18,26 +19,29 @@ BEATS_TO_LIVE = 3
 
 async def run_beats(connection: Connection, report: WorkerReport, models: Sequence[Model], beat_s: float) -> None:
     """Announce at once and with each beat, until cancelled."""
-    first, cards = True, [model.card() for model in models]
+    first, cards, outage = True, [model.card() for model in models], Outage(log, "announce models")
     while True:
         try:
             await registry.announce(connection, report, cards, beat_s * BEATS_TO_LIVE)
             if first:
                 await registry.tell_news(connection)
             first = False
+            outage.ended()
         except StoreUnavailable as error:
-            log.warning("not announced: %s", error)
+            outage.began(error)
         await asyncio.sleep(beat_s)
 
 
 async def run_stats(connection: Connection, tallies: Mapping[str, Tally], stats_s: float) -> None:
     """Add what was measured to the metrics, until cancelled."""
+    outage = Outage(log, "tell metrics")
     while True:
         await asyncio.sleep(stats_s)
         try:
             await tell_stats(connection, tallies)
+            outage.ended()
         except StoreUnavailable as error:
-            log.warning("metrics not told: %s", error)
+            outage.began(error)
 
 
 async def tell_stats(connection: Connection, tallies: Mapping[str, Tally]) -> None:

@@ -13,6 +13,7 @@ from jobs import codec
 from jobs.errors import JitneyError, Refused, StoreUnavailable
 from jobs.job import Claimed
 from jobs.lifecycle import State
+from jobs.outage import Outage
 from jobs.store import JobStore
 from worker.board import Board, Ended, Rider, wait_for_event
 from worker.finishing import Finisher
@@ -45,6 +46,7 @@ class Intake:
         self._decoders, self._idle_poll_s = decoders, idle_poll_s
         self._woken = asyncio.Event()
         self._closing = False
+        self._outage = Outage(log, f"claim jobs of {model.name}")
 
     def wake(self) -> None:
         """Look for work at once."""
@@ -64,9 +66,10 @@ class Intake:
             try:
                 claimed = await self._store.claim(self._model.name, self._model.version, self._worker_id, wanted)
             except StoreUnavailable as error:
-                log.warning("can not claim: %s", error)
+                self._outage.began(error)
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue
+            self._outage.ended()
             self._take(claimed)
             if len(claimed) < wanted and not self._closing:
                 await self._pause()

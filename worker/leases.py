@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from jobs.errors import StoreUnavailable
+from jobs.outage import Outage
 from jobs.store import JobStore
 from worker.board import Board
 
@@ -13,12 +14,14 @@ log = logging.getLogger("jitney.worker")
 
 async def run(store: JobStore, worker_id: str, boards: Sequence[Board], beat_s: float) -> None:
     """Beat until cancelled."""
+    outage = Outage(log, "renew leases")
     while True:
         await asyncio.sleep(beat_s)
         try:
             await tick(store, worker_id, boards)
+            outage.ended()
         except StoreUnavailable as error:
-            log.warning("leases not renewed: %s", error)
+            outage.began(error)
 
 
 async def tick(store: JobStore, worker_id: str, boards: Sequence[Board]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,7 +16,7 @@ def usable_cpus() -> int:
 class WorkerSettings(BaseSettings):
     """Settings of one worker process."""
 
-    model_config = SettingsConfigDict(frozen=True)
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
     models_dir: Path = Field(Path("models"), description="folder of models")
     models: str = Field("", description="names of the models to serve, with commas between; empty = all")
@@ -24,7 +25,7 @@ class WorkerSettings(BaseSettings):
     stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
     idle_poll_s: float = Field(1, gt=0, description="an idle worker looks for work this often even without a wake")
     drain_s: float = Field(4, gt=0, description="on SIGTERM: longest time to finish what is aboard")
-    log_level: str = Field("info", description="debug, info, warning or error")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @property
     def chosen(self) -> list[str]:

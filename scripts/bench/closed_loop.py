@@ -23,7 +23,7 @@ PAUSE_AFTER_FAILURE_S: Final = 0.1
 def request(address: Address, model: str, content_type: str, body: bytes) -> bytes:
     """One whole `POST /v1/jobs` that waits for its answer."""
     head = (
-        f"POST {address.prefix}/v1/jobs?model={model} HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n"
+        f"POST {address.prefix}/v1/jobs?model={model} HTTP/1.1\r\nHost: {address.authority}\r\n"
         f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\nPrefer: wait={WAIT_S}\r\n\r\n"
     )
     return head.encode() + body

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         _say("broken off")
         code = INTERRUPTED
     if session is not None and (session.slices or session.raws):
-        print(json.dumps(report.document(session), indent=2) if args.json else report.text(session), flush=True)
+        _print(json.dumps(report.document(session), indent=2) if args.json else report.text(session))
     return code
 
 
@@ -82,6 +82,13 @@ def _rounds(written: str) -> int:
     if not (written.isdecimal() and 1 <= int(written) <= 1000):
         raise argparse.ArgumentTypeError(f"{written!r}: a whole number from 1 to 1000")
     return int(written)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # Ctrl-C also ends what we are piped into
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
 def _say(line: str) -> None:

@@ -29,9 +29,13 @@ class Address(NamedTuple):
             raise CannotMeasure(f"--url {url}: give it as http://HOST:PORT")
         return cls(host, port or 80, parts.path.rstrip("/"))
 
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL and a Host header have them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}{self.prefix}"
+        return f"http://{self.authority}{self.prefix}"
 
 
 class Answer(NamedTuple):

@@ -35,10 +35,14 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class RawRound:
-    """ONNX Runtime alone, once: rows per second by batch size, and the seconds that preparing one input takes."""
+    """ONNX Runtime alone, once: rows per second by batch size, and the seconds that preparing one input takes.
+
+    `foreign_cpu`: cores that others used meanwhile, None where that can not be told.
+    """
 
     rates: dict[int, float]
     prepare_s: float
+    foreign_cpu: float | None = None
 
     def serial_limit(self, batch: int) -> float:
         """Inputs per second where each is first prepared and then run, one after the other."""
@@ -54,6 +58,7 @@ class Raw:
     raw_best: float
     prepare_ms: float
     serial_limit: float
+    foreign_cpu: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,8 @@ def raw_medians(rounds: Sequence[RawRound]) -> Raw:
     rates = {batch: median(one.rates[batch] for one in rounds) for batch in rounds[0].rates}
     best = max(rates, key=lambda batch: rates[batch])
     limit = median(one.serial_limit(best) for one in rounds)
-    return Raw(rates, best, rates[best], median(one.prepare_s for one in rounds) * 1000, limit)
+    foreign = _median([one.foreign_cpu for one in rounds if one.foreign_cpu is not None])
+    return Raw(rates, best, rates[best], median(one.prepare_s for one in rounds) * 1000, limit, foreign)
 
 
 def row(slices: Sequence[Slice], raws: Sequence[RawRound]) -> Row:

@@ -10,6 +10,7 @@ from scripts.bench.closed_loop import PAUSE_AFTER_FAILURE_S, WAIT_S, WARM_S
 from scripts.bench.session import Session
 
 BUSY_GENERATOR: Final = 0.7
+BUSY_MACHINE: Final = 0.2
 PACKAGES: Final = ("jitney", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "uvicorn", "httptools", "uvloop")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 SERVICE: Final = """
@@ -56,6 +57,10 @@ def warnings(session: Session) -> list[str]:
             found.append(f"c={one.concurrency}: {kinds} beside {one.answers} answers; none is counted as throughput")
         if not one.answers:
             found.append(f"c={one.concurrency}: not one answer in time")
+    raw = session.raw()
+    if raw is not None and (raw.foreign_cpu or 0) > BUSY_MACHINE:
+        share = f"while the service was idle, other processes used {raw.foreign_cpu:.1f} of {machine()['cpus']} CPUs"
+        found.append(f"{share}; all figures are those of a busy machine")
     if session.no_raw:
         found.append(f"no raw side to compare with: {session.no_raw}")
     elif session.target.address.host not in LOOPBACK:

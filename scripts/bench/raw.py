@@ -14,6 +14,7 @@ from batching.collation import fold, group_of
 from jobs.errors import JitneyError
 from scripts.bench.errors import CannotMeasure
 from scripts.bench.figures import RawRound
+from scripts.bench.foreign import ForeignCpu
 from scripts.bench.inputs import Inputs
 from scripts.bench.target import Target
 from worker.models.engine import RunFailed
@@ -38,11 +39,11 @@ class RawSide:
 
     def measure(self, seconds: float) -> RawRound:
         """Shares the seconds evenly: preparing, and running each batch size."""
-        share = seconds / (len(self._batches) + 1)
+        foreign, share = ForeignCpu(), seconds / (len(self._batches) + 1)
         rates = {size: size * _rate(partial(self._model.run, batch), share) for size, batch in self._batches.items()}
         bodies = itertools.cycle(self._inputs.bodies)
         prepares = _rate(lambda: self._model.prepare(self._inputs.kind, next(bodies), {}), share)
-        return RawRound(rates, 1 / prepares)
+        return RawRound(rates, 1 / prepares, foreign.cores())
 
 
 def open_raw(models_dir: Path, target: Target, inputs: Inputs) -> RawSide:

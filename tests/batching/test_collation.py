@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from batching.collation import CollationError, fold, group_of, unfold
+from batching.collation import Arrays, CollationError, fold, group_of, unfold
 
 
 def test_items_come_back_in_their_order() -> None:
@@ -33,6 +33,10 @@ def test_an_output_without_rows_reaches_nobody() -> None:
 
 def test_groups_differ_by_shape_type_and_name() -> None:
     base = {"x": np.zeros((2, 3), np.float32)}
-    others = [{"x": np.zeros((3, 2), np.float32)}, {"x": np.zeros((2, 3))}, {"z": np.zeros((2, 3), np.float32)}]
+    others: list[Arrays] = [
+        {"x": np.zeros((3, 2), np.float32)},
+        {"x": np.zeros((2, 3))},
+        {"z": np.zeros((2, 3), np.float32)},
+    ]
     assert group_of(base) == group_of({"x": np.ones((2, 3), np.float32)})
     assert all(group_of(base) != group_of(other) for other in others)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -34,13 +35,11 @@ class Bench:
     store: JobStore
     server: Server
 
-    def job(self, **fields: object) -> Submission:
-        shard = int(str(fields.pop("shard", 0)))
-        return Submission(
-            **{"id": new_id(shard), "model": "m", "version": "1", "kind": "raw", "input": b"in", **fields}
-        )  # type: ignore[arg-type]
+    def job(self, **fields: Any) -> Submission:
+        job_id = new_id(fields.pop("shard", 0))
+        return Submission(**{"id": job_id, "model": "m", "version": "1", "kind": "raw", "input": b"in", **fields})
 
-    async def submit(self, count: int = 1, **fields: object) -> list[str]:
+    async def submit(self, count: int = 1, **fields: Any) -> list[str]:
         return [accepted.id for accepted in await self.store.submit([self.job(**fields) for _ in range(count)])]
 
     async def claim(self, want: int = 32, worker: str = "w1") -> list[Claimed]:

@@ -54,10 +54,10 @@ class Server:
         with self.client() as client:
             wait_until(lambda: _answers(client), "the queue's server answers")
             if self.engine == "cluster":
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
                 wait_until(
                     lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is up"
-                )  # type: ignore[no-untyped-call]
+                )
 
     def client(self) -> "redis.Redis":
         return redis.Redis.from_url(self.url)

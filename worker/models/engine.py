@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 
 from worker.models.batchable import judge
 from worker.models.port import Array, Port
 from worker.models.spec import ModelError
+
+# Its Linux wheels report usage over the network unless they are told not to before they are loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 __all__ = ["Engine", "Port", "RunFailed"]
 
