@@ -5,7 +5,8 @@ FROM python:3.12-slim-trixie AS base
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_ROOT_USER_ACTION=ignore
+    PIP_ROOT_USER_ACTION=ignore \
+    PIP_CACHE_DIR=/pip
 
 
 # What each part needs, read from pyproject.toml. Later stages depend on the lists alone, so that other edits of that
@@ -28,42 +29,42 @@ COPY batching batching
 COPY jobs jobs
 COPY scripts scripts
 COPY worker worker
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/pip \
     pip wheel --no-deps --wheel-dir /wheel .
 
 
 # Ready-made wheels only: nothing is compiled, so no image ever needs a compiler.
 FROM base AS api-dependencies
 COPY --from=requirements /lists/api.txt /lists/
-RUN python -m venv --without-pip /opt/jitney
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/jitney install --only-binary=:all: -r /lists/api.txt
+RUN python -m venv --without-pip /srv/jitney
+RUN --mount=type=cache,target=/pip \
+    pip --python /srv/jitney install --only-binary=:all: -r /lists/api.txt
 
 FROM api-dependencies AS worker-dependencies
 COPY --from=requirements /lists/cpu.txt /lists/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/jitney install --only-binary=:all: -r /lists/cpu.txt
+RUN --mount=type=cache,target=/pip \
+    pip --python /srv/jitney install --only-binary=:all: -r /lists/cpu.txt
 
 # onnxruntime-gpu[cuda,cudnn]: the libraries of CUDA 13 and cuDNN 9 come as wheels too, about 1.5 GB.
 FROM api-dependencies AS worker-gpu-dependencies
 COPY --from=requirements /lists/gpu.txt /lists/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/jitney install --only-binary=:all: -r /lists/gpu.txt
+RUN --mount=type=cache,target=/pip \
+    pip --python /srv/jitney install --only-binary=:all: -r /lists/gpu.txt
 
 
 # No home, no shell, a fixed number: so it can be named in a volume's rights and in a cluster's policies.
 FROM base AS runtime
 RUN groupadd --gid 10001 jitney \
     && useradd --uid 10001 --gid jitney --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin jitney
-ENV PATH=/opt/jitney/bin:$PATH
+ENV PATH=/srv/jitney/bin:$PATH
 STOPSIGNAL SIGTERM
 
 
 # No numpy, Pillow or ONNX Runtime here. Listens on loopback inside the container until HOST says otherwise.
 FROM runtime AS api
-COPY --from=api-dependencies /opt/jitney /opt/jitney
+COPY --from=api-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip --python /opt/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
+    pip --python /srv/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
 USER 10001:10001
 EXPOSE 8000
 # That it lives. Whether jobs would be run is /readyz, which no restart of the gateway can mend.
@@ -76,9 +77,9 @@ CMD ["jitney", "api"]
 # say who does. Mount a folder at /models to serve other models than the bundled one.
 # ONNX Runtime's wheels report their use to Microsoft over HTTPS unless ORT_DISABLE_TELEMETRY is set before they load.
 FROM runtime AS worker
-COPY --from=worker-dependencies /opt/jitney /opt/jitney
+COPY --from=worker-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip --python /opt/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
+    pip --python /srv/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
 COPY models /models
 ENV MODELS_DIR=/models \
     ORT_DISABLE_TELEMETRY=1
@@ -90,9 +91,9 @@ CMD ["jitney", "worker"]
 # libcuda.so.1 into the container: `docker run --gpus all`. No CUDA on the host, no CUDA base image, no LD_LIBRARY_PATH:
 # the worker has ONNX Runtime load the wheels' libraries by itself (preload_dlls).
 FROM runtime AS worker-gpu
-COPY --from=worker-gpu-dependencies /opt/jitney /opt/jitney
+COPY --from=worker-gpu-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip --python /opt/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
+    pip --python /srv/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
 COPY models /models
 ENV MODELS_DIR=/models \
     ORT_DISABLE_TELEMETRY=1 \
