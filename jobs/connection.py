@@ -1,26 +1,28 @@
 """The one place that talks to redis-py: how we connect, how a script is called, and what an outage looks like to us."""
 
-from collections.abc import Awaitable, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, cast
 
+import hiredis
 import redis.asyncio
-from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from jobs.errors import StoreUnavailable
-
-Word = str | bytes | int | float
-T = TypeVar("T")
+from jobs.pipe import Opened, Pipe, Word
 
 _LUA: Final = Path(__file__).parent / "lua"
 # Scripts that end or move admitted work also run when the server's memory is full; only submit is refused then.
 _REFUSED_WHEN_FULL: Final = {"submit"}
-_RETRIES: Final = 1
 _RETRY_AFTER_S: Final = 1
+# Large inputs take a connection of their own, so that small answers do not wait behind them.
+_LARGE_BYTES: Final = 256 << 10
+
+Unreachable: Final = (RedisError, OSError)
 
 
 class Script:
@@ -37,59 +39,65 @@ class Connection:
     """Commands to the queue's server. Every failure to reach it, or of it to write, is StoreUnavailable."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        # One retry is enough to outlive a server's restart: every script of ours may be sent twice.
         self._client = redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(ConstantBackoff(0.05), _RETRIES),
-            legacy_responses=False,
-            max_connections=200,
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=3
         )
+        self._timeout_s = timeout_s
+        self._small, self._large = Pipe(self._open, timeout_s), Pipe(self._open, timeout_s)
         self._scripts: dict[str, Script] = {}
 
-    def _execute(self, *words: Word) -> Awaitable[Any]:
-        answer: Awaitable[Any] = self._client.execute_command(*words)  # type: ignore[no-untyped-call]
-        return answer
-
     async def command(self, *words: Word) -> Any:
-        return await _guarded(self._execute(*words))
+        return (await self.pipeline([words]))[0]
 
     async def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         """Send many commands in one write; the answers in order."""
-        pipe = self._client.pipeline(transaction=False)
-        for words in commands:
-            pipe.execute_command(*words)
-        return await _guarded(pipe.execute())
+        answers = await self._send(self._small, commands)
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                raise _not_taken(answer)
+        return answers
 
     async def script(self, name: str, root: str, *words: Word) -> Any:
         """Run a script on the shard of this root."""
         script = self._scripts.get(name) or self._scripts.setdefault(name, Script(name))
-        try:
-            return await _guarded(self._execute("EVALSHA", script.sha, 1, root, *words))
-        except _UnknownScript:  # a server that was started anew
-            return await _guarded(self._execute("EVAL", script.source, 1, root, *words))
+        large = sum(len(word) for word in words if isinstance(word, bytes)) > _LARGE_BYTES
+        pipe = self._large if large else self._small
+        (answer,) = await self._send(pipe, [("EVALSHA", script.sha, 1, root, *words)])
+        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):  # a server started anew
+            (answer,) = await self._send(pipe, [("EVAL", script.source, 1, root, *words)])
+        if isinstance(answer, hiredis.ReplyError):
+            raise _not_taken(answer)
+        return answer
 
-    def subscriber(self) -> PubSub:
-        """Open a connection of its own for notices; the caller reads with a timeout and closes it."""
-        return self._client.pubsub()
+    def subscriber(self, on_push: Callable[[list[Any]], None]) -> Pipe:
+        """Make a connection of its own for notices; whoever asked for it closes it."""
+        return Pipe(self._open, self._timeout_s, on_push)
 
     async def aclose(self) -> None:
+        self._small.close()
+        self._large.close()
         await self._client.aclose()
 
+    async def _send(self, pipe: Pipe, commands: Sequence[Sequence[Word]]) -> list[Any]:
+        try:
+            try:
+                return await pipe.send(commands)
+            except ConnectionError:
+                # A server that restarts, or a connection it closed: once more. Every script may be sent twice.
+                return await pipe.send(commands)
+        except Unreachable as error:
+            raise _not_taken(error) from error
 
-class _UnknownScript(Exception):
-    pass
+    async def _open(self) -> Opened:
+        """Let redis-py connect, and take the socket over."""
+        made = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        await made.connect()
+        writer: asyncio.StreamWriter = made._writer  # noqa: SLF001 (redis-py has no public way to hand a socket over)
+        transport = cast("asyncio.Transport", writer.transport)
+        made._reader = made._writer = None  # noqa: SLF001 (it must not close what it no longer owns)
+        return transport, writer
 
 
-async def _guarded(answer: Awaitable[T]) -> T:
-    try:
-        return await answer
-    except NoScriptError as error:
-        raise _UnknownScript from error
-    except (RedisError, OSError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
-        raise StoreUnavailable(f"the queue's server did not take it: {reason}", retry_after_s=_RETRY_AFTER_S) from error
-
-
-Unreachable: Final = (RedisError, OSError)
+def _not_taken(error: Exception) -> StoreUnavailable:
+    reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+    return StoreUnavailable(f"the queue's server did not take it: {reason}", retry_after_s=_RETRY_AFTER_S)

@@ -7,17 +7,15 @@ look for what it may have missed.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NoReturn
-
-from redis.asyncio.client import PubSub
+from typing import Any, NoReturn
 
 from jobs.connection import Connection, Unreachable
 from jobs.outage import Outage
+from jobs.pipe import Pipe
 
 log = logging.getLogger("jitney.jobs")
 
-SILENCE_S = 5.0  # after so much silence the server is asked whether it is still there
-PATIENCE_S = 2.0  # and has so long to answer
+SILENCE_S = 5.0  # the server is asked so often whether it is still there: half-open connections say nothing
 PAUSE_S = 0.2
 
 
@@ -31,37 +29,35 @@ class Listener:
         on_notice: Callable[[str, bytes], None],
         on_connect: Callable[[], Awaitable[None]],
     ) -> None:
-        self._connection = connection
-        self._channels = channels
-        self._on_notice = on_notice
-        self._on_connect = on_connect
+        self._connection, self._channels = connection, channels
+        self._on_notice, self._on_connect = on_notice, on_connect
         self._outage = Outage(log, "hear notices")
-        self.listening = asyncio.Event()
 
     async def run(self) -> NoReturn:
         """Listen until cancelled."""
         while True:
-            subscriber = self._connection.subscriber()
+            pipe = self._connection.subscriber(self._heard)
             try:
-                await subscriber.subscribe(*self._channels)
-                self.listening.set()
-                self._outage.ended()
-                await self._on_connect()
-                await self._listen(subscriber)
+                await self._listen(pipe)
             except Unreachable as error:
                 self._outage.began(error)
             finally:
-                self.listening.clear()
-                await subscriber.aclose()  # type: ignore[no-untyped-call]
+                pipe.close()
             await asyncio.sleep(PAUSE_S)
 
-    async def _listen(self, subscriber: PubSub) -> NoReturn:
+    async def _listen(self, pipe: Pipe) -> NoReturn:
+        await pipe.subscribe(self._channels)
+        await pipe.send([("PING",)])  # behind the subscription: its answer says that the subscription stands
+        self._outage.ended()
+        await self._on_connect()
         while True:
-            message = await subscriber.get_message(timeout=SILENCE_S)
-            if message is None:
-                await subscriber.ping()
-                message = await subscriber.get_message(timeout=PATIENCE_S)
-                if message is None:
-                    raise ConnectionError("the queue's server says nothing any more")
-            if message["type"] == "message":
-                self._on_notice(message["channel"].decode(), message["data"])
+            try:
+                await asyncio.wait_for(pipe.lost.wait(), SILENCE_S)
+            except TimeoutError:
+                await pipe.send([("PING",)])
+            else:
+                raise ConnectionResetError("the connection was closed")
+
+    def _heard(self, push: list[Any]) -> None:
+        if push[0] == b"message":
+            self._on_notice(push[1].decode(), push[2])

@@ -1,0 +1,57 @@
+"""One subscription for a process: it hears, it notices a dead server, and it comes back by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from jobs.connection import Connection
+from jobs.notices import Listener
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+
+class Ear:
+    """A listener on channel `c`, with what it heard and how often it (re)connected."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        self.connected: asyncio.Queue[bool] = asyncio.Queue()
+        self.listener = Listener(connection, ["c"], lambda *notice: self.heard.put_nowait(notice), self._connected)
+
+    async def _connected(self) -> None:
+        self.connected.put_nowait(True)
+
+
+@pytest.fixture
+async def own(anyio_backend: str) -> AsyncIterator[tuple[Server, Connection]]:
+    del anyio_backend
+    server = Server()
+    connection = Connection(server.url, 1)
+    yield server, connection
+    await connection.aclose()
+    server.close()
+
+
+async def test_a_notice_is_heard(own: tuple[Server, Connection]) -> None:
+    _, connection = own
+    ear = Ear(connection)
+    listening = asyncio.create_task(ear.listener.run())
+    await asyncio.wait_for(ear.connected.get(), 5)
+    await connection.command("PUBLISH", "c", b"\x00 bytes")
+    assert await asyncio.wait_for(ear.heard.get(), 5) == ("c", b"\x00 bytes")
+    listening.cancel()
+
+
+async def test_it_comes_back_when_the_server_does(own: tuple[Server, Connection]) -> None:
+    server, connection = own
+    ear = Ear(connection)
+    listening = asyncio.create_task(ear.listener.run())
+    await asyncio.wait_for(ear.connected.get(), 5)
+    server.kill()
+    server.start()
+    await asyncio.wait_for(ear.connected.get(), 5)
+    await connection.command("PUBLISH", "c", b"again")
+    assert (await asyncio.wait_for(ear.heard.get(), 5))[1] == b"again"
+    listening.cancel()

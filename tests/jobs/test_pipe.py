@@ -1,0 +1,94 @@
+"""The auto-pipelining connection: order, one write for many, errors as values, timeouts, and coming back."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+import hiredis
+import pytest
+
+from jobs.connection import Connection
+from jobs.errors import StoreUnavailable
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def own(anyio_backend: str) -> AsyncIterator[tuple[Server, Connection]]:
+    del anyio_backend
+    server = Server()
+    connection = Connection(server.url, 0.5)
+    yield server, connection
+    await connection.aclose()
+    server.close()
+
+
+async def test_answers_come_to_who_asked(own: tuple[Server, Connection]) -> None:
+    _, connection = own
+    answers = await asyncio.gather(*(connection.command("ECHO", str(n)) for n in range(500)))
+    assert answers == [str(n).encode() for n in range(500)]
+
+
+async def test_commands_of_one_turn_leave_together(own: tuple[Server, Connection]) -> None:
+    server, connection = own
+    await connection.command("PING")
+    with server.client() as client:
+        before = client.info("stats")["total_reads_processed"]
+        await asyncio.gather(*(connection.command("ECHO", "x") for _ in range(200)))
+        after = client.info("stats")["total_reads_processed"]
+    assert after - before <= 5  # the two INFOs are among them
+
+
+async def test_an_error_belongs_to_its_command_alone(own: tuple[Server, Connection]) -> None:
+    _, connection = own
+    pipe = connection._small
+    wrong, right = await pipe.send([("NOSUCH",), ("ECHO", "x")])
+    assert isinstance(wrong, hiredis.ReplyError)
+    assert right == b"x"
+
+
+async def test_a_cancelled_command_does_not_shift_the_others(own: tuple[Server, Connection]) -> None:
+    server, connection = own
+    await connection.command("PING")
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)  # so that none is answered before it is cancelled
+    tasks = [asyncio.create_task(connection.command("ECHO", str(n))) for n in range(10)]
+    done, _ = await asyncio.wait(tasks, timeout=0.05)
+    assert not done
+    tasks[3].cancel()
+    server.process.send_signal(signal.SIGCONT)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [answer for n, answer in enumerate(answers) if n != 3] == [str(n).encode() for n in range(10) if n != 3]
+
+
+async def test_a_silent_server_is_an_error_in_time_and_not_for_ever(own: tuple[Server, Connection]) -> None:
+    server, connection = own
+    assert server.process is not None
+    await connection.command("PING")
+    server.process.send_signal(signal.SIGSTOP)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(StoreUnavailable, match=r"no answer within 0\.5 s"):
+        await connection.command("PING")
+    assert asyncio.get_running_loop().time() - began < 1.5
+    server.process.send_signal(signal.SIGCONT)
+    assert await connection.command("PING") == b"PONG"
+
+
+async def test_a_restarted_server_is_found_again(own: tuple[Server, Connection]) -> None:
+    server, connection = own
+    await connection.command("SET", "k", "v")
+    server.kill()
+    with pytest.raises(StoreUnavailable):
+        await connection.command("GET", "k")
+    server.start()
+    assert await connection.command("GET", "k") == b"v"
+
+
+async def test_large_inputs_take_a_connection_of_their_own(own: tuple[Server, Connection]) -> None:
+    server, connection = own
+    await connection.script("wait", "jitney:{s00}", "g", "00", "v", "state")
+    with server.client() as client:
+        before = len(client.client_list())
+        await connection.script("wait", "jitney:{s00}", "g", "00", "v", b"x" * 300_000)
+        assert len(client.client_list()) == before + 1
