@@ -17,7 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 PATIENCE_S = 10
 STROKES = {  # points on the pad, 280 wide and high, as a hand would go
-    "7": [(78, 78), (140, 74), (202, 76), (170, 140), (132, 216)],
+    "7": [(62, 66), (140, 62), (214, 64), (176, 140), (130, 228)],
     "1": [(142, 60), (140, 110), (139, 165), (138, 220)],
 }
 CHROMIUM_FLAGS = (
