@@ -45,19 +45,25 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        cluster = (
-            ("--port", str(free_port()), "--cluster-enabled", "yes") if self.engine == "cluster" else ("--port", "0")
-        )
+        listens = ["--port", "0"]
+        if self.engine == "cluster":  # the bus has a port of its own; by default it is 10,000 higher, which may be none
+            listens = ["--port", str(free_port()), "--cluster-port", str(free_port()), "--cluster-enabled", "yes"]
         options = ("--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "log"))
-        command = (binary(self.engine), *cluster, "--unixsocket", str(self.socket), "--dir", str(self.folder), *options)
+        command = (binary(self.engine), *listens, "--unixsocket", str(self.socket), "--dir", str(self.folder), *options)
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_until_it_answers(self) -> None:
         with self.client() as client:
-            wait_until(lambda: _answers(client), "the queue's server answers")
+            wait_until(lambda: _answers(client), f"the queue's server answers; its log: {self.folder / 'log'}")
             if self.engine == "cluster":
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-                wait_until(
-                    lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "the cluster is up"
-                )
+                info = lambda: client.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call]  # noqa: E731
+                wait_until(lambda: b"cluster_state:ok" in info(), "the cluster is up")
 
     def client(self) -> "redis.Redis":
         return redis.Redis.from_url(self.url)
