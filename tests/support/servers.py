@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -62,8 +63,7 @@ class Server:
             wait_until(lambda: _answers(client), f"the queue's server answers; its log: {self.folder / 'log'}")
             if self.engine == "cluster":
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-                info = lambda: client.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call]  # noqa: E731
-                wait_until(lambda: b"cluster_state:ok" in info(), "the cluster is up")
+                wait_until(lambda: _is_whole(client), "the cluster is up")
 
     def client(self) -> "redis.Redis":
         return redis.Redis.from_url(self.url)
@@ -85,3 +85,7 @@ def _answers(client: "redis.Redis") -> bool:
         return bool(client.ping())
     except redis.RedisError:
         return False
+
+
+def _is_whole(client: Any) -> bool:
+    return b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
