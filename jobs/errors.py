@@ -28,6 +28,7 @@ CODES: dict[str, tuple[int, str]] = {
     "idempotency_mismatch": (422, "this Idempotency-Key was used with another request"),
     "model_required": (422, "several models are served and none was named"),
     "inference_failed": (422, "the model could not run this input"),
+    "unreadable_job": (422, "what lies in the queue under this id is not a job that a worker can read"),
     "too_many_attempts": (422, "the worker running this job was lost too many times"),
     "internal_error": (500, "a fault of ours; the log has the details"),
     "model_unavailable": (503, "the model is known, but can not be loaded at present"),

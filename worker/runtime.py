@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from batching.batcher import BatchLimits
@@ -96,7 +97,8 @@ class Runtime:
         for board in boards:
             if held := board.held():
                 log.warning("drained for %g s; %d jobs go back to the queue", self.settings.drain_s, len(held))
-                await self.store.release(self.id, held)
+                with suppress(StoreUnavailable):  # then they go back when their leases end
+                    await self.store.release(self.id, held)
 
     async def _say_goodbye(self, tallies: Mapping[str, Tally]) -> None:
         self.device.close()

@@ -1,15 +1,19 @@
 -- Take up to `want` waiting jobs of one model version under a lease.
--- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait), ttl_ms
+-- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait), ttl_ms,
+--       v (the record version that the worker reads)
 -- gives per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms}
--- Jobs whose deadline has passed end here as expired. Finding too few, the worker is noted as idle: the next submit
+-- Jobs whose deadline has passed end here as expired, and records nobody can read as failed. Finding too few, the worker is noted as idle: the next submit
 -- wakes it. Safe to lose: jobs whose answer never arrives go back when their lease ends.
 local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local bulk_share, ttl_ms = tonumber(ARGV[6]), ARGV[7]
+local bulk_share, ttl_ms, version_read = tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local UNREADABLE = '{"code":"unreadable_job","message":"the record in the queue can not be read","status":422}'
 local claimed = {}
 
 local function seat(id)
-  local job = redis.call('HMGET', job_key(id), 'state', 'deadline', 'kind', 'input', 'parameters', 'created')
+  local job = redis.call('HMGET', job_key(id), 'state', 'deadline', 'kind', 'input', 'parameters', 'created', 'v')
   if job[1] ~= 'queued' then return end
+  local readable = tonumber(job[2]) and job[3] and job[4] and job[5] and tonumber(job[6]) and job[7] == version_read
+  if not readable then return conclude(id, 'failed', ttl_ms, 'error', UNREADABLE) end
   if tonumber(job[2]) <= now_ms then return conclude(id, 'expired', ttl_ms, 'error', EXPIRED) end
   local attempt = redis.call('HINCRBY', job_key(id), 'attempts', 1)
   redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us))
