@@ -14,8 +14,7 @@ READ_FIELDS: Final = (
     *("v", "state", "model", "version", "lane", "tenant", "created", "deadline", "attempts", "metadata"),
     *("started", "finished", "output", "error", "stages", "batch_size"),
 )
-SUBMIT_WORDS: Final = 13
-OUTCOME_WORDS: Final = 6
+_STATES: Final = {state.value.encode() for state in State}
 
 
 def submit_words(job: Submission) -> tuple[str | bytes | int, ...]:
@@ -42,7 +41,7 @@ def read_claimed(fields: Sequence[Any]) -> Claimed:
 
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
     """Read a job from the values of READ_FIELDS; None where there is no such job (or no readable one)."""
-    if values[0] != RECORD_VERSION.encode() or None in values[1:9]:
+    if values[0] != RECORD_VERSION.encode() or None in values[1:9] or values[1] not in _STATES:
         return None
     head = [value.decode() for value in values[1:9] if value is not None]
     state, model, version, lane, tenant, created, deadline, attempts = head

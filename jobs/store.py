@@ -12,7 +12,7 @@ from jobs import codec, keys
 from jobs.connection import Connection
 from jobs.errors import Refused
 from jobs.ids import shard_of
-from jobs.job import LANES, Accepted, Claimed, Job, Outcome, Submission
+from jobs.job import LANES, RECORD_VERSION, Accepted, Claimed, Job, Outcome, Submission
 from jobs.settings import StoreSettings
 
 SWEEP_LIMIT = 500
@@ -136,16 +136,9 @@ class JobStore:
         for _ in self._roots:
             root = self._roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self._roots)
-            words = (
-                model,
-                version,
-                worker,
-                self._lease_ms,
-                want - len(claimed),
-                self.settings.bulk_share,
-                self._ttl_ms,
-            )
-            claimed += map(codec.read_claimed, await self.connection.script("claim", root, *words))
+            words = (model, version, worker, self._lease_ms, want - len(claimed))
+            settings = (self.settings.bulk_share, self._ttl_ms, RECORD_VERSION)
+            claimed += map(codec.read_claimed, await self.connection.script("claim", root, *words, *settings))
             if len(claimed) >= want:
                 break
         return claimed

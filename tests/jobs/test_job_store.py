@@ -205,6 +205,20 @@ async def test_records_of_an_unknown_version_are_not_guessed_at(bench: Bench) ->
     assert await bench.state(job_id) == "gone"
 
 
+@pytest.mark.parametrize("change", [{"v": "999"}, {"deadline": "soon"}, {"kind": None}, {"input": None}])
+async def test_records_nobody_can_read_end_and_harm_no_other(bench: Bench, change: dict[str, str | None]) -> None:
+    first, second = await bench.submit(2)
+    with bench.server.client() as client:
+        for field, value in change.items():
+            if value is None:
+                client.hdel(f"jitney:{{s00}}:job:{first}", field)
+            else:
+                client.hset(f"jitney:{{s00}}:job:{first}", field, value)
+    assert [job.id for job in await bench.claim()] == [second]
+    with bench.server.client() as client:
+        assert client.hget(f"jitney:{{s00}}:job:{first}", "state") == b"failed"
+
+
 async def test_a_full_server_refuses_new_jobs_and_finishes_old_ones(bench: Bench) -> None:
     await bench.submit(2)
     claimed = await bench.claim(1)
