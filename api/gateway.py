@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import secrets
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from api.admission import admit
 from api.catalogue import Catalogue
 from api.drafts import Draft
+from api.pace import Pace
 from api.settings import GatewaySettings
 from api.waiting import Waiting
 from jobs import keys
-from jobs.errors import Refused, StoreUnavailable
+from jobs.errors import QueueFull, Refused, StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Accepted, Job, Submission
 from jobs.lifecycle import State
@@ -35,6 +37,7 @@ class Gateway:
         self.settings, self.store = settings, store
         self.catalogue = Catalogue(store.connection, settings.default_model)
         self.waiting = Waiting(store)
+        self.pace = Pace()
         self._loops: list[asyncio.Task[Any]] = []
 
     async def start(self) -> None:
@@ -46,6 +49,7 @@ class Gateway:
         self._start(listener.run())
         self._start(self.waiting.run(self.settings.recheck_s))
         self._start(self.catalogue.run(self.settings.models_s))
+        self._start(watch_pace(self.pace, self.store, self.settings.models_s))
         self._start(sweep(self.store, self.settings.sweep_s))
 
     async def stop(self) -> None:
@@ -65,6 +69,14 @@ class Gateway:
             shards=self.store.settings.shards,
             max_deadline_ms=self.settings.max_deadline_ms,
         )
+        try:
+            return await self._submit(submission, wait_s)
+        except QueueFull as full:
+            back_in_s = self.pace.retry_after_s(submission.model, self.store.settings.max_jobs)
+            full.details.setdefault("retry_after_s", back_in_s)
+            raise
+
+    async def _submit(self, submission: Submission, wait_s: float) -> tuple[Accepted, Job]:
         if not wait_s:
             (accepted,) = await self.store.submit([submission])
             job = await self.read(accepted.id) if accepted.replayed else fresh(submission, accepted)
@@ -152,6 +164,14 @@ async def sweep(store: JobStore, every_s: float) -> None:
         outage.ended()
         if any(swept):
             log.info("swept: %d taken back, %d given up, %d expired", *swept)
+
+
+async def watch_pace(pace: Pace, store: JobStore, every_s: float) -> None:
+    """Look at how many jobs have ended, until cancelled."""
+    while True:
+        with suppress(StoreUnavailable):
+            pace.saw(await store.counts(), time.monotonic())
+        await asyncio.sleep(every_s)
 
 
 def wait_seconds(text: str, limit_s: float) -> float:

@@ -12,13 +12,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from jobs.errors import StoreUnavailable
+from jobs.errors import NotNow, QueueFull, StoreUnavailable
 from jobs.pipe import Opened, Pipe, Word
 
 _LUA: Final = Path(__file__).parent / "lua"
 # Scripts that end or move admitted work also run when the server's memory is full; only submit is refused then.
 _REFUSED_WHEN_FULL: Final = {"submit"}
 _RETRY_AFTER_S: Final = 1
+_FULL_RETRY_AFTER_S: Final = 5
 # Large inputs take a connection of their own, so that small answers do not wait behind them.
 _LARGE_BYTES: Final = 256 << 10
 
@@ -98,6 +99,8 @@ class Connection:
         return transport, writer
 
 
-def _not_taken(error: Exception) -> StoreUnavailable:
+def _not_taken(error: Exception) -> NotNow:
     reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+    if reason.startswith("OOM"):
+        return QueueFull("the queue's server has no memory left for new jobs", retry_after_s=_FULL_RETRY_AFTER_S)
     return StoreUnavailable(f"the queue's server did not take it: {reason}", retry_after_s=_RETRY_AFTER_S)

@@ -2,7 +2,9 @@
 
 JitneyError
 ├── Refused             the caller's fault: nothing was taken, or the job ended `failed`; never retried
-└── StoreUnavailable    ours: Redis can not be reached or can not write; the same request may be sent again
+└── NotNow              ours: nothing was taken, the same request may be sent again
+    ├── StoreUnavailable    Redis can not be reached or can not write
+    └── QueueFull           too much waits already
 
 The codes are a promise to callers: `docs/api.md` lists them, and a test compares that list with `CODES`.
 """
@@ -32,6 +34,7 @@ CODES: dict[str, tuple[int, str]] = {
     "too_many_attempts": (422, "the worker running this job was lost too many times"),
     "internal_error": (500, "a fault of ours; the log has the details"),
     "model_unavailable": (503, "the model is known, but can not be loaded at present"),
+    "queue_full": (503, "too many jobs, or too many bytes, wait already; Retry-After says when to come back"),
     "store_unavailable": (503, "the queue's server can not be reached or can not write"),
     "wait_over": (504, "the wait ran out before the job was final"),
     "deadline_exceeded": (504, "the job's deadline passed before it was run"),
@@ -53,8 +56,19 @@ class Refused(JitneyError):
     """The request, or the job's own input, is at fault."""
 
 
-class StoreUnavailable(JitneyError):
-    """Redis did not take it. Nothing was promised; the same request may be sent again."""
+class NotNow(JitneyError):
+    """Nothing was promised; the same request may be sent again."""
+
+
+class QueueFull(NotNow):
+    """Too much waits already: a refusal now is kinder than an answer too late."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__("queue_full", message, **details)
+
+
+class StoreUnavailable(NotNow):
+    """Redis did not take it."""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__("store_unavailable", message, **details)

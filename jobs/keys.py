@@ -13,6 +13,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
 | `:clock` | string | for ever | the last ticket, so that tickets only grow |
 | `:idle:<model>:<version>` | set | 60 s after the last claim | workers that found the lines empty and wait for a wake |
+| `:load` | hash | two fields per model that has open jobs | jobs that are not final, and the bytes of their inputs |
 | `:counts` | hash | for ever, a few fields per model | jobs submitted, and finished by outcome |
 | `:own:<tenant>` | sorted set | `own_ttl_s` after the last submit | the tenant's newest ids, for listing |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
@@ -38,7 +39,7 @@ STATS_PREFIX: Final = "jitney:stats:"
 
 # Keys that may stay without an expiry; the leak test knows no others.
 LASTING: Final = (
-    r"jitney:\{s\d\d\}:(turns|clock|counts)",
+    r"jitney:\{s\d\d\}:(turns|clock|counts|load)",
     r"jitney:models",
     r"jitney:stats:.+",
 )

@@ -18,6 +18,10 @@ class StoreSettings(BaseSettings):
     result_ttl_s: float = Field(3600, gt=0, description="how long a final job can be read")
     idempotency_ttl_s: int = Field(86_400, gt=0, description="how long an Idempotency-Key stands for its job")
     own_cap: int = Field(10_000, ge=1, description="newest jobs of a tenant that can be listed")
+    max_jobs: int = Field(
+        1_000_000, ge=1, description="jobs of one model that may wait or run; bulk stops at nine tenths"
+    )
+    max_input_bytes: int = Field(2 << 30, ge=1, description="bytes of their inputs, likewise")
     lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that says nothing")
     max_attempts: int = Field(5, ge=1, description="lost workers after which a job fails for good")
     bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")

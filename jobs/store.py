@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from jobs import codec, keys
 from jobs.connection import Connection
-from jobs.errors import Refused
+from jobs.errors import QueueFull, Refused
 from jobs.ids import shard_of
 from jobs.job import LANES, RECORD_VERSION, Accepted, Claimed, Job, Outcome, Submission
 from jobs.settings import StoreSettings
@@ -48,17 +48,23 @@ class JobStore:
     # ---- the gateway's side
 
     async def submit(self, jobs: Sequence[Submission], waiting_gateway: str = "") -> list[Accepted]:
-        """Accept jobs; a gateway named here hears of their end. Raises Refused for a key used with another request."""
+        """Accept jobs; a gateway named here hears of their end.
+
+        Raises Refused for a key used with another request and QueueFull, for the first such job; others are taken.
+        """
         s = self.settings
         head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, s.idempotency_ttl_s + int(s.result_ttl_s))
+        caps = (max(1, s.max_jobs // s.shards), max(1, s.max_input_bytes // s.shards))
         accepted: dict[str, Accepted] = {}
         for root, group in self._by_shard(jobs):
             words = [word for job in group for word in codec.submit_words(job)]
-            answers = await self.connection.script("submit", root, *head, *words)
+            answers = await self.connection.script("submit", root, *head, *caps, *words)
             for job, (how, job_id, created) in zip(group, answers, strict=True):
                 if how == b"mismatch":
                     message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
                     raise Refused("idempotency_mismatch", message)
+                if how == b"full":
+                    raise self._full(job, int(job_id), int(created))
                 accepted[job.id] = Accepted(job_id.decode(), int(created), replayed=how == b"replayed")
         return [accepted[job.id] for job in jobs]
 
@@ -122,6 +128,12 @@ class JobStore:
                 sizes = await self.connection.pipeline([("ZCARD", line) for line in lines]) if lines else []
                 depth[lane] += sum(sizes)
         return depth
+
+    def _full(self, job: Submission, jobs: int, size: int) -> QueueFull:
+        s = self.settings
+        message = f"{jobs} jobs of model {job.model} with {size} bytes of input are open already"
+        limits = {"limit_jobs": s.max_jobs, "limit_bytes": s.max_input_bytes}
+        return QueueFull(message, model=job.model, **limits)
 
     def unknown(self, job_id: str) -> Refused:
         """Say that there is no such job: one answer for unknown, foreign and purged ids."""

@@ -37,6 +37,16 @@ local function unline(id, model, version, lane, tenant)
   if redis.call('EXISTS', line) == 0 then redis.call('LREM', ring_key(model, version, lane), 1, tenant) end
 end
 
+-- Count what is not final of a model: `jobs` and `bytes` more (or fewer).
+local function weigh(model, jobs, bytes)
+  local load = root .. ':load'
+  if redis.call('HINCRBY', load, model .. ':jobs', jobs) <= 0 then
+    redis.call('HDEL', load, model .. ':jobs', model .. ':bytes')
+  else
+    redis.call('HINCRBY', load, model .. ':bytes', bytes)
+  end
+end
+
 -- End a job: `field` is 'output' or 'error' (or nil), `body` its JSON, `extra` more fields. The input goes, the result
 -- stays for ttl_ms. Its watchers hear of it when the script calls notify().
 local function conclude(id, state, ttl_ms, field, body, extra)
@@ -45,7 +55,8 @@ local function conclude(id, state, ttl_ms, field, body, extra)
   if field then words[5], words[6] = field, body end
   for _, word in ipairs(extra or {}) do words[#words + 1] = word end
   redis.call('HSET', job, unpack(words))
-  local facts = redis.call('HMGET', job, 'model', 'watchers')
+  local facts = redis.call('HMGET', job, 'model', 'watchers', 'size')
+  if facts[1] then weigh(facts[1], -1, -(tonumber(facts[3]) or 0)) end
   redis.call('HDEL', job, 'input', 'watchers')
   redis.call('PEXPIRE', job, ttl_ms)
   redis.call('ZREM', root .. ':leases', id)

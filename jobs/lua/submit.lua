@@ -1,13 +1,24 @@
 -- Accept jobs, each under its ticket.
--- ARGV  gateway that waits ('' = none), idempotency_ttl_s, own_cap, own_ttl_s; then per job 13 words:
+-- ARGV  gateway that waits ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, max_jobs, max_bytes; then per job 13 words:
 --       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
+--                                      | 'full'      too many jobs or bytes of this model are open; then: jobs, bytes
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local ticket = math.max(now_us, (tonumber(redis.call('GET', root .. ':clock')) or 0) + 1)
+local max_jobs, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local answers = {}
+
+-- Bulk leaves a tenth of the room to interactive jobs, so that no night's work locks the door for the day.
+local function full(model, lane, input)
+  local load = redis.call('HMGET', root .. ':load', model .. ':jobs', model .. ':bytes')
+  local jobs, bytes = tonumber(load[1]) or 0, tonumber(load[2]) or 0
+  local share = lane == 'bulk' and 0.9 or 1
+  if jobs + 1 <= max_jobs * share and bytes + #input <= max_bytes * share then return nil end
+  return {'full', tostring(jobs), tostring(bytes)}
+end
 
 local function earlier(tenant, key, digest)
   if key == '' then return nil end
@@ -23,15 +34,17 @@ local function accept(at)
   local known = redis.call('HGET', job_key(id), 'created')
   if known then return {'new', id, known} end
   local answer = earlier(tenant, key, digest)
+  answer = answer or full(model, lane, input)
   if answer then return answer end
   local created, deadline = whole(ticket), whole(now_ms + deadline_ms)
   ticket = ticket + 1
   redis.call('HSET', job_key(id), 'v', v, 'state', 'queued', 'model', model, 'version', version, 'lane', lane,
     'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', 0, 'kind', kind, 'input', input,
-    'parameters', parameters, 'metadata', metadata)
+    'size', #input, 'parameters', parameters, 'metadata', metadata)
   enline(id, created, model, version, lane, tenant)
   redis.call('ZADD', root .. ':deadlines', deadline, id)
   redis.call('HINCRBY', root .. ':counts', 'submitted:' .. model, 1)
+  weigh(model, 1, #input)
   local own = root .. ':own:' .. tenant
   redis.call('ZADD', own, created, id)
   redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1)
@@ -43,9 +56,9 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = 5, #ARGV, 13 do
+for at = 7, #ARGV, 13 do
   local answer = accept(at)
-  if gateway ~= '' and answer[1] ~= 'mismatch' and answer[3] ~= '0' then watch(answer[2], gateway) end
+  if gateway ~= '' and (answer[1] == 'new' or answer[1] == 'replayed') and answer[3] ~= '0' then watch(answer[2], gateway) end
   answers[#answers + 1] = answer
 end
 redis.call('SET', root .. ':clock', whole(ticket - 1))

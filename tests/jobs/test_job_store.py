@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.connection import Connection
-from jobs.errors import Refused, StoreUnavailable
+from jobs.errors import QueueFull, Refused, StoreUnavailable
 from jobs.lifecycle import State
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
@@ -225,12 +225,27 @@ async def test_a_full_server_refuses_new_jobs_and_finishes_old_ones(bench: Bench
     with bench.server.client() as client:
         client.config_set("maxmemory", "1mb")
         try:
-            with pytest.raises(StoreUnavailable, match="maxmemory"):
+            with pytest.raises(QueueFull, match="no memory left"):
                 await bench.submit()
             assert await bench.store.finish("w1", bench.succeed(claimed)) == 0
             assert len(await bench.claim()) == 1
         finally:
             client.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize("caps", [{"max_jobs": 10}, {"max_input_bytes": 100}])
+async def test_a_full_line_refuses_and_takes_again_when_jobs_end(bench: Bench, caps: dict[str, int]) -> None:
+    settings = StoreSettings(redis_url=bench.server.url, **caps)  # type: ignore[arg-type]
+    store = JobStore(settings, bench.store.connection)
+    await store.submit([bench.job(lane="bulk", input=b"0123456789") for _ in range(9)])
+    with pytest.raises(QueueFull, match="9 jobs of model m with 90 bytes"):
+        await store.submit([bench.job(lane="bulk", input=b"0123456789")])
+    await store.submit([bench.job(input=b"0123456789"), bench.job(model="other", input=b"0123456789")])
+    with pytest.raises(QueueFull):
+        await store.submit([bench.job(input=b"0123456789")])
+    claimed = await bench.claim(2)
+    await store.finish("w1", bench.succeed(claimed))
+    await store.submit([bench.job(input=b"0123456789")])
 
 
 async def test_an_unreachable_server_is_one_clear_error() -> None:

@@ -21,6 +21,7 @@ def check(client: Any) -> None:
     ]
     wrong += [f"{job_id} lies in {sorted(places[job_id])} and is no job" for job_id in places if job_id not in jobs]
     wrong += _wrong_rings(client, found)
+    wrong += _wrong_loads(client, found, jobs)
     for key in found:
         lasting = any(pattern.fullmatch(key) for pattern in LASTING) or any(
             part in key for part in UNEXPIRING_WHILE_OPEN
@@ -63,6 +64,27 @@ def _wrong_rings(client: Any, found: list[str]) -> list[str]:
         f"{ring} turns among {rings.get(ring, [])}, its lines are of {sorted(wanted[ring])}"
         for ring in {*rings, *wanted}
         if sorted(rings.get(ring, [])) != sorted(wanted[ring])
+    ]
+
+
+def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]]) -> list[str]:
+    """The open jobs that are counted are those that there are."""
+    counted = {
+        f"{key}:{name.decode()}": int(n)
+        for key in found
+        if key.endswith(":load")
+        for name, n in client.hgetall(key).items()
+    }
+    there: dict[str, int] = defaultdict(int)
+    for job_id, job in jobs.items():
+        if job["state"] not in FINAL:
+            load = f"jitney:{{s{job_id[:2]}}}:load:{job['model']}"
+            there[f"{load}:jobs"] += 1
+            there[f"{load}:bytes"] += int(job["size"])
+    return [
+        f"{name}: counted {counted.get(name)}, there are {there.get(name)}"
+        for name in {*counted, *there}
+        if counted.get(name, 0) != there.get(name, 0)
     ]
 
 

@@ -1,0 +1,37 @@
+"""How fast each model's jobs end, and from that: when a caller who is refused should come back. Owns no clock."""
+
+from collections.abc import Mapping
+from typing import Final
+
+SHARE: Final = 0.01  # a full queue is worth coming back to once so much of it has drained
+SHORTEST_S: Final = 1.0
+LONGEST_S: Final = 60.0
+UNKNOWN_S: Final = 10.0  # nothing has ended lately: nobody knows
+
+
+class Pace:
+    """Rates by model, from totals that are looked at now and then."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, tuple[float, int]] = {}
+        self._rates: dict[str, float] = {}
+
+    def saw(self, counts: Mapping[str, int], now: float) -> None:
+        """Take in the store's counts, `finished:<model>:<outcome>`, at a time in seconds."""
+        totals: dict[str, int] = {}
+        for name, count in counts.items():
+            event, model, *_ = name.split(":")
+            if event == "finished":
+                totals[model] = totals.get(model, 0) + count
+        for model, total in totals.items():
+            since, before = self._totals.get(model, (now, total))
+            if now > since:
+                self._rates[model] = max(0, total - before) / (now - since)
+            self._totals[model] = (now, total)
+
+    def retry_after_s(self, model: str, limit_jobs: int) -> float:
+        """Say when so many jobs of a model that its queue has room again will have ended."""
+        rate = self._rates.get(model, 0.0)
+        if not rate:
+            return UNKNOWN_S
+        return min(LONGEST_S, max(SHORTEST_S, limit_jobs * SHARE / rate))

@@ -1,0 +1,25 @@
+"""A full queue refuses at once, says when to come back, and harms nothing that it has taken."""
+
+import struct
+from pathlib import Path
+
+from tests.support import models
+from tests.support.service import Service
+
+BODY = struct.pack("<4f", 1, 2, 3, 4)
+
+
+def test_a_full_queue_refuses_soon_and_finishes_what_it_took(tmp_path: Path) -> None:
+    models.slow(tmp_path / "models")
+    with Service(tmp_path / "models", {"MAX_JOBS": "30"}) as service:
+        answers = [service.submit(BODY, "application/octet-stream") for _ in range(40)]
+        taken = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+        refused = [answer for answer in answers if answer.status_code != 202]
+        assert refused
+        for answer in refused:
+            body = answer.json()
+            assert (answer.status_code, body["code"], body["limit_jobs"]) == (503, "queue_full", 30)
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+            assert answer.elapsed.total_seconds() < 0.1
+        assert {service.final(job_id)["status"] for job_id in taken} == {"succeeded"}
+        assert service.submit(BODY, "application/octet-stream").status_code == 202
