@@ -1,6 +1,7 @@
 """The one place that talks to redis-py: how we connect, how a script is called, and what an outage looks like to us."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from hashlib import sha1
 from pathlib import Path
@@ -13,11 +14,26 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from jobs.errors import NotNow, QueueFull, StoreUnavailable
-from jobs.pipe import Opened, Pipe, Word
+from jobs.pipe import Opened, Pipe, Wire, Word
+
+log = logging.getLogger("jitney.jobs")
 
 _LUA: Final = Path(__file__).parent / "lua"
 # Scripts that end or move admitted work also run when the server's memory is full; only submit is refused then.
 _REFUSED_WHEN_FULL: Final = {"submit"}
+# Sent twice, a claim would take jobs that nobody hears of, and a cancel would find its own work done.
+_SENT_ONCE: Final = {"claim", "cancel"}
+_PASSING: Final = (
+    "OOM",
+    "LOADING",
+    "BUSY",
+    "READONLY",
+    "MISCONF",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "TRYAGAIN",
+)
 _RETRY_AFTER_S: Final = 1
 _FULL_RETRY_AFTER_S: Final = 5
 # Large inputs take a connection of their own, so that small answers do not wait behind them.
@@ -50,9 +66,9 @@ class Connection:
     async def command(self, *words: Word) -> Any:
         return (await self.pipeline([words]))[0]
 
-    async def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
-        """Send many commands in one write; the answers in order."""
-        answers = await self._send(self._small, commands)
+    async def pipeline(self, commands: Sequence[Sequence[Word]], *, again: bool = True) -> list[Any]:
+        """Send many commands in one write; the answers in order. `again`: they do no harm when sent twice."""
+        answers = await self._send(self._small, commands, again=again)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise _not_taken(answer)
@@ -60,47 +76,58 @@ class Connection:
 
     async def script(self, name: str, root: str, *words: Word) -> Any:
         """Run a script on the shard of this root."""
+        again = name not in _SENT_ONCE
         script = self._scripts.get(name) or self._scripts.setdefault(name, Script(name))
         large = sum(len(word) for word in words if isinstance(word, bytes)) > _LARGE_BYTES
         pipe = self._large if large else self._small
-        (answer,) = await self._send(pipe, [("EVALSHA", script.sha, 1, root, *words)])
+        (answer,) = await self._send(pipe, [("EVALSHA", script.sha, 1, root, *words)], again=again)
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):  # a server started anew
-            (answer,) = await self._send(pipe, [("EVAL", script.source, 1, root, *words)])
+            (answer,) = await self._send(pipe, [("EVAL", script.source, 1, root, *words)], again=again)
         if isinstance(answer, hiredis.ReplyError):
             raise _not_taken(answer)
         return answer
 
-    def subscriber(self, on_push: Callable[[list[Any]], None]) -> Pipe:
-        """Make a connection of its own for notices; whoever asked for it closes it."""
-        return Pipe(self._open, self._timeout_s, on_push)
+    async def subscribe(self, channels: Sequence[str], on_push: Callable[[list[Any]], None]) -> Wire:
+        """Open a connection of its own for notices; whoever asked for it closes it. Raises `Unreachable`."""
+        wire = Wire(await self._open(), self._timeout_s, on_push)
+        wire.put([("SUBSCRIBE", *channels)])
+        # Behind the subscription: its answer says that the subscription stands. An error is the subscription's own.
+        (answer,) = await wire.send([("PING",)])
+        if isinstance(answer, hiredis.ReplyError):
+            wire.close()
+            raise ConnectionRefusedError(str(answer))
+        return wire
 
     async def aclose(self) -> None:
         self._small.close()
         self._large.close()
         await self._client.aclose()
 
-    async def _send(self, pipe: Pipe, commands: Sequence[Sequence[Word]]) -> list[Any]:
+    async def _send(self, pipe: Pipe, commands: Sequence[Sequence[Word]], *, again: bool) -> list[Any]:
         try:
             try:
                 return await pipe.send(commands)
-            except ConnectionError:
-                # A server that restarts, or a connection it closed: once more. Every script may be sent twice.
+            except ConnectionError:  # a server that restarts, or a connection that it closed
+                if not again:
+                    raise
                 return await pipe.send(commands)
         except Unreachable as error:
             raise _not_taken(error) from error
 
     async def _open(self) -> Opened:
         """Let redis-py connect, and take the socket over."""
-        made = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        made = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # it has no types
         await made.connect()
         writer: asyncio.StreamWriter = made._writer  # noqa: SLF001 (redis-py has no public way to hand a socket over)
         transport = cast("asyncio.Transport", writer.transport)
         made._reader = made._writer = None  # noqa: SLF001 (it must not close what it no longer owns)
-        return transport, writer
+        return transport, writer  # a writer that is forgotten closes its transport
 
 
 def _not_taken(error: Exception) -> NotNow:
     reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
     if reason.startswith("OOM"):
         return QueueFull("the queue's server has no memory left for new jobs", retry_after_s=_FULL_RETRY_AFTER_S)
+    if isinstance(error, hiredis.ReplyError) and not reason.startswith(_PASSING):
+        log.error("the queue's server refused a command, which will not mend itself: %s", reason)
     return StoreUnavailable(f"the queue's server did not take it: {reason}", retry_after_s=_RETRY_AFTER_S)

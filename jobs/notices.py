@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from jobs.connection import Connection, Unreachable
 from jobs.outage import Outage
-from jobs.pipe import Pipe
+from jobs.pipe import Wire
 
 log = logging.getLogger("jitney.jobs")
 
@@ -36,25 +36,24 @@ class Listener:
     async def run(self) -> NoReturn:
         """Listen until cancelled."""
         while True:
-            pipe = self._connection.subscriber(self._heard)
             try:
-                await self._listen(pipe)
+                wire = await self._connection.subscribe(self._channels, self._heard)
+                try:
+                    await self._listen(wire)
+                finally:
+                    wire.close()
             except Unreachable as error:
                 self._outage.began(error)
-            finally:
-                pipe.close()
             await asyncio.sleep(PAUSE_S)
 
-    async def _listen(self, pipe: Pipe) -> NoReturn:
-        await pipe.subscribe(self._channels)
-        await pipe.send([("PING",)])  # behind the subscription: its answer says that the subscription stands
+    async def _listen(self, wire: Wire) -> NoReturn:
         self._outage.ended()
         await self._on_connect()
         while True:
             try:
-                await asyncio.wait_for(pipe.lost.wait(), SILENCE_S)
+                await asyncio.wait_for(wire.lost.wait(), SILENCE_S)
             except TimeoutError:
-                await pipe.send([("PING",)])
+                await wire.send([("PING",)])
             else:
                 raise ConnectionResetError("the connection was closed")
 

@@ -6,148 +6,162 @@ bytes pass here. Round trips and Python frames per command are what a small job 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 import hiredis
 
 Word = str | bytes | int | float
-Opened = tuple[asyncio.Transport, Any]
+# A connected socket, and whoever must live as long as it does.
+Opened = tuple[asyncio.Transport, object]
+Open = Callable[[], Awaitable[Opened]]
 pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows less
 
 CHECKS_PER_TIMEOUT: Final = 4
 
 
-class _Waiting(NamedTuple):
-    answer: "asyncio.Future[Any]"
-    sent_at: float
+class _Sent:
+    """Commands that were sent together, and the answers that came so far."""
+
+    __slots__ = ("answers", "count", "future", "sent_at")
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[list[Any]] = loop.create_future()
+        self.answers: list[Any] = []
+        self.count = count
+        self.sent_at = loop.time()
 
 
-class Pipe(asyncio.Protocol):
-    """One connection, opened when first needed and again after it was lost. Not for commands that block.
+class Wire(asyncio.Protocol):
+    """One connection from its making to its loss; it never comes back, so no answer can belong to another's command."""
 
-    What the server says unasked (RESP3 push: messages of a subscription) goes to `on_push`. `lost` is set while there
-    is no connection.
-    """
-
-    def __init__(
-        self,
-        open_transport: Callable[[], Coroutine[Any, Any, Opened]],
-        timeout_s: float,
-        on_push: Callable[[list[Any]], None] | None = None,
-    ) -> None:
-        self._open_transport, self._timeout_s, self._on_push = open_transport, timeout_s, on_push
-        self.lost = asyncio.Event()
-        self._opening: asyncio.Task[None] | None = None
-        self._transport: asyncio.Transport | None = None
-        self._owner: Any = None  # redis-py's connection, kept as long as its socket is
+    def __init__(self, opened: Opened, timeout_s: float, on_push: Callable[[list[Any]], None] | None = None) -> None:
+        self._transport, self._owner = opened
+        self._timeout_s, self._on_push = timeout_s, on_push
+        self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._waiting: deque[_Waiting] = deque()
+        self._sent: deque[_Sent] = deque()
         self._outgoing: list[bytes] = []
+        self._alive_at = self._loop.time()  # when something last moved on the socket
+        self._unwritten_bytes = 0
         self._check_due = False
+        self.lost = asyncio.Event()
+        self._transport.set_protocol(self)
+        if self._transport.is_closing():
+            self.connection_lost(None)
 
-    async def send(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
+    def send(self, commands: Sequence[Sequence[Word]]) -> asyncio.Future[list[Any]]:
         """Send commands; gives their answers in order, an error among them as a value.
 
-        Raises OSError where the connection can not be made, is lost, or says nothing for too long.
+        The answer is an OSError where the connection is lost, or says nothing for too long.
         """
-        if self._transport is None:
-            await self._open()
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        answers: list[asyncio.Future[Any]] = []
-        for words in commands:
-            answer: asyncio.Future[Any] = loop.create_future()
-            answers.append(answer)
-            self._waiting.append(_Waiting(answer, now))
-            self._put(words)
+        sent = _Sent(len(commands), self._loop)
+        if self.lost.is_set():
+            sent.future.set_exception(ConnectionResetError("the connection is closed"))
+            return sent.future
+        self._sent.append(sent)
+        self.put(commands)
         if not self._check_due:
             self._check_due = True
-            loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
-        return [await answer for answer in answers]
+            self._loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
+        return sent.future
 
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        """Subscribe to channels, once the connection is there; a subscription has no answer but what is pushed."""
-        if self._transport is None:
-            await self._open()
-        self._put(("SUBSCRIBE", *channels))
+    def put(self, commands: Sequence[Sequence[Word]]) -> None:
+        """Send commands that have no answer but what is pushed: subscriptions."""
+        if not self._outgoing:
+            self._loop.call_soon(self._write)
+        self._outgoing += [pack(tuple(words)) for words in commands]
 
     def close(self) -> None:
-        """Drop the connection; the next command opens another."""
-        if self._transport is not None:
-            self._transport.abort()
+        """Drop the connection."""
+        self._transport.abort()
         self.connection_lost(None)
 
     # ---- what the transport calls
 
     def data_received(self, data: bytes) -> None:
         """Give each answer to the command that waits longest."""
+        self._alive_at = self._loop.time()
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             if isinstance(reply, hiredis.PushNotification):
                 if self._on_push is not None:
                     self._on_push(reply)
                 continue
-            waiting = self._waiting.popleft().answer
-            if not waiting.done():
-                waiting.set_result(reply)
+            if not self._sent:  # an answer that nobody asked for: what follows could be anybody's
+                self.close()
+                return
+            oldest = self._sent[0]
+            oldest.answers.append(reply)
+            if len(oldest.answers) == oldest.count:
+                self._sent.popleft()
+                if not oldest.future.done():
+                    oldest.future.set_result(oldest.answers)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail whoever waits: nobody knows which commands were carried out."""
-        self._transport = self._owner = None
-        self.lost.set()
-        self._outgoing.clear()
-        waiting, self._waiting = self._waiting, deque()
-        for one in waiting:
-            if not one.answer.done():
-                one.answer.set_exception(ConnectionResetError(str(exc or "the connection was closed")))
+        self._fail(ConnectionResetError(str(exc or "the connection was closed")))
 
     # ----
 
-    async def _open(self) -> None:
-        """Open once, however many commands ask for it at the same time."""
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._connect())
-            self._opening.add_done_callback(self._opened)
-        await asyncio.shield(self._opening)
-
-    def _opened(self, task: asyncio.Task[None]) -> None:
-        self._opening = None
-        if not task.cancelled():
-            task.exception()  # told to whoever waits for it
-
-    async def _connect(self) -> None:
-        transport, self._owner = await self._open_transport()
-        self._reader = hiredis.Reader()
-        transport.set_protocol(self)
-        self._transport = transport
-        self.lost.clear()
-
-    def _put(self, words: Sequence[Word]) -> None:
-        if not self._outgoing:
-            asyncio.get_running_loop().call_soon(self._write)
-        self._outgoing.append(pack(tuple(words)))
+    def _fail(self, error: OSError) -> None:
+        self.lost.set()
+        self._outgoing.clear()
+        sent, self._sent = self._sent, deque()
+        for one in sent:
+            if not one.future.done():
+                one.future.set_exception(error)
 
     def _write(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if self._transport is not None and outgoing:
+        if outgoing:
             self._transport.write(b"".join(outgoing))
 
     def _check(self) -> None:
-        """Give up a connection whose oldest command waits too long: half-open ones are never closed for us."""
-        self._check_due = bool(self._waiting)
-        if not self._waiting:
-            return
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._waiting[0].sent_at > self._timeout_s:
-            self._check_due = False
-            self._fail_overdue()
-        else:
-            loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
+        """Give up a connection on which nothing moves: half-open ones are never closed for us.
 
-    def _fail_overdue(self) -> None:
-        waiting, self._waiting = self._waiting, deque()
-        for one in waiting:
-            if not one.answer.done():
-                one.answer.set_exception(TimeoutError(f"no answer within {self._timeout_s:g} s"))
-        self.close()
+        A large answer on its way, or a large input, is movement; only silence counts.
+        """
+        self._check_due = bool(self._sent)
+        if not self._sent:
+            return
+        now, unwritten = self._loop.time(), self._transport.get_write_buffer_size()
+        if unwritten < self._unwritten_bytes:
+            self._alive_at = now
+        self._unwritten_bytes = unwritten
+        if now - max(self._sent[0].sent_at, self._alive_at) > self._timeout_s:
+            self._fail(TimeoutError(f"no answer within {self._timeout_s:g} s"))
+            self._transport.abort()
+        else:
+            self._loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
+
+
+class Pipe:
+    """A wire that is opened when first needed, and anew after it was lost. Not for commands that block."""
+
+    def __init__(self, open_transport: Open, timeout_s: float) -> None:
+        self._open_transport, self._timeout_s = open_transport, timeout_s
+        self._opening: asyncio.Task[Wire] | None = None
+        self._wire: Wire | None = None
+
+    async def send(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
+        """Send commands; gives their answers in order, an error among them as a value. Raises OSError, see Wire."""
+        wire = self._wire
+        if wire is None or wire.lost.is_set():
+            wire = await self._open()
+        return await wire.send(commands)
+
+    def close(self) -> None:
+        """Drop the connection; the next command opens another."""
+        if self._wire is not None:
+            self._wire.close()
+
+    async def _open(self) -> Wire:
+        """Open once, however many commands ask for it at the same time."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._connect())
+        return await asyncio.shield(self._opening)
+
+    async def _connect(self) -> Wire:
+        self._wire = Wire(await self._open_transport(), self._timeout_s)
+        return self._wire

@@ -32,15 +32,12 @@ class Tally:
         self._counts[f"{what}:sum"] += times * (int(value) if what == "size" else round(value * 1000))
 
     async def tell(self, connection: Connection, model: str) -> None:
-        """Add it all to the model's stats, and begin anew."""
+        """Add it all to the stats, and begin anew. What an outage cuts off is lost, rather than counted twice."""
         counts, self._counts = self._counts, Counter()
-        try:
-            if counts:
-                key = keys.stats(model)
-                await connection.pipeline([("HINCRBY", key, name, count) for name, count in counts.items()])
-        except Exception:
-            self._counts.update(counts)
-            raise
+        if counts:
+            key = keys.stats(model)
+            commands = [("HINCRBY", key, name, count) for name, count in counts.items()]
+            await connection.pipeline(commands, again=False)
 
 
 async def read(connection: Connection, models: Sequence[str]) -> dict[str, dict[str, int]]:
