@@ -145,7 +145,6 @@ def fresh(submission: Submission, accepted: Accepted) -> Job:
         lane=submission.lane,
         tenant=submission.tenant,
         created_us=accepted.created_us,
-        deadline_ms=accepted.created_us // 1000 + submission.deadline_ms,
         attempts=0,
         metadata=submission.metadata,
     )

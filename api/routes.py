@@ -33,9 +33,9 @@ def router(gateway: Gateway) -> APIRouter:
     ) -> Response:
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
-        jobs = await gateway.store.newest(TENANT, int(cursor or FAR_FUTURE_US), limit)
-        more = str(jobs[-1].created_us) if len(jobs) == limit else None
-        return respond(Answer(200, orjson.dumps({"jobs": [job_view(job) for job in jobs], "next_cursor": more})))
+        jobs, before_us = await gateway.store.newest(TENANT, int(cursor or FAR_FUTURE_US), limit)
+        page = {"jobs": [job_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
+        return respond(Answer(200, orjson.dumps(page)))
 
     @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
     async def cancel_job(job_id: str) -> Response:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
-Reason = Literal["full", "aged", "drain"]
+Reason = Literal["full", "aged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,6 @@ class Batcher(Generic[T]):
         """Tell when `take` should be asked again at the latest; None where nothing waits."""
         oldest = [waiting[0].since for waiting in self._groups.values()]
         return min(oldest) + self.limits.max_wait_s if oldest else None
-
-    def drain(self) -> list[Batch[T]]:
-        """Hand out everything that waits, in batches, whatever its age."""
-        batches = []
-        while self._groups:
-            batches.append(self._close(next(iter(self._groups)), "drain"))
-        return batches
 
     def remove(self, gone: Iterable[T]) -> None:
         """Forget items that no longer want to ride."""

@@ -1,5 +1,6 @@
 """Job ⇄ the fields of its hash. Inputs and outputs stay the bytes they were; nothing is pickled."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -9,12 +10,14 @@ from jobs.errors import JitneyError
 from jobs.job import RECORD_VERSION, Claimed, Job, Outcome, Submission
 from jobs.lifecycle import State
 
+log = logging.getLogger("jitney.jobs")
+
 # What a reader asks for, in this order. The input is never among it.
 READ_FIELDS: Final = (
-    *("v", "state", "model", "version", "lane", "tenant", "created", "deadline", "attempts", "metadata"),
+    *("v", "state", "model", "version", "lane", "tenant", "created", "attempts", "metadata"),
     *("started", "finished", "output", "error", "stages", "batch_size"),
 )
-_STATES: Final = {state.value.encode() for state in State}
+LATEST_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
 
 
 def submit_words(job: Submission) -> tuple[str | bytes | int, ...]:
@@ -33,19 +36,25 @@ def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:
 
 def read_claimed(fields: Sequence[Any]) -> Claimed:
     """Read one job of `claim.lua`'s answer."""
-    job_id, attempt, kind, body, parameters, created, claimed, deadline = fields
-    return Claimed(
-        *(job_id.decode(), int(attempt), kind.decode(), body, parameters), int(created), int(claimed), int(deadline)
-    )
+    job_id, attempt, kind, body, parameters, created, claimed = fields
+    return Claimed(job_id.decode(), int(attempt), kind.decode(), body, parameters, int(created), int(claimed))
 
 
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
-    """Read a job from the values of READ_FIELDS; None where there is no such job (or no readable one)."""
-    if values[0] != RECORD_VERSION.encode() or None in values[1:9] or values[1] not in _STATES:
+    """Read a job from the values of READ_FIELDS; None where there is no such job, or no readable one."""
+    if values[0] != RECORD_VERSION.encode() or None in values[1:8]:
         return None
-    head = [value.decode() for value in values[1:9] if value is not None]
-    state, model, version, lane, tenant, created, deadline, attempts = head
-    started, finished, output, error, stages, batch_size = values[10:]
+    try:
+        return _read_job(job_id, values)
+    except (ValueError, TypeError):
+        log.warning("the record of job %s can not be read", job_id)
+        return None
+
+
+def _read_job(job_id: str, values: Sequence[bytes | None]) -> Job:
+    head = [value.decode() for value in values[1:8] if value is not None]
+    state, model, version, lane, tenant, created, attempts = head
+    metadata, started, finished, output, error, stages, batch_size = values[8:]
     return Job(
         id=job_id,
         state=State(state),
@@ -53,17 +62,24 @@ def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
         version=version,
         lane=lane,
         tenant=tenant,
-        created_us=int(created),
-        deadline_ms=int(deadline),
+        created_us=_time(created),
         attempts=int(attempts),
-        metadata=values[9] or b"{}",
-        started_us=int(started) if started else None,
-        finished_us=int(finished) if finished else None,
+        metadata=metadata or b"{}",
+        started_us=_time(started) if started else None,
+        finished_us=_time(finished) if finished else None,
         output=output,
         error=error,
         stages_ms=orjson.loads(stages) if stages else None,
         batch_size=int(batch_size) if batch_size else None,
     )
+
+
+def _time(text: str | bytes) -> int:
+    us = int(text)
+    if not 0 <= us < LATEST_US:
+        message = f"{us} is no time"
+        raise ValueError(message)
+    return us
 
 
 def error_body(error: JitneyError) -> bytes:

@@ -48,7 +48,11 @@ class Claimed(NamedTuple):
     parameters: bytes
     created_us: int
     claimed_us: int
-    deadline_ms: int
+
+    @property
+    def claim(self) -> tuple[str, int]:
+        """Name this claim of the job: a later one has another attempt."""
+        return self.id, self.attempt
 
 
 class Outcome(NamedTuple):
@@ -75,7 +79,6 @@ class Job:
     lane: str
     tenant: str
     created_us: int
-    deadline_ms: int
     attempts: int
     metadata: bytes
     started_us: int | None = None

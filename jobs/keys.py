@@ -15,7 +15,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:idle:<model>:<version>` | set | 60 s after the last claim | workers that found the lines empty and wait for a wake |
 | `:load` | hash | two fields per model that has open jobs | jobs that are not final, and the bytes of their inputs |
 | `:counts` | hash | for ever, a few fields per model | jobs submitted, and finished by outcome |
-| `:own:<tenant>` | sorted set | `own_ttl_s` after the last submit | the tenant's newest ids, for listing |
+| `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
 
 | beside the shards | type | lifetime | what |

@@ -4,15 +4,18 @@ An announcement outlives its worker, so that jobs are accepted while workers are
 run them is another question, and the live workers answer it.
 """
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import orjson
 
 from jobs import keys
 from jobs.connection import Connection
+
+log = logging.getLogger("jitney.jobs")
 
 FORGET_AFTER_S = 86_400  # a model that no worker has served for a day is no longer known
 
@@ -26,6 +29,9 @@ class WorkerReport:
     host: str
     models: list[str] = field(default_factory=list)  # "name version"
     failed: dict[str, str] = field(default_factory=dict)  # name → reason
+
+
+WORKER_FIELDS = tuple(one.name for one in fields(WorkerReport))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +55,14 @@ async def announce(
 ) -> None:
     """Say what this worker serves; it counts as alive for `ttl_s` from now."""
     seen = time.time()
-    fields = [w for card in cards for w in (f"{card['name']} {card['version']}", orjson.dumps({**card, "seen": seen}))]
+    words = [w for card in cards for w in (f"{card['name']} {card['version']}", orjson.dumps({**card, "seen": seen}))]
     commands: list[tuple[Any, ...]] = [
         ("SET", keys.worker(report.id), orjson.dumps(report), "PX", int(ttl_s * 1000)),
         ("SADD", keys.WORKERS, report.id),
         ("EXPIRE", keys.WORKERS, FORGET_AFTER_S),
     ]
-    if fields:
-        commands.append(("HSET", keys.MODELS, *fields))
+    if words:
+        commands.append(("HSET", keys.MODELS, *words))
     await connection.pipeline(commands)
 
 
@@ -74,7 +80,7 @@ async def withdraw(connection: Connection, worker_id: str) -> None:
 async def announced(connection: Connection) -> Announced:
     """Read what is announced; models not seen for a day are dropped."""
     known, workers = await connection.command("HGETALL", keys.MODELS), await _live(connection)
-    cards = [orjson.loads(text) for text in known.values()]
+    cards = [card for text in known.values() if (card := _read(text, {"name", "version", "seen", "kinds"}))]
     forgotten = [card for card in cards if time.time() - card["seen"] > FORGET_AFTER_S]
     if forgotten:
         await connection.command("HDEL", keys.MODELS, *(f"{card['name']} {card['version']}" for card in forgotten))
@@ -87,4 +93,17 @@ async def _live(connection: Connection) -> list[WorkerReport]:
     values = await connection.pipeline([("GET", keys.worker(worker_id)) for worker_id in ids]) if ids else []
     if gone := [worker_id for worker_id, value in zip(ids, values, strict=True) if value is None]:
         await connection.command("SREM", keys.WORKERS, *gone)
-    return [WorkerReport(**orjson.loads(value)) for value in values if value]
+    reports = [_read(value, {"id", "pid", "host", "models", "failed"}) for value in values if value]
+    return [WorkerReport(**{name: report[name] for name in WORKER_FIELDS}) for report in reports if report]
+
+
+def _read(text: bytes, needed: set[str]) -> dict[str, Any] | None:
+    """Read what some worker wrote, of an earlier or a later release than ours; None where it is of no use."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = None
+    if isinstance(value, dict) and needed <= value.keys():
+        return value
+    log.warning("an announcement in the queue can not be read: %.80r", text)
+    return None

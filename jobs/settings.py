@@ -23,6 +23,6 @@ class StoreSettings(BaseSettings):
     )
     max_input_bytes: int = Field(2 << 30, ge=1, description="bytes of their inputs, likewise")
     lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that says nothing")
-    max_attempts: int = Field(5, ge=1, description="lost workers after which a job fails for good")
+    max_losses: int = Field(5, ge=1, description="lost workers after which a job fails for good")
     bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")
     redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")

@@ -16,6 +16,7 @@ from jobs.job import LANES, RECORD_VERSION, Accepted, Claimed, Job, Outcome, Sub
 from jobs.settings import StoreSettings
 
 SWEEP_LIMIT = 500
+OWN_TTL_S = 7 * 86_400  # longer than any deadline
 
 
 class _HasId(Protocol):
@@ -53,7 +54,7 @@ class JobStore:
         Raises Refused for a key used with another request and QueueFull, for the first such job; others are taken.
         """
         s = self.settings
-        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, s.idempotency_ttl_s + int(s.result_ttl_s))
+        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s))
         caps = (max(1, s.max_jobs // s.shards), max(1, s.max_input_bytes // s.shards))
         accepted: dict[str, Accepted] = {}
         for root, group in self._by_shard(jobs):
@@ -87,13 +88,22 @@ class JobStore:
         if answer == b"final":
             raise Refused("job_already_final", f"job {job_id} has ended; only a queued or running job can be canceled")
 
-    async def newest(self, tenant: str, before_us: int, limit: int) -> list[Job]:
-        """List a tenant's jobs accepted before a time, newest first."""
-        words = (f"({before_us}", "-inf", "LIMIT", 0, limit)
+    async def newest(self, tenant: str, before_us: int, limit: int) -> tuple[list[Job], int | None]:
+        """List a tenant's jobs accepted before a time, newest first, and the time to go on from (None: no more)."""
+        words = (f"({before_us}", "-inf", "WITHSCORES", "LIMIT", 0, limit)
         commands = [("ZREVRANGEBYSCORE", keys.own(shard, tenant), *words) for shard in range(self.settings.shards)]
-        ids = [job_id.decode() for answer in await self.connection.pipeline(commands) for job_id in answer]
-        jobs = [job for job in await self.read(ids) if job] if ids else []
-        return sorted(jobs, key=lambda job: -job.created_us)[:limit]
+        found = [
+            (job_id.decode(), int(us)) for answer in await self.connection.pipeline(commands) for job_id, us in answer
+        ]
+        found = sorted(found, key=lambda one: -one[1])[:limit]
+        jobs = await self.read([job_id for job_id, _ in found]) if found else []
+        # Results that are kept no more leave the list too; a page without any would look like the end.
+        if gone := [job_id for (job_id, _), job in zip(found, jobs, strict=True) if job is None]:
+            await self.connection.pipeline([("ZREM", keys.own(shard_of(job_id), tenant), job_id) for job_id in gone])
+        kept = [job for job in jobs if job is not None]
+        if found and not kept:
+            return await self.newest(tenant, found[-1][1], limit)
+        return kept, found[-1][1] if len(found) == limit else None
 
     async def position(self, job: Job) -> int | None:
         """Count from 1 where a queued job stands in its line; None once it has left."""
@@ -105,9 +115,12 @@ class JobStore:
         """Take back jobs of dead workers and end those past their deadline. Idempotent; any gateway, any time."""
         s, total = self.settings, [0, 0, 0]
         for root in self._roots:
-            back, failed = await self.connection.script("reclaim", root, SWEEP_LIMIT, s.max_attempts, self._ttl_ms)
-            expired = await self.connection.script("expire", root, SWEEP_LIMIT, self._ttl_ms)
-            total = [a + int(b) for a, b in zip(total, (back, failed, expired), strict=True)]
+            moved = (SWEEP_LIMIT, 0, 0)
+            while moved[0] + moved[1] >= SWEEP_LIMIT or moved[2] >= SWEEP_LIMIT:
+                expired = await self.connection.script("expire", root, SWEEP_LIMIT, self._ttl_ms)
+                back, failed = await self.connection.script("reclaim", root, SWEEP_LIMIT, s.max_losses, self._ttl_ms)
+                moved = (int(back), int(failed), int(expired))
+                total = [a + b for a, b in zip(total, moved, strict=True)]
         return Swept(*total)
 
     async def counts(self) -> dict[str, int]:
@@ -115,7 +128,8 @@ class JobStore:
         totals: dict[str, int] = {}
         for answer in await self.connection.pipeline([("HGETALL", f"{root}:counts") for root in self._roots]):
             for name, value in answer.items():
-                totals[name.decode()] = totals.get(name.decode(), 0) + int(value)
+                if value.isdigit():
+                    totals[name.decode()] = totals.get(name.decode(), 0) + int(value)
         return totals
 
     async def depth(self, model: str, version: str) -> dict[str, int]:

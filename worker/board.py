@@ -2,17 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from batching.batcher import Batch, Batcher, BatchLimits
-from batching.collation import Arrays, group_of
+from batching.collation import Arrays
 from jobs.job import Claimed, Outcome
 from jobs.lifecycle import State
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)  # its bytes are the caller's: not for a log
 class Rider:
     """A claimed job on its way to a seat. Times on the monotonic clock, in seconds."""
 
@@ -21,6 +21,7 @@ class Rider:
     claimed_at: float
     decode_ms: float = 0.0
     arrays: Arrays = field(default_factory=dict)
+    group: Hashable = None
 
     def outcome(
         self, state: State, body: bytes, batch_ms: float = 0.0, infer_ms: float = 0.0, batch_size: int = 0
@@ -42,9 +43,11 @@ class Board:
     def __init__(self, limits: BatchLimits) -> None:
         self._batcher: Batcher[Rider] = Batcher(limits)
         self._cap = limits.max_items
-        self._ahead: dict[str, Rider] = {}  # claimed, not departed
-        self._riding: dict[str, Rider] = {}  # departed, not written down yet
+        # By claim, not by job: after a lost lease this very worker may claim the same job again.
+        self._ahead: dict[tuple[str, int], Rider] = {}  # claimed, not departed
+        self._riding: dict[tuple[str, int], Rider] = {}  # departed, not written down yet
         self._seated, self._left = asyncio.Event(), asyncio.Event()
+        self._closed = False
 
     @property
     def room(self) -> int:
@@ -61,28 +64,36 @@ class Board:
 
     def board(self, rider: Rider) -> None:
         """Take in a rider who is not prepared yet."""
-        self._ahead[rider.job.id] = rider
+        self.leave([old.job for old in self._ahead.values() if old.job.id == rider.job.id])
+        self._ahead[rider.job.claim] = rider
 
     def seat(self, rider: Rider) -> None:
         """Let a prepared rider wait for the next batch; one that was lost meanwhile is ignored."""
-        if rider.job.id in self._ahead:
-            self._batcher.add(rider, time.monotonic(), group_of(rider.arrays))
+        if rider.job.claim in self._ahead:
+            self._batcher.add(rider, time.monotonic(), rider.group)
             self._seated.set()
 
-    def leave(self, job_ids: Sequence[str]) -> None:
-        """Let go of riders: their end is written down, or their lease was lost."""
-        gone = [self._ahead.pop(job_id) for job_id in job_ids if job_id in self._ahead]
-        self._batcher.remove(gone)
-        for job_id in job_ids:
-            self._riding.pop(job_id, None)
+    def leave(self, jobs: Sequence[Claimed]) -> None:
+        """Let go of claims: their end is written down, or their lease was lost."""
+        if gone := [self._ahead.pop(job.claim) for job in jobs if job.claim in self._ahead]:
+            self._batcher.remove(gone)
+        for job in jobs:
+            self._riding.pop(job.claim, None)
         self._left.set()
+
+    def close(self) -> None:
+        """Take nobody in any more; who is aboard waits for no company."""
+        self._closed = True
+        self._batcher.limits = replace(self._batcher.limits, max_wait_s=0)
+        self._left.set()
+        self._seated.set()
 
     def depart(self) -> Batch[Rider] | None:
         """Close a batch now, with whoever is seated."""
         batch = self._batcher.take(time.monotonic())
         if batch is not None:
             for rider in batch.items:
-                self._riding[rider.job.id] = self._ahead.pop(rider.job.id)
+                self._riding[rider.job.claim] = self._ahead.pop(rider.job.claim)
             self._left.set()
         return batch
 
@@ -94,8 +105,8 @@ class Board:
             await wait_for_event(self._seated, None if deadline is None else max(0.0, deadline - now))
 
     async def until_room(self) -> None:
-        """Wait until somebody may be claimed."""
-        while self.room <= 0:
+        """Wait until somebody may be claimed, or nobody ever again."""
+        while self.room <= 0 and not self._closed:
             self._left.clear()
             await self._left.wait()
 

@@ -45,7 +45,7 @@ class Finisher:
                 await self._added.wait()
             ended, self._ready = self._ready, []
             await self._write(ended)
-            self._board.leave([end.outcome.id for end in ended])
+            self._board.leave([end.rider.job for end in ended])
             self._count(ended)
             self._written.set()
 

@@ -83,7 +83,7 @@ def _present(model: Model, rider: Rider, output: Arrays) -> tuple[State, bytes]:
         return State.SUCCEEDED, orjson.dumps(model.present(output, rider.parameters))
     except JitneyError as error:
         return State.FAILED, codec.error_body(error)
-    except Exception:
+    except (Exception, SystemExit):  # a task of the user's own may do anything
         log.exception("presenting job %s failed in model %s", rider.job.id, model.name)
         refused = Refused("inference_failed", f"model {model.name}: its output can not be shown")
         return State.FAILED, codec.error_body(refused)

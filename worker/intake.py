@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from batching.collation import group_of
 from jobs import codec
 from jobs.errors import JitneyError, Refused, StoreUnavailable
 from jobs.job import Claimed
@@ -56,11 +57,14 @@ class Intake:
         """Claim nothing more; a claim under way is taken in."""
         self._closing = True
         self._woken.set()
+        self._board.close()
 
     async def run(self) -> None:
         """Claim as long as there is room, until closed."""
         while not self._closing:
             await self._board.until_room()
+            if self._closing:
+                return
             self._woken.clear()
             wanted = self._board.room
             try:
@@ -95,7 +99,13 @@ class Intake:
             prepared.add_done_callback(partial(self._settle_later, few))
 
     def _settle_later(self, riders: list[Rider], prepared: asyncio.Future[list[JitneyError | None]]) -> None:
-        if not prepared.cancelled():
+        if prepared.cancelled():
+            return
+        if error := prepared.exception():
+            log.error("preparing for model %s failed", self._model.name, exc_info=error)
+            refused = Refused("invalid_input", f"model {self._model.name} could not prepare this input")
+            self._settle(riders, [refused] * len(riders))
+        else:
             self._settle(riders, prepared.result())
 
     def _settle(self, riders: list[Rider], errors: list[JitneyError | None]) -> None:
@@ -117,9 +127,10 @@ def prepare(model: Model, rider: Rider) -> JitneyError | None:
     try:
         rider.parameters = parameters_of(rider.job)
         rider.arrays = model.prepare(rider.job.kind, rider.job.input, rider.parameters)
+        rider.group = group_of(rider.arrays)
     except JitneyError as error:
         return error
-    except Exception:
+    except (Exception, SystemExit):  # a task of the user's own may do anything
         log.exception("preparing job %s failed in model %s", rider.job.id, model.name)
         return Refused("invalid_input", f"model {model.name} could not prepare this input")
     finally:

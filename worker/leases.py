@@ -29,4 +29,4 @@ async def tick(store: JobStore, worker_id: str, boards: Sequence[Board]) -> None
     for board in boards:
         if held := board.held():
             lost = await store.extend(worker_id, held)
-            board.leave([job.id for job in lost])
+            board.leave(lost)

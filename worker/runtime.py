@@ -80,7 +80,8 @@ class Runtime:
         failures = [task.exception() for task in (*intakes, *loops) if task.done()]
         for station in stations:
             station.intake.close()
-        await asyncio.wait(intakes, timeout=2)  # not cut off in a claim: its jobs would wait for their leases' end
+        # Not cut off in a claim: its jobs would wait for their leases' end.
+        await asyncio.wait([*intakes, _start(asyncio.sleep(0))], timeout=self.store.settings.redis_timeout_s)
         await _cancel(intakes)
         await self._drain(boards)
         await _cancel(loops)

@@ -24,7 +24,7 @@ class WorkerSettings(BaseSettings):
     beat_s: float = Field(5, gt=0, description="time between two renewals of leases and announcement")
     stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
     idle_poll_s: float = Field(1, gt=0, description="an idle worker looks for work this often even without a wake")
-    drain_s: float = Field(4, gt=0, description="on SIGTERM: longest time to finish what is aboard")
+    drain_s: float = Field(3, gt=0, description="on SIGTERM: longest time to finish what is aboard")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @property

@@ -2,7 +2,7 @@
 -- ARGV  id, tenant, ttl_ms
 -- gives 'canceled' | 'final' | 'unknown' (also another tenant's)
 local id = ARGV[1]
-local job = redis.call('HMGET', job_key(id), 'state', 'tenant', 'model', 'version', 'lane')
+local job = facts_of(id, 'state', 'tenant', 'model', 'version', 'lane')
 if not job[1] or job[2] ~= ARGV[2] then return 'unknown' end
 if job[1] ~= 'queued' and job[1] ~= 'running' then return 'final' end
 if job[1] == 'queued' then unline(id, job[3], job[4], job[5], job[2]) end

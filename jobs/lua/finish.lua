@@ -6,7 +6,7 @@ local worker, ttl_ms = ARGV[1], ARGV[2]
 local written = {}
 for at = 3, #ARGV, 6 do
   local id, attempt, state, body, stages, batch_size = unpack(ARGV, at, at + 5)
-  local job = redis.call('HMGET', job_key(id), 'state', 'owner', 'attempts')
+  local job = facts_of(id, 'state', 'owner', 'attempts')
   local mine = job[2] == worker and job[3] == attempt
   if mine and job[1] == 'running' then
     local field = state == 'succeeded' and 'output' or 'error'

@@ -4,7 +4,7 @@
 local back = 0
 for at = 2, #ARGV, 2 do
   local id = ARGV[at]
-  local job = redis.call('HMGET', job_key(id), 'state', 'owner', 'attempts', 'model', 'version', 'lane', 'tenant', 'created')
+  local job = facts_of(id, 'state', 'owner', 'attempts', 'model', 'version', 'lane', 'tenant', 'created')
   if job[1] == 'running' and job[2] == ARGV[1] and job[3] == ARGV[at + 1] then
     requeue(id, job[4], job[5], job[6], job[7], job[8])
     back = back + 1

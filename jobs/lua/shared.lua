@@ -14,6 +14,12 @@ local function ring_key(model, version, lane) return root .. ':ring:' .. model .
 local function idle_key(model, version) return root .. ':idle:' .. model .. ':' .. version end
 local function whole(number) return string.format('%.0f', number) end  -- a double as an integer's text
 
+-- Some fields of a job; all of them missing where what lies there is no job.
+local function facts_of(id, ...)
+  local facts = redis.pcall('HMGET', job_key(id), ...)
+  return facts.err and {} or facts
+end
+
 -- Wake one worker that waits for this model version. One that died without a word hears nothing: the next is tried.
 local function wake(model, version)
   while true do
@@ -72,10 +78,11 @@ local function notify()
   for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, ids) end
 end
 
--- Let a gateway hear of the job's end.
+-- Let a gateway hear of the job's end, if that is still to come.
 local function watch(id, gateway)
   local job = job_key(id)
-  local watchers = redis.call('HGET', job, 'watchers')
+  local state, watchers = unpack(redis.call('HMGET', job, 'state', 'watchers'))
+  if state ~= 'queued' and state ~= 'running' then return end
   if not watchers then
     redis.call('HSET', job, 'watchers', gateway)
   elseif not string.find(' ' .. watchers .. ' ', ' ' .. gateway .. ' ', 1, true) then
@@ -92,4 +99,5 @@ local function requeue(id, model, version, lane, tenant, created)
   wake(model, version)
 end
 
+local UNREADABLE = '{"code":"unreadable_job","message":"the record in the queue can not be read","status":422}'
 local EXPIRED = '{"code":"deadline_exceeded","message":"the deadline passed before the job was done","status":504}'

@@ -1,5 +1,5 @@
 -- Accept jobs, each under its ticket.
--- ARGV  gateway that waits ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, max_jobs, max_bytes; then per job 13 words:
+-- ARGV  gateway that waits for new jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, max_jobs, max_bytes; then per job 13 words:
 --       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
@@ -7,7 +7,9 @@
 --                                      | 'full'      too many jobs or bytes of this model are open; then: jobs, bytes
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local ticket = math.max(now_us, (tonumber(redis.call('GET', root .. ':clock')) or 0) + 1)
+local clock = tonumber(redis.call('GET', root .. ':clock')) or 0
+if clock > now_us + 86400 * 1000000 then clock = 0 end  -- nobody's clock was that far ahead: it is junk
+local ticket = math.max(now_us, clock + 1)
 local max_jobs, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local answers = {}
 
@@ -58,7 +60,7 @@ end
 
 for at = 7, #ARGV, 13 do
   local answer = accept(at)
-  if gateway ~= '' and (answer[1] == 'new' or answer[1] == 'replayed') and answer[3] ~= '0' then watch(answer[2], gateway) end
+  if gateway ~= '' and answer[1] == 'new' then watch(answer[2], gateway) end
   answers[#answers + 1] = answer
 end
 redis.call('SET', root .. ':clock', whole(ticket - 1))

@@ -80,13 +80,6 @@ def test_removed_items_do_not_ride() -> None:
     assert len(batcher) == 0
 
 
-def test_draining_hands_out_everything_in_batches() -> None:
-    batcher: Batcher[int] = Batcher(BatchLimits(max_items=2, max_wait_s=60))
-    for item in range(5):
-        batcher.add(item, now=0)
-    assert [batch.items for batch in batcher.drain()] == [[0, 1], [2, 3], [4]]
-
-
 @pytest.mark.parametrize("bad", [{"max_items": 0}, {"max_cost": 0}, {"max_wait_s": -1}])
 def test_senseless_limits_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="at least one item"):
@@ -113,7 +106,8 @@ def test_nothing_is_lost_doubled_late_or_over_a_cap(
             out.append(batch)
         deadline = batcher.next_deadline()
         assert deadline is None or deadline > now
-    out += batcher.drain()
+    while batch := batcher.take(now + max_wait_s):
+        out.append(batch)
     for batch in out:
         costs = [cost for _, _, cost, _ in batch.items]
         assert len(batch.items) <= max_items

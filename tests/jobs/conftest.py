@@ -63,7 +63,7 @@ async def bench(server: Server, anyio_backend: str) -> AsyncIterator[Bench]:
     del anyio_backend
     with server.client() as client:
         client.flushall()
-    settings = StoreSettings(redis_url=server.url, max_attempts=3)
+    settings = StoreSettings(redis_url=server.url, max_losses=3)
     connection = Connection(server.url, 5)
     yield Bench(JobStore(settings, connection), server)
     await connection.aclose()

@@ -117,6 +117,23 @@ async def test_a_live_workers_jobs_are_not_taken(bench: Bench) -> None:
     assert (await bench.store.sweep()).reclaimed == 0
 
 
+async def test_being_released_is_no_loss(bench: Bench) -> None:
+    (job_id,) = await bench.submit()
+    for _ in range(4):
+        await bench.store.release("w1", await bench.claim())
+    await bench.claim()
+    bench.age("leases", job_id)
+    assert (await bench.store.sweep()).reclaimed == 1
+
+
+async def test_a_replay_of_a_final_job_watches_nothing(bench: Bench) -> None:
+    (job_id,) = await bench.submit(idempotency_key="k", digest="d")
+    await bench.store.finish("w1", bench.succeed(await bench.claim()))
+    (again,) = await bench.store.submit([bench.job(idempotency_key="k", digest="d")], "gateway")
+    assert again.id == job_id
+    assert (await bench.store.wait(job_id, "gateway")) is not None
+
+
 async def test_a_job_that_loses_every_worker_fails(bench: Bench) -> None:
     (job_id,) = await bench.submit()
     for _ in range(3):
@@ -182,11 +199,23 @@ async def test_a_claim_drops_what_is_overdue(bench: Bench) -> None:
 
 async def test_positions_count_from_one_and_own_jobs_are_listed_newest_first(bench: Bench) -> None:
     ids = await bench.submit(3)
-    jobs = await bench.store.newest("default", 1 << 60, 10)
+    jobs, _ = await bench.store.newest("default", 1 << 60, 10)
     assert [job.id for job in jobs] == ids[::-1]
     assert [await bench.store.position(job) for job in jobs] == [3, 2, 1]
-    assert [job.id for job in await bench.store.newest("default", jobs[0].created_us, 1)] == [ids[1]]
-    assert await bench.store.newest("nobody", 1 << 60, 10) == []
+    page, before_us = await bench.store.newest("default", jobs[0].created_us, 1)
+    assert ([job.id for job in page], before_us) == ([ids[1]], jobs[1].created_us)
+    assert await bench.store.newest("nobody", 1 << 60, 10) == ([], None)
+
+
+async def test_purged_jobs_hide_no_living_ones(bench: Bench) -> None:
+    (oldest,) = await bench.submit(lane="bulk")
+    purged = await bench.submit(5)
+    with bench.server.client() as client:
+        claimed = await bench.claim(6)
+        await bench.store.finish("w1", bench.succeed([job for job in claimed if job.id in purged]))
+        client.delete(*(f"jitney:{{s00}}:job:{job_id}" for job_id in purged))
+    jobs, _ = await bench.store.newest("default", 1 << 60, 2)
+    assert [job.id for job in jobs] == [oldest]
 
 
 async def test_shards_are_emptied_by_one_claim(bench: Bench) -> None:
@@ -205,7 +234,9 @@ async def test_records_of_an_unknown_version_are_not_guessed_at(bench: Bench) ->
     assert await bench.state(job_id) == "gone"
 
 
-@pytest.mark.parametrize("change", [{"v": "999"}, {"deadline": "soon"}, {"kind": None}, {"input": None}])
+@pytest.mark.parametrize(
+    "change", [{"v": "0"}, {"attempts": "x"}, {"deadline": "soon"}, {"kind": None}, {"input": None}]
+)
 async def test_records_nobody_can_read_end_and_harm_no_other(bench: Bench, change: dict[str, str | None]) -> None:
     first, second = await bench.submit(2)
     with bench.server.client() as client:
@@ -217,6 +248,49 @@ async def test_records_nobody_can_read_end_and_harm_no_other(bench: Bench, chang
     assert [job.id for job in await bench.claim()] == [second]
     with bench.server.client() as client:
         assert client.hget(f"jitney:{{s00}}:job:{first}", "state") == b"failed"
+    assert len(await bench.store.read([first, second])) == 2
+    assert second in [job.id for job in (await bench.store.newest("default", 1 << 60, 10))[0]]
+
+
+async def test_jobs_of_a_later_release_stay_for_its_workers(bench: Bench) -> None:
+    first, second = await bench.submit(2)
+    with bench.server.client() as client:
+        client.hset(f"jitney:{{s00}}:job:{first}", "v", "2")
+        assert [job.id for job in await bench.claim()] == [second]
+        client.hset(f"jitney:{{s00}}:job:{first}", "v", "1")
+    assert [job.id for job in await bench.claim()] == [first]
+
+
+async def test_a_claim_over_a_heap_of_overdue_jobs_ends_soon_and_a_sweep_ends_them_all(bench: Bench) -> None:
+    for _ in range(4):
+        await bench.submit(500, deadline_ms=1)
+    (late,) = await bench.submit()
+    assert await bench.claim(1) == []
+    assert (await bench.store.depth("m", "1"))["interactive"] > 1500
+    assert (await bench.store.sweep()).expired > 1500
+    assert [job.id for job in await bench.claim(1)] == [late]
+
+
+async def test_large_inputs_are_claimed_a_few_at_a_time(bench: Bench) -> None:
+    await bench.submit(5, input=b"x" * (7 << 20))
+    assert [len(await bench.claim()) for _ in range(4)] == [2, 2, 1, 0]
+
+
+@pytest.mark.parametrize("place", ["leases", "deadlines", "line:m:1:interactive:default"])
+async def test_what_is_no_job_stops_nobody(bench: Bench, place: str) -> None:
+    with bench.server.client() as client:
+        client.set("jitney:{s00}:job:00" + "e" * 32, "junk", ex=60)
+        client.zadd(f"jitney:{{s00}}:{place}", {"00" + "e" * 32: 1})
+        if place.startswith("line"):
+            client.rpush("jitney:{s00}:ring:m:1:interactive", "default")
+        lost, overdue = await bench.submit(2)
+        claimed = await bench.claim()
+        assert {job.id for job in claimed} == {lost, overdue}
+        bench.age("leases", lost)
+        bench.age("deadlines", overdue)
+        swept = await bench.store.sweep()
+        assert (swept.reclaimed, swept.expired) == (1, 1)
+        client.delete("jitney:{s00}:job:00" + "e" * 32)
 
 
 async def test_a_full_server_refuses_new_jobs_and_finishes_old_ones(bench: Bench) -> None:
