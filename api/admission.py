@@ -17,6 +17,7 @@ from jobs.job import Kind, Submission
 from jobs.tensors import DATATYPES, Tensor
 
 MAX_KEY_LENGTH = 255
+MAX_JSON_BYTES = 64 << 10
 
 
 def admit(
@@ -25,14 +26,14 @@ def admit(
     """Make the job that the draft asks for; raises Refused."""
     card = catalogue.find(draft.model)
     kind, body = _input(draft, card)
-    deadline_ms = draft.deadline_ms or card.get("deadline_ms") or max_deadline_ms
+    deadline_ms = draft.deadline_ms or min(card.get("deadline_ms") or max_deadline_ms, max_deadline_ms)
     if deadline_ms > max_deadline_ms:
         message = f"deadline_ms is at most {max_deadline_ms}"
         raise Refused("invalid_request", message, limit=max_deadline_ms)
     if len(idempotency_key) > MAX_KEY_LENGTH or not idempotency_key.isprintable() or " " in idempotency_key:
         message = f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable characters without spaces"
         raise Refused("invalid_request", message)
-    parameters, metadata = orjson.dumps(draft.parameters), orjson.dumps(draft.metadata)
+    parameters, metadata = _json("parameters", draft.parameters), _json("metadata", draft.metadata)
     digest = ""
     if idempotency_key:
         asked = (draft.model.encode(), kind.encode(), body, parameters, metadata, draft.lane.encode())
@@ -51,6 +52,16 @@ def admit(
         idempotency_key=idempotency_key,
         digest=digest,
     )
+
+
+def _json(name: str, value: dict[str, Any]) -> bytes:
+    try:
+        text = orjson.dumps(value)
+    except TypeError as error:  # nested deeper than is written, though not deeper than is read
+        raise Refused("invalid_request", f"{name} can not be kept: {error}") from error
+    if len(text) > MAX_JSON_BYTES:
+        raise Refused("invalid_request", f"{name} may have {MAX_JSON_BYTES} bytes", limit_bytes=MAX_JSON_BYTES)
+    return text
 
 
 def _input(draft: Draft, card: Card) -> tuple[Kind, bytes]:

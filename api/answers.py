@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from jobs.errors import JitneyError, Refused
+from jobs.errors import JitneyError
 
 log = logging.getLogger("jitney.api")
 
@@ -63,4 +63,4 @@ async def guarded(answer: Awaitable[Answer], path: str) -> Answer:
         return problem(error, path)
     except Exception:
         log.exception("a fault while answering %s", path)
-        return problem(Refused("internal_error", "a fault of ours; it is in the gateway's log"), path)
+        return problem(JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), path)

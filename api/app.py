@@ -56,7 +56,7 @@ def create_app(gateway: Gateway) -> Hot:
     async def fault(request: Request, _error: Exception) -> Response:
         # Starlette logs the error itself once this answer is sent.
         return respond(
-            problem(Refused("internal_error", "a fault of ours; it is in the gateway's log"), request.url.path)
+            problem(JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), request.url.path)
         )
 
     return Hot(app, gateway)

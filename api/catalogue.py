@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs import registry
 from jobs.connection import Connection
-from jobs.errors import Refused, StoreUnavailable
+from jobs.errors import NotNow, Refused, StoreUnavailable
 from jobs.outage import Outage
 from jobs.registry import Announced
 
@@ -55,17 +55,21 @@ class Catalogue:
         if not name:
             name = self._only()
         cards = [card for card in self.announced.cards if card["name"] == name]
-        if not cards:
-            if reason := self.announced.failures().get(name):
-                raise Refused("model_unavailable", f"model {name} can not be loaded: {reason}", retry_after_s=10)
-            raise Refused("model_not_found", f"no model {name[:80]!r}", allowed=self.names())
         serving = [card for card in cards if self.announced.serving(card["name"], card["version"])]
+        reason = self.announced.failures().get(name)
+        if reason and not serving:
+            raise NotNow("model_unavailable", f"model {name} can not be loaded: {reason}", retry_after_s=10)
+        if not cards:
+            raise Refused("model_not_found", f"no model {name[:80]!r}", allowed=self.names())
         return max(serving or cards, key=lambda card: int(card["version"]))
 
     def _only(self) -> str:
-        names = self.names()
         if self._default:
             return self._default
+        served = {
+            card["name"] for card in self.announced.cards if self.announced.serving(card["name"], card["version"])
+        }
+        names = sorted(served) or self.names()
         if len(names) == 1:
             return names[0]
         if not names:

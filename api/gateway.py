@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import random
 import secrets
-import time
+import signal
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from api import sweeping
 from api.admission import admit
 from api.catalogue import Catalogue
 from api.drafts import Draft
@@ -16,12 +16,11 @@ from api.pace import Pace
 from api.settings import GatewaySettings
 from api.waiting import Waiting
 from jobs import keys
-from jobs.errors import QueueFull, Refused, StoreUnavailable
+from jobs.errors import QueueFull, StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Accepted, Job, Submission
 from jobs.lifecycle import State
 from jobs.notices import Listener
-from jobs.outage import Outage
 from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")
@@ -49,8 +48,8 @@ class Gateway:
         self._start(listener.run())
         self._start(self.waiting.run(self.settings.recheck_s))
         self._start(self.catalogue.run(self.settings.models_s))
-        self._start(watch_pace(self.pace, self.store, self.settings.models_s))
-        self._start(sweep(self.store, self.settings.sweep_s))
+        self._start(sweeping.watch_pace(self.pace, self.store, self.settings.models_s))
+        self._start(sweeping.run(self.store, self.settings.sweep_s))
 
     async def stop(self) -> None:
         """Stop the loops and let go of the store."""
@@ -95,7 +94,7 @@ class Gateway:
 
     async def wait(self, job_id: str, wait_s: float) -> Job:
         """Read a job, waiting for its end for so long; raises Refused where it is not this tenant's."""
-        future = self.waiting.expect(job_id)
+        future = self.waiting.expect(self._checked(job_id))
         try:
             job = self._known(job_id, await self.store.wait(job_id, self.id))
         except BaseException:
@@ -108,17 +107,18 @@ class Gateway:
 
     async def read(self, job_id: str) -> Job:
         """Read a job as it stands; raises Refused where it is not this tenant's."""
-        if not PATTERN.fullmatch(job_id):
-            raise self.store.unknown(job_id[:64])
-        (job,) = await self.store.read([job_id])
+        (job,) = await self.store.read([self._checked(job_id)])
         return self._known(job_id, job)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job; raises Refused where it can not be."""
+        await self.store.cancel(self._checked(job_id), TENANT)
+        return await self.read(job_id)
+
+    def _checked(self, job_id: str) -> str:
         if not PATTERN.fullmatch(job_id):
             raise self.store.unknown(job_id[:64])
-        await self.store.cancel(job_id, TENANT)
-        return await self.read(job_id)
+        return job_id
 
     def _known(self, job_id: str, job: Job | None) -> Job:
         if job is None or job.tenant != TENANT:
@@ -132,7 +132,15 @@ class Gateway:
             self.waiting.on_notice(data)
 
     def _start(self, loop: Coroutine[Any, Any, Any]) -> None:
-        self._loops.append(asyncio.create_task(loop))
+        task = asyncio.create_task(loop)
+        task.add_done_callback(self._on_loop_end)
+        self._loops.append(task)
+
+    def _on_loop_end(self, task: asyncio.Task[Any]) -> None:
+        """Stop the whole process rather than go on without one of its loops: whoever supervises it starts another."""
+        if not task.cancelled():
+            log.critical("a loop of the gateway ended, which none should: stopping", exc_info=task.exception())
+            signal.raise_signal(signal.SIGTERM)
 
 
 def fresh(submission: Submission, accepted: Accepted) -> Job:
@@ -148,34 +156,3 @@ def fresh(submission: Submission, accepted: Accepted) -> Job:
         attempts=0,
         metadata=submission.metadata,
     )
-
-
-async def sweep(store: JobStore, every_s: float) -> None:
-    """Take back jobs of dead workers and end overdue ones, until cancelled; jittered, so that gateways spread out."""
-    outage = Outage(log, "sweep")
-    while True:
-        await asyncio.sleep(every_s * random.uniform(0.8, 1.2))  # noqa: S311 (jitter)
-        try:
-            swept = await store.sweep()
-        except StoreUnavailable as error:
-            outage.began(error)
-            continue
-        outage.ended()
-        if any(swept):
-            log.info("swept: %d taken back, %d given up, %d expired", *swept)
-
-
-async def watch_pace(pace: Pace, store: JobStore, every_s: float) -> None:
-    """Look at how many jobs have ended, until cancelled."""
-    while True:
-        with suppress(StoreUnavailable):
-            pace.saw(await store.counts(), time.monotonic())
-        await asyncio.sleep(every_s)
-
-
-def wait_seconds(text: str, limit_s: float) -> float:
-    """Read how long a caller wants to wait, cut to the limit; raises Refused."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        message = f"wait must be a whole number of seconds, 0 or more (at most {limit_s:g} are waited)"
-        raise Refused("invalid_request", message, limit_s=limit_s)
-    return min(float(text), limit_s)

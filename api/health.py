@@ -32,13 +32,12 @@ async def models(gateway: Gateway) -> dict[str, Any]:
 async def ready(gateway: Gateway) -> Answer:
     """200 where the queue answers and a live worker serves at least one model; else 503, with what is missing."""
     try:
-        await gateway.store.connection.command("PING")
         await gateway.catalogue.refresh()
     except StoreUnavailable as error:
         return Answer(503, orjson.dumps({"status": "unready", "reason": error.message, "models": {}}))
     announced = gateway.catalogue.announced
     served = {name.partition(" ")[0] for worker in announced.workers for name in worker.models}
-    states = {card["name"]: "unserved" for card in announced.cards} | announced.failures()
+    states = {card["name"]: "unserved" for card in announced.cards} | dict.fromkeys(announced.failures(), "failed")
     states |= dict.fromkeys(served, "ready")
     if not served:
         reason = "no worker is alive" if not announced.workers else "no worker could load a model"

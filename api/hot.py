@@ -8,10 +8,10 @@ import orjson
 
 from api.answers import Answer, App, Header, Receive, Scope, Send, guarded
 from api.drafts import read_draft
-from api.gateway import Gateway, wait_seconds
+from api.gateway import Gateway
 from api.receiving import Request
 from api.views import job_view
-from jobs.ids import PATTERN
+from jobs.errors import Refused
 from jobs.lifecycle import State
 
 PATH = "/v1/jobs"
@@ -42,7 +42,7 @@ async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer
     settings = gateway.settings
     body = await request.body(receive, settings.max_body_bytes, settings.receive_s)
     wish = _prefer_wait(request.header(b"prefer"))
-    wait_s = wait_seconds(wish, settings.max_wait_s) if wish else 0
+    wait_s = _wait_seconds(wish, settings.max_wait_s) if wish else 0
     draft = await read_draft(request, body)
     accepted, job = await gateway.submit(draft, request.header(b"idempotency-key"), wait_s)
     headers: list[Header] = [(b"location", f"{PATH}/{job.id}".encode())]
@@ -59,11 +59,8 @@ async def read(gateway: Gateway, request: Request) -> Answer:
     """`GET /v1/jobs/{id}`: the job as it stands; with `?wait=N`, at most so many seconds later, once it is final."""
     job_id = request.path[len(PATH) + 1 :]
     wish = request.query("wait").get("wait")
-    wait_s = wait_seconds(wish, gateway.settings.max_wait_s) if wish is not None else 0
-    if wait_s and PATTERN.fullmatch(job_id):
-        job = await gateway.wait(job_id, wait_s)
-    else:
-        job = await gateway.read(job_id)
+    wait_s = _wait_seconds(wish, gateway.settings.max_wait_s) if wish is not None else 0
+    job = await gateway.wait(job_id, wait_s) if wait_s else await gateway.read(job_id)
     position = await gateway.store.position(job) if job.state == State.QUEUED else None
     headers = () if job.is_final else ((b"retry-after", RETRY_AFTER_S),)
     return Answer(200, orjson.dumps(job_view(job, position)), headers)
@@ -76,3 +73,11 @@ def _prefer_wait(prefer: str) -> str:
         if name.strip().lower() == "wait":
             return value.strip().strip('"') or "?"
     return ""
+
+
+def _wait_seconds(text: str, limit_s: float) -> float:
+    """Read how long a caller wants to wait, cut to the limit; raises Refused."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        message = f"wait must be a whole number of seconds, 0 or more (at most {limit_s:g} are waited)"
+        raise Refused("invalid_request", message, limit_s=limit_s)
+    return min(float(text), limit_s)

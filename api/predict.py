@@ -21,8 +21,8 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> Answe
     draft = await from_form(request, body)
     accepted, job = await gateway.submit(draft, request.header(b"idempotency-key"), settings.predict_wait_s)
     if not job.is_final:
-        message = f"not done within {settings.predict_wait_s:g} s; the job goes on: read it at /v1/jobs/{accepted.id}"
-        raise Refused("wait_over", message, limit_s=settings.predict_wait_s)
+        message = f"not done in time; the job goes on: read it at /v1/jobs/{accepted.id}"
+        raise Refused("wait_over", message, job=accepted.id, limit_s=settings.predict_wait_s)
     return Answer(200, orjson.dumps({"success": True, "predictions": _predictions(job)}))
 
 

@@ -13,11 +13,7 @@ from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")
 
-Future = asyncio.Future[Job]
-
-
-class _GoingHome(Exception):
-    """The gateway is about to stop: nobody waits any longer."""
+Future = asyncio.Future[Job | None]  # None: nothing more is heard here
 
 
 class Waiting:
@@ -27,18 +23,22 @@ class Waiting:
         self._store = store
         self._waiters: dict[str, list[Future]] = {}
         self._reads: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def expect(self, job_id: str) -> Future:
         """Begin to wait; before the job is submitted, so that no notice is missed."""
         future: Future = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(job_id, []).append(future)
+        if self._closed:
+            future.set_result(None)
+        else:
+            self._waiters.setdefault(job_id, []).append(future)
         return future
 
     async def until_final(self, job_id: str, future: Future, timeout_s: float) -> Job | None:
         """Give the job once it is final; None where the wait runs out, or this gateway is about to stop."""
         try:
             return await asyncio.wait_for(future, timeout_s)
-        except (TimeoutError, _GoingHome):
+        except TimeoutError:
             return None
         finally:
             self.forget(job_id, future)
@@ -71,9 +71,10 @@ class Waiting:
             await self.look_again()
 
     def close(self) -> None:
-        """Send everybody home with what is known."""
+        """Send everybody home with what is known, now and from now on."""
+        self._closed = True
         for future in [future for futures in self._waiters.values() for future in futures if not future.done()]:
-            future.set_exception(_GoingHome())
+            future.set_result(None)
 
     async def _tell(self, ids: list[str]) -> None:
         try:
@@ -81,8 +82,8 @@ class Waiting:
         except StoreUnavailable as error:
             log.warning("jobs that are waited for could not be read: %s", error)
             return
-        for job in jobs:
-            if job is not None and job.is_final:
-                for future in self._waiters.get(job.id, []):
+        for job_id, job in zip(ids, jobs, strict=True):
+            if job is None or job.is_final:  # gone altogether is an end too
+                for future in self._waiters.get(job_id, []):
                     if not future.done():
                         future.set_result(job)

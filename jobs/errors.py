@@ -1,7 +1,7 @@
 """Everything that can go wrong with a job or a request; each case has a code, and the code its HTTP status.
 
 JitneyError
-├── Refused             the caller's fault: nothing was taken, or the job ended `failed`; never retried
+├── Refused             this request, or this job's input, will not do as it is; sending it again changes nothing
 └── NotNow              ours: nothing was taken, the same request may be sent again
     ├── StoreUnavailable    Redis can not be reached or can not write
     └── QueueFull           too much waits already
@@ -53,7 +53,7 @@ class JitneyError(Exception):
 
 
 class Refused(JitneyError):
-    """The request, or the job's own input, is at fault."""
+    """The request, or the job's own input, will not do as it is."""
 
 
 class NotNow(JitneyError):

@@ -81,7 +81,8 @@ class Runtime:
         for station in stations:
             station.intake.close()
         # Not cut off in a claim: its jobs would wait for their leases' end.
-        await asyncio.wait([*intakes, _start(asyncio.sleep(0))], timeout=self.store.settings.redis_timeout_s)
+        if intakes:
+            await asyncio.wait(intakes, timeout=self.store.settings.redis_timeout_s)
         await _cancel(intakes)
         await self._drain(boards)
         await _cancel(loops)

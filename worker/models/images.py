@@ -18,6 +18,10 @@ from jobs.media import FORMATS, sniff
 from worker.models.image_spec import ImageSpec
 from worker.models.port import Array
 
+# A scan costs a pass over all pixels, and EXIF blocks are joined one by one: a megabyte of either takes minutes. Real
+# photographs have a dozen scans at most, those of their thumbnails among them.
+_MARKERS: Final = ((b"\xff\xda", 100, "scans"), (b"\xff\xe1", 1000, "EXIF blocks"))
+_CHANCE_BYTES: Final = 32_768  # in other data behind the picture, such as a film, a marker's bytes stand by chance
 _ORIENTATION: Final = 0x0112
 _UPRIGHT: Final[dict[object, Image.Transpose]] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,6 +49,8 @@ def decode(data: bytes, spec: ImageSpec) -> Image.Image:
             f"the first bytes are not those of an image format taken here; allowed: {', '.join(FORMATS)}",
             allowed=list(FORMATS),
         )
+    if kind == "JPEG":
+        _refuse_endless(data)
     try:
         return _decode(data, kind, spec)
     except (Refused, MemoryError):
@@ -54,6 +60,13 @@ def decode(data: bytes, spec: ImageSpec) -> Image.Image:
         raise _too_many(f"the image declares {declared[0] if declared else 'too many'} pixels", spec) from error
     except Exception as error:  # decoders raise nearly anything on hostile bytes
         raise Refused("invalid_image", f"the {kind} data is broken or cut short and can not be decoded") from error
+
+
+def _refuse_endless(data: bytes) -> None:
+    for marker, most, what in _MARKERS:
+        if data.count(marker) > most + len(data) // _CHANCE_BYTES:
+            reason = f"the JPEG has more than {most} {what}: decoding it would take too long"
+            raise Refused("invalid_image", reason, limit=most)
 
 
 def _decode(data: bytes, kind: str, spec: ImageSpec) -> Image.Image:
