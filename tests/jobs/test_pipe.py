@@ -3,12 +3,15 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
 
 import hiredis
 import pytest
 
 from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
+from jobs.pipe import Wire
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +63,37 @@ async def test_a_cancelled_command_does_not_shift_the_others(own: tuple[Server, 
     server.process.send_signal(signal.SIGCONT)
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert [answer for n, answer in enumerate(answers) if n != 3] == [str(n).encode() for n in range(10) if n != 3]
+
+
+async def test_a_wire_that_is_lost_sends_nothing_more(own: tuple[Server, Connection]) -> None:
+    """Or the next connection's first answer would go to a command that was never sent."""
+    _, connection = own
+    wire = await connection.subscribe(["c"], lambda _push: None)
+    wire.close()
+    with pytest.raises(ConnectionResetError):
+        await wire.send([("ECHO", "x")])
+    answers = await asyncio.gather(*(connection.command("ECHO", str(n)) for n in range(50)))
+    assert answers == [str(n).encode() for n in range(50)]
+
+
+class Dripper(asyncio.Protocol):
+    """Answers whatever comes with ten bytes, one every 50 ms."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        for at, byte in enumerate(b"$5\r\nhello\r\n"):
+            asyncio.get_running_loop().call_later(0.05 * at, self.transport.write, bytes([byte]))
+
+
+async def test_a_slow_answer_may_take_longer_than_the_timeout(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with await loop.create_unix_server(Dripper, tmp_path / "s"):
+        transport, _ = await loop.create_unix_connection(asyncio.Protocol, str(tmp_path / "s"))
+        wire = Wire((transport, None), timeout_s=0.2)
+        assert await wire.send([("GET", "slow")]) == [b"hello"]
+        wire.close()
 
 
 async def test_a_silent_server_is_an_error_in_time_and_not_for_ever(own: tuple[Server, Connection]) -> None:

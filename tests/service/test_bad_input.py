@@ -41,6 +41,10 @@ def tensor(**fields: Any) -> dict[str, Any]:
     return {"model": "double", "input": {"tensors": {"x": given}}}
 
 
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
 BAD_JSON: dict[str, tuple[Any, int, str, str]] = {
     "unknown model": (job(model="nope"), 404, "model_not_found", "digits"),
     "a model that is no name": (job(model=["digits"]), 422, "invalid_request", "model"),
@@ -58,6 +62,8 @@ BAD_JSON: dict[str, tuple[Any, int, str, str]] = {
     "metadata of numbers": (job(metadata={"a": 1}), 422, "invalid_request", "strings"),
     "too much metadata": (job(metadata={str(n): "" for n in range(17)}), 422, "invalid_request", "16"),
     "parameters that are no object": (job(parameters=[1]), 422, "invalid_request", "parameters"),
+    "parameters of 100 kB": (job(parameters={"a": "x" * 100_000}), 422, "invalid_request", "65536"),
+    "parameters nested 500 deep": (job(parameters={"a": nested(500)}), 422, "invalid_request", "parameters"),
     "an array": ([job()], 422, "invalid_request", "object"),
     "tensors for an image model": ({**tensor(), "model": "digits"}, 422, "invalid_input", "image"),
     "an image for a tensor model": (job(model="double"), 422, "invalid_input", "tensors"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,13 @@ def test_threads_agree(shared_data: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for at, array in enumerate(pool.map(lambda one: to_array(decode(one, pipeline), pipeline), data * 3)):
             assert np.array_equal(array, alone[at % len(data)])
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    image = io.BytesIO()
+    Image.new("L", (64, 64)).save(image, "JPEG", progressive=True)
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x00" + b"\x7f"
+    bomb = image.getvalue()[:-2] + scan * 5000 + b"\xff\xd9"
+    with pytest.raises(Refused, match="more than 100 scans"):
+        decode(bomb, spec())
+    assert decode(image.getvalue() + random.Random(1).randbytes(3 << 20), spec()).size == (64, 64)

@@ -1,0 +1,86 @@
+"""Who is aboard: by claim, so that a job this worker claims again is another rider."""
+
+import asyncio
+
+import pytest
+
+from batching.batcher import BatchLimits
+from jobs.job import Claimed
+from worker.board import Board, Rider
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def rider(job_id: str = "a", attempt: int = 1) -> Rider:
+    return Rider(Claimed(job_id, attempt, "raw", b"", b"{}", 0, 0), {}, claimed_at=0.0)
+
+
+async def test_room_is_made_by_departing_not_by_finishing() -> None:
+    board = Board(BatchLimits(max_items=2))
+    riders = [rider("a"), rider("b")]
+    for one in riders:
+        board.board(one)
+    assert board.room == 0
+    for one in riders:
+        board.seat(one)
+    batch = board.depart()
+    assert batch is not None
+    assert batch.items == riders
+    assert board.room == 2
+    assert board.held() == [one.job for one in riders]
+    board.leave([one.job for one in riders])
+    assert board.is_empty
+
+
+async def test_a_later_claim_of_the_same_job_takes_the_earlier_ones_seat() -> None:
+    board = Board(BatchLimits(max_items=8))
+    old, new = rider(attempt=1), rider(attempt=2)
+    board.board(old)
+    board.board(new)
+    board.seat(old)  # its decoding ends late
+    board.seat(new)
+    batch = board.depart()
+    assert batch is not None
+    assert batch.items == [new]
+
+
+async def test_the_earlier_claims_end_does_not_touch_the_later_one() -> None:
+    board = Board(BatchLimits(max_items=8))
+    old, new = rider(attempt=1), rider(attempt=2)
+    board.board(old)
+    board.seat(old)
+    board.depart()
+    board.board(new)
+    board.leave([old.job])
+    assert board.held() == [new.job]
+
+
+async def test_a_lost_rider_does_not_depart() -> None:
+    board = Board(BatchLimits(max_items=8))
+    lost, kept = rider("a"), rider("b")
+    for one in (lost, kept):
+        board.board(one)
+        board.seat(one)
+    board.leave([lost.job])
+    batch = board.depart()
+    assert batch is not None
+    assert batch.items == [kept]
+
+
+async def test_closing_ends_the_wait_for_room_and_for_company() -> None:
+    board = Board(BatchLimits(max_items=2, max_wait_s=3600))
+    one = rider()
+    board.board(one)
+    board.seat(one)
+    assert board.depart() is None
+    board.board(rider("b"))
+    waiting = asyncio.create_task(board.until_room())
+    board.close()
+    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(board.until_due(), 1)
+    assert board.depart() is not None
