@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ipaddress
 import logging
 import socket
 import sys
@@ -14,8 +15,10 @@ from api.app import create_app
 from api.gateway import Gateway
 from api.settings import GatewaySettings
 from jobs.connection import Connection
-from jobs.settings import StoreSettings
+from jobs.settings import StoreSettings, explain
 from jobs.store import JobStore
+
+log = logging.getLogger("jitney.api")
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 DRAIN_S = 2
@@ -41,21 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings, store_settings = GatewaySettings(), StoreSettings()
     except ValidationError as error:
-        sys.stderr.write(f"jitney api: {error}\n")
+        sys.stderr.write(f"jitney api: {explain(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s api %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))  # our own lines say as much
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a caller's broken form is the caller's to hear of
     try:
         listening = socket.socket(fileno=args.fd) if args.fd is not None else _listen(settings)
     except OSError as error:
         sys.stderr.write(f"jitney api: can not listen on {settings.host} port {settings.port}: {error.strerror}\n")
         return EX_CONFIG
+    if not ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback:
+        log.warning("listening beyond loopback, and there are no API keys yet: whoever reaches this port may use it")
     gateway = Gateway(
         settings, JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
     )
     config = uvicorn.Config(
         create_app(gateway), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_S, server_header=False
     )
-    logging.getLogger("jitney.api").info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
+    log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(Server(config, gateway).serve(sockets=[listening]))
     return 0

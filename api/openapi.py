@@ -73,16 +73,27 @@ REQUEST = {
 }
 
 
+_JOBS = {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}
+JOB_LIST = {"type": "object", "properties": {"jobs": _JOBS, "next_cursor": {"type": ["string", "null"]}}}
+SCHEMAS = {"Job": JOB, "JobList": JOB_LIST, "Problem": PROBLEM, "JobRequest": REQUEST}
+
+
 def complete(app: FastAPI) -> dict[str, Any]:
     """Make the whole document, once."""
     if app.openapi_schema:
         return app.openapi_schema
     schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    schema.setdefault("components", {}).setdefault("schemas", {}).update(Job=JOB, Problem=PROBLEM, JobRequest=REQUEST)
+    schema.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
     paths = schema["paths"]
     paths.setdefault("/v1/jobs", {})["post"] = _submit()
     paths.setdefault("/v1/jobs/{job_id}", {})["get"] = _read()
     paths["/predict"] = {"post": _predict()}
+    paths["/v1/jobs"]["get"]["responses"] = _answers(_200="JobList")
+    paths["/v1/jobs/{job_id}"]["delete"]["responses"] = _answers(_200="Job")
+    paths["/v1/models"]["get"]["responses"] = {"200": _any_json("every model, and who serves it")}
+    paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready"), "503": _any_json("what is missing")}
+    text = {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}
+    paths["/metrics"]["get"]["responses"] = {"200": text}
     app.openapi_schema = schema
     return schema
 
@@ -95,6 +106,10 @@ def _answers(**answers: str) -> dict[str, Any]:
     }
     problem = {"description": "Problem", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
     return {**described, "4XX": problem, "503": problem}
+
+
+def _any_json(what: str) -> dict[str, Any]:
+    return {"description": what, "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -143,13 +158,11 @@ def _read() -> dict[str, Any]:
 def _predict() -> dict[str, Any]:
     image = {"type": "string", "format": "binary"}
     form = {"type": "object", "required": ["image"], "properties": {"image": image, "model": _TEXT}}
-    answer = {
-        "description": "label and probability, best first",
-        "content": {"application/json": {"schema": {"type": "object"}}},
-    }
+    answer = _any_json("label and probability, best first")
+    late = {"description": "not done in time", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
     return {
         "tags": ["jobs"],
         "summary": "Classify an image and wait for the answer",
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
-        "responses": {**_answers(), "200": answer},
+        "responses": {**_answers(), "200": answer, "504": late},
     }

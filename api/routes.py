@@ -29,8 +29,11 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first")
     async def list_jobs(
-        limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: Annotated[str, Query(max_length=18)] = ""
+        request: HttpRequest,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        cursor: Annotated[str, Query(max_length=18)] = "",
     ) -> Response:
+        Request(request.scope).query("limit", "cursor")
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
         jobs, before_us = await gateway.store.newest(TENANT, int(cursor or FAR_FUTURE_US), limit)

@@ -21,7 +21,9 @@ class GatewaySettings(BaseSettings):
     predict_wait_s: float = Field(30, gt=0, description="longest wait of POST /predict")
     receive_s: float = Field(30, gt=0, description="longest time to receive one request's body")
     max_deadline_ms: int = Field(86_400_000, gt=0, description="default and largest deadline of a job")
-    sweep_s: float = Field(5, gt=0, description="time between two sweeps for lost and overdue jobs")
+    sweep_s: float = Field(
+        1.5, gt=0, description="time between two sweeps for lost and overdue jobs; deadlines are kept to it"
+    )
     recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
     models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")

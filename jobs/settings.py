@@ -1,6 +1,6 @@
 """What gateway and worker must agree on: where the queue is, and how long things live. Every time is a setting."""
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -26,3 +26,9 @@ class StoreSettings(BaseSettings):
     max_losses: int = Field(5, ge=1, description="lost workers after which a job fails for good")
     bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")
     redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")
+
+
+def explain(error: ValidationError) -> str:
+    """Say which variables make no sense, and what would, on one line."""
+    wrong = [f"{str(one['loc'][0]).upper()}={one['input']}: {one['msg']}" for one in error.errors()]
+    return "; ".join(wrong)

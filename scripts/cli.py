@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.verb in RUNS_MODELS and importlib.util.find_spec("onnxruntime") is None:
         parser.error(f'{given.verb} runs models and needs ONNX Runtime: pip install "jitney[cpu]", or "jitney[gpu]"')
-    code: int = importlib.import_module(VERBS[given.verb][0]).main(given.args)
+    try:
+        code: int = importlib.import_module(VERBS[given.verb][0]).main(given.args)
+    except KeyboardInterrupt:  # before the verb listens to signals itself; what it had begun is undone by now
+        return 130
     return code
 
 

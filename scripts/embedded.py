@@ -1,6 +1,6 @@
 """The queue's own server: a Valkey or Redis process on a unix socket, append-only, in a data folder nobody else opens.
 
-Decides where its files lie, who may start it and when it answers; `scripts.engine` decides which binary it is.
+Decides where its files lie, who may start it and when it answers; `scripts.server_binary` decides which binary it is.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from scripts import engine
+from scripts import server_binary
 from scripts.supervisor import CannotStart, Child, last_lines, say, spawn, stop
 
 SOCKET_PATH_BYTES = 100  # the system's limit is 107 (Linux) or 103 (macOS)
@@ -102,7 +102,7 @@ class EmbeddedServer:
         waited_s = now - self._asked_since
         answer = _ask(self.socket_path, "PING")
         if answer.startswith("+PONG"):
-            engine.write_pin(self._pin_file, self.engine)
+            server_binary.write_pin(self._pin_file, self.engine)
             return True
         is_loading = answer.startswith("-LOADING")
         if is_loading and not self._said_loading and waited_s >= LOADING_IS_SAID_AFTER_S:
@@ -143,12 +143,12 @@ class EmbeddedServer:
             shutil.rmtree(stale.parent, ignore_errors=True)  # a short folder that was never tidied up
         return fd
 
-    def _choose_engine(self) -> engine.Engine:
-        pinned = engine.read_pin(self._pin_file)
-        found = engine.find()
-        if pinned and (same := engine.probe(pinned.path)):
+    def _choose_engine(self) -> server_binary.Engine:
+        pinned = server_binary.read_pin(self._pin_file)
+        found = server_binary.find()
+        if pinned and (same := server_binary.probe(pinned.path)):
             found.insert(0, same)
-        chosen = engine.choose(pinned, found)
+        chosen = server_binary.choose(pinned, found)
         if pinned and pinned.family != chosen.family:
             say(f"the queue in {self._dir} was written by {pinned}; from now on it is kept by {chosen}")
         return chosen

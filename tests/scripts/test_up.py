@@ -26,7 +26,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         is_ready = pathlib.Path("worker-is-up").exists()
         self.send_response(200 if is_ready else 503)
         self.end_headers()
-        self.wfile.write(b"gateway %d" % os.getpid())
+        self.wfile.write(os.environ.get("READYZ", "gateway %d" % os.getpid()).encode())
     def log_message(self, *_): pass
 server = http.server.HTTPServer(("", 0), Handler, bind_and_activate=False)
 server.socket.close()
@@ -112,15 +112,27 @@ def test_the_queues_server_comes_back_where_it_was(tmp_path: Path) -> None:
         assert re.search(r"(valkey|redis) died: killed by signal 9; restarting in 0.2 s", started.text())
 
 
-def test_the_image_to_try_is_named_where_there_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("served", "tried"),
+    [
+        ('{"digits": "ready"}', "-X POST -F image=@samples/digits/7_01.png {url}/predict"),
+        (
+            '{"a": "ready", "digits": "ready"}',
+            "-X POST -F image=@samples/digits/7_01.png -F model=digits {url}/predict",
+        ),
+        ('{"a": "ready", "digits": "failed"}', "{url}/v1/models"),
+    ],
+)
+def test_what_to_try_works_with_what_is_served(tmp_path: Path, served: str, tried: str) -> None:
     samples = tmp_path / "here" / "samples" / "digits"
-    with up(tmp_path, {"JITNEY_STARTED_AT": "1"}, worker="import time; time.sleep(60)") as started:
+    env = {"JITNEY_STARTED_AT": "1", "READYZ": f'{{"models": {served}}}'}
+    with up(tmp_path, env, worker="import time; time.sleep(60)") as started:
         samples.mkdir(parents=True)
         (samples / "7_01.png").touch()
         (started.folder / "worker-is-up").touch()
         said = started.wait_ready()
-        assert said[2] == f"-X POST -F image=@samples/digits/7_01.png {said[1]}/predict"
-        assert float(said[0].split()[4]) > 1e9
+        assert said[2] == tried.format(url=said[1])
+        assert float(said[0].split()[4]) > 1e9  # counted from JITNEY_STARTED_AT
 
 
 def test_a_refused_configuration_ends_it_with_the_parts_own_words(tmp_path: Path) -> None:
