@@ -23,6 +23,7 @@ class Catalogue:
         self._connection, self._default = connection, default_model
         self._look = asyncio.Event()
         self.announced = Announced([], [])
+        self._looked = False
 
     def look_again(self) -> None:
         """Have the background loop look at once."""
@@ -31,6 +32,7 @@ class Catalogue:
     async def refresh(self) -> None:
         """Look once."""
         self.announced = await registry.announced(self._connection)
+        self._looked = True
 
     async def run(self, every_s: float) -> None:
         """Look again and again, until cancelled."""
@@ -52,6 +54,10 @@ class Catalogue:
 
     def find(self, name: str) -> Card:
         """Give the card of the version that a new job is for; raises Refused for a name nobody announced."""
+        if not self._looked:
+            raise StoreUnavailable(
+                "which models there are is not known yet: the queue can not be reached", retry_after_s=1
+            )
         if not name:
             name = self._only()
         cards = [card for card in self.announced.cards if card["name"] == name]

@@ -52,13 +52,20 @@ class Service:
                 stdout=out,
                 stderr=log,
             )
-        listening = r"listens on \S+ port (\d+)"
-        found = wait_until(lambda: re.findall(listening, self.log()), "the gateway listens", 30)
-        self.port = found[-1]
+        try:
+            wait_until(lambda: self._ports() or self.process.poll() is not None, "the gateway listens", 30)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.port = (self._ports() or ["0"])[-1]  # 0: it gave up before
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
         if ready:
             wait_until(lambda: self._status("/readyz") == 200, f"ready; the log: {self.log()}", 30)
+
+    def _ports(self) -> list[str]:
+        return re.findall(r"listens on \S+ port (\d+)", self.log())
 
     def log(self) -> str:
         """Everything the parts have said so far."""
