@@ -62,7 +62,7 @@ local function conclude(id, state, ttl_ms, field, body, extra)
   for _, word in ipairs(extra or {}) do words[#words + 1] = word end
   redis.call('HSET', job, unpack(words))
   local facts = redis.call('HMGET', job, 'model', 'watchers', 'size')
-  if facts[1] then weigh(facts[1], -1, -(tonumber(facts[3]) or 0)) end
+  if facts[1] and tonumber(facts[3]) then weigh(facts[1], -1, 0 - facts[3]) end  -- 0 - x: Lua's -0 is no integer to Redis
   redis.call('HDEL', job, 'input', 'watchers')
   redis.call('PEXPIRE', job, ttl_ms)
   redis.call('ZREM', root .. ':leases', id)

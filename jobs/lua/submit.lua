@@ -7,7 +7,8 @@
 --                                      | 'full'      too many jobs or bytes of this model are open; then: jobs, bytes
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local clock = tonumber(redis.call('GET', root .. ':clock')) or 0
+local last = redis.pcall('GET', root .. ':clock')
+local clock = type(last) == 'string' and tonumber(last) or 0
 if clock > now_us + 86400 * 1000000 then clock = 0 end  -- nobody's clock was that far ahead: it is junk
 local ticket = math.max(now_us, clock + 1)
 local max_jobs, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])

@@ -235,7 +235,15 @@ async def test_records_of_an_unknown_version_are_not_guessed_at(bench: Bench) ->
 
 
 @pytest.mark.parametrize(
-    "change", [{"v": "0"}, {"attempts": "x"}, {"deadline": "soon"}, {"kind": None}, {"input": None}]
+    "change",
+    [
+        {"v": "0"},
+        {"attempts": "x"},
+        {"deadline": "soon"},
+        {"kind": None},
+        {"input": None},
+        {"size": None, "kind": None},
+    ],
 )
 async def test_records_nobody_can_read_end_and_harm_no_other(bench: Bench, change: dict[str, str | None]) -> None:
     first, second = await bench.submit(2)
@@ -305,6 +313,21 @@ async def test_a_full_server_refuses_new_jobs_and_finishes_old_ones(bench: Bench
             assert len(await bench.claim()) == 1
         finally:
             client.config_set("maxmemory", "0")
+
+
+async def test_an_empty_input_is_an_input(bench: Bench) -> None:
+    await bench.submit(input=b"")
+    assert await bench.store.finish("w1", bench.succeed(await bench.claim())) == 0
+
+
+@pytest.mark.parametrize("junk", ["soon", "1e300"])
+async def test_a_junk_clock_stops_nobody(bench: Bench, junk: str) -> None:
+    with bench.server.client() as client:
+        client.set("jitney:{s00}:clock", junk)
+        await bench.submit()
+        client.delete("jitney:{s00}:clock")
+        client.hset("jitney:{s00}:clock", "a", "b")
+    assert len(await bench.submit(2)) == 2
 
 
 @pytest.mark.parametrize("caps", [{"max_jobs": 10}, {"max_input_bytes": 100}])
