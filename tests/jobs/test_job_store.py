@@ -242,7 +242,6 @@ async def test_records_of_an_unknown_version_are_not_guessed_at(bench: Bench) ->
         {"deadline": "soon"},
         {"kind": None},
         {"input": None},
-        {"size": None, "kind": None},
     ],
 )
 async def test_records_nobody_can_read_end_and_harm_no_other(bench: Bench, change: dict[str, str | None]) -> None:
@@ -313,6 +312,18 @@ async def test_a_full_server_refuses_new_jobs_and_finishes_old_ones(bench: Bench
             assert len(await bench.claim()) == 1
         finally:
             client.config_set("maxmemory", "0")
+
+
+async def test_a_handwritten_record_ends_and_harms_no_other(bench: Bench) -> None:
+    ghost = "00" + "f" * 32
+    with bench.server.client() as client:
+        client.hset(f"jitney:{{s00}}:job:{ghost}", mapping={"state": "queued", "model": "m"})
+        client.zadd("jitney:{s00}:line:m:1:interactive:default", {ghost: 1})
+        client.rpush("jitney:{s00}:ring:m:1:interactive", "default")
+    good = await bench.submit(3)
+    assert [job.id for job in await bench.claim()] == good
+    with bench.server.client() as client:
+        assert client.hget(f"jitney:{{s00}}:job:{ghost}", "state") == b"failed"
 
 
 async def test_an_empty_input_is_an_input(bench: Bench) -> None:
