@@ -89,6 +89,7 @@ class Gateway:
         if accepted.replayed:
             self.waiting.forget(submission.id, future)
             return accepted, await self.wait(accepted.id, wait_s)
+        self.waiting.confirm(submission.id)
         job = await self.waiting.until_final(submission.id, future, wait_s) or await self.read(submission.id)
         return accepted, job
 
@@ -103,6 +104,7 @@ class Gateway:
         if job.is_final:
             self.waiting.forget(job_id, future)
             return job
+        self.waiting.confirm(job_id)
         return await self.waiting.until_final(job_id, future, wait_s) or await self.read(job_id)
 
     async def read(self, job_id: str) -> Job:

@@ -22,6 +22,7 @@ class Waiting:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._waiters: dict[str, list[Future]] = {}
+        self._there: set[str] = set()  # the ids among them that the store has, or had
         self._reads: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -33,6 +34,11 @@ class Waiting:
         else:
             self._waiters.setdefault(job_id, []).append(future)
         return future
+
+    def confirm(self, job_id: str) -> None:
+        """Note that the store has this job: should it be gone later, its end is not waited for."""
+        if job_id in self._waiters:
+            self._there.add(job_id)
 
     async def until_final(self, job_id: str, future: Future, timeout_s: float) -> Job | None:
         """Give the job once it is final; None where the wait runs out, or this gateway is about to stop."""
@@ -50,6 +56,7 @@ class Waiting:
             futures.remove(future)
         if not futures:
             self._waiters.pop(job_id, None)
+            self._there.discard(job_id)
 
     def on_notice(self, ids: bytes) -> None:
         """Hear that jobs became final."""
@@ -77,13 +84,14 @@ class Waiting:
             future.set_result(None)
 
     async def _tell(self, ids: list[str]) -> None:
+        there = self._there.intersection(ids)  # as of now: one submitted while we read is not missed by what we read
         try:
             jobs = await self._store.read(ids)
         except StoreUnavailable as error:
             log.warning("jobs that are waited for could not be read: %s", error)
             return
         for job_id, job in zip(ids, jobs, strict=True):
-            if job is None or job.is_final:  # gone altogether is an end too
+            if job.is_final if job else job_id in there:  # a job that is gone altogether has ended too
                 for future in self._waiters.get(job_id, []):
                     if not future.done():
                         future.set_result(job)

@@ -32,7 +32,9 @@ def run(settings: WorkerSettings, store_settings: StoreSettings) -> int:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        connection = Connection(store_settings.redis_url, store_settings.redis_timeout_s)
+        # Nobody waits for a worker's commands as a caller does; giving up on a claim that comes late costs a lease.
+        patience_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
+        connection = Connection(store_settings.redis_url, patience_s)
         runtime = Runtime(settings, JobStore(store_settings, connection), models, failed)
         # What was loaded so far stays for ever: the collector need not look at it again with each pass.
         gc.collect()

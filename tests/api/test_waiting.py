@@ -68,8 +68,19 @@ async def test_a_job_that_is_not_final_is_waited_for_on(waiting: Waiting, shelf:
     assert waiting._waiters == {}
 
 
+async def test_a_job_whose_submit_is_under_way_is_not_taken_for_gone(waiting: Waiting, shelf: Shelf) -> None:
+    future = waiting.expect("a")
+    await waiting.look_again()
+    shelf.put("a", State.SUCCEEDED)
+    waiting.confirm("a")
+    waiting.on_notice(b"a")
+    answer = await waiting.until_final("a", future, 5)
+    assert answer is not None
+
+
 async def test_a_job_that_is_gone_is_not_waited_for(waiting: Waiting) -> None:
     future = waiting.expect("a")
+    waiting.confirm("a")
     await waiting.look_again()
     assert await asyncio.wait_for(waiting.until_final("a", future, 60), 1) is None
 
