@@ -1,7 +1,6 @@
 """One subscription for a process: it hears, it notices a dead server, and it comes back by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -22,16 +21,6 @@ class Ear:
 
     async def _connected(self) -> None:
         self.connected.put_nowait(True)
-
-
-@pytest.fixture
-async def own(anyio_backend: str) -> AsyncIterator[tuple[Server, Connection]]:
-    del anyio_backend
-    server = Server()
-    connection = Connection(server.url, 1)
-    yield server, connection
-    await connection.aclose()
-    server.close()
 
 
 async def test_a_notice_is_heard(own: tuple[Server, Connection]) -> None:

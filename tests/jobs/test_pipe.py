@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
@@ -15,16 +14,6 @@ from jobs.pipe import Wire
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def own(anyio_backend: str) -> AsyncIterator[tuple[Server, Connection]]:
-    del anyio_backend
-    server = Server()
-    connection = Connection(server.url, 0.5)
-    yield server, connection
-    await connection.aclose()
-    server.close()
 
 
 async def test_answers_come_to_who_asked(own: tuple[Server, Connection]) -> None:
