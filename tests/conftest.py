@@ -10,6 +10,12 @@ from tests.support.service import Service
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run asynchronous tests on asyncio, which is what the product runs on."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
     """Serve the bundled models, once for all tests that only ask."""

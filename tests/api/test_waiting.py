@@ -13,11 +13,6 @@ from jobs.store import JobStore
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Shelf:
     """The one thing Waiting asks of a store: to read jobs. What is read is whatever was put there."""
 

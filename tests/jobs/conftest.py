@@ -16,11 +16,6 @@ from tests.support import invariants
 from tests.support.servers import ENGINES, Server
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="session", params=ENGINES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server = Server(request.param)

@@ -11,11 +11,6 @@ from worker.board import Board, Rider
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def rider(job_id: str = "a", attempt: int = 1) -> Rider:
     return Rider(Claimed(job_id, attempt, "raw", b"", b"{}", 0, 0), {}, claimed_at=0.0)
 
