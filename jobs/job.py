@@ -55,6 +55,13 @@ class Claimed(NamedTuple):
         return self.id, self.attempt
 
 
+class Claim(NamedTuple):
+    """What a claim took, and whether it was cut short: then more waits, and the next claim need not."""
+
+    jobs: list[Claimed]
+    more: bool
+
+
 class Outcome(NamedTuple):
     """How a job ended, in a worker's words. `body` is JSON: the output, or the error. Times in ms."""
 

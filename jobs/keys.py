@@ -1,4 +1,4 @@
-"""Every key and channel in Redis, with its type, its lifetime and what it means. Nothing else builds a key.
+"""Every key and channel in Redis, with its type, its lifetime and what it means. In Python nothing else builds a key.
 
 Lua builds the keys of a shard from the shard's root by the same names (`jobs/lua/shared.lua`); each carries the root's
 hash tag, so all of a shard lies in one slot of a Cluster.
@@ -53,6 +53,18 @@ def root(shard: int) -> str:
 def job(job_id: str) -> str:
     """Where a job lies: its id names its shard."""
     return f"jitney:{{s{job_id[:2]}}}:job:{job_id}"
+
+
+def line(shard: int, model: str, version: str, lane: str, tenant: str) -> str:
+    return f"{root(shard)}:line:{model}:{version}:{lane}:{tenant}"
+
+
+def ring(shard: int, model: str, version: str, lane: str) -> str:
+    return f"{root(shard)}:ring:{model}:{version}:{lane}"
+
+
+def counts(shard: int) -> str:
+    return f"{root(shard)}:counts"
 
 
 def own(shard: int, tenant: str) -> str:

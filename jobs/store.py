@@ -12,7 +12,7 @@ from jobs import codec, keys
 from jobs.connection import Connection
 from jobs.errors import QueueFull, Refused
 from jobs.ids import shard_of
-from jobs.job import LANES, RECORD_VERSION, Accepted, Claimed, Job, Outcome, Submission
+from jobs.job import LANES, RECORD_VERSION, Accepted, Claim, Claimed, Job, Outcome, Submission
 from jobs.settings import StoreSettings
 
 SWEEP_LIMIT = 500
@@ -107,7 +107,7 @@ class JobStore:
 
     async def position(self, job: Job) -> int | None:
         """Count from 1 where a queued job stands in its line; None once it has left."""
-        line = f"{self._root_of(job.id)}:line:{job.model}:{job.version}:{job.lane}:{job.tenant}"
+        line = keys.line(shard_of(job.id), job.model, job.version, job.lane, job.tenant)
         rank = await self.connection.command("ZRANK", line, job.id)
         return None if rank is None else int(rank) + 1
 
@@ -126,7 +126,8 @@ class JobStore:
     async def counts(self) -> dict[str, int]:
         """Count jobs since the queue began: `submitted:<model>` and `finished:<model>:<outcome>`."""
         totals: dict[str, int] = {}
-        for answer in await self.connection.pipeline([("HGETALL", f"{root}:counts") for root in self._roots]):
+        shards = range(self.settings.shards)
+        for answer in await self.connection.pipeline([("HGETALL", keys.counts(shard)) for shard in shards]):
             for name, value in answer.items():
                 if value.isdigit():
                     totals[name.decode()] = totals.get(name.decode(), 0) + int(value)
@@ -135,10 +136,10 @@ class JobStore:
     async def depth(self, model: str, version: str) -> dict[str, int]:
         """Count the waiting jobs of a model version, by lane."""
         depth: dict[str, int] = dict.fromkeys(LANES, 0)
-        for root in self._roots:
+        for shard in range(self.settings.shards):
             for lane in LANES:
-                tenants = await self.connection.command("LRANGE", f"{root}:ring:{model}:{version}:{lane}", 0, -1)
-                lines = [f"{root}:line:{model}:{version}:{lane}:{tenant.decode()}" for tenant in set(tenants)]
+                tenants = await self.connection.command("LRANGE", keys.ring(shard, model, version, lane), 0, -1)
+                lines = [keys.line(shard, model, version, lane, tenant.decode()) for tenant in set(tenants)]
                 sizes = await self.connection.pipeline([("ZCARD", line) for line in lines]) if lines else []
                 depth[lane] += sum(sizes)
         return depth
@@ -156,18 +157,21 @@ class JobStore:
 
     # ---- the worker's side
 
-    async def claim(self, model: str, version: str, worker: str, want: int) -> list[Claimed]:
-        """Take up to `want` waiting jobs under a lease; too few, and the next submit wakes this worker."""
+    async def claim(self, model: str, version: str, worker: str, want: int) -> Claim:
+        """Take up to `want` waiting jobs under a lease; where too few wait, the next submit wakes this worker."""
         claimed: list[Claimed] = []
+        cut = False
         for _ in self._roots:
             root = self._roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self._roots)
             words = (model, version, worker, self._lease_ms, want - len(claimed))
             settings = (self.settings.bulk_share, self._ttl_ms, RECORD_VERSION)
-            claimed += map(codec.read_claimed, await self.connection.script("claim", root, *words, *settings))
-            if len(claimed) >= want:
+            more, jobs = await self.connection.script("claim", root, *words, *settings)
+            claimed += map(codec.read_claimed, jobs)
+            cut = cut or bool(more)
+            if len(claimed) >= want or cut:
                 break
-        return claimed
+        return Claim(claimed, cut)
 
     async def extend(self, worker: str, held: Sequence[Claimed]) -> list[Claimed]:
         """Renew the leases; returns the jobs that are no longer this worker's."""

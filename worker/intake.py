@@ -74,8 +74,8 @@ class Intake:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue
             self._outage.ended()
-            self._take(claimed)
-            if len(claimed) < wanted and not self._closing:
+            self._take(claimed.jobs)
+            if len(claimed.jobs) < wanted and not claimed.more and not self._closing:
                 await self._pause()
 
     async def _pause(self) -> None:

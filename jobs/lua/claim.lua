@@ -1,14 +1,15 @@
 -- Take up to `want` waiting jobs of one model version under a lease.
 -- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait), ttl_ms,
 --       v (the record version that the worker reads)
--- gives per job {id, attempt, kind, input, parameters, created_us, claimed_us}
--- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Finding too few, the worker is noted as idle: the next submit
--- wakes it. Safe to lose: jobs whose answer never arrives go back when their lease ends.
+-- gives {more, jobs}: more = 1 where this claim was cut short and the next finds more at once; per job
+--       {id, attempt, kind, input, parameters, created_us, claimed_us}
+-- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Finding too few, the worker
+-- is noted as idle: the next submit wakes it. Safe to lose: jobs whose answer never arrives go back when their lease ends.
 local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arrives soon; one job always fits
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
 local bulk_share, ttl_ms, version_read = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
-local claimed = {}
+local claimed, ended, cut = {}, 0, false
 
 -- Seat a job; false where it must stay in its line: it is too large for this answer, or of a later release.
 local function seat(id)
@@ -18,15 +19,17 @@ local function seat(id)
   local readable = tonumber(job[2]) and job[3] and job[4] and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
     and tonumber(job[8]) and job[9]
   if not readable then
+    ended = ended + 1
     conclude(id, 'failed', ttl_ms, 'error', UNREADABLE)
     return true
   end
   if tonumber(job[2]) <= now_ms then
+    ended = ended + 1
     conclude(id, 'expired', ttl_ms, 'error', EXPIRED)
     return true
   end
   if #claimed > 0 and bytes + #job[4] > MAX_BYTES then
-    budget = 0
+    budget, cut = 0, true
     return false
   end
   bytes = bytes + #job[4]
@@ -61,11 +64,13 @@ fill('bulk', for_bulk)
 fill('interactive', want - #claimed)
 fill('bulk', want - #claimed)
 if #claimed > 0 then redis.call('HSET', root .. ':turns', turns, (given + #claimed) % 1000000) end
-if #claimed < want then
+-- Jobs of a later release that use the budget up are no reason to come back at once: nothing moved.
+local more = cut or (budget <= 0 and #claimed < want and ended > 0)
+if #claimed < want and not more then
   redis.call('SADD', idle_key(model, version), worker)
   redis.call('EXPIRE', idle_key(model, version), 60)
 else
   redis.call('SREM', idle_key(model, version), worker)
 end
 notify()
-return claimed
+return {more and 1 or 0, claimed}

@@ -38,7 +38,7 @@ class Bench:
         return [accepted.id for accepted in await self.store.submit([self.job(**fields) for _ in range(count)])]
 
     async def claim(self, want: int = 32, worker: str = "w1") -> list[Claimed]:
-        return await self.store.claim("m", "1", worker, want)
+        return (await self.store.claim("m", "1", worker, want)).jobs
 
     async def state(self, job_id: str) -> str:
         (job,) = await self.store.read([job_id])

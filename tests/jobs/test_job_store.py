@@ -221,7 +221,7 @@ async def test_purged_jobs_hide_no_living_ones(bench: Bench) -> None:
 async def test_shards_are_emptied_by_one_claim(bench: Bench) -> None:
     store = JobStore(StoreSettings(redis_url=bench.server.url, shards=3), bench.store.connection)
     await store.submit([bench.job(shard=shard) for shard in (0, 1, 2, 1)])
-    claimed = await store.claim("m", "1", "w1", 10)
+    claimed = (await store.claim("m", "1", "w1", 10)).jobs
     assert sorted(job.id[:2] for job in claimed) == ["00", "01", "01", "02"]
     assert await store.finish("w1", bench.succeed(claimed)) == 0
     assert (await store.counts())["finished:m:succeeded"] == 4
@@ -263,7 +263,8 @@ async def test_jobs_of_a_later_release_stay_for_its_workers(bench: Bench) -> Non
     first, second = await bench.submit(2)
     with bench.server.client() as client:
         client.hset(f"jitney:{{s00}}:job:{first}", "v", "2")
-        assert [job.id for job in await bench.claim()] == [second]
+        claim = await bench.store.claim("m", "1", "w1", 32)
+        assert ([job.id for job in claim.jobs], claim.more) == ([second], False)
         client.hset(f"jitney:{{s00}}:job:{first}", "v", "1")
     assert [job.id for job in await bench.claim()] == [first]
 
@@ -280,7 +281,8 @@ async def test_a_claim_over_a_heap_of_overdue_jobs_ends_soon_and_a_sweep_ends_th
 
 async def test_large_inputs_are_claimed_a_few_at_a_time(bench: Bench) -> None:
     await bench.submit(5, input=b"x" * (7 << 20))
-    assert [len(await bench.claim()) for _ in range(4)] == [2, 2, 1, 0]
+    claims = [await bench.store.claim("m", "1", "w1", 32) for _ in range(4)]
+    assert [(len(claim.jobs), claim.more) for claim in claims] == [(2, True), (2, True), (1, False), (0, False)]
 
 
 @pytest.mark.parametrize("place", ["leases", "deadlines", "line:m:1:interactive:default"])

@@ -40,10 +40,11 @@ def by_raw_body(service: Service, image: Path) -> str:
 @pytest.mark.parametrize("door", [by_predict, by_submit_and_poll, by_submit_and_wait, by_raw_body])
 def test_every_sample_digit_gets_its_true_label(service: Service, door: Callable[[Service, Path], str]) -> None:
     assert len(DIGITS) >= 24
-    with ThreadPoolExecutor(16) as callers:
-        labels = list(callers.map(lambda image: door(service, image), DIGITS))
-    right = sum(label == image.name[0] for label, image in zip(labels, DIGITS, strict=True))
-    assert right >= 0.98 * len(DIGITS), dict(zip([image.name for image in DIGITS], labels, strict=True))
+    with ThreadPoolExecutor(64) as callers:
+        sent = DIGITS * 2  # more than are in flight
+        labels = list(callers.map(lambda image: door(service, image), sent))
+    wrong = [(image.name, label) for label, image in zip(labels, sent, strict=True) if label != image.name[0]]
+    assert len(wrong) <= 0.02 * len(sent), wrong
 
 
 def test_a_flood_gets_right_answers_in_batches(service: Service) -> None:
