@@ -18,6 +18,7 @@ Open = Callable[[], Awaitable[Opened]]
 pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows less
 
 CHECKS_PER_TIMEOUT: Final = 4
+SECOND_LOOK_S: Final = 0.02
 
 
 class _Sent:
@@ -45,6 +46,7 @@ class Wire(asyncio.Protocol):
         self._alive_at = self._loop.time()  # when something last moved on the socket
         self._unwritten_bytes = 0
         self._check_due = False
+        self._overdue = False
         self.lost = asyncio.Event()
         self._transport.set_protocol(self)
         if self._transport.is_closing():
@@ -129,11 +131,14 @@ class Wire(asyncio.Protocol):
         if unwritten < self._unwritten_bytes:
             self._alive_at = now
         self._unwritten_bytes = unwritten
-        if now - max(self._sent[0].sent_at, self._alive_at) > self._timeout_s:
+        overdue = now - max(self._sent[0].sent_at, self._alive_at) > self._timeout_s
+        if overdue and self._overdue:
             self._fail(TimeoutError(f"no answer within {self._timeout_s:g} s"))
             self._transport.abort()
-        else:
-            self._loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
+            return
+        # Where our own loop stood still, the answer lies in the socket: it is read before the second look.
+        self._overdue = overdue
+        self._loop.call_later(SECOND_LOOK_S if overdue else self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
 
 
 class Pipe:

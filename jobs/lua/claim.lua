@@ -13,10 +13,10 @@ local claimed, ended, cut = {}, 0, false
 
 -- Seat a job; false where it must stay in its line: it is too large for this answer, or of a later release.
 local function seat(id)
-  local job = facts_of(id, 'state', 'deadline', 'kind', 'input', 'parameters', 'created', 'v', 'attempts', 'model')
+  local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model')
   if job[1] ~= 'queued' then return true end
   if (tonumber(job[7]) or 0) > version_read then return false end
-  local readable = tonumber(job[2]) and job[3] and job[4] and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
+  local readable = tonumber(job[2]) and job[3] and tonumber(job[4]) and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
     and tonumber(job[8]) and job[9]
   if not readable then
     ended = ended + 1
@@ -28,15 +28,21 @@ local function seat(id)
     conclude(id, 'expired', ttl_ms, 'error', EXPIRED)
     return true
   end
-  if #claimed > 0 and bytes + #job[4] > MAX_BYTES then
+  if #claimed > 0 and bytes + job[4] > MAX_BYTES then  -- before the input is read: reading it is what costs
     budget, cut = 0, true
     return false
   end
-  bytes = bytes + #job[4]
+  local input = redis.call('HGET', job_key(id), 'input')
+  if not input then
+    ended = ended + 1
+    conclude(id, 'failed', ttl_ms, 'error', UNREADABLE)
+    return true
+  end
+  bytes = bytes + job[4]
   local attempt = redis.call('HINCRBY', job_key(id), 'attempts', 1)
   redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us))
   redis.call('ZADD', root .. ':leases', whole(now_ms + lease_ms), id)
-  claimed[#claimed + 1] = {id, attempt, job[3], job[4], job[5], job[6], whole(now_us)}
+  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], whole(now_us)}
   return true
 end
 

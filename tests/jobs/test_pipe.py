@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import threading
 from pathlib import Path
 from typing import cast
 
@@ -84,6 +85,17 @@ async def test_a_slow_answer_may_take_longer_than_the_timeout(tmp_path: Path) ->
         wire = Wire((transport, None), timeout_s=0.2)
         assert await wire.send([("GET", "slow")]) == [b"hello"]
         wire.close()
+
+
+async def test_a_loop_that_stood_still_is_no_silent_server(own: tuple[Server, Connection]) -> None:
+    server, _ = own
+    connection = Connection(server.url, 0.2)
+    await connection.command("PING")
+    answer = asyncio.create_task(connection.command("ECHO", "x"))
+    await asyncio.wait([answer], timeout=0.001)
+    threading.Event().wait(0.6)  # the whole loop, as a long decode that keeps the interpreter would
+    assert await answer == b"x"
+    await connection.aclose()
 
 
 async def test_a_silent_server_is_an_error_in_time_and_not_for_ever(own: tuple[Server, Connection]) -> None:
