@@ -31,13 +31,14 @@ def submit_words(job: Submission) -> tuple[str | bytes | int, ...]:
 def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:
     """List an outcome as `finish.lua` takes it."""
     stages = orjson.dumps([round(t, 3) for t in (outcome.decode_ms, outcome.batch_ms, outcome.infer_ms)])
-    return (outcome.id, outcome.attempt, outcome.state.value, outcome.body, stages, outcome.batch_size)
+    rest = (outcome.batch_size, int(outcome.dead), outcome.after_ms)
+    return (outcome.id, outcome.attempt, outcome.state.value, outcome.body, stages, *rest)
 
 
 def read_claimed(fields: Sequence[Any]) -> Claimed:
     """Read one job of `claim.lua`'s answer."""
-    job_id, attempt, kind, body, parameters, created, claimed = fields
-    return Claimed(job_id.decode(), int(attempt), kind.decode(), body, parameters, int(created), int(claimed))
+    job_id, attempt, kind, body, parameters, *numbers = fields
+    return Claimed(job_id.decode(), int(attempt), kind.decode(), body, parameters, *map(int, numbers))
 
 
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:

@@ -39,7 +39,7 @@ class Accepted(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """A job under lease, as a worker gets it. Times are the Redis server's."""
+    """A job under lease, as a worker gets it. Times are the Redis server's; `retries`: how often it was tried again."""
 
     id: str
     attempt: int
@@ -48,6 +48,8 @@ class Claimed(NamedTuple):
     parameters: bytes
     created_us: int
     claimed_us: int
+    deadline_ms: int
+    retries: int = 0
 
     @property
     def claim(self) -> tuple[str, int]:
@@ -56,14 +58,18 @@ class Claimed(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a claim took, and whether it was cut short: then more waits, and the next claim need not."""
+    """What a claim took; whether it was cut short, so that the next finds more at once; whether suspects wait."""
 
     jobs: list[Claimed]
     more: bool
+    suspects: bool
 
 
 class Outcome(NamedTuple):
-    """How a job ended, in a worker's words. `body` is JSON: the output, or the error. Times in ms."""
+    """How a job ended, in a worker's words. `body` is JSON: the output, or the error. Times in ms.
+
+    State.QUEUED: it has not ended, and is to be tried again after `after_ms`. `dead`: it is kept as a dead letter.
+    """
 
     id: str
     attempt: int
@@ -73,6 +79,8 @@ class Outcome(NamedTuple):
     batch_ms: float = 0.0
     infer_ms: float = 0.0
     batch_size: int = 0
+    dead: bool = False
+    after_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,19 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:job:<id>` | hash | kept until final, then `result_ttl_s` | the job: the only truth about it |
 | `:line:<model>:<version>:<lane>:<tenant>` | sorted set | while not empty | waiting ids by ticket (µs of acceptance) |
 | `:ring:<model>:<version>:<lane>` | list | while not empty | tenants whose line is not empty, in turn |
+| `:line:<model>:<version>:suspect:<cell>` | sorted set | while not empty | suspects of one cell, who ride together |
+| `:ring:<model>:<version>:suspect` | list | while not empty | cells whose line is not empty |
 | `:turns` | hash | for ever, a field per model version | seats given so far: decides the lanes' turns |
 | `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
 | `:clock` | string | for ever | the last ticket, so that tickets only grow |
 | `:idle:<model>:<version>` | set | 60 s after the last claim | workers that found the lines empty and wait for a wake |
+| `:trial:<model>:<version>` | string | a day | the first job of the cell of suspects that is tried at present |
+| `:later` | sorted set | while not empty | queued ids that wait for their retry by the ms at which it is due |
+| `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes of input>` by the ms of their end |
+| `:dead_bytes` | string | for ever | the sum of those bytes |
 | `:load` | hash | two fields per model that has open jobs | jobs that are not final, and the bytes of their inputs |
-| `:counts` | hash | for ever, a few fields per model | jobs submitted, and finished by outcome |
+| `:counts` | hash | for ever, a few fields per model | jobs submitted, reclaimed, retried, finished by outcome, late |
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
 
@@ -39,7 +45,7 @@ STATS_PREFIX: Final = "jitney:stats:"
 
 # Keys that may stay without an expiry; the leak test knows no others.
 LASTING: Final = (
-    r"jitney:\{s\d\d\}:(turns|clock|counts|load)",
+    r"jitney:\{s\d\d\}:(turns|clock|counts|load|dead|dead_bytes)",
     r"jitney:models",
     r"jitney:stats:.+",
 )
@@ -65,6 +71,14 @@ def ring(shard: int, model: str, version: str, lane: str) -> str:
 
 def counts(shard: int) -> str:
     return f"{root(shard)}:counts"
+
+
+def dead(shard: int) -> str:
+    return f"{root(shard)}:dead"
+
+
+def later(shard: int) -> str:
+    return f"{root(shard)}:later"
 
 
 def own(shard: int, tenant: str) -> str:

@@ -20,11 +20,12 @@ TRANSITIONS: Final[dict[tuple[State, State], str]] = {
     (State.QUEUED, State.RUNNING): "claim",
     (State.QUEUED, State.CANCELED): "cancel",
     (State.QUEUED, State.EXPIRED): "expire, or claim after the deadline",
+    (State.QUEUED, State.FAILED): "claim of a record nobody can read",
     (State.RUNNING, State.SUCCEEDED): "finish",
-    (State.RUNNING, State.FAILED): "finish, or reclaim after the last attempt",
+    (State.RUNNING, State.FAILED): "finish, or reclaim or bury after the last attempt",
     (State.RUNNING, State.CANCELED): "cancel",
-    (State.RUNNING, State.EXPIRED): "expire",
-    (State.RUNNING, State.QUEUED): "reclaim, release",
+    (State.RUNNING, State.EXPIRED): "expire, or finish after the deadline",
+    (State.RUNNING, State.QUEUED): "reclaim, bury, release, or finish with a retry",
 }
 
 FINAL: Final = frozenset(State) - {source for source, _ in TRANSITIONS}

@@ -24,6 +24,10 @@ class StoreSettings(BaseSettings):
     max_input_bytes: int = Field(2 << 30, ge=1, description="bytes of their inputs, likewise")
     lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that says nothing")
     max_losses: int = Field(5, ge=1, description="lost workers after which a job fails for good")
+    max_kills: int = Field(3, ge=1, description="runs that killed their worker after which a job fails as poison")
+    dead_letter_ttl_s: float = Field(604_800, gt=0, description="how long a dead letter is kept (7 days)")
+    dead_letters: int = Field(1000, ge=1, description="dead letters kept; the oldest make room")
+    dead_letter_bytes: int = Field(256 << 20, ge=1, description="bytes of their inputs, likewise")
     bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")
     redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")
 

@@ -6,16 +6,16 @@ Raises StoreUnavailable where the server can not be reached or can not write; no
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from jobs import codec, keys
 from jobs.connection import Connection
 from jobs.errors import QueueFull, Refused
 from jobs.ids import shard_of
 from jobs.job import LANES, RECORD_VERSION, Accepted, Claim, Claimed, Job, Outcome, Submission
+from jobs.pipe import Word
 from jobs.settings import StoreSettings
 
-SWEEP_LIMIT = 500
 OWN_TTL_S = 7 * 86_400  # longer than any deadline
 
 
@@ -27,22 +27,16 @@ class _HasId(Protocol):
 H = TypeVar("H", bound=_HasId)
 
 
-class Swept(NamedTuple):
-    """What one sweep moved."""
-
-    reclaimed: int
-    given_up: int
-    expired: int
-
-
 class JobStore:
     """All jobs, their lines and leases. Times are the server's: no clock of ours decides anything."""
 
     def __init__(self, settings: StoreSettings, connection: Connection) -> None:
         self.settings = settings
         self.connection = connection
-        self._roots = [keys.root(shard) for shard in range(settings.shards)]
-        self._ttl_ms = int(settings.result_ttl_s * 1000)
+        self.roots = [keys.root(shard) for shard in range(settings.shards)]
+        self.ttl_ms, self.dead_ttl_ms = int(settings.result_ttl_s * 1000), int(settings.dead_letter_ttl_s * 1000)
+        dead_caps = (settings.dead_letters // settings.shards, settings.dead_letter_bytes // settings.shards)
+        self.ends = (self.ttl_ms, self.dead_ttl_ms, *(max(1, cap) for cap in dead_caps))
         self._lease_ms = int(settings.lease_s * 1000)
         self._next_shard = 0
 
@@ -59,7 +53,7 @@ class JobStore:
         accepted: dict[str, Accepted] = {}
         for root, group in self._by_shard(jobs):
             words = [word for job in group for word in codec.submit_words(job)]
-            answers = await self.connection.script("submit", root, *head, *caps, *words)
+            answers = await self.run("submit", root, *head, *caps, *words)
             for job, (how, job_id, created) in zip(group, answers, strict=True):
                 if how == b"mismatch":
                     message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
@@ -77,12 +71,12 @@ class JobStore:
 
     async def wait(self, job_id: str, gateway: str) -> Job | None:
         """Read a job and, while it is not final, have its end told to this gateway."""
-        values = await self.connection.script("wait", self._root_of(job_id), gateway, job_id, *codec.READ_FIELDS)
+        values = await self.run("wait", self._root_of(job_id), gateway, job_id, *codec.READ_FIELDS)
         return codec.read_job(job_id, values)
 
     async def cancel(self, job_id: str, tenant: str) -> None:
         """Cancel a job. Raises Refused where it is final already, or not this tenant's."""
-        answer = await self.connection.script("cancel", self._root_of(job_id), job_id, tenant, self._ttl_ms)
+        answer = await self.run("cancel", self._root_of(job_id), job_id, tenant, *self.ends)
         if answer == b"unknown":
             raise self.unknown(job_id)
         if answer == b"final":
@@ -111,18 +105,6 @@ class JobStore:
         rank = await self.connection.command("ZRANK", line, job.id)
         return None if rank is None else int(rank) + 1
 
-    async def sweep(self) -> Swept:
-        """Take back jobs of dead workers and end those past their deadline. Idempotent; any gateway, any time."""
-        s, total = self.settings, [0, 0, 0]
-        for root in self._roots:
-            moved = (SWEEP_LIMIT, 0, 0)
-            while moved[0] + moved[1] >= SWEEP_LIMIT or moved[2] >= SWEEP_LIMIT:
-                expired = await self.connection.script("expire", root, SWEEP_LIMIT, self._ttl_ms)
-                back, failed = await self.connection.script("reclaim", root, SWEEP_LIMIT, s.max_losses, self._ttl_ms)
-                moved = (int(back), int(failed), int(expired))
-                total = [a + b for a, b in zip(total, moved, strict=True)]
-        return Swept(*total)
-
     async def counts(self) -> dict[str, int]:
         """Count jobs since the queue began: `submitted:<model>` and `finished:<model>:<outcome>`."""
         totals: dict[str, int] = {}
@@ -134,10 +116,11 @@ class JobStore:
         return totals
 
     async def depth(self, model: str, version: str) -> dict[str, int]:
-        """Count the waiting jobs of a model version, by lane."""
-        depth: dict[str, int] = dict.fromkeys(LANES, 0)
+        """Count the waiting jobs of a model version, by lane; suspects, who are tried apart, by themselves."""
+        lanes = (*LANES, "suspect")
+        depth: dict[str, int] = dict.fromkeys(lanes, 0)
         for shard in range(self.settings.shards):
-            for lane in LANES:
+            for lane in lanes:
                 tenants = await self.connection.command("LRANGE", keys.ring(shard, model, version, lane), 0, -1)
                 lines = [keys.line(shard, model, version, lane, tenant.decode()) for tenant in set(tenants)]
                 sizes = await self.connection.pipeline([("ZCARD", line) for line in lines]) if lines else []
@@ -157,28 +140,30 @@ class JobStore:
 
     # ---- the worker's side
 
-    async def claim(self, model: str, version: str, worker: str, want: int) -> Claim:
-        """Take up to `want` waiting jobs under a lease; where too few wait, the next submit wakes this worker."""
+    async def claim(self, model: str, version: str, worker: str, want: int, *, trial: bool = False) -> Claim:
+        """Take up to `want` waiting jobs under a lease; where too few wait, the next submit wakes this worker.
+
+        On trial: the suspects of one cell, and nobody else; none while another worker tries a cell of this model.
+        """
         claimed: list[Claimed] = []
-        cut = False
-        for _ in self._roots:
-            root = self._roots[self._next_shard]
-            self._next_shard = (self._next_shard + 1) % len(self._roots)
-            words = (model, version, worker, self._lease_ms, want - len(claimed))
-            settings = (self.settings.bulk_share, self._ttl_ms, RECORD_VERSION)
-            more, jobs = await self.connection.script("claim", root, *words, *settings)
+        cut = suspects = False
+        for _ in self.roots:
+            root = self.roots[self._next_shard]
+            self._next_shard = (self._next_shard + 1) % len(self.roots)
+            words = (model, version, worker, self._lease_ms, want - len(claimed), self.settings.bulk_share)
+            more, waiting, jobs = await self.run("claim", root, *words, RECORD_VERSION, int(trial), *self.ends)
             claimed += map(codec.read_claimed, jobs)
-            cut = cut or bool(more)
-            if len(claimed) >= want or cut:
+            cut, suspects = cut or bool(more), suspects or bool(waiting)
+            if len(claimed) >= want or cut or (trial and claimed):
                 break
-        return Claim(claimed, cut)
+        return Claim(claimed, cut, suspects)
 
     async def extend(self, worker: str, held: Sequence[Claimed]) -> list[Claimed]:
         """Renew the leases; returns the jobs that are no longer this worker's."""
         lost: list[Claimed] = []
         for root, group in self._by_shard(held):
             words = [word for job in group for word in (job.id, job.attempt)]
-            answers = await self.connection.script("extend", root, worker, self._lease_ms, *words)
+            answers = await self.run("extend", root, worker, self._lease_ms, *words)
             lost += [job for job, mine in zip(group, answers, strict=True) if not mine]
         return lost
 
@@ -187,7 +172,7 @@ class JobStore:
         refused = 0
         for root, group in self._by_shard(outcomes):
             words = [word for outcome in group for word in codec.outcome_words(outcome)]
-            refused += list(await self.connection.script("finish", root, worker, self._ttl_ms, *words)).count(0)
+            refused += list(await self.run("finish", root, worker, *self.ends, *words)).count(0)
         return refused
 
     async def release(self, worker: str, held: Sequence[Claimed]) -> int:
@@ -195,17 +180,19 @@ class JobStore:
         back = 0
         for root, group in self._by_shard(held):
             words = [word for job in group for word in (job.id, job.attempt)]
-            back += int(await self.connection.script("release", root, worker, *words))
+            back += int(await self.run("release", root, worker, *words))
         return back
+
+    async def run(self, script: str, root: str, *words: Word) -> Any:
+        """Run a script on one shard."""
+        return await self.connection.script(script, root, *words)
 
     def _root_of(self, job_id: str) -> str:
         shard = shard_of(job_id)
         if shard >= self.settings.shards:
             raise self.unknown(job_id)
-        return self._roots[shard]
+        return self.roots[shard]
 
     def _by_shard(self, jobs: Iterable[H]) -> list[tuple[str, list[H]]]:
         ordered = sorted(jobs, key=lambda job: shard_of(job.id))
-        return [
-            (self._roots[shard], list(group)) for shard, group in groupby(ordered, key=lambda job: shard_of(job.id))
-        ]
+        return [(self.roots[shard], list(group)) for shard, group in groupby(ordered, key=lambda job: shard_of(job.id))]

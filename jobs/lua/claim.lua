@@ -1,75 +1,87 @@
--- Take up to `want` waiting jobs of one model version under a lease.
--- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait), ttl_ms,
---       v (the record version that the worker reads)
--- gives {more, jobs}: more = 1 where this claim was cut short and the next finds more at once; per job
---       {id, attempt, kind, input, parameters, created_us, claimed_us}
+-- Take up to `want` waiting jobs of one model version under a lease; on trial = '1' the suspects of one cell instead.
+-- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait),
+--       v (the record version that the worker reads), trial, how long what has ended is kept
+-- gives {more, suspects, jobs}: more = 1 where this claim was cut short and the next finds more at once; suspects = 1 where
+--       a cell waits for its trial; per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Finding too few, the worker
 -- is noted as idle: the next submit wakes it. Safe to lose: jobs whose answer never arrives go back when their lease ends.
 local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arrives soon; one job always fits
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
-local bulk_share, ttl_ms, version_read = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), ends_at(9)
 local claimed, ended, cut = {}, 0, false
+
+local function give_up(id, state, body)
+  ended = ended + 1
+  conclude(id, state, ends, 'error', body, nil, state == 'failed')
+  return true
+end
 
 -- Seat a job; false where it must stay in its line: it is too large for this answer, or of a later release.
 local function seat(id)
-  local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model')
+  local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model', 'retries')
   if job[1] ~= 'queued' then return true end
   if (tonumber(job[7]) or 0) > version_read then return false end
   local readable = tonumber(job[2]) and job[3] and tonumber(job[4]) and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
     and tonumber(job[8]) and job[9]
-  if not readable then
-    ended = ended + 1
-    conclude(id, 'failed', ttl_ms, 'error', UNREADABLE)
-    return true
-  end
-  if tonumber(job[2]) <= now_ms then
-    ended = ended + 1
-    conclude(id, 'expired', ttl_ms, 'error', EXPIRED)
-    return true
-  end
+  if not readable then return give_up(id, 'failed', UNREADABLE) end
+  if tonumber(job[2]) <= now_ms then return give_up(id, 'expired', EXPIRED) end
   if #claimed > 0 and bytes + job[4] > MAX_BYTES then  -- before the input is read: reading it is what costs
     budget, cut = 0, true
     return false
   end
   local input = redis.call('HGET', job_key(id), 'input')
-  if not input then
-    ended = ended + 1
-    conclude(id, 'failed', ttl_ms, 'error', UNREADABLE)
-    return true
-  end
+  if not input then return give_up(id, 'failed', UNREADABLE) end
   bytes = bytes + job[4]
   local attempt = redis.call('HINCRBY', job_key(id), 'attempts', 1)
   redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us))
   redis.call('ZADD', root .. ':leases', whole(now_ms + lease_ms), id)
-  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], whole(now_us)}
+  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], whole(now_us), job[2], job[10] or '0'}
   return true
 end
 
--- Fill up to `seats` more from a lane; its tenants take turns.
-local function fill(lane, seats)
+-- Fill up to `seats` more from a lane; its tenants take turns, at most `turns` of them.
+local function fill(lane, seats, turns)
   local ring, goal = ring_key(model, version, lane), #claimed + seats
   local tenants = redis.call('LLEN', ring)
-  while #claimed < goal and tenants > 0 and budget > 0 do
+  while #claimed < goal and tenants > 0 and budget > 0 and turns > 0 do
     local tenant = redis.call('LPOP', ring)
     local line = line_key(model, version, lane, tenant)
-    local popped = redis.call('ZPOPMIN', line, math.min(budget, math.ceil((goal - #claimed) / tenants)))
+    local popped = redis.call('ZPOPMIN', line, math.min(budget, math.ceil((goal - #claimed) / math.min(tenants, turns))))
     for at = 1, #popped, 2 do
       budget = budget - 1
       if not seat(popped[at]) then redis.call('ZADD', line, popped[at + 1], popped[at]) end
     end
     if redis.call('EXISTS', line) == 1 then redis.call('RPUSH', ring, tenant) end
-    tenants = redis.call('LLEN', ring)
+    tenants, turns = redis.call('LLEN', ring), turns - 1
   end
 end
 
-local turns = model .. ':' .. version
-local given = tonumber(redis.call('HGET', root .. ':turns', turns)) or 0
-local for_bulk = math.floor((given + want) / bulk_share) - math.floor(given / bulk_share)
-fill('bulk', for_bulk)
-fill('interactive', want - #claimed)
-fill('bulk', want - #claimed)
-if #claimed > 0 then redis.call('HSET', root .. ':turns', turns, (given + #claimed) % 1000000) end
+-- One cell at a time, whichever worker tries it: if it kills again, the others still serve.
+local trial_key = root .. ':trial:' .. model .. ':' .. version
+local function a_trial_runs()
+  local id = redis.call('GET', trial_key)
+  return id and facts_of(id, 'state')[1] == 'running'
+end
+
+local function try_suspects()
+  if a_trial_runs() then return end
+  fill('suspect', want, 1)
+  if #claimed > 0 then redis.call('SET', trial_key, claimed[1][1], 'EX', 86400) end
+end
+
+local function fill_seats()
+  local turns = model .. ':' .. version
+  local given = tonumber(redis.call('HGET', root .. ':turns', turns)) or 0
+  local for_bulk = math.floor((given + want) / bulk_share) - math.floor(given / bulk_share)
+  fill('bulk', for_bulk, math.huge)
+  fill('interactive', want - #claimed, math.huge)
+  fill('bulk', want - #claimed, math.huge)
+  if #claimed > 0 then redis.call('HSET', root .. ':turns', turns, (given + #claimed) % 1000000) end
+end
+
+if ARGV[8] == '1' then try_suspects() else fill_seats() end
+local suspects = redis.call('EXISTS', ring_key(model, version, 'suspect')) == 1 and not a_trial_runs()
 -- Jobs of a later release that use the budget up are no reason to come back at once: nothing moved.
 local more = cut or (budget <= 0 and #claimed < want and ended > 0)
 if #claimed < want and not more then
@@ -79,4 +91,4 @@ else
   redis.call('SREM', idle_key(model, version), worker)
 end
 notify()
-return {more and 1 or 0, claimed}
+return {more and 1 or 0, suspects and 1 or 0, claimed}

@@ -1,18 +1,28 @@
--- Write down how claimed jobs ended: a whole batch, in one step.
--- ARGV  worker, ttl_ms; then per job 6 words: id, attempt, state, body, stages, batch_size
+-- Write down how claimed jobs ended, or that they are to be tried again: a whole batch, in one step.
+-- ARGV  worker, how long what has ended is kept; then per job 8 words:
+--       id, attempt, state ('queued' = try again), body, stages, batch_size, dead ('1' = keep it as a dead letter), after_ms
 -- gives per job 1 = written (also when it was written before by this same claim: safe to send again)
---               0 = refused: the job is no longer this claim's
-local worker, ttl_ms = ARGV[1], ARGV[2]
+--               0 = refused and counted: the job is no longer this claim's
+local worker, ends = ARGV[1], ends_at(2)
 local written = {}
-for at = 3, #ARGV, 6 do
-  local id, attempt, state, body, stages, batch_size = unpack(ARGV, at, at + 5)
-  local job = facts_of(id, 'state', 'owner', 'attempts')
+
+local function finish(id, attempt, state, body, stages, batch_size, dead, after_ms)
+  local job = facts_of(id, 'state', 'owner', 'attempts', 'model')
   local mine = job[2] == worker and job[3] == attempt
-  if mine and job[1] == 'running' then
+  if mine and job[1] == 'running' and state == 'queued' then
+    redis.call('HINCRBY', job_key(id), 'retries', 1)
+    count('retried', job[4])
+    requeue(id, tonumber(after_ms))
+  elseif mine and job[1] == 'running' then
     local field = state == 'succeeded' and 'output' or 'error'
-    conclude(id, state, ttl_ms, field, body, {'stages', stages, 'batch_size', batch_size})
+    conclude(id, state, ends, field, body, {'stages', stages, 'batch_size', batch_size}, dead == '1')
+  elseif job[1] ~= state or job[3] ~= attempt then
+    count('late', job[4])
+    return 0
   end
-  written[#written + 1] = mine and (job[1] == 'running' or job[1] == state) and 1 or 0
+  return 1
 end
+
+for at = 6, #ARGV, 8 do written[#written + 1] = finish(unpack(ARGV, at, at + 7)) end
 notify()
 return written

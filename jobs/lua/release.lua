@@ -4,10 +4,7 @@
 local back = 0
 for at = 2, #ARGV, 2 do
   local id = ARGV[at]
-  local job = facts_of(id, 'state', 'owner', 'attempts', 'model', 'version', 'lane', 'tenant', 'created')
-  if job[1] == 'running' and job[2] == ARGV[1] and job[3] == ARGV[at + 1] then
-    requeue(id, job[4], job[5], job[6], job[7], job[8])
-    back = back + 1
-  end
+  local job = facts_of(id, 'state', 'owner', 'attempts')
+  if job[1] == 'running' and job[2] == ARGV[1] and job[3] == ARGV[at + 1] and requeue(id) then back = back + 1 end
 end
 return back

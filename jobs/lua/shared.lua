@@ -29,6 +29,12 @@ local function wake(model, version)
   end
 end
 
+-- Let a running job's worker hear that it need not finish it.
+local function dismiss(id)
+  local owner = facts_of(id, 'owner')[1]
+  if owner then redis.call('PUBLISH', 'jitney:wake:' .. owner, '-' .. id) end
+end
+
 -- Put an id into its line at its ticket's place; its tenant takes a turn in the ring again.
 local function enline(id, ticket, model, version, lane, tenant)
   local line = line_key(model, version, lane, tenant)
@@ -36,12 +42,27 @@ local function enline(id, ticket, model, version, lane, tenant)
   redis.call('ZADD', line, ticket, id)
 end
 
--- Take an id out of its line; a line that is empty leaves the ring.
-local function unline(id, model, version, lane, tenant)
+-- Where a job stands in line: {model, version, lane, tenant, ticket}. A suspect stands in its cell's line, apart from all
+-- others. nil where its record does not tell.
+local function place_of(id)
+  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell')
+  if not (job[1] and job[2] and job[3] and job[4] and tonumber(job[5])) then return nil end
+  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]} end
+  return job
+end
+
+-- Take a queued id out of its line, or out of those that wait for their retry. A line that is empty leaves the ring.
+local function unline(id)
+  redis.call('ZREM', root .. ':later', id)
+  local place = place_of(id)
+  if not place then return end
+  local model, version, lane, tenant = unpack(place)
   local line = line_key(model, version, lane, tenant)
   redis.call('ZREM', line, id)
   if redis.call('EXISTS', line) == 0 then redis.call('LREM', ring_key(model, version, lane), 1, tenant) end
 end
+
+local function count(event, model) redis.call('HINCRBY', root .. ':counts', event .. ':' .. (model or '?'), 1) end
 
 -- Count what is not final of a model: `jobs` and `bytes` more (or fewer).
 local function weigh(model, jobs, bytes)
@@ -53,25 +74,55 @@ local function weigh(model, jobs, bytes)
   end
 end
 
--- End a job: `field` is 'output' or 'error' (or nil), `body` its JSON, `extra` more fields. The input goes, the result
--- stays for ttl_ms. Its watchers hear of it when the script calls notify().
-local function conclude(id, state, ttl_ms, field, body, extra)
+-- Forget a dead letter: its input goes, and what is left of the job stays as long as any result.
+local function purge(member, ttl_ms)
+  local id, size = string.match(member, '^(%S+) (%d+)$')
+  redis.call('ZREM', root .. ':dead', member)
+  redis.call('DECRBY', root .. ':dead_bytes', size or 0)
+  if id and redis.call('HDEL', job_key(id), 'input') == 1 then redis.call('PEXPIRE', job_key(id), ttl_ms) end
+end
+
+-- Keep a failed job's input: it is a dead letter now. The oldest letters make room.
+local function keep(id, size, ends)
+  local dead, bytes = root .. ':dead', root .. ':dead_bytes'
+  redis.call('ZADD', dead, whole(now_ms), id .. ' ' .. size)
+  local total = redis.call('INCRBY', bytes, size)
+  redis.call('PEXPIRE', job_key(id), ends.dead_ttl_ms)
+  while total > ends.dead_bytes or redis.call('ZCARD', dead) > ends.dead_letters do
+    purge(redis.call('ZRANGE', dead, 0, 0)[1], ends.ttl_ms)
+    total = tonumber(redis.call('GET', bytes))
+  end
+end
+
+-- How long what has ended is kept: the four words with which every script that ends jobs begins, after its own.
+local function ends_at(at)
+  return {ttl_ms = ARGV[at], dead_ttl_ms = ARGV[at + 1], dead_letters = tonumber(ARGV[at + 2]), dead_bytes = tonumber(ARGV[at + 3])}
+end
+
+-- End a job: `field` is 'output' or 'error', `body` its JSON, `extra` more fields. The input goes, the result stays for a
+-- while; `dead` keeps the input too. The job's watchers hear of its end when the script calls notify().
+local function conclude(id, state, ends, field, body, extra, dead)
   local job = job_key(id)
-  local words = {'state', state, 'finished', whole(now_us)}
-  if field then words[5], words[6] = field, body end
-  for _, word in ipairs(extra or {}) do words[#words + 1] = word end
-  redis.call('HSET', job, unpack(words))
+  redis.call('HSET', job, 'state', state, 'finished', whole(now_us), field, body, unpack(extra or {}))
   local facts = redis.call('HMGET', job, 'model', 'watchers', 'size')
-  if facts[1] and tonumber(facts[3]) then weigh(facts[1], -1, 0 - facts[3]) end  -- 0 - x: Lua's -0 is no integer to Redis
-  redis.call('HDEL', job, 'input', 'watchers')
-  redis.call('PEXPIRE', job, ttl_ms)
+  local size = tonumber(facts[3])
+  if facts[1] and size then weigh(facts[1], -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
+  redis.call('HDEL', job, 'watchers')
+  if dead then
+    keep(id, whole(size or 0), ends)
+  else
+    redis.call('HDEL', job, 'input')
+    redis.call('PEXPIRE', job, ends.ttl_ms)
+  end
   redis.call('ZREM', root .. ':leases', id)
   redis.call('ZREM', root .. ':deadlines', id)
-  redis.call('HINCRBY', root .. ':counts', 'finished:' .. (facts[1] or '?') .. ':' .. state, 1)
+  count('finished', (facts[1] or '?') .. ':' .. state)
   for gateway in string.gmatch(facts[2] or '', '[^ ]+') do
     notices[gateway] = (notices[gateway] and notices[gateway] .. ' ' or '') .. id
   end
 end
+
+local function failure(code, message) return cjson.encode({code = code, message = message, status = 422}) end
 
 -- One notice per gateway, whatever the number of jobs.
 local function notify()
@@ -90,13 +141,21 @@ local function watch(id, gateway)
   end
 end
 
--- Give a running job back to its line.
-local function requeue(id, model, version, lane, tenant, created)
+-- Give a running job back to its line, or after a while; false where its record does not tell which line.
+local function requeue(id, after_ms)
+  local place = place_of(id)
+  if not place then return false end
+  local model, version, lane, tenant, ticket = unpack(place)
   redis.call('ZREM', root .. ':leases', id)
   redis.call('HSET', job_key(id), 'state', 'queued')
   redis.call('HDEL', job_key(id), 'owner')
-  enline(id, created, model, version, lane, tenant)
-  wake(model, version)
+  if after_ms then
+    redis.call('ZADD', root .. ':later', whole(now_ms + after_ms), id)
+  else
+    enline(id, ticket, model, version, lane, tenant)
+    wake(model, version)
+  end
+  return true
 end
 
 local UNREADABLE = '{"code":"unreadable_job","message":"the record in the queue can not be read","status":422}'

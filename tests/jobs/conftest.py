@@ -12,8 +12,11 @@ from jobs.job import Claimed, Outcome, Submission
 from jobs.lifecycle import State
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
+from jobs.upkeep import Swept, sweep
 from tests.support import invariants
 from tests.support.servers import ENGINES, Server
+
+FAR_FUTURE_MS = 1 << 52
 
 
 @pytest.fixture(scope="session", params=ENGINES)
@@ -39,6 +42,13 @@ class Bench:
 
     async def claim(self, want: int = 32, worker: str = "w1") -> list[Claimed]:
         return (await self.store.claim("m", "1", worker, want)).jobs
+
+    async def try_suspects(self, worker: str) -> list[Claimed]:
+        return (await self.store.claim("m", "1", worker, 32, trial=True)).jobs
+
+    async def sweep(self) -> Swept:
+        """As a gateway does that has no reason to wait."""
+        return await sweep(self.store, FAR_FUTURE_MS)
 
     async def state(self, job_id: str) -> str:
         (job,) = await self.store.read([job_id])

@@ -8,7 +8,7 @@ from jobs import keys
 from jobs.lifecycle import FINAL
 
 LASTING = [re.compile(pattern) for pattern in keys.LASTING]
-UNEXPIRING_WHILE_OPEN = (":line:", ":ring:", ":leases", ":deadlines", ":job:")
+UNEXPIRING_WHILE_OPEN = (":line:", ":ring:", ":leases", ":deadlines", ":later", ":job:")
 
 
 def check(client: Any) -> None:
@@ -22,6 +22,7 @@ def check(client: Any) -> None:
     wrong += [f"{job_id} lies in {sorted(places[job_id])} and is no job" for job_id in places if job_id not in jobs]
     wrong += _wrong_rings(client, found)
     wrong += _wrong_loads(client, found, jobs)
+    wrong += _wrong_letters(client, found)
     for key in found:
         lasting = any(pattern.fullmatch(key) for pattern in LASTING) or any(
             part in key for part in UNEXPIRING_WHILE_OPEN
@@ -35,21 +36,23 @@ def _faults(client: Any, job_id: str, job: dict[str, str], places: set[str]) -> 
     state = job["state"]
     if state in FINAL:
         expires = client.ttl(f"jitney:{{s{job_id[:2]}}}:job:{job_id}") > 0
-        left = {"input", "watchers"} & set(job)
+        dead, unreadable = "dead" in places, "unreadable_job" in job.get("error", "")
         faults = [] if expires else ["final, and never expires"]
-        faults += [f"final, and keeps {sorted(left)}"] if left else []
-        return faults + ([f"final, and lies in {sorted(places)}"] if places else [])
-    wanted = {"queued": {"line", "deadlines"}, "running": {"leases", "deadlines"}}[state]
-    return [] if places == wanted else [f"{state}, and lies in {sorted(places)}"]
+        faults += ["final, and keeps watchers"] if "watchers" in job else []
+        faults += ["final, and keeps its input, but is no dead letter"] if "input" in job and not dead else []
+        faults += ["a dead letter without its input"] if dead and "input" not in job and not unreadable else []
+        return faults + ([f"final, and lies in {sorted(places)}"] if places - {"dead"} else [])
+    wanted = {"queued": [{"line", "deadlines"}, {"later", "deadlines"}], "running": [{"leases", "deadlines"}]}[state]
+    return [] if places in wanted else [f"{state}, and lies in {sorted(places)}"]
 
 
 def _places(client: Any, found: list[str]) -> dict[str, set[str]]:
     places: dict[str, set[str]] = defaultdict(set)
     for key in found:
         kind = key.split(":")[2] if key.startswith("jitney:{") else ""
-        if kind in {"line", "leases", "deadlines"}:
-            for job_id in client.zrange(key, 0, -1):
-                places[job_id.decode()].add(kind)
+        if kind in {"line", "leases", "deadlines", "later", "dead"}:
+            for member in client.zrange(key, 0, -1):
+                places[member.decode().partition(" ")[0]].add(kind)
     return places
 
 
@@ -85,6 +88,18 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
         f"{name}: counted {counted.get(name)}, there are {there.get(name)}"
         for name in {*counted, *there}
         if counted.get(name, 0) != there.get(name, 0)
+    ]
+
+
+def _wrong_letters(client: Any, found: list[str]) -> list[str]:
+    """The bytes of dead letters that are counted are those that there are."""
+    roots = {key.rsplit(":", 1)[0] for key in found if key.endswith(("}:dead", "}:dead_bytes"))}
+    sums = {root: sum(int(member.split()[1]) for member in client.zrange(f"{root}:dead", 0, -1)) for root in roots}
+    counted = {root: int(client.get(f"{root}:dead_bytes") or 0) for root in roots}
+    return [
+        f"{root}: {counted[root]} bytes of dead letters counted, there are {sums[root]}"
+        for root in roots
+        if counted[root] != sums[root]
     ]
 
 

@@ -1,0 +1,38 @@
+-- A worker process has died, as whoever kept it saw: what it held goes back at once. Those it had in hands are suspects:
+-- they are parted into two cells, and each cell is tried apart from all other jobs, until who kills is alone.
+-- ARGV  worker, max_kills, alone ('1' = it had a single job in hands), how long what has ended is kept; then per suspect:
+--       id, attempt
+-- gives {how many went back to their lines, how many of them as suspects, how many failed as poison}
+local worker, ends = ARGV[1], ends_at(4)
+local attempts, suspects, back, failed = {}, {}, 0, 0
+for at = 8, #ARGV, 2 do attempts[ARGV[at]] = ARGV[at + 1] end
+
+-- Another killed run; true where that is the verdict: it was alone, and not for the first time.
+local function is_poison(id)
+  local kills = redis.call('HINCRBY', job_key(id), 'kills', 1)
+  if ARGV[3] ~= '1' or kills < tonumber(ARGV[2]) then return false end
+  conclude(id, 'failed', ends, 'error', failure('poison', 'a worker died with it in ' .. kills .. ' runs, at last with it alone'), nil, true)
+  return true
+end
+
+for _, id in ipairs(redis.call('ZRANGE', root .. ':leases', 0, -1)) do
+  local job = facts_of(id, 'state', 'owner', 'attempts', 'model')
+  if job[1] == 'running' and job[2] == worker then
+    count('reclaimed', job[4])
+    if attempts[id] == job[3] then
+      suspects[#suspects + 1] = id
+    elseif requeue(id) then
+      back = back + 1
+    end
+  end
+end
+for nth, id in ipairs(suspects) do
+  if is_poison(id) then
+    failed = failed + 1
+  else
+    redis.call('HSET', job_key(id), 'cell', worker .. (nth <= #suspects / 2 and 'a' or 'b'))
+    requeue(id)
+  end
+end
+notify()
+return {back, #suspects - failed, failed}

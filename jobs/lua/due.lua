@@ -1,0 +1,14 @@
+-- Jobs whose retry is due go back to their lines.
+-- ARGV  limit
+-- gives how many did
+local due = redis.call('ZRANGEBYSCORE', root .. ':later', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
+for _, id in ipairs(due) do
+  redis.call('ZREM', root .. ':later', id)
+  local place = facts_of(id, 'state')[1] == 'queued' and place_of(id)
+  if place then
+    local model, version, lane, tenant, ticket = unpack(place)
+    enline(id, ticket, model, version, lane, tenant)
+    wake(model, version)
+  end
+end
+return #due

@@ -1,0 +1,61 @@
+"""What keeps the queue in order: overdue jobs end, lost ones go back, a dead worker is buried, old letters go.
+
+Every step is idempotent: any gateway may take it at any time, and none has a lock to die with.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jobs.ids import shard_of
+from jobs.store import JobStore
+
+SWEEP_LIMIT = 500
+
+
+class Swept(NamedTuple):
+    """What one sweep moved, and the server's time in ms."""
+
+    now_ms: int
+    reclaimed: int
+    given_up: int
+    expired: int
+    due: int
+    purged: int
+
+
+class Buried(NamedTuple):
+    """What became of a dead worker's jobs."""
+
+    back: int
+    suspects: int
+    poison: int
+
+
+async def sweep(store: JobStore, latest_ms: float) -> Swept:
+    """End overdue jobs, take back those whose lease is over, let due retries go, forget old dead letters.
+
+    Nothing is taken back where the server's clock stands beyond `latest_ms`; 0: not in this sweep.
+    """
+    total, now_ms = [0] * 5, 0
+    for root in store.roots:
+        moved = [SWEEP_LIMIT]
+        while max(moved) >= SWEEP_LIMIT:
+            expired = await store.run("expire", root, SWEEP_LIMIT, *store.ends)
+            words = (SWEEP_LIMIT, store.settings.max_losses, int(latest_ms), *store.ends)
+            now_ms, back, failed = await store.run("reclaim", root, *words)
+            due = await store.run("due", root, SWEEP_LIMIT)
+            purged = await store.run("purge", root, store.ttl_ms, store.dead_ttl_ms)
+            moved = [back + failed, expired, due]
+            total = [sum(pair) for pair in zip(total, (back, failed, expired, due, purged), strict=True)]
+    return Swept(now_ms, *total)
+
+
+async def bury(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Buried:
+    """Give back at once what a dead worker held; `suspects` are the claims (id, attempt) that it had in hands."""
+    total = [0, 0, 0]
+    for shard, root in enumerate(store.roots):
+        words = [word for claim in suspects if shard_of(claim[0]) == shard for word in claim]
+        head = (worker, store.settings.max_kills, int(len(suspects) == 1))
+        moved = await store.run("bury", root, *head, *store.ends, *words)
+        total = [sum(pair) for pair in zip(total, moved, strict=True)]
+    return Buried(*total)
