@@ -10,6 +10,9 @@ from api.pace import Pace
 from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.store import JobStore
+from jobs.upkeep import sweep
+
+FAR_FUTURE_MS = 1 << 52
 
 log = logging.getLogger("jitney.api")
 
@@ -28,9 +31,9 @@ async def run(store: JobStore, every_s: float) -> None:
 
 async def tick(store: JobStore) -> None:
     """Reclaim the jobs of lost workers and end overdue ones, once."""
-    swept = await store.sweep()
-    if any(swept):
-        log.info("swept: %d reclaimed, %d given up, %d expired", *swept)
+    swept = await sweep(store, FAR_FUTURE_MS)
+    if any(swept[1:]):
+        log.info("swept: %d reclaimed, %d given up, %d expired", *swept[1:4])
 
 
 async def watch_pace(pace: Pace, store: JobStore, every_s: float) -> None:

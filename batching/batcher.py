@@ -5,11 +5,12 @@ Rules, in order:
 2. The group whose first item waits longest goes first, so no group starves.
 3. Work-conserving: with `max_wait_s = 0` a batch leaves whenever it is asked for and anything waits. With more, a batch
    leaves when it is full or when its oldest item has waited that long.
-4. A batch holds at most `max_items` items and `max_cost` cost. An item dearer than the cap travels alone, not never.
+4. A batch holds at most `max_items` items, fewer where `cap_of` its group says so, and `max_cost` cost. An item dearer
+   than the cap travels alone, not never.
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -48,8 +49,10 @@ class Batch(NamedTuple, Generic[T]):
 class Batcher(Generic[T]):
     """Waiting items by group, in order of arrival."""
 
-    def __init__(self, limits: BatchLimits) -> None:
+    def __init__(self, limits: BatchLimits, cap_of: Callable[[Hashable], int] | None = None) -> None:
+        """`cap_of`: the most items of a group that ride together, where that is fewer than the limits allow."""
         self.limits = limits
+        self._cap_of = cap_of
         self._groups: dict[Hashable, deque[_Waiting[T]]] = {}
 
     def __len__(self) -> int:
@@ -83,17 +86,20 @@ class Batcher(Generic[T]):
             if kept:
                 self._groups[group] = kept
 
+    def _cap(self, group: Hashable) -> int:
+        return min(self.limits.max_items, self._cap_of(group)) if self._cap_of else self.limits.max_items
+
     def _due(self, group: Hashable, now: float) -> Reason | None:
         waiting, limits = self._groups[group], self.limits
         dear = limits.max_cost < float("inf") and sum(w.cost for w in waiting) >= limits.max_cost
-        if dear or len(waiting) >= limits.max_items:
+        if dear or len(waiting) >= self._cap(group):
             return "full"
         return "aged" if waiting[0].since + limits.max_wait_s <= now else None
 
     def _close(self, group: Hashable, reason: Reason) -> Batch[T]:
-        waiting, cost = self._groups[group], 0.0
+        waiting, cost, cap = self._groups[group], 0.0, self._cap(group)
         items: list[T] = []
-        while waiting and len(items) < self.limits.max_items:
+        while waiting and len(items) < cap:
             cost += waiting[0].cost
             if items and cost > self.limits.max_cost:
                 break

@@ -44,6 +44,9 @@ CODES: dict[str, tuple[int, str]] = {
     "deadline_exceeded": (504, "the job's deadline passed before it was run"),
 }
 
+# A job that fails with one of these is kept as a dead letter: the fault may be ours, the model's or the machine's.
+DEAD_LETTERS = frozenset({"inference_failed", "unreadable_job", "resource_exhausted", "poison", "too_many_attempts"})
+
 
 class JitneyError(Exception):
     """Base of all. `code` is stable, the message is for people, `details` are facts: the limit, what is allowed."""

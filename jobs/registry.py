@@ -29,6 +29,7 @@ class WorkerReport:
     host: str
     models: list[str] = field(default_factory=list)  # "name version"
     failed: dict[str, str] = field(default_factory=dict)  # name → reason
+    ceilings: dict[str, dict[str, int]] = field(default_factory=dict)  # "name version" → shapes → largest batch
 
 
 WORKER_FIELDS = tuple(one.name for one in fields(WorkerReport))
@@ -44,6 +45,14 @@ class Announced:
     def serving(self, name: str, version: str) -> int:
         """Count live workers that serve this model version."""
         return sum(f"{name} {version}" in worker.models for worker in self.workers)
+
+    def ceilings(self, name: str, version: str) -> dict[str, int]:
+        """Collect the batch sizes that some live worker's memory has room for, where that is fewer than the cap."""
+        known: dict[str, int] = {}
+        for worker in self.workers:
+            for shapes, ceiling in worker.ceilings.get(f"{name} {version}", {}).items():
+                known[shapes] = min(ceiling, known.get(shapes, ceiling))
+        return known
 
     def failures(self) -> dict[str, str]:
         """Collect the models that some live worker could not load, with the reason."""
@@ -94,7 +103,9 @@ async def _live(connection: Connection) -> list[WorkerReport]:
     if gone := [worker_id for worker_id, value in zip(ids, values, strict=True) if value is None]:
         await connection.command("SREM", keys.WORKERS, *gone)
     reports = [_read(value, {"id", "pid", "host", "models", "failed"}) for value in values if value]
-    return [WorkerReport(**{name: report[name] for name in WORKER_FIELDS}) for report in reports if report]
+    return [
+        WorkerReport(**{name: report[name] for name in WORKER_FIELDS if name in report}) for report in reports if report
+    ]
 
 
 def _read(text: bytes, needed: set[str]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -17,7 +18,8 @@ EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jitney worker", description="Claims jobs and runs them in batches.")
-    parser.parse_args(argv)
+    parser.add_argument("--black-box", type=Path, help="a file in which to note which jobs are in hands right now")
+    args = parser.parse_args(argv)
     try:
         settings, store_settings = WorkerSettings(), StoreSettings()
     except ValidationError as error:
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_CONFIG
     from worker.process import run  # noqa: PLC0415 (only now is it known that onnxruntime is there)
 
-    return run(settings, store_settings)
+    return run(settings, store_settings, args.black_box)
 
 
 if __name__ == "__main__":

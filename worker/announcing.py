@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jobs import registry
 from jobs.connection import Connection
@@ -17,12 +17,14 @@ log = logging.getLogger("jitney.worker")
 BEATS_TO_LIVE = 3
 
 
-async def run_beats(connection: Connection, report: WorkerReport, models: Sequence[Model], beat_s: float) -> None:
+async def run_beats(
+    connection: Connection, report: Callable[[], WorkerReport], models: Sequence[Model], beat_s: float
+) -> None:
     """Announce at once and with each beat, until cancelled."""
     first, cards, outage = True, [model.card() for model in models], Outage(log, "announce models")
     while True:
         try:
-            await registry.announce(connection, report, cards, beat_s * BEATS_TO_LIVE)
+            await registry.announce(connection, report(), cards, beat_s * BEATS_TO_LIVE)
             if first:
                 await registry.tell_news(connection)
             first = False

@@ -10,6 +10,7 @@ from batching.batcher import Batch, Batcher, BatchLimits
 from batching.collation import Arrays
 from jobs.job import Claimed, Outcome
 from jobs.lifecycle import State
+from worker.ceilings import Ceilings
 
 
 @dataclass(slots=True, eq=False, repr=False)  # its bytes are the caller's: not for a log
@@ -19,15 +20,25 @@ class Rider:
     job: Claimed
     parameters: dict[str, Any]
     claimed_at: float
+    expires_at: float = float("inf")
     decode_ms: float = 0.0
     arrays: Arrays = field(default_factory=dict)
     group: Hashable = None
 
     def outcome(
-        self, state: State, body: bytes, batch_ms: float = 0.0, infer_ms: float = 0.0, batch_size: int = 0
+        self,
+        state: State,
+        body: bytes,
+        batch_ms: float = 0.0,
+        infer_ms: float = 0.0,
+        batch_size: int = 0,
+        *,
+        dead: bool = False,
+        after_ms: int = 0,
     ) -> Outcome:
         """Say how this rider's job ended."""
-        return Outcome(self.job.id, self.job.attempt, state, body, self.decode_ms, batch_ms, infer_ms, batch_size)
+        times = (self.decode_ms, batch_ms, infer_ms)
+        return Outcome(self.job.id, self.job.attempt, state, body, *times, batch_size, dead, after_ms)
 
 
 class Ended(NamedTuple):
@@ -40,8 +51,9 @@ class Ended(NamedTuple):
 class Board:
     """At most one batch's worth of riders waits here, decoding or decoded, while another batch runs."""
 
-    def __init__(self, limits: BatchLimits) -> None:
-        self._batcher: Batcher[Rider] = Batcher(limits)
+    def __init__(self, limits: BatchLimits, ceilings: Ceilings | None = None) -> None:
+        self.ceilings = ceilings or Ceilings(limits.max_items)
+        self._batcher: Batcher[Rider] = Batcher(limits, lambda group: self.ceilings.of(group, time.monotonic()))
         self._cap = limits.max_items
         # By claim, not by job: after a lost lease this very worker may claim the same job again.
         self._ahead: dict[tuple[str, int], Rider] = {}  # claimed, not departed
@@ -61,6 +73,24 @@ class Board:
     def held(self) -> list[Claimed]:
         """List every job under our lease."""
         return [rider.job for rider in (*self._ahead.values(), *self._riding.values())]
+
+    def is_riding(self, rider: Rider) -> bool:
+        """Tell whether the result of a rider who has departed is still wanted."""
+        return rider.job.claim in self._riding
+
+    def overdue(self, now: float) -> list[Rider]:
+        """Take those off the board whose deadline has passed; their jobs end without a run."""
+        late = [rider for rider in self._ahead.values() if rider.expires_at <= now]
+        for rider in late:
+            self._riding[rider.job.claim] = self._ahead.pop(rider.job.claim)  # until their end is written down
+        if late:
+            self._batcher.remove(late)
+            self._left.set()
+        return late
+
+    def dismiss(self, job_id: str) -> None:
+        """Let go of a job that was canceled or has expired."""
+        self.leave([job for job in self.held() if job.id == job_id])
 
     def board(self, rider: Rider) -> None:
         """Take in a rider who is not prepared yet."""
@@ -107,6 +137,12 @@ class Board:
     async def until_room(self) -> None:
         """Wait until somebody may be claimed, or nobody ever again."""
         while self.room <= 0 and not self._closed:
+            self._left.clear()
+            await self._left.wait()
+
+    async def until_empty(self) -> None:
+        """Wait until nobody is aboard."""
+        while not self.is_empty:
             self._left.clear()
             await self._left.wait()
 

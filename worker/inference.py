@@ -2,29 +2,29 @@
 
 import asyncio
 import logging
+import os
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import orjson
-
-from batching.collation import Arrays, CollationError, fold, unfold
-from jobs import codec
-from jobs.errors import JitneyError, Refused
-from jobs.lifecycle import State
-from worker.board import Board, Ended, Rider
+from worker import outcomes
+from worker.batch_run import BatchRun, Bench, DeviceLost
+from worker.board import Board, Ended
 from worker.finishing import Finisher
-from worker.models.model import Model
 
 log = logging.getLogger("jitney.worker")
+
+EX_SOFTWARE = 70  # sysexits.h: this process is of no use any more, another may be
 
 
 class Device:
     """What runs one batch at a time, for all models of this worker. First come, first served."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck_s: float) -> None:
+        """`stuck_s`: how long a run that was told to stop may go on."""
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._stuck_s = stuck_s
+        self._running: tuple[Board, BatchRun] | None = None
         self.freed = asyncio.Event()
         self.last_run_s = 0.0
 
@@ -32,65 +32,59 @@ class Device:
     def is_busy(self) -> bool:
         return self._lock.locked()
 
-    async def run_next(self, model: Model, board: Board) -> list[Ended]:
+    async def run_next(self, bench: Bench, board: Board) -> list[Ended]:
         """Wait for the device, close a batch with whoever is aboard by then, and run it."""
         async with self._lock:
+            ended = [outcomes.overdue(rider) for rider in board.overdue(time.monotonic())]
             batch = board.depart()
             if batch is None:
-                return []
+                return ended
             self.freed.clear()
-            started = time.monotonic()
-            loop = asyncio.get_running_loop()
-            ended = await loop.run_in_executor(self._thread, run_batch, model, batch.items)
-            self.last_run_s = time.monotonic() - started
+            ended += await self._run(board, BatchRun(bench, batch.group, batch.items))
         self.freed.set()
-        log.debug("%s: batch of %d (%s), %.1f ms", model.name, len(ended), batch.reason, self.last_run_s * 1000)
+        log.debug("%s: %d (%s), %.1f ms", bench.model.name, len(batch.items), batch.reason, self.last_run_s * 1000)
         return ended
+
+    def stop_if_deserted(self, board: Board) -> None:
+        """End the run under way where none of its riders wants its result any more."""
+        if self._running and self._running[0] is board:
+            run = self._running[1]
+            if not any(board.is_riding(rider) for rider in run.riders):
+                self._stop(run)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    async def _run(self, board: Board, run: BatchRun) -> list[Ended]:
+        loop, started = asyncio.get_running_loop(), time.monotonic()
+        last_deadline = max(rider.expires_at for rider in run.riders)
+        overdue = loop.call_later(max(0.0, last_deadline - started), self._stop, run)
+        self._running = (board, run)
+        try:
+            return await loop.run_in_executor(self._thread, run)
+        except DeviceLost as error:
+            # Not even a drain would work. The black box tells who was on it, and the supervisor starts anew.
+            log.critical("the device is lost, this worker ends: %s", error)
+            os._exit(EX_SOFTWARE)
+        finally:
+            overdue.cancel()
+            self._running = None
+            self.last_run_s = time.monotonic() - started
 
-async def serve(model: Model, board: Board, device: Device, finisher: Finisher) -> None:
+    def _stop(self, run: BatchRun) -> None:
+        run.stop.now()
+        asyncio.get_running_loop().call_later(self._stuck_s, self._give_up, run)
+
+    def _give_up(self, run: BatchRun) -> None:
+        """A run that does not stop would hold the device for ever."""
+        if self._running and self._running[1] is run:
+            log.critical("a run did not stop within %g s of being told to, this worker ends", self._stuck_s)
+            os._exit(EX_SOFTWARE)
+
+
+async def serve(bench: Bench, board: Board, device: Device, finisher: Finisher) -> None:
     """Run a model's batches until cancelled."""
     while True:
         await board.until_due()
         await finisher.until_room()
-        finisher.add(await device.run_next(model, board))
-
-
-def run_batch(model: Model, riders: Sequence[Rider]) -> list[Ended]:
-    """Run riders together; where that fails, in halves, until who fails is alone: nobody fails for another's input."""
-    started = time.monotonic()
-    try:
-        outputs = unfold(model.run(fold([rider.arrays for rider in riders])), len(riders))
-    except Exception as error:  # noqa: BLE001 (a runtime's errors derive from Exception only)
-        if len(riders) == 1:
-            return [_failed_alone(model, riders[0], error)]
-        middle = len(riders) // 2
-        return run_batch(model, riders[:middle]) + run_batch(model, riders[middle:])
-    infer_ms = (time.monotonic() - started) * 1000
-    ended = []
-    for rider, output in zip(riders, outputs, strict=True):
-        state, body = _present(model, rider, output)
-        batch_ms = max(0.0, (started - rider.claimed_at) * 1000 - rider.decode_ms)
-        ended.append(Ended(rider, rider.outcome(state, body, batch_ms, infer_ms, len(riders))))
-    return ended
-
-
-def _present(model: Model, rider: Rider, output: Arrays) -> tuple[State, bytes]:
-    try:
-        return State.SUCCEEDED, orjson.dumps(model.present(output, rider.parameters))
-    except JitneyError as error:
-        return State.FAILED, codec.error_body(error)
-    except (Exception, SystemExit):  # a task of the user's own may do anything
-        log.exception("presenting job %s failed in model %s", rider.job.id, model.name)
-        refused = Refused("inference_failed", f"model {model.name}: its output can not be shown")
-        return State.FAILED, codec.error_body(refused)
-
-
-def _failed_alone(model: Model, rider: Rider, error: Exception) -> Ended:
-    log.warning("job %s failed in model %s: %s", rider.job.id, model.name, error)
-    reason = str(error) if isinstance(error, CollationError) else "the runtime refused this input"
-    refused = Refused("inference_failed", f"model {model.name} could not run this input: {reason}")
-    return Ended(rider, rider.outcome(State.FAILED, codec.error_body(refused), batch_size=1))
+        finisher.add(await device.run_next(bench, board))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import orjson
 
 from batching.collation import group_of
-from jobs import codec
-from jobs.errors import JitneyError, Refused, StoreUnavailable
-from jobs.job import Claimed
-from jobs.lifecycle import State
+from jobs.errors import Refused, StoreUnavailable
+from jobs.job import Claim, Claimed
 from jobs.outage import Outage
 from jobs.store import JobStore
-from worker.board import Board, Ended, Rider, wait_for_event
+from worker import outcomes
+from worker.blackbox import BlackBox
+from worker.board import Board, Rider, wait_for_event
 from worker.finishing import Finisher
+from worker.gate import Gate
 from worker.inference import Device
 from worker.models.model import Model
 
@@ -40,11 +42,14 @@ class Intake:
         finisher: Finisher,
         device: Device,
         decoders: Executor,
+        box: BlackBox,
+        gate: Gate,
         idle_poll_s: float,
     ) -> None:
         self._store, self._worker_id, self._model = store, worker_id, model
         self._board, self._finisher, self._device = board, finisher, device
-        self._decoders, self._idle_poll_s = decoders, idle_poll_s
+        self._decoders, self._box, self._gate, self._idle_poll_s = decoders, box, gate, idle_poll_s
+        self.others: Sequence[Board] = (board,)  # every board of this worker
         self._woken = asyncio.Event()
         self._closing = False
         self._outage = Outage(log, f"claim jobs of {model.name}")
@@ -63,20 +68,39 @@ class Intake:
         """Claim as long as there is room, until closed."""
         while not self._closing:
             await self._board.until_room()
-            if self._closing:
-                return
-            self._woken.clear()
-            wanted = self._board.room
+            await self._gate.enter()
             try:
-                claimed = await self._store.claim(self._model.name, self._model.version, self._worker_id, wanted)
-            except StoreUnavailable as error:
-                self._outage.began(error)
+                claim, wanted = await self._claim()
+            finally:
+                self._gate.leave()
+            if claim is None:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
+            elif claim.suspects and await self._try_suspects():
                 continue
-            self._outage.ended()
-            self._take(claimed.jobs)
-            if len(claimed.jobs) < wanted and not claimed.more and not self._closing:
+            elif len(claim.jobs) < wanted and not claim.more and not self._closing:
                 await self._pause()
+
+    async def _claim(self, *, trial: bool = False) -> tuple[Claim | None, int]:
+        """Claim and take aboard; None while the queue's server is away. Also gives how many were wanted."""
+        self._woken.clear()
+        wanted = self._board.room
+        if self._closing:
+            return Claim([], more=False, suspects=False), 0
+        try:
+            claim = await self._store.claim(self._model.name, self._model.version, self._worker_id, wanted, trial=trial)
+        except StoreUnavailable as error:
+            self._outage.began(error)
+            return None, wanted
+        self._outage.ended()
+        self._take(claim.jobs)
+        return claim, wanted
+
+    async def _try_suspects(self) -> bool:
+        """Run one cell of suspects with nobody else aboard; tells whether there was one."""
+        async with self._gate.alone(self.others):
+            claim, _ = await self._claim(trial=True)
+            await self._board.until_empty()
+        return claim is not None and bool(claim.jobs)
 
     async def _pause(self) -> None:
         """The lines are empty: wait for a wake. While a batch runs, let a few arrive and claim them together."""
@@ -86,54 +110,49 @@ class Intake:
 
     def _take(self, claimed: list[Claimed]) -> None:
         now = time.monotonic()
-        riders = [Rider(job, {}, now) for job in claimed]
+        riders = [Rider(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6) for job in claimed]
         for rider in riders:
             self._board.board(rider)
         if not self._model.offload:
-            self._settle(riders, prepare_all(self._model, riders))
+            self._settle(riders, prepare_all(self._model, self._box, riders))
             return
         # A few to a thread: a hop between threads costs as much as decoding a small image.
         loop = asyncio.get_running_loop()
         for few in (riders[at : at + DECODED_TOGETHER] for at in range(0, len(riders), DECODED_TOGETHER)):
-            prepared = loop.run_in_executor(self._decoders, prepare_all, self._model, few)
+            prepared = loop.run_in_executor(self._decoders, prepare_all, self._model, self._box, few)
             prepared.add_done_callback(partial(self._settle_later, few))
 
-    def _settle_later(self, riders: list[Rider], prepared: asyncio.Future[list[JitneyError | None]]) -> None:
-        if prepared.cancelled():
-            return
-        if error := prepared.exception():
-            log.error("preparing for model %s failed", self._model.name, exc_info=error)
-            refused = Refused("invalid_input", f"model {self._model.name} could not prepare this input")
-            self._settle(riders, [refused] * len(riders))
-        else:
+    def _settle_later(self, riders: list[Rider], prepared: asyncio.Future[list[Exception | None]]) -> None:
+        if not prepared.cancelled():
             self._settle(riders, prepared.result())
 
-    def _settle(self, riders: list[Rider], errors: list[JitneyError | None]) -> None:
+    def _settle(self, riders: list[Rider], errors: list[Exception | None]) -> None:
         for rider, error in zip(riders, errors, strict=True):
             if error is None:
                 self._board.seat(rider)
             else:
-                self._finisher.add([Ended(rider, rider.outcome(State.FAILED, codec.error_body(error)))])
+                self._finisher.add([outcomes.of_error(self._model, rider, error, "prepare")])
 
 
-def prepare_all(model: Model, riders: list[Rider]) -> list[JitneyError | None]:
-    """Prepare riders one after the other, in whatever thread."""
-    return [prepare(model, rider) for rider in riders]
+def prepare_all(model: Model, box: BlackBox, riders: list[Rider]) -> list[Exception | None]:
+    """Prepare riders one after the other, in whatever thread; an error is a value: it belongs to one rider alone."""
+    return [prepare(model, box, rider) for rider in riders]
 
 
-def prepare(model: Model, rider: Rider) -> JitneyError | None:
-    """Turn a rider's bytes into arrays; an error is a value: it belongs to this rider alone."""
+def prepare(model: Model, box: BlackBox, rider: Rider) -> Exception | None:
+    """Turn a rider's bytes into arrays."""
     started = time.monotonic()
+    box.hold([rider.job.claim])
     try:
         rider.parameters = parameters_of(rider.job)
         rider.arrays = model.prepare(rider.job.kind, rider.job.input, rider.parameters)
         rider.group = group_of(rider.arrays)
-    except JitneyError as error:
+    except Exception as error:  # noqa: BLE001 (a task of the user's own may do anything)
         return error
-    except (Exception, SystemExit):  # a task of the user's own may do anything
-        log.exception("preparing job %s failed in model %s", rider.job.id, model.name)
-        return Refused("invalid_input", f"model {model.name} could not prepare this input")
+    except SystemExit as error:
+        return RuntimeError(f"it wanted to exit: {error}")
     finally:
+        box.let_go()
         rider.decode_ms = (time.monotonic() - started) * 1000
     return None
 

@@ -8,25 +8,27 @@ from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.store import JobStore
 from worker.board import Board
+from worker.inference import Device
 
 log = logging.getLogger("jitney.worker")
 
 
-async def run(store: JobStore, worker_id: str, boards: Sequence[Board], beat_s: float) -> None:
+async def run(store: JobStore, worker_id: str, boards: Sequence[Board], device: Device, beat_s: float) -> None:
     """Beat until cancelled."""
     outage = Outage(log, "renew leases")
     while True:
         await asyncio.sleep(beat_s)
         try:
-            await tick(store, worker_id, boards)
+            await tick(store, worker_id, boards, device)
             outage.ended()
         except StoreUnavailable as error:
             outage.began(error)
 
 
-async def tick(store: JobStore, worker_id: str, boards: Sequence[Board]) -> None:
+async def tick(store: JobStore, worker_id: str, boards: Sequence[Board], device: Device) -> None:
     """Renew once."""
     for board in boards:
         if held := board.held():
             lost = await store.extend(worker_id, held)
             board.leave(lost)
+            device.stop_if_deserted(board)

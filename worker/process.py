@@ -4,12 +4,17 @@ import asyncio
 import gc
 import logging
 import signal
+from collections.abc import Coroutine
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from jobs.connection import Connection
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
+from worker.blackbox import forget
+from worker.burial import settle_at_last
 from worker.models.loading import load_all
 from worker.models.spec import ModelError
 from worker.runtime import Runtime
@@ -20,8 +25,8 @@ log = logging.getLogger("jitney.worker")
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 
 
-def run(settings: WorkerSettings, store_settings: StoreSettings) -> int:
-    """Work until SIGTERM; returns the exit code."""
+def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path | None = None) -> int:
+    """Work until SIGTERM; returns the exit code. `black_box`: where to note what is in hands, and to find what was."""
     try:
         models, failed = load_all(settings.models_dir, settings.chosen)
     except ModelError as error:
@@ -35,13 +40,18 @@ def run(settings: WorkerSettings, store_settings: StoreSettings) -> int:
         # Nobody waits for a worker's commands as a caller does; giving up on a claim that comes late costs a lease.
         patience_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
         connection = Connection(store_settings.redis_url, patience_s)
-        runtime = Runtime(settings, JobStore(store_settings, connection), models, failed)
+        store = JobStore(store_settings, connection)
+        if black_box is not None and await _is_stopped_first(settle_at_last(store, black_box), stop):
+            return
+        runtime = Runtime(settings, store, models, failed, black_box)
         # What was loaded so far stays for ever: the collector need not look at it again with each pass.
         gc.collect()
         gc.freeze()
         log.info("worker %s serves %s", runtime.id, ", ".join(runtime.stations) or "nothing")
         await runtime.run(stop)
         await connection.aclose()
+        if black_box is not None:
+            forget(black_box)
         log.info("worker %s stopped", runtime.id)
 
     # uvloop halves what a round trip costs; it is not made for every system, and nothing else depends on it.
@@ -49,3 +59,12 @@ def run(settings: WorkerSettings, store_settings: StoreSettings) -> int:
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(work())
     return 0
+
+
+async def _is_stopped_first(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Work, unless told to stop before it is done."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    working.cancel()
+    return stop.is_set()

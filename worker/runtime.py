@@ -8,6 +8,7 @@ import socket
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from batching.batcher import BatchLimits
@@ -18,8 +19,11 @@ from jobs.registry import WorkerReport
 from jobs.stats import Tally
 from jobs.store import JobStore
 from worker import announcing, inference, leases
+from worker.batch_run import Bench
+from worker.blackbox import BlackBox
 from worker.board import Board
 from worker.finishing import Finisher
+from worker.gate import Gate
 from worker.inference import Device
 from worker.intake import Intake
 from worker.models.model import Model
@@ -34,6 +38,7 @@ class Station:
     def __init__(self, runtime: "Runtime", model: Model) -> None:
         limits = BatchLimits(max_items=model.max_batch, max_wait_s=model.max_wait_s)
         self.model, self.board, self.tally = model, Board(limits), Tally()
+        self.bench = Bench(model, self.board.ceilings, runtime.box)
         self.finisher = Finisher(runtime.store, runtime.id, self.board, self.tally, backlog=2 * model.max_batch)
         self.intake = Intake(
             store=runtime.store,
@@ -43,6 +48,8 @@ class Station:
             finisher=self.finisher,
             device=runtime.device,
             decoders=runtime.decoders,
+            box=runtime.box,
+            gate=runtime.gate,
             idle_poll_s=runtime.settings.idle_poll_s,
         )
 
@@ -51,32 +58,43 @@ class Runtime:
     """Starts the loops, and on stop drains: claims nothing more, runs and writes what is aboard, says goodbye."""
 
     def __init__(
-        self, settings: WorkerSettings, store: JobStore, models: Sequence[Model], failed: Mapping[str, str]
+        self,
+        settings: WorkerSettings,
+        store: JobStore,
+        models: Sequence[Model],
+        failed: Mapping[str, str],
+        black_box: Path | None = None,
     ) -> None:
         self.id = secrets.token_hex(8)
-        self.settings, self.store = settings, store
-        self.device = Device()
+        self.settings, self.store, self._failed = settings, store, dict(failed)
+        self.device, self.gate = Device(settings.stuck_s), Gate()
+        most = max([model.max_batch for model in models], default=1)
+        self.box = BlackBox(
+            black_box, self.id, settings.decode_threads + 2, most
+        )  # the device's thread, and the loop's
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self.stations = {f"{model.name} {model.version}": Station(self, model) for model in models}
-        self._report = WorkerReport(self.id, os.getpid(), socket.gethostname(), list(self.stations), dict(failed))
+        for station in self.stations.values():
+            station.intake.others = self._boards
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain. Raises what ended a loop that should not end."""
         connection, settings = self.store.connection, self.settings
         stations = self.stations.values()
-        boards = [station.board for station in stations]
+        boards = self._boards
         tallies = {station.model.name: station.tally for station in stations}
         listener = Listener(connection, [keys.wake_channel(self.id)], self._on_wake, self._wake_all)
         intakes = [_start(station.intake.run()) for station in stations]
         loops = [
             *(_start(station.finisher.run()) for station in stations),
-            *(_start(inference.serve(s.model, s.board, self.device, s.finisher)) for s in stations),
-            _start(leases.run(self.store, self.id, boards, settings.beat_s)),
+            *(_start(inference.serve(s.bench, s.board, self.device, s.finisher)) for s in stations),
+            _start(leases.run(self.store, self.id, boards, self.device, settings.beat_s)),
             _start(announcing.run_beats(connection, self._report, [s.model for s in stations], settings.beat_s)),
             _start(announcing.run_stats(connection, tallies, settings.stats_s)),
             _start(listener.run()),
         ]
         await asyncio.wait([*intakes, *loops, _start(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+        self.box.disarm()
         failures = [task.exception() for task in (*intakes, *loops) if task.done()]
         for station in stations:
             station.intake.close()
@@ -111,9 +129,30 @@ class Runtime:
         except StoreUnavailable as error:
             log.warning("left without a word: %s", error)
 
-    def _on_wake(self, _channel: str, model_version: bytes) -> None:
-        if station := self.stations.get(model_version.decode()):
+    @property
+    def _boards(self) -> list[Board]:
+        return [station.board for station in self.stations.values()]
+
+    def _report(self) -> WorkerReport:
+        ceilings = {name: station.board.ceilings.report() for name, station in self.stations.items()}
+        return WorkerReport(
+            self.id,
+            os.getpid(),
+            socket.gethostname(),
+            list(self.stations),
+            self._failed,
+            {n: c for n, c in ceilings.items() if c},
+        )
+
+    def _on_wake(self, _channel: str, words: bytes) -> None:
+        """A model version has work or, with a minus in front, a job of ours was canceled or has expired."""
+        text = words.decode()
+        if station := self.stations.get(text):
             station.intake.wake()
+        elif text.startswith("-"):
+            for board in self._boards:
+                board.dismiss(text[1:])
+                self.device.stop_if_deserted(board)
 
     async def _wake_all(self) -> None:
         for station in self.stations.values():

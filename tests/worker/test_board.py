@@ -1,18 +1,20 @@
 """Who is aboard: by claim, so that a job this worker claims again is another rider."""
 
 import asyncio
+import time
 
 import pytest
 
 from batching.batcher import BatchLimits
 from jobs.job import Claimed
 from worker.board import Board, Rider
+from worker.ceilings import Ceilings
 
 pytestmark = pytest.mark.anyio
 
 
-def rider(job_id: str = "a", attempt: int = 1) -> Rider:
-    return Rider(Claimed(job_id, attempt, "raw", b"", b"{}", 0, 0), {}, claimed_at=0.0)
+def rider(job_id: str = "a", attempt: int = 1, expires_at: float = float("inf")) -> Rider:
+    return Rider(Claimed(job_id, attempt, "raw", b"", b"{}", 0, 0, 0), {}, claimed_at=0.0, expires_at=expires_at)
 
 
 async def test_room_is_made_by_departing_not_by_finishing() -> None:
@@ -79,3 +81,38 @@ async def test_closing_ends_the_wait_for_room_and_for_company() -> None:
     await asyncio.wait_for(waiting, 1)
     await asyncio.wait_for(board.until_due(), 1)
     assert board.depart() is not None
+
+
+async def test_who_is_overdue_leaves_the_board_unrun_and_stays_ours_until_that_is_written() -> None:
+    board = Board(BatchLimits(max_items=4))
+    late, early = rider("late", expires_at=5.0), rider("early", expires_at=50.0)
+    for one in (late, early):
+        board.board(one)
+        board.seat(one)
+    assert board.overdue(now=5.0) == [late]
+    assert {job.id for job in board.held()} == {"late", "early"}
+    batch = board.depart()
+    assert batch is not None
+    assert batch.items == [early]
+
+
+async def test_nobody_rides_whose_job_was_dismissed() -> None:
+    board = Board(BatchLimits(max_items=4))
+    one, other = rider("one"), rider("other")
+    for each in (one, other):
+        board.board(each)
+        board.seat(each)
+    board.depart()
+    board.dismiss("one")
+    assert (board.is_riding(one), board.is_riding(other)) == (False, True)
+
+
+async def test_a_group_that_memory_has_no_room_for_rides_in_smaller_batches() -> None:
+    ceilings = Ceilings(4)
+    board = Board(BatchLimits(max_items=4), ceilings)
+    ceilings.too_many(None, 4, time.monotonic())
+    for name in "abc":
+        board.board(one := rider(name))
+        board.seat(one)
+    sizes = [len(batch.items) for batch in (board.depart(), board.depart()) if batch]
+    assert sizes == [2, 1]

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from worker.models.spec import ModelError
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-__all__ = ["Engine", "Port", "RunFailed"]
+__all__ = ["Engine", "Fault", "Port", "RunFailed", "Stop", "fault_of"]
 
 # What may run a model → what ONNX Runtime is asked for, first choice first.
 _PROVIDERS: Final[dict[str, list[str | tuple[str, dict[str, str]]]]] = {
@@ -48,17 +48,42 @@ _DATATYPES: Final = {
 }
 _OUT_OF_MEMORY: Final = re.compile(r"failed to allocate|bad.?alloc|out of memory|alloc_failed", re.IGNORECASE)
 
+# After one of these a CUDA context is of no use any more, nor is the process that holds it.
+_DEVICE_LOST: Final = re.compile(
+    r"cuda (failure|error)|cudaError|CUDNN_STATUS|CUBLAS_STATUS|device-side assert", re.IGNORECASE
+)
+_STOPPED: Final = re.compile(r"terminate flag", re.IGNORECASE)
+
 # What goes wrong is raised and reported by us, once; the runtime's own log would repeat it on stderr.
 onnxruntime.set_default_logger_severity(4)
 
 
-class RunFailed(Exception):
-    """The model could not run these arrays. `memory`: it asked for more than there is, so fewer rows may pass."""
+Fault = Literal["input", "memory", "device", "stopped"]
 
-    def __init__(self, reason: str, *, memory: bool) -> None:
+
+class RunFailed(Exception):
+    """The model could not run these arrays, and `fault` says why.
+
+    `input`: they are wrong; `memory`: they need more than there is, so fewer rows may pass; `device`: it is lost, and
+    nothing runs in this process any more; `stopped`: it was told to stop.
+    """
+
+    def __init__(self, reason: str, fault: Fault) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.memory = memory
+        self.fault = fault
+
+
+class Stop:
+    """Ends runs: those under way between two of their operators, later ones at once. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self.options = onnxruntime.RunOptions()
+        self.options.log_severity_level = 4
+
+    def now(self) -> None:
+        """End them."""
+        self.options.terminate = True
 
 
 class Engine:
@@ -82,22 +107,31 @@ class Engine:
         self.inputs = [_row(port) for port in inputs]
         self.outputs = [port if port.name in self._whole else _row(port) for port in outputs]
 
-    def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Runs rows, blocking; safe from several threads. Arrays and results have the rows first; raises RunFailed."""
         # Views on a frame may be unaligned, which the runtime does not promise to take.
         feed = {name: np.require(array, requirements=("C", "A")) for name, array in arrays.items()}
         feed.update({name: feed[name].reshape(()) for name in self._scalars & feed.keys()})
-        results = self._run_as_declared(feed)
+        results = self._run_as_declared(feed, stop)
         results.update({name: results[name][np.newaxis] for name in self._whole})
         return results
 
-    def _run_as_declared(self, feed: dict[str, Array]) -> dict[str, Array]:
+    def _run_as_declared(self, feed: dict[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         try:
-            values: Sequence[Array] = self._session.run(self._output_names, feed)
+            values: Sequence[Array] = self._session.run(self._output_names, feed, stop and stop.options)
         except Exception as error:
-            memory = isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
-            raise RunFailed(_plain(error), memory=memory) from error
+            raise RunFailed(_plain(error), fault_of(error)) from error
         return dict(zip(self._output_names, values, strict=True))
+
+
+def fault_of(error: Exception) -> Fault:
+    """Tell whose fault a failed run is, by what the runtime says of it."""
+    text = str(error)
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):  # first: CUDA's "out of memory" leaves it usable
+        return "memory"
+    if _DEVICE_LOST.search(text):
+        return "device"
+    return "stopped" if _STOPPED.search(text) else "input"
 
 
 def _choose(path: Path, wanted: str) -> str:

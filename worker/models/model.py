@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.errors import Refused
 from jobs.tensors import size_bytes
-from worker.models.engine import Engine
+from worker.models.engine import Engine, Stop
 from worker.models.port import Array
 from worker.models.repository import ModelFolder
 from worker.models.tasks import Task, load_task
@@ -36,9 +36,9 @@ class Model:
             raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
         return self._task.prepare(kind, data, parameters)
 
-    def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Rows in, rows out; blocks, from any thread; raises `engine.RunFailed`."""
-        return self._engine.run(arrays)
+        return self._engine.run(arrays, stop)
 
     def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One rider's outputs, without the batch dimension, as its JSON-able answer; raises as `prepare` does."""

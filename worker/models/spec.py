@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from worker.models.image_spec import ImageSpec
 
-__all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "read_spec"]
+__all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
 
 SPEC_FILE: Final = "model.toml"
 
@@ -40,6 +40,15 @@ class ClassificationSpec(BaseModel):
     top_k: int = Field(5, ge=1, le=100_000, description="a whole number from 1 to the number of classes")
 
 
+class RetrySpec(BaseModel):
+    """`[retry]`: what happens to a job whose failure may pass: no memory for it, or a task that says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    attempts: int = Field(3, ge=1, le=100, description="a whole number from 1 (no retry) to 100")
+    backoff_ms: int = Field(1000, ge=0, le=3_600_000, description="milliseconds from 0 to 3600000, doubled each time")
+
+
 class ModelSpec(BaseModel):
     """`model.toml`. Times end in their unit; every key has a default except `task`."""
 
@@ -60,6 +69,7 @@ class ModelSpec(BaseModel):
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
     )
+    retry: RetrySpec = Field(default_factory=RetrySpec, description="a table of keys under [retry]")
     image: ImageSpec = Field(default_factory=ImageSpec, description="a table of keys under [image]")
     classification: ClassificationSpec = Field(
         default_factory=ClassificationSpec, description="a table of keys under [classification]"

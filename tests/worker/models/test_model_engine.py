@@ -1,8 +1,10 @@
 """What an engine finds out about a model by opening it, and what it refuses; the process lives through all of it."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from worker.models.engine import Engine, Port, RunFailed
+from worker.models.engine import Engine, Port, RunFailed, Stop, fault_of
 from worker.models.spec import ModelError
 
 F, I64, STRING = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.STRING
@@ -136,7 +138,36 @@ def test_a_corrupt_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_row_that_does_not_fit_fails_without_memory_to_blame(relu: Relu) -> None:
     with pytest.raises(RunFailed) as caught:
         opened(relu, ["N", 4]).run({"x": np.ones((1, 5), np.float32)})
-    assert not caught.value.memory
+    assert caught.value.fault == "input"
+
+
+def test_a_run_is_stopped_from_another_thread(shared_data: Path) -> None:
+    engine, stop = Engine(shared_data / "fault_models" / "slow_by_input.onnx", "cpu", 1), Stop()
+    begun = time.monotonic()
+    Timer(0.2, stop.now).start()
+    with pytest.raises(RunFailed) as caught:
+        engine.run({"n": np.array([10**7])}, stop)
+    assert caught.value.fault == "stopped"
+    assert time.monotonic() - begun < 10
+    with pytest.raises(RunFailed):  # stopped for good: a batch that is parted does not go on
+        engine.run({"n": np.array([10**7])}, stop)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("CUDA failure 700: an illegal memory access was encountered", "device"),
+        ("CUDNN failure 4000: CUDNN_STATUS_INTERNAL_ERROR", "device"),
+        ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED", "device"),
+        ("CUDA failure 2: out of memory", "memory"),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", "memory"),
+        ("Available memory of 1 is smaller than requested bytes of 2; bad_alloc", "memory"),
+        ("Exiting due to terminate flag being set to true.", "stopped"),
+        ("Got invalid dimensions for input: x", "input"),
+    ],
+)
+def test_faults_are_told_apart_by_what_the_runtime_says(text: str, fault: str) -> None:
+    assert fault_of(RuntimeError(text)) == fault
 
 
 def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +175,7 @@ def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.Capt
     assert engine.inputs == [Port("n", "INT64", ())]
     with pytest.raises(RunFailed) as caught:
         engine.run({"n": np.array([10**12])})
-    assert caught.value.memory
+    assert caught.value.fault == "memory"
     assert engine.run({"n": np.array([3])})["y"].shape == (1,), "it serves on"
     assert capfd.readouterr() == ("", "")
 

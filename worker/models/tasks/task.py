@@ -15,6 +15,10 @@ from worker.models.spec import ModelSpec
 KINDS: Final = frozenset({"image", "tensors", "raw"})
 
 
+class TryAgain(Exception):
+    """Raised by a task for what may pass the next time: the job waits and is tried again (`[retry]` in model.toml)."""
+
+
 class Task(ABC):
     """Derive from this; `prepare` and `present` are called from several threads, so they must not change `self`.
 
@@ -37,7 +41,10 @@ class Task(ABC):
 
     @abstractmethod
     def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
-        """One rider's arrays by input name, without the batch dimension; raise Refused where the caller is at fault."""
+        """One rider's arrays by input name, without the batch dimension.
+
+        Raise Refused where the caller is at fault, TryAgain where nobody is.
+        """
 
     @abstractmethod
     def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""A batch that fails is parted until who fails is alone: how many runs that takes, and who is judged how.
+
+The model here is a stand-in, for its faults: the runtime's own (out of memory, a lost GPU) can not be had on demand.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.job import Claimed
+from jobs.lifecycle import State
+from worker.batch_run import BatchRun, Bench, DeviceLost
+from worker.blackbox import BlackBox, left_behind
+from worker.board import Ended, Rider
+from worker.ceilings import Ceilings
+from worker.models.engine import Fault, RunFailed
+from worker.models.port import Array
+from worker.models.spec import RetrySpec
+
+
+class Faulty:
+    """Adds one; fails where a row is negative (its fault by its value), or where more rows come than have room."""
+
+    name = "faulty"
+    spec = SimpleNamespace(retry=RetrySpec(attempts=3, backoff_ms=1000))
+
+    def __init__(self, room: int = 1000) -> None:
+        self.room, self.runs = room, 0
+
+    def run(self, arrays: Mapping[str, Array], _stop: object) -> dict[str, Array]:
+        self.runs += 1
+        faults: dict[int, Fault] = {-1: "input", -2: "device", -3: "stopped", -4: "memory"}
+        for row in arrays["x"]:
+            if int(row[0]) in faults:
+                raise RunFailed("it is negative", faults[int(row[0])])
+        if len(arrays["x"]) > self.room:
+            raise RunFailed("failed to allocate", "memory")
+        return {"y": arrays["x"] + 1}
+
+    def present(self, outputs: Mapping[str, Array], _parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return {"y": outputs["y"].tolist()}
+
+
+def riders(*values: int, expires_at: float = float("inf"), retries: int = 0) -> list[Rider]:
+    jobs = [Claimed(f"00{n:032x}", 1, "raw", b"", b"{}", 0, 0, 0, retries) for n in range(len(values))]
+    arrays = [{"x": np.array([value], np.float32)} for value in values]
+    return [Rider(job, {}, 0.0, expires_at, arrays=one) for job, one in zip(jobs, arrays, strict=True)]
+
+
+def run(model: Faulty, aboard: list[Rider], ceilings: Ceilings | None = None, box: Path | None = None) -> list[Ended]:
+    bench: Any = Bench(model, ceilings or Ceilings(32), BlackBox(box, "w1", 1, 32))  # type: ignore[arg-type]
+    return BatchRun(bench, "group", aboard)()
+
+
+@pytest.mark.parametrize("size", [2, 7, 8, 32])
+def test_one_culprit_costs_few_runs_wherever_it_sits(size: int) -> None:
+    for seat in range(size):
+        model = Faulty()
+        ended = run(model, riders(*(-1 if n == seat else n for n in range(size))))
+        states = [outcome.state for _, outcome in ended]
+        assert [n for n, state in enumerate(states) if state != State.SUCCEEDED] == [seat]
+        assert [rider.job.id for rider, _ in ended] == [f"00{n:032x}" for n in range(size)]
+        assert b"inference_failed" in ended[seat].outcome.body
+        assert ended[seat].outcome.dead
+        assert model.runs - 1 <= 2 * math.ceil(math.log2(size)) + 1
+
+
+def test_all_may_be_culprits() -> None:
+    ended = run(Faulty(), riders(*[-1] * 8))
+    assert {outcome.state for _, outcome in ended} == {State.FAILED}
+
+
+def test_memory_halves_and_is_remembered_and_everybody_succeeds() -> None:
+    model, ceilings = Faulty(room=8), Ceilings(32)
+    ended = run(model, riders(*range(32)), ceilings)
+    assert {outcome.state for _, outcome in ended} == {State.SUCCEEDED}
+    assert {outcome.batch_size for _, outcome in ended} == {8}
+    assert ceilings.of("group", 0) == 8
+
+
+def test_who_finds_no_memory_alone_is_tried_again_later_and_at_last_a_dead_letter() -> None:
+    first, second, last = (run(Faulty(), riders(-4, retries=n))[0].outcome for n in range(3))
+    assert [one.state for one in (first, second, last)] == [State.QUEUED, State.QUEUED, State.FAILED]
+    assert 800 <= first.after_ms <= 1200
+    assert 1600 <= second.after_ms <= 2400
+    assert b"resource_exhausted" in last.body
+    assert last.dead
+
+
+def test_a_lost_device_ends_the_run_and_its_riders_are_the_suspects(tmp_path: Path) -> None:
+    aboard = riders(1, -2, 3)
+    with pytest.raises(DeviceLost):
+        run(Faulty(), aboard, box=tmp_path / "box")
+    left = left_behind(tmp_path / "box")
+    assert left is not None
+    assert left.claims == [rider.job.claim for rider in aboard]
+
+
+def test_after_a_good_run_nobody_is_in_hands(tmp_path: Path) -> None:
+    run(Faulty(), riders(1, 2), box=tmp_path / "box")
+    left = left_behind(tmp_path / "box")
+    assert left is not None
+    assert left.claims == []
+
+
+def test_a_stopped_run_expires_who_is_overdue_and_gives_back_who_is_not() -> None:
+    (overdue,) = run(Faulty(), riders(-3, expires_at=0.0))
+    (other,) = run(Faulty(), riders(-3))
+    assert (overdue.outcome.state, other.outcome.state) == (State.EXPIRED, State.QUEUED)

@@ -1,0 +1,94 @@
+"""One batch on the device: run together; where that fails, parted until who fails is alone. Nobody shares a fate."""
+
+import time
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from batching.collation import Arrays, fold, unfold
+from jobs.lifecycle import State
+from worker import outcomes
+from worker.blackbox import BlackBox
+from worker.board import Ended, Rider
+from worker.ceilings import Ceilings
+from worker.models.engine import Fault, RunFailed, Stop, fault_of
+from worker.models.model import Model
+
+
+class DeviceLost(Exception):
+    """The device runs nothing any more in this process."""
+
+
+class Bench(NamedTuple):
+    """What a run works with."""
+
+    model: Model
+    ceilings: Ceilings
+    box: BlackBox
+
+
+class BatchRun:
+    """A batch of one group. `stop` ends it early, from any thread."""
+
+    def __init__(self, bench: Bench, group: Hashable, riders: Sequence[Rider]) -> None:
+        self.riders, self.stop = riders, Stop()
+        self._group, (self._model, self._ceilings, self._box) = group, bench
+
+    def __call__(self) -> list[Ended]:
+        """Run to the end, blocking; one entry per rider. Raises DeviceLost, and then they stay in the black box."""
+        ended = self._run(self.riders)
+        self._box.let_go()
+        return ended
+
+    def _run(self, riders: Sequence[Rider], *, known_bad: bool = False) -> list[Ended]:
+        """Run some riders. `known_bad`: together they fail for certain, so they are parted unrun."""
+        fault: Fault = "input"
+        if not known_bad or len(riders) == 1:
+            ended = self._attempt(riders)
+            if isinstance(ended, list):
+                return ended
+            fault = ended
+        middle = len(riders) // 2
+        first = self._run(riders[:middle])
+        # Where the first half did well, the other is at fault: running it whole would only show that again. Unless it
+        # was memory: then each half may do well, only not both at once.
+        well = all(outcome.state == State.SUCCEEDED for _, outcome in first)
+        return first + self._run(riders[middle:], known_bad=well and fault == "input")
+
+    def _attempt(self, riders: Sequence[Rider]) -> list[Ended] | Fault:
+        """Run them together: how they ended, or the fault that parting them may tell more about."""
+        self._box.hold([rider.job.claim for rider in riders])
+        started = time.monotonic()
+        try:
+            outputs = unfold(self._model.run(fold([rider.arrays for rider in riders]), self.stop), len(riders))
+        except Exception as error:  # noqa: BLE001 (a runtime's errors derive from Exception only)
+            return self._judge(riders, error)
+        return self._present(riders, outputs, started)
+
+    def _judge(self, riders: Sequence[Rider], error: Exception) -> list[Ended] | Fault:
+        fault = error.fault if isinstance(error, RunFailed) else fault_of(error)
+        if fault == "device":
+            raise DeviceLost(str(error)) from error
+        now = time.monotonic()
+        if fault == "stopped":
+            return [outcomes.overdue(one) if one.expires_at <= now else outcomes.unrun(one) for one in riders]
+        if len(riders) == 1:
+            return [outcomes.of_error(self._model, riders[0], error, "run")]
+        if fault == "memory":
+            self._ceilings.too_many(self._group, len(riders), now)
+        return fault
+
+    def _present(self, riders: Sequence[Rider], outputs: Sequence[Arrays], started: float) -> list[Ended]:
+        infer_ms = (time.monotonic() - started) * 1000
+        ended = []
+        for rider, output in zip(riders, outputs, strict=True):
+            batch_ms = max(0.0, (started - rider.claimed_at) * 1000 - rider.decode_ms)
+            try:
+                body = orjson.dumps(self._model.present(output, rider.parameters))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (a task of the user's own may do anything)
+                ended.append(outcomes.of_error(self._model, rider, error, "show"))
+            else:
+                outcome = rider.outcome(State.SUCCEEDED, body, batch_ms, infer_ms, len(riders))
+                ended.append(Ended(rider, outcome))
+        return ended
