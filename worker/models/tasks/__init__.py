@@ -10,10 +10,10 @@ from typing import Any, Final
 from worker.models.port import Port
 from worker.models.spec import SPEC_FILE, ModelError, ModelSpec
 from worker.models.tasks.image_classification import ImageClassification
-from worker.models.tasks.task import KINDS, Task
+from worker.models.tasks.task import KINDS, Task, TryAgain
 from worker.models.tasks.tensor import TensorTask
 
-__all__ = ["ImageClassification", "Task", "TensorTask", "load_task"]
+__all__ = ["ImageClassification", "Task", "TensorTask", "TryAgain", "load_task"]
 
 _OURS: Final[dict[str, type[Task]]] = {"image-classification": ImageClassification, "tensor": TensorTask}
 
