@@ -17,6 +17,7 @@ EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jitney worker", description="Claims jobs and runs them in batches.")
+    parser.add_argument("--black-box", metavar="PATH", help="a file in which to note which jobs are in hands right now")
     parser.parse_args(argv)
     try:
         settings, store_settings = WorkerSettings(), StoreSettings()
