@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 # verb → (module with main(argv) -> exit code, what it does)
 VERBS = {
-    "up": ("scripts.up", "run the queue's server, a worker and the gateway together on this machine"),
+    "up": ("scripts.up", "run the queue's server, workers and the gateway together on this machine"),
     "api": ("api.__main__", "run the gateway: HTTP in, HTTP out"),
-    "worker": ("worker.__main__", "run a worker: gathers requests into batches and runs the models"),
+    "worker": ("scripts.workers", "keep workers running, which gather requests into batches and run the models"),
     "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
 }
 RUNS_MODELS = ("up", "worker")
@@ -20,6 +20,7 @@ _ENVIRONMENT = """environment (all optional; `jitney VERB --help` tells more):
   REDIS_URL    Redis >= 7.0 or Valkey that keeps the queue; `up` brings its own without it
   PORT, HOST   where the gateway listens (8000, 127.0.0.1)
   MODELS_DIR   the folder of models (models)
+  WORKERS      worker processes of `worker` and `up` (1)
   DATA_DIR     where `up` keeps the queue (.data)"""
 
 

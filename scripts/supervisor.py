@@ -3,41 +3,35 @@
 Knows nothing of what they do. Belongs on the main thread: signals, and Linux's parent-death signal, hang on it.
 """
 
-import ctypes
-import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from scripts.processes import (
+    CannotStart,
+    Child,
+    describe_exit,
+    kill,
+    last_lines,
+    say,
+    spawn,
+    stop,
+    stop_together,
+)
+
+# What describes children and runs them, for all who start some: they need not know where a process is made.
+__all__ = ["EX_CONFIG", "Backoff", "CannotStart", "Child", "Supervisor", "last_lines", "say", "spawn", "stop"]
 
 EX_CONFIG = 78  # sysexits.h: what a child exits with when its settings are wrong, so that trying again is no use
-_PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GATE_POLL_S = 0.01
 _TICK_S = 0.05
-
-
-class CannotStart(Exception):
-    """Nothing can be started as asked; the message is for the operator."""
-
-
-@dataclass(frozen=True)
-class Child:
-    """One process to keep. Those behind it in the order wait until its `is_ready` says so, or raises CannotStart."""
-
-    name: str
-    command: tuple[str, ...]
-    env: Mapping[str, str]
-    pass_fds: tuple[int, ...] = ()
-    stop_s: float = 3.0
-    log: Path | None = None  # takes its output; without one, both streams go to our stderr
-    is_ready: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +44,17 @@ class Backoff:
 
 
 class _Kept:
-    """A child and where it stands: `process` while it runs, `due_at` while it waits to be started."""
+    """A child and where it stands.
+
+    `process` while something runs: the child itself or, with `clear_by` set, the command that follows its death;
+    `due_at` while it waits to be started.
+    """
 
     def __init__(self, child: Child, delay_s: float) -> None:
         self.child = child
         self.delay_s = delay_s
         self.process: subprocess.Popen[bytes] | None = None
+        self.clear_by: float | None = None
         self.due_at: float | None = 0.0
         self.started_at = 0.0
         self.has_run = False
@@ -85,19 +84,19 @@ class Supervisor:
         """The exit code: 0 after a stop signal, 78 after a child's configuration error. Raises CannotStart."""
         with self._signals_wake_us():
             try:
-                while True:
+                while self._exit_code is None:
                     timeout_s = self._step()
-                    if self._exit_code is not None:
-                        return self._exit_code
-                    self._wait(timeout_s)
+                    if self._exit_code is None:
+                        self._wait(timeout_s)
+                return self._exit_code
             finally:
                 self._stop_all()
 
     def _step(self) -> float | None:
         """Do what is due; returns the seconds until there is something to do again, None for when a signal comes."""
         for kept in self._kept:
-            if kept.process is not None and kept.process.poll() is not None:
-                self._on_death(kept, kept.process)
+            if kept.process is not None:
+                self._look_at(kept, kept.process)
         now = time.monotonic()
         for kept in self._kept:
             if kept.due_at is not None and kept.due_at <= now and self._exit_code is None:
@@ -108,9 +107,16 @@ class Supervisor:
                 return _GATE_POLL_S
         if self._tick is not None and not self._tick():
             self._tick = None
-        waits = [kept.due_at - now for kept in self._kept if kept.due_at is not None]
-        waits += [_TICK_S] if self._tick is not None else []
+        moments = [at for kept in self._kept for at in (kept.due_at, kept.clear_by) if at is not None]
+        waits = [at - now for at in moments] + ([_TICK_S] if self._tick is not None else [])
         return max(0.0, min(waits)) if waits else None
+
+    def _look_at(self, kept: _Kept, process: subprocess.Popen[bytes]) -> None:
+        has_ended = process.poll() is not None
+        if kept.clear_by is None and has_ended:
+            self._on_death(kept, process)
+        elif kept.clear_by is not None and (has_ended or kept.clear_by <= time.monotonic()):
+            self._on_cleared(kept, process)
 
     def _start(self, kept: _Kept, now: float) -> None:
         try:
@@ -124,7 +130,7 @@ class Supervisor:
         kept.started_at, kept.due_at = now, None
 
     def _on_death(self, kept: _Kept, process: subprocess.Popen[bytes]) -> None:
-        signal_group(process, signal.SIGKILL)  # what it started dies with it, before its successor comes
+        kill(process)  # what it started dies with it, before its successor comes
         kept.process = None
         if process.returncode == EX_CONFIG:
             say(f"{kept.child.name} refuses its configuration (exit code {EX_CONFIG}, see its message above): stopping")
@@ -135,7 +141,33 @@ class Supervisor:
             raise CannotStart(reason + last_lines(kept.child.log))
         if time.monotonic() - kept.started_at >= self._backoff.healthy_s:
             kept.delay_s = self._backoff.first_s
-        self._restart_later(kept, reason)
+        if kept.child.on_death:
+            say(reason)
+            self._clear_up(kept)
+        else:
+            self._restart_later(kept, reason)
+
+    def _clear_up(self, kept: _Kept) -> None:
+        """Run the command that follows a death; until it has ended, no successor is due."""
+        child = kept.child
+        try:
+            kept.process = spawn(replace(child, command=child.on_death, pass_fds=()))
+        except (OSError, subprocess.SubprocessError) as error:
+            self._restart_later(kept, f"clearing up after {child.name} can not be started: {error}")
+            return
+        kept.clear_by = time.monotonic() + child.on_death_s
+
+    def _on_cleared(self, kept: _Kept, process: subprocess.Popen[bytes]) -> None:
+        returncode = process.returncode
+        kill(process)
+        kept.process, kept.clear_by = None, None
+        name = kept.child.name
+        if returncode is None:
+            self._restart_later(kept, f"clearing up after {name} took more than {kept.child.on_death_s:g} s: killed")
+        elif returncode:
+            self._restart_later(kept, f"clearing up after {name} failed: {describe_exit(returncode)}")
+        else:
+            self._restart_later(kept, f"cleared up after {name}")
 
     def _restart_later(self, kept: _Kept, reason: str) -> None:
         say(f"{reason}; restarting in {kept.delay_s:g} s" + (f" (its log: {kept.child.log})" if kept.child.log else ""))
@@ -145,9 +177,11 @@ class Supervisor:
     def _stop_all(self) -> None:
         if self._on_stop is not None:
             self._on_stop()
-        for kept in reversed(self._kept):
-            if kept.process is not None and not stop(kept.process, kept.child.stop_s):
-                say(f"{kept.child.name} did not stop within {kept.child.stop_s:g} s: killed")
+        for _, part in groupby(reversed(self._kept), lambda kept: kept.child.part or kept.child.name):
+            running = [(kept.child, kept.process) for kept in part if kept.process is not None]
+            ended = stop_together([(process, child.stop_s) for child, process in running])
+            for child in (child for (child, _), by_itself in zip(running, ended, strict=True) if not by_itself):
+                say(f"{child.name} did not stop within {child.stop_s:g} s: killed")
 
     def _wait(self, timeout_s: float | None) -> None:
         """Sleep until a signal (a child's death is one) or the timeout."""
@@ -176,73 +210,3 @@ class Supervisor:
         # A second one changes nothing: a group's signal reaches us directly and again through make.
         if number != signal.SIGCHLD and self._exit_code is None:
             self._exit_code = 0
-
-
-def spawn(child: Child) -> subprocess.Popen[bytes]:
-    """Start it in a process group of its own (a terminal's Ctrl-C is ours to pass on) and bound to our life."""
-    output = open(child.log, "ab") if child.log else None  # noqa: SIM115, PTH123 - closed below
-    try:
-        return subprocess.Popen(
-            child.command,
-            env=dict(child.env),
-            stdin=subprocess.DEVNULL,
-            stdout=output or sys.stderr.fileno(),
-            stderr=output or sys.stderr.fileno(),
-            pass_fds=child.pass_fds,
-            process_group=0,
-            preexec_fn=_end_with_parent(),  # noqa: PLW1509 - we have no threads
-        )
-    finally:
-        if output:
-            output.close()
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """On Linux: a SIGTERM for the child when the thread that starts it is gone, however that went."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:  # it went between the fork and prctl
-            os._exit(1)
-
-    return in_child
-
-
-def stop(process: subprocess.Popen[bytes], within_s: float) -> bool:
-    """SIGTERM to the child's group, SIGKILL to what is left after `within_s`; whether it ended by itself."""
-    signal_group(process, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(within_s)
-    ended = process.returncode is not None
-    signal_group(process, signal.SIGKILL)
-    process.wait()
-    return ended
-
-
-def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Send to the child and all it started, if any is left."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def describe_exit(returncode: int) -> str:
-    """Why a process is gone, in words."""
-    return f"killed by signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
-
-
-def last_lines(log: Path | None, count: int = 10) -> str:
-    """The end of a log, to stand behind an error message."""
-    if log is None or not log.exists():
-        return ""
-    lines = log.read_text("utf-8", errors="replace").splitlines()[-count:]
-    return "".join(f"\n  {line}" for line in [f"{log} ends with:", *lines])
-
-
-def say(text: str) -> None:
-    """One line of our own among the children's logs."""
-    with suppress(OSError):  # a closed terminal must not keep us from stopping the children
-        print(f"jitney: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`jitney up`: the queue's server, a worker and the gateway on this machine, and a line that says when it is ready.
+"""`jitney up`: the queue's server, workers and the gateway on this machine, and a line that says when it is ready.
 
 Knows how the parts are called and what they are given, not what they do.
 """
@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts import workers
 from scripts.embedded import EmbeddedServer
 from scripts.readiness import ReadyLine
 from scripts.supervisor import CannotStart, Child, Supervisor, say
@@ -23,12 +24,12 @@ SETTINGS_HELP = """environment:
   HOST         on which address (default 127.0.0.1: this machine only; 0.0.0.0 for all)
   MODELS_DIR   the folder of models (default models)
   DATA_DIR     where the queue is kept (default .data)
+  WORKERS      worker processes (default 1)
   REDIS_URL    an existing Redis >= 7.0 or Valkey to use instead of a server of our own
 The settings of `jitney api` and `jitney worker` hold here too."""
 
-# Together below 10 s, the patience of a `docker stop`; the server has 2 s of its own.
+# With the workers' 5 s (DRAIN_S, and 2) and the server's 2 s below 10 s, the patience of a `docker stop`.
 GATEWAY_STOPS_WITHIN_S = 2.5
-WORKER_STOPS_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ class Settings:
     models_dir: str
     data_dir: Path
     redis_url: str | None
+    pool: workers.Settings = field(default_factory=workers.Settings)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
-        """Raises CannotStart for a PORT that is none. An empty variable counts as unset."""
+        """Raises CannotStart for a number that is none, as a PORT of 65536. An empty variable counts as unset."""
         port = env.get("PORT") or "8000"
         if not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise CannotStart(f"PORT={port} is not a port: 0 to 65535, where 0 takes any free one")
@@ -53,6 +55,7 @@ class Settings:
             models_dir=env.get("MODELS_DIR") or "models",
             data_dir=Path(env.get("DATA_DIR") or ".data"),
             redis_url=env.get("REDIS_URL") or None,
+            pool=workers.Settings.from_env(env),
         )
 
 
@@ -72,8 +75,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise CannotStart(f"can not listen on {host} port {port}: {error.strerror}") from error
 
 
-def children(settings: Settings, listener: socket.socket, redis_url: str) -> list[Child]:
-    """The worker and the gateway, in the order of their start."""
+def children(settings: Settings, listener: socket.socket, redis_url: str, black_boxes: Path) -> list[Child]:
+    """The workers and the gateway, in the order of their start."""
     env = {
         **os.environ,
         "REDIS_URL": redis_url,
@@ -82,12 +85,10 @@ def children(settings: Settings, listener: socket.socket, redis_url: str) -> lis
         "PORT": str(listener.getsockname()[1]),
     }
     fd = listener.fileno()
-    # -P: a folder named api or worker where `jitney up` is called is not ours.
-    python = (sys.executable, "-P", "-m")
-    return [
-        Child("worker", (*python, "worker"), env, stop_s=WORKER_STOPS_WITHIN_S),
-        Child("gateway", (*python, "api", "--fd", str(fd)), env, pass_fds=(fd,), stop_s=GATEWAY_STOPS_WITHIN_S),
-    ]
+    # -P: a folder named api where `jitney up` is called is not ours.
+    command = (sys.executable, "-P", "-m", "api", "--fd", str(fd))
+    gateway = Child("gateway", command, env, pass_fds=(fd,), stop_s=GATEWAY_STOPS_WITHIN_S)
+    return [*workers.children(settings.pool, black_boxes, env), gateway]
 
 
 def run(settings: Settings, started_at: float) -> int:
@@ -100,10 +101,10 @@ def run(settings: Settings, started_at: float) -> int:
             server = held.enter_context(closing(EmbeddedServer(settings.data_dir)))
             redis_url = server.url
             kept.append(server.child)
-        kept += children(settings, listener, redis_url)
+        kept += children(settings, listener, redis_url, held.enter_context(workers.black_boxes()))
         ready = held.enter_context(closing(ReadyLine(settings.host, listener.getsockname()[1], started_at)))
         # Closed before the gateway ends: no caller is to wait in the backlog of a service that stops.
-        return Supervisor(kept, tick=ready.tick, on_stop=listener.close).run()
+        return Supervisor(kept, backoff=settings.pool.backoff, tick=ready.tick, on_stop=listener.close).run()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -111,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
     began_at = time.time() - time.process_time()  # includes our own imports
     parser = argparse.ArgumentParser(
         prog="jitney up",
-        description="Start the queue's server, a worker and the gateway; Ctrl-C stops all three.",
+        description="Start the queue's server, workers and the gateway; Ctrl-C stops all of them.",
         epilog=SETTINGS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

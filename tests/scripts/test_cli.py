@@ -31,7 +31,9 @@ def test_the_help_names_every_verb_and_setting(capsys: pytest.CaptureFixture[str
         cli.main(["--help"])
     said = capsys.readouterr().out
     assert [
-        word for word in (*cli.VERBS, "REDIS_URL", "PORT", "HOST", "MODELS_DIR", "DATA_DIR") if word not in said
+        word
+        for word in (*cli.VERBS, "REDIS_URL", "PORT", "HOST", "MODELS_DIR", "DATA_DIR", "WORKERS")
+        if word not in said
     ] == []
 
 

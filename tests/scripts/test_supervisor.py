@@ -24,7 +24,10 @@ END = "signal.signal(signal.SIGTERM, lambda *_: (tell('ends ' + NAME), sys.exit(
 
 def child(name, code="tell('up ' + NAME); time.sleep(60)", **more):
     text = TELL + f"NAME = {{name!r}}\\n" + more.pop("on_term", END) + code
-    return Child(name, (sys.executable, "-S", "-c", text), dict(os.environ), **more)
+    return Child(name, (sys.executable, "-S", "-c", text), {{**os.environ, "WHO": name}}, **more)
+
+def after(code):
+    return sys.executable, "-S", "-c", TELL + "NAME = 'after ' + os.environ['WHO']\\n" + code
 
 backoff = Backoff()
 {setup}
@@ -199,3 +202,99 @@ def test_children_go_with_a_killed_supervisor(tmp_path: Path) -> None:
         pids = watched.pids("server") + watched.pids("worker")
         watched.process.kill()
         wait_until(lambda: not any(is_running(pid) for pid in pids), "no process is left")
+
+
+def test_what_follows_a_death_ends_before_the_successor_comes(tmp_path: Path) -> None:
+    setup = """
+clears = "tell('up ' + NAME); time.sleep(0.2); tell('cleared')"
+children = [child('worker', "tell('up ' + NAME); sys.exit(3)", on_death=after(clears))]
+backoff = Backoff(first_s=0.01, limit_s=0.01)
+"""
+    with supervised(tmp_path, setup) as watched:
+        wait_until(lambda: len(watched.pids("worker")) == 3, "it is up for the third time")
+        one_life = ["up worker", "up after worker", "cleared"]
+        assert re.findall(r"^(up .*|cleared) \d+$", watched.text(), re.MULTILINE)[:7] == [*one_life * 2, "up worker"]
+        ours = re.findall(r"jitney: (.*)", watched.text())
+        assert ours[:2] == ["worker died: exit code 3", "cleared up after worker; restarting in 0.01 s"]
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [("tell('up'); time.sleep(60)", 0), ("tell('up'); sys.exit(78)", 78)])
+def test_nothing_follows_an_orderly_stop_or_a_refused_configuration(tmp_path: Path, code: str, exit_code: int) -> None:
+    setup = f"children = [child('worker', {code!r}, on_death=after('tell(NAME)'))]"
+    with supervised(tmp_path, setup) as watched:
+        watched.wait_for("up")
+        assert (watched.end() if exit_code == 0 else watched.process.wait(10)) == exit_code
+        assert "after worker" not in watched.text()
+
+
+@pytest.mark.parametrize(
+    ("on_death", "said"),
+    [
+        ("after('sys.exit(5)')", "clearing up after worker failed: exit code 5; restarting in"),
+        ("('/no/such/program',)", "clearing up after worker can not be started: "),
+    ],
+)
+def test_a_clearing_up_that_fails_keeps_no_successor_away(tmp_path: Path, on_death: str, said: str) -> None:
+    setup = f"children = [child('worker', on_death={on_death})]; backoff = Backoff(first_s=0.01)"
+    with supervised(tmp_path, setup) as watched:
+        watched.wait_for("up worker")
+        os.kill(watched.pids("worker")[0], signal.SIGKILL)
+        wait_until(lambda: len(watched.pids("worker")) == 2, "it is up again")
+        assert said in watched.text()
+
+
+def test_a_clearing_up_that_hangs_is_killed_with_all_it_started(tmp_path: Path) -> None:
+    setup = """
+HANGS = "os.fork() or (tell('up grandchild'), time.sleep(60)); tell('up ' + NAME); time.sleep(60)"
+children = [child('worker', on_death=after(HANGS), on_death_s=2)]
+backoff = Backoff(first_s=0.01)
+"""
+    with supervised(tmp_path, setup) as watched:
+        watched.wait_for("up worker")
+        os.kill(watched.pids("worker")[0], signal.SIGKILL)
+        wait_until(lambda: len(watched.pids("worker")) == 2, "it is up again")
+        assert "clearing up after worker took more than 2 s: killed; restarting in 0.01 s" in watched.text()
+        pids = watched.pids("after worker") + watched.pids("grandchild")
+        assert len(pids) == 2
+        wait_until(lambda: not any(is_running(pid) for pid in pids), "nothing of it is left")
+
+
+def test_other_children_and_a_stop_are_served_while_it_clears_up(tmp_path: Path) -> None:
+    setup = """
+DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); tell('up ' + NAME); time.sleep(60)"
+children = [child('worker', on_death=after(DEAF), stop_s=0.2), child('gateway')]
+backoff = Backoff(first_s=0.01)
+"""
+    with supervised(tmp_path, setup) as watched:
+        watched.wait_for("up worker", "up gateway")
+        os.kill(watched.pids("worker")[0], signal.SIGKILL)
+        watched.wait_for("up after worker")
+        os.kill(watched.pids("gateway")[0], signal.SIGKILL)
+        wait_until(lambda: len(watched.pids("gateway")) == 2, "the gateway is up again")
+        assert len(watched.pids("worker")) == 1
+        assert watched.end() == 0
+        assert "worker did not stop within 0.2 s: killed" in watched.text()
+        pids = watched.pids("after worker") + watched.pids("gateway")
+        assert not any(is_running(pid) for pid in pids)
+
+
+def test_children_of_one_part_stop_at_the_same_time(tmp_path: Path) -> None:
+    setup = """
+# Each ends only once the other is asked to end too.
+MEETS = '''
+def meet(*_):
+    open(NAME, 'w').close()
+    while not all(os.path.exists(name) for name in ('one', 'two')):
+        time.sleep(0.01)
+    tell('ends ' + NAME)
+    sys.exit()
+signal.signal(signal.SIGTERM, meet)
+'''
+children = [child('server'), *(child(name, on_term=MEETS, part='worker') for name in ('one', 'two'))]
+"""
+    with supervised(tmp_path, setup) as watched:
+        watched.wait_for("up server", "up one", "up two")
+        assert watched.end() == 0
+        ended = re.findall(r"ends (\w+)", watched.text())
+        assert (sorted(ended[:2]), ended[2:]) == (["one", "two"], ["server"])
+        assert "killed" not in watched.text()

@@ -34,8 +34,9 @@ server.socket = socket.socket(fileno=int(sys.argv[2]))
 server.serve_forever()
 """
 WORKER = """
-import os, pathlib, time
+import os, pathlib, sys, time
 print("worker", os.getpid(), os.environ["MODELS_DIR"], flush=True)
+print("box", pathlib.Path(sys.argv[2]).name, flush=True)
 pathlib.Path("worker-is-up").touch()
 time.sleep(60)
 """
@@ -72,7 +73,7 @@ def up(tmp_path: Path, env: Mapping[str, str] | None = None, *, worker: str = WO
     folder = tmp_path / "here"
     folder.mkdir()
     root = os.fspath(Path(__file__).parents[2])
-    settings = {"PORT": "0", "PYTHONPATH": f"{parts}:{root}", **(env or {})}
+    settings = {"PORT": "0", "PYTHONPATH": f"{parts}:{root}", "TMPDIR": os.fspath(tmp_path), **(env or {})}
     with program(UP, folder / "log", settings) as process:
         yield Up(process, folder)
 
@@ -135,6 +136,16 @@ def test_what_to_try_works_with_what_is_served(tmp_path: Path, served: str, trie
         assert float(said[0].split()[4]) > 1e9  # counted from JITNEY_STARTED_AT
 
 
+def test_as_many_workers_as_set_and_a_dead_one_is_named_by_its_number(tmp_path: Path) -> None:
+    with up(tmp_path, {"WORKERS": "2", "RESTART_LIMIT_S": "0.1"}) as started:
+        wait_until(lambda: started.text().count("box worker-") == 2, "two workers are up")
+        assert {"box worker-1", "box worker-2"} <= set(started.text().splitlines())
+        os.kill(started.pids()["worker"], signal.SIGKILL)
+        wait_until(lambda: started.text().count("box worker-") == 3, "another is up")
+        assert re.search(r"jitney: worker-[12] died: killed by signal 9$", started.text(), re.MULTILINE)
+        assert re.search(r"up after worker-[12].*; restarting in 0.1 s$", started.text(), re.MULTILINE)
+
+
 def test_a_refused_configuration_ends_it_with_the_parts_own_words(tmp_path: Path) -> None:
     with up(tmp_path, worker="import sys; print('MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78
@@ -157,9 +168,17 @@ def test_a_port_that_is_none_is_refused(port: str) -> None:
         Settings.from_env({"PORT": port})
 
 
+def test_a_number_of_workers_that_is_none_is_refused() -> None:
+    with pytest.raises(CannotStart, match="WORKERS=many is not a number of worker processes: 1 to 256"):
+        Settings.from_env({"WORKERS": "many"})
+
+
 def test_empty_settings_count_as_unset() -> None:
     unset = Settings("127.0.0.1", 8000, "models", Path(".data"), None)
-    assert Settings.from_env(dict.fromkeys(["HOST", "PORT", "MODELS_DIR", "DATA_DIR", "REDIS_URL"], "")) == unset
+    assert (
+        Settings.from_env(dict.fromkeys(["HOST", "PORT", "MODELS_DIR", "DATA_DIR", "REDIS_URL", "WORKERS"], ""))
+        == unset
+    )
 
 
 def test_a_host_that_is_not_ours_is_named() -> None:

@@ -1,0 +1,119 @@
+"""`jitney worker`: keeps worker processes running, and has the jobs of one that died given back at once.
+
+Each worker notes in a file of its own, its black box, which jobs it has in hands; when it dies, `worker.burial` reads
+it. Knows how these two are called, not what they do.
+"""
+
+import argparse
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from scripts.supervisor import EX_CONFIG, Backoff, CannotStart, Child, Supervisor, say
+
+MAX_PROCESSES = 256
+DRAIN_S = 3.0  # the worker's own default
+STOPS_AFTER_DRAIN_S = 2.0
+
+SETTINGS_HELP = """environment:
+  WORKERS          worker processes (default 1)
+  MODELS_DIR       the folder of models (default models)
+  REDIS_URL        Redis >= 7.0 or Valkey that keeps the queue (default redis://127.0.0.1:6379/0)
+  RESTART_LIMIT_S  longest wait before a worker that died is started again (default 10)
+docs/configuration.md has all of them. One process alone, supervised by something else: python -m worker."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What keeping workers needs to know."""
+
+    processes: int = 1
+    drain_s: float = DRAIN_S
+    backoff: Backoff = field(default_factory=Backoff)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> "Settings":
+        """Raises CannotStart for a number that is none. An empty variable counts as unset."""
+        default = Backoff()
+        limit_s = _seconds(env, "RESTART_LIMIT_S", default.limit_s)
+        return cls(
+            processes=_count("WORKERS=", env.get("WORKERS") or "1"),
+            drain_s=_seconds(env, "DRAIN_S", DRAIN_S),
+            backoff=replace(default, first_s=min(default.first_s, limit_s), limit_s=limit_s),
+        )
+
+
+def _count(given_as: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
+        raise CannotStart(f"{given_as}{text} is not a number of worker processes: 1 to {MAX_PROCESSES}")
+    return int(text)
+
+
+def _seconds(env: Mapping[str, str], name: str, default_s: float) -> float:
+    text = env.get(name) or str(default_s)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise CannotStart(f"{name}={text} is not a time in seconds: a number above 0")
+    return seconds
+
+
+@contextmanager
+def black_boxes() -> Iterator[Path]:
+    """A folder for the workers' black boxes: it outlives each worker, and goes with the process that keeps them."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="jitney-workers-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise CannotStart(f"no temporary folder can be made: {error} (TMPDIR sets where)") from error
+    with folder as path:
+        yield Path(path)
+
+
+def children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[Child]:
+    """The workers to keep; they drain at the same time, however many they are."""
+    # -P: a folder named worker where the command is called is not ours.
+    python = (sys.executable, "-P", "-m")
+    boxes = [str(folder / f"worker-{number}") for number in range(1, settings.processes + 1)]
+    return [
+        Child(
+            name="worker" if settings.processes == 1 else Path(box).name,
+            command=(*python, "worker", "--black-box", box),
+            env=env,
+            stop_s=settings.drain_s + STOPS_AFTER_DRAIN_S,
+            on_death=(*python, "worker.burial", box),
+            part="worker",
+        )
+        for box in boxes
+    ]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb `worker`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="jitney worker",
+        description="Keep worker processes running, which claim jobs and run them in batches; SIGTERM drains them.",
+        epilog=SETTINGS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--processes", metavar="N", help="how many (default: WORKERS, or 1)")
+    given = parser.parse_args(argv)
+    try:
+        settings = Settings.from_env(os.environ)
+        if given.processes is not None:
+            settings = replace(settings, processes=_count("--processes ", given.processes))
+    except CannotStart as error:
+        say(str(error))
+        return EX_CONFIG
+    try:
+        with black_boxes() as folder:
+            return Supervisor(children(settings, folder, os.environ), backoff=settings.backoff).run()
+    except CannotStart as error:
+        say(str(error))
+        return 1

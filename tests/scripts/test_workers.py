@@ -1,0 +1,177 @@
+"""`jitney worker` as a user starts it: with stand-ins for the worker and its burial, and with real ones on a queue."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs import keys
+from scripts import workers
+from scripts.supervisor import Backoff, CannotStart
+from tests.support.processes import ROOT, is_running, program
+from tests.support.servers import Server
+from tests.support.service import QUICK, Service
+from tests.support.waiting import wait_until
+from worker.settings import WorkerSettings
+
+# Notes its life in its black box, so that the burial can tell whose box it was given.
+WORKER = """
+import os, pathlib, sys, time
+option, box = sys.argv[1:]
+assert option == "--black-box"
+pathlib.Path(box).write_text(str(os.getpid()))
+print("up", box, os.getpid(), flush=True)
+time.sleep(60)
+"""
+BURIAL = """
+import os, pathlib, sys
+box, = sys.argv[1:]
+print("buried", box, pathlib.Path(box).read_text(), os.environ["REDIS_URL"], flush=True)
+"""
+
+
+class Kept:
+    """A running `jitney worker` and what it said."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    def text(self) -> str:
+        return self._log.read_text()
+
+    def lives(self) -> list[tuple[str, int]]:
+        """Black box and process of every worker so far."""
+        return [(box, int(pid)) for box, pid in re.findall(r"^up (\S+) (\d+)$", self.text(), re.MULTILINE)]
+
+
+@contextmanager
+def kept(
+    tmp_path: Path, *argv: str, env: Mapping[str, str] | None = None, worker: str = WORKER, burial: str = BURIAL
+) -> Iterator[Kept]:
+    package, here, temporary = (tmp_path / name for name in ("parts/worker", "here", "tmp"))
+    for folder in (package, here, temporary):
+        folder.mkdir(parents=True)
+    for name, code in {"__init__": "", "__main__": worker, "burial": burial}.items():
+        (package / f"{name}.py").write_text(code)
+    settings = {"PYTHONPATH": f"{package.parent}:{ROOT}", "TMPDIR": str(temporary), "REDIS_URL": "redis://queue:1"}
+    code = f"import sys; from scripts.cli import main; sys.exit(main(['worker', *{argv!r}]))"
+    with program(code, here / "log", {**settings, **(env or {})}) as process:
+        yield Kept(process, here / "log")
+
+
+def test_a_dead_worker_is_buried_and_another_takes_its_box(tmp_path: Path) -> None:
+    with kept(tmp_path) as started:
+        [(box, pid)] = wait_until(started.lives, "a worker is up")
+        assert Path(box).parent.parent == tmp_path / "tmp"
+        assert Path(box).name == "worker-1"
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(started.lives()) == 2, "another is up")
+        assert [name for name, _ in started.lives()] == [box, box]
+        text = started.text()
+        assert f"buried {box} {pid} redis://queue:1\n" in text  # before its successor took the box
+        assert "jitney: worker died: killed by signal 9\n" in text
+        assert "jitney: cleared up after worker; restarting in 0.2 s\n" in text
+
+
+def test_as_many_as_asked_each_with_its_own_box_and_nothing_left_behind(tmp_path: Path) -> None:
+    with kept(tmp_path, "--processes", "3", env={"WORKERS": "2"}) as started:
+        wait_until(lambda: len(started.lives()) == 3, "three are up")
+        lives = dict(started.lives())
+        assert sorted(Path(box).name for box in lives) == ["worker-1", "worker-2", "worker-3"]
+        second = next(box for box in lives if box.endswith("-2"))
+        os.kill(lives[second], signal.SIGKILL)
+        wait_until(lambda: len(started.lives()) == 4, "another is up")
+        assert started.lives()[-1][0] == second
+        assert "jitney: worker-2 died: killed by signal 9" in started.text()
+        started.process.terminate()
+        assert started.process.wait(10) == 0
+        assert started.text().count("buried") == 1
+        assert [pid for _, pid in started.lives() if is_running(pid)] == []
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_refused_configuration_ends_it_for_all(tmp_path: Path) -> None:
+    with kept(tmp_path, worker="import sys; print('MODELS_DIR is empty'); sys.exit(78)") as started:
+        assert started.process.wait(10) == 78
+        assert "MODELS_DIR is empty" in started.text()
+        assert "buried" not in started.text()
+
+
+def test_the_longest_wait_for_a_restart_can_be_set(tmp_path: Path) -> None:
+    with kept(tmp_path, env={"RESTART_LIMIT_S": "0.01"}, worker="raise SystemExit(3)", burial="") as started:
+        wait_until(lambda: started.text().count("restarting in") >= 3, "it died three times")
+        assert set(re.findall(r"restarting in (\S+) s", started.text())) == {"0.01"}
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5", "257", "٣"])
+def test_a_number_of_processes_that_is_none_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    assert workers.main([f"--processes={number}"]) == 78
+    monkeypatch.setenv("WORKERS", number)
+    assert workers.main([]) == 78
+    assert capsys.readouterr().err == (
+        f"jitney: --processes {number} is not a number of worker processes: 1 to 256\n"
+        f"jitney: WORKERS={number} is not a number of worker processes: 1 to 256\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["RESTART_LIMIT_S", "DRAIN_S"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
+def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
+    with pytest.raises(CannotStart, match=f"{name}={seconds} is not a time in seconds: a number above 0"):
+        workers.Settings.from_env({name: seconds})
+
+
+def test_a_worker_has_time_to_drain_and_a_little_more() -> None:
+    assert WorkerSettings.model_fields["drain_s"].default == workers.DRAIN_S
+    settings = workers.Settings.from_env({"DRAIN_S": "20"})
+    assert [child.stop_s for child in workers.children(settings, Path(), {})] == [22]
+
+
+def test_settings_are_documented_with_their_defaults() -> None:
+    assert workers.Settings.from_env({"WORKERS": "", "DRAIN_S": "", "RESTART_LIMIT_S": ""}) == workers.Settings()
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for name, default in {"WORKERS": workers.Settings().processes, "RESTART_LIMIT_S": Backoff().limit_s}.items():
+        assert f"| `{name}` | {default:g} | " in text
+
+
+def test_without_a_temporary_folder_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(CannotStart, match=r"no temporary folder can be made: .* \(TMPDIR sets where\)"):
+        workers.black_boxes().__enter__()
+
+
+def test_real_workers_show_up_come_back_and_go(tmp_path: Path) -> None:
+    with closing(Server()) as server, server.client() as client:
+        env = {**QUICK, "REDIS_URL": server.url, "MODELS_DIR": str(ROOT / "models"), "WORKERS": "2"}
+        log = tmp_path / "log"
+        with program("import sys; from scripts.cli import main; sys.exit(main(['worker']))", log, env) as process:
+            wait_until(lambda: client.scard(keys.WORKERS) == 2, f"two workers are announced; their log: {log}", 30)
+            pids = _workers_of(process)
+            assert len(pids) == 2
+            os.kill(pids[0], signal.SIGKILL)
+            wait_until(lambda: len({*_workers_of(process), *pids}) == 3, "another worker runs")
+            wait_until(lambda: client.scard(keys.WORKERS) == 3, "a third is announced", 30)
+            pids = _workers_of(process)
+            process.terminate()
+            assert process.wait(10) == 0
+            assert [pid for pid in pids if is_running(pid)] == []
+            assert log.read_text().count(" stopped") == 2
+
+
+def _workers_of(supervisor: subprocess.Popen[bytes]) -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()[1:]]
+    return [int(pid) for pid, parent, args in rows if int(parent) == supervisor.pid and "worker --black-box" in args]
+
+
+def test_two_workers_behind_a_gateway() -> None:
+    with Service(env={"WORKERS": "2"}) as service:
+        wait_until(lambda: service.http.get("/readyz").json().get("workers") == 2, "both workers are alive", 30)
