@@ -33,7 +33,7 @@ test: .venv/installed-dev ## All tests
 	$(BIN)/python -m pytest -q
 
 unit: .venv/installed-dev ## The tests of single parts: neither browser nor whole system
-	$(BIN)/python -m pytest -q --ignore=tests/page --ignore=tests/scripts --ignore=tests/service
+	$(BIN)/python -m pytest -q --ignore=tests/page --ignore=tests/scripts --ignore=tests/service --ignore=tests/faults
 
 check: .venv/installed-dev ## What CI runs: lint, format, types, import rules, tests
 	$(BIN)/ruff check .

@@ -15,3 +15,13 @@ def wait_until(predicate: Callable[[], T | None], description: str, timeout_s: f
             raise AssertionError(f"not within {timeout_s:g} s: {description}")
         time.sleep(0.01)
     return answer
+
+
+def watch(look: Callable[[], object], seconds: float) -> int:
+    """Look again and again for so long, while a fault lasts; fails when `look` does. Gives how often it looked."""
+    until, looks = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        look()
+        looks += 1
+        time.sleep(0.02)
+    return looks

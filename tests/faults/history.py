@@ -1,0 +1,95 @@
+"""The log of what callers did and saw, from which the checker proves that every promise was kept."""
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+FINAL = {"succeeded", "failed", "canceled", "expired"}
+
+
+class History:
+    """Every submit and every read, in order, with its time. Any thread may write."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._began = time.monotonic()
+        self.events: list[dict[str, Any]] = []
+        self.accepted: dict[str, str] = {}  # id → what is expected of it, '' where nothing is known
+        self.ids_of_key: dict[str, set[str]] = defaultdict(set)
+        self.ends: dict[str, set[str]] = defaultdict(set)  # id → every final state and content that was ever read
+        self._unsure: list[str] = []  # keys of submits whose fate was not told; '' = there was no key
+        self.faults: list[str] = []
+        self.forgiven: set[str] = set()  # ids that a fault may have destroyed, as is documented
+
+    def note(self, what: str, **facts: Any) -> None:
+        """Write down that something happened."""
+        with self._lock:
+            self.events.append({"t": round(time.monotonic() - self._began, 4), "what": what, **facts})
+
+    def submitted(self, gateway: str, key: str, job: dict[str, Any], expected: str = "") -> str:
+        """Write down that a job was accepted; gives its id."""
+        job_id: str = job["id"]
+        self.note("accepted", gateway=gateway, key=key, id=job_id)
+        with self._lock:
+            self.accepted[job_id] = expected or self.accepted.get(job_id, "")
+            if key:
+                self.ids_of_key[key].add(job_id)
+        return job_id
+
+    def unsure(self, gateway: str, key: str, why: str) -> None:
+        """Write down that a submit was not accepted as far as its caller knows; it may have been all the same."""
+        self.note("unsure", gateway=gateway, key=key, why=why)
+        with self._lock:
+            self._unsure.append(key)
+
+    def unknown_at_most(self) -> int:
+        """How many jobs there may be that no caller knows: one per key never answered, one per submit without key."""
+        with self._lock:
+            keys = {key for key in self._unsure if key and key not in self.ids_of_key}
+            return len(keys) + self._unsure.count("")
+
+    def read(self, gateway: str, job: dict[str, Any]) -> bool:
+        """Write down how a job stands; tells whether it is final."""
+        job_id, state = job["id"], job["status"]
+        end = digest(job)
+        self.note("read", gateway=gateway, id=job_id, state=state, end=end, attempts=job["attempts"])
+        with self._lock:
+            if state in FINAL:
+                self.ends[job_id].add(end)
+            elif self.ends[job_id]:
+                self.faults.append(f"{job_id} was read as {state} after its end {self.ends[job_id]}")
+        return state in FINAL
+
+    def missing(self, gateway: str, job_id: str) -> None:
+        """Write down that an accepted job was not there."""
+        self.note("missing", gateway=gateway, id=job_id)
+        with self._lock:
+            if job_id in self.accepted and job_id not in self.forgiven:
+                self.faults.append(f"{job_id} was accepted, and {gateway} does not know it")
+
+    def write(self, path: Path) -> None:
+        """Keep it as JSON lines."""
+        with self._lock:
+            path.write_text("".join(json.dumps(event) + "\n" for event in self.events))
+
+
+def digest(job: dict[str, Any]) -> str:
+    """What a caller reads of a job's end, in a few characters."""
+    if job["status"] not in FINAL:
+        return ""
+    text = json.dumps([job["output"], job["error"], job["finished_at"], job["attempts"]], sort_keys=True)
+    return f"{job['status']}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def meaning(job: dict[str, Any]) -> str:
+    """The answer in one word, to be compared with what was expected."""
+    output = job["output"] or {}
+    if "predictions" in output:
+        return str(output["predictions"][0]["label"])
+    if "tensors" in output:
+        return json.dumps(next(iter(output["tensors"].values()))["data"])
+    return str((job["error"] or {}).get("code", job["status"]))

@@ -1,0 +1,83 @@
+"""One test's stay in the cluster: what it sends and sees is written down, and checked when it leaves."""
+
+import random
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.faults import checker
+from tests.faults.callers import Caller, Input, Load, four
+from tests.faults.cluster import Cluster
+from tests.faults.history import FINAL, History
+from tests.faults.parts import Worker
+from tests.support.waiting import wait_until
+
+BATCH = 8  # what a batch of the model `slow` takes
+
+
+class Scenario:
+    """Use it in a `with`: on the way in the cluster is whole, on the way out it is healed and held to its promises."""
+
+    def __init__(self, cluster: Cluster, seed: int, log: Path) -> None:
+        self.cluster, self.history = cluster, History()
+        self.random = random.Random(seed)
+        self.caller = Caller(cluster, self.history, seed)
+        self._seed, self._log = seed, log
+
+    def __enter__(self) -> Self:
+        self.cluster.heal()
+        self.cluster.forget_jobs()
+        self.submitted_before = checker.assert_counts_add_up(self.cluster)
+        self.before = self.cluster.footprint()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            self.caller.close()
+            self.cluster.heal()
+            if error is None:
+                checker.check(self.cluster, self.history, self.submitted_before)
+                self.cluster.assert_no_growth(self.before)
+        except BaseException:
+            self.history.write(self._log)
+            sys.stdout.write(f"what callers saw: {self._log}; logs of the parts: {self.cluster.folder}\n")
+            raise
+
+    def load(self, callers: int = 4, models: tuple[str, ...] = ("digits", "double")) -> AbstractContextManager[Load]:
+        """Callers in the background, for as long as the `with` lasts."""
+        return Load(self.cluster, self.history, self._seed, callers, models).running()
+
+    def submit(self, count: int, make: Callable[[random.Random], Input] = four) -> list[str]:
+        """Send so many jobs; gives their ids."""
+        return [self.caller.submit(make(self.random)) for _ in range(count)]
+
+    def full_batch(self) -> tuple[Worker, list[str]]:
+        """Have some worker run a full batch of slow jobs; gives it, and the jobs that it holds: the next batch too."""
+        ids = self.submit(6 * BATCH)
+
+        def found() -> tuple[Worker, list[str]] | None:
+            for worker in self.cluster.workers:
+                if len(held := [one for one in self.cluster.held_by(worker) if one in ids]) >= 2 * BATCH:
+                    return worker, held
+            return None
+
+        return wait_until(found, "some worker has a full batch")
+
+    def final(self, ids: list[str], timeout_s: float = 30) -> list[dict[str, Any]]:
+        """Wait for the end of jobs, reading through any gateway."""
+        jobs: dict[str, dict[str, Any]] = {}
+
+        def ended() -> bool:
+            for job_id in ids:
+                if job_id not in jobs:
+                    job = self.caller.read(job_id, self.caller.any_gateway())
+                    if job is None or job["status"] not in FINAL:
+                        return False
+                    jobs[job_id] = job
+            return True
+
+        wait_until(ended, f"all of {len(ids)} jobs end; {len(jobs)} have", timeout_s)
+        return [jobs[job_id] for job_id in ids]

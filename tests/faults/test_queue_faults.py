@@ -1,0 +1,81 @@
+"""The queue's server dies, stops, forgets or fills up."""
+
+import pytest
+
+from tests.faults.callers import digit
+from tests.faults.parts import Gateway
+from tests.faults.scenario import Scenario
+from tests.support.waiting import wait_until, watch
+
+SOON_S = 3.0  # 1.5 s of patience with the server, and what a busy machine takes
+
+
+def refuses_soon(scenario: Scenario, gateway: Gateway) -> bool:
+    """Whether a submit is answered with 503; no other refusal will do, nor a slow one."""
+    answer = scenario.caller.send(digit(scenario.random), gateway)
+    assert answer.elapsed.total_seconds() < SOON_S
+    assert answer.status_code in {202, 503}, answer.text
+    return answer.status_code == 503
+
+
+@pytest.mark.timeout(120)
+def test_nothing_accepted_is_lost_when_the_server_is_killed(scenario: Scenario) -> None:
+    """F7: kill -9 of the server under load, started again on its data after 3 s; no process of ours starts anew."""
+    cluster, pids = scenario.cluster, [part.pid for part in scenario.cluster.parts]
+    slow = scenario.submit(24)
+    with scenario.load() as load:
+        wait_until(lambda: load.done >= 50, "callers get answers")
+        cluster.server.kill()
+        for gateway in cluster.gateways:
+            assert refuses_soon(scenario, gateway)
+        watch(lambda: None, 2)
+        cluster.server.start()
+        done = load.done
+        wait_until(lambda: load.done >= done + 50, "callers get answers again")
+    assert {job["status"] for job in scenario.final(slow)} == {"succeeded"}
+    wait_until(cluster.is_whole, "all parts work again")
+    assert [part.pid for part in cluster.parts] == pids
+
+
+def test_a_pause_shorter_than_the_lease_takes_no_job_from_its_worker(scenario: Scenario) -> None:
+    """F8: the server stands still for half a lease, with a batch running; at its wake-up nobody takes leases over."""
+    _, held = scenario.full_batch()
+
+    def shortest_ms() -> float:
+        with scenario.cluster.queue() as client:
+            seconds, us = client.time()
+            leases = dict(client.zrange("jitney:{s00}:leases", 0, -1, withscores=True))
+        return float(min(leases.values(), default=0)) - seconds * 1000 - us / 1000
+
+    wait_until(lambda: shortest_ms() > 1700, "all leases were just renewed")
+    scenario.cluster.freeze_server()
+    watch(lambda: None, 1)
+    scenario.cluster.thaw_server()
+    assert {(job["status"], job["attempts"]) for job in scenario.final(held)} == {("succeeded", 1)}
+
+
+@pytest.mark.timeout(120)
+def test_a_server_that_stands_still_makes_no_doubles_and_no_ghosts(scenario: Scenario) -> None:
+    """F8: the server stands still under load, longer than a lease and than every patience with it."""
+    cluster = scenario.cluster
+    with scenario.load() as load:
+        wait_until(lambda: load.done >= 50, "callers get answers")
+        cluster.freeze_server()
+        for _ in range(2):
+            for gateway in cluster.gateways:
+                assert refuses_soon(scenario, gateway)
+        cluster.thaw_server()
+        done = load.done
+        wait_until(lambda: load.done >= done + 50, "callers get answers again")
+
+
+def test_what_is_read_while_the_server_is_away_is_a_503(scenario: Scenario) -> None:
+    """F7: a job can not be read meanwhile, and nobody is told that it does not exist."""
+    (job_id,) = scenario.submit(1)
+    scenario.cluster.server.kill()
+    for gateway in scenario.cluster.gateways:
+        with gateway.client() as http:
+            for wait in ({}, {"wait": "5"}):
+                answer = http.get(f"/v1/jobs/{job_id}", params=wait)
+                assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+                assert answer.elapsed.total_seconds() < SOON_S
