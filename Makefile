@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check clean
+.PHONY: help run test unit check goodput clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -41,6 +41,9 @@ check: .venv/installed-dev ## What CI runs: lint, format, types, import rules, t
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q
+
+goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs the others (3 minutes)
+	$(BIN)/python -m tests.faults.goodput
 
 clean: ## Remove what was built; the queue in .data stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
