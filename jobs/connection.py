@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from jobs.errors import NotNow, QueueFull, StoreUnavailable
+from jobs.errors import QueueFull, StoreUnavailable
 from jobs.pipe import Opened, Pipe, Wire, Word
 
 log = logging.getLogger("jitney.jobs")
@@ -21,8 +21,8 @@ log = logging.getLogger("jitney.jobs")
 _LUA: Final = Path(__file__).parent / "lua"
 # Scripts that end or move admitted work also run when the server's memory is full; only submit is refused then.
 _REFUSED_WHEN_FULL: Final = {"submit"}
-# Sent twice, a claim would take jobs that nobody hears of, and a cancel would find its own work done.
-_SENT_ONCE: Final = {"claim", "cancel"}
+# Sent twice, a claim would take jobs that nobody hears of, a cancel would find its own work done, and a sum be wrong.
+_SENT_ONCE: Final = {"claim", "cancel", "add"}
 _PASSING: Final = (
     "OOM",
     "LOADING",
@@ -66,9 +66,9 @@ class Connection:
     async def command(self, *words: Word) -> Any:
         return (await self.pipeline([words]))[0]
 
-    async def pipeline(self, commands: Sequence[Sequence[Word]], *, again: bool = True) -> list[Any]:
-        """Send many commands in one write; the answers in order. `again`: they do no harm when sent twice."""
-        answers = await self._send(self._small, commands, again=again)
+    async def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
+        """Send many commands in one write; the answers in order. They may be sent twice, and must do no harm then."""
+        answers = await self._send(self._small, commands, again=True)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise _not_taken(answer)
@@ -84,6 +84,9 @@ class Connection:
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):  # a server started anew
             (answer,) = await self._send(pipe, [("EVAL", script.source, 1, root, *words)], again=again)
         if isinstance(answer, hiredis.ReplyError):
+            if name in _REFUSED_WHEN_FULL and str(answer).startswith("OOM"):
+                message = "the queue's server has no memory left for new jobs"
+                raise QueueFull(message, retry_after_s=_FULL_RETRY_AFTER_S)
             raise _not_taken(answer)
         return answer
 
@@ -124,10 +127,8 @@ class Connection:
         return transport, writer  # a writer that is forgotten closes its transport
 
 
-def _not_taken(error: Exception) -> NotNow:
+def _not_taken(error: Exception) -> StoreUnavailable:
     reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
-    if reason.startswith("OOM"):
-        return QueueFull("the queue's server has no memory left for new jobs", retry_after_s=_FULL_RETRY_AFTER_S)
     if isinstance(error, hiredis.ReplyError) and not reason.startswith(_PASSING):
         log.error("the queue's server refused a command, which will not mend itself: %s", reason)
     return StoreUnavailable(f"the queue's server did not take it: {reason}", retry_after_s=_RETRY_AFTER_S)

@@ -65,14 +65,11 @@ async def announce(
     """Say what this worker serves; it counts as alive for `ttl_s` from now."""
     seen = time.time()
     words = [w for card in cards for w in (f"{card['name']} {card['version']}", orjson.dumps({**card, "seen": seen}))]
-    commands: list[tuple[Any, ...]] = [
-        ("SET", keys.worker(report.id), orjson.dumps(report), "PX", int(ttl_s * 1000)),
-        ("SADD", keys.WORKERS, report.id),
-        ("EXPIRE", keys.WORKERS, FORGET_AFTER_S),
-    ]
+    await connection.script("write", keys.worker(report.id), "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
+    await connection.script("write", keys.WORKERS, "SADD", report.id)
+    await connection.command("EXPIRE", keys.WORKERS, FORGET_AFTER_S)
     if words:
-        commands.append(("HSET", keys.MODELS, *words))
-    await connection.pipeline(commands)
+        await connection.script("write", keys.MODELS, "HSET", *words)
 
 
 async def tell_news(connection: Connection) -> None:

@@ -35,9 +35,7 @@ class Tally:
         """Add it all to the stats, and begin anew. What an outage cuts off is lost, rather than counted twice."""
         counts, self._counts = self._counts, Counter()
         if counts:
-            key = keys.stats(model)
-            commands = [("HINCRBY", key, name, count) for name, count in counts.items()]
-            await connection.pipeline(commands, again=False)
+            await connection.script("add", keys.stats(model), *(word for pair in counts.items() for word in pair))
 
 
 async def read(connection: Connection, models: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -1,7 +1,7 @@
 """`make goodput`: what the healthy keep of their throughput while one input in a hundred makes the run itself fail.
 
-Closed loop, clean and spoiled rounds in turn on one running service. The culprits fail behind the whole network, so that
-a failed run costs what a good one does. A server that fails whole batches of 32 would keep 0.72, and fail innocents.
+Closed loop, clean and spoiled rounds in turn on one running service. The culprits fail behind the whole network, so
+that a failed run costs what a good one does. A server that fails whole batches of 32 would keep 0.72.
 """
 
 import argparse
@@ -143,7 +143,6 @@ async def _round(address: Address, requests: list[bytes], callers: int, seconds:
             ends[job["status"] if job["status"] == "succeeded" else (job.get("error") or job)["code"]] += 1
             seats[0] += 1 / (job.get("batch_size") or 1)
         connection.close()
-        await asyncio.sleep(0)
 
     await asyncio.gather(*(call() for _ in range(callers)))
     return ends, ends.total() / seats[0]

@@ -1,7 +1,13 @@
 """What the store does with dead workers, suspects, retries and dead letters. A job that kills is found by halves."""
 
+import pytest
+
+from jobs import stats
+from jobs.errors import QueueFull
 from jobs.job import Claimed, Outcome
 from jobs.lifecycle import State
+from jobs.registry import WorkerReport, announce, announced
+from jobs.stats import Tally
 from jobs.store import JobStore
 from jobs.upkeep import bury, sweep
 from tests.jobs.conftest import Bench
@@ -166,3 +172,20 @@ async def test_dead_letters_make_room_for_newer_ones(bench: Bench) -> None:
             kept = [int(member.split()[1]) for member in client.zrange("jitney:{s00}:dead", 0, -1)]
             assert 1 <= len(kept) <= 3
             assert sum(kept) <= 20
+
+
+async def test_workers_keep_announcing_themselves_to_a_full_server(bench: Bench) -> None:
+    report, connection = WorkerReport("w1", 1, "here", ["m 1"]), bench.store.connection
+    tally = Tally()
+    tally.saw("size", 4)
+    with bench.server.client() as client:
+        client.config_set("maxmemory", "1")
+        try:
+            await announce(connection, report, [{"name": "m", "version": "1", "kinds": []}], ttl_s=60)
+            await tally.tell(connection, "m")
+            assert [worker.id for worker in (await announced(connection)).workers] == ["w1"]
+            assert (await stats.read(connection, ["m"]))["m"]["size:sum"] == 4
+            with pytest.raises(QueueFull):
+                await bench.submit()
+        finally:
+            client.config_set("maxmemory", "0")

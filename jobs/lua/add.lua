@@ -1,0 +1,3 @@
+-- Add to the numbers of a hash, also when the server's memory is full.
+-- ARGV  field, number, field, number ...
+for at = 1, #ARGV, 2 do redis.call('HINCRBY', root, ARGV[at], ARGV[at + 1]) end
