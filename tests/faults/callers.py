@@ -121,7 +121,7 @@ class Load:
     def __init__(self, cluster: Cluster, history: History, seed: int, callers: int, models: Sequence[str]) -> None:
         self._stop = Event()
         self.errors: list[BaseException] = []
-        self.done = 0
+        self.done = self.lost = 0
         self._models = models
         self._threads = [
             Thread(target=self._call, args=(Caller(cluster, history, seed + n), f"{seed}-{n}"), daemon=True)
@@ -150,6 +150,9 @@ class Load:
                 job = caller.read(job_id, caller.any_gateway(), wait=2)
                 if job is not None and job["finished_at"]:
                     return True
+                if job_id in caller.history.gone:
+                    self.lost += 1
+                    return False
             except httpx2.HTTPError:
                 pass
             self._stop.wait(PAUSE_S)

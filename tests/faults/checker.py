@@ -18,6 +18,7 @@ def check(cluster: Cluster, history: History, before: int = 0, timeout_s: float 
     wait_until(lambda: not open_jobs(cluster), f"every job ends; open: {open_jobs(cluster)}", timeout_s)
     views = [_all_jobs(gateway, history) for gateway in cluster.gateways]
     wrong = list(history.faults)
+    wrong += [f"{job_id} was not there for a while" for job_id in history.gone - history.forgiven]
     for job_id, expected in history.accepted.items():
         seen = [view.get(job_id) for view in views]
         wrong += _faults(job_id, expected, seen, history)

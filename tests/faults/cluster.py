@@ -89,10 +89,13 @@ class Cluster:
         for part in self.parts:
             part.proxy.heal()
             part.thaw()
+        wait_until(self._mend, "all parts work", timeout_s)
+
+    def _mend(self) -> bool:
         for part in self.parts:
             if part.started is None or part.started.poll() is not None:
                 part.start()
-        wait_until(self.is_whole, f"all parts work; logs are in {self.folder}", timeout_s)
+        return self.is_whole()
 
     def is_whole(self) -> bool:
         """Whether every gateway answers, and counts just the workers that run."""
@@ -119,18 +122,16 @@ class Cluster:
             fields: dict[bytes, bytes] = client.hgetall(f"jitney:{{s{job_id[:2]}}}:job:{job_id}")
         return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
 
-    def holder(self, job_id: str) -> Worker | None:
-        """The worker that a job is with."""
-        pid = self.announced().get(self.job(job_id).get("owner", ""))
-        return next((worker for worker in self.workers if pid and worker.pid == pid), None)
-
-    def held_by(self, worker: Worker) -> list[str]:
-        """The jobs that are with a worker."""
-        ids = [worker_id for worker_id, pid in self.announced().items() if pid == worker.pid]
-        with self.queue() as client:
+    def held(self) -> dict[Worker, list[str]]:
+        """The jobs that are with each worker."""
+        pids = self.announced()
+        with self.queue() as client, client.pipeline(transaction=False) as pipe:
             leased = [job_id.decode() for job_id in client.zrange("jitney:{s00}:leases", 0, -1)]
-            owners = [client.hget(f"jitney:{{s{job_id[:2]}}}:job:{job_id}", "owner") for job_id in leased]
-        return [job_id for job_id, owner in zip(leased, owners, strict=True) if owner and owner.decode() in ids]
+            for job_id in leased:
+                pipe.hget(f"jitney:{{s00}}:job:{job_id}", "owner")
+            owners = [(owner or b"").decode() for owner in pipe.execute()]
+        holders = [(job_id, pids.get(owner)) for job_id, owner in zip(leased, owners, strict=True)]
+        return {worker: [job_id for job_id, pid in holders if pid == worker.pid] for worker in self.workers}
 
     def counts(self) -> dict[str, int]:
         """How many jobs were submitted and finished since the queue began."""
@@ -159,6 +160,10 @@ class Cluster:
             if is_running(pid):
                 wait_until(lambda pid=pid, files=files: open_files(pid) <= files + SPARE_FILES, f"{name} closes files")  # type: ignore[misc]
                 assert resident_mib(pid) <= mib + SPARE_MIB, f"{name} had {mib:.0f} MiB, has {resident_mib(pid):.0f}"
+
+    def last_words(self, lines: int = 12) -> str:
+        """The ends of all logs, for whoever reads a failure."""
+        return "".join(f"--- {part.name}\n" + "".join(part.log().splitlines(True)[-lines:]) for part in self.parts)
 
     def close(self) -> None:
         """Stop everything, in the order in which nobody misses another."""

@@ -1,11 +1,10 @@
 """One cluster for all tests of faults: each breaks something, is healed, and is held to every promise."""
 
 import os
-import random
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from tests.faults.scenario import Scenario
 from tests.support import models
 from tests.support.service import ROOT
 
+FAILED = pytest.StashKey[bool]()
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -26,6 +26,10 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "models" / "digits", folder / "digits")
     models.doubling(folder)
     models.slow(folder)
+    models.looping(folder)
+    (models.doubling(folder, "truncated") / "1" / "model.onnx").write_bytes(
+        (ROOT / "models" / "digits" / "1" / "model.onnx").read_bytes()[:2000]
+    )
     if SHARED_DATA.is_dir():
         models.squeezenet(folder, SHARED_DATA, "squeezenet1.1_fp32_dynbatch.derived.onnx")
     return folder
@@ -37,15 +41,21 @@ def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let the scenario know whether its test has failed: then what was seen matters more than what holds."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture
-def scenario(whole_cluster: Cluster, tmp_path: Path) -> Iterator[Scenario]:
+def scenario(whole_cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scenario]:
     """A healthy cluster to break; at the end it is healed, and everything that was promised is checked."""
     seed = int(os.environ.get("FAULT_SEED") or secrets.randbelow(1 << 32))
     sys.stdout.write(f"FAULT_SEED={seed} repeats this\n")
-    with Scenario(whole_cluster, seed, tmp_path / "history.jsonl") as one:
-        yield one
-
-
-@pytest.fixture
-def chance(scenario: Scenario) -> random.Random:
-    return scenario.random
+    one = Scenario(whole_cluster, seed, tmp_path / "history.jsonl")
+    one.enter()
+    yield one
+    one.leave(failed=request.node.stash.get(FAILED, False))

@@ -23,6 +23,7 @@ class History:
         self.ends: dict[str, set[str]] = defaultdict(set)  # id → every final state and content that was ever read
         self._unsure: list[str] = []  # keys of submits whose fate was not told; '' = there was no key
         self.faults: list[str] = []
+        self.gone: set[str] = set()  # ids that some gateway did not know
         self.forgiven: set[str] = set()  # ids that a fault may have destroyed, as is documented
 
     def note(self, what: str, **facts: Any) -> None:
@@ -68,8 +69,17 @@ class History:
         """Write down that an accepted job was not there."""
         self.note("missing", gateway=gateway, id=job_id)
         with self._lock:
-            if job_id in self.accepted and job_id not in self.forgiven:
-                self.faults.append(f"{job_id} was accepted, and {gateway} does not know it")
+            self.gone.add(job_id)
+
+    def forgive(self) -> None:
+        """What was accepted so far may be lost: the queue's data was destroyed."""
+        with self._lock:
+            self.forgiven |= set(self.accepted)
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """List the submits that were not accepted, as far as their callers know."""
+        with self._lock:
+            return [event for event in self.events if event["what"] == "unsure"]
 
     def write(self, path: Path) -> None:
         """Keep it as JSON lines."""

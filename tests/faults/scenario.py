@@ -5,21 +5,20 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tests.faults import checker
 from tests.faults.callers import Caller, Input, Load, four
 from tests.faults.cluster import Cluster
 from tests.faults.history import FINAL, History
-from tests.faults.parts import Worker
+from tests.faults.parts import Gateway, Worker
 from tests.support.waiting import wait_until
 
 BATCH = 8  # what a batch of the model `slow` takes
 
 
 class Scenario:
-    """Use it in a `with`: on the way in the cluster is whole, on the way out it is healed and held to its promises."""
+    """From `enter`, where the cluster is whole, to `leave`, where it is healed and held to its promises."""
 
     def __init__(self, cluster: Cluster, seed: int, log: Path) -> None:
         self.cluster, self.history = cluster, History()
@@ -27,24 +26,30 @@ class Scenario:
         self.caller = Caller(cluster, self.history, seed)
         self._seed, self._log = seed, log
 
-    def __enter__(self) -> Self:
+    def enter(self) -> None:
+        """Begin with a cluster that is whole."""
         self.cluster.heal()
         self.cluster.forget_jobs()
         self.submitted_before = checker.assert_counts_add_up(self.cluster)
         self.before = self.cluster.footprint()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def leave(self, *, failed: bool) -> None:
+        """Heal the cluster, and hold it to its promises unless the test has failed by itself."""
+        self.caller.close()
         try:
-            self.caller.close()
+            if failed:
+                self._tell()
             self.cluster.heal()
-            if error is None:
+            if not failed:
                 checker.check(self.cluster, self.history, self.submitted_before)
                 self.cluster.assert_no_growth(self.before)
         except BaseException:
-            self.history.write(self._log)
-            sys.stdout.write(f"what callers saw: {self._log}; logs of the parts: {self.cluster.folder}\n")
+            self._tell()
             raise
+
+    def _tell(self) -> None:
+        self.history.write(self._log)
+        sys.stdout.write(f"what callers saw: {self._log}\n{self.cluster.last_words()}")
 
     def load(self, callers: int = 4, models: tuple[str, ...] = ("digits", "double")) -> AbstractContextManager[Load]:
         """Callers in the background, for as long as the `with` lasts."""
@@ -55,25 +60,29 @@ class Scenario:
         return [self.caller.submit(make(self.random)) for _ in range(count)]
 
     def full_batch(self) -> tuple[Worker, list[str]]:
-        """Have some worker run a full batch of slow jobs; gives it, and the jobs that it holds: the next batch too."""
-        ids = self.submit(6 * BATCH)
+        """Have every worker run a full batch of slow jobs; gives one and the jobs that it holds: two batches."""
+        for worker in self.cluster.workers:
+            worker.freeze()
+        ids = set(self.submit(6 * BATCH))
+        for worker in self.cluster.workers:
+            worker.thaw()
 
         def found() -> tuple[Worker, list[str]] | None:
-            for worker in self.cluster.workers:
-                if len(held := [one for one in self.cluster.held_by(worker) if one in ids]) >= 2 * BATCH:
+            for worker, held in self.cluster.held().items():
+                if len(held) >= 2 * BATCH and ids >= set(held):
                     return worker, held
             return None
 
         return wait_until(found, "some worker has a full batch")
 
-    def final(self, ids: list[str], timeout_s: float = 30) -> list[dict[str, Any]]:
-        """Wait for the end of jobs, reading through any gateway."""
+    def final(self, ids: list[str], through: Gateway | None = None, timeout_s: float = 30) -> list[dict[str, Any]]:
+        """Wait for the end of jobs, reading through any gateway, or through this one."""
         jobs: dict[str, dict[str, Any]] = {}
 
         def ended() -> bool:
             for job_id in ids:
                 if job_id not in jobs:
-                    job = self.caller.read(job_id, self.caller.any_gateway())
+                    job = self.caller.read(job_id, through or self.caller.any_gateway())
                     if job is None or job["status"] not in FINAL:
                         return False
                     jobs[job_id] = job

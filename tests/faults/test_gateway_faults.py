@@ -1,10 +1,15 @@
 """Gateways that die, or whose answers are lost, while callers wait."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from signal import SIGTERM
+
 import httpx2
 import pytest
 
-from tests.faults.callers import digit, four
+from tests.faults.callers import Caller, digit, four
 from tests.faults.scenario import Scenario
+from tests.support.service import DIGITS
 from tests.support.waiting import wait_until, watch
 
 CUTS = 40
@@ -59,3 +64,87 @@ def test_a_gateway_cut_off_from_the_queue_says_so_soon_and_recovers(scenario: Sc
     gateway.proxy.heal()
     wait_until(scenario.cluster.is_whole, "the gateway is back")
     scenario.caller.submit(digit(scenario.random), gateway)
+
+
+def test_a_caller_whose_gateway_dies_is_cut_off_and_the_job_is_unharmed(scenario: Scenario) -> None:
+    """F6: kill -9 of a gateway while one caller waits for a job and another for `/predict`."""
+    cluster, (gateway, _) = scenario.cluster, scenario.cluster.gateways
+    for worker in cluster.workers:
+        worker.freeze()
+    (job_id,) = scenario.submit(1)
+    image = DIGITS[0]
+
+    def waited_for() -> int:
+        with cluster.queue() as client:
+            jobs = [client.hget(key, "watchers") for key in client.scan_iter("jitney:*:job:*")]
+        return len([1 for watchers in jobs if watchers])
+
+    with ThreadPoolExecutor(2) as pool, gateway.client() as http:
+        polling = pool.submit(http.get, f"/v1/jobs/{job_id}", params={"wait": 30})
+        files = {"image": (image.name, image.read_bytes())}
+        asking = pool.submit(http.post, "/predict", data={"model": "digits"}, files=files)
+        wait_until(lambda: waited_for() == 2, "both callers wait")
+        gateway.kill()
+        for call in (polling, asking):
+            with pytest.raises(httpx2.HTTPError):
+                call.result(10)
+    scenario.history.unsure(gateway.name, "", "POST /predict was cut off")
+    cluster.heal()
+    (job,) = scenario.final([job_id])
+    assert job["status"] == "succeeded"
+    assert cluster.counts()["finished:digits:succeeded"] >= 1
+
+
+@pytest.mark.timeout(150)
+def test_a_rolling_restart_under_load_refuses_nobody(scenario: Scenario) -> None:
+    """F21: SIGTERM to one part after the other; whoever meets a closed door knocks at the next."""
+    cluster = scenario.cluster
+    with scenario.load(callers=6, models=("digits", "double", "slow")) as load:
+        for part in cluster.parts:
+            done = load.done
+            wait_until(lambda done=done: load.done >= done + 20, "callers get answers")  # type: ignore[misc]
+            began = time.monotonic()
+            assert part.terminate() in {0, -SIGTERM}  # uvicorn tells its parent which signal it has obeyed
+            assert time.monotonic() - began < 15
+            part.start()
+            wait_until(cluster.is_whole, f"{part.name} is back", 30)
+    refused = [event for event in scenario.history.refusals() if event["why"][:3].isdigit()]
+    assert refused == []
+    assert {end.partition(":")[0] for ends in scenario.history.ends.values() for end in ends} == {"succeeded"}
+
+
+def test_a_model_that_can_not_be_loaded_is_shown_and_harms_no_other(scenario: Scenario) -> None:
+    """F22: a truncated file lies among the models; every gateway says so, and the others are served by all workers."""
+    for gateway in scenario.cluster.gateways:
+        with gateway.client() as http:
+            shown = {model["name"]: model for model in http.get("/v1/models").json()["models"]}
+            assert (shown["truncated"]["status"], shown["truncated"]["workers"]) == ("failed", 0)
+            assert "model.onnx" in shown["truncated"]["reason"]
+            assert {shown[name]["workers"] for name in ("digits", "double", "slow")} == {3}
+            assert http.get("/readyz").json()["models"]["truncated"] == "failed"
+            refused = scenario.caller.send(four(scenario.random, "truncated"), gateway)
+            assert (refused.status_code, refused.json()["code"]) == (503, "model_unavailable")
+
+
+def test_the_same_submit_fifty_times_at_once_is_one_job(scenario: Scenario) -> None:
+    """F23: one key from fifty callers through both gateways; with another body it is refused; for a day it stands."""
+    cluster, what = scenario.cluster, digit(scenario.random)
+    gateways = cluster.gateways * 25
+    callers = [Caller(cluster, scenario.history) for _ in gateways]
+    with ThreadPoolExecutor(len(callers)) as pool:
+        answers = list(pool.map(lambda caller, gateway: caller.send(what, gateway, "same"), callers, gateways))
+    for caller in callers:
+        caller.close()
+    assert {answer.status_code for answer in answers} == {202}
+    (job_id,) = {answer.json()["id"] for answer in answers}
+    assert [answer.headers.get("idempotent-replayed") for answer in answers].count("true") == len(answers) - 1
+    other = scenario.caller.send(four(scenario.random), cluster.gateways[0], "same")
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+    scenario.final([job_id])
+    with cluster.queue() as client:
+        assert 86_000 < client.ttl("jitney:{s00}:idem:default:same") <= 86_400
+        client.pexpire(f"jitney:{{s00}}:job:{job_id}", 1)  # as if its hour were over
+        wait_until(lambda: not client.exists(f"jitney:{{s00}}:job:{job_id}"), "the result is gone")
+    replayed = scenario.caller.send(what, cluster.gateways[1], "same")
+    assert (replayed.status_code, replayed.json()["code"]) == (410, "result_expired")
+    scenario.history.forgive()

@@ -21,6 +21,50 @@ def test_a_batch_of_a_killed_worker_is_answered_once(scenario: Scenario) -> None
         scenario.cluster.heal()
 
 
+@pytest.mark.parametrize("end", ["killed", "healed"])
+def test_a_result_that_is_written_stands_though_its_worker_never_heard_so(scenario: Scenario, end: str) -> None:
+    """F2: the worker's write goes through and its answer does not; then it dies, or it writes once more."""
+    cluster = scenario.cluster
+    worker, held = scenario.full_batch()
+    worker.proxy.stall("answers")
+    written = wait_until(
+        lambda: [one for one in held if cluster.job(one)["state"] == "succeeded"], "the batch is written down"
+    )
+    if end == "killed":
+        worker.kill()
+    else:
+        said = len(worker.log())
+        wait_until(lambda: len(worker.log()) > said, "the worker gives up on an answer")
+        worker.proxy.heal()
+    jobs = {job["id"]: job for job in scenario.final(held)}
+    assert {job["status"] for job in jobs.values()} == {"succeeded"}
+    assert {jobs[one]["attempts"] for one in written} == {1}
+
+
+def test_the_sweep_goes_on_when_a_sweeper_dies_in_it(scenario: Scenario) -> None:
+    """F3: a gateway dies with its sweep under way. The worker that is gone stands still: nobody else sees its end."""
+    first, other = scenario.cluster.gateways
+    worker, held = scenario.full_batch()
+    worker.freeze()
+    first.proxy.stall("answers")
+    wait_until(lambda: "sweep" in first.log(), "a sweep is under way, and its answer does not come")
+    first.kill()
+    jobs = scenario.final(held, through=other)
+    assert {job["status"] for job in jobs} == {"succeeded"}
+    assert max(job["attempts"] for job in jobs) >= 2
+
+
+def test_a_worker_that_slept_too_long_can_not_write(scenario: Scenario) -> None:
+    """F4: SIGSTOP beyond the lease; when it wakes up its jobs are others', and its results are refused."""
+    worker, held = scenario.full_batch()
+    late = scenario.cluster.counts().get("late:slow", 0)
+    worker.freeze()
+    jobs = scenario.final(held)
+    assert {job["status"] for job in jobs} == {"succeeded"}
+    worker.thaw()
+    wait_until(lambda: scenario.cluster.counts().get("late:slow", 0) > late, "late results are refused and counted")
+
+
 def test_a_worker_cut_off_from_the_queue_is_replaced_and_can_not_write_late(scenario: Scenario) -> None:
     """F9: the way of one worker is half open, longer than its leases; then everything that it sent arrives."""
     worker, held = scenario.full_batch()
@@ -32,3 +76,15 @@ def test_a_worker_cut_off_from_the_queue_is_replaced_and_can_not_write_late(scen
     wait_until(scenario.cluster.is_whole, "the worker is back", 20)
     more = scenario.final(scenario.submit(2 * BATCH))
     assert {job["status"] for job in more} == {"succeeded"}
+
+
+def test_a_slow_way_to_the_queue_costs_time_and_nothing_else(scenario: Scenario) -> None:
+    """F13: every answer of the server takes 200 ms more; no live worker is taken for dead, no caller is refused."""
+    for part in scenario.cluster.parts:
+        part.proxy.delay(0.1)
+    wait_until(scenario.cluster.is_whole, "all parts have connected anew, or waited")
+    ids = scenario.submit(3 * BATCH)
+    with scenario.load() as load:
+        wait_until(lambda: load.done >= 20, "callers get answers", 30)
+    assert {(job["status"], job["attempts"]) for job in scenario.final(ids)} == {("succeeded", 1)}
+    assert scenario.history.refusals() == []

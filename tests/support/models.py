@@ -56,3 +56,30 @@ def slow(models_dir: Path, name: str = "slow") -> None:
     """Lay out a doubling model that takes its time: 50 ms a rider, batches of 8."""
     folder = doubling(models_dir, name, 'task = "slow.py:Slow"\nmax_batch = 8')
     (folder / "slow.py").write_text(SLOW_TASK)
+
+
+def looping(models_dir: Path, name: str = "looping") -> None:
+    """Lay out a model whose caller says how long it runs: n int64 [1] → y float32 [1], n products of 256 x 256."""
+    ports = {"i": (TensorProto.INT64, []), "go": (TensorProto.BOOL, []), "a": (TensorProto.FLOAT, [256, 256])}
+    nodes = [helper.make_node("MatMul", ["a", "a0"], ["b"]), helper.make_node("Identity", ["go"], ["on"])]
+    ends = {"on": ports["go"], "b": ports["a"]}
+    start, end = ([helper.make_tensor_value_info(key, *p) for key, p in side.items()] for side in (ports, ends))
+    body = helper.make_graph(nodes, "body", start, end)
+    nodes = [
+        helper.make_node("Squeeze", ["n"], ["times"]),
+        helper.make_node("Loop", ["times", "", "a0"], ["last"], body=body),
+        helper.make_node("ReduceMean", ["last"], ["mean"], keepdims=0),
+        helper.make_node("Reshape", ["mean", "one"], ["y"]),
+    ]
+    constants = [
+        helper.make_tensor("a0", TensorProto.FLOAT, [256, 256], [1 / 256] * (256 * 256)),
+        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+    ]
+    taken = [helper.make_tensor_value_info("n", TensorProto.INT64, [1])]
+    given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])]
+    graph = helper.make_graph(nodes, "looping", taken, given, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folder = models_dir / name
+    (folder / "1").mkdir(parents=True)
+    onnx.save(model, folder / "1" / "model.onnx")
+    (folder / "model.toml").write_text('task = "tensor"\nthreads = 1')

@@ -51,7 +51,8 @@ class Server:
             listens = ["--port", str(free_port()), "--cluster-port", str(free_port()), "--cluster-enabled", "yes"]
         options = ("--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "log"))
         command = (binary(self.engine), *listens, "--unixsocket", str(self.socket), "--dir", str(self.folder), *options)
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        # A file that may not grow is an error to it, not its end: SIGXFSZ stays ignored, as Python has it.
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, restore_signals=False)
         try:
             self._wait_until_it_answers()
         except BaseException:
