@@ -8,7 +8,7 @@ import orjson
 
 from api.answers import Answer, App, Header, Receive, Scope, Send, guarded
 from api.drafts import read_draft
-from api.gateway import Gateway
+from api.gateway import Gateway, Taken
 from api.receiving import Request
 from api.views import job_view
 from jobs.errors import Refused
@@ -40,19 +40,26 @@ class Hot:
 async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer:
     """`POST /v1/jobs`: 202 with the job; with `Prefer: wait=N` 200 once it is final, 202 when N ran out."""
     settings = gateway.settings
-    body = await request.body(receive, settings.max_body_bytes, settings.receive_s)
     wish = _prefer_wait(request.header(b"prefer"))
     wait_s = _wait_seconds(wish, settings.max_wait_s) if wish else 0
-    draft = await read_draft(request, body)
-    accepted, job = await gateway.submit(draft, request.header(b"idempotency-key"), wait_s)
+    taken = await _take(gateway, request, receive, waits=bool(wait_s))
+    job = await gateway.outcome(taken, wait_s)
     headers: list[Header] = [(b"location", f"{PATH}/{job.id}".encode())]
     if wish:
         headers.append((b"preference-applied", b"wait=%d" % wait_s))
-    if accepted.replayed:
+    if taken.accepted.replayed:
         headers.append((b"idempotent-replayed", b"true"))
     if wait_s and job.is_final:
         return Answer(200, orjson.dumps(job_view(job)), headers)
     return Answer(202, orjson.dumps(job_view(job)), [*headers, (b"retry-after", RETRY_AFTER_S)])
+
+
+async def _take(gateway: Gateway, request: Request, receive: Receive, *, waits: bool) -> Taken:
+    """Receive the body and hand the job in; who waits then holds the body no longer."""
+    settings = gateway.settings
+    body = await request.body(receive, settings.max_body_bytes, settings.receive_s)
+    draft = await read_draft(request, body)
+    return await gateway.take(draft, request.header(b"idempotency-key"), waits=waits)
 
 
 async def read(gateway: Gateway, request: Request) -> Answer:

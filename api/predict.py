@@ -1,10 +1,12 @@
 """`POST /predict`: the contract of the classic Flask tutorial, kept to the letter, over the same queue."""
 
+import asyncio
+
 import orjson
 
 from api.answers import Answer, Receive
 from api.drafts import from_form
-from api.gateway import Gateway
+from api.gateway import Gateway, Taken
 from api.receiving import Request
 from jobs.errors import Refused
 from jobs.job import Job
@@ -16,14 +18,33 @@ PATH = "/predict"
 async def predict(gateway: Gateway, request: Request, receive: Receive) -> Answer:
     """Classify the form's image and wait for the answer: 200 with label and probability, best first."""
     settings = gateway.settings
+    taken = await _take(gateway, request, receive)
+    keyed = bool(request.header(b"idempotency-key"))  # whoever sends one means to come back
+    cancels = settings.predict_hangup_cancels and not keyed
+    hang_up = asyncio.create_task(_hung_up(receive)) if cancels else None
+    try:
+        job = await gateway.outcome(taken, settings.predict_wait_s, hang_up)
+    finally:
+        if hang_up is not None:
+            hang_up.cancel()
+    if not job.is_final:
+        message = f"not done in time; the job goes on: read it at /v1/jobs/{job.id}"
+        raise Refused("wait_over", message, job=job.id, limit_s=settings.predict_wait_s)
+    return Answer(200, orjson.dumps({"success": True, "predictions": _predictions(job)}))
+
+
+async def _take(gateway: Gateway, request: Request, receive: Receive) -> Taken:
+    settings = gateway.settings
     body = await request.body(receive, settings.max_body_bytes, settings.receive_s)
     request.query()
     draft = await from_form(request, body)
-    accepted, job = await gateway.submit(draft, request.header(b"idempotency-key"), settings.predict_wait_s)
-    if not job.is_final:
-        message = f"not done in time; the job goes on: read it at /v1/jobs/{accepted.id}"
-        raise Refused("wait_over", message, job=accepted.id, limit_s=settings.predict_wait_s)
-    return Answer(200, orjson.dumps({"success": True, "predictions": _predictions(job)}))
+    return await gateway.take(draft, request.header(b"idempotency-key"), waits=True)
+
+
+async def _hung_up(receive: Receive) -> None:
+    """Return once the caller is gone. The body has been read: nothing else comes."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _predictions(job: Job) -> list[dict[str, object]]:

@@ -19,6 +19,9 @@ class GatewaySettings(BaseSettings):
     max_body_bytes: int = Field(32 << 20, gt=0, description="largest request body")
     max_wait_s: float = Field(60, gt=0, description="longest wait of one request; longer wishes are cut to it")
     predict_wait_s: float = Field(30, gt=0, description="longest wait of POST /predict")
+    predict_hangup_cancels: bool = Field(
+        default=True, description="who hangs up on POST /predict without an Idempotency-Key has the job canceled"
+    )
     receive_s: float = Field(30, gt=0, description="longest time to receive one request's body")
     max_deadline_ms: int = Field(86_400_000, gt=0, description="default and largest deadline of a job")
     sweep_s: float = Field(

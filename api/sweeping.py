@@ -7,12 +7,12 @@ import time
 from contextlib import suppress
 
 from api.pace import Pace
+from api.patience import Patience
+from jobs import upkeep
 from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.store import JobStore
-from jobs.upkeep import sweep
-
-FAR_FUTURE_MS = 1 << 52
+from jobs.upkeep import Swept
 
 log = logging.getLogger("jitney.api")
 
@@ -20,20 +20,36 @@ log = logging.getLogger("jitney.api")
 async def run(store: JobStore, every_s: float) -> None:
     """Sweep until cancelled; jittered, so that gateways spread out."""
     outage = Outage(log, "sweep")
+    patience = Patience(every_s, store.settings.lease_s)
     while True:
         await asyncio.sleep(every_s * random.uniform(0.8, 1.2))  # noqa: S311 (jitter)
         try:
-            await tick(store)
+            await tick(store, patience)
             outage.ended()
         except StoreUnavailable as error:
             outage.began(error)
 
 
-async def tick(store: JobStore) -> None:
-    """Reclaim the jobs of lost workers and end overdue ones, once."""
-    swept = await sweep(store, FAR_FUTURE_MS)
-    if any(swept[1:]):
-        log.info("swept: %d reclaimed, %d given up, %d expired", *swept[1:4])
+async def tick(store: JobStore, patience: Patience) -> None:
+    """Sweep once."""
+    swept = await upkeep.sweep(store, patience.latest_ms(time.monotonic()))
+    if late_s := patience.heard(swept.now_ms, time.monotonic()):
+        message = "the queue's server stood still, or its clock jumped, by %.1f s: no job is taken back for %.1f s"
+        log.warning(message, late_s + store.settings.lease_s / 4, store.settings.lease_s / 4)
+    if moved := in_words(swept):
+        log.info("swept: %s", moved)
+
+
+def in_words(swept: Swept) -> str:
+    """Say what a sweep moved; an empty string where that is nothing."""
+    moved = (
+        (swept.reclaimed, "taken back from lost workers"),
+        (swept.given_up, "given up after too many losses"),
+        (swept.expired, "expired"),
+        (swept.due, "due for their retry"),
+        (swept.purged, "old dead letters forgotten"),
+    )
+    return ", ".join(f"{count} {what}" for count, what in moved if count)
 
 
 async def watch_pace(pace: Pace, store: JobStore, every_s: float) -> None:

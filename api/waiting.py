@@ -80,8 +80,8 @@ class Waiting:
     def close(self) -> None:
         """Send everybody home with what is known, now and from now on."""
         self._closed = True
-        for future in [future for futures in self._waiters.values() for future in futures if not future.done()]:
-            future.set_result(None)
+        for future in [future for futures in self._waiters.values() for future in futures]:
+            send_home(future)
 
     async def _tell(self, ids: list[str]) -> None:
         there = self._there.intersection(ids)  # as of now: one submitted while we read is not missed by what we read
@@ -95,3 +95,9 @@ class Waiting:
                 for future in self._waiters.get(job_id, []):
                     if not future.done():
                         future.set_result(job)
+
+
+def send_home(future: Future) -> None:
+    """Let whoever waits go with what is known."""
+    if not future.done():
+        future.set_result(None)

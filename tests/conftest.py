@@ -1,10 +1,12 @@
 """What every test may ask for."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from jobs.connection import Connection
+from tests.support.servers import Server
 from tests.support.service import Service
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -29,3 +31,14 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no shared data beside the checkout")
     return SHARED_DATA
+
+
+@pytest.fixture
+async def own(anyio_backend: str) -> AsyncIterator[tuple[Server, Connection]]:
+    """Start a server for this test alone, to be stopped and killed, and a connection to it."""
+    del anyio_backend
+    server = Server()
+    connection = Connection(server.url, 0.5)
+    yield server, connection
+    await connection.aclose()
+    server.close()

@@ -74,14 +74,3 @@ async def bench(server: Server, anyio_backend: str) -> AsyncIterator[Bench]:
     await connection.aclose()
     with server.client() as client:
         invariants.check(client)
-
-
-@pytest.fixture
-async def own(anyio_backend: str) -> AsyncIterator[tuple[Server, Connection]]:
-    """Start a server for this test alone, to be stopped and killed, and a connection to it."""
-    del anyio_backend
-    server = Server()
-    connection = Connection(server.url, 0.5)
-    yield server, connection
-    await connection.aclose()
-    server.close()

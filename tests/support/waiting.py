@@ -1,7 +1,8 @@
 """The one place where a test may sleep: until something is so, and not for long."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,3 +26,17 @@ def watch(look: Callable[[], object], seconds: float) -> int:
         looks += 1
         time.sleep(0.02)
     return looks
+
+
+async def until(predicate: Callable[[], Awaitable[bool]], description: str, timeout_s: float = 10.0) -> None:
+    """Wait until `predicate` says yes; fails the test with `description` when it does not in time."""
+    end = time.monotonic() + timeout_s
+    while not await predicate():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout_s:g} s: {description}")
+        await asyncio.sleep(0.02)
+
+
+async def pass_time(seconds: float) -> None:
+    """Let time pass for what is to happen meanwhile elsewhere; not a way to wait for a state."""
+    await asyncio.sleep(seconds)

@@ -1,0 +1,40 @@
+"""Decides how late on the server's clock a lease may be called in, so that no live worker loses its jobs.
+
+A worker can renew its leases only while the server answers: whoever has just found the server again, or has seen its
+clock jump, waits a beat for the workers. Owns no clock; times of ours are monotonic seconds, the server's are ms.
+"""
+
+import math
+
+SLACK_S = 1.0
+
+
+class Patience:
+    """What one gateway knows of the server's clock."""
+
+    def __init__(self, sweep_s: float, lease_s: float) -> None:
+        self._longest_gap_s = 2 * sweep_s + SLACK_S
+        self._beat_s = lease_s / 4
+        self._heard: tuple[float, int] | None = None  # our time and the server's, at the last answer
+        self._latest_ms = math.inf
+        self._hold_until_s = math.inf
+
+    def latest_ms(self, now_s: float) -> int:
+        """Give the server's latest time at which the next sweep may take leases back; 0: it may take none."""
+        if self._heard is None or now_s - self._heard[0] > self._longest_gap_s:
+            self._latest_ms = self._hold_until_s = math.inf  # until it answers
+        else:
+            then_s, server_ms = self._heard
+            self._latest_ms = server_ms + (now_s - then_s + self._beat_s) * 1000
+        return 0 if now_s < self._hold_until_s else int(self._latest_ms)
+
+    def heard(self, server_ms: int, now_s: float) -> float:
+        """Take in the server's time as that sweep found it; gives how many seconds too late it was, 0 mostly.
+
+        Late is a server that stood still with our script in its socket, or one whose clock has jumped.
+        """
+        late_s = max(0.0, (server_ms - self._latest_ms) / 1000)
+        if late_s or self._hold_until_s == math.inf:
+            self._hold_until_s = now_s + self._beat_s
+        self._heard = (now_s, server_ms)
+        return late_s
