@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check goodput clean
+.PHONY: help run test unit check soak recovery goodput clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -41,6 +41,14 @@ check: .venv/installed-dev ## What CI runs: lint, format, types, import rules, t
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q
+
+MINUTES ?= 20
+ROUNDS ?= 50
+soak: .venv/installed-dev ## Mixed load while parts are killed every 20 s: make soak MINUTES=20
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+
+recovery: .venv/installed-dev ## How soon a killed worker's jobs are done elsewhere: make recovery ROUNDS=50
+	$(BIN)/python -m tests.faults.soak --recovery $(ROUNDS) --machines 5
 
 goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs the others (3 minutes)
 	$(BIN)/python -m tests.faults.goodput
