@@ -65,11 +65,10 @@ async def announce(
     """Say what this worker serves; it counts as alive for `ttl_s` from now."""
     seen = time.time()
     words = [w for card in cards for w in (f"{card['name']} {card['version']}", orjson.dumps({**card, "seen": seen}))]
-    await connection.script("write", keys.worker(report.id), "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
-    await connection.script("write", keys.WORKERS, "SADD", report.id)
-    await connection.command("EXPIRE", keys.WORKERS, FORGET_AFTER_S)
+    await connection.script("write", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
+    await connection.script("write", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
     if words:
-        await connection.script("write", keys.MODELS, "HSET", *words)
+        await connection.script("write", keys.MODELS, "", "HSET", *words)
 
 
 async def tell_news(connection: Connection) -> None:
