@@ -5,9 +5,14 @@ from pathlib import Path
 
 from tests.support import models
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 GOOD, BAD = struct.pack("<q", 3), struct.pack("<q", 7)  # the first version has four rows
 RAW = "application/octet-stream"
+
+
+def versions(service: Service) -> set[tuple[str, str]]:
+    return {(model["version"], model["status"]) for model in service.http.get("/v1/models").json()["models"]}
 
 
 def test_a_failed_job_runs_again_once_its_model_is_mended(tmp_path: Path) -> None:
@@ -27,6 +32,7 @@ def test_a_failed_job_runs_again_once_its_model_is_mended(tmp_path: Path) -> Non
 
         models.picking(tmp_path, rows=8)
         service.kill("worker")  # another starts, and serves what lies in the folder now
+        wait_until(lambda: ("2", "ready") in versions(service), "version 2 is served")
         answer = http.post("/v1/deadletters/replay?code=inference_failed&replayed=false").json()
         assert (answer["replayed"], answer["skipped"], answer["more"]) == (1, 0, False)
         replayed_as = http.get(f"/v1/deadletters/{again['id']}").json()["replayed_as"]
