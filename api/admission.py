@@ -11,6 +11,7 @@ import orjson
 from api.catalogue import Card, Catalogue
 from api.drafts import Draft
 from jobs import media, tensors
+from jobs.deadletters import Letter
 from jobs.errors import Refused
 from jobs.ids import choose_shard, new_id
 from jobs.job import Kind, Submission
@@ -26,13 +27,11 @@ def admit(
     """Make the job that the draft asks for; raises Refused."""
     card = catalogue.find(draft.model)
     kind, body = _input(draft, card)
-    deadline_ms = draft.deadline_ms or min(card.get("deadline_ms") or max_deadline_ms, max_deadline_ms)
+    deadline_ms = draft.deadline_ms or _deadline_ms(card, max_deadline_ms)
     if deadline_ms > max_deadline_ms:
         message = f"deadline_ms is at most {max_deadline_ms}"
         raise Refused("invalid_request", message, limit=max_deadline_ms)
-    if len(idempotency_key) > MAX_KEY_LENGTH or not idempotency_key.isprintable() or " " in idempotency_key:
-        message = f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable characters without spaces"
-        raise Refused("invalid_request", message)
+    _check_key(idempotency_key)
     parameters, metadata = _json("parameters", draft.parameters), _json("metadata", draft.metadata)
     digest = ""
     if idempotency_key:
@@ -52,6 +51,45 @@ def admit(
         idempotency_key=idempotency_key,
         digest=digest,
     )
+
+
+def admit_again(
+    letter: Letter, body: bytes, catalogue: Catalogue, *, idempotency_key: str, shards: int, max_deadline_ms: int
+) -> Submission:
+    """Make the job that sends a dead letter again, for the version that is served now; raises Refused."""
+    job, card = letter.job, catalogue.find(letter.job.model)
+    if letter.kind not in card["kinds"]:
+        message = f"model {card['name']} does not take {letter.kind!r} any more"
+        raise Refused("invalid_input", message, allowed=list(card["kinds"]))
+    if letter.kind == "raw":
+        _raw(body, card)
+    _check_key(idempotency_key)
+    # The same letter sent again at the same time by two callers, or once more after a lost answer, is one job.
+    again = sha256(f"{job.id} {letter.replayed_as}".encode()).hexdigest()[:32]
+    return Submission(
+        id=new_id(choose_shard(shards, job.tenant, idempotency_key)) if idempotency_key else job.id[:2] + again,
+        model=card["name"],
+        version=card["version"],
+        kind=letter.kind,  # type: ignore[arg-type]  # it is among the card's
+        input=body,
+        tenant=job.tenant,
+        lane=job.lane,  # type: ignore[arg-type]  # it was checked when the job was taken
+        deadline_ms=_deadline_ms(card, max_deadline_ms),
+        parameters=letter.parameters,
+        metadata=job.metadata,
+        idempotency_key=idempotency_key,
+        digest=sha256(f"replay {job.id}".encode()).hexdigest() if idempotency_key else "",
+    )
+
+
+def _deadline_ms(card: Card, max_deadline_ms: int) -> int:
+    return min(card.get("deadline_ms") or max_deadline_ms, max_deadline_ms)
+
+
+def _check_key(key: str) -> None:
+    if len(key) > MAX_KEY_LENGTH or not key.isprintable() or " " in key:
+        message = f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable characters without spaces"
+        raise Refused("invalid_request", message)
 
 
 def _json(name: str, value: dict[str, Any]) -> bytes:

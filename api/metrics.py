@@ -10,9 +10,18 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from api.gateway import Gateway
-from jobs import stats
+from jobs import deadletters, stats
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+# The store's counts, `<event>:<model>[:<outcome>]` → name, meaning, and labels beside the model.
+_EVENTS = {
+    "submitted": ("jitney_jobs_submitted", "Jobs accepted"),
+    "finished": ("jitney_jobs_finished", "Jobs that became final", "outcome"),
+    "reclaimed": ("jitney_jobs_reclaimed", "Jobs taken back from lost and dead workers"),
+    "retried": ("jitney_jobs_retried", "Tries that went wrong and were not the last"),
+    "late": ("jitney_late_results", "Results refused because the job was no longer that worker's"),
+}
 
 
 class _Read(Collector):
@@ -35,21 +44,26 @@ async def render(gateway: Gateway) -> bytes:
         for lane, waiting in (await gateway.store.depth(card["name"], card["version"])).items():
             depth.add_metric([card["name"], card["version"], lane], waiting)
     workers = GaugeMetricFamily("jitney_workers", "Live workers", value=len(announced.workers))
+    letters, letter_bytes = await deadletters.weigh(gateway.store)
+    dead = [
+        GaugeMetricFamily("jitney_dead_letters", "Dead letters kept", value=letters),
+        GaugeMetricFamily("jitney_dead_letter_bytes", "Bytes of their inputs", value=letter_bytes),
+    ]
     registry = CollectorRegistry()
-    registry.register(_Read([*_jobs(counts), depth, workers, *_histograms(histograms)]))
+    registry.register(_Read([*_jobs(counts), depth, workers, *dead, *_histograms(histograms)]))
     return generate_latest(registry)
 
 
 def _jobs(counts: Mapping[str, int]) -> list[Metric]:
-    submitted = CounterMetricFamily("jitney_jobs_submitted", "Jobs accepted", labels=["model"])
-    finished = CounterMetricFamily("jitney_jobs_finished", "Jobs that became final", labels=["model", "outcome"])
+    families = {
+        event: CounterMetricFamily(name, what, labels=["model", *more])
+        for event, (name, what, *more) in _EVENTS.items()
+    }
     for name, count in sorted(counts.items()):
-        event, model, *outcome = name.split(":")
-        if event == "submitted":
-            submitted.add_metric([model], count)
-        else:
-            finished.add_metric([model, *outcome], count)
-    return [submitted, finished]
+        event, *labels = name.split(":")
+        if event in families and len(labels) == len(_EVENTS[event]) - 1:  # a later release may count more
+            families[event].add_metric(labels, count)
+    return list(families.values())
 
 
 def _histograms(by_model: Mapping[str, Mapping[str, int]]) -> list[Metric]:

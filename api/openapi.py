@@ -73,9 +73,29 @@ REQUEST = {
 }
 
 
+_LETTER = {
+    "kind": _TEXT,
+    "parameters": {"type": "object"},
+    "input_bytes": {"type": "integer"},
+    "kills": {"type": "integer"},
+    "losses": {"type": "integer"},
+    "retries": {"type": "integer"},
+    "replayed_as": {"type": ["string", "null"]},
+}
+LETTER = {**JOB, "properties": {**JOB["properties"], **_LETTER}}  # type: ignore[dict-item]
+_CURSOR = {"type": ["string", "null"]}
 _JOBS = {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}
-JOB_LIST = {"type": "object", "properties": {"jobs": _JOBS, "next_cursor": {"type": ["string", "null"]}}}
-SCHEMAS = {"Job": JOB, "JobList": JOB_LIST, "Problem": PROBLEM, "JobRequest": REQUEST}
+JOB_LIST = {"type": "object", "properties": {"jobs": _JOBS, "next_cursor": _CURSOR}}
+_LETTERS = {"type": "array", "items": {"$ref": "#/components/schemas/DeadLetter"}}
+LETTER_LIST = {"type": "object", "properties": {"deadletters": _LETTERS, "next_cursor": _CURSOR}}
+SCHEMAS = {
+    "Job": JOB,
+    "JobList": JOB_LIST,
+    "DeadLetter": LETTER,
+    "DeadLetterList": LETTER_LIST,
+    "Problem": PROBLEM,
+    "JobRequest": REQUEST,
+}
 
 
 def complete(app: FastAPI) -> dict[str, Any]:
@@ -90,12 +110,27 @@ def complete(app: FastAPI) -> dict[str, Any]:
     paths["/predict"] = {"post": _predict()}
     paths["/v1/jobs"]["get"]["responses"] = _answers(_200="JobList")
     paths["/v1/jobs/{job_id}"]["delete"]["responses"] = _answers(_200="Job")
+    _describe_letters(paths)
     paths["/v1/models"]["get"]["responses"] = {"200": _any_json("every model, and who serves it")}
     paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready"), "503": _any_json("what is missing")}
     text = {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}
     paths["/metrics"]["get"]["responses"] = {"200": text}
     app.openapi_schema = schema
     return schema
+
+
+def _describe_letters(paths: dict[str, Any]) -> None:
+    every, one = "/v1/deadletters", "/v1/deadletters/{job_id}"
+    key = {"name": "Idempotency-Key", "in": "header", "schema": _TEXT, "description": "once only"}
+    binary = {"description": "the bytes", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+    paths[every]["get"]["responses"] = _answers(_200="DeadLetterList")
+    paths[every]["delete"]["responses"] = {**_answers(), "200": _any_json("how many were forgotten")}
+    paths[f"{every}/replay"]["post"]["responses"] = {**_answers(), "200": _any_json("what was sent again")}
+    paths[one]["get"]["responses"] = _answers(_200="DeadLetter")
+    paths[one]["delete"]["responses"] = {**_answers(), "200": _any_json("how many were forgotten")}
+    paths[f"{one}/input"]["get"]["responses"] = {**_answers(), "200": binary}
+    paths[f"{one}/replay"]["post"]["responses"] = _answers(_202="Job")
+    paths[f"{one}/replay"]["post"]["parameters"].append(key)
 
 
 def _answers(**answers: str) -> dict[str, Any]:

@@ -77,6 +77,10 @@ def dead(shard: int) -> str:
     return f"{root(shard)}:dead"
 
 
+def dead_bytes(shard: int) -> str:
+    return f"{root(shard)}:dead_bytes"
+
+
 def later(shard: int) -> str:
     return f"{root(shard)}:later"
 

@@ -83,3 +83,18 @@ def looping(models_dir: Path, name: str = "looping") -> None:
     (folder / "1").mkdir(parents=True)
     onnx.save(model, folder / "1" / "model.onnx")
     (folder / "model.toml").write_text('task = "tensor"\nthreads = 1')
+
+
+def picking(models_dir: Path, name: str = "pick", rows: int = 4) -> None:
+    """Lay out a model that looks a row up: x int64 [N, 1] → y float32 [N, 1]; the run fails beyond the last row."""
+    table = helper.make_tensor("table", TensorProto.FLOAT, [rows], range(rows))
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, ["N", 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])
+    graph = helper.make_graph([node], "pick", [x], [y], [table])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folder = models_dir / name
+    version = 1 + sum(one.is_dir() for one in folder.glob("*"))
+    (folder / str(version)).mkdir(parents=True)
+    onnx.save(model, folder / str(version) / "model.onnx")
+    (folder / "model.toml").write_text('task = "tensor"')

@@ -1,0 +1,171 @@
+"""The routes of dead letters: list, look, fetch the input, send again, forget; one by one, or all that fit a filter."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Request as HttpRequest
+
+from api import replaying
+from api.answers import Answer, Header
+from api.gateway import TENANT, Gateway
+from api.receiving import Request
+from api.routes import respond
+from api.views import job_view
+from jobs import deadletters, media
+from jobs.deadletters import Letter, Place, Wanted
+from jobs.errors import DEAD_LETTERS, Refused
+
+PATH: Final = "/v1/deadletters"
+FILTERS: Final = ("model", "code", "since", "until", "replayed")
+MANY: Final = 1000  # letters that one call forgets
+_CURSOR: Final = re.compile(r"(\d{1,15})-(\d\d[0-9a-f]{32})")
+_TIME: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
+_YES_NO: Final = {"true": True, "false": False}
+
+Cursor = Annotated[str, Query(description="`next_cursor` of an earlier answer")]
+All = Annotated[str, Query(alias="all", description="`true` in place of a filter: every letter")]
+
+
+def wanted(
+    model: str = "",
+    code: Annotated[str, Query(description="why it failed")] = "",
+    since: Annotated[str, Query(description=f"ended then or later: {_TIME}")] = "",
+    until: Annotated[str, Query(description="ended before then")] = "",
+    replayed: Annotated[str, Query(description="`true`: those sent again; `false`: those that were not")] = "",
+) -> Wanted:
+    """Read the filters of a query; raises Refused."""
+    if code and code not in DEAD_LETTERS:
+        raise Refused("invalid_request", f"no dead letter has the code {code[:80]!r}", allowed=sorted(DEAD_LETTERS))
+    if replayed and replayed not in _YES_NO:
+        raise Refused("invalid_request", "replayed must be one of the allowed words", allowed=list(_YES_NO))
+    return Wanted(model, code, _ms("since", since), _ms("until", until), _YES_NO.get(replayed))
+
+
+Filters = Annotated[Wanted, Depends(wanted)]
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """All routes of dead letters."""
+    routes = APIRouter(prefix=PATH, tags=["dead letters"])
+    store = gateway.store
+
+    @routes.get("", summary="List own dead letters, newest first")
+    async def list_letters(
+        request: HttpRequest, filters: Filters, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: Cursor = ""
+    ) -> Response:
+        Request(request.scope).query(*FILTERS, "limit", "cursor")
+        page = await deadletters.page(store, TENANT, filters, _place(cursor), limit)
+        letters = [letter_view(letter) for _, letter in page.letters]
+        return _json({"deadletters": letters, "next_cursor": _cursor(page.after)})
+
+    @routes.delete("", summary="Forget the dead letters that fit a filter")
+    async def purge_letters(request: HttpRequest, filters: Filters, cursor: Cursor = "", every: All = "") -> Response:
+        _check_choice(request, every)
+        page = await deadletters.page(store, TENANT, filters, _place(cursor), MANY)
+        purged = await deadletters.purge(store, [letter.job.id for _, letter in page.letters])
+        return _json({"purged": purged, "more": page.after is not None, "next_cursor": _cursor(page.after)})
+
+    @routes.post("/replay", summary="Send the dead letters again that fit a filter")
+    async def replay_letters(request: HttpRequest, filters: Filters, cursor: Cursor = "", every: All = "") -> Response:
+        _check_choice(request, every)
+        done = await replaying.replay_many(gateway, filters, _place(cursor))
+        view = {**done._asdict(), "next_cursor": _cursor(done.after), "stopped": None}
+        del view["after"]
+        headers: tuple[Header, ...] = ()
+        if done.stopped is not None:
+            view["stopped"] = {"code": done.stopped.code, "detail": done.stopped.message}
+            headers = ((b"retry-after", b"%d" % done.stopped.details.get("retry_after_s", 1)),)
+        return _json(view, headers)
+
+    @routes.get("/{job_id}", summary="Look at a dead letter")
+    async def read_letter(job_id: str) -> Response:
+        return _json(letter_view(await deadletters.find(store, TENANT, job_id)))
+
+    @routes.get("/{job_id}/input", summary="Fetch a dead letter's exact input")
+    async def read_input(job_id: str) -> Response:
+        letter = await deadletters.find(store, TENANT, job_id)
+        body = await deadletters.read_input(store, letter)
+        name = media.sniff(body) if letter.kind == "image" else None
+        content_type = f"image/{name.lower()}" if name else "application/octet-stream"
+        attachment = f'attachment; filename="{job_id}.{name.lower() if name else "bin"}"'
+        headers = ((b"content-disposition", attachment.encode()),)
+        return respond(Answer(200, body, headers, content_type.encode()))
+
+    @routes.post("/{job_id}/replay", summary="Send a dead letter again, as a new job")
+    async def replay_letter(request: HttpRequest, job_id: str) -> Response:
+        letter = await deadletters.find(store, TENANT, job_id)
+        taken = await replaying.replay(gateway, letter, Request(request.scope).header(b"idempotency-key"))
+        job = await gateway.outcome(taken, 0)
+        headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
+        if taken.accepted.replayed:
+            headers.append((b"idempotent-replayed", b"true"))
+        return respond(Answer(202, orjson.dumps(job_view(job)), headers))
+
+    @routes.delete("/{job_id}", summary="Forget a dead letter")
+    async def purge_letter(job_id: str) -> Response:
+        letter = await deadletters.find(store, TENANT, job_id)
+        return _json({"purged": await deadletters.purge(store, [letter.job.id])})
+
+    return routes
+
+
+def letter_view(letter: Letter) -> dict[str, Any]:
+    """Show a letter, ready for orjson: its job, and what only a letter has."""
+    path = f"{PATH}/{letter.job.id}"
+    return {
+        **job_view(letter.job),
+        "kind": letter.kind,
+        "parameters": orjson.Fragment(letter.parameters),
+        "input_bytes": letter.input_bytes,
+        "kills": letter.kills,
+        "losses": letter.losses,
+        "retries": letter.retries,
+        "replayed_as": letter.replayed_as,
+        "urls": {
+            "self": path,
+            "input": f"{path}/input",
+            "replay": f"{path}/replay",
+            "job": f"/v1/jobs/{letter.job.id}",
+        },
+    }
+
+
+def _check_choice(request: HttpRequest, every: str) -> None:
+    """Refuse what would meet all letters without saying so."""
+    given = Request(request.scope).query(*FILTERS, "cursor", "all")
+    if every not in ("", "true") or bool(every) == any(given.get(name) for name in FILTERS):
+        message = "say which letters: by at least one filter, or all of them by all=true, not both"
+        raise Refused("invalid_request", message, allowed=[*FILTERS, "all=true"])
+
+
+def _ms(name: str, text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise Refused("invalid_request", f"{name} must be a time in {_TIME}, not {text[:80]!r}")
+    return int(time.timestamp() * 1000)
+
+
+def _cursor(place: Place | None) -> str | None:
+    return f"{place.ended_ms}-{place.id}" if place else None
+
+
+def _place(cursor: str) -> Place | None:
+    if not cursor:
+        return None
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
+    return Place(int(match[1]), match[2])
+
+
+def _json(view: Mapping[str, Any], headers: tuple[Header, ...] = ()) -> Response:
+    return respond(Answer(200, orjson.dumps(view), headers))

@@ -1,0 +1,42 @@
+"""What the whole queue's metrics say, after each of the things that they count."""
+
+from jobs.job import Outcome
+from jobs.lifecycle import State
+from jobs.upkeep import bury
+from tests.support.gateways import GatewayProcess, Worker
+from tests.support.servers import Server
+
+
+def metrics(gateway: GatewayProcess) -> dict[str, float]:
+    lines = gateway.http.get("/metrics").text.splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+async def test_every_event_is_counted_as_what_it_is(queue: Server, gateway: GatewayProcess, worker: Worker) -> None:
+    for _ in range(4):
+        gateway.submit()
+    lost, retried, suspect = (await worker.claim(3))[:3]
+    await bury(worker.store, "w1", [suspect.claim])  # it held all three
+    with queue.client() as client:
+        client.hincrby("jitney:{s00}:counts", "of a later release:m", 5)
+    again = await worker.claim()
+    assert {job.id for job in again} > {lost.id, retried.id}
+    late = Outcome(lost.id, lost.attempt, State.SUCCEEDED, b"{}")
+    later = [Outcome(job.id, job.attempt, State.QUEUED, b"", after_ms=60_000) for job in again if job.id == retried.id]
+    await worker.store.finish("w1", [late, *later])
+    await worker.fail([job for job in again if job.id == lost.id])
+    await worker.succeed([job for job in again if job.id not in {lost.id, retried.id}])
+    seen = metrics(gateway)
+    assert {name: value for name, value in seen.items() if name.startswith(("jitney_jobs", "jitney_late"))} == {
+        'jitney_jobs_submitted_total{model="m"}': 4,
+        'jitney_jobs_finished_total{model="m",outcome="failed"}': 1,
+        'jitney_jobs_finished_total{model="m",outcome="succeeded"}': 1,
+        'jitney_jobs_reclaimed_total{model="m"}': 3,
+        'jitney_jobs_retried_total{model="m"}': 1,
+        'jitney_late_results_total{model="m"}': 1,
+    }
+    waiting = {
+        lane: seen[f'jitney_waiting_jobs{{lane="{lane}",model="m",version="1"}}'] for lane in ("bulk", "suspect")
+    }
+    assert waiting == {"bulk": 0, "suspect": 1}
+    assert (seen["jitney_dead_letters"], seen["jitney_dead_letter_bytes"]) == (1, 8)

@@ -1,0 +1,139 @@
+"""Dead letters in the store: found page by page, by what they are, and never one that is none."""
+
+from typing import Any
+
+import pytest
+
+from jobs import deadletters
+from jobs.deadletters import Place, Wanted
+from jobs.errors import Refused
+from jobs.job import Outcome
+from jobs.lifecycle import State
+from jobs.store import JobStore
+from tests.jobs.conftest import Bench
+
+ALL = Wanted()
+
+
+async def die(
+    bench: Bench, count: int = 1, code: str = "inference_failed", model: str = "m", **fields: Any
+) -> list[str]:
+    """Make dead letters; gives their ids, oldest first."""
+    ids = await bench.submit(count, model=model, **fields)
+    body = b'{"code":"%s","message":"m","status":422}' % code.encode()
+    claims = (await bench.store.claim(model, "1", "w1", count)).jobs
+    await bench.store.finish("w1", [Outcome(job.id, job.attempt, State.FAILED, body, dead=True) for job in claims])
+    return ids
+
+
+async def found(store: JobStore, wanted: Wanted, limit: int = 100) -> set[str]:
+    """Go through all pages; each letter comes once."""
+    ids: list[str] = []
+    after: Place | None = None
+    while True:
+        page = await deadletters.page(store, "default", wanted, after, limit)
+        assert len(page.letters) <= limit
+        ids += [letter.job.id for _, letter in page.letters]
+        if page.after is None:
+            assert len(set(ids)) == len(ids)
+            return set(ids)
+        after = page.after
+
+
+def at(bench: Bench, job_id: str, ended_ms: int) -> None:
+    with bench.server.client() as client:
+        client.zadd("jitney:{s00}:dead", {f"{job_id} 2": ended_ms})
+
+
+async def test_a_page_holds_the_newest_and_the_next_goes_on(bench: Bench) -> None:
+    ids = await die(bench, 5)
+    for nth, job_id in enumerate(ids):
+        at(bench, job_id, 1000 + nth)
+    first = await deadletters.page(bench.store, "default", ALL, None, 2)
+    assert [letter.job.id for _, letter in first.letters] == ids[:2:-1]
+    assert first.after == Place(1003, ids[3])
+    second = await deadletters.page(bench.store, "default", ALL, first.after, 3)
+    assert [letter.job.id for _, letter in second.letters] == ids[2::-1]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100, 1000])
+async def test_letters_of_one_instant_all_come_once(bench: Bench, limit: int) -> None:
+    ids = await die(bench, 250)  # one write: they all end in the same ms
+    assert await found(bench.store, ALL, limit) == set(ids)
+
+
+async def test_filters(bench: Bench) -> None:
+    a = await die(bench, model="a")
+    b = await die(bench, model="b")
+    killer = await die(bench, model="b", code="poison")
+    for nth, (job_id,) in enumerate((a, b, killer)):
+        at(bench, job_id, 1000 + nth)
+    await deadletters.note_replay(bench.store, b[0], "00" + "0" * 32)
+    for wanted, ids in (
+        (Wanted(model="a"), a),
+        (Wanted(model="b"), b + killer),
+        (Wanted(model="b", code="poison"), killer),
+        (Wanted(code="resource_exhausted"), []),
+        (Wanted(since_ms=1001), b + killer),
+        (Wanted(until_ms=1001), a),
+        (Wanted(since_ms=1001, until_ms=1002), b),
+        (Wanted(replayed=True), b),
+        (Wanted(replayed=False), a + killer),
+    ):
+        assert await found(bench.store, wanted, 1) == set(ids), wanted
+
+
+async def test_a_page_that_finds_nothing_among_many_says_where_to_go_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadletters, "LOOKS", deadletters.CHUNK)
+    (oldest,) = await die(bench, model="a")
+    at(bench, oldest, 1)
+    await die(bench, 150)
+    page = await deadletters.page(bench.store, "default", Wanted(model="a"), None, 10)
+    assert page.letters == []
+    assert page.after is not None
+    assert await found(bench.store, Wanted(model="a")) == {oldest}
+
+
+async def test_a_letter_shows_what_became_of_it(bench: Bench) -> None:
+    (job_id,) = await die(bench, input=b"exactly this", parameters=b'{"top_k":1}')
+    letter = await deadletters.find(bench.store, "default", job_id)
+    assert (letter.input_bytes, letter.kind, letter.parameters) == (12, "raw", b'{"top_k":1}')
+    assert (letter.kills, letter.losses, letter.retries, letter.replayed_as) == (0, 0, 0, None)
+    assert (letter.code, letter.job.state) == ("inference_failed", State.FAILED)
+    assert await deadletters.read_input(bench.store, letter) == b"exactly this"
+    assert await deadletters.weigh(bench.store) == (1, 12)
+
+
+async def test_who_is_no_letter_is_unknown(bench: Bench) -> None:
+    (foreign,) = await die(bench, tenant="other")
+    (gone,) = await die(bench)
+    (queued,) = await bench.submit()
+    assert await deadletters.purge(bench.store, [gone, gone]) == 1
+    for job_id in (queued, foreign, gone, "00" + "0" * 32, "99" + "0" * 32, "../x"):
+        with pytest.raises(Refused) as refused:
+            await deadletters.find(bench.store, "default", job_id)
+        assert refused.value.code == "dead_letter_not_found"
+        assert refused.value.message.replace(job_id, "ID") == (
+            "no dead letter ID; they are kept for 604800 s, the newest 1000"
+        )
+    assert await found(bench.store, ALL) == set()
+    assert await bench.state(gone) == "failed"  # it can be read as long as any result
+
+
+async def test_a_purged_letter_is_not_marked(bench: Bench) -> None:
+    (job_id,) = await die(bench)
+    await deadletters.purge(bench.store, [job_id])
+    with bench.server.client() as client:
+        client.delete(f"jitney:{{s00}}:job:{job_id}")
+        await deadletters.note_replay(bench.store, job_id, "00" + "0" * 32)
+        assert not client.exists(f"jitney:{{s00}}:job:{job_id}")
+
+
+async def test_junk_among_the_letters_is_passed_over(bench: Bench) -> None:
+    ids = await die(bench, 3)
+    with bench.server.client() as client:
+        client.hset(f"jitney:{{s00}}:job:{ids[0]}", "error", "{")
+        client.hset(f"jitney:{{s00}}:job:{ids[1]}", "kills", "many")
+        assert await found(bench.store, ALL) == {ids[2]}
