@@ -19,7 +19,10 @@ async def models(gateway: Gateway) -> dict[str, Any]:
         status = "ready" if workers else "failed" if card["name"] in failures else "unserved"
         waiting = await gateway.store.depth(card["name"], card["version"])
         reason = None if workers else failures.get(card["name"], "no live worker serves it")
-        listed.append({**card, "status": status, "reason": reason, "workers": workers, "waiting": waiting})
+        ceilings = announced.ceilings(card["name"], card["version"])
+        listed.append(
+            {**card, "ceilings": ceilings, "status": status, "reason": reason, "workers": workers, "waiting": waiting}
+        )
     known = {card["name"] for card in announced.cards}
     listed += [
         {"name": name, "version": None, "status": "failed", "reason": reason, "kinds": [], "workers": 0}

@@ -1,5 +1,7 @@
 """What the store does with dead workers, suspects, retries and dead letters. A job that kills is found by halves."""
 
+import itertools
+
 import pytest
 
 from jobs import stats
@@ -46,15 +48,16 @@ async def test_suspects_are_parted_and_tried_one_cell_at_a_time(bench: Bench) ->
 
 async def test_who_kills_is_found_by_halves_and_fails_alone(bench: Bench) -> None:
     ids = await bench.submit(8)
-    culprit, kills = ids[5], 1
+    culprit, kills, workers = ids[5], 1, map(str, itertools.count())  # each process has a name of its own
     await bury(bench.store, "w1", [job.claim for job in await bench.claim()])
     while await bench.state(culprit) != "failed":
-        cell = await bench.try_suspects(f"w{kills}")
+        worker = next(workers)
+        cell = await bench.try_suspects(worker)
         if culprit in {job.id for job in cell}:
             kills += 1
-            await bury(bench.store, f"w{kills - 1}", [job.claim for job in cell])
+            await bury(bench.store, worker, [job.claim for job in cell])
         else:
-            await bench.store.finish(f"w{kills}", bench.succeed(cell))
+            await bench.store.finish(worker, bench.succeed(cell))
     while cell := await bench.try_suspects("last"):
         await bench.store.finish("last", bench.succeed(cell))
     assert kills == 4  # 8, 4, 2, 1
