@@ -5,16 +5,18 @@ import logging
 import secrets
 import signal
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
 from api import sweeping
 from api.admission import admit
+from api.bodies import Bodies, Body
 from api.catalogue import Catalogue
 from api.drafts import Draft
 from api.pace import Pace
 from api.settings import GatewaySettings
 from api.waiting import Future, Waiting, send_home
+from api.watermark import Watermark
 from jobs import keys
 from jobs.errors import QueueFull, Refused, StoreUnavailable
 from jobs.ids import PATTERN
@@ -44,7 +46,8 @@ class Gateway:
         self.settings, self.store = settings, store
         self.catalogue = Catalogue(store.connection, settings.default_model)
         self.waiting = Waiting(store)
-        self.pace = Pace()
+        self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
+        self.bodies = Bodies(settings.max_bodies_bytes)
         self._loops: list[asyncio.Task[Any]] = []
 
     async def start(self) -> None:
@@ -56,7 +59,7 @@ class Gateway:
         self._start(listener.run())
         self._start(self.waiting.run(self.settings.recheck_s))
         self._start(self.catalogue.run(self.settings.models_s))
-        self._start(sweeping.watch_pace(self.pace, self.store, self.settings.models_s))
+        self._start(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
         self._start(sweeping.run(self.store, self.settings.sweep_s))
 
     async def stop(self) -> None:
@@ -65,6 +68,13 @@ class Gateway:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self.store.connection.aclose()
+
+    def hold_body(self, idempotency_key: str) -> AbstractContextManager[Body]:
+        """Begin to receive a body; raises QueueFull where no job would be taken, whatever it is."""
+        refusal = self.watermark.refusal("interactive")
+        if refusal is not None and not idempotency_key:
+            raise refusal
+        return self.bodies.hold()
 
     async def take(self, draft: Draft, idempotency_key: str, *, waits: bool) -> Taken:
         """Take the job that a draft asks for; raises Refused and NotNow. Who waits asks for its outcome at once."""
@@ -79,16 +89,20 @@ class Gateway:
         return await self.submit(submission, waits=waits)
 
     async def submit(self, submission: Submission, *, waits: bool = False) -> Taken:
-        """Hand a job in."""
+        """Hand a job in; while the server is too full for new ones, only those that a key made before are found."""
+        refusal = self.watermark.refusal(submission.lane)
+        if refusal is not None and not submission.idempotency_key:
+            raise refusal
         end = self.waiting.expect(submission.id) if waits else None
         try:
-            (accepted,) = await self.store.submit([submission], self.id if waits else "")
+            (accepted,) = await self.store.submit([submission], self.id if waits else "", closed=refusal is not None)
         except BaseException as error:
             if end is not None:
                 self.waiting.forget(submission.id, end)
             if isinstance(error, QueueFull):
                 back_in_s = self.pace.retry_after_s(submission.model, self.store.settings.max_jobs)
                 error.details.setdefault("retry_after_s", back_in_s)
+                raise (refusal or error) from None
             raise
         if end is not None and accepted.replayed:
             self.waiting.forget(submission.id, end)

@@ -45,4 +45,7 @@ async def ready(gateway: Gateway) -> Answer:
     if not served:
         reason = "no worker is alive" if not announced.workers else "no worker could load a model"
         return Answer(503, orjson.dumps({"status": "unready", "reason": reason, "models": states}))
-    return Answer(200, orjson.dumps({"status": "ready", "workers": len(announced.workers), "models": states}))
+    answer = {"status": "ready", "workers": len(announced.workers), "models": states}
+    if refusal := gateway.watermark.refusal("interactive"):
+        answer["refusing"] = f"new jobs: {refusal}"  # what was taken goes on, and its callers must get through
+    return Answer(200, orjson.dumps(answer))

@@ -56,10 +56,11 @@ async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer
 
 async def _take(gateway: Gateway, request: Request, receive: Receive, *, waits: bool) -> Taken:
     """Receive the body and hand the job in; who waits then holds the body no longer."""
-    settings = gateway.settings
-    body = await request.body(receive, settings.max_body_bytes, settings.receive_s)
-    draft = await read_draft(request, body)
-    return await gateway.take(draft, request.header(b"idempotency-key"), waits=waits)
+    settings, key = gateway.settings, request.header(b"idempotency-key")
+    with gateway.hold_body(key) as held:
+        body = await request.body(receive, held, settings.max_body_bytes, settings.receive_s)
+        draft = await read_draft(request, body)
+        return await gateway.take(draft, key, waits=waits)
 
 
 async def read(gateway: Gateway, request: Request) -> Answer:

@@ -10,7 +10,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from api.gateway import Gateway
-from jobs import deadletters, stats
+from jobs import deadletters, memory, stats
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -49,8 +49,13 @@ async def render(gateway: Gateway) -> bytes:
         GaugeMetricFamily("jitney_dead_letters", "Dead letters kept", value=letters),
         GaugeMetricFamily("jitney_dead_letter_bytes", "Bytes of their inputs", value=letter_bytes),
     ]
+    server = await memory.read(gateway.store.connection)
+    full = [
+        GaugeMetricFamily("jitney_server_memory_used_bytes", "Memory of the queue's server", value=server.used_bytes),
+        GaugeMetricFamily("jitney_server_memory_limit_bytes", "And the most it may use", value=server.limit_bytes),
+    ]
     registry = CollectorRegistry()
-    registry.register(_Read([*_jobs(counts), depth, workers, *dead, *_histograms(histograms)]))
+    registry.register(_Read([*_jobs(counts), depth, workers, *dead, *full, *_histograms(histograms)]))
     return generate_latest(registry)
 
 

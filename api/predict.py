@@ -34,11 +34,12 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> Answe
 
 
 async def _take(gateway: Gateway, request: Request, receive: Receive) -> Taken:
-    settings = gateway.settings
-    body = await request.body(receive, settings.max_body_bytes, settings.receive_s)
-    request.query()
-    draft = await from_form(request, body)
-    return await gateway.take(draft, request.header(b"idempotency-key"), waits=True)
+    settings, key = gateway.settings, request.header(b"idempotency-key")
+    with gateway.hold_body(key) as held:
+        body = await request.body(receive, held, settings.max_body_bytes, settings.receive_s)
+        request.query()
+        draft = await from_form(request, body)
+        return await gateway.take(draft, key, waits=True)
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from api.answers import Receive, Scope
+from api.bodies import Body
 from jobs.errors import Refused
 
 
@@ -40,28 +41,30 @@ class Request:
             raise Refused("invalid_request", "a query field is given twice")
         return dict(pairs)
 
-    async def body(self, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
-        """Receive the body; raises Refused where it is too large or too slow."""
+    async def body(self, receive: Receive, held: Body, limit_bytes: int, timeout_s: float) -> bytes:
+        """Receive the body; raises Refused where it is too large or too slow, QueueFull where too many are held."""
         declared = self.header(b"content-length")
-        if declared.isdigit() and int(declared) > limit_bytes:
+        size_bytes = int(declared) if declared.isdigit() else 0
+        if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
+        held.expect(size_bytes)
         try:
             async with asyncio.timeout(timeout_s):
-                return await _gather(receive, limit_bytes)
+                return await _gather(receive, held, limit_bytes)
         except TimeoutError as error:
             message = f"the body did not arrive within {timeout_s:g} s"
             raise Refused("request_timeout", message, limit_s=timeout_s) from error
 
 
-async def _gather(receive: Receive, limit_bytes: int) -> bytes:
-    chunks, size = [], 0
+async def _gather(receive: Receive, held: Body, limit_bytes: int) -> bytes:
+    chunks: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refused("malformed_request", "the caller hung up before the body was complete")
         chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit_bytes:
+        held.grow(len(chunk))
+        if held.size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
         chunks.append(chunk)
         if not message.get("more_body"):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -17,6 +17,12 @@ class GatewaySettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 = a free one, printed")
     default_model: str = Field("", description="model for requests that name none, where several are served")
     max_body_bytes: int = Field(32 << 20, gt=0, description="largest request body")
+    max_bodies_bytes: int = Field(
+        256 << 20, gt=0, description="bytes of request bodies held at a time; the process needs four times as much"
+    )
+    memory_watermark: float = Field(
+        0.8, gt=0, le=1, description="share of the queue server's memory above which new jobs are refused"
+    )
     max_wait_s: float = Field(60, gt=0, description="longest wait of one request; longer wishes are cut to it")
     predict_wait_s: float = Field(30, gt=0, description="longest wait of POST /predict")
     predict_hangup_cancels: bool = Field(
@@ -30,3 +36,12 @@ class GatewaySettings(BaseSettings):
     recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
     models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+
+    @field_validator("max_bodies_bytes")
+    @classmethod
+    def _holds_the_largest(cls, value: int, info: ValidationInfo) -> int:
+        largest = info.data.get("max_body_bytes", 0)
+        if value < largest:
+            message = f"must be at least MAX_BODY_BYTES, {largest}"
+            raise ValueError(message)
+        return value

@@ -1,4 +1,7 @@
-"""The gateway's ticks over the whole queue: lost and overdue jobs, and how fast jobs end. Any number may tick."""
+"""The gateway's ticks over the whole queue: lost and overdue jobs, how fast jobs end, how full the server is.
+
+Any number of gateways may tick.
+"""
 
 import asyncio
 import logging
@@ -8,8 +11,10 @@ from contextlib import suppress
 
 from api.pace import Pace
 from api.patience import Patience
-from jobs import upkeep
+from api.watermark import Watermark
+from jobs import memory, upkeep
 from jobs.errors import StoreUnavailable
+from jobs.memory import Memory
 from jobs.outage import Outage
 from jobs.store import JobStore
 from jobs.upkeep import Swept
@@ -52,9 +57,21 @@ def in_words(swept: Swept) -> str:
     return ", ".join(f"{count} {what}" for count, what in moved if count)
 
 
-async def watch_pace(pace: Pace, store: JobStore, every_s: float) -> None:
-    """Look at how many jobs have ended, until cancelled."""
+async def watch(pace: Pace, watermark: Watermark, store: JobStore, every_s: float) -> None:
+    """Look at how many jobs have ended, and how full the server is, until cancelled."""
     while True:
         with suppress(StoreUnavailable):
             pace.saw(await store.counts(), time.monotonic())
+            look(watermark, await memory.read(store.connection))
         await asyncio.sleep(every_s)
+
+
+def look(watermark: Watermark, seen: Memory) -> None:
+    """Let the watermark see how full the server is, and say when new jobs begin to be refused, and cease to be."""
+    before = watermark.refusal("interactive")
+    watermark.saw(seen)
+    refusal = watermark.refusal("interactive")
+    if refusal is not None and before is None:
+        log.warning("refusing new jobs: %s", refusal)
+    elif refusal is None and before is not None:
+        log.info("taking new jobs again: the queue's server uses %d bytes of memory", seen.used_bytes)

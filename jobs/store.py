@@ -42,14 +42,16 @@ class JobStore:
 
     # ---- the gateway's side
 
-    async def submit(self, jobs: Sequence[Submission], waiting_gateway: str = "") -> list[Accepted]:
-        """Accept jobs; a gateway named here hears of their end.
+    async def submit(
+        self, jobs: Sequence[Submission], waiting_gateway: str = "", *, closed: bool = False
+    ) -> list[Accepted]:
+        """Accept jobs; a gateway named here hears of their end. `closed`: only those that a key made before.
 
         Raises Refused for a key used with another request and QueueFull, for the first such job; others are taken.
         """
         s = self.settings
         head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s))
-        caps = (max(1, s.max_jobs // s.shards), max(1, s.max_input_bytes // s.shards))
+        caps = (0, 0) if closed else (max(1, s.max_jobs // s.shards), max(1, s.max_input_bytes // s.shards))
         accepted: dict[str, Accepted] = {}
         for root, group in self._by_shard(jobs):
             words = [word for job in group for word in codec.submit_words(job)]
