@@ -11,6 +11,7 @@ from typing import Any, Self
 import httpx2
 import redis
 
+from jobs import keys
 from tests.faults.parts import Door, Gateway, Part, Worker, open_files, resident_mib
 from tests.faults.proxy import Network, Proxy
 from tests.support.processes import is_running
@@ -111,7 +112,7 @@ class Cluster:
     def announced(self) -> dict[str, int]:
         """The live workers by id, with their pids, as they say it themselves."""
         with self.queue() as client:
-            texts = [client.get(key) for key in client.scan_iter("jitney:worker:*", count=1000)]
+            texts = [client.get(keys.worker(one.decode())) for one in client.smembers(keys.WORKERS)]
         return {report["id"]: int(report["pid"]) for text in texts if text for report in [json.loads(text)]}
 
     # ---- who holds what
@@ -142,9 +143,8 @@ class Cluster:
     def forget_jobs(self) -> None:
         """Drop the final jobs of earlier tests, so that looking at all jobs stays cheap. The counts stay."""
         with self.queue() as client:
-            gone = [
-                key for kind in ("job", "own", "idem") for key in client.scan_iter(f"jitney:*:{kind}:*", count=1000)
-            ]
+            patterns = [f"jitney:*:{kind}" for kind in ("job:*", "own:*", "idem:*", "dead", "dead_bytes")]
+            gone = [key for pattern in patterns for key in client.scan_iter(pattern, count=1000)]
             if gone:
                 client.unlink(*gone)
 

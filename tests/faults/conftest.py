@@ -27,6 +27,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models.doubling(folder)
     models.slow(folder)
     models.looping(folder)
+    models.allocating(folder)
+    models.poison(folder)
     (models.doubling(folder, "truncated") / "1" / "model.onnx").write_bytes(
         (ROOT / "models" / "digits" / "1" / "model.onnx").read_bytes()[:2000]
     )
@@ -37,7 +39,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
-    with Cluster(models_dir) as cluster:
+    with Cluster(models_dir, {"RESTART_LIMIT_S": "1"}) as cluster:
         yield cluster
 
 

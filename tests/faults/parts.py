@@ -173,8 +173,13 @@ def open_files(pid: int) -> int:
 
 def resident_mib(pid: int) -> float:
     """How much memory a process has; 0 where there is no such process."""
+    return status_kib(pid, "VmRSS") / 1024
+
+
+def status_kib(pid: int, what: str) -> int:
+    """What the system says of a process's memory; 0 where there is no such process."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        found = re.search(rf"^{what}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     except OSError:
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+    return int(found[1]) if found else 0

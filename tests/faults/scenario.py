@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,18 @@ class Scenario:
         """Send so many jobs; gives their ids."""
         return [self.caller.submit(make(self.random)) for _ in range(count)]
 
-    def full_batch(self) -> tuple[Worker, list[str]]:
-        """Have every worker run a full batch of slow jobs; gives one and the jobs that it holds: two batches."""
+    def submit_together(self, inputs: Sequence[Input]) -> list[str]:
+        """Have inputs wait for the workers, so that one claim takes all that it has room for."""
         for worker in self.cluster.workers:
             worker.freeze()
-        ids = set(self.submit(6 * BATCH))
+        ids = [self.caller.submit(one) for one in inputs]
         for worker in self.cluster.workers:
             worker.thaw()
+        return ids
+
+    def full_batch(self) -> tuple[Worker, list[str]]:
+        """Have every worker run a full batch of slow jobs; gives one and the jobs that it holds: two batches."""
+        ids = set(self.submit_together([four(self.random) for _ in range(6 * BATCH)]))
 
         def found() -> tuple[Worker, list[str]] | None:
             for worker, held in self.cluster.held().items():

@@ -55,6 +55,18 @@ def test_after_the_loss_of_all_data_nobody_hangs_and_work_goes_on(
     assert {(job["status"], job["attempts"]) for job in more} == {("succeeded", 1)}
 
 
+def test_a_gateway_remembers_its_models_when_the_queue_forgets_them(scenario: Scenario) -> None:
+    """F10: until workers have announced themselves anew, a submit is put off or taken; the model is not unheard of."""
+    cluster = scenario.cluster
+    for worker in cluster.workers:
+        worker.freeze()
+    flush(cluster)
+    watch(lambda: None, 1.5)  # every gateway has looked at the models meanwhile
+    for gateway in cluster.gateways:
+        answer = scenario.caller.send(digit(scenario.random), gateway)
+        assert answer.status_code in {202, 503}, answer.text
+
+
 def test_a_queue_without_memory_refuses_at_once_and_ends_what_it_took(scenario: Scenario) -> None:
     """F11: maxmemory is reached; what was accepted runs and is written all the same, and no part of ours dies of it."""
     cluster, pids = scenario.cluster, [part.pid for part in scenario.cluster.parts]

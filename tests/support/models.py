@@ -1,9 +1,10 @@
 """Models that tests need and the project does not: made on the spot, as an operator would lay them out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 SQUEEZENET_TOML = """
 task = "image-classification"
@@ -25,6 +26,24 @@ from worker.models.tasks.tensor import TensorTask
 class Slow(TensorTask):
     def present(self, outputs, parameters):
         threading.Event().wait(0.05)
+        return super().present(outputs, parameters)
+'''
+
+POISON_TASK = '''
+"""A doubling task with two inputs that end its process: below -1 where it is prepared, below 0 where it is shown."""
+import ctypes
+from worker.models.tasks.tensor import TensorTask
+
+class Poison(TensorTask):
+    def prepare(self, kind, data, parameters):
+        arrays = super().prepare(kind, data, parameters)
+        if arrays["x"][0] < -1:
+            ctypes.string_at(0)
+        return arrays
+
+    def present(self, outputs, parameters):
+        if outputs["y"][0] < 0:
+            ctypes.string_at(0)
         return super().present(outputs, parameters)
 '''
 
@@ -58,6 +77,22 @@ def slow(models_dir: Path, name: str = "slow") -> None:
     (folder / "slow.py").write_text(SLOW_TASK)
 
 
+def poison(models_dir: Path, name: str = "poison") -> None:
+    """Lay out a doubling model with inputs that kill its worker, batches of 8."""
+    folder = doubling(models_dir, name, 'task = "poison.py:Poison"\nmax_batch = 8')
+    (folder / "poison.py").write_text(POISON_TASK)
+
+
+def allocating(models_dir: Path, name: str = "allocating") -> None:
+    """Lay out a model whose caller says how much memory it takes: n int64 [1] → y float32 [1], 4 n bytes."""
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["n"], ["many"], value=zero),
+        helper.make_node("ReduceSum", ["many"], ["y"], keepdims=1),
+    ]
+    _lay_out(models_dir / name, nodes, [], 'task = "tensor"\n[retry]\nattempts = 2\nbackoff_ms = 100')
+
+
 def looping(models_dir: Path, name: str = "looping") -> None:
     """Lay out a model whose caller says how long it runs: n int64 [1] → y float32 [1], n products of 256 x 256."""
     ports = {"i": (TensorProto.INT64, []), "go": (TensorProto.BOOL, []), "a": (TensorProto.FLOAT, [256, 256])}
@@ -75,14 +110,7 @@ def looping(models_dir: Path, name: str = "looping") -> None:
         helper.make_tensor("a0", TensorProto.FLOAT, [256, 256], [1 / 256] * (256 * 256)),
         helper.make_tensor("one", TensorProto.INT64, [1], [1]),
     ]
-    taken = [helper.make_tensor_value_info("n", TensorProto.INT64, [1])]
-    given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])]
-    graph = helper.make_graph(nodes, "looping", taken, given, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    folder = models_dir / name
-    (folder / "1").mkdir(parents=True)
-    onnx.save(model, folder / "1" / "model.onnx")
-    (folder / "model.toml").write_text('task = "tensor"\nthreads = 1')
+    _lay_out(models_dir / name, nodes, constants, 'task = "tensor"\nthreads = 1')
 
 
 def picking(models_dir: Path, name: str = "pick", rows: int = 4) -> None:
@@ -98,3 +126,14 @@ def picking(models_dir: Path, name: str = "pick", rows: int = 4) -> None:
     (folder / str(version)).mkdir(parents=True)
     onnx.save(model, folder / str(version) / "model.onnx")
     (folder / "model.toml").write_text('task = "tensor"')
+
+
+def _lay_out(folder: Path, nodes: Sequence[NodeProto], constants: Sequence[TensorProto], toml: str) -> None:
+    """Lay out a model from n int64 [1] to y float32 [1]."""
+    taken = [helper.make_tensor_value_info("n", TensorProto.INT64, [1])]
+    given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])]
+    graph = helper.make_graph(list(nodes), folder.name, taken, given, list(constants))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "1").mkdir(parents=True)
+    onnx.save(model, folder / "1" / "model.onnx")
+    (folder / "model.toml").write_text(toml)

@@ -1,0 +1,112 @@
+"""Inputs that kill their worker, or want more memory than there is, beside inputs that do no harm."""
+
+import math
+import re
+import resource
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.callers import Input, digit, four, marked
+from tests.faults.cluster import Cluster
+from tests.faults.parts import Worker, status_kib
+from tests.faults.scenario import BATCH, Scenario
+from tests.support.waiting import wait_until
+
+SPARE_BYTES = 500 << 20
+WANTED = 10**9  # floats: 4 GB
+MIN_KILLS = 3
+CROWD, STORM = 20, 6
+SOON_S = 30  # all workers die at first: until one is back, and this machine may have other work
+
+
+@pytest.fixture(scope="module")
+def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
+    """One with the lease of production: here it matters that the dead are buried before their leases end."""
+    with Cluster(models_dir, {"LEASE_S": "20", "RESTART_LIMIT_S": "1"}) as cluster:
+        yield cluster
+
+
+def deaths(scenario: Scenario) -> int:
+    """How often a worker process has died, as those who keep them say."""
+    return sum(len(re.findall(r"worker died", worker.log())) for worker in scenario.cluster.workers)
+
+
+def is_dead_letter(scenario: Scenario, job_id: str) -> bool:
+    with scenario.cluster.queue() as client:
+        letters = [letter.decode().split(" ")[0] for letter in client.zrange("jitney:{s00}:dead", 0, -1)]
+        return job_id in letters and bool(client.hexists(f"jitney:{{s00}}:job:{job_id}", "input"))
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("number", [-5, -1], ids=["where it is prepared", "where it is shown"])
+def test_an_input_that_kills_ends_as_poison_and_its_neighbours_succeed(scenario: Scenario, number: int) -> None:
+    """F16: one of a batch of 8 ends the process each time; it is found by halves, and nobody else fails."""
+    before = deaths(scenario)
+    inputs = [four(scenario.random, "poison") for _ in range(BATCH - 1)]
+    place = scenario.random.randrange(BATCH)
+    ids = scenario.submit_together([*inputs[:place], marked(number), *inputs[place:]])
+    jobs = scenario.final(ids, timeout_s=90)
+    culprit = jobs.pop(place)
+    assert {job["status"] for job in jobs} == {"succeeded"}
+    assert (culprit["status"], culprit["error"]["code"]) == ("failed", "poison")
+    assert culprit["attempts"] >= MIN_KILLS
+    assert is_dead_letter(scenario, culprit["id"])
+    assert MIN_KILLS <= deaths(scenario) - before <= MIN_KILLS + math.log2(BATCH)
+
+
+@pytest.mark.timeout(240)
+def test_many_poisons_at_once_leave_the_others_served(scenario: Scenario) -> None:
+    """F17: 20 inputs that kill, at once. Who asks something else gets an answer soon, all the time."""
+    before = deaths(scenario)
+    with scenario.load(callers=3, models=("digits",)) as load:
+        wait_until(lambda: load.done >= 20, "callers get answers")
+        calm = len(load.took_s)
+        ids = scenario.submit_together([marked(-5) for _ in range(CROWD)])
+        try:
+            wait_until(lambda: ended(scenario, ids) and deaths(scenario) >= before + STORM, "the first is found", 120)
+        finally:
+            took_s = load.took_s[calm:]
+            cancel(scenario, set(ids) - set(ended(scenario, ids)))  # the rest would end the same way, and take long
+    assert {job["error"]["code"] for job in scenario.final(ids)} == {"poison", "canceled"}
+    assert len(took_s) >= 50
+    assert max(took_s) < SOON_S, f"{sorted(took_s)[-10:]}"
+
+
+def ended(scenario: Scenario, ids: list[str]) -> list[str]:
+    return [job_id for job_id in ids if scenario.cluster.job(job_id)["state"] not in {"queued", "running"}]
+
+
+def cancel(scenario: Scenario, ids: set[str]) -> None:
+    with scenario.cluster.gateways[0].client() as http:
+        for job_id in ids:
+            if http.delete(f"/v1/jobs/{job_id}").status_code == 200:
+                scenario.history.accepted[job_id] = "canceled"
+
+
+def test_an_input_too_large_for_memory_fails_alone(scenario: Scenario) -> None:
+    """F15: every worker may take half a GB more, and one input wants 4: it alone fails, and no worker dies."""
+    workers = scenario.cluster.workers
+    pids = [worker.pid for worker in workers]
+    for worker in workers:
+        limit(worker, (status_kib(worker.pid, "VmSize") << 10) + SPARE_BYTES)
+    try:
+        large = Input("allocating", struct.pack("<q", WANTED), expected="resource_exhausted")
+        small = [Input("allocating", struct.pack("<q", n), expected="[0.0]") for n in (1, 1000, 10**6)]
+        ids = scenario.submit_together([large, *small, *(digit(scenario.random) for _ in range(20))])
+        culprit, *others = scenario.final(ids)
+        assert (culprit["status"], culprit["error"]["code"]) == ("failed", "resource_exhausted")
+        assert {job["status"] for job in others} == {"succeeded"}
+        assert is_dead_letter(scenario, culprit["id"])
+    finally:
+        for worker in workers:
+            limit(worker, resource.RLIM_INFINITY)
+    assert [worker.pid for worker in workers] == pids
+
+
+def limit(worker: Worker, bytes_: int) -> None:
+    """How much address space a worker may take."""
+    if worker.pid:
+        resource.prlimit(worker.pid, resource.RLIMIT_AS, (bytes_, resource.RLIM_INFINITY))
