@@ -28,10 +28,16 @@ class Cluster:
     """Each gateway and each worker reaches the queue through a proxy of its own. Use it in a `with`."""
 
     def __init__(
-        self, models_dir: Path, env: Mapping[str, str] | None = None, *, gateways: int = 2, workers: int = 3
+        self,
+        models_dir: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        gateways: int = 2,
+        workers: int = 3,
+        appendfsync: str = "always",  # with everysec, a busy disk lets the death of the server cost what it answered
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="jit"))
-        self.server, self.network = Server(), Network()
+        self.server, self.network = Server(appendfsync=appendfsync), Network()
         shared = {"MODELS_DIR": str(models_dir), **(env or {})}
         self.gateways = [Gateway(f"gateway{n}", shared, self.folder, self._way()) for n in range(gateways)]
         self.workers = [Worker(f"worker{n}", shared, self.folder, self._way()) for n in range(workers)]

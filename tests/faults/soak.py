@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--callers", type=int, default=24)
     parser.add_argument("--recovery", type=int, default=0, help="instead: so many rounds of one killed worker")
     parser.add_argument("--machines", type=int, default=0, help="beside them: rounds in which its supervisor dies too")
+    parser.add_argument("--appendfsync", choices=("always", "everysec", "no"), default="always")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
@@ -48,7 +49,7 @@ def main() -> int:
     shutil.copytree(ROOT / "models" / "digits", folder / "models" / "digits")
     models.slow(folder / "models")
     try:
-        with Cluster(folder / "models", PRODUCTION) as cluster:
+        with Cluster(folder / "models", PRODUCTION, appendfsync=args.appendfsync) as cluster:
             if args.recovery or args.machines:
                 return kills.rounds(cluster, args.recovery, args.machines, args.seed)
             return asyncio.run(soak(cluster, args.minutes * 60, args.every, args.callers, args.seed))

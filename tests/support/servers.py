@@ -37,8 +37,8 @@ def free_port() -> int:
 class Server:
     """One server process on a data folder of its own; may be killed and started again."""
 
-    def __init__(self, engine: str = "valkey") -> None:
-        self.engine = engine
+    def __init__(self, engine: str = "valkey", appendfsync: str = "everysec") -> None:
+        self.engine, self._appendfsync = engine, appendfsync
         self.folder = Path(tempfile.mkdtemp(prefix="jit"))
         self.socket = self.folder / "s"
         self.url = f"unix://{self.socket}"
@@ -49,7 +49,16 @@ class Server:
         listens = ["--port", "0"]
         if self.engine == "cluster":  # the bus has a port of its own; by default it is 10,000 higher, which may be none
             listens = ["--port", str(free_port()), "--cluster-port", str(free_port()), "--cluster-enabled", "yes"]
-        options = ("--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "log"))
+        options = (
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            self._appendfsync,
+            "--save",
+            "",
+            "--logfile",
+            str(self.folder / "log"),
+        )
         command = (binary(self.engine), *listens, "--unixsocket", str(self.socket), "--dir", str(self.folder), *options)
         # A file that may not grow is an error to it, not its end: SIGXFSZ stays ignored, as Python has it.
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, restore_signals=False)
