@@ -31,7 +31,10 @@ class Catalogue:
 
     async def refresh(self) -> None:
         """Look once."""
-        self.announced = await registry.announced(self._connection)
+        found = await registry.announced(self._connection)
+        if not found.cards:  # a queue that has lost its data: workers will say again what they serve, nobody else will
+            found = registry.Announced(self.announced.cards, found.workers)
+        self.announced = found
         self._looked = True
 
     async def run(self, every_s: float) -> None:

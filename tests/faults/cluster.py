@@ -34,7 +34,7 @@ class Cluster:
         *,
         gateways: int = 2,
         workers: int = 3,
-        appendfsync: str = "always",  # with everysec, a busy disk lets the death of the server cost what it answered
+        appendfsync: str = "everysec",
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="jit"))
         self.server, self.network = Server(appendfsync=appendfsync), Network()

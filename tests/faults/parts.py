@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -54,7 +53,7 @@ class Part:
         pid = self.pid
         if pid:
             os.kill(pid, signal.SIGKILL)
-            self._reap()
+            self._reap(pid)
             wait_until(lambda: not is_running(pid), f"{self.name} is gone")
         return pid
 
@@ -86,10 +85,10 @@ class Part:
             self.started.kill()
             self.started.wait()
 
-    def _reap(self) -> None:
-        if self.started is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self.started.wait(0.05)
+    def _reap(self, pid: int) -> None:
+        """Take note of its end, where it is a child of ours: nobody else does."""
+        if self.started is not None and self.started.pid == pid:
+            self.started.wait(10)
 
 
 class Door:
