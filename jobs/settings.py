@@ -25,6 +25,11 @@ class StoreSettings(BaseSettings):
     lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that says nothing")
     max_losses: int = Field(5, ge=1, description="lost workers after which a job fails for good")
     max_kills: int = Field(3, ge=1, description="runs that killed their worker after which a job fails as poison")
+    trial_rest_s: float = Field(
+        3,
+        ge=0.001,
+        description="after a trial that killed its worker, so long until the next: time for it to come back",
+    )
     dead_letter_ttl_s: float = Field(604_800, gt=0, description="how long a dead letter is kept (7 days)")
     dead_letters: int = Field(1000, ge=1, description="dead letters kept; the oldest make room")
     dead_letter_bytes: int = Field(256 << 20, ge=1, description="bytes of their inputs, likewise")

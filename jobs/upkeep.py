@@ -55,7 +55,8 @@ async def bury(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]
     total = [0, 0, 0]
     for shard, root in enumerate(store.roots):
         words = [word for claim in suspects if shard_of(claim[0]) == shard for word in claim]
-        head = (worker, store.settings.max_kills, int(len(suspects) == 1))
+        rest_ms = int(store.settings.trial_rest_s * 1000)
+        head = (worker, store.settings.max_kills, int(len(suspects) == 1), rest_ms)
         moved = await store.run("bury", root, *head, *store.ends, *words)
         total = [sum(pair) for pair in zip(total, moved, strict=True)]
     return Buried(*total)

@@ -29,6 +29,7 @@ from scripts.processes import (
 __all__ = ["EX_CONFIG", "Backoff", "CannotStart", "Child", "Supervisor", "last_lines", "say", "spawn", "stop"]
 
 EX_CONFIG = 78  # sysexits.h: what a child exits with when its settings are wrong, so that trying again is no use
+EX_EXPLAINED = 10  # of the command that follows a death: what it died of is set apart, and waits for no successor
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GATE_POLL_S = 0.01
 _TICK_S = 0.05
@@ -164,6 +165,9 @@ class Supervisor:
         name = kept.child.name
         if returncode is None:
             self._restart_later(kept, f"clearing up after {name} took more than {kept.child.on_death_s:g} s: killed")
+        elif returncode == EX_EXPLAINED:
+            kept.delay_s = self._backoff.first_s
+            self._restart_later(kept, f"cleared up after {name}: what it may have died of is set apart")
         elif returncode:
             self._restart_later(kept, f"clearing up after {name} failed: {describe_exit(returncode)}")
         else:

@@ -17,58 +17,61 @@ from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
 from jobs.settings import StoreSettings, explain
 from jobs.store import JobStore
-from jobs.upkeep import bury
+from jobs.upkeep import Buried, bury
 from worker.blackbox import forget, left_behind
 
 log = logging.getLogger("jitney.worker")
 
 RETRY_S = 0.5
+EX_EXPLAINED = 10  # the supervisor need not fear that the successor dies of the same
 
 
-async def settle(store: JobStore, black_box: Path) -> None:
+async def settle(store: JobStore, black_box: Path) -> Buried:
     """Bury the worker that left this black box behind, if one did. Raises StoreUnavailable; then it stays as it is."""
     left = left_behind(black_box)
     if left is None:
-        return
+        return Buried(0, 0, 0)
     buried = await bury(store, left.worker, left.claims)
     forget(black_box)
     if any(buried):
         words = "worker %s is dead: %d jobs went back, %d more are tried apart as suspects, %d failed as poison"
         log.warning(words, left.worker, *buried)
+    return buried
 
 
 async def settle_at_last(store: JobStore, black_box: Path) -> None:
     """Settle, however long the queue's server is away."""
     while True:
         try:
-            return await settle(store, black_box)
+            await settle(store, black_box)
+            return
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
 
 
-async def _settle(settings: StoreSettings, black_box: Path) -> None:
+async def _settle(settings: StoreSettings, black_box: Path) -> Buried:
     connection = Connection(settings.redis_url, settings.redis_timeout_s)
     try:
-        await settle(JobStore(settings, connection), black_box)
+        return await settle(JobStore(settings, connection), black_box)
     finally:
         await connection.aclose()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Bury one worker; returns the exit code."""
+    """Bury one worker; returns the exit code: EX_EXPLAINED where what it may have died of is set apart now."""
     parser = argparse.ArgumentParser(prog="python -m worker.burial", description="Gives back what a dead worker held.")
     parser.add_argument("black_box", type=Path, help="the file that it wrote")
     args = parser.parse_args(argv)
     logging.basicConfig(level="INFO", format="%(asctime)s worker %(levelname)s %(message)s")
     try:
-        asyncio.run(_settle(StoreSettings(), args.black_box))
+        buried = asyncio.run(_settle(StoreSettings(), args.black_box))
     except ValidationError as error:
         sys.stderr.write(f"worker.burial: {explain(error)}\n")
         return 1
     except StoreUnavailable as error:
         log.warning("the dead worker's jobs go back when another starts, or their leases end: %s", error)
         return 1
-    return 0
+    return EX_EXPLAINED if buried.suspects or buried.poison else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 -- A worker process has died, as whoever kept it saw: what it held goes back at once. Those it had in hands are suspects:
 -- they are parted into two cells, and each cell is tried apart from all other jobs, until who kills is alone.
--- ARGV  worker, max_kills, alone ('1' = it had a single job in hands), how long what has ended is kept; then per suspect:
---       id, attempt
+-- ARGV  worker, max_kills, alone ('1' = it had a single job in hands), rest_ms, how long what has ended is kept; then per
+--       suspect: id, attempt
 -- gives {how many went back to their lines, how many of them as suspects, how many failed as poison}
-local worker, ends = ARGV[1], ends_at(4)
+local worker, rest_ms, ends = ARGV[1], ARGV[4], ends_at(5)
 local attempts, suspects, back, failed = {}, {}, 0, 0
-for at = 8, #ARGV, 2 do attempts[ARGV[at]] = ARGV[at + 1] end
+for at = 9, #ARGV, 2 do attempts[ARGV[at]] = ARGV[at + 1] end
 
 -- Another killed run; true where that is the verdict: it was alone, and not for the first time.
 local function is_poison(id)
@@ -15,12 +15,19 @@ local function is_poison(id)
   return true
 end
 
+-- Whose trial killed its worker: until that is back, no other worker of the model risks its life.
+local function rest(id, model, version)
+  local trial_key = trial_key_of(model, version)
+  if redis.call('GET', trial_key) == id then redis.call('SET', trial_key, RESTING, 'PX', rest_ms) end
+end
+
 for _, id in ipairs(redis.call('ZRANGE', root .. ':leases', 0, -1)) do
-  local job = facts_of(id, 'state', 'owner', 'attempts', 'model')
+  local job = facts_of(id, 'state', 'owner', 'attempts', 'model', 'version')
   if job[1] == 'running' and job[2] == worker then
     count('reclaimed', job[4])
     if attempts[id] == job[3] then
       suspects[#suspects + 1] = id
+      rest(id, job[4], job[5])
     elseif requeue(id) then
       back = back + 1
     end

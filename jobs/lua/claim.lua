@@ -58,10 +58,10 @@ local function fill(lane, seats, turns)
 end
 
 -- One cell at a time, whichever worker tries it: if it kills again, the others still serve.
-local trial_key = root .. ':trial:' .. model .. ':' .. version
+local trial_key = trial_key_of(model, version)
 local function a_trial_runs()
   local id = redis.call('GET', trial_key)
-  return id and facts_of(id, 'state')[1] == 'running'
+  return id and (id == RESTING or facts_of(id, 'state')[1] == 'running')
 end
 
 local function try_suspects()

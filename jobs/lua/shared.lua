@@ -12,6 +12,7 @@ local function line_key(model, version, lane, tenant)
 end
 local function ring_key(model, version, lane) return root .. ':ring:' .. model .. ':' .. version .. ':' .. lane end
 local function idle_key(model, version) return root .. ':idle:' .. model .. ':' .. version end
+local function trial_key_of(model, version) return root .. ':trial:' .. (model or '') .. ':' .. (version or '') end
 local function whole(number) return string.format('%.0f', number) end  -- a double as an integer's text
 
 -- Some fields of a job; all of them missing where what lies there is no job.
@@ -158,5 +159,6 @@ local function requeue(id, after_ms)
   return true
 end
 
+local RESTING = '-'  -- in place of a trial's first job: the last trial killed its worker just now
 local UNREADABLE = '{"code":"unreadable_job","message":"the record in the queue can not be read","status":422}'
 local EXPIRED = '{"code":"deadline_exceeded","message":"the deadline passed before the job was done","status":504}'

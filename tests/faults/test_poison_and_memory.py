@@ -18,14 +18,14 @@ from tests.support.waiting import wait_until
 SPARE_BYTES = 500 << 20
 WANTED = 10**9  # floats: 4 GB
 MIN_KILLS = 3
-CROWD, STORM = 8, 6  # twenty take minutes: each dies alone in the end
-SOON_S = 60  # all workers die at first: until one is back, and this machine may have other work
+CROWD, STORM = 20, 12  # deaths; all twenty would take a minute or two: each dies alone in the end
+SOON_S = 30  # all workers die at first, until nobody is left who is no suspect; and this machine may have other work
 
 
 @pytest.fixture(scope="module")
 def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
-    """One with the lease of production: here it matters that the dead are buried before their leases end."""
-    with Cluster(models_dir, {"LEASE_S": "20", "RESTART_LIMIT_S": "1"}) as cluster:
+    """One with the lease and the back-off of production: here it matters that nobody waits for either."""
+    with Cluster(models_dir, {"LEASE_S": "20", "TRIAL_REST_S": "1"}) as cluster:
         yield cluster
 
 

@@ -56,6 +56,7 @@ async def test_who_kills_is_found_by_halves_and_fails_alone(bench: Bench) -> Non
         if culprit in {job.id for job in cell}:
             kills += 1
             await bury(bench.store, worker, [job.claim for job in cell])
+            bench.end_rest()
         else:
             await bench.store.finish(worker, bench.succeed(cell))
     while cell := await bench.try_suspects("last"):
@@ -76,6 +77,20 @@ async def test_nobody_is_poison_who_was_not_alone(bench: Bench) -> None:
         # Two in hands each time, though parted: as if the cells had been tried together.
         accused = [job.claim for job in claimed]
         assert (await bury(bench.store, worker, [*accused, ("00" + "0" * 32, 1)])).poison == 0
+        bench.end_rest()
+
+
+async def test_after_a_trial_that_killed_nobody_tries_until_its_worker_is_back(bench: Bench) -> None:
+    await bench.submit(2)
+    await bury(bench.store, "w1", [job.claim for job in await bench.claim()])
+    cell = await bench.try_suspects("w2")
+    await bury(bench.store, "w2", [job.claim for job in cell])
+    assert await bench.try_suspects("w3") == []
+    assert not (await bench.store.claim("m", "1", "w3", 32)).suspects
+    with bench.server.client() as client:
+        assert 0 < client.pttl("jitney:{s00}:trial:m:1") <= 3000
+    bench.end_rest()
+    assert len(await bench.try_suspects("w3")) == 1
 
 
 async def test_a_claim_that_was_taken_over_is_no_suspect(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.supervisor import EX_EXPLAINED
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
 
@@ -216,6 +217,17 @@ backoff = Backoff(first_s=0.01, limit_s=0.01)
         assert re.findall(r"^(up .*|cleared) \d+$", watched.text(), re.MULTILINE)[:7] == [*one_life * 2, "up worker"]
         ours = re.findall(r"jitney: (.*)", watched.text())
         assert ours[:2] == ["worker died: exit code 3", "cleared up after worker; restarting in 0.01 s"]
+
+
+def test_a_death_that_is_explained_makes_no_successor_wait_longer(tmp_path: Path) -> None:
+    setup = f"""
+children = [child('worker', "tell('up ' + NAME); sys.exit(3)", on_death=after('sys.exit({EX_EXPLAINED})'))]
+backoff = Backoff(first_s=0.01)
+"""
+    with supervised(tmp_path, setup) as watched:
+        wait_until(lambda: watched.text().count("restarting") >= 3, "it died three times")
+        said = "cleared up after worker: what it may have died of is set apart; restarting in 0.01 s"
+        assert set(re.findall(r"jitney: (cleared.*)", watched.text())) == {said}
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [("tell('up'); time.sleep(60)", 0), ("tell('up'); sys.exit(78)", 78)])

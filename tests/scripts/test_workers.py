@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from jobs import keys
-from scripts import workers
+from scripts import supervisor, workers
 from scripts.supervisor import Backoff, CannotStart
 from tests.support.processes import ROOT, is_running, program
 from tests.support.servers import Server
 from tests.support.service import QUICK, Service
 from tests.support.waiting import wait_until
+from worker import burial
 from worker.settings import WorkerSettings
 
 # Notes its life in its black box, so that the burial can tell whose box it was given.
@@ -127,6 +128,10 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
 def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
     with pytest.raises(CannotStart, match=f"{name}={seconds} is not a time in seconds: a number above 0"):
         workers.Settings.from_env({name: seconds})
+
+
+def test_burial_and_supervisor_mean_the_same() -> None:
+    assert burial.EX_EXPLAINED == supervisor.EX_EXPLAINED
 
 
 def test_a_worker_has_time_to_drain_and_a_little_more() -> None:
