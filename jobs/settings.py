@@ -28,7 +28,7 @@ class StoreSettings(BaseSettings):
     trial_rest_s: float = Field(
         3,
         ge=0.001,
-        description="after a trial that killed its worker, so long until the next: time for it to come back",
+        description="after a trial that killed its worker, so long until the next: it has time to come back",
     )
     dead_letter_ttl_s: float = Field(604_800, gt=0, description="how long a dead letter is kept (7 days)")
     dead_letters: int = Field(1000, ge=1, description="dead letters kept; the oldest make room")

@@ -44,9 +44,10 @@ async def settle_at_last(store: JobStore, black_box: Path) -> None:
     while True:
         try:
             await settle(store, black_box)
-            return
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
+        else:
+            return
 
 
 async def _settle(settings: StoreSettings, black_box: Path) -> Buried:

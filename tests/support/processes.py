@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def program(code: str, log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Python code as a process of its own, both streams in `log`; killed at the end if it still runs."""
-    with log.open("wb") as output:
+    # Appending: what it starts writes there too, and no two may meet at one place of the file.
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdout=output,
