@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def program(code: str, log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Python code as a process of its own, both streams in `log`; killed at the end if it still runs."""
-    # Appending: what it starts writes there too, and no two may meet at one place of the file.
-    with log.open("ab") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdout=output,
             stderr=output,
             cwd=log.parent,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            # Buffered whatever ours says: what is printed and flushed is then one write, and no line is seen in part.
+            env={**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": str(ROOT), **(env or {})},
             start_new_session=True,
         )
         try:
