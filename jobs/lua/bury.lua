@@ -41,5 +41,5 @@ for nth, id in ipairs(suspects) do
     requeue(id)
   end
 end
-notify()
+close()
 return {back, #suspects - failed, failed}

@@ -8,5 +8,5 @@ if job[1] ~= 'queued' and job[1] ~= 'running' then return 'final' end
 if job[1] == 'queued' then unline(id) end
 if job[1] == 'running' then dismiss(id) end
 conclude(id, 'canceled', ends_at(3), 'error', '{"code":"canceled","message":"the job was canceled","status":409}')
-notify()
+close()
 return 'canceled'

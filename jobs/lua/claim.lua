@@ -9,10 +9,11 @@ local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arrives soon; one job always fits
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
 local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), ends_at(9)
-local claimed, ended, cut = {}, 0, false
+local claimed, given_up, cut = {}, 0, false
+local leases, lease_ends = {}, whole(now_ms + lease_ms)
 
 local function give_up(id, state, body)
-  ended = ended + 1
+  given_up = given_up + 1
   conclude(id, state, ends, 'error', body, nil, state == 'failed')
   return true
 end
@@ -33,9 +34,9 @@ local function seat(id)
   local input = redis.call('HGET', job_key(id), 'input')
   if not input then return give_up(id, 'failed', UNREADABLE) end
   bytes = bytes + job[4]
-  local attempt = redis.call('HINCRBY', job_key(id), 'attempts', 1)
-  redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us))
-  redis.call('ZADD', root .. ':leases', whole(now_ms + lease_ms), id)
+  local attempt = whole(job[8] + 1)
+  redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us), 'attempts', attempt)
+  leases[#leases + 1], leases[#leases + 2] = lease_ends, id
   claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], whole(now_us), job[2], job[10] or '0'}
   return true
 end
@@ -83,12 +84,13 @@ end
 if ARGV[8] == '1' then try_suspects() else fill_seats() end
 local suspects = redis.call('EXISTS', ring_key(model, version, 'suspect')) == 1 and not a_trial_runs()
 -- Jobs of a later release that use the budget up are no reason to come back at once: nothing moved.
-local more = cut or (budget <= 0 and #claimed < want and ended > 0)
+local more = cut or (budget <= 0 and #claimed < want and given_up > 0)
+for at = 1, #leases, 1000 do redis.call('ZADD', root .. ':leases', unpack(leases, at, math.min(at + 999, #leases))) end
 if #claimed < want and not more then
   redis.call('SADD', idle_key(model, version), worker)
   redis.call('EXPIRE', idle_key(model, version), 60)
 else
   redis.call('SREM', idle_key(model, version), worker)
 end
-notify()
+close()
 return {more and 1 or 0, suspects and 1 or 0, claimed}

@@ -14,5 +14,5 @@ for _, id in ipairs(due) do
     redis.call('ZREM', root .. ':deadlines', id)
   end
 end
-notify()
+close()
 return ended

@@ -28,5 +28,5 @@ for _, id in ipairs(due) do
     end
   end
 end
-notify()
+close()
 return {now_ms, back, failed}

@@ -4,7 +4,11 @@ local root = KEYS[1]
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now_ms = math.floor(now_us / 1000)
-local notices = {}  -- gateway → ids that became final in this script
+-- What a script gathers, for close() to write down at once: a batch's jobs share most of their keys.
+local notices = {}  -- gateway → ids that became final
+local ended = {}  -- those ids: they leave the leases and the deadlines
+local counted = {}  -- field of counts → how often
+local weighed = {}  -- model → {jobs, bytes} that are open no more, or anew
 
 local function job_key(id) return root .. ':job:' .. id end
 local function line_key(model, version, lane, tenant)
@@ -63,16 +67,37 @@ local function unline(id)
   if redis.call('EXISTS', line) == 0 then redis.call('LREM', ring_key(model, version, lane), 1, tenant) end
 end
 
-local function count(event, model) redis.call('HINCRBY', root .. ':counts', event .. ':' .. (model or '?'), 1) end
+local function count(event, model)
+  local field = event .. ':' .. (model or '?')
+  counted[field] = (counted[field] or 0) + 1
+end
 
 -- Count what is not final of a model: `jobs` and `bytes` more (or fewer).
 local function weigh(model, jobs, bytes)
+  local sum = weighed[model] or {0, 0}
+  weighed[model] = {sum[1] + jobs, sum[2] + bytes}
+end
+
+-- One command for many members; Lua's stack takes some thousands at a time.
+local function remove(key, members)
+  for at = 1, #members, 1000 do redis.call('ZREM', key, unpack(members, at, math.min(at + 999, #members))) end
+end
+
+-- Write down what was gathered, and tell each gateway once, whatever the number of jobs. Every script that ends, counts or
+-- weighs jobs closes with it.
+local function close()
   local load = root .. ':load'
-  if redis.call('HINCRBY', load, model .. ':jobs', jobs) <= 0 then
-    redis.call('HDEL', load, model .. ':jobs', model .. ':bytes')
-  else
-    redis.call('HINCRBY', load, model .. ':bytes', bytes)
+  remove(root .. ':leases', ended)
+  remove(root .. ':deadlines', ended)
+  for field, times in pairs(counted) do redis.call('HINCRBY', root .. ':counts', field, times) end
+  for model, sum in pairs(weighed) do
+    if redis.call('HINCRBY', load, model .. ':jobs', sum[1]) <= 0 then
+      redis.call('HDEL', load, model .. ':jobs', model .. ':bytes')
+    else
+      redis.call('HINCRBY', load, model .. ':bytes', sum[2])
+    end
   end
+  for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, table.concat(ids, ' ')) end
 end
 
 -- Forget a dead letter: its input goes, and what is left of the job stays as long as any result.
@@ -101,34 +126,30 @@ local function ends_at(at)
 end
 
 -- End a job: `field` is 'output' or 'error', `body` its JSON, `extra` more fields. The input goes, the result stays for a
--- while; `dead` keeps the input too. The job's watchers hear of its end when the script calls notify().
-local function conclude(id, state, ends, field, body, extra, dead)
+-- while; `dead` keeps the input too. The job's watchers hear of its end when the script closes. `facts`: its model,
+-- watchers and size, where the script has read them.
+local function conclude(id, state, ends, field, body, extra, dead, facts)
   local job = job_key(id)
+  facts = facts or redis.call('HMGET', job, 'model', 'watchers', 'size')
   redis.call('HSET', job, 'state', state, 'finished', whole(now_us), field, body, unpack(extra or {}))
-  local facts = redis.call('HMGET', job, 'model', 'watchers', 'size')
   local size = tonumber(facts[3])
   if facts[1] and size then weigh(facts[1], -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
-  redis.call('HDEL', job, 'watchers')
   if dead then
+    redis.call('HDEL', job, 'watchers')
     keep(id, whole(size or 0), ends)
   else
-    redis.call('HDEL', job, 'input')
+    redis.call('HDEL', job, 'watchers', 'input')
     redis.call('PEXPIRE', job, ends.ttl_ms)
   end
-  redis.call('ZREM', root .. ':leases', id)
-  redis.call('ZREM', root .. ':deadlines', id)
+  ended[#ended + 1] = id
   count('finished', (facts[1] or '?') .. ':' .. state)
   for gateway in string.gmatch(facts[2] or '', '[^ ]+') do
-    notices[gateway] = (notices[gateway] and notices[gateway] .. ' ' or '') .. id
+    notices[gateway] = notices[gateway] or {}
+    table.insert(notices[gateway], id)
   end
 end
 
 local function failure(code, message) return cjson.encode({code = code, message = message, status = 422}) end
-
--- One notice per gateway, whatever the number of jobs.
-local function notify()
-  for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, ids) end
-end
 
 -- Let a gateway hear of the job's end, if that is still to come.
 local function watch(id, gateway)

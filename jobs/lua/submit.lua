@@ -17,7 +17,8 @@ local answers = {}
 -- Bulk leaves a tenth of the room to interactive jobs, so that no night's work locks the door for the day.
 local function full(model, lane, input)
   local load = redis.call('HMGET', root .. ':load', model .. ':jobs', model .. ':bytes')
-  local jobs, bytes = tonumber(load[1]) or 0, tonumber(load[2]) or 0
+  local own = weighed[model] or {0, 0}  -- of this very script
+  local jobs, bytes = (tonumber(load[1]) or 0) + own[1], (tonumber(load[2]) or 0) + own[2]
   local share = lane == 'bulk' and 0.9 or 1
   if jobs + 1 <= max_jobs * share and bytes + #input <= max_bytes * share then return nil end
   return {'full', tostring(jobs), tostring(bytes)}
@@ -65,4 +66,5 @@ for at = 7, #ARGV, 13 do
   answers[#answers + 1] = answer
 end
 redis.call('SET', root .. ':clock', whole(ticket - 1))
+close()
 return answers
