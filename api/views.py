@@ -1,6 +1,7 @@
 """How a job looks on the wire. JSON parts that a worker wrote are passed on as they are."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -12,7 +13,14 @@ def timestamp(us: int | None) -> str | None:
     """Write a time in µs since the epoch as RFC 3339, in ms."""
     if us is None:
         return None
-    return datetime.fromtimestamp(us // 1000 / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, us = divmod(us, 1_000_000)
+    return f"{_second(seconds)}.{us // 1000:03d}Z"
+
+
+@lru_cache(16)
+def _second(seconds: int) -> str:
+    """Write a second; the jobs of one moment share it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def timings(job: Job) -> dict[str, float | None]:

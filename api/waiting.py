@@ -1,12 +1,13 @@
 """Lets many requests wait for their jobs over one subscription: no polling, no blocked connection per request.
 
-A notice only says that a job became final; the answer is read from the store. A lost notice costs time, never an
-answer: whoever waits is looked at again on every reconnect and every few seconds.
+A notice says that jobs became final; small ones ride along as they would be read, others are read from the store. A
+lost notice costs time, never an answer: whoever waits is looked at again on every reconnect and every few seconds.
 """
 
 import asyncio
 import logging
 
+from jobs.codec import read_notice
 from jobs.errors import StoreUnavailable
 from jobs.job import Job
 from jobs.store import JobStore
@@ -42,11 +43,11 @@ class Waiting:
 
     async def until_final(self, job_id: str, future: Future, timeout_s: float) -> Job | None:
         """Give the job once it is final; None where the wait runs out, or this gateway is about to stop."""
+        timer = asyncio.get_running_loop().call_later(timeout_s, send_home, future)
         try:
-            return await asyncio.wait_for(future, timeout_s)
-        except TimeoutError:
-            return None
+            return await future
         finally:
+            timer.cancel()
             self.forget(job_id, future)
 
     def forget(self, job_id: str, future: Future) -> None:
@@ -58,13 +59,30 @@ class Waiting:
             self._waiters.pop(job_id, None)
             self._there.discard(job_id)
 
-    def on_notice(self, ids: bytes) -> None:
+    def on_notice(self, notice: bytes) -> None:
         """Hear that jobs became final."""
-        known = [job_id for job_id in ids.decode().split(" ") if job_id in self._waiters]
-        if known:
-            task = asyncio.create_task(self._tell(known))
-            self._reads.add(task)
-            task.add_done_callback(self._reads.discard)
+        try:
+            told = read_notice(notice)
+        except ValueError as error:
+            log.warning("a notice can not be read: %s", error)
+            self._read_later([*self._waiters])
+            return
+        if unread := [job_id for job_id, job in told if job_id in self._waiters and not self._end(job_id, job)]:
+            self._read_later(unread)
+
+    def _end(self, job_id: str, job: Job | None) -> bool:
+        """Give a job to all who wait for it; False where it is not known to be final."""
+        if job is None or not job.is_final:
+            return False
+        for future in self._waiters.get(job_id, []):
+            if not future.done():
+                future.set_result(job)
+        return True
+
+    def _read_later(self, ids: list[str]) -> None:
+        task = asyncio.create_task(self._tell(ids))
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
 
     async def look_again(self) -> None:
         """Look at every job that is waited for: notices may have been lost."""
@@ -91,10 +109,9 @@ class Waiting:
             log.warning("jobs that are waited for could not be read: %s", error)
             return
         for job_id, job in zip(ids, jobs, strict=True):
-            if job.is_final if job else job_id in there:  # a job that is gone altogether has ended too
+            if not self._end(job_id, job) and job is None and job_id in there:  # gone altogether: it has ended too
                 for future in self._waiters.get(job_id, []):
-                    if not future.done():
-                        future.set_result(job)
+                    send_home(future)
 
 
 def send_home(future: Future) -> None:

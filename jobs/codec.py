@@ -30,9 +30,9 @@ def submit_words(job: Submission) -> tuple[str | bytes | int, ...]:
 
 def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:
     """List an outcome as `finish.lua` takes it."""
-    stages = orjson.dumps([round(t, 3) for t in (outcome.decode_ms, outcome.batch_ms, outcome.infer_ms)])
+    stages = f"[{outcome.decode_ms:.3f},{outcome.batch_ms:.3f},{outcome.infer_ms:.3f}]"
     rest = (outcome.batch_size, int(outcome.dead), outcome.after_ms)
-    return (outcome.id, outcome.attempt, outcome.state.value, outcome.body, stages, *rest)
+    return (outcome.id, outcome.attempt, outcome.state, outcome.body, stages, *rest)
 
 
 def read_claimed(fields: Sequence[Any]) -> Claimed:
@@ -50,6 +50,22 @@ def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
     except (ValueError, TypeError):
         log.warning("the record of job %s can not be read", job_id)
         return None
+
+
+def read_notice(data: bytes) -> list[tuple[str, Job | None]]:
+    """Read which jobs have ended: each with its id, and as `read_job` gives it where it rode along.
+
+    Raises ValueError where this is no notice.
+    """
+    told = orjson.loads(data)
+    if not isinstance(told, list) or not all(isinstance(job, list) and job for job in told):
+        message = f"no notice: {data[:80]!r}"
+        raise ValueError(message)
+    return [(job_id, read_job(job_id, [*map(_bytes, values)]) if values else None) for job_id, *values in told]
+
+
+def _bytes(value: Any) -> bytes | None:
+    return value.encode() if isinstance(value, str) else None
 
 
 def _read_job(job_id: str, values: Sequence[bytes | None]) -> Job:

@@ -58,11 +58,15 @@ def probe(path: Path) -> Engine | None:
 
 
 def find() -> list[Engine]:
-    """Every server of this machine, in the order of preference, too old ones included."""
-    # Not resolved: Debian's redis-server is a link to redis-check-rdb, which acts by the name it is called by.
-    paths = [Path(found) for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
-    engines = [probe(path) for path in [*paths, *_wheel()]]
+    """Every server of this machine, too old ones included; Valkey first, which takes half the CPU time of Redis 7.0."""
+    engines = map(probe, [*_on_path("valkey-server"), *_wheel(), *_on_path("redis-server")])
     return [engine for engine in engines if engine is not None]
+
+
+def _on_path(name: str) -> list[Path]:
+    # Not resolved: Debian's redis-server is a link to redis-check-rdb, which acts by the name it is called by.
+    found = shutil.which(name)
+    return [Path(found)] if found else []
 
 
 def _wheel() -> list[Path]:

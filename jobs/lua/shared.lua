@@ -5,8 +5,8 @@ local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now_ms = math.floor(now_us / 1000)
 -- What a script gathers, for close() to write down at once: a batch's jobs share most of their keys.
-local notices = {}  -- gateway → ids that became final
-local ended = {}  -- those ids: they leave the leases and the deadlines
+local notices = {}  -- gateway → jobs that became final, each {id, fields as read}
+local ended = {}  -- their ids: they leave the leases and the deadlines
 local counted = {}  -- field of counts → how often
 local weighed = {}  -- model → {jobs, bytes} that are open no more, or anew
 
@@ -83,6 +83,20 @@ local function remove(key, members)
   for at = 1, #members, 1000 do redis.call('ZREM', key, unpack(members, at, math.min(at + 999, #members))) end
 end
 
+-- What a gateway reads of a job (codec.py has the same list), and how much of it rides along in a notice.
+local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'created', 'attempts', 'metadata', 'started', 'finished',
+  'output', 'error', 'stages', 'batch_size'}
+local NOTICE_BYTES = 4096
+
+-- A job for a notice: {id, its fields as read}, or {id} where they are many.
+local function told(id)
+  local values, bytes = redis.call('HMGET', job_key(id), unpack(READ_FIELDS)), 0
+  for _, value in ipairs(values) do bytes = bytes + (value and #value or 0) end
+  if bytes > NOTICE_BYTES then return {id} end
+  table.insert(values, 1, id)
+  return values
+end
+
 -- Write down what was gathered, and tell each gateway once, whatever the number of jobs. Every script that ends, counts or
 -- weighs jobs closes with it.
 local function close()
@@ -97,7 +111,7 @@ local function close()
       redis.call('HINCRBY', load, model .. ':bytes', sum[2])
     end
   end
-  for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, table.concat(ids, ' ')) end
+  for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode(ids)) end
 end
 
 -- Forget a dead letter: its input goes, and what is left of the job stays as long as any result.
@@ -145,7 +159,7 @@ local function conclude(id, state, ends, field, body, extra, dead, facts)
   count('finished', (facts[1] or '?') .. ':' .. state)
   for gateway in string.gmatch(facts[2] or '', '[^ ]+') do
     notices[gateway] = notices[gateway] or {}
-    table.insert(notices[gateway], id)
+    table.insert(notices[gateway], told(id))
   end
 end
 

@@ -40,10 +40,20 @@ def waiting(shelf: Shelf) -> Waiting:
 async def test_a_notice_brings_the_answer_to_all_who_wait(waiting: Waiting, shelf: Shelf) -> None:
     futures = [waiting.expect("a") for _ in range(3)]
     shelf.put("a", State.SUCCEEDED)
-    waiting.on_notice(b"z a")
+    waiting.on_notice(b'[["z"],["a"]]')
     answers = await asyncio.gather(*(waiting.until_final("a", future, 5) for future in futures))
     assert [answer.id for answer in answers if answer] == ["a"] * 3
     assert waiting._waiters == {}
+
+
+@pytest.mark.parametrize("notice", [b"a", b"{}", b"[1]", b"[[]]", b"\xff"])
+async def test_after_a_notice_that_nobody_can_read_all_who_wait_are_looked_at(
+    waiting: Waiting, shelf: Shelf, notice: bytes
+) -> None:
+    future = waiting.expect("a")
+    shelf.put("a", State.SUCCEEDED)
+    waiting.on_notice(notice)
+    assert await waiting.until_final("a", future, 5)
 
 
 async def test_a_lost_notice_is_made_up_for(waiting: Waiting, shelf: Shelf) -> None:
@@ -68,7 +78,7 @@ async def test_a_job_whose_submit_is_under_way_is_not_taken_for_gone(waiting: Wa
     await waiting.look_again()
     shelf.put("a", State.SUCCEEDED)
     waiting.confirm("a")
-    waiting.on_notice(b"a")
+    waiting.on_notice(b'[["a"]]')
     answer = await waiting.until_final("a", future, 5)
     assert answer is not None
 

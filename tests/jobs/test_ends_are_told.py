@@ -1,0 +1,59 @@
+"""What a gateway hears of a job's end is what it would read; what is large is only named."""
+
+import asyncio
+import re
+from pathlib import Path
+
+from jobs import codec, keys
+from jobs.job import Job, Outcome
+from jobs.lifecycle import State
+from tests.jobs.conftest import Bench
+
+
+async def told(bench: Bench, body: bytes) -> tuple[list[tuple[str, Job | None]], list[Job | None]]:
+    """End a job that a gateway waits for: what the gateway hears, and what it would read."""
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    on_push = lambda push: heard.put_nowait(push[2]) if push[0] == b"message" else None  # noqa: E731 - one line says it
+    wire = await bench.store.connection.subscribe([keys.gateway_channel("g")], on_push)
+    (accepted,) = await bench.store.submit([bench.job(metadata=b'{"who":"\xc3\xa9"}')], "g")
+    claimed = await bench.claim()
+    await bench.store.finish("w1", bench.succeed(claimed, body))
+    notice = codec.read_notice(await asyncio.wait_for(heard.get(), 5))
+    wire.close()
+    return notice, await bench.store.read([accepted.id])
+
+
+async def test_a_small_job_rides_along_as_it_is_read(bench: Bench) -> None:
+    notice, (job,) = await told(bench, '{"label":"é / \\"7\\""}'.encode())
+    assert job is not None
+    assert job.state == State.SUCCEEDED
+    assert notice == [(job.id, job)]
+
+
+async def test_a_large_job_is_named(bench: Bench) -> None:
+    notice, (job,) = await told(bench, b'"%s"' % (b"x" * 5000))
+    assert job is not None
+    assert notice == [(job.id, None)]
+
+
+async def test_a_batch_is_one_notice(bench: Bench) -> None:
+    heard: list[bytes] = []
+    wire = await bench.store.connection.subscribe([keys.gateway_channel("g")], lambda push: heard.append(push[2]))
+    jobs = [bench.job() for _ in range(3)]
+    await bench.store.submit(jobs, "g")
+    await bench.store.finish("w1", bench.succeed(await bench.claim()))
+    await wire.send([("PING",)])  # what was published before has been heard by now
+    (notice,) = [one for one in heard if isinstance(one, bytes)]
+    assert {job_id for job_id, _ in codec.read_notice(notice)} == {job.id for job in jobs}
+    wire.close()
+
+
+def test_both_sides_read_the_same_fields() -> None:
+    source = (Path(codec.__file__).parent / "lua" / "shared.lua").read_text()
+    (fields,) = re.findall(r"READ_FIELDS = \{(.*?)\}", source, re.DOTALL)
+    assert tuple(re.findall(r"'(\w+)'", fields)) == codec.READ_FIELDS
+
+
+def test_an_outcomes_times_are_json() -> None:
+    words = codec.outcome_words(Outcome("id", 1, State.SUCCEEDED, b"{}", 0.12345, 1e-9, 1234.5))
+    assert words[4] == "[0.123,0.000,1234.500]"
