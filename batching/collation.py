@@ -14,7 +14,7 @@ class CollationError(Exception):
 
 def group_of(arrays: Arrays) -> Hashable:
     """Tell which items can ride together: equal names, types and shapes."""
-    return tuple((name, array.dtype.str, array.shape) for name, array in arrays.items())
+    return tuple([(name, array.dtype.str, array.shape) for name, array in arrays.items()])
 
 
 def fold(items: Sequence[Arrays]) -> dict[str, NDArray[np.generic]]:

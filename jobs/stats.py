@@ -5,7 +5,7 @@ nothing.
 """
 
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,24 +16,24 @@ BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGE_MS: Final = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000)
 STAGES: Final = ("queue", "decode", "batch", "infer", "total")
 BOUNDS: Final[dict[str, Sequence[float]]] = {"size": BATCH_SIZES, **dict.fromkeys(STAGES, STAGE_MS)}
+_BUCKETS: Final = {what: [f"{what}:{bound}" for bound in (*bounds, "inf")] for what, bounds in BOUNDS.items()}
+_SUMS: Final = {what: f"{what}:sum" for what in BOUNDS}
 
 
 class Tally:
     """What one worker saw of one model since it last told Redis: counts per bucket, and sums in µs (or seats)."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._counts: defaultdict[str, int] = defaultdict(int)
 
     def saw(self, what: str, value: float, times: int = 1) -> None:
         """Count a value (a batch's size, or a stage's ms) into its bucket."""
-        bounds = BOUNDS[what]
-        at = bisect_left(bounds, value)
-        self._counts[f"{what}:{bounds[at] if at < len(bounds) else 'inf'}"] += times
-        self._counts[f"{what}:sum"] += times * (int(value) if what == "size" else round(value * 1000))
+        self._counts[_BUCKETS[what][bisect_left(BOUNDS[what], value)]] += times
+        self._counts[_SUMS[what]] += times * (int(value) if what == "size" else round(value * 1000))
 
     async def tell(self, connection: Connection, model: str) -> None:
         """Add it all to the stats, and begin anew. What an outage cuts off is lost, rather than counted twice."""
-        counts, self._counts = self._counts, Counter()
+        counts, self._counts = self._counts, defaultdict(int)
         if counts:
             await connection.script("add", keys.stats(model), *(word for pair in counts.items() for word in pair))
 

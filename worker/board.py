@@ -55,8 +55,8 @@ class Board:
         self.ceilings = ceilings or Ceilings(limits.max_items)
         self._batcher: Batcher[Rider] = Batcher(limits, lambda group: self.ceilings.of(group, time.monotonic()))
         self._cap = limits.max_items
+        self._ahead: dict[str, Rider] = {}  # claimed, not departed
         # By claim, not by job: after a lost lease this very worker may claim the same job again.
-        self._ahead: dict[tuple[str, int], Rider] = {}  # claimed, not departed
         self._riding: dict[tuple[str, int], Rider] = {}  # departed, not written down yet
         self._seated, self._left = asyncio.Event(), asyncio.Event()
         self._closed = False
@@ -82,7 +82,7 @@ class Board:
         """Take those off the board whose deadline has passed; their jobs end without a run."""
         late = [rider for rider in self._ahead.values() if rider.expires_at <= now]
         for rider in late:
-            self._riding[rider.job.claim] = self._ahead.pop(rider.job.claim)  # until their end is written down
+            self._riding[rider.job.claim] = self._ahead.pop(rider.job.id)  # until their end is written down
         if late:
             self._batcher.remove(late)
             self._left.set()
@@ -94,19 +94,23 @@ class Board:
 
     def board(self, rider: Rider) -> None:
         """Take in a rider who is not prepared yet."""
-        self.leave([old.job for old in self._ahead.values() if old.job.id == rider.job.id])
-        self._ahead[rider.job.claim] = rider
+        if old := self._ahead.get(rider.job.id):
+            self.leave([old.job])
+        self._ahead[rider.job.id] = rider
 
     def seat(self, rider: Rider) -> None:
         """Let a prepared rider wait for the next batch; one that was lost meanwhile is ignored."""
-        if rider.job.claim in self._ahead:
+        if self._ahead.get(rider.job.id) is rider:
             self._batcher.add(rider, time.monotonic(), rider.group)
             self._seated.set()
 
     def leave(self, jobs: Sequence[Claimed]) -> None:
         """Let go of claims: their end is written down, or their lease was lost."""
-        if gone := [self._ahead.pop(job.claim) for job in jobs if job.claim in self._ahead]:
-            self._batcher.remove(gone)
+        ahead = [rider for job in jobs if (rider := self._ahead.get(job.id)) and rider.job.attempt == job.attempt]
+        for rider in ahead:
+            del self._ahead[rider.job.id]
+        if ahead:
+            self._batcher.remove(ahead)
         for job in jobs:
             self._riding.pop(job.claim, None)
         self._left.set()
@@ -123,7 +127,7 @@ class Board:
         batch = self._batcher.take(time.monotonic())
         if batch is not None:
             for rider in batch.items:
-                self._riding[rider.job.claim] = self._ahead.pop(rider.job.claim)
+                self._riding[rider.job.claim] = self._ahead.pop(rider.job.id)
             self._left.set()
         return batch
 

@@ -136,13 +136,20 @@ class Intake:
 
 def prepare_all(model: Model, box: BlackBox, riders: list[Rider]) -> list[Exception | None]:
     """Prepare riders one after the other, in whatever thread; an error is a value: it belongs to one rider alone."""
-    return [prepare(model, box, rider) for rider in riders]
+    errors = []
+    if not model.offload:  # it only maps bytes: noting each rider would cost as much
+        box.hold([rider.job.claim for rider in riders])
+    for rider in riders:
+        if model.offload:
+            box.hold([rider.job.claim])
+        errors.append(prepare(model, rider))
+    box.let_go()
+    return errors
 
 
-def prepare(model: Model, box: BlackBox, rider: Rider) -> Exception | None:
+def prepare(model: Model, rider: Rider) -> Exception | None:
     """Turn a rider's bytes into arrays."""
     started = time.monotonic()
-    box.hold([rider.job.claim])
     try:
         rider.parameters = parameters_of(rider.job)
         rider.arrays = model.prepare(rider.job.kind, rider.job.input, rider.parameters)
@@ -152,13 +159,14 @@ def prepare(model: Model, box: BlackBox, rider: Rider) -> Exception | None:
     except SystemExit as error:
         return RuntimeError(f"it wanted to exit: {error}")
     finally:
-        box.let_go()
         rider.decode_ms = (time.monotonic() - started) * 1000
     return None
 
 
 def parameters_of(job: Claimed) -> dict[str, Any]:
     """Read a job's parameters."""
+    if job.parameters == b"{}":
+        return {}
     parameters = orjson.loads(job.parameters)
     if not isinstance(parameters, dict):
         raise Refused("invalid_request", "parameters must be an object")

@@ -28,12 +28,15 @@ class TensorTask(Task):
         self._by_name = {port.name: port for port in inputs}
         if len(inputs) == 1 and inputs[0].is_fixed:
             self.kinds = frozenset({"tensors", "raw"})
+            self._raw_bytes = tensors.size_bytes(inputs[0].datatype, inputs[0].shape)
 
     def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
         """Views on `data`, nothing copied; raises Refused("invalid_input") naming what is expected and what came."""
         refuse_unknown(parameters, ())
         if kind == "raw":
             port = self.inputs[0]
+            if len(data) == self._raw_bytes:
+                return {port.name: np.ndarray(port.shape, DTYPES[port.datatype], data)}
             return {port.name: _view(port, tensors.Tensor(port.datatype, port.shape, data))}
         frame = tensors.unpack(data)
         if frame.keys() != self._by_name.keys():
