@@ -49,12 +49,12 @@ class Ended(NamedTuple):
 
 
 class Board:
-    """At most one batch's worth of riders waits here, decoding or decoded, while another batch runs."""
+    """While a batch runs the next riders wait here, decoding or decoded: a batch's worth, or `ahead` if more."""
 
-    def __init__(self, limits: BatchLimits, ceilings: Ceilings | None = None) -> None:
+    def __init__(self, limits: BatchLimits, ceilings: Ceilings | None = None, ahead: int = 1) -> None:
         self.ceilings = ceilings or Ceilings(limits.max_items)
         self._batcher: Batcher[Rider] = Batcher(limits, lambda group: self.ceilings.of(group, time.monotonic()))
-        self._cap = limits.max_items
+        self.most_ahead = max(limits.max_items, ahead)
         self._ahead: dict[str, Rider] = {}  # claimed, not departed
         # By claim, not by job: after a lost lease this very worker may claim the same job again.
         self._riding: dict[tuple[str, int], Rider] = {}  # departed, not written down yet
@@ -64,7 +64,7 @@ class Board:
     @property
     def room(self) -> int:
         """Seats that may still be claimed for."""
-        return self._cap - len(self._ahead)
+        return self.most_ahead - len(self._ahead)
 
     @property
     def is_empty(self) -> bool:

@@ -37,9 +37,11 @@ class Station:
 
     def __init__(self, runtime: "Runtime", model: Model) -> None:
         limits = BatchLimits(max_items=model.max_batch, max_wait_s=model.max_wait_s)
-        self.model, self.board, self.tally = model, Board(limits), Tally()
+        # Small batches of large images: each thread that decodes wants one in hands, and one to go on with.
+        ahead = 2 * runtime.settings.decode_threads if model.offload else 1
+        self.model, self.board, self.tally = model, Board(limits, ahead=ahead), Tally()
         self.bench = Bench(model, self.board.ceilings, runtime.box)
-        self.finisher = Finisher(runtime.store, runtime.id, self.board, self.tally, backlog=2 * model.max_batch)
+        self.finisher = Finisher(runtime.store, runtime.id, self.board, self.tally, backlog=2 * self.board.most_ahead)
         self.intake = Intake(
             store=runtime.store,
             worker_id=runtime.id,
@@ -68,10 +70,9 @@ class Runtime:
         self.id = secrets.token_hex(8)
         self.settings, self.store, self._failed = settings, store, dict(failed)
         self.device, self.gate = Device(settings.stuck_s), Gate()
-        most = max([model.max_batch for model in models], default=1)
-        self.box = BlackBox(
-            black_box, self.id, settings.decode_threads + 2, most
-        )  # the device's thread, and the loop's
+        most = max([2 * settings.decode_threads, *(model.max_batch for model in models)])
+        threads = settings.decode_threads + 2  # the device's, and the loop's
+        self.box = BlackBox(black_box, self.id, threads, most)
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self.stations = {f"{model.name} {model.version}": Station(self, model) for model in models}
         for station in self.stations.values():

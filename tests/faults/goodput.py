@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import orjson
 from PIL import Image
 
@@ -24,6 +23,7 @@ from scripts.bench.closed_loop import request
 from scripts.bench.connection import Address, connect
 from tests.support import fragile, models
 from tests.support.service import DIGITS, ROOT, Service
+from worker.models import profile
 from worker.models.engine import Engine
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -56,31 +56,14 @@ def _squeezenet(folder: Path, rounds: int, seconds: float) -> float:
     models.squeezenet(folder / "s", SHARED, "squeezenet1.1_fp32_dynbatch.derived.onnx")
     file = folder / "s" / "squeezenet" / "1" / "model.onnx"
     fragile.guard(file, bright=150)  # a white pixel is 151 and more in each channel, less its mean
-    cap = _best_cap(Engine(file, "cpu"))
+    engine = Engine(file, "cpu")
+    cap = profile.measure(engine.inputs, engine.run).cap
     toml = file.parent.parent / "model.toml"
     toml.write_text(models.SQUEEZENET_TOML.replace("[image]", f"max_batch = {cap}\n[image]", 1))
     good = [(SHARED / "photos" / name).read_bytes() for name in DARK_CORNERS]
     white = io.BytesIO()
     Image.new("RGB", (400, 300), "white").save(white, "JPEG")
     return _measure(f"SqueezeNet, at most {cap} a batch", folder / "s", good, white.getvalue(), (16, rounds, seconds))
-
-
-def _best_cap(engine: Engine) -> int:
-    """Find the smallest batch that runs within a tenth of the best rate on this machine."""
-    rates = {}
-    for size in (1, 2, 4, 8, 16, 32):
-        rows = {engine.inputs[0].name: np.zeros((size, 3, 224, 224), np.float32)}
-        engine.run(rows)
-        times = [_timed(engine, rows) for _ in range(max(3, 24 // size))]
-        rates[size] = size / statistics.median(times)
-    print("rows a second by batch size:", {size: round(rate) for size, rate in rates.items()})
-    return min(size for size, rate in rates.items() if rate >= 0.9 * max(rates.values()))
-
-
-def _timed(engine: Engine, rows: dict[str, "np.ndarray"]) -> float:
-    begun = time.perf_counter()
-    engine.run(rows)
-    return time.perf_counter() - begun
 
 
 def _spoiled(image: bytes) -> bytes:

@@ -11,22 +11,27 @@ from jobs.errors import Refused
 from jobs.tensors import size_bytes
 from worker.models.engine import Engine, Stop
 from worker.models.port import Array
+from worker.models.profile import Profile, measure
 from worker.models.repository import ModelFolder
 from worker.models.tasks import Task, load_task
 
 
 class Model:
-    """`max_batch` is 1 for a model that takes no more; `offload`: whether `prepare` is worth a thread of its own."""
+    """`max_batch`: as the operator set it, or else as measured; 1 for a model that takes no more.
 
-    def __init__(self, folder: ModelFolder, engine: Engine, task: Task, load_ms: float) -> None:
+    `offload`: whether `prepare` is worth a thread of its own.
+    """
+
+    def __init__(self, folder: ModelFolder, engine: Engine, task: Task, profile: Profile, load_ms: float) -> None:
         self.name = folder.name
         self.version = folder.version
         self.spec = folder.spec
-        self.max_batch = folder.spec.max_batch if engine.batchable else 1
+        self.max_batch = profile.cap
         self.max_wait_s = folder.spec.max_wait_ms / 1000
         self.offload = task.offload
         self._engine = engine
         self._task = task
+        self._profile = profile
         self._load_ms = load_ms
 
     def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
@@ -56,6 +61,7 @@ class Model:
             "inputs": [port.card() for port in self._engine.inputs],
             "outputs": [port.card() for port in self._engine.outputs],
             "max_batch": self.max_batch,
+            "run_ms": {str(size): ms for size, ms in self._profile.run_ms.items()},
             "batchable": self._engine.batchable,
             "batch_note": self._engine.batch_note,
             "provider": self._engine.provider,
@@ -79,4 +85,13 @@ def load(folder: ModelFolder) -> Model:
     started = time.perf_counter()
     engine = Engine(folder.onnx, folder.spec.provider, folder.spec.threads)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
-    return Model(folder, engine, task, (time.perf_counter() - started) * 1000)
+    profile = _profile(folder, engine)
+    return Model(folder, engine, task, profile, (time.perf_counter() - started) * 1000)
+
+
+def _profile(folder: ModelFolder, engine: Engine) -> Profile:
+    if not engine.batchable:
+        return Profile(1, {})
+    if folder.spec.max_batch is not None:
+        return Profile(folder.spec.max_batch, {})
+    return measure(engine.inputs, engine.run)

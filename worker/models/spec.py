@@ -64,7 +64,9 @@ class ModelSpec(BaseModel):
     )
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field("auto", description="auto, cpu, cuda, tensorrt")
     threads: int = Field(0, ge=0, le=1024, description="a whole number from 0 (all CPUs of the process) to 1024")
-    max_batch: int = Field(32, ge=1, le=4096, description="a whole number from 1 to 4096")
+    max_batch: int | None = Field(
+        None, ge=1, le=4096, description="a whole number from 1 to 4096; left out, it is found by measuring"
+    )
     max_wait_ms: float = Field(0.0, ge=0, le=60_000, allow_inf_nan=False, description="milliseconds from 0 to 60000")
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"

@@ -92,7 +92,7 @@ def test_everything_but_the_task_has_a_default() -> None:
     assert (spec.provider, spec.threads, spec.max_batch, spec.max_wait_ms, spec.deadline_ms) == (
         "auto",
         0,
-        32,
+        None,
         0.0,
         None,
     )

@@ -1,0 +1,88 @@
+"""The batch cap follows from measuring: with a manual clock, and with a real network."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import models
+from worker.models import profile
+from worker.models.model import load
+from worker.models.port import Array, Port
+from worker.models.profile import BUDGET_S, LARGEST
+from worker.models.repository import ModelFolder, scan
+
+ROW = [Port("x", "FP32", (3,))]
+
+
+class Machine:
+    """Runs take as long as they are said to, and are counted."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.now, self.sizes, self._seconds = 0.0, list[int](), seconds
+
+    def run(self, arrays: dict[str, Array]) -> None:
+        rows = len(arrays["x"])
+        assert arrays["x"].shape == (rows, 3)
+        self.sizes.append(rows)
+        self.now += self._seconds(rows)
+
+    def measure(self) -> profile.Profile:
+        return profile.measure(ROW, self.run, lambda: self.now)
+
+
+def test_where_the_call_is_what_costs_the_cap_is_large() -> None:
+    found = Machine(lambda rows: 0.001 + 0.000001 * rows).measure()
+    assert found.cap == LARGEST
+    assert found.run_ms[1] == pytest.approx(1.001)
+
+
+def test_where_each_row_costs_the_same_company_gains_nothing_and_large_batches_are_not_tried() -> None:
+    machine = Machine(lambda rows: 0.01 * rows)
+    assert machine.measure().cap == 1
+    assert max(machine.sizes) == 4
+
+
+def test_the_cap_is_the_smallest_that_is_nearly_best() -> None:
+    times = {1: 4.0, 2: 4.4, 4: 8.0, 8: 15.0, 16: 40.0, 32: 90.0, 64: 200.0}  # 8 is the best, 4 is nearly as good
+    assert Machine(lambda rows: times[rows] / 1000).measure().cap == 4
+
+
+def test_one_slow_run_is_no_reason_to_take_a_model_for_slow() -> None:
+    machine = Machine(lambda rows: 0.5 if len(machine.sizes) == 2 else 0.001 + 0.000001 * rows)
+    assert machine.measure().cap == LARGEST
+
+
+def test_a_slow_model_is_not_measured_for_long() -> None:
+    machine = Machine(lambda rows: BUDGET_S if rows < 4 else pytest.fail("it had its time"))
+    found = machine.measure()
+    assert (found.cap, list(found.run_ms)) == (1, [1])
+
+
+def test_a_size_that_fails_ends_it() -> None:
+    def seconds(rows: int) -> float:
+        if rows == 8:
+            raise MemoryError
+        return 0.001
+
+    assert Machine(seconds).measure().cap == 4
+
+
+def test_open_shapes_and_models_that_take_no_zeros_are_not_measured() -> None:
+    def refuse(_: dict[str, Array]) -> None:
+        raise ValueError
+
+    assert profile.measure([Port("x", "FP32", (-1,))], refuse) == (32, {})
+    assert profile.measure(ROW, refuse) == (32, {})
+
+
+def test_what_the_operator_set_is_not_measured(tmp_path: Path) -> None:
+    models.doubling(tmp_path, "set", 'task = "tensor"\nmax_batch = 5')
+    models.doubling(tmp_path, "found")
+    folders = [one for one in scan(tmp_path) if isinstance(one, ModelFolder)]
+    cards = {model.name: model.card() for model in map(load, folders)}
+    assert (cards["set"]["max_batch"], cards["set"]["run_ms"]) == (5, {})
+    assert cards["found"]["max_batch"] in {2**power for power in range(7)}
+    assert cards["found"]["run_ms"]["1"] > 0
+    assert load(folders[0]).run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2.0] * 4]
