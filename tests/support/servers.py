@@ -71,7 +71,7 @@ class Server:
 
     def _wait_until_it_answers(self) -> None:
         with self.client() as client:
-                    what = f"the queue's server answers; its log: {self.folder / 'log'}"
+            what = f"the queue's server answers; its log: {self.folder / 'log'}"
             wait_until(lambda: _answers(client), what, LOADING_S)
             if self.engine == "cluster":
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
