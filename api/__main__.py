@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from api.app import create_app
 from api.gateway import Gateway
+from api.protocol import Protocol
 from api.settings import GatewaySettings
 from jobs.connection import Connection
 from jobs.settings import StoreSettings, explain
@@ -60,7 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings, JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
     )
     config = uvicorn.Config(
-        create_app(gateway), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_S, server_header=False
+        create_app(gateway),
+        http=Protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        server_header=False,
+        proxy_headers=False,  # who called through which proxy decides nothing here
     )
     log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -14,6 +14,7 @@ from worker.board import Ended, Rider
 from worker.ceilings import Ceilings
 from worker.models.engine import Fault, RunFailed, Stop, fault_of
 from worker.models.model import Model
+from worker.short_runs import ShortRuns
 
 
 class DeviceLost(Exception):
@@ -26,6 +27,7 @@ class Bench(NamedTuple):
     model: Model
     ceilings: Ceilings
     box: BlackBox
+    short_runs: ShortRuns
 
 
 class BatchRun:
@@ -33,7 +35,7 @@ class BatchRun:
 
     def __init__(self, bench: Bench, group: Hashable, riders: Sequence[Rider]) -> None:
         self.riders, self.stop = riders, Stop()
-        self._group, (self._model, self._ceilings, self._box) = group, bench
+        self._group, (self._model, self._ceilings, self._box, _) = group, bench
 
     def __call__(self) -> list[Ended]:
         """Run to the end, blocking; one entry per rider. Raises DeviceLost, and then they stay in the black box."""

@@ -28,6 +28,7 @@ from worker.inference import Device
 from worker.intake import Intake
 from worker.models.model import Model
 from worker.settings import WorkerSettings
+from worker.short_runs import ShortRuns
 
 log = logging.getLogger("jitney.worker")
 
@@ -40,7 +41,7 @@ class Station:
         # Small batches of large images: each thread that decodes wants one in hands, and one to go on with.
         ahead = 2 * runtime.settings.decode_threads if model.offload else 1
         self.model, self.board, self.tally = model, Board(limits, ahead=ahead), Tally()
-        self.bench = Bench(model, self.board.ceilings, runtime.box)
+        self.bench = Bench(model, self.board.ceilings, runtime.box, ShortRuns(model.inputs))
         self.finisher = Finisher(runtime.store, runtime.id, self.board, self.tally, backlog=2 * self.board.most_ahead)
         self.intake = Intake(
             store=runtime.store,

@@ -21,6 +21,7 @@ from worker.ceilings import Ceilings
 from worker.models.engine import Fault, RunFailed
 from worker.models.port import Array
 from worker.models.spec import RetrySpec
+from worker.short_runs import ShortRuns
 
 
 class Faulty:
@@ -53,7 +54,7 @@ def riders(*values: int, expires_at: float = float("inf"), retries: int = 0) -> 
 
 
 def run(model: Faulty, aboard: list[Rider], ceilings: Ceilings | None = None, box: Path | None = None) -> list[Ended]:
-    bench: Any = Bench(model, ceilings or Ceilings(32), BlackBox(box, "w1", 1, 32))  # type: ignore[arg-type]
+    bench: Any = Bench(model, ceilings or Ceilings(32), BlackBox(box, "w1", 1, 32), ShortRuns([]))  # type: ignore[arg-type]
     return BatchRun(bench, "group", aboard)()
 
 

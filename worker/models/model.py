@@ -29,6 +29,7 @@ class Model:
         self.max_batch = profile.cap
         self.max_wait_s = folder.spec.max_wait_ms / 1000
         self.offload = task.offload
+        self.inputs = engine.inputs
         self._engine = engine
         self._task = task
         self._profile = profile

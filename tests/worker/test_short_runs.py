@@ -1,0 +1,67 @@
+"""Short runs stay on the loop's thread once they have shown to be short; one that is not costs a worker, no more."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import program
+from worker.models.port import Port
+from worker.short_runs import IN_A_ROW, LONG_S, PATIENCE, SHORT_S, ShortRuns
+
+FLOATS = [Port("x", "FP32", (4,))]
+
+
+def trusted() -> ShortRuns:
+    runs = ShortRuns(FLOATS)
+    for _ in range(IN_A_ROW):
+        assert not runs.expected
+        runs.took(SHORT_S)
+    assert runs.expected
+    return runs
+
+
+def test_a_long_run_costs_the_trust_for_a_long_time() -> None:
+    runs = trusted()
+    runs.took(2 * LONG_S)
+    for _ in range(PATIENCE + IN_A_ROW):
+        assert not runs.expected
+        runs.took(SHORT_S)
+    assert runs.expected
+
+
+def test_a_run_that_was_delayed_says_nothing() -> None:
+    runs = trusted()
+    runs.took(LONG_S / 2)
+    assert runs.expected
+
+
+@pytest.mark.parametrize("port", [Port("n", "INT64", (1,)), Port("x", "FP32", (-1,))])
+def test_inputs_that_may_say_how_much_is_to_be_done_are_never_trusted(port: Port) -> None:
+    runs = ShortRuns([*FLOATS, port])
+    for _ in range(2 * IN_A_ROW):
+        runs.took(0)
+    assert not runs.expected
+
+
+def test_one_that_does_not_end_ends_its_process(tmp_path: Path) -> None:
+    code = """
+import asyncio, signal, time
+from worker.inference import Device
+
+async def work():
+    device = Device(stuck_s=0.2)
+    assert device._run_here(lambda: []) == []
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    device._run_here(lambda: [])
+    assert 50 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+    print("short", flush=True)
+    device._run_here(lambda: time.sleep(60))
+
+asyncio.run(work())
+"""
+    log = tmp_path / "log"
+    with program(code, log) as process:
+        assert process.wait(20) == -signal.SIGALRM, log.read_text()
+    assert log.read_text() == "short\n"

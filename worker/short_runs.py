@@ -1,0 +1,34 @@
+"""Whether a model's runs are so short that handing them to another thread costs more than they take. Owns no clock."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from worker.models.port import Port
+
+SHORT_S: Final = 0.000_5  # two hops between threads take a fifth of this, and twice as much of a lone request's time
+IN_A_ROW: Final = 16
+LONG_S: Final = 0.05  # between the two a run says nothing: this machine may have had other work
+PATIENCE: Final = 1000  # so many short runs after a long one
+
+# Inputs that may say how much is to be done (how often, how many), so that runs of one shape differ at will.
+_COUNTS: Final = frozenset({"INT16", "INT32", "INT64", "UINT16", "UINT32", "UINT64"})
+
+
+class ShortRuns:
+    """Learns from the runs of one model. A model whose time may depend on its input's values is never trusted."""
+
+    def __init__(self, inputs: Sequence[Port]) -> None:
+        self._can_be = not any(port.datatype in _COUNTS for port in inputs) and all(port.is_fixed for port in inputs)
+        self._in_a_row = 0
+
+    @property
+    def expected(self) -> bool:
+        """Tell whether the next run will be short, by all that was seen."""
+        return self._can_be and self._in_a_row >= IN_A_ROW
+
+    def took(self, seconds: float) -> None:
+        """Learn how long a run took, with all that belongs to it."""
+        if seconds <= SHORT_S:
+            self._in_a_row += 1
+        elif seconds > LONG_S:
+            self._in_a_row = -PATIENCE if self.expected else min(self._in_a_row, 0)
