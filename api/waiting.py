@@ -6,12 +6,15 @@ answer: whoever waits is looked at again on every reconnect and every few second
 
 import asyncio
 import logging
+from collections.abc import Iterable, Mapping
 
 from jobs.errors import StoreUnavailable
 from jobs.job import Job
 from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")
+
+LOOK = 500  # jobs of one read when all are looked at: others have their turn between
 
 Future = asyncio.Future[Job | None]  # None: nothing more is heard here
 
@@ -49,6 +52,19 @@ class Waiting:
         finally:
             self.forget(job_id, future)
 
+    async def until_all_final(self, ends: Mapping[str, Future], timeout_s: float) -> dict[str, Job | None]:
+        """Give each job once all are final; None for those that are not where the wait runs out, or we are to stop.
+
+        Whoever called `expect` forgets them.
+        """
+        await asyncio.wait(ends.values(), timeout=timeout_s)
+        return {job_id: future.result() if future.done() else None for job_id, future in ends.items()}
+
+    def forget_all(self, ends: Iterable[tuple[str, Future]]) -> None:
+        """Wait for none of these any longer."""
+        for job_id, future in ends:
+            self.forget(job_id, future)
+
     def forget(self, job_id: str, future: Future) -> None:
         """Wait no longer."""
         futures = self._waiters.get(job_id, [])
@@ -68,8 +84,9 @@ class Waiting:
 
     async def look_again(self) -> None:
         """Look at every job that is waited for: notices may have been lost."""
-        if self._waiters:
-            await self._tell(list(self._waiters))
+        ids = list(self._waiters)
+        for at in range(0, len(ids), LOOK):
+            await self._tell(ids[at : at + LOOK])
 
     async def run(self, every_s: float) -> None:
         """Look again and again, until cancelled."""

@@ -1,6 +1,5 @@
 """What gateway and worker say to each other about a job: plain values, no behaviour."""
 
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from jobs.lifecycle import FINAL, State
@@ -12,8 +11,7 @@ Kind = Literal["image", "tensors", "raw"]
 RECORD_VERSION: Final = "1"
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A job as the gateway hands it in. `input` holds the bytes as they came; `parameters` and `metadata` are JSON."""
 
     id: str
@@ -83,8 +81,7 @@ class Outcome(NamedTuple):
     after_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A job as it stands, without its input. JSON parts stay bytes: the gateway passes them on as they are."""
 
     id: str
