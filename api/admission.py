@@ -24,14 +24,13 @@ MAX_JSON_BYTES = 64 << 10
 def admit(
     draft: Draft, catalogue: Catalogue, *, tenant: str, idempotency_key: str, shards: int, max_deadline_ms: int
 ) -> Submission:
-    """Make the job that the draft asks for; raises Refused."""
+    """Make the job that the draft asks for; raises Refused. The key has been checked."""
     card = catalogue.find(draft.model)
     kind, body = _input(draft, card)
     deadline_ms = draft.deadline_ms or _deadline_ms(card, max_deadline_ms)
     if deadline_ms > max_deadline_ms:
         message = f"deadline_ms is at most {max_deadline_ms}"
         raise Refused("invalid_request", message, limit=max_deadline_ms)
-    _check_key(idempotency_key)
     parameters, metadata = _json("parameters", draft.parameters), _json("metadata", draft.metadata)
     digest = ""
     if idempotency_key:
@@ -63,7 +62,6 @@ def admit_again(
         raise Refused("invalid_input", message, allowed=list(card["kinds"]))
     if letter.kind == "raw":
         _raw(body, card)
-    _check_key(idempotency_key)
     # The same letter sent again at the same time by two callers, or once more after a lost answer, is one job.
     again = sha256(f"{job.id} {letter.replayed_as}".encode()).hexdigest()[:32]
     return Submission(
@@ -86,7 +84,8 @@ def _deadline_ms(card: Card, max_deadline_ms: int) -> int:
     return min(card.get("deadline_ms") or max_deadline_ms, max_deadline_ms)
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Raise Refused for a key that can not be one."""
     if len(key) > MAX_KEY_LENGTH or not key.isprintable() or " " in key:
         message = f"Idempotency-Key must be at most {MAX_KEY_LENGTH} printable characters without spaces"
         raise Refused("invalid_request", message)

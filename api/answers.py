@@ -18,6 +18,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+RETRY_AFTER: Header = (b"retry-after", b"1")  # until a job is looked at again
 _ALWAYS: Sequence[Header] = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
@@ -37,8 +38,16 @@ class Answer(NamedTuple):
         await send({"type": "http.response.body", "body": self.body})
 
 
-def problem(error: JitneyError, path: str, headers: Sequence[Header] = ()) -> Answer:
-    """Turn an error into problem+json; under /predict it also says `"success": false`, as that contract has it."""
+def accepted(body: bytes, headers: Sequence[Header], *, is_final: bool) -> Answer:
+    """Answer a submit: 200 where the caller waited until all is final, else 202 and when to ask."""
+    return Answer(200, body, headers) if is_final else Answer(202, body, (*headers, RETRY_AFTER))
+
+
+def problem(error: JitneyError, path: str, headers: Sequence[Header] = (), **more: Any) -> Answer:
+    """Turn an error into problem+json; under /predict it also says `"success": false`, as that contract has it.
+
+    `more`: fields beside those of the error.
+    """
     body: dict[str, Any] = {
         "type": f"urn:jitney:error:{error.code}",
         "title": HTTPStatus(error.status).phrase,
@@ -46,6 +55,7 @@ def problem(error: JitneyError, path: str, headers: Sequence[Header] = ()) -> An
         "code": error.code,
         "detail": error.message,
         **error.details,
+        **more,
     }
     if path == "/predict":
         body = {"success": False, **body}

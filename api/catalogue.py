@@ -23,6 +23,7 @@ class Catalogue:
         self._connection, self._default = connection, default_model
         self._look = asyncio.Event()
         self.announced = Announced([], [])
+        self._found: dict[str, Card] = {}  # what `find` gave since the last look
         self._looked = False
 
     def look_again(self) -> None:
@@ -35,6 +36,7 @@ class Catalogue:
         if not found.cards:  # a queue that has lost its data: workers will say again what they serve, nobody else will
             found = registry.Announced(self.announced.cards, found.workers)
         self.announced = found
+        self._found.clear()
         self._looked = True
 
     async def run(self, every_s: float) -> None:
@@ -57,6 +59,11 @@ class Catalogue:
 
     def find(self, name: str) -> Card:
         """Give the card of the version that a new job is for; raises Refused for a name nobody announced."""
+        if (found := self._found.get(name)) is None:
+            found = self._found[name] = self._search(name)
+        return found
+
+    def _search(self, name: str) -> Card:
         if not self._looked:
             raise StoreUnavailable(
                 "which models there are is not known yet: the queue can not be reached", retry_after_s=1

@@ -14,6 +14,7 @@ from api.answers import Answer, Header
 from api.gateway import TENANT, Gateway
 from api.receiving import Request
 from api.routes import respond
+from api.taking import outcome
 from api.views import job_view
 from jobs import deadletters, media
 from jobs.deadletters import Letter, Place, Wanted
@@ -99,7 +100,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def replay_letter(request: HttpRequest, job_id: str) -> Response:
         letter = await deadletters.find(store, TENANT, job_id)
         taken = await replaying.replay(gateway, letter, Request(request.scope).header(b"idempotency-key"))
-        job = await gateway.outcome(taken, 0)
+        job = await outcome(gateway, taken, 0)
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
         if taken.accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))

@@ -17,7 +17,8 @@ from jobs.job import LANES
 JSON_FIELDS: Final = ("model", "input", "parameters", "lane", "deadline_ms", "metadata")
 QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata")
 FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
-CONTENT_TYPES: Final = ("application/json", "multipart/form-data", "image/*", "application/octet-stream")
+NDJSON: Final = "application/x-ndjson"
+CONTENT_TYPES: Final = ("application/json", NDJSON, "multipart/form-data", "image/*", "application/octet-stream")
 MAX_PARTS: Final = 16
 MAX_TEXT_BYTES: Final = 64 << 10
 MAX_METADATA: Final = 16
@@ -43,7 +44,7 @@ async def read_draft(request: Request, body: bytes) -> Draft:
     kind = request.content_type
     if kind == "application/json":
         request.query()
-        return _from_json(body)
+        return from_fields(_object(body, "the body"))
     if kind == "multipart/form-data":
         request.query()
         return await from_form(request, body)
@@ -57,19 +58,20 @@ async def read_draft(request: Request, body: bytes) -> Draft:
     return draft
 
 
-def _from_json(body: bytes) -> Draft:
-    fields = _object(body, "the body")
+def from_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> Draft:
+    """Read the fields of a JSON job; `model` and `lane` stand where it names none. Raises Refused."""
     if unknown := [name for name in fields if name not in JSON_FIELDS]:
         raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(JSON_FIELDS))
     given = fields.get("input")
     if not isinstance(given, dict) or len(given) != 1 or next(iter(given)) not in ("image", "tensors"):
         message = 'field "input" must be an object with one of the allowed fields'
         raise Refused("invalid_request", message, allowed=["image", "tensors"])
+    named = fields.get("model", "")
     draft = _checked(
         Draft(
-            model=fields.get("model", ""),
+            model=model if named == "" else named,
             parameters=fields.get("parameters", {}),
-            lane=fields.get("lane", "interactive"),
+            lane=fields.get("lane", lane),
             deadline_ms=fields.get("deadline_ms"),
             metadata=fields.get("metadata", {}),
         )
@@ -160,11 +162,20 @@ def _checked(draft: Draft) -> Draft:
     return draft
 
 
-def _object(text: bytes | str, what: str) -> dict[str, Any]:
+def parse(text: bytes | str, what: str) -> Any:
+    """Read JSON; raises Refused."""
     try:
-        value = orjson.loads(text)
+        return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise Refused("malformed_request", f"{what} is not valid JSON: {error}") from error
+
+
+def _object(text: bytes | str, what: str) -> dict[str, Any]:
+    return as_object(parse(text, what), what)
+
+
+def as_object(value: Any, what: str) -> dict[str, Any]:
+    """Give what must be an object; raises Refused."""
     if not isinstance(value, dict):
         raise Refused("invalid_request", f"{what} must be a JSON object")
     return value

@@ -6,16 +6,17 @@ FastAPI's router, validation and response classes cost several times what the wo
 
 import orjson
 
-from api.answers import Answer, App, Header, Receive, Scope, Send, guarded
+from api import many
+from api.answers import RETRY_AFTER, Answer, App, Header, Receive, Scope, Send, accepted, guarded
 from api.drafts import read_draft
-from api.gateway import Gateway, Taken
+from api.gateway import Gateway
 from api.receiving import Request
+from api.taking import Taken, outcome, take, take_many
 from api.views import job_view
-from jobs.errors import Refused
+from jobs.errors import JitneyError, Refused
 from jobs.lifecycle import State
 
 PATH = "/v1/jobs"
-RETRY_AFTER_S = b"1"
 
 
 class Hot:
@@ -38,29 +39,32 @@ class Hot:
 
 
 async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer:
-    """`POST /v1/jobs`: 202 with the job; with `Prefer: wait=N` 200 once it is final, 202 when N ran out."""
+    """`POST /v1/jobs`: 202 with the job, or all; with `Prefer: wait=N` 200 once it is final, 202 when N ran out."""
     settings = gateway.settings
     wish = _prefer_wait(request.header(b"prefer"))
     wait_s = _wait_seconds(wish, settings.max_wait_s) if wish else 0
+    headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wish else []
     taken = await _take(gateway, request, receive, waits=bool(wait_s))
-    job = await gateway.outcome(taken, wait_s)
-    headers: list[Header] = [(b"location", f"{PATH}/{job.id}".encode())]
-    if wish:
-        headers.append((b"preference-applied", b"wait=%d" % wait_s))
+    if not isinstance(taken, Taken):
+        return await many.answer(gateway, taken, wait_s, headers)
+    job = await outcome(gateway, taken, wait_s)
+    headers.append((b"location", f"{PATH}/{job.id}".encode()))
     if taken.accepted.replayed:
         headers.append((b"idempotent-replayed", b"true"))
-    if wait_s and job.is_final:
-        return Answer(200, orjson.dumps(job_view(job)), headers)
-    return Answer(202, orjson.dumps(job_view(job)), [*headers, (b"retry-after", RETRY_AFTER_S)])
+    return accepted(orjson.dumps(job_view(job)), headers, is_final=wait_s > 0 and job.is_final)
 
 
-async def _take(gateway: Gateway, request: Request, receive: Receive, *, waits: bool) -> Taken:
-    """Receive the body and hand the job in; who waits then holds the body no longer."""
+async def _take(
+    gateway: Gateway, request: Request, receive: Receive, *, waits: bool
+) -> Taken | list[Taken | JitneyError]:
+    """Receive the body and hand the job in, or all of them; who waits then holds the body no longer."""
     settings, key = gateway.settings, request.header(b"idempotency-key")
     with gateway.hold_body(key) as held:
         body = await request.body(receive, held, settings.max_body_bytes, settings.receive_s)
-        draft = await read_draft(request, body)
-        return await gateway.take(draft, key, waits=waits)
+        if many.is_many(request, body):
+            drafts = many.read_drafts(request, body, settings.max_request_jobs)
+            return await take_many(gateway, drafts, key, waits=waits)
+        return await take(gateway, await read_draft(request, body), key, waits=waits)
 
 
 async def read(gateway: Gateway, request: Request) -> Answer:
@@ -70,7 +74,7 @@ async def read(gateway: Gateway, request: Request) -> Answer:
     wait_s = _wait_seconds(wish, gateway.settings.max_wait_s) if wish is not None else 0
     job = await gateway.wait(job_id, wait_s) if wait_s else await gateway.read(job_id)
     position = await gateway.store.position(job) if job.state == State.QUEUED else None
-    headers = () if job.is_final else ((b"retry-after", RETRY_AFTER_S),)
+    headers = () if job.is_final else (RETRY_AFTER,)
     return Answer(200, orjson.dumps(job_view(job, position)), headers)
 
 

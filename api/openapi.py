@@ -73,6 +73,23 @@ REQUEST = {
 }
 
 
+_ENTRY = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "status"],
+            "properties": {
+                "code": {"type": "string", "enum": sorted(CODES)},
+                "message": _TEXT,
+                "status": {"type": "integer"},
+            },
+        }
+    },
+}
+_ENTRIES = {"type": "array", "items": {"anyOf": [{"$ref": "#/components/schemas/Job"}, _ENTRY]}}
+JOBS_TAKEN = {"type": "object", "required": ["jobs"], "properties": {"jobs": _ENTRIES}}
 _LETTER = {
     "kind": _TEXT,
     "parameters": {"type": "object"},
@@ -91,6 +108,7 @@ LETTER_LIST = {"type": "object", "properties": {"deadletters": _LETTERS, "next_c
 SCHEMAS = {
     "Job": JOB,
     "JobList": JOB_LIST,
+    "JobsTaken": JOBS_TAKEN,
     "DeadLetter": LETTER,
     "DeadLetterList": LETTER_LIST,
     "Problem": PROBLEM,
@@ -158,9 +176,13 @@ def _submit() -> dict[str, Any]:
         "Prefer": "wait=N: answer once the job is final, at most N seconds later",
         "Idempotency-Key": "once only",
     }
+    many = {"type": "array", "items": _ref("JobRequest"), "minItems": 1}
+    answers = _answers(_200="Job", _202="Job")
+    for status in ("200", "202"):
+        answers[status]["content"]["application/json"]["schema"] = {"anyOf": [_ref("Job"), _ref("JobsTaken")]}
     return {
         "tags": ["jobs"],
-        "summary": "Submit a job",
+        "summary": "Submit a job, or many",
         "parameters": [
             *({"name": n, "in": "header", "schema": _TEXT, "description": d} for n, d in headers.items()),
             *({"name": n, "in": "query", "schema": _TEXT} for n in drafts.QUERY_FIELDS),
@@ -168,13 +190,14 @@ def _submit() -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": _ref("JobRequest")},
+                "application/json": {"schema": {"anyOf": [_ref("JobRequest"), many]}},
+                drafts.NDJSON: {"schema": _TEXT},
                 "multipart/form-data": {"schema": form},
                 "image/*": binary,
                 "application/octet-stream": binary,
             },
         },
-        "responses": _answers(_200="Job", _202="Job"),
+        "responses": answers,
     }
 
 

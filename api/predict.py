@@ -6,8 +6,9 @@ import orjson
 
 from api.answers import Answer, Receive
 from api.drafts import from_form
-from api.gateway import Gateway, Taken
+from api.gateway import Gateway
 from api.receiving import Request
+from api.taking import Taken, outcome, take
 from jobs.errors import Refused
 from jobs.job import Job
 from jobs.lifecycle import State
@@ -23,7 +24,7 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> Answe
     cancels = settings.predict_hangup_cancels and not keyed
     hang_up = asyncio.create_task(_hung_up(receive)) if cancels else None
     try:
-        job = await gateway.outcome(taken, settings.predict_wait_s, hang_up)
+        job = await outcome(gateway, taken, settings.predict_wait_s, hang_up)
     finally:
         if hang_up is not None:
             hang_up.cancel()
@@ -39,7 +40,7 @@ async def _take(gateway: Gateway, request: Request, receive: Receive) -> Taken:
         body = await request.body(receive, held, settings.max_body_bytes, settings.receive_s)
         request.query()
         draft = await from_form(request, body)
-        return await gateway.take(draft, key, waits=True)
+        return await take(gateway, draft, key, waits=True)
 
 
 async def _hung_up(receive: Receive) -> None:

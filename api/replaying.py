@@ -3,8 +3,9 @@
 import time
 from typing import Final, NamedTuple
 
-from api.admission import admit_again
-from api.gateway import TENANT, Gateway, Taken
+from api.admission import admit_again, check_key
+from api.gateway import TENANT, Gateway
+from api.taking import Taken, submit, sure
 from jobs import deadletters
 from jobs.deadletters import Letter, Place, Wanted
 from jobs.errors import JitneyError, NotNow, QueueFull, StoreUnavailable
@@ -26,6 +27,7 @@ class Replays(NamedTuple):
 
 async def replay(gateway: Gateway, letter: Letter, idempotency_key: str = "") -> Taken:
     """Send one letter again; raises Refused and NotNow."""
+    check_key(idempotency_key)
     body = await deadletters.read_input(gateway.store, letter)
     submission = admit_again(
         letter,
@@ -35,7 +37,8 @@ async def replay(gateway: Gateway, letter: Letter, idempotency_key: str = "") ->
         shards=gateway.store.settings.shards,
         max_deadline_ms=gateway.settings.max_deadline_ms,
     )
-    taken = await gateway.submit(submission)
+    (one,) = await submit(gateway, [submission])
+    taken = sure(one)
     if not taken.accepted.replayed:
         await deadletters.note_replay(gateway.store, letter.job.id, taken.accepted.id)
     return taken

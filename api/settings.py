@@ -20,6 +20,7 @@ class GatewaySettings(BaseSettings):
     max_bodies_bytes: int = Field(
         256 << 20, gt=0, description="bytes of request bodies held at a time; the process needs four times as much"
     )
+    max_request_jobs: int = Field(1000, gt=0, description="jobs of one request that brings many")
     memory_watermark: float = Field(
         0.8, gt=0, le=1, description="share of the queue server's memory above which new jobs are refused"
     )

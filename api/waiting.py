@@ -6,6 +6,7 @@ lost notice costs time, never an answer: whoever waits is looked at again on eve
 
 import asyncio
 import logging
+from collections.abc import Iterable, Mapping
 
 from jobs.codec import read_notice
 from jobs.errors import StoreUnavailable
@@ -13,6 +14,8 @@ from jobs.job import Job
 from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")
+
+LOOK = 500  # jobs of one read when all are looked at: others have their turn between
 
 Future = asyncio.Future[Job | None]  # None: nothing more is heard here
 
@@ -26,10 +29,11 @@ class Waiting:
         self._there: set[str] = set()  # the ids among them that the store has, or had
         self._reads: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def expect(self, job_id: str) -> Future:
         """Begin to wait; before the job is submitted, so that no notice is missed."""
-        future: Future = asyncio.get_running_loop().create_future()
+        future: Future = self._running_loop().create_future()
         if self._closed:
             future.set_result(None)
         else:
@@ -43,11 +47,27 @@ class Waiting:
 
     async def until_final(self, job_id: str, future: Future, timeout_s: float) -> Job | None:
         """Give the job once it is final; None where the wait runs out, or this gateway is about to stop."""
-        timer = asyncio.get_running_loop().call_later(timeout_s, send_home, future)
+        timer = self._running_loop().call_later(timeout_s, send_home, future)
         try:
             return await future
         finally:
             timer.cancel()
+            self.forget(job_id, future)
+
+    async def until_all_final(self, ends: Mapping[str, Future], timeout_s: float) -> dict[str, Job | None]:
+        """Give each job once all are final; None for those that are not where the wait runs out, or we are to stop.
+
+        Whoever called `expect` forgets them.
+        """
+        timer = self._running_loop().call_later(timeout_s, send_all_home, [*ends.values()])
+        try:
+            return {job_id: await future for job_id, future in ends.items()}
+        finally:
+            timer.cancel()
+
+    def forget_all(self, ends: Iterable[tuple[str, Future]]) -> None:
+        """Wait for none of these any longer."""
+        for job_id, future in ends:
             self.forget(job_id, future)
 
     def forget(self, job_id: str, future: Future) -> None:
@@ -86,8 +106,9 @@ class Waiting:
 
     async def look_again(self) -> None:
         """Look at every job that is waited for: notices may have been lost."""
-        if self._waiters:
-            await self._tell(list(self._waiters))
+        ids = list(self._waiters)
+        for at in range(0, len(ids), LOOK):
+            await self._tell(ids[at : at + LOOK])
 
     async def run(self, every_s: float) -> None:
         """Look again and again, until cancelled."""
@@ -98,8 +119,12 @@ class Waiting:
     def close(self) -> None:
         """Send everybody home with what is known, now and from now on."""
         self._closed = True
-        for future in [future for futures in self._waiters.values() for future in futures]:
-            send_home(future)
+        send_all_home([future for futures in self._waiters.values() for future in futures])
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Ask once: Python 3.11 makes a call to the system of each question."""
+        self._loop = self._loop or asyncio.get_running_loop()
+        return self._loop
 
     async def _tell(self, ids: list[str]) -> None:
         there = self._there.intersection(ids)  # as of now: one submitted while we read is not missed by what we read
@@ -118,3 +143,9 @@ def send_home(future: Future) -> None:
     """Let whoever waits go with what is known."""
     if not future.done():
         future.set_result(None)
+
+
+def send_all_home(futures: Iterable[Future]) -> None:
+    """Let all of them go."""
+    for future in futures:
+        send_home(future)

@@ -4,13 +4,14 @@ Both sides use this class: the gateway submits, reads, waits, cancels and sweeps
 Raises StoreUnavailable where the server can not be reached or can not write; nothing else of Redis shows through.
 """
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
 from jobs import codec, keys
 from jobs.connection import Connection
-from jobs.errors import QueueFull, Refused
+from jobs.errors import JitneyError, QueueFull, Refused
 from jobs.ids import shard_of
 from jobs.job import LANES, RECORD_VERSION, Accepted, Claim, Claimed, Job, Outcome, Submission
 from jobs.pipe import Word
@@ -38,32 +39,51 @@ class JobStore:
         dead_caps = (settings.dead_letters // settings.shards, settings.dead_letter_bytes // settings.shards)
         self.ends = (self.ttl_ms, self.dead_ttl_ms, *(max(1, cap) for cap in dead_caps))
         self._lease_ms = int(settings.lease_s * 1000)
+        # Bulk leaves a tenth of the room to interactive jobs, so that no night's work locks the door for the day.
+        room = [max(1, cap // settings.shards) for cap in (settings.max_jobs, settings.max_input_bytes)]
+        self._caps = {lane: [cap * 9 // 10 if lane == "bulk" else cap for cap in room] for lane in LANES}
         self._next_shard = 0
 
     # ---- the gateway's side
 
     async def submit(
-        self, jobs: Sequence[Submission], waiting_gateway: str = "", *, closed: bool = False
-    ) -> list[Accepted]:
-        """Accept jobs; a gateway named here hears of their end. `closed`: only those that a key made before.
+        self, jobs: Sequence[Submission], waiting_gateway: str = "", *, closed: Collection[str] = ()
+    ) -> list[Accepted | JitneyError]:
+        """Accept jobs, in one script a shard; gives what became of each, in order: one refusal meets no other job.
 
-        Raises Refused for a key used with another request and QueueFull, for the first such job; others are taken.
+        A gateway named here hears of their end. `closed`: lanes of which only those are found that a key made before.
+        Refused: its key was used with another request. StoreUnavailable: it may have been taken all the same.
         """
+        groups = self._by_shard(jobs)
+        calls = [self._submit(root, group, waiting_gateway, closed) for root, group in groups]
+        answers = await asyncio.gather(*calls) if len(calls) > 1 else [await call for call in calls]
+        verdicts = {
+            job.id: verdict
+            for (_, group), of_group in zip(groups, answers, strict=True)
+            for job, verdict in zip(group, of_group, strict=True)
+        }
+        return [verdicts[job.id] for job in jobs]
+
+    async def _submit(
+        self, root: str, jobs: Sequence[Submission], waiting_gateway: str, closed: Collection[str]
+    ) -> list[Accepted | JitneyError]:
         s = self.settings
+        caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
+        words = [word for job in jobs for word in codec.submit_words(job)]
         head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s))
-        caps = (0, 0) if closed else (max(1, s.max_jobs // s.shards), max(1, s.max_input_bytes // s.shards))
-        accepted: dict[str, Accepted] = {}
-        for root, group in self._by_shard(jobs):
-            words = [word for job in group for word in codec.submit_words(job)]
+        try:
             answers = await self.run("submit", root, *head, *caps, *words)
-            for job, (how, job_id, created) in zip(group, answers, strict=True):
-                if how == b"mismatch":
-                    message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
-                    raise Refused("idempotency_mismatch", message)
-                if how == b"full":
-                    raise self._full(job, int(job_id), int(created))
-                accepted[job.id] = Accepted(job_id.decode(), int(created), replayed=how == b"replayed")
-        return [accepted[job.id] for job in jobs]
+        except JitneyError as error:
+            return [error] * len(jobs)
+        return [self._verdict(job, *answer) for job, answer in zip(jobs, answers, strict=True)]
+
+    def _verdict(self, job: Submission, how: bytes, first: bytes, second: bytes) -> Accepted | JitneyError:
+        if how == b"mismatch":
+            message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
+            return Refused("idempotency_mismatch", message)
+        if how == b"full":
+            return self._full(job, int(first), int(second))
+        return Accepted(first.decode(), int(second), replayed=how == b"replayed")
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
         """Read jobs, in one round trip."""
@@ -196,5 +216,7 @@ class JobStore:
         return self.roots[shard]
 
     def _by_shard(self, jobs: Iterable[H]) -> list[tuple[str, list[H]]]:
+        if len(self.roots) == 1:
+            return [(self.roots[0], list(jobs))]
         ordered = sorted(jobs, key=lambda job: shard_of(job.id))
         return [(self.roots[shard], list(group)) for shard, group in groupby(ordered, key=lambda job: shard_of(job.id))]

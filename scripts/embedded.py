@@ -91,7 +91,7 @@ class EmbeddedServer:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            # Half of what passes through is gone a moment later: writing the file anew each 64 MB costs more than it saves.
+            # Most of what passes is gone a moment later: writing the file anew each 64 MB costs more than it saves.
             "auto-aof-rewrite-min-size": "256mb",
             "maxmemory-policy": "noeviction",
         }

@@ -25,12 +25,13 @@ local function facts_of(id, ...)
   return facts.err and {} or facts
 end
 
--- Wake one worker that waits for this model version. One that died without a word hears nothing: the next is tried.
+-- Wake one worker that waits for this model version; false where none does. One that died without a word hears nothing: the
+-- next is tried.
 local function wake(model, version)
   while true do
     local worker = redis.call('SPOP', idle_key(model, version))
-    if not worker then return end
-    if redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return end
+    if not worker then return false end
+    if redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return true end
   end
 end
 

@@ -1,70 +1,105 @@
 -- Accept jobs, each under its ticket.
--- ARGV  gateway that waits for new jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, max_jobs, max_bytes; then per job 13 words:
+-- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, then how many jobs and bytes of one
+--       model may be open: for lane interactive max_jobs, max_bytes, for lane bulk max_jobs, max_bytes; then per job 13 words:
 --       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
 --                                      | 'full'      too many jobs or bytes of this model are open; then: jobs, bytes
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
+-- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local last = redis.pcall('GET', root .. ':clock')
 local clock = type(last) == 'string' and tonumber(last) or 0
 if clock > now_us + 86400 * 1000000 then clock = 0 end  -- nobody's clock was that far ahead: it is junk
 local ticket = math.max(now_us, clock + 1)
-local max_jobs, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local watcher = gateway ~= '' and {'watchers', gateway} or {}
 local answers = {}
+local loads = {}  -- model → jobs and bytes that are open of it, and how many jobs of these are new
+local lines = {}  -- line → model, version, lane, tenant; and its new members: ticket, id, ticket, id ...
+local deadlines = {}  -- ms, id, ms, id ...
 
--- Bulk leaves a tenth of the room to interactive jobs, so that no night's work locks the door for the day.
-local function full(model, lane, input)
-  local load = redis.call('HMGET', root .. ':load', model .. ':jobs', model .. ':bytes')
-  local own = weighed[model] or {0, 0}  -- of this very script
-  local jobs, bytes = (tonumber(load[1]) or 0) + own[1], (tonumber(load[2]) or 0) + own[2]
-  local share = lane == 'bulk' and 0.9 or 1
-  if jobs + 1 <= max_jobs * share and bytes + #input <= max_bytes * share then return nil end
-  return {'full', tostring(jobs), tostring(bytes)}
+local function load_of(model)
+  if not loads[model] then
+    local open = redis.call('HMGET', root .. ':load', model .. ':jobs', model .. ':bytes')
+    loads[model] = {jobs = tonumber(open[1]) or 0, bytes = tonumber(open[2]) or 0, new = 0}
+  end
+  return loads[model]
+end
+
+-- What was made before: its end is told to this gateway too.
+local function known(how, id, created)
+  if gateway ~= '' then watch(id, gateway) end
+  return {how, id, created}
 end
 
 local function earlier(tenant, key, digest)
-  if key == '' then return nil end
   local made = redis.call('GET', root .. ':idem:' .. tenant .. ':' .. key)
   if not made then return nil end
   local id, its_digest = string.match(made, '^(%S+) (%S*)$')
-  return {its_digest == digest and 'replayed' or 'mismatch', id, redis.call('HGET', job_key(id), 'created') or '0'}
+  if its_digest ~= digest then return {'mismatch', id, '0'} end
+  return known('replayed', id, redis.call('HGET', job_key(id), 'created') or '0')
+end
+
+-- Give the line whose new members are noted, and where in it the next one goes.
+local function place_in(model, version, lane, tenant)
+  local key = line_key(model, version, lane, tenant)
+  if not lines[key] then lines[key] = {model = model, version = version, lane = lane, tenant = tenant} end
+  return lines[key], #lines[key] + 1
 end
 
 local function accept(at)
   local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v =
     unpack(ARGV, at, at + 12)
-  local known = redis.call('HGET', job_key(id), 'created')
-  if known then return {'new', id, known} end
-  local answer = earlier(tenant, key, digest)
-  answer = answer or full(model, lane, input)
+  local job = job_key(id)
+  local its_created = redis.call('HGET', job, 'created')
+  if its_created then return known('new', id, its_created) end
+  local answer = key ~= '' and earlier(tenant, key, digest)
   if answer then return answer end
+  local load, caps = load_of(model), lane == 'bulk' and 7 or 5
+  if load.jobs + 1 > tonumber(ARGV[caps]) or load.bytes + #input > tonumber(ARGV[caps + 1]) then
+    return {'full', whole(load.jobs), whole(load.bytes)}
+  end
   local created, deadline = whole(ticket), whole(now_ms + deadline_ms)
   ticket = ticket + 1
-  redis.call('HSET', job_key(id), 'v', v, 'state', 'queued', 'model', model, 'version', version, 'lane', lane,
-    'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', 0, 'kind', kind, 'input', input,
-    'size', #input, 'parameters', parameters, 'metadata', metadata)
-  enline(id, created, model, version, lane, tenant)
-  redis.call('ZADD', root .. ':deadlines', deadline, id)
-  redis.call('HINCRBY', root .. ':counts', 'submitted:' .. model, 1)
-  weigh(model, 1, #input)
-  local own = root .. ':own:' .. tenant
-  redis.call('ZADD', own, created, id)
-  redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1)
-  redis.call('EXPIRE', own, own_ttl_s)
+  redis.call('HSET', job, 'v', v, 'state', 'queued', 'model', model, 'version', version, 'lane', lane, 'tenant', tenant,
+    'created', created, 'deadline', deadline, 'attempts', 0, 'kind', kind, 'input', input, 'size', #input,
+    'parameters', parameters, 'metadata', metadata, unpack(watcher))
   if key ~= '' then
     redis.call('SET', root .. ':idem:' .. tenant .. ':' .. key, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
   end
-  wake(model, version)
+  load.jobs, load.bytes, load.new = load.jobs + 1, load.bytes + #input, load.new + 1
+  local line, place = place_in(model, version, lane, tenant)
+  line[place], line[place + 1] = created, id
+  place = #deadlines + 1
+  deadlines[place], deadlines[place + 1] = deadline, id
   return {'new', id, created}
 end
 
-for at = 7, #ARGV, 13 do
-  local answer = accept(at)
-  if gateway ~= '' and answer[1] == 'new' then watch(answer[2], gateway) end
-  answers[#answers + 1] = answer
+local function add(key, members)
+  for at = 1, #members, 2000 do redis.call('ZADD', key, unpack(members, at, math.min(at + 1999, #members))) end
+end
+
+for at = 9, #ARGV, 13 do answers[#answers + 1] = accept(at) end
+for key, line in pairs(lines) do
+  local own = root .. ':own:' .. line.tenant
+  if redis.call('EXISTS', key) == 0 then redis.call('RPUSH', ring_key(line.model, line.version, line.lane), line.tenant) end
+  add(key, line)
+  add(own, line)
+  redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1)
+  redis.call('EXPIRE', own, own_ttl_s)
+end
+add(root .. ':deadlines', deadlines)
+for model, load in pairs(loads) do
+  if load.new > 0 then
+    redis.call('HSET', root .. ':load', model .. ':jobs', whole(load.jobs), model .. ':bytes', whole(load.bytes))
+    redis.call('HINCRBY', root .. ':counts', 'submitted:' .. model, load.new)
+  end
+end
+for _, line in pairs(lines) do  -- an idle worker for each job, as long as there are some
+  for _ = 1, #line, 2 do
+    if not wake(line.model, line.version) then break end
+  end
 end
 redis.call('SET', root .. ':clock', whole(ticket - 1))
-close()
 return answers

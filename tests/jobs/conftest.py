@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from jobs.connection import Connection
+from jobs.errors import JitneyError
 from jobs.ids import new_id
-from jobs.job import Claimed, Outcome, Submission
+from jobs.job import Accepted, Claimed, Outcome, Submission
 from jobs.lifecycle import State
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
@@ -38,7 +39,15 @@ class Bench:
         return Submission(**{"id": job_id, "model": "m", "version": "1", "kind": "raw", "input": b"in", **fields})
 
     async def submit(self, count: int = 1, **fields: Any) -> list[str]:
-        return [accepted.id for accepted in await self.store.submit([self.job(**fields) for _ in range(count)])]
+        return [accepted.id for accepted in await self.take(*(self.job(**fields) for _ in range(count)))]
+
+    async def take(self, *jobs: Submission, gateway: str = "", store: JobStore | None = None) -> list[Accepted]:
+        """Submit jobs that must all be accepted; raises what the first is refused with."""
+        verdicts = await (store or self.store).submit(jobs, gateway)
+        for verdict in verdicts:
+            if isinstance(verdict, JitneyError):
+                raise verdict
+        return [verdict for verdict in verdicts if isinstance(verdict, Accepted)]
 
     async def claim(self, want: int = 32, worker: str = "w1") -> list[Claimed]:
         return (await self.store.claim("m", "1", worker, want)).jobs

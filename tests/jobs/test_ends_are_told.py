@@ -15,12 +15,13 @@ async def told(bench: Bench, body: bytes) -> tuple[list[tuple[str, Job | None]],
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     on_push = lambda push: heard.put_nowait(push[2]) if push[0] == b"message" else None  # noqa: E731 - one line says it
     wire = await bench.store.connection.subscribe([keys.gateway_channel("g")], on_push)
-    (accepted,) = await bench.store.submit([bench.job(metadata=b'{"who":"\xc3\xa9"}')], "g")
+    job = bench.job(metadata=b'{"who":"\xc3\xa9"}')
+    await bench.store.submit([job], "g")
     claimed = await bench.claim()
     await bench.store.finish("w1", bench.succeed(claimed, body))
     notice = codec.read_notice(await asyncio.wait_for(heard.get(), 5))
     wire.close()
-    return notice, await bench.store.read([accepted.id])
+    return notice, await bench.store.read([job.id])
 
 
 async def test_a_small_job_rides_along_as_it_is_read(bench: Bench) -> None:

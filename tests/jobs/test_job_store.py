@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.connection import Connection
-from jobs.errors import QueueFull, Refused, StoreUnavailable
+from jobs.errors import JitneyError, QueueFull, Refused, StoreUnavailable
 from jobs.lifecycle import State
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
@@ -68,20 +68,46 @@ async def test_versions_and_models_have_their_own_lines(bench: Bench) -> None:
 
 async def test_submitting_again_changes_nothing(bench: Bench) -> None:
     job = bench.job()
-    first, second = [(await bench.store.submit([job]))[0] for _ in range(2)]
+    first, second = [(await bench.take(job))[0] for _ in range(2)]
     assert first == second
     assert len(await bench.claim()) == 1
     assert (await bench.store.counts())["submitted:m"] == 1
 
 
 async def test_the_same_key_gives_the_same_job(bench: Bench) -> None:
-    (first,) = await bench.store.submit([bench.job(idempotency_key="k", digest="d")])
-    (again,) = await bench.store.submit([bench.job(idempotency_key="k", digest="d")])
+    (first,) = await bench.take(bench.job(idempotency_key="k", digest="d"))
+    (again,) = await bench.take(bench.job(idempotency_key="k", digest="d"))
     assert (again.id, again.replayed) == (first.id, True)
     with pytest.raises(Refused, match="another request"):
-        await bench.store.submit([bench.job(idempotency_key="k", digest="other")])
-    (foreign,) = await bench.store.submit([bench.job(idempotency_key="k", digest="d", tenant="b")])
+        await bench.take(bench.job(idempotency_key="k", digest="other"))
+    (foreign,) = await bench.take(bench.job(idempotency_key="k", digest="d", tenant="b"))
     assert foreign.id != first.id
+
+
+async def test_what_became_of_each_job_is_told_in_order_whatever_its_shard(bench: Bench) -> None:
+    settings = StoreSettings(redis_url=bench.server.url, shards=2, max_jobs=4)
+    store = JobStore(settings, bench.store.connection)
+    (known,) = await bench.take(bench.job(shard=1, idempotency_key="k", digest="d"), store=store)
+    jobs = [bench.job(shard=nth % 2) for nth in range(6)]
+    jobs[1:1] = [bench.job(shard=1, idempotency_key="k", digest=digest) for digest in ("d", "other")]
+    verdicts = await store.submit(jobs)
+    told = [one.code if isinstance(one, JitneyError) else one.id for one in verdicts]
+    new = [job.id for job in jobs]
+    assert told == [new[0], known.id, "idempotency_mismatch", new[3], new[4], "queue_full", "queue_full", "queue_full"]
+
+
+async def test_thousands_in_one_step_keep_their_order_and_wake_all_who_are_idle(bench: Bench) -> None:
+    for worker in ("w1", "w2"):
+        assert await bench.claim(worker=worker) == []
+    with bench.server.client() as client, client.pubsub() as heard:
+        heard.subscribe("jitney:wake:w1", "jitney:wake:w2")
+        for _ in range(2):
+            heard.get_message(timeout=5)
+        ids = await bench.submit(4500)
+        woken = {(heard.get_message(timeout=5) or {}).get("channel") for _ in range(2)}
+    assert woken == {b"jitney:wake:w1", b"jitney:wake:w2"}
+    assert [job.id for _ in range(10) for job in await bench.claim(450)] == ids
+    assert (await bench.store.counts())["submitted:m"] == 4500
 
 
 async def test_only_who_holds_a_job_can_finish_it(bench: Bench) -> None:
@@ -129,7 +155,7 @@ async def test_being_released_is_no_loss(bench: Bench) -> None:
 async def test_a_replay_of_a_final_job_watches_nothing(bench: Bench) -> None:
     (job_id,) = await bench.submit(idempotency_key="k", digest="d")
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
-    (again,) = await bench.store.submit([bench.job(idempotency_key="k", digest="d")], "gateway")
+    (again,) = await bench.take(bench.job(idempotency_key="k", digest="d"), gateway="gateway")
     assert again.id == job_id
     assert (await bench.store.wait(job_id, "gateway")) is not None
 
@@ -220,7 +246,7 @@ async def test_purged_jobs_hide_no_living_ones(bench: Bench) -> None:
 
 async def test_shards_are_emptied_by_one_claim(bench: Bench) -> None:
     store = JobStore(StoreSettings(redis_url=bench.server.url, shards=3), bench.store.connection)
-    await store.submit([bench.job(shard=shard) for shard in (0, 1, 2, 1)])
+    await bench.take(*(bench.job(shard=shard) for shard in (0, 1, 2, 1)), store=store)
     claimed = (await store.claim("m", "1", "w1", 10)).jobs
     assert sorted(job.id[:2] for job in claimed) == ["00", "01", "01", "02"]
     assert await store.finish("w1", bench.succeed(claimed)) == 0
@@ -347,15 +373,15 @@ async def test_a_junk_clock_stops_nobody(bench: Bench, junk: str) -> None:
 async def test_a_full_line_refuses_and_takes_again_when_jobs_end(bench: Bench, caps: dict[str, int]) -> None:
     settings = StoreSettings(redis_url=bench.server.url, **caps)  # type: ignore[arg-type]
     store = JobStore(settings, bench.store.connection)
-    await store.submit([bench.job(lane="bulk", input=b"0123456789") for _ in range(9)])
+    await bench.take(*(bench.job(lane="bulk", input=b"0123456789") for _ in range(9)), store=store)
     with pytest.raises(QueueFull, match="9 jobs of model m with 90 bytes"):
-        await store.submit([bench.job(lane="bulk", input=b"0123456789")])
-    await store.submit([bench.job(input=b"0123456789"), bench.job(model="other", input=b"0123456789")])
+        await bench.take(bench.job(lane="bulk", input=b"0123456789"), store=store)
+    await bench.take(bench.job(input=b"0123456789"), bench.job(model="other", input=b"0123456789"), store=store)
     with pytest.raises(QueueFull):
-        await store.submit([bench.job(input=b"0123456789")])
+        await bench.take(bench.job(input=b"0123456789"), store=store)
     claimed = await bench.claim(2)
     await store.finish("w1", bench.succeed(claimed))
-    await store.submit([bench.job(input=b"0123456789")])
+    await bench.take(bench.job(input=b"0123456789"), store=store)
 
 
 async def test_an_unreachable_server_is_one_clear_error() -> None:

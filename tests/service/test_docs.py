@@ -46,6 +46,18 @@ def test_every_door_of_the_api_takes_a_job(documented: Service, tmp_path: Path) 
         assert documented.final(json.loads(answer)["id"])["status"] == "succeeded"
 
 
+def test_many_jobs_in_one_request_as_written(documented: Service, tmp_path: Path) -> None:
+    (block,) = re.findall(r"### Many jobs in one request.+?```sh\n(.+?)```", API, re.DOTALL)
+    script = block.replace("http://localhost:8000", documented.url).replace("curl ", "curl -sS -w '\\n' ")
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    images, tensors = (json.loads(answer)["jobs"] for answer in done.stdout.splitlines())
+    found = [documented.final(job["id"])["output"]["predictions"][0]["label"] for job in images]
+    assert (found, {job["lane"] for job in images}) == (["1", "2", "3"], {"bulk"})
+    assert (tensors[0]["status"], tensors[0]["output"]["tensors"]["y"]["data"]) == ("succeeded", [2, 4, 6, 8])
+    assert json.dumps(tensors[1]) in API
+
+
 def test_a_task_of_ones_own_works_as_written(documented: Service) -> None:
     for digit in (DIGITS[0], DIGITS[-1]):
         files = {"image": (digit.name, digit.read_bytes())}

@@ -1,0 +1,88 @@
+"""Requests that bring many jobs, as NDJSON or as a JSON array: how they are read, and how the answer shows each job.
+
+A job that is refused is an entry of its own among the others; the request as a whole is refused where none was taken.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+
+from api.answers import Answer, Header, accepted, problem
+from api.drafts import NDJSON, Draft, as_object, from_fields, parse
+from api.gateway import Gateway
+from api.receiving import Request
+from api.taking import Taken, outcomes
+from api.views import job_view
+from jobs.errors import JitneyError, Refused
+from jobs.job import LANES, Job
+
+PATH: Final = "/v1/jobs"
+ARRAY: Final = re.compile(rb"\s*\[")
+DEFAULTS: Final = ("model", "lane")  # as query fields, for jobs that name none
+LINES_PER_JOB: Final = 8  # blank lines are skipped; counted they are all the same
+
+
+def is_many(request: Request, body: bytes) -> bool:
+    """Whether a request brings many jobs."""
+    kind = request.content_type
+    return kind == NDJSON or (kind == "application/json" and ARRAY.match(body) is not None)
+
+
+def read_drafts(request: Request, body: bytes, limit: int) -> Iterator[Draft | Refused]:
+    """Read the jobs of a request one after the other, a broken one as its error; raises Refused for the request."""
+    defaults = request.query(*DEFAULTS)
+    if (lane := defaults.get("lane", "interactive")) not in LANES:
+        raise Refused("invalid_request", "lane must be one of the allowed words", allowed=list(LANES))
+    given = _lines(body, limit) if request.content_type == NDJSON else _elements(body)
+    if not given:
+        raise Refused("invalid_request", "the request brings no job: send at least one")
+    if len(given) > limit:
+        raise _too_many(f"{len(given)} jobs", limit)
+    return (_draft(what, value, defaults.get("model", ""), lane) for what, value in given)
+
+
+def _lines(body: bytes, limit: int) -> list[tuple[str, Any]]:
+    """List the lines that are not blank, unread, each with its name."""
+    count = body.count(b"\n")
+    if count > limit * LINES_PER_JOB:
+        raise _too_many(f"{count} lines", limit)
+    return [(f"line {number}", line) for number, line in enumerate(body.split(b"\n"), 1) if line.strip()]
+
+
+def _elements(body: bytes) -> list[tuple[str, Any]]:
+    return [(f"job {place}", value) for place, value in enumerate(parse(body, "the body"), 1)]
+
+
+def _draft(what: str, value: Any, model: str, lane: str) -> Draft | Refused:
+    try:
+        fields = parse(value, what) if isinstance(value, bytes) else value
+        return from_fields(as_object(fields, what), model, lane)
+    except Refused as error:
+        return error
+
+
+def _too_many(what: str, limit: int) -> Refused:
+    message = f"one request may bring {limit} jobs, and this one has {what}: send the others in another"
+    return Refused("too_many_jobs", message, limit=limit)
+
+
+async def answer(gateway: Gateway, taken: list[Taken | JitneyError], wait_s: float, headers: list[Header]) -> Answer:
+    """Show all jobs, as sent: 202, 200 where the caller waited until all that were taken are final.
+
+    Where none was taken: the problem of the first, with the list.
+    """
+    found = iter(await outcomes(gateway, [one for one in taken if isinstance(one, Taken)], wait_s))
+    ended = [next(found) if isinstance(one, Taken) else one for one in taken]
+    entries = [job_view(one) if isinstance(one, Job) else _refusal(one) for one in ended]
+    jobs = [one for one in ended if isinstance(one, Job)]
+    if not jobs and isinstance(ended[0], JitneyError):
+        return problem(ended[0], PATH, jobs=entries)
+    if all(one.accepted.replayed for one in taken if isinstance(one, Taken)):
+        headers.append((b"idempotent-replayed", b"true"))
+    return accepted(orjson.dumps({"jobs": entries}), headers, is_final=wait_s > 0 and all(job.is_final for job in jobs))
+
+
+def _refusal(error: JitneyError) -> dict[str, Any]:
+    return {"error": {"code": error.code, "message": error.message, "status": error.status, **error.details}}
