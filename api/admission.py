@@ -91,7 +91,9 @@ def check_key(key: str) -> None:
         raise Refused("invalid_request", message)
 
 
-def _json(name: str, value: dict[str, Any]) -> bytes:
+def _json(name: str, value: Mapping[str, Any]) -> bytes:
+    if not value:
+        return b"{}"
     try:
         text = orjson.dumps(value)
     except TypeError as error:  # nested deeper than is written, though not deeper than is read

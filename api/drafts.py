@@ -3,14 +3,15 @@
 import base64
 import binascii
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import orjson
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from api.receiving import Request
+from api.receiving import Request, read_query
 from jobs.errors import Refused
 from jobs.job import LANES
 
@@ -23,20 +24,21 @@ MAX_PARTS: Final = 16
 MAX_TEXT_BYTES: Final = 64 << 10
 MAX_METADATA: Final = 16
 MAX_METADATA_TEXT: Final = 512
+SHORT_QUERY: Final = 256  # bytes; short enough to be kept
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A job as a caller asks for it. Exactly one of image, tensors and raw is given; raw may turn out an image."""
 
     model: str = ""
     image: bytes | None = None
     tensors: Mapping[str, Any] | None = None
     raw: bytes | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = _NONE
     lane: str = "interactive"
     deadline_ms: int | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = _NONE
 
 
 async def read_draft(request: Request, body: bytes) -> Draft:
@@ -53,9 +55,19 @@ async def read_draft(request: Request, body: bytes) -> Draft:
         raise Refused("unsupported_media_type", message, allowed=list(CONTENT_TYPES))
     if not body:
         raise Refused("invalid_request", "the body is empty")
-    draft = _from_text_fields(request.query(*QUERY_FIELDS))
-    draft.image, draft.raw = (body, None) if kind.startswith("image/") else (None, body)
-    return draft
+    query = request.query_string
+    draft = _from_short_query(query) if len(query) <= SHORT_QUERY else _from_query(query)
+    return draft._replace(image=body) if kind.startswith("image/") else draft._replace(raw=body)
+
+
+def _from_query(query: bytes) -> Draft:
+    return _from_text_fields(read_query(query, QUERY_FIELDS))
+
+
+@lru_cache(256)
+def _from_short_query(query: bytes) -> Draft:
+    """Read it once: callers whose body is the input send the same query again and again."""
+    return _from_query(query)
 
 
 def from_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> Draft:
@@ -77,12 +89,10 @@ def from_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interac
         )
     )
     if "image" in given:
-        draft.image = _base64(given["image"])
-    elif isinstance(given["tensors"], dict):
-        draft.tensors = given["tensors"]
-    else:
-        raise Refused("invalid_request", 'field "input.tensors" must be an object of named tensors')
-    return draft
+        return draft._replace(image=_base64(given["image"]))
+    if isinstance(given["tensors"], dict):
+        return draft._replace(tensors=given["tensors"])
+    raise Refused("invalid_request", 'field "input.tensors" must be an object of named tensors')
 
 
 async def from_form(request: Request, body: bytes) -> Draft:
@@ -104,9 +114,7 @@ async def from_form(request: Request, body: bytes) -> Draft:
     await form.close()
     if image is None:
         raise Refused("invalid_request", "the form has no file field named image", allowed=list(FORM_FIELDS))
-    draft = _from_text_fields(fields)
-    draft.image = image
-    return draft
+    return _from_text_fields(fields)._replace(image=image)
 
 
 async def _parse_form(request: Request, body: bytes) -> FormData:

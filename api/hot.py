@@ -41,7 +41,8 @@ class Hot:
 async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer:
     """`POST /v1/jobs`: 202 with the job, or all; with `Prefer: wait=N` 200 once it is final, 202 when N ran out."""
     settings = gateway.settings
-    wish = _prefer_wait(request.header(b"prefer"))
+    prefer = request.header(b"prefer")
+    wish = _prefer_wait(prefer) if prefer else ""
     wait_s = _wait_seconds(wish, settings.max_wait_s) if wish else 0
     headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wish else []
     taken = await _take(gateway, request, receive, waits=bool(wait_s))

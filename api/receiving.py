@@ -1,7 +1,7 @@
 """Reads what a request brings: headers, query and the body, within limits of size and time."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import parse_qsl
 
 from api.answers import Receive, Scope
@@ -14,7 +14,7 @@ class Request:
 
     def __init__(self, scope: Scope) -> None:
         self.path: str = scope["path"]
-        self._scope = scope
+        self.query_string: bytes = scope["query_string"]
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
 
     def header(self, name: bytes) -> str:
@@ -28,18 +28,7 @@ class Request:
 
     def query(self, *allowed: str) -> dict[str, str]:
         """Give the query's fields; raises Refused for one that is not allowed here, or is given twice."""
-        if not self._scope["query_string"]:
-            return {}
-        try:
-            pairs = parse_qsl(self._scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
-        except ValueError as error:
-            raise Refused("malformed_request", f"the query can not be read: {error}") from error
-        if unknown := [name for name, _ in pairs if name not in allowed]:
-            message = f"unknown query field {unknown[0][:80]!r}"
-            raise Refused("invalid_request", message, allowed=list(allowed))
-        if len(dict(pairs)) < len(pairs):
-            raise Refused("invalid_request", "a query field is given twice")
-        return dict(pairs)
+        return read_query(self.query_string, allowed)
 
     async def body(self, receive: Receive, held: Body, limit_bytes: int, timeout_s: float) -> bytes:
         """Receive the body; raises Refused where it is too large or too slow, QueueFull where too many are held."""
@@ -54,6 +43,22 @@ class Request:
         except TimeoutError as error:
             message = f"the body did not arrive within {timeout_s:g} s"
             raise Refused("request_timeout", message, limit_s=timeout_s) from error
+
+
+def read_query(text: bytes, allowed: Collection[str]) -> dict[str, str]:
+    """Read a query's fields; raises Refused for one that is not allowed here, or is given twice."""
+    if not text:
+        return {}
+    try:
+        pairs = parse_qsl(text.decode(), keep_blank_values=True, max_num_fields=64)
+    except ValueError as error:
+        raise Refused("malformed_request", f"the query can not be read: {error}") from error
+    if unknown := [name for name, _ in pairs if name not in allowed]:
+        message = f"unknown query field {unknown[0][:80]!r}"
+        raise Refused("invalid_request", message, allowed=list(allowed))
+    if len(dict(pairs)) < len(pairs):
+        raise Refused("invalid_request", "a query field is given twice")
+    return dict(pairs)
 
 
 async def _gather(receive: Receive, held: Body, limit_bytes: int) -> bytes:

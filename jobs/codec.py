@@ -14,9 +14,10 @@ log = logging.getLogger("jitney.jobs")
 
 # What a reader asks for, in this order. The input is never among it.
 READ_FIELDS: Final = (
-    *("v", "state", "model", "version", "lane", "tenant", "created", "attempts", "metadata"),
-    *("started", "finished", "output", "error", "stages", "batch_size"),
+    *("v", "state", "model", "version", "lane", "tenant", "created", "attempts", "started", "finished"),
+    *("metadata", "output", "error", "stages", "batch_size"),
 )
+_WORDS: Final = 10  # of those the first are short text; the others may be large, and stay bytes
 LATEST_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
 
 
@@ -43,10 +44,8 @@ def read_claimed(fields: Sequence[Any]) -> Claimed:
 
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
     """Read a job from the values of READ_FIELDS; None where there is no such job, or no readable one."""
-    if values[0] != RECORD_VERSION.encode() or None in values[1:8]:
-        return None
     try:
-        return _read_job(job_id, values)
+        return _job(job_id, [value if value is None else value.decode() for value in values[:_WORDS]], values[_WORDS:])
     except (ValueError, TypeError):
         log.warning("the record of job %s can not be read", job_id)
         return None
@@ -58,36 +57,43 @@ def read_notice(data: bytes) -> list[tuple[str, Job | None]]:
     Raises ValueError where this is no notice.
     """
     told = orjson.loads(data)
-    if not isinstance(told, list) or not all(isinstance(job, list) and job for job in told):
-        message = f"no notice: {data[:80]!r}"
-        raise ValueError(message)
-    return [(job_id, read_job(job_id, [*map(_bytes, values)]) if values else None) for job_id, *values in told]
+    if not isinstance(told, list):
+        message = f"it is {data[:80]!r}"
+        raise ValueError(message)  # noqa: TRY004 (what came is wrong, not how it was passed on)
+    try:
+        return [
+            (job_id, _job(job_id, values[:_WORDS], [*map(_bytes, values[_WORDS:])]) if values else None)
+            for job_id, *values in told
+        ]
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _bytes(value: Any) -> bytes | None:
     return value.encode() if isinstance(value, str) else None
 
 
-def _read_job(job_id: str, values: Sequence[bytes | None]) -> Job:
-    head = [value.decode() for value in values[1:8] if value is not None]
-    state, model, version, lane, tenant, created, attempts = head
-    metadata, started, finished, output, error, stages, batch_size = values[8:]
+def _job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:
+    v, state, model, version, lane, tenant, created, attempts, started, finished = words
+    metadata, output, error, stages, batch_size = parts
+    if v != RECORD_VERSION or not (state and model and version and lane and tenant and created and attempts):
+        return None
     return Job(
-        id=job_id,
-        state=State(state),
-        model=model,
-        version=version,
-        lane=lane,
-        tenant=tenant,
-        created_us=_time(created),
-        attempts=int(attempts),
-        metadata=metadata or b"{}",
-        started_us=_time(started) if started else None,
-        finished_us=_time(finished) if finished else None,
-        output=output,
-        error=error,
-        stages_ms=orjson.loads(stages) if stages else None,
-        batch_size=int(batch_size) if batch_size else None,
+        job_id,
+        State(state),
+        model,
+        version,
+        lane,
+        tenant,
+        _time(created),
+        int(attempts),
+        metadata or b"{}",
+        _time(started) if started else None,
+        _time(finished) if finished else None,
+        output,
+        error,
+        orjson.loads(stages) if stages else None,
+        int(batch_size) if batch_size else None,
     )
 
 

@@ -85,8 +85,8 @@ local function remove(key, members)
 end
 
 -- What a gateway reads of a job (codec.py has the same list), and how much of it rides along in a notice.
-local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'created', 'attempts', 'metadata', 'started', 'finished',
-  'output', 'error', 'stages', 'batch_size'}
+local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'created', 'attempts', 'started', 'finished',
+  'metadata', 'output', 'error', 'stages', 'batch_size'}
 local NOTICE_BYTES = 4096
 
 -- A job for a notice: {id, its fields as read}, or {id} where they are many.
