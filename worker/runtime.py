@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batching.batcher import BatchLimits
-from jobs import keys, registry
+from jobs import cpu, keys, registry
 from jobs.errors import StoreUnavailable
 from jobs.notices import Listener
 from jobs.registry import WorkerReport
@@ -68,6 +68,7 @@ class Runtime:
         self.id = secrets.token_hex(8)
         self.settings, self.store, self._failed = settings, store, dict(failed)
         self.device, self.gate = Device(settings.stuck_s), Gate()
+        self.meter = cpu.Meter(cpu.WORKER)
         most = max([model.max_batch for model in models], default=1)
         self.box = BlackBox(
             black_box, self.id, settings.decode_threads + 2, most
@@ -90,7 +91,7 @@ class Runtime:
             *(_start(inference.serve(s.bench, s.board, self.device, s.finisher)) for s in stations),
             _start(leases.run(self.store, self.id, boards, self.device, settings.beat_s)),
             _start(announcing.run_beats(connection, self._report, [s.model for s in stations], settings.beat_s)),
-            _start(announcing.run_stats(connection, tallies, settings.stats_s)),
+            _start(announcing.run_stats(connection, tallies, self.meter, settings.stats_s)),
             _start(listener.run()),
         ]
         await asyncio.wait([*intakes, *loops, _start(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
@@ -124,7 +125,7 @@ class Runtime:
         self.device.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
         try:
-            await announcing.tell_stats(self.store.connection, tallies)
+            await announcing.tell_stats(self.store.connection, tallies, self.meter)
             await registry.withdraw(self.store.connection, self.id)
         except StoreUnavailable as error:
             log.warning("left without a word: %s", error)
