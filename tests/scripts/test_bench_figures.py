@@ -6,13 +6,15 @@ from collections import Counter
 import pytest
 
 from scripts.bench.figures import RawRound, Slice, mean_batch, percentile, raw_medians, row
+from scripts.bench.loads import Load
 from scripts.bench.report import number, table
 
 
 def a_slice(latencies_ms: list[float], wall_s: float = 1.0, batch: int = 1) -> Slice:
-    batches = len(latencies_ms) / batch
-    sums = dict.fromkeys(("queue", "decode", "batch", "infer"), 1.0 * len(latencies_ms))
-    return Slice(4, wall_s, 0.1, latencies_ms, batches, {**sums, "total": 6.0 * len(latencies_ms)})
+    answers, load = len(latencies_ms), Load("wait", 4)
+    sums = dict.fromkeys(("queue", "decode", "batch", "infer"), 1.0 * answers)
+    sums["total"] = 6.0 * answers
+    return Slice(load, wall_s, 0.1, latencies_ms, answers, answers, answers / batch, sums)
 
 
 @pytest.mark.parametrize(("percent", "value"), [(1, 1), (50, 50), (90, 90), (99, 99), (100, 100)])
