@@ -33,7 +33,8 @@ accepted/s: then the same requests without Prefer, as many jobs as had just been
 """
 OPEN: Final = """
 open loop: request number i is due at start + i / rate, whatever became of others; at most {connections} connections
-latency from when it was due, however late it left; at most 3 ms early, then from when it left; warm-up {open_warm:g} s
+latency from when it was due, however late it left; at most 3 ms early, then from when it left
+warm-up before each at the same rate, not counted: {open_warm:g} s; what it leaves unsent is dropped
 overdue: left more than {overdue:g} ms late; unsent: not at all, and in the percentiles with what they had waited
 """
 SERVICE: Final = """

@@ -56,6 +56,8 @@ async def _send(
     connection: Connection | None = None
     try:
         for due in dues:  # all senders take from the same
+            if due < count.opened_at < time.perf_counter():  # left over from the warm-up
+                continue
             try:
                 connection = await connected(address, connection)
                 if (early := due - EARLY_S - time.perf_counter()) > 0:

@@ -28,10 +28,12 @@ def draw(session: Session, file: Path) -> None:
     sides = [side for is_closed in (True, False) if (side := [one for one in rows if (one.rate is None) is is_closed])]
     size = (max(7.5, PANEL_INCHES[0] * len(sides)), 2 * PANEL_INCHES[1] + 0.8)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(2, len(sides), squeeze=False, sharex="col", sharey="row")
+    panels = figure.subplots(2, len(sides), squeeze=False, sharex="col")
+    if len(sides) > 1:  # latencies compare; the throughput of an open loop is that which is due
+        panels[1][1].sharey(panels[1][0])
     for (above, below), side in zip(panels.T, sides, strict=True):
         _throughput(above, side, session)
-        _latency(below, side)
+        _latency(below, side, session)
         for axes in (above, below):
             _dress(axes, _loads(side))
         is_closed = side[0].rate is None
@@ -45,14 +47,13 @@ def draw(session: Session, file: Path) -> None:
 def _throughput(axes: Axes, side: Sequence[Row], session: Session) -> None:
     for mode, rows in _by_mode(side):
         rates = [one.throughput for one in rows]
-        name = f"bulk of {session.plan.bulk_size}" if mode == BULK else mode
         below = [one.throughput - one.throughput_range[0] for one in rows]
         above = [one.throughput_range[1] - one.throughput for one in rows]
         axes.errorbar(
             _loads(rows),
             rates,
             yerr=[below, above],
-            label=name,
+            label=_name(mode, session),
             color=COLOURS[mode],
             marker=MARKERS[mode],
             markersize=5,
@@ -60,20 +61,22 @@ def _throughput(axes: Axes, side: Sequence[Row], session: Session) -> None:
         )
     raw = session.raw()
     if raw is not None and side[0].rate is None:
-        label = "decode + run on one thread, no service"
-        axes.axhline(raw.serial_limit, color=QUIET, linestyle="--", linewidth=1, label=label)
+        axes.axhline(raw.serial_limit, color=QUIET, linestyle="--", linewidth=1)
+        place, what = (0.02, raw.serial_limit), "decode + run on one thread, no service"
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(*place, what, transform=axes.get_yaxis_transform(), va="center", color=QUIET, fontsize=8, bbox=behind)
     if side[0].rate is not None:
         due = sorted(set(_loads(side)))
         axes.plot(due, due, color=QUIET, linestyle="--", linewidth=1, label="all that is due")
 
 
-def _latency(axes: Axes, side: Sequence[Row]) -> None:
+def _latency(axes: Axes, side: Sequence[Row], session: Session) -> None:
     for mode, rows in _by_mode(side):
         known = [one for one in rows if one.p99_ms is not None]
         tails, middles = [one.p99_ms or 0.0 for one in known], [one.p50_ms or 0.0 for one in known]
-        colour = COLOURS[mode]
-        axes.plot(_loads(known), tails, color=colour, marker=MARKERS[mode], markersize=5, label=f"{mode}: p99")
-        axes.plot(_loads(known), middles, color=colour, linestyle=":", label=f"{mode}: p50")
+        colour, name = COLOURS[mode], _name(mode, session)
+        axes.plot(_loads(known), tails, color=colour, marker=MARKERS[mode], markersize=5, label=f"{name}: p99")
+        axes.plot(_loads(known), middles, color=colour, linestyle=":", label=f"{name}: p50")
     axes.set_yscale("log")
 
 
@@ -85,18 +88,22 @@ def _dress(axes: Axes, loads: Sequence[float]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
 
 
 def _by_mode(side: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Each mode's rows by load."""
     found = {mode: [one for one in side if one.mode == mode] for mode in MODES}
     return [(mode, sorted(rows, key=_load)) for mode, rows in found.items() if rows]
+
+
+def _name(mode: str, session: Session) -> str:
+    return f"bulk of {session.plan.bulk_size}" if mode == BULK else mode
 
 
 def _load(one: Row) -> float:
