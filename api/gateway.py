@@ -51,6 +51,7 @@ class Gateway:
         self._start(self.catalogue.run(self.settings.models_s))
         self._start(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
         self._start(sweeping.run(self.store, self.settings.sweep_s))
+        self._start(sweeping.tell_cpu(self.store.connection, self.settings.stats_s))
 
     async def stop(self) -> None:
         """Stop the loops and let go of the store."""

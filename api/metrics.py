@@ -10,7 +10,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from api.gateway import Gateway
-from jobs import deadletters, memory, stats
+from jobs import cpu, deadletters, memory, stats
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -54,8 +54,11 @@ async def render(gateway: Gateway) -> bytes:
         GaugeMetricFamily("jitney_server_memory_used_bytes", "Memory of the queue's server", value=server.used_bytes),
         GaugeMetricFamily("jitney_server_memory_limit_bytes", "And the most it may use", value=server.limit_bytes),
     ]
+    spent = CounterMetricFamily("jitney_cpu_seconds", "CPU time of all processes of a part", labels=["part"])
+    for part, seconds in (await cpu.read(gateway.store.connection)).items():
+        spent.add_metric([part], seconds)
     registry = CollectorRegistry()
-    registry.register(_Read([*_jobs(counts), depth, workers, *dead, *full, *_histograms(histograms)]))
+    registry.register(_Read([*_jobs(counts), depth, workers, *dead, *full, spent, *_histograms(histograms)]))
     return generate_latest(registry)
 
 

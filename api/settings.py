@@ -36,6 +36,7 @@ class GatewaySettings(BaseSettings):
     )
     recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
     models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
+    stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @field_validator("max_bodies_bytes")

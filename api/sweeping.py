@@ -1,4 +1,4 @@
-"""The gateway's ticks over the whole queue: lost and overdue jobs, how fast jobs end, how full the server is.
+"""The gateway's ticks: lost and overdue jobs of the queue, how fast jobs end, how full its server is; its own CPU time.
 
 Any number of gateways may tick.
 """
@@ -12,7 +12,8 @@ from contextlib import suppress
 from api.pace import Pace
 from api.patience import Patience
 from api.watermark import Watermark
-from jobs import memory, upkeep
+from jobs import cpu, memory, upkeep
+from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
 from jobs.memory import Memory
 from jobs.outage import Outage
@@ -64,6 +65,15 @@ async def watch(pace: Pace, watermark: Watermark, store: JobStore, every_s: floa
             pace.saw(await store.counts(), time.monotonic())
             look(watermark, await memory.read(store.connection))
         await asyncio.sleep(every_s)
+
+
+async def tell_cpu(connection: Connection, every_s: float) -> None:
+    """Tell what CPU time this process uses, until cancelled."""
+    meter = cpu.Meter(cpu.GATEWAY)
+    while True:
+        await asyncio.sleep(every_s)
+        with suppress(StoreUnavailable):
+            await meter.tell(connection)
 
 
 def look(watermark: Watermark, seen: Memory) -> None:

@@ -66,6 +66,11 @@ class Connection:
     async def command(self, *words: Word) -> Any:
         return (await self.pipeline([words]))[0]
 
+    async def facts(self, section: str) -> dict[str, str]:
+        """Ask what the server says of itself: one section of its INFO."""
+        text: bytes = await self.command("INFO", section)
+        return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
+
     async def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         """Send many commands in one write; the answers in order. They may be sent twice, and must do no harm then."""
         answers = await self._send(self._small, commands, again=True)

@@ -30,6 +30,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `jitney:workers` | set | a day after the last beat | ids of workers that may be alive |
 | `jitney:worker:<id>` | string | three beats | a live worker: its models, and those it could not load |
 | `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:cpu` | hash | for ever, two fields | CPU time in µs that gateways, and that workers, have used |
 | `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
 | `jitney:wake:<id>` | channel | | a worker's wake: a model version has work |
 | `jitney:news` | channel | | models came or went |
@@ -42,12 +43,14 @@ WORKERS: Final = "jitney:workers"
 NEWS: Final = "jitney:news"
 WORKER_PREFIX: Final = "jitney:worker:"
 STATS_PREFIX: Final = "jitney:stats:"
+CPU: Final = "jitney:cpu"
 
 # Keys that may stay without an expiry; the leak test knows no others.
 LASTING: Final = (
     r"jitney:\{s\d\d\}:(turns|clock|counts|load|dead|dead_bytes)",
     r"jitney:models",
     r"jitney:stats:.+",
+    r"jitney:cpu",
 )
 
 

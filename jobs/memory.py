@@ -14,7 +14,6 @@ class Memory(NamedTuple):
 
 async def read(connection: Connection) -> Memory:
     """Ask the server."""
-    text: bytes = await connection.command("INFO", "memory")
-    facts = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
-    used, limit, machine = (int(facts.get(name, 0)) for name in (b"used_memory", b"maxmemory", b"total_system_memory"))
+    facts = await connection.facts("memory")
+    used, limit, machine = (int(facts.get(name, 0)) for name in ("used_memory", "maxmemory", "total_system_memory"))
     return Memory(used, limit or machine)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jobs import registry
 from jobs.connection import Connection
+from jobs.cpu import Meter
 from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.registry import WorkerReport
@@ -34,19 +35,20 @@ async def run_beats(
         await asyncio.sleep(beat_s)
 
 
-async def run_stats(connection: Connection, tallies: Mapping[str, Tally], stats_s: float) -> None:
+async def run_stats(connection: Connection, tallies: Mapping[str, Tally], meter: Meter, stats_s: float) -> None:
     """Add what was measured to the metrics, until cancelled."""
     outage = Outage(log, "tell metrics")
     while True:
         await asyncio.sleep(stats_s)
         try:
-            await tell_stats(connection, tallies)
+            await tell_stats(connection, tallies, meter)
             outage.ended()
         except StoreUnavailable as error:
             outage.began(error)
 
 
-async def tell_stats(connection: Connection, tallies: Mapping[str, Tally]) -> None:
+async def tell_stats(connection: Connection, tallies: Mapping[str, Tally], meter: Meter) -> None:
     """Add once."""
+    await meter.tell(connection)
     for model, tally in tallies.items():
         await tally.tell(connection, model)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batching.batcher import BatchLimits
-from jobs import keys, registry
+from jobs import cpu, keys, registry
 from jobs.errors import StoreUnavailable
 from jobs.notices import Listener
 from jobs.registry import WorkerReport
@@ -74,6 +74,7 @@ class Runtime:
         most = max([2 * settings.decode_threads, *(model.max_batch for model in models)])
         threads = settings.decode_threads + 2  # the device's, and the loop's
         self.box = BlackBox(black_box, self.id, threads, most)
+        self.meter = cpu.Meter(cpu.WORKER)
         self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self.stations = {f"{model.name} {model.version}": Station(self, model) for model in models}
         for station in self.stations.values():
@@ -92,7 +93,7 @@ class Runtime:
             *(_start(inference.serve(s.bench, s.board, self.device, s.finisher)) for s in stations),
             _start(leases.run(self.store, self.id, boards, self.device, settings.beat_s)),
             _start(announcing.run_beats(connection, self._report, [s.model for s in stations], settings.beat_s)),
-            _start(announcing.run_stats(connection, tallies, settings.stats_s)),
+            _start(announcing.run_stats(connection, tallies, self.meter, settings.stats_s)),
             _start(listener.run()),
         ]
         await asyncio.wait([*intakes, *loops, _start(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +127,7 @@ class Runtime:
         self.device.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
         try:
-            await announcing.tell_stats(self.store.connection, tallies)
+            await announcing.tell_stats(self.store.connection, tallies, self.meter)
             await registry.withdraw(self.store.connection, self.id)
         except StoreUnavailable as error:
             log.warning("left without a word: %s", error)

@@ -1,13 +1,16 @@
 """One keep-alive HTTP/1.1 connection with one request in flight: as little client as an honest measurement needs."""
 
 import asyncio
+import http.client
 import time
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpResponseParser
 
 from scripts.bench.errors import CannotMeasure
+
+TIMEOUT_S: Final = 10
 
 
 class Address(NamedTuple):
@@ -97,6 +100,17 @@ class Connection(asyncio.Protocol):
             self.close()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Answer(status, b"".join(self._chunks), at))
+
+
+def get(address: Address, path: str) -> tuple[int, bytes]:
+    """One GET outside of any measurement: status and body. Raises OSError and http.client.HTTPException."""
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", f"{address.prefix}{path}")
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
 
 
 async def connect(address: Address) -> Connection:

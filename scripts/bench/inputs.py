@@ -1,9 +1,12 @@
 """What is sent: files, the bundled samples, or random numbers in the shape the model asks for."""
 
+import base64
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import orjson
 
 from jobs.media import sniff
 from jobs.tensors import DATATYPES, from_numbers
@@ -44,6 +47,17 @@ def gather(target: Target, files: Sequence[Path]) -> Inputs:
         if len(body) != wanted:
             raise CannotMeasure(f"{file} has {len(body)} bytes, model {target.model} takes {wanted}")
     return Inputs("raw", bodies, ["application/octet-stream"] * len(bodies), [*map(str, files)])
+
+
+def job_lines(target: Target, inputs: Inputs) -> list[bytes]:
+    """Each input as a job in JSON, on a line."""
+    texts = [base64.b64encode(body).decode() for body in inputs.bodies]
+    if inputs.kind == "image":
+        return [orjson.dumps({"model": target.model, "input": {"image": text}}) for text in texts]
+    port = target.card["inputs"][0]
+    facts = {"datatype": port["datatype"], "shape": port["shape"]}
+    tensors = [{port["name"]: {**facts, "b64": text}} for text in texts]
+    return [orjson.dumps({"model": target.model, "input": {"tensors": one}}) for one in tensors]
 
 
 def _images(model: str, files: Sequence[Path]) -> Inputs:

@@ -25,10 +25,19 @@ def document(session: Session) -> dict[str, Any]:
             "mean_bytes": round(sum(map(len, inputs.bodies)) / len(inputs.bodies)),
             "origin": inputs.origin,
         },
-        "plan": {"concurrency": [*plan.concurrencies], "seconds": plan.seconds, "rounds": plan.rounds},
+        "plan": {
+            "mode": [*plan.modes],
+            "concurrency": [*plan.concurrencies],
+            "rate": [*plan.rates],
+            "bulk_size": plan.bulk_size,
+            "connections": plan.connections,
+            "seconds": plan.seconds,
+            "rounds": plan.rounds,
+        },
         "machine": machine(),
         "raw": None if raw is None else asdict(raw),
         "no_raw": session.no_raw,
+        "no_cpu": session.cpu.unknown,
         "service": [asdict(one) for one in session.rows()],
         "first_problem": session.first_problem(),
         "warnings": warnings(session),
@@ -44,11 +53,7 @@ def text(session: Session) -> str:
         f"model {model['name']} version {model['version']} ({model['provider']}, max batch {model['max_batch']})",
         f"at {found['url']}; {inputs['count']} inputs, mean {inputs['mean_bytes']} bytes: {inputs['origin']}",
         "",
-        *_service(session.rows()),
-        "",
-        "where the time of a job goes, mean ms",
-        *_stages(session.rows()),
-        "",
+        *(line for part in _service(session.rows()) for line in (*part, "")),
         *_raw(session),
         "",
         *(f"WARNING: {line}" for line in found["warnings"]),
@@ -60,30 +65,66 @@ def text(session: Session) -> str:
     return "\n".join(lines)
 
 
-def _service(rows: Sequence[Row]) -> list[str]:
-    head = ["in flight", "answers/s", "range", "p50 ms", "p90 ms", "p99 ms", "mean batch"]
-    head += ["/ raw best", "/ serial limit", "failures", "gen cpu"]
-    return table(
-        head,
+def _service(rows: Sequence[Row]) -> list[list[str]]:
+    """The tables that there is something for."""
+    closed, opened = ([one for one in rows if (one.rate is None) is is_closed] for is_closed in (True, False))
+    tables = [_closed(closed)] if closed else []
+    tables += [_open(opened)] if opened else []
+    tables.append(["where the time of a job goes, mean ms", *_stages(rows)])
+    if any(one.cpu_us for one in rows):
+        tables.append(["CPU time of the service, us a job", *_cpu(rows)])
+    return tables
+
+
+def _closed(rows: Sequence[Row]) -> list[str]:
+    head = ["mode", "in flight", "answers/s", "range", "p50 ms", "p90 ms", "p99 ms", "mean batch"]
+    head += ["/ raw best", "/ serial limit", "refused", "failures", "gen cpu"]
+    lines = [
         [
-            [
-                str(one.concurrency),
-                number(one.throughput),
-                "-".join(number(rate) for rate in one.throughput_range),
-                *(number(value) for value in (one.p50_ms, one.p90_ms, one.p99_ms, one.mean_batch)),
-                *("-" if ratio is None else f"{ratio:.3f}" for ratio in (one.ratio_raw_best, one.ratio_serial_limit)),
-                str(sum(one.failures.values())),
-                f"{one.generator_cpu:.2f}",
-            ]
-            for one in rows
-        ],
-    )
+            *_rates(one),
+            *("-" if ratio is None else f"{ratio:.3f}" for ratio in (one.ratio_raw_best, one.ratio_serial_limit)),
+            *_losses(one),
+        ]
+        for one in rows
+    ]
+    if any(one.accepted_rate is not None for one in rows):
+        head.insert(4, "accepted/s")
+        for one, line in zip(rows, lines, strict=True):
+            line.insert(4, number(one.accepted_rate))
+    return table(head, lines)
+
+
+def _open(rows: Sequence[Row]) -> list[str]:
+    head = ["mode", "jobs due", "answers/s", "range", "p50 ms", "p90 ms", "p99 ms", "mean batch"]
+    head += ["overdue", "unsent", "refused", "failures", "gen cpu"]
+    return table(head, [[*_rates(one), str(one.overdue), str(one.unsent), *_losses(one)] for one in rows])
+
+
+def _rates(one: Row) -> list[str]:
+    spread = "-".join(number(rate) for rate in one.throughput_range)
+    figures = (one.p50_ms, one.p90_ms, one.p99_ms, one.mean_batch)
+    return [one.mode, one.load.size, number(one.throughput), spread, *map(number, figures)]
+
+
+def _losses(one: Row) -> list[str]:
+    return [str(sum(one.refused.values())), str(sum(one.failures.values())), f"{one.generator_cpu:.2f}"]
 
 
 def _stages(rows: Sequence[Row]) -> list[str]:
-    names = next((list(one.stages_ms) for one in rows if one.stages_ms), [])
-    lines = [[str(one.concurrency), *(number(one.stages_ms.get(name)) for name in names)] for one in rows]
-    return table(["in flight", *names], lines)
+    return _by_name(rows, [one.stages_ms for one in rows])
+
+
+def _cpu(rows: Sequence[Row]) -> list[str]:
+    return _by_name(rows, [one.cpu_us for one in rows])
+
+
+def _by_name(rows: Sequence[Row], figures: Sequence[dict[str, float]]) -> list[str]:
+    names = next((list(one) for one in figures if one), [])
+    lines = [
+        [one.mode, one.load.size, *(number(of.get(name)) for name in names)]
+        for one, of in zip(rows, figures, strict=True)
+    ]
+    return table(["mode", "load", *names], lines)
 
 
 def _raw(session: Session) -> list[str]:

@@ -1,4 +1,4 @@
-"""The rounds of one measurement, raw and service in turn: raw, c=1, c=16, then raw again.
+"""The rounds of one measurement, raw and service in turn: raw, every load of the service, then raw again.
 
 Keeps what was measured so far, so that a measurement that is broken off still has something to show.
 """
@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scripts.bench.closed_loop import measure, request, try_once
+from scripts.bench import accepting, closed_loop, open_loop
+from scripts.bench.cpu import ServiceCpu
 from scripts.bench.errors import CannotMeasure
+from scripts.bench.exchanges import Exchange, exchange
 from scripts.bench.figures import Raw, RawRound, Row, Slice, raw_medians, row
 from scripts.bench.inputs import Inputs
+from scripts.bench.loads import WAIT, Load, loads
 from scripts.bench.target import Target
+from scripts.bench.trial import try_once
 
 if TYPE_CHECKING:
     from scripts.bench.raw import RawSide
@@ -29,7 +33,11 @@ T = TypeVar("T")
 class Plan:
     """What was asked for."""
 
+    modes: Sequence[str]
     concurrencies: Sequence[int]
+    rates: Sequence[float]
+    bulk_size: int
+    connections: int
     seconds: float
     rounds: int
     models_dir: Path
@@ -42,20 +50,27 @@ class Session:
     target: Target
     inputs: Inputs
     plan: Plan
+    cpu: ServiceCpu
     raw_side: "RawSide | None" = None
     no_raw: str = ""
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
     raws: list[RawRound] = field(default_factory=list)
-    slices: dict[int, list[Slice]] = field(default_factory=dict)
+    slices: dict[Load, list[Slice]] = field(default_factory=dict)
     is_complete: bool = False
 
     def prepare(self, say: Say) -> None:
-        """Loads the raw side and tries every input once; raises CannotMeasure."""
-        say(f"trying {len(self.inputs.bodies)} inputs on model {self.target.model} at {self.target.address}")
-        for name, body in zip(self.inputs.names, self._requests(), strict=True):
-            _run(try_once(self.target.address, body, name))
+        """Loads the raw side and tries every input, and every mode, once; raises CannotMeasure."""
+        target, inputs = self.target, self.inputs
+        say(f"trying {len(inputs.bodies)} inputs on model {target.model} at {target.address}")
+        alone = exchange(WAIT, target, inputs, 1)
+        for name, body in zip(inputs.names, alone.requests, strict=True):
+            _run(try_once(target.address, alone, body, name))
+        for mode in self.plan.modes:
+            self.exchanges[mode] = made = exchange(mode, target, inputs, self.plan.bulk_size)
+            _run(try_once(target.address, made, made.requests[0], f"--mode {mode}"))
         say("loading the same model for the raw side")
         try:
-            self.raw_side = _open_raw(self.plan.models_dir, self.target, self.inputs)
+            self.raw_side = _open_raw(self.plan.models_dir, target, inputs)
         except CannotMeasure as error:
             self.no_raw = str(error)
             say(f"no raw side: {error}")
@@ -65,13 +80,13 @@ class Session:
         gc.collect()
         gc.freeze()  # a full collection over the runtime's modules would be seen in p99
         try:
+            self.cpu.settle()
             for number in range(1, self.plan.rounds + 1):
                 self._run_round(f"round {number} of {self.plan.rounds}", say)
         finally:
             gc.unfreeze()
-        if not any(one.latencies_ms for slices in self.slices.values() for one in slices):
-            problems = [one.first_problem for slices in self.slices.values() for one in slices if one.first_problem]
-            reason = problems[0] if problems else "none came in time; take more --seconds"
+        if not any(one.in_time for slices in self.slices.values() for one in slices):
+            reason = self.first_problem() or "none came in time; take more --seconds"
             raise CannotMeasure(f"not one answer was a result. The first problem: {reason}")
         self.is_complete = True
 
@@ -79,27 +94,36 @@ class Session:
         return raw_medians(self.raws) if self.raws else None
 
     def rows(self) -> list[Row]:
-        """One for each concurrency measured so far."""
+        """One for each load measured so far."""
         return [row(slices, self.raws) for slices in self.slices.values()]
 
     def first_problem(self) -> str:
-        """Of those that were counted as failures."""
+        """Of those that were counted as refused or failed."""
         return next((one.first_problem for slices in self.slices.values() for one in slices if one.first_problem), "")
 
     def _run_round(self, name: str, say: Say) -> None:
+        plan = self.plan
         if self.raw_side is not None:
-            self.raws.append(self.raw_side.measure(self.plan.seconds))
+            self.raws.append(self.raw_side.measure(plan.seconds))
             rates = ", ".join(f"batch {size}: {rate:.0f}/s" for size, rate in self.raws[-1].rates.items())
             say(f"{name}: raw {rates}")
-        for concurrency in self.plan.concurrencies:
-            result = _run(measure(self.target.address, self._requests(), concurrency, self.plan.seconds))
-            self.slices.setdefault(concurrency, []).append(result)
-            failed = f", {result.failures.total()} failed" if result.failures else ""
-            say(f"{name}: c={concurrency}: {result.throughput:.0f}/s{failed}")
+        for load in loads(plan.modes, plan.concurrencies, plan.rates):
+            before = self.cpu.read()
+            result = _run(self._measure(load))
+            self.slices.setdefault(load, []).append(result)
+            result.cpu = self.cpu.since(before)
+            kinds = {"refused": result.refused.total(), "failed": result.failures.total(), "unsent": result.unsent}
+            problems = "".join(f", {count} {kind}" for kind, count in kinds.items() if count)
+            say(f"{name}: {load}: {result.throughput:.0f}/s{problems}")
 
-    def _requests(self) -> list[bytes]:
-        pairs = zip(self.inputs.content_types, self.inputs.bodies, strict=True)
-        return [request(self.target.address, self.target.model, kind, body) for kind, body in pairs]
+    async def _measure(self, load: Load) -> Slice:
+        address, made, seconds = self.target.address, self.exchanges[load.mode], self.plan.seconds
+        if load.rate is not None:
+            return await open_loop.measure(address, made, load, seconds, self.plan.connections)
+        result = await closed_loop.measure(address, made, load, seconds)
+        if made.unwaited:
+            await accepting.measure(address, made, result, seconds)
+        return result
 
 
 def _open_raw(models_dir: Path, target: Target, inputs: Inputs) -> "RawSide":

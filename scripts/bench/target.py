@@ -4,10 +4,9 @@ import http.client
 import json
 from typing import Any, NamedTuple
 
-from scripts.bench.connection import Address
+from scripts.bench.connection import Address, get
 from scripts.bench.errors import CannotMeasure
 
-TIMEOUT_S = 10
 BUNDLED = "digits"
 
 
@@ -42,16 +41,11 @@ def find(address: Address, model: str | None) -> Target:
 
 
 def _listed(address: Address) -> list[dict[str, Any]]:
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", f"{address.prefix}/v1/models")
-        answer = connection.getresponse()
-        status, body = answer.status, answer.read()
+        status, body = get(address, "/v1/models")
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise CannotMeasure(f"nothing answers at {address} ({reason}); `jitney up` starts a service") from error
-    finally:
-        connection.close()
     try:
         listed = json.loads(body)["models"]
     except (ValueError, TypeError, KeyError) as error:

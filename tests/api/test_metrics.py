@@ -1,10 +1,18 @@
 """What the whole queue's metrics say, after each of the things that they count."""
 
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.cpu import Meter
 from jobs.job import Outcome
 from jobs.lifecycle import State
 from jobs.upkeep import bury
 from tests.support.gateways import GatewayProcess, Worker
 from tests.support.servers import Server
+from tests.support.waiting import wait_until
 
 
 def metrics(gateway: GatewayProcess) -> dict[str, float]:
@@ -40,3 +48,42 @@ async def test_every_event_is_counted_as_what_it_is(queue: Server, gateway: Gate
     }
     assert waiting == {"bulk": 0, "suspect": 1}
     assert (seen["jitney_dead_letters"], seen["jitney_dead_letter_bytes"]) == (1, 8)
+
+
+async def test_cpu_time_of_workers_adds_up_and_counts_nothing_twice(gateway: GatewayProcess, worker: Worker) -> None:
+    first, second = Meter("worker"), Meter("worker")
+    for meter in (first, second, first, second):  # each stands for a process that has used what this one has
+        await meter.tell(worker.connection)
+    spent_s = time.process_time()
+    told_s = metrics(gateway)['jitney_cpu_seconds_total{part="worker"}']
+    assert 2 * spent_s * 0.9 < told_s <= 2 * spent_s
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say what a process has used")
+def test_cpu_time_is_that_of_all_gateways_and_of_the_queues_server() -> None:
+    queue, quick = Server(), {"STATS_S": "0.1"}
+    try:
+        with GatewayProcess(queue, quick) as one, GatewayProcess(queue, quick) as other:
+            assert queue.process is not None
+            used_s = cpu_s(one.process.pid) + cpu_s(other.process.pid)
+            server_s = cpu_s(queue.process.pid)
+
+            def seconds(part: str) -> float:
+                return metrics(one)[f'jitney_cpu_seconds_total{{part="{part}"}}']
+
+            wait_until(lambda: seconds("gateway") >= used_s, "both gateways have told")
+            assert seconds("gateway") <= cpu_s(one.process.pid) + cpu_s(other.process.pid) + 2 * STEPS_S
+            assert server_s <= seconds("queue") + 0.001
+            assert seconds("queue") <= cpu_s(queue.process.pid) + STEPS_S
+            assert seconds("worker") == 0
+    finally:
+        queue.close()
+
+
+STEPS_S = 0.025  # the system counts user and system time in whole steps of 10 ms, rounded down
+
+
+def cpu_s(pid: int) -> float:
+    """Ask the system what CPU time a process has used."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

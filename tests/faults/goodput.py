@@ -19,8 +19,8 @@ from pathlib import Path
 import orjson
 from PIL import Image
 
-from scripts.bench.closed_loop import request
 from scripts.bench.connection import Address, connect
+from scripts.bench.exchanges import post
 from tests.support import fragile, models
 from tests.support.service import DIGITS, ROOT, Service
 from worker.models import profile
@@ -79,8 +79,8 @@ def _measure(name: str, folder: Path, good: list[bytes], bad: bytes, plan: tuple
     callers, rounds, seconds = plan
     with Service(folder, {"DEAD_LETTERS": "100"}) as service:
         address = Address.of(service.url)
-        bodies = [request(address, folder_model(folder), _kind(body), body) for body in good]
-        culprit = request(address, folder_model(folder), _kind(bad), bad)
+        bodies = [post(address, folder_model(folder), _kind(body), body) for body in good]
+        culprit = post(address, folder_model(folder), _kind(bad), bad)
         spoiled = [*itertools.islice(itertools.cycle(bodies), EVERY - 1), culprit]
         asyncio.run(_round(address, bodies, callers, 2))  # warm
         ratios, batches = [], 0.0

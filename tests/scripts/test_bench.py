@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench import command, main
+from scripts.bench import command, cpu, main
 from scripts.bench.connection import Address
 from scripts.bench.errors import CannotMeasure
 from scripts.bench.inputs import gather
@@ -22,6 +22,7 @@ QUICK = ["--seconds", "0.3", "--rounds", "1"]
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cpu, "TICK_S", 0.2)  # the service's own tick is 0.1 s
 
 
 def test_it_measures_a_service_and_the_raw_model_beside_it(
@@ -32,7 +33,7 @@ def test_it_measures_a_service_and_the_raw_model_beside_it(
     assert found["complete"]
     assert found["model"]["name"] == "digits"
     assert found["inputs"]["kind"] == "image"
-    assert found["plan"] == {"concurrency": [1, 8], "seconds": 0.3, "rounds": 1}
+    assert found["plan"] | {"mode": ["wait"], "concurrency": [1, 8], "rate": [], "rounds": 1} == found["plan"]
     assert {"cpus", "system", "versions"} == found["machine"].keys()
     assert found["raw"]["raw_best"] == max(found["raw"]["rates"].values()) > 0
     assert found["raw"]["serial_limit"] < found["raw"]["raw_best"]
@@ -44,7 +45,72 @@ def test_it_measures_a_service_and_the_raw_model_beside_it(
         assert 1 <= one["mean_batch"] <= one["concurrency"] + 0.01
         assert one["ratio_raw_best"] == pytest.approx(one["throughput"] / found["raw"]["raw_best"])
         assert 0 < one["stages_ms"]["infer"] < one["stages_ms"]["latency"]
+        assert one["cpu_us"].keys() == {"gateway", "worker", "queue", "all"}
+        assert min(one["cpu_us"].values()) > 0
     assert any("closed loop" in line for line in found["method"])
+
+
+def test_an_open_loop_and_polling_are_measured_and_drawn(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "bench.png"
+    options = ["--mode", "wait,poll", "--rate", "40", "--plot", str(picture), "--json"]
+    assert main(["--url", service.url, *QUICK, *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["mode"], one["rate"], one["concurrency"]) for one in found["service"]] == [
+        ("wait", 40, None),
+        ("poll", 40, None),
+    ]
+    for one in found["service"]:
+        assert one["answers"] + one["unsent"] == pytest.approx(12, abs=1)
+        assert one["throughput"] > 0
+        assert (one["refused"], one["failures"]) == ({}, {})
+    assert any("open loop" in line for line in found["method"])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_shows_every_mode_and_load_with_its_stages_and_cpu_time(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--mode", "poll", "--concurrency", "2", "--rate", "30", "--rounds", "2", "--seconds", "0.2"]
+    assert main(["--url", service.url, *options]) == 0
+    tables = [part.splitlines() for part in capsys.readouterr().out.split("\n\n")]
+    heads = [table[0].split()[:3] for table in tables[1:3]]
+    assert heads == [["mode", "in", "flight"], ["mode", "jobs", "due"]]
+    for table in tables[3:5]:
+        assert [line.split()[:2] for line in table[2:]] == [["poll", "2"], ["poll", "30/s"]]
+    assert tables[4][1].split() == ["mode", "load", "gateway", "worker", "queue", "all"]
+
+
+def test_what_a_full_service_refuses_is_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with Service(env={"MAX_JOBS": "3"}) as service:
+        assert main(["--url", service.url, *QUICK, "--concurrency", "32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (one,) = found["service"]
+    assert one["answers"] > 0
+    assert one["refused"].keys() == {"503 queue_full"}
+    assert one["failures"] == {}
+    assert "503 queue_full" in found["first_problem"]
+    assert any(line.startswith("c=32: refused: ") for line in found["warnings"])
+
+
+def test_a_picture_without_matplotlib_is_said_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert main(["--url", "http://127.0.0.1:9", "--plot", "bench.png"]) == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        'jitney bench: --plot draws with matplotlib, which is not installed here: pip install "jitney[plot]"\n'
+    )
+
+
+def test_a_picture_that_can_not_be_written_is_said_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "nowhere" / "bench.png"
+    assert main(["--url", "http://127.0.0.1:9", "--plot", str(file)]) == 2
+    assert f"--plot {file}: can not be written" in capsys.readouterr().err
 
 
 def test_without_the_models_folder_the_table_says_that_there_is_no_raw_side(
@@ -58,17 +124,22 @@ def test_without_the_models_folder_the_table_says_that_there_is_no_raw_side(
     assert "how it was measured" in out
 
 
+@pytest.mark.parametrize(("load", "first"), [(["--concurrency", "1"], "c=1"), (["--rate", "20"], "20/s")])
 def test_ctrl_c_prints_what_was_measured_until_then(
-    service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    service: Service,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    load: list[str],
+    first: str,
 ) -> None:
     ctrl_c = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
 
     def say(line: str) -> None:
-        if line.startswith("round 1 of 1000: c=1:"):
+        if line.startswith(f"round 1 of 1000: {first}:"):
             ctrl_c.start()
 
     monkeypatch.setattr(command, "_say", say)
-    assert main(["--url", service.url, "--seconds", "0.3", "--rounds", "1000", "--concurrency", "1", "--json"]) == 130
+    assert main(["--url", service.url, "--seconds", "0.3", "--rounds", "1000", *load, "--json"]) == 130
     found = json.loads(capsys.readouterr().out)
     assert not found["complete"]
     assert found["service"][0]["answers"] > 0
@@ -105,7 +176,21 @@ def test_an_input_that_the_model_refuses_is_named(
     assert f"no result for {cut}: the job failed: invalid_image" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--concurrency", "0"], ["--concurrency", "1,x"], ["--seconds", "-1"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--concurrency", "0"],
+        ["--concurrency", "1,x"],
+        ["--seconds", "-1"],
+        ["--seconds", "nan"],
+        ["--rate", "0"],
+        ["--rate", "10,,20"],
+        ["--mode", "wait,later"],
+        ["--bulk-size", "0"],
+        ["--connections", "5000"],
+        ["--plot", "bench.jpg"],
+    ],
+)
 def test_options_are_checked(options: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(options)

@@ -1,16 +1,19 @@
 """The load generator of `jitney bench` against a service that misbehaves on purpose."""
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 
-from scripts.bench import closed_loop
-from scripts.bench.closed_loop import measure, request, try_once
+from scripts.bench import closed_loop, counting
+from scripts.bench.closed_loop import measure
 from scripts.bench.connection import Address
 from scripts.bench.errors import CannotMeasure
+from scripts.bench.exchanges import Exchange, post, waiting_post
 from scripts.bench.figures import Slice
+from scripts.bench.loads import Load
+from scripts.bench.trial import try_once
+from tests.support.stand_in import Asked, against
 
 TIMINGS = {"queue": 1.0, "decode": None, "batch": 0.5, "infer": 2.0, "total": 4.0}
 SUCCEEDED = (200, {"status": "succeeded", "batch_size": 2, "timings": TIMINGS})
@@ -18,43 +21,20 @@ FAILED = (200, {"status": "failed", "error": {"code": "invalid_image", "message"
 LATE = (202, {"status": "queued"})
 FULL = (503, {"code": "queue_full", "detail": "10 of 10 jobs wait"})
 
-Responses = Callable[[int], tuple[int, object] | None]
+
+def waiting(address: Address) -> Exchange:
+    return Exchange(1, [post(address, "m", "image/png", b"x" * 10)], waiting_post)
 
 
-async def against(responses: Responses, act: Callable[[Address], Awaitable[Slice | None]]) -> Slice | None:
-    """Let `act` talk to a service whose n-th answer is `responses(n)`; None breaks the connection."""
-    served = 0
+def measured(responses: Callable[[int], tuple[int, object] | None]) -> Slice:
+    def respond(asked: Asked) -> tuple[int, object] | None:
+        assert "Prefer: wait=10\r\n" in asked.head
+        return responses(asked.number)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal served
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                assert b"Prefer: wait=10\r\n" in head
-                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
-                response = responses(served)
-                served += 1
-                if response is None:
-                    break
-                body = json.dumps(response[1]).encode()
-                writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (response[0], len(body), body))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        return await act(Address("127.0.0.1", server.sockets[0].getsockname()[1], ""))
-
-
-def measured(responses: Responses, concurrency: int = 2, seconds: float = 0.3) -> Slice:
     async def act(address: Address) -> Slice:
-        return await measure(address, [request(address, "m", "image/png", b"x" * 10)], concurrency, seconds)
+        return await measure(address, waiting(address), Load("wait", 2), 0.3)
 
-    found = asyncio.run(against(responses, act))
-    assert found is not None
-    return found
+    return asyncio.run(against(respond, act))
 
 
 @pytest.fixture(autouse=True)
@@ -74,34 +54,37 @@ def test_results_are_counted_with_their_stages_and_batches() -> None:
     assert found.throughput == pytest.approx(answers / found.wall_s)
 
 
-def test_only_results_are_throughput_and_each_other_kind_is_counted_apart() -> None:
+def test_only_results_are_throughput_and_refusals_and_each_kind_of_failure_are_counted_apart() -> None:
     kinds = [SUCCEEDED, FAILED, LATE, FULL, (429, {}), None]
     found = measured(lambda number: kinds[number % len(kinds)])
-    assert found.failures.keys() == {"failed", "202", "503", "429", "connection"}
-    assert 0 < len(found.latencies_ms) < found.failures.total()
+    assert found.failures.keys() == {"failed", "202", "connection"}
+    assert found.refused.keys() == {"503 queue_full", "429"}
+    assert 0 < len(found.latencies_ms) < found.refused.total() + found.failures.total()
 
 
 def test_the_first_problem_is_told_with_code_and_detail() -> None:
     found = measured(lambda _: FULL)
     assert not found.latencies_ms
+    assert not found.failures
     assert found.throughput == 0
     assert found.first_problem == "503 queue_full: 10 of 10 jobs wait"
 
 
 def test_a_service_that_does_not_answer_ends_the_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closed_loop, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(counting, "PATIENCE_S", 0.2)
 
-    async def act(_: Address) -> Slice:
-        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
-            writer.close()
+    never = asyncio.Event()
 
-        async with await asyncio.start_server(swallow, "127.0.0.1", 0) as server:
-            address = Address("127.0.0.1", server.sockets[0].getsockname()[1], "")
-            return await measure(address, [request(address, "m", "image/png", b"x")], 3, 0.05)
+    async def swallow(_: Asked) -> None:
+        await never.wait()
 
-    found = asyncio.run(against(lambda _: None, act))
-    assert found is not None
+    async def act(address: Address) -> Slice:
+        try:
+            return await measure(address, waiting(address), Load("wait", 3), 0.05)
+        finally:
+            never.set()
+
+    found = asyncio.run(against(swallow, act))
     assert found.failures == {"no_answer": 3}
 
 
@@ -116,7 +99,8 @@ def test_a_service_that_does_not_answer_ends_the_slice(monkeypatch: pytest.Monke
 )
 def test_the_trial_says_what_came_instead_of_a_result(response: tuple[int, object] | None, said: str) -> None:
     async def act(address: Address) -> None:
-        await try_once(address, request(address, "m", "image/png", b"x"), "a.png")
+        exchange = waiting(address)
+        await try_once(address, exchange, exchange.requests[0], "a.png")
 
     with pytest.raises(CannotMeasure, match=said):
         asyncio.run(against(lambda _: response, act))
@@ -138,7 +122,7 @@ def test_a_url_is_read(url: str, address: tuple[str, int, str]) -> None:
 def test_an_ipv6_address_keeps_its_brackets_on_the_wire() -> None:
     address = Address.of("http://[::1]:8000")
     assert str(address) == "http://[::1]:8000"
-    assert b"\r\nHost: [::1]:8000\r\n" in request(address, "m", "image/png", b"x")
+    assert b"\r\nHost: [::1]:8000\r\n" in post(address, "m", "image/png", b"x")
 
 
 @pytest.mark.parametrize("url", ["https://a.example", "http://a:99999", "http://", "ftp://a", "http://a/?b=c"])

@@ -5,14 +5,17 @@ from collections import Counter
 
 import pytest
 
-from scripts.bench.figures import RawRound, Slice, mean_batch, percentile, raw_medians, row
+from scripts.bench.cpu import totals
+from scripts.bench.figures import RawRound, Slice, Spent, mean_batch, percentile, raw_medians, row
+from scripts.bench.loads import Load, loads
 from scripts.bench.report import number, table
 
 
 def a_slice(latencies_ms: list[float], wall_s: float = 1.0, batch: int = 1) -> Slice:
-    batches = len(latencies_ms) / batch
-    sums = dict.fromkeys(("queue", "decode", "batch", "infer"), 1.0 * len(latencies_ms))
-    return Slice(4, wall_s, 0.1, latencies_ms, batches, {**sums, "total": 6.0 * len(latencies_ms)})
+    answers, load = len(latencies_ms), Load("wait", 4)
+    sums = dict.fromkeys(("queue", "decode", "batch", "infer"), 1.0 * answers)
+    sums["total"] = 6.0 * answers
+    return Slice(load, wall_s, 0.1, latencies_ms, answers, answers, answers / batch, sums)
 
 
 @pytest.mark.parametrize(("percent", "value"), [(1, 1), (50, 50), (90, 90), (99, 99), (100, 100)])
@@ -91,3 +94,35 @@ def test_a_table_is_aligned_and_numbers_keep_three_digits() -> None:
     lines = table(["a", "long"], [["100", "1"], ["2", "3"]])
     assert lines == ["  a  long", "100     1", "  2     3"]
     assert len({len(re.sub(r"\S", "x", line)) for line in lines}) == 1
+
+
+def test_cpu_time_a_job_is_that_of_all_rounds_over_the_jobs_of_all_rounds() -> None:
+    slices = [a_slice([1.0] * 10), a_slice([1.0] * 10), a_slice([1.0] * 10)]
+    slices[0].cpu = Spent({"gateway": 0.1, "queue": 0.2}, 1000)
+    slices[1].cpu = Spent({"gateway": 0.5, "queue": 0.4}, 2000)
+    assert row(slices, []).cpu_us == pytest.approx({"gateway": 200, "queue": 200, "all": 400})
+    assert row(slices[2:], []).cpu_us == {}
+
+
+def test_what_was_not_sent_is_in_the_percentiles_with_what_it_had_waited() -> None:
+    one = a_slice([10.0] * 50)
+    one.unsent, one.unsent_ms = 50, [200.0] * 50
+    made = row([one], [])
+    assert (made.p50_ms, made.p99_ms, made.unsent) == (10, 200, 50)
+
+
+def test_metrics_are_summed_by_part_and_over_models() -> None:
+    text = """# TYPE jitney_cpu_seconds_total counter
+jitney_cpu_seconds_total{part="gateway"} 1.5
+jitney_cpu_seconds_total{part="queue"} 0.25
+# TYPE jitney_jobs_finished_total counter
+jitney_jobs_finished_total{model="a",outcome="succeeded"} 3
+jitney_jobs_finished_total{model="b",outcome="failed"} 4
+"""
+    assert totals(text) == ({"gateway": 1.5, "queue": 0.25}, 7)
+    assert totals("# TYPE other gauge\nother 1\n") is None
+
+
+def test_loads_come_mode_by_mode_and_say_what_they_are() -> None:
+    made = loads(["wait", "bulk"], [1, 8], [50.0])
+    assert [str(one) for one in made] == ["c=1", "c=8", "50/s", "bulk c=1", "bulk c=8", "bulk 50/s"]

@@ -1,0 +1,27 @@
+"""Sends one request outside of any measurement, so that a service that has no result for it is not measured at all."""
+
+import asyncio
+
+from scripts.bench.connection import Address, connect
+from scripts.bench.counting import PATIENCE_S, hang_up
+from scripts.bench.errors import CannotMeasure
+from scripts.bench.exchanges import Exchange
+
+
+async def try_once(address: Address, exchange: Exchange, request: bytes, name: str) -> None:
+    """Raises CannotMeasure where the answer is not a result."""
+    try:
+        connection = await connect(address)
+    except OSError as error:
+        raise CannotMeasure(f"nothing answers at {address}: {error}") from error
+    try:
+        done = await asyncio.wait_for(exchange.send(connection, request), PATIENCE_S)
+    except TimeoutError as error:
+        raise CannotMeasure(f"{address} did not answer within {PATIENCE_S:g} s") from error
+    except OSError as error:
+        raise CannotMeasure(f"{address} broke the connection: {error}") from error
+    finally:
+        await hang_up(connection)
+    for verdict in done.verdicts:
+        if verdict.view is None:
+            raise CannotMeasure(f"the service has no result for {name}: {verdict.problem}")
