@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -28,9 +29,14 @@ DRAIN_S = 2
 class Server(uvicorn.Server):
     """uvicorn, which on shutdown first sends waiting requests home with what is known of their jobs."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, up_fd: int | None) -> None:
         super().__init__(config)
-        self._gateway = gateway
+        self._gateway, self._up_fd = gateway, up_fd
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._up_fd is not None and self.started:
+            os.write(self._up_fd, b"\n")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.waiting.close()
@@ -39,8 +45,10 @@ class Server(uvicorn.Server):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one gateway; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jitney api", description="Takes jobs over HTTP.")
+    several = "jitney api --workers N (GATEWAYS=N): so many gateway processes, which share one port"
+    parser = argparse.ArgumentParser(prog="jitney api", description="Takes jobs over HTTP.", epilog=several)
     parser.add_argument("--fd", type=int, help="a listening socket to use instead of HOST and PORT")
+    parser.add_argument("--up-fd", type=int, help="where to write a line once requests are answered")
     args = parser.parse_args(argv)
     try:
         settings, store_settings = GatewaySettings(), StoreSettings()
@@ -72,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(Server(config, gateway).serve(sockets=[listening]))
+        runner.run(Server(config, gateway, args.up_fd).serve(sockets=[listening]))
     return 0
 
 

@@ -36,6 +36,7 @@ class _Read(Collector):
 
 async def render(gateway: Gateway) -> bytes:
     """Read everything and write it in Prometheus' text format."""
+    await gateway.catalogue.refresh()  # as of now: another gateway's last look is as old as its own clock says
     announced = gateway.catalogue.announced
     counts = await gateway.store.counts()
     histograms = await stats.read(gateway.store.connection, gateway.catalogue.names())

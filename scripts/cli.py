@@ -10,7 +10,7 @@ from collections.abc import Sequence
 # verb → (module with main(argv) -> exit code, what it does)
 VERBS = {
     "up": ("scripts.up", "run the queue's server, workers and the gateway together on this machine"),
-    "api": ("api.__main__", "run the gateway: HTTP in, HTTP out"),
+    "api": ("scripts.gateways", "run the gateway: HTTP in, HTTP out; several processes of it on one port, if asked to"),
     "worker": ("scripts.workers", "keep workers running, which gather requests into batches and run the models"),
     "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
 }
@@ -21,6 +21,7 @@ _ENVIRONMENT = """environment (all optional; `jitney VERB --help` tells more):
   PORT, HOST   where the gateway listens (8000, 127.0.0.1)
   MODELS_DIR   the folder of models (models)
   WORKERS      worker processes of `worker` and `up` (1)
+  GATEWAYS     gateway processes of `api` and `up` (1)
   DATA_DIR     where `up` keeps the queue (.data)"""
 
 

@@ -6,6 +6,7 @@ Never blocks: it is called between other things, every 50 ms.
 import json
 import select
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -21,10 +22,13 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 class ReadyLine:
     """One question to /readyz at a time, until it is answered 200."""
 
-    def __init__(self, host: str, port: int, started_at: float) -> None:
-        """`started_at` in seconds since the epoch: what the printed time counts from."""
+    def __init__(self, host: str, port: int, started_at: float, are_up: Callable[[], bool] = lambda: True) -> None:
+        """`started_at` in seconds since the epoch: what the printed time counts from.
+
+        `are_up`: whether all gateways behind the port answer; only one of them can be asked.
+        """
         self._host, self._port = _LOOPBACK.get(host, host), port
-        self._started_at = started_at
+        self._started_at, self._are_up = started_at, are_up
         self._connection: HTTPConnection | None = None
         self._served: list[str] = []
         self._asks_until = time.monotonic() + ASKS_FOR_S
@@ -60,6 +64,8 @@ class ReadyLine:
             self._connection = None
 
     def _is_answered_yes(self) -> bool:
+        if not self._are_up():
+            return False
         try:
             if self._connection is None:
                 self._connection = HTTPConnection(self._host, self._port, timeout=1.0)

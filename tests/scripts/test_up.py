@@ -12,8 +12,9 @@ from urllib.request import urlopen
 
 import pytest
 
+from scripts.gateways import listen
 from scripts.supervisor import CannotStart
-from scripts.up import Settings, listen
+from scripts.up import Settings
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
 
@@ -174,9 +175,11 @@ def test_a_number_of_workers_that_is_none_is_refused() -> None:
 
 
 def test_empty_settings_count_as_unset() -> None:
-    unset = Settings("127.0.0.1", 8000, "models", Path(".data"), None)
+    unset = Settings("models", Path(".data"), None)
     assert (
-        Settings.from_env(dict.fromkeys(["HOST", "PORT", "MODELS_DIR", "DATA_DIR", "REDIS_URL", "WORKERS"], ""))
+        Settings.from_env(
+            dict.fromkeys(["HOST", "PORT", "MODELS_DIR", "DATA_DIR", "REDIS_URL", "WORKERS", "GATEWAYS"], "")
+        )
         == unset
     )
 
