@@ -1,0 +1,78 @@
+"""What a job costs the queue's server, counted exactly: a command more in a script is seen here, on any machine.
+
+Time is not looked at; `make bench-guard` does that.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.jobs.conftest import Bench
+
+INPUT = b"x" * 3136
+MANY = 32
+# By step: the commands of one call for any number of jobs, and those of each job beside.
+COMMANDS = {
+    "submit": (
+        {"evalsha": 1, "time": 1, "get": 1, "set": 1, "hmget": 1, "hset": 1, "hincrby": 1, "exists": 1}
+        | {"zadd": 3, "rpush": 1, "zremrangebyrank": 1, "expire": 1, "spop": 1},
+        {"hget": 1, "hset": 1},
+    ),
+    "claim": (
+        {"evalsha": 1, "time": 1, "hget": 1, "llen": 4, "lpop": 1, "zpopmin": 1, "exists": 2, "zadd": 1, "hset": 1}
+        | {"srem": 1},
+        {"hmget": 1, "hget": 1, "hset": 1},
+    ),
+    "finish": (
+        {"evalsha": 1, "time": 1, "zrem": 2, "hincrby": 2, "hdel": 1, "publish": 1},
+        {"hmget": 2, "hset": 1, "hdel": 1, "pexpire": 1},
+    ),
+}
+# Bytes of a job beyond its input, both ways, in calls of 32.
+MOST_BYTES = {"submit": 500, "claim": 250, "finish": 300}
+
+
+@asynccontextmanager
+async def counted(bench: Bench, into: dict[str, Any]) -> AsyncIterator[None]:
+    """Count what the server is asked meanwhile."""
+    with bench.server.client() as client:
+        client.config_resetstat()
+        before = client.info("stats")
+        yield
+        after = client.info("stats")
+        into["bytes"] = sum(after[name] - before[name] for name in ("total_net_input_bytes", "total_net_output_bytes"))
+        calls = {name.removeprefix("cmdstat_"): one["calls"] for name, one in client.info("commandstats").items()}
+    into["commands"] = Counter({name: n for name, n in calls.items() if name not in {"info", "config|resetstat"}})
+
+
+async def journey(bench: Bench, count: int) -> dict[str, dict[str, Any]]:
+    """Take so many jobs through submit, claim and finish, each in one call."""
+    steps: dict[str, dict[str, Any]] = {step: {} for step in COMMANDS}
+    jobs = [bench.job(input=INPUT) for _ in range(count)]
+    async with counted(bench, steps["submit"]):
+        await bench.store.submit(jobs, "gateway")
+    async with counted(bench, steps["claim"]):
+        claimed = await bench.claim(count)
+    async with counted(bench, steps["finish"]):
+        assert await bench.store.finish("w1", bench.succeed(claimed)) == 0
+    return steps
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+async def test_the_commands_of_a_job_are_just_these(bench: Bench, count: int) -> None:
+    await journey(bench, 1)  # the scripts are known from then on
+    steps = await journey(bench, count)
+    for step, (of_call, of_job) in COMMANDS.items():
+        expected = Counter(of_call) + Counter({name: count * times for name, times in of_job.items()})
+        assert steps[step]["commands"] == expected, step
+
+
+async def test_the_bytes_of_a_job_are_few(bench: Bench) -> None:
+    await journey(bench, MANY)
+    steps = await journey(bench, MANY)
+    for step, most in MOST_BYTES.items():
+        of_input = len(INPUT) if step in {"submit", "claim"} else 0
+        assert steps[step]["bytes"] / MANY - of_input <= most, step
