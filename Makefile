@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput clean
+.PHONY: help run test unit check soak recovery goodput bench-guard clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -52,6 +52,9 @@ recovery: .venv/installed-dev ## How soon a killed worker's jobs are done elsewh
 
 goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs the others (3 minutes)
 	$(BIN)/python -m tests.faults.goodput
+
+bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
+	$(BIN)/python -m tests.bench.guard
 
 clean: ## Remove what was built; the queue in .data stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

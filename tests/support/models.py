@@ -1,10 +1,12 @@
 """Models that tests need and the project does not: made on the spot, as an operator would lay them out."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 SQUEEZENET_TOML = """
 task = "image-classification"
@@ -69,6 +71,25 @@ def doubling(models_dir: Path, name: str = "double", toml: str = 'task = "tensor
     onnx.save(model, folder / "1" / "model.onnx")
     (folder / "model.toml").write_text(toml)
     return folder
+
+
+def perceptron(models_dir: Path, name: str = "perceptron") -> None:
+    """Lay out a tiny network, so that all else is what costs: x float32 [N, 784] → y float32 [N, 10]."""
+    sizes, random = (784, 128, 10), np.random.default_rng(1)
+    weights = [random.standard_normal(pair, np.float32) * pair[0] ** -0.5 for pair in itertools.pairwise(sizes)]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w1"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(p, TensorProto.FLOAT, ["N", n]) for p, n in (("x", 784), ("y", 10))]
+    constants = [numpy_helper.from_array(weight, f"w{n}") for n, weight in enumerate(weights)]
+    graph = helper.make_graph(nodes, name, ports[:1], ports[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (models_dir / name / "1").mkdir(parents=True)
+    onnx.save(model, models_dir / name / "1" / "model.onnx")
+    (models_dir / name / "model.toml").write_text('task = "tensor"\nthreads = 1')
 
 
 def slow(models_dir: Path, name: str = "slow") -> None:
