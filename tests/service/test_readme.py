@@ -55,7 +55,7 @@ def test_make_run_says_when_it_is_ready_and_stops_within_10_s(tmp_path: Path) ->
             assert re.fullmatch(r"Jitney is ready in \d+\.\d s: http://127\.0\.0\.1:\d+", first)
             words = shlex.split(curl.partition("try: ")[2])
             answer = subprocess.run([*words, "-sS"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
-            assert json.loads(answer.stdout)["predictions"][0]["label"] == "7"
+            assert '"predictions":[{"label":"7"' in answer.stdout  # else all of it is shown
         finally:
             os.killpg(make.pid, signal.SIGTERM)
             began = time.monotonic()
