@@ -85,9 +85,7 @@ def main() -> int:
                     parts = job_us(address, cpu, size)
                     found.append(sum(parts.values()) / of_bare)
                     told = ", ".join(f"{part} {us:.0f}" for part, us in parts.items())
-                    print(
-                        f"round {number}, {size:2} in flight: a request {of_bare:.0f} µs; a job {told} µs", flush=True
-                    )
+                    print(f"round {number}, {size:2} in flight, µs: a request {of_bare:.0f}; a job {told}", flush=True)
     medians = {size: statistics.median(found) for size, found in ratios.items()}
     for size, median in medians.items():
         spread = f"{min(ratios[size]):.1f} to {max(ratios[size]):.1f}"

@@ -91,6 +91,8 @@ def test_a_full_disk_is_a_503_and_is_over_when_there_is_room(scenario: Scenario)
     cluster = scenario.cluster
     server = cluster.server.process
     assert server is not None
+    # Gateways look at the server's memory now and then, and it may have been full before.
+    wait_until(lambda: _sent(scenario, 20) == [(202, "")] * 20, "jobs are taken everywhere")
     largest = max(file.stat().st_size for file in _append_only_files(cluster.server.folder))
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (largest + SPARE_BYTES, resource.RLIM_INFINITY))
     try:

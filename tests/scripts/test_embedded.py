@@ -143,9 +143,11 @@ def test_data_of_redis_stay_with_redis_and_go_to_valkey_only_when_it_is_gone(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     put_on_path(monkeypatch, tmp_path / "bin", DEBIAN_REDIS)
-    with embedded.running(data_dir) as server, client(server) as connection:
-        assert server.engine.family == "redis"
-        connection.set("job", "waiting")
+    with monkeypatch.context() as no_wheel:
+        no_wheel.setattr(server_binary, "_wheel", list)  # else its Valkey would come first
+        with embedded.running(data_dir) as server, client(server) as connection:
+            assert server.engine.family == "redis"
+            connection.set("job", "waiting")
 
     put_on_path(monkeypatch, tmp_path / "other", *WHEEL)
     with embedded.running(data_dir) as server, client(server) as connection:

@@ -172,7 +172,7 @@ def test_real_workers_show_up_come_back_and_go(tmp_path: Path) -> None:
 
 
 def _workers_of(supervisor: subprocess.Popen[bytes]) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()[1:]]
     return [int(pid) for pid, parent, args in rows if int(parent) == supervisor.pid and "worker --black-box" in args]
 

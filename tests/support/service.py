@@ -73,7 +73,7 @@ class Service:
 
     def pid(self, part: str) -> int:
         """Find the process of a part: api, worker or server."""
-        listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         wanted = {"api": "-m api", "worker": "-m worker --black-box", "server": str(self.folder)}[part]
         for line in listed.splitlines()[1:]:
             pid, parent, args = line.split(maxsplit=2)
