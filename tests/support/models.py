@@ -73,9 +73,9 @@ def doubling(models_dir: Path, name: str = "double", toml: str = 'task = "tensor
     return folder
 
 
-def perceptron(models_dir: Path, name: str = "perceptron") -> None:
-    """Lay out a tiny network, so that all else is what costs: x float32 [N, 784] → y float32 [N, 10]."""
-    sizes, random = (784, 128, 10), np.random.default_rng(1)
+def perceptron(models_dir: Path, name: str = "perceptron", inputs: int = 784) -> None:
+    """Lay out a tiny network, so that all else is what costs: x float32 [N, inputs] → y float32 [N, 10]."""
+    sizes, random = (inputs, 128, 10), np.random.default_rng(1)
     weights = [random.standard_normal(pair, np.float32) * pair[0] ** -0.5 for pair in itertools.pairwise(sizes)]
     nodes = [
         helper.make_node("MatMul", ["x", "w0"], ["h"]),
@@ -83,7 +83,7 @@ def perceptron(models_dir: Path, name: str = "perceptron") -> None:
         helper.make_node("MatMul", ["r", "w1"], ["s"]),
         helper.make_node("Softmax", ["s"], ["y"]),
     ]
-    ports = [helper.make_tensor_value_info(p, TensorProto.FLOAT, ["N", n]) for p, n in (("x", 784), ("y", 10))]
+    ports = [helper.make_tensor_value_info(p, TensorProto.FLOAT, ["N", n]) for p, n in (("x", inputs), ("y", 10))]
     constants = [numpy_helper.from_array(weight, f"w{n}") for n, weight in enumerate(weights)]
     graph = helper.make_graph(nodes, name, ports[:1], ports[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

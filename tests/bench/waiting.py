@@ -1,0 +1,93 @@
+"""`python -m tests.bench.waiting`: what a million bulk jobs in the queue cost those who want an answer now (S13).
+
+The same closed loop before and after; the bulk jobs are of the same model, and take their eighth of the seats.
+"""
+
+import argparse
+import asyncio
+import base64
+import os
+import signal
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx2
+import orjson
+
+from scripts.bench import closed_loop
+from scripts.bench.connection import Address
+from scripts.bench.exchanges import Exchange, post, waiting_post
+from scripts.bench.loads import WAIT, Load
+from tests.support import models
+from tests.support.service import Service
+
+INPUTS = 256  # floats: 1 kB
+A_POST = 1000
+
+
+def main() -> int:
+    """Measure; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        models.perceptron(Path(name), inputs=INPUTS)
+        room = {"MAX_JOBS": str(3 * args.jobs), "MAX_INPUT_BYTES": str(1 << 40), "RESULT_TTL_S": "30"}
+        with Service(Path(name), room) as service:
+            before = rates(service, args.rounds, args.seconds)
+            fill(service, args.jobs)
+            after = rates(service, args.rounds, args.seconds)
+            left = waiting(service)
+    ratio = statistics.median(after) / statistics.median(before)
+    print(f"64 in flight: {shown(before)} without; {shown(after)} with {args.jobs} to {left} bulk jobs waiting")
+    print(f"ratio of the medians {ratio:.2f}")
+    return int(ratio < 0.85)
+
+
+def rates(service: Service, rounds: int, seconds: float) -> list[float]:
+    """Answers a second with 64 in flight, round by round."""
+    address = Address.of(service.url)
+    exchange = Exchange(1, [post(address, "perceptron", "application/octet-stream", bytes(4 * INPUTS))], waiting_post)
+    found = []
+    for _ in range(rounds):
+        result = asyncio.run(closed_loop.measure(address, exchange, Load(WAIT, 64), seconds))
+        assert not result.failures, result.first_problem
+        found.append(result.throughput)
+    return found
+
+
+def fill(service: Service, jobs: int) -> None:
+    """Have so many bulk jobs wait; the worker stands still meanwhile."""
+    worker = service.pid("worker")
+    tensor = {"datatype": "FP32", "shape": [INPUTS], "b64": base64.b64encode(bytes(4 * INPUTS)).decode()}
+    line = orjson.dumps({"input": {"tensors": {"x": tensor}}}) + b"\n"
+    query, headers = {"model": "perceptron", "lane": "bulk"}, {"content-type": "application/x-ndjson"}
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
+            for at in range(0, jobs, A_POST):
+                body = line * min(A_POST, jobs - at)
+                answer = http.post("/v1/jobs", params=query, content=body, headers=headers)
+                assert answer.status_code == 202, answer.text[:300]
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+def waiting(service: Service) -> int:
+    """How many jobs wait, as the service says."""
+    with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
+        lines = [line for line in http.get("/metrics").text.splitlines() if line.startswith("jitney_waiting_jobs{")]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+
+def shown(found: list[float]) -> str:
+    """A median and its range."""
+    return f"{statistics.median(found):.0f}/s ({min(found):.0f} to {max(found):.0f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
