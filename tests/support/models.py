@@ -50,14 +50,14 @@ class Poison(TensorTask):
 '''
 
 
-def squeezenet(models_dir: Path, shared_data: Path, file: str, name: str = "squeezenet") -> None:
-    """Lay out the real SqueezeNet: its file, its labels, a model.toml, nothing else."""
+def squeezenet(models_dir: Path, shared_data: Path, file: str, name: str = "squeezenet", toml: str = "") -> None:
+    """Lay out the real SqueezeNet: its file, its labels, a model.toml, nothing else. `toml`: keys before its own."""
     folder = models_dir / name
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "model.onnx").write_bytes((shared_data / "models" / file).read_bytes())
     lines = (shared_data / "labels" / "synset.txt").read_text().splitlines()
     (folder / "labels.txt").write_text("\n".join(line.partition(" ")[2] for line in lines))
-    (folder / "model.toml").write_text(SQUEEZENET_TOML)
+    (folder / "model.toml").write_text(f"{toml}\n{SQUEEZENET_TOML}")
 
 
 def doubling(models_dir: Path, name: str = "double", toml: str = 'task = "tensor"') -> Path:
