@@ -13,11 +13,11 @@ from api.bodies import Bodies, Body
 from api.catalogue import Catalogue
 from api.pace import Pace
 from api.settings import GatewaySettings
+from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
 from jobs import keys
 from jobs.errors import StoreUnavailable
-from jobs.gathering import Gathering
 from jobs.ids import PATTERN
 from jobs.job import Job
 from jobs.notices import Listener
@@ -35,7 +35,7 @@ class Gateway:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
         self.catalogue = Catalogue(store.connection, settings.default_model)
-        self.waiting, self.submits = Waiting(store), Gathering(store)
+        self.waiting, self.submits = Waiting(store), Submits(store)
         self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
         self.bodies = Bodies(settings.max_bodies_bytes)
         self._loops: list[asyncio.Task[Any]] = []

@@ -9,7 +9,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-class Gathering:
+class OneWrite:
     """A transport that sends what was written in one turn of the event loop together; all else passes straight on."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -32,7 +32,7 @@ class Gathering:
 
     def _flush(self) -> None:
         parts, self._parts = self._parts, []
-        if parts:
+        if parts and not self._transport.is_closing():
             self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
 
 
@@ -40,4 +40,4 @@ class Protocol(HttpToolsProtocol):
     """One connection of a caller."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", Gathering(cast("asyncio.Transport", transport))))
+        super().connection_made(cast("asyncio.Transport", OneWrite(cast("asyncio.Transport", transport))))

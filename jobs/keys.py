@@ -15,7 +15,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
 | `:clock` | string | for ever | the last ticket, so that tickets only grow |
 | `:idle:<model>:<version>` | set | 60 s after the last claim | workers that found the lines empty and wait for a wake |
-| `:trial:<model>:<version>` | string | a day | first job of the cell of suspects that is tried; `-`: the last killed |
+| `:trial:<model>:<version>` | string | a day | the cell of suspects that is tried; `-`: the last killed |
 | `:later` | sorted set | while not empty | queued ids that wait for their retry by the ms at which it is due |
 | `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes of input>` by the ms of their end |
 | `:dead_bytes` | string | for ever | the sum of those bytes |

@@ -11,13 +11,14 @@ from typing import Any, Protocol, TypeVar
 
 from jobs import codec, keys
 from jobs.connection import Connection
-from jobs.errors import JitneyError, QueueFull, Refused
+from jobs.errors import JitneyError, QueueFull, Refused, StoreUnavailable
 from jobs.ids import shard_of
 from jobs.job import LANES, RECORD_VERSION, Accepted, Claim, Claimed, Job, Outcome, Submission
 from jobs.pipe import Word
 from jobs.settings import StoreSettings
 
 OWN_TTL_S = 7 * 86_400  # longer than any deadline
+BROKEN_RETRY_AFTER_S = 60  # somebody must look at it
 
 
 class _HasId(Protocol):
@@ -81,6 +82,9 @@ class JobStore:
         if how == b"mismatch":
             message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
             return Refused("idempotency_mismatch", message)
+        if how == b"broken":
+            message = f"what lies in the queue in place of the line of model {job.model} is no line"
+            return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
         if how == b"full":
             return self._full(job, int(first), int(second))
         return Accepted(first.decode(), int(second), replayed=how == b"replayed")

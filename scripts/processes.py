@@ -106,6 +106,8 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
 
 def describe_exit(returncode: int) -> str:
     """Why a process is gone, in words."""
+    if returncode == -signal.SIGALRM:
+        return f"killed by its own alarm (signal {-returncode}): what was to be short did not end"
     return f"killed by signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
 
 

@@ -41,6 +41,7 @@ class Backoff:
 
     first_s: float = 0.2
     limit_s: float = 10.0
+    explained_s: float = 2.0  # the limit where what it died of is set apart: its successor may well live
     healthy_s: float = 30.0
 
 
@@ -166,7 +167,7 @@ class Supervisor:
         if returncode is None:
             self._restart_later(kept, f"clearing up after {name} took more than {kept.child.on_death_s:g} s: killed")
         elif returncode == EX_EXPLAINED:
-            kept.delay_s = self._backoff.first_s
+            kept.delay_s = min(kept.delay_s, self._backoff.explained_s)
             self._restart_later(kept, f"cleared up after {name}: what it may have died of is set apart")
         elif returncode:
             self._restart_later(kept, f"clearing up after {name} failed: {describe_exit(returncode)}")

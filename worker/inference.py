@@ -42,13 +42,13 @@ class Device:
             if batch is None:
                 return ended
             run, started = BatchRun(bench, batch.group, batch.items), time.monotonic()
-            if bench.short_runs.expected:
+            if bench.short_runs.expected(len(run.riders)):
                 ended += self._run_here(run)
             else:
                 self.freed.clear()
                 ended += await self._run(board, run)
             self.last_run_s = time.monotonic() - started
-        bench.short_runs.took(self.last_run_s)
+        bench.short_runs.took(self.last_run_s, len(run.riders))
         self.freed.set()
         log.debug("%s: %d (%s), %.1f ms", bench.model.name, len(batch.items), batch.reason, self.last_run_s * 1000)
         return ended

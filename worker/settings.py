@@ -25,7 +25,9 @@ class WorkerSettings(BaseSettings):
     stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
     idle_poll_s: float = Field(1, gt=0, description="an idle worker looks for work this often even without a wake")
     drain_s: float = Field(3, gt=0, description="on SIGTERM: longest time to finish what is aboard")
-    stuck_s: float = Field(10, gt=0, description="a run that was told to stop and goes on for so long ends its worker")
+    stuck_s: float = Field(
+        10, gt=0, description="a run that was told to stop, or was to be short, and goes on for so long ends its worker"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @property

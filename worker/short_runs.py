@@ -7,7 +7,8 @@ from worker.models.port import Port
 
 SHORT_S: Final = 0.000_5  # two hops between threads take a fifth of this, and twice as much of a lone request's time
 IN_A_ROW: Final = 16
-LONG_S: Final = 0.05  # between the two a run says nothing: this machine may have had other work
+LONG_S: Final = 0.05  # between the two, one run alone says nothing: this machine may have had other work
+DELAYED: Final = 4
 PATIENCE: Final = 1000  # so many short runs after a long one
 
 # Inputs that may say how much is to be done (how often, how many), so that runs of one shape differ at will.
@@ -19,16 +20,22 @@ class ShortRuns:
 
     def __init__(self, inputs: Sequence[Port]) -> None:
         self._can_be = not any(port.datatype in _COUNTS for port in inputs) and all(port.is_fixed for port in inputs)
-        self._in_a_row = 0
+        self._in_a_row = self._delayed = 0
+        self._largest = 0  # riders of the largest batch that was short
 
-    @property
-    def expected(self) -> bool:
-        """Tell whether the next run will be short, by all that was seen."""
-        return self._can_be and self._in_a_row >= IN_A_ROW
+    def expected(self, riders: int) -> bool:
+        """Tell whether a run of so many riders will be short, by all that was seen."""
+        return self._can_be and self._in_a_row >= IN_A_ROW and riders <= self._largest
 
-    def took(self, seconds: float) -> None:
-        """Learn how long a run took, with all that belongs to it."""
+    def took(self, seconds: float, riders: int) -> None:
+        """Learn how long a run of so many riders took, with all that belongs to it."""
         if seconds <= SHORT_S:
-            self._in_a_row += 1
+            self._in_a_row, self._delayed = self._in_a_row + 1, 0
+            self._largest = max(self._largest, riders)
         elif seconds > LONG_S:
-            self._in_a_row = -PATIENCE if self.expected else min(self._in_a_row, 0)
+            self._in_a_row = -PATIENCE if self.expected(riders) else min(self._in_a_row, 0)
+            self._largest = 0
+        elif riders <= self._largest:
+            self._delayed += 1
+            if self._delayed >= DELAYED:
+                self._largest, self._delayed = riders - 1, 0

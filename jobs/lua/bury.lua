@@ -15,10 +15,13 @@ local function is_poison(id)
   return true
 end
 
--- Whose trial killed its worker: until that is back, no other worker of the model risks its life.
+-- Whose trial killed its worker: for a while, so that it can come back, no other worker of the model risks its life.
 local function rest(id, model, version)
   local trial_key = trial_key_of(model, version)
-  if redis.call('GET', trial_key) == id then redis.call('SET', trial_key, RESTING, 'PX', rest_ms) end
+  local tried = redis.call('GET', trial_key)
+  if tried and string.find(' ' .. tried .. ' ', ' ' .. id .. ' ', 1, true) then
+    redis.call('SET', trial_key, RESTING, 'PX', rest_ms)
+  end
 end
 
 for _, id in ipairs(redis.call('ZRANGE', root .. ':leases', 0, -1)) do

@@ -61,14 +61,20 @@ end
 -- One cell at a time, whichever worker tries it: if it kills again, the others still serve.
 local trial_key = trial_key_of(model, version)
 local function a_trial_runs()
-  local id = redis.call('GET', trial_key)
-  return id and (id == RESTING or facts_of(id, 'state')[1] == 'running')
+  local tried = redis.call('GET', trial_key)
+  if tried == RESTING then return true end
+  for id in string.gmatch(tried or '', '[^ ]+') do
+    if facts_of(id, 'state')[1] == 'running' then return true end
+  end
+  return false
 end
 
 local function try_suspects()
   if a_trial_runs() then return end
   fill('suspect', want, 1)
-  if #claimed > 0 then redis.call('SET', trial_key, claimed[1][1], 'EX', 86400) end
+  local ids = {}
+  for at, job in ipairs(claimed) do ids[at] = job[1] end
+  if #ids > 0 then redis.call('SET', trial_key, table.concat(ids, ' '), 'EX', 86400) end
 end
 
 local function fill_seats()
@@ -85,7 +91,7 @@ if ARGV[8] == '1' then try_suspects() else fill_seats() end
 local suspects = redis.call('EXISTS', ring_key(model, version, 'suspect')) == 1 and not a_trial_runs()
 -- Jobs of a later release that use the budget up are no reason to come back at once: nothing moved.
 local more = cut or (budget <= 0 and #claimed < want and given_up > 0)
-for at = 1, #leases, 1000 do redis.call('ZADD', root .. ':leases', unpack(leases, at, math.min(at + 999, #leases))) end
+for_many('ZADD', root .. ':leases', leases)
 if #claimed < want and not more then
   redis.call('SADD', idle_key(model, version), worker)
   redis.call('EXPIRE', idle_key(model, version), 60)

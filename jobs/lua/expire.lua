@@ -1,7 +1,7 @@
 -- End jobs whose deadline has passed, whether they wait or run, and whether or not a worker lives.
 -- ARGV  limit, and how long what has ended is kept
 -- gives how many ended
-local ended, ends = 0, ends_at(2)
+local expired, ends = 0, ends_at(2)
 local due = redis.call('ZRANGEBYSCORE', root .. ':deadlines', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
   local state = facts_of(id, 'state')[1]
@@ -9,10 +9,10 @@ for _, id in ipairs(due) do
   if state == 'running' then dismiss(id) end
   if state == 'queued' or state == 'running' then
     conclude(id, 'expired', ends, 'error', EXPIRED)
-    ended = ended + 1
+    expired = expired + 1
   else
     redis.call('ZREM', root .. ':deadlines', id)
   end
 end
 close()
-return ended
+return expired

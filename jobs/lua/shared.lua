@@ -79,21 +79,23 @@ local function weigh(model, jobs, bytes)
   weighed[model] = {sum[1] + jobs, sum[2] + bytes}
 end
 
--- One command for many members; Lua's stack takes some thousands at a time.
-local function remove(key, members)
-  for at = 1, #members, 1000 do redis.call('ZREM', key, unpack(members, at, math.min(at + 999, #members))) end
+-- One command for many words (for ZADD: score, member, score, member ...); Lua's stack takes some thousands at a time.
+local function for_many(command, key, words)
+  for at = 1, #words, 1000 do redis.call(command, key, unpack(words, at, math.min(at + 999, #words))) end
 end
 
 -- What a gateway reads of a job (codec.py has the same list), and how much of it rides along in a notice.
 local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'created', 'attempts', 'started', 'finished',
   'metadata', 'output', 'error', 'stages', 'batch_size'}
-local NOTICE_BYTES = 4096
+local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024
+local told_bytes = 0
 
 -- A job for a notice: {id, its fields as read}, or {id} where they are many.
 local function told(id)
   local values, bytes = redis.call('HMGET', job_key(id), unpack(READ_FIELDS)), 0
   for _, value in ipairs(values) do bytes = bytes + (value and #value or 0) end
-  if bytes > NOTICE_BYTES then return {id} end
+  if bytes > BYTES_OF_JOB or told_bytes + bytes > BYTES_OF_NOTICE then return {id} end
+  told_bytes = told_bytes + bytes
   table.insert(values, 1, id)
   return values
 end
@@ -102,8 +104,8 @@ end
 -- weighs jobs closes with it.
 local function close()
   local load = root .. ':load'
-  remove(root .. ':leases', ended)
-  remove(root .. ':deadlines', ended)
+  for_many('ZREM', root .. ':leases', ended)
+  for_many('ZREM', root .. ':deadlines', ended)
   for field, times in pairs(counted) do redis.call('HINCRBY', root .. ':counts', field, times) end
   for model, sum in pairs(weighed) do
     if redis.call('HINCRBY', load, model .. ':jobs', sum[1]) <= 0 then
@@ -195,6 +197,6 @@ local function requeue(id, after_ms)
   return true
 end
 
-local RESTING = '-'  -- in place of a trial's first job: the last trial killed its worker just now
+local RESTING = '-'  -- in place of a trial's jobs: the last trial killed its worker just now
 local UNREADABLE = '{"code":"unreadable_job","message":"the record in the queue can not be read","status":422}'
 local EXPIRED = '{"code":"deadline_exceeded","message":"the deadline passed before the job was done","status":504}'

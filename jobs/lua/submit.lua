@@ -6,6 +6,7 @@
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
 --                                      | 'full'      too many jobs or bytes of this model are open; then: jobs, bytes
+--                                      | 'broken'    junk lies in place of its line; then: lane, tenant
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -41,11 +42,15 @@ local function earlier(tenant, key, digest)
   return known('replayed', id, redis.call('HGET', job_key(id), 'created') or '0')
 end
 
--- Give the line whose new members are noted, and where in it the next one goes.
-local function place_in(model, version, lane, tenant)
+-- Give the line whose new members are noted; nil where junk lies in its place.
+local function line_of(model, version, lane, tenant)
   local key = line_key(model, version, lane, tenant)
-  if not lines[key] then lines[key] = {model = model, version = version, lane = lane, tenant = tenant} end
-  return lines[key], #lines[key] + 1
+  if lines[key] == nil then
+    local size = redis.pcall('ZCARD', key)
+    local whose = {model = model, version = version, lane = lane, tenant = tenant, is_empty = size == 0}
+    lines[key] = type(size) == 'number' and whose or false
+  end
+  return lines[key] or nil
 end
 
 local function accept(at)
@@ -60,6 +65,8 @@ local function accept(at)
   if load.jobs + 1 > tonumber(ARGV[caps]) or load.bytes + #input > tonumber(ARGV[caps + 1]) then
     return {'full', whole(load.jobs), whole(load.bytes)}
   end
+  local line = line_of(model, version, lane, tenant)
+  if not line then return {'broken', lane, tenant} end
   local created, deadline = whole(ticket), whole(now_ms + deadline_ms)
   ticket = ticket + 1
   redis.call('HSET', job, 'v', v, 'state', 'queued', 'model', model, 'version', version, 'lane', lane, 'tenant', tenant,
@@ -69,27 +76,23 @@ local function accept(at)
     redis.call('SET', root .. ':idem:' .. tenant .. ':' .. key, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
   end
   load.jobs, load.bytes, load.new = load.jobs + 1, load.bytes + #input, load.new + 1
-  local line, place = place_in(model, version, lane, tenant)
+  local place = #line + 1
   line[place], line[place + 1] = created, id
   place = #deadlines + 1
   deadlines[place], deadlines[place + 1] = deadline, id
   return {'new', id, created}
 end
 
-local function add(key, members)
-  for at = 1, #members, 2000 do redis.call('ZADD', key, unpack(members, at, math.min(at + 1999, #members))) end
-end
-
 for at = 9, #ARGV, 13 do answers[#answers + 1] = accept(at) end
-for key, line in pairs(lines) do
+for_many('ZADD', root .. ':deadlines', deadlines)
+for key, line in pairs(lines) do if line then
   local own = root .. ':own:' .. line.tenant
-  if redis.call('EXISTS', key) == 0 then redis.call('RPUSH', ring_key(line.model, line.version, line.lane), line.tenant) end
-  add(key, line)
-  add(own, line)
+  if line.is_empty then redis.call('RPUSH', ring_key(line.model, line.version, line.lane), line.tenant) end
+  for_many('ZADD', key, line)
+  for_many('ZADD', own, line)
   redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1)
   redis.call('EXPIRE', own, own_ttl_s)
-end
-add(root .. ':deadlines', deadlines)
+end end
 for model, load in pairs(loads) do
   if load.new > 0 then
     redis.call('HSET', root .. ':load', model .. ':jobs', whole(load.jobs), model .. ':bytes', whole(load.bytes))
@@ -97,7 +100,7 @@ for model, load in pairs(loads) do
   end
 end
 for _, line in pairs(lines) do  -- an idle worker for each job, as long as there are some
-  for _ = 1, #line, 2 do
+  for _ = 1, line and #line or 0, 2 do
     if not wake(line.model, line.version) then break end
   end
 end

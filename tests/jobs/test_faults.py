@@ -68,6 +68,18 @@ async def test_who_kills_is_found_by_halves_and_fails_alone(bench: Bench) -> Non
     assert {await bench.state(job_id) for job_id in ids if job_id != culprit} == {"succeeded"}
 
 
+async def test_a_trial_goes_on_though_the_first_of_its_cell_has_ended(bench: Bench) -> None:
+    await bench.submit(8)
+    await bury(bench.store, "w1", [job.claim for job in await bench.claim()])
+    first, *others = await bench.try_suspects("w2")
+    await bench.store.finish("w2", [failed(first)])
+    assert await bench.try_suspects("w3") == []
+    await bury(bench.store, "w2", [job.claim for job in others])
+    assert await bench.try_suspects("w3") == []  # it rests
+    bench.end_rest()
+    assert await bench.try_suspects("w3")
+
+
 async def test_nobody_is_poison_who_was_not_alone(bench: Bench) -> None:
     await bench.submit(2)
     for kill in range(6):

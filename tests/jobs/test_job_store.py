@@ -4,6 +4,7 @@ import pytest
 
 from jobs.connection import Connection
 from jobs.errors import JitneyError, QueueFull, Refused, StoreUnavailable
+from jobs.job import Accepted
 from jobs.lifecycle import State
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
@@ -403,3 +404,18 @@ def test_the_cluster_server_really_checks_slots() -> None:
     with server.client() as client, pytest.raises(Exception, match=r"CROSSSLOT|same slot"):
         client.mget("a", "b")
     server.close()
+
+
+async def test_junk_in_place_of_a_line_refuses_its_own_jobs_and_no_others(bench: Bench) -> None:
+    with bench.server.client() as client:
+        client.set("jitney:{s00}:line:junk:1:interactive:default", "no line")
+        mine, other = bench.job(), bench.job(model="junk", idempotency_key="k")
+        accepted, refused = await bench.store.submit([mine, other])
+        client.delete("jitney:{s00}:line:junk:1:interactive:default")
+    assert isinstance(accepted, Accepted)
+    assert isinstance(refused, StoreUnavailable)
+    assert "model junk is no line" in refused.message
+    assert [job.id for job in await bench.claim()] == [mine.id]
+    assert await bench.store.read([other.id]) == [None]
+    (again,) = await bench.store.submit([other])  # its key was not used up
+    assert again == Accepted(other.id, again.created_us, replayed=False)  # type: ignore[union-attr]

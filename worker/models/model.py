@@ -3,17 +3,21 @@
 Decides nothing about batches: it says how large one may be, and runs what it is given.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from jobs.errors import Refused
 from jobs.tensors import size_bytes
-from worker.models.engine import Engine, Stop
+from worker.models.engine import Engine, RunFailed, Stop
 from worker.models.port import Array
 from worker.models.profile import Profile, measure
 from worker.models.repository import ModelFolder
+from worker.models.spec import ModelError
 from worker.models.tasks import Task, load_task
+
+log = logging.getLogger("jitney.worker")
 
 
 class Model:
@@ -95,4 +99,10 @@ def _profile(folder: ModelFolder, engine: Engine) -> Profile:
         return Profile(1, {})
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
-    return measure(engine.inputs, engine.run)
+    profile = measure(engine.inputs, engine.run)
+    if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # it would be blamed on the first jobs
+        raise ModelError(folder.onnx, None, f"the device was lost while batches were tried: {profile.error}")
+    if profile.error is not None:
+        words = "model %s: trying larger batches of zeros ended with: %s; at most %d ride together"
+        log.warning(words, folder.name, profile.error, profile.cap)
+    return profile

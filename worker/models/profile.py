@@ -20,10 +20,14 @@ Run = Callable[[dict[str, Array]], object]
 
 
 class Profile(NamedTuple):
-    """`cap`: the most riders of a batch. `run_ms`: one run's best time by batch size; empty where none was measured."""
+    """`cap`: the most riders of a batch. `run_ms`: one run's best time by batch size; empty where none was measured.
+
+    `error`: what the next size met, where that ended the measuring.
+    """
 
     cap: int
     run_ms: Mapping[int, float]
+    error: Exception | None = None
 
 
 def measure(inputs: Sequence[Port], run: Run, clock: Callable[[], float] = time.perf_counter) -> Profile:
@@ -34,20 +38,28 @@ def measure(inputs: Sequence[Port], run: Run, clock: Callable[[], float] = time.
     if not all(port.is_fixed for port in inputs):
         return Profile(LARGEST // 2, {})
     run_s: dict[int, float] = {}
+    met: Exception | None = None
     started, size, without_gain = clock(), 1, 0
-    while size <= LARGEST and without_gain < 2 and clock() - started < BUDGET_S:
+    while size <= LARGEST and without_gain < 2 and _has_time(run_s, clock() - started):
         best_rate = max((rows / s for rows, s in run_s.items()), default=0.0)
         try:
             run_s[size] = _time(_zeros(inputs, size), run, clock)
-        except Exception:  # noqa: BLE001 - whatever zeros or so many rows do to it, it may serve fewer, or real ones
+        except Exception as error:  # noqa: BLE001 - whatever zeros or so many rows do to it, it may serve others
+            met = error
             break
         without_gain = 0 if size / run_s[size] > best_rate / NEARLY_BEST else without_gain + 1
         size *= 2
     if not run_s:
-        return Profile(LARGEST // 2, {})
+        return Profile(LARGEST // 2, {}, met)
     enough = NEARLY_BEST * max(rows / s for rows, s in run_s.items())
     cap = min(rows for rows, s in run_s.items() if rows / s >= enough)
-    return Profile(cap, {rows: round(s * 1000, 4) for rows, s in run_s.items()})
+    return Profile(cap, {rows: round(s * 1000, 4) for rows, s in run_s.items()}, met)
+
+
+def _has_time(run_s: Mapping[int, float], spent_s: float) -> bool:
+    """Whether the next size may be tried, by what the last one took."""
+    last_s = list(run_s.values())[-1] if run_s else 0.0
+    return spent_s + 2 * last_s * (REPEATS + 1) <= BUDGET_S
 
 
 def _time(arrays: dict[str, Array], run: Run, clock: Callable[[], float]) -> float:

@@ -14,8 +14,9 @@ from jobs.store import JobStore
 
 Verdict = Accepted | JitneyError
 
-# Larger inputs go by themselves: small jobs should not wait for them, nor ride on the connection for large ones.
+# Larger inputs go by themselves, and not too many together: small jobs stay off the connection for large ones.
 LARGE_BYTES: Final = 32 << 10
+MOST_BYTES: Final = 128 << 10
 MOST_JOBS: Final = 64
 
 
@@ -24,10 +25,11 @@ class _Together:
     """Jobs that go together, and who waits for what becomes of how many of them."""
 
     jobs: list[Submission] = field(default_factory=list)
-    callers: list[tuple[asyncio.Future[list[Verdict]], int]] = field(default_factory=list)
+    callers: list[asyncio.Future[list[Verdict]]] = field(default_factory=list)  # one a job
+    size_bytes: int = 0
 
 
-class Gathering:
+class Submits:
     """Stands before a store's `submit`."""
 
     def __init__(self, store: JobStore) -> None:
@@ -41,16 +43,17 @@ class Gathering:
         """Do as `JobStore.submit` does."""
         if len(jobs) > 1 or len(jobs[0].input) > LARGE_BYTES:
             return await self._store.submit(jobs, waiting_gateway, closed=closed)
-        how = (waiting_gateway, frozenset(closed))
-        together = self._open.get(how)
+        how, (job,) = (waiting_gateway, frozenset(closed)), jobs
         loop = asyncio.get_running_loop()
+        together = self._open.get(how)
         if together is None:
             together = self._open[how] = _Together()
             loop.call_soon(self._send, how)
         future: asyncio.Future[list[Verdict]] = loop.create_future()
-        together.jobs += jobs
-        together.callers.append((future, len(jobs)))
-        if len(together.jobs) >= MOST_JOBS:
+        together.jobs.append(job)
+        together.callers.append(future)
+        together.size_bytes += len(job.input)
+        if len(together.jobs) >= MOST_JOBS or together.size_bytes + LARGE_BYTES > MOST_BYTES:
             self._send(how)
         return await future
 
@@ -63,13 +66,12 @@ class Gathering:
 
     async def _submit(self, together: _Together, waiting_gateway: str, closed: frozenset[str]) -> None:
         try:
-            verdicts = iter(await self._store.submit(together.jobs, waiting_gateway, closed=closed))
-        except BaseException as error:
-            for future, _ in together.callers:
+            verdicts = await self._store.submit(together.jobs, waiting_gateway, closed=closed)
+        except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
+            for future in together.callers:
                 if not future.done():
                     future.set_exception(error)
-            raise
-        for future, count in together.callers:
-            its = [next(verdicts) for _ in range(count)]
+            return
+        for future, verdict in zip(together.callers, verdicts, strict=True):
             if not future.done():
-                future.set_result(its)
+                future.set_result([verdict])
