@@ -23,7 +23,7 @@ BIN := .venv/bin
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: export JITNEY_STARTED_AT := $(STARTED_AT)
 run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1:8000 (PORT, MODELS_DIR, REDIS_URL …)

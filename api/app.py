@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from api import deadletters
 from api.answers import problem
 from api.gateway import Gateway
-from api.hot import Hot
+from api.hot import PATH, Hot
 from api.openapi import complete
 from api.routes import respond, router
 from jobs.errors import JitneyError, Refused
@@ -49,10 +49,14 @@ def create_app(gateway: Gateway) -> Hot:
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
+        path, allow = request.url.path, (error.headers or {}).get("Allow", "")
         code = _STATUS_CODES.get(error.status_code, "malformed_request")
-        return respond(
-            problem(Refused(code, f"{request.method} {request.url.path[:200]}: {error.detail}"), request.url.path)
-        )
+        if path == PATH:  # the hot doors are not among the router's
+            allow = "GET, POST"
+        message, headers = f"{request.method} {path[:200]}: {error.detail}", [(b"allow", allow.encode())]
+        if not allow:
+            return respond(problem(Refused(code, message), path))
+        return respond(problem(Refused(code, f"{message}; allowed: {allow}"), path, headers))
 
     @app.exception_handler(Exception)
     async def fault(request: Request, _error: Exception) -> Response:

@@ -68,15 +68,15 @@ class Catalogue:
             raise StoreUnavailable(
                 "which models there are is not known yet: the queue can not be reached", retry_after_s=1
             )
-        if not name:
-            name = self._only()
+        asked, name = name, name or self._only()
         cards = [card for card in self.announced.cards if card["name"] == name]
         serving = [card for card in cards if self.announced.serving(card["name"], card["version"])]
         reason = self.announced.failures().get(name)
         if reason and not serving:
             raise NotNow("model_unavailable", f"model {name} can not be loaded: {reason}", retry_after_s=10)
         if not cards:
-            raise Refused("model_not_found", f"no model {name[:80]!r}", allowed=self.names())
+            whose = "" if asked else ", which DEFAULT_MODEL names for requests that name none"
+            raise Refused("model_not_found", f"no model {name[:80]!r}{whose}", allowed=self.names())
         return max(serving or cards, key=lambda card: int(card["version"]))
 
     def _only(self) -> str:

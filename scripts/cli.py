@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="what the verb takes")
     given = parser.parse_args(argv)
     if given.verb in RUNS_MODELS and importlib.util.find_spec("onnxruntime") is None:
-        parser.error(f'{given.verb} runs models and needs ONNX Runtime: pip install "jitney[cpu]", or "jitney[gpu]"')
+        parser.error(
+            f'{given.verb} runs models and needs ONNX Runtime: pip install -e ".[cpu]" in its checkout, or ".[gpu]"'
+        )
     try:
         code: int = importlib.import_module(VERBS[given.verb][0]).main(given.args)
     except KeyboardInterrupt:  # before the verb listens to signals itself; what it had begun is undone by now

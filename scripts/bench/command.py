@@ -63,7 +63,9 @@ def _check_plot(file: Path | None) -> None:
     if file is None:
         return
     if importlib.util.find_spec("matplotlib") is None:
-        raise CannotMeasure('--plot draws with matplotlib, which is not installed here: pip install "jitney[plot]"')
+        raise CannotMeasure(
+            '--plot draws with matplotlib, which is not installed: pip install -e ".[plot]" in the checkout'
+        )
     if not os.access(file.parent, os.W_OK) or file.is_dir():
         raise CannotMeasure(f"--plot {file}: can not be written")
 

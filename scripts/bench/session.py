@@ -128,7 +128,7 @@ class Session:
 
 def _open_raw(models_dir: Path, target: Target, inputs: Inputs) -> "RawSide":
     if importlib.util.find_spec("onnxruntime") is None:
-        raise CannotMeasure('ONNX Runtime is not installed here: pip install "jitney[cpu]", or "jitney[gpu]"')
+        raise CannotMeasure('ONNX Runtime is not installed here: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
     side: RawSide = importlib.import_module("scripts.bench.raw").open_raw(models_dir, target, inputs)
     return side
 

@@ -101,7 +101,7 @@ def test_a_picture_without_matplotlib_is_said_before_anything_is_asked(
     assert main(["--url", "http://127.0.0.1:9", "--plot", "bench.png"]) == 2
     said = capsys.readouterr()
     assert said.err == (
-        'jitney bench: --plot draws with matplotlib, which is not installed here: pip install "jitney[plot]"\n'
+        'jitney bench: --plot draws with matplotlib, which is not installed: pip install -e ".[plot]" in the checkout\n'
     )
 
 

@@ -49,4 +49,4 @@ def test_a_worker_without_onnx_runtime_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(SystemExit, match="2"):
         cli.main(["worker"])
-    assert 'pip install "jitney[cpu]"' in capsys.readouterr().err
+    assert 'pip install -e ".[cpu]"' in capsys.readouterr().err

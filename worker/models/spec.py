@@ -83,6 +83,9 @@ def read_spec(folder: Path) -> ModelSpec:
     file = folder / SPEC_FILE
     try:
         written = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        reason = 'is missing: it says what the model is for; the least it takes is one line: task = "tensor"'
+        raise ModelError(file, None, reason) from error
     except OSError as error:
         raise ModelError(file, None, f"can not be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

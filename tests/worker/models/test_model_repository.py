@@ -50,7 +50,7 @@ def test_broken_folders_come_back_beside_the_good(relu: Relu, tmp_path: Path) ->
     assert "model.toml: task: 1 is not allowed" in reasons["bad-toml"]
     assert "1/model.onnx" in reasons["empty"]
     assert "there is no 7/model.onnx; allowed: 1" in reasons["no-such-version"]
-    assert "model.toml: can not be read" in reasons["no-toml"]
+    assert "model.toml: is missing" in reasons["no-toml"]
 
 
 def test_only_the_named_models_are_read(relu: Relu, tmp_path: Path) -> None:
