@@ -30,7 +30,7 @@ from tests.support.waiting import wait_until
 
 ROUNDS, SECONDS = 7, 2.0
 # In flight → the most of a bare request's CPU time that a job may cost: gateway, worker and queue together.
-LIMITS: Final = {1: 99.0, 16: 99.0, 64: 99.0}
+LIMITS: Final = {1: 19.0, 16: 19.0, 64: 13.0}
 BODY: Final = bytes(784 * 4)
 
 BARE: Final = """
