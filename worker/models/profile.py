@@ -12,7 +12,10 @@ import numpy as np
 from worker.models.port import DTYPES, Array, Port
 
 LARGEST: Final = 64  # of the caps found here; an operator may set a larger one
-NEARLY_BEST: Final = 0.9  # of the best rate: a larger batch would keep its riders waiting for less than a tenth
+NEARLY_BEST: Final = 0.9  # of the best rate: less of it is not worth a shorter wait
+COMPANY_S: Final = (
+    0.05  # so long riders may wait for each other though that gains the run nothing: see docs/decisions/0016
+)
 REPEATS: Final = 3
 BUDGET_S: Final = 2.0
 
@@ -40,7 +43,7 @@ def measure(inputs: Sequence[Port], run: Run, clock: Callable[[], float] = time.
     run_s: dict[int, float] = {}
     met: Exception | None = None
     started, size, without_gain = clock(), 1, 0
-    while size <= LARGEST and without_gain < 2 and _has_time(run_s, clock() - started):
+    while size <= LARGEST and _may_gain(run_s, without_gain) and _has_time(run_s, clock() - started):
         best_rate = max((rows / s for rows, s in run_s.items()), default=0.0)
         try:
             run_s[size] = _time(_zeros(inputs, size), run, clock)
@@ -52,8 +55,14 @@ def measure(inputs: Sequence[Port], run: Run, clock: Callable[[], float] = time.
     if not run_s:
         return Profile(LARGEST // 2, {}, met)
     enough = NEARLY_BEST * max(rows / s for rows, s in run_s.items())
-    cap = min(rows for rows, s in run_s.items() if rows / s >= enough)
+    good = [rows for rows, s in run_s.items() if rows / s >= enough]
+    cap = max([rows for rows in good if run_s[rows] <= COMPANY_S], default=min(good))
     return Profile(cap, {rows: round(s * 1000, 4) for rows, s in run_s.items()}, met)
+
+
+def _may_gain(run_s: Mapping[int, float], without_gain: int) -> bool:
+    """Whether a larger batch may be a better one: it runs faster by the row, or is short enough for company's sake."""
+    return without_gain < 2 or 2 * list(run_s.values())[-1] <= COMPANY_S
 
 
 def _has_time(run_s: Mapping[int, float], spent_s: float) -> bool:

@@ -38,14 +38,28 @@ def test_where_the_call_is_what_costs_the_cap_is_large() -> None:
     assert found.run_ms[1] == pytest.approx(1.001)
 
 
-def test_where_each_row_costs_the_same_company_gains_nothing_and_large_batches_are_not_tried() -> None:
-    machine = Machine(lambda rows: 0.01 * rows)
+def test_where_each_row_costs_much_nobody_rides_together_and_large_batches_are_not_tried() -> None:
+    machine = Machine(lambda rows: 0.06 * rows)
     assert machine.measure().cap == 1
     assert max(machine.sizes) == 4
 
 
-def test_the_cap_is_the_smallest_that_is_nearly_best() -> None:
-    times = {1: 4.0, 2: 4.4, 4: 8.0, 8: 15.0, 16: 40.0, 32: 90.0, 64: 200.0}  # 8 is the best, 4 is nearly as good
+def test_where_each_row_costs_the_same_there_is_company_as_long_as_it_is_short() -> None:
+    machine = Machine(lambda rows: 0.005 * rows)
+    assert machine.measure().cap == 8  # 40 ms
+    assert max(machine.sizes) == 8
+
+
+def test_a_batch_that_is_slower_by_the_row_is_too_large() -> None:
+    times = {1: 4.0, 2: 4.4, 4: 8.0, 8: 15.0, 16: 40.0, 32: 90.0, 64: 200.0}  # 8 is the best
+    assert Machine(lambda rows: times[rows] / 1000).measure().cap == 8
+
+
+def test_of_long_batches_the_smallest_that_is_nearly_best_is_taken() -> None:
+    times = {1: 400.0, 2: 440.0, 4: 800.0}
+    found = Machine(lambda rows: times[rows] / 10_000).measure()
+    assert found.cap == 2  # 44 ms; 4 is no faster by the row
+    times = {1: 60.0, 2: 64.0, 4: 100.0, 8: 190.0}
     assert Machine(lambda rows: times[rows] / 1000).measure().cap == 4
 
 
