@@ -13,9 +13,8 @@ from worker.models.port import DTYPES, Array, Port
 
 LARGEST: Final = 64  # of the caps found here; an operator may set a larger one
 NEARLY_BEST: Final = 0.9  # of the best rate: less of it is not worth a shorter wait
-COMPANY_S: Final = (
-    0.05  # so long riders may wait for each other though that gains the run nothing: see docs/decisions/0016
-)
+# So long a run may be shared though it gains nothing by that: a batch costs something outside of its run too (0016).
+COMPANY_S: Final = 0.05
 REPEATS: Final = 3
 BUDGET_S: Final = 2.0
 
