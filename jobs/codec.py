@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+import hiredis
 import orjson
 
 from jobs.errors import JitneyError
@@ -40,6 +41,22 @@ def read_claimed(fields: Sequence[Any]) -> Claimed:
     """Read one job of `claim.lua`'s answer."""
     job_id, attempt, kind, body, parameters, *numbers = fields
     return Claimed(job_id.decode(), int(attempt), kind.decode(), body, parameters, *map(int, numbers))
+
+
+def read_handed(data: bytes) -> tuple[str, int, list[Claimed]]:
+    """Read what `submit.lua` hands over to a worker: "<model> <version>", how many seats are left free, the jobs.
+
+    Raises ValueError where it is nothing of the kind.
+    """
+    head, _, body = data.partition(b"\n")
+    station, _, seats_left = head.decode().rpartition(" ")
+    reader = hiredis.Reader(protocolError=ValueError, replyError=ValueError)
+    reader.feed(body)
+    jobs = reader.gets()
+    if not isinstance(jobs, list):
+        message = f"it is {data[:80]!r}"
+        raise ValueError(message)  # noqa: TRY004 (what came is wrong, not how it was passed on)
+    return station.removeprefix("+"), int(seats_left), [read_claimed(fields) for fields in jobs]
 
 
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:

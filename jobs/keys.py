@@ -14,7 +14,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
 | `:clock` | string | for ever | the last ticket, so that tickets only grow |
-| `:idle:<model>:<version>` | set | 60 s after the last claim | workers that found the lines empty and wait for a wake |
+| `:seats:<model>:<version>` | sorted set | 60 s after the last claim | workers that found no more, by free seats |
 | `:trial:<model>:<version>` | string | a day | the cell of suspects that is tried; `-`: the last killed |
 | `:later` | sorted set | while not empty | queued ids that wait for their retry by the ms at which it is due |
 | `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes of input>` by the ms of their end |
@@ -32,7 +32,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
 | `jitney:cpu` | hash | for ever, two fields | CPU time in µs that gateways, and that workers, have used |
 | `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
-| `jitney:wake:<id>` | channel | | a worker's wake: a model version has work |
+| `jitney:wake:<id>` | channel | | a worker's wake: a model version has work, or here is some |
 | `jitney:news` | channel | | models came or went |
 """
 
@@ -70,6 +70,10 @@ def line(shard: int, model: str, version: str, lane: str, tenant: str) -> str:
 
 def ring(shard: int, model: str, version: str, lane: str) -> str:
     return f"{root(shard)}:ring:{model}:{version}:{lane}"
+
+
+def seats(shard: int, model: str, version: str) -> str:
+    return f"{root(shard)}:seats:{model}:{version}"
 
 
 def counts(shard: int) -> str:

@@ -28,6 +28,7 @@ TRANSITIONS: Final[dict[tuple[State, State], str]] = {
     (State.RUNNING, State.QUEUED): "reclaim, bury, release, or finish with a retry",
 }
 
+STARTS: Final = ("    [*] --> queued: submit", "    [*] --> running: submit, where a worker keeps seats free")
 FINAL: Final = frozenset(State) - {source for source, _ in TRANSITIONS}
 
 
@@ -35,4 +36,4 @@ def diagram() -> str:
     """Draw the table as a Mermaid state diagram."""
     arrows = [f"    {source} --> {target}: {event}" for (source, target), event in TRANSITIONS.items()]
     ends = [f"    {state} --> [*]" for state in State if state in FINAL]
-    return "\n".join(["stateDiagram-v2", "    [*] --> queued: submit", *arrows, *ends])
+    return "\n".join(["stateDiagram-v2", *STARTS, *arrows, *ends])

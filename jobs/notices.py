@@ -7,6 +7,7 @@ look for what it may have missed.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from jobs.connection import Connection, Unreachable
@@ -32,6 +33,7 @@ class Listener:
         self._connection, self._channels = connection, channels
         self._on_notice, self._on_connect = on_notice, on_connect
         self._outage = Outage(log, "hear notices")
+        self._wire: Wire | None = None
 
     async def run(self) -> NoReturn:
         """Listen until cancelled."""
@@ -46,7 +48,14 @@ class Listener:
                 self._outage.began(error)
             await asyncio.sleep(PAUSE_S)
 
+    async def catch_up(self) -> None:
+        """Wait until all is heard that was published before now; not for what an outage swallows."""
+        if self._wire is not None and not self._wire.lost.is_set():
+            with suppress(*Unreachable):
+                await self._wire.send([("PING",)])
+
     async def _listen(self, wire: Wire) -> NoReturn:
+        self._wire = wire
         self._outage.ended()
         await self._on_connect()
         while True:

@@ -71,7 +71,7 @@ class JobStore:
         s = self.settings
         caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
         words = [word for job in jobs for word in codec.submit_words(job)]
-        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s))
+        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s), self._lease_ms)
         try:
             answers = await self.run("submit", root, *head, *caps, *words)
         except JitneyError as error:
@@ -167,7 +167,7 @@ class JobStore:
     # ---- the worker's side
 
     async def claim(self, model: str, version: str, worker: str, want: int, *, trial: bool = False) -> Claim:
-        """Take up to `want` waiting jobs under a lease; where too few wait, the next submit wakes this worker.
+        """Take up to `want` waiting jobs under a lease; submit hands jobs over to the seats that are left free.
 
         On trial: the suspects of one cell, and nobody else; none while another worker tries a cell of this model.
         """
@@ -177,7 +177,8 @@ class JobStore:
             root = self.roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self.roots)
             words = (model, version, worker, self._lease_ms, want - len(claimed), self.settings.bulk_share)
-            more, waiting, jobs = await self.run("claim", root, *words, RECORD_VERSION, int(trial), *self.ends)
+            how = (RECORD_VERSION, int(trial), len(self.roots))
+            more, waiting, jobs = await self.run("claim", root, *words, *how, *self.ends)
             claimed += map(codec.read_claimed, jobs)
             cut, suspects = cut or bool(more), suspects or bool(waiting)
             if len(claimed) >= want or cut or (trial and claimed):
@@ -200,6 +201,11 @@ class JobStore:
             words = [word for outcome in group for word in codec.outcome_words(outcome)]
             refused += list(await self.run("finish", root, worker, *self.ends, *words)).count(0)
         return refused
+
+    async def leave_seats(self, model: str, version: str, worker: str) -> None:
+        """Have no more jobs handed over; those that were before this are still to arrive."""
+        shards = range(self.settings.shards)
+        await self.connection.pipeline([("ZREM", keys.seats(shard, model, version), worker) for shard in shards])
 
     async def release(self, worker: str, held: Sequence[Claimed]) -> int:
         """Give jobs back unrun; returns how many went back to their lines."""

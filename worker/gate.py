@@ -19,6 +19,10 @@ class Gate:
         self._open.set()
         self._inside = 0
 
+    @property
+    def is_open(self) -> bool:
+        return self._open.is_set()
+
     async def enter(self) -> None:
         """Begin to claim; waits while suspects are tried."""
         await self._open.wait()

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -52,14 +53,26 @@ class Intake:
         self.others: Sequence[Board] = (board,)  # every board of this worker
         self._woken = asyncio.Event()
         self._closing = False
+        self._given_back: set[asyncio.Task[None]] = set()
         self._outage = Outage(log, f"claim jobs of {model.name}")
 
     def wake(self) -> None:
         """Look for work at once."""
         self._woken.set()
 
+    def hand_over(self, jobs: list[Claimed], seats_left: int) -> None:
+        """Take in jobs that came without a claim, for seats that the last one left free."""
+        if self._gate.is_open:
+            self._take(jobs)
+        else:  # suspects are tried, and nobody may ride with them
+            task = asyncio.create_task(self._give_back(jobs))
+            self._given_back.add(task)
+            task.add_done_callback(self._given_back.discard)
+        if seats_left <= 0:
+            self._woken.set()
+
     def close(self) -> None:
-        """Claim nothing more; a claim under way is taken in."""
+        """Claim nothing more; a claim under way is taken in, and so is what is handed over."""
         self._closing = True
         self._woken.set()
         self._board.close()
@@ -102,8 +115,15 @@ class Intake:
             await self._board.until_empty()
         return claim is not None and bool(claim.jobs)
 
+    async def _give_back(self, jobs: list[Claimed]) -> None:
+        with suppress(StoreUnavailable):  # then they go back when their leases end
+            await self._store.release(self._worker_id, jobs)
+
     async def _pause(self) -> None:
-        """The lines are empty: wait for a wake. While a batch runs, let a few arrive and claim them together."""
+        """The lines are empty: wait until the free seats are filled, or for a wake.
+
+        While a batch runs, let a few arrive and claim them together.
+        """
         await wait_for_event(self._woken, self._idle_poll_s)
         if self._device.is_busy:
             await wait_for_event(self._device.freed, self._device.last_run_s / 4)

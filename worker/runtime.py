@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from batching.batcher import BatchLimits
-from jobs import cpu, keys, registry
+from jobs import codec, cpu, keys, registry
 from jobs.errors import StoreUnavailable
 from jobs.notices import Listener
 from jobs.registry import WorkerReport
@@ -105,11 +105,21 @@ class Runtime:
         if intakes:
             await asyncio.wait(intakes, timeout=self.store.settings.redis_timeout_s)
         await _cancel(intakes)
+        await self._leave_seats(listener)
         await self._drain(boards)
         await _cancel(loops)
         await self._say_goodbye(tallies)
         for failure in failures:
             raise failure or RuntimeError("a loop of the worker ended by itself")
+
+    async def _leave_seats(self, listener: Listener) -> None:
+        """Let nothing more be handed over, and hear what was."""
+        try:
+            for station in self.stations.values():
+                await self.store.leave_seats(station.model.name, station.model.version, self.id)
+            await listener.catch_up()
+        except StoreUnavailable as error:
+            log.warning("jobs may still be handed over, and go back when their leases end: %s", error)
 
     async def _drain(self, boards: Sequence[Board]) -> None:
         deadline = asyncio.get_running_loop().time() + self.settings.drain_s
@@ -148,14 +158,22 @@ class Runtime:
         )
 
     def _on_wake(self, _channel: str, words: bytes) -> None:
-        """A model version has work or, with a minus in front, a job of ours was canceled or has expired."""
-        text = words.decode()
-        if station := self.stations.get(text):
-            station.intake.wake()
-        elif text.startswith("-"):
-            for board in self._boards:
-                board.dismiss(text[1:])
-                self.device.stop_if_deserted(board)
+        """A model version has work; with a plus, here it is; with a minus, a job of ours was canceled or expired."""
+        try:
+            if words.startswith(b"+"):
+                name, seats_left, jobs = codec.read_handed(words)
+                self.stations[name].intake.hand_over(jobs, seats_left)
+            elif words.startswith(b"-"):
+                self._dismiss(words[1:].decode())
+            else:
+                self.stations[words.decode()].intake.wake()
+        except (ValueError, KeyError) as error:
+            log.warning("a wake can not be understood: %r", error)
+
+    def _dismiss(self, job_id: str) -> None:
+        for board in self._boards:
+            board.dismiss(job_id)
+            self.device.stop_if_deserted(board)
 
     async def _wake_all(self) -> None:
         for station in self.stations.values():

@@ -1,14 +1,15 @@
 -- Take up to `want` waiting jobs of one model version under a lease; on trial = '1' the suspects of one cell instead.
 -- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait),
---       v (the record version that the worker reads), trial, how long what has ended is kept
+--       v (the record version that the worker reads), trial, shards, how long what has ended is kept
 -- gives {more, suspects, jobs}: more = 1 where this claim was cut short and the next finds more at once; suspects = 1 where
 --       a cell waits for its trial; per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
--- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Finding too few, the worker
--- is noted as idle: the next submit wakes it. Safe to lose: jobs whose answer never arrives go back when their lease ends.
+-- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
+-- left free are noted: submit hands jobs over to them. Safe to lose: jobs whose answer never arrives go back when their
+-- lease ends.
 local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arrives soon; one job always fits
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
-local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), ends_at(9)
+local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), ends_at(10)
 local claimed, given_up, cut = {}, 0, false
 local leases, lease_ends = {}, whole(now_ms + lease_ms)
 
@@ -92,11 +93,11 @@ local suspects = redis.call('EXISTS', ring_key(model, version, 'suspect')) == 1 
 -- Jobs of a later release that use the budget up are no reason to come back at once: nothing moved.
 local more = cut or (budget <= 0 and #claimed < want and given_up > 0)
 for_many('ZADD', root .. ':leases', leases)
-if #claimed < want and not more then
-  redis.call('SADD', idle_key(model, version), worker)
-  redis.call('EXPIRE', idle_key(model, version), 60)
+if #claimed < want and not more and ARGV[8] ~= '1' then
+  redis.call('ZADD', seats_key(model, version), math.ceil((want - #claimed) / ARGV[9]), worker)
+  redis.call('EXPIRE', seats_key(model, version), 60)
 else
-  redis.call('SREM', idle_key(model, version), worker)
+  redis.call('ZREM', seats_key(model, version), worker)
 end
 close()
 return {more and 1 or 0, suspects and 1 or 0, claimed}

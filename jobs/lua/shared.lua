@@ -15,7 +15,7 @@ local function line_key(model, version, lane, tenant)
   return root .. ':line:' .. model .. ':' .. version .. ':' .. lane .. ':' .. tenant
 end
 local function ring_key(model, version, lane) return root .. ':ring:' .. model .. ':' .. version .. ':' .. lane end
-local function idle_key(model, version) return root .. ':idle:' .. model .. ':' .. version end
+local function seats_key(model, version) return root .. ':seats:' .. model .. ':' .. version end
 local function trial_key_of(model, version) return root .. ':trial:' .. (model or '') .. ':' .. (version or '') end
 local function whole(number) return string.format('%.0f', number) end  -- a double as an integer's text
 
@@ -25,11 +25,11 @@ local function facts_of(id, ...)
   return facts.err and {} or facts
 end
 
--- Wake one worker that waits for this model version; false where none does. One that died without a word hears nothing: the
--- next is tried.
+-- Wake the worker with most free seats for this model version, for a claim; false where none waits. One that died without
+-- a word hears nothing: the next is tried.
 local function wake(model, version)
   while true do
-    local worker = redis.call('SPOP', idle_key(model, version))
+    local worker = redis.call('ZPOPMAX', seats_key(model, version))[1]
     if not worker then return false end
     if redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return true end
   end

@@ -1,6 +1,6 @@
 -- Accept jobs, each under its ticket.
--- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, then how many jobs and bytes of one
---       model may be open: for lane interactive max_jobs, max_bytes, for lane bulk max_jobs, max_bytes; then per job 13 words:
+-- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, lease_ms, then how many jobs and
+--       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 13 words:
 --       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
@@ -9,7 +9,11 @@
 --                                      | 'broken'    junk lies in place of its line; then: lane, tenant
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
+-- Where nobody waits in line and a worker keeps seats free, a small job is handed over to it at once, under a lease: it
+-- hears '+<model> <version> <seats left>' and, on the next line, the jobs as claim gives them, in the server's own protocol.
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local FIRST_CAP, FIRST_JOB = 6, 10
+local HANDED_BYTES = 32 * 1024  -- of one input: larger ones are fetched, so that no channel is filled with them
 local last = redis.pcall('GET', root .. ':clock')
 local clock = type(last) == 'string' and tonumber(last) or 0
 if clock > now_us + 86400 * 1000000 then clock = 0 end  -- nobody's clock was that far ahead: it is junk
@@ -17,8 +21,10 @@ local ticket = math.max(now_us, clock + 1)
 local watcher = gateway ~= '' and {'watchers', gateway} or {}
 local answers = {}
 local loads = {}  -- model → jobs and bytes that are open of it, and how many jobs of these are new
-local lines = {}  -- line → model, version, lane, tenant; and its new members: ticket, id, ticket, id ...
+local lines = {}  -- line → model, version, lane, tenant, all that is new; and its new members: ticket, id, ticket, id ...
 local deadlines = {}  -- ms, id, ms, id ...
+local leases, lease_ends = {}, whole(now_ms + ARGV[5])  -- ms, id, ms, id ... of those that are handed over
+local takers = {}  -- model version → the worker that keeps most seats free for it, how many, and the jobs it is handed
 
 local function load_of(model)
   if not loads[model] then
@@ -47,10 +53,55 @@ local function line_of(model, version, lane, tenant)
   local key = line_key(model, version, lane, tenant)
   if lines[key] == nil then
     local size = redis.pcall('ZCARD', key)
-    local whose = {model = model, version = version, lane = lane, tenant = tenant, is_empty = size == 0}
+    local whose = {model = model, version = version, lane = lane, tenant = tenant, is_empty = size == 0, new = {}}
     lines[key] = type(size) == 'number' and whose or false
   end
   return lines[key] or nil
+end
+
+-- Give the worker of this model version that keeps most seats free, and listens; nil where none does.
+local function taker_of(model, version)
+  local name = model .. ' ' .. version
+  while takers[name] == nil do
+    local seats = seats_key(model, version)
+    local worker, free = unpack(redis.call('ZRANGE', seats, 0, 0, 'REV', 'WITHSCORES'))
+    if not worker then
+      takers[name] = false
+    elseif redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] == 0 then
+      redis.call('ZREM', seats, worker)
+    else
+      takers[name] = {seats = seats, worker = worker, free = tonumber(free), jobs = {}}
+    end
+  end
+  return takers[name] or nil
+end
+
+local function word(text) return '$' .. #text .. '\r\n' .. text .. '\r\n' end
+
+-- Send a worker the jobs that it is handed.
+local function hand_over(name)
+  local taker = takers[name]
+  local count = #taker.jobs
+  takers[name] = nil
+  if count == 0 then return end
+  local left = tonumber(redis.call('ZINCRBY', taker.seats, -count, taker.worker))
+  if left <= 0 then redis.call('ZREM', taker.seats, taker.worker) end
+  local head = '+' .. name .. ' ' .. whole(left) .. '\n*' .. count .. '\r\n'
+  redis.call('PUBLISH', 'jitney:wake:' .. taker.worker, head .. table.concat(taker.jobs))
+end
+
+-- Seat a job that was accepted just now: where there is a taker, at it, else in its line.
+local function seat(taker, line, id, created, kind, input, parameters, deadline)
+  line.new[#line.new + 1], line.new[#line.new + 2] = created, id
+  if not taker then
+    line[#line + 1], line[#line + 2] = created, id
+    return
+  end
+  leases[#leases + 1], leases[#leases + 2] = lease_ends, id
+  taker.jobs[#taker.jobs + 1] = '*9\r\n' .. word(id) .. word('1') .. word(kind) .. word(input) .. word(parameters)
+    .. word(created) .. word(created) .. word(deadline) .. word('0')
+  taker.free = taker.free - 1
+  if taker.free <= 0 then hand_over(line.model .. ' ' .. line.version) end
 end
 
 local function accept(at)
@@ -61,7 +112,7 @@ local function accept(at)
   if its_created then return known('new', id, its_created) end
   local answer = key ~= '' and earlier(tenant, key, digest)
   if answer then return answer end
-  local load, caps = load_of(model), lane == 'bulk' and 7 or 5
+  local load, caps = load_of(model), lane == 'bulk' and FIRST_CAP + 2 or FIRST_CAP
   if load.jobs + 1 > tonumber(ARGV[caps]) or load.bytes + #input > tonumber(ARGV[caps + 1]) then
     return {'full', whole(load.jobs), whole(load.bytes)}
   end
@@ -69,27 +120,33 @@ local function accept(at)
   if not line then return {'broken', lane, tenant} end
   local created, deadline = whole(ticket), whole(now_ms + deadline_ms)
   ticket = ticket + 1
-  redis.call('HSET', job, 'v', v, 'state', 'queued', 'model', model, 'version', version, 'lane', lane, 'tenant', tenant,
-    'created', created, 'deadline', deadline, 'attempts', 0, 'kind', kind, 'input', input, 'size', #input,
-    'parameters', parameters, 'metadata', metadata, unpack(watcher))
+  local taker = line.is_empty and #line == 0 and #input <= HANDED_BYTES and taker_of(model, version)
+  redis.call('HSET', job, 'v', v, 'state', taker and 'running' or 'queued', 'model', model, 'version', version, 'lane', lane,
+    'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', taker and 1 or 0, 'kind', kind, 'input', input,
+    'size', #input, 'parameters', parameters, 'metadata', metadata,
+    unpack(taker and {'owner', taker.worker, 'started', created, unpack(watcher)} or watcher))
   if key ~= '' then
     redis.call('SET', root .. ':idem:' .. tenant .. ':' .. key, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
   end
   load.jobs, load.bytes, load.new = load.jobs + 1, load.bytes + #input, load.new + 1
-  local place = #line + 1
-  line[place], line[place + 1] = created, id
-  place = #deadlines + 1
-  deadlines[place], deadlines[place + 1] = deadline, id
+  deadlines[#deadlines + 1], deadlines[#deadlines + 2] = deadline, id
+  seat(taker, line, id, created, kind, input, parameters, deadline)
   return {'new', id, created}
 end
 
-for at = 9, #ARGV, 13 do answers[#answers + 1] = accept(at) end
+for at = FIRST_JOB, #ARGV, 13 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
+for_many('ZADD', root .. ':leases', leases)
+for name, taker in pairs(takers) do
+  if taker then hand_over(name) end
+end
 for key, line in pairs(lines) do if line then
   local own = root .. ':own:' .. line.tenant
-  if line.is_empty then redis.call('RPUSH', ring_key(line.model, line.version, line.lane), line.tenant) end
+  if line.is_empty and #line > 0 then
+    redis.call('RPUSH', ring_key(line.model, line.version, line.lane), line.tenant)
+  end
   for_many('ZADD', key, line)
-  for_many('ZADD', own, line)
+  for_many('ZADD', own, line.new)
   redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1)
   redis.call('EXPIRE', own, own_ttl_s)
 end end
@@ -99,8 +156,9 @@ for model, load in pairs(loads) do
     redis.call('HINCRBY', root .. ':counts', 'submitted:' .. model, load.new)
   end
 end
-for _, line in pairs(lines) do  -- an idle worker for each job, as long as there are some
-  for _ = 1, line and #line or 0, 2 do
+for _, line in pairs(lines) do  -- a worker for each job that waits, as long as there are some
+  local nobody = not line or takers[line.model .. ' ' .. line.version] == false
+  for _ = 1, nobody and 0 or #line, 2 do
     if not wake(line.model, line.version) then break end
   end
 end

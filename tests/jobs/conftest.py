@@ -1,11 +1,13 @@
 """A job store on each server that we promise to run on, empty before each test, checked after it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from jobs import keys
 from jobs.connection import Connection
 from jobs.errors import JitneyError
 from jobs.ids import new_id
@@ -54,6 +56,14 @@ class Bench:
 
     async def try_suspects(self, worker: str) -> list[Claimed]:
         return (await self.store.claim("m", "1", worker, 32, trial=True)).jobs
+
+    @contextmanager
+    def worker_that_listens(self, worker: str) -> Iterator[Callable[[], bytes]]:
+        """Hear what a worker is woken with, or handed: gives what reads the next notice."""
+        with self.server.client() as client, client.pubsub(ignore_subscribe_messages=False) as heard:
+            heard.subscribe(keys.wake_channel(worker))
+            heard.get_message(timeout=5)
+            yield lambda: (heard.get_message(timeout=5) or {"data": b""})["data"]
 
     def end_rest(self) -> None:
         """Let the next trial begin at once, though the last has killed its worker."""

@@ -18,12 +18,12 @@ MANY = 32
 COMMANDS = {
     "submit": (
         {"evalsha": 1, "time": 1, "get": 1, "set": 1, "hmget": 1, "hset": 1, "hincrby": 1, "zcard": 1}
-        | {"zadd": 3, "rpush": 1, "zremrangebyrank": 1, "expire": 1, "spop": 1},
+        | {"zadd": 3, "rpush": 1, "zremrangebyrank": 1, "expire": 1, "zrange": 1},
         {"hget": 1, "hset": 1},
     ),
     "claim": (
         {"evalsha": 1, "time": 1, "hget": 1, "llen": 4, "lpop": 1, "zpopmin": 1, "exists": 2, "zadd": 1, "hset": 1}
-        | {"srem": 1},
+        | {"zrem": 1},
         {"hmget": 1, "hget": 1, "hset": 1},
     ),
     "finish": (
@@ -31,6 +31,12 @@ COMMANDS = {
         {"hmget": 2, "hset": 1, "hdel": 1, "pexpire": 1},
     ),
 }
+# Where a worker keeps seats free, submit hands it the jobs: then there is no claim.
+HANDED = (
+    {"evalsha": 1, "time": 1, "get": 1, "set": 1, "hmget": 1, "hset": 1, "hincrby": 1, "zcard": 1}
+    | {"zadd": 3, "zremrangebyrank": 1, "expire": 1, "zrange": 1, "pubsub|numsub": 1, "zincrby": 1, "publish": 1},
+    {"hget": 1, "hset": 1},
+)
 # Bytes of a job beyond its input, both ways, in calls of 32.
 MOST_BYTES = {"submit": 500, "claim": 250, "finish": 300}
 
@@ -68,6 +74,19 @@ async def test_the_commands_of_a_job_are_just_these(bench: Bench, count: int) ->
     for step, (of_call, of_job) in COMMANDS.items():
         expected = Counter(of_call) + Counter({name: count * times for name, times in of_job.items()})
         assert steps[step]["commands"] == expected, step
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+async def test_a_job_that_is_handed_over_costs_no_claim(bench: Bench, count: int) -> None:
+    await journey(bench, 1)
+    step: dict[str, Any] = {}
+    with bench.worker_that_listens("w1"):
+        await bench.claim(MANY + 1)
+        jobs = [bench.job(input=INPUT) for _ in range(count)]
+        async with counted(bench, step):
+            await bench.store.submit(jobs, "gateway")
+    of_call, of_job = HANDED
+    assert step["commands"] == Counter(of_call) + Counter({name: count * times for name, times in of_job.items()})
 
 
 async def test_the_bytes_of_a_job_are_few(bench: Bench) -> None:

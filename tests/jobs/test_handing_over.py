@@ -1,0 +1,112 @@
+"""Where a worker keeps seats free, submit hands jobs over to it at once, under a lease: nobody has to claim them."""
+
+import pytest
+
+from jobs import codec
+from jobs.settings import StoreSettings
+from jobs.store import JobStore
+from tests.jobs.conftest import Bench
+
+LARGE = b"x" * (32 * 1024 + 1)
+
+
+async def test_free_seats_get_their_jobs_without_a_claim(bench: Bench) -> None:
+    with bench.worker_that_listens("w1") as hear:
+        assert await bench.claim(3) == []
+        ids = await bench.submit(2, input=b"a\0b\r\n")
+        station, seats_left, jobs = codec.read_handed(hear())
+    assert (station, seats_left) == ("m 1", 1)
+    assert [(job.id, job.attempt, job.input, job.kind, job.parameters) for job in jobs] == [
+        (job_id, 1, b"a\0b\r\n", "raw", b"{}") for job_id in ids
+    ]
+    assert all(job.claimed_us == job.created_us < job.deadline_ms * 1000 for job in jobs)
+    assert [await bench.state(job_id) for job_id in ids] == ["running", "running"]
+    assert await bench.claim() == []
+    assert await bench.store.finish("w1", bench.succeed(jobs)) == 0
+    assert [await bench.state(job_id) for job_id in ids] == ["succeeded", "succeeded"]
+
+
+async def test_no_more_than_the_free_seats_and_in_order(bench: Bench) -> None:
+    with bench.worker_that_listens("w1") as hear:
+        await bench.claim(3)
+        ids = await bench.submit(5)
+        _, seats_left, jobs = codec.read_handed(hear())
+    assert (seats_left, [job.id for job in jobs]) == (0, ids[:3])
+    assert [job.id for job in await bench.claim()] == ids[3:]
+
+
+async def test_the_worker_with_most_free_seats_comes_first(bench: Bench) -> None:
+    with bench.worker_that_listens("w1") as hear, bench.worker_that_listens("w2") as hear_too:
+        await bench.claim(2, "w1")
+        await bench.claim(3, "w2")
+        ids = await bench.submit(5)
+        assert [job.id for job in codec.read_handed(hear_too())[2]] == ids[:3]
+        assert [job.id for job in codec.read_handed(hear())[2]] == ids[3:]
+
+
+async def test_who_does_not_listen_is_handed_nothing(bench: Bench) -> None:
+    await bench.claim(3, "dead")
+    ids = await bench.submit(2)
+    assert [job.id for job in await bench.claim()] == ids
+
+
+async def test_nobody_is_passed_in_line(bench: Bench) -> None:
+    """The first is too large to be handed over: it waits, and so does who comes behind it."""
+    with bench.worker_that_listens("w1") as hear:
+        await bench.claim(3)
+        (large,) = await bench.submit(input=LARGE)
+        assert hear() == b"m 1"
+        (small,) = await bench.submit()
+    assert [job.id for job in await bench.claim()] == [large, small]
+
+
+async def test_jobs_that_wait_wake_all_who_are_idle(bench: Bench) -> None:
+    with bench.worker_that_listens("w1") as hear, bench.worker_that_listens("w2") as hear_too:
+        for worker in ("w1", "w2"):
+            await bench.claim(3, worker)
+        await bench.submit(2, input=LARGE)
+        assert (hear(), hear_too()) == (b"m 1", b"m 1")
+
+
+async def test_seats_that_are_left_get_nothing(bench: Bench) -> None:
+    with bench.worker_that_listens("w1"):
+        await bench.claim(3)
+        await bench.store.leave_seats("m", "1", "w1")
+        await bench.submit()
+    assert len(await bench.claim()) == 1
+
+
+async def test_a_trial_frees_no_seats(bench: Bench) -> None:
+    with bench.worker_that_listens("w1"):
+        await bench.claim(3)
+        assert await bench.try_suspects("w1") == []
+        await bench.submit()
+    assert len(await bench.claim()) == 1
+
+
+async def test_what_was_handed_over_and_is_lost_goes_back(bench: Bench) -> None:
+    with bench.worker_that_listens("w1"):
+        await bench.claim(3)
+        (job_id,) = await bench.submit()
+    bench.age("leases", job_id)
+    assert (await bench.sweep()).reclaimed == 1
+    (job,) = await bench.claim(worker="w2")
+    assert (job.id, job.attempt) == (job_id, 2)
+
+
+async def test_seats_are_shared_out_among_the_shards(bench: Bench) -> None:
+    store = JobStore(StoreSettings(redis_url=bench.server.url, shards=2), bench.store.connection)
+    with bench.worker_that_listens("w1") as hear:
+        await store.claim("m", "1", "w1", 4)
+        await bench.take(*(bench.job(shard=nth % 2) for nth in range(6)), store=store)
+        handed = [codec.read_handed(hear()) for _ in range(2)]
+    assert [(seats_left, len(jobs)) for _, seats_left, jobs in handed] == [(0, 2), (0, 2)]
+    assert len((await store.claim("m", "1", "w1", 4)).jobs) == 2
+
+
+@pytest.mark.parametrize(
+    "notice", [b"+", b"+m 1 x\n*0\r\n", b"+m 1 3\n", b"+m 1 3\n*1\r\n", b"+m 1 3\n$1\r\na\r\n", b"+m 1 3\n\xff"]
+)
+def test_what_is_no_handing_over_is_told_apart(notice: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        codec.read_handed(notice)
