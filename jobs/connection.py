@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from hashlib import sha1
 from pathlib import Path
@@ -43,12 +44,16 @@ Unreachable: Final = (RedisError, OSError)
 
 
 class Script:
-    """One Lua script, sent by its hash; shared.lua stands in front of it."""
+    """One Lua script, sent by its hash; its line `-- with …` says what stands in front of it."""
 
     def __init__(self, name: str) -> None:
         flags = "" if name in _REFUSED_WHEN_FULL else " flags=allow-oom"
-        shared, own = (_LUA / "shared.lua").read_text(), (_LUA / f"{name}.lua").read_text()
-        self.source = f"#!lua{flags}\n{shared}\n{own}"
+        own = (_LUA / f"{name}.lua").read_text()
+        (named,) = re.findall(r"^-- with (.+)$", own, re.MULTILINE) or [""]
+        shared = [
+            (_LUA / "shared" / f"{part}.lua").read_text() for part in ("common", *filter(None, named.split(", ")))
+        ]
+        self.source = "\n".join([f"#!lua{flags}", *shared, own])
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 

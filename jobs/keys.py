@@ -1,6 +1,6 @@
 """Every key and channel in Redis, with its type, its lifetime and what it means. In Python nothing else builds a key.
 
-Lua builds the keys of a shard from the shard's root by the same names (`jobs/lua/shared.lua`); each carries the root's
+Lua builds the keys of a shard from the shard's root by the same names (`jobs/lua/shared/`); each carries the root's
 hash tag, so all of a shard lies in one slot of a Cluster.
 
 | under the root `jitney:{sNN}` | type | lifetime | what |
@@ -13,14 +13,13 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:turns` | hash | for ever, a field per model version | seats given so far: decides the lanes' turns |
 | `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
-| `:clock` | string | for ever | the last ticket, so that tickets only grow |
 | `:seats:<model>:<version>` | sorted set | 60 s after the last claim | workers that found no more, by free seats |
 | `:trial:<model>:<version>` | string | a day | the cell of suspects that is tried; `-`: the last killed |
 | `:later` | sorted set | while not empty | queued ids that wait for their retry by the ms at which it is due |
 | `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes of input>` by the ms of their end |
 | `:dead_bytes` | string | for ever | the sum of those bytes |
-| `:load` | hash | two fields per model that has open jobs | jobs that are not final, and the bytes of their inputs |
-| `:counts` | hash | for ever, a few fields per model | jobs submitted, reclaimed, retried, finished by outcome, late |
+| `:load` | hash | for ever, three fields per model | jobs open, bytes of their inputs, jobs submitted; last ticket |
+| `:counts` | hash | for ever, a few fields per model | jobs reclaimed, retried, finished by outcome, late |
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
 
@@ -47,7 +46,7 @@ CPU: Final = "jitney:cpu"
 
 # Keys that may stay without an expiry; the leak test knows no others.
 LASTING: Final = (
-    r"jitney:\{s\d\d\}:(turns|clock|counts|load|dead|dead_bytes)",
+    r"jitney:\{s\d\d\}:(turns|counts|load|dead|dead_bytes)",
     r"jitney:models",
     r"jitney:stats:.+",
     r"jitney:cpu",
@@ -78,6 +77,10 @@ def seats(shard: int, model: str, version: str) -> str:
 
 def counts(shard: int) -> str:
     return f"{root(shard)}:counts"
+
+
+def load(shard: int) -> str:
+    return f"{root(shard)}:load"
 
 
 def dead(shard: int) -> str:

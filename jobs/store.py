@@ -5,6 +5,7 @@ Raises StoreUnavailable where the server can not be reached or can not write; no
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any, Protocol, TypeVar
@@ -133,12 +134,14 @@ class JobStore:
 
     async def counts(self) -> dict[str, int]:
         """Count jobs since the queue began: `submitted:<model>` and `finished:<model>:<outcome>`."""
-        totals: dict[str, int] = {}
-        shards = range(self.settings.shards)
-        for answer in await self.connection.pipeline([("HGETALL", keys.counts(shard)) for shard in shards]):
-            for name, value in answer.items():
+        totals: Counter[str] = Counter()
+        for shard in range(self.settings.shards):
+            commands = [("HGETALL", key) for key in (keys.counts(shard), keys.load(shard))]
+            counts, sums = await self.connection.pipeline(commands)
+            submitted = [(b"submitted:" + name[:-10], n) for name, n in sums.items() if name.endswith(b":submitted")]
+            for name, value in (*counts.items(), *submitted):
                 if value.isdigit():
-                    totals[name.decode()] = totals.get(name.decode(), 0) + int(value)
+                    totals[name.decode()] += int(value)
         return totals
 
     async def depth(self, model: str, version: str) -> dict[str, int]:

@@ -6,6 +6,7 @@
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
 -- left free are noted: submit hands jobs over to them. Safe to lose: jobs whose answer never arrives go back when their
 -- lease ends.
+-- with lines, ends
 local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arrives soon; one job always fits
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
@@ -13,9 +14,11 @@ local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), end
 local claimed, given_up, cut = {}, 0, false
 local leases, lease_ends = {}, whole(now_ms + lease_ms)
 
+local tenants_in = {}  -- lane → how many tenants its ring has, once it was looked at
+
 local function give_up(id, state, body)
   given_up = given_up + 1
-  conclude(id, state, ends, 'error', body, nil, state == 'failed')
+  conclude(id, state, ends, 'error', body, state == 'failed')
   return true
 end
 
@@ -44,8 +47,9 @@ end
 
 -- Fill up to `seats` more from a lane; its tenants take turns, at most `turns` of them.
 local function fill(lane, seats, turns)
+  if seats <= 0 or tenants_in[lane] == 0 then return end
   local ring, goal = ring_key(model, version, lane), #claimed + seats
-  local tenants = redis.call('LLEN', ring)
+  local tenants = tenants_in[lane] or redis.call('LLEN', ring)
   while #claimed < goal and tenants > 0 and budget > 0 and turns > 0 do
     local tenant = redis.call('LPOP', ring)
     local line = line_key(model, version, lane, tenant)
@@ -54,9 +58,10 @@ local function fill(lane, seats, turns)
       budget = budget - 1
       if not seat(popped[at]) then redis.call('ZADD', line, popped[at + 1], popped[at]) end
     end
-    if redis.call('EXISTS', line) == 1 then redis.call('RPUSH', ring, tenant) end
-    tenants, turns = redis.call('LLEN', ring), turns - 1
+    if redis.call('EXISTS', line) == 1 then redis.call('RPUSH', ring, tenant) else tenants = tenants - 1 end
+    turns = turns - 1
   end
+  tenants_in[lane] = tenants
 end
 
 -- One cell at a time, whichever worker tries it: if it kills again, the others still serve.

@@ -3,11 +3,12 @@
 --       id, attempt, state ('queued' = try again), body, stages, batch_size, dead ('1' = keep it as a dead letter), after_ms
 -- gives per job 1 = written (also when it was written before by this same claim: safe to send again)
 --               0 = refused and counted: the job is no longer this claim's
+-- with lines, ends
 local worker, ends = ARGV[1], ends_at(2)
 local written = {}
 
 local function finish(id, attempt, state, body, stages, batch_size, dead, after_ms)
-  local job = facts_of(id, 'state', 'owner', 'attempts', 'model', 'watchers', 'size')
+  local job = facts_of(id, unpack(FACTS))
   local mine = job[2] == worker and job[3] == attempt
   if mine and job[1] == 'running' and state == 'queued' then
     redis.call('HINCRBY', job_key(id), 'retries', 1)
@@ -15,8 +16,7 @@ local function finish(id, attempt, state, body, stages, batch_size, dead, after_
     requeue(id, tonumber(after_ms))
   elseif mine and job[1] == 'running' then
     local field = state == 'succeeded' and 'output' or 'error'
-    local extra, facts = {'stages', stages, 'batch_size', batch_size}, {job[4], job[5], job[6]}
-    conclude(id, state, ends, field, body, extra, dead == '1', facts)
+    conclude(id, state, ends, field, body, dead == '1', job, {'stages', stages, 'batch_size', batch_size})
   elseif job[1] ~= state or job[3] ~= attempt then
     count('late', job[4])
     return 0

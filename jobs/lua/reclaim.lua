@@ -2,6 +2,7 @@
 -- ARGV  limit, max_losses, latest_ms (nothing is taken back if the clock has jumped beyond), how long what has ended is kept
 -- gives {now_ms, how many went back to their lines, how many failed for good}
 -- Any number of gateways may run it at any time: each job moves once.
+-- with lines, ends
 local back, failed, ends = 0, 0, ends_at(4)
 -- This very script may have lain in the socket of a server that stood still: then no worker could renew its leases.
 if now_ms > tonumber(ARGV[3]) then return {now_ms, 0, 0} end
@@ -13,7 +14,7 @@ for _, id in ipairs(due) do
     redis.call('ZREM', root .. ':leases', id)
   elseif lost >= tonumber(ARGV[2]) then
     local message = 'its worker was lost ' .. lost .. ' times, the most that is allowed'
-    conclude(id, 'failed', ends, 'error', failure('too_many_attempts', message), nil, true)
+    conclude(id, 'failed', ends, 'error', failure('too_many_attempts', message), true)
     failed = failed + 1
   else
     redis.call('HSET', job_key(id), 'lost', lost)
@@ -23,7 +24,7 @@ for _, id in ipairs(due) do
       count('reclaimed', job[3])
       back = back + 1
     else
-      conclude(id, 'failed', ends, 'error', UNREADABLE, nil, true)
+      conclude(id, 'failed', ends, 'error', UNREADABLE, true)
       failed = failed + 1
     end
   end

@@ -11,13 +11,12 @@
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
 -- Where nobody waits in line and a worker keeps seats free, a small job is handed over to it at once, under a lease: it
 -- hears '+<model> <version> <seats left>' and, on the next line, the jobs as claim gives them, in the server's own protocol.
+-- with lines
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local FIRST_CAP, FIRST_JOB = 6, 10
+local OWN_STEP = 64  -- words: every so many jobs, a tenant's list is cut to what it may hold
 local HANDED_BYTES = 32 * 1024  -- of one input: larger ones are fetched, so that no channel is filled with them
-local last = redis.pcall('GET', root .. ':clock')
-local clock = type(last) == 'string' and tonumber(last) or 0
-if clock > now_us + 86400 * 1000000 then clock = 0 end  -- nobody's clock was that far ahead: it is junk
-local ticket = math.max(now_us, clock + 1)
+local ticket  -- the next
 local watcher = gateway ~= '' and {'watchers', gateway} or {}
 local answers = {}
 local loads = {}  -- model → jobs and bytes that are open of it, and how many jobs of these are new
@@ -26,10 +25,17 @@ local deadlines = {}  -- ms, id, ms, id ...
 local leases, lease_ends = {}, whole(now_ms + ARGV[5])  -- ms, id, ms, id ... of those that are handed over
 local takers = {}  -- model version → the worker that keeps most seats free for it, how many, and the jobs it is handed
 
+-- Tickets only grow, whatever the server's clock does.
+local function ticket_after(last)
+  if last > now_us + 86400 * 1000000 then last = 0 end  -- nobody's clock was that far ahead: it is junk
+  return math.max(now_us, last + 1)
+end
+
 local function load_of(model)
   if not loads[model] then
-    local open = redis.call('HMGET', root .. ':load', model .. ':jobs', model .. ':bytes')
-    loads[model] = {jobs = tonumber(open[1]) or 0, bytes = tonumber(open[2]) or 0, new = 0}
+    local sums = redis.call('HMGET', root .. ':load', model .. ':jobs', model .. ':bytes', model .. ':submitted', 'ticket')
+    loads[model] = {jobs = tonumber(sums[1]) or 0, bytes = tonumber(sums[2]) or 0, submitted = tonumber(sums[3]) or 0, new = 0}
+    ticket = ticket or ticket_after(tonumber(sums[4]) or 0)
   end
   return loads[model]
 end
@@ -147,13 +153,16 @@ for key, line in pairs(lines) do if line then
   end
   for_many('ZADD', key, line)
   for_many('ZADD', own, line.new)
-  redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1)
-  redis.call('EXPIRE', own, own_ttl_s)
+  local many = redis.call('ZCARD', own)
+  if many % OWN_STEP < #line.new then  -- now and then is enough
+    redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1)
+    redis.call('EXPIRE', own, own_ttl_s)
+  end
 end end
 for model, load in pairs(loads) do
   if load.new > 0 then
-    redis.call('HSET', root .. ':load', model .. ':jobs', whole(load.jobs), model .. ':bytes', whole(load.bytes))
-    redis.call('HINCRBY', root .. ':counts', 'submitted:' .. model, load.new)
+    redis.call('HSET', root .. ':load', model .. ':jobs', whole(load.jobs), model .. ':bytes', whole(load.bytes),
+      model .. ':submitted', whole(load.submitted + load.new), 'ticket', whole(ticket - 1))
   end
 end
 for _, line in pairs(lines) do  -- a worker for each job that waits, as long as there are some
@@ -162,5 +171,4 @@ for _, line in pairs(lines) do  -- a worker for each job that waits, as long as 
     if not wake(line.model, line.version) then break end
   end
 end
-redis.call('SET', root .. ':clock', whole(ticket - 1))
 return answers

@@ -77,6 +77,7 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
         for key in found
         if key.endswith(":load")
         for name, n in client.hgetall(key).items()
+        if name.endswith((b":jobs", b":bytes"))
     }
     there: dict[str, int] = defaultdict(int)
     for job_id, job in jobs.items():

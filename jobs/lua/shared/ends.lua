@@ -1,0 +1,104 @@
+-- How jobs end: for scripts that say `with ends`, and close with close().
+-- What a script gathers, to be written down at once: a batch's jobs share most of their keys.
+local notices = {}  -- gateway → jobs that became final, each {id, fields as read}
+local ended = {}  -- their ids: they leave the leases and the deadlines
+local counted = {}  -- field of counts → how often
+local weighed = {}  -- model → {jobs, bytes} that are open no more, or anew
+
+local function count(event, model)
+  local field = event .. ':' .. (model or '?')
+  counted[field] = (counted[field] or 0) + 1
+end
+
+-- Count what is not final of a model: `jobs` and `bytes` more (or fewer).
+local function weigh(model, jobs, bytes)
+  local sum = weighed[model] or {0, 0}
+  weighed[model] = {sum[1] + jobs, sum[2] + bytes}
+end
+
+-- What is read of a job when it ends: by whoever ends it, and for those who wait for it.
+local FACTS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant', 'created', 'started',
+  'metadata'}
+local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024  -- how much of a job rides along in a notice
+local told_bytes = 0
+
+-- A job for a notice: {id, what a gateway reads of it, in codec.py's order}, or {id} where that is much.
+local function told(id, facts, state, field, body, run)
+  local bytes = #body + #(facts[13] or '')
+  if bytes > BYTES_OF_JOB or told_bytes + bytes > BYTES_OF_NOTICE then return {id} end
+  told_bytes = told_bytes + bytes
+  local output, failed = field == 'output' and body, field == 'error' and body
+  return {id, facts[7], state, facts[4], facts[8], facts[9], facts[10], facts[11], facts[3], facts[12], whole(now_us), facts[13],
+    output, failed, run and run[2] or false, run and run[4] or false}
+end
+
+-- Write down what was gathered, and tell each gateway once, whatever the number of jobs. Every script that ends, counts or
+-- weighs jobs closes with it.
+local function close()
+  local load = root .. ':load'
+  for_many('ZREM', root .. ':leases', ended)
+  for_many('ZREM', root .. ':deadlines', ended)
+  for field, times in pairs(counted) do redis.call('HINCRBY', root .. ':counts', field, times) end
+  for model, sum in pairs(weighed) do
+    if redis.call('HINCRBY', load, model .. ':jobs', sum[1]) <= 0 then
+      redis.call('HDEL', load, model .. ':jobs', model .. ':bytes')
+    else
+      redis.call('HINCRBY', load, model .. ':bytes', sum[2])
+    end
+  end
+  for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode(ids)) end
+end
+
+-- Forget a dead letter: its input goes, and what is left of the job stays as long as any result.
+local function purge(member, ttl_ms)
+  local id, size = string.match(member, '^(%S+) (%d+)$')
+  redis.call('ZREM', root .. ':dead', member)
+  redis.call('DECRBY', root .. ':dead_bytes', size or 0)
+  if id and redis.call('HDEL', job_key(id), 'input') == 1 then redis.call('PEXPIRE', job_key(id), ttl_ms) end
+end
+
+-- Keep a failed job's input: it is a dead letter now. The oldest letters make room.
+local function keep(id, size, ends)
+  local dead, bytes = root .. ':dead', root .. ':dead_bytes'
+  redis.call('ZADD', dead, whole(now_ms), id .. ' ' .. size)
+  local total = redis.call('INCRBY', bytes, size)
+  redis.call('PEXPIRE', job_key(id), ends.dead_ttl_ms)
+  while total > ends.dead_bytes or redis.call('ZCARD', dead) > ends.dead_letters do
+    purge(redis.call('ZRANGE', dead, 0, 0)[1], ends.ttl_ms)
+    total = tonumber(redis.call('GET', bytes))
+  end
+end
+
+-- How long what has ended is kept: the four words with which every script that ends jobs begins, after its own.
+local function ends_at(at)
+  return {ttl_ms = ARGV[at], dead_ttl_ms = ARGV[at + 1], dead_letters = tonumber(ARGV[at + 2]), dead_bytes = tonumber(ARGV[at + 3])}
+end
+
+-- End a job: `field` is 'output' or 'error', `body` its JSON. The input goes, the result stays for a while; `dead` keeps the
+-- input too. The job's watchers hear of its end when the script closes. `facts`: its FACTS, where the script has read them;
+-- `run`: {'stages', …, 'batch_size', …} of a job that was run.
+local function conclude(id, state, ends, field, body, dead, facts, run)
+  local job = job_key(id)
+  facts = facts or redis.call('HMGET', job, unpack(FACTS))
+  local model, size = facts[4], tonumber(facts[6])
+  redis.call('HSET', job, 'state', state, 'finished', whole(now_us), field, body, unpack(run or {}))
+  if model and size then weigh(model, -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
+  if dead then
+    redis.call('HDEL', job, 'watchers')
+    keep(id, whole(size or 0), ends)
+  else
+    redis.call('HDEL', job, 'watchers', 'input')
+    redis.call('PEXPIRE', job, ends.ttl_ms)
+  end
+  ended[#ended + 1] = id
+  count('finished', (model or '?') .. ':' .. state)
+  for gateway in string.gmatch(facts[5] or '', '[^ ]+') do
+    notices[gateway] = notices[gateway] or {}
+    table.insert(notices[gateway], told(id, facts, state, field, body, run))
+  end
+end
+
+local function failure(code, message) return cjson.encode({code = code, message = message, status = 422}) end
+
+local UNREADABLE = '{"code":"unreadable_job","message":"the record in the queue can not be read","status":422}'
+local EXPIRED = '{"code":"deadline_exceeded","message":"the deadline passed before the job was done","status":504}'

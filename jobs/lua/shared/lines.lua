@@ -1,0 +1,69 @@
+-- Where jobs wait, and who waits for them: for scripts that say `with lines`.
+local function line_key(model, version, lane, tenant)
+  return root .. ':line:' .. model .. ':' .. version .. ':' .. lane .. ':' .. tenant
+end
+local function ring_key(model, version, lane) return root .. ':ring:' .. model .. ':' .. version .. ':' .. lane end
+local function seats_key(model, version) return root .. ':seats:' .. model .. ':' .. version end
+local function trial_key_of(model, version) return root .. ':trial:' .. (model or '') .. ':' .. (version or '') end
+
+-- Wake the worker with most free seats for this model version, for a claim; false where none waits. One that died without
+-- a word hears nothing: the next is tried.
+local function wake(model, version)
+  while true do
+    local worker = redis.call('ZPOPMAX', seats_key(model, version))[1]
+    if not worker then return false end
+    if redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return true end
+  end
+end
+
+-- Let a running job's worker hear that it need not finish it.
+local function dismiss(id)
+  local owner = facts_of(id, 'owner')[1]
+  if owner then redis.call('PUBLISH', 'jitney:wake:' .. owner, '-' .. id) end
+end
+
+-- Put an id into its line at its ticket's place; its tenant takes a turn in the ring again.
+local function enline(id, ticket, model, version, lane, tenant)
+  local line = line_key(model, version, lane, tenant)
+  if redis.call('EXISTS', line) == 0 then redis.call('RPUSH', ring_key(model, version, lane), tenant) end
+  redis.call('ZADD', line, ticket, id)
+end
+
+-- Where a job stands in line: {model, version, lane, tenant, ticket}. A suspect stands in its cell's line, apart from all
+-- others. nil where its record does not tell.
+local function place_of(id)
+  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell')
+  if not (job[1] and job[2] and job[3] and job[4] and tonumber(job[5])) then return nil end
+  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]} end
+  return job
+end
+
+-- Take a queued id out of its line, or out of those that wait for their retry. A line that is empty leaves the ring.
+local function unline(id)
+  redis.call('ZREM', root .. ':later', id)
+  local place = place_of(id)
+  if not place then return end
+  local model, version, lane, tenant = unpack(place)
+  local line = line_key(model, version, lane, tenant)
+  redis.call('ZREM', line, id)
+  if redis.call('EXISTS', line) == 0 then redis.call('LREM', ring_key(model, version, lane), 1, tenant) end
+end
+
+-- Give a running job back to its line, or after a while; false where its record does not tell which line.
+local function requeue(id, after_ms)
+  local place = place_of(id)
+  if not place then return false end
+  local model, version, lane, tenant, ticket = unpack(place)
+  redis.call('ZREM', root .. ':leases', id)
+  redis.call('HSET', job_key(id), 'state', 'queued')
+  redis.call('HDEL', job_key(id), 'owner')
+  if after_ms then
+    redis.call('ZADD', root .. ':later', whole(now_ms + after_ms), id)
+  else
+    enline(id, ticket, model, version, lane, tenant)
+    wake(model, version)
+  end
+  return true
+end
+
+local RESTING = '-'  -- in place of a trial's jobs: the last trial killed its worker just now
