@@ -59,6 +59,8 @@ def problem(error: JitneyError, path: str, headers: Sequence[Header] = (), **mor
     }
     if path == "/predict":
         body = {"success": False, **body}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers = (*headers, (b"www-authenticate", b'Bearer realm="jitney"'))
     retry_after_s = body.pop("retry_after_s", None)
     if retry_after_s is not None:
         headers = (*headers, (b"retry-after", b"%d" % math.ceil(retry_after_s)))

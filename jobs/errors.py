@@ -14,6 +14,8 @@ from typing import Any
 # code → (status at the synchronous doors, what it means). The only list.
 CODES: dict[str, tuple[int, str]] = {
     "malformed_request": (400, "the request can not be read: broken JSON, multipart, base64 or query"),
+    "unauthorized": (401, "the request has no API key, or none that is known"),
+    "forbidden": (403, "the key is good, but not for this; or another site's page calls a service without keys"),
     "job_not_found": (404, "no such job, another caller's job, or one whose result is no longer kept"),
     "dead_letter_not_found": (404, "no such dead letter, another caller's, or one that is kept no more"),
     "model_not_found": (404, "no worker has announced a model of this name"),

@@ -30,10 +30,11 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `jitney:workers` | set | a day after the last beat | ids of workers that may be alive |
 | `jitney:worker:<id>` | string | three beats | a live worker: its models, and those it could not load |
 | `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:keys` | hash | for ever, a field per API key | the keys' hashes, tenants and roles; no key itself |
 | `jitney:cpu` | hash | for ever, two fields | CPU time in µs that gateways, and that workers, have used |
 | `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
 | `jitney:wake:<id>` | channel | | a worker's wake: a model version has work |
-| `jitney:news` | channel | | models came or went |
+| `jitney:news` | channel | | models or API keys came or went |
 """
 
 from typing import Final
@@ -44,6 +45,7 @@ NEWS: Final = "jitney:news"
 WORKER_PREFIX: Final = "jitney:worker:"
 STATS_PREFIX: Final = "jitney:stats:"
 CPU: Final = "jitney:cpu"
+API_KEYS: Final = "jitney:keys"
 
 # Keys that may stay without an expiry; the leak test knows no others.
 LASTING: Final = (
@@ -51,6 +53,7 @@ LASTING: Final = (
     r"jitney:models",
     r"jitney:stats:.+",
     r"jitney:cpu",
+    r"jitney:keys",
 )
 
 
