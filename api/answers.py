@@ -67,6 +67,17 @@ def problem(error: JitneyError, path: str, headers: Sequence[Header] = (), **mor
     return Answer(error.status, orjson.dumps(body), headers, b"application/problem+json")
 
 
+def adding(send: Send, headers: Sequence[Header]) -> Send:
+    """Give a `send` that puts these headers into an answer of whatever door."""
+
+    async def with_them(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *headers]
+        await send(message)
+
+    return with_them
+
+
 async def guarded(answer: Awaitable[Answer], path: str) -> Answer:
     """Await an answer; whatever is raised becomes one."""
     try:

@@ -4,10 +4,12 @@ FastAPI's router, validation and response classes cost several times what the wo
 (docs/decisions/0004); every other route goes through FastAPI. OpenAPI learns of these from `api/openapi.py`.
 """
 
+import time
+
 import orjson
 
 from api import many
-from api.answers import RETRY_AFTER, Answer, App, Header, Receive, Scope, Send, accepted, guarded, problem
+from api.answers import RETRY_AFTER, Answer, App, Header, Receive, Scope, Send, accepted, adding, guarded, problem
 from api.doorman import Doorman
 from api.drafts import read_draft
 from api.gateway import Gateway
@@ -25,7 +27,8 @@ class Hot:
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
-        self._doorman = Doorman(gateway.callers)
+        store = gateway.store
+        self._doorman = Doorman(gateway.callers, store.tenants, store.settings.tenant_window_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let in who may come, and route by method and path."""
@@ -33,7 +36,11 @@ class Hot:
             return await self._app(scope, receive, send)
         request, path, method = Request(scope), scope["path"], scope["method"]
         try:
-            scope["caller"] = self._doorman.admit(request)
+            caller = scope["caller"] = self._doorman.admit(request)
+            headers, refusal = self._doorman.charge(caller, time.monotonic())
+            send = adding(send, headers) if headers else send
+            if refusal is not None:
+                raise refusal
         except JitneyError as error:
             return await problem(error, path).send(send)
         if path == PATH and method == "POST":

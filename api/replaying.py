@@ -8,7 +8,7 @@ from api.gateway import Gateway
 from api.taking import Taken, submit, sure
 from jobs import deadletters
 from jobs.deadletters import Letter, Place, Wanted
-from jobs.errors import JitneyError, NotNow, QueueFull, StoreUnavailable
+from jobs.errors import JitneyError, NotNow, OverLimit, QueueFull, StoreUnavailable
 
 MANY: Final = 1000  # letters of one call
 LONGEST_S: Final = 10.0
@@ -59,7 +59,7 @@ async def replay_many(gateway: Gateway, tenant: str | None, wanted: Wanted, afte
                 replayed += 1
             else:
                 skipped += 1
-        except (QueueFull, StoreUnavailable) as stopped:
+        except (QueueFull, OverLimit, StoreUnavailable) as stopped:
             if not replayed:
                 raise
             return Replays(replayed, skipped, refused, more=True, after=after, stopped=stopped)

@@ -9,7 +9,7 @@ from api.admission import admit, check_key
 from api.drafts import Draft
 from api.gateway import Gateway
 from api.waiting import Future, send_home
-from jobs.errors import JitneyError, QueueFull, Refused, StoreUnavailable
+from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.job import Accepted, Job, Lane, Submission
 from jobs.lifecycle import State
 
@@ -167,10 +167,12 @@ def _taken(
     if end is not None and (isinstance(verdict, JitneyError) or verdict.replayed):
         waiting.forget(job.id, end)
         end = None if isinstance(verdict, JitneyError) else waiting.expect(verdict.id)
-    if isinstance(verdict, QueueFull):
-        back_in_s = gateway.pace.retry_after_s(job.model, gateway.store.settings.max_jobs)
-        verdict.details.setdefault("retry_after_s", back_in_s)
-        return closed.get(job.lane, verdict)
+    if isinstance(verdict, QueueFull | OverLimit):
+        most = (
+            gateway.store.settings.max_jobs if isinstance(verdict, QueueFull) else verdict.details.get("limit_jobs", 1)
+        )
+        verdict.details.setdefault("retry_after_s", gateway.pace.retry_after_s(job.model, most))
+        return closed.get(job.lane, verdict) if isinstance(verdict, QueueFull) else verdict
     if isinstance(verdict, JitneyError):
         return verdict
     if end is not None:

@@ -10,7 +10,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:ring:<model>:<version>:<lane>` | list | while not empty | tenants whose line is not empty, in turn |
 | `:line:<model>:<version>:suspect:<cell>` | sorted set | while not empty | suspects of one cell, who ride together |
 | `:ring:<model>:<version>:suspect` | list | while not empty | cells whose line is not empty |
-| `:turns` | hash | for ever, a field per model version | seats given so far: decides the lanes' turns |
+| `:turns` | hash | for ever, a field per model version | seats given so far: decides turns |
 | `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
 | `:clock` | string | for ever | the last ticket, so that tickets only grow |
@@ -20,6 +20,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes of input>` by the ms of their end |
 | `:dead_bytes` | string | for ever | the sum of those bytes |
 | `:load` | hash | two fields per model that has open jobs | jobs that are not final, and the bytes of their inputs |
+| `:load`, fields `@<tenant>:…` | | likewise, where it has a limit | the same of a tenant, and how many of it run |
 | `:counts` | hash | for ever, a few fields per model | jobs submitted, reclaimed, retried, finished by outcome, late |
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |

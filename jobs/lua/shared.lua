@@ -48,12 +48,12 @@ local function enline(id, ticket, model, version, lane, tenant)
   redis.call('ZADD', line, ticket, id)
 end
 
--- Where a job stands in line: {model, version, lane, tenant, ticket}. A suspect stands in its cell's line, apart from all
+-- Where a job stands in line: {model, version, lane, tenant, ticket, its cell, its seat}. A suspect stands in its cell's line, apart from all
 -- others. nil where its record does not tell.
 local function place_of(id)
-  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell')
+  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell', 'seat')
   if not (job[1] and job[2] and job[3] and job[4] and tonumber(job[5])) then return nil end
-  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]} end
+  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5], nil, job[7]} end
   return job
 end
 
@@ -73,7 +73,7 @@ local function count(event, model)
   counted[field] = (counted[field] or 0) + 1
 end
 
--- Count what is not final of a model: `jobs` and `bytes` more (or fewer).
+-- Count what is not final of a model, or of '@' and a tenant: `jobs` and `bytes` more (or fewer).
 local function weigh(model, jobs, bytes)
   local sum = weighed[model] or {0, 0}
   weighed[model] = {sum[1] + jobs, sum[2] + bytes}
@@ -117,6 +117,12 @@ local function close()
   for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode(ids)) end
 end
 
+-- Of a tenant that may run so many at a time (`seat`: '@' and its name), one runs no more.
+local function unseat(seat)
+  local load, field = root .. ':load', seat .. ':running'
+  if redis.call('HINCRBY', load, field, -1) <= 0 then redis.call('HDEL', load, field) end
+end
+
 -- Forget a dead letter: its input goes, and what is left of the job stays as long as any result.
 local function purge(member, ttl_ms)
   local id, size = string.match(member, '^(%S+) (%d+)$')
@@ -144,18 +150,20 @@ end
 
 -- End a job: `field` is 'output' or 'error', `body` its JSON, `extra` more fields. The input goes, the result stays for a
 -- while; `dead` keeps the input too. The job's watchers hear of its end when the script closes. `facts`: its model,
--- watchers and size, where the script has read them.
+-- watchers, size, payer and seat, where the script has read them.
 local function conclude(id, state, ends, field, body, extra, dead, facts)
   local job = job_key(id)
-  facts = facts or redis.call('HMGET', job, 'model', 'watchers', 'size')
+  facts = facts or redis.call('HMGET', job, 'model', 'watchers', 'size', 'payer', 'seat')
   redis.call('HSET', job, 'state', state, 'finished', whole(now_us), field, body, unpack(extra or {}))
   local size = tonumber(facts[3])
   if facts[1] and size then weigh(facts[1], -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
+  if facts[4] and size then weigh(facts[4], -1, 0 - size) end
+  if facts[5] then unseat(facts[5]) end
   if dead then
-    redis.call('HDEL', job, 'watchers')
+    redis.call('HDEL', job, 'watchers', 'seat')
     keep(id, whole(size or 0), ends)
   else
-    redis.call('HDEL', job, 'watchers', 'input')
+    redis.call('HDEL', job, 'watchers', 'input', 'seat')
     redis.call('PEXPIRE', job, ends.ttl_ms)
   end
   ended[#ended + 1] = id
@@ -187,7 +195,8 @@ local function requeue(id, after_ms)
   local model, version, lane, tenant, ticket = unpack(place)
   redis.call('ZREM', root .. ':leases', id)
   redis.call('HSET', job_key(id), 'state', 'queued')
-  redis.call('HDEL', job_key(id), 'owner')
+  redis.call('HDEL', job_key(id), 'owner', 'seat')
+  if place[7] then unseat(place[7]) end
   if after_ms then
     redis.call('ZADD', root .. ':later', whole(now_ms + after_ms), id)
   else

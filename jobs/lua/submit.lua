@@ -1,11 +1,13 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, then how many jobs and bytes of one
---       model may be open: for lane interactive max_jobs, max_bytes, for lane bulk max_jobs, max_bytes; then per job 13 words:
---       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v
+--       model may be open: for lane interactive max_jobs, max_bytes, for lane bulk max_jobs, max_bytes; then per job 14 words:
+--       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v,
+--       quota ('<jobs> <bytes>' that may be open of its tenant; '' = any)
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
 --                                      | 'full'      too many jobs or bytes of this model are open; then: jobs, bytes
+--                                      | 'quota'     the same of its tenant
 --                                      | 'broken'    junk lies in place of its line; then: lane, tenant
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
@@ -16,7 +18,7 @@ if clock > now_us + 86400 * 1000000 then clock = 0 end  -- nobody's clock was th
 local ticket = math.max(now_us, clock + 1)
 local watcher = gateway ~= '' and {'watchers', gateway} or {}
 local answers = {}
-local loads = {}  -- model → jobs and bytes that are open of it, and how many jobs of these are new
+local loads = {}  -- model, or '@' and a tenant that has a quota → jobs and bytes that are open of it, and how many jobs of these are new
 local lines = {}  -- line → model, version, lane, tenant; and its new members: ticket, id, ticket, id ...
 local deadlines = {}  -- ms, id, ms, id ...
 
@@ -54,8 +56,8 @@ local function line_of(model, version, lane, tenant)
 end
 
 local function accept(at)
-  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v =
-    unpack(ARGV, at, at + 12)
+  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, quota =
+    unpack(ARGV, at, at + 13)
   local job = job_key(id)
   local its_created = redis.call('HGET', job, 'created')
   if its_created then return known('new', id, its_created) end
@@ -65,6 +67,13 @@ local function accept(at)
   if load.jobs + 1 > tonumber(ARGV[caps]) or load.bytes + #input > tonumber(ARGV[caps + 1]) then
     return {'full', whole(load.jobs), whole(load.bytes)}
   end
+  local own, most_jobs, most_bytes = nil, string.match(quota, '^(%d+) (%d+)$')
+  if most_jobs then
+    own = load_of('@' .. tenant)
+    if own.jobs + 1 > tonumber(most_jobs) or own.bytes + #input > tonumber(most_bytes) then
+      return {'quota', whole(own.jobs), whole(own.bytes)}
+    end
+  end
   local line = line_of(model, version, lane, tenant)
   if not line then return {'broken', lane, tenant} end
   local created, deadline = whole(ticket), whole(now_ms + deadline_ms)
@@ -72,6 +81,10 @@ local function accept(at)
   redis.call('HSET', job, 'v', v, 'state', 'queued', 'model', model, 'version', version, 'lane', lane, 'tenant', tenant,
     'created', created, 'deadline', deadline, 'attempts', 0, 'kind', kind, 'input', input, 'size', #input,
     'parameters', parameters, 'metadata', metadata, unpack(watcher))
+  if own then
+    redis.call('HSET', job, 'payer', '@' .. tenant)
+    own.jobs, own.bytes, own.new = own.jobs + 1, own.bytes + #input, own.new + 1
+  end
   if key ~= '' then
     redis.call('SET', root .. ':idem:' .. tenant .. ':' .. key, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
   end
@@ -83,7 +96,7 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = 9, #ARGV, 13 do answers[#answers + 1] = accept(at) end
+for at = 9, #ARGV, 14 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for key, line in pairs(lines) do if line then
   local own = root .. ':own:' .. line.tenant
@@ -96,7 +109,7 @@ end end
 for model, load in pairs(loads) do
   if load.new > 0 then
     redis.call('HSET', root .. ':load', model .. ':jobs', whole(load.jobs), model .. ':bytes', whole(load.bytes))
-    redis.call('HINCRBY', root .. ':counts', 'submitted:' .. model, load.new)
+    if string.sub(model, 1, 1) ~= '@' then redis.call('HINCRBY', root .. ':counts', 'submitted:' .. model, load.new) end
   end
 end
 for _, line in pairs(lines) do  -- an idle worker for each job, as long as there are some
