@@ -63,11 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"jitney api: can not listen on {settings.host} port {settings.port}: {error.strerror}\n")
         return EX_CONFIG
-    if not ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback:
-        log.warning("listening beyond loopback, and there are no API keys yet: whoever reaches this port may use it")
-    gateway = Gateway(
-        settings, JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
-    )
+    on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
+    store = JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
+    gateway = Gateway(settings, store, on_loopback=on_loopback)
     config = uvicorn.Config(
         create_app(gateway),
         http=Protocol,

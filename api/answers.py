@@ -59,10 +59,23 @@ def problem(error: JitneyError, path: str, headers: Sequence[Header] = (), **mor
     }
     if path == "/predict":
         body = {"success": False, **body}
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers = (*headers, (b"www-authenticate", b'Bearer realm="jitney"'))
     retry_after_s = body.pop("retry_after_s", None)
     if retry_after_s is not None:
         headers = (*headers, (b"retry-after", b"%d" % math.ceil(retry_after_s)))
     return Answer(error.status, orjson.dumps(body), headers, b"application/problem+json")
+
+
+def adding(send: Send, headers: Sequence[Header]) -> Send:
+    """Give a `send` that puts these headers into an answer of whatever door."""
+
+    async def with_them(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *headers]
+        await send(message)
+
+    return with_them
 
 
 async def guarded(answer: Awaitable[Answer], path: str) -> Answer:

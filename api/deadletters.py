@@ -11,7 +11,8 @@ from fastapi import Request as HttpRequest
 
 from api import replaying
 from api.answers import Answer, Header
-from api.gateway import TENANT, Gateway
+from api.callers import Caller
+from api.gateway import Gateway
 from api.receiving import Request
 from api.routes import respond
 from api.taking import outcome
@@ -22,6 +23,7 @@ from jobs.errors import DEAD_LETTERS, Refused
 
 PATH: Final = "/v1/deadletters"
 FILTERS: Final = ("model", "code", "since", "until", "replayed")
+EVERYONE: Final = "*"  # in place of a tenant
 MANY: Final = 1000  # letters that one call forgets
 _CURSOR: Final = re.compile(r"(\d{1,15})-(\d\d[0-9a-f]{32})")
 _TIME: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
@@ -46,7 +48,28 @@ def wanted(
     return Wanted(model, code, _ms("since", since), _ms("until", until), _YES_NO.get(replayed))
 
 
+def whose(
+    request: HttpRequest,
+    tenant: Annotated[str, Query(description="another tenant, or `*` for all: for keys with the role admin")] = "",
+) -> str | None:
+    """Give the tenant whose letters are meant, None for all; raises Refused."""
+    caller: Caller = request.scope["caller"]
+    if tenant in ("", caller.tenant):
+        return caller.tenant
+    if not caller.is_admin:
+        raise Refused("forbidden", "letters of other tenants need a key with the role admin, and this one has not")
+    return None if tenant == EVERYONE else tenant
+
+
+def reach(request: HttpRequest) -> str | None:
+    """Give the tenant whose letters are found by id, None for all."""
+    caller: Caller = request.scope["caller"]
+    return None if caller.is_admin else caller.tenant
+
+
 Filters = Annotated[Wanted, Depends(wanted)]
+Whose = Annotated[str | None, Depends(whose)]
+Reach = Annotated[str | None, Depends(reach)]
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -56,24 +79,32 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("", summary="List own dead letters, newest first")
     async def list_letters(
-        request: HttpRequest, filters: Filters, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: Cursor = ""
+        request: HttpRequest,
+        filters: Filters,
+        tenant: Whose,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        cursor: Cursor = "",
     ) -> Response:
-        Request(request.scope).query(*FILTERS, "limit", "cursor")
-        page = await deadletters.page(store, TENANT, filters, _place(cursor), limit)
+        Request(request.scope).query(*FILTERS, "tenant", "limit", "cursor")
+        page = await deadletters.page(store, tenant, filters, _place(cursor), limit)
         letters = [letter_view(letter) for _, letter in page.letters]
         return _json({"deadletters": letters, "next_cursor": _cursor(page.after)})
 
     @routes.delete("", summary="Forget the dead letters that fit a filter")
-    async def purge_letters(request: HttpRequest, filters: Filters, cursor: Cursor = "", every: All = "") -> Response:
+    async def purge_letters(
+        request: HttpRequest, filters: Filters, tenant: Whose, cursor: Cursor = "", every: All = ""
+    ) -> Response:
         _check_choice(request, every)
-        page = await deadletters.page(store, TENANT, filters, _place(cursor), MANY)
+        page = await deadletters.page(store, tenant, filters, _place(cursor), MANY)
         purged = await deadletters.purge(store, [letter.job.id for _, letter in page.letters])
         return _json({"purged": purged, "more": page.after is not None, "next_cursor": _cursor(page.after)})
 
     @routes.post("/replay", summary="Send the dead letters again that fit a filter")
-    async def replay_letters(request: HttpRequest, filters: Filters, cursor: Cursor = "", every: All = "") -> Response:
+    async def replay_letters(
+        request: HttpRequest, filters: Filters, tenant: Whose, cursor: Cursor = "", every: All = ""
+    ) -> Response:
         _check_choice(request, every)
-        done = await replaying.replay_many(gateway, filters, _place(cursor))
+        done = await replaying.replay_many(gateway, tenant, filters, _place(cursor))
         view = {**done._asdict(), "next_cursor": _cursor(done.after), "stopped": None}
         del view["after"]
         headers: tuple[Header, ...] = ()
@@ -83,12 +114,12 @@ def router(gateway: Gateway) -> APIRouter:
         return _json(view, headers)
 
     @routes.get("/{job_id}", summary="Look at a dead letter")
-    async def read_letter(job_id: str) -> Response:
-        return _json(letter_view(await deadletters.find(store, TENANT, job_id)))
+    async def read_letter(tenant: Reach, job_id: str) -> Response:
+        return _json(letter_view(await deadletters.find(store, tenant, job_id)))
 
     @routes.get("/{job_id}/input", summary="Fetch a dead letter's exact input")
-    async def read_input(job_id: str) -> Response:
-        letter = await deadletters.find(store, TENANT, job_id)
+    async def read_input(tenant: Reach, job_id: str) -> Response:
+        letter = await deadletters.find(store, tenant, job_id)
         body = await deadletters.read_input(store, letter)
         name = media.sniff(body) if letter.kind == "image" else None
         content_type = f"image/{name.lower()}" if name else "application/octet-stream"
@@ -97,8 +128,8 @@ def router(gateway: Gateway) -> APIRouter:
         return respond(Answer(200, body, headers, content_type.encode()))
 
     @routes.post("/{job_id}/replay", summary="Send a dead letter again, as a new job")
-    async def replay_letter(request: HttpRequest, job_id: str) -> Response:
-        letter = await deadletters.find(store, TENANT, job_id)
+    async def replay_letter(request: HttpRequest, tenant: Reach, job_id: str) -> Response:
+        letter = await deadletters.find(store, tenant, job_id)
         taken = await replaying.replay(gateway, letter, Request(request.scope).header(b"idempotency-key"))
         job = await outcome(gateway, taken, 0)
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
@@ -107,8 +138,8 @@ def router(gateway: Gateway) -> APIRouter:
         return respond(Answer(202, orjson.dumps(job_view(job)), headers))
 
     @routes.delete("/{job_id}", summary="Forget a dead letter")
-    async def purge_letter(job_id: str) -> Response:
-        letter = await deadletters.find(store, TENANT, job_id)
+    async def purge_letter(tenant: Reach, job_id: str) -> Response:
+        letter = await deadletters.find(store, tenant, job_id)
         return _json({"purged": await deadletters.purge(store, [letter.job.id])})
 
     return routes
@@ -119,6 +150,7 @@ def letter_view(letter: Letter) -> dict[str, Any]:
     path = f"{PATH}/{letter.job.id}"
     return {
         **job_view(letter.job),
+        "tenant": letter.job.tenant,
         "kind": letter.kind,
         "parameters": orjson.Fragment(letter.parameters),
         "input_bytes": letter.input_bytes,
@@ -137,7 +169,7 @@ def letter_view(letter: Letter) -> dict[str, Any]:
 
 def _check_choice(request: HttpRequest, every: str) -> None:
     """Refuse what would meet all letters without saying so."""
-    given = Request(request.scope).query(*FILTERS, "cursor", "all")
+    given = Request(request.scope).query(*FILTERS, "tenant", "cursor", "all")
     if every not in ("", "true") or bool(every) == any(given.get(name) for name in FILTERS):
         message = "say which letters: by at least one filter, or all of them by all=true, not both"
         raise Refused("invalid_request", message, allowed=[*FILTERS, "all=true"])

@@ -10,13 +10,14 @@ from typing import Any
 
 from api import sweeping
 from api.bodies import Bodies, Body
+from api.callers import Callers
 from api.catalogue import Catalogue
 from api.pace import Pace
 from api.settings import GatewaySettings
 from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
-from jobs import keys
+from jobs import keyring, keys
 from jobs.errors import StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Job
@@ -25,15 +26,14 @@ from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")
 
-TENANT = "default"
-
 
 class Gateway:
     """One gateway process: its background loops, and what its doors do."""
 
-    def __init__(self, settings: GatewaySettings, store: JobStore) -> None:
+    def __init__(self, settings: GatewaySettings, store: JobStore, *, on_loopback: bool = True) -> None:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
+        self.callers = Callers(store.connection, settings.open, on_loopback=on_loopback)
         self.catalogue = Catalogue(store.connection, settings.default_model)
         self.waiting, self.submits = Waiting(store), Submits(store)
         self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
@@ -41,13 +41,15 @@ class Gateway:
         self._loops: list[asyncio.Task[Any]] = []
 
     async def start(self) -> None:
-        """Start the loops; the models are looked at once before, so that the first request finds them."""
+        """Start the loops; keys and models are looked at once before, so that the first request finds them."""
         with suppress(StoreUnavailable):
+            await self.callers.refresh()
             await self.catalogue.refresh()
         channels = [keys.gateway_channel(self.id), keys.NEWS]
-        listener = Listener(self.store.connection, channels, self._on_notice, self.waiting.look_again)
+        listener = Listener(self.store.connection, channels, self._on_notice, self._on_connect)
         self._start(listener.run())
         self._start(self.waiting.run(self.settings.recheck_s))
+        self._start(self.callers.run(self.settings.keys_s))
         self._start(self.catalogue.run(self.settings.models_s))
         self._start(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
         self._start(sweeping.run(self.store, self.settings.sweep_s))
@@ -67,11 +69,11 @@ class Gateway:
             raise refusal
         return self.bodies.hold()
 
-    async def wait(self, job_id: str, wait_s: float) -> Job:
+    async def wait(self, tenant: str, job_id: str, wait_s: float) -> Job:
         """Read a job, waiting for its end for so long; raises Refused where it is not this tenant's."""
         future = self.waiting.expect(self._checked(job_id))
         try:
-            job = self._known(job_id, await self.store.wait(job_id, self.id))
+            job = self._known(tenant, job_id, await self.store.wait(job_id, self.id))
         except BaseException:
             self.waiting.forget(job_id, future)
             raise
@@ -79,31 +81,36 @@ class Gateway:
             self.waiting.forget(job_id, future)
             return job
         self.waiting.confirm(job_id)
-        return await self.waiting.until_final(job_id, future, wait_s) or await self.read(job_id)
+        return await self.waiting.until_final(job_id, future, wait_s) or await self.read(tenant, job_id)
 
-    async def read(self, job_id: str) -> Job:
+    async def read(self, tenant: str, job_id: str) -> Job:
         """Read a job as it stands; raises Refused where it is not this tenant's."""
         (job,) = await self.store.read([self._checked(job_id)])
-        return self._known(job_id, job)
+        return self._known(tenant, job_id, job)
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, tenant: str, job_id: str) -> Job:
         """Cancel a job; raises Refused where it can not be."""
-        await self.store.cancel(self._checked(job_id), TENANT)
-        return await self.read(job_id)
+        await self.store.cancel(self._checked(job_id), tenant)
+        return await self.read(tenant, job_id)
 
     def _checked(self, job_id: str) -> str:
         if not PATTERN.fullmatch(job_id):
             raise self.store.unknown(job_id[:64])
         return job_id
 
-    def _known(self, job_id: str, job: Job | None) -> Job:
-        if job is None or job.tenant != TENANT:
+    def _known(self, tenant: str, job_id: str, job: Job | None) -> Job:
+        if job is None or job.tenant != tenant:
             raise self.store.unknown(job_id)
         return job
 
+    async def _on_connect(self) -> None:
+        """Look for what was not heard."""
+        self.callers.look_again()
+        await self.waiting.look_again()
+
     def _on_notice(self, channel: str, data: bytes) -> None:
         if channel == keys.NEWS:
-            self.catalogue.look_again()
+            (self.callers if data == keyring.NEWS else self.catalogue).look_again()
         else:
             self.waiting.on_notice(data)
 

@@ -4,10 +4,13 @@ FastAPI's router, validation and response classes cost several times what the wo
 (docs/decisions/0004); every other route goes through FastAPI. OpenAPI learns of these from `api/openapi.py`.
 """
 
+import time
+
 import orjson
 
 from api import many
-from api.answers import RETRY_AFTER, Answer, App, Header, Receive, Scope, Send, accepted, guarded
+from api.answers import RETRY_AFTER, Answer, App, Header, Receive, Scope, Send, accepted, adding, guarded, problem
+from api.doorman import Doorman
 from api.drafts import read_draft
 from api.gateway import Gateway
 from api.receiving import Request
@@ -20,21 +23,32 @@ PATH = "/v1/jobs"
 
 
 class Hot:
-    """Stands before an app and takes the hot routes itself."""
+    """Stands before an app: nothing gets in past the doorman, and the hot routes it takes itself."""
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
+        store = gateway.store
+        self._doorman = Doorman(gateway.callers, store.tenants, store.settings.tenant_window_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Route by method and path."""
-        if scope["type"] == "http":
-            path, method = scope["path"], scope["method"]
-            if path == PATH and method == "POST":
-                answer = await guarded(submit(self._gateway, Request(scope), receive), path)
-                return await answer.send(send)
-            if method == "GET" and path.startswith(PATH + "/") and "/" not in path[len(PATH) + 1 :]:
-                answer = await guarded(read(self._gateway, Request(scope)), path)
-                return await answer.send(send)
+        """Let in who may come, and route by method and path."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request, path, method = Request(scope), scope["path"], scope["method"]
+        try:
+            caller = scope["caller"] = self._doorman.admit(request)
+            headers, refusal = self._doorman.charge(caller, time.monotonic())
+            send = adding(send, headers) if headers else send
+            if refusal is not None:
+                raise refusal
+        except JitneyError as error:
+            return await problem(error, path).send(send)
+        if path == PATH and method == "POST":
+            answer = await guarded(submit(self._gateway, request, receive), path)
+            return await answer.send(send)
+        if method == "GET" and path.startswith(PATH + "/") and "/" not in path[len(PATH) + 1 :]:
+            answer = await guarded(read(self._gateway, request), path)
+            return await answer.send(send)
         return await self._app(scope, receive, send)
 
 
@@ -64,8 +78,8 @@ async def _take(
         body = await request.body(receive, held, settings.max_body_bytes, settings.receive_s)
         if many.is_many(request, body):
             drafts = many.read_drafts(request, body, settings.max_request_jobs)
-            return await take_many(gateway, drafts, key, waits=waits)
-        return await take(gateway, await read_draft(request, body), key, waits=waits)
+            return await take_many(gateway, request.tenant, drafts, key, waits=waits)
+        return await take(gateway, request.tenant, await read_draft(request, body), key, waits=waits)
 
 
 async def read(gateway: Gateway, request: Request) -> Answer:
@@ -73,7 +87,7 @@ async def read(gateway: Gateway, request: Request) -> Answer:
     job_id = request.path[len(PATH) + 1 :]
     wish = request.query("wait").get("wait")
     wait_s = _wait_seconds(wish, gateway.settings.max_wait_s) if wish is not None else 0
-    job = await gateway.wait(job_id, wait_s) if wait_s else await gateway.read(job_id)
+    job = await (gateway.wait(request.tenant, job_id, wait_s) if wait_s else gateway.read(request.tenant, job_id))
     position = await gateway.store.position(job) if job.state == State.QUEUED else None
     headers = () if job.is_final else (RETRY_AFTER,)
     return Answer(200, orjson.dumps(job_view(job, position)), headers)

@@ -91,6 +91,7 @@ _ENTRY = {
 _ENTRIES = {"type": "array", "items": {"anyOf": [{"$ref": "#/components/schemas/Job"}, _ENTRY]}}
 JOBS_TAKEN = {"type": "object", "required": ["jobs"], "properties": {"jobs": _ENTRIES}}
 _LETTER = {
+    "tenant": _TEXT,
     "kind": _TEXT,
     "parameters": {"type": "object"},
     "input_bytes": {"type": "integer"},

@@ -40,7 +40,7 @@ async def _take(gateway: Gateway, request: Request, receive: Receive) -> Taken:
         body = await request.body(receive, held, settings.max_body_bytes, settings.receive_s)
         request.query()
         draft = await from_form(request, body)
-        return await take(gateway, draft, key, waits=True)
+        return await take(gateway, request.tenant, draft, key, waits=True)
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -1,4 +1,4 @@
-"""Reads what a request brings: headers, query and the body, within limits of size and time."""
+"""Reads what a request brings: who sent it, headers, query and the body, within limits of size and time."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -15,11 +15,18 @@ class Request:
     def __init__(self, scope: Scope) -> None:
         self.path: str = scope["path"]
         self.query_string: bytes = scope["query_string"]
+        self._scope = scope
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
 
     def header(self, name: bytes) -> str:
         """Give a header's value, or an empty string."""
         return self._headers.get(name, b"").decode("latin-1")
+
+    @property
+    def tenant(self) -> str:
+        """Give whose request it is, as the doorman found."""
+        tenant: str = self._scope["caller"].tenant
+        return tenant
 
     @property
     def content_type(self) -> str:

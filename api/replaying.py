@@ -4,11 +4,11 @@ import time
 from typing import Final, NamedTuple
 
 from api.admission import admit_again, check_key
-from api.gateway import TENANT, Gateway
+from api.gateway import Gateway
 from api.taking import Taken, submit, sure
 from jobs import deadletters
 from jobs.deadletters import Letter, Place, Wanted
-from jobs.errors import JitneyError, NotNow, QueueFull, StoreUnavailable
+from jobs.errors import JitneyError, NotNow, OverLimit, QueueFull, StoreUnavailable
 
 MANY: Final = 1000  # letters of one call
 LONGEST_S: Final = 10.0
@@ -44,10 +44,10 @@ async def replay(gateway: Gateway, letter: Letter, idempotency_key: str = "") ->
     return taken
 
 
-async def replay_many(gateway: Gateway, wanted: Wanted, after: Place | None) -> Replays:
+async def replay_many(gateway: Gateway, tenant: str | None, wanted: Wanted, after: Place | None) -> Replays:
     """Send letters again that were not before, until the queue is full; raises NotNow where nothing could be done."""
     begun_s = time.monotonic()
-    page = await deadletters.page(gateway.store, TENANT, wanted, after, MANY)
+    page = await deadletters.page(gateway.store, tenant, wanted, after, MANY)
     replayed = skipped = 0
     refused: dict[str, int] = {}
     for place, letter in page.letters:
@@ -59,7 +59,7 @@ async def replay_many(gateway: Gateway, wanted: Wanted, after: Place | None) -> 
                 replayed += 1
             else:
                 skipped += 1
-        except (QueueFull, StoreUnavailable) as stopped:
+        except (QueueFull, OverLimit, StoreUnavailable) as stopped:
             if not replayed:
                 raise
             return Replays(replayed, skipped, refused, more=True, after=after, stopped=stopped)

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 
 from api import health, metrics, predict
 from api.answers import Answer, guarded
-from api.gateway import TENANT, Gateway
+from api.gateway import Gateway
 from api.receiving import Request
 from api.views import job_view
 from jobs.errors import Refused
@@ -33,16 +33,18 @@ def router(gateway: Gateway) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: Annotated[str, Query(max_length=18)] = "",
     ) -> Response:
-        Request(request.scope).query("limit", "cursor")
+        asked = Request(request.scope)
+        asked.query("limit", "cursor")
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
-        jobs, before_us = await gateway.store.newest(TENANT, int(cursor or FAR_FUTURE_US), limit)
+        jobs, before_us = await gateway.store.newest(asked.tenant, int(cursor or FAR_FUTURE_US), limit)
         page = {"jobs": [job_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
         return respond(Answer(200, orjson.dumps(page)))
 
     @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
-    async def cancel_job(job_id: str) -> Response:
-        return respond(Answer(200, orjson.dumps(job_view(await gateway.cancel(job_id)))))
+    async def cancel_job(request: HttpRequest, job_id: str) -> Response:
+        job = await gateway.cancel(Request(request.scope).tenant, job_id)
+        return respond(Answer(200, orjson.dumps(job_view(job))))
 
     @routes.get("/v1/models", tags=["models"], summary="What is served, by whom, and what could not be loaded")
     async def list_models() -> Response:

@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from api.callers import OpenTo
+
 
 class GatewaySettings(BaseSettings):
     """Settings of one gateway process."""
@@ -12,7 +14,11 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
     host: str = Field(
-        "127.0.0.1", description="address to listen on; beyond loopback only by choice: there are no keys yet"
+        "127.0.0.1", description="address to listen on; beyond loopback callers need an API key, see OPEN"
+    )
+    open: OpenTo = Field(
+        "loopback",
+        description="who may call while there are no API keys: loopback (whoever is on this machine), anyone or nobody",
     )
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 = a free one, printed")
     default_model: str = Field("", description="model for requests that name none, where several are served")
@@ -36,6 +42,9 @@ class GatewaySettings(BaseSettings):
     )
     recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
     models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
+    keys_s: float = Field(
+        2, gt=0, description="time between two looks at the API keys; changes are mostly heard of at once"
+    )
     stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 

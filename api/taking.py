@@ -7,9 +7,9 @@ from typing import Final, NamedTuple, TypeVar
 
 from api.admission import admit, check_key
 from api.drafts import Draft
-from api.gateway import TENANT, Gateway
+from api.gateway import Gateway
 from api.waiting import Future, send_home
-from jobs.errors import JitneyError, QueueFull, Refused, StoreUnavailable
+from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.job import Accepted, Job, Lane, Submission
 from jobs.lifecycle import State
 
@@ -25,21 +25,22 @@ class Taken(NamedTuple):
     end: Future | None
 
 
-async def take(gateway: Gateway, draft: Draft, idempotency_key: str, *, waits: bool) -> Taken:
+async def take(gateway: Gateway, tenant: str, draft: Draft, idempotency_key: str, *, waits: bool) -> Taken:
     """Take the job that a draft asks for; raises JitneyError. Who waits asks for its outcome at once."""
     check_key(idempotency_key)
-    (taken,) = await submit(gateway, [_admit(gateway, draft, idempotency_key)], waits=waits)
+    (taken,) = await submit(gateway, [_admit(gateway, tenant, draft, idempotency_key)], waits=waits)
     return sure(taken)
 
 
 async def take_many(
-    gateway: Gateway, drafts: Iterable[Draft | JitneyError], idempotency_key: str, *, waits: bool
+    gateway: Gateway, tenant: str, drafts: Iterable[Draft | JitneyError], idempotency_key: str, *, waits: bool
 ) -> list[Taken | JitneyError]:
     """Take many jobs in one step. Each has the request's key and its place, with a space between, as no key has."""
     check_key(idempotency_key)
     asked: list[Submission | JitneyError] = []
     for place, draft in enumerate(drafts, 1):
-        asked.append(_admit_or_not(gateway, draft, f"{idempotency_key} {place}" if idempotency_key else ""))
+        key = f"{idempotency_key} {place}" if idempotency_key else ""
+        asked.append(_admit_or_not(gateway, tenant, draft, key))
         if place % TURN == 0:
             await asyncio.sleep(0)
     taken = iter(await submit(gateway, [one for one in asked if isinstance(one, Submission)], waits=waits))
@@ -79,7 +80,7 @@ async def outcome(gateway: Gateway, taken: Taken, wait_s: float, hang_up: asynci
     job = sure(found)
     if hang_up is not None and hang_up.done() and not hang_up.cancelled() and not job.is_final:
         with suppress(Refused):  # it has just ended
-            await gateway.store.cancel(job.id, TENANT)
+            await gateway.store.cancel(job.id, job.tenant)
     return job
 
 
@@ -132,22 +133,24 @@ def _gone(gateway: Gateway, accepted: Accepted) -> Refused:
     return Refused("result_expired", message, job=accepted.id)
 
 
-def _admit(gateway: Gateway, draft: Draft, idempotency_key: str) -> Submission:
+def _admit(gateway: Gateway, tenant: str, draft: Draft, idempotency_key: str) -> Submission:
     return admit(
         draft,
         gateway.catalogue,
-        tenant=TENANT,
+        tenant=tenant,
         idempotency_key=idempotency_key,
         shards=gateway.store.settings.shards,
         max_deadline_ms=gateway.settings.max_deadline_ms,
     )
 
 
-def _admit_or_not(gateway: Gateway, draft: Draft | JitneyError, idempotency_key: str) -> Submission | JitneyError:
+def _admit_or_not(
+    gateway: Gateway, tenant: str, draft: Draft | JitneyError, idempotency_key: str
+) -> Submission | JitneyError:
     if isinstance(draft, JitneyError):
         return draft
     try:
-        return _admit(gateway, draft, idempotency_key)
+        return _admit(gateway, tenant, draft, idempotency_key)
     except JitneyError as error:
         return error
 
@@ -164,10 +167,12 @@ def _taken(
     if end is not None and (isinstance(verdict, JitneyError) or verdict.replayed):
         waiting.forget(job.id, end)
         end = None if isinstance(verdict, JitneyError) else waiting.expect(verdict.id)
-    if isinstance(verdict, QueueFull):
-        back_in_s = gateway.pace.retry_after_s(job.model, gateway.store.settings.max_jobs)
-        verdict.details.setdefault("retry_after_s", back_in_s)
-        return closed.get(job.lane, verdict)
+    if isinstance(verdict, QueueFull | OverLimit):
+        most = (
+            gateway.store.settings.max_jobs if isinstance(verdict, QueueFull) else verdict.details.get("limit_jobs", 1)
+        )
+        verdict.details.setdefault("retry_after_s", gateway.pace.retry_after_s(job.model, most))
+        return closed.get(job.lane, verdict) if isinstance(verdict, QueueFull) else verdict
     if isinstance(verdict, JitneyError):
         return verdict
     if end is not None:

@@ -64,14 +64,14 @@ class Page(NamedTuple):
     after: Place | None
 
 
-async def page(store: JobStore, tenant: str, wanted: Wanted, after: Place | None, limit: int) -> Page:
-    """Find a tenant's letters, newest first. A page may hold fewer than `limit`, or none, and yet have a next one."""
+async def page(store: JobStore, tenant: str | None, wanted: Wanted, after: Place | None, limit: int) -> Page:
+    """Find a tenant's letters, or all (None), newest first. A page may hold few, or none, and yet have a next one."""
     found: list[tuple[Place, Letter]] = []
     for _ in range(LOOKS // CHUNK):
         places = await _places(store, wanted, after)
         for place, letter in zip(places, await _read(store, [place.id for place in places]), strict=True):
             after = place
-            if letter is not None and letter.job.tenant == tenant and _is_wanted(letter, wanted):
+            if letter is not None and tenant in (None, letter.job.tenant) and _is_wanted(letter, wanted):
                 found.append((place, letter))
             if len(found) == limit:
                 return Page(found, after)
@@ -80,11 +80,11 @@ async def page(store: JobStore, tenant: str, wanted: Wanted, after: Place | None
     return Page(found, after)
 
 
-async def find(store: JobStore, tenant: str, job_id: str) -> Letter:
-    """Read a letter. Raises Refused where it is kept no more, or is not this tenant's."""
+async def find(store: JobStore, tenant: str | None, job_id: str) -> Letter:
+    """Read a letter. Raises Refused where it is kept no more, or is not this tenant's (None: any)."""
     is_id = PATTERN.fullmatch(job_id) and shard_of(job_id) < store.settings.shards
     letter = (await _read(store, [job_id]))[0] if is_id else None
-    if letter is None or letter.job.tenant != tenant:
+    if letter is None or tenant not in (None, letter.job.tenant):
         raise unknown(store, job_id)
     return letter
 

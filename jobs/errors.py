@@ -4,7 +4,8 @@ JitneyError
 ├── Refused             this request, or this job's input, will not do as it is; sending it again changes nothing
 └── NotNow              ours: nothing was taken, the same request may be sent again
     ├── StoreUnavailable    Redis can not be reached or can not write
-    └── QueueFull           too much waits already
+    ├── QueueFull           too much waits already
+    └── OverLimit           this tenant has its share already
 
 The codes are a promise to callers: `docs/api.md` lists them, and a test compares that list with `CODES`.
 """
@@ -14,6 +15,8 @@ from typing import Any
 # code → (status at the synchronous doors, what it means). The only list.
 CODES: dict[str, tuple[int, str]] = {
     "malformed_request": (400, "the request can not be read: broken JSON, multipart, base64 or query"),
+    "unauthorized": (401, "the request has no API key, or none that is known"),
+    "forbidden": (403, "the key is good, but not for this; or another site's page calls a service without keys"),
     "job_not_found": (404, "no such job, another caller's job, or one whose result is no longer kept"),
     "dead_letter_not_found": (404, "no such dead letter, another caller's, or one that is kept no more"),
     "model_not_found": (404, "no worker has announced a model of this name"),
@@ -37,6 +40,8 @@ CODES: dict[str, tuple[int, str]] = {
     "resource_exhausted": (422, "this input alone needs more memory than the device has"),
     "poison": (422, "the worker died each time it ran this job, at last with this job alone"),
     "too_many_attempts": (422, "the job was tried as often as is allowed; the message says what stopped it"),
+    "rate_limited": (429, "more requests than this tenant may send; Retry-After says when the next is taken"),
+    "quota_exceeded": (429, "this tenant has as many open jobs, or bytes of their inputs, as it may have"),
     "internal_error": (500, "a fault of ours; the log has the details"),
     "model_unavailable": (503, "the model is known, but can not be loaded at present"),
     "queue_full": (503, "too many jobs, or too many bytes, wait already; Retry-After says when to come back"),
@@ -73,6 +78,10 @@ class QueueFull(NotNow):
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__("queue_full", message, **details)
+
+
+class OverLimit(NotNow):
+    """One tenant wants more than it may have; the others are unaffected."""
 
 
 class StoreUnavailable(NotNow):

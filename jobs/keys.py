@@ -10,7 +10,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:ring:<model>:<version>:<lane>` | list | while not empty | tenants whose line is not empty, in turn |
 | `:line:<model>:<version>:suspect:<cell>` | sorted set | while not empty | suspects of one cell, who ride together |
 | `:ring:<model>:<version>:suspect` | list | while not empty | cells whose line is not empty |
-| `:turns` | hash | for ever, a field per model version | seats given so far: decides the lanes' turns |
+| `:turns` | hash | for ever, a field per model version | seats given so far: decides turns |
 | `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
 | `:seats:<model>:<version>` | sorted set | 60 s after the last claim | workers that found no more, by free seats |
@@ -19,6 +19,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes of input>` by the ms of their end |
 | `:dead_bytes` | string | for ever | the sum of those bytes |
 | `:load` | hash | for ever, three fields per model | jobs open, bytes of their inputs, jobs submitted; last ticket |
+| `:load`, fields `@<tenant>:…` | | while it has a limit and jobs | the same of a tenant, and how many of it run |
 | `:counts` | hash | for ever, a few fields per model | jobs reclaimed, retried, finished by outcome, late |
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
@@ -29,10 +30,11 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `jitney:workers` | set | a day after the last beat | ids of workers that may be alive |
 | `jitney:worker:<id>` | string | three beats | a live worker: its models, and those it could not load |
 | `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:keys` | hash | for ever, a field per API key | the keys' hashes, tenants and roles; no key itself |
 | `jitney:cpu` | hash | for ever, two fields | CPU time in µs that gateways, and that workers, have used |
 | `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
 | `jitney:wake:<id>` | channel | | a worker's wake: a model version has work, or here is some |
-| `jitney:news` | channel | | models came or went |
+| `jitney:news` | channel | | models or API keys came or went |
 """
 
 from typing import Final
@@ -43,6 +45,7 @@ NEWS: Final = "jitney:news"
 WORKER_PREFIX: Final = "jitney:worker:"
 STATS_PREFIX: Final = "jitney:stats:"
 CPU: Final = "jitney:cpu"
+API_KEYS: Final = "jitney:keys"
 
 # Keys that may stay without an expiry; the leak test knows no others.
 LASTING: Final = (
@@ -50,6 +53,7 @@ LASTING: Final = (
     r"jitney:models",
     r"jitney:stats:.+",
     r"jitney:cpu",
+    r"jitney:keys",
 )
 
 

@@ -1,7 +1,11 @@
 """What gateway and worker must agree on: where the queue is, and how long things live. Every time is a setting."""
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from jobs.tenants import Deviation, Limits, Tenants, read_deviations
 
 
 class StoreSettings(BaseSettings):
@@ -34,7 +38,22 @@ class StoreSettings(BaseSettings):
     dead_letters: int = Field(1000, ge=1, description="dead letters kept; the oldest make room")
     dead_letter_bytes: int = Field(256 << 20, ge=1, description="bytes of their inputs, likewise")
     bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")
+    tenant_requests: int = Field(
+        0, ge=0, description="requests of one tenant that one gateway takes in TENANT_WINDOW_S; 0 = no limit, as below"
+    )
+    tenant_window_s: float = Field(60, gt=0, description="the time for so many requests")
+    tenant_jobs: int = Field(0, ge=0, description="jobs of one tenant that may wait or run")
+    tenant_bytes: int = Field(0, ge=0, description="bytes of their inputs, likewise")
+    tenant_running: int = Field(0, ge=0, description="jobs of one tenant that may run at a time")
+    tenants: Annotated[dict[str, Deviation], NoDecode, BeforeValidator(read_deviations)] = Field(
+        {}, description="JSON: what is otherwise for some tenants: weight (1), requests, jobs, bytes, running"
+    )
     redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")
+
+    def limits(self) -> Tenants:
+        """Give what each tenant may take."""
+        default = Limits(1, self.tenant_requests, self.tenant_jobs, self.tenant_bytes, self.tenant_running)
+        return Tenants(default, self.tenants, self.shards)
 
 
 def explain(error: ValidationError) -> str:

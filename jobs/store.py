@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from jobs import codec, keys
 from jobs.connection import Connection
-from jobs.errors import JitneyError, QueueFull, Refused, StoreUnavailable
+from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.ids import shard_of
 from jobs.job import LANES, RECORD_VERSION, Accepted, Claim, Claimed, Job, Outcome, Submission
 from jobs.pipe import Word
@@ -44,6 +44,8 @@ class JobStore:
         # Bulk leaves a tenth of the room to interactive jobs, so that no night's work locks the door for the day.
         room = [max(1, cap // settings.shards) for cap in (settings.max_jobs, settings.max_input_bytes)]
         self._caps = {lane: [cap * 9 // 10 if lane == "bulk" else cap for cap in room] for lane in LANES}
+        self.tenants = settings.limits()
+        self._shares = self.tenants.shares()
         self._next_shard = 0
 
     # ---- the gateway's side
@@ -71,7 +73,7 @@ class JobStore:
     ) -> list[Accepted | JitneyError]:
         s = self.settings
         caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
-        words = [word for job in jobs for word in codec.submit_words(job)]
+        words = [word for job in jobs for word in (*codec.submit_words(job), self.tenants.quota(job.tenant))]
         head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s), self._lease_ms)
         try:
             answers = await self.run("submit", root, *head, *caps, *words)
@@ -86,6 +88,8 @@ class JobStore:
         if how == b"broken":
             message = f"what lies in the queue in place of the line of model {job.model} is no line"
             return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
+        if how == b"quota":
+            return self._over_quota(job, int(first), int(second))
         if how == b"full":
             return self._full(job, int(first), int(second))
         return Accepted(first.decode(), int(second), replayed=how == b"replayed")
@@ -162,6 +166,12 @@ class JobStore:
         limits = {"limit_jobs": s.max_jobs, "limit_bytes": s.max_input_bytes}
         return QueueFull(message, model=job.model, **limits)
 
+    def _over_quota(self, job: Submission, jobs: int, size: int) -> OverLimit:
+        limits = self.tenants.limits(job.tenant)
+        message = f"{jobs} jobs with {size} bytes of input are open already, and this one is beyond what you may have"
+        bounds = {"limit_jobs": limits.jobs, "limit_bytes": limits.bytes}
+        return OverLimit("quota_exceeded", message, **{name: bound for name, bound in bounds.items() if bound})
+
     def unknown(self, job_id: str) -> Refused:
         """Say that there is no such job: one answer for unknown, foreign and purged ids."""
         kept = f"{self.settings.result_ttl_s:g} s"
@@ -180,8 +190,8 @@ class JobStore:
             root = self.roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self.roots)
             words = (model, version, worker, self._lease_ms, want - len(claimed), self.settings.bulk_share)
-            how = (RECORD_VERSION, int(trial), len(self.roots))
-            more, waiting, jobs = await self.run("claim", root, *words, *how, *self.ends)
+            how: tuple[Word, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self._shares)
+            more, waiting, jobs = await self.run("claim", root, *words, *how)
             claimed += map(codec.read_claimed, jobs)
             cut, suspects = cut or bool(more), suspects or bool(waiting)
             if len(claimed) >= want or cut or (trial and claimed):

@@ -1,6 +1,7 @@
 -- Take up to `want` waiting jobs of one model version under a lease; on trial = '1' the suspects of one cell instead.
 -- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait),
---       v (the record version that the worker reads), trial, shards, how long what has ended is kept
+--       v (the record version that the worker reads), trial, shards, how long what has ended is kept, shares (JSON: tenant → its
+--       weight and how many of it may run; '' stands for all others; no JSON = all weigh the same and may run)
 -- gives {more, suspects, jobs}: more = 1 where this claim was cut short and the next finds more at once; suspects = 1 where
 --       a cell waits for its trial; per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
@@ -12,6 +13,8 @@ local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arriv
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
 local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), ends_at(10)
 local claimed, given_up, cut = {}, 0, false
+local shares = ARGV[14] ~= '' and cjson.decode(ARGV[14])
+local seat_mark = {}  -- fields for jobs of a tenant that may run so many
 local leases, lease_ends = {}, whole(now_ms + lease_ms)
 
 local tenants_in = {}  -- lane → how many tenants its ring has, once it was looked at
@@ -39,26 +42,78 @@ local function seat(id)
   if not input then return give_up(id, 'failed', UNREADABLE) end
   bytes = bytes + job[4]
   local attempt = whole(job[8] + 1)
-  redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us), 'attempts', attempt)
+  redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us), 'attempts', attempt,
+    unpack(seat_mark))
   leases[#leases + 1], leases[#leases + 2] = lease_ends, id
   claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], whole(now_us), job[2], job[10] or '0'}
   return true
 end
 
+-- Seat up to `count` of a line; true where some are left.
+local function seat_from(line, count)
+  local popped = redis.call('ZPOPMIN', line, math.min(budget, count))
+  for at = 1, #popped, 2 do
+    budget = budget - 1
+    if not seat(popped[at]) then redis.call('ZADD', line, popped[at + 1], popped[at]) end
+  end
+  return redis.call('EXISTS', line) == 1
+end
+
+-- How many more of a tenant may run; and what counts them.
+local function room_of(tenant, most)
+  if most >= 2 ^ 53 then return most, nil end
+  local field = '@' .. tenant .. ':running'
+  return most - (tonumber(redis.call('HGET', root .. ':load', field)) or 0), field
+end
+
+-- As `fill`, by weight: in each round a tenant has seats for as much as it weighs. A turn that the end of a claim cuts short
+-- goes on in the next one. A tenant of which enough run is passed by.
+local function fill_by_weight(lane, seats)
+  local ring, goal, sum, braked = ring_key(model, version, lane), #claimed + seats, 0, {}
+  for _, tenant in ipairs(redis.call('LRANGE', ring, 0, -1)) do sum = sum + (shares[tenant] or shares[''])[1] end
+  if sum == 0 or seats <= 0 then return end
+  local unit, turn = math.ceil(seats / sum), model .. ':' .. version .. ':' .. lane
+  local left, whose = string.match(redis.call('HGET', root .. ':turns', turn) or '', '^(%d+) (.+)$')
+  while #claimed < goal and budget > 0 do
+    local tenant = redis.call('LPOP', ring)
+    if not tenant then break end
+    local weight, most = unpack(shares[tenant] or shares[''])
+    local credit = (tenant == whose and tonumber(left) or weight) * unit
+    local before, room, field = #claimed, room_of(tenant, most)
+    seat_mark = field and {'seat', '@' .. tenant} or {}
+    local waits = room <= 0 or seat_from(line_key(model, version, lane, tenant), math.min(goal - #claimed, credit, room))
+    local taken = #claimed - before
+    if field and taken > 0 then redis.call('HINCRBY', root .. ':load', field, taken) end
+    local units = math.ceil((credit - taken) / unit)
+    whose = nil
+    if waits and room <= taken then
+      braked[#braked + 1] = tenant
+    elseif waits and units > 0 and #claimed >= goal then
+      redis.call('LPUSH', ring, tenant)
+      whose, left = tenant, units
+    elseif waits then
+      redis.call('RPUSH', ring, tenant)
+    end
+  end
+  seat_mark = {}
+  if #braked > 0 then redis.call('RPUSH', ring, unpack(braked)) end
+  if whose then redis.call('HSET', root .. ':turns', turn, whole(left) .. ' ' .. whose) else redis.call('HDEL', root .. ':turns', turn) end
+end
+
 -- Fill up to `seats` more from a lane; its tenants take turns, at most `turns` of them.
 local function fill(lane, seats, turns)
   if seats <= 0 or tenants_in[lane] == 0 then return end
+  if shares and lane ~= 'suspect' then return fill_by_weight(lane, seats) end
   local ring, goal = ring_key(model, version, lane), #claimed + seats
   local tenants = tenants_in[lane] or redis.call('LLEN', ring)
   while #claimed < goal and tenants > 0 and budget > 0 and turns > 0 do
     local tenant = redis.call('LPOP', ring)
     local line = line_key(model, version, lane, tenant)
-    local popped = redis.call('ZPOPMIN', line, math.min(budget, math.ceil((goal - #claimed) / math.min(tenants, turns))))
-    for at = 1, #popped, 2 do
-      budget = budget - 1
-      if not seat(popped[at]) then redis.call('ZADD', line, popped[at + 1], popped[at]) end
+    if seat_from(line, math.ceil((goal - #claimed) / math.min(tenants, turns))) then
+      redis.call('RPUSH', ring, tenant)
+    else
+      tenants = tenants - 1
     end
-    if redis.call('EXISTS', line) == 1 then redis.call('RPUSH', ring, tenant) else tenants = tenants - 1 end
     turns = turns - 1
   end
   tenants_in[lane] = tenants

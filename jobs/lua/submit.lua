@@ -1,11 +1,13 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, lease_ms, then how many jobs and
---       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 13 words:
---       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v
+--       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 14 words:
+--       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v,
+--       quota ('<jobs> <bytes>' that may be open of its tenant, and 'claimed' where only so many may run; '' = any number)
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
 --                                      | 'full'      too many jobs or bytes of this model are open; then: jobs, bytes
+--                                      | 'quota'     the same of its tenant
 --                                      | 'broken'    junk lies in place of its line; then: lane, tenant
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
@@ -19,7 +21,7 @@ local HANDED_BYTES = 32 * 1024  -- of one input: larger ones are fetched, so tha
 local ticket  -- the next
 local watcher = gateway ~= '' and {'watchers', gateway} or {}
 local answers = {}
-local loads = {}  -- model → jobs and bytes that are open of it, and how many jobs of these are new
+local loads = {}  -- model, or '@' and a tenant with a quota → jobs and bytes open of it, jobs submitted, how many of them now
 local lines = {}  -- line → model, version, lane, tenant, all that is new; and its new members: ticket, id, ticket, id ...
 local deadlines = {}  -- ms, id, ms, id ...
 local leases, lease_ends = {}, whole(now_ms + ARGV[5])  -- ms, id, ms, id ... of those that are handed over
@@ -111,8 +113,8 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
 end
 
 local function accept(at)
-  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v =
-    unpack(ARGV, at, at + 12)
+  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, quota =
+    unpack(ARGV, at, at + 13)
   local job = job_key(id)
   local its_created = redis.call('HGET', job, 'created')
   if its_created then return known('new', id, its_created) end
@@ -122,15 +124,27 @@ local function accept(at)
   if load.jobs + 1 > tonumber(ARGV[caps]) or load.bytes + #input > tonumber(ARGV[caps + 1]) then
     return {'full', whole(load.jobs), whole(load.bytes)}
   end
+  local own, most_jobs, most_bytes = nil, string.match(quota, '^(%d+) (%d+)')
+  local is_claimed = string.find(quota, 'claimed', 1, true)
+  if most_jobs then
+    own = load_of('@' .. tenant)
+    if own.jobs + 1 > tonumber(most_jobs) or own.bytes + #input > tonumber(most_bytes) then
+      return {'quota', whole(own.jobs), whole(own.bytes)}
+    end
+  end
   local line = line_of(model, version, lane, tenant)
   if not line then return {'broken', lane, tenant} end
   local created, deadline = whole(ticket), whole(now_ms + deadline_ms)
   ticket = ticket + 1
-  local taker = line.is_empty and #line == 0 and #input <= HANDED_BYTES and taker_of(model, version)
+  local taker = line.is_empty and #line == 0 and #input <= HANDED_BYTES and not is_claimed and taker_of(model, version)
   redis.call('HSET', job, 'v', v, 'state', taker and 'running' or 'queued', 'model', model, 'version', version, 'lane', lane,
     'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', taker and 1 or 0, 'kind', kind, 'input', input,
     'size', #input, 'parameters', parameters, 'metadata', metadata,
     unpack(taker and {'owner', taker.worker, 'started', created, unpack(watcher)} or watcher))
+  if own then
+    redis.call('HSET', job, 'payer', '@' .. tenant)
+    own.jobs, own.bytes, own.new = own.jobs + 1, own.bytes + #input, own.new + 1
+  end
   if key ~= '' then
     redis.call('SET', root .. ':idem:' .. tenant .. ':' .. key, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
   end
@@ -140,7 +154,7 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = FIRST_JOB, #ARGV, 13 do answers[#answers + 1] = accept(at) end
+for at = FIRST_JOB, #ARGV, 14 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for_many('ZADD', root .. ':leases', leases)
 for name, taker in pairs(takers) do
@@ -161,8 +175,9 @@ for key, line in pairs(lines) do if line then
 end end
 for model, load in pairs(loads) do
   if load.new > 0 then
+    local submitted = string.sub(model, 1, 1) ~= '@' and {model .. ':submitted', whole(load.submitted + load.new)} or {}
     redis.call('HSET', root .. ':load', model .. ':jobs', whole(load.jobs), model .. ':bytes', whole(load.bytes),
-      model .. ':submitted', whole(load.submitted + load.new), 'ticket', whole(ticket - 1))
+      'ticket', whole(ticket - 1), unpack(submitted))
   end
 end
 for _, line in pairs(lines) do  -- a worker for each job that waits, as long as there are some

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +15,12 @@ from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.service import Service as Chromedriver
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.support import waiting as support
+from tests.support.service import ROOT
+from tests.support.service import Service as Jitney
 
 PATIENCE_S = 10
 STROKES = {  # points on the pad, 280 wide and high, as a hand would go
@@ -137,3 +144,24 @@ def test_the_page_is_quiet_and_asks_only_its_own_origin(page: webdriver.Chrome, 
     assert any("/v1/jobs?model=" in url for url in asked)
     own = (f"{service.url.rstrip('/')}/", "data:", "blob:")
     assert [url for url in asked if not url.startswith(own)] == []
+
+
+def test_where_keys_exist_the_page_asks_for_one(browser: webdriver.Chrome) -> None:
+    with Jitney() as running:
+        env = {**os.environ, "DATA_DIR": str(running.folder / "data")}
+        env.pop("REDIS_URL", None)
+        command = [sys.executable, "-m", "scripts.cli", "keys", "create", "--tenant", "acme"]
+        made = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        at_rest = "document.getElementById('key-form').hidden"
+        support.wait_until(lambda: running.http.get("/v1/models").status_code == 401, "the key closes the doors")
+        browser.get(running.url)
+        wait_until(browser, f"!{at_rest}", "the page asks for a key")
+        key = browser.find_element(By.ID, "key")
+        key.send_keys("jk_wrong", Keys.ENTER)
+        wait_until(browser, f"!{at_rest}", "it asks again")
+        key.clear()
+        key.send_keys(made.stdout.strip(), Keys.ENTER)
+        wait_until(browser, "document.querySelector('#model option:enabled') !== null", "a model can be chosen")
+        assert browser.execute_script(f"return {at_rest}")
+        draw(browser, "7")
+        wait_for_answer(browser, "7")

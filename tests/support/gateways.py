@@ -55,6 +55,7 @@ class GatewayProcess:
             raise
         self.port = int(listens[1])
         self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+        self.clients = [self.http]  # closed with it
 
     def log(self) -> str:
         return self._log.read_text()
@@ -65,7 +66,8 @@ class GatewayProcess:
         return self.http.post("/v1/jobs?model=m", content=body, headers=headers)
 
     def stop(self) -> int:
-        self.http.close()
+        for client in self.clients:
+            client.close()
         self.process.terminate()
         return self.process.wait(timeout=15)
 
@@ -93,7 +95,10 @@ class Worker:
         await registry.tell_news(self.connection)
 
         async def is_known() -> bool:
-            models = gateway.http.get("/v1/models").json()["models"]
+            answer = gateway.http.get("/v1/models")
+            if answer.status_code == 401:  # it has seen keys; who is ready is told to everybody
+                return card["name"] in gateway.http.get("/readyz").json()["models"]
+            models = answer.json()["models"]
             return any((one["name"], one["version"]) == (card["name"], card["version"]) for one in models)
 
         await until(is_known, "the gateway knows the model")

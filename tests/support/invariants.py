@@ -38,6 +38,7 @@ def _faults(client: Any, job_id: str, job: dict[str, str], places: set[str]) -> 
         expires = client.ttl(f"jitney:{{s{job_id[:2]}}}:job:{job_id}") > 0
         dead, unreadable = "dead" in places, "unreadable_job" in job.get("error", "")
         faults = [] if expires else ["final, and never expires"]
+        faults += ["final, and keeps its seat"] if "seat" in job else []
         faults += ["final, and keeps watchers"] if "watchers" in job else []
         faults += ["final, and keeps its input, but is no dead letter"] if "input" in job and not dead else []
         faults += ["a dead letter without its input"] if dead and "input" not in job and not unreadable else []
@@ -77,14 +78,17 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
         for key in found
         if key.endswith(":load")
         for name, n in client.hgetall(key).items()
-        if name.endswith((b":jobs", b":bytes"))
+        if name != b"ticket" and not name.endswith(b":submitted")
     }
     there: dict[str, int] = defaultdict(int)
     for job_id, job in jobs.items():
         if job["state"] not in FINAL:
             load = f"jitney:{{s{job_id[:2]}}}:load:{job['model']}"
-            there[f"{load}:jobs"] += 1
-            there[f"{load}:bytes"] += int(job["size"])
+            for whose in filter(None, (load, job.get("payer") and load.replace(job["model"], job["payer"]))):
+                there[f"{whose}:jobs"] += 1
+                there[f"{whose}:bytes"] += int(job["size"])
+            if "seat" in job:
+                there[f"{load.replace(job['model'], job['seat'])}:running"] += 1
     return [
         f"{name}: counted {counted.get(name)}, there are {there.get(name)}"
         for name in {*counted, *there}

@@ -10,7 +10,7 @@ local function count(event, model)
   counted[field] = (counted[field] or 0) + 1
 end
 
--- Count what is not final of a model: `jobs` and `bytes` more (or fewer).
+-- Count what is not final of a model, or of '@' and a tenant: `jobs` and `bytes` more (or fewer).
 local function weigh(model, jobs, bytes)
   local sum = weighed[model] or {0, 0}
   weighed[model] = {sum[1] + jobs, sum[2] + bytes}
@@ -18,7 +18,7 @@ end
 
 -- What is read of a job when it ends: by whoever ends it, and for those who wait for it.
 local FACTS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant', 'created', 'started',
-  'metadata'}
+  'metadata', 'payer', 'seat'}
 local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024  -- how much of a job rides along in a notice
 local told_bytes = 0
 
@@ -83,11 +83,13 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
   local model, size = facts[4], tonumber(facts[6])
   redis.call('HSET', job, 'state', state, 'finished', whole(now_us), field, body, unpack(run or {}))
   if model and size then weigh(model, -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
+  if facts[14] and size then weigh(facts[14], -1, 0 - size) end
+  if facts[15] then unseat(facts[15], model, facts[8]) end
   if dead then
-    redis.call('HDEL', job, 'watchers')
+    redis.call('HDEL', job, 'watchers', 'seat')
     keep(id, whole(size or 0), ends)
   else
-    redis.call('HDEL', job, 'watchers', 'input')
+    redis.call('HDEL', job, 'watchers', 'input', 'seat')
     redis.call('PEXPIRE', job, ends.ttl_ms)
   end
   ended[#ended + 1] = id

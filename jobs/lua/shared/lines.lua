@@ -29,13 +29,21 @@ local function enline(id, ticket, model, version, lane, tenant)
   redis.call('ZADD', line, ticket, id)
 end
 
--- Where a job stands in line: {model, version, lane, tenant, ticket}. A suspect stands in its cell's line, apart from all
--- others. nil where its record does not tell.
+-- Where a job stands in line: {model, version, lane, tenant, ticket}, and its seat. A suspect stands in its cell's line, apart
+-- from all others. nil where its record does not tell.
 local function place_of(id)
-  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell')
+  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell', 'seat')
   if not (job[1] and job[2] and job[3] and job[4] and tonumber(job[5])) then return nil end
-  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]} end
-  return job
+  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]}, job[7] end
+  return job, job[7]
+end
+
+-- Of a tenant that may run so many at a time (`seat`: '@' and its name), one runs no more: its next is woken for.
+local function unseat(seat, model, version)
+  local load, field = root .. ':load', seat .. ':running'
+  if redis.call('HINCRBY', load, field, -1) <= 0 then redis.call('HDEL', load, field) end
+  local ring = function(lane) return ring_key(model, version, lane) end
+  if redis.call('EXISTS', ring('interactive'), ring('bulk')) > 0 then wake(model, version) end
 end
 
 -- Take a queued id out of its line, or out of those that wait for their retry. A line that is empty leaves the ring.
@@ -51,12 +59,13 @@ end
 
 -- Give a running job back to its line, or after a while; false where its record does not tell which line.
 local function requeue(id, after_ms)
-  local place = place_of(id)
+  local place, seat = place_of(id)
   if not place then return false end
   local model, version, lane, tenant, ticket = unpack(place)
   redis.call('ZREM', root .. ':leases', id)
   redis.call('HSET', job_key(id), 'state', 'queued')
-  redis.call('HDEL', job_key(id), 'owner')
+  redis.call('HDEL', job_key(id), 'owner', 'seat')
+  if seat then unseat(seat, model, version) end
   if after_ms then
     redis.call('ZADD', root .. ':later', whole(now_ms + after_ms), id)
   else

@@ -1,0 +1,35 @@
+"""Decides whether a tenant may send another request now: so many in a time, evenly given back. Owns no clock."""
+
+import math
+from typing import NamedTuple
+
+
+class Allowance(NamedTuple):
+    """What is left after a request: `back_in_s` until the next is taken, `full_in_s` until all are there again."""
+
+    taken: bool
+    quota: int
+    remaining: int
+    back_in_s: float
+    full_in_s: float
+
+
+class Rates:
+    """The requests of each tenant at this gateway, by the time at which it will have its whole quota again."""
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+        self._full_at: dict[str, float] = {}  # by tenant; there are as many as have keys
+
+    def take(self, tenant: str, quota: int, now: float) -> Allowance:
+        """Count a request, unless it is one too many; `now` in seconds."""
+        of_one_s = self.window_s / quota
+        full_at = max(self._full_at.get(tenant, now), now) + of_one_s
+        late_s = full_at - now - self.window_s
+        if late_s > of_one_s * 1e-6:
+            return Allowance(
+                taken=False, quota=quota, remaining=0, back_in_s=late_s, full_in_s=full_at - of_one_s - now
+            )
+        self._full_at[tenant] = full_at
+        remaining = math.floor((now + self.window_s - full_at) / of_one_s + 1e-6)
+        return Allowance(taken=True, quota=quota, remaining=remaining, back_in_s=0, full_in_s=full_at - now)

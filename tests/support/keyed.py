@@ -1,0 +1,53 @@
+"""API keys for tests: made as an operator makes them, by the command."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.support.gateways import GatewayProcess
+from tests.support.servers import Server
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def jitney_keys(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
+    """Run `jitney keys …` on a queue."""
+    command = [sys.executable, "-m", "scripts.cli", "keys", *args]
+    env = {**os.environ, "REDIS_URL": url}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
+
+
+def make_key(url: str, tenant: str, *more: str) -> str:
+    """Make a key; gives it."""
+    done = jitney_keys(url, "create", "--tenant", tenant, *more)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"jk_[0-9a-f]{16}_[\w-]{43}\n", done.stdout)
+    return done.stdout.strip()
+
+
+class Caller(httpx2.Client):
+    """Whoever has this key."""
+
+    def __init__(self, gateway: GatewayProcess, key: str, **more: Any) -> None:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        url = f"http://127.0.0.1:{gateway.port}"
+        super().__init__(base_url=url, headers=headers, timeout=30, trust_env=False, **more)
+        gateway.clients.append(self)
+
+    def submit(self, body: bytes, headers: Mapping[str, str] | None = None) -> httpx2.Response:
+        """Submit an image to the model `m`."""
+        return self.post("/v1/jobs?model=m", content=body, headers={"content-type": "image/png", **(headers or {})})
+
+
+def callers(queue: Server, gateway: GatewayProcess, *tenants: str) -> list[Caller]:
+    """Make a key for each tenant (`admin` has that role), known to the gateway."""
+    made = [Caller(gateway, make_key(queue.url, name, *(["--admin"] if name == "admin" else []))) for name in tenants]
+    wait_until(lambda: all(one.get("/v1/jobs").status_code == 200 for one in made), "the gateway knows all keys")
+    return made
