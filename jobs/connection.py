@@ -21,8 +21,9 @@ log = logging.getLogger("jitney.jobs")
 _LUA: Final = Path(__file__).parent / "lua"
 # Scripts that end or move admitted work also run when the server's memory is full; only submit is refused then.
 _REFUSED_WHEN_FULL: Final = {"submit"}
-# Sent twice, a claim would take jobs that nobody hears of, a cancel would find its own work done, and a sum be wrong.
-_SENT_ONCE: Final = {"claim", "cancel", "add"}
+# Sent twice, a claim or a dispatch would take what nobody hears of, a cancel would find its own work done, and a sum be
+# wrong.
+_SENT_ONCE: Final = {"claim", "dispatch", "cancel", "add"}
 _PASSING: Final = (
     "OOM",
     "LOADING",
@@ -43,12 +44,12 @@ Unreachable: Final = (RedisError, OSError)
 
 
 class Script:
-    """One Lua script, sent by its hash; shared.lua stands in front of it."""
+    """One Lua script, sent by its hash; shared.lua and outbox.lua stand in front of it."""
 
     def __init__(self, name: str) -> None:
         flags = "" if name in _REFUSED_WHEN_FULL else " flags=allow-oom"
-        shared, own = (_LUA / "shared.lua").read_text(), (_LUA / f"{name}.lua").read_text()
-        self.source = f"#!lua{flags}\n{shared}\n{own}"
+        parts = [(_LUA / f"{part}.lua").read_text() for part in ("shared", "outbox", name)]
+        self.source = "\n".join([f"#!lua{flags}", *parts])
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 

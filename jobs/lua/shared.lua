@@ -9,6 +9,8 @@ local notices = {}  -- gateway → jobs that became final, each {id, fields as r
 local ended = {}  -- their ids: they leave the leases and the deadlines
 local counted = {}  -- field of counts → how often
 local weighed = {}  -- model → {jobs, bytes} that are open no more, or anew
+local post  -- (id, state, webhook) → outbox.lua
+local posted = false  -- whether a delivery was written
 
 local function job_key(id) return root .. ':job:' .. id end
 local function line_key(model, version, lane, tenant)
@@ -115,6 +117,7 @@ local function close()
     end
   end
   for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode(ids)) end
+  if posted then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 
 -- Forget a dead letter: its input goes, and what is left of the job stays as long as any result.
@@ -143,11 +146,11 @@ local function ends_at(at)
 end
 
 -- End a job: `field` is 'output' or 'error', `body` its JSON, `extra` more fields. The input goes, the result stays for a
--- while; `dead` keeps the input too. The job's watchers hear of its end when the script closes. `facts`: its model,
--- watchers and size, where the script has read them.
+-- while; `dead` keeps the input too. The job's watchers hear of its end when the script closes, and its webhook has a
+-- delivery from now on. `facts`: its model, watchers, size and webhook, where the script has read them.
 local function conclude(id, state, ends, field, body, extra, dead, facts)
   local job = job_key(id)
-  facts = facts or redis.call('HMGET', job, 'model', 'watchers', 'size')
+  facts = facts or redis.call('HMGET', job, 'model', 'watchers', 'size', 'webhook')
   redis.call('HSET', job, 'state', state, 'finished', whole(now_us), field, body, unpack(extra or {}))
   local size = tonumber(facts[3])
   if facts[1] and size then weigh(facts[1], -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
@@ -160,6 +163,7 @@ local function conclude(id, state, ends, field, body, extra, dead, facts)
   end
   ended[#ended + 1] = id
   count('finished', (facts[1] or '?') .. ':' .. state)
+  if facts[4] then posted = post(id, state, facts[4]) and true or posted end
   for gateway in string.gmatch(facts[2] or '', '[^ ]+') do
     notices[gateway] = notices[gateway] or {}
     table.insert(notices[gateway], told(id))

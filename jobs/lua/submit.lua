@@ -1,7 +1,8 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, then how many jobs and bytes of one
---       model may be open: for lane interactive max_jobs, max_bytes, for lane bulk max_jobs, max_bytes; then per job 13 words:
---       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v
+--       model may be open: for lane interactive max_jobs, max_bytes, for lane bulk max_jobs, max_bytes; then per job 14 words:
+--       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v,
+--       webhook ('' = none)
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
@@ -54,8 +55,8 @@ local function line_of(model, version, lane, tenant)
 end
 
 local function accept(at)
-  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v =
-    unpack(ARGV, at, at + 12)
+  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, webhook =
+    unpack(ARGV, at, at + 13)
   local job = job_key(id)
   local its_created = redis.call('HGET', job, 'created')
   if its_created then return known('new', id, its_created) end
@@ -72,6 +73,7 @@ local function accept(at)
   redis.call('HSET', job, 'v', v, 'state', 'queued', 'model', model, 'version', version, 'lane', lane, 'tenant', tenant,
     'created', created, 'deadline', deadline, 'attempts', 0, 'kind', kind, 'input', input, 'size', #input,
     'parameters', parameters, 'metadata', metadata, unpack(watcher))
+  if webhook ~= '' then redis.call('HSET', job, 'webhook', webhook) end
   if key ~= '' then
     redis.call('SET', root .. ':idem:' .. tenant .. ':' .. key, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
   end
@@ -83,7 +85,7 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = 9, #ARGV, 13 do answers[#answers + 1] = accept(at) end
+for at = 9, #ARGV, 14 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for key, line in pairs(lines) do if line then
   local own = root .. ':own:' .. line.tenant
