@@ -16,7 +16,7 @@ from api.settings import GatewaySettings
 from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
-from jobs import keys
+from jobs import keys, webhooks
 from jobs.errors import StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Job
@@ -38,6 +38,7 @@ class Gateway:
         self.waiting, self.submits = Waiting(store), Submits(store)
         self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
         self.bodies = Bodies(settings.max_bodies_bytes)
+        self.guard = settings.guard()
         self._loops: list[asyncio.Task[Any]] = []
 
     async def start(self) -> None:
@@ -90,6 +91,10 @@ class Gateway:
         """Cancel a job; raises Refused where it can not be."""
         await self.store.cancel(self._checked(job_id), TENANT)
         return await self.read(job_id)
+
+    async def attach(self, job_id: str, webhook: Any) -> tuple[str, str]:
+        """Give a job a webhook, see `jobs.webhooks.attach`; raises Refused where it can not have it."""
+        return await webhooks.attach(self.store, self._checked(job_id), TENANT, webhooks.read(webhook, self.guard))
 
     def _checked(self, job_id: str) -> str:
         if not PATTERN.fullmatch(job_id):

@@ -3,10 +3,12 @@
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from jobs.settings import GuardSettings
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(GuardSettings):
     """Settings of one gateway process."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
@@ -37,6 +39,9 @@ class GatewaySettings(BaseSettings):
     recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
     models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
     stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
+    webhook_rotate_s: float = Field(
+        86_400, gt=0, description="so long after a rotation webhooks carry a signature of the old secret too"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @field_validator("max_bodies_bytes")

@@ -136,6 +136,7 @@ def _admit(gateway: Gateway, draft: Draft, idempotency_key: str) -> Submission:
     return admit(
         draft,
         gateway.catalogue,
+        gateway.guard,
         tenant=TENANT,
         idempotency_key=idempotency_key,
         shards=gateway.store.settings.shards,
