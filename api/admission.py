@@ -10,9 +10,10 @@ import orjson
 
 from api.catalogue import Card, Catalogue
 from api.drafts import Draft
-from jobs import media, tensors
+from jobs import media, tensors, webhooks
 from jobs.deadletters import Letter
 from jobs.errors import Refused
+from jobs.guard import Guard
 from jobs.ids import choose_shard, new_id
 from jobs.job import Kind, Submission
 from jobs.tensors import DATATYPES, Tensor
@@ -22,7 +23,14 @@ MAX_JSON_BYTES = 64 << 10
 
 
 def admit(
-    draft: Draft, catalogue: Catalogue, *, tenant: str, idempotency_key: str, shards: int, max_deadline_ms: int
+    draft: Draft,
+    catalogue: Catalogue,
+    guard: Guard,
+    *,
+    tenant: str,
+    idempotency_key: str,
+    shards: int,
+    max_deadline_ms: int,
 ) -> Submission:
     """Make the job that the draft asks for; raises Refused. The key has been checked."""
     card = catalogue.find(draft.model)
@@ -32,9 +40,11 @@ def admit(
         message = f"deadline_ms is at most {max_deadline_ms}"
         raise Refused("invalid_request", message, limit=max_deadline_ms)
     parameters, metadata = _json("parameters", draft.parameters), _json("metadata", draft.metadata)
+    webhook = "" if draft.webhook is None else webhooks.read(draft.webhook, guard)
     digest = ""
     if idempotency_key:
-        asked = (draft.model.encode(), kind.encode(), body, parameters, metadata, draft.lane.encode())
+        asked = [draft.model.encode(), kind.encode(), body, parameters, metadata, draft.lane.encode()]
+        asked += [webhook.encode()] if webhook else []
         digest = sha256(b"\0".join(sha256(part).digest() for part in asked)).hexdigest()
     return Submission(
         id=new_id(choose_shard(shards, tenant, idempotency_key)),
@@ -49,6 +59,7 @@ def admit(
         metadata=metadata,
         idempotency_key=idempotency_key,
         digest=digest,
+        webhook=webhook,
     )
 
 
@@ -77,6 +88,7 @@ def admit_again(
         metadata=job.metadata,
         idempotency_key=idempotency_key,
         digest=sha256(f"replay {job.id}".encode()).hexdigest() if idempotency_key else "",
+        webhook=letter.webhook,
     )
 
 

@@ -16,10 +16,10 @@ from api.gateway import Gateway
 from api.receiving import Request
 from api.routes import respond
 from api.taking import outcome
-from api.views import job_view
 from jobs import deadletters, media
 from jobs.deadletters import Letter, Place, Wanted
 from jobs.errors import DEAD_LETTERS, Refused
+from jobs.views import job_view
 
 PATH: Final = "/v1/deadletters"
 FILTERS: Final = ("model", "code", "since", "until", "replayed")
@@ -45,7 +45,7 @@ def wanted(
         raise Refused("invalid_request", f"no dead letter has the code {code[:80]!r}", allowed=sorted(DEAD_LETTERS))
     if replayed and replayed not in _YES_NO:
         raise Refused("invalid_request", "replayed must be one of the allowed words", allowed=list(_YES_NO))
-    return Wanted(model, code, _ms("since", since), _ms("until", until), _YES_NO.get(replayed))
+    return Wanted(model, code, read_time("since", since), read_time("until", until), _YES_NO.get(replayed))
 
 
 def whose(
@@ -175,7 +175,8 @@ def _check_choice(request: HttpRequest, every: str) -> None:
         raise Refused("invalid_request", message, allowed=[*FILTERS, "all=true"])
 
 
-def _ms(name: str, text: str) -> int | None:
+def read_time(name: str, text: str) -> int | None:
+    """Read a time in a query, in ms since the epoch; None where none is given. Raises Refused."""
     if not text:
         return None
     try:

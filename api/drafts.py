@@ -15,8 +15,8 @@ from api.receiving import Request, read_query
 from jobs.errors import Refused
 from jobs.job import LANES
 
-JSON_FIELDS: Final = ("model", "input", "parameters", "lane", "deadline_ms", "metadata")
-QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata")
+JSON_FIELDS: Final = ("model", "input", "parameters", "lane", "deadline_ms", "metadata", "webhook")
+QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata", "webhook")
 FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
 NDJSON: Final = "application/x-ndjson"
 CONTENT_TYPES: Final = ("application/json", NDJSON, "multipart/form-data", "image/*", "application/octet-stream")
@@ -29,7 +29,10 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Draft(NamedTuple):
-    """A job as a caller asks for it. Exactly one of image, tensors and raw is given; raw may turn out an image."""
+    """A job as a caller asks for it. Exactly one of image, tensors and raw is given; raw may turn out an image.
+
+    `webhook` is as it came: what it says is checked where the rules for addresses are (jobs/webhooks.py).
+    """
 
     model: str = ""
     image: bytes | None = None
@@ -39,6 +42,7 @@ class Draft(NamedTuple):
     lane: str = "interactive"
     deadline_ms: int | None = None
     metadata: Mapping[str, str] = _NONE
+    webhook: Any = None
 
 
 async def read_draft(request: Request, body: bytes) -> Draft:
@@ -86,6 +90,7 @@ def from_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interac
             lane=fields.get("lane", lane),
             deadline_ms=fields.get("deadline_ms"),
             metadata=fields.get("metadata", {}),
+            webhook=fields.get("webhook"),
         )
     )
     if "image" in given:
@@ -147,8 +152,14 @@ def _from_text_fields(fields: Mapping[str, str]) -> Draft:
             lane=fields.get("lane", "interactive"),
             deadline_ms=None if deadline is None else int(deadline),
             metadata=_object(fields.get("metadata", "{}"), "metadata"),
+            webhook=_webhook(fields.get("webhook")),
         )
     )
+
+
+def _webhook(text: str | None) -> Any:
+    """Read a webhook that is given as text: a URL, or an object in JSON."""
+    return parse(text, "webhook") if text and text.startswith("{") else text
 
 
 def _checked(draft: Draft) -> Draft:

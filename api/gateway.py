@@ -17,7 +17,7 @@ from api.settings import GatewaySettings
 from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
-from jobs import keyring, keys
+from jobs import keyring, keys, webhooks
 from jobs.errors import StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Job
@@ -38,6 +38,7 @@ class Gateway:
         self.waiting, self.submits = Waiting(store), Submits(store)
         self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
         self.bodies = Bodies(settings.max_bodies_bytes)
+        self.guard = settings.guard()
         self._loops: list[asyncio.Task[Any]] = []
 
     async def start(self) -> None:
@@ -92,6 +93,10 @@ class Gateway:
         """Cancel a job; raises Refused where it can not be."""
         await self.store.cancel(self._checked(job_id), tenant)
         return await self.read(tenant, job_id)
+
+    async def attach(self, tenant: str, job_id: str, webhook: Any) -> tuple[str, str]:
+        """Give a job a webhook, see `jobs.webhooks.attach`; raises Refused where it can not have it."""
+        return await webhooks.attach(self.store, self._checked(job_id), tenant, webhooks.read(webhook, self.guard))
 
     def _checked(self, job_id: str) -> str:
         if not PATTERN.fullmatch(job_id):

@@ -15,9 +15,9 @@ from api.drafts import read_draft
 from api.gateway import Gateway
 from api.receiving import Request
 from api.taking import Taken, outcome, take, take_many
-from api.views import job_view
 from jobs.errors import JitneyError, Refused
 from jobs.lifecycle import State
+from jobs.views import job_view
 
 PATH = "/v1/jobs"
 

@@ -14,9 +14,9 @@ from api.drafts import NDJSON, Draft, as_object, from_fields, parse
 from api.gateway import Gateway
 from api.receiving import Request
 from api.taking import Taken, outcomes
-from api.views import job_view
 from jobs.errors import JitneyError, Refused
 from jobs.job import LANES, Job
+from jobs.views import job_view
 
 PATH: Final = "/v1/jobs"
 ARRAY: Final = re.compile(rb"\s*\[")

@@ -12,8 +12,8 @@ from api import health, metrics, predict
 from api.answers import Answer, guarded
 from api.gateway import Gateway
 from api.receiving import Request
-from api.views import job_view
 from jobs.errors import Refused
+from jobs.views import job_view
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 CONTENT_SECURITY = (

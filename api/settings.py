@@ -3,12 +3,13 @@
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from api.callers import OpenTo
+from jobs.settings import GuardSettings
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(GuardSettings):
     """Settings of one gateway process."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
@@ -46,6 +47,9 @@ class GatewaySettings(BaseSettings):
         2, gt=0, description="time between two looks at the API keys; changes are mostly heard of at once"
     )
     stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
+    webhook_rotate_s: float = Field(
+        86_400, gt=0, description="so long after a rotation webhooks carry a signature of the old secret too"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @field_validator("max_bodies_bytes")

@@ -137,6 +137,7 @@ def _admit(gateway: Gateway, tenant: str, draft: Draft, idempotency_key: str) ->
     return admit(
         draft,
         gateway.catalogue,
+        gateway.guard,
         tenant=tenant,
         idempotency_key=idempotency_key,
         shards=gateway.store.settings.shards,

@@ -26,7 +26,7 @@ def submit_words(job: Submission) -> tuple[str | bytes | int, ...]:
     """List a submission as `submit.lua` takes it."""
     return (
         *(job.id, job.model, job.version, job.lane, job.tenant, job.deadline_ms, job.kind, job.input),
-        *(job.parameters, job.metadata, job.idempotency_key, job.digest, RECORD_VERSION),
+        *(job.parameters, job.metadata, job.idempotency_key, job.digest, RECORD_VERSION, job.webhook),
     )
 
 

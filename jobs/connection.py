@@ -22,8 +22,9 @@ log = logging.getLogger("jitney.jobs")
 _LUA: Final = Path(__file__).parent / "lua"
 # Scripts that end or move admitted work also run when the server's memory is full; only submit is refused then.
 _REFUSED_WHEN_FULL: Final = {"submit"}
-# Sent twice, a claim would take jobs that nobody hears of, a cancel would find its own work done, and a sum be wrong.
-_SENT_ONCE: Final = {"claim", "cancel", "add"}
+# Sent twice, a claim or a dispatch would take what nobody hears of, a cancel would find its own work done, and a sum be
+# wrong.
+_SENT_ONCE: Final = {"claim", "dispatch", "cancel", "add"}
 _PASSING: Final = (
     "OOM",
     "LOADING",

@@ -11,8 +11,9 @@ from jobs.connection import Connection
 
 GATEWAY: Final = "gateway"
 WORKER: Final = "worker"
+DELIVERY: Final = "delivery"
 QUEUE: Final = "queue"
-PARTS: Final = (GATEWAY, WORKER, QUEUE)
+PARTS: Final = (GATEWAY, WORKER, DELIVERY, QUEUE)
 
 
 class Meter:
@@ -33,6 +34,6 @@ async def read(connection: Connection) -> dict[str, float]:
     told = await connection.command("HGETALL", keys.CPU)
     server = await connection.facts("cpu")
     return {
-        **{part: int(told.get(part.encode(), 0)) / 1e6 for part in (GATEWAY, WORKER)},
+        **{part: int(told.get(part.encode(), 0)) / 1e6 for part in (GATEWAY, WORKER, DELIVERY)},
         QUEUE: sum(float(server.get(name, 0)) for name in ("used_cpu_user", "used_cpu_sys")),
     }

@@ -22,7 +22,7 @@ log = logging.getLogger("jitney.jobs")
 
 LOOKS: Final = 1000  # letters that one page looks at, whether or not they are wanted
 CHUNK: Final = 100
-_FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost", "retries", "replayed")
+_FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost", "retries", "webhook", "replayed")
 
 
 class Place(NamedTuple):
@@ -55,6 +55,7 @@ class Letter:
     retries: int
     replayed_as: str | None
     code: str  # why the job failed
+    webhook: str
 
 
 class Page(NamedTuple):
@@ -172,14 +173,15 @@ async def _read(store: JobStore, job_ids: Sequence[str]) -> list[Letter | None]:
 def _letter(job_id: str, values: Sequence[bytes | None], size: int) -> Letter | None:
     known = len(codec.READ_FIELDS)
     job = codec.read_job(job_id, values[:known])
-    kind, parameters, *numbers, replayed = values[known:]
+    kind, parameters, *numbers, webhook, replayed = values[known:]
     if job is None or job.state != State.FAILED or not size or kind is None:
         return None
     try:
         kills, losses, retries = (int(number or 0) for number in numbers)
         as_job = replayed.decode() if replayed else None
         code = str(orjson.loads(job.error or b"")["code"])
-        return Letter(job, kind.decode(), parameters or b"{}", size, kills, losses, retries, as_job, code)
+        asked = (webhook or b"").decode()
+        return Letter(job, kind.decode(), parameters or b"{}", size, kills, losses, retries, as_job, code, asked)
     except (ValueError, TypeError, KeyError):
         log.warning("the record of dead letter %s can not be read", job_id)
         return None

@@ -15,7 +15,10 @@ RECORD_VERSION: Final = "1"
 
 
 class Submission(NamedTuple):
-    """A job as the gateway hands it in. `input` holds the bytes as they came; `parameters` and `metadata` are JSON."""
+    """A job as the gateway hands it in. `input` holds the bytes as they came; `parameters` and `metadata` are JSON.
+
+    `webhook`: origin, URL and the ends that are wanted, with spaces between; empty = none (jobs/webhooks.py writes it).
+    """
 
     id: str
     model: str
@@ -29,6 +32,7 @@ class Submission(NamedTuple):
     metadata: bytes = b"{}"
     idempotency_key: str = ""
     digest: str = ""
+    webhook: str = ""
 
 
 class Accepted(NamedTuple):

@@ -23,6 +23,15 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:counts` | hash | for ever, a few fields per model | jobs reclaimed, retried, finished by outcome, late |
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
+| `:delivery:<id>` | hash | 30 days; ended: `webhook_log_ttl_s` | a job's end to be told to one URL, and how that went |
+| `:outbox:<endpoint>` | sorted set | while not empty | deliveries that wait, by the ms at which they are due |
+| `:airborne:<endpoint>` | sorted set | while not empty | deliveries under way, by the ms at which they count as lost |
+| `:due:<lane>` | sorted set | while not empty | endpoints by the ms at which something is to be done; `fast`, `slow` |
+| `:endpoint:<endpoint>` | hash | 30 days | a tenant's receiver: how it is, how much it gets at a time |
+| `:endpoints:<tenant>` | sorted set | 30 days | the tenant's endpoints by the ms of their last delivery |
+| `:deliveries:<tenant>` | sorted set | 30 days | the tenant's deliveries by the ms of their making, for listing |
+
+The 30 days begin anew with each use.
 
 | beside the shards | type | lifetime | what |
 |---|---|---|---|
@@ -35,6 +44,9 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
 | `jitney:wake:<id>` | channel | | a worker's wake: a model version has work, or here is some |
 | `jitney:news` | channel | | models or API keys came or went |
+| `jitney:secret:<tenant>` | hash | for ever | what the tenant's webhooks are signed with, and what they were before |
+| `jitney:{rq}:…` | | rq's own | rq's keys, all in one slot (`RQ_KEY_PREFIX`) |
+| `jitney:outbox` | channel | | a delivery was written |
 """
 
 from typing import Final
@@ -42,6 +54,7 @@ from typing import Final
 MODELS: Final = "jitney:models"
 WORKERS: Final = "jitney:workers"
 NEWS: Final = "jitney:news"
+OUTBOX: Final = "jitney:outbox"
 WORKER_PREFIX: Final = "jitney:worker:"
 STATS_PREFIX: Final = "jitney:stats:"
 CPU: Final = "jitney:cpu"
@@ -54,6 +67,8 @@ LASTING: Final = (
     r"jitney:stats:.+",
     r"jitney:cpu",
     r"jitney:keys",
+    r"jitney:secret:.+",
+    r"jitney:\{rq\}:.+",
 )
 
 
@@ -117,3 +132,32 @@ def gateway_channel(gateway_id: str) -> str:
 
 def wake_channel(worker_id: str) -> str:
     return f"jitney:wake:{worker_id}"
+
+
+def delivery(delivery_id: str) -> str:
+    """Where a delivery lies: in the shard of its job, which its id begins with."""
+    return f"jitney:{{s{delivery_id[:2]}}}:delivery:{delivery_id}"
+
+
+def deliveries(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:deliveries:{tenant}"
+
+
+def endpoints(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:endpoints:{tenant}"
+
+
+def endpoint(shard: int, endpoint_id: str) -> str:
+    return f"{root(shard)}:endpoint:{endpoint_id}"
+
+
+def outbox(shard: int, endpoint_id: str) -> str:
+    return f"{root(shard)}:outbox:{endpoint_id}"
+
+
+def airborne(shard: int, endpoint_id: str) -> str:
+    return f"{root(shard)}:airborne:{endpoint_id}"
+
+
+def secret(tenant: str) -> str:
+    return f"jitney:secret:{tenant}"

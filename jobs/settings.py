@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from jobs.guard import PORTS, Guard, networks
 from jobs.tenants import Deviation, Limits, Tenants, read_deviations
 
 
@@ -54,6 +55,51 @@ class StoreSettings(BaseSettings):
         """Give what each tenant may take."""
         default = Limits(1, self.tenant_requests, self.tenant_jobs, self.tenant_bytes, self.tenant_running)
         return Tenants(default, self.tenants, self.shards)
+
+
+class GuardSettings(BaseSettings):
+    """Where webhooks may go: what the gateway checks at submit, and whoever delivers with each attempt."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+
+    webhook_allow_cidrs: str = Field(
+        "", description="private networks whose receivers are spoken to, on any port: CIDRs with commas between"
+    )
+    webhook_schemes: str = Field(
+        "https,http", description="schemes of webhooks; https alone keeps results off the wire"
+    )
+    webhook_ports: str = Field("80,443,8080,8443", description="ports of public receivers")
+
+    @field_validator("webhook_allow_cidrs")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        networks(value)
+        return value
+
+    @field_validator("webhook_schemes")
+    @classmethod
+    def _are_schemes(cls, value: str) -> str:
+        if not set(_words(value)) <= set(PORTS) or not value:
+            message = "must be https, or https,http"
+            raise ValueError(message)
+        return value
+
+    @field_validator("webhook_ports")
+    @classmethod
+    def _are_ports(cls, value: str) -> str:
+        if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in _words(value)):
+            message = "must be ports, 1 to 65535, with commas between"
+            raise ValueError(message)
+        return value
+
+    def guard(self) -> Guard:
+        """Give the rules in the form that checks addresses."""
+        ports = {int(port) for port in _words(self.webhook_ports)}
+        return Guard(networks(self.webhook_allow_cidrs), _words(self.webhook_schemes), ports)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def explain(error: ValidationError) -> str:

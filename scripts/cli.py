@@ -13,6 +13,7 @@ VERBS = {
     "api": ("scripts.gateways", "run the gateway: HTTP in, HTTP out; several processes of it on one port, if asked to"),
     "worker": ("scripts.workers", "keep workers running, which gather requests into batches and run the models"),
     "keys": ("scripts.keys", "make, list and revoke API keys"),
+    "deliver": ("worker.delivery.__main__", "deliver webhooks: signed, retried on a schedule"),
     "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
 }
 RUNS_MODELS = ("up", "worker")

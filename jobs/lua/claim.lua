@@ -7,7 +7,7 @@
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
 -- left free are noted: submit hands jobs over to them. Safe to lose: jobs whose answer never arrives go back when their
 -- lease ends.
--- with lines, ends
+-- with lines, outbox, ends
 local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arrives soon; one job always fits
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too

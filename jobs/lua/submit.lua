@@ -1,8 +1,9 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, lease_ms, then how many jobs and
---       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 14 words:
+--       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 15 words:
 --       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v,
---       quota ('<jobs> <bytes>' that may be open of its tenant, and 'claimed' where only so many may run; '' = any number)
+--       webhook ('' = none), quota ('<jobs> <bytes>' that may be open of its tenant, and 'claimed' where only so many may run;
+--       '' = any number)
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
@@ -113,8 +114,8 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
 end
 
 local function accept(at)
-  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, quota =
-    unpack(ARGV, at, at + 13)
+  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, webhook, quota =
+    unpack(ARGV, at, at + 14)
   local job = job_key(id)
   local its_created = redis.call('HGET', job, 'created')
   if its_created then return known('new', id, its_created) end
@@ -141,6 +142,7 @@ local function accept(at)
     'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', taker and 1 or 0, 'kind', kind, 'input', input,
     'size', #input, 'parameters', parameters, 'metadata', metadata,
     unpack(taker and {'owner', taker.worker, 'started', created, unpack(watcher)} or watcher))
+  if webhook ~= '' then redis.call('HSET', job, 'webhook', webhook) end
   if own then
     redis.call('HSET', job, 'payer', '@' .. tenant)
     own.jobs, own.bytes, own.new = own.jobs + 1, own.bytes + #input, own.new + 1
@@ -154,7 +156,7 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = FIRST_JOB, #ARGV, 14 do answers[#answers + 1] = accept(at) end
+for at = FIRST_JOB, #ARGV, 15 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for_many('ZADD', root .. ':leases', leases)
 for name, taker in pairs(takers) do

@@ -8,7 +8,17 @@ from jobs import keys
 from jobs.lifecycle import FINAL
 
 LASTING = [re.compile(pattern) for pattern in keys.LASTING]
-UNEXPIRING_WHILE_OPEN = (":line:", ":ring:", ":leases", ":deadlines", ":later", ":job:")
+UNEXPIRING_WHILE_OPEN = (
+    ":line:",
+    ":ring:",
+    ":leases",
+    ":deadlines",
+    ":later",
+    ":job:",
+    ":outbox:",
+    ":airborne:",
+    ":due:",
+)
 
 
 def check(client: Any) -> None:

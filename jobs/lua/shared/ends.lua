@@ -4,6 +4,7 @@ local notices = {}  -- gateway → jobs that became final, each {id, fields as r
 local ended = {}  -- their ids: they leave the leases and the deadlines
 local counted = {}  -- field of counts → how often
 local weighed = {}  -- model → {jobs, bytes} that are open no more, or anew
+local posted = false  -- whether a delivery was written
 
 local function count(event, model)
   local field = event .. ':' .. (model or '?')
@@ -18,7 +19,7 @@ end
 
 -- What is read of a job when it ends: by whoever ends it, and for those who wait for it.
 local FACTS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant', 'created', 'started',
-  'metadata', 'payer', 'seat'}
+  'metadata', 'payer', 'seat', 'webhook'}
 local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024  -- how much of a job rides along in a notice
 local told_bytes = 0
 
@@ -47,6 +48,7 @@ local function close()
     end
   end
   for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode(ids)) end
+  if posted then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 
 -- Forget a dead letter: its input goes, and what is left of the job stays as long as any result.
@@ -75,7 +77,8 @@ local function ends_at(at)
 end
 
 -- End a job: `field` is 'output' or 'error', `body` its JSON. The input goes, the result stays for a while; `dead` keeps the
--- input too. The job's watchers hear of its end when the script closes. `facts`: its FACTS, where the script has read them;
+-- input too. The job's watchers hear of its end when the script closes, and its webhook has a
+-- delivery from now on. `facts`: its FACTS, where the script has read them;
 -- `run`: {'stages', …, 'batch_size', …} of a job that was run.
 local function conclude(id, state, ends, field, body, dead, facts, run)
   local job = job_key(id)
@@ -94,6 +97,7 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
   end
   ended[#ended + 1] = id
   count('finished', (model or '?') .. ':' .. state)
+  if facts[16] then posted = post(id, state, facts[16]) and true or posted end
   for gateway in string.gmatch(facts[5] or '', '[^ ]+') do
     notices[gateway] = notices[gateway] or {}
     table.insert(notices[gateway], told(id, facts, state, field, body, run))

@@ -1,0 +1,67 @@
+-- Hand out deliveries that are due: each goes into the air for a while, and comes back to its line if nobody settles it.
+-- ARGV  lane, want, flight_ms (how long one may take), stall_ms (an endpoint whose oldest attempt is older gets no other),
+--       most (deliveries that may wait for one endpoint; the oldest beyond fail), how long what has ended is kept
+-- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
+-- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
+-- with outbox
+local lane, want, flight_ms, stall_ms, most, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
+  tonumber(ARGV[5]), ARGV[6]
+local AT_ONCE = 100  -- deliveries of one endpoint that one call fails
+local handed = {0}
+local count_handed = 0
+
+-- What nobody settled in time goes back to its line, at the front.
+local function take_back(endpoint)
+  for _, delivery in ipairs(redis.call('ZRANGEBYSCORE', airborne_key(endpoint), '-inf', now_ms)) do
+    redis.call('ZREM', airborne_key(endpoint), delivery)
+    redis.call('ZADD', outbox_key(endpoint), whole(now_ms), delivery)
+  end
+end
+
+local function give_up(endpoint, up_to, count, why)
+  for _, delivery in ipairs(redis.call('ZRANGEBYSCORE', outbox_key(endpoint), '-inf', up_to, 'LIMIT', 0, count)) do
+    redis.call('ZREM', outbox_key(endpoint), delivery)
+    if redis.call('EXISTS', delivery_key(delivery)) == 1 then
+      note(delivery, cjson.encode({at_ms = now_ms, error = why}))
+      end_delivery(delivery, 'failed', ttl_ms)
+    end
+  end
+end
+
+local function hand_out(endpoint, room)
+  local due = redis.call('ZRANGEBYSCORE', outbox_key(endpoint), '-inf', now_ms, 'LIMIT', 0, math.min(room, want - count_handed))
+  for _, delivery in ipairs(due) do
+    redis.call('ZREM', outbox_key(endpoint), delivery)
+    if redis.call('HGET', delivery_key(delivery), 'state') == 'waiting' then
+      local flight = redis.call('HINCRBY', delivery_key(delivery), 'flight', 1)
+      redis.call('ZADD', airborne_key(endpoint), whole(now_ms + flight_ms), delivery)
+      handed[#handed + 1], handed[#handed + 2] = delivery, flight
+      count_handed = count_handed + 1
+    end
+  end
+end
+
+local function serve(endpoint)
+  take_back(endpoint)
+  local facts = redis.call('HMGET', endpoint_key(endpoint), 'paused_until', 'room', 'not_before')
+  local paused_until, not_before = tonumber(facts[1]), tonumber(facts[3]) or 0
+  if paused_until and paused_until > now_ms then
+    give_up(endpoint, now_ms, AT_ONCE, 'paused')
+    return reschedule(endpoint)
+  end
+  local over = redis.call('ZCARD', outbox_key(endpoint)) - most
+  if over > 0 then give_up(endpoint, '+inf', math.min(over, AT_ONCE), 'too_many_waiting') end
+  local oldest = redis.call('ZRANGE', airborne_key(endpoint), 0, 0, 'WITHSCORES')[2]
+  if oldest and oldest - flight_ms + stall_ms <= now_ms then return reschedule(endpoint, now_ms + stall_ms) end
+  if not_before <= now_ms then
+    hand_out(endpoint, (tonumber(facts[2]) or 1) - redis.call('ZCARD', airborne_key(endpoint)))
+  end
+  reschedule(endpoint)
+end
+
+for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', due_key(lane), '-inf', now_ms, 'LIMIT', 0, 4 * want)) do
+  if count_handed < want then serve(endpoint) end
+end
+local next_due = redis.call('ZRANGE', due_key(lane), 0, 0, 'WITHSCORES')[2]
+handed[1] = next_due and math.max(0, next_due - now_ms) or -1
+return handed

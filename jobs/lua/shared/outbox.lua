@@ -1,0 +1,91 @@
+-- Deliveries, how they are written, handed out and settled: for scripts that say `with outbox`.
+-- An endpoint is a tenant and an origin (scheme, host, port). What waits for it lies in its own line, what is in the air in
+-- another set; the ring of its lane has it at the ms when something is to be done next.
+local MOST_INLINE = 16 * 1024  -- bytes of output that ride along; a larger one is a link
+local MOST_OF_A_JOB = 9  -- deliveries, each to another URL
+local KEPT_S = 30 * 86400  -- longer than any schedule; what is used is kept on
+local LANES = {'fast', 'slow'}
+-- What is told of a job that has ended: what a gateway reads (codec.py has the same list).
+local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'created', 'attempts', 'started', 'finished',
+  'metadata', 'output', 'error', 'stages', 'batch_size'}
+
+local function delivery_key(id) return root .. ':delivery:' .. id end
+local function endpoint_key(endpoint) return root .. ':endpoint:' .. endpoint end
+local function outbox_key(endpoint) return root .. ':outbox:' .. endpoint end
+local function airborne_key(endpoint) return root .. ':airborne:' .. endpoint end
+local function due_key(lane) return root .. ':due:' .. lane end
+
+-- Say when something is to be done next for an endpoint: a delivery is due and has room, or an attempt was lost.
+-- `not_before`: in any case not earlier.
+local function reschedule(endpoint, not_before)
+  local facts = redis.call('HMGET', endpoint_key(endpoint), 'slow', 'not_before', 'room')
+  local airborne = redis.call('ZCARD', airborne_key(endpoint))
+  local waiting = redis.call('ZRANGE', outbox_key(endpoint), 0, 0, 'WITHSCORES')
+  local at = nil
+  if waiting[1] and airborne < (tonumber(facts[3]) or 1) then
+    at = math.max(tonumber(waiting[2]), tonumber(facts[2]) or 0, not_before or 0)
+  end
+  if airborne > 0 then
+    local lost_at = tonumber(redis.call('ZRANGE', airborne_key(endpoint), 0, 0, 'WITHSCORES')[2])
+    at = math.min(at or lost_at, lost_at)
+  end
+  for _, lane in ipairs(LANES) do
+    if at and lane == (facts[1] and 'slow' or 'fast') then
+      redis.call('ZADD', due_key(lane), whole(at), endpoint)
+    else
+      redis.call('ZREM', due_key(lane), endpoint)
+    end
+  end
+end
+
+-- The delivery of this job to this URL: its id, and whether it is there already. nil where a job has too many.
+local function delivery_of(id, url)
+  for nth = 1, MOST_OF_A_JOB do
+    local delivery = id .. '-' .. nth
+    local its_url = redis.call('HGET', delivery_key(delivery), 'url')
+    if not its_url then return delivery, false end
+    if its_url == url then return delivery, true end
+  end
+end
+
+-- Write down that a job's end is to be told. `webhook`: origin, URL and the ends that are wanted (none = all), with spaces
+-- between. Gives the delivery's id; nil where this end is not wanted, or the job has too many.
+local function post(id, state, webhook)
+  local origin, url, ends = string.match(webhook, '^(%S+) (%S+) ?(.*)$')
+  if not url or (ends ~= '' and not string.find(' ' .. ends .. ' ', ' ' .. state .. ' ', 1, true)) then return nil end
+  local delivery, there = delivery_of(id, url)
+  if not delivery or there then return delivery end
+  local as_read = redis.call('HMGET', job_key(id), unpack(READ_FIELDS))
+  local tenant, size = as_read[6] or '', as_read[12] and #as_read[12] or 0
+  if size > MOST_INLINE then as_read[12] = false end
+  table.insert(as_read, 1, id)
+  local endpoint = string.sub(redis.sha1hex(tenant .. ' ' .. origin), 1, 16)
+  redis.call('HSET', delivery_key(delivery), 'state', 'waiting', 'event', state, 'url', url, 'tenant', tenant, 'job', id,
+    'endpoint', endpoint, 'created', whole(now_ms), 'tries', 0, 'since', 0, 'flight', 0,
+    'told', cjson.encode(as_read), 'output_bytes', size)
+  redis.call('EXPIRE', delivery_key(delivery), KEPT_S)
+  redis.call('HSET', endpoint_key(endpoint), 'tenant', tenant, 'origin', origin)
+  redis.call('EXPIRE', endpoint_key(endpoint), KEPT_S)
+  redis.call('ZADD', outbox_key(endpoint), whole(now_ms), delivery)
+  redis.call('ZADD', root .. ':endpoints:' .. tenant, whole(now_ms), endpoint)
+  redis.call('EXPIRE', root .. ':endpoints:' .. tenant, KEPT_S)
+  redis.call('ZADD', root .. ':deliveries:' .. tenant, whole(now_ms), delivery)
+  redis.call('EXPIRE', root .. ':deliveries:' .. tenant, KEPT_S)
+  redis.call('HINCRBY', root .. ':counts', 'webhooks:posted', 1)
+  reschedule(endpoint)
+  return delivery
+end
+
+-- A delivery has ended: it stays for a while, to be looked at and sent again.
+local function end_delivery(delivery, state, ttl_ms)
+  redis.call('HSET', delivery_key(delivery), 'state', state, 'ended', whole(now_ms))
+  redis.call('PEXPIRE', delivery_key(delivery), ttl_ms)
+  redis.call('HINCRBY', root .. ':counts', 'webhooks:ended:' .. state, 1)
+end
+
+-- Note an attempt, or what stood in place of one; the newest 20 are kept.
+local function note(delivery, entry)
+  local nth = redis.call('HINCRBY', delivery_key(delivery), 'tries', 1)
+  redis.call('HSET', delivery_key(delivery), 'try:' .. nth, entry)
+  redis.call('HDEL', delivery_key(delivery), 'try:' .. (nth - 20))
+end

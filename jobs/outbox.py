@@ -1,0 +1,115 @@
+"""The outbox as whoever delivers uses it: hand out what is due, begin an attempt, settle it.
+
+The outbox is the only truth about a delivery: its schedule, its attempts, and whether it is under way. What carries an
+attempt to a thread (rq) may lose everything it has.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+import orjson
+
+from jobs import codec, keys
+from jobs.ids import shard_of
+from jobs.job import Job
+from jobs.store import JobStore
+
+Lane = Literal["fast", "slow"]
+LANES: Final[tuple[Lane, ...]] = ("fast", "slow")
+Verdict = Literal["delivered", "retry", "failed", "stopped", "lost"]
+# Upper bounds, in ms, of the time from a job's end to its first attempt, as they are counted.
+FIRST_MS: Final = (5, 10, 20, 50, 100, 250, 500, 1000, 5000, 15_000, 60_000)
+
+
+class Limits(NamedTuple):
+    """What one endpoint may have, and how long what has ended is kept. Times in ms."""
+
+    flight_ms: int
+    stall_ms: int
+    most_waiting: int
+    room: int
+    pause_after_ms: int
+    pause_ms: int
+    log: int
+    ttl_ms: int
+
+
+class Flight(NamedTuple):
+    """One handing out of a delivery; of several only the last counts."""
+
+    delivery: str
+    number: int
+
+
+class Attempt(NamedTuple):
+    """What is to be sent. `tries`: attempts before this one; `since`: how many of them before it was last sent anew."""
+
+    flight: Flight
+    url: str
+    tenant: str
+    event: str
+    tries: int
+    since: int
+    age_ms: int
+    output_bytes: int
+    job: Job
+
+
+class Settlement(NamedTuple):
+    """How an attempt went. `rest_ms`: the endpoint asked for quiet; `slow` None: that is not known anew."""
+
+    verdict: Verdict
+    entry: dict[str, object]
+    after_ms: int = 0
+    rest_ms: int = 0
+    slow: bool | None = None
+    first_ms: int | None = None  # from the job's end to this attempt, where it was the first
+
+
+async def dispatch(
+    store: JobStore, root: str, lane: Lane, want: int, limits: Limits
+) -> tuple[list[Flight], float | None]:
+    """Take up to `want` deliveries that are due; also says in how many seconds the next is, None: there is none."""
+    words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.ttl_ms)
+    next_ms, *handed = await store.run("dispatch", root, lane, want, *words)
+    flights = [Flight(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)]
+    return flights, None if next_ms < 0 else next_ms / 1000
+
+
+async def begin(store: JobStore, flight: Flight, limits: Limits) -> Attempt | None:
+    """Read what this flight is to send; None: nothing any more, or nothing readable (which ends the delivery)."""
+    found = await store.run("begin", _root(flight), flight.delivery, flight.number, limits.flight_ms)
+    if found is None:
+        return None
+    url, tenant, event, tries, since, age_ms, output_bytes, told = found
+    job = _job(told)
+    if job is None:
+        await settle(store, flight, Settlement("stopped", {"error": "unreadable"}), limits)
+        return None
+    return Attempt(flight, url.decode(), tenant.decode(), event.decode(), tries, since, age_ms, output_bytes, job)
+
+
+async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: Limits) -> bool:
+    """Write down how an attempt went; False: it was no longer this flight's to say."""
+    slow = "" if settled.slow is None else str(int(settled.slow))
+    first = ("", 0) if settled.first_ms is None else (_bucket(settled.first_ms), settled.first_ms)
+    how = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
+    rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.ttl_ms, limits.log, store.ttl_ms)
+    written = await store.run("settle", _root(flight), flight.delivery, flight.number, *how, *rules, *first)
+    return bool(written)
+
+
+def _bucket(ms: int) -> str:
+    return next((str(bound) for bound in FIRST_MS if ms <= bound), "inf")
+
+
+def _job(told: bytes | None) -> Job | None:
+    """Read a job as its end was written down."""
+    try:
+        ((_, job),) = codec.read_notice(b"[" + (told or b"") + b"]")
+    except (ValueError, TypeError):
+        return None
+    return job
+
+
+def _root(flight: Flight) -> str:
+    return keys.root(shard_of(flight.delivery))

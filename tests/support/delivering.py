@@ -1,0 +1,61 @@
+"""`jitney deliver` as a process of its own, with a schedule in fractions of seconds."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from tests.support.servers import Server
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+ALLOW = {"WEBHOOK_ALLOW_CIDRS": "127.0.0.1/32"}
+QUICK = {
+    **ALLOW,
+    "WEBHOOK_SCHEDULE": "0,0.2,0.4,0.4",
+    "WEBHOOK_TIMEOUT_S": "1",
+    "WEBHOOK_SLOW_S": "0.8",
+    "WEBHOOK_FLIGHT_S": "2",
+    "WEBHOOK_POLL_S": "0.1",
+}
+
+
+class DeliverProcess:
+    """Started when made, and delivering. Use it in a `with`."""
+
+    def __init__(self, server: Server, env: Mapping[str, str] | None = None) -> None:
+        self.server, self._env = server, {**QUICK, **(env or {})}
+        self._log = Path(tempfile.mkstemp(prefix="jit")[1])
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or another in its place."""
+        self._log.write_bytes(b"")
+        with self._log.open("wb") as log:
+            command = [sys.executable, "-m", "worker.delivery"]
+            environment = {**os.environ, "REDIS_URL": self.server.url, **self._env}
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        wait_until(lambda: "delivers webhooks" in self.log() or self.process.poll() is not None, "it delivers", 30)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout=15)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        self._log.unlink()

@@ -1,0 +1,36 @@
+"""`python -m worker.delivery`: reads the settings, and delivers."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from jobs.settings import StoreSettings, explain
+from worker.delivery.settings import DeliverySettings
+
+EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one delivering process; returns the exit code."""
+    argparse.ArgumentParser(
+        prog="jitney deliver",
+        description="Delivers webhooks: signed, again and again on a schedule, to public addresses only.",
+        epilog="docs/configuration.md has all settings (WEBHOOK_…), docs/webhooks.md what receivers see.",
+    ).parse_args(argv)
+    try:
+        settings, store_settings = DeliverySettings(), StoreSettings()
+    except ValidationError as error:
+        sys.stderr.write(f"jitney deliver: {explain(error)}\n")
+        return EX_CONFIG
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s deliver %(levelname)s %(message)s")
+    logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # at debug it tells of every header
+    from worker.delivery.process import run  # noqa: PLC0415 (rq reads its prefix when it is imported, and takes its time)
+
+    return run(settings, store_settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""rq's part: attempts are rq jobs, carried out by rq's workers in threads. The only place that knows rq.
+
+rq holds nothing that is not in the outbox too. Its retries are not used: whole seconds, no jitter, and a scheduler that
+forks (docs/decisions/0018).
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Final
+
+os.environ.setdefault("RQ_KEY_PREFIX", "jitney:{rq}")  # read when rq is imported: all of rq in one slot of a Cluster
+
+import redis
+import rq
+from rq.exceptions import DuplicateJobError
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.timeouts import BaseDeathPenalty
+
+from jobs.outbox import LANES, Flight, Lane
+
+log = logging.getLogger("jitney.deliver")
+
+Carry = Callable[[str, int], None]
+FUNCTION: Final = "attempt"
+QUEUE_PREFIX: Final = "deliveries-"
+COMMAND_S: Final = 5.0
+FAILED_TTL_S: Final = 3600
+MAINTENANCE_S: Final = 60
+PAUSE_S: Final = 0.5
+
+
+class AttemptJob(Job):
+    """An rq job that can be nothing but an attempt: what is written in Redis names no code of ours to run."""
+
+    carry: ClassVar[Carry]
+
+    @property
+    def func(self) -> Carry:
+        """Give the one function there is; raises ValueError for a job that asks for another."""
+        if self.func_name != FUNCTION:
+            message = f"an rq job asks for {self.func_name!r}, and only {FUNCTION!r} is carried out here"
+            raise ValueError(message)
+        return type(self).carry
+
+
+class NoPenalty(BaseDeathPenalty):
+    """An attempt has a deadline of its own; an alarm needs the main thread, and a timer a thread more for each."""
+
+    def setup_death_penalty(self) -> None:
+        """Set nothing up."""
+
+    def cancel_death_penalty(self) -> None:
+        """Nothing was set up."""
+
+
+class Slot(rq.SimpleWorker):
+    """One thread's worker."""
+
+    death_penalty_class = NoPenalty
+
+    def _install_signal_handlers(self) -> None:
+        """Signals are the process's, and threads can not have them."""
+
+    def subscribe(self) -> None:
+        """Take no commands: each would cost a connection and a thread."""
+
+    def unsubscribe(self) -> None:
+        """Nothing was subscribed to."""
+
+    def procline(self, message: str) -> None:
+        """There is one process, whatever its threads do."""
+
+
+class Carrier:
+    """The queues of both lanes, and the threads that serve them."""
+
+    def __init__(self, url: str, attempt_s: float, carry: Callable[[Flight], None], landed: Callable[[], None]) -> None:
+        """`carry` makes an attempt, in one of the threads; `landed` is called when a thread is free again."""
+
+        def count_and_carry(lane: Lane) -> Carry:
+            def one(delivery: str, number: int) -> None:
+                self._count(lane, 1)
+                try:
+                    carry(Flight(delivery, number))
+                finally:
+                    self._count(lane, -1)
+                    landed()
+
+            return one
+
+        self.busy: dict[Lane, int] = dict.fromkeys(LANES, 0)
+        self._counting = threading.Lock()
+        self._attempt_s = int(attempt_s) + 1
+        # rq raises its client's timeout to minutes, for it blocks: what is asked in between has a client of its own.
+        self._client = redis.Redis.from_url(url, socket_timeout=COMMAND_S, socket_connect_timeout=COMMAND_S)
+        self._blocking = redis.Redis.from_url(url)
+        self._classes = {
+            lane: type(f"{lane.title()}Attempt", (AttemptJob,), {"carry": staticmethod(count_and_carry(lane))})
+            for lane in LANES
+        }
+        self._queues = {lane: self._queue(lane, self._client) for lane in LANES}
+        self._closed = threading.Event()
+
+    def start(self, slots: Mapping[Lane, int]) -> None:
+        """Start the threads; they end with the process."""
+        logging.getLogger("rq").setLevel(logging.ERROR)
+        for lane, count in slots.items():
+            for nth in range(count):
+                threading.Thread(target=self._serve, args=(lane,), name=f"{lane}-{nth}", daemon=True).start()
+
+    def queued(self, lane: Lane) -> int:
+        """Count what waits for a thread; raises redis.RedisError."""
+        return int(self._queues[lane].count)
+
+    def put(self, lane: Lane, flights: Sequence[Flight]) -> None:
+        """Hand flights to the threads, each once; raises redis.RedisError."""
+        for flight in flights:
+            with suppress(DuplicateJobError):
+                self._queues[lane].enqueue_call(
+                    FUNCTION,
+                    args=list(flight),
+                    job_id=f"{flight.delivery}-{flight.number}",
+                    unique=True,
+                    timeout=self._attempt_s,
+                    result_ttl=0,
+                    failure_ttl=FAILED_TTL_S,
+                    description=flight.delivery,
+                )
+
+    def close(self) -> None:
+        """Take no more: the blocking connections are dropped, and with them what the server would hand to nobody."""
+        self._closed.set()
+        self._blocking.connection_pool.disconnect()
+        self._client.close()
+
+    def _count(self, lane: Lane, more: int) -> None:
+        with self._counting:
+            self.busy[lane] += more
+
+    def _serve(self, lane: Lane) -> None:
+        """Work until closed; rq's worker quits for many a reason, and is replaced."""
+        while not self._closed.is_set():
+            with suppress(redis.RedisError, OSError, ValueError):
+                queue = self._queue(lane, self._blocking)
+                Slot(
+                    [queue],
+                    connection=self._blocking,
+                    job_class=self._classes[lane],
+                    serializer=JSONSerializer,
+                    maintenance_interval=MAINTENANCE_S,
+                    log_job_description=False,
+                ).work(logging_level="ERROR")
+            self._closed.wait(PAUSE_S)
+
+    def _queue(self, lane: Lane, client: Any) -> rq.Queue:
+        return rq.Queue(
+            f"{QUEUE_PREFIX}{lane}", connection=client, job_class=self._classes[lane], serializer=JSONSerializer
+        )

@@ -1,0 +1,78 @@
+"""Hands what is due in the outbox to rq, as much as there are threads free.
+
+What waits, waits in the outbox: there it is safe, and endpoints take turns.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NoReturn
+
+import redis
+
+from jobs import outbox
+from jobs.errors import StoreUnavailable
+from jobs.outage import Outage
+from jobs.outbox import LANES, Flight, Lane, Limits
+from jobs.store import JobStore
+from worker.delivery.carrier import Carrier
+
+log = logging.getLogger("jitney.deliver")
+
+PAUSE_S: Final = 0.2
+
+
+class Drain:
+    """One loop a lane."""
+
+    def __init__(
+        self, store: JobStore, carrier: Carrier, slots: Mapping[Lane, int], limits: Limits, poll_s: float
+    ) -> None:
+        self._store, self._carrier, self._slots, self._limits = store, carrier, slots, limits
+        self._poll_s = poll_s
+        self._woken: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rq")  # rq blocks; its own calls go one after the other
+
+    def wake(self) -> None:
+        """Look at once: something was written, or a thread is free."""
+        for woken in self._woken.values():
+            woken.set()
+
+    async def run(self, lane: Lane) -> NoReturn:
+        """Drain until cancelled."""
+        outage, woken = Outage(log, f"drain the outbox ({lane})"), self._woken[lane]
+        while True:
+            woken.clear()
+            try:
+                wait_s = await self.tick(lane)
+                outage.ended()
+            except (StoreUnavailable, redis.RedisError, OSError) as error:
+                outage.began(error)
+                await asyncio.sleep(PAUSE_S)
+                continue
+            if wait_s > 0:
+                try:
+                    await asyncio.wait_for(woken.wait(), wait_s)
+                except TimeoutError:
+                    continue
+
+    async def tick(self, lane: Lane) -> float:
+        """Hand out once; gives how many seconds there is nothing to do unless woken."""
+        loop = asyncio.get_running_loop()
+        queued = await loop.run_in_executor(self._thread, self._carrier.queued, lane)
+        room = self._slots[lane] - self._carrier.busy[lane] - queued
+        wait_s = self._poll_s
+        for root in self._store.roots:
+            if room <= 0:
+                return self._poll_s
+            flights, due_s = await outbox.dispatch(self._store, root, lane, room, self._limits)
+            if flights:
+                await self._put(lane, flights)
+                room -= len(flights)
+            if due_s is not None:
+                wait_s = min(wait_s, due_s)
+        return wait_s if room > 0 else self._poll_s
+
+    async def _put(self, lane: Lane, flights: list[Flight]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._carrier.put, lane, flights)

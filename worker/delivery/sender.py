@@ -1,0 +1,165 @@
+"""One attempt: read what is to be sent, sign it, send it, judge the answer, settle it.
+
+The answer's body is read so far that the connection can be used again, and neither kept nor shown.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import httpcore2
+
+from jobs import outbox
+from jobs.errors import Refused, StoreUnavailable
+from jobs.outbox import Attempt, Flight, Settlement
+from jobs.store import JobStore
+from jobs.webhooks import secrets_of
+from worker.delivery import message, network, schedule
+from worker.delivery.settings import DeliverySettings
+from worker.delivery.signing import signature
+
+log = logging.getLogger("jitney.deliver")
+
+USER_AGENT: Final = "Jitney-Webhooks/1"
+BODY_BYTES: Final = 64 << 10
+BODY_S: Final = 1.0
+GONE: Final = 410
+PAUSE_S: Final = 0.2
+
+
+class Sender:
+    """Makes attempts; each has one deadline for all of it, so a receiver that drips bytes gains nothing."""
+
+    def __init__(self, settings: DeliverySettings, store: JobStore, resolve: network.Resolve = network.look_up) -> None:
+        self._settings, self._store = settings, store
+        self._guard, self.limits = settings.guard(), settings.limits
+        connections = settings.deliveries + settings.slow_deliveries
+        self._http = network.client(self._guard, connections, resolve)
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def attempt(self, flight: Flight) -> None:
+        """Make an attempt, unless this flight is not the delivery's last one any more."""
+        task = asyncio.ensure_future(self._attempt(flight))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.shield(task)
+
+    async def close(self, within_s: float) -> None:
+        """Let attempts end that are under way; what does not is given back, and made again by whoever comes next."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=within_s)
+        for task in list(self._under_way):
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._http.aclose()
+
+    async def _attempt(self, flight: Flight) -> None:
+        try:
+            attempt = await outbox.begin(self._store, flight, self.limits)
+            if attempt is None:
+                return
+            secrets = await secrets_of(self._store.connection, attempt.tenant)
+            settled = await self._send(attempt, secrets)
+        except StoreUnavailable:  # it counts as lost before long, and is made again
+            return
+        except asyncio.CancelledError:
+            with contextlib.suppress(StoreUnavailable):
+                await outbox.settle(self._store, flight, Settlement("lost", {}), self.limits)
+            raise
+        await self._settle(flight, settled)
+
+    async def _settle(self, flight: Flight, settled: Settlement) -> None:
+        """Write it down, also after an outage, as long as the flight is ours: what was received is not sent again."""
+        until_s = time.monotonic() + self._settings.webhook_flight_s
+        while time.monotonic() < until_s:
+            try:
+                await outbox.settle(self._store, flight, settled, self.limits)
+            except StoreUnavailable:
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return
+
+    async def _send(self, attempt: Attempt, secrets: Sequence[str]) -> Settlement:
+        began_s, error = time.monotonic(), ""
+        status: int | None = None
+        headers: list[tuple[bytes, bytes]] = []
+        try:
+            url = self._guard.target(attempt.url).url
+            async with asyncio.timeout(self._settings.webhook_timeout_s):
+                status, headers = await self._post(attempt, url, secrets)
+        except Exception as failure:  # noqa: BLE001 (whatever a receiver does to us is an attempt that failed)
+            error = _in_words(failure)
+        took_s = time.monotonic() - began_s
+        at_ms = int((time.time() - took_s) * 1000)
+        entry: dict[str, object] = {"at_ms": at_ms, "ms": round(took_s * 1000, 1), "status": status}
+        if error:
+            entry["error"] = error
+        return self._judge(attempt, entry, status, dict(headers), took_s)
+
+    async def _post(self, attempt: Attempt, url: str, secrets: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:
+        webhook_id, now_s = attempt.flight.delivery, int(time.time())
+        body = message.body(attempt, self._settings.public_url)
+        headers = {
+            "content-type": "application/json",
+            "user-agent": USER_AGENT,
+            "webhook-id": webhook_id,
+            "webhook-timestamp": str(now_s),
+            "webhook-signature": signature(secrets, webhook_id, now_s, body),
+        }
+        wire = [("host", _host_of(url)), *headers.items(), ("content-length", str(len(body)))]
+        async with self._http.stream("POST", url, headers=wire, content=body) as response:
+            # The verdict stands; what follows is read for the connection's sake.
+            with contextlib.suppress(httpcore2.NetworkError, httpcore2.ProtocolError, TimeoutError):
+                async with asyncio.timeout(min(BODY_S, self._settings.webhook_timeout_s / 4)):
+                    read = 0
+                    async for chunk in response.aiter_stream():
+                        read += len(chunk)
+                        if read > BODY_BYTES:
+                            break
+            return response.status, response.headers
+
+    def _judge(
+        self, attempt: Attempt, entry: dict[str, object], status: int | None, headers: dict[bytes, bytes], took_s: float
+    ) -> Settlement:
+        s = self._settings
+        answered = {name.lower(): value.decode("latin-1") for name, value in headers.items()}
+        first_ms = attempt.age_ms if attempt.tries == 0 else None
+        slow = took_s >= min(s.webhook_slow_s, s.webhook_timeout_s)
+        if status is not None and 200 <= status < 300:
+            return Settlement("delivered", entry, slow=slow, first_ms=first_ms)
+        if status == GONE or answered.get(b"webhook-delivery", "").strip() == "abort-message":
+            return Settlement("stopped", {**entry, "error": "the receiver wants no more of it"}, first_ms=first_ms)
+        rest_s = schedule.retry_after_s(answered.get(b"retry-after", ""), time.time())
+        made = attempt.tries - attempt.since + 1
+        chance = random.random()  # noqa: S311 (jitter)
+        after_s = schedule.next_s(s.schedule, made, rest_s, chance, s.webhook_jitter)
+        # A failure says nothing of how fast a receiver is, but for a late one.
+        how = {"rest_ms": int(rest_s * 1000), "slow": slow or None, "first_ms": first_ms}
+        if after_s is None:
+            return Settlement("failed", entry, **how)  # type: ignore[arg-type]
+        return Settlement("retry", entry, int(after_s * 1000), **how)  # type: ignore[arg-type]
+
+
+def _host_of(url: str) -> str:
+    return url.split("/", 3)[2]
+
+
+def _in_words(failure: Exception) -> str:
+    """Say what went wrong, without a word of what the receiver sent."""
+    if isinstance(failure, Refused | network.AddressRefused | network.NoAddress):
+        return str(failure)[:200]
+    if isinstance(failure, TimeoutError | httpcore2.TimeoutException):
+        return "no answer in time"
+    if isinstance(failure, ssl.SSLError) or isinstance(failure.__cause__, ssl.SSLError):
+        return f"TLS failed: {getattr(failure.__cause__ or failure, 'reason', None) or 'no agreement'}"[:200]
+    if isinstance(failure, httpcore2.ConnectError):
+        return "the connection was refused, or can not be made"
+    if isinstance(failure, httpcore2.NetworkError | httpcore2.ProtocolError):
+        return "the connection broke before an answer came"
+    log.error("an attempt failed in a way that nobody thought of", exc_info=failure)
+    return f"a fault of ours: {type(failure).__name__}"
