@@ -5,6 +5,7 @@ FastAPI's router, validation and response classes cost several times what the wo
 """
 
 import time
+from functools import lru_cache
 
 import orjson
 
@@ -93,6 +94,7 @@ async def read(gateway: Gateway, request: Request) -> Answer:
     return Answer(200, orjson.dumps(job_view(job, position)), headers)
 
 
+@lru_cache(64)
 def _prefer_wait(prefer: str) -> str:
     """Find the value of `wait` in a Prefer header (RFC 7240); an empty string where it is not there."""
     for preference in prefer.split(","):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from api.answers import Receive, Scope
@@ -31,7 +32,7 @@ class Request:
     @property
     def content_type(self) -> str:
         """Give the media type without its parameters, in lower case."""
-        return self.header(b"content-type").partition(";")[0].strip().lower()
+        return _media_type(self._headers.get(b"content-type", b""))
 
     def query(self, *allowed: str) -> dict[str, str]:
         """Give the query's fields; raises Refused for one that is not allowed here, or is given twice."""
@@ -50,6 +51,11 @@ class Request:
         except TimeoutError as error:
             message = f"the body did not arrive within {timeout_s:g} s"
             raise Refused("request_timeout", message, limit_s=timeout_s) from error
+
+
+@lru_cache(64)
+def _media_type(header: bytes) -> str:
+    return header.decode("latin-1").partition(";")[0].strip().lower()
 
 
 def read_query(text: bytes, allowed: Collection[str]) -> dict[str, str]:

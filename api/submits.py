@@ -4,8 +4,7 @@ A lone submit waits for nobody: what is gathered leaves as soon as the loop has 
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from typing import Final
 
 from jobs.errors import JitneyError
@@ -13,65 +12,73 @@ from jobs.job import Accepted, Submission
 from jobs.store import JobStore
 
 Verdict = Accepted | JitneyError
+Answer = asyncio.Future[Verdict]
+How = tuple[str, frozenset[str]]  # the gateway that waits, and the lanes that are closed
 
 # Larger inputs go by themselves, and not too many together: small jobs stay off the connection for large ones.
 LARGE_BYTES: Final = 32 << 10
 MOST_BYTES: Final = 128 << 10
 MOST_JOBS: Final = 64
+_NONE: Final[frozenset[str]] = frozenset()
 
 
-@dataclass(slots=True)
 class _Together:
-    """Jobs that go together, and who waits for what becomes of how many of them."""
+    """Jobs that go together, and who waits for what becomes of each."""
 
-    jobs: list[Submission] = field(default_factory=list)
-    callers: list[asyncio.Future[list[Verdict]]] = field(default_factory=list)  # one a job
-    size_bytes: int = 0
+    __slots__ = ("answers", "jobs", "size_bytes")
+
+    def __init__(self) -> None:
+        self.jobs: list[Submission] = []
+        self.answers: list[Answer] = []
+        self.size_bytes = 0
 
 
 class Submits:
-    """Stands before a store's `submit`."""
+    """Stands before a store's `submit`, for jobs that come one by one."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._open: dict[tuple[str, frozenset[str]], _Together] = {}
+        self._open: dict[How, _Together] = {}
         self._sends: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # asked once, see Waiting
 
-    async def submit(
-        self, jobs: Sequence[Submission], waiting_gateway: str = "", *, closed: Collection[str] = ()
-    ) -> list[Verdict]:
+    def submit(self, job: Submission, waiting_gateway: str = "", *, closed: Collection[str] = ()) -> Answer:
         """Do as `JobStore.submit` does."""
-        if len(jobs) > 1 or len(jobs[0].input) > LARGE_BYTES:
-            return await self._store.submit(jobs, waiting_gateway, closed=closed)
-        how, (job,) = (waiting_gateway, frozenset(closed)), jobs
-        loop = asyncio.get_running_loop()
-        together = self._open.get(how)
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        answer: Answer = loop.create_future()
+        how = (waiting_gateway, frozenset(closed) if closed else _NONE)
+        size_bytes = len(job.input)
+        together = self._open.get(how) if size_bytes <= LARGE_BYTES else _Together()
         if together is None:
             together = self._open[how] = _Together()
-            loop.call_soon(self._send, how)
-        future: asyncio.Future[list[Verdict]] = loop.create_future()
+            loop.call_soon(self._send_open, how)
         together.jobs.append(job)
-        together.callers.append(future)
-        together.size_bytes += len(job.input)
-        if len(together.jobs) >= MOST_JOBS or together.size_bytes + LARGE_BYTES > MOST_BYTES:
-            self._send(how)
-        return await future
+        together.answers.append(answer)
+        together.size_bytes += size_bytes
+        if size_bytes > LARGE_BYTES:
+            self._send(together, how)
+        elif len(together.jobs) >= MOST_JOBS or together.size_bytes + LARGE_BYTES > MOST_BYTES:
+            self._send_open(how)
+        return answer
 
-    def _send(self, how: tuple[str, frozenset[str]]) -> None:
+    def _send_open(self, how: How) -> None:
         together = self._open.pop(how, None)
         if together is not None:
-            task = asyncio.create_task(self._submit(together, *how))
-            self._sends.add(task)
-            task.add_done_callback(self._sends.discard)
+            self._send(together, how)
+
+    def _send(self, together: _Together, how: How) -> None:
+        task = asyncio.create_task(self._submit(together, *how))
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
 
     async def _submit(self, together: _Together, waiting_gateway: str, closed: frozenset[str]) -> None:
         try:
             verdicts = await self._store.submit(together.jobs, waiting_gateway, closed=closed)
         except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
-            for future in together.callers:
-                if not future.done():
-                    future.set_exception(error)
+            for answer in together.answers:
+                if not answer.done():
+                    answer.set_exception(error)
             return
-        for future, verdict in zip(together.callers, verdicts, strict=True):
-            if not future.done():
-                future.set_result([verdict])
+        for answer, verdict in zip(together.answers, verdicts, strict=True):
+            if not answer.done():
+                answer.set_result(verdict)

@@ -28,8 +28,20 @@ class Taken(NamedTuple):
 async def take(gateway: Gateway, tenant: str, draft: Draft, idempotency_key: str, *, waits: bool) -> Taken:
     """Take the job that a draft asks for; raises JitneyError. Who waits asks for its outcome at once."""
     check_key(idempotency_key)
-    (taken,) = await submit(gateway, [_admit(gateway, tenant, draft, idempotency_key)], waits=waits)
-    return sure(taken)
+    job = _admit(gateway, tenant, draft, idempotency_key)
+    refusal = gateway.watermark.refusal(job.lane)
+    if refusal is not None and not idempotency_key:
+        raise refusal
+    closed = {} if refusal is None else {job.lane: refusal}
+    # Waited for before it is submitted, so that no notice is missed.
+    end = gateway.waiting.expect(job.id) if waits else None
+    try:
+        verdict = await gateway.submits.submit(job, gateway.id if waits else "", closed=closed)
+    except BaseException:
+        if end is not None:
+            gateway.waiting.forget(job.id, end)
+        raise
+    return sure(_taken(gateway, job, verdict, end, closed))
 
 
 async def take_many(
@@ -54,10 +66,9 @@ async def submit(
     refusals = {lane: gateway.watermark.refusal(lane) for lane in {job.lane for job in submissions}}
     closed = {lane: refusal for lane, refusal in refusals.items() if refusal is not None}
     asked = [job for job in submissions if job.idempotency_key or job.lane not in closed]
-    # Waited for before they are submitted, so that no notice is missed.
     ends = {job.id: gateway.waiting.expect(job.id) for job in asked} if waits else {}
     try:
-        given = await gateway.submits.submit(asked, gateway.id if waits else "", closed=closed) if asked else []
+        given = await gateway.store.submit(asked, gateway.id if waits else "", closed=closed) if asked else []
     except BaseException:
         gateway.waiting.forget_all(ends.items())
         raise
@@ -76,12 +87,25 @@ async def outcome(gateway: Gateway, taken: Taken, wait_s: float, hang_up: asynci
     end = taken.end
     if hang_up is not None and end is not None:
         hang_up.add_done_callback(lambda _: send_home(end))
-    (found,) = await outcomes(gateway, [taken], wait_s)
-    job = sure(found)
+    job = await _outcome(gateway, taken, wait_s)
     if hang_up is not None and hang_up.done() and not hang_up.cancelled() and not job.is_final:
         with suppress(Refused):  # it has just ended
             await gateway.store.cancel(job.id, job.tenant)
     return job
+
+
+async def _outcome(gateway: Gateway, taken: Taken, wait_s: float) -> Job:
+    accepted, end = taken.accepted, taken.end
+    if accepted.replayed or end is None:
+        (found,) = await outcomes(gateway, [taken], wait_s)
+        return sure(found)
+    if (job := await gateway.waiting.until_final(accepted.id, end, wait_s)) is not None:
+        return job
+    try:
+        (job,) = await gateway.store.read([accepted.id])
+    except StoreUnavailable:  # it was taken: whoever asked must hear its id
+        return taken.job
+    return sure(job or _gone(gateway, accepted))
 
 
 async def outcomes(gateway: Gateway, taken: Sequence[Taken], wait_s: float) -> list[Job | JitneyError]:
