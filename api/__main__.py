@@ -5,6 +5,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from api.app import create_app
 from api.gateway import Gateway
-from api.protocol import Protocol
+from api.protocol import Bounds, bounded, sweep
 from api.settings import GatewaySettings
 from jobs.connection import Connection
 from jobs.settings import StoreSettings, explain
@@ -24,17 +25,20 @@ log = logging.getLogger("jitney.api")
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 DRAIN_S = 2
+OTHER_FILES = 100  # beside callers: modules, logs, the queue, uploads on their way
 
 
 class Server(uvicorn.Server):
     """uvicorn, which on shutdown first sends waiting requests home with what is known of their jobs."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, up_fd: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, bounds: Bounds, up_fd: int | None) -> None:
         super().__init__(config)
-        self._gateway, self._up_fd = gateway, up_fd
+        self._gateway, self._bounds, self._up_fd = gateway, bounds, up_fd
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started:
+            self._gateway.keep(sweep(self.server_state.connections, self._bounds))
         if self._up_fd is not None and self.started:
             os.write(self._up_fd, b"\n")
 
@@ -56,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney api: {explain(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s api %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))  # our own lines say as much
+    logging.getLogger("uvicorn").setLevel(
+        max(logging.ERROR, logging.root.level)
+    )  # what callers send wrong is theirs to hear of
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a caller's broken form is the caller's to hear of
     try:
         listening = socket.socket(fileno=args.fd) if args.fd is not None else _listen(settings)
@@ -66,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     store = JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
     gateway = Gateway(settings, store, on_loopback=on_loopback)
+    bounds = Bounds(settings.max_head_bytes, settings.head_s, settings.send_s, _connections(settings.max_connections))
     config = uvicorn.Config(
         create_app(gateway),
-        http=Protocol,
+        http=bounded(bounds),
         ws="none",
         log_config=None,
         access_log=False,
@@ -78,8 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(Server(config, gateway, args.up_fd).serve(sockets=[listening]))
+        runner.run(Server(config, gateway, bounds, args.up_fd).serve(sockets=[listening]))
     return 0
+
+
+def _connections(wanted: int) -> int:
+    """Give how many connections may be held, and have the system allow so many open files where it lets us."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = wanted + OTHER_FILES if most == resource.RLIM_INFINITY else min(wanted + OTHER_FILES, most)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    if files < wanted + OTHER_FILES:
+        log.warning("MAX_CONNECTIONS=%d, but this process may open %d files: it holds fewer", wanted, files)
+    return max(1, files - OTHER_FILES)
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:

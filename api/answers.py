@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -19,7 +19,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 RETRY_AFTER: Header = (b"retry-after", b"1")  # until a job is looked at again
-_ALWAYS: Sequence[Header] = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+# No answer is a page, a script or a picture of another site's page, whatever a browser makes of its bytes.
+ALWAYS: Final[Sequence[Header]] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 
 
 class Answer(NamedTuple):
@@ -30,11 +36,14 @@ class Answer(NamedTuple):
     headers: Sequence[Header] = ()
     content_type: bytes = b"application/json"
 
+    def all_headers(self) -> list[Header]:
+        """List its headers, those that every answer has among them."""
+        length = b"%d" % len(self.body)
+        return [(b"content-type", self.content_type), (b"content-length", length), *ALWAYS, *self.headers]
+
     async def send(self, send: Send) -> None:
         """Send it over ASGI."""
-        length = b"%d" % len(self.body)
-        headers = [(b"content-type", self.content_type), (b"content-length", length), *_ALWAYS, *self.headers]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": self.all_headers()})
         await send({"type": "http.response.body", "body": self.body})
 
 

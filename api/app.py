@@ -32,7 +32,8 @@ def create_app(gateway: Gateway) -> Hot:
         yield
         await gateway.stop()
 
-    app = FastAPI(title="Jitney", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    # A redirect to the same path with another slash would be built from whatever Host header came.
+    app = FastAPI(title="Jitney", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(router(gateway))
     app.include_router(deadletters.router(gateway))
     app.include_router(webhooks.router(gateway))

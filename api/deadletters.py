@@ -64,7 +64,7 @@ def whose(
 def reach(request: HttpRequest) -> str | None:
     """Give the tenant whose letters are found by id, None for all."""
     caller: Caller = request.scope["caller"]
-    return None if caller.is_admin else caller.tenant
+    return None if caller.is_admin and caller.key_id else caller.tenant
 
 
 Filters = Annotated[Wanted, Depends(wanted)]

@@ -48,13 +48,13 @@ class Gateway:
             await self.catalogue.refresh()
         channels = [keys.gateway_channel(self.id), keys.NEWS]
         listener = Listener(self.store.connection, channels, self._on_notice, self._on_connect)
-        self._start(listener.run())
-        self._start(self.waiting.run(self.settings.recheck_s))
-        self._start(self.callers.run(self.settings.keys_s))
-        self._start(self.catalogue.run(self.settings.models_s))
-        self._start(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
-        self._start(sweeping.run(self.store, self.settings.sweep_s))
-        self._start(sweeping.tell_cpu(self.store.connection, self.settings.stats_s))
+        self.keep(listener.run())
+        self.keep(self.waiting.run(self.settings.recheck_s))
+        self.keep(self.callers.run(self.settings.keys_s))
+        self.keep(self.catalogue.run(self.settings.models_s))
+        self.keep(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
+        self.keep(sweeping.run(self.store, self.settings.sweep_s))
+        self.keep(sweeping.tell_cpu(self.store.connection, self.settings.stats_s))
 
     async def stop(self) -> None:
         """Stop the loops and let go of the store."""
@@ -119,7 +119,8 @@ class Gateway:
         else:
             self.waiting.on_notice(data)
 
-    def _start(self, loop: Coroutine[Any, Any, Any]) -> None:
+    def keep(self, loop: Coroutine[Any, Any, Any]) -> None:
+        """Run a loop as long as the gateway; should it end, so does the process."""
         task = asyncio.create_task(loop)
         task.add_done_callback(self._on_loop_end)
         self._loops.append(task)

@@ -1,12 +1,35 @@
-"""uvicorn's HTTP protocol, with one write for each answer: head and body would leave in two, each a call to the system.
+"""uvicorn's HTTP protocol, bounded: what one connection may send before it says anything of use, and how slowly.
 
-A call to the system and the caller's extra wake-up cost more than all that a gateway itself does for a small job.
+And with one write for each answer: head and body would leave in two, each a call to the system, which with the caller's
+extra wake-up costs more than all that a gateway itself does for a small job.
 """
 
 import asyncio
-from typing import Any, cast
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.answers import problem
+from jobs.errors import JitneyError, NotNow, Refused
+
+MAX_HEADERS: Final = 100
+LINGER_S: Final = 1.0  # for an answer that comes before the request's end to arrive, though nothing more is read
+SWEEPS_PER_LIMIT: Final = 10
+FORGET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
+
+
+class Bounds(NamedTuple):
+    """What a connection may take: bytes of a head, seconds for it, seconds without reading; how many there may be."""
+
+    head_bytes: int
+    head_s: float
+    send_s: float
+    connections: int
 
 
 class OneWrite:
@@ -25,6 +48,12 @@ class OneWrite:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
 
+    def write_eof(self) -> None:
+        """Say, once everything is sent, that nothing more will be."""
+        self._flush()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
     def close(self) -> None:
         """Close once everything is sent."""
         self._flush()
@@ -39,5 +68,115 @@ class OneWrite:
 class Protocol(HttpToolsProtocol):
     """One connection of a caller."""
 
+    bounds = Bounds(head_bytes=64 << 10, head_s=10, send_s=30, connections=10_000)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", OneWrite(cast("asyncio.Transport", transport))))
+        self._waits_since: float | None = self.loop.time()  # for a head; None while a request is answered
+        self._idle_bytes = self._chunk_bytes = 0  # since something of a request or its body was made of them; at a time
+        self._refusal: JitneyError | None = None
+        self._is_over = False  # nothing more is read
+        self._unsent_bytes, self._moved_at = 0, 0.0
+        if len(self.connections) > self.bounds.connections:
+            message = f"this gateway holds {self.bounds.connections} connections, as many as it may"
+            self._refuse(NotNow("too_many_connections", message, retry_after_s=1))
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
+        self._chunk_bytes = len(data)
+        self._idle_bytes += len(data)
+        super().data_received(data)
+        if self._idle_bytes > self.bounds.head_bytes:
+            self._refuse(self._head_too_large())
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._idle_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        if len(self.headers) > MAX_HEADERS or self._chunk_bytes > self.bounds.head_bytes < self._head_bytes():
+            self._refusal = self._head_too_large()
+            raise self._refusal  # out of the parser, to `send_400_response`
+        super().on_headers_complete()
+        self._waits_since = None
+        self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # for trailers, which nobody reads
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        if self.cycle.response_complete and self.cycle.more_body:  # answered before its end: the rest is not read
+            self.server_state.total_requests += 1
+            self._end()
+            return
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self._waits_since = self.loop.time()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser could not read, or what went beyond its bounds."""
+        self._refuse(self._refusal or Refused("malformed_request", msg))
+
+    def check(self, now: float) -> None:
+        """Give up a caller who takes too long for a head, or has not taken anything of an answer for too long."""
+        if self._is_over or self.transport.is_closing():
+            return
+        if self._waits_since is not None and now - self._waits_since > self.bounds.head_s:
+            message = f"the head of a request did not arrive within {self.bounds.head_s:g} s"
+            self._refuse(Refused("request_timeout", message, limit_s=self.bounds.head_s))
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == 0 or self._unsent_bytes == 0 or unsent < self._unsent_bytes:
+            self._moved_at = now
+        elif now - self._moved_at > self.bounds.send_s:
+            # The system forgets what it still holds for this caller, too.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, FORGET)
+            self.transport.abort()
+        self._unsent_bytes = unsent
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _head_too_large(self) -> Refused:
+        bytes_, headers = self.bounds.head_bytes, MAX_HEADERS
+        message = f"the head of a request may have {bytes_} bytes and {headers} header fields"
+        return Refused("head_too_large", message, limit_bytes=bytes_, limit=headers)
+
+    def _refuse(self, error: JitneyError) -> None:
+        """Answer with an error instead of the app, and end; who has an answer under way is cut off."""
+        if self._is_over or self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        answer = problem(error, "")
+        phrase = HTTPStatus(answer.status).phrase
+        head = [f"HTTP/1.1 {answer.status} {phrase}\r\n".encode(), b"connection: close\r\n"]
+        head += [name + b": " + value + b"\r\n" for name, value in answer.all_headers()]
+        self.transport.write(b"".join([*head, b"\r\n", answer.body]))
+        self._end()
+
+    def _end(self) -> None:
+        """Read nothing more and let the answer arrive: closed at once, with bytes unread, it could get lost."""
+        self._is_over = True
+        self._unset_keepalive_if_required()
+        self.flow.pause_reading()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.abort)
+
+
+def bounded(bounds: Bounds) -> type[Protocol]:
+    """Give the protocol with these bounds."""
+    return type("BoundedProtocol", (Protocol,), {"bounds": bounds})
+
+
+async def sweep(connections: Iterable[Any], bounds: Bounds) -> None:
+    """Check all connections again and again, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(min(bounds.head_s, bounds.send_s) / SWEEPS_PER_LIMIT)
+        now = loop.time()
+        for connection in list(connections):
+            connection.check(now)

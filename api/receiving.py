@@ -40,6 +40,9 @@ class Request:
 
     async def body(self, receive: Receive, held: Body, limit_bytes: int, timeout_s: float) -> bytes:
         """Receive the body; raises Refused where it is too large or too slow, QueueFull where too many are held."""
+        if (encoding := self.header(b"content-encoding").lower()) not in ("", "identity"):
+            message = f"a body packed by {encoding[:80]!r} is not unpacked here: send it as it is"
+            raise Refused("unsupported_media_type", message, allowed=["identity"])
         declared = self.header(b"content-length")
         size_bytes = int(declared) if declared.isdigit() else 0
         if size_bytes > limit_bytes:

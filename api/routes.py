@@ -9,7 +9,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse
 
 from api import health, metrics, predict
-from api.answers import Answer, guarded
+from api.answers import ALWAYS, Answer, guarded
 from api.gateway import Gateway
 from api.receiving import Request
 from jobs.errors import Refused
@@ -80,7 +80,6 @@ def router(gateway: Gateway) -> APIRouter:
 def respond(answer: Answer) -> Response:
     """Give an answer in FastAPI's form."""
     response = Response(answer.body, answer.status, media_type=answer.content_type.decode())
-    for name, value in answer.headers:
+    for name, value in (*ALWAYS, *answer.headers):
         response.headers[name.decode()] = value.decode()
-    response.headers["x-content-type-options"], response.headers["cache-control"] = "nosniff", "no-store"
     return response

@@ -36,7 +36,11 @@ class GatewaySettings(GuardSettings):
     predict_hangup_cancels: bool = Field(
         default=True, description="who hangs up on POST /predict without an Idempotency-Key has the job canceled"
     )
+    head_s: float = Field(10, gt=0, description="longest time to receive one request's head")
     receive_s: float = Field(30, gt=0, description="longest time to receive one request's body")
+    send_s: float = Field(30, gt=0, description="a caller who takes nothing of an answer for so long is cut off")
+    max_head_bytes: int = Field(64 << 10, ge=1024, description="largest head of a request: its line and header fields")
+    max_connections: int = Field(10_000, gt=0, description="connections that one gateway holds at a time")
     max_deadline_ms: int = Field(86_400_000, gt=0, description="default and largest deadline of a job")
     sweep_s: float = Field(
         1.5, gt=0, description="time between two sweeps for lost and overdue jobs; deadlines are kept to it"

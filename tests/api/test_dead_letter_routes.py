@@ -35,7 +35,15 @@ async def test_a_letter_shows_its_job_and_more(gateway: GatewayProcess, worker: 
     assert gateway.http.get(DEAD).json() == {"deadletters": [letter], "next_cursor": None}
     job: dict[str, Any] = gateway.http.get(f"/v1/jobs/{job_id}").json()
     urls = {name: f"{DEAD}/{job_id}{rest}" for name, rest in (("self", ""), ("input", "/input"), ("replay", "/replay"))}
-    more = {"kind": "image", "parameters": {}, "input_bytes": 9, "kills": 0, "losses": 0, "retries": 0}
+    more = {
+        "tenant": "default",
+        "kind": "image",
+        "parameters": {},
+        "input_bytes": 9,
+        "kills": 0,
+        "losses": 0,
+        "retries": 0,
+    }
     assert letter == {**job, **more, "replayed_as": None, "urls": {**urls, "job": f"/v1/jobs/{job_id}"}}
 
 
