@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     store = JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
     gateway = Gateway(settings, store, on_loopback=on_loopback)
-    bounds = Bounds(settings.max_head_bytes, settings.head_s, settings.send_s, _connections(settings.max_connections))
+    times = (settings.head_s, settings.receive_s, settings.send_s)
+    bounds = Bounds(settings.max_head_bytes, *times, _connections(settings.max_connections))
     config = uvicorn.Config(
         create_app(gateway),
         http=bounded(bounds),

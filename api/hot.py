@@ -76,7 +76,7 @@ async def _take(
     """Receive the body and hand the job in, or all of them; who waits then holds the body no longer."""
     settings, key = gateway.settings, request.header(b"idempotency-key")
     with gateway.hold_body(key) as held:
-        body = await request.body(receive, held, settings.max_body_bytes, settings.receive_s)
+        body = await request.body(receive, held, settings.max_body_bytes)
         if many.is_many(request, body):
             drafts = many.read_drafts(request, body, settings.max_request_jobs)
             return await take_many(gateway, request.tenant, drafts, key, waits=waits)

@@ -24,10 +24,11 @@ FORGET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 
 class Bounds(NamedTuple):
-    """What a connection may take: bytes of a head, seconds for it, seconds without reading; how many there may be."""
+    """What a connection may take: bytes of a head; seconds for it, for a body, and without reading; and how many."""
 
     head_bytes: int
     head_s: float
+    receive_s: float
     send_s: float
     connections: int
 
@@ -68,11 +69,12 @@ class OneWrite:
 class Protocol(HttpToolsProtocol):
     """One connection of a caller."""
 
-    bounds = Bounds(head_bytes=64 << 10, head_s=10, send_s=30, connections=10_000)
+    bounds = Bounds(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=10_000)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", OneWrite(cast("asyncio.Transport", transport))))
         self._waits_since: float | None = self.loop.time()  # for a head; None while a request is answered
+        self._body_since: float | None = None  # while a body arrives
         self._idle_bytes = self._chunk_bytes = 0  # since something of a request or its body was made of them; at a time
         self._refusal: JitneyError | None = None
         self._is_over = False  # nothing more is read
@@ -100,12 +102,16 @@ class Protocol(HttpToolsProtocol):
             self._refusal = self._head_too_large()
             raise self._refusal  # out of the parser, to `send_400_response`
         super().on_headers_complete()
-        self._waits_since = None
+        self._waits_since, self._body_since = None, self.loop.time()
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # for trailers, which nobody reads
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._body_since = None
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         if self.cycle.response_complete and self.cycle.more_body:  # answered before its end: the rest is not read
@@ -121,12 +127,15 @@ class Protocol(HttpToolsProtocol):
         self._refuse(self._refusal or Refused("malformed_request", msg))
 
     def check(self, now: float) -> None:
-        """Give up a caller who takes too long for a head, or has not taken anything of an answer for too long."""
+        """Give up a caller who takes too long for a head or a body, or has taken nothing of an answer for too long."""
         if self._is_over or self.transport.is_closing():
             return
         if self._waits_since is not None and now - self._waits_since > self.bounds.head_s:
             message = f"the head of a request did not arrive within {self.bounds.head_s:g} s"
             self._refuse(Refused("request_timeout", message, limit_s=self.bounds.head_s))
+        if self._body_since is not None and now - self._body_since > self.bounds.receive_s:
+            message = f"the body did not arrive within {self.bounds.receive_s:g} s"
+            self._refuse(Refused("request_timeout", message, limit_s=self.bounds.receive_s))
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or self._unsent_bytes == 0 or unsent < self._unsent_bytes:
             self._moved_at = now
@@ -149,8 +158,11 @@ class Protocol(HttpToolsProtocol):
         if self._is_over or self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()
-            return
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True  # whoever waits for the rest of the body hears that it will not come
+            self.cycle.message_event.set()
         answer = problem(error, "")
         phrase = HTTPStatus(answer.status).phrase
         head = [f"HTTP/1.1 {answer.status} {phrase}\r\n".encode(), b"connection: close\r\n"]
@@ -176,7 +188,7 @@ async def sweep(connections: Iterable[Any], bounds: Bounds) -> None:
     """Check all connections again and again, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(min(bounds.head_s, bounds.send_s) / SWEEPS_PER_LIMIT)
+        await asyncio.sleep(min(bounds.head_s, bounds.receive_s, bounds.send_s) / SWEEPS_PER_LIMIT)
         now = loop.time()
         for connection in list(connections):
             connection.check(now)

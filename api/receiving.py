@@ -1,6 +1,5 @@
 """Reads what a request brings: who sent it, headers, query and the body, within limits of size and time."""
 
-import asyncio
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from urllib.parse import parse_qsl
@@ -21,7 +20,8 @@ class Request:
 
     def header(self, name: bytes) -> str:
         """Give a header's value, or an empty string."""
-        return self._headers.get(name, b"").decode("latin-1")
+        value = self._headers.get(name)
+        return value.decode("latin-1") if value else ""
 
     @property
     def tenant(self) -> str:
@@ -38,8 +38,11 @@ class Request:
         """Give the query's fields; raises Refused for one that is not allowed here, or is given twice."""
         return read_query(self.query_string, allowed)
 
-    async def body(self, receive: Receive, held: Body, limit_bytes: int, timeout_s: float) -> bytes:
-        """Receive the body; raises Refused where it is too large or too slow, QueueFull where too many are held."""
+    async def body(self, receive: Receive, held: Body, limit_bytes: int) -> bytes:
+        """Receive the body; raises Refused where it is too large, QueueFull where too many are held.
+
+        One that takes too long is the connection's own concern (api/protocol.py): no timer for each request.
+        """
         if (encoding := self.header(b"content-encoding").lower()) not in ("", "identity"):
             message = f"a body packed by {encoding[:80]!r} is not unpacked here: send it as it is"
             raise Refused("unsupported_media_type", message, allowed=["identity"])
@@ -48,12 +51,7 @@ class Request:
         if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
         held.expect(size_bytes)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await _gather(receive, held, limit_bytes)
-        except TimeoutError as error:
-            message = f"the body did not arrive within {timeout_s:g} s"
-            raise Refused("request_timeout", message, limit_s=timeout_s) from error
+        return await _gather(receive, held, limit_bytes)
 
 
 @lru_cache(64)
