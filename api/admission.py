@@ -1,7 +1,5 @@
 """Turns a draft into a job for one model version: what can be seen without decoding is checked here, at once."""
 
-import base64
-import binascii
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import orjson
 
 from api.catalogue import Card, Catalogue
-from api.drafts import Draft
+from api.drafts import Draft, from_base64
 from jobs import media, tensors, webhooks
 from jobs.deadletters import Letter
 from jobs.errors import Refused
@@ -179,10 +177,9 @@ def _tensor(name: str, given: Any, port: Mapping[str, Any]) -> Tensor:
 
 
 def _from_base64(name: str, datatype: str, shape: tuple[int, ...], text: Any) -> Tensor:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise Refused("malformed_request", f"tensor {name!r}: b64 is not base64: {error}") from error
+    if not isinstance(text, str):
+        raise Refused("malformed_request", f"tensor {name!r}: b64 must be base64 text")
+    data = from_base64(text, f"tensor {name!r}: b64")
     wanted = tensors.size_bytes(datatype, shape)
     if len(data) != wanted:
         raise Refused(

@@ -1,14 +1,13 @@
 """Reads what callers send, through any door, into one shape: a draft of a job. Knows formats, not models."""
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncGenerator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import orjson
+import pybase64
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -216,7 +215,12 @@ def _base64(text: Any) -> bytes:
         raise Refused("invalid_request", 'field "input.image" must be base64 text or a data: URL')
     if text.startswith("data:"):
         text = text.partition(",")[2]
+    return from_base64(text, 'field "input.image"')
+
+
+def from_base64(text: str, what: str) -> bytes:
+    """Read base64; raises Refused."""
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Refused("malformed_request", f'field "input.image" is not base64: {error}') from error
+        return pybase64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise Refused("malformed_request", f"{what} is not base64: {error}") from error

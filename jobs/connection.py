@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from jobs.errors import QueueFull, StoreUnavailable
-from jobs.pipe import Opened, Pipe, Wire, Word
+from jobs.pipe import Command, Opened, Pipe, Wire, Word, pack, pack_large
 
 log = logging.getLogger("jitney.jobs")
 
@@ -38,7 +38,8 @@ _PASSING: Final = (
 )
 _RETRY_AFTER_S: Final = 1
 _FULL_RETRY_AFTER_S: Final = 5
-# Large inputs take a connection of their own, so that small answers do not wait behind them.
+# Scripts that carry inputs. Large ones take a connection of their own, so that small answers do not wait behind them.
+_LARGE: Final = {"submit"}
 _LARGE_BYTES: Final = 256 << 10
 
 Unreachable: Final = (RedisError, OSError)
@@ -89,9 +90,10 @@ class Connection:
         """Run a script on the shard of this root."""
         again = name not in _SENT_ONCE
         script = self._scripts.get(name) or self._scripts.setdefault(name, Script(name))
-        large = sum(len(word) for word in words if isinstance(word, bytes)) > _LARGE_BYTES
-        pipe = self._large if large else self._small
-        (answer,) = await self._send(pipe, [("EVALSHA", script.sha, 1, root, *words)], again=again)
+        pack_it = pack_large if name in _LARGE else pack
+        packed = pack_it(("EVALSHA", script.sha, 1, root, *words))
+        pipe = self._large if len(packed) > _LARGE_BYTES else self._small
+        (answer,) = await self._send(pipe, [packed], again=again)
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):  # a server started anew
             (answer,) = await self._send(pipe, [("EVAL", script.source, 1, root, *words)], again=again)
         if isinstance(answer, hiredis.ReplyError):
@@ -117,7 +119,7 @@ class Connection:
         self._large.close()
         await self._client.aclose()
 
-    async def _send(self, pipe: Pipe, commands: Sequence[Sequence[Word]], *, again: bool) -> list[Any]:
+    async def _send(self, pipe: Pipe, commands: Sequence[Command], *, again: bool) -> list[Any]:
         try:
             try:
                 return await pipe.send(commands)

@@ -15,10 +15,20 @@ Word = str | bytes | int | float
 # A connected socket, and whoever must live as long as it does.
 Opened = tuple[asyncio.Transport, object]
 Open = Callable[[], Awaitable[Opened]]
+Command = Sequence[Word] | bytes  # its words, or packed already
 pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows less
 
 CHECKS_PER_TIMEOUT: Final = 4
 SECOND_LOOK_S: Final = 0.02
+
+
+def pack_large(words: Sequence[Word]) -> bytes:
+    """Pack a command of many bytes: `pack` grows its buffer word by word, which costs twice as much from some kB on."""
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        text = word if isinstance(word, bytes) else str(word).encode()
+        parts += (b"$%d\r\n" % len(text), text, b"\r\n")
+    return b"".join(parts)
 
 
 class _Sent:
@@ -52,7 +62,7 @@ class Wire(asyncio.Protocol):
         if self._transport.is_closing():
             self.connection_lost(None)
 
-    def send(self, commands: Sequence[Sequence[Word]]) -> asyncio.Future[list[Any]]:
+    def send(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         """Send commands; gives their answers in order, an error among them as a value.
 
         The answer is an OSError where the connection is lost, or says nothing for too long.
@@ -68,11 +78,11 @@ class Wire(asyncio.Protocol):
             self._loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
         return sent.future
 
-    def put(self, commands: Sequence[Sequence[Word]]) -> None:
+    def put(self, commands: Sequence[Command]) -> None:
         """Send commands that have no answer but what is pushed: subscriptions."""
         if not self._outgoing:
             self._loop.call_soon(self._write)
-        self._outgoing += [pack(tuple(words)) for words in commands]
+        self._outgoing += [one if isinstance(one, bytes) else pack(tuple(one)) for one in commands]
 
     def close(self) -> None:
         """Drop the connection."""
@@ -149,7 +159,7 @@ class Pipe:
         self._opening: asyncio.Task[Wire] | None = None
         self._wire: Wire | None = None
 
-    async def send(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands; gives their answers in order, an error among them as a value. Raises OSError, see Wire."""
         wire = self._wire
         if wire is None or wire.lost.is_set():

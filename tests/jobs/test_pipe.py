@@ -8,10 +8,12 @@ from typing import cast
 
 import hiredis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
-from jobs.pipe import Wire
+from jobs.pipe import Wire, Word, pack, pack_large
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -128,3 +130,8 @@ async def test_large_inputs_take_a_connection_of_their_own(own: tuple[Server, Co
         before = len(client.client_list())
         await connection.script("wait", "jitney:{s00}", "g", "00", "v", b"x" * 300_000)
         assert len(client.client_list()) == before + 1
+
+
+@given(st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.binary(), st.integers()), min_size=1))
+def test_large_commands_are_packed_the_same(words: list[Word]) -> None:
+    assert pack_large(words) == pack(tuple(words))
