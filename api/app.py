@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api import deadletters
+from api import deadletters, streams
 from api.answers import problem
 from api.gateway import Gateway
 from api.hot import PATH, Hot
@@ -36,6 +36,7 @@ def create_app(gateway: Gateway) -> Hot:
     app = FastAPI(title="Jitney", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(router(gateway))
     app.include_router(deadletters.router(gateway))
+    app.include_router(streams.router(gateway))
     app.openapi = lambda: complete(app)  # type: ignore[method-assign]
 
     @app.exception_handler(JitneyError)

@@ -23,7 +23,8 @@ end
 
 -- Seat a job; false where it must stay in its line: it is too large for this answer, or of a later release.
 local function seat(id)
-  local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model', 'retries')
+  local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model', 'retries',
+    'followers', 'log')
   if job[1] ~= 'queued' then return true end
   if (tonumber(job[7]) or 0) > version_read then return false end
   local readable = tonumber(job[2]) and job[3] and tonumber(job[4]) and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
@@ -41,6 +42,7 @@ local function seat(id)
   redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us), 'attempts', attempt,
     unpack(seat_mark))
   leases[#leases + 1], leases[#leases + 2] = lease_ends, id
+  if job[11] or job[12] then changed(id, 'running', job[11], job[12]) end
   claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], whole(now_us), job[2], job[10] or '0'}
   return true
 end

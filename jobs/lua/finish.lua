@@ -7,7 +7,7 @@ local worker, ends = ARGV[1], ends_at(2)
 local written = {}
 
 local function finish(id, attempt, state, body, stages, batch_size, dead, after_ms)
-  local job = facts_of(id, 'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'payer', 'seat')
+  local job = facts_of(id, 'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'payer', 'seat', 'log')
   local mine = job[2] == worker and job[3] == attempt
   if mine and job[1] == 'running' and state == 'queued' then
     redis.call('HINCRBY', job_key(id), 'retries', 1)
@@ -15,7 +15,7 @@ local function finish(id, attempt, state, body, stages, batch_size, dead, after_
     requeue(id, tonumber(after_ms))
   elseif mine and job[1] == 'running' then
     local field = state == 'succeeded' and 'output' or 'error'
-    local extra, facts = {'stages', stages, 'batch_size', batch_size}, {job[4], job[5], job[6], job[7], job[8]}
+    local extra, facts = {'stages', stages, 'batch_size', batch_size}, {job[4], job[5], job[6], job[7], job[8], job[9]}
     conclude(id, state, ends, field, body, extra, dead == '1', facts)
   elseif job[1] ~= state or job[3] ~= attempt then
     count('late', job[4])

@@ -48,12 +48,13 @@ local function enline(id, ticket, model, version, lane, tenant)
   redis.call('ZADD', line, ticket, id)
 end
 
--- Where a job stands in line: {model, version, lane, tenant, ticket, its cell, its seat}. A suspect stands in its cell's line, apart from all
+-- Where a job stands in line: {model, version, lane, tenant, ticket, its cell,
+-- seat, followers and log}. A suspect stands in its cell's line, apart from all
 -- others. nil where its record does not tell.
 local function place_of(id)
-  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell', 'seat')
+  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell', 'seat', 'followers', 'log')
   if not (job[1] and job[2] and job[3] and job[4] and tonumber(job[5])) then return nil end
-  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5], nil, job[7]} end
+  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5], false, job[7], job[8], job[9]} end
   return job
 end
 
@@ -98,6 +99,16 @@ local function told(id)
   told_bytes = told_bytes + bytes
   table.insert(values, 1, id)
   return values
+end
+
+-- Tell that a job came into another state: `followers` are gateways that follow it; `log` is its tenant, where somebody listens
+-- to all of that.
+local function changed(id, state, followers, log)
+  for gateway in string.gmatch(followers or '', '[^ ]+') do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode({told(id)})) end
+  if not log then return end
+  redis.call('XADD', root .. ':log:' .. log, 'MAXLEN', '~', 10000, '*', 'id', id, 'status', state)
+  redis.call('EXPIRE', root .. ':log:' .. log, 3600)
+  redis.call('PUBLISH', 'jitney:events', log)
 end
 
 -- Write down what was gathered, and tell each gateway once, whatever the number of jobs. Every script that ends, counts or
@@ -150,20 +161,21 @@ end
 
 -- End a job: `field` is 'output' or 'error', `body` its JSON, `extra` more fields. The input goes, the result stays for a
 -- while; `dead` keeps the input too. The job's watchers hear of its end when the script closes. `facts`: its model,
--- watchers, size, payer and seat, where the script has read them.
+-- watchers, size, payer, seat and log, where the script has read them.
 local function conclude(id, state, ends, field, body, extra, dead, facts)
   local job = job_key(id)
-  facts = facts or redis.call('HMGET', job, 'model', 'watchers', 'size', 'payer', 'seat')
+  facts = facts or redis.call('HMGET', job, 'model', 'watchers', 'size', 'payer', 'seat', 'log')
   redis.call('HSET', job, 'state', state, 'finished', whole(now_us), field, body, unpack(extra or {}))
   local size = tonumber(facts[3])
   if facts[1] and size then weigh(facts[1], -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
   if facts[4] and size then weigh(facts[4], -1, 0 - size) end
   if facts[5] then unseat(facts[5]) end
+  if facts[6] then changed(id, state, nil, facts[6]) end
   if dead then
-    redis.call('HDEL', job, 'watchers', 'seat')
+    redis.call('HDEL', job, 'watchers', 'seat', 'followers', 'log')
     keep(id, whole(size or 0), ends)
   else
-    redis.call('HDEL', job, 'watchers', 'input', 'seat')
+    redis.call('HDEL', job, 'watchers', 'input', 'seat', 'followers', 'log')
     redis.call('PEXPIRE', job, ends.ttl_ms)
   end
   ended[#ended + 1] = id
@@ -203,6 +215,7 @@ local function requeue(id, after_ms)
     enline(id, ticket, model, version, lane, tenant)
     wake(model, version)
   end
+  changed(id, 'queued', place[8], place[9])
   return true
 end
 

@@ -1,8 +1,8 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, then how many jobs and bytes of one
---       model may be open: for lane interactive max_jobs, max_bytes, for lane bulk max_jobs, max_bytes; then per job 14 words:
+--       model may be open: for lane interactive max_jobs, max_bytes, for lane bulk max_jobs, max_bytes; then per job 15 words:
 --       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v,
---       quota ('<jobs> <bytes>' that may be open of its tenant; '' = any)
+--       quota ('<jobs> <bytes>' that may be open of its tenant; '' = any), logged ('1' = somebody listens to its tenant's jobs)
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
@@ -56,8 +56,8 @@ local function line_of(model, version, lane, tenant)
 end
 
 local function accept(at)
-  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, quota =
-    unpack(ARGV, at, at + 13)
+  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, quota,
+    logged = unpack(ARGV, at, at + 14)
   local job = job_key(id)
   local its_created = redis.call('HGET', job, 'created')
   if its_created then return known('new', id, its_created) end
@@ -81,6 +81,10 @@ local function accept(at)
   redis.call('HSET', job, 'v', v, 'state', 'queued', 'model', model, 'version', version, 'lane', lane, 'tenant', tenant,
     'created', created, 'deadline', deadline, 'attempts', 0, 'kind', kind, 'input', input, 'size', #input,
     'parameters', parameters, 'metadata', metadata, unpack(watcher))
+  if logged == '1' then
+    redis.call('HSET', job, 'log', tenant)
+    changed(id, 'queued', nil, tenant)
+  end
   if own then
     redis.call('HSET', job, 'payer', '@' .. tenant)
     own.jobs, own.bytes, own.new = own.jobs + 1, own.bytes + #input, own.new + 1
@@ -96,7 +100,7 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = 9, #ARGV, 14 do answers[#answers + 1] = accept(at) end
+for at = 9, #ARGV, 15 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for key, line in pairs(lines) do if line then
   local own = root .. ':own:' .. line.tenant
