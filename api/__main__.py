@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
             os.write(self._up_fd, b"\n")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._gateway.waiting.close()
+        self._gateway.send_home()
         await super().shutdown(sockets)
 
 

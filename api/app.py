@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api import deadletters, webhooks
+from api import deadletters, streams, webhooks
 from api.answers import problem
 from api.gateway import Gateway
 from api.hot import PATH, Hot
@@ -37,6 +37,7 @@ def create_app(gateway: Gateway) -> Hot:
     app.include_router(router(gateway))
     app.include_router(deadletters.router(gateway))
     app.include_router(webhooks.router(gateway))
+    app.include_router(streams.router(gateway))
     app.openapi = lambda: complete(app)  # type: ignore[method-assign]
 
     @app.exception_handler(JitneyError)

@@ -12,12 +12,13 @@ from api import sweeping
 from api.bodies import Bodies, Body
 from api.callers import Callers
 from api.catalogue import Catalogue
+from api.events import Events
 from api.pace import Pace
 from api.settings import GatewaySettings
 from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
-from jobs import keyring, keys, webhooks
+from jobs import events, keyring, keys, webhooks
 from jobs.errors import StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Job
@@ -36,6 +37,7 @@ class Gateway:
         self.callers = Callers(store.connection, settings.open, on_loopback=on_loopback)
         self.catalogue = Catalogue(store.connection, settings.default_model)
         self.waiting, self.submits = Waiting(store), Submits(store)
+        self.events = Events(store, self.id, settings.events_beat_s, settings.max_streams)
         self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
         self.bodies = Bodies(settings.max_bodies_bytes)
         self.guard = settings.guard()
@@ -46,11 +48,12 @@ class Gateway:
         with suppress(StoreUnavailable):
             await self.callers.refresh()
             await self.catalogue.refresh()
-        channels = [keys.gateway_channel(self.id), keys.NEWS]
+        channels = [keys.gateway_channel(self.id), keys.NEWS, keys.EVENTS]
         listener = Listener(self.store.connection, channels, self._on_notice, self._on_connect)
         self.keep(listener.run())
         self.keep(self.waiting.run(self.settings.recheck_s))
         self.keep(self.callers.run(self.settings.keys_s))
+        self.keep(self.events.run(self.settings.keys_s))
         self.keep(self.catalogue.run(self.settings.models_s))
         self.keep(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
         self.keep(sweeping.run(self.store, self.settings.sweep_s))
@@ -62,6 +65,11 @@ class Gateway:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self.store.connection.aclose()
+
+    def send_home(self) -> None:
+        """Let everybody go who waits here or listens, with what is known."""
+        self.waiting.close()
+        self.events.close()
 
     def hold_body(self, idempotency_key: str) -> AbstractContextManager[Body]:
         """Begin to receive a body; raises QueueFull where no job would be taken, whatever it is."""
@@ -111,13 +119,22 @@ class Gateway:
     async def _on_connect(self) -> None:
         """Look for what was not heard."""
         self.callers.look_again()
+        self.events.look_again()
         await self.waiting.look_again()
 
     def _on_notice(self, channel: str, data: bytes) -> None:
         if channel == keys.NEWS:
-            (self.callers if data == keyring.NEWS else self.catalogue).look_again()
+            if data == keyring.NEWS:
+                self.callers.look_again()
+            elif data == events.NEWS:
+                self.events.look_again()
+            else:
+                self.catalogue.look_again()
+        elif channel == keys.EVENTS:
+            self.events.on_change(data)
         else:
             self.waiting.on_notice(data)
+            self.events.on_notice(data)
 
     def keep(self, loop: Coroutine[Any, Any, Any]) -> None:
         """Run a loop as long as the gateway; should it end, so does the process."""

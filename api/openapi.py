@@ -130,6 +130,12 @@ def complete(app: FastAPI) -> dict[str, Any]:
     paths["/v1/jobs"]["get"]["responses"] = _answers(_200="JobList")
     paths["/v1/jobs/{job_id}"]["delete"]["responses"] = _answers(_200="Job")
     _describe_letters(paths)
+    told = {"description": "the events", "content": {"text/event-stream": {"schema": _TEXT}}}
+    paths["/v1/events"]["get"]["responses"] = {**_answers(), "200": told}
+    paths["/v1/jobs/{job_id}/events"]["get"]["responses"] = {**_answers(), "200": told}
+    for path in ("/v1/events", "/v1/jobs/{job_id}/events"):
+        last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "where to go on"}
+        paths[path]["get"].setdefault("parameters", []).append(last)
     paths["/v1/models"]["get"]["responses"] = {"200": _any_json("every model, and who serves it")}
     paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready"), "503": _any_json("what is missing")}
     text = {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}

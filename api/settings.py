@@ -45,6 +45,8 @@ class GatewaySettings(GuardSettings):
     sweep_s: float = Field(
         1.5, gt=0, description="time between two sweeps for lost and overdue jobs; deadlines are kept to it"
     )
+    events_beat_s: float = Field(15, gt=0, description="an event stream with nothing to tell says so this often")
+    max_streams: int = Field(100, gt=0, description="event streams of one tenant open at a time")
     recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
     models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
     keys_s: float = Field(

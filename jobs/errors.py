@@ -43,7 +43,10 @@ CODES: dict[str, tuple[int, str]] = {
     "resource_exhausted": (422, "this input alone needs more memory than the device has"),
     "poison": (422, "the worker died each time it ran this job, at last with this job alone"),
     "too_many_attempts": (422, "the job was tried as often as is allowed; the message says what stopped it"),
-    "rate_limited": (429, "more requests than this tenant may send; Retry-After says when the next is taken"),
+    "rate_limited": (
+        429,
+        "more requests, or event streams, than this tenant may have; Retry-After says when the next is taken",
+    ),
     "quota_exceeded": (429, "this tenant has as many open jobs, or bytes of their inputs, as it may have"),
     "head_too_large": (431, "the request's line and header fields are above the limit"),
     "internal_error": (500, "a fault of ours; the log has the details"),

@@ -22,6 +22,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:load`, fields `@<tenant>:…` | | while it has a limit and jobs | the same of a tenant, and how many of it run |
 | `:counts` | hash | for ever, a few fields per model | jobs reclaimed, retried, finished by outcome, late |
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
+| `:log:<tenant>` | stream | an hour after the last word | states that its jobs came into, while somebody listens |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
 | `:delivery:<id>` | hash | 30 days; ended: `webhook_log_ttl_s` | a job's end to be told to one URL, and how that went |
 | `:outbox:<endpoint>` | sorted set | while not empty | deliveries that wait, by the ms at which they are due |
@@ -41,9 +42,11 @@ The 30 days begin anew with each use.
 | `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
 | `jitney:keys` | hash | for ever, a field per API key | the keys' hashes, tenants and roles; no key itself |
 | `jitney:cpu` | hash | for ever, two fields | CPU time in µs that gateways, and that workers, have used |
+| `jitney:listening` | sorted set | half a minute | tenants to whose jobs somebody listens, by the ms until which |
 | `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
 | `jitney:wake:<id>` | channel | | a worker's wake: a model version has work, or here is some |
-| `jitney:news` | channel | | models or API keys came or went |
+| `jitney:events` | channel | | a tenant's log has grown |
+| `jitney:news` | channel | | models, API keys or listeners came or went |
 | `jitney:secret:<tenant>` | hash | for ever | what the tenant's webhooks are signed with, and what they were before |
 | `jitney:{rq}:…` | | rq's own | rq's keys, all in one slot (`RQ_KEY_PREFIX`) |
 | `jitney:outbox` | channel | | a delivery was written |
@@ -59,6 +62,8 @@ WORKER_PREFIX: Final = "jitney:worker:"
 STATS_PREFIX: Final = "jitney:stats:"
 CPU: Final = "jitney:cpu"
 API_KEYS: Final = "jitney:keys"
+LISTENING: Final = "jitney:listening"
+EVENTS: Final = "jitney:events"
 
 # Keys that may stay without an expiry; the leak test knows no others.
 LASTING: Final = (
@@ -116,6 +121,10 @@ def later(shard: int) -> str:
 
 def own(shard: int, tenant: str) -> str:
     return f"{root(shard)}:own:{tenant}"
+
+
+def log(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:log:{tenant}"
 
 
 def worker(worker_id: str) -> str:

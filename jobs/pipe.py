@@ -71,6 +71,9 @@ class Wire(asyncio.Protocol):
         if self.lost.is_set():
             sent.future.set_exception(ConnectionResetError("the connection is closed"))
             return sent.future
+        if not commands:  # nothing would ever answer it, and all that is sent later would wait behind it
+            sent.future.set_result([])
+            return sent.future
         self._sent.append(sent)
         self.put(commands)
         if not self._check_due:

@@ -5,10 +5,11 @@ run them is another question, and the live workers answer it.
 """
 
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -17,6 +18,9 @@ from jobs.connection import Connection
 
 log = logging.getLogger("jitney.jobs")
 
+# What workers may announce: names are parts of keys in Redis, of metrics and of what callers are shown.
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+VERSION: Final = re.compile(r"[0-9]{1,18}")
 FORGET_AFTER_S = 86_400  # a model that no worker has served for a day is no longer known
 
 
@@ -86,6 +90,7 @@ async def announced(connection: Connection) -> Announced:
     """Read what is announced; models not seen for a day are dropped."""
     known, workers = await connection.command("HGETALL", keys.MODELS), await _live(connection)
     cards = [card for text in known.values() if (card := _read(text, {"name", "version", "seen", "kinds"}))]
+    cards = [card for card in cards if NAME.fullmatch(str(card["name"])) and VERSION.fullmatch(str(card["version"]))]
     forgotten = [card for card in cards if time.time() - card["seen"] > FORGET_AFTER_S]
     if forgotten:
         await connection.command("HDEL", keys.MODELS, *(f"{card['name']} {card['version']}" for card in forgotten))

@@ -46,6 +46,7 @@ class JobStore:
         self._caps = {lane: [cap * 9 // 10 if lane == "bulk" else cap for cap in room] for lane in LANES}
         self.tenants = settings.limits()
         self._shares = self.tenants.shares()
+        self.listened: Collection[str] = frozenset()  # tenants to whose jobs somebody listens
         self._next_shard = 0
 
     # ---- the gateway's side
@@ -73,13 +74,16 @@ class JobStore:
     ) -> list[Accepted | JitneyError]:
         s = self.settings
         caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
-        words = [word for job in jobs for word in (*codec.submit_words(job), self.tenants.quota(job.tenant))]
+        words = [word for job in jobs for word in (*codec.submit_words(job), *self._tenant_words(job.tenant))]
         head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s), self._lease_ms)
         try:
             answers = await self.run("submit", root, *head, *caps, *words)
         except JitneyError as error:
             return [error] * len(jobs)
         return [self._verdict(job, *answer) for job, answer in zip(jobs, answers, strict=True)]
+
+    def _tenant_words(self, tenant: str) -> tuple[str, str]:
+        return self.tenants.quota(tenant), "1" if tenant in self.listened else ""
 
     def _verdict(self, job: Submission, how: bytes, first: bytes, second: bytes) -> Accepted | JitneyError:
         if how == b"mismatch":

@@ -51,5 +51,5 @@ def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
         "position": position,
         "eta_ms": None,
         "metadata": orjson.Fragment(job.metadata),
-        "urls": {"self": path, "cancel": path},
+        "urls": {"self": path, "events": f"{path}/events", "cancel": path},
     }

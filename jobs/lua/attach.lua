@@ -2,7 +2,7 @@
 -- told at once. The same URL again is the same delivery.
 -- ARGV  id, tenant, webhook (origin, URL, wanted ends)
 -- gives {'open', ''} | {'posted', delivery} | {'unwanted', ''} it ended otherwise | {'many', ''} | {'unknown', ''}
--- with outbox
+-- with events, outbox
 local id, tenant, webhook = ARGV[1], ARGV[2], ARGV[3]
 local job = facts_of(id, 'state', 'tenant')
 if not job[1] or job[2] ~= tenant then return {'unknown', ''} end

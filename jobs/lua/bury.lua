@@ -3,7 +3,7 @@
 -- ARGV  worker, max_kills, alone ('1' = it had a single job in hands), rest_ms, how long what has ended is kept; then per
 --       suspect: id, attempt
 -- gives {how many went back to their lines, how many of them as suspects, how many failed as poison}
--- with lines, outbox, ends
+-- with events, lines, outbox, ends
 local worker, rest_ms, ends = ARGV[1], ARGV[4], ends_at(5)
 local attempts, suspects, back, failed = {}, {}, 0, 0
 for at = 9, #ARGV, 2 do attempts[ARGV[at]] = ARGV[at + 1] end

@@ -1,7 +1,7 @@
 -- Cancel a job: a waiting one never runs; a running one's worker hears of it, and its result is refused when it comes.
 -- ARGV  id, tenant, and how long what has ended is kept
 -- gives 'canceled' | 'final' | 'unknown' (also another tenant's)
--- with lines, outbox, ends
+-- with events, lines, outbox, ends
 local id = ARGV[1]
 local job = facts_of(id, 'state', 'tenant')
 if not job[1] or job[2] ~= ARGV[2] then return 'unknown' end

@@ -7,7 +7,7 @@
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
 -- left free are noted: submit hands jobs over to them. Safe to lose: jobs whose answer never arrives go back when their
 -- lease ends.
--- with lines, outbox, ends
+-- with events, lines, outbox, ends
 local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arrives soon; one job always fits
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
@@ -27,7 +27,8 @@ end
 
 -- Seat a job; false where it must stay in its line: it is too large for this answer, or of a later release.
 local function seat(id)
-  local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model', 'retries')
+  local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model', 'retries',
+    'followers', 'log')
   if job[1] ~= 'queued' then return true end
   if (tonumber(job[7]) or 0) > version_read then return false end
   local readable = tonumber(job[2]) and job[3] and tonumber(job[4]) and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
@@ -45,6 +46,7 @@ local function seat(id)
   redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us), 'attempts', attempt,
     unpack(seat_mark))
   leases[#leases + 1], leases[#leases + 2] = lease_ends, id
+  if job[11] or job[12] then changed(id, 'running', job[11], job[12]) end
   claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], whole(now_us), job[2], job[10] or '0'}
   return true
 end

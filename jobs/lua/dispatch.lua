@@ -3,7 +3,7 @@
 --       most (deliveries that may wait for one endpoint; the oldest beyond fail), how long what has ended is kept
 -- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
 -- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
--- with outbox
+-- with events, outbox
 local lane, want, flight_ms, stall_ms, most, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
   tonumber(ARGV[5]), ARGV[6]
 local AT_ONCE = 100  -- deliveries of one endpoint that one call fails

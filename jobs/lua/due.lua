@@ -1,7 +1,7 @@
 -- Jobs whose retry is due go back to their lines.
 -- ARGV  limit
 -- gives how many did
--- with lines
+-- with events, lines
 local due = redis.call('ZRANGEBYSCORE', root .. ':later', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
   redis.call('ZREM', root .. ':later', id)

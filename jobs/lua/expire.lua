@@ -1,7 +1,7 @@
 -- End jobs whose deadline has passed, whether they wait or run, and whether or not a worker lives.
 -- ARGV  limit, and how long what has ended is kept
 -- gives how many ended
--- with lines, outbox, ends
+-- with events, lines, outbox, ends
 local expired, ends = 0, ends_at(2)
 local due = redis.call('ZRANGEBYSCORE', root .. ':deadlines', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do

@@ -3,7 +3,7 @@
 --       id, attempt, state ('queued' = try again), body, stages, batch_size, dead ('1' = keep it as a dead letter), after_ms
 -- gives per job 1 = written (also when it was written before by this same claim: safe to send again)
 --               0 = refused and counted: the job is no longer this claim's
--- with lines, outbox, ends
+-- with events, lines, outbox, ends
 local worker, ends = ARGV[1], ends_at(2)
 local written = {}
 

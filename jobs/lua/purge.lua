@@ -1,7 +1,7 @@
 -- Forget dead letters: those named or, where none is, those that have been kept long enough.
 -- ARGV  ttl_ms, older_than_ms; then ids
 -- gives how many went
--- with lines, outbox, ends
+-- with events, lines, outbox, ends
 local gone, named = 0, {}
 for at = 3, #ARGV do named[ARGV[at]] = true end
 local latest = #ARGV > 2 and '+inf' or whole(now_ms - ARGV[2])

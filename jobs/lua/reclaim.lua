@@ -2,7 +2,7 @@
 -- ARGV  limit, max_losses, latest_ms (nothing is taken back if the clock has jumped beyond), how long what has ended is kept
 -- gives {now_ms, how many went back to their lines, how many failed for good}
 -- Any number of gateways may run it at any time: each job moves once.
--- with lines, outbox, ends
+-- with events, lines, outbox, ends
 local back, failed, ends = 0, 0, ends_at(4)
 -- This very script may have lain in the socket of a server that stood still: then no worker could renew its leases.
 if now_ms > tonumber(ARGV[3]) then return {now_ms, 0, 0} end

@@ -1,7 +1,7 @@
 -- Give claimed jobs back to their lines unrun (a worker that drains and has no time left).
 -- ARGV  worker; then per job: id, attempt
 -- gives how many went back
--- with lines
+-- with events, lines
 local back = 0
 for at = 2, #ARGV, 2 do
   local id = ARGV[at]

@@ -2,7 +2,7 @@
 -- is no longer paused: who sends again believes that it is back.
 -- ARGV  delivery, tenant
 -- gives 1 = it waits now (or is in the air) | 0 = unknown
--- with outbox
+-- with events, outbox
 local delivery = ARGV[1]
 local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'tenant', 'state', 'tries')
 local endpoint = facts[1]

@@ -5,7 +5,7 @@
 --       ended), log (deliveries that have ended and are kept, a tenant), result_ttl_ms, bucket (of the ms from the job's
 --       end to the first attempt; '' = it was not the first), and these ms
 -- gives 1 = written | 0 = this flight is not the delivery's last one, or has been settled
--- with outbox
+-- with events, outbox
 local delivery, flight, verdict, entry, after_ms, rest_ms, slow, room, pause_after_ms, pause_ms, ttl_ms, log, result_ttl_ms,
   bucket, first_ms = unpack(ARGV)
 local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'flight', 'tenant', 'job', 'state')

@@ -1,9 +1,9 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, lease_ms, then how many jobs and
---       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 15 words:
+--       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 16 words:
 --       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v,
 --       webhook ('' = none), quota ('<jobs> <bytes>' that may be open of its tenant, and 'claimed' where only so many may run;
---       '' = any number)
+--       '' = any number), logged ('1' = somebody listens to its tenant's jobs)
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
@@ -14,7 +14,7 @@
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
 -- Where nobody waits in line and a worker keeps seats free, a small job is handed over to it at once, under a lease: it
 -- hears '+<model> <version> <seats left>' and, on the next line, the jobs as claim gives them, in the server's own protocol.
--- with lines
+-- with events, lines
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local FIRST_CAP, FIRST_JOB = 6, 10
 local OWN_STEP = 64  -- words: every so many jobs, a tenant's list is cut to what it may hold
@@ -114,8 +114,8 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
 end
 
 local function accept(at)
-  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, webhook, quota =
-    unpack(ARGV, at, at + 14)
+  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, webhook, quota,
+    logged = unpack(ARGV, at, at + 15)
   local job = job_key(id)
   local its_created = redis.call('HGET', job, 'created')
   if its_created then return known('new', id, its_created) end
@@ -143,6 +143,11 @@ local function accept(at)
     'size', #input, 'parameters', parameters, 'metadata', metadata,
     unpack(taker and {'owner', taker.worker, 'started', created, unpack(watcher)} or watcher))
   if webhook ~= '' then redis.call('HSET', job, 'webhook', webhook) end
+  if logged == '1' then
+    redis.call('HSET', job, 'log', tenant)
+    changed(id, 'queued', nil, tenant)
+    if taker then changed(id, 'running', nil, tenant) end
+  end
   if own then
     redis.call('HSET', job, 'payer', '@' .. tenant)
     own.jobs, own.bytes, own.new = own.jobs + 1, own.bytes + #input, own.new + 1
@@ -156,7 +161,7 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = FIRST_JOB, #ARGV, 15 do answers[#answers + 1] = accept(at) end
+for at = FIRST_JOB, #ARGV, 16 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for_many('ZADD', root .. ':leases', leases)
 for name, taker in pairs(takers) do

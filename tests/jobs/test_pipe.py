@@ -68,6 +68,12 @@ async def test_a_wire_that_is_lost_sends_nothing_more(own: tuple[Server, Connect
     assert answers == [str(n).encode() for n in range(50)]
 
 
+async def test_no_command_at_all_is_answered_and_holds_nobody_up(own: tuple[Server, Connection]) -> None:
+    _, connection = own
+    nothing, something = await asyncio.gather(connection.pipeline([]), connection.command("ECHO", "x"))
+    assert (nothing, something) == ([], b"x")
+
+
 class Dripper(asyncio.Protocol):
     """Answers whatever comes with ten bytes, one every 50 ms."""
 

@@ -19,7 +19,7 @@ end
 
 -- What is read of a job when it ends: by whoever ends it, and for those who wait for it.
 local FACTS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant', 'created', 'started',
-  'metadata', 'payer', 'seat', 'webhook'}
+  'metadata', 'payer', 'seat', 'webhook', 'log'}
 local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024  -- how much of a job rides along in a notice
 local told_bytes = 0
 
@@ -89,14 +89,15 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
   if facts[14] and size then weigh(facts[14], -1, 0 - size) end
   if facts[15] then unseat(facts[15], model, facts[8]) end
   if dead then
-    redis.call('HDEL', job, 'watchers', 'seat')
+    redis.call('HDEL', job, 'watchers', 'seat', 'followers', 'log')
     keep(id, whole(size or 0), ends)
   else
-    redis.call('HDEL', job, 'watchers', 'input', 'seat')
+    redis.call('HDEL', job, 'watchers', 'input', 'seat', 'followers', 'log')
     redis.call('PEXPIRE', job, ends.ttl_ms)
   end
   ended[#ended + 1] = id
   count('finished', (model or '?') .. ':' .. state)
+  if facts[17] then changed(id, state, nil, facts[17]) end
   if facts[16] then posted = post(id, state, facts[16]) and true or posted end
   for gateway in string.gmatch(facts[5] or '', '[^ ]+') do
     notices[gateway] = notices[gateway] or {}

@@ -29,13 +29,14 @@ local function enline(id, ticket, model, version, lane, tenant)
   redis.call('ZADD', line, ticket, id)
 end
 
--- Where a job stands in line: {model, version, lane, tenant, ticket}, and its seat. A suspect stands in its cell's line, apart
--- from all others. nil where its record does not tell.
+-- Where a job stands in line: {model, version, lane, tenant, ticket}; and {its seat, who follows it, its log}. A suspect stands
+-- in its cell's line, apart from all others. nil where its record does not tell.
 local function place_of(id)
-  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell', 'seat')
+  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell', 'seat', 'followers', 'log')
   if not (job[1] and job[2] and job[3] and job[4] and tonumber(job[5])) then return nil end
-  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]}, job[7] end
-  return job, job[7]
+  local more = {job[7], job[8], job[9]}
+  if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]}, more end
+  return job, more
 end
 
 -- Of a tenant that may run so many at a time (`seat`: '@' and its name), one runs no more: its next is woken for.
@@ -59,12 +60,13 @@ end
 
 -- Give a running job back to its line, or after a while; false where its record does not tell which line.
 local function requeue(id, after_ms)
-  local place, seat = place_of(id)
+  local place, more = place_of(id)
   if not place then return false end
   local model, version, lane, tenant, ticket = unpack(place)
   redis.call('ZREM', root .. ':leases', id)
   redis.call('HSET', job_key(id), 'state', 'queued')
   redis.call('HDEL', job_key(id), 'owner', 'seat')
+  local seat, followers, log = unpack(more)
   if seat then unseat(seat, model, version) end
   if after_ms then
     redis.call('ZADD', root .. ':later', whole(now_ms + after_ms), id)
@@ -72,6 +74,7 @@ local function requeue(id, after_ms)
     enline(id, ticket, model, version, lane, tenant)
     wake(model, version)
   end
+  changed(id, 'queued', followers, log)
   return true
 end
 

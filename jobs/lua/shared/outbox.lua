@@ -5,9 +5,6 @@ local MOST_INLINE = 16 * 1024  -- bytes of output that ride along; a larger one 
 local MOST_OF_A_JOB = 9  -- deliveries, each to another URL
 local KEPT_S = 30 * 86400  -- longer than any schedule; what is used is kept on
 local LANES = {'fast', 'slow'}
--- What is told of a job that has ended: what a gateway reads (codec.py has the same list).
-local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'created', 'attempts', 'started', 'finished',
-  'metadata', 'output', 'error', 'stages', 'batch_size'}
 
 local function delivery_key(id) return root .. ':delivery:' .. id end
 local function endpoint_key(endpoint) return root .. ':endpoint:' .. endpoint end

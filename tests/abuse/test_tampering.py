@@ -1,0 +1,115 @@
+"""A17: whoever can write to the queue owns it, and yet what they write there runs nothing and stops nobody."""
+
+import os
+import pickle
+import struct
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from jobs.ids import new_id
+from tests.support import models
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+ROOT = "jitney:{s00}"
+BODY = struct.pack("<4f", 1, 2, 3, 4)
+
+
+def has_ended(client: "redis.Redis", job_id: str) -> bool:
+    return client.hget(f"{ROOT}:job:{job_id}", "state") not in {b"queued", b"running"}
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._path),)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    models.doubling(tmp_path / "models")
+    with Service(tmp_path / "models") as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator["redis.Redis"]:
+    path = wait_until(lambda: next(iter(service.folder.rglob("*.sock")), None), "the queue's socket")
+    with redis.Redis(unix_socket_path=str(path)) as client:
+        yield client
+
+
+def test_a17_junk_in_the_queue_goes_to_the_dead_letters_and_the_worker_lives(
+    service: Service, client: "redis.Redis", tmp_path: Path
+) -> None:
+    pid, trap = service.pid("worker"), tmp_path / "unpickled"
+    pickled = pickle.dumps(Touch(trap))
+    line = f"{ROOT}:line:double:1:interactive:default"
+    good: dict[str, Any] = {
+        "v": "1", "state": "queued", "model": "double", "version": "1", "lane": "interactive", "tenant": "default",
+        "created": "1", "deadline": str(1 << 50), "attempts": "0", "kind": "raw", "size": "16", "parameters": "{}",
+        "metadata": "{}", "input": BODY,
+    }  # fmt: skip
+    junk: list[dict[str, Any]] = [
+        {"input": pickled, "size": len(pickled)},
+        {"kind": "pickle", "input": pickled, "size": len(pickled)},
+        {"kind": "tensors", "input": pickled, "size": len(pickled)},
+        {"kind": "tensors", "input": b"\xff\xff\xff\x7f", "size": 4},
+        {"parameters": pickled},
+        {"parameters": "[" * 5000},
+        {"size": "-1"},
+        {"size": "many"},
+        {"attempts": "1e300"},
+        {"created": "soon"},
+        {"v": "0"},
+        {"v": "nonsense"},
+        {"deadline": "never"},
+        {"model": "../../etc"},
+        {"version": "\0"},
+        {"tenant": "a:b"},
+        {"metadata": "junk"},
+    ]
+    ids = [new_id(0) for _ in junk]
+    for job_id, fields in zip(ids, junk, strict=True):
+        record: Any = {**good, **fields}
+        client.hset(f"{ROOT}:job:{job_id}", mapping=record)
+        client.zadd(f"{ROOT}:deadlines", {job_id: 1 << 50})
+        client.zadd(line, {job_id: 1})
+    for strange in ("", "no job", "x" * 10_000, new_id(0)):
+        client.zadd(line, {strange: 2})
+    client.rpush(f"{ROOT}:ring:double:1:interactive", "default")
+    client.publish("jitney:news", "junk")
+    client.hset(
+        "jitney:models",
+        mapping={"junk": pickled, "a b": b"{}", "../x 1": b'{"name":"../x","version":"1","seen":9e9,"kinds":[]}'},
+    )
+    answer = service.submit(BODY, "application/octet-stream", wait=20, model="double")
+    assert answer.json()["status"] == "succeeded", f"{answer.text} {service.log()}"
+    wait_until(lambda: client.zcard(line) == 0, "the line is empty")
+    for job_id in ids:
+        wait_until(partial(has_ended, client, job_id), "it ended")
+    assert not trap.exists()
+    assert service.pid("worker") == pid
+    assert service.http.get("/v1/deadletters").status_code == 200
+    assert service.http.get("/v1/jobs").status_code == 200
+    assert service.http.get("/metrics").status_code == 200
+    assert "../x" not in service.http.get("/v1/models").text
+    after = service.submit(BODY, "application/octet-stream", wait=20, model="double")
+    assert after.json()["output"]["tensors"]["y"]["data"] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"[" * 5000, b'[["00", 1]]', pickle.dumps([1]), b"\xff" * 1000])
+def test_a17_junk_notices_are_survived(service: Service, client: "redis.Redis", junk: bytes) -> None:
+    for channel in client.pubsub_channels("jitney:*"):
+        client.publish(channel, junk)
+    answer = service.submit(BODY, "application/octet-stream", wait=20, model="double")
+    assert answer.json()["status"] == "succeeded", f"{answer.text} {service.log()}"
