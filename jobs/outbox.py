@@ -69,7 +69,7 @@ async def dispatch(
     store: JobStore, root: str, lane: Lane, want: int, limits: Limits
 ) -> tuple[list[Flight], float | None]:
     """Take up to `want` deliveries that are due; also says in how many seconds the next is, None: there is none."""
-    words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.ttl_ms)
+    words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.log, limits.ttl_ms)
     next_ms, *handed = await store.run("dispatch", root, lane, want, *words)
     flights = [Flight(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)]
     return flights, None if next_ms < 0 else next_ms / 1000
@@ -93,7 +93,7 @@ async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: L
     slow = "" if settled.slow is None else str(int(settled.slow))
     first = ("", 0) if settled.first_ms is None else (_bucket(settled.first_ms), settled.first_ms)
     how = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
-    rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.ttl_ms, limits.log, store.ttl_ms)
+    rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.log, limits.ttl_ms, store.ttl_ms)
     written = await store.run("settle", _root(flight), flight.delivery, flight.number, *how, *rules, *first)
     return bool(written)
 

@@ -1,10 +1,11 @@
 -- Hand out deliveries that are due: each goes into the air for a while, and comes back to its line if nobody settles it.
 -- ARGV  lane, want, flight_ms (how long one may take), stall_ms (an endpoint whose oldest attempt is older gets no other),
---       most (deliveries that may wait for one endpoint; the oldest beyond fail), how long what has ended is kept
+--       most (deliveries that may wait for one endpoint; the oldest beyond fail), and how many of those that have ended are
+--       kept, and for how long
 -- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
 -- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
-local lane, want, flight_ms, stall_ms, most, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
-  tonumber(ARGV[5]), ARGV[6]
+local lane, want, flight_ms, stall_ms, most, log, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]),
+  tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local AT_ONCE = 100  -- deliveries of one endpoint that one call fails
 local handed = {0}
 local count_handed = 0
@@ -22,7 +23,7 @@ local function give_up(endpoint, up_to, count, why)
     redis.call('ZREM', outbox_key(endpoint), delivery)
     if redis.call('EXISTS', delivery_key(delivery)) == 1 then
       note(delivery, cjson.encode({at_ms = now_ms, error = why}))
-      end_delivery(delivery, 'failed', ttl_ms)
+      end_delivery(delivery, 'failed', log, ttl_ms)
     end
   end
 end

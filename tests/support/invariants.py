@@ -8,6 +8,7 @@ from jobs import keys
 from jobs.lifecycle import FINAL
 
 LASTING = [re.compile(pattern) for pattern in keys.LASTING]
+SHARD = "jitney:{s"
 UNEXPIRING_WHILE_OPEN = (
     ":line:",
     ":ring:",
@@ -24,7 +25,9 @@ UNEXPIRING_WHILE_OPEN = (
 def check(client: Any) -> None:
     """Fail with everything that does not hold."""
     found = [key.decode() for key in client.scan_iter(count=1000)]
-    jobs = {key.rsplit(":", 1)[1]: _text(client.hgetall(key)) for key in found if ":job:" in key}
+    jobs = {
+        key.rsplit(":", 1)[1]: _text(client.hgetall(key)) for key in found if ":job:" in key and key.startswith(SHARD)
+    }
     places = _places(client, found)
     wrong = [
         f"{job_id}: {fault}" for job_id, job in jobs.items() for fault in _faults(client, job_id, job, places[job_id])
@@ -59,7 +62,7 @@ def _faults(client: Any, job_id: str, job: dict[str, str], places: set[str]) -> 
 def _places(client: Any, found: list[str]) -> dict[str, set[str]]:
     places: dict[str, set[str]] = defaultdict(set)
     for key in found:
-        kind = key.split(":")[2] if key.startswith("jitney:{") else ""
+        kind = key.split(":")[2] if key.startswith(SHARD) else ""
         if kind in {"line", "leases", "deadlines", "later", "dead"}:
             for member in client.zrange(key, 0, -1):
                 places[member.decode().partition(" ")[0]].add(kind)
