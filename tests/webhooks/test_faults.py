@@ -7,6 +7,7 @@ from tests.support.receiver import Behaviour, Got, Receiver, Writer, answer, dri
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from tests.webhooks.conftest import Post
+from worker.delivery import carrier
 
 pytestmark = pytest.mark.anyio
 
@@ -88,11 +89,8 @@ async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: Post, receive
 @pytest.mark.usefixtures("deliver")
 async def test_rq_runs_nothing_but_attempts(post: Post, queue: Server, receiver: Receiver) -> None:
     """Who can write to the queue's server can not have a function of their choice run."""
-    import rq  # noqa: PLC0415 (its prefix is read when it is imported)
-    from rq.serializers import JSONSerializer  # noqa: PLC0415
-
     with queue.client() as client:
-        line = rq.Queue("deliveries-fast", connection=client, serializer=JSONSerializer)
+        line = carrier.rq.Queue("deliveries-fast", connection=client, serializer=carrier.JSONSerializer)
         assert line.key.startswith("jitney:{rq}:")
         bad = line.enqueue_call("os.mkdir", args=[f"{queue.folder}/made"], failure_ttl=60)
         wait_until(lambda: bad.get_status() == "failed", "it failed")

@@ -63,7 +63,12 @@ async def test_a_process_that_stops_gives_back_what_is_under_way(post: Post, que
 
 @pytest.fixture
 def impatient(queue: Server) -> Iterator[DeliverProcess]:
-    env = {"WEBHOOK_SCHEDULE": "0,0.2,0.2", "WEBHOOK_JITTER": "0", "WEBHOOK_PAUSE_AFTER_S": "0.3", "WEBHOOK_PAUSE_S": "2"}
+    env = {
+        "WEBHOOK_SCHEDULE": "0,0.2,0.2",
+        "WEBHOOK_JITTER": "0",
+        "WEBHOOK_PAUSE_AFTER_S": "0.3",
+        "WEBHOOK_PAUSE_S": "2",
+    }
     with DeliverProcess(queue, {**env, "WEBHOOK_BACKLOG": "50"}) as process:
         yield process
 

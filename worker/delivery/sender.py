@@ -9,7 +9,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import httpcore2
@@ -149,14 +149,20 @@ def _host_of(url: str) -> str:
     return url.split("/", 3)[2]
 
 
+def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+    while failure is not None:
+        yield failure
+        failure = failure.__cause__ or failure.__context__
+
+
 def _in_words(failure: Exception) -> str:
     """Say what went wrong, without a word of what the receiver sent."""
     if isinstance(failure, Refused | network.AddressRefused | network.NoAddress):
         return str(failure)[:200]
     if isinstance(failure, TimeoutError | httpcore2.TimeoutException):
         return "no answer in time"
-    if isinstance(failure, ssl.SSLError) or isinstance(failure.__cause__, ssl.SSLError):
-        return f"TLS failed: {getattr(failure.__cause__ or failure, 'reason', None) or 'no agreement'}"[:200]
+    if broken := next((one for one in _chain(failure) if isinstance(one, ssl.SSLError)), None):
+        return f"TLS failed: {broken.reason or 'no agreement'}"[:200]
     if isinstance(failure, httpcore2.ConnectError):
         return "the connection was refused, or can not be made"
     if isinstance(failure, httpcore2.NetworkError | httpcore2.ProtocolError):
