@@ -66,11 +66,14 @@ class Settlement(NamedTuple):
 
 
 async def dispatch(
-    store: JobStore, root: str, lane: Lane, want: int, limits: Limits
+    store: JobStore, root: str, lane: Lane, want: int, *, slots: int, limits: Limits
 ) -> tuple[list[Flight], float | None]:
-    """Take up to `want` deliveries that are due; also says in how many seconds the next is, None: there is none."""
+    """Take up to `want` deliveries that are due, for a lane of so many slots.
+
+    Also says in how many seconds the next is due; None: there is none.
+    """
     words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.log, limits.ttl_ms)
-    next_ms, *handed = await store.run("dispatch", root, lane, want, *words)
+    next_ms, *handed = await store.run("dispatch", root, lane, want, slots, *words)
     flights = [Flight(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)]
     return flights, None if next_ms < 0 else next_ms / 1000
 

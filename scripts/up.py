@@ -1,4 +1,4 @@
-"""`jitney up`: the queue's server, workers, the deliverer and the gateway on this machine, and a line that says when it is ready.
+"""`jitney up`: the queue's server, workers, deliverer and gateway on this machine, and a line when it is ready.
 
 Knows how the parts are called and what they are given, not what they do.
 """
@@ -74,7 +74,7 @@ def run(settings: Settings, started_at: float) -> int:
 
 
 def _deliverer(env: Mapping[str, str]) -> Child:
-    """Whoever delivers webhooks; it stops at the same time as the workers, whatever they still end lies in the outbox."""
+    """Whoever delivers webhooks; it stops with the workers: what they still end lies in the outbox."""
     # -P: a folder named worker where the command is called is not ours.
     command = (sys.executable, "-P", "-m", "worker.delivery")
     return Child("deliverer", command, env, stop_s=DELIVERER_STOPS_WITHIN_S, part="worker")

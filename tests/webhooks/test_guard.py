@@ -227,13 +227,13 @@ class Told:
     async def attempt(self, url: str) -> deliveries.Delivery:
         """Make the attempt that is due, the first of a new job's or the next; gives the delivery as it is then."""
         root = self.store.roots[0]
-        flights, _ = await outbox.dispatch(self.store, root, "fast", 1, self.sender.limits)
+        flights, _ = await outbox.dispatch(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
         if not flights:
             hook = webhooks.read(url, self.settings.guard())
             await self.store.submit([Submission(new_id(0), "m", "1", "raw", b"in", webhook=hook)])
             (job,) = (await self.store.claim("m", "1", "w1", 1)).jobs
             await self.store.finish("w1", [Outcome(job.id, job.attempt, State.SUCCEEDED, b"{}")])
-            flights, _ = await outbox.dispatch(self.store, root, "fast", 1, self.sender.limits)
+            flights, _ = await outbox.dispatch(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
         await self.sender.attempt(flights[0])
         return await deliveries.find(self.store, "default", flights[0].delivery)
 

@@ -107,7 +107,7 @@ class Carrier:
 
     def start(self, slots: Mapping[Lane, int]) -> None:
         """Start the threads; they end with the process."""
-        logging.getLogger("rq").setLevel(logging.ERROR)
+        logging.getLogger("rq").setLevel(logging.CRITICAL)
         for lane, count in slots.items():
             for nth in range(count):
                 threading.Thread(target=self._serve, args=(lane,), name=f"{lane}-{nth}", daemon=True).start()
@@ -153,7 +153,7 @@ class Carrier:
                     serializer=JSONSerializer,
                     maintenance_interval=MAINTENANCE_S,
                     log_job_description=False,
-                ).work(logging_level="ERROR")
+                ).work(logging_level="CRITICAL")
             self._closed.wait(PAUSE_S)
 
     def _queue(self, lane: Lane, client: Any) -> rq.Queue:
