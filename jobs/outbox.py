@@ -16,6 +16,9 @@ from jobs.store import JobStore
 Lane = Literal["fast", "slow"]
 LANES: Final[tuple[Lane, ...]] = ("fast", "slow")
 Verdict = Literal["delivered", "retry", "failed", "stopped", "lost"]
+# What settling an attempt means beyond it, in the order of the script's answers.
+News = Literal["refused", "written", "failing", "well", "paused"]
+NEWS: Final[tuple[News, ...]] = ("refused", "written", "failing", "well", "paused")
 # Upper bounds, in ms, of the time from a job's end to its first attempt, as they are counted.
 FIRST_MS: Final = (5, 10, 20, 50, 100, 250, 500, 1000, 5000, 15_000, 60_000)
 
@@ -91,14 +94,17 @@ async def begin(store: JobStore, flight: Flight, limits: Limits) -> Attempt | No
     return Attempt(flight, url.decode(), tenant.decode(), event.decode(), tries, since, age_ms, output_bytes, job)
 
 
-async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: Limits) -> bool:
-    """Write down how an attempt went; False: it was no longer this flight's to say."""
+async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: Limits) -> News:
+    """Write down how an attempt went, unless that is refused: it was no longer this flight's to say.
+
+    Also tells where the endpoint begins to fail with it, is well again, or is paused from now on.
+    """
     slow = "" if settled.slow is None else str(int(settled.slow))
     first = ("", 0) if settled.first_ms is None else (_bucket(settled.first_ms), settled.first_ms)
     how = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
     rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.log, limits.ttl_ms, store.ttl_ms)
-    written = await store.run("settle", _root(flight), flight.delivery, flight.number, *how, *rules, *first)
-    return bool(written)
+    answer: int = await store.run("settle", _root(flight), flight.delivery, flight.number, *how, *rules, *first)
+    return NEWS[answer]
 
 
 def _bucket(ms: int) -> str:

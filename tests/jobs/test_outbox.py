@@ -1,7 +1,7 @@
 """Deliveries over every server that we promise to run on: written with a job's end, handed out, settled."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +11,11 @@ from jobs.deliveries import Wanted
 from jobs.guard import Guard
 from jobs.job import Outcome
 from jobs.lifecycle import State
-from jobs.outbox import Attempt, Flight, Lane, Limits, Settlement
+from jobs.outbox import Attempt, Flight, Lane, Limits, News, Settlement
+from jobs.settings import StoreSettings
+from jobs.store import JobStore
 from tests.jobs.conftest import Bench
+from tests.support import invariants
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +32,14 @@ LIMITS = Limits(
     log=100,
     ttl_ms=60_000,
 )
+
+
+@pytest.fixture(autouse=True)
+def checked(bench: Bench) -> Iterator[None]:
+    """What is left in the outbox holds together."""
+    yield
+    with bench.server.client() as client:
+        invariants.check_outbox(client)
 
 
 def hook(url: str = URL, *events: str) -> str:
@@ -59,7 +70,7 @@ async def end(bench: Bench, count: int = 1, webhook: str = "") -> list[str]:
     return ids
 
 
-async def settle(bench: Bench, flight: Flight, **how: Any) -> bool:
+async def settle(bench: Bench, flight: Flight, **how: Any) -> News:
     settled = Settlement(**{"verdict": "delivered", "entry": {"at_ms": 1, "status": 200}, **how})
     return await outbox.settle(bench.store, flight, settled, LIMITS)
 
@@ -136,10 +147,10 @@ async def test_a_delivery_goes_from_end_to_delivered(bench: Bench) -> None:
     (flight,) = await take(bench)
     assert await take(bench) == []
     await begin(bench, flight)
-    assert await settle(bench, flight)
+    assert await settle(bench, flight) == "written"
     (delivery,) = await listed(bench, job=job)
     assert (delivery.state, delivery.tries, delivery.attempts) == ("delivered", 1, [{"at_ms": 1, "status": 200}])
-    assert not await settle(bench, flight)
+    assert await settle(bench, flight) == "refused"
     assert await outbox.begin(bench.store, flight, LIMITS) is None
 
 
@@ -156,8 +167,8 @@ async def test_only_the_last_flight_counts(bench: Bench) -> None:
     await until(is_back, "what was lost is handed out again")
     assert found == [Flight(lost.delivery, lost.number + 1)]
     assert await outbox.begin(bench.store, lost, LIMITS) is None
-    assert not await settle(bench, lost)
-    assert await settle(bench, found[0])
+    assert await settle(bench, lost) == "refused"
+    assert await settle(bench, found[0]) == "written"
 
 
 async def test_an_endpoint_gets_one_attempt_until_it_has_answered_well(bench: Bench) -> None:
@@ -203,6 +214,21 @@ async def test_a_slow_endpoint_moves_to_the_slow_lane_and_back(bench: Bench) -> 
     assert len(await take(bench, 1)) == 1
 
 
+async def test_how_an_endpoint_is_is_news_once(bench: Bench) -> None:
+    limits = LIMITS._replace(pause_after_ms=0)
+    await end(bench, 4)
+    news = []
+    for verdict in ("retry", "retry", "delivered", "delivered"):
+        (flight,) = await take(bench, 1)
+        news.append(await settle(bench, flight, verdict=verdict))
+    assert news == ["failing", "written", "well", "written"]
+    await end(bench)
+    (flight,) = await take(bench, 1)
+    assert await outbox.settle(bench.store, flight, Settlement("retry", {}), limits) == "paused"
+    (endpoint,) = await deliveries.endpoints(bench.store, "default")
+    assert endpoint.paused_until_ms
+
+
 async def test_a_secret_is_made_once_and_rotates_once(bench: Bench) -> None:
     connection = bench.store.connection
     made = await asyncio.gather(*(webhooks.secrets_of(connection, "t") for _ in range(5)))
@@ -221,6 +247,23 @@ async def test_another_tenants_delivery_is_unknown(bench: Bench) -> None:
             await find(bench.store, "other", f"{job}-1")
     assert (await deliveries.page(bench.store, "other", Wanted(job=job), None, 10)).deliveries == []
     assert await deliveries.endpoints(bench.store, "other") == []
+
+
+async def test_all_shards_are_drained_and_listed_as_one(bench: Bench) -> None:
+    store = JobStore(StoreSettings(redis_url=bench.server.url, shards=2), bench.store.connection)
+    jobs = [bench.job(shard=nth % 2, webhook=hook()) for nth in range(6)]
+    await bench.take(*jobs, store=store)
+    for _ in store.roots:
+        await store.finish("w1", bench.succeed((await store.claim("m", "1", "w1", 32)).jobs))
+    wanted = Wanted()
+    first = await deliveries.page(store, "default", wanted, None, 4)
+    rest = await deliveries.page(store, "default", wanted, first.after, 4)
+    assert sorted(one.job for one in first.deliveries + rest.deliveries) == sorted(job.id for job in jobs)
+    (endpoint,) = await deliveries.endpoints(store, "default")
+    assert (endpoint.origin, endpoint.waiting) == ("https://receiver.example:443", 6)
+    for root in store.roots:
+        (flight,), _ = await outbox.dispatch(store, root, "fast", 1, slots=24, limits=LIMITS)
+        assert await settle(bench, flight) == "written"
 
 
 async def test_the_linked_job_outlives_its_attempts(bench: Bench) -> None:

@@ -45,6 +45,29 @@ def check(client: Any) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def check_outbox(client: Any) -> None:
+    """Fail unless every delivery is where its state says, and every endpoint where something is to be done."""
+    found = [key.decode() for key in client.scan_iter(count=1000) if key.startswith(SHARD.encode())]
+    wrong, busy = [], defaultdict(set)
+    for key in found:
+        root, kind, name = key.split(":", 3)[0] + ":" + key.split(":")[1], key.split(":")[2], key.rpartition(":")[2]
+        if kind in {"outbox", "airborne"}:
+            busy[root].add(name)
+        if kind == "delivery":
+            one = _text(client.hgetall(key))
+            lines = [f"{root}:{line}:{one['endpoint']}" for line in ("outbox", "airborne")]
+            lies = [line for line in lines if client.zscore(line, name) is not None]
+            is_ended = client.zscore(f"{root}:ended:{one['tenant']}", name) is not None
+            if (len(lies), is_ended) != ((1, False) if one["state"] == "waiting" else (0, True)):
+                wrong.append(f"{name} is {one['state']}, and lies in {lies}, among those that have ended: {is_ended}")
+    for root, endpoints in busy.items():
+        rings = [client.zrange(f"{root}:due:{lane}", 0, -1) for lane in ("fast", "slow")]
+        turning = [name.decode() for ring in rings for name in ring]
+        if sorted(turning) != sorted(endpoints):
+            wrong.append(f"{root}: {sorted(turning)} are due, {sorted(endpoints)} have something")
+    assert not wrong, "\n".join(wrong)
+
+
 def _faults(client: Any, job_id: str, job: dict[str, str], places: set[str]) -> list[str]:
     state = job["state"]
     if state in FINAL:

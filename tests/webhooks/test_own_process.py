@@ -73,8 +73,9 @@ def impatient(queue: Server) -> Iterator[DeliverProcess]:
         yield process
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_w8_an_endpoint_that_fails_for_long_is_paused(post: Post, receiver: Receiver) -> None:
+async def test_w8_an_endpoint_that_fails_for_long_is_paused(
+    post: Post, receiver: Receiver, impatient: DeliverProcess
+) -> None:
     """W8: the endpoint is paused, what comes fails at once; all is listed and can be sent again."""
     receiver.behaves = answer(500)
     for _ in range(4):
@@ -93,6 +94,8 @@ async def test_w8_an_endpoint_that_fails_for_long_is_paused(post: Post, receiver
     wait_until(lambda: post.endpoint(receiver)["waiting"] == 0, "all is delivered")
     assert post.endpoint(receiver)["paused_until"] is None
     assert post.deliveries(endpoint=shown["endpoint"], state="failed") == []
+    said = [line.split(": ")[0].split(", ")[-1] for line in impatient.log().splitlines() if "of tenant" in line]
+    assert said == ["does not take webhooks", "and is paused", "takes webhooks again"]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -16,7 +16,7 @@ import httpcore2
 
 from jobs import outbox
 from jobs.errors import Refused, StoreUnavailable
-from jobs.outbox import Attempt, Flight, Settlement
+from jobs.outbox import Attempt, Flight, News, Settlement
 from jobs.store import JobStore
 from jobs.webhooks import secrets_of
 from worker.delivery import message, network, schedule
@@ -71,18 +71,29 @@ class Sender:
             with contextlib.suppress(StoreUnavailable):
                 await outbox.settle(self._store, flight, Settlement("lost", {}), self.limits)
             raise
-        await self._settle(flight, settled)
+        self._tell(attempt, settled, await self._settle(flight, settled))
 
-    async def _settle(self, flight: Flight, settled: Settlement) -> None:
+    def _tell(self, attempt: Attempt, settled: Settlement, news: News) -> None:
+        """Say once that an endpoint fails, and once that it is well again, not with each of its deliveries."""
+        if news not in ("failing", "well", "paused"):
+            return
+        origin = "/".join(attempt.url.split("/", 3)[:3])  # paths of webhooks are often secrets
+        if news == "well":
+            log.info("%s, of tenant %s, takes webhooks again", origin, attempt.tenant)
+            return
+        why = settled.entry.get("error") or f"it answers {settled.entry.get('status')}"
+        what = "does not take webhooks" if news == "failing" else "has not taken one for long, and is paused"
+        log.warning("%s, of tenant %s, %s: %s", origin, attempt.tenant, what, why)
+
+    async def _settle(self, flight: Flight, settled: Settlement) -> News:
         """Write it down, also after an outage, as long as the flight is ours: what was received is not sent again."""
         until_s = time.monotonic() + self._settings.webhook_flight_s
         while time.monotonic() < until_s:
             try:
-                await outbox.settle(self._store, flight, settled, self.limits)
+                return await outbox.settle(self._store, flight, settled, self.limits)
             except StoreUnavailable:
                 await asyncio.sleep(PAUSE_S)
-            else:
-                return
+        return "refused"
 
     async def _send(self, attempt: Attempt, secrets: Sequence[str]) -> Settlement:
         began_s, error = time.monotonic(), ""
