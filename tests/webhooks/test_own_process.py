@@ -48,6 +48,22 @@ async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: Pos
         assert post.ended(job, "delivered")["tries"] == 1
 
 
+async def test_it_goes_on_when_the_queue_is_back(post: Post, queue: Server, receiver: Receiver) -> None:
+    """What was written before is delivered after, by the same process, and soon."""
+    with DeliverProcess(queue) as deliver:
+        first = post.submit(receiver.url)
+        await post.finish()
+        post.ended(first, "delivered")
+        waits = post.submit(receiver.url)
+        queue.kill()
+        queue.start()
+        await post.worker.connection.command("PING")  # the old connection is noticed to be gone
+        await post.finish()
+        post.ended(waits, "delivered", 5)
+        assert len(receiver.got) == 2
+        assert deliver.process.poll() is None
+
+
 async def test_a_process_that_stops_gives_back_what_is_under_way(post: Post, queue: Server) -> None:
     env = {"WEBHOOK_TIMEOUT_S": "20", "WEBHOOK_FLIGHT_S": "60", "DELIVER_DRAIN_S": "0.2"}
     with DeliverProcess(queue, env) as deliver, Receiver(hang) as receiver:

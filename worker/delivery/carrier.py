@@ -61,6 +61,7 @@ class Slot(rq.SimpleWorker):
     """One thread's worker."""
 
     death_penalty_class = NoPenalty
+    max_connection_wait_time = 1.0  # rq's own is a minute: so long nobody would notice that the server is back
 
     def _install_signal_handlers(self) -> None:
         """Signals are the process's, and threads can not have them."""
