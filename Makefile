@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput bench-guard clean
+.PHONY: help run test unit check soak recovery goodput deliveries bench-guard clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -52,6 +52,9 @@ recovery: .venv/installed-dev ## How soon a killed worker's jobs are done elsewh
 
 goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs the others (3 minutes)
 	$(BIN)/python -m tests.faults.goodput
+
+deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all parts, and how soon the first attempt comes (10 minutes)
+	$(BIN)/python -m tests.webhooks.deliveries
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard

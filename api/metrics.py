@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from api import delivering
 from api.gateway import Gateway
 from jobs import cpu, deadletters, memory, stats
 
@@ -59,7 +60,8 @@ async def render(gateway: Gateway) -> bytes:
     for part, seconds in (await cpu.read(gateway.store.connection)).items():
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
-    registry.register(_Read([*_jobs(counts), depth, workers, *dead, *full, spent, *_histograms(histograms)]))
+    told = delivering.families(counts)
+    registry.register(_Read([*_jobs(counts), *told, depth, workers, *dead, *full, spent, *_histograms(histograms)]))
     return generate_latest(registry)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import drafts
+from api import drafts, openapi_webhooks
 from jobs.errors import CODES
 from jobs.job import LANES
 from jobs.lifecycle import State
@@ -69,6 +69,7 @@ REQUEST = {
         "lane": {"type": "string", "enum": list(LANES)},
         "deadline_ms": {"type": "integer", "minimum": 1},
         "metadata": {"type": "object", "additionalProperties": _TEXT, "maxProperties": drafts.MAX_METADATA},
+        "webhook": {"$ref": "#/components/schemas/Webhook"},
     },
 }
 
@@ -114,6 +115,7 @@ SCHEMAS = {
     "DeadLetterList": LETTER_LIST,
     "Problem": PROBLEM,
     "JobRequest": REQUEST,
+    **openapi_webhooks.SCHEMAS,
 }
 
 
@@ -136,6 +138,7 @@ def complete(app: FastAPI) -> dict[str, Any]:
     for path in ("/v1/events", "/v1/jobs/{job_id}/events"):
         last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "where to go on"}
         paths[path]["get"].setdefault("parameters", []).append(last)
+    _describe_webhooks(paths)
     paths["/v1/models"]["get"]["responses"] = {"200": _any_json("every model, and who serves it")}
     paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready"), "503": _any_json("what is missing")}
     text = {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}
@@ -156,6 +159,14 @@ def _describe_letters(paths: dict[str, Any]) -> None:
     paths[f"{one}/input"]["get"]["responses"] = {**_answers(), "200": binary}
     paths[f"{one}/replay"]["post"]["responses"] = _answers(_202="Job")
     paths[f"{one}/replay"]["post"]["parameters"].append(key)
+
+
+def _describe_webhooks(paths: dict[str, Any]) -> None:
+    counts = {"200": _any_json("what was done")}
+    for path, methods in openapi_webhooks.ANSWERS.items():
+        for method, answers in methods.items():
+            paths[path][method]["responses"] = {**({} if "_200" in answers else counts), **_answers(**answers)}
+    openapi_webhooks.take_a_webhook(paths["/v1/jobs/{job_id}/webhook"]["put"])
 
 
 def _answers(**answers: str) -> dict[str, Any]:

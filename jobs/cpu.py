@@ -11,9 +11,8 @@ from jobs.connection import Connection
 
 GATEWAY: Final = "gateway"
 WORKER: Final = "worker"
-DELIVERY: Final = "delivery"
 QUEUE: Final = "queue"
-PARTS: Final = (GATEWAY, WORKER, DELIVERY, QUEUE)
+PARTS: Final = (GATEWAY, WORKER, QUEUE)
 
 
 class Meter:
@@ -34,6 +33,6 @@ async def read(connection: Connection) -> dict[str, float]:
     told = await connection.command("HGETALL", keys.CPU)
     server = await connection.facts("cpu")
     return {
-        **{part: int(told.get(part.encode(), 0)) / 1e6 for part in (GATEWAY, WORKER, DELIVERY)},
+        **{part: int(told.get(part.encode(), 0)) / 1e6 for part in (GATEWAY, WORKER)},
         QUEUE: sum(float(server.get(name, 0)) for name in ("used_cpu_user", "used_cpu_sys")),
     }

@@ -47,12 +47,13 @@ class Guard:
         parts, port = self._split(url)
         host = (parts.hostname or "").lower()
         address = _literal(host, bracketed="[" in parts.netloc)
-        if address is None:
-            self._check_name(host)
-        if not self._allowed or address is not None:
-            self.check_port(port, [address] if address is not None else [])
         if address is not None:
             self.check(host, [address])
+            self.check_port(port, [address])
+        else:
+            self._check_name(host)
+            if not self._allowed:  # else what the name stands for decides, when it is connected to
+                self.check_port(port, [])
         shown = f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else host
         origin = f"{parts.scheme}://{shown}:{port}"
         rest = parts.path or "/"

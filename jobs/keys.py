@@ -31,6 +31,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:endpoint:<endpoint>` | hash | 30 days | a tenant's receiver: how it is, how much it gets at a time |
 | `:endpoints:<tenant>` | sorted set | 30 days | the tenant's endpoints by the ms of their last delivery |
 | `:deliveries:<tenant>` | sorted set | 30 days | the tenant's deliveries by the ms of their making, for listing |
+| `:ended:<tenant>` | sorted set | 30 days | those of them that have ended, by the ms of their end |
 
 The 30 days begin anew with each use.
 

@@ -16,6 +16,9 @@ from jobs.store import JobStore
 Lane = Literal["fast", "slow"]
 LANES: Final[tuple[Lane, ...]] = ("fast", "slow")
 Verdict = Literal["delivered", "retry", "failed", "stopped", "lost"]
+# What settling an attempt means beyond it, in the order of the script's answers.
+News = Literal["refused", "written", "failing", "well", "paused"]
+NEWS: Final[tuple[News, ...]] = ("refused", "written", "failing", "well", "paused")
 # Upper bounds, in ms, of the time from a job's end to its first attempt, as they are counted.
 FIRST_MS: Final = (5, 10, 20, 50, 100, 250, 500, 1000, 5000, 15_000, 60_000)
 
@@ -66,11 +69,14 @@ class Settlement(NamedTuple):
 
 
 async def dispatch(
-    store: JobStore, root: str, lane: Lane, want: int, limits: Limits
+    store: JobStore, root: str, lane: Lane, want: int, *, slots: int, limits: Limits
 ) -> tuple[list[Flight], float | None]:
-    """Take up to `want` deliveries that are due; also says in how many seconds the next is, None: there is none."""
-    words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.ttl_ms)
-    next_ms, *handed = await store.run("dispatch", root, lane, want, *words)
+    """Take up to `want` deliveries that are due, for a lane of so many slots.
+
+    Also says in how many seconds the next is due; None: there is none.
+    """
+    words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.log, limits.ttl_ms)
+    next_ms, *handed = await store.run("dispatch", root, lane, want, slots, *words)
     flights = [Flight(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)]
     return flights, None if next_ms < 0 else next_ms / 1000
 
@@ -88,14 +94,17 @@ async def begin(store: JobStore, flight: Flight, limits: Limits) -> Attempt | No
     return Attempt(flight, url.decode(), tenant.decode(), event.decode(), tries, since, age_ms, output_bytes, job)
 
 
-async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: Limits) -> bool:
-    """Write down how an attempt went; False: it was no longer this flight's to say."""
+async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: Limits) -> News:
+    """Write down how an attempt went, unless that is refused: it was no longer this flight's to say.
+
+    Also tells where the endpoint begins to fail with it, is well again, or is paused from now on.
+    """
     slow = "" if settled.slow is None else str(int(settled.slow))
     first = ("", 0) if settled.first_ms is None else (_bucket(settled.first_ms), settled.first_ms)
     how = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
-    rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.ttl_ms, limits.log, store.ttl_ms)
-    written = await store.run("settle", _root(flight), flight.delivery, flight.number, *how, *rules, *first)
-    return bool(written)
+    rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.log, limits.ttl_ms, store.ttl_ms)
+    answer: int = await store.run("settle", _root(flight), flight.delivery, flight.number, *how, *rules, *first)
+    return NEWS[answer]
 
 
 def _bucket(ms: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 # verb → (module with main(argv) -> exit code, what it does)
 VERBS = {
-    "up": ("scripts.up", "run the queue's server, workers and the gateway together on this machine"),
+    "up": ("scripts.up", "run the queue's server, workers, the deliverer and the gateway together on this machine"),
     "api": ("scripts.gateways", "run the gateway: HTTP in, HTTP out; several processes of it on one port, if asked to"),
     "worker": ("scripts.workers", "keep workers running, which gather requests into batches and run the models"),
     "keys": ("scripts.keys", "make, list and revoke API keys"),

@@ -1,10 +1,11 @@
-"""`jitney up`: the queue's server, workers and the gateway on this machine, and a line that says when it is ready.
+"""`jitney up`: the queue's server, workers, deliverer and gateway on this machine, and a line when it is ready.
 
 Knows how the parts are called and what they are given, not what they do.
 """
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -24,7 +25,8 @@ SETTINGS_HELP = """environment:
   WORKERS      worker processes (default 1)
   GATEWAYS     gateway processes, which share the port (default 1)
   REDIS_URL    an existing Redis >= 7.0 or Valkey to use instead of a server of our own
-The settings of `jitney api` and `jitney worker` hold here too."""
+The settings of `jitney api`, `jitney worker` and `jitney deliver` hold here too."""
+DELIVERER_STOPS_WITHIN_S = 4.0  # DELIVER_DRAIN_S, and 2
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,18 @@ def run(settings: Settings, started_at: float) -> int:
         parts = {"REDIS_URL": redis_url, "MODELS_DIR": settings.models_dir, "HOST": host, "PORT": str(port)}
         env = {**os.environ, **parts}
         door = held.enter_context(closing(gateways.Gateways(settings.door.processes, listener, env)))
-        kept += [*workers.children(settings.pool, held.enter_context(workers.black_boxes()), env), *door.children]
+        pool = workers.children(settings.pool, held.enter_context(workers.black_boxes()), env)
+        kept += [*pool, _deliverer(env), *door.children]
         ready = held.enter_context(closing(ReadyLine(host, port, started_at, door.are_up)))
         # Closed before the gateways end: no caller is to wait in the backlog of a service that stops.
         return Supervisor(kept, backoff=settings.pool.backoff, tick=ready.tick, on_stop=listener.close).run()
+
+
+def _deliverer(env: Mapping[str, str]) -> Child:
+    """Whoever delivers webhooks; it stops with the workers: what they still end lies in the outbox."""
+    # -P: a folder named worker where the command is called is not ours.
+    command = (sys.executable, "-P", "-m", "worker.delivery")
+    return Child("deliverer", command, env, stop_s=DELIVERER_STOPS_WITHIN_S, part="worker")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     began_at = time.time() - time.process_time()  # includes our own imports
     parser = argparse.ArgumentParser(
         prog="jitney up",
-        description="Start the queue's server, workers and the gateway; Ctrl-C stops all of them.",
+        description="Start the queue's server, workers, the deliverer and the gateway; Ctrl-C stops all.",
         epilog=SETTINGS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

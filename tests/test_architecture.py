@@ -13,6 +13,7 @@ from jobs import keys
 from jobs.errors import CODES
 from jobs.lifecycle import FINAL, TRANSITIONS, State, diagram
 from jobs.settings import StoreSettings
+from worker.delivery.settings import DeliverySettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,7 @@ def test_the_list_of_error_codes_is_the_codes_list() -> None:
     assert documented == [(code, str(status), meaning) for code, (status, meaning) in CODES.items()]
 
 
-@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings])
+@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings])
 def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSettings]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     missing = [

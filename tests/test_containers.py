@@ -30,6 +30,7 @@ from api.settings import GatewaySettings
 from jobs.settings import StoreSettings
 from scripts import server_binary
 from tests.support.waiting import wait_until
+from worker.delivery.settings import DeliverySettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +39,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 TARGETS = ["api", "worker", "worker-gpu"]
-SETTINGS = {name.upper() for kind in (GatewaySettings, WorkerSettings, StoreSettings) for name in kind.model_fields}
+PARTS = (GatewaySettings, WorkerSettings, DeliverySettings, StoreSettings)
+SETTINGS = {name.upper() for kind in PARTS for name in kind.model_fields}
 NOT_OURS = re.compile("PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|ORT_DISABLE_TELEMETRY|NVIDIA_DRIVER_CAPABILITIES")
 RUNS_MODELS = {"numpy", "pillow", "onnxruntime", "onnxruntime-gpu"}
 FROM_STAGE = re.compile(r"(?:--from|,from)=([\w-]+)")
@@ -153,13 +155,14 @@ def test_the_wheel_is_built_from_all_that_is_packaged() -> None:
 
 def test_stages_and_targets_that_are_named_exist() -> None:
     assert set(FROM_STAGE.findall((ROOT / "Dockerfile").read_text())) <= STAGES.keys()
-    assert sorted(service["build"]["target"] for service in OURS.values()) == TARGETS
+    assert sorted({service["build"]["target"] for service in OURS.values()}) == TARGETS
     outside = {steps[0][1] for steps in STAGES.values()} - STAGES.keys()
     assert [base for base in outside if not re.fullmatch(r"python:3\.\d+-slim-\w+", base)] == []
 
 
 def test_every_variable_is_a_setting() -> None:
-    for target, service in OURS.items():
+    for service in OURS.values():
+        target = service["build"]["target"]
         assert [name for name in _env(target).keys() - SETTINGS if not NOT_OURS.fullmatch(name)] == []
         assert _env(target)["PYTHONUNBUFFERED"] == "1"
         assert service["environment"].keys() <= SETTINGS
@@ -220,7 +223,9 @@ def test_a_gpu_is_taken_only_on_request() -> None:
 
 
 def test_everything_waits_for_one_queue_that_answers() -> None:
-    assert [service["depends_on"] for service in OURS.values()] == [{"valkey": {"condition": "service_healthy"}}] * 3
+    assert [service["depends_on"] for service in OURS.values()] == [{"valkey": {"condition": "service_healthy"}}] * len(
+        OURS
+    )
     assert {service["environment"]["REDIS_URL"] for service in OURS.values()} == {"redis://valkey:6379/0"}
     assert re.fullmatch(r"valkey/valkey:\d+\.\d+", SERVICES["valkey"]["image"])
 

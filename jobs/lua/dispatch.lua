@@ -1,11 +1,14 @@
 -- Hand out deliveries that are due: each goes into the air for a while, and comes back to its line if nobody settles it.
--- ARGV  lane, want, flight_ms (how long one may take), stall_ms (an endpoint whose oldest attempt is older gets no other),
---       most (deliveries that may wait for one endpoint; the oldest beyond fail), how long what has ended is kept
+-- ARGV  lane, want, slots (of the lane; once half of them are taken, nobody gets a second), flight_ms (how long one may take), stall_ms (an endpoint whose oldest attempt is older gets no other),
+--       most (deliveries that may wait for one endpoint; the oldest beyond fail), and how many of those that have ended are
+--       kept, and for how long
 -- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
 -- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
 -- with events, outbox
-local lane, want, flight_ms, stall_ms, most, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
-  tonumber(ARGV[5]), ARGV[6]
+local lane, want, slots, flight_ms, stall_ms, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
+  tonumber(ARGV[5]), tonumber(ARGV[6])
+local log, ttl_ms = ARGV[7], ARGV[8]
+local RETRY_MS = 20  -- until an endpoint that may not have more right now is looked at again
 local AT_ONCE = 100  -- deliveries of one endpoint that one call fails
 local handed = {0}
 local count_handed = 0
@@ -23,12 +26,13 @@ local function give_up(endpoint, up_to, count, why)
     redis.call('ZREM', outbox_key(endpoint), delivery)
     if redis.call('EXISTS', delivery_key(delivery)) == 1 then
       note(delivery, cjson.encode({at_ms = now_ms, error = why}))
-      end_delivery(delivery, 'failed', ttl_ms)
+      end_delivery(delivery, 'failed', log, ttl_ms)
     end
   end
 end
 
 local function hand_out(endpoint, room)
+  if room < 1 then return end
   local due = redis.call('ZRANGEBYSCORE', outbox_key(endpoint), '-inf', now_ms, 'LIMIT', 0, math.min(room, want - count_handed))
   for _, delivery in ipairs(due) do
     redis.call('ZREM', outbox_key(endpoint), delivery)
@@ -53,9 +57,11 @@ local function serve(endpoint)
   if over > 0 then give_up(endpoint, '+inf', math.min(over, AT_ONCE), 'too_many_waiting') end
   local oldest = redis.call('ZRANGE', airborne_key(endpoint), 0, 0, 'WITHSCORES')[2]
   if oldest and oldest - flight_ms + stall_ms <= now_ms then return reschedule(endpoint, now_ms + stall_ms) end
-  if not_before <= now_ms then
-    hand_out(endpoint, (tonumber(facts[2]) or 1) - redis.call('ZCARD', airborne_key(endpoint)))
-  end
+  local room, airborne = tonumber(facts[2]) or 1, redis.call('ZCARD', airborne_key(endpoint))
+  -- Who has just died holds what it has; whoever else comes finds a slot all the same.
+  local is_scarce = 2 * (want - count_handed) <= slots
+  if is_scarce and airborne > 0 and airborne < room then return reschedule(endpoint, now_ms + RETRY_MS) end
+  if not_before <= now_ms then hand_out(endpoint, is_scarce and math.min(room - airborne, 1) or room - airborne) end
   reschedule(endpoint)
 end
 

@@ -11,6 +11,7 @@ if redis.call('ZSCORE', airborne_key(endpoint), delivery) then return 1 end
 if facts[3] ~= 'waiting' then
   redis.call('HSET', delivery_key(delivery), 'state', 'waiting', 'since', facts[4] or 0)
   redis.call('HDEL', delivery_key(delivery), 'ended')
+  redis.call('ZREM', root .. ':ended:' .. facts[2], delivery)
   redis.call('EXPIRE', delivery_key(delivery), KEPT_S)
   redis.call('HINCRBY', root .. ':counts', 'webhooks:posted', 1)
 end

@@ -41,6 +41,11 @@ print("box", pathlib.Path(sys.argv[2]).name, flush=True)
 pathlib.Path("worker-is-up").touch()
 time.sleep(60)
 """
+DELIVERER = """
+import os, time
+print("deliverer", os.getpid(), os.environ["REDIS_URL"], flush=True)
+time.sleep(60)
+"""
 UP = "import sys; from scripts.cli import main; sys.exit(main(['up']))"
 READY = r"^Jitney is ready in \d+\.\d s: (http://127\.0\.0\.1:\d+)\n  try: curl (.*)$"
 
@@ -60,7 +65,9 @@ class Up:
 
     def pids(self) -> dict[str, int]:
         """The newest process of each part."""
-        pids = {name: int(pid) for name, pid in re.findall(r"^(gateway|worker) (\d+)", self.text(), re.MULTILINE)}
+        pids = {
+            name: int(pid) for name, pid in re.findall(r"^(gateway|worker|deliverer) (\d+)", self.text(), re.MULTILINE)
+        }
         return {**pids, "server": int((self.folder / ".data" / "server.pid").read_text())}
 
 
@@ -71,6 +78,7 @@ def up(tmp_path: Path, env: Mapping[str, str] | None = None, *, worker: str = WO
         (parts / name).mkdir(parents=True)
         (parts / name / "__init__.py").touch()
         (parts / name / "__main__.py").write_text(code)
+    (parts / "worker" / "delivery.py").write_text(DELIVERER)
     folder = tmp_path / "here"
     folder.mkdir()
     root = os.fspath(Path(__file__).parents[2])

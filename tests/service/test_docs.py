@@ -3,14 +3,18 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import models
+from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
+from tests.support.waiting import wait_until
 
 API = (ROOT / "docs" / "api.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
@@ -68,3 +72,44 @@ def test_a_task_of_ones_own_works_as_written(documented: Service) -> None:
 def test_the_example_of_squeezenet_is_the_one_that_is_tested() -> None:
     (toml,) = re.findall(r"```toml\n(.+?)```", MODELS, re.DOTALL)
     assert toml.strip() == models.SQUEEZENET_TOML.strip()
+
+
+def test_the_webhooks_of_the_api_arrive_as_written(tmp_path: Path) -> None:
+    (block,) = re.findall(r"## Webhooks.+?```sh\n(.+?)```", API, re.DOTALL)
+    port = free_port()
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    with Service(env={"WEBHOOK_ALLOW_CIDRS": "127.0.0.1/32"}) as service:
+        before, submit, after = re.split(r"(?m)^(curl -F.+\n)", block)
+        words = {"http://localhost:8000": service.url, "127.0.0.1:9000": f"127.0.0.1:{port}", "curl ": "curl -sS "}
+        words |= {"python3 examples": f"PORT={port} exec {sys.executable} examples", "python3": sys.executable}
+
+        def as_here(text: str, job: str = "") -> str:
+            for word, meant in words.items():
+                text = text.replace(word, meant)
+            return text.replace("ID", job) if job else text
+
+        receiving = as_here(before).replace(" &\n", "\n").replace("SECRET=$SECRET ", "export SECRET; ")
+        said = tmp_path / "said"
+        with said.open("wb") as out:
+            receiver = subprocess.Popen(["bash", "-c", receiving], cwd=tmp_path, stdout=out, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: _listens(port), "the receiver listens")
+            done = subprocess.run(
+                ["bash", "-c", as_here(submit)], cwd=tmp_path, capture_output=True, text=True, check=True
+            )
+            job = json.loads(done.stdout)["id"]
+            wait_until(lambda: said.read_text().startswith(f"job.succeeded {job} {{'predictions'"), "it is told")
+            done = subprocess.run(["bash", "-c", as_here(after, job)], capture_output=True, text=True, check=True)
+            wait_until(lambda: said.read_text().count(job) == 2, "so is the other webhook")
+        finally:
+            receiver.kill()
+            receiver.wait()
+        attached, _, listed = done.stdout.partition("}{")
+        assert '"state":"waiting"' in attached
+        assert listed.count(f'"job":"{job}"') == 2
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

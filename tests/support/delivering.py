@@ -1,6 +1,7 @@
 """`jitney deliver` as a process of its own, with a schedule in fractions of seconds."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ class DeliverProcess:
         self._log.write_bytes(b"")
         with self._log.open("wb") as log:
             command = [sys.executable, "-m", "worker.delivery"]
-            environment = {**os.environ, "REDIS_URL": self.server.url, **self._env}
+            environment = {**os.environ, "REDIS_URL": self.server.url, "PYTHONFAULTHANDLER": "1", **self._env}
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         wait_until(lambda: "delivers webhooks" in self.log() or self.process.poll() is not None, "it delivers", 30)
 
@@ -50,7 +51,12 @@ class DeliverProcess:
 
     def stop(self) -> int:
         self.process.terminate()
-        return self.process.wait(timeout=15)
+        try:
+            return self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            raise AssertionError(f"it does not stop; what its threads did: {self.log()}") from None
 
     def __enter__(self) -> Self:
         return self

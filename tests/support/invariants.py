@@ -8,6 +8,7 @@ from jobs import keys
 from jobs.lifecycle import FINAL
 
 LASTING = [re.compile(pattern) for pattern in keys.LASTING]
+SHARD = "jitney:{s"
 UNEXPIRING_WHILE_OPEN = (
     ":line:",
     ":ring:",
@@ -24,7 +25,9 @@ UNEXPIRING_WHILE_OPEN = (
 def check(client: Any) -> None:
     """Fail with everything that does not hold."""
     found = [key.decode() for key in client.scan_iter(count=1000)]
-    jobs = {key.rsplit(":", 1)[1]: _text(client.hgetall(key)) for key in found if ":job:" in key}
+    jobs = {
+        key.rsplit(":", 1)[1]: _text(client.hgetall(key)) for key in found if ":job:" in key and key.startswith(SHARD)
+    }
     places = _places(client, found)
     wrong = [
         f"{job_id}: {fault}" for job_id, job in jobs.items() for fault in _faults(client, job_id, job, places[job_id])
@@ -39,6 +42,29 @@ def check(client: Any) -> None:
         )
         if client.ttl(key) == -1 and not lasting:
             wrong.append(f"{key} never expires and is not on the list")
+    assert not wrong, "\n".join(wrong)
+
+
+def check_outbox(client: Any) -> None:
+    """Fail unless every delivery is where its state says, and every endpoint where something is to be done."""
+    found = [key.decode() for key in client.scan_iter(count=1000) if key.startswith(SHARD.encode())]
+    wrong, busy = [], defaultdict(set)
+    for key in found:
+        root, kind, name = key.split(":", 3)[0] + ":" + key.split(":")[1], key.split(":")[2], key.rpartition(":")[2]
+        if kind in {"outbox", "airborne"}:
+            busy[root].add(name)
+        if kind == "delivery":
+            one = _text(client.hgetall(key))
+            lines = [f"{root}:{line}:{one['endpoint']}" for line in ("outbox", "airborne")]
+            lies = [line for line in lines if client.zscore(line, name) is not None]
+            is_ended = client.zscore(f"{root}:ended:{one['tenant']}", name) is not None
+            if (len(lies), is_ended) != ((1, False) if one["state"] == "waiting" else (0, True)):
+                wrong.append(f"{name} is {one['state']}, and lies in {lies}, among those that have ended: {is_ended}")
+    for root, endpoints in busy.items():
+        rings = [client.zrange(f"{root}:due:{lane}", 0, -1) for lane in ("fast", "slow")]
+        turning = [name.decode() for ring in rings for name in ring]
+        if sorted(turning) != sorted(endpoints):
+            wrong.append(f"{root}: {sorted(turning)} are due, {sorted(endpoints)} have something")
     assert not wrong, "\n".join(wrong)
 
 
@@ -60,7 +86,7 @@ def _faults(client: Any, job_id: str, job: dict[str, str], places: set[str]) -> 
 def _places(client: Any, found: list[str]) -> dict[str, set[str]]:
     places: dict[str, set[str]] = defaultdict(set)
     for key in found:
-        kind = key.split(":")[2] if key.startswith("jitney:{") else ""
+        kind = key.split(":")[2] if key.startswith(SHARD) else ""
         if kind in {"line", "leases", "deadlines", "later", "dead"}:
             for member in client.zrange(key, 0, -1):
                 places[member.decode().partition(" ")[0]].add(kind)

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(
         prog="jitney deliver",
         description="Delivers webhooks: signed, again and again on a schedule, to public addresses only.",
-        epilog="docs/configuration.md has all settings (WEBHOOK_…), docs/webhooks.md what receivers see.",
+        epilog="docs/configuration.md has all settings (WEBHOOK_…), docs/api.md what receivers see.",
     ).parse_args(argv)
     try:
         settings, store_settings = DeliverySettings(), StoreSettings()

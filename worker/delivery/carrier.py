@@ -61,6 +61,7 @@ class Slot(rq.SimpleWorker):
     """One thread's worker."""
 
     death_penalty_class = NoPenalty
+    max_connection_wait_time = 1.0  # rq's own is a minute: so long nobody would notice that the server is back
 
     def _install_signal_handlers(self) -> None:
         """Signals are the process's, and threads can not have them."""
@@ -107,7 +108,7 @@ class Carrier:
 
     def start(self, slots: Mapping[Lane, int]) -> None:
         """Start the threads; they end with the process."""
-        logging.getLogger("rq").setLevel(logging.ERROR)
+        logging.getLogger("rq").setLevel(logging.CRITICAL)
         for lane, count in slots.items():
             for nth in range(count):
                 threading.Thread(target=self._serve, args=(lane,), name=f"{lane}-{nth}", daemon=True).start()
@@ -153,7 +154,7 @@ class Carrier:
                     serializer=JSONSerializer,
                     maintenance_interval=MAINTENANCE_S,
                     log_job_description=False,
-                ).work(logging_level="ERROR")
+                ).work(logging_level="CRITICAL")
             self._closed.wait(PAUSE_S)
 
     def _queue(self, lane: Lane, client: Any) -> rq.Queue:

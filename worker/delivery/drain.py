@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, NoReturn
 
 import redis
@@ -51,11 +52,10 @@ class Drain:
                 outage.began(error)
                 await asyncio.sleep(PAUSE_S)
                 continue
-            if wait_s > 0:
-                try:
-                    await asyncio.wait_for(woken.wait(), wait_s)
-                except TimeoutError:
-                    continue
+            # Not wait_for: until Python 3.12 it may swallow a cancellation that comes with the wake.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await woken.wait()
 
     async def tick(self, lane: Lane) -> float:
         """Hand out once; gives how many seconds there is nothing to do unless woken."""
@@ -66,7 +66,9 @@ class Drain:
         for root in self._store.roots:
             if room <= 0:
                 return self._poll_s
-            flights, due_s = await outbox.dispatch(self._store, root, lane, room, self._limits)
+            flights, due_s = await outbox.dispatch(
+                self._store, root, lane, room, slots=self._slots[lane], limits=self._limits
+            )
             if flights:
                 await self._put(lane, flights)
                 room -= len(flights)

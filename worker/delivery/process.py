@@ -6,11 +6,9 @@ import os
 import signal
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Final
 
-from jobs import cpu, keys
+from jobs import keys
 from jobs.connection import Connection
-from jobs.errors import StoreUnavailable
 from jobs.notices import Listener
 from jobs.outbox import LANES, Flight
 from jobs.settings import StoreSettings
@@ -21,8 +19,6 @@ from worker.delivery.sender import Sender
 from worker.delivery.settings import DeliverySettings
 
 log = logging.getLogger("jitney.deliver")
-
-TELL_S: Final = 1.0
 
 
 def run(settings: DeliverySettings, store_settings: StoreSettings) -> int:
@@ -58,7 +54,7 @@ async def _deliver(settings: DeliverySettings, store_settings: StoreSettings) ->
 
     listener = Listener(connection, [keys.OUTBOX], lambda _channel, _data: drain.wake(), look_again)
     carrier.start(slots)
-    loops = [asyncio.create_task(one) for one in (*map(drain.run, LANES), listener.run(), _tell_cpu(connection))]
+    loops = [asyncio.create_task(one) for one in (*map(drain.run, LANES), listener.run())]
     log.info("delivers webhooks, %d at a time and %d to slow endpoints", slots["fast"], slots["slow"])
     await asyncio.wait([*loops, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     failures = [task.exception() for task in loops if task.done()]
@@ -71,14 +67,3 @@ async def _deliver(settings: DeliverySettings, store_settings: StoreSettings) ->
     log.info("stopped")
     for failure in failures:
         raise failure or RuntimeError("a loop of the delivery ended by itself")
-
-
-async def _tell_cpu(connection: Connection) -> None:
-    """Tell what CPU time this process uses, until cancelled."""
-    meter = cpu.Meter(cpu.DELIVERY)
-    while True:
-        await asyncio.sleep(TELL_S)
-        try:
-            await meter.tell(connection)
-        except StoreUnavailable:
-            continue

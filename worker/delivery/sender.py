@@ -9,14 +9,14 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import httpcore2
 
 from jobs import outbox
 from jobs.errors import Refused, StoreUnavailable
-from jobs.outbox import Attempt, Flight, Settlement
+from jobs.outbox import Attempt, Flight, News, Settlement
 from jobs.store import JobStore
 from jobs.webhooks import secrets_of
 from worker.delivery import message, network, schedule
@@ -71,18 +71,29 @@ class Sender:
             with contextlib.suppress(StoreUnavailable):
                 await outbox.settle(self._store, flight, Settlement("lost", {}), self.limits)
             raise
-        await self._settle(flight, settled)
+        self._tell(attempt, settled, await self._settle(flight, settled))
 
-    async def _settle(self, flight: Flight, settled: Settlement) -> None:
+    def _tell(self, attempt: Attempt, settled: Settlement, news: News) -> None:
+        """Say once that an endpoint fails, and once that it is well again, not with each of its deliveries."""
+        if news not in ("failing", "well", "paused"):
+            return
+        origin = "/".join(attempt.url.split("/", 3)[:3])  # paths of webhooks are often secrets
+        if news == "well":
+            log.info("%s, of tenant %s, takes webhooks again", origin, attempt.tenant)
+            return
+        why = settled.entry.get("error") or f"it answers {settled.entry.get('status')}"
+        what = "does not take webhooks" if news == "failing" else "has not taken one for long, and is paused"
+        log.warning("%s, of tenant %s, %s: %s", origin, attempt.tenant, what, why)
+
+    async def _settle(self, flight: Flight, settled: Settlement) -> News:
         """Write it down, also after an outage, as long as the flight is ours: what was received is not sent again."""
         until_s = time.monotonic() + self._settings.webhook_flight_s
         while time.monotonic() < until_s:
             try:
-                await outbox.settle(self._store, flight, settled, self.limits)
+                return await outbox.settle(self._store, flight, settled, self.limits)
             except StoreUnavailable:
                 await asyncio.sleep(PAUSE_S)
-            else:
-                return
+        return "refused"
 
     async def _send(self, attempt: Attempt, secrets: Sequence[str]) -> Settlement:
         began_s, error = time.monotonic(), ""
@@ -149,14 +160,20 @@ def _host_of(url: str) -> str:
     return url.split("/", 3)[2]
 
 
+def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+    while failure is not None:
+        yield failure
+        failure = failure.__cause__ or failure.__context__
+
+
 def _in_words(failure: Exception) -> str:
     """Say what went wrong, without a word of what the receiver sent."""
     if isinstance(failure, Refused | network.AddressRefused | network.NoAddress):
         return str(failure)[:200]
     if isinstance(failure, TimeoutError | httpcore2.TimeoutException):
         return "no answer in time"
-    if isinstance(failure, ssl.SSLError) or isinstance(failure.__cause__, ssl.SSLError):
-        return f"TLS failed: {getattr(failure.__cause__ or failure, 'reason', None) or 'no agreement'}"[:200]
+    if broken := next((one for one in _chain(failure) if isinstance(one, ssl.SSLError)), None):
+        return f"TLS failed: {broken.reason or 'no agreement'}"[:200]
     if isinstance(failure, httpcore2.ConnectError):
         return "the connection was refused, or can not be made"
     if isinstance(failure, httpcore2.NetworkError | httpcore2.ProtocolError):

@@ -73,11 +73,28 @@ local function post(id, state, webhook)
   return delivery
 end
 
+-- Ended deliveries of a tenant beyond `most`, the oldest first, and those that were kept long enough; some at a time.
+local function trim(tenant, most, ttl_ms)
+  local ended_key, listed = root .. ':ended:' .. tenant, root .. ':deliveries:' .. tenant
+  local over = math.min(redis.call('ZCARD', ended_key) - most, 10)
+  local old = over > 0 and redis.call('ZRANGE', ended_key, 0, over - 1)
+    or redis.call('ZRANGEBYSCORE', ended_key, '-inf', whole(now_ms - ttl_ms), 'LIMIT', 0, 10)
+  for _, delivery in ipairs(old) do
+    redis.call('ZREM', ended_key, delivery)
+    redis.call('ZREM', listed, delivery)
+    redis.call('DEL', delivery_key(delivery))
+  end
+end
+
 -- A delivery has ended: it stays for a while, to be looked at and sent again.
-local function end_delivery(delivery, state, ttl_ms)
+local function end_delivery(delivery, state, log, ttl_ms)
+  local tenant = redis.call('HGET', delivery_key(delivery), 'tenant')
   redis.call('HSET', delivery_key(delivery), 'state', state, 'ended', whole(now_ms))
   redis.call('PEXPIRE', delivery_key(delivery), ttl_ms)
+  redis.call('ZADD', root .. ':ended:' .. tenant, whole(now_ms), delivery)
+  redis.call('EXPIRE', root .. ':ended:' .. tenant, KEPT_S)
   redis.call('HINCRBY', root .. ':counts', 'webhooks:ended:' .. state, 1)
+  trim(tenant, tonumber(log), ttl_ms)
 end
 
 -- Note an attempt, or what stood in place of one; the newest 20 are kept.

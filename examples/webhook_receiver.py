@@ -1,0 +1,32 @@
+"""Receives Jitney's webhooks: verifies each, prints it, handles none twice. Python's standard library is all it needs.
+
+SECRET=whsec_... python3 examples/webhook_receiver.py     (the secret: GET /v1/webhooks/secret; PORT sets the port)
+"""
+
+import base64
+import hmac
+import json
+import os
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+KEY = base64.b64decode(os.environ["SECRET"].removeprefix("whsec_"))
+handled = set()  # in real life a column that is unique: the same id may come again, days later
+
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(min(int(self.headers["content-length"]), 65_536))
+        webhook_id, sent_at = self.headers["webhook-id"], self.headers["webhook-timestamp"]
+        expected = base64.b64encode(hmac.digest(KEY, f"{webhook_id}.{sent_at}.".encode() + body, "sha256"))
+        given = [one.removeprefix("v1,").encode() for one in self.headers["webhook-signature"].split()]
+        is_ours = any(hmac.compare_digest(expected, one) for one in given) and abs(time.time() - int(sent_at)) < 300
+        if is_ours and webhook_id not in handled:
+            handled.add(webhook_id)
+            message = json.loads(body)
+            print(message["type"], message["data"]["id"], message["data"]["output"], flush=True)
+        self.send_response(204 if is_ours else 401)
+        self.end_headers()
+
+
+HTTPServer(("127.0.0.1", int(os.environ.get("PORT", "9000"))), Receiver).serve_forever()
