@@ -24,6 +24,9 @@ _REFUSED_WHEN_FULL: Final = {"submit"}
 # Sent twice, a claim or a dispatch would take what nobody hears of, a cancel would find its own work done, and a sum be
 # wrong.
 _SENT_ONCE: Final = {"claim", "dispatch", "cancel", "add"}
+# Scripts that end jobs, or deal with what is told of their ends.
+_ENDING: Final = {"finish", "cancel", "expire", "reclaim", "bury", "claim"}
+_TELLING: Final = _ENDING | {"attach", "dispatch", "begin", "settle", "resend"}
 _PASSING: Final = (
     "OOM",
     "LOADING",
@@ -44,11 +47,12 @@ Unreachable: Final = (RedisError, OSError)
 
 
 class Script:
-    """One Lua script, sent by its hash; shared.lua and outbox.lua stand in front of it."""
+    """One Lua script, sent by its hash; shared.lua stands in front of it, and outbox.lua where it needs that."""
 
     def __init__(self, name: str) -> None:
         flags = "" if name in _REFUSED_WHEN_FULL else " flags=allow-oom"
-        parts = [(_LUA / f"{part}.lua").read_text() for part in ("shared", "outbox", name)]
+        names = ("shared", "outbox", name) if name in _TELLING else ("shared", name)
+        parts = [(_LUA / f"{part}.lua").read_text() for part in names]
         self.source = "\n".join([f"#!lua{flags}", *parts])
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 

@@ -49,11 +49,11 @@ local function serve(endpoint)
   local facts = redis.call('HMGET', endpoint_key(endpoint), 'paused_until', 'room', 'not_before')
   local paused_until, not_before = tonumber(facts[1]), tonumber(facts[3]) or 0
   if paused_until and paused_until > now_ms then
-    give_up(endpoint, now_ms, AT_ONCE, 'paused')
+    give_up(endpoint, now_ms, AT_ONCE, 'the endpoint is paused: it has failed for too long')
     return reschedule(endpoint)
   end
   local over = redis.call('ZCARD', outbox_key(endpoint)) - most
-  if over > 0 then give_up(endpoint, '+inf', math.min(over, AT_ONCE), 'too_many_waiting') end
+  if over > 0 then give_up(endpoint, '+inf', math.min(over, AT_ONCE), 'too many wait for this endpoint, and this was the oldest') end
   local oldest = redis.call('ZRANGE', airborne_key(endpoint), 0, 0, 'WITHSCORES')[2]
   if oldest and oldest - flight_ms + stall_ms <= now_ms then return reschedule(endpoint, now_ms + stall_ms) end
   local room, airborne = tonumber(facts[2]) or 1, redis.call('ZCARD', airborne_key(endpoint))

@@ -1,4 +1,5 @@
--- Deliveries: what scripts share that write, hand out or settle them. Stands behind shared.lua; the loader puts it there.
+-- Deliveries: what scripts share that write, hand out or settle them. Stands behind shared.lua where the loader puts it
+-- (jobs/connection.py): a script that ends jobs needs it.
 -- An endpoint is a tenant and an origin (scheme, host, port). What waits for it lies in its own line, what is in the air in
 -- another set; the ring of its lane has it at the ms when something is to be done next.
 local MOST_INLINE = 16 * 1024  -- bytes of output that ride along; a larger one is a link
