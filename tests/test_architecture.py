@@ -9,7 +9,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
-from jobs import keys
+from jobs import connection, keys
 from jobs.errors import CODES
 from jobs.lifecycle import FINAL, TRANSITIONS, State, diagram
 from jobs.settings import StoreSettings
@@ -61,6 +61,11 @@ def test_every_lua_script_says_what_it_takes_and_gives() -> None:
     assert [
         path.name for path in scripts if not {"-- ARGV", "-- gives"} <= set(re.findall(r"-- \w+", path.read_text()))
     ] == []
+
+
+def test_every_script_that_ends_jobs_knows_the_outbox() -> None:
+    ending = {path.stem for path in (ROOT / "jobs" / "lua").glob("*.lua") if "conclude(" in path.read_text()}
+    assert ending - {"shared"} == connection._ENDING
 
 
 def test_only_commands_of_redis_7_0() -> None:

@@ -1,7 +1,7 @@
 -- Hand out deliveries that are due: each goes into the air for a while, and comes back to its line if nobody settles it.
--- ARGV  lane, want, slots (of the lane; once half of them are taken, nobody gets a second), flight_ms (how long one may take), stall_ms (an endpoint whose oldest attempt is older gets no other),
---       most (deliveries that may wait for one endpoint; the oldest beyond fail), and how many of those that have ended are
---       kept, and for how long
+-- ARGV  lane, want, slots (of the lane; once half of them are taken, nobody gets a second), flight_ms (how long one may
+--       take), stall_ms (an endpoint whose oldest attempt is older gets no other), most (deliveries that may wait for one
+--       endpoint; the oldest beyond fail), and how many of those that have ended are kept, and for how long
 -- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
 -- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
 -- with events, outbox
@@ -50,11 +50,11 @@ local function serve(endpoint)
   local facts = redis.call('HMGET', endpoint_key(endpoint), 'paused_until', 'room', 'not_before')
   local paused_until, not_before = tonumber(facts[1]), tonumber(facts[3]) or 0
   if paused_until and paused_until > now_ms then
-    give_up(endpoint, now_ms, AT_ONCE, 'paused')
+    give_up(endpoint, now_ms, AT_ONCE, 'the endpoint is paused: it has failed for too long')
     return reschedule(endpoint)
   end
   local over = redis.call('ZCARD', outbox_key(endpoint)) - most
-  if over > 0 then give_up(endpoint, '+inf', math.min(over, AT_ONCE), 'too_many_waiting') end
+  if over > 0 then give_up(endpoint, '+inf', math.min(over, AT_ONCE), 'too many wait for this endpoint, and this was the oldest') end
   local oldest = redis.call('ZRANGE', airborne_key(endpoint), 0, 0, 'WITHSCORES')[2]
   if oldest and oldest - flight_ms + stall_ms <= now_ms then return reschedule(endpoint, now_ms + stall_ms) end
   local room, airborne = tonumber(facts[2]) or 1, redis.call('ZCARD', airborne_key(endpoint))
@@ -66,7 +66,8 @@ local function serve(endpoint)
 end
 
 for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', due_key(lane), '-inf', now_ms, 'LIMIT', 0, 4 * want)) do
-  if count_handed < want then serve(endpoint) end
+  -- Where junk lies in place of what is an endpoint's, the others are served all the same.
+  if count_handed < want and not pcall(serve, endpoint) then redis.call('ZREM', due_key(lane), endpoint) end
 end
 local next_due = redis.call('ZRANGE', due_key(lane), 0, 0, 'WITHSCORES')[2]
 handed[1] = next_due and math.max(0, next_due - now_ms) or -1

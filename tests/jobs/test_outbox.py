@@ -249,6 +249,18 @@ async def test_another_tenants_delivery_is_unknown(bench: Bench) -> None:
     assert await deliveries.endpoints(bench.store, "other") == []
 
 
+async def test_junk_in_place_of_a_line_stops_nobody_else(bench: Bench) -> None:
+    await end(bench)
+    await end(bench, 1, hook("https://other.example/"))
+    (junk,) = [one.id for one in await deliveries.endpoints(bench.store, "default") if "receiver" in one.origin]
+    with bench.server.client() as client:
+        client.set(f"jitney:{{s00}}:outbox:{junk}", "junk")
+        (flight,) = await take(bench)
+        assert (await begin(bench, flight)).url == "https://other.example/"
+        await settle(bench, flight)
+        client.flushall()
+
+
 async def test_all_shards_are_drained_and_listed_as_one(bench: Bench) -> None:
     store = JobStore(StoreSettings(redis_url=bench.server.url, shards=2), bench.store.connection)
     jobs = [bench.job(shard=nth % 2, webhook=hook()) for nth in range(6)]

@@ -95,6 +95,7 @@ class Receiver:
         self._host, self.port, self._ssl = host, port, ssl
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None] | None] = set()  # asyncio itself holds them but weakly
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), daemon=True)
 
     @property
@@ -128,6 +129,7 @@ class Receiver:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
         self.connections += 1
+        self._tasks.add(asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while not writer.is_closing():
                 got = await self._read(reader)

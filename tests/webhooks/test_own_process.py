@@ -102,7 +102,10 @@ async def test_w8_an_endpoint_that_fails_for_long_is_paused(
     late = post.submit(receiver.url)
     await post.finish()
     shown = post.ended(late, "failed")
-    assert (shown["attempts"][-1]["error"], len(receiver.got)) == ("paused", before)
+    assert (shown["attempts"][-1]["error"], len(receiver.got)) == (
+        "the endpoint is paused: it has failed for too long",
+        before,
+    )
     receiver.behaves = answer(200)
     failed = post.gateway.http.post("/v1/webhooks/replay", params={"endpoint": shown["endpoint"], "state": "failed"})
     assert failed.json()["replayed"] >= 1
@@ -149,7 +152,7 @@ async def test_w8_the_queue_of_an_endpoint_is_bounded(post: Post, queue: Server)
         errors = Counter(
             one["attempts"][-1]["error"] for job in jobs for one in post.deliveries(job=job, state="failed")
         )
-        assert set(errors) == {"too_many_waiting"}
+        assert set(errors) == {"too many wait for this endpoint, and this was the oldest"}
 
 
 async def test_old_deliveries_make_room(post: Post, queue: Server, receiver: Receiver) -> None:

@@ -71,6 +71,9 @@ class Sender:
             with contextlib.suppress(StoreUnavailable):
                 await outbox.settle(self._store, flight, Settlement("lost", {}), self.limits)
             raise
+        except Exception:
+            log.exception("a fault of ours: delivery %s is tried again when its flight is over", flight.delivery)
+            return
         self._tell(attempt, settled, await self._settle(flight, settled))
 
     def _tell(self, attempt: Attempt, settled: Settlement, news: News) -> None:

@@ -15,7 +15,11 @@ class DeliverySettings(GuardSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
-    rq_redis_url: str = Field("", description="the server that carries attempts to their threads; empty = REDIS_URL")
+    rq_redis_url: str = Field(
+        "",
+        pattern=r"^((rediss?|unix)://.+)?$",
+        description="the server that carries attempts to their threads; empty = REDIS_URL",
+    )
     deliveries: int = Field(24, ge=1, le=256, description="attempts at a time, to endpoints that answer in time")
     slow_deliveries: int = Field(
         8, ge=1, le=256, description="and to those that do not: they take no seat from the others"
