@@ -26,6 +26,8 @@ from worker.models.model import Model
 log = logging.getLogger("jitney.worker")
 
 OUTAGE_PAUSE_S = 0.5
+WORTH_WAITING_S = 0.01  # a shorter wait before a claim would change nothing
+SLACK_S = 0.003
 DECODED_TOGETHER = 4
 
 
@@ -52,6 +54,7 @@ class Intake:
         self.others: Sequence[Board] = (board,)  # every board of this worker
         self._woken = asyncio.Event()
         self._closing = False
+        self._asked_at = self._lead_s = 0.0  # when the last claim began; from then to riders that are ready, with room
         self._outage = Outage(log, f"claim jobs of {model.name}")
 
     def wake(self) -> None:
@@ -68,6 +71,7 @@ class Intake:
         """Claim as long as there is room, until closed."""
         while not self._closing:
             await self._board.until_room()
+            await self._until_needed()
             await self._gate.enter()
             try:
                 claim, wanted = await self._claim()
@@ -84,6 +88,7 @@ class Intake:
         """Claim and take aboard; None while the queue's server is away. Also gives how many were wanted."""
         self._woken.clear()
         wanted = self._board.room
+        self._asked_at = time.monotonic()
         if self._closing:
             return Claim([], more=False, suspects=False), 0
         try:
@@ -101,6 +106,15 @@ class Intake:
             claim, _ = await self._claim(trial=True)
             await self._board.until_empty()
         return claim is not None and bool(claim.jobs)
+
+    async def _until_needed(self) -> None:
+        """While a long batch runs, claim the next no sooner than it must be: who comes meanwhile shall be in it.
+
+        Claimed at once, the next batch would be full of whoever waits in masses, and all others one batch later.
+        """
+        spare_s = self._device.left_s(time.monotonic()) - self._lead_s
+        if spare_s > WORTH_WAITING_S and self._board.room == self._board.most_ahead:
+            await wait_for_event(self._device.freed, spare_s)
 
     async def _pause(self) -> None:
         """The lines are empty: wait for a wake. While a batch runs, let a few arrive and claim them together."""
@@ -127,6 +141,7 @@ class Intake:
             self._settle(riders, prepared.result())
 
     def _settle(self, riders: list[Rider], errors: list[Exception | None]) -> None:
+        self._lead_s = max(self._lead_s * 0.95, 2 * (time.monotonic() - self._asked_at) + SLACK_S)
         for rider, error in zip(riders, errors, strict=True):
             if error is None:
                 self._board.seat(rider)
