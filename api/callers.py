@@ -7,6 +7,7 @@ import asyncio
 import hmac
 import ipaddress
 import logging
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from api.receiving import Request
@@ -133,6 +134,7 @@ def _key_of(request: Request) -> str:
     return next((text for name in HEADERS if (text := request.header(name))), "")
 
 
+@lru_cache(64)
 def _is_here(host: str) -> bool:
     """Whether a Host header is no name that somebody else's name server could point to us."""
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host

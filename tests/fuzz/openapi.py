@@ -21,7 +21,7 @@ from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
 
 EXAMPLES: Final = 350  # of an operation and phase
-SECONDS: Final = 900
+SECONDS: Final = 540
 CHECKS: Final = "not_a_server_error,ignored_auth,object_level_authorization,foreign_ids_stay_foreign"
 HOOKS: Final = '''
 import os
