@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries bench-guard clean
+.PHONY: help run test unit check soak recovery goodput deliveries bench-guard fairness schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -58,6 +58,19 @@ deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all part
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard
+
+fairness: .venv/installed-dev ## What a calm tenant waits beside one that floods (3 minutes)
+	$(BIN)/python -m tests.bench.fairness
+
+schemathesis: .venv/installed-dev ## 5,000 requests and more, made from our own OpenAPI document (10 minutes)
+	@test -x .venv/apart/bin/schemathesis || { "$(PYTHON)" -m venv .venv/apart && \
+		.venv/apart/bin/python -m pip install -q --disable-pip-version-check 'schemathesis>=4.32'; }
+	$(BIN)/python -m tests.fuzz.openapi $(CURDIR)/.venv/apart/bin/schemathesis
+
+FUZZ_SECONDS ?= 600
+fuzz: .venv/installed-dev ## Fuzz what reads requests and records, guided by coverage: make fuzz FUZZ_SECONDS=600
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) 'atheris>=3.0'
+	$(BIN)/python -m tests.fuzz.parsers -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048
 
 clean: ## Remove what was built; the queue in .data stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

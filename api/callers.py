@@ -43,6 +43,7 @@ class Callers:
     def __init__(self, connection: Connection, open_to: OpenTo, *, on_loopback: bool) -> None:
         self._connection = connection
         self._opens = open_to == "anyone" or (open_to == "loopback" and on_loopback)
+        self._on_loopback = on_loopback
         self._checks_host = open_to == "loopback"
         self._keys: dict[str, Key] | None = None  # None: not looked yet
         self._had_keys = False
@@ -74,7 +75,7 @@ class Callers:
         self._keys = await keyring.read(self._connection)
         self._had_keys = self._had_keys or bool(self._keys)
         if self.mode != before:
-            log.info("%s", self.mode)
+            (log.warning if self._is_open and not self._on_loopback else log.info)("%s", self.mode)
 
     async def run(self, every_s: float) -> None:
         """Look again and again, until cancelled."""

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import drafts, openapi_webhooks
+from api.doorman import PUBLIC
 from jobs.errors import CODES
 from jobs.job import LANES
 from jobs.lifecycle import State
@@ -124,8 +125,13 @@ def complete(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema:
         return app.openapi_schema
     schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    schema.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
+    components = schema.setdefault("components", {})
+    components.setdefault("schemas", {}).update(SCHEMAS)
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    schema["security"] = [{"key": []}]
     paths = schema["paths"]
+    for path in PUBLIC & paths.keys():
+        paths[path]["get"]["security"] = []
     paths.setdefault("/v1/jobs", {})["post"] = _submit()
     paths.setdefault("/v1/jobs/{job_id}", {})["get"] = _read()
     paths["/predict"] = {"post": _predict()}

@@ -63,9 +63,20 @@ def test_every_lua_script_says_what_it_takes_and_gives() -> None:
     ] == []
 
 
-def test_every_script_that_ends_jobs_knows_the_outbox() -> None:
-    ending = {path.stem for path in (ROOT / "jobs" / "lua").glob("*.lua") if "conclude(" in path.read_text()}
-    assert ending - {"shared"} == connection._ENDING
+def test_a_script_has_before_it_what_it_names_and_needs() -> None:
+    """A name that is missing would show only when the script comes to it."""
+    folder = ROOT / "jobs" / "lua"
+    defined = {
+        path.stem: set(re.findall(r"^local (?:function )?([\w]+)", path.read_text(), re.MULTILINE))
+        for path in (folder / "shared").glob("*.lua")
+    }
+    for path in folder.glob("*.lua"):
+        source = connection.Script(path.stem).source
+        code = re.sub(r"--.*", "", source)
+        for part, names in defined.items():
+            used = {name for name in names if re.search(rf"(?<![\w.:'])({name})\(", code)}
+            has = set(re.findall(r"^local (?:function )?([\w]+)", source, re.MULTILINE))
+            assert used <= has, f"{path.name} uses {used - has} of {part}.lua"
 
 
 def test_only_commands_of_redis_7_0() -> None:

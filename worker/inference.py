@@ -29,10 +29,15 @@ class Device:
         self._running: tuple[Board, BatchRun] | None = None
         self.freed = asyncio.Event()
         self.last_run_s = 0.0
+        self._last_riders, self._free_at = 1, 0.0
 
     @property
     def is_busy(self) -> bool:
         return self._lock.locked()
+
+    def left_s(self, now: float) -> float:
+        """Give how long the run under way is thought to go on: like the last, or shorter if it has fewer riders."""
+        return self._free_at - now if self.is_busy else 0.0
 
     async def run_next(self, bench: Bench, board: Board) -> list[Ended]:
         """Wait for the device, close a batch with whoever is aboard by then, and run it."""
@@ -42,12 +47,13 @@ class Device:
             if batch is None:
                 return ended
             run, started = BatchRun(bench, batch.group, batch.items), time.monotonic()
+            self._free_at = started + self.last_run_s * min(1.0, len(run.riders) / self._last_riders)
             if bench.short_runs.expected(len(run.riders)):
                 ended += self._run_here(run)
             else:
                 self.freed.clear()
                 ended += await self._run(board, run)
-            self.last_run_s = time.monotonic() - started
+            self.last_run_s, self._last_riders = time.monotonic() - started, len(run.riders)
         bench.short_runs.took(self.last_run_s, len(run.riders))
         self.freed.set()
         log.debug("%s: %d (%s), %.1f ms", bench.model.name, len(batch.items), batch.reason, self.last_run_s * 1000)

@@ -27,6 +27,8 @@ from worker.models.model import Model
 log = logging.getLogger("jitney.worker")
 
 OUTAGE_PAUSE_S = 0.5
+WORTH_WAITING_S = 0.01  # a shorter wait before a claim would change nothing
+SLACK_S = 0.003
 DECODED_TOGETHER = 4
 
 
@@ -54,6 +56,7 @@ class Intake:
         self._woken = asyncio.Event()
         self._closing = False
         self._given_back: set[asyncio.Task[None]] = set()
+        self._lead_s = 0.0  # from a claim's beginning to riders that are ready, with room
         self._outage = Outage(log, f"claim jobs of {model.name}")
 
     def wake(self) -> None:
@@ -63,7 +66,7 @@ class Intake:
     def hand_over(self, jobs: list[Claimed], seats_left: int) -> None:
         """Take in jobs that came without a claim, for seats that the last one left free."""
         if self._gate.is_open:
-            self._take(jobs)
+            self._take(jobs, time.monotonic())
         else:  # suspects are tried, and nobody may ride with them
             task = asyncio.create_task(self._give_back(jobs))
             self._given_back.add(task)
@@ -81,6 +84,7 @@ class Intake:
         """Claim as long as there is room, until closed."""
         while not self._closing:
             await self._board.until_room()
+            await self._until_needed()
             await self._gate.enter()
             try:
                 claim, wanted = await self._claim()
@@ -97,6 +101,7 @@ class Intake:
         """Claim and take aboard; None while the queue's server is away. Also gives how many were wanted."""
         self._woken.clear()
         wanted = self._board.room
+        asked_at = time.monotonic()
         if self._closing:
             return Claim([], more=False, suspects=False), 0
         try:
@@ -105,7 +110,7 @@ class Intake:
             self._outage.began(error)
             return None, wanted
         self._outage.ended()
-        self._take(claim.jobs)
+        self._take(claim.jobs, asked_at)
         return claim, wanted
 
     async def _try_suspects(self) -> bool:
@@ -119,6 +124,15 @@ class Intake:
         with suppress(StoreUnavailable):  # then they go back when their leases end
             await self._store.release(self._worker_id, jobs)
 
+    async def _until_needed(self) -> None:
+        """While a long batch runs, claim the next no sooner than it must be: who comes meanwhile shall be in it.
+
+        Claimed at once, the next batch would be full of whoever waits in masses, and all others one batch later.
+        """
+        spare_s = self._device.left_s(time.monotonic()) - self._lead_s
+        if spare_s > WORTH_WAITING_S and self._board.room == self._board.most_ahead:
+            await wait_for_event(self._device.freed, spare_s)
+
     async def _pause(self) -> None:
         """The lines are empty: wait until the free seats are filled, or for a wake.
 
@@ -128,25 +142,28 @@ class Intake:
         if self._device.is_busy:
             await wait_for_event(self._device.freed, self._device.last_run_s / 4)
 
-    def _take(self, claimed: list[Claimed]) -> None:
+    def _take(self, claimed: list[Claimed], asked_at: float) -> None:
         now = time.monotonic()
         riders = [Rider(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6) for job in claimed]
         for rider in riders:
             self._board.board(rider)
         if not self._model.offload:
-            self._settle(riders, prepare_all(self._model, self._box, riders))
+            self._settle(riders, prepare_all(self._model, self._box, riders), asked_at)
             return
         # A few to a thread: a hop between threads costs as much as decoding a small image.
         loop = asyncio.get_running_loop()
         for few in (riders[at : at + DECODED_TOGETHER] for at in range(0, len(riders), DECODED_TOGETHER)):
             prepared = loop.run_in_executor(self._decoders, prepare_all, self._model, self._box, few)
-            prepared.add_done_callback(partial(self._settle_later, few))
+            prepared.add_done_callback(partial(self._settle_later, few, asked_at))
 
-    def _settle_later(self, riders: list[Rider], prepared: asyncio.Future[list[Exception | None]]) -> None:
+    def _settle_later(
+        self, riders: list[Rider], asked_at: float, prepared: asyncio.Future[list[Exception | None]]
+    ) -> None:
         if not prepared.cancelled():
-            self._settle(riders, prepared.result())
+            self._settle(riders, prepared.result(), asked_at)
 
-    def _settle(self, riders: list[Rider], errors: list[Exception | None]) -> None:
+    def _settle(self, riders: list[Rider], errors: list[Exception | None], asked_at: float) -> None:
+        self._lead_s = max(self._lead_s * 0.95, 2 * (time.monotonic() - asked_at) + SLACK_S)
         for rider, error in zip(riders, errors, strict=True):
             if error is None:
                 self._board.seat(rider)

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import os
 import time
 from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -11,14 +12,16 @@ from httptools import HttpParserError, HttpResponseParser
 from scripts.bench.errors import CannotMeasure
 
 TIMEOUT_S: Final = 10
+KEY_VARIABLE: Final = "JITNEY_API_KEY"
 
 
 class Address(NamedTuple):
-    """Where the service listens; `prefix` is what stands before `/v1`."""
+    """Where the service listens; `prefix` is what stands before `/v1`, `key` an API key, where it needs one."""
 
     host: str
     port: int
     prefix: str
+    key: str = ""
 
     @classmethod
     def of(cls, url: str) -> "Address":
@@ -30,12 +33,18 @@ class Address(NamedTuple):
             raise CannotMeasure(f"--url {url}: {error}") from error
         if parts.scheme != "http" or not host or parts.query or parts.fragment:
             raise CannotMeasure(f"--url {url}: give it as http://HOST:PORT")
-        return cls(host, port or 80, parts.path.rstrip("/"))
+        return cls(host, port or 80, parts.path.rstrip("/"), os.environ.get(KEY_VARIABLE, ""))
 
     @property
     def authority(self) -> str:
         """Host and port as a URL and a Host header have them."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def head(self) -> str:
+        """Give the header fields that every request has."""
+        authorization = f"Authorization: Bearer {self.key}\r\n" if self.key else ""
+        return f"Host: {self.authority}\r\n{authorization}"
 
     def __str__(self) -> str:
         return f"http://{self.authority}{self.prefix}"
@@ -106,7 +115,8 @@ def get(address: Address, path: str) -> tuple[int, bytes]:
     """One GET outside of any measurement: status and body. Raises OSError and http.client.HTTPException."""
     connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", f"{address.prefix}{path}")
+        headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
+        connection.request("GET", f"{address.prefix}{path}", headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

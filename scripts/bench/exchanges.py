@@ -66,7 +66,7 @@ def post(address: Address, model: str, content_type: str, body: bytes, *, wait_s
     """One whole `POST /v1/jobs`, which waits for its answer or, with 0, for nothing."""
     prefer = f"Prefer: wait={wait_s}\r\n" if wait_s else ""
     head = (
-        f"POST {address.prefix}/v1/jobs?model={model} HTTP/1.1\r\nHost: {address.authority}\r\n"
+        f"POST {address.prefix}/v1/jobs?model={model} HTTP/1.1\r\n{address.head}"
         f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{prefer}\r\n"
     )
     return head.encode() + body
@@ -75,7 +75,7 @@ def post(address: Address, model: str, content_type: str, body: bytes, *, wait_s
 def look(address: Address, job_id: str, wait_s: int = WAIT_S) -> bytes:
     """One whole `GET /v1/jobs/{id}`, a long poll."""
     path = f"{address.prefix}/v1/jobs/{job_id}?wait={wait_s}"
-    return f"GET {path} HTTP/1.1\r\nHost: {address.authority}\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\n{address.head}\r\n".encode()
 
 
 async def waiting_post(connection: Connection, request: bytes) -> Done:

@@ -27,7 +27,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure a running service, and ONNX Runtime alone on the same model, in turn.",
     )
     add = parser.add_argument
-    add("--url", default="http://127.0.0.1:8000", help="where the service listens (%(default)s)")
+    add(
+        "--url",
+        default="http://127.0.0.1:8000",
+        help="where the service listens (%(default)s); JITNEY_API_KEY: its key",
+    )
     add("--model", metavar="NAME", help="the model (default: the only one, or digits)")
     add("--input", nargs="+", type=Path, default=[], metavar="FILE", help="request bodies, used in turn")
     modes = "wait: the answer in the same request; poll: submit, then long-poll; bulk: many jobs in one request"

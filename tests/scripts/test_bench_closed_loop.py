@@ -116,7 +116,7 @@ def test_the_trial_says_what_came_instead_of_a_result(response: tuple[int, objec
     ],
 )
 def test_a_url_is_read(url: str, address: tuple[str, int, str]) -> None:
-    assert Address.of(url) == address
+    assert Address.of(url)[:3] == address
 
 
 def test_an_ipv6_address_keeps_its_brackets_on_the_wire() -> None:

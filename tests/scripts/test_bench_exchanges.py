@@ -10,7 +10,7 @@ import pytest
 from scripts.bench import accepting, closed_loop
 from scripts.bench.connection import Address
 from scripts.bench.errors import CannotMeasure
-from scripts.bench.exchanges import Exchange, exchange
+from scripts.bench.exchanges import Exchange, exchange, look
 from scripts.bench.figures import Slice, row
 from scripts.bench.inputs import Inputs
 from scripts.bench.loads import Load
@@ -130,3 +130,13 @@ def test_a_service_without_the_bulk_door_is_said_before_anything_is_measured() -
         tried("bulk", lambda _: refusal)
     with pytest.raises(CannotMeasure, match="no result for --mode bulk: 200: the job was not done within 10 s"):
         tried("bulk", lambda _: (200, {"jobs": [view(1), view(2, "running"), view(3), view(4)]}))
+
+
+def test_a_key_goes_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JITNEY_API_KEY", "jk_1_2")
+    address = Address.of("http://127.0.0.1:8000")
+    one = made(address, "poll")
+    for request in (*one.requests, look(address, "00")):
+        assert b"\r\nAuthorization: Bearer jk_1_2\r\n" in request.partition(b"\r\n\r\n")[0] + b"\r\n"
+    monkeypatch.delenv("JITNEY_API_KEY")
+    assert b"Authorization" not in look(Address.of("http://127.0.0.1:8000"), "00")

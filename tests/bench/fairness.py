@@ -1,0 +1,163 @@
+"""`make fairness`: how long a calm tenant waits beside one that floods, and beside one that sends just its fair share.
+
+A model that takes 2 ms a rider in batches of 16 (so 500 a second), behind a whole Jitney with API keys. The calm tenant
+sends 20 jobs a second and waits for each; the other one keeps thousands of jobs in line (429 stops it from more), or
+sends 250 a second. In turn, so that both meet the same weather. Exit code 1: the median of its rounds' p99 beside the
+flood is more than twice the other.
+"""
+
+import asyncio
+import itertools
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import httpx2
+
+from tests.support import models
+from tests.support.service import ROOT, Service
+from tests.support.waiting import wait_until
+
+ROUNDS, SECONDS, REST_S = 5, 12.0, 1.0
+CALM_RATE, FAIR_RATE, FLOODERS, MANY = 20.0, 250.0, 4, 100
+MOST_IN_LINE: Final = 5000
+LIMIT: Final = 2.0
+BODY: Final = bytes(16)
+RAW: Final = {"content-type": "application/octet-stream"}
+LINE: Final = b'{"model":"steady","input":{"tensors":{"x":{"datatype":"FP32","shape":[4],"data":[0,0,0,0]}}}}\n'
+TASK: Final = """
+import threading
+from worker.models.tasks.tensor import TensorTask
+
+class Steady(TensorTask):
+    def present(self, outputs, parameters):
+        threading.Event().wait(0.002)
+        return super().present(outputs, parameters)
+"""
+
+
+async def calm(http: httpx2.AsyncClient, until: float) -> list[float]:
+    """Send jobs at random moments, and give the ms that each took."""
+    took: list[float] = []
+
+    async def ride() -> None:
+        begun = time.perf_counter()
+        answer = await http.post("/v1/jobs?model=steady", content=BODY, headers={**RAW, "prefer": "wait=30"})
+        assert (answer.status_code, answer.json()["status"]) == (200, "succeeded"), answer.text
+        took.append((time.perf_counter() - begun) * 1000)
+
+    await at_random(ride, CALM_RATE, until)
+    return took
+
+
+async def fair(http: httpx2.AsyncClient, until: float, seen: Counter[int]) -> None:
+    """Send jobs at random moments, as many as half of the model's capacity, and wait for none."""
+
+    async def send() -> None:
+        seen[(await http.post("/v1/jobs?model=steady", content=BODY, headers=RAW)).status_code] += 1
+
+    await at_random(send, FAIR_RATE, until)
+
+
+async def flood(http: httpx2.AsyncClient, until: float, seen: Counter[int]) -> None:
+    """Send as many jobs as are taken, and more."""
+
+    async def send() -> None:
+        while time.perf_counter() < until:
+            answer = await http.post("/v1/jobs", content=LINE * MANY, headers={"content-type": "application/x-ndjson"})
+            refused = answer.content.count(b'"code":"quota_exceeded"')  # read as JSON it would cost us what we measure
+            seen.update({202: MANY - min(refused, MANY), 429: min(refused, MANY)})
+            if answer.status_code == 429:
+                assert "retry-after" in answer.headers
+                await asyncio.sleep(0.2)  # far less than it was told
+
+    await asyncio.gather(*(send() for _ in range(FLOODERS)))
+
+
+async def at_random(act: object, rate: float, until: float) -> None:
+    """Do something so often a second, at random moments, whether or not the last time has ended."""
+    chance, running = random.Random(1), set[asyncio.Task[None]]()
+    due = time.perf_counter()
+    while due < until:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        task = asyncio.create_task(act())  # type: ignore[operator]
+        running.add(task)
+        task.add_done_callback(running.discard)
+        due += chance.expovariate(rate)
+    await asyncio.gather(*running)
+
+
+async def measure(url: str, keys: dict[str, str]) -> dict[str, list[list[float]]]:
+    """Let both kinds of neighbour take turns; gives what the calm one waited, by round."""
+    waited: dict[str, list[list[float]]] = {"fair share": [], "flood": []}
+    clients = {name: client(url, key) for name, key in keys.items()}
+    for number, (name, neighbour) in itertools.product(range(ROUNDS), (("fair share", fair), ("flood", flood))):
+        seen: Counter[int] = Counter()
+        until = time.perf_counter() + SECONDS
+        took, _ = await asyncio.gather(calm(clients["calm"], until), neighbour(clients["other"], until, seen))
+        waited[name].append(took)
+        figures = f"p50 {p(took, 50):.0f} ms, p99 {p(took, 99):.0f} ms of {len(took)}"
+        print(f"round {number + 1}, {name}: {figures}; the other: {dict(seen)}", flush=True)
+        await empty(clients["other"])
+    for one in clients.values():
+        await one.aclose()
+    return waited
+
+
+async def empty(http: httpx2.AsyncClient) -> None:
+    """Cancel what is left in line."""
+    while True:
+        jobs = (await http.get("/v1/jobs?limit=100")).json()["jobs"]
+        waiting = [job["id"] for job in jobs if job["status"] in {"queued", "running"}]
+        models_ = (await http.get("/v1/models")).json()["models"]
+        if not waiting and sum(models_[0]["waiting"].values()) == 0:
+            return
+        await asyncio.sleep(REST_S)
+
+
+def client(url: str, key: str) -> httpx2.AsyncClient:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx2.AsyncClient(base_url=url, headers=headers, timeout=60, trust_env=False)
+
+
+def p(values: list[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def make_key(service: Service, tenant: str) -> str:
+    env = {**os.environ, "DATA_DIR": str(service.folder / "data")}
+    env.pop("REDIS_URL", None)
+    command = [sys.executable, "-m", "scripts.cli", "keys", "create", "--tenant", tenant]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> int:
+    """Measure and print; returns the exit code."""
+    with tempfile.TemporaryDirectory(prefix="jit") as folder:
+        model = models.doubling(Path(folder), "steady", 'task = "steady.py:Steady"\nmax_batch = 16')
+        (model / "steady.py").write_text(TASK)
+        with Service(Path(folder), {"TENANT_JOBS": str(MOST_IN_LINE)}) as service:
+            keys = {name: make_key(service, name) for name in ("calm", "other")}
+            header = {"authorization": f"Bearer {keys['other']}"}
+            wait_until(lambda: service.http.get("/v1/jobs", headers=header).status_code == 200, "the keys are known")
+            waited = asyncio.run(measure(service.url, keys))
+    p99 = {name: statistics.median(p(took, 99) for took in rounds) for name, rounds in waited.items()}
+    ratio = p99["flood"] / p99["fair share"]
+    for name, rounds in waited.items():
+        every = list(itertools.chain(*rounds))
+        print(
+            f"beside {name}: p50 {p(every, 50):.0f} ms, p99 {p99[name]:.0f} ms, max {max(every):.0f} ms of {len(every)}"
+        )
+    print(f"p99 beside the flood is {ratio:.2f} times that beside the fair share; at most {LIMIT:g}")
+    return int(ratio > LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
