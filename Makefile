@@ -59,7 +59,7 @@ deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all part
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard
 
-fairness: .venv/installed-dev ## What a calm tenant waits beside one that floods (3 minutes)
+fairness: .venv/installed-dev ## What a calm tenant waits beside one that floods (90 s)
 	$(BIN)/python -m tests.bench.fairness
 
 schemathesis: .venv/installed-dev ## 5,000 requests and more, made from our own OpenAPI document (10 minutes)

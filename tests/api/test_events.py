@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple, cast
 
 import httpx2
 import pytest
@@ -41,10 +41,12 @@ def stream(client: httpx2.Client, path: str, last: str = "") -> Iterator[Iterato
     headers = {"last-event-id": last} if last else {}
     with client.stream("GET", path, headers=headers) as answer:
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-        yield parsed(answer.iter_lines())
+        lines = cast("Generator[str]", answer.iter_lines())
+        with closing(lines), closing(parsed(lines)) as read:
+            yield read
 
 
-def parsed(lines: Iterator[str]) -> Iterator[Event | str]:
+def parsed(lines: Iterator[str]) -> Generator[Event | str]:
     fields: dict[str, str] = {}
     for line in lines:
         if line.startswith(":"):
@@ -215,8 +217,11 @@ def test_a_stream_too_many_is_refused_and_room_comes_back(gateway: GatewayProces
 
 
 def first_line(gateway: GatewayProcess) -> str:
-    with gateway.http.stream("GET", "/v1/events") as answer:
-        return next(answer.iter_lines())
+    with (
+        gateway.http.stream("GET", "/v1/events") as answer,
+        closing(cast("Generator[str]", answer.iter_lines())) as lines,
+    ):
+        return next(lines)
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/{}/events"])

@@ -23,9 +23,9 @@ import httpx2
 
 from tests.support import models
 from tests.support.service import ROOT, Service
-from tests.support.waiting import wait_until
+from tests.support.waiting import pass_time, wait_until
 
-ROUNDS, SECONDS, REST_S = 5, 12.0, 1.0
+ROUNDS, SECONDS, REST_S = 3, 12.0, 1.0
 CALM_RATE, FAIR_RATE, FLOODERS, MANY = 20.0, 250.0, 4, 100
 MOST_IN_LINE: Final = 5000
 LIMIT: Final = 2.0
@@ -76,7 +76,7 @@ async def flood(http: httpx2.AsyncClient, until: float, seen: Counter[int]) -> N
             seen.update({202: MANY - min(refused, MANY), 429: min(refused, MANY)})
             if answer.status_code == 429:
                 assert "retry-after" in answer.headers
-                await asyncio.sleep(0.2)  # far less than it was told
+                await pass_time(0.2)  # far less than it was told
 
     await asyncio.gather(*(send() for _ in range(FLOODERS)))
 
@@ -86,7 +86,7 @@ async def at_random(act: object, rate: float, until: float) -> None:
     chance, running = random.Random(1), set[asyncio.Task[None]]()
     due = time.perf_counter()
     while due < until:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await pass_time(max(0.0, due - time.perf_counter()))
         task = asyncio.create_task(act())  # type: ignore[operator]
         running.add(task)
         task.add_done_callback(running.discard)
@@ -119,7 +119,7 @@ async def empty(http: httpx2.AsyncClient) -> None:
         models_ = (await http.get("/v1/models")).json()["models"]
         if not waiting and sum(models_[0]["waiting"].values()) == 0:
             return
-        await asyncio.sleep(REST_S)
+        await pass_time(REST_S)
 
 
 def client(url: str, key: str) -> httpx2.AsyncClient:
