@@ -106,6 +106,7 @@ async def test_w8_an_endpoint_that_fails_for_long_is_paused(
         "the endpoint is paused: it has failed for too long",
         before,
     )
+    wait_until(lambda: _is_idle(post, receiver), "what was under way has failed too")
     receiver.behaves = answer(200)
     failed = post.gateway.http.post("/v1/webhooks/replay", params={"endpoint": shown["endpoint"], "state": "failed"})
     assert failed.json()["replayed"] >= 1
@@ -115,6 +116,11 @@ async def test_w8_an_endpoint_that_fails_for_long_is_paused(
     assert post.deliveries(endpoint=shown["endpoint"], state="failed") == []
     said = [line.split(": ")[0].split(", ")[-1] for line in impatient.log().splitlines() if "of tenant" in line]
     assert said == ["does not take webhooks", "and is paused", "takes webhooks again"]
+
+
+def _is_idle(post: Post, receiver: Receiver) -> bool:
+    endpoint = post.endpoint(receiver)
+    return bool(endpoint["waiting"] + endpoint["under_way"] == 0)
 
 
 @pytest.mark.usefixtures("impatient")
