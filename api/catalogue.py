@@ -47,7 +47,8 @@ class Catalogue:
 
     async def refresh(self) -> None:
         """Look once."""
-        planned, found = await plans.read(self._connection), await registry.announced(self._connection)
+        planned: Mapping[str, Plan] = await plans.read(self._connection)
+        found = await registry.announced(self._connection)
         if not found.cards:  # a queue that has lost its data: workers will say again what they serve, nobody else will
             found = registry.Announced(self.announced.cards, found.workers)
             planned = planned or self.plans

@@ -68,10 +68,8 @@ async def render(gateway: Gateway) -> bytes:
     for part, seconds in (await cpu.read(gateway.store.connection)).items():
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
-    told = delivering.families(counts)
-    registry.register(
-        _Read([*_jobs(counts), *told, depth, shares, workers, *dead, *full, spent, *_histograms(histograms)])
-    )
+    counted = [*_jobs(counts), *delivering.families(counts)]
+    registry.register(_Read([*counted, depth, shares, workers, *dead, *full, spent, *_histograms(histograms)]))
     return generate_latest(registry)
 
 

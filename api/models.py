@@ -108,12 +108,13 @@ def router(gateway: Gateway) -> APIRouter:
         await gateway.catalogue.refresh()
         return _json(await _view(gateway, _found(gateway, name)))
 
-    for verb, (summary, names, step) in VERBS.items():
-        _add(routes, gateway, verb, summary, names, step)
+    for verb in VERBS:
+        _add(routes, gateway, verb)
     return routes
 
 
-def _add(routes: APIRouter, gateway: Gateway, verb: str, summary: str, names: tuple[str, ...], step: Step) -> None:
+def _add(routes: APIRouter, gateway: Gateway, verb: str) -> None:
+    summary, names, step = VERBS[verb]
     kinds = {"version": {"type": "string", "pattern": VERSION.pattern}, "percent": {"type": "integer", "maximum": 100}}
     schema = {"type": "object", "additionalProperties": False, "properties": {name: kinds[name] for name in names}}
     body = {"requestBody": {"content": {"application/json": {"schema": schema}}}}

@@ -1,4 +1,4 @@
-"""The gateway's look at versions that have just begun to take jobs: notes when a folder brought one, takes bad ones back.
+"""Looks after versions that have just begun to take jobs: notes when a folder brought one, takes bad ones back.
 
 Any number of gateways may look: a plan is only changed from what was read, so each step is taken once.
 """

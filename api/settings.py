@@ -53,7 +53,7 @@ class GatewaySettings(GuardSettings):
         0.1,
         ge=0,
         le=1,
-        description="a version whose share of failing jobs is above that of the one before by so much is taken back; 0 = never",
+        description="a version whose share of failing jobs is higher by so much than before is taken back; 0 = never",
     )
     rollback_jobs: int = Field(20, ge=1, description="jobs that it must have ended before that is said of it")
     rollback_watch_s: float = Field(

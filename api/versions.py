@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from jobs.plans import FOLLOWS, Plan
+from jobs.plans import Plan
 from jobs.registry import Announced, number
 
 ALL: Final = 100.0
@@ -12,8 +12,8 @@ ALL: Final = 100.0
 def shares(announced: Announced, plan: Plan, name: str) -> dict[str, float]:
     """Give each version's percentage of a model's new jobs; empty where no version that may have them is running.
 
-    In a folder's hands versions have jobs by the number of workers that chose them, so that workers which change over one
-    after the other are loaded alike. A pinned version that nobody runs is stood in for by what workers would choose.
+    In a folder's hands versions have jobs by the number of workers that chose them, so that workers which change over
+    one after the other are loaded alike. For a pinned version that nobody runs stands what workers would choose.
     """
     if plan.unloaded:
         return {}

@@ -1,8 +1,8 @@
 """What is to become of each model's versions: which takes the jobs, which tries its luck with some, which goes.
 
-A plan is what is wanted, kept in the queue; workers and gateways read it, and each does its part whenever it can. What is,
-workers announce (`jobs/registry.py`). A model without a plan follows its folder. Changed by admins, and by gateways that
-note which version the folder gave the jobs to, and take back one that does worse than the one before.
+A plan is what is wanted, kept in the queue; workers and gateways read it, and each does its part whenever it can.
+What is, workers announce (`jobs/registry.py`). A model without a plan follows its folder. Changed by admins, and by
+gateways, which note what a folder brought, and take back a version that does worse than the one before.
 """
 
 import logging
@@ -26,7 +26,7 @@ TRIES: Final = 10  # to change what others change at the same time
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """A version that has just begun to take jobs, and how it is told from the one before: by what both did since then."""
+    """A version that has just begun to take jobs, and what it is held against: what both have done since then."""
 
     version: str
     against: str
@@ -89,7 +89,7 @@ async def read(connection: Connection) -> dict[str, Plan]:
 
 
 async def change(connection: Connection, model: str, step: Callable[[Plan], Plan]) -> tuple[Plan, bool]:
-    """Take a step from whatever the plan is; gives the plan, and whether it is another one now. Raises what the step does.
+    """Take a step from whatever the plan is; gives the plan, and whether it is another now. Raises what the step does.
 
     The step may be tried several times: it must change nothing else. Everybody hears of it at once.
     """
