@@ -119,10 +119,10 @@ async def announce(
     """Say what this worker serves; it counts as alive for `ttl_s` from now."""
     seen = time.time()
     words = [w for card in cards for w in (f"{card['name']} {card['version']}", orjson.dumps({**card, "seen": seen}))]
-    await connection.script("write", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
-    await connection.script("write", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
     if words:
         await connection.script("write", keys.MODELS, "", "HSET", *words)
+    await connection.script("write", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
+    await connection.script("write", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
 
 
 async def tell_news(connection: Connection) -> None:
@@ -143,7 +143,8 @@ async def withdraw(connection: Connection, worker_id: str) -> None:
 
 async def announced(connection: Connection) -> Announced:
     """Read what is announced; models not seen for a day are dropped."""
-    known, workers = await connection.command("HGETALL", keys.MODELS), await _live(connection)
+    workers = await _live(connection)  # first: what a worker says it runs, it has described before
+    known = await connection.command("HGETALL", keys.MODELS)
     cards = [card for text in known.values() if (card := _read(text, {"name", "version", "seen", "kinds"}))]
     cards = [card for card in cards if NAME.fullmatch(str(card["name"])) and VERSION.fullmatch(str(card["version"]))]
     forgotten = [card for card in cards if time.time() - card["seen"] > FORGET_AFTER_S]
