@@ -27,8 +27,9 @@ class Life:
         models.times(self._models_dir, version)
         self._until_all_are(version, began, "upgrade by the folder")
 
-    def canary(self, version: int, percent: int) -> float:
+    def canary(self, version: int, percent: int, beside: int) -> float:
         """Give a version a share, once it is there; gives the share that it had."""
+        self.ask("promote", version=str(beside))  # from here on the folder brings nothing by itself
         models.times(self._models_dir, version)
         self._until(lambda: self.entry(version) is not None, f"version {version} is seen")
         began = time.monotonic()

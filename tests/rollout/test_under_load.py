@@ -18,7 +18,7 @@ def test_no_job_fails_and_none_is_answered_by_another_version(tmp_path: Path) ->
     with Service(tmp_path, QUICK) as service, Callers(service.url) as callers:
         life = Life(service, callers, tmp_path)
         life.upgrade(2)
-        share = life.canary(3, percent=25)
+        share = life.canary(3, percent=25, beside=2)
         life.promote(3)
         life.roll_back(to=2)
         life.reload(2)
