@@ -8,10 +8,12 @@ gateways, which note what a folder brought, and take back a version that does wo
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from secrets import token_hex
+from typing import Final
 
 import orjson
+from pydantic import TypeAdapter
 
 from jobs import keys
 from jobs.connection import Connection
@@ -55,6 +57,7 @@ class Plan:
         default_factory=dict
     )  # version → how often it was to be loaded: once more, and it is anew
     watch: Watch | None = None
+    stamp: str = field(default="", compare=False)  # of whoever wrote it: two who take the same step take it twice
 
     def wants(self, choice: str) -> set[str]:
         """List the versions that are to be loaded, where the folder would choose this one."""
@@ -65,15 +68,12 @@ class Plan:
 
 
 FOLLOWS: Final = Plan()
-_FIELDS: Final = tuple(one.name for one in fields(Plan))
+_PLAN: Final = TypeAdapter(Plan)
 
 
 def read_one(text: bytes) -> Plan:
-    """Read a plan; raises ValueError or TypeError."""
-    value: dict[str, Any] = orjson.loads(text)
-    watch = value.get("watch")
-    known = {name: value[name] for name in _FIELDS if name in value}
-    return Plan(**{**known, "watch": Watch(**watch) if watch else None})
+    """Read a plan, of an earlier or a later release than ours; raises ValueError."""
+    return _PLAN.validate_json(text)
 
 
 async def read(connection: Connection) -> dict[str, Plan]:
@@ -83,7 +83,7 @@ async def read(connection: Connection) -> dict[str, Plan]:
     for name, text in found.items():
         try:
             plans[name.decode()] = read_one(text)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             log.warning("the plan of model %.80r can not be read, it follows its folder: %s", name, error)
     return plans
 
@@ -97,12 +97,12 @@ async def change(connection: Connection, model: str, step: Callable[[Plan], Plan
         text: bytes = await connection.command("HGET", keys.PLANS, model) or b""
         try:
             plan = read_one(text) if text else FOLLOWS
-        except (ValueError, TypeError):
+        except ValueError:
             plan = FOLLOWS
         wanted = step(plan)
         if wanted == plan:
             return plan, False
-        if await connection.script("swap", keys.PLANS, model, text, orjson.dumps(wanted)):
+        if await connection.script("swap", keys.PLANS, model, text, orjson.dumps(replace(wanted, stamp=token_hex(4)))):
             await connection.command("PUBLISH", keys.NEWS, NEWS)
             return wanted, True
     raise StoreUnavailable(f"the plan of model {model} is being changed by others all the time", retry_after_s=1)

@@ -14,11 +14,53 @@ ENOUGH = 300  # answers, to tell a share by
 WITHIN_S = 30.0
 
 
-class Life:
-    """Its steps, each done when callers hear of it. `versions`: those that are used, one after the other."""
+class Models:
+    """What an admin sees of the model `times`, and does with it."""
+
+    def __init__(self, service: Service, name: str = NAME) -> None:
+        self.service, self._name = service, name
+
+    def entry(self, version: int) -> Any:
+        """How a version stands; None where nobody knows it."""
+        answer = self.service.http.get(f"/v1/models/{self._name}").json()
+        return next((one for one in answer.get("versions", []) if one["version"] == str(version)), None)
+
+    def status(self, version: int) -> str:
+        entry = self.entry(version)
+        return str(entry["status"]) if entry else "unknown"
+
+    def ask(self, verb: str, **fields: object) -> dict[str, Any]:
+        answer = self.service.http.post(f"/v1/models/{self._name}/{verb}", json=fields)
+        assert answer.status_code == 200, answer.text
+        shown: dict[str, Any] = answer.json()
+        return shown
+
+    def until(self, version: int, status: str, share: float | None = None) -> Any:
+        """Wait until a version stands so, and has this share of the jobs; gives how it stands."""
+
+        def stands() -> Any:
+            entry = self.entry(version) or {"status": "unknown", "share": 0}
+            return entry if entry["status"] == status and share in (None, entry["share"]) else None
+
+        return wait_until(stands, f"version {version} is {status}, with a share of {share}", WITHIN_S)
+
+    def run(self, number: float = 5) -> tuple[str, float]:
+        """Run a job; gives the version that answered, and the factor by which it did."""
+        tensor = {"datatype": "FP32", "shape": [4], "data": [number] * 4}
+        body = {"model": self._name, "input": {"tensors": {"x": tensor}}}
+        answer = self.service.http.post("/v1/jobs", json=body, headers={"prefer": "wait=20"})
+        assert answer.status_code == 200, answer.text
+        job = answer.json()
+        assert job["status"] == "succeeded", job
+        return job["version"], job["output"]["tensors"]["y"]["data"][0] / number
+
+
+class Life(Models):
+    """Its steps, each done when callers hear of it."""
 
     def __init__(self, service: Service, callers: Callers, models_dir: Path) -> None:
-        self._service, self._callers, self._models_dir = service, callers, models_dir
+        super().__init__(service)
+        self._callers, self._models_dir = callers, models_dir
         self.took_s: dict[str, list[float]] = {}
 
     def upgrade(self, version: int) -> None:
@@ -31,10 +73,10 @@ class Life:
         """Give a version a share, once it is there; gives the share that it had."""
         self.ask("promote", version=str(beside))  # from here on the folder brings nothing by itself
         models.times(self._models_dir, version)
-        self._until(lambda: self.entry(version) is not None, f"version {version} is seen")
+        self.until(version, "available")
         began = time.monotonic()
         self.ask("share", version=str(version), percent=percent)
-        self._until(lambda: self.entry(version)["share"] == percent, f"version {version} has its share")
+        self.until(version, "ready", share=percent)
         self._note("canary has its share", began)
         began = time.monotonic()
         self._until(lambda: len(self._callers.since(began)) >= ENOUGH, "enough answers")
@@ -54,26 +96,15 @@ class Life:
     def reload(self, version: int) -> None:
         """Load the version that takes all jobs anew, in every worker."""
         loads = f"model {NAME} version {version} loaded"
-        before, workers = self._service.log().count(loads), self.entry(version)["workers"]
+        before, workers = self.service.log().count(loads), self.entry(version)["workers"]
         self.ask("load", version=str(version))
-        self._until(lambda: self._service.log().count(loads) >= before + workers, "it is loaded anew")
+        self._until(lambda: self.service.log().count(loads) >= before + workers, "it is loaded anew")
 
     def unload(self, version: int) -> None:
         began = time.monotonic()
         self.ask("unload", version=str(version))
-        self._until(lambda: self.entry(version)["status"] == "available", f"version {version} is unloaded")
+        self.until(version, "available")
         self._note("unload", began)
-
-    def entry(self, version: int) -> Any:
-        """How a version stands; None where nobody knows it."""
-        shown = self._service.http.get(f"/v1/models/{NAME}").json()["versions"]
-        return next((one for one in shown if one["version"] == str(version)), None)
-
-    def ask(self, verb: str, **fields: object) -> dict[str, Any]:
-        answer = self._service.http.post(f"/v1/models/{NAME}/{verb}", json=fields)
-        assert answer.status_code == 200, answer.text
-        shown: dict[str, Any] = answer.json()
-        return shown
 
     def _until_all_are(self, version: int, began: float, what: str) -> None:
         """Wait until everybody who asks hears this version."""
