@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api import deadletters, streams, webhooks
+from api import deadletters, models, streams, webhooks
 from api.answers import problem
 from api.gateway import Gateway
 from api.hot import PATH, Hot
@@ -35,6 +35,7 @@ def create_app(gateway: Gateway) -> Hot:
     # A redirect to the same path with another slash would be built from whatever Host header came.
     app = FastAPI(title="Jitney", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(router(gateway))
+    app.include_router(models.router(gateway))
     app.include_router(deadletters.router(gateway))
     app.include_router(webhooks.router(gateway))
     app.include_router(streams.router(gateway))

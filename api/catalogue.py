@@ -1,19 +1,33 @@
-"""Which models callers may name: what workers announced, kept fresh in the background, never a list of our own."""
+"""Which models callers may name, and which version a job gets: what workers announced and what is planned with it.
+
+Kept fresh in the background, never a list of our own.
+"""
 
 import asyncio
 import logging
+import random
 from collections.abc import Mapping
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
-from jobs import registry
+from api import versions
+from jobs import plans, registry
 from jobs.connection import Connection
 from jobs.errors import NotNow, Refused, StoreUnavailable
 from jobs.outage import Outage
-from jobs.registry import Announced
+from jobs.plans import FOLLOWS, Plan
+from jobs.registry import Announced, number
 
 log = logging.getLogger("jitney.api")
 
 Card = Mapping[str, Any]
+
+
+class _Choice(NamedTuple):
+    """The versions that a model's new jobs are shared among; `up_to`: the sum of the shares up to each."""
+
+    cards: list[Card]
+    up_to: list[float]
 
 
 class Catalogue:
@@ -21,9 +35,10 @@ class Catalogue:
 
     def __init__(self, connection: Connection, default_model: str) -> None:
         self._connection, self._default = connection, default_model
-        self._look = asyncio.Event()
+        self._look, self._has_looked = asyncio.Event(), asyncio.Event()
         self.announced = Announced([], [])
-        self._found: dict[str, Card] = {}  # what `find` gave since the last look
+        self.plans: Mapping[str, Plan] = {}
+        self._found: dict[str, _Choice] = {}  # what `find` chose among since the last look
         self._looked = False
 
     def look_again(self) -> None:
@@ -32,12 +47,20 @@ class Catalogue:
 
     async def refresh(self) -> None:
         """Look once."""
+        planned: Mapping[str, Plan] = await plans.read(self._connection)
         found = await registry.announced(self._connection)
         if not found.cards:  # a queue that has lost its data: workers will say again what they serve, nobody else will
             found = registry.Announced(self.announced.cards, found.workers)
-        self.announced = found
+            planned = planned or self.plans
+        self.announced, self.plans = found, planned
         self._found.clear()
         self._looked = True
+        self._has_looked.set()
+
+    async def until_looked(self) -> None:
+        """Wait for the next look."""
+        self._has_looked.clear()
+        await self._has_looked.wait()
 
     async def run(self, every_s: float) -> None:
         """Look again and again, until cancelled."""
@@ -59,25 +82,40 @@ class Catalogue:
 
     def find(self, name: str) -> Card:
         """Give the card of the version that a new job is for; raises Refused for a name nobody announced."""
-        if (found := self._found.get(name)) is None:
-            found = self._found[name] = self._search(name)
-        return found
+        if (choice := self._found.get(name)) is None:
+            choice = self._found[name] = self._search(name)
+        if len(choice.cards) == 1:
+            return choice.cards[0]
+        return random.choices(choice.cards, cum_weights=choice.up_to)[0]  # noqa: S311 (a share, no secret)
 
-    def _search(self, name: str) -> Card:
+    def plan(self, name: str) -> Plan:
+        return self.plans.get(name, FOLLOWS)
+
+    def _search(self, name: str) -> _Choice:
         if not self._looked:
             raise StoreUnavailable(
                 "which models there are is not known yet: the queue can not be reached", retry_after_s=1
             )
         asked, name = name, name or self._only()
-        cards = [card for card in self.announced.cards if card["name"] == name]
-        serving = [card for card in cards if self.announced.serving(card["name"], card["version"])]
+        cards = {card["version"]: card for card in self.announced.cards if card["name"] == name}
+        plan = self.plan(name)
+        if plan.unloaded:
+            message = f"model {name} is unloaded; `jitney models load {name}` brings it back"
+            raise NotNow("model_unavailable", message, retry_after_s=10)
+        if parts := versions.shares(self.announced, plan, name):
+            return _Choice([cards[version] for version in parts], list(accumulate(parts.values())))
         reason = self.announced.failures().get(name)
-        if reason and not serving:
+        if reason:
             raise NotNow("model_unavailable", f"model {name} can not be loaded: {reason}", retry_after_s=10)
         if not cards:
             whose = "" if asked else ", which DEFAULT_MODEL names for requests that name none"
             raise Refused("model_not_found", f"no model {name[:80]!r}{whose}", allowed=self.names())
-        return max(serving or cards, key=lambda card: int(card["version"]))
+        if any(self.announced.leaving(name, version) for version in cards):
+            message = f"model {name} is being unloaded: its files are gone from the folder of models"
+            raise NotNow("model_unavailable", message, retry_after_s=10)
+        # Nobody runs it: for whoever comes back.
+        best = plan.stable if plan.stable in cards else max(cards, key=number)
+        return _Choice([cards[best]], [versions.ALL])
 
     def _only(self) -> str:
         if self._default:

@@ -16,6 +16,7 @@ from jobs.tenants import Tenants
 
 PUBLIC: Final = frozenset({"/", "/healthz", "/readyz"})
 ADMIN: Final = frozenset({"/metrics"})
+MODELS: Final = "/v1/models/"  # whoever has a key may look at them, to change anything there is an admin's
 
 
 class Doorman:
@@ -30,7 +31,8 @@ class Doorman:
         if request.path in PUBLIC:
             return None
         caller = self._callers.find(request)
-        if request.path in ADMIN and not caller.is_admin:
+        changes_models = request.path.startswith(MODELS) and request.method != "GET"
+        if (request.path in ADMIN or changes_models) and not caller.is_admin:
             raise Refused("forbidden", f"{request.path} needs a key with the role admin, and this one has not")
         return caller
 

@@ -14,6 +14,7 @@ from api.callers import Callers
 from api.catalogue import Catalogue
 from api.events import Events
 from api.pace import Pace
+from api.rollouts import Rollouts
 from api.settings import GatewaySettings
 from api.submits import Submits
 from api.waiting import Waiting
@@ -54,6 +55,7 @@ class Gateway:
         self.keep(self.waiting.run(self.settings.recheck_s))
         self.keep(self.callers.run(self.settings.keys_s))
         self.keep(self.events.run(self.settings.keys_s))
+        self.keep(Rollouts(self.store, self.catalogue, self.settings).run())
         self.keep(self.catalogue.run(self.settings.models_s))
         self.keep(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
         self.keep(sweeping.run(self.store, self.settings.sweep_s))

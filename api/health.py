@@ -4,32 +4,62 @@ from typing import Any
 
 import orjson
 
+from api import versions
 from api.answers import Answer
+from api.catalogue import Card
 from api.gateway import Gateway
 from jobs.errors import StoreUnavailable
+from jobs.plans import Plan
+from jobs.registry import Announced
 
 
 async def models(gateway: Gateway) -> dict[str, Any]:
-    """List every model: ready, unserved (announced, but no worker lives that serves it) or failed, with the reason."""
+    """List every version of every model, by name and number."""
+    names = gateway.catalogue.announced.names()
+    return {"models": [entry for name in names for entry in await versions_of(gateway, name)]}
+
+
+async def versions_of(gateway: Gateway, name: str) -> list[dict[str, Any]]:
+    """List a model's versions; one entry without a version where its folder as a whole can not be read."""
     announced = gateway.catalogue.announced
-    failures = announced.failures()
-    listed = []
-    for card in announced.cards:
-        workers = announced.serving(card["name"], card["version"])
-        status = "ready" if workers else "failed" if card["name"] in failures else "unserved"
-        waiting = await gateway.store.depth(card["name"], card["version"])
-        reason = None if workers else failures.get(card["name"], "no live worker serves it")
-        ceilings = announced.ceilings(card["name"], card["version"])
-        listed.append(
-            {**card, "ceilings": ceilings, "status": status, "reason": reason, "workers": workers, "waiting": waiting}
-        )
-    known = {card["name"] for card in announced.cards}
-    listed += [
-        {"name": name, "version": None, "status": "failed", "reason": reason, "kinds": [], "workers": 0}
-        for name, reason in sorted(failures.items())
-        if name not in known
-    ]
-    return {"models": listed}
+    cards = {card["version"]: card for card in announced.cards if card["name"] == name}
+    listed = [await _version(gateway, name, one, cards.get(one)) for one in announced.versions(name)]
+    if listed:
+        return listed
+    reason = announced.failures().get(name)
+    return [{"name": name, "version": None, "status": "failed", "reason": reason, "kinds": [], "workers": 0}]
+
+
+async def _version(gateway: Gateway, name: str, version: str, card: Card | None) -> dict[str, Any]:
+    announced, plan = gateway.catalogue.announced, gateway.catalogue.plan(name)
+    status, reason = _status(announced, plan, name, version)
+    facts = {"name": name, "version": version, "kinds": []} if card is None else card
+    standing = versions.standing(announced, plan, name, version)
+    return {
+        **facts,
+        "ceilings": announced.ceilings(name, version),
+        "status": status,
+        "reason": reason,
+        "workers": announced.serving(name, version),
+        "waiting": await gateway.store.depth(name, version),
+        **standing,
+    }
+
+
+def _status(announced: Announced, plan: Plan, name: str, version: str) -> tuple[str, str | None]:
+    """Say how a version is, and why, where that is not as it should be."""
+    why = plan.bad.get(version)
+    if workers := announced.serving(name, version):
+        if announced.leaving(name, version) < workers:
+            return "ready", why
+        return "leaving", why or "it runs until its lines are empty"
+    if announced.loading(name, version):
+        return "loading", why
+    if reason := announced.failure(name, version):
+        return "failed", reason
+    if version in announced.shelf(name) and (plan.unloaded or versions.shares(announced, plan, name)):
+        return "available", why or "it lies in the folder, and is not loaded"
+    return "unserved", why or "no live worker serves it"
 
 
 async def ready(gateway: Gateway) -> Answer:

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from api import delivering
+from api import delivering, versions
 from api.gateway import Gateway
 from jobs import cpu, deadletters, memory, stats
 
@@ -19,6 +19,10 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _EVENTS = {
     "submitted": ("jitney_jobs_submitted", "Jobs accepted"),
     "finished": ("jitney_jobs_finished", "Jobs that became final", "outcome"),
+    "outcomes": ("jitney_version_jobs_finished", "The same by version", "version", "outcome"),
+    "faults": ("jitney_version_faults", "Jobs that failed through no fault of their callers", "version"),
+    "kills": ("jitney_version_kills", "Workers that died with jobs of a version in hands", "version"),
+    "rollbacks": ("jitney_rollbacks", "Versions that were taken back by themselves"),
     "reclaimed": ("jitney_jobs_reclaimed", "Jobs taken back from lost and dead workers"),
     "retried": ("jitney_jobs_retried", "Tries that went wrong and were not the last"),
     "late": ("jitney_late_results", "Results refused because the job was no longer that worker's"),
@@ -45,6 +49,10 @@ async def render(gateway: Gateway) -> bytes:
     for card in announced.cards:
         for lane, waiting in (await gateway.store.depth(card["name"], card["version"])).items():
             depth.add_metric([card["name"], card["version"], lane], waiting)
+    shares = GaugeMetricFamily("jitney_version_share", "Share of a model's new jobs", labels=["model", "version"])
+    for name in gateway.catalogue.names():
+        for version, percent in versions.shares(announced, gateway.catalogue.plan(name), name).items():
+            shares.add_metric([name, version], percent / versions.ALL)
     workers = GaugeMetricFamily("jitney_workers", "Live workers", value=len(announced.workers))
     letters, letter_bytes = await deadletters.weigh(gateway.store)
     dead = [
@@ -60,8 +68,8 @@ async def render(gateway: Gateway) -> bytes:
     for part, seconds in (await cpu.read(gateway.store.connection)).items():
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
-    told = delivering.families(counts)
-    registry.register(_Read([*_jobs(counts), *told, depth, workers, *dead, *full, spent, *_histograms(histograms)]))
+    counted = [*_jobs(counts), *delivering.families(counts)]
+    registry.register(_Read([*counted, depth, shares, workers, *dead, *full, spent, *_histograms(histograms)]))
     return generate_latest(registry)
 
 

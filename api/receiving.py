@@ -14,6 +14,7 @@ class Request:
 
     def __init__(self, scope: Scope) -> None:
         self.path: str = scope["path"]
+        self.method: str = scope["method"]
         self.query_string: bytes = scope["query_string"]
         self._scope = scope
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])

@@ -1,4 +1,4 @@
-"""Every route but the hot ones: list and cancel jobs, models, health, metrics, /predict and the page."""
+"""Routes that are not hot: list and cancel jobs, health, metrics, /predict and the page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -45,10 +45,6 @@ def router(gateway: Gateway) -> APIRouter:
     async def cancel_job(request: HttpRequest, job_id: str) -> Response:
         job = await gateway.cancel(Request(request.scope).tenant, job_id)
         return respond(Answer(200, orjson.dumps(job_view(job))))
-
-    @routes.get("/v1/models", tags=["models"], summary="What is served, by whom, and what could not be loaded")
-    async def list_models() -> Response:
-        return respond(Answer(200, orjson.dumps(await health.models(gateway))))
 
     @routes.post(
         "/predict", tags=["jobs"], summary="Classify an image and wait for the answer", include_in_schema=False

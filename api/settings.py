@@ -49,6 +49,16 @@ class GatewaySettings(GuardSettings):
     max_streams: int = Field(100, gt=0, description="event streams of one tenant open at a time")
     recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
     models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
+    rollback_errors: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="a version whose share of failing jobs is higher by so much than before is taken back; 0 = never",
+    )
+    rollback_jobs: int = Field(20, ge=1, description="jobs that it must have ended before that is said of it")
+    rollback_watch_s: float = Field(
+        600, ge=0, description="so long after a version took over it may still be taken back by itself"
+    )
     keys_s: float = Field(
         2, gt=0, description="time between two looks at the API keys; changes are mostly heard of at once"
     )

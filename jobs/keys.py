@@ -20,7 +20,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:dead_bytes` | string | for ever | the sum of those bytes |
 | `:load` | hash | for ever, three fields per model | jobs open, bytes of their inputs, jobs submitted; last ticket |
 | `:load`, fields `@<tenant>:…` | | while it has a limit and jobs | the same of a tenant, and how many of it run |
-| `:counts` | hash | for ever, a few fields per model | jobs reclaimed, retried, finished by outcome, late |
+| `:counts` | hash | for ever, a few fields per model version | what has happened so far (jobs/counts.py) |
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:log:<tenant>` | stream | an hour after the last word | states that its jobs came into, while somebody listens |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
@@ -40,6 +40,7 @@ The 30 days begin anew with each use.
 | `jitney:models` | hash | for ever, a field per model version | what workers announced, and when it was last seen |
 | `jitney:workers` | set | a day after the last beat | ids of workers that may be alive |
 | `jitney:worker:<id>` | string | three beats | a live worker: its models, and those it could not load |
+| `jitney:plans` | hash | for ever, a field per model | what is to become of its versions (jobs/plans.py) |
 | `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
 | `jitney:keys` | hash | for ever, a field per API key | the keys' hashes, tenants and roles; no key itself |
 | `jitney:cpu` | hash | for ever, two fields | CPU time in µs that gateways, and that workers, have used |
@@ -47,7 +48,7 @@ The 30 days begin anew with each use.
 | `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
 | `jitney:wake:<id>` | channel | | a worker's wake: a model version has work, or here is some |
 | `jitney:events` | channel | | a tenant's log has grown |
-| `jitney:news` | channel | | models, API keys or listeners came or went |
+| `jitney:news` | channel | | models, plans, API keys or listeners came or went |
 | `jitney:secret:<tenant>` | hash | for ever | what the tenant's webhooks are signed with, and what they were before |
 | `jitney:{rq}:…` | | rq's own | rq's keys, all in one slot (`RQ_KEY_PREFIX`) |
 | `jitney:outbox` | channel | | a delivery was written |
@@ -57,6 +58,7 @@ from typing import Final
 
 MODELS: Final = "jitney:models"
 WORKERS: Final = "jitney:workers"
+PLANS: Final = "jitney:plans"
 NEWS: Final = "jitney:news"
 OUTBOX: Final = "jitney:outbox"
 WORKER_PREFIX: Final = "jitney:worker:"
@@ -70,6 +72,7 @@ EVENTS: Final = "jitney:events"
 LASTING: Final = (
     r"jitney:\{s\d\d\}:(turns|counts|load|dead|dead_bytes)",
     r"jitney:models",
+    r"jitney:plans",
     r"jitney:stats:.+",
     r"jitney:cpu",
     r"jitney:keys",

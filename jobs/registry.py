@@ -7,6 +7,7 @@ run them is another question, and the live workers answer it.
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -31,9 +32,13 @@ class WorkerReport:
     id: str
     pid: int
     host: str
-    models: list[str] = field(default_factory=list)  # "name version"
-    failed: dict[str, str] = field(default_factory=dict)  # name → reason
+    models: list[str] = field(default_factory=list)  # "name version" that it runs
+    failed: dict[str, str] = field(default_factory=dict)  # name, or "name version" → reason
     ceilings: dict[str, dict[str, int]] = field(default_factory=dict)  # "name version" → shapes → largest batch
+    chosen: dict[str, str] = field(default_factory=dict)  # name → the version that it would give jobs to
+    leaving: list[str] = field(default_factory=list)  # "name version" that it runs only until their lines are empty
+    loading: list[str] = field(default_factory=list)  # "name version"
+    shelf: dict[str, list[str]] = field(default_factory=dict)  # name → the versions in its folder
 
 
 WORKER_FIELDS = tuple(one.name for one in fields(WorkerReport))
@@ -59,8 +64,53 @@ class Announced:
         return known
 
     def failures(self) -> dict[str, str]:
-        """Collect the models that some live worker could not load, with the reason."""
-        return {name: reason for worker in self.workers for name, reason in worker.failed.items()}
+        """Collect the models that some live worker could not load, any version of them, with the reason."""
+        return {name.partition(" ")[0]: reason for worker in self.workers for name, reason in worker.failed.items()}
+
+    def failure(self, name: str, version: str) -> str | None:
+        """Give why some live worker could not load this version, or its model as a whole."""
+        reasons = [worker.failed.get(f"{name} {version}") or worker.failed.get(name) for worker in self.workers]
+        return next(filter(None, reasons), None)
+
+    def votes(self, name: str) -> dict[str, int]:
+        """Count the live workers that would give a model's jobs to each version, and run it."""
+        votes: Counter[str] = Counter()
+        for worker in self.workers:
+            runs = [model.partition(" ")[2] for model in worker.models if model.partition(" ")[0] == name]
+            runs = [version for version in runs if f"{name} {version}" not in worker.leaving]
+            choice = worker.chosen.get(name) if worker.chosen else max(runs, key=number, default=None)
+            if choice in runs:
+                votes[str(choice)] += 1
+        return votes
+
+    def leaving(self, name: str, version: str) -> int:
+        """Count live workers that run this version only until its lines are empty."""
+        return sum(f"{name} {version}" in worker.leaving for worker in self.workers)
+
+    def loading(self, name: str, version: str) -> bool:
+        """Whether a live worker is loading this version just now."""
+        return any(f"{name} {version}" in worker.loading for worker in self.workers)
+
+    def shelf(self, name: str) -> list[str]:
+        """List the versions that lie in some live worker's folder, lowest first."""
+        return sorted({version for worker in self.workers for version in worker.shelf.get(name, [])}, key=number)
+
+    def versions(self, name: str) -> list[str]:
+        """List the versions that are known in whatever way, lowest first."""
+        cards = {card["version"] for card in self.cards if card["name"] == name}
+        said = [words.partition(" ") for worker in self.workers for words in (*worker.failed, *worker.loading)]
+        known = cards.union(self.shelf(name), (version for whose, _, version in said if whose == name and version))
+        return sorted(filter(VERSION.fullmatch, known), key=number)
+
+    def names(self) -> list[str]:
+        """List all models that are announced, failed or lie in a folder."""
+        known = {card["name"] for card in self.cards} | self.failures().keys()
+        return sorted(known.union(*(worker.shelf for worker in self.workers)))
+
+
+def number(version: str) -> int:
+    """Give a version's number, by which the highest is told; -1 for what is none."""
+    return int(version) if VERSION.fullmatch(version) else -1
 
 
 async def announce(
@@ -69,15 +119,20 @@ async def announce(
     """Say what this worker serves; it counts as alive for `ttl_s` from now."""
     seen = time.time()
     words = [w for card in cards for w in (f"{card['name']} {card['version']}", orjson.dumps({**card, "seen": seen}))]
-    await connection.script("write", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
-    await connection.script("write", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
     if words:
         await connection.script("write", keys.MODELS, "", "HSET", *words)
+    await connection.script("write", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
+    await connection.script("write", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
 
 
 async def tell_news(connection: Connection) -> None:
     """Have gateways look again at once: models came or went."""
     await connection.command("PUBLISH", keys.NEWS, "models")
+
+
+async def retire(connection: Connection, name: str, version: str) -> None:
+    """Forget a version whose files are gone: it takes no job any more, for no worker could come back with it."""
+    await connection.command("HDEL", keys.MODELS, f"{name} {version}")
 
 
 async def withdraw(connection: Connection, worker_id: str) -> None:
@@ -88,7 +143,8 @@ async def withdraw(connection: Connection, worker_id: str) -> None:
 
 async def announced(connection: Connection) -> Announced:
     """Read what is announced; models not seen for a day are dropped."""
-    known, workers = await connection.command("HGETALL", keys.MODELS), await _live(connection)
+    workers = await _live(connection)  # first: what a worker says it runs, it has described before
+    known = await connection.command("HGETALL", keys.MODELS)
     cards = [card for text in known.values() if (card := _read(text, {"name", "version", "seen", "kinds"}))]
     cards = [card for card in cards if NAME.fullmatch(str(card["name"])) and VERSION.fullmatch(str(card["version"]))]
     forgotten = [card for card in cards if time.time() - card["seen"] > FORGET_AFTER_S]

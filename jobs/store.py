@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
-from jobs import codec, keys
+from jobs import codec, counts, keys
 from jobs.connection import Connection
 from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.ids import shard_of
@@ -141,15 +141,11 @@ class JobStore:
         return None if rank is None else int(rank) + 1
 
     async def counts(self) -> dict[str, int]:
-        """Count jobs since the queue began: `submitted:<model>` and `finished:<model>:<outcome>`."""
+        """Count what has happened since the queue began, see `jobs.counts`."""
         totals: Counter[str] = Counter()
         for shard in range(self.settings.shards):
             commands = [("HGETALL", key) for key in (keys.counts(shard), keys.load(shard))]
-            counts, sums = await self.connection.pipeline(commands)
-            submitted = [(b"submitted:" + name[:-10], n) for name, n in sums.items() if name.endswith(b":submitted")]
-            for name, value in (*counts.items(), *submitted):
-                if value.isdigit():
-                    totals[name.decode()] += int(value)
+            totals.update(counts.fold(*await self.connection.pipeline(commands)))
         return totals
 
     async def depth(self, model: str, version: str) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from jobs import registry
 from jobs.connection import Connection
@@ -10,45 +10,66 @@ from jobs.cpu import Meter
 from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.registry import WorkerReport
-from jobs.stats import Tally
-from worker.models.model import Model
+from worker.station import Station
 
 log = logging.getLogger("jitney.worker")
 
 BEATS_TO_LIVE = 3
 
-
-async def run_beats(
-    connection: Connection, report: Callable[[], WorkerReport], models: Sequence[Model], beat_s: float
-) -> None:
-    """Announce at once and with each beat, until cancelled."""
-    first, cards, outage = True, [model.card() for model in models], Outage(log, "announce models")
-    while True:
-        try:
-            await registry.announce(connection, report(), cards, beat_s * BEATS_TO_LIVE)
-            if first:
-                await registry.tell_news(connection)
-            first = False
-            outage.ended()
-        except StoreUnavailable as error:
-            outage.began(error)
-        await asyncio.sleep(beat_s)
+Stations = Mapping[str, Station]
 
 
-async def run_stats(connection: Connection, tallies: Mapping[str, Tally], meter: Meter, stats_s: float) -> None:
+class Announcer:
+    """Says what this worker does with each beat, and at once when that has changed."""
+
+    def __init__(
+        self, connection: Connection, report: Callable[[], WorkerReport], stations: Stations, beat_s: float
+    ) -> None:
+        self._connection, self._report, self._stations, self._beat_s = connection, report, stations, beat_s
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """Say it at once, and have everybody look."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Announce until cancelled."""
+        is_news, outage = True, Outage(log, "announce models")
+        while True:
+            try:
+                await self._announce(is_news=is_news)
+                is_news = False
+                outage.ended()
+            except StoreUnavailable as error:
+                outage.began(error)
+            try:
+                await asyncio.wait_for(self._changed.wait(), self._beat_s)
+            except TimeoutError:
+                continue
+            self._changed.clear()
+            is_news = True
+
+    async def _announce(self, *, is_news: bool) -> None:
+        cards = [station.model.card() for station in self._stations.values()]
+        await registry.announce(self._connection, self._report(), cards, self._beat_s * BEATS_TO_LIVE)
+        if is_news:
+            await registry.tell_news(self._connection)
+
+
+async def run_stats(connection: Connection, stations: Stations, meter: Meter, stats_s: float) -> None:
     """Add what was measured to the metrics, until cancelled."""
     outage = Outage(log, "tell metrics")
     while True:
         await asyncio.sleep(stats_s)
         try:
-            await tell_stats(connection, tallies, meter)
+            await tell_stats(connection, stations, meter)
             outage.ended()
         except StoreUnavailable as error:
             outage.began(error)
 
 
-async def tell_stats(connection: Connection, tallies: Mapping[str, Tally], meter: Meter) -> None:
+async def tell_stats(connection: Connection, stations: Stations, meter: Meter) -> None:
     """Add once."""
     await meter.tell(connection)
-    for model, tally in tallies.items():
-        await tally.tell(connection, model)
+    for station in [*stations.values()]:
+        await station.tally.tell(connection, station.model.name)

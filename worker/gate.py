@@ -43,7 +43,7 @@ class Gate:
                 while self._inside:
                     self._nobody_inside.clear()
                     await self._nobody_inside.wait()
-                for board in boards:
+                for board in [*boards]:  # those that come meanwhile are empty, and stay so
                     await board.until_empty()
                 yield
             finally:

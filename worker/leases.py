@@ -27,7 +27,7 @@ async def run(store: JobStore, worker_id: str, boards: Sequence[Board], device: 
 
 async def tick(store: JobStore, worker_id: str, boards: Sequence[Board], device: Device) -> None:
     """Renew once."""
-    for board in boards:
+    for board in [*boards]:  # they come and go
         if held := board.held():
             lost = await store.extend(worker_id, held)
             board.leave(lost)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 from collections.abc import Coroutine
 from importlib import import_module
@@ -15,10 +16,10 @@ from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from worker.blackbox import forget
 from worker.burial import settle_at_last
-from worker.models.loading import load_all
 from worker.models.spec import ModelError
 from worker.runtime import Runtime
 from worker.settings import WorkerSettings
+from worker.shelf import check
 
 log = logging.getLogger("jitney.worker")
 
@@ -28,12 +29,15 @@ EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path | None = None) -> int:
     """Work until SIGTERM; returns the exit code. `black_box`: where to note what is in hands, and to find what was."""
     try:
-        models, failed = load_all(settings.models_dir, settings.chosen)
+        check(settings.models_dir, settings.chosen)
     except ModelError as error:
         log.error("MODELS_DIR=%s: %s", settings.models_dir, error)  # noqa: TRY400 (the line says it all)
         return EX_CONFIG
 
+    is_loading = False
+
     async def work() -> None:
+        nonlocal is_loading
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
@@ -43,12 +47,18 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
         store = JobStore(store_settings, connection)
         if black_box is not None and await _is_stopped_first(settle_at_last(store, black_box), stop):
             return
-        runtime = Runtime(settings, store, models, failed, black_box)
+        runtime = Runtime(settings, store, black_box)
+        if await _is_stopped_first(runtime.keeper.begin(), stop):
+            is_loading = runtime.keeper.is_busy
+            return
         # What was loaded so far stays for ever: the collector need not look at it again with each pass.
         gc.collect()
         gc.freeze()
-        log.info("worker %s serves %s", runtime.id, ", ".join(runtime.stations) or "nothing")
-        await runtime.run(stop)
+        log.info("worker %s serves %s", runtime.id, ", ".join(runtime.depot.stations) or "nothing")
+        try:
+            await runtime.run(stop)
+        finally:
+            is_loading = runtime.keeper.is_busy
         await connection.aclose()
         if black_box is not None:
             forget(black_box)
@@ -58,6 +68,9 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(work())
+    if is_loading:  # nobody needs that model any more, and Python would wait for the thread
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -66,5 +79,7 @@ async def _is_stopped_first(work: Coroutine[Any, Any, None], stop: asyncio.Event
     working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    if working.done():
+        working.result()
     working.cancel()
     return stop.is_set()

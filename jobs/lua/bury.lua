@@ -5,7 +5,7 @@
 -- gives {how many went back to their lines, how many of them as suspects, how many failed as poison}
 -- with events, lines, outbox, ends
 local worker, rest_ms, ends = ARGV[1], ARGV[4], ends_at(5)
-local attempts, suspects, back, failed = {}, {}, 0, 0
+local attempts, suspects, killers, back, failed = {}, {}, {}, 0, 0
 for at = 9, #ARGV, 2 do attempts[ARGV[at]] = ARGV[at + 1] end
 
 -- Another killed run; true where that is the verdict: it was alone, and not for the first time.
@@ -31,12 +31,14 @@ for _, id in ipairs(redis.call('ZRANGE', root .. ':leases', 0, -1)) do
     count('reclaimed', job[4])
     if attempts[id] == job[3] then
       suspects[#suspects + 1] = id
+      killers[(job[4] or '?') .. ':' .. (job[5] or '?')] = true
       rest(id, job[4], job[5])
     elseif requeue(id) then
       back = back + 1
     end
   end
 end
+for which in pairs(killers) do count('kills', which) end  -- once for a death, however many rode
 for nth, id in ipairs(suspects) do
   if is_poison(id) then
     failed = failed + 1

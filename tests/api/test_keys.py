@@ -62,6 +62,15 @@ def test_metrics_need_the_role_admin(queue: Server, gateway: GatewayProcess) -> 
     assert admin.get("/metrics").status_code == 200
 
 
+def test_to_change_models_needs_the_role_admin_to_look_at_them_does_not(queue: Server, gateway: GatewayProcess) -> None:
+    caller, admin = callers(queue, gateway, "acme", "admin")
+    assert (caller.get("/v1/models").status_code, caller.get("/v1/models/m").status_code) == (200, 404)
+    for verb in ("load", "unload", "share", "promote", "rollback", "follow", "of-a-later-release"):
+        refused = caller.post(f"/v1/models/m/{verb}")
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), verb
+    assert admin.post("/v1/models/m/promote").json()["code"] == "model_not_found"
+
+
 @pytest.mark.parametrize(
     "name",
     ["Authorization: Bearer {}", "authorization: bearer {}", "Authorization: Key {}", "X-API-Key: {}", "api-key: {}"],

@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx2
 import redis
 
-from jobs import keys
+from jobs import counts, keys
 from tests.faults.parts import Door, Gateway, Part, Worker, open_files, resident_mib
 from tests.faults.proxy import Network, Proxy
 from tests.support.processes import is_running
@@ -146,8 +146,7 @@ class Cluster:
         with self.queue() as client:
             found: dict[bytes, bytes] = client.hgetall(COUNTS)
             load: dict[bytes, bytes] = client.hgetall(LOAD)
-        found |= {b"submitted:" + name[:-10]: n for name, n in load.items() if name.endswith(b":submitted")}
-        return {name.decode(): int(value) for name, value in found.items()}
+        return counts.fold(found, load)
 
     def forget_jobs(self) -> None:
         """Drop the final jobs of earlier tests, so that looking at all jobs stays cheap. The counts stay."""

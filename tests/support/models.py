@@ -73,6 +73,32 @@ def doubling(models_dir: Path, name: str = "double", toml: str = 'task = "tensor
     return folder
 
 
+def times(
+    models_dir: Path,
+    version: int,
+    name: str = "times",
+    toml: str = 'task = "tensor"',
+    factor: float | None = None,
+) -> Path:
+    """Lay out a version that multiplies by its number (or `factor`), so that answers tell who gave them: x, y [N, 4].
+
+    It comes as a whole, as a careful operator would move it there.
+    """
+    node = helper.make_node("Mul", ["x", "factor"], ["y"])
+    ports = [helper.make_tensor_value_info(port, TensorProto.FLOAT, ["N", 4]) for port in "xy"]
+    by = helper.make_tensor("factor", TensorProto.FLOAT, [], [version if factor is None else factor])
+    graph = helper.make_graph([node], "times", ports[:1], ports[1:], [by])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folder, coming = models_dir / name, models_dir / f".{name}-{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    coming.mkdir()
+    onnx.save(model, coming / "model.onnx")
+    if not (folder / "model.toml").exists():
+        (folder / "model.toml").write_text(toml)
+    coming.rename(folder / str(version))
+    return folder
+
+
 def perceptron(models_dir: Path, name: str = "perceptron", inputs: int = 784) -> None:
     """Lay out a tiny network, so that all else is what costs: x float32 [N, inputs] → y float32 [N, 10]."""
     sizes, random = (inputs, 128, 10), np.random.default_rng(1)

@@ -47,7 +47,7 @@ def _is_model(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     try:
-        return path.is_dir() and ((path / SPEC_FILE).exists() or bool(_versions(path)))
+        return path.is_dir() and ((path / SPEC_FILE).exists() or bool(versions(path)))
     except OSError:  # not readable: `_read` says so
         return True
 
@@ -67,19 +67,19 @@ def _read(folder: Path) -> ModelFolder | BrokenModel:
     return ModelFolder(name, folder, version, folder / version / ONNX_FILE, spec)
 
 
-def _versions(folder: Path) -> list[str]:
+def versions(folder: Path) -> list[str]:
     """Names of the numeric folders with a model in them, lowest first."""
     numeric = (path.name for path in folder.iterdir() if path.name.isascii() and path.name.isdigit())
     return sorted((name for name in numeric if (folder / name / ONNX_FILE).is_file()), key=int)
 
 
 def _choose(folder: Path, spec: ModelSpec) -> str:
-    versions = _versions(folder)
-    if not versions:
+    found = versions(folder)
+    if not found:
         raise ModelError(folder, None, f"no version; allowed: a numeric folder with the model in it: 1/{ONNX_FILE}")
     if spec.version is None:
-        return versions[-1]
-    if spec.version not in versions:
+        return found[-1]
+    if spec.version not in found:
         file = folder / SPEC_FILE
-        raise ModelError(file, "version", f"there is no {spec.version}/{ONNX_FILE}; allowed: {', '.join(versions)}")
+        raise ModelError(file, "version", f"there is no {spec.version}/{ONNX_FILE}; allowed: {', '.join(found)}")
     return spec.version

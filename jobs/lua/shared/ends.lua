@@ -96,7 +96,9 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
     redis.call('PEXPIRE', job, ends.ttl_ms)
   end
   ended[#ended + 1] = id
-  count('finished', (model or '?') .. ':' .. state)
+  local which = (model or '?') .. ':' .. (facts[8] or '?')
+  count('finished', which .. ':' .. state)
+  if dead then count('faults', which) end
   if facts[17] then changed(id, state, nil, facts[17]) end
   if facts[16] then posted = post(id, state, facts[16]) and true or posted end
   for gateway in string.gmatch(facts[5] or '', '[^ ]+') do

@@ -1,0 +1,88 @@
+"""Speaks to a gateway's `/v1/models`: one call, and what it says as a line for people."""
+
+import argparse
+import http.client
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+TIMEOUT_S: Final = 30.0
+EX_UNAVAILABLE: Final = 69
+
+ENVIRONMENT: Final = """environment:
+  JITNEY_URL   the gateway (http://127.0.0.1:8000)
+  JITNEY_KEY   an API key, where it asks for one; changes need one with the role admin"""
+
+
+class Failed(Exception):
+    """The call came to nothing; `code` is the exit code, the message is for the operator."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def parser(verb: str, does: str) -> argparse.ArgumentParser:
+    """Begin a verb's parser."""
+    made = argparse.ArgumentParser(
+        prog=f"jitney models {verb}",
+        description=f"{does}.",
+        epilog=ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    url = os.environ.get("JITNEY_URL") or "http://127.0.0.1:8000"
+    made.add_argument("--url", default=url, help="where the gateway listens (%(default)s)")
+    return made
+
+
+def call(url: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+    """GET, or POST a body; gives the answer's JSON. Raises Failed."""
+    parts, key = urlsplit(url), os.environ.get("JITNEY_KEY")
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    if parts.scheme not in kinds or not parts.hostname:
+        raise Failed(f"{url} is no gateway's address; one looks like http://127.0.0.1:8000", 1)
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+    text = None if body is None else json.dumps(body)
+    try:
+        connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=TIMEOUT_S)
+        connection.request("GET" if text is None else "POST", parts.path.rstrip("/") + path, text, headers)
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+        connection.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Failed(f"the gateway at {url} can not be reached: {error}", EX_UNAVAILABLE) from error
+    if answer.status >= 400:
+        allowed = said.get("allowed")
+        raise Failed(said.get("detail", said) + (f" (allowed: {', '.join(allowed)})" if allowed else ""), 1)
+    return said
+
+
+def change(verb: str, given: argparse.Namespace, **fields: object) -> int:
+    """Ask for a change of a model and say what follows from it; returns the exit code."""
+    wanted = {name: value for name, value in fields.items() if value is not None}
+    try:
+        shown = call(given.url, f"/v1/models/{quote(given.model, safe='')}/{verb}", wanted)
+    except Failed as error:
+        return complain(error)
+    print(table(shown["versions"]))
+    return 0
+
+
+def complain(error: Failed) -> int:
+    """Say what went wrong; returns the exit code."""
+    print(f"jitney models: {error}", file=sys.stderr)
+    return error.code
+
+
+def table(versions: list[dict[str, Any]]) -> str:
+    """Lay versions out, a line each."""
+    lines = [f"{'model':20}  {'version':>7}  {'status':9}  {'role':7}  {'share':>6}  {'workers':>7}  waiting"]
+    for one in versions:
+        waiting = sum((one.get("waiting") or {}).values())
+        share = f"{one.get('share', 0):g} %"
+        line = f"{one['name']:20}  {one['version'] or '':>7}  {one['status']:9}  {one.get('role') or '':7}  {share:>6}"
+        lines.append(f"{line}  {one['workers']:>7}  {waiting}" + (f"  {one['reason']}" if one["reason"] else ""))
+    return "\n".join(lines)

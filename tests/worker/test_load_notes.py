@@ -1,0 +1,53 @@
+"""A worker that died while it loaded a version: the next one knows, tries it once more, and then leaves it alone."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import program
+from tests.support.waiting import wait_until
+from worker.load_notes import LoadNotes
+
+DYING = """
+import os
+from pathlib import Path
+from worker.load_notes import LoadNotes
+with LoadNotes(Path("notes")).loading("m 2", "as it was"):
+    os.abort()
+"""
+
+
+def die(folder: Path) -> None:
+    with program(DYING, folder / "log") as process:
+        assert wait_until(process.poll, "it dies") < 0
+
+
+def test_two_deaths_are_enough_and_other_files_are_another_matter(tmp_path: Path) -> None:
+    die(tmp_path)
+    notes = LoadNotes(tmp_path / "notes")
+    assert (notes.is_suspect("m 2"), notes.is_deadly("m 2", "as it was")) == (True, False)
+    die(tmp_path)
+    notes = LoadNotes(tmp_path / "notes")
+    assert notes.is_deadly("m 2", "as it was")
+    assert not notes.is_deadly("m 2", "mended")
+    assert not notes.is_suspect("m 1")
+    assert LoadNotes(tmp_path / "notes").is_deadly("m 2", "as it was")  # whoever died of what meanwhile
+
+
+def test_what_loads_or_is_refused_is_forgiven(tmp_path: Path) -> None:
+    die(tmp_path)
+    notes = LoadNotes(tmp_path / "notes")
+    with pytest.raises(RuntimeError), notes.loading("m 2", "as it was"):
+        raise RuntimeError
+    assert not LoadNotes(tmp_path / "notes").is_suspect("m 2")
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"deaths": 3, "loading": []}', b'{"deaths": {"m": 3}}'])
+def test_notes_that_can_not_be_read_are_none(tmp_path: Path, junk: bytes) -> None:
+    (tmp_path / "notes").write_bytes(junk)
+    assert not LoadNotes(tmp_path / "notes").is_suspect("m")
+
+
+def test_without_a_file_nothing_is_noted() -> None:
+    with LoadNotes(None).loading("m 2", "as it was"):
+        pass

@@ -1,0 +1,46 @@
+"""Which versions a worker runs, by folder, plan and what it runs already."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.plans import FOLLOWS, Plan
+from worker.models.repository import ModelFolder
+from worker.models.spec import ModelSpec
+from worker.shelf import Shelved
+from worker.wishes import of_model
+
+
+def shelved(*versions: str, pins: str | None = None) -> Shelved:
+    spec = ModelSpec(task="tensor", version=pins)
+    choice = ModelFolder("m", Path("m"), pins or versions[-1], Path("m"), spec)
+    return Shelved(choice, {one: f"files of {one}" for one in versions})
+
+
+@pytest.mark.parametrize(
+    ("folder", "plan", "running", "choice", "broken", "expected"),
+    [
+        pytest.param(shelved("1", "2"), FOLLOWS, "", "", "", ("", {"2"}), id="at the start: the highest"),
+        pytest.param(shelved("1", "2", pins="1"), FOLLOWS, "", "", "", ("", {"1"}), id="or what model.toml pins"),
+        pytest.param(shelved("1", "2"), FOLLOWS, "1", "1", "", ("1", {"1", "2"}), id="the old until the new runs"),
+        pytest.param(shelved("1", "2"), FOLLOWS, "12", "1", "", ("2", {"2"}), id="then the new alone"),
+        pytest.param(shelved("1", "2"), FOLLOWS, "1", "1", "2", ("1", {"1"}), id="the new one is broken"),
+        pytest.param(shelved("1", "2"), FOLLOWS, "", "", "2", ("", {"1"}), id="at the start too"),
+        pytest.param(shelved("1", "2"), Plan("2", before="1"), "12", "2", "", ("2", {"1", "2"}), id="the way back"),
+        pytest.param(shelved("1", "2"), Plan("1", bad={"2": "x"}), "12", "2", "", ("1", {"1"}), id="taken back"),
+        pytest.param(shelved("1", "2"), Plan("1", True, "2", 9), "1", "1", "", ("1", {"1", "2"}), id="a canary"),
+        pytest.param(shelved("1", "2"), Plan("1", True, kept=["2"]), "1", "1", "", ("1", {"1", "2"}), id="kept"),
+        pytest.param(shelved("1", "2"), Plan("1", unloaded=True), "12", "1", "", ("", set()), id="unloaded"),
+        pytest.param(shelved("3"), Plan("1", True), "", "", "", ("", {"1", "3"}), id="pinned, in another's folder"),
+        pytest.param(shelved("1"), FOLLOWS, "12", "2", "", ("1", {"1"}), id="removed: the one below"),
+        pytest.param(shelved("1"), FOLLOWS, "2", "2", "", ("2", {"1", "2"}), id="removed, until that one runs"),
+        pytest.param(None, FOLLOWS, "1", "1", "", ("", set()), id="all of it removed"),
+        pytest.param(None, Plan("1", True), "1", "1", "", ("1", {"1"}), id="removed, but pinned"),
+    ],
+)
+def test_wish(
+    *, folder: Shelved | None, plan: Plan, running: str, choice: str, broken: str, expected: tuple[str, set[str]]
+) -> None:
+    there = folder.marks if folder else {}
+    wish = of_model(folder, plan, list(running), choice, lambda one: one in there and one not in broken)
+    assert (wish.choice, wish.versions) == expected

@@ -1,0 +1,236 @@
+"""Keeps what runs equal to what is wanted, while jobs go on: one version is loaded at a time, or let go.
+
+What is wanted follows from the folder of models and from the plans in the queue alone, both looked at again and again:
+a worker that is killed in the middle of a change goes on with it when it is back.
+"""
+
+import asyncio
+import gc
+import logging
+import time
+from functools import partial
+
+from jobs import plans, registry
+from jobs.errors import StoreUnavailable
+from jobs.outage import Outage
+from jobs.plans import FOLLOWS, Plan
+from jobs.store import JobStore
+from worker import shelf, wishes
+from worker.announcing import Announcer
+from worker.depot import Depot
+from worker.load_notes import LoadNotes
+from worker.loader import Loader, Mark
+from worker.models.spec import ModelError
+from worker.settings import WorkerSettings
+from worker.shelf import Shelf
+
+log = logging.getLogger("jitney.worker")
+
+LOOK_S = 2.0  # where the folder is not watched, the queue still is
+OUTAGE_PAUSE_S = 0.5
+
+
+class Keeper:
+    """All versions are named as `<name> <version>`. `chosen`: model → the version that it would give jobs to."""
+
+    def __init__(
+        self, settings: WorkerSettings, store: JobStore, depot: Depot, announcer: Announcer, notes: LoadNotes
+    ) -> None:
+        self._settings, self._store, self._depot, self._announcer = settings, store, depot, announcer
+        self._loader = Loader(notes)
+        self._outage = Outage(log, "look at the plans for models")
+        self._shelf, self._plans = Shelf({}, {}), dict[str, Plan]()
+        self._recalled: set[str] = set()
+        self._wake = asyncio.Event()
+        self.chosen: dict[str, str] = {}
+        self.leaving: dict[str, float] = {}  # since when, on the monotonic clock
+
+    @property
+    def versions(self) -> dict[str, list[str]]:
+        """List what lies in the folder, by model."""
+        return {name: [*shelved.marks] for name, shelved in self._shelf.models.items()}
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Say what could not be loaded and why, and what could not be loaded again."""
+        gone = {
+            name: "its files are gone from the folder: it runs from memory"
+            for name in self._depot.stations
+            if not self._lies_there(name) and name.partition(" ")[0] not in self._shelf.broken
+        }
+        return {**self._shelf.broken, **gone, **self._loader.failed}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a model is being loaded, which nothing can stop."""
+        return self._loader.is_busy
+
+    @property
+    def loading(self) -> list[str]:
+        """Name the version that is being loaded, if one is."""
+        return self._loader.loading
+
+    def look_again(self) -> None:
+        """Have the loop look at once."""
+        self._wake.set()
+
+    async def begin(self) -> None:
+        """Load what is wanted, before anything runs; waits for the queue, which has the plans."""
+        while not await self._read_plans():  # noqa: ASYNC110 (a server that is away tells nobody when it is back)
+            await asyncio.sleep(OUTAGE_PAUSE_S)
+        await self._read_shelf()
+        self._loader.saw(self._marks())
+        await self._load_all()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        every_s, is_asked = self._settings.models_watch_s or LOOK_S, True
+        while True:
+            self._wake.clear()
+            if await self._read_plans():
+                if self._settings.models_watch_s or is_asked:
+                    await self._read_shelf()
+                await self._look()
+            try:
+                await asyncio.wait_for(self._wake.wait(), every_s)
+                is_asked = True
+            except TimeoutError:
+                is_asked = False
+
+    async def _look(self) -> None:
+        try:
+            self._recalled = await self._find_recalled()
+            await self._load_all()
+            await self._let_go()
+        except StoreUnavailable as error:
+            self._outage.began(error)
+        self._loader.saw(self._marks())
+
+    # ---- what is there, and what is wanted
+
+    async def _read_plans(self) -> bool:
+        try:
+            self._plans = await plans.read(self._store.connection)
+        except StoreUnavailable as error:
+            self._outage.began(error)
+            return False
+        self._outage.ended()
+        return True
+
+    async def _read_shelf(self) -> None:
+        try:
+            found = await asyncio.to_thread(shelf.look, self._settings.models_dir, self._settings.chosen)
+        except ModelError as error:
+            found = Shelf({}, {})
+            log.warning("%s; what runs goes on", error)
+        if found.is_empty and self._depot.stations:
+            return  # a folder that is empty all at once is one that is not mounted
+        for name, reason in found.broken.items():
+            if self._shelf.broken.get(name) != reason:
+                log.error("model %s is not served: %s", name, reason)
+        if (found.broken, found.models.keys()) != (self._shelf.broken, self._shelf.models.keys()):
+            self._announcer.changed()
+        self._shelf = found
+
+    async def _find_recalled(self) -> set[str]:
+        """Find versions that nobody runs any more, and jobs wait for: whatever was missed, they are run."""
+        announced = await registry.announced(self._store.connection)
+        recalled = set()
+        for card in announced.cards:
+            name, version = card["name"], card["version"]
+            unserved = f"{name} {version}" not in self._depot.stations and not announced.serving(name, version)
+            if unserved and self._lies_there(f"{name} {version}"):
+                waiting = await self._store.depth(name, version)
+                recalled.update([f"{name} {version}"] if any(waiting.values()) else [])
+        return recalled
+
+    def _lies_there(self, name: str) -> bool:
+        return self._mark(name) is not None
+
+    def _mark(self, name: str) -> Mark | None:
+        """Say what a version is at present; None where it has no files."""
+        model, _, version = name.partition(" ")
+        shelved = self._shelf.models.get(model)
+        if shelved is None or version not in shelved.marks:
+            return None
+        return Mark(shelved.marks[version], self._plan(model).asked.get(version, 0))
+
+    def _marks(self) -> dict[str, Mark]:
+        names = [f"{model} {version}" for model, versions in self.versions.items() for version in versions]
+        return {name: mark for name in names if (mark := self._mark(name))}
+
+    def _plan(self, model: str) -> Plan:
+        return self._plans.get(model, FOLLOWS)
+
+    def _wanted(self) -> set[str]:
+        """List the versions that are to run; notes which one of each model is chosen."""
+        wanted = set(self._recalled)
+        running = [name.partition(" ") for name in self._depot.stations]
+        for model in {*self._shelf.models, *self._shelf.broken, *(model for model, _, _ in running)}:
+            ours = {version for whose, _, version in running if whose == model}
+            shelved, plan = self._shelf.models.get(model), self._plan(model)
+            if model in self._shelf.broken.keys() - self._shelf.absent and not plan.unloaded:
+                wanted |= {f"{model} {version}" for version in ours}  # nobody can say what it is to become
+                continue
+            wish = wishes.of_model(shelved, plan, ours, self.chosen.get(model, ""), partial(self._may_load, model))
+            self.chosen[model] = wish.choice
+            wanted |= {f"{model} {version}" for version in wish.versions}
+        self.chosen = {model: version for model, version in self.chosen.items() if version}
+        return wanted
+
+    def _may_load(self, model: str, version: str) -> bool:
+        mark = self._mark(f"{model} {version}")
+        return mark is not None and self._loader.may_try(f"{model} {version}", mark)
+
+    # ---- what is done
+
+    async def _load_all(self) -> None:
+        """Load what is wanted and due; what could not be loaded may make another wanted."""
+        while due := [
+            name for name in self._wanted() if (mark := self._mark(name)) and self._loader.is_due(name, mark)
+        ]:
+            await self._load(self._loader.first(due))
+
+    async def _load(self, name: str) -> None:
+        mark, (model, _, version) = self._mark(name), name.partition(" ")
+        if mark is None:
+            return
+        loading = asyncio.create_task(self._loader.load(name, mark, self._shelf.models[model].folder(version)))
+        self._announcer.changed()
+        if (loaded := await loading) is not None:
+            await self._depot.put(loaded)
+        self._announcer.changed()
+
+    async def _let_go(self) -> None:
+        """Take down what is no longer wanted, once its lines are empty and every gateway must have heard of it."""
+        wanted, now, before = self._wanted(), time.monotonic(), set(self.leaving)
+        unwanted = [name for name in self._depot.stations if name not in wanted]
+        self.leaving = {name: self.leaving.get(name, now) for name in unwanted}
+        if before != self.leaving.keys():
+            self._announcer.changed()
+        for name, since in [*self.leaving.items()]:
+            if now - since >= self._settings.unload_after_s and await self._is_idle(name):
+                await self._remove(name)
+
+    async def _is_idle(self, name: str) -> bool:
+        model, _, version = name.partition(" ")
+        waiting = await self._store.depth(model, version)
+        return not any(waiting.values())
+
+    async def _remove(self, name: str) -> None:
+        model, _, version = name.partition(" ")
+        station = await self._depot.remove(name)
+        self._loader.forget(name)
+        del self.leaving[name]
+        await station.tally.tell(self._store.connection, model)
+        if not self._lies_there(name):
+            announced = await registry.announced(self._store.connection)
+            if announced.serving(model, version) <= 1:  # ourselves, at our last word
+                await registry.retire(self._store.connection, model, version)
+        self._announcer.changed()
+        log.info("model %s version %s is unloaded", model, version)
+        del station
+        # What was there at the start is out of the collector's sight (process.py): let it look once.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()

@@ -1,0 +1,72 @@
+"""One model version's place in a worker, and its loops: intake → board → inference → finisher."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+from batching.batcher import BatchLimits
+from jobs.stats import Tally
+from jobs.store import JobStore
+from worker import inference
+from worker.batch_run import Bench
+from worker.blackbox import BlackBox
+from worker.board import Board
+from worker.finishing import Finisher
+from worker.gate import Gate
+from worker.inference import Device
+from worker.intake import Intake
+from worker.loops import Loops
+from worker.models.model import Model
+from worker.settings import WorkerSettings
+from worker.short_runs import ShortRuns
+
+
+class Shared(NamedTuple):
+    """What all stations of a worker share."""
+
+    worker_id: str
+    settings: WorkerSettings
+    store: JobStore
+    device: Device
+    gate: Gate
+    box: BlackBox
+    decoders: Executor
+
+
+def name_of(model: Model) -> str:
+    """Name a model version as workers, gateways and scripts call it."""
+    return f"{model.name} {model.version}"
+
+
+class Station:
+    """Runs once it is started; closed, it takes nobody in any more, and whoever is aboard arrives."""
+
+    def __init__(self, shared: Shared, model: Model, boards: Sequence[Board]) -> None:
+        """`boards`: those of all stations, as they come and go."""
+        limits = BatchLimits(max_items=model.max_batch, max_wait_s=model.max_wait_s)
+        # Small batches of large images: each thread that decodes wants one in hands, and one to go on with.
+        ahead = 2 * shared.settings.decode_threads if model.offload else 1
+        self.model, self.board, self.tally = model, Board(limits, ahead=ahead), Tally()
+        self.device = shared.device
+        self.bench = Bench(model, self.board.ceilings, shared.box, ShortRuns(model.inputs))
+        backlog = 2 * self.board.most_ahead
+        self.finisher = Finisher(shared.store, shared.worker_id, self.board, self.tally, backlog)
+        self.intake = Intake(
+            store=shared.store,
+            worker_id=shared.worker_id,
+            model=model,
+            board=self.board,
+            finisher=self.finisher,
+            device=shared.device,
+            decoders=shared.decoders,
+            box=shared.box,
+            gate=shared.gate,
+            idle_poll_s=shared.settings.idle_poll_s,
+        )
+        self.intake.others = boards
+
+    def start(self, loops: Loops) -> None:
+        """Take jobs from now on."""
+        self.claiming = loops.start(self.intake.run())
+        serving = inference.serve(self.bench, self.board, self.device, self.finisher)
+        self.others = [loops.start(self.finisher.run()), loops.start(serving)]
