@@ -4,7 +4,6 @@ Decides which provider runs and refuses a silent fallback; knows no images, labe
 """
 
 import contextlib
-import ctypes
 import io
 import os
 import re
@@ -14,7 +13,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from worker.models.batchable import judge
+from worker.models.batchable import NoMemory, Run, Verdict, judge
+from worker.models.confines import check_onnx
+from worker.models.declared import check_ports
+from worker.models.device import gpu_count, name_of
+from worker.models.memory import shown, usable_bytes
 from worker.models.port import Array, Port
 from worker.models.spec import ModelError
 
@@ -89,23 +92,31 @@ class Stop:
 class Engine:
     """A loaded model. `inputs`, `outputs`: ports of one row. `provider`: what really runs it.
 
+    `device`: what that runs on.
+
     `batchable`: whether `run` takes any number of rows, else exactly one; `batch_note` says why, or what is uncertain.
     """
 
     def __init__(self, onnx_path: Path, provider: str = "auto", threads: int = 0) -> None:
         """Opens and tries the model, which takes from milliseconds to minutes; raises ModelError."""
         self.path = onnx_path
+        check_onnx(onnx_path)
         self.provider = _choose(onnx_path, provider)
+        self.device = name_of(self.provider, threads or _cpus())
         self._session = _open(onnx_path, self.provider, threads)
         inputs = [_declared(onnx_path, "input", node) for node in self._session.get_inputs()]
         outputs = [_declared(onnx_path, "output", node) for node in self._session.get_outputs()]
-        _refuse_baked_batch(onnx_path, inputs)
+        check_ports(onnx_path, inputs, outputs)
         self._scalars = frozenset(port.name for port in inputs if not port.shape)
         self._whole: frozenset[str] = frozenset()
         self._output_names = [port.name for port in outputs]
-        self.batchable, self.batch_note, self._whole = judge(inputs, outputs, self._run_as_declared)
+        self.batchable, self.batch_note, self._whole = _judged(onnx_path, inputs, outputs, self._run_as_declared)
         self.inputs = [_row(port) for port in inputs]
         self.outputs = [port if port.name in self._whole else _row(port) for port in outputs]
+
+    def run_alone(self, why: str) -> None:
+        """Give it one row at a time from now on, as it was found out that rows do not keep to themselves."""
+        self.batchable, self.batch_note = False, why
 
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Runs rows, blocking; safe from several threads. Arrays and results have the rows first; raises RunFailed."""
@@ -151,19 +162,9 @@ def _missing(provider: str) -> str:
     lacks = []
     if _NAMES[provider] not in onnxruntime.get_available_providers():
         lacks.append(f"the installed onnxruntime {onnxruntime.__version__} has no {_NAMES[provider]}")
-    if not _has_gpu():
+    if not gpu_count():
         lacks.append("no NVIDIA GPU answers through libcuda.so.1")
     return " and ".join(lacks)
-
-
-def _has_gpu() -> bool:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    ready = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    return ready and count.value > 0
 
 
 def _open(path: Path, provider: str, threads: int) -> Any:
@@ -204,13 +205,12 @@ def _declared(path: Path, what: str, node: Any) -> Port:
     return Port(node.name, datatype, shape)
 
 
-def _refuse_baked_batch(path: Path, inputs: Sequence[Port]) -> None:
-    if not inputs:
-        raise ModelError(path, None, "the model takes no inputs")
-    for port in inputs:
-        if port.shape and port.shape[0] not in {-1, 1}:
-            reason = f"input {port.name!r} has the shape {list(port.shape)}: a batch of {port.shape[0]} is baked in"
-            raise ModelError(path, None, f"{reason}; allowed: export it with a dynamic first dimension, or with 1")
+def _judged(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], run: Run) -> Verdict:
+    try:
+        return judge(inputs, outputs, run)
+    except NoMemory as error:
+        reason = f"one row needs more memory than there is ({shown(usable_bytes())} in all): {error}"
+        raise ModelError(path, None, reason) from error
 
 
 def _row(port: Port) -> Port:

@@ -6,10 +6,12 @@ Decides nothing about batches: it says how large one may be, and runs what it is
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from jobs.errors import Refused
 from jobs.tensors import size_bytes
+from worker.models import buckets, consistency
+from worker.models.confines import check_folder
 from worker.models.engine import Engine, RunFailed, Stop
 from worker.models.port import Array
 from worker.models.profile import Profile, measure
@@ -18,6 +20,8 @@ from worker.models.spec import ModelError
 from worker.models.tasks import Task, load_task
 
 log = logging.getLogger("jitney.worker")
+
+SHORT_CHECK_ROWS: Final = 3
 
 
 class Model:
@@ -31,6 +35,7 @@ class Model:
         self.version = folder.version
         self.spec = folder.spec
         self.max_batch = profile.cap
+        self.buckets = buckets.choose(engine.provider, profile.cap, folder.spec.buckets) if engine.batchable else ()
         self.max_wait_s = folder.spec.max_wait_ms / 1000
         self.offload = task.offload
         self.inputs = engine.inputs
@@ -45,6 +50,10 @@ class Model:
             kinds = " or ".join(sorted(self._task.kinds))
             raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
         return self._task.prepare(kind, data, parameters)
+
+    def seats(self, riders: int) -> int:
+        """How many rows so many riders are run with: as many, or the next bucket."""
+        return buckets.seats(self.buckets, riders)
 
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Rows in, rows out; blocks, from any thread; raises `engine.RunFailed`."""
@@ -66,6 +75,7 @@ class Model:
             "inputs": [port.card() for port in self._engine.inputs],
             "outputs": [port.card() for port in self._engine.outputs],
             "max_batch": self.max_batch,
+            "buckets": list(self.buckets),
             "run_ms": {str(size): ms for size, ms in self._profile.run_ms.items()},
             "batchable": self._engine.batchable,
             "batch_note": self._engine.batch_note,
@@ -88,10 +98,30 @@ class Model:
 def load(folder: ModelFolder) -> Model:
     """Opens and tries the model, and checks its task against it; raises ModelError only."""
     started = time.perf_counter()
+    check_folder(folder.path, folder.onnx)
     engine = Engine(folder.onnx, folder.spec.provider, folder.spec.threads)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
+    if engine.batchable and folder.spec.check:
+        _check(folder, engine)
     profile = _profile(folder, engine)
     return Model(folder, engine, task, profile, (time.perf_counter() - started) * 1000)
+
+
+def _check(folder: ModelFolder, engine: Engine) -> None:
+    """The short form of `jitney models check`: a model whose riders mix still serves, one of them at a time."""
+    check = consistency.Check(
+        engine.inputs, engine.run, lambda rows: rows, consistency.tolerance_of([*engine.inputs, *engine.outputs])
+    )
+    try:
+        found = check.short(SHORT_CHECK_ROWS)
+    except RunFailed as error:  # one made-up row is refused: that says nothing of a caller's
+        if error.fault == "device":
+            raise ModelError(folder.onnx, None, f"the device was lost while it was checked: {error}") from error
+        log.warning("model %s is served unchecked: made-up rows do not run: %s", folder.name, error)
+        return
+    if not found.passed:
+        engine.run_alone(f"it fails the check: {found.reason}")
+        log.warning("model %s runs one rider at a time: %s", folder.name, engine.batch_note)
 
 
 def _profile(folder: ModelFolder, engine: Engine) -> Profile:
@@ -99,7 +129,7 @@ def _profile(folder: ModelFolder, engine: Engine) -> Profile:
         return Profile(1, {})
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
-    profile = measure(engine.inputs, engine.run)
+    profile = measure(engine.inputs, engine.run, spent=time.process_time if engine.provider == "cpu" else None)
     if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # it would be blamed on the first jobs
         raise ModelError(folder.onnx, None, f"the device was lost while batches were tried: {profile.error}")
     if profile.error is not None:
