@@ -14,9 +14,10 @@ VERBS = {
     "worker": ("scripts.workers", "keep workers running, which gather requests into batches and run the models"),
     "keys": ("scripts.keys", "make, list and revoke API keys"),
     "deliver": ("worker.delivery.__main__", "deliver webhooks: signed, retried on a schedule"),
+    "models": ("scripts.models.command", "look at model files: doctor (can it be batched?), check (prove it), profile"),
     "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
 }
-RUNS_MODELS = ("up", "worker")
+RUNS_MODELS = ("up", "worker", "models")
 
 _ENVIRONMENT = """environment (all optional; `jitney VERB --help` tells more):
   REDIS_URL    Redis >= 7.0 or Valkey that keeps the queue; `up` brings its own without it

@@ -86,7 +86,7 @@ class Check:
         alone = [unfold(self._run(fold([row])), 1)[0] for row in made.rows]
         self.found.rows, self.found.runs = count, count + 1
         notes = [f"free dimensions were taken as {made.side}"] if made.side else []
-        if count > 1 and all(_apart(alone[0], other) == 0 for other in alone[1:]):
+        if count > 1 and all(apart(alone[0], other) == 0 for other in alone[1:]):
             notes.append("every row has the same answer, whatever is in it: that says little")
         self.found.note = "; ".join(notes)
         return made.rows, alone
@@ -110,9 +110,10 @@ class Check:
         seated = list(order)
         answers = self._together([rows[at] for at in seated], size, words)
         for at, answer in zip(seated, answers or (), strict=False):
-            apart = _apart(alone[at], answer)
-            if apart > self.found.drift:
-                self.found.drift, self.found.where = apart, f"{words} (row {at}, output {_worst(alone[at], answer)!r})"
+            distance = apart(alone[at], answer)
+            if distance > self.found.drift:
+                where = f"{words} (row {at}, output {_worst(alone[at], answer)!r})"
+                self.found.drift, self.found.where = distance, where
         return answers
 
     def _company(
@@ -127,9 +128,10 @@ class Check:
                 answer = unfold(self._run(fold(seated, seats)), size, seats)[place]
             except Exception:  # noqa: BLE001, S112 - noise may be refused: that is no leak, and a batch that fails is parted
                 continue
-            apart = _apart(usual[place], answer)
-            if apart > self.found.tolerance * LEAK_SHARE:
-                words = f"a rider's answer (output {_worst(usual[place], answer)!r}) changes by {apart:.2g} of its size"
+            distance = apart(usual[place], answer)
+            if distance > self.found.tolerance * LEAK_SHARE:
+                output = _worst(usual[place], answer)
+                words = f"a rider's answer (output {output!r}) changes by {distance:.2g} of its size"
                 self.found.leaks.append(f"{words} with {what} beside it in a batch of {size}: rows are mixed")
 
     def _noise(self, row: Row) -> list[tuple[str, Row]]:
@@ -144,7 +146,7 @@ def tolerance_of(ports: Iterable[Port]) -> float:
     return TOLERANCES["FP16" if any(port.datatype == "FP16" for port in ports) else "other"]
 
 
-def _apart(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
+def apart(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
     """The largest difference of all outputs, as a share of the largest number there; infinite where one is missing."""
     return max((_distance(value, other[name]) for name, value in one.items()), default=0.0)
 

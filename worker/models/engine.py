@@ -55,6 +55,8 @@ _OUT_OF_MEMORY: Final = re.compile(r"failed to allocate|bad.?alloc|out of memory
 _DEVICE_LOST: Final = re.compile(
     r"cuda (failure|error)|cudaError|CUDNN_STATUS|CUBLAS_STATUS|device-side assert", re.IGNORECASE
 )
+_TOO_NEW: Final = re.compile(r"official support for domain (\S+) is till opset (\d+)")
+_NO_OPERATOR: Final = re.compile(r"No Op registered for (\w+)")
 _STOPPED: Final = re.compile(r"terminate flag", re.IGNORECASE)
 
 # What goes wrong is raised and reported by us, once; the runtime's own log would repeat it on stderr.
@@ -92,7 +94,7 @@ class Stop:
 class Engine:
     """A loaded model. `inputs`, `outputs`: ports of one row. `provider`: what really runs it.
 
-    `device`: what that runs on.
+    `device`: what that runs on; `runtime`: of which version.
 
     `batchable`: whether `run` takes any number of rows, else exactly one; `batch_note` says why, or what is uncertain.
     """
@@ -102,6 +104,7 @@ class Engine:
         self.path = onnx_path
         check_onnx(onnx_path)
         self.provider = _choose(onnx_path, provider)
+        self.runtime: str = onnxruntime.__version__
         self.device = name_of(self.provider, threads or _cpus())
         self._session = _open(onnx_path, self.provider, threads)
         inputs = [_declared(onnx_path, "input", node) for node in self._session.get_inputs()]
@@ -219,7 +222,15 @@ def _row(port: Port) -> Port:
 
 def _plain(error: Exception) -> str:
     """The runtime's message on one line, without its prefixes."""
+    if newer := _TOO_NEW.search(str(error)):
+        domain, newest = newer.groups()
+        return (
+            f"its opset of {domain} is newer than ONNX Runtime {onnxruntime.__version__} knows; allowed: up to {newest}"
+        )
+    if unknown := _NO_OPERATOR.search(str(error)):
+        return f"the operator {unknown[1]} is unknown to ONNX Runtime {onnxruntime.__version__}; allowed: those of ONNX"
     text = re.sub(
         r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", " ".join(str(error).split())
     )
+    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)  # where in its sources
     return text if len(text) <= 400 else f"{text[:200]} ... {text[-190:]}"

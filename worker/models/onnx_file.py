@@ -41,8 +41,8 @@ def external_data(path: Path) -> list[External]:
             size = file.seek(0, 2)
             if not size:
                 raise ModelError(path, None, "is empty: not an ONNX model")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-                return _found(view, path)
+            # Not closed by hand: an error on the way still holds parts of it.
+            return _found(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), path)
     except OSError as error:
         raise ModelError(path, None, f"can not be read: {error.strerror}") from error
 

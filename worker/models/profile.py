@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from worker.models.kept_profiles import KeptProfile
 from worker.models.port import DTYPES, Array, Port
 
 LARGEST: Final = 64  # of the caps found here; an operator may set a larger one
@@ -26,11 +27,13 @@ class Profile(NamedTuple):
     """`cap`: the most riders of a batch. `run_ms`: one run's best time by batch size; empty where none was measured.
 
     `error`: what the next size met, where that ended the measuring.
+    `kept`: what `jitney models profile` has measured, on this device and on others.
     """
 
     cap: int
     run_ms: Mapping[int, float]
     error: Exception | None = None
+    kept: Sequence[KeptProfile] = ()
 
 
 class Times(NamedTuple):
@@ -40,29 +43,42 @@ class Times(NamedTuple):
     cost_s: float
 
 
-def measure(
-    inputs: Sequence[Port],
-    run: Run,
-    clock: Clock = time.perf_counter,
-    spent: Clock | None = None,
-    largest: int = LARGEST,
-) -> Profile:
-    """Try batches of 1, 2, 4 and so on until they gain nothing any more. `inputs`: ports of one row.
+class Trial(NamedTuple):
+    """A model to measure. `clock`: seconds; `spent`: reads what runs cost, None where that is their time."""
 
-    `spent`: reads what runs cost: the process's CPU time, where the CPU is the device; left out, their time is what they
-    cost. Other work on the machine lengthens a run much more than it makes it dearer.
+    inputs: Sequence[Port]
+    run: Run
+    clock: Clock = time.perf_counter
+    spent: Clock | None = None
+
+    def warm_up(self, rows: int) -> None:
+        self.run(zeros(self.inputs, rows))
+
+    def time(self, rows: int) -> Times:
+        """One run of so many zeros."""
+        batch = zeros(self.inputs, rows)
+        began, had = self.clock(), self.spent() if self.spent else 0.0
+        self.run(batch)
+        run_s = max(1e-9, self.clock() - began)
+        return Times(run_s, max(1e-9, self.spent() - had) if self.spent else run_s)
+
+
+def measure(trial: Trial, largest: int = LARGEST) -> Profile:
+    """Try batches of 1, 2, 4 and so on until they gain nothing any more. Ports are those of one row.
+
+    On a CPU the cost is CPU time: other work on the machine lengthens a run much more than it makes it dearer.
     A model whose shapes are open, or that can not run on zeros, is not measured: its cap is half of the largest.
     """
-    if not all(port.is_fixed for port in inputs):
-        return Profile(largest // 2 or 1, {})
+    if not all(port.is_fixed for port in trial.inputs):
+        return Profile(max(1, largest // 2), {})
     known: dict[int, Times] = {}
     met: Exception | None = None
-    started, size, without_gain = clock(), 1, 0
-    while size <= largest and _may_gain(known, without_gain) and _has_time(known, clock() - started):
+    started, size, without_gain = trial.clock(), 1, 0
+    while size <= largest and _may_gain(known, without_gain) and _has_time(known, trial.clock() - started):
         before = lowest_cost(known)
         try:
-            run(zeros(inputs, size))  # to warm up
-            known[size] = timed(zeros(inputs, size), run, clock, spent)
+            trial.warm_up(size)
+            known[size] = _better(trial.time(size), trial.time(size))
         except Exception as error:  # noqa: BLE001 - whatever zeros or so many rows do to it, it may serve others
             met = error
             break
@@ -70,7 +86,7 @@ def measure(
         size *= 2
     if not known:
         return Profile(max(1, largest // 2), {}, met)
-    _look_again(inputs, run, known, clock, spent, started + BUDGET_S)
+    _look_again(trial, known, started + BUDGET_S)
     return Profile(cap_of(known), {rows: round(times.run_s * 1000, 4) for rows, times in known.items()}, met)
 
 
@@ -86,29 +102,22 @@ def lowest_cost(known: Mapping[int, Times]) -> float:
     return min((times.cost_s / rows for rows, times in known.items()), default=float("inf"))
 
 
-def timed(arrays: dict[str, Array], run: Run, clock: Clock, spent: Clock | None) -> Times:
-    """One run."""
-    began, had = clock(), spent() if spent else 0.0
-    run(arrays)
-    run_s = max(1e-9, clock() - began)
-    return Times(run_s, max(1e-9, spent() - had) if spent else run_s)
-
-
 def zeros(inputs: Sequence[Port], rows: int) -> dict[str, Array]:
     """A batch of nothing."""
     return {port.name: np.zeros((rows, *port.shape), DTYPES[port.datatype]) for port in inputs}
 
 
-def _look_again(
-    inputs: Sequence[Port], run: Run, known: dict[int, Times], clock: Clock, spent: Clock | None, until: float
-) -> None:
+def _look_again(trial: Trial, known: dict[int, Times], until: float) -> None:
     """Keep the best of some rounds through all sizes: what delays a run is other work, which comes and goes."""
     for _ in range(ROUNDS - 1):
         for size, best in list(known.items()):
-            if clock() + best.run_s > until:
+            if trial.clock() + best.run_s > until:
                 return
-            again = timed(zeros(inputs, size), run, clock, spent)
-            known[size] = Times(min(best.run_s, again.run_s), min(best.cost_s, again.cost_s))
+            known[size] = _better(best, trial.time(size))
+
+
+def _better(one: Times, other: Times) -> Times:
+    return Times(min(one.run_s, other.run_s), min(one.cost_s, other.cost_s))
 
 
 def _may_gain(known: Mapping[int, Times], without_gain: int) -> bool:
