@@ -114,6 +114,7 @@ class Engine:
         self._whole: frozenset[str] = frozenset()
         self._output_names = [port.name for port in outputs]
         self.batchable, self.batch_note, self._whole = _judged(onnx_path, inputs, outputs, self._run_as_declared)
+        self.checked: bool | None = None  # whether it was tried that rows do not mix, and with what result
         self.inputs = [_row(port) for port in inputs]
         self.outputs = [port if port.name in self._whole else _row(port) for port in outputs]
 

@@ -80,6 +80,7 @@ class Model:
             "run_ms": {str(size): ms for size, ms in self._profile.run_ms.items()},
             "profiles": [one.as_json() for one in self._profile.kept],
             "batchable": self._engine.batchable,
+            "checked": self._engine.checked,
             "batch_note": self._engine.batch_note,
             "provider": self._engine.provider,
             "device": self._engine.device,
@@ -139,6 +140,7 @@ def _check(folder: ModelFolder, engine: Engine) -> None:
             raise ModelError(folder.onnx, None, f"the device was lost while it was checked: {error}") from error
         log.warning("model %s is served unchecked: made-up rows do not run: %s", folder.name, error)
         return
+    engine.checked = found.passed
     if not found.passed:
         engine.run_alone(f"it fails the check: {found.reason}")
         log.warning("model %s runs one rider at a time: %s", folder.name, engine.batch_note)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jobs.errors import Refused
+from worker.models.device import name_of
 from worker.models.model import Model, load
 from worker.models.port import Array
 from worker.models.repository import ModelFolder, scan
@@ -97,6 +98,10 @@ def test_squeezenets_card(squeezenet: Model) -> None:
         "batchable": not half,
         "provider": card["provider"],
         "requested_provider": "auto",
+        "buckets": [],
+        "device": name_of("cpu", 1),
+        "profiles": [],
+        "checked": None if half else True,
         "limits": {"max_pixels": 50_000_000},
         "raw_bytes": None,
         "deadline_ms": None,
