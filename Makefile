@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries bench-guard fairness schemathesis fuzz clean
+.PHONY: help run test unit check soak recovery goodput deliveries flat bench-guard fairness schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -55,6 +55,10 @@ goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs 
 
 deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all parts, and how soon the first attempt comes (10 minutes)
 	$(BIN)/python -m tests.webhooks.deliveries
+
+BATCHES ?= 10000
+flat: .venv/installed-dev ## The memory of models through 10,000 batches of random sizes (10 minutes): make flat BATCHES=10000
+	$(BIN)/python -m tests.bench.flat --batches $(BATCHES)
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard

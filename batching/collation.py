@@ -17,17 +17,24 @@ def group_of(arrays: Arrays) -> Hashable:
     return tuple([(name, array.dtype.str, array.shape) for name, array in arrays.items()])
 
 
-def fold(items: Sequence[Arrays]) -> dict[str, NDArray[np.generic]]:
-    """Stack items of one group along a new first dimension, in order: n of `shape` make one `(n, *shape)`."""
-    if len(items) == 1:
+def fold(items: Sequence[Arrays], seats: int = 0) -> dict[str, NDArray[np.generic]]:
+    """Stack items of one group along a new first dimension, in order: n of `shape` make one `(n, *shape)`.
+
+    With more `seats` than items the last one sits in those left over: a model that takes it takes it twice.
+    """
+    if len(items) == 1 and seats <= 1:
         return {name: array[np.newaxis] for name, array in items[0].items()}
-    return {name: np.stack([item[name] for item in items]) for name in items[0]}
+    seated = [*items, *[items[-1]] * (seats - len(items))]
+    return {name: np.stack([item[name] for item in seated]) for name in items[0]}
 
 
-def unfold(outputs: Arrays, count: int) -> list[dict[str, NDArray[np.generic]]]:
-    """Cut outputs (n, …) into n items in the order they went in; raises CollationError for any other length."""
+def unfold(outputs: Arrays, count: int, seats: int = 0) -> list[dict[str, NDArray[np.generic]]]:
+    """Cut outputs (n, …) into `count` items in the order they went in; raises CollationError for any other length."""
+    expected = max(count, seats)
     for name, array in outputs.items():
         rows = array.shape[0] if array.ndim else "no"
-        if rows != count:
-            raise CollationError(f"output {name!r} has {rows} rows for a batch of {count} (its shape is {array.shape})")
+        if rows != expected:
+            raise CollationError(
+                f"output {name!r} has {rows} rows for a batch of {expected} (its shape is {array.shape})"
+            )
     return [{name: array[row] for name, array in outputs.items()} for row in range(count)]

@@ -12,7 +12,10 @@ VERBS = {
     "up": ("scripts.up", "run the queue's server, workers, the deliverer and the gateway together on this machine"),
     "api": ("scripts.gateways", "run the gateway: HTTP in, HTTP out; several processes of it on one port, if asked to"),
     "worker": ("scripts.workers", "keep workers running, which gather requests into batches and run the models"),
-    "models": ("scripts.models", "what is served: list, load, unload, share, promote, roll back"),
+    "models": (
+        "scripts.models",
+        "what is served, version by version; what model files are fit for: doctor, check, profile",
+    ),
     "keys": ("scripts.keys", "make, list and revoke API keys"),
     "deliver": ("worker.delivery.__main__", "deliver webhooks: signed, retried on a schedule"),
     "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),

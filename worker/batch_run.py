@@ -63,7 +63,9 @@ class BatchRun:
         self._box.hold([rider.job.claim for rider in riders])
         started = time.monotonic()
         try:
-            outputs = unfold(self._model.run(fold([rider.arrays for rider in riders]), self.stop), len(riders))
+            seats = self._model.seats(len(riders))
+            rows = self._model.run(fold([rider.arrays for rider in riders], seats), self.stop)
+            outputs = unfold(rows, len(riders), seats)
         except Exception as error:  # noqa: BLE001 (a runtime's errors derive from Exception only)
             return self._judge(riders, error)
         return self._present(riders, outputs, started)

@@ -1,6 +1,7 @@
-"""`jitney models VERB`: what is served and what becomes of each version. Each verb has a module with main(argv)."""
+"""`jitney models VERB`: what is served, what becomes of each version, and what model files are fit for."""
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -15,6 +16,12 @@ VERBS: Final = {
     "rollback": ("scripts.models.rollback", "end the canary, or give the jobs back to the version before"),
     "follow": ("scripts.models.follow", "let the folder decide again"),
 }
+# These look at files, need ONNX Runtime, and share their options: scripts/models/command.py.
+OF_FILES: Final = {
+    "doctor": "tell whether a model can be batched, and mend it where that is sound",
+    "check": "prove that batching does not change a model's answers",
+    "profile": "measure the latency of each batch size, and keep it",
+}
 EX_USAGE: Final = 64
 
 
@@ -23,10 +30,18 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in VERBS:
         code: int = importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
         return code
+    if argv and argv[0] in OF_FILES:
+        if importlib.util.find_spec("onnxruntime") is None:
+            words = 'needs ONNX Runtime: pip install -e ".[cpu]" in the checkout, or ".[gpu]"'
+            print(f"jitney models: {argv[0]} runs models and {words}", file=sys.stderr)
+            return EX_USAGE
+        of_files: int = importlib.import_module("scripts.models.command").main(argv)
+        return of_files
     asked_for_help = bool(argv) and argv[0] in ("-h", "--help")
     if argv and not asked_for_help:
         print(f"jitney models: there is no verb {argv[0][:80]!r}; there are:", file=sys.stderr)
     lines = ["usage: jitney models VERB ..., and `jitney models VERB --help` tells more", ""]
-    lines += [f"  {verb:10} {does}" for verb, (_, does) in VERBS.items()]
+    every = {verb: does for verb, (_, does) in VERBS.items()} | OF_FILES
+    lines += [f"  {verb:10} {does}" for verb, does in every.items()]
     print("\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
     return 0 if asked_for_help else EX_USAGE

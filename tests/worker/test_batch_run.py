@@ -33,6 +33,9 @@ class Faulty:
     def __init__(self, room: int = 1000) -> None:
         self.room, self.runs = room, 0
 
+    def seats(self, riders: int) -> int:
+        return riders
+
     def run(self, arrays: Mapping[str, Array], _stop: object) -> dict[str, Array]:
         self.runs += 1
         faults: dict[int, Fault] = {-1: "input", -2: "device", -3: "stopped", -4: "memory"}

@@ -13,6 +13,10 @@ from worker.models.port import DTYPES, Array, Port
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 
+class NoMemory(Exception):
+    """Not even one row of zeros has room: no caller's row will have any."""
+
+
 class Verdict(NamedTuple):
     """`note` says why not, or what could not be tried. `whole`: outputs whose first dimension is not rows."""
 
@@ -22,11 +26,13 @@ class Verdict(NamedTuple):
 
 
 def judge(inputs: Sequence[Port], outputs: Sequence[Port], run: Run) -> Verdict:
-    """Runs one row, then two where the declaration allows; `run` may raise anything."""
+    """Runs one row, then two where the declaration allows; `run` may raise anything. Raises NoMemory."""
     obstacle = _declared_obstacle(inputs, outputs)
     try:
         one = run(_zeros(inputs, 1))
-    except Exception as error:  # noqa: BLE001 - whatever zeros do to a model, it may still serve real inputs
+    except Exception as error:  # whatever zeros do to a model, it may still serve real inputs
+        if getattr(error, "fault", None) == "memory":
+            raise NoMemory(str(error)) from error
         return _untried(inputs, outputs, obstacle, str(error))
     if not obstacle:
         obstacle = _uneven(one, 1) or _try_two(inputs, run)

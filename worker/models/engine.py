@@ -4,7 +4,6 @@ Decides which provider runs and refuses a silent fallback; knows no images, labe
 """
 
 import contextlib
-import ctypes
 import io
 import os
 import re
@@ -14,7 +13,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from worker.models.batchable import judge
+from worker.models.batchable import NoMemory, Run, Verdict, judge
+from worker.models.confines import check_onnx
+from worker.models.declared import check_ports
+from worker.models.device import gpu_count, name_of
+from worker.models.memory import shown, usable_bytes
 from worker.models.port import Array, Port
 from worker.models.spec import ModelError
 
@@ -52,6 +55,8 @@ _OUT_OF_MEMORY: Final = re.compile(r"failed to allocate|bad.?alloc|out of memory
 _DEVICE_LOST: Final = re.compile(
     r"cuda (failure|error)|cudaError|CUDNN_STATUS|CUBLAS_STATUS|device-side assert", re.IGNORECASE
 )
+_TOO_NEW: Final = re.compile(r"official support for domain (\S+) is till opset (\d+)")
+_NO_OPERATOR: Final = re.compile(r"No Op registered for (\w+)")
 _STOPPED: Final = re.compile(r"terminate flag", re.IGNORECASE)
 
 # What goes wrong is raised and reported by us, once; the runtime's own log would repeat it on stderr.
@@ -89,23 +94,33 @@ class Stop:
 class Engine:
     """A loaded model. `inputs`, `outputs`: ports of one row. `provider`: what really runs it.
 
+    `device`: what that runs on; `runtime`: of which version.
+
     `batchable`: whether `run` takes any number of rows, else exactly one; `batch_note` says why, or what is uncertain.
     """
 
     def __init__(self, onnx_path: Path, provider: str = "auto", threads: int = 0) -> None:
         """Opens and tries the model, which takes from milliseconds to minutes; raises ModelError."""
         self.path = onnx_path
+        check_onnx(onnx_path)
         self.provider = _choose(onnx_path, provider)
+        self.runtime: str = onnxruntime.__version__
+        self.device = name_of(self.provider, threads or _cpus())
         self._session = _open(onnx_path, self.provider, threads)
         inputs = [_declared(onnx_path, "input", node) for node in self._session.get_inputs()]
         outputs = [_declared(onnx_path, "output", node) for node in self._session.get_outputs()]
-        _refuse_baked_batch(onnx_path, inputs)
+        check_ports(onnx_path, inputs, outputs)
         self._scalars = frozenset(port.name for port in inputs if not port.shape)
         self._whole: frozenset[str] = frozenset()
         self._output_names = [port.name for port in outputs]
-        self.batchable, self.batch_note, self._whole = judge(inputs, outputs, self._run_as_declared)
+        self.batchable, self.batch_note, self._whole = _judged(onnx_path, inputs, outputs, self._run_as_declared)
+        self.checked: bool | None = None  # whether it was tried that rows do not mix, and with what result
         self.inputs = [_row(port) for port in inputs]
         self.outputs = [port if port.name in self._whole else _row(port) for port in outputs]
+
+    def run_alone(self, why: str) -> None:
+        """Give it one row at a time from now on, as it was found out that rows do not keep to themselves."""
+        self.batchable, self.batch_note = False, why
 
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Runs rows, blocking; safe from several threads. Arrays and results have the rows first; raises RunFailed."""
@@ -151,19 +166,9 @@ def _missing(provider: str) -> str:
     lacks = []
     if _NAMES[provider] not in onnxruntime.get_available_providers():
         lacks.append(f"the installed onnxruntime {onnxruntime.__version__} has no {_NAMES[provider]}")
-    if not _has_gpu():
+    if not gpu_count():
         lacks.append("no NVIDIA GPU answers through libcuda.so.1")
     return " and ".join(lacks)
-
-
-def _has_gpu() -> bool:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    ready = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    return ready and count.value > 0
 
 
 def _open(path: Path, provider: str, threads: int) -> Any:
@@ -204,13 +209,12 @@ def _declared(path: Path, what: str, node: Any) -> Port:
     return Port(node.name, datatype, shape)
 
 
-def _refuse_baked_batch(path: Path, inputs: Sequence[Port]) -> None:
-    if not inputs:
-        raise ModelError(path, None, "the model takes no inputs")
-    for port in inputs:
-        if port.shape and port.shape[0] not in {-1, 1}:
-            reason = f"input {port.name!r} has the shape {list(port.shape)}: a batch of {port.shape[0]} is baked in"
-            raise ModelError(path, None, f"{reason}; allowed: export it with a dynamic first dimension, or with 1")
+def _judged(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], run: Run) -> Verdict:
+    try:
+        return judge(inputs, outputs, run)
+    except NoMemory as error:
+        reason = f"one row needs more memory than there is ({shown(usable_bytes())} in all): {error}"
+        raise ModelError(path, None, reason) from error
 
 
 def _row(port: Port) -> Port:
@@ -219,7 +223,15 @@ def _row(port: Port) -> Port:
 
 def _plain(error: Exception) -> str:
     """The runtime's message on one line, without its prefixes."""
+    if newer := _TOO_NEW.search(str(error)):
+        domain, newest = newer.groups()
+        return (
+            f"its opset of {domain} is newer than ONNX Runtime {onnxruntime.__version__} knows; allowed: up to {newest}"
+        )
+    if unknown := _NO_OPERATOR.search(str(error)):
+        return f"the operator {unknown[1]} is unknown to ONNX Runtime {onnxruntime.__version__}; allowed: those of ONNX"
     text = re.sub(
         r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", " ".join(str(error).split())
     )
+    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)  # where in its sources
     return text if len(text) <= 400 else f"{text[:200]} ... {text[-190:]}"

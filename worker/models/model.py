@@ -6,18 +6,23 @@ Decides nothing about batches: it says how large one may be, and runs what it is
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from jobs.errors import Refused
 from jobs.tensors import size_bytes
+from worker.models import buckets, consistency, kept_profiles
+from worker.models.confines import check_folder
 from worker.models.engine import Engine, RunFailed, Stop
+from worker.models.kept_profiles import KeptProfile
 from worker.models.port import Array
-from worker.models.profile import Profile, measure
+from worker.models.profile import Profile, Trial, measure, zeros
 from worker.models.repository import ModelFolder
 from worker.models.spec import ModelError
 from worker.models.tasks import Task, load_task
 
 log = logging.getLogger("jitney.worker")
+
+SHORT_CHECK_ROWS: Final = 3
 
 
 class Model:
@@ -31,6 +36,7 @@ class Model:
         self.version = folder.version
         self.spec = folder.spec
         self.max_batch = profile.cap
+        self.buckets = buckets.choose(engine.provider, profile.cap, folder.spec.buckets) if engine.batchable else ()
         self.max_wait_s = folder.spec.max_wait_ms / 1000
         self.offload = task.offload
         self.inputs = engine.inputs
@@ -45,6 +51,10 @@ class Model:
             kinds = " or ".join(sorted(self._task.kinds))
             raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
         return self._task.prepare(kind, data, parameters)
+
+    def seats(self, riders: int) -> int:
+        """How many rows so many riders are run with: as many, or the next bucket."""
+        return buckets.seats(self.buckets, riders)
 
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Rows in, rows out; blocks, from any thread; raises `engine.RunFailed`."""
@@ -66,10 +76,14 @@ class Model:
             "inputs": [port.card() for port in self._engine.inputs],
             "outputs": [port.card() for port in self._engine.outputs],
             "max_batch": self.max_batch,
+            "buckets": list(self.buckets),
             "run_ms": {str(size): ms for size, ms in self._profile.run_ms.items()},
+            "profiles": [one.as_json() for one in self._profile.kept],
             "batchable": self._engine.batchable,
+            "checked": self._engine.checked,
             "batch_note": self._engine.batch_note,
             "provider": self._engine.provider,
+            "device": self._engine.device,
             "requested_provider": self.spec.provider,
             "limits": {"max_pixels": self.spec.image.max_pixels if "image" in kinds else None},
             "raw_bytes": self._raw_bytes(),
@@ -88,21 +102,71 @@ class Model:
 def load(folder: ModelFolder) -> Model:
     """Opens and tries the model, and checks its task against it; raises ModelError only."""
     started = time.perf_counter()
+    check_folder(folder.path, folder.onnx)
     engine = Engine(folder.onnx, folder.spec.provider, folder.spec.threads)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
-    profile = _profile(folder, engine)
+    if engine.batchable and folder.spec.check:
+        _check(folder, engine)
+    kept = _kept(folder)
+    mine = kept_profiles.find(kept, engine.provider, engine.device, engine.runtime)
+    profile = _profile(folder, engine, mine)._replace(kept=kept)
+    _warm_up(folder, engine, profile.cap)
     return Model(folder, engine, task, profile, (time.perf_counter() - started) * 1000)
 
 
-def _profile(folder: ModelFolder, engine: Engine) -> Profile:
+def _warm_up(folder: ModelFolder, engine: Engine, cap: int) -> None:
+    """Every size that will be run is run once: what the runtime prepares for it is ready before the first job."""
+    if not all(port.is_fixed for port in engine.inputs) or not engine.batchable:
+        return
+    for size in buckets.choose(engine.provider, cap, folder.spec.buckets) or (cap,):
+        try:
+            engine.run(zeros(engine.inputs, size))
+        except RunFailed as error:
+            if error.fault == "device":
+                raise ModelError(folder.onnx, None, f"the device was lost in a batch of {size}: {error}") from error
+            log.warning("model %s: a batch of %d zeros does not run: %s", folder.name, size, error)
+            return
+
+
+def _check(folder: ModelFolder, engine: Engine) -> None:
+    """The short form of `jitney models check`: a model whose riders mix still serves, one of them at a time."""
+    check = consistency.Check(
+        engine.inputs, engine.run, lambda rows: rows, consistency.tolerance_of([*engine.inputs, *engine.outputs])
+    )
+    try:
+        found = check.short(SHORT_CHECK_ROWS)
+    except RunFailed as error:  # one made-up row is refused: that says nothing of a caller's
+        if error.fault == "device":
+            raise ModelError(folder.onnx, None, f"the device was lost while it was checked: {error}") from error
+        log.warning("model %s is served unchecked: made-up rows do not run: %s", folder.name, error)
+        return
+    engine.checked = found.passed
+    if not found.passed:
+        engine.run_alone(f"it fails the check: {found.reason}")
+        log.warning("model %s runs one rider at a time: %s", folder.name, engine.batch_note)
+
+
+def _profile(folder: ModelFolder, engine: Engine, kept: KeptProfile | None) -> Profile:
     if not engine.batchable:
         return Profile(1, {})
+    if kept is not None:
+        known = {size: latency.p50_ms for size, latency in kept.sizes.items()}
+        return Profile(folder.spec.max_batch or kept.cap, known)
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
-    profile = measure(engine.inputs, engine.run)
+    spent = time.process_time if engine.provider == "cpu" else None
+    profile = measure(Trial(engine.inputs, engine.run, spent=spent))
     if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # it would be blamed on the first jobs
         raise ModelError(folder.onnx, None, f"the device was lost while batches were tried: {profile.error}")
     if profile.error is not None:
         words = "model %s: trying larger batches of zeros ended with: %s; at most %d ride together"
         log.warning(words, folder.name, profile.error, profile.cap)
     return profile
+
+
+def _kept(folder: ModelFolder) -> list[KeptProfile]:
+    try:
+        return kept_profiles.read(folder.onnx)
+    except ModelError as error:
+        log.warning("model %s: its profile is measured anew: %s", folder.name, error)
+        return []

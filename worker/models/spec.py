@@ -5,9 +5,9 @@ Decides nothing about the ONNX file beside it: whether the two fit is the task's
 
 import tomllib
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -49,6 +49,13 @@ class RetrySpec(BaseModel):
     backoff_ms: int = Field(1000, ge=0, le=3_600_000, description="milliseconds from 0 to 3600000, doubled each time")
 
 
+def _ascending(value: Any) -> tuple[int, ...]:
+    whole = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+    if not whole or not value or value != sorted(set(value)) or not 1 <= value[0] <= value[-1] <= 4096:
+        raise ValueError
+    return tuple(value)
+
+
 class ModelSpec(BaseModel):
     """`model.toml`. Times end in their unit; every key has a default except `task`."""
 
@@ -67,6 +74,11 @@ class ModelSpec(BaseModel):
     max_batch: int | None = Field(
         None, ge=1, le=4096, description="a whole number from 1 to 4096; left out, it is found by measuring"
     )
+    buckets: Annotated[tuple[int, ...], BeforeValidator(_ascending)] | None = Field(
+        None,
+        description="whole numbers from 1 to 4096, ascending: sizes that batches are padded to, such as [1, 4, 16]",
+    )
+    check: bool = Field(True, description="true (try before serving that riders do not mix), false (trust the model)")
     max_wait_ms: float = Field(0.0, ge=0, le=60_000, allow_inf_nan=False, description="milliseconds from 0 to 60000")
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"

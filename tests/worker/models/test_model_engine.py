@@ -96,7 +96,7 @@ def test_an_input_that_is_no_number_is_refused(save_graph: SaveGraph, tmp_path: 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.models.engine._has_gpu", lambda: False)
+    monkeypatch.setattr("worker.models.engine.gpu_count", lambda: 0)
     path = relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx"
     with pytest.raises(ModelError) as caught:
         Engine(path, provider)
@@ -107,15 +107,15 @@ def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkey
 
 
 def test_auto_takes_what_there_is(relu: Relu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.models.engine._has_gpu", lambda: False)
+    monkeypatch.setattr("worker.models.engine.gpu_count", lambda: 0)
     assert Engine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto").provider == "cpu"
 
 
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        ("models/resnet8-cifar10/network.onnx", "No Op registered for RequantShift"),
-        ("fault_models/external_data_traversal.onnx", "External data path escapes model directory"),
+        ("models/resnet8-cifar10/network.onnx", "the operator RequantShift is unknown to ONNX Runtime"),
+        ("fault_models/external_data_traversal.onnx", "external data '../../../../../etc/hostname' leads outside of "),
     ],
 )
 def test_a_hostile_or_foreign_model_is_refused(
@@ -131,7 +131,7 @@ def test_a_hostile_or_foreign_model_is_refused(
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x08\x08" + bytes(100)])
 def test_a_corrupt_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match=r"model\.onnx: ONNX Runtime can not load it: "):
+    with pytest.raises(ModelError, match=r"model\.onnx: is (empty: )?not an ONNX model"):
         Engine(tmp_path / "model.onnx", "cpu", 1)
 
 

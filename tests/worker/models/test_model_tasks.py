@@ -51,9 +51,9 @@ def refusal(task: Task, kind: str, data: bytes, parameters: dict[str, Any] | Non
         (PIXELS, CLASSES, {"image": {"layout": "NHWC", "resize": [8, 8]}}, "makes [8, 8, 3] (height, width, channels)"),
         (PIXELS, CLASSES._replace(shape=(2, 4)), {}, "output 'scores' is FP32 [2, 4]; allowed: a number per class"),
         (PIXELS, CLASSES._replace(shape=(5,)), {"classification": {"labels": "labels.txt"}}, "4 labels, but the model"),
-        (PIXELS, CLASSES, {"classification": {"labels": "names.txt"}}, "names.txt: can not be read: No such file"),
+        (PIXELS, CLASSES, {"classification": {"labels": "names.txt"}}, "names.txt can not be read: No such file"),
         (PIXELS, CLASSES, {"classification": {"labels": "latin.txt"}}, "latin.txt: is not text in UTF-8"),
-        (PIXELS, CLASSES, {"classification": {"labels": "link.txt"}}, "leads outside of the model's folder"),
+        (PIXELS, CLASSES, {"classification": {"labels": "link.txt"}}, "link.txt leads outside of the folder"),
     ],
 )
 def test_what_does_not_fit_is_found_at_load(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from worker.models.confines import check_file
 from worker.models.port import Port
 from worker.models.spec import SPEC_FILE, ModelError, ModelSpec
 from worker.models.tasks.image_classification import ImageClassification
@@ -24,10 +25,7 @@ def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Se
         return _OURS[spec.task](spec, folder, inputs, outputs)
     file_name, _, class_name = spec.task.partition(":")
     file = folder / file_name
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(folder / SPEC_FILE, "task", f"{file_name} lies outside of the model's folder")
-    if not file.is_file():
-        raise ModelError(folder / SPEC_FILE, "task", f"there is no {file_name} in the folder")
+    check_file(folder, file, "task", folder / SPEC_FILE)
     try:
         task = _class(file, class_name)(spec, folder, inputs, outputs)
     except ModelError:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from jobs.errors import Refused
+from worker.models.confines import check_file
 from worker.models.image_spec import SIDE_LIMIT, ImageSpec
 from worker.models.images import decode, to_array, to_pixels
 from worker.models.port import DTYPES, Array, Port
@@ -136,8 +137,7 @@ def _read_labels(file: Path, folder: Path, name: str | None) -> list[str] | None
     if name is None:
         return None
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(file, "classification.labels", f"{name} leads outside of the model's folder")
+    check_file(folder, path, "classification.labels", file)
     try:
         text = path.read_text(encoding="utf-8-sig").rstrip()
     except OSError as error:

@@ -1,0 +1,83 @@
+"""`jitney models check`: the same rows alone, in each batch size, padded, shuffled and beside noise."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final, NamedTuple
+
+from scripts.models.places import Place
+from worker.models import buckets, consistency
+from worker.models.confines import check_folder
+from worker.models.consistency import Findings
+from worker.models.engine import Engine, RunFailed
+from worker.models.spec import ModelError
+from worker.models.tasks import load_task
+
+SIZES: Final = (2, 3, 4, 8, 16)  # where nobody says which: the ends, an odd one, and powers of two
+
+
+class Checked(NamedTuple):
+    """`reason`: why not, one line, empty where it passed. `found` is None where nothing could be run together."""
+
+    title: str
+    device: str
+    sizes: Sequence[int]
+    reason: str
+    found: Findings | None
+
+    def lines(self) -> list[str]:
+        """For people."""
+        head = f"{self.title}: {'FAILS the check: ' + self.reason if self.reason else 'passes the check'}"
+        if self.found is None:
+            return [head]
+        sizes = ", ".join(map(str, self.sizes))
+        drift = f"{self.found.drift:.2g} {self.found.where}" if self.found.drift else "none: equal to the last bit"
+        details = [
+            f"{self.found.runs} runs of made-up rows in batches of {sizes} on {self.device}",
+            f"largest drift: {drift}; allowed: {self.found.tolerance:g} of an answer's largest number",
+            *(f"leak: {leak}" for leak in self.found.leaks),
+            *(f"broken: {broken}" for broken in self.found.broken),
+        ]
+        return [head, *(f"  {line}" for line in [*details, *filter(None, [self.found.note])])]
+
+    def as_json(self) -> dict[str, Any]:
+        found = asdict(self.found) if self.found else None
+        return {"model": self.title, "device": self.device, "passed": not self.reason, "reason": self.reason} | {
+            "sizes": list(self.sizes),
+            "found": found,
+        }
+
+
+def check(place: Place, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> Checked:
+    """Open a model as a worker does, with its whole folder, and try it; raises ModelError."""
+    if place.folder is None:
+        return check_engine(place.title, Engine(place.onnx, provider), sizes or SIZES, tolerance=tolerance, seed=seed)
+    spec = place.folder.spec
+    check_folder(place.folder.path, place.onnx)
+    engine = Engine(place.onnx, spec.provider if provider == "auto" else provider, spec.threads)
+    load_task(spec, place.folder.path, engine.inputs, engine.outputs)
+    prepared = buckets.choose(engine.provider, spec.max_batch or max(SIZES), spec.buckets)
+    return check_engine(
+        place.title, engine, sizes or prepared or SIZES, tolerance=tolerance, seed=seed, prepared=prepared
+    )
+
+
+def check_engine(
+    title: str,
+    engine: Engine,
+    sizes: Sequence[int],
+    *,
+    tolerance: float | None = None,
+    seed: int = consistency.SEED,
+    prepared: Sequence[int] = (),
+) -> Checked:
+    """Try what is open; raises ModelError where not even one made-up row runs."""
+    if not engine.batchable:
+        reason = f"it can not be batched: {engine.batch_note}; `jitney models doctor` tells whether that can be mended"
+        return Checked(title, engine.device, sizes, reason, None)
+    allowed = tolerance or consistency.tolerance_of([*engine.inputs, *engine.outputs])
+    trial = consistency.Check(engine.inputs, engine.run, lambda rows: buckets.seats(prepared, rows), allowed)
+    try:
+        found = trial.full(sizes, seed)
+    except RunFailed as error:
+        raise ModelError(engine.path, None, f"made-up rows do not run, so nothing can be told: {error}") from error
+    return Checked(title, engine.device, sizes, found.reason, found)

@@ -1,0 +1,115 @@
+"""`jitney models doctor`: tells whether a file can be batched, and writes a copy that can, proven before it appears."""
+
+import itertools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import onnx
+
+from batching.collation import fold
+from scripts.doctor.diagnosis import Diagnosis, diagnose
+from scripts.models.checking import SIZES, check_engine
+from worker.models import consistency, samples
+from worker.models.confines import check_onnx
+from worker.models.engine import Engine, RunFailed
+from worker.models.spec import ModelError
+
+_ALIKE: Final = 4  # lines about operators of one kind before the rest are counted
+
+
+class Answer(NamedTuple):
+    """`good`: whether there is a batchable file now. `lines`: what there is to say, the first the verdict."""
+
+    good: bool
+    lines: list[str]
+
+
+def examine(path: Path, fix: Path | None, provider: str = "auto") -> Answer:
+    """Diagnose and, where asked, mend; raises ModelError for what is no model or can not be written."""
+    check_onnx(path)
+    found = diagnose(_read(path))
+    if found.fatal:
+        return Answer(good=False, lines=[f"{path}: can not be batched, and no copy can mend it", *_listed(found)])
+    if not found.obstacles:
+        return _as_it_is(path, found, provider)
+    if found.mended is None:
+        verdict = f"{path}: can not be batched as it is, and whether a copy could be is not certain"
+        return Answer(good=False, lines=[verdict, *_listed(found)])
+    if fix is None:
+        hint = f"  all of it can be mended in a copy: jitney models doctor {path} --fix OUT.onnx"
+        return Answer(good=False, lines=[f"{path}: can not be batched as it is", *_listed(found), hint])
+    return _mend(path, found, found.mended, fix, provider)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path)
+    except Exception as error:  # the package's errors, protobuf's and the system's share no base
+        raise ModelError(path, None, f"can not be read as an ONNX model: {error}") from error
+
+
+def _as_it_is(path: Path, found: Diagnosis, provider: str) -> Answer:
+    """Nothing in the graph is in the way, as far as that can be told: then trying it tells."""
+    checked = check_engine(str(path), Engine(path, provider), SIZES)
+    doubts = [f"  not certain from the graph alone: {doubt}" for doubt in found.doubts]
+    if checked.reason:
+        return Answer(good=False, lines=[f"{path}: can not be batched: {checked.reason}", *doubts])
+    return Answer(good=True, lines=[f"{path}: can be batched", *checked.lines()[1:], *doubts])
+
+
+def _mend(path: Path, found: Diagnosis, mended: onnx.ModelProto, out: Path, provider: str) -> Answer:
+    """Write beside its place, try it there, and only then let it appear: nothing half-written is ever seen."""
+    if out.exists() or out.is_symlink():
+        raise ModelError(out, "--fix", "is there already; allowed: a new file, such as one in a new version's folder")
+    folder = next(one for one in out.absolute().parents if one.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".jitney-", dir=folder) as room:
+            copy = Path(room) / out.name
+            onnx.save(mended, copy)
+            engine = Engine(copy, provider)
+            checked = check_engine(str(out), engine, SIZES)
+            reason = checked.reason or _differs(path, engine, provider)
+            if reason:
+                return Answer(
+                    good=False, lines=[f"{path}: a copy was made and is thrown away: {reason}", *_listed(found)]
+                )
+            out.parent.mkdir(parents=True, exist_ok=True)
+            copy.replace(out)
+    except (OSError, ValueError) as error:  # ValueError: more than the 2 GB that one file may have
+        raise ModelError(out, "--fix", f"can not be written: {getattr(error, 'strerror', None) or error}") from error
+    return Answer(
+        good=True, lines=[f"{out}: written, can be batched", *_listed(found, "mended: "), *checked.lines()[1:]]
+    )
+
+
+def _differs(path: Path, mended: Engine, provider: str) -> str:
+    """One row alone has the same answer in both; where the old one can be asked, for it takes one row at a time."""
+    try:
+        old = Engine(path, provider)
+    except ModelError:  # made for a batch of several: there is nothing to ask
+        return ""
+    if old.inputs != mended.inputs:  # the batch was elsewhere
+        return ""
+    tolerance = consistency.tolerance_of([*old.inputs, *old.outputs])
+    try:
+        for row in samples.make(old.inputs, 3, consistency.SEED, lambda one: old.run(fold([one]))).rows:
+            apart = consistency.apart(old.run(fold([row])), mended.run(fold([row])))
+            if apart > tolerance:
+                return f"its answer to one row differs from the original's by {apart:.2g}; allowed: {tolerance:g}"
+    except RunFailed as error:
+        return f"one row does not run: {error}"
+    return ""
+
+
+def _listed(found: Diagnosis, prefix: str = "") -> list[str]:
+    """What was found, a line each; many of one kind are counted after the first few."""
+    lines = [*found.fatal, *found.obstacles]
+    listed = []
+    for kind, group in itertools.groupby(lines, key=lambda line: line.split(" ", 1)[0]):
+        alike: Sequence[str] = list(group)
+        listed += [f"  {prefix}{line}" for line in alike[:_ALIKE]]
+        if len(alike) > _ALIKE:
+            listed.append(f"  {prefix}and {len(alike) - _ALIKE} more of {kind}")
+    return [*listed, *(f"  not certain: {doubt}" for doubt in found.doubts)]
