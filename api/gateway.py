@@ -11,7 +11,6 @@ from typing import Any
 from api import sweeping
 from api.bodies import Bodies, Body
 from api.callers import Callers
-from api.catalogue import Catalogue
 from api.events import Events
 from api.pace import Pace
 from api.settings import GatewaySettings
@@ -19,6 +18,7 @@ from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
 from jobs import events, keyring, keys, webhooks
+from jobs.catalogue import Catalogue
 from jobs.errors import StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Job

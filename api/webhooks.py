@@ -9,12 +9,12 @@ from fastapi import Request as HttpRequest
 
 from api.answers import Answer
 from api.deadletters import read_time
-from api.drafts import parse
 from api.gateway import Gateway
 from api.receiving import Request
 from api.routes import respond
 from jobs import deliveries, webhooks
 from jobs.deliveries import ENDPOINT, ID, STATES, Delivery, Endpoint, Place, Wanted
+from jobs.drafts import parse
 from jobs.errors import Refused
 from jobs.views import timestamp
 
