@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ class Catalogue:
         self._look = asyncio.Event()
         self.announced = Announced([], [])
         self._found: dict[str, Card] = {}  # what `find` gave since the last look
-        self._looked = False
+        self._looked, self._looked_at = False, 0.0
 
     def look_again(self) -> None:
         """Have the background loop look at once."""
@@ -37,7 +38,12 @@ class Catalogue:
             found = registry.Announced(self.announced.cards, found.workers)
         self.announced = found
         self._found.clear()
-        self._looked = True
+        self._looked, self._looked_at = True, time.monotonic()
+
+    async def refresh_if_older(self, age_s: float) -> None:
+        """Look once, if the last look is so long ago."""
+        if time.monotonic() - self._looked_at > age_s:
+            await self.refresh()
 
     async def run(self, every_s: float) -> None:
         """Look again and again, until cancelled."""
