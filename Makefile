@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries bench-guard clean
+.PHONY: help run test unit check soak recovery goodput deliveries bulk-soak bench-guard clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -55,6 +55,10 @@ goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs 
 
 deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all parts, and how soon the first attempt comes (10 minutes)
 	$(BIN)/python -m tests.webhooks.deliveries
+
+LINES ?= 200000
+bulk-soak: .venv/installed-dev ## A batch of 200,000 digits while every part is killed in turn: make bulk-soak LINES=200000
+	$(BIN)/python -m tests.bulk.soak --lines $(LINES)
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard

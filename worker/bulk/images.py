@@ -47,7 +47,10 @@ class Images:
         if not url.startswith(self._prefixes or ("\n",)):
             message = "this URL is not one that is fetched (BULK_URLS has what it may begin with)"
             raise Refused("image_unavailable", message, allowed=list(self._prefixes))
-        target = self._guard.target(url)
+        try:
+            target = self._guard.target(url)
+        except Refused as error:
+            raise Refused("image_unavailable", error.message) from error
         try:
             async with asyncio.timeout(self._settings.bulk_fetch_s):
                 return await self._get(target.url)
