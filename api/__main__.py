@@ -17,6 +17,7 @@ from api.app import create_app
 from api.gateway import Gateway
 from api.protocol import Bounds, bounded, sweep
 from api.settings import GatewaySettings
+from jobs.bulk.settings import BulkSettings
 from jobs.connection import Connection
 from jobs.settings import StoreSettings, explain
 from jobs.store import JobStore
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--up-fd", type=int, help="where to write a line once requests are answered")
     args = parser.parse_args(argv)
     try:
-        settings, store_settings = GatewaySettings(), StoreSettings()
+        settings, store_settings, bulk = GatewaySettings(), StoreSettings(), BulkSettings()
     except ValidationError as error:
         sys.stderr.write(f"jitney api: {explain(error)}\n")
         return EX_CONFIG
@@ -71,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     store = JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
-    gateway = Gateway(settings, store, on_loopback=on_loopback)
+    gateway = Gateway(settings, store, bulk, on_loopback=on_loopback)
     times = (settings.head_s, settings.receive_s, settings.send_s)
-    bounds = Bounds(settings.max_head_bytes, *times, _connections(settings.max_connections))
+    most = _connections(settings.max_connections)
+    bounds = Bounds(settings.max_head_bytes, *times, most, bulk.bulk_upload_rate)
     config = uvicorn.Config(
         create_app(gateway),
         http=bounded(bounds),

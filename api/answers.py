@@ -1,14 +1,14 @@
-"""What goes out over ASGI: JSON, and errors as RFC 9457 problem+json. Here alone an error becomes an answer."""
+"""What goes out over ASGI: JSON, and errors in the form that a prefix has. Here alone an error becomes an answer."""
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from jobs.errors import JitneyError
+from jobs.errors import JitneyError, NotNow
 
 log = logging.getLogger("jitney.api")
 
@@ -53,27 +53,49 @@ def accepted(body: bytes, headers: Sequence[Header], *, is_final: bool) -> Answe
 
 
 def problem(error: JitneyError, path: str, headers: Sequence[Header] = (), **more: Any) -> Answer:
-    """Turn an error into problem+json; under /predict it also says `"success": false`, as that contract has it.
+    """Turn an error into an answer: problem+json, or whatever the clients of a prefix expect (`_BODIES`).
 
     `more`: fields beside those of the error.
     """
-    body: dict[str, Any] = {
+    details = {**error.details, **more}
+    retry_after_s = details.pop("retry_after_s", None)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers = (*headers, (b"www-authenticate", b'Bearer realm="jitney"'))
+    if retry_after_s is not None:
+        headers = (*headers, (b"retry-after", b"%d" % math.ceil(retry_after_s)))
+    write = next((write for prefix, write in _BODIES if path == prefix or path.startswith(f"{prefix}/")), _rfc_9457)
+    return write(error, details, headers)
+
+
+def _rfc_9457(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header], **first: Any) -> Answer:
+    body = {
+        **first,
         "type": f"urn:jitney:error:{error.code}",
         "title": HTTPStatus(error.status).phrase,
         "status": error.status,
         "code": error.code,
         "detail": error.message,
-        **error.details,
-        **more,
+        **details,
     }
-    if path == "/predict":
-        body = {"success": False, **body}
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers = (*headers, (b"www-authenticate", b'Bearer realm="jitney"'))
-    retry_after_s = body.pop("retry_after_s", None)
-    if retry_after_s is not None:
-        headers = (*headers, (b"retry-after", b"%d" % math.ceil(retry_after_s)))
     return Answer(error.status, orjson.dumps(body), headers, b"application/problem+json")
+
+
+def _classic(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> Answer:
+    """Say `"success": false` too, as the tutorial's contract has it."""
+    return _rfc_9457(error, details, headers, success=False)
+
+
+def _openai(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> Answer:
+    """Write OpenAI's body; and tell its clients, who try again at some statuses, where that is no use."""
+    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    told = {"message": error.message, "type": kind, "param": None, "code": error.code, **details}
+    again = b"true" if isinstance(error, NotNow) else b"false"
+    return Answer(error.status, orjson.dumps({"error": told}), (*headers, (b"x-should-retry", again)))
+
+
+# The form of an error follows the path's prefix.
+_BODIES: Final = (("/predict", _classic), ("/v1/files", _openai), ("/v1/batches", _openai))
 
 
 def adding(send: Send, headers: Sequence[Header]) -> Send:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from api import deadletters, models, streams, webhooks
 from api.answers import problem
+from api.bulk import batches, files
 from api.gateway import Gateway
 from api.hot import PATH, Hot
 from api.openapi import complete
@@ -39,6 +40,8 @@ def create_app(gateway: Gateway) -> Hot:
     app.include_router(deadletters.router(gateway))
     app.include_router(webhooks.router(gateway))
     app.include_router(streams.router(gateway))
+    app.include_router(files.router(gateway))
+    app.include_router(batches.router(gateway))
     app.openapi = lambda: complete(app)  # type: ignore[method-assign]
 
     @app.exception_handler(JitneyError)

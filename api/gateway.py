@@ -11,7 +11,6 @@ from typing import Any
 from api import sweeping
 from api.bodies import Bodies, Body
 from api.callers import Callers
-from api.catalogue import Catalogue
 from api.events import Events
 from api.pace import Pace
 from api.rollouts import Rollouts
@@ -20,6 +19,9 @@ from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
 from jobs import events, keyring, keys, webhooks
+from jobs.bulk.settings import BulkSettings
+from jobs.bulk.storage import open_storage
+from jobs.catalogue import Catalogue
 from jobs.errors import StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Job
@@ -32,9 +34,12 @@ log = logging.getLogger("jitney.api")
 class Gateway:
     """One gateway process: its background loops, and what its doors do."""
 
-    def __init__(self, settings: GatewaySettings, store: JobStore, *, on_loopback: bool = True) -> None:
+    def __init__(
+        self, settings: GatewaySettings, store: JobStore, bulk: BulkSettings, *, on_loopback: bool = True
+    ) -> None:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
+        self.bulk, self.storage = bulk, open_storage(bulk.bulk_store)
         self.callers = Callers(store.connection, settings.open, on_loopback=on_loopback)
         self.catalogue = Catalogue(store.connection, settings.default_model)
         self.waiting, self.submits = Waiting(store), Submits(store)

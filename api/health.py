@@ -4,10 +4,10 @@ from typing import Any
 
 import orjson
 
-from api import versions
 from api.answers import Answer
-from api.catalogue import Card
 from api.gateway import Gateway
+from jobs import versions
+from jobs.catalogue import Card
 from jobs.errors import StoreUnavailable
 from jobs.plans import Plan
 from jobs.registry import Announced

@@ -10,10 +10,11 @@ from typing import Any, Final
 import orjson
 
 from api.answers import Answer, Header, accepted, problem
-from api.drafts import NDJSON, Draft, as_object, from_fields, parse
+from api.drafts import NDJSON
 from api.gateway import Gateway
 from api.receiving import Request
 from api.taking import Taken, outcomes
+from jobs.drafts import Draft, as_object, from_fields, parse
 from jobs.errors import JitneyError, Refused
 from jobs.job import LANES, Job
 from jobs.views import job_view

@@ -11,12 +11,12 @@ from fastapi import Request as HttpRequest
 
 from api import health, versions
 from api.answers import Answer
-from api.drafts import as_object, parse
 from api.gateway import Gateway
 from api.receiving import Request
 from api.routes import respond
 from jobs import counts, plans
 from jobs.counts import Runs
+from jobs.drafts import as_object, parse
 from jobs.errors import Refused
 from jobs.plans import Plan
 from jobs.registry import VERSION, Announced

@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api import drafts, openapi_webhooks
 from api.doorman import PUBLIC
+from jobs.drafts import MAX_METADATA
 from jobs.errors import CODES
 from jobs.job import LANES
 from jobs.lifecycle import State
@@ -69,7 +70,7 @@ REQUEST = {
         "parameters": {"type": "object"},
         "lane": {"type": "string", "enum": list(LANES)},
         "deadline_ms": {"type": "integer", "minimum": 1},
-        "metadata": {"type": "object", "additionalProperties": _TEXT, "maxProperties": drafts.MAX_METADATA},
+        "metadata": {"type": "object", "additionalProperties": _TEXT, "maxProperties": MAX_METADATA},
         "webhook": {"$ref": "#/components/schemas/Webhook"},
     },
 }

@@ -18,19 +18,21 @@ from api.answers import problem
 from jobs.errors import JitneyError, NotNow, Refused
 
 MAX_HEADERS: Final = 100
+UPLOADS: Final = b"/v1/files"  # where a body may be large: it is given time as long as it comes
 LINGER_S: Final = 1.0  # for an answer that comes before the request's end to arrive, though nothing more is read
 SWEEPS_PER_LIMIT: Final = 10
 FORGET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 
 class Bounds(NamedTuple):
-    """What a connection may take: bytes of a head; seconds for it, for a body, and without reading; and how many."""
+    """What a connection may take: bytes of a head; seconds for it, for a body, and without reading; how many."""
 
     head_bytes: int
     head_s: float
     receive_s: float
     send_s: float
     connections: int
+    upload_bytes_s: int = 32 << 10  # what an upload must bring, beside `receive_s`
 
 
 class OneWrite:
@@ -76,6 +78,7 @@ class Protocol(HttpToolsProtocol):
         self._waits_since: float | None = self.loop.time()  # for a head; None while a request is answered
         self._body_since: float | None = None  # while a body arrives
         self._idle_bytes = self._chunk_bytes = 0  # since something of a request or its body was made of them; at a time
+        self._is_upload, self._upload_bytes = False, 0
         self._refusal: JitneyError | None = None
         self._is_over = False  # nothing more is read
         self._unsent_bytes, self._moved_at = 0, 0.0
@@ -102,11 +105,14 @@ class Protocol(HttpToolsProtocol):
             self._refusal = self._head_too_large()
             raise self._refusal  # out of the parser, to `send_400_response`
         super().on_headers_complete()
-        self._waits_since, self._body_since = None, self.loop.time()
+        self._waits_since, self._body_since, self._upload_bytes = None, self.loop.time(), 0
+        self._is_upload = self.url.partition(b"?")[0] == UPLOADS
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # for trailers, which nobody reads
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
+        if self._is_upload:
+            self._upload_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -133,9 +139,10 @@ class Protocol(HttpToolsProtocol):
         if self._waits_since is not None and now - self._waits_since > self.bounds.head_s:
             message = f"the head of a request did not arrive within {self.bounds.head_s:g} s"
             self._refuse(Refused("request_timeout", message, limit_s=self.bounds.head_s))
-        if self._body_since is not None and now - self._body_since > self.bounds.receive_s:
-            message = f"the body did not arrive within {self.bounds.receive_s:g} s"
-            self._refuse(Refused("request_timeout", message, limit_s=self.bounds.receive_s))
+        limit_s = self.bounds.receive_s + self._upload_bytes / self.bounds.upload_bytes_s
+        if self._body_since is not None and now - self._body_since > limit_s:
+            message = f"the body did not arrive within {limit_s:g} s"
+            self._refuse(Refused("request_timeout", message, limit_s=limit_s))
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or self._unsent_bytes == 0 or unsent < self._unsent_bytes:
             self._moved_at = now
@@ -163,7 +170,7 @@ class Protocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # whoever waits for the rest of the body hears that it will not come
             self.cycle.message_event.set()
-        answer = problem(error, "")
+        answer = problem(error, (self.url or b"").partition(b"?")[0].decode("latin-1"))
         phrase = HTTPStatus(answer.status).phrase
         head = [f"HTTP/1.1 {answer.status} {phrase}\r\n".encode(), b"connection: close\r\n"]
         head += [name + b": " + value + b"\r\n" for name, value in answer.all_headers()]

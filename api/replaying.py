@@ -3,10 +3,10 @@
 import time
 from typing import Final, NamedTuple
 
-from api.admission import admit_again, check_key
 from api.gateway import Gateway
 from api.taking import Taken, submit, sure
 from jobs import deadletters
+from jobs.admission import admit_again, check_key
 from jobs.deadletters import Letter, Place, Wanted
 from jobs.errors import JitneyError, NotNow, OverLimit, QueueFull, StoreUnavailable
 

@@ -8,10 +8,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from api import versions
-from api.catalogue import Catalogue
 from api.settings import GatewaySettings
-from jobs import counts, keys, plans
+from jobs import counts, keys, plans, versions
+from jobs.catalogue import Catalogue
 from jobs.counts import Runs
 from jobs.errors import Refused, StoreUnavailable
 from jobs.outage import Outage

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
 
-from api.admission import admit, check_key
-from api.drafts import Draft
 from api.gateway import Gateway
 from api.waiting import Future, send_home
+from jobs.admission import admit, check_key
+from jobs.drafts import Draft
 from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.job import Accepted, Job, Lane, Submission
 from jobs.lifecycle import State

@@ -9,12 +9,12 @@ from fastapi import Request as HttpRequest
 
 from api.answers import Answer
 from api.deadletters import read_time
-from api.drafts import parse
 from api.gateway import Gateway
 from api.receiving import Request
 from api.routes import respond
 from jobs import deliveries, webhooks
 from jobs.deliveries import ENDPOINT, ID, STATES, Delivery, Endpoint, Place, Wanted
+from jobs.drafts import parse
 from jobs.errors import Refused
 from jobs.views import timestamp
 
@@ -122,6 +122,7 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
 def delivery_view(delivery: Delivery) -> dict[str, Any]:
     """Show a delivery, ready for orjson."""
     path = f"{PATH}/{delivery.id}"
+    told = f"/v1/{'batches' if delivery.job.startswith('batch_') else 'jobs'}/{delivery.job}"
     return {
         "id": delivery.id,
         "job": delivery.job,
@@ -134,7 +135,7 @@ def delivery_view(delivery: Delivery) -> dict[str, Any]:
         "next_attempt_at": _time(delivery.due_ms),
         "tries": delivery.tries,
         "attempts": [_attempt_view(attempt) for attempt in delivery.attempts],
-        "urls": {"self": path, "replay": f"{path}/replay", "job": f"/v1/jobs/{delivery.job}"},
+        "urls": {"self": path, "replay": f"{path}/replay", "job": told},
     }
 
 

@@ -24,7 +24,7 @@ _LUA: Final = Path(__file__).parent / "lua"
 _REFUSED_WHEN_FULL: Final = {"submit"}
 # Sent twice, a claim or a dispatch would take what nobody hears of, a cancel would find its own work done, and a sum be
 # wrong.
-_SENT_ONCE: Final = {"claim", "dispatch", "cancel", "add"}
+_SENT_ONCE: Final = {"claim", "dispatch", "cancel", "add", "bulk/dispatch", "file/drop"}
 _PASSING: Final = (
     "OOM",
     "LOADING",

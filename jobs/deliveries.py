@@ -173,7 +173,7 @@ def _delivery(delivery_id: str, record: Mapping[str, bytes], due: bytes | float 
         _text(record, "job"),
         _text(record, "endpoint"),
         _text(record, "url"),
-        f"job.{_text(record, 'event')}",
+        f"{'batch' if _text(record, 'job').startswith('batch_') else 'job'}.{_text(record, 'event')}",
         _text(record, "state"),
         int(record.get("created", 0)),
         _number(record, "ended"),

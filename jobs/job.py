@@ -18,6 +18,7 @@ class Submission(NamedTuple):
     """A job as the gateway hands it in. `input` holds the bytes as they came; `parameters` and `metadata` are JSON.
 
     `webhook`: origin, URL and the ends that are wanted, with spaces between; empty = none (jobs/webhooks.py writes it).
+    `bulk`: the custom_id of a bulk's line, whose outcome goes to the bulk's log; empty = a job of its own.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Submission(NamedTuple):
     idempotency_key: str = ""
     digest: str = ""
     webhook: str = ""
+    bulk: str = ""
 
 
 class Accepted(NamedTuple):

@@ -32,6 +32,16 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:endpoints:<tenant>` | sorted set | 30 days | the tenant's endpoints by the ms of their last delivery |
 | `:deliveries:<tenant>` | sorted set | 30 days | the tenant's deliveries by the ms of their making, for listing |
 | `:ended:<tenant>` | sorted set | 30 days | those of them that have ended, by the ms of their end |
+| `:file:<id>` | hash | `bulk_ttl_s` and a day; in use: no end | a stored file: name, bytes, whose it is |
+| `:files:<tenant>` | sorted set | likewise | the tenant's files by the ms of their making, for listing |
+| `:expiring` | sorted set | likewise | files by the ms at which their content is removed |
+| `:bulk:<id>` | hash | while open; then `bulk_ttl_s` and a day | a bulk: its status, how far its lines are taken |
+| `:bulks:<tenant>` | sorted set | twice that | the tenant's bulks by the ms of their making, for listing |
+| `:marks:<id>` | string | while the bulk is open | a bit for each line that has an outcome |
+| `:outcomes:<id>` | list | while not empty | a bulk's log: outcomes that are not yet stored |
+| `:parts:<id>:<kind>` | list | as the bulk | the parts of its output (`out`) and error (`err`) file, `<bytes> <name>` |
+| `:steps` | sorted set | while not empty | open bulks by the ms at which their next step is due |
+| `:stepping` | sorted set | while not empty | bulks whose step is made, by the ms at which it counts as lost |
 
 The 30 days begin anew with each use.
 
@@ -170,6 +180,39 @@ def outbox(shard: int, endpoint_id: str) -> str:
 
 def airborne(shard: int, endpoint_id: str) -> str:
     return f"{root(shard)}:airborne:{endpoint_id}"
+
+
+def file(shard: int, file_id: str) -> str:
+    return f"{root(shard)}:file:{file_id}"
+
+
+def files(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:files:{tenant}"
+
+
+def expiring(shard: int) -> str:
+    return f"{root(shard)}:expiring"
+
+
+def bulk(bulk_id: str) -> str:
+    """Where a bulk lies: in the shard of its file, which its id begins with."""
+    return f"jitney:{{s{bulk_id[:2]}}}:bulk:{bulk_id}"
+
+
+def bulks(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:bulks:{tenant}"
+
+
+def parts(bulk_id: str, kind: str) -> str:
+    return f"jitney:{{s{bulk_id[:2]}}}:parts:{bulk_id}:{kind}"
+
+
+def marks(bulk_id: str) -> str:
+    return f"jitney:{{s{bulk_id[:2]}}}:marks:{bulk_id}"
+
+
+def outcomes(bulk_id: str) -> str:
+    return f"jitney:{{s{bulk_id[:2]}}}:outcomes:{bulk_id}"
 
 
 def secret(tenant: str) -> str:

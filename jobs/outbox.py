@@ -54,7 +54,8 @@ class Attempt(NamedTuple):
     since: int
     age_ms: int
     output_bytes: int
-    job: Job
+    job: Job | None
+    told: bytes = b""  # of a bulk: the whole message
 
 
 class Settlement(NamedTuple):
@@ -87,11 +88,13 @@ async def begin(store: JobStore, flight: Flight, limits: Limits) -> Attempt | No
     if found is None:
         return None
     url, tenant, event, tries, since, age_ms, output_bytes, told = found
-    job = _job(told)
-    if job is None:
+    whole = told if told and told.startswith(b"{") else b""
+    job = None if whole else _job(told)
+    if job is None and not whole:
         await settle(store, flight, Settlement("stopped", {"error": "unreadable"}), limits)
         return None
-    return Attempt(flight, url.decode(), tenant.decode(), event.decode(), tries, since, age_ms, output_bytes, job)
+    words = (url.decode(), tenant.decode(), event.decode())
+    return Attempt(flight, *words, tries, since, age_ms, output_bytes, job, whole)
 
 
 async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: Limits) -> News:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
 from jobs import connection, keys
+from jobs.bulk.settings import BulkSettings
 from jobs.errors import CODES
 from jobs.lifecycle import FINAL, TRANSITIONS, State, diagram
 from jobs.settings import StoreSettings
@@ -56,7 +57,7 @@ def _is_sleep(node: ast.AST) -> bool:
 
 
 def test_every_lua_script_says_what_it_takes_and_gives() -> None:
-    scripts = [*(ROOT / "jobs" / "lua").glob("*.lua")]
+    scripts = [path for path in (ROOT / "jobs" / "lua").rglob("*.lua") if path.parent.name != "shared"]
     assert {path.stem for path in scripts} >= {"submit", "claim", "extend", "finish", "reclaim", "cancel", "wait"}
     assert [
         path.name for path in scripts if not {"-- ARGV", "-- gives"} <= set(re.findall(r"-- \w+", path.read_text()))
@@ -109,7 +110,7 @@ def test_the_list_of_error_codes_is_the_codes_list() -> None:
     assert documented == [(code, str(status), meaning) for code, (status, meaning) in CODES.items()]
 
 
-@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings])
+@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings, BulkSettings])
 def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSettings]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     missing = [

@@ -1,9 +1,10 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, lease_ms, then how many jobs and
---       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 16 words:
+--       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 17 words:
 --       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v,
 --       webhook ('' = none), quota ('<jobs> <bytes>' that may be open of its tenant, and 'claimed' where only so many may run;
---       '' = any number), logged ('1' = somebody listens to its tenant's jobs)
+--       '' = any number), logged ('1' = somebody listens to its tenant's jobs), bulk (the custom_id of a bulk's line; '' = of
+--       none: only such jobs are listed)
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
@@ -101,7 +102,6 @@ end
 
 -- Seat a job that was accepted just now: where there is a taker, at it, else in its line.
 local function seat(taker, line, id, created, kind, input, parameters, deadline)
-  line.new[#line.new + 1], line.new[#line.new + 2] = created, id
   if not taker then
     line[#line + 1], line[#line + 2] = created, id
     return
@@ -115,7 +115,7 @@ end
 
 local function accept(at)
   local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, webhook, quota,
-    logged = unpack(ARGV, at, at + 15)
+    logged, bulk = unpack(ARGV, at, at + 16)
   local job = job_key(id)
   local its_created = redis.call('HGET', job, 'created')
   if its_created then return known('new', id, its_created) end
@@ -143,6 +143,7 @@ local function accept(at)
     'size', #input, 'parameters', parameters, 'metadata', metadata,
     unpack(taker and {'owner', taker.worker, 'started', created, unpack(watcher)} or watcher))
   if webhook ~= '' then redis.call('HSET', job, 'webhook', webhook) end
+  if bulk ~= '' then redis.call('HSET', job, 'bulk', bulk) else line.new[#line.new + 1], line.new[#line.new + 2] = created, id end
   if logged == '1' then
     redis.call('HSET', job, 'log', tenant)
     changed(id, 'queued', nil, tenant)
@@ -161,7 +162,7 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = FIRST_JOB, #ARGV, 16 do answers[#answers + 1] = accept(at) end
+for at = FIRST_JOB, #ARGV, 17 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for_many('ZADD', root .. ':leases', leases)
 for name, taker in pairs(takers) do

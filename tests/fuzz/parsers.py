@@ -16,15 +16,17 @@ from typing import Final
 import atheris
 
 with atheris.instrument_imports(include=["api", "jobs", "multipart", "python_multipart", "starlette.formparsers"]):
-    from api import drafts, many
-    from api.admission import admit, check_key
+    from api import many
     from api.callers import _is_here, _key_of
-    from api.catalogue import Catalogue
     from api.deadletters import _place, read_time
+    from api.drafts import read_draft
     from api.hot import _prefer_wait, _wait_seconds
     from api.receiving import Request, read_query
     from api.settings import GatewaySettings
     from jobs import codec, events, keyring, tenants, tensors
+    from jobs.admission import admit, check_key
+    from jobs.catalogue import Catalogue
+    from jobs.drafts import Draft
     from jobs.errors import JitneyError
     from jobs.registry import Announced
 
@@ -72,10 +74,10 @@ def request(data: bytes) -> None:
             if not isinstance(draft, JitneyError):
                 taken(draft)
     else:
-        taken(LOOP.run_until_complete(drafts.read_draft(asked, body)))
+        taken(LOOP.run_until_complete(read_draft(asked, body)))
 
 
-def taken(draft: drafts.Draft) -> None:
+def taken(draft: Draft) -> None:
     """Make a job of a draft, and its words for the queue; a tensor job is read back as a worker does."""
     with contextlib.suppress(JitneyError):
         job = admit(draft, CATALOGUE, GUARD, tenant="t", idempotency_key="k", shards=3, max_deadline_ms=1000)

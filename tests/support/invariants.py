@@ -19,6 +19,13 @@ UNEXPIRING_WHILE_OPEN = (
     ":outbox:",
     ":airborne:",
     ":due:",
+    ":steps",
+    ":stepping",
+    ":bulk:",
+    ":file:",
+    ":marks:",
+    ":outcomes:",
+    ":parts:",
 )
 
 

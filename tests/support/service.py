@@ -72,9 +72,10 @@ class Service:
         return self._log.read_text()
 
     def pid(self, part: str) -> int:
-        """Find the process of a part: api, worker or server."""
+        """Find the process of a part: api, worker, deliver or server."""
         listed = subprocess.run(["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        wanted = {"api": "-m api", "worker": "-m worker --black-box", "server": str(self.folder)}[part]
+        commands = {"api": "-m api", "worker": "-m worker --black-box", "deliver": "-m worker.delivery"}
+        wanted = {**commands, "server": str(self.folder)}[part]
         for line in listed.splitlines()[1:]:
             pid, parent, args = line.split(maxsplit=2)
             if int(parent) == self.process.pid and wanted in args:

@@ -1,4 +1,4 @@
-"""`python -m worker.delivery`: reads the settings, and delivers."""
+"""`python -m worker.delivery`: reads the settings, delivers, and takes bulks forward."""
 
 import argparse
 import logging
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from jobs.bulk.settings import BulkSettings
 from jobs.settings import StoreSettings, explain
 from worker.delivery.settings import DeliverySettings
 
@@ -17,11 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one delivering process; returns the exit code."""
     argparse.ArgumentParser(
         prog="jitney deliver",
-        description="Delivers webhooks: signed, again and again on a schedule, to public addresses only.",
-        epilog="docs/configuration.md has all settings (WEBHOOK_…), docs/api.md what receivers see.",
+        description="Delivers webhooks, signed, again and again on a schedule; and takes bulks forward.",
+        epilog="docs/configuration.md has all settings (WEBHOOK_…, BULK_…), docs/api.md what receivers see.",
     ).parse_args(argv)
     try:
-        settings, store_settings = DeliverySettings(), StoreSettings()
+        settings, store_settings, bulk_settings = DeliverySettings(), StoreSettings(), BulkSettings()
     except ValidationError as error:
         sys.stderr.write(f"jitney deliver: {explain(error)}\n")
         return EX_CONFIG
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # at debug it tells of every header
     from worker.delivery.process import run  # noqa: PLC0415 (rq reads its prefix when it is imported, and takes its time)
 
-    return run(settings, store_settings)
+    return run(settings, store_settings, bulk_settings)
 
 
 if __name__ == "__main__":

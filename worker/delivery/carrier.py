@@ -1,4 +1,4 @@
-"""rq's part: attempts are rq jobs, carried out by rq's workers in threads. The only place that knows rq.
+"""rq's part: attempts and bulks' steps are rq jobs, done by rq's workers in threads. The only place that knows rq.
 
 rq holds nothing that is not in the outbox too. Its retries are not used: whole seconds, no jitter, and a scheduler that
 forks (docs/decisions/0018).
@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 os.environ.setdefault("RQ_KEY_PREFIX", "jitney:{rq}")  # read when rq is imported: all of rq in one slot of a Cluster
 
@@ -25,7 +25,10 @@ from jobs.outbox import LANES, Flight, Lane
 log = logging.getLogger("jitney.deliver")
 
 Carry = Callable[[str, int], None]
+Errand = Literal[Lane, "bulk"]  # whose threads carry it: those of a lane of deliveries, or those of bulks
 FUNCTION: Final = "attempt"
+BULK: Final = "bulk"
+ERRANDS: Final[tuple[Errand, ...]] = (*LANES, BULK)
 QUEUE_PREFIX: Final = "deliveries-"
 COMMAND_S: Final = 5.0
 FAILED_TTL_S: Final = 3600
@@ -77,23 +80,25 @@ class Slot(rq.SimpleWorker):
 
 
 class Carrier:
-    """The queues of both lanes, and the threads that serve them."""
+    """The queues of all errands, and the threads that serve them."""
 
-    def __init__(self, url: str, attempt_s: float, carry: Callable[[Flight], None], landed: Callable[[], None]) -> None:
-        """`carry` makes an attempt, in one of the threads; `landed` is called when a thread is free again."""
+    def __init__(
+        self, url: str, attempt_s: float, carry: Mapping[Errand, Callable[[Flight], None]], landed: Callable[[], None]
+    ) -> None:
+        """`carry` does an errand, in one of its threads; `landed` is called when a thread is free again."""
 
-        def count_and_carry(lane: Lane) -> Carry:
+        def count_and_carry(lane: Errand) -> Carry:
             def one(delivery: str, number: int) -> None:
                 self._count(lane, 1)
                 try:
-                    carry(Flight(delivery, number))
+                    carry[lane](Flight(delivery, number))
                 finally:
                     self._count(lane, -1)
                     landed()
 
             return one
 
-        self.busy: dict[Lane, int] = dict.fromkeys(LANES, 0)
+        self.busy: dict[Errand, int] = dict.fromkeys(ERRANDS, 0)
         self._counting = threading.Lock()
         self._attempt_s = int(attempt_s) + 1
         # rq raises its client's timeout to minutes, for it blocks: what is asked in between has a client of its own.
@@ -101,23 +106,23 @@ class Carrier:
         self._blocking = redis.Redis.from_url(url)
         self._classes = {
             lane: type(f"{lane.title()}Attempt", (AttemptJob,), {"carry": staticmethod(count_and_carry(lane))})
-            for lane in LANES
+            for lane in ERRANDS
         }
-        self._queues = {lane: self._queue(lane, self._client) for lane in LANES}
+        self._queues = {lane: self._queue(lane, self._client) for lane in ERRANDS}
         self._closed = threading.Event()
 
-    def start(self, slots: Mapping[Lane, int]) -> None:
+    def start(self, slots: Mapping[Errand, int]) -> None:
         """Start the threads; they end with the process."""
         logging.getLogger("rq").setLevel(logging.CRITICAL)
         for lane, count in slots.items():
             for nth in range(count):
                 threading.Thread(target=self._serve, args=(lane,), name=f"{lane}-{nth}", daemon=True).start()
 
-    def queued(self, lane: Lane) -> int:
+    def queued(self, lane: Errand) -> int:
         """Count what waits for a thread; raises redis.RedisError."""
         return int(self._queues[lane].count)
 
-    def put(self, lane: Lane, flights: Sequence[Flight]) -> None:
+    def put(self, lane: Errand, flights: Sequence[Flight]) -> None:
         """Hand flights to the threads, each once; raises redis.RedisError."""
         for flight in flights:
             with suppress(DuplicateJobError):
@@ -138,11 +143,11 @@ class Carrier:
         self._blocking.connection_pool.disconnect()
         self._client.close()
 
-    def _count(self, lane: Lane, more: int) -> None:
+    def _count(self, lane: Errand, more: int) -> None:
         with self._counting:
             self.busy[lane] += more
 
-    def _serve(self, lane: Lane) -> None:
+    def _serve(self, lane: Errand) -> None:
         """Work until closed; rq's worker quits for many a reason, and is replaced."""
         while not self._closed.is_set():
             with suppress(redis.RedisError, OSError, ValueError):
@@ -157,7 +162,7 @@ class Carrier:
                 ).work(logging_level="CRITICAL")
             self._closed.wait(PAUSE_S)
 
-    def _queue(self, lane: Lane, client: Any) -> rq.Queue:
+    def _queue(self, lane: Errand, client: Any) -> rq.Queue:
         return rq.Queue(
             f"{QUEUE_PREFIX}{lane}", connection=client, job_class=self._classes[lane], serializer=JSONSerializer
         )

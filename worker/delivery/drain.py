@@ -17,7 +17,7 @@ from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.outbox import LANES, Flight, Lane, Limits
 from jobs.store import JobStore
-from worker.delivery.carrier import Carrier
+from worker.delivery.carrier import Carrier, Errand
 
 log = logging.getLogger("jitney.deliver")
 
@@ -28,12 +28,20 @@ class Drain:
     """One loop a lane."""
 
     def __init__(
-        self, store: JobStore, carrier: Carrier, slots: Mapping[Lane, int], limits: Limits, poll_s: float
+        self,
+        store: JobStore,
+        carrier: Carrier,
+        slots: Mapping[Errand, int],
+        *,
+        limits: Limits,
+        poll_s: float,
+        thread: ThreadPoolExecutor,
     ) -> None:
+        """`thread`: where rq's calls are made, for they block."""
         self._store, self._carrier, self._slots, self._limits = store, carrier, slots, limits
         self._poll_s = poll_s
         self._woken: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rq")  # rq blocks; its own calls go one after the other
+        self._thread = thread
 
     def wake(self) -> None:
         """Look at once: something was written, or a thread is free."""

@@ -4,16 +4,22 @@ import asyncio
 import logging
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 
 from jobs import keys
+from jobs.bulk.settings import BulkSettings
+from jobs.bulk.storage import open_storage
+from jobs.catalogue import Catalogue
 from jobs.connection import Connection
 from jobs.notices import Listener
 from jobs.outbox import LANES, Flight
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
-from worker.delivery.carrier import Carrier
+from worker.bulk.drain import BulkDrain
+from worker.bulk.stepper import Stepper
+from worker.delivery.carrier import BULK, Carrier, Errand
 from worker.delivery.drain import Drain
 from worker.delivery.sender import Sender
 from worker.delivery.settings import DeliverySettings
@@ -21,40 +27,52 @@ from worker.delivery.settings import DeliverySettings
 log = logging.getLogger("jitney.deliver")
 
 
-def run(settings: DeliverySettings, store_settings: StoreSettings) -> int:
+def run(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
     """Deliver until SIGTERM, and end the process."""
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_deliver(settings, store_settings))
+        runner.run(_deliver(settings, store_settings, bulk_settings))
     logging.shutdown()
     os._exit(0)  # rq's threads, or a name's look-up without an answer, are not waited for
 
 
-async def _deliver(settings: DeliverySettings, store_settings: StoreSettings) -> None:
+async def _deliver(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     connection = Connection(store_settings.redis_url, store_settings.redis_timeout_s)
     store = JobStore(store_settings, connection)
     sender = Sender(settings, store)
-    slots = {lane: settings.slots(lane) for lane in LANES}
+    slots: dict[Errand, int] = {lane: settings.slots(lane) for lane in LANES}
+    storage = open_storage(bulk_settings.bulk_store)
+    stepper = Stepper(bulk_settings, store, storage, Catalogue(connection, settings.default_model), settings.guard())
+    thread = ThreadPoolExecutor(1, thread_name_prefix="rq")  # rq blocks; its own calls go one after the other
 
     def carry(flight: Flight) -> None:  # in a thread of rq's
         asyncio.run_coroutine_threadsafe(sender.attempt(flight), loop).result()
 
+    def step(flight: Flight) -> None:  # likewise
+        asyncio.run_coroutine_threadsafe(stepper.step(flight), loop).result()
+
+    def wake() -> None:
+        drain.wake()
+        bulks.wake()
+
     def landed() -> None:
-        loop.call_soon_threadsafe(drain.wake)
+        loop.call_soon_threadsafe(wake)
 
     rq_url = settings.rq_redis_url or store_settings.redis_url
-    carrier = Carrier(rq_url, settings.webhook_flight_s, carry, landed)
-    drain = Drain(store, carrier, slots, settings.limits, settings.webhook_poll_s)
+    carrier = Carrier(rq_url, settings.webhook_flight_s, {**dict.fromkeys(LANES, carry), BULK: step}, landed)
+    drain = Drain(store, carrier, slots, limits=settings.limits, poll_s=settings.webhook_poll_s, thread=thread)
+    bulks = BulkDrain(bulk_settings, store, storage, carrier, thread)
 
     async def look_again() -> None:
-        drain.wake()
+        wake()
 
-    listener = Listener(connection, [keys.OUTBOX], lambda _channel, _data: drain.wake(), look_again)
-    carrier.start(slots)
-    loops = [asyncio.create_task(one) for one in (*map(drain.run, LANES), listener.run())]
+    listener = Listener(connection, [keys.OUTBOX], lambda _channel, _data: wake(), look_again)
+    carrier.start({**slots, BULK: bulk_settings.bulk_steps})
+    running = (*map(drain.run, LANES), bulks.run(), bulks.sweep(), listener.run())
+    loops = [asyncio.create_task(one) for one in running]
     log.info("delivers webhooks, %d at a time and %d to slow endpoints", slots["fast"], slots["slow"])
     await asyncio.wait([*loops, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     failures = [task.exception() for task in loops if task.done()]
@@ -62,6 +80,7 @@ async def _deliver(settings: DeliverySettings, store_settings: StoreSettings) ->
         task.cancel()
     await asyncio.gather(*loops, return_exceptions=True)
     carrier.close()
+    await stepper.aclose()
     await sender.close(settings.deliver_drain_s)
     await connection.aclose()
     log.info("stopped")

@@ -60,6 +60,7 @@ class DeliverySettings(GuardSettings):
         "", description="what links in webhooks begin with, as https://jitney.example; empty: /v1/…"
     )
     deliver_drain_s: float = Field(2, gt=0, description="on SIGTERM: longest time to end the attempts under way")
+    default_model: str = Field("", description="model for lines of bulks that name none, where several are served")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @field_validator("webhook_schedule")

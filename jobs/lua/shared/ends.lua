@@ -5,6 +5,7 @@ local ended = {}  -- their ids: they leave the leases and the deadlines
 local counted = {}  -- field of counts → how often
 local weighed = {}  -- model → {jobs, bytes} that are open no more, or anew
 local posted = false  -- whether a delivery was written
+local lines_ended = {}  -- bulk → its lines that ended, each {number, outcome, bytes that its end adds, whether it succeeded}
 
 local function count(event, model)
   local field = event .. ':' .. (model or '?')
@@ -19,7 +20,7 @@ end
 
 -- What is read of a job when it ends: by whoever ends it, and for those who wait for it.
 local FACTS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant', 'created', 'started',
-  'metadata', 'payer', 'seat', 'webhook', 'log'}
+  'metadata', 'payer', 'seat', 'webhook', 'log', 'bulk'}
 local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024  -- how much of a job rides along in a notice
 local told_bytes = 0
 
@@ -31,6 +32,38 @@ local function told(id, facts, state, field, body, run)
   local output, failed = field == 'output' and body, field == 'error' and body
   return {id, facts[7], state, facts[4], facts[8], facts[9], facts[10], facts[11], facts[3], facts[12], whole(now_us), facts[13],
     output, failed, run and run[2] or false, run and run[4] or false}
+end
+
+-- Have a bulk's next step come at once, if it waits for one; true where it does.
+local function hurry(bulk)
+  return redis.call('ZADD', root .. ':steps', 'XX', 'LT', 'CH', whole(now_ms), bulk) == 1
+end
+
+-- The outcome of a bulk's line, to be written to the bulk's own log. A line's id is its bulk's and eight digits of its number.
+local function line_ended(id, outcome, bytes, succeeded)
+  local bulk = string.sub(id, 1, 26)
+  lines_ended[bulk] = lines_ended[bulk] or {}
+  table.insert(lines_ended[bulk], {tonumber(string.sub(id, 27), 16), cjson.encode(outcome), bytes, succeeded})
+end
+
+-- Write a bulk's outcomes to its log, each line's once, whatever is run or sent twice. A bulk that is over takes none.
+local WAKE = 500  -- outcomes in a log that are worth a step
+local function log_lines(bulk, lines)
+  local key, marks, log = root .. ':bulk:' .. bulk, root .. ':marks:' .. bulk, root .. ':outcomes:' .. bulk
+  local facts = redis.call('HMGET', key, 'open', 'expanded')
+  local outcomes, bytes, succeeded = {}, 0, 0
+  for _, line in ipairs(facts[1] and lines or {}) do
+    if redis.call('SETBIT', marks, line[1], 1) == 0 then
+      outcomes[#outcomes + 1], bytes, succeeded = line[2], bytes + line[3], succeeded + (line[4] and 1 or 0)
+    end
+  end
+  if #outcomes == 0 then return end
+  for_many('RPUSH', log, outcomes)
+  redis.call('HINCRBY', key, 'bytes', bytes)
+  local completed = redis.call('HINCRBY', key, 'completed', succeeded)
+  local ended = completed + redis.call('HINCRBY', key, 'failed_lines', #outcomes - succeeded)
+  local length = redis.call('LLEN', log)
+  if (length >= WAKE and length - #outcomes < WAKE) or ended == tonumber(facts[2]) then posted = hurry(bulk) or posted end
 end
 
 -- Write down what was gathered, and tell each gateway once, whatever the number of jobs. Every script that ends, counts or
@@ -47,6 +80,7 @@ local function close()
       redis.call('HINCRBY', load, model .. ':bytes', sum[2])
     end
   end
+  for bulk, lines in pairs(lines_ended) do log_lines(bulk, lines) end
   for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode(ids)) end
   if posted then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
@@ -76,6 +110,9 @@ local function ends_at(at)
   return {ttl_ms = ARGV[at], dead_ttl_ms = ARGV[at + 1], dead_letters = tonumber(ARGV[at + 2]), dead_bytes = tonumber(ARGV[at + 3])}
 end
 
+-- What became of a bulk's line lies in the bulk's log; the job itself stays only for a finish that is sent twice.
+local LINE_TTL_MS = 10000
+
 -- End a job: `field` is 'output' or 'error', `body` its JSON. The input goes, the result stays for a while; `dead` keeps the
 -- input too. The job's watchers hear of its end when the script closes, and its webhook has a
 -- delivery from now on. `facts`: its FACTS, where the script has read them;
@@ -93,12 +130,18 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
     keep(id, whole(size or 0), ends)
   else
     redis.call('HDEL', job, 'watchers', 'input', 'seat', 'followers', 'log')
-    redis.call('PEXPIRE', job, ends.ttl_ms)
+    redis.call('PEXPIRE', job, facts[18] and math.min(LINE_TTL_MS, ends.ttl_ms) or ends.ttl_ms)
   end
   ended[#ended + 1] = id
   local which = (model or '?') .. ':' .. (facts[8] or '?')
   count('finished', which .. ':' .. state)
   if dead then count('faults', which) end
+  if facts[18] then
+    local output, failed = field == 'output' and body, field == 'error' and body
+    local outcome = {id, facts[18], facts[7], state, model, facts[8], facts[9], facts[10], facts[11], facts[3], facts[12],
+      whole(now_us), facts[13], output, failed, run and run[2] or false, run and run[4] or false}
+    line_ended(id, outcome, #body - (size or 0), state == 'succeeded')
+  end
   if facts[17] then changed(id, state, nil, facts[17]) end
   if facts[16] then posted = post(id, state, facts[16]) and true or posted end
   for gateway in string.gmatch(facts[5] or '', '[^ ]+') do

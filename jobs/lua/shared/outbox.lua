@@ -45,6 +45,23 @@ local function delivery_of(id, url)
   end
 end
 
+-- Write down a delivery. `told`: what is told, in JSON; `size`: bytes of the output that it tells of, or has a link to.
+local function write_delivery(delivery, id, tenant, event, origin, url, told, size)
+  local endpoint = string.sub(redis.sha1hex(tenant .. ' ' .. origin), 1, 16)
+  redis.call('HSET', delivery_key(delivery), 'state', 'waiting', 'event', event, 'url', url, 'tenant', tenant, 'job', id,
+    'endpoint', endpoint, 'created', whole(now_ms), 'tries', 0, 'since', 0, 'flight', 0, 'told', told, 'output_bytes', size)
+  redis.call('EXPIRE', delivery_key(delivery), KEPT_S)
+  redis.call('HSET', endpoint_key(endpoint), 'tenant', tenant, 'origin', origin)
+  redis.call('EXPIRE', endpoint_key(endpoint), KEPT_S)
+  redis.call('ZADD', outbox_key(endpoint), whole(now_ms), delivery)
+  redis.call('ZADD', root .. ':endpoints:' .. tenant, whole(now_ms), endpoint)
+  redis.call('EXPIRE', root .. ':endpoints:' .. tenant, KEPT_S)
+  redis.call('ZADD', root .. ':deliveries:' .. tenant, whole(now_ms), delivery)
+  redis.call('EXPIRE', root .. ':deliveries:' .. tenant, KEPT_S)
+  redis.call('HINCRBY', root .. ':counts', 'webhooks:posted', 1)
+  reschedule(endpoint)
+end
+
 -- Write down that a job's end is to be told. `webhook`: origin, URL and the ends that are wanted (none = all), with spaces
 -- between. Gives the delivery's id; nil where this end is not wanted, or the job has too many.
 local function post(id, state, webhook)
@@ -56,20 +73,7 @@ local function post(id, state, webhook)
   local tenant, size = as_read[6] or '', as_read[12] and #as_read[12] or 0
   if size > MOST_INLINE then as_read[12] = false end
   table.insert(as_read, 1, id)
-  local endpoint = string.sub(redis.sha1hex(tenant .. ' ' .. origin), 1, 16)
-  redis.call('HSET', delivery_key(delivery), 'state', 'waiting', 'event', state, 'url', url, 'tenant', tenant, 'job', id,
-    'endpoint', endpoint, 'created', whole(now_ms), 'tries', 0, 'since', 0, 'flight', 0,
-    'told', cjson.encode(as_read), 'output_bytes', size)
-  redis.call('EXPIRE', delivery_key(delivery), KEPT_S)
-  redis.call('HSET', endpoint_key(endpoint), 'tenant', tenant, 'origin', origin)
-  redis.call('EXPIRE', endpoint_key(endpoint), KEPT_S)
-  redis.call('ZADD', outbox_key(endpoint), whole(now_ms), delivery)
-  redis.call('ZADD', root .. ':endpoints:' .. tenant, whole(now_ms), endpoint)
-  redis.call('EXPIRE', root .. ':endpoints:' .. tenant, KEPT_S)
-  redis.call('ZADD', root .. ':deliveries:' .. tenant, whole(now_ms), delivery)
-  redis.call('EXPIRE', root .. ':deliveries:' .. tenant, KEPT_S)
-  redis.call('HINCRBY', root .. ':counts', 'webhooks:posted', 1)
-  reschedule(endpoint)
+  write_delivery(delivery, id, tenant, state, origin, url, cjson.encode(as_read), size)
   return delivery
 end
 

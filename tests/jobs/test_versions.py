@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api import versions
+from jobs import versions
 from jobs.plans import FOLLOWS, Plan
 from jobs.registry import Announced, WorkerReport
 

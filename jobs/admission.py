@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 
-from api.catalogue import Card, Catalogue
-from api.drafts import Draft, from_base64
 from jobs import media, tensors, webhooks
+from jobs.catalogue import Card, Catalogue
 from jobs.deadletters import Letter
+from jobs.drafts import Draft, from_base64
 from jobs.errors import Refused
 from jobs.guard import Guard
 from jobs.ids import choose_shard, new_id

@@ -6,12 +6,12 @@ Kept fresh in the background, never a list of our own.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from api import versions
-from jobs import plans, registry
+from jobs import plans, registry, versions
 from jobs.connection import Connection
 from jobs.errors import NotNow, Refused, StoreUnavailable
 from jobs.outage import Outage
@@ -39,7 +39,7 @@ class Catalogue:
         self.announced = Announced([], [])
         self.plans: Mapping[str, Plan] = {}
         self._found: dict[str, _Choice] = {}  # what `find` chose among since the last look
-        self._looked = False
+        self._looked, self._looked_at = False, 0.0
 
     def look_again(self) -> None:
         """Have the background loop look at once."""
@@ -54,8 +54,13 @@ class Catalogue:
             planned = planned or self.plans
         self.announced, self.plans = found, planned
         self._found.clear()
-        self._looked = True
+        self._looked, self._looked_at = True, time.monotonic()
         self._has_looked.set()
+
+    async def refresh_if_older(self, age_s: float) -> None:
+        """Look once, if the last look is so long ago."""
+        if time.monotonic() - self._looked_at > age_s:
+            await self.refresh()
 
     async def until_looked(self) -> None:
         """Wait for the next look."""

@@ -1,0 +1,179 @@
+"""Stored files: their records, whose they are, their lists, and how they go. The content lies in storage."""
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+from jobs import keys
+from jobs.bulk.settings import BulkSettings
+from jobs.bulk.storage import Storage
+from jobs.errors import OverLimit, Refused
+from jobs.store import JobStore
+
+ID: Final = re.compile(r"file-[0-9]{2}[0-9a-f]{32}")
+DELETED_AGAIN_MS: Final = 3_600_000  # a file that has expired and is in use is looked at again after so long
+SWEPT_AT_ONCE: Final = 100
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_HasId)
+
+
+class File(NamedTuple):
+    """A stored file. Times in ms. `bulk`: the one whose lines it holds, `kind` says which; empty = it was uploaded."""
+
+    id: str
+    tenant: str
+    name: str
+    purpose: str
+    size_bytes: int
+    created_ms: int
+    expires_ms: int
+    bulk: str = ""
+    kind: str = ""
+    lines: int = 0
+
+
+def new_id(shard: int) -> str:
+    return f"file-{shard:02d}{secrets.token_hex(16)}"
+
+
+def shard_of(file_id: str) -> int:
+    return int(file_id[5:7])
+
+
+def content_key(file_id: str) -> str:
+    """Where an uploaded file's content lies in storage."""
+    return f"files/{file_id}"
+
+
+def part_key(bulk_id: str, kind: str, part: str) -> str:
+    """Where a part of a bulk's results lies in storage."""
+    return f"bulks/{bulk_id}/{kind}/{part}.jsonl"
+
+
+async def put(store: JobStore, settings: BulkSettings, file: File) -> None:
+    """Note a file whose content is stored; raises OverLimit where its tenant has as many as it may."""
+    words = (settings.bulk_files, file.expires_ms, settings.kept_s)
+    facts = ("name", file.name, "purpose", file.purpose, "bytes", file.size_bytes)
+    root = keys.root(shard_of(file.id))
+    if await store.run("file/put", root, file.id, file.tenant, *words, *facts) == b"many":
+        message = f"{settings.bulk_files} files are kept already; delete some, or let them expire"
+        raise OverLimit("quota_exceeded", message, limit=settings.bulk_files, retry_after_s=60)
+
+
+async def find(store: JobStore, tenant: str, file_id: str) -> File:
+    """Read a file's record; raises Refused where there is none of this tenant's."""
+    found = await _read(store, [file_id]) if _is_ours(store, file_id) else [None]
+    if found[0] is None or found[0].tenant != tenant:
+        raise unknown(file_id)
+    return found[0]
+
+
+def content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
+    """Give a file's content; of results whatever is stored by now. Raises Refused where it is gone meanwhile."""
+    return _content(store, storage, file)
+
+
+async def _content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
+    places = [content_key(file.id)]
+    if file.bulk:
+        parts = await store.connection.command("LRANGE", keys.parts(file.bulk, file.kind), 0, -1)
+        places = [part_key(file.bulk, file.kind, part.decode().split(" ")[1]) for part in parts]
+    for place in places:
+        try:
+            async for block in storage.read(place):
+                yield block
+        except KeyError as error:
+            raise unknown(file.id) from error
+
+
+async def page(
+    store: JobStore, tenant: str, after: str, limit: int, *, purpose: str = "", oldest_first: bool = False
+) -> tuple[list[File], bool]:
+    """List a tenant's files in the order of their making, and whether there are more; raises Refused for `after`."""
+    found: list[File] = []
+    for shard in range(store.settings.shards):
+        ids = await store.connection.command("ZRANGE", keys.files(shard, tenant), 0, -1)
+        found += [one for one in await _read(store, [name.decode() for name in ids]) if one is not None]
+    kept = [one for one in found if purpose in ("", one.purpose)]
+    return cut(sorted(kept, key=lambda one: (one.created_ms, one.id), reverse=not oldest_first), after, limit)
+
+
+def cut(listed: Sequence[T], after: str, limit: int) -> tuple[list[T], bool]:
+    """Give a page of a list; raises Refused where `after` is none of it."""
+    begin = 0
+    if after:
+        places = [nth for nth, one in enumerate(listed) if one.id == after]
+        if not places:
+            raise Refused("invalid_request", f"after must be the id of one in the list, and {after[:80]!r} is not")
+        begin = places[0] + 1
+    return list(listed[begin : begin + limit]), len(listed) > begin + limit
+
+
+async def drop(store: JobStore, storage: Storage, tenant: str, file_id: str) -> None:
+    """Delete a file; raises Refused where it is not this tenant's, or is in use."""
+    if not _is_ours(store, file_id):
+        raise unknown(file_id)
+    how, *place = await store.run("file/drop", keys.root(shard_of(file_id)), file_id, tenant, DELETED_AGAIN_MS)
+    if how == b"unknown":
+        raise unknown(file_id)
+    if how == b"used":
+        raise Refused("file_in_use", f"a batch that has not ended reads or writes {file_id}: cancel it, or wait")
+    await _remove(store, storage, file_id, *place)
+
+
+async def sweep(store: JobStore, storage: Storage, now_ms: int) -> int:
+    """Remove what has expired, or was deleted and not yet removed; gives how many. Any number may sweep at a time."""
+    removed = 0
+    for root, shard in zip(store.roots, range(store.settings.shards), strict=True):
+        words = ("-inf", now_ms, "LIMIT", 0, SWEPT_AT_ONCE)
+        for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring(shard), *words):
+            how, *place = await store.run("file/drop", root, name.decode(), "", DELETED_AGAIN_MS)
+            if how == b"dropped":
+                await _remove(store, storage, name.decode(), *place)
+                removed += 1
+    return removed
+
+
+async def _remove(store: JobStore, storage: Storage, file_id: str, bulk: bytes, kind: bytes) -> None:
+    await storage.remove(f"bulks/{bulk.decode()}/{kind.decode()}" if bulk else content_key(file_id))
+    await store.run("file/forget", keys.root(shard_of(file_id)), file_id)
+
+
+async def _read(store: JobStore, ids: Sequence[str]) -> list[File | None]:
+    if not ids:
+        return []
+    records = await store.connection.pipeline([("HGETALL", keys.file(shard_of(one), one)) for one in ids])
+    texts = [{name.decode(): value.decode(errors="replace") for name, value in one.items()} for one in records]
+    return [
+        File(
+            file_id,
+            record["tenant"],
+            record["name"],
+            record["purpose"],
+            int(record["bytes"]),
+            int(record["created"]),
+            int(record["expires"]),
+            record.get("bulk", ""),
+            record.get("kind", ""),
+            int(record.get("lines", 0)),
+        )
+        if "bytes" in record and "gone" not in record
+        else None
+        for file_id, record in zip(ids, texts, strict=True)
+    ]
+
+
+def _is_ours(store: JobStore, file_id: str) -> bool:
+    return ID.fullmatch(file_id) is not None and shard_of(file_id) < store.settings.shards
+
+
+def unknown(file_id: str) -> Refused:
+    """Say that there is no such file: one answer for unknown, foreign and expired ones."""
+    return Refused("file_not_found", f"no file {file_id[:64]}; GET /v1/files lists those that are kept", param="id")

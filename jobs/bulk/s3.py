@@ -1,0 +1,71 @@
+"""Storage in an object store: S3 and what speaks its protocol, through obstore. The one place that imports it.
+
+Where and as whom is obstore's own business: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID … of the environment.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from typing import Any, Final
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import from_url
+
+from jobs.bulk.storage import unavailable
+
+PART_BYTES: Final = 8 << 20  # S3 takes no smaller ones, but for the last; a file may have 10,000
+
+
+class ObjectStore:
+    """Objects below a prefix of a bucket."""
+
+    def __init__(self, url: str) -> None:
+        scheme, _, rest = url.partition("://")
+        bucket, _, prefix = rest.partition("/")
+        self._store: Any = from_url(f"{scheme}://{bucket}", client_options={"allow_http": True})
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+
+    async def write(self, key: str, blocks: AsyncIterator[bytes]) -> int:
+        size, broken = 0, list[BaseException]()
+
+        async def counted() -> AsyncIterator[bytes]:
+            nonlocal size
+            try:
+                async for block in blocks:
+                    size += len(block)
+                    yield block
+            except Exception as error:
+                broken.append(error)
+                raise
+
+        try:
+            await obstore.put_async(self._store, self._prefix + key, counted(), chunk_size=PART_BYTES)
+        except Exception as error:
+            if broken:  # what the caller's side broke off is not the store's fault
+                raise broken[0] from None
+            if isinstance(error, BaseError):
+                raise unavailable(error) from error
+            raise
+        return size
+
+    async def read(self, key: str, offset: int = 0) -> AsyncGenerator[bytes]:
+        try:
+            options: Any = {"range": {"offset": offset}} if offset else {}
+            found = await obstore.get_async(self._store, self._prefix + key, options=options)
+            async for block in found.stream():
+                yield bytes(block)
+        except (NotFoundError, FileNotFoundError) as error:
+            raise KeyError(key) from error
+        except BaseError as error:
+            raise unavailable(error) from error
+
+    async def remove(self, prefix: str) -> None:
+        try:
+            keys = [self._prefix + prefix]
+            async for found in obstore.list(self._store, prefix=f"{self._prefix}{prefix}/"):
+                keys += [entry["path"] for entry in found]
+            for key in keys:
+                with suppress(NotFoundError, FileNotFoundError):
+                    await obstore.delete_async(self._store, key)
+        except BaseError as error:
+            raise unavailable(error) from error

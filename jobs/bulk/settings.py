@@ -1,0 +1,53 @@
+"""What the gateway and whoever takes bulks forward must agree on, from the environment."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class BulkSettings(BaseSettings):
+    """Settings of bulks and their files."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+
+    bulk_store: str = Field(
+        ".data/bulk", description="where files and results of bulks are kept: a folder, or s3://bucket/prefix"
+    )
+    bulk_file_bytes: int = Field(4 << 30, gt=0, description="largest file of a bulk")
+    bulk_line_bytes: int = Field(32 << 20, gt=0, description="longest line of it")
+    bulk_lines: int = Field(2_000_000, gt=0, description="most lines of it, blank ones counted")
+    bulk_files: int = Field(1000, gt=0, description="files of one tenant that are kept, results among them")
+    bulk_batches: int = Field(1000, gt=0, description="bulks of one tenant that are kept")
+    bulk_ttl_s: int = Field(2_592_000, ge=1, description="how long files and bulks are kept (30 days)")
+    bulk_upload_rate: int = Field(
+        32 << 10, gt=0, description="bytes in a second that an upload must bring, beside RECEIVE_S"
+    )
+    bulk_in_flight: int = Field(
+        4000, ge=1, description="lines of all open bulks that are jobs, or outcomes not yet stored, at a time"
+    )
+    bulk_in_flight_bytes: int = Field(64 << 20, ge=1, description="bytes of them, likewise")
+    bulk_chunk: int = Field(500, ge=1, le=5000, description="lines, or outcomes, between two checkpoints")
+    bulk_steps: int = Field(2, ge=1, le=64, description="bulks that one delivering process takes forward at a time")
+    bulk_step_s: float = Field(2, gt=0, description="longest time of one step; then another bulk has its turn")
+    bulk_flight_s: float = Field(15, gt=0, description="a step of which nothing is heard for so long is made again")
+    bulk_collect_s: float = Field(
+        1, gt=0, description="results are stored this often at least, and so seen; later in the life of a long bulk"
+    )
+    bulk_sweep_s: float = Field(60, gt=0, description="time between two looks for files that have expired")
+    bulk_poll_s: float = Field(0.5, gt=0, description="open bulks are looked at this often even without a notice")
+    bulk_urls: str = Field(
+        "", description="what URLs of images in lines may begin with, as https://cdn.example/; commas between"
+    )
+    bulk_images: str = Field(
+        "", description="where the keys of images in lines lead: a folder, or s3://bucket/prefix; empty = nowhere"
+    )
+    bulk_fetches: int = Field(16, ge=1, le=256, description="such images that are fetched at a time")
+    bulk_fetch_s: float = Field(10, gt=0, description="longest time to fetch one")
+
+    @property
+    def kept_s(self) -> int:
+        """Give how long records are kept in the queue: longer than what they stand for."""
+        return self.bulk_ttl_s + 86_400
+
+    def url_prefixes(self) -> tuple[str, ...]:
+        """List what URLs may begin with."""
+        return tuple(one.strip() for one in self.bulk_urls.split(",") if one.strip())

@@ -1,0 +1,88 @@
+"""A queue, a gateway and a deliverer of their own, the test as the worker behind them, OpenAI's client before them."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+from openai.types import Batch
+
+from tests.support import bulks, invariants
+from tests.support.delivering import ALLOW, DeliverProcess
+from tests.support.gateways import GatewayProcess, Worker
+from tests.support.servers import Server
+from tests.support.waiting import until
+
+
+@dataclass
+class Plant:
+    """All parts, and where the files lie."""
+
+    server: Server
+    gateway: GatewayProcess
+    deliver: DeliverProcess
+    worker: Worker
+    folder: Path
+    ai: OpenAI
+
+    def jobs(self) -> int:
+        """Count the jobs in the queue."""
+        with self.server.client() as client:
+            return len(list(client.scan_iter("jitney:*:job:*", count=1000)))
+
+    async def run(self, count: int) -> int:
+        """Run jobs that wait, at most so many; gives how many there were."""
+        claimed = await self.worker.claim(count)
+        await self.worker.succeed(claimed)
+        return len(claimed)
+
+    async def run_just(self, count: int) -> None:
+        """Run so many jobs, as soon as they are there."""
+        left = count
+
+        async def ran() -> bool:
+            nonlocal left
+            left -= await self.run(left)
+            return left == 0
+
+        await until(ran, f"{count} jobs ran")
+
+    async def run_all(self, batch: Batch, ai: OpenAI | None = None) -> Batch:
+        """Run jobs until the batch has ended; gives it."""
+        while (seen := (ai or self.ai).batches.retrieve(batch.id)).status not in bulks.ENDED:
+            await self.run(32)
+        return seen
+
+
+@pytest.fixture
+def settings() -> Mapping[str, str]:
+    """Override for other settings."""
+    return {}
+
+
+@pytest.fixture
+def processes(settings: Mapping[str, str], tmp_path: Path) -> Iterator[tuple[Server, GatewayProcess, DeliverProcess]]:
+    env = {**bulks.QUICK, **ALLOW, "BULK_STORE": str(tmp_path / "bulk"), **settings}
+    with ExitStack() as held:
+        server = Server()
+        held.callback(server.close)
+        gateway = held.enter_context(GatewayProcess(server, env))
+        yield server, gateway, held.enter_context(DeliverProcess(server, env))
+
+
+@pytest.fixture
+async def plant(
+    processes: tuple[Server, GatewayProcess, DeliverProcess], tmp_path: Path, anyio_backend: str
+) -> AsyncIterator[Plant]:
+    """Serve the model `m`; what is left in the queue is checked."""
+    del anyio_backend
+    server, gateway, deliver = processes
+    worker = Worker(server)
+    await worker.announce(gateway)
+    with bulks.client(f"http://127.0.0.1:{gateway.port}", max_retries=0) as ai:
+        yield Plant(server, gateway, deliver, worker, tmp_path / "bulk", ai)
+    await worker.connection.aclose()
+    with server.client() as client:
+        invariants.check(client)

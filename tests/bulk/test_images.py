@@ -1,0 +1,89 @@
+"""Lines that name their image: by a URL that the operator allows, or by a key in the operator's store."""
+
+import base64
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bulk.conftest import Plant
+from tests.support import bulks
+from tests.support.bulks import line
+from tests.support.gateways import PNG
+from tests.support.receiver import Behaviour, Got, Receiver, Writer, answer, hang, reset
+
+
+async def pictures(got: Got, writer: Writer) -> None:
+    """Serve images, and what servers do instead."""
+    how: dict[str, Behaviour] = {
+        "/cat.png": answer(200, body=PNG + b"cat"),
+        "/moved.png": answer(302, {"location": "/cat.png"}),
+        "/gone.png": answer(404, body=b"no"),
+        "/huge.png": answer(200, body=PNG + bytes(50_000)),
+        "/text.png": answer(200, body=b"<html>"),
+        "/slow.png": hang,
+        "/broken.png": reset,
+    }
+    await how[got.path](got, writer)
+
+
+@pytest.fixture
+def server() -> "AsyncIterator[Receiver]":
+    with Receiver(pictures) as receiver:
+        yield receiver  # type: ignore[misc]
+
+
+@pytest.fixture
+def settings(server: Receiver, tmp_path: Path) -> Mapping[str, str]:
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "images" / "cats" / "1.png").write_bytes(PNG + b"one")
+    (tmp_path / "secret.png").write_bytes(PNG)
+    return {
+        "BULK_URLS": f"{server.url}/, http://localhost:1/",
+        "BULK_IMAGES": str(tmp_path / "images"),
+        "BULK_LINE_BYTES": "20000",
+        "BULK_FETCH_S": "0.5",
+    }
+
+
+def naming(custom_id: str, **given: Any) -> str:
+    return line(custom_id, input=given)
+
+
+async def test_images_are_fetched_and_each_fails_alone(plant: Plant, server: Receiver) -> None:
+    url = server.url
+    lines = {
+        "url": {"image_url": f"{url}/cat.png"},
+        "key": {"image_key": "cats/1.png"},
+        "bytes": {"image": base64.b64encode(PNG).decode()},
+        "moved": {"image_url": f"{url}/moved.png"},
+        "gone": {"image_url": f"{url}/gone.png"},
+        "huge": {"image_url": f"{url}/huge.png"},
+        "text": {"image_url": f"{url}/text.png"},
+        "slow": {"image_url": f"{url}/slow.png"},
+        "broken": {"image_url": f"{url}/broken.png"},
+        "elsewhere": {"image_url": "http://127.0.0.1:9/cat.png"},
+        "no server": {"image_url": "http://localhost:1/cat.png"},
+        "no key": {"image_key": "cats/2.png"},
+        "outside": {"image_key": "../secret.png"},
+        "a folder": {"image_key": "cats"},
+        "number": {"image_key": 7},
+        "both": {"image_key": "cats/1.png", "image_url": f"{url}/cat.png"},
+    }
+    batch = bulks.begin(plant.ai, [naming(name, **given) for name, given in lines.items()])
+    claimed: list[Any] = []
+    while len(claimed) < 3:
+        claimed += await plant.worker.claim(32)
+    assert sorted(job.input for job in claimed) == [PNG, PNG + b"cat", PNG + b"one"]
+    await plant.worker.succeed(claimed)
+    good, bad = bulks.check(plant.ai, bulks.ended(plant.ai, batch), [*lines])
+    assert {one["custom_id"] for one in good} == {"url", "key", "bytes"}
+    codes = {one["custom_id"]: one["error"]["code"] for one in bad}
+    others = {
+        "huge": "body_too_large",
+        "text": "unsupported_media_type",
+        "number": "invalid_request",
+        "both": "invalid_request",
+    }
+    assert codes == {name: others.get(name, "image_unavailable") for name in codes}

@@ -1,0 +1,42 @@
+"""F25: every part is killed while a batch runs; P9 holds, and it goes on by itself."""
+
+import random
+from pathlib import Path
+
+from tests.support import bulks
+from tests.support.bulks import line
+from tests.support.service import DIGITS, Service
+
+COUNT = 5000
+# Small steps, so that a kill meets each of them; a step that died is made again soon.
+ENV = {"BULK_CHUNK": "100", "BULK_IN_FLIGHT": "500", "BULK_FLIGHT_S": "1.5", "BULK_COLLECT_S": "0.2"}
+
+
+def test_f25_a_batch_goes_on_whatever_is_killed(shared_data: Path) -> None:
+    odd = [path for path in sorted((shared_data / "odd").rglob("*")) if path.is_file()]
+    chance = random.Random(25)
+    images = [path.read_bytes() for path in DIGITS]
+    lines, ids, good_ids = [], [], set()
+    for nth in range(COUNT):
+        is_odd = chance.random() < 0.03
+        ids.append(f"{'odd' if is_odd else 'digit'}-{nth}")
+        image = chance.choice(odd).read_bytes() if is_odd else chance.choice(images)
+        lines.append(line(ids[-1], image, "digits"))
+        good_ids |= set() if is_odd else {ids[-1]}
+    with Service(env=ENV) as service, bulks.client(service.url, max_retries=5) as ai:
+        batch = bulks.begin(ai, lines)
+        for nth, part in enumerate(("deliver", "worker", "api", "server", "deliver", "server", "worker"), 1):
+            goal = nth * COUNT // 10
+
+            def has_come_so_far(seen: bulks.Batch, goal: int = goal) -> bool:
+                counts = seen.request_counts
+                return counts is not None and counts.completed + counts.failed >= goal
+
+            seen = bulks.until(ai, batch, has_come_so_far, f"{goal} lines are done", 60)
+            assert seen.status == "in_progress"
+            service.kill(part)
+        done = bulks.ended(ai, batch, 60)
+        assert done.status == "completed"
+        good, _ = bulks.check(ai, done, ids)
+        assert {one["custom_id"] for one in good} >= good_ids
+        assert "Traceback" not in service.log()

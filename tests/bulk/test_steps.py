@@ -1,0 +1,168 @@
+"""The atomic steps of a bulk: what is sent or run twice counts once, and who is not the last writes nothing."""
+
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+
+from jobs.bulk import files, records, steps
+from jobs.bulk.files import File
+from jobs.bulk.records import Asked, Bulk
+from jobs.bulk.settings import BulkSettings
+from jobs.bulk.steps import Ends, Overtaken, Part
+from jobs.connection import Connection
+from jobs.errors import OverLimit, Refused
+from jobs.job import Outcome, Submission
+from jobs.lifecycle import State
+from jobs.outbox import Flight
+from jobs.settings import StoreSettings
+from jobs.store import JobStore
+from tests.support.servers import ENGINES, Server
+
+FLIGHT_MS = 60_000
+SETTINGS = BulkSettings(bulk_files=3, bulk_batches=2)
+BROKEN = Refused("malformed_request", "broken")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def server(request: pytest.FixtureRequest) -> "AsyncIterator[Server]":
+    server = Server(request.param)
+    yield server  # type: ignore[misc]
+    server.close()
+
+
+@pytest.fixture
+async def store(server: Server, anyio_backend: str) -> AsyncIterator[JobStore]:
+    del anyio_backend
+    with server.client() as client:
+        client.flushall()
+    connection = Connection(server.url, 5)
+    yield JobStore(StoreSettings(redis_url=server.url), connection)
+    await connection.aclose()
+
+
+async def upload(store: JobStore) -> str:
+    file = File(files.new_id(0), "default", "lines", "batch", 7, 0, 1 << 50)
+    await files.put(store, SETTINGS, file)
+    return file.id
+
+
+async def open_bulk(store: JobStore, key: str = "k", *, again: bool = False) -> Bulk:
+    file = await upload(store)
+    asked = Asked(file, "/v1/jobs", "24h", 60_000, b"{}", "", "", key, again, 0)
+    return await records.begin(store, SETTINGS, "default", asked, 1_000)
+
+
+async def fly(store: JobStore) -> Flight:
+    (flight,), _ = await steps.dispatch(store, store.roots[0], 5, FLIGHT_MS)
+    return flight
+
+
+def job(bulk: Bulk, number: int) -> Submission:
+    return Submission(steps.job_id(bulk.id, number), "m", "1", "raw", b"in", lane="bulk", bulk=f"line-{number}")
+
+
+async def run(store: JobStore, count: int) -> list[Outcome]:
+    claimed = (await store.claim("m", "1", "w1", count)).jobs
+    outcomes = [Outcome(one.id, one.attempt, State.SUCCEEDED, b'{"y":1}') for one in claimed]
+    assert await store.finish("w1", outcomes) == 0
+    return outcomes
+
+
+async def stand(store: JobStore, flight: Flight) -> steps.Stand:
+    return await steps.begin(store, flight, FLIGHT_MS)
+
+
+async def test_an_outcome_is_logged_once_whatever_is_sent_twice(store: JobStore) -> None:
+    bulk = await open_bulk(store)
+    flight = await fly(store)
+    await store.submit([job(bulk, 1), job(bulk, 2)])
+    outcomes = await run(store, 2)
+    assert await store.finish("w1", outcomes) == 0
+    # A step that died before its checkpoint submits again; by then the jobs may be forgotten.
+    await store.connection.pipeline([("DEL", f"jitney:{{s00}}:job:{one.id}") for one in outcomes])
+    await store.submit([job(bulk, 1), job(bulk, 2)])
+    await run(store, 2)
+    seen = await stand(store, flight)
+    assert (seen.waiting, seen.bulk.completed, seen.bulk.failed) == (2, 2, 0)
+    ids = [orjson.loads(one)[:2] for one in await steps.outcomes(store, bulk, 10)]
+    assert sorted(ids) == [[steps.job_id(bulk.id, n), f"line-{n}"] for n in (1, 2)]
+
+
+async def test_a_line_that_ends_without_a_run_takes_its_job_with_it(store: JobStore) -> None:
+    """One that waits, one that runs, one that has ended, and one that never was a job."""
+    bulk = await open_bulk(store)
+    flight = await fly(store)
+    await store.submit([job(bulk, n) for n in (1, 2, 3)])
+    await run(store, 1)
+    running = (await store.claim("m", "1", "w1", 1)).jobs
+    ends = [Ends(steps.job_id(bulk.id, n), f"line-{n}", "canceled", BROKEN) for n in (1, 2, 3, 4)]
+    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)
+    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)  # sent twice
+    seen = (await stand(store, flight)).bulk
+    assert (seen.expanded, seen.line, seen.offset, seen.completed, seen.failed) == (4, 4, 40, 1, 3)
+    late = [Outcome(one.id, one.attempt, State.SUCCEEDED, b"{}") for one in running]
+    assert await store.finish("w1", late) == 1
+    assert (await stand(store, flight)).waiting == 4
+
+
+async def test_who_is_not_the_last_writes_nothing(store: JobStore) -> None:
+    bulk = await open_bulk(store)
+    (lost,), _ = await steps.dispatch(store, store.roots[0], 5, 0)
+    flight = await fly(store)  # the first counts as lost at once
+    assert flight == Flight(bulk.id, lost.number + 1)
+    part = Part("p", 1, 0, 5, 0, 1, 0)
+    for step in (
+        steps.begin(store, lost, FLIGHT_MS),
+        steps.write(store, lost, FLIGHT_MS),
+        steps.expand(store, lost, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=0, ends=[]),
+        steps.collect(store, lost, FLIGHT_MS, bulk, part, expires_ms=1, kept_s=1),
+        steps.close(store, lost, steps.Close("completed", "", b"", {"completed_ms": 1}), 1),
+    ):
+        with pytest.raises(Overtaken):
+            await step
+    await steps.land(store, lost, 0)
+    assert (await stand(store, flight)).bulk == (await records.find(store, "default", f"batch_{bulk.id}"))
+
+
+async def test_stored_outcomes_leave_the_log_once(store: JobStore) -> None:
+    bulk = await open_bulk(store)
+    flight = await fly(store)
+    await store.submit([job(bulk, n) for n in (1, 2, 3)])
+    await run(store, 3)
+    part = Part("p1", 2, 20, 50, 0, 2, 0)
+    for _ in range(2):  # sent twice
+        await steps.collect(store, flight, FLIGHT_MS, bulk, part, expires_ms=1 << 50, kept_s=100)
+    seen = await stand(store, flight)
+    assert (seen.waiting, seen.bulk.collected, seen.bulk.out_exists, seen.bulk.err_exists) == (1, 2, True, False)
+    file = await files.find(store, "default", bulk.out_file)
+    assert (file.size_bytes, file.lines, file.purpose) == (50, 2, "batch_output")
+    with pytest.raises(Overtaken):  # another was faster
+        await steps.collect(store, flight, FLIGHT_MS, bulk, part._replace(name="p2"), expires_ms=1, kept_s=1)
+
+
+async def test_a_bulk_is_woken_when_its_last_line_ends(store: JobStore) -> None:
+    bulk = await open_bulk(store)
+    flight = await fly(store)
+    await store.submit([job(bulk, 1)])
+    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
+    await steps.land(store, flight, 60)
+    assert (await steps.dispatch(store, store.roots[0], 5, FLIGHT_MS))[0] == []
+    await run(store, 1)
+    flight = await fly(store)
+    await store.submit([job(bulk, 2)])
+    bulk = (await stand(store, flight)).bulk
+    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(2, 2), size=2, ends=[])
+    await run(store, 1)  # while a step is under way
+    await steps.land(store, flight, 60)
+    await fly(store)
+
+
+async def test_one_request_sent_again_is_one_bulk_and_what_is_kept_is_bounded(store: JobStore) -> None:
+    first = await open_bulk(store, "same")
+    assert (await open_bulk(store, "same", again=True)).id == first.id
+    assert (await open_bulk(store, "same")).id != first.id
+    with pytest.raises(OverLimit, match="3 files are kept already"):
+        await upload(store)
+    with pytest.raises(Refused, match="no batch"):
+        await records.find(store, "another", f"batch_{first.id}")

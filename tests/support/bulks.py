@@ -1,0 +1,77 @@
+"""Bulks as their callers make them, with OpenAI's own client; and the sum that must hold of every one that ended."""
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from openai import OpenAI
+from openai.types import Batch
+
+from tests.support.gateways import PNG
+from tests.support.waiting import wait_until
+
+ENDED = {"completed", "failed", "expired", "cancelled"}
+# Small, so that few lines take many steps.
+QUICK = {
+    "BULK_COLLECT_S": "0.1",
+    "BULK_POLL_S": "0.05",
+    "BULK_FLIGHT_S": "1.5",
+    "BULK_CHUNK": "10",
+    "BULK_IN_FLIGHT": "40",
+}
+
+
+def client(url: str, key: str = "none", **more: Any) -> OpenAI:
+    """OpenAI's client as its users make it, but for the address."""
+    return OpenAI(base_url=f"{url}/v1", api_key=key, **more)
+
+
+def line(custom_id: str, image: bytes = PNG, model: str = "m", **body: Any) -> str:
+    """A line that asks for an image's class."""
+    fields = {"model": model, "input": {"image": base64.b64encode(image).decode()}, **body}
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": "/v1/jobs", "body": fields})
+
+
+def begin(ai: OpenAI, lines: Sequence[str | bytes], **more: Any) -> Batch:
+    """Upload lines, and have them run."""
+    data = b"\n".join(one if isinstance(one, bytes) else one.encode() for one in lines) + b"\n"
+    file = ai.files.create(file=("lines.jsonl", data), purpose="batch")
+    window = more.pop("completion_window", "24h")
+    return ai.batches.create(input_file_id=file.id, endpoint="/v1/jobs", completion_window=window, **more)  # type: ignore[arg-type]
+
+
+def until(ai: OpenAI, batch: Batch, done: Callable[[Batch], bool], what: str, timeout_s: float = 30) -> Batch:
+    """Look at a batch until it is so."""
+
+    def look() -> Batch | None:
+        seen = ai.batches.retrieve(batch.id)
+        return seen if done(seen) else None
+
+    return wait_until(look, f"{what}: {batch.id}", timeout_s)
+
+
+def ended(ai: OpenAI, batch: Batch, timeout_s: float = 30) -> Batch:
+    """Wait until a batch has ended."""
+    return until(ai, batch, lambda seen: seen.status in ENDED, "it ends", timeout_s)
+
+
+def results(ai: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    """Read the lines of a results file."""
+    return [json.loads(one) for one in ai.files.content(file_id).text.splitlines()] if file_id else []
+
+
+def check(ai: OpenAI, batch: Batch, ids: Sequence[str], broken: int = 0) -> tuple[list[Any], list[Any]]:
+    """P9: output and error lines are the input lines, each custom_id once; `broken` lines have none. Gives both."""
+    good, bad = results(ai, batch.output_file_id), results(ai, batch.error_file_id)
+    found = Counter(one["custom_id"] for one in (*good, *bad))
+    assert found.pop(None, 0) == broken
+    assert found == Counter(ids)
+    lines = Counter(int(one["id"][-8:], 16) for one in (*good, *bad))
+    assert set(lines.values()) == {1}
+    assert all(one["error"]["line"] == int(one["id"][-8:], 16) and one["error"]["code"] for one in bad)
+    counts = batch.request_counts
+    assert counts is not None
+    assert (counts.total, counts.completed, counts.failed) == (len(ids) + broken, len(good), len(bad))
+    return good, bad

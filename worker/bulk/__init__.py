@@ -1,0 +1,1 @@
+"""Takes bulks forward, step by step, in the process that delivers: validate, expand into jobs, collect, close."""
