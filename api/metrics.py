@@ -9,9 +9,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from api import delivering, versions
+from api import delivering
 from api.gateway import Gateway
-from jobs import cpu, deadletters, memory, stats
+from jobs import cpu, deadletters, memory, stats, versions
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 

@@ -9,12 +9,12 @@ import orjson
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
-from api import health, versions
+from api import health
 from api.answers import Answer
 from api.gateway import Gateway
 from api.receiving import Request
 from api.routes import respond
-from jobs import counts, plans
+from jobs import counts, plans, versions
 from jobs.counts import Runs
 from jobs.drafts import as_object, parse
 from jobs.errors import Refused

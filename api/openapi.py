@@ -140,9 +140,8 @@ def complete(app: FastAPI) -> dict[str, Any]:
     paths["/v1/jobs/{job_id}"]["delete"]["responses"] = _answers(_200="Job")
     _describe_letters(paths)
     told = {"description": "the events", "content": {"text/event-stream": {"schema": _TEXT}}}
-    paths["/v1/events"]["get"]["responses"] = {**_answers(), "200": told}
-    paths["/v1/jobs/{job_id}/events"]["get"]["responses"] = {**_answers(), "200": told}
     for path in ("/v1/events", "/v1/jobs/{job_id}/events"):
+        paths[path]["get"]["responses"] = {**_answers(), "200": told}
         last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "where to go on"}
         paths[path]["get"].setdefault("parameters", []).append(last)
     _describe_webhooks(paths)
