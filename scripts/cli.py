@@ -14,6 +14,10 @@ VERBS = {
     "worker": ("scripts.workers", "keep workers running, which gather requests into batches and run the models"),
     "keys": ("scripts.keys", "make, list and revoke API keys"),
     "deliver": ("worker.delivery.__main__", "deliver webhooks: signed, retried on a schedule"),
+    "bulk": (
+        "scripts.bulk",
+        "run a folder, an archive or a table through a service or in this process: results in a file",
+    ),
     "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
 }
 RUNS_MODELS = ("up", "worker")
