@@ -75,7 +75,7 @@ clean: ## Remove what was built; the queue in .data stays
 	@for other in .venv/installed-cpu .venv/installed-gpu; do \
 		if [ "$$other" != "$@" ] && [ -e "$$other" ]; then \
 			$(BIN)/python -m pip uninstall -q -y onnxruntime onnxruntime-gpu && rm "$$other"; fi; done
-	@$(PIP) -e ".[$*,embedded]"
+	@$(PIP) -e ".[$*,embedded,bulk]"
 	@touch $@
 
 .venv/installed-dev: .venv/installed-$(DEVICE)

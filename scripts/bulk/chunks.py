@@ -109,7 +109,7 @@ def judge(item: Item, entry: Mapping[str, Any]) -> Verdict:
     if isinstance(status, str):  # a job that failed, expired or was canceled
         return Verdict(failed(item, code, message, status)._replace(batch_size=entry.get("batch_size") or 0))
     if code in ANEW:
-        return Verdict(anew=True)
+        return Verdict(failed(item, code, message), anew=True)
     number = error.get("status")
     if number in LATER:
         return Verdict(later_s=float(error.get("retry_after_s") or 1))

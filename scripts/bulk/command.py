@@ -16,6 +16,7 @@ from scripts.bulk.ledger import State, is_held, read_state
 from scripts.bulk.progress import say
 from scripts.bulk.retrying import retry_of
 from scripts.bulk.running import Run, until_stopped
+from scripts.bulk.sources import named
 
 SOME_FAILED: Final = 1
 CANNOT_RUN: Final = 2
@@ -64,7 +65,7 @@ def _tell(journal: Path) -> int:
         raise CannotRun(f"there is no run of {journal}")
     told = {
         "status": "running" if is_held(journal) else state.ended or "killed",
-        "input": state.given,
+        "input": named(state.given),
         "model": state.model,
         "where": state.where,
         "lines": state.lines,

@@ -29,7 +29,7 @@ class State:
     `run`, `generation` and `chunk` are what its Idempotency-Keys are made of.
     """
 
-    given: str = ""
+    given: list[str] = field(default_factory=list)
     where: str = ""
     model: str = ""
     run: str = field(default_factory=lambda: secrets.token_hex(8))

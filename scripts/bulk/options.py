@@ -36,9 +36,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     add = run.add_argument
     what = (
-        "a folder, a glob in quotes, .zip or .tar*, .jsonl, .csv, .parquet, or s3://BUCKET/PREFIX; left out: as before"
+        "a folder, images, a glob in quotes, .zip, .tar*, .jsonl, .csv, .parquet, s3://BUCKET/PREFIX; none: as before"
     )
-    add("input", nargs="?", metavar="INPUT", help=what)
+    add("input", nargs="*", metavar="INPUT", help=what)
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="results: .jsonl, .csv or .parquet")
     add("--model", metavar="NAME", help="the model (default: the only one)")
     add("--url", help=f"where the service listens ({URL})")

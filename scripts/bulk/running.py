@@ -21,7 +21,7 @@ from scripts.bulk.options import URL
 from scripts.bulk.progress import Progress, say
 from scripts.bulk.rows import Row
 from scripts.bulk.service import Service
-from scripts.bulk.sources import open_source
+from scripts.bulk.sources import named, open_source
 from scripts.bulk.window import Window
 
 STOPS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -50,9 +50,7 @@ class Run:
         rows.check(self._output)
         retrying.finish_merge(self._journal)
         known = read_state(self._journal)
-        what = given.input or (known.given if known else None)
-        if not what:
-            raise CannotRun("which INPUT? there is no run of these results yet")
+        what = given.input or (known.given if known else [])
         source = open_source(what, given.column)
         async with AsyncExitStack() as stack:
             await self._open(stack)
@@ -78,14 +76,17 @@ class Run:
         self._model = importlib.import_module("scripts.bulk.local").open_model(given.local, given.model)
         self._card = self._model.card()
 
-    def _begin(self, what: str, source: Source) -> State:
+    def _begin(self, what: list[str], source: Source) -> State:
         where = str(self._given.local) if self._client is None else self._client.url
         chunk = min(LINES, self._given.max_in_flight)
         return State(given=what, where=where, model=self._card["name"], chunk=chunk, total=source.total)
 
-    def _check(self, ledger: Ledger, what: str) -> None:
+    def _check(self, ledger: Ledger, what: list[str]) -> None:
         state = ledger.state
-        for name, before, now in (("INPUT", state.given, what), ("model", state.model, self._card["name"])):
+        for name, before, now in (
+            ("INPUT", named(state.given), named(what)),
+            ("model", state.model, self._card["name"]),
+        ):
             if before != now:
                 ledger.drop()
                 raise CannotRun(
@@ -143,11 +144,11 @@ def _behind(items: Iterator[Item], state: State) -> Iterator[Item]:
     for had in range(state.lines):
         item = next(items, None)
         if item is None:
-            raise CannotRun(f"{state.given} has {had} lines, and {state.lines} were run before: name another -o")
+            raise CannotRun(f"{named(state.given)} has {had} lines, and {state.lines} were run before: name another -o")
         last = item.name
     if last != state.name:
         raise CannotRun(
-            f"{state.given} has changed: line {state.lines} was {state.name}, and is {last}: name another -o"
+            f"{named(state.given)} has changed: line {state.lines} was {state.name}, and is {last}: name another -o"
         )
     return items
 

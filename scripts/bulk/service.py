@@ -6,12 +6,13 @@ after a kill, makes no job twice.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from scripts.bulk.chunks import FAULT, LATER, SETTLED, Verdict, Wording, cut, judge, word
 from scripts.bulk.client import UNREACHED, WAIT_S, Answer, Client, refuse_stranger
 from scripts.bulk.items import Item
-from scripts.bulk.rows import Row, failed
+from scripts.bulk.rows import Row
 from scripts.bulk.window import Window
 
 CHUNKS: Final = 24  # held at a time: in flight, or behind one that is not done
@@ -73,28 +74,29 @@ class Service:
     async def _settle(self, chunk: Sequence[Item], lines: Mapping[int, bytes]) -> dict[int, Row]:
         """Have every line end. A body that is too large goes as two, each under the key of its own first line."""
         rows: dict[int, Row] = {}
-        left, key, faults, anew = dict(lines), f"{self._key}.{chunk[0].line}", 0, 0
-        while left:
-            answer = await self._post(key, [left.get(place, SETTLED) for place in range(len(chunk))])
+        left, lost = dict(lines), dict[int, bytes]()
+        base = key = f"{self._key}.{chunk[0].line}"
+        faults = anew = 0
+        while left or lost:
+            if not left:  # their key's jobs are of no use: once more, under another
+                anew += 1
+                left, lost, key = lost, {}, f"{base}.{anew}"
+            asked = dict(islice(left.items(), self._window.share))
+            answer = await self._post(key, [asked.get(place, SETTLED) for place in range(len(chunk))])
             entries = answer.body.get("jobs")
             if not isinstance(entries, list) or len(entries) != len(chunk):
                 if answer.status == 413 and len(chunk) > 1:
-                    return rows | await self._halve(chunk, left)
+                    return rows | await self._halve(chunk, left | lost)
                 entries = [{"error": _error(answer)}] * len(chunk)
-            verdicts = {place: await self._final(chunk[place], entries[place]) for place in left}
-            faulty = [place for place, verdict in verdicts.items() if verdict.fault]
-            faults += bool(faulty)
+            verdicts = {place: await self._final(chunk[place], entries[place]) for place in asked}
+            faults += any(verdict.fault for verdict in verdicts.values())
             for place, verdict in verdicts.items():
-                if verdict.row is not None and not (verdict.fault and faults < ATTEMPTS):
+                if verdict.anew and anew < ATTEMPTS:
+                    lost[place] = left.pop(place)
+                elif verdict.row is not None and not (verdict.fault and faults < ATTEMPTS):
                     rows[place] = verdict.row
                     del left[place]
             self._adapt(verdicts, answer)
-            if left and all(verdicts[place].anew for place in left):
-                anew += 1
-                key = f"{self._key}.{chunk[0].line}.{anew}"
-                if anew == ATTEMPTS:
-                    words = "the job's result was gone each time it was asked for"
-                    return rows | {place: failed(chunk[place], "result_expired", words) for place in left}
         return rows
 
     async def _halve(self, chunk: Sequence[Item], left: Mapping[int, bytes]) -> dict[int, Row]:

@@ -5,25 +5,33 @@ import os
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from jobs.media import sniff
 from scripts.bulk import far, tables
 from scripts.bulk.errors import UNREADABLE, BadItem, CannotRun
 from scripts.bulk.items import MAX_BYTES, Item, Source, bad, of_file, too_large
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-WHAT: Final = "a folder, a glob, .zip or .tar*, .jsonl, .csv or .parquet, or s3://BUCKET/PREFIX"
+WHAT: Final = "a folder, image files, a glob, .zip or .tar*, .jsonl, .csv or .parquet, or s3://BUCKET/PREFIX"
 
 
-def open_source(given: str, column: str | None) -> Source:
-    """Look at INPUT; raises CannotRun where it is nothing that can be read, or has no line at all."""
-    source = _open(given, column)
+def open_source(given: Sequence[str], column: str | None) -> Source:
+    """Look at INPUT, one or several files; raises CannotRun where it can not be read, or has no line at all."""
+    if not given:
+        raise CannotRun(f"which INPUT? There is no run of these results yet; allowed: {WHAT}")
+    source = _open(given[0], column) if len(given) == 1 else _files([Path(one) for one in given], None)
     if source.total == 0:
-        raise CannotRun(f"{given} has nothing in it")
+        raise CannotRun(f"{named(given)} has nothing in it")
     return source
+
+
+def named(given: Sequence[str]) -> str:
+    """Name an input for people."""
+    return given[0] if len(given) == 1 else f"{len(given)} files from {given[0]} to {given[-1]}"
 
 
 def _open(given: str, column: str | None) -> Source:
@@ -44,6 +52,9 @@ def _open(given: str, column: str | None) -> Source:
             return _zip(path) if name.endswith(".zip") else _tar(path)
         if path.suffix.lower() in tables.SUFFIXES:
             return tables.open_table(path, column)
+        with path.open("rb") as file:
+            if sniff(file.read(16)):
+                return _files([path], None)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise CannotRun(f"{given} can not be read as what its name says: {error}") from error
     raise CannotRun(f"{given} is a file of no kind that can be taken; allowed: {WHAT}")

@@ -19,6 +19,12 @@ class Window:
         self.most, self.limit, self.in_flight = most, float(min(most, FIRST)), 0
         self._clock, self._changed = clock, asyncio.Event()
         self._resumes_at = self._halved_at = 0.0
+        self._growth = 1 / 4
+
+    @property
+    def share(self) -> int:
+        """How many jobs one request may bring: a service that takes a few takes those."""
+        return max(SMALLEST, int(self.limit))
 
     async def enter(self, jobs: int) -> None:
         """Wait until there is room for so many."""
@@ -33,8 +39,8 @@ class Window:
         self._changed.set()
 
     def taken(self, jobs: int) -> None:
-        """All of a request were taken: a little more may be in flight."""
-        self.limit = min(float(self.most), self.limit + jobs / 4)
+        """All of a request were taken: more may be in flight, and a little more where that was too much before."""
+        self.limit = min(float(self.most), self.limit + jobs * self._growth)
         self._changed.set()
 
     def refused(self, retry_after_s: float) -> None:
@@ -42,7 +48,7 @@ class Window:
         now = self._clock()
         self._resumes_at = max(self._resumes_at, now + retry_after_s)
         if now >= self._halved_at + retry_after_s:
-            self.limit, self._halved_at = max(float(SMALLEST), self.limit / 2), now
+            self.limit, self._halved_at, self._growth = max(float(SMALLEST), self.limit / 2), now, 1 / 50
 
     async def until_allowed(self) -> None:
         """Wait until the service may be asked again."""
