@@ -108,10 +108,16 @@ class Service:
     def _adapt(self, verdicts: Mapping[int, Verdict], answer: Answer) -> None:
         pauses = [verdict.later_s for verdict in verdicts.values() if verdict.later_s is not None]
         pauses += [1.0] * any(verdict.fault for verdict in verdicts.values())
-        if pauses:
-            self._window.refused(max([answer.retry_after_s or 0.0, *pauses]) if answer.status in LATER else max(pauses))
-        else:
+        if not pauses:
             self._window.taken(len(verdicts))
+            self._say("")
+            return
+        pause_s = max([answer.retry_after_s or 0.0, *pauses]) if answer.status in LATER else max(pauses)
+        self._window.refused(pause_s)
+        why = (
+            answer.words if answer.status in LATER or answer.status == FAULT else "the service takes no more at present"
+        )
+        self._say(f"{why}; again in {pause_s:g} s, with {self._window.share} in flight at most")
 
     async def _final(self, item: Item, entry: Mapping[str, Any]) -> Verdict:
         """Judge an entry; a job that is not final yet is waited for by itself."""
@@ -143,7 +149,6 @@ class Service:
                 await asyncio.sleep(pause_s)
                 continue
             refuse_stranger(answer)
-            self._say(answer.words if answer.status in LATER or answer.status == FAULT else "")
             return answer
 
     def _say(self, trouble: str) -> None:

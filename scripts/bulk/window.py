@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 SMALLEST: Final = 1
-FIRST: Final = 200
+FIRST: Final = 100
 
 
 class Window:

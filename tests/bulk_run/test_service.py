@@ -89,16 +89,17 @@ def test_parts_of_the_service_die_and_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_a_queue_that_is_full_slows_it_down_and_nothing_fails(tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 1000)
-    with Service(env={"MAX_JOBS": "70"}) as service:
+    with Service(env={"MAX_JOBS": "140"}) as service:
         done = bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "r.jsonl", "--url", service.url)
         assert done.code == 0, done
+        assert "takes no more at present; again in" in done.said
         bulk.whole(tmp_path / "r.jsonl", 1000)
         wait_until(lambda: submitted(service) == 1000, "one job a line was made")
 
 
 def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 600)
-    limits = {"TENANT_JOBS": "40", "TENANT_REQUESTS": "100", "TENANT_WINDOW_S": "1"}
+    limits = {"TENANT_JOBS": "120", "TENANT_REQUESTS": "50", "TENANT_WINDOW_S": "1"}
     with Service(env=limits) as service:
         key = make_key(f"unix://{(service.folder / 'data' / 'server.lock').read_text().strip()}", "acme")
         wait_until(lambda: service.http.get("/v1/jobs").status_code == 401, "the gateway knows that there are keys")
@@ -108,6 +109,7 @@ def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
         assert "(401); the environment's JITNEY_API_KEY is sent" in stranger.said
         done = bulk.run(*args, env={"JITNEY_API_KEY": key})
         assert done.code == 0, done
+        assert "in flight at most" in done.said
         bulk.whole(tmp_path / "r.jsonl", 600)
 
 
