@@ -114,10 +114,14 @@ class Ledger:
             known = read_state(journal)
             self.state = begins if known is None else known
             self._cut(is_new=known is None)
+            self.state.pid, self.state.ended = os.getpid(), ""
+            write_state(journal, self.state)  # before the first row: whose it is must be known
+        except OSError as error:
+            self._file.close()
+            raise CannotRun(f"{state_path(journal)} can not be written: {error.strerror}") from error
         except BaseException:
             self._file.close()
             raise
-        self.state.pid, self.state.ended = os.getpid(), ""
         self._failed = Counter(self.state.failed)
         self._began_at = time.monotonic() - self.state.seconds
         self._wrote_at = 0.0
