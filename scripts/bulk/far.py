@@ -41,7 +41,7 @@ def fetch(url: str) -> bytes:
     try:
         for _ in range(REDIRECTS + 1):
             with _pool().stream("GET", url, extensions={"timeout": timeouts}) as answer:
-                if 300 <= answer.status < 400 and (to := dict(answer.headers).get(b"location")):
+                if 300 <= answer.status < 400 and (to := {n.lower(): v for n, v in answer.headers}.get(b"location")):
                     url = _absolute(url, to.decode("latin-1"))
                     continue
                 if answer.status != 200:
