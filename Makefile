@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries bench-guard clean
+.PHONY: help run test unit check soak recovery goodput deliveries bench-guard bulk-bench bulk-long clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -58,6 +58,13 @@ deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all part
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard
+
+ITEMS ?= 500000
+bulk-bench: .venv/installed-dev ## SqueezeNet over 2,000 JPEGs: the limit, --local and through a service, in turn (10 minutes)
+	$(BIN)/python -m tests.bench.bulk
+
+bulk-long: .venv/installed-dev ## CPU time an item over a long bulk run, drawn: make bulk-long ITEMS=500000 (10 minutes)
+	$(BIN)/python -m tests.bench.bulk_long --items $(ITEMS)
 
 clean: ## Remove what was built; the queue in .data stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             f'{given.verb} runs models and needs ONNX Runtime: pip install -e ".[cpu]" in its checkout, or ".[gpu]"'
         )
+    if given.verb == "bulk" and importlib.util.find_spec("tqdm") is None:
+        parser.error('bulk shows its progress with tqdm: pip install -e ".[bulk]" in its checkout')
     try:
         code: int = importlib.import_module(VERBS[given.verb][0]).main(given.args)
     except KeyboardInterrupt:  # before the verb listens to signals itself; what it had begun is undone by now

@@ -188,7 +188,7 @@ def test_what_is_wrong_as_a_whole_is_refused(tmp_path: Path, name: str, data: by
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    wanted = {
+    wanted: dict[Path | str, str] = {
         tmp_path / "empty": "nothing in it",
         tmp_path / "no": "does not exist",
         f"{tmp_path}/*.x": "no file match",

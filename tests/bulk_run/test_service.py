@@ -1,7 +1,6 @@
 """Runs through a real service: killed at any moment, on either side, no line is lost, none twice, no job made twice."""
 
 import json
-import re
 import signal
 import struct
 from collections.abc import Iterator
@@ -24,12 +23,6 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     models.slow(folder)
     with Service(folder) as service:
         yield service
-
-
-def submitted(service: Service) -> int:
-    """How many jobs were made since ever."""
-    text = service.http.get("/metrics").text
-    return sum(int(float(n)) for n in re.findall(r"^jitney_jobs_submitted_total\{[^}]*\} (\S+)$", text, re.MULTILINE))
 
 
 def numbers(folder: Path, count: int) -> Path:
@@ -71,7 +64,7 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> 
         found = bulk.whole(results, LINES)
         assert [row["id"] for row in found] == [f"n{number}" for number in range(LINES)]
         assert [row["output"]["predictions"][0]["label"] for row in found] == labels
-        wait_until(lambda: submitted(service) == LINES, "one job a line was made, however often it was sent")
+        wait_until(lambda: bulk.submitted(service) == LINES, "one job a line was made, however often it was sent")
 
 
 def test_parts_of_the_service_die_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -94,7 +87,7 @@ def test_a_queue_that_is_full_slows_it_down_and_nothing_fails(tmp_path: Path) ->
         assert done.code == 0, done
         assert "takes no more at present; again in" in done.said
         bulk.whole(tmp_path / "r.jsonl", 1000)
-        wait_until(lambda: submitted(service) == 1000, "one job a line was made")
+        wait_until(lambda: bulk.submitted(service) == 1000, "one job a line was made")
 
 
 def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
@@ -158,7 +151,7 @@ def test_a_run_tells_how_far_it_is_is_canceled_and_goes_on(slow: Service, tmp_pa
 def test_ctrl_c_stops_it_and_the_same_command_goes_on(slow: Service, tmp_path: Path) -> None:
     given, results = numbers(tmp_path / "in", 40), tmp_path / "r.jsonl"
     args = (given, "-o", results, "--url", slow.url, "--max-in-flight", "10")
-    before = submitted(slow)
+    before = bulk.submitted(slow)
     with bulk.running(*args) as process:
         wait_until(lambda: bulk.count(results) >= 10, "some are written", 30)
         process.send_signal(signal.SIGINT)
@@ -167,7 +160,7 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(slow: Service, tmp_path: P
     assert json.loads(bulk.run("-o", results, "--status").out)["status"] == "interrupted"
     assert bulk.run(*args).code == 0
     bulk.whole(results, 40)
-    wait_until(lambda: submitted(slow) - before == 40, "what was in flight was not sent as other jobs")
+    wait_until(lambda: bulk.submitted(slow) - before == 40, "what was in flight was not sent as other jobs")
 
 
 def test_lines_that_failed_run_again_and_take_their_places(service: Service, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.service import DIGITS, ROOT
+from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
 
 DIGITS_MODEL = ROOT / "models" / "digits"
@@ -86,6 +87,12 @@ def whole(results: Path, lines: int) -> list[dict[str, Any]]:
 def codes(found: list[dict[str, Any]]) -> Counter[str]:
     """Count rows by their error's code."""
     return Counter(row["error"]["code"] for row in found if row["error"])
+
+
+def submitted(service: Service) -> int:
+    """Count the jobs that a service made since ever."""
+    text = service.http.get("/metrics").text
+    return sum(int(float(n)) for n in re.findall(r"^jitney_jobs_submitted_total\{[^}]*\} (\S+)$", text, re.MULTILINE))
 
 
 def digits_table(path: Path, lines: int) -> list[str]:
