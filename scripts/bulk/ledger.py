@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -20,6 +21,7 @@ from scripts.bulk.errors import CannotRun
 from scripts.bulk.rows import Row
 
 EVERY_S: Final = 0.5  # between two states; each costs two waits for the disk
+LOOKS: Final = 5  # somebody who asks for the status holds the journal for a moment
 
 
 @dataclass
@@ -182,9 +184,10 @@ def _hold(journal: Path) -> BinaryIO:
         file = journal.open("ab", buffering=0)
     except OSError as error:
         raise CannotRun(f"{journal} can not be written: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise CannotRun(f"another run writes {journal}; --status tells how far it is, --cancel ends it") from error
-    return file
+    for _ in range(LOOKS):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        time.sleep(0.02)
+    file.close()
+    raise CannotRun(f"another run writes {journal}; --status tells how far it is, --cancel ends it")

@@ -112,7 +112,7 @@ class Run:
         ended = "interrupted"
         progress = Progress(state, quiet=self._given.quiet)
         try:
-            left = _behind(items, state)
+            left = _behind(_readable(items, state), state)
             left = far.read_ahead(left) if source.is_far else left
             async with aclosing(self._engine(state, progress).run(left)) as made:  # type: ignore[type-var]
                 async for some in made:
@@ -136,6 +136,14 @@ class Run:
         await self._pass(retry, retrying.only(source.items(), lines), again)
         retrying.merge(self._journal)
         retrying.adopt(ledger)
+
+
+def _readable(items: Iterator[Item], state: State) -> Iterator[Item]:
+    """Say whose fault it is where an input breaks off; raises CannotRun."""
+    try:
+        yield from items
+    except (OSError, ValueError, EOFError) as error:  # pyarrow's own are among these
+        raise CannotRun(f"{named(state.given)} can not be read to its end: {error}") from error
 
 
 def _behind(items: Iterator[Item], state: State) -> Iterator[Item]:

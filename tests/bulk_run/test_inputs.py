@@ -186,6 +186,20 @@ def test_what_is_wrong_as_a_whole_is_refused(tmp_path: Path, name: str, data: by
         read(tmp_path / name)
 
 
+def test_a_table_that_is_broken_in_its_middle_ends_the_run_with_words(tmp_path: Path) -> None:
+    """What was before the break is written; the run can not go on, and says why."""
+    parquet.write_table(table({"path": [str(DIGITS[0])] * 5000}), tmp_path / "t.parquet", row_group_size=500)
+    data = bytearray((tmp_path / "t.parquet").read_bytes())
+    middle = parquet.ParquetFile(tmp_path / "t.parquet").metadata.row_group(8).column(0)
+    at = middle.dictionary_page_offset or middle.data_page_offset
+    data[at : at + middle.total_compressed_size] = bytes(middle.total_compressed_size)
+    (tmp_path / "t.parquet").write_bytes(data)
+    done = bulk.run(tmp_path / "t.parquet", "-o", tmp_path / "r.jsonl", "--local", bulk.DIGITS_MODEL)
+    assert done.code == 2, done
+    assert "can not be read to its end" in done.said
+    assert "Traceback" not in done.said
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     wanted: dict[Path | str, str] = {
