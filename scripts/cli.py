@@ -18,6 +18,10 @@ VERBS = {
     ),
     "keys": ("scripts.keys", "make, list and revoke API keys"),
     "deliver": ("worker.delivery.__main__", "deliver webhooks: signed, retried on a schedule"),
+    "bulk": (
+        "scripts.bulk",
+        "run a folder, an archive or a table through a service or in this process: results in a file",
+    ),
     "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
 }
 RUNS_MODELS = ("up", "worker")
@@ -50,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             f'{given.verb} runs models and needs ONNX Runtime: pip install -e ".[cpu]" in its checkout, or ".[gpu]"'
         )
+    if given.verb == "bulk" and importlib.util.find_spec("tqdm") is None:
+        parser.error('bulk shows its progress with tqdm: pip install -e ".[bulk]" in its checkout')
     try:
         code: int = importlib.import_module(VERBS[given.verb][0]).main(given.args)
     except KeyboardInterrupt:  # before the verb listens to signals itself; what it had begun is undone by now

@@ -5,17 +5,27 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from worker import outcomes
 from worker.batch_run import BatchRun, Bench, DeviceLost
 from worker.board import Board, Ended
-from worker.finishing import Finisher
 
 log = logging.getLogger("jitney.worker")
 
 EX_SOFTWARE = 70  # sysexits.h: this process is of no use any more, another may be
+
+
+class Ends(Protocol):
+    """Where outcomes go: into the queue (finishing.py), or to whoever runs a model without one (offline.py)."""
+
+    def add(self, ended: Sequence[Ended]) -> None:
+        """Take in outcomes."""
+
+    async def until_room(self) -> None:
+        """Wait while there are too many of them."""
 
 
 class Device:
@@ -110,9 +120,9 @@ class Device:
             os._exit(EX_SOFTWARE)
 
 
-async def serve(bench: Bench, board: Board, device: Device, finisher: Finisher) -> None:
+async def serve(bench: Bench, board: Board, device: Device, ends: Ends) -> None:
     """Run a model's batches until cancelled."""
     while True:
         await board.until_due()
-        await finisher.until_room()
-        finisher.add(await device.run_next(bench, board))
+        await ends.until_room()
+        ends.add(await device.run_next(bench, board))

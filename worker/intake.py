@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
-import orjson
-
-from batching.collation import group_of
-from jobs.errors import Refused, StoreUnavailable
+from jobs.errors import StoreUnavailable
 from jobs.job import Claim, Claimed
 from jobs.outage import Outage
 from jobs.store import JobStore
@@ -23,13 +19,13 @@ from worker.finishing import Finisher
 from worker.gate import Gate
 from worker.inference import Device
 from worker.models.model import Model
+from worker.preparing import DECODED_TOGETHER, prepare_all
 
 log = logging.getLogger("jitney.worker")
 
 OUTAGE_PAUSE_S = 0.5
 WORTH_WAITING_S = 0.01  # a shorter wait before a claim would change nothing
 SLACK_S = 0.003
-DECODED_TOGETHER = 4
 
 
 class Intake:
@@ -150,7 +146,6 @@ class Intake:
         if not self._model.offload:
             self._settle(riders, prepare_all(self._model, self._box, riders), asked_at)
             return
-        # A few to a thread: a hop between threads costs as much as decoding a small image.
         loop = asyncio.get_running_loop()
         for few in (riders[at : at + DECODED_TOGETHER] for at in range(0, len(riders), DECODED_TOGETHER)):
             prepared = loop.run_in_executor(self._decoders, prepare_all, self._model, self._box, few)
@@ -169,42 +164,3 @@ class Intake:
                 self._board.seat(rider)
             else:
                 self._finisher.add([outcomes.of_error(self._model, rider, error, "prepare")])
-
-
-def prepare_all(model: Model, box: BlackBox, riders: list[Rider]) -> list[Exception | None]:
-    """Prepare riders one after the other, in whatever thread; an error is a value: it belongs to one rider alone."""
-    errors = []
-    if not model.offload:  # it only maps bytes: noting each rider would cost as much
-        box.hold([rider.job.claim for rider in riders])
-    for rider in riders:
-        if model.offload:
-            box.hold([rider.job.claim])
-        errors.append(prepare(model, rider))
-    box.let_go()
-    return errors
-
-
-def prepare(model: Model, rider: Rider) -> Exception | None:
-    """Turn a rider's bytes into arrays."""
-    started = time.monotonic()
-    try:
-        rider.parameters = parameters_of(rider.job)
-        rider.arrays = model.prepare(rider.job.kind, rider.job.input, rider.parameters)
-        rider.group = group_of(rider.arrays)
-    except Exception as error:  # noqa: BLE001 (a task of the user's own may do anything)
-        return error
-    except SystemExit as error:
-        return RuntimeError(f"it wanted to exit: {error}")
-    finally:
-        rider.decode_ms = (time.monotonic() - started) * 1000
-    return None
-
-
-def parameters_of(job: Claimed) -> dict[str, Any]:
-    """Read a job's parameters."""
-    if job.parameters == b"{}":
-        return {}
-    parameters = orjson.loads(job.parameters)
-    if not isinstance(parameters, dict):
-        raise Refused("invalid_request", "parameters must be an object")
-    return parameters

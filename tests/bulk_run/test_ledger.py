@@ -1,0 +1,152 @@
+"""The checkpoint: what is cut off, what is refused, and a disk that fills up."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.bulk.errors import CannotRun
+from scripts.bulk.items import Item
+from scripts.bulk.ledger import Ledger, State, is_held, read_state, state_path
+from scripts.bulk.retrying import finish_merge, merge, retry_of
+from scripts.bulk.rows import Row, failed
+from tests.support import bulk
+from tests.support.service import DIGITS, ROOT
+
+
+def item(line: int) -> Item:
+    return Item(line, f"n{line}", 0, lambda: b"")
+
+
+def good(*lines: int) -> list[Row]:
+    return [Row(item(line), "succeeded", b'{"x":1}', None, 4) for line in lines]
+
+
+def test_what_is_behind_the_state_is_cut_off(tmp_path: Path) -> None:
+    journal = tmp_path / "r.jsonl"
+    ledger = Ledger(journal, State())
+    ledger.commit([*good(1, 2), failed(item(3), "invalid_image", "no")])
+    ledger.close("interrupted")
+    with journal.open("ab") as file:
+        file.write(b'{"line":4,"input":"n4"}\n{"line":5,"inp')
+    ledger = Ledger(journal, State())
+    assert (ledger.state.lines, ledger.state.failed, ledger.state.mean_batch) == (3, {"invalid_image": 1}, 4)
+    ledger.commit(good(4))
+    ledger.close("finished")
+    assert [row["line"] for row in bulk.rows(journal)] == [1, 2, 3, 4]
+
+
+def test_results_that_no_run_wrote_are_left_alone(tmp_path: Path) -> None:
+    journal = tmp_path / "r.jsonl"
+    journal.write_text("a year's work\n")
+    with pytest.raises(CannotRun, match="no run wrote it"):
+        Ledger(journal, State())
+    assert journal.read_text() == "a year's work\n"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "\x00", '{"lines": 3}'])
+def test_a_state_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    state_path(tmp_path / "r.jsonl").write_text(text)
+    with pytest.raises(CannotRun, match="is no state of a run"):
+        Ledger(tmp_path / "r.jsonl", State())
+
+
+def test_results_that_were_shortened_are_not_gone_on_with(tmp_path: Path) -> None:
+    journal = tmp_path / "r.jsonl"
+    ledger = Ledger(journal, State())
+    ledger.commit(good(1, 2))
+    ledger.close("interrupted")
+    journal.write_bytes(journal.read_bytes()[:20])
+    with pytest.raises(CannotRun, match="has 20 bytes, and the run wrote"):
+        Ledger(journal, State())
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    journal = tmp_path / "r.jsonl"
+    ledger = Ledger(journal, State())
+    assert is_held(journal)
+    with pytest.raises(CannotRun, match="another run writes"):
+        Ledger(journal, State())
+    ledger.close("finished")
+    assert not is_held(journal)
+
+
+def retried(journal: Path) -> None:
+    """A run with two failed lines, and their retry at its end."""
+    ledger = Ledger(journal, State())
+    ledger.commit([*good(1), failed(item(2), "invalid_image", "no"), *good(3), failed(item(4), "invalid_image", "no")])
+    ledger.close("finished")
+    retry = Ledger(retry_of(journal), State())
+    retry.commit([*good(2), failed(item(4), "body_too_large", "no")])
+    retry.close("finished")
+
+
+@pytest.mark.parametrize("last", ["nothing", "renamed", "told"])
+def test_an_exchange_of_rows_is_finished_after_a_kill_at_any_point(tmp_path: Path, last: str) -> None:
+    """Each file as it is right behind one step of the exchange, as a kill there leaves them."""
+    journal = tmp_path / "r.jsonl"
+    retried(journal)
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    merge(journal)
+    done = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(done) == ["r.jsonl", "r.jsonl.state"]
+    state = json.loads(kept["r.jsonl.retry.jsonl.state"]) | {"ended": "merging"}
+    (tmp_path / "r.jsonl.retry.jsonl.state").write_text(json.dumps(state))
+    (tmp_path / "r.jsonl.retry.jsonl").write_bytes(kept["r.jsonl.retry.jsonl"])
+    if last == "nothing":
+        (tmp_path / "r.jsonl.merged").write_bytes(done["r.jsonl"])
+        (tmp_path / "r.jsonl").write_bytes(kept["r.jsonl"])
+    if last != "told":
+        (tmp_path / "r.jsonl.state").write_bytes(kept["r.jsonl.state"])
+    finish_merge(journal)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == done
+    assert [(row["line"], row["status"]) for row in bulk.rows(journal)] == [
+        *((n, "succeeded") for n in (1, 2, 3)),
+        (4, "failed"),
+    ]
+    told = read_state(journal)
+    assert told is not None
+    assert (told.failed, told.bytes) == ({"body_too_large": 1}, journal.stat().st_size)
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_costs_no_line(tmp_path: Path) -> None:
+    bulk.digits_table(tmp_path / "in.jsonl", 2000)
+    results = tmp_path / "r.jsonl"
+    args = [str(tmp_path / "in.jsonl"), "-o", str(results), "--local", str(bulk.DIGITS_MODEL)]
+    full = subprocess.run(
+        [sys.executable, "-m", "scripts.bulk", "run", *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert full.returncode == 2, full
+    assert "can not be written: File too large; what is safe on the disk stays" in full.stderr
+    assert 0 < results.stat().st_size <= 100_000
+    done = bulk.run(*args)
+    assert done.code == 0, done
+    bulk.whole(results, 2000)
+
+
+def test_another_input_and_a_changed_one_are_refused(tmp_path: Path) -> None:
+    given = tmp_path / "in"
+    given.mkdir()
+    for number in range(5):
+        (given / f"{number}.png").write_bytes(DIGITS[0].read_bytes())
+    args = ("-o", tmp_path / "r.jsonl", "--local", bulk.DIGITS_MODEL)
+    assert bulk.run(given, *args).code == 0
+    other = bulk.run(DIGITS[0].parent, *args)
+    assert other.code == 2
+    assert "belongs to a run with the INPUT" in other.said
+    (given / "4.png").unlink()
+    assert "has 4 lines, and 5 were run before" in bulk.run(given, *args).said
+    (given / "40.png").write_bytes(DIGITS[0].read_bytes())
+    assert "has changed: line 5 was 4.png, and is 40.png" in bulk.run(*args).said  # the INPUT is known
+    (given / "40.png").rename(given / "4.png")
+    (given / "5.png").write_bytes(DIGITS[1].read_bytes())
+    assert bulk.run(given, *args).code == 0  # more is no change
+    bulk.whole(tmp_path / "r.jsonl", 6)

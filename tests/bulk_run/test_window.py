@@ -1,0 +1,65 @@
+"""How much is in flight, on a clock of the test's."""
+
+import asyncio
+
+import pytest
+
+from scripts.bulk.window import FIRST, Window
+from tests.support.waiting import pass_time
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_it_grows_while_all_is_taken_and_not_beyond_the_most() -> None:
+    window = Window(1000, Clock())
+    assert window.limit == FIRST
+    for _ in range(40):
+        window.taken(100)
+    assert window.limit == 1000
+
+
+def test_a_refusal_halves_it_once_for_all_who_met_it_and_growth_is_slow_then() -> None:
+    clock = Clock()
+    window = Window(1000, clock)
+    for _ in range(40):
+        window.taken(100)
+    clock.now = 10
+    for _ in range(5):
+        window.refused(2)
+    assert window.limit == 500
+    clock.now = 12
+    window.refused(2)
+    assert window.limit == 250
+    window.taken(100)
+    assert window.limit == 252
+
+
+def test_it_never_closes_altogether() -> None:
+    clock = Clock()
+    window = Window(4, clock)
+    for _ in range(20):
+        clock.now += 5
+        window.refused(1)
+    assert (window.limit, window.share) == (1, 1)
+
+
+@pytest.mark.anyio
+async def test_who_comes_waits_for_room_and_one_that_is_too_large_goes_alone() -> None:
+    window = Window(100, Clock())
+    await window.enter(250)
+    second = asyncio.create_task(window.enter(60))
+    await pass_time(0)
+    assert not second.done()
+    window.leave(250)
+    await asyncio.wait_for(second, 1)
+    third = asyncio.create_task(window.enter(50))
+    await pass_time(0)
+    assert not third.done()
+    window.leave(60)
+    await asyncio.wait_for(third, 1)
+    assert window.in_flight == 50

@@ -1,0 +1,55 @@
+"""Turns riders' bytes into arrays, in whatever thread; what goes wrong with one belongs to it alone. Knows no queue."""
+
+import time
+from typing import Any, Final
+
+import orjson
+
+from batching.collation import group_of
+from jobs.errors import Refused
+from jobs.job import Claimed
+from worker.blackbox import BlackBox
+from worker.board import Rider
+from worker.models.model import Model
+
+# A few to a thread: a hop between threads costs as much as decoding a small image.
+DECODED_TOGETHER: Final = 4
+
+
+def prepare_all(model: Model, box: BlackBox, riders: list[Rider]) -> list[Exception | None]:
+    """Prepare riders one after the other, in whatever thread; an error is a value: it belongs to one rider alone."""
+    errors = []
+    if not model.offload:  # it only maps bytes: noting each rider would cost as much
+        box.hold([rider.job.claim for rider in riders])
+    for rider in riders:
+        if model.offload:
+            box.hold([rider.job.claim])
+        errors.append(prepare(model, rider))
+    box.let_go()
+    return errors
+
+
+def prepare(model: Model, rider: Rider) -> Exception | None:
+    """Turn a rider's bytes into arrays."""
+    started = time.monotonic()
+    try:
+        rider.parameters = parameters_of(rider.job)
+        rider.arrays = model.prepare(rider.job.kind, rider.job.input, rider.parameters)
+        rider.group = group_of(rider.arrays)
+    except Exception as error:  # noqa: BLE001 (a task of the user's own may do anything)
+        return error
+    except SystemExit as error:
+        return RuntimeError(f"it wanted to exit: {error}")
+    finally:
+        rider.decode_ms = (time.monotonic() - started) * 1000
+    return None
+
+
+def parameters_of(job: Claimed) -> dict[str, Any]:
+    """Read a job's parameters."""
+    if job.parameters == b"{}":
+        return {}
+    parameters = orjson.loads(job.parameters)
+    if not isinstance(parameters, dict):
+        raise Refused("invalid_request", "parameters must be an object")
+    return parameters
