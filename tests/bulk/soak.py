@@ -119,7 +119,7 @@ def soak(count: int, every_s: float, seed: int, env: dict[str, str]) -> bool:
         )
         path.unlink()
         began_s = time.monotonic()
-        batch = ai.batches.create(input_file_id=file.id, endpoint="/v1/jobs", completion_window="24h")  # type: ignore[arg-type]
+        batch = bulks.over(ai, file.id)
         watch = Watch(service, ai, batch.id)
         watch.start()
         kills = kill_in_turn(service, watch, every_s) if every_s else Counter[str]()
