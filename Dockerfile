@@ -65,6 +65,9 @@ FROM runtime AS api
 COPY --from=api-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     pip --python /srv/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
+# Where batches' files lie, if a volume is mounted there: it takes its owner from here.
+RUN mkdir /bulk && chown 10001:10001 /bulk
+ENV BULK_STORE=/bulk
 USER 10001:10001
 EXPOSE 8000
 # That it lives. Whether jobs would be run is /readyz, which no restart of the gateway can mend.

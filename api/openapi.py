@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import drafts, openapi_webhooks
+from api.bulk import openapi as openapi_bulk
 from api.doorman import PUBLIC
 from jobs.drafts import MAX_METADATA
 from jobs.errors import CODES
@@ -118,6 +119,7 @@ SCHEMAS = {
     "Problem": PROBLEM,
     "JobRequest": REQUEST,
     **openapi_webhooks.SCHEMAS,
+    **openapi_bulk.SCHEMAS,
 }
 
 
@@ -145,6 +147,7 @@ def complete(app: FastAPI) -> dict[str, Any]:
         last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "where to go on"}
         paths[path]["get"].setdefault("parameters", []).append(last)
     _describe_webhooks(paths)
+    openapi_bulk.describe(paths)
     paths["/v1/models"]["get"]["responses"] = {"200": _any_json("every model, and who serves it")}
     paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready"), "503": _any_json("what is missing")}
     text = {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}

@@ -78,7 +78,7 @@ class Protocol(HttpToolsProtocol):
         self._waits_since: float | None = self.loop.time()  # for a head; None while a request is answered
         self._body_since: float | None = None  # while a body arrives
         self._idle_bytes = self._chunk_bytes = 0  # since something of a request or its body was made of them; at a time
-        self._is_upload, self._upload_bytes = False, 0
+        self.url, self._is_upload, self._upload_bytes = b"", False, 0
         self._refusal: JitneyError | None = None
         self._is_over = False  # nothing more is read
         self._unsent_bytes, self._moved_at = 0, 0.0
@@ -170,7 +170,7 @@ class Protocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # whoever waits for the rest of the body hears that it will not come
             self.cycle.message_event.set()
-        answer = problem(error, (self.url or b"").partition(b"?")[0].decode("latin-1"))
+        answer = problem(error, self.url.partition(b"?")[0].decode("latin-1"))
         phrase = HTTPStatus(answer.status).phrase
         head = [f"HTTP/1.1 {answer.status} {phrase}\r\n".encode(), b"connection: close\r\n"]
         head += [name + b": " + value + b"\r\n" for name, value in answer.all_headers()]

@@ -27,6 +27,7 @@ import yaml
 
 from api.__main__ import DRAIN_S
 from api.settings import GatewaySettings
+from jobs.bulk.settings import BulkSettings
 from jobs.settings import StoreSettings
 from scripts import server_binary
 from tests.support.waiting import wait_until
@@ -39,7 +40,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 TARGETS = ["api", "worker", "worker-gpu"]
-PARTS = (GatewaySettings, WorkerSettings, DeliverySettings, StoreSettings)
+PARTS = (GatewaySettings, WorkerSettings, DeliverySettings, StoreSettings, BulkSettings)
 SETTINGS = {name.upper() for kind in PARTS for name in kind.model_fields}
 NOT_OURS = re.compile("PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|ORT_DISABLE_TELEMETRY|NVIDIA_DRIVER_CAPABILITIES")
 RUNS_MODELS = {"numpy", "pillow", "onnxruntime", "onnxruntime-gpu"}
@@ -216,6 +217,13 @@ def test_a_container_is_confined_and_has_time_to_stop(name: str) -> None:
     assert name in OURS or re.match("[1-9]", service["user"])
     aboard_s = max(DRAIN_S, WorkerSettings.model_fields["drain_s"].default + 2)
     assert int(service["stop_grace_period"].removesuffix("s")) > aboard_s
+
+
+def test_gateways_and_deliverers_share_the_files_of_batches() -> None:
+    place = _env("api")["BULK_STORE"]
+    assert SERVICES["api"]["volumes"] == SERVICES["deliver"]["volumes"] == [f"bulk:{place}"]
+    assert f"chown 10001:10001 {place}" in " ".join(_said("api", "RUN"))
+    assert "bulk" in COMPOSE["volumes"]
 
 
 def test_a_gpu_is_taken_only_on_request() -> None:

@@ -89,6 +89,16 @@ def kill_in_turn(service: Service, watch: Watch, every_s: float) -> Counter[str]
     return kills
 
 
+def cpu_s(service: Service) -> dict[str, float]:
+    """CPU time that each part has used so far."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    used = {}
+    for part in PARTS:
+        words = Path(f"/proc/{service.pid(part)}/stat").read_text().rpartition(")")[2].split()
+        used[part] = (int(words[11]) + int(words[12])) / ticks
+    return used
+
+
 def count_results(ai: OpenAI, batch: Any, count: int) -> dict[str, int]:
     """Count what is in both files: lines, and those that are lost, unknown or twice."""
     found: Counter[str] = Counter()
@@ -119,12 +129,16 @@ def soak(count: int, every_s: float, seed: int, env: dict[str, str]) -> bool:
         )
         path.unlink()
         began_s = time.monotonic()
-        batch = ai.batches.create(input_file_id=file.id, endpoint="/v1/jobs", completion_window="24h")  # type: ignore[arg-type]
+        before = cpu_s(service)
+        batch = bulks.over(ai, file.id)
         watch = Watch(service, ai, batch.id)
         watch.start()
         kills = kill_in_turn(service, watch, every_s) if every_s else Counter[str]()
         wait_until(lambda: watch.status in bulks.ENDED, "the batch ends", LIMIT_S)
         took_s = time.monotonic() - began_s
+        if not kills:
+            each = {part: f"{(used - before[part]) / count * 1e6:.0f}" for part, used in cpu_s(service).items()}
+            print(f"CPU time of a line, in us: {each}")
         watch.over.set()
         watch.join()
         done = ai.batches.retrieve(batch.id)

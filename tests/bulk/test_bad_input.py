@@ -23,7 +23,7 @@ def change(text: str, **fields: Any) -> str:
     return json.dumps({name: value for name, value in given.items() if value is not None})
 
 
-BROKEN = {  # what is wrong → the line, its code, whether its custom_id can be read
+BROKEN: dict[str, tuple[Any, str, bool]] = {  # what is wrong → the line, its code, whether its custom_id can be read
     "no JSON": ("{", "malformed_request", False),
     "no object": ("[1, 2]", "malformed_request", False),
     "no text": (b"\xff\xfe{}", "malformed_request", False),

@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from jobs.job import Claimed
 from tests.bulk.conftest import Plant
 from tests.support import bulks
 from tests.support.bulks import line
@@ -48,7 +49,7 @@ async def test_a_cancelled_batch_keeps_what_is_done(plant: Plant) -> None:
 
 
 async def test_a_batch_whose_window_is_over_expires(plant: Plant) -> None:
-    batch = bulks.begin(plant.ai, [line(name) for name in names(120)], completion_window="3s")
+    batch = bulks.begin(plant.ai, [line(name) for name in names(120)], window="3s")
     await plant.run_just(7)
     done = bulks.ended(plant.ai, batch)
     assert (done.status, done.expired_at is not None) == ("expired", True)
@@ -60,7 +61,7 @@ async def test_lines_that_failed_are_run_again_by_one_flag(plant: Plant) -> None
     lines = [line(name) for name in names(40)]
     lines[3] = "broken"
     batch = bulks.begin(plant.ai, lines)
-    claimed = []
+    claimed: list[Claimed] = []
     while len(claimed) < 39:
         claimed += await plant.worker.claim(39 - len(claimed))
     await plant.worker.fail(claimed[:9], "resource_exhausted")
@@ -68,12 +69,7 @@ async def test_lines_that_failed_are_run_again_by_one_flag(plant: Plant) -> None
     first = bulks.ended(plant.ai, batch)
     good, bad = bulks.check(plant.ai, first, [name for name in names(40) if name != "line-3"], broken=1)
     assert {one["response"]["status_code"] for one in bad if one["response"]} == {422}
-    again = plant.ai.batches.create(
-        input_file_id=first.input_file_id,
-        endpoint="/v1/jobs",  # type: ignore[arg-type]
-        completion_window="24h",
-        extra_body={"retry_of": first.id},
-    )
+    again = bulks.over(plant.ai, first.input_file_id, extra_body={"retry_of": first.id})
     second = await plant.run_all(again)
     failed = [one["custom_id"] for one in bad if one["custom_id"]]
     better, _ = bulks.check(plant.ai, second, failed, broken=1)
@@ -120,7 +116,7 @@ async def test_a_file_in_use_stays(plant: Plant) -> None:
         plant.ai.files.delete(batch.input_file_id)
     done = await plant.run_all(batch)
     for file_id in (done.input_file_id, done.output_file_id):
-        assert plant.ai.files.delete(file_id).deleted
+        assert plant.ai.files.delete(str(file_id)).deleted
     assert [path for path in plant.folder.rglob("*") if path.is_file()] == []
 
 
@@ -131,7 +127,7 @@ class TestExpiry:
 
     async def test_files_that_have_expired_leave_nothing(self, plant: Plant) -> None:
         done = await plant.run_all(bulks.begin(plant.ai, [line("a"), "broken"]))
-        assert plant.ai.files.retrieve(done.error_file_id).expires_at
+        assert plant.ai.files.retrieve(str(done.error_file_id)).expires_at
         wait_until(lambda: list(plant.ai.files.list()) == [], "all files are gone")
         wait_until(lambda: not [path for path in plant.folder.rglob("*") if path.is_file()], "and their content")
         assert plant.ai.batches.retrieve(done.id).status == "completed"

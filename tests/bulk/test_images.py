@@ -1,7 +1,7 @@
 """Lines that name their image: by a URL that the operator allows, or by a key in the operator's store."""
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ async def pictures(got: Got, writer: Writer) -> None:
 
 
 @pytest.fixture
-def server() -> "AsyncIterator[Receiver]":
+def server() -> Iterator[Receiver]:
     with Receiver(pictures) as receiver:
-        yield receiver  # type: ignore[misc]
+        yield receiver
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def naming(custom_id: str, **given: Any) -> str:
 
 async def test_images_are_fetched_and_each_fails_alone(plant: Plant, server: Receiver) -> None:
     url = server.url
-    lines = {
+    lines: dict[str, dict[str, Any]] = {
         "url": {"image_url": f"{url}/cat.png"},
         "key": {"image_key": "cats/1.png"},
         "bytes": {"image": base64.b64encode(PNG).decode()},

@@ -3,6 +3,8 @@
 import random
 from pathlib import Path
 
+from openai.types import Batch
+
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.service import DIGITS, Service
@@ -28,7 +30,7 @@ def test_f25_a_batch_goes_on_whatever_is_killed(shared_data: Path) -> None:
         for nth, part in enumerate(("deliver", "worker", "api", "server", "deliver", "server", "worker"), 1):
             goal = nth * COUNT // 10
 
-            def has_come_so_far(seen: bulks.Batch, goal: int = goal) -> bool:
+            def has_come_so_far(seen: Batch, goal: int = goal) -> bool:
                 counts = seen.request_counts
                 return counts is not None and counts.completed + counts.failed >= goal
 

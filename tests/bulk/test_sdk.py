@@ -101,12 +101,12 @@ def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
         "0",
     )
     with pytest.raises(openai.NotFoundError, match="no file file-nothing"):
-        ai.batches.create(input_file_id="file-nothing", endpoint="/v1/jobs", completion_window="24h")  # type: ignore[arg-type]
+        bulks.over(ai, "file-nothing")
     with pytest.raises(openai.UnprocessableEntityError, match="endpoint must be /v1/jobs") as refused:
-        ai.batches.create(input_file_id=done.input_file_id, endpoint="/v1/embeddings", completion_window="24h")
+        bulks.over(ai, done.input_file_id, endpoint="/v1/embeddings")
     assert refused.value.param == "endpoint"
     with pytest.raises(openai.UnprocessableEntityError, match="completion_window"):
-        ai.batches.create(input_file_id=done.input_file_id, endpoint="/v1/jobs", completion_window="25h")  # type: ignore[arg-type]
+        bulks.over(ai, done.input_file_id, "25h")
     with pytest.raises(openai.UnprocessableEntityError, match="purpose must be batch"):
         ai.files.create(file=b"{}", purpose="vision")
     with pytest.raises(openai.UnprocessableEntityError, match="after must be"):
@@ -121,10 +121,7 @@ def test_a_create_that_is_sent_again_is_one_batch(ai: OpenAI) -> None:
 
     def create(**headers: str) -> str:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        made = ai.batches.create(
-            input_file_id=file.id, endpoint="/v1/jobs", completion_window="24h", extra_headers=named
-        )  # type: ignore[arg-type]
-        return made.id
+        return bulks.over(ai, file.id, extra_headers=named).id
 
     first = create()
     assert create(x_stainless_retry_count="1") == first

@@ -1,6 +1,6 @@
 """The atomic steps of a bulk: what is sent or run twice counts once, and who is not the last writes nothing."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import orjson
 import pytest
@@ -25,9 +25,9 @@ BROKEN = Refused("malformed_request", "broken")
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def server(request: pytest.FixtureRequest) -> "AsyncIterator[Server]":
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server = Server(request.param)
-    yield server  # type: ignore[misc]
+    yield server
     server.close()
 
 

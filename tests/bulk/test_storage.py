@@ -115,11 +115,7 @@ class TestInS3:
         names = [f"line-{nth}" for nth in range(60)]
         done = await plant.run_all(bulks.begin(plant.ai, [*(line(name) for name in names), "broken"]))
         bulks.check(plant.ai, done, names, broken=1)
-        again = plant.ai.batches.create(  # over the same file
-            input_file_id=done.input_file_id,
-            endpoint="/v1/jobs",
-            completion_window="24h",  # type: ignore[arg-type]
-        )
+        again = bulks.over(plant.ai, done.input_file_id)  # the same file
         bulks.check(plant.ai, await plant.run_all(again), names, broken=1)
         for file_id in (done.output_file_id, done.error_file_id):
             plant.ai.files.delete(str(file_id))

@@ -6,19 +6,17 @@ has one id, a line's outcome is logged once, and what is stored is not seen befo
 
 import asyncio
 import logging
-import secrets
 import time
 from typing import Final
 
 import orjson
 
 from jobs.bulk import files, records, steps
-from jobs.bulk.files import part_key
 from jobs.bulk.lines import Bits
 from jobs.bulk.records import Bulk, view
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.steps import Overtaken, Part, Stand
-from jobs.bulk.storage import Storage, one
+from jobs.bulk.steps import Overtaken, Stand
+from jobs.bulk.storage import Storage
 from jobs.catalogue import Catalogue
 from jobs.errors import NotNow, Refused, StoreUnavailable
 from jobs.guard import Guard
@@ -26,7 +24,8 @@ from jobs.outbox import Flight
 from jobs.pipe import Word
 from jobs.store import JobStore
 from jobs.views import timestamp
-from worker.bulk import results, validating
+from worker.bulk import validating
+from worker.bulk.collecting import Collector
 from worker.bulk.expanding import Maker, Reader, refused
 from worker.bulk.images import Images
 from worker.bulk.validating import Plan
@@ -35,9 +34,7 @@ log = logging.getLogger("jitney.deliver")
 
 STALLED_S: Final = 2.0  # until a bulk is looked at again that can not go on
 PAUSE_S: Final = 0.2
-LOG_BYTES: Final = 8 << 20  # of outcomes that are read at a time
-CHUNKS_AT_ONCE: Final = 4  # chunks of outcomes in one part, where so many wait
-LATE_SHARE: Final = 0.005  # results are seen no later than by this share of the bulk's age
+EMPTY: Final = {"code": "empty_file", "message": "the file has no line", "param": "input_file_id", "line": None}
 
 
 class Course:
@@ -65,7 +62,7 @@ class Stepper:
         self._images = Images(settings, guard)
         self._maker = Maker(settings, catalogue, guard, self._images, store.settings.shards)
         self._flight_ms = int(settings.bulk_flight_s * 1000)
-        self._collected_at: dict[str, float] = {}
+        self._collector = Collector(settings, store, storage)
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def step(self, flight: Flight) -> None:
@@ -127,9 +124,9 @@ class Stepper:
                 await self._walk_out(course, bulk)
                 continue
             if bulk.collected == bulk.total == bulk.expanded:
-                await self._close(course, bulk, _final_status(bulk), stand.now_ms)
+                await self._close(course, bulk, bulk.walks_out or "completed", stand.now_ms)
                 raise Overtaken
-            did = await self._collect(course, stand)
+            did = await self._collector.collect(course.flight, stand)
             did = await self._expand(course, stand) or did
             if time.monotonic() >= until_s:
                 return 0
@@ -154,8 +151,7 @@ class Stepper:
             found = validating.Findings(0, 0, [{"code": missing.code, "message": missing.message}], Bits())
         now_ms = (await steps.begin(self._store, course.flight, self._flight_ms)).now_ms
         if not found.good:
-            empty = {"code": "empty_file", "message": "the file has no line", "param": "input_file_id", "line": None}
-            errors = orjson.dumps({"object": "list", "data": found.reasons or [empty]})
+            errors = orjson.dumps({"object": "list", "data": found.reasons or [EMPTY]})
             return await self._close(course, bulk._replace(errors=errors, total=found.total), "failed", now_ms)
         await validating.keep_plan(self._storage, bulk, Plan(found.duplicates, wanted))
         fields: dict[str, Word] = {"total": found.total}
@@ -233,43 +229,6 @@ class Stepper:
         room = most - in_flight
         return room if room >= min(s.bulk_chunk, most // 2, bulk.total - bulk.expanded) else 0
 
-    # ---- outcomes become results
-
-    async def _collect(self, course: Course, stand: Stand) -> bool:
-        """Store the oldest outcomes, if there are enough, or they have waited long enough; True where some were."""
-        bulk, s = stand.bulk, self._settings
-        if not stand.waiting or not self._is_time(stand):
-            return False
-        per_line = max(1, bulk.held_bytes // max(1, stand.waiting, bulk.expanded - bulk.collected))
-        found = await steps.outcomes(
-            self._store, bulk, max(1, min(CHUNKS_AT_ONCE * s.bulk_chunk, LOG_BYTES // per_line))
-        )
-        shown = await asyncio.to_thread(lambda: [results.show(outcome) for outcome in found])
-        name = f"{bulk.collected:010d}-{secrets.token_hex(4)}"
-        texts = [[line.text for line in shown if line.succeeded is kind] for kind in (True, False)]
-        sizes = [
-            await self._store_part(bulk, kind, name, text) for kind, text in zip(("out", "err"), texts, strict=True)
-        ]
-        log_bytes = sum(line.log_bytes for line in shown)
-        part = Part(name, len(found), log_bytes, *sizes, *map(len, texts))
-        expires_ms = stand.now_ms + (bulk.kept_s or s.bulk_ttl_s) * 1000
-        await steps.collect(
-            self._store, course.flight, self._flight_ms, bulk, part, expires_ms=expires_ms, kept_s=s.kept_s
-        )
-        self._collected_at[bulk.id] = time.monotonic()
-        return True
-
-    async def _store_part(self, bulk: Bulk, kind: str, name: str, lines: list[bytes]) -> int:
-        return await self._storage.write(part_key(bulk.id, kind, name), one(b"".join(lines))) if lines else 0
-
-    def _is_time(self, stand: Stand) -> bool:
-        bulk, s = stand.bulk, self._settings
-        most = max(1, s.bulk_in_flight // max(1, stand.open_bulks))
-        if stand.waiting >= min(s.bulk_chunk, max(1, most // 4)) or bulk.walks_out or bulk.ended == bulk.expanded:
-            return True
-        every_s = max(s.bulk_collect_s, LATE_SHARE * (stand.now_ms - bulk.created_ms) / 1000)
-        return time.monotonic() - self._collected_at.get(bulk.id, 0) >= every_s
-
     # ---- the end
 
     async def _close(self, course: Course, bulk: Bulk, status: str, now_ms: int) -> None:
@@ -283,12 +242,7 @@ class Stepper:
         message = {"type": f"batch.{status}", "timestamp": timestamp(now_ms * 1000), "data": told}
         end = steps.Close(status, bulk.webhook, orjson.dumps(message), fields)
         await steps.close(self._store, course.flight, end, self._settings.kept_s)
-        self._collected_at.pop(bulk.id, None)
-        log.info(
-            "batch_%s %s: %d lines, %d completed, %d failed", bulk.id, status, bulk.total, bulk.completed, bulk.failed
-        )
+        self._collector.forget(bulk.id)
+        counts = (bulk.total, bulk.completed, bulk.failed)
+        log.info("batch_%s %s: %d lines, %d completed, %d failed", bulk.id, status, *counts)
         await self._storage.remove(f"bulks/{bulk.id}/plan")
-
-
-def _final_status(bulk: Bulk) -> str:
-    return bulk.walks_out or "completed"
