@@ -5,7 +5,6 @@ a worker that is killed in the middle of a change goes on with it when it is bac
 """
 
 import asyncio
-import gc
 import logging
 import time
 from functools import partial
@@ -229,8 +228,3 @@ class Keeper:
                 await registry.retire(self._store.connection, model, version)
         self._announcer.changed()
         log.info("model %s version %s is unloaded", model, version)
-        del station
-        # What was there at the start is out of the collector's sight (process.py): let it look once.
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
