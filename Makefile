@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries bench-guard clean
+.PHONY: help run test unit check soak recovery goodput deliveries rollouts bench-guard clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -33,7 +33,7 @@ test: .venv/installed-dev ## All tests
 	$(BIN)/python -m pytest -q
 
 unit: .venv/installed-dev ## The tests of single parts: neither browser nor whole system
-	$(BIN)/python -m pytest -q --ignore=tests/page --ignore=tests/scripts --ignore=tests/service --ignore=tests/faults
+	$(BIN)/python -m pytest -q --ignore=tests/page --ignore=tests/scripts --ignore=tests/service --ignore=tests/faults --ignore=tests/rollout
 
 check: .venv/installed-dev ## What CI runs: lint, format, types, import rules, tests
 	$(BIN)/ruff check .
@@ -55,6 +55,9 @@ goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs 
 
 deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all parts, and how soon the first attempt comes (10 minutes)
 	$(BIN)/python -m tests.webhooks.deliveries
+
+rollouts: .venv/installed-dev ## A model upgraded, canaried, promoted, rolled back under load: make rollouts MINUTES=5
+	$(BIN)/python -m tests.rollout.long --minutes $(MINUTES)
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard
