@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries bulk-soak bulk-bench bulk-long flat bench-guard fairness schemathesis fuzz clean
+.PHONY: help run test unit check soak recovery goodput deliveries rollouts bulk-soak bulk-bench bulk-long flat bench-guard fairness schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -33,7 +33,7 @@ test: .venv/installed-dev ## All tests
 	$(BIN)/python -m pytest -q
 
 unit: .venv/installed-dev ## The tests of single parts: neither browser nor whole system
-	$(BIN)/python -m pytest -q --ignore=tests/page --ignore=tests/scripts --ignore=tests/service --ignore=tests/faults
+	$(BIN)/python -m pytest -q --ignore=tests/page --ignore=tests/scripts --ignore=tests/service --ignore=tests/faults --ignore=tests/rollout
 
 check: .venv/installed-dev ## What CI runs: lint, format, types, import rules, tests
 	$(BIN)/ruff check .
@@ -63,6 +63,9 @@ flat: .venv/installed-dev ## The memory of models through 10,000 batches of rand
 LINES ?= 200000
 bulk-soak: .venv/installed-dev ## A batch of 200,000 digits while every part is killed in turn: make bulk-soak LINES=200000
 	$(BIN)/python -m tests.bulk.soak --lines $(LINES)
+
+rollouts: .venv/installed-dev ## A model upgraded, canaried, promoted, rolled back under load: make rollouts MINUTES=5
+	$(BIN)/python -m tests.rollout.long --minutes $(MINUTES)
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard

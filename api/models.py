@@ -25,6 +25,7 @@ log = logging.getLogger("jitney.api")
 
 PATH: Final = "/v1/models"
 MAX_BYTES: Final = 4096
+BY_HAND: Final = "rolled back by an admin"
 Body = Mapping[str, Any]
 
 
@@ -73,12 +74,6 @@ def _promote(asked: _Asked, plan: Plan) -> Plan:
     return plans.promote(plan, version, asked.stable(plan), asked.counted, asked.watch_s)
 
 
-def _roll_back(asked: _Asked, plan: Plan) -> Plan:
-    if plan.before and not plan.canary:
-        asked.ready(plan.before)
-    return plans.roll_back(plan, "rolled back by an admin")
-
-
 Step = Callable[[_Asked, Plan], Plan]
 # verb → (what it does, its fields, its step)
 VERBS: Final[Mapping[str, tuple[str, tuple[str, ...], Step]]] = {
@@ -90,7 +85,11 @@ VERBS: Final[Mapping[str, tuple[str, tuple[str, ...], Step]]] = {
     ),
     "share": ("Give a version a share of the jobs, as canary", ("version", "percent"), _share),
     "promote": ("Let a version take all jobs", ("version",), _promote),
-    "rollback": ("End the canary, or give the jobs back to the version before", (), _roll_back),
+    "rollback": (
+        "End the canary, or give the jobs back to the version before",
+        (),
+        lambda _, plan: plans.roll_back(plan, BY_HAND),
+    ),
     "follow": ("Let the folder decide again", (), lambda _, plan: plans.follow(plan)),
 }
 

@@ -33,11 +33,12 @@ class WorkerReport:
     pid: int
     host: str
     models: list[str] = field(default_factory=list)  # "name version" that it runs
-    failed: dict[str, str] = field(default_factory=dict)  # name, or "name version" → reason
+    failed: dict[str, str] = field(default_factory=dict)  # name → why its folder as a whole can not be read
     ceilings: dict[str, dict[str, int]] = field(default_factory=dict)  # "name version" → shapes → largest batch
     chosen: dict[str, str] = field(default_factory=dict)  # name → the version that it would give jobs to
     leaving: list[str] = field(default_factory=list)  # "name version" that it runs only until their lines are empty
     loading: list[str] = field(default_factory=list)  # "name version"
+    unloadable: dict[str, str] = field(default_factory=dict)  # "name version" → reason
     shelf: dict[str, list[str]] = field(default_factory=dict)  # name → the versions in its folder
 
 
@@ -65,11 +66,13 @@ class Announced:
 
     def failures(self) -> dict[str, str]:
         """Collect the models that some live worker could not load, any version of them, with the reason."""
-        return {name.partition(" ")[0]: reason for worker in self.workers for name, reason in worker.failed.items()}
+        versions = [pair for worker in self.workers for pair in worker.unloadable.items()]
+        models = [pair for worker in self.workers for pair in worker.failed.items()]
+        return {name.partition(" ")[0]: reason for name, reason in versions} | dict(models)
 
     def failure(self, name: str, version: str) -> str | None:
         """Give why some live worker could not load this version, or its model as a whole."""
-        reasons = [worker.failed.get(f"{name} {version}") or worker.failed.get(name) for worker in self.workers]
+        reasons = [worker.unloadable.get(f"{name} {version}") or worker.failed.get(name) for worker in self.workers]
         return next(filter(None, reasons), None)
 
     def votes(self, name: str) -> dict[str, int]:
@@ -98,7 +101,7 @@ class Announced:
     def versions(self, name: str) -> list[str]:
         """List the versions that are known in whatever way, lowest first."""
         cards = {card["version"] for card in self.cards if card["name"] == name}
-        said = [words.partition(" ") for worker in self.workers for words in (*worker.failed, *worker.loading)]
+        said = [words.partition(" ") for worker in self.workers for words in (*worker.unloadable, *worker.loading)]
         known = cards.union(self.shelf(name), (version for whose, _, version in said if whose == name and version))
         return sorted(filter(VERSION.fullmatch, known), key=number)
 

@@ -103,6 +103,7 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--processes", metavar="N", help="how many (default: WORKERS, or 1)")
+    parser.add_argument("--models", metavar="NAMES", help="which models, with commas between (default: MODELS, or all)")
     given = parser.parse_args(argv)
     try:
         settings = Settings.from_env(os.environ)
@@ -113,7 +114,8 @@ def main(argv: Sequence[str]) -> int:
         return EX_CONFIG
     try:
         with black_boxes() as folder:
-            return Supervisor(children(settings, folder, os.environ), backoff=settings.backoff).run()
+            env = os.environ if given.models is None else {**os.environ, "MODELS": given.models}
+            return Supervisor(children(settings, folder, env), backoff=settings.backoff).run()
     except CannotStart as error:
         say(str(error))
         return 1

@@ -5,9 +5,11 @@ a worker that is killed in the middle of a change goes on with it when it is bac
 """
 
 import asyncio
-import gc
 import logging
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from jobs import plans, registry
@@ -38,8 +40,9 @@ class Keeper:
     ) -> None:
         self._settings, self._store, self._depot, self._announcer = settings, store, depot, announcer
         self._loader = Loader(notes)
-        self._outage = Outage(log, "look at the plans for models")
-        self._shelf, self._plans = Shelf({}, {}), dict[str, Plan]()
+        self._outage, self._unreadable = Outage(log, "look at the plans for models"), Outage(log, "look at the models")
+        self._plans: dict[str, Plan] = {}
+        self._seen = self._shelf = Shelf({}, {})  # as it lies there, and what of it counts
         self._recalled: set[str] = set()
         self._wake = asyncio.Event()
         self.chosen: dict[str, str] = {}
@@ -48,17 +51,23 @@ class Keeper:
     @property
     def versions(self) -> dict[str, list[str]]:
         """List what lies in the folder, by model."""
-        return {name: [*shelved.marks] for name, shelved in self._shelf.models.items()}
+        return {name: [*shelved.marks] for name, shelved in self._seen.models.items()}
 
     @property
-    def failed(self) -> dict[str, str]:
-        """Say what could not be loaded and why, and what could not be loaded again."""
+    def broken(self) -> Mapping[str, str]:
+        """Say which models can not be read as a whole, and why."""
+        return self._shelf.broken
+
+    @property
+    def unloadable(self) -> dict[str, str]:
+        """Say which versions could not be loaded and why, and which could not be loaded again."""
         gone = {
             name: "its files are gone from the folder: it runs from memory"
             for name in self._depot.stations
             if not self._lies_there(name) and name.partition(" ")[0] not in self._shelf.broken
         }
-        return {**self._shelf.broken, **gone, **self._loader.failed}
+        failed = self._loader.failed.items()
+        return {**gone, **{name: why for name, why in failed if self._lies_there(name) or name in self._depot.stations}}
 
     @property
     def is_busy(self) -> bool:
@@ -79,23 +88,23 @@ class Keeper:
         while not await self._read_plans():  # noqa: ASYNC110 (a server that is away tells nobody when it is back)
             await asyncio.sleep(OUTAGE_PAUSE_S)
         await self._read_shelf()
+        self._shelf = self._seen
         self._loader.saw(self._marks())
         await self._load_all()
 
     async def run(self) -> None:
         """Look until cancelled."""
-        every_s, is_asked = self._settings.models_watch_s or LOOK_S, True
+        every_s = self._settings.models_watch_s or LOOK_S
         while True:
             self._wake.clear()
+            orders = self._orders()
             if await self._read_plans():
-                if self._settings.models_watch_s or is_asked:
-                    await self._read_shelf()
+                await self._read_shelf()
+                if self._settings.models_watch_s or orders != self._orders():
+                    self._shelf = self._seen
                 await self._look()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), every_s)
-                is_asked = True
-            except TimeoutError:
-                is_asked = False
 
     async def _look(self) -> None:
         try:
@@ -121,16 +130,17 @@ class Keeper:
         try:
             found = await asyncio.to_thread(shelf.look, self._settings.models_dir, self._settings.chosen)
         except ModelError as error:
-            found = Shelf({}, {})
-            log.warning("%s; what runs goes on", error)
+            self._unreadable.began(error)
+            return
+        self._unreadable.ended()
         if found.is_empty and self._depot.stations:
             return  # a folder that is empty all at once is one that is not mounted
         for name, reason in found.broken.items():
-            if self._shelf.broken.get(name) != reason:
+            if self._seen.broken.get(name) != reason:
                 log.error("model %s is not served: %s", name, reason)
-        if (found.broken, found.models.keys()) != (self._shelf.broken, self._shelf.models.keys()):
+        before, self._seen = (self.versions, self._seen.broken), found
+        if before != (self.versions, found.broken):
             self._announcer.changed()
-        self._shelf = found
 
     async def _find_recalled(self) -> set[str]:
         """Find versions that nobody runs any more, and jobs wait for: whatever was missed, they are run."""
@@ -156,8 +166,14 @@ class Keeper:
         return Mark(shelved.marks[version], self._plan(model).asked.get(version, 0))
 
     def _marks(self) -> dict[str, Mark]:
-        names = [f"{model} {version}" for model, versions in self.versions.items() for version in versions]
+        models = self._shelf.models.items()
+        names = [f"{model} {version}" for model, shelved in models for version in shelved.marks]
         return {name: mark for name in names if (mark := self._mark(name))}
+
+    def _orders(self) -> dict[str, Plan]:
+        """Give what admins have said, without what gateways note."""
+        said = {name: replace(plan, before="", bad={}, watch=None) for name, plan in self._plans.items()}
+        return {name: plan for name, plan in said.items() if plan != replace(FOLLOWS, stable=plan.stable)}
 
     def _plan(self, model: str) -> Plan:
         return self._plans.get(model, FOLLOWS)
@@ -229,8 +245,3 @@ class Keeper:
                 await registry.retire(self._store.connection, model, version)
         self._announcer.changed()
         log.info("model %s version %s is unloaded", model, version)
-        del station
-        # What was there at the start is out of the collector's sight (process.py): let it look once.
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()

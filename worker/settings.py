@@ -21,7 +21,9 @@ class WorkerSettings(BaseSettings):
     models_dir: Path = Field(Path("models"), description="folder of models")
     models: str = Field("", description="names of the models to serve, with commas between; empty = all")
     models_watch_s: float = Field(
-        2, ge=0, description="time between two looks at the folder of models; 0 = only when an admin asks for a change"
+        2,
+        ge=0,
+        description="time between two looks at the folder of models; 0 = what is new counts once an admin asks",
     )
     unload_after_s: float = Field(
         10, gt=0, description="a version that is no longer wanted stays so long at least: no gateway must miss that"

@@ -165,3 +165,16 @@ def test_where_keys_exist_the_page_asks_for_one(browser: webdriver.Chrome) -> No
         assert browser.execute_script(f"return {at_rest}")
         draw(browser, "7")
         wait_for_answer(browser, "7")
+
+
+def test_versions_of_a_model_are_shown_with_their_part(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "models" / "digits", tmp_path / "digits")
+    shutil.copytree(tmp_path / "digits" / "1", tmp_path / "digits" / "2")
+    with Jitney(tmp_path) as jitney:
+        jitney.http.post("/v1/models/digits/share", json={"version": "1", "percent": 30})
+        shown = "document.getElementById('versions-card').innerText"
+        browser.get(jitney.url)
+        wait_until(browser, f"{shown}.includes('30 % of new jobs, canary')", "the canary's part is shown")
+        assert "70 % of new jobs" in browser.execute_script(f"return {shown}")
+        jitney.http.post("/v1/models/digits/promote")
+        wait_until(browser, f"{shown}.includes('100 % of new jobs')", "what has changed is shown by itself")

@@ -63,6 +63,26 @@ def test_a_version_that_can_not_be_loaded_changes_nothing(service: Service, time
     assert "model times version 1 is unloaded" not in service.log()
 
 
+def test_files_that_change_under_their_number_are_loaded_anew(service: Service, times: Models, shelf: Path) -> None:
+    models.times(shelf, 1, name="seven", factor=7)
+    (shelf / "seven" / "1" / "model.onnx").replace(shelf / "times" / "1" / "model.onnx")
+    wait_until(lambda: times.run() == ("1", 7), "the new file answers")
+    assert service.log().count("model times version 1 loaded") == 2
+
+
+def test_a_folder_that_is_not_watched_counts_once_an_admin_asks(shelf: Path) -> None:
+    with Service(shelf, {**QUICK, "MODELS_WATCH_S": "0"}) as service:
+        times = Models(service)
+        models.times(shelf, 2)
+        times.until(2, "available")
+        assert times.run() == ("1", 1)
+        times.ask("load", version="2")
+        assert times.until(2, "ready")["role"] == "kept"
+        assert times.run() == ("1", 1)
+        times.ask("promote", version="2")
+        assert times.run() == ("2", 2)
+
+
 def test_a_broken_model_toml_leaves_what_runs(service: Service, times: Models, shelf: Path) -> None:
     (shelf / "times" / "model.toml").write_text("task = 17")
     wait_until(lambda: "model times is not served" in service.log(), "the error is told")
@@ -106,7 +126,7 @@ def test_a_version_that_kills_its_worker_is_left_alone(service: Service, times: 
 def test_an_empty_folder_is_taken_for_one_that_is_not_mounted(service: Service, times: Models, shelf: Path) -> None:
     hidden = shelf.with_name("hidden")
     shelf.rename(hidden)
-    wait_until(lambda: "what runs goes on" in service.log(), "the worker has looked")
+    wait_until(lambda: "can not look at the models" in service.log(), "the worker has looked")
     shelf.mkdir()
     assert times.run() == ("1", 1)
     shelf.rmdir()

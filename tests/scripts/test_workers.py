@@ -97,6 +97,12 @@ def test_as_many_as_asked_each_with_its_own_box_and_nothing_left_behind(tmp_path
         assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_the_models_that_are_named_are_the_workers_own(tmp_path: Path) -> None:
+    says = "import os, time; print('serves', os.environ['MODELS'], flush=True); time.sleep(60)"
+    with kept(tmp_path, "--models", "a,b", env={"MODELS": "c"}, worker=says) as started:
+        wait_until(lambda: "serves a,b\n" in started.text(), "it serves these")
+
+
 def test_a_refused_configuration_ends_it_for_all(tmp_path: Path) -> None:
     with kept(tmp_path, worker="import sys; print('MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78

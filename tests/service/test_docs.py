@@ -1,6 +1,7 @@
 """The examples of docs/api.md and docs/models.md, executed as they stand."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -72,6 +73,24 @@ def test_a_task_of_ones_own_works_as_written(documented: Service) -> None:
 def test_the_example_of_squeezenet_is_the_one_that_is_tested() -> None:
     (toml,) = re.findall(r"```toml\n(.+?)```", MODELS, re.DOTALL)
     assert toml.strip() == models.SQUEEZENET_TOML.strip()
+
+
+def test_the_life_of_a_version_goes_as_written(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```sh\n(jitney models promote.+?)```", MODELS, re.DOTALL)
+    shutil.copytree(ROOT / "models" / "digits", tmp_path / "models" / "digits")
+    shutil.copytree(ROOT / "models" / "digits" / "1", tmp_path / "incoming" / "2")
+    with Service(tmp_path / "models", {"MODELS_WATCH_S": "0.2"}) as service:
+        env = {**os.environ, "JITNEY_URL": service.url}
+        for line in block.replace("jitney ", f"{sys.executable} -m scripts.cli ").splitlines():
+            here = line.replace("mv incoming/2 models", f"mv {tmp_path}/incoming/2 {tmp_path}/models")
+
+            def does(command: str = here) -> bool:
+                """A version has to be seen in the folder, and loaded, before it can be spoken of."""
+                return subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, check=False).returncode == 0
+
+            wait_until(does, line, 20)
+        found = service.http.get("/v1/models/digits").json()
+        assert found["plan"]["pinned"] is False
 
 
 def test_the_webhooks_of_the_api_arrive_as_written(tmp_path: Path) -> None:

@@ -118,6 +118,22 @@ def perceptron(models_dir: Path, name: str = "perceptron", inputs: int = 784) ->
     (models_dir / name / "model.toml").write_text('task = "tensor"\nthreads = 1')
 
 
+def heavy(models_dir: Path, version: int, weights_mib: int, name: str = "heavy") -> None:
+    """Lay out a version with so much weight: x float32 [N, 4] → y float32 [N, 4]."""
+    rows = (weights_mib << 20) // 16
+    table = np.random.default_rng(version).standard_normal((4, rows), np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "table"], ["wide"]),
+        helper.make_node("ReduceMean", ["wide"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Add", ["x", "mean"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(port, TensorProto.FLOAT, ["N", 4]) for port in "xy"]
+    graph = helper.make_graph(nodes, name, ports[:1], ports[1:], [numpy_helper.from_array(table, "table")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (models_dir / name / str(version)).mkdir(parents=True)
+    onnx.save(model, models_dir / name / str(version) / "model.onnx")
+
+
 def slow(models_dir: Path, name: str = "slow") -> None:
     """Lay out a doubling model that takes its time: 50 ms a rider, batches of 8."""
     folder = doubling(models_dir, name, 'task = "slow.py:Slow"\nmax_batch = 8')

@@ -1,0 +1,54 @@
+"""`jitney models`: what an operator types, and what is said."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.api.conftest import gateway, queue, worker
+from tests.support.gateways import GatewayProcess, Worker
+
+ROOT = Path(__file__).parents[2]
+
+__all__ = ["gateway", "queue", "worker"]
+
+
+def jitney_models(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "scripts.cli", "models", *args]
+    env = {**os.environ, "JITNEY_URL": url}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
+
+
+async def test_each_verb_does_what_it_says_and_shows_what_follows(gateway: GatewayProcess, worker: Worker) -> None:
+    url = str(gateway.http.base_url)
+    await worker.announce(gateway, version="2")
+    shown = jitney_models(url, "share", "m", "1", "40")
+    assert "version 1" in shown.stderr or shown.returncode == 0
+    listed = jitney_models(url, "list")
+    assert listed.returncode == 0
+    assert [line.split()[:3] for line in listed.stdout.splitlines()[1:]][-1] == ["m", "2", "ready"]
+    assert '"plan"' in jitney_models(url, "list", "m", "--json").stdout
+    assert jitney_models(url, "promote", "m", "2").returncode == 0
+    assert jitney_models(url, "load", "m").returncode == 0
+    assert jitney_models(url, "unload", "m").returncode == 0
+    assert gateway.submit().status_code == 503
+    assert jitney_models(url, "follow", "m").returncode == 0
+    assert gateway.submit().status_code == 202
+    refused = jitney_models(url, "rollback", "m")
+    assert (refused.returncode, "nothing" in refused.stderr or "no canary" in refused.stderr) == (1, True)
+    await worker.succeed(await worker.claim(version="2"))
+
+
+@pytest.mark.parametrize("args", [(), ("explode",), ("--help",)])
+def test_without_a_verb_it_names_all(args: tuple[str, ...]) -> None:
+    done = jitney_models("http://127.0.0.1:9", *args)
+    assert done.returncode == (0 if "--help" in args else 64)
+    assert "promote" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("url", "code"), [("http://127.0.0.1:9", 69), ("127.0.0.1", 1), ("ftp://x", 1)])
+def test_a_gateway_that_is_not_there_is_said_to_be(url: str, code: int) -> None:
+    done = jitney_models(url, "list")
+    assert (done.returncode, "Traceback" in done.stderr, url in done.stderr) == (code, False, True)
