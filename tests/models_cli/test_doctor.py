@@ -23,13 +23,13 @@ def doctor(*args: object) -> int:
     return cli.main(["models", "doctor", *map(str, args), "--provider", "cpu"])
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("case", MENDABLE)
+# A batch of three is not squeezed away.
+@pytest.mark.parametrize(
+    ("case", "batch"), [(case, n) for case in MENDABLE for n in (1, 3) if (case, n) != ("squeeze", 3)]
+)
 def test_a_baked_batch_is_mended_and_every_row_has_its_answer(
     case: str, batch: int, tmp_path: Path, capsys: Said
 ) -> None:
-    if case == "squeeze" and batch != 1:
-        pytest.skip("a batch of three is not squeezed away")
     path, out = MENDABLE[case](tmp_path / "made.onnx", batch), tmp_path / "2" / "model.onnx"
     assert doctor(path) == 1
     told = capsys.readouterr().out
@@ -51,8 +51,8 @@ def original(path: Path, rows: Values) -> Values:
     """What the file itself says to a whole batch of the size it is made for, by the reference implementation."""
     is_recurrent = onnx.load(path).graph.node[0].op_type == "LSTM"
     given = np.moveaxis(rows, 0, 1) if is_recurrent else rows
-    answer: Values = ReferenceEvaluator(str(path)).run(["y"], {"x": given})[0]
-    return answer.reshape(len(rows), -1)
+    (answer,) = ReferenceEvaluator(str(path)).run(["y"], {"x": given})
+    return np.asarray(answer).reshape(len(rows), -1)
 
 
 @pytest.mark.parametrize("batch", [1, "N"])
@@ -76,6 +76,7 @@ def test_squeezenet_as_it_comes_is_mended_and_passes_the_check(shared_data: Path
     assert "passes the check" in capsys.readouterr().out
 
 
+@pytest.mark.timeout(180)  # 25 million weights, run some fifty times
 def test_resnet_50_is_mended_and_passes_the_check(tmp_path: Path, capsys: Said) -> None:
     """With weights that differ: those that come with the package give every picture one answer."""
     source = with_random_weights(LIGHT / "light_resnet50.onnx", tmp_path / "resnet50.onnx")
@@ -89,7 +90,7 @@ def test_resnet_50_is_mended_and_passes_the_check(tmp_path: Path, capsys: Said) 
     assert "whatever is in it" not in told, "answers depend on what is asked"
 
 
-@pytest.mark.parametrize("name", ["bvlc_alexnet", "densenet121", "inception_v1", "resnet50", "shufflenet", "vgg19"])
+@pytest.mark.parametrize("name", ["densenet121", "inception_v1", "resnet50", "shufflenet"])
 def test_networks_of_the_package_are_understood(name: str, tmp_path: Path) -> None:
     found = diagnose(onnx.load(LIGHT / f"light_{name}.onnx"))
     assert found.mended is not None
