@@ -36,7 +36,7 @@ def diagnose(model: onnx.ModelProto) -> Diagnosis:
         return found
     axes = {port.name: _batch_axis(dims(port)) for port in inputs_of(model)}
     course, graph = _follow(model, axes)
-    if course.coupled and (other := _transposed(model, axes)):
+    if course.is_turned and (other := _transposed(model, axes)):
         course, graph, axes = other
     _ports(found, graph, axes)
     found.obstacles += graph.changes
@@ -133,29 +133,20 @@ def _open(found: Diagnosis, graph: Graph, axes: dict[str, int], course: Course) 
                 f"output {port.name!r} has its batch in dimension {rows.axis + 1}; it is to be first"
             )
             _turn_output(graph, port, rows.axis)
-        if dims(port):
-            set_dim(port, 0, BATCH)
     graph.finish()
 
 
 def _turn_input(graph: Graph, port: onnx.ValueInfoProto, axis: int) -> None:
     """Callers give rows first; what reads it goes on reading it as before."""
     inner, shape = graph.fresh(), dims(port)
-    for node in graph.nodes():
-        for at, name in enumerate(node.input):
-            if name == port.name:
-                node.input[at] = inner
+    graph.rename(port.name, inner)
     graph.put_first(helper.make_node("Transpose", [port.name], [inner], perm=_order_in(len(shape), axis)))
     _reorder(port, [axis, *(n for n in range(len(shape)) if n != axis)])
 
 
 def _turn_output(graph: Graph, port: onnx.ValueInfoProto, axis: int) -> None:
     inner = graph.fresh()
-    for node in graph.nodes():
-        for names in (node.input, node.output):
-            for at, name in enumerate(names):
-                if name == port.name:
-                    names[at] = inner
+    graph.rename(port.name, inner)
     order = [axis, *(n for n in range(len(graph.shape(port.name))) if n != axis)]
     graph.put_last(helper.make_node("Transpose", [inner], [port.name], perm=order))
     if dims(port):

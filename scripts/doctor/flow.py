@@ -6,7 +6,7 @@ from typing import Final
 import onnx
 
 from scripts.doctor.graph import Graph, named
-from scripts.doctor.rows import Baked, Counts, Coupled, Rows, State, Untold
+from scripts.doctor.rows import Baked, Counts, Coupled, Rows, State, Turned, Untold
 from scripts.doctor.rules import RULES
 from scripts.doctor.step import Step
 
@@ -22,8 +22,12 @@ _WITHIN: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 @dataclass
 class Course:
-    """What the way through a graph has shown; one line for each operator. `ends`: where each output has its rows."""
+    """What the way through a graph has shown; one line for each operator. `ends`: where each output has its rows.
 
+    `is_turned`: the operator that lost them would have kept them, were they in another dimension.
+    """
+
+    is_turned: bool = False
     coupled: list[str] = field(default_factory=list)
     baked: list[str] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)
@@ -41,6 +45,7 @@ def follow(graph: Graph, batch_axes: dict[str, int]) -> Course:
             made = _passed(Step(graph, node, taken))
         except Coupled as error:
             course.coupled.append(f"{named(node)}: {error}")
+            course.is_turned = isinstance(error, Turned)
             return course
         except Baked as error:
             course.baked.append(f"{named(node)}: {error}")

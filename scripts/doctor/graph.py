@@ -32,11 +32,13 @@ class Graph:
         self.opset = max((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), default=1)
         fixed = [dims(port)[batch_axes[port.name]] for port in self.inputs if dims(port)]
         self.batch = next((size for size in fixed if isinstance(size, int)), WITNESS)
-        self._shapes = self._infer(batch_axes)
         self.changes: list[str] = []
-        self._before: dict[int, list[onnx.NodeProto]] = {}
-        self._after: list[onnx.NodeProto] = []
+        self._axes = batch_axes
+        self._before: dict[str, list[onnx.NodeProto]] = {}  # what the node makes first → what comes before it
+        self._first: list[onnx.NodeProto] = []
+        self._last: list[onnx.NodeProto] = []
         self._made = 0
+        self._shapes = self._infer()
 
     def nodes(self) -> Iterator[onnx.NodeProto]:
         yield from self.graph.node
@@ -70,47 +72,59 @@ class Graph:
 
     def put_before(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
         """To be run just before `node`."""
-        self._before.setdefault(id(node), []).extend(new)
+        self._before.setdefault(_made_by(node), []).extend(new)
 
     def put_last(self, *new: onnx.NodeProto) -> None:
-        self._after.extend(new)
+        self._last.extend(new)
 
     def put_first(self, *new: onnx.NodeProto) -> None:
-        self._before.setdefault(0, []).extend(new)
+        self._first.extend(new)
 
     def fresh(self) -> str:
         """A name for a tensor in between."""
         self._made += 1
         return f"jitney_{self._made}"
 
-    def finish(self) -> None:
-        """Put what was added in its place, and forget what was inferred from the old batch size."""
-        ordered = [*self._before.get(0, [])]
-        for node in self.graph.node:
-            ordered += [*self._before.get(id(node), []), node]
-        ordered += self._after
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-        del self.graph.node[:]
-        self.graph.node.extend(copies)
-        del self.graph.value_info[:]
-        kept = [onnx.ValueInfoProto.FromString(port.SerializeToString()) for port in self.inputs]
-        del self.graph.input[:]
-        self.graph.input.extend(kept)
-        self.model.ir_version = max(self.model.ir_version, 4)  # from which on constants need not be inputs
+    def look_again(self) -> None:
+        """Shapes have become others by what was mended so far."""
+        self._shapes = self._infer()
 
-    def _infer(self, batch_axes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    def finish(self) -> None:
+        """Put what was added in its place, and declare what follows from an open batch."""
+        _replace(self.graph.node, self._ordered())
+        _replace(self.graph.input, self.inputs)
+        del self.graph.value_info[:]
+        self.model.ir_version = max(self.model.ir_version, 4)  # from which on constants need not be inputs
+        inferred = {port.name: port for port in _inferred(self.model).output}
+        for port in self.graph.output:
+            if dims(inferred[port.name]):
+                port.type.CopyFrom(inferred[port.name].type)
+            if dims(port):
+                set_dim(port, 0, BATCH)
+
+    def rename(self, old: str, new: str) -> None:
+        """In every operator, those put in between too."""
+        for node in self._ordered():
+            for names in (node.input, node.output):
+                for at, name in enumerate(names):
+                    if name == old:
+                        names[at] = new
+
+    def _ordered(self) -> list[onnx.NodeProto]:
+        between = (one for node in self.graph.node for one in (*self._before.get(_made_by(node), ()), node))
+        return [*self._first, *between, *self._last]
+
+    def _infer(self) -> dict[str, tuple[int, ...]]:
+        """Every shape that is known for certain, for a batch of `batch`."""
         copy = onnx.ModelProto()
         copy.CopyFrom(self.model)
+        _replace(copy.graph.node, self._ordered())
         del copy.graph.value_info[:]
+        copy.ir_version = max(copy.ir_version, 4)  # below, constants count only where they are inputs too
         for port in copy.graph.input:
-            if port.name in batch_axes and dims(port):
-                set_dim(port, batch_axes[port.name], self.batch)
-        for port in copy.graph.output:  # stale where the exporter guessed
-            port.type.tensor_type.ClearField("shape")
-        try:
-            inferred = shape_inference.infer_shapes(copy, data_prop=True).graph
-        except Exception:  # noqa: BLE001 (its errors share no base; then shapes are not known, and each rule says so)
-            inferred = copy.graph
+            if port.name in self._axes and dims(port):
+                set_dim(port, self._axes[port.name], self.batch)
+        inferred = _inferred(copy)
         ports = [*inferred.input, *inferred.value_info, *inferred.output]
         sizes = {port.name: dims(port) for port in ports if port.type.tensor_type.HasField("shape")}
         return {
@@ -118,6 +132,29 @@ class Graph:
             for name, found in sizes.items()
             if all(isinstance(one, int) for one in found)
         }
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    """With the shapes that follow from the inputs', whatever the exporter declared of the outputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for port in copy.graph.output:
+        port.type.tensor_type.ClearField("shape")
+    try:
+        return shape_inference.infer_shapes(copy, data_prop=True).graph
+    except Exception:  # noqa: BLE001 (its errors share no base; then shapes are not known, and each rule says so)
+        return copy.graph
+
+
+def _made_by(node: onnx.NodeProto) -> str:
+    return next((str(name) for name in node.output if name), "")
+
+
+def _replace(field: Any, values: Sequence[Any]) -> None:
+    """Copies, as clearing the field would take what is in it along."""
+    copies = [type(value).FromString(value.SerializeToString()) for value in values]
+    del field[:]
+    field.extend(copies)
 
 
 def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

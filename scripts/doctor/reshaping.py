@@ -66,6 +66,7 @@ def squeeze(step: Step) -> State:
             else:
                 step.node.input.append(step.graph.add_constant(np.array(axes, np.int64)))
             step.changed("it drops every dimension of 1: now the batch is kept")
+            step.graph.look_again()
     axes = [normal(axis, len(shape)) for axis in axes]
     if rows.axis in axes:
         message = "it drops the batch dimension"

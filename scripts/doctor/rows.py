@@ -21,6 +21,10 @@ class Coupled(Exception):
     """The operator lets one row's answer depend on another row. Says how."""
 
 
+class Turned(Coupled):
+    """The operator takes another dimension for the batch than the one it is in."""
+
+
 class Baked(Exception):
     """The batch size is written into the graph in a way that can not be undone for certain. Says how."""
 

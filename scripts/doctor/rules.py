@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from scripts.doctor import reshaping
-from scripts.doctor.rows import Baked, Counts, Coupled, Rows, State, Untold
+from scripts.doctor.rows import Baked, Counts, Coupled, Rows, State, Turned, Untold
 from scripts.doctor.step import Step, normal
 
 Rule = Callable[[Step], "State | list[State]"]
@@ -157,7 +157,7 @@ def recurrent(step: Step) -> State | list[State]:
     first = step.attr("layout", 0)
     if step.rows != Rows(0 if first else 1):
         message = "it takes the second dimension for the batch, and the first for time"
-        raise Coupled(message)
+        raise Turned(message)
     for at in (4, 5, 6):
         if at < len(step.states) and step.has(at) and not isinstance(step.states[at], Rows):
             step.freed(at, 0 if first or at == 4 else 1, 0)

@@ -9,10 +9,13 @@ from worker.models import buckets, consistency
 from worker.models.confines import check_folder
 from worker.models.consistency import Findings
 from worker.models.engine import Engine, RunFailed
+from worker.models.profile import Trial
 from worker.models.spec import ModelError
 from worker.models.tasks import load_task
 
-SIZES: Final = (2, 3, 4, 8, 16)  # where nobody says which: the ends, an odd one, and powers of two
+# Where nobody says which: the least, an odd one, and one that many kernels are made for, unless that takes long.
+SIZES: Final = (2, 3, 8)
+LONG_ROW_S: Final = 0.05
 
 
 class Checked(NamedTuple):
@@ -50,15 +53,28 @@ class Checked(NamedTuple):
 def check(place: Place, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> Checked:
     """Open a model as a worker does, with its whole folder, and try it; raises ModelError."""
     if place.folder is None:
-        return check_engine(place.title, Engine(place.onnx, provider), sizes or SIZES, tolerance=tolerance, seed=seed)
+        engine = Engine(place.onnx, provider)
+        return check_engine(place.title, engine, sizes or usual_sizes(engine), tolerance=tolerance, seed=seed)
     spec = place.folder.spec
     check_folder(place.folder.path, place.onnx)
     engine = Engine(place.onnx, spec.provider if provider == "auto" else provider, spec.threads)
     load_task(spec, place.folder.path, engine.inputs, engine.outputs)
     prepared = buckets.choose(engine.provider, spec.max_batch or max(SIZES), spec.buckets)
     return check_engine(
-        place.title, engine, sizes or prepared or SIZES, tolerance=tolerance, seed=seed, prepared=prepared
+        place.title, engine, sizes or prepared or usual_sizes(engine), tolerance=tolerance, seed=seed, prepared=prepared
     )
+
+
+def usual_sizes(engine: Engine) -> Sequence[int]:
+    """By how long one row takes; those of open shape are taken for short."""
+    if not engine.batchable or not all(port.is_fixed for port in engine.inputs):
+        return SIZES
+    trial = Trial(engine.inputs, engine.run)
+    try:
+        trial.warm_up(1)
+        return SIZES[:2] if trial.time(1).run_s > LONG_ROW_S else SIZES
+    except RunFailed:  # zeros are not to its taste
+        return SIZES
 
 
 def check_engine(

@@ -10,7 +10,7 @@ import onnx
 
 from batching.collation import fold
 from scripts.doctor.diagnosis import Diagnosis, diagnose
-from scripts.models.checking import SIZES, check_engine
+from scripts.models.checking import check_engine, usual_sizes
 from worker.models import consistency, samples
 from worker.models.confines import check_onnx
 from worker.models.engine import Engine, RunFailed
@@ -52,7 +52,8 @@ def _read(path: Path) -> onnx.ModelProto:
 
 def _as_it_is(path: Path, found: Diagnosis, provider: str) -> Answer:
     """Nothing in the graph is in the way, as far as that can be told: then trying it tells."""
-    checked = check_engine(str(path), Engine(path, provider), SIZES)
+    engine = Engine(path, provider)
+    checked = check_engine(str(path), engine, usual_sizes(engine))
     doubts = [f"  not certain from the graph alone: {doubt}" for doubt in found.doubts]
     if checked.reason:
         return Answer(good=False, lines=[f"{path}: can not be batched: {checked.reason}", *doubts])
@@ -69,7 +70,7 @@ def _mend(path: Path, found: Diagnosis, mended: onnx.ModelProto, out: Path, prov
             copy = Path(room) / out.name
             onnx.save(mended, copy)
             engine = Engine(copy, provider)
-            checked = check_engine(str(out), engine, SIZES)
+            checked = check_engine(str(out), engine, usual_sizes(engine))
             reason = checked.reason or _differs(path, engine, provider)
             if reason:
                 return Answer(

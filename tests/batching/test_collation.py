@@ -40,3 +40,22 @@ def test_groups_differ_by_shape_type_and_name() -> None:
     ]
     assert group_of(base) == group_of({"x": np.ones((2, 3), np.float32)})
     assert all(group_of(base) != group_of(other) for other in others)
+
+
+@pytest.mark.parametrize("seats", [3, 4, 8])
+def test_empty_seats_are_filled_and_cut_off_again(seats: int) -> None:
+    items = [{"x": np.full((2,), n, np.float32)} for n in range(3)]
+    batch = fold(items, seats)
+    assert batch["x"].tolist() == [[n, n] for n in (0, 1, *[2] * (seats - 2))]
+    assert [item["x"].tolist() for item in unfold(batch, 3, seats)] == [[n, n] for n in range(3)]
+
+
+def test_a_lone_item_is_seated_among_copies() -> None:
+    batch = fold([{"x": np.array([5])}], 4)
+    assert batch["x"].tolist() == [[5]] * 4
+    assert len(unfold(batch, 1, 4)) == 1
+
+
+def test_outputs_of_another_length_than_the_seats_reach_nobody() -> None:
+    with pytest.raises(CollationError, match="'y' has 3 rows for a batch of 4"):
+        unfold({"y": np.zeros((3, 2))}, 3, 4)

@@ -1,7 +1,7 @@
 """`make flat`: the memory of a model through batches of random sizes, by its resident size after warm-up.
 
-Each model runs in a process of its own, loaded as a worker loads it and run as a worker runs it: folded, padded where
-its runtime has buckets, unfolded. Exit code 1: some model grew by more than 5 %.
+Each model runs in a process of its own, loaded and run as a worker does: folded, padded where its runtime has buckets,
+unfolded. Exit code 1: some model grew by more than 5 %.
 """
 
 import argparse

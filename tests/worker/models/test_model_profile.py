@@ -103,3 +103,21 @@ def test_what_the_operator_set_is_not_measured(tmp_path: Path) -> None:
     assert cards["found"]["max_batch"] in {2**power for power in range(7)}
     assert cards["found"]["run_ms"]["1"] > 0
     assert load(folders[0]).run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2.0] * 4]
+
+
+def test_where_the_cpu_is_the_device_its_time_decides_and_not_what_delayed_it() -> None:
+    """On a busy machine the first runs of larger batches were held up, and cost no more for that."""
+
+    def seconds(rows: int) -> float:
+        return 0.001 * rows * (1 if rows == 1 else 3)
+
+    machine = Machine(seconds)
+    spent = [0.0]
+
+    def run(arrays: dict[str, Array]) -> None:
+        machine.run(arrays)
+        spent[0] += 0.0005 + 0.0005 * len(arrays["x"])
+
+    found = profile.measure(Trial(ROW, run, lambda: machine.now, lambda: spent[0]))
+    assert found.cap == 16  # in 48 ms; by the row it costs 0.531 ms, 8 cost 0.562, 64 cost 0.508
+    assert found.run_ms[4] == pytest.approx(12)

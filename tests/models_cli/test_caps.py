@@ -1,0 +1,60 @@
+"""Caps that nobody set: small where company costs, large where it is free, and never far from the best of a sweep."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support import models
+from worker.models.model import Model, load
+from worker.models.profile import Times, Trial
+from worker.models.repository import ModelFolder, scan
+
+CLOSE = 1.05
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Sweep(NamedTuple):
+    """CPU-µs by the row, by batch size."""
+
+    cost: dict[int, float]
+
+    def of(self, cap: int) -> float:
+        return self.cost[cap]
+
+
+def loaded(models_dir: Path) -> Model:
+    (found,) = scan(models_dir)
+    assert isinstance(found, ModelFolder)
+    return load(found)
+
+
+def sweep(model: Model, rounds: int) -> Sweep:
+    """The least of some rounds through all sizes: what makes a run dearer is other work."""
+    trial, best = Trial(model.inputs, model.run, spent=time.process_time), dict[int, Times]()
+    for size in SIZES:
+        trial.warm_up(size)
+    for _ in range(rounds):
+        for size in SIZES:
+            seen = trial.time(size)
+            best[size] = seen if size not in best or seen.cost_s < best[size].cost_s else best[size]
+    return Sweep({size: times.cost_s * 1e6 / size for size, times in best.items()})
+
+
+def test_a_tiny_network_gets_a_large_cap(tmp_path: Path) -> None:
+    models.perceptron(tmp_path, "tiny")
+    model = loaded(tmp_path)
+    assert model.max_batch >= 32
+    found = sweep(model, 50)
+    # A job costs some 150 µs in all; what its run costs of that is what the cap decides.
+    outside_us = 150
+    assert outside_us + found.of(model.max_batch) <= CLOSE * (outside_us + min(found.cost.values()))
+
+
+def test_a_real_network_on_a_cpu_gets_a_small_one(tmp_path: Path, shared_data: Path) -> None:
+    models.squeezenet(tmp_path, shared_data, "squeezenet1.1_fp32_dynbatch.derived.onnx")
+    model = loaded(tmp_path)
+    if model.card()["provider"] != "cpu":
+        pytest.skip("a GPU runs it")
+    assert model.max_batch <= 8
