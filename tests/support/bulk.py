@@ -34,7 +34,12 @@ class Done:
     """A run that has ended: its exit code, and what it said."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.out, self.said = process.communicate(timeout=50)
+        try:
+            self.out, self.said = process.communicate(timeout=50)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         self.code = process.returncode
 
     def __repr__(self) -> str:
