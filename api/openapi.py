@@ -98,10 +98,7 @@ _LETTER = {
     "tenant": _TEXT,
     "kind": _TEXT,
     "parameters": {"type": "object"},
-    "input_bytes": {"type": "integer"},
-    "kills": {"type": "integer"},
-    "losses": {"type": "integer"},
-    "retries": {"type": "integer"},
+    **dict.fromkeys(("input_bytes", "kills", "losses", "retries"), {"type": "integer"}),
     "replayed_as": {"type": ["string", "null"]},
 }
 LETTER = {**JOB, "properties": {**JOB["properties"], **_LETTER}}  # type: ignore[dict-item]
