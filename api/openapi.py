@@ -98,7 +98,7 @@ _LETTER = {
     "tenant": _TEXT,
     "kind": _TEXT,
     "parameters": {"type": "object"},
-    **dict.fromkeys(("input_bytes", "kills", "losses", "retries"), {"type": "integer"}),
+    **{name: {"type": "integer"} for name in ("input_bytes", "kills", "losses", "retries")},
     "replayed_as": {"type": ["string", "null"]},
 }
 LETTER = {**JOB, "properties": {**JOB["properties"], **_LETTER}}  # type: ignore[dict-item]
