@@ -11,7 +11,7 @@ from tests.bulk.conftest import Plant
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.gateways import PNG
-from tests.support.receiver import Behaviour, Got, Receiver, Writer, answer, hang, reset
+from tests.support.receiver import Behaviour, Got, Receiver, Writer, answer, drip, reset
 
 
 async def pictures(got: Got, writer: Writer) -> None:
@@ -22,7 +22,7 @@ async def pictures(got: Got, writer: Writer) -> None:
         "/gone.png": answer(404, body=b"no"),
         "/huge.png": answer(200, body=PNG + bytes(50_000)),
         "/text.png": answer(200, body=b"<html>"),
-        "/slow.png": hang,
+        "/slow.png": drip,
         "/broken.png": reset,
     }
     await how[got.path](got, writer)
