@@ -1,7 +1,13 @@
 """What the gateway and whoever takes bulks forward must agree on, from the environment."""
 
-from pydantic import Field
+import re
+from importlib.util import find_spec
+from typing import Final
+
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+STORE: Final = re.compile(r"s3://[^/]+(/.*)?")
 
 
 class BulkSettings(BaseSettings):
@@ -43,11 +49,25 @@ class BulkSettings(BaseSettings):
     bulk_fetches: int = Field(16, ge=1, le=256, description="such images that are fetched at a time")
     bulk_fetch_s: float = Field(10, gt=0, description="longest time to fetch one")
 
+    @field_validator("bulk_store", "bulk_images")
+    @classmethod
+    def _is_a_place(cls, value: str) -> str:
+        if "://" not in value:
+            return value
+        if not STORE.fullmatch(value):
+            message = "must be a folder, or s3://bucket/prefix"
+            raise ValueError(message)
+        if find_spec("obstore") is None:
+            message = "an object store needs the extra s3: pip install 'jitney[s3]'"
+            raise ValueError(message)
+        return value
+
     @property
     def kept_s(self) -> int:
         """Give how long records are kept in the queue: longer than what they stand for."""
         return self.bulk_ttl_s + 86_400
 
     def url_prefixes(self) -> tuple[str, ...]:
-        """List what URLs may begin with."""
-        return tuple(one.strip() for one in self.bulk_urls.split(",") if one.strip())
+        """List what URLs may begin with: a whole host at least, so that no longer name begins like it."""
+        given = (one.strip() for one in self.bulk_urls.split(",") if one.strip())
+        return tuple(one if one.count("/") > 2 else f"{one}/" for one in given)

@@ -32,6 +32,11 @@ class Plant:
         with self.server.client() as client:
             return len(list(client.scan_iter("jitney:*:job:*", count=1000)))
 
+    def open_jobs(self) -> int:
+        """Count those of them that have not ended."""
+        with self.server.client() as client:
+            return int(client.zcard("jitney:{s00}:deadlines"))
+
     async def run(self, count: int) -> int:
         """Run jobs that wait, at most so many; gives how many there were."""
         claimed = await self.worker.claim(count)

@@ -142,9 +142,27 @@ async def test_jobs_of_a_batch_are_bounded_and_no_others_see_them(plant: Plant) 
     assert [job["id"] for job in plant.gateway.http.get("/v1/jobs").json()["jobs"]] == [own]
     while (seen := plant.ai.batches.retrieve(batch.id)).status not in bulks.ENDED:
         await plant.run(32)
-        with plant.server.client() as client:
-            assert len(client.zrange("jitney:{s00}:deadlines", 0, -1)) <= 41
+        assert plant.open_jobs() <= 41
     bulks.check(plant.ai, seen, names(500))
+
+
+async def test_batches_share_what_may_be_in_flight(plant: Plant) -> None:
+    """Nobody's batch waits for another's end."""
+    batches = [bulks.begin(plant.ai, [line(name) for name in names(100)]) for _ in range(3)]
+    for batch in batches:
+        bulks.until(plant.ai, batch, lambda one: one.status == "in_progress", "it runs")
+    left, most = list(batches), 0
+    while left:
+        most = max(most, plant.open_jobs())
+        await plant.run(4)
+        left = [one for one in left if plant.ai.batches.retrieve(one.id).status not in bulks.ENDED]
+        if len(left) == 3:
+            counts = [plant.ai.batches.retrieve(one.id).request_counts for one in batches]
+            done = [one.completed for one in counts if one]
+    assert most <= 80  # the first had all of it before the others came
+    assert min(done) > 0
+    for batch in batches:
+        bulks.check(plant.ai, plant.ai.batches.retrieve(batch.id), names(100))
 
 
 def test_what_is_told_of_a_line_is_the_job(service: Any) -> None:

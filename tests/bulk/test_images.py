@@ -11,7 +11,7 @@ from tests.bulk.conftest import Plant
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.gateways import PNG
-from tests.support.receiver import Behaviour, Got, Receiver, Writer, answer, hang, reset
+from tests.support.receiver import Behaviour, Got, Receiver, Writer, answer, drip, reset
 
 
 async def pictures(got: Got, writer: Writer) -> None:
@@ -22,7 +22,7 @@ async def pictures(got: Got, writer: Writer) -> None:
         "/gone.png": answer(404, body=b"no"),
         "/huge.png": answer(200, body=PNG + bytes(50_000)),
         "/text.png": answer(200, body=b"<html>"),
-        "/slow.png": hang,
+        "/slow.png": drip,
         "/broken.png": reset,
     }
     await how[got.path](got, writer)
@@ -40,7 +40,7 @@ def settings(server: Receiver, tmp_path: Path) -> Mapping[str, str]:
     (tmp_path / "images" / "cats" / "1.png").write_bytes(PNG + b"one")
     (tmp_path / "secret.png").write_bytes(PNG)
     return {
-        "BULK_URLS": f"{server.url}/, http://localhost:1/",
+        "BULK_URLS": f"{server.url}, http://localhost:1/, http://127.0.0.1:9/cats",
         "BULK_IMAGES": str(tmp_path / "images"),
         "BULK_LINE_BYTES": "20000",
         "BULK_FETCH_S": "0.5",
@@ -63,7 +63,8 @@ async def test_images_are_fetched_and_each_fails_alone(plant: Plant, server: Rec
         "text": {"image_url": f"{url}/text.png"},
         "slow": {"image_url": f"{url}/slow.png"},
         "broken": {"image_url": f"{url}/broken.png"},
-        "elsewhere": {"image_url": "http://127.0.0.1:9/cat.png"},
+        "elsewhere": {"image_url": "http://127.0.0.1:9/dog.png"},
+        "a longer name": {"image_url": f"{url}.example/cat.png"},
         "no server": {"image_url": "http://localhost:1/cat.png"},
         "no key": {"image_key": "cats/2.png"},
         "outside": {"image_key": "../secret.png"},

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Folder, Pictures, Storage, one, open_storage
 from jobs.errors import NotNow, Refused
 from tests.bulk.conftest import Plant
@@ -150,3 +152,9 @@ async def test_a_full_disk_refuses_an_upload(plant: Plant) -> None:
     assert answer.headers["retry-after"] == "5"
     assert [path for path in plant.folder.rglob("*") if path.is_file()] == []
     resource.prlimit(process, resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("place", ["ftp://host/x", "s3://", "http://bucket"])
+def test_a_place_that_is_none_is_said_at_the_start(place: str) -> None:
+    with pytest.raises(ValidationError, match="must be a folder, or s3://bucket/prefix"):
+        BulkSettings(bulk_store=place)

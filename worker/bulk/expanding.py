@@ -22,6 +22,8 @@ from worker.bulk.validating import Plan, duplicate
 
 TURN: Final = 50  # lines that are read in a row; then others have their turn
 MOST_BYTES: Final = 4 << 20  # of inputs in one chunk
+NAMED_BYTES: Final = 256 << 10  # an image that is to be fetched counts as so many: all of a chunk are held at a time
+NAMED: Final = tuple(f'"{field}"'.encode() for field in FIELDS)
 STATES: Final = {"cancelled": "canceled", "expired": "expired"}
 
 
@@ -52,7 +54,8 @@ class Reader:
                 continue
             line = self._ahead.pop()
             taken.append(line)
-            size += len(line.data or b"")
+            data = line.data or b""
+            size += len(data) + (NAMED_BYTES if any(name in data for name in NAMED) else 0)
             self.place = (line.number, line.end)
         return taken
 

@@ -34,6 +34,7 @@ log = logging.getLogger("jitney.deliver")
 
 STALLED_S: Final = 2.0  # until a bulk is looked at again that can not go on
 PAUSE_S: Final = 0.2
+TOGETHER: Final = 100  # jobs in one write: interactive ones wait as long as it takes
 EMPTY: Final = {"code": "empty_file", "message": "the file has no line", "param": "input_file_id", "line": None}
 
 
@@ -201,11 +202,11 @@ class Stepper:
         ended = await steps.marks(self._store, bulk, lines[0].number, lines[-1].number)
         left_ms = bulk.expires_ms - stand.now_ms
         chunk = await self._maker.make(bulk, course.plan, lines, ended, left_ms)
-        verdicts = await self._store.submit(chunk.jobs) if chunk.jobs else []
-        full = refused(verdicts)
-        if full is not None:  # some may have been taken: they are found again
-            await course.leave()
-            raise full
+        for first in range(0, len(chunk.jobs), TOGETHER):
+            full = refused(await self._store.submit(chunk.jobs[first : first + TOGETHER]))
+            if full is not None:  # some may have been taken: they are found again
+                await course.leave()
+                raise full
         size = 0 if bulk.walks_out else chunk.size
         await steps.expand(
             self._store,
