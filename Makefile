@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries flat bench-guard clean
+.PHONY: help run test unit check soak recovery goodput deliveries flat caps bench-guard clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -59,6 +59,9 @@ deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all part
 BATCHES ?= 10000
 flat: .venv/installed-dev ## The memory of models through 10,000 batches of random sizes (10 minutes): make flat BATCHES=10000
 	$(BIN)/python -m tests.bench.flat --batches $(BATCHES)
+
+caps: .venv/installed-dev ## The batch caps that workers find by themselves, beside the best of a sweep (4 minutes)
+	$(BIN)/python -m tests.bench.caps
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard
