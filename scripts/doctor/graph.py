@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,11 +210,6 @@ def set_dim(port: onnx.ValueInfoProto, axis: int, size: int | str) -> None:
 def named(node: onnx.NodeProto) -> str:
     """How an operator is told of: its type, and its own name or what it makes."""
     return f"{node.op_type} {node.name or next(iter(node.output), '?')!r}"
-
-
-def read(path: Path) -> onnx.ModelProto:
-    """With its external weights; raises what the package raises."""
-    return onnx.load(path)
 
 
 def _constant(node: onnx.NodeProto) -> Values | None:
