@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries rollouts bulk-soak bulk-bench bulk-long flat bench-guard fairness schemathesis fuzz clean
+.PHONY: help run test unit check soak recovery goodput deliveries rollouts bulk-soak bulk-bench bulk-long flat caps bench-guard fairness schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -66,6 +66,9 @@ bulk-soak: .venv/installed-dev ## A batch of 200,000 digits while every part is 
 
 rollouts: .venv/installed-dev ## A model upgraded, canaried, promoted, rolled back under load: make rollouts MINUTES=5
 	$(BIN)/python -m tests.rollout.long --minutes $(MINUTES)
+
+caps: .venv/installed-dev ## The batch caps that workers find by themselves, beside the best of a sweep (4 minutes)
+	$(BIN)/python -m tests.bench.caps
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard

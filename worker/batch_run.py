@@ -63,12 +63,19 @@ class BatchRun:
         self._box.hold([rider.job.claim for rider in riders])
         started = time.monotonic()
         try:
-            seats = self._model.seats(len(riders))
+            seats = self._seats(riders)
             rows = self._model.run(fold([rider.arrays for rider in riders], seats), self.stop)
             outputs = unfold(rows, len(riders), seats)
         except Exception as error:  # noqa: BLE001 (a runtime's errors derive from Exception only)
             return self._judge(riders, error)
         return self._present(riders, outputs, started)
+
+    def _seats(self, riders: Sequence[Rider]) -> int:
+        """How many rows they run with: padded to a bucket, but not beyond what memory has had room for."""
+        seats = self._model.seats(len(riders))
+        if seats > len(riders) and seats > self._ceilings.of(self._group, time.monotonic()):
+            return len(riders)
+        return seats
 
     def _judge(self, riders: Sequence[Rider], error: Exception) -> list[Ended] | Fault:
         fault = error.fault if isinstance(error, RunFailed) else fault_of(error)
@@ -77,6 +84,8 @@ class BatchRun:
         now = time.monotonic()
         if fault == "stopped":
             return [outcomes.overdue(one) if one.expires_at <= now else outcomes.unrun(one) for one in riders]
+        if fault == "memory" and self._seats(riders) > len(riders):  # there may be room for them without empty seats
+            self._ceilings.too_many(self._group, 2 * len(riders), now)
         if len(riders) == 1:
             return [outcomes.of_error(self._model, riders[0], error, "run")]
         if fault == "memory":

@@ -1,7 +1,7 @@
 """An ONNX graph that is read by name and mended in place: shapes, constants, attributes, nodes put in between."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from scripts.doctor.rows import Untold
 
 WITNESS = 97  # stands for a batch size that is open: no real dimension is likely to be it
 BATCH = "batch"
+SMALL = 4096  # a constant of so few numbers may be somebody's shape
 
 Values = NDArray[Any]
 
@@ -116,11 +117,8 @@ class Graph:
 
     def _infer(self) -> dict[str, tuple[int, ...]]:
         """Every shape that is known for certain, for a batch of `batch`."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self.model)
+        copy = _light(self.model)
         _replace(copy.graph.node, self._ordered())
-        del copy.graph.value_info[:]
-        copy.ir_version = max(copy.ir_version, 4)  # below, constants count only where they are inputs too
         for port in copy.graph.input:
             if port.name in self._axes and dims(port):
                 set_dim(port, self._axes[port.name], self.batch)
@@ -136,14 +134,30 @@ class Graph:
 
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
     """With the shapes that follow from the inputs', whatever the exporter declared of the outputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = _light(model)
     for port in copy.graph.output:
         port.type.tensor_type.ClearField("shape")
     try:
         return shape_inference.infer_shapes(copy, data_prop=True).graph
     except Exception:  # noqa: BLE001 (its errors share no base; then shapes are not known, and each rule says so)
         return copy.graph
+
+
+def _light(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the weights, for shapes: large constants become inputs, whose values no shape follows from."""
+    copy = onnx.ModelProto(ir_version=max(model.ir_version, 4))  # below, constants count only where they are inputs too
+    copy.opset_import.extend(model.opset_import)
+    copy.functions.extend(model.functions)
+    copy.graph.name = model.graph.name
+    copy.graph.node.extend(model.graph.node)
+    copy.graph.input.extend(inputs_of(model))
+    copy.graph.output.extend(model.graph.output)
+    for one in model.graph.initializer:
+        if prod(one.dims) <= SMALL:
+            copy.graph.initializer.append(one)
+        else:
+            copy.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, one.dims))
+    return copy
 
 
 def _made_by(node: onnx.NodeProto) -> str:
@@ -196,11 +210,6 @@ def set_dim(port: onnx.ValueInfoProto, axis: int, size: int | str) -> None:
 def named(node: onnx.NodeProto) -> str:
     """How an operator is told of: its type, and its own name or what it makes."""
     return f"{node.op_type} {node.name or next(iter(node.output), '?')!r}"
-
-
-def read(path: Path) -> onnx.ModelProto:
-    """With its external weights; raises what the package raises."""
-    return onnx.load(path)
 
 
 def _constant(node: onnx.NodeProto) -> Values | None:

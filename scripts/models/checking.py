@@ -16,6 +16,7 @@ from worker.models.tasks import load_task
 # Where nobody says which: the least, an odd one, and one that many kernels are made for, unless that takes long.
 SIZES: Final = (2, 3, 8)
 LONG_ROW_S: Final = 0.05
+MOST_LINES: Final = 3
 
 
 class Checked(NamedTuple):
@@ -33,12 +34,11 @@ class Checked(NamedTuple):
         if self.found is None:
             return [head]
         sizes = ", ".join(map(str, self.sizes))
-        drift = f"{self.found.drift:.2g} {self.found.where}" if self.found.drift else "none: equal to the last bit"
+        drift = f"{self.found.drift:.3g} {self.found.where}" if self.found.drift else "none: equal to the last bit"
         details = [
             f"{self.found.runs} runs of made-up rows in batches of {sizes} on {self.device}",
             f"largest drift: {drift}; allowed: {self.found.tolerance:g} of an answer's largest number",
-            *(f"leak: {leak}" for leak in self.found.leaks),
-            *(f"broken: {broken}" for broken in self.found.broken),
+            *_first([*self.found.leaks, *self.found.broken]),
         ]
         return [head, *(f"  {line}" for line in [*details, *filter(None, [self.found.note])])]
 
@@ -48,6 +48,14 @@ class Checked(NamedTuple):
             "sizes": list(self.sizes),
             "found": found,
         }
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    """A few say enough; JSON has all."""
+    return [
+        *lines[:MOST_LINES],
+        *([f"and {len(lines) - MOST_LINES} more like these"] if len(lines) > MOST_LINES else []),
+    ]
 
 
 def check(place: Place, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> Checked:

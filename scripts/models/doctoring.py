@@ -14,8 +14,10 @@ from scripts.models.checking import check_engine, usual_sizes
 from worker.models import consistency, samples
 from worker.models.confines import check_onnx
 from worker.models.engine import Engine, RunFailed
+from worker.models.memory import shown
 from worker.models.spec import ModelError
 
+LARGEST_BYTES: Final = 2**31 - 1
 _ALIKE: Final = 4  # lines about operators of one kind before the rest are counted
 
 
@@ -64,6 +66,9 @@ def _mend(path: Path, found: Diagnosis, mended: onnx.ModelProto, out: Path, prov
     """Write beside its place, try it there, and only then let it appear: nothing half-written is ever seen."""
     if out.exists() or out.is_symlink():
         raise ModelError(out, "--fix", "is there already; allowed: a new file, such as one in a new version's folder")
+    if mended.ByteSize() > LARGEST_BYTES:
+        reason = f"would have {shown(mended.ByteSize())} with its weights; allowed in one file: {shown(LARGEST_BYTES)}"
+        raise ModelError(out, "--fix", reason)
     folder = next(one for one in out.absolute().parents if one.is_dir())
     try:
         with tempfile.TemporaryDirectory(prefix=".jitney-", dir=folder) as room:
@@ -78,8 +83,8 @@ def _mend(path: Path, found: Diagnosis, mended: onnx.ModelProto, out: Path, prov
                 )
             out.parent.mkdir(parents=True, exist_ok=True)
             copy.replace(out)
-    except (OSError, ValueError) as error:  # ValueError: more than the 2 GB that one file may have
-        raise ModelError(out, "--fix", f"can not be written: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise ModelError(out, "--fix", f"can not be written: {error.strerror}") from error
     return Answer(
         good=True, lines=[f"{out}: written, can be batched", *_listed(found, "mended: "), *checked.lines()[1:]]
     )

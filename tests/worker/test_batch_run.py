@@ -30,11 +30,11 @@ class Faulty:
     name = "faulty"
     spec = SimpleNamespace(retry=RetrySpec(attempts=3, backoff_ms=1000))
 
-    def __init__(self, room: int = 1000) -> None:
-        self.room, self.runs = room, 0
+    def __init__(self, room: int = 1000, bucket: int = 1) -> None:
+        self.room, self.bucket, self.runs = room, bucket, 0
 
     def seats(self, riders: int) -> int:
-        return riders
+        return max(riders, self.bucket)
 
     def run(self, arrays: Mapping[str, Array], _stop: object) -> dict[str, Array]:
         self.runs += 1
@@ -116,3 +116,21 @@ def test_a_stopped_run_expires_who_is_overdue_and_gives_back_who_is_not() -> Non
     (overdue,) = run(Faulty(), riders(-3, expires_at=0.0))
     (other,) = run(Faulty(), riders(-3))
     assert (overdue.outcome.state, other.outcome.state) == (State.EXPIRED, State.QUEUED)
+
+
+def test_padding_that_memory_has_no_room_for_is_left_out_from_then_on() -> None:
+    model, ceilings = Faulty(room=4, bucket=8), Ceilings(32)
+    states = [outcome.state for _, outcome in run(model, riders(1, 2, 3), ceilings)]
+    assert states == [State.SUCCEEDED] * 3
+    assert ceilings.of("group", 0) < 8
+    model.runs = 0
+    assert [outcome.state for _, outcome in run(model, riders(1), ceilings)] == [State.SUCCEEDED]
+    assert model.runs == 1, "alone and without empty seats at once"
+
+
+def test_a_lone_rider_whose_empty_seats_were_too_many_is_tried_again_without_them() -> None:
+    model, ceilings = Faulty(room=1, bucket=8), Ceilings(32)
+    (first,) = run(model, riders(1), ceilings)
+    assert first.outcome.state == State.QUEUED
+    (second,) = run(model, riders(1, retries=1), ceilings)
+    assert second.outcome.state == State.SUCCEEDED

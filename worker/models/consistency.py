@@ -49,7 +49,8 @@ class Findings:
             return ""
         if self.leaks or self.broken:
             return (self.leaks or self.broken)[0]
-        return f"answers differ by {self.drift:.2g} of their size {self.where}; allowed: {self.tolerance:g}"
+        words = f"a rider's answer differs by {self.drift:.3g} times its largest number {self.where}"
+        return f"{words}; allowed: {self.tolerance:g}"
 
 
 class Check:
@@ -131,13 +132,18 @@ class Check:
             distance = apart(usual[place], answer)
             if distance > self.found.tolerance * LEAK_SHARE:
                 output = _worst(usual[place], answer)
-                words = f"a rider's answer (output {output!r}) changes by {distance:.2g} of its size"
-                self.found.leaks.append(f"{words} with {what} beside it in a batch of {size}: rows are mixed")
+                changes = (
+                    f"changes by {distance:.3g} times its largest number"
+                    if np.isfinite(distance)
+                    else "is no number any more"
+                )
+                words = f"beside {what} in a batch of {size} a rider's answer (output {output!r}) {changes}"
+                self.found.leaks.append(f"rows are mixed: {words}")
 
     def _noise(self, row: Row) -> list[tuple[str, Row]]:
-        noise = [(f"numbers {samples.LOUD} times as large", samples.loud(row))]
+        noise = [(f"neighbours {samples.LOUD} times as large", samples.loud(row))]
         if (broken := samples.broken(row)) is not None:
-            noise.append(("numbers that are none (NaN)", broken))
+            noise.append(("neighbours of NaN", broken))
         return noise
 
 
