@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -44,7 +45,7 @@ class Depot:
         if self._is_open:
             station.start(self._loops)
         if old is not None:
-            await self._take_down([old])
+            await self._take_down([old], math.inf)
 
     async def remove(self, name: str) -> Station:
         """Run a model version no more; gives what is left of it."""
@@ -52,14 +53,14 @@ class Depot:
         self._going.append(station)
         await self._stop_claiming([station])
         del self.stations[name]
-        await self._take_down([station])
+        await self._take_down([station], math.inf)
         return station
 
     async def close(self) -> None:
         """Take everything down, at the same time."""
         stations = [*dict.fromkeys((*self.stations.values(), *self._going))] if self._is_open else []
         await self._stop_claiming(stations)
-        await self._take_down(stations)
+        await self._take_down(stations, self._shared.settings.drain_s)
 
     async def _stop_claiming(self, stations: Sequence[Station]) -> None:
         """Let nobody in any more: neither by a claim nor handed over."""
@@ -79,9 +80,8 @@ class Depot:
         except StoreUnavailable as error:
             log.warning("jobs may still be handed over, and go back when their leases end: %s", error)
 
-    async def _take_down(self, stations: Sequence[Station]) -> None:
+    async def _take_down(self, stations: Sequence[Station], drain_s: float) -> None:
         """Let whoever is aboard arrive; after `drain_s` the rest goes back to the queue."""
-        drain_s = self._shared.settings.drain_s
         deadline = asyncio.get_running_loop().time() + drain_s
         while any(not station.board.is_empty for station in stations):
             if asyncio.get_running_loop().time() > deadline:

@@ -29,6 +29,16 @@ class Deadly(TensorTask):
         ctypes.string_at(0)
 '''
 
+ENDLESS = '''
+"""A task that takes its time to load."""
+import threading
+from worker.models.tasks.tensor import TensorTask
+
+class Endless(TensorTask):
+    def __init__(self, *given):
+        threading.Event().wait(60)
+'''
+
 
 def test_a_new_version_takes_the_jobs_once_it_is_warm(service: Service, times: Models, shelf: Path) -> None:
     assert times.run() == ("1", 1)
@@ -121,6 +131,14 @@ def test_a_version_that_kills_its_worker_is_left_alone(service: Service, times: 
     assert times.run() == ("1", 1)
     (folder / "model.toml").write_text('task = "tensor"')
     deadly.until(1, "ready", share=100)
+
+
+def test_a_worker_stops_in_the_middle_of_a_load(service: Service, shelf: Path) -> None:
+    folder = models.doubling(shelf, "endless", 'task = "endless.py:Endless"')
+    (folder / "endless.py").write_text(ENDLESS)
+    Models(service, "endless").until(1, "loading")
+    assert service.stop() == 0
+    assert "worker did not stop" not in service.log()
 
 
 def test_an_empty_folder_is_taken_for_one_that_is_not_mounted(service: Service, times: Models, shelf: Path) -> None:

@@ -1,0 +1,70 @@
+"""What a worker sees in its folder: which versions there are, and whether one has changed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import models
+from worker.models.spec import ModelError
+from worker.shelf import check, look
+
+
+def marks(folder: Path) -> dict[str, str]:
+    return dict(look(folder, []).models["times"].marks)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for version in (1, 2, 10):
+        models.times(tmp_path, version)
+    return tmp_path
+
+
+def test_versions_are_in_order_and_the_highest_is_best(folder: Path) -> None:
+    found = look(folder, []).models["times"]
+    assert [*found.marks] == ["1", "2", "10"]
+    assert (found.best([]), found.best(["10"]), found.best(["1", "2", "10"])) == (["10", "2", "1"], ["2", "1"], ["10"])
+    assert found.folder("2").onnx == folder / "times" / "2" / "model.onnx"
+
+
+def test_what_model_toml_pins_is_best_unless_it_was_taken_back(folder: Path) -> None:
+    (folder / "times" / "model.toml").write_text('task = "tensor"\nversion = "2"')
+    found = look(folder, []).models["times"]
+    assert (found.best([]), found.best(["2"])) == (["2"], ["10", "1"])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "changed"),
+    [
+        ("model.toml", '# a comment\ntask = "tensor"', set()),
+        ("model.toml", 'task = "tensor"\nversion = "1"', set()),
+        ("model.toml", 'task = "tensor"\nmax_batch = 3', {"1", "2", "10"}),
+        ("labels.txt", "one\ntwo", {"1", "2", "10"}),
+        ("2/model.onnx", "xx", {"2"}),
+        ("2/model.onnx.data", "xx", {"2"}),
+        ("2/.nfs0001", "xx", set()),
+        (".hidden", "xx", set()),
+    ],
+)
+def test_a_version_has_changed_when_what_it_is_made_of_has(
+    folder: Path, file: str, text: str, changed: set[str]
+) -> None:
+    before = marks(folder)
+    (folder / "times" / file).write_text(text)
+    after = marks(folder)
+    assert {version for version in before if before[version] != after[version]} == changed
+
+
+def test_broken_and_absent_models_are_told_apart(folder: Path) -> None:
+    (folder / "broken").mkdir()
+    (folder / "broken" / "model.toml").write_text("task = 3")
+    found = look(folder, ["broken", "absent", "times"])
+    assert (set(found.models), set(found.broken)) == ({"times"}, {"broken", "absent"})
+    assert found.absent == frozenset({"absent"})
+
+
+def test_a_folder_with_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no models in"):
+        check(tmp_path, [])
+    with pytest.raises(ModelError, match="can not be read"):
+        check(tmp_path / "nowhere", [])
