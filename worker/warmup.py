@@ -21,7 +21,7 @@ def warm_up(model: Model) -> list[int]:
     if not all(port.is_fixed for port in model.inputs):
         return []
     ran = []
-    for size in sizes(model.max_batch):
+    for size in model.buckets or sizes(model.max_batch):
         try:
             model.run({port.name: np.zeros((size, *port.shape), DTYPES[port.datatype]) for port in model.inputs})
         except RunFailed as error:

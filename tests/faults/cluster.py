@@ -19,7 +19,6 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
 COUNTS = "jitney:{s00}:counts"
-LOAD = "jitney:{s00}:load"
 # What one worker can hold of files beyond what it had before: connections that come and go with the load.
 SPARE_FILES = 6
 SPARE_MIB = 150
@@ -144,9 +143,8 @@ class Cluster:
     def counts(self) -> dict[str, int]:
         """How many jobs were submitted and finished since the queue began."""
         with self.queue() as client:
-            found: dict[bytes, bytes] = client.hgetall(COUNTS)
-            load: dict[bytes, bytes] = client.hgetall(LOAD)
-        return counts.fold(found, load)
+            found: list[dict[bytes, bytes]] = [client.hgetall(key) for key in (COUNTS, keys.load(0))]
+        return counts.fold(*found)
 
     def forget_jobs(self) -> None:
         """Drop the final jobs of earlier tests, so that looking at all jobs stays cheap. The counts stay."""

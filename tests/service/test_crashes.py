@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from jobs import counts, keys
 from tests.support import invariants, models
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -42,8 +43,8 @@ def assert_all_done_once(service: Service, ids: list[str]) -> None:
     assert {job["status"] for job in jobs} == {"succeeded"}, service.log()
     assert [job["output"]["tensors"]["y"]["data"] for job in jobs] == [DOUBLED] * len(ids)
     with queue(service) as client:
-        finished = client.hget("jitney:{s00}:counts", "finished:slow:succeeded")
-        assert finished == client.hget("jitney:{s00}:load", "slow:submitted") == str(len(ids)).encode()
+        found = counts.fold(client.hgetall(keys.counts(0)), client.hgetall(keys.load(0)))
+        assert found["finished:slow:succeeded"] == found["submitted:slow"] == len(ids)
         invariants.check(client)
 
 
