@@ -19,6 +19,7 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
 COUNTS = "jitney:{s00}:counts"
+LOAD = "jitney:{s00}:load"
 # What one worker can hold of files beyond what it had before: connections that come and go with the load.
 SPARE_FILES = 6
 SPARE_MIB = 150
@@ -144,7 +145,9 @@ class Cluster:
         """How many jobs were submitted and finished since the queue began."""
         with self.queue() as client:
             found: dict[bytes, bytes] = client.hgetall(COUNTS)
-        return {name.decode(): int(value) for name, value in found.items()}
+            sums: dict[bytes, bytes] = client.hgetall(LOAD)
+        submitted = {b"submitted:" + name[:-10]: n for name, n in sums.items() if name.endswith(b":submitted")}
+        return {name.decode(): int(value) for name, value in {**found, **submitted}.items()}
 
     def forget_jobs(self) -> None:
         """Drop the final jobs of earlier tests, so that looking at all jobs stays cheap. The counts stay."""
