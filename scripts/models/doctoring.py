@@ -98,7 +98,7 @@ def _differs(path: Path, mended: Engine, provider: str) -> str:
         return ""
     if old.inputs != mended.inputs:  # the batch was elsewhere
         return ""
-    tolerance = consistency.tolerance_of([*old.inputs, *old.outputs])
+    tolerance = consistency.tolerance_of([*old.inputs, *old.outputs], old.provider)
     try:
         for row in samples.make(old.inputs, 3, consistency.SEED, lambda one: old.run(fold([one]))).rows:
             apart = consistency.apart(old.run(fold([row])), mended.run(fold([row])))
