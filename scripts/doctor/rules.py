@@ -25,6 +25,10 @@ AveragePool BatchNormalization Conv ConvInteger ConvTranspose DepthToSpace Globa
 GridSample GroupNormalization InstanceNormalization LRN LpPool MaxPool QLinearConv Resize SpaceToDepth Upsample
 FusedConv QLinearAveragePool QLinearGlobalAveragePool Attention MultiHeadAttention EmbedLayerNormalization
 """.split()  # noqa: SIM905 - a table of names is read as words
+# Of these, those whose other inputs are weights: the same for every row.
+_WEIGHTED: Final = frozenset(
+    {"BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "FusedConv", "InstanceNormalization", "QLinearConv"}
+)
 _ALONG_AXIS: Final[Mapping[str, int]] = {  # → the axis where none is written
     "ArgMax": 0, "ArgMin": 0, "Hardmax": -1, "LogSoftmax": -1, "LpNormalization": -1, "Softmax": -1, "TopK": -1,
     "LayerNormalization": -1, "RMSNormalization": -1, "SimplifiedLayerNormalization": -1, "SkipLayerNormalization": -1,
@@ -76,6 +80,8 @@ def image(step: Step) -> State | list[State]:
     if step.attr("training_mode", 0) or (step.node.op_type == "BatchNormalization" and len(step.node.output) > 1):
         message = "it is in training mode and normalises over the batch"
         raise Coupled(message)
+    if step.node.op_type in _WEIGHTED:
+        step.only_first()
     if step.node.op_type == "MaxPool" and len(step.node.output) > 1:
         return [rows, Counts()]  # indices into the whole batch
     return rows

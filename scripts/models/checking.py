@@ -98,7 +98,7 @@ def check_engine(
     if not engine.batchable:
         reason = f"it can not be batched: {engine.batch_note}; `jitney models doctor` tells whether that can be mended"
         return Checked(title, engine.device, sizes, reason, None)
-    allowed = tolerance or consistency.tolerance_of([*engine.inputs, *engine.outputs])
+    allowed = tolerance or consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
     trial = consistency.Check(engine.inputs, engine.run, lambda rows: buckets.seats(prepared, rows), allowed)
     try:
         found = trial.full(sizes, seed)

@@ -10,7 +10,7 @@ import onnx
 
 from batching.collation import fold
 from scripts.doctor.diagnosis import Diagnosis, diagnose
-from scripts.models.checking import check_engine, usual_sizes
+from scripts.models.checking import Checked, check_engine, usual_sizes
 from worker.models import consistency, samples
 from worker.models.confines import check_onnx
 from worker.models.engine import Engine, RunFailed
@@ -74,13 +74,10 @@ def _mend(path: Path, found: Diagnosis, mended: onnx.ModelProto, out: Path, prov
         with tempfile.TemporaryDirectory(prefix=".jitney-", dir=folder) as room:
             copy = Path(room) / out.name
             onnx.save(mended, copy)
-            engine = Engine(copy, provider)
-            checked = check_engine(str(out), engine, usual_sizes(engine))
-            reason = checked.reason or _differs(path, engine, provider)
-            if reason:
-                return Answer(
-                    good=False, lines=[f"{path}: a copy was made and is thrown away: {reason}", *_listed(found)]
-                )
+            checked, reason = _proven(path, copy, str(out), provider)
+            if checked is None or reason:
+                verdict = f"{path}: a copy was made and is thrown away: {reason}"
+                return Answer(good=False, lines=[verdict, *_listed(found)])
             out.parent.mkdir(parents=True, exist_ok=True)
             copy.replace(out)
     except OSError as error:
@@ -88,6 +85,16 @@ def _mend(path: Path, found: Diagnosis, mended: onnx.ModelProto, out: Path, prov
     return Answer(
         good=True, lines=[f"{out}: written, can be batched", *_listed(found, "mended: "), *checked.lines()[1:]]
     )
+
+
+def _proven(path: Path, copy: Path, title: str, provider: str) -> tuple[Checked | None, str]:
+    """What trying the copy came to, and why it will not do, empty where it does."""
+    try:
+        engine = Engine(copy, provider)
+        checked = check_engine(title, engine, usual_sizes(engine))
+    except ModelError as error:
+        return None, error.reason
+    return checked, checked.reason or _differs(path, engine, provider)
 
 
 def _differs(path: Path, mended: Engine, provider: str) -> str:
@@ -98,7 +105,7 @@ def _differs(path: Path, mended: Engine, provider: str) -> str:
         return ""
     if old.inputs != mended.inputs:  # the batch was elsewhere
         return ""
-    tolerance = consistency.tolerance_of([*old.inputs, *old.outputs])
+    tolerance = consistency.tolerance_of([*old.inputs, *old.outputs], old.provider)
     try:
         for row in samples.make(old.inputs, 3, consistency.SEED, lambda one: old.run(fold([one]))).rows:
             apart = consistency.apart(old.run(fold([row])), mended.run(fold([row])))

@@ -56,6 +56,7 @@ _DEVICE_LOST: Final = re.compile(
     r"cuda (failure|error)|cudaError|CUDNN_STATUS|CUBLAS_STATUS|device-side assert", re.IGNORECASE
 )
 _TOO_NEW: Final = re.compile(r"official support for domain (\S+) is till opset (\d+)")
+_TOO_OLD: Final = re.compile(r"Could not find an implementation for (\w+)\((\d+)\)")
 _NO_OPERATOR: Final = re.compile(r"No Op registered for (\w+)")
 _STOPPED: Final = re.compile(r"terminate flag", re.IGNORECASE)
 
@@ -233,5 +234,8 @@ def _plain(error: Exception) -> str:
     text = re.sub(
         r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", " ".join(str(error).split())
     )
+    if old := _TOO_OLD.search(text):
+        operator, opset = old.groups()
+        return f"it has no {operator} as of opset {opset} any more; allowed: the model, exported for a newer opset"
     text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)  # where in its sources
     return text if len(text) <= 400 else f"{text[:200]} ... {text[-190:]}"

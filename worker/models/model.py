@@ -118,7 +118,7 @@ def _warm_up(folder: ModelFolder, engine: Engine, cap: int) -> None:
     """Every size that will be run is run once: what the runtime prepares for it is ready before the first job."""
     if not all(port.is_fixed for port in engine.inputs) or not engine.batchable:
         return
-    for size in buckets.choose(engine.provider, cap, folder.spec.buckets) or (cap,):
+    for size in buckets.choose(engine.provider, cap, folder.spec.buckets):
         try:
             engine.run(zeros(engine.inputs, size))
         except RunFailed as error:
@@ -130,9 +130,8 @@ def _warm_up(folder: ModelFolder, engine: Engine, cap: int) -> None:
 
 def _check(folder: ModelFolder, engine: Engine) -> None:
     """The short form of `jitney models check`: a model whose riders mix still serves, one of them at a time."""
-    check = consistency.Check(
-        engine.inputs, engine.run, lambda rows: rows, consistency.tolerance_of([*engine.inputs, *engine.outputs])
-    )
+    tolerance = consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
+    check = consistency.Check(engine.inputs, engine.run, lambda rows: rows, tolerance)
     try:
         found = check.short(SHORT_CHECK_ROWS)
     except RunFailed as error:  # one made-up row is refused: that says nothing of a caller's

@@ -59,6 +59,8 @@ def _values(port: Port, side: int, random: np.random.Generator) -> Array:
 
 
 def _louder(array: Array) -> Array:
+    if array.dtype.kind == "b":
+        return ~array
     if array.dtype.kind != "f":
         return array.max(keepdims=True) - array if array.size else array
     louder: Array = array * array.dtype.type(LOUD)

@@ -1,0 +1,50 @@
+"""The doctor on every operator that ONNX itself has a test for: nothing falls over, what is claimed is true."""
+
+import collections
+import warnings
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx.backend.test.case.node import collect_testcases
+
+from scripts.doctor.diagnosis import diagnose
+from worker.models import consistency
+from worker.models.engine import Engine
+from worker.models.spec import ModelError
+
+RARELY = 10  # rules that are wrong for odd inputs are caught by the check; most are right without it
+
+
+@pytest.mark.timeout(300)
+def test_what_is_mended_is_so_and_nothing_falls_over(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package's own reference code
+        graphs = {case.name: case.model for case in collect_testcases(None) if case.model is not None}
+    counts: collections.Counter[str] = collections.Counter()
+    for model in graphs.values():
+        found = diagnose(model)
+        if found.mended is None:
+            counts["not mended"] += 1
+            continue
+        onnx.save(found.mended, tmp_path / "mended.onnx")
+        counts[verdict(tmp_path / "mended.onnx")] += 1
+    assert counts["passes"] > 400, counts
+    assert counts["not mended"] > 400, counts
+    assert counts["mixes"] < RARELY, counts
+
+
+def verdict(path: Path) -> str:
+    """What became of a copy that the doctor made."""
+    try:
+        engine = Engine(path, "cpu", 1)
+    except ModelError:  # types and opsets that this runtime does not have
+        return "not opened"
+    if not engine.batchable:  # inputs that belong to all rows, and do not say so
+        return "not batchable"
+    check = consistency.Check(engine.inputs, engine.run, lambda rows: rows, consistency.FINE)
+    try:
+        found = check.full([2, 3])
+    except Exception:  # noqa: BLE001 - made-up rows are not to every operator's taste
+        return "not run"
+    return "passes" if found.passed else "mixes"
