@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from worker.models import kept_profiles
 from worker.models.repository import ONNX_FILE, BrokenModel, ModelFolder, scan, versions
 from worker.models.spec import SPEC_FILE, ModelError
 
@@ -72,11 +73,12 @@ def _mark(folder: ModelFolder, version: str) -> str:
 
 
 def _files(folder: Path, *, deep: bool) -> Iterator[tuple[str, int, int, int]]:
-    """List files with their number, time and size, those of `model.toml` and hidden ones left out."""
+    """List files with their number, time and size, those of `model.toml`, profiles and hidden ones left out."""
     found = folder.rglob("*") if deep else folder.iterdir()
     for count, path in enumerate(found):
         if count > MOST_FILES:
             return
-        if path.name != SPEC_FILE and not path.name.startswith((".", "__")) and path.is_file():
+        is_said = path.name in (SPEC_FILE, kept_profiles.FILE)  # of it, and no part of it
+        if not is_said and not path.name.startswith((".", "__")) and path.is_file():
             stat = path.stat()
             yield str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size

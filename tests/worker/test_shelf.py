@@ -42,6 +42,7 @@ def test_what_model_toml_pins_is_best_unless_it_was_taken_back(folder: Path) -> 
         ("labels.txt", "one\ntwo", {"1", "2", "10"}),
         ("2/model.onnx", "xx", {"2"}),
         ("2/model.onnx.data", "xx", {"2"}),
+        ("2/profile.json", "{}", set()),
         ("2/.nfs0001", "xx", set()),
         (".hidden", "xx", set()),
     ],
