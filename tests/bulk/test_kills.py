@@ -9,7 +9,7 @@ from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.service import DIGITS, Service
 
-COUNT = 5000
+COUNT, ENOUGH_KILLS = 5000, 4
 # Small steps, so that a kill meets each of them; a step that died is made again soon.
 ENV = {"BULK_CHUNK": "100", "BULK_IN_FLIGHT": "500", "BULK_FLIGHT_S": "1.5", "BULK_COLLECT_S": "0.2"}
 
@@ -35,8 +35,10 @@ def test_f25_a_batch_goes_on_whatever_is_killed(shared_data: Path) -> None:
                 return counts is not None and counts.completed + counts.failed >= goal
 
             seen = bulks.until(ai, batch, has_come_so_far, f"{goal} lines are done", 60)
-            assert seen.status == "in_progress"
+            if seen.status != "in_progress":  # it was quicker than we are
+                break
             service.kill(part)
+        assert nth > ENOUGH_KILLS
         done = bulks.ended(ai, batch, 60)
         assert done.status == "completed"
         good, _ = bulks.check(ai, done, ids)

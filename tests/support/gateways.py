@@ -75,6 +75,8 @@ class GatewayProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for client in self.clients:  # also where the process has ended by itself
+            client.close()
         if self.process.poll() is None:
             self.stop()
         self._log.unlink()
