@@ -126,6 +126,7 @@ class Receiver:
             for task in others:
                 task.cancel()
             await asyncio.wait(others, timeout=0.1)
+        await _moment()  # what was closed is closed in a later turn of the loop
 
     async def _serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
         self.connections += 1
