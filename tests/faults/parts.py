@@ -103,7 +103,9 @@ class Door:
 
     def client(self, timeout_s: float = 30) -> httpx2.Client:
         """A caller who comes through this door alone."""
-        return httpx2.Client(base_url=self.url, timeout=timeout_s, trust_env=False, verify=False)
+        # An idle connection is let go well before the gateway closes it, or one might be used in that very moment.
+        limits = httpx2.Limits(keepalive_expiry=2)
+        return httpx2.Client(base_url=self.url, timeout=timeout_s, trust_env=False, verify=False, limits=limits)
 
 
 class Gateway(Part, Door):
