@@ -73,7 +73,7 @@ caps: .venv/installed-dev ## The batch caps that workers find by themselves, bes
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
 	$(BIN)/python -m tests.bench.guard
 
-fairness: .venv/installed-dev ## What a calm tenant waits beside one that floods (90 s)
+fairness: .venv/installed-dev ## What a calm tenant waits beside one that floods (3 minutes)
 	$(BIN)/python -m tests.bench.fairness
 
 schemathesis: .venv/installed-dev ## 5,000 requests and more, made from our own OpenAPI document (10 minutes)

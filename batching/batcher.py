@@ -2,7 +2,8 @@
 
 Rules, in order:
 1. Only items of one group ride together (a group is whatever the caller makes of shape and version).
-2. The group whose first item waits longest goes first, so no group starves.
+2. The group whose first item waits longest goes first, so no group starves. An item let in first takes the head's place
+   and its time.
 3. Work-conserving: with `max_wait_s = 0` a batch leaves whenever it is asked for and anything waits. With more, a batch
    leaves when it is full or when its oldest item has waited that long.
 4. A batch holds at most `max_items` items, fewer where `cap_of` its group says so, and `max_cost` cost. An item dearer
@@ -58,9 +59,13 @@ class Batcher(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
 
-    def add(self, item: T, now: float, group: Hashable = None, cost: float = 1.0) -> None:
-        """Take an item in. `now` never runs backwards."""
-        self._groups.setdefault(group, deque()).append(_Waiting(item, cost, now))
+    def add(self, item: T, now: float, group: Hashable = None, cost: float = 1.0, *, first: bool = False) -> None:
+        """Take an item in: behind its group, or before it. `now` never runs backwards."""
+        waiting = self._groups.setdefault(group, deque())
+        if first:
+            waiting.appendleft(_Waiting(item, cost, waiting[0].since if waiting else now))
+        else:
+            waiting.append(_Waiting(item, cost, now))
 
     def take(self, now: float) -> Batch[T] | None:
         """Close and hand out the batch that is due; None where nothing is."""

@@ -44,8 +44,10 @@ def read_claimed(fields: Sequence[Any]) -> Claimed:
     return Claimed(job_id.decode(), int(attempt), kind.decode(), body, parameters, *map(int, numbers))
 
 
-def read_handed(data: bytes) -> tuple[str, int, list[Claimed]]:
+def read_handed(data: bytes) -> tuple[str, int | None, list[Claimed]]:
     """Read what `submit.lua` hands over to a worker: "<model> <version>", how many seats are left free, the jobs.
+
+    None seats: none was free, the job is a guest.
 
     Raises ValueError where it is nothing of the kind.
     """
@@ -57,7 +59,8 @@ def read_handed(data: bytes) -> tuple[str, int, list[Claimed]]:
     if not isinstance(jobs, list):
         message = f"it is {data[:80]!r}"
         raise ValueError(message)  # noqa: TRY004 (what came is wrong, not how it was passed on)
-    return station.removeprefix("+"), int(seats_left), [read_claimed(fields) for fields in jobs]
+    left = None if seats_left == "guest" else int(seats_left)
+    return station.removeprefix("+"), left, [read_claimed(fields) for fields in jobs]
 
 
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:

@@ -14,6 +14,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
 | `:seats:<model>:<version>` | sorted set | 60 s after the last claim | workers that found no more, by free seats |
+| `:hosts:<model>:<version>` | set | 60 s after the last claim | workers that found more, and take a guest |
 | `:trial:<model>:<version>` | string | a day | the cell of suspects that is tried; `-`: the last killed |
 | `:later` | sorted set | while not empty | queued ids that wait for their retry by the ms at which it is due |
 | `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes of input>` by the ms of their end |
@@ -111,6 +112,10 @@ def ring(shard: int, model: str, version: str, lane: str) -> str:
 
 def seats(shard: int, model: str, version: str) -> str:
     return f"{root(shard)}:seats:{model}:{version}"
+
+
+def hosts(shard: int, model: str, version: str) -> str:
+    return f"{root(shard)}:hosts:{model}:{version}"
 
 
 def counts(shard: int) -> str:

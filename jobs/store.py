@@ -218,7 +218,10 @@ class JobStore:
     async def leave_seats(self, model: str, version: str, worker: str) -> None:
         """Have no more jobs handed over; those that were before this are still to arrive."""
         shards = range(self.settings.shards)
-        await self.connection.pipeline([("ZREM", keys.seats(shard, model, version), worker) for shard in shards])
+        await self.connection.pipeline(
+            [("ZREM", keys.seats(shard, model, version), worker) for shard in shards]
+            + [("SREM", keys.hosts(shard, model, version), worker) for shard in shards]
+        )
 
     async def release(self, worker: str, held: Sequence[Claimed]) -> int:
         """Give jobs back unrun; returns how many went back to their lines."""

@@ -24,6 +24,7 @@ class Rider:
     decode_ms: float = 0.0
     arrays: Arrays = field(default_factory=dict)
     group: Hashable = None
+    is_guest: bool = False  # of a tenant that has nobody in line: rides before those who have
 
     def outcome(
         self,
@@ -101,7 +102,7 @@ class Board:
     def seat(self, rider: Rider) -> None:
         """Let a prepared rider wait for the next batch; one that was lost meanwhile is ignored."""
         if self._ahead.get(rider.job.id) is rider:
-            self._batcher.add(rider, time.monotonic(), rider.group)
+            self._batcher.add(rider, time.monotonic(), rider.group, first=rider.is_guest)
             self._seated.set()
 
     def leave(self, jobs: Sequence[Claimed]) -> None:

@@ -59,15 +59,15 @@ class Intake:
         """Look for work at once."""
         self._woken.set()
 
-    def hand_over(self, jobs: list[Claimed], seats_left: int) -> None:
-        """Take in jobs that came without a claim, for seats that the last one left free."""
+    def hand_over(self, jobs: list[Claimed], seats_left: int | None) -> None:
+        """Take in jobs that came without a claim, for seats that the last one left free; None: as guests."""
         if self._gate.is_open:
-            self._take(jobs, time.monotonic())
+            self._take(jobs, time.monotonic(), guests=seats_left is None)
         else:  # suspects are tried, and nobody may ride with them
             task = asyncio.create_task(self._give_back(jobs))
             self._given_back.add(task)
             task.add_done_callback(self._given_back.discard)
-        if seats_left <= 0:
+        if seats_left is not None and seats_left <= 0:
             self._woken.set()
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Intake:
         Claimed at once, the next batch would be full of whoever waits in masses, and all others one batch later.
         """
         spare_s = self._device.left_s(time.monotonic()) - self._lead_s
-        if spare_s > WORTH_WAITING_S and self._board.room == self._board.most_ahead:
+        if spare_s > WORTH_WAITING_S:
             await wait_for_event(self._device.freed, spare_s)
 
     async def _pause(self) -> None:
@@ -138,9 +138,11 @@ class Intake:
         if self._device.is_busy:
             await wait_for_event(self._device.freed, self._device.last_run_s / 4)
 
-    def _take(self, claimed: list[Claimed], asked_at: float) -> None:
+    def _take(self, claimed: list[Claimed], asked_at: float, *, guests: bool = False) -> None:
         now = time.monotonic()
-        riders = [Rider(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6) for job in claimed]
+        riders = [
+            Rider(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6, is_guest=guests) for job in claimed
+        ]
         for rider in riders:
             self._board.board(rider)
         if not self._model.offload:

@@ -114,7 +114,7 @@ class Runtime:
         except ValueError as error:
             log.warning("a wake can not be understood: %r", error)
 
-    def _hand_over(self, name: str, seats_left: int, jobs: list[Claimed]) -> None:
+    def _hand_over(self, name: str, seats_left: int | None, jobs: list[Claimed]) -> None:
         if station := self.depot.stations.get(name):
             station.intake.hand_over(jobs, seats_left)
             return

@@ -5,7 +5,8 @@
 -- gives {more, suspects, jobs}: more = 1 where this claim was cut short and the next finds more at once; suspects = 1 where
 --       a cell waits for its trial; per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
--- left free are noted: submit hands jobs over to them. Safe to lose: jobs whose answer never arrives go back when their
+-- left free are noted: submit hands jobs over to them. Where it fills all and others wait, the worker is noted as a host: it
+-- takes one guest more, of a tenant that has nobody in line. Safe to lose: jobs whose answer never arrives go back when their
 -- lease ends.
 -- with events, lines, outbox, ends
 local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -160,6 +161,11 @@ if #claimed < want and not more and ARGV[8] ~= '1' then
   redis.call('EXPIRE', seats_key(model, version), 60)
 else
   redis.call('ZREM', seats_key(model, version), worker)
+  local waiting = tenants_in.interactive or redis.call('EXISTS', ring_key(model, version, 'interactive'))
+  if ARGV[8] ~= '1' and waiting > 0 then
+    redis.call('SADD', hosts_key(model, version), worker)
+    redis.call('EXPIRE', hosts_key(model, version), 60)
+  end
 end
 close()
 return {more and 1 or 0, suspects and 1 or 0, claimed}

@@ -15,6 +15,7 @@
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
 -- Where nobody waits in line and a worker keeps seats free, a small job is handed over to it at once, under a lease: it
 -- hears '+<model> <version> <seats left>' and, on the next line, the jobs as claim gives them, in the server's own protocol.
+-- Where others wait and its tenant has nobody in line, a host takes it as its guest ('guest' in place of the seats left).
 -- with events, lines
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local FIRST_CAP, FIRST_JOB = 6, 10
@@ -86,21 +87,40 @@ local function taker_of(model, version)
   return takers[name] or nil
 end
 
+-- Give a worker that takes one guest of this model version more than it has seats, and listens; nil where none does.
+local function host_of(model, version, lane)
+  local hosts = hosts_key(model, version)
+  while lane == 'interactive' and redis.call('EXISTS', ring_key(model, version, lane)) == 1 do
+    local worker = redis.call('SPOP', hosts)
+    if not worker then return nil end
+    if redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] > 0 then
+      return {hosts = hosts, worker = worker, free = 1, jobs = {}}
+    end
+  end
+end
+
 local function word(text) return '$' .. #text .. '\r\n' .. text .. '\r\n' end
+
+local function send(taker, name, left)
+  local head = '+' .. name .. ' ' .. left .. '\n*' .. #taker.jobs .. '\r\n'
+  redis.call('PUBLISH', 'jitney:wake:' .. taker.worker, head .. table.concat(taker.jobs))
+end
+
+-- Note that so many seats are free no more; gives how many are left.
+local function take_seats(taker, count)
+  local left = tonumber(redis.call('ZINCRBY', taker.seats, -count, taker.worker))
+  if left <= 0 then redis.call('ZREM', taker.seats, taker.worker) end
+  return whole(left)
+end
 
 -- Send a worker the jobs that it is handed.
 local function hand_over(name)
   local taker = takers[name]
-  local count = #taker.jobs
   takers[name] = nil
-  if count == 0 then return end
-  local left = tonumber(redis.call('ZINCRBY', taker.seats, -count, taker.worker))
-  if left <= 0 then redis.call('ZREM', taker.seats, taker.worker) end
-  local head = '+' .. name .. ' ' .. whole(left) .. '\n*' .. count .. '\r\n'
-  redis.call('PUBLISH', 'jitney:wake:' .. taker.worker, head .. table.concat(taker.jobs))
+  if #taker.jobs > 0 then send(taker, name, take_seats(taker, #taker.jobs)) end
 end
 
--- Seat a job that was accepted just now: where there is a taker, at it, else in its line.
+-- Seat a job that was accepted just now: where there is a taker or a host, at it, else in its line.
 local function seat(taker, line, id, created, kind, input, parameters, deadline)
   if not taker then
     line[#line + 1], line[#line + 2] = created, id
@@ -110,7 +130,11 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
   taker.jobs[#taker.jobs + 1] = '*9\r\n' .. word(id) .. word('1') .. word(kind) .. word(input) .. word(parameters)
     .. word(created) .. word(created) .. word(deadline) .. word('0')
   taker.free = taker.free - 1
-  if taker.free <= 0 then hand_over(line.model .. ' ' .. line.version) end
+  if taker.hosts then
+    send(taker, line.model .. ' ' .. line.version, 'guest')
+  elseif taker.free <= 0 then
+    hand_over(line.model .. ' ' .. line.version)
+  end
 end
 
 local function accept(at)
@@ -137,7 +161,8 @@ local function accept(at)
   if not line then return {'broken', lane, tenant} end
   local created, deadline = whole(ticket), whole(now_ms + deadline_ms)
   ticket = ticket + 1
-  local taker = line.is_empty and #line == 0 and #input <= HANDED_BYTES and not is_claimed and taker_of(model, version)
+  local is_first = line.is_empty and #line == 0 and #input <= HANDED_BYTES and not is_claimed
+  local taker = is_first and (taker_of(model, version) or host_of(model, version, lane))
   redis.call('HSET', job, 'v', v, 'state', taker and 'running' or 'queued', 'model', model, 'version', version, 'lane', lane,
     'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', taker and 1 or 0, 'kind', kind, 'input', input,
     'size', #input, 'parameters', parameters, 'metadata', metadata,

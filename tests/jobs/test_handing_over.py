@@ -110,3 +110,46 @@ async def test_seats_are_shared_out_among_the_shards(bench: Bench) -> None:
 def test_what_is_no_handing_over_is_told_apart(notice: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         codec.read_handed(notice)
+
+
+async def test_who_has_nobody_in_line_is_the_guest_of_a_full_worker(bench: Bench) -> None:
+    with bench.worker_that_listens("w1") as hear:
+        crowd = await bench.submit(4, tenant="crowd")
+        assert len(await bench.claim(2)) == 2
+        (guest,) = await bench.submit(tenant="calm")
+        station, seats_left, jobs = codec.read_handed(hear())
+        assert (station, seats_left, [job.id for job in jobs]) == ("m 1", None, [guest])
+        (second,) = await bench.submit(tenant="calm")  # one guest a claim
+        assert await bench.state(second) == "queued"
+    assert await bench.store.finish("w1", bench.succeed(jobs)) == 0
+    assert {job.id for job in await bench.claim(3)} == {second, *crowd[2:]}
+
+
+async def test_who_has_somebody_in_line_is_nobodys_guest(bench: Bench) -> None:
+    with bench.worker_that_listens("w1"):
+        await bench.submit(4, tenant="crowd")
+        await bench.claim(2)
+        (late,) = await bench.submit(tenant="crowd")
+    assert await bench.state(late) == "queued"
+
+
+@pytest.mark.parametrize("leave", [True, False])
+async def test_a_worker_that_leaves_or_is_silent_has_no_guests(bench: Bench, leave: bool) -> None:
+    await bench.submit(4, tenant="crowd")
+    await bench.claim(2)
+    if leave:
+        with bench.worker_that_listens("w1"):
+            await bench.store.leave_seats("m", "1", "w1")
+            (calm,) = await bench.submit(tenant="calm")
+    else:
+        (calm,) = await bench.submit(tenant="calm")
+    assert await bench.state(calm) == "queued"
+
+
+async def test_where_nobody_waits_there_are_no_guests(bench: Bench) -> None:
+    """It will be claimed with the next batch anyway."""
+    with bench.worker_that_listens("w1"):
+        await bench.submit(2, tenant="crowd")
+        await bench.claim(2)
+        (calm,) = await bench.submit(tenant="calm")
+    assert await bench.state(calm) == "queued"

@@ -4,6 +4,7 @@ local function line_key(model, version, lane, tenant)
 end
 local function ring_key(model, version, lane) return root .. ':ring:' .. model .. ':' .. version .. ':' .. lane end
 local function seats_key(model, version) return root .. ':seats:' .. model .. ':' .. version end
+local function hosts_key(model, version) return root .. ':hosts:' .. model .. ':' .. version end
 local function trial_key_of(model, version) return root .. ':trial:' .. (model or '') .. ':' .. (version or '') end
 
 -- Wake the worker with most free seats for this model version, for a claim; false where none waits. One that died without
