@@ -18,6 +18,8 @@ from jobs.tensors import DATATYPES, Tensor
 
 MAX_KEY_LENGTH = 255
 MAX_JSON_BYTES = 64 << 10
+# Characters of a digest. With a job's id it fits the compact form that small hashes are kept in.
+DIGEST = 28
 
 
 def admit(
@@ -43,7 +45,7 @@ def admit(
     if idempotency_key:
         asked = [draft.model.encode(), kind.encode(), body, parameters, metadata, draft.lane.encode()]
         asked += [webhook.encode()] if webhook else []
-        digest = sha256(b"\0".join(sha256(part).digest() for part in asked)).hexdigest()
+        digest = sha256(b"\0".join(sha256(part).digest() for part in asked)).hexdigest()[:DIGEST]
     return Submission(
         id=new_id(choose_shard(shards, tenant, idempotency_key)),
         model=card["name"],
@@ -85,7 +87,7 @@ def admit_again(
         parameters=letter.parameters,
         metadata=job.metadata,
         idempotency_key=idempotency_key,
-        digest=sha256(f"replay {job.id}".encode()).hexdigest() if idempotency_key else "",
+        digest=sha256(f"replay {job.id}".encode()).hexdigest()[:DIGEST] if idempotency_key else "",
         webhook=letter.webhook,
     )
 

@@ -25,6 +25,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:log:<tenant>` | stream | an hour after the last word | states that its jobs came into, while somebody listens |
 | `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
+| `:idems:<tenant>:<key>` | hash | likewise | the same of a request of many jobs, by their places in it |
 | `:delivery:<id>` | hash | 30 days; ended: `webhook_log_ttl_s` | a job's end to be told to one URL, and how that went |
 | `:outbox:<endpoint>` | sorted set | while not empty | deliveries that wait, by the ms at which they are due |
 | `:airborne:<endpoint>` | sorted set | while not empty | deliveries under way, by the ms at which they count as lost |

@@ -27,6 +27,7 @@ local answers = {}
 local loads = {}  -- model, or '@' and a tenant with a quota → jobs and bytes open of it, jobs submitted, how many of them now
 local lines = {}  -- line → model, version, lane, tenant, all that is new; and its new members: ticket, id, ticket, id ...
 local deadlines = {}  -- ms, id, ms, id ...
+local keyed = {}  -- record of an Idempotency-Key that many jobs share → place, what it made, place, what it made ...
 local leases, lease_ends = {}, whole(now_ms + ARGV[5])  -- ms, id, ms, id ... of those that are handed over
 local takers = {}  -- model version → the worker that keeps most seats free for it, how many, and the jobs it is handed
 
@@ -51,8 +52,17 @@ local function known(how, id, created)
   return {how, id, created}
 end
 
+-- Where it is kept what a key made; and under which field, for one of many jobs of a request: its place in that.
+local function made_by(tenant, key)
+  local shared, place = string.match(key, '^(%S+) (%d+)$')
+  if shared then return root .. ':idems:' .. tenant .. ':' .. shared, place end
+  return root .. ':idem:' .. tenant .. ':' .. key
+end
+
 local function earlier(tenant, key, digest)
-  local made = redis.call('GET', root .. ':idem:' .. tenant .. ':' .. key)
+  local record, place = made_by(tenant, key)
+  local made
+  if place then made = redis.call('HGET', record, place) else made = redis.call('GET', record) end
   if not made then return nil end
   local id, its_digest = string.match(made, '^(%S+) (%S*)$')
   if its_digest ~= digest then return {'mismatch', id, '0'} end
@@ -179,7 +189,14 @@ local function accept(at)
     own.jobs, own.bytes, own.new = own.jobs + 1, own.bytes + #input, own.new + 1
   end
   if key ~= '' then
-    redis.call('SET', root .. ':idem:' .. tenant .. ':' .. key, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
+    local record, place = made_by(tenant, key)
+    if place then
+      keyed[record] = keyed[record] or {}
+      table.insert(keyed[record], place)
+      table.insert(keyed[record], id .. ' ' .. digest)
+    else
+      redis.call('SET', record, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
+    end
   end
   load.jobs, load.bytes, load.new = load.jobs + 1, load.bytes + #input, load.new + 1
   deadlines[#deadlines + 1], deadlines[#deadlines + 2] = deadline, id
@@ -190,6 +207,10 @@ end
 for at = FIRST_JOB, #ARGV, 17 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for_many('ZADD', root .. ':leases', leases)
+for record, made in pairs(keyed) do
+  for_many('HSET', record, made)
+  redis.call('EXPIRE', record, idempotency_ttl_s)
+end
 for name, taker in pairs(takers) do
   if taker then hand_over(name) end
 end

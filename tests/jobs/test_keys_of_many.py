@@ -1,0 +1,30 @@
+"""An Idempotency-Key that many jobs of a request share is one record, whatever their number."""
+
+from jobs.admission import DIGEST
+from jobs.errors import Refused
+from tests.jobs.conftest import Bench
+
+FACTS = "d" * DIGEST
+
+
+async def test_a_request_of_many_leaves_one_small_record(bench: Bench) -> None:
+    jobs = [bench.job(idempotency_key=f"k {place}", digest=FACTS) for place in range(100)]
+    made = [accepted.id for accepted in await bench.take(*jobs)]
+    with bench.server.client() as client:
+        (key,) = client.keys("*:idems:*")
+        assert client.keys("*:idem:*") == []
+        assert client.hlen(key) == 100
+        assert client.object("encoding", key) == b"listpack"
+        assert 0 < client.ttl(key) <= bench.store.settings.idempotency_ttl_s
+    again = [bench.job(idempotency_key=f"k {place}", digest=FACTS) for place in range(100)]
+    assert [accepted.id for accepted in await bench.take(*again)] == made
+
+
+async def test_places_stand_each_for_themselves_and_beside_a_single_key(bench: Bench) -> None:
+    (first,) = await bench.take(bench.job(idempotency_key="k 3", digest=FACTS))
+    (alone,) = await bench.take(bench.job(idempotency_key="k", digest=FACTS))
+    jobs = [bench.job(idempotency_key=f"k {place}", digest="e" * DIGEST) for place in (2, 3)]
+    other, refused = await bench.store.submit(jobs, "")
+    assert isinstance(refused, Refused)
+    assert refused.code == "idempotency_mismatch"
+    assert len({first.id, alone.id, getattr(other, "id", None)}) == 3
