@@ -3,7 +3,6 @@
 A revoked key is gone as soon as the news of it is heard, and after one look (`KEYS_S`) where they were lost.
 """
 
-import asyncio
 import hmac
 import ipaddress
 import logging
@@ -15,7 +14,7 @@ from jobs import keyring
 from jobs.connection import Connection
 from jobs.errors import Refused, StoreUnavailable
 from jobs.keyring import Key
-from jobs.outage import Outage
+from jobs.lookout import Lookout
 
 log = logging.getLogger("jitney.api")
 
@@ -37,17 +36,17 @@ class Caller(NamedTuple):
 EVERYBODY: Final = Caller(TENANT, is_admin=True)
 
 
-class Callers:
+class Callers(Lookout):
     """All keys, as of the last look."""
 
     def __init__(self, connection: Connection, open_to: OpenTo, *, on_loopback: bool) -> None:
+        super().__init__(log, "look at the API keys")
         self._connection = connection
         self._opens = open_to == "anyone" or (open_to == "loopback" and on_loopback)
         self._on_loopback = on_loopback
         self._checks_host = open_to == "loopback"
         self._keys: dict[str, Key] | None = None  # None: not looked yet
         self._had_keys = False
-        self._look = asyncio.Event()
 
     @property
     def mode(self) -> str:
@@ -65,10 +64,6 @@ class Callers:
         # Keys that are gone all at once may be a queue that lost its data: that opens no door.
         return self._keys is not None and not self._keys and not self._had_keys and self._opens
 
-    def look_again(self) -> None:
-        """Have the background loop look at once."""
-        self._look.set()
-
     async def refresh(self) -> None:
         """Look once."""
         before = self.mode
@@ -76,21 +71,6 @@ class Callers:
         self._had_keys = self._had_keys or bool(self._keys)
         if self.mode != before:
             (log.warning if self._is_open and not self._on_loopback else log.info)("%s", self.mode)
-
-    async def run(self, every_s: float) -> None:
-        """Look again and again, until cancelled."""
-        outage = Outage(log, "look at the API keys")
-        while True:
-            self._look.clear()
-            try:
-                await self.refresh()
-                outage.ended()
-            except StoreUnavailable as error:
-                outage.began(error)
-            try:
-                await asyncio.wait_for(self._look.wait(), every_s)
-            except TimeoutError:
-                continue
 
     def find(self, request: Request) -> Caller:
         """Give who sent a request; raises Refused, and StoreUnavailable where no look at the keys was possible yet."""

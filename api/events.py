@@ -17,7 +17,7 @@ from jobs import events
 from jobs.codec import read_notice
 from jobs.errors import OverLimit, StoreUnavailable
 from jobs.job import Job
-from jobs.outage import Outage
+from jobs.lookout import Lookout
 from jobs.store import JobStore
 from jobs.views import job_view
 
@@ -32,15 +32,15 @@ RETRY_AFTER_S: Final = 5
 Stream = AsyncGenerator[bytes]
 
 
-class Events:
+class Events(Lookout):
     """The streams of this gateway."""
 
     def __init__(self, store: JobStore, gateway_id: str, beat_s: float, most: int) -> None:
+        super().__init__(log, "learn who is listened to")
         self._store, self._gateway, self._beat_s, self._most = store, gateway_id, beat_s, most
         self._jobs: dict[str, set[asyncio.Event]] = {}
         self._tenants: dict[str, set[asyncio.Event]] = {}
         self._open: dict[str, int] = {}  # streams by tenant
-        self._look = asyncio.Event()
         self._closed = False
 
     # ---- what is heard
@@ -55,23 +55,6 @@ class Events:
     def on_change(self, tenant: bytes) -> None:
         """Hear that a tenant's log has grown."""
         _wake(self._tenants.get(tenant.decode(errors="replace"), ()))
-
-    def look_again(self) -> None:
-        """Have the background loop look at once who is listened to."""
-        self._look.set()
-
-    async def run(self, every_s: float) -> None:
-        """Tell who is listened to here, and learn who is elsewhere, until cancelled."""
-        outage = Outage(log, "learn who is listened to")
-        while True:
-            self._look.clear()
-            try:
-                await self.refresh()
-                outage.ended()
-            except StoreUnavailable as error:
-                outage.began(error)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), every_s)
 
     async def refresh(self) -> None:
         """Tell and learn once."""

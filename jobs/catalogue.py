@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jobs import plans, registry, versions
 from jobs.connection import Connection
 from jobs.errors import NotNow, Refused, StoreUnavailable
-from jobs.outage import Outage
+from jobs.lookout import Lookout
 from jobs.plans import FOLLOWS, Plan
 from jobs.registry import Announced, number
 
@@ -30,20 +30,17 @@ class _Choice(NamedTuple):
     up_to: list[float]
 
 
-class Catalogue:
+class Catalogue(Lookout):
     """The models known to the queue."""
 
     def __init__(self, connection: Connection, default_model: str) -> None:
+        super().__init__(log, "look at the models")
         self._connection, self._default = connection, default_model
-        self._look, self._has_looked = asyncio.Event(), asyncio.Event()
+        self._has_looked = asyncio.Event()
         self.announced = Announced([], [])
         self.plans: Mapping[str, Plan] = {}
         self._found: dict[str, _Choice] = {}  # what `find` chose among since the last look
         self._looked, self._looked_at = False, 0.0
-
-    def look_again(self) -> None:
-        """Have the background loop look at once."""
-        self._look.set()
 
     async def refresh(self) -> None:
         """Look once."""
@@ -66,21 +63,6 @@ class Catalogue:
         """Wait for the next look."""
         self._has_looked.clear()
         await self._has_looked.wait()
-
-    async def run(self, every_s: float) -> None:
-        """Look again and again, until cancelled."""
-        outage = Outage(log, "look at the models")
-        while True:
-            self._look.clear()
-            try:
-                await self.refresh()
-                outage.ended()
-            except StoreUnavailable as error:
-                outage.began(error)
-            try:
-                await asyncio.wait_for(self._look.wait(), every_s)
-            except TimeoutError:
-                continue
 
     def names(self) -> list[str]:
         return sorted({card["name"] for card in self.announced.cards})

@@ -1,0 +1,38 @@
+"""What is kept fresh in the background: looked at again every so often, and at once when there is news of it."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from contextlib import suppress
+
+from jobs.errors import StoreUnavailable
+from jobs.outage import Outage
+
+
+class Lookout(ABC):
+    """Something that lies in the queue and is known here as of the last look."""
+
+    def __init__(self, log: logging.Logger, what: str) -> None:
+        """`what`: that which can not be done while the queue's server is away, for the log."""
+        self._look = asyncio.Event()
+        self._outage = Outage(log, what)
+
+    @abstractmethod
+    async def refresh(self) -> None:
+        """Look once; raises StoreUnavailable."""
+
+    def look_again(self) -> None:
+        """Have the background loop look at once."""
+        self._look.set()
+
+    async def run(self, every_s: float) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            self._look.clear()
+            try:
+                await self.refresh()
+                self._outage.ended()
+            except StoreUnavailable as error:
+                self._outage.began(error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), every_s)
