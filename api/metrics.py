@@ -10,6 +10,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from api import delivering
+from api.bulk import metrics as bulk
 from api.gateway import Gateway
 from jobs import cpu, deadletters, memory, stats, versions
 
@@ -68,7 +69,7 @@ async def render(gateway: Gateway) -> bytes:
     for part, seconds in (await cpu.read(gateway.store.connection)).items():
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
-    counted = [*_jobs(counts), *delivering.families(counts)]
+    counted = [*_jobs(counts), *delivering.families(counts), *bulk.families(counts)]
     registry.register(_Read([*counted, depth, shares, workers, *dead, *full, spent, *_histograms(histograms)]))
     return generate_latest(registry)
 

@@ -7,6 +7,7 @@
 | `outcomes:<model>:<version>:<outcome>` | the same by version |
 | `faults:<model>:<version>` | those of them that failed through no fault of their callers: dead letters |
 | `kills:<model>:<version>` | workers that died with jobs of this version in hands |
+| `bulks:opened`, `bulks:ended:<status>`, `bulks:lines:<outcome>` | bulks, and their lines that are stored |
 """
 
 from collections import Counter

@@ -189,7 +189,7 @@ def test_only_workers_carry_what_runs_models(tmp_path: Path) -> None:
         lists = [tmp_path / name for run in runs for name in re.findall(r"-r /lists/(\S+)", run)]
         needs = [line for path in lists for line in path.read_text().splitlines()]
         carried[target] = {re.split(r"[^\w-]", line, maxsplit=1)[0] for line in needs}
-        assert "fastapi" in carried[target]
+        assert {"fastapi", "obstore"} <= carried[target]  # obstore: bulk files may lie in a bucket
     assert carried["api"] & RUNS_MODELS == set()
     assert carried["worker"] & RUNS_MODELS == {"numpy", "pillow", "onnxruntime"}
     assert carried["worker-gpu"] & RUNS_MODELS == {"numpy", "pillow", "onnxruntime-gpu"}

@@ -48,6 +48,25 @@ async def test_a_cancelled_batch_keeps_what_is_done(plant: Plant) -> None:
         ] == []
 
 
+async def test_metrics_tell_of_batches_and_their_lines(plant: Plant) -> None:
+    def told() -> dict[str, float]:
+        lines = plant.gateway.http.get("/metrics").text.splitlines()
+        return {
+            name: float(number)
+            for name, _, number in (line.rpartition(" ") for line in lines if line.startswith("jitney_bulk"))
+        }
+
+    first, second = (bulks.begin(plant.ai, [line(name) for name in names(3)]) for _ in range(2))
+    assert told()["jitney_bulks_open"] == 2
+    await plant.run_all(first)
+    await plant.run_all(second)
+    bulks.begin(plant.ai, [line("a", model="x")])
+    wait_until(lambda: told()["jitney_bulks_open"] == 0, "the wrong one is refused")
+    assert told()['jitney_bulks_ended_total{status="completed"}'] == 2
+    assert told()['jitney_bulks_ended_total{status="failed"}'] == 1
+    assert told()['jitney_bulk_lines_total{outcome="succeeded"}'] == 6
+
+
 async def test_a_batch_whose_window_is_over_expires(plant: Plant) -> None:
     batch = bulks.begin(plant.ai, [line(name) for name in names(120)], window="3s")
     await plant.run_just(7)

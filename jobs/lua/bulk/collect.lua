@@ -26,6 +26,7 @@ for nth, kind in ipairs({'out', 'err'}) do
     redis.call('HINCRBY', file_key(file), 'bytes', size)
     redis.call('HINCRBY', file_key(file), 'lines', ARGV[9 + nth])
     redis.call('HSET', key, kind .. '_exists', 1)
+    redis.call('HINCRBY', root .. ':counts', 'bulks:lines:' .. (kind == 'out' and 'succeeded' or 'failed'), ARGV[9 + nth])
   end
 end
 return 1

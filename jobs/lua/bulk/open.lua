@@ -15,6 +15,7 @@ redis.call('ZREMRANGEBYSCORE', listed, '-inf', whole(now_ms - kept_s * 1000))
 if redis.call('ZCARD', listed) >= tonumber(ARGV[4]) then return {'many'} end
 redis.call('HSET', bulk_key(bulk), 'tenant', tenant, 'file', file, 'open', 1, 'status', 'validating', 'created', whole(now_ms),
   unpack(ARGV, 9))
+redis.call('HINCRBY', root .. ':counts', 'bulks:opened', 1)
 redis.call('HINCRBY', file_key(file), 'uses', 1)
 redis.call('PERSIST', file_key(file))
 redis.call('SET', made_by, bulk, 'EX', ARGV[8])
