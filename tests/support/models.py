@@ -200,3 +200,75 @@ def _lay_out(folder: Path, nodes: Sequence[NodeProto], constants: Sequence[Tenso
     (folder / "1").mkdir(parents=True)
     onnx.save(model, folder / "1" / "model.onnx")
     (folder / "model.toml").write_text(toml)
+
+
+def bright_boxes(models_dir: Path, name: str = "finder", toml: str = "") -> Path:
+    """Lay out a detector that is right by construction: where red is above a half, and where green is, as by YOLO.
+
+    image float32 [N, 3, 64, 96] of 0 to 1 → y float32 [N, 6, 2]: the middle and size of a box, and its scores as
+    something red (0.9) and green (0.8); a box each, of score 0 where there is none.
+    """
+    nodes, columns = [], []
+    for at, score in ((0, "red_score"), (1, "green_score")):
+        nodes += [
+            helper.make_node("Gather", ["image", f"channel{at}"], [f"plane{at}"], axis=1),
+            helper.make_node("Greater", [f"plane{at}", "half"], [f"is{at}"]),
+            helper.make_node("Cast", [f"is{at}"], [f"mask{at}"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", [f"mask{at}"], [f"any{at}"], axes=[1, 2], keepdims=0),
+        ]
+        for axis, side in ((1, "x"), (2, "y")):
+            line, first, last = f"{side}{at}", f"{side}{at}first", f"{side}{at}last"
+            nodes += [
+                helper.make_node("ReduceMax", [f"mask{at}"], [line], axes=[axis], keepdims=0),
+                helper.make_node("ArgMax", [line], [f"{first}i"], axis=1, keepdims=0),
+                helper.make_node("ArgMax", [line], [f"{last}i"], axis=1, keepdims=0, select_last_index=1),
+                helper.make_node("Cast", [f"{first}i"], [first], to=TensorProto.FLOAT),
+                helper.make_node("Cast", [f"{last}i"], [f"{last}f"], to=TensorProto.FLOAT),
+                helper.make_node("Add", [f"{last}f", "one"], [last]),
+                helper.make_node("Sub", [last, first], [f"{side}{at}size"]),
+                helper.make_node("Add", [last, first], [f"{side}{at}sum"]),
+                helper.make_node("Mul", [f"{side}{at}sum", "half"], [f"{side}{at}middle"]),
+            ]
+        nodes += [
+            helper.make_node("Mul", [f"any{at}", score], [f"score{at}"]),
+            helper.make_node("Sub", [f"any{at}", f"any{at}"], [f"nothing{at}"]),
+        ]
+        told = [f"x{at}middle", f"y{at}middle", f"x{at}size", f"y{at}size", f"score{at}", f"nothing{at}"]
+        if at == 1:
+            told[4:] = told[:3:-1]
+        for part in told:
+            nodes.append(helper.make_node("Unsqueeze", [part, "last_axis"], [f"{part}column{at}"]))
+        columns.append([f"{part}column{at}" for part in told])
+        nodes.append(helper.make_node("Concat", columns[-1], [f"box{at}"], axis=1))
+        nodes.append(helper.make_node("Unsqueeze", [f"box{at}", "third_axis"], [f"box{at}column"]))
+    nodes.append(helper.make_node("Concat", ["box0column", "box1column"], ["y"], axis=2))
+    numbers = {"half": 0.5, "one": 1.0, "red_score": 0.9, "green_score": 0.8}
+    constants = [helper.make_tensor(key, TensorProto.FLOAT, [], [value]) for key, value in numbers.items()]
+    constants += [helper.make_tensor(f"channel{at}", TensorProto.INT64, [], [at]) for at in (0, 1)]
+    constants += [
+        helper.make_tensor(f"{key}_axis", TensorProto.INT64, [1], [n]) for key, n in (("last", 1), ("third", 2))
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 64, 96])
+    boxes = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 6, 2])
+    graph = helper.make_graph(nodes, name, [image], [boxes], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folder = models_dir / name
+    (folder / "1").mkdir(parents=True)
+    onnx.save(model, folder / "1" / "model.onnx")
+    (folder / "labels.txt").write_text("red thing\ngreen thing")
+    (folder / "model.toml").write_text(toml)
+    return folder
+
+
+def mean_colour(models_dir: Path, name: str = "colour", toml: str = 'task = "image-embedding"') -> Path:
+    """Lay out a model whose features are the mean of each channel: image float32 [N, 3, 8, 8] → y [N, 3, 1, 1]."""
+    node = helper.make_node("GlobalAveragePool", ["image"], ["y"])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])
+    mean = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 1, 1])
+    graph = helper.make_graph([node], name, [image], [mean])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folder = models_dir / name
+    (folder / "1").mkdir(parents=True)
+    onnx.save(model, folder / "1" / "model.onnx")
+    (folder / "model.toml").write_text(toml)
+    return folder

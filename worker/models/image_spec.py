@@ -71,6 +71,8 @@ _SIDES = f"1 to {SIDE_LIMIT}"
 class ImageSpec(BaseModel):
     """`[image]`: decode, flatten on `background`, resize, crop the centre, then (pixel * scale - mean) / std.
 
+    `fit` is how a picture of other proportions comes to [height, width]: stretched, or whole on `background`.
+
     The descriptions say what is allowed; an error message quotes them. With a `preset`, keys that are written win;
     `resize` and `crop` replace the preset's pair of them together.
     """
@@ -84,6 +86,7 @@ class ImageSpec(BaseModel):
     crop: Annotated[tuple[int, int] | None, PlainValidator(_square_or_pair)] = Field(
         None, description=f"pixels of a square ({_SIDES}), or [height, width]"
     )
+    fit: Literal["stretch", "letterbox"] = Field("stretch", description="stretch, letterbox")
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = Field(
         "bilinear", description="nearest, box, bilinear, hamming, bicubic, lanczos"
     )
@@ -125,7 +128,7 @@ class ImageSpec(BaseModel):
         if not isinstance(name, str) or name not in PRESETS:
             return written
         preset = dict(PRESETS[name])
-        if "resize" in written or "crop" in written:
+        if "resize" in written or "crop" in written or written.get("fit") == "letterbox":
             preset.pop("resize", None)
             preset.pop("crop", None)
         if written.get("color") in {"RGB", "BGR"} and written["color"] != preset.get("color", "RGB"):
@@ -136,6 +139,10 @@ class ImageSpec(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.fit == "letterbox" and (self.crop or isinstance(self.resize, int)):
+            raise ValueError(
+                'fit = "letterbox" shows the whole picture; allowed: resize = [height, width], and no crop'
+            )
         if self.crop and self.resize is None:
             raise ValueError("crop needs resize beside it; allowed: resize = pixels of the shorter side")
         if self.crop and self.resize:

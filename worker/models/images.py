@@ -6,7 +6,7 @@ Decides by magic bytes, a pixel limit and `[image]`; knows no model and no batch
 import io
 import re
 import warnings
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImage
 from jobs.errors import Refused
 from jobs.media import FORMATS, sniff
 from worker.models.image_spec import ImageSpec
+from worker.models.placement import place
 from worker.models.port import Array
 
 # A scan costs a pass over all pixels, and EXIF blocks are joined one by one: a megabyte of either takes minutes. Real
@@ -32,11 +33,25 @@ _UPRIGHT: Final[dict[object, Image.Transpose]] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS: Final = {_UPRIGHT[tag] for tag in (5, 6, 7, 8)}
 # Pillow only warns at sizes that a model's own limit may allow; its hard limit stays as the second fence.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
+class Picture(NamedTuple):
+    """A decoded picture, and its size as its viewer sees it, in pixels: `image` may be smaller."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
 def decode(data: bytes, spec: ImageSpec) -> Image.Image:
+    """The image of `read`."""
+    return read(data, spec).image
+
+
+def read(data: bytes, spec: ImageSpec) -> Picture:
     """The first frame, upright, flattened on the background, of mode "RGB" or, for `color = "gray"`, "L".
 
     A JPEG much larger than `resize` comes smaller than it is, though at least twice the size asked for.
@@ -69,7 +84,7 @@ def _refuse_endless(data: bytes) -> None:
             raise Refused("invalid_image", reason, limit=most)
 
 
-def _decode(data: bytes, kind: str, spec: ImageSpec) -> Image.Image:
+def _decode(data: bytes, kind: str, spec: ImageSpec) -> Picture:
     image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
     width, height = image.size
     if width * height > spec.max_pixels:
@@ -83,7 +98,9 @@ def _decode(data: bytes, kind: str, spec: ImageSpec) -> Image.Image:
     turn = _turn(image)
     image.load()
     flat = _flatten(image, spec)
-    return flat if turn is None else flat.transpose(turn)
+    if turn is None:
+        return Picture(flat, width, height)
+    return Picture(flat.transpose(turn), *((height, width) if turn in _SIDEWAYS else (width, height)))
 
 
 def _too_many(what: str, spec: ImageSpec) -> Refused:
@@ -150,21 +167,21 @@ def _fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
     """Resize, then crop the centre, as one resize of only what the crop keeps: a 1 x 50000 picture costs no more."""
     if spec.resize is None:
         return image
-    height, width = spec.resize if isinstance(spec.resize, tuple) else _by_shorter_side(image, spec.resize)
-    kept_height, kept_width = spec.crop or (height, width)
-    if kept_height * kept_width > spec.max_pixels:
+    placed = place(image.size, spec)
+    if placed.input[0] * placed.input[1] > spec.max_pixels:
+        width, height = placed.resized
         raise _too_many(f"resized, the image is {width} x {height} = {width * height} pixels", spec)
-    across, down = image.width / width, image.height / height
-    left, top = (width - kept_width) // 2, (height - kept_height) // 2
+    left, top, right, bottom = placed.shown
+    across, down = placed.scale
     box = (
-        left * across,
-        top * down,
-        min((left + kept_width) * across, image.width),
-        min((top + kept_height) * down, image.height),
+        (left - placed.left) / across,
+        (top - placed.top) / down,
+        min((right - placed.left) / across, image.width),
+        min((bottom - placed.top) / down, image.height),
     )
-    return image.resize((kept_width, kept_height), Image.Resampling[spec.filter.upper()], box)
-
-
-def _by_shorter_side(image: Image.Image, side: int) -> tuple[int, int]:
-    shorter = min(image.size)
-    return max(side, round(image.height * side / shorter)), max(side, round(image.width * side / shorter))
+    shown = image.resize((right - left, bottom - top), Image.Resampling[spec.filter.upper()], box)
+    if shown.size == placed.input:
+        return shown
+    frame = Image.new("RGB", placed.input, spec.background).convert(shown.mode)
+    frame.paste(shown, (left, top))
+    return frame

@@ -45,7 +45,7 @@ class Model:
         self._profile = profile
         self._load_ms = load_ms
 
-    def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
+    def prepare(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
         """One rider's arrays, without the batch dimension; raises Refused, and what a user's own task may raise."""
         if kind not in self._task.kinds:
             kinds = " or ".join(sorted(self._task.kinds))

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from worker.models.image_spec import ImageSpec
+from worker.models.task_specs import DetectionSpec, EmbeddingSpec
 
 __all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
 
@@ -62,8 +63,9 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     task: str = Field(
-        pattern=r"^(image-classification|tensor|[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)$",
-        description="image-classification, tensor, or file.py:ClassName of a file in the model's folder",
+        pattern=r"^(image-classification|image-embedding|object-detection|tensor|[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)$",
+        description="image-classification, image-embedding, object-detection, tensor, "
+        "or file.py:ClassName of a file in the model's folder",
     )
     description: str = Field("", max_length=4000, description="text of at most 4000 characters")
     version: str | None = Field(
@@ -88,6 +90,8 @@ class ModelSpec(BaseModel):
     classification: ClassificationSpec = Field(
         default_factory=ClassificationSpec, description="a table of keys under [classification]"
     )
+    embedding: EmbeddingSpec = Field(default_factory=EmbeddingSpec, description="a table of keys under [embedding]")
+    detection: DetectionSpec = Field(default_factory=DetectionSpec, description="a table of keys under [detection]")
 
 
 def read_spec(folder: Path) -> ModelSpec:

@@ -11,12 +11,19 @@ from worker.models.confines import check_file
 from worker.models.port import Port
 from worker.models.spec import SPEC_FILE, ModelError, ModelSpec
 from worker.models.tasks.image_classification import ImageClassification
+from worker.models.tasks.image_embedding import ImageEmbedding
+from worker.models.tasks.object_detection import ObjectDetection
 from worker.models.tasks.task import KINDS, Task, TryAgain
 from worker.models.tasks.tensor import TensorTask
 
-__all__ = ["ImageClassification", "Task", "TensorTask", "TryAgain", "load_task"]
+__all__ = ["ImageClassification", "ImageEmbedding", "ObjectDetection", "Task", "TensorTask", "TryAgain", "load_task"]
 
-_OURS: Final[dict[str, type[Task]]] = {"image-classification": ImageClassification, "tensor": TensorTask}
+_OURS: Final[dict[str, type[Task]]] = {
+    "image-classification": ImageClassification,
+    "image-embedding": ImageEmbedding,
+    "object-detection": ObjectDetection,
+    "tensor": TensorTask,
+}
 
 
 def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Task:

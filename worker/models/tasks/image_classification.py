@@ -6,19 +6,15 @@ Decides at load whether pipeline, model and labels fit one another, so that no r
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from jobs.errors import Refused
-from worker.models.confines import check_file
-from worker.models.image_spec import SIDE_LIMIT, ImageSpec
-from worker.models.images import decode, to_array, to_pixels
-from worker.models.port import DTYPES, Array, Port
+from worker.models.port import Array, Port
 from worker.models.spec import SPEC_FILE, ModelError, ModelSpec
+from worker.models.tasks.image_input import ImageInput, read_labels
 from worker.models.tasks.task import Task, refuse_unknown
-
-_PIXEL_TYPES: Final = ("UINT8", "FP16", "FP32", "FP64")
 
 
 class ImageClassification(Task):
@@ -33,10 +29,10 @@ class ImageClassification(Task):
     def __init__(self, spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
         super().__init__(spec, folder, inputs, outputs)
         file = folder / SPEC_FILE
-        self._input, self._image = _pipeline(file, spec.image, inputs)
+        self._image = ImageInput(file, spec.image, inputs)
         self._output = outputs[0]
         self._classes = _class_count(file, self._output)
-        self._labels = _read_labels(file, folder, spec.classification.labels)
+        self._labels = read_labels(file, folder, "classification.labels", spec.classification.labels)
         if self._labels is not None:
             self.label_count = len(self._labels)
             if self._classes not in {None, self.label_count}:
@@ -49,11 +45,7 @@ class ImageClassification(Task):
     def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """One array of the model's type and layout; raises Refused for the parameters and for the image."""
         self._top_k(parameters)
-        image = decode(data, self._image)
-        if self._input.datatype == "UINT8":
-            return {self._input.name: np.ascontiguousarray(to_pixels(image, self._image))}
-        array = to_array(image, self._image)
-        return {self._input.name: array.astype(DTYPES[self._input.datatype], copy=False)}
+        return self._image.prepare(data)[0]
 
     def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Probabilities are plain floats of 6 digits; raises Refused("inference_failed") for an answer of NaN."""
@@ -91,57 +83,9 @@ def _softmax(scores: Array) -> Array:
     return result
 
 
-def _pipeline(file: Path, image: ImageSpec, inputs: Sequence[Port]) -> tuple[Port, ImageSpec]:
-    """The image input, and the pipeline with its size settled; raises ModelError where they do not fit."""
-    if len(inputs) != 1 or len(inputs[0].shape) != 3:
-        shapes = ", ".join(f"{port.name} {list(port.shape)}" for port in inputs)
-        raise ModelError(file, "task", f"the model takes {shapes}; allowed for images: one input of 3 dimensions a row")
-    port = inputs[0]
-    if port.datatype not in _PIXEL_TYPES:
-        raise ModelError(file, "task", f"the image input is {port.datatype}; allowed: {', '.join(_PIXEL_TYPES)}")
-    if port.datatype == "UINT8" and image.is_normalising:
-        reason = "the input takes UINT8 pixels as they are; allowed: no preset, scale, mean or std"
-        raise ModelError(file, "image", reason)
-    image = _sized(file, image, port)
-    height, width = image.size or (-1, -1)
-    made = (image.channels, height, width) if image.layout == "NCHW" else (height, width, image.channels)
-    if not port.fits(made):
-        order = "channels, height, width" if image.layout == "NCHW" else "height, width, channels"
-        reason = f"makes {list(made)} ({order}), but the input {port.name!r} is {list(port.shape)}"
-        raise ModelError(file, "image", f"{reason}; allowed: resize, crop, color and layout that agree with it")
-    return port, image
-
-
-def _sized(file: Path, image: ImageSpec, port: Port) -> ImageSpec:
-    if image.size is not None:
-        return image
-    if image.resize is not None:
-        raise ModelError(
-            file, "image.resize", "a shorter side leaves the other open; allowed: crop beside it, or [h, w]"
-        )
-    height, width = port.shape[1:] if image.layout == "NCHW" else port.shape[:2]
-    if not (1 <= height <= SIDE_LIMIT and 1 <= width <= SIDE_LIMIT):
-        raise ModelError(file, "image.resize", "missing, and the model's own size is open; allowed: [height, width]")
-    return image.model_copy(update={"resize": (height, width)})
-
-
 def _class_count(file: Path, output: Port) -> int | None:
     """The one dimension that is not 1; None where it is open."""
     if output.datatype == "BOOL" or sum(side != 1 for side in output.shape) > 1 or 0 in output.shape:
         shape = f"{output.datatype} {list(output.shape)}"
         raise ModelError(file, "task", f"the output {output.name!r} is {shape}; allowed: a number per class")
     return prod(output.shape) if output.is_fixed else None
-
-
-def _read_labels(file: Path, folder: Path, name: str | None) -> list[str] | None:
-    if name is None:
-        return None
-    path = folder / name
-    check_file(folder, path, "classification.labels", file)
-    try:
-        text = path.read_text(encoding="utf-8-sig").rstrip()
-    except OSError as error:
-        raise ModelError(path, None, f"can not be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(path, None, "is not text in UTF-8") from error
-    return [line.strip() for line in text.split("\n")]

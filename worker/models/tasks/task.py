@@ -40,8 +40,11 @@ class Task(ABC):
         self.outputs = outputs
 
     @abstractmethod
-    def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
+    def prepare(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
         """One rider's arrays by input name, without the batch dimension.
+
+        What `present` needs to know beside them may be noted in `parameters`, which are this rider's own, under a name
+        that begins with a dot.
 
         Raise Refused where the caller is at fault, TryAgain where nobody is.
         """
