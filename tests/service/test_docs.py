@@ -10,12 +10,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support import models
 from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
+from worker.models.port import Port
+from worker.models.spec import read_spec
+from worker.models.tasks import load_task
 
 API = (ROOT / "docs" / "api.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
@@ -71,8 +75,22 @@ def test_a_task_of_ones_own_works_as_written(documented: Service) -> None:
 
 
 def test_the_example_of_squeezenet_is_the_one_that_is_tested() -> None:
-    (toml,) = re.findall(r"```toml\n(.+?)```", MODELS, re.DOTALL)
+    (toml,) = re.findall(r"## SqueezeNet, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
     assert toml.strip() == models.SQUEEZENET_TOML.strip()
+
+
+def test_the_example_of_a_detector_fits_what_yolov8_gives(tmp_path: Path) -> None:
+    (toml,) = re.findall(r"## A detector, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
+    (tmp_path / "model.toml").write_text(toml)
+    (tmp_path / "labels.txt").write_text("\n".join(f"thing {number}" for number in range(80)))
+    given = [Port("output0", "FP32", (84, 8400))]
+    task = load_task(read_spec(tmp_path), tmp_path, [Port("images", "FP32", (3, 640, 640))], given)
+    found = np.zeros((84, 8400), np.float32)
+    found[:4, 5], found[4 + 7, 5] = [320, 320, 64, 32], 0.5
+    told = task.present({"output0": found}, {".size": (1280, 960)})["detections"]
+    assert [(one["label"], one["score"], one["box"]) for one in told] == [
+        ("thing 7", 0.5, {"x": 576.0, "y": 448.0, "width": 128.0, "height": 64.0})
+    ]
 
 
 def test_the_life_of_a_version_goes_as_written(tmp_path: Path) -> None:

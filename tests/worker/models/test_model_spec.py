@@ -8,7 +8,11 @@ from worker.models.spec import ImageSpec, ModelError, ModelSpec, read_spec
 
 WRONG = {
     "a key that does not exist": ('task = "tensor"\ntsk = 1', "tsk", "max_batch"),
-    "an unknown task": ('task = "detection"', "task", "image-classification, tensor, or file.py:ClassName"),
+    "an unknown task": (
+        'task = "detection"',
+        "task",
+        "image-classification, image-embedding, object-detection, tensor, or file.py:ClassName",
+    ),
     "a task outside of the folder": ('task = "../x.py:A"', "task", "in the model's folder"),
     "no task": ("max_batch = 4", "task", "image-classification"),
     "a version that is a number": ('task = "tensor"\nversion = 1', "version", 'in quotes, such as "2"'),
