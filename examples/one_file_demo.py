@@ -1,0 +1,60 @@
+"""A trained model behind a page, in one file and one process: no queue, no worker, no batches.
+
+python3 examples/one_file_demo.py [MODEL_FOLDER]      then open http://127.0.0.1:5000 (PORT), or
+curl -F image=@photo.jpg http://127.0.0.1:5000/predict
+
+Enough to show a model to somebody. Every request runs alone, and what is under way is lost with the process: when
+callers come, the same folder is served by `MODELS_DIR=... make run`, and this same request goes on working.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, UploadFile
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from batching.collation import fold, unfold
+from jobs.errors import Refused
+from worker.models.model import load
+from worker.models.repository import scan
+
+PAGE = """<!doctype html><meta charset=utf-8><title>Demo</title>
+<style>body { font: 1.1rem system-ui; max-width: 32rem; margin: 4rem auto } li { margin: .3rem 0 }</style>
+<h1>What is it?</h1><input type=file accept="image/*" aria-label="A picture"><ol></ol><script>
+document.querySelector("input").onchange = async ({ target }) => {
+  const body = new FormData(); body.append("image", target.files[0]);
+  const told = await (await fetch("/predict", { method: "POST", body })).json();
+  const line = (textContent) => Object.assign(document.createElement("li"), { textContent });
+  const said = ({ label, probability }) => `${label}: ${(100 * probability).toFixed(1)} %`;
+  document.querySelector("ol").replaceChildren(...(told.predictions?.map(said) ?? [told.detail]).map(line));
+};</script>"""
+
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "models" / "digits").resolve()
+(found,) = scan(folder.parent, [folder.name])
+model = load(found)
+app = FastAPI()
+
+
+@app.get("/", response_class=HTMLResponse)
+def page():
+    return PAGE
+
+
+@app.post("/predict")
+def predict(image: UploadFile):
+    try:
+        arrays = model.prepare("image", image.file.read(), {})
+        (outputs,) = unfold(model.run(fold([arrays])), 1)
+        predictions = model.present(outputs, {})["predictions"]
+    except Refused as error:
+        return JSONResponse({"success": False, "detail": str(error)}, 400)
+    return {
+        "success": True,
+        "predictions": [{name: one[name] for name in ("label", "probability")} for one in predictions],
+    }
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ.get("PORT", "5000")), log_level="warning")

@@ -1,0 +1,1 @@
+"""`jitney models import`: a network from elsewhere as a complete model folder; a module a source, behind source.py."""
