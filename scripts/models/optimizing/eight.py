@@ -40,7 +40,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # its package has n
 def write(source: Path, target: Path, title: Path, rows: Iterable[Row], provider: str) -> list[str]:
     """Calibrate and write; gives what is to be said of it. Raises ModelError where nothing of it can be quantized."""
     model = graphs.read(source)
-    _refuse_without_weights(model, title)
+    _refuse(model, title)
     for number, node in enumerate(model.graph.node):  # what is left out is left out by name
         node.name = node.name or f"{node.op_type}_{number}"
     graphs.save(model, source)
@@ -67,8 +67,10 @@ def write(source: Path, target: Path, title: Path, rows: Iterable[Row], provider
     return _told(graphs.read(target), title, seven_bits=not symmetric and _saturates())
 
 
-def _refuse_without_weights(model: onnx.ModelProto, title: Path) -> None:
+def _refuse(model: onnx.ModelProto, title: Path) -> None:
     there = Counter(node.op_type for node in model.graph.node)
+    if there["QuantizeLinear"]:
+        raise ModelError(title, "--int8", "it is in int8 already; allowed: the version it was made from")
     if not there.keys() & _WEIGHTED:
         reason = f"none of its operators gain by it: {_listed(there)}; allowed: a model with {_listed(_WEIGHTED)}"
         raise ModelError(title, "--int8", reason)

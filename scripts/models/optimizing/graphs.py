@@ -42,6 +42,11 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
+def is_half(model: onnx.ModelProto) -> bool:
+    """Whether it has FP16 weights."""
+    return any(one.data_type == onnx.TensorProto.FLOAT16 for one in model.graph.initializer)
+
+
 def opset(model: onnx.ModelProto) -> int:
     """Of ONNX's own operators."""
     return max((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), default=1)

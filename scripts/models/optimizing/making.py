@@ -18,8 +18,11 @@ def make(old: Served, wishes: Wishes, calibration: Examples | None, target: Path
     if wishes.precision == "int8":
         model = graphs.raised(model, eight.LEAST_OPSET, title)
     path = graphs.save(model, room / "read.onnx")
-    if wishes.graph or wishes.precision == "int8":
-        path = graphs.simplified(path, room / "simplified.onnx", optimize=wishes.graph)
+    simplify = wishes.graph and not graphs.is_half(model)
+    if simplify or wishes.precision == "int8":
+        path = graphs.simplified(path, room / "simplified.onnx", optimize=simplify)
+    if wishes.graph and not simplify:
+        notes.append("not simplified: it is FP16, and ONNX Runtime would write its weights as FP32 on the way")
     if wishes.precision == "fp16":
         half.write(path, room / "half.onnx", title)
         path = room / "half.onnx"

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from scripts.models.checking import check
 from scripts.models.optimizing import examples, folding, judging, making, timing, writing
@@ -18,6 +18,8 @@ from worker.models.consistency import SEED
 from worker.models.kept_profiles import digest
 from worker.models.repository import ONNX_FILE, ModelFolder
 from worker.models.spec import ModelError, read_spec
+
+WORTH_IT: Final = 1.05  # times the throughput; less may be chance
 
 
 class Given(NamedTuple):
@@ -98,8 +100,8 @@ def _measure(report: Report, pair: tuple[Served, Served], given: Given, seconds:
     report.latency_ms = timing.measure((old.engine, new.engine), timing.sizes_of(new), seconds, watch)
     if old.takes_images:
         report.prepare_ms = timing.prepare(old, new, given.validation.rows)
-    if report.latency_ms and report.gain < 1:
-        report.notes.append(f"it gains nothing on this device: {report.gain:.2f} x the throughput")
+    if report.latency_ms and report.gain < WORTH_IT:
+        report.notes.append(f"it gains little or nothing on this device: {report.gain:.2f} x the throughput")
 
 
 def _reason(new: Served, report: Report, wishes: Wishes) -> str:
