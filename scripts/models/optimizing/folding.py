@@ -59,16 +59,21 @@ def write(source: Path, target: Path, served: Served) -> None:
 
 
 def _steps(image: ImageSpec, datatype: str) -> list[Step]:
-    """The same arithmetic as `worker.models.images.to_array`, to the last bit but for fused rounding."""
+    """The same arithmetic as `worker.models.images.to_array`, to the last bit but for fused rounding.
+
+    What moves numbers comes first, while they are of one byte, and moves whole planes where the layout has such.
+    """
+    planes = image.layout == "NCHW"
+    shape, axis = ((-1, 1, 1), 1) if planes else ((-1,), 3)
     std = np.array(image.std)
-    factor = np.broadcast_to(np.asarray(image.scale / std, np.float32), image.channels)
-    offset = np.broadcast_to(np.asarray(-np.array(image.mean) / std, np.float32), image.channels)
+    factor = np.broadcast_to(np.asarray(image.scale / std, np.float32), image.channels).reshape(shape)
+    offset = np.broadcast_to(np.asarray(-np.array(image.mean) / std, np.float32), image.channels).reshape(shape)
     return [
+        *([("Transpose", None, {"perm": [0, 3, 1, 2]})] if planes else []),
+        *([("Gather", np.array([2, 1, 0], np.int64), {"axis": axis})] if image.color == "BGR" else []),
         ("Cast", None, {"to": TensorProto.FLOAT}),
-        *([("Gather", np.array([2, 1, 0], np.int64), {"axis": 3})] if image.color == "BGR" else []),
         *([("Mul", factor, {})] if np.any(factor != 1) else []),
         *([("Add", offset, {})] if offset.any() else []),
-        *([("Transpose", None, {"perm": [0, 3, 1, 2]})] if image.layout == "NCHW" else []),
         *([("Cast", None, {"to": _TYPES[datatype]})] if datatype != "FP32" else []),
     ]
 

@@ -99,5 +99,5 @@ def quiet() -> Iterator[None]:
 
 
 def brief(error: Exception) -> str:
-    text = re.sub(r"^/\S+:\d+:? ?\S*: ?", "", " ".join(str(error).split()))
+    text = re.sub(r"^.* Assertion `.*?` failed: ", "", " ".join(str(error).split()))  # where in its sources
     return text if len(text) <= 200 else f"{text[:197]}..."
