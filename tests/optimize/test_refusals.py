@@ -43,9 +43,7 @@ def lay_out(models_dir: Path, name: str, toml: str, *nodes: object, **more: obje
     return models_dir / name
 
 
-def test_below_the_least_agreement_no_version_appears(
-    models_dir: Path, optimize: Optimize, tmp_path: Path
-) -> None:
+def test_below_the_least_agreement_no_version_appears(models_dir: Path, optimize: Optimize, tmp_path: Path) -> None:
     """Calibrated on black alone, every activation of a real digit is beyond what int8 can say."""
     black = tmp_path / "black"
     black.mkdir()
@@ -108,7 +106,7 @@ def test_too_few_images_are_refused_with_their_number(say: Say, tmp_path: Path) 
         (["--min-agreement", "2"], 2, r"'2': a number from 0 to 1"),
         (["--threads", "1.5"], 2, r"'1.5': a whole number from 0"),
         (["--int8", "--calibrate", "nowhere"], 2, r"--calibrate nowhere: no such folder"),
-        (["--provider", "cuda"], 1, r'cuda.*(no NVIDIA GPU|has no CUDAExecutionProvider)'),
+        (["--provider", "cuda"], 1, r"cuda.*(no NVIDIA GPU|has no CUDAExecutionProvider)"),
     ],
 )
 def test_options_that_make_no_sense(say: Say, argv: list[str], code: int, words: str) -> None:
@@ -200,9 +198,7 @@ def test_fold_and_fp16_have_nothing_to_do_for_these(say: Say, models_dir: Path) 
     assert "--fp16: it has no FP32 weights; allowed: a model that has some" in said
 
 
-def test_int8_of_int8_and_fold_of_folded_are_refused(
-    models_dir: Path, optimize: Optimize, say: Say
-) -> None:
+def test_int8_of_int8_and_fold_of_folded_are_refused(models_dir: Path, optimize: Optimize, say: Say) -> None:
     optimize("--int8", "--fold", "--calibrate", SAMPLES, "--no-measure")
     code, said = say("--fold")
     assert code == 1
