@@ -28,9 +28,10 @@ PIPELINES = {
 
 def lay_out(folder: Path, image: str, row: list[int], kind: int) -> Served:
     """A model that gives back what it is given, flat: every number of the input shows."""
-    ports = {"inputs": {"image": ["N", *row]}, "outputs": {"flat": ["N", int(np.prod(row))]}}
+    taken: dict[str, graphs.Shape] = {"image": ["N", *row]}
+    given: dict[str, graphs.Shape] = {"flat": ["N", int(np.prod(row))]}
     kinds = {"image": kind, "flat": kind}
-    graphs.write(folder / "1" / "model.onnx", [graphs.node("Flatten", ["image"], ["flat"])], **ports, kinds=kinds)
+    graphs.write(folder / "1" / "model.onnx", [graphs.node("Flatten", ["image"], ["flat"])], taken, given, kinds=kinds)
     (folder / "model.toml").write_text(f'task = "image-classification"\n[image]\n{image}')
     return opened(folder)
 

@@ -1,4 +1,4 @@
-"""However it ends, the repository has a whole version more or nothing: no half, and nothing hidden but after kill -9."""
+"""However it ends, the repository has a whole version more, or nothing: hidden remains only after kill -9."""
 
 import os
 import shutil

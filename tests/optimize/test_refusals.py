@@ -31,7 +31,7 @@ def say(models_dir: Path, capsys: pytest.CaptureFixture[str]) -> Say:
             code = int(str(error.code))
         said = capsys.readouterr().err
         assert everything(models_dir) == before
-        assert not [path for path in models_dir.rglob(".*")]
+        assert not list(models_dir.rglob(".*"))
         return code, said
 
     return run
@@ -198,7 +198,7 @@ def test_fold_and_fp16_have_nothing_to_do_for_these(say: Say, models_dir: Path) 
     assert "--fp16: it has no FP32 weights; allowed: a model that has some" in said
 
 
-def test_int8_of_int8_and_fold_of_folded_are_refused(models_dir: Path, optimize: Optimize, say: Say) -> None:
+def test_int8_of_int8_and_fold_of_folded_are_refused(optimize: Optimize, say: Say) -> None:
     optimize("--int8", "--fold", "--calibrate", SAMPLES, "--no-measure")
     code, said = say("--fold")
     assert code == 1

@@ -102,12 +102,12 @@ def _saturates() -> bool:
 def _told(model: onnx.ModelProto, title: Path, *, seven_bits: bool) -> list[str]:
     """Which operators run in int8 now and which were left in float, by name."""
     from_int = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    is_inside = lambda node: node.op_type in _QUANTIZABLE and any(name in from_int for name in node.input[:1])  # noqa: E731
     inside: Counter[str] = Counter()
     left: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type not in _OF_THE_FORM:
-            (inside if is_inside(node) else left)[node.op_type] += 1
+            is_inside = node.op_type in _QUANTIZABLE and any(name in from_int for name in node.input[:1])
+            (inside if is_inside else left)[node.op_type] += 1
     if not inside.keys() & _WEIGHTED:
         raise ModelError(title, "--int8", f"nothing of it could be quantized; it has {_listed(left)}")
     lines = [f"in int8: {_listed(inside)}"]
