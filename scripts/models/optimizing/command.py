@@ -34,6 +34,9 @@ def main(argv: Sequence[str]) -> int:
             print(json.dumps({"model": given.model, "reason": str(error)}, indent=1))
         print(f"jitney models: {error}", file=sys.stderr)
         return NOTHING_THERE if isinstance(error, NothingThere) else NO
+    except MemoryError:
+        print(f"jitney models: {given.model}: there is not enough memory to optimize it here", file=sys.stderr)
+        return NO
     finally:
         signal.signal(signal.SIGTERM, before)
     print(json.dumps(report.as_json(), indent=1) if given.json else "\n".join(report.lines()))

@@ -20,6 +20,7 @@ from scripts.models.optimizing.wishes import LEAST_EXAMPLES
 from scripts.models.places import NothingThere
 from worker.models import samples
 from worker.models.consistency import SEED
+from worker.models.engine import RunFailed
 from worker.models.port import DTYPES
 from worker.models.samples import Row
 from worker.models.spec import ModelError
@@ -75,13 +76,17 @@ def split(all_of_them: Examples) -> tuple[Examples, Examples]:
 
 
 def made_up(served: Served) -> Examples:
-    """Where nobody gave any: the same for the same model. Raises what a row of them raises where none runs."""
+    """Where nobody gave any: the same for the same model. Raises ModelError where it takes none of them."""
     if served.takes_images:
         random = np.random.default_rng(SEED)
         pictures = [_picture(random) for _ in range(MADE_UP)]
         rows: list[Example] = [partial(_prepared, data=data) for data in pictures]
         return Examples(f"{MADE_UP} made-up images", rows)
-    made = samples.make(served.engine.inputs, MADE_UP, SEED, lambda row: served.engine.run(fold([row])))
+    try:
+        made = samples.make(served.engine.inputs, MADE_UP, SEED, lambda row: served.engine.run(fold([row])))
+    except RunFailed as error:
+        reason = f"made-up rows do not run: {error}; allowed: --validate FOLDER with rows that do"
+        raise ModelError(served.folder.onnx, None, reason) from error
     return Examples(f"{MADE_UP} made-up rows", [partial(_as_it_is, row) for row in made.rows])
 
 

@@ -9,7 +9,6 @@ from batching.collation import fold, unfold
 from scripts.models.optimizing.examples import Example, Examples
 from scripts.models.optimizing.served import Served
 from worker.models import consistency
-from worker.models.engine import RunFailed
 from worker.models.port import Array
 from worker.models.samples import Row
 from worker.models.spec import ModelError
@@ -57,7 +56,9 @@ def compare(
 def _answer(served: Served, example: Example) -> Row:
     try:
         return unfold(served.engine.run(fold([example(served.task)])), 1)[0]
-    except RunFailed as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a task of the user's own may raise anything
         raise ModelError(served.folder.onnx, None, f"an example does not run: {error}") from error
 
 

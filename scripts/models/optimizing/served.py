@@ -28,7 +28,7 @@ class Served(NamedTuple):
     def size_bytes(self) -> int:
         """Of all its files, the weights beside the graph among them, without what is said of it."""
         parts = self.folder.onnx.parent.iterdir()
-        return sum(part.stat().st_size for part in parts if part.suffix not in {".json", ".toml"})
+        return sum(part.stat().st_size for part in parts if part.is_file() and part.suffix not in {".json", ".toml"})
 
 
 def open_version(folder: ModelFolder, provider: str, threads: int) -> Served:
