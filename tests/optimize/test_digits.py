@@ -12,6 +12,7 @@ from tests.support.service import DIGITS, ROOT, Service
 from worker.models.model import load
 from worker.models.repository import ModelFolder, scan
 from worker.models.spec import read_spec
+from worker.shelf import look
 
 QUICK = ("--seconds", "0.1")
 
@@ -63,6 +64,8 @@ def test_fold_is_served_by_a_model_toml_of_its_own(models_dir: Path, optimize: O
     assert (model.version, [(port.datatype, port.shape) for port in model.inputs]) == ("2", [("UINT8", (28, 28, 1))])
     assert not read_spec(found.path, "2").image.is_normalising
     assert read_spec(found.path).image.is_normalising
+    before = load(look(models_dir, []).models["digits"].folder("1"))  # as a canary's neighbour, or on the way back
+    assert [(port.datatype, port.shape) for port in before.inputs] == [("FP32", (1, 28, 28))]
 
 
 def test_what_a_version_says_of_itself_goes_on_to_the_next(models_dir: Path, optimize: Optimize) -> None:

@@ -30,7 +30,8 @@ def say(models_dir: Path, capsys: pytest.CaptureFixture[str]) -> Say:
         except SystemExit as error:  # argparse
             code = int(str(error.code))
         said = capsys.readouterr().err
-        assert everything(models_dir) == before
+        after = everything(models_dir)
+        assert {name: text for name, text in after.items() if "__pycache__" not in name} == before
         assert not list(models_dir.rglob(".*"))
         return code, said
 
@@ -196,6 +197,16 @@ def test_fold_and_fp16_have_nothing_to_do_for_these(say: Say, models_dir: Path) 
     code, said = say("--fp16", name="whole")
     assert code == 1
     assert "--fp16: it has no FP32 weights; allowed: a model that has some" in said
+
+
+def test_a_task_of_ones_own_may_prepare_as_it_likes(say: Say, models_dir: Path) -> None:
+    code_of_ones_own = "from worker.models.tasks import ImageClassification as Mine\n"
+    (models_dir / "digits" / "mine.py").write_text(code_of_ones_own)
+    toml = models_dir / "digits" / "model.toml"
+    toml.write_text(toml.read_text().replace('task = "image-classification"', 'task = "mine.py:Mine"'))
+    code, said = say("--fold")
+    assert code == 1
+    assert "--fold: its task is code of your own, which may prepare as it likes; allowed: our image tasks" in said
 
 
 def test_int8_of_int8_and_fold_of_folded_are_refused(optimize: Optimize, say: Say) -> None:
