@@ -69,13 +69,17 @@ def measure(
 
 
 def prepare(old: Served, new: Served, examples: Sequence[Example]) -> Pair:
-    """What a row costs before it rides: decoded and made into the input."""
+    """What a row costs before it rides, read and decoded and made into the input: the best of some looks at each."""
     seen: tuple[list[float], list[float]] = ([], [])
     for example in examples[:_PREPARED]:
-        for served, times in zip((old, new), seen, strict=True):
+        example(old.task)  # so that neither of them finds the file cold
+        looks: tuple[list[float], list[float]] = ([], [])
+        for which in (0, 1, 1, 0, 0, 1):
             began = time.perf_counter()
-            example(served.task)
-            times.append(time.perf_counter() - began)
+            example((old, new)[which].task)
+            looks[which].append(time.perf_counter() - began)
+        for best, times in zip(seen, looks, strict=True):
+            best.append(min(times))
     return Pair(*map(_times, seen))
 
 
