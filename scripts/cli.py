@@ -14,7 +14,7 @@ VERBS = {
     "worker": ("scripts.workers", "keep workers running, which gather requests into batches and run the models"),
     "models": (
         "scripts.models",
-        "what is served, version by version; what model files are fit for: doctor, check, profile",
+        "what is served, version by version; what model files are fit for: doctor, check, profile, optimize",
     ),
     "keys": ("scripts.keys", "make, list and revoke API keys"),
     "deliver": ("worker.delivery.__main__", "deliver webhooks: signed, retried on a schedule"),

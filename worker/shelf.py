@@ -73,12 +73,13 @@ def _mark(folder: ModelFolder, version: str) -> str:
 
 
 def _files(folder: Path, *, deep: bool) -> Iterator[tuple[str, int, int, int]]:
-    """List files with their number, time and size, those of `model.toml`, profiles and hidden ones left out."""
+    """List files with their number, time and size; the model's `model.toml`, profiles and hidden ones are left out."""
     found = folder.rglob("*") if deep else folder.iterdir()
     for count, path in enumerate(found):
         if count > MOST_FILES:
             return
-        is_said = path.name in (SPEC_FILE, kept_profiles.FILE)  # of it, and no part of it
+        # Of it, and no part of it: profiles, and model.toml, whose words count and not its comments.
+        is_said = path.name == kept_profiles.FILE or (path.name == SPEC_FILE and not deep)
         if not is_said and not path.name.startswith((".", "__")) and path.is_file():
             stat = path.stat()
             yield str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -23,6 +23,15 @@ OF_FILES: Final = {
     "check": "prove that batching does not change a model's answers",
     "profile": "measure the latency of each batch size, and keep it",
 }
+# What needs packages of its own: verb → (module, the packages, the extra that brings them, what it does).
+WITH_EXTRAS: Final = {
+    "optimize": (
+        "scripts.models.optimizing.command",
+        ("onnxruntime", "onnx", "sympy", "tqdm"),
+        "cpu,optimize",
+        "make a faster version: simplified, fp16, int8, the pipeline in the graph",
+    ),
+}
 EX_USAGE: Final = 64
 
 
@@ -38,11 +47,20 @@ def main(argv: Sequence[str]) -> int:
             return EX_USAGE
         of_files: int = importlib.import_module("scripts.models.command").main(argv)
         return of_files
+    if argv and argv[0] in WITH_EXTRAS:
+        module, packages, extra, _ = WITH_EXTRAS[argv[0]]
+        if missing := [one for one in packages if importlib.util.find_spec(one) is None]:
+            words = f'needs {", ".join(missing)}: pip install -e ".[{extra}]" in the checkout'
+            print(f"jitney models: {argv[0]} {words}", file=sys.stderr)
+            return EX_USAGE
+        with_extras: int = importlib.import_module(module).main(argv[1:])
+        return with_extras
     asked_for_help = bool(argv) and argv[0] in ("-h", "--help")
     if argv and not asked_for_help:
         print(f"jitney models: there is no verb {argv[0][:80]!r}; there are:", file=sys.stderr)
     lines = ["usage: jitney models VERB ..., and `jitney models VERB --help` tells more", ""]
     every = {verb: does for verb, (_, does) in VERBS.items()} | OF_FILES
+    every |= {verb: does for verb, (*_, does) in WITH_EXTRAS.items()}
     lines += [f"  {verb:10} {does}" for verb, does in every.items()]
     print("\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
     return 0 if asked_for_help else EX_USAGE

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from worker.models.repository import ONNX_FILE, BrokenModel, ModelFolder, scan
+from worker.models.repository import ONNX_FILE, BrokenModel, ModelFolder, scan, with_own_spec
 from worker.models.spec import SPEC_FILE, ModelError
 
 
@@ -61,13 +61,20 @@ def _version(path: Path) -> Place | ModelError:
     if isinstance(place, ModelError) or place.folder is None:
         return place
     onnx = parent / path.name / ONNX_FILE
-    return Place(onnx, place.folder._replace(version=path.name, onnx=onnx))
+    return _of(place.folder._replace(version=path.name, onnx=onnx))
 
 
 def _place(found: ModelFolder | BrokenModel) -> Place | ModelError:
     if isinstance(found, BrokenModel):
         return ModelError(found.name, None, found.reason)
-    return Place(found.onnx, found)
+    return _of(found)
+
+
+def _of(folder: ModelFolder) -> Place | ModelError:
+    try:
+        return Place(folder.onnx, with_own_spec(folder))
+    except ModelError as error:
+        return error
 
 
 def _numbers(path: Path) -> list[str]:

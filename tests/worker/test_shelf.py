@@ -41,6 +41,7 @@ def test_what_model_toml_pins_is_best_unless_it_was_taken_back(folder: Path) -> 
         ("model.toml", 'task = "tensor"\nmax_batch = 3', {"1", "2", "10"}),
         ("labels.txt", "one\ntwo", {"1", "2", "10"}),
         ("2/model.onnx", "xx", {"2"}),
+        ("2/model.toml", "max_batch = 3", {"2"}),
         ("2/model.onnx.data", "xx", {"2"}),
         ("2/profile.json", "{}", set()),
         ("2/.nfs0001", "xx", set()),

@@ -13,8 +13,9 @@ from worker.models.spec import SPEC_FILE, ModelError
 
 
 def check_folder(folder: Path, onnx: Path) -> None:
-    """Its `model.toml` and the version's file; raises ModelError. The folder itself may be a link: the operator's."""
-    for path in (folder / SPEC_FILE, onnx):
+    """Its `model.toml` and the version's files; raises ModelError. The folder itself may be a link: the operator's."""
+    own = onnx.parent / SPEC_FILE
+    for path in (folder / SPEC_FILE, onnx, *([own] if own.exists() or own.is_symlink() else [])):
         check_file(folder, path)
 
 

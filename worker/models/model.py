@@ -16,7 +16,7 @@ from worker.models.engine import Engine, RunFailed, Stop
 from worker.models.kept_profiles import KeptProfile
 from worker.models.port import Array
 from worker.models.profile import Profile, Trial, measure, zeros
-from worker.models.repository import ModelFolder
+from worker.models.repository import ModelFolder, with_own_spec
 from worker.models.spec import ModelError
 from worker.models.tasks import Task, load_task
 
@@ -103,6 +103,7 @@ def load(folder: ModelFolder) -> Model:
     """Opens and tries the model, and checks its task against it; raises ModelError only."""
     started = time.perf_counter()
     check_folder(folder.path, folder.onnx)
+    folder = with_own_spec(folder)
     engine = Engine(folder.onnx, folder.spec.provider, folder.spec.threads)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
     if engine.batchable and folder.spec.check:

@@ -15,7 +15,10 @@ ONNX_FILE: Final = "model.onnx"
 
 
 class ModelFolder(NamedTuple):
-    """One model as it lies on disk: `path` is its folder, `onnx` the file of the version to serve."""
+    """One model as it lies on disk: `path` is its folder, `onnx` the file of the version to serve.
+
+    `spec` is the model's: a version may differ (`with_own_spec`).
+    """
 
     name: str
     path: Path
@@ -65,6 +68,11 @@ def _read(folder: Path) -> ModelFolder | BrokenModel:
     except OSError as error:
         return BrokenModel(name, f"{folder}: can not be read: {error.strerror}")
     return ModelFolder(name, folder, version, folder / version / ONNX_FILE, spec)
+
+
+def with_own_spec(folder: ModelFolder) -> ModelFolder:
+    """The version as it is to be run: with what its own `model.toml` says instead; raises ModelError."""
+    return folder._replace(spec=read_spec(folder.path, folder.version))
 
 
 def versions(folder: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """What an operator may write in `model.toml`, and the one-line error that says what was wrong and what is allowed.
 
+A version may have a `model.toml` of its own, for what differs there: see docs/decisions/0032.
+
 Decides nothing about the ONNX file beside it: whether the two fit is the task's question.
 """
 
@@ -94,11 +96,29 @@ class ModelSpec(BaseModel):
     detection: DetectionSpec = Field(default_factory=DetectionSpec, description="a table of keys under [detection]")
 
 
-def read_spec(folder: Path) -> ModelSpec:
-    """The folder's `model.toml`; raises ModelError."""
+def read_spec(folder: Path, version: str | None = None) -> ModelSpec:
+    """The folder's `model.toml`, with what the version's own says instead; raises ModelError."""
     file = folder / SPEC_FILE
+    written = _read(file)
+    own_file = folder / version / SPEC_FILE if version else None
+    own = _read(own_file) if own_file and own_file.exists() else {}
+    if own_file and "version" in own:
+        raise ModelError(own_file, "version", f"which version is served is said in {file} alone")
     try:
-        written = tomllib.loads(file.read_text(encoding="utf-8"))
+        return ModelSpec.model_validate(written | own)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        if own_file and any(str(details["loc"][0]) in own for details in errors):
+            file = own_file
+        problems = [_problem(details) for details in errors]
+        if len(problems) == 1:
+            raise ModelError(file, *problems[0]) from error
+        raise ModelError(file, None, "; ".join(f"{key}: {reason}" for key, reason in problems)) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         reason = 'is missing: it says what the model is for; the least it takes is one line: task = "tensor"'
         raise ModelError(file, None, reason) from error
@@ -106,13 +126,6 @@ def read_spec(folder: Path) -> ModelSpec:
         raise ModelError(file, None, f"can not be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(file, None, f"is not TOML in UTF-8: {error}") from error
-    try:
-        return ModelSpec.model_validate(written)
-    except ValidationError as error:
-        problems = [_problem(details) for details in error.errors(include_url=False)]
-        if len(problems) == 1:
-            raise ModelError(file, *problems[0]) from error
-        raise ModelError(file, None, "; ".join(f"{key}: {reason}" for key, reason in problems)) from error
 
 
 def _problem(details: ErrorDetails) -> tuple[str, str]:

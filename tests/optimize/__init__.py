@@ -1,0 +1,1 @@
+"""A model is made faster, and what answers otherwise is refused: on files, and served."""

@@ -1,0 +1,35 @@
+"""docs/optimizing.md: its example, executed, and its table of options, which has every one there is."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scripts import cli
+from scripts.models.optimizing.command import _parser
+from tests.support.service import ROOT
+
+TEXT = (ROOT / "docs" / "optimizing.md").read_text()
+
+
+def without_numbers(said: str, folder: str = "") -> str:
+    """What is the same on every machine."""
+    said = re.sub(r"on .+? \(ONNX", "on a CPU (ONNX", said.replace(folder, "") if folder else said)
+    said = re.sub(r"\n  it gains little .*", "", said)
+    return re.sub(r"\s+", " ", re.sub(r"[\d.]+(e-\d+)?", "#", said))
+
+
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ((command, said),) = re.findall(r"```\n\$ jitney (models optimize .+)\n((?:.+\n)+?)```", TEXT)
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command.replace("--seconds 5", "--seconds 0.2").split(), "--threads", "1"]) == 0
+    assert without_numbers(capsys.readouterr().out, f"{tmp_path}/") == without_numbers(said)
+
+
+def test_every_option_is_in_the_table() -> None:
+    table = "\n".join(line for line in TEXT.splitlines() if line.startswith("|"))
+    options = {name for action in _parser()._actions for name in action.option_strings if name.startswith("--")}
+    assert {name for name in options if f"`{name}" not in table} == {"--help"}

@@ -1,0 +1,64 @@
+"""A version's own `model.toml`: what it says instead of the model's, for that version alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from worker.models.confines import check_folder
+from worker.models.model import load
+from worker.models.repository import ModelFolder, scan
+from worker.models.spec import ModelError, read_spec
+
+Relu = Callable[..., Path]
+MODEL = 'task = "tensor"\nmax_batch = 4\n[image]\npreset = "torch"\n'
+
+
+@pytest.fixture
+def folder(relu: Relu) -> Path:
+    relu(MODEL, ["N", 4], version="1")
+    return relu(MODEL, ["N", 4], version="2")
+
+
+def test_its_keys_and_tables_stand_in_for_the_models(folder: Path) -> None:
+    (folder / "2" / "model.toml").write_text('max_batch = 7\n[image]\nresize = [28, 28]\nlayout = "NHWC"')
+    own, models = read_spec(folder, "2"), read_spec(folder)
+    assert (own.task, own.max_batch, own.image.layout, own.image.size) == ("tensor", 7, "NHWC", (28, 28))
+    assert not own.image.is_normalising  # the whole table is replaced: nothing of the preset is left
+    assert models == read_spec(folder, "1")
+    assert models.image.is_normalising
+
+
+def test_a_version_is_loaded_by_it_and_the_others_are_not(folder: Path) -> None:
+    (folder / "2" / "model.toml").write_text("max_batch = 7")
+    [found] = scan(folder.parent)
+    assert isinstance(found, ModelFolder)
+    assert (found.version, load(found).max_batch) == ("2", 7)
+    assert load(found._replace(version="1", onnx=folder / "1" / "model.onnx")).max_batch == 4
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ("max_batch = 0", r"/2/model\.toml: max_batch: 0 is not allowed"),
+        ("[image]\nsize = 3", r"/2/model\.toml: image\.size: unknown key"),
+        ('version = "1"', r"/2/model\.toml: version: which version is served is said in .*relu/model\.toml alone"),
+        ("=", r"/2/model\.toml: is not TOML"),
+    ],
+)
+def test_what_is_wrong_in_it_is_said_of_it_and_harms_no_other(folder: Path, own: str, said: str) -> None:
+    (folder / "2" / "model.toml").write_text(own)
+    with pytest.raises(ModelError, match=said):
+        read_spec(folder, "2")
+    [found] = scan(folder.parent)  # what stands in the version's file is met when the version is loaded
+    assert isinstance(found, ModelFolder)
+    with pytest.raises(ModelError, match=said):
+        load(found)
+    assert load(found._replace(version="1", onnx=folder / "1" / "model.onnx")).version == "1"
+
+
+def test_it_may_not_lead_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("max_batch = 7")
+    (folder / "2" / "model.toml").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="leads outside of the folder"):
+        check_folder(folder, folder / "2" / "model.onnx")
