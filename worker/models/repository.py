@@ -15,7 +15,10 @@ ONNX_FILE: Final = "model.onnx"
 
 
 class ModelFolder(NamedTuple):
-    """One model as it lies on disk: `path` is its folder, `onnx` the file of the version to serve."""
+    """One model as it lies on disk: `path` is its folder, `onnx` the file of the version to serve.
+
+    With an engine of its own, what that file's folder has in it is the engine's affair, and the file need not be there.
+    """
 
     name: str
     path: Path
@@ -47,7 +50,7 @@ def _is_model(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     try:
-        return path.is_dir() and ((path / SPEC_FILE).exists() or bool(versions(path)))
+        return path.is_dir() and ((path / SPEC_FILE).exists() or bool(versions(path, ONNX_FILE)))
     except OSError:  # not readable: `_read` says so
         return True
 
@@ -67,19 +70,32 @@ def _read(folder: Path) -> ModelFolder | BrokenModel:
     return ModelFolder(name, folder, version, folder / version / ONNX_FILE, spec)
 
 
-def versions(folder: Path) -> list[str]:
-    """Names of the numeric folders with a model in them, lowest first."""
+def versions(folder: Path, file: str | None) -> list[str]:
+    """Names of the numeric folders with such a file in them, or with anything where `file` is None, lowest first."""
     numeric = (path.name for path in folder.iterdir() if path.name.isascii() and path.name.isdigit())
-    return sorted((name for name in numeric if (folder / name / ONNX_FILE).is_file()), key=int)
+    return sorted((name for name in numeric if _has(folder / name, file)), key=int)
+
+
+def needed_file(spec: ModelSpec) -> str | None:
+    """What a version's folder must have in it, by name."""
+    return ONNX_FILE if spec.engine is None else None
+
+
+def _has(version: Path, file: str | None) -> bool:
+    if file is not None:
+        return (version / file).is_file()
+    return version.is_dir() and any(version.iterdir())
 
 
 def _choose(folder: Path, spec: ModelSpec) -> str:
-    found = versions(folder)
+    needed = needed_file(spec)
+    found = versions(folder, needed)
     if not found:
-        raise ModelError(folder, None, f"no version; allowed: a numeric folder with the model in it: 1/{ONNX_FILE}")
+        what = f"the model in it: 1/{needed}" if needed else "what its engine reads in it, such as 1/weights.npz"
+        raise ModelError(folder, None, f"no version; allowed: a numeric folder with {what}")
     if spec.version is None:
         return found[-1]
     if spec.version not in found:
         file = folder / SPEC_FILE
-        raise ModelError(file, "version", f"there is no {spec.version}/{ONNX_FILE}; allowed: {', '.join(found)}")
+        raise ModelError(file, "version", f"there is no {spec.version}/{needed or ''}; allowed: {', '.join(found)}")
     return spec.version
