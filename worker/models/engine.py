@@ -94,15 +94,17 @@ class Engine:
 def _open(path: Path, wanted: str, threads: int, gpu: Gpu) -> tuple[Session, str]:
     """By the provider wanted, and why it is another, which only `auto` allows; raises ModelError."""
     provider = "cuda" if wanted == "auto" else wanted
+    others = [name for name in NAMES if name != wanted and not lacks(name, gpu.device)]
     missing = lacks(provider, gpu.device)
     if not missing:
         try:
             return Session(path, provider, threads, gpu), ""
         except Unusable as error:
             missing = str(error)
+            others = ["cpu"]  # what it misses may be what the others would miss
     if wanted == "auto":
         return Session(path, "cpu", threads, gpu), f"auto took the CPU: {missing}"
-    allowed = ", ".join(["auto", *(name for name in NAMES if name != wanted and not lacks(name, gpu.device))])
+    allowed = ", ".join(["auto", *others])
     raise ModelError(path, "provider", f'"{wanted}" can not be used: {missing}; allowed here: {allowed}')
 
 
