@@ -4,11 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.support import models
-from worker.models.engine import Gpu, RunFailed, Stop
+from worker.models.engine import Engine, Gpu, RunFailed, Stop
+from worker.models.providers import Asked
 from worker.models.session import Session
+from worker.models.spec import ModelError
 
 
 @pytest.fixture
@@ -84,3 +88,42 @@ def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
 
 def test_where_nodes_run_is_told(session: Session) -> None:
     assert session.placement == {"cpu": 1}
+
+
+def test_outputs_of_no_fixed_shape_are_not_bound(tmp_path: Path) -> None:
+    """What a detector finds differs from run to run: there is no room that is right for all."""
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name, size in (("x", 4), ("y", "M"))
+    ]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", ports[:1], ports[1:])
+    onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
+    engine = Engine(tmp_path / "model.onnx", "cpu", 1)
+    engine.provider = "cuda"  # what preparing goes by; to bind would want its memory
+    engine.prepare({"x": rows(2)})
+    assert np.array_equal(engine.run({"x": rows(2)})["y"], rows(2))
+
+
+def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime refuses the session as a whole, where a node stays on the CPU: here the CPU plays CUDA."""
+    path, asked = models.doubling(tmp_path) / "1" / "model.onnx", []
+    open_it = Session._try
+
+    def refuse_graphs(self: Session, threads: int, providers: Asked) -> object:
+        asked.append(providers)
+        if "enable_cuda_graph" in str(providers):
+            raise ModelError(path, None, "not all nodes are CUDA's")
+        monkeypatch.setattr(self, "provider", "cpu")
+        return open_it(self, threads, ["CPUExecutionProvider"])
+
+    monkeypatch.setattr(Session, "_try", refuse_graphs)
+    session = Session(path, "cuda", 1, Gpu(device=1))
+    assert session.note == "without CUDA graphs: not all nodes are CUDA's; 1 of 1 nodes run on the CPU"
+    assert [("enable_cuda_graph" in str(one), "'device_id': '1'" in str(one)) for one in asked] == [
+        (True, True),
+        (False, True),
+    ]
+    stop = Stop()
+    session.run({"x": rows(1)}, stop)
+    assert stop.options.get_run_config_entry("gpu_graph_id") is None

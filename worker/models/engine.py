@@ -17,7 +17,7 @@ from worker.models.declared import check_ports
 from worker.models.device import name_of
 from worker.models.memory import shown, usable_bytes
 from worker.models.port import Array, Port
-from worker.models.providers import NAMES, Gpu
+from worker.models.providers import NAMES, Gpu, tensorrt_version
 from worker.models.runtime import VERSION, Fault, RunFailed, Stop, fault_of
 from worker.models.session import Session, Unusable, lacks
 from worker.models.spec import ModelError
@@ -51,7 +51,7 @@ class Engine:
         self.provider = self._session.provider
         self.gpu = None if self.provider == "cpu" else gpu.device
         self.placement = self._session.placement
-        self.runtime = VERSION
+        self.runtime = _runtime(self.provider, gpu)
         self.device = name_of(self.provider, threads, gpu.device)
         self._first_note = note
         inputs = [_declared(onnx_path, "input", node) for node in self._session.inputs]
@@ -79,7 +79,7 @@ class Engine:
 
     def prepare(self, arrays: Mapping[str, Array]) -> None:
         """Make batches of this size ready: on a GPU their memory is kept, and their run recorded. Raises RunFailed."""
-        if self.provider == "cpu":
+        if self.provider == "cpu" or not all(port.is_fixed for port in self.outputs):  # no room is right for all runs
             self.run(arrays)
         else:
             self._session.bind(self._feed(arrays))
@@ -106,6 +106,11 @@ def _open(path: Path, wanted: str, threads: int, gpu: Gpu) -> tuple[Session, str
         return Session(path, "cpu", threads, gpu), f"auto took the CPU: {missing}"
     allowed = ", ".join(["auto", *others])
     raise ModelError(path, "provider", f'"{wanted}" can not be used: {missing}; allowed here: {allowed}')
+
+
+def _runtime(provider: str, gpu: Gpu) -> str:
+    """What a measured profile depends on, beside file and device."""
+    return f"{VERSION}, TensorRT {tensorrt_version()} {gpu.precision}" if provider == "tensorrt" else VERSION
 
 
 def _cpus() -> int:
