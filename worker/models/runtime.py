@@ -28,6 +28,7 @@ _DEVICE_LOST: Final = re.compile(
 _TOO_NEW: Final = re.compile(r"official support for domain (\S+) is till opset (\d+)")
 _TOO_OLD: Final = re.compile(r"Could not find an implementation for (\w+)\((\d+)\)")
 _NO_OPERATOR: Final = re.compile(r"No Op registered for (\w+)")
+_GPU_SAYS: Final = re.compile(r"(CUDA|CUDNN|CUBLAS) failure \d+: [^;]+")
 _STOPPED: Final = re.compile(r"terminate flag", re.IGNORECASE)
 
 
@@ -84,5 +85,7 @@ def plain(error: Exception) -> str:
     if old := _TOO_OLD.search(text):
         operator, opset = old.groups()
         return f"it has no {operator} as of opset {opset} any more; allowed: the model, exported for a newer opset"
+    if refused := _GPU_SAYS.search(text):
+        return refused[0].strip()  # and not where in whose sources
     text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)  # where in its sources
     return text if len(text) <= 400 else f"{text[:200]} ... {text[-190:]}"

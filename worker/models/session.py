@@ -131,6 +131,8 @@ class Session:
         try:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=asked, enable_fallback=0)
         except Exception as error:  # the runtime's errors share no base but Exception
+            if self.provider != "cpu" and fault_of(error) == "device":
+                raise Unusable(f"the GPU does not take it: {plain(error)}") from error
             raise ModelError(self.path, None, f"ONNX Runtime can not load it: {plain(error)}") from error
         if session.get_providers()[0] != NAMES[self.provider]:
             raise Unusable(providers.why_not_up(self.provider, CAPI))

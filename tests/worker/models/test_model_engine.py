@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from worker.models.device import Driver
 from worker.models.engine import Engine, Port, RunFailed, Stop, fault_of
+from worker.models.runtime import plain
 from worker.models.spec import ModelError
 
 F, I64, STRING = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.STRING
@@ -174,6 +175,15 @@ def test_a_run_is_stopped_from_another_thread(shared_data: Path) -> None:
 )
 def test_faults_are_told_apart_by_what_the_runtime_says(text: str, fault: str) -> None:
     assert fault_of(RuntimeError(text)) == fault
+
+
+def test_what_a_gpu_says_is_told_without_where_it_was_said() -> None:
+    said = (
+        "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 void CudaCall(ERRTYPE, int) [with ERRTYPE = "
+        "cudaError] CUDA failure 100: no device ; GPU=-1 ; hostname=here ; file=/onnxruntime_src/x.cc ; line=1341 ; "
+        "expr=cudaSetDevice(device_id_);"
+    )
+    assert plain(RuntimeError(said)) == "CUDA failure 100: no device"
 
 
 def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.CaptureFixture[str]) -> None:
