@@ -10,22 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from batching.collation import fold, group_of
 from jobs.errors import JitneyError
-from jobs.settings import explain
 from scripts.bench.errors import CannotMeasure
 from scripts.bench.figures import RawRound
 from scripts.bench.foreign import ForeignCpu
 from scripts.bench.inputs import Inputs
 from scripts.bench.target import Target
-from worker.hardware import hardware
+from worker.hardware import of_the_environment
 from worker.models.engine import RunFailed
 from worker.models.model import Model, load
 from worker.models.repository import BrokenModel, scan
 from worker.models.spec import ModelError
-from worker.settings import WorkerSettings
 
 WARM_S = 0.3
 
@@ -59,9 +55,7 @@ def open_raw(models_dir: Path, target: Target, inputs: Inputs) -> RawSide:
             raise CannotMeasure(found.reason)
         if found.version != target.version:
             raise CannotMeasure(f"{found.path} has version {found.version}, the service runs {target.version}")
-        side = RawSide(load(found, hardware(WorkerSettings())), inputs)
-    except ValidationError as error:
-        raise CannotMeasure(explain(error)) from error
+        side = RawSide(load(found, of_the_environment()), inputs)
     except (ModelError, JitneyError, RunFailed) as error:
         raise CannotMeasure(str(error)) from error
     for key in ("inputs", "outputs", "max_batch", "provider"):

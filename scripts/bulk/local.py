@@ -7,23 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from jobs import tensors
 from jobs.errors import JitneyError
 from jobs.job import Outcome
 from jobs.lifecycle import State
-from jobs.settings import explain
 from jobs.tensors import DATATYPES, Tensor
 from scripts.bulk.errors import MALFORMED, BadItem, CannotRun
 from scripts.bulk.items import Item, from_base64
 from scripts.bulk.rows import Row, failed
-from worker.hardware import hardware
+from worker.hardware import of_the_environment
 from worker.models.model import Model, load
 from worker.models.repository import BrokenModel, scan
 from worker.models.spec import ModelError
 from worker.offline import End, Offline, Ride
-from worker.settings import WorkerSettings, usable_cpus
+from worker.settings import usable_cpus
 
 # What a decoder makes of a picture is told by its row; its warnings would tear the progress bar.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
@@ -38,9 +36,7 @@ def open_model(folder: Path, model: str | None) -> Model:
         (found,) = scan(place.parent, [place.name])
         if isinstance(found, BrokenModel):
             raise CannotRun(f"--local {folder}: {found.reason}")
-        return load(found, hardware(WorkerSettings()))
-    except ValidationError as error:
-        raise CannotRun(explain(error)) from error
+        return load(found, of_the_environment())
     except ModelError as error:
         raise CannotRun(f"--local {folder}: {error}") from error
 
