@@ -1,5 +1,6 @@
 """Batch sizes whose arrays stay on the device: the same answers, each caller's own. Here the device is the CPU."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from onnx import TensorProto, helper
 
 from tests.support import models
 from worker.models.engine import Engine, Gpu, RunFailed, Stop
+from worker.models.port import Array
 from worker.models.providers import Asked
 from worker.models.session import Session
 from worker.models.spec import ModelError
@@ -126,3 +128,27 @@ def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
     session.run({"x": rows(1)}, stop)
     with pytest.raises(RuntimeError, match="does not have configuration with key: gpu_graph_id"):
         stop.options.get_run_config_entry("gpu_graph_id")
+
+
+def test_all_runs_that_may_be_recorded_are_of_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime allows no other for CUDA graphs; here the CPU plays CUDA."""
+    path, threads, open_it = models.doubling(tmp_path) / "1" / "model.onnx", set(), Session._try
+
+    def on_the_cpu(self: Session, count: int, _: Asked) -> object:
+        with monkeypatch.context() as patch:
+            patch.setattr(self, "provider", "cpu")
+            return open_it(self, count, ["CPUExecutionProvider"])
+
+    def noted(self: Session, feed: dict[str, Array], stop: Stop | None) -> dict[str, Array]:
+        threads.add(threading.current_thread().name)
+        return run(self, feed, stop)
+
+    run = Session._run
+    monkeypatch.setattr(Session, "_try", on_the_cpu)
+    monkeypatch.setattr(Session, "_run", noted)
+    session = Session(path, "cuda", 1, Gpu())
+    session.bind({"x": rows(4)}, "cpu")
+    with ThreadPoolExecutor(4) as pool:
+        for count, found in zip((1, 4) * 50, pool.map(lambda n: session.run({"x": rows(n)}), (1, 4) * 50), strict=True):
+            assert np.array_equal(found["y"], 2 * rows(count))
+    assert threads == {"recorded_0"}

@@ -7,6 +7,7 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -45,6 +46,8 @@ class Session:
         self._output_names = [node.name for node in self._session.get_outputs()]
         self._bound: dict[int, Bound] = {}
         self._one_at_a_time = Lock()  # of what is bound
+        # ONNX Runtime wants all runs of a session that records on one thread, and always the same.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorded") if self._records else None
         if strangers := sum(count for name, count in self.placement.items() if name == "cpu" and provider != "cpu"):
             self._add_note(f"{strangers} of {sum(self.placement.values())} nodes run on the CPU")
 
@@ -58,6 +61,11 @@ class Session:
 
     def run(self, feed: dict[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Runs arrays as the model declares them; from several threads. Raises RunFailed."""
+        if self._thread is None:
+            return self._run(feed, stop)
+        return self._thread.submit(self._run, feed, stop).result()
+
+    def _run(self, feed: dict[str, Array], stop: Stop | None) -> dict[str, Array]:
         rows = _rows(feed)
         bound = self._bound.get(rows)
         try:
@@ -81,9 +89,13 @@ class Session:
             del self._bound[_rows(feed)]
             self._add_note(f"batches of {_rows(feed)} are not bound to the device: they answered otherwise so")
 
+    @property
+    def _records(self) -> bool:
+        return self._gpu.graphs and self.provider == "cuda"
+
     def _options(self, stop: Stop | None, graph: str) -> Any:
         """Only a session that records must be told which graph a run is."""
-        if not self._gpu.graphs or self.provider != "cuda":
+        if not self._records:
             return stop and stop.options
         options = stop.options if stop else onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", graph)
