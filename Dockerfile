@@ -98,7 +98,10 @@ COPY --from=worker-gpu-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     pip --python /srv/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
 COPY models /models
+# What TensorRT builds, if a volume is mounted there. TensorRT itself is not in the image: the extra `tensorrt` has it.
+RUN mkdir /engines && chown 10001:10001 /engines
 ENV MODELS_DIR=/models \
+    ENGINE_CACHE=/engines \
     ORT_DISABLE_TELEMETRY=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001

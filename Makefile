@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries rollouts bulk-soak bulk-bench bulk-long flat caps bench-guard fairness schemathesis fuzz clean
+.PHONY: help run test unit check soak recovery goodput deliveries rollouts bulk-soak bulk-bench bulk-long provider-options flat caps bench-guard fairness schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -85,6 +85,11 @@ FUZZ_SECONDS ?= 600
 fuzz: .venv/installed-dev ## Fuzz what reads requests and records, guided by coverage: make fuzz FUZZ_SECONDS=600
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) 'atheris>=3.0'
 	$(BIN)/python -m tests.fuzz.parsers -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048
+
+provider-options: .venv/installed-dev ## What ONNX Runtime's GPU providers say of our options; no GPU, but gcc is needed (1 minute)
+	@test -x .venv/gpu/bin/python || { "$(PYTHON)" -m venv .venv/gpu && $(BIN)/python -m pip --python .venv/gpu/bin/python \
+		install -q --disable-pip-version-check 'onnxruntime-gpu>=1.31,<2'; }
+	$(BIN)/python -m tests.providers.ask_parsers $(CURDIR)/.venv/gpu/bin/python
 
 ITEMS ?= 500000
 bulk-bench: .venv/installed-dev ## SqueezeNet over 2,000 JPEGs: the limit, --local and through a service, in turn (10 minutes)

@@ -22,9 +22,13 @@ VERBS = {
         "scripts.bulk",
         "run a folder, an archive or a table through a service or in this process: results in a file",
     ),
+    "gpu-report": (
+        "scripts.gpu_report",
+        "measure a model by CPU, CUDA and TensorRT: agreement and speed",
+    ),
     "bench": ("scripts.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
 }
-RUNS_MODELS = ("up", "worker")
+RUNS_MODELS = ("up", "worker", "gpu-report")
 
 _ENVIRONMENT = """environment (all optional; `jitney VERB --help` tells more):
   REDIS_URL    Redis >= 7.0 or Valkey that keeps the queue; `up` brings its own without it

@@ -65,6 +65,7 @@ def run(settings: Settings, started_at: float) -> int:
             kept.append(server.child)
         parts = {"REDIS_URL": redis_url, "MODELS_DIR": settings.models_dir, "HOST": host, "PORT": str(port)}
         parts["BULK_STORE"] = os.environ.get("BULK_STORE") or str(settings.data_dir / "bulk")
+        parts["ENGINE_CACHE"] = os.environ.get("ENGINE_CACHE") or str(settings.data_dir / "engines")
         env = {**os.environ, **parts}
         door = held.enter_context(closing(gateways.Gateways(settings.door.processes, listener, env)))
         pool = workers.children(settings.pool, held.enter_context(workers.black_boxes()), env)

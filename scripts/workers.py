@@ -17,11 +17,13 @@ from pathlib import Path
 from scripts.supervisor import EX_CONFIG, Backoff, CannotStart, Child, Supervisor, say
 
 MAX_PROCESSES = 256
+MAX_GPUS = 1024
 DRAIN_S = 3.0  # the worker's own default
 STOPS_AFTER_DRAIN_S = 2.0
 
 SETTINGS_HELP = """environment:
-  WORKERS          worker processes (default 1)
+  WORKERS          worker processes (default 1), so many on each GPU
+  GPU_DEVICE       numbers of the GPUs to use, as CUDA counts them (default 0)
   MODELS_DIR       the folder of models (default models)
   REDIS_URL        Redis >= 7.0 or Valkey that keeps the queue (default redis://127.0.0.1:6379/0)
   RESTART_LIMIT_S  longest wait before a worker that died is started again (default 10)
@@ -33,6 +35,7 @@ class Settings:
     """What keeping workers needs to know."""
 
     processes: int = 1
+    devices: tuple[int, ...] = (0,)
     drain_s: float = DRAIN_S
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -43,6 +46,7 @@ class Settings:
         limit_s = _seconds(env, "RESTART_LIMIT_S", default.limit_s)
         return cls(
             processes=_count("WORKERS=", env.get("WORKERS") or "1"),
+            devices=_devices("GPU_DEVICE=", env.get("GPU_DEVICE") or "0"),
             drain_s=_seconds(env, "DRAIN_S", DRAIN_S),
             backoff=replace(default, first_s=min(default.first_s, limit_s), limit_s=limit_s),
         )
@@ -52,6 +56,13 @@ def _count(given_as: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
         raise CannotStart(f"{given_as}{text} is not a number of worker processes: 1 to {MAX_PROCESSES}")
     return int(text)
+
+
+def _devices(given_as: str, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) < MAX_GPUS for part in parts):
+        raise CannotStart(f"{given_as}{text} names no GPUs: numbers from 0 to {MAX_GPUS - 1}, with commas between")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def _seconds(env: Mapping[str, str], name: str, default_s: float) -> float:
@@ -77,20 +88,21 @@ def black_boxes() -> Iterator[Path]:
 
 
 def children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[Child]:
-    """The workers to keep; they drain at the same time, however many they are."""
+    """The workers to keep, on each GPU as many; they drain at the same time, however many they are."""
     # -P: a folder named worker where the command is called is not ours.
     python = (sys.executable, "-P", "-m")
-    boxes = [str(folder / f"worker-{number}") for number in range(1, settings.processes + 1)]
+    gpus = [gpu for _ in range(settings.processes) for gpu in settings.devices]
+    boxes = [(str(folder / f"worker-{number}"), gpu) for number, gpu in enumerate(gpus, 1)]
     return [
         Child(
-            name="worker" if settings.processes == 1 else Path(box).name,
+            name="worker" if len(boxes) == 1 else Path(box).name,
             command=(*python, "worker", "--black-box", box),
-            env=env,
+            env={**env, "GPU_DEVICE": str(gpu)},
             stop_s=settings.drain_s + STOPS_AFTER_DRAIN_S,
             on_death=(*python, "worker.burial", box),
             part="worker",
         )
-        for box in boxes
+        for box, gpu in boxes
     ]
 
 
@@ -102,13 +114,18 @@ def main(argv: Sequence[str]) -> int:
         epilog=SETTINGS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--processes", metavar="N", help="how many (default: WORKERS, or 1)")
+    parser.add_argument("--processes", metavar="N", help="how many, on each GPU (default: WORKERS, or 1)")
+    parser.add_argument(
+        "--device", metavar="N[,N]", help="which GPUs, a worker process for each (default: GPU_DEVICE, or 0)"
+    )
     parser.add_argument("--models", metavar="NAMES", help="which models, with commas between (default: MODELS, or all)")
     given = parser.parse_args(argv)
     try:
         settings = Settings.from_env(os.environ)
         if given.processes is not None:
             settings = replace(settings, processes=_count("--processes ", given.processes))
+        if given.device is not None:
+            settings = replace(settings, devices=_devices("--device ", given.device))
     except CannotStart as error:
         say(str(error))
         return EX_CONFIG

@@ -198,7 +198,7 @@ def test_only_workers_carry_what_runs_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["worker", "worker-gpu"])
 def test_a_worker_finds_its_models_and_reports_to_nobody_outside(target: str) -> None:
     assert f"models {_env(target)['MODELS_DIR']}" in _said(target, "COPY")
-    assert SERVICES[target]["volumes"] == [f"./models:{_env(target)['MODELS_DIR']}:ro"]
+    assert SERVICES[target]["volumes"][0] == f"./models:{_env(target)['MODELS_DIR']}:ro"
     assert _env(target)["ORT_DISABLE_TELEMETRY"] == "1"
 
 
@@ -224,6 +224,13 @@ def test_gateways_and_deliverers_share_the_files_of_batches() -> None:
     assert SERVICES["api"]["volumes"] == SERVICES["deliver"]["volumes"] == [f"bulk:{place}"]
     assert f"chown 10001:10001 {place}" in " ".join(_said("api", "RUN"))
     assert "bulk" in COMPOSE["volumes"]
+
+
+def test_what_is_built_for_a_gpu_outlives_its_container() -> None:
+    place = _env("worker-gpu")["ENGINE_CACHE"]
+    assert f"mkdir {place} && chown 10001:10001 {place}" in _said("worker-gpu", "RUN")  # a volume takes its owner
+    assert SERVICES["worker-gpu"]["volumes"][1:] == [f"engines:{place}"]
+    assert len(SERVICES["worker"]["volumes"]) == 1
 
 
 def test_a_gpu_is_taken_only_on_request() -> None:

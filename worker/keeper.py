@@ -20,6 +20,7 @@ from jobs.store import JobStore
 from worker import shelf, wishes
 from worker.announcing import Announcer
 from worker.depot import Depot
+from worker.hardware import hardware
 from worker.load_notes import LoadNotes
 from worker.loader import Loader, Mark
 from worker.models.spec import ModelError
@@ -39,7 +40,7 @@ class Keeper:
         self, settings: WorkerSettings, store: JobStore, depot: Depot, announcer: Announcer, notes: LoadNotes
     ) -> None:
         self._settings, self._store, self._depot, self._announcer = settings, store, depot, announcer
-        self._loader = Loader(notes)
+        self._loader = Loader(notes, hardware(settings))
         self._outage, self._unreadable = Outage(log, "look at the plans for models"), Outage(log, "look at the models")
         self._plans: dict[str, Plan] = {}
         self._seen = self._shelf = Shelf({}, {})  # as it lies there, and what of it counts

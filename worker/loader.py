@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from worker.load_notes import LoadNotes
+from worker.models.engines import Hardware
 from worker.models.model import Model, load
 from worker.models.repository import ModelFolder
 from worker.models.spec import ModelError
@@ -26,8 +27,8 @@ class Mark(NamedTuple):
 class Loader:
     """`failed`: version → why it could not be loaded. `loading`: the one under way. Versions are `<name> <version>`."""
 
-    def __init__(self, notes: LoadNotes) -> None:
-        self._notes = notes
+    def __init__(self, notes: LoadNotes, hardware: Hardware) -> None:
+        self._notes, self._hardware = notes, hardware
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._tried: dict[str, Mark] = {}
         self._seen: Mapping[str, Mark] = {}
@@ -72,7 +73,7 @@ class Loader:
         self.loading = [name]
         try:
             with self._notes.loading(name, words):
-                self._under_way = self._thread.submit(_load, folder)
+                self._under_way = self._thread.submit(_load, folder, self._hardware)
                 model = await asyncio.wrap_future(self._under_way)
         except ModelError as error:
             self._fail(name, str(error))
@@ -92,11 +93,11 @@ class Loader:
         log.error("model %s is not served: %s", name.partition(" ")[0], reason)
 
 
-def _load(folder: ModelFolder) -> Model:
+def _load(folder: ModelFolder, hardware: Hardware) -> Model:
     """Load in a thread; raises ModelError only."""
     started = time.monotonic()
     try:
-        model = load(folder)
+        model = load(folder, hardware)
         sizes = warm_up(model)
     except ModelError:
         raise
@@ -107,4 +108,5 @@ def _load(folder: ModelFolder) -> Model:
     took_ms, largest = (time.monotonic() - started) * 1000, max(sizes, default=0)
     words = f"warm up to {largest} riders" if largest else "not warmed up"
     log.info("model %s version %s loaded in %.0f ms, %s", folder.name, folder.version, took_ms, words)
+    log.info("model %s runs on %s", folder.name, model.running_on)
     return model

@@ -29,6 +29,10 @@ class WorkerSettings(BaseSettings):
         10, gt=0, description="a version that is no longer wanted stays so long at least: no gateway must miss that"
     )
     decode_threads: int = Field(default_factory=usable_cpus, ge=1, description="threads that decode images")
+    gpu_device: int = Field(0, ge=0, le=1023, description="the number of the worker's GPU, as CUDA counts them")
+    engine_cache: Path = Field(
+        Path(".data/engines"), description="folder where TensorRT keeps what it has built, which takes minutes"
+    )
     beat_s: float = Field(5, gt=0, description="time between two renewals of leases and announcement")
     stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
     idle_poll_s: float = Field(1, gt=0, description="an idle worker looks for work this often even without a wake")

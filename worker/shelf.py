@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from worker.models import kept_profiles
-from worker.models.repository import ONNX_FILE, BrokenModel, ModelFolder, scan, versions
+from worker.models.repository import ONNX_FILE, BrokenModel, ModelFolder, needed_file, scan, versions
 from worker.models.spec import SPEC_FILE, ModelError
 
 MOST_FILES: Final = 10_000  # of one version: external data may be many, and a folder of everything is none
@@ -52,7 +52,9 @@ def look(models_dir: Path, chosen: Collection[str]) -> Shelf:
             broken[found.name] = found.reason
             continue
         try:
-            models[found.name] = Shelved(found, {one: _mark(found, one) for one in versions(found.path)})
+            models[found.name] = Shelved(
+                found, {one: _mark(found, one) for one in versions(found.path, needed_file(found.spec))}
+            )
         except OSError as error:  # it went while we looked
             broken[found.name] = f"{found.path}: can not be read: {error.strerror}"
     return Shelf(models, broken, frozenset(name for name in broken if not (models_dir / name).exists()))

@@ -17,6 +17,7 @@ from scripts.bench.figures import RawRound
 from scripts.bench.foreign import ForeignCpu
 from scripts.bench.inputs import Inputs
 from scripts.bench.target import Target
+from worker.hardware import of_the_environment
 from worker.models.engine import RunFailed
 from worker.models.model import Model, load
 from worker.models.repository import BrokenModel, scan
@@ -54,7 +55,7 @@ def open_raw(models_dir: Path, target: Target, inputs: Inputs) -> RawSide:
             raise CannotMeasure(found.reason)
         if found.version != target.version:
             raise CannotMeasure(f"{found.path} has version {found.version}, the service runs {target.version}")
-        side = RawSide(load(found), inputs)
+        side = RawSide(load(found, of_the_environment()), inputs)
     except (ModelError, JitneyError, RunFailed) as error:
         raise CannotMeasure(str(error)) from error
     for key in ("inputs", "outputs", "max_batch", "provider"):

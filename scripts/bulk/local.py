@@ -16,6 +16,7 @@ from jobs.tensors import DATATYPES, Tensor
 from scripts.bulk.errors import MALFORMED, BadItem, CannotRun
 from scripts.bulk.items import Item, from_base64
 from scripts.bulk.rows import Row, failed
+from worker.hardware import of_the_environment
 from worker.models.model import Model, load
 from worker.models.repository import BrokenModel, scan
 from worker.models.spec import ModelError
@@ -35,7 +36,7 @@ def open_model(folder: Path, model: str | None) -> Model:
         (found,) = scan(place.parent, [place.name])
         if isinstance(found, BrokenModel):
             raise CannotRun(f"--local {folder}: {found.reason}")
-        return load(found)
+        return load(found, of_the_environment())
     except ModelError as error:
         raise CannotRun(f"--local {folder}: {error}") from error
 

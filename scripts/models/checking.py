@@ -6,9 +6,9 @@ from typing import Any, Final, NamedTuple
 
 from scripts.models.places import Place
 from worker.models import buckets, consistency
-from worker.models.confines import check_folder
 from worker.models.consistency import Findings
 from worker.models.engine import Engine, RunFailed
+from worker.models.engines import AnyEngine, open_engine
 from worker.models.profile import Trial
 from worker.models.spec import ModelError
 from worker.models.tasks import load_task
@@ -61,11 +61,10 @@ def _first(lines: Sequence[str]) -> list[str]:
 def check(place: Place, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> Checked:
     """Open a model as a worker does, with its whole folder, and try it; raises ModelError."""
     if place.folder is None:
-        engine = Engine(place.onnx, provider)
-        return check_engine(place.title, engine, sizes or usual_sizes(engine), tolerance=tolerance, seed=seed)
+        alone = Engine(place.onnx, provider)
+        return check_engine(place.title, alone, sizes or usual_sizes(alone), tolerance=tolerance, seed=seed)
     spec = place.folder.spec
-    check_folder(place.folder.path, place.onnx)
-    engine = Engine(place.onnx, spec.provider if provider == "auto" else provider, spec.threads)
+    engine = open_engine(place.folder, provider=provider)
     load_task(spec, place.folder.path, engine.inputs, engine.outputs)
     prepared = buckets.choose(engine.provider, spec.max_batch or max(SIZES), spec.buckets)
     return check_engine(
@@ -73,7 +72,7 @@ def check(place: Place, sizes: Sequence[int], provider: str, tolerance: float | 
     )
 
 
-def usual_sizes(engine: Engine) -> Sequence[int]:
+def usual_sizes(engine: AnyEngine) -> Sequence[int]:
     """By how long one row takes; those of open shape are taken for short."""
     if not engine.batchable or not all(port.is_fixed for port in engine.inputs):
         return SIZES
@@ -87,7 +86,7 @@ def usual_sizes(engine: Engine) -> Sequence[int]:
 
 def check_engine(
     title: str,
-    engine: Engine,
+    engine: AnyEngine,
     sizes: Sequence[int],
     *,
     tolerance: float | None = None,
@@ -103,5 +102,5 @@ def check_engine(
     try:
         found = trial.full(sizes, seed)
     except RunFailed as error:
-        raise ModelError(engine.path, None, f"made-up rows do not run, so nothing can be told: {error}") from error
+        raise ModelError(title, None, f"made-up rows do not run, so nothing can be told: {error}") from error
     return Checked(title, engine.device, sizes, found.reason, found)

@@ -31,7 +31,7 @@ def find(path: Path) -> list[Place | ModelError]:
     if not path.is_dir():
         message = f"{path}: no such file or folder"
         raise NothingThere(message)
-    if (path / ONNX_FILE).is_file() and path.name.isdigit():
+    if path.name.isdigit() and ((path / ONNX_FILE).is_file() or (path.resolve().parent / SPEC_FILE).is_file()):
         return [_version(path)]
     if (path / SPEC_FILE).exists() or any((path / name / ONNX_FILE).is_file() for name in _numbers(path)):
         return [_place(one) for one in scan(path.resolve().parent, [path.resolve().name])]

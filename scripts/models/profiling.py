@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from scripts.models.places import Place
 from worker.models import profiling
-from worker.models.confines import check_folder
 from worker.models.engine import Engine, RunFailed
+from worker.models.engines import AnyEngine, open_engine
 from worker.models.kept_profiles import KeptProfile, keep
 from worker.models.profile import Trial
 from worker.models.spec import ModelError
@@ -38,11 +38,10 @@ class Profiled(NamedTuple):
 
 def profile(place: Place, provider: str, seconds: float, largest: int, *, keep_it: bool) -> Profiled:
     """Open a model as a worker does, and measure; raises ModelError."""
-    spec, threads = place.folder.spec if place.folder else None, 0
-    if place.folder and spec:
-        check_folder(place.folder.path, place.onnx)
-        provider, threads = spec.provider if provider == "auto" else provider, spec.threads
-    engine = Engine(place.onnx, provider, threads)
+    spec = place.folder.spec if place.folder else None
+    if spec and spec.engine is not None:
+        raise ModelError(place.title, "engine", "no profile is kept: that is of an ONNX file; allowed: max_batch")
+    engine: AnyEngine = open_engine(place.folder, provider=provider) if place.folder else Engine(place.onnx, provider)
     if not all(port.is_fixed for port in engine.inputs):
         shapes = ", ".join(f"{port.name!r} {list(port.shape)}" for port in engine.inputs)
         raise ModelError(place.onnx, None, f"can not be measured: a row has open dimensions: {shapes}")

@@ -103,6 +103,28 @@ def test_the_models_that_are_named_are_the_workers_own(tmp_path: Path) -> None:
         wait_until(lambda: "serves a,b\n" in started.text(), "it serves these")
 
 
+def test_each_gpu_that_is_named_has_workers_of_its_own(tmp_path: Path) -> None:
+    says = """
+import os, sys, time
+print("on", os.environ["GPU_DEVICE"], os.path.basename(sys.argv[2]), flush=True)
+time.sleep(60)
+"""
+    with kept(tmp_path, "--device", "1, 3", "--processes", "2", env={"GPU_DEVICE": "7"}, worker=says) as started:
+        wait_until(lambda: started.text().count("on ") == 4, "four are up")
+        lines = sorted(re.findall(r"on (\d) worker-(\d)", started.text()))
+        assert lines == [("1", "1"), ("1", "3"), ("3", "2"), ("3", "4")]
+
+
+@pytest.mark.parametrize("devices", ["", ",", "a", "-1", "0,,1", "1024", "٣"])
+def test_gpus_that_are_none_are_one_clear_line(capsys: pytest.CaptureFixture[str], devices: str) -> None:
+    assert workers.main([f"--device={devices}"]) == 78
+    said = f"jitney: --device {devices} names no GPUs: numbers from 0 to 1023, with commas between\n"
+    assert capsys.readouterr().err == said
+    if devices:
+        with pytest.raises(CannotStart, match=r"GPU_DEVICE=.* names no GPUs"):
+            workers.Settings.from_env({"GPU_DEVICE": devices})
+
+
 def test_a_refused_configuration_ends_it_for_all(tmp_path: Path) -> None:
     with kept(tmp_path, worker="import sys; print('MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78

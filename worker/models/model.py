@@ -6,13 +6,13 @@ Decides nothing about batches: it says how large one may be, and runs what it is
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from jobs.errors import Refused
 from jobs.tensors import size_bytes
 from worker.models import buckets, consistency, kept_profiles
-from worker.models.confines import check_folder
-from worker.models.engine import Engine, RunFailed, Stop
+from worker.models.engine import RunFailed, Stop
+from worker.models.engines import SHORT_CHECK_ROWS, AnyEngine, Hardware, open_engine
 from worker.models.kept_profiles import KeptProfile
 from worker.models.port import Array
 from worker.models.profile import Profile, Trial, measure, zeros
@@ -22,8 +22,6 @@ from worker.models.tasks import Task, load_task
 
 log = logging.getLogger("jitney.worker")
 
-SHORT_CHECK_ROWS: Final = 3
-
 
 class Model:
     """`max_batch`: as the operator set it, or else as measured; 1 for a model that takes no more.
@@ -31,7 +29,7 @@ class Model:
     `offload`: whether `prepare` is worth a thread of its own.
     """
 
-    def __init__(self, folder: ModelFolder, engine: Engine, task: Task, profile: Profile, load_ms: float) -> None:
+    def __init__(self, folder: ModelFolder, engine: AnyEngine, task: Task, profile: Profile, load_ms: float) -> None:
         self.name = folder.name
         self.version = folder.version
         self.spec = folder.spec
@@ -64,6 +62,14 @@ class Model:
         """One rider's outputs, without the batch dimension, as its JSON-able answer; raises as `prepare` does."""
         return self._task.present(outputs, parameters)
 
+    @property
+    def running_on(self) -> str:
+        """What really runs it, in a line."""
+        engine = self._engine
+        which = f", GPU {engine.gpu}" if engine.gpu is not None else ""
+        note = f" ({engine.provider_note})" if engine.provider_note else ""
+        return f"{engine.provider}, {engine.device}{which}{note}"
+
     def card(self) -> dict[str, Any]:
         """What the worker announces, JSON-able."""
         kinds = self._task.kinds
@@ -83,7 +89,10 @@ class Model:
             "checked": self._engine.checked,
             "batch_note": self._engine.batch_note,
             "provider": self._engine.provider,
+            "provider_note": self._engine.provider_note,
+            "placement": self._engine.placement,
             "device": self._engine.device,
+            "gpu": self._engine.gpu,
             "requested_provider": self.spec.provider,
             "limits": {"max_pixels": self.spec.image.max_pixels if "image" in kinds else None},
             "raw_bytes": self._raw_bytes(),
@@ -99,12 +108,11 @@ class Model:
         return size_bytes(port.datatype, port.shape) if fits else None
 
 
-def load(folder: ModelFolder) -> Model:
+def load(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     """Opens and tries the model, and checks its task against it; raises ModelError only."""
     started = time.perf_counter()
-    check_folder(folder.path, folder.onnx)
     folder = with_own_spec(folder)
-    engine = Engine(folder.onnx, folder.spec.provider, folder.spec.threads)
+    engine = open_engine(folder, hardware)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
     if engine.batchable and folder.spec.check:
         _check(folder, engine)
@@ -115,21 +123,24 @@ def load(folder: ModelFolder) -> Model:
     return Model(folder, engine, task, profile, (time.perf_counter() - started) * 1000)
 
 
-def _warm_up(folder: ModelFolder, engine: Engine, cap: int) -> None:
+def _warm_up(folder: ModelFolder, engine: AnyEngine, cap: int) -> None:
     """Every size that will be run is run once: what the runtime prepares for it is ready before the first job."""
     if not all(port.is_fixed for port in engine.inputs) or not engine.batchable:
         return
     for size in buckets.choose(engine.provider, cap, folder.spec.buckets):
         try:
-            engine.run(zeros(engine.inputs, size))
+            engine.prepare(zeros(engine.inputs, size))
         except RunFailed as error:
             if error.fault == "device":
-                raise ModelError(folder.onnx, None, f"the device was lost in a batch of {size}: {error}") from error
+                hint = "; [cuda] graphs = false in model.toml runs it unrecorded" if engine.provider == "cuda" else ""
+                raise ModelError(
+                    folder.onnx, None, f"the device was lost in a batch of {size}: {error}{hint}"
+                ) from error
             log.warning("model %s: a batch of %d zeros does not run: %s", folder.name, size, error)
             return
 
 
-def _check(folder: ModelFolder, engine: Engine) -> None:
+def _check(folder: ModelFolder, engine: AnyEngine) -> None:
     """The short form of `jitney models check`: a model whose riders mix still serves, one of them at a time."""
     tolerance = consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
     check = consistency.Check(engine.inputs, engine.run, lambda rows: rows, tolerance)
@@ -146,7 +157,7 @@ def _check(folder: ModelFolder, engine: Engine) -> None:
         log.warning("model %s runs one rider at a time: %s", folder.name, engine.batch_note)
 
 
-def _profile(folder: ModelFolder, engine: Engine, kept: KeptProfile | None) -> Profile:
+def _profile(folder: ModelFolder, engine: AnyEngine, kept: KeptProfile | None) -> Profile:
     if not engine.batchable:
         return Profile(1, {})
     if kept is not None:
@@ -165,6 +176,8 @@ def _profile(folder: ModelFolder, engine: Engine, kept: KeptProfile | None) -> P
 
 
 def _kept(folder: ModelFolder) -> list[KeptProfile]:
+    if folder.spec.engine is not None:  # a profile is of an ONNX file
+        return []
     try:
         return kept_profiles.read(folder.onnx)
     except ModelError as error:

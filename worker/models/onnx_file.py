@@ -54,7 +54,7 @@ def _found(view: memoryview, path: Path) -> list[External]:
     try:
         while waiting:
             message, data = waiting.pop()
-            for number, value in _fields(data):
+            for number, value in fields(data):
                 has_graph = has_graph or (message == "model" and number == _GRAPH)
                 inner = _WAYS.get(message, {}).get(number)
                 if inner and isinstance(value, memoryview):
@@ -71,9 +71,9 @@ def _found(view: memoryview, path: Path) -> list[External]:
 def _entries(tensor: memoryview) -> dict[str, str]:
     """A tensor's `external_data`: key → value."""
     entries = {}
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         if number == _EXTERNAL_DATA and isinstance(value, memoryview):
-            pair = {n: bytes(v).decode() for n, v in _fields(value) if isinstance(v, memoryview)}
+            pair = {n: bytes(v).decode() for n, v in fields(value) if isinstance(v, memoryview)}
             entries[pair.get(1, "")] = pair.get(2, "")
     return entries
 
@@ -82,7 +82,7 @@ def _external(entries: Mapping[str, str]) -> External:
     return External(entries.get("location", ""), int(entries.get("offset", 0)), int(entries.get("length", 0)))
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Number and value of each field; raises ValueError or IndexError where the bytes are no message."""
     at, end = 0, len(data)
     while at < end:

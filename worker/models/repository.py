@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from worker.models.confines import check_file
 from worker.models.spec import SPEC_FILE, ModelError, ModelSpec, read_spec
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -18,6 +19,7 @@ class ModelFolder(NamedTuple):
     """One model as it lies on disk: `path` is its folder, `onnx` the file of the version to serve.
 
     `spec` is the model's: a version may differ (`with_own_spec`).
+    With an engine of its own, what that file's folder has in it is the engine's affair, and the file need not be there.
     """
 
     name: str
@@ -50,7 +52,7 @@ def _is_model(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     try:
-        return path.is_dir() and ((path / SPEC_FILE).exists() or bool(versions(path)))
+        return path.is_dir() and ((path / SPEC_FILE).exists() or bool(versions(path, ONNX_FILE)))
     except OSError:  # not readable: `_read` says so
         return True
 
@@ -72,22 +74,38 @@ def _read(folder: Path) -> ModelFolder | BrokenModel:
 
 def with_own_spec(folder: ModelFolder) -> ModelFolder:
     """The version as it is to be run: with what its own `model.toml` says instead; raises ModelError."""
+    own = folder.onnx.parent / SPEC_FILE
+    if own.exists() or own.is_symlink():
+        check_file(folder.path, own)
     return folder._replace(spec=read_spec(folder.path, folder.version))
 
 
-def versions(folder: Path) -> list[str]:
-    """Names of the numeric folders with a model in them, lowest first."""
+def versions(folder: Path, file: str | None) -> list[str]:
+    """Names of the numeric folders with such a file in them, or with anything where `file` is None, lowest first."""
     numeric = (path.name for path in folder.iterdir() if path.name.isascii() and path.name.isdigit())
-    return sorted((name for name in numeric if (folder / name / ONNX_FILE).is_file()), key=int)
+    return sorted((name for name in numeric if _has(folder / name, file)), key=int)
+
+
+def needed_file(spec: ModelSpec) -> str | None:
+    """What a version's folder must have in it, by name."""
+    return ONNX_FILE if spec.engine is None else None
+
+
+def _has(version: Path, file: str | None) -> bool:
+    if file is not None:
+        return (version / file).is_file()
+    return version.is_dir() and any(version.iterdir())
 
 
 def _choose(folder: Path, spec: ModelSpec) -> str:
-    found = versions(folder)
+    needed = needed_file(spec)
+    found = versions(folder, needed)
     if not found:
-        raise ModelError(folder, None, f"no version; allowed: a numeric folder with the model in it: 1/{ONNX_FILE}")
+        what = f"the model in it: 1/{needed}" if needed else "what its engine reads in it, such as 1/weights.npz"
+        raise ModelError(folder, None, f"no version; allowed: a numeric folder with {what}")
     if spec.version is None:
         return found[-1]
     if spec.version not in found:
         file = folder / SPEC_FILE
-        raise ModelError(file, "version", f"there is no {spec.version}/{ONNX_FILE}; allowed: {', '.join(found)}")
+        raise ModelError(file, "version", f"there is no {spec.version}/{needed or ''}; allowed: {', '.join(found)}")
     return spec.version

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from worker.models.image_spec import ImageSpec
+from worker.models.provider_spec import CudaSpec, TensorrtSpec
 from worker.models.task_specs import DetectionSpec, EmbeddingSpec
 
 __all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
@@ -74,6 +75,11 @@ class ModelSpec(BaseModel):
         None, pattern=r"^[0-9]{1,18}$", description='the number of a version folder in quotes, such as "2"'
     )
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field("auto", description="auto, cpu, cuda, tensorrt")
+    engine: str | None = Field(
+        None,
+        pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*$",
+        description="file.py:ClassName of a file in the model's folder, or module:ClassName of an installed one",
+    )
     threads: int = Field(0, ge=0, le=1024, description="a whole number from 0 (all CPUs of the process) to 1024")
     max_batch: int | None = Field(
         None, ge=1, le=4096, description="a whole number from 1 to 4096; left out, it is found by measuring"
@@ -88,6 +94,8 @@ class ModelSpec(BaseModel):
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
     )
     retry: RetrySpec = Field(default_factory=RetrySpec, description="a table of keys under [retry]")
+    cuda: CudaSpec = Field(default_factory=CudaSpec, description="a table of keys under [cuda]")
+    tensorrt: TensorrtSpec = Field(default_factory=TensorrtSpec, description="a table of keys under [tensorrt]")
     image: ImageSpec = Field(default_factory=ImageSpec, description="a table of keys under [image]")
     classification: ClassificationSpec = Field(
         default_factory=ClassificationSpec, description="a table of keys under [classification]"

@@ -12,10 +12,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from worker.models.device import Driver
 from worker.models.engine import Engine, Port, RunFailed, Stop, fault_of
+from worker.models.runtime import plain
 from worker.models.spec import ModelError
 
 F, I64, STRING = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.STRING
+NO_GPU = "no NVIDIA GPU answers through libcuda.so.1"
 Relu = Callable[..., Path]
 SaveGraph = Callable[..., Path]
 
@@ -96,19 +99,23 @@ def test_an_input_that_is_no_number_is_refused(save_graph: SaveGraph, tmp_path: 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.models.engine.gpu_count", lambda: 0)
+    monkeypatch.setattr("worker.models.session.ask_driver", lambda: Driver(problem=NO_GPU))
     path = relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx"
     with pytest.raises(ModelError) as caught:
         Engine(path, provider)
     assert caught.value.key == "provider"
     assert f'"{provider}" can not be used: ' in str(caught.value)
-    assert "no NVIDIA GPU answers through libcuda.so.1; allowed here: auto, cpu" in str(caught.value)
+    assert NO_GPU in str(caught.value)
+    assert str(caught.value).endswith("; allowed here: auto, cpu")
     assert "\n" not in str(caught.value)
 
 
 def test_auto_takes_what_there_is(relu: Relu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.models.engine.gpu_count", lambda: 0)
-    assert Engine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto").provider == "cpu"
+    monkeypatch.setattr("worker.models.session.ask_driver", lambda: Driver(problem=NO_GPU))
+    engine = Engine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto")
+    assert (engine.provider, engine.gpu, engine.placement) == ("cpu", None, {"cpu": 1})
+    assert engine.provider_note.startswith("auto took the CPU: ")
+    assert NO_GPU in engine.provider_note
 
 
 @pytest.mark.parametrize(
@@ -168,6 +175,15 @@ def test_a_run_is_stopped_from_another_thread(shared_data: Path) -> None:
 )
 def test_faults_are_told_apart_by_what_the_runtime_says(text: str, fault: str) -> None:
     assert fault_of(RuntimeError(text)) == fault
+
+
+def test_what_a_gpu_says_is_told_without_where_it_was_said() -> None:
+    said = (
+        "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 void CudaCall(ERRTYPE, int) [with ERRTYPE = "
+        "cudaError] CUDA failure 100: no device ; GPU=-1 ; hostname=here ; file=/onnxruntime_src/x.cc ; line=1341 ; "
+        "expr=cudaSetDevice(device_id_);"
+    )
+    assert plain(RuntimeError(said)) == "CUDA failure 100: no device"
 
 
 def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.CaptureFixture[str]) -> None:

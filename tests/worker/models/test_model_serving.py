@@ -84,6 +84,8 @@ def test_squeezenets_card(squeezenet: Model) -> None:
     card = json.loads(json.dumps(squeezenet.card()))
     half = squeezenet.name.endswith("fp16")
     assert card.pop("load_ms") > 0
+    assert card.pop("placement").keys() == {"cpu"}
+    assert "auto took the CPU: " in card.pop("provider_note")
     assert card.pop("batch_note") == ("input 'data_0' has its first dimension fixed at 1" if half else "")
     assert card == {
         "name": squeezenet.name,
@@ -99,6 +101,7 @@ def test_squeezenets_card(squeezenet: Model) -> None:
         "provider": card["provider"],
         "requested_provider": "auto",
         "buckets": [],
+        "gpu": None,
         "device": name_of("cpu", 1),
         "profiles": [],
         "checked": None if half else True,

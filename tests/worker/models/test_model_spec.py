@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
+from tests.support.processes import ROOT
 from worker.models.spec import ImageSpec, ModelError, ModelSpec, read_spec
 
 WRONG = {
@@ -17,6 +19,10 @@ WRONG = {
     "no task": ("max_batch = 4", "task", "image-classification"),
     "a version that is a number": ('task = "tensor"\nversion = 1', "version", 'in quotes, such as "2"'),
     "a provider that does not exist": ('task = "tensor"\nprovider = "gpu"', "provider", "auto, cpu, cuda, tensorrt"),
+    "an engine outside of the folder": ('task = "tensor"\nengine = "../x.py:A"', "engine", "in the model's folder"),
+    "a precision that is none": ('task = "tensor"\n[tensorrt]\nprecision = "fp8"', "tensorrt.precision", "fp32, fp16"),
+    "graphs of a kind": ('task = "tensor"\n[cuda]\ngraphs = 1', "cuda.graphs", "true (record"),
+    "a key of CUDA's own": ('task = "tensor"\n[cuda]\ndevice_id = 1', "cuda.device_id", "graphs"),
     "negative threads": ('task = "tensor"\nthreads = -1', "threads", "0 (all CPUs"),
     "a batch of none": ('task = "tensor"\nmax_batch = 0', "max_batch", "1 to 4096"),
     "a batch that is a truth": ('task = "tensor"\nmax_batch = true', "max_batch", "1 to 4096"),
@@ -124,3 +130,17 @@ def test_a_presets_mean_follows_the_colour_order() -> None:
     assert (caffe.color, caffe.mean) == ("BGR", (103.939, 116.779, 123.68))
     assert ImageSpec.model_validate({"preset": "caffe", "color": "RGB"}).mean == caffe.mean[::-1]
     assert ImageSpec.model_validate({"preset": "caffe", "color": "RGB", "mean": [1, 2, 3]}).mean == (1, 2, 3)
+
+
+def test_every_key_is_documented() -> None:
+    first_cells = [
+        line.split("|")[1] for line in (ROOT / "docs" / "models.md").read_text().splitlines() if line[:1] == "|"
+    ]
+    wanted = set()
+    for name, field in ModelSpec.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            wanted |= {f"`[{name}]`", *(f"`{key}`" for key in section.model_fields)}
+        else:
+            wanted.add(f"`{name}`")
+    assert {key for key in wanted if not any(key in cell for cell in first_cells)} == set()

@@ -1,13 +1,11 @@
 """Finds the task that `model.toml` names: one of ours, or a class in a file of the model's own folder."""
 
-import importlib.util
-import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from worker.models.confines import check_file
+from worker.models.own_code import module_of_file
 from worker.models.port import Port
 from worker.models.spec import SPEC_FILE, ModelError, ModelSpec
 from worker.models.tasks.image_classification import ImageClassification
@@ -45,18 +43,7 @@ def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Se
 
 
 def _class(file: Path, name: str) -> type[Task]:
-    # The path in the module's name keeps two models' files of one name apart.
-    module_name = f"jitney_task_{zlib.crc32(str(file.resolve()).encode()):08x}_{file.stem}"
-    module_spec = importlib.util.spec_from_file_location(module_name, file)
-    if module_spec is None or module_spec.loader is None:
-        raise ModelError(file, None, "is not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_name] = module  # where dataclasses and pickles look a class up
-    try:
-        module_spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
+    module = module_of_file(file)
     found: Any = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ModelError(file, name, "is not a class in this file derived from worker.models.tasks.Task")

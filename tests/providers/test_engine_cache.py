@@ -1,0 +1,83 @@
+"""What TensorRT has built lies there whole or not at all, one process builds, and a full disk is one line."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from worker.models import engine_cache
+from worker.models.engine_cache import SEAL, held
+from worker.models.spec import ModelError
+
+FACTS = ["digest", "Some GPU", "1.31.1", "101601", "fp16", "64"]
+
+
+def test_what_was_built_is_found_again_by_the_same_facts_alone(tmp_path: Path) -> None:
+    with held(tmp_path, "net", FACTS, 1) as folder:
+        (folder / "one.engine").write_text("built")
+    with held(tmp_path, "net", FACTS, 1) as again:
+        assert again == folder
+        assert (again / "one.engine").read_text() == "built"
+    for at in range(len(FACTS)):
+        others = [*FACTS[:at], "other", *FACTS[at + 1 :]]
+        with held(tmp_path, "net", others, 1) as other:
+            assert other != folder
+            assert not (other / "one.engine").exists()
+
+
+def test_a_build_that_was_broken_off_is_begun_anew(tmp_path: Path) -> None:
+    def broken_off() -> None:
+        with held(tmp_path, "net", FACTS, 1) as folder:
+            (folder / "half.engine").write_text("hal")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken_off()
+    with held(tmp_path, "net", FACTS, 1) as folder:
+        assert [*folder.iterdir()] == []
+
+
+def test_one_builds_while_the_others_wait(tmp_path: Path) -> None:
+    entered, at_work, most = threading.Barrier(3), 0, 0
+    guard = threading.Lock()
+
+    def build() -> None:
+        nonlocal at_work, most
+        entered.wait(10)
+        with held(tmp_path, "net", FACTS, 1) as folder:
+            with guard:
+                at_work += 1
+                most = max(most, at_work)
+            (folder / "one.engine").write_text("x" * 100_000)
+            with guard:
+                at_work -= 1
+
+    threads = [threading.Thread(target=build) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert most == 1
+    assert (next(tmp_path.glob("net-*/")) / SEAL).exists()
+
+
+def test_a_disk_without_room_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught, held(tmp_path / "engines", "net", FACTS, 1 << 60):
+        pass
+    assert str(caught.value).startswith(f"ENGINE_CACHE={tmp_path / 'engines'}: what TensorRT builds can not be kept")
+    assert "are free, an engine may need" in str(caught.value)
+    assert [path.name for path in (tmp_path / "engines").iterdir() if path.is_dir()] == []
+
+
+def test_a_place_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = r"ENGINE_CACHE=.*file.*: what TensorRT builds can not be kept there: "
+    with pytest.raises(ModelError, match=said), held(tmp_path / "file" / "engines", "net", FACTS, 1):
+        pass
+
+
+def test_what_was_built_needs_no_room_to_be_read(tmp_path: Path) -> None:
+    with held(tmp_path, "net", FACTS, 1):
+        pass
+    with held(tmp_path, "net", FACTS, 1 << 60) as folder:
+        assert (folder / engine_cache.SEAL).exists()

@@ -1,0 +1,40 @@
+"""Finds what runs a model: ONNX Runtime on the version's `model.onnx`, or the engine that `model.toml` names."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from worker.models.confines import check_file, check_folder
+from worker.models.engine import Engine
+from worker.models.own_engine import Guest
+from worker.models.profile import LARGEST
+from worker.models.providers import Gpu
+from worker.models.repository import ModelFolder
+from worker.models.spec import SPEC_FILE, ModelSpec
+
+AnyEngine = Engine | Guest
+
+SHORT_CHECK_ROWS: Final = 3  # are run of every model before it serves
+
+
+class Hardware(NamedTuple):
+    """What a worker has for its models: the number of its GPU, and where what TensorRT builds is kept."""
+
+    gpu: int = 0
+    engine_cache: Path | None = None
+
+
+def open_engine(folder: ModelFolder, hardware: Hardware | None = None, provider: str = "auto") -> AnyEngine:
+    """Opens and tries it; raises ModelError. `provider`: overrules what model.toml says, unless it is auto."""
+    hardware, spec = hardware or Hardware(), folder.spec
+    if spec.engine is not None:
+        check_file(folder.path, folder.path / SPEC_FILE)
+        return Guest(folder.path, folder.onnx.parent, spec, hardware.gpu)
+    check_folder(folder.path, folder.onnx)
+    wanted = spec.provider if provider == "auto" else provider
+    return Engine(folder.onnx, wanted, spec.threads, gpu_of(spec, hardware))
+
+
+def gpu_of(spec: ModelSpec, hardware: Hardware) -> Gpu:
+    """How a GPU is to be used for the model."""
+    largest = max(spec.max_batch or LARGEST, SHORT_CHECK_ROWS)
+    return Gpu(hardware.gpu, hardware.engine_cache, largest, spec.tensorrt.precision, spec.cuda.graphs)
