@@ -20,6 +20,7 @@ from jobs.job import Job
 from jobs.lookout import Lookout
 from jobs.store import JobStore
 from jobs.views import job_view
+from jobs.waits import wait_for_event
 
 log = logging.getLogger("jitney.api")
 
@@ -131,10 +132,7 @@ class Events(Lookout):
 
     async def _next(self, changed: asyncio.Event) -> bool:
         """Wait for a word; False where none came for a heartbeat."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), self._beat_s)
-            return True
-        return False
+        return await wait_for_event(changed, self._beat_s)
 
 
 def _wake(streams: "set[asyncio.Event] | tuple[()]") -> None:

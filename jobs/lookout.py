@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from contextlib import suppress
 
 from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
+from jobs.waits import wait_for_event
 
 
 class Lookout(ABC):
@@ -34,5 +34,4 @@ class Lookout(ABC):
                 self._outage.ended()
             except StoreUnavailable as error:
                 self._outage.began(error)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), every_s)
+            await wait_for_event(self._look, every_s)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from jobs.connection import Connection, Unreachable
 from jobs.outage import Outage
 from jobs.pipe import Wire
+from jobs.waits import wait_for_event
 
 log = logging.getLogger("jitney.jobs")
 
@@ -59,12 +60,9 @@ class Listener:
         self._outage.ended()
         await self._on_connect()
         while True:
-            try:
-                await asyncio.wait_for(wire.lost.wait(), SILENCE_S)
-            except TimeoutError:
-                await wire.send([("PING",)])
-            else:
+            if await wait_for_event(wire.lost, SILENCE_S):
                 raise ConnectionResetError("the connection was closed")
+            await wire.send([("PING",)])
 
     def _heard(self, push: list[Any]) -> None:
         if push[0] == b"message":

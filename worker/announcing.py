@@ -10,6 +10,7 @@ from jobs.cpu import Meter
 from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.registry import WorkerReport
+from jobs.waits import wait_for_event
 from worker.station import Station
 
 log = logging.getLogger("jitney.worker")
@@ -42,12 +43,9 @@ class Announcer:
                 outage.ended()
             except StoreUnavailable as error:
                 outage.began(error)
-            try:
-                await asyncio.wait_for(self._changed.wait(), self._beat_s)
-            except TimeoutError:
-                continue
-            self._changed.clear()
-            is_news = True
+            if await wait_for_event(self._changed, self._beat_s):
+                self._changed.clear()
+                is_news = True
 
     async def _announce(self, *, is_news: bool) -> None:
         cards = [station.model.card() for station in self._stations.values()]

@@ -10,6 +10,7 @@ from batching.batcher import Batch, Batcher, BatchLimits
 from batching.collation import Arrays
 from jobs.job import Claimed, Outcome
 from jobs.lifecycle import State
+from jobs.waits import wait_for_event
 from worker.ceilings import Ceilings
 
 
@@ -150,12 +151,3 @@ class Board:
         while not self.is_empty:
             self._left.clear()
             await self._left.wait()
-
-
-async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
-    """Wait for an event, or for so long; tells which it was."""
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return False
-    return True

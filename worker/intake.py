@@ -12,9 +12,10 @@ from jobs.errors import StoreUnavailable
 from jobs.job import Claim, Claimed
 from jobs.outage import Outage
 from jobs.store import JobStore
+from jobs.waits import wait_for_event
 from worker import outcomes
 from worker.blackbox import BlackBox
-from worker.board import Board, Rider, wait_for_event
+from worker.board import Board, Rider
 from worker.finishing import Finisher
 from worker.gate import Gate
 from worker.inference import Device

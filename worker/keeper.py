@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +16,7 @@ from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.plans import FOLLOWS, Plan
 from jobs.store import JobStore
+from jobs.waits import wait_for_event
 from worker import shelf, wishes
 from worker.announcing import Announcer
 from worker.depot import Depot
@@ -104,8 +104,7 @@ class Keeper:
                 if self._settings.models_watch_s or orders != self._orders():
                     self._shelf = self._seen
                 await self._look()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), every_s)
+            await wait_for_event(self._wake, every_s)
 
     async def _look(self) -> None:
         try:

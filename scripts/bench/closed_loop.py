@@ -4,9 +4,9 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
+from jobs.waits import wait_for_event
 from scripts.bench import counting
 from scripts.bench.connection import Address, Connection
 from scripts.bench.counting import Count, connected, dismiss, hang_up, let_end
@@ -26,8 +26,7 @@ async def measure(address: Address, exchange: Exchange, load: Load, seconds: flo
     try:
         await asyncio.sleep(WARM_S)
         # Before every caller had an answer, throughput is that of a queue that still fills.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(called.by_all.wait(), counting.PATIENCE_S)
+        await wait_for_event(called.by_all, counting.PATIENCE_S)
         count.open()
         await asyncio.sleep(seconds)
         count.close()

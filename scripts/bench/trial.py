@@ -15,7 +15,8 @@ async def try_once(address: Address, exchange: Exchange, request: bytes, name: s
     except OSError as error:
         raise CannotMeasure(f"nothing answers at {address}: {error}") from error
     try:
-        done = await asyncio.wait_for(exchange.send(connection, request), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            done = await exchange.send(connection, request)
     except TimeoutError as error:
         raise CannotMeasure(f"{address} did not answer within {PATIENCE_S:g} s") from error
     except OSError as error:

@@ -1,0 +1,17 @@
+"""Waiting for an event with an end to it."""
+
+import asyncio
+
+
+async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait for an event, or for so long; tells which it was.
+
+    `asyncio.wait_for` would swallow a cancellation that comes in the same moment as the event (before Python 3.12), and
+    who then waits for the canceled task waits for ever.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
