@@ -80,6 +80,14 @@ def test_a_source_that_is_not_installed_is_said_with_its_extra(tmp_path: Path) -
     assert 'pip install -e ".[timm]" in the checkout' in told
 
 
+def test_a_library_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    library = tmp_path / "libraries" / "huggingface_hub.py"
+    library.parent.mkdir()
+    library.write_text("raise RuntimeError('operator nms does not exist')")
+    told = refused(tmp_path / "models", f"hf:o/r@{COMMIT}", env={"PYTHONPATH": str(library.parent)})
+    assert "huggingface_hub is installed and does not start: operator nms does not exist" in told
+
+
 def test_a_folder_that_can_not_be_written_is_said(tmp_path: Path) -> None:
     file = tmp_path / "no-folder"
     file.write_text("")

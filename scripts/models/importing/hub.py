@@ -1,13 +1,12 @@
 """`hf:REPO@REVISION`: an ONNX file of a repository on a hub, prepared for as its preprocessor_config.json says."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from scripts.models.importing.source import Imported, NotImported, Wanted, plain
+from scripts.models.importing.source import Imported, NotImported, Wanted, library, plain
 
 _USUAL: Final = ("model.onnx", "onnx/model.onnx")
 _FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by PIL's numbers
@@ -19,10 +18,8 @@ def fetch(wanted: Wanted, onnx: Path) -> Imported:
     repo, _, revision = wanted.name.partition("@")
     if not revision:
         raise NotImported(f"name a revision of {repo}, best a commit, which stays what it is: hf:{repo}@main")
-    hub = importlib.import_module("huggingface_hub")
-    importlib.import_module(
-        "huggingface_hub.utils"
-    ).logging.set_verbosity_error()  # what goes wrong is told by us, once
+    hub = library("huggingface_hub")
+    library("huggingface_hub.utils").logging.set_verbosity_error()  # what goes wrong is told by us, once
     try:
         files = hub.HfApi().list_repo_files(repo, revision=revision)
         file = _chosen(repo, files, wanted.file)

@@ -1,7 +1,6 @@
 """`keras:NAME`: the networks of keras.applications, prepared for as their own `preprocess_input` does."""
 
 import difflib
-import importlib
 import os
 import warnings
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from scripts.models.importing.source import SEED, Imported, NotImported, Wanted, plain
+from scripts.models.importing.source import SEED, Imported, NotImported, Wanted, library, plain
 
 # Network → the module whose preprocess_input is its own, and what that does to pixels of 0 to 255.
 _FAMILIES: Final = {
@@ -44,7 +43,7 @@ def fetch(wanted: Wanted, onnx: Path) -> Imported:
         raise NotImported(f"keras has no network {wanted.name[:80]!r} that is known here; near it: {', '.join(near)}")
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # exporting needs none
-    keras = importlib.import_module("keras")
+    keras = library("keras")
     keras.utils.set_random_seed(SEED)
     try:
         network = getattr(keras.applications, wanted.name)(weights="imagenet" if wanted.weights == "trained" else None)

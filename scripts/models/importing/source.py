@@ -1,5 +1,6 @@
 """What a source gives: an ONNX file where it is told to put it, and what must be known to serve that."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -34,6 +35,14 @@ class Wanted(NamedTuple):
 
 Fetch = Callable[[Wanted, Path], Imported]
 """Writes the ONNX file; raises NotImported."""
+
+
+def library(name: str) -> Any:
+    """Another's module; raises NotImported where it is there and does not start, as beside another PyTorch."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # of compiled parts and of their registering: they share no base
+        raise NotImported(f"{name} is installed and does not start: {plain(error)}") from error
 
 
 def plain(error: BaseException) -> str:

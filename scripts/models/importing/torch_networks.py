@@ -1,14 +1,13 @@
 """`torchvision:NAME` and `timm:NAME`: exported by torch.onnx, prepared for as their weights say."""
 
 import difflib
-import importlib
 import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from scripts.models.importing.source import SEED, Imported, NotImported, Wanted, plain
+from scripts.models.importing.source import SEED, Imported, NotImported, Wanted, library, plain
 
 OPSET: Final = 17
 _FILTERS: Final = {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"}
@@ -16,7 +15,7 @@ _FILTERS: Final = {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 
 def fetch_torchvision(wanted: Wanted, onnx: Path) -> Imported:
     """A classifier of torchvision.models, with its default weights."""
-    vision = importlib.import_module("torchvision.models")
+    vision = library("torchvision.models")
     _check_name("torchvision", wanted.name, vision.list_models(module=vision))
     _seed()
     weights = vision.get_model_weights(wanted.name).DEFAULT
@@ -35,8 +34,8 @@ def fetch_torchvision(wanted: Wanted, onnx: Path) -> Imported:
 
 def fetch_timm(wanted: Wanted, onnx: Path) -> Imported:
     """A classifier of timm, by its name, such as resnet18.a1_in1k."""
-    timm = importlib.import_module("timm")
-    data = importlib.import_module("timm.data")
+    timm = library("timm")
+    data = library("timm.data")
     _check_name("timm", wanted.name.partition(".")[0], timm.list_models())
     _seed()
     network = _made("timm", wanted, lambda: timm.create_model(wanted.name, pretrained=wanted.weights == "trained"))
@@ -73,11 +72,11 @@ def _if_trained(wanted: Wanted, weights: Any) -> Any:
 
 
 def _seed() -> None:
-    importlib.import_module("torch").manual_seed(SEED)
+    library("torch").manual_seed(SEED)
 
 
 def _export(network: Any, shape: Sequence[int], onnx: Path) -> None:
-    torch = importlib.import_module("torch")
+    torch = library("torch")
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["scores"], "opset_version": OPSET}
     open_batch = {"image": {0: "batch"}, "scores": {0: "batch"}}
     try:
@@ -99,7 +98,7 @@ def _filter(name: str) -> str:
 
 
 def _described(source: str, wanted: Wanted) -> str:
-    version = importlib.import_module(source).__version__
+    version = library(source).__version__
     return f"{wanted.name} of {source} {version}, {wanted.weights} weights"
 
 
