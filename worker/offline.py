@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count, islice
 from typing import Final, NamedTuple
@@ -21,7 +20,7 @@ from worker.blackbox import BlackBox
 from worker.board import Board, Ended, Rider
 from worker.inference import Device, serve
 from worker.models.model import Model
-from worker.preparing import DECODED_TOGETHER, prepare_all
+from worker.preparing import DECODED_TOGETHER, decode_pool, prepare_all
 from worker.short_runs import ShortRuns
 
 COMPANY_S: Final = 0.25  # longest wait for a full batch; decoding keeps the cores busy meanwhile
@@ -59,7 +58,7 @@ class Offline:
         self._model = model
         self._board = Board(limits, ahead=2 * model.max_batch + 2 * decode_threads * DECODED_TOGETHER)
         self._device, self._box = Device(STUCK_S), BlackBox(None, "", 0, 0)
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._decoders = decode_pool(decode_threads)
         self._order: deque[_Seat] = deque()
         self._seats: dict[str, _Seat] = {}
         self._decoding: set[asyncio.Future[None]] = set()
