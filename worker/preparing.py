@@ -1,10 +1,6 @@
 """Turns riders' bytes into arrays, in whatever thread; what goes wrong with one belongs to it alone. Knows no queue."""
 
-import os
-import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import orjson
@@ -18,19 +14,6 @@ from worker.models.model import Model
 
 # A few to a thread: a hop between threads costs as much as decoding a small image.
 DECODED_TOGETHER: Final = 4
-BEHIND: Final = 10  # nice: a tenth of the share of a core that others have who want it
-
-
-def decode_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that run behind those of the device: one of these that waits for a core holds up all the others.
-
-    Measured with SqueezeNet on two cores: 6.5 % more images a second. Linux alone has priorities by thread.
-    """
-    return ThreadPoolExecutor(threads, "decode", _step_back if sys.platform == "linux" else None)
-
-
-def _step_back() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
 
 
 def prepare_all(model: Model, box: BlackBox, riders: list[Rider]) -> list[Exception | None]:

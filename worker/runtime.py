@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from worker.inference import Device
 from worker.keeper import Keeper
 from worker.load_notes import LoadNotes
 from worker.loops import Loops
-from worker.preparing import decode_pool
 from worker.settings import WorkerSettings
 from worker.station import Shared
 
@@ -43,7 +43,7 @@ class Runtime:
         threads = settings.decode_threads + 2  # the device's, and the loop's
         self.box = BlackBox(black_box, self.id, threads, max(2 * settings.decode_threads, MOST_RIDERS))
         self.meter = cpu.Meter(cpu.WORKER)
-        self.decoders = decode_pool(settings.decode_threads)
+        self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         channels = [keys.wake_channel(self.id), keys.NEWS]
         self.listener = Listener(store.connection, channels, self._on_notice, self._wake_all)
         shared = Shared(self.id, settings, store, self.device, Gate(), self.box, self.decoders)
