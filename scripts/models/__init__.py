@@ -14,7 +14,6 @@ VERBS: Final = {
     "share": ("scripts.models.share", "give a version a share of the jobs, as canary"),
     "promote": ("scripts.models.promote", "let a version take all jobs"),
     "rollback": ("scripts.models.rollback", "end the canary, or give the jobs back to the version before"),
-    "import": ("scripts.models.importing.command", "make a model folder of a network from elsewhere"),
     "follow": ("scripts.models.follow", "let the folder decide again"),
 }
 # These look at files, need ONNX Runtime, and share their options: scripts/models/command.py.
@@ -25,6 +24,12 @@ OF_FILES: Final = {
 }
 # What needs packages of its own: verb → (module, the packages, the extra that brings them, what it does).
 WITH_EXTRAS: Final = {
+    "import": (
+        "scripts.models.importing.command",
+        ("onnxruntime", "onnx"),
+        "cpu,models",
+        "make a model folder of a network from elsewhere",
+    ),
     "optimize": (
         "scripts.models.optimizing.command",
         ("onnxruntime", "onnx", "sympy", "tqdm"),

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from scripts.models.importing.folder import bring
 from scripts.models.importing.source import Fetch, NotImported, Wanted
 from worker.models.spec import ModelError
 
-IMPORTED, NOT, EX_USAGE = 0, 1, 64
+IMPORTED, NOT = 0, 1
 
 
 class Origin(NamedTuple):
@@ -38,8 +39,6 @@ def main(argv: Sequence[str]) -> int:
     given = _parser().parse_args(argv)
     try:
         fetch, wanted = _source(given)
-        from scripts.models.importing.folder import bring  # noqa: PLC0415 (needs onnx, which was looked for)
-
         name = given.name or _name_of(wanted.name)
         place, said = bring(fetch, wanted, given.models_dir, name, as_it_is=given.as_it_is)
     except NotImported as error:
@@ -58,7 +57,6 @@ def main(argv: Sequence[str]) -> int:
 def _source(given: argparse.Namespace) -> tuple[Fetch, Wanted]:
     kind, colon, name = given.source.partition(":")
     wanted = Wanted(name, given.weights, given.file, given.preset)
-    _need("models", ("onnx", "onnxruntime"))
     if Path(given.source).is_file():
         kind, wanted = "local", wanted._replace(name=given.source)
         origin = Origin("local", "fetch", (), "")
