@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-import hiredis
+import msgpack
 import orjson
 
 from jobs.errors import JitneyError
@@ -20,6 +20,7 @@ READ_FIELDS: Final = (
 )
 _WORDS: Final = 10  # of those the first are short text; the others may be large, and stay bytes
 _STATES: Final = {state.value: state for state in State}  # asking the class costs five times as much
+HANDED: Final = b"\x93"  # how what is handed over begins: MessagePack's array of three
 LATEST_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
 
 
@@ -51,16 +52,13 @@ def read_handed(data: bytes) -> tuple[str, int | None, list[Claimed]]:
 
     Raises ValueError where it is nothing of the kind.
     """
-    head, _, body = data.partition(b"\n")
-    station, _, seats_left = head.decode().rpartition(" ")
-    reader = hiredis.Reader(protocolError=ValueError, replyError=ValueError)
-    reader.feed(body)
-    jobs = reader.gets()
-    if not isinstance(jobs, list):
+    try:
+        station, seats_left, jobs = msgpack.unpackb(data, raw=True)
+        left = None if seats_left == b"guest" else int(seats_left)
+        return station.decode(), left, [read_claimed(fields) for fields in jobs]
+    except (TypeError, AttributeError) as error:
         message = f"it is {data[:80]!r}"
-        raise ValueError(message)  # noqa: TRY004 (what came is wrong, not how it was passed on)
-    left = None if seats_left == "guest" else int(seats_left)
-    return station.removeprefix("+"), left, [read_claimed(fields) for fields in jobs]
+        raise ValueError(message) from error
 
 
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
@@ -77,21 +75,26 @@ def read_notice(data: bytes) -> list[tuple[str, Job | None]]:
 
     Raises ValueError where this is no notice.
     """
-    told = orjson.loads(data)
-    if not isinstance(told, list):
-        message = f"it is {data[:80]!r}"
-        raise ValueError(message)  # noqa: TRY004 (what came is wrong, not how it was passed on)
     try:
-        return [
-            (job_id, _job(job_id, values[:_WORDS], [*map(_bytes, values[_WORDS:])]) if values else None)
-            for job_id, *values in told
-        ]
-    except (TypeError, KeyError) as error:
+        return [_told(job_id.decode(), values) for job_id, *values in msgpack.unpackb(data, raw=True)]
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(repr(error)) from error
 
 
-def _bytes(value: Any) -> bytes | None:
-    return value.encode() if isinstance(value, str) else None
+def _told(job_id: str, values: Sequence[bytes | Literal[False]]) -> tuple[str, Job | None]:
+    if not values:
+        return job_id, None
+    words = [value.decode() if value else None for value in values[:_WORDS]]
+    return job_id, _job(job_id, words, [value or None for value in values[_WORDS:]])
+
+
+def read_logged(logged: Sequence[str | Literal[False]]) -> Job | None:
+    """Read a job that was written down as JSON: its id, and what `read_job` reads of it. Raises ValueError."""
+    try:
+        job_id, *values = logged
+        return _told(str(job_id), [value and value.encode() for value in values])[1]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(repr(error)) from error
 
 
 def _job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:

@@ -117,10 +117,9 @@ def _bucket(ms: int) -> str:
 def _job(told: bytes | None) -> Job | None:
     """Read a job as its end was written down."""
     try:
-        ((_, job),) = codec.read_notice(b"[" + (told or b"") + b"]")
-    except (ValueError, TypeError):
+        return codec.read_logged(orjson.loads(told or b""))
+    except ValueError:
         return None
-    return job
 
 
 def _root(flight: Flight) -> str:

@@ -99,13 +99,13 @@ class Runtime:
         )
 
     def _on_notice(self, channel: str, words: bytes) -> None:
-        """A model version has work; with a plus, here it is; with a minus, a job of ours was canceled or expired."""
+        """A model version has work; or here it is; or, with a minus, a job of ours was canceled or expired."""
         if channel == keys.NEWS:
             if words == plans.NEWS:
                 self.keeper.look_again()
             return
         try:
-            if words.startswith(b"+"):
+            if words.startswith(codec.HANDED):
                 self._hand_over(*codec.read_handed(words))
             elif words.startswith(b"-"):
                 self._dismiss(words[1:].decode())

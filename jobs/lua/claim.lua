@@ -44,11 +44,11 @@ local function seat(id)
   if not input then return give_up(id, 'failed', UNREADABLE) end
   bytes = bytes + job[4]
   local attempt = whole(job[8] + 1)
-  redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', whole(now_us), 'attempts', attempt,
+  redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', NOW_US, 'attempts', attempt,
     unpack(seat_mark))
   leases[#leases + 1], leases[#leases + 2] = lease_ends, id
   if job[11] or job[12] then changed(id, 'running', job[11], job[12]) end
-  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], whole(now_us), job[2], job[10] or '0'}
+  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], NOW_US, job[2], job[10] or '0'}
   return true
 end
 

@@ -14,7 +14,7 @@
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
 -- Where nobody waits in line and a worker keeps seats free, a small job is handed over to it at once, under a lease: it
--- hears '+<model> <version> <seats left>' and, on the next line, the jobs as claim gives them, in the server's own protocol.
+-- hears {'<model> <version>', seats left, the jobs as claim gives them} in MessagePack, whose encoder copies an input once.
 -- Where others wait and its tenant has nobody in line, a host takes it as its guest ('guest' in place of the seats left).
 -- with events, lines
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -109,18 +109,15 @@ local function host_of(model, version, lane)
   end
 end
 
-local function word(text) return '$' .. #text .. '\r\n' .. text .. '\r\n' end
-
 local function send(taker, name, left)
-  local head = '+' .. name .. ' ' .. left .. '\n*' .. #taker.jobs .. '\r\n'
-  redis.call('PUBLISH', 'jitney:wake:' .. taker.worker, head .. table.concat(taker.jobs))
+  redis.call('PUBLISH', 'jitney:wake:' .. taker.worker, cmsgpack.pack({name, left, taker.jobs}))
 end
 
 -- Note that so many seats are free no more; gives how many are left.
 local function take_seats(taker, count)
   local left = tonumber(redis.call('ZINCRBY', taker.seats, -count, taker.worker))
   if left <= 0 then redis.call('ZREM', taker.seats, taker.worker) end
-  return whole(left)
+  return left
 end
 
 -- Send a worker the jobs that it is handed.
@@ -137,8 +134,7 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
     return
   end
   leases[#leases + 1], leases[#leases + 2] = lease_ends, id
-  taker.jobs[#taker.jobs + 1] = '*9\r\n' .. word(id) .. word('1') .. word(kind) .. word(input) .. word(parameters)
-    .. word(created) .. word(created) .. word(deadline) .. word('0')
+  taker.jobs[#taker.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0}
   taker.free = taker.free - 1
   if taker.hosts then
     send(taker, line.model .. ' ' .. line.version, 'guest')

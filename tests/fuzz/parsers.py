@@ -110,7 +110,7 @@ def records(data: bytes) -> None:
     codec.read_job("00" + "0" * 32, values)
     rest = given.ConsumeBytes(given.remaining_bytes())
     keyring._key(rest)
-    for read in (codec.read_notice, tensors.unpack, lambda data: tenants.read_deviations(data.decode("latin-1"))):
+    for read in (codec.read_notice, codec.read_handed, tensors.unpack, lambda data: tenants.read_deviations(data.decode("latin-1"))):
         with contextlib.suppress(ValueError, JitneyError):
             read(rest)
 

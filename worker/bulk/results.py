@@ -33,7 +33,7 @@ def show(outcome: bytes) -> Shown:
     if len(words) + 2 < ENDED_ALL:
         state, body = words
         return Shown(_failed(line_id, custom_id, state, orjson.loads(body), None), succeeded=False, log_bytes=len(body))
-    ((_, job),) = codec.read_notice(orjson.dumps([[line_id, *words]]))
+    job = codec.read_logged([line_id, *words])
     body = words[11] or words[12] or ""
     if job is None:
         fault = {"code": "unreadable_job", "message": "what the line's job was can not be read", "status": 422}

@@ -6,7 +6,7 @@ local now_us = time[1] * 1000000 + time[2]
 local now_ms = math.floor(now_us / 1000)
 
 local function job_key(id) return root .. ':job:' .. id end
-local function whole(number) return string.format('%.0f', number) end  -- a double as an integer's text
+local function whole(number) return string.format('%d', number) end  -- a double as an integer's text
 
 -- Some fields of a job; all of them missing where what lies there is no job.
 local function facts_of(id, ...)

@@ -23,6 +23,7 @@ local FACTS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', '
   'metadata', 'payer', 'seat', 'webhook', 'log', 'bulk'}
 local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024  -- how much of a job rides along in a notice
 local told_bytes = 0
+local NOW_US = whole(now_us)
 
 -- A job for a notice: {id, what a gateway reads of it, in codec.py's order}, or {id} where that is much.
 local function told(id, facts, state, field, body, run)
@@ -30,7 +31,7 @@ local function told(id, facts, state, field, body, run)
   if bytes > BYTES_OF_JOB or told_bytes + bytes > BYTES_OF_NOTICE then return {id} end
   told_bytes = told_bytes + bytes
   local output, failed = field == 'output' and body, field == 'error' and body
-  return {id, facts[7], state, facts[4], facts[8], facts[9], facts[10], facts[11], facts[3], facts[12], whole(now_us), facts[13],
+  return {id, facts[7], state, facts[4], facts[8], facts[9], facts[10], facts[11], facts[3], facts[12], NOW_US, facts[13],
     output, failed, run and run[2] or false, run and run[4] or false}
 end
 
@@ -81,7 +82,7 @@ local function close()
     end
   end
   for bulk, lines in pairs(lines_ended) do log_lines(bulk, lines) end
-  for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode(ids)) end
+  for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cmsgpack.pack(ids)) end
   if posted then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 
@@ -121,7 +122,7 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
   local job = job_key(id)
   facts = facts or redis.call('HMGET', job, unpack(FACTS))
   local model, size = facts[4], tonumber(facts[6])
-  redis.call('HSET', job, 'state', state, 'finished', whole(now_us), field, body, unpack(run or {}))
+  redis.call('HSET', job, 'state', state, 'finished', NOW_US, field, body, unpack(run or {}))
   if model and size then weigh(model, -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
   if facts[14] and size then weigh(facts[14], -1, 0 - size) end
   if facts[15] then unseat(facts[15], model, facts[8]) end
@@ -139,7 +140,7 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
   if facts[18] then
     local output, failed = field == 'output' and body, field == 'error' and body
     local outcome = {id, facts[18], facts[7], state, model, facts[8], facts[9], facts[10], facts[11], facts[3], facts[12],
-      whole(now_us), facts[13], output, failed, run and run[2] or false, run and run[4] or false}
+      NOW_US, facts[13], output, failed, run and run[2] or false, run and run[4] or false}
     line_ended(id, outcome, #body - (size or 0), state == 'succeeded')
   end
   if facts[17] then changed(id, state, nil, facts[17]) end

@@ -7,7 +7,7 @@ local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'create
 -- somebody listens to all of that.
 local function changed(id, state, followers, log)
   for gateway in string.gmatch(followers or '', '[^ ]+') do
-    redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cjson.encode({{id}}))
+    redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cmsgpack.pack({{id}}))
   end
   if not log then return end
   redis.call('XADD', root .. ':log:' .. log, 'MAXLEN', '~', 10000, '*', 'id', id, 'status', state)
