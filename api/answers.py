@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from api.cycle import ANSWER
 from jobs.errors import JitneyError, NotNow
 
 log = logging.getLogger("jitney.api")
@@ -41,9 +42,13 @@ class Answer(NamedTuple):
         length = b"%d" % len(self.body)
         return [(b"content-type", self.content_type), (b"content-length", length), *ALWAYS, *self.headers]
 
-    async def send(self, send: Send) -> None:
-        """Send it over ASGI."""
-        await send({"type": "http.response.start", "status": self.status, "headers": self.all_headers()})
+    async def send(self, scope: Scope, send: Send) -> None:
+        """Send it over ASGI; as one message where the server takes it so (api/cycle.py)."""
+        headers = self.all_headers()
+        if ANSWER in scope.get("extensions", ()):
+            await send({"type": ANSWER, "status": self.status, "headers": headers, "body": self.body})
+            return
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
 
@@ -102,7 +107,7 @@ def adding(send: Send, headers: Sequence[Header]) -> Send:
     """Give a `send` that puts these headers into an answer of whatever door."""
 
     async def with_them(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", ANSWER):
             message["headers"] = [*message["headers"], *headers]
         await send(message)
 

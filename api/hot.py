@@ -43,13 +43,13 @@ class Hot:
             if refusal is not None:
                 raise refusal
         except JitneyError as error:
-            return await problem(error, path).send(send)
+            return await problem(error, path).send(scope, send)
         if path == PATH and method == "POST":
             answer = await guarded(submit(self._gateway, request, receive), path)
-            return await answer.send(send)
+            return await answer.send(scope, send)
         if method == "GET" and path.startswith(PATH + "/") and "/" not in path[len(PATH) + 1 :]:
             answer = await guarded(read(self._gateway, request), path)
-            return await answer.send(send)
+            return await answer.send(scope, send)
         return await self._app(scope, receive, send)
 
 

@@ -1,19 +1,22 @@
 """uvicorn's HTTP protocol, bounded: what one connection may send before it says anything of use, and how slowly.
 
-And with one write for each answer: head and body would leave in two, each a call to the system, which with the caller's
+With no timer for each request: all connections are swept. And with one write for each answer: head and body would leave in two, each a call to the system, which with the caller's
 extra wake-up costs more than all that a gateway itself does for a small job.
 """
 
 import asyncio
+import logging
 import socket
 import struct
 from collections import deque
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Any, Final, NamedTuple, cast
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api import cycle
 from api.answers import problem
 from jobs.errors import JitneyError, NotNow, Refused
 
@@ -21,6 +24,7 @@ MAX_HEADERS: Final = 100
 UPLOADS: Final = b"/v1/files"  # where a body may be large: it is given time as long as it comes
 LINGER_S: Final = 1.0  # for an answer that comes before the request's end to arrive, though nothing more is read
 SWEEPS_PER_LIMIT: Final = 10
+_NOWHERE: Final = logging.getLogger("jitney.api")  # there is no access log
 FORGET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 
@@ -81,6 +85,7 @@ class Protocol(HttpToolsProtocol):
         self.url, self._is_upload, self._upload_bytes = b"", False, 0
         self._refusal: JitneyError | None = None
         self._is_over = False  # nothing more is read
+        self._is_kept = False  # alive, after its first answer
         self._unsent_bytes, self._moved_at = 0, 0.0
         if len(self.connections) > self.bounds.connections:
             message = f"this gateway holds {self.bounds.connections} connections, as many as it may"
@@ -104,10 +109,37 @@ class Protocol(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS or self._chunk_bytes > self.bounds.head_bytes < self._head_bytes():
             self._refusal = self._head_too_large()
             raise self._refusal  # out of the parser, to `send_400_response`
-        super().on_headers_complete()
+        self._begin()
         self._waits_since, self._body_since, self._upload_bytes = None, self.loop.time(), 0
         self._is_upload = self.url.partition(b"?")[0] == UPLOADS
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # for trailers, which nobody reads
+
+    def _begin(self) -> None:
+        """Start to answer the request whose head is complete, or let it wait for the one before it."""
+        parser, scope, url = self.parser, self.scope, httptools.parse_url(self.url)
+        path, version = url.path.decode("ascii"), parser.get_http_version()
+        scope["method"], scope["http_version"] = parser.get_method().decode("ascii"), version
+        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = cycle.Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=_NOWHERE,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
@@ -120,13 +152,17 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
         if self.cycle.response_complete and self.cycle.more_body:  # answered before its end: the rest is not read
-            self.server_state.total_requests += 1
             self._end()
             return
-        super().on_response_complete()
-        if self.cycle.response_complete:
-            self._waits_since = self.loop.time()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self.cycle.response_complete:
+            self._is_kept, self._waits_since = True, self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser could not read, or what went beyond its bounds."""
@@ -135,6 +171,9 @@ class Protocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Give up a caller who takes too long for a head or a body, or has taken nothing of an answer for too long."""
         if self._is_over or self.transport.is_closing():
+            return
+        if self._is_idle() and now - cast("float", self._waits_since) > self.timeout_keep_alive:
+            self.transport.close()
             return
         if self._waits_since is not None and now - self._waits_since > self.bounds.head_s:
             message = f"the head of a request did not arrive within {self.bounds.head_s:g} s"
@@ -151,6 +190,10 @@ class Protocol(HttpToolsProtocol):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, FORGET)
             self.transport.abort()
         self._unsent_bytes = unsent
+
+    def _is_idle(self) -> bool:
+        """Whether nothing of a next request has come."""
+        return self._is_kept and self._waits_since is not None and self._idle_bytes == 0
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -171,10 +214,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True  # whoever waits for the rest of the body hears that it will not come
             self.cycle.message_event.set()
         answer = problem(error, self.url.partition(b"?")[0].decode("latin-1"))
-        phrase = HTTPStatus(answer.status).phrase
-        head = [f"HTTP/1.1 {answer.status} {phrase}\r\n".encode(), b"connection: close\r\n"]
-        head += [name + b": " + value + b"\r\n" for name, value in answer.all_headers()]
-        self.transport.write(b"".join([*head, b"\r\n", answer.body]))
+        self.transport.write(cycle.head(answer.status, answer.all_headers(), closes=True) + answer.body)
         self._end()
 
     def _end(self) -> None:

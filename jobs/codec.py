@@ -1,7 +1,7 @@
 """Job ⇄ the fields of its hash. Inputs and outputs stay the bytes they were; nothing is pickled."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import msgpack
@@ -24,12 +24,19 @@ HANDED: Final = b"\x93"  # how what is handed over begins: MessagePack's array o
 LATEST_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
 
 
-def submit_words(job: Submission) -> tuple[str | bytes | int, ...]:
-    """List a submission as `submit.lua` takes it."""
-    return (
-        *(job.id, job.model, job.version, job.lane, job.tenant, job.deadline_ms, job.kind, job.input),
-        *(job.parameters, job.metadata, job.idempotency_key, job.digest, RECORD_VERSION, job.webhook),
-    )
+class Writer:
+    """Writes submissions as `submit.lua` takes them: all that is small in one word, by an encoder in C."""
+
+    def __init__(self) -> None:
+        self._pack: Callable[[tuple[str | bytes | int, ...]], bytes] = msgpack.Packer(use_bin_type=False).pack
+
+    def submission(self, job: Submission, quota: str, logged: str) -> tuple[bytes, bytes]:
+        """Write one: its facts, and its input. `quota`, `logged`: what holds for its tenant."""
+        facts = (
+            *(job.id, job.model, job.version, job.lane, job.tenant, job.deadline_ms, job.kind, job.parameters),
+            *(job.metadata, job.idempotency_key, job.digest, RECORD_VERSION, job.webhook, quota, logged, job.bulk),
+        )
+        return self._pack(facts), job.input
 
 
 def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:

@@ -47,6 +47,7 @@ class JobStore:
         self.tenants = settings.limits()
         self._shares = self.tenants.shares()
         self.listened: Collection[str] = frozenset()  # tenants to whose jobs somebody listens
+        self._writer = codec.Writer()
         self._next_shard = 0
 
     # ---- the gateway's side
@@ -74,7 +75,7 @@ class JobStore:
     ) -> list[Accepted | JitneyError]:
         s = self.settings
         caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
-        words = [word for job in jobs for word in (*codec.submit_words(job), *self._tenant_words(job.tenant), job.bulk)]
+        words = [word for job in jobs for word in self._writer.submission(job, *self._tenant_words(job.tenant))]
         head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s), self._lease_ms)
         try:
             answers = await self.run("submit", root, *head, *caps, *words)

@@ -1,7 +1,7 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, lease_ms, then how many jobs and
---       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 17 words:
---       id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, idempotency key, digest, v,
+--       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 2 words, its
+--       input and before it in MessagePack: id, model, version, lane, tenant, deadline_ms, kind, parameters, metadata, idempotency key, digest, v,
 --       webhook ('' = none), quota ('<jobs> <bytes>' that may be open of its tenant, and 'claimed' where only so many may run;
 --       '' = any number), logged ('1' = somebody listens to its tenant's jobs), bulk (the custom_id of a bulk's line; '' = of
 --       none: only such jobs are listed)
@@ -144,8 +144,9 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
 end
 
 local function accept(at)
-  local id, model, version, lane, tenant, deadline_ms, kind, input, parameters, metadata, key, digest, v, webhook, quota,
-    logged, bulk = unpack(ARGV, at, at + 16)
+  local id, model, version, lane, tenant, deadline_ms, kind, parameters, metadata, key, digest, v, webhook, quota, logged,
+    bulk = unpack(cmsgpack.unpack(ARGV[at]))
+  local input = ARGV[at + 1]
   local job = job_key(id)
   local its_created = redis.call('HGET', job, 'created')
   if its_created then return known('new', id, its_created) end
@@ -200,7 +201,7 @@ local function accept(at)
   return {'new', id, created}
 end
 
-for at = FIRST_JOB, #ARGV, 17 do answers[#answers + 1] = accept(at) end
+for at = FIRST_JOB, #ARGV, 2 do answers[#answers + 1] = accept(at) end
 for_many('ZADD', root .. ':deadlines', deadlines)
 for_many('ZADD', root .. ':leases', leases)
 for record, made in pairs(keyed) do

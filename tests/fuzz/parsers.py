@@ -54,6 +54,7 @@ class _Known(Catalogue):
 
 CATALOGUE: Final = _Known()
 GUARD: Final = GatewaySettings().guard()
+WRITER: Final = codec.Writer()
 
 
 def request(data: bytes) -> None:
@@ -81,7 +82,7 @@ def taken(draft: Draft) -> None:
     """Make a job of a draft, and its words for the queue; a tensor job is read back as a worker does."""
     with contextlib.suppress(JitneyError):
         job = admit(draft, CATALOGUE, GUARD, tenant="t", idempotency_key="k", shards=3, max_deadline_ms=1000)
-        codec.submit_words(job)
+        WRITER.submission(job, "", "")
         if job.kind == "tensors":
             assert {name: one.data for name, one in tensors.unpack(job.input).items()}
 

@@ -1,0 +1,58 @@
+"""One request and its answer over uvicorn, where most of what passes is small: a body that is there, an answer that is whole.
+
+An answer of ours leaves as one ASGI message and in one write. That is an extension, `jitney.answer`: uvicorn's two messages
+have each name and value of a head looked through by a pattern, which costs more than all a gateway does for the answer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+ANSWER: Final = "jitney.answer"
+
+
+class Cycle(RequestResponseCycle):
+    """See above; whatever comes in parts goes uvicorn's way."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.scope["extensions"] = {ANSWER: {}}
+
+    async def receive(self) -> Any:
+        if self.more_body or self.disconnected or self.response_complete or self.waiting_for_100_continue:
+            return await super().receive()
+        body, self.body = bytes(self.body), bytearray()
+        self.message_event.clear()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] != ANSWER or self.response_started:
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        written = head(message["status"], message["headers"], closes=not self.keep_alive)
+        self.transport.write(written if self.scope["method"] == "HEAD" else written + message["body"])
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+
+def head(status: int, headers: Sequence[tuple[bytes, bytes]], *, closes: bool) -> bytes:
+    """Write the head of an answer; raises ValueError where a name or a value would break out of its line."""
+    lines = [STATUS_LINE[status]]
+    for name, value in headers:
+        lines += (name, b": ", value, b"\r\n")
+    lines.append(b"connection: close\r\n\r\n" if closes else b"\r\n")
+    written = b"".join(lines)
+    ends = len(headers) + 2 + closes
+    if written.count(b"\n") != ends or written.count(b"\r") != ends:
+        message = f"a header field has more than one line: {headers!r}"
+        raise ValueError(message)
+    return written
