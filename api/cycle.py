@@ -1,7 +1,7 @@
-"""One request and its answer over uvicorn, where most of what passes is small: a body that is there, an answer that is whole.
+"""One request and its answer over uvicorn, where most is small: a body that is there already, an answer that is whole.
 
-An answer of ours leaves as one ASGI message and in one write. That is an extension, `jitney.answer`: uvicorn's two messages
-have each name and value of a head looked through by a pattern, which costs more than all a gateway does for the answer.
+An answer of ours leaves as one ASGI message and in one write. That is an extension, `jitney.answer`: in uvicorn's own
+two messages each name and value of a head is looked through by a pattern, which costs more than writing the answer.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,12 @@ class Cycle(RequestResponseCycle):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.scope["extensions"] = {ANSWER: {}}
+        self._is_read = False  # whether the app has the whole body
 
     async def receive(self) -> Any:
-        if self.more_body or self.disconnected or self.response_complete or self.waiting_for_100_continue:
+        if self._is_read or self.more_body or self.disconnected or self.waiting_for_100_continue:
             return await super().receive()
+        self._is_read = True
         body, self.body = bytes(self.body), bytearray()
         self.message_event.clear()
         return {"type": "http.request", "body": body, "more_body": False}

@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol, bounded: what one connection may send before it says anything of use, and how slowly.
 
-With no timer for each request: all connections are swept. And with one write for each answer: head and body would leave in two, each a call to the system, which with the caller's
-extra wake-up costs more than all that a gateway itself does for a small job.
+With no timer for each request: all connections are swept. And with one write for each answer: head and body would leave
+in two, each a call to the system, which with the caller's extra wake-up costs more than all that a gateway itself does
+for a small job.
 """
 
 import asyncio

@@ -99,7 +99,7 @@ def read_logged(logged: Sequence[str | Literal[False]]) -> Job | None:
     """Read a job that was written down as JSON: its id, and what `read_job` reads of it. Raises ValueError."""
     try:
         job_id, *values = logged
-        return _told(str(job_id), [value and value.encode() for value in values])[1]
+        return _told(str(job_id), [value.encode() if value else False for value in values])[1]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(repr(error)) from error
 

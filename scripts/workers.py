@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts.supervisor import EX_CONFIG, Backoff, CannotStart, Child, Supervisor, say
+from worker.cpus import usable_cpus
 
 MAX_PROCESSES = 256
 MAX_GPUS = 1024
@@ -23,6 +24,7 @@ STOPS_AFTER_DRAIN_S = 2.0
 
 SETTINGS_HELP = """environment:
   WORKERS          worker processes (default 1), so many on each GPU
+  CPUS             CPUs of each (default its share of all)
   GPU_DEVICE       numbers of the GPUs to use, as CUDA counts them (default 0)
   MODELS_DIR       the folder of models (default models)
   REDIS_URL        Redis >= 7.0 or Valkey that keeps the queue (default redis://127.0.0.1:6379/0)
@@ -88,16 +90,17 @@ def black_boxes() -> Iterator[Path]:
 
 
 def children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[Child]:
-    """The workers to keep, on each GPU as many; they drain at the same time, however many they are."""
+    """The workers to keep, on each GPU as many; they share the CPUs, and drain at the same time, however many."""
     # -P: a folder named worker where the command is called is not ours.
     python = (sys.executable, "-P", "-m")
     gpus = [gpu for _ in range(settings.processes) for gpu in settings.devices]
+    share = max(1, usable_cpus() // len(gpus))  # together they have no more threads than there are CPUs
     boxes = [(str(folder / f"worker-{number}"), gpu) for number, gpu in enumerate(gpus, 1)]
     return [
         Child(
             name="worker" if len(boxes) == 1 else Path(box).name,
             command=(*python, "worker", "--black-box", box),
-            env={**env, "GPU_DEVICE": str(gpu)},
+            env={**env, "GPU_DEVICE": str(gpu), "CPUS": env.get("CPUS") or str(share)},
             stop_s=settings.drain_s + STOPS_AFTER_DRAIN_S,
             on_death=(*python, "worker.burial", box),
             part="worker",

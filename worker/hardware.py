@@ -8,8 +8,8 @@ from worker.settings import WorkerSettings
 
 
 def hardware(settings: WorkerSettings) -> Hardware:
-    """Give the GPU, and where what is built for it is kept."""
-    return Hardware(settings.gpu_device, settings.engine_cache)
+    """Give the GPU, where what is built for it is kept, and the CPUs."""
+    return Hardware(settings.gpu_device, settings.engine_cache, settings.cpus)
 
 
 def of_the_environment() -> Hardware:

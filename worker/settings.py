@@ -1,16 +1,16 @@
 """What a worker needs to know, from the environment."""
 
-import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from worker.cpus import usable_cpus
 
-def usable_cpus() -> int:
-    """Count the CPUs this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def _cpus(given: dict[str, Any]) -> int:
+    return int(given.get("cpus", 1))
 
 
 class WorkerSettings(BaseSettings):
@@ -28,7 +28,13 @@ class WorkerSettings(BaseSettings):
     unload_after_s: float = Field(
         10, gt=0, description="a version that is no longer wanted stays so long at least: no gateway must miss that"
     )
-    decode_threads: int = Field(default_factory=usable_cpus, ge=1, description="threads that decode images")
+    cpus: int = Field(
+        default_factory=usable_cpus,
+        ge=1,
+        le=1024,
+        description="CPUs this worker uses: for its runs, and for decoding",
+    )
+    decode_threads: int = Field(default_factory=_cpus, ge=1, description="threads that decode images")
     gpu_device: int = Field(0, ge=0, le=1023, description="the number of the worker's GPU, as CUDA counts them")
     engine_cache: Path = Field(
         Path(".data/engines"), description="folder where TensorRT keeps what it has built, which takes minutes"

@@ -16,12 +16,12 @@ from jobs.tensors import DATATYPES, Tensor
 from scripts.bulk.errors import MALFORMED, BadItem, CannotRun
 from scripts.bulk.items import Item, from_base64
 from scripts.bulk.rows import Row, failed
+from worker.cpus import usable_cpus
 from worker.hardware import of_the_environment
 from worker.models.model import Model, load
 from worker.models.repository import BrokenModel, scan
 from worker.models.spec import ModelError
 from worker.offline import End, Offline, Ride
-from worker.settings import usable_cpus
 
 # What a decoder makes of a picture is told by its row; its warnings would tear the progress bar.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")

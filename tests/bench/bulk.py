@@ -29,9 +29,9 @@ from scripts.bench.cpu import ServiceCpu
 from scripts.bulk.ledger import State, read_state
 from tests.support import models
 from tests.support.service import ROOT, Service
+from worker.cpus import usable_cpus
 from worker.models.model import Model, load
 from worker.models.repository import ModelFolder, scan
-from worker.settings import usable_cpus
 
 SHARED = ROOT.parent / "shared" / "data"
 DISTINCT = 200

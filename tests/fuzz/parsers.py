@@ -111,7 +111,8 @@ def records(data: bytes) -> None:
     codec.read_job("00" + "0" * 32, values)
     rest = given.ConsumeBytes(given.remaining_bytes())
     keyring._key(rest)
-    for read in (codec.read_notice, codec.read_handed, tensors.unpack, lambda data: tenants.read_deviations(data.decode("latin-1"))):
+    deviations = lambda text: tenants.read_deviations(text.decode("latin-1"))  # noqa: E731 - one line says it
+    for read in (codec.read_notice, codec.read_handed, tensors.unpack, deviations):
         with contextlib.suppress(ValueError, JitneyError):
             read(rest)
 

@@ -107,8 +107,9 @@ async def test_seats_are_shared_out_among_the_shards(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "notice",
     [
-        *(b"", b"\x93", b"\x93\xa3m 1\xa1x\x90", b"\x93\xa3m 1\x03", b"\x93\xa3m 1\x03\x91\xa1a", b"\x93\xa3m 1\x03\xc0"),
-        *(b"\x93\x01\x03\x90", b"\x93\xa3m 1\xc0\x90", b"\x93\xa3m 1\x03\x90\x01", b"\x93\xa1\xff\x03\x90", b"m 1"),
+        *(b"", b"m 1", b"\x93", b"\x93\xa3m 1\xa1x\x90", b"\x93\xa3m 1\x03", b"\x93\xa3m 1\x03\x91\xa1a"),
+        *(b"\x93\x01\x03\x90", b"\x93\xa3m 1\xc0\x90", b"\x93\xa3m 1\x03\x90\x01", b"\x93\xa1\xff\x03\x90"),
+        b"\x93\xa3m 1\x03\xc0",
     ],
 )
 def test_what_is_no_handing_over_is_told_apart(notice: bytes) -> None:

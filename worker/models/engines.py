@@ -17,10 +17,11 @@ SHORT_CHECK_ROWS: Final = 3  # are run of every model before it serves
 
 
 class Hardware(NamedTuple):
-    """What a worker has for its models: the number of its GPU, and where what TensorRT builds is kept."""
+    """What a worker has for its models: the number of its GPU, where what TensorRT builds is kept, CPUs (0 = all)."""
 
     gpu: int = 0
     engine_cache: Path | None = None
+    cpus: int = 0
 
 
 def open_engine(folder: ModelFolder, hardware: Hardware | None = None, provider: str = "auto") -> AnyEngine:
@@ -31,7 +32,7 @@ def open_engine(folder: ModelFolder, hardware: Hardware | None = None, provider:
         return Guest(folder.path, folder.onnx.parent, spec, hardware.gpu)
     check_folder(folder.path, folder.onnx)
     wanted = spec.provider if provider == "auto" else provider
-    return Engine(folder.onnx, wanted, spec.threads, gpu_of(spec, hardware))
+    return Engine(folder.onnx, wanted, spec.threads or hardware.cpus, gpu_of(spec, hardware))
 
 
 def gpu_of(spec: ModelSpec, hardware: Hardware) -> Gpu:

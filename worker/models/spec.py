@@ -80,7 +80,7 @@ class ModelSpec(BaseModel):
         pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*$",
         description="file.py:ClassName of a file in the model's folder, or module:ClassName of an installed one",
     )
-    threads: int = Field(0, ge=0, le=1024, description="a whole number from 0 (all CPUs of the process) to 1024")
+    threads: int = Field(0, ge=0, le=1024, description="a whole number from 0 (all CPUs of the worker) to 1024")
     max_batch: int | None = Field(
         None, ge=1, le=4096, description="a whole number from 1 to 4096; left out, it is found by measuring"
     )
