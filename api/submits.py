@@ -48,30 +48,31 @@ class Submits:
         answer: Answer = loop.create_future()
         how = (waiting_gateway, frozenset(closed) if closed else _NONE)
         size_bytes = len(job.input)
-        together = self._open.get(how) if size_bytes <= LARGE_BYTES else _Together()
+        together = self._open.get(how) if size_bytes <= LARGE_BYTES else None
         if together is None:
-            together = self._open[how] = _Together()
-            loop.call_soon(self._send_open, how)
+            together = self._begin(how, stays_open=size_bytes <= LARGE_BYTES)
         together.jobs.append(job)
         together.answers.append(answer)
         together.size_bytes += size_bytes
-        if size_bytes > LARGE_BYTES:
-            self._send(together, how)
-        elif len(together.jobs) >= MOST_JOBS or together.size_bytes + LARGE_BYTES > MOST_BYTES:
-            self._send_open(how)
+        is_full = len(together.jobs) >= MOST_JOBS or together.size_bytes + LARGE_BYTES > MOST_BYTES
+        if is_full and self._open.get(how) is together:
+            del self._open[how]  # the next begins another
         return answer
 
-    def _send_open(self, how: How) -> None:
-        together = self._open.pop(how, None)
-        if together is not None:
-            self._send(together, how)
-
-    def _send(self, together: _Together, how: How) -> None:
-        task = asyncio.create_task(self._submit(together, *how))
+    def _begin(self, how: How, *, stays_open: bool) -> _Together:
+        together = _Together()
+        if stays_open:
+            self._open[how] = together
+        task = asyncio.create_task(self._submit(together, how))
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
+        return together
 
-    async def _submit(self, together: _Together, waiting_gateway: str, closed: frozenset[str]) -> None:
+    async def _submit(self, together: _Together, how: How) -> None:
+        """Begins once the loop has handled what had arrived: until then it fills."""
+        if self._open.get(how) is together:
+            del self._open[how]
+        waiting_gateway, closed = how
         try:
             verdicts = await self._store.submit(together.jobs, waiting_gateway, closed=closed)
         except BaseException as error:  # noqa: BLE001 - it belongs to those who asked

@@ -1,4 +1,6 @@
-"""An auto-pipelining connection: all commands of one turn of the event loop leave in one write, answers come in order.
+"""An auto-pipelining connection: nobody waits for another's answer, answers come in order.
+
+What is written in one turn of the event loop leaves in one call to the system: uvloop sees to that.
 
 redis-py makes the connection (address, TLS, AUTH, database, protocol) and hands the socket over; from then on only
 bytes pass here. Round trips and Python frames per command are what a small job costs most (docs/decisions/0009).
@@ -52,7 +54,6 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         self._sent: deque[_Sent] = deque()
-        self._outgoing: list[bytes] = []
         self._alive_at = self._loop.time()  # when something last moved on the socket
         self._unwritten_bytes = 0
         self._check_due = False
@@ -83,9 +84,8 @@ class Wire(asyncio.Protocol):
 
     def put(self, commands: Sequence[Command]) -> None:
         """Send commands that have no answer but what is pushed: subscriptions."""
-        if not self._outgoing:
-            self._loop.call_soon(self._write)
-        self._outgoing += [one if isinstance(one, bytes) else pack(tuple(one)) for one in commands]
+        packed = [one if isinstance(one, bytes) else pack(tuple(one)) for one in commands]
+        self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
 
     def close(self) -> None:
         """Drop the connection."""
@@ -121,16 +121,10 @@ class Wire(asyncio.Protocol):
 
     def _fail(self, error: OSError) -> None:
         self.lost.set()
-        self._outgoing.clear()
         sent, self._sent = self._sent, deque()
         for one in sent:
             if not one.future.done():
                 one.future.set_exception(error)
-
-    def _write(self) -> None:
-        outgoing, self._outgoing = self._outgoing, []
-        if outgoing:
-            self._transport.write(b"".join(outgoing))
 
     def _check(self) -> None:
         """Give up a connection on which nothing moves: half-open ones are never closed for us.

@@ -9,6 +9,8 @@ async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
     `asyncio.wait_for` would swallow a cancellation that comes in the same moment as the event (before Python 3.12), and
     who then waits for the canceled task waits for ever.
     """
+    if timeout_s is None:  # a timeout that never comes costs as much as one that does
+        return await event.wait()
     try:
         async with asyncio.timeout(timeout_s):
             await event.wait()
