@@ -15,6 +15,8 @@ ANSWER: Final = "jitney.answer"
 class Cycle(RequestResponseCycle):
     """See above; whatever comes in parts goes uvicorn's way."""
 
+    transport: Any  # api/protocol.py's, which knows what is whole
+
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.scope["extensions"] = {ANSWER: {}}
@@ -39,7 +41,7 @@ class Cycle(RequestResponseCycle):
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
         written = head(message["status"], message["headers"], closes=not self.keep_alive)
-        self.transport.write(written if self.scope["method"] == "HEAD" else written + message["body"])
+        self.transport.write_whole(written if self.scope["method"] == "HEAD" else written + message["body"])
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()

@@ -1,6 +1,8 @@
 """uvicorn's HTTP protocol, bounded: what one connection may send before it says anything of use, and how slowly.
 
-There is no timer for a request: all connections are swept.
+With no timer for each request: all connections are swept. And with one write for each answer: head and body would leave
+in two, each a call to the system, which with the caller's extra wake-up costs more than all that a gateway itself does
+for a small job.
 """
 
 import asyncio
@@ -38,13 +40,51 @@ class Bounds(NamedTuple):
     upload_bytes_s: int = 32 << 10  # what an upload must bring, beside `receive_s`
 
 
+class OneWrite:
+    """A transport that sends what was written in one turn of the event loop together; all else passes straight on."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._loop = transport, asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it with what else is written in this turn."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def write_whole(self, answer: bytes) -> None:
+        """Send it at once: nothing follows that belongs to it."""
+        self._parts.append(answer)
+        self._flush()
+
+    def write_eof(self) -> None:
+        """Say, once everything is sent, that nothing more will be."""
+        self._flush()
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close once everything is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+
+
 class Protocol(HttpToolsProtocol):
     """One connection of a caller."""
 
     bounds = Bounds(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=10_000)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", transport))
+        super().connection_made(cast("asyncio.Transport", OneWrite(cast("asyncio.Transport", transport))))
         self._waits_since: float | None = self.loop.time()  # for a head; None while a request is answered
         self._body_since: float | None = None  # while a body arrives
         self._idle_bytes = self._chunk_bytes = 0  # since something of a request or its body was made of them; at a time

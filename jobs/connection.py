@@ -80,7 +80,7 @@ class Connection:
 
     async def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
         """Send many commands in one write; the answers in order. They may be sent twice, and must do no harm then."""
-        answers = await self._send(self._small, commands, again=True)
+        answers = await self._send(self._small, commands, again=True, at_once=False)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise _not_taken(answer)
@@ -119,14 +119,15 @@ class Connection:
         self._large.close()
         await self._client.aclose()
 
-    async def _send(self, pipe: Pipe, commands: Sequence[Command], *, again: bool) -> list[Any]:
+    async def _send(self, pipe: Pipe, commands: Sequence[Command], *, again: bool, at_once: bool = True) -> list[Any]:
+        """Scripts go at once: what can be gathered for one was gathered before."""
         try:
             try:
-                return await pipe.send(commands)
+                return await pipe.send(commands, at_once=at_once)
             except ConnectionError:  # a server that restarts, or a connection that it closed
                 if not again:
                     raise
-                return await pipe.send(commands)
+                return await pipe.send(commands, at_once=at_once)
         except Unreachable as error:
             raise _not_taken(error) from error
 

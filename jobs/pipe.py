@@ -1,6 +1,4 @@
-"""An auto-pipelining connection: nobody waits for another's answer, answers come in order.
-
-What is written in one turn of the event loop leaves in one call to the system: uvloop sees to that.
+"""An auto-pipelining connection: all commands of one turn of the event loop leave in one write, answers come in order.
 
 redis-py makes the connection (address, TLS, AUTH, database, protocol) and hands the socket over; from then on only
 bytes pass here. Round trips and Python frames per command are what a small job costs most (docs/decisions/0009).
@@ -54,6 +52,7 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         self._sent: deque[_Sent] = deque()
+        self._outgoing: list[bytes] = []
         self._alive_at = self._loop.time()  # when something last moved on the socket
         self._unwritten_bytes = 0
         self._check_due = False
@@ -63,9 +62,10 @@ class Wire(asyncio.Protocol):
         if self._transport.is_closing():
             self.connection_lost(None)
 
-    def send(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+    def send(self, commands: Sequence[Command], *, at_once: bool = False) -> asyncio.Future[list[Any]]:
         """Send commands; gives their answers in order, an error among them as a value.
 
+        `at_once`: do not wait for others of this turn, which takes the loop one turn more.
         The answer is an OSError where the connection is lost, or says nothing for too long.
         """
         sent = _Sent(len(commands), self._loop)
@@ -76,16 +76,19 @@ class Wire(asyncio.Protocol):
             sent.future.set_result([])
             return sent.future
         self._sent.append(sent)
-        self.put(commands)
+        self.put(commands, at_once=at_once)
         if not self._check_due:
             self._check_due = True
             self._loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
         return sent.future
 
-    def put(self, commands: Sequence[Command]) -> None:
+    def put(self, commands: Sequence[Command], *, at_once: bool = False) -> None:
         """Send commands that have no answer but what is pushed: subscriptions."""
-        packed = [one if isinstance(one, bytes) else pack(tuple(one)) for one in commands]
-        self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
+        if not self._outgoing and not at_once:
+            self._loop.call_soon(self._write)
+        self._outgoing += [one if isinstance(one, bytes) else pack(tuple(one)) for one in commands]
+        if at_once:
+            self._write()
 
     def close(self) -> None:
         """Drop the connection."""
@@ -121,10 +124,16 @@ class Wire(asyncio.Protocol):
 
     def _fail(self, error: OSError) -> None:
         self.lost.set()
+        self._outgoing.clear()
         sent, self._sent = self._sent, deque()
         for one in sent:
             if not one.future.done():
                 one.future.set_exception(error)
+
+    def _write(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if outgoing and not self._transport.is_closing():
+            self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
 
     def _check(self) -> None:
         """Give up a connection on which nothing moves: half-open ones are never closed for us.
@@ -156,12 +165,12 @@ class Pipe:
         self._opening: asyncio.Task[Wire] | None = None
         self._wire: Wire | None = None
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
+    async def send(self, commands: Sequence[Command], *, at_once: bool = False) -> list[Any]:
         """Send commands; gives their answers in order, an error among them as a value. Raises OSError, see Wire."""
         wire = self._wire
         if wire is None or wire.lost.is_set():
             wire = await self._open()
-        return await wire.send(commands)
+        return await wire.send(commands, at_once=at_once)
 
     def close(self) -> None:
         """Drop the connection; the next command opens another."""
