@@ -67,7 +67,7 @@ bulk-soak: .venv/installed-dev ## A batch of 200,000 digits while every part is 
 rollouts: .venv/installed-dev ## A model upgraded, canaried, promoted, rolled back under load: make rollouts MINUTES=5
 	$(BIN)/python -m tests.rollout.long --minutes $(MINUTES)
 
-caps: .venv/installed-dev ## The batch caps that workers find by themselves, beside the best of a sweep (6 minutes)
+caps: .venv/installed-dev ## The batch caps that workers find by themselves, beside the best of a sweep (10 minutes)
 	$(BIN)/python -m tests.bench.caps
 
 bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)

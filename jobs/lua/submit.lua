@@ -1,10 +1,10 @@
 -- Accept jobs, each under its ticket.
 -- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, lease_ms, then how many jobs and
---       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 2 words, its
---       input and before it in MessagePack: id, model, version, lane, tenant, deadline_ms, kind, parameters, metadata, idempotency key, digest, v,
---       webhook ('' = none), quota ('<jobs> <bytes>' that may be open of its tenant, and 'claimed' where only so many may run;
---       '' = any number), logged ('1' = somebody listens to its tenant's jobs), bulk (the custom_id of a bulk's line; '' = of
---       none: only such jobs are listed)
+--       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 2 words,
+--       its facts in MessagePack and its input. The facts: id, model, version, lane, tenant, deadline_ms, kind, parameters,
+--       metadata, idempotency key, digest, v, webhook ('' = none), quota ('<jobs> <bytes>' that may be open of its tenant, and
+--       'claimed' where only so many may run; '' = any number), logged ('1' = somebody listens to its tenant's jobs), bulk (the
+--       custom_id of a bulk's line; '' = of none: only such jobs are listed)
 -- gives per job {how, id, created_us}; how = 'new'
 --                                      | 'replayed'  the key made this job before; created_us 0 where it is kept no more
 --                                      | 'mismatch'  the key made a job of another request
