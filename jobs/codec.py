@@ -8,7 +8,7 @@ import msgpack
 import orjson
 
 from jobs.errors import JitneyError
-from jobs.job import RECORD_VERSION, Claimed, Job, Outcome, Submission
+from jobs.job import RECORD_VERSION, Claim, Claimed, Handed, Job, Outcome, Submission
 from jobs.lifecycle import State
 
 log = logging.getLogger("jitney.jobs")
@@ -20,7 +20,7 @@ READ_FIELDS: Final = (
 )
 _WORDS: Final = 10  # of those the first are short text; the others may be large, and stay bytes
 _STATES: Final = {state.value: state for state in State}  # asking the class costs five times as much
-HANDED: Final = b"\x93"  # how what is handed over begins: MessagePack's array of three
+HANDED: Final = b"\x94"  # how what is handed over begins: MessagePack's array of four
 LATEST_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
 
 
@@ -52,17 +52,21 @@ def read_claimed(fields: Sequence[Any]) -> Claimed:
     return Claimed(job_id.decode(), int(attempt), kind.decode(), body, parameters, *map(int, numbers))
 
 
-def read_handed(data: bytes) -> tuple[str, int | None, list[Claimed]]:
-    """Read what `submit.lua` hands over to a worker: "<model> <version>", how many seats are left free, the jobs.
+def read_claim(answer: Sequence[Any]) -> Claim:
+    """Read what `claim.lua` answers."""
+    more, suspects, jobs, bulk, held = answer
+    return Claim([read_claimed(fields) for fields in jobs], bool(more), bool(suspects), bulk, bool(held))
 
-    None seats: none was free, the job is a guest.
+
+def read_handed(data: bytes) -> tuple[str, Handed]:
+    """Read what `submit.lua` hands over to a worker, and by which "<model> <version>".
 
     Raises ValueError where it is nothing of the kind.
     """
     try:
-        station, seats_left, jobs = msgpack.unpackb(data, raw=True)
+        station, seats_left, jobs, bulk = msgpack.unpackb(data, raw=True)
         left = None if seats_left == b"guest" else int(seats_left)
-        return station.decode(), left, [read_claimed(fields) for fields in jobs]
+        return station.decode(), Handed([read_claimed(fields) for fields in jobs], left, int(bulk))
     except (TypeError, AttributeError) as error:
         message = f"it is {data[:80]!r}"
         raise ValueError(message) from error

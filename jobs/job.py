@@ -1,4 +1,4 @@
-"""What gateway and worker say to each other about a job: plain values, no behaviour.
+"""What gateway and worker say to each other about a job: plain values.
 
 Tuples, for every job makes several: a frozen dataclass takes five times as long to make.
 """
@@ -65,11 +65,39 @@ class Claimed(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a claim took; whether it was cut short, so that the next finds more at once; whether suspects wait."""
+    """What a claim took, and what it left."""
 
     jobs: list[Claimed]
-    more: bool
-    suspects: bool
+    more: bool = False  # it was cut short: the next finds more at once
+    suspects: bool = False  # some wait for their trial
+    bulk: int = 0  # how many of the jobs are bulk's
+    held: bool = False  # seats stayed empty while bulk jobs wait, as was asked for
+
+    @property
+    def interactive(self) -> int:
+        return len(self.jobs) - self.bulk
+
+    def and_of(self, other: "Claim") -> "Claim":
+        """Join what was claimed of two shards."""
+        return Claim(
+            self.jobs + other.jobs,
+            self.more or other.more,
+            self.suspects or other.suspects,
+            self.bulk + other.bulk,
+            self.held or other.held,
+        )
+
+
+class Handed(NamedTuple):
+    """What a worker is handed over without a claim."""
+
+    jobs: list[Claimed]
+    seats_left: int | None  # None: none was free, the job is a guest
+    bulk: int  # how many of the jobs are bulk's
+
+    @property
+    def interactive(self) -> int:
+        return len(self.jobs) - self.bulk
 
 
 class Outcome(NamedTuple):

@@ -112,6 +112,7 @@ def ring(shard: int, model: str, version: str, lane: str) -> str:
 
 
 def seats(shard: int, model: str, version: str) -> str:
+    """Worker → how many seats it keeps free; half a seat more where it keeps them from bulk jobs."""
     return f"{root(shard)}:seats:{model}:{version}"
 
 

@@ -180,24 +180,24 @@ class JobStore:
 
     # ---- the worker's side
 
-    async def claim(self, model: str, version: str, worker: str, want: int, *, trial: bool = False) -> Claim:
+    async def claim(
+        self, model: str, version: str, worker: str, want: int, *, trial: bool = False, fill: bool = True
+    ) -> Claim:
         """Take up to `want` waiting jobs under a lease; submit hands jobs over to the seats that are left free.
 
-        On trial: the suspects of one cell, and nobody else; none while another worker tries a cell of this model.
+        Without `fill`, bulk jobs take their share of the seats, and not those too that stay empty. On trial: the
+        suspects of one cell, and nobody else; none while another worker tries a cell of this model.
         """
-        claimed: list[Claimed] = []
-        cut = suspects = False
+        claim = Claim([])
         for _ in self.roots:
             root = self.roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self.roots)
-            words = (model, version, worker, self._lease_ms, want - len(claimed), self.settings.bulk_share)
-            how: tuple[Word, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self._shares)
-            more, waiting, jobs = await self.run("claim", root, *words, *how)
-            claimed += map(codec.read_claimed, jobs)
-            cut, suspects = cut or bool(more), suspects or bool(waiting)
-            if len(claimed) >= want or cut or (trial and claimed):
+            words = (model, version, worker, self._lease_ms, want - len(claim.jobs), self.settings.bulk_share)
+            how: tuple[Word, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self._shares, int(fill))
+            claim = claim.and_of(codec.read_claim(await self.run("claim", root, *words, *how)))
+            if len(claim.jobs) >= want or claim.more or (trial and claim.jobs):
                 break
-        return Claim(claimed, cut, suspects)
+        return claim
 
     async def extend(self, worker: str, held: Sequence[Claimed]) -> list[Claimed]:
         """Renew the leases; returns the jobs that are no longer this worker's."""

@@ -9,13 +9,14 @@ from contextlib import suppress
 from functools import partial
 
 from jobs.errors import StoreUnavailable
-from jobs.job import Claim, Claimed
+from jobs.job import Claim, Claimed, Handed
 from jobs.outage import Outage
 from jobs.store import JobStore
 from jobs.waits import wait_for_event
 from worker import outcomes
 from worker.blackbox import BlackBox
 from worker.board import Board, Rider
+from worker.bulk_seats import REST_S, BulkSeats
 from worker.finishing import Finisher
 from worker.gate import Gate
 from worker.inference import Device
@@ -44,11 +45,13 @@ class Intake:
         decoders: Executor,
         box: BlackBox,
         gate: Gate,
+        bulk_seats: BulkSeats,
         idle_poll_s: float,
     ) -> None:
         self._store, self._worker_id, self._model = store, worker_id, model
         self._board, self._finisher, self._device = board, finisher, device
         self._decoders, self._box, self._gate, self._idle_poll_s = decoders, box, gate, idle_poll_s
+        self._bulk_seats = bulk_seats
         self.others: Sequence[Board] = (board,)  # every board of this worker
         self._woken = asyncio.Event()
         self._closing = False
@@ -60,15 +63,16 @@ class Intake:
         """Look for work at once."""
         self._woken.set()
 
-    def hand_over(self, jobs: list[Claimed], seats_left: int | None) -> None:
-        """Take in jobs that came without a claim, for seats that the last one left free; None: as guests."""
+    def hand_over(self, handed: Handed) -> None:
+        """Take in jobs that came without a claim, for seats that the last one left free."""
+        self._bulk_seats.came(handed.interactive)
         if self._gate.is_open:
-            self._take(jobs, time.monotonic(), guests=seats_left is None)
+            self._take(handed.jobs, time.monotonic(), guests=handed.seats_left is None)
         else:  # suspects are tried, and nobody may ride with them
-            task = asyncio.create_task(self._give_back(jobs))
+            task = asyncio.create_task(self._give_back(handed.jobs))
             self._given_back.add(task)
             task.add_done_callback(self._given_back.discard)
-        if seats_left is not None and seats_left <= 0:
+        if handed.seats_left is not None and handed.seats_left <= 0:
             self._woken.set()
 
     def close(self) -> None:
@@ -92,7 +96,7 @@ class Intake:
             elif claim.suspects and await self._try_suspects():
                 continue
             elif len(claim.jobs) < wanted and not claim.more and not self._closing:
-                await self._pause()
+                await self._pause(REST_S if claim.held else self._idle_poll_s)
 
     async def _claim(self, *, trial: bool = False) -> tuple[Claim | None, int]:
         """Claim and take aboard; None while the queue's server is away. Also gives how many were wanted."""
@@ -100,13 +104,21 @@ class Intake:
         wanted = self._board.room
         asked_at = time.monotonic()
         if self._closing:
-            return Claim([], more=False, suspects=False), 0
+            return Claim([]), 0
         try:
-            claim = await self._store.claim(self._model.name, self._model.version, self._worker_id, wanted, trial=trial)
+            claim = await self._store.claim(
+                self._model.name,
+                self._model.version,
+                self._worker_id,
+                wanted,
+                trial=trial,
+                fill=self._bulk_seats.fill(),
+            )
         except StoreUnavailable as error:
             self._outage.began(error)
             return None, wanted
         self._outage.ended()
+        self._bulk_seats.came(claim.interactive)
         self._take(claim.jobs, asked_at)
         return claim, wanted
 
@@ -130,12 +142,12 @@ class Intake:
         if spare_s > WORTH_WAITING_S:
             await wait_for_event(self._device.freed, spare_s)
 
-    async def _pause(self) -> None:
-        """The lines are empty: wait until the free seats are filled, or for a wake.
+    async def _pause(self, most_s: float) -> None:
+        """Nothing waits, or nothing that is to be claimed now: wait until the free seats are filled, or for a wake.
 
         While a batch runs, let a few arrive and claim them together.
         """
-        await wait_for_event(self._woken, self._idle_poll_s)
+        await wait_for_event(self._woken, most_s)
         if self._device.is_busy:
             await wait_for_event(self._device.freed, self._device.last_run_s / 4)
 

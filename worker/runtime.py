@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobs import codec, cpu, keys, plans, registry
 from jobs.errors import StoreUnavailable
-from jobs.job import Claimed
+from jobs.job import Claimed, Handed
 from jobs.notices import Listener
 from jobs.registry import WorkerReport
 from jobs.store import JobStore
@@ -114,11 +114,11 @@ class Runtime:
         except ValueError as error:
             log.warning("a wake can not be understood: %r", error)
 
-    def _hand_over(self, name: str, seats_left: int | None, jobs: list[Claimed]) -> None:
+    def _hand_over(self, name: str, handed: Handed) -> None:
         if station := self.depot.stations.get(name):
-            station.intake.hand_over(jobs, seats_left)
+            station.intake.hand_over(handed)
             return
-        task = asyncio.create_task(self._give_back(name, jobs))
+        task = asyncio.create_task(self._give_back(name, handed.jobs))
         self._given_back.add(task)
         task.add_done_callback(self._given_back.discard)
 

@@ -11,6 +11,7 @@ from worker import inference
 from worker.batch_run import Bench
 from worker.blackbox import BlackBox
 from worker.board import Board
+from worker.bulk_seats import BulkSeats
 from worker.finishing import Finisher
 from worker.gate import Gate
 from worker.inference import Device
@@ -48,7 +49,8 @@ class Station:
         ahead = 2 * shared.settings.decode_threads if model.offload else 1
         self.model, self.board, self.tally = model, Board(limits, ahead=ahead), Tally()
         self.device = shared.device
-        self.bench = Bench(model, self.board.ceilings, shared.box, ShortRuns(model.inputs))
+        short_runs = ShortRuns(model.inputs)
+        self.bench = Bench(model, self.board.ceilings, shared.box, short_runs)
         backlog = 2 * self.board.most_ahead
         self.finisher = Finisher(shared.store, shared.worker_id, self.board, self.tally, backlog)
         self.intake = Intake(
@@ -61,6 +63,7 @@ class Station:
             decoders=shared.decoders,
             box=shared.box,
             gate=shared.gate,
+            bulk_seats=BulkSeats(short_runs, self.board.most_ahead, shared.store.settings.bulk_share),
             idle_poll_s=shared.settings.idle_poll_s,
         )
         self.intake.others = boards

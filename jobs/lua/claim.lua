@@ -1,9 +1,11 @@
 -- Take up to `want` waiting jobs of one model version under a lease; on trial = '1' the suspects of one cell instead.
 -- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait),
 --       v (the record version that the worker reads), trial, shards, how long what has ended is kept, shares (JSON: tenant → its
---       weight and how many of it may run; '' stands for all others; no JSON = all weigh the same and may run)
--- gives {more, suspects, jobs}: more = 1 where this claim was cut short and the next finds more at once; suspects = 1 where
---       a cell waits for its trial; per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
+--       weight and how many of it may run; '' stands for all others; no JSON = all weigh the same and may run),
+--       fill ('1' = bulk jobs take all seats that stay empty, not only their share)
+-- gives {more, suspects, jobs, bulk, held}: more = 1 where this claim was cut short and the next finds more at once; suspects =
+--       1 where a cell waits for its trial; bulk = how many of the jobs are; held = 1 where others were left, for want of fill;
+--       per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
 -- left free are noted: submit hands jobs over to them. Where it fills all and others wait, the worker is noted as a host: it
 -- takes one guest more, of a tenant that has nobody in line. Safe to lose: jobs whose answer never arrives go back when their
@@ -14,6 +16,7 @@ local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arriv
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
 local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), ends_at(10)
 local claimed, given_up, cut = {}, 0, false
+local bulk, held = 0, false
 local shares = ARGV[14] ~= '' and cjson.decode(ARGV[14])
 local seat_mark = {}  -- fields for jobs of a tenant that may run so many
 local leases, lease_ends = {}, whole(now_ms + lease_ms)
@@ -146,8 +149,15 @@ local function fill_seats()
   local given = tonumber(redis.call('HGET', root .. ':turns', turns)) or 0
   local for_bulk = math.floor((given + want) / bulk_share) - math.floor(given / bulk_share)
   fill('bulk', for_bulk, math.huge)
+  bulk = #claimed
   fill('interactive', want - #claimed, math.huge)
-  fill('bulk', want - #claimed, math.huge)
+  local interactive = #claimed - bulk
+  if ARGV[15] == '1' then
+    fill('bulk', want - #claimed, math.huge)
+  elseif #claimed < want then
+    held = redis.call('EXISTS', ring_key(model, version, 'bulk')) == 1
+  end
+  bulk = #claimed - interactive
   if #claimed > 0 then redis.call('HSET', root .. ':turns', turns, (given + #claimed) % 1000000) end
 end
 
@@ -157,7 +167,8 @@ local suspects = redis.call('EXISTS', ring_key(model, version, 'suspect')) == 1 
 local more = cut or (budget <= 0 and #claimed < want and given_up > 0)
 for_many('ZADD', root .. ':leases', leases)
 if #claimed < want and not more and ARGV[8] ~= '1' then
-  redis.call('ZADD', seats_key(model, version), math.ceil((want - #claimed) / ARGV[9]), worker)
+  local free = math.ceil((want - #claimed) / ARGV[9])
+  redis.call('ZADD', seats_key(model, version), held and free + KEPT_FROM_BULK or free, worker)
   redis.call('EXPIRE', seats_key(model, version), 60)
 else
   redis.call('ZREM', seats_key(model, version), worker)
@@ -168,4 +179,4 @@ else
   end
 end
 close()
-return {more and 1 or 0, suspects and 1 or 0, claimed}
+return {more and 1 or 0, suspects and 1 or 0, claimed, bulk, held and 1 or 0}

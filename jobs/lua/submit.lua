@@ -14,7 +14,8 @@
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
 -- Where nobody waits in line and a worker keeps seats free, a small job is handed over to it at once, under a lease: it
--- hears {'<model> <version>', seats left, the jobs as claim gives them} in MessagePack, whose encoder copies an input once.
+-- hears {'<model> <version>', seats left, the jobs as claim gives them, how many are bulk's} in MessagePack, whose encoder
+-- copies an input once.
 -- Where others wait and its tenant has nobody in line, a host takes it as its guest ('guest' in place of the seats left).
 -- with events, lines
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -80,8 +81,8 @@ local function line_of(model, version, lane, tenant)
   return lines[key] or nil
 end
 
--- Give the worker of this model version that keeps most seats free, and listens; nil where none does.
-local function taker_of(model, version)
+-- Give the worker of this model version that keeps most seats free for this lane, and listens; nil where none does.
+local function taker_of(model, version, lane)
   local name = model .. ' ' .. version
   while takers[name] == nil do
     local seats = seats_key(model, version)
@@ -91,10 +92,10 @@ local function taker_of(model, version)
     elseif redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] == 0 then
       redis.call('ZREM', seats, worker)
     else
-      takers[name] = {seats = seats, worker = worker, free = tonumber(free), jobs = {}}
+      takers[name] = {seats = seats, worker = worker, noted = free, free = math.floor(free), jobs = {}, bulk = 0}
     end
   end
-  return takers[name] or nil
+  return takers[name] and is_for(lane, takers[name].noted) and takers[name] or nil
 end
 
 -- Give a worker that takes one guest of this model version more than it has seats, and listens; nil where none does.
@@ -104,18 +105,18 @@ local function host_of(model, version, lane)
     local worker = redis.call('SPOP', hosts)
     if not worker then return nil end
     if redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] > 0 then
-      return {hosts = hosts, worker = worker, free = 1, jobs = {}}
+      return {hosts = hosts, worker = worker, free = 1, jobs = {}, bulk = 0}
     end
   end
 end
 
 local function send(taker, name, left)
-  redis.call('PUBLISH', 'jitney:wake:' .. taker.worker, cmsgpack.pack({name, left, taker.jobs}))
+  redis.call('PUBLISH', 'jitney:wake:' .. taker.worker, cmsgpack.pack({name, left, taker.jobs, taker.bulk}))
 end
 
 -- Note that so many seats are free no more; gives how many are left.
 local function take_seats(taker, count)
-  local left = tonumber(redis.call('ZINCRBY', taker.seats, -count, taker.worker))
+  local left = math.floor(redis.call('ZINCRBY', taker.seats, -count, taker.worker))
   if left <= 0 then redis.call('ZREM', taker.seats, taker.worker) end
   return left
 end
@@ -136,6 +137,7 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
   leases[#leases + 1], leases[#leases + 2] = lease_ends, id
   taker.jobs[#taker.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0}
   taker.free = taker.free - 1
+  if line.lane == 'bulk' then taker.bulk = taker.bulk + 1 end
   if taker.hosts then
     send(taker, line.model .. ' ' .. line.version, 'guest')
   elseif taker.free <= 0 then
@@ -169,7 +171,7 @@ local function accept(at)
   local created, deadline = whole(ticket), whole(now_ms + deadline_ms)
   ticket = ticket + 1
   local is_first = line.is_empty and #line == 0 and #input <= HANDED_BYTES and not is_claimed
-  local taker = is_first and (taker_of(model, version) or host_of(model, version, lane))
+  local taker = is_first and (taker_of(model, version, lane) or host_of(model, version, lane))
   redis.call('HSET', job, 'v', v, 'state', taker and 'running' or 'queued', 'model', model, 'version', version, 'lane', lane,
     'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', taker and 1 or 0, 'kind', kind, 'input', input,
     'size', #input, 'parameters', parameters, 'metadata', metadata,
@@ -234,7 +236,7 @@ end
 for _, line in pairs(lines) do  -- a worker for each job that waits, as long as there are some
   local nobody = not line or takers[line.model .. ' ' .. line.version] == false
   for _ = 1, nobody and 0 or #line, 2 do
-    if not wake(line.model, line.version) then break end
+    if not wake(line.model, line.version, line.lane) then break end
   end
 end
 return answers

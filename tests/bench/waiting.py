@@ -1,6 +1,7 @@
 """`python -m tests.bench.waiting`: what a million bulk jobs in the queue cost those who want an answer now (S13).
 
-The same closed loop before and after; the bulk jobs are of the same model, and take their eighth of the seats.
+The same closed loop against two services in turn, one of which has the bulk jobs. They are of the same model, and
+take their share of the seats; while the other service is measured, this one's worker stands still.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import signal
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -37,44 +40,53 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         models.perceptron(Path(name), inputs=INPUTS)
         room = {"MAX_JOBS": str(3 * args.jobs), "MAX_INPUT_BYTES": str(1 << 40), "RESULT_TTL_S": "30"}
-        with Service(Path(name), room) as service:
-            before = rates(service, args.rounds, args.seconds)
-            fill(service, args.jobs)
-            after = rates(service, args.rounds, args.seconds)
-            left = waiting(service)
-    ratio = statistics.median(after) / statistics.median(before)
-    print(f"64 in flight: {shown(before)} without; {shown(after)} with {args.jobs} to {left} bulk jobs waiting")
-    print(f"ratio of the medians {ratio:.2f}")
+        with Service(Path(name), room) as alone, Service(Path(name), room) as filled:
+            rate(alone, args.seconds), rate(filled, args.seconds)  # warm
+            without, beside = [], []
+            with still(filled):
+                fill(filled, args.jobs)
+            for _ in range(args.rounds):
+                with still(filled):
+                    without.append(rate(alone, args.seconds))
+                beside.append(rate(filled, args.seconds))
+            left = waiting(filled)
+    ratios = [b / a for a, b in zip(without, beside, strict=True)]
+    ratio, taken = statistics.median(ratios), (args.jobs - left) / (args.rounds * args.seconds)
+    print(f"64 in flight: {shown(without)} without; {shown(beside)} with {args.jobs} to {left} bulk jobs waiting")
+    print(f"ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {taken:.0f} bulk jobs/s beside")
     return int(ratio < 0.85)
 
 
-def rates(service: Service, rounds: int, seconds: float) -> list[float]:
-    """Answers a second with 64 in flight, round by round."""
+def rate(service: Service, seconds: float) -> float:
+    """Answers a second with 64 in flight."""
     address = Address.of(service.url)
     exchange = Exchange(1, [post(address, "perceptron", "application/octet-stream", bytes(4 * INPUTS))], waiting_post)
-    found = []
-    for _ in range(rounds):
-        result = asyncio.run(closed_loop.measure(address, exchange, Load(WAIT, 64), seconds))
-        assert not result.failures, result.first_problem
-        found.append(result.throughput)
-    return found
+    result = asyncio.run(closed_loop.measure(address, exchange, Load(WAIT, 64), seconds))
+    assert not result.failures, result.first_problem
+    return result.throughput
+
+
+@contextmanager
+def still(service: Service) -> Iterator[None]:
+    """Have its worker stand still meanwhile."""
+    worker = service.pid("worker")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
 
 
 def fill(service: Service, jobs: int) -> None:
-    """Have so many bulk jobs wait; the worker stands still meanwhile."""
-    worker = service.pid("worker")
+    """Have so many bulk jobs wait."""
     tensor = {"datatype": "FP32", "shape": [INPUTS], "b64": base64.b64encode(bytes(4 * INPUTS)).decode()}
     line = orjson.dumps({"input": {"tensors": {"x": tensor}}}) + b"\n"
     query, headers = {"model": "perceptron", "lane": "bulk"}, {"content-type": "application/x-ndjson"}
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
-            for at in range(0, jobs, A_POST):
-                body = line * min(A_POST, jobs - at)
-                answer = http.post("/v1/jobs", params=query, content=body, headers=headers)
-                assert answer.status_code == 202, answer.text[:300]
-    finally:
-        os.kill(worker, signal.SIGCONT)
+    with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
+        for at in range(0, jobs, A_POST):
+            body = line * min(A_POST, jobs - at)
+            answer = http.post("/v1/jobs", params=query, content=body, headers=headers)
+            assert answer.status_code == 202, answer.text[:300]
 
 
 def waiting(service: Service) -> int:

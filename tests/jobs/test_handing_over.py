@@ -14,7 +14,7 @@ async def test_free_seats_get_their_jobs_without_a_claim(bench: Bench) -> None:
     with bench.worker_that_listens("w1") as hear:
         assert await bench.claim(3) == []
         ids = await bench.submit(2, input=b"a\0b\r\n")
-        station, seats_left, jobs = codec.read_handed(hear())
+        station, (jobs, seats_left, _) = codec.read_handed(hear())
     assert (station, seats_left) == ("m 1", 1)
     assert [(job.id, job.attempt, job.input, job.kind, job.parameters) for job in jobs] == [
         (job_id, 1, b"a\0b\r\n", "raw", b"{}") for job_id in ids
@@ -30,7 +30,7 @@ async def test_no_more_than_the_free_seats_and_in_order(bench: Bench) -> None:
     with bench.worker_that_listens("w1") as hear:
         await bench.claim(3)
         ids = await bench.submit(5)
-        _, seats_left, jobs = codec.read_handed(hear())
+        _, (jobs, seats_left, _) = codec.read_handed(hear())
     assert (seats_left, [job.id for job in jobs]) == (0, ids[:3])
     assert [job.id for job in await bench.claim()] == ids[3:]
 
@@ -40,8 +40,25 @@ async def test_the_worker_with_most_free_seats_comes_first(bench: Bench) -> None
         await bench.claim(2, "w1")
         await bench.claim(3, "w2")
         ids = await bench.submit(5)
-        assert [job.id for job in codec.read_handed(hear_too())[2]] == ids[:3]
-        assert [job.id for job in codec.read_handed(hear())[2]] == ids[3:]
+        assert [job.id for job in codec.read_handed(hear_too())[1].jobs] == ids[:3]
+        assert [job.id for job in codec.read_handed(hear())[1].jobs] == ids[3:]
+
+
+async def test_seats_kept_from_bulk_are_for_interactive_jobs(bench: Bench) -> None:
+    """And the worker hears how many of what it is handed are bulk's."""
+    with bench.worker_that_listens("w1") as hear:
+        await bench.submit(40, lane="bulk", tenant="a")
+        assert (await bench.store.claim("m", "1", "w1", 6, fill=False)).held
+        (passing,) = await bench.submit(lane="bulk", tenant="b")  # its own line is empty
+        assert await bench.state(passing) == "queued"
+        ids = await bench.submit(7, tenant="b")  # nobody was woken for bulk: these find the seats free
+        _, handed = codec.read_handed(hear())
+        assert ([job.id for job in handed.jobs], handed.bulk, handed.seats_left) == (ids[:6], 0, 0)
+        assert (await bench.claim(1))[0].id == ids[6]
+        assert len(await bench.claim(64)) == 41
+        ids = await bench.submit(3, lane="bulk") + await bench.submit()
+        _, handed = codec.read_handed(hear())
+        assert ([job.id for job in handed.jobs], handed.bulk, handed.interactive) == (ids[:3], 3, 0)
 
 
 async def test_who_does_not_listen_is_handed_nothing(bench: Bench) -> None:
@@ -100,7 +117,7 @@ async def test_seats_are_shared_out_among_the_shards(bench: Bench) -> None:
         await store.claim("m", "1", "w1", 4)
         await bench.take(*(bench.job(shard=nth % 2) for nth in range(6)), store=store)
         handed = [codec.read_handed(hear()) for _ in range(2)]
-    assert [(seats_left, len(jobs)) for _, seats_left, jobs in handed] == [(0, 2), (0, 2)]
+    assert [(seats_left, len(jobs)) for _, (jobs, seats_left, _) in handed] == [(0, 2), (0, 2)]
     assert len((await store.claim("m", "1", "w1", 4)).jobs) == 2
 
 
@@ -122,7 +139,7 @@ async def test_who_has_nobody_in_line_is_the_guest_of_a_full_worker(bench: Bench
         crowd = await bench.submit(4, tenant="crowd")
         assert len(await bench.claim(2)) == 2
         (guest,) = await bench.submit(tenant="calm")
-        station, seats_left, jobs = codec.read_handed(hear())
+        station, (jobs, seats_left, _) = codec.read_handed(hear())
         assert (station, seats_left, [job.id for job in jobs]) == ("m 1", None, [guest])
         (second,) = await bench.submit(tenant="calm")  # one guest a claim
         assert await bench.state(second) == "queued"

@@ -54,6 +54,18 @@ async def test_bulk_rides_in_empty_seats_and_never_starves(bench: Bench) -> None
     assert (len(rest), sum(rest)) == (40, 35)  # and every seat that is left
 
 
+async def test_without_fill_bulk_has_its_share_and_no_more(bench: Bench) -> None:
+    bulk = set(await bench.submit(100, lane="bulk"))
+    await bench.submit(5)
+    for interactive in (5, 0):
+        claim = await bench.store.claim("m", "1", "w1", 32, fill=False)
+        assert (claim.bulk, claim.interactive, claim.held) == (4, interactive, True)
+        assert sum(job.id in bulk for job in claim.jobs) == 4
+    claim = await bench.store.claim("m", "1", "w1", 100)
+    assert (claim.bulk, claim.interactive, claim.held) == (92, 0, False)
+    assert not (await bench.store.claim("m", "1", "w1", 32, fill=False)).held
+
+
 async def test_an_interactive_job_does_not_wait_behind_bulk(bench: Bench) -> None:
     await bench.submit(100, lane="bulk")
     (hurried,) = await bench.submit()

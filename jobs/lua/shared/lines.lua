@@ -7,12 +7,20 @@ local function seats_key(model, version) return root .. ':seats:' .. model .. ':
 local function hosts_key(model, version) return root .. ':hosts:' .. model .. ':' .. version end
 local function trial_key_of(model, version) return root .. ':trial:' .. (model or '') .. ':' .. (version or '') end
 
--- Wake the worker with most free seats for this model version, for a claim; false where none waits. One that died without
--- a word hears nothing: the next is tried.
-local function wake(model, version)
+-- Half a seat more tells that a worker keeps its free seats from bulk jobs for now: it looks for them by itself, and soon.
+local KEPT_FROM_BULK = 0.5
+local function is_for(lane, free) return lane ~= 'bulk' or free % 1 ~= KEPT_FROM_BULK end
+
+-- Wake the worker with most free seats for this model version, for a claim; false where none waits for jobs of this lane. One
+-- that died without a word hears nothing: the next is tried.
+local function wake(model, version, lane)
   while true do
-    local worker = redis.call('ZPOPMAX', seats_key(model, version))[1]
+    local worker, free = unpack(redis.call('ZPOPMAX', seats_key(model, version)))
     if not worker then return false end
+    if not is_for(lane, free) then
+      redis.call('ZADD', seats_key(model, version), free, worker)
+      return false
+    end
     if redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return true end
   end
 end

@@ -1,0 +1,47 @@
+"""Bulk jobs of a model of very short runs, beside callers who stream: these keep the seats, and bulk is not starved."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import orjson
+
+from scripts.bench import closed_loop
+from scripts.bench.connection import Address
+from scripts.bench.exchanges import Exchange, post, waiting_post
+from scripts.bench.loads import WAIT, Load
+from tests.support import models
+from tests.support.service import Service
+
+JOBS = 5000
+LINE = orjson.dumps({"input": {"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}}}}) + b"\n"
+
+
+def waiting(service: Service) -> int:
+    """How many bulk jobs wait."""
+    (line,) = [
+        line
+        for line in service.http.get("/metrics").text.splitlines()
+        if line.startswith("jitney_waiting_jobs{") and 'lane="bulk"' in line
+    ]
+    return int(float(line.rpartition(" ")[2]))
+
+
+def test_bulk_has_its_share_beside_a_stream_and_all_seats_after_it(tmp_path: Path) -> None:
+    models.perceptron(tmp_path, inputs=4)
+    with Service(tmp_path, {"IDLE_POLL_S": "60"}) as service:
+        address = Address.of(service.url)
+        exchange = Exchange(1, [post(address, "perceptron", "application/octet-stream", bytes(16))], waiting_post)
+        stream = Load(WAIT, 64)
+        asyncio.run(closed_loop.measure(address, exchange, stream, 0.5))  # by this its runs are known to be short
+
+        query, headers = {"model": "perceptron", "lane": "bulk"}, {"content-type": "application/x-ndjson"}
+        for _ in range(JOBS // 1000):
+            answer = service.http.post("/v1/jobs", params=query, content=1000 * LINE, headers=headers)
+            assert answer.status_code == 202
+            result = asyncio.run(closed_loop.measure(address, exchange, stream, 0.3))
+            assert not result.failures, result.first_problem
+        deadline = time.monotonic() + 20
+        while waiting(service):
+            assert time.monotonic() < deadline, "a worker that rests comes back by itself"
+            time.sleep(0.05)
