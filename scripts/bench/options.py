@@ -2,10 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from scripts import arguments
 from scripts.bench.loads import MODES, WAIT
 
 CONCURRENCY: Final = (1, 16, 64)
@@ -40,11 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--concurrency", type=_concurrencies, metavar="1,16,64", help=loop)
     rate = "open loop: jobs a second, at a fixed rate whether or not the last is answered"
     add("--rate", type=_rates, default=[], metavar="50,100", help=rate)
-    add("--bulk-size", type=_count("--bulk-size", 10_000), default=32, metavar="N", help="jobs in one request (32)")
+    add("--bulk-size", type=arguments.whole(1, 10_000), default=32, metavar="N", help="jobs in one request (32)")
     most = "most connections that an open loop opens (%(default)s)"
-    add("--connections", type=_count("--connections", MAX_CONCURRENCY), default=256, metavar="N", help=most)
-    add("--seconds", type=_seconds, default=3.0, help="length of each measured stretch (3)")
-    add("--rounds", type=_count("--rounds", 1000), default=3, help="how often each is measured (%(default)s)")
+    add("--connections", type=arguments.whole(1, MAX_CONCURRENCY), default=256, metavar="N", help=most)
+    add("--seconds", type=arguments.number(0.001, 3600), default=3.0, help="length of each measured stretch (3)")
+    add("--rounds", type=arguments.whole(1, 1000), default=3, help="how often each is measured (%(default)s)")
     models_dir = Path(os.environ.get("MODELS_DIR") or "models")
     add("--models-dir", type=Path, default=models_dir, help="where the raw side finds the same model (%(default)s)")
     add("--json", action="store_true", help="print one JSON document")
@@ -77,27 +78,11 @@ def _rates(written: str) -> list[float]:
     return values
 
 
-def _seconds(written: str) -> float:
-    value = _number(written)
-    if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError(f"{written!r}: a number above 0, at most 3600")
-    return value
-
-
 def _number(written: str) -> float:
     try:
         return float(written)
     except ValueError:
         return 0.0
-
-
-def _count(name: str, most: int) -> Callable[[str], int]:
-    def read_count(written: str) -> int:
-        if not (written.isdecimal() and 1 <= int(written) <= most):
-            raise argparse.ArgumentTypeError(f"{written!r}: {name} takes a whole number from 1 to {most}")
-        return int(written)
-
-    return read_count
 
 
 def _png(written: str) -> Path:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import orjson
 
+from scripts import arguments
+
 URL: Final = "http://127.0.0.1:8000"
 MAX_IN_FLIGHT: Final = 1000
 MOST_IN_FLIGHT: Final = 100_000
@@ -58,7 +60,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     add("--retry-failed", action="store_true", help="run the lines that failed again, and put their new rows in place")
     most = f"jobs in flight at most ({MAX_IN_FLIGHT}); fewer while the service says 429 or 503"
-    add("--max-in-flight", type=_count, default=MAX_IN_FLIGHT, metavar="N", help=most)
+    add("--max-in-flight", type=arguments.whole(1, MOST_IN_FLIGHT), default=MAX_IN_FLIGHT, metavar="N", help=most)
     add("--status", action="store_true", help="tell how far the run of these results is, as JSON")
     add("--cancel", action="store_true", help="stop the run of these results, and cancel its jobs")
     add("--quiet", action="store_true", help="say nothing until the end")
@@ -73,9 +75,3 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"a JSON object, not {text[:40]}")
     return value
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_IN_FLIGHT):
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to {MOST_IN_FLIGHT}")
-    return int(text)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from scripts import arguments
 from scripts.models import places
 from scripts.models.places import NothingThere, Place
 from worker.models.spec import ModelError
@@ -92,11 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(does=_doctor)
     check = verbs.add_parser("check", epilog=ends, help="prove that batching does not change a model's answers")
     check.add_argument("--sizes", type=_sizes, default=(), metavar="2,3,8", help="batch sizes to try")
-    check.add_argument("--tolerance", type=_share, help="largest difference that passes (0.001; FP16: 0.01)")
+    check.add_argument(
+        "--tolerance", type=arguments.number(1e-9, 1), help="largest difference that passes (0.001; FP16: 0.01)"
+    )
     check.add_argument("--seed", type=int, default=7, help="of the made-up rows")
     check.set_defaults(does=_check)
     profile = verbs.add_parser("profile", epilog=ends, help="measure the latency of each batch size, and keep it")
-    profile.add_argument("--seconds", type=_seconds, default=10.0, help="how long to measure a model (10)")
+    profile.add_argument(
+        "--seconds", type=arguments.number(0.01, 3600), default=10.0, help="how long to measure a model (10)"
+    )
     profile.add_argument("--largest", type=_size, default=64, help="largest batch to measure (64)")
     profile.add_argument("--no-keep", dest="keep", action="store_false", help="do not write profile.json")
     profile.set_defaults(does=_profile)
@@ -113,31 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _size(text: str) -> int:
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= 4096:
-        return int(text)
-    message = f"{text[:40]!r} is no batch size: a whole number from 1 to 4096"
-    raise argparse.ArgumentTypeError(message)
+_size = arguments.whole(1, 4096)
 
 
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(_size(one.strip()) for one in text.split(","))
-
-
-def _share(text: str) -> float:
-    return _number(text, 1e-9, 1.0)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0.01, 3600)
-
-
-def _number(text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if low <= value <= high:
-        return value
-    message = f"{text[:40]!r}: a number from {low:g} to {high:g}"
-    raise argparse.ArgumentTypeError(message)

@@ -1,7 +1,6 @@
 """Bulk jobs of a model of very short runs, beside callers who stream: these keep the seats, and bulk is not starved."""
 
 import asyncio
-import time
 from pathlib import Path
 
 import orjson
@@ -12,6 +11,7 @@ from scripts.bench.exchanges import Exchange, post, waiting_post
 from scripts.bench.loads import WAIT, Load
 from tests.support import models
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 JOBS = 5000
 LINE = orjson.dumps({"input": {"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}}}}) + b"\n"
@@ -41,7 +41,4 @@ def test_bulk_has_its_share_beside_a_stream_and_all_seats_after_it(tmp_path: Pat
             assert answer.status_code == 202
             result = asyncio.run(closed_loop.measure(address, exchange, stream, 0.3))
             assert not result.failures, result.first_problem
-        deadline = time.monotonic() + 20
-        while waiting(service):
-            assert time.monotonic() < deadline, "a worker that rests comes back by itself"
-            time.sleep(0.05)
+        wait_until(lambda: waiting(service) == 0, "a worker that rests comes back by itself", 20)

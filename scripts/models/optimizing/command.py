@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from scripts import arguments
 from scripts.models.optimizing.progress import Progress
 from scripts.models.optimizing.running import optimize
 from scripts.models.optimizing.served import find
@@ -87,38 +88,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--validate", type=Path, metavar="FOLDER", help="examples to judge by (half of --calibrate, or made-up ones)"
     )
-    parser.add_argument("--min-agreement", type=_share, default=0.95, metavar="SHARE", help="or it is refused (0.95)")
+    parser.add_argument(
+        "--min-agreement", type=arguments.number(0, 1), default=0.95, metavar="SHARE", help="or it is refused (0.95)"
+    )
     parser.add_argument("--no-graph", dest="graph", action="store_false", help="do not simplify the graph")
     parser.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure latencies")
     parser.add_argument("--no-write", dest="write", action="store_false", help="only tell; add no version")
-    parser.add_argument("--seconds", type=_seconds, default=10.0, help="how long to measure (10)")
+    parser.add_argument("--seconds", type=arguments.number(0.01, 3600), default=10.0, help="how long to measure (10)")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="what runs it")
-    parser.add_argument("--threads", type=_threads, default=0, help="of a run, while it is measured (model.toml's)")
+    parser.add_argument(
+        "--threads",
+        type=arguments.whole(0, 1024, "model.toml's"),
+        default=0,
+        help="of a run, while it is measured (model.toml's)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def _share(text: str) -> float:
-    return _number(text, 0.0, 1.0)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0.01, 3600)
-
-
-def _threads(text: str) -> int:
-    if text.isascii() and text.isdigit() and int(text) <= 1024:
-        return int(text)
-    message = f"{text[:40]!r}: a whole number from 0 (model.toml's) to 1024"
-    raise argparse.ArgumentTypeError(message)
-
-
-def _number(text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if low <= value <= high:
-        return value
-    message = f"{text[:40]!r}: a number from {low:g} to {high:g}"
-    raise argparse.ArgumentTypeError(message)
