@@ -181,19 +181,20 @@ class JobStore:
     # ---- the worker's side
 
     async def claim(
-        self, model: str, version: str, worker: str, want: int, *, trial: bool = False, fill: bool = True
+        self, model: str, version: str, worker: str, want: int, *, trial: bool = False, most_bulk: int | None = None
     ) -> Claim:
         """Take up to `want` waiting jobs under a lease; submit hands jobs over to the seats that are left free.
 
-        Without `fill`, bulk jobs take their share of the seats, and not those too that stay empty. On trial: the
-        suspects of one cell, and nobody else; none while another worker tries a cell of this model.
+        With `most_bulk`, bulk jobs take so many seats, and not those too that stay empty. On trial: the suspects of
+        one cell, and nobody else; none while another worker tries a cell of this model.
         """
         claim = Claim([])
         for _ in self.roots:
             root = self.roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self.roots)
             words = (model, version, worker, self._lease_ms, want - len(claim.jobs), self.settings.bulk_share)
-            how: tuple[Word, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self._shares, int(fill))
+            most = "" if most_bulk is None else most_bulk - claim.bulk
+            how: tuple[Word, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self._shares, most)
             claim = claim.and_of(codec.read_claim(await self.run("claim", root, *words, *how)))
             if len(claim.jobs) >= want or claim.more or (trial and claim.jobs):
                 break

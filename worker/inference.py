@@ -65,6 +65,8 @@ class Device:
                 ended += await self._run(board, run)
             self.last_run_s, self._last_riders = time.monotonic() - started, len(run.riders)
         bench.short_runs.took(self.last_run_s, len(run.riders))
+        if ended[-1].outcome.infer_ms:
+            bench.short_runs.inferred(ended[-1].outcome.infer_ms / 1000)
         self.freed.set()
         log.debug("%s: %d (%s), %.1f ms", bench.model.name, len(batch.items), batch.reason, self.last_run_s * 1000)
         return ended

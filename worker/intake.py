@@ -112,13 +112,14 @@ class Intake:
                 self._worker_id,
                 wanted,
                 trial=trial,
-                fill=self._bulk_seats.fill(),
+                most_bulk=None if trial else self._bulk_seats.most(asked_at),
             )
         except StoreUnavailable as error:
             self._outage.began(error)
             return None, wanted
         self._outage.ended()
         self._bulk_seats.came(claim.interactive)
+        self._bulk_seats.took(claim.bulk)
         self._take(claim.jobs, asked_at)
         return claim, wanted
 

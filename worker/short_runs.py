@@ -10,7 +10,6 @@ IN_A_ROW: Final = 16
 LONG_S: Final = 0.05  # between the two, one run alone says nothing: this machine may have had other work
 DELAYED: Final = 4
 PATIENCE: Final = 1000  # so many short runs after a long one
-RIDER_S: Final = 0.000_1  # what a job takes of queue, gateway and worker beside its part of a run, or more
 LATELY: Final = 16  # runs
 
 # Inputs that may say how much is to be done (how often, how many), so that runs of one shape differ at will.
@@ -24,21 +23,19 @@ class ShortRuns:
         self._can_be = not any(port.datatype in _COUNTS for port in inputs) and all(port.is_fixed for port in inputs)
         self._in_a_row = self._delayed = 0
         self._largest = 0  # riders of the largest batch that was short
-        self._minor = 0  # of LATELY runs, about, in how many the device was the smaller part
+        self._short_lately = 0
 
     def expected(self, riders: int) -> bool:
         """Tell whether a run of so many riders will be short, by all that was seen."""
         return self._can_be and self._in_a_row >= IN_A_ROW and riders <= self._largest
 
     @property
-    def are_minor(self) -> bool:
-        """Tell whether a job takes less of the device, as a rule, than of all else."""
-        return self._minor > LATELY // 2
+    def are_the_rule(self) -> bool:
+        """Tell whether the model took so short for most batches lately: then it is not what jobs wait for."""
+        return self._short_lately > LATELY // 2
 
     def took(self, seconds: float, riders: int) -> None:
         """Learn how long a run of so many riders took, with all that belongs to it."""
-        is_minor = seconds <= max(SHORT_S, RIDER_S * riders)
-        self._minor = min(LATELY, self._minor + 1) if is_minor else max(0, self._minor - 1)
         if seconds <= SHORT_S:
             self._in_a_row, self._delayed = self._in_a_row + 1, 0
             self._largest = max(self._largest, riders)
@@ -49,3 +46,8 @@ class ShortRuns:
             self._delayed += 1
             if self._delayed >= DELAYED:
                 self._largest, self._delayed = riders - 1, 0
+
+    def inferred(self, seconds: float) -> None:
+        """Learn how long the model took for a batch, without what belongs to it."""
+        is_short = seconds <= SHORT_S
+        self._short_lately = min(LATELY, self._short_lately + 1) if is_short else max(0, self._short_lately - 1)

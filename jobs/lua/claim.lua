@@ -2,9 +2,9 @@
 -- ARGV  model, version, worker, lease_ms, want, bulk_share (one seat in so many is bulk's while both lanes wait),
 --       v (the record version that the worker reads), trial, shards, how long what has ended is kept, shares (JSON: tenant → its
 --       weight and how many of it may run; '' stands for all others; no JSON = all weigh the same and may run),
---       fill ('1' = bulk jobs take all seats that stay empty, not only their share)
+--       most_bulk (so many seats are bulk's, and the others stay empty; '' = bulk has its share and all that stay empty)
 -- gives {more, suspects, jobs, bulk, held}: more = 1 where this claim was cut short and the next finds more at once; suspects =
---       1 where a cell waits for its trial; bulk = how many of the jobs are; held = 1 where others were left, for want of fill;
+--       1 where a cell waits for its trial; bulk = how many of the jobs are; held = 1 where seats stay empty though bulk waits;
 --       per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
 -- left free are noted: submit hands jobs over to them. Where it fills all and others wait, the worker is noted as a host: it
@@ -16,7 +16,7 @@ local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arriv
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
 local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), ends_at(10)
 local claimed, given_up, cut = {}, 0, false
-local bulk, held = 0, false
+local bulk, held, most_bulk = 0, false, tonumber(ARGV[15])
 local shares = ARGV[14] ~= '' and cjson.decode(ARGV[14])
 local seat_mark = {}  -- fields for jobs of a tenant that may run so many
 local leases, lease_ends = {}, whole(now_ms + lease_ms)
@@ -148,11 +148,11 @@ local function fill_seats()
   local turns = model .. ':' .. version
   local given = tonumber(redis.call('HGET', root .. ':turns', turns)) or 0
   local for_bulk = math.floor((given + want) / bulk_share) - math.floor(given / bulk_share)
-  fill('bulk', for_bulk, math.huge)
+  fill('bulk', math.min(want, most_bulk or for_bulk), math.huge)
   bulk = #claimed
   fill('interactive', want - #claimed, math.huge)
   local interactive = #claimed - bulk
-  if ARGV[15] == '1' then
+  if not most_bulk then
     fill('bulk', want - #claimed, math.huge)
   elseif #claimed < want then
     held = redis.call('EXISTS', ring_key(model, version, 'bulk')) == 1

@@ -9,7 +9,7 @@ for _, id in ipairs(due) do
   if place then
     local model, version, lane, tenant, ticket = unpack(place)
     enline(id, ticket, model, version, lane, tenant)
-    wake(model, version)
+    wake(model, version, lane)
   end
 end
 return #due

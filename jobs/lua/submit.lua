@@ -81,21 +81,22 @@ local function line_of(model, version, lane, tenant)
   return lines[key] or nil
 end
 
--- Give the worker of this model version that keeps most seats free for this lane, and listens; nil where none does.
+-- Give the worker of this model version that keeps most seats free, and listens; nil where none does, or not for this lane.
 local function taker_of(model, version, lane)
   local name = model .. ' ' .. version
   while takers[name] == nil do
     local seats = seats_key(model, version)
-    local worker, free = unpack(redis.call('ZRANGE', seats, 0, 0, 'REV', 'WITHSCORES'))
+    local worker, free = freest(model, version)
     if not worker then
       takers[name] = false
     elseif redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] == 0 then
       redis.call('ZREM', seats, worker)
     else
-      takers[name] = {seats = seats, worker = worker, noted = free, free = math.floor(free), jobs = {}, bulk = 0}
+      takers[name] = {seats = seats, worker = worker, takes_bulk = is_for('bulk', free), free = math.floor(free), jobs = {}, bulk = 0}
     end
   end
-  return takers[name] and is_for(lane, takers[name].noted) and takers[name] or nil
+  local taker = takers[name]
+  return taker and (lane ~= 'bulk' or taker.takes_bulk) and taker or nil
 end
 
 -- Give a worker that takes one guest of this model version more than it has seats, and listens; nil where none does.

@@ -48,7 +48,7 @@ async def test_seats_kept_from_bulk_are_for_interactive_jobs(bench: Bench) -> No
     """And the worker hears how many of what it is handed are bulk's."""
     with bench.worker_that_listens("w1") as hear:
         await bench.submit(40, lane="bulk", tenant="a")
-        assert (await bench.store.claim("m", "1", "w1", 6, fill=False)).held
+        assert (await bench.store.claim("m", "1", "w1", 6, most_bulk=0)).held
         (passing,) = await bench.submit(lane="bulk", tenant="b")  # its own line is empty
         assert await bench.state(passing) == "queued"
         ids = await bench.submit(7, tenant="b")  # nobody was woken for bulk: these find the seats free
@@ -59,6 +59,24 @@ async def test_seats_kept_from_bulk_are_for_interactive_jobs(bench: Bench) -> No
         ids = await bench.submit(3, lane="bulk") + await bench.submit()
         _, handed = codec.read_handed(hear())
         assert ([job.id for job in handed.jobs], handed.bulk, handed.interactive) == (ids[:3], 3, 0)
+
+
+async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: Bench) -> None:
+    """Nor is its key there for ever."""
+    with bench.worker_that_listens("keeps") as keeps, bench.worker_that_listens("takes") as takes:
+        await bench.submit(40, lane="bulk")
+        assert (await bench.store.claim("m", "1", "keeps", 32, most_bulk=0)).held
+        assert len(await bench.claim(50, "takes")) == 40
+        await bench.submit(lane="bulk", input=LARGE)
+        assert takes() == b"m 1"
+        await bench.submit(lane="bulk", input=LARGE)  # nobody else waits for bulk
+        with bench.server.client() as client:
+            assert client.zrange("jitney:{s00}:seats:m:1", 0, -1) == [b"keeps"]
+            assert client.ttl("jitney:{s00}:seats:m:1") > 0
+        both = [bench.job(lane="bulk", tenant="b"), bench.job()]  # in one step
+        await bench.take(*both)
+        _, handed = codec.read_handed(keeps())
+        assert [job.id for job in handed.jobs] == [both[1].id]
 
 
 async def test_who_does_not_listen_is_handed_nothing(bench: Bench) -> None:

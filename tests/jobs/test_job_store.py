@@ -54,16 +54,25 @@ async def test_bulk_rides_in_empty_seats_and_never_starves(bench: Bench) -> None
     assert (len(rest), sum(rest)) == (40, 35)  # and every seat that is left
 
 
-async def test_without_fill_bulk_has_its_share_and_no_more(bench: Bench) -> None:
+async def test_bulk_can_be_held_to_so_many_seats(bench: Bench) -> None:
     bulk = set(await bench.submit(100, lane="bulk"))
     await bench.submit(5)
-    for interactive in (5, 0):
-        claim = await bench.store.claim("m", "1", "w1", 32, fill=False)
-        assert (claim.bulk, claim.interactive, claim.held) == (4, interactive, True)
-        assert sum(job.id in bulk for job in claim.jobs) == 4
+    for most, interactive in ((4, 5), (0, 0), (4, 0)):
+        claim = await bench.store.claim("m", "1", "w1", 32, most_bulk=most)
+        assert (claim.bulk, claim.interactive, claim.held) == (most, interactive, True)
+        assert sum(job.id in bulk for job in claim.jobs) == most
+    full = await bench.store.claim("m", "1", "w1", 1, most_bulk=4)
+    assert (full.bulk, full.held) == (1, False)  # seats were what it lacked
     claim = await bench.store.claim("m", "1", "w1", 100)
-    assert (claim.bulk, claim.interactive, claim.held) == (92, 0, False)
-    assert not (await bench.store.claim("m", "1", "w1", 32, fill=False)).held
+    assert (claim.bulk, claim.interactive, claim.held) == (91, 0, False)
+    assert not (await bench.store.claim("m", "1", "w1", 32, most_bulk=4)).held
+
+
+async def test_bulk_is_held_to_so_many_seats_of_all_shards_together(bench: Bench) -> None:
+    store = JobStore(StoreSettings(redis_url=bench.server.url, shards=4), bench.store.connection)
+    await bench.take(*(bench.job(lane="bulk", shard=shard) for shard in range(4) for _ in range(10)), store=store)
+    claim = await store.claim("m", "1", "w1", 32, most_bulk=6)
+    assert (claim.bulk, len(claim.jobs), claim.held) == (6, 6, True)
 
 
 async def test_an_interactive_job_does_not_wait_behind_bulk(bench: Bench) -> None:

@@ -9,18 +9,27 @@ local function trial_key_of(model, version) return root .. ':trial:' .. (model o
 
 -- Half a seat more tells that a worker keeps its free seats from bulk jobs for now: it looks for them by itself, and soon.
 local KEPT_FROM_BULK = 0.5
-local function is_for(lane, free) return lane ~= 'bulk' or free % 1 ~= KEPT_FROM_BULK end
 
--- Wake the worker with most free seats for this model version, for a claim; false where none waits for jobs of this lane. One
--- that died without a word hears nothing: the next is tried.
+local function is_for(lane, seats) return lane ~= 'bulk' or seats % 1 == 0 end
+
+-- Give the worker that keeps most seats free for jobs of this lane (nil = of any), and how many; nil where none does.
+local function freest(model, version, lane)
+  local seats = seats_key(model, version)
+  local noted = redis.call('ZRANGE', seats, 0, 0, 'REV', 'WITHSCORES')
+  if not noted[1] or is_for(lane, noted[2]) then return unpack(noted) end
+  noted = redis.call('ZRANGE', seats, 0, -1, 'REV', 'WITHSCORES')
+  for at = 1, #noted, 2 do
+    if is_for(lane, noted[at + 1]) then return noted[at], noted[at + 1] end
+  end
+end
+
+-- Wake the worker with most free seats for jobs of this lane, for a claim; false where none waits. One that died without a
+-- word hears nothing: the next is tried.
 local function wake(model, version, lane)
   while true do
-    local worker, free = unpack(redis.call('ZPOPMAX', seats_key(model, version)))
+    local worker = freest(model, version, lane)
     if not worker then return false end
-    if not is_for(lane, free) then
-      redis.call('ZADD', seats_key(model, version), free, worker)
-      return false
-    end
+    redis.call('ZREM', seats_key(model, version), worker)
     if redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return true end
   end
 end
@@ -81,7 +90,7 @@ local function requeue(id, after_ms)
     redis.call('ZADD', root .. ':later', whole(now_ms + after_ms), id)
   else
     enline(id, ticket, model, version, lane, tenant)
-    wake(model, version)
+    wake(model, version, lane)
   end
   changed(id, 'queued', followers, log)
   return true
