@@ -9,9 +9,7 @@ from typing import Final
 from worker.short_runs import ShortRuns
 
 REST_S: Final = 0.01  # between two claims that leave bulk jobs waiting, unless the free seats are taken sooner
-STREAM: Final = (
-    8  # interactive jobs in that time, or more: some sixteen callers who wait for one answer after the other
-)
+STREAM: Final = 8  # interactive jobs in that time, or more: those of some sixteen callers, each waiting for an answer
 
 
 class BulkSeats:

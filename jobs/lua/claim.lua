@@ -149,9 +149,9 @@ local function fill_seats()
   local given = tonumber(redis.call('HGET', root .. ':turns', turns)) or 0
   local for_bulk = math.floor((given + want) / bulk_share) - math.floor(given / bulk_share)
   fill('bulk', math.min(want, most_bulk or for_bulk), math.huge)
-  bulk = #claimed
+  local before = #claimed
   fill('interactive', want - #claimed, math.huge)
-  local interactive = #claimed - bulk
+  local interactive = #claimed - before
   if not most_bulk then
     fill('bulk', want - #claimed, math.huge)
   elseif #claimed < want then
