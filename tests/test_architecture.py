@@ -19,7 +19,7 @@ from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("api", "jobs", "batching", "worker", "scripts")
-MAX_LINES = 250
+MAX_LINES = 400
 LONG_FILES: dict[str, int] = {}  # file → its frozen size, with the reason beside it
 BAGS = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "handler", "misc"}
 
