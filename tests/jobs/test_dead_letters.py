@@ -42,7 +42,8 @@ async def found(store: JobStore, wanted: Wanted, limit: int = 100) -> set[str]:
 
 def at(bench: Bench, job_id: str, ended_ms: int) -> None:
     with bench.server.client() as client:
-        client.zadd("jitney:{s00}:dead", {f"{job_id} 2": ended_ms})
+        for key in ("dead", "letters:default"):
+            client.zadd(f"jitney:{{s00}}:{key}", {f"{job_id} 2 default": ended_ms})
 
 
 async def test_a_page_holds_the_newest_and_the_next_goes_on(bench: Bench) -> None:
