@@ -96,11 +96,11 @@ end
 local turns = 8 * want  -- in all
 repeat
   local before = count_handed
-  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', now_ms, 'LIMIT', 0, math.min(4 * want, turns))) do
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', RING_NOW, 'LIMIT', 0, math.min(4 * want, turns))) do
     if count_handed < want and not pcall(give_turn, tenant) then redis.call('ZREM', ring, tenant) end
     turns = turns - 1
   end
 until count_handed >= want or count_handed == before or turns <= 0
 local next_due = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')[2]
-handed[1] = next_due and math.max(0, next_due - now_ms) or -1
+handed[1] = next_due and math.max(0, math.ceil(next_due - ring_now)) or -1
 return handed

@@ -31,13 +31,13 @@ end
 
 repeat
   local before = count_handed
-  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', whole(now_ms), 'LIMIT', 0, 4 * want)) do
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', RING_NOW, 'LIMIT', 0, 4 * want)) do
     if count_handed < want then give_turn(tenant) end
   end
 until count_handed >= want or count_handed == before
 for _, key in ipairs({ring, stepping}) do
   local at = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
-  local wait_ms = at and math.max(0, at - now_ms)
+  local wait_ms = at and math.max(0, math.ceil(at - ring_now))
   if wait_ms and (handed[1] < 0 or wait_ms < handed[1]) then handed[1] = wait_ms end
 end
 return handed

@@ -14,14 +14,18 @@ local function airborne_key(endpoint) return root .. ':airborne:' .. endpoint en
 local function due_key(lane) return root .. ':due:' .. lane end
 local function flights_key(lane, tenant) return root .. ':flights:' .. lane .. ':' .. tenant end
 
+-- The time as rings of tenants have it: ms with a fraction, so that two turns in one ms have an order.
+local RING_NOW = string.format('%.3f', now_us / 1000)
+local ring_now = tonumber(RING_NOW)
+
 -- Give a tenant its place in a ring of tenants, which `<ring>:<tenant>` follows: the ms at which the first of its members is due,
 -- not earlier than now. A tenant that is due already keeps its place: with more members it does not move forward.
 local function take_place(ring, tenant)
   local first = tonumber(redis.call('ZRANGE', ring .. ':' .. tenant, 0, 0, 'WITHSCORES')[2])
   if not first then return redis.call('ZREM', ring, tenant) end
   local place = tonumber(redis.call('ZSCORE', ring, tenant))
-  if place and place <= now_ms and first <= now_ms then return end
-  redis.call('ZADD', ring, whole(math.max(now_ms, first)), tenant)
+  if place and place <= ring_now and first <= ring_now then return end
+  redis.call('ZADD', ring, first > ring_now and whole(first) or RING_NOW, tenant)
 end
 
 -- After its turn a tenant goes behind all others that are due.
