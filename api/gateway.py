@@ -95,14 +95,15 @@ class Gateway:
             raise
         if job.is_final:
             self.waiting.forget(job_id, future)
-            return job
+            return await self.store.with_output(job)
         self.waiting.confirm(job_id)
-        return await self.waiting.until_final(job_id, future, wait_s) or await self.read(tenant, job_id)
+        ended = await self.waiting.until_final(job_id, future, wait_s)
+        return await (self.read(tenant, job_id) if ended is None else self.store.with_output(ended))
 
     async def read(self, tenant: str, job_id: str) -> Job:
         """Read a job as it stands; raises Refused where it is not this tenant's."""
         (job,) = await self.store.read([self._checked(job_id)])
-        return self._known(tenant, job_id, job)
+        return await self.store.with_output(self._known(tenant, job_id, job))
 
     async def cancel(self, tenant: str, job_id: str) -> Job:
         """Cancel a job; raises Refused where it can not be."""

@@ -23,6 +23,7 @@ PATH: Final = "/v1/jobs"
 ARRAY: Final = re.compile(rb"\s*\[")
 DEFAULTS: Final = ("model", "lane")  # as query fields, for jobs that name none
 LINES_PER_JOB: Final = 8  # blank lines are skipped; counted they are all the same
+MAX_OUTPUTS_BYTES: Final = 32 << 20  # of large outputs in one answer
 
 
 def is_many(request: Request, body: bytes) -> bool:
@@ -76,13 +77,33 @@ async def answer(gateway: Gateway, taken: list[Taken | JitneyError], wait_s: flo
     """
     found = iter(await outcomes(gateway, [one for one in taken if isinstance(one, Taken)], wait_s))
     ended = [next(found) if isinstance(one, Taken) else one for one in taken]
-    entries = [job_view(one) if isinstance(one, Job) else _refusal(one) for one in ended]
+    entries = await _entries(gateway, ended)
     jobs = [one for one in ended if isinstance(one, Job)]
     if not jobs and isinstance(ended[0], JitneyError):
         return problem(ended[0], PATH, jobs=entries)
     if all(one.accepted.replayed for one in taken if isinstance(one, Taken)):
         headers.append((b"idempotent-replayed", b"true"))
     return accepted(orjson.dumps({"jobs": entries}), headers, is_final=wait_s > 0 and all(job.is_final for job in jobs))
+
+
+async def _entries(gateway: Gateway, ended: list[Job | JitneyError]) -> list[dict[str, Any]]:
+    """Show each; large outputs as long as they fit, of the others a link to the job."""
+    entries: list[dict[str, Any]] = []
+    left_bytes = MAX_OUTPUTS_BYTES
+    for one in ended:
+        if isinstance(one, JitneyError):
+            entries.append(_refusal(one))
+            continue
+        size = one.output_bytes or 0
+        try:
+            job = await gateway.store.with_output(one) if size <= left_bytes else one
+        except Refused as error:  # its result is kept no more
+            entries.append(_refusal(error))
+            continue
+        left_bytes -= size if job.output is not None else 0
+        is_left_out = size > 0 and job.output is None
+        entries.append({**job_view(job), **({"output_url": f"{PATH}/{job.id}"} if is_left_out else {})})
+    return entries
 
 
 def _refusal(error: JitneyError) -> dict[str, Any]:

@@ -66,12 +66,15 @@ def _load(asked: _Asked, plan: Plan) -> Plan:
 def _share(asked: _Asked, plan: Plan) -> Plan:
     if not asked.version:
         raise Refused("invalid_request", "name the version that is to have a share", allowed=_known(asked))
-    return plans.share(plan, asked.version, asked.percent, asked.stable(plan), asked.counted)
+    return plans.share(
+        plan, asked.version, asked.percent, asked.stable(plan), asked.counted, now_s=asked.announced.now_s
+    )
 
 
 def _promote(asked: _Asked, plan: Plan) -> Plan:
     version = asked.ready(asked.version or plan.canary)
-    return plans.promote(plan, version, asked.stable(plan), asked.counted, asked.watch_s)
+    now_s = asked.announced.now_s
+    return plans.promote(plan, version, asked.stable(plan), asked.counted, asked.watch_s, now_s=now_s)
 
 
 Step = Callable[[_Asked, Plan], Plan]

@@ -91,7 +91,10 @@ async def outcome(gateway: Gateway, taken: Taken, wait_s: float, hang_up: asynci
     if hang_up is not None and hang_up.done() and not hang_up.cancelled() and not job.is_final:
         with suppress(Refused):  # it has just ended
             await gateway.store.cancel(job.id, job.tenant)
-    return job
+    try:
+        return await gateway.store.with_output(job)
+    except StoreUnavailable:  # it was taken: whoever asked must hear its id
+        return taken.job
 
 
 async def _outcome(gateway: Gateway, taken: Taken, wait_s: float) -> Job:
@@ -109,7 +112,10 @@ async def _outcome(gateway: Gateway, taken: Taken, wait_s: float) -> Job:
 
 
 async def outcomes(gateway: Gateway, taken: Sequence[Taken], wait_s: float) -> list[Job | JitneyError]:
-    """Give jobs that were taken as they stand once all are final, or the wait is over; raises StoreUnavailable."""
+    """Give jobs that were taken as they stand once all are final, or the wait is over; raises StoreUnavailable.
+
+    Outputs that are large are left to be read, see `JobStore.with_output`.
+    """
     known: dict[str, Job | None] = {one.accepted.id: one.job for one in taken}
     ends = {one.accepted.id: one.end for one in taken if one.end is not None}
     try:

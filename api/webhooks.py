@@ -145,6 +145,7 @@ def _attempt_view(attempt: Mapping[str, Any]) -> dict[str, Any]:
         "ms": attempt.get("ms"),
         "status": attempt.get("status"),
         "error": attempt.get("error"),
+        "location": attempt.get("location"),
     }
 
 

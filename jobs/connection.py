@@ -41,6 +41,8 @@ _FULL_RETRY_AFTER_S: Final = 5
 # Scripts that carry inputs. Large ones take a connection of their own, so that small answers do not wait behind them.
 _LARGE: Final = {"submit"}
 _LARGE_BYTES: Final = 256 << 10
+# Scripts whose answers may be large. They take the connection for large answers, as `pipeline(…, large=True)` does.
+_LARGE_ANSWERS: Final = {"bulk/outcomes"}
 
 Unreachable: Final = (RedisError, OSError)
 
@@ -68,6 +70,7 @@ class Connection:
         )
         self._timeout_s = timeout_s
         self._small, self._large = Pipe(self._open, timeout_s), Pipe(self._open, timeout_s)
+        self._answers = Pipe(self._open, timeout_s)  # for large answers; opened when the first is asked for
         self._scripts: dict[str, Script] = {}
 
     async def command(self, *words: Word) -> Any:
@@ -78,9 +81,19 @@ class Connection:
         text: bytes = await self.command("INFO", section)
         return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
 
-    async def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
-        """Send many commands in one write; the answers in order. They may be sent twice, and must do no harm then."""
-        answers = await self._send(self._small, commands, again=True, at_once=False)
+    async def now_ms(self) -> int:
+        """Ask for the server's time, in ms since the epoch: no clock of ours decides anything."""
+        seconds, us = await self.command("TIME")
+        return int(seconds) * 1000 + int(us) // 1000
+
+    async def pipeline(self, commands: Sequence[Sequence[Word]], *, large: bool = False) -> list[Any]:
+        """Send many commands in one write; the answers in order. They may be sent twice, and must do no harm then.
+
+        `large`: the answers may be large. They come over a connection of their own, so that small ones do not wait
+        behind them.
+        """
+        pipe = self._answers if large else self._small
+        answers = await self._send(pipe, commands, again=True, at_once=False)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 raise _not_taken(answer)
@@ -92,7 +105,7 @@ class Connection:
         script = self._scripts.get(name) or self._scripts.setdefault(name, Script(name))
         pack_it = pack_large if name in _LARGE else pack
         packed = pack_it(("EVALSHA", script.sha, 1, root, *words))
-        pipe = self._large if len(packed) > _LARGE_BYTES else self._small
+        pipe = self._large if len(packed) > _LARGE_BYTES else self._answers if name in _LARGE_ANSWERS else self._small
         (answer,) = await self._send(pipe, [packed], again=again)
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):  # a server started anew
             (answer,) = await self._send(pipe, [("EVAL", script.source, 1, root, *words)], again=again)
@@ -117,6 +130,7 @@ class Connection:
     async def aclose(self) -> None:
         self._small.close()
         self._large.close()
+        self._answers.close()
         await self._client.aclose()
 
     async def _send(self, pipe: Pipe, commands: Sequence[Command], *, again: bool, at_once: bool = True) -> list[Any]:

@@ -1,6 +1,5 @@
 """The routes of files: upload, list, look at, download, delete. OpenAI's objects, so that its clients work."""
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal
@@ -41,7 +40,7 @@ def router(gateway: Gateway) -> APIRouter:
             held.grow(HELD_BYTES)
             size = await storage.write(key, form.blocks(request.receive))
         try:
-            expires_ms = int(time.time() * 1000) + 1000 * _kept_s(gateway, form)
+            expires_ms = await store.connection.now_ms() + 1000 * _kept_s(gateway, form)
             name = PurePath(form.file_name).name[:MOST_NAME] or "file"
             file = File(file_id, asked.tenant, name, _purpose(form), size, 0, expires_ms)
             await files.put(store, gateway.bulk, file)
