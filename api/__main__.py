@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney api: can not listen on {settings.host} port {settings.port}: {error.strerror}\n")
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
-    store = JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
+    store = JobStore(store_settings, Connection.of(store_settings))
     gateway = Gateway(settings, store, bulk, on_loopback=on_loopback)
     times = (settings.head_s, settings.receive_s, settings.send_s)
     most = _connections(settings.max_connections)

@@ -43,7 +43,7 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
             loop.add_signal_handler(number, stop.set)
         # Nobody waits for a worker's commands as a caller does; giving up on a claim that comes late costs a lease.
         patience_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
-        connection = Connection(store_settings.redis_url, patience_s)
+        connection = Connection.of(store_settings, patience_s)
         store = JobStore(store_settings, connection)
         if black_box is not None and await _is_stopped_first(settle_at_last(store, black_box), stop):
             return

@@ -40,7 +40,7 @@ async def _deliver(settings: DeliverySettings, store_settings: StoreSettings, bu
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    connection = Connection(store_settings.redis_url, store_settings.redis_timeout_s)
+    connection = Connection.of(store_settings)
     store = JobStore(store_settings, connection)
     sender = Sender(settings, store)
     slots: dict[Errand, int] = {lane: settings.slots(lane) for lane in LANES}
