@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -19,7 +20,7 @@ from jobs.errors import QueueFull, StoreUnavailable
 from jobs.outage import Outage
 from jobs.pipe import Command, Opened, Pipe, Wire, Word, pack, pack_large
 from jobs.redis_errors import Kind, in_words, kind_of
-from jobs.redis_url import Address, masked
+from jobs.redis_url import Address
 from jobs.safety import Safety, judge, read_info
 
 if TYPE_CHECKING:  # it knows tenants, whose keys are read over a connection
@@ -33,6 +34,8 @@ _REFUSED_WHEN_FULL: Final = {"submit"}
 # Sent twice, a claim or a dispatch would take what nobody hears of, a cancel would find its own work done, and a sum be
 # wrong.
 _SENT_ONCE: Final = {"claim", "dispatch", "cancel", "add", "bulk/dispatch", "file/drop"}
+# Scripts that accept what is promised not to be lost: refused by REQUIRE_DURABLE where the server may lose it.
+_ACCEPTING: Final = {"submit", "bulk/open", "file/put"}
 _RETRY_AFTER_S: Final = 1
 _FULL_RETRY_AFTER_S: Final = 5
 # Scripts that carry inputs. Large ones take a connection of their own, so that small answers do not wait behind them.
@@ -83,13 +86,15 @@ class Connection:
         self._url = ""
         self._client: redis.asyncio.Redis | None = None
         self._small, self._large = Pipe(self._open_wire), Pipe(self._open_wire)
-        self._subscriptions: set[Wire] = set()
+        self._subscriptions: dict[Wire, bool] = {}  # and whether the node was a replica when it was opened
         self._scripts: dict[str, Script] = {}
         self._era = 0  # counts how often all connections were dropped
         self._node_changed_at = -_NODE_CHANGES_EVERY_S
         self._away, self._writes = Outage(log, "use the queue's server"), Outage(log, "write to the queue's server")
         self._is_refused = False  # the last script was, for a reason that passes
         self._refusals: set[str] = set()  # those of kind NEVER that were logged
+        self._is_starting = False
+        self._is_known, self._warned = False, list[str]()
         self.safety: Safety | None = None  # as of the connection opened last
 
     @classmethod
@@ -105,8 +110,7 @@ class Connection:
     @property
     def address(self) -> str:
         """Where the server is, without a password, for logs."""
-        file = f" (of {self._address.file})" if self._address.file else ""
-        return masked(self._url or self._address.url) + file
+        return self._address.shown
 
     @property
     def refusal(self) -> str:
@@ -114,6 +118,19 @@ class Connection:
         if not self._require_durable or self.safety is None or self.safety.is_durable:
             return ""
         return f"REQUIRE_DURABLE is set, and of the queue's server: {'; '.join(self.safety.warnings)}"
+
+    async def misfit(self) -> str:
+        """Connect; say why this server cannot be used however long one waits. Empty: it can, or is away at present."""
+        self._is_starting = True
+        try:
+            await self.command("PING")
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, CannotConnect) and cause.kind is Kind.NEVER:
+                return f"the queue's server at {self.address} cannot be used: {cause}"
+        finally:
+            self._is_starting = False
+        return self.refusal
 
     async def command(self, *words: Word) -> Any:
         return (await self.pipeline([words]))[0]
@@ -140,6 +157,8 @@ class Connection:
         pack_it = pack_large if name in _LARGE else pack
         packed = pack_it(("EVALSHA", script.sha, 1, root, *words))
         pipe = self._large if len(packed) > _LARGE_BYTES else self._small
+        if self._require_durable and name in _ACCEPTING:
+            await self._check_durable(pipe)
         answers = await self._send(pipe, [packed], again=again)
         if isinstance(answers[0], hiredis.ReplyError):
             answers = await self._follow(answers, era, pipe, [packed], again=again)
@@ -167,7 +186,8 @@ class Connection:
         if isinstance(answer, hiredis.ReplyError):
             wire.close()
             raise CannotConnect(in_words(answer), kind_of(answer))
-        self._subscriptions = {one for one in self._subscriptions if not one.lost.is_set()} | {wire}
+        open_ones = {one: role for one, role in self._subscriptions.items() if not one.lost.is_set()}
+        self._subscriptions = {**open_ones, wire: self.safety is not None and self.safety.is_replica}
         return wire
 
     async def check_node(self, wire: Wire) -> None:
@@ -176,11 +196,10 @@ class Connection:
         A subscription hears no error when its node becomes a replica: it hears nothing at all. Raises `Unreachable`.
         """
         (hello,) = await wire.send([("HELLO",)])
-        before = self.safety
         if isinstance(hello, hiredis.ReplyError):
             if kind_of(hello) is Kind.ELSEWHERE:
                 self._reopen(self._era, in_words(hello))
-        elif before is not None and judge(hello, None).is_replica != before.is_replica:
+        elif judge(hello, None).is_replica != self._subscriptions.get(wire):
             self._reopen(self._era, "its role has changed")
         else:
             self._away.ended()
@@ -193,6 +212,12 @@ class Connection:
 
     # ---- sending
 
+    async def _check_durable(self, pipe: Pipe) -> None:
+        with suppress(*Unreachable):  # what is sent next meets the same
+            await pipe.be_open()
+        if self.refusal:
+            raise StoreUnavailable(self.refusal, retry_after_s=_RETRY_AFTER_S)
+
     async def _send(self, pipe: Pipe, commands: Sequence[Command], *, again: bool, at_once: bool = True) -> list[Any]:
         """Scripts go at once: what can be gathered for one was gathered before."""
         try:
@@ -200,9 +225,7 @@ class Connection:
         except Unreachable as error:
             return await self._send_again(pipe, commands, error, again=again)
 
-    async def _send_again(
-        self, pipe: Pipe, commands: Sequence[Command], error: Exception, *, again: bool
-    ) -> list[Any]:
+    async def _send_again(self, pipe: Pipe, commands: Sequence[Command], error: Exception, *, again: bool) -> list[Any]:
         """Send what was not sent, or may be sent twice; raises StoreUnavailable where that is not so, or fails too."""
         until = time.monotonic() + FAILOVER_S
         while True:
@@ -275,34 +298,41 @@ class Connection:
         except (*Unreachable, ValueError) as error:
             kind = Kind.AGAIN if isinstance(error, ValueError) else kind_of(error)
             raise self._cannot_connect(in_words(error), kind) from error
+        before, self.safety = self.safety, safety
         if safety.is_loading or safety.is_read_only:
             wire.close()
             reason = "LOADING: it reads its data back" if safety.is_loading else "READONLY: it is a replica"
             raise self._cannot_connect(reason, Kind.ELSEWHERE)
-        self._saw(safety)
+        self._warn(safety)
         self._away.ended()
+        self._compare(before, safety)
         return wire
 
     def _cannot_connect(self, reason: str, kind: Kind) -> CannotConnect:
-        self._away.began(Exception(f"{self.address}: {reason}"))
+        if not self._is_starting or kind is not Kind.NEVER:
+            self._away.began(Exception(f"{self.address}: {reason}"))
         return CannotConnect(reason, kind)
 
-    def _saw(self, safety: Safety) -> None:
-        """Take note of what a server says of itself; warn of what is new."""
-        before, self.safety = self.safety, safety
-        if before is None:
+    def _warn(self, safety: Safety) -> None:
+        """Say what the server is, once, and what of it is not safe, whenever that changes."""
+        if not self._is_known:
+            self._is_known = True
             log.info("the queue is kept by %s at %s", safety.name, self.address)
         for warning in safety.warnings:
-            if before is None or warning not in before.warnings:
+            if warning not in self._warned:
                 log.warning("the queue's server at %s is not safe: %s", self.address, warning)
-        if before is not None and before.warnings and not safety.warnings:
+        if self._warned and not safety.warnings:
             log.info("the queue's server at %s is safe now", self.address)
-        now = time.monotonic()
-        is_another = before is not None and before.node and safety.node and before.node != safety.node
-        if is_another and now - self._node_changed_at > _NODE_CHANGES_EVERY_S:
-            self._node_changed_at = now
+        self._warned = safety.warnings
+
+    def _compare(self, before: Safety | None, now: Safety) -> None:
+        """Where the address leads to another node than before, open the other connections anew, too."""
+        if before is None or not before.node or not now.node or before.node == now.node:
+            return
+        if time.monotonic() - self._node_changed_at > _NODE_CHANGES_EVERY_S:
+            self._node_changed_at = time.monotonic()
             self._era += 1
-            self._drop_all()  # this one is not among them yet
+            self._drop_all()  # the new one is not among them yet
 
     async def _connect(self) -> Opened:
         """Let redis-py connect, and take the socket over. Raises `Unreachable`, and ValueError for a URL of a file."""

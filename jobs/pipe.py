@@ -180,6 +180,11 @@ class Pipe:
             wire = await self._open()
         return await wire.send(commands, at_once=at_once)
 
+    async def be_open(self) -> None:
+        """Open the connection, if it is not open. Raises OSError."""
+        if self._wire is None or self._wire.lost.is_set():
+            await self._open()
+
     def close(self) -> None:
         """Drop the connection; the next command opens another."""
         if self._wire is not None:

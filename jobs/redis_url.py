@@ -4,7 +4,6 @@ redis-py takes many a wrong URL for another one: a database that is no number is
 """
 
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +130,8 @@ def _check_options(parts: SplitResult) -> None:
 
 def _check_certificates(options: Mapping[str, str]) -> None:
     """Load what TLS will need: a missing file would look as if the server were away."""
+    import ssl  # noqa: PLC0415 (it takes a while, and only rediss:// needs it)
+
     context = ssl.create_default_context()
     try:
         if ca_file := options.get("ssl_ca_certs"):
@@ -182,6 +183,16 @@ class Address:
             return check(text.strip())
         except ValueError as error:
             raise ValueError(f"the URL in {self.file} {error}") from error
+
+    @property
+    def shown(self) -> str:
+        """The URL for logs, without a password."""
+        if self.file is None:
+            return masked(self.url)
+        try:
+            return f"{masked(self.read())} (of {self.file})"
+        except ValueError:
+            return f"what {self.file} names"
 
 
 def find(env: Mapping[str, str], name: str = "REDIS_URL") -> Address | None:

@@ -24,7 +24,8 @@ class StoreSettings(BaseSettings):
         None, description="a file that holds this URL, read again with each connection; it overrules REDIS_URL"
     )
     require_durable: bool = Field(
-        default=False, description="refuse a queue's server that may lose jobs: at start, and new jobs after a reconnect"
+        default=False,
+        description="refuse a queue's server that may lose jobs: at start, and new jobs after that",
     )
     shards: int = Field(1, ge=1, le=99, description="slots the jobs are spread over; more than one only for a Cluster")
     result_ttl_s: float = Field(3600, gt=0, description="how long a final job can be read")
