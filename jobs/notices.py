@@ -5,6 +5,7 @@ look for what it may have missed.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -34,13 +35,15 @@ class Listener:
     async def run(self) -> NoReturn:
         """Listen until cancelled. The connection says in the log when it cannot be opened."""
         while True:
+            began_at = time.monotonic()
             with suppress(*Unreachable):
                 wire = await self._connection.subscribe(self._channels, self._heard)
                 try:
                     await self._listen(wire)
                 finally:
                     wire.close()
-            await asyncio.sleep(PAUSE_S)
+            if time.monotonic() - began_at < PAUSE_S:  # one that has stood is opened again at once
+                await asyncio.sleep(PAUSE_S)
 
     async def catch_up(self) -> None:
         """Wait until all is heard that was published before now; not for what an outage swallows."""

@@ -10,7 +10,7 @@ SAME_OUTAGE_S: Final = 1.0
 
 
 class Outage:
-    """What one loop, or one connection, knows of what it needs. `what` completes "can not ..."."""
+    """What one loop, or one connection, knows of what it needs. `what` completes "cannot ..."."""
 
     def __init__(self, log: logging.Logger, what: str) -> None:
         self._log, self._what = log, what
@@ -29,7 +29,7 @@ class Outage:
             # What comes back for a moment only, again and again, is one outage.
             is_quiet = isinstance(error, StoreUnavailable) or self._since - self._ended_at < SAME_OUTAGE_S
             self._level = logging.DEBUG if is_quiet else logging.WARNING
-            self._log.log(self._level, "can not %s, trying again: %s", self._what, error)
+            self._log.log(self._level, "cannot %s, trying again: %s", self._what, error)
 
     def ended(self) -> None:
         """Note a success."""
