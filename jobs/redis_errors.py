@@ -60,6 +60,7 @@ ELSEWHERE_ERRORS: Final[list[type[Exception]]] = [
 
 def kind_of(error: Exception) -> Kind:
     """Sort an error reply, or an error that redis-py or the socket raised."""
+    error = _reply_of(error)
     code = getattr(error, "status_code", None) or str(error).partition(" ")[0]
     if code in KINDS:
         return KINDS[code]
@@ -69,6 +70,13 @@ def kind_of(error: Exception) -> Kind:
 
 def in_words(error: Exception) -> str:
     """Say what went wrong in one line, with the code that redis-py takes off the text."""
+    error = _reply_of(error)
     text = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
     code = getattr(error, "status_code", None)
     return f"{code} {text}" if code and code != "ERR" and not text.startswith(code) else text
+
+
+def _reply_of(error: Exception) -> Exception:
+    """Find the error reply behind what redis-py raises where a connection's first commands are refused."""
+    cause = error.__cause__
+    return cause if isinstance(error, RedisError) and isinstance(cause, RedisError) else error
