@@ -105,7 +105,9 @@ def test_a_file_overrules_the_variable_and_is_read_each_time(tmp_path: Path) -> 
     assert address.read() == "redis://second/0"
 
 
-@pytest.mark.parametrize(("text", "why"), [(None, "cannot be read: No such file"), ("", "begins with none"), ("x", "x")])
+@pytest.mark.parametrize(
+    ("text", "why"), [(None, "cannot be read: No such file"), ("", "begins with none"), ("x", "x")]
+)
 def test_a_file_without_a_url_is_refused_by_name(tmp_path: Path, text: str | None, why: str) -> None:
     file = tmp_path / "file"
     if text is not None:

@@ -245,7 +245,7 @@ async def test_a_connection_finds_back_after_a_wrong_url_in_the_file(two: Two, t
     file.write_text(f"redis://127.0.0.1:{two.new.port}/0")
 
     async def answers() -> bool:
-        return await connection.command("PING") == b"PONG"
+        return bool(await connection.command("PING") == b"PONG")
 
     await until(answers, "it answers again")
     await connection.aclose()
