@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries rollouts bulk-soak bulk-bench bulk-long provider-options flat caps bench-guard fairness schemathesis fuzz clean
+.PHONY: help run test unit check soak recovery failover goodput deliveries rollouts bulk-soak bulk-bench bulk-long provider-options flat caps bench-guard fairness schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -52,6 +52,10 @@ soak: .venv/installed-dev ## Mixed load while parts are killed every 20 s: make 
 
 recovery: .venv/installed-dev ## How soon a killed worker's jobs are done elsewhere: make recovery ROUNDS=50
 	$(BIN)/python -m tests.faults.soak --recovery $(ROUNDS) --machines 5
+
+FAILOVERS ?= 10
+failover: .venv/installed-dev ## The queue's primary and replica change places under load: make failover FAILOVERS=10 (30 s)
+	$(BIN)/python -m tests.faults.failover --rounds $(FAILOVERS)
 
 goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs the others (3 minutes)
 	$(BIN)/python -m tests.faults.goodput

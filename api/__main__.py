@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney api: can not listen on {settings.host} port {settings.port}: {error.strerror}\n")
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
-    store = JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
+    store = JobStore(store_settings, Connection.of(store_settings))
     gateway = Gateway(settings, store, bulk, on_loopback=on_loopback)
     times = (settings.head_s, settings.receive_s, settings.send_s)
     most = _connections(settings.max_connections)
@@ -88,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        if misfit := runner.run(store.connection.misfit()):
+            sys.stderr.write(f"jitney api: {misfit}\n")
+            return EX_CONFIG
         runner.run(Server(config, gateway, bounds, args.up_fd).serve(sockets=[listening]))
     return 0
 

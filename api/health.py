@@ -6,7 +6,7 @@ import orjson
 
 from api.answers import Answer
 from api.gateway import Gateway
-from jobs import versions
+from jobs import safety, versions
 from jobs.catalogue import Card
 from jobs.errors import StoreUnavailable
 from jobs.plans import Plan
@@ -67,15 +67,22 @@ async def ready(gateway: Gateway) -> Answer:
     try:
         await gateway.catalogue.refresh()
     except StoreUnavailable as error:
-        return Answer(503, orjson.dumps({"status": "unready", "reason": error.message, "models": {}}))
+        return Answer(503, orjson.dumps({"status": "unready", "reason": error.message, "models": {}} | queue(gateway)))
+    if reason := gateway.store.connection.refusal:
+        return Answer(503, orjson.dumps({"status": "unready", "reason": reason, "models": {}} | queue(gateway)))
     announced = gateway.catalogue.announced
     served = {name.partition(" ")[0] for worker in announced.workers for name in worker.models}
     states = {card["name"]: "unserved" for card in announced.cards} | dict.fromkeys(announced.failures(), "failed")
     states |= dict.fromkeys(served, "ready")
     if not served:
         reason = "no worker is alive" if not announced.workers else "no worker could load a model"
-        return Answer(503, orjson.dumps({"status": "unready", "reason": reason, "models": states}))
-    answer = {"status": "ready", "workers": len(announced.workers), "models": states}
+        return Answer(503, orjson.dumps({"status": "unready", "reason": reason, "models": states} | queue(gateway)))
+    answer = {"status": "ready", "workers": len(announced.workers), "models": states} | queue(gateway)
     if refusal := gateway.watermark.refusal("interactive"):
         answer["refusing"] = f"new jobs: {refusal}"  # what was taken goes on, and its callers must get through
     return Answer(200, orjson.dumps(answer))
+
+
+def queue(gateway: Gateway) -> dict[str, Any]:
+    """Say whether the queue's server keeps what it is given, as of the last connection to it."""
+    return {"queue": safety.describe(gateway.store.connection.safety)}

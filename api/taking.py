@@ -14,6 +14,7 @@ from jobs.job import Accepted, Job, Lane, Submission
 from jobs.lifecycle import State
 
 T = TypeVar("T")
+LOST_RETRY_AFTER_S: Final = 1
 TURN: Final = 50  # jobs of one request that are read in a row; then others have their turn
 
 
@@ -155,9 +156,10 @@ def _is_open(job: Job | None) -> bool:
     return job is not None and not job.is_final
 
 
-def _gone(gateway: Gateway, accepted: Accepted) -> Refused:
-    if not accepted.replayed:
-        return gateway.store.unknown(accepted.id)
+def _gone(gateway: Gateway, accepted: Accepted) -> JitneyError:
+    if not accepted.replayed:  # taken by this very request: its caller is told to send it again, not that it never was
+        message = "the queue's server has lost the job that it took, by a failover or a flush; send the request again"
+        return StoreUnavailable(message, retry_after_s=LOST_RETRY_AFTER_S, job=accepted.id)
     kept = f"results are kept for {gateway.store.settings.result_ttl_s:g} s"
     message = f"job {accepted.id} of this Idempotency-Key has ended and is not run again; {kept}"
     return Refused("result_expired", message, job=accepted.id)

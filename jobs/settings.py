@@ -1,10 +1,12 @@
 """What gateway and worker must agree on: where the queue is, and how long things live. Every time is a setting."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from jobs import redis_url
 from jobs.guard import PORTS, Guard, networks
 from jobs.tenants import Deviation, Limits, Tenants, read_deviations
 
@@ -16,8 +18,14 @@ class StoreSettings(BaseSettings):
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        pattern=r"^(rediss?|unix)://.+",
         description="the queue's server: redis://, rediss:// or unix://",
+    )
+    redis_url_file: Path | None = Field(
+        None, description="a file that holds this URL, read again with each connection; it overrules REDIS_URL"
+    )
+    require_durable: bool = Field(
+        default=False,
+        description="refuse a queue's server that may lose jobs: at start, and new jobs after that",
     )
     shards: int = Field(1, ge=1, le=99, description="slots the jobs are spread over; more than one only for a Cluster")
     result_ttl_s: float = Field(3600, gt=0, description="how long a final job can be read")
@@ -50,6 +58,11 @@ class StoreSettings(BaseSettings):
         {}, description="JSON: what is otherwise for some tenants: weight (1), requests, jobs, bytes, running"
     )
     redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")
+
+    @model_validator(mode="after")
+    def _has_a_good_url(self) -> Self:
+        redis_url.find({"REDIS_URL": self.redis_url, "REDIS_URL_FILE": str(self.redis_url_file or "")})
+        return self
 
     def limits(self) -> Tenants:
         """Give what each tenant may take."""
@@ -104,5 +117,11 @@ def _words(text: str) -> list[str]:
 
 def explain(error: ValidationError) -> str:
     """Say which variables make no sense, and what would, on one line."""
-    wrong = [f"{str(one['loc'][0]).upper()}={one['input']}: {one['msg']}" for one in error.errors()]
+    # What was checked as a whole has its variable's name in its message.
+    wrong = [
+        f"{str(one['loc'][0]).upper()}={one['input']}: {one['msg']}"
+        if one["loc"]
+        else one["msg"].removeprefix("Value error, ")
+        for one in error.errors()
+    ]
     return "; ".join(wrong)

@@ -36,21 +36,25 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
 
     is_loading = False
 
-    async def work() -> None:
+    async def work() -> int:
         nonlocal is_loading
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         # Nobody waits for a worker's commands as a caller does; giving up on a claim that comes late costs a lease.
         patience_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
-        connection = Connection(store_settings.redis_url, patience_s)
+        connection = Connection.of(store_settings, patience_s)
         store = JobStore(store_settings, connection)
+        if misfit := await connection.misfit():
+            log.error("%s", misfit)
+            await connection.aclose()
+            return EX_CONFIG
         if black_box is not None and await _is_stopped_first(settle_at_last(store, black_box), stop):
-            return
+            return 0
         runtime = Runtime(settings, store, black_box)
         if await _is_stopped_first(runtime.keeper.begin(), stop):
             is_loading = runtime.keeper.is_busy
-            return
+            return 0
         # What was loaded so far stays for ever: the collector need not look at it again with each pass.
         gc.collect()
         gc.freeze()
@@ -63,15 +67,16 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
         if black_box is not None:
             forget(black_box)
         log.info("worker %s stopped", runtime.id)
+        return 0
 
     # uvloop halves what a round trip costs; it is not made for every system, and nothing else depends on it.
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(work())
+        code = runner.run(work())
     if is_loading:  # nobody needs that model any more, and Python would wait for the thread
         logging.shutdown()
         os._exit(0)
-    return 0
+    return code
 
 
 async def _is_stopped_first(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:

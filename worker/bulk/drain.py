@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, NoReturn
 
-import redis
-
 from jobs.bulk import files, steps
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
@@ -43,7 +41,7 @@ class BulkDrain:
             try:
                 wait_s = await self._tick()
                 outage.ended()
-            except (StoreUnavailable, redis.RedisError, OSError) as error:
+            except StoreUnavailable as error:
                 outage.began(error)
                 await asyncio.sleep(PAUSE_S)
                 continue

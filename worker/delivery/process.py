@@ -15,6 +15,7 @@ from jobs.catalogue import Catalogue
 from jobs.connection import Connection
 from jobs.notices import Listener
 from jobs.outbox import LANES, Flight
+from jobs.redis_url import Address
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from worker.bulk.drain import BulkDrain
@@ -26,21 +27,36 @@ from worker.delivery.settings import DeliverySettings
 
 log = logging.getLogger("jitney.deliver")
 
+EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
+
 
 def run(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
     """Deliver until SIGTERM, and end the process."""
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_deliver(settings, store_settings, bulk_settings))
+        code = runner.run(_start(settings, store_settings, bulk_settings))
     logging.shutdown()
-    os._exit(0)  # rq's threads, or a name's look-up without an answer, are not waited for
+    os._exit(code)  # rq's threads, or a name's look-up without an answer, are not waited for
 
 
-async def _deliver(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> None:
+async def _start(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
+    connection = Connection.of(store_settings)
+    try:
+        if misfit := await connection.misfit():
+            log.error("%s", misfit)
+            return EX_CONFIG
+        await _deliver(settings, store_settings, bulk_settings, connection)
+    finally:
+        await connection.aclose()
+    return 0
+
+
+async def _deliver(
+    settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings, connection: Connection
+) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    connection = Connection(store_settings.redis_url, store_settings.redis_timeout_s)
     store = JobStore(store_settings, connection)
     sender = Sender(settings, store)
     slots: dict[Errand, int] = {lane: settings.slots(lane) for lane in LANES}
@@ -61,12 +77,24 @@ async def _deliver(settings: DeliverySettings, store_settings: StoreSettings, bu
     def landed() -> None:
         loop.call_soon_threadsafe(wake)
 
-    rq_url = settings.rq_redis_url or store_settings.redis_url
-    carrier = Carrier(rq_url, settings.webhook_flight_s, {**dict.fromkeys(LANES, carry), BULK: step}, landed)
+    own_address = settings.rq_address()
+    carrier = Carrier(
+        own_address or Address(store_settings.redis_url, store_settings.redis_url_file),
+        settings.webhook_flight_s,
+        {**dict.fromkeys(LANES, carry), BULK: step},
+        landed,
+        is_queue=own_address is None,
+    )
     drain = Drain(store, carrier, slots, limits=settings.limits, poll_s=settings.webhook_poll_s, thread=thread)
     bulks = BulkDrain(bulk_settings, store, storage, carrier, thread)
 
+    was_connected = False
+
     async def look_again() -> None:
+        nonlocal was_connected
+        if was_connected and own_address is None:  # the queue's server was away, or is another one: rq's is the same
+            await loop.run_in_executor(thread, carrier.reopen)
+        was_connected = True
         wake()
 
     listener = Listener(connection, [keys.OUTBOX], lambda _channel, _data: wake(), look_again)
@@ -82,7 +110,6 @@ async def _deliver(settings: DeliverySettings, store_settings: StoreSettings, bu
     carrier.close()
     await stepper.aclose()
     await sender.close(settings.deliver_drain_s)
-    await connection.aclose()
     log.info("stopped")
     for failure in failures:
         raise failure or RuntimeError("a loop of the delivery ended by itself")
