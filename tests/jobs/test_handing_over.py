@@ -71,7 +71,7 @@ async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: Bench) -> None
         assert takes() == b"m 1"
         await bench.submit(lane="bulk", input=LARGE)  # nobody else waits for bulk
         with bench.server.client() as client:
-            assert client.zrange("jitney:{s00}:seats:m:1", 0, -1) == [b"keeps"]
+            assert client.zrange("jitney:{s00}:seats:m:1", 0, -1) == [b"keeps 20000"]
             assert client.ttl("jitney:{s00}:seats:m:1") > 0
         both = [bench.job(lane="bulk", tenant="b"), bench.job()]  # in one step
         await bench.take(*both)
