@@ -90,11 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # what callers send wrong is theirs to hear of
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a caller's broken form is the caller's to hear of
     try:
-        asyncio.run(check_at_start(store_settings.redis_url, store_settings.redis_timeout_s, store_settings.shards))
-    except ShardsDiffer as error:
-        sys.stderr.write(f"jitney api: {error}\n")
-        return EX_CONFIG
-    try:
         listening = socket.socket(fileno=args.fd) if args.fd is not None else _listen(settings)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that is no host's
         reason = getattr(error, "strerror", None) or error
@@ -118,6 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        try:
+            runner.run(check_at_start(store.connection, store_settings.shards))
+        except ShardsDiffer as error:
+            sys.stderr.write(f"jitney api: {error}\n")
+            return EX_CONFIG
         runner.run(Server(config, gateway, bounds, args.up_fd).serve(sockets=[listening]))
     return gateway.stop_code
 

@@ -12,6 +12,7 @@ import os
 import socket
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import orjson
@@ -100,6 +101,7 @@ class Agreement(Lookout):
         if not self._is_known:
             await check_shards(self._connection, self._shards)
         self.differences = find_differences(await self._announce(max(LEAST_TTL_S, BEATS_TO_LIVE * self._every_s)))
+        self._is_known = True
         self._tell()
 
     async def keep_looking(self) -> None:
@@ -157,15 +159,17 @@ async def until_checked(connection: Connection, shards: int) -> None:
             return
 
 
-async def check_at_start(url: str, timeout_s: float, shards: int) -> None:
+async def check_at_start(connection: Connection, shards: int) -> None:
     """Raise ShardsDiffer before anything is started. A queue that is away is looked at when it is back."""
-    connection = Connection(url, timeout_s)
-    try:
+    with suppress(StoreUnavailable):
         await check_shards(connection, shards)
-    except StoreUnavailable:
-        return
-    finally:
-        await connection.aclose()
+
+
+async def read(connection: Connection) -> list[Process]:
+    """List what processes have announced, those that have ended lately among them."""
+    fields: Mapping[bytes, bytes] = await connection.command("HGETALL", keys.AGREEMENT)
+    records = [text.partition(b" ")[2] for name, text in fields.items() if name.startswith(b"process:")]
+    return sorted(process for record in records if (process := _read(record)))
 
 
 async def read_shards(connection: Connection) -> int:

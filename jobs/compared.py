@@ -23,6 +23,7 @@ _ALL: Final = ("gateway", "worker", "deliverer")
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     # how long what has ended is kept: whoever ends a job decides it
     **dict.fromkeys(("RESULT_TTL_S", "DEAD_LETTER_TTL_S", "DEAD_LETTERS", "DEAD_LETTER_BYTES"), _ALL),
+    "REQUIRE_DURABLE": _ALL,
     # which jobs are taken
     **dict.fromkeys(("MAX_JOBS", "MAX_INPUT_BYTES", "TENANT_JOBS", "TENANT_BYTES", "DEFAULT_MODEL"), _TAKES_JOBS),
     **dict.fromkeys(("TENANT_RUNNING", "TENANTS"), _ALL),
@@ -51,7 +52,7 @@ NOT_COMPARED: Final = frozenset(
     {
         "SHARDS",  # enforced
         "LEASE_S",  # a job's lease is as long as its own worker says
-        *("REDIS_URL", "RQ_REDIS_URL"),  # the same server may have several addresses
+        *("REDIS_URL", "REDIS_URL_FILE", "RQ_REDIS_URL"),  # the same server may have several addresses
         *("HOST", "PORT", "LOG_LEVEL", "MODELS_DIR", "MODELS", "GPU_DEVICE", "ENGINE_CACHE"),
         # how much one process takes on at a time
         *("MAX_BODIES_BYTES", "MAX_HEAD_BYTES", "MAX_CONNECTIONS", "CPUS", "DECODE_THREADS"),

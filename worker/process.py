@@ -31,7 +31,7 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
     try:
         check(settings.models_dir, settings.chosen)
     except ModelError as error:
-        log.error("MODELS_DIR=%s: %s", settings.models_dir, error)  # noqa: TRY400 (the line says it all)
+        log.error("%s", error)  # noqa: TRY400 (the line says it all)
         return EX_CONFIG
 
     is_loading = False

@@ -23,7 +23,9 @@ _OF_ONE_MACHINE: Final = {"version", "provider", "threads", "max_batch", "bucket
 def digest_of(folder: ModelFolder) -> str:
     """Read all that counts, and sum it up; blocks. Raises ModelError, OSError."""
     spec = with_own_spec(folder).spec
-    total = hashlib.sha256(spec.model_dump_json(exclude=_OF_ONE_MACHINE).encode())
+    # Without defaults: a release with another key, or another default, has the same digest of the same files.
+    said = spec.model_dump(exclude=_OF_ONE_MACHINE, exclude_defaults=True, warnings=False)
+    total = hashlib.sha256(repr(sorted(said.items())).encode())
     has_own_code = ".py:" in f"{spec.task} {spec.engine}"
     names = {spec.classification.labels, spec.detection.labels}
     beside = [path for path in folder.path.iterdir() if has_own_code or path.name in names]
