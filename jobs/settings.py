@@ -130,7 +130,6 @@ def _explained(one: ErrorDetails) -> str:
     if not one["loc"]:  # checked as a whole: the message names the variable
         return one["msg"].removeprefix("Value error, ")
     name, value = str(one["loc"][0]).upper(), _PASSWORD.sub("//***@", " ".join(str(one["input"]).split()))
-    where = ".".join(str(part) for part in one["loc"][1:])
-    return (
-        f"{name}={value[:MOST_SHOWN]}: {where and where + ': '}{one['msg'].removeprefix('Value error, ')[:MOST_SHOWN]}"
-    )
+    inside = ".".join(str(part) for part in one["loc"][1:])
+    what = f"{name}=… {inside}={value[:MOST_SHOWN]}" if inside else f"{name}={value[:MOST_SHOWN]}"
+    return f"{what}: {one['msg'].removeprefix('Value error, ')[:MOST_SHOWN]}"

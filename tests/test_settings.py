@@ -51,7 +51,6 @@ def test_no_number_but_a_sensible_one_is_taken(
         ("WEBHOOK_SCHEMES", "ftp", "must be https, or https,http"),
         ("BULK_STORE", str(ROOT / "README.md"), "is a file; must be a folder, or s3://bucket/prefix"),
         ("BULK_STORE", "s3:/x", None),
-        ("TENANTS", '{"a": {"weight": 0}}', "a.weight: Input should be greater than or equal to 1"),
         ("OPEN", "everybody", "'loopback', 'anyone' or 'nobody'"),
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("CPUS", "x", "must be a number of CPUs from 1 to 1024, or a list of their numbers such as 8-15 or 0,2-3"),
@@ -99,3 +98,10 @@ def test_a_verb_ends_with_one_line_and_exit_code_78(verb: str, name: str, text: 
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (78, 1, "")
     assert done.stderr.startswith(last)
+
+
+def test_a_part_of_a_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENANTS", '{"a": {"weight": 0}}')
+    with pytest.raises(ValidationError) as refused:
+        StoreSettings()
+    assert explain(refused.value) == "TENANTS=… a.weight=0: Input should be greater than or equal to 1"

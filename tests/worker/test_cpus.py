@@ -42,7 +42,7 @@ def test_a_number_or_a_list(text: str, count: int, named: tuple[int, ...], monke
     "text", ["0", "-1", "1025", "x", "3-", "5-2", "0,,1", "1-2-3", "0;1", "1e3", "٣", "2.5", "9" * 30]
 )
 def test_nonsense_says_what_is_allowed(text: str) -> None:
-    with pytest.raises(BadSetting, match="CPUS=.+: must be a number of CPUs from 1 to 1024, or a list"):
+    with pytest.raises(BadSetting, match=r"CPUS=.+: must be a number of CPUs from 1 to 1024, or a list"):
         workers.Settings.from_env({"CPUS": text})
 
 
