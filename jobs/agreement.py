@@ -78,7 +78,7 @@ def find_differences(processes: Iterable[Process]) -> list[Difference]:
     for process in sorted(processes):
         for name, value in process.settings.items():
             found[name][value].append(process)
-    return [Difference(name, values) for name, values in sorted(found.items()) if len(values) > 1]
+    return [Difference(name, dict(sorted(values.items()))) for name, values in sorted(found.items()) if len(values) > 1]
 
 
 class Agreement(Lookout):
