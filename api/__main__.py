@@ -8,15 +8,18 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import Sequence
+from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
 
 from api.app import create_app
-from api.gateway import Gateway
+from api.gateway import EX_CONFIG, Gateway
 from api.protocol import Bounds, bounded, sweep
 from api.settings import GatewaySettings
+from jobs.agreement import ShardsDiffer, check_at_start
 from jobs.bulk.settings import BulkSettings
 from jobs.connection import Connection
 from jobs.settings import StoreSettings, explain
@@ -24,17 +27,38 @@ from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")
 
-EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 DRAIN_S = 2
 OTHER_FILES = 100  # beside callers: modules, logs, the queue, uploads on their way
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which on shutdown first sends waiting requests home with what is known of their jobs."""
+    """uvicorn, which on shutdown first sends waiting requests home with what is known of their jobs.
+
+    From the first signal on `/readyz` is 503; the shutdown begins LAME_DUCK_S later, or with a second signal.
+    """
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, bounds: Bounds, up_fd: int | None) -> None:
         super().__init__(config)
         self._gateway, self._bounds, self._up_fd = gateway, bounds, up_fd
+        self._shutdown_at: float | None = None  # on the monotonic clock
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        gateway = self._gateway
+        lame_duck_s = 0.0 if gateway.is_draining else gateway.settings.lame_duck_s
+        gateway.is_draining = True
+        if gateway.stop_code:  # it stops by itself, and is to end with that code instead of by the signal
+            self.should_exit = True
+        elif lame_duck_s:
+            self._captured_signals.append(sig)
+            self._shutdown_at = time.monotonic() + lame_duck_s
+            log.info("stops in %g s (LAME_DUCK_S): /readyz is 503 from now on, requests are still served", lame_duck_s)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._shutdown_at is not None and time.monotonic() >= self._shutdown_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -67,8 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a caller's broken form is the caller's to hear of
     try:
         listening = socket.socket(fileno=args.fd) if args.fd is not None else _listen(settings)
-    except OSError as error:
-        sys.stderr.write(f"jitney api: can not listen on {settings.host} port {settings.port}: {error.strerror}\n")
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is no host's
+        reason = getattr(error, "strerror", None) or error
+        sys.stderr.write(f"jitney api: cannot listen on HOST={settings.host} PORT={settings.port}: {reason}\n")
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     store = JobStore(store_settings, Connection.of(store_settings))
@@ -91,8 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if misfit := runner.run(store.connection.misfit()):
             sys.stderr.write(f"jitney api: {misfit}\n")
             return EX_CONFIG
+        try:
+            runner.run(check_at_start(store.connection, store_settings.shards))
+        except ShardsDiffer as error:
+            sys.stderr.write(f"jitney api: {error}\n")
+            return EX_CONFIG
         runner.run(Server(config, gateway, bounds, args.up_fd).serve(sockets=[listening]))
-    return 0
+    return gateway.stop_code
 
 
 def _connections(wanted: int) -> int:

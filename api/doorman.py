@@ -15,6 +15,7 @@ from jobs.errors import OverLimit, Refused
 from jobs.tenants import Tenants
 
 PUBLIC: Final = frozenset({"/", "/healthz", "/readyz"})
+PUBLIC_BELOW: Final = "/readyz/models/"
 ADMIN: Final = frozenset({"/metrics"})
 MODELS: Final = "/v1/models/"  # whoever has a key may look at them, to change anything there is an admin's
 
@@ -28,7 +29,7 @@ class Doorman:
 
     def admit(self, request: Request) -> Caller | None:
         """Give who calls, None where nobody needs to know; raises Refused, NotNow."""
-        if request.path in PUBLIC:
+        if request.path in PUBLIC or request.path.startswith(PUBLIC_BELOW):
             return None
         caller = self._callers.find(request)
         changes_models = request.path.startswith(MODELS) and request.method != "GET"

@@ -18,7 +18,8 @@ from api.settings import GatewaySettings
 from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
-from jobs import events, keyring, keys, webhooks
+from jobs import events, keyring, keys, tenants, webhooks
+from jobs.agreement import Agreement, Process, ShardsDiffer
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import open_storage
 from jobs.catalogue import Catalogue
@@ -27,8 +28,13 @@ from jobs.ids import PATTERN
 from jobs.job import Job
 from jobs.notices import Listener
 from jobs.store import JobStore
+from jobs.tenants import TenantLimits
 
 log = logging.getLogger("jitney.api")
+
+RETRY_S = 0.5
+
+EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 
 
 class Gateway:
@@ -47,23 +53,30 @@ class Gateway:
         self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
         self.bodies = Bodies(settings.max_bodies_bytes)
         self.guard = settings.guard()
+        me = Process.this("gateway", self.id, settings, store.settings, bulk)
+        self.agreement = Agreement(store.connection, me, store.settings.shards, settings.models_s)
+        self.limits = TenantLimits(store.connection, store.tenants)
+        self.is_draining = False  # told to stop: balancers shall send no more
+        self.stop_code = 0  # what the process exits with where it stops by itself, and at once
         self._loops: list[asyncio.Task[Any]] = []
 
     async def start(self) -> None:
         """Start the loops; keys and models are looked at once before, so that the first request finds them."""
         with suppress(StoreUnavailable):
+            await self.look_at_models()
             await self.callers.refresh()
-            await self.catalogue.refresh()
         channels = [keys.gateway_channel(self.id), keys.NEWS, keys.EVENTS]
         listener = Listener(self.store.connection, channels, self._on_notice, self._on_connect)
         self.keep(listener.run())
         self.keep(self.waiting.run(self.settings.recheck_s))
         self.keep(self.callers.run(self.settings.keys_s))
+        self.keep(self.limits.run(self.settings.keys_s))
         self.keep(self.events.run(self.settings.keys_s))
         self.keep(Rollouts(self.store, self.catalogue, self.settings).run())
-        self.keep(self.catalogue.run(self.settings.models_s))
+        self.keep(self._keep_looking())
+        self.keep(self._keep_models_fresh())
         self.keep(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
-        self.keep(sweeping.run(self.store, self.settings.sweep_s))
+        self.keep(sweeping.run(self.store, self.settings.sweep_s, lambda: self.catalogue.announced.longest_lease_s))
         self.keep(sweeping.tell_cpu(self.store.connection, self.settings.stats_s))
 
     async def stop(self) -> None:
@@ -71,7 +84,40 @@ class Gateway:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        with suppress(StoreUnavailable):
+            await self.agreement.withdraw()
         await self.store.connection.aclose()
+
+    async def look_at_models(self) -> None:
+        """Look at the models once. Until SHARDS and tenants' limits are known, no model is: so no job is taken.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            await self.agreement.check()
+        except ShardsDiffer as error:  # the loop that compares stops this process
+            raise StoreUnavailable(str(error)) from error
+        await self.limits.check()
+        await self.catalogue.refresh()
+
+    async def _keep_looking(self) -> None:
+        """Announce this process and compare it with the others, until cancelled; another SHARDS stops it."""
+        try:
+            await self.agreement.keep_looking()
+        except ShardsDiffer as error:
+            log.critical("%s", error)
+            self.stop_code = EX_CONFIG
+            signal.raise_signal(signal.SIGTERM)
+
+    async def _keep_models_fresh(self) -> None:
+        """Look at the models until cancelled, from when what comes before them is known."""
+        while True:
+            try:
+                await self.look_at_models()
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+        await self.catalogue.run(self.settings.models_s)
 
     def send_home(self) -> None:
         """Let everybody go who waits here or listens, with what is known."""
@@ -127,6 +173,7 @@ class Gateway:
     async def _on_connect(self) -> None:
         """Look for what was not heard."""
         self.callers.look_again()
+        self.limits.look_again()
         self.events.look_again()
         await self.waiting.look_again()
 
@@ -134,6 +181,8 @@ class Gateway:
         if channel == keys.NEWS:
             if data == keyring.NEWS:
                 self.callers.look_again()
+            elif data == tenants.NEWS:
+                self.limits.look_again()
             elif data == events.NEWS:
                 self.events.look_again()
             else:
@@ -154,4 +203,5 @@ class Gateway:
         """Stop the whole process rather than go on without one of its loops: whoever supervises it starts another."""
         if not task.cancelled():
             log.critical("a loop of the gateway ended, which none should: stopping", exc_info=task.exception())
+            self.stop_code = self.stop_code or 1
             signal.raise_signal(signal.SIGTERM)

@@ -1,16 +1,17 @@
-"""Whether jobs sent here would be taken and run, and by which models: for load balancers, operators and the page."""
+"""Whether this gateway takes jobs, and which models are served: for load balancers, operators and the page."""
 
 from typing import Any
 
 import orjson
 
+from api import comparison
 from api.answers import Answer
 from api.gateway import Gateway
 from jobs import safety, versions
 from jobs.catalogue import Card
-from jobs.errors import StoreUnavailable
+from jobs.errors import Refused, StoreUnavailable
 from jobs.plans import Plan
-from jobs.registry import Announced
+from jobs.registry import NAME, Announced
 
 
 async def models(gateway: Gateway) -> dict[str, Any]:
@@ -63,26 +64,57 @@ def _status(announced: Announced, plan: Plan, name: str, version: str) -> tuple[
 
 
 async def ready(gateway: Gateway) -> Answer:
-    """200 where the queue answers and a live worker serves at least one model; else 503, with what is missing."""
+    """`/readyz`: 200 where the queue answers and this gateway is not about to stop, whether or not a worker lives.
+
+    The body says what is there, in `reason` why nothing is served, and in `warnings` what differs or is unsafe.
+    """
+    if gateway.is_draining:
+        return _unready(gateway, "draining", "this gateway is about to stop")
     try:
-        await gateway.catalogue.refresh()
+        await gateway.look_at_models()
     except StoreUnavailable as error:
-        return Answer(503, orjson.dumps({"status": "unready", "reason": error.message, "models": {}} | queue(gateway)))
+        return _unready(gateway, "unready", error.message)
     if reason := gateway.store.connection.refusal:
-        return Answer(503, orjson.dumps({"status": "unready", "reason": reason, "models": {}} | queue(gateway)))
+        return _unready(gateway, "unready", reason)
     announced = gateway.catalogue.announced
     served = {name.partition(" ")[0] for worker in announced.workers for name in worker.models}
     states = {card["name"]: "unserved" for card in announced.cards} | dict.fromkeys(announced.failures(), "failed")
     states |= dict.fromkeys(served, "ready")
+    answer: dict[str, Any] = {"status": "ready", "workers": len(announced.workers), "models": states}
     if not served:
-        reason = "no worker is alive" if not announced.workers else "no worker could load a model"
-        return Answer(503, orjson.dumps({"status": "unready", "reason": reason, "models": states} | queue(gateway)))
-    answer = {"status": "ready", "workers": len(announced.workers), "models": states} | queue(gateway)
+        answer["reason"] = "no worker could load a model" if announced.workers else "no worker is alive"
     if refusal := gateway.watermark.refusal("interactive"):
         answer["refusing"] = f"new jobs: {refusal}"  # what was taken goes on, and its callers must get through
-    return Answer(200, orjson.dumps(answer))
+    answer["warnings"] = comparison.warnings(gateway)
+    return Answer(200, orjson.dumps(answer | queue(gateway)))
 
 
 def queue(gateway: Gateway) -> dict[str, Any]:
     """Say whether the queue's server keeps what it is given, as of the last connection to it."""
     return {"queue": safety.describe(gateway.store.connection.safety)}
+
+
+async def served(gateway: Gateway, name: str) -> Answer:
+    """`/readyz/models/{name}`: 200 where a live worker takes new jobs of this model, else 503 with the reason.
+
+    Raises Refused for a name that nobody has announced.
+    """
+    try:
+        await gateway.look_at_models()
+    except StoreUnavailable as error:
+        return _unready(gateway, "unready", error.message)
+    announced, plan = gateway.catalogue.announced, gateway.catalogue.plan(name)
+    if not NAME.fullmatch(name) or name not in announced.names():
+        raise Refused("model_not_found", f"no worker has announced a model {name[:64]!r}")
+    shares = versions.shares(announced, plan, name)
+    if gateway.is_draining or not shares:
+        why = announced.failures().get(name, "no live worker serves it")
+        reason = "this gateway is about to stop" if gateway.is_draining else why
+        return Answer(503, orjson.dumps({"status": "unready", "model": name, "reason": reason}))
+    serving = {version: announced.serving(name, version) for version in shares}
+    return Answer(200, orjson.dumps({"status": "ready", "model": name, "versions": serving}))
+
+
+def _unready(gateway: Gateway, status: str, reason: str) -> Answer:
+    body = {"status": status, "reason": reason, "models": {}, "warnings": []}
+    return Answer(503, orjson.dumps(body | queue(gateway)))

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from api import delivering
+from api import comparison, delivering
 from api.bulk import metrics as bulk
 from api.gateway import Gateway
 from jobs import cpu, deadletters, memory, safety, stats, versions
@@ -42,7 +42,7 @@ class _Read(Collector):
 
 async def render(gateway: Gateway) -> bytes:
     """Read everything and write it in Prometheus' text format."""
-    await gateway.catalogue.refresh()  # as of now: another gateway's last look is as old as its own clock says
+    await gateway.look_at_models()  # as of now: another gateway's last look is as old as its own clock says
     announced = gateway.catalogue.announced
     counts = await gateway.store.counts()
     histograms = await stats.read(gateway.store.connection, gateway.catalogue.names())
@@ -76,7 +76,22 @@ async def render(gateway: Gateway) -> bytes:
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
     counted = [*_jobs(counts), *delivering.families(counts), *bulk.families(counts)]
-    registry.register(_Read([*counted, depth, shares, workers, *dead, *full, unsafe, spent, *_histograms(histograms)]))
+    registry.register(
+        _Read(
+            [
+                *counted,
+                depth,
+                shares,
+                workers,
+                *dead,
+                *full,
+                unsafe,
+                spent,
+                *comparison.families(gateway),
+                *_histograms(histograms),
+            ]
+        )
+    )
     return generate_latest(registry)
 
 

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api import drafts, openapi_webhooks
 from api.bulk import openapi as openapi_bulk
-from api.doorman import PUBLIC
+from api.doorman import PUBLIC, PUBLIC_BELOW
 from jobs.drafts import MAX_METADATA
 from jobs.errors import CODES
 from jobs.job import LANES
@@ -137,7 +137,7 @@ def complete(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     schema["security"] = [{"key": []}]
     paths = schema["paths"]
-    for path in PUBLIC & paths.keys():
+    for path in [path for path in paths if path in PUBLIC or path.startswith(PUBLIC_BELOW)]:
         paths[path]["get"]["security"] = []
     paths.setdefault("/v1/jobs", {})["post"] = _submit()
     paths.setdefault("/v1/jobs/{job_id}", {})["get"] = _read()
@@ -153,7 +153,10 @@ def complete(app: FastAPI) -> dict[str, Any]:
     _describe_webhooks(paths)
     openapi_bulk.describe(paths)
     paths["/v1/models"]["get"]["responses"] = {"200": _any_json("every model, and who serves it")}
-    paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready"), "503": _any_json("what is missing")}
+    not_ready = _any_json("not ready, and why")
+    paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready, and what is served"), "503": not_ready}
+    of_model = {**_answers(), "200": _any_json("a live worker serves it"), "503": not_ready}
+    paths["/readyz/models/{name}"]["get"]["responses"] = of_model
     text = {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}
     paths["/metrics"]["get"]["responses"] = {"200": text}
     app.openapi_schema = schema

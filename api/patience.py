@@ -14,10 +14,14 @@ class Patience:
 
     def __init__(self, sweep_s: float, lease_s: float) -> None:
         self._longest_gap_s = 2 * sweep_s + SLACK_S
-        self._beat_s = lease_s / 4
+        self.beat_s = lease_s / 4  # within which every live worker renews its leases
         self._heard: tuple[float, int] | None = None  # our time and the server's, at the last answer
         self._latest_ms = math.inf
         self._hold_until_s = math.inf
+
+    def leases_are(self, longest_s: float) -> None:
+        """Take in how long workers' leases are; 0: no worker is known, which changes nothing."""
+        self.beat_s = longest_s / 4 or self.beat_s
 
     def latest_ms(self, now_s: float) -> int:
         """Give the server's latest time at which the next sweep may take leases back; 0: it may take none."""
@@ -25,7 +29,7 @@ class Patience:
             self._latest_ms = self._hold_until_s = math.inf  # until it answers
         else:
             then_s, server_ms = self._heard
-            self._latest_ms = server_ms + (now_s - then_s + self._beat_s) * 1000
+            self._latest_ms = server_ms + (now_s - then_s + self.beat_s) * 1000
         return 0 if now_s < self._hold_until_s else int(self._latest_ms)
 
     def heard(self, server_ms: int, now_s: float) -> float:
@@ -35,6 +39,6 @@ class Patience:
         """
         late_s = max(0.0, (server_ms - self._latest_ms) / 1000)
         if late_s or self._hold_until_s == math.inf:
-            self._hold_until_s = now_s + self._beat_s
+            self._hold_until_s = now_s + self.beat_s
         self._heard = (now_s, server_ms)
         return late_s

@@ -53,13 +53,17 @@ def router(gateway: Gateway) -> APIRouter:
         answer = predict.predict(gateway, Request(request.scope), request.receive)
         return respond(await guarded(answer, predict.PATH))
 
-    @routes.get("/healthz", tags=["health"], summary="This process lives")
+    @routes.get("/healthz", tags=["health"], summary="This process and its event loop live")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @routes.get("/readyz", tags=["health"], summary="Jobs sent here would be taken and run")
+    @routes.get("/readyz", tags=["health"], summary="Jobs sent here would be taken: the queue answers")
     async def readyz() -> Response:
         return respond(await health.ready(gateway))
+
+    @routes.get("/readyz/models/{name}", tags=["health"], summary="A live worker serves this model")
+    async def model_readyz(name: str) -> Response:
+        return respond(await health.served(gateway, name))
 
     @routes.get("/metrics", tags=["health"], summary="Prometheus metrics of the whole queue")
     async def prometheus() -> Response:

@@ -42,6 +42,12 @@ class GatewaySettings(GuardSettings):
     max_head_bytes: int = Field(64 << 10, ge=1024, description="largest head of a request: its line and header fields")
     max_connections: int = Field(10_000, gt=0, description="connections that one gateway holds at a time")
     max_deadline_ms: int = Field(86_400_000, gt=0, description="default and largest deadline of a job")
+    lame_duck_s: float = Field(
+        0,
+        ge=0,
+        le=3600,
+        description="on SIGTERM: time in which requests are still served while /readyz is 503, for load balancers",
+    )
     sweep_s: float = Field(
         1.5, gt=0, description="time between two sweeps for lost and overdue jobs; deadlines are kept to it"
     )

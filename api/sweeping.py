@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from api.pace import Pace
@@ -23,12 +24,16 @@ from jobs.upkeep import Swept
 log = logging.getLogger("jitney.api")
 
 
-async def run(store: JobStore, every_s: float) -> None:
-    """Sweep until cancelled; jittered, so that gateways spread out."""
+async def run(store: JobStore, every_s: float, longest_lease_s: Callable[[], float]) -> None:
+    """Sweep until cancelled; jittered, so that gateways spread out.
+
+    `longest_lease_s`: gives the longest lease of a live worker, 0 where none is known.
+    """
     outage = Outage(log, "sweep")
     patience = Patience(every_s, store.settings.lease_s)
     while True:
         await asyncio.sleep(every_s * random.uniform(0.8, 1.2))  # noqa: S311 (jitter)
+        patience.leases_are(longest_lease_s())
         try:
             await tick(store, patience)
             outage.ended()
@@ -41,7 +46,7 @@ async def tick(store: JobStore, patience: Patience) -> None:
     swept = await upkeep.sweep(store, patience.latest_ms(time.monotonic()))
     if late_s := patience.heard(swept.now_ms, time.monotonic()):
         message = "the queue's server stood still, or its clock jumped, by %.1f s: no job is taken back for %.1f s"
-        log.warning(message, late_s + store.settings.lease_s / 4, store.settings.lease_s / 4)
+        log.warning(message, late_s + patience.beat_s, patience.beat_s)
     if moved := in_words(swept):
         log.info("swept: %s", moved)
 

@@ -13,8 +13,8 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:turns` | hash | for ever, a field per model version | seats given so far: decides turns |
 | `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
 | `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
-| `:seats:<model>:<version>` | sorted set | 60 s after the last claim | workers that found no more, by free seats |
-| `:hosts:<model>:<version>` | set | 60 s after the last claim | workers that found more, and take a guest |
+| `:seats:<model>:<version>` | sorted set | 60 s after the last claim | `<worker> <ms of its leases>` by free seats |
+| `:hosts:<model>:<version>` | set | 60 s after the last claim | the same of workers that found more, and take a guest |
 | `:trial:<model>:<version>` | string | a day | the cell of suspects that is tried; `-`: the last killed |
 | `:later` | sorted set | while not empty | queued ids that wait for their retry by the ms at which it is due |
 | `:parked` | sorted set | while not empty | tenants of which as many jobs run as may, by the ms since when |
@@ -61,6 +61,9 @@ The 30 days begin anew with each use; they are more where a delivery is kept lon
 | `jitney:worker:<id>` | string | three beats | a live worker: its models, and those it could not load |
 | `jitney:plans` | hash | for ever, a field per model | what is to become of its versions (jobs/plans.py) |
 | `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:agreement` | hash | for ever, a field per live process | the number of shards; settings of processes |
+| `jitney:digests` | hash | for ever, a field per model version | which files are served, and who has which |
+| `jitney:tenants` | hash | for ever, a field per tenant | limits of tenants that are not the default ones |
 | `jitney:keys` | hash | for ever, a field per API key | the keys' hashes, tenants and roles; no key itself |
 | `jitney:cpu` | hash | for ever, two fields | CPU time in µs that gateways, and that workers, have used |
 | `jitney:listening` | sorted set | half a minute | tenants to whose jobs somebody listens, by the ms until which |
@@ -84,6 +87,9 @@ WORKER_PREFIX: Final = "jitney:worker:"
 STATS_PREFIX: Final = "jitney:stats:"
 CPU: Final = "jitney:cpu"
 API_KEYS: Final = "jitney:keys"
+AGREEMENT: Final = "jitney:agreement"
+DIGESTS: Final = "jitney:digests"
+TENANTS: Final = "jitney:tenants"
 LISTENING: Final = "jitney:listening"
 EVENTS: Final = "jitney:events"
 
@@ -95,7 +101,7 @@ LASTING: Final = (
     r"jitney:plans",
     r"jitney:stats:.+",
     r"jitney:cpu",
-    r"jitney:keys",
+    r"jitney:(keys|tenants|agreement|digests)",
     r"jitney:secret:.+",
     r"jitney:\{rq\}:.+",
 )
@@ -120,7 +126,7 @@ def ring(shard: int, model: str, version: str, lane: str) -> str:
 
 
 def seats(shard: int, model: str, version: str) -> str:
-    """Worker → how many seats it keeps free; half a seat more where it keeps them from bulk jobs."""
+    """Worker and its lease in ms → how many seats it keeps free; half a seat more where bulk jobs are kept out."""
     return f"{root(shard)}:seats:{model}:{version}"
 
 

@@ -39,6 +39,8 @@ class WorkerReport:
     loading: list[str] = field(default_factory=list)  # "name version"
     unloadable: dict[str, str] = field(default_factory=dict)  # "name version" → reason
     shelf: dict[str, list[str]] = field(default_factory=dict)  # name → the versions in its folder
+    digests: dict[str, str] = field(default_factory=dict)  # "name version" → digest of the files it has of it
+    lease_s: float = 0.0  # how long its leases are; 0: not told
 
 
 WORKER_FIELDS = tuple(one.name for one in fields(WorkerReport))
@@ -58,6 +60,19 @@ class Announced:
     def serving(self, name: str, version: str) -> int:
         """Count live workers that serve this model version."""
         return sum(f"{name} {version}" in worker.models for worker in self.workers)
+
+    @property
+    def longest_lease_s(self) -> float:
+        """Give the longest lease of a live worker; 0 where none is known."""
+        return max((worker.lease_s for worker in self.workers), default=0.0)
+
+    def digests(self) -> dict[str, dict[str, list[WorkerReport]]]:
+        """Give each version ("name version") of which live workers have different files: digest → who has it."""
+        found: dict[str, dict[str, list[WorkerReport]]] = {}
+        for worker in self.workers:
+            for version, digest in worker.digests.items():
+                found.setdefault(version, {}).setdefault(digest, []).append(worker)
+        return {version: by_digest for version, by_digest in sorted(found.items()) if len(by_digest) > 1}
 
     def ceilings(self, name: str, version: str) -> dict[str, int]:
         """Collect the batch sizes that some live worker's memory has room for, where that is fewer than the cap."""
@@ -128,6 +143,20 @@ async def announce(
         await connection.script("announce", keys.MODELS, *words)
     await connection.script("write", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
     await connection.script("write", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
+
+
+async def hold_digests(
+    connection: Connection, worker_id: str, digests: Mapping[str, str], ttl_s: float
+) -> dict[str, str]:
+    """Say which files a worker has of model versions ("name version" → digest); gives the digests that are served.
+
+    What is announced first is served, until no live worker has it. `ttl_s`: how long it counts; 0: it has them no more.
+    """
+    if not digests:
+        return {}
+    words = [word for pair in digests.items() for word in pair]
+    served = await connection.script("digest", keys.DIGESTS, worker_id, int(ttl_s * 1000), *words)
+    return {version: digest.decode() for version, digest in zip(digests, served, strict=True)}
 
 
 async def tell_news(connection: Connection) -> None:

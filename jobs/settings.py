@@ -1,20 +1,41 @@
 """What gateway and worker must agree on: where the queue is, and how long things live. Every time is a setting."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs import redis_url
 from jobs.guard import PORTS, Guard, networks
 from jobs.tenants import Deviation, Limits, Tenants, read_deviations
 
+REDIS_URL: Final = r"^(rediss?|unix)://.+"
+_PASSWORD: Final = re.compile(r"//[^@/]*@")
+MOST_SHOWN: Final = 200  # characters of a value in a message
+MOST_SECONDS: Final = 1e9  # 31 years: what Redis and the system still take for a time
+MOST_WHOLE: Final = (1 << 53) - 1  # as far as Lua counts
 
-class StoreSettings(BaseSettings):
-    """Settings of the job store, from the environment."""
+
+class Settings(BaseSettings):
+    """Settings of one part, from the environment. Numbers that Redis or Lua cannot count to are refused."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _can_be_counted(cls, value: Any) -> Any:
+        if isinstance(value, float) and not abs(value) <= MOST_SECONDS:
+            raise ValueError(f"must be at most {MOST_SECONDS:.0f}")
+        if isinstance(value, int) and abs(value) > MOST_WHOLE:
+            raise ValueError(f"must be at most {MOST_WHOLE}")
+        return value
+
+
+class StoreSettings(Settings):
+    """Settings of the job store, from the environment."""
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
@@ -70,10 +91,8 @@ class StoreSettings(BaseSettings):
         return Tenants(default, self.tenants, self.shards)
 
 
-class GuardSettings(BaseSettings):
+class GuardSettings(Settings):
     """Where webhooks may go: what the gateway checks at submit, and whoever delivers with each attempt."""
-
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
     webhook_allow_cidrs: str = Field(
         "", description="private networks whose receivers are spoken to, on any port: CIDRs with commas between"
@@ -117,11 +136,13 @@ def _words(text: str) -> list[str]:
 
 def explain(error: ValidationError) -> str:
     """Say which variables make no sense, and what would, on one line."""
-    # What was checked as a whole has its variable's name in its message.
-    wrong = [
-        f"{str(one['loc'][0]).upper()}={one['input']}: {one['msg']}"
-        if one["loc"]
-        else one["msg"].removeprefix("Value error, ")
-        for one in error.errors()
-    ]
-    return "; ".join(wrong)
+    return "; ".join(_explained(one) for one in error.errors())
+
+
+def _explained(one: ErrorDetails) -> str:
+    if not one["loc"]:  # checked as a whole: the message names the variable
+        return one["msg"].removeprefix("Value error, ")
+    name, value = str(one["loc"][0]).upper(), _PASSWORD.sub("//***@", " ".join(str(one["input"]).split()))
+    inside = ".".join(str(part) for part in one["loc"][1:])
+    what = f"{name}=… {inside}={value[:MOST_SHOWN]}" if inside else f"{name}={value[:MOST_SHOWN]}"
+    return f"{what}: {one['msg'].removeprefix('Value error, ')[:MOST_SHOWN]}"

@@ -50,7 +50,6 @@ class JobStore:
         room = [max(1, cap // settings.shards) for cap in (settings.max_jobs, settings.max_input_bytes)]
         self._caps = {lane: [cap * 9 // 10 if lane == "bulk" else cap for cap in room] for lane in LANES}
         self.tenants = settings.limits()
-        self._shares = self.tenants.shares()
         self.listened: Collection[str] = frozenset()  # tenants to whose jobs somebody listens
         self._writer = codec.Writer()
         self._next_shard = 0
@@ -81,7 +80,7 @@ class JobStore:
         s = self.settings
         caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
         words = [word for job in jobs for word in self._writer.submission(job, *self._tenant_words(job.tenant))]
-        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s), self._lease_ms)
+        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s))
         try:
             answers = await self.run("submit", root, *head, *caps, *words)
         except JitneyError as error:
@@ -239,7 +238,7 @@ class JobStore:
             self._next_shard = (self._next_shard + 1) % len(self.roots)
             words = (model, version, worker, self._lease_ms, want - len(claim.jobs), self.settings.bulk_share)
             most = "" if most_bulk is None else most_bulk - claim.bulk
-            how: tuple[Word, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self._shares, most)
+            how: tuple[Word, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self.tenants.shares, most)
             claim = claim.and_of(codec.read_claim(await self.run("claim", root, *words, *how)))
             if len(claim.jobs) >= want or claim.more or (trial and claim.jobs):
                 break
@@ -265,10 +264,10 @@ class JobStore:
 
     async def leave_seats(self, model: str, version: str, worker: str) -> None:
         """Have no more jobs handed over; those that were before this are still to arrive."""
-        shards = range(self.settings.shards)
+        shards, note = range(self.settings.shards), f"{worker} {self._lease_ms}"  # as claim.lua notes it
         await self.connection.pipeline(
-            [("ZREM", keys.seats(shard, model, version), worker) for shard in shards]
-            + [("SREM", keys.hosts(shard, model, version), worker) for shard in shards]
+            [("ZREM", keys.seats(shard, model, version), note) for shard in shards]
+            + [("SREM", keys.hosts(shard, model, version), note) for shard in shards]
         )
 
     async def release(self, worker: str, held: Sequence[Claimed]) -> int:

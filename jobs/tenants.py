@@ -1,14 +1,29 @@
-"""What one tenant may take of the service, and how much it weighs beside the others."""
+"""What one tenant may take of the service, and how much it weighs beside the others.
 
+Limits of single tenants are kept in the queue (`jitney tenants`); TENANT_* and TENANTS are the defaults of those that
+have none there. Gateways, workers and deliverers look again and again, and at once when there is news.
+"""
+
+import logging
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from jobs import keys
+from jobs.connection import Connection
+from jobs.errors import StoreUnavailable
 from jobs.keyring import TENANT
+from jobs.lookout import Lookout
 
+log = logging.getLogger("jitney.jobs")
+
+NEWS: Final = b"tenants"
 NO_LIMIT: Final = 1 << 53  # as far as Lua counts
+MOST: Final = NO_LIMIT - 1
+MOST_WEIGHT: Final = 1000
+TRIES: Final = 10  # to change what others change at the same time
 
 
 class Limits(NamedTuple):
@@ -26,11 +41,11 @@ class Deviation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weight: int | None = Field(None, ge=1, le=1000)
-    requests: int | None = Field(None, ge=0)
-    jobs: int | None = Field(None, ge=0)
-    bytes: int | None = Field(None, ge=0)
-    running: int | None = Field(None, ge=0)
+    weight: int | None = Field(None, ge=1, le=MOST_WEIGHT)
+    requests: int | None = Field(None, ge=0, le=MOST)
+    jobs: int | None = Field(None, ge=0, le=MOST)
+    bytes: int | None = Field(None, ge=0, le=MOST)
+    running: int | None = Field(None, ge=0, le=MOST)
 
 
 def read_deviations(text: Any) -> Any:
@@ -52,8 +67,16 @@ class Tenants:
     """The limits of every tenant."""
 
     def __init__(self, default: Limits, deviations: Mapping[str, Deviation], shards: int = 1) -> None:
-        self._default, self._shards = default, shards
-        self._known = {name: default._replace(**one.model_dump(exclude_none=True)) for name, one in deviations.items()}
+        self._default, self._shards, self._settings = default, shards, dict(deviations)
+        self._known: dict[str, Limits] = {}
+        self.shares = b""
+        self.update({})
+
+    def update(self, kept: Mapping[str, Deviation]) -> None:
+        """Take in the limits that are kept in the queue; they stand in place of what TENANTS says of a tenant."""
+        own = {**self._settings, **kept}
+        self._known = {name: self._default._replace(**one.model_dump(exclude_none=True)) for name, one in own.items()}
+        self.shares = self._shares()
 
     def limits(self, tenant: str) -> Limits:
         return self._known.get(tenant, self._default)
@@ -69,7 +92,7 @@ class Tenants:
         )
         return " ".join([*words, "claimed"] if limits.running else words)
 
-    def shares(self) -> bytes:
+    def _shares(self) -> bytes:
         """Give what `claim.lua` has to keep to, weight and most running jobs by tenant; empty where all are alike."""
         shares = {"": self._default} | self._known
         if all((one.weight, one.running) == (1, 0) for one in shares.values()):
@@ -78,3 +101,59 @@ class Tenants:
 
     def _of_shard(self, limit: int) -> int:
         return max(1, limit // self._shards) if limit else NO_LIMIT
+
+
+class TenantLimits(Lookout):
+    """Keeps `Tenants` equal to what is kept in the queue."""
+
+    def __init__(self, connection: Connection, tenants: Tenants) -> None:
+        super().__init__(log, "look at the tenants' limits")
+        self._connection, self._tenants = connection, tenants
+        self._seen: Mapping[bytes, bytes] = {}
+
+    async def refresh(self) -> None:
+        """Look once."""
+        found: Mapping[bytes, bytes] = await self._connection.command("HGETALL", keys.TENANTS)
+        if found != self._seen:
+            self._tenants.update(read_kept(found))
+            self._seen = found
+
+
+def read_kept(found: Mapping[bytes, bytes]) -> dict[str, Deviation]:
+    """Read what is kept of each tenant. One that can not be read has the default limits, and is named in the log."""
+    kept = {}
+    for name, text in found.items():
+        try:
+            tenant = name.decode()
+            if TENANT.fullmatch(tenant):
+                kept[tenant] = Deviation.model_validate_json(text)
+                continue
+        except (ValidationError, UnicodeDecodeError):
+            pass
+        log.warning("the limits of tenant %.80r can not be read: it has the default ones", name)
+    return kept
+
+
+async def read(connection: Connection) -> dict[str, Deviation]:
+    """Read the limits of all tenants that have some of their own."""
+    return read_kept(await connection.command("HGETALL", keys.TENANTS))
+
+
+async def change(connection: Connection, tenant: str, given: Mapping[str, int | None]) -> Deviation:
+    """Change some of a tenant's limits (None: the default again), and leave the others; gives what is kept now."""
+    for _ in range(TRIES):
+        text: bytes = await connection.command("HGET", keys.TENANTS, tenant) or b""
+        before = read_kept({tenant.encode(): text}).get(tenant, Deviation()) if text else Deviation()
+        after = Deviation(**{**before.model_dump(exclude_none=True), **given})
+        words = after.model_dump_json(exclude_none=True) if after != Deviation() else ""
+        if await connection.script("swap", keys.TENANTS, tenant, text, words):
+            await connection.command("PUBLISH", keys.NEWS, NEWS)
+            return after
+    raise StoreUnavailable(f"the limits of tenant {tenant} are being changed by others all the time", retry_after_s=1)
+
+
+async def forget(connection: Connection, tenant: str) -> bool:
+    """Forget a tenant's own limits, whether or not it had some: the default ones hold."""
+    gone = bool(await connection.command("HDEL", keys.TENANTS, tenant))
+    await connection.command("PUBLISH", keys.NEWS, NEWS)
+    return gone

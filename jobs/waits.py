@@ -1,6 +1,8 @@
-"""Waiting for an event with an end to it."""
+"""Waiting with an end to it."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 
 async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
@@ -17,3 +19,14 @@ async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def is_stopped_first(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Work, unless told to stop before it is done."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        working.result()
+    working.cancel()
+    return stop.is_set()

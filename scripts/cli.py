@@ -17,6 +17,7 @@ VERBS = {
         "what is served, version by version; what model files are fit for: doctor, check, profile, optimize",
     ),
     "keys": ("scripts.keys", "make, list and revoke API keys"),
+    "tenants": ("scripts.tenants", "list, set and unset the limits of single tenants"),
     "deliver": ("worker.delivery.__main__", "deliver webhooks: signed, retried on a schedule"),
     "bulk": (
         "scripts.bulk",

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from scripts import server_binary
-from scripts.supervisor import CannotStart, Child, last_lines, say, spawn, stop
+from scripts.supervisor import BadSetting, CannotStart, Child, last_lines, say, spawn, stop
 
 SOCKET_PATH_BYTES = 100  # the system's limit is 107 (Linux) or 103 (macOS)
 ANSWERS_WITHIN_S = 20.0
@@ -43,7 +43,7 @@ class EmbeddedServer:
             try:
                 self._take_folder(data_dir)
             except OSError as error:
-                raise CannotStart(f"the data folder {data_dir} can not be used: {error} (DATA_DIR sets it)") from error
+                raise BadSetting(f"the data folder {data_dir} can not be used: {error} (DATA_DIR sets it)") from error
             on_failure.pop_all()
 
     def _take_folder(self, data_dir: Path) -> None:

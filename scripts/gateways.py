@@ -7,6 +7,7 @@ does.
 import argparse
 import errno
 import importlib
+import math
 import os
 import select
 import socket
@@ -16,9 +17,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from scripts import queue_address, workers
-from scripts.supervisor import EX_CONFIG, CannotStart, Child, Supervisor, say
+from scripts.supervisor import EX_CONFIG, BadSetting, CannotStart, Child, Supervisor, say
 
 MAX_PROCESSES = 64
+MOST_LAME_DUCK_S = 3600
 # With the workers' 5 s (DRAIN_S, and 2) and the server's 2 s below 10 s, the patience of a `docker stop`.
 STOPS_WITHIN_S = 2.5
 
@@ -30,21 +32,33 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     processes: int = 1
+    lame_duck_s: float = 0.0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises CannotStart for a number that is none, as a PORT of 65536. An empty variable counts as unset."""
         port = env.get("PORT") or "8000"
         if not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise CannotStart(f"PORT={port} is not a port: 0 to 65535, where 0 takes any free one")
+            raise BadSetting(f"PORT={port} is not a port: 0 to 65535, where 0 takes any free one")
         host, processes = env.get("HOST") or "127.0.0.1", _count("GATEWAYS=", env.get("GATEWAYS") or "1")
-        return cls(host=host, port=int(port), processes=processes)
+        lame_duck_s = _lame_duck_s(env.get("LAME_DUCK_S") or "0")
+        return cls(host=host, port=int(port), processes=processes, lame_duck_s=lame_duck_s)
 
 
 def _count(given_as: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
-        raise CannotStart(f"{given_as}{text} is not a number of gateway processes: 1 to {MAX_PROCESSES}")
+        raise BadSetting(f"{given_as}{text} is not a number of gateway processes: 1 to {MAX_PROCESSES}")
     return int(text)
+
+
+def _lame_duck_s(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= MOST_LAME_DUCK_S:
+        raise BadSetting(f"LAME_DUCK_S={text} is not a time in seconds: a number from 0 to {MOST_LAME_DUCK_S}")
+    return seconds
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -53,8 +67,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
-    except socket.gaierror as error:
-        raise CannotStart(f"HOST={host} can not be resolved: {error.strerror}") from error
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: a name that is no host's
+        raise BadSetting(f"HOST={host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from error
     except PermissionError as error:
         raise CannotStart(f"port {port} may not be opened by this user: set PORT to one above 1023") from error
     except OSError as error:
@@ -66,13 +80,15 @@ def listen(host: str, port: int) -> socket.socket:
 class Gateways:
     """The gateways to keep, and whether each of them has come up: each says so once, on a pipe of its own."""
 
-    def __init__(self, processes: int, listener: socket.socket, env: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, env: Mapping[str, str]) -> None:
+        processes = settings.processes
         # A lone one is asked at its port, where nobody else answers in its place.
         self._pipes = [os.pipe() for _ in range(processes)] if processes > 1 else []
         fd = listener.fileno()
         # -P: a folder named api where the command is called is not ours.
         command = (sys.executable, "-P", "-m", "api", "--fd", str(fd))
-        alone = Child("gateway", command, env, pass_fds=(fd,), stop_s=STOPS_WITHIN_S, part="gateway")
+        stop_s = STOPS_WITHIN_S + settings.lame_duck_s
+        alone = Child("gateway", command, env, pass_fds=(fd,), stop_s=stop_s, part="gateway")
         self.children = [
             replace(
                 alone,
@@ -110,7 +126,7 @@ def run(settings: Settings) -> int:
     """Keep several until stopped; returns the exit code, raises CannotStart."""
     with (
         closing(listen(settings.host, settings.port)) as listener,
-        closing(Gateways(settings.processes, listener, os.environ)) as gateways,
+        closing(Gateways(settings, listener, os.environ)) as gateways,
     ):
         # Closed before the gateways end: no caller is to wait in the backlog of a service that stops.
         tick, backoff = _say_when_up(gateways, listener), workers.Settings.from_env(os.environ).backoff

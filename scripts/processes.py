@@ -21,6 +21,10 @@ class CannotStart(Exception):
     """Nothing can be started as asked; the message is for the operator."""
 
 
+class BadSetting(CannotStart):
+    """A variable or an option has a value that is not allowed: trying again is no use."""
+
+
 @dataclass(frozen=True)
 class Child:
     """One process to keep. Those behind it in the order wait until its `is_ready` says so, or raises CannotStart."""

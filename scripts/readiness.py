@@ -1,4 +1,4 @@
-"""Asks the gateway whether it is ready, and says so on stdout, with the command to try.
+"""Asks the gateway whether a model is served, and says so on stdout, with the command to try.
 
 Never blocks: it is called between other things, every 50 ms.
 """
@@ -20,7 +20,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 class ReadyLine:
-    """One question to /readyz at a time, until it is answered 200."""
+    """One question to /readyz at a time, until the answer names a model that is served."""
 
     def __init__(self, host: str, port: int, started_at: float, are_up: Callable[[], bool] = lambda: True) -> None:
         """`started_at` in seconds since the epoch: what the printed time counts from.
@@ -83,9 +83,12 @@ class ReadyLine:
         self._why = f"/readyz answers {answer.status}: {body[:500]}"
         if answer.status != 200:
             return False
-        with suppress(ValueError, TypeError, KeyError):
-            self._served = [name for name, state in json.loads(body)["models"].items() if state == "ready"]
-        return True
+        try:
+            states = json.loads(body)["models"]
+            self._served = [name for name, state in states.items() if state == "ready"]
+        except (ValueError, TypeError, KeyError, AttributeError):  # it says nothing of models
+            return True
+        return bool(self._served)
 
     def _example(self) -> str:
         """A request that works: the bundled digit where its model is served, named where it is one of several."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from scripts.processes import (
+    BadSetting,
     CannotStart,
     Child,
     describe_exit,
@@ -26,7 +27,18 @@ from scripts.processes import (
 )
 
 # What describes children and runs them, for all who start some: they need not know where a process is made.
-__all__ = ["EX_CONFIG", "Backoff", "CannotStart", "Child", "Supervisor", "last_lines", "say", "spawn", "stop"]
+__all__ = [
+    "EX_CONFIG",
+    "Backoff",
+    "BadSetting",
+    "CannotStart",
+    "Child",
+    "Supervisor",
+    "last_lines",
+    "say",
+    "spawn",
+    "stop",
+]
 
 EX_CONFIG = 78  # sysexits.h: what a child exits with when its settings are wrong, so that trying again is no use
 EX_EXPLAINED = 10  # of the command that follows a death: what it died of is set apart, and waits for no successor

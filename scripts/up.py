@@ -15,7 +15,7 @@ from pathlib import Path
 from scripts import gateways, queue_address, workers
 from scripts.embedded import EmbeddedServer
 from scripts.readiness import ReadyLine
-from scripts.supervisor import EX_CONFIG, CannotStart, Child, Supervisor, say
+from scripts.supervisor import EX_CONFIG, BadSetting, CannotStart, Child, Supervisor, say
 
 SETTINGS_HELP = """environment:
   PORT         where the gateway listens (default 8000; 0 for any free port)
@@ -68,7 +68,7 @@ def run(settings: Settings, started_at: float) -> int:
         parts["BULK_STORE"] = os.environ.get("BULK_STORE") or str(settings.data_dir / "bulk")
         parts["ENGINE_CACHE"] = os.environ.get("ENGINE_CACHE") or str(settings.data_dir / "engines")
         env = {**os.environ, **parts}
-        door = held.enter_context(closing(gateways.Gateways(settings.door.processes, listener, env)))
+        door = held.enter_context(closing(gateways.Gateways(settings.door, listener, env)))
         pool = workers.children(settings.pool, held.enter_context(workers.black_boxes()), env)
         kept += [*pool, _deliverer(env), *door.children]
         ready = held.enter_context(closing(ReadyLine(host, port, started_at, door.are_up)))
@@ -100,8 +100,18 @@ def main(argv: Sequence[str]) -> int:
         return EX_CONFIG
     try:
         # Set by `make run`, so that the time it reports includes the installation.
-        started_at = float(os.environ.get("JITNEY_STARTED_AT") or began_at)
-        return run(Settings.from_env(os.environ), started_at)
+        return run(Settings.from_env(os.environ), _started_at(began_at))
+    except BadSetting as error:
+        say(str(error))
+        return EX_CONFIG
     except CannotStart as error:
         say(str(error))
         return 1
+
+
+def _started_at(began_at: float) -> float:
+    given = os.environ.get("JITNEY_STARTED_AT") or str(began_at)
+    try:
+        return float(given)
+    except ValueError as error:
+        raise BadSetting(f"JITNEY_STARTED_AT={given} is not a time in seconds since 1970") from error

@@ -15,17 +15,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts import queue_address
-from scripts.supervisor import EX_CONFIG, Backoff, CannotStart, Child, Supervisor, say
-from worker.cpus import usable_cpus
+from scripts.supervisor import EX_CONFIG, Backoff, BadSetting, CannotStart, Child, Supervisor, say
+from worker.cpus import Cpus, part, read_cpus, usable_cpus
 
 MAX_PROCESSES = 256
 MAX_GPUS = 1024
 DRAIN_S = 3.0  # the worker's own default
 STOPS_AFTER_DRAIN_S = 2.0
+MOST_S = 1e9  # the system waits no longer
 
 SETTINGS_HELP = """environment:
   WORKERS          worker processes (default 1), so many on each GPU
-  CPUS             CPUs of each (default its share of all)
+  CPUS             CPUs of each (default its share of all), or a list for all of them, as 8-15
   GPU_DEVICE       numbers of the GPUs to use, as CUDA counts them (default 0)
   MODELS_DIR       the folder of models (default models)
   REDIS_URL        Redis >= 7.0 or Valkey that keeps the queue (default redis://127.0.0.1:6379/0)
@@ -41,6 +42,7 @@ class Settings:
     processes: int = 1
     devices: tuple[int, ...] = (0,)
     drain_s: float = DRAIN_S
+    cpus: Cpus | None = None  # None: each has its share of all
     backoff: Backoff = field(default_factory=Backoff)
 
     @classmethod
@@ -52,21 +54,29 @@ class Settings:
             processes=_count("WORKERS=", env.get("WORKERS") or "1"),
             devices=_devices("GPU_DEVICE=", env.get("GPU_DEVICE") or "0"),
             drain_s=_seconds(env, "DRAIN_S", DRAIN_S),
+            cpus=_cpus(env.get("CPUS") or ""),
             backoff=replace(default, first_s=min(default.first_s, limit_s), limit_s=limit_s),
         )
 
 
 def _count(given_as: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
-        raise CannotStart(f"{given_as}{text} is not a number of worker processes: 1 to {MAX_PROCESSES}")
+        raise BadSetting(f"{given_as}{text} is not a number of worker processes: 1 to {MAX_PROCESSES}")
     return int(text)
 
 
 def _devices(given_as: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) < MAX_GPUS for part in parts):
-        raise CannotStart(f"{given_as}{text} names no GPUs: numbers from 0 to {MAX_GPUS - 1}, with commas between")
+        raise BadSetting(f"{given_as}{text} names no GPUs: numbers from 0 to {MAX_GPUS - 1}, with commas between")
     return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _cpus(text: str) -> Cpus | None:
+    try:
+        return read_cpus(text) if text else None
+    except ValueError as error:
+        raise BadSetting(f"CPUS={text}: {error}") from error
 
 
 def _seconds(env: Mapping[str, str], name: str, default_s: float) -> float:
@@ -75,8 +85,8 @@ def _seconds(env: Mapping[str, str], name: str, default_s: float) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise CannotStart(f"{name}={text} is not a time in seconds: a number above 0")
+    if not 0 < seconds <= MOST_S:
+        raise BadSetting(f"{name}={text} is not a time in seconds: a number above 0, at most {MOST_S:.0f}")
     return seconds
 
 
@@ -96,18 +106,19 @@ def children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[C
     # -P: a folder named worker where the command is called is not ours.
     python = (sys.executable, "-P", "-m")
     gpus = [gpu for _ in range(settings.processes) for gpu in settings.devices]
+    cpus = settings.cpus
     share = max(1, usable_cpus() // len(gpus))  # together they have no more threads than there are CPUs
     boxes = [(str(folder / f"worker-{number}"), gpu) for number, gpu in enumerate(gpus, 1)]
     return [
         Child(
             name="worker" if len(boxes) == 1 else Path(box).name,
             command=(*python, "worker", "--black-box", box),
-            env={**env, "GPU_DEVICE": str(gpu), "CPUS": env.get("CPUS") or str(share)},
+            env={**env, "GPU_DEVICE": str(gpu), "CPUS": str(share) if cpus is None else part(cpus, nth, len(boxes))},
             stop_s=settings.drain_s + STOPS_AFTER_DRAIN_S,
             on_death=(*python, "worker.burial", box),
             part="worker",
         )
-        for box, gpu in boxes
+        for nth, (box, gpu) in enumerate(boxes)
     ]
 
 

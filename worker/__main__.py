@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jobs.settings import StoreSettings, explain
+from worker.cpus import bind
 from worker.settings import WorkerSettings
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'jitney worker: ONNX Runtime is missing: pip install -e ".[cpu]" in its checkout, or [gpu] where one is\n'
         )
         return EX_CONFIG
+    bind(settings.cpus)  # before there are threads, which take it over
     from worker.process import run  # noqa: PLC0415 (only now is it known that onnxruntime is there)
 
     return run(settings, store_settings, args.black_box)

@@ -12,6 +12,7 @@ from jobs.outage import Outage
 from jobs.registry import WorkerReport
 from jobs.waits import wait_for_event
 from worker.station import Station
+from worker.versions import SameFiles
 
 log = logging.getLogger("jitney.worker")
 
@@ -24,9 +25,15 @@ class Announcer:
     """Says what this worker does with each beat, and at once when that has changed."""
 
     def __init__(
-        self, connection: Connection, report: Callable[[], WorkerReport], stations: Stations, beat_s: float
+        self,
+        connection: Connection,
+        report: Callable[[], WorkerReport],
+        stations: Stations,
+        same_files: SameFiles,
+        beat_s: float,
     ) -> None:
         self._connection, self._report, self._stations, self._beat_s = connection, report, stations, beat_s
+        self._same_files = same_files
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
@@ -48,6 +55,7 @@ class Announcer:
                 is_news = True
 
     async def _announce(self, *, is_news: bool) -> None:
+        await self._same_files.renew()
         cards = [station.model.card() for station in self._stations.values()]
         await registry.announce(self._connection, self._report(), cards, self._beat_s * BEATS_TO_LIVE)
         if is_news:

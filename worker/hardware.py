@@ -9,7 +9,7 @@ from worker.settings import WorkerSettings
 
 def hardware(settings: WorkerSettings) -> Hardware:
     """Give the GPU, where what is built for it is kept, and the CPUs."""
-    return Hardware(settings.gpu_device, settings.engine_cache, settings.cpus)
+    return Hardware(settings.gpu_device, settings.engine_cache, int(settings.cpus))
 
 
 def of_the_environment() -> Hardware:

@@ -26,6 +26,7 @@ from worker.loader import Loader, Mark
 from worker.models.spec import ModelError
 from worker.settings import WorkerSettings
 from worker.shelf import Shelf
+from worker.versions import SameFiles
 
 log = logging.getLogger("jitney.worker")
 
@@ -37,9 +38,17 @@ class Keeper:
     """All versions are named as `<name> <version>`. `chosen`: model → the version that it would give jobs to."""
 
     def __init__(
-        self, settings: WorkerSettings, store: JobStore, depot: Depot, announcer: Announcer, notes: LoadNotes
+        self,
+        settings: WorkerSettings,
+        store: JobStore,
+        depot: Depot,
+        announcer: Announcer,
+        notes: LoadNotes,
+        *,
+        same_files: SameFiles,
     ) -> None:
         self._settings, self._store, self._depot, self._announcer = settings, store, depot, announcer
+        self._same_files = same_files
         self._loader = Loader(notes, hardware(settings))
         self._outage, self._unreadable = Outage(log, "look at the plans for models"), Outage(log, "look at the models")
         self._plans: dict[str, Plan] = {}
@@ -67,7 +76,7 @@ class Keeper:
             for name in self._depot.stations
             if not self._lies_there(name) and name.partition(" ")[0] not in self._shelf.broken
         }
-        failed = self._loader.failed.items()
+        failed = {**self._same_files.refused, **self._loader.failed}.items()
         return {**gone, **{name: why for name, why in failed if self._lies_there(name) or name in self._depot.stations}}
 
     @property
@@ -91,7 +100,15 @@ class Keeper:
         await self._read_shelf()
         self._shelf = self._seen
         self._loader.saw(self._marks())
-        await self._load_all()
+        while True:
+            try:
+                await self._load_all()
+            except StoreUnavailable as error:
+                self._outage.began(error)
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+            else:
+                self._outage.ended()
+                return
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -109,6 +126,7 @@ class Keeper:
     async def _look(self) -> None:
         try:
             self._recalled = await self._find_recalled()
+            await self._stop_overruled()
             await self._load_all()
             await self._let_go()
         except StoreUnavailable as error:
@@ -202,20 +220,39 @@ class Keeper:
 
     async def _load_all(self) -> None:
         """Load what is wanted and due; what could not be loaded may make another wanted."""
+        refused: set[str] = set()  # their files are not those that are served: asked for again in the next look
         while due := [
-            name for name in self._wanted() if (mark := self._mark(name)) and self._loader.is_due(name, mark)
+            name for name in self._wanted() - refused if (mark := self._mark(name)) and self._loader.is_due(name, mark)
         ]:
-            await self._load(self._loader.first(due))
+            name = self._loader.first(due)
+            if not await self._load(name):
+                refused.add(name)
 
-    async def _load(self, name: str) -> None:
+    async def _load(self, name: str) -> bool:
+        """Load a version; False where other files of it are served."""
         mark, (model, _, version) = self._mark(name), name.partition(" ")
         if mark is None:
-            return
-        loading = asyncio.create_task(self._loader.load(name, mark, self._shelf.models[model].folder(version)))
+            return False
+        folder = self._shelf.models[model].folder(version)
+        if not await self._same_files.may_load(name, mark.files, folder):
+            self._announcer.changed()
+            return False
+        loading = asyncio.create_task(self._loader.load(name, mark, folder))
         self._announcer.changed()
         if (loaded := await loading) is not None:
             await self._depot.put(loaded)
+        await self._same_files.loaded(name, succeeded=loaded is not None)
         self._announcer.changed()
+        return True
+
+    async def _stop_overruled(self) -> None:
+        """Take down what runs by files that are served no more: this worker was silent for long, and others came."""
+        for name in self._same_files.overruled() & self._depot.stations.keys():
+            log.warning("model %s is taken down: other files of it are served", name)
+            self._loader.forget(name)
+            await self._depot.remove(name)
+            self._same_files.running.pop(name, None)
+            self._announcer.changed()
 
     async def _let_go(self) -> None:
         """Take down what is no longer wanted, once its lines are empty and every gateway must have heard of it."""
@@ -238,6 +275,7 @@ class Keeper:
         station = await self._depot.remove(name)
         self._loader.forget(name)
         del self.leaving[name]
+        await self._same_files.forget([name])
         await station.tally.tell(self._store.connection, model)
         if not self._lies_there(name):
             announced = await registry.announced(self._store.connection)

@@ -11,9 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jobs.agreement import ShardsDiffer, until_checked
 from jobs.connection import Connection
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
+from jobs.waits import is_stopped_first
 from worker.blackbox import forget
 from worker.burial import settle_at_last
 from worker.models.spec import ModelError
@@ -31,7 +33,7 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
     try:
         check(settings.models_dir, settings.chosen)
     except ModelError as error:
-        log.error("MODELS_DIR=%s: %s", settings.models_dir, error)  # noqa: TRY400 (the line says it all)
+        log.error("%s", error)  # noqa: TRY400 (the line says it all)
         return EX_CONFIG
 
     is_loading = False
@@ -45,14 +47,14 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
         patience_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
         connection = Connection.of(store_settings, patience_s)
         store = JobStore(store_settings, connection)
-        if misfit := await connection.misfit():
-            log.error("%s", misfit)
-            await connection.aclose()
+        if await _is_refused(connection):
             return EX_CONFIG
-        if black_box is not None and await _is_stopped_first(settle_at_last(store, black_box), stop):
+        if await is_stopped_first(until_checked(connection, store_settings.shards), stop):
+            return 0
+        if black_box is not None and await is_stopped_first(settle_at_last(store, black_box), stop):
             return 0
         runtime = Runtime(settings, store, black_box)
-        if await _is_stopped_first(runtime.keeper.begin(), stop):
+        if await is_stopped_first(runtime.begin(), stop):
             is_loading = runtime.keeper.is_busy
             return 0
         # What was loaded so far stays for ever: the collector need not look at it again with each pass.
@@ -69,22 +71,28 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
         log.info("worker %s stopped", runtime.id)
         return 0
 
-    # uvloop halves what a round trip costs; it is not made for every system, and nothing else depends on it.
-    new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        code = runner.run(work())
+    code = _run_on_loop(work())
     if is_loading:  # nobody needs that model any more, and Python would wait for the thread
         logging.shutdown()
         os._exit(0)
     return code
 
 
-async def _is_stopped_first(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
-    """Work, unless told to stop before it is done."""
-    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if working.done():
-        working.result()
-    working.cancel()
-    return stop.is_set()
+async def _is_refused(connection: Connection) -> bool:
+    """Whether this queue cannot be used, however long the worker waits; the log says why."""
+    if misfit := await connection.misfit():
+        log.error("%s", misfit)
+        await connection.aclose()
+    return bool(misfit)
+
+
+def _run_on_loop(work: Coroutine[Any, Any, int]) -> int:
+    """Run to the end on an event loop; returns the exit code."""
+    # uvloop halves what a round trip costs; it is not made for every system, and nothing else depends on it.
+    new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(work)
+    except ShardsDiffer as error:
+        log.error("%s", error)  # noqa: TRY400 (the line says it all)
+        return EX_CONFIG

@@ -10,14 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from jobs import codec, cpu, keys, plans, registry
+from jobs import codec, cpu, keys, plans, registry, tenants
+from jobs.agreement import Agreement, Process
 from jobs.errors import StoreUnavailable
 from jobs.job import Claimed, Handed
 from jobs.notices import Listener
 from jobs.registry import WorkerReport
 from jobs.store import JobStore
+from jobs.tenants import TenantLimits
 from worker import leases
-from worker.announcing import Announcer, run_stats, tell_stats
+from worker.announcing import BEATS_TO_LIVE, Announcer, run_stats, tell_stats
 from worker.blackbox import BlackBox
 from worker.depot import Depot
 from worker.gate import Gate
@@ -27,6 +29,7 @@ from worker.load_notes import LoadNotes
 from worker.loops import Loops
 from worker.settings import WorkerSettings
 from worker.station import Shared
+from worker.versions import SameFiles
 
 log = logging.getLogger("jitney.worker")
 
@@ -48,17 +51,30 @@ class Runtime:
         self.listener = Listener(store.connection, channels, self._on_notice, self._wake_all)
         shared = Shared(self.id, settings, store, self.device, Gate(), self.box, self.decoders)
         self.depot = Depot(shared, self.loops, self.listener.catch_up)
-        self.announcer = Announcer(store.connection, self._report, self.depot.stations, settings.beat_s)
+        # A lease must be renewed in time, whatever LEASE_S and BEAT_S are set to.
+        self._beat_s = min(settings.beat_s, store.settings.lease_s / 4)
+        self.same_files = SameFiles(store.connection, self.id, self._beat_s * BEATS_TO_LIVE)
+        self.announcer = Announcer(store.connection, self._report, self.depot.stations, self.same_files, self._beat_s)
         notes = LoadNotes(black_box and black_box.with_name(f"{black_box.name}.loads"))
-        self.keeper = Keeper(settings, store, self.depot, self.announcer, notes)
+        self.keeper = Keeper(settings, store, self.depot, self.announcer, notes, same_files=self.same_files)
+        me = Process.this("worker", self.id, settings, store.settings)
+        self.agreement = Agreement(store.connection, me, store.settings.shards, self._beat_s)
+        self.limits = TenantLimits(store.connection, store.tenants)
         self._given_back: set[asyncio.Task[None]] = set()
+
+    async def begin(self) -> None:
+        """Wait for the queue, and load what is wanted; raises ShardsDiffer."""
+        await self.agreement.until_known()
+        await self.limits.until_known()
+        await self.keeper.begin()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain. Raises what ended a loop that should not end."""
         self.depot.open()
-        beats = leases.run(self.store, self.id, self.depot.boards, self.device, self.settings.beat_s)
+        beats = leases.run(self.store, self.id, self.depot.boards, self.device, self._beat_s)
         stats = run_stats(self.store.connection, self.depot.stations, self.meter, self.settings.stats_s)
-        for loop in (beats, stats, self.announcer.run(), self.listener.run()):
+        looking = (self.agreement.keep_looking(), self.limits.run(self._beat_s))
+        for loop in (beats, stats, *looking, self.announcer.run(), self.listener.run()):
             self.loops.start(loop)
         keeping = self.loops.start(self.keeper.run())
         waits = [asyncio.create_task(event.wait()) for event in (stop, self.loops.ended)]
@@ -78,6 +94,8 @@ class Runtime:
         try:
             await tell_stats(self.store.connection, self.depot.stations, self.meter)
             await registry.withdraw(self.store.connection, self.id)
+            await self.same_files.forget([*self.same_files.announced])
+            await self.agreement.withdraw()
         except StoreUnavailable as error:
             log.warning("left without a word: %s", error)
 
@@ -96,6 +114,8 @@ class Runtime:
             leaving=list(keeper.leaving),
             loading=list(keeper.loading),
             shelf=keeper.versions,
+            digests=dict(self.same_files.announced),
+            lease_s=self.store.settings.lease_s,
         )
 
     def _on_notice(self, channel: str, words: bytes) -> None:
@@ -103,6 +123,8 @@ class Runtime:
         if channel == keys.NEWS:
             if words == plans.NEWS:
                 self.keeper.look_again()
+            elif words == tenants.NEWS:
+                self.limits.look_again()
             return
         try:
             if words.startswith(codec.HANDED):
@@ -134,5 +156,6 @@ class Runtime:
 
     async def _wake_all(self) -> None:
         self.keeper.look_again()
+        self.limits.look_again()
         for station in self.depot.stations.values():
             station.intake.wake()

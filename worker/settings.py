@@ -1,19 +1,20 @@
 """What a worker needs to know, from the environment."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PlainValidator
+from pydantic_settings import SettingsConfigDict
 
-from worker.cpus import usable_cpus
+from jobs.settings import Settings
+from worker.cpus import Cpus, read_cpus, usable_cpus
 
 
 def _cpus(given: dict[str, Any]) -> int:
     return int(given.get("cpus", 1))
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(Settings):
     """Settings of one worker process."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
@@ -28,13 +29,11 @@ class WorkerSettings(BaseSettings):
     unload_after_s: float = Field(
         10, gt=0, description="a version that is no longer wanted stays so long at least: no gateway must miss that"
     )
-    cpus: int = Field(
-        default_factory=usable_cpus,
-        ge=1,
-        le=1024,
-        description="CPUs this worker uses: for its runs, and for decoding",
+    cpus: Annotated[Cpus, PlainValidator(read_cpus)] = Field(
+        default_factory=lambda: Cpus(usable_cpus()),
+        description="CPUs this worker uses, for its runs and for decoding: a number, or a list such as 8-15 or 0,2-3",
     )
-    decode_threads: int = Field(default_factory=_cpus, ge=1, description="threads that decode images")
+    decode_threads: int = Field(default_factory=_cpus, ge=1, le=1024, description="threads that decode images")
     gpu_device: int = Field(0, ge=0, le=1023, description="the number of the worker's GPU, as CUDA counts them")
     engine_cache: Path = Field(
         Path(".data/engines"), description="folder where TensorRT keeps what it has built, which takes minutes"

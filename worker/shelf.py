@@ -61,10 +61,17 @@ def look(models_dir: Path, chosen: Collection[str]) -> Shelf:
 
 
 def check(models_dir: Path, chosen: Collection[str]) -> None:
-    """Raise ModelError where there is nothing to serve at all."""
-    if look(models_dir, chosen).is_empty:
-        reason = f"no models in {models_dir}: a model is a folder with model.toml and 1/model.onnx"
-        raise ModelError(models_dir, None, reason)
+    """Raise ModelError where there is nothing to serve at all, which names the setting that is wrong."""
+    try:
+        found = look(models_dir, chosen)
+    except ModelError as error:
+        raise ModelError(f"MODELS_DIR={models_dir}", None, str(error)) from error
+    if not found.is_empty:
+        return
+    if found.absent:
+        raise ModelError(f"MODELS={','.join(chosen)}", None, found.broken[min(found.absent)])
+    reason = f"no models in {models_dir}: a model is a folder with model.toml and 1/model.onnx"
+    raise ModelError(f"MODELS_DIR={models_dir}", None, reason)
 
 
 def _mark(folder: ModelFolder, version: str) -> str:

@@ -2,18 +2,18 @@
 
 import re
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.settings import Settings
 
 STORE: Final = re.compile(r"s3://[^/]+(/.*)?")
 
 
-class BulkSettings(BaseSettings):
+class BulkSettings(Settings):
     """Settings of bulks and their files."""
-
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
     bulk_store: str = Field(
         ".data/bulk", description="where files and results of bulks are kept: a folder, or s3://bucket/prefix"
@@ -53,6 +53,9 @@ class BulkSettings(BaseSettings):
     @classmethod
     def _is_a_place(cls, value: str) -> str:
         if "://" not in value:
+            if Path(value).is_file():
+                message = "is a file; must be a folder, or s3://bucket/prefix"
+                raise ValueError(message)
             return value
         if not STORE.fullmatch(value):
             message = "must be a folder, or s3://bucket/prefix"

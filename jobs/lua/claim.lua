@@ -169,15 +169,16 @@ local suspects = redis.call('EXISTS', ring_key(model, version, 'suspect')) == 1 
 -- Jobs of a later release that use the budget up are no reason to come back at once: nothing moved.
 local more = cut or (budget <= 0 and #claimed < want and given_up + parked > 0)
 for_many('ZADD', root .. ':leases', leases)
+local note = noted_as(worker, lease_ms)
 if #claimed < want and not more and ARGV[8] ~= '1' then
   local free = math.ceil((want - #claimed) / ARGV[9])
-  redis.call('ZADD', seats_key(model, version), held and free + KEPT_FROM_BULK or free, worker)
+  redis.call('ZADD', seats_key(model, version), held and free + KEPT_FROM_BULK or free, note)
   redis.call('EXPIRE', seats_key(model, version), 60)
 else
-  redis.call('ZREM', seats_key(model, version), worker)
+  redis.call('ZREM', seats_key(model, version), note)
   local waiting = tenants_in.interactive or redis.call('EXISTS', ring_key(model, version, 'interactive'))
   if ARGV[8] ~= '1' and waiting > 0 then
-    redis.call('SADD', hosts_key(model, version), worker)
+    redis.call('SADD', hosts_key(model, version), note)
     redis.call('EXPIRE', hosts_key(model, version), 60)
   end
 end

@@ -1,7 +1,6 @@
 -- Accept jobs, each under its ticket.
--- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, lease_ms, then how many jobs and
---       bytes of one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 2 words,
---       its facts in MessagePack and its input. The facts: id, model, version, lane, tenant, deadline_ms, kind, parameters,
+-- ARGV  gateway that waits for these jobs ('' = none), idempotency_ttl_s, own_cap, own_ttl_s, then how many jobs and bytes of
+--       one model may be open: for lane interactive max_jobs, max_bytes, for lane bulk the same; then per job 2 words, its facts in MessagePack and its input. The facts: id, model, version, lane, tenant, deadline_ms, kind, parameters,
 --       metadata, idempotency key, digest, v, webhook ('' = none), quota ('<jobs> <bytes>' that may be open of its tenant, and
 --       'claimed' where only so many may run; '' = any number), logged ('1' = somebody listens to its tenant's jobs), bulk (the
 --       custom_id of a bulk's line; '' = of none: only such jobs are listed)
@@ -13,13 +12,13 @@
 --                                      | 'broken'    junk lies in place of its line; then: lane, tenant
 -- Safe to send again: an id that is there already is answered as 'new' and left as it is.
 -- What jobs share (their lines, sums and lists) is read and written once for all of them: commands are what a job costs.
--- Where nobody waits in line and a worker keeps seats free, a small job is handed over to it at once, under a lease: it
--- hears {'<model> <version>', seats left, the jobs as claim gives them, how many are bulk's} in MessagePack, whose encoder
+-- Where nobody waits in line and a worker keeps seats free, a small job is handed over to it at once, under a lease of the
+-- length that the worker noted with its seats: it hears {'<model> <version>', seats left, the jobs as claim gives them, how many are bulk's} in MessagePack, whose encoder
 -- copies an input once.
 -- Where others wait and its tenant has nobody in line, a host takes it as its guest ('guest' in place of the seats left).
 -- with events, lines
 local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local FIRST_CAP, FIRST_JOB = 6, 10
+local FIRST_CAP, FIRST_JOB = 5, 9
 local OWN_STEP = 64  -- one job in so many has its tenant's list cut to what it may hold: told by its id, which is random
 local HANDED_BYTES = 32 * 1024  -- of one input: larger ones are fetched, so that no channel is filled with them
 local ticket  -- the next
@@ -29,7 +28,7 @@ local loads = {}  -- model, or '@' and a tenant with a quota → jobs and bytes 
 local lines = {}  -- line → model, version, lane, tenant, all that is new; and its new members: ticket, id, ticket, id ...
 local deadlines = {}  -- ms, id, ms, id ...
 local keyed = {}  -- record of an Idempotency-Key that many jobs share → place, what it made, place, what it made ...; kept_s
-local leases, lease_ends = {}, whole(now_ms + ARGV[5])  -- ms, id, ms, id ... of those that are handed over
+local leases = {}  -- ms, id, ms, id ... of those that are handed over
 local takers = {}  -- model version → the worker that keeps most seats free for it, how many, and the jobs it is handed
 
 -- Tickets only grow, whatever the server's clock does.
@@ -82,17 +81,20 @@ local function line_of(model, version, lane, tenant)
 end
 
 -- Give the worker of this model version that keeps most seats free, and listens; nil where none does, or not for this lane.
+-- `member`: its note among the seats.
 local function taker_of(model, version, lane)
   local name = model .. ' ' .. version
   while takers[name] == nil do
     local seats = seats_key(model, version)
-    local worker, free = freest(model, version)
-    if not worker then
+    local member, free = freest(model, version)
+    local worker, lease_ms = noted(member or '')
+    if not member then
       takers[name] = false
-    elseif redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] == 0 then
-      redis.call('ZREM', seats, worker)
+    elseif not worker or redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] == 0 then
+      redis.call('ZREM', seats, member)
     else
-      takers[name] = {seats = seats, worker = worker, takes_bulk = is_for('bulk', free), free = math.floor(free), jobs = {}, bulk = 0}
+      takers[name] = {seats = seats, member = member, worker = worker, lease_ends = whole(now_ms + lease_ms),
+        takes_bulk = is_for('bulk', free), free = math.floor(free), jobs = {}, bulk = 0}
     end
   end
   local taker = takers[name]
@@ -103,10 +105,11 @@ end
 local function host_of(model, version, lane)
   local hosts = hosts_key(model, version)
   while lane == 'interactive' and redis.call('EXISTS', ring_key(model, version, lane)) == 1 do
-    local worker = redis.call('SPOP', hosts)
-    if not worker then return nil end
-    if redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] > 0 then
-      return {hosts = hosts, worker = worker, free = 1, jobs = {}, bulk = 0}
+    local member = redis.call('SPOP', hosts)
+    if not member then return nil end
+    local worker, lease_ms = noted(member)
+    if worker and redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] > 0 then
+      return {hosts = hosts, worker = worker, lease_ends = whole(now_ms + lease_ms), free = 1, jobs = {}, bulk = 0}
     end
   end
 end
@@ -117,8 +120,8 @@ end
 
 -- Note that so many seats are free no more; gives how many are left.
 local function take_seats(taker, count)
-  local left = math.floor(redis.call('ZINCRBY', taker.seats, -count, taker.worker))
-  if left <= 0 then redis.call('ZREM', taker.seats, taker.worker) end
+  local left = math.floor(redis.call('ZINCRBY', taker.seats, -count, taker.member))
+  if left <= 0 then redis.call('ZREM', taker.seats, taker.member) end
   return left
 end
 
@@ -135,7 +138,7 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
     line[#line + 1], line[#line + 2] = created, id
     return
   end
-  leases[#leases + 1], leases[#leases + 2] = lease_ends, id
+  leases[#leases + 1], leases[#leases + 2] = taker.lease_ends, id
   taker.jobs[#taker.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0}
   taker.free = taker.free - 1
   if line.lane == 'bulk' then taker.bulk = taker.bulk + 1 end

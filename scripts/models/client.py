@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 TIMEOUT_S: Final = 30.0
 EX_UNAVAILABLE: Final = 69
+EX_CONFIG: Final = 78
 
 ENVIRONMENT: Final = """environment:
   JITNEY_URL      the gateway (http://127.0.0.1:8000)
@@ -44,14 +45,19 @@ def call(url: str | None, path: str, body: Mapping[str, object] | None = None) -
     if not url:
         url = DEFAULT_URL
         print(f"jitney models: the gateway is {url}: neither --url nor JITNEY_URL names another", file=sys.stderr)
-    parts, key = urlsplit(url), os.environ.get("JITNEY_API_KEY") or os.environ.get("JITNEY_KEY")
+    key = os.environ.get("JITNEY_API_KEY") or os.environ.get("JITNEY_KEY")
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.hostname:
-        raise Failed(f"{url} is no gateway's address; one looks like http://127.0.0.1:8000", 1)
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in kinds and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise Failed(f"{url} is no gateway's address; one looks like http://127.0.0.1:8000", EX_CONFIG)
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     text = None if body is None else json.dumps(body)
     try:
-        connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=TIMEOUT_S)
+        connection = kinds[parts.scheme](str(parts.hostname), parts.port, timeout=TIMEOUT_S)
         connection.request("GET" if text is None else "POST", parts.path.rstrip("/") + path, text, headers)
         answer = connection.getresponse()
         said = json.loads(answer.read())

@@ -49,7 +49,8 @@ def test_once_a_key_exists_each_request_needs_one(queue: Server, gateway: Gatewa
         assert answer.headers["www-authenticate"].startswith("Bearer")
     assert gateway.http.get("/healthz").status_code == 200
     assert gateway.http.get("/").status_code == 200
-    assert gateway.http.get("/readyz").status_code == 503  # no worker
+    assert gateway.http.get("/readyz").status_code == 200
+    assert gateway.http.get("/readyz/models/m").status_code == 404
     assert gateway.http.post("/predict").json()["success"] is False
     assert caller.get("/v1/jobs").status_code == 200
     assert "callers need an API key" in gateway.log()

@@ -71,7 +71,7 @@ async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: Bench) -> None
         assert takes() == b"m 1"
         await bench.submit(lane="bulk", input=LARGE)  # nobody else waits for bulk
         with bench.server.client() as client:
-            assert client.zrange("jitney:{s00}:seats:m:1", 0, -1) == [b"keeps"]
+            assert client.zrange("jitney:{s00}:seats:m:1", 0, -1) == [b"keeps 20000"]
             assert client.ttl("jitney:{s00}:seats:m:1") > 0
         both = [bench.job(lane="bulk", tenant="b"), bench.job()]  # in one step
         await bench.take(*both)
@@ -193,3 +193,29 @@ async def test_where_nobody_waits_there_are_no_guests(bench: Bench) -> None:
         await bench.claim(2)
         (calm,) = await bench.submit(tenant="calm")
     assert await bench.state(calm) == "queued"
+
+
+@pytest.mark.parametrize(("of_gateway_s", "of_worker_s"), [(2, 20), (20, 2)])
+async def test_a_job_that_is_handed_over_has_the_lease_that_its_worker_renews(
+    bench: Bench, of_gateway_s: float, of_worker_s: float
+) -> None:
+    """The row: LEASE_S was the gateway's for such jobs, so with another value at the worker each job ran twice."""
+    settings = bench.store.settings
+    gateway, worker = (
+        JobStore(StoreSettings(redis_url=settings.redis_url, lease_s=one), bench.store.connection)
+        for one in (of_gateway_s, of_worker_s)
+    )
+    with bench.worker_that_listens("w1"), bench.server.client() as client:
+        await worker.claim("m", "1", "w1", 1)
+        (seated,) = await bench.take(bench.job(), store=gateway)
+        await bench.take(bench.job(), bench.job(), store=gateway)
+        await worker.claim("m", "1", "w1", 1)  # leaves one in line: the worker takes a guest from now on
+        (guest,) = await bench.take(bench.job(tenant="b"), store=gateway)
+        seconds, us = client.time()
+        now_ms = seconds * 1000 + us // 1000
+        for job in (seated, guest):
+            assert await bench.state(job.id) == "running"
+            left_s = (client.zscore("jitney:{s00}:leases", job.id) - now_ms) / 1000
+            assert of_worker_s - 1.5 < left_s <= of_worker_s
+        await worker.leave_seats("m", "1", "w1")
+        assert client.exists("jitney:{s00}:seats:m:1", "jitney:{s00}:hosts:m:1") == 0

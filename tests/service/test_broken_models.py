@@ -48,10 +48,13 @@ def test_a_folder_without_models_stops_the_start_with_its_reason(tmp_path: Path)
         assert f"no models in {tmp_path / 'empty'}" in service.log()
 
 
-def test_only_broken_models_means_unready(tmp_path: Path) -> None:
+def test_only_broken_models_leave_the_gateway_ready_and_the_model_unready(tmp_path: Path) -> None:
     (models.doubling(tmp_path / "models", "corrupt") / "1" / "model.onnx").write_bytes(b"xx")
     with Service(tmp_path / "models", ready=False) as service:
         reason = wait_until(lambda: service.http.get("/readyz").json()["models"], "the worker's word arrives")
         assert "corrupt" in reason
         answer = service.http.get("/readyz")
-        assert (answer.status_code, answer.json()["reason"]) == (503, "no worker could load a model")
+        assert (answer.status_code, answer.json()["reason"]) == (200, "no worker could load a model")
+        answer = service.http.get("/readyz/models/corrupt")
+        assert (answer.status_code, "model.onnx" in answer.json()["reason"]) == (503, True)
+        assert "Jitney is ready" not in service.out.read_text()

@@ -59,7 +59,7 @@ def test_jobs_of_a_killed_worker_finish_each_once(slow: Service) -> None:
 def test_what_was_acknowledged_survives_the_queues_death(slow: Service) -> None:
     ids = submit(slow, 24)
     slow.kill("server")
-    wait_until(lambda: slow._status("/readyz") == 200, "ready again", 20)
+    wait_until(slow.serves, "the model is served again", 20)
     assert_all_done_once(slow, ids)
 
 

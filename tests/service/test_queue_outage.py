@@ -38,7 +38,7 @@ def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
             away = service.log()[before:]
             server.start()  # without the ACL: any password is taken
             wait_until(lambda: service.log()[before:].count("can use the queue's server again") == 3, "all are back")
-            wait_until(lambda: service._status("/readyz") == 200, "ready again")
+            wait_until(service.serves, "ready again")
             said = service.log()[before:]
             assert service.submit(BODY, "application/octet-stream", wait=10, model="double").json()["output"]
             service.stop()

@@ -23,7 +23,7 @@ QUICK = {"LEASE_S": "2", "BEAT_S": "0.5", "SWEEP_S": "0.5", "STATS_S": "0.1", "I
 
 
 class Service:
-    """Started when made; `url` answers, and `readyz` said yes. Use it in a `with`."""
+    """Started when made; `url` answers, and a model is served. Use it in a `with`."""
 
     def __init__(
         self, models_dir: Path = ROOT / "models", env: Mapping[str, str] | None = None, *, ready: bool = True
@@ -62,7 +62,7 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
         if ready:
-            wait_until(lambda: self._status("/readyz") == 200, f"ready; the log: {self.log()}", 30)
+            wait_until(self.serves, f"a model is served; the log: {self.log()}", 30)
 
     def _ports(self) -> list[str]:
         return re.findall(r"listens on \S+ port (\d+)", self.log())
@@ -107,11 +107,13 @@ class Service:
         self.process.send_signal(number)
         return self.process.wait(timeout=15)
 
-    def _status(self, path: str) -> int:
+    def serves(self) -> bool:
+        """Whether a live worker serves a model."""
         try:
-            return int(self.http.get(path).status_code)
+            answer = self.http.get("/readyz")
         except httpx2.HTTPError:
-            return 0
+            return False
+        return answer.status_code == 200 and "ready" in answer.json()["models"].values()
 
     def __enter__(self) -> Self:
         return self

@@ -1,23 +1,32 @@
 """The delivering process: threads that wait for rq, and one event loop for all attempts, until a signal says stop."""
 
 import asyncio
+import itertools
 import logging
 import os
+import secrets
 import signal
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
-from jobs import keys
+from jobs import keys, tenants
+from jobs.agreement import Agreement, Process, ShardsDiffer
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import open_storage
 from jobs.catalogue import Catalogue
 from jobs.connection import Connection
+from jobs.errors import StoreUnavailable
 from jobs.notices import Listener
 from jobs.outbox import LANES, Flight
 from jobs.redis_url import Address
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
+from jobs.tenants import TenantLimits
+from jobs.waits import is_stopped_first
 from worker.bulk.drain import BulkDrain
 from worker.bulk.stepper import Stepper
 from worker.delivery.carrier import BULK, Carrier, Errand
@@ -27,14 +36,19 @@ from worker.delivery.settings import DeliverySettings
 
 log = logging.getLogger("jitney.deliver")
 
-EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
+EX_CONFIG = 78  # the supervisor does not restart what a restart cannot mend
+COMPARE_S = 2.0  # between two looks at what other processes are set to, and at tenants' limits
 
 
 def run(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
     """Deliver until SIGTERM, and end the process."""
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        code = runner.run(_start(settings, store_settings, bulk_settings))
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            code = runner.run(_start(settings, store_settings, bulk_settings))
+    except ShardsDiffer as error:
+        log.error("%s", error)  # noqa: TRY400 (the line says it all)
+        code = EX_CONFIG
     logging.shutdown()
     os._exit(code)  # rq's threads, or a name's look-up without an answer, are not waited for
 
@@ -54,10 +68,14 @@ async def _start(settings: DeliverySettings, store_settings: StoreSettings, bulk
 async def _deliver(
     settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings, connection: Connection
 ) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop = asyncio.get_running_loop()
+    stop = _stop_on_signal(loop)
     store = JobStore(store_settings, connection)
+    me = Process.this("deliverer", secrets.token_hex(8), settings, store_settings, bulk_settings)
+    agreement = Agreement(connection, me, store_settings.shards, COMPARE_S)
+    limits = TenantLimits(connection, store.tenants)
+    if await is_stopped_first(_until_known(agreement, limits), stop):
+        return
     sender = Sender(settings, store)
     slots: dict[Errand, int] = {lane: settings.slots(lane) for lane in LANES}
     storage = open_storage(bulk_settings.bulk_store)
@@ -88,28 +106,56 @@ async def _deliver(
     drain = Drain(store, carrier, slots, limits=settings.limits, poll_s=settings.webhook_poll_s, thread=thread)
     bulks = BulkDrain(bulk_settings, store, storage, carrier, thread)
 
-    was_connected = False
+    reconnects = itertools.count()
 
     async def look_again() -> None:
-        nonlocal was_connected
-        if was_connected and own_address is None:  # the queue's server was away, or is another one: rq's is the same
+        if next(reconnects) and own_address is None:  # the queue's server was away, or is another one: rq's is the same
             await loop.run_in_executor(thread, carrier.reopen)
-        was_connected = True
+        limits.look_again()
         wake()
 
-    listener = Listener(connection, [keys.OUTBOX], lambda _channel, _data: wake(), look_again)
+    def on_notice(channel: str, data: bytes) -> None:
+        (limits.look_again if (channel, data) == (keys.NEWS, tenants.NEWS) else wake)()
+
+    listener = Listener(connection, [keys.OUTBOX, keys.NEWS], on_notice, look_again)
     carrier.start({**slots, BULK: bulk_settings.bulk_steps})
     running = (*map(drain.run, LANES), bulks.run(), bulks.sweep(), listener.run())
-    loops = [asyncio.create_task(one) for one in running]
+    comparing = (agreement.keep_looking(), limits.run(COMPARE_S))
     log.info("delivers webhooks, %d at a time and %d to slow endpoints", slots["fast"], slots["slow"])
+    failures = await _run((*running, *comparing), stop)
+    carrier.close()
+    await stepper.aclose()
+    await sender.close(settings.deliver_drain_s)
+    await _leave(agreement)
+    for failure in failures:
+        raise failure or RuntimeError("a loop of the delivery ended by itself")
+
+
+def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Give an event that is set with the first signal to stop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _run(running: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event) -> list[BaseException | None]:
+    """Run loops until `stop` is set, or one has ended; gives what ended it."""
+    loops = [asyncio.create_task(one) for one in running]
     await asyncio.wait([*loops, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     failures = [task.exception() for task in loops if task.done()]
     for task in loops:
         task.cancel()
     await asyncio.gather(*loops, return_exceptions=True)
-    carrier.close()
-    await stepper.aclose()
-    await sender.close(settings.deliver_drain_s)
+    return failures
+
+
+async def _until_known(agreement: Agreement, limits: TenantLimits) -> None:
+    await agreement.until_known()
+    await limits.until_known()
+
+
+async def _leave(agreement: Agreement) -> None:
+    with suppress(StoreUnavailable):
+        await agreement.withdraw()
     log.info("stopped")
-    for failure in failures:
-        raise failure or RuntimeError("a loop of the delivery ended by itself")

@@ -1,6 +1,6 @@
 """What delivering needs to know, from the environment. Every time is a setting, so that tests run days in seconds."""
 
-import math
+import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from jobs import redis_url
 from jobs.outbox import Lane, Limits
-from jobs.settings import GuardSettings
+from jobs.settings import MOST_SECONDS, GuardSettings
 
 
 class DeliverySettings(GuardSettings):
@@ -70,9 +70,20 @@ class DeliverySettings(GuardSettings):
     @field_validator("webhook_schedule")
     @classmethod
     def _is_a_schedule(cls, value: str) -> str:
-        waits = [float(one) for one in value.split(",")]
-        if not all(0 <= wait < math.inf for wait in waits):
-            message = "must be seconds, 0 or more, with commas between"
+        message = f"must be seconds, from 0 to {MOST_SECONDS:.0f}, with commas between"
+        try:
+            waits = [float(one) for one in value.split(",")]
+        except ValueError as error:
+            raise ValueError(message) from error
+        if not all(0 <= wait <= MOST_SECONDS for wait in waits):
+            raise ValueError(message)
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", value):
+            message = "must begin as https://jitney.example"
             raise ValueError(message)
         return value
 

@@ -12,14 +12,19 @@ local KEPT_FROM_BULK = 0.5
 
 local function is_for(lane, seats) return lane ~= 'bulk' or seats % 1 == 0 end
 
--- Give the worker that keeps most seats free for jobs of this lane (nil = of any), and how many; nil where none does.
+-- A worker notes its free seats, and that it takes a guest, under its id and the length of its leases in ms: a job that is handed
+-- over to it has the lease that the worker itself would have asked for, whatever other processes have as LEASE_S.
+local function noted_as(worker, lease_ms) return worker .. ' ' .. lease_ms end
+local function noted(member) return string.match(member, '^(%S+) (%d+)$') end
+
+-- Give the note of the worker that keeps most seats free for jobs of this lane (nil = of any), and how many; nil where none does.
 local function freest(model, version, lane)
   local seats = seats_key(model, version)
-  local noted = redis.call('ZRANGE', seats, 0, 0, 'REV', 'WITHSCORES')
-  if not noted[1] or is_for(lane, noted[2]) then return unpack(noted) end
-  noted = redis.call('ZRANGE', seats, 0, -1, 'REV', 'WITHSCORES')
-  for at = 1, #noted, 2 do
-    if is_for(lane, noted[at + 1]) then return noted[at], noted[at + 1] end
+  local found = redis.call('ZRANGE', seats, 0, 0, 'REV', 'WITHSCORES')
+  if not found[1] or is_for(lane, found[2]) then return unpack(found) end
+  found = redis.call('ZRANGE', seats, 0, -1, 'REV', 'WITHSCORES')
+  for at = 1, #found, 2 do
+    if is_for(lane, found[at + 1]) then return found[at], found[at + 1] end
   end
 end
 
@@ -27,10 +32,11 @@ end
 -- word hears nothing: the next is tried.
 local function wake(model, version, lane)
   while true do
-    local worker = freest(model, version, lane)
-    if not worker then return false end
-    redis.call('ZREM', seats_key(model, version), worker)
-    if redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return true end
+    local member = freest(model, version, lane)
+    if not member then return false end
+    redis.call('ZREM', seats_key(model, version), member)
+    local worker = noted(member)
+    if worker and redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return true end
   end
 end
 

@@ -1,0 +1,143 @@
+"""Processes that are set to different things, or have different files of a model: nothing is lost, run twice, or wrong.
+
+The rows: gateway SHARDS=4 and worker SHARDS=1 left 28 of 40 jobs hanging; with another LEASE_S every job ran twice; the
+same version with other files on two hosts failed 158 of 200 jobs.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import engines, models
+from tests.support.gateways import GatewayProcess
+from tests.support.processes import ROOT
+from tests.support.servers import Server
+from tests.support.waiting import wait_until
+from tests.support.workers import WorkerProcess
+
+# An engine that runs for as many seconds as its input says.
+SLOW = """
+import threading
+import numpy as np
+from worker.models.port import Port
+
+class Slow:
+    def __init__(self, version, spec, gpu):
+        self.inputs, self.outputs = [Port("n", "INT64", (1,))], [Port("y", "INT64", (1,))]
+        self.provider, self.device, self.runtime, self.batchable = "cpu", "none", "1", False
+
+    def run(self, arrays, stop):
+        threading.Event().wait(float(arrays["n"].max()))
+        return {"y": arrays["n"]}
+"""
+
+
+@pytest.fixture
+def queue() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def ask(gateway: GatewayProcess, model: str, name: str, datatype: str, data: list[float]) -> dict[str, Any]:
+    """Have a job run, and give it back once it is final."""
+    tensor = {"datatype": datatype, "shape": [len(data)], "data": data}
+    body = {"model": model, "input": {"tensors": {name: tensor}}}
+    job: dict[str, Any] = gateway.http.post("/v1/jobs", json=body, headers={"prefer": "wait=30"}).json()
+    return job
+
+
+def served(gateway: GatewayProcess, model: str) -> None:
+    wait_until(lambda: gateway.http.get(f"/readyz/models/{model}").status_code == 200, f"{model} is served", 30)
+
+
+@pytest.mark.parametrize("part", ["worker", "api", "worker.delivery"])
+def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Server, part: str, tmp_path: Path) -> None:
+    models.doubling(tmp_path)
+    with GatewayProcess(queue, {"SHARDS": "4"}):
+        env = {**os.environ, "REDIS_URL": queue.url, "MODELS_DIR": str(tmp_path), "PORT": "0", "SHARDS": "1"}
+        command = [sys.executable, "-m", part]
+        ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
+        assert ran.returncode == 78
+        assert "SHARDS=1, but this queue is kept with SHARDS=4" in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+def test_another_number_of_shards_is_found_when_the_queue_is_back(queue: Server) -> None:
+    """A gateway may start while the queue is away; it takes no job before it knows, and stops then."""
+    queue.kill()
+    with GatewayProcess(queue, {"SHARDS": "1"}) as late:
+        queue.start()
+        with queue.client() as client:
+            client.hset("jitney:agreement", "shards", 4)
+        assert late.process.wait(20) == 78
+        assert "SHARDS=1, but this queue is kept with SHARDS=4" in late.log()
+        assert "Traceback" not in late.log()
+
+
+@pytest.mark.parametrize(("of_gateway", "of_worker"), [("1", "20"), ("20", "2")])
+def test_each_job_runs_once_whatever_leases_are_set_to(
+    queue: Server, tmp_path: Path, of_gateway: str, of_worker: str
+) -> None:
+    """BEAT_S stays at its default of 5 s: a worker renews in time, whatever it is set to."""
+    folder = engines.numpy_model(tmp_path, "slow", 'task = "tensor"\nengine = "own.py:Slow"', SLOW)
+    assert folder.is_dir()
+    with (
+        GatewayProcess(queue, {"LEASE_S": of_gateway}) as gateway,
+        WorkerProcess(queue, tmp_path, {"LEASE_S": of_worker}),
+        ThreadPoolExecutor(3) as pool,
+    ):
+        served(gateway, "slow")
+        jobs = list(pool.map(lambda _: ask(gateway, "slow", "n", "INT64", [2]), range(3)))
+        assert [(job["status"], job["attempts"]) for job in jobs] == [("succeeded", 1)] * 3
+        counts = gateway.http.get("/metrics").text
+        assert "jitney_jobs_reclaimed_total" not in counts
+        assert "jitney_late_results_total" not in counts
+
+
+def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Server, tmp_path: Path) -> None:
+    models.times(tmp_path / "a", 1, factor=2)
+    models.times(tmp_path / "b", 1, factor=3)
+    models.doubling(tmp_path / "b", "other")
+    with GatewayProcess(queue) as gateway, WorkerProcess(queue, tmp_path / "a", {"BEAT_S": "0.3"}) as first:
+        served(gateway, "times")
+        with WorkerProcess(queue, tmp_path / "b", {"BEAT_S": "0.3"}) as second, ThreadPoolExecutor(8) as pool:
+            second.until("model times version 1 is not served by this worker")
+            served(gateway, "other")  # its other models are
+            jobs = list(pool.map(lambda _: ask(gateway, "times", "x", "FP32", [1, 1, 1, 1]), range(200)))
+            assert {job["status"] for job in jobs} == {"succeeded"}
+            assert {job["output"]["tensors"]["y"]["data"][0] for job in jobs} == {2}
+            wait_until(lambda: gateway.http.get("/readyz").json()["warnings"], "it is told")
+            (warning,) = gateway.http.get("/readyz").json()["warnings"]
+            assert (warning["code"], warning["what"]) == ("model_differs", "files of model times 1")
+            assert [one["served"] for one in warning["values"]].count(True) == 1
+            entry = gateway.http.get("/v1/models/times").json()
+            assert "differ from those that are served" in str(entry) or entry["versions"][0]["status"] == "ready"
+            # The operator's way out: once nobody has the first files any more, the others are served.
+            first.stop()
+            wait_until(lambda: ask(gateway, "times", "x", "FP32", [1] * 4)["output"], "the others are served", 20)
+            assert ask(gateway, "times", "x", "FP32", [1] * 4)["output"]["tensors"]["y"]["data"][0] == 3
+            # ... or the same files everywhere: then both serve.
+            shutil.rmtree(tmp_path / "a" / "times" / "1")
+            models.times(tmp_path / "a", 1, factor=3)
+            with WorkerProcess(queue, tmp_path / "a", {"BEAT_S": "0.3"}):
+                both = {"status": "ready", "model": "times", "versions": {"1": 2}}
+                wait_until(lambda: gateway.http.get("/readyz/models/times").json() == both, "both serve", 30)
+                wait_until(lambda: gateway.http.get("/readyz").json()["warnings"] == [], "nothing differs")
+
+
+def test_a_models_variable_that_names_none_says_what_there_is(queue: Server, tmp_path: Path) -> None:
+    models.doubling(tmp_path)
+    with WorkerProcess(queue, tmp_path, {"MODELS": "x,y"}) as worker:
+        assert worker.process.wait(30) == 78
+        assert f"MODELS=x,y: no such model in {tmp_path}; there are: double\n" in worker.log()
+    with WorkerProcess(queue, tmp_path, {"MODELS": "x,double"}) as worker:
+        worker.until("serves double 1")
+        assert f"model x is not served: no such model in {tmp_path}; there are: double\n" in worker.log()

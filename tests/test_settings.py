@@ -1,0 +1,107 @@
+"""A setting with a bad value is one line that names the variable, its value and what is allowed; never a traceback."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from api.settings import GatewaySettings
+from jobs.bulk.settings import BulkSettings
+from jobs.settings import StoreSettings, explain
+from tests.support.processes import ROOT
+from worker.delivery.settings import DeliverySettings
+from worker.settings import WorkerSettings
+
+ALL: list[type[BaseSettings]] = [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings, BulkSettings]
+NONSENSE = ["nonsense", "-1", "nan", "inf", "1e400", "1e18", "9" * 40, "9" * 5000, "[", "\udcff", "٣", "two\nlines"]
+
+
+def numbers() -> Iterator[tuple[type[BaseSettings], str]]:
+    for settings in ALL:
+        for name, field in settings.model_fields.items():
+            if field.annotation in (int, float):
+                yield settings, name
+
+
+@pytest.mark.parametrize(("settings", "name"), [*numbers()])
+def test_no_number_but_a_sensible_one_is_taken(
+    settings: type[BaseSettings], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An infinite or huge one passed the check, and was a traceback, or an error of Redis at each job, later on."""
+    for text in NONSENSE:
+        monkeypatch.setenv(name, text)
+        with pytest.raises(ValidationError) as refused:
+            settings()
+        said = explain(refused.value)
+        assert said.startswith(f"{name.upper()}={' '.join(text.split())[:100]}"), text
+        assert ("\n" in said, len(said) < 600) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("WEBHOOK_SCHEDULE", "0,soon", "must be seconds, from 0 to 1000000000, with commas between"),
+        ("WEBHOOK_SCHEDULE", "1e18", "must be seconds, from 0 to 1000000000, with commas between"),
+        ("PUBLIC_URL", "jitney.example", "must begin as https://jitney.example"),
+        ("WEBHOOK_ALLOW_CIDRS", "10.0.0.0/33", "does not appear to be an IPv4 or IPv6 network"),
+        ("WEBHOOK_SCHEMES", "ftp", "must be https, or https,http"),
+        ("BULK_STORE", str(ROOT / "README.md"), "is a file; must be a folder, or s3://bucket/prefix"),
+        ("BULK_STORE", "s3:/x", None),
+        ("OPEN", "everybody", "'loopback', 'anyone' or 'nobody'"),
+        ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("CPUS", "x", "must be a number of CPUs from 1 to 1024, or a list of their numbers such as 8-15 or 0,2-3"),
+    ],
+)
+def test_words_are_named_with_what_is_allowed(
+    name: str, text: str, allowed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, text)
+    settings = next(one for one in reversed(ALL) if name.lower() in one.model_fields)
+    if allowed is None:
+        settings()
+        return
+    with pytest.raises(ValidationError) as refused:
+        settings()
+    said = explain(refused.value)
+    assert said.startswith(f"{name}={text}: ")
+    assert allowed in said
+    assert "\n" not in said
+
+
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RQ_REDIS_URL", "http://user:secret@host/0")
+    with pytest.raises(ValidationError) as refused:
+        DeliverySettings()
+    assert "secret" not in explain(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "text", "last"),
+    [
+        ("api", "LEASE_S", "inf", "jitney api: LEASE_S=inf: must be at most 1000000000"),
+        ("api", "HOST", "no such host", "jitney api: cannot listen on HOST=no such host PORT=0: "),
+        ("api", "LAME_DUCK_S", "x", "jitney: LAME_DUCK_S=x is not a time in seconds: a number from 0 to 3600"),
+        ("deliver", "DELIVERIES", "0", "jitney deliver: DELIVERIES=0: Input should be greater than or equal to 1"),
+        ("up", "JITNEY_STARTED_AT", "x", "jitney: JITNEY_STARTED_AT=x is not a time in seconds since 1970"),
+        ("up", "WORKERS", "many", "jitney: WORKERS=many is not a number of worker processes: 1 to 256"),
+        ("up", "DATA_DIR", "README.md", "jitney: the data folder README.md can not be used: "),
+        ("worker", "RESTART_LIMIT_S", "1e300", "jitney: RESTART_LIMIT_S=1e300 is not a time in seconds: "),
+    ],
+)
+def test_a_verb_ends_with_one_line_and_exit_code_78(verb: str, name: str, text: str, last: str) -> None:
+    command = [sys.executable, "-m", "scripts.cli", *verb.split()]
+    env = {**os.environ, "PORT": "0", "REDIS_URL": "", name: text}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (78, 1, "")
+    assert done.stderr.startswith(last)
+
+
+def test_a_part_of_a_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENANTS", '{"a": {"weight": 0}}')
+    with pytest.raises(ValidationError) as refused:
+        StoreSettings()
+    assert explain(refused.value) == "TENANTS=… a.weight=0: Input should be greater than or equal to 1"

@@ -1,0 +1,77 @@
+"""CPUS: a number of CPUs, or a list of them; the row: `CPUS=8-15` was refused."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from scripts import workers
+from scripts.supervisor import BadSetting
+from tests.support.processes import ROOT
+from worker import cpus
+from worker.settings import WorkerSettings
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have 16 CPUs, whatever runs the tests has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "named"),
+    [
+        ("8", 8, ()),
+        ("8-15", 8, tuple(range(8, 16))),
+        ("0,2-3", 3, (0, 2, 3)),
+        (" 2-3 , 0 ", 3, (0, 2, 3)),
+        ("3-3", 1, (3,)),
+        ("1,1-2", 2, (1, 2)),
+    ],
+)
+def test_a_number_or_a_list(text: str, count: int, named: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPUS", text)
+    settings = WorkerSettings()
+    assert (settings.cpus, settings.cpus.named, settings.decode_threads) == (count, named, count)
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "1025", "x", "3-", "5-2", "0,,1", "1-2-3", "0;1", "1e3", "٣", "2.5", "9" * 30]
+)
+def test_nonsense_says_what_is_allowed(text: str) -> None:
+    with pytest.raises(BadSetting, match=r"CPUS=.+: must be a number of CPUs from 1 to 1024, or a list"):
+        workers.Settings.from_env({"CPUS": text})
+
+
+def test_cpus_that_are_not_there_are_named() -> None:
+    with pytest.raises(BadSetting, match="CPUS=8-16: this process may use CPUs 0-15; allowed"):
+        workers.Settings.from_env({"CPUS": "8-16"})
+
+
+@pytest.mark.parametrize(
+    ("env", "each"),
+    [
+        ({"WORKERS": "2", "CPUS": "4"}, ["4", "4"]),
+        ({"WORKERS": "2", "CPUS": "8-15"}, ["8-11", "12-15"]),
+        ({"WORKERS": "3", "CPUS": "0,2-3"}, ["0-0", "2-2", "3-3"]),
+        ({"WORKERS": "3", "CPUS": "0,4"}, ["0,4", "0-0", "4-4"]),
+        ({"WORKERS": "2"}, ["8", "8"]),
+    ],
+)
+def test_a_list_is_shared_out_among_the_workers(env: Mapping[str, str], each: list[str]) -> None:
+    children = workers.children(workers.Settings.from_env(env), Path(), env)
+    assert [child.env["CPUS"] for child in children] == each
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to CPUs")
+def test_a_process_stays_on_the_cpus_that_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    first = min(os.sched_getaffinity(0))
+    bound = f"from worker.cpus import bind, read_cpus; bind(read_cpus('{first}-{first}'))"
+    code = f"import os; {bound}; print(os.sched_getaffinity(0))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{{{first}}}\n"
+    assert cpus.in_words([0, 2, 3, 5]) == "0,2-3,5"
