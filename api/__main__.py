@@ -22,7 +22,8 @@ from api.settings import GatewaySettings
 from jobs.agreement import ShardsDiffer, check_at_start
 from jobs.bulk.settings import BulkSettings
 from jobs.connection import Connection
-from jobs.settings import StoreSettings, explain
+from jobs.environment import explain
+from jobs.settings import StoreSettings
 from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")

@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jobs.connection import Connection
+from jobs.environment import explain
 from jobs.errors import StoreUnavailable
-from jobs.settings import StoreSettings, explain
+from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from jobs.upkeep import Buried, bury
 from worker.blackbox import forget, left_behind

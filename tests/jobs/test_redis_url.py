@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from jobs.environment import explain
 from jobs.redis_url import Address, check, find, masked
-from jobs.settings import StoreSettings, explain
+from jobs.settings import StoreSettings
 from worker.delivery.settings import DeliverySettings
 
 WRONG = {

@@ -8,8 +8,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from jobs import redis_url
+from jobs.environment import MOST_SECONDS
 from jobs.outbox import Lane, Limits
-from jobs.settings import MOST_SECONDS, GuardSettings
+from jobs.settings import GuardSettings
 
 
 class DeliverySettings(GuardSettings):
