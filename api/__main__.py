@@ -112,7 +112,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         server_header=False,
         proxy_headers=False,  # who called through which proxy decides nothing here
     )
-    log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         if misfit := runner.run(store.connection.misfit()):
             sys.stderr.write(f"jitney api: {misfit}\n")
@@ -122,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ShardsDiffer as error:
             sys.stderr.write(f"jitney api: {error}\n")
             return EX_CONFIG
+        log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
         runner.run(Server(config, gateway, bounds, args.up_fd).serve(sockets=[listening]))
     return gateway.stop_code
 
