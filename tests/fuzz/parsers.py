@@ -71,7 +71,7 @@ def request(data: bytes) -> None:
     _key_of(asked)
     _is_here(asked.header(b"host"))
     if many.is_many(asked, body):
-        for draft in many.read_drafts(asked, body, 20):
+        for draft in many.read_drafts(asked, body, 20).read():
             if not isinstance(draft, JitneyError):
                 taken(draft)
     else:
