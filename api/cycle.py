@@ -56,6 +56,8 @@ class Cycle(RequestResponseCycle):
         if self.response_complete:
             return
         await super().send(message)
+        if self.disconnected:
+            return
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:

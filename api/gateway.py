@@ -62,7 +62,7 @@ class Gateway:
         most = settings.max_body_bytes
         self.bodies = Shares(settings.max_bodies_bytes, "bytes of request bodies", no_room, largest=most)
         # Fewer than connections: a tenant is known only once its request has come over one.
-        self.requests = Shares(max(1, settings.max_connections * 9 // 10), "requests under way", too_many)
+        self.requests = Shares(max(1, settings.max_connections * 9 // 10), "requests under way", too_many, largest=1)
         self.awaited = Shares(
             settings.max_waiters, "jobs that requests wait for", too_many, largest=settings.max_request_jobs
         )

@@ -1,9 +1,7 @@
 """uvicorn's HTTP protocol, bounded: what one connection may send before it says anything of use, and how slowly.
 
 Nothing is parsed ahead: bytes behind a request are held back unparsed until it is answered and its answer is taken.
-With no timer for each request: all connections are swept. And with one write for each answer: head and body would leave
-in two, each a call to the system, which with the caller's extra wake-up costs more than all that a gateway itself does
-for a small job.
+With no timer for each request: all connections are swept. And with one write for each answer (api/transports.py).
 """
 
 import asyncio
@@ -17,7 +15,6 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api import cycle
@@ -25,6 +22,7 @@ from api.answers import problem
 from api.connections import Connections
 from api.framing import Framing
 from api.shares import RETRY_AFTER_S
+from api.transports import Flow, OneWrite
 from jobs.errors import JitneyError, NotNow, QueueFull, Refused
 
 MAX_HEADERS: Final = 100
@@ -49,57 +47,6 @@ class Bounds(NamedTuple):
     upload_bytes_s: int = 32 << 10  # what an upload must bring, beside `receive_s`
     keep_alive_s: float = 75  # without a next request
     buffers_bytes: int = 256 << 20  # in memory for all connections: requests not read yet, answers not taken yet
-
-
-class OneWrite:
-    """A transport that sends what was written in one turn of the event loop together; all else passes straight on."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._loop = transport, asyncio.get_running_loop()
-        self._parts: list[bytes] = []
-        # Asked for every request, so not through __getattr__.
-        self.is_closing, self.get_write_buffer_size = transport.is_closing, transport.get_write_buffer_size
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Send it with what else is written in this turn."""
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-
-    def write_whole(self, answer: bytes) -> None:
-        """Send it at once: nothing follows that belongs to it."""
-        self._parts.append(answer)
-        self._flush()
-
-    def write_eof(self) -> None:
-        """Say, once everything is sent, that nothing more will be."""
-        self._flush()
-        if not self._transport.is_closing():
-            self._transport.write_eof()
-
-    def close(self) -> None:
-        """Close once everything is sent."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        parts, self._parts = self._parts, []
-        if parts and not self._transport.is_closing():
-            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
-
-
-class Flow(FlowControl):
-    """uvicorn's flow control, which does not read on while bytes of a next request are held back."""
-
-    is_held = False
-
-    def resume_reading(self) -> None:
-        """Read on, unless bytes are held back."""
-        if not self.is_held:
-            super().resume_reading()
 
 
 class Protocol(HttpToolsProtocol):

@@ -76,7 +76,7 @@ class Request:
     async def body(self, receive: Receive, held: Share, limit_bytes: int) -> bytes:
         """Receive the body; raises Refused where it is too large, QueueFull where too many are held.
 
-        Both go by the size that it has unpacked. One that takes too long is the connection's own concern
+        Both count the unpacked body. One that takes too long is the connection's own concern
         (api/protocol.py): no timer for each request.
         """
         receive = self.unpacking(receive)
