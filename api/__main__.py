@@ -98,10 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     store = JobStore(store_settings, Connection.of(store_settings))
+    settings = settings.model_copy(update={"max_connections": _connections(settings.max_connections)})
     gateway = Gateway(settings, store, bulk, on_loopback=on_loopback)
-    times = (settings.head_s, settings.receive_s, settings.send_s)
-    most = _connections(settings.max_connections)
-    bounds = Bounds(settings.max_head_bytes, *times, most, bulk.bulk_upload_rate)
+    bounds = Bounds(
+        head_bytes=settings.max_head_bytes,
+        head_s=settings.head_s,
+        receive_s=settings.receive_s,
+        send_s=settings.send_s,
+        connections=settings.max_connections,
+        upload_bytes_s=bulk.bulk_upload_rate,
+        keep_alive_s=settings.keep_alive_s,
+        buffers_bytes=settings.max_buffers_bytes,
+    )
     config = uvicorn.Config(
         create_app(gateway),
         http=bounded(bounds),

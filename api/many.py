@@ -4,8 +4,8 @@ A job that is refused is an entry of its own among the others; the request as a 
 """
 
 import re
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -32,8 +32,20 @@ def is_many(request: Request, body: bytes) -> bool:
     return kind == NDJSON or (kind == "application/json" and ARRAY.match(body) is not None)
 
 
-def read_drafts(request: Request, body: bytes, limit: int) -> Iterator[Draft | Refused]:
-    """Read the jobs of a request one after the other, a broken one as its error; raises Refused for the request."""
+class Drafts(NamedTuple):
+    """The jobs of a request, counted; each is read when its turn comes, a broken one as its error."""
+
+    given: Sequence[tuple[str, Any]]  # what each is called in messages, and the job, parsed or not
+    model: str
+    lane: str
+
+    def read(self) -> Iterator[Draft | Refused]:
+        """Read one after the other."""
+        return (_draft(what, value, self.model, self.lane) for what, value in self.given)
+
+
+def read_drafts(request: Request, body: bytes, limit: int) -> Drafts:
+    """Find the jobs of a request; raises Refused for the request."""
     defaults = request.query(*DEFAULTS)
     if (lane := defaults.get("lane", "interactive")) not in LANES:
         raise Refused("invalid_request", "lane must be one of the allowed words", allowed=list(LANES))
@@ -42,7 +54,7 @@ def read_drafts(request: Request, body: bytes, limit: int) -> Iterator[Draft | R
         raise Refused("invalid_request", "the request brings no job: send at least one")
     if len(given) > limit:
         raise _too_many(f"{len(given)} jobs", limit)
-    return (_draft(what, value, defaults.get("model", ""), lane) for what, value in given)
+    return Drafts(given, defaults.get("model", ""), lane)
 
 
 def _lines(body: bytes, limit: int) -> list[tuple[str, Any]]:

@@ -123,8 +123,9 @@ def _add(routes: APIRouter, gateway: Gateway, verb: str) -> None:
 
     @routes.post(f"{PATH}/{{name}}/{verb}", summary=summary, operation_id=f"{verb}_model", openapi_extra=body)
     async def change(request: HttpRequest, name: str) -> Response:
-        with gateway.bodies.hold() as held:
-            text = await Request(request.scope).body(request.receive, held, MAX_BYTES)
+        sent = Request(request.scope)
+        with gateway.bodies.hold(sent.tenant, sent.evict) as held:
+            text = await sent.body(request.receive, held, MAX_BYTES)
         fields = as_object(parse(text, "the body"), "the body") if text else {}
         await gateway.catalogue.refresh()
         asked = await _read(gateway, _found(gateway, name), fields, names)

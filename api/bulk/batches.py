@@ -42,7 +42,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def create(request: HttpRequest) -> Response:
         asked = Request(request.scope)
         asked.query()
-        with gateway.bodies.hold() as held:
+        with gateway.bodies.hold(asked.tenant, asked.evict) as held:
             body = await asked.body(request.receive, held, MAX_BYTES)
         fields = as_object(parse(body, "the body"), "the body")
         wanted = await _read(gateway, asked, fields)
