@@ -45,36 +45,40 @@ def unpack(codes: bytes, size: tuple[int, int], *, is_rle4: bool, begin: int = 0
         count, value = codes[at], codes[at + 1]
         at += 2
         if count:
-            count = max(0, min(count, width - column))
-            room = min(count, total - done)
+            room = min(max(0, min(count, width - column)), total - done)
             if is_rle4:
                 pixels[done : done + room] = (bytes((value >> 4, value & 15)) * 128)[:room]
             elif value:
                 pixels[done : done + room] = codes[at - 1 : at] * room
-            done, column = done + room, column + count
+            done, column = done + room, column + room
         elif value == _END_OF_LINE:
             done, column = min(total, -(-done // width) * width), 0
         elif value == _END:
             break
         elif value == _DELTA:
-            if at + 1 >= end:
+            jump = codes[at : at + 2]
+            if len(jump) < 2:
                 break
-            done = min(total, done + codes[at] + codes[at + 1] * width)
+            done = min(total, done + jump[0] + jump[1] * width)
             at, column = at + 2, done % width
         else:
             count = min(total - done, value)
-            taken = (count + 1) // 2 if is_rle4 else count
-            literal = codes[at : at + taken]
-            at += taken
-            if len(literal) < taken:
+            literal, taken = _literal(codes, at, count, is_rle4=is_rle4)
+            if len(literal) < count:
                 break
-            if is_rle4:
-                literal = bytes(part for byte in literal for part in (byte >> 4, byte & 15))[:count]
             pixels[done : done + count] = literal
             done, column = done + count, column + value
-            at += (begin + at) & 1
+            at += taken + ((begin + at + taken) & 1)
     del pixels[done:]
     return pixels
+
+
+def _literal(codes: bytes, at: int, count: int, *, is_rle4: bool) -> tuple[bytes, int]:
+    """Pixels that stand there as they are, and how many bytes they take."""
+    if not is_rle4:
+        return codes[at : at + count], count
+    taken = (count + 1) // 2
+    return bytes(half for byte in codes[at : at + taken] for half in (byte >> 4, byte & 15))[:count], taken
 
 
 def register() -> None:
