@@ -52,8 +52,11 @@ def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:
 
 def read_claimed(fields: Sequence[Any]) -> Claimed:
     """Read one job of `claim.lua`'s answer."""
-    job_id, attempt, kind, body, parameters, *numbers = fields
-    return Claimed(job_id.decode(), int(attempt), kind.decode(), body, parameters, *map(int, numbers))
+    job_id, attempt, kind, body, parameters, created, claimed, deadline, retries, tenant = fields
+    times = (int(created), int(claimed), int(deadline))
+    return Claimed(
+        job_id.decode(), int(attempt), kind.decode(), body, parameters, *times, int(retries), tenant.decode()
+    )
 
 
 def read_claim(answer: Sequence[Any]) -> Claim:

@@ -46,7 +46,10 @@ class Accepted(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """A job under lease, as a worker gets it. Times are the Redis server's; `retries`: how often it was tried again."""
+    """A job under lease, as a worker gets it. Times are the Redis server's; `retries`: how often it was tried again.
+
+    `tenant`: whose it is; workers prepare inputs in turns between tenants.
+    """
 
     id: str
     attempt: int
@@ -57,6 +60,7 @@ class Claimed(NamedTuple):
     claimed_us: int
     deadline_ms: int
     retries: int = 0
+    tenant: str = ""
 
     @property
     def claim(self) -> tuple[str, int]:

@@ -5,7 +5,7 @@
 --       most_bulk (so many seats are bulk's, and the others stay empty; '' = bulk has its share and all that stay empty)
 -- gives {more, suspects, jobs, bulk, held}: more = 1 where this claim was cut short and the next finds more at once; suspects =
 --       1 where a cell waits for its trial; bulk = how many of the jobs are; held = 1 where seats stay empty though bulk waits;
---       per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
+--       per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries, tenant}
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
 -- left free are noted: submit hands jobs over to them. Where it fills all and others wait, the worker is noted as a host: it
 -- takes one guest more, of a tenant that has nobody in line. Safe to lose: jobs whose answer never arrives go back when their
@@ -32,7 +32,7 @@ end
 -- Seat a job; false where it must stay in its line: it is too large for this answer, or of a later release.
 local function seat(id)
   local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model', 'retries',
-    'followers', 'log')
+    'followers', 'log', 'tenant')
   if job[1] ~= 'queued' then return true end
   if (tonumber(job[7]) or 0) > version_read then return false end
   local readable = tonumber(job[2]) and job[3] and tonumber(job[4]) and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
@@ -51,7 +51,7 @@ local function seat(id)
     unpack(seat_mark))
   leases[#leases + 1], leases[#leases + 2] = lease_ends, id
   if job[11] or job[12] then changed(id, 'running', job[11], job[12]) end
-  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], NOW_US, job[2], job[10] or '0'}
+  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], NOW_US, job[2], job[10] or '0', job[13] or ''}
   return true
 end
 

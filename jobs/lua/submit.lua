@@ -139,7 +139,7 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
     return
   end
   leases[#leases + 1], leases[#leases + 2] = taker.lease_ends, id
-  taker.jobs[#taker.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0}
+  taker.jobs[#taker.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0, line.tenant}
   taker.free = taker.free - 1
   if line.lane == 'bulk' then taker.bulk = taker.bulk + 1 end
   if taker.hosts then
