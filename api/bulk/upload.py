@@ -9,11 +9,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from api.answers import Receive
 from api.receiving import Request
 from jobs.errors import Refused
+from jobs.json_reader import refuse_wide
 
 BLOCK_BYTES: Final = 256 << 10
 HELD_BYTES: Final = 2 << 20  # of an upload in memory: what has come and is not yet written
 TEXT_BYTES: Final = 8 << 10
 OVERHEAD_BYTES: Final = 64 << 10  # of a multipart body beside its file
+HEAD_BYTES: Final = 4  # of a file, which tell its encoding
 FIELDS: Final = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
@@ -29,9 +31,8 @@ class Upload:
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
         """Begin; raises Refused for what is no such form, or says that it is too large."""
-        declared = request.header(b"content-length")
-        self._limit_bytes, self._size_bytes = limit_bytes, 0
-        if declared.isdigit() and int(declared) > limit_bytes + OVERHEAD_BYTES:
+        self._limit_bytes, self._size_bytes, self._head_bytes = limit_bytes, 0, 0
+        if request.content_length > limit_bytes + OVERHEAD_BYTES:
             raise self._too_large()
         kind, options = parse_options_header(request.header(b"content-type"))
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -42,20 +43,24 @@ class Upload:
         self._part, self._has_file, self._is_whole = Part("", None), False, False
         self._header, self._value, self._disposition = b"", b"", b""
         self._text, self._blocks = bytearray(), bytearray()
+        self._is_looked_at = False  # whether the file's encoding was
         names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
         callbacks = {f"on_{name}": getattr(self, f"_on_{name}") for name in (*names, "headers_finished", "end")}
         self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]  # so they are named
 
     async def blocks(self, receive: Receive) -> AsyncIterator[bytes]:
         """Give the file as it comes; raises Refused where the form is broken, incomplete or too large."""
-        more = True
+        more, received = True, 0
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise Refused("malformed_request", "the caller hung up before the file was complete")
-            more = message.get("more_body", False)
+            more, body = message.get("more_body", False), message.get("body", b"")
+            received += len(body)
+            if received > self._limit_bytes + OVERHEAD_BYTES:
+                raise self._too_large()
             try:
-                self._parser.write(message.get("body", b""))
+                self._parser.write(body)
             except FormParserError as error:
                 raise Refused("malformed_request", f"the multipart body can not be read: {error}") from error
             if self._blocks and (not more or len(self._blocks) >= BLOCK_BYTES):
@@ -76,10 +81,19 @@ class Upload:
         self._part, self._disposition, self._text = Part("", None), b"", bytearray()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._count_head(end - start)
         self._header += data[start:end]
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_head(end - start)
         self._value += data[start:end]
+
+    def _count_head(self, size_bytes: int) -> None:
+        """Bound the header fields of all parts together; raises Refused."""
+        self._head_bytes += size_bytes
+        if self._head_bytes > OVERHEAD_BYTES:
+            message = f"the header fields of the form's parts may have {OVERHEAD_BYTES} bytes"
+            raise Refused("body_too_large", message, limit_bytes=OVERHEAD_BYTES)
 
     def _on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -104,6 +118,9 @@ class Upload:
             if self._size_bytes > self._limit_bytes:
                 raise self._too_large()
             self._blocks += data[start:end]
+            if not self._is_looked_at and len(self._blocks) >= HEAD_BYTES:
+                self._is_looked_at = True
+                refuse_wide(bytes(self._blocks[:HEAD_BYTES]), "the file")
             return
         self._text += data[start:end]
         if len(self._text) > TEXT_BYTES:

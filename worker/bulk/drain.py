@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -72,10 +71,12 @@ class BulkDrain:
         outage = Outage(log, "remove files that have expired")
         while True:
             try:
-                removed = await files.sweep(self._store, self._storage, int(time.time() * 1000))
+                removed = await files.sweep(self._store, self._storage, await files.now_ms(self._store))
                 outage.ended()
                 if removed:
                     log.info("removed %d files of bulks, expired or deleted", removed)
             except NotNow as error:
                 outage.began(error)
+            except Exception:
+                log.exception("a file that has expired cannot be removed; it is tried again later")
             await asyncio.sleep(self._settings.bulk_sweep_s)

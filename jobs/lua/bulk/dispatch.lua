@@ -1,4 +1,4 @@
--- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back.
+-- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back, and counts as a fault.
 -- ARGV  want, flight_ms (how long a step may say nothing)
 -- gives {ms until one is due (-1: none is), bulk, flight, bulk, flight ...}
 -- with events, lines, outbox, ends, bulks
@@ -6,10 +6,17 @@ local steps, stepping, handed = root .. ':steps', root .. ':stepping', {-1}
 for _, bulk in ipairs(redis.call('ZRANGEBYSCORE', stepping, '-inf', whole(now_ms))) do
   redis.call('ZREM', stepping, bulk)
   redis.call('ZADD', steps, whole(now_ms), bulk)
+  if redis.call('HEXISTS', bulk_key(bulk), 'open') == 1 then
+    redis.call('HINCRBY', bulk_key(bulk), 'faults', 1)
+    redis.call('HSET', bulk_key(bulk), 'fault', 'the process that worked on the batch ended or hung')
+  end
 end
 for _, bulk in ipairs(redis.call('ZRANGEBYSCORE', steps, '-inf', whole(now_ms), 'LIMIT', 0, ARGV[1])) do
   redis.call('ZREM', steps, bulk)
-  if redis.call('HEXISTS', bulk_key(bulk), 'open') == 1 then
+  local open, not_before = unpack(redis.call('HMGET', bulk_key(bulk), 'open', 'not_before'))
+  if open and not_before and tonumber(not_before) > now_ms then  -- it was woken early, and rests after a fault
+    redis.call('ZADD', steps, not_before, bulk)
+  elseif open then
     handed[#handed + 1], handed[#handed + 2] = bulk, redis.call('HINCRBY', bulk_key(bulk), 'flight', 1)
     redis.call('ZADD', stepping, whole(now_ms + ARGV[2]), bulk)
   end
