@@ -24,7 +24,7 @@ class Limits(NamedTuple):
 class Deviation(BaseModel):
     """Where one tenant's limits are not those of all."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     weight: int | None = Field(None, ge=1, le=1000)
     requests: int | None = Field(None, ge=0)
