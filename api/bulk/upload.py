@@ -31,7 +31,7 @@ class Upload:
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
         """Begin; raises Refused for what is no such form, or says that it is too large."""
-        self._limit_bytes, self._size_bytes, self._head_bytes = limit_bytes, 0, 0
+        self._limit_bytes, self._size_bytes = limit_bytes, 0
         if request.content_length > limit_bytes + OVERHEAD_BYTES:
             raise self._too_large()
         kind, options = parse_options_header(request.header(b"content-type"))
@@ -46,7 +46,10 @@ class Upload:
         self._is_looked_at = False  # whether the file's encoding was
         names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
         callbacks = {f"on_{name}": getattr(self, f"_on_{name}") for name in (*names, "headers_finished", "end")}
-        self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]  # so they are named
+        try:
+            self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]  # so they are named
+        except FormParserError as error:
+            raise Refused("malformed_request", f"the multipart body can not be read: {error}") from error
 
     async def blocks(self, receive: Receive) -> AsyncIterator[bytes]:
         """Give the file as it comes; raises Refused where the form is broken, incomplete or too large."""
@@ -81,19 +84,10 @@ class Upload:
         self._part, self._disposition, self._text = Part("", None), b"", bytearray()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
         self._header += data[start:end]
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
         self._value += data[start:end]
-
-    def _count_head(self, size_bytes: int) -> None:
-        """Bound the header fields of all parts together; raises Refused."""
-        self._head_bytes += size_bytes
-        if self._head_bytes > OVERHEAD_BYTES:
-            message = f"the header fields of the form's parts may have {OVERHEAD_BYTES} bytes"
-            raise Refused("body_too_large", message, limit_bytes=OVERHEAD_BYTES)
 
     def _on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":

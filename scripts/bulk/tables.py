@@ -103,7 +103,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         try:
             row = read_json(line, "the line")
         except Refused as error:
-            yield BadItem(error.code, error.message)
+            yield BadItem(MALFORMED, error.message)
             continue
         yield {"path": row} if isinstance(row, str) else row if isinstance(row, dict) else _no_object()
 
