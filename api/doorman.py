@@ -34,7 +34,7 @@ class Doorman:
         caller = self._callers.find(request)
         changes_models = request.path.startswith(MODELS) and request.method != "GET"
         if (request.path in ADMIN or changes_models) and not caller.is_admin:
-            raise Refused("forbidden", f"{request.path} needs a key with the role admin, and this one has not")
+            raise Refused("forbidden", f"{request.path[:200]} needs a key with the role admin, and this one has not")
         return caller
 
     def charge(self, caller: Caller | None, now: float) -> tuple[Sequence[Header], OverLimit | None]:

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from api.forms import Form, Part, Sink, Text
 from api.receiving import Request, cached, read_query
-from jobs.drafts import Draft, as_object, checked, from_fields, parse
+from jobs.drafts import Draft, checked, from_fields
 from jobs.errors import Refused
+from jobs.json_reader import read_json, read_object
 
 QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata", "webhook")
 FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
@@ -22,7 +23,7 @@ async def read_draft(request: Request, body: bytes) -> Draft:
     kind = request.content_type
     if kind == "application/json":
         request.query()
-        return from_fields(_object(body, "the body"))
+        return from_fields(read_object(body, "the body"))
     if kind == "multipart/form-data":
         request.query()
         return await from_form(request, body)
@@ -74,10 +75,10 @@ def _from_text_fields(fields: Mapping[str, str]) -> Draft:
     return checked(
         Draft(
             model=fields.get("model", ""),
-            parameters=_object(fields.get("parameters", "{}"), "parameters"),
+            parameters=read_object(fields.get("parameters", "{}"), "parameters"),
             lane=fields.get("lane", "interactive"),
             deadline_ms=None if deadline is None else int(deadline),
-            metadata=_object(fields.get("metadata", "{}"), "metadata"),
+            metadata=read_object(fields.get("metadata", "{}"), "metadata"),
             webhook=_webhook(fields.get("webhook")),
         )
     )
@@ -85,8 +86,4 @@ def _from_text_fields(fields: Mapping[str, str]) -> Draft:
 
 def _webhook(text: str | None) -> Any:
     """Read a webhook that is given as text: a URL, or an object in JSON."""
-    return parse(text, "webhook") if text and text.startswith("{") else text
-
-
-def _object(text: bytes | str, what: str) -> dict[str, Any]:
-    return as_object(parse(text, what), what)
+    return read_json(text, "webhook") if text and text.startswith("{") else text

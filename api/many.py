@@ -3,6 +3,7 @@
 A job that is refused is an entry of its own among the others; the request as a whole is refused where none was taken.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -14,13 +15,16 @@ from api.drafts import NDJSON
 from api.gateway import Gateway
 from api.receiving import Request
 from api.taking import Taken, outcomes
-from jobs.drafts import Draft, as_object, from_fields, parse
-from jobs.errors import JitneyError, Refused
+from jobs.drafts import Draft, from_fields
+from jobs.errors import JitneyError, Refused, contain
 from jobs.job import LANES, Job
+from jobs.json_reader import BLANK, as_object, read_json
 from jobs.views import job_view
 
+log = logging.getLogger("jitney.api")
+
 PATH: Final = "/v1/jobs"
-ARRAY: Final = re.compile(rb"\s*\[")
+ARRAY: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")  # a byte order mark may stand before it
 DEFAULTS: Final = ("model", "lane")  # as query fields, for jobs that name none
 LINES_PER_JOB: Final = 8  # blank lines are skipped; counted they are all the same
 MAX_OUTPUTS_BYTES: Final = 32 << 20  # of large outputs in one answer
@@ -39,7 +43,7 @@ class Drafts(NamedTuple):
     model: str
     lane: str
 
-    def read(self) -> Iterator[Draft | Refused]:
+    def read(self) -> Iterator[Draft | JitneyError]:
         """Read one after the other."""
         return (_draft(what, value, self.model, self.lane) for what, value in self.given)
 
@@ -62,19 +66,22 @@ def _lines(body: bytes, limit: int) -> list[tuple[str, Any]]:
     count = body.count(b"\n")
     if count > limit * LINES_PER_JOB:
         raise _too_many(f"{count} lines", limit)
-    return [(f"line {number}", line) for number, line in enumerate(body.split(b"\n"), 1) if line.strip()]
+    return [(f"line {number}", line) for number, line in enumerate(body.split(b"\n"), 1) if line.strip(BLANK)]
 
 
 def _elements(body: bytes) -> list[tuple[str, Any]]:
-    return [(f"job {place}", value) for place, value in enumerate(parse(body, "the body"), 1)]
+    return [(f"job {place}", value) for place, value in enumerate(read_json(body, "the body"), 1)]
 
 
-def _draft(what: str, value: Any, model: str, lane: str) -> Draft | Refused:
+def _draft(what: str, value: Any, model: str, lane: str) -> Draft | JitneyError:
     try:
-        fields = parse(value, what) if isinstance(value, bytes) else value
+        fields = read_json(value, what) if isinstance(value, bytes) else value
         return from_fields(as_object(fields, what), model, lane)
     except Refused as error:
         return error
+    except Exception as error:
+        log.exception("%s of a request failed unexpectedly", what)
+        return contain(error)
 
 
 def _too_many(what: str, limit: int) -> Refused:

@@ -16,8 +16,8 @@ from api.receiving import Request
 from api.routes import respond
 from jobs import counts, plans, versions
 from jobs.counts import Runs
-from jobs.drafts import as_object, parse
 from jobs.errors import Refused
+from jobs.json_reader import read_object
 from jobs.plans import Plan
 from jobs.registry import VERSION, Announced
 
@@ -126,7 +126,7 @@ def _add(routes: APIRouter, gateway: Gateway, verb: str) -> None:
         sent = Request(request.scope)
         with gateway.bodies.hold(sent.tenant, sent.evict) as held:
             text = await sent.body(request.receive, held, MAX_BYTES)
-        fields = as_object(parse(text, "the body"), "the body") if text else {}
+        fields = read_object(text, "the body") if text else {}
         await gateway.catalogue.refresh()
         asked = await _read(gateway, _found(gateway, name), fields, names)
         plan, changed = await plans.change(gateway.store.connection, name, lambda plan: step(asked, plan))
@@ -142,7 +142,8 @@ async def _read(gateway: Gateway, name: str, fields: Body, allowed: tuple[str, .
     if unknown := [field for field in fields if field not in allowed]:
         raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(allowed))
     version, percent = fields.get("version", ""), fields.get("percent", 0)
-    if version and not (isinstance(version, str) and VERSION.fullmatch(version)):
+    # A version that is null, false or "" is refused: to unload without one is to unload the whole model.
+    if "version" in fields and not (isinstance(version, str) and VERSION.fullmatch(version)):
         raise Refused("invalid_request", 'field "version" must be a version\'s number as text, such as "2"')
     if type(percent) is not int or not 0 <= percent <= 100 or ("percent" in allowed and "percent" not in fields):
         raise Refused("invalid_request", 'field "percent" must be a whole number from 0 to 100')

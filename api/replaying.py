@@ -1,5 +1,6 @@
 """Sends dead letters again: each as a new job for the version that is served now. The letter stays, and names it."""
 
+import logging
 import time
 from typing import Final, NamedTuple
 
@@ -8,7 +9,9 @@ from api.taking import Taken, submit, sure
 from jobs import deadletters
 from jobs.admission import admit_again, check_key
 from jobs.deadletters import Letter, Place, Wanted
-from jobs.errors import JitneyError, NotNow, OverLimit, QueueFull, StoreUnavailable
+from jobs.errors import NotNow, OverLimit, QueueFull, StoreUnavailable, contain
+
+log = logging.getLogger("jitney.api")
 
 MANY: Final = 1000  # letters of one call
 LONGEST_S: Final = 10.0
@@ -63,7 +66,10 @@ async def replay_many(gateway: Gateway, tenant: str | None, wanted: Wanted, afte
             if not replayed:
                 raise
             return Replays(replayed, skipped, refused, more=True, after=after, stopped=stopped)
-        except JitneyError as error:
+        except Exception as failure:
+            error = contain(failure)
+            if error is not failure:
+                log.exception("dead letter %s can not be sent again", letter.job.id)
             refused[error.code] = refused.get(error.code, 0) + 1
         after = place
     return Replays(replayed, skipped, refused, more=page.after is not None, after=page.after, stopped=None)

@@ -1,6 +1,7 @@
 """Takes jobs, one or many in one step, and gives their outcomes: a value for each, so that each stands for itself."""
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
@@ -9,9 +10,11 @@ from api.gateway import Gateway
 from api.waiting import Future, send_home
 from jobs.admission import admit, check_key
 from jobs.drafts import Draft
-from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
+from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable, contain
 from jobs.job import Accepted, Job, Lane, Submission
 from jobs.lifecycle import State
+
+log = logging.getLogger("jitney.api")
 
 T = TypeVar("T")
 LOST_RETRY_AFTER_S: Final = 1
@@ -186,6 +189,9 @@ def _admit_or_not(
         return _admit(gateway, tenant, draft, idempotency_key)
     except JitneyError as error:
         return error
+    except Exception as error:
+        log.exception("one of the jobs of a request failed unexpectedly")
+        return contain(error)
 
 
 def _taken(

@@ -14,8 +14,8 @@ from api.receiving import Request
 from api.routes import respond
 from jobs import deliveries, webhooks
 from jobs.deliveries import ENDPOINT, ID, STATES, Delivery, Endpoint, Place, Wanted
-from jobs.drafts import parse
 from jobs.errors import Refused
+from jobs.json_reader import read_json
 from jobs.views import timestamp
 
 PATH: Final = "/v1/webhooks"
@@ -99,7 +99,7 @@ def router(gateway: Gateway) -> APIRouter:
         asked = Request(request.scope)
         with gateway.bodies.hold(tenant, asked.evict) as held:
             body = await asked.body(request.receive, held, MAX_WEBHOOK_BYTES)
-        how, delivery = await gateway.attach(tenant, job_id, parse(body, "the body"))
+        how, delivery = await gateway.attach(tenant, job_id, read_json(body, "the body"))
         if delivery:
             return _json(delivery_view(await deliveries.find(store, tenant, delivery)), status=202)
         return _json({"job": job_id, "state": "attached" if how == "open" else how})

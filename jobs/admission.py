@@ -9,12 +9,13 @@ import orjson
 from jobs import media, tensors, webhooks
 from jobs.catalogue import Card, Catalogue
 from jobs.deadletters import Letter
-from jobs.drafts import Draft, from_base64
+from jobs.drafts import Draft
 from jobs.errors import Refused
 from jobs.guard import Guard
 from jobs.ids import choose_shard, new_id
 from jobs.job import Kind, Submission
-from jobs.tensors import DATATYPES, Tensor
+from jobs.json_reader import shown
+from jobs.tensors import Tensor
 
 MAX_KEY_LENGTH = 255
 MAX_JSON_BYTES = 64 << 10
@@ -45,6 +46,7 @@ def admit(
     if idempotency_key:
         asked = [draft.model.encode(), kind.encode(), body, parameters, metadata, draft.lane.encode()]
         asked += [webhook.encode()] if webhook else []
+        asked += [b"deadline_ms %d" % draft.deadline_ms] if draft.deadline_ms is not None else []
         digest = sha256(b"\0".join(sha256(part).digest() for part in asked)).hexdigest()[:DIGEST]
     return Submission(
         id=new_id(choose_shard(shards, tenant, idempotency_key)),
@@ -145,46 +147,25 @@ def _raw(data: bytes, card: Card) -> bytes:
     if len(data) != wanted:
         message = f"model {card['name']} takes {wanted} bytes, not {len(data)}"
         raise Refused("invalid_input", message, inputs=card["inputs"])
+    tensors.check_bytes(card["inputs"][0]["name"], card["inputs"][0]["datatype"], data)
     return data
 
 
 def _tensors(given: Mapping[str, Any], card: Card) -> dict[str, Tensor]:
     ports = {port["name"]: port for port in card["inputs"]}
     if set(given) != set(ports):
-        message = f"model {card['name']} takes the tensors {sorted(ports)}, not {sorted(given)[:20]}"
+        names = ", ".join(shown(name) for name in sorted(given)[:20])
+        message = f"model {card['name']} takes the tensors {sorted(ports)}, not {names}"
         raise Refused("invalid_input", message, inputs=card["inputs"])
     return {name: _tensor(name, given[name], port) for name, port in ports.items()}
 
 
 def _tensor(name: str, given: Any, port: Mapping[str, Any]) -> Tensor:
-    if not isinstance(given, dict) or not {"datatype", "shape"} <= set(given) <= {"datatype", "shape", "data", "b64"}:
-        message = f"tensor {name!r} must be an object of datatype, shape, and data or b64"
-        raise Refused("invalid_request", message, allowed=["datatype", "shape", "data", "b64"])
-    datatype, shape = given["datatype"], given["shape"]
-    if datatype != port["datatype"] or datatype not in DATATYPES:
-        raise Refused("invalid_input", f"tensor {name!r} has datatype {port['datatype']}, not {str(datatype)[:20]!r}")
-    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 1 << 40 for size in shape):
-        raise Refused("invalid_request", f"tensor {name!r}: shape must be a list of whole numbers above 0")
+    datatype, shape = tensors.read_head(name, given)
+    if datatype != port["datatype"]:
+        raise Refused("invalid_input", f"tensor {name!r} has datatype {port['datatype']}, not {datatype!r}")
     wanted = port["shape"]
     if len(shape) != len(wanted) or any(w not in (-1, size) for w, size in zip(wanted, shape, strict=True)):
-        message = f"tensor {name!r} has shape {wanted} (-1 = any size, no batch dimension), not {shape[:20]}"
+        message = f"tensor {name!r} has shape {wanted} (-1 = any size, no batch dimension), not {list(shape[:20])}"
         raise Refused("invalid_input", message)
-    if ("data" in given) == ("b64" in given):
-        raise Refused("invalid_request", f"tensor {name!r} must have one of data and b64")
-    if "b64" in given:
-        return _from_base64(name, datatype, tuple(shape), given["b64"])
-    if not isinstance(given["data"], list):
-        raise Refused("invalid_request", f"tensor {name!r}: data must be a list of numbers")
-    return tensors.from_numbers(name, datatype, tuple(shape), given["data"])
-
-
-def _from_base64(name: str, datatype: str, shape: tuple[int, ...], text: Any) -> Tensor:
-    if not isinstance(text, str):
-        raise Refused("malformed_request", f"tensor {name!r}: b64 must be base64 text")
-    data = from_base64(text, f"tensor {name!r}: b64")
-    wanted = tensors.size_bytes(datatype, shape)
-    if len(data) != wanted:
-        raise Refused(
-            "invalid_input", f"tensor {name!r}: {datatype} {list(shape)} takes {wanted} bytes, not {len(data)}"
-        )
-    return Tensor(datatype, shape, data)
+    return tensors.read_values(name, datatype, shape, given)

@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-import orjson
-import pybase64
-
+from jobs.base64_reader import read_base64_or_url
 from jobs.errors import Refused
 from jobs.job import LANES
 
 JSON_FIELDS: Final = ("model", "input", "parameters", "lane", "deadline_ms", "metadata", "webhook")
-MAX_JSON_VALUES: Final = 1_000_000
 MAX_METADATA: Final = 16
 MAX_METADATA_TEXT: Final = 512
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -80,37 +77,7 @@ def checked(draft: Draft) -> Draft:
     return draft
 
 
-def parse(text: bytes | str, what: str) -> Any:
-    """Read JSON; raises Refused. Counts before it reads: small values take thirty times their bytes."""
-    if isinstance(text, bytes) and len(text) > MAX_JSON_VALUES:
-        values = text.count(b",") + text.count(b"[") + text.count(b"{")
-        if values > MAX_JSON_VALUES:
-            message = f"{what} may have {MAX_JSON_VALUES} JSON values, and has {values}: send tensors as b64 or raw"
-            raise Refused("body_too_large", message, limit=MAX_JSON_VALUES)
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise Refused("malformed_request", f"{what} is not valid JSON: {error}") from error
-
-
-def as_object(value: Any, what: str) -> dict[str, Any]:
-    """Give what must be an object; raises Refused."""
-    if not isinstance(value, dict):
-        raise Refused("invalid_request", f"{what} must be a JSON object")
-    return value
-
-
 def _base64(text: Any) -> bytes:
     if not isinstance(text, str):
         raise Refused("invalid_request", 'field "input.image" must be base64 text or a data: URL')
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    return from_base64(text, 'field "input.image"')
-
-
-def from_base64(text: str, what: str) -> bytes:
-    """Read base64; raises Refused."""
-    try:
-        return pybase64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise Refused("malformed_request", f"{what} is not base64: {error}") from error
+    return read_base64_or_url(text, 'field "input.image"')

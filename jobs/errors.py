@@ -113,3 +113,13 @@ class StoreUnavailable(NotNow):
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__("store_unavailable", message, **details)
+
+
+def contain(error: Exception) -> JitneyError:
+    """Give what went wrong with one of many (a job of a request, a line of a batch) as its own error.
+
+    An exception that is none of ours becomes `internal_error`; the caller logs it.
+    """
+    if isinstance(error, JitneyError):
+        return error
+    return JitneyError("internal_error", f"an internal error ({type(error).__name__}); the service's log has it")

@@ -48,7 +48,7 @@ class JobStore:
         self._lease_ms = int(settings.lease_s * 1000)
         # Bulk leaves a tenth of the room to interactive jobs, so that no night's work locks the door for the day.
         room = [max(1, cap // settings.shards) for cap in (settings.max_jobs, settings.max_input_bytes)]
-        self._caps = {lane: [cap * 9 // 10 if lane == "bulk" else cap for cap in room] for lane in LANES}
+        self._caps = {lane: [max(1, cap * 9 // 10) if lane == "bulk" else cap for cap in room] for lane in LANES}
         self.tenants = settings.limits()
         self.listened: Collection[str] = frozenset()  # tenants to whose jobs somebody listens
         self._writer = codec.Writer()
@@ -205,14 +205,19 @@ class JobStore:
                 first += TENANTS_AT_ONCE
         return dict(zip((*LANES, "suspect"), sums, strict=True))
 
-    def _full(self, job: Submission, jobs: int, size: int) -> QueueFull:
+    def _full(self, job: Submission, jobs: int, size: int) -> JitneyError:
         s = self.settings
+        if len(job.input) > (most := self._caps[job.lane][1]):
+            return _never(job, most, f"the inputs of model {job.model} in lane {job.lane}")
         message = f"{jobs} jobs of model {job.model} with {size} bytes of input are open already"
         limits = {"limit_jobs": s.max_jobs, "limit_bytes": s.max_input_bytes}
         return QueueFull(message, model=job.model, **limits)
 
-    def _over_quota(self, job: Submission, jobs: int, size: int) -> OverLimit:
+    def _over_quota(self, job: Submission, jobs: int, size: int) -> JitneyError:
         limits = self.tenants.limits(job.tenant)
+        most = int(self.tenants.quota(job.tenant).split()[1])  # on one shard, as submit.lua counts
+        if len(job.input) > most:
+            return _never(job, most, "the inputs of all your open jobs")
         message = f"{jobs} jobs with {size} bytes of input are open already, and this one is beyond what you may have"
         bounds = {"limit_jobs": limits.jobs, "limit_bytes": limits.bytes}
         return OverLimit("quota_exceeded", message, **{name: bound for name, bound in bounds.items() if bound})
@@ -309,3 +314,9 @@ def _by_bytes(outcomes: Sequence[Outcome], limit_bytes: int) -> list[Sequence[Ou
         group.append(one)
         size += len(one.body)
     return [*groups, group]
+
+
+def _never(job: Submission, most_bytes: int, what: str) -> Refused:
+    """Refuse a job that no wait would help: its input alone is above a limit for the sum of inputs."""
+    message = f"the input has {len(job.input)} bytes, and {what} may have {most_bytes}: no wait helps, send less"
+    return Refused("body_too_large", message, limit_bytes=most_bytes)

@@ -39,7 +39,7 @@ class Limits(NamedTuple):
 class Deviation(BaseModel):
     """Where one tenant's limits are not those of all."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     weight: int | None = Field(None, ge=1, le=MOST_WEIGHT)
     requests: int | None = Field(None, ge=0, le=MOST)

@@ -6,12 +6,15 @@ and the worker maps arrays onto the same bytes. Data types and sizes: Open Infer
 
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from math import prod
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
+from jobs.base64_reader import read_base64
 from jobs.errors import Refused
+from jobs.json_reader import shown
 
 # datatype → (bytes per value, struct code of one value)
 DATATYPES: dict[str, tuple[int, str]] = {
@@ -28,7 +31,12 @@ DATATYPES: dict[str, tuple[int, str]] = {
     "FP32": (4, "f"),
     "FP64": (8, "d"),
 }
+FIELDS: Final = ("datatype", "shape", "data", "b64")
+MAX_SIDE: Final = 1 << 40
 _HEADER = struct.Struct("<I")
+_INTEGERS: Final = {int}
+_NUMBERS: Final = {int, float}
+_TRUTH: Final = {bool}
 
 
 class Tensor(NamedTuple):
@@ -44,18 +52,79 @@ def size_bytes(datatype: str, shape: Sequence[int]) -> int:
     return DATATYPES[datatype][0] * prod(shape)
 
 
-def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Sequence[float]) -> Tensor:
-    """A tensor from a flat list of numbers; raises Refused for a wrong count, type or range."""
+def read_head(name: str, given: Any) -> tuple[str, tuple[int, ...]]:
+    """Read datatype and shape of a tensor in JSON; raises Refused. Its values are left unread."""
+    if not isinstance(given, dict) or not {"datatype", "shape"} <= set(given) <= set(FIELDS):
+        message = f"tensor {shown(name)} must be an object of datatype, shape, and data or b64"
+        raise Refused("invalid_request", message, allowed=list(FIELDS))
+    datatype, shape = given["datatype"], given["shape"]
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        message = f"tensor {shown(name)}: datatype is {shown(datatype)}, which is none of the allowed ones"
+        raise Refused("invalid_input", message, allowed=list(DATATYPES))
+    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < MAX_SIDE for size in shape):
+        raise Refused("invalid_request", f"tensor {shown(name)}: shape must be a list of whole numbers above 0")
+    if ("data" in given) == ("b64" in given):
+        raise Refused("invalid_request", f"tensor {shown(name)} must have one of data and b64")
+    return datatype, tuple(shape)
+
+
+def read_values(name: str, datatype: str, shape: tuple[int, ...], given: Mapping[str, Any]) -> Tensor:
+    """Read the values of a tensor in JSON, `data` or `b64`; raises Refused. The head was read by `read_head`."""
+    if "data" in given:
+        if not isinstance(given["data"], list):
+            raise Refused("invalid_request", f"tensor {shown(name)}: data must be a list")
+        return from_numbers(name, datatype, shape, given["data"])
+    if not isinstance(given["b64"], str):
+        raise Refused("malformed_request", f"tensor {shown(name)}: b64 must be base64 text")
+    data = read_base64(given["b64"], f"tensor {shown(name)}: b64")
+    if len(data) != (wanted := size_bytes(datatype, shape)):
+        message = f"tensor {shown(name)}: {datatype} {list(shape)} takes {wanted} bytes, not {len(data)}"
+        raise Refused("invalid_input", message)
+    check_bytes(name, datatype, data)
+    return Tensor(datatype, shape, data)
+
+
+def check_bytes(name: str, datatype: str, data: bytes) -> None:
+    """Raise Refused for raw bytes that are no values of the datatype: of BOOL, any but 0 and 1."""
+    if datatype == "BOOL" and data.translate(None, b"\0\1"):
+        raise Refused("invalid_input", f"tensor {shown(name)}: a byte of a BOOL tensor must be 0 or 1")
+
+
+def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Sequence[Any]) -> Tensor:
+    """A tensor from a list of JSON values, flat or nested as the shape says; raises Refused.
+
+    The JSON type must be that of the datatype: true and false for BOOL, whole numbers for integers, any number else.
+    """
     _, code = DATATYPES[datatype]
+    kinds = {*map(type, values)}
+    if list in kinds:
+        values = _flat(name, shape, values)
+        kinds = {*map(type, values)}
     if len(values) != prod(shape):
-        raise Refused(
-            "invalid_input", f"tensor {name!r}: shape {list(shape)} takes {prod(shape)} values, not {len(values)}"
-        )
+        message = f"tensor {shown(name)}: shape {list(shape)} takes {prod(shape)} values, not {len(values)}"
+        raise Refused("invalid_input", message)
+    allowed = _TRUTH if datatype == "BOOL" else _NUMBERS if datatype.startswith("FP") else _INTEGERS
+    if not kinds <= allowed:
+        wrong = next(value for value in values if type(value) not in allowed)
+        wanted = {"BOOL": "true and false", "FP": "numbers"}.get(datatype.rstrip("0123456789"), "whole numbers")
+        message = f"tensor {shown(name)}: a value is {shown(wrong)}, which does not fit {datatype}: send {wanted}"
+        raise Refused("invalid_input", message)
     try:
         data = struct.pack(f"<{len(values)}{code}", *values)
-    except (TypeError, OverflowError, struct.error) as error:
-        raise Refused("invalid_input", f"tensor {name!r}: a value does not fit {datatype}: {error}") from error
+    except (OverflowError, struct.error) as error:
+        raise Refused("invalid_input", f"tensor {shown(name)}: a value does not fit {datatype}: {error}") from error
     return Tensor(datatype, shape, data)
+
+
+def _flat(name: str, shape: tuple[int, ...], values: Sequence[Any]) -> Sequence[Any]:
+    """Flatten nested lists, row-major; raises Refused unless each level has as many as the shape says."""
+    for level, size in enumerate(shape):
+        lists: Sequence[Any] = values if level else [values]
+        if any(type(one) is not list or len(one) != size for one in lists):
+            message = f"tensor {shown(name)}: data is nested, and level {level + 1} does not agree with the shape"
+            raise Refused("invalid_input", f"{message} {list(shape)}: send lists of {size}, or one flat list")
+        values = list(chain.from_iterable(lists))
+    return values
 
 
 def to_numbers(tensor: Tensor) -> list[float]:

@@ -19,8 +19,8 @@ from jobs.admission import check_key
 from jobs.bulk import records
 from jobs.bulk.lines import URL
 from jobs.bulk.records import Asked, view
-from jobs.drafts import as_object, parse
 from jobs.errors import Refused
+from jobs.json_reader import read_object
 
 PATH: Final = "/v1/batches"
 MAX_BYTES: Final = 64 << 10
@@ -44,9 +44,9 @@ def router(gateway: Gateway) -> APIRouter:
         asked.query()
         with gateway.bodies.hold(asked.tenant, asked.evict) as held:
             body = await asked.body(request.receive, held, MAX_BYTES)
-        fields = as_object(parse(body, "the body"), "the body")
+        fields = read_object(body, "the body")
         wanted = await _read(gateway, asked, fields)
-        now_ms = await store.connection.now_ms()
+        now_ms = await store.connection.now_ms()  # by the server's clock the window ends
         return _json(view(await records.begin(store, gateway.bulk, asked.tenant, wanted, now_ms)))
 
     @routes.get(PATH, summary="List own batches, newest first")
@@ -72,14 +72,16 @@ def router(gateway: Gateway) -> APIRouter:
 async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -> Asked:
     """Read what is asked for; raises Refused."""
     if unknown := [name for name in fields if name not in FIELDS]:
-        raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(FIELDS), param=unknown[0])
+        raise Refused(
+            "invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(FIELDS), param=unknown[0][:80]
+        )
     if fields.get("endpoint", URL) != URL:
         raise Refused("invalid_request", f"endpoint must be {URL}", allowed=[URL], param="endpoint")
     file, retry_of = await _source(gateway, request.tenant, fields)
     window, window_ms = _window(fields.get("completion_window", "24h"), gateway.settings.max_deadline_ms)
     metadata = _metadata(fields.get("metadata"))
     kept_s = fields.get("output_expires_after")
-    key, again = _key(request, fields)
+    key, digest, again = _key(request, fields)
     return Asked(
         file,
         URL,
@@ -91,6 +93,7 @@ async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -
         key,
         again,
         0 if kept_s is None else expiry_s(kept_s, gateway.bulk.bulk_ttl_s, "output_expires_after"),
+        digest,
     )
 
 
@@ -101,7 +104,9 @@ async def _source(gateway: Gateway, tenant: str, fields: Mapping[str, Any]) -> t
         if not isinstance(file, str):
             raise Refused("invalid_request", "input_file_id must be a file's id", param="input_file_id")
         return file, ""
-    before = await records.find(gateway.store, tenant, str(retry_of))
+    if not isinstance(retry_of, str):
+        raise Refused("invalid_request", "retry_of must be a batch's id", param="retry_of")
+    before = await records.find(gateway.store, tenant, retry_of)
     if not before.is_final or before.status == "failed":
         message = f"{retry_of} is {before.status}: only a batch whose lines have all ended has lines to run again"
         raise Refused("invalid_request", message, param="retry_of")
@@ -143,16 +148,16 @@ def _webhook(gateway: Gateway, given: Any) -> str:
     return webhooks.read(given, gateway.guard)
 
 
-def _key(request: Request, fields: Mapping[str, Any]) -> tuple[str, bool]:
-    """Give what makes this request unlike others, and whether what it made is to be found.
+def _key(request: Request, fields: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """Give what makes this request unlike others, a digest of its body, and whether what it made is to be found.
 
     OpenAI's clients send a request again without a key, but say that they do.
     """
+    digest = sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
     if key := request.header(b"idempotency-key"):
         check_key(key)
-        return key, True
-    digest = sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
-    return digest, request.header(b"x-stainless-retry-count") not in ("", "0")
+        return key, digest, True
+    return digest, digest, request.header(b"x-stainless-retry-count") not in ("", "0")
 
 
 def _json(body: dict[str, Any]) -> Response:

@@ -16,12 +16,13 @@ from api.receiving import Request
 from api.routes import respond
 from jobs.bulk import files
 from jobs.bulk.files import File
-from jobs.errors import JitneyError, Refused
+from jobs.errors import Refused, StoreUnavailable
 from jobs.ids import choose_shard
 
 PATH: Final = "/v1/files"
 PURPOSES: Final = ("batch",)
 MOST_NAME: Final = 255
+MOST_DIGITS: Final = 15  # of a number of seconds
 JSONL: Final = "application/jsonl"
 
 
@@ -35,16 +36,20 @@ def router(gateway: Gateway) -> APIRouter:
         asked.query()
         form = Upload(asked, gateway.bulk.bulk_file_bytes)
         file_id = files.new_id(choose_shard(store.settings.shards, asked.tenant, ""))
-        key = files.content_key(file_id)
-        with gateway.bodies.hold(asked.tenant, asked.evict) as held:
-            size = await storage.write(key, form.blocks(request.receive, held, storage.buffer_bytes))
+        # Before its first byte: whatever ends this process, the sweep finds the content of a file without a record.
+        await files.announce(store, file_id, gateway.settings.receive_s + _longest_s(gateway))
         try:
+            with gateway.bodies.hold(asked.tenant, asked.evict) as held:
+                blocks = form.blocks(request.receive, held, storage.buffer_bytes)
+                size = await storage.write(files.content_key(file_id), blocks)
             expires_ms = await store.connection.now_ms() + 1000 * _kept_s(gateway, form)
             name = PurePath(form.file_name).name[:MOST_NAME] or "file"
             file = File(file_id, asked.tenant, name, _purpose(form), size, 0, expires_ms)
             await files.put(store, gateway.bulk, file)
-        except JitneyError:
-            await storage.remove(key)
+        except StoreUnavailable:  # the record may have been written: the sweep knows
+            raise
+        except Exception:
+            await files.discard(store, storage, file_id)
             raise
         return _json(view(await files.find(store, asked.tenant, file_id)))
 
@@ -117,8 +122,14 @@ def _kept_s(gateway: Gateway, form: Upload) -> int:
     anchor, seconds = (form.fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
     if anchor is None and seconds is None:
         return gateway.bulk.bulk_ttl_s
-    given = {"anchor": anchor, "seconds": int(seconds) if seconds and seconds.isdecimal() else None}
+    is_number = seconds is not None and seconds.isascii() and seconds.isdigit() and len(seconds) <= MOST_DIGITS
+    given = {"anchor": anchor, "seconds": int(seconds or 0) if is_number else None}
     return expiry_s(given, gateway.bulk.bulk_ttl_s, "expires_after")
+
+
+def _longest_s(gateway: Gateway) -> float:
+    """Give how long an upload may take that brings as many bytes a second as it must."""
+    return gateway.bulk.bulk_file_bytes / gateway.bulk.bulk_upload_rate
 
 
 def _purpose(form: Upload) -> str:

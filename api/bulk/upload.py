@@ -8,10 +8,12 @@ from api.forms import MULTIPART, Form, Part, Sink, Text
 from api.receiving import Request
 from api.shares import Share
 from jobs.errors import Refused
+from jobs.json_reader import refuse_wide
 
 BLOCK_BYTES: Final = 256 << 10
 TEXT_BYTES: Final = 8 << 10
 OVERHEAD_BYTES: Final = 64 << 10  # of a multipart body beside its file
+HEAD_BYTES: Final = 4  # of a file, which tell its encoding
 FIELDS: Final = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
@@ -31,6 +33,7 @@ class Upload:
         self._texts: dict[str, Text] = {}
         self._blocks = bytearray()
         self.file_name = ""
+        self._is_looked_at = False  # whether the file's encoding was
 
     async def blocks(self, receive: Receive, held: Share, stored_bytes: int) -> AsyncIterator[bytes]:
         """Give the file as it comes; raises Refused where the form is broken, incomplete or too large.
@@ -80,3 +83,6 @@ class Upload:
         if self._file_bytes > self._limit_bytes:
             raise self._too_large()
         self._blocks += data
+        if not self._is_looked_at and len(self._blocks) >= HEAD_BYTES:
+            self._is_looked_at = True
+            refuse_wide(bytes(self._blocks[:HEAD_BYTES]), "the file")

@@ -3,12 +3,13 @@
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
 
 from jobs import keys
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
-from jobs.errors import OverLimit, Refused
+from jobs.errors import NotNow, OverLimit, Refused, StoreUnavailable
 from jobs.store import JobStore
 
 ID: Final = re.compile(r"file-[0-9]{2}[0-9a-f]{32}")
@@ -52,6 +53,18 @@ def content_key(file_id: str) -> str:
 def part_key(bulk_id: str, kind: str, part: str) -> str:
     """Where a part of a bulk's results lies in storage."""
     return f"bulks/{bulk_id}/{kind}/{part}.jsonl"
+
+
+async def announce(store: JobStore, file_id: str, longest_s: float) -> None:
+    """Note that content of a file may be stored from now on; without a record after so long, the sweep removes it."""
+    until_ms = await store.connection.now_ms() + int(longest_s * 1000) + DELETED_AGAIN_MS
+    await store.connection.command("ZADD", keys.expiring(shard_of(file_id)), until_ms, file_id)
+
+
+async def discard(store: JobStore, storage: Storage, file_id: str) -> None:
+    """Remove the content of an upload that came to nothing; where that fails now, the sweep does it later."""
+    with suppress(NotNow):
+        await _remove(store, storage, file_id, b"", b"")
 
 
 async def put(store: JobStore, settings: BulkSettings, file: File) -> None:
@@ -156,16 +169,28 @@ async def drop(store: JobStore, storage: Storage, tenant: str, file_id: str) -> 
     await _remove(store, storage, file_id, *place)
 
 
-async def sweep(store: JobStore, storage: Storage, now_ms: int) -> int:
-    """Remove what has expired, or was deleted and not yet removed; gives how many. Any number may sweep at a time."""
-    removed = 0
+async def sweep(store: JobStore, storage: Storage, until_ms: int) -> int:
+    """Remove what has expired, or was deleted and not yet removed; gives how many. Any number may sweep at a time.
+
+    A file that cannot be removed is tried again later, and keeps no other; the first such error is raised at the end.
+    """
+    removed, first = 0, None
     for root, shard in zip(store.roots, range(store.settings.shards), strict=True):
-        words = ("-inf", now_ms, "LIMIT", 0, SWEPT_AT_ONCE)
+        words = ("-inf", until_ms, "LIMIT", 0, SWEPT_AT_ONCE)
         for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring(shard), *words):
-            how, *place = await store.run("file/drop", root, name.decode(), "", DELETED_AGAIN_MS)
-            if how == b"dropped":
-                await _remove(store, storage, name.decode(), *place)
-                removed += 1
+            try:
+                how, *place = await store.run("file/drop", root, name, "", DELETED_AGAIN_MS)
+                if how == b"dropped":
+                    await _remove(store, storage, name.decode(), *place)
+                    removed += 1
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 (of storage, or of a name that is none of ours)
+                first = first or error
+                later_ms = until_ms + DELETED_AGAIN_MS
+                await store.connection.command("ZADD", keys.expiring(shard), "XX", later_ms, name)
+    if first is not None:
+        raise first
     return removed
 
 

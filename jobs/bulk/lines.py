@@ -4,9 +4,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from jobs.errors import Refused
+from jobs.json_reader import BLANK, read_json
 
 FIELDS: Final = ("custom_id", "method", "url", "body")
 URL: Final = "/v1/jobs"
@@ -61,12 +60,12 @@ async def lines_of(
             for data in whole:
                 number, offset = number + 1, offset + dropped + len(data) + 1
                 is_long, dropped = dropped + len(data) > longest, 0
-                if is_long or data.strip():
+                if is_long or data.strip(BLANK):
                     found.append(Line(number, offset, None if is_long else data))
             if dropped or len(rest) > longest:
                 rest, dropped = b"", dropped + len(rest)
             yield found
-    if dropped or rest.strip():
+    if dropped or rest.strip(BLANK):
         is_long = dropped + len(rest) > longest
         yield [Line(number + 1, offset + dropped + len(rest), None if is_long else rest)]
 
@@ -76,9 +75,9 @@ def read_line(line: Line, longest: int) -> Asks:
     if line.data is None:
         return Asks(None, {}, Refused("body_too_large", f"a line may have {longest} bytes", limit_bytes=longest))
     try:
-        given = orjson.loads(line.data)
-    except orjson.JSONDecodeError as error:
-        return Asks(None, {}, Refused("malformed_request", f"the line is not valid JSON: {error}"))
+        given = read_json(line.data, "the line")
+    except Refused as error:
+        return Asks(None, {}, error)
     if not isinstance(given, dict):
         return Asks(None, {}, Refused("malformed_request", "the line must be a JSON object", allowed=list(FIELDS)))
     custom_id = given.get("custom_id")

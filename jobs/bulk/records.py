@@ -28,7 +28,7 @@ class Bulk(NamedTuple):
 
     `total`: input lines, `expanded`: of them those that are jobs or have ended; `line`, `offset`: where to read on;
     `collected`: outcomes that are stored; `walks_out`: why what is left of its lines ends without a run,
-    'cancelled' or 'expired'; empty = it does not.
+    'cancelled' or 'expired'; empty = it does not. `faults`: steps in a row that failed unexpectedly; `fault`: the last.
     """
 
     id: str
@@ -60,6 +60,8 @@ class Bulk(NamedTuple):
     retry_of: str = ""
     kept_s: int = 0
     stalled: str = ""
+    faults: int = 0
+    fault: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -72,7 +74,10 @@ class Bulk(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a caller asks for. `key` makes this request unlike others; one that is sent `again` finds what it made."""
+    """What a caller asks for. `key` makes this request unlike others; one that is sent `again` finds what it made.
+
+    `digest`: of the request's body; a key that was used with another body is refused.
+    """
 
     file: str
     endpoint: str
@@ -84,6 +89,7 @@ class Asked(NamedTuple):
     key: str
     again: bool
     kept_s: int
+    digest: str = ""
 
 
 async def begin(store: JobStore, settings: BulkSettings, tenant: str, asked: Asked, now_ms: int) -> Bulk:
@@ -91,7 +97,7 @@ async def begin(store: JobStore, settings: BulkSettings, tenant: str, asked: Ask
     await files.find(store, tenant, asked.file)
     shard = files.shard_of(asked.file)
     bulk_id = f"{shard:02d}{secrets.token_hex(12)}"
-    rules = (settings.bulk_batches, settings.kept_s, f"batch {asked.key}", int(asked.again), RETRY_TTL_S)
+    rules = (settings.bulk_batches, settings.kept_s, f"batch {asked.key}", asked.digest, int(asked.again), RETRY_TTL_S)
     record: dict[str, Word] = {
         "endpoint": asked.endpoint,
         "window": asked.window,
@@ -109,6 +115,9 @@ async def begin(store: JobStore, settings: BulkSettings, tenant: str, asked: Ask
     how, *made = await store.run("bulk/open", keys.root(shard), bulk_id, tenant, asked.file, *rules, *fields)
     if how == b"file":
         raise files.unknown(asked.file)
+    if how == b"mismatch":
+        message = f"Idempotency-Key {asked.key!r} was used with another request, which made {PREFIX}{made[0].decode()}"
+        raise Refused("idempotency_mismatch", message)
     if how == b"many":
         message = f"{settings.bulk_batches} batches are kept already"
         raise OverLimit("quota_exceeded", message, limit=settings.bulk_batches, retry_after_s=60)
@@ -148,7 +157,7 @@ def read(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
     text = {name.decode(): value.decode(errors="replace") for name, value in record.items()}
     if "status" not in text or "tenant" not in text:
         return None
-    counts = ("total", "expanded", "line", "offset", "bytes", "collected", "completed", "failed_lines")
+    counts = ("total", "expanded", "line", "offset", "bytes", "collected", "completed", "failed_lines", "faults")
     number = {name: int(text.get(name, 0)) for name in counts}
     return Bulk(
         bulk_id,
@@ -180,6 +189,8 @@ def read(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
         retry_of=text.get("retry_of", ""),
         kept_s=int(text.get("kept", 0)),
         stalled=text.get("stalled", ""),
+        faults=number["faults"],
+        fault=text.get("fault", ""),
     )
 
 

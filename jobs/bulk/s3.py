@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
 from obstore.store import from_url
 
-from jobs.bulk.storage import unavailable
+from jobs.bulk.storage import Denied, unavailable
 
 PART_BYTES: Final = 8 << 20  # S3 takes no smaller ones, but for the last; a file may have 10,000
 
@@ -60,6 +60,8 @@ class ObjectStore:
                 yield bytes(block)
         except (NotFoundError, FileNotFoundError) as error:
             raise KeyError(key) from error
+        except PermissionDeniedError as error:
+            raise unavailable(error, Denied) from error
         except BaseError as error:
             raise unavailable(error) from error
 

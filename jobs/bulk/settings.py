@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import Field, field_validator
 
 from jobs.environment import Settings
+from jobs.url_prefixes import UrlPrefixes
 
 STORE: Final = re.compile(r"s3://[^/]+(/.*)?")
 
@@ -35,13 +36,23 @@ class BulkSettings(Settings):
     bulk_steps: int = Field(2, ge=1, le=64, description="bulks that one delivering process takes forward at a time")
     bulk_step_s: float = Field(2, gt=0, description="longest time of one step; then another bulk has its turn")
     bulk_flight_s: float = Field(15, gt=0, description="a step of which nothing is heard for so long is made again")
+    bulk_retry_s: float = Field(
+        2, gt=0, description="rest of a bulk that cannot go on; after each unexpected failure in a row twice as long"
+    )
+    bulk_step_tries: int = Field(
+        5, ge=1, description="a bulk fails for good when so many of its steps in a row failed unexpectedly"
+    )
+    bulk_end_s: float = Field(
+        60, gt=0, description="a cancelled or expired bulk that cannot go on (no storage) is closed after so long"
+    )
     bulk_collect_s: float = Field(
         1, gt=0, description="results are stored this often at least, and so seen; later in the life of a long bulk"
     )
     bulk_sweep_s: float = Field(60, gt=0, description="time between two looks for files that have expired")
     bulk_poll_s: float = Field(0.5, gt=0, description="open bulks are looked at this often even without a notice")
     bulk_urls: str = Field(
-        "", description="what URLs of images in lines may begin with, as https://cdn.example/; commas between"
+        "",
+        description="URLs below which images in lines may lie, as https://cdn.example/photos/; commas between",
     )
     bulk_images: str = Field(
         "", description="where the keys of images in lines lead: a folder, or s3://bucket/prefix; empty = nowhere"
@@ -70,7 +81,16 @@ class BulkSettings(Settings):
         """Give how long records are kept in the queue: longer than what they stand for."""
         return self.bulk_ttl_s + 86_400
 
-    def url_prefixes(self) -> tuple[str, ...]:
-        """List what URLs may begin with: a whole host at least, so that no longer name begins like it."""
-        given = (one.strip() for one in self.bulk_urls.split(",") if one.strip())
-        return tuple(one if one.count("/") > 2 else f"{one}/" for one in given)
+    @field_validator("bulk_urls")
+    @classmethod
+    def _are_urls(cls, value: str) -> str:
+        UrlPrefixes(_listed(value))
+        return value
+
+    def url_prefixes(self) -> list[str]:
+        """List the URLs below which images are fetched."""
+        return _listed(self.bulk_urls)
+
+
+def _listed(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]

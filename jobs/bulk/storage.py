@@ -4,6 +4,7 @@ An object is there as a whole or not at all. Keys are ours alone: letters, digit
 """
 
 import asyncio
+import errno
 import os
 import secrets
 import shutil
@@ -12,9 +13,13 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from jobs.errors import NotNow, Refused
+from jobs.json_reader import shown
 
 BLOCK_BYTES: Final = 1 << 20
 RETRY_AFTER_S: Final = 5
+MOST_KEY, MOST_NAME = 1024, 255  # bytes of a key (S3), and of a part of it between slashes (file systems)
+# What is wrong with one object alone: waiting for it would not help.
+NOT_THERE: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 
 
 class Storage(Protocol):
@@ -49,10 +54,15 @@ def open_storage(location: str) -> Storage:
     return ObjectStore(location)
 
 
-def unavailable(error: Exception) -> NotNow:
+class Denied(NotNow):
+    """Storage knows an object, or may know it, and does not let us read it."""
+
+
+def unavailable(error: Exception, kind: type[NotNow] = NotNow) -> NotNow:
     """Say that storage did not take, or give, what it should."""
     reason = getattr(error, "strerror", None) or str(error).split("\n", maxsplit=1)[0][:200] or type(error).__name__
-    return NotNow("storage_unavailable", f"the storage of bulk files: {reason}", retry_after_s=RETRY_AFTER_S)
+    kind = Denied if isinstance(error, PermissionError) else kind
+    return kind("storage_unavailable", f"the storage of bulk files: {reason}", retry_after_s=RETRY_AFTER_S)
 
 
 class Folder:
@@ -86,9 +96,9 @@ class Folder:
                     yield block
             finally:
                 file.close()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise KeyError(key) from error
         except OSError as error:
+            if error.errno in NOT_THERE:
+                raise KeyError(key) from error
             raise unavailable(error) from error
 
     async def remove(self, prefix: str) -> None:
@@ -107,16 +117,18 @@ class Pictures:
     async def read(self, key: str, limit_bytes: int) -> bytes:
         """Read an image; raises Refused where there is none, or it is too large."""
         parts = key.split("/")
-        if not key or key != key.strip() or any(part in ("", ".", "..") for part in parts) or not key.isprintable():
-            raise Refused("image_unavailable", f"image_key {key[:80]!r} is no key")
+        is_long = len(key.encode()) > MOST_KEY or any(len(part.encode()) > MOST_NAME for part in parts)
+        is_odd = not key or key != key.strip() or any(part in ("", ".", "..") for part in parts)
+        if is_long or is_odd or not key.isprintable():
+            raise Refused("image_unavailable", f"image_key {shown(key)} is no key")
         read = bytearray()
         try:
             async for block in self._storage.read(key):
                 read += block
                 if len(read) > limit_bytes:
                     raise Refused("body_too_large", f"an image may have {limit_bytes} bytes", limit_bytes=limit_bytes)
-        except KeyError as error:
-            raise Refused("image_unavailable", f"no image lies under the key {key[:80]!r}") from error
+        except (KeyError, Denied) as error:
+            raise Refused("image_unavailable", f"no image can be read under the key {shown(key)}") from error
         return bytes(read)
 
 
@@ -150,7 +162,10 @@ def _discard(file: BinaryIO, partial: Path) -> None:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a folder, and what writes of the file left that were broken off by the end of their process."""
     if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        return
+    path.unlink(missing_ok=True)
+    for partial in path.parent.glob(f".{path.name}.*"):
+        partial.unlink(missing_ok=True)

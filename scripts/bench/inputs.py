@@ -77,7 +77,8 @@ def _random(port: dict[str, Any], size: int) -> Inputs:
     """Floats from 0 to 1; whole numbers of 0 and 1, for they may be indices."""
     rng = random.Random(0)  # noqa: S311 - the same numbers every time, on purpose
     datatype = port["datatype"]
-    draw = rng.random if datatype.startswith("FP") else lambda: rng.randrange(2)
+    whole = (lambda: rng.random() < 0.5) if datatype == "BOOL" else (lambda: rng.randrange(2))
+    draw = rng.random if datatype.startswith("FP") else whole
     count = size // DATATYPES[datatype][0]
     rows = [[draw() for _ in range(count)] for _ in range(RANDOM_INPUTS)]
     bodies = [bytes(from_numbers(port["name"], datatype, (count,), row).data) for row in rows]

@@ -1,12 +1,11 @@
 """One line of a run: what it is called, and how its bytes are had."""
 
-import binascii
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import pybase64
-
+from jobs.base64_reader import read_base64_or_url
+from jobs.errors import Refused
 from scripts.bulk.errors import TOO_LARGE, UNREADABLE, BadItem
 
 # A gateway takes 32 MiB in one body (MAX_BODY_BYTES), and base64 makes three bytes four.
@@ -71,9 +70,9 @@ def too_large(name: str, size: int) -> BadItem:
 def from_base64(text: str) -> bytes:
     """Read base64, or a data: URL of it; raises BadItem."""
     try:
-        return pybase64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadItem("malformed_request", f"not base64: {error}") from error
+        return read_base64_or_url(text, "the image")
+    except Refused as error:
+        raise BadItem(error.code, error.message) from error
 
 
 def _unreadable(name: str, error: OSError) -> BadItem:

@@ -11,8 +11,9 @@ import orjson
 from jobs import tensors
 from jobs.errors import JitneyError
 from jobs.job import Outcome
+from jobs.json_reader import shown
 from jobs.lifecycle import State
-from jobs.tensors import DATATYPES, Tensor
+from jobs.tensors import Tensor
 from scripts.bulk.errors import MALFORMED, BadItem, CannotRun
 from scripts.bulk.items import Item, from_base64
 from scripts.bulk.rows import Row, failed
@@ -74,24 +75,18 @@ class Local:
 def _image(given: Mapping[str, Any]) -> bytes:
     if isinstance(image := given.get("image"), str):
         return from_base64(image)
-    raise BadItem(MALFORMED, f"a job's input has an image in base64, or tensors; this one has {sorted(given)[:5]}")
+    names = ", ".join(shown(name) for name in sorted(given)[:5])
+    raise BadItem(MALFORMED, f"a job's input has an image in base64, or tensors; this one has {names}")
 
 
 def _frame(given: Mapping[str, Any]) -> bytes:
-    """Pack a job's tensors as the gateway does; the task checks them against the model."""
-    try:
-        return tensors.pack({name: _tensor(name, one) for name, one in given.items()})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadItem(MALFORMED, f"a tensor is an object of datatype, shape, and data or b64: {error!r}") from error
+    """Pack a job's tensors as the gateway does; the task checks them against the model. Raises Refused."""
+    return tensors.pack({name: _tensor(name, one) for name, one in given.items()})
 
 
-def _tensor(name: str, one: Mapping[str, Any]) -> Tensor:
-    datatype, shape = one["datatype"], tuple(int(side) for side in one["shape"])
-    if datatype not in DATATYPES:
-        raise BadItem("invalid_input", f"tensor {name!r} has no datatype of {', '.join(DATATYPES)}")
-    if "b64" in one:
-        return Tensor(datatype, shape, from_base64(one["b64"]))
-    return tensors.from_numbers(name, datatype, shape, one["data"])
+def _tensor(name: str, one: Any) -> Tensor:
+    datatype, shape = tensors.read_head(name, one)
+    return tensors.read_values(name, datatype, shape, one)
 
 
 def _row(item: Item, end: End) -> Row:

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
+from jobs.errors import Refused
+from jobs.json_reader import BLANK, read_json
 from scripts.bulk import far
 from scripts.bulk.errors import DUPLICATE, MALFORMED, BadItem, CannotRun
 from scripts.bulk.items import MAX_BYTES, Item, Source, bad, from_base64, of_file, too_large
@@ -91,7 +91,7 @@ def _lines(path: Path) -> Iterator[bytes]:
             rest = line
             while rest and not rest.endswith(b"\n"):
                 rest = file.readline(MAX_LINE_BYTES)
-            if line.strip():
+            if line.strip(BLANK):
                 yield line
 
 
@@ -101,9 +101,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
             yield too_large("the line", len(line))
             continue
         try:
-            row = orjson.loads(line)
-        except ValueError as error:
-            yield BadItem(MALFORMED, f"not JSON: {error}")
+            row = read_json(line, "the line")
+        except Refused as error:
+            yield BadItem(MALFORMED, error.message)
             continue
         yield {"path": row} if isinstance(row, str) else row if isinstance(row, dict) else _no_object()
 

@@ -244,3 +244,17 @@ def test_the_description_names_every_door(gateway: GatewayProcess) -> None:
         *{(DEAD, "get"), (DEAD, "delete"), (f"{DEAD}/replay", "post"), (one, "get"), (one, "delete")},
         *{(f"{one}/input", "get"), (f"{one}/replay", "post")},
     }
+
+
+async def test_a_letter_that_can_never_be_taken_again_keeps_no_other(gateway: GatewayProcess, worker: Worker) -> None:
+    """A replay of many stopped at it each time, with Retry-After, whatever came behind it."""
+    big, small = gateway.submit(PNG + bytes(500)), gateway.submit(PNG)
+    assert {big.status_code, small.status_code} == {202}
+    await worker.fail(await worker.claim())
+    with GatewayProcess(gateway.server, {"TENANT_BYTES": "400"}) as other:
+        await worker.announce(other)
+        answer = other.http.post(f"{DEAD}/replay?all=true")
+        done = answer.json()
+        assert (done["replayed"], done["refused"], done["stopped"]) == (1, {"body_too_large": 1}, None)
+        assert (done["more"], "retry-after" in answer.headers) == (False, False)
+        assert other.http.post(f"{DEAD}/{big.json()['id']}/replay").status_code == 413

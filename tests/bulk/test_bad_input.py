@@ -114,9 +114,18 @@ async def test_a_file_that_is_too_large_is_not_taken_in(plant: Plant) -> None:
     assert [path for path in plant.folder.rglob("*") if path.is_file()] == []
 
 
+def form(file: bytes, purpose: str = "batch", expires: str = "3600") -> bytes:
+    """A form as clients send it."""
+    fields = {"purpose": purpose, "expires_after[anchor]": "created_at", "expires_after[seconds]": expires}
+    parts = [f'--b\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{text}' for name, text in fields.items()]
+    head = '--b\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\n'
+    return "\r\n".join([*parts, head]).encode() + file + b"\r\n--b--\r\n"
+
+
 FORMS = {
     "no form": (b"{}", "application/json", "unsupported_media_type"),
     "no boundary": (b"", "multipart/form-data", "unsupported_media_type"),
+    "a long boundary": (b"--", f"multipart/form-data; boundary={'b' * 300}", "malformed_request"),
     "no file": (
         b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n',
         "",
@@ -126,16 +135,43 @@ FORMS = {
     "half a form": (b'--b\r\ncontent-disposition: form-data; name="file"\r\n\r\nab', "", "malformed_request"),
     "no purpose": (b'--b\r\ncontent-disposition: form-data; name="file"\r\n\r\nab\r\n--b--\r\n', "", "invalid_request"),
     "noise": (b"noise", "", "malformed_request"),
+    "5,000 digits": (form(b"{}", expires="9" * 5000), "", "invalid_request"),
+    "digits of no number": (form(b"{}", expires="\u00b2"), "", "invalid_request"),
+    "another purpose": (form(b"{}", purpose="fine-tune"), "", "invalid_request"),
+    "UTF-16": (form("{}\n".encode("utf-16")), "", "malformed_request"),
+    "UTF-16 without a mark": (form("{}\n".encode("utf-16-le")), "", "malformed_request"),
+    "a long header": (b"--b\r\nX: " + b"y" * 100_000 + b"\r\n" + form(b"{}")[5:], "", "malformed_request"),
+    "many headers": (b"--b\r\n" + b"X: y\r\n" * 40_000 + form(b"{}")[5:], "", "malformed_request"),
+    "much behind its end": (form(b"{}") + bytes(2_100_000), "", "body_too_large"),
 }
 
 
-@pytest.mark.parametrize("form", [*FORMS])
-async def test_what_is_no_upload_is_refused_and_leaves_nothing(plant: Plant, form: str) -> None:
-    body, kind, code = FORMS[form]
-    headers = {"content-type": kind or "multipart/form-data; boundary=b"}
-    answer = plant.gateway.http.post("/v1/files", content=body, headers=headers)
-    assert (answer.json()["error"]["code"], answer.headers["x-should-retry"]) == (code, "false")
-    assert [path for path in plant.folder.rglob("*") if path.is_file()] == []
+async def test_what_is_no_upload_is_refused_and_leaves_nothing(plant: Plant) -> None:
+    """`expires_after` of 5,000 digits was a 500, and left the file for ever."""
+    for what, (body, kind, code) in FORMS.items():
+        headers = {"content-type": kind or "multipart/form-data; boundary=b"}
+        answer = plant.gateway.http.post("/v1/files", content=body, headers=headers)
+        assert (answer.json()["error"]["code"], answer.headers["x-should-retry"]) == (code, "false"), what
+        assert [path for path in plant.folder.rglob("*") if path.is_file()] == [], what
+        if "16" in what:
+            assert "UTF-16" in answer.json()["error"]["message"]
+    with plant.server.client() as client:
+        assert client.zcard("jitney:{s00}:expiring") == 0
+
+
+async def test_a_file_may_begin_with_a_byte_order_mark(plant: Plant) -> None:
+    lines = [line(str(nth)) + "\r" for nth in range(5)]
+    done = await plant.run_all(bulks.begin(plant.ai, ["\ufeff" + lines[0], "\ufeff\r", *lines[1:]]))
+    good, _ = bulks.check(plant.ai, done, [str(nth) for nth in range(5)])
+    assert len(good) == 5
+
+
+async def test_a_custom_id_may_have_any_sign_that_ends_a_line_elsewhere(plant: Plant) -> None:
+    """The docs' example cut its lines at U+2028, as `splitlines` of a text does."""
+    ids = ["a\u2028b", "a\u2029b", "a\x85b", "a\x0bb"]
+    done = await plant.run_all(bulks.begin(plant.ai, [line(one) for one in ids]))
+    good, _ = bulks.check(plant.ai, done, ids)
+    assert {one["custom_id"] for one in good} == set(ids)
 
 
 async def test_a_name_of_a_file_is_no_path(plant: Plant) -> None:

@@ -1,9 +1,12 @@
 """The atomic steps of a bulk: what is sent or run twice counts once, and who is not the last writes nothing."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import orjson
 import pytest
+import redis
 
 from jobs.bulk import files, records, steps
 from jobs.bulk.files import File
@@ -166,3 +169,43 @@ async def test_one_request_sent_again_is_one_bulk_and_what_is_kept_is_bounded(st
         await upload(store)
     with pytest.raises(Refused, match="no batch"):
         await records.find(store, "another", f"batch_{first.id}")
+
+
+async def test_faults_in_a_row_are_counted_until_a_step_comes_to_its_checkpoint(store: JobStore) -> None:
+    """A step that kills its process is made again and again: the bulk's record has how often, and a way to its end."""
+    bulk = await open_bulk(store)
+    root = store.roots[0]
+
+    async def lose(flight_ms: int = 0) -> Flight:
+        (flight,), _ = await steps.dispatch(store, root, 5, 5, flight_ms)
+        return flight
+
+    def wake(client: Any) -> None:
+        client.zadd(f"jitney:{{s00}}:steps:{bulk.tenant}", {bulk.id: 1})
+        client.zadd("jitney:{s00}:steps", {bulk.tenant: 1})
+
+    for lost in range(3):
+        flight = await lose()
+        assert (await stand(store, flight)).bulk.faults == lost
+        with store_client(store) as client:
+            client.zadd("jitney:{s00}:stepping", {bulk.id: 1})  # it says nothing for so long
+    flight = await lose(FLIGHT_MS)
+    seen = (await stand(store, flight)).bulk
+    assert (seen.faults, seen.fault) == (3, "the process that worked on the batch ended or hung")
+    await steps.land(store, flight, 60, "it failed", "KeyError")
+    with store_client(store) as client:
+        wake(client)  # before its rest is over
+        assert (await steps.dispatch(store, root, 5, 5, FLIGHT_MS))[0] == []
+        client.hset(f"jitney:{{s00}}:bulk:{bulk.id}", "not_before", 1)
+        wake(client)
+    flight = await lose(FLIGHT_MS)
+    seen = (await stand(store, flight)).bulk
+    assert (seen.faults, seen.fault, seen.stalled) == (4, "KeyError", "it failed")
+    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
+    assert (await stand(store, flight)).bulk.faults == 0
+
+
+@contextmanager
+def store_client(store: JobStore) -> Iterator[Any]:
+    with redis.Redis.from_url(store.settings.redis_url) as client:
+        yield client

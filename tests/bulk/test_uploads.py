@@ -1,12 +1,19 @@
 """Uploads take as long as they need while they keep coming; what only drips is cut off; none is held in memory."""
 
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from jobs.bulk import files
+from jobs.bulk.storage import Folder
+from jobs.connection import Connection
+from jobs.settings import StoreSettings
+from jobs.store import JobStore
 from tests.support.gateways import GatewayProcess
 from tests.support.servers import Server
 from tests.support.waiting import wait_until, watch
@@ -88,3 +95,28 @@ def test_a_large_upload_is_not_held(gateway: GatewayProcess) -> None:
             received += len(block)
     assert received == 200 << 20
     assert held_kib() - before < 50_000
+
+
+@pytest.mark.anyio
+async def test_an_upload_whose_gateway_dies_leaves_nothing(gateway: GatewayProcess, tmp_path: Path) -> None:
+    """What lay in storage under no record was there for ever: in no list, and counted by nothing."""
+    folder = tmp_path / "bulk"
+    with socket.create_connection(("127.0.0.1", gateway.port)) as connection:
+        connection.sendall(HEAD + chunk(FIRST + FILE) + chunk(b"x" * 600_000))
+        wait_until(lambda: [path.stat().st_size for path in folder.rglob(".file-*")] > [0], "some of it is written")
+        os.kill(gateway.process.pid, signal.SIGKILL)
+        gateway.process.wait()
+    server_url = gateway.server.url
+    store = JobStore(StoreSettings(redis_url=server_url), Connection(server_url, 5))
+    try:
+        now_ms = await store.connection.now_ms()
+        assert await files.sweep(store, Folder(folder), now_ms) == 0  # it might go on
+        with gateway.server.client() as client:
+            client.zadd("jitney:{s00}:expiring", {"junk": 1})
+        with pytest.raises(ValueError, match="invalid literal"):  # and keeps no other
+            await files.sweep(store, Folder(folder), now_ms + 8 * 86_400_000)
+        assert [path for path in folder.rglob("*") if path.is_file()] == []
+        with gateway.server.client() as client:
+            assert client.zrange("jitney:{s00}:expiring", 0, -1) == [b"junk"]
+    finally:
+        await store.connection.aclose()

@@ -24,7 +24,7 @@ def test_the_commands_give_what_is_shown(service: Service, tmp_path: Path) -> No
     done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["lines"] == 50
     assert (tmp_path / "local.csv").read_text().count("\n") == 51
-    row, expected = (json.loads(text) for text in ((tmp_path / "sevens.jsonl").read_text().splitlines()[0], shown))
+    row, expected = (json.loads(text) for text in ((tmp_path / "sevens.jsonl").read_bytes().splitlines()[0], shown))
     for one in (row, expected):
         for prediction in one["output"]["predictions"]:
             prediction["probability"] = round(prediction["probability"], 3)

@@ -272,3 +272,22 @@ def test_a_folder_that_can_not_be_written_to_is_named(tmp_path: Path) -> None:
     done = bulk.run(DIGITS[0].parent, "-o", tmp_path / "no" / "r.jsonl", "--local", bulk.DIGITS_MODEL)
     assert done.code == 2
     assert "can not be written: No such file or directory" in done.said
+
+
+def test_lines_begin_with_a_byte_order_mark_and_end_as_on_windows(tmp_path: Path) -> None:
+    """The first of five was lost: "not JSON"."""
+    for nth in range(5):
+        (tmp_path / f"{nth}.png").write_bytes(PNG)
+    rows = [json.dumps({"path": f"{nth}.png"}) for nth in range(5)]
+    (tmp_path / "bom.jsonl").write_bytes(("\ufeff" + "\r\n".join([*rows, "\ufeff", ""])).encode())
+    assert read(tmp_path / "bom.jsonl") == [(f"{nth}.png", PNG) for nth in range(5)]
+    (tmp_path / "wide.jsonl").write_bytes("\n".join(rows).encode("utf-16"))
+    assert {data for _, data in read(tmp_path / "wide.jsonl")} == {"malformed_line"}
+
+
+def test_lines_are_read_within_the_bounds_of_a_gateway(tmp_path: Path) -> None:
+    lines = ["[" * 1000 + "]" * 1000, "[" + "{}," * 1_000_000 + "{}]", "9" * 5000, json.dumps({"image": "#"})]
+    safe = base64.urlsafe_b64encode(PNG).decode().rstrip("=")
+    (tmp_path / "odd.jsonl").write_text("\n".join([*lines, json.dumps({"input": {"image": f"{safe}\n"}})]))
+    found = [data for _, data in read(tmp_path / "odd.jsonl")]
+    assert found == [*["malformed_line"] * 3, "unreadable_input", PNG]

@@ -36,7 +36,7 @@ def test_it_is_killed_and_goes_on(tmp_path: Path) -> None:
         process = start(given, results, service.url)
         _, said = process.communicate(timeout=40)
         assert process.returncode == 0, said
-        rows = [json.loads(line) for line in results.read_text().splitlines()]
+        rows = [json.loads(line) for line in results.read_bytes().splitlines()]
         assert [Path(row["input"]).name for row in rows] == sorted(path.name for path in given.iterdir())
         assert [row["error"]["code"] for row in rows if row["error"]] == ["unsupported_media_type"]
         assert {row["status"] for row in rows if not row["error"]} == {"succeeded"}
@@ -46,7 +46,7 @@ def test_it_is_killed_and_goes_on(tmp_path: Path) -> None:
 def test_it_says_what_is_wrong_and_ends(service: Service, tmp_path: Path) -> None:
     process = start(DIGITS[0].parent, tmp_path / "r.jsonl", service.url, "nosuch")
     process.communicate(timeout=20)
-    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_bytes().splitlines()]
     assert {row["error"]["code"] for row in rows} == {"model_not_found"}
     process = start(DIGITS[0].parent, tmp_path / "q.jsonl", f"{service.url}/nowhere")
     _, said = process.communicate(timeout=20)

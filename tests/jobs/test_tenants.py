@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.environment import explain
-from jobs.errors import OverLimit
+from jobs.errors import NotNow, OverLimit, Refused
 from jobs.job import Claimed, Outcome
 from jobs.lifecycle import State
 from jobs.settings import StoreSettings
@@ -63,6 +63,25 @@ async def test_a_tenant_has_so_many_bytes(bench: Bench, limited: Limited) -> Non
         await bench.submit(tenant="a", input=b"x" * 41)
     await bench.submit(tenant="a", input=b"x" * 40)
     await bench.submit(tenant="b", input=b"x" * 100)
+
+
+async def test_what_no_wait_helps_is_refused_for_good(bench: Bench, limited: Limited) -> None:
+    """A job above its tenant's bytes, or its model's, was told to come back."""
+    for settings, most in (({"tenant_bytes": 100}, 100), ({"max_input_bytes": 100}, 100)):
+        limited(**settings)
+        await bench.submit(tenant="a", input=b"x" * 60)
+        with pytest.raises(Refused, match=f"may have {most}: no wait helps") as refused:
+            await bench.submit(tenant="a", input=b"x" * 101)
+        error = refused.value
+        assert (error.code, error.status, error.details) == ("body_too_large", 413, {"limit_bytes": most})
+        with pytest.raises(NotNow):
+            await bench.submit(tenant="a", input=b"x" * 41)
+        await bench.store.finish("w1", bench.succeed(await bench.claim()))
+    limited(max_input_bytes=100)  # bulk's part of the room is nine tenths
+    with pytest.raises(Refused, match="lane bulk may have 90"):
+        await bench.submit(lane="bulk", input=b"x" * 91)
+    limited(max_jobs=1)  # nine tenths of which are none
+    await bench.submit(lane="bulk")
 
 
 async def test_of_many_jobs_in_one_call_those_are_taken_that_fit(bench: Bench, limited: Limited) -> None:

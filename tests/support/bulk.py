@@ -79,7 +79,7 @@ def count(results: Path) -> int:
 
 def rows(results: Path) -> list[dict[str, Any]]:
     """Read results."""
-    return [json.loads(line) for line in results.read_text().splitlines()]
+    return [json.loads(line) for line in results.read_bytes().splitlines()]
 
 
 def whole(results: Path, lines: int) -> list[dict[str, Any]]:

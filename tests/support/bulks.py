@@ -63,7 +63,7 @@ def ended(ai: OpenAI, batch: Batch, timeout_s: float = 30) -> Batch:
 
 def results(ai: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
     """Read the lines of a results file."""
-    return [json.loads(one) for one in ai.files.content(file_id).text.splitlines()] if file_id else []
+    return [json.loads(one) for one in ai.files.content(file_id).content.splitlines()] if file_id else []
 
 
 def check(ai: OpenAI, batch: Batch, ids: Sequence[str], broken: int = 0) -> tuple[list[Any], list[Any]]:

@@ -31,10 +31,13 @@ class Collector:
         """Keep nothing of a bulk that is over."""
         self._collected_at.pop(bulk_id, None)
 
-    async def collect(self, flight: Flight, stand: Stand) -> bool:
-        """Store the oldest outcomes, if it is time; True where some were. Raises NotNow, Overtaken."""
+    async def collect(self, flight: Flight, stand: Stand, *, is_last: bool = False) -> bool:
+        """Store the oldest outcomes, if it is time, or the bulk ends now; True where some were.
+
+        Raises NotNow, Overtaken.
+        """
         bulk, s = stand.bulk, self._settings
-        if not stand.waiting or not self._is_time(stand):
+        if not stand.waiting or not (is_last or self._is_time(stand)):
             return False
         found = await steps.outcomes(self._store, bulk, CHUNKS_AT_ONCE * s.bulk_chunk, LOG_BYTES)
         part = await self._store_part(bulk, found)

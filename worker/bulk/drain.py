@@ -75,4 +75,6 @@ class BulkDrain:
                     log.info("removed %d files of bulks, expired or deleted", removed)
             except NotNow as error:
                 outage.began(error)
+            except Exception:
+                log.exception("a file that has expired cannot be removed; it is tried again later")
             await asyncio.sleep(self._settings.bulk_sweep_s)

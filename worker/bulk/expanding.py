@@ -1,6 +1,7 @@
 """Turns the next lines of a bulk's file into jobs, or into what is wrong with them."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -9,16 +10,18 @@ from jobs.bulk.files import content_key
 from jobs.bulk.lines import Asks, Bits, Line, lines_of, read_line
 from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.steps import Ends, job_id
+from jobs.bulk.steps import Ends, job_id, number_of
 from jobs.bulk.storage import Storage
 from jobs.catalogue import Catalogue
 from jobs.drafts import Draft, from_fields
-from jobs.errors import JitneyError, NotNow, Refused, StoreUnavailable
+from jobs.errors import JitneyError, NotNow, StoreUnavailable, contain
 from jobs.guard import Guard
 from jobs.job import Submission
 from worker.bulk.images import FIELDS, Images
 from worker.bulk.results import OF_THE_BATCH
 from worker.bulk.validating import Plan, duplicate
+
+log = logging.getLogger("jitney.deliver")
 
 TURN: Final = 50  # lines that are read in a row; then others have their turn
 MOST_BYTES: Final = 4 << 20  # of inputs in one chunk
@@ -31,7 +34,7 @@ class Reader:
     """A bulk's file from a place on; it stays open while the next lines that are asked for are the next that it has."""
 
     def __init__(self, storage: Storage, settings: BulkSettings, bulk: Bulk, plan: Plan) -> None:
-        self._plan, self._ahead = plan, list[Line]()
+        self.plan, self._ahead = plan, list[Line]()
         self.place = (bulk.line, bulk.offset)
         blocks = storage.read(content_key(bulk.file), bulk.offset)
         self._lines = lines_of(blocks, settings.bulk_line_bytes, bulk.line, bulk.offset)
@@ -50,7 +53,7 @@ class Reader:
                     found = await anext(self._lines)
                 except StopAsyncIteration:
                     break
-                self._ahead = [line for line in reversed(found) if self._plan.wants(line)]
+                self._ahead = [line for line in reversed(found) if self.plan.wants(line)]
                 continue
             line = self._ahead.pop()
             taken.append(line)
@@ -71,6 +74,11 @@ class Chunk(NamedTuple):
     def size(self) -> int:
         return sum(self.sizes.values())
 
+    def end(self, job: Submission, error: JitneyError) -> None:
+        """Note that the store takes this line's job never: the line ends with that error."""
+        self.ends.append(Ends(job.id, job.bulk or None, "failed", error))
+        self.sizes.pop(number_of(job.id), None)
+
 
 class Maker:
     """Makes jobs of lines, by the rules of POST /v1/jobs."""
@@ -82,15 +90,18 @@ class Maker:
     async def make(self, bulk: Bulk, plan: Plan, lines: Sequence[Line], ended: Bits, left_ms: int) -> Chunk:
         """Make a chunk; lines that have an outcome weigh what they weighed, and are not made again. Raises NotNow."""
         chunk = Chunk([], [], {})
-        asked = [self._read(plan, line) for line in lines]
-        fetched = await self._fetch(asked) if not bulk.walks_out else {}
-        for nth, (line, asks) in enumerate(zip(lines, asked, strict=True)):
+        fetched = await self._fetch(plan, lines) if not bulk.walks_out else {}
+        for nth, line in enumerate(lines):
             line_id, is_open = job_id(bulk.id, line.number), line.number not in ended
+            asks = Asks(None, {})  # read one line at a time: what JSON is read into takes many times its bytes
             try:
+                asks = self._read(plan, line)
                 job = self._job(bulk, asks, line_id, left_ms, fetched.get(nth))
-            except JitneyError as error:
-                if isinstance(error, StoreUnavailable):
-                    raise
+            except StoreUnavailable:
+                raise
+            except Exception as failure:
+                if (error := contain(failure)) is not failure:
+                    log.exception("line %d of batch_%s failed unexpectedly", line.number, bulk.id)
                 custom_id = None if error.code == "duplicate_custom_id" else asks.custom_id
                 state = STATES.get(bulk.walks_out, "failed") if asks.error is None else "failed"
                 chunk.ends.extend([Ends(line_id, custom_id, state, error)] if is_open else [])
@@ -107,14 +118,15 @@ class Maker:
             return asks._replace(error=duplicate(asks.custom_id))
         return asks
 
-    async def _fetch(self, asked: Sequence[Asks]) -> dict[int, bytes | JitneyError]:
-        """Fetch what these lines name, together; each for itself."""
-        wanted = {nth: given for nth, asks in enumerate(asked) if (given := _named(asks)) is not None}
+    async def _fetch(self, plan: Plan, lines: Sequence[Line]) -> dict[int, bytes | JitneyError]:
+        """Fetch the images that these lines name, together; gives each by its line's place. Raises NotNow."""
+        wanted = {
+            nth: given
+            for nth, line in enumerate(lines)
+            if _may_name(line) and (given := _named(self._read(plan, line))) is not None
+        }
         found = await asyncio.gather(*map(self._images.fetch, wanted.values()), return_exceptions=True)
-        for one in found:
-            if isinstance(one, BaseException) and not isinstance(one, Refused):
-                raise one
-        return dict(zip(wanted, found, strict=True))  # type: ignore[arg-type]  # others were raised
+        return {nth: _of_line(one) for nth, one in zip(wanted, found, strict=True)}
 
     def _job(self, bulk: Bulk, asks: Asks, line_id: str, left_ms: int, image: bytes | JitneyError | None) -> Submission:
         if asks.error is not None:
@@ -123,8 +135,11 @@ class Maker:
             raise JitneyError(*OF_THE_BATCH[STATES[bulk.walks_out]])
         if isinstance(image, JitneyError):
             raise image
+        draft = self._draft(asks, image)
+        if draft.deadline_ms is not None:  # no line outlives its batch, and a job may ask for more than is left of it
+            draft = draft._replace(deadline_ms=max(1, min(draft.deadline_ms, left_ms)))
         job = admit(
-            self._draft(asks, image)._replace(lane="bulk"),
+            draft._replace(lane="bulk"),
             self._catalogue,
             self._guard,
             tenant=bulk.tenant,
@@ -140,6 +155,23 @@ class Maker:
         return from_fields({**asks.body, "input": {"image": ""}})._replace(image=image)
 
 
+def _may_name(line: Line) -> bool:
+    """Whether a line may name an image: told by its bytes, of which a field's name may be escaped."""
+    data = line.data or b""
+    return b"\\u" in data or any(name in data for name in NAMED)
+
+
+def _of_line(found: bytes | BaseException) -> bytes | JitneyError:
+    """Give what became of one line's image: its bytes, or its own error. Raises what concerns all lines."""
+    if isinstance(found, bytes):
+        return found
+    if isinstance(found, NotNow) or not isinstance(found, Exception):
+        raise found
+    if not isinstance(found, JitneyError):
+        log.error("an image that a line names can not be fetched", exc_info=found)
+    return contain(found)
+
+
 def _named(asks: Asks) -> dict[str, Any] | None:
     """Give an input that names an image, where it is nothing else."""
     given = asks.body.get("input") if asks.error is None else None
@@ -148,5 +180,5 @@ def _named(asks: Asks) -> dict[str, Any] | None:
 
 
 def refused(verdicts: Sequence[object]) -> NotNow | None:
-    """Give why the store takes no more, if so."""
+    """Give why the store takes no more at present, if so."""
     return next((one for one in verdicts if isinstance(one, NotNow)), None)

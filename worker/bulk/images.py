@@ -9,6 +9,7 @@ from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Pictures, open_storage
 from jobs.errors import Refused
 from jobs.guard import Guard
+from jobs.url_prefixes import UrlPrefixes
 from worker.delivery import network
 
 FIELDS: Final = ("image_url", "image_key")
@@ -19,7 +20,7 @@ class Images:
     """Fetches images, so many at a time. An address is checked as a webhook's is: no redirect, no private network."""
 
     def __init__(self, settings: BulkSettings, guard: Guard, resolve: network.Resolve = network.look_up) -> None:
-        self._settings, self._guard, self._prefixes = settings, guard, settings.url_prefixes()
+        self._settings, self._guard, self._prefixes = settings, guard, UrlPrefixes(settings.url_prefixes())
         self._http = network.client(guard, settings.bulk_fetches, resolve)
         self._pictures = Pictures(open_storage(settings.bulk_images)) if settings.bulk_images else None
         self._turns = asyncio.Semaphore(settings.bulk_fetches)
@@ -44,11 +45,12 @@ class Images:
         return await self._pictures.read(key, self._settings.bulk_line_bytes)
 
     async def _by_url(self, url: str) -> bytes:
-        if not url.startswith(self._prefixes or ("\n",)):
-            message = "this URL is not one that is fetched (BULK_URLS has what it may begin with)"
-            raise Refused("image_unavailable", message, allowed=list(self._prefixes))
+        allowed = self._prefixes.find(url)
+        if allowed is None:
+            message = "this URL is not one that is fetched: it lies below none of those in BULK_URLS"
+            raise Refused("image_unavailable", message, allowed=self._prefixes.texts)
         try:
-            target = self._guard.target(url)
+            target = self._guard.target(allowed)
         except Refused as error:
             raise Refused("image_unavailable", error.message) from error
         try:

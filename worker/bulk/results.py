@@ -1,5 +1,6 @@
 """How a line's outcome stands in the output file, or in the error file."""
 
+import logging
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -9,12 +10,15 @@ from jobs.bulk.steps import number_of
 from jobs.job import Job
 from jobs.views import job_view
 
+log = logging.getLogger("jitney.deliver")
+
 ENDED_ALL: Final = 17  # words of the outcome of a line that was a job; others have fewer
 # How a bulk's end shows at a line: by the job's state, in the words of the batch.
 OF_THE_BATCH: Final = {
     "canceled": ("batch_cancelled", "the batch was cancelled before this line was done"),
     "expired": ("batch_expired", "the batch's window was over before this line was done"),
 }
+UNREADABLE: Final = {"code": "unreadable_job", "message": "what the line's job was can not be read", "status": 422}
 # A line's job is not kept beside the files: nothing can be asked of it.
 NOT_SHOWN: Final = ("urls", "position", "eta_ms")
 
@@ -28,21 +32,29 @@ class Shown(NamedTuple):
 
 
 def show(outcome: bytes) -> Shown:
-    """Write the line of an outcome, as `ends.lua` logged it."""
+    """Write the line of an outcome, as `ends.lua` logged it; one that can not be read is a line that failed."""
     line_id, custom_id, *words = orjson.loads(outcome)
+    try:
+        return _show(line_id, custom_id, words)
+    except Exception:
+        log.exception("what became of line %s of a batch can not be read", line_id)
+        return Shown(_failed(line_id, custom_id, "failed", UNREADABLE, None), succeeded=False, log_bytes=0)
+
+
+def _show(line_id: str, custom_id: str | None, words: list[Any]) -> Shown:
     if len(words) + 2 < ENDED_ALL:
         state, body = words
         return Shown(_failed(line_id, custom_id, state, orjson.loads(body), None), succeeded=False, log_bytes=len(body))
     job = codec.read_logged([line_id, *words])
     body = words[11] or words[12] or ""
     if job is None:
-        fault = {"code": "unreadable_job", "message": "what the line's job was can not be read", "status": 422}
-        return Shown(_failed(line_id, custom_id, "failed", fault, None), succeeded=False, log_bytes=len(body.encode()))
+        text = _failed(line_id, custom_id, "failed", UNREADABLE, None)
+        return Shown(text, succeeded=False, log_bytes=len(body.encode()))
     log_bytes = len(body.encode())
     if job.state == "succeeded":
         response = {"status_code": 200, "request_id": job.id, "body": _view(job)}
-        text = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": None}
-        return Shown(orjson.dumps(text) + b"\n", succeeded=True, log_bytes=log_bytes)
+        line = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": None}
+        return Shown(orjson.dumps(line) + b"\n", succeeded=True, log_bytes=log_bytes)
     error = orjson.loads(job.error or b"{}")
     response = {"status_code": error.get("status", 500), "request_id": job.id, "body": _view(job)}
     return Shown(_failed(line_id, custom_id, job.state, error, response), succeeded=False, log_bytes=log_bytes)

@@ -13,36 +13,36 @@ import orjson
 
 from jobs.bulk import files, records, steps
 from jobs.bulk.lines import Bits
-from jobs.bulk.records import Bulk, view
+from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.steps import Overtaken, Stand
 from jobs.bulk.storage import Storage
 from jobs.catalogue import Catalogue
-from jobs.errors import NotNow, Refused, StoreUnavailable
+from jobs.errors import JitneyError, NotNow, Refused, StoreUnavailable
 from jobs.guard import Guard
 from jobs.outbox import Flight
 from jobs.pipe import Word
 from jobs.store import JobStore
-from jobs.views import timestamp
 from worker.bulk import validating
 from worker.bulk.collecting import Collector
-from worker.bulk.expanding import Maker, Reader, refused
+from worker.bulk.ending import MOST_DOUBLINGS, Closer, Rest, overdue_s, rest_after
+from worker.bulk.expanding import Chunk, Maker, Reader, refused
 from worker.bulk.images import Images
 from worker.bulk.validating import Plan
 
 log = logging.getLogger("jitney.deliver")
 
-STALLED_S: Final = 2.0  # until a bulk is looked at again that can not go on
 PAUSE_S: Final = 0.2
 TOGETHER: Final = 100  # jobs in one write: interactive ones wait as long as it takes
 EMPTY: Final = {"code": "empty_file", "message": "the file has no line", "param": "input_file_id", "line": None}
 
 
 class Course:
-    """What a step keeps in hands between its chunks: its flight, the plan of the lines, the file that it reads."""
+    """What a step keeps between its chunks: its flight, the bulk as last read, the plan of the lines, the open file."""
 
     def __init__(self, flight: Flight) -> None:
         self.flight = flight
+        self.stand: Stand | None = None
         self.plan: Plan | None = None
         self.reader: Reader | None = None
 
@@ -64,6 +64,7 @@ class Stepper:
         self._maker = Maker(settings, catalogue, guard, self._images, store.settings.shards)
         self._flight_ms = int(settings.bulk_flight_s * 1000)
         self._collector = Collector(settings, store, storage)
+        self._closer = Closer(settings, store, storage, self._collector)
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def step(self, flight: Flight) -> None:
@@ -81,32 +82,58 @@ class Stepper:
         await self._images.aclose()
 
     async def _step(self, flight: Flight) -> None:
-        after_s, stalled = 0.0, ""
-        course = Course(flight)
+        course, rest = Course(flight), Rest()
         try:
-            after_s = await self._advance(course)
+            rest = await self._try(course)
         except Overtaken:
             return
         except StoreUnavailable:
             await asyncio.sleep(PAUSE_S)
-        except NotNow as error:
-            after_s, stalled = STALLED_S, error.message
         except asyncio.CancelledError:
-            await self._land(flight, 0, "", within_s=0)
+            await self._land(flight, rest, within_s=0)
             raise
-        except Exception:
-            log.exception("a step of batch_%s failed in a way that nobody thought of", flight.delivery)
-            after_s, stalled = STALLED_S, "a fault of ours; it is in the log of whoever delivers"
+        except Exception as error:
+            log.exception("batch_%s cannot be given up", flight.delivery)
+            rest = rest_after(MOST_DOUBLINGS, self._settings.bulk_retry_s, type(error).__name__)
         finally:
             await course.leave()
-        await self._land(flight, after_s, stalled, within_s=self._settings.bulk_flight_s)
+        await self._land(flight, rest, within_s=self._settings.bulk_flight_s)
 
-    async def _land(self, flight: Flight, after_s: float, stalled: str, within_s: float) -> None:
+    async def _try(self, course: Course) -> Rest:
+        """Advance, and give the rest that follows. Whatever fails, the bulk has a way to its end.
+
+        A bulk whose file or request is at fault ends at once; one that cannot go on when it is overdue for BULK_END_S;
+        one whose steps fail unexpectedly after BULK_STEP_TRIES of them. Raises StoreUnavailable, Overtaken.
+        """
+        s = self._settings
+        try:
+            return Rest(await self._advance(course))
+        except (Overtaken, StoreUnavailable):
+            raise
+        except NotNow as error:
+            if course.stand is None or overdue_s(course.stand) < s.bulk_end_s:
+                return Rest(s.bulk_retry_s, error.message)
+            reason: JitneyError = error
+        except Refused as error:
+            reason = error
+        except Exception as error:
+            log.exception("a step of batch_%s failed unexpectedly", course.flight.delivery)
+            fault = type(error).__name__
+            faults = 0 if course.stand is None else course.stand.bulk.faults
+            if faults + 1 < s.bulk_step_tries:
+                return rest_after(faults, s.bulk_retry_s, fault)
+            reason = _too_many_faults(faults + 1, fault)
+        if course.stand is None:
+            return Rest(s.bulk_retry_s, reason.message)
+        await self._closer.give_up(course.flight, course.stand, reason)
+        raise Overtaken
+
+    async def _land(self, flight: Flight, rest: Rest, within_s: float) -> None:
         """End the step, also after an outage, as long as the flight is ours."""
         until_s = time.monotonic() + within_s
         while True:
             try:
-                return await steps.land(self._store, flight, after_s, stalled)
+                return await steps.land(self._store, flight, rest.after_s, rest.stalled, rest.fault)
             except StoreUnavailable:
                 if time.monotonic() >= until_s:
                     return None
@@ -116,8 +143,10 @@ class Stepper:
         """Go on until there is nothing to do, or the time is up; gives in how many seconds to look again."""
         until_s = time.monotonic() + self._settings.bulk_step_s
         while True:
-            stand = await steps.begin(self._store, course.flight, self._flight_ms)
+            stand = course.stand = await steps.begin(self._store, course.flight, self._flight_ms)
             bulk = stand.bulk
+            if bulk.faults >= self._settings.bulk_step_tries:
+                raise _too_many_faults(bulk.faults, bulk.fault)
             if not bulk.is_validated:
                 await self._validate(course, bulk)
                 continue
@@ -125,7 +154,7 @@ class Stepper:
                 await self._walk_out(course, bulk)
                 continue
             if bulk.collected == bulk.total == bulk.expanded:
-                await self._close(course, bulk, bulk.walks_out or "completed", stand.now_ms)
+                await self._closer.close(course.flight, bulk, bulk.walks_out or "completed", stand.now_ms)
                 raise Overtaken
             did = await self._collector.collect(course.flight, stand)
             did = await self._expand(course, stand) or did
@@ -153,7 +182,8 @@ class Stepper:
         now_ms = (await steps.begin(self._store, course.flight, self._flight_ms)).now_ms
         if not found.good:
             errors = orjson.dumps({"object": "list", "data": found.reasons or [EMPTY]})
-            return await self._close(course, bulk._replace(errors=errors, total=found.total), "failed", now_ms)
+            failed = bulk._replace(errors=errors, total=found.total)
+            return await self._closer.close(course.flight, failed, "failed", now_ms)
         await validating.keep_plan(self._storage, bulk, Plan(found.duplicates, wanted))
         fields: dict[str, Word] = {"total": found.total}
         if bulk.status == "validating":
@@ -162,7 +192,15 @@ class Stepper:
         return None
 
     async def _failed_lines(self, bulk: Bulk) -> Bits:
-        """Read which lines of an earlier bulk over the same file have failed."""
+        """Read which lines of an earlier bulk over the same file have failed; raises Refused where that is gone."""
+        try:
+            return await self._read_failed_lines(bulk)
+        except Refused as error:
+            earlier = records.PREFIX + bulk.retry_of
+            message = f"which lines of {earlier} failed is not known any more: {error.message}"
+            raise Refused(error.code, message, param="retry_of") from error
+
+    async def _read_failed_lines(self, bulk: Bulk) -> Bits:
         failed = Bits()
         before = await records.find(self._store, bulk.tenant, records.PREFIX + bulk.retry_of)
         if before.err_exists:
@@ -189,24 +227,18 @@ class Stepper:
         room = self._room(stand)
         if bulk.expanded >= bulk.total or room <= 0:
             return False
-        if course.plan is None:
-            course.plan = await validating.read_plan(self._storage, bulk)
-        reader = course.reader
-        if reader is None or reader.place != (bulk.line, bulk.offset):
-            await course.leave()
-            reader = course.reader = Reader(self._storage, s, bulk, course.plan)
+        reader = await self._reader(course, bulk)
         await self._catalogue.refresh_if_older(s.bulk_step_s)
-        lines = await reader.take(min(s.bulk_chunk, room))
+        try:
+            lines = await reader.take(min(s.bulk_chunk, room))
+        except KeyError as error:
+            raise Refused("file_not_found", f"the content of {bulk.file} is gone from storage") from error
         if not lines:
-            raise NotNow("storage_unavailable", "the file ends before its last line: it is not what it was")
+            raise Refused("file_not_found", f"{bulk.file} ends before its last line: its content has changed")
         ended = await steps.marks(self._store, bulk, lines[0].number, lines[-1].number)
         left_ms = bulk.expires_ms - stand.now_ms
-        chunk = await self._maker.make(bulk, course.plan, lines, ended, left_ms)
-        for first in range(0, len(chunk.jobs), TOGETHER):
-            full = refused(await self._store.submit(chunk.jobs[first : first + TOGETHER]))
-            if full is not None:  # some may have been taken: they are found again
-                await course.leave()
-                raise full
+        chunk = await self._maker.make(bulk, reader.plan, lines, ended, left_ms)
+        await self._submit(course, chunk)
         size = 0 if bulk.walks_out else chunk.size
         await steps.expand(
             self._store,
@@ -220,6 +252,31 @@ class Stepper:
         )
         return True
 
+    async def _reader(self, course: Course, bulk: Bulk) -> Reader:
+        """Give the open file at the place where the bulk goes on; raises Refused where its plan is gone."""
+        reader = course.reader
+        if reader is None or reader.place != (bulk.line, bulk.offset):
+            await course.leave()
+            try:
+                course.plan = course.plan or await validating.read_plan(self._storage, bulk)
+            except KeyError as error:
+                raise Refused("file_not_found", f"what was found out about {bulk.file} is gone from storage") from error
+            reader = course.reader = Reader(self._storage, self._settings, bulk, course.plan)
+        return reader
+
+    async def _submit(self, course: Course, chunk: Chunk) -> None:
+        """Hand a chunk's jobs in; one that is refused for good ends its line. Raises NotNow where there is no room."""
+        for first in range(0, len(chunk.jobs), TOGETHER):
+            jobs = chunk.jobs[first : first + TOGETHER]
+            verdicts = await self._store.submit(jobs)
+            full = refused(verdicts)
+            if full is not None:  # some may have been taken: they are found again
+                await course.leave()
+                raise full
+            for job, verdict in zip(jobs, verdicts, strict=True):
+                if isinstance(verdict, JitneyError):
+                    chunk.end(job, verdict)
+
     def _room(self, stand: Stand) -> int:
         """Count the lines that may become jobs now: none before a good part of what may be in flight is free."""
         bulk, s, share = stand.bulk, self._settings, max(1, stand.open_bulks)
@@ -230,20 +287,7 @@ class Stepper:
         room = most - in_flight
         return room if room >= min(s.bulk_chunk, most // 2, bulk.total - bulk.expanded) else 0
 
-    # ---- the end
 
-    async def _close(self, course: Course, bulk: Bulk, status: str, now_ms: int) -> None:
-        fields: dict[str, Word] = {f"{status}_ms": now_ms}
-        if status == "failed":
-            fields |= {"errors": bulk.errors, "total": bulk.total}
-        if status == "completed":
-            fields["finalizing_ms"] = now_ms
-        times = {**bulk.times, **{name.removesuffix("_ms"): now_ms for name in fields if name.endswith("_ms")}}
-        told = view(bulk._replace(status=status, times=times))  # type: ignore[arg-type]  # one of them
-        message = {"type": f"batch.{status}", "timestamp": timestamp(now_ms * 1000), "data": told}
-        end = steps.Close(status, bulk.webhook, orjson.dumps(message), fields)
-        await steps.close(self._store, course.flight, end, self._settings.kept_s)
-        self._collector.forget(bulk.id)
-        counts = (bulk.total, bulk.completed, bulk.failed)
-        log.info("batch_%s %s: %d lines, %d completed, %d failed", bulk.id, status, *counts)
-        await self._storage.remove(f"bulks/{bulk.id}/plan")
+def _too_many_faults(count: int, fault: str) -> Refused:
+    message = f"{count} steps of the batch in a row failed unexpectedly, the last: {fault}; the service's log has them"
+    return Refused("internal_error", message)

@@ -1,6 +1,7 @@
 """Reads a bulk's whole file once, before anything is run: how many lines, which repeat another, whether any will do."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +14,9 @@ from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage, one
 from jobs.catalogue import Catalogue
-from jobs.errors import JitneyError, NotNow, Refused
+from jobs.errors import JitneyError, NotNow, Refused, contain
+
+log = logging.getLogger("jitney.deliver")
 
 MOST_REASONS: Final = 100
 
@@ -56,7 +59,11 @@ async def validate(
             if line.number > settings.bulk_lines:
                 reason = _reason(Refused("too_many_jobs", f"a file may have {settings.bulk_lines} lines"), line.number)
                 return Findings(total, 0, [reason], duplicates)
-            error = _fault(line, settings, catalogue, seen, duplicates)
+            try:
+                error = _fault(line, settings, catalogue, seen, duplicates)
+            except Exception as failure:
+                log.exception("line %d of batch_%s can not be checked", line.number, bulk.id)
+                error = contain(failure)
             if not plan.wants(line):
                 continue
             total += 1
@@ -81,12 +88,15 @@ def _fault(
         seen.add(known)
     if asks.error is not None:
         return asks.error
+    model = asks.body.get("model", "")
+    if not isinstance(model, str):
+        return Refused("invalid_request", 'field "model" must be a string')
     try:
-        catalogue.find(asks.body.get("model", ""))
+        catalogue.find(model)
     except NotNow:
         return None
-    except (Refused, TypeError) as error:  # a model that is no name at all
-        return error if isinstance(error, Refused) else Refused("invalid_request", 'field "model" must be a string')
+    except Refused as error:
+        return error
     return None
 
 

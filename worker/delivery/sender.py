@@ -60,6 +60,7 @@ class Sender:
         await self._http.aclose()
 
     async def _attempt(self, flight: Flight) -> None:
+        attempt: Attempt | None = None
         try:
             attempt = await outbox.begin(self._store, flight, self.limits)
             if attempt is None:
@@ -72,10 +73,18 @@ class Sender:
             with contextlib.suppress(StoreUnavailable):
                 await outbox.settle(self._store, flight, Settlement("lost", {}), self.limits)
             raise
-        except Exception:
-            log.exception("a fault of ours: delivery %s is tried again when its flight is over", flight.delivery)
-            return
-        self._tell(attempt, settled, await self._settle(flight, settled))
+        except Exception as error:
+            log.exception("delivery %s cannot be attempted", flight.delivery)
+            settled = self._of_fault(attempt, error)
+        news = await self._settle(flight, settled)
+        if attempt is not None:
+            self._tell(attempt, settled, news)
+
+    def _of_fault(self, attempt: Attempt | None, error: Exception) -> Settlement:
+        """Count an internal error as an attempt that failed; a delivery that cannot even be read ends with it."""
+        what = f"an internal error: {type(error).__name__}"
+        entry: dict[str, object] = {"at_ms": int(time.time() * 1000), "ms": 0, "status": None, "error": what}
+        return Settlement("stopped", entry) if attempt is None else self._judge(attempt, entry, None, {}, 0.0)
 
     def _tell(self, attempt: Attempt, settled: Settlement, news: News) -> None:
         """Say once that an endpoint fails, and once that it is well again, not with each of its deliveries."""

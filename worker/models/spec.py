@@ -5,6 +5,7 @@ A version may have a `model.toml` of its own, for what differs there: see docs/d
 Decides nothing about the ONNX file beside it: whether the two fit is the task's question.
 """
 
+import codecs
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -126,7 +127,10 @@ def read_spec(folder: Path, version: str | None = None) -> ModelSpec:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ModelError(file, None, "is UTF-16 text; allowed: TOML in UTF-8, with or without a byte order mark")
+        return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError as error:
         reason = 'is missing: it says what the model is for; the least it takes is one line: task = "tensor"'
         raise ModelError(file, None, reason) from error

@@ -13,6 +13,7 @@ if facts[1] ~= before then return 0 end
 redis.call('LTRIM', root .. ':outcomes:' .. bulk, count, -1)
 redis.call('HSET', key, 'collected', whole(before + count), 'part', part)
 redis.call('HINCRBY', key, 'bytes', 0 - bytes)
+went_well(bulk)
 for nth, kind in ipairs({'out', 'err'}) do
   local size, file = tonumber(ARGV[7 + nth]), redis.call('HGET', key, kind .. '_file')
   if size > 0 then

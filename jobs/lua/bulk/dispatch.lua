@@ -1,4 +1,5 @@
--- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back. Tenants take turns.
+-- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back, and counts as a fault. Tenants
+-- take turns.
 -- ARGV  want, slots (threads of the caller; once half of them are taken, no tenant gets a second), flight_ms (how long a step may
 --       say nothing)
 -- gives {ms until one is due (-1: none is), bulk, flight, bulk, flight ...}
@@ -10,6 +11,10 @@ local under_way, lost = steps_under_way()
 for _, one in ipairs(lost) do
   redis.call('ZREM', stepping, one[1])
   step_at(one[1], one[2], now_ms)
+  if redis.call('HEXISTS', bulk_key(one[1]), 'open') == 1 then
+    redis.call('HINCRBY', bulk_key(one[1]), 'faults', 1)
+    redis.call('HSET', bulk_key(one[1]), 'fault', 'the process that worked on the batch ended or hung')
+  end
 end
 
 local function give_turn(tenant)
@@ -20,7 +25,10 @@ local function give_turn(tenant)
   local bulk = redis.call('ZRANGEBYSCORE', ring .. ':' .. tenant, '-inf', whole(now_ms), 'LIMIT', 0, 1)[1]
   if bulk then
     redis.call('ZREM', ring .. ':' .. tenant, bulk)
-    if redis.call('HEXISTS', bulk_key(bulk), 'open') == 1 then
+    local open, not_before = unpack(redis.call('HMGET', bulk_key(bulk), 'open', 'not_before'))
+    if open and not_before and tonumber(not_before) > now_ms then  -- it was woken early, and rests after a fault
+      redis.call('ZADD', ring .. ':' .. tenant, not_before, bulk)
+    elseif open then
       handed[#handed + 1], handed[#handed + 2] = bulk, redis.call('HINCRBY', bulk_key(bulk), 'flight', 1)
       redis.call('ZADD', stepping, whole(now_ms + flight_ms), bulk)
       count_handed, under_way[tenant] = count_handed + 1, (under_way[tenant] or 0) + 1

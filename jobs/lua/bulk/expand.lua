@@ -10,6 +10,7 @@ local taken = redis.call('HGET', bulk_key(bulk), 'expanded')
 if taken ~= ARGV[4] then return taken == ARGV[5] and 1 or 0 end
 redis.call('HSET', bulk_key(bulk), 'expanded', ARGV[5], 'line', ARGV[6], 'offset', ARGV[7])
 redis.call('HINCRBY', bulk_key(bulk), 'bytes', ARGV[8])
+went_well(bulk)
 for at = 13, #ARGV, 4 do
   local id, state, body = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local job = facts_of(id, 'state', 'bulk')

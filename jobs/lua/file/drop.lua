@@ -1,10 +1,11 @@
 -- Take a file out of all lists, so that its content can be removed; until that is said (forget), it is among those that expire.
+-- A file without a record that has expired is an upload that came to nothing: its content is removed too.
 -- ARGV  file, tenant ('' = whosever it is, for it has expired), later_ms (when a file in use is looked at again)
 -- gives 'dropped', bulk whose lines it has ('' = none), 'out' or 'err' | 'used' by a bulk that is not over | 'unknown'
 -- with events, lines, outbox, ends, bulks
 local file, tenant = ARGV[1], ARGV[2]
 local facts = redis.call('HMGET', file_key(file), 'tenant', 'uses', 'bulk', 'kind', 'gone')
-if not facts[1] and tenant == '' then redis.call('ZREM', root .. ':expiring', file) end
+if not facts[1] and tenant == '' then return {'dropped', '', ''} end
 if not facts[1] or (tenant ~= '' and (facts[1] ~= tenant or facts[5])) then return {'unknown'} end
 local writes = facts[3] and redis.call('HEXISTS', root .. ':bulk:' .. facts[3], 'open') == 1
 if (tonumber(facts[2]) or 0) > 0 or writes then

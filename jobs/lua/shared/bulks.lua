@@ -33,6 +33,9 @@ local function steps_under_way()
   return by_tenant, lost
 end
 
+-- A step came to its checkpoint or to its end: the faults before it do not count any more.
+local function went_well(bulk) redis.call('HDEL', bulk_key(bulk), 'faults', 'fault', 'not_before') end
+
 -- A file is in its tenant's list, and among those that expire.
 local function list_file(file, tenant, expires_ms, kept_s)
   redis.call('ZADD', root .. ':files:' .. tenant, whole(now_ms), file)

@@ -144,3 +144,12 @@ def test_every_key_is_documented() -> None:
         else:
             wanted.add(f"`{name}`")
     assert {key for key in wanted if not any(key in cell for cell in first_cells)} == set()
+
+
+def test_the_file_may_begin_with_a_byte_order_mark_and_is_no_utf_16(tmp_path: Path) -> None:
+    text = 'task = "tensor"\nmax_batch = 7\n'
+    (tmp_path / "model.toml").write_bytes(text.encode("utf-8-sig"))
+    assert read_spec(tmp_path).max_batch == 7
+    (tmp_path / "model.toml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(ModelError, match="UTF-16"):
+        read_spec(tmp_path)

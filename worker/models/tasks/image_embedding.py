@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from jobs.errors import Refused
+from jobs.json_reader import shown
 from worker.models.port import Array, Port
 from worker.models.spec import SPEC_FILE, ModelError, ModelSpec
 from worker.models.tasks.image_input import ImageInput
@@ -62,5 +63,5 @@ def _encoding(parameters: Mapping[str, Any]) -> str:
     encoding = parameters.get("encoding", "float")
     if encoding not in _ENCODINGS:
         allowed = ", ".join(_ENCODINGS)
-        raise Refused("invalid_request", f"parameter 'encoding' is {str(encoding)[:40]!r}; allowed: {allowed}")
+        raise Refused("invalid_request", f"parameter 'encoding' is {shown(encoding)}; allowed: {allowed}")
     return str(encoding)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from jobs.errors import Refused
+from jobs.json_reader import shown
 from worker.models.port import Array, Port
 from worker.models.spec import ModelSpec
 
 KINDS: Final = frozenset({"image", "tensors", "raw"})
+MOST_NAMED: Final = 10  # unknown parameters in a message
 
 
 class TryAgain(Exception):
@@ -61,6 +63,6 @@ def refuse_unknown(parameters: Mapping[str, Any], allowed: Collection[str]) -> N
         known = ", ".join(allowed) or "none"
         raise Refused(
             "invalid_request",
-            f"unknown parameter: {', '.join(map(repr, unknown))}; allowed: {known}",
+            f"unknown parameter: {', '.join(map(shown, unknown[:MOST_NAMED]))}; allowed: {known}",
             allowed=[*allowed],
         )

@@ -1,0 +1,115 @@
+"""Whether a URL lies below one of those that an operator allows: both are normalised before they are compared.
+
+A prefix ends at a boundary of path segments: https://cdn.example/cats allows /cats and /cats/1.png, not /cats-2/1.png.
+A URL that servers may read in different ways (a dot segment that is encoded twice, or beside an encoded slash) lies
+below none.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+PORTS: Final = {"http": 80, "https": 443}
+MOST_DECODINGS: Final = 5
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})?")
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
+_SEPARATOR: Final = re.compile(r"[/\\]")
+
+
+class NormalUrl(NamedTuple):
+    """A URL as its server is meant to read it. `origin`: scheme, host, port; `path` begins with a slash."""
+
+    origin: tuple[str, str, int]
+    path: str
+    query: str
+
+    def __str__(self) -> str:
+        scheme, host, port = self.origin
+        shown = f"[{host}]" if ":" in host else host
+        netloc = shown if port == PORTS[scheme] else f"{shown}:{port}"
+        return f"{scheme}://{netloc}{self.path}{self.query}"
+
+
+def normalise(url: str) -> NormalUrl:
+    """Normalise an http or https URL (RFC 3986, 6.2.2); raises ValueError for one that has no single meaning."""
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise _wrong("it has a character that no URL has")
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if parts.scheme not in PORTS or not host:
+        raise _wrong("it is no http or https URL with a host")
+    if "@" in parts.netloc or "#" in url:
+        raise _wrong("it has a user's name, a password or a fragment")
+    port = parts.port if parts.port is not None else PORTS[parts.scheme]
+    path = _without_dots(_ESCAPE.sub(_unescape, parts.path))
+    _refuse_hidden_dots(path)
+    return NormalUrl((parts.scheme, host, port), path, f"?{parts.query}" if parts.query else "")
+
+
+class UrlPrefixes:
+    """The URLs below which an operator allows others."""
+
+    def __init__(self, prefixes: Sequence[str]) -> None:
+        """Raises ValueError for a prefix that is no URL, or that has a query."""
+        self._prefixes = [normalise(prefix) for prefix in prefixes]
+        if any(prefix.query for prefix in self._prefixes):
+            raise _wrong("it has a query, which no prefix has")
+
+    @property
+    def texts(self) -> list[str]:
+        return [str(prefix) for prefix in self._prefixes]
+
+    def find(self, url: str) -> str | None:
+        """Give the normalised URL where it lies below one of the prefixes, else None."""
+        try:
+            wanted = normalise(url)
+        except ValueError:
+            return None
+        return str(wanted) if any(_is_below(wanted, prefix) for prefix in self._prefixes) else None
+
+
+def _is_below(url: NormalUrl, prefix: NormalUrl) -> bool:
+    if url.origin != prefix.origin:
+        return False
+    folder = prefix.path if prefix.path.endswith("/") else f"{prefix.path}/"
+    return url.path == prefix.path or url.path.startswith(folder)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    """Write an escape in the one normal form: none where none is needed, else with capital digits."""
+    if match[1] is None:
+        raise _wrong("it has a percent sign without two digits")
+    sign = chr(int(match[1], 16))
+    return sign if _UNRESERVED.fullmatch(sign) else match[0].upper()
+
+
+def _without_dots(path: str) -> str:
+    """Resolve dot segments (RFC 3986, 5.2.4)."""
+    kept: list[str] = []
+    segments = path.split("/")[1:] or [""]
+    for segment in segments:
+        if segment == "..":
+            kept = kept[:-1]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+def _refuse_hidden_dots(path: str) -> None:
+    """Raise ValueError where a server that decodes again, or drops parameters (`..;x`), may find a dot segment."""
+    for _ in range(MOST_DECODINGS):
+        segments = {segment.partition(";")[0] for segment in _SEPARATOR.split(path)}
+        if segments & {".", ".."}:
+            raise _wrong("it hides a dot segment")
+        decoded = unquote(path, "latin-1")
+        if decoded == path:
+            return
+        path = decoded
+    raise _wrong("it is encoded many times over")
+
+
+def _wrong(what: str) -> ValueError:
+    return ValueError(f"this is no URL with a single meaning: {what}")

@@ -1,0 +1,127 @@
+"""Values of tensors in JSON have the JSON type of their datatype, and the order that their shape says."""
+
+import base64
+import struct
+from typing import Any
+
+import pytest
+
+from jobs.errors import Refused
+from jobs.tensors import DATATYPES, Tensor, from_numbers, read_head, read_values, to_numbers
+
+INTEGERS = [name for name in DATATYPES if "INT" in name]
+FLOATS = [name for name in DATATYPES if name.startswith("FP")]
+
+
+def read(datatype: Any, shape: Any, **values: Any) -> Tensor:
+    given = {"datatype": datatype, "shape": shape, **values}
+    return read_values("x", *read_head("x", given), given)
+
+
+def refusal(datatype: Any, shape: Any, **values: Any) -> Refused:
+    with pytest.raises(Refused) as refused:
+        read(datatype, shape, **values)
+    assert len(refused.value.message) < 300
+    return refused.value
+
+
+@pytest.mark.parametrize("wrong", ["false", 0.5, [0], None, 0, 1, {}, "", 1e300, [True]])
+def test_a_truth_is_true_or_false_and_nothing_else(wrong: Any) -> None:
+    """`"false"`, `0.5` and `[0]` were true, `null` was false, with 200."""
+    error = refusal("BOOL", [2], data=[True, wrong])
+    assert (error.code, error.status) == ("invalid_input", 422)
+    assert to_numbers(read("BOOL", [2], data=[True, False])) == [True, False]
+
+
+def test_raw_bytes_of_a_truth_are_0_or_1() -> None:
+    """A byte of 2 is a bool that is neither true nor false to numpy."""
+    assert to_numbers(read("BOOL", [2], b64=base64.b64encode(b"\1\0").decode())) == [True, False]
+    assert "0 or 1" in refusal("BOOL", [2], b64=base64.b64encode(b"\1\2").decode()).message
+
+
+@pytest.mark.parametrize("datatype", [*INTEGERS, *FLOATS])
+@pytest.mark.parametrize("wrong", [True, False, None, "1", {}])
+def test_a_truth_is_no_number_and_neither_is_a_text(datatype: str, wrong: Any) -> None:
+    """`true` counted as 1.0."""
+    assert refusal(datatype, [2], data=[1, wrong]).code == "invalid_input"
+
+
+@pytest.mark.parametrize("datatype", INTEGERS)
+@pytest.mark.parametrize("wrong", [1.0, 0.5, 1e300, 2**64])
+def test_a_whole_number_has_no_point_and_fits(datatype: str, wrong: Any) -> None:
+    assert refusal(datatype, [1], data=[wrong]).code == "invalid_input"
+
+
+@pytest.mark.parametrize("datatype", FLOATS)
+def test_a_whole_number_is_a_number(datatype: str) -> None:
+    assert to_numbers(read(datatype, [3], data=[1, 2.0, -3])) == [1, 2, -3]
+    assert refusal("FP16", [1], data=[1e6]).code == "invalid_input"
+
+
+NESTED: list[tuple[list[int], Any]] = [
+    ([2, 2], [[1, 2], [3, 4]]),
+    ([1, 4], [[1, 2, 3, 4]]),
+    ([4, 1], [[1], [2], [3], [4]]),
+    ([2, 1, 2], [[[1, 2]], [[3, 4]]]),
+    ([4], [1, 2, 3, 4]),
+    ([2, 2], [1, 2, 3, 4]),
+]
+
+
+@pytest.mark.parametrize(("shape", "data"), NESTED)
+def test_nested_lists_are_read_row_by_row(shape: list[int], data: Any) -> None:
+    assert read("FP32", shape, data=data).data == struct.pack("<4f", 1, 2, 3, 4)
+
+
+RAGGED: list[tuple[list[int], Any]] = [
+    ([2, 2], [[1, 2], [3]]),
+    ([2, 2], [[1, 2], [3, 4, 5]]),
+    ([2, 2], [[1, 2, 3, 4]]),
+    ([2, 2], [[1], [2], [3], [4]]),
+    ([2, 2], [[1, 2], 3, 4]),
+    ([2, 2], [[[1, 2]], [[3, 4]]]),
+    ([4], [[1, 2], [3, 4]]),
+    ([4], [[1, 2, 3, 4]]),
+    ([2, 2, 2], [[1, 2, 3, 4], [5, 6, 7, 8]]),
+    ([1], [[[[[[1]]]]]]),
+]
+
+
+@pytest.mark.parametrize(("shape", "data"), RAGGED)
+def test_nesting_that_is_not_the_shape_is_refused(shape: list[int], data: Any) -> None:
+    assert refusal("FP32", shape, data=data).status == 422
+
+
+DEEP: Any = []
+for _ in range(90):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "values"),
+    [
+        (DEEP, [1], {"data": [1]}),
+        ({"a": DEEP}, [1], {"data": [1]}),
+        (None, [1], {"data": [1]}),
+        ("FP31", [1], {"data": [1]}),
+        ("FP32", [True], {"data": [1]}),
+        ("FP32", ["1"], {"data": [1]}),
+        ("FP32", [1.0], {"data": [1]}),
+        ("FP32", DEEP, {"data": [1]}),
+        ("FP32", [10**12], {"data": [1]}),
+        ("FP32", [1], {"data": DEEP}),
+        ("FP32", [1], {"data": {"0": 1}}),
+        ("FP32", [1], {"b64": 7}),
+        ("FP32", [1], {"b64": ["AAAA"]}),
+        ("FP32", [1], {}),
+        ("FP32", [1], {"data": [1], "b64": "AAAA"}),
+        ("FP32", [1], {"data": [1], "more": 1}),
+    ],
+)
+def test_a_head_is_checked_before_its_values(datatype: Any, shape: Any, values: dict[str, Any]) -> None:
+    assert refusal(datatype, shape, **values).status in (400, 422)
+
+
+def test_a_long_list_is_packed_as_it_is() -> None:
+    values = [float(number) for number in range(100_000)]
+    assert from_numbers("x", "FP64", (100_000,), values).data == struct.pack("<100000d", *values)
