@@ -28,7 +28,9 @@ class StoreSettings(Settings):
     )
     shards: int = Field(1, ge=1, le=99, description="slots the jobs are spread over; more than one only for a Cluster")
     result_ttl_s: float = Field(3600, gt=0, description="how long a final job can be read")
-    idempotency_ttl_s: int = Field(86_400, gt=0, description="how long an Idempotency-Key stands for its job")
+    idempotency_ttl_s: int = Field(
+        86_400, gt=0, description="how long an Idempotency-Key stands for its job; longer where the deadline is later"
+    )
     own_cap: int = Field(10_000, ge=1, description="newest jobs of a tenant that can be listed")
     max_jobs: int = Field(
         1_000_000, ge=1, description="jobs of one model that may wait or run; bulk stops at nine tenths"
@@ -43,7 +45,9 @@ class StoreSettings(Settings):
         description="after a trial that killed its worker, so long until the next: it has time to come back",
     )
     dead_letter_ttl_s: float = Field(604_800, gt=0, description="how long a dead letter is kept (7 days)")
-    dead_letters: int = Field(1000, ge=1, description="dead letters kept; the oldest make room")
+    dead_letters: int = Field(
+        1000, ge=1, description="dead letters kept; beyond, the tenant that holds most loses its oldest"
+    )
     dead_letter_bytes: int = Field(256 << 20, ge=1, description="bytes of their inputs, likewise")
     bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")
     tenant_requests: int = Field(

@@ -33,7 +33,13 @@ class BulkSettings(Settings):
     )
     bulk_in_flight_bytes: int = Field(64 << 20, ge=1, description="bytes of them, likewise")
     bulk_chunk: int = Field(500, ge=1, le=5000, description="lines, or outcomes, between two checkpoints")
-    bulk_steps: int = Field(2, ge=1, le=64, description="bulks that one delivering process takes forward at a time")
+    bulk_steps: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="bulks that one delivering process takes forward at a time; "
+        "one tenant leaves half of several to others",
+    )
     bulk_step_s: float = Field(2, gt=0, description="longest time of one step; then another bulk has its turn")
     bulk_flight_s: float = Field(15, gt=0, description="a step of which nothing is heard for so long is made again")
     bulk_retry_s: float = Field(

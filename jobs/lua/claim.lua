@@ -73,7 +73,7 @@ local function room_of(tenant, most)
 end
 
 -- As `fill`, by weight: in each round a tenant has seats for as much as it weighs. A turn that the end of a claim cuts short
--- goes on in the next one. A tenant of which enough run leaves the ring until one of its jobs ends (`park`), so that a claim
+-- goes on in the next one. A tenant of which enough run leaves the ring until one of its jobs ends (it is parked, see lines.lua), so that a claim
 -- looks at no more tenants than it has budget for, however many wait.
 local function fill_by_weight(lane, seats)
   if seats <= 0 then return end
@@ -96,7 +96,8 @@ local function fill_by_weight(lane, seats)
     local units = math.ceil((credit - taken) / unit)
     whose = nil
     if waits and room <= taken then
-      park(tenant, model, version, lane)
+      redis.call('SADD', root .. ':parked:' .. tenant, model .. ' ' .. version .. ' ' .. lane)
+      redis.call('ZADD', root .. ':parked', 'NX', whole(now_ms), tenant)
       parked, budget = parked + 1, budget - 1
     elseif waits and units > 0 and #claimed >= goal then
       redis.call('LPUSH', ring, tenant)

@@ -10,7 +10,7 @@ for nth, lane in ipairs({'interactive', 'bulk', 'suspect'}) do
   for _, tenant in ipairs(ring) do sums[nth] = sums[nth] + redis.call('ZCARD', line_key(model, version, lane, tenant)) end
   if #ring == count or #parked == count then more = 1 end
   for _, tenant in ipairs(parked) do
-    if redis.call('SISMEMBER', parked_key(tenant), model .. ' ' .. version .. ' ' .. lane) == 1 then
+    if redis.call('SISMEMBER', root .. ':parked:' .. tenant, model .. ' ' .. version .. ' ' .. lane) == 1 then
       sums[nth] = sums[nth] + redis.call('ZCARD', line_key(model, version, lane, tenant))
     end
   end

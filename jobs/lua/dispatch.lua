@@ -6,7 +6,7 @@
 --       beyond fail), and how many of those that have ended are kept, and for how long
 -- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
 -- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
--- with events, outbox
+-- with events, outbox, attempts
 local lane, want, slots, flight_ms, stall_ms, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
   tonumber(ARGV[5]), tonumber(ARGV[6])
 local log, ttl_ms = ARGV[7], ARGV[8]
@@ -90,17 +90,18 @@ local function give_turn(tenant)
     if not pcall(serve, tenant, endpoint) then redis.call('ZREM', its_endpoints, endpoint) end
     if count_handed > before then break end
   end
-  end_turn(ring, tenant)
+  redis.call('ZREM', ring, tenant)  -- after its turn it goes behind all others that are due
+  take_place(ring, tenant)
 end
 
 local turns = 8 * want  -- in all
 repeat
   local before = count_handed
-  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', RING_NOW, 'LIMIT', 0, math.min(4 * want, turns))) do
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', ring_now(), 'LIMIT', 0, math.min(4 * want, turns))) do
     if count_handed < want and not pcall(give_turn, tenant) then redis.call('ZREM', ring, tenant) end
     turns = turns - 1
   end
 until count_handed >= want or count_handed == before or turns <= 0
 local next_due = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')[2]
-handed[1] = next_due and math.max(0, math.ceil(next_due - ring_now)) or -1
+handed[1] = next_due and math.max(0, math.ceil(next_due - ring_now())) or -1
 return handed

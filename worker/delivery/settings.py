@@ -25,7 +25,13 @@ class DeliverySettings(GuardSettings):
     rq_redis_url_file: Path | None = Field(
         None, description="a file that holds this URL, likewise; it overrules RQ_REDIS_URL"
     )
-    deliveries: int = Field(24, ge=1, le=256, description="attempts at a time, to endpoints that answer in time")
+    deliveries: int = Field(
+        24,
+        ge=1,
+        le=256,
+        description="attempts at a time, to endpoints that answer in time; "
+        "a quarter is for tenants that have none under way",
+    )
     slow_deliveries: int = Field(
         8, ge=1, le=256, description="and to those that do not: they take no seat from the others"
     )

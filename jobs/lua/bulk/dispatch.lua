@@ -34,18 +34,19 @@ local function give_turn(tenant)
       count_handed, under_way[tenant] = count_handed + 1, (under_way[tenant] or 0) + 1
     end
   end
-  end_turn(ring, tenant)
+  redis.call('ZREM', ring, tenant)  -- after its turn it goes behind all others that are due
+  take_place(ring, tenant)
 end
 
 repeat
   local before = count_handed
-  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', RING_NOW, 'LIMIT', 0, 4 * want)) do
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', ring_now(), 'LIMIT', 0, 4 * want)) do
     if count_handed < want then give_turn(tenant) end
   end
 until count_handed >= want or count_handed == before
 for _, key in ipairs({ring, stepping}) do
   local at = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
-  local wait_ms = at and math.max(0, math.ceil(at - ring_now))
+  local wait_ms = at and math.max(0, math.ceil(at - ring_now()))
   if wait_ms and (handed[1] < 0 or wait_ms < handed[1]) then handed[1] = wait_ms end
 end
 return handed

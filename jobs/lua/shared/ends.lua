@@ -90,64 +90,67 @@ local function close()
   if posted then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 
--- Dead letters: `:dead` has all of the shard, `:letters:<tenant>` those of a tenant, both by the ms of their end. How many letters
--- and how many bytes of input each tenant holds is in `:dead_counts` and `:dead_sizes`: who holds most makes room first.
-local function letters_key(tenant) return root .. ':letters:' .. tenant end
-local function letter(id, size, tenant) return id .. ' ' .. (size or 0) .. ' ' .. (tenant or '?') end
+-- Dead letters: `:dead` has all of the shard, `:letters:<tenant>` those of a tenant, both by the ms of their end, as
+-- `<id> <bytes> <tenant>`. How many letters and how many bytes each tenant holds is in `:dead_counts` and `:dead_sizes`: who
+-- holds most makes room first. Gives what is done with them: most scripts end no job so, and need none of it.
+local function dead_letters(ends)
+  local dead, letters = root .. ':dead', {}
 
-local function weigh_letter(tenant, letters, bytes)
-  if tonumber(redis.call('ZINCRBY', root .. ':dead_counts', letters, tenant)) <= 0 then
-    redis.call('ZREM', root .. ':dead_counts', tenant)
-  end
-  if tonumber(redis.call('ZINCRBY', root .. ':dead_sizes', bytes, tenant)) <= 0 then
-    redis.call('ZREM', root .. ':dead_sizes', tenant)
-  end
-end
+  function letters.member(id, size, tenant) return id .. ' ' .. (size or 0) .. ' ' .. (tenant or '?') end
 
--- Forget a dead letter: its input and its webhook go, and what is left of the job stays as long as any result. False where there
--- is no such letter.
-local function purge(member, ttl_ms)
-  local id, size, tenant = string.match(member, '^(%S+) (%d+) ?(%S*)$')
-  local there = redis.call('ZREM', root .. ':dead', member) == 1
-  if not there or not id then return there end
-  redis.call('DECRBY', root .. ':dead_bytes', size)
-  if redis.call('ZREM', letters_key(tenant), member) == 1 then weigh_letter(tenant, -1, 0 - size) end
-  if redis.call('HDEL', job_key(id), 'input', 'webhook') > 0 then redis.call('PEXPIRE', job_key(id), ttl_ms) end
-  return true
-end
-
--- Forget letters as long as there are too many, or too many bytes, at most `most` of them; gives how many. The tenant that holds
--- most letters, or most bytes, loses its oldest; where nobody has two, the oldest of all goes.
-local function make_room(ends, most)
-  local dead, gone = root .. ':dead', 0
-  while gone < most do
-    local is_large = (tonumber(redis.call('GET', root .. ':dead_bytes')) or 0) > ends.dead_bytes
-    if not is_large and redis.call('ZCARD', dead) <= ends.dead_letters then break end
-    local holder, held = unpack(redis.call('ZRANGE', root .. (is_large and ':dead_sizes' or ':dead_counts'), 0, 0, 'REV', 'WITHSCORES'))
-    local has_most = holder and (is_large or tonumber(held) > 1)
-    local oldest = has_most and redis.call('ZRANGE', letters_key(holder), 0, 0)[1]
-    if not oldest or not purge(oldest, ends.ttl_ms) then  -- nobody has two; or junk lies in place of what a tenant holds
-      oldest = redis.call('ZRANGE', dead, 0, 0)[1]
-      if not oldest then  -- there is no letter, whatever the sum says
-        redis.call('DEL', root .. ':dead_bytes')
-        break
-      end
-      purge(oldest, ends.ttl_ms)
+  local function weigh_letter(tenant, count, bytes)
+    for key, more in pairs({[root .. ':dead_counts'] = count, [root .. ':dead_sizes'] = bytes}) do
+      if tonumber(redis.call('ZINCRBY', key, more, tenant)) <= 0 then redis.call('ZREM', key, tenant) end
     end
-    gone = gone + 1
   end
-  return gone
-end
 
--- Keep a failed job's input: it is a dead letter now. Others make room: some with each letter, what is left with the next sweep.
-local MOST_ROOM = 100
-local function keep(id, size, tenant, ends)
-  redis.call('ZADD', root .. ':dead', whole(now_ms), letter(id, size, tenant))
-  redis.call('ZADD', letters_key(tenant or '?'), whole(now_ms), letter(id, size, tenant))
-  redis.call('INCRBY', root .. ':dead_bytes', size)
-  weigh_letter(tenant or '?', 1, size)
-  redis.call('PEXPIRE', job_key(id), math.max(ends.dead_ttl_ms, ends.ttl_ms))
-  make_room(ends, MOST_ROOM)
+  -- Forget a dead letter: its input and its webhook go, and what is left of the job stays as long as any result. False where
+  -- there is no such letter.
+  function letters.forget(member)
+    local id, size, tenant = string.match(member, '^(%S+) (%d+) ?(%S*)$')
+    local there = redis.call('ZREM', dead, member) == 1
+    if not there or not id then return there end
+    redis.call('DECRBY', root .. ':dead_bytes', size)
+    if redis.call('ZREM', root .. ':letters:' .. tenant, member) == 1 then weigh_letter(tenant, -1, 0 - size) end
+    if redis.call('HDEL', job_key(id), 'input', 'webhook') > 0 then redis.call('PEXPIRE', job_key(id), ends.ttl_ms) end
+    return true
+  end
+
+  -- Forget letters as long as there are too many, or too many bytes, at most `most` of them; gives how many. The tenant that
+  -- holds most letters, or most bytes, loses its oldest; where nobody has two, the oldest of all goes.
+  function letters.make_room(most)
+    local gone = 0
+    while gone < most do
+      local is_large = (tonumber(redis.call('GET', root .. ':dead_bytes')) or 0) > ends.dead_bytes
+      if not is_large and redis.call('ZCARD', dead) <= ends.dead_letters then break end
+      local holder, held = unpack(redis.call('ZRANGE', root .. (is_large and ':dead_sizes' or ':dead_counts'), 0, 0, 'REV', 'WITHSCORES'))
+      local has_most = holder and (is_large or tonumber(held) > 1)
+      local oldest = has_most and redis.call('ZRANGE', root .. ':letters:' .. holder, 0, 0)[1]
+      if not oldest or not letters.forget(oldest) then  -- nobody has two; or junk lies in place of what a tenant holds
+        oldest = redis.call('ZRANGE', dead, 0, 0)[1]
+        if not oldest then  -- there is no letter, whatever the sum says
+          redis.call('DEL', root .. ':dead_bytes')
+          break
+        end
+        letters.forget(oldest)
+      end
+      gone = gone + 1
+    end
+    return gone
+  end
+
+  -- Keep a failed job's input: it is a dead letter now. Others make room: some with each letter, the rest with the next sweep.
+  function letters.keep(id, size, tenant)
+    local member = letters.member(id, size, tenant)
+    redis.call('ZADD', dead, whole(now_ms), member)
+    redis.call('ZADD', root .. ':letters:' .. (tenant or '?'), whole(now_ms), member)
+    redis.call('INCRBY', root .. ':dead_bytes', size)
+    weigh_letter(tenant or '?', 1, size)
+    redis.call('PEXPIRE', job_key(id), math.max(ends.dead_ttl_ms, ends.ttl_ms))
+    letters.make_room(100)
+  end
+
+  return letters
 end
 
 -- How long what has ended is kept: the four words with which every script that ends jobs begins, after its own.
@@ -174,7 +177,7 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
   if facts[15] then unseat(facts[15]) end
   if dead then
     redis.call('HDEL', job, 'watchers', 'seat', 'followers', 'log')
-    keep(id, whole(size or 0), facts[10], ends)
+    dead_letters(ends).keep(id, whole(size or 0), facts[10])
   else
     redis.call('HDEL', job, 'watchers', 'input', 'seat', 'followers', 'log', 'webhook')
     redis.call('PEXPIRE', job, facts[18] and math.min(LINE_TTL_MS, ends.ttl_ms) or ends.ttl_ms)

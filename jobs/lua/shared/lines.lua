@@ -63,35 +63,19 @@ local function place_of(id)
   return job, more
 end
 
--- A tenant of which as many jobs run as may is parked: it is in no ring until one of its jobs ends, so that claims do not pass
--- it by again and again. `:parked:<tenant>` has the rings that it left, `:parked` the tenants by the ms since when.
-local function parked_key(tenant) return root .. ':parked:' .. tenant end
-
-local function park(tenant, model, version, lane)
-  redis.call('SADD', parked_key(tenant), model .. ' ' .. version .. ' ' .. lane)
-  redis.call('ZADD', root .. ':parked', 'NX', whole(now_ms), tenant)
-end
-
+-- A tenant of which as many jobs run as may is parked (by claim): it is in no ring until one of its jobs ends, so that claims do
+-- not pass it by again and again. `:parked:<tenant>` has the rings that it left, `:parked` the tenants by the ms since when.
 -- Put a parked tenant back into the rings that it left, and wake a worker for each.
 local function unpark(tenant)
   if redis.call('ZREM', root .. ':parked', tenant) == 0 then return end
-  for _, left in ipairs(redis.call('SMEMBERS', parked_key(tenant))) do
+  for _, left in ipairs(redis.call('SMEMBERS', root .. ':parked:' .. tenant)) do
     local model, version, lane = string.match(left, '^(%S+) (%S+) (%S+)$')
     if model and redis.call('EXISTS', line_key(model, version, lane, tenant)) == 1 then
       redis.call('RPUSH', ring_key(model, version, lane), tenant)
       wake(model, version, lane)
     end
   end
-  redis.call('DEL', parked_key(tenant))
-end
-
--- Take a tenant whose line is empty out of its ring, or out of those that are parked.
-local function leave_ring(model, version, lane, tenant)
-  if redis.call('SREM', parked_key(tenant), model .. ' ' .. version .. ' ' .. lane) == 0 then
-    redis.call('LREM', ring_key(model, version, lane), 1, tenant)
-  elseif redis.call('EXISTS', parked_key(tenant)) == 0 then
-    redis.call('ZREM', root .. ':parked', tenant)
-  end
+  redis.call('DEL', root .. ':parked:' .. tenant)
 end
 
 -- Of a tenant that may run so many at a time (`seat`: '@' and its name), one runs no more: its next is woken for.
@@ -109,7 +93,13 @@ local function unline(id)
   local model, version, lane, tenant = unpack(place)
   local line = line_key(model, version, lane, tenant)
   redis.call('ZREM', line, id)
-  if redis.call('EXISTS', line) == 0 then leave_ring(model, version, lane, tenant) end
+  if redis.call('EXISTS', line) == 1 then return end
+  local parked = root .. ':parked:' .. tenant
+  if redis.call('SREM', parked, model .. ' ' .. version .. ' ' .. lane) == 0 then
+    redis.call('LREM', ring_key(model, version, lane), 1, tenant)
+  elseif redis.call('EXISTS', parked) == 0 then
+    redis.call('ZREM', root .. ':parked', tenant)
+  end
 end
 
 -- Give a running job back to its line, or after a while; false where its record does not tell which line.

@@ -12,26 +12,18 @@ local function endpoint_key(endpoint) return root .. ':endpoint:' .. endpoint en
 local function outbox_key(endpoint) return root .. ':outbox:' .. endpoint end
 local function airborne_key(endpoint) return root .. ':airborne:' .. endpoint end
 local function due_key(lane) return root .. ':due:' .. lane end
-local function flights_key(lane, tenant) return root .. ':flights:' .. lane .. ':' .. tenant end
 
 -- The time as rings of tenants have it: ms with a fraction, so that two turns in one ms have an order.
-local RING_NOW = string.format('%.3f', now_us / 1000)
-local ring_now = tonumber(RING_NOW)
+local function ring_now() return string.format('%.3f', now_us / 1000) end
 
 -- Give a tenant its place in a ring of tenants, which `<ring>:<tenant>` follows: the ms at which the first of its members is due,
 -- not earlier than now. A tenant that is due already keeps its place: with more members it does not move forward.
 local function take_place(ring, tenant)
   local first = tonumber(redis.call('ZRANGE', ring .. ':' .. tenant, 0, 0, 'WITHSCORES')[2])
   if not first then return redis.call('ZREM', ring, tenant) end
-  local place = tonumber(redis.call('ZSCORE', ring, tenant))
-  if place and place <= ring_now and first <= ring_now then return end
-  redis.call('ZADD', ring, first > ring_now and whole(first) or RING_NOW, tenant)
-end
-
--- After its turn a tenant goes behind all others that are due.
-local function end_turn(ring, tenant)
-  redis.call('ZREM', ring, tenant)
-  take_place(ring, tenant)
+  local place, now = tonumber(redis.call('ZSCORE', ring, tenant)), ring_now()
+  if place and place <= tonumber(now) and first <= tonumber(now) then return end
+  redis.call('ZADD', ring, first > tonumber(now) and whole(first) or now, tenant)
 end
 
 -- Say when something is to be done next for an endpoint: a delivery is due and has room, or an attempt was lost.
@@ -111,37 +103,4 @@ local function post(id, state, webhook)
   table.insert(as_read, 1, id)
   write_delivery(delivery, id, tenant, state, origin, url, headers, cjson.encode(as_read), size)
   return delivery
-end
-
--- Ended deliveries of a tenant beyond `most`, the oldest first, and those that were kept long enough; some at a time.
-local function trim(tenant, most, ttl_ms)
-  local ended_key, listed = root .. ':ended:' .. tenant, root .. ':deliveries:' .. tenant
-  local over = math.min(redis.call('ZCARD', ended_key) - most, 10)
-  local old = over > 0 and redis.call('ZRANGE', ended_key, 0, over - 1)
-    or redis.call('ZRANGEBYSCORE', ended_key, '-inf', whole(now_ms - ttl_ms), 'LIMIT', 0, 10)
-  for _, delivery in ipairs(old) do
-    redis.call('ZREM', ended_key, delivery)
-    redis.call('ZREM', listed, delivery)
-    redis.call('DEL', delivery_key(delivery))
-  end
-end
-
--- A delivery has ended: it stays for a while, to be looked at and sent again.
-local function end_delivery(delivery, state, log, ttl_ms)
-  local tenant, endpoint = unpack(redis.call('HMGET', delivery_key(delivery), 'tenant', 'endpoint'))
-  local kept_s = math.ceil(ttl_ms / 1000)
-  redis.call('HSET', delivery_key(delivery), 'state', state, 'ended', whole(now_ms))
-  redis.call('PEXPIRE', delivery_key(delivery), ttl_ms)
-  redis.call('ZADD', root .. ':ended:' .. tenant, whole(now_ms), delivery)
-  redis.call('EXPIRE', root .. ':ended:' .. tenant, whole(math.max(KEPT_S, kept_s)))
-  keep_lists(tenant, endpoint, kept_s)
-  redis.call('HINCRBY', root .. ':counts', 'webhooks:ended:' .. state, 1)
-  trim(tenant, tonumber(log), ttl_ms)
-end
-
--- Note an attempt, or what stood in place of one; the newest 20 are kept.
-local function note(delivery, entry)
-  local nth = redis.call('HINCRBY', delivery_key(delivery), 'tries', 1)
-  redis.call('HSET', delivery_key(delivery), 'try:' .. nth, entry)
-  redis.call('HDEL', delivery_key(delivery), 'try:' .. (nth - 20))
 end

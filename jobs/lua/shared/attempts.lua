@@ -1,0 +1,35 @@
+-- Attempts at deliveries: for scripts that say `with attempts`, after `outbox`.
+local function flights_key(lane, tenant) return root .. ':flights:' .. lane .. ':' .. tenant end
+
+-- Ended deliveries of a tenant beyond `most`, the oldest first, and those that were kept long enough; some at a time.
+local function trim(tenant, most, ttl_ms)
+  local ended_key, listed = root .. ':ended:' .. tenant, root .. ':deliveries:' .. tenant
+  local over = math.min(redis.call('ZCARD', ended_key) - most, 10)
+  local old = over > 0 and redis.call('ZRANGE', ended_key, 0, over - 1)
+    or redis.call('ZRANGEBYSCORE', ended_key, '-inf', whole(now_ms - ttl_ms), 'LIMIT', 0, 10)
+  for _, delivery in ipairs(old) do
+    redis.call('ZREM', ended_key, delivery)
+    redis.call('ZREM', listed, delivery)
+    redis.call('DEL', delivery_key(delivery))
+  end
+end
+
+-- A delivery has ended: it stays for a while, to be looked at and sent again.
+local function end_delivery(delivery, state, log, ttl_ms)
+  local tenant, endpoint = unpack(redis.call('HMGET', delivery_key(delivery), 'tenant', 'endpoint'))
+  local kept_s = math.ceil(ttl_ms / 1000)
+  redis.call('HSET', delivery_key(delivery), 'state', state, 'ended', whole(now_ms))
+  redis.call('PEXPIRE', delivery_key(delivery), ttl_ms)
+  redis.call('ZADD', root .. ':ended:' .. tenant, whole(now_ms), delivery)
+  redis.call('EXPIRE', root .. ':ended:' .. tenant, whole(math.max(KEPT_S, kept_s)))
+  keep_lists(tenant, endpoint, kept_s)
+  redis.call('HINCRBY', root .. ':counts', 'webhooks:ended:' .. state, 1)
+  trim(tenant, tonumber(log), ttl_ms)
+end
+
+-- Note an attempt, or what stood in place of one; the newest 20 are kept.
+local function note(delivery, entry)
+  local nth = redis.call('HINCRBY', delivery_key(delivery), 'tries', 1)
+  redis.call('HSET', delivery_key(delivery), 'try:' .. nth, entry)
+  redis.call('HDEL', delivery_key(delivery), 'try:' .. (nth - 20))
+end
