@@ -29,6 +29,7 @@ from jobs.job import Job
 from jobs.notices import Listener
 from jobs.store import JobStore
 from jobs.tenants import TenantLimits
+from jobs.waits import end_all
 
 log = logging.getLogger("jitney.api")
 
@@ -81,9 +82,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stop the loops and let go of the store."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await end_all(self._loops)
         with suppress(StoreUnavailable):
             await self.agreement.withdraw()
         await self.store.connection.aclose()
