@@ -30,10 +30,12 @@ from jobs.job import Job
 from jobs.notices import Listener
 from jobs.store import JobStore
 from jobs.tenants import TenantLimits
+from jobs.waits import end_all
 
 log = logging.getLogger("jitney.api")
 
 RETRY_S = 0.5
+COMPARE_S = 1.0  # between two looks at what other processes are set to, at least
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 
@@ -55,7 +57,7 @@ class Gateway:
         self._share(settings)
         self.guard = settings.guard()
         me = Process.this("gateway", self.id, settings, store.settings, bulk)
-        self.agreement = Agreement(store.connection, me, store.settings.shards, settings.models_s)
+        self.agreement = Agreement(store.connection, me, store.settings.shards, max(COMPARE_S, settings.models_s))
         self.limits = TenantLimits(store.connection, store.tenants)
         self.is_draining = False  # told to stop: balancers shall send no more
         self.stop_code = 0  # what the process exits with where it stops by itself, and at once
@@ -99,9 +101,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Stop the loops and let go of the store."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await end_all(self._loops)
         with suppress(StoreUnavailable):
             await self.agreement.withdraw()
         await self.store.connection.aclose()

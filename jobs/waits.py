@@ -1,8 +1,10 @@
 """Waiting with an end to it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
+
+CANCEL_AGAIN_S = 0.2
 
 
 async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
@@ -30,3 +32,15 @@ async def is_stopped_first(work: Coroutine[Any, Any, None], stop: asyncio.Event)
         working.result()
     working.cancel()
     return stop.is_set()
+
+
+async def end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they have ended, whatever they raise.
+
+    Asked again and again: a cancellation that comes while redis-py connects may be swallowed.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -250,9 +250,10 @@ class Keeper:
         for name in self._same_files.overruled() & self._depot.stations.keys():
             log.warning("model %s is taken down: other files of it are served", name)
             self._loader.forget(name)
-            await self._depot.remove(name)
+            station = await self._depot.remove(name)
             self._same_files.running.pop(name, None)
             self._announcer.changed()
+            await station.tally.tell(self._store.connection, station.model.name)
 
     async def _let_go(self) -> None:
         """Take down what is no longer wanted, once its lines are empty and every gateway must have heard of it."""

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from jobs.waits import end_all
+
 Task = asyncio.Task[Any]
 
 
@@ -30,9 +32,7 @@ class Loops:
         """End some, or all."""
         ending = [*(self._running if tasks is None else tasks)]
         self.may_end(ending)
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await end_all(ending)
 
     def check(self) -> None:
         """Raise what ended a loop that should not have."""

@@ -58,6 +58,7 @@ class Runtime:
         self.announcer = Announcer(store.connection, self._report, self.depot.stations, self.same_files, self._beat_s)
         notes = LoadNotes(black_box and black_box.with_name(f"{black_box.name}.loads"))
         self.keeper = Keeper(settings, store, self.depot, self.announcer, notes, same_files=self.same_files)
+        self.same_files.on_overruled = self.keeper.look_again
         me = Process.this("worker", self.id, settings, store.settings)
         self.agreement = Agreement(store.connection, me, store.settings.shards, self._beat_s)
         self.limits = TenantLimits(store.connection, store.tenants)

@@ -38,7 +38,9 @@ class WorkerSettings(Settings):
     engine_cache: Path = Field(
         Path(".data/engines"), description="folder where TensorRT keeps what it has built, which takes minutes"
     )
-    beat_s: float = Field(5, gt=0, description="time between two renewals of leases and announcement")
+    beat_s: float = Field(
+        5, gt=0, description="time between two renewals of leases and announcement; a quarter of LEASE_S at most"
+    )
     stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
     idle_poll_s: float = Field(1, gt=0, description="an idle worker looks for work this often even without a wake")
     drain_s: float = Field(3, gt=0, description="on SIGTERM: longest time to finish what is aboard")

@@ -6,6 +6,7 @@ live worker has them; a worker with others does not serve that version, and says
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from jobs import registry
 from jobs.connection import Connection
@@ -25,6 +26,7 @@ class SameFiles:
 
     def __init__(self, connection: Connection, worker_id: str, ttl_s: float) -> None:
         self._connection, self._worker_id, self._ttl_s = connection, worker_id, ttl_s
+        self.on_overruled: Callable[[], None] = lambda: None  # called where this worker has to stop serving a version
         self._read: dict[str, tuple[str, str]] = {}  # version → what its files looked like, and their digest
         self._served: dict[str, str] = {}
         self.announced: dict[str, str] = {}
@@ -67,10 +69,15 @@ class SameFiles:
         for one in self.refused.keys() - differing:
             log.info("model %s: its files are those that are served, or the others are gone", one)
             del self.refused[one]
+        if self.overruled():
+            self.on_overruled()
 
     def overruled(self) -> set[str]:
-        """List the versions that this worker runs by other files than those that are served: it has to stop."""
-        return {one for one, digest in self.running.items() if digest and self._served.get(one, digest) != digest}
+        """List the versions that this worker runs by other files than those that are served: it has to stop.
+
+        Not those whose files it has by now: they are loaded in place of the others.
+        """
+        return {one for one in self.refused.keys() & self.running.keys() if self._served[one] != self.running[one]}
 
     async def forget(self, versions: list[str]) -> None:
         """Announce that this worker has these versions no more. Raises StoreUnavailable."""
@@ -85,6 +92,11 @@ class SameFiles:
         hosts = sorted({one.host for one in found.workers if one.digests.get(version) == served})
         where = f" on {', '.join(hosts[:3])}" if hosts else " by another worker"
         name, _, number = version.partition(" ")
+        if version in self.running:
+            return (
+                f"{name} version {number}: its changed files (digest {self.announced[version]}) are not loaded while "
+                f"others are served{where} (digest {served}); this worker goes on with what it has loaded"
+            )
         return (
             f"{name} version {number} is not served by this worker: its files (digest {self.announced[version]}) "
             f"differ from those that are served{where} (digest {served}); make them the same, or raise the version"

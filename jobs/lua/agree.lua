@@ -3,24 +3,26 @@
 -- gives {the SHARDS that this queue is kept with, then what each live process announces, this one among them}
 -- The first process of a queue writes down its SHARDS; one with another value is not announced.
 -- A field `process:<id>` is '<ms until which it counts as alive> <JSON>'; those that are over are removed by whoever comes by.
+local MOST_TOLD = 4000  -- as many as fit on Lua's stack
 local id, ttl_ms, own_shards, record = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
-redis.call('HSETNX', root, 'shards', own_shards)
-local shards = redis.call('HGET', root, 'shards')
-if shards ~= own_shards then return {shards} end
-if ttl_ms > 0 then
-  redis.call('HSET', root, 'process:' .. id, whole(now_ms + ttl_ms) .. ' ' .. record)
-else
-  redis.call('HDEL', root, 'process:' .. id)
-end
-local answer, fields = {shards}, redis.call('HGETALL', root)
+local own, shards, others, gone = 'process:' .. id, nil, {}, {}
+local fields = redis.call('HGETALL', root)
 for at = 1, #fields, 2 do
-  if string.sub(fields[at], 1, 8) == 'process:' then
-    local until_ms, its_record = string.match(fields[at + 1], '^(%d+) (.*)$')
-    if until_ms and tonumber(until_ms) > now_ms then
-      answer[#answer + 1] = its_record
-    else
-      redis.call('HDEL', root, fields[at])
-    end
+  local name, value = fields[at], fields[at + 1]
+  local until_ms, its_record = string.match(value, '^(%d+) (.*)$')
+  if name == 'shards' then
+    shards = value
+  elseif string.sub(name, 1, 8) == 'process:' and name ~= own then
+    local lives = until_ms and tonumber(until_ms) > now_ms
+    table.insert(lives and others or gone, lives and its_record or name)
   end
 end
-return answer
+if shards and shards ~= own_shards then return {shards} end
+if not shards then redis.call('HSET', root, 'shards', own_shards) end
+if ttl_ms > 0 then
+  redis.call('HSET', root, own, whole(now_ms + ttl_ms) .. ' ' .. record)
+else
+  gone[#gone + 1] = own
+end
+for _, name in ipairs(gone) do redis.call('HDEL', root, name) end
+return {own_shards, ttl_ms > 0 and record or '', unpack(others, 1, math.min(#others, MOST_TOLD))}

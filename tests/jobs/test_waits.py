@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from jobs.waits import wait_for_event
+from jobs.waits import end_all, wait_for_event
 from tests.support.waiting import pass_time
 
 pytestmark = pytest.mark.anyio
@@ -35,3 +35,21 @@ async def test_a_cancellation_that_comes_with_the_event_is_heard(ticks: int) -> 
     task.cancel()
     await asyncio.wait([task], timeout=5)
     assert task.cancelled()
+
+
+async def test_a_task_that_swallows_a_cancellation_is_canceled_again() -> None:
+    """A worker that was told to stop while it connected went on for ever: redis-py had swallowed it."""
+
+    async def deaf() -> None:
+        try:
+            await pass_time(60)
+        except asyncio.CancelledError:
+            await pass_time(60)
+
+    async def failing() -> None:
+        raise ValueError
+
+    tasks = [asyncio.create_task(deaf()), asyncio.create_task(failing())]
+    await pass_time(0.01)
+    await end_all(tasks)
+    assert [task.done() for task in tasks] == [True, True]

@@ -58,16 +58,18 @@ def served(gateway: GatewayProcess, model: str) -> None:
     wait_until(lambda: gateway.http.get(f"/readyz/models/{model}").status_code == 200, f"{model} is served", 30)
 
 
-@pytest.mark.parametrize("part", ["worker", "api", "worker.delivery"])
-def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Server, part: str, tmp_path: Path) -> None:
+def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Server, tmp_path: Path) -> None:
     models.doubling(tmp_path)
     with GatewayProcess(queue, {"SHARDS": "4"}):
         env = {**os.environ, "REDIS_URL": queue.url, "MODELS_DIR": str(tmp_path), "PORT": "0", "SHARDS": "1"}
-        command = [sys.executable, "-m", part]
-        ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
-        assert ran.returncode == 78
-        assert "SHARDS=1, but this queue is kept with SHARDS=4" in ran.stderr
-        assert "Traceback" not in ran.stderr
+        how: dict[str, Any] = {"cwd": ROOT, "env": env, "stderr": subprocess.PIPE, "text": True}
+        parts = ("worker", "api", "worker.delivery")
+        started = [subprocess.Popen([sys.executable, "-m", part], **how) for part in parts]
+        for part, process in zip(parts, started, strict=True):
+            said = process.communicate(timeout=30)[1]
+            assert process.returncode == 78, part
+            assert "SHARDS=1, but this queue is kept with SHARDS=4" in said
+            assert "Traceback" not in said
 
 
 def test_another_number_of_shards_is_found_when_the_queue_is_back(queue: Server) -> None:
@@ -98,8 +100,8 @@ def test_each_job_runs_once_whatever_leases_are_set_to(
         jobs = list(pool.map(lambda _: ask(gateway, "slow", "n", "INT64", [2]), range(3)))
         assert [(job["status"], job["attempts"]) for job in jobs] == [("succeeded", 1)] * 3
         counts = gateway.http.get("/metrics").text
-        assert "jitney_jobs_reclaimed_total" not in counts
-        assert "jitney_late_results_total" not in counts
+        assert "jitney_jobs_reclaimed_total{" not in counts
+        assert "jitney_late_results_total{" not in counts
 
 
 def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Server, tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Serve
             assert "differ from those that are served" in str(entry) or entry["versions"][0]["status"] == "ready"
             # The operator's way out: once nobody has the first files any more, the others are served.
             first.stop()
-            wait_until(lambda: ask(gateway, "times", "x", "FP32", [1] * 4)["output"], "the others are served", 20)
+            wait_until(lambda: ask(gateway, "times", "x", "FP32", [1] * 4).get("output"), "the others are served", 20)
             assert ask(gateway, "times", "x", "FP32", [1] * 4)["output"]["tensors"]["y"]["data"][0] == 3
             # ... or the same files everywhere: then both serve.
             shutil.rmtree(tmp_path / "a" / "times" / "1")

@@ -26,7 +26,7 @@ from jobs.redis_url import Address
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from jobs.tenants import TenantLimits
-from jobs.waits import is_stopped_first
+from jobs.waits import end_all, is_stopped_first
 from worker.bulk.drain import BulkDrain
 from worker.bulk.stepper import Stepper
 from worker.delivery.carrier import BULK, Carrier, Errand
@@ -144,9 +144,7 @@ async def _run(running: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event
     loops = [asyncio.create_task(one) for one in running]
     await asyncio.wait([*loops, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     failures = [task.exception() for task in loops if task.done()]
-    for task in loops:
-        task.cancel()
-    await asyncio.gather(*loops, return_exceptions=True)
+    await end_all(loops)
     return failures
 
 
