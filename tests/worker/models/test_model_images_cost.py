@@ -9,6 +9,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 from PIL import BmpImagePlugin, Image
 
 from jobs.errors import Refused
+from tests.support.processes import program
 from worker.models import bmp_rle, jpeg_file
-from worker.models.images import decode
+from worker.models.images import decode, to_array
 from worker.models.spec import ImageSpec
 
 MOST_LINES = 400_000  # of Python for one picture: some 20 ms; those of before took millions
@@ -193,3 +195,31 @@ def test_run_length_codes_make_the_same_pixels_as_before(name: str) -> None:
             assert got == np.asarray(theirs).tolist()
     finally:
         bmp_rle.register()
+
+
+LONG = """
+import re, resource, sys
+from pathlib import Path
+from PIL import Image
+from worker.models.image_spec import ImageSpec
+from worker.models.images import to_array
+spec = ImageSpec.model_validate({"resize": [28, 28], "color": "gray", "filter": "bilinear"})
+picture = Image.new("L", (40_000_000, 1), 9)
+taken = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (taken + (200 << 20),) * 2)
+print(to_array(picture, spec).mean(), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its memory is limited as Linux does it")
+def test_a_side_of_millions_is_shrunk_in_little_memory(tmp_path: Path) -> None:
+    """Pillow's weights for it took a gigabyte, and a second with the interpreter's lock."""
+    with program(LONG, tmp_path / "log") as process:
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text() == "9.0\n"
+
+
+def test_a_long_picture_is_shrunk_to_what_it_shows() -> None:
+    left_to_right = Image.fromarray(np.repeat(np.arange(0, 250, 5, dtype=np.uint8), 2000)[np.newaxis])
+    spec = ImageSpec.model_validate({"resize": [1, 50], "color": "gray"})
+    assert np.abs(to_array(left_to_right, spec).ravel() - np.arange(0, 250, 5)).max() <= 2
