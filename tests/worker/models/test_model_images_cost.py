@@ -103,8 +103,14 @@ HALF_A_MILLION = 500_000
 @pytest.mark.parametrize(
     ("data", "wanted"),
     [
-        pytest.param(bmp(49_990_000, 1, b"\1\0\0\0\0\1"), "read", id="BMP: one pixel, then the end of a long row"),
-        pytest.param(bmp(4000, 4000, b"\1\1\0\0" * 4000), "read", id="BMP: a pixel a row"),
+        pytest.param(
+            bmp(49_990_000, 1, b"\1\0\0\0\0\1"), "invalid_image", id="BMP: one pixel, then the end of a long row"
+        ),
+        pytest.param(
+            bmp(7000, 7000, b"\1\1\0\0" * 7000), "invalid_image", id="BMP: a pixel a row, 49 million in 28 kB"
+        ),
+        pytest.param(bmp(2000, 2000, b"\1\1\0\0" * 2000), "read", id="BMP: a pixel a row"),
+        pytest.param(bmp(4_000_000, 1, b"\1\0\0\0\0\1"), "read", id="BMP: one pixel of a shorter row"),
         pytest.param(bmp(255, 4000, b"\xff\x12\0\0" * 4000, four_bits=True), "read", id="BMP: runs of half bytes"),
         pytest.param(bmp(2000, 2000, b"\1\1" * HALF_A_MILLION * 2), "invalid_image", id="BMP: a code a pixel"),
         pytest.param(jpeg(b"\xff\xfe\0\2" * HALF_A_MILLION), "invalid_image", id="JPEG: empty comments"),
@@ -133,6 +139,8 @@ def test_a_refusal_says_what_there_is_too_much_of_and_what_to_do() -> None:
         Refused, match=r"more than 1048576 bytes of run-length data; allowed: a BMP without compression"
     ):
         decode(bmp(2000, 2000, b"\1\1" * (1 << 20)), PIPELINE)
+    with pytest.raises(Refused, match=r"49990000 x 1 pixels in 6 bytes of codes; allowed: 128 pixels a byte"):
+        decode(bmp(49_990_000, 1, b"\1\0\0\0\0\1"), PIPELINE)
     with pytest.raises(Refused, match=r"more than 10000 segments before its picture: .* allowed: a copy saved by"):
         decode(jpeg(b"\xff\xfe\0\2" * 10_001), PIPELINE)
 
