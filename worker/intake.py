@@ -173,7 +173,8 @@ class Intake:
         for rider in riders:
             by_tenant.setdefault(rider.job.tenant, []).append(rider)
         for tenant, own in by_tenant.items():
-            together = 1 if self._model.own_task or self._threads.is_slow(tenant) else DECODED_TOGETHER
+            apart = self._model.own_task or len(by_tenant) > 1 or self._threads.has_company(tenant)
+            together = 1 if apart and self._threads.is_slow(tenant) else DECODED_TOGETHER
             for at in range(0, len(own), together):
                 yield own[at : at + together]
 

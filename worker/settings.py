@@ -33,7 +33,13 @@ class WorkerSettings(Settings):
         default_factory=lambda: Cpus(usable_cpus()),
         description="CPUs this worker uses, for its runs and for decoding: a number, or a list such as 8-15 or 0,2-3",
     )
-    decode_threads: int = Field(default_factory=_cpus, ge=1, le=1024, description="threads that decode images")
+    decode_threads: int = Field(
+        default_factory=_cpus,
+        ge=1,
+        le=1024,
+        description="threads that prepare inputs and run users' own tasks, of one tenant at a time; "
+        "one more is kept for tenants whose inputs are quick",
+    )
     gpu_device: int = Field(0, ge=0, le=1023, description="the number of the worker's GPU, as CUDA counts them")
     engine_cache: Path = Field(
         Path(".data/engines"), description="folder where TensorRT keeps what it has built, which takes minutes"

@@ -65,6 +65,11 @@ class Turns:
         """Tell whether the last inputs of a tenant took long."""
         return self._slow.get(tenant, 0.0) > SLOW_S
 
+    def has_company(self, tenant: str) -> bool:
+        """Tell whether other tenants have work here too."""
+        with self._changed:
+            return any(other != tenant for other in (*self._at_work, *self._waiting))
+
     def are_all_held(self, since_s: float) -> bool:
         """Tell whether every thread has run for so long what nobody wants any more: nothing else will run here."""
         with self._changed:

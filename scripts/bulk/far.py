@@ -14,6 +14,7 @@ import httpcore2
 
 from scripts.bulk.errors import UNREADABLE, BadItem, CannotRun
 from scripts.bulk.items import MAX_BYTES, Item, Source, bad, too_large
+from scripts.bulk.litter import is_litter
 
 SCHEMES: Final = ("http://", "https://", "s3://")
 TIMEOUT_S: Final = 30.0
@@ -84,7 +85,7 @@ def objects(url: str) -> Source:
     except Exception as error:  # obstore's errors share no base but Exception
         raise CannotRun(f"{url} can not be listed: {_plain(error)}") from error
     bucket = f"s3://{urlsplit(url).netloc}/"
-    found = [(name, size) for name, size in found if not name.endswith("/")]
+    found = [(name, size) for name, size in found if not name.endswith("/") and not is_litter(name)]
 
     def items() -> Iterator[Item]:
         for line, (name, size) in enumerate(found, 1):

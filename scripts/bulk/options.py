@@ -58,6 +58,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         metavar="NAME",
         help="of a table: the column with paths or URLs (path, file, filename, image, url, uri)",
     )
+    add("--encoding", type=_encoding, metavar="NAME", help="of a .csv that is not UTF-8, such as cp1252 (Windows)")
     add("--retry-failed", action="store_true", help="run the lines that failed again, and put their new rows in place")
     most = f"jobs in flight at most ({MAX_IN_FLIGHT}); fewer while the service says 429 or 503"
     add("--max-in-flight", type=arguments.whole(1, MOST_IN_FLIGHT), default=MAX_IN_FLIGHT, metavar="N", help=most)
@@ -65,6 +66,16 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add("--cancel", action="store_true", help="stop the run of these results, and cancel its jobs")
     add("--quiet", action="store_true", help="say nothing until the end")
     return parser, run
+
+
+def _encoding(text: str) -> str:
+    try:
+        "".encode(text)  # refuses codecs that are not of text, too
+    except (LookupError, ValueError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no encoding of text; allowed: cp1252, utf-16, latin-1 and the others that Python knows"
+        ) from error
+    return text
 
 
 def _object(text: str) -> dict[str, Any]:

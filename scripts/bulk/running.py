@@ -51,7 +51,7 @@ class Run:
         retrying.finish_merge(self._journal)
         known = read_state(self._journal)
         what = given.input or (known.given if known else [])
-        source = open_source(what, given.column)
+        source = open_source(what, given.column, given.encoding)
         async with AsyncExitStack() as stack:
             await self._open(stack)
             ledger = Ledger(self._journal, self._begin(what, source))

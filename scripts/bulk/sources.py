@@ -14,16 +14,17 @@ from jobs.media import sniff
 from scripts.bulk import far, tables
 from scripts.bulk.errors import UNREADABLE, BadItem, CannotRun
 from scripts.bulk.items import MAX_BYTES, Item, Source, bad, of_file, too_large
+from scripts.bulk.litter import is_litter
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 WHAT: Final = "a folder, image files, a glob, .zip or .tar*, .jsonl, .csv or .parquet, or s3://BUCKET/PREFIX"
 
 
-def open_source(given: Sequence[str], column: str | None) -> Source:
+def open_source(given: Sequence[str], column: str | None, encoding: str | None = None) -> Source:
     """Look at INPUT, one or several files; raises CannotRun where it can not be read, or has no line at all."""
     if not given:
         raise CannotRun(f"which INPUT? There is no run of these results yet; allowed: {WHAT}")
-    source = _open(given[0], column) if len(given) == 1 else _files([Path(one) for one in given], None)
+    source = _open(given[0], column, encoding) if len(given) == 1 else _files([Path(one) for one in given], None)
     if source.total == 0:
         raise CannotRun(f"{named(given)} has nothing in it")
     return source
@@ -34,7 +35,7 @@ def named(given: Sequence[str]) -> str:
     return given[0] if len(given) == 1 else f"{len(given)} files from {given[0]} to {given[-1]}"
 
 
-def _open(given: str, column: str | None) -> Source:
+def _open(given: str, column: str | None, encoding: str | None) -> Source:
     if given.startswith("s3://"):
         return far.objects(given)
     path = Path(given)
@@ -51,7 +52,7 @@ def _open(given: str, column: str | None) -> Source:
         if name.endswith(ARCHIVES):
             return _zip(path) if name.endswith(".zip") else _tar(path)
         if path.suffix.lower() in tables.SUFFIXES:
-            return tables.open_table(path, column)
+            return tables.open_table(path, column, encoding)
         with path.open("rb") as file:
             if sniff(file.read(16)):
                 return _files([path], None)
@@ -63,20 +64,21 @@ def _open(given: str, column: str | None) -> Source:
 def _matching(given: str) -> Source:
     if not glob.has_magic(given):
         raise CannotRun(f"{given} does not exist; allowed: {WHAT}")
-    found = sorted(name for name in glob.iglob(given, recursive=True) if Path(name).is_file())  # noqa: PTH207 - absolute too
+    matching = glob.iglob(given, recursive=True)  # noqa: PTH207 - absolute too
+    found = sorted(name for name in matching if not is_litter(name) and Path(name).is_file())
     if not found:
         raise CannotRun(f"no file matches {given}")
     return _files([Path(name) for name in found], None)
 
 
 def _below(folder: Path) -> list[str]:
-    """List every file by its name within the folder, but those whose name begins with a dot."""
+    """List every file by its name within the folder, but litter and those whose name begins with a dot."""
     found: list[str] = []
     for at, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         within = os.path.relpath(at, folder)
         found += [os.path.normpath(os.path.join(within, name)) for name in files if not name.startswith(".")]  # noqa: PTH118 - a million of them
-    return sorted(found)
+    return sorted(name for name in found if not is_litter(name))
 
 
 def _files(paths: list[Path], root: Path | None) -> Source:
@@ -89,7 +91,7 @@ def _files(paths: list[Path], root: Path | None) -> Source:
 
 def _zip(path: Path) -> Source:
     archive, lock = zipfile.ZipFile(path), threading.Lock()
-    members = [member for member in archive.infolist() if not member.is_dir()]
+    members = [one for one in archive.infolist() if not one.is_dir() and not is_litter(one.filename)]
 
     def read(member: zipfile.ZipInfo) -> bytes:
         try:
@@ -124,7 +126,7 @@ def _members(path: Path) -> Iterator[Item]:
         with tarfile.open(path, "r|*") as archive:
             line = 0
             for member in archive:
-                if not member.isfile():
+                if not member.isfile() or is_litter(member.name):
                     continue
                 line += 1
                 if member.size > MAX_BYTES:

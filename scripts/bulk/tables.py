@@ -1,17 +1,16 @@
 """Tables: .jsonl, .csv and .parquet, a line each with a path or a URL, an image in base64, or a whole job."""
 
-import csv
+import codecs
 import importlib
 import importlib.util
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from jobs.errors import Refused
 from jobs.json_reader import BLANK, read_json
-from scripts.bulk import far
+from scripts.bulk import csv_table, far
 from scripts.bulk.errors import DUPLICATE, MALFORMED, BadItem, CannotRun
 from scripts.bulk.items import MAX_BYTES, Item, Source, bad, from_base64, of_file, too_large
 
@@ -21,17 +20,21 @@ IDS: Final = ("custom_id", "id")
 MAX_LINE_BYTES: Final = 32 << 20
 WANTED: Final = 'reading .parquet needs pyarrow: pip install -e ".[parquet]" in the checkout'
 
-Row = Mapping[str, Any] | BadItem
+Row = csv_table.Row
 
 
-def open_table(path: Path, column: str | None) -> Source:
-    """Look at a table; raises CannotRun where it has no column that names inputs."""
+def open_table(path: Path, column: str | None, encoding: str | None = None) -> Source:
+    """Look at a table; raises CannotRun where it has no column that names inputs, or is not text in `encoding`."""
     suffix = path.suffix.lower()
+    if encoding is not None and suffix != ".csv":
+        raise CannotRun(f"--encoding is for .csv: {path} has an encoding of its own")
     if suffix == ".csv":
-        names, rows, total = _csv(path)
+        known = {*COLUMNS, *IDS, *([column.strip().lower()] if column else [])}
+        names, rows, total = csv_table.read(path, encoding or csv_table.UTF_8, known)
     elif suffix == ".parquet":
         names, rows, total = _parquet(path)
     else:
+        csv_table.refuse_other_marks(path)
         return Source(partial(_items, path, partial(_json_rows, path), column), sum(1 for _ in _lines(path)))
     chosen = _choose(path, names, column)
     first = next(rows(), {})
@@ -42,32 +45,21 @@ def open_table(path: Path, column: str | None) -> Source:
 def _choose(path: Path, names: list[str], column: str | None) -> str:
     there = f"{path} has the columns {', '.join(names[:30]) or '(none)'}"
     if column is not None:
-        if column not in names:
+        if (found := _named(column, names)) is None:
             raise CannotRun(f"no column {column!r}: {there}")
-        return column
-    found = [name for name in COLUMNS if name in names]
-    if not found:
-        raise CannotRun(f"which column has the paths or URLs? name it with --column; {there}")
-    return found[0]
+        return found
+    for name in COLUMNS:
+        if (found := _named(name, names)) is not None:
+            return found
+    raise CannotRun(f"which column has the paths or URLs? name it with --column; {there}")
 
 
-def _csv(path: Path) -> tuple[list[str], Callable[[], Iterator[Row]], int]:
-    csv.field_size_limit(min(sys.maxsize, MAX_LINE_BYTES))
-
-    def rows() -> Iterator[Row]:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader = csv.DictReader(file)
-            while True:
-                try:
-                    yield next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    yield BadItem(MALFORMED, f"not a line of CSV: {error}")
-
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        names = next(csv.reader(file), [])
-    return names, rows, sum(1 for _ in rows())
+def _named(wanted: str, names: Iterable[str]) -> str | None:
+    """Find a name, written with capital letters or not; one that is written just so comes first."""
+    there = [*names]
+    if wanted in there:
+        return wanted
+    return next((name for name in there if name.strip().lower() == wanted.strip().lower()), None)
 
 
 def _parquet(path: Path) -> tuple[list[str], Callable[[], Iterator[Row]], int]:
@@ -87,6 +79,8 @@ def _parquet(path: Path) -> tuple[list[str], Callable[[], Iterator[Row]], int]:
 def _lines(path: Path) -> Iterator[bytes]:
     """Give every line that is not blank; of one that is too long only as much as shows that."""
     with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
         while line := file.readline(MAX_LINE_BYTES):
             rest = line
             while rest and not rest.endswith(b"\n"):
@@ -118,7 +112,7 @@ def _items(path: Path, rows: Callable[[], Iterator[Row]], column: str | None) ->
         if isinstance(row, BadItem):
             yield bad(line, "", row)
             continue
-        item_id = next((str(row[name]) for name in IDS if row.get(name) is not None), None)
+        item_id = next((str(value) for name in IDS if (value := _value(row, name)) is not None), None)
         if item_id is not None and (before := seen.setdefault(hash(item_id), line)) != line:
             error = BadItem(DUPLICATE, f"the id {item_id[:80]!r} was on line {before} already")
             yield bad(line, "", error, item_id)
@@ -130,8 +124,8 @@ def _item(table: Path, line: int, row: Mapping[str, Any], column: str | None, it
     job = row.get("body", row)  # as in a batch file of OpenAI's
     if column is None and isinstance(job, dict) and isinstance(job.get("input"), dict):
         return _of_job(line, job, item_id)
-    chosen = column or next((name for name in COLUMNS if name in row), "")
-    value = row.get(chosen)
+    chosen = column or next((name for name in COLUMNS if _named(name, row) is not None), "")
+    value = _value(row, chosen)
     if not isinstance(value, str) or not value:
         wanted = f"{chosen!r}" if chosen else f"one of {', '.join(COLUMNS)}"
         return bad(line, "", BadItem(MALFORMED, f"the line has no text as {wanted}"), item_id)
@@ -142,6 +136,14 @@ def _item(table: Path, line: int, row: Mapping[str, Any], column: str | None, it
     if "\0" in value:
         return bad(line, "", BadItem(MALFORMED, "a path has no zero bytes"), item_id)
     return of_file(line, value, table.parent / value, item_id)
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    """What a row has under this name, written with capital letters or not; None where it has no such."""
+    value = row.get(name)
+    if value is not None or name in row:
+        return value
+    return next((one for key, one in row.items() if key.strip().lower() == name.lower()), None)
 
 
 def _of_job(line: int, job: Mapping[str, Any], item_id: str | None) -> Item:

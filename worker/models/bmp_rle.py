@@ -10,6 +10,10 @@ from PIL import Image, ImageFile
 from jobs.errors import Refused
 
 MOST_BYTES: Final = 1 << 20
+# A code of two bytes is a run of 255 pixels at most; ends of lines and jumps leave out any number, which real files do
+# for little. Without a bound 6 bytes are 50 million pixels.
+PIXELS_A_BYTE: Final = 128
+PIXELS_ANYWAY: Final = 4 << 20
 _END_OF_LINE, _END, _DELTA = 0, 1, 2
 
 
@@ -28,6 +32,11 @@ class BmpRle(ImageFile.PyDecoder):
         if len(codes) > MOST_BYTES:
             reason = f"the BMP has more than {MOST_BYTES} bytes of run-length data"
             raise Refused("invalid_image", f"{reason}; allowed: a BMP without compression, or a PNG", limit=MOST_BYTES)
+        allowed = max(PIXELS_ANYWAY, PIXELS_A_BYTE * len(codes))
+        if self.state.xsize * self.state.ysize > allowed:
+            reason = f"the BMP has {self.state.xsize} x {self.state.ysize} pixels in {len(codes)} bytes of codes"
+            limit = f"allowed: {PIXELS_A_BYTE} pixels a byte, a BMP without compression, or a PNG"
+            raise Refused("invalid_image", f"{reason}; {limit}", limit=allowed)
         pixels = unpack(codes, (self.state.xsize, self.state.ysize), is_rle4=bool(self.args[1]), begin=begin)
         self.set_as_raw(bytes(pixels), "L" if self.mode in {"1", "L"} else "P", (0, self.args[-1]))
         return -1, 0

@@ -26,6 +26,9 @@ from worker.models.slim import Slim
 # Pillow only warns at sizes that a model's own limit may allow; its hard limit stays as the second fence.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 bmp_rle.register()
+# Pillow weighs each pixel of a side for each of the result, holding the interpreter's lock: seconds, and gigabytes, for
+# a side of millions. Beyond what a JPEG can have, a side is first shrunk by plain averages, to some times the result.
+_LONG_SIDE, _GAP = 65_536, 64.0
 _SLIM: Final = {"PNG": png_file.read, "GIF": gif_file.read}
 
 
@@ -166,7 +169,8 @@ def _fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
         min((right - placed.left) / across, image.width),
         min((bottom - placed.top) / down, image.height),
     )
-    shown = image.resize((right - left, bottom - top), Image.Resampling[spec.filter.upper()], box)
+    gap = _GAP if max(image.size) > _LONG_SIDE else None
+    shown = image.resize((right - left, bottom - top), Image.Resampling[spec.filter.upper()], box, gap)
     if shown.size == placed.input:
         return shown
     frame = Image.new("RGB", placed.input, spec.background).convert(shown.mode)

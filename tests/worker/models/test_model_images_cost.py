@@ -9,6 +9,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 from PIL import BmpImagePlugin, Image
 
 from jobs.errors import Refused
+from tests.support.processes import program
 from worker.models import bmp_rle, jpeg_file
-from worker.models.images import decode
+from worker.models.images import decode, to_array
 from worker.models.spec import ImageSpec
 
 MOST_LINES = 400_000  # of Python for one picture: some 20 ms; those of before took millions
@@ -101,8 +103,14 @@ HALF_A_MILLION = 500_000
 @pytest.mark.parametrize(
     ("data", "wanted"),
     [
-        pytest.param(bmp(49_990_000, 1, b"\1\0\0\0\0\1"), "read", id="BMP: one pixel, then the end of a long row"),
-        pytest.param(bmp(4000, 4000, b"\1\1\0\0" * 4000), "read", id="BMP: a pixel a row"),
+        pytest.param(
+            bmp(49_990_000, 1, b"\1\0\0\0\0\1"), "invalid_image", id="BMP: one pixel, then the end of a long row"
+        ),
+        pytest.param(
+            bmp(7000, 7000, b"\1\1\0\0" * 7000), "invalid_image", id="BMP: a pixel a row, 49 million in 28 kB"
+        ),
+        pytest.param(bmp(2000, 2000, b"\1\1\0\0" * 2000), "read", id="BMP: a pixel a row"),
+        pytest.param(bmp(4_000_000, 1, b"\1\0\0\0\0\1"), "read", id="BMP: one pixel of a shorter row"),
         pytest.param(bmp(255, 4000, b"\xff\x12\0\0" * 4000, four_bits=True), "read", id="BMP: runs of half bytes"),
         pytest.param(bmp(2000, 2000, b"\1\1" * HALF_A_MILLION * 2), "invalid_image", id="BMP: a code a pixel"),
         pytest.param(jpeg(b"\xff\xfe\0\2" * HALF_A_MILLION), "invalid_image", id="JPEG: empty comments"),
@@ -131,6 +139,8 @@ def test_a_refusal_says_what_there_is_too_much_of_and_what_to_do() -> None:
         Refused, match=r"more than 1048576 bytes of run-length data; allowed: a BMP without compression"
     ):
         decode(bmp(2000, 2000, b"\1\1" * (1 << 20)), PIPELINE)
+    with pytest.raises(Refused, match=r"49990000 x 1 pixels in 6 bytes of codes; allowed: 128 pixels a byte"):
+        decode(bmp(49_990_000, 1, b"\1\0\0\0\0\1"), PIPELINE)
     with pytest.raises(Refused, match=r"more than 10000 segments before its picture: .* allowed: a copy saved by"):
         decode(jpeg(b"\xff\xfe\0\2" * 10_001), PIPELINE)
 
@@ -193,3 +203,31 @@ def test_run_length_codes_make_the_same_pixels_as_before(name: str) -> None:
             assert got == np.asarray(theirs).tolist()
     finally:
         bmp_rle.register()
+
+
+LONG = """
+import re, resource, sys
+from pathlib import Path
+from PIL import Image
+from worker.models.image_spec import ImageSpec
+from worker.models.images import to_array
+spec = ImageSpec.model_validate({"resize": [28, 28], "color": "gray", "filter": "bilinear"})
+picture = Image.new("L", (40_000_000, 1), 9)
+taken = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (taken + (200 << 20),) * 2)
+print(to_array(picture, spec).mean(), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its memory is limited as Linux does it")
+def test_a_side_of_millions_is_shrunk_in_little_memory(tmp_path: Path) -> None:
+    """Pillow's weights for it took a gigabyte, and a second with the interpreter's lock."""
+    with program(LONG, tmp_path / "log") as process:
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text() == "9.0\n"
+
+
+def test_a_long_picture_is_shrunk_to_what_it_shows() -> None:
+    left_to_right = Image.fromarray(np.repeat(np.arange(0, 250, 5, dtype=np.uint8), 2000)[np.newaxis])
+    spec = ImageSpec.model_validate({"resize": [1, 50], "color": "gray"})
+    assert np.abs(to_array(left_to_right, spec).ravel() - np.arange(0, 250, 5)).max() <= 2

@@ -1,0 +1,13 @@
+"""Files that systems leave beside a user's own: nobody means them when they name a folder or an archive."""
+
+from pathlib import PurePosixPath
+from typing import Final
+
+_FOLDERS: Final = frozenset({"__macosx", ".appledouble", ".trashes", ".spotlight-v100", "$recycle.bin", "@eadir"})
+_FILES: Final = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized"})
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file, named within its folder or archive, is such a one: of macOS, Windows or a NAS."""
+    *folders, file = PurePosixPath(name.replace("\\", "/")).parts or ("",)
+    return file.lower() in _FILES or file.startswith("._") or any(part.lower() in _FOLDERS for part in folders)
