@@ -1,0 +1,475 @@
+"""Steps of bulks and their files: a stepper of one script a step, which may die anywhere, beside others like it."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from jobs import keys
+from jobs.bulk import files, records, steps
+from jobs.bulk.files import File
+from jobs.bulk.records import Asked, Bulk
+from jobs.bulk.steps import Close, Ends, Overtaken, Part, Stand
+from jobs.errors import JitneyError, OverLimit, Refused, StoreUnavailable
+from jobs.job import Submission
+from jobs.lifecycle import State
+from jobs.outbox import Flight
+from jobs.pipe import Word
+from tests.stress.ledger import Delivery, Moment
+from tests.stress.submitting import HOOKS, hand_in
+from tests.stress.world import STATIONS, TENANTS, World, now_ms
+
+FLIGHT_MS: Final = 60
+BROKEN: Final = Refused("malformed_request", "the line is broken")
+WALKS: Final = {
+    "cancelled": ("canceled", JitneyError("batch_cancelled", "cancelled")),
+    "expired": ("expired", JitneyError("batch_expired", "expired")),
+}
+CHUNK: Final = 5
+FAR_MS: Final = 1 << 50
+
+
+class Shelf:
+    """Storage in memory: results of bulks by their place."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[tuple[int, str]]] = {}
+
+    async def write(self, key: str, blocks: AsyncIterator[bytes]) -> int:
+        raise NotImplementedError
+
+    def read(self, key: str, offset: int = 0) -> AsyncGenerator[bytes]:
+        raise NotImplementedError
+
+    async def remove(self, prefix: str) -> None:
+        for place in [one for one in self.parts if one.startswith(prefix)]:
+            del self.parts[place]
+
+
+@dataclass(slots=True)
+class Known:
+    """A bulk as its maker knows it. `lines`: by number, whether it can be run."""
+
+    id: str
+    tenant: str
+    lines: dict[int, bool]
+    webhook: str
+    flight: int = 0
+    flight_until_ms: float = 0
+    is_closed: bool = False
+    is_cancelled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Course:
+    """One process that takes a bulk forward, and what it has read."""
+
+    flight: Flight
+    known: Known
+    stand: Stand | None = None
+    found: list[bytes] = field(default_factory=list)  # outcomes read and stored, whose checkpoint is not yet written
+    part: Part | None = None
+    submitted: list[int] = field(default_factory=list)  # lines that are jobs, whose checkpoint is not yet written
+    next: str = "begin"
+
+
+class Bulks:
+    """All bulks and files of an episode."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[str, dict[int, bool]]] = {}  # id → tenant, lines
+        self.known: dict[str, Known] = {}
+        self.courses: list[Course] = []
+        self.shelf = Shelf()
+        self.dropped: set[str] = set()  # files that may be gone
+        self.unheard: set[str] = set()  # files over which there may be a bulk that nobody heard of
+
+
+async def upload(world: World, bulks: Bulks) -> None:
+    """Note a file; refused where its tenant has as many as it may."""
+    shard, tenant = world.rng.randrange(world.settings.shards), world.rng.choice(TENANTS)
+    file = File(files.new_id(shard), tenant, "lines", "batch", 7, 0, FAR_MS if world.chance(0.8) else int(now_ms()))
+    refusal = ""
+
+    async def made() -> bool:
+        nonlocal refusal
+        try:
+            await files.put(world.store, world.bulk, file)
+        except OverLimit as error:
+            refusal = error.code
+        return True
+
+    answer, _, fate = await world.call(made)
+    if refusal:
+        kept = sum(whose == tenant and files.shard_of(one) == shard for one, (whose, _) in bulks.files.items())
+        kept += 2 * sum(one.tenant == tenant for one in bulks.known.values())
+        world.ledger.require(kept >= world.bulk.bulk_files, f"{kept} files of {tenant} are kept, and one was refused")
+    elif answer is not None or fate == "lost":
+        count = world.rng.randint(1, 12)
+        bulks.files[file.id] = tenant, {number: world.chance(0.85) for number in range(1, count + 1)}
+
+
+async def open_bulk(world: World, bulks: Bulks) -> None:
+    """Make a bulk over a file; a request that is sent again after a lost answer finds it."""
+    if not bulks.files:
+        return
+    file = world.pick(bulks.files)
+    tenant, lines = bulks.files[file]
+    webhook = HOOKS[0] if world.chance(0.3) else ""
+    window_ms = world.rng.choice([120, 60_000, 60_000])
+    key = f"{world.rng.getrandbits(60):x}"
+    asked = Asked(file, "/v1/jobs", "24h", window_ms, b"{}", webhook, "", key, False, 0)
+    try:
+        made = await _ask(world, bulks, tenant, asked) or await _ask(world, bulks, tenant, asked._replace(again=True))
+    except Refused as error:
+        is_right = error.code == "file_not_found" and file in bulks.dropped
+        world.ledger.require(is_right, f"{error.code}, and nobody deleted {file}")
+        bulks.files.pop(file, None)
+    except OverLimit:
+        return
+    else:
+        if made is not None:
+            bulks.known.setdefault(made.id, Known(made.id, tenant, lines, webhook))
+            bulks.unheard.discard(file)
+
+
+async def _ask(world: World, bulks: Bulks, tenant: str, asked: Asked) -> Bulk | None:
+    """Ask for a bulk; None: the answer was lost, and there may be one all the same."""
+    made: Bulk | None
+    made, _, fate = await world.call(lambda: records.begin(world.store, world.bulk, tenant, asked, int(now_ms())))
+    if made is None and fate != "unsent":
+        bulks.unheard.add(asked.file)
+    return made
+
+
+async def drop(world: World, bulks: Bulks) -> None:
+    """Delete a file; not one that an open bulk reads."""
+    if not bulks.files:
+        return
+    file = world.pick(bulks.files)
+    tenant, lines = bulks.files[file]
+    refusal = ""
+
+    async def made() -> bool:
+        nonlocal refusal
+        try:
+            await files.drop(world.store, bulks.shelf, tenant, file)
+        except Refused as error:
+            refusal = error.code
+        return True
+
+    await world.call(made)
+    is_used = any(one.lines is lines and not one.is_closed for one in bulks.known.values())
+    if refusal == "file_in_use":
+        world.ledger.require(is_used, f"{file} can not be deleted, and no open bulk reads it")
+    elif refusal == "":
+        bulks.dropped.add(file)
+        world.ledger.require(not is_used or await _is_there(world, tenant, file), f"{file} was deleted in use")
+
+
+async def _is_there(world: World, tenant: str, file: str) -> bool:
+    try:
+        await files.find(world.store, tenant, file)
+    except Refused:
+        return False
+    return True
+
+
+async def sweep_files(world: World, bulks: Bulks) -> None:
+    """Remove what has expired."""
+    bulks.dropped.update(bulks.files)  # whichever has expired; those that have not are found again
+    await world.call(lambda: files.sweep(world.store, bulks.shelf, int(now_ms())))
+
+
+async def cancel(world: World, bulks: Bulks) -> None:
+    """Cancel a bulk, now and then another tenant's."""
+    if not bulks.known:
+        return
+    known = bulks.known[world.pick(bulks.known)]
+    tenant = known.tenant if world.chance(0.9) else world.rng.choice(TENANTS)
+    refusal = ""
+
+    async def made() -> Bulk | None:
+        nonlocal refusal
+        try:
+            return await records.cancel(world.store, tenant, records.PREFIX + known.id)
+        except Refused as error:
+            refusal = error.code
+            return None
+
+    answer, _, _ = await world.call(made)
+    if tenant != known.tenant:
+        world.ledger.require(answer is None, f"{tenant} cancelled {known}")
+    elif refusal:
+        world.ledger.require(known.is_closed, f"cancel gave {refusal}, and the bulk is open: {known}")
+
+
+# ---- the stepper
+
+
+async def dispatch(world: World, bulks: Bulks) -> None:
+    """Take bulks whose step is due; the process may die with them."""
+    await dispatch_of(world, bulks, world.rng.choice(world.store.roots))
+
+
+async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
+    answer, moment, _ = await world.call(lambda: steps.dispatch(world.store, root, 2, FLIGHT_MS))
+    for flight in answer[0] if answer else []:
+        known = bulks.known.get(flight.delivery)
+        if known is None:  # whoever made it never heard of it
+            known = await _adopt(world, bulks, flight.delivery)
+        world.ledger.require(not known.is_closed, f"{flight} is handed out, and the bulk is over: {known}")
+        world.ledger.require(flight.number > known.flight, f"{flight} has no new number: {known}")
+        world.ledger.require(known.flight_until_ms <= moment.end_ms, f"{flight} is handed out beside another: {known}")
+        known.flight, known.flight_until_ms = flight.number, moment.begin_ms + FLIGHT_MS - 3
+        if world.chance(0.95):
+            bulks.courses.append(Course(flight, known))
+
+
+async def _adopt(world: World, bulks: Bulks, bulk_id: str) -> Known:
+    record = await world.connection.command("HGETALL", keys.bulk(bulk_id))
+    bulk = records.read(bulk_id, record)
+    is_known = bulk is not None and bulk.file in bulks.unheard
+    world.ledger.require(is_known, f"bulk {bulk_id} is handed out, and nobody made it: {record}")
+    assert bulk is not None
+    tenant, lines = bulks.files[bulk.file]
+    known = bulks.known[bulk_id] = Known(bulk_id, tenant, lines, bulk.webhook)
+    return known
+
+
+async def advance(world: World, bulks: Bulks) -> None:
+    """Take one process one script further, or kill it."""
+    if not bulks.courses:
+        return
+    course = world.rng.choice(bulks.courses)
+    if world.is_flaky and world.chance(0.02):
+        bulks.courses.remove(course)
+        return
+    await advance_one(world, bulks, course)
+
+
+async def advance_one(world: World, bulks: Bulks, course: Course) -> None:
+    if course not in bulks.courses:
+        return
+    is_last = course.flight.number == course.known.flight and not course.known.is_closed
+    try:
+        await _advance(world, bulks, course)
+    except Overtaken:
+        late = now_ms() > course.known.flight_until_ms
+        others = sum(one.known is course.known for one in bulks.courses) > 1
+        world.ledger.require(
+            not is_last or late or others or course.known.is_closed, f"{course} was overtaken by nobody"
+        )
+        bulks.courses.remove(course)
+    except StoreUnavailable:
+        course.next = "begin"
+    world.connection.fate = "once"
+
+
+async def _advance(world: World, bulks: Bulks, course: Course) -> None:
+    world.fate()
+    if course.next == "begin":
+        begin_ms = now_ms()
+        course.stand = await steps.begin(world.store, course.flight, FLIGHT_MS)
+        course.known.flight_until_ms = begin_ms + FLIGHT_MS - 3
+        world.ledger.require(course.flight.number == course.known.flight, f"{course} may go on, and is not the last")
+        course.next = _plan(world, course)
+        return
+    step, course.next = course.next, "begin"
+    assert course.stand is not None
+    await STEPS[step](world, bulks, course, course.stand.bulk)
+
+
+def _plan(world: World, course: Course) -> str:
+    """Say what a stepper would do now."""
+    assert course.stand is not None
+    bulk, now = course.stand.bulk, course.stand.now_ms
+    if not bulk.is_validated:
+        return "validate"
+    if not bulk.walks_out and (bulk.status == "cancelling" or now >= bulk.expires_ms):
+        return "walk_out"
+    if bulk.collected == bulk.total == bulk.expanded:
+        return "close"
+    can = ["land"]
+    can += ["read_outcomes"] * 3 if course.stand.waiting else []
+    can += ["submit_lines"] * 3 if bulk.expanded < bulk.total else []
+    return world.rng.choice(can)
+
+
+async def _validate(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    del bulks
+    fields: dict[str, Word] = {"total": len(course.known.lines)}
+    if bulk.status == "validating":
+        fields |= {"status": "in_progress", "in_progress_ms": int(now_ms())}
+    await steps.write(world.store, course.flight, FLIGHT_MS, bulk.status, fields)
+
+
+async def _walk_out(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    del bulks
+    why = "cancelled" if bulk.status == "cancelling" else "expired"
+    fields: dict[str, Word] = {"walks_out": why, "expanded": 0, "line": 0, "offset": 0}
+    await steps.write(world.store, course.flight, FLIGHT_MS, bulk.status, fields)
+
+
+async def _submit_lines(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """Make jobs of the next lines that can be run and have no outcome."""
+    del bulks
+    lines = [number for number in course.known.lines if bulk.line < number <= bulk.line + CHUNK]
+    marks = await steps.marks(world.store, bulk, lines[0], lines[-1])
+    course.submitted = lines
+    jobs = [
+        _job(bulk, number)
+        for number in lines
+        if course.known.lines[number] and number not in marks and not bulk.walks_out
+    ]
+    assert course.stand is not None
+    if jobs and not all(await hand_in(world, jobs)):
+        course.next = "land"
+        return
+    course.next = "expand"
+
+
+def _job(bulk: Bulk, number: int) -> Submission:
+    model, version = STATIONS[number % len(STATIONS)]
+    return Submission(
+        id=steps.job_id(bulk.id, number),
+        model=model,
+        version=version,
+        kind="raw",
+        input=b"line %d" % number,
+        tenant=bulk.tenant,
+        lane="bulk",
+        deadline_ms=max(1, bulk.expires_ms - int(now_ms())),
+        bulk=f"line-{number}",
+    )
+
+
+async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """Write the checkpoint of the lines that are jobs now; others end here."""
+    del bulks
+    marks = await steps.marks(world.store, bulk, course.submitted[0], course.submitted[-1])
+    ends, states = [], {}
+    for number in course.submitted:
+        is_good, line_id = course.known.lines[number], steps.job_id(bulk.id, number)
+        if number in marks or (is_good and not bulk.walks_out):
+            continue
+        state, error = ("failed", BROKEN) if not is_good else WALKS[bulk.walks_out]
+        ends.append(Ends(line_id, f"line-{number}", state, error))
+        states[line_id] = [State(state)]
+    last, begin_ms = course.submitted[-1], now_ms()
+    try:
+        await steps.expand(
+            world.store,
+            course.flight,
+            FLIGHT_MS,
+            bulk,
+            taken=len(course.submitted),
+            place=(last, last * 10),
+            size=0,
+            ends=ends,
+        )
+        world.ledger.require(course.flight.number == course.known.flight, f"{course} expanded, and is not the last")
+    finally:
+        world.connection.fate = "once"
+        await world.observe(states, Moment(begin_ms, now_ms()))
+
+
+async def _read_outcomes(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """Store the oldest outcomes as a part."""
+    course.found = await steps.outcomes(world.store, bulk, world.rng.randint(1, 8))
+    shown: dict[str, list[tuple[int, str]]] = {"out": [], "err": []}
+    for outcome in course.found:
+        line_id, _, *words = orjson.loads(outcome)
+        state = words[0] if len(words) == 2 else words[1]
+        shown["out" if state == "succeeded" else "err"].append((steps.number_of(line_id), state))
+        job = world.ledger.jobs.get(line_id)
+        if job is not None and not job.is_rerun:
+            is_right = job.state.value == state
+            world.ledger.require(is_right, f"the outcome {outcome!r} is logged of {job}")
+    name = f"{bulk.collected:010d}-{world.rng.getrandbits(32):08x}"
+    for kind, lines in shown.items():
+        if lines:
+            bulks.shelf.parts[files.part_key(bulk.id, kind, name)] = lines
+    sizes = [10 * len(shown["out"]), 10 * len(shown["err"]), len(shown["out"]), len(shown["err"])]
+    course.part = Part(name, len(course.found), 10, *sizes)
+    course.next = "collect"
+
+
+async def _collect(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    del bulks
+    assert course.part is not None
+    await steps.collect(
+        world.store, course.flight, FLIGHT_MS, bulk, course.part, expires_ms=FAR_MS, kept_s=world.bulk.kept_s
+    )
+    world.ledger.require(course.flight.number == course.known.flight, f"{course} collected, and is not the last")
+
+
+async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """End the step; the next is due at once, or soon."""
+    del bulk
+    bulks.courses.remove(course)
+    if course.flight.number == course.known.flight:
+        course.known.flight_until_ms = 0
+    try:
+        await steps.land(world.store, course.flight, world.rng.choice([0, 0.02]))
+    except StoreUnavailable:
+        return
+
+
+async def _close(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """End a bulk: each of its lines stands once in one of the two files."""
+    status = bulk.walks_out or "completed"
+    end = Close(status, bulk.webhook, b'{"type":"batch.%b"}' % status.encode(), {f"{status}_ms": int(now_ms())})
+    try:
+        await steps.close(world.store, course.flight, end, world.bulk.kept_s)
+    finally:
+        world.connection.fate = "once"
+        found = records.read(bulk.id, await world.connection.command("HGETALL", keys.bulk(bulk.id)))
+        if found is not None and found.is_final and not course.known.is_closed:
+            course.known.is_closed = True
+            await check_results(world, bulks, course.known, found)
+            if bulk.webhook:
+                await _expect_told(world, bulk)
+    if course in bulks.courses:
+        bulks.courses.remove(course)
+
+
+async def _expect_told(world: World, bulk: Bulk) -> None:
+    """The end of a bulk with a webhook makes one delivery."""
+    root = keys.root(int(bulk.id[:2]))
+    found = [name.decode() for name in await world.connection.command("KEYS", f"{root}:delivery:{bulk.id}*")]
+    world.ledger.require(len(found) == 1, f"the end of bulk {bulk.id} is told by {found}")
+    name = found[0].rpartition(":")[2]
+    url = bulk.webhook.split(" ")[1]
+    world.ledger.deliveries[name] = Delivery(name, bulk.tenant, url, job=f"batch_{bulk.id}")
+
+
+async def check_results(world: World, bulks: Bulks, known: Known, bulk: Bulk) -> None:
+    """Output lines and error lines are the input lines, each once."""
+    lines: list[tuple[int, str]] = []
+    for kind in ("out", "err"):
+        for part in await world.connection.command("LRANGE", keys.parts(bulk.id, kind), 0, -1):
+            lines += bulks.shelf.parts[files.part_key(bulk.id, kind, part.decode().split(" ")[1])]
+    numbers = sorted(number for number, _ in lines)
+    world.ledger.require(numbers == sorted(known.lines), f"the lines {numbers} were stored of {known}")
+    succeeded = sum(state == "succeeded" for _, state in lines)
+    counts = (succeeded, len(lines) - succeeded)
+    world.ledger.require((bulk.completed, bulk.failed) == counts, f"{bulk} says other numbers than {counts}")
+    is_right = all(known.lines[number] or state != "succeeded" for number, state in lines)
+    world.ledger.require(is_right, f"a broken line succeeded: {lines} of {known}")
+    left = [job.id for job in world.ledger.open.values() if job.id.startswith(bulk.id) and not job.is_rerun]
+    world.ledger.require(not left, f"bulk {bulk.id} is over, and {left} are open")
+    world.ledger.steps[f"bulk {bulk.status}"] += 1
+
+
+STEPS: Final[dict[str, Any]] = {
+    "validate": _validate,
+    "walk_out": _walk_out,
+    "submit_lines": _submit_lines,
+    "expand": _expand,
+    "read_outcomes": _read_outcomes,
+    "collect": _collect,
+    "land": _land,
+    "close": _close,
+}

@@ -1,0 +1,252 @@
+"""An episode: some thousand random steps on an empty server, then everything is driven to its end and compared."""
+
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from jobs import events, outbox, plans
+from jobs.errors import Refused
+from jobs.outbox import Settlement
+from jobs.stats import Tally
+from jobs.stats import read as read_stats
+from tests.stress import bulks, checks, submitting, webhooks, working
+from tests.stress.bulks import Bulks
+from tests.stress.ledger import Violation
+from tests.stress.webhooks import Mail
+from tests.stress.world import STATIONS, TENANTS, WORKERS, World, now_ms
+from tests.support import invariants
+from tests.support.servers import Server
+
+CHECK_EVERY: Final = 150
+DRIVE_S: Final = 60
+Step = Callable[[], Awaitable[None]]
+
+
+class Episode:
+    """One episode. `kill_every`: the server is killed and started again after so many steps; 0: never."""
+
+    def __init__(self, server: Server, seed: str, *, check_every: int = CHECK_EVERY, kill_every: int = 0) -> None:
+        self.seed, self.at, self.stepped_s = seed, 0, 0.0
+        self._server, self._check_every, self._kill_every = server, check_every, kill_every
+        rng = random.Random(seed)
+        self.world = World(server, rng)
+        self._bulks, self._mail = Bulks(), Mail()
+        self._secrets: dict[str, list[str]] = {}
+        self._seen, self._loads = Counter[str](), Counter[str]()
+        self._steps: dict[str, tuple[Step, int]] = self._table()
+
+    def _table(self) -> dict[str, tuple[Step, int]]:
+        """Give each step with its weight."""
+        world, mail, all_bulks = self.world, self._mail, self._bulks
+        return {
+            "submit": (lambda: submitting.submit(world), 14),
+            "claim": (lambda: working.claim(world), 18),
+            "finish": (lambda: working.finish(world), 16),
+            "extend": (lambda: working.extend(world), 4),
+            "release": (lambda: working.release(world), 3),
+            "sweep": (lambda: working.sweep(world), 5),
+            "bury": (lambda: working.bury(world), 2),
+            "cancel": (lambda: submitting.cancel(world), 3),
+            "wait": (lambda: submitting.wait(world), 3),
+            "follow": (lambda: submitting.follow(world), 2),
+            "list": (lambda: submitting.list_newest(world), 1),
+            "listen": (self._listen, 1),
+            "read log": (self._read_log, 1),
+            "dispatch": (lambda: webhooks.dispatch(world, mail), 4),
+            "begin": (lambda: webhooks.begin(world, mail), 5),
+            "settle": (lambda: webhooks.settle(world, mail), 5),
+            "attach": (lambda: webhooks.attach(world), 1),
+            "resend": (lambda: webhooks.resend(world), 1),
+            "deliveries": (lambda: webhooks.look_at_deliveries(world), 1),
+            "secret": (lambda: webhooks.rotate_secret(world, self._secrets), 1),
+            "letter": (lambda: webhooks.look_at_letter(world), 1),
+            "purge": (lambda: webhooks.purge(world), 1),
+            "replay": (lambda: webhooks.replay(world), 1),
+            "upload": (lambda: bulks.upload(world, all_bulks), 1),
+            "open bulk": (lambda: bulks.open_bulk(world, all_bulks), 1),
+            "bulk dispatch": (lambda: bulks.dispatch(world, all_bulks), 3),
+            "bulk step": (lambda: bulks.advance(world, all_bulks), 14),
+            "bulk cancel": (lambda: bulks.cancel(world, all_bulks), 1),
+            "file drop": (lambda: bulks.drop(world, all_bulks), 1),
+            "file sweep": (lambda: bulks.sweep_files(world, all_bulks), 1),
+            "stats": (self._count, 1),
+            "plan": (self._plan, 1),
+            "deaf": (self._turn_deaf, 1),
+        }
+
+    async def run(self, steps: int) -> None:
+        """Make the steps, and end everything."""
+        await self.world.open()
+        begun = time.monotonic()
+        try:
+            names, weights = list(self._steps), [weight for _, weight in self._steps.values()]
+            for self.at in range(1, steps + 1):
+                name = self.world.rng.choices(names, weights)[0]
+                self.world.ledger.trace.append(f"step {self.at}: {name}")
+                self.world.ledger.steps[name] += 1
+                await self._steps[name][0]()
+                if self.at % self._check_every == 0:
+                    await checks.check_all(self.world)
+                if self._kill_every and self.at % self._kill_every == 0:
+                    await self._kill()
+            self.stepped_s = time.monotonic() - begun
+            await self._drive()
+        finally:
+            await self.world.aclose()
+
+    async def _kill(self) -> None:
+        """Kill the server and start it again: what it had answered it still knows."""
+        self.world.ears.close()
+        self._server.kill()
+        self._server.start()
+        await self.world.connection.aclose()
+        await self.world.open()
+        for job in self.world.ledger.open.values():
+            job.watchers.clear()
+        self.world.ledger.steps["server killed"] += 1
+        await checks.check_all(self.world)
+
+    # ---- the end
+
+    async def _drive(self) -> None:
+        """Run, tell and store everything that is open, and see that nothing is left."""
+        world, until_ms = self.world, now_ms() + DRIVE_S * 1000
+        world.is_flaky = False
+        world.deaf.clear()
+        world.ledger.trace.append("everything is driven to its end")
+        while now_ms() < until_ms:
+            await self._drive_jobs()
+            await self._drive_bulks()
+            await self._drive_deliveries()
+            waits = any(one.state == "waiting" for one in world.ledger.deliveries.values())
+            if not world.ledger.open and not waits and all(one.is_closed for one in self._bulks.known.values()):
+                break
+        else:
+            raise Violation(f"not all came to an end in {DRIVE_S} s: {self._left()}")
+        await checks.check_all(world)
+        self._check_told()
+        await checks.check_left(world)
+        with self._server.client() as client:
+            invariants.check_outbox(client)
+
+    async def _drive_jobs(self) -> None:
+        world, worker = self.world, WORKERS[0]
+        if not world.ledger.open:
+            return
+        await working.sweep(world)
+        for station in {job.station for job in world.ledger.open.values()}:
+            for trial in (False, True):
+                await working.claim_of(world, station, worker, 50, trial=trial, all_lanes=True)
+        held = [one for whose, one in world.ledger.claims if whose == worker and working.is_mine(world, worker, one)]
+        if held:
+            await working.finish_all(world, worker, [working.draw_outcome(world, one) for one in held])
+
+    async def _drive_bulks(self) -> None:
+        world, courses = self.world, self._bulks.courses
+        for root in world.store.roots if any(not one.is_closed for one in self._bulks.known.values()) else ():
+            await bulks.dispatch_of(world, self._bulks, root)
+        for course in list(courses):
+            for _ in range(3):
+                await bulks.advance_one(world, self._bulks, course)
+
+    async def _drive_deliveries(self) -> None:
+        world, mail = self.world, self._mail
+        for root, lane in itertools.product(world.store.roots, outbox.LANES):
+            await webhooks.dispatch_of(world, mail, root, lane)
+        for flight in mail.flights:
+            await webhooks.begin_one(world, mail, flight)
+            if flight in mail.begun:
+                await webhooks.settle_as(world, flight, Settlement("delivered", {"at_ms": 1, "status": 200}))
+        mail.flights.clear()
+
+    def _left(self) -> str:
+        ledger = self.world.ledger
+        waiting = [one for one in ledger.deliveries.values() if one.state == "waiting"]
+        open_bulks = [one for one in self._bulks.known.values() if not one.is_closed]
+        return f"{list(ledger.open.values())[:3]} {waiting[:3]} {open_bulks[:3]}"
+
+    def _check_told(self) -> None:
+        """What counts as delivered was read for sending at least once."""
+        for one in self.world.ledger.deliveries.values():
+            self.world.ledger.require(one.tries > 0, f"{one} has ended, and was never tried")
+
+    # ---- steps of others
+
+    async def _listen(self) -> None:
+        """Say that somebody listens to some tenants."""
+        tenants = self.world.rng.sample(TENANTS, self.world.rng.randint(0, 2))
+        heard, _, _ = await self.world.call(lambda: events.listen(self.world.store, tenants, 0.5))
+        if heard is not None:
+            self.world.ledger.require(heard >= set(tenants), f"{tenants} listen, and {heard} are listened to")
+            self.world.store.listened = heard
+
+    async def _read_log(self) -> None:
+        """Read a tenant's log: each job's states are steps of the lifecycle, the final one last and once."""
+        world, tenant = self.world, self.world.rng.choice(TENANTS)
+        place = ".".join(["0-0"] * world.settings.shards)
+        states: dict[str, list[str]] = {}
+        while entries := await events.read_log(world.store, tenant, place):
+            place = entries[-1].place
+            for one in entries:
+                states.setdefault(one.job_id, []).append(one.state)
+        for job_id, seen in states.items():
+            job = world.ledger.jobs[job_id]
+            is_own = job.sub.tenant == tenant and seen.count(job.state.value) >= 1
+            world.ledger.require(is_own or not seen, f"the log of {tenant} says {seen} of {job}")
+            is_legal = seen[-1] == job.state.value and not set(seen[:-1]) & {
+                "succeeded",
+                "failed",
+                "canceled",
+                "expired",
+            }
+            world.ledger.require(is_legal, f"the log of {tenant} says {seen} of {job}")
+
+    async def _count(self) -> None:
+        """Add to the histograms: what was told is there, once."""
+        world, tally = self.world, Tally()
+        tally.saw("size", 4)
+        _, _, fate = await world.call(lambda: tally.tell(world.connection, "m"))
+        self._loads["m"] += fate != "unsent"
+        found = await read_stats(world.connection, ["m"])
+        counted = found["m"].get("size:4", 0)
+        world.ledger.require(counted == self._loads["m"], f"{counted} batches were counted of {self._loads['m']}")
+
+    async def _plan(self) -> None:
+        """Change a model's plan: each change is made once."""
+        world, model = self.world, self.world.rng.choice(["m", "n"])
+        changed, _, _ = await world.call(
+            lambda: plans.change(world.connection, model, lambda plan: plans.load(plan, "7", "1"))
+        )
+        plan = (await plans.read(world.connection)).get(model, plans.FOLLOWS)
+        asked = plan.asked.get("7", 0)
+        most = self._seen[model] + 1
+        right = asked == most if changed is not None else self._seen[model] <= asked <= most
+        world.ledger.require(right, f"version 7 of {model} was asked for {asked} times, not {most}")
+        self._seen[model] = asked
+
+    async def _turn_deaf(self) -> None:
+        """A worker loses what is handed over to it, or hears again; or it leaves its free seats."""
+        world, worker = self.world, self.world.rng.choice(WORKERS)
+        if worker in world.deaf:
+            world.deaf.discard(worker)
+        elif world.chance(0.5):
+            world.deaf.add(worker)
+        else:
+            await world.store.leave_seats(*world.rng.choice(STATIONS), worker)
+
+
+async def run(server: Server, seed: str, steps: int, *, check_every: int = CHECK_EVERY, kill_every: int = 0) -> Episode:
+    """Run an episode on an emptied server. A violation says where, and what was done before."""
+    with server.client() as client:
+        client.flushall()
+    episode = Episode(server, seed, check_every=check_every, kill_every=kill_every)
+    try:
+        await episode.run(steps)
+    except (Violation, AssertionError, KeyError, Refused) as error:
+        trace = "\n".join(list(episode.world.ledger.trace)[-25:])
+        message = f"seed {seed!r}, step {episode.at} of {steps}: {error}\nsettings: {episode.world.settings}\n{trace}"
+        raise Violation(message) from error
+    return episode
