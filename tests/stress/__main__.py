@@ -27,9 +27,8 @@ async def stress(server: Server, seed: str, steps: int, kill_every: int) -> tupl
         one = await episode.run(server, name, min(OF_EPISODE, steps - first), kill_every=kill_every)
         print(f"{name}: {one.stepped_s:.1f} s", flush=True)
         made.update(one.world.ledger.steps)
-        made.update(
-            {f"jobs {name.split(':')[-1]}": n for name, n in one.world.ledger.counts.items() if name.startswith("out")}
-        )
+        for what, count in one.world.ledger.counts.items():
+            made[f"jobs {what.split(':')[-1] if what.startswith('outcomes') else 'submitted'}"] += count
         calls.update(one.world.connection.calls)
     return made, calls
 

@@ -16,7 +16,7 @@ from jobs.job import Submission
 from jobs.lifecycle import State
 from jobs.outbox import Flight
 from jobs.pipe import Word
-from tests.stress.ledger import Delivery, Moment
+from tests.stress.ledger import Delivery, Moment, Violation
 from tests.stress.submitting import HOOKS, hand_in
 from tests.stress.world import STATIONS, TENANTS, World, now_ms
 
@@ -104,7 +104,8 @@ async def upload(world: World, bulks: Bulks) -> None:
     if refusal:
         kept = sum(whose == tenant and files.shard_of(one) == shard for one, (whose, _) in bulks.files.items())
         kept += 2 * sum(one.tenant == tenant for one in bulks.known.values())
-        world.ledger.require(kept >= world.bulk.bulk_files, f"{kept} files of {tenant} are kept, and one was refused")
+        if kept < world.bulk.bulk_files:
+            raise Violation(f"{kept} files of {tenant} are kept, and one was refused")
     elif answer is not None or fate == "lost":
         count = world.rng.randint(1, 12)
         bulks.files[file.id] = tenant, {number: world.chance(0.85) for number in range(1, count + 1)}
@@ -123,8 +124,8 @@ async def open_bulk(world: World, bulks: Bulks) -> None:
     try:
         made = await _ask(world, bulks, tenant, asked) or await _ask(world, bulks, tenant, asked._replace(again=True))
     except Refused as error:
-        is_right = error.code == "file_not_found" and file in bulks.dropped
-        world.ledger.require(is_right, f"{error.code}, and nobody deleted {file}")
+        if error.code != "file_not_found" or file not in bulks.dropped:
+            raise Violation(f"{error.code}, and nobody deleted {file}") from error
         bulks.files.pop(file, None)
     except OverLimit:
         return
@@ -162,10 +163,12 @@ async def drop(world: World, bulks: Bulks) -> None:
     await world.call(made)
     is_used = any(one.lines is lines and not one.is_closed for one in bulks.known.values())
     if refusal == "file_in_use":
-        world.ledger.require(is_used, f"{file} can not be deleted, and no open bulk reads it")
+        if not is_used and file not in bulks.unheard:
+            raise Violation(f"{file} can not be deleted, and no open bulk reads it")
     elif refusal == "":
         bulks.dropped.add(file)
-        world.ledger.require(not is_used or await _is_there(world, tenant, file), f"{file} was deleted in use")
+        if is_used and not await _is_there(world, tenant, file):
+            raise Violation(f"{file} was deleted in use")
 
 
 async def _is_there(world: World, tenant: str, file: str) -> bool:
@@ -199,10 +202,10 @@ async def cancel(world: World, bulks: Bulks) -> None:
             return None
 
     answer, _, _ = await world.call(made)
-    if tenant != known.tenant:
-        world.ledger.require(answer is None, f"{tenant} cancelled {known}")
-    elif refusal:
-        world.ledger.require(known.is_closed, f"cancel gave {refusal}, and the bulk is open: {known}")
+    if tenant != known.tenant and answer is not None:
+        raise Violation(f"{tenant} cancelled {known}")
+    if tenant == known.tenant and refusal and not known.is_closed:
+        raise Violation(f"cancel gave {refusal}, and the bulk is open: {known}")
 
 
 # ---- the stepper
@@ -219,9 +222,12 @@ async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
         known = bulks.known.get(flight.delivery)
         if known is None:  # whoever made it never heard of it
             known = await _adopt(world, bulks, flight.delivery)
-        world.ledger.require(not known.is_closed, f"{flight} is handed out, and the bulk is over: {known}")
-        world.ledger.require(flight.number > known.flight, f"{flight} has no new number: {known}")
-        world.ledger.require(known.flight_until_ms <= moment.end_ms, f"{flight} is handed out beside another: {known}")
+        if known.is_closed:
+            raise Violation(f"{flight} is handed out, and the bulk is over: {known}")
+        if flight.number <= known.flight:
+            raise Violation(f"{flight} has no new number: {known}")
+        if known.flight_until_ms > moment.end_ms:
+            raise Violation(f"{flight} is handed out beside another: {known}")
         known.flight, known.flight_until_ms = flight.number, moment.begin_ms + FLIGHT_MS - 3
         if world.chance(0.95):
             bulks.courses.append(Course(flight, known))
@@ -231,7 +237,8 @@ async def _adopt(world: World, bulks: Bulks, bulk_id: str) -> Known:
     record = await world.connection.command("HGETALL", keys.bulk(bulk_id))
     bulk = records.read(bulk_id, record)
     is_known = bulk is not None and bulk.file in bulks.unheard
-    world.ledger.require(is_known, f"bulk {bulk_id} is handed out, and nobody made it: {record}")
+    if not is_known:
+        raise Violation(f"bulk {bulk_id} is handed out, and nobody made it: {record}")
     assert bulk is not None
     tenant, lines = bulks.files[bulk.file]
     known = bulks.known[bulk_id] = Known(bulk_id, tenant, lines, bulk.webhook)
@@ -253,27 +260,28 @@ async def advance_one(world: World, bulks: Bulks, course: Course) -> None:
     if course not in bulks.courses:
         return
     is_last = course.flight.number == course.known.flight and not course.known.is_closed
+    fate = world.fate()
     try:
         await _advance(world, bulks, course)
     except Overtaken:
         late = now_ms() > course.known.flight_until_ms
         others = sum(one.known is course.known for one in bulks.courses) > 1
-        world.ledger.require(
-            not is_last or late or others or course.known.is_closed, f"{course} was overtaken by nobody"
-        )
+        if is_last and not (late or others or course.known.is_closed):
+            raise Violation(f"{course} was overtaken by nobody") from None
         bulks.courses.remove(course)
-    except StoreUnavailable:
+    except StoreUnavailable as error:
+        world.expect_outage(fate, error)
         course.next = "begin"
     world.connection.fate = "once"
 
 
 async def _advance(world: World, bulks: Bulks, course: Course) -> None:
-    world.fate()
     if course.next == "begin":
         begin_ms = now_ms()
         course.stand = await steps.begin(world.store, course.flight, FLIGHT_MS)
         course.known.flight_until_ms = begin_ms + FLIGHT_MS - 3
-        world.ledger.require(course.flight.number == course.known.flight, f"{course} may go on, and is not the last")
+        if course.flight.number != course.known.flight:
+            raise Violation(f"{course} may go on, and is not the last")
         course.next = _plan(world, course)
         return
     step, course.next = course.next, "begin"
@@ -369,7 +377,8 @@ async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> Non
             size=0,
             ends=ends,
         )
-        world.ledger.require(course.flight.number == course.known.flight, f"{course} expanded, and is not the last")
+        if course.flight.number != course.known.flight:
+            raise Violation(f"{course} expanded, and is not the last")
     finally:
         world.connection.fate = "once"
         await world.observe(states, Moment(begin_ms, now_ms()))
@@ -386,7 +395,8 @@ async def _read_outcomes(world: World, bulks: Bulks, course: Course, bulk: Bulk)
         job = world.ledger.jobs.get(line_id)
         if job is not None and not job.is_rerun:
             is_right = job.state.value == state
-            world.ledger.require(is_right, f"the outcome {outcome!r} is logged of {job}")
+            if not is_right:
+                raise Violation(f"the outcome {outcome!r} is logged of {job}")
     name = f"{bulk.collected:010d}-{world.rng.getrandbits(32):08x}"
     for kind, lines in shown.items():
         if lines:
@@ -402,7 +412,8 @@ async def _collect(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> No
     await steps.collect(
         world.store, course.flight, FLIGHT_MS, bulk, course.part, expires_ms=FAR_MS, kept_s=world.bulk.kept_s
     )
-    world.ledger.require(course.flight.number == course.known.flight, f"{course} collected, and is not the last")
+    if course.flight.number != course.known.flight:
+        raise Violation(f"{course} collected, and is not the last")
 
 
 async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
@@ -411,10 +422,7 @@ async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     bulks.courses.remove(course)
     if course.flight.number == course.known.flight:
         course.known.flight_until_ms = 0
-    try:
-        await steps.land(world.store, course.flight, world.rng.choice([0, 0.02]))
-    except StoreUnavailable:
-        return
+    await steps.land(world.store, course.flight, world.rng.choice([0, 0.02]))
 
 
 async def _close(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
@@ -439,7 +447,8 @@ async def _expect_told(world: World, bulk: Bulk) -> None:
     """The end of a bulk with a webhook makes one delivery."""
     root = keys.root(int(bulk.id[:2]))
     found = [name.decode() for name in await world.connection.command("KEYS", f"{root}:delivery:{bulk.id}*")]
-    world.ledger.require(len(found) == 1, f"the end of bulk {bulk.id} is told by {found}")
+    if len(found) != 1:
+        raise Violation(f"the end of bulk {bulk.id} is told by {found}")
     name = found[0].rpartition(":")[2]
     url = bulk.webhook.split(" ")[1]
     world.ledger.deliveries[name] = Delivery(name, bulk.tenant, url, job=f"batch_{bulk.id}")
@@ -452,14 +461,18 @@ async def check_results(world: World, bulks: Bulks, known: Known, bulk: Bulk) ->
         for part in await world.connection.command("LRANGE", keys.parts(bulk.id, kind), 0, -1):
             lines += bulks.shelf.parts[files.part_key(bulk.id, kind, part.decode().split(" ")[1])]
     numbers = sorted(number for number, _ in lines)
-    world.ledger.require(numbers == sorted(known.lines), f"the lines {numbers} were stored of {known}")
+    if numbers != sorted(known.lines):
+        raise Violation(f"the lines {numbers} were stored of {known}")
     succeeded = sum(state == "succeeded" for _, state in lines)
     counts = (succeeded, len(lines) - succeeded)
-    world.ledger.require((bulk.completed, bulk.failed) == counts, f"{bulk} says other numbers than {counts}")
+    if (bulk.completed, bulk.failed) != counts:
+        raise Violation(f"{bulk} says other numbers than {counts}")
     is_right = all(known.lines[number] or state != "succeeded" for number, state in lines)
-    world.ledger.require(is_right, f"a broken line succeeded: {lines} of {known}")
+    if not is_right:
+        raise Violation(f"a broken line succeeded: {lines} of {known}")
     left = [job.id for job in world.ledger.open.values() if job.id.startswith(bulk.id) and not job.is_rerun]
-    world.ledger.require(not left, f"bulk {bulk.id} is over, and {left} are open")
+    if left:
+        raise Violation(f"bulk {bulk.id} is over, and {left} are open")
     world.ledger.steps[f"bulk {bulk.status}"] += 1
 
 

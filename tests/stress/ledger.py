@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from jobs.ids import shard_of
 from jobs.job import Claimed, Submission
@@ -122,6 +122,7 @@ class Ledger:
         self.counts: Counter[str] = Counter()  # as jobs/counts.py names them
         self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:load`)
         self.letters: dict[int, list[Job]] = {}  # by shard, the oldest first
+        self.passed: Counter[tuple[str, str, int, str, str]] = Counter()  # seats given to others while one waited
         self.steps: Counter[str] = Counter()
         self.trace: deque[str] = deque(maxlen=60)
 
@@ -150,8 +151,3 @@ class Ledger:
         if (job.state, state) not in TRANSITIONS:
             raise Violation(f"job {job.id} went from {job.state.value} to {state.value}")
         job.state = state
-
-    def require(self, fact: Any, message: str) -> None:
-        """Fail unless this holds."""
-        if not fact:
-            raise Violation(message)

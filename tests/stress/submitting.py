@@ -8,7 +8,7 @@ from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavail
 from jobs.ids import choose_shard
 from jobs.job import LANES, Accepted, Submission
 from jobs.lifecycle import FINAL, State
-from tests.stress.ledger import Job, KeyMade, Moment
+from tests.stress.ledger import Job, KeyMade, Moment, Violation
 from tests.stress.world import AT_ONCE, GATEWAYS, STATIONS, TENANTS, World
 
 LARGE: Final = 33 << 10  # more than is handed over to a worker at once
@@ -71,7 +71,10 @@ async def hand_in(world: World, jobs: Sequence[Submission], closed: Collection[s
     call = Call(gateway, moment, closed, fate == "twice")
     accepted = []
     for job, heard in zip(jobs, verdicts, strict=True):
-        verdict = await _found_after_all(world, job) if isinstance(heard, StoreUnavailable) else heard
+        verdict = heard
+        if isinstance(heard, StoreUnavailable):
+            world.expect_outage(fate, heard)
+            verdict = await _found_after_all(world, job)
         accepted.append(isinstance(verdict, Accepted))
         _take_verdict(world, job, verdict, call)
     await world.observe({job.id: AT_ONCE for job in jobs if job.id in world.ledger.open}, moment)
@@ -94,13 +97,15 @@ def _take_verdict(world: World, job: Submission, verdict: Accepted | JitneyError
         is_right = isinstance(verdict, Refused) and verdict.code == "idempotency_mismatch"
         if known.digest == job.digest:
             is_right = isinstance(verdict, Accepted) and verdict.id == known.job_id
-        ledger.require(is_right, f"the key of {known} gave {verdict} for {job}")
+        if not is_right:
+            raise Violation(f"the key of {known} gave {verdict} for {job}")
     if isinstance(verdict, Accepted):
         _take_accepted(world, job, verdict, call, known)
     elif known is None or not isinstance(verdict, Refused):
         # The second of two calls finds what the first one took, and may meet another limit before.
         is_right = _may_refuse(world, job, verdict, call) or (call.is_second and not _has_room(world, job))
-        ledger.require(is_right, f"{job} was refused without a reason: {verdict!r}")
+        if not is_right:
+            raise Violation(f"{job} was refused without a reason: {verdict!r}")
         ledger.steps[f"refused: {verdict.code}"] += 1
 
 
@@ -112,10 +117,12 @@ def _take_accepted(world: World, job: Submission, verdict: Accepted, call: Call,
             earlier.watchers.add(call.gateway)
         ledger.steps["replayed"] += 1
         return
-    ledger.require(verdict.id == job.id, f"{job.id} was accepted as {verdict.id}, which is another job")
+    if verdict.id != job.id:
+        raise Violation(f"{job.id} was accepted as {verdict.id}, which is another job")
     before = ledger.jobs.get(job.id)
     if before is None or (before.is_final and job.bulk and before.created_us != verdict.created_us):
-        ledger.require(_has_room(world, job), f"{job} was accepted beyond a limit")
+        if not _has_room(world, job):
+            raise Violation(f"{job} was accepted beyond a limit")
         one = Job(job, verdict.created_us, hook=job.webhook, is_rerun=before is not None)
         one.is_logged = job.tenant in world.store.listened
         ledger.accept(one, has_quota=world.has_quota(job.tenant))
@@ -179,14 +186,14 @@ async def cancel(world: World) -> None:
 
     answer, moment, _ = await world.call(made)
     if answer is not None:
-        check_cancel(world, job, tenant, refusal, moment)
+        check_cancel(job, tenant, refusal, moment)
     if job is not None:
         is_canceled = tenant == job.sub.tenant and not job.is_final and not refusal
         ends = ({State.CANCELED} if is_canceled else set()) | _may_expire(job, moment)
         await world.observe({job_id: ends}, moment)
 
 
-def check_cancel(world: World, job: Job | None, tenant: str, refusal: str, moment: Moment) -> None:
+def check_cancel(job: Job | None, tenant: str, refusal: str, moment: Moment) -> None:
     """Compare the answer with what the job was."""
     if job is None or tenant != job.sub.tenant:
         wanted = {"job_not_found"}
@@ -194,7 +201,8 @@ def check_cancel(world: World, job: Job | None, tenant: str, refusal: str, momen
         wanted = {"job_already_final", "job_not_found"}
     else:
         wanted = {"", "job_already_final"} if job.may_be_overdue(moment) else {""}
-    world.ledger.require(refusal in wanted, f"cancel gave {refusal!r}, not one of {wanted}, for {job}")
+    if refusal not in wanted:
+        raise Violation(f"cancel gave {refusal!r}, not one of {wanted}, for {job}")
 
 
 def _may_expire(job: Job, moment: Moment) -> set[State]:
@@ -207,13 +215,15 @@ async def wait(world: World) -> None:
     job = world.ledger.jobs.get(job_id)
     read, moment, fate = await world.call(lambda: world.store.wait(job_id, gateway))
     if job is None:
-        world.ledger.require(read is None, f"{job_id} was read, and nobody submitted it")
+        if read is not None:
+            raise Violation(f"{job_id} was read, and nobody submitted it")
         return
     if fate != "unsent" and not job.is_final:
         job.watchers.add(gateway)
     if read is not None:
         is_right = (read.state, read.attempts, read.tenant) == (job.state, max(job.attempt, 0), job.sub.tenant)
-        world.ledger.require(is_right, f"{read} was read for {job}")
+        if not is_right:
+            raise Violation(f"{read} was read for {job}")
     await world.observe({job_id: ()}, moment)
 
 
@@ -223,7 +233,8 @@ async def follow(world: World) -> None:
     job = world.ledger.jobs.get(job_id)
     answer, moment, fate = await world.call(lambda: events.follow(world.store, job_id, gateway))
     if job is None:
-        world.ledger.require(answer is None or answer[0] is None, f"{job_id} was followed, and nobody submitted it")
+        if answer is not None and answer[0] is not None:
+            raise Violation(f"{job_id} was followed, and nobody submitted it")
         return
     if fate != "unsent" and not job.is_final:
         job.watchers.add(gateway)
@@ -231,8 +242,10 @@ async def follow(world: World) -> None:
         read, changes = answer
         states = [change.state for change in changes]
         legal = states[0] == State.QUEUED and states[-1] == job.state and not set(states[:-1]) & FINAL
-        world.ledger.require(legal, f"the history {states} of {job}")
-        world.ledger.require(read.attempts == job.attempt, f"{read} was read for {job}")
+        if not legal:
+            raise Violation(f"the history {states} of {job}")
+        if read.attempts != job.attempt:
+            raise Violation(f"{read} was read for {job}")
     await world.observe({job_id: ()}, moment)
 
 
@@ -247,10 +260,13 @@ async def list_newest(world: World) -> None:
     answer, _, _ = await world.call(lambda: world.store.newest(tenant, before_us, 20))
     jobs = answer[0] if answer else []
     times = [job.created_us for job in jobs]
-    world.ledger.require(times == sorted(times, reverse=True), f"the list of {tenant} is out of order: {times}")
+    if times != sorted(times, reverse=True):
+        raise Violation(f"the list of {tenant} is out of order: {times}")
     for read in jobs:
         job = world.ledger.jobs.get(read.id)
         is_own = job is not None and job.sub.tenant == tenant and read.created_us < before_us
-        world.ledger.require(is_own, f"{read} is in the list of {tenant}")
+        if not is_own:
+            raise Violation(f"{read} is in the list of {tenant}")
         assert job is not None
-        world.ledger.require(read.state == job.state, f"the list says {read}, and it is {job}")
+        if read.state != job.state:
+            raise Violation(f"the list says {read}, and it is {job}")

@@ -9,7 +9,7 @@ from jobs.catalogue import Card, Catalogue
 from jobs.errors import Refused
 from jobs.job import Submission
 from jobs.outbox import Flight, Limits, Settlement, Verdict
-from tests.stress.ledger import Delivery, Job
+from tests.stress.ledger import Delivery, Job, Violation
 from tests.stress.submitting import HOOKS, any_id, hand_in
 from tests.stress.world import TENANTS, World, now_ms
 
@@ -59,12 +59,16 @@ async def dispatch_of(world: World, mail: Mail, root: str, lane: outbox.Lane) ->
     )
     for flight in answer[0] if answer else []:
         one = world.ledger.deliveries.get(flight.delivery)
-        world.ledger.require(one is not None, f"{flight} is handed out, and nothing of this id is to be told")
+        if one is None:
+            raise Violation(f"{flight} is handed out, and nothing of this id is to be told")
         assert one is not None
-        world.ledger.require(one.state == "waiting", f"{flight} is handed out, and it is {one}")
+        if one.state != "waiting":
+            raise Violation(f"{flight} is handed out, and it is {one}")
         is_lost = one.flight_until_ms <= moment.end_ms or one.settled_flight == one.flight
-        world.ledger.require(is_lost, f"{flight} is handed out, and an earlier one is under way: {one}")
-        world.ledger.require(flight.number > one.flight, f"{flight} has no new number: {one}")
+        if not is_lost:
+            raise Violation(f"{flight} is handed out, and an earlier one is under way: {one}")
+        if flight.number <= one.flight:
+            raise Violation(f"{flight} has no new number: {one}")
         one.flight, one.flight_until_ms = flight.number, moment.begin_ms + FLIGHT_MS - 3
         if world.chance(0.93):
             mail.flights.append(flight)
@@ -82,20 +86,23 @@ async def begin_one(world: World, mail: Mail, flight: Flight) -> None:
     is_last = one.state == "waiting" and (one.flight, one.settled_flight) == (flight.number, one.settled_flight)
     is_last = is_last and one.settled_flight != flight.number
     if answer is not None:
-        world.ledger.require(is_last, f"{flight} may send, and it is {one}")
+        if not is_last:
+            raise Violation(f"{flight} may send, and it is {one}")
         is_right = (answer.url, answer.tenant, answer.tries) == (one.url, one.tenant, one.tries)
-        world.ledger.require(is_right, f"{answer} is to be sent for {one}")
+        if not is_right:
+            raise Violation(f"{answer} is to be sent for {one}")
         job = world.ledger.jobs.get(one.job)
         if job is not None:
             told = answer.job
             same = told is not None and (told.id, told.state) == (job.id, job.state)
             same = same and job.finished_us in (0, told and told.finished_us)
-            world.ledger.require(same, f"{answer} tells of {job}")
+            if not same:
+                raise Violation(f"{answer} tells of {job}")
         one.sent += 1
         mail.begun.add(flight)
         one.flight_until_ms = max(one.flight_until_ms, moment.begin_ms + FLIGHT_MS - 3)
     elif fate in ("once", "twice") and is_last and moment.end_ms < one.flight_until_ms:
-        world.ledger.require(False, f"{flight} may not send, and it is {one}")
+        raise Violation(f"{flight} may not send, and it is {one}")
 
 
 async def settle(world: World, mail: Mail) -> None:
@@ -118,8 +125,8 @@ async def settle_as(world: World, flight: Flight, how: Settlement) -> None:
     one = world.ledger.deliveries[flight.delivery]
     is_last = one.state == "waiting" and one.flight == flight.number and one.settled_flight != flight.number
     news, _, fate = await world.call(lambda: outbox.settle(world.store, flight, how, LIMITS))
-    if news is not None and fate == "once":
-        world.ledger.require(is_last or news == "refused", f"{flight} settled, and it is {one}")
+    if fate == "once" and not is_last and news not in (None, "refused"):
+        raise Violation(f"{flight} settled, and it is {one}")
     if not is_last or fate == "unsent" or (fate == "once" and news == "refused"):
         return
     state, tries = await world.connection.command("HMGET", keys.delivery(one.id), "state", "tries")
@@ -130,9 +137,8 @@ async def settle_as(world: World, flight: Flight, how: Settlement) -> None:
     if one.is_asked_again:
         one.state, one.is_asked_again = state.decode(), False
     is_right = (state.decode(), int(tries)) == (one.state, one.tries)
-    world.ledger.require(
-        is_right, f"{flight} settled as {how.verdict}, and the record says {state} after {tries}: {one}"
-    )
+    if not is_right:
+        raise Violation(f"{flight} settled as {how.verdict}, and the record says {state} after {tries}: {one}")
 
 
 async def attach(world: World) -> None:
@@ -156,7 +162,8 @@ async def attach(world: World) -> None:
         answer = await made()
     if refusal:
         is_right = job.is_final and refusal in ("job_not_found", "too_many_webhooks")
-        world.ledger.require(is_right, f"attach gave {refusal} for {job}")
+        if not is_right:
+            raise Violation(f"attach gave {refusal} for {job}")
     elif answer is not None:
         _take_attached(world, job, hook, *answer)
     await world.observe({job_id: ()}, moment)
@@ -165,14 +172,17 @@ async def attach(world: World) -> None:
 def _take_attached(world: World, job: Job, hook: str, how: str, delivery: str) -> None:
     _, url, *events = hook.split(" ")
     if not job.is_final:
-        world.ledger.require(how == "open", f"attach gave {how} for {job}")
+        if how != "open":
+            raise Violation(f"attach gave {how} for {job}")
         job.hook = hook
         return
     is_wanted = not events or job.state.value in events
-    world.ledger.require(how == ("posted" if is_wanted else "unwanted"), f"attach gave {how} for {job}")
+    if how != ("posted" if is_wanted else "unwanted"):
+        raise Violation(f"attach gave {how} for {job}")
     if how == "posted":
         known = world.ledger.deliveries.setdefault(delivery, Delivery(delivery, job.sub.tenant, url, job=job.id))
-        world.ledger.require(known.url == url, f"attach of {url} gave {known}")
+        if known.url != url:
+            raise Violation(f"attach of {url} gave {known}")
 
 
 async def resend(world: World) -> None:
@@ -194,7 +204,8 @@ async def resend(world: World) -> None:
     answer, _, fate = await world.call(made)
     if answer is not None:
         is_unknown = tenant != one.tenant
-        world.ledger.require(bool(refusal) == is_unknown, f"resend by {tenant} gave {refusal!r} for {one}")
+        if bool(refusal) != is_unknown:
+            raise Violation(f"resend by {tenant} gave {refusal!r} for {one}")
     if tenant == one.tenant and fate != "unsent":
         one.is_asked_again = one.is_asked_again or one.flight != one.settled_flight
         one.state = "waiting"
@@ -206,10 +217,12 @@ async def look_at_deliveries(world: World) -> None:
     answer, _, _ = await world.call(lambda: deliveries.page(world.store, tenant, deliveries.Wanted(), None, 50))
     for one in answer.deliveries if answer else []:
         known = world.ledger.deliveries.get(one.id)
-        world.ledger.require(known is not None and known.tenant == tenant, f"{one} is in the list of {tenant}")
+        if known is None or known.tenant != tenant:
+            raise Violation(f"{one} is in the list of {tenant}")
         assert known is not None
         same = (one.state, one.tries, one.url) == (known.state, known.tries, known.url)
-        world.ledger.require(same, f"the list says {one}, and it is {known}")
+        if not same:
+            raise Violation(f"the list says {one}, and it is {known}")
 
 
 async def rotate_secret(world: World, known: dict[str, list[str]]) -> None:
@@ -225,7 +238,8 @@ async def rotate_secret(world: World, known: dict[str, list[str]]) -> None:
         return
     if before is not None and fate != "twice":
         right = held[1] == before[0] and held[0] != before[0] if rotates else held == before
-        world.ledger.require(right, f"the secrets of {tenant} went from {before} to {held}")
+        if not right:
+            raise Violation(f"the secrets of {tenant} went from {before} to {held}")
     known[tenant] = held
 
 
@@ -248,7 +262,8 @@ async def look_at_letter(world: World) -> None:
     except Refused:
         _check_gone(world, job)
         return
-    world.ledger.require(body == job.sub.input, f"the dead letter {job} has another input")
+    if body != job.sub.input:
+        raise Violation(f"the dead letter {job} has another input")
 
 
 def _check_gone(world: World, job: Job) -> None:
@@ -258,7 +273,8 @@ def _check_gone(world: World, job: Job) -> None:
     most, most_bytes = max(1, s.dead_letters // s.shards), max(1, s.dead_letter_bytes // s.shards)
     is_beyond = len(later) > most or sum(len(one.sub.input) for one in later) > most_bytes
     is_old = job.final_ms + max(s.dead_letter_ttl_s, s.result_ttl_s) * 1000 < now_ms() + 20
-    world.ledger.require(is_beyond or is_old, f"the dead letter {job} is gone too early")
+    if not is_beyond and not is_old:
+        raise Violation(f"the dead letter {job} is gone too early")
     job.is_forgotten = True
 
 
@@ -273,7 +289,8 @@ async def purge(world: World) -> None:
         left = await world.connection.pipeline(
             [("HEXISTS", f"jitney:{{s{job.id[:2]}}}:job:{job.id}", "input") for job in picked]
         )
-        world.ledger.require(not any(left), f"the dead letters {picked} were purged, and keep their inputs")
+        if any(left):
+            raise Violation(f"the dead letters {picked} were purged, and keep their inputs")
     for job in picked:
         job.is_forgotten |= fate != "unsent"
 
@@ -303,7 +320,8 @@ async def replay(world: World) -> None:
 def check_letters(world: World, counted: tuple[int, int]) -> None:
     """No more letters are kept than may be."""
     most = max(1, world.settings.dead_letters // world.settings.shards) * world.settings.shards
-    world.ledger.require(counted[0] <= most, f"{counted[0]} dead letters are kept, and {most} may be")
+    if counted[0] > most:
+        raise Violation(f"{counted[0]} dead letters are kept, and {most} may be")
 
 
 def states(world: World) -> Counter[str]:

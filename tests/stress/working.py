@@ -1,117 +1,18 @@
-"""Steps of workers and sweepers: claim, extend, finish, release, sweep, bury."""
+"""Steps of workers and sweepers: extend, finish, release, sweep, bury. Some claims are stale, or another worker's."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from jobs import upkeep
 from jobs.job import Claimed, Outcome
 from jobs.lifecycle import FINAL, State
-from tests.stress.ledger import SLACK_MS, Job, Moment
-from tests.stress.world import STATIONS, WORKERS, World
+from tests.stress.ledger import SLACK_MS, Job, Moment, Violation
+from tests.stress.world import WORKERS, World
 
 FAR_FUTURE_MS: Final = 1 << 52
-MOST: Final = 8
 REFUSED: Final = b'{"code":"invalid_input","message":"m","status":422}'
 FAULT: Final = b'{"code":"inference_failed","message":"m","status":422}'
-
-
-def waiting(world: World, station: tuple[str, str]) -> list[Job]:
-    """List the queued jobs of a model version, in the order of their acceptance."""
-    jobs = [job for job in world.ledger.open.values() if job.state == State.QUEUED and job.station == station]
-    return sorted(jobs, key=lambda job: job.created_us)
-
-
-async def claim(world: World) -> None:
-    """Claim for a worker: any number, with or without room for bulk, or suspects on trial."""
-    rng = world.rng
-    station, worker = rng.choice(STATIONS), rng.choice(WORKERS)
-    await claim_of(world, station, worker, rng.randint(1, MOST), trial=world.chance(0.15))
-
-
-async def claim_of(
-    world: World, station: tuple[str, str], worker: str, want: int, *, trial: bool = False, all_lanes: bool = False
-) -> int:
-    """Claim, and compare what came with the lines; gives how many jobs came."""
-    most_bulk = world.rng.choice([None, None, None, 0, 2]) if not trial and not all_lanes else None
-    before = waiting(world, station)
-    answer, moment, _ = await world.call(
-        lambda: world.store.claim(*station, worker, want, trial=trial, most_bulk=most_bulk)
-    )
-    claimed: Sequence[Claimed] = answer.jobs if answer is not None else []
-    allowed = {job.id: [State.RUNNING] if answer is None else [] for job in before}
-    for job in before:
-        if job.may_be_overdue(moment):
-            allowed[job.id] = [*allowed[job.id], State.EXPIRED]
-    for one in claimed:
-        world.ledger.require(one.id in world.ledger.jobs, f"{worker} claimed {one}, which nobody submitted")
-        job = world.ledger.jobs[one.id]
-        world.ledger.require(job.station == station, f"{worker} claimed {one} at {station}")
-        world.check_claimed(job, one.input, one.created_us)
-        is_free = job.state == State.QUEUED and one.attempt > job.attempt and not job.is_overdue(moment)
-        world.ledger.require(is_free, f"{worker} claimed {one}, and it is {job}")
-        world.ledger.require(job.is_suspect == trial, f"on trial: {trial}, {worker} claimed {job}")
-        is_due = moment.end_ms + SLACK_MS >= job.due_from_ms
-        world.ledger.require(is_due, f"{job} was claimed before its retry is due, at {moment}")
-        job.due_from_ms = job.due_until_ms = 0
-        world.ledger.claims.append((worker, one))
-        allowed[one.id] = [State.RUNNING]
-    if answer is not None:
-        claimed_now = [world.ledger.jobs[one.id] for one in claimed]
-        bulk = sum(job.sub.lane == "bulk" for job in claimed_now)
-        counts = (len(claimed) <= want, most_bulk is None or bulk <= most_bulk, trial or answer.bulk == bulk)
-        world.ledger.require(all(counts), f"{want} jobs, {most_bulk} of bulk, were wanted: {answer}")
-        if not trial:
-            left = [job for job in before if job not in claimed_now and _is_ready(job, moment)]
-            _check_order(world, claimed_now, left)
-            if len(claimed) < want and not answer.more and most_bulk is None:
-                ready = [job for job in left if _has_seat(world, job, claimed_now)]
-                world.ledger.require(
-                    not ready, f"{len(claimed)} of {want} seats were filled, and there was {ready[:1]}"
-                )
-    await world.observe({job_id: states for job_id, states in allowed.items() if states}, moment)
-    for one in claimed:
-        job = world.ledger.jobs[one.id]
-        world.ledger.require(job.is_held(worker, one.attempt), f"{worker} claimed {one}, and it is {job}")
-    _check_running(world)
-    return len(claimed)
-
-
-def _is_ready(job: Job, moment: Moment) -> bool:
-    """Whether a queued job surely waited in its line."""
-    return not (job.is_suspect or job.due_until_ms or job.may_be_overdue(moment))
-
-
-def _has_seat(world: World, job: Job, claimed: Iterable[Job]) -> bool:
-    """Whether its tenant may have one more running job."""
-    limit = world.store.tenants.limits(job.sub.tenant).running
-    more = sum(one.sub.tenant == job.sub.tenant and one.shard == job.shard for one in claimed)
-    return world.running(job.sub.tenant, job.shard) + more < world.quota_of_shard(limit)
-
-
-def _check_order(world: World, claimed: Sequence[Job], left: Sequence[Job]) -> None:
-    """Of one tenant's line those come first that were accepted first."""
-    lines: dict[tuple[int, str, str], list[int]] = defaultdict(list)
-    for job in claimed:
-        lines[job.shard, job.sub.lane, job.sub.tenant].append(job.created_us)
-    for line, times in lines.items():
-        world.ledger.require(times == sorted(times), f"the line {line} was claimed out of order: {times}")
-    for job in left:
-        times = lines.get((job.shard, job.sub.lane, job.sub.tenant), [])
-        world.ledger.require(not times or times[-1] < job.created_us, f"{job} was passed in its line by a later job")
-
-
-def _check_running(world: World) -> None:
-    """No tenant runs more than it may."""
-    for tenant in ("a", "c"):
-        limit = world.store.tenants.limits(tenant).running
-        for shard in range(world.settings.shards if limit else 0):
-            count = world.running(tenant, shard)
-            most = world.quota_of_shard(limit)
-            world.ledger.require(count <= most, f"{count} jobs of {tenant} run on shard {shard}, and {most} may")
-
-
-# ---- what a worker does with its claims; some are stale, some are another worker's
 
 
 def draw_claims(world: World, most: int) -> tuple[str, list[Claimed]]:
@@ -146,7 +47,8 @@ async def extend(world: World) -> None:
             job.lease_until_ms = moment.end_ms + lease_ms
         if lost is not None and not job.may_be_overdue(moment):
             is_lost = one.claim in {other.claim for other in lost}
-            world.ledger.require(is_lost != mine[one.claim], f"extend said lost: {is_lost} of {one}, and it is {job}")
+            if is_lost == mine[one.claim]:
+                raise Violation(f"extend said lost: {is_lost} of {one}, and it is {job}")
     await world.observe({one.id: _expired(world, one.id, moment) for one in held}, moment)
 
 
@@ -179,14 +81,14 @@ async def finish_all(world: World, worker: str, outcomes: Sequence[Outcome]) -> 
     refused, moment, fate = await world.call(lambda: world.store.finish(worker, outcomes))
     overdue = {one.id for one in outcomes if ledger.jobs[one.id].may_be_overdue(moment)}
     if refused is not None:
+        were = [ledger.jobs[one.id] for one in outcomes]
         least = sum(not own[one.id] and one.id not in overdue for one in outcomes)
         most = least + sum(one.id in overdue or not mine[one.id] for one in outcomes)
         if fate == "twice":
             most += sum(one.state == State.QUEUED for one in outcomes)
-        ledger.require(
-            least <= refused <= most,
-            f"finish by {worker} refused {refused}, not {least} to {most} of {outcomes}; {[ledger.jobs[one.id] for one in outcomes]}",
-        )
+        if not least <= refused <= most:
+            what = f"{refused}, not {least} to {most}"
+            raise Violation(f"finish by {worker} refused {what} of {outcomes}; {were}")
     allowed = {}
     for one in outcomes:
         job = ledger.jobs[one.id]
@@ -210,10 +112,13 @@ def _is_repeat(job: Job, one: Outcome) -> bool:
 def _check_outcome(world: World, one: Outcome) -> None:
     """What the current claim wrote is what the job says."""
     job = world.ledger.jobs[one.id]
-    world.ledger.require(job.state == one.state, f"{one} was written, and the job is {job}")
+    if job.state != one.state:
+        raise Violation(f"{one} was written, and the job is {job}")
     if job.is_final and job.finished_us:
-        world.ledger.require(job.body == one.body, f"{one} was written, and the job says {job.body!r}")
-        world.ledger.require(job.is_dead == one.dead, f"{one} was written, and is kept as a dead letter: {job.is_dead}")
+        if job.body != one.body:
+            raise Violation(f"{one} was written, and the job says {job.body!r}")
+        if job.is_dead != one.dead:
+            raise Violation(f"{one} was written, and is kept as a dead letter: {job.is_dead}")
 
 
 async def release(world: World) -> None:
@@ -227,7 +132,8 @@ async def release(world: World) -> None:
     if back is not None and fate != "twice":
         wanted = sum(mine.values())
         right = wanted - overdue <= back <= wanted
-        world.ledger.require(right, f"release gave back {back} of {wanted}")
+        if not right:
+            raise Violation(f"release gave back {back} of {wanted}")
     allowed = {one.id: ([State.QUEUED] if mine[one.id] else []) + _expired(world, one.id, moment) for one in held}
     await world.observe(allowed, moment)
 
@@ -260,10 +166,12 @@ async def _sweep_whole(world: World, latest_ms: int) -> None:
         job = world.ledger.jobs[job_id]
         if job.due_until_ms and job.due_until_ms + SLACK_MS < moment.begin_ms:
             job.due_from_ms = job.due_until_ms = 0  # it is back in its line
-        world.ledger.require(job.is_final or not job.is_overdue(moment), f"{job} is overdue, and a sweep left it")
+        if not job.is_final and job.is_overdue(moment):
+            raise Violation(f"{job} is overdue, and a sweep left it")
         has_lease = job.lease_until_ms + SLACK_MS >= moment.begin_ms or not latest_ms
         is_kept = job.state != State.RUNNING or has_lease
-        world.ledger.require(is_kept, f"the lease of {job} is over, and a sweep left it; {moment}")
+        if not is_kept:
+            raise Violation(f"the lease of {job} is over, and a sweep left it; {moment}")
 
 
 async def _observe_swept(world: World, moment: Moment, latest_ms: int) -> None:
@@ -283,7 +191,8 @@ async def _observe_swept(world: World, moment: Moment, latest_ms: int) -> None:
         job.losses += job.state == State.QUEUED
         job.reclaims += job.state == State.QUEUED
         is_open = job.reclaims < world.settings.max_losses
-        world.ledger.require(is_open, f"{job} was lost {job.reclaims} times, and has not failed")
+        if not is_open:
+            raise Violation(f"{job} was lost {job.reclaims} times, and has not failed")
 
 
 async def bury(world: World) -> None:
@@ -307,7 +216,8 @@ async def bury(world: World) -> None:
     await world.observe(allowed, moment)
     if fate in ("once", "twice"):
         left = [job for job in held if job.state == State.RUNNING]
-        world.ledger.require(not left, f"{worker} was buried, and holds {left[:1]}")
+        if left:
+            raise Violation(f"{worker} was buried, and holds {left[:1]}")
 
 
 def count_states(world: World) -> Counter[str]:

@@ -3,7 +3,6 @@
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -16,7 +15,7 @@ from jobs.lifecycle import FINAL, State
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from tests.stress.flaky import Ears, Fate, FlakyConnection
-from tests.stress.ledger import Delivery, Job, Ledger, Moment
+from tests.stress.ledger import Delivery, Job, Ledger, Moment, Violation
 from tests.support.servers import Server
 
 TENANTS: Final = ("a", "b", "c", "d")
@@ -91,12 +90,19 @@ class World:
         fate = self.fate()
         begin_ms = now_ms()
         answer = None
-        with suppress(StoreUnavailable):
+        try:
             answer = await made()
+        except StoreUnavailable as error:
+            self.expect_outage(fate, error)
         if fate != "once":
             self.ledger.trace.append(f"  ({fate})")
         self.connection.fate = "once"
         return answer, Moment(begin_ms, now_ms()), fate
+
+    def expect_outage(self, fate: Fate, error: StoreUnavailable) -> None:
+        """Fail where a call met an outage and there was none: the server refused the script."""
+        if fate in ("once", "twice"):
+            raise Violation(f"the server did not take a script: {error}") from error
 
     def chance(self, share: float) -> bool:
         return self.rng.random() < share
@@ -142,7 +148,6 @@ class World:
         return False
 
     def _compare(self, job: Job, record: Mapping[bytes, bytes], allowed: frozenset[State], moment: Moment) -> None:
-        require = self.ledger.require
         if not record:
             self._compare_gone(job, allowed, moment)
             return
@@ -150,15 +155,15 @@ class World:
         if job.is_final:
             body = record.get(b"output") or record.get(b"error") or b""
             same = (state, body, int(record[b"finished"])) == (job.state, job.body, job.finished_us)
-            require(same, f"the final job {job.id} changed from {job} to {record}")
+            if not same:
+                raise Violation(f"the final job {job.id} changed from {job} to {record}")
             return
-        require(
-            state == job.state or state in allowed,
-            f"job {job.id} went from {job.state} to {state.value}, allowed: {sorted(allowed)}; {job}",
-        )
+        if not (state == job.state or state in allowed):
+            raise Violation(f"job {job.id} went from {job.state} to {state.value}, allowed: {sorted(allowed)}; {job}")
         owner, attempt = record.get(b"owner", b"").decode(), int(record[b"attempts"])
         if state == State.RUNNING and (owner, attempt) != (job.owner, job.attempt):
-            require(attempt > job.attempt, f"job {job.id} runs a second time under claim {attempt} of {owner}")
+            if attempt <= job.attempt:
+                raise Violation(f"job {job.id} runs a second time under claim {attempt} of {owner}")
             job.owner, job.attempt = owner, attempt
             lease_ms = self.settings.lease_s * 1000
             job.lease_from_ms, job.lease_until_ms = moment.begin_ms + lease_ms, moment.end_ms + lease_ms
@@ -174,29 +179,31 @@ class World:
         if job.is_final:
             kept_ms = 0 if job.sub.bulk else self.settings.result_ttl_s * 1000
             is_over = moment.end_ms > job.final_ms + kept_ms - GONE_MS
-            self.ledger.require(is_over, f"the result is gone too early of {job}, at {moment}")
+            if not is_over:
+                raise Violation(f"the result is gone too early of {job}, at {moment}")
             return
         ends = allowed & FINAL
         is_late = now_ms() - moment.begin_ms > self.settings.result_ttl_s * 1000 - GONE_MS  # this machine stood still
         is_right = len(ends) == 1 and (job.sub.bulk or is_late)
-        self.ledger.require(is_right, f"the open job {job.id} is gone: {job}, at {moment}")
+        if not is_right:
+            raise Violation(f"the open job {job.id} is gone: {job}, at {moment}")
         self.ledger.move(job, next(iter(ends)))
         self._end(job, {}, moment)
 
     def _end(self, job: Job, record: Mapping[bytes, bytes], moment: Moment) -> None:
-        require = self.ledger.require
         job.body = record.get(b"output") or record.get(b"error") or b""
         job.finished_us = int(record.get(b"finished", 0))
         job.final_ms = job.finished_us / 1000 if job.finished_us else moment.begin_ms
         self.ledger.end(job, has_quota=self.has_quota(job.sub.tenant))
         missed = {gateway for gateway in job.watchers if (gateway, job.id) not in self.told}
-        require(not missed, f"gateways {sorted(missed)} wait for {job.id}, and were not told of its end")
+        if missed:
+            raise Violation(f"gateways {sorted(missed)} wait for {job.id}, and were not told of its end")
         if job.state == State.FAILED and orjson.loads(job.body or b"{}").get("code") in DEAD_LETTERS:
             # One that is larger than all that may be kept is not, and others make room for it all the same.
             job.is_dead, job.is_forgotten = True, b"input" not in record
             self.ledger.letters.setdefault(job.shard, []).append(job)
-        else:
-            require(b"input" not in record, f"{job} keeps its input, and is no dead letter")
+        elif b"input" in record:
+            raise Violation(f"{job} keeps its input, and is no dead letter")
         if job.hook:
             _, url, *events = job.hook.split(" ")
             if not events or job.state.value in events:
@@ -207,14 +214,16 @@ class World:
         kind, _, name = channel.removeprefix("jitney:").partition(":")
         if kind == "wake" and data.startswith(codec.HANDED) and name not in self.deaf:
             station, handed = codec.read_handed(data)
-            self.ledger.require(station in {" ".join(one) for one in STATIONS}, f"{name} was handed {data!r}")
+            if station not in {" ".join(one) for one in STATIONS}:
+                raise Violation(f"{name} was handed {data!r}")
             self.handed.append((name, handed))
         elif kind == "gateway":
             for job_id, told in codec.read_notice(data):
                 self.told.add((name, job_id))
                 known = self.ledger.jobs.get(job_id)
                 is_right = told is None or known is None or told.tenant == known.sub.tenant
-                self.ledger.require(is_right, f"gateway {name} was told of another tenant's {job_id}")
+                if not is_right:
+                    raise Violation(f"gateway {name} was told of another tenant's {job_id}")
 
     def _take_handed(self) -> None:
         """Give workers the jobs that submit handed over to them."""
@@ -222,17 +231,20 @@ class World:
         for worker, one in handed:
             for claimed in one.jobs:
                 job = self.ledger.jobs.get(claimed.id)
-                self.ledger.require(job is not None, f"{worker} was handed {claimed.id}, which nobody submitted")
+                if job is None:
+                    raise Violation(f"{worker} was handed {claimed.id}, which nobody submitted")
                 assert job is not None
                 self.check_claimed(job, claimed.input, claimed.created_us)
                 limits = self.store.tenants.limits(job.sub.tenant)
-                self.ledger.require(not limits.running, f"{job.id} was handed over past its tenant's running limit")
+                if limits.running:
+                    raise Violation(f"{job.id} was handed over past its tenant's running limit")
                 self.ledger.claims.append((worker, claimed))
 
     def check_claimed(self, job: Job, body: bytes, created_us: int) -> None:
         """A worker gets a job as it was submitted."""
         same = (body, created_us) == (job.sub.input, job.created_us)
-        self.ledger.require(same, f"job {job.id} came to a worker with another input or time than it was accepted with")
+        if not same:
+            raise Violation(f"job {job.id} came to a worker with another input or time than it was accepted with")
 
 
 def now_ms() -> float:
