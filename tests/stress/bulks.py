@@ -132,7 +132,6 @@ async def open_bulk(world: World, bulks: Bulks) -> None:
     else:
         if made is not None:
             bulks.known.setdefault(made.id, Known(made.id, tenant, lines, webhook))
-            bulks.unheard.discard(file)
 
 
 async def _ask(world: World, bulks: Bulks, tenant: str, asked: Asked) -> Bulk | None:

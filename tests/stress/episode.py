@@ -3,21 +3,18 @@
 import itertools
 import random
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from jobs import events, outbox, plans
+from jobs import outbox
 from jobs.errors import Refused
-from jobs.lifecycle import FINAL, State
 from jobs.outbox import Settlement
-from jobs.stats import Tally
-from jobs.stats import read as read_stats
 from tests.stress import bulks, checks, claiming, submitting, webhooks, working
 from tests.stress.bulks import Bulks
 from tests.stress.ledger import Violation
+from tests.stress.others import Others
 from tests.stress.webhooks import Mail
-from tests.stress.world import STATIONS, TENANTS, WORKERS, World, now_ms
+from tests.stress.world import WORKERS, World, now_ms
 from tests.support import invariants
 from tests.support.servers import Server
 
@@ -36,12 +33,12 @@ class Episode:
         self.world = World(server, rng)
         self._bulks, self._mail = Bulks(), Mail()
         self._secrets: dict[str, list[str]] = {}
-        self._seen, self._loads = Counter[str](), Counter[str]()
         self._steps: dict[str, tuple[Step, int]] = self._table()
 
     def _table(self) -> dict[str, tuple[Step, int]]:
         """Give each step with its weight."""
         world, mail, all_bulks = self.world, self._mail, self._bulks
+        others = Others(world)
         return {
             "submit": (lambda: submitting.submit(world), 14),
             "claim": (lambda: claiming.claim(world), 18),
@@ -54,8 +51,8 @@ class Episode:
             "wait": (lambda: submitting.wait(world), 3),
             "follow": (lambda: submitting.follow(world), 2),
             "list": (lambda: submitting.list_newest(world), 1),
-            "listen": (self._listen, 1),
-            "read log": (self._read_log, 1),
+            "listen": (others.listen, 1),
+            "read log": (others.read_log, 1),
             "dispatch": (lambda: webhooks.dispatch(world, mail), 4),
             "begin": (lambda: webhooks.begin(world, mail), 5),
             "settle": (lambda: webhooks.settle(world, mail), 5),
@@ -73,9 +70,10 @@ class Episode:
             "bulk cancel": (lambda: bulks.cancel(world, all_bulks), 1),
             "file drop": (lambda: bulks.drop(world, all_bulks), 1),
             "file sweep": (lambda: bulks.sweep_files(world, all_bulks), 1),
-            "stats": (self._count, 1),
-            "plan": (self._plan, 1),
-            "deaf": (self._turn_deaf, 1),
+            "stats": (others.count, 1),
+            "plan": (others.plan, 1),
+            "announce": (others.announce, 1),
+            "deaf": (others.turn_deaf, 1),
         }
 
     async def run(self, steps: int) -> None:
@@ -174,67 +172,6 @@ class Episode:
         for one in self.world.ledger.deliveries.values():
             if one.tries <= 0:
                 raise Violation(f"{one} has ended, and was never tried")
-
-    # ---- steps of others
-
-    async def _listen(self) -> None:
-        """Say that somebody listens to some tenants."""
-        tenants = self.world.rng.sample(TENANTS, self.world.rng.randint(0, 2))
-        heard, _, _ = await self.world.call(lambda: events.listen(self.world.store, tenants, 0.5))
-        if heard is not None:
-            if heard < set(tenants):
-                raise Violation(f"{tenants} listen, and {heard} are listened to")
-            self.world.store.listened = heard
-
-    async def _read_log(self) -> None:
-        """Read a tenant's log: each job's states are steps of the lifecycle, the final one last and once."""
-        world, tenant = self.world, self.world.rng.choice(TENANTS)
-        place = ".".join(["0-0"] * world.settings.shards)
-        states: dict[str, list[str]] = {}
-        while entries := await events.read_log(world.store, tenant, place):
-            place = entries[-1].place
-            for one in entries:
-                states.setdefault(one.job_id, []).append(one.state)
-        for job_id, seen in states.items():
-            job = world.ledger.jobs[job_id]
-            is_over = any(State(state) in FINAL for state in seen[:-1])
-            if job.sub.tenant != tenant or seen[-1] != job.state.value or is_over:
-                raise Violation(f"the log of {tenant} says {seen} of {job}")
-
-    async def _count(self) -> None:
-        """Add to the histograms: what was told is there, once."""
-        world, tally = self.world, Tally()
-        tally.saw("size", 4)
-        _, _, fate = await world.call(lambda: tally.tell(world.connection, "m"))
-        self._loads["m"] += fate != "unsent"
-        found = await read_stats(world.connection, ["m"])
-        counted = found["m"].get("size:4", 0)
-        if counted != self._loads["m"]:
-            raise Violation(f"{counted} batches were counted of {self._loads['m']}")
-
-    async def _plan(self) -> None:
-        """Change a model's plan: each change is made once."""
-        world, model = self.world, self.world.rng.choice(["m", "n"])
-        changed, _, _ = await world.call(
-            lambda: plans.change(world.connection, model, lambda plan: plans.load(plan, "7", "1"))
-        )
-        plan = (await plans.read(world.connection)).get(model, plans.FOLLOWS)
-        asked = plan.asked.get("7", 0)
-        most = self._seen[model] + 1
-        right = asked == most if changed is not None else self._seen[model] <= asked <= most
-        if not right:
-            raise Violation(f"version 7 of {model} was asked for {asked} times, not {most}")
-        self._seen[model] = asked
-
-    async def _turn_deaf(self) -> None:
-        """A worker loses what is handed over to it, or hears again; or it leaves its free seats."""
-        world, worker = self.world, self.world.rng.choice(WORKERS)
-        if worker in world.deaf:
-            world.deaf.discard(worker)
-        elif world.chance(0.5):
-            world.deaf.add(worker)
-        else:
-            await world.store.leave_seats(*world.rng.choice(STATIONS), worker)
 
 
 async def run(server: Server, seed: str, steps: int, *, check_every: int = CHECK_EVERY, kill_every: int = 0) -> Episode:

@@ -71,10 +71,10 @@ async def hand_in(world: World, jobs: Sequence[Submission], closed: Collection[s
     call = Call(gateway, moment, closed, fate == "twice")
     accepted = []
     for job, heard in zip(jobs, verdicts, strict=True):
-        verdict = heard
+        verdict: Accepted | JitneyError | None = heard
         if isinstance(heard, StoreUnavailable):
             world.expect_outage(fate, heard)
-            verdict = await _found_after_all(world, job)
+            verdict = await _found_after_all(world, job) if fate == "lost" else None
         accepted.append(isinstance(verdict, Accepted))
         _take_verdict(world, job, verdict, call)
     await world.observe({job.id: AT_ONCE for job in jobs if job.id in world.ledger.open}, moment)

@@ -286,9 +286,7 @@ async def purge(world: World) -> None:
     picked = world.rng.sample(among, min(len(among), 2))
     _, _, fate = await world.call(lambda: deadletters.purge(world.store, [job.id for job in picked]))
     if fate in ("once", "twice"):
-        left = await world.connection.pipeline(
-            [("HEXISTS", f"jitney:{{s{job.id[:2]}}}:job:{job.id}", "input") for job in picked]
-        )
+        left = await world.connection.pipeline([("HEXISTS", keys.job(job.id), "input") for job in picked])
         if any(left):
             raise Violation(f"the dead letters {picked} were purged, and keep their inputs")
     for job in picked:
@@ -311,9 +309,17 @@ async def replay(world: World) -> None:
     again: Submission = admit_again(
         letter, body, catalogue, idempotency_key="", shards=world.settings.shards, max_deadline_ms=60_000
     )
+    earlier = world.ledger.jobs.get(again.id)
+    if earlier is not None and earlier.is_final:
+        return  # whoever sent it before died before that was noted: its job has ended, and its id is not free
     (is_taken,) = await hand_in(world, [again])
     if is_taken and world.chance(0.8):  # else whoever sends it dies here
         await deadletters.note_replay(world.store, job.id, again.id)
+        noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
+        if noted is not None and noted.decode() != again.id:
+            raise Violation(f"{job} was sent again as {again.id}, and says {noted}")
+        if noted is None and await world.connection.command("HEXISTS", keys.job(job.id), "input"):
+            raise Violation(f"{job} was sent again as {again.id}, and does not say so")
         world.ledger.steps["dead letter sent again"] += 1
 
 

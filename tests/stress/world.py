@@ -197,7 +197,7 @@ class World:
         self.ledger.end(job, has_quota=self.has_quota(job.sub.tenant))
         missed = {gateway for gateway in job.watchers if (gateway, job.id) not in self.told}
         if missed:
-            raise Violation(f"gateways {sorted(missed)} wait for {job.id}, and were not told of its end")
+            raise Violation(f"gateways {sorted(missed)} wait, and were not told of the end of {job}")
         if job.state == State.FAILED and orjson.loads(job.body or b"{}").get("code") in DEAD_LETTERS:
             # One that is larger than all that may be kept is not, and others make room for it all the same.
             job.is_dead, job.is_forgotten = True, b"input" not in record
