@@ -9,7 +9,7 @@ from typing import Final
 from jobs import outbox
 from jobs.errors import Refused
 from jobs.outbox import Settlement
-from tests.stress import bulks, checks, claiming, submitting, webhooks, working
+from tests.stress import bulks, checks, claiming, stepping, submitting, webhooks, working
 from tests.stress.bulks import Bulks
 from tests.stress.ledger import Violation
 from tests.stress.others import Others
@@ -65,8 +65,8 @@ class Episode:
             "replay": (lambda: webhooks.replay(world), 1),
             "upload": (lambda: bulks.upload(world, all_bulks), 2),
             "open bulk": (lambda: bulks.open_bulk(world, all_bulks), 2),
-            "bulk dispatch": (lambda: bulks.dispatch(world, all_bulks), 3),
-            "bulk step": (lambda: bulks.advance(world, all_bulks), 14),
+            "bulk dispatch": (lambda: stepping.dispatch(world, all_bulks), 3),
+            "bulk step": (lambda: stepping.advance(world, all_bulks), 14),
             "bulk cancel": (lambda: bulks.cancel(world, all_bulks), 1),
             "file drop": (lambda: bulks.drop(world, all_bulks), 1),
             "file sweep": (lambda: bulks.sweep_files(world, all_bulks), 1),
@@ -146,10 +146,10 @@ class Episode:
     async def _drive_bulks(self) -> None:
         world, courses = self.world, self._bulks.courses
         for root in world.store.roots if any(not one.is_closed for one in self._bulks.known.values()) else ():
-            await bulks.dispatch_of(world, self._bulks, root)
+            await stepping.dispatch_of(world, self._bulks, root)
         for course in list(courses):
             for _ in range(3):
-                await bulks.advance_one(world, self._bulks, course)
+                await stepping.advance_one(world, self._bulks, course)
 
     async def _drive_deliveries(self) -> None:
         world, mail = self.world, self._mail

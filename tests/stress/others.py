@@ -55,7 +55,7 @@ class Others:
         found = await read_stats(world.connection, ["m"])
         counted = found["m"].get("size:4", 0)
         if counted != self._told["m"]:
-            raise Violation(f"{counted} batches were counted of {self._loads['m']}")
+            raise Violation(f"{counted} batches were counted of {self._told['m']}")
 
     async def plan(self) -> None:
         """Change a model's plan: each change is made once."""
