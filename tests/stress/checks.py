@@ -140,6 +140,22 @@ async def _wrong_deliveries(world: World) -> list[str]:
     return wrong
 
 
+async def check_sums(world: World) -> None:
+    """At the end of everything, what was begun has ended, and each line of a bulk was counted once."""
+    counts = await world.store.counts()
+    sums = Counter[str]()
+    for name, count in counts.items():
+        for prefix in ("webhooks:ended:", "bulks:ended:", "bulks:lines:"):
+            sums[prefix] += count if name.startswith(prefix) else 0
+    wanted = {
+        "webhooks:ended:": counts.get("webhooks:posted", 0),
+        "bulks:ended:": counts.get("bulks:opened", 0),
+        "bulks:lines:": world.ledger.lines_stored,
+    }
+    if any(sums[prefix] != count for prefix, count in wanted.items()):
+        raise Violation(f"counted as ended: {dict(sums)}, and begun: {wanted}")
+
+
 async def check_left(world: World) -> None:
     """At the end of everything, nothing is left but what lasts and what has a time to live."""
     found = [name.decode() for name in await world.connection.command("KEYS", "jitney:*")]

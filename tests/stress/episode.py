@@ -127,6 +127,7 @@ class Episode:
             raise Violation(f"not all came to an end in {DRIVE_S} s: {self._left()}")
         await checks.check_all(world)
         self._check_told()
+        await checks.check_sums(world)
         await checks.check_left(world)
         with self._server.client() as client:
             invariants.check_outbox(client)

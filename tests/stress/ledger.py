@@ -122,6 +122,7 @@ class Ledger:
         self.counts: Counter[str] = Counter()  # as jobs/counts.py names them
         self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:load`)
         self.letters: dict[int, list[Job]] = {}  # by shard, the oldest first
+        self.lines_stored = 0  # of bulks that are over
         self.passed: Counter[tuple[str, str, int, str, str]] = Counter()  # seats given to others while one waited
         self.steps: Counter[str] = Counter()
         self.trace: deque[str] = deque(maxlen=60)

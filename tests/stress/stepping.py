@@ -288,6 +288,8 @@ async def check_results(world: World, bulks: Bulks, known: Known, bulk: Bulk) ->
     if left:
         raise Violation(f"bulk {bulk.id} is over, and {left} are open")
     world.ledger.steps[f"bulk {bulk.status}"] += 1
+    world.ledger.counts[f"bulks:ended:{bulk.status}"] += 1
+    world.ledger.lines_stored += len(lines)
 
 
 STEPS: Final[dict[str, Any]] = {

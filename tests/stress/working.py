@@ -98,6 +98,7 @@ async def finish_all(world: World, worker: str, outcomes: Sequence[Outcome]) -> 
     for one in outcomes:
         if mine[one.id] and ledger.jobs[one.id].state == one.state == State.QUEUED:
             job = ledger.jobs[one.id]
+            ledger.counts[f"retried:{job.sub.model}"] += 1
             job.due_from_ms, job.due_until_ms = moment.begin_ms + one.after_ms, moment.end_ms + one.after_ms
         was_mine = mine[one.id] and fate in ("once", "twice") and one.id not in overdue
         if was_mine:

@@ -200,6 +200,7 @@ class World:
             raise Violation(f"gateways {sorted(missed)} wait, and were not told of the end of {job}")
         if job.state == State.FAILED and orjson.loads(job.body or b"{}").get("code") in DEAD_LETTERS:
             # One that is larger than all that may be kept is not, and others make room for it all the same.
+            self.ledger.counts[f"faults:{job.sub.model}:{job.sub.version}"] += 1
             job.is_dead, job.is_forgotten = True, b"input" not in record
             self.ledger.letters.setdefault(job.shard, []).append(job)
         elif b"input" in record:
