@@ -28,6 +28,7 @@ SMALL: Final = 4
 EXPIRED: Final = 1200  # jobs that a tenant has in its list, and whose results are gone
 FORM: Final = b"multipart/form-data; boundary=x"
 ANSWER_S: Final = 30.0
+MOST_KEPT: Final = 1 << 16  # bytes of an answer
 DIGITS_OF_EXPIRY: Final = 5000
 ORIGINS: Final = 240
 
@@ -57,6 +58,7 @@ class Target:
     receiver_port: int
     seen: Counter[str] = field(default_factory=Counter)
     held: list[asyncio.StreamWriter] = field(default_factory=list)
+    uploads: list[asyncio.StreamWriter] = field(default_factory=list)
 
     def request(
         self, method: str, path: str, key: str, body: bytes = b"", kind: str = "application/json", *, more: str = ""
@@ -75,9 +77,9 @@ class Target:
             async with asyncio.timeout(ANSWER_S):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 writer.write(data)
-                answer = await reader.read(1 << 16)
-                while await reader.read(1 << 20):
-                    pass
+                answer = b""
+                while block := await reader.read(1 << 20):
+                    answer += block if len(answer) < MOST_KEPT else b""
         except (OSError, TimeoutError) as error:
             self.seen[f"{what}: {type(error).__name__}"] += 1
             return b""
@@ -185,11 +187,11 @@ async def begin_uploads(target: Target, key: str, nth: int) -> None:
     begun = form([], b"a").removesuffix(b"\r\n--x--\r\n")
     head = target.request("POST", "/v1/files", key, b"", FORM.decode()).replace(b"Length: 0", b"Length: 100000")
     for _ in range(UPLOADS):
-        if len(target.held) < MOST_UPLOADS:
+        if len(target.uploads) < MOST_UPLOADS:
             with suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", target.port)
                 writer.write(head + begun)
-                target.held.append(writer)
+                target.uploads.append(writer)
                 target.seen["upload: begun"] += 1
 
 
@@ -322,7 +324,7 @@ async def run_all(target: Target, keys: list[str], rate: float, seconds: float, 
     try:
         await asyncio.gather(*each)
     finally:
-        for writer in target.held:
+        for writer in [*target.held, *target.uploads]:
             writer.close()
     return target.seen
 
