@@ -70,6 +70,7 @@ class Episode:
             "bulk cancel": (lambda: bulks.cancel(world, all_bulks), 1),
             "file drop": (lambda: bulks.drop(world, all_bulks), 1),
             "file sweep": (lambda: bulks.sweep_files(world, all_bulks), 1),
+            "depth": (others.depth, 1),
             "stats": (others.count, 1),
             "plan": (others.plan, 1),
             "announce": (others.announce, 1),

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Final
 
 from jobs import events, plans, registry
+from jobs.job import LANES
 from jobs.lifecycle import FINAL, State
 from jobs.registry import WorkerReport
 from jobs.stats import Tally
@@ -47,6 +48,17 @@ class Others:
                 continue  # the log tells of two lives
             if job.sub.tenant != tenant or seen[-1] != job.state.value or is_over:
                 raise Violation(f"the log of {tenant} says {seen} of {job}")
+
+    async def depth(self) -> None:
+        """Count what waits for a model version, by lane; of retries it is not known to the millisecond when they do."""
+        world, station = self._world, self._world.rng.choice(STATIONS)
+        jobs = [job for job in world.ledger.open.values() if job.state == State.QUEUED and job.station == station]
+        counted = await world.store.depth(*station)
+        for lane in (*LANES, "suspect"):
+            of_lane = [job for job in jobs if lane == ("suspect" if job.is_suspect else job.sub.lane)]
+            least = sum(not job.due_until_ms for job in of_lane)
+            if not least <= counted[lane] <= len(of_lane):
+                raise Violation(f"{counted} jobs were counted at {station}, and in {lane} there are {of_lane}")
 
     async def count(self) -> None:
         """Add to the histograms: what was told is there, once."""
