@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery failover goodput deliveries rollouts bulk-soak bulk-bench bulk-long provider-options flat caps bench-guard fairness schemathesis fuzz clean
+.PHONY: help run test unit check soak recovery failover goodput deliveries rollouts bulk-soak bulk-bench bulk-long provider-options flat caps bench-guard fairness abuse abuse-memory store-stress schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -82,6 +82,17 @@ bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against 
 
 fairness: .venv/installed-dev ## What a calm tenant waits beside one that floods (3 minutes)
 	$(BIN)/python -m tests.bench.fairness
+
+abuse: .venv/installed-dev ## What a calm tenant waits beside 30 that abuse the service, and beside 30 that do not (8 minutes)
+	$(BIN)/python -m tests.bench.abuse
+
+abuse-memory: .venv/installed-dev ## Five rounds of all abuse: the memory of each part must not grow (8 minutes)
+	$(BIN)/python -m tests.bench.abuse --memory
+
+STEPS ?= 100000
+SEED ?= $(shell date +%s)
+store-stress: .venv/installed-dev ## Random steps of the store beside a model of what it promises: make store-stress STEPS=100000 SEED=1
+	$(BIN)/python -m tests.stress --steps $(STEPS) --seed $(SEED)
 
 schemathesis: .venv/installed-dev ## 5,000 requests and more, made from our own OpenAPI document (10 minutes)
 	@test -x .venv/apart/bin/schemathesis || { "$(PYTHON)" -m venv .venv/apart && \

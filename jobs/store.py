@@ -42,7 +42,9 @@ class JobStore:
         self.settings = settings
         self.connection = connection
         self.roots = [keys.root(shard) for shard in range(settings.shards)]
-        self.ttl_ms, self.dead_ttl_ms = int(settings.result_ttl_s * 1000), int(settings.dead_letter_ttl_s * 1000)
+        self.ttl_ms = int(settings.result_ttl_s * 1000)
+        # A dead letter is a result too: its record must not go before other results do.
+        self.dead_ttl_ms = max(self.ttl_ms, int(settings.dead_letter_ttl_s * 1000))
         dead_caps = (settings.dead_letters // settings.shards, settings.dead_letter_bytes // settings.shards)
         self.ends = (self.ttl_ms, self.dead_ttl_ms, *(max(1, cap) for cap in dead_caps))
         self._lease_ms = int(settings.lease_s * 1000)

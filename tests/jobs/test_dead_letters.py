@@ -186,3 +186,12 @@ async def test_a_lone_tenant_has_all_the_room(bench: Bench) -> None:
     ids = await die(bench, 10)
     assert len(await found(bench.store, ALL)) == 6
     assert await found(bench.store, ALL) < set(ids)
+
+
+async def test_a_short_time_for_letters_cuts_no_result_short(bench: Bench) -> None:
+    """With DEAD_LETTER_TTL_S below RESULT_TTL_S, the record of a failed job went before other results did."""
+    settings = bench.store.settings.model_copy(update={"dead_letter_ttl_s": 5.0, "result_ttl_s": 500.0})
+    bench.store = JobStore(settings, bench.store.connection)
+    (job_id,) = await die(bench)
+    with bench.server.client() as client:
+        assert client.ttl(f"jitney:{{s00}}:job:{job_id}") > 400

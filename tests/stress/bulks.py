@@ -1,0 +1,196 @@
+"""Bulks and files as their callers use them: upload, delete, make a bulk, cancel it."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from jobs.bulk import files, records
+from jobs.bulk.files import File
+from jobs.bulk.records import Asked, Bulk
+from jobs.bulk.steps import Part, Stand
+from jobs.errors import OverLimit, Refused
+from jobs.job import Submission
+from jobs.outbox import Flight
+from tests.stress.ledger import Violation
+from tests.stress.submitting import HOOKS
+from tests.stress.world import TENANTS, World, now_ms
+
+FAR_MS: Final = 1 << 50
+
+
+class Shelf:
+    """Storage in memory: results of bulks by their place."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[tuple[int, str]]] = {}
+
+    async def write(self, key: str, blocks: AsyncIterator[bytes]) -> int:
+        raise NotImplementedError
+
+    def read(self, key: str, offset: int = 0) -> AsyncGenerator[bytes]:
+        raise NotImplementedError
+
+    async def remove(self, prefix: str) -> None:
+        for place in [one for one in self.parts if one.startswith(prefix)]:
+            del self.parts[place]
+
+
+@dataclass(slots=True)
+class Known:
+    """A bulk as its maker knows it. `lines`: by number, whether it can be run."""
+
+    id: str
+    tenant: str
+    lines: dict[int, bool]
+    webhook: str
+    flight: int = 0
+    flight_until_ms: float = 0
+    is_closed: bool = False
+    is_cancelled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Course:
+    """One process that takes a bulk forward, and what it has read."""
+
+    flight: Flight
+    known: Known
+    stand: Stand | None = None
+    found: list[bytes] = field(default_factory=list)  # outcomes read and stored, whose checkpoint is not yet written
+    part: Part | None = None
+    lines: list[int] = field(default_factory=list)  # taken, whose checkpoint is not yet written
+    jobs: list[Submission] = field(default_factory=list)  # those of them that are to run
+    next: str = "begin"
+
+
+class Bulks:
+    """All bulks and files of an episode."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[str, dict[int, bool]]] = {}  # id → tenant, lines
+        self.known: dict[str, Known] = {}
+        self.courses: list[Course] = []
+        self.shelf = Shelf()
+        self.dropped: set[str] = set()  # files that may be gone
+        self.unheard: set[str] = set()  # files over which there may be a bulk that nobody heard of
+
+
+async def upload(world: World, bulks: Bulks) -> None:
+    """Note a file; refused where its tenant has as many as it may."""
+    shard, tenant = world.rng.randrange(world.settings.shards), world.rng.choice(TENANTS)
+    file = File(files.new_id(shard), tenant, "lines", "batch", 7, 0, FAR_MS if world.chance(0.8) else int(now_ms()))
+    refusal = ""
+
+    async def made() -> bool:
+        nonlocal refusal
+        try:
+            await files.put(world.store, world.bulk, file)
+        except OverLimit as error:
+            refusal = error.code
+        return True
+
+    answer, _, fate = await world.call(made)
+    if refusal:
+        kept = sum(whose == tenant and files.shard_of(one) == shard for one, (whose, _) in bulks.files.items())
+        kept += 2 * sum(one.tenant == tenant for one in bulks.known.values())
+        if kept < world.bulk.bulk_files:
+            raise Violation(f"{kept} files of {tenant} are kept, and one was refused")
+    elif answer is not None or fate == "lost":
+        count = world.rng.randint(1, 12)
+        bulks.files[file.id] = tenant, {number: world.chance(0.85) for number in range(1, count + 1)}
+
+
+async def open_bulk(world: World, bulks: Bulks) -> None:
+    """Make a bulk over a file; a request that is sent again after a lost answer finds it."""
+    if not bulks.files:
+        return
+    file = world.pick(bulks.files)
+    tenant, lines = bulks.files[file]
+    webhook = HOOKS[0] if world.chance(0.3) else ""
+    window_ms = world.rng.choice([120, 60_000, 60_000])
+    key = f"{world.rng.getrandbits(60):x}"
+    asked = Asked(file, "/v1/jobs", "24h", window_ms, b"{}", webhook, "", key, False, 0)
+    try:
+        made = await _ask(world, bulks, tenant, asked) or await _ask(world, bulks, tenant, asked._replace(again=True))
+    except Refused as error:
+        if error.code != "file_not_found" or file not in bulks.dropped:
+            raise Violation(f"{error.code}, and nobody deleted {file}") from error
+        bulks.files.pop(file, None)
+    except OverLimit:
+        return
+    else:
+        if made is not None:
+            bulks.known.setdefault(made.id, Known(made.id, tenant, lines, webhook))
+
+
+async def _ask(world: World, bulks: Bulks, tenant: str, asked: Asked) -> Bulk | None:
+    """Ask for a bulk; None: the answer was lost, and there may be one all the same."""
+    made: Bulk | None
+    made, _, fate = await world.call(lambda: records.begin(world.store, world.bulk, tenant, asked, int(now_ms())))
+    if made is None and fate != "unsent":
+        bulks.unheard.add(asked.file)
+    return made
+
+
+async def drop(world: World, bulks: Bulks) -> None:
+    """Delete a file; not one that an open bulk reads."""
+    if not bulks.files:
+        return
+    file = world.pick(bulks.files)
+    tenant, lines = bulks.files[file]
+    refusal = ""
+
+    async def made() -> bool:
+        nonlocal refusal
+        try:
+            await files.drop(world.store, bulks.shelf, tenant, file)
+        except Refused as error:
+            refusal = error.code
+        return True
+
+    await world.call(made)
+    is_used = any(one.lines is lines and not one.is_closed for one in bulks.known.values())
+    if refusal == "file_in_use":
+        if not is_used and file not in bulks.unheard:
+            raise Violation(f"{file} can not be deleted, and no open bulk reads it")
+    elif refusal == "":
+        bulks.dropped.add(file)
+        if is_used and not await _is_there(world, tenant, file):
+            raise Violation(f"{file} was deleted in use")
+
+
+async def _is_there(world: World, tenant: str, file: str) -> bool:
+    try:
+        await files.find(world.store, tenant, file)
+    except Refused:
+        return False
+    return True
+
+
+async def sweep_files(world: World, bulks: Bulks) -> None:
+    """Remove what has expired."""
+    bulks.dropped.update(bulks.files)  # whichever has expired; those that have not are found again
+    await world.call(lambda: files.sweep(world.store, bulks.shelf, int(now_ms())))
+
+
+async def cancel(world: World, bulks: Bulks) -> None:
+    """Cancel a bulk, now and then another tenant's."""
+    if not bulks.known:
+        return
+    known = bulks.known[world.pick(bulks.known)]
+    tenant = known.tenant if world.chance(0.9) else world.rng.choice(TENANTS)
+    refusal = ""
+
+    async def made() -> Bulk | None:
+        nonlocal refusal
+        try:
+            return await records.cancel(world.store, tenant, records.PREFIX + known.id)
+        except Refused as error:
+            refusal = error.code
+            return None
+
+    answer, _, _ = await world.call(made)
+    if tenant != known.tenant and answer is not None:
+        raise Violation(f"{tenant} cancelled {known}")
+    if tenant == known.tenant and refusal and not known.is_closed:
+        raise Violation(f"cancel gave {refusal}, and the bulk is open: {known}")

@@ -1,0 +1,62 @@
+"""A connection to the queue's server on which answers get lost, and scripts arrive twice, when the test says so."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from jobs.connection import _SENT_ONCE, Connection
+from jobs.errors import StoreUnavailable
+from jobs.pipe import Wire, Word
+
+# once: nothing goes wrong. twice: the first answer is lost and the interface repeats the script. lost: the script runs
+# once and the caller never hears its answer. unsent: the script never reaches the server.
+Fate = Literal["once", "twice", "lost", "unsent"]
+REPEATED: Final = "twice"
+
+
+class FlakyConnection(Connection):
+    """Apply `fate` to the next script; then go back to normal."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, 10)
+        self.fate: Fate = "once"
+        self.calls: Counter[str] = Counter()
+
+    async def script(self, name: str, root: str, *words: Word) -> Any:
+        fate, self.fate = self.fate, "once"
+        self.calls[name] += 1
+        if fate == "unsent":
+            raise StoreUnavailable("the script was not sent")
+        if fate == REPEATED and name not in _SENT_ONCE:
+            self.calls[f"{name} (sent twice)"] += 1
+            await super().script(name, root, *words)
+        answer = await super().script(name, root, *words)
+        if fate == "lost":
+            self.calls[f"{name} (answer lost)"] += 1
+            raise StoreUnavailable("the answer was lost")
+        return answer
+
+
+class Ears:
+    """Subscriptions of all gateways and workers of the test on one connection."""
+
+    def __init__(self, connection: Connection, heard: Callable[[str, bytes], None]) -> None:
+        self._connection, self._heard = connection, heard
+        self._wire: Wire | None = None
+
+    async def open(self, channels: list[str]) -> None:
+        self._wire = await self._connection.subscribe(channels, self._take)
+
+    async def catch_up(self) -> None:
+        """Wait until everything is heard that was published before now."""
+        if self._wire is not None:
+            await self._wire.send([("PING",)], at_once=True)
+
+    def close(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def _take(self, push: list[Any]) -> None:
+        if push[0] == b"message":
+            self._heard(push[1].decode(), push[2])

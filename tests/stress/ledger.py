@@ -1,0 +1,154 @@
+"""What the callers of the store were promised: the small model that the stress compares the store with."""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from jobs.ids import shard_of
+from jobs.job import Claimed, Submission
+from jobs.lifecycle import FINAL, TRANSITIONS, State
+
+SLACK_MS: Final = 3  # the server's clock is this machine's; it may be read a little earlier or later than ours
+
+
+class Violation(AssertionError):
+    """The store broke a promise."""
+
+
+class Moment(NamedTuple):
+    """When a call was made: the server's time in ms lies between the two."""
+
+    begin_ms: float
+    end_ms: float
+
+
+@dataclass(slots=True, repr=False, eq=False)
+class Job:
+    """One accepted job, as the answers so far say it stands."""
+
+    sub: Submission
+    created_us: int
+    state: State = State.QUEUED
+    owner: str = ""
+    attempt: int = 0
+    lease_from_ms: float = 0  # the lease ends between the two
+    lease_until_ms: float = 0
+    due_from_ms: float = 0  # a retry's back-off ends between the two; 0: it waits for none
+    due_until_ms: float = 0
+    is_suspect: bool = False
+    losses: int = 0  # leases that ended, and burials
+    reclaims: int = 0  # those of them that a sweep took back
+    kills: int = 0  # burials that named this job's current claim
+    watchers: set[str] = field(default_factory=set)  # gateways to be told of the end
+    body: bytes = b""  # the output or the error; set once the job is final
+    finished_us: int = 0
+    final_ms: float = 0  # when the end was seen
+    is_dead: bool = False  # it was to be kept as a dead letter
+    is_logged: bool = False  # somebody listened to its tenant when it was accepted
+    is_rerun: bool = False  # a bulk's line that had its outcome before
+    is_forgotten: bool = False  # a dead letter that was purged, or made room
+    hook: str = ""  # the webhook to be told of the end
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__slots__ if name != "sub" and getattr(self, name)}
+        return f"Job({self.sub._replace(input=b'')}, {shown})"
+
+    @property
+    def id(self) -> str:
+        return self.sub.id
+
+    @property
+    def shard(self) -> int:
+        return shard_of(self.sub.id)
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def station(self) -> tuple[str, str]:
+        return self.sub.model, self.sub.version
+
+    @property
+    def overdue_ms(self) -> float:
+        return self.created_us // 1000 + self.sub.deadline_ms
+
+    def may_be_overdue(self, moment: Moment) -> bool:
+        return self.overdue_ms <= moment.end_ms + SLACK_MS
+
+    def is_overdue(self, moment: Moment) -> bool:
+        return self.overdue_ms < moment.begin_ms - SLACK_MS
+
+    def is_held(self, worker: str, attempt: int) -> bool:
+        """Whether this is the job's current claim."""
+        return (self.state, self.owner, self.attempt) == (State.RUNNING, worker, attempt)
+
+
+class KeyMade(NamedTuple):
+    """What an Idempotency-Key stands for, and until when at least."""
+
+    job_id: str
+    digest: str
+    until_ms: float
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One webhook message that must be told."""
+
+    id: str
+    tenant: str
+    url: str
+    state: str = "waiting"
+    flight: int = 0  # number of the last flight seen
+    flight_until_ms: float = 0
+    settled_flight: int = 0
+    tries: int = 0  # attempts that were written down
+    sent: int = 0  # attempts that were read for sending
+    job: str = ""
+    is_asked_again: bool = False  # it was to be sent again while an attempt was under way
+
+
+class Ledger:
+    """Everything promised in one episode."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.open: dict[str, Job] = {}
+        self.ended: deque[str] = deque(maxlen=300)
+        self.keys: dict[tuple[str, str], KeyMade] = {}
+        self.claims: deque[tuple[str, Claimed]] = deque(maxlen=120)  # current and stale ones
+        self.deliveries: dict[str, Delivery] = {}
+        self.counts: Counter[str] = Counter()  # as jobs/counts.py names them
+        self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:load`)
+        self.letters: dict[int, list[Job]] = {}  # by shard, the oldest first
+        self.lines_stored = 0  # of bulks that are over
+        self.passed: Counter[tuple[str, str, int, str, str]] = Counter()  # seats given to others while one waited
+        self.steps: Counter[str] = Counter()
+        self.trace: deque[str] = deque(maxlen=60)
+
+    def accept(self, job: Job, *, has_quota: bool) -> None:
+        """Count a job that was accepted."""
+        self.jobs[job.id] = self.open[job.id] = job
+        self.counts[f"submitted:{job.sub.model}"] += 1
+        self._weigh(job, 1, has_quota)
+
+    def end(self, job: Job, *, has_quota: bool) -> None:
+        """Count a job that became final."""
+        del self.open[job.id]
+        self.ended.append(job.id)
+        self.counts[f"outcomes:{job.sub.model}:{job.sub.version}:{job.state.value}"] += 1
+        self._weigh(job, -1, has_quota)
+
+    def _weigh(self, job: Job, sign: int, has_quota: bool) -> None:
+        for whose in (job.sub.model, f"@{job.sub.tenant}") if has_quota else (job.sub.model,):
+            self.loads[job.shard, f"{whose}:jobs"] += sign
+            self.loads[job.shard, f"{whose}:bytes"] += sign * len(job.sub.input)
+
+    def move(self, job: Job, state: State) -> None:
+        """Take a step of the lifecycle; fails for one that is not in its table."""
+        if state == job.state:
+            return
+        if (job.state, state) not in TRANSITIONS:
+            raise Violation(f"job {job.id} went from {job.state.value} to {state.value}")
+        job.state = state

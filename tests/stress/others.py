@@ -1,0 +1,113 @@
+"""Steps of everybody else: listeners and their logs, statistics, plans, announcements, workers that lose notices."""
+
+from collections import Counter
+from typing import Final
+
+from jobs import events, plans, registry
+from jobs.job import LANES
+from jobs.lifecycle import FINAL, State
+from jobs.registry import WorkerReport
+from jobs.stats import Tally
+from jobs.stats import read as read_stats
+from tests.stress.ledger import Violation
+from tests.stress.world import STATIONS, TENANTS, WORKERS, World
+
+LISTEN_S: Final = 0.5
+ALIVE_S: Final = 5
+
+
+class Others:
+    """What these steps remember: how often a version was asked for, and how many batches were told."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._asked, self._told = Counter[str](), Counter[str]()
+
+    async def listen(self) -> None:
+        """Say that somebody listens to some tenants."""
+        tenants = self._world.rng.sample(TENANTS, self._world.rng.randint(0, 2))
+        heard, _, _ = await self._world.call(lambda: events.listen(self._world.store, tenants, LISTEN_S))
+        if heard is not None:
+            if heard < set(tenants):
+                raise Violation(f"{tenants} listen, and {heard} are listened to")
+            self._world.store.listened = heard
+
+    async def read_log(self) -> None:
+        """Read a tenant's log: each job's states are steps of the lifecycle, the final one last and once."""
+        world, tenant = self._world, self._world.rng.choice(TENANTS)
+        place = ".".join(["0-0"] * world.settings.shards)
+        states: dict[str, list[str]] = {}
+        while entries := await events.read_log(world.store, tenant, place):
+            place = entries[-1].place
+            for one in entries:
+                states.setdefault(one.job_id, []).append(one.state)
+        for job_id, seen in states.items():
+            job = world.ledger.jobs[job_id]
+            is_over = any(State(state) in FINAL for state in seen[:-1])
+            if job.is_rerun:
+                continue  # the log tells of two lives
+            if job.sub.tenant != tenant or seen[-1] != job.state.value or is_over:
+                raise Violation(f"the log of {tenant} says {seen} of {job}")
+
+    async def depth(self) -> None:
+        """Count what waits for a model version, by lane; of retries it is not known to the millisecond when they do."""
+        world, station = self._world, self._world.rng.choice(STATIONS)
+        jobs = [job for job in world.ledger.open.values() if job.state == State.QUEUED and job.station == station]
+        counted = await world.store.depth(*station)
+        for lane in (*LANES, "suspect"):
+            of_lane = [job for job in jobs if lane == ("suspect" if job.is_suspect else job.sub.lane)]
+            least = sum(not job.due_until_ms for job in of_lane)
+            if not least <= counted[lane] <= len(of_lane):
+                raise Violation(f"{counted} jobs were counted at {station}, and in {lane} there are {of_lane}")
+
+    async def count(self) -> None:
+        """Add to the histograms: what was told is there, once."""
+        world, tally = self._world, Tally()
+        tally.saw("size", 4)
+        _, _, fate = await world.call(lambda: tally.tell(world.connection, "m"))
+        self._told["m"] += fate != "unsent"
+        found = await read_stats(world.connection, ["m"])
+        counted = found["m"].get("size:4", 0)
+        if counted != self._told["m"]:
+            raise Violation(f"{counted} batches were counted of {self._told['m']}")
+
+    async def plan(self) -> None:
+        """Change a model's plan: each change is made once."""
+        world, model = self._world, self._world.rng.choice(["m", "n"])
+        changed, _, _ = await world.call(
+            lambda: plans.change(world.connection, model, lambda plan: plans.load(plan, "7", "1"))
+        )
+        plan = (await plans.read(world.connection)).get(model, plans.FOLLOWS)
+        asked = plan.asked.get("7", 0)
+        most = self._asked[model] + 1
+        right = asked == most if changed is not None else self._asked[model] <= asked <= most
+        if not right:
+            raise Violation(f"version 7 of {model} was asked for {asked} times, not {most}")
+        self._asked[model] = asked
+
+    async def turn_deaf(self) -> None:
+        """A worker loses what is handed over to it, or hears again; or it leaves its free seats."""
+        world, worker = self._world, self._world.rng.choice(WORKERS)
+        if worker in world.deaf:
+            world.deaf.discard(worker)
+        elif world.chance(0.5):
+            world.deaf.add(worker)
+        else:
+            await world.store.leave_seats(*world.rng.choice(STATIONS), worker)
+
+    async def announce(self) -> None:
+        """Announce a worker and its model: whoever looks finds both."""
+        world, worker = self._world, self._world.rng.choice(WORKERS)
+        name, version = world.rng.choice(STATIONS)
+        report = WorkerReport(worker, 1, "host", models=[f"{name} {version}"])
+        cards = [{"name": name, "version": version, "kinds": ["raw"]}]
+
+        async def made() -> bool:
+            await registry.announce(world.connection, report, cards, ALIVE_S)
+            return True
+
+        answer, _, _ = await world.call(made)
+        found = await registry.announced(world.connection)
+        is_there = report in found.workers and (name, version) in {(one["name"], one["version"]) for one in found.cards}
+        if answer is not None and not is_there:
+            raise Violation(f"{report} was announced, and {found} is known")

@@ -1,0 +1,305 @@
+"""Steps of processes that take bulks forward: one script a step; they may die anywhere, and others go on."""
+
+from typing import Any, Final
+
+import orjson
+
+from jobs import keys
+from jobs.bulk import files, records, steps
+from jobs.bulk.records import Bulk
+from jobs.bulk.steps import Close, Ends, Overtaken, Part
+from jobs.errors import JitneyError, Refused, StoreUnavailable
+from jobs.job import Submission
+from jobs.lifecycle import State
+from jobs.pipe import Word
+from tests.stress.bulks import FAR_MS, Bulks, Course, Known
+from tests.stress.ledger import Delivery, Moment, Violation
+from tests.stress.submitting import hand_in
+from tests.stress.world import STATIONS, World, now_ms
+
+FLIGHT_MS: Final = 60
+BROKEN: Final = Refused("malformed_request", "the line is broken")
+WALKS: Final = {
+    "cancelled": ("canceled", JitneyError("batch_cancelled", "cancelled")),
+    "expired": ("expired", JitneyError("batch_expired", "expired")),
+}
+CHUNK: Final = 5
+
+
+async def dispatch(world: World, bulks: Bulks) -> None:
+    """Take bulks whose step is due; the process may die with them."""
+    await dispatch_of(world, bulks, world.rng.choice(world.store.roots))
+
+
+async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
+    answer, moment, _ = await world.call(lambda: steps.dispatch(world.store, root, 2, FLIGHT_MS))
+    for flight in answer[0] if answer else []:
+        known = bulks.known.get(flight.delivery)
+        if known is None:  # whoever made it never heard of it
+            known = await _adopt(world, bulks, flight.delivery)
+        if known.is_closed:
+            raise Violation(f"{flight} is handed out, and the bulk is over: {known}")
+        if flight.number <= known.flight:
+            raise Violation(f"{flight} has no new number: {known}")
+        if known.flight_until_ms > moment.end_ms:
+            raise Violation(f"{flight} is handed out beside another: {known}")
+        known.flight, known.flight_until_ms = flight.number, moment.begin_ms + FLIGHT_MS - 3
+        if world.chance(0.95):
+            bulks.courses.append(Course(flight, known))
+
+
+async def _adopt(world: World, bulks: Bulks, bulk_id: str) -> Known:
+    record = await world.connection.command("HGETALL", keys.bulk(bulk_id))
+    bulk = records.read(bulk_id, record)
+    is_known = bulk is not None and bulk.file in bulks.unheard
+    if not is_known:
+        raise Violation(f"bulk {bulk_id} is handed out, and nobody made it: {record}")
+    assert bulk is not None
+    tenant, lines = bulks.files[bulk.file]
+    known = bulks.known[bulk_id] = Known(bulk_id, tenant, lines, bulk.webhook)
+    return known
+
+
+async def advance(world: World, bulks: Bulks) -> None:
+    """Take one process one script further, or kill it."""
+    if not bulks.courses:
+        return
+    course = world.rng.choice(bulks.courses)
+    if world.is_flaky and world.chance(0.02):
+        bulks.courses.remove(course)
+        return
+    await advance_one(world, bulks, course)
+
+
+async def advance_one(world: World, bulks: Bulks, course: Course) -> None:
+    if course not in bulks.courses:
+        return
+    is_last = course.flight.number == course.known.flight and not course.known.is_closed
+    fate = world.fate()
+    try:
+        await _advance(world, bulks, course)
+    except Overtaken:
+        late = now_ms() > course.known.flight_until_ms
+        others = sum(one.known is course.known for one in bulks.courses) > 1
+        if is_last and not (late or others or course.known.is_closed):
+            raise Violation(f"{course} was overtaken by nobody") from None
+        bulks.courses.remove(course)
+    except StoreUnavailable as error:
+        world.expect_outage(fate, error)
+        course.next = "begin"
+    world.connection.fate = "once"
+
+
+async def _advance(world: World, bulks: Bulks, course: Course) -> None:
+    if course.next == "begin":
+        begin_ms = now_ms()
+        course.stand = await steps.begin(world.store, course.flight, FLIGHT_MS)
+        course.known.flight_until_ms = begin_ms + FLIGHT_MS - 3
+        if course.flight.number != course.known.flight:
+            raise Violation(f"{course} may go on, and is not the last")
+        course.next = _plan(world, course)
+        return
+    step, course.next = course.next, "begin"
+    assert course.stand is not None
+    await STEPS[step](world, bulks, course, course.stand.bulk)
+
+
+def _plan(world: World, course: Course) -> str:
+    """Say what a stepper would do now."""
+    assert course.stand is not None
+    bulk, now = course.stand.bulk, course.stand.now_ms
+    if not bulk.is_validated:
+        return "validate"
+    if not bulk.walks_out and (bulk.status == "cancelling" or now >= bulk.expires_ms):
+        return "walk_out"
+    if bulk.collected == bulk.total == bulk.expanded:
+        return "close"
+    can = ["land"]
+    can += ["read_outcomes"] * 3 if course.stand.waiting else []
+    can += ["read_marks"] * 3 if bulk.expanded < bulk.total else []
+    return world.rng.choice(can)
+
+
+async def _validate(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    del bulks
+    fields: dict[str, Word] = {"total": len(course.known.lines)}
+    if bulk.status == "validating":
+        fields |= {"status": "in_progress", "in_progress_ms": int(now_ms())}
+    await steps.write(world.store, course.flight, FLIGHT_MS, bulk.status, fields)
+
+
+async def _walk_out(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    del bulks
+    why = "cancelled" if bulk.status == "cancelling" else "expired"
+    fields: dict[str, Word] = {"walks_out": why, "expanded": 0, "line": 0, "offset": 0}
+    await steps.write(world.store, course.flight, FLIGHT_MS, bulk.status, fields)
+
+
+async def _read_marks(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """Choose the next lines, and make jobs of those that can be run and have no outcome yet."""
+    del bulks
+    course.lines = [number for number in course.known.lines if bulk.line < number <= bulk.line + CHUNK]
+    marks = await steps.marks(world.store, bulk, course.lines[0], course.lines[-1])
+    is_open = {number: course.known.lines[number] and number not in marks for number in course.lines}
+    course.jobs = [_job(bulk, number) for number, is_it in is_open.items() if is_it and not bulk.walks_out]
+    course.next = "submit_lines"
+
+
+async def _submit_lines(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """Submit them; by now another process may have done so, and the lines may have ended."""
+    del bulks, bulk
+    is_taken = all(await hand_in(world, course.jobs)) if course.jobs else True
+    course.next = "expand" if is_taken else "land"
+
+
+def _job(bulk: Bulk, number: int) -> Submission:
+    model, version = STATIONS[number % len(STATIONS)]
+    return Submission(
+        id=steps.job_id(bulk.id, number),
+        model=model,
+        version=version,
+        kind="raw",
+        input=b"line %d" % number,
+        tenant=bulk.tenant,
+        lane="bulk",
+        deadline_ms=max(1, bulk.expires_ms - int(now_ms())),
+        bulk=f"line-{number}",
+    )
+
+
+async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """Write the checkpoint of the lines that are jobs now; others end here."""
+    del bulks
+    marks = await steps.marks(world.store, bulk, course.lines[0], course.lines[-1])
+    ends, states = [], {}
+    for number in course.lines:
+        is_good, line_id = course.known.lines[number], steps.job_id(bulk.id, number)
+        if number in marks or (is_good and not bulk.walks_out):
+            continue
+        state, error = ("failed", BROKEN) if not is_good else WALKS[bulk.walks_out]
+        ends.append(Ends(line_id, f"line-{number}", state, error))
+        states[line_id] = [State(state)]
+    last, begin_ms = course.lines[-1], now_ms()
+    try:
+        await steps.expand(
+            world.store,
+            course.flight,
+            FLIGHT_MS,
+            bulk,
+            taken=len(course.lines),
+            place=(last, last * 10),
+            size=0,
+            ends=ends,
+        )
+        if course.flight.number != course.known.flight:
+            raise Violation(f"{course} expanded, and is not the last")
+    finally:
+        world.connection.fate = "once"
+        await world.observe(states, Moment(begin_ms, now_ms()))
+
+
+async def _read_outcomes(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """Store the oldest outcomes as a part."""
+    course.found = await steps.outcomes(world.store, bulk, world.rng.randint(1, 8))
+    shown: dict[str, list[tuple[int, str]]] = {"out": [], "err": []}
+    for outcome in course.found:
+        line_id, _, *words = orjson.loads(outcome)
+        state = words[0] if len(words) == 2 else words[1]
+        shown["out" if state == "succeeded" else "err"].append((steps.number_of(line_id), state))
+        job = world.ledger.jobs.get(line_id)
+        if job is not None and not job.is_rerun:
+            is_right = job.state.value == state
+            if not is_right:
+                raise Violation(f"the outcome {outcome!r} is logged of {job}")
+    name = f"{bulk.collected:010d}-{world.rng.getrandbits(32):08x}"
+    for kind, lines in shown.items():
+        if lines:
+            bulks.shelf.parts[files.part_key(bulk.id, kind, name)] = lines
+    sizes = [10 * len(shown["out"]), 10 * len(shown["err"]), len(shown["out"]), len(shown["err"])]
+    course.part = Part(name, len(course.found), 10, *sizes)
+    course.next = "collect"
+
+
+async def _collect(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    del bulks
+    assert course.part is not None
+    await steps.collect(
+        world.store, course.flight, FLIGHT_MS, bulk, course.part, expires_ms=FAR_MS, kept_s=world.bulk.kept_s
+    )
+    if course.flight.number != course.known.flight:
+        raise Violation(f"{course} collected, and is not the last")
+
+
+async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """End the step; the next is due at once, or soon."""
+    del bulk
+    bulks.courses.remove(course)
+    if course.flight.number == course.known.flight:
+        course.known.flight_until_ms = 0
+    await steps.land(world.store, course.flight, world.rng.choice([0, 0.02]))
+
+
+async def _close(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
+    """End a bulk: each of its lines stands once in one of the two files."""
+    status = bulk.walks_out or "completed"
+    end = Close(status, bulk.webhook, b'{"type":"batch.%b"}' % status.encode(), {f"{status}_ms": int(now_ms())})
+    try:
+        await steps.close(world.store, course.flight, end, world.bulk.kept_s)
+    finally:
+        world.connection.fate = "once"
+        found = records.read(bulk.id, await world.connection.command("HGETALL", keys.bulk(bulk.id)))
+        if found is not None and found.is_final and not course.known.is_closed:
+            course.known.is_closed = True
+            await check_results(world, bulks, course.known, found)
+            if bulk.webhook:
+                await _expect_told(world, bulk)
+    if course in bulks.courses:
+        bulks.courses.remove(course)
+
+
+async def _expect_told(world: World, bulk: Bulk) -> None:
+    """The end of a bulk with a webhook makes one delivery."""
+    root = keys.root(int(bulk.id[:2]))
+    found = [name.decode() for name in await world.connection.command("KEYS", f"{root}:delivery:{bulk.id}*")]
+    if len(found) != 1:
+        raise Violation(f"the end of bulk {bulk.id} is told by {found}")
+    name = found[0].rpartition(":")[2]
+    url = bulk.webhook.split(" ")[1]
+    world.ledger.deliveries[name] = Delivery(name, bulk.tenant, url, job=f"batch_{bulk.id}")
+
+
+async def check_results(world: World, bulks: Bulks, known: Known, bulk: Bulk) -> None:
+    """Output lines and error lines are the input lines, each once."""
+    lines: list[tuple[int, str]] = []
+    for kind in ("out", "err"):
+        for part in await world.connection.command("LRANGE", keys.parts(bulk.id, kind), 0, -1):
+            lines += bulks.shelf.parts[files.part_key(bulk.id, kind, part.decode().split(" ")[1])]
+    numbers = sorted(number for number, _ in lines)
+    if numbers != sorted(known.lines):
+        raise Violation(f"the lines {numbers} were stored of {known}")
+    succeeded = sum(state == "succeeded" for _, state in lines)
+    counts = (succeeded, len(lines) - succeeded)
+    if (bulk.completed, bulk.failed) != counts:
+        raise Violation(f"{bulk} says other numbers than {counts}")
+    is_right = all(known.lines[number] or state != "succeeded" for number, state in lines)
+    if not is_right:
+        raise Violation(f"a broken line succeeded: {lines} of {known}")
+    left = [job.id for job in world.ledger.open.values() if job.id.startswith(bulk.id) and not job.is_rerun]
+    if left:
+        raise Violation(f"bulk {bulk.id} is over, and {left} are open")
+    world.ledger.steps[f"bulk {bulk.status}"] += 1
+    world.ledger.counts[f"bulks:ended:{bulk.status}"] += 1
+    world.ledger.lines_stored += len(lines)
+
+
+STEPS: Final[dict[str, Any]] = {
+    "validate": _validate,
+    "walk_out": _walk_out,
+    "read_marks": _read_marks,
+    "submit_lines": _submit_lines,
+    "expand": _expand,
+    "read_outcomes": _read_outcomes,
+    "collect": _collect,
+    "land": _land,
+    "close": _close,
+}

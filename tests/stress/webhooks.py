@@ -1,0 +1,333 @@
+"""Steps of those who deliver webhooks, and of callers who look after theirs; and of dead letters."""
+
+from collections import Counter
+from typing import Final, cast
+
+from jobs import deadletters, deliveries, keys, outbox, webhooks
+from jobs.admission import admit_again
+from jobs.catalogue import Card, Catalogue
+from jobs.errors import Refused
+from jobs.job import Submission
+from jobs.outbox import Flight, Limits, Settlement, Verdict
+from tests.stress.ledger import Delivery, Job, Violation
+from tests.stress.submitting import HOOKS, any_id, hand_in
+from tests.stress.world import TENANTS, World, now_ms
+
+FLIGHT_MS: Final = 40
+LIMITS: Final = Limits(
+    flight_ms=FLIGHT_MS,
+    stall_ms=30,
+    most_waiting=500,
+    room=3,
+    pause_after_ms=3_600_000,
+    pause_ms=50,
+    log=100_000,
+    ttl_ms=3_600_000,
+)
+SLOTS: Final = 8
+VERDICTS: Final[tuple[Verdict, ...]] = (
+    *("delivered", "delivered", "delivered", "delivered", "retry", "retry", "retry", "failed", "stopped"),
+)
+
+
+class Cards:
+    """A catalogue in which every model takes what a dead letter holds."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def find(self, name: str) -> Card:
+        return {"name": name, "version": "1", "kinds": ["raw"], "raw_bytes": self._size, "deadline_ms": None}
+
+
+class Mail:
+    """Flights that some delivering process has in hands, or has forgotten."""
+
+    def __init__(self) -> None:
+        self.flights: list[Flight] = []
+        self.begun: set[Flight] = set()
+
+
+async def dispatch(world: World, mail: Mail) -> None:
+    """Take deliveries that are due; the process may die with them."""
+    await dispatch_of(world, mail, world.rng.choice(world.store.roots), world.rng.choice(outbox.LANES))
+
+
+async def dispatch_of(world: World, mail: Mail, root: str, lane: outbox.Lane) -> None:
+    answer, moment, _ = await world.call(
+        lambda: outbox.dispatch(world.store, root, lane, world.rng.randint(1, 8), slots=SLOTS, limits=LIMITS)
+    )
+    for flight in answer[0] if answer else []:
+        one = world.ledger.deliveries.get(flight.delivery)
+        if one is None:
+            raise Violation(f"{flight} is handed out, and nothing of this id is to be told")
+        assert one is not None
+        if one.state != "waiting":
+            raise Violation(f"{flight} is handed out, and it is {one}")
+        is_lost = one.flight_until_ms <= moment.end_ms or one.settled_flight == one.flight
+        if not is_lost:
+            raise Violation(f"{flight} is handed out, and an earlier one is under way: {one}")
+        if flight.number <= one.flight:
+            raise Violation(f"{flight} has no new number: {one}")
+        one.flight, one.flight_until_ms = flight.number, moment.begin_ms + FLIGHT_MS - 3
+        if world.chance(0.93):
+            mail.flights.append(flight)
+
+
+async def begin(world: World, mail: Mail) -> None:
+    """Read what is to be sent."""
+    if mail.flights:
+        await begin_one(world, mail, world.rng.choice(mail.flights))
+
+
+async def begin_one(world: World, mail: Mail, flight: Flight) -> None:
+    one = world.ledger.deliveries[flight.delivery]
+    answer, moment, fate = await world.call(lambda: outbox.begin(world.store, flight, LIMITS))
+    is_last = one.state == "waiting" and (one.flight, one.settled_flight) == (flight.number, one.settled_flight)
+    is_last = is_last and one.settled_flight != flight.number
+    if answer is not None:
+        if not is_last:
+            raise Violation(f"{flight} may send, and it is {one}")
+        is_right = (answer.url, answer.tenant, answer.tries) == (one.url, one.tenant, one.tries)
+        if not is_right:
+            raise Violation(f"{answer} is to be sent for {one}")
+        job = world.ledger.jobs.get(one.job)
+        if job is not None:
+            told = answer.job
+            same = told is not None and (told.id, told.state) == (job.id, job.state)
+            same = same and job.finished_us in (0, told and told.finished_us)
+            if not same:
+                raise Violation(f"{answer} tells of {job}")
+        one.sent += 1
+        mail.begun.add(flight)
+        one.flight_until_ms = max(one.flight_until_ms, moment.begin_ms + FLIGHT_MS - 3)
+    elif fate in ("once", "twice") and is_last and moment.end_ms < one.flight_until_ms:
+        raise Violation(f"{flight} may not send, and it is {one}")
+
+
+async def settle(world: World, mail: Mail) -> None:
+    """Write down how an attempt went; a flight that is not the last one is refused."""
+    if not mail.flights:
+        return
+    flight = mail.flights.pop(world.rng.randrange(len(mail.flights)))
+    if flight not in mail.begun:
+        return
+    verdict = world.rng.choice(VERDICTS)
+    slow = world.rng.choice([None, None, True, False])
+    await settle_as(
+        world, flight, Settlement(verdict, {"at_ms": 1, "status": 200}, after_ms=world.rng.choice([0, 30]), slow=slow)
+    )
+    if world.chance(0.2):  # a process that went on after it was given up
+        mail.flights.append(flight)
+
+
+async def settle_as(world: World, flight: Flight, how: Settlement) -> None:
+    one = world.ledger.deliveries[flight.delivery]
+    is_last = one.state == "waiting" and one.flight == flight.number and one.settled_flight != flight.number
+    news, _, fate = await world.call(lambda: outbox.settle(world.store, flight, how, LIMITS))
+    if fate == "once" and not is_last and news not in (None, "refused"):
+        raise Violation(f"{flight} settled, and it is {one}")
+    if not is_last or fate == "unsent" or (fate == "once" and news == "refused"):
+        return
+    state, tries = await world.connection.command("HMGET", keys.delivery(one.id), "state", "tries")
+    if int(tries) == one.tries and fate != "once":
+        return  # it was refused, and nobody heard that
+    one.settled_flight, one.tries = flight.number, one.tries + 1
+    one.state = {"retry": "waiting", "delivered": "delivered"}.get(how.verdict, "failed")
+    if one.is_asked_again:
+        one.state, one.is_asked_again = state.decode(), False
+    is_right = (state.decode(), int(tries)) == (one.state, one.tries)
+    if not is_right:
+        raise Violation(f"{flight} settled as {how.verdict}, and the record says {state} after {tries}: {one}")
+
+
+async def attach(world: World) -> None:
+    """Give a job a webhook, in place of the one that it has; a job that has ended is told at once."""
+    job_id, hook = any_id(world), world.rng.choice(HOOKS)
+    job = world.ledger.jobs.get(job_id)
+    if job is None or job.sub.bulk:
+        return
+    tenant, refusal = job.sub.tenant, ""
+
+    async def made() -> tuple[str, str]:
+        nonlocal refusal
+        try:
+            return await webhooks.attach(world.store, job_id, tenant, hook)
+        except Refused as error:
+            refusal = error.code
+            return "", ""
+
+    answer, moment, fate = await world.call(made)
+    if answer is None and fate == "lost":  # it was carried out: what was made is found by asking again
+        answer = await made()
+    if refusal:
+        is_right = job.is_final and refusal in ("job_not_found", "too_many_webhooks")
+        if not is_right:
+            raise Violation(f"attach gave {refusal} for {job}")
+    elif answer is not None:
+        _take_attached(world, job, hook, *answer)
+    await world.observe({job_id: ()}, moment)
+
+
+def _take_attached(world: World, job: Job, hook: str, how: str, delivery: str) -> None:
+    _, url, *events = hook.split(" ")
+    if not job.is_final:
+        if how != "open":
+            raise Violation(f"attach gave {how} for {job}")
+        job.hook = hook
+        return
+    is_wanted = not events or job.state.value in events
+    if how != ("posted" if is_wanted else "unwanted"):
+        raise Violation(f"attach gave {how} for {job}")
+    if how == "posted":
+        known = world.ledger.deliveries.setdefault(delivery, Delivery(delivery, job.sub.tenant, url, job=job.id))
+        if known.url != url:
+            raise Violation(f"attach of {url} gave {known}")
+
+
+async def resend(world: World) -> None:
+    """Have a delivery sent again."""
+    if not world.ledger.deliveries:
+        return
+    one = world.ledger.deliveries[world.pick(world.ledger.deliveries)]
+    tenant = one.tenant if world.chance(0.9) else world.rng.choice(TENANTS)
+    refusal = ""
+
+    async def made() -> bool:
+        nonlocal refusal
+        try:
+            await deliveries.resend(world.store, tenant, one.id)
+        except Refused as error:
+            refusal = error.code
+        return True
+
+    answer, _, fate = await world.call(made)
+    if answer is not None:
+        is_unknown = tenant != one.tenant
+        if bool(refusal) != is_unknown:
+            raise Violation(f"resend by {tenant} gave {refusal!r} for {one}")
+    if tenant == one.tenant and fate != "unsent":
+        one.is_asked_again = one.is_asked_again or one.flight != one.settled_flight
+        one.state = "waiting"
+
+
+async def look_at_deliveries(world: World) -> None:
+    """List a tenant's deliveries: its own, each as it stands."""
+    tenant = world.rng.choice(TENANTS)
+    answer, _, _ = await world.call(lambda: deliveries.page(world.store, tenant, deliveries.Wanted(), None, 50))
+    for one in answer.deliveries if answer else []:
+        known = world.ledger.deliveries.get(one.id)
+        if known is None or known.tenant != tenant:
+            raise Violation(f"{one} is in the list of {tenant}")
+        assert known is not None
+        same = (one.state, one.tries, one.url) == (known.state, known.tries, known.url)
+        if not same:
+            raise Violation(f"the list says {one}, and it is {known}")
+
+
+async def rotate_secret(world: World, known: dict[str, list[str]]) -> None:
+    """Read or rotate a tenant's secret: it stays until it is rotated."""
+    tenant = world.rng.choice(TENANTS)
+    rotates = world.chance(0.2)
+    before = known.get(tenant)
+    made = webhooks.rotate(world.connection, tenant, 60) if rotates else webhooks.secrets_of(world.connection, tenant)
+    held, _, fate = await world.call(lambda: made)
+    if held is None:
+        if fate == "lost":
+            known.pop(tenant, None)
+        return
+    if before is not None and fate != "twice":
+        right = held[1] == before[0] and held[0] != before[0] if rotates else held == before
+        if not right:
+            raise Violation(f"the secrets of {tenant} went from {before} to {held}")
+    known[tenant] = held
+
+
+# ---- dead letters
+
+
+def letters(world: World) -> list[Job]:
+    return [job for of_shard in world.ledger.letters.values() for job in of_shard if not job.is_forgotten]
+
+
+async def look_at_letter(world: World) -> None:
+    """Read a dead letter: while it is kept, it has its exact input."""
+    among = letters(world)
+    if not among:
+        return
+    job = world.rng.choice(among)
+    try:
+        letter = await deadletters.find(world.store, job.sub.tenant, job.id)
+        body = await deadletters.read_input(world.store, letter)
+    except Refused:
+        _check_gone(world, job)
+        return
+    if body != job.sub.input:
+        raise Violation(f"the dead letter {job} has another input")
+
+
+def _check_gone(world: World, job: Job) -> None:
+    """A letter goes when it is purged, too old, or one too many: whose goes first is not for this test to say."""
+    s, same = world.settings, world.ledger.letters[job.shard]
+    most, most_bytes = max(1, s.dead_letters // s.shards), max(1, s.dead_letter_bytes // s.shards)
+    is_beyond = len(same) > most or sum(len(one.sub.input) for one in same) > most_bytes
+    is_old = job.final_ms + max(s.dead_letter_ttl_s, s.result_ttl_s) * 1000 < now_ms() + 20
+    if not is_beyond and not is_old:
+        raise Violation(f"the dead letter {job} is gone too early")
+    job.is_forgotten = True
+
+
+async def purge(world: World) -> None:
+    """Forget some letters."""
+    among = letters(world)
+    if not among:
+        return
+    picked = world.rng.sample(among, min(len(among), 2))
+    _, _, fate = await world.call(lambda: deadletters.purge(world.store, [job.id for job in picked]))
+    if fate in ("once", "twice"):
+        left = await world.connection.pipeline([("HEXISTS", keys.job(job.id), "input") for job in picked])
+        if any(left):
+            raise Violation(f"the dead letters {picked} were purged, and keep their inputs")
+    for job in picked:
+        job.is_forgotten |= fate != "unsent"
+
+
+async def replay(world: World) -> None:
+    """Send a letter again: as one new job, however often it is sent for the same state of the letter."""
+    among = letters(world)
+    if not among:
+        return
+    job = world.rng.choice(among)
+    try:
+        letter = await deadletters.find(world.store, job.sub.tenant, job.id)
+        body = await deadletters.read_input(world.store, letter)
+    except Refused:
+        _check_gone(world, job)
+        return
+    catalogue = cast("Catalogue", Cards(len(body)))
+    again: Submission = admit_again(
+        letter, body, catalogue, idempotency_key="", shards=world.settings.shards, max_deadline_ms=60_000
+    )
+    earlier = world.ledger.jobs.get(again.id)
+    if earlier is not None and earlier.is_final:
+        return  # whoever sent it before died before that was noted: its job has ended, and its id is not free
+    (is_taken,) = await hand_in(world, [again])
+    if is_taken and world.chance(0.8):  # else whoever sends it dies here
+        await deadletters.note_replay(world.store, job.id, again.id)
+        noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
+        if noted is not None and noted.decode() != again.id:
+            raise Violation(f"{job} was sent again as {again.id}, and says {noted}")
+        if noted is None and await world.connection.command("HEXISTS", keys.job(job.id), "input"):
+            raise Violation(f"{job} was sent again as {again.id}, and does not say so")
+        world.ledger.steps["dead letter sent again"] += 1
+
+
+def check_letters(world: World, counted: tuple[int, int]) -> None:
+    """No more letters are kept than may be."""
+    most = max(1, world.settings.dead_letters // world.settings.shards) * world.settings.shards
+    if counted[0] > most:
+        raise Violation(f"{counted[0]} dead letters are kept, and {most} may be")
+
+
+def states(world: World) -> Counter[str]:
+    return Counter(one.state for one in world.ledger.deliveries.values())
