@@ -35,7 +35,7 @@ CODES: dict[str, tuple[int, str]] = {
     "file_in_use": (409, "a batch that has not ended reads or writes this file"),
     "canceled": (409, "the job was canceled while the caller waited"),
     "result_expired": (410, "the job of this Idempotency-Key has ended, it is not run again; its result is gone"),
-    "body_too_large": (413, "the request body is above the limit"),
+    "body_too_large": (413, "the request body, or one job's input, is above a limit that no wait changes"),
     "too_many_jobs": (413, "the request brings more jobs than the limit"),
     "image_too_many_pixels": (413, "the image declares more pixels than the limit"),
     "unsupported_media_type": (415, "the content type, or the file format by its first bytes, is not on the list"),

@@ -16,7 +16,7 @@ import orjson
 from jobs.errors import Refused
 
 MAX_VALUES: Final = 1_000_000
-MAX_DEPTH: Final = 100  # orjson writes 254 levels; Python's repr fails at about 1,000
+MAX_DEPTH: Final = 254  # as orjson writes; Python's repr fails at about 1,000
 BLANK: Final = b" \t\r\n\v\f" + codecs.BOM_UTF8  # a line of nothing else is blank
 SHOWN: Final = 80  # characters of a caller's text in a message
 _TOO_DEEP: Final = "depth limit exceeded"  # orjson's words for more than 1,024 levels

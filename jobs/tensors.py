@@ -34,9 +34,12 @@ DATATYPES: dict[str, tuple[int, str]] = {
 FIELDS: Final = ("datatype", "shape", "data", "b64")
 MAX_SIDE: Final = 1 << 40
 _HEADER = struct.Struct("<I")
-_INTEGERS: Final = {int}
-_NUMBERS: Final = {int, float}
-_TRUTH: Final = {bool}
+# datatype without its size → the types that JSON reads as its values, and what they are called
+_KINDS: Final[dict[str, tuple[set[type], str]]] = {
+    "BOOL": ({bool}, "true or false"),
+    "INT": ({int}, "whole numbers"),
+    "FP": ({int, float}, "numbers"),
+}
 
 
 class Tensor(NamedTuple):
@@ -96,24 +99,28 @@ def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Seque
     The JSON type must be that of the datatype: true and false for BOOL, whole numbers for integers, any number else.
     """
     _, code = DATATYPES[datatype]
-    kinds = {*map(type, values)}
-    if list in kinds:
+    if values and type(values[0]) is list:
         values = _flat(name, shape, values)
-        kinds = {*map(type, values)}
     if len(values) != prod(shape):
         message = f"tensor {shown(name)}: shape {list(shape)} takes {prod(shape)} values, not {len(values)}"
         raise Refused("invalid_input", message)
-    allowed = _TRUTH if datatype == "BOOL" else _NUMBERS if datatype.startswith("FP") else _INTEGERS
-    if not kinds <= allowed:
-        wrong = next(value for value in values if type(value) not in allowed)
-        wanted = {"BOOL": "true and false", "FP": "numbers"}.get(datatype.rstrip("0123456789"), "whole numbers")
-        message = f"tensor {shown(name)}: a value is {shown(wrong)}, which does not fit {datatype}: send {wanted}"
-        raise Refused("invalid_input", message)
+    # struct packs numbers of the right kind alone, but takes a truth for a number, and anything for a truth.
+    fits = {*map(type, values)} == {bool} if datatype == "BOOL" else bool not in map(type, values)
     try:
-        data = struct.pack(f"<{len(values)}{code}", *values)
+        data = struct.pack(f"<{len(values)}{code}", *values) if fits else b""
     except (OverflowError, struct.error) as error:
-        raise Refused("invalid_input", f"tensor {shown(name)}: a value does not fit {datatype}: {error}") from error
+        raise _misfit(name, datatype, values, str(error)) from error
+    if not fits:
+        raise _misfit(name, datatype, values, "")
     return Tensor(datatype, shape, data)
+
+
+def _misfit(name: str, datatype: str, values: Sequence[Any], why: str) -> Refused:
+    """Say which value is not of the datatype, or out of its range."""
+    kinds, words = _KINDS[datatype.rstrip("0123456789").removeprefix("U")]
+    wrong = next((value for value in values if type(value) not in kinds), None)
+    found = why if wrong is None and type(None) not in map(type, values) else f"{shown(wrong)} is among the values"
+    return Refused("invalid_input", f"tensor {shown(name)}: a value does not fit {datatype}: {found}; send {words}")
 
 
 def _flat(name: str, shape: tuple[int, ...], values: Sequence[Any]) -> Sequence[Any]:

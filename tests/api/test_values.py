@@ -87,7 +87,7 @@ ROUTES: dict[str, tuple[Ask, str]] = {  # where a value may stand → how it is 
     "a batch's webhook": (post("/v1/batches"), '{"input_file_id": "x", "webhook": %s}'),
     "a batch's window": (post("/v1/batches"), '{"input_file_id": "x", "completion_window": %s}'),
 }
-VALUES = {"1,000 levels": DEEP, "95 levels": "[" * 95 + "]" * 95, "5,000 digits": "9" * 5000, "30 digits": "9" * 30}
+VALUES = {"1,000 levels": DEEP, "240 levels": "[" * 240 + "]" * 240, "5,000 digits": "9" * 5000, "30 digits": "9" * 30}
 
 
 @pytest.mark.parametrize("where", ROUTES)

@@ -40,10 +40,10 @@ def test_depth_is_bounded_whatever_the_parser_takes(bracket: str) -> None:
     value = read_json(nested(MAX_DEPTH, bracket), "it")
     assert orjson.dumps(value)
     assert repr(value)
-    for levels in (MAX_DEPTH + 1, 254, 255, 1000, 1024, 1025, 100_000):
+    for levels in (MAX_DEPTH + 1, 300, 1000, 1024, 1025, 100_000):
         found, message = code(nested(levels, bracket))
         assert found == "invalid_request"
-        assert "100 levels" in message
+        assert f"{MAX_DEPTH} levels" in message
 
 
 def test_depth_is_told_by_nesting_and_not_by_brackets() -> None:

@@ -94,7 +94,7 @@ BODIES: dict[str, tuple[str, bytes, int, str, str]] = {
     "broken JSON": ("application/json", b'{"model":', 400, "malformed_request", "JSON"),
     "no JSON at all": ("application/json", b"", 400, "malformed_request", "JSON"),
     "NaN": ("application/json", b'{"input": NaN}', 400, "malformed_request", "JSON"),
-    "deep JSON": ("application/json", b"[" * 100_000, 422, "invalid_request", "100 levels"),
+    "deep JSON": ("application/json", b"[" * 100_000, 422, "invalid_request", "254 levels"),
     "curl's own content type": ("application/x-www-form-urlencoded", PNG, 415, "unsupported_media_type", "image/*"),
     "0 bytes": ("image/png", b"", 422, "invalid_request", "empty"),
     "no image": ("image/png", b"GIF", 415, "unsupported_media_type", "GIF"),

@@ -21,6 +21,8 @@ FAR_MS: Final = 1 << 50
 class Shelf:
     """Storage in memory: results of bulks by their place."""
 
+    buffer_bytes = 0
+
     def __init__(self) -> None:
         self.parts: dict[str, list[tuple[int, str]]] = {}
 

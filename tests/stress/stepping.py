@@ -32,7 +32,7 @@ async def dispatch(world: World, bulks: Bulks) -> None:
 
 
 async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
-    answer, moment, _ = await world.call(lambda: steps.dispatch(world.store, root, 2, FLIGHT_MS))
+    answer, moment, _ = await world.call(lambda: steps.dispatch(world.store, root, 2, 2, FLIGHT_MS))
     for flight in answer[0] if answer else []:
         known = bulks.known.get(flight.delivery)
         if known is None:  # whoever made it never heard of it
@@ -200,7 +200,7 @@ async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> Non
 
 async def _read_outcomes(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     """Store the oldest outcomes as a part."""
-    course.found = await steps.outcomes(world.store, bulk, world.rng.randint(1, 8))
+    course.found = await steps.outcomes(world.store, bulk, world.rng.randint(1, 8), 1 << 20)
     shown: dict[str, list[tuple[int, str]]] = {"out": [], "err": []}
     for outcome in course.found:
         line_id, _, *words = orjson.loads(outcome)
