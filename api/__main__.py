@@ -14,8 +14,9 @@ import uvicorn
 from pydantic import ValidationError
 
 from api.app import create_app
+from api.connections import Bounds
 from api.gateway import Gateway
-from api.protocol import Bounds, bounded, sweep
+from api.protocol import bounded, sweep
 from api.settings import GatewaySettings
 from jobs.bulk.settings import BulkSettings
 from jobs.connection import Connection
