@@ -16,8 +16,9 @@ import uvicorn
 from pydantic import ValidationError
 
 from api.app import create_app
+from api.connections import Bounds
 from api.gateway import EX_CONFIG, Gateway
-from api.protocol import Bounds, bounded, sweep
+from api.protocol import bounded, sweep
 from api.settings import GatewaySettings
 from jobs.agreement import ShardsDiffer, check_at_start
 from jobs.bulk.settings import BulkSettings

@@ -7,9 +7,22 @@ is not known count together as one tenant's.
 """
 
 from collections import OrderedDict
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 SHED_TO: Final = 7 / 8  # of the limit: cutting off a few at a time would have all of them sorted again and again
+
+
+class Bounds(NamedTuple):
+    """What a connection may take: bytes of a head; seconds for it, for a body, and without reading; how many."""
+
+    head_bytes: int
+    head_s: float
+    receive_s: float
+    send_s: float
+    connections: int
+    upload_bytes_s: int = 32 << 10  # what an upload must bring, beside `receive_s`
+    keep_alive_s: float = 75  # without a next request
+    buffers_bytes: int = 256 << 20  # in memory for all connections: requests not read yet, answers not taken yet
 
 
 class Held(Protocol):
@@ -46,8 +59,10 @@ class Connections:
 
     def wait(self, connection: Held) -> None:
         """Note that a connection waits for a request from now on."""
-        self._idle[connection] = None
-        self._idle.move_to_end(connection)
+        if connection in self._idle:
+            self._idle.move_to_end(connection)
+        else:
+            self._idle[connection] = None
 
     def leave(self, connection: Held) -> None:
         """Note that a connection is about to be closed: it is the first to go where room is needed."""

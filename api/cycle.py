@@ -3,6 +3,8 @@
 An answer of ours leaves as one ASGI message and in one write. That is an extension, `jitney.answer`: in uvicorn's own
 two messages each name and value of a head is looked through by a pattern, which costs more than writing the answer.
 
+An answer that leaves before its request has come to its end says `connection: close`: the rest is not read.
+
 HEAD is GET for the app. Of the answer the head is sent, with the Content-Length that GET would have.
 """
 
@@ -25,6 +27,7 @@ class Cycle(RequestResponseCycle):
         if self._is_head:
             self.scope["method"] = "GET"
         self._is_read = False  # whether the app has the whole body
+        self.is_early = False  # answered before the request has come to its end
 
     async def receive(self) -> Any:
         if self._is_read or self.more_body or self.disconnected or self.waiting_for_100_continue:
@@ -36,7 +39,7 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         if message["type"] != ANSWER or self.response_started:
-            await (self._send_head(message) if self._is_head else super().send(message))
+            await self._send_part(message)
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
@@ -44,20 +47,32 @@ class Cycle(RequestResponseCycle):
             return
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        written = head(message["status"], message["headers"], closes=not self.keep_alive)
+        self.is_early = self.more_body
+        written = head(message["status"], message["headers"], closes=self.is_early or not self.keep_alive)
         self.transport.write_whole(written if self._is_head else written + message["body"])
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
 
+    async def _send_part(self, message: Any) -> None:
+        """Send a part of an answer, as uvicorn does."""
+        if self.more_body and not self.response_started:
+            self.is_early = True
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        if not self._is_head:
+            await super().send(message)
+        elif not self.response_complete:
+            await self._send_head(message)
+        if self.is_early:
+            self.keep_alive = True  # the protocol ends the connection: closed at once the answer could get lost
+
     async def _send_head(self, message: Any) -> None:
         """Send the head of an answer that comes in parts, and end: a stream's parts may have no end."""
-        if self.response_complete:
-            return
         await super().send(message)
         if self.disconnected:
             return
+        self.keep_alive = self.keep_alive or self.is_early
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:

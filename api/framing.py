@@ -16,7 +16,7 @@ class Framing:
 
     def __init__(self) -> None:
         self._body_bytes = 0  # of a declared length that are yet to come
-        self._tail = b""  # the last bytes of what came before, where an END may have begun
+        self._tail = b""  # the last bytes of a piece that has not come to an END, where one may have begun
 
     def expect_body(self, size_bytes: int) -> None:
         """Take in a request's Content-Length, once its head has been parsed."""
@@ -28,16 +28,17 @@ class Framing:
         if self._body_bytes:
             end = min(size, start + self._body_bytes)
             self._body_bytes -= end - start
-        else:
-            end = self._find(data, start) or size
-        self._tail = b"" if end < size else data[-_REACH:] if size >= _REACH else (self._tail + data)[-_REACH:]
-        return end
-
-    def _find(self, data: bytes, start: int) -> int:
-        """Give where the next END ends; 0 where there is none."""
-        if start == 0 and self._tail:
-            across = (self._tail + data[:_REACH]).find(END)
+            return end
+        if self._tail:
+            tail, self._tail = self._tail, b""
+            across = (tail + data[:_REACH]).find(END)
             if across >= 0:
-                return across + len(END) - len(self._tail)
-        at = data.find(END, max(start - 1, 0))
-        return at + len(END) if at >= 0 else 0
+                return across + len(END) - len(tail)
+            if size < _REACH:
+                self._tail = (tail + data)[-_REACH:]
+                return size
+        at = data.find(END, start)
+        if at >= 0:
+            return at + len(END)
+        self._tail = data[-_REACH:]
+        return size

@@ -35,7 +35,8 @@ class Hot:
         """Let in who may come, and route by method and path."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request, path = Request(scope), scope["path"]
+        request, path, method = Request(scope), scope["path"], scope["method"]
+        under_way: Share | None = None
         try:
             caller = scope["caller"] = self._doorman.admit(request)
             headers, refusal = self._doorman.charge(caller, time.monotonic())
@@ -47,20 +48,17 @@ class Hot:
                 under_way.grow(1)
         except JitneyError as error:
             return await problem(error, path).send(scope, send)
-        if caller is None:
+        try:
+            if path == PATH and method == "POST":
+                answer = await guarded(submit(self._gateway, request, receive), path)
+                return await answer.send(scope, send)
+            if method == "GET" and path.startswith(PATH + "/") and "/" not in path[len(PATH) + 1 :]:
+                answer = await guarded(read(self._gateway, request), path)
+                return await answer.send(scope, send)
             return await self._app(scope, receive, send)
-        with under_way:
-            return await self._answer(request, scope, receive, send)
-
-    async def _answer(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
-        path, method = request.path, request.method
-        if path == PATH and method == "POST":
-            answer = await guarded(submit(self._gateway, request, receive), path)
-            return await answer.send(scope, send)
-        if method == "GET" and path.startswith(PATH + "/") and "/" not in path[len(PATH) + 1 :]:
-            answer = await guarded(read(self._gateway, request), path)
-            return await answer.send(scope, send)
-        return await self._app(scope, receive, send)
+        finally:
+            if under_way is not None:
+                under_way.resize(0)
 
 
 async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer:

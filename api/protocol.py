@@ -11,15 +11,16 @@ import struct
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api import cycle
 from api.answers import problem
-from api.connections import Connections
+from api.connections import Bounds, Connections
 from api.framing import Framing
 from api.shares import RETRY_AFTER_S
 from api.transports import Flow, OneWrite
@@ -28,25 +29,13 @@ from jobs.errors import JitneyError, NotNow, QueueFull, Refused
 MAX_HEADERS: Final = 100
 MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length: llhttp counts in 64 bits
 BODILESS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and dropped
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 VERSIONS: Final = ("1.1", "1.0")
 UPLOADS: Final = b"/v1/files"  # where a body may be large: it is given time as long as it comes
 LINGER_S: Final = 1.0  # for an answer that comes before the request's end to arrive, though nothing more is read
 SWEEPS_PER_LIMIT: Final = 10
 _NOWHERE: Final = logging.getLogger("jitney.api")  # there is no access log
 FORGET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
-
-
-class Bounds(NamedTuple):
-    """What a connection may take: bytes of a head; seconds for it, for a body, and without reading; how many."""
-
-    head_bytes: int
-    head_s: float
-    receive_s: float
-    send_s: float
-    connections: int
-    upload_bytes_s: int = 32 << 10  # what an upload must bring, beside `receive_s`
-    keep_alive_s: float = 75  # without a next request
-    buffers_bytes: int = 256 << 20  # in memory for all connections: requests not read yet, answers not taken yet
 
 
 class Protocol(HttpToolsProtocol):
@@ -62,6 +51,7 @@ class Protocol(HttpToolsProtocol):
         self._framing, self._held = Framing(), b""
         self._is_whole = True  # whether the last request has come to its end; also before the first one begins
         self._is_upgrade = self._drops_body = False
+        self._length = self._transfer = b""  # of the fields that frame a body
         self._waits_since: float | None = self.loop.time()  # for a request; None while one is answered
         self._head_since: float | None = None  # while a head arrives
         self._body_since: float | None = None  # while a body arrives
@@ -102,18 +92,18 @@ class Protocol(HttpToolsProtocol):
         """Parse what came, up to the end of a request; hold back what lies behind it."""
         start, size = 0, len(data)
         while True:
-            if self._head_since is None and self._is_whole:
-                self._head_since = self.loop.time()
             end = self._framing.end_of_piece(data, start)
             self._feed(data if end - start == size else data[start:end])
             if self._idle_bytes > self.bounds.head_bytes:
                 self._refuse(self._head_too_large())
             start = end
             if start == size or self._is_over or self.transport.is_closing():
-                return
+                break
             if not self._may_parse():
                 self._hold(data[start:])
                 return
+        if self._waits_since is not None and self._head_since is None:  # a head has begun and is not complete
+            self._head_since = self.loop.time()
 
     def _feed(self, piece: bytes) -> None:
         self._piece_bytes = len(piece)
@@ -162,7 +152,18 @@ class Protocol(HttpToolsProtocol):
             raise RuntimeError(message)
         super().on_message_begin()
         self._is_whole = False
-        self._idle_bytes = 0
+        self._idle_bytes, self._length, self._transfer = 0, b"", b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in _FRAMING:
+            if name == b"content-length":
+                self._length = value
+            elif name == b"transfer-encoding":
+                self._transfer += value.lower()
+            elif value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS or self._piece_bytes > self.bounds.head_bytes < self._head_bytes():
@@ -172,7 +173,8 @@ class Protocol(HttpToolsProtocol):
                 self._stop(Refused("malformed_request", "CONNECT is not served: this is no proxy"))
             self._is_upgrade = True  # the parser stops behind this head; see `_feed`
             return
-        self._framing.expect_body(self._declared_bytes())
+        if self._length or self._transfer:
+            self._framing.expect_body(self._declared_bytes())
         self._begin()
         self._waits_since, self._head_since = None, None
         self._body_since, self._upload_bytes = self.loop.time(), 0
@@ -181,19 +183,15 @@ class Protocol(HttpToolsProtocol):
         self.table.work(self)
 
     def _declared_bytes(self) -> int:
-        """Give the request's Content-Length, 0 where there is none; what the parser lets through is not all read."""
-        declared = 0
-        for name, value in self.headers:
-            if name == b"content-length":
-                digits = value.strip()
-                if len(digits) > MAX_LENGTH_DIGITS or not digits.isdigit():
-                    message = f"Content-Length must be a number of at most {MAX_LENGTH_DIGITS} digits"
-                    self._stop(Refused("malformed_request", message))
-                declared = int(digits)
-            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                message = "Transfer-Encoding may be chunked and nothing else; a packed body has a Content-Encoding"
-                self._stop(Refused("malformed_request", message))
-        return declared
+        """Give the request's Content-Length, 0 where it has none; what the parser lets through is not all read."""
+        digits = self._length.strip()
+        if self._transfer.strip() not in (b"", b"chunked"):
+            message = "Transfer-Encoding may be chunked and nothing else; a packed body has a Content-Encoding"
+            self._stop(Refused("malformed_request", message))
+        if digits and (len(digits) > MAX_LENGTH_DIGITS or not digits.isdigit()):
+            message = f"Content-Length must be a number of at most {MAX_LENGTH_DIGITS} digits"
+            self._stop(Refused("malformed_request", message))
+        return int(digits or b"0")
 
     def _stop(self, refusal: JitneyError) -> NoReturn:
         """Leave the parser with an error that `send_400_response` answers."""
@@ -231,23 +229,28 @@ class Protocol(HttpToolsProtocol):
         self._idle_bytes = 0
         if self._is_upload:
             self._upload_bytes += len(body)
-        if self._drops_body:
+        received = self.cycle
+        if self._drops_body or received.response_complete:
             return
-        super().on_body(body)
-        if self.flow.read_paused:
+        received.body += body
+        if len(received.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
             self._count()
+        received.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._is_upgrade:
             return
         self._is_whole, self._body_since = True, None
-        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
 
     # ---- what goes
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        if self.cycle.response_complete and self.cycle.more_body:  # answered before its end: the rest is not read
+        if cast("cycle.Cycle", self.cycle).is_early:  # the rest of the request is not read
             self._end()
             return
         self.table.wait(self)

@@ -5,6 +5,7 @@ that a gateway itself does for a small job.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -37,7 +38,8 @@ class OneWrite:
         """Say, once everything is sent, that nothing more will be."""
         self._flush()
         if not self._transport.is_closing():
-            self._transport.write_eof()
+            with suppress(OSError):  # the other side is gone already
+                self._transport.write_eof()
 
     def close(self) -> None:
         """Close once everything is sent."""

@@ -126,6 +126,28 @@ async def test_an_answer_to_junk_is_not_taken_for_that_of_the_request_before_it(
     assert (first[0], first[1][1], junk[0]) == (200, "/inner", 400)
 
 
+@pytest.mark.parametrize("message", ["jitney.answer", "http.response.start"])
+@pytest.mark.parametrize("method", [b"POST", b"HEAD"])
+async def test_an_answer_before_the_end_of_its_request_says_that_the_connection_closes(
+    message: str, method: bytes
+) -> None:
+    """A client that was not told sent its next request, and found the connection closed."""
+
+    async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": message, "status": 413, "headers": [(b"content-length", b"2")], "body": b"no"})
+        if message != "jitney.answer":
+            await send({"type": "http.response.body", "body": b"no"})
+
+    async with serving(refuse) as wire:
+        with await wire.connect() as caller:
+            await caller.send(method + b" / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\nthe beginning")
+            heard = await caller.hear()
+    head, _, body = heard.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413")
+    assert head.lower().count(b"connection: close") == 1
+    assert body == (b"" if method == b"HEAD" else b"no")
+
+
 async def test_a_lone_100_continue_is_not_sent_into_another_answer() -> None:
     slow = b"POST /%d HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody"
     async with serving(echo) as wire:

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import uvicorn
 
-from api.connections import Connections
-from api.protocol import Bounds, Protocol, bounded, sweep
+from api.connections import Bounds, Connections
+from api.protocol import Protocol, bounded, sweep
 from tests.support.waiting import until
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
