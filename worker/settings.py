@@ -34,7 +34,11 @@ class WorkerSettings(BaseSettings):
         le=1024,
         description="CPUs this worker uses: for its runs, and for decoding",
     )
-    decode_threads: int = Field(default_factory=_cpus, ge=1, description="threads that prepare inputs of one tenant; one more is there")
+    decode_threads: int = Field(
+        default_factory=_cpus,
+        ge=1,
+        description="threads that prepare inputs and run users' own tasks, for one tenant; one more is kept for others",
+    )
     gpu_device: int = Field(0, ge=0, le=1023, description="the number of the worker's GPU, as CUDA counts them")
     engine_cache: Path = Field(
         Path(".data/engines"), description="folder where TensorRT keeps what it has built, which takes minutes"
