@@ -24,8 +24,8 @@ class Task(ABC):
 
     `kinds`      which inputs it takes: "image" an encoded picture, "tensors" a frame of `jobs.tensors`,
                  "raw" the bytes of the one tensor
-    `offload`    True: `prepare` takes CPU time worth a thread; False: it only maps bytes. A user's own task is called in
-                 threads in any case
+    `offload`    True: `prepare` takes CPU time worth a thread; False: it only maps bytes. A user's own task is
+                 always called in threads
     `label_count`  how many answers have a name, None where that means nothing
     """
 
