@@ -37,8 +37,7 @@ class WorkerSettings(Settings):
         default_factory=_cpus,
         ge=1,
         le=1024,
-        description="threads that prepare inputs and run users' own tasks, of one tenant at a time; "
-        "one more is kept for tenants whose inputs are quick",
+        description="threads that prepare inputs and run users' own tasks, for one tenant; one more is kept for others",
     )
     gpu_device: int = Field(0, ge=0, le=1023, description="the number of the worker's GPU, as CUDA counts them")
     engine_cache: Path = Field(

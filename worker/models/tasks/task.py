@@ -26,8 +26,8 @@ class Task(ABC):
 
     `kinds`      which inputs it takes: "image" an encoded picture, "tensors" a frame of `jobs.tensors`,
                  "raw" the bytes of the one tensor
-    `offload`    True: `prepare` takes CPU time worth a thread; False: it only maps bytes. A task of a user's own is
-                 always called in threads
+        `offload`    True: `prepare` takes CPU time worth a thread; False: it only maps bytes. A user's own task is
+                     always called in threads
     `label_count`  how many answers have a name, None where that means nothing
     """
 
