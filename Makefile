@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery goodput deliveries rollouts bulk-soak bulk-bench bulk-long provider-options flat caps bench-guard fairness schemathesis fuzz clean
+.PHONY: help run test unit check soak recovery failover goodput deliveries rollouts bulk-soak bulk-bench bulk-long provider-options flat caps bench-guard fairness schemathesis fuzz clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -20,6 +20,9 @@ DEVICE := $(shell "$(PYTHON)" -c '$(has_gpu)' 2>/dev/null && echo gpu || echo cp
 endif
 
 BIN := .venv/bin
+# Tests run in several processes: they wait more than they compute, so three of them fill two CPUs. JOBS=0: in one process.
+JOBS ?= 3
+PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
 help: ## This list
@@ -30,17 +33,17 @@ run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1
 	@exec $(BIN)/jitney up
 
 test: .venv/installed-dev ## All tests
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 unit: .venv/installed-dev ## The tests of single parts: neither browser nor whole system
-	$(BIN)/python -m pytest -q --ignore=tests/page --ignore=tests/scripts --ignore=tests/service --ignore=tests/faults --ignore=tests/rollout
+	$(PYTEST) --ignore=tests/page --ignore=tests/scripts --ignore=tests/service --ignore=tests/faults --ignore=tests/rollout
 
 check: .venv/installed-dev ## What CI runs: lint, format, types, import rules, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 MINUTES ?= 20
 ROUNDS ?= 50
@@ -49,6 +52,10 @@ soak: .venv/installed-dev ## Mixed load while parts are killed every 20 s: make 
 
 recovery: .venv/installed-dev ## How soon a killed worker's jobs are done elsewhere: make recovery ROUNDS=50
 	$(BIN)/python -m tests.faults.soak --recovery $(ROUNDS) --machines 5
+
+FAILOVERS ?= 10
+failover: .venv/installed-dev ## The queue's primary and replica change places under load: make failover FAILOVERS=10 (30 s)
+	$(BIN)/python -m tests.faults.failover --rounds $(FAILOVERS)
 
 goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs the others (3 minutes)
 	$(BIN)/python -m tests.faults.goodput

@@ -22,7 +22,8 @@ from api.settings import GatewaySettings
 from jobs.agreement import ShardsDiffer, check_at_start
 from jobs.bulk.settings import BulkSettings
 from jobs.connection import Connection
-from jobs.settings import StoreSettings, explain
+from jobs.environment import explain
+from jobs.settings import StoreSettings
 from jobs.store import JobStore
 
 log = logging.getLogger("jitney.api")
@@ -96,11 +97,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney api: cannot listen on HOST={settings.host} PORT={settings.port}: {reason}\n")
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
-    store = JobStore(store_settings, Connection(store_settings.redis_url, store_settings.redis_timeout_s))
+    store = JobStore(store_settings, Connection.of(store_settings))
+    settings = settings.model_copy(update={"max_connections": _connections(settings.max_connections)})
     gateway = Gateway(settings, store, bulk, on_loopback=on_loopback)
-    times = (settings.head_s, settings.receive_s, settings.send_s)
-    most = _connections(settings.max_connections)
-    bounds = Bounds(settings.max_head_bytes, *times, most, bulk.bulk_upload_rate)
+    bounds = Bounds(
+        head_bytes=settings.max_head_bytes,
+        head_s=settings.head_s,
+        receive_s=settings.receive_s,
+        send_s=settings.send_s,
+        connections=settings.max_connections,
+        upload_bytes_s=bulk.bulk_upload_rate,
+        keep_alive_s=settings.keep_alive_s,
+        buffers_bytes=settings.max_buffers_bytes,
+    )
     config = uvicorn.Config(
         create_app(gateway),
         http=bounded(bounds),
@@ -111,13 +120,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         server_header=False,
         proxy_headers=False,  # who called through which proxy decides nothing here
     )
-    log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        if misfit := runner.run(store.connection.misfit()):
+            sys.stderr.write(f"jitney api: {misfit}\n")
+            return EX_CONFIG
         try:
             runner.run(check_at_start(store.connection, store_settings.shards))
         except ShardsDiffer as error:
             sys.stderr.write(f"jitney api: {error}\n")
             return EX_CONFIG
+        log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
         runner.run(Server(config, gateway, bounds, args.up_fd).serve(sockets=[listening]))
     return gateway.stop_code
 

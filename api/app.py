@@ -46,20 +46,22 @@ def create_app(gateway: Gateway) -> Hot:
 
     @app.exception_handler(JitneyError)
     async def refused(request: Request, error: JitneyError) -> Response:
-        return respond(problem(error, request.url.path))
+        return respond(problem(error, request.scope["path"]))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return respond(problem(Refused("invalid_request", f"{where}: {first['msg']}"), request.url.path))
+        return respond(problem(Refused("invalid_request", f"{where}: {first['msg']}"), request.scope["path"]))
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
-        path, allow = request.url.path, (error.headers or {}).get("Allow", "")
+        path, allow = request.scope["path"], (error.headers or {}).get("Allow", "")
         code = _STATUS_CODES.get(error.status_code, "malformed_request")
         if path == PATH:  # the hot doors are not among the router's
             allow = "GET, POST"
+        if "GET" in allow.split(", "):
+            allow = allow.replace("GET", "GET, HEAD")
         message, headers = f"{request.method} {path[:200]}: {error.detail}", [(b"allow", allow.encode())]
         if not allow:
             return respond(problem(Refused(code, message), path))
@@ -69,7 +71,7 @@ def create_app(gateway: Gateway) -> Hot:
     async def fault(request: Request, _error: Exception) -> Response:
         # Starlette logs the error itself once this answer is sent.
         return respond(
-            problem(JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), request.url.path)
+            problem(JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), request.scope["path"])
         )
 
     return Hot(app, gateway)

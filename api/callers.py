@@ -6,10 +6,9 @@ A revoked key is gone as soon as the news of it is heard, and after one look (`K
 import hmac
 import ipaddress
 import logging
-from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
-from api.receiving import Request
+from api.receiving import Request, cached
 from jobs import keyring
 from jobs.connection import Connection
 from jobs.errors import Refused, StoreUnavailable
@@ -114,7 +113,7 @@ def _key_of(request: Request) -> str:
     return next((text for name in HEADERS if (text := request.header(name))), "")
 
 
-@lru_cache(64)
+@cached(64)
 def _is_here(host: str) -> bool:
     """Whether a Host header is no name that somebody else's name server could point to us."""
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host

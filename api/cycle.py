@@ -2,6 +2,8 @@
 
 An answer of ours leaves as one ASGI message and in one write. That is an extension, `jitney.answer`: in uvicorn's own
 two messages each name and value of a head is looked through by a pattern, which costs more than writing the answer.
+
+HEAD is GET for the app. Of the answer the head is sent, with the Content-Length that GET would have.
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,9 @@ class Cycle(RequestResponseCycle):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self.scope["extensions"] = {ANSWER: {}}
+        self._is_head = self.scope["method"] == "HEAD"
+        if self._is_head:
+            self.scope["method"] = "GET"
         self._is_read = False  # whether the app has the whole body
 
     async def receive(self) -> Any:
@@ -32,7 +36,7 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         if message["type"] != ANSWER or self.response_started:
-            await super().send(message)
+            await (self._send_head(message) if self._is_head else super().send(message))
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
@@ -41,7 +45,20 @@ class Cycle(RequestResponseCycle):
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
         written = head(message["status"], message["headers"], closes=not self.keep_alive)
-        self.transport.write_whole(written if self.scope["method"] == "HEAD" else written + message["body"])
+        self.transport.write_whole(written if self._is_head else written + message["body"])
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+    async def _send_head(self, message: Any) -> None:
+        """Send the head of an answer that comes in parts, and end: a stream's parts may have no end."""
+        if self.response_complete:
+            return
+        await super().send(message)
+        if self.disconnected:
+            return
+        self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()

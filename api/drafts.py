@@ -1,14 +1,11 @@
 """Reads what callers send, through any door, into a draft of a job (jobs/drafts.py)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-
-from api.receiving import Request, read_query
+from api.forms import Form, Part, Sink, Text
+from api.receiving import Request, cached, read_query
 from jobs.drafts import Draft, as_object, checked, from_fields, parse
 from jobs.errors import Refused
 
@@ -16,10 +13,8 @@ QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata",
 FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
 NDJSON: Final = "application/x-ndjson"
 CONTENT_TYPES: Final = ("application/json", NDJSON, "multipart/form-data", "image/*", "application/octet-stream")
-MAX_PARTS: Final = 16
 MAX_TEXT_BYTES: Final = 64 << 10
 FORM_TURN: Final = 64 << 10  # bytes of a form that are read in a row; then others have their turn
-SHORT_QUERY: Final = 256  # bytes; short enough to be kept
 
 
 async def read_draft(request: Request, body: bytes) -> Draft:
@@ -37,61 +32,38 @@ async def read_draft(request: Request, body: bytes) -> Draft:
     if not body:
         raise Refused("invalid_request", "the body is empty")
     query = request.query_string
-    draft = _from_short_query(query) if len(query) <= SHORT_QUERY else _from_query(query)
+    draft = _from_query(query)
     return draft._replace(image=body) if kind.startswith("image/") else draft._replace(raw=body)
 
 
+@cached(256)
 def _from_query(query: bytes) -> Draft:
+    """Read it, a short one once: callers whose body is the input send the same query again and again."""
     return _from_text_fields(read_query(query, QUERY_FIELDS))
 
 
-@lru_cache(256)
-def _from_short_query(query: bytes) -> Draft:
-    """Read it once: callers whose body is the input send the same query again and again."""
-    return _from_query(query)
-
-
 async def from_form(request: Request, body: bytes) -> Draft:
-    """Read a multipart form: the file field `image`, and text fields."""
-    fields: dict[str, str] = {}
-    image: bytes | None = None
-    form = await _parse_form(request, body)
-    for name, value in form.multi_items():
-        if name not in FORM_FIELDS:
-            raise Refused("invalid_request", f"unknown form field {name[:80]!r}", allowed=list(FORM_FIELDS))
-        if name in fields or (name == "image" and image is not None):
-            raise Refused("invalid_request", f"form field {name!r} is given twice")
-        if name == "image":
-            image = await value.read() if isinstance(value, UploadFile) else value.encode()
-        elif isinstance(value, UploadFile):
-            raise Refused("invalid_request", f"form field {name!r} must be text, not a file")
-        else:
-            fields[name] = value
-    await form.close()
-    if image is None:
-        raise Refused("invalid_request", "the form has no file field named image", allowed=list(FORM_FIELDS))
-    return _from_text_fields(fields)._replace(image=image)
+    """Read a multipart form: the field `image`, a file or not, and text fields."""
+    texts: dict[str, Text] = {}
+    image = bytearray()
 
+    def begin(part: Part) -> Sink:
+        if part.name == "image":
+            return image.extend
+        if part.file_name is not None:
+            raise Refused("invalid_request", f"form field {part.name!r} must be text, not a file")
+        return texts.setdefault(part.name, Text(part.name, MAX_TEXT_BYTES))
 
-async def _parse_form(request: Request, body: bytes) -> FormData:
-    if request.content_type != "multipart/form-data":
-        message = f"content type {request.content_type[:80]!r} is not taken here"
-        raise Refused("unsupported_media_type", message, allowed=["multipart/form-data"])
-
-    async def stream() -> AsyncGenerator[bytes]:
-        yield body[:FORM_TURN]
-        for at in range(FORM_TURN, len(body), FORM_TURN):
-            await asyncio.sleep(0)
-            yield body[at : at + FORM_TURN]
-
-    headers = Headers({"content-type": request.header(b"content-type")})
-    limits = {"max_files": 1, "max_fields": MAX_PARTS, "max_part_size": MAX_TEXT_BYTES}
-    try:
-        return await MultiPartParser(headers, stream(), **limits).parse()
-    except MultiPartException as error:
-        raise Refused("malformed_request", f"the multipart body can not be read: {error.message}") from error
-    except (UnicodeDecodeError, LookupError, ValueError) as error:
-        raise Refused("malformed_request", "the multipart body can not be read") from error
+    form = Form(request.header(b"content-type"), FORM_FIELDS, begin)
+    form.write(body[:FORM_TURN])
+    for at in range(FORM_TURN, len(body), FORM_TURN):
+        await asyncio.sleep(0)
+        form.write(body[at : at + FORM_TURN])
+    if "image" not in form.seen:
+        raise Refused("invalid_request", "the form has no field named image", allowed=list(FORM_FIELDS))
+    if form.is_in_part:
+        raise Refused("malformed_request", "the multipart body ends within a part")
+    return _from_text_fields({name: text.read() for name, text in texts.items()})._replace(image=bytes(image))
 
 
 def _from_text_fields(fields: Mapping[str, str]) -> Draft:

@@ -15,7 +15,7 @@ import orjson
 from api.callers import Caller
 from jobs import events
 from jobs.codec import read_notice
-from jobs.errors import OverLimit, StoreUnavailable
+from jobs.errors import OverLimit, Refused, StoreUnavailable
 from jobs.job import Job
 from jobs.lookout import Lookout
 from jobs.store import JobStore
@@ -79,6 +79,8 @@ class Events(Lookout):
                 job, changes = await events.follow(self._store, job_id, self._gateway)
                 if job is None:
                     return
+                with suppress(Refused):  # its output is kept no more
+                    job = await self._store.with_output(job)
                 for change in changes[last:]:
                     yield _frame(
                         str(change.ordinal), change.state, _view(job, change.state, is_last=change is changes[-1])

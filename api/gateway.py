@@ -5,16 +5,17 @@ import logging
 import secrets
 import signal
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 from api import sweeping
-from api.bodies import Bodies, Body
 from api.callers import Callers
 from api.events import Events
 from api.pace import Pace
+from api.receiving import Request
 from api.rollouts import Rollouts
 from api.settings import GatewaySettings
+from api.shares import RETRY_AFTER_S, Share, Shares
 from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
@@ -23,7 +24,7 @@ from jobs.agreement import Agreement, Process, ShardsDiffer
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import open_storage
 from jobs.catalogue import Catalogue
-from jobs.errors import StoreUnavailable
+from jobs.errors import NotNow, OverLimit, QueueFull, StoreUnavailable
 from jobs.ids import PATTERN
 from jobs.job import Job
 from jobs.notices import Listener
@@ -53,7 +54,7 @@ class Gateway:
         self.waiting, self.submits = Waiting(store), Submits(store)
         self.events = Events(store, self.id, settings.events_beat_s, settings.max_streams)
         self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
-        self.bodies = Bodies(settings.max_bodies_bytes)
+        self._share(settings)
         self.guard = settings.guard()
         me = Process.this("gateway", self.id, settings, store.settings, bulk)
         self.agreement = Agreement(store.connection, me, store.settings.shards, max(COMPARE_S, settings.models_s))
@@ -61,6 +62,23 @@ class Gateway:
         self.is_draining = False  # told to stop: balancers shall send no more
         self.stop_code = 0  # what the process exits with where it stops by itself, and at once
         self._loops: list[asyncio.Task[Any]] = []
+
+    def _share(self, settings: GatewaySettings) -> None:
+        """Make the budgets that all tenants share."""
+
+        def too_many(message: str) -> NotNow:
+            return OverLimit("rate_limited", message, retry_after_s=RETRY_AFTER_S)
+
+        def no_room(message: str) -> NotNow:
+            return QueueFull(message, limit_bytes=settings.max_bodies_bytes, retry_after_s=RETRY_AFTER_S)
+
+        most = settings.max_body_bytes
+        self.bodies = Shares(settings.max_bodies_bytes, "bytes of request bodies", no_room, largest=most)
+        # Fewer than connections: a tenant is known only once its request has come over one.
+        self.requests = Shares(max(1, settings.max_connections * 9 // 10), "requests under way", too_many, largest=1)
+        self.awaited = Shares(
+            settings.max_waiters, "jobs that requests wait for", too_many, largest=settings.max_request_jobs
+        )
 
     async def start(self) -> None:
         """Start the loops; keys and models are looked at once before, so that the first request finds them."""
@@ -124,12 +142,12 @@ class Gateway:
         self.waiting.close()
         self.events.close()
 
-    def hold_body(self, idempotency_key: str) -> AbstractContextManager[Body]:
+    def hold_body(self, request: Request, idempotency_key: str) -> Share:
         """Begin to receive a body; raises QueueFull where no job would be taken, whatever it is."""
         refusal = self.watermark.refusal("interactive")
         if refusal is not None and not idempotency_key:
             raise refusal
-        return self.bodies.hold()
+        return self.bodies.hold(request.tenant, request.evict)
 
     async def wait(self, tenant: str, job_id: str, wait_s: float) -> Job:
         """Read a job, waiting for its end for so long; raises Refused where it is not this tenant's."""
@@ -141,14 +159,15 @@ class Gateway:
             raise
         if job.is_final:
             self.waiting.forget(job_id, future)
-            return job
+            return await self.store.with_output(job)
         self.waiting.confirm(job_id)
-        return await self.waiting.until_final(job_id, future, wait_s) or await self.read(tenant, job_id)
+        ended = await self.waiting.until_final(job_id, future, wait_s)
+        return await (self.read(tenant, job_id) if ended is None else self.store.with_output(ended))
 
     async def read(self, tenant: str, job_id: str) -> Job:
         """Read a job as it stands; raises Refused where it is not this tenant's."""
         (job,) = await self.store.read([self._checked(job_id)])
-        return self._known(tenant, job_id, job)
+        return await self.store.with_output(self._known(tenant, job_id, job))
 
     async def cancel(self, tenant: str, job_id: str) -> Job:
         """Cancel a job; raises Refused where it can not be."""

@@ -7,7 +7,7 @@ import orjson
 from api import comparison
 from api.answers import Answer
 from api.gateway import Gateway
-from jobs import versions
+from jobs import safety, versions
 from jobs.catalogue import Card
 from jobs.errors import Refused, StoreUnavailable
 from jobs.plans import Plan
@@ -69,11 +69,13 @@ async def ready(gateway: Gateway) -> Answer:
     The body says what is there, in `reason` why nothing is served, and in `warnings` what differs or is unsafe.
     """
     if gateway.is_draining:
-        return _unready("draining", "this gateway is about to stop")
+        return _unready(gateway, "draining", "this gateway is about to stop")
     try:
         await gateway.look_at_models()
     except StoreUnavailable as error:
-        return _unready("unready", error.message)
+        return _unready(gateway, "unready", error.message)
+    if reason := gateway.store.connection.refusal:
+        return _unready(gateway, "unready", reason)
     announced = gateway.catalogue.announced
     served = {name.partition(" ")[0] for worker in announced.workers for name in worker.models}
     states = {card["name"]: "unserved" for card in announced.cards} | dict.fromkeys(announced.failures(), "failed")
@@ -84,7 +86,12 @@ async def ready(gateway: Gateway) -> Answer:
     if refusal := gateway.watermark.refusal("interactive"):
         answer["refusing"] = f"new jobs: {refusal}"  # what was taken goes on, and its callers must get through
     answer["warnings"] = comparison.warnings(gateway)
-    return Answer(200, orjson.dumps(answer))
+    return Answer(200, orjson.dumps(answer | queue(gateway)))
+
+
+def queue(gateway: Gateway) -> dict[str, Any]:
+    """Say whether the queue's server keeps what it is given, as of the last connection to it."""
+    return {"queue": safety.describe(gateway.store.connection.safety)}
 
 
 async def served(gateway: Gateway, name: str) -> Answer:
@@ -95,7 +102,7 @@ async def served(gateway: Gateway, name: str) -> Answer:
     try:
         await gateway.look_at_models()
     except StoreUnavailable as error:
-        return _unready("unready", error.message)
+        return _unready(gateway, "unready", error.message)
     announced, plan = gateway.catalogue.announced, gateway.catalogue.plan(name)
     if not NAME.fullmatch(name) or name not in announced.names():
         raise Refused("model_not_found", f"no worker has announced a model {name[:64]!r}")
@@ -108,5 +115,6 @@ async def served(gateway: Gateway, name: str) -> Answer:
     return Answer(200, orjson.dumps({"status": "ready", "model": name, "versions": serving}))
 
 
-def _unready(status: str, reason: str) -> Answer:
-    return Answer(503, orjson.dumps({"status": status, "reason": reason, "models": {}, "warnings": []}))
+def _unready(gateway: Gateway, status: str, reason: str) -> Answer:
+    body = {"status": status, "reason": reason, "models": {}, "warnings": []}
+    return Answer(503, orjson.dumps(body | queue(gateway)))

@@ -5,7 +5,6 @@ FastAPI's router, validation and response classes cost several times what the wo
 """
 
 import time
-from functools import lru_cache
 
 import orjson
 
@@ -14,7 +13,8 @@ from api.answers import RETRY_AFTER, Answer, App, Header, Receive, Scope, Send, 
 from api.doorman import Doorman
 from api.drafts import read_draft
 from api.gateway import Gateway
-from api.receiving import Request
+from api.receiving import Request, cached
+from api.shares import Share
 from api.taking import Taken, outcome, take, take_many
 from jobs.errors import JitneyError, Refused
 from jobs.lifecycle import State
@@ -28,22 +28,32 @@ class Hot:
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
-        store = gateway.store
+        store, self._requests = gateway.store, gateway.requests
         self._doorman = Doorman(gateway.callers, store.tenants, store.settings.tenant_window_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let in who may come, and route by method and path."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request, path, method = Request(scope), scope["path"], scope["method"]
+        request, path = Request(scope), scope["path"]
         try:
             caller = scope["caller"] = self._doorman.admit(request)
             headers, refusal = self._doorman.charge(caller, time.monotonic())
             send = adding(send, headers) if headers else send
             if refusal is not None:
                 raise refusal
+            if caller is not None:
+                under_way = self._requests.hold(caller.tenant, request.evict)
+                under_way.grow(1)
         except JitneyError as error:
             return await problem(error, path).send(scope, send)
+        if caller is None:
+            return await self._app(scope, receive, send)
+        with under_way:
+            return await self._answer(request, scope, receive, send)
+
+    async def _answer(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = request.path, request.method
         if path == PATH and method == "POST":
             answer = await guarded(submit(self._gateway, request, receive), path)
             return await answer.send(scope, send)
@@ -60,9 +70,10 @@ async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer
     wish = _prefer_wait(prefer) if prefer else ""
     wait_s = _wait_seconds(wish, settings.max_wait_s) if wish else 0
     headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wish else []
-    taken = await _take(gateway, request, receive, waits=bool(wait_s))
-    if not isinstance(taken, Taken):
-        return await many.answer(gateway, taken, wait_s, headers)
+    with gateway.awaited.hold(request.tenant, request.evict) as awaited:
+        taken = await _take(gateway, request, receive, awaited if wait_s else None)
+        if not isinstance(taken, Taken):
+            return await many.answer(gateway, taken, wait_s, headers)
     job = await outcome(gateway, taken, wait_s)
     headers.append((b"location", f"{PATH}/{job.id}".encode()))
     if taken.accepted.replayed:
@@ -71,15 +82,20 @@ async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer
 
 
 async def _take(
-    gateway: Gateway, request: Request, receive: Receive, *, waits: bool
+    gateway: Gateway, request: Request, receive: Receive, awaited: Share | None
 ) -> Taken | list[Taken | JitneyError]:
-    """Receive the body and hand the job in, or all of them; who waits then holds the body no longer."""
-    settings, key = gateway.settings, request.header(b"idempotency-key")
-    with gateway.hold_body(key) as held:
+    """Receive the body and hand the job in, or all of them; who waits then holds the body no longer.
+
+    `awaited` counts the jobs of a request that brings many and waits for them; None: it does not wait.
+    """
+    settings, key, waits = gateway.settings, request.header(b"idempotency-key"), awaited is not None
+    with gateway.hold_body(request, key) as held:
         body = await request.body(receive, held, settings.max_body_bytes)
         if many.is_many(request, body):
             drafts = many.read_drafts(request, body, settings.max_request_jobs)
-            return await take_many(gateway, request.tenant, drafts, key, waits=waits)
+            if awaited is not None:
+                awaited.grow(len(drafts.given))
+            return await take_many(gateway, request.tenant, drafts.read(), key, waits=waits)
         return await take(gateway, request.tenant, await read_draft(request, body), key, waits=waits)
 
 
@@ -94,7 +110,7 @@ async def read(gateway: Gateway, request: Request) -> Answer:
     return Answer(200, orjson.dumps(job_view(job, position)), headers)
 
 
-@lru_cache(64)
+@cached(64)
 def _prefer_wait(prefer: str) -> str:
     """Find the value of `wait` in a Prefer header (RFC 7240); an empty string where it is not there."""
     for preference in prefer.split(","):

@@ -4,8 +4,8 @@ A job that is refused is an entry of its own among the others; the request as a 
 """
 
 import re
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -23,6 +23,7 @@ PATH: Final = "/v1/jobs"
 ARRAY: Final = re.compile(rb"\s*\[")
 DEFAULTS: Final = ("model", "lane")  # as query fields, for jobs that name none
 LINES_PER_JOB: Final = 8  # blank lines are skipped; counted they are all the same
+MAX_OUTPUTS_BYTES: Final = 32 << 20  # of large outputs in one answer
 
 
 def is_many(request: Request, body: bytes) -> bool:
@@ -31,8 +32,20 @@ def is_many(request: Request, body: bytes) -> bool:
     return kind == NDJSON or (kind == "application/json" and ARRAY.match(body) is not None)
 
 
-def read_drafts(request: Request, body: bytes, limit: int) -> Iterator[Draft | Refused]:
-    """Read the jobs of a request one after the other, a broken one as its error; raises Refused for the request."""
+class Drafts(NamedTuple):
+    """The jobs of a request, counted; each is read when its turn comes, a broken one as its error."""
+
+    given: Sequence[tuple[str, Any]]  # what each is called in messages, and the job, parsed or not
+    model: str
+    lane: str
+
+    def read(self) -> Iterator[Draft | Refused]:
+        """Read one after the other."""
+        return (_draft(what, value, self.model, self.lane) for what, value in self.given)
+
+
+def read_drafts(request: Request, body: bytes, limit: int) -> Drafts:
+    """Find the jobs of a request; raises Refused for the request."""
     defaults = request.query(*DEFAULTS)
     if (lane := defaults.get("lane", "interactive")) not in LANES:
         raise Refused("invalid_request", "lane must be one of the allowed words", allowed=list(LANES))
@@ -41,7 +54,7 @@ def read_drafts(request: Request, body: bytes, limit: int) -> Iterator[Draft | R
         raise Refused("invalid_request", "the request brings no job: send at least one")
     if len(given) > limit:
         raise _too_many(f"{len(given)} jobs", limit)
-    return (_draft(what, value, defaults.get("model", ""), lane) for what, value in given)
+    return Drafts(given, defaults.get("model", ""), lane)
 
 
 def _lines(body: bytes, limit: int) -> list[tuple[str, Any]]:
@@ -76,13 +89,33 @@ async def answer(gateway: Gateway, taken: list[Taken | JitneyError], wait_s: flo
     """
     found = iter(await outcomes(gateway, [one for one in taken if isinstance(one, Taken)], wait_s))
     ended = [next(found) if isinstance(one, Taken) else one for one in taken]
-    entries = [job_view(one) if isinstance(one, Job) else _refusal(one) for one in ended]
+    entries = await _entries(gateway, ended)
     jobs = [one for one in ended if isinstance(one, Job)]
     if not jobs and isinstance(ended[0], JitneyError):
         return problem(ended[0], PATH, jobs=entries)
     if all(one.accepted.replayed for one in taken if isinstance(one, Taken)):
         headers.append((b"idempotent-replayed", b"true"))
     return accepted(orjson.dumps({"jobs": entries}), headers, is_final=wait_s > 0 and all(job.is_final for job in jobs))
+
+
+async def _entries(gateway: Gateway, ended: list[Job | JitneyError]) -> list[dict[str, Any]]:
+    """Show each; large outputs as long as they fit, of the others a link to the job."""
+    entries: list[dict[str, Any]] = []
+    left_bytes = MAX_OUTPUTS_BYTES
+    for one in ended:
+        if isinstance(one, JitneyError):
+            entries.append(_refusal(one))
+            continue
+        size = one.output_bytes or 0
+        try:
+            job = await gateway.store.with_output(one) if size <= left_bytes else one
+        except Refused as error:  # its result is kept no more
+            entries.append(_refusal(error))
+            continue
+        left_bytes -= size if job.output is not None else 0
+        is_left_out = size > 0 and job.output is None
+        entries.append({**job_view(job), **({"output_url": f"{PATH}/{job.id}"} if is_left_out else {})})
+    return entries
 
 
 def _refusal(error: JitneyError) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from api import comparison, delivering
 from api.bulk import metrics as bulk
 from api.gateway import Gateway
-from jobs import cpu, deadletters, memory, stats, versions
+from jobs import cpu, deadletters, memory, safety, stats, versions
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -65,6 +65,12 @@ async def render(gateway: Gateway) -> bytes:
         GaugeMetricFamily("jitney_server_memory_used_bytes", "Memory of the queue's server", value=server.used_bytes),
         GaugeMetricFamily("jitney_server_memory_limit_bytes", "And the most it may use", value=server.limit_bytes),
     ]
+    unsafe = GaugeMetricFamily("jitney_server_unsafe", "1: the queue's server may lose jobs", labels=["check"])
+    if (seen := gateway.store.connection.safety) is not None:
+        hazards = {hazard.check for hazard in seen.hazards}
+        for check in safety.CHECKS:
+            if check not in seen.unknown:
+                unsafe.add_metric([check], float(check in hazards))
     spent = CounterMetricFamily("jitney_cpu_seconds", "CPU time of all processes of a part", labels=["part"])
     for part, seconds in (await cpu.read(gateway.store.connection)).items():
         spent.add_metric([part], seconds)
@@ -79,6 +85,7 @@ async def render(gateway: Gateway) -> bytes:
                 workers,
                 *dead,
                 *full,
+                unsafe,
                 spent,
                 *comparison.families(gateway),
                 *_histograms(histograms),

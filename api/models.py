@@ -66,12 +66,15 @@ def _load(asked: _Asked, plan: Plan) -> Plan:
 def _share(asked: _Asked, plan: Plan) -> Plan:
     if not asked.version:
         raise Refused("invalid_request", "name the version that is to have a share", allowed=_known(asked))
-    return plans.share(plan, asked.version, asked.percent, asked.stable(plan), asked.counted)
+    return plans.share(
+        plan, asked.version, asked.percent, asked.stable(plan), asked.counted, now_s=asked.announced.now_s
+    )
 
 
 def _promote(asked: _Asked, plan: Plan) -> Plan:
     version = asked.ready(asked.version or plan.canary)
-    return plans.promote(plan, version, asked.stable(plan), asked.counted, asked.watch_s)
+    now_s = asked.announced.now_s
+    return plans.promote(plan, version, asked.stable(plan), asked.counted, asked.watch_s, now_s=now_s)
 
 
 Step = Callable[[_Asked, Plan], Plan]
@@ -120,8 +123,9 @@ def _add(routes: APIRouter, gateway: Gateway, verb: str) -> None:
 
     @routes.post(f"{PATH}/{{name}}/{verb}", summary=summary, operation_id=f"{verb}_model", openapi_extra=body)
     async def change(request: HttpRequest, name: str) -> Response:
-        with gateway.bodies.hold() as held:
-            text = await Request(request.scope).body(request.receive, held, MAX_BYTES)
+        sent = Request(request.scope)
+        with gateway.bodies.hold(sent.tenant, sent.evict) as held:
+            text = await sent.body(request.receive, held, MAX_BYTES)
         fields = as_object(parse(text, "the body"), "the body") if text else {}
         await gateway.catalogue.refresh()
         asked = await _read(gateway, _found(gateway, name), fields, names)

@@ -103,12 +103,19 @@ _LETTER = {
 }
 LETTER = {**JOB, "properties": {**JOB["properties"], **_LETTER}}  # type: ignore[dict-item]
 _CURSOR = {"type": ["string", "null"]}
-_JOBS = {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}
+_LISTED = {name: schema for name, schema in JOB["properties"].items() if name != "output"}  # type: ignore[attr-defined]
+LISTED_JOB = {**JOB, "description": "a job without its output: read it by itself", "properties": _LISTED}
+_JOBS = {
+    "type": "array",
+    "items": {"$ref": "#/components/schemas/ListedJob"},
+    "description": "a page may be short, even empty, and have a next one",
+}
 JOB_LIST = {"type": "object", "properties": {"jobs": _JOBS, "next_cursor": _CURSOR}}
 _LETTERS = {"type": "array", "items": {"$ref": "#/components/schemas/DeadLetter"}}
 LETTER_LIST = {"type": "object", "properties": {"deadletters": _LETTERS, "next_cursor": _CURSOR}}
 SCHEMAS = {
     "Job": JOB,
+    "ListedJob": LISTED_JOB,
     "JobList": JOB_LIST,
     "JobsTaken": JOBS_TAKEN,
     "DeadLetter": LETTER,

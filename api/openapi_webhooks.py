@@ -3,7 +3,7 @@
 from typing import Any
 
 from jobs.deliveries import STATES
-from jobs.webhooks import EVENTS
+from jobs.webhooks import EVENTS, MOST_HEADERS, MOST_VALUE
 
 _TEXT = {"type": "string"}
 _TIME = {"type": ["string", "null"], "format": "date-time"}
@@ -15,7 +15,16 @@ WEBHOOK = {
             "type": "object",
             "required": ["url"],
             "additionalProperties": False,
-            "properties": {"url": _URL, "events": {"type": "array", "items": {"type": "string", "enum": list(EVENTS)}}},
+            "properties": {
+                "url": _URL,
+                "events": {"type": "array", "items": {"type": "string", "enum": list(EVENTS)}},
+                "headers": {
+                    "type": "object",
+                    "maxProperties": MOST_HEADERS,
+                    "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MOST_VALUE},
+                    "description": "sent along to the receiver, as Authorization; never shown again",
+                },
+            },
         },
     ]
 }
@@ -26,6 +35,7 @@ _ATTEMPT = {
         "ms": {"type": ["number", "null"]},
         "status": {"type": ["integer", "null"]},
         "error": {"type": ["string", "null"]},
+        "location": {"type": ["string", "null"], "description": "where a redirect would lead; it is not followed"},
     },
 }
 DELIVERY = {

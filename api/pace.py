@@ -23,11 +23,12 @@ class Pace:
             event, model, *_ = name.split(":")
             if event == "finished":
                 totals[model] = totals.get(model, 0) + count
+        rates = {model: self._rates[model] for model in totals if model in self._rates}
         for model, total in totals.items():
             since, before = self._totals.get(model, (now, total))
             if now > since:
-                self._rates[model] = max(0, total - before) / (now - since)
-            self._totals[model] = (now, total)
+                rates[model] = max(0, total - before) / (now - since)
+        self._totals, self._rates = {model: (now, total) for model, total in totals.items()}, rates
 
     def retry_after_s(self, model: str, limit_jobs: int) -> float:
         """Say when so many jobs of a model that its queue has room again will have ended."""

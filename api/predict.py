@@ -36,7 +36,7 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> Answe
 
 async def _take(gateway: Gateway, request: Request, receive: Receive) -> Taken:
     settings, key = gateway.settings, request.header(b"idempotency-key")
-    with gateway.hold_body(key) as held:
+    with gateway.hold_body(request, key) as held:
         body = await request.body(receive, held, settings.max_body_bytes)
         request.query()
         draft = await from_form(request, body)

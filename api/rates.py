@@ -1,7 +1,9 @@
 """Decides whether a tenant may send another request now: so many in a time, evenly given back. Owns no clock."""
 
 import math
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+TIDY: Final = 1000  # tenants that are kept before it is looked who need not be
 
 
 class Allowance(NamedTuple):
@@ -19,7 +21,8 @@ class Rates:
 
     def __init__(self, window_s: float) -> None:
         self.window_s = window_s
-        self._full_at: dict[str, float] = {}  # by tenant; there are as many as have keys
+        self._full_at: dict[str, float] = {}  # by tenant; those that have their whole quota are left out in the end
+        self._tidy_at = TIDY
 
     def take(self, tenant: str, quota: int, now: float) -> Allowance:
         """Count a request, unless it is one too many; `now` in seconds."""
@@ -31,5 +34,12 @@ class Rates:
                 taken=False, quota=quota, remaining=0, back_in_s=late_s, full_in_s=full_at - of_one_s - now
             )
         self._full_at[tenant] = full_at
+        if len(self._full_at) > self._tidy_at:
+            self._tidy(now)
         remaining = math.floor((now + self.window_s - full_at) / of_one_s + 1e-6)
         return Allowance(taken=True, quota=quota, remaining=remaining, back_in_s=0, full_in_s=full_at - now)
+
+    def _tidy(self, now: float) -> None:
+        """Forget tenants that have their whole quota again: keys come and go, a gateway stays."""
+        self._full_at = {tenant: full_at for tenant, full_at in self._full_at.items() if full_at > now}
+        self._tidy_at = 2 * len(self._full_at) + TIDY

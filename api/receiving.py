@@ -1,12 +1,34 @@
 """Reads what a request brings: who sent it, headers, query and the body, within limits of size and time."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
 from api.answers import Receive, Scope
-from api.bodies import Body
+from api.cycle import ANSWER
+from api.shares import Share
+from api.unpacking import ENCODINGS, Unpacking
 from jobs.errors import Refused
+
+SHORT: Final = 256  # bytes of a header or a query that is kept once it has been read
+
+Text = TypeVar("Text", str, bytes)
+T = TypeVar("T")
+
+
+def cached(entries: int) -> Callable[[Callable[[Text], T]], Callable[[Text], T]]:
+    """Keep what a function makes of what callers send: so many entries at most, and only of short texts."""
+
+    def decorate(read: Callable[[Text], T]) -> Callable[[Text], T]:
+        kept = lru_cache(entries)(read)
+
+        def of(text: Text) -> T:
+            return kept(text) if len(text) <= SHORT else read(text)
+
+        return of
+
+    return decorate
 
 
 class Request:
@@ -31,6 +53,12 @@ class Request:
         return tenant
 
     @property
+    def evict(self) -> Callable[[], None] | None:
+        """Give what ends this request where others need its room; see api/protocol.py."""
+        evict: Callable[[], None] | None = self._scope.get("extensions", {}).get(ANSWER, {}).get("evict")
+        return evict
+
+    @property
     def content_type(self) -> str:
         """Give the media type without its parameters, in lower case."""
         return _media_type(self._headers.get(b"content-type", b""))
@@ -39,23 +67,42 @@ class Request:
         """Give the query's fields; raises Refused for one that is not allowed here, or is given twice."""
         return read_query(self.query_string, allowed)
 
-    async def body(self, receive: Receive, held: Body, limit_bytes: int) -> bytes:
+    @property
+    def declared_bytes(self) -> int:
+        """Give the Content-Length; 0 where there is none. The connection let no other value through."""
+        declared = self._headers.get(b"content-length")
+        return int(declared) if declared else 0
+
+    async def body(self, receive: Receive, held: Share, limit_bytes: int) -> bytes:
         """Receive the body; raises Refused where it is too large, QueueFull where too many are held.
 
-        One that takes too long is the connection's own concern (api/protocol.py): no timer for each request.
+        Both count the unpacked body. One that takes too long is the connection's own concern
+        (api/protocol.py): no timer for each request.
         """
-        if (encoding := self.header(b"content-encoding").lower()) not in ("", "identity"):
-            message = f"a body packed by {encoding[:80]!r} is not unpacked here: send it as it is"
-            raise Refused("unsupported_media_type", message, allowed=["identity"])
-        declared = self.header(b"content-length")
-        size_bytes = int(declared) if declared.isdigit() else 0
+        receive = self.unpacking(receive)
+        size_bytes = self.declared_bytes
         if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
         held.expect(size_bytes)
-        return await _gather(receive, held, limit_bytes)
+        body = await _gather(receive, held, limit_bytes)
+        held.keep()
+        return body
+
+    def unpacking(self, receive: Receive) -> Receive:
+        """Give a `receive` of the body as it was before it was packed; raises Refused for a packing not known here."""
+        encoding = self._headers.get(b"content-encoding")
+        if not encoding:
+            return receive
+        name = encoding.decode("latin-1").strip().lower()
+        if name in ENCODINGS:
+            return Unpacking(receive)
+        if name != "identity":
+            message = f"a body packed by {name[:80]!r} is not unpacked here: send it packed by gzip, or as it is"
+            raise Refused("unsupported_media_type", message, allowed=["gzip", "identity"])
+        return receive
 
 
-@lru_cache(64)
+@cached(64)
 def _media_type(header: bytes) -> str:
     return header.decode("latin-1").partition(";")[0].strip().lower()
 
@@ -76,7 +123,7 @@ def read_query(text: bytes, allowed: Collection[str]) -> dict[str, str]:
     return dict(pairs)
 
 
-async def _gather(receive: Receive, held: Body, limit_bytes: int) -> bytes:
+async def _gather(receive: Receive, held: Share, limit_bytes: int) -> bytes:
     chunks: list[bytes] = []
     while True:
         message = await receive()
@@ -84,7 +131,7 @@ async def _gather(receive: Receive, held: Body, limit_bytes: int) -> bytes:
             raise Refused("malformed_request", "the caller hung up before the body was complete")
         chunk = message.get("body", b"")
         held.grow(len(chunk))
-        if held.size_bytes > limit_bytes:
+        if held.size > limit_bytes:
             raise _too_large(limit_bytes)
         chunks.append(chunk)
         if not message.get("more_body"):

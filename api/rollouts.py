@@ -4,7 +4,6 @@ Any number of gateways may look: a plan is only changed from what was read, so e
 """
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -70,7 +69,7 @@ class Rollouts:
             if not (watch_s and is_higher and self._catalogue.announced.serving(name, plan.stable)):
                 return replace(plan, stable=version, before="", watch=None)
             counted = {one: counts.runs(totals, name, one) for one in (version, plan.stable)}
-            watch = plans.watch_of(version, plan.stable, counted, watch_s)
+            watch = plans.watch_of(version, plan.stable, counted, watch_s, now_s=self._catalogue.announced.now_s)
             return replace(plan, stable=version, before=plan.stable, watch=watch)
 
         plan, changed = await plans.change(self._store.connection, name, step)
@@ -80,7 +79,7 @@ class Rollouts:
     async def _judge(self, name: str, watch: Watch, totals: Mapping[str, int]) -> None:
         if why := self._why_back(watch, name, totals):
             await self._take_back(name, watch, why)
-        elif watch.until_s is not None and time.time() > watch.until_s:
+        elif watch.until_s is not None and self._catalogue.announced.now_s > watch.until_s:
             await plans.change(self._store.connection, name, lambda plan: _end(plan, watch))
 
     def _why_back(self, watch: Watch, name: str, totals: Mapping[str, int]) -> str:

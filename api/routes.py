@@ -13,7 +13,7 @@ from api.answers import ALWAYS, Answer, guarded
 from api.gateway import Gateway
 from api.receiving import Request
 from jobs.errors import Refused
-from jobs.views import job_view
+from jobs.views import job_view, listed_view
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 CONTENT_SECURITY = (
@@ -27,7 +27,7 @@ def router(gateway: Gateway) -> APIRouter:
     """All routes of one gateway."""
     routes = APIRouter()
 
-    @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first")
+    @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first, without their outputs")
     async def list_jobs(
         request: HttpRequest,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -38,7 +38,7 @@ def router(gateway: Gateway) -> APIRouter:
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
         jobs, before_us = await gateway.store.newest(asked.tenant, int(cursor or FAR_FUTURE_US), limit)
-        page = {"jobs": [job_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
+        page = {"jobs": [listed_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
         return respond(Answer(200, orjson.dumps(page)))
 
     @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")

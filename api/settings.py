@@ -31,7 +31,11 @@ class GatewaySettings(GuardSettings):
     memory_watermark: float = Field(
         0.8, gt=0, le=1, description="share of the queue server's memory above which new jobs are refused"
     )
-    max_wait_s: float = Field(60, gt=0, description="longest wait of one request; longer wishes are cut to it")
+    max_wait_s: float = Field(
+        58,
+        gt=0,
+        description="longest wait of one request; longer wishes are cut to it; below 60 s, when most proxies give up",
+    )
     predict_wait_s: float = Field(30, gt=0, description="longest wait of POST /predict")
     predict_hangup_cancels: bool = Field(
         default=True, description="who hangs up on POST /predict without an Idempotency-Key has the job canceled"
@@ -39,8 +43,23 @@ class GatewaySettings(GuardSettings):
     head_s: float = Field(10, gt=0, description="longest time to receive one request's head")
     receive_s: float = Field(30, gt=0, description="longest time to receive one request's body")
     send_s: float = Field(30, gt=0, description="a caller who takes nothing of an answer for so long is cut off")
+    keep_alive_s: float = Field(
+        75, gt=0, description="a connection without a next request is closed after so long; keep it above a proxy's"
+    )
     max_head_bytes: int = Field(64 << 10, ge=1024, description="largest head of a request: its line and header fields")
-    max_connections: int = Field(10_000, gt=0, description="connections that one gateway holds at a time")
+    max_connections: int = Field(
+        10_000,
+        gt=0,
+        description="connections that one gateway holds at a time; beyond it the one that is idle longest is closed",
+    )
+    max_buffers_bytes: int = Field(
+        256 << 20,
+        gt=0,
+        description="bytes in memory of requests not read yet and answers not taken yet; beyond it callers are cut off",
+    )
+    max_waiters: int = Field(
+        100_000, gt=0, description="jobs that requests which bring many wait for at a time, in one gateway"
+    )
     max_deadline_ms: int = Field(86_400_000, gt=0, description="default and largest deadline of a job")
     lame_duck_s: float = Field(
         0,

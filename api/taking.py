@@ -14,6 +14,7 @@ from jobs.job import Accepted, Job, Lane, Submission
 from jobs.lifecycle import State
 
 T = TypeVar("T")
+LOST_RETRY_AFTER_S: Final = 1
 TURN: Final = 50  # jobs of one request that are read in a row; then others have their turn
 
 
@@ -91,7 +92,10 @@ async def outcome(gateway: Gateway, taken: Taken, wait_s: float, hang_up: asynci
     if hang_up is not None and hang_up.done() and not hang_up.cancelled() and not job.is_final:
         with suppress(Refused):  # it has just ended
             await gateway.store.cancel(job.id, job.tenant)
-    return job
+    try:
+        return await gateway.store.with_output(job)
+    except StoreUnavailable:  # it was taken: whoever asked must hear its id
+        return taken.job
 
 
 async def _outcome(gateway: Gateway, taken: Taken, wait_s: float) -> Job:
@@ -109,7 +113,10 @@ async def _outcome(gateway: Gateway, taken: Taken, wait_s: float) -> Job:
 
 
 async def outcomes(gateway: Gateway, taken: Sequence[Taken], wait_s: float) -> list[Job | JitneyError]:
-    """Give jobs that were taken as they stand once all are final, or the wait is over; raises StoreUnavailable."""
+    """Give jobs that were taken as they stand once all are final, or the wait is over; raises StoreUnavailable.
+
+    Outputs that are large are left to be read, see `JobStore.with_output`.
+    """
     known: dict[str, Job | None] = {one.accepted.id: one.job for one in taken}
     ends = {one.accepted.id: one.end for one in taken if one.end is not None}
     try:
@@ -149,9 +156,10 @@ def _is_open(job: Job | None) -> bool:
     return job is not None and not job.is_final
 
 
-def _gone(gateway: Gateway, accepted: Accepted) -> Refused:
-    if not accepted.replayed:
-        return gateway.store.unknown(accepted.id)
+def _gone(gateway: Gateway, accepted: Accepted) -> JitneyError:
+    if not accepted.replayed:  # taken by this very request: its caller is told to send it again, not that it never was
+        message = "the queue's server has lost the job that it took, by a failover or a flush; send the request again"
+        return StoreUnavailable(message, retry_after_s=LOST_RETRY_AFTER_S, job=accepted.id)
     kept = f"results are kept for {gateway.store.settings.result_ttl_s:g} s"
     message = f"job {accepted.id} of this Idempotency-Key has ended and is not run again; {kept}"
     return Refused("result_expired", message, job=accepted.id)

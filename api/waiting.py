@@ -131,7 +131,7 @@ class Waiting:
         try:
             jobs = await self._store.read(ids)
         except StoreUnavailable as error:
-            log.warning("jobs that are waited for could not be read: %s", error)
+            log.debug("jobs that are waited for could not be read: %s", error)  # the connection says it, once
             return
         for job_id, job in zip(ids, jobs, strict=True):
             if not self._end(job_id, job) and job is None and job_id in there:  # gone altogether: it has ended too

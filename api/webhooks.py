@@ -96,8 +96,9 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.put("/v1/jobs/{job_id}/webhook", summary="Attach a webhook to a job, whether or not it has ended")
     async def attach(request: HttpRequest, tenant: Tenant, job_id: str) -> Response:
-        with gateway.bodies.hold() as held:
-            body = await Request(request.scope).body(request.receive, held, MAX_WEBHOOK_BYTES)
+        asked = Request(request.scope)
+        with gateway.bodies.hold(tenant, asked.evict) as held:
+            body = await asked.body(request.receive, held, MAX_WEBHOOK_BYTES)
         how, delivery = await gateway.attach(tenant, job_id, parse(body, "the body"))
         if delivery:
             return _json(delivery_view(await deliveries.find(store, tenant, delivery)), status=202)
@@ -145,6 +146,7 @@ def _attempt_view(attempt: Mapping[str, Any]) -> dict[str, Any]:
         "ms": attempt.get("ms"),
         "status": attempt.get("status"),
         "error": attempt.get("error"),
+        "location": attempt.get("location"),
     }
 
 

@@ -47,7 +47,7 @@ class Catalogue(Lookout):
         planned: Mapping[str, Plan] = await plans.read(self._connection)
         found = await registry.announced(self._connection)
         if not found.cards:  # a queue that has lost its data: workers will say again what they serve, nobody else will
-            found = registry.Announced(self.announced.cards, found.workers)
+            found = registry.Announced(self.announced.cards, found.workers, found.now_s)
             planned = planned or self.plans
         self.announced, self.plans = found, planned
         self._found.clear()

@@ -13,11 +13,15 @@ from jobs.lifecycle import State
 
 log = logging.getLogger("jitney.jobs")
 
-# What a reader asks for, in this order. The input is never among it.
+# What a reader asks for, in this order. The input is never among it; nor is an output of more than 16 kB, which lies in
+# `large_output`: of that, `output_bytes` tells the size.
 READ_FIELDS: Final = (
     *("v", "state", "model", "version", "lane", "tenant", "created", "attempts", "started", "finished"),
-    *("metadata", "output", "error", "stages", "batch_size"),
+    *("metadata", "output", "error", "stages", "batch_size", "output_bytes"),
 )
+_OUTPUT: Final = READ_FIELDS.index("output")
+LISTED_FIELDS: Final = tuple(name for name in READ_FIELDS if name != "output")  # what a list shows of a job
+MOST_MESSAGE: Final = 4096  # characters of an error's message; a task of one's own may raise any
 _WORDS: Final = 10  # of those the first are short text; the others may be large, and stay bytes
 _STATES: Final = {state.value: state for state in State}  # asking the class costs five times as much
 HANDED: Final = b"\x94"  # how what is handed over begins: MessagePack's array of four
@@ -48,8 +52,11 @@ def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:
 
 def read_claimed(fields: Sequence[Any]) -> Claimed:
     """Read one job of `claim.lua`'s answer."""
-    job_id, attempt, kind, body, parameters, *numbers = fields
-    return Claimed(job_id.decode(), int(attempt), kind.decode(), body, parameters, *map(int, numbers))
+    job_id, attempt, kind, body, parameters, created, claimed, deadline, retries, tenant = fields
+    times = (int(created), int(claimed), int(deadline))
+    return Claimed(
+        job_id.decode(), int(attempt), kind.decode(), body, parameters, *times, int(retries), tenant.decode()
+    )
 
 
 def read_claim(answer: Sequence[Any]) -> Claim:
@@ -81,6 +88,11 @@ def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
         return None
 
 
+def read_listed(job_id: str, values: Sequence[bytes | None]) -> Job | None:
+    """Read a job from the values of LISTED_FIELDS: without its output."""
+    return read_job(job_id, [*values[:_OUTPUT], None, *values[_OUTPUT:]])
+
+
 def read_notice(data: bytes) -> list[tuple[str, Job | None]]:
     """Read which jobs have ended: each with its id, and as `read_job` gives it where it rode along.
 
@@ -110,7 +122,7 @@ def read_logged(logged: Sequence[str | Literal[False]]) -> Job | None:
 
 def _job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:
     v, state, model, version, lane, tenant, created, attempts, started, finished = words
-    metadata, output, error, stages, batch_size = parts
+    metadata, output, error, stages, batch_size, *more = parts
     if v != RECORD_VERSION or not (state and model and version and lane and tenant and created and attempts):
         return None
     return Job(
@@ -129,6 +141,7 @@ def _job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]
         error,
         orjson.loads(stages) if stages else None,
         int(batch_size) if batch_size else None,
+        int(more[0]) if more and more[0] else None,
     )
 
 
@@ -142,4 +155,4 @@ def _time(text: str | bytes) -> int:
 
 def error_body(error: JitneyError) -> bytes:
     """Write an error as a job carries it: `{code, message, status}`."""
-    return orjson.dumps({"code": error.code, "message": error.message, "status": error.status})
+    return orjson.dumps({"code": error.code, "message": error.message[:MOST_MESSAGE], "status": error.status})

@@ -1,7 +1,8 @@
 """Dead letters: failed jobs that are kept with their exact input, to be looked at, sent again, or forgotten.
 
 A letter is a job in `:dead` whose hash still has its input; whatever else is there is none. Sending one again makes a
-new job: a final state never changes.
+new job: a final state never changes. Where there are too many letters, or too many bytes, the tenant that holds most
+loses its oldest: one tenant's failures do not push out another's letters.
 """
 
 import logging
@@ -22,6 +23,7 @@ log = logging.getLogger("jitney.jobs")
 
 LOOKS: Final = 1000  # letters that one page looks at, whether or not they are wanted
 CHUNK: Final = 100
+PAGE_BYTES: Final = 16 << 20  # of parameters, metadata and errors in one page; it may be short
 _FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost", "retries", "webhook", "replayed")
 
 
@@ -68,13 +70,15 @@ class Page(NamedTuple):
 async def page(store: JobStore, tenant: str | None, wanted: Wanted, after: Place | None, limit: int) -> Page:
     """Find a tenant's letters, or all (None), newest first. A page may hold few, or none, and yet have a next one."""
     found: list[tuple[Place, Letter]] = []
+    size = 0
     for _ in range(LOOKS // CHUNK):
-        places = await _places(store, wanted, after)
+        places = await _places(store, tenant, wanted, after)
         for place, letter in zip(places, await _read(store, [place.id for place in places]), strict=True):
             after = place
             if letter is not None and tenant in (None, letter.job.tenant) and _is_wanted(letter, wanted):
                 found.append((place, letter))
-            if len(found) == limit:
+                size += len(letter.parameters) + len(letter.job.metadata) + len(letter.job.error or b"")
+            if len(found) == limit or size > PAGE_BYTES:
                 return Page(found, after)
         if len(places) < CHUNK:
             return Page(found, None)
@@ -92,7 +96,8 @@ async def find(store: JobStore, tenant: str | None, job_id: str) -> Letter:
 
 async def read_input(store: JobStore, letter: Letter) -> bytes:
     """Read a letter's exact input. Raises Refused where it is kept no more."""
-    found: bytes | None = await store.connection.command("HGET", keys.job(letter.job.id), "input")
+    commands = [("HGET", keys.job(letter.job.id), "input")]
+    found: bytes | None = (await store.connection.pipeline(commands, large=True))[0]
     if found is None:
         raise unknown(store, letter.job.id)
     return found
@@ -108,7 +113,7 @@ async def purge(store: JobStore, job_ids: Sequence[str]) -> int:
     gone = 0
     for shard, root in enumerate(store.roots):
         if ids := [job_id for job_id in job_ids if shard_of(job_id) == shard]:
-            gone += await store.run("purge", root, store.ttl_ms, store.dead_ttl_ms, *ids)
+            gone += await store.run("purge", root, len(ids), *store.ends, *ids)
     return gone
 
 
@@ -135,20 +140,22 @@ def _is_wanted(letter: Letter, wanted: Wanted) -> bool:
     )
 
 
-async def _places(store: JobStore, wanted: Wanted, after: Place | None) -> list[Place]:
+async def _places(store: JobStore, tenant: str | None, wanted: Wanted, after: Place | None) -> list[Place]:
     """List the next places of all shards in the wanted time; fewer than CHUNK where there are no more."""
     latest = [after.ended_ms] if after else []
     latest += [wanted.until_ms - 1] if wanted.until_ms is not None else []
     span = (min(latest) if latest else "+inf", "-inf" if wanted.since_ms is None else wanted.since_ms)
-    found = [place for shard in range(store.settings.shards) for place in await _older(store, shard, span, after)]
+    shards = range(store.settings.shards)
+    lists = [keys.dead(shard) if tenant is None else keys.letters(shard, tenant) for shard in shards]
+    found = [place for one in lists for place in await _older(store, one, span, after)]
     return sorted(found, reverse=True)[:CHUNK]
 
 
-async def _older(store: JobStore, shard: int, span: tuple[Any, Any], after: Place | None) -> list[Place]:
+async def _older(store: JobStore, listed: str, span: tuple[Any, Any], after: Place | None) -> list[Place]:
     older: list[Place] = []
     offset = 0
     while len(older) < CHUNK:
-        words = ("ZREVRANGEBYSCORE", keys.dead(shard), *span, "WITHSCORES", "LIMIT", offset, CHUNK)
+        words = ("ZREVRANGEBYSCORE", listed, *span, "WITHSCORES", "LIMIT", offset, CHUNK)
         members = await store.connection.command(*words)
         places = [Place(int(ms), member.decode().partition(" ")[0]) for member, ms in members]
         older += [place for place in places if after is None or place < after]  # many may have ended in the same ms
@@ -164,7 +171,7 @@ async def _read(store: JobStore, job_ids: Sequence[str]) -> list[Letter | None]:
         for job_id in job_ids
         for command in (("HMGET", keys.job(job_id), *_FIELDS), ("HSTRLEN", keys.job(job_id), "input"))
     ]
-    answers = await store.connection.pipeline(commands) if commands else []
+    answers = await store.connection.pipeline(commands, large=True) if commands else []
     return [
         _letter(job_id, values, size) for job_id, values, size in zip(job_ids, answers[::2], answers[1::2], strict=True)
     ]

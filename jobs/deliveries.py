@@ -9,6 +9,7 @@ import orjson
 from jobs import keys
 from jobs.errors import Refused
 from jobs.ids import PATTERN, shard_of
+from jobs.pipe import Word
 from jobs.store import JobStore
 
 STATES: Final = ("waiting", "delivered", "failed")
@@ -18,6 +19,8 @@ LOOKS: Final = 1000  # deliveries that one page looks at, whether or not they ar
 CHUNK: Final = 100
 MOST_OF_A_JOB: Final = 9
 MOST_ENDPOINTS: Final = 1000
+_FACTS: Final = ("tenant", "job", "endpoint", "url", "event", "state", "created", "ended", "tries")
+_ATTEMPTS: Final = 20  # the newest, that are kept
 
 
 class Place(NamedTuple):
@@ -151,23 +154,27 @@ async def _places(store: JobStore, tenant: str, wanted: Wanted, after: Place | N
 
 
 async def _read(store: JobStore, ids: Sequence[str]) -> list[tuple[str, Delivery] | None]:
-    """Read deliveries, each with its tenant; None where one is kept no more."""
+    """Read deliveries, each with its tenant; None where one is kept no more. Not what they tell, nor headers."""
     if not ids:
         return []
-    records = await store.connection.pipeline([("HGETALL", keys.delivery(one)) for one in ids])
-    texts = [{name.decode(): value for name, value in record.items()} for record in records]
-    lines = [
-        (keys.outbox(shard_of(one), _text(record, "endpoint")), one) for one, record in zip(ids, texts, strict=True)
-    ]
-    due = await store.connection.pipeline([("ZSCORE", line, one) for line, one in lines])
+    facts = await store.connection.pipeline([("HMGET", keys.delivery(one), *_FACTS) for one in ids])
+    records = [{name: value for name, value in zip(_FACTS, one, strict=True) if value is not None} for one in facts]
+    tried = [int(record.get("tries", 0)) for record in records]
+    commands: list[tuple[Word, ...]] = []
+    for one, record, tries in zip(ids, records, tried, strict=True):
+        newest = [f"try:{nth}" for nth in range(max(1, tries - _ATTEMPTS + 1), tries + 1)]
+        commands.append(("HMGET", keys.delivery(one), "tries", *newest))
+        commands.append(("ZSCORE", keys.outbox(shard_of(one), _text(record, "endpoint")), one))
+    answers = await store.connection.pipeline(commands)
     return [
-        (_text(record, "tenant"), _delivery(one, record, at)) if "url" in record else None
-        for one, record, at in zip(ids, texts, due, strict=True)
+        (_text(record, "tenant"), _delivery(one, record, attempts[1:], at)) if "url" in record else None
+        for one, record, attempts, at in zip(ids, records, answers[::2], answers[1::2], strict=True)
     ]
 
 
-def _delivery(delivery_id: str, record: Mapping[str, bytes], due: bytes | float | None) -> Delivery:
-    nths = sorted(int(name[4:]) for name in record if name.startswith("try:"))
+def _delivery(
+    delivery_id: str, record: Mapping[str, bytes], attempts: Sequence[bytes | None], due: bytes | float | None
+) -> Delivery:
     return Delivery(
         delivery_id,
         _text(record, "job"),
@@ -179,7 +186,7 @@ def _delivery(delivery_id: str, record: Mapping[str, bytes], due: bytes | float 
         _number(record, "ended"),
         None if due is None else int(float(due)),
         int(record.get("tries", 0)),
-        [orjson.loads(record[f"try:{nth}"]) for nth in nths],
+        [orjson.loads(attempt) for attempt in attempts if attempt is not None],
     )
 
 

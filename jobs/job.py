@@ -17,7 +17,7 @@ RECORD_VERSION: Final = "1"
 class Submission(NamedTuple):
     """A job as the gateway hands it in. `input` holds the bytes as they came; `parameters` and `metadata` are JSON.
 
-    `webhook`: origin, URL and the ends that are wanted, with spaces between; empty = none (jobs/webhooks.py writes it).
+    `webhook`: whom to tell of its end, and with which headers; empty = nobody (jobs/webhooks.py writes it).
     `bulk`: the custom_id of a bulk's line, whose outcome goes to the bulk's log; empty = a job of its own.
     """
 
@@ -46,7 +46,10 @@ class Accepted(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """A job under lease, as a worker gets it. Times are the Redis server's; `retries`: how often it was tried again."""
+    """A job under lease, as a worker gets it. Times are the Redis server's; `retries`: how often it was tried again.
+
+    `tenant`: whose it is; workers prepare inputs in turns between tenants.
+    """
 
     id: str
     attempt: int
@@ -57,6 +60,7 @@ class Claimed(NamedTuple):
     claimed_us: int
     deadline_ms: int
     retries: int = 0
+    tenant: str = ""
 
     @property
     def claim(self) -> tuple[str, int]:
@@ -119,7 +123,10 @@ class Outcome(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A job as it stands, without its input. JSON parts stay bytes: the gateway passes them on as they are."""
+    """A job as it stands, without its input. JSON parts stay bytes: the gateway passes them on as they are.
+
+    `output_bytes`: the size of a large output, which is read only when it is asked for (JobStore.with_output).
+    """
 
     id: str
     state: State
@@ -136,6 +143,7 @@ class Job(NamedTuple):
     error: bytes | None = None
     stages_ms: tuple[float, float, float] | None = None  # decode, batch, infer
     batch_size: int | None = None
+    output_bytes: int | None = None
 
     @property
     def is_final(self) -> bool:

@@ -3,7 +3,6 @@
 import logging
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final, Literal, NamedTuple, get_args
@@ -49,7 +48,7 @@ async def create(connection: Connection, tenant: str, role: Role, note: str = ""
     """Make a key; gives what is kept of it, and the key. Gateways hear of it at once."""
     key_id = secrets.token_hex(8)
     text = f"jk_{key_id}_{secrets.token_urlsafe(32)}"
-    key = Key(key_id, tenant, role, note, int(time.time()), digest_of(text))
+    key = Key(key_id, tenant, role, note, await connection.now_ms() // 1000, digest_of(text))
     await connection.script("write", keys.API_KEYS, "", "HSET", key_id, orjson.dumps(key._asdict()))
     await _tell(connection)
     return key, text

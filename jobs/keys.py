@@ -17,35 +17,42 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:hosts:<model>:<version>` | set | 60 s after the last claim | the same of workers that found more, and take a guest |
 | `:trial:<model>:<version>` | string | a day | the cell of suspects that is tried; `-`: the last killed |
 | `:later` | sorted set | while not empty | queued ids that wait for their retry by the ms at which it is due |
-| `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes of input>` by the ms of their end |
+| `:parked` | sorted set | while not empty | tenants of which as many jobs run as may, by the ms since when |
+| `:parked:<tenant>` | set | likewise | the rings that it left meanwhile, `<model> <version> <lane>` |
+| `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes> <tenant>` by the ms of their end |
+| `:letters:<tenant>` | sorted set | likewise | the tenant's among them |
+| `:dead_counts`, `:dead_sizes` | sorted set | likewise | tenants by the letters they hold, and by their bytes |
 | `:dead_bytes` | string | for ever | the sum of those bytes |
 | `:load` | hash | for ever, three fields per model | jobs open, bytes of their inputs, jobs submitted; last ticket |
 | `:load`, fields `@<tenant>:…` | | while it has a limit and jobs | the same of a tenant, and how many of it run |
 | `:counts` | hash | for ever, a few fields per model version | what has happened so far (jobs/counts.py) |
 | `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
 | `:log:<tenant>` | stream | an hour after the last word | states that its jobs came into, while somebody listens |
-| `:idem:<tenant>:<key>` | string | `idempotency_ttl_s` | the job that this Idempotency-Key made, and its digest |
+| `:idem:<tenant>:<key>` | string | `idempotency_ttl_s`, or its deadline | the job that this Idempotency-Key made |
 | `:idems:<tenant>:<key>` | hash | likewise | the same of a request of many jobs, by their places in it |
 | `:delivery:<id>` | hash | 30 days; ended: `webhook_log_ttl_s` | a job's end to be told to one URL, and how that went |
 | `:outbox:<endpoint>` | sorted set | while not empty | deliveries that wait, by the ms at which they are due |
 | `:airborne:<endpoint>` | sorted set | while not empty | deliveries under way, by the ms at which they count as lost |
-| `:due:<lane>` | sorted set | while not empty | endpoints by the ms at which something is to be done; `fast`, `slow` |
+| `:due:<lane>` | sorted set | while not empty | tenants by the ms at which their turn is due; lane `fast` or `slow` |
+| `:due:<lane>:<tenant>` | sorted set | while not empty | its endpoints by the ms at which something is to be done |
+| `:flights:<lane>:<tenant>` | sorted set | as a flight | its deliveries under way, by the ms when they are lost |
 | `:endpoint:<endpoint>` | hash | 30 days | a tenant's receiver: how it is, how much it gets at a time |
 | `:endpoints:<tenant>` | sorted set | 30 days | the tenant's endpoints by the ms of their last delivery |
 | `:deliveries:<tenant>` | sorted set | 30 days | the tenant's deliveries by the ms of their making, for listing |
 | `:ended:<tenant>` | sorted set | 30 days | those of them that have ended, by the ms of their end |
 | `:file:<id>` | hash | `bulk_ttl_s` and a day; in use: no end | a stored file: name, bytes, whose it is |
 | `:files:<tenant>` | sorted set | likewise | the tenant's files by the ms of their making, for listing |
-| `:expiring` | sorted set | likewise | files by the ms at which their content is removed |
+| `:expiring` | sorted set | while not empty | files by the ms at which their content is removed |
 | `:bulk:<id>` | hash | while open; then `bulk_ttl_s` and a day | a bulk: its status, how far its lines are taken |
 | `:bulks:<tenant>` | sorted set | twice that | the tenant's bulks by the ms of their making, for listing |
 | `:marks:<id>` | string | while the bulk is open | a bit for each line that has an outcome |
 | `:outcomes:<id>` | list | while not empty | a bulk's log: outcomes that are not yet stored |
 | `:parts:<id>:<kind>` | list | as the bulk | the parts of its output (`out`) and error (`err`) file, `<bytes> <name>` |
-| `:steps` | sorted set | while not empty | open bulks by the ms at which their next step is due |
+| `:steps` | sorted set | while not empty | tenants with open bulks, by the ms at which their turn is due |
+| `:steps:<tenant>` | sorted set | while not empty | the tenant's open bulks by the ms at which their next step is due |
 | `:stepping` | sorted set | while not empty | bulks whose step is made, by the ms at which it counts as lost |
 
-The 30 days begin anew with each use.
+The 30 days begin anew with each use; they are more where a delivery is kept longer, or waits longer for an attempt.
 
 | beside the shards | type | lifetime | what |
 |---|---|---|---|
@@ -88,7 +95,8 @@ EVENTS: Final = "jitney:events"
 
 # Keys that may stay without an expiry; the leak test knows no others.
 LASTING: Final = (
-    r"jitney:\{s\d\d\}:(turns|counts|load|dead|dead_bytes)",
+    r"jitney:\{s\d\d\}:(turns|counts|load|dead|dead_bytes|dead_counts|dead_sizes)",
+    r"jitney:\{s\d\d\}:letters:.+",
     r"jitney:models",
     r"jitney:plans",
     r"jitney:stats:.+",
@@ -140,6 +148,10 @@ def dead(shard: int) -> str:
 
 def dead_bytes(shard: int) -> str:
     return f"{root(shard)}:dead_bytes"
+
+
+def letters(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:letters:{tenant}"
 
 
 def later(shard: int) -> str:
@@ -222,10 +234,6 @@ def parts(bulk_id: str, kind: str) -> str:
 
 def marks(bulk_id: str) -> str:
     return f"jitney:{{s{bulk_id[:2]}}}:marks:{bulk_id}"
-
-
-def outcomes(bulk_id: str) -> str:
-    return f"jitney:{{s{bulk_id[:2]}}}:outcomes:{bulk_id}"
 
 
 def secret(tenant: str) -> str:

@@ -5,19 +5,16 @@ look for what it may have missed.
 """
 
 import asyncio
-import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from jobs.connection import Connection, Unreachable
-from jobs.outage import Outage
 from jobs.pipe import Wire
 from jobs.waits import wait_for_event
 
-log = logging.getLogger("jitney.jobs")
-
-SILENCE_S = 5.0  # the server is asked so often whether it is still there: half-open connections say nothing
+WATCH_S = 0.3  # the node is asked so often whether it is still there, and still a primary: neither is told to us
 PAUSE_S = 0.2
 
 
@@ -33,21 +30,20 @@ class Listener:
     ) -> None:
         self._connection, self._channels = connection, channels
         self._on_notice, self._on_connect = on_notice, on_connect
-        self._outage = Outage(log, "hear notices")
         self._wire: Wire | None = None
 
     async def run(self) -> NoReturn:
-        """Listen until cancelled."""
+        """Listen until cancelled. The connection says in the log when it cannot be opened."""
         while True:
-            try:
+            began_at = time.monotonic()
+            with suppress(*Unreachable):
                 wire = await self._connection.subscribe(self._channels, self._heard)
                 try:
                     await self._listen(wire)
                 finally:
                     wire.close()
-            except Unreachable as error:
-                self._outage.began(error)
-            await asyncio.sleep(PAUSE_S)
+            if time.monotonic() - began_at < PAUSE_S:  # one that has stood is opened again at once
+                await asyncio.sleep(PAUSE_S)
 
     async def catch_up(self) -> None:
         """Wait until all is heard that was published before now; not for what an outage swallows."""
@@ -57,12 +53,11 @@ class Listener:
 
     async def _listen(self, wire: Wire) -> NoReturn:
         self._wire = wire
-        self._outage.ended()
         await self._on_connect()
         while True:
-            if await wait_for_event(wire.lost, SILENCE_S):
+            if await wait_for_event(wire.lost, WATCH_S):
                 raise ConnectionResetError("the connection was closed")
-            await wire.send([("PING",)])
+            await self._connection.check_node(wire)
 
     def _heard(self, push: list[Any]) -> None:
         if push[0] == b"message":

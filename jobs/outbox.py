@@ -4,6 +4,8 @@ The outbox is the only truth about a delivery: its schedule, its attempts, and w
 attempt to a thread (rq) may lose everything it has.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 import orjson
@@ -19,6 +21,7 @@ Verdict = Literal["delivered", "retry", "failed", "stopped", "lost"]
 # What settling an attempt means beyond it, in the order of the script's answers.
 News = Literal["refused", "written", "failing", "well", "paused"]
 NEWS: Final[tuple[News, ...]] = ("refused", "written", "failing", "well", "paused")
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 # Upper bounds, in ms, of the time from a job's end to its first attempt, as they are counted.
 FIRST_MS: Final = (5, 10, 20, 50, 100, 250, 500, 1000, 5000, 15_000, 60_000)
 
@@ -56,6 +59,8 @@ class Attempt(NamedTuple):
     output_bytes: int
     job: Job | None
     told: bytes = b""  # of a bulk: the whole message
+    headers: Mapping[str, str] = _NONE  # those of the receiver: they may be secrets, and are shown nowhere
+    now_ms: int = 0  # the server's time as the attempt began
 
 
 class Settlement(NamedTuple):
@@ -87,14 +92,15 @@ async def begin(store: JobStore, flight: Flight, limits: Limits) -> Attempt | No
     found = await store.run("begin", _root(flight), flight.delivery, flight.number, limits.flight_ms)
     if found is None:
         return None
-    url, tenant, event, tries, since, age_ms, output_bytes, told = found
+    url, tenant, event, tries, since, age_ms, output_bytes, told, headers, now_ms = found
     whole = told if told and told.startswith(b"{") else b""
     job = None if whole else _job(told)
     if job is None and not whole:
         await settle(store, flight, Settlement("stopped", {"error": "unreadable"}), limits)
         return None
     words = (url.decode(), tenant.decode(), event.decode())
-    return Attempt(flight, *words, tries, since, age_ms, output_bytes, job, whole)
+    sent_along = orjson.loads(headers) if headers else _NONE
+    return Attempt(flight, *words, tries, since, age_ms, output_bytes, job, whole, sent_along, now_ms)
 
 
 async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: Limits) -> News:

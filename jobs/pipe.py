@@ -14,7 +14,6 @@ import hiredis
 Word = str | bytes | int | float
 # A connected socket, and whoever must live as long as it does.
 Opened = tuple[asyncio.Transport, object]
-Open = Callable[[], Awaitable[Opened]]
 Command = Sequence[Word] | bytes  # its words, or packed already
 pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows less
 
@@ -57,6 +56,7 @@ class Wire(asyncio.Protocol):
         self._unwritten_bytes = 0
         self._check_due = False
         self._overdue = False
+        self._retired = False
         self.lost = asyncio.Event()
         self._transport.set_protocol(self)
         if self._transport.is_closing():
@@ -95,6 +95,12 @@ class Wire(asyncio.Protocol):
         self._transport.abort()
         self.connection_lost(None)
 
+    def retire(self) -> None:
+        """Drop the connection once all that was sent on it is answered; nothing more is to be sent."""
+        self._retired = True
+        if not self._sent:
+            self.close()
+
     # ---- what the transport calls
 
     def data_received(self, data: bytes) -> None:
@@ -115,6 +121,8 @@ class Wire(asyncio.Protocol):
                 self._sent.popleft()
                 if not oldest.future.done():
                     oldest.future.set_result(oldest.answers)
+        if self._retired and not self._sent:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail whoever waits: nobody knows which commands were carried out."""
@@ -160,8 +168,8 @@ class Wire(asyncio.Protocol):
 class Pipe:
     """A wire that is opened when first needed, and anew after it was lost. Not for commands that block."""
 
-    def __init__(self, open_transport: Open, timeout_s: float) -> None:
-        self._open_transport, self._timeout_s = open_transport, timeout_s
+    def __init__(self, open_wire: Callable[[], Awaitable[Wire]]) -> None:
+        self._open_wire = open_wire
         self._opening: asyncio.Task[Wire] | None = None
         self._wire: Wire | None = None
 
@@ -172,10 +180,21 @@ class Pipe:
             wire = await self._open()
         return await wire.send(commands, at_once=at_once)
 
+    async def be_open(self) -> None:
+        """Open the connection, if it is not open. Raises OSError."""
+        if self._wire is None or self._wire.lost.is_set():
+            await self._open()
+
     def close(self) -> None:
         """Drop the connection; the next command opens another."""
         if self._wire is not None:
             self._wire.close()
+
+    def retire(self) -> None:
+        """Send what comes from now on over another connection; what was sent is still answered on this one."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.retire()
 
     async def _open(self) -> Wire:
         """Open once, however many commands ask for it at the same time."""
@@ -184,5 +203,5 @@ class Pipe:
         return await asyncio.shield(self._opening)
 
     async def _connect(self) -> Wire:
-        self._wire = Wire(await self._open_transport(), self._timeout_s)
-        return self._wire
+        self._wire = wire = await self._open_wire()
+        return wire

@@ -6,7 +6,6 @@ gateways, which note what a folder brought, and take back a version that does wo
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
@@ -148,14 +147,19 @@ def unload(plan: Plan, version: str, takes_jobs: str) -> Plan:
     return replace(plan, before=before, watch=watch, kept=_without(plan.kept, version))
 
 
-def share(plan: Plan, version: str, percent: int, takes_jobs: str, counted: Mapping[str, Runs]) -> Plan:
-    """Give a version so many of a hundred jobs, as the canary beside the one that takes them."""
+def share(
+    plan: Plan, version: str, percent: int, takes_jobs: str, counted: Mapping[str, Runs], *, now_s: float
+) -> Plan:
+    """Give a version so many of a hundred jobs, as the canary beside the one that takes them.
+
+    `now_s`, here and below: the time of the queue's server.
+    """
     if version == takes_jobs:
         raise Refused("invalid_request", f"version {version} takes the jobs: give a share to another, as its canary")
     plan = _pin(plan, takes_jobs)
     watch = plan.watch
     if watch is None or watch.version != version:
-        watch = watch_of(version, takes_jobs, counted)
+        watch = watch_of(version, takes_jobs, counted, now_s=now_s)
     bad = {one: why for one, why in plan.bad.items() if one != version}
     kept, before = _without(plan.kept, version), "" if version == plan.before else plan.before
     return replace(
@@ -163,13 +167,15 @@ def share(plan: Plan, version: str, percent: int, takes_jobs: str, counted: Mapp
     )
 
 
-def promote(plan: Plan, version: str, takes_jobs: str, counted: Mapping[str, Runs], watch_s: float) -> Plan:
+def promote(
+    plan: Plan, version: str, takes_jobs: str, counted: Mapping[str, Runs], watch_s: float, *, now_s: float
+) -> Plan:
     """Let a version take all jobs; the one that did stays loaded, as the way back."""
     bad = {one: why for one, why in plan.bad.items() if one != version}
     kept = _without(plan.kept, version)
     if version == takes_jobs:
         return replace(plan, stable=version, pinned=True, canary="", percent=0, bad=bad, kept=kept, unloaded=False)
-    watch = watch_of(version, takes_jobs, counted, watch_s) if takes_jobs and watch_s else None
+    watch = watch_of(version, takes_jobs, counted, watch_s, now_s=now_s) if takes_jobs and watch_s else None
     plan = replace(plan, stable=version, pinned=True, canary="", percent=0, before=takes_jobs, watch=watch)
     return replace(plan, bad=bad, kept=kept, unloaded=False)
 
@@ -190,9 +196,10 @@ def follow(_plan: Plan) -> Plan:
     return FOLLOWS
 
 
-def watch_of(version: str, against: str, counted: Mapping[str, Runs], watch_s: float | None = None) -> Watch:
+def watch_of(
+    version: str, against: str, counted: Mapping[str, Runs], watch_s: float | None = None, *, now_s: float
+) -> Watch:
     """Begin to watch a version that is to take jobs."""
-    now_s = time.time()
     until_s = None if watch_s is None else now_s + watch_s
     begin = {one: list(counted.get(one, Runs())) for one in (version, against) if one}
     return Watch(version, against, now_s, until_s, begin)

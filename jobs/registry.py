@@ -6,7 +6,6 @@ run them is another question, and the live workers answer it.
 
 import logging
 import re
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -49,10 +48,14 @@ WORKER_FIELDS = tuple(one.name for one in fields(WorkerReport))
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """All models known to the queue, and the workers alive now. A card is what `worker.models.Model.card` gives."""
+    """All models known to the queue, and the workers alive now. A card is what `worker.models.Model.card` gives.
+
+    `now_s`: the time of the queue's server when this was read.
+    """
 
     cards: list[dict[str, Any]]
     workers: list[WorkerReport]
+    now_s: float = 0.0
 
     def serving(self, name: str, version: str) -> int:
         """Count live workers that serve this model version."""
@@ -135,10 +138,9 @@ async def announce(
     connection: Connection, report: WorkerReport, cards: Sequence[Mapping[str, Any]], ttl_s: float
 ) -> None:
     """Say what this worker serves; it counts as alive for `ttl_s` from now."""
-    seen = time.time()
-    words = [w for card in cards for w in (f"{card['name']} {card['version']}", orjson.dumps({**card, "seen": seen}))]
+    words = [word for card in cards for word in (f"{card['name']} {card['version']}", orjson.dumps(card))]
     if words:
-        await connection.script("write", keys.MODELS, "", "HSET", *words)
+        await connection.script("announce", keys.MODELS, *words)
     await connection.script("write", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
     await connection.script("write", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
 
@@ -176,14 +178,15 @@ async def withdraw(connection: Connection, worker_id: str) -> None:
 async def announced(connection: Connection) -> Announced:
     """Read what is announced; models not seen for a day are dropped."""
     workers = await _live(connection)  # first: what a worker says it runs, it has described before
-    known = await connection.command("HGETALL", keys.MODELS)
+    known, (seconds, _) = await connection.pipeline([("HGETALL", keys.MODELS), ("TIME",)])
+    now_s = int(seconds)
     cards = [card for text in known.values() if (card := _read(text, {"name", "version", "seen", "kinds"}))]
     cards = [card for card in cards if NAME.fullmatch(str(card["name"])) and VERSION.fullmatch(str(card["version"]))]
-    forgotten = [card for card in cards if time.time() - card["seen"] > FORGET_AFTER_S]
+    forgotten = [card for card in cards if now_s - card["seen"] > FORGET_AFTER_S]
     if forgotten:
         await connection.command("HDEL", keys.MODELS, *(f"{card['name']} {card['version']}" for card in forgotten))
         cards = [card for card in cards if card not in forgotten]
-    return Announced(sorted(cards, key=lambda card: (card["name"], card["version"])), workers)
+    return Announced(sorted(cards, key=lambda card: (card["name"], card["version"])), workers, now_s)
 
 
 async def _live(connection: Connection) -> list[WorkerReport]:

@@ -1,35 +1,15 @@
 """What gateway and worker must agree on: where the queue is, and how long things live. Every time is a setting."""
 
-import re
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
+from jobs import redis_url
+from jobs.environment import Settings
 from jobs.guard import PORTS, Guard, networks
 from jobs.tenants import Deviation, Limits, Tenants, read_deviations
-
-REDIS_URL: Final = r"^(rediss?|unix)://.+"
-_PASSWORD: Final = re.compile(r"//[^@/]*@")
-MOST_SHOWN: Final = 200  # characters of a value in a message
-MOST_SECONDS: Final = 1e9  # 31 years: what Redis and the system still take for a time
-MOST_WHOLE: Final = (1 << 53) - 1  # as far as Lua counts
-
-
-class Settings(BaseSettings):
-    """Settings of one part, from the environment. Numbers that Redis or Lua cannot count to are refused."""
-
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _can_be_counted(cls, value: Any) -> Any:
-        if isinstance(value, float) and not abs(value) <= MOST_SECONDS:
-            raise ValueError(f"must be at most {MOST_SECONDS:.0f}")
-        if isinstance(value, int) and abs(value) > MOST_WHOLE:
-            raise ValueError(f"must be at most {MOST_WHOLE}")
-        return value
 
 
 class StoreSettings(Settings):
@@ -37,8 +17,14 @@ class StoreSettings(Settings):
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        pattern=REDIS_URL,
         description="the queue's server: redis://, rediss:// or unix://",
+    )
+    redis_url_file: Path | None = Field(
+        None, description="a file that holds this URL, read again with each connection; it overrules REDIS_URL"
+    )
+    require_durable: bool = Field(
+        default=False,
+        description="refuse a queue's server that may lose jobs: at start, and new jobs after that",
     )
     shards: int = Field(1, ge=1, le=99, description="slots the jobs are spread over; more than one only for a Cluster")
     result_ttl_s: float = Field(3600, gt=0, description="how long a final job can be read")
@@ -71,6 +57,11 @@ class StoreSettings(Settings):
         {}, description="JSON: what is otherwise for some tenants: weight (1), requests, jobs, bytes, running"
     )
     redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")
+
+    @model_validator(mode="after")
+    def _has_a_good_url(self) -> Self:
+        redis_url.find({"REDIS_URL": self.redis_url, "REDIS_URL_FILE": str(self.redis_url_file or "")})
+        return self
 
     def limits(self) -> Tenants:
         """Give what each tenant may take."""
@@ -119,17 +110,3 @@ class GuardSettings(Settings):
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def explain(error: ValidationError) -> str:
-    """Say which variables make no sense, and what would, on one line."""
-    return "; ".join(_explained(one) for one in error.errors())
-
-
-def _explained(one: ErrorDetails) -> str:
-    if not one["loc"]:  # checked as a whole: the message names the variable
-        return one["msg"].removeprefix("Value error, ")
-    name, value = str(one["loc"][0]).upper(), _PASSWORD.sub("//***@", " ".join(str(one["input"]).split()))
-    inside = ".".join(str(part) for part in one["loc"][1:])
-    what = f"{name}=… {inside}={value[:MOST_SHOWN]}" if inside else f"{name}={value[:MOST_SHOWN]}"
-    return f"{what}: {one['msg'].removeprefix('Value error, ')[:MOST_SHOWN]}"

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from jobs import codec, counts, keys
 from jobs.connection import Connection
@@ -18,8 +18,13 @@ from jobs.job import LANES, RECORD_VERSION, Accepted, Claim, Claimed, Job, Outco
 from jobs.pipe import Word
 from jobs.settings import StoreSettings
 
-OWN_TTL_S = 7 * 86_400  # longer than any deadline
+OWN_TTL_S = 7 * 86_400  # how long a tenant's list is kept after its last submit; the time of a result comes on top
 BROKEN_RETRY_AFTER_S = 60  # somebody must look at it
+READ_AT_ONCE: Final = 100  # jobs of one pipeline: others have their turn between
+LOOKS: Final = 1000  # listed jobs that one page looks at, whether or not their results are kept
+FEWEST_LOOKS: Final = 20  # at a time
+TENANTS_AT_ONCE: Final = 1000  # whose lines are counted in one script
+FINISH_BYTES: Final = 16 << 20  # of outputs in one script; one outcome always fits
 
 
 class _HasId(Protocol):
@@ -99,10 +104,22 @@ class JobStore:
         return Accepted(first.decode(), int(second), replayed=how == b"replayed")
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
-        """Read jobs, in one round trip."""
-        commands = [("HMGET", keys.job(job_id), *codec.READ_FIELDS) for job_id in job_ids]
-        answers = await self.connection.pipeline(commands)
-        return [codec.read_job(job_id, values) for job_id, values in zip(job_ids, answers, strict=True)]
+        """Read jobs, a hundred in one round trip; without outputs that are large, see `with_output`."""
+        found: list[Job | None] = []
+        for first in range(0, len(job_ids), READ_AT_ONCE):
+            ids = job_ids[first : first + READ_AT_ONCE]
+            answers = await self.connection.pipeline([("HMGET", keys.job(one), *codec.READ_FIELDS) for one in ids])
+            found += [codec.read_job(job_id, values) for job_id, values in zip(ids, answers, strict=True)]
+        return found
+
+    async def with_output(self, job: Job) -> Job:
+        """Give a job with its output, read by itself where it is large. Raises Refused where it is kept no more."""
+        if job.output is not None or not job.output_bytes:
+            return job
+        (output,) = await self.connection.pipeline([("HGET", keys.job(job.id), "large_output")], large=True)
+        if output is None:
+            raise self.unknown(job.id)
+        return job._replace(output=output)
 
     async def wait(self, job_id: str, gateway: str) -> Job | None:
         """Read a job and, while it is not final, have its end told to this gateway."""
@@ -118,21 +135,39 @@ class JobStore:
             raise Refused("job_already_final", f"job {job_id} has ended; only a queued or running job can be canceled")
 
     async def newest(self, tenant: str, before_us: int, limit: int) -> tuple[list[Job], int | None]:
-        """List a tenant's jobs accepted before a time, newest first, and the time to go on from (None: no more)."""
-        words = (f"({before_us}", "-inf", "WITHSCORES", "LIMIT", 0, limit)
+        """List a tenant's jobs accepted before a time, newest first, and the time to go on from (None: no more).
+
+        Without their outputs. A page may hold fewer than `limit`, even none, and have a next one: results that are kept
+        no more leave the list, and one page looks at so many only.
+        """
+        kept: list[Job] = []
+        looked = 0
+        while looked < LOOKS:
+            count = min(READ_AT_ONCE, max(limit - len(kept), FEWEST_LOOKS))
+            found = await self._listed(tenant, before_us, count)
+            commands = [("HMGET", keys.job(job_id), *codec.LISTED_FIELDS) for job_id, _ in found]
+            answers = await self.connection.pipeline(commands, large=True) if found else []
+            gone = [job_id for (job_id, _), values in zip(found, answers, strict=True) if not any(values)]
+            if gone:
+                await self.connection.pipeline([("ZREM", keys.own(shard_of(one), tenant), one) for one in gone])
+            for (job_id, us), values in zip(found, answers, strict=True):
+                before_us = us
+                if any(values) and (job := codec.read_listed(job_id, values)) is not None:
+                    kept.append(job)
+                if len(kept) == limit:
+                    return kept, before_us
+            if len(found) < count:
+                return kept, None
+            looked += count
+        return kept, before_us
+
+    async def _listed(self, tenant: str, before_us: int, count: int) -> list[tuple[str, int]]:
+        """List the next ids of a tenant's list, newest first, each with the time of its acceptance."""
+        words = (f"({before_us}", "-inf", "WITHSCORES", "LIMIT", 0, count)
         commands = [("ZREVRANGEBYSCORE", keys.own(shard, tenant), *words) for shard in range(self.settings.shards)]
-        found = [
-            (job_id.decode(), int(us)) for answer in await self.connection.pipeline(commands) for job_id, us in answer
-        ]
-        found = sorted(found, key=lambda one: -one[1])[:limit]
-        jobs = await self.read([job_id for job_id, _ in found]) if found else []
-        # Results that are kept no more leave the list too; a page without any would look like the end.
-        if gone := [job_id for (job_id, _), job in zip(found, jobs, strict=True) if job is None]:
-            await self.connection.pipeline([("ZREM", keys.own(shard_of(job_id), tenant), job_id) for job_id in gone])
-        kept = [job for job in jobs if job is not None]
-        if found and not kept:
-            return await self.newest(tenant, found[-1][1], limit)
-        return kept, found[-1][1] if len(found) == limit else None
+        answers = await self.connection.pipeline(commands)
+        found = [(job_id.decode(), int(us)) for answer in answers for job_id, us in answer]
+        return sorted(found, key=lambda one: -one[1])[:count]
 
     async def position(self, job: Job) -> int | None:
         """Count from 1 where a queued job stands in its line; None once it has left."""
@@ -144,21 +179,31 @@ class JobStore:
         """Count what has happened since the queue began, see `jobs.counts`."""
         totals: Counter[str] = Counter()
         for shard in range(self.settings.shards):
-            commands = [("HGETALL", key) for key in (keys.counts(shard), keys.load(shard))]
-            totals.update(counts.fold(*await self.connection.pipeline(commands)))
+            (counted,) = await self.connection.pipeline([("HGETALL", keys.counts(shard))])
+            totals.update(counts.fold(counted, await self._submitted(shard)))
         return totals
+
+    async def _submitted(self, shard: int) -> dict[bytes, bytes]:
+        """Read how many jobs were submitted, by model: some fields at a time, for tenants have fields beside them."""
+        found: dict[bytes, bytes] = {}
+        cursor: bytes = b"0"
+        while True:
+            words = ("HSCAN", keys.load(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_AT_ONCE)
+            cursor, fields = await self.connection.command(*words)
+            found.update(zip(fields[::2], fields[1::2], strict=True))
+            if int(cursor) == 0:
+                return found
 
     async def depth(self, model: str, version: str) -> dict[str, int]:
         """Count the waiting jobs of a model version, by lane; suspects, who are tried apart, by themselves."""
-        lanes = (*LANES, "suspect")
-        depth: dict[str, int] = dict.fromkeys(lanes, 0)
-        for shard in range(self.settings.shards):
-            for lane in lanes:
-                tenants = await self.connection.command("LRANGE", keys.ring(shard, model, version, lane), 0, -1)
-                lines = [keys.line(shard, model, version, lane, tenant.decode()) for tenant in set(tenants)]
-                sizes = await self.connection.pipeline([("ZCARD", line) for line in lines]) if lines else []
-                depth[lane] += sum(sizes)
-        return depth
+        sums = [0, 0, 0]
+        for root in self.roots:
+            first, more = 0, 1
+            while more:
+                more, *waiting = await self.run("depth", root, model, version, first, TENANTS_AT_ONCE)
+                sums = [sum(pair) for pair in zip(sums, waiting, strict=True)]
+                first += TENANTS_AT_ONCE
+        return dict(zip((*LANES, "suspect"), sums, strict=True))
 
     def _full(self, job: Submission, jobs: int, size: int) -> QueueFull:
         s = self.settings
@@ -212,8 +257,9 @@ class JobStore:
         """Write down how jobs ended; returns how many were refused because they were no longer this worker's."""
         refused = 0
         for root, group in self._by_shard(outcomes):
-            words = [word for outcome in group for word in codec.outcome_words(outcome)]
-            refused += list(await self.run("finish", root, worker, *self.ends, *words)).count(0)
+            for some in _by_bytes(group, FINISH_BYTES):
+                words = [word for outcome in some for word in codec.outcome_words(outcome)]
+                refused += list(await self.run("finish", root, worker, *self.ends, *words)).count(0)
         return refused
 
     async def leave_seats(self, model: str, version: str, worker: str) -> None:
@@ -247,3 +293,19 @@ class JobStore:
             return [(self.roots[0], list(jobs))]
         ordered = sorted(jobs, key=lambda job: shard_of(job.id))
         return [(self.roots[shard], list(group)) for shard, group in groupby(ordered, key=lambda job: shard_of(job.id))]
+
+
+def _by_bytes(outcomes: Sequence[Outcome], limit_bytes: int) -> list[Sequence[Outcome]]:
+    """Part outcomes into groups whose bodies have so many bytes at most; a larger one is a group by itself."""
+    if sum(len(one.body) for one in outcomes) <= limit_bytes:
+        return [outcomes]
+    groups: list[Sequence[Outcome]] = []
+    group: list[Outcome] = []
+    size = 0
+    for one in outcomes:
+        if group and size + len(one.body) > limit_bytes:
+            groups.append(group)
+            group, size = [], 0
+        group.append(one)
+        size += len(one.body)
+    return [*groups, group]

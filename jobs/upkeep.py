@@ -10,6 +10,7 @@ from jobs.ids import shard_of
 from jobs.store import JobStore
 
 SWEEP_LIMIT = 500
+BURY_LIMIT = 1000  # leases that one script looks at
 
 
 class Swept(NamedTuple):
@@ -44,8 +45,8 @@ async def sweep(store: JobStore, latest_ms: float) -> Swept:
             words = (SWEEP_LIMIT, store.settings.max_losses, int(latest_ms), *store.ends)
             now_ms, back, failed = await store.run("reclaim", root, *words)
             due = await store.run("due", root, SWEEP_LIMIT)
-            purged = await store.run("purge", root, store.ttl_ms, store.dead_ttl_ms)
-            moved = [back + failed, expired, due]
+            purged = await store.run("purge", root, SWEEP_LIMIT, *store.ends)
+            moved = [back + failed, expired, due, purged]
             total = [sum(pair) for pair in zip(total, (back, failed, expired, due, purged), strict=True)]
     return Swept(now_ms, *total)
 
@@ -53,10 +54,13 @@ async def sweep(store: JobStore, latest_ms: float) -> Swept:
 async def bury(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Buried:
     """Give back at once what a dead worker held; `suspects` are the claims (id, attempt) that it had in hands."""
     total = [0, 0, 0]
+    rest_ms = int(store.settings.trial_rest_s * 1000)
+    head = (worker, store.settings.max_kills, int(len(suspects) == 1), rest_ms)
     for shard, root in enumerate(store.roots):
         words = [word for claim in suspects if shard_of(claim[0]) == shard for word in claim]
-        rest_ms = int(store.settings.trial_rest_s * 1000)
-        head = (worker, store.settings.max_kills, int(len(suspects) == 1), rest_ms)
-        moved = await store.run("bury", root, *head, *store.ends, *words)
-        total = [sum(pair) for pair in zip(total, moved, strict=True)]
+        rank: int | str = ""
+        while rank != 0:
+            *moved, rank = await store.run("bury", root, *head, *store.ends, rank, BURY_LIMIT, *words)
+            total = [sum(pair) for pair in zip(total, moved, strict=True)]
+            words = []
     return Buried(*total)

@@ -53,3 +53,8 @@ def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
         "metadata": orjson.Fragment(job.metadata),
         "urls": {"self": path, "events": f"{path}/events", "cancel": path},
     }
+
+
+def listed_view(job: Job) -> dict[str, Any]:
+    """Show a job in a list: all but its output, so that a page has a bound."""
+    return {name: value for name, value in job_view(job).items() if name != "output"}

@@ -33,6 +33,7 @@ RUNS_MODELS = ("up", "worker", "gpu-report")
 
 _ENVIRONMENT = """environment (all optional; `jitney VERB --help` tells more):
   REDIS_URL    Redis >= 7.0 or Valkey that keeps the queue; `up` brings its own without it
+  REDIS_URL_FILE  a file that holds this URL
   PORT, HOST   where the gateway listens (8000, 127.0.0.1)
   MODELS_DIR   the folder of models (models)
   WORKERS      worker processes of `worker` and `up` (1)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from scripts import workers
+from scripts import queue_address, workers
 from scripts.supervisor import EX_CONFIG, BadSetting, CannotStart, Child, Supervisor, say
 
 MAX_PROCESSES = 64
@@ -139,6 +139,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", metavar="N")
     given, others = parser.parse_known_args(argv)
     try:
+        queue_address.check(os.environ)
         settings = Settings.from_env(os.environ)
         if given.workers is not None:
             settings = replace(settings, processes=_count("--workers ", given.workers))

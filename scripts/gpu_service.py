@@ -64,6 +64,7 @@ def _copy(folder: ModelFolder, models: Path, provider: str) -> None:
 def _service(place: Path, env: dict[str, str]) -> Iterator[str]:
     """Gives its address, once it is ready; raises CannotServe."""
     mine = {"MODELS_DIR": str(place / "models"), "DATA_DIR": str(place / "data"), "PORT": "0", "HOST": "127.0.0.1"}
+    mine |= {"REDIS_URL": "", "REDIS_URL_FILE": ""}  # a measurement never uses a queue that others use
     log = place / "log"
     with log.open("wb") as out, (place / "out").open("wb") as said:
         process = subprocess.Popen(_jitney("up"), env={**env, **mine}, stdout=said, stderr=out)

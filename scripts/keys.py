@@ -2,35 +2,27 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from jobs import keyring
 from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
 from jobs.keyring import Key
+from scripts.queue_address import NoQueue, Queue, locate
 
 TIMEOUT_S: Final = 5.0
 EX_UNAVAILABLE: Final = 69
+EX_CONFIG: Final = 78
 
 
-def queue_url(data_dir: Path) -> str:
-    """Where the queue is: REDIS_URL or, without it, the server that `jitney up` keeps in the data folder."""
-    if url := os.environ.get("REDIS_URL"):
-        return url
-    told = data_dir / "server.lock"
-    path = told.read_text("utf-8").strip() if told.exists() else ""
-    return f"unix://{quote(path)}" if path else "redis://127.0.0.1:6379/0"
-
-
-async def run(given: argparse.Namespace, url: str) -> int:
+async def run(given: argparse.Namespace, queue: Queue) -> int:
     """Do what was asked; returns the exit code, raises StoreUnavailable."""
-    connection = Connection(url, TIMEOUT_S)
+    connection = Connection(queue.address.url, TIMEOUT_S, url_file=queue.address.file)
     try:
         if given.what == "create":
             return await _create(connection, given)
@@ -79,7 +71,10 @@ def _note(text: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """The verb `keys`; returns the exit code."""
-    where = "The queue is REDIS_URL's or, without it, the one that `jitney up` keeps in DATA_DIR (.data)."
+    where = (
+        "The queue is the one that REDIS_URL or REDIS_URL_FILE names or, without them, the one that runs in DATA_DIR "
+        "(.data). Which one it is goes to stderr."
+    )
     parser = argparse.ArgumentParser(prog="jitney keys", description="API keys of the gateway.", epilog=where)
     verbs = parser.add_subparsers(dest="what", required=True, metavar="create|list|revoke")
     create = verbs.add_parser("create", help="make a key and print it, once")
@@ -90,9 +85,14 @@ def main(argv: Sequence[str]) -> int:
     revoke = verbs.add_parser("revoke", help="let a key open no door any more")
     revoke.add_argument("id", help="as `list` shows it")
     given = parser.parse_args(argv)
-    url = queue_url(Path(os.environ.get("DATA_DIR") or ".data"))
+    logging.getLogger("jitney.jobs").setLevel(logging.CRITICAL)  # what goes wrong is said below
     try:
-        return asyncio.run(run(given, url))
-    except StoreUnavailable as error:
-        print(f"jitney keys: {error} ({url.rpartition('@')[2]})", file=sys.stderr)
+        queue = locate(os.environ)
+        print(f"jitney keys: the queue is {queue}", file=sys.stderr)
+        return asyncio.run(run(given, queue))
+    except ValueError as error:
+        print(f"jitney keys: {error}", file=sys.stderr)
+        return EX_CONFIG
+    except (NoQueue, StoreUnavailable) as error:
+        print(f"jitney keys: {error}", file=sys.stderr)
         return EX_UNAVAILABLE

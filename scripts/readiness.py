@@ -33,7 +33,7 @@ class ReadyLine:
         self._served: list[str] = []
         self._asks_until = time.monotonic() + ASKS_FOR_S
         self._says_next = time.monotonic() + SAYS_WHY_EVERY_S
-        self._why = "the gateway does not answer yet"
+        self._why, self._said = "the gateway does not answer yet", ""
 
     @property
     def url(self) -> str:
@@ -52,8 +52,8 @@ class ReadyLine:
             say(f"still not ready after {ASKS_FOR_S:g} s: {self._why}. It goes on; {self.url}/readyz tells when it is")
             self.close()
             return False
-        if now >= self._says_next:
-            self._says_next = now + SAYS_WHY_EVERY_S
+        if now >= self._says_next and self._why != self._said:
+            self._says_next, self._said = now + SAYS_WHY_EVERY_S, self._why
             say(f"not ready yet: {self._why}")
         return True
 

@@ -2,17 +2,18 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from jobs import agreement, keyring, keys, tenants
 from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
 from jobs.tenants import MOST, MOST_WEIGHT, Deviation
-from scripts.keys import EX_UNAVAILABLE, TIMEOUT_S, queue_url
+from scripts.keys import EX_CONFIG, EX_UNAVAILABLE, TIMEOUT_S
+from scripts.queue_address import NoQueue, Queue, locate
 
 _MEANING: Final = {
     "weight": f"its share of the seats beside other tenants, 1 to {MOST_WEIGHT}",
@@ -24,9 +25,9 @@ _MEANING: Final = {
 _WIDTH: Final = 14
 
 
-async def run(given: argparse.Namespace, url: str) -> int:
+async def run(given: argparse.Namespace, queue: Queue) -> int:
     """Do what was asked; returns the exit code, raises StoreUnavailable."""
-    connection = Connection(url, TIMEOUT_S)
+    connection = Connection(queue.address.url, TIMEOUT_S, url_file=queue.address.file)
     try:
         if given.what == "set":
             return await _set(connection, given)
@@ -114,7 +115,10 @@ def _limit(low: int, high: int) -> Callable[[str], int | None]:
 
 def main(argv: Sequence[str]) -> int:
     """The verb `tenants`; returns the exit code."""
-    where = "The queue is REDIS_URL's or, without it, the one that `jitney up` keeps in DATA_DIR (.data)."
+    where = (
+        "The queue is the one that REDIS_URL or REDIS_URL_FILE names or, without them, the one that runs in DATA_DIR "
+        "(.data). Which one it is goes to stderr."
+    )
     parser = argparse.ArgumentParser(prog="jitney tenants", description="Limits of single tenants.", epilog=where)
     verbs = parser.add_subparsers(dest="what", required=True, metavar="list|set|unset")
     verbs.add_parser("list", help="list tenants with limits of their own, and what they use")
@@ -129,9 +133,14 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     if given.what == "set" and not any(name in given for name in _MEANING):
         change.error("name a limit to set, such as --jobs 1000")
-    url = queue_url(Path(os.environ.get("DATA_DIR") or ".data"))
+    logging.getLogger("jitney.jobs").setLevel(logging.CRITICAL)  # what goes wrong is said below
     try:
-        return asyncio.run(run(given, url))
-    except StoreUnavailable as error:
-        print(f"jitney tenants: {error} ({url.rpartition('@')[2]})", file=sys.stderr)
+        queue = locate(os.environ)
+        print(f"jitney tenants: the queue is {queue}", file=sys.stderr)
+        return asyncio.run(run(given, queue))
+    except ValueError as error:
+        print(f"jitney tenants: {error}", file=sys.stderr)
+        return EX_CONFIG
+    except (NoQueue, StoreUnavailable) as error:
+        print(f"jitney tenants: {error}", file=sys.stderr)
         return EX_UNAVAILABLE

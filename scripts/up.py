@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts import gateways, workers
+from scripts import gateways, queue_address, workers
 from scripts.embedded import EmbeddedServer
 from scripts.readiness import ReadyLine
 from scripts.supervisor import EX_CONFIG, BadSetting, CannotStart, Child, Supervisor, say
@@ -25,6 +25,7 @@ SETTINGS_HELP = """environment:
   WORKERS      worker processes (default 1)
   GATEWAYS     gateway processes, which share the port (default 1)
   REDIS_URL    an existing Redis >= 7.0 or Valkey to use instead of a server of our own
+  REDIS_URL_FILE  a file that holds its URL
 The settings of `jitney api`, `jitney worker` and `jitney deliver` hold here too."""
 DELIVERER_STOPS_WITHIN_S = 4.0  # DELIVER_DRAIN_S, and 2
 
@@ -35,7 +36,7 @@ class Settings:
 
     models_dir: str
     data_dir: Path
-    redis_url: str | None
+    redis_url: str | None  # None: a server of our own; empty: REDIS_URL_FILE names it
     door: gateways.Settings = field(default_factory=gateways.Settings)
     pool: workers.Settings = field(default_factory=workers.Settings)
 
@@ -45,7 +46,7 @@ class Settings:
         return cls(
             models_dir=env.get("MODELS_DIR") or "models",
             data_dir=Path(env.get("DATA_DIR") or ".data"),
-            redis_url=env.get("REDIS_URL") or None,
+            redis_url="" if env.get("REDIS_URL_FILE") else env.get("REDIS_URL") or None,
             door=gateways.Settings.from_env(env),
             pool=workers.Settings.from_env(env),
         )
@@ -92,6 +93,11 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(argv)
+    try:
+        queue_address.check(os.environ)
+    except CannotStart as error:
+        say(str(error))
+        return EX_CONFIG
     try:
         # Set by `make run`, so that the time it reports includes the installation.
         return run(Settings.from_env(os.environ), _started_at(began_at))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from scripts import queue_address
 from scripts.supervisor import EX_CONFIG, Backoff, BadSetting, CannotStart, Child, Supervisor, say
 from worker.cpus import Cpus, part, read_cpus, usable_cpus
 
@@ -29,6 +30,7 @@ SETTINGS_HELP = """environment:
   GPU_DEVICE       numbers of the GPUs to use, as CUDA counts them (default 0)
   MODELS_DIR       the folder of models (default models)
   REDIS_URL        Redis >= 7.0 or Valkey that keeps the queue (default redis://127.0.0.1:6379/0)
+  REDIS_URL_FILE   a file that holds this URL
   RESTART_LIMIT_S  longest wait before a worker that died is started again (default 10)
 docs/configuration.md has all of them. One process alone, supervised by something else: python -m worker."""
 
@@ -135,6 +137,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--models", metavar="NAMES", help="which models, with commas between (default: MODELS, or all)")
     given = parser.parse_args(argv)
     try:
+        queue_address.check(os.environ)
         settings = Settings.from_env(os.environ)
         if given.processes is not None:
             settings = replace(settings, processes=_count("--processes ", given.processes))

@@ -11,7 +11,8 @@ from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
 from jobs.bulk.settings import BulkSettings
-from jobs.settings import StoreSettings, explain
+from jobs.environment import explain
+from jobs.settings import StoreSettings
 from tests.support.processes import ROOT
 from worker.delivery.settings import DeliverySettings
 from worker.settings import WorkerSettings

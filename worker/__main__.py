@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from jobs.settings import StoreSettings, explain
+from jobs.environment import explain
+from jobs.settings import StoreSettings
 from worker.cpus import bind
 from worker.settings import WorkerSettings
 

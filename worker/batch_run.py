@@ -1,4 +1,7 @@
-"""One batch on the device: run together; where that fails, parted until who fails is alone. Nobody shares a fate."""
+"""One batch on the device: run together; where that fails, parted until who fails is alone. Nobody shares a fate.
+
+Answers are made of outputs here too (`show`): at once by our tasks, later and in another thread by a user's own.
+"""
 
 import time
 from collections.abc import Hashable, Sequence
@@ -21,6 +24,16 @@ class DeviceLost(Exception):
     """The device runs nothing any more in this process."""
 
 
+class Ran(NamedTuple):
+    """A rider whose outputs, without the batch dimension, are still to be shown. Times in ms."""
+
+    rider: Rider
+    outputs: Arrays
+    batch_ms: float
+    infer_ms: float
+    batch_size: int
+
+
 class Bench(NamedTuple):
     """What a run works with."""
 
@@ -37,13 +50,16 @@ class BatchRun:
         self.riders, self.stop = riders, Stop()
         self._group, (self._model, self._ceilings, self._box, _) = group, bench
 
-    def __call__(self) -> list[Ended]:
-        """Run to the end, blocking; one entry per rider. Raises DeviceLost, and then they stay in the black box."""
+    def __call__(self) -> list[Ended | Ran]:
+        """Run to the end, blocking; one entry per rider, a Ran where a user's own code is to show its outputs.
+
+        Raises DeviceLost, and then they stay in the black box.
+        """
         ended = self._run(self.riders)
         self._box.let_go()
         return ended
 
-    def _run(self, riders: Sequence[Rider], *, known_bad: bool = False) -> list[Ended]:
+    def _run(self, riders: Sequence[Rider], *, known_bad: bool = False) -> list[Ended | Ran]:
         """Run some riders. `known_bad`: together they fail for certain, so they are parted unrun."""
         fault: Fault = "input"
         if not known_bad or len(riders) == 1:
@@ -55,10 +71,10 @@ class BatchRun:
         first = self._run(riders[:middle])
         # Where the first half did well, the other is at fault: running it whole would only show that again. Unless it
         # was memory: then each half may do well, only not both at once.
-        well = all(outcome.state == State.SUCCEEDED for _, outcome in first)
+        well = all(isinstance(one, Ran) or one.outcome.state == State.SUCCEEDED for one in first)
         return first + self._run(riders[middle:], known_bad=well and fault == "input")
 
-    def _attempt(self, riders: Sequence[Rider]) -> list[Ended] | Fault:
+    def _attempt(self, riders: Sequence[Rider]) -> list[Ended | Ran] | Fault:
         """Run them together: how they ended, or the fault that parting them may tell more about."""
         self._box.hold([rider.job.claim for rider in riders])
         started = time.monotonic()
@@ -68,7 +84,16 @@ class BatchRun:
             outputs = unfold(rows, len(riders), seats)
         except Exception as error:  # noqa: BLE001 (a runtime's errors derive from Exception only)
             return self._judge(riders, error)
-        return self._present(riders, outputs, started)
+        infer_ms = (time.monotonic() - started) * 1000
+        ran = [
+            Ran(rider, output, self._waited_ms(rider, started), infer_ms, len(riders))
+            for rider, output in zip(riders, outputs, strict=True)
+        ]
+        return [*ran] if self._model.own_task else [show(self._model, one) for one in ran]
+
+    @staticmethod
+    def _waited_ms(rider: Rider, started: float) -> float:
+        return max(0.0, (started - rider.claimed_at) * 1000 - rider.decode_ms)
 
     def _seats(self, riders: Sequence[Rider]) -> int:
         """How many rows they run with: padded to a bucket, but not beyond what memory has had room for."""
@@ -77,7 +102,7 @@ class BatchRun:
             return len(riders)
         return seats
 
-    def _judge(self, riders: Sequence[Rider], error: Exception) -> list[Ended] | Fault:
+    def _judge(self, riders: Sequence[Rider], error: Exception) -> list[Ended | Ran] | Fault:
         fault = error.fault if isinstance(error, RunFailed) else fault_of(error)
         if fault == "device":
             raise DeviceLost(str(error)) from error
@@ -92,16 +117,12 @@ class BatchRun:
             self._ceilings.too_many(self._group, len(riders), now)
         return fault
 
-    def _present(self, riders: Sequence[Rider], outputs: Sequence[Arrays], started: float) -> list[Ended]:
-        infer_ms = (time.monotonic() - started) * 1000
-        ended = []
-        for rider, output in zip(riders, outputs, strict=True):
-            batch_ms = max(0.0, (started - rider.claimed_at) * 1000 - rider.decode_ms)
-            try:
-                body = orjson.dumps(self._model.present(output, rider.parameters))
-            except (Exception, SystemExit) as error:  # noqa: BLE001 (a task of the user's own may do anything)
-                ended.append(outcomes.of_error(self._model, rider, error, "show"))
-            else:
-                outcome = rider.outcome(State.SUCCEEDED, body, batch_ms, infer_ms, len(riders))
-                ended.append(Ended(rider, outcome))
-        return ended
+
+def show(model: Model, ran: Ran) -> Ended:
+    """Make the answer of one rider's outputs; what goes wrong with it is its own."""
+    rider = ran.rider
+    try:
+        body = orjson.dumps(model.present(ran.outputs, rider.parameters))
+    except BaseException as error:  # noqa: BLE001 (a task of the user's own may do anything)
+        return outcomes.of_error(model, rider, error, "show")
+    return Ended(rider, rider.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size))

@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jobs.connection import Connection
+from jobs.environment import explain
 from jobs.errors import StoreUnavailable
-from jobs.settings import StoreSettings, explain
+from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from jobs.upkeep import Buried, bury
 from worker.blackbox import forget, left_behind
@@ -51,7 +52,7 @@ async def settle_at_last(store: JobStore, black_box: Path) -> None:
 
 
 async def _settle(settings: StoreSettings, black_box: Path) -> Buried:
-    connection = Connection(settings.redis_url, settings.redis_timeout_s)
+    connection = Connection.of(settings)
     try:
         return await settle(JobStore(settings, connection), black_box)
     finally:
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("black_box", type=Path, help="the file that it wrote")
     args = parser.parse_args(argv)
     logging.basicConfig(level="INFO", format="%(asctime)s worker %(levelname)s %(message)s")
+    logging.getLogger("jitney.jobs").setLevel(logging.ERROR)  # the workers themselves say how the server is
     try:
         buried = asyncio.run(_settle(StoreSettings(), args.black_box))
     except ValidationError as error:

@@ -5,27 +5,17 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from worker import outcomes
-from worker.batch_run import BatchRun, Bench, DeviceLost
+from worker.batch_run import BatchRun, Bench, DeviceLost, Ran
 from worker.board import Board, Ended
+from worker.showing import Ends, Showing
 
 log = logging.getLogger("jitney.worker")
 
 EX_SOFTWARE = 70  # sysexits.h: this process is of no use any more, another may be
-
-
-class Ends(Protocol):
-    """Where outcomes go: into the queue (finishing.py), or to whoever runs a model without one (offline.py)."""
-
-    def add(self, ended: Sequence[Ended]) -> None:
-        """Take in outcomes."""
-
-    async def until_room(self) -> None:
-        """Wait while there are too many of them."""
 
 
 class Device:
@@ -49,10 +39,10 @@ class Device:
         """Give how long the run under way is thought to go on: like the last, or shorter if it has fewer riders."""
         return self._free_at - now if self.is_busy else 0.0
 
-    async def run_next(self, bench: Bench, board: Board) -> list[Ended]:
+    async def run_next(self, bench: Bench, board: Board) -> list[Ended | Ran]:
         """Wait for the device, close a batch with whoever is aboard by then, and run it."""
         async with self._lock:
-            ended = [outcomes.overdue(rider) for rider in board.overdue(time.monotonic())]
+            ended: list[Ended | Ran] = [outcomes.overdue(rider) for rider in board.overdue(time.monotonic())]
             batch = board.depart()
             if batch is None:
                 return ended
@@ -65,8 +55,9 @@ class Device:
                 ended += await self._run(board, run)
             self.last_run_s, self._last_riders = time.monotonic() - started, len(run.riders)
         bench.short_runs.took(self.last_run_s, len(run.riders))
-        if ended[-1].outcome.infer_ms:
-            bench.short_runs.inferred(ended[-1].outcome.infer_ms / 1000)
+        last = ended[-1]
+        if infer_ms := last.infer_ms if isinstance(last, Ran) else last.outcome.infer_ms:
+            bench.short_runs.inferred(infer_ms / 1000)
         self.freed.set()
         log.debug("%s: %d (%s), %.1f ms", bench.model.name, len(batch.items), batch.reason, self.last_run_s * 1000)
         return ended
@@ -81,7 +72,7 @@ class Device:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _run_here(self, run: BatchRun) -> list[Ended]:
+    def _run_here(self, run: BatchRun) -> list[Ended | Ran]:
         """Run what is over before another thread had begun; should it not be over, an alarm ends this process."""
         began, (left_s, every_s) = time.monotonic(), signal.setitimer(signal.ITIMER_REAL, self._stuck_s)
         try:
@@ -93,7 +84,7 @@ class Device:
                 left_s = max(1e-3, left_s - (time.monotonic() - began))
             signal.setitimer(signal.ITIMER_REAL, left_s, every_s)
 
-    async def _run(self, board: Board, run: BatchRun) -> list[Ended]:
+    async def _run(self, board: Board, run: BatchRun) -> list[Ended | Ran]:
         loop, started = asyncio.get_running_loop(), time.monotonic()
         last_deadline = max(rider.expires_at for rider in run.riders)
         overdue = loop.call_later(max(0.0, last_deadline - started), self._stop, run)
@@ -122,9 +113,15 @@ class Device:
             os._exit(EX_SOFTWARE)
 
 
-async def serve(bench: Bench, board: Board, device: Device, ends: Ends) -> None:
+async def serve(bench: Bench, board: Board, device: Device, ends: Ends, showing: Showing) -> None:
     """Run a model's batches until cancelled."""
     while True:
         await board.until_due()
         await ends.until_room()
-        ends.add(await device.run_next(bench, board))
+        await showing.until_room()
+        done = await device.run_next(bench, board)
+        if not bench.model.own_task:
+            ends.add(done)  # type: ignore[arg-type] # of our tasks nothing is left to be shown
+            continue
+        ends.add([one for one in done if isinstance(one, Ended)])
+        showing.add([one for one in done if isinstance(one, Ran)])

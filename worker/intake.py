@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -13,15 +12,15 @@ from jobs.job import Claim, Claimed, Handed
 from jobs.outage import Outage
 from jobs.store import JobStore
 from jobs.waits import wait_for_event
-from worker import outcomes
 from worker.blackbox import BlackBox
-from worker.board import Board, Rider
+from worker.board import Board, Ended, Rider
 from worker.bulk_seats import REST_S, BulkSeats
 from worker.finishing import Finisher
 from worker.gate import Gate
 from worker.inference import Device
 from worker.models.model import Model
 from worker.preparing import DECODED_TOGETHER, prepare_all
+from worker.turns import Turns, Work
 
 log = logging.getLogger("jitney.worker")
 
@@ -42,7 +41,7 @@ class Intake:
         board: Board,
         finisher: Finisher,
         device: Device,
-        decoders: Executor,
+        threads: Turns,
         box: BlackBox,
         gate: Gate,
         bulk_seats: BulkSeats,
@@ -50,7 +49,7 @@ class Intake:
     ) -> None:
         self._store, self._worker_id, self._model = store, worker_id, model
         self._board, self._finisher, self._device = board, finisher, device
-        self._decoders, self._box, self._gate, self._idle_poll_s = decoders, box, gate, idle_poll_s
+        self._threads, self._box, self._gate, self._idle_poll_s = threads, box, gate, idle_poll_s
         self._bulk_seats = bulk_seats
         self.others: Sequence[Board] = (board,)  # every board of this worker
         self._woken = asyncio.Event()
@@ -162,21 +161,30 @@ class Intake:
         if not self._model.offload:
             self._settle(riders, prepare_all(self._model, self._box, riders), asked_at)
             return
-        loop = asyncio.get_running_loop()
-        for few in (riders[at : at + DECODED_TOGETHER] for at in range(0, len(riders), DECODED_TOGETHER)):
-            prepared = loop.run_in_executor(self._decoders, prepare_all, self._model, self._box, few)
+        for few in self._in_pieces(riders):
+            until = max(rider.expires_at for rider in few)
+            work = partial(prepare_all, self._model, self._box, few)
+            prepared = self._threads.submit(Work(few[0].job.tenant, self._model.name, work, len(few), until))
             prepared.add_done_callback(partial(self._settle_later, few, asked_at))
 
-    def _settle_later(
-        self, riders: list[Rider], asked_at: float, prepared: asyncio.Future[list[Exception | None]]
-    ) -> None:
+    def _in_pieces(self, riders: list[Rider]) -> Iterator[list[Rider]]:
+        """Part riders by tenant, and then into what is prepared without a pause: little, where a tenant's are slow."""
+        by_tenant: dict[str, list[Rider]] = {}
+        for rider in riders:
+            by_tenant.setdefault(rider.job.tenant, []).append(rider)
+        for tenant, own in by_tenant.items():
+            together = 1 if self._model.own_task or self._threads.is_slow(tenant) else DECODED_TOGETHER
+            for at in range(0, len(own), together):
+                yield own[at : at + together]
+
+    def _settle_later(self, riders: list[Rider], asked_at: float, prepared: asyncio.Future[list[Ended | None]]) -> None:
         if not prepared.cancelled():
             self._settle(riders, prepared.result(), asked_at)
 
-    def _settle(self, riders: list[Rider], errors: list[Exception | None], asked_at: float) -> None:
+    def _settle(self, riders: list[Rider], ends: list[Ended | None], asked_at: float) -> None:
         self._lead_s = max(self._lead_s * 0.95, 2 * (time.monotonic() - asked_at) + SLACK_S)
-        for rider, error in zip(riders, errors, strict=True):
-            if error is None:
+        for rider, end in zip(riders, ends, strict=True):
+            if end is None:
                 self._board.seat(rider)
             else:
-                self._finisher.add([outcomes.of_error(self._model, rider, error, "prepare")])
+                self._finisher.add([end])

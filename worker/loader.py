@@ -103,7 +103,7 @@ def _load(folder: ModelFolder, hardware: Hardware) -> Model:
         raise
     except MemoryError as error:
         raise ModelError(folder.onnx, None, "there is not enough memory to load it") from error
-    except Exception as error:  # a task of the user's own may do anything
+    except BaseException as error:  # a task of the user's own may do anything
         raise ModelError(folder.path, None, f"it can not be loaded: {type(error).__name__}: {error}") from error
     took_ms, largest = (time.monotonic() - started) * 1000, max(sizes, default=0)
     words = f"warm up to {largest} riders" if largest else "not warmed up"

@@ -13,12 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count, islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from batching.batcher import BatchLimits
 from jobs.job import Claimed, Outcome
 from jobs.lifecycle import State
-from worker import outcomes
 from worker.batch_run import Bench
 from worker.blackbox import BlackBox
 from worker.board import Board, Ended, Rider
@@ -26,6 +25,10 @@ from worker.inference import Device, serve
 from worker.models.model import Model
 from worker.preparing import DECODED_TOGETHER, prepare_all
 from worker.short_runs import ShortRuns
+from worker.showing import Showing
+from worker.turns import Work
+
+T = TypeVar("T")
 
 COMPANY_S: Final = 0.25  # longest wait for a full batch; decoding keeps the cores busy meanwhile
 STUCK_S: Final = 60.0
@@ -71,9 +74,10 @@ class Offline:
 
     async def run(self, rides: Iterator[Ride]) -> AsyncIterator[list[End]]:
         """Give the ends of all, as many at a time as are ready; raises what `rides` raises."""
-        bench = Bench(self._model, self._board.ceilings, self._box, ShortRuns(self._model.inputs))
+        short_runs = ShortRuns(self._model.inputs, own_code=self._model.own_task or self._model.own_engine)
+        bench = Bench(self._model, self._board.ceilings, self._box, short_runs)
         feeding = asyncio.create_task(self._feed(rides))
-        serving = asyncio.create_task(serve(bench, self._board, self._device, self))
+        serving = asyncio.create_task(serve(bench, self._board, self._device, self, Showing(bench, self, self)))
         for loop in (feeding, serving):
             loop.add_done_callback(lambda _: self._ended.set())
         try:
@@ -94,6 +98,10 @@ class Offline:
             await asyncio.gather(feeding, serving, return_exceptions=True)
             self._decoders.shutdown(wait=False, cancel_futures=True)
             self._device.close()
+
+    def submit(self, work: Work[T]) -> "asyncio.Future[T]":
+        """Run work in a thread of the decode pool: there is one tenant, and no turns are taken."""
+        return asyncio.get_running_loop().run_in_executor(self._decoders, work.run)
 
     def add(self, ended: Sequence[Ended]) -> None:
         """Take in outcomes; one that says "try again" goes round once more."""
@@ -156,17 +164,17 @@ class Offline:
     async def _decode(self, riders: list[Rider]) -> None:
         loop = asyncio.get_running_loop()
         with suppress(asyncio.CancelledError):  # the pool is closed
-            unread, errors = await loop.run_in_executor(self._decoders, self._read_and_prepare, riders)
+            unread, ends = await loop.run_in_executor(self._decoders, self._read_and_prepare, riders)
             for rider in riders:
                 if (end := unread.get(rider.job.id)) is not None:
                     self._board.leave([rider.job])
                     self._end(rider.job.id, end)
-                elif (error := errors[rider.job.id]) is None:
+                elif (failed := ends[rider.job.id]) is None:
                     self._board.seat(rider)
                 else:
-                    self.add([outcomes.of_error(self._model, rider, error, "prepare")])
+                    self.add([failed])
 
-    def _read_and_prepare(self, riders: list[Rider]) -> tuple[dict[str, Exception], dict[str, Exception | None]]:
+    def _read_and_prepare(self, riders: list[Rider]) -> tuple[dict[str, Exception], dict[str, Ended | None]]:
         unread: dict[str, Exception] = {}
         for rider in riders:
             try:
@@ -174,8 +182,8 @@ class Offline:
             except Exception as error:  # noqa: BLE001 - whoever made the ride knows what it means
                 unread[rider.job.id] = error
         there = [rider for rider in riders if rider.job.id not in unread]
-        errors = prepare_all(self._model, self._box, there)
-        return unread, {rider.job.id: error for rider, error in zip(there, errors, strict=True)}
+        ends = prepare_all(self._model, self._box, there)
+        return unread, {rider.job.id: end for rider, end in zip(there, ends, strict=True)}
 
 
 def _step_back() -> None:

@@ -46,7 +46,21 @@ def try_again(model: "Model", rider: Rider, error: JitneyError) -> Ended:
 
 
 def of_error(model: "Model", rider: Rider, error: BaseException, doing: str) -> Ended:
-    """Judge an error that one rider met, alone; `doing`: what the worker did with it, "prepare", "run" or "show"."""
+    """Judge an error that one rider met, alone; `doing`: what the worker did with it, "prepare", "run" or "show".
+
+    An error of a user's own code may have a text that is code too: to be called where that may run.
+    """
+    try:
+        return _judged(model, rider, error, doing)
+    except BaseException as another:
+        log.exception(
+            "model %s: an error of job %s can not be told: %s", model.name, rider.job.id, type(another).__name__
+        )
+        reason = f"model {model.name} could not {doing} it: {type(error).__name__}"
+        return failed(rider, Refused("inference_failed" if doing != "prepare" else "invalid_input", reason))
+
+
+def _judged(model: "Model", rider: Rider, error: BaseException, doing: str) -> Ended:
     if isinstance(error, JitneyError):
         return failed(rider, error)
     if isinstance(error, TryAgain):

@@ -8,25 +8,30 @@ import orjson
 from batching.collation import group_of
 from jobs.errors import Refused
 from jobs.job import Claimed
+from worker import outcomes
 from worker.blackbox import BlackBox
-from worker.board import Rider
+from worker.board import Ended, Rider
 from worker.models.model import Model
 
 # A few to a thread: a hop between threads costs as much as decoding a small image.
 DECODED_TOGETHER: Final = 4
 
 
-def prepare_all(model: Model, box: BlackBox, riders: list[Rider]) -> list[Exception | None]:
-    """Prepare riders one after the other, in whatever thread; an error is a value: it belongs to one rider alone."""
-    errors = []
+def prepare_all(model: Model, box: BlackBox, riders: list[Rider]) -> list[Ended | None]:
+    """Prepare riders one after the other, in whatever thread; an end is one rider's alone, None: it may be seated.
+
+    Errors are judged here and not on the event loop: their texts may be made by a user's code.
+    """
+    ends: list[Ended | None] = []
     if not model.offload:  # it only maps bytes: noting each rider would cost as much
         box.hold([rider.job.claim for rider in riders])
     for rider in riders:
         if model.offload:
             box.hold([rider.job.claim])
-        errors.append(prepare(model, rider))
+        error = prepare(model, rider)
+        ends.append(None if error is None else outcomes.of_error(model, rider, error, "prepare"))
     box.let_go()
-    return errors
+    return ends
 
 
 def prepare(model: Model, rider: Rider) -> Exception | None:
@@ -38,8 +43,8 @@ def prepare(model: Model, rider: Rider) -> Exception | None:
         rider.group = group_of(rider.arrays)
     except Exception as error:  # noqa: BLE001 (a task of the user's own may do anything)
         return error
-    except SystemExit as error:
-        return RuntimeError(f"it wanted to exit: {error}")
+    except BaseException as error:  # noqa: BLE001 - a thread is no place to exit from, or to be cancelled in
+        return RuntimeError(f"it raised {type(error).__name__}: {error}")
     finally:
         rider.decode_ms = (time.monotonic() - started) * 1000
     return None

@@ -5,9 +5,11 @@ import gc
 import logging
 import os
 import signal
+from collections.abc import Coroutine
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from jobs.agreement import ShardsDiffer, until_checked
 from jobs.connection import Connection
@@ -36,23 +38,25 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
 
     is_loading = False
 
-    async def work() -> None:
+    async def work() -> int:
         nonlocal is_loading
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         # Nobody waits for a worker's commands as a caller does; giving up on a claim that comes late costs a lease.
         patience_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
-        connection = Connection(store_settings.redis_url, patience_s)
+        connection = Connection.of(store_settings, patience_s)
         store = JobStore(store_settings, connection)
+        if await _is_refused(connection):
+            return EX_CONFIG
         if await is_stopped_first(until_checked(connection, store_settings.shards), stop):
-            return
+            return 0
         if black_box is not None and await is_stopped_first(settle_at_last(store, black_box), stop):
-            return
+            return 0
         runtime = Runtime(settings, store, black_box)
         if await is_stopped_first(runtime.begin(), stop):
             is_loading = runtime.keeper.is_busy
-            return
+            return 0
         # What was loaded so far stays for ever: the collector need not look at it again with each pass.
         gc.collect()
         gc.freeze()
@@ -65,16 +69,30 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
         if black_box is not None:
             forget(black_box)
         log.info("worker %s stopped", runtime.id)
+        return 0
 
+    code = _run_on_loop(work())
+    if is_loading:  # nobody needs that model any more, and Python would wait for the thread
+        logging.shutdown()
+        os._exit(0)
+    return code
+
+
+async def _is_refused(connection: Connection) -> bool:
+    """Whether this queue cannot be used, however long the worker waits; the log says why."""
+    if misfit := await connection.misfit():
+        log.error("%s", misfit)
+        await connection.aclose()
+    return bool(misfit)
+
+
+def _run_on_loop(work: Coroutine[Any, Any, int]) -> int:
+    """Run to the end on an event loop; returns the exit code."""
     # uvloop halves what a round trip costs; it is not made for every system, and nothing else depends on it.
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(work())
+            return runner.run(work)
     except ShardsDiffer as error:
         log.error("%s", error)  # noqa: TRY400 (the line says it all)
         return EX_CONFIG
-    if is_loading:  # nobody needs that model any more, and Python would wait for the thread
-        logging.shutdown()
-        os._exit(0)
-    return 0

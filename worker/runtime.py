@@ -6,7 +6,6 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,16 +22,18 @@ from worker.announcing import BEATS_TO_LIVE, Announcer, run_stats, tell_stats
 from worker.blackbox import BlackBox
 from worker.depot import Depot
 from worker.gate import Gate
-from worker.inference import Device
+from worker.inference import EX_SOFTWARE, Device
 from worker.keeper import Keeper
 from worker.load_notes import LoadNotes
 from worker.loops import Loops
 from worker.settings import WorkerSettings
 from worker.station import Shared
+from worker.turns import Turns
 from worker.versions import SameFiles
 
 log = logging.getLogger("jitney.worker")
 
+HELD = 6  # times STUCK_S
 MOST_RIDERS = 4096  # of one batch, as model.toml may have it: who is in hands must find room in the black box
 
 
@@ -43,13 +44,13 @@ class Runtime:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
         self.device, self.loops = Device(settings.stuck_s), Loops()
-        threads = settings.decode_threads + 2  # the device's, and the loop's
+        self.threads = Turns(settings.decode_threads)
+        threads = self.threads.size + 2  # the device's, and the loop's
         self.box = BlackBox(black_box, self.id, threads, max(2 * settings.decode_threads, MOST_RIDERS))
         self.meter = cpu.Meter(cpu.WORKER)
-        self.decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         channels = [keys.wake_channel(self.id), keys.NEWS]
         self.listener = Listener(store.connection, channels, self._on_notice, self._wake_all)
-        shared = Shared(self.id, settings, store, self.device, Gate(), self.box, self.decoders)
+        shared = Shared(self.id, settings, store, self.device, Gate(), self.box, self.threads)
         self.depot = Depot(shared, self.loops, self.listener.catch_up)
         # A lease must be renewed in time, whatever LEASE_S and BEAT_S are set to.
         self._beat_s = min(settings.beat_s, store.settings.lease_s / 4)
@@ -75,7 +76,7 @@ class Runtime:
         beats = leases.run(self.store, self.id, self.depot.boards, self.device, self._beat_s)
         stats = run_stats(self.store.connection, self.depot.stations, self.meter, self.settings.stats_s)
         looking = (self.agreement.keep_looking(), self.limits.run(self._beat_s))
-        for loop in (beats, stats, *looking, self.announcer.run(), self.listener.run()):
+        for loop in (beats, stats, *looking, self.announcer.run(), self.listener.run(), self._watch_threads()):
             self.loops.start(loop)
         keeping = self.loops.start(self.keeper.run())
         waits = [asyncio.create_task(event.wait()) for event in (stop, self.loops.ended)]
@@ -89,9 +90,19 @@ class Runtime:
         await self._say_goodbye()
         self.loops.check()
 
+    async def _watch_threads(self) -> None:
+        """End this process where no thread is left for inputs: a user's code that never ends can not be stopped."""
+        while True:
+            await asyncio.sleep(self.settings.beat_s)
+            if self.threads.are_all_held(HELD * self.settings.stuck_s):
+                log.critical(
+                    "all %d threads run code whose jobs have ended long ago, this worker ends", self.threads.size
+                )
+                os._exit(EX_SOFTWARE)
+
     async def _say_goodbye(self) -> None:
         self.device.close()
-        self.decoders.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
         try:
             await tell_stats(self.store.connection, self.depot.stations, self.meter)
             await registry.withdraw(self.store.connection, self.id)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 from pydantic_settings import SettingsConfigDict
 
-from jobs.settings import Settings
+from jobs.environment import Settings
 from worker.cpus import Cpus, read_cpus, usable_cpus
 
 

@@ -19,8 +19,13 @@ _COUNTS: Final = frozenset({"INT16", "INT32", "INT64", "UINT16", "UINT32", "UINT
 class ShortRuns:
     """Learns from the runs of one model. A model whose time may depend on its input's values is never trusted."""
 
-    def __init__(self, inputs: Sequence[Port]) -> None:
-        self._can_be = not any(port.datatype in _COUNTS for port in inputs) and all(port.is_fixed for port in inputs)
+    def __init__(self, inputs: Sequence[Port], *, own_code: bool = False) -> None:
+        """`own_code`: it runs code of a user's own, which is never trusted either."""
+        self._can_be = (
+            not own_code
+            and not any(port.datatype in _COUNTS for port in inputs)
+            and all(port.is_fixed for port in inputs)
+        )
         self._in_a_row = self._delayed = 0
         self._largest = 0  # riders of the largest batch that was short
         self._short_lately = 0

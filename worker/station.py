@@ -1,7 +1,6 @@
 """One model version's place in a worker, and its loops: intake → board → inference → finisher."""
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from typing import NamedTuple
 
 from batching.batcher import BatchLimits
@@ -20,6 +19,8 @@ from worker.loops import Loops
 from worker.models.model import Model
 from worker.settings import WorkerSettings
 from worker.short_runs import ShortRuns
+from worker.showing import Showing
+from worker.turns import Turns
 
 
 class Shared(NamedTuple):
@@ -31,7 +32,7 @@ class Shared(NamedTuple):
     device: Device
     gate: Gate
     box: BlackBox
-    decoders: Executor
+    threads: Turns
 
 
 def name_of(model: Model) -> str:
@@ -49,10 +50,11 @@ class Station:
         ahead = 2 * shared.settings.decode_threads if model.offload else 1
         self.model, self.board, self.tally = model, Board(limits, ahead=ahead), Tally()
         self.device = shared.device
-        short_runs = ShortRuns(model.inputs)
+        short_runs = ShortRuns(model.inputs, own_code=model.own_task or model.own_engine)
         self.bench = Bench(model, self.board.ceilings, shared.box, short_runs)
         backlog = 2 * self.board.most_ahead
         self.finisher = Finisher(shared.store, shared.worker_id, self.board, self.tally, backlog)
+        self.showing = Showing(self.bench, self.finisher, shared.threads)
         self.intake = Intake(
             store=shared.store,
             worker_id=shared.worker_id,
@@ -60,7 +62,7 @@ class Station:
             board=self.board,
             finisher=self.finisher,
             device=shared.device,
-            decoders=shared.decoders,
+            threads=shared.threads,
             box=shared.box,
             gate=shared.gate,
             bulk_seats=BulkSeats(short_runs, self.board.most_ahead, shared.store.settings.bulk_share),
@@ -71,5 +73,5 @@ class Station:
     def start(self, loops: Loops) -> None:
         """Take jobs from now on."""
         self.claiming = loops.start(self.intake.run())
-        serving = inference.serve(self.bench, self.board, self.device, self.finisher)
+        serving = inference.serve(self.bench, self.board, self.device, self.finisher, self.showing)
         self.others = [loops.start(self.finisher.run()), loops.start(serving)]

@@ -1,7 +1,6 @@
 """The routes of batches: make one over a file, look at it, list, cancel. OpenAI's objects, so that its clients work."""
 
 import re
-import time
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Final
@@ -43,11 +42,12 @@ def router(gateway: Gateway) -> APIRouter:
     async def create(request: HttpRequest) -> Response:
         asked = Request(request.scope)
         asked.query()
-        with gateway.bodies.hold() as held:
+        with gateway.bodies.hold(asked.tenant, asked.evict) as held:
             body = await asked.body(request.receive, held, MAX_BYTES)
         fields = as_object(parse(body, "the body"), "the body")
         wanted = await _read(gateway, asked, fields)
-        return _json(view(await records.begin(store, gateway.bulk, asked.tenant, wanted, int(time.time() * 1000))))
+        now_ms = await store.connection.now_ms()
+        return _json(view(await records.begin(store, gateway.bulk, asked.tenant, wanted, now_ms)))
 
     @routes.get(PATH, summary="List own batches, newest first")
     async def list_batches(
@@ -137,8 +137,9 @@ def _webhook(gateway: Gateway, given: Any) -> str:
     """Read whom to tell of the batch's end: all its ends."""
     if given is None:
         return ""
-    if not isinstance(given, str):
-        raise Refused("invalid_request", "webhook must be a URL", param="webhook")
+    if not isinstance(given, str) and not (isinstance(given, dict) and set(given) <= {"url", "headers"}):
+        message = "webhook must be a URL, or an object of url and headers"
+        raise Refused("invalid_request", message, param="webhook", allowed=["url", "headers"])
     return webhooks.read(given, gateway.guard)
 
 

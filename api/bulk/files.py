@@ -1,6 +1,5 @@
 """The routes of files: upload, list, look at, download, delete. OpenAI's objects, so that its clients work."""
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal
@@ -11,7 +10,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
 from api.answers import ALWAYS, Answer
-from api.bulk.upload import HELD_BYTES, Upload
+from api.bulk.upload import Upload
 from api.gateway import Gateway
 from api.receiving import Request
 from api.routes import respond
@@ -37,11 +36,10 @@ def router(gateway: Gateway) -> APIRouter:
         form = Upload(asked, gateway.bulk.bulk_file_bytes)
         file_id = files.new_id(choose_shard(store.settings.shards, asked.tenant, ""))
         key = files.content_key(file_id)
-        with gateway.bodies.hold() as held:
-            held.grow(HELD_BYTES)
-            size = await storage.write(key, form.blocks(request.receive))
+        with gateway.bodies.hold(asked.tenant, asked.evict) as held:
+            size = await storage.write(key, form.blocks(request.receive, held, storage.buffer_bytes))
         try:
-            expires_ms = int(time.time() * 1000) + 1000 * _kept_s(gateway, form)
+            expires_ms = await store.connection.now_ms() + 1000 * _kept_s(gateway, form)
             name = PurePath(form.file_name).name[:MOST_NAME] or "file"
             file = File(file_id, asked.tenant, name, _purpose(form), size, 0, expires_ms)
             await files.put(store, gateway.bulk, file)

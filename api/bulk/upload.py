@@ -1,27 +1,18 @@
 """A file on its way in: the multipart body is taken apart as it comes, and its file goes on block by block."""
 
 from collections.abc import AsyncIterator
-from typing import Final, NamedTuple
-
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from typing import Final
 
 from api.answers import Receive
+from api.forms import MULTIPART, Form, Part, Sink, Text
 from api.receiving import Request
+from api.shares import Share
 from jobs.errors import Refused
 
 BLOCK_BYTES: Final = 256 << 10
-HELD_BYTES: Final = 2 << 20  # of an upload in memory: what has come and is not yet written
 TEXT_BYTES: Final = 8 << 10
 OVERHEAD_BYTES: Final = 64 << 10  # of a multipart body beside its file
 FIELDS: Final = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
-
-
-class Part(NamedTuple):
-    """The head of a part of the form."""
-
-    name: str
-    file_name: str | None
 
 
 class Upload:
@@ -29,89 +20,63 @@ class Upload:
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
         """Begin; raises Refused for what is no such form, or says that it is too large."""
-        declared = request.header(b"content-length")
-        self._limit_bytes, self._size_bytes = limit_bytes, 0
-        if declared.isdigit() and int(declared) > limit_bytes + OVERHEAD_BYTES:
+        self._limit_bytes, self._file_bytes = limit_bytes, 0
+        if request.declared_bytes > limit_bytes + OVERHEAD_BYTES:
             raise self._too_large()
-        kind, options = parse_options_header(request.header(b"content-type"))
-        if kind != b"multipart/form-data" or not options.get(b"boundary"):
-            message = "a file comes as a multipart form with the fields file and purpose"
-            raise Refused("unsupported_media_type", message, allowed=["multipart/form-data"])
-        self.fields: dict[str, str] = {}
+        if "boundary=" not in request.header(b"content-type"):
+            message = "a file comes as a multipart form, with a boundary, of the fields file and purpose"
+            raise Refused("unsupported_media_type", message, allowed=[MULTIPART])
+        self._form = Form(request.header(b"content-type"), FIELDS, self._begin)
+        self._request = request
+        self._texts: dict[str, Text] = {}
+        self._blocks = bytearray()
         self.file_name = ""
-        self._part, self._has_file, self._is_whole = Part("", None), False, False
-        self._header, self._value, self._disposition = b"", b"", b""
-        self._text, self._blocks = bytearray(), bytearray()
-        names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
-        callbacks = {f"on_{name}": getattr(self, f"_on_{name}") for name in (*names, "headers_finished", "end")}
-        self._parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]  # so they are named
 
-    async def blocks(self, receive: Receive) -> AsyncIterator[bytes]:
-        """Give the file as it comes; raises Refused where the form is broken, incomplete or too large."""
-        more = True
+    async def blocks(self, receive: Receive, held: Share, stored_bytes: int) -> AsyncIterator[bytes]:
+        """Give the file as it comes; raises Refused where the form is broken, incomplete or too large.
+
+        `held` counts what of it is in memory; storage keeps up to `stored_bytes` of what it was given there, too.
+        Raises QueueFull where there is no room for more.
+        """
+        receive, more, size_bytes, given_bytes = self._request.unpacking(receive), True, 0, 0
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise Refused("malformed_request", "the caller hung up before the file was complete")
-            more = message.get("more_body", False)
-            try:
-                self._parser.write(message.get("body", b""))
-            except FormParserError as error:
-                raise Refused("malformed_request", f"the multipart body can not be read: {error}") from error
+            more, data = message.get("more_body", False), message.get("body", b"")
+            size_bytes += len(data)
+            if size_bytes > self._limit_bytes + OVERHEAD_BYTES:
+                raise self._too_large()
+            held.resize(len(self._blocks) + len(data) + min(given_bytes, stored_bytes))
+            self._form.write(data)
             if self._blocks and (not more or len(self._blocks) >= BLOCK_BYTES):
                 block, self._blocks = bytes(self._blocks), bytearray()
+                given_bytes += len(block)
                 yield block
-        if not self._is_whole:
+        if not self._form.is_whole:
             raise Refused("malformed_request", "the multipart body ends before its last boundary")
-        if not self._has_file:
+        if "file" not in self._form.seen:
             raise Refused(
                 "invalid_request", "the form has no file field named file", allowed=list(FIELDS), param="file"
             )
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Give the text fields, once the file has been read; raises Refused where one is no text."""
+        return {name: text.read() for name, text in self._texts.items()}
 
     def _too_large(self) -> Refused:
         message = f"a file may have {self._limit_bytes} bytes"
         return Refused("body_too_large", message, limit_bytes=self._limit_bytes, param="file")
 
-    def _on_part_begin(self) -> None:
-        self._part, self._disposition, self._text = Part("", None), b"", bytearray()
+    def _begin(self, part: Part) -> Sink:
+        if part.name != "file":
+            return self._texts.setdefault(part.name, Text(part.name, TEXT_BYTES))
+        self.file_name = part.file_name or "file"
+        return self._take
 
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._header = self._value = b""
-
-    def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"").decode(errors="replace")
-        file_name = options.get(b"filename")
-        if name not in FIELDS:
-            raise Refused("invalid_request", f"unknown form field {name[:80]!r}", allowed=list(FIELDS))
-        if name in self.fields or (name == "file" and self._has_file):
-            raise Refused("invalid_request", f"form field {name!r} is given twice", param=name)
-        self._part = Part(name, None if file_name is None else file_name.decode(errors="replace"))
-        if name == "file":
-            self._has_file, self.file_name = True, self._part.file_name or "file"
-
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._part.name == "file":
-            self._size_bytes += end - start
-            if self._size_bytes > self._limit_bytes:
-                raise self._too_large()
-            self._blocks += data[start:end]
-            return
-        self._text += data[start:end]
-        if len(self._text) > TEXT_BYTES:
-            raise Refused("body_too_large", f"a field of the form may have {TEXT_BYTES} bytes", limit_bytes=TEXT_BYTES)
-
-    def _on_part_end(self) -> None:
-        if self._part.name != "file":
-            self.fields[self._part.name] = self._text.decode(errors="replace")
-
-    def _on_end(self) -> None:
-        self._is_whole = True
+    def _take(self, data: bytes) -> None:
+        self._file_bytes += len(data)
+        if self._file_bytes > self._limit_bytes:
+            raise self._too_large()
+        self._blocks += data

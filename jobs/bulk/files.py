@@ -2,8 +2,8 @@
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from typing import Final, NamedTuple, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 from jobs import keys
 from jobs.bulk.settings import BulkSettings
@@ -14,14 +14,11 @@ from jobs.store import JobStore
 ID: Final = re.compile(r"file-[0-9]{2}[0-9a-f]{32}")
 DELETED_AGAIN_MS: Final = 3_600_000  # a file that has expired and is in use is looked at again after so long
 SWEPT_AT_ONCE: Final = 100
+READ_AT_ONCE: Final = 100  # records of one pipeline
+PARTS_AT_ONCE: Final = 1000
 
 
-class _HasId(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-T = TypeVar("T", bound=_HasId)
+T = TypeVar("T")
 
 
 class File(NamedTuple):
@@ -81,10 +78,26 @@ def content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[byte
 
 
 async def _content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
-    places = [content_key(file.id)]
     if file.bulk:
-        parts = await store.connection.command("LRANGE", keys.parts(file.bulk, file.kind), 0, -1)
-        places = [part_key(file.bulk, file.kind, part.decode().split(" ")[1]) for part in parts]
+        first = 0
+        while parts := await _parts(store, file, first):
+            first += len(parts)
+            async for block in _blocks(storage, file, parts):
+                yield block
+        return
+    async for block in _blocks(storage, file, [content_key(file.id)]):
+        yield block
+
+
+async def _parts(store: JobStore, file: File, first: int) -> list[str]:
+    """List the places of some parts of a results file, from the first-th on."""
+    words = ("LRANGE", keys.parts(file.bulk, file.kind), first, first + PARTS_AT_ONCE - 1)
+    return [
+        part_key(file.bulk, file.kind, part.decode().split(" ")[1]) for part in await store.connection.command(*words)
+    ]
+
+
+async def _blocks(storage: Storage, file: File, places: Sequence[str]) -> AsyncIterator[bytes]:
     for place in places:
         try:
             async for block in storage.read(place):
@@ -97,23 +110,38 @@ async def page(
     store: JobStore, tenant: str, after: str, limit: int, *, purpose: str = "", oldest_first: bool = False
 ) -> tuple[list[File], bool]:
     """List a tenant's files in the order of their making, and whether there are more; raises Refused for `after`."""
-    found: list[File] = []
-    for shard in range(store.settings.shards):
-        ids = await store.connection.command("ZRANGE", keys.files(shard, tenant), 0, -1)
-        found += [one for one in await _read(store, [name.decode() for name in ids]) if one is not None]
-    kept = [one for one in found if purpose in ("", one.purpose)]
-    return cut(sorted(kept, key=lambda one: (one.created_ms, one.id), reverse=not oldest_first), after, limit)
+    lists = [keys.files(shard, tenant) for shard in range(store.settings.shards)]
+    ids = await listed(store, lists, after, oldest_first=oldest_first)
+    return await read_page(ids, limit, lambda some: _read(store, some), lambda one: purpose in ("", one.purpose))
 
 
-def cut(listed: Sequence[T], after: str, limit: int) -> tuple[list[T], bool]:
-    """Give a page of a list; raises Refused where `after` is none of it."""
-    begin = 0
-    if after:
-        places = [nth for nth, one in enumerate(listed) if one.id == after]
-        if not places:
-            raise Refused("invalid_request", f"after must be the id of one in the list, and {after[:80]!r} is not")
-        begin = places[0] + 1
-    return list(listed[begin : begin + limit]), len(listed) > begin + limit
+async def listed(store: JobStore, lists: Sequence[str], after: str, *, oldest_first: bool = False) -> list[str]:
+    """List the ids of these sorted sets together, behind `after`; raises Refused where that is none of them."""
+    answers = await store.connection.pipeline([("ZRANGE", one, 0, -1, "WITHSCORES") for one in lists], large=True)
+    found = sorted((int(ms), name.decode()) for answer in answers for name, ms in answer)
+    ids = [name for _, name in (found if oldest_first else reversed(found))]
+    if not after:
+        return ids
+    if after not in ids:
+        raise Refused("invalid_request", f"after must be the id of one in the list, and {after[:80]!r} is not")
+    return ids[ids.index(after) + 1 :]
+
+
+async def read_page(
+    ids: Sequence[str],
+    limit: int,
+    read: Callable[[Sequence[str]], Awaitable[Sequence[T | None]]],
+    is_wanted: Callable[[T], bool],
+) -> tuple[list[T], bool]:
+    """Read records, some at a time, until so many are found that are wanted; and whether there are more."""
+    found: list[T] = []
+    count = min(READ_AT_ONCE, limit + 1)
+    for first in range(0, len(ids), count):
+        records = await read(ids[first : first + count])
+        found += [one for one in records if one is not None and is_wanted(one)]
+        if len(found) > limit:
+            break
+    return found[:limit], len(found) > limit
 
 
 async def drop(store: JobStore, storage: Storage, tenant: str, file_id: str) -> None:

@@ -126,12 +126,9 @@ async def find(store: JobStore, tenant: str, wire_id: str) -> Bulk:
 
 async def page(store: JobStore, tenant: str, after: str, limit: int) -> tuple[list[Bulk], bool]:
     """List a tenant's bulks, newest first, and whether there are more; raises Refused for `after`."""
-    found: list[Bulk] = []
-    for shard in range(store.settings.shards):
-        ids = await store.connection.command("ZRANGE", keys.bulks(shard, tenant), 0, -1)
-        found += [one for one in await _read(store, [name.decode() for name in ids]) if one is not None]
-    newest = sorted(found, key=lambda one: (one.created_ms, one.id), reverse=True)
-    return files.cut(newest, after.removeprefix(PREFIX), limit)
+    lists = [keys.bulks(shard, tenant) for shard in range(store.settings.shards)]
+    ids = await files.listed(store, lists, after.removeprefix(PREFIX))
+    return await files.read_page(ids, limit, lambda some: _read(store, some), lambda _: True)
 
 
 async def cancel(store: JobStore, tenant: str, wire_id: str) -> Bulk:

@@ -19,6 +19,8 @@ PART_BYTES: Final = 8 << 20  # S3 takes no smaller ones, but for the last; a fil
 class ObjectStore:
     """Objects below a prefix of a bucket."""
 
+    buffer_bytes = 2 * PART_BYTES  # a part that is being sent, and the one that is being gathered
+
     def __init__(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
         bucket, _, prefix = rest.partition("/")
@@ -39,7 +41,9 @@ class ObjectStore:
                 raise
 
         try:
-            await obstore.put_async(self._store, self._prefix + key, counted(), chunk_size=PART_BYTES)
+            await obstore.put_async(
+                self._store, self._prefix + key, counted(), chunk_size=PART_BYTES, max_concurrency=1
+            )
         except Exception as error:
             if broken:  # what the caller's side broke off is not the store's fault
                 raise broken[0] from None

@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import Field, field_validator
 
-from jobs.settings import Settings
+from jobs.environment import Settings
 
 STORE: Final = re.compile(r"s3://[^/]+(/.*)?")
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from jobs import keys
+from jobs import codec, keys
 from jobs.bulk.lines import Bits
 from jobs.bulk.records import Bulk, read
 from jobs.errors import JitneyError
@@ -25,7 +25,10 @@ class Overtaken(Exception):
 
 
 class Stand(NamedTuple):
-    """A bulk, how many outcomes its log holds, how many bulks are open, and the server's time in ms."""
+    """A bulk, how many outcomes its log holds, and the server's time in ms.
+
+    `open_bulks`: what all bulks share is divided by so many, by tenants first, then by the bulks of each.
+    """
 
     bulk: Bulk
     waiting: int
@@ -64,9 +67,14 @@ def number_of(line_id: str) -> int:
     return int(line_id[NO_NUMBER:], 16)
 
 
-async def dispatch(store: JobStore, root: str, want: int, flight_ms: int) -> tuple[list[Flight], float | None]:
-    """Take up to `want` bulks whose step is due; also says in how many seconds the next is. None: none is open."""
-    next_ms, *handed = await store.run("bulk/dispatch", root, want, flight_ms)
+async def dispatch(
+    store: JobStore, root: str, want: int, slots: int, flight_ms: int
+) -> tuple[list[Flight], float | None]:
+    """Take up to `want` bulks whose step is due, for as many `slots` (threads) as there are in all.
+
+    Also says in how many seconds the next is due; None: none is open.
+    """
+    next_ms, *handed = await store.run("bulk/dispatch", root, want, slots, flight_ms)
     flights = [Flight(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)]
     return flights, None if next_ms < 0 else next_ms / 1000
 
@@ -120,9 +128,9 @@ async def expand(
         raise Overtaken
 
 
-async def outcomes(store: JobStore, bulk: Bulk, count: int) -> list[bytes]:
-    """Read the oldest outcomes of a bulk's log."""
-    found: list[bytes] = await store.connection.command("LRANGE", keys.outcomes(bulk.id), 0, count - 1)
+async def outcomes(store: JobStore, bulk: Bulk, count: int, size_bytes: int) -> list[bytes]:
+    """Read the oldest outcomes of a bulk's log: so many at most, and so many bytes, but one in any case."""
+    found: list[bytes] = await store.run("bulk/outcomes", keys.root(int(bulk.id[:2])), bulk.id, count, size_bytes)
     return found
 
 
@@ -160,7 +168,7 @@ async def close(store: JobStore, flight: Flight, end: Close, kept_s: int) -> Non
 
 def error_body(error: JitneyError) -> bytes:
     """Write an error as an outcome carries it."""
-    return orjson.dumps({"code": error.code, "message": error.message, "status": error.status})
+    return codec.error_body(error)
 
 
 def _root(flight: Flight) -> str:

@@ -20,6 +20,8 @@ RETRY_AFTER_S: Final = 5
 class Storage(Protocol):
     """Raises NotNow (storage_unavailable) where it can not be reached or has no room, KeyError where nothing lies."""
 
+    buffer_bytes: int  # of an object that is being written, at most, that it keeps in memory between two blocks
+
     async def write(self, key: str, blocks: AsyncIterator[bytes]) -> int:
         """Store an object, in place of an earlier one; gives its bytes. What `blocks` raises leaves nothing behind."""
         ...
@@ -55,6 +57,8 @@ def unavailable(error: Exception) -> NotNow:
 
 class Folder:
     """A folder on this machine, or one that all parts share. Calls that may block run in threads."""
+
+    buffer_bytes = 0  # a block is written before the next one is asked for
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -1,6 +1,6 @@
 -- Give a job a webhook after it was accepted: while it is open in place of the one it has; once it has ended, its end is
 -- told at once. The same URL again is the same delivery.
--- ARGV  id, tenant, webhook (origin, URL, wanted ends)
+-- ARGV  id, tenant, webhook (origin, URL, wanted ends, headers; see outbox.lua)
 -- gives {'open', ''} | {'posted', delivery} | {'unwanted', ''} it ended otherwise | {'many', ''} | {'unknown', ''}
 -- with events, outbox
 local id, tenant, webhook = ARGV[1], ARGV[2], ARGV[3]
@@ -10,7 +10,8 @@ if job[1] == 'queued' or job[1] == 'running' then
   redis.call('HSET', job_key(id), 'webhook', webhook)
   return {'open', ''}
 end
-if not delivery_of(id, string.match(webhook, '^%S+ (%S+)')) then return {'many', ''} end
+local _, url = read_webhook(webhook)
+if not delivery_of(id, url) then return {'many', ''} end
 local delivery = post(id, job[1], webhook)
 if not delivery then return {'unwanted', ''} end
 redis.call('PUBLISH', 'jitney:outbox', '')

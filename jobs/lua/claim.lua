@@ -5,7 +5,7 @@
 --       most_bulk (so many seats are bulk's, and the others stay empty; '' = bulk has its share and all that stay empty)
 -- gives {more, suspects, jobs, bulk, held}: more = 1 where this claim was cut short and the next finds more at once; suspects =
 --       1 where a cell waits for its trial; bulk = how many of the jobs are; held = 1 where seats stay empty though bulk waits;
---       per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries}
+--       per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries, tenant}
 -- Jobs whose deadline has passed end here as expired, and what nobody can read as failed. Where it finds too few, the seats
 -- left free are noted: submit hands jobs over to them. Where it fills all and others wait, the worker is noted as a host: it
 -- takes one guest more, of a tenant that has nobody in line. Safe to lose: jobs whose answer never arrives go back when their
@@ -15,7 +15,7 @@ local model, version, worker, lease_ms, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one answer, so that it arrives soon; one job always fits
 local bytes, budget = 0, 4 * want + 64  -- how many ids are looked at: a claim over a heap of overdue jobs ends too
 local bulk_share, version_read, ends = tonumber(ARGV[6]), tonumber(ARGV[7]), ends_at(10)
-local claimed, given_up, cut = {}, 0, false
+local claimed, given_up, parked, cut = {}, 0, 0, false
 local bulk, held, most_bulk = 0, false, tonumber(ARGV[15])
 local shares = ARGV[14] ~= '' and cjson.decode(ARGV[14])
 local seat_mark = {}  -- fields for jobs of a tenant that may run so many
@@ -32,26 +32,26 @@ end
 -- Seat a job; false where it must stay in its line: it is too large for this answer, or of a later release.
 local function seat(id)
   local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model', 'retries',
-    'followers', 'log')
+    'followers', 'log', 'tenant')
   if job[1] ~= 'queued' then return true end
   if (tonumber(job[7]) or 0) > version_read then return false end
   local readable = tonumber(job[2]) and job[3] and tonumber(job[4]) and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
     and tonumber(job[8]) and job[9]
   if not readable then return give_up(id, 'failed', UNREADABLE) end
   if tonumber(job[2]) <= now_ms then return give_up(id, 'expired', EXPIRED) end
-  if #claimed > 0 and bytes + job[4] > MAX_BYTES then  -- before the input is read: reading it is what costs
+  if #claimed > 0 and bytes + job[4] + #job[5] > MAX_BYTES then  -- before the input is read: reading it is what costs
     budget, cut = 0, true
     return false
   end
   local input = redis.call('HGET', job_key(id), 'input')
   if not input then return give_up(id, 'failed', UNREADABLE) end
-  bytes = bytes + job[4]
+  bytes = bytes + job[4] + #job[5]
   local attempt = whole(job[8] + 1)
   redis.call('HSET', job_key(id), 'state', 'running', 'owner', worker, 'started', NOW_US, 'attempts', attempt,
     unpack(seat_mark))
   leases[#leases + 1], leases[#leases + 2] = lease_ends, id
   if job[11] or job[12] then changed(id, 'running', job[11], job[12]) end
-  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], NOW_US, job[2], job[10] or '0'}
+  claimed[#claimed + 1] = {id, attempt, job[3], input, job[5], job[6], NOW_US, job[2], job[10] or '0', job[13] or ''}
   return true
 end
 
@@ -73,11 +73,14 @@ local function room_of(tenant, most)
 end
 
 -- As `fill`, by weight: in each round a tenant has seats for as much as it weighs. A turn that the end of a claim cuts short
--- goes on in the next one. A tenant of which enough run is passed by.
+-- goes on in the next one. A tenant of which enough run leaves the ring until one of its jobs ends (`park`), so that a claim
+-- looks at no more tenants than it has budget for, however many wait.
 local function fill_by_weight(lane, seats)
-  local ring, goal, sum, braked = ring_key(model, version, lane), #claimed + seats, 0, {}
-  for _, tenant in ipairs(redis.call('LRANGE', ring, 0, -1)) do sum = sum + (shares[tenant] or shares[''])[1] end
-  if sum == 0 or seats <= 0 then return end
+  if seats <= 0 then return end
+  local ring, goal, sum = ring_key(model, version, lane), #claimed + seats, 0
+  -- With as many tenants as seats the sum is at least the number of seats, and the unit is 1 whatever the others weigh.
+  for _, tenant in ipairs(redis.call('LRANGE', ring, 0, seats - 1)) do sum = sum + (shares[tenant] or shares[''])[1] end
+  if sum == 0 then return end
   local unit, turn = math.ceil(seats / sum), model .. ':' .. version .. ':' .. lane
   local left, whose = string.match(redis.call('HGET', root .. ':turns', turn) or '', '^(%d+) (.+)$')
   while #claimed < goal and budget > 0 do
@@ -93,7 +96,8 @@ local function fill_by_weight(lane, seats)
     local units = math.ceil((credit - taken) / unit)
     whose = nil
     if waits and room <= taken then
-      braked[#braked + 1] = tenant
+      park(tenant, model, version, lane)
+      parked, budget = parked + 1, budget - 1
     elseif waits and units > 0 and #claimed >= goal then
       redis.call('LPUSH', ring, tenant)
       whose, left = tenant, units
@@ -102,7 +106,6 @@ local function fill_by_weight(lane, seats)
     end
   end
   seat_mark = {}
-  if #braked > 0 then redis.call('RPUSH', ring, unpack(braked)) end
   if whose then redis.call('HSET', root .. ':turns', turn, whole(left) .. ' ' .. whose) else redis.call('HDEL', root .. ':turns', turn) end
 end
 
@@ -164,7 +167,7 @@ end
 if ARGV[8] == '1' then try_suspects() else fill_seats() end
 local suspects = redis.call('EXISTS', ring_key(model, version, 'suspect')) == 1 and not a_trial_runs()
 -- Jobs of a later release that use the budget up are no reason to come back at once: nothing moved.
-local more = cut or (budget <= 0 and #claimed < want and given_up > 0)
+local more = cut or (budget <= 0 and #claimed < want and given_up + parked > 0)
 for_many('ZADD', root .. ':leases', leases)
 local note = noted_as(worker, lease_ms)
 if #claimed < want and not more and ARGV[8] ~= '1' then

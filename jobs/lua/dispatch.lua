@@ -1,14 +1,17 @@
 -- Hand out deliveries that are due: each goes into the air for a while, and comes back to its line if nobody settles it.
--- ARGV  lane, want, slots (of the lane; once half of them are taken, nobody gets a second), flight_ms (how long one may
---       take), stall_ms (an endpoint whose oldest attempt is older gets no other), most (deliveries that may wait for one
---       endpoint; the oldest beyond fail), and how many of those that have ended are kept, and for how long
+-- Tenants take turns, and of a tenant its endpoints: one endpoint has its deliveries handed out in a turn.
+-- ARGV  lane, want, slots (of the lane; once half of them are taken, no endpoint gets a second, nor a tenant while there are
+--       others; the last quarter is for tenants that have none in the air), flight_ms (how long one may take), stall_ms (an
+--       endpoint whose oldest attempt is older gets no other), most (deliveries that may wait for one endpoint; the oldest
+--       beyond fail), and how many of those that have ended are kept, and for how long
 -- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
 -- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
 -- with events, outbox
 local lane, want, slots, flight_ms, stall_ms, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
   tonumber(ARGV[5]), tonumber(ARGV[6])
 local log, ttl_ms = ARGV[7], ARGV[8]
-local RETRY_MS = 20  -- until an endpoint that may not have more right now is looked at again
+local RETRY_MS = 20  -- until who may not have more right now is looked at again
+local LOOKS = 8  -- endpoints of one tenant that are looked at in its turn
 local AT_ONCE = 100  -- deliveries of one endpoint that one call fails
 local handed = {0}
 local count_handed = 0
@@ -31,7 +34,7 @@ local function give_up(endpoint, up_to, count, why)
   end
 end
 
-local function hand_out(endpoint, room)
+local function hand_out(tenant, endpoint, room)
   if room < 1 then return end
   local due = redis.call('ZRANGEBYSCORE', outbox_key(endpoint), '-inf', now_ms, 'LIMIT', 0, math.min(room, want - count_handed))
   for _, delivery in ipairs(due) do
@@ -39,13 +42,17 @@ local function hand_out(endpoint, room)
     if redis.call('HGET', delivery_key(delivery), 'state') == 'waiting' then
       local flight = redis.call('HINCRBY', delivery_key(delivery), 'flight', 1)
       redis.call('ZADD', airborne_key(endpoint), whole(now_ms + flight_ms), delivery)
+      redis.call('ZADD', flights_key(lane, tenant), whole(now_ms + flight_ms), delivery)
+      redis.call('PEXPIRE', flights_key(lane, tenant), flight_ms)
       handed[#handed + 1], handed[#handed + 2] = delivery, flight
       count_handed = count_handed + 1
     end
   end
 end
 
-local function serve(endpoint)
+local function is_scarce() return 2 * (want - count_handed) <= slots end
+
+local function serve(tenant, endpoint)
   take_back(endpoint)
   local facts = redis.call('HMGET', endpoint_key(endpoint), 'paused_until', 'room', 'not_before')
   local paused_until, not_before = tonumber(facts[1]), tonumber(facts[3]) or 0
@@ -59,16 +66,41 @@ local function serve(endpoint)
   if oldest and oldest - flight_ms + stall_ms <= now_ms then return reschedule(endpoint, now_ms + stall_ms) end
   local room, airborne = tonumber(facts[2]) or 1, redis.call('ZCARD', airborne_key(endpoint))
   -- Who has just died holds what it has; whoever else comes finds a slot all the same.
-  local is_scarce = 2 * (want - count_handed) <= slots
-  if is_scarce and airborne > 0 and airborne < room then return reschedule(endpoint, now_ms + RETRY_MS) end
-  if not_before <= now_ms then hand_out(endpoint, is_scarce and math.min(room - airborne, 1) or room - airborne) end
+  if is_scarce() and airborne > 0 and airborne < room then return reschedule(endpoint, now_ms + RETRY_MS) end
+  if not_before <= now_ms then hand_out(tenant, endpoint, is_scarce() and math.min(room - airborne, 1) or room - airborne) end
   reschedule(endpoint)
 end
 
-for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', due_key(lane), '-inf', now_ms, 'LIMIT', 0, 4 * want)) do
-  -- Where junk lies in place of what is an endpoint's, the others are served all the same.
-  if count_handed < want and not pcall(serve, endpoint) then redis.call('ZREM', due_key(lane), endpoint) end
+-- Deliveries of a tenant that are in the air, in this lane.
+local function in_the_air(tenant)
+  redis.call('ZREMRANGEBYSCORE', flights_key(lane, tenant), '-inf', now_ms)
+  return redis.call('ZCARD', flights_key(lane, tenant))
 end
-local next_due = redis.call('ZRANGE', due_key(lane), 0, 0, 'WITHSCORES')[2]
-handed[1] = next_due and math.max(0, next_due - now_ms) or -1
+
+local ring = due_key(lane)
+local function give_turn(tenant)
+  local is_last_quarter = 4 * (want - count_handed) <= slots
+  if (is_last_quarter or (is_scarce() and redis.call('ZCARD', ring) > 1)) and in_the_air(tenant) > 0 then
+    redis.call('ZADD', ring, whole(now_ms + RETRY_MS), tenant)
+    return
+  end
+  local its_endpoints, before = ring .. ':' .. tenant, count_handed
+  for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', its_endpoints, '-inf', now_ms, 'LIMIT', 0, LOOKS)) do
+    -- Where junk lies in place of what is an endpoint's, the others are served all the same.
+    if not pcall(serve, tenant, endpoint) then redis.call('ZREM', its_endpoints, endpoint) end
+    if count_handed > before then break end
+  end
+  end_turn(ring, tenant)
+end
+
+local turns = 8 * want  -- in all
+repeat
+  local before = count_handed
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', RING_NOW, 'LIMIT', 0, math.min(4 * want, turns))) do
+    if count_handed < want and not pcall(give_turn, tenant) then redis.call('ZREM', ring, tenant) end
+    turns = turns - 1
+  end
+until count_handed >= want or count_handed == before or turns <= 0
+local next_due = redis.call('ZRANGE', ring, 0, 0, 'WITHSCORES')[2]
+handed[1] = next_due and math.max(0, math.ceil(next_due - ring_now)) or -1
 return handed

@@ -6,11 +6,7 @@ local values = redis.call('HMGET', job_key(id), unpack(ARGV, 3))
 local followers, owner = unpack(redis.call('HMGET', job_key(id), 'followers', 'owner'))
 watch(id, gateway)
 if redis.call('HEXISTS', job_key(id), 'watchers') == 1 then  -- it is not final
-  if not followers then
-    redis.call('HSET', job_key(id), 'followers', gateway)
-  elseif not string.find(' ' .. followers .. ' ', ' ' .. gateway .. ' ', 1, true) then
-    redis.call('HSET', job_key(id), 'followers', followers .. ' ' .. gateway)
-  end
+  add_gateway(job_key(id), 'followers', followers, gateway)
 end
 values[#values + 1] = owner or ''
 return values

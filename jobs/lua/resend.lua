@@ -16,6 +16,8 @@ if facts[3] ~= 'waiting' then
   redis.call('HINCRBY', root .. ':counts', 'webhooks:posted', 1)
 end
 redis.call('HDEL', endpoint_key(endpoint), 'paused_until', 'not_before')
+redis.call('HSET', endpoint_key(endpoint), 'tenant', facts[2])
+keep_lists(facts[2], endpoint)
 redis.call('ZADD', outbox_key(endpoint), whole(now_ms), delivery)
 reschedule(endpoint)
 redis.call('PUBLISH', 'jitney:outbox', '')

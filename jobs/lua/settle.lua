@@ -9,9 +9,10 @@
 -- with events, outbox
 local delivery, flight, verdict, entry, after_ms, rest_ms, slow, room, pause_after_ms, pause_ms, log, ttl_ms, result_ttl_ms,
   bucket, first_ms = unpack(ARGV)
-local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'flight', 'job')
-local endpoint = facts[1]
+local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'flight', 'job', 'tenant')
+local endpoint, tenant = facts[1], facts[4]
 if not endpoint or facts[2] ~= flight or redis.call('ZREM', airborne_key(endpoint), delivery) == 0 then return 0 end
+for _, lane in ipairs(LANES) do redis.call('ZREM', flights_key(lane, tenant), delivery) end
 local its_key, counts, news = endpoint_key(endpoint), root .. ':counts', 1
 
 local function is_well()
@@ -37,14 +38,15 @@ if verdict ~= 'lost' then
     redis.call('HINCRBY', counts, 'webhooks:first:sum', first_ms)
   end
   if slow == '1' then redis.call('HSET', its_key, 'slow', 1) elseif slow == '0' then redis.call('HDEL', its_key, 'slow') end
-  redis.call('EXPIRE', its_key, KEPT_S)
 end
 if verdict == 'delivered' then is_well() elseif verdict == 'retry' or verdict == 'failed' then fails() end
 if verdict == 'delivered' or verdict == 'failed' or verdict == 'stopped' then
   end_delivery(delivery, verdict == 'delivered' and 'delivered' or 'failed', log, ttl_ms)
 else
   redis.call('ZADD', outbox_key(endpoint), whole(now_ms + after_ms), delivery)
-  redis.call('EXPIRE', delivery_key(delivery), KEPT_S)
+  local kept_s = math.max(KEPT_S, math.ceil(after_ms / 1000) + 86400)  -- a schedule may have waits longer than that
+  redis.call('EXPIRE', delivery_key(delivery), whole(kept_s))
+  keep_lists(tenant, endpoint, kept_s)
   -- What the link in it leads to stays as long as there are attempts.
   local kept_ms = redis.call('PTTL', job_key(facts[3]))
   if kept_ms > 0 and kept_ms < after_ms + result_ttl_ms then redis.call('PEXPIRE', job_key(facts[3]), whole(after_ms + result_ttl_ms)) end

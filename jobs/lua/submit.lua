@@ -17,9 +17,9 @@
 -- copies an input once.
 -- Where others wait and its tenant has nobody in line, a host takes it as its guest ('guest' in place of the seats left).
 -- with events, lines
-local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local gateway, idempotency_ttl_s, own_cap, own_ttl_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local FIRST_CAP, FIRST_JOB = 5, 9
-local OWN_STEP = 64  -- words: every so many jobs, a tenant's list is cut to what it may hold
+local OWN_STEP = 64  -- one job in so many has its tenant's list cut to what it may hold: told by its id, which is random
 local HANDED_BYTES = 32 * 1024  -- of one input: larger ones are fetched, so that no channel is filled with them
 local ticket  -- the next
 local watcher = gateway ~= '' and {'watchers', gateway} or {}
@@ -27,7 +27,7 @@ local answers = {}
 local loads = {}  -- model, or '@' and a tenant with a quota → jobs and bytes open of it, jobs submitted, how many of them now
 local lines = {}  -- line → model, version, lane, tenant, all that is new; and its new members: ticket, id, ticket, id ...
 local deadlines = {}  -- ms, id, ms, id ...
-local keyed = {}  -- record of an Idempotency-Key that many jobs share → place, what it made, place, what it made ...
+local keyed = {}  -- record of an Idempotency-Key that many jobs share → place, what it made, place, what it made ...; kept_s
 local leases = {}  -- ms, id, ms, id ... of those that are handed over
 local takers = {}  -- model version → the worker that keeps most seats free for it, how many, and the jobs it is handed
 
@@ -139,7 +139,7 @@ local function seat(taker, line, id, created, kind, input, parameters, deadline)
     return
   end
   leases[#leases + 1], leases[#leases + 2] = taker.lease_ends, id
-  taker.jobs[#taker.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0}
+  taker.jobs[#taker.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0, line.tenant}
   taker.free = taker.free - 1
   if line.lane == 'bulk' then taker.bulk = taker.bulk + 1 end
   if taker.hosts then
@@ -181,7 +181,12 @@ local function accept(at)
     'size', #input, 'parameters', parameters, 'metadata', metadata,
     unpack(taker and {'owner', taker.worker, 'started', created, unpack(watcher)} or watcher))
   if webhook ~= '' then redis.call('HSET', job, 'webhook', webhook) end
-  if bulk ~= '' then redis.call('HSET', job, 'bulk', bulk) else line.new[#line.new + 1], line.new[#line.new + 2] = created, id end
+  if bulk ~= '' then
+    redis.call('HSET', job, 'bulk', bulk)
+  else
+    line.new[#line.new + 1], line.new[#line.new + 2] = created, id
+    line.is_cut = line.is_cut or tonumber(string.sub(id, -2), 16) % OWN_STEP == 0
+  end
   if logged == '1' then
     redis.call('HSET', job, 'log', tenant)
     changed(id, 'queued', nil, tenant)
@@ -193,12 +198,14 @@ local function accept(at)
   end
   if key ~= '' then
     local record, place = made_by(tenant, key)
+    local kept_s = math.max(idempotency_ttl_s, math.ceil(deadline_ms / 1000))  -- as long as the job may be open, at least
     if place then
-      keyed[record] = keyed[record] or {}
+      keyed[record] = keyed[record] or {kept_s = 0}
+      keyed[record].kept_s = math.max(kept_s, keyed[record].kept_s)
       table.insert(keyed[record], place)
       table.insert(keyed[record], id .. ' ' .. digest)
     else
-      redis.call('SET', record, id .. ' ' .. digest, 'EX', idempotency_ttl_s)
+      redis.call('SET', record, id .. ' ' .. digest, 'EX', kept_s)
     end
   end
   load.jobs, load.bytes, load.new = load.jobs + 1, load.bytes + #input, load.new + 1
@@ -212,7 +219,7 @@ for_many('ZADD', root .. ':deadlines', deadlines)
 for_many('ZADD', root .. ':leases', leases)
 for record, made in pairs(keyed) do
   for_many('HSET', record, made)
-  redis.call('EXPIRE', record, idempotency_ttl_s)
+  redis.call('EXPIRE', record, math.max(made.kept_s, redis.call('TTL', record)))
 end
 for name, taker in pairs(takers) do
   if taker then hand_over(name) end
@@ -223,11 +230,10 @@ for key, line in pairs(lines) do if line then
     redis.call('RPUSH', ring_key(line.model, line.version, line.lane), line.tenant)
   end
   for_many('ZADD', key, line)
-  for_many('ZADD', own, line.new)
-  local many = redis.call('ZCARD', own)
-  if many % OWN_STEP < #line.new then  -- now and then is enough
-    redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1)
+  if #line.new > 0 then
+    for_many('ZADD', own, line.new)
     redis.call('EXPIRE', own, own_ttl_s)
+    if line.is_cut then redis.call('ZREMRANGEBYRANK', own, 0, -own_cap - 1) end
   end
 end end
 for model, load in pairs(loads) do

@@ -11,7 +11,7 @@ import orjson
 from scripts.bulk.errors import CannotRun
 
 CONNECTIONS: Final = 64
-WAIT_S: Final = 55  # a gateway waits for 60 s at most (MAX_WAIT_S)
+WAIT_S: Final = 55  # a gateway waits for 58 s at most (MAX_WAIT_S)
 ANSWER_S: Final = WAIT_S + 30.0
 KEY: Final = "JITNEY_API_KEY"
 UNREACHED: Final = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)

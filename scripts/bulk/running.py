@@ -68,6 +68,8 @@ class Run:
     async def _open(self, stack: AsyncExitStack) -> None:
         given = self._given
         if given.local is None:
+            if not given.url:
+                say(f"the service is {URL}: --url names no other")
             self._client = await stack.enter_async_context(Client(given.url or URL))
             self._card = await self._client.card(given.model)
             return

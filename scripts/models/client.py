@@ -14,8 +14,9 @@ EX_UNAVAILABLE: Final = 69
 EX_CONFIG: Final = 78
 
 ENVIRONMENT: Final = """environment:
-  JITNEY_URL   the gateway (http://127.0.0.1:8000)
-  JITNEY_KEY   an API key, where it asks for one; changes need one with the role admin"""
+  JITNEY_URL      the gateway (http://127.0.0.1:8000)
+  JITNEY_API_KEY  an API key, where it asks for one; changes need one with the role admin (JITNEY_KEY likewise)"""
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
 
 
 class Failed(Exception):
@@ -34,14 +35,17 @@ def parser(verb: str, does: str) -> argparse.ArgumentParser:
         epilog=ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    url = os.environ.get("JITNEY_URL") or "http://127.0.0.1:8000"
-    made.add_argument("--url", default=url, help="where the gateway listens (%(default)s)")
+    url = os.environ.get("JITNEY_URL")
+    made.add_argument("--url", default=url, help=f"where the gateway listens ({url or DEFAULT_URL})")
     return made
 
 
-def call(url: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-    """GET, or POST a body; gives the answer's JSON. Raises Failed."""
-    key = os.environ.get("JITNEY_KEY")
+def call(url: str | None, path: str, body: Mapping[str, object] | None = None) -> Any:
+    """GET, or POST a body; gives the answer's JSON. Raises Failed. `url`: None where nobody has named one."""
+    if not url:
+        url = DEFAULT_URL
+        print(f"jitney models: the gateway is {url}: neither --url nor JITNEY_URL names another", file=sys.stderr)
+    key = os.environ.get("JITNEY_API_KEY") or os.environ.get("JITNEY_KEY")
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     try:
         parts = urlsplit(url)

@@ -106,16 +106,18 @@ async def test_only_lines_that_failed_can_be_run_again(plant: Plant) -> None:
     await plant.run_all(open_one)
 
 
-@pytest.mark.parametrize("how", ["field", "metadata"])
+@pytest.mark.parametrize("how", ["field", "metadata", "headers"])
 async def test_its_end_is_told(plant: Plant, how: str) -> None:
     with Receiver() as receiver:
         hook = f"{receiver.url}/done"
+        asked: Any = {"url": hook, "headers": {"Authorization": "Bearer s3cr3t"}} if how == "headers" else hook
         more: dict[str, Any] = (
-            {"metadata": {"webhook": hook}} if how == "metadata" else {"extra_body": {"webhook": hook}}
+            {"metadata": {"webhook": hook}} if how == "metadata" else {"extra_body": {"webhook": asked}}
         )
         done = await plant.run_all(bulks.begin(plant.ai, [line("a"), "broken"], **more))
         got = receiver.wait_for(1)[0]
         assert got.message["type"] == "batch.completed"
+        assert got.headers.get("authorization") == ("Bearer s3cr3t" if how == "headers" else None)
         shown = plant.gateway.http.get(f"/v1/batches/{done.id}").json()
         assert got.message["data"] == shown
         assert shown["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
@@ -126,7 +128,9 @@ async def test_its_end_is_told(plant: Plant, how: str) -> None:
 
         (delivery,) = wait_until(listed, "it is noted")
         assert (delivery["type"], delivery["job"]) == ("batch.completed", done.id)
-        assert plant.gateway.http.get(delivery["urls"]["job"]).json()["id"] == done.id
+        told = plant.gateway.http.get(delivery["urls"]["job"])
+        assert told.json()["id"] == done.id
+        assert "s3cr3t" not in told.text + str(delivery)
 
 
 async def test_a_file_in_use_stays(plant: Plant) -> None:

@@ -54,7 +54,7 @@ async def open_bulk(store: JobStore, key: str = "k", *, again: bool = False) -> 
 
 
 async def fly(store: JobStore) -> Flight:
-    (flight,), _ = await steps.dispatch(store, store.roots[0], 5, FLIGHT_MS)
+    (flight,), _ = await steps.dispatch(store, store.roots[0], 5, 5, FLIGHT_MS)
     return flight
 
 
@@ -85,7 +85,7 @@ async def test_an_outcome_is_logged_once_whatever_is_sent_twice(store: JobStore)
     await run(store, 2)
     seen = await stand(store, flight)
     assert (seen.waiting, seen.bulk.completed, seen.bulk.failed) == (2, 2, 0)
-    ids = [orjson.loads(one)[:2] for one in await steps.outcomes(store, bulk, 10)]
+    ids = [orjson.loads(one)[:2] for one in await steps.outcomes(store, bulk, 10, 1 << 20)]
     assert sorted(ids) == [[steps.job_id(bulk.id, n), f"line-{n}"] for n in (1, 2)]
 
 
@@ -108,7 +108,7 @@ async def test_a_line_that_ends_without_a_run_takes_its_job_with_it(store: JobSt
 
 async def test_who_is_not_the_last_writes_nothing(store: JobStore) -> None:
     bulk = await open_bulk(store)
-    (lost,), _ = await steps.dispatch(store, store.roots[0], 5, 0)
+    (lost,), _ = await steps.dispatch(store, store.roots[0], 5, 5, 0)
     flight = await fly(store)  # the first counts as lost at once
     assert flight == Flight(bulk.id, lost.number + 1)
     part = Part("p", 1, 0, 5, 0, 1, 0)
@@ -147,7 +147,7 @@ async def test_a_bulk_is_woken_when_its_last_line_ends(store: JobStore) -> None:
     await store.submit([job(bulk, 1)])
     await steps.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
     await steps.land(store, flight, 60)
-    assert (await steps.dispatch(store, store.roots[0], 5, FLIGHT_MS))[0] == []
+    assert (await steps.dispatch(store, store.roots[0], 5, 5, FLIGHT_MS))[0] == []
     await run(store, 1)
     flight = await fly(store)
     await store.submit([job(bulk, 2)])

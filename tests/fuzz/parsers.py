@@ -6,23 +6,28 @@ installs. Exit code 77: a fault was found; its input is kept and shown.
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import atheris
+import httptools
 
-with atheris.instrument_imports(include=["api", "jobs", "multipart", "python_multipart", "starlette.formparsers"]):
+with atheris.instrument_imports(include=["api", "jobs", "python_multipart"]):
     from api import many
     from api.callers import _is_here, _key_of
     from api.deadletters import _place, read_time
     from api.drafts import read_draft
+    from api.framing import Framing
     from api.hot import _prefer_wait, _wait_seconds
     from api.receiving import Request, read_query
     from api.settings import GatewaySettings
+    from api.unpacking import STEP_BYTES, Unpacking
     from jobs import codec, events, keyring, tenants, tensors
     from jobs.admission import admit, check_key
     from jobs.catalogue import Catalogue
@@ -66,12 +71,12 @@ def request(data: bytes) -> None:
     query = given.ConsumeBytes(given.ConsumeIntInRange(0, 60)) if given.ConsumeBool() else b""
     body = given.ConsumeBytes(given.remaining_bytes())
     headers = [(b"content-type", kind), (b"authorization", body[:50]), (b"host", body[:30])]
-    scope = {"path": "/v1/jobs", "query_string": query, "headers": headers}
+    scope = {"path": "/v1/jobs", "method": "POST", "query_string": query, "headers": headers}
     asked = Request(scope)
     _key_of(asked)
     _is_here(asked.header(b"host"))
     if many.is_many(asked, body):
-        for draft in many.read_drafts(asked, body, 20):
+        for draft in many.read_drafts(asked, body, 20).read():
             if not isinstance(draft, JitneyError):
                 taken(draft)
     else:
@@ -117,7 +122,77 @@ def records(data: bytes) -> None:
             read(rest)
 
 
-TARGETS: Final = (request, request, heads, records)
+class _Cuts:
+    """Feeds llhttp as api/protocol.py does, and checks that it stops between two requests."""
+
+    def __init__(self) -> None:
+        self.framing, self.parser = Framing(), httptools.HttpRequestParser(self)
+        self.length = self.begun = self.ended = 0
+
+    def on_message_begin(self) -> None:
+        self.begun, self.length = self.begun + 1, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-length":
+            self.length = int(value)
+
+    def on_headers_complete(self) -> None:
+        self.framing.expect_body(self.length)
+
+    def on_message_complete(self) -> None:
+        self.ended += 1
+
+    def feed(self, data: bytes) -> None:
+        start = 0
+        while start < len(data):
+            end, ended = self.framing.end_of_piece(data, start), self.ended
+            assert start < end <= len(data)
+            self.parser.feed_data(data[start:end])
+            assert self.begun - ended <= 1
+            start = end
+
+
+def wire(data: bytes) -> None:
+    """Parse what comes over a connection, in pieces of odd sizes; unpack it, too."""
+    given = atheris.FuzzedDataProvider(data)
+    sizes = [given.ConsumeIntInRange(1, 40) for _ in range(4)]
+    rest = given.ConsumeBytes(given.remaining_bytes())
+    cuts, pieces, turns = _Cuts(), list[bytes](), itertools.cycle(sizes)
+    while rest:
+        size = next(turns)
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    with contextlib.suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
+        for piece in pieces:
+            cuts.feed(piece)
+    LOOP.run_until_complete(unpack(pieces))
+
+
+async def unpack(pieces: list[bytes]) -> None:
+    """Unpack a body that comes in pieces; what comes of it is what zlib makes of it."""
+    messages = iter([*pieces, b""])
+    count = len(pieces) + 1
+
+    async def receive() -> Any:
+        nonlocal count
+        count -= 1
+        return {"type": "http.request", "body": next(messages), "more_body": count > 0}
+
+    unpacking, unpacked, more = Unpacking(receive), b"", True
+    while more:
+        message = await unpacking()
+        assert len(message["body"]) <= STEP_BYTES
+        unpacked, more = unpacked + message["body"], message["more_body"]
+    packed, whole = b"".join(pieces), b""
+    while packed:
+        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        whole += member.decompress(packed)
+        assert member.eof
+        packed = member.unused_data
+    assert unpacked == whole
+
+
+TARGETS: Final = (request, request, heads, records, wire)
 
 
 def one(data: bytes) -> None:
@@ -135,6 +210,12 @@ SEEDS: Final = (
     *(b"\0%s\0\0" % one for one in (TENSOR, IMAGE, b"[%s,%s]" % (TENSOR, IMAGE))),
     *(b"\0%s\n%s\0\1" % (IMAGE, TENSOR), b"\0%s\0\0\2" % FORM, b"\0\x89PNG\r\n\x1a\n\0\3"),
     *(b"\2wait=5, respond-async; q=1", b"\2jk_%s_%s" % (b"a" * 16, b"B" * 43), b"\0022026-01-01T00:00:00Z"),
+    *(
+        b"\4" + text + b"\5\x11\3\x20"
+        for text in (b"GET / HTTP/1.1\r\n\r\n" * 2, b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+    ),
+    b"\4POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\r\n\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n\3\7\1\x09",
+    b"\4" + zlib.compress(b"a" * 99, wbits=16 + zlib.MAX_WBITS) * 2 + b"\x1e\x1e\x1e\x1e",
     *(b"\3" + text for text in (b'[["00",1,"queued"]]', b'{"a":{"weight":3}}', tensors.pack({}))),
 )
 

@@ -26,12 +26,12 @@ async def die(
     return ids
 
 
-async def found(store: JobStore, wanted: Wanted, limit: int = 100) -> set[str]:
+async def found(store: JobStore, wanted: Wanted, limit: int = 100, tenant: str | None = "default") -> set[str]:
     """Go through all pages; each letter comes once."""
     ids: list[str] = []
     after: Place | None = None
     while True:
-        page = await deadletters.page(store, "default", wanted, after, limit)
+        page = await deadletters.page(store, tenant, wanted, after, limit)
         assert len(page.letters) <= limit
         ids += [letter.job.id for _, letter in page.letters]
         if page.after is None:
@@ -42,7 +42,8 @@ async def found(store: JobStore, wanted: Wanted, limit: int = 100) -> set[str]:
 
 def at(bench: Bench, job_id: str, ended_ms: int) -> None:
     with bench.server.client() as client:
-        client.zadd("jitney:{s00}:dead", {f"{job_id} 2": ended_ms})
+        for key in ("dead", "letters:default"):
+            client.zadd(f"jitney:{{s00}}:{key}", {f"{job_id} 2 default": ended_ms})
 
 
 async def test_a_page_holds_the_newest_and_the_next_goes_on(bench: Bench) -> None:
@@ -137,3 +138,51 @@ async def test_junk_among_the_letters_is_passed_over(bench: Bench) -> None:
         client.hset(f"jitney:{{s00}}:job:{ids[0]}", "error", "{")
         client.hset(f"jitney:{{s00}}:job:{ids[1]}", "kills", "many")
         assert await found(bench.store, ALL) == {ids[2]}
+
+
+# ---- each tenant has a share
+
+
+async def test_one_tenants_failures_do_not_push_out_anothers_letters(bench: Bench) -> None:
+    """The row: a budget that all share, without a share for each."""
+    bench.store = JobStore(bench.store.settings.model_copy(update={"dead_letters": 6}), bench.store.connection)
+    calm = await die(bench, 2, tenant="calm")
+    other = await die(bench, 1, tenant="other")
+    flood = await die(bench, 20, tenant="flood")
+    assert await found(bench.store, ALL, tenant="calm") == set(calm)
+    assert await found(bench.store, ALL, tenant="other") == set(other)
+    assert await found(bench.store, ALL, tenant="flood") < set(flood)
+    assert len(await found(bench.store, ALL, tenant="flood")) == 3
+    assert await found(bench.store, ALL, tenant=None) > {*calm, *other}
+
+
+async def test_bytes_are_shared_as_letters_are(bench: Bench) -> None:
+    settings = bench.store.settings.model_copy(update={"dead_letter_bytes": 1000})
+    bench.store = JobStore(settings, bench.store.connection)
+    calm = await die(bench, 5, tenant="calm", input=b"x" * 40)
+    for _ in range(4):
+        await die(bench, tenant="flood", input=b"x" * 300)
+    assert await found(bench.store, ALL, tenant="calm") == set(calm)
+    assert len(await found(bench.store, ALL, tenant="flood")) == 2
+    await die(bench, tenant="flood", input=b"x" * 5000)  # larger than all the room: it alone goes
+    assert await found(bench.store, ALL, tenant="calm") == set(calm)
+    assert await deadletters.weigh(bench.store) == (5, 200)
+
+
+async def test_where_nobody_has_two_letters_the_oldest_of_all_goes(bench: Bench) -> None:
+    bench.store = JobStore(bench.store.settings.model_copy(update={"dead_letters": 3}), bench.store.connection)
+    tenants = ["z", "a", "m", "b", "y"]
+    ids = [(await die(bench, tenant=tenant))[0] for tenant in tenants]
+    with bench.server.client() as client:
+        for nth, (tenant, job_id) in enumerate(zip(tenants[2:], ids[2:], strict=True)):
+            for key in ("dead", f"letters:{tenant}"):
+                client.zadd(f"jitney:{{s00}}:{key}", {f"{job_id} 2 {tenant}": nth})
+    (newest,) = await die(bench, tenant="c")
+    assert await found(bench.store, ALL, tenant=None) == {*ids[3:], newest}
+
+
+async def test_a_lone_tenant_has_all_the_room(bench: Bench) -> None:
+    bench.store = JobStore(bench.store.settings.model_copy(update={"dead_letters": 6}), bench.store.connection)
+    ids = await die(bench, 10)
+    assert len(await found(bench.store, ALL)) == 6
+    assert await found(bench.store, ALL) < set(ids)

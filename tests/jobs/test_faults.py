@@ -185,7 +185,7 @@ async def test_a_dead_letter_keeps_its_input_until_it_is_old(bench: Bench) -> No
     await bench.store.finish("w1", [failed(claimed, dead=True)])
     with bench.server.client() as client:
         assert client.hget(f"jitney:{{s00}}:job:{job_id}", "input") == b"exactly this"
-        client.zadd("jitney:{s00}:dead", {f"{job_id} 12": 1})
+        client.zadd("jitney:{s00}:dead", {f"{job_id} 12 default": 1})
         assert (await bench.sweep()).purged == 1
         assert client.hget(f"jitney:{{s00}}:job:{job_id}", "input") is None
     assert await bench.state(job_id) == "failed"

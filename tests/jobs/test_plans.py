@@ -30,9 +30,9 @@ def test_loading_again_changes_nothing_but_how_often_it_was_asked_for() -> None:
 
 
 def test_a_canary_is_promoted_and_the_one_before_stays_as_the_way_back() -> None:
-    plan = plans.share(FOLLOWS, "2", 10, "1", NONE)
+    plan = plans.share(FOLLOWS, "2", 10, "1", NONE, now_s=0)
     assert (plan.stable, plan.canary, plan.percent, plan.wants("9")) == ("1", "2", 10, {"1", "2"})
-    plan = plans.promote(plan, "2", "1", NONE, watch_s=60)
+    plan = plans.promote(plan, "2", "1", NONE, watch_s=60, now_s=0)
     assert (plan.stable, plan.canary, plan.before, plan.wants("9")) == ("2", "", "1", {"1", "2"})
     assert plan.watch is not None
     assert (plan.watch.version, plan.watch.against) == ("2", "1")
@@ -43,8 +43,8 @@ def test_a_canary_is_promoted_and_the_one_before_stays_as_the_way_back() -> None
 
 
 def test_a_canary_that_ends_leaves_the_way_back_of_the_stable_one() -> None:
-    plan = plans.promote(FOLLOWS, "2", "1", NONE, watch_s=60)
-    plan = plans.roll_back(plans.share(plan, "3", 5, "2", NONE), "worse")
+    plan = plans.promote(FOLLOWS, "2", "1", NONE, watch_s=60, now_s=0)
+    plan = plans.roll_back(plans.share(plan, "3", 5, "2", NONE, now_s=0), "worse")
     assert (plan.stable, plan.canary, plan.before, plan.bad) == ("2", "", "1", {"3": "worse"})
 
 
@@ -52,11 +52,11 @@ def test_what_takes_the_jobs_is_not_unloaded_and_gets_no_share() -> None:
     with pytest.raises(Refused, match="promote another first"):
         plans.unload(FOLLOWS, "1", takes_jobs="1")
     with pytest.raises(Refused, match="give a share to another"):
-        plans.share(FOLLOWS, "1", 50, "1", NONE)
+        plans.share(FOLLOWS, "1", 50, "1", NONE, now_s=0)
 
 
 def test_a_whole_model_is_unloaded_and_comes_back_as_it_was_or_as_another_version() -> None:
-    gone = plans.unload(plans.promote(FOLLOWS, "2", "1", NONE, 60), "", "2")
+    gone = plans.unload(plans.promote(FOLLOWS, "2", "1", NONE, 60, now_s=0), "", "2")
     assert gone.wants("3") == set()
     assert plans.bring_back(gone).wants("3") == {"2"}
     assert plans.load(gone, "1", "").wants("3") == {"1"}
@@ -65,8 +65,8 @@ def test_a_whole_model_is_unloaded_and_comes_back_as_it_was_or_as_another_versio
 def test_a_version_that_was_taken_back_may_be_tried_again_once_somebody_says_so() -> None:
     plan = replace(FOLLOWS, bad={"2": "worse", "3": "worse"})
     assert plans.load(plan, "2", "1").bad == {"3": "worse"}
-    assert plans.share(plan, "2", 1, "1", NONE).bad == {"3": "worse"}
-    assert plans.promote(plan, "2", "1", NONE, 60).bad == {"3": "worse"}
+    assert plans.share(plan, "2", 1, "1", NONE, now_s=0).bad == {"3": "worse"}
+    assert plans.promote(plan, "2", "1", NONE, 60, now_s=0).bad == {"3": "worse"}
     assert plans.follow(plan) == FOLLOWS
 
 
@@ -86,7 +86,7 @@ async def test_a_step_that_changes_nothing_is_told_to_nobody(bench: Bench) -> No
 
 @pytest.mark.parametrize("junk", [b"{", b"[]", b"17", b'{"watch": {"no": 1}}', b'{"watch": 3}', b'{"stable": 2}'])
 async def test_a_plan_that_can_not_be_read_is_none(bench: Bench, junk: bytes) -> None:
-    watched = plans.promote(FOLLOWS, "2", "1", {"1": Runs(3, 1)}, watch_s=60)
+    watched = plans.promote(FOLLOWS, "2", "1", {"1": Runs(3, 1)}, watch_s=60, now_s=0)
     await bench.store.connection.command("HSET", keys.PLANS, "broken", junk, "later", b'{"stable": "2", "of": "2031"}')
     await plans.change(bench.store.connection, "good", lambda _: watched)
     found = await plans.read(bench.store.connection)

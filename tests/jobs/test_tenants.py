@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from jobs.environment import explain
 from jobs.errors import OverLimit
 from jobs.job import Claimed, Outcome
 from jobs.lifecycle import State
-from jobs.settings import StoreSettings, explain
+from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from jobs.upkeep import bury
 from tests.jobs.conftest import Bench

@@ -18,7 +18,7 @@ from tests.optimize.conftest import SAMPLES, Optimize
 from tests.support.service import ROOT
 from worker.models.repository import ModelFolder, scan
 
-QUICK = ("--seconds", "0.1")
+QUICK = ("--seconds", "0.1", "--min-gain", "0")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from jobs.job import Submission
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from jobs.tensors import Tensor, pack
-from scripts.keys import queue_url
+from scripts.queue_address import locate
 from tests.rollout.conftest import QUICK
 from tests.rollout.steps import Models
 from tests.support import models
@@ -144,7 +144,7 @@ def test_a_worker_stops_in_the_middle_of_a_load(service: Service, shelf: Path) -
 def test_an_empty_folder_is_taken_for_one_that_is_not_mounted(service: Service, times: Models, shelf: Path) -> None:
     hidden = shelf.with_name("hidden")
     shelf.rename(hidden)
-    wait_until(lambda: "can not look at the models" in service.log(), "the worker has looked")
+    wait_until(lambda: "cannot look at the models" in service.log(), "the worker has looked")
     shelf.mkdir()
     assert times.run() == ("1", 1)
     shelf.rmdir()
@@ -158,7 +158,7 @@ async def test_jobs_of_a_version_that_nobody_runs_are_run_all_the_same(shelf: Pa
         times = Models(service)
         models.times(shelf, 2)
         times.until(1, "available")
-        connection = Connection(queue_url(service.folder / "data"), 5)
+        connection = Connection(locate({"DATA_DIR": str(service.folder / "data")}).address.url, 5)
         store = JobStore(StoreSettings(), connection)
         number = Tensor("FP32", (4,), b"\0\0\x80?" * 4)
         job = Submission(new_id(0), "times", "1", "tensors", pack({"x": number}))

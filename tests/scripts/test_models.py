@@ -9,6 +9,8 @@ import pytest
 
 from tests.api.conftest import gateway, queue, worker
 from tests.support.gateways import GatewayProcess, Worker
+from tests.support.keyed import callers
+from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +54,25 @@ def test_without_a_verb_it_names_all(args: tuple[str, ...]) -> None:
 def test_a_gateway_that_is_not_there_is_said_to_be(url: str, code: int) -> None:
     done = jitney_models(url, "list")
     assert (done.returncode, "Traceback" in done.stderr, url in done.stderr) == (code, False, True)
+
+
+def test_where_nobody_names_a_gateway_it_says_which_one_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asked the usual port in silence, whatever was meant."""
+    monkeypatch.setenv("PORT", "9")
+    done = jitney_models("", "list")
+    told = "jitney models: the gateway is http://127.0.0.1:8000: neither --url nor JITNEY_URL names another"
+    assert done.stderr.splitlines()[0] == told
+
+
+def test_a_key_is_sent_whichever_of_its_two_names_it_has(
+    queue: Server, gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bulk` and `bench` read JITNEY_API_KEY; `models` read JITNEY_KEY alone, and sent nothing without a word."""
+    (caller,) = callers(queue, gateway, "acme")
+    key = caller.headers["authorization"].removeprefix("Bearer ")
+    url = str(gateway.http.base_url)
+    assert jitney_models(url, "list").returncode == 1
+    for name in ("JITNEY_KEY", "JITNEY_API_KEY"):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, key)
+            assert jitney_models(url, "list").returncode == 0, name

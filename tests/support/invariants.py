@@ -19,6 +19,8 @@ UNEXPIRING_WHILE_OPEN = (
     ":outbox:",
     ":airborne:",
     ":due:",
+    ":parked",
+    ":expiring",
     ":steps",
     ":stepping",
     ":bulk:",
@@ -68,8 +70,12 @@ def check_outbox(client: Any) -> None:
             if (len(lies), is_ended) != ((1, False) if one["state"] == "waiting" else (0, True)):
                 wrong.append(f"{name} is {one['state']}, and lies in {lies}, among those that have ended: {is_ended}")
     for root, endpoints in busy.items():
-        rings = [client.zrange(f"{root}:due:{lane}", 0, -1) for lane in ("fast", "slow")]
-        turning = [name.decode() for ring in rings for name in ring]
+        rings = [key for key in found if key.startswith((f"{root}:due:fast:", f"{root}:due:slow:"))]
+        turning = [name.decode() for ring in rings for name in client.zrange(ring, 0, -1)]
+        for lane in ("fast", "slow"):
+            tenants = {name.decode() for name in client.zrange(f"{root}:due:{lane}", 0, -1)}
+            holders = {ring.rpartition(":")[2] for ring in rings if f":due:{lane}:" in ring}
+            wrong += [] if tenants == holders else [f"{root}: {tenants} take turns in {lane}, {holders} have endpoints"]
         if sorted(turning) != sorted(endpoints):
             wrong.append(f"{root}: {sorted(turning)} are due, {sorted(endpoints)} have something")
     assert not wrong, "\n".join(wrong)
@@ -107,6 +113,11 @@ def _wrong_rings(client: Any, found: list[str]) -> list[str]:
             ring, tenant = key.replace(":line:", ":ring:").rsplit(":", 1)
             wanted[ring].add(tenant)
     rings = {key: [t.decode() for t in client.lrange(key, 0, -1)] for key in found if ":ring:" in key}
+    for key in found:  # a tenant that is parked waits all the same
+        if ":parked:" in key:
+            root, tenant = key.split(":parked:")
+            for left in client.smembers(key):
+                rings.setdefault(f"{root}:ring:{left.decode().replace(' ', ':')}", []).append(tenant)
     return [
         f"{ring} turns among {rings.get(ring, [])}, its lines are of {sorted(wanted[ring])}"
         for ring in {*rings, *wanted}
@@ -140,15 +151,30 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
 
 
 def _wrong_letters(client: Any, found: list[str]) -> list[str]:
-    """The bytes of dead letters that are counted are those that there are."""
+    """The dead letters and their bytes that are counted, in all and of each tenant, are those that there are."""
     roots = {key.rsplit(":", 1)[0] for key in found if key.endswith(("}:dead", "}:dead_bytes"))}
     sums = {root: sum(int(member.split()[1]) for member in client.zrange(f"{root}:dead", 0, -1)) for root in roots}
     counted = {root: int(client.get(f"{root}:dead_bytes") or 0) for root in roots}
-    return [
+    wrong = [
         f"{root}: {counted[root]} bytes of dead letters counted, there are {sums[root]}"
         for root in roots
         if counted[root] != sums[root]
     ]
+    for root in roots:
+        held: dict[str, list[int]] = defaultdict(list)
+        for member in client.zrange(f"{root}:dead", 0, -1):
+            _, size, tenant = member.decode().split(" ")
+            held[tenant].append(int(size))
+        letters = {key.rpartition(":")[2]: client.zcard(key) for key in found if key.startswith(f"{root}:letters:")}
+        counts, sizes = (
+            {name.decode(): int(score) for name, score in client.zrange(f"{root}:{kind}", 0, -1, withscores=True)}
+            for kind in ("dead_counts", "dead_sizes")
+        )
+        by_tenant = {tenant: len(some) for tenant, some in held.items()}
+        bytes_held = {tenant: sum(some) for tenant, some in held.items() if sum(some)}
+        if not by_tenant == letters == counts or sizes != bytes_held:
+            wrong.append(f"{root}: letters {by_tenant}, {bytes_held}; listed {letters}, counted {counts}, {sizes}")
+    return wrong
 
 
 def _text(fields: dict[bytes, bytes]) -> dict[str, str]:

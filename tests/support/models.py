@@ -20,15 +20,22 @@ labels = "labels.txt"
 softmax = false
 """
 
-SLOW_TASK = '''
-"""A tensor task that takes 50 ms a rider, so that a test can act in the middle of a batch."""
+SLOW_ENGINE = '''
+"""Doubles, and takes 50 ms a row, so that a test can act in the middle of a batch; but for zeros, which warm it up."""
 import threading
-from worker.models.tasks.tensor import TensorTask
+from worker.models.port import Port
 
-class Slow(TensorTask):
-    def present(self, outputs, parameters):
-        threading.Event().wait(0.05)
-        return super().present(outputs, parameters)
+class Slow:
+    provider, device, runtime, batchable = "cpu", "patience", "1", True
+
+    def __init__(self, version, spec, gpu):
+        self.inputs, self.outputs = [Port("x", "FP32", (4,))], [Port("y", "FP32", (4,))]
+
+    def run(self, arrays, stop):
+        x = arrays["x"]
+        if x.any():
+            threading.Event().wait(0.05 * len(x))
+        return {"y": x + x}
 '''
 
 POISON_TASK = '''
@@ -136,8 +143,8 @@ def heavy(models_dir: Path, version: int, weights_mib: int, name: str = "heavy")
 
 def slow(models_dir: Path, name: str = "slow") -> None:
     """Lay out a doubling model that takes its time: 50 ms a rider, batches of 8."""
-    folder = doubling(models_dir, name, 'task = "slow.py:Slow"\nmax_batch = 8')
-    (folder / "slow.py").write_text(SLOW_TASK)
+    folder = doubling(models_dir, name, 'task = "tensor"\nengine = "slow.py:Slow"\nmax_batch = 8\ncheck = false')
+    (folder / "slow.py").write_text(SLOW_ENGINE)
 
 
 def poison(models_dir: Path, name: str = "poison") -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ def free_port() -> int:
 class Server:
     """One server process on a data folder of its own; may be killed and started again."""
 
-    def __init__(self, engine: str = "valkey", appendfsync: str = "everysec") -> None:
-        self.engine, self._appendfsync = engine, appendfsync
+    def __init__(
+        self, engine: str = "valkey", appendfsync: str = "everysec", *, port: int = 0, options: Sequence[str] = ()
+    ) -> None:
+        """`port`: on loopback, beside the socket; `options`: more of the server's own, which overrule ours."""
+        self.engine, self._appendfsync, self.port, self._options = engine, appendfsync, port, options
         self.folder = Path(tempfile.mkdtemp(prefix="jit"))
         self.socket = self.folder / "s"
         self.url = f"unix://{self.socket}"
@@ -47,7 +51,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        listens = ["--port", "0"]
+        listens = ["--port", str(self.port), "--bind", "127.0.0.1"]
         if self.engine == "cluster":  # the bus has a port of its own; by default it is 10,000 higher, which may be none
             listens = ["--port", str(free_port()), "--cluster-port", str(free_port()), "--cluster-enabled", "yes"]
         options = (
@@ -59,6 +63,7 @@ class Server:
             "",
             "--logfile",
             str(self.folder / "log"),
+            *self._options,
         )
         command = (binary(self.engine), *listens, "--unixsocket", str(self.socket), "--dir", str(self.folder), *options)
         # A file that may not grow is an error to it, not its end: SIGXFSZ stays ignored, as Python has it.

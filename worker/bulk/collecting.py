@@ -36,9 +36,7 @@ class Collector:
         bulk, s = stand.bulk, self._settings
         if not stand.waiting or not self._is_time(stand):
             return False
-        per_line = max(1, bulk.held_bytes // max(1, stand.waiting, bulk.expanded - bulk.collected))
-        most = max(1, min(CHUNKS_AT_ONCE * s.bulk_chunk, LOG_BYTES // per_line))
-        found = await steps.outcomes(self._store, bulk, most)
+        found = await steps.outcomes(self._store, bulk, CHUNKS_AT_ONCE * s.bulk_chunk, LOG_BYTES)
         part = await self._store_part(bulk, found)
         expires_ms = stand.now_ms + (bulk.kept_s or s.bulk_ttl_s) * 1000
         flight_ms = int(s.bulk_flight_s * 1000)

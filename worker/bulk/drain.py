@@ -2,12 +2,9 @@
 
 import asyncio
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, NoReturn
-
-import redis
 
 from jobs.bulk import files, steps
 from jobs.bulk.settings import BulkSettings
@@ -44,7 +41,7 @@ class BulkDrain:
             try:
                 wait_s = await self._tick()
                 outage.ended()
-            except (StoreUnavailable, redis.RedisError, OSError) as error:
+            except StoreUnavailable as error:
                 outage.began(error)
                 await asyncio.sleep(PAUSE_S)
                 continue
@@ -60,7 +57,7 @@ class BulkDrain:
         for root in self._store.roots:
             if room <= 0:
                 return s.bulk_poll_s
-            flights, due_s = await steps.dispatch(self._store, root, room, int(s.bulk_flight_s * 1000))
+            flights, due_s = await steps.dispatch(self._store, root, room, s.bulk_steps, int(s.bulk_flight_s * 1000))
             if flights:
                 await loop.run_in_executor(self._thread, self._carrier.put, BULK, flights)
                 room -= len(flights)
@@ -72,7 +69,7 @@ class BulkDrain:
         outage = Outage(log, "remove files that have expired")
         while True:
             try:
-                removed = await files.sweep(self._store, self._storage, int(time.time() * 1000))
+                removed = await files.sweep(self._store, self._storage, await self._store.connection.now_ms())
                 outage.ended()
                 if removed:
                     log.info("removed %d files of bulks, expired or deleted", removed)

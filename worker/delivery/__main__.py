@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from jobs.bulk.settings import BulkSettings
-from jobs.settings import StoreSettings, explain
+from jobs.environment import explain
+from jobs.settings import StoreSettings
 from worker.delivery.settings import DeliverySettings
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend

@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, NoReturn
 
-import redis
-
 from jobs import outbox
 from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
@@ -56,7 +54,7 @@ class Drain:
             try:
                 wait_s = await self.tick(lane)
                 outage.ended()
-            except (StoreUnavailable, redis.RedisError, OSError) as error:
+            except StoreUnavailable as error:
                 outage.began(error)
                 await asyncio.sleep(PAUSE_S)
                 continue

@@ -1,6 +1,7 @@
 """The delivering process: threads that wait for rq, and one event loop for all attempts, until a signal says stop."""
 
 import asyncio
+import itertools
 import logging
 import os
 import secrets
@@ -21,6 +22,7 @@ from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
 from jobs.notices import Listener
 from jobs.outbox import LANES, Flight
+from jobs.redis_url import Address
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from jobs.tenants import TenantLimits
@@ -41,10 +43,9 @@ COMPARE_S = 2.0  # between two looks at what other processes are set to, and at 
 def run(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
     """Deliver until SIGTERM, and end the process."""
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
-    code = 0
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(_deliver(settings, store_settings, bulk_settings))
+            code = runner.run(_start(settings, store_settings, bulk_settings))
     except ShardsDiffer as error:
         log.error("%s", error)  # noqa: TRY400 (the line says it all)
         code = EX_CONFIG
@@ -52,10 +53,23 @@ def run(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings
     os._exit(code)  # rq's threads, or a name's look-up without an answer, are not waited for
 
 
-async def _deliver(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> None:
+async def _start(settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
+    connection = Connection.of(store_settings)
+    try:
+        if misfit := await connection.misfit():
+            log.error("%s", misfit)
+            return EX_CONFIG
+        await _deliver(settings, store_settings, bulk_settings, connection)
+    finally:
+        await connection.aclose()
+    return 0
+
+
+async def _deliver(
+    settings: DeliverySettings, store_settings: StoreSettings, bulk_settings: BulkSettings, connection: Connection
+) -> None:
     loop = asyncio.get_running_loop()
     stop = _stop_on_signal(loop)
-    connection = Connection(store_settings.redis_url, store_settings.redis_timeout_s)
     store = JobStore(store_settings, connection)
     me = Process.this("deliverer", secrets.token_hex(8), settings, store_settings, bulk_settings)
     agreement = Agreement(connection, me, store_settings.shards, COMPARE_S)
@@ -81,20 +95,27 @@ async def _deliver(settings: DeliverySettings, store_settings: StoreSettings, bu
     def landed() -> None:
         loop.call_soon_threadsafe(wake)
 
-    rq_url = settings.rq_redis_url or store_settings.redis_url
-    carrier = Carrier(rq_url, settings.webhook_flight_s, {**dict.fromkeys(LANES, carry), BULK: step}, landed)
+    own_address = settings.rq_address()
+    carrier = Carrier(
+        own_address or Address(store_settings.redis_url, store_settings.redis_url_file),
+        settings.webhook_flight_s,
+        {**dict.fromkeys(LANES, carry), BULK: step},
+        landed,
+        is_queue=own_address is None,
+    )
     drain = Drain(store, carrier, slots, limits=settings.limits, poll_s=settings.webhook_poll_s, thread=thread)
     bulks = BulkDrain(bulk_settings, store, storage, carrier, thread)
 
+    reconnects = itertools.count()
+
     async def look_again() -> None:
+        if next(reconnects) and own_address is None:  # the queue's server was away, or is another one: rq's is the same
+            await loop.run_in_executor(thread, carrier.reopen)
         limits.look_again()
         wake()
 
     def on_notice(channel: str, data: bytes) -> None:
-        if (channel, data) == (keys.NEWS, tenants.NEWS):
-            limits.look_again()
-        else:
-            wake()
+        (limits.look_again if (channel, data) == (keys.NEWS, tenants.NEWS) else wake)()
 
     listener = Listener(connection, [keys.OUTBOX, keys.NEWS], on_notice, look_again)
     carrier.start({**slots, BULK: bulk_settings.bulk_steps})
@@ -105,7 +126,7 @@ async def _deliver(settings: DeliverySettings, store_settings: StoreSettings, bu
     carrier.close()
     await stepper.aclose()
     await sender.close(settings.deliver_drain_s)
-    await _leave(agreement, connection)
+    await _leave(agreement)
     for failure in failures:
         raise failure or RuntimeError("a loop of the delivery ended by itself")
 
@@ -132,8 +153,7 @@ async def _until_known(agreement: Agreement, limits: TenantLimits) -> None:
     await limits.until_known()
 
 
-async def _leave(agreement: Agreement, connection: Connection) -> None:
+async def _leave(agreement: Agreement) -> None:
     with suppress(StoreUnavailable):
         await agreement.withdraw()
-    await connection.aclose()
     log.info("stopped")

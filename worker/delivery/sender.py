@@ -29,6 +29,7 @@ USER_AGENT: Final = "Jitney-Webhooks/1"
 BODY_BYTES: Final = 64 << 10
 BODY_S: Final = 1.0
 GONE: Final = 410
+MOST_LOCATION: Final = 500  # characters of a Location that are shown
 PAUSE_S: Final = 0.2
 
 
@@ -102,6 +103,7 @@ class Sender:
         began_s, error = time.monotonic(), ""
         status: int | None = None
         headers: list[tuple[bytes, bytes]] = []
+        location = ""
         try:
             url = self._guard.target(attempt.url).url
             async with asyncio.timeout(self._settings.webhook_timeout_s):
@@ -109,14 +111,15 @@ class Sender:
         except Exception as failure:  # noqa: BLE001 (whatever a receiver does to us is an attempt that failed)
             error = _in_words(failure)
         took_s = time.monotonic() - began_s
-        at_ms = int((time.time() - took_s) * 1000)
-        entry: dict[str, object] = {"at_ms": at_ms, "ms": round(took_s * 1000, 1), "status": status}
-        if error:
-            entry["error"] = error
-        return self._judge(attempt, entry, status, dict(headers), took_s)
+        answered = {name.lower(): value.decode("latin-1") for name, value in headers}
+        if status is not None and 300 <= status < 400:
+            error, location = "redirects are not followed", _printable(answered.get(b"location", ""))
+        entry: dict[str, object] = {"at_ms": attempt.now_ms, "ms": round(took_s * 1000, 1), "status": status}
+        entry |= {name: text for name, text in (("error", error), ("location", location)) if text}
+        return self._judge(attempt, entry, status, answered, took_s)
 
     async def _post(self, attempt: Attempt, url: str, secrets: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:
-        webhook_id, now_s = attempt.flight.delivery, int(time.time())
+        webhook_id, now_s = attempt.flight.delivery, attempt.now_ms // 1000
         body = message.body(attempt, self._settings.public_url)
         headers = {
             "content-type": "application/json",
@@ -125,7 +128,7 @@ class Sender:
             "webhook-timestamp": str(now_s),
             "webhook-signature": signature(secrets, webhook_id, now_s, body),
         }
-        wire = [("host", _host_of(url)), *headers.items(), ("content-length", str(len(body)))]
+        wire = [("host", _host_of(url)), *headers.items(), *attempt.headers.items(), ("content-length", str(len(body)))]
         async with self._http.stream("POST", url, headers=wire, content=body) as response:
             # The verdict stands; what follows is read for the connection's sake.
             with contextlib.suppress(httpcore2.NetworkError, httpcore2.ProtocolError, TimeoutError):
@@ -138,17 +141,16 @@ class Sender:
             return response.status, response.headers
 
     def _judge(
-        self, attempt: Attempt, entry: dict[str, object], status: int | None, headers: dict[bytes, bytes], took_s: float
+        self, attempt: Attempt, entry: dict[str, object], status: int | None, answered: dict[bytes, str], took_s: float
     ) -> Settlement:
         s = self._settings
-        answered = {name.lower(): value.decode("latin-1") for name, value in headers.items()}
         first_ms = attempt.age_ms if attempt.tries == 0 else None
         slow = took_s >= min(s.webhook_slow_s, s.webhook_timeout_s)
         if status is not None and 200 <= status < 300:
             return Settlement("delivered", entry, slow=slow, first_ms=first_ms)
         if status == GONE or answered.get(b"webhook-delivery", "").strip() == "abort-message":
             return Settlement("stopped", {**entry, "error": "the receiver wants no more of it"}, first_ms=first_ms)
-        rest_s = schedule.retry_after_s(answered.get(b"retry-after", ""), time.time())
+        rest_s = schedule.retry_after_s(answered.get(b"retry-after", ""), attempt.now_ms / 1000 + took_s)
         made = attempt.tries - attempt.since + 1
         chance = random.random()  # noqa: S311 (jitter)
         after_s = schedule.next_s(s.schedule, made, rest_s, chance, s.webhook_jitter)
@@ -157,6 +159,11 @@ class Sender:
         if after_s is None:
             return Settlement("failed", entry, **how)  # type: ignore[arg-type]
         return Settlement("retry", entry, int(after_s * 1000), **how)  # type: ignore[arg-type]
+
+
+def _printable(text: str) -> str:
+    """Give what a receiver said in a form that can be shown."""
+    return "".join(sign if sign.isascii() and sign.isprintable() else "?" for sign in text[:MOST_LOCATION])
 
 
 def _host_of(url: str) -> str:

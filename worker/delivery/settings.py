@@ -1,13 +1,16 @@
 """What delivering needs to know, from the environment. Every time is a setting, so that tests run days in seconds."""
 
 import re
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from jobs import redis_url
+from jobs.environment import MOST_SECONDS
 from jobs.outbox import Lane, Limits
-from jobs.settings import MOST_SECONDS, GuardSettings
+from jobs.settings import GuardSettings
 
 
 class DeliverySettings(GuardSettings):
@@ -17,8 +20,10 @@ class DeliverySettings(GuardSettings):
 
     rq_redis_url: str = Field(
         "",
-        pattern=r"^((rediss?|unix)://.+)?$",
         description="the server that carries attempts to their threads; empty = REDIS_URL",
+    )
+    rq_redis_url_file: Path | None = Field(
+        None, description="a file that holds this URL, likewise; it overrules RQ_REDIS_URL"
     )
     deliveries: int = Field(24, ge=1, le=256, description="attempts at a time, to endpoints that answer in time")
     slow_deliveries: int = Field(
@@ -91,6 +96,16 @@ class DeliverySettings(GuardSettings):
             message = f"must be longer than WEBHOOK_TIMEOUT_S, {timeout_s:g}"
             raise ValueError(message)
         return value
+
+    @model_validator(mode="after")
+    def _has_a_good_url(self) -> Self:
+        self.rq_address()
+        return self
+
+    def rq_address(self) -> redis_url.Address | None:
+        """Give where rq's server is; None: where the queue is. Raises ValueError."""
+        named = {"RQ_REDIS_URL": self.rq_redis_url, "RQ_REDIS_URL_FILE": str(self.rq_redis_url_file or "")}
+        return redis_url.find(named, "RQ_REDIS_URL")
 
     @property
     def schedule(self) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ Decides by magic bytes, a pixel limit and `[image]`; knows no model and no batch
 import io
 import re
 import warnings
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -15,27 +16,17 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImage
 
 from jobs.errors import Refused
 from jobs.media import FORMATS, sniff
+from worker.models import bmp_rle, gif_file, jpeg_file, png_file
 from worker.models.image_spec import ImageSpec
+from worker.models.orientation import SIDEWAYS, turn
 from worker.models.placement import place
 from worker.models.port import Array
+from worker.models.slim import Slim
 
-# A scan costs a pass over all pixels, and EXIF blocks are joined one by one: a megabyte of either takes minutes. Real
-# photographs have a dozen scans at most, those of their thumbnails among them.
-_MARKERS: Final = ((b"\xff\xda", 100, "scans"), (b"\xff\xe1", 1000, "EXIF blocks"))
-_CHANCE_BYTES: Final = 32_768  # in other data behind the picture, such as a film, a marker's bytes stand by chance
-_ORIENTATION: Final = 0x0112
-_UPRIGHT: Final[dict[object, Image.Transpose]] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS: Final = {_UPRIGHT[tag] for tag in (5, 6, 7, 8)}
 # Pillow only warns at sizes that a model's own limit may allow; its hard limit stays as the second fence.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+bmp_rle.register()
+_SLIM: Final = {"PNG": png_file.read, "GIF": gif_file.read}
 
 
 class Picture(NamedTuple):
@@ -64,8 +55,6 @@ def read(data: bytes, spec: ImageSpec) -> Picture:
             f"the first bytes are not those of an image format taken here; allowed: {', '.join(FORMATS)}",
             allowed=list(FORMATS),
         )
-    if kind == "JPEG":
-        _refuse_endless(data)
     try:
         return _decode(data, kind, spec)
     except (Refused, MemoryError):
@@ -77,45 +66,43 @@ def read(data: bytes, spec: ImageSpec) -> Picture:
         raise Refused("invalid_image", f"the {kind} data is broken or cut short and can not be decoded") from error
 
 
-def _refuse_endless(data: bytes) -> None:
-    for marker, most, what in _MARKERS:
-        if data.count(marker) > most + len(data) // _CHANCE_BYTES:
-            reason = f"the JPEG has more than {most} {what}: decoding it would take too long"
-            raise Refused("invalid_image", reason, limit=most)
-
-
 def _decode(data: bytes, kind: str, spec: ImageSpec) -> Picture:
-    image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
+    jpeg = jpeg_file.read(data) if kind == "JPEG" else None
+    slim = jpeg.slim if jpeg else _SLIM.get(kind, Slim)(data)
+    image: Image.Image = Image.open(io.BytesIO(slim.data), formats=[kind])
     width, height = image.size
     if width * height > spec.max_pixels:
         raise _too_many(f"the image is {width} x {height} = {width * height} pixels", spec)
     if width == 0 or height == 0:
         raise Refused("invalid_image", f"the {kind} image has no pixels")
+    if jpeg:
+        jpeg_file.check_scans(jpeg, width * height)
+        if not jpeg_file.is_ended(jpeg):
+            image = Image.open(io.BytesIO(jpeg_file.ended(jpeg)), formats=[kind])
     if kind == "JPEG" and spec.resize is not None:
         # Twice the size keeps what resizing sees; the sides may still swap when turned, so the longer counts for both.
         side = 2 * (spec.resize if isinstance(spec.resize, int) else max(spec.resize))
         image.draft("L" if spec.color == "gray" else None, (side, side))
-    turn = _turn(image)
+    if kind == "PNG":
+        # One whose stream breaks in the middle is served as far as it goes, as browsers do: only the first try fails.
+        # One that is cut short fails again, and is refused.
+        with suppress(OSError):
+            image.load()
     image.load()
+    upright = turn(slim.exif, slim.xmp) if kind != "WEBP" else turn(_held(image, "exif"), _held(image, "xmp"))
     flat = _flatten(image, spec)
-    if turn is None:
+    if upright is None:
         return Picture(flat, width, height)
-    return Picture(flat.transpose(turn), *((height, width) if turn in _SIDEWAYS else (width, height)))
+    return Picture(flat.transpose(upright), *((height, width) if upright in SIDEWAYS else (width, height)))
+
+
+def _held(image: Image.Image, name: str) -> bytes:
+    held = image.info.get(name)
+    return held if isinstance(held, bytes) else b""
 
 
 def _too_many(what: str, spec: ImageSpec) -> Refused:
     return Refused("image_too_many_pixels", f"{what}; the limit is {spec.max_pixels}", limit=spec.max_pixels)
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    # A PNG's tags may follow its pixels, so asking decodes them: one whose stream breaks in the middle fails here, and
-    # is served as far as it goes, as browsers do; one that is cut short fails again in `load`, and is refused.
-    try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - a broken tag is no reason to refuse a picture that decodes
-        return None
 
 
 def _flatten(image: Image.Image, spec: ImageSpec) -> Image.Image:

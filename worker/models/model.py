@@ -18,7 +18,7 @@ from worker.models.port import Array
 from worker.models.profile import Profile, Trial, measure, zeros
 from worker.models.repository import ModelFolder, with_own_spec
 from worker.models.spec import ModelError
-from worker.models.tasks import Task, load_task
+from worker.models.tasks import Task, is_own, load_task
 
 log = logging.getLogger("jitney.worker")
 
@@ -26,7 +26,8 @@ log = logging.getLogger("jitney.worker")
 class Model:
     """`max_batch`: as the operator set it, or else as measured; 1 for a model that takes no more.
 
-    `offload`: whether `prepare` is worth a thread of its own.
+    `own_task`, `own_engine`: whether they are a user's code, which is never called on an event loop: it may take long.
+    `offload`: whether `prepare` is to run in a thread.
     """
 
     def __init__(self, folder: ModelFolder, engine: AnyEngine, task: Task, profile: Profile, load_ms: float) -> None:
@@ -36,17 +37,21 @@ class Model:
         self.max_batch = profile.cap
         self.buckets = buckets.choose(engine.provider, profile.cap, folder.spec.buckets) if engine.batchable else ()
         self.max_wait_s = folder.spec.max_wait_ms / 1000
-        self.offload = task.offload
+        self.own_task, self.own_engine = is_own(folder.spec.task), folder.spec.engine is not None
+        self.offload = task.offload or self.own_task
         self.inputs = engine.inputs
         self._engine = engine
         self._task = task
         self._profile = profile
         self._load_ms = load_ms
+        # Read here, in the thread that loads: in a task of a user's own they may be code.
+        self._kinds = sorted(task.kinds)
+        self._labels = task.label_count if isinstance(task.label_count, int) else None
 
     def prepare(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
         """One rider's arrays, without the batch dimension; raises Refused, and what a user's own task may raise."""
-        if kind not in self._task.kinds:
-            kinds = " or ".join(sorted(self._task.kinds))
+        if kind not in self._kinds:
+            kinds = " or ".join(self._kinds)
             raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
         return self._task.prepare(kind, data, parameters)
 
@@ -72,13 +77,12 @@ class Model:
 
     def card(self) -> dict[str, Any]:
         """What the worker announces, JSON-able."""
-        kinds = self._task.kinds
         return {
             "name": self.name,
             "version": self.version,
             "task": self.spec.task,
             "description": self.spec.description,
-            "kinds": sorted(kinds),
+            "kinds": self._kinds,
             "inputs": [port.card() for port in self._engine.inputs],
             "outputs": [port.card() for port in self._engine.outputs],
             "max_batch": self.max_batch,
@@ -94,17 +98,17 @@ class Model:
             "device": self._engine.device,
             "gpu": self._engine.gpu,
             "requested_provider": self.spec.provider,
-            "limits": {"max_pixels": self.spec.image.max_pixels if "image" in kinds else None},
+            "limits": {"max_pixels": self.spec.image.max_pixels if "image" in self._kinds else None},
             "raw_bytes": self._raw_bytes(),
             "deadline_ms": self.spec.deadline_ms,
             "load_ms": round(self._load_ms, 3),
-            "labels": self._task.label_count,
+            "labels": self._labels,
         }
 
     def _raw_bytes(self) -> int | None:
         """The size of an `application/octet-stream` body, where the model takes one."""
         port = self._engine.inputs[0]
-        fits = "raw" in self._task.kinds and len(self._engine.inputs) == 1 and port.is_fixed
+        fits = "raw" in self._kinds and len(self._engine.inputs) == 1 and port.is_fixed
         return size_bytes(port.datatype, port.shape) if fits else None
 
 

@@ -56,7 +56,7 @@ class Guest:
         self._own = own = self._made(folder, version, spec, gpu)
         self.inputs, self.outputs = list(own.inputs), list(own.outputs)
         self.provider, self.device, self.runtime = own.provider, own.device, own.runtime
-        self.batchable, self.batch_note = own.batchable, "" if own.batchable else "its engine says so"
+        self.batchable, self.batch_note = bool(own.batchable), "" if own.batchable else "its engine says so"
         self.checked: bool | None = None
         self.gpu: int | None = None
         self.placement: dict[str, int] = {}
@@ -74,7 +74,7 @@ class Guest:
             return {name: self._looked_at(name, results[name], arrays) for name in self._types}
         except RunFailed:
             raise
-        except (Exception, SystemExit) as error:  # someone else's code
+        except BaseException as error:  # someone else's code
             fault = fault_of(error) if isinstance(error, Exception) else "input"
             raise RunFailed(f"{self._named}: {type(error).__name__}: {error}", fault) from error
 
@@ -95,7 +95,7 @@ class Guest:
             made = self._class(folder)(version, spec, gpu)
         except ModelError:
             raise
-        except (Exception, SystemExit) as error:  # someone else's code: whatever it does, other models serve on
+        except BaseException as error:  # someone else's code: whatever it does, other models serve on
             raise self._refusal(f"{type(error).__name__}: {error}") from error
         if lacking := [name for name in _MEMBERS if not hasattr(made, name)]:
             raise self._refusal(f"it has no {', '.join(lacking)}; allowed: what worker.models.own_engine.OwnEngine has")

@@ -8,6 +8,6 @@ if facts[1] ~= ARGV[2] then return 'unknown' end
 if not facts[2] then return 'final' end
 if facts[3] ~= 'cancelling' then
   redis.call('HSET', bulk_key(bulk), 'status', 'cancelling', 'cancelling_ms', whole(now_ms))
-  if hurry(bulk) then redis.call('PUBLISH', 'jitney:outbox', '') end
+  if hurry(bulk, facts[1]) then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 return 'cancelling'

@@ -1,22 +1,43 @@
--- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back.
--- ARGV  want, flight_ms (how long a step may say nothing)
+-- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back. Tenants take turns.
+-- ARGV  want, slots (threads of the caller; once half of them are taken, no tenant gets a second), flight_ms (how long a step may
+--       say nothing)
 -- gives {ms until one is due (-1: none is), bulk, flight, bulk, flight ...}
 -- with events, lines, outbox, ends, bulks
-local steps, stepping, handed = root .. ':steps', root .. ':stepping', {-1}
-for _, bulk in ipairs(redis.call('ZRANGEBYSCORE', stepping, '-inf', whole(now_ms))) do
-  redis.call('ZREM', stepping, bulk)
-  redis.call('ZADD', steps, whole(now_ms), bulk)
+local ring, stepping, handed, count_handed = root .. ':steps', root .. ':stepping', {-1}, 0
+local want, slots, flight_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local RETRY_MS = 100  -- until a tenant that may not have a second step right now is looked at again; a step's end comes first
+local under_way, lost = steps_under_way()
+for _, one in ipairs(lost) do
+  redis.call('ZREM', stepping, one[1])
+  step_at(one[1], one[2], now_ms)
 end
-for _, bulk in ipairs(redis.call('ZRANGEBYSCORE', steps, '-inf', whole(now_ms), 'LIMIT', 0, ARGV[1])) do
-  redis.call('ZREM', steps, bulk)
-  if redis.call('HEXISTS', bulk_key(bulk), 'open') == 1 then
-    handed[#handed + 1], handed[#handed + 2] = bulk, redis.call('HINCRBY', bulk_key(bulk), 'flight', 1)
-    redis.call('ZADD', stepping, whole(now_ms + ARGV[2]), bulk)
+
+local function give_turn(tenant)
+  if 2 * (want - count_handed) <= slots and under_way[tenant] then
+    redis.call('ZADD', ring, whole(now_ms + RETRY_MS), tenant)
+    return
   end
+  local bulk = redis.call('ZRANGEBYSCORE', ring .. ':' .. tenant, '-inf', whole(now_ms), 'LIMIT', 0, 1)[1]
+  if bulk then
+    redis.call('ZREM', ring .. ':' .. tenant, bulk)
+    if redis.call('HEXISTS', bulk_key(bulk), 'open') == 1 then
+      handed[#handed + 1], handed[#handed + 2] = bulk, redis.call('HINCRBY', bulk_key(bulk), 'flight', 1)
+      redis.call('ZADD', stepping, whole(now_ms + flight_ms), bulk)
+      count_handed, under_way[tenant] = count_handed + 1, (under_way[tenant] or 0) + 1
+    end
+  end
+  end_turn(ring, tenant)
 end
-for _, key in ipairs({steps, stepping}) do
+
+repeat
+  local before = count_handed
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', ring, '-inf', RING_NOW, 'LIMIT', 0, 4 * want)) do
+    if count_handed < want then give_turn(tenant) end
+  end
+until count_handed >= want or count_handed == before
+for _, key in ipairs({ring, stepping}) do
   local at = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
-  local wait_ms = at and math.max(0, at - now_ms)
+  local wait_ms = at and math.max(0, math.ceil(at - ring_now))
   if wait_ms and (handed[1] < 0 or wait_ms < handed[1]) then handed[1] = wait_ms end
 end
 return handed

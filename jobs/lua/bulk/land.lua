@@ -4,11 +4,11 @@
 -- with events, lines, outbox, ends, bulks
 local bulk = ARGV[1]
 if not flies(bulk, ARGV[2], 0) then return 0 end
-local facts = redis.call('HMGET', bulk_key(bulk), 'expanded', 'completed', 'failed_lines', 'collected')
-local expanded, completed, failed, collected = unpack(facts)
+local facts = redis.call('HMGET', bulk_key(bulk), 'expanded', 'completed', 'failed_lines', 'collected', 'tenant')
+local expanded, completed, failed, collected, tenant = unpack(facts)
 local ended = (tonumber(completed) or 0) + (tonumber(failed) or 0)
 local waits = ended > tonumber(collected or 0) and (ended - collected >= WAKE or ended == tonumber(expanded))
 if ARGV[4] ~= '' then redis.call('HSET', bulk_key(bulk), 'stalled', ARGV[4]) else redis.call('HDEL', bulk_key(bulk), 'stalled') end
 redis.call('ZREM', root .. ':stepping', bulk)
-redis.call('ZADD', root .. ':steps', whole(now_ms + (waits and ARGV[4] == '' and 0 or ARGV[3])), bulk)
+step_at(bulk, tenant, now_ms + (waits and ARGV[4] == '' and 0 or ARGV[3]))
 return 1

@@ -18,9 +18,10 @@ redis.call('HSET', bulk_key(bulk), 'tenant', tenant, 'file', file, 'open', 1, 's
 redis.call('HINCRBY', root .. ':counts', 'bulks:opened', 1)
 redis.call('HINCRBY', file_key(file), 'uses', 1)
 redis.call('PERSIST', file_key(file))
+redis.call('EXPIRE', root .. ':files:' .. tenant, 2 * kept_s)
 redis.call('SET', made_by, bulk, 'EX', ARGV[8])
 redis.call('ZADD', listed, whole(now_ms), bulk)
 redis.call('EXPIRE', listed, 2 * kept_s)
-redis.call('ZADD', root .. ':steps', whole(now_ms), bulk)
+step_at(bulk, tenant, now_ms)
 redis.call('PUBLISH', 'jitney:outbox', '')
 return {'new', bulk}

@@ -19,14 +19,23 @@ local function for_many(command, key, words)
   for at = 1, #words, 1000 do redis.call(command, key, unpack(words, at, math.min(at + 999, #words))) end
 end
 
+-- Add a gateway to a job's list of gateways (`field`). The list keeps its newest 64: gateways that were restarted stay in it,
+-- and a gateway that is dropped from it re-reads the jobs that it waits for every few seconds anyway.
+local MOST_GATEWAYS = 64
+local function add_gateway(job, field, gateways, gateway)
+  if not gateways then
+    redis.call('HSET', job, field, gateway)
+  elseif not string.find(' ' .. gateways .. ' ', ' ' .. gateway .. ' ', 1, true) then
+    local _, others = string.gsub(gateways, '[^ ]+', '')
+    if others >= MOST_GATEWAYS then gateways = string.match(gateways, ' (.*)$') end
+    redis.call('HSET', job, field, gateways .. ' ' .. gateway)
+  end
+end
+
 -- Let a gateway hear of the job's end, if that is still to come.
 local function watch(id, gateway)
   local job = job_key(id)
   local state, watchers = unpack(redis.call('HMGET', job, 'state', 'watchers'))
   if state ~= 'queued' and state ~= 'running' then return end
-  if not watchers then
-    redis.call('HSET', job, 'watchers', gateway)
-  elseif not string.find(' ' .. watchers .. ' ', ' ' .. gateway .. ' ', 1, true) then
-    redis.call('HSET', job, 'watchers', watchers .. ' ' .. gateway)
-  end
+  add_gateway(job, 'watchers', watchers, gateway)
 end

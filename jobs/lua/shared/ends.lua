@@ -36,8 +36,10 @@ local function told(id, facts, state, field, body, run)
 end
 
 -- Have a bulk's next step come at once, if it waits for one; true where it does.
-local function hurry(bulk)
-  return redis.call('ZADD', root .. ':steps', 'XX', 'LT', 'CH', whole(now_ms), bulk) == 1
+local function hurry(bulk, tenant)
+  local waits = redis.call('ZADD', root .. ':steps:' .. tenant, 'XX', 'LT', 'CH', whole(now_ms), bulk) == 1
+  if waits then take_place(root .. ':steps', tenant) end
+  return waits
 end
 
 -- The outcome of a bulk's line, to be written to the bulk's own log. A line's id is its bulk's and eight digits of its number.
@@ -51,7 +53,7 @@ end
 local WAKE = 500  -- outcomes in a log that are worth a step
 local function log_lines(bulk, lines)
   local key, marks, log = root .. ':bulk:' .. bulk, root .. ':marks:' .. bulk, root .. ':outcomes:' .. bulk
-  local facts = redis.call('HMGET', key, 'open', 'expanded')
+  local facts = redis.call('HMGET', key, 'open', 'expanded', 'tenant')
   local outcomes, bytes, succeeded = {}, 0, 0
   for _, line in ipairs(facts[1] and lines or {}) do
     if redis.call('SETBIT', marks, line[1], 1) == 0 then
@@ -64,7 +66,9 @@ local function log_lines(bulk, lines)
   local completed = redis.call('HINCRBY', key, 'completed', succeeded)
   local ended = completed + redis.call('HINCRBY', key, 'failed_lines', #outcomes - succeeded)
   local length = redis.call('LLEN', log)
-  if (length >= WAKE and length - #outcomes < WAKE) or ended == tonumber(facts[2]) then posted = hurry(bulk) or posted end
+  if (length >= WAKE and length - #outcomes < WAKE) or ended == tonumber(facts[2]) then
+    posted = hurry(bulk, facts[3]) or posted
+  end
 end
 
 -- Write down what was gathered, and tell each gateway once, whatever the number of jobs. Every script that ends, counts or
@@ -86,51 +90,93 @@ local function close()
   if posted then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 
--- Forget a dead letter: its input goes, and what is left of the job stays as long as any result.
-local function purge(member, ttl_ms)
-  local id, size = string.match(member, '^(%S+) (%d+)$')
-  redis.call('ZREM', root .. ':dead', member)
-  redis.call('DECRBY', root .. ':dead_bytes', size or 0)
-  if id and redis.call('HDEL', job_key(id), 'input') == 1 then redis.call('PEXPIRE', job_key(id), ttl_ms) end
+-- Dead letters: `:dead` has all of the shard, `:letters:<tenant>` those of a tenant, both by the ms of their end. How many letters
+-- and how many bytes of input each tenant holds is in `:dead_counts` and `:dead_sizes`: who holds most makes room first.
+local function letters_key(tenant) return root .. ':letters:' .. tenant end
+local function letter(id, size, tenant) return id .. ' ' .. (size or 0) .. ' ' .. (tenant or '?') end
+
+local function weigh_letter(tenant, letters, bytes)
+  if tonumber(redis.call('ZINCRBY', root .. ':dead_counts', letters, tenant)) <= 0 then
+    redis.call('ZREM', root .. ':dead_counts', tenant)
+  end
+  if tonumber(redis.call('ZINCRBY', root .. ':dead_sizes', bytes, tenant)) <= 0 then
+    redis.call('ZREM', root .. ':dead_sizes', tenant)
+  end
 end
 
--- Keep a failed job's input: it is a dead letter now. The oldest letters make room.
-local function keep(id, size, ends)
-  local dead, bytes = root .. ':dead', root .. ':dead_bytes'
-  redis.call('ZADD', dead, whole(now_ms), id .. ' ' .. size)
-  local total = redis.call('INCRBY', bytes, size)
-  redis.call('PEXPIRE', job_key(id), ends.dead_ttl_ms)
-  while total > ends.dead_bytes or redis.call('ZCARD', dead) > ends.dead_letters do
-    purge(redis.call('ZRANGE', dead, 0, 0)[1], ends.ttl_ms)
-    total = tonumber(redis.call('GET', bytes))
+-- Forget a dead letter: its input and its webhook go, and what is left of the job stays as long as any result. False where there
+-- is no such letter.
+local function purge(member, ttl_ms)
+  local id, size, tenant = string.match(member, '^(%S+) (%d+) ?(%S*)$')
+  local there = redis.call('ZREM', root .. ':dead', member) == 1
+  if not there or not id then return there end
+  redis.call('DECRBY', root .. ':dead_bytes', size)
+  if redis.call('ZREM', letters_key(tenant), member) == 1 then weigh_letter(tenant, -1, 0 - size) end
+  if redis.call('HDEL', job_key(id), 'input', 'webhook') > 0 then redis.call('PEXPIRE', job_key(id), ttl_ms) end
+  return true
+end
+
+-- Forget letters as long as there are too many, or too many bytes, at most `most` of them; gives how many. The tenant that holds
+-- most letters, or most bytes, loses its oldest; where nobody has two, the oldest of all goes.
+local function make_room(ends, most)
+  local dead, gone = root .. ':dead', 0
+  while gone < most do
+    local is_large = (tonumber(redis.call('GET', root .. ':dead_bytes')) or 0) > ends.dead_bytes
+    if not is_large and redis.call('ZCARD', dead) <= ends.dead_letters then break end
+    local holder, held = unpack(redis.call('ZRANGE', root .. (is_large and ':dead_sizes' or ':dead_counts'), 0, 0, 'REV', 'WITHSCORES'))
+    local has_most = holder and (is_large or tonumber(held) > 1)
+    local oldest = has_most and redis.call('ZRANGE', letters_key(holder), 0, 0)[1]
+    if not oldest or not purge(oldest, ends.ttl_ms) then  -- nobody has two; or junk lies in place of what a tenant holds
+      oldest = redis.call('ZRANGE', dead, 0, 0)[1]
+      if not oldest then  -- there is no letter, whatever the sum says
+        redis.call('DEL', root .. ':dead_bytes')
+        break
+      end
+      purge(oldest, ends.ttl_ms)
+    end
+    gone = gone + 1
   end
+  return gone
+end
+
+-- Keep a failed job's input: it is a dead letter now. Others make room: some with each letter, what is left with the next sweep.
+local MOST_ROOM = 100
+local function keep(id, size, tenant, ends)
+  redis.call('ZADD', root .. ':dead', whole(now_ms), letter(id, size, tenant))
+  redis.call('ZADD', letters_key(tenant or '?'), whole(now_ms), letter(id, size, tenant))
+  redis.call('INCRBY', root .. ':dead_bytes', size)
+  weigh_letter(tenant or '?', 1, size)
+  redis.call('PEXPIRE', job_key(id), math.max(ends.dead_ttl_ms, ends.ttl_ms))
+  make_room(ends, MOST_ROOM)
 end
 
 -- How long what has ended is kept: the four words with which every script that ends jobs begins, after its own.
 local function ends_at(at)
-  return {ttl_ms = ARGV[at], dead_ttl_ms = ARGV[at + 1], dead_letters = tonumber(ARGV[at + 2]), dead_bytes = tonumber(ARGV[at + 3])}
+  return {ttl_ms = tonumber(ARGV[at]), dead_ttl_ms = tonumber(ARGV[at + 1]), dead_letters = tonumber(ARGV[at + 2]), dead_bytes = tonumber(ARGV[at + 3])}
 end
 
 -- What became of a bulk's line lies in the bulk's log; the job itself stays only for a finish that is sent twice.
 local LINE_TTL_MS = 10000
 
--- End a job: `field` is 'output' or 'error', `body` its JSON. The input goes, the result stays for a while; `dead` keeps the
--- input too. The job's watchers hear of its end when the script closes, and its webhook has a
+-- End a job: `field` is 'output' or 'error', `body` its JSON. A large output lies in a field of its own, so that whoever reads the
+-- job does not read it too. The input and the webhook go, the result stays for a while; `dead` keeps input and webhook. The job's watchers hear of its end when the script closes, and its webhook has a
 -- delivery from now on. `facts`: its FACTS, where the script has read them;
 -- `run`: {'stages', …, 'batch_size', …} of a job that was run.
 local function conclude(id, state, ends, field, body, dead, facts, run)
   local job = job_key(id)
   facts = facts or redis.call('HMGET', job, unpack(FACTS))
   local model, size = facts[4], tonumber(facts[6])
-  redis.call('HSET', job, 'state', state, 'finished', NOW_US, field, body, unpack(run or {}))
+  local is_large = field == 'output' and #body > MOST_INLINE
+  redis.call('HSET', job, 'state', state, 'finished', NOW_US, is_large and 'large_output' or field, body, unpack(run or {}))
+  if is_large then redis.call('HSET', job, 'output_bytes', #body) end
   if model and size then weigh(model, -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
   if facts[14] and size then weigh(facts[14], -1, 0 - size) end
-  if facts[15] then unseat(facts[15], model, facts[8]) end
+  if facts[15] then unseat(facts[15]) end
   if dead then
     redis.call('HDEL', job, 'watchers', 'seat', 'followers', 'log')
-    keep(id, whole(size or 0), ends)
+    keep(id, whole(size or 0), facts[10], ends)
   else
-    redis.call('HDEL', job, 'watchers', 'input', 'seat', 'followers', 'log')
+    redis.call('HDEL', job, 'watchers', 'input', 'seat', 'followers', 'log', 'webhook')
     redis.call('PEXPIRE', job, facts[18] and math.min(LINE_TTL_MS, ends.ttl_ms) or ends.ttl_ms)
   end
   ended[#ended + 1] = id

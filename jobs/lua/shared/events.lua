@@ -1,7 +1,7 @@
 -- What is told of a job before it ends: for scripts that say `with events`.
 -- What a gateway reads of a job (codec.py has the same list).
 local READ_FIELDS = {'v', 'state', 'model', 'version', 'lane', 'tenant', 'created', 'attempts', 'started', 'finished',
-  'metadata', 'output', 'error', 'stages', 'batch_size'}
+  'metadata', 'output', 'error', 'stages', 'batch_size', 'output_bytes'}
 
 -- Tell that a job came into another state: `followers` are gateways that follow it, and read it then; `log` is its tenant, where
 -- somebody listens to all of that.

@@ -63,12 +63,42 @@ local function place_of(id)
   return job, more
 end
 
+-- A tenant of which as many jobs run as may is parked: it is in no ring until one of its jobs ends, so that claims do not pass
+-- it by again and again. `:parked:<tenant>` has the rings that it left, `:parked` the tenants by the ms since when.
+local function parked_key(tenant) return root .. ':parked:' .. tenant end
+
+local function park(tenant, model, version, lane)
+  redis.call('SADD', parked_key(tenant), model .. ' ' .. version .. ' ' .. lane)
+  redis.call('ZADD', root .. ':parked', 'NX', whole(now_ms), tenant)
+end
+
+-- Put a parked tenant back into the rings that it left, and wake a worker for each.
+local function unpark(tenant)
+  if redis.call('ZREM', root .. ':parked', tenant) == 0 then return end
+  for _, left in ipairs(redis.call('SMEMBERS', parked_key(tenant))) do
+    local model, version, lane = string.match(left, '^(%S+) (%S+) (%S+)$')
+    if model and redis.call('EXISTS', line_key(model, version, lane, tenant)) == 1 then
+      redis.call('RPUSH', ring_key(model, version, lane), tenant)
+      wake(model, version, lane)
+    end
+  end
+  redis.call('DEL', parked_key(tenant))
+end
+
+-- Take a tenant whose line is empty out of its ring, or out of those that are parked.
+local function leave_ring(model, version, lane, tenant)
+  if redis.call('SREM', parked_key(tenant), model .. ' ' .. version .. ' ' .. lane) == 0 then
+    redis.call('LREM', ring_key(model, version, lane), 1, tenant)
+  elseif redis.call('EXISTS', parked_key(tenant)) == 0 then
+    redis.call('ZREM', root .. ':parked', tenant)
+  end
+end
+
 -- Of a tenant that may run so many at a time (`seat`: '@' and its name), one runs no more: its next is woken for.
-local function unseat(seat, model, version)
+local function unseat(seat)
   local load, field = root .. ':load', seat .. ':running'
   if redis.call('HINCRBY', load, field, -1) <= 0 then redis.call('HDEL', load, field) end
-  local ring = function(lane) return ring_key(model, version, lane) end
-  if redis.call('EXISTS', ring('interactive'), ring('bulk')) > 0 then wake(model, version) end
+  unpark(string.sub(seat, 2))
 end
 
 -- Take a queued id out of its line, or out of those that wait for their retry. A line that is empty leaves the ring.
@@ -79,7 +109,7 @@ local function unline(id)
   local model, version, lane, tenant = unpack(place)
   local line = line_key(model, version, lane, tenant)
   redis.call('ZREM', line, id)
-  if redis.call('EXISTS', line) == 0 then redis.call('LREM', ring_key(model, version, lane), 1, tenant) end
+  if redis.call('EXISTS', line) == 0 then leave_ring(model, version, lane, tenant) end
 end
 
 -- Give a running job back to its line, or after a while; false where its record does not tell which line.
@@ -91,7 +121,7 @@ local function requeue(id, after_ms)
   redis.call('HSET', job_key(id), 'state', 'queued')
   redis.call('HDEL', job_key(id), 'owner', 'seat')
   local seat, followers, log = unpack(more)
-  if seat then unseat(seat, model, version) end
+  if seat then unseat(seat) end
   if after_ms then
     redis.call('ZADD', root .. ':later', whole(now_ms + after_ms), id)
   else

@@ -14,7 +14,7 @@ from scripts import arguments
 from scripts.models.optimizing.progress import Progress
 from scripts.models.optimizing.running import optimize
 from scripts.models.optimizing.served import find
-from scripts.models.optimizing.wishes import LEAST_EXAMPLES, Precision, Wishes
+from scripts.models.optimizing.wishes import FASTER, LEAST_EXAMPLES, Precision, Wishes
 from scripts.models.places import NothingThere
 from worker.models.spec import ModelError
 
@@ -65,6 +65,7 @@ def _wishes(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Wishe
         graph=given.graph,
         write=given.write,
         min_agreement=given.min_agreement,
+        min_gain=given.min_gain,
         provider=given.provider,
         threads=given.threads,
         seconds=given.seconds if given.measure else 0.0,
@@ -91,8 +92,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-agreement", type=arguments.number(0, 1), default=0.95, metavar="SHARE", help="or it is refused (0.95)"
     )
+    parser.add_argument(
+        "--min-gain",
+        type=arguments.number(0, 1000),
+        default=FASTER,
+        metavar="FACTOR",
+        help=f"times the throughput of the version there is, or it is refused ({FASTER:g}; 0: also a slower one)",
+    )
     parser.add_argument("--no-graph", dest="graph", action="store_false", help="do not simplify the graph")
-    parser.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure latencies")
+    parser.add_argument(
+        "--no-measure", dest="measure", action="store_false", help="write it unmeasured: it may be slower"
+    )
     parser.add_argument("--no-write", dest="write", action="store_false", help="only tell; add no version")
     parser.add_argument("--seconds", type=arguments.number(0.01, 3600), default=10.0, help="how long to measure (10)")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="what runs it")

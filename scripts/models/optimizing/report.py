@@ -44,6 +44,7 @@ class Report:
         said = {one: value for one, value in asdict(self).items() if one not in {"latency_ms", "prepare_ms"}}
         said |= {"agreement": agreement, "latency_ms": latency, "prepare_ms": prepare}
         if self.latency_ms:
+            said["gain"] = round(self.gain, 3)
             said["rows_per_s"] = dict(zip(("old", "new"), rows_per_s(self.latency_ms), strict=True))
         return said
 
@@ -76,7 +77,10 @@ class Report:
             return f"no version was written: {self.reason}"
         if not self.written:
             return "no version was written, as was asked for"
-        return f"written: {self.written}; workers that watch the folder let it take over, unless another is pinned"
+        taken = f"written: {self.written}; workers that watch the folder let it take over, unless another is pinned"
+        if not self.latency_ms:
+            return f"{taken}; its speed was not measured"
+        return f"{taken}; it is SLOWER here: {self.gain:.2f} x the throughput" if self.gain < 1 else taken
 
 
 def _pair(pair: Pair) -> dict[str, Any]:

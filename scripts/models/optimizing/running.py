@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from scripts.models.checking import check
 from scripts.models.optimizing import examples, folding, judging, making, timing, writing
@@ -18,8 +18,6 @@ from worker.models.consistency import SEED
 from worker.models.kept_profiles import digest
 from worker.models.repository import ONNX_FILE, ModelFolder
 from worker.models.spec import ModelError, read_spec
-
-WORTH_IT: Final = 1.05  # times the throughput; less may be chance
 
 
 class Given(NamedTuple):
@@ -100,18 +98,31 @@ def _measure(report: Report, pair: tuple[Served, Served], given: Given, seconds:
     report.latency_ms = timing.measure((old.engine, new.engine), timing.sizes_of(new), seconds, watch)
     if old.takes_images:
         report.prepare_ms = timing.prepare(old, new, given.validation.rows)
-    if report.latency_ms and report.gain < WORTH_IT:
-        report.notes.append(f"it gains little or nothing on this device: {report.gain:.2f} x the throughput")
 
 
 def _reason(new: Served, report: Report, wishes: Wishes) -> str:
-    """Why it is not to be had: it answers otherwise, or fails the check that a worker would try it with."""
+    """Why it is not to be had: it answers otherwise, fails the check of a worker, or is not faster."""
     found = report.agreement
     if found and found.share < wishes.min_agreement:
         words = f"{found.share:.1%} of {found.rows} answers agree with version {report.made_from}'s"
         return f"{words}; allowed: {wishes.min_agreement:.1%} or more (--min-agreement)"
     checked = check(Place(new.folder.onnx, new.folder), (), wishes.provider, None, SEED)
-    return f"it fails `jitney models check`: {checked.reason}" if checked.reason else ""
+    if checked.reason:
+        return f"it fails `jitney models check`: {checked.reason}"
+    return _no_gain(report, wishes) if wishes.seconds else ""
+
+
+def _no_gain(report: Report, wishes: Wishes) -> str:
+    """Why it is not worth its place: written, it would take over."""
+    if not report.latency_ms:
+        if not wishes.min_gain:
+            return ""
+        unmeasured = "its speed can not be measured, for its inputs have open dimensions or zeros do not run"
+        return f"{unmeasured}; --no-measure writes it all the same"
+    if report.gain >= wishes.min_gain:
+        return ""
+    asked = f"allowed: {wishes.min_gain:g} x or more (--min-gain; differences below 5 % may be chance)"
+    return f"it is not faster here: {report.gain:.2f} x the throughput of version {report.made_from}; {asked}"
 
 
 def _move_in(version: Path, report: Report, old: Served) -> None:

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 LEAST_EXAMPLES = 8
+FASTER = 1.05  # times the throughput: two measurements of the same version differ by less
 Precision = Literal["fp32", "fp16", "int8"]
 
 
 class Wishes(NamedTuple):
     """`precision`: of weights and arithmetic; `graph`: whether the graph is simplified; `fold`: the pipeline into it.
 
+    `min_gain`: times the throughput that the new version must have, where it is measured.
     `provider`, `threads` ("auto", 0: as model.toml says): what measures. `seconds`: how long, 0 for not at all.
     """
 
@@ -20,6 +22,7 @@ class Wishes(NamedTuple):
     graph: bool = True
     write: bool = True
     min_agreement: float = 0.95
+    min_gain: float = FASTER
     provider: str = "auto"
     threads: int = 0
     seconds: float = 10.0

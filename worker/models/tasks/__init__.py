@@ -14,7 +14,16 @@ from worker.models.tasks.object_detection import ObjectDetection
 from worker.models.tasks.task import KINDS, Task, TryAgain
 from worker.models.tasks.tensor import TensorTask
 
-__all__ = ["ImageClassification", "ImageEmbedding", "ObjectDetection", "Task", "TensorTask", "TryAgain", "load_task"]
+__all__ = [
+    "ImageClassification",
+    "ImageEmbedding",
+    "ObjectDetection",
+    "Task",
+    "TensorTask",
+    "TryAgain",
+    "is_own",
+    "load_task",
+]
 
 _OURS: Final[dict[str, type[Task]]] = {
     "image-classification": ImageClassification,
@@ -22,6 +31,11 @@ _OURS: Final[dict[str, type[Task]]] = {
     "object-detection": ObjectDetection,
     "tensor": TensorTask,
 }
+
+
+def is_own(task: str) -> bool:
+    """Whether `task` of model.toml names code of a user's own."""
+    return task not in _OURS
 
 
 def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Task:
@@ -35,7 +49,7 @@ def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Se
         task = _class(file, class_name)(spec, folder, inputs, outputs)
     except ModelError:
         raise
-    except (Exception, SystemExit) as error:  # someone else's code: whatever it does, other models serve on
+    except BaseException as error:  # someone else's code: whatever it does, other models serve on
         raise ModelError(file, class_name, f"{type(error).__name__}: {error}") from error
     if not isinstance(task.kinds, frozenset | set) or not task.kinds or not task.kinds <= KINDS:
         raise ModelError(file, class_name, f"kinds = {task.kinds}; allowed: one or more of {sorted(KINDS)}")

@@ -1,0 +1,104 @@
+"""All connections of one gateway process: which wait for a request, and the bytes that each of them keeps in memory.
+
+A full table makes room for a newcomer by closing the connection that has waited longest for a request. The bytes are
+those of requests that are not read yet and of answers that callers have not taken yet. Above the limit connections of
+the tenant that holds most are cut off, those first whose caller has taken nothing for longest. Connections whose tenant
+is not known count together as one tenant's.
+"""
+
+from collections import OrderedDict
+from typing import Final, Protocol
+
+SHED_TO: Final = 7 / 8  # of the limit: cutting off a few at a time would have all of them sorted again and again
+
+
+class Held(Protocol):
+    """What the table asks of a connection."""
+
+    moved_at: float  # when its caller last took bytes of an answer, or none were waiting; in seconds
+
+    @property
+    def tenant(self) -> str:
+        """Whose last request it carried; empty: not known."""
+        ...
+
+    def buffered_bytes(self) -> int:
+        """Count what it keeps in memory now."""
+        ...
+
+    def close_idle(self) -> None:
+        """Close it; no request is under way."""
+        ...
+
+    def cut_off(self) -> None:
+        """Close it at once, whatever is under way."""
+        ...
+
+
+class Connections:
+    """See above."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._idle: OrderedDict[Held, None] = OrderedDict()  # longest first
+        self._buffered: dict[Held, int] = {}
+        self.buffered_bytes = 0
+
+    def wait(self, connection: Held) -> None:
+        """Note that a connection waits for a request from now on."""
+        self._idle[connection] = None
+        self._idle.move_to_end(connection)
+
+    def leave(self, connection: Held) -> None:
+        """Note that a connection is about to be closed: it is the first to go where room is needed."""
+        self._idle[connection] = None
+        self._idle.move_to_end(connection, last=False)
+
+    def work(self, connection: Held) -> None:
+        """Note that a connection's request is under way."""
+        self._idle.pop(connection, None)
+
+    def forget(self, connection: Held) -> None:
+        """Note that a connection is gone."""
+        self._idle.pop(connection, None)
+        self.buffered_bytes -= self._buffered.pop(connection, 0)
+
+    def make_room(self, newcomer: Held) -> bool:
+        """Close the connection that has waited longest for a request; False where no other one waits."""
+        self.work(newcomer)
+        if not self._idle:
+            return False
+        oldest, _ = self._idle.popitem(last=False)
+        oldest.close_idle()
+        self.wait(newcomer)
+        return True
+
+    def count(self, connection: Held, size_bytes: int) -> None:
+        """Note how many bytes a connection keeps in memory; above the limit some are cut off."""
+        before = self._buffered.get(connection, 0)
+        if size_bytes == before:
+            return
+        if size_bytes:
+            self._buffered[connection] = size_bytes
+        else:
+            del self._buffered[connection]
+        self.buffered_bytes += size_bytes - before
+        if self.buffered_bytes > self._limit_bytes and size_bytes > before:
+            self._shed()
+
+    def _shed(self) -> None:
+        for connection in list(self._buffered):  # the counts may be old
+            self._buffered[connection] = connection.buffered_bytes()
+        self.buffered_bytes = sum(self._buffered.values())
+        if self.buffered_bytes <= self._limit_bytes:
+            return
+        by_tenant: dict[str, list[Held]] = {}
+        for connection in sorted(self._buffered, key=lambda one: (one.moved_at, -self._buffered[one]), reverse=True):
+            by_tenant.setdefault(connection.tenant, []).append(connection)
+        sums = {tenant: sum(self._buffered[one] for one in own) for tenant, own in by_tenant.items()}
+        while self.buffered_bytes > self._limit_bytes * SHED_TO and len(self._buffered) > 1:
+            most = max(sums, key=lambda tenant: sums[tenant])
+            victim = by_tenant[most].pop()
+            sums[most] -= self._buffered[victim]
+            self.forget(victim)
+            victim.cut_off()

@@ -1,0 +1,42 @@
+"""Settings from environment variables: the base class of all settings, and one line that explains bad values."""
+
+import re
+from typing import Any, Final
+
+from pydantic import ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PASSWORD: Final = re.compile(r"//[^@/]*@")
+MOST_SHOWN: Final = 200  # characters of a value in a message
+MOST_SECONDS: Final = 1e9  # 31 years: what Redis and the system still take for a time
+MOST_WHOLE: Final = (1 << 53) - 1  # as far as Lua counts
+
+
+class Settings(BaseSettings):
+    """Settings of one part, from the environment. Numbers that Redis or Lua cannot count to are refused."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _can_be_counted(cls, value: Any) -> Any:
+        if isinstance(value, float) and not abs(value) <= MOST_SECONDS:
+            raise ValueError(f"must be at most {MOST_SECONDS:.0f}")
+        if isinstance(value, int) and abs(value) > MOST_WHOLE:
+            raise ValueError(f"must be at most {MOST_WHOLE}")
+        return value
+
+
+def explain(error: ValidationError) -> str:
+    """Say which variables make no sense, and what would, on one line."""
+    return "; ".join(_explained(one) for one in error.errors())
+
+
+def _explained(one: ErrorDetails) -> str:
+    if not one["loc"]:  # checked as a whole: the message names the variable
+        return one["msg"].removeprefix("Value error, ")
+    name, value = str(one["loc"][0]).upper(), _PASSWORD.sub("//***@", " ".join(str(one["input"]).split()))
+    inside = ".".join(str(part) for part in one["loc"][1:])
+    what = f"{name}=… {inside}={value[:MOST_SHOWN]}" if inside else f"{name}={value[:MOST_SHOWN]}"
+    return f"{what}: {one['msg'].removeprefix('Value error, ')[:MOST_SHOWN]}"

@@ -1,0 +1,82 @@
+"""The errors of Redis, sorted by what to do about them: the only table, for the store's connections and for rq's.
+
+AGAIN       the right node, at a bad moment: it is busy, full, or cannot be reached. The same command may work later.
+ELSEWHERE   the wrong node, or the wrong password: after a failover, or after a password was changed. Waiting does not
+            help; all connections are opened anew, with the address as it is now. The command was not carried out.
+NEVER       the server refuses the command itself: an error in Jitney, or in how the server or its users are set up.
+"""
+
+from enum import Enum
+from typing import Final
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+
+class Kind(Enum):
+    """What to do about an error of Redis."""
+
+    AGAIN = "again"
+    ELSEWHERE = "elsewhere"
+    NEVER = "never"
+
+
+# The first word of an error reply → its kind. Every other error reply is NEVER.
+KINDS: Final = {
+    "BUSY": Kind.AGAIN,  # a script runs for too long
+    "MISCONF": Kind.AGAIN,  # it cannot write to its disk
+    "NOREPLICAS": Kind.AGAIN,  # fewer replicas than min-replicas-to-write
+    "OOM": Kind.AGAIN,
+    "TRYAGAIN": Kind.AGAIN,  # a slot of a Cluster is being moved
+    "CLUSTERDOWN": Kind.ELSEWHERE,  # this node does not serve the slot, or has lost the others
+    # Connections are used only once their server has loaded its data. One that loads again has become a replica.
+    "LOADING": Kind.ELSEWHERE,
+    "MASTERDOWN": Kind.ELSEWHERE,  # a replica without its primary
+    "MOVED": Kind.ELSEWHERE,
+    "NOAUTH": Kind.ELSEWHERE,  # the password was changed
+    "READONLY": Kind.ELSEWHERE,  # a replica
+    "UNBLOCKED": Kind.ELSEWHERE,  # it became a replica while a blocking command waited
+    "WRONGPASS": Kind.ELSEWHERE,
+}
+_MOST_CLIENTS: Final = "max number of clients reached"
+# The same errors as redis-py raises them, where it is to reconnect by itself.
+ELSEWHERE_ERRORS: Final[list[type[Exception]]] = [
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    ReadOnlyError,
+]
+
+
+def kind_of(error: Exception) -> Kind:
+    """Sort an error reply, or an error that redis-py or the socket raised."""
+    error = _reply_of(error)
+    code = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+    if code in KINDS:
+        return KINDS[code]
+    is_reply = isinstance(error, ResponseError) or not isinstance(error, RedisError | OSError)
+    return Kind.NEVER if is_reply and _MOST_CLIENTS not in str(error) else Kind.AGAIN
+
+
+def in_words(error: Exception) -> str:
+    """Say what went wrong in one line, with the code that redis-py takes off the text."""
+    error = _reply_of(error)
+    text = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+    code = getattr(error, "status_code", None)
+    return f"{code} {text}" if code and code != "ERR" and not text.startswith(code) else text
+
+
+def _reply_of(error: Exception) -> Exception:
+    """Find the error reply behind what redis-py raises where a connection's first commands are refused."""
+    cause = error.__cause__
+    return cause if isinstance(error, RedisError) and isinstance(cause, RedisError) else error

@@ -1,0 +1,116 @@
+"""Whether the queue's server keeps what it is given: what it says of itself, held against what Jitney promises.
+
+Looked at whenever a connection is opened, by INFO alone: managed services often refuse CONFIG.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+OLDEST: Final = (7, 0)
+CHECKS: Final = {
+    "persistence": "whether the server writes an append-only file",
+    "eviction": "whether the server deletes keys when its memory is full",
+    "role": "whether the server is a primary",
+    "version": "whether the server is Redis 7.0 or newer, or Valkey",
+}
+
+
+class Hazard(NamedTuple):
+    """One reason why accepted jobs may be lost. `check` is one of CHECKS; `reason` is a sentence for operators."""
+
+    check: str
+    reason: str
+
+
+class Safety(NamedTuple):
+    """What one look at the server gave. `unknown`: the checks that it did not answer."""
+
+    hazards: tuple[Hazard, ...] = ()
+    unknown: tuple[str, ...] = ()
+    node: str = ""  # its run_id, which no other process of it has; empty: unknown
+    name: str = ""  # engine and version
+    is_loading: bool = False
+    is_replica: bool = False
+    is_read_only: bool = False  # a replica that takes no writes
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether every check was answered, and well."""
+        return not self.hazards and not self.unknown
+
+    @property
+    def warnings(self) -> list[str]:
+        """List every hazard, and what cannot be told, as sentences."""
+        return [hazard.reason for hazard in self.hazards] + [f"cannot tell {CHECKS[check]}" for check in self.unknown]
+
+
+def judge(hello: Any, info: Any) -> Safety:
+    """Judge by the replies to HELLO and INFO, either of which may be an error."""
+    facts = _facts(info)
+    greeting = {_text(name): _text(value) for name, value in hello.items()} if isinstance(hello, dict) else {}
+    role = facts.get("role") or greeting.get("role", "")
+    version = facts.get("redis_version") or greeting.get("version", "")
+    is_replica = role in ("slave", "replica")
+    answers = {
+        "persistence": facts.get("aof_enabled", ""),
+        "eviction": facts.get("maxmemory_policy", ""),
+        "role": role,
+        "version": version,
+    }
+    found = {
+        "persistence": _persistence(answers["persistence"]),
+        "eviction": _eviction(answers["eviction"]),
+        "role": "it is a replica: what is written to it is refused or lost; name its primary" if is_replica else "",
+        "version": _age(version),
+    }
+    engine = "valkey" if "valkey_version" in facts else greeting.get("server", "redis")
+    return Safety(
+        hazards=tuple(Hazard(check, reason) for check, reason in found.items() if reason),
+        unknown=tuple(check for check, answer in answers.items() if not answer),
+        node=facts.get("run_id", ""),
+        name=f"{engine} {facts.get('valkey_version') or version}".strip(),
+        is_loading=facts.get("loading") == "1",
+        is_replica=is_replica,
+        is_read_only=is_replica and facts.get("slave_read_only", "1") != "0",
+    )
+
+
+def _persistence(aof_enabled: str) -> str:
+    if aof_enabled in ("", "1"):
+        return ""
+    return "appendonly is not yes: accepted jobs are lost when its process ends"
+
+
+def _eviction(policy: str) -> str:
+    if policy in ("", "noeviction"):
+        return ""
+    return f"maxmemory-policy is {policy}, not noeviction: it deletes jobs and results when its memory is full"
+
+
+def _age(version: str) -> str:
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if not numbers or numbers >= OLDEST:
+        return ""
+    return f"its version is {version}: Redis 7.0 or newer, or Valkey, is needed"
+
+
+def _facts(info: Any) -> dict[str, str]:
+    if not isinstance(info, bytes | str):
+        return {}
+    return read_info(_text(info))
+
+
+def read_info(text: str) -> dict[str, str]:
+    """Read the lines of an INFO reply."""
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def describe(safety: Safety | None) -> Mapping[str, Any]:
+    """Describe what is known of the server for /readyz; it has no address in it, for anybody may read it."""
+    if safety is None:
+        return {"safe": None, "warnings": []}
+    return {"safe": safety.is_durable, "warnings": safety.warnings}

@@ -1,0 +1,170 @@
+"""Forms are UTF-8, whatever a caller says of them; the image is the part named image, with a file name or without.
+
+The row: `charset=punycode` held a gateway's loop for up to 23 s, and unknown charsets were never forgotten.
+"""
+
+import asyncio
+import encodings
+import inspect
+import random
+import time
+from typing import Final
+
+import pytest
+
+from api.callers import _is_here
+from api.drafts import from_form, read_draft
+from api.hot import _prefer_wait
+from api.pace import Pace
+from api.rates import TIDY, Rates
+from api.receiving import SHORT, Request, _media_type, cached
+from jobs.drafts import Draft
+from jobs.errors import Refused
+
+PNG: Final = b"\x89PNG\r\n\x1a\n\xff\xfe\x00"
+DISPOSITION: Final = 'Content-Disposition: form-data; name="%s"%s'
+
+
+def part(name: str, value: bytes, more: str = "", headers: str = "") -> bytes:
+    return b"--x\r\n" + (DISPOSITION % (name, more)).encode() + headers.encode() + b"\r\n\r\n" + value + b"\r\n"
+
+
+def read(*parts: bytes, kind: str = "multipart/form-data; boundary=x", end: bytes = b"--x--\r\n") -> Draft:
+    scope = {"path": "/predict", "method": "POST", "query_string": b"", "headers": [(b"content-type", kind.encode())]}
+    return asyncio.run(from_form(Request(scope), b"".join(parts) + end))
+
+
+IMAGE: Final = part("image", PNG, '; filename="x.png"')
+
+
+@pytest.mark.parametrize(
+    "charset", ["punycode", "idna", "rot13", "utf-16", "latin-1", "klingon", "zip", "unicode_escape"]
+)
+def test_a_charset_is_not_looked_at(charset: str) -> None:
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    metadata = part("metadata", '{"a":"é"}'.encode(), headers=f"\r\nContent-Type: text/plain; charset={charset}")
+    draft = read(IMAGE, part("model", b"m"), metadata, kind=kind)
+    assert (draft.model, draft.metadata, draft.image) == ("m", {"a": "é"}, PNG)
+
+
+def test_what_a_charset_made_slow_is_not() -> None:
+    """64 kB of punycode cost 0.4 s, and a form may have several such fields."""
+    kind = "multipart/form-data; boundary=x; charset=punycode"
+    begun = time.process_time()
+    with pytest.raises(Refused, match="unknown form field"):
+        read(part("f-", b"b" * 65_000), kind=kind)
+    with pytest.raises(Refused):
+        read(IMAGE, *(part(name, b"b" * 65_000) for name in ("model", "metadata", "lane")), kind=kind)
+    assert time.process_time() - begun < 0.1
+
+
+def test_charsets_that_nobody_knows_leave_nothing_behind() -> None:
+    known = set(encodings._cache)
+    for number in range(20):
+        read(IMAGE, kind=f"multipart/form-data; boundary=x; charset=klingon-{number}")
+        with pytest.raises(Refused):
+            read(part("_charset_", f"klingon-{number}".encode()), IMAGE)
+    assert set(encodings._cache) == known
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable", "x-uuencode", "7bit"])
+def test_a_transfer_encoding_of_a_part_is_not_looked_at(encoding: str) -> None:
+    """RFC 7578, 4.7: such a field is deprecated, and what it says is not done."""
+    image = part("image", PNG, '; filename="x"', f"\r\nContent-Transfer-Encoding: {encoding}")
+    assert read(image).image == PNG
+
+
+@pytest.mark.parametrize(
+    "more", ["; filename*=klingon''%41", "; filename*0*=utf-7''+AEE-; filename*999999999999*=b", "; name*=idna''model"]
+)
+def test_an_extended_parameter_is_not_looked_at(more: str) -> None:
+    assert read(part("image", PNG, more)).image == PNG
+
+
+def test_text_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(Refused, match="'model' is not UTF-8") as refused:
+        read(IMAGE, part("model", b"\xff\xfe"))
+    assert refused.value.code == "malformed_request"
+
+
+def test_an_image_without_a_file_name_is_the_image() -> None:
+    """As curl sends `-F 'image=<x.png'`; it was decoded as text."""
+    large = PNG + random.Random(1).randbytes(200_000)
+    assert read(part("image", large)).image == large
+    scope = {
+        "path": "/v1/jobs",
+        "method": "POST",
+        "query_string": b"",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+    }
+    draft = asyncio.run(read_draft(Request(scope), part("image", large) + b"--x--"))
+    assert draft.image == large
+
+
+@pytest.mark.parametrize(
+    ("parts", "code", "says"),
+    [
+        ([part("model", b"m")], "invalid_request", "no field named image"),
+        ([IMAGE, IMAGE], "invalid_request", "twice"),
+        ([IMAGE, part("model", b"m", '; filename="x"')], "invalid_request", "must be text"),
+        ([IMAGE, part("model", b"m" * 70_000)], "body_too_large", "65536"),
+        ([IMAGE, part("picture", b"")], "invalid_request", "unknown form field"),
+    ],
+)
+def test_a_form_that_will_not_do_is_refused(parts: list[bytes], code: str, says: str) -> None:
+    with pytest.raises(Refused, match=says) as refused:
+        read(*parts)
+    assert refused.value.code == code
+
+
+def test_half_a_form_is_refused() -> None:
+    with pytest.raises(Refused, match="ends within a part"):
+        read(IMAGE[:-4], end=b"")
+
+
+def test_headers_of_quotes_and_semicolons_cost_no_more_than_their_length() -> None:
+    begun = time.process_time()
+    for junk in (";" * 60_000, '";' * 30_000, '="\\";' * 12_000):
+        with pytest.raises(Refused):
+            read(IMAGE, kind="multipart/form-data; a=" + junk)
+    assert time.process_time() - begun < 1
+
+
+# ---- what is kept of what callers send
+
+
+def test_what_is_kept_of_a_header_is_bounded_in_number_and_size() -> None:
+    calls: list[str] = []
+
+    @cached(4)
+    def read_header(text: str) -> int:
+        calls.append(text)
+        return len(text)
+
+    for text in ("a", "b", "a", "x" * (SHORT + 1), "x" * (SHORT + 1)):
+        assert read_header(text) == len(text)
+    assert calls == ["a", "b", "x" * (SHORT + 1), "x" * (SHORT + 1)]
+
+
+def test_readers_of_headers_keep_short_ones_alone() -> None:
+    for read_header in (_prefer_wait, _is_here):
+        kept = inspect.getclosurevars(read_header).nonlocals["kept"]
+        before = kept.cache_info()
+        read_header("1" * 60_000)
+        assert kept.cache_info() == before
+        assert before.maxsize <= 256
+    assert _media_type(b"Image/PNG; a=" + b"b" * 60_000) == "image/png"
+
+
+def test_tenants_that_have_their_quota_again_are_forgotten() -> None:
+    rates = Rates(60)
+    for number in range(3 * TIDY):
+        assert rates.take(f"t{number}", 10, now=float(number)).taken
+    assert len(rates._full_at) <= TIDY + 1
+
+
+def test_models_that_are_counted_no_more_are_forgotten() -> None:
+    pace = Pace()
+    for second in range(50):
+        pace.saw({f"finished:m{second}:succeeded": 5, f"finished:m{second + 1}:succeeded": 9}, now=float(second))
+    assert (len(pace._totals), len(pace._rates)) == (2, 1)

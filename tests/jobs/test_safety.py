@@ -1,0 +1,146 @@
+"""What the queue's server says of itself: whatever may lose jobs is found, warned of once, and refused if asked to."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from jobs.connection import Connection
+from jobs.errors import StoreUnavailable
+from jobs.safety import CHECKS, Hazard, describe, judge
+from tests.support.servers import Server, free_port
+
+pytestmark = pytest.mark.anyio
+
+SAFE = b"redis_version:7.0.15\r\nrole:master\r\naof_enabled:1\r\nmaxmemory_policy:noeviction\r\nrun_id:x\r\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server(port=free_port())
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def settled(server: Server) -> Server:
+    """A server as it should be."""
+    with server.client() as client:
+        client.config_set("appendonly", "yes")
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("replica-read-only", "yes")
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    return server
+
+
+def hazards(info: bytes) -> list[str]:
+    return [hazard.check for hazard in judge({}, info).hazards]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "check"),
+    [
+        (b"aof_enabled:1", b"aof_enabled:0", "persistence"),
+        (b"noeviction", b"allkeys-lru", "eviction"),
+        (b"noeviction", b"volatile-ttl", "eviction"),
+        (b"role:master", b"role:slave", "role"),
+        (b"7.0.15", b"6.2.14", "version"),
+    ],
+)
+async def test_each_hazard_is_found(before: bytes, after: bytes, check: str) -> None:
+    assert hazards(SAFE) == []
+    assert hazards(SAFE.replace(before, after)) == [check]
+
+
+@pytest.mark.parametrize(
+    "line", [b"aof_enabled:1\r\n", b"maxmemory_policy:noeviction\r\n", b"role:master\r\n", b"redis_version:7.0.15\r\n"]
+)
+async def test_what_a_server_does_not_say_is_neither_good_nor_bad(line: bytes) -> None:
+    safety = judge({}, SAFE.replace(line, b""))
+    assert (safety.hazards, len(safety.unknown), safety.is_durable) == ((), 1, False)
+    assert safety.warnings == [f"cannot tell {CHECKS[safety.unknown[0]]}"]
+
+
+async def test_a_server_that_refuses_info_still_says_its_role_and_version() -> None:
+    safety = judge({b"role": b"replica", b"version": b"7.0.15"}, Exception("NOPERM"))
+    assert [hazard.check for hazard in safety.hazards] == ["role"]
+    assert safety.unknown == ("persistence", "eviction")
+    assert safety.is_read_only
+
+
+async def test_real_servers_of_every_engine_are_judged(own_engine: Server) -> None:
+    connection = Connection(own_engine.url, 2)
+    await connection.command("PING")
+    assert connection.safety is not None
+    assert connection.safety.warnings == []
+    assert describe(connection.safety) == {"safe": True, "warnings": []}
+    await connection.aclose()
+
+
+@pytest.fixture(params=["valkey", "redis-7.0"])
+def own_engine(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server = Server(request.param)
+    yield server
+    server.close()
+
+
+async def test_each_is_warned_of_once_and_again_only_when_it_has_changed(
+    settled: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jitney.jobs")
+    with settled.client() as client:
+        client.config_set("appendonly", "no")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        connection = Connection(settled.url, 2)
+        for _ in range(3):
+            await connection.command("PING")
+            connection._small.close()
+        said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(said) == 2
+        assert "appendonly is not yes" in said[0]
+        assert "maxmemory-policy is allkeys-lru" in said[1]
+        client.config_set("appendonly", "yes")
+        client.config_set("maxmemory-policy", "noeviction")
+        await connection.command("PING")
+    assert caplog.records[-1].message.endswith("is safe now")
+    await connection.aclose()
+
+
+async def test_a_replica_that_takes_writes_is_a_hazard_too(settled: Server) -> None:
+    with settled.client() as client:
+        client.config_set("replica-read-only", "no")
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    connection = Connection(settled.url, 2)
+    await connection.command("PING")
+    assert connection.safety is not None
+    assert [hazard.check for hazard in connection.safety.hazards] == ["role"]
+    await connection.aclose()
+
+
+async def test_a_user_that_may_not_ask_is_served_and_told_so(settled: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with settled.client() as client:
+        client.execute_command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "&*", "+@all", "-info", "-config")
+    connection = Connection(f"redis://limited:pw@127.0.0.1:{settled.port}/0", 2)
+    await connection.command("PING")
+    assert sum("cannot tell whether" in record.message for record in caplog.records) == 2
+    await connection.aclose()
+
+
+async def test_with_require_durable_no_new_job_is_taken_and_old_ones_go_on(settled: Server) -> None:
+    connection = Connection(settled.url, 2, require_durable=True)
+    assert await connection.misfit() == ""
+    with settled.client() as client:
+        client.config_set("appendonly", "no")
+    connection._small.close()
+    with pytest.raises(StoreUnavailable, match=r"REQUIRE_DURABLE is set.*appendonly is not yes"):
+        await connection.script("submit", "jitney:{s00}")
+    await connection.script("add", "jitney:{s00}:k", "field", 1)
+    assert "appendonly is not yes" in await connection.misfit()
+    with settled.client() as client:
+        client.config_set("appendonly", "yes")
+    await connection.aclose()
+
+
+async def test_a_hazard_names_what_to_do() -> None:
+    (one,) = judge({}, SAFE.replace(b"role:master", b"role:slave")).hazards
+    assert one == Hazard("role", "it is a replica: what is written to it is refused or lost; name its primary")

@@ -1,0 +1,53 @@
+"""The time of the queue's server decides, and no clock of ours.
+
+The row: with a clock 25 hours behind on a worker, or two days ahead on a gateway, a ready model was a 404.
+"""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs import keyring, keys, registry
+from jobs.catalogue import Catalogue
+from jobs.registry import WorkerReport
+from tests.jobs.conftest import Bench
+
+ROOT = Path(__file__).parents[2]
+CARD = {"name": "m", "version": "1", "kinds": ["raw"]}
+REPORT = WorkerReport("w1", 1, "here", ["m 1"])
+
+
+@pytest.mark.parametrize("off_s", [-25 * 3600, 2 * 86_400])
+async def test_a_model_is_known_whatever_our_clocks_say(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, off_s: int
+) -> None:
+    connection = bench.store.connection
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + off_s)
+    await registry.announce(connection, REPORT, [CARD], 60)
+    monkeypatch.setattr(time, "time", lambda: right() - off_s)
+    catalogue = Catalogue(connection, "")
+    await catalogue.refresh()
+    assert catalogue.find("m")["version"] == "1"
+    assert abs(catalogue.announced.now_s - right()) < 60
+    key, _ = await keyring.create(connection, "t", "key")
+    assert abs(key.created_s - right()) < 60
+
+
+async def test_a_model_that_nobody_has_announced_for_a_day_is_forgotten(bench: Bench) -> None:
+    connection = bench.store.connection
+    await registry.announce(connection, REPORT, [CARD, {**CARD, "version": "2"}], 60)
+    with bench.server.client() as client:
+        card = client.hget(keys.MODELS, "m 1")
+        client.hset(keys.MODELS, "m 1", re.sub(rb'"seen":\d+', b'"seen":%d' % (time.time() - 25 * 3600), card))
+        assert [card["version"] for card in (await registry.announced(connection)).cards] == ["2"]
+        assert client.hkeys(keys.MODELS) == [b"m 2"]
+
+
+def test_nothing_reads_a_clock_that_tells_the_date() -> None:
+    """What compares it with a stored time would be wrong with each clock that is wrong."""
+    read = re.compile(r"\btime\.time(_ns)?\(|datetime\.(now|utcnow|today)\(")
+    sources = [path for part in ("api", "jobs", "worker") for path in (ROOT / part).rglob("*.py")]
+    assert [str(path.relative_to(ROOT)) for path in sources if read.search(path.read_text())] == []

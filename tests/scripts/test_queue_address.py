@@ -1,0 +1,117 @@
+"""Which queue a process or a verb speaks to: a wrong address is one line and exit code 78, none is never guessed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts import embedded
+from scripts.queue_address import NoQueue, locate
+from tests.support.servers import Server, free_port
+from tests.support.service import ROOT
+
+EX_UNAVAILABLE, EX_CONFIG = 69, 78
+PROCESSES = {
+    "up": ("scripts.cli", "up"),
+    "api": ("scripts.cli", "api"),
+    "several gateways": ("scripts.cli", "api", "--workers", "2"),
+    "worker": ("scripts.cli", "worker"),
+    "deliver": ("scripts.cli", "deliver"),
+    "keys": ("scripts.cli", "keys", "list"),
+    "a bare gateway": ("api",),
+    "a bare worker": ("worker",),
+    "a bare deliverer": ("worker.delivery",),
+}
+
+
+def run(command: tuple[str, ...], folder: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS_URL", "DATA_DIR"))}
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**clean, "PORT": "0", "DATA_DIR": str(folder / "data"), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server(port=free_port())
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_malformed_url_is_one_line_without_the_password(process: str, tmp_path: Path) -> None:
+    done = run(PROCESSES[process], tmp_path, REDIS_URL="redis://:s3cret@127.0.0.1:none/0")
+    assert done.returncode == EX_CONFIG, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "REDIS_URL=redis://:***@127.0.0.1:none/0: it has no port from 1 to 65535" in line
+
+
+@pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare deliverer"])
+def test_so_is_a_database_that_the_server_does_not_have(process: str, tmp_path: Path, server: Server) -> None:
+    """Only the server knows how many it has."""
+    done = run(PROCESSES[process], tmp_path, REDIS_URL=f"redis://127.0.0.1:{server.port}/999")
+    assert done.returncode == EX_CONFIG, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert f"the queue's server at redis://127.0.0.1:{server.port}/999 cannot be used: DB index is out of range" in line
+
+
+@pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare deliverer"])
+def test_with_require_durable_a_server_that_may_lose_jobs_is_refused(
+    process: str, tmp_path: Path, server: Server
+) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        done = run(PROCESSES[process], tmp_path, REDIS_URL=server.url, REQUIRE_DURABLE="true")
+        client.config_set("maxmemory-policy", "noeviction")
+    assert done.returncode == EX_CONFIG, done.stderr
+    assert "REQUIRE_DURABLE is set, and of the queue's server: maxmemory-policy is allkeys-lru" in done.stderr
+
+
+def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> None:
+    named = run(PROCESSES["keys"], tmp_path, REDIS_URL=server.url)
+    assert (named.returncode, named.stderr) == (0, f"jitney keys: the queue is {server.url} (REDIS_URL)\n")
+    file = tmp_path / "url"
+    file.write_text(server.url)
+    named = run(PROCESSES["keys"], tmp_path, REDIS_URL_FILE=str(file))
+    assert f"the queue is {server.url} (of {file}) (REDIS_URL_FILE)" in named.stderr
+    with embedded.running(tmp_path / "data") as own:
+        found = run(PROCESSES["keys"], tmp_path)
+        assert (found.returncode, found.stderr) == (
+            0,
+            f"jitney keys: the queue is {own.url} (DATA_DIR={tmp_path / 'data'})\n",
+        )
+
+
+@pytest.mark.parametrize("was_there", [False, True], ids=["mistyped", "stopped"])
+def test_keys_speaks_to_no_queue_that_nobody_named(tmp_path: Path, *, was_there: bool) -> None:
+    """A mistyped DATA_DIR made keys in whatever Redis ran at the usual port of this machine."""
+    if was_there:
+        with embedded.running(tmp_path / "data"):
+            pass
+    done = run(PROCESSES["keys"], tmp_path)
+    assert done.returncode == EX_UNAVAILABLE
+    (line,) = done.stderr.splitlines()
+    assert f"no queue is named by REDIS_URL, and none runs in DATA_DIR={tmp_path / 'data'}: start `jitney up`" in line
+
+
+def test_a_queue_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> None:
+    done = run(PROCESSES["keys"], tmp_path, REDIS_URL="unix://user:s3cret@/no/such/socket")
+    assert done.returncode == EX_UNAVAILABLE
+    told, why = done.stderr.splitlines()
+    assert told == "jitney keys: the queue is unix://user:***@/no/such/socket (REDIS_URL)"
+    assert why.startswith("jitney keys: the queue's server did not take it: ")
+
+
+def test_no_data_folder_is_named_as_the_default_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NoQueue, match=r"none runs in \.data, as DATA_DIR is not set"):
+        locate({})

@@ -1,0 +1,149 @@
+"""A user's own code never runs on the worker's event loop, nor in the device's thread but for its engine's runs.
+
+A `present` that took 13 s held every model of the worker and then ended it. Whatever is called notes its thread.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.support import models
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+
+NOTING = """
+import threading
+from pathlib import Path
+
+def note(folder, place):
+    with (Path(folder) / "notes.txt").open("a") as file:
+        file.write(f"{place} {threading.current_thread().name}\\n")
+"""
+
+TASK = f"""{NOTING}
+from worker.models.tasks.task import TryAgain
+from worker.models.tasks.tensor import TensorTask
+
+class Told(TryAgain):
+    def __init__(self, folder):
+        self.folder = folder
+    def __str__(self):
+        note(self.folder, "text")
+        return "later"
+
+class Noting(TensorTask):
+    offload = False
+
+    def __init__(self, spec, folder, inputs, outputs):
+        note(folder, "init")
+        super().__init__(spec, folder, inputs, outputs)
+        del self.label_count
+
+    @property
+    def label_count(self):
+        note(self.folder, "label_count")
+        return 3
+
+    @label_count.deleter
+    def label_count(self):
+        pass
+
+    def prepare(self, kind, data, parameters):
+        note(self.folder, "prepare")
+        arrays = super().prepare(kind, data, parameters)
+        if arrays["x"][0] == 13:
+            raise Told(self.folder)
+        if arrays["x"][0] == 14:
+            raise KeyboardInterrupt
+        return arrays
+
+    def present(self, outputs, parameters):
+        note(self.folder, "present")
+        while outputs["y"][0] == 24 and not (self.folder / "go").exists():
+            threading.Event().wait(0.01)
+        return super().present(outputs, parameters)
+"""
+
+ENGINE = f"""{NOTING}
+from worker.models.port import Port
+
+class Noting:
+    provider, device, runtime, batchable = "cpu", "noting", "1", True
+
+    def __init__(self, version, spec, gpu):
+        self.folder = version.parent
+        note(self.folder, "init")
+        self.inputs, self.outputs = [Port("x", "FP32", (4,))], [Port("y", "FP32", (4,))]
+
+    def run(self, arrays, stop):
+        note(self.folder, "run")
+        return {{"y": arrays["x"] * 2}}
+"""
+MANY = 40  # more than a model's runs must be short before they stay on the loop
+
+
+def body(model: str, first: float) -> dict[str, object]:
+    tensor = {"datatype": "FP32", "shape": [4], "data": [first, 1, 2, 3]}
+    return {"model": model, "input": {"tensors": {"x": tensor}}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("models")
+    task = models.doubling(made, "task", 'task = "own.py:Noting"\n[retry]\nattempts = 1')
+    (task / "own.py").write_text(TASK)
+    engine = models.doubling(made, "engine", 'task = "tensor"\nengine = "own.py:Noting"\nmax_batch = 4\ncheck = false')
+    (engine / "own.py").write_text(ENGINE)
+    models.doubling(made, "plain")
+    return made
+
+
+@pytest.fixture(scope="module")
+def noting(folder: Path) -> Iterator[Service]:
+    with Service(folder) as service:
+        yield service
+
+
+def answer(service: Service, model: str, first: float, wait_s: int = 20) -> httpx2.Response:
+    return service.http.post("/v1/jobs", json=body(model, first), headers={"prefer": f"wait={wait_s}"})
+
+
+def notes(folder: Path, model: str) -> dict[str, set[str]]:
+    seen: dict[str, set[str]] = {}
+    for line in (folder / model / "notes.txt").read_text().splitlines():
+        place, thread = line.split()
+        seen.setdefault(place, set()).add(thread.partition("_")[0])
+    return seen
+
+
+def test_a_task_of_ones_own_is_called_in_threads_alone(noting: Service, folder: Path) -> None:
+    for _ in range(MANY):
+        assert answer(noting, "task", 1).json()["status"] == "succeeded"
+    assert answer(noting, "task", 13).json()["error"]["code"] == "too_many_attempts"
+    assert answer(noting, "task", 14).json()["error"]["code"] == "invalid_input"
+    noting.http.get("/v1/models")
+    seen = notes(folder, "task")
+    assert seen.pop("init") == seen.pop("label_count") == {"load"}
+    assert seen == {place: {"turns"} for place in ("prepare", "present", "text")}
+
+
+def test_an_engine_of_ones_own_runs_in_the_device_s_thread_alone(noting: Service, folder: Path) -> None:
+    for _ in range(MANY):
+        assert answer(noting, "engine", 1).json()["status"] == "succeeded"
+    seen = notes(folder, "engine")
+    assert seen["init"] == {"load"}
+    assert seen["run"] == {"load", "device"}
+
+
+def test_a_slow_present_holds_up_nobody_else(noting: Service, folder: Path) -> None:
+    worker, before = noting.pid("worker"), (folder / "task" / "notes.txt").read_text().count("present")
+    slow = noting.http.post("/v1/jobs", json=body("task", 12)).json()["id"]
+    wait_until(lambda: (folder / "task" / "notes.txt").read_text().count("present") > before, "it is shown")
+    for model in ("plain", "task", "engine"):
+        assert answer(noting, model, 1, wait_s=10).json()["status"] == "succeeded", model
+    assert noting.http.get(f"/v1/jobs/{slow}").json()["status"] == "running"
+    (folder / "task" / "go").touch()
+    assert noting.final(slow)["status"] == "succeeded"
+    assert noting.pid("worker") == worker

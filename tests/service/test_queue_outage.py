@@ -1,0 +1,54 @@
+"""A queue's server that is away: each process says so in one line with its address, and is silent until it is back."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from tests.support import models
+from tests.support.servers import Server, free_port
+from tests.support.service import Service
+from tests.support.waiting import wait_until, watch
+
+BODY = b"\0\0\x80?" * 4
+AWAY = r" (\w+) WARNING cannot use the queue's server, trying again: (redis:\S+): "
+
+
+def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
+    """Each loop said it for itself, without the address: a dozen lines of each process, more with each request."""
+    models.doubling(tmp_path / "models")
+    server = Server(port=free_port())
+    env = {"REDIS_URL": f"redis://:s3cret@127.0.0.1:{server.port}/0"}
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", ">s3cret")
+    try:
+        with Service(tmp_path / "models", env) as service:
+            assert service.submit(BODY, "application/octet-stream", wait=10, model="double").json()["output"]
+            before = len(service.log())
+            server.kill()
+            wait_until(
+                lambda: len(re.findall(AWAY, service.log()[before:])) == 3, f"each process has said it: {service.log()}"
+            )
+
+            def refuses() -> None:
+                answer = service.submit(BODY, "application/octet-stream", wait=10, model="double")
+                assert answer.status_code == 503
+                assert service.http.get("/readyz").status_code == 503
+
+            watch(refuses, 2)
+            away = service.log()[before:]
+            server.start()  # without the ACL: any password is taken
+            wait_until(lambda: service.log()[before:].count("can use the queue's server again") == 3, "all are back")
+            wait_until(service.serves, "ready again")
+            said = service.log()[before:]
+            assert service.submit(BODY, "application/octet-stream", wait=10, model="double").json()["output"]
+            service.stop()
+            everything = service.log()
+        assert Counter(re.findall(AWAY, away)) == {
+            (part, f"redis://:***@127.0.0.1:{server.port}/0"): 1 for part in ("api", "worker", "deliver")
+        }
+        assert len(away.splitlines()) == 3, away
+    finally:
+        server.close()
+    for word in ("s3cret", "never retrieved", "Traceback"):
+        assert word not in everything
+    assert [line for line in said.splitlines() if "WARNING" in line and "cannot use" not in line] == []

@@ -1,0 +1,69 @@
+"""rq's own server may move as the queue's does: its connections leave a node that became a replica."""
+
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import StoreUnavailable
+from jobs.outbox import Flight
+from jobs.redis_url import Address
+from tests.support.servers import Server, free_port
+from worker.delivery.carrier import ERRANDS, Carrier
+
+
+class Moving:
+    """Two servers, an address that is read from a file, and a carrier that uses it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.old, self.new = Server(port=free_port()), Server(port=free_port())
+        self.file = folder / "url"
+        self.file.write_text(f"redis://127.0.0.1:{self.old.port}/0")
+        self.carried: queue.SimpleQueue[str] = queue.SimpleQueue()
+        carry = dict.fromkeys(ERRANDS, self._carry)
+        self.carrier = Carrier(Address("", self.file), 1, carry, lambda: None, is_queue=False)
+
+    def _carry(self, flight: Flight) -> None:
+        self.carried.put(flight.delivery)
+
+    def demote_old(self) -> None:
+        with self.old.client() as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", str(self.new.port))
+
+    def send(self, name: str) -> str:
+        """Hand over one flight, and wait until a thread has carried it."""
+        self.carrier.put("fast", [Flight(name, 1)])
+        return self.carried.get(timeout=10)
+
+    def close(self) -> None:
+        self.carrier.close()
+        self.old.close()
+        self.new.close()
+
+
+@pytest.fixture
+def moving(tmp_path: Path) -> Iterator[Moving]:
+    moving = Moving(tmp_path)
+    moving.carrier.start({"fast": 1})
+    yield moving
+    moving.close()
+
+
+def test_the_file_with_the_url_is_read_again(moving: Moving) -> None:
+    """The name itself is another one now; the old server is alive, and a replica."""
+    assert moving.send("before") == "before"
+    moving.file.write_text(f"redis://127.0.0.1:{moving.new.port}/0")
+    moving.demote_old()
+    with pytest.raises(StoreUnavailable, match="READONLY"):
+        moving.carrier.put("fast", [Flight("refused", 1)])
+    assert moving.send("after") == "after"
+
+
+def test_a_server_that_is_away_is_said_once_with_its_address(moving: Moving, caplog: pytest.LogCaptureFixture) -> None:
+    moving.old.kill()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            moving.carrier.queued("fast")
+    (said,) = [record.message for record in caplog.records if record.name == "jitney.deliver"]
+    assert said.startswith(f"cannot use rq's server at redis://127.0.0.1:{moving.old.port}/0 (of {moving.file})")

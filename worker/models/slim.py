@@ -1,0 +1,21 @@
+"""A picture's file without what does not make its pixels: what a decoder is given, and what says which way up it is."""
+
+from typing import NamedTuple
+
+from jobs.errors import Refused
+
+
+class Slim(NamedTuple):
+    """`data` decodes to the same first picture as the whole file. `exif`, `xmp`: as they were found, b"" without."""
+
+    data: bytes
+    exif: bytes = b""
+    xmp: bytes = b""
+
+
+def too_much(kind: str, what: str, limit: int) -> Refused:
+    """Refuse a file that would take too long to read."""
+    reason = (
+        f"the {kind} has more than {what}: reading it would take too long; allowed: a copy saved by an image editor"
+    )
+    return Refused("invalid_image", reason, limit=limit)
