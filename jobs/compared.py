@@ -52,13 +52,29 @@ NOT_COMPARED: Final = frozenset(
     {
         "SHARDS",  # enforced
         "LEASE_S",  # a job's lease is as long as its own worker says
-        *("REDIS_URL", "REDIS_URL_FILE", "RQ_REDIS_URL"),  # the same server may have several addresses
+        *(
+            "REDIS_URL",
+            "REDIS_URL_FILE",
+            "RQ_REDIS_URL",
+            "RQ_REDIS_URL_FILE",
+        ),  # the same server may have several addresses
         *("HOST", "PORT", "LOG_LEVEL", "MODELS_DIR", "MODELS", "GPU_DEVICE", "ENGINE_CACHE"),
         # how much one process takes on at a time
-        *("MAX_BODIES_BYTES", "MAX_HEAD_BYTES", "MAX_CONNECTIONS", "CPUS", "DECODE_THREADS"),
+        *("MAX_BODIES_BYTES", "MAX_BUFFERS_BYTES", "MAX_HEAD_BYTES", "MAX_CONNECTIONS", "MAX_WAITERS"),
+        *("CPUS", "DECODE_THREADS"),
         *("DELIVERIES", "SLOW_DELIVERIES", "BULK_CHUNK", "BULK_STEPS", "BULK_FETCHES", "BULK_UPLOAD_RATE"),
         # how often it does something, and how long it waits for what
-        *("HEAD_S", "RECEIVE_S", "SEND_S", "REDIS_TIMEOUT_S", "SWEEP_S", "EVENTS_BEAT_S", "RECHECK_S", "MODELS_S"),
+        *(
+            "HEAD_S",
+            "RECEIVE_S",
+            "SEND_S",
+            "KEEP_ALIVE_S",
+            "REDIS_TIMEOUT_S",
+            "SWEEP_S",
+            "EVENTS_BEAT_S",
+            "RECHECK_S",
+            "MODELS_S",
+        ),
         *("KEYS_S", "STATS_S", "BEAT_S", "IDLE_POLL_S", "MODELS_WATCH_S", "UNLOAD_AFTER_S", "STUCK_S", "LAME_DUCK_S"),
         *("DRAIN_S", "DELIVER_DRAIN_S", "WEBHOOK_POLL_S", "WEBHOOK_JITTER", "BULK_STEP_S", "BULK_COLLECT_S"),
         *("BULK_SWEEP_S", "BULK_POLL_S", "BULK_FETCH_S"),

@@ -65,11 +65,16 @@ def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Serve
         how: dict[str, Any] = {"cwd": ROOT, "env": env, "stderr": subprocess.PIPE, "text": True}
         parts = ("worker", "api", "worker.delivery")
         started = [subprocess.Popen([sys.executable, "-m", part], **how) for part in parts]
-        for part, process in zip(parts, started, strict=True):
-            said = process.communicate(timeout=30)[1]
+        try:
+            said = [process.communicate(timeout=30)[1] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        for part, process, text in zip(parts, started, said, strict=True):
             assert process.returncode == 78, part
-            assert "SHARDS=1, but this queue is kept with SHARDS=4" in said
-            assert "Traceback" not in said
+            assert "SHARDS=1, but this queue is kept with SHARDS=4" in text
+            assert "Traceback" not in text
 
 
 def test_another_number_of_shards_is_found_when_the_queue_is_back(queue: Server) -> None:
