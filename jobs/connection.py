@@ -49,6 +49,7 @@ FAILOVER_PAUSE_S: Final = 0.05
 # Connections that a proxy leads to several nodes would be opened anew for ever: not more often than this.
 _NODE_CHANGES_EVERY_S: Final = 5.0
 _REFUSALS_REMEMBERED: Final = 100
+_FULL_IS_SAID_EVERY_S: Final = 60.0
 
 Unreachable: Final = (RedisError, OSError)
 
@@ -96,6 +97,7 @@ class Connection:
         self._away, self._writes = Outage(log, "use the queue's server"), Outage(log, "write to the queue's server")
         self._is_refused = False  # the last script was, for a reason that passes
         self._refusals: set[str] = set()  # those of kind NEVER that were logged
+        self._full_said_at = -_FULL_IS_SAID_EVERY_S
         self._is_starting = False
         self._is_known, self._warned = False, list[str]()
         self.safety: Safety | None = None  # as of the connection opened last
@@ -275,10 +277,19 @@ class Connection:
     def _raise_first(self, answers: Sequence[Any]) -> None:
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
-                if kind_of(answer) is Kind.AGAIN:
+                if str(answer).startswith("OOM"):
+                    self._say_full(in_words(answer))
+                elif kind_of(answer) is Kind.AGAIN:
                     self._is_refused = True
                     self._writes.began(Exception(in_words(answer)))
                 raise self._unavailable(answer)
+
+    def _say_full(self, reason: str) -> None:
+        """Say it now and then: most scripts run all the same, so that no success tells that there is room again."""
+        now = time.monotonic()
+        if now - self._full_said_at > _FULL_IS_SAID_EVERY_S:
+            self._full_said_at = now
+            log.warning("the queue's server has no memory left: %s", reason)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         reason = in_words(error)

@@ -249,3 +249,31 @@ async def test_a_connection_finds_back_after_a_wrong_url_in_the_file(two: Two, t
 
     await until(answers, "it answers again")
     await connection.aclose()
+
+
+async def test_a_full_server_is_said_once_and_not_with_each_heartbeat(
+    two: Two, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scripts that end work still run, between heartbeats that are refused: it is not back with each of them."""
+    with two.old.client() as client:
+        client.config_set("maxmemory", 1)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="OOM"):
+                await two.connection.command("SET", "heartbeat", "x")
+            await two.connection.script("purge", ROOT, 1, 1)
+        client.config_set("maxmemory", 0)
+    assert [record.levelname for record in caplog.records if "memory" in record.message] == ["WARNING"]
+
+
+async def test_a_server_that_cannot_write_is_two_lines(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "jitney.jobs")
+    with two.old.client() as client:
+        client.config_set("min-replicas-to-write", 1)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
+                await two.connection.script("add", "k", "field", 1)
+        client.config_set("min-replicas-to-write", 0)
+    for _ in range(3):
+        await two.connection.script("add", "k", "field", 1)
+    said = [record.message.split(",")[0] for record in caplog.records if "write to" in record.message]
+    assert said == ["cannot write to the queue's server", "can write to the queue's server again"]
