@@ -45,19 +45,19 @@ def _wrong_lifetimes(lives: dict[str, int]) -> list[str]:
 
 async def _wrong_places(world: World, found: list[str]) -> list[str]:
     """Each open job is in exactly one of queue, lease and retry, and has a deadline; a final one is in none."""
-    places: dict[str, Counter[str]] = {job_id: Counter() for job_id in world.ledger.open}
+    places: dict[str, list[str]] = {job_id: [] for job_id in world.ledger.open}
     listed = [key for key in found if key.startswith("jitney:{s") and key.split(":")[2] in QUEUE_KINDS]
     members = await world.connection.pipeline([("ZRANGE", key, 0, -1) for key in listed]) if listed else []
     for key, names in zip(listed, members, strict=True):
         for name in names:
-            places.setdefault(name.decode().partition(" ")[0], Counter())[key.split(":")[2]] += 1
+            places.setdefault(name.decode().partition(" ")[0], []).append(key)
     wrong = []
     for job_id, lies in places.items():
         job = world.ledger.jobs.get(job_id)
         if job is None:
-            wrong.append(f"{job_id} lies in {dict(lies)}, and nobody submitted it")
-        elif not _is_in_place(job, lies):
-            wrong.append(f"{job} lies in {dict(lies)}")
+            wrong.append(f"{job_id} lies in {lies}, and nobody submitted it")
+        elif not _is_in_place(job, Counter(key.split(":")[2] for key in lies)):
+            wrong.append(f"{job} lies in {lies}")
     finals = [job_id for job_id in world.ledger.ended if world.ledger.jobs[job_id].is_final]
     lives = await world.connection.pipeline([("PTTL", keys.job(job_id)) for job_id in finals]) if finals else []
     wrong += [
