@@ -105,7 +105,7 @@ def _take_verdict(world: World, job: Submission, verdict: Accepted | JitneyError
         # The second of two calls finds what the first one took, and may meet another limit before.
         is_right = _may_refuse(world, job, verdict, call) or (call.is_second and not _has_room(world, job))
         if not is_right:
-            raise Violation(f"{job} was refused without a reason: {verdict!r}")
+            raise Violation(f"{job._replace(input=job.input[:8])} was refused without a reason: {verdict!r}")
         ledger.steps[f"refused: {verdict.code}"] += 1
 
 
@@ -155,8 +155,18 @@ def _has_room(world: World, job: Submission) -> bool:
 def _may_refuse(world: World, job: Submission, verdict: JitneyError, call: Call) -> bool:
     if isinstance(verdict, QueueFull) and job.lane in call.closed:
         return True
+    if isinstance(verdict, Refused):
+        return verdict.code == "body_too_large" and len(job.input) > _most_bytes(world, job)
     is_limit = isinstance(verdict, (QueueFull, OverLimit))
-    return is_limit and not _room(world, job)[verdict.code]
+    return is_limit and not _room(world, job)[verdict.code] and len(job.input) <= _most_bytes(world, job)
+
+
+def _most_bytes(world: World, job: Submission) -> int:
+    """Give the most bytes that one input may ever have: a larger one is refused for good."""
+    settings = world.store.settings
+    most = settings.max_input_bytes // settings.shards
+    of_tenant = world.store.tenants.limits(job.tenant).bytes // settings.shards
+    return min(most * 9 // 10 if job.lane == "bulk" else most, of_tenant or most)
 
 
 def any_id(world: World) -> str:
