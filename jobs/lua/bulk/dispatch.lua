@@ -1,4 +1,5 @@
--- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back, and counts as a fault.
+-- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back. Such losses in a row are counted:
+-- the process may have died of it, or of another bulk's step beside it. From the third on the bulk rests before the next.
 -- ARGV  want, flight_ms (how long a step may say nothing)
 -- gives {ms until one is due (-1: none is), bulk, flight, bulk, flight ...}
 -- with events, lines, outbox, ends, bulks
@@ -7,8 +8,9 @@ for _, bulk in ipairs(redis.call('ZRANGEBYSCORE', stepping, '-inf', whole(now_ms
   redis.call('ZREM', stepping, bulk)
   redis.call('ZADD', steps, whole(now_ms), bulk)
   if redis.call('HEXISTS', bulk_key(bulk), 'open') == 1 then
-    redis.call('HINCRBY', bulk_key(bulk), 'faults', 1)
-    redis.call('HSET', bulk_key(bulk), 'fault', 'the process that worked on the batch ended or hung')
+    local losses = redis.call('HINCRBY', bulk_key(bulk), 'losses', 1)
+    local rest_ms = losses > 2 and math.min(60000, 1000 * 2 ^ (losses - 2)) or 0
+    redis.call('HSET', bulk_key(bulk), 'not_before', whole(now_ms + rest_ms))
   end
 end
 for _, bulk in ipairs(redis.call('ZRANGEBYSCORE', steps, '-inf', whole(now_ms), 'LIMIT', 0, ARGV[1])) do
