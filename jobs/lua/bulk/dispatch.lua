@@ -1,5 +1,6 @@
--- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back, and counts as a fault. Tenants
--- take turns.
+-- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back. Such losses in a row are counted:
+-- the process may have died of it, or of another bulk's step beside it. From the third on the bulk rests before the next.
+-- Tenants take turns.
 -- ARGV  want, slots (threads of the caller; once half of them are taken, no tenant gets a second), flight_ms (how long a step may
 --       say nothing)
 -- gives {ms until one is due (-1: none is), bulk, flight, bulk, flight ...}
@@ -12,8 +13,9 @@ for _, one in ipairs(lost) do
   redis.call('ZREM', stepping, one[1])
   step_at(one[1], one[2], now_ms)
   if redis.call('HEXISTS', bulk_key(one[1]), 'open') == 1 then
-    redis.call('HINCRBY', bulk_key(one[1]), 'faults', 1)
-    redis.call('HSET', bulk_key(one[1]), 'fault', 'the process that worked on the batch ended or hung')
+    local losses = redis.call('HINCRBY', bulk_key(one[1]), 'losses', 1)
+    local rest_ms = losses > 2 and math.min(60000, 1000 * 2 ^ (losses - 2)) or 0
+    redis.call('HSET', bulk_key(one[1]), 'not_before', whole(now_ms + rest_ms))
   end
 end
 
