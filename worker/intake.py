@@ -174,7 +174,8 @@ class Intake:
             by_tenant.setdefault(rider.job.tenant, []).append(rider)
         for tenant, own in by_tenant.items():
             apart = self._model.own_task or len(by_tenant) > 1 or self._threads.has_company(tenant)
-            together = 1 if apart and self._threads.is_slow(tenant) else DECODED_TOGETHER
+            usual = DECODED_TOGETHER if self._model.is_noted_each else len(own)
+            together = 1 if apart and self._threads.is_slow(tenant) else usual
             for at in range(0, len(own), together):
                 yield own[at : at + together]
 
