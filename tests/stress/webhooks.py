@@ -37,7 +37,9 @@ class Cards:
         self._size = size
 
     def find(self, name: str) -> Card:
-        return {"name": name, "version": "1", "kinds": ["raw"], "raw_bytes": self._size, "deadline_ms": None}
+        inputs = [{"name": "x", "datatype": "UINT8", "shape": [self._size]}]
+        card = {"name": name, "version": "1", "kinds": ["raw"], "inputs": inputs}
+        return cast("Card", card | {"raw_bytes": self._size, "deadline_ms": None})
 
 
 class Mail:
