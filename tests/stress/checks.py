@@ -77,7 +77,7 @@ def _is_in_place(job: Job, lies: Counter[str]) -> bool:
 
 
 async def _wrong_rings(world: World, found: list[str]) -> list[str]:
-    """Exactly the tenants (or cells) whose line is not empty take turns."""
+    """Exactly the tenants (or cells) whose line is not empty take turns, or are parked and have that ring noted."""
     wanted: dict[str, set[str]] = {key: set() for key in found if ":ring:" in key}
     for key in found:
         if ":line:" in key:
@@ -85,11 +85,34 @@ async def _wrong_rings(world: World, found: list[str]) -> list[str]:
             wanted.setdefault(ring, set()).add(whose)
     rings = list(wanted)
     turns = await world.connection.pipeline([("LRANGE", ring, 0, -1) for ring in rings]) if rings else []
-    return [
-        f"{ring} turns among {names}, its lines are of {sorted(wanted[ring])}"
-        for ring, names in zip(rings, turns, strict=True)
-        if sorted(name.decode() for name in names) != sorted(wanted[ring])
+    places = {ring: [name.decode() for name in names] for ring, names in zip(rings, turns, strict=True)}
+    wrong = []
+    for root in world.store.roots:
+        parked = await _parked(world, root, found)
+        listed = {name.decode() for name in await world.connection.command("ZRANGE", f"{root}:parked", 0, -1)}
+        if listed != set(parked):
+            wrong.append(f"{root}: parked are {listed}, and rings are noted of {sorted(parked)}")
+        for tenant, left in parked.items():
+            if not world.store.tenants.limits(tenant).running:
+                wrong.append(f"{root}: {tenant} is parked, and may run as many as it likes")
+            for name in left:
+                places.setdefault(name, []).append(tenant)
+    return wrong + [
+        f"{ring} turns among {names}, its lines are of {sorted(wanted.get(ring, ()))}"
+        for ring, names in places.items()
+        if sorted(names) != sorted(wanted.get(ring, ()))
     ]
+
+
+async def _parked(world: World, root: str, found: list[str]) -> dict[str, list[str]]:
+    """Read which rings each parked tenant of a shard has left."""
+    prefix = f"{root}:parked:"
+    listed = [key for key in found if key.startswith(prefix)]
+    left = await world.connection.pipeline([("SMEMBERS", key) for key in listed]) if listed else []
+    return {
+        key.removeprefix(prefix): [f"{root}:ring:{name.decode().replace(' ', ':')}" for name in names]
+        for key, names in zip(listed, left, strict=True)
+    }
 
 
 async def _wrong_loads(world: World) -> list[str]:
