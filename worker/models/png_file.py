@@ -56,7 +56,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if at + _HEAD.size > len(data):
             return
         length, name = _HEAD.unpack_from(data, at)
-        if not name.replace(b"_", b"0").isalnum():
+        if not (name.isalpha() or name.replace(b"_", b"0").isalnum()):
             return  # no name of a chunk: Pillow stops here too
         yield name, at, at + _FRAME_BYTES + length
         if name == b"IEND":
@@ -74,7 +74,9 @@ class _Notes:
 
     @property
     def exif(self) -> bytes:
-        return self._found.get(b"eXIf") or _of_raw_profile(self._found.get(_EXIF_KEY, b""))
+        if _EXIF_KEY in self._found and b"eXIf" not in self._found:
+            return _of_raw_profile(self._found[_EXIF_KEY])
+        return self._found.get(b"eXIf", b"")
 
     @property
     def xmp(self) -> bytes:
