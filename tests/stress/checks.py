@@ -4,10 +4,9 @@ import re
 from collections import Counter
 from typing import Any, Final
 
-from jobs import deadletters, keys
+from jobs import keys
 from jobs.lifecycle import FINAL, State
 from tests.stress.ledger import Job, Violation
-from tests.stress.webhooks import check_letters
 from tests.stress.world import TENANTS, World, now_ms
 from tests.support.invariants import UNEXPIRING_WHILE_OPEN
 
@@ -26,7 +25,7 @@ async def check_all(world: World) -> None:
     wrong += await _wrong_loads(world)
     wrong += await _wrong_counts(world)
     wrong += await _wrong_deliveries(world)
-    check_letters(world, await deadletters.weigh(world.store))
+    await world.kept.check()
     if wrong:
         raise Violation("\n".join(wrong[:20]))
 

@@ -9,7 +9,7 @@ from typing import Final
 from jobs import outbox
 from jobs.errors import Refused
 from jobs.outbox import Settlement
-from tests.stress import bulks, checks, claiming, stepping, submitting, webhooks, working
+from tests.stress import bulks, checks, claiming, letters, stepping, submitting, webhooks, working
 from tests.stress.bulks import Bulks
 from tests.stress.ledger import Violation
 from tests.stress.others import Others
@@ -60,9 +60,9 @@ class Episode:
             "resend": (lambda: webhooks.resend(world), 1),
             "deliveries": (lambda: webhooks.look_at_deliveries(world), 1),
             "secret": (lambda: webhooks.rotate_secret(world, self._secrets), 1),
-            "letter": (lambda: webhooks.look_at_letter(world), 1),
-            "purge": (lambda: webhooks.purge(world), 1),
-            "replay": (lambda: webhooks.replay(world), 1),
+            "letter": (lambda: letters.look_at_letter(world), 1),
+            "purge": (lambda: letters.purge(world), 1),
+            "replay": (lambda: letters.replay(world), 1),
             "upload": (lambda: bulks.upload(world, all_bulks), 2),
             "open bulk": (lambda: bulks.open_bulk(world, all_bulks), 2),
             "bulk dispatch": (lambda: stepping.dispatch(world, all_bulks), 3),

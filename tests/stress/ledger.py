@@ -47,6 +47,7 @@ class Job:
     is_logged: bool = False  # somebody listened to its tenant when it was accepted
     is_rerun: bool = False  # a bulk's line that had its outcome before
     is_forgotten: bool = False  # a dead letter that was purged, or made room
+    is_purged: bool = False  # a dead letter that somebody wanted to purge, whether or not that was heard
     hook: str = ""  # the webhook to be told of the end
 
     def __repr__(self) -> str:

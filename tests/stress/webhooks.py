@@ -1,17 +1,14 @@
-"""Steps of those who deliver webhooks, and of callers who look after theirs; and of dead letters."""
+"""Steps of those who deliver webhooks, and of callers who look after theirs."""
 
 from collections import Counter
-from typing import Final, cast
+from typing import Final
 
-from jobs import deadletters, deliveries, keys, outbox, webhooks
-from jobs.admission import admit_again
-from jobs.catalogue import Card, Catalogue
+from jobs import deliveries, keys, outbox, webhooks
 from jobs.errors import Refused
-from jobs.job import Submission
 from jobs.outbox import Flight, Limits, Settlement, Verdict
 from tests.stress.ledger import Delivery, Job, Violation
-from tests.stress.submitting import HOOKS, any_id, hand_in
-from tests.stress.world import TENANTS, World, now_ms
+from tests.stress.submitting import HOOKS, any_id
+from tests.stress.world import TENANTS, World
 
 FLIGHT_MS: Final = 40
 LIMITS: Final = Limits(
@@ -28,18 +25,6 @@ SLOTS: Final = 8
 VERDICTS: Final[tuple[Verdict, ...]] = (
     *("delivered", "delivered", "delivered", "delivered", "retry", "retry", "retry", "failed", "stopped"),
 )
-
-
-class Cards:
-    """A catalogue in which every model takes what a dead letter holds."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def find(self, name: str) -> Card:
-        ports = [{"name": "x", "datatype": "UINT8", "shape": [self._size]}]
-        about = {"kinds": ["raw"], "inputs": ports, "raw_bytes": self._size, "deadline_ms": None}
-        return {"name": name, "version": "1", **about}
 
 
 class Mail:
@@ -243,92 +228,6 @@ async def rotate_secret(world: World, known: dict[str, list[str]]) -> None:
         if not right:
             raise Violation(f"the secrets of {tenant} went from {before} to {held}")
     known[tenant] = held
-
-
-# ---- dead letters
-
-
-def letters(world: World) -> list[Job]:
-    return [job for of_shard in world.ledger.letters.values() for job in of_shard if not job.is_forgotten]
-
-
-async def look_at_letter(world: World) -> None:
-    """Read a dead letter: while it is kept, it has its exact input."""
-    among = letters(world)
-    if not among:
-        return
-    job = world.rng.choice(among)
-    try:
-        letter = await deadletters.find(world.store, job.sub.tenant, job.id)
-        body = await deadletters.read_input(world.store, letter)
-    except Refused:
-        _check_gone(world, job)
-        return
-    if body != job.sub.input:
-        raise Violation(f"the dead letter {job} has another input")
-
-
-def _check_gone(world: World, job: Job) -> None:
-    """A letter goes when it is purged, too old, or one too many: whose goes first is not for this test to say."""
-    s, same = world.settings, world.ledger.letters[job.shard]
-    most, most_bytes = max(1, s.dead_letters // s.shards), max(1, s.dead_letter_bytes // s.shards)
-    is_beyond = len(same) > most or sum(len(one.sub.input) for one in same) > most_bytes
-    is_old = job.final_ms + max(s.dead_letter_ttl_s, s.result_ttl_s) * 1000 < now_ms() + 20
-    if not is_beyond and not is_old:
-        raise Violation(f"the dead letter {job} is gone too early")
-    job.is_forgotten = True
-
-
-async def purge(world: World) -> None:
-    """Forget some letters."""
-    among = letters(world)
-    if not among:
-        return
-    picked = world.rng.sample(among, min(len(among), 2))
-    _, _, fate = await world.call(lambda: deadletters.purge(world.store, [job.id for job in picked]))
-    if fate in ("once", "twice"):
-        left = await world.connection.pipeline([("HEXISTS", keys.job(job.id), "input") for job in picked])
-        if any(left):
-            raise Violation(f"the dead letters {picked} were purged, and keep their inputs")
-    for job in picked:
-        job.is_forgotten |= fate != "unsent"
-
-
-async def replay(world: World) -> None:
-    """Send a letter again: as one new job, however often it is sent for the same state of the letter."""
-    among = letters(world)
-    if not among:
-        return
-    job = world.rng.choice(among)
-    try:
-        letter = await deadletters.find(world.store, job.sub.tenant, job.id)
-        body = await deadletters.read_input(world.store, letter)
-    except Refused:
-        _check_gone(world, job)
-        return
-    catalogue = cast("Catalogue", Cards(len(body)))
-    again: Submission = admit_again(
-        letter, body, catalogue, idempotency_key="", shards=world.settings.shards, max_deadline_ms=60_000
-    )
-    earlier = world.ledger.jobs.get(again.id)
-    if earlier is not None and earlier.is_final:
-        return  # whoever sent it before died before that was noted: its job has ended, and its id is not free
-    (is_taken,) = await hand_in(world, [again])
-    if is_taken and world.chance(0.8):  # else whoever sends it dies here
-        await deadletters.note_replay(world.store, job.id, again.id)
-        noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
-        if noted is not None and noted.decode() != again.id:
-            raise Violation(f"{job} was sent again as {again.id}, and says {noted}")
-        if noted is None and await world.connection.command("HEXISTS", keys.job(job.id), "input"):
-            raise Violation(f"{job} was sent again as {again.id}, and does not say so")
-        world.ledger.steps["dead letter sent again"] += 1
-
-
-def check_letters(world: World, counted: tuple[int, int]) -> None:
-    """No more letters are kept than may be."""
-    most = max(1, world.settings.dead_letters // world.settings.shards) * world.settings.shards
-    if counted[0] > most:
-        raise Violation(f"{counted[0]} dead letters are kept, and {most} may be")
 
 
 def states(world: World) -> Counter[str]:

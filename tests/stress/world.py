@@ -15,6 +15,7 @@ from jobs.lifecycle import FINAL, State
 from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from tests.stress.flaky import Ears, Fate, FlakyConnection
+from tests.stress.kept import Kept
 from tests.stress.ledger import Delivery, Job, Ledger, Moment, Violation
 from tests.support.servers import Server
 
@@ -48,7 +49,7 @@ def draw_settings(rng: random.Random, url: str) -> StoreSettings:
         max_kills=rng.randint(2, 3),
         trial_rest_s=rng.choice([0.001, 0.02]),
         dead_letter_ttl_s=rng.choice([0.5, 60]),
-        dead_letters=rng.choice([6, 1000]),
+        dead_letters=rng.choice([6, 24, 1000]),
         dead_letter_bytes=rng.choice([3000, 1 << 28]),
         bulk_share=rng.choice([2, 8]),
         tenants=orjson.dumps(limits).decode(),
@@ -65,6 +66,7 @@ class World:
         self.connection = FlakyConnection(server.url)
         self.store = JobStore(self.settings, self.connection)
         self.ledger = Ledger()
+        self.kept = Kept(self.store)
         self.is_flaky = True
         self.ears = Ears(self.connection, self._heard)
         self.handed: list[tuple[str, Handed]] = []
@@ -138,6 +140,7 @@ class World:
         self._take_handed()
         for job_id, record in zip(ids, records, strict=True):
             self._compare(self.ledger.jobs[job_id], record, frozenset(allowed[job_id]), moment)
+        self.ledger.steps["dead letter made room"] += await self.kept.compare(self.ledger.jobs, now_ms())
 
     def _may_have_told(self, ids: Sequence[str], records: Sequence[Mapping[bytes, bytes]]) -> bool:
         """Whether somebody should have heard of what these jobs came into."""
@@ -199,10 +202,11 @@ class World:
         if missed:
             raise Violation(f"gateways {sorted(missed)} wait, and were not told of the end of {job}")
         if job.state == State.FAILED and orjson.loads(job.body or b"{}").get("code") in DEAD_LETTERS:
-            # One that is larger than all that may be kept is not, and others make room for it all the same.
             self.ledger.counts[f"faults:{job.sub.model}:{job.sub.version}"] += 1
             job.is_dead, job.is_forgotten = True, b"input" not in record
             self.ledger.letters.setdefault(job.shard, []).append(job)
+            if job.finished_us:
+                self.kept.add(job)
         elif b"input" in record:
             raise Violation(f"{job} keeps its input, and is no dead letter")
         if job.hook:

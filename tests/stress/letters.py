@@ -1,0 +1,98 @@
+"""Steps of callers who look after dead letters: read, purge, send again."""
+
+from typing import cast
+
+from jobs import deadletters, keys
+from jobs.admission import admit_again
+from jobs.catalogue import Card, Catalogue
+from jobs.errors import Refused
+from jobs.job import Submission
+from tests.stress.ledger import Job, Violation
+from tests.stress.submitting import hand_in
+from tests.stress.world import World, now_ms
+
+
+class Cards:
+    """A catalogue in which every model takes what a dead letter holds."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def find(self, name: str) -> Card:
+        inputs = [{"name": "x", "datatype": "UINT8", "shape": [self._size]}]
+        card = {"name": name, "version": "1", "kinds": ["raw"], "inputs": inputs}
+        return cast("Card", card | {"raw_bytes": self._size, "deadline_ms": None})
+
+
+def letters(world: World) -> list[Job]:
+    return [job for of_shard in world.ledger.letters.values() for job in of_shard if not job.is_forgotten]
+
+
+async def look_at_letter(world: World) -> None:
+    """Read a dead letter: while it is kept, it has its exact input."""
+    among = letters(world)
+    if not among:
+        return
+    job = world.rng.choice(among)
+    try:
+        letter = await deadletters.find(world.store, job.sub.tenant, job.id)
+        body = await deadletters.read_input(world.store, letter)
+    except Refused:
+        _check_gone(world, job)
+        return
+    if body != job.sub.input:
+        raise Violation(f"the dead letter {job} has another input")
+
+
+def _check_gone(world: World, job: Job) -> None:
+    """A letter goes when it is purged, too old, or made room, which `Kept` has noted."""
+    if not world.kept.is_old(job.final_ms, now_ms()):
+        raise Violation(f"the dead letter {job} is gone too early")
+    job.is_forgotten = True
+
+
+async def purge(world: World) -> None:
+    """Forget some letters."""
+    among = letters(world)
+    if not among:
+        return
+    picked = world.rng.sample(among, min(len(among), 2))
+    for job in picked:
+        job.is_purged = True
+    _, _, fate = await world.call(lambda: deadletters.purge(world.store, [job.id for job in picked]))
+    if fate in ("once", "twice"):
+        left = await world.connection.pipeline([("HEXISTS", keys.job(job.id), "input") for job in picked])
+        if any(left):
+            raise Violation(f"the dead letters {picked} were purged, and keep their inputs")
+    for job in picked:
+        job.is_forgotten |= fate != "unsent"
+
+
+async def replay(world: World) -> None:
+    """Send a letter again: as one new job, however often it is sent for the same state of the letter."""
+    among = letters(world)
+    if not among:
+        return
+    job = world.rng.choice(among)
+    try:
+        letter = await deadletters.find(world.store, job.sub.tenant, job.id)
+        body = await deadletters.read_input(world.store, letter)
+    except Refused:
+        _check_gone(world, job)
+        return
+    catalogue = cast("Catalogue", Cards(len(body)))
+    again: Submission = admit_again(
+        letter, body, catalogue, idempotency_key="", shards=world.settings.shards, max_deadline_ms=60_000
+    )
+    earlier = world.ledger.jobs.get(again.id)
+    if earlier is not None and earlier.is_final:
+        return  # whoever sent it before died before that was noted: its job has ended, and its id is not free
+    (is_taken,) = await hand_in(world, [again])
+    if is_taken and world.chance(0.8):  # else whoever sends it dies here
+        await deadletters.note_replay(world.store, job.id, again.id)
+        noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
+        if noted is not None and noted.decode() != again.id:
+            raise Violation(f"{job} was sent again as {again.id}, and says {noted}")
+        if noted is None and await world.connection.command("HEXISTS", keys.job(job.id), "input"):
+            raise Violation(f"{job} was sent again as {again.id}, and does not say so")
+        world.ledger.steps["dead letter sent again"] += 1
