@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from jobs import keys
 from jobs.bulk import files, records
 from jobs.bulk.files import File
 from jobs.bulk.records import Asked, Bulk
@@ -50,6 +51,10 @@ class Known:
     is_closed: bool = False
     is_cancelled: bool = False
 
+    @property
+    def shard(self) -> int:
+        return int(self.id[:2])
+
 
 @dataclass(slots=True, eq=False)
 class Course:
@@ -75,6 +80,11 @@ class Bulks:
         self.shelf = Shelf()
         self.dropped: set[str] = set()  # files that may be gone
         self.unheard: set[str] = set()  # files over which there may be a bulk that nobody heard of
+
+    async def may_be(self, world: World, bulk_id: str) -> Bulk | None:
+        """Read a bulk that nobody heard of; None where nobody can have made it."""
+        bulk = records.read(bulk_id, await world.connection.command("HGETALL", keys.bulk(bulk_id)))
+        return bulk if bulk is not None and bulk.file in self.unheard else None
 
 
 async def upload(world: World, bulks: Bulks) -> None:

@@ -49,11 +49,9 @@ async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
 
 
 async def _adopt(world: World, bulks: Bulks, bulk_id: str) -> Known:
-    record = await world.connection.command("HGETALL", keys.bulk(bulk_id))
-    bulk = records.read(bulk_id, record)
-    is_known = bulk is not None and bulk.file in bulks.unheard
-    if not is_known:
-        raise Violation(f"bulk {bulk_id} is handed out, and nobody made it: {record}")
+    bulk = await bulks.may_be(world, bulk_id)
+    if bulk is None:
+        raise Violation(f"bulk {bulk_id} is handed out, and nobody made it")
     assert bulk is not None
     tenant, lines = bulks.files[bulk.file]
     known = bulks.known[bulk_id] = Known(bulk_id, tenant, lines, bulk.webhook)
