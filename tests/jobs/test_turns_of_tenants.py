@@ -140,6 +140,19 @@ async def test_a_tenant_leaves_a_thread_to_others(bench: Bench) -> None:
     assert [flight.delivery for flight in await dispatch(bench, 1, 2)] == [calm.id]
 
 
+async def test_the_end_of_a_batch_makes_room_for_its_tenants_next(bench: Bench) -> None:
+    """A step's end brings the tenant's turn forward; the last step of a batch did not, and the next batch waited."""
+    for _ in range(2):
+        await open_bulk(bench, "a")
+    (first,) = await dispatch(bench, 2, 2)  # the other one has to leave a thread to others
+    with bench.server.client() as client:
+        client.zadd("jitney:{s00}:steps", {"a": 1 << 50})  # as long as the step may take
+    assert await dispatch(bench, 2, 2) == []
+    await steps.close(bench.store, first, steps.Close("completed", "", b"", {}), 60)
+    (second,) = await dispatch(bench, 2, 2)
+    assert second.delivery != first.delivery
+
+
 async def test_a_step_that_is_lost_comes_back(bench: Bench) -> None:
     bulk = await open_bulk(bench, "a")
     (lost,) = await dispatch(bench, 1, 1)

@@ -1,9 +1,11 @@
 """Bulks and files as their callers use them: upload, delete, make a bulk, cancel it."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from jobs import keys
 from jobs.bulk import files, records
 from jobs.bulk.files import File
 from jobs.bulk.records import Asked, Bulk
@@ -46,9 +48,18 @@ class Known:
     lines: dict[int, bool]
     webhook: str
     flight: int = 0
-    flight_until_ms: float = 0
+    flight_until_ms: float = 0  # until then at least its last flight is under way
+    due_by_ms: float = 0  # its next step is due then at the latest
+    rests_until_ms: float = 0  # after an unexpected fault, no step before
+    faults: int = 0  # in a row, as far as is known for certain
+    most_faults: int = 0  # and as many as there may have been
+    landed: int = 0  # number of the last flight that has ended for certain
     is_closed: bool = False
     is_cancelled: bool = False
+
+    @property
+    def shard(self) -> int:
+        return int(self.id[:2])
 
 
 @dataclass(slots=True, eq=False)
@@ -72,9 +83,15 @@ class Bulks:
         self.files: dict[str, tuple[str, dict[int, bool]]] = {}  # id → tenant, lines
         self.known: dict[str, Known] = {}
         self.courses: list[Course] = []
+        self.passed: Counter[tuple[str, str]] = Counter()  # steps of others begun while a tenant's was due, by root
         self.shelf = Shelf()
         self.dropped: set[str] = set()  # files that may be gone
         self.unheard: set[str] = set()  # files over which there may be a bulk that nobody heard of
+
+    async def may_be(self, world: World, bulk_id: str) -> Bulk | None:
+        """Read a bulk that nobody heard of; None where nobody can have made it."""
+        bulk = records.read(bulk_id, await world.connection.command("HGETALL", keys.bulk(bulk_id)))
+        return bulk if bulk is not None and bulk.file in self.unheard else None
 
 
 async def upload(world: World, bulks: Bulks) -> None:

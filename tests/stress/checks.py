@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from jobs import keys
 from jobs.lifecycle import FINAL, State
+from tests.stress.bulks import Bulks
 from tests.stress.ledger import Job, Violation
 from tests.stress.world import TENANTS, World, now_ms
 from tests.support.invariants import UNEXPIRING_WHILE_OPEN
@@ -15,7 +16,7 @@ ENDLESS: Final = -1
 QUEUE_KINDS: Final = {"line", "leases", "deadlines", "later", "dead"}
 
 
-async def check_all(world: World) -> None:
+async def check_all(world: World, bulks: Bulks) -> None:
     """Compare; raises Violation with everything that is wrong."""
     found = [name.decode() for name in await world.connection.command("KEYS", "jitney:*")]
     lives = await world.connection.pipeline([("PTTL", key) for key in found]) if found else []
@@ -25,6 +26,7 @@ async def check_all(world: World) -> None:
     wrong += await _wrong_loads(world)
     wrong += await _wrong_counts(world)
     wrong += await _wrong_deliveries(world)
+    wrong += await _wrong_turns(world, bulks, found)
     await world.kept.check()
     if wrong:
         raise Violation("\n".join(wrong[:20]))
@@ -159,6 +161,31 @@ async def _wrong_deliveries(world: World) -> list[str]:
             wrong.append(f"{one} is kept no more")
         elif (state.decode(), int(tries)) != (one.state, one.tries):
             wrong.append(f"{one} is {state.decode()} after {int(tries)} tries")
+    return wrong
+
+
+async def _wrong_turns(world: World, bulks: Bulks, found: list[str]) -> list[str]:
+    """Each open bulk waits among its tenant's, or is under way; exactly the tenants whose bulks wait take turns."""
+    places: dict[str, list[str]] = {known.id: [] for known in bulks.known.values() if not known.is_closed}
+    wrong = []
+    for root in world.store.roots:
+        names = [f"{root}:steps", f"{root}:stepping", *(key for key in found if key.startswith(f"{root}:steps:"))]
+        turns, *answers = await world.connection.pipeline([("ZRANGE", name, 0, -1) for name in names])
+        for name, members in zip(names[1:], answers, strict=True):
+            for bulk_id in members:
+                places.setdefault(bulk_id.decode(), []).append(name)
+        if sorted(tenant.decode() for tenant in turns) != sorted(name.rpartition(":")[2] for name in names[2:]):
+            wrong.append(f"{root}: {turns} take turns at steps, and there are {names[2:]}")
+    for bulk_id, lies in places.items():
+        known = bulks.known.get(bulk_id)
+        if known is None:
+            wrong += (
+                [] if await bulks.may_be(world, bulk_id) else [f"bulk {bulk_id} lies in {lies}, and nobody made it"]
+            )
+        elif known.is_closed:
+            wrong.append(f"{known} is over, and lies in {lies}")
+        elif lies not in ([f"{keys.root(known.shard)}:{where}"] for where in (f"steps:{known.tenant}", "stepping")):
+            wrong.append(f"{known} is open, and lies in {lies}")
     return wrong
 
 

@@ -89,7 +89,7 @@ class Episode:
                 self.world.ledger.steps[name] += 1
                 await self._steps[name][0]()
                 if self.at % self._check_every == 0:
-                    await checks.check_all(self.world)
+                    await checks.check_all(self.world, self._bulks)
                 if self._kill_every and self.at % self._kill_every == 0:
                     await self._kill()
             self.stepped_s = time.monotonic() - begun
@@ -107,7 +107,7 @@ class Episode:
         for job in self.world.ledger.open.values():
             job.watchers.clear()
         self.world.ledger.steps["server killed"] += 1
-        await checks.check_all(self.world)
+        await checks.check_all(self.world, self._bulks)
 
     # ---- the end
 
@@ -126,7 +126,7 @@ class Episode:
                 break
         else:
             raise Violation(f"not all came to an end in {DRIVE_S} s: {self._left()}")
-        await checks.check_all(world)
+        await checks.check_all(world, self._bulks)
         self._check_told()
         await checks.check_sums(world)
         await checks.check_left(world)

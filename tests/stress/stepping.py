@@ -1,5 +1,6 @@
 """Steps of processes that take bulks forward: one script a step; they may die anywhere, and others go on."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
@@ -11,13 +12,16 @@ from jobs.bulk.steps import Close, Ends, Overtaken, Part
 from jobs.errors import JitneyError, Refused, StoreUnavailable
 from jobs.job import Submission
 from jobs.lifecycle import State
+from jobs.outbox import Flight
 from jobs.pipe import Word
 from tests.stress.bulks import FAR_MS, Bulks, Course, Known
-from tests.stress.ledger import Delivery, Moment, Violation
+from tests.stress.ledger import SLACK_MS, Delivery, Moment, Violation
 from tests.stress.submitting import hand_in
-from tests.stress.world import STATIONS, World, now_ms
+from tests.stress.world import STATIONS, TENANTS, World, now_ms
 
 FLIGHT_MS: Final = 60
+WANT: Final = 2  # steps of one dispatch
+SLOTS: Final = 2  # steps under way of one shard
 BROKEN: Final = Refused("malformed_request", "the line is broken")
 WALKS: Final = {
     "cancelled": ("canceled", JitneyError("batch_cancelled", "cancelled")),
@@ -32,28 +36,61 @@ async def dispatch(world: World, bulks: Bulks) -> None:
 
 
 async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
-    answer, moment, _ = await world.call(lambda: steps.dispatch(world.store, root, 2, 2, FLIGHT_MS))
-    for flight in answer[0] if answer else []:
+    answer, moment, _ = await world.call(lambda: steps.dispatch(world.store, root, WANT, SLOTS, FLIGHT_MS))
+    flights = answer[0] if answer else []
+    for flight in flights:
         known = bulks.known.get(flight.delivery)
         if known is None:  # whoever made it never heard of it
             known = await _adopt(world, bulks, flight.delivery)
-        if known.is_closed:
-            raise Violation(f"{flight} is handed out, and the bulk is over: {known}")
-        if flight.number <= known.flight:
-            raise Violation(f"{flight} has no new number: {known}")
-        if known.flight_until_ms > moment.end_ms:
-            raise Violation(f"{flight} is handed out beside another: {known}")
+            known.most_faults = flight.number
+        _check_flight(known, flight, moment)
+    if answer is not None:
+        _check_passed(bulks, root, flights, moment)
+    for flight in flights:
+        known = bulks.known[flight.delivery]
+        known.most_faults += known.flight != known.landed  # the flight before may have been lost
         known.flight, known.flight_until_ms = flight.number, moment.begin_ms + FLIGHT_MS - 3
+        bulks.passed.pop((keys.root(known.shard), known.tenant), None)
         if world.chance(0.95):
             bulks.courses.append(Course(flight, known))
+    for known in bulks.known.values() if answer is None else [bulks.known[one.delivery] for one in flights]:
+        known.due_by_ms = max(known.due_by_ms, now_ms() + FLIGHT_MS)
+        known.most_faults += answer is None
+
+
+def _check_flight(known: Known, flight: Flight, moment: Moment) -> None:
+    if known.is_closed:
+        raise Violation(f"{flight} is handed out, and the bulk is over: {known}")
+    if flight.number <= known.flight:
+        raise Violation(f"{flight} has no new number: {known}")
+    if known.flight_until_ms > moment.end_ms:
+        raise Violation(f"{flight} is handed out beside another: {known}")
+    if known.rests_until_ms > moment.end_ms + SLACK_MS:
+        raise Violation(f"{flight} is handed out at {moment}, and the bulk rests after a fault: {known}")
+
+
+def _check_passed(bulks: Bulks, root: str, flights: Sequence[Flight], moment: Moment) -> None:
+    """No tenant whose step is due, and that has none under way, is passed while a slot is free, or by others' turns."""
+    there = [one for one in bulks.known.values() if keys.root(one.shard) == root and not one.is_closed]
+    handed = [one for one in there if one.id in {flight.delivery for flight in flights}]
+    waits = [one for one in there if one.due_by_ms + SLACK_MS < moment.begin_ms and one not in handed]
+    flying = [one for one in there if one not in waits]  # as far as may be
+    for whose in {tenant for place, tenant in bulks.passed if place == root} - {one.tenant for one in waits}:
+        del bulks.passed[root, whose]
+    for known in {one.tenant: one for one in waits}.values():
+        if any(one.tenant == known.tenant for one in flying):
+            continue
+        if len(handed) < WANT and len(flying) < SLOTS:
+            raise Violation(f"only {handed} are handed out, and the step of {known} is due at {moment}")
+        bulks.passed[root, known.tenant] += sum(one.tenant != known.tenant for one in handed)
+        if bulks.passed[root, known.tenant] > 2 * len(TENANTS) + WANT:
+            raise Violation(f"{bulks.passed} steps of others were begun while one was due of {known}")
 
 
 async def _adopt(world: World, bulks: Bulks, bulk_id: str) -> Known:
-    record = await world.connection.command("HGETALL", keys.bulk(bulk_id))
-    bulk = records.read(bulk_id, record)
-    is_known = bulk is not None and bulk.file in bulks.unheard
-    if not is_known:
-        raise Violation(f"bulk {bulk_id} is handed out, and nobody made it: {record}")
+    bulk = await bulks.may_be(world, bulk_id)
+    if bulk is None:
+        raise Violation(f"bulk {bulk_id} is handed out, and nobody made it")
     assert bulk is not None
     tenant, lines = bulks.files[bulk.file]
     known = bulks.known[bulk_id] = Known(bulk_id, tenant, lines, bulk.webhook)
@@ -87,6 +124,8 @@ async def advance_one(world: World, bulks: Bulks, course: Course) -> None:
     except StoreUnavailable as error:
         world.expect_outage(fate, error)
         course.next = "begin"
+    if is_last:  # it may have said that it goes on, or the step has ended, and the next is due before that
+        course.known.due_by_ms = max(course.known.due_by_ms, now_ms() + FLIGHT_MS)
     world.connection.fate = "once"
 
 
@@ -97,6 +136,8 @@ async def _advance(world: World, bulks: Bulks, course: Course) -> None:
         course.known.flight_until_ms = begin_ms + FLIGHT_MS - 3
         if course.flight.number != course.known.flight:
             raise Violation(f"{course} may go on, and is not the last")
+        if not course.known.faults <= course.stand.bulk.faults <= course.known.most_faults:
+            raise Violation(f"{course} has had other faults in a row than {course.stand.bulk}")
         course.next = _plan(world, course)
         return
     step, course.next = course.next, "begin"
@@ -193,6 +234,7 @@ async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> Non
         )
         if course.flight.number != course.known.flight:
             raise Violation(f"{course} expanded, and is not the last")
+        course.known.faults = course.known.most_faults = 0
     finally:
         world.connection.fate = "once"
         await world.observe(states, Moment(begin_ms, now_ms()))
@@ -228,15 +270,29 @@ async def _collect(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> No
     )
     if course.flight.number != course.known.flight:
         raise Violation(f"{course} collected, and is not the last")
+    course.known.faults = course.known.most_faults = 0
 
 
 async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
-    """End the step; the next is due at once, or soon."""
+    """End the step; the next is due at once, or soon. Now and then it has failed unexpectedly: the bulk rests."""
     del bulk
+    known, begin_ms = course.known, now_ms()
     bulks.courses.remove(course)
-    if course.flight.number == course.known.flight:
-        course.known.flight_until_ms = 0
-    await steps.land(world.store, course.flight, world.rng.choice([0, 0.02]))
+    is_last = course.flight.number == known.flight
+    is_heard = is_last and world.connection.fate in ("once", "twice") and begin_ms < known.flight_until_ms
+    if is_last:
+        known.flight_until_ms = 0
+    known.landed = known.flight if is_heard else known.landed
+    after_s = world.rng.choice([0, 0.02])
+    if not (world.is_flaky and world.chance(0.2)):
+        known.faults, known.most_faults = 0, 0 if is_heard else known.most_faults
+        await steps.land(world.store, course.flight, after_s)
+        return
+    known.most_faults += 1
+    known.faults += is_heard
+    known.rests_until_ms = begin_ms + after_s * 1000 if is_heard else 0
+    await steps.land(world.store, course.flight, after_s, "it rests", "KeyError")
+    world.ledger.steps["bulk step failed"] += is_heard
 
 
 async def _close(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:

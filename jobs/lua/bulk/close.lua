@@ -13,6 +13,7 @@ redis.call('HINCRBY', file_key(file), 'uses', -1)
 redis.call('EXPIRE', file_key(file), kept_s)
 redis.call('DEL', root .. ':marks:' .. bulk, root .. ':outcomes:' .. bulk)
 redis.call('ZREM', root .. ':stepping', bulk)
+take_place(root .. ':steps', tenant)  -- its next batch may have waited for this one's thread
 for _, kept in ipairs({key, root .. ':parts:' .. bulk .. ':out', root .. ':parts:' .. bulk .. ':err'}) do
   redis.call('EXPIRE', kept, kept_s)
 end
