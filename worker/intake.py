@@ -15,12 +15,12 @@ from jobs.waits import wait_for_event
 from worker.blackbox import BlackBox
 from worker.board import Board, Ended, Rider
 from worker.bulk_seats import REST_S, BulkSeats
+from worker.fair_threads import Turns, Work
 from worker.finishing import Finisher
 from worker.gate import Gate
 from worker.inference import Device
 from worker.models.model import Model
 from worker.preparing import DECODED_TOGETHER, prepare_all
-from worker.turns import Turns, Work
 
 log = logging.getLogger("jitney.worker")
 

@@ -291,7 +291,7 @@ async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     known.most_faults += 1
     known.faults += is_heard
     known.rests_until_ms = begin_ms + after_s * 1000 if is_heard else 0
-    await steps.land(world.store, course.flight, after_s, "it rests", "KeyError")
+    await steps.land(world.store, course.flight, after_s, "it rests", is_fault=True)
     world.ledger.steps["bulk step failed"] += is_heard
 
 

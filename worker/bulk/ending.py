@@ -1,4 +1,4 @@
-"""How a bulk ends: closed when all outcomes are stored, or given up with its reason when it cannot go on."""
+"""Ends a bulk as completed, failed, cancelled or expired, and computes the backoff after a failed step."""
 
 import logging
 from contextlib import suppress

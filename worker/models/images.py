@@ -20,7 +20,7 @@ from worker.models.image_spec import ImageSpec
 from worker.models.orientation import SIDEWAYS, turn
 from worker.models.placement import place
 from worker.models.port import Array
-from worker.models.slim import Slim
+from worker.models.stripped_image import Slim
 
 # Pillow only warns at sizes that a model's own limit may allow; its hard limit stays as the second fence.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)

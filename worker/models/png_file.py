@@ -1,4 +1,4 @@
-"""PNG before it is decoded: the chunks that make the first picture are kept; text, profiles and animation are not.
+"""Strips ancillary PNG chunks except tRNS, limits chunks and compressed text, and extracts EXIF and XMP.
 
 What is packed in them is not unpacked, and their damage is no reason to refuse the picture. Chunks are counted: Pillow
 looks at each in Python, and 32 MB hold millions of empty ones.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from worker.models.slim import Slim, too_much
+from worker.models.stripped_image import Slim, too_much
 
 MOST_CHUNKS: Final = 10_000
 BYTES_A_CHUNK: Final = 1024  # one more for so many bytes of the file; encoders write chunks of 8 kB and more

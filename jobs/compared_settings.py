@@ -1,4 +1,4 @@
-"""Which settings must be the same in all processes that use them, and how each is written down to be compared.
+"""Lists the settings that must be equal in all processes, and converts their values to comparable text.
 
 Every setting is in one of the two tables: a test refuses a new one that is in neither.
 """
