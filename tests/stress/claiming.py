@@ -40,8 +40,9 @@ async def claim(world: World) -> None:
 async def claim_as(world: World, wish: Wish) -> None:
     """Claim, and compare what came with the lines."""
     before = waiting(world, wish.station)
+    store = world.workers[wish.worker]
     answer, moment, _ = await world.call(
-        lambda: world.store.claim(*wish.station, wish.worker, wish.want, trial=wish.trial, most_bulk=wish.most_bulk)
+        lambda: store.claim(*wish.station, wish.worker, wish.want, trial=wish.trial, most_bulk=wish.most_bulk)
     )
     # Where the answer is lost, any of those that waited may run now.
     allowed = {job.id: [State.RUNNING] if answer is None else [] for job in before}

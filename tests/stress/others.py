@@ -93,7 +93,7 @@ class Others:
         elif world.chance(0.5):
             world.deaf.add(worker)
         else:
-            await world.store.leave_seats(*world.rng.choice(STATIONS), worker)
+            await world.workers[worker].leave_seats(*world.rng.choice(STATIONS), worker)
 
     async def announce(self) -> None:
         """Announce a worker and its model: whoever looks finds both."""

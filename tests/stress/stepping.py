@@ -188,8 +188,14 @@ async def _read_marks(world: World, bulks: Bulks, course: Course, bulk: Bulk) ->
 
 async def _submit_lines(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     """Submit them; by now another process may have done so, and the lines may have ended."""
-    del bulks, bulk
+    del bulks
+    known = {one.id: world.ledger.jobs.get(one.id) for one in course.jobs}
+    marks = await steps.marks(world.store, bulk, course.lines[0], course.lines[-1])
     is_taken = all(await hand_in(world, course.jobs)) if course.jobs else True
+    for job_id, before in known.items():
+        job = world.ledger.jobs.get(job_id)
+        if job is not None and job is not before:  # the line may have ended without a run meanwhile
+            job.is_rerun |= course.known.is_closed or steps.number_of(job_id) in marks
     course.next = "expand" if is_taken else "land"
 
 

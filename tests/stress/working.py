@@ -37,11 +37,11 @@ async def extend(world: World) -> None:
     if not held:
         return
     mine = {one.claim: is_mine(world, worker, one) for one in held}
-    lost, moment, fate = await world.call(lambda: world.store.extend(worker, held))
+    lost, moment, fate = await world.call(lambda: world.workers[worker].extend(worker, held))
     for one in held:
         job = world.ledger.jobs[one.id]
         if mine[one.claim] and fate != "unsent":
-            lease_ms = world.settings.lease_s * 1000
+            lease_ms = world.leases_s[worker] * 1000
             job.lease_from_ms = min(job.lease_from_ms, moment.begin_ms + lease_ms) if lost is None else moment.begin_ms
             job.lease_from_ms += lease_ms if lost is not None else 0
             job.lease_until_ms = moment.end_ms + lease_ms
@@ -78,7 +78,7 @@ async def finish_all(world: World, worker: str, outcomes: Sequence[Outcome]) -> 
     mine = {one.id: ledger.jobs[one.id].is_held(worker, one.attempt) for one in outcomes}
     # An answer to a finish that comes a second time must be the answer to the first: the same end is no refusal.
     own = {one.id: mine[one.id] or _is_repeat(ledger.jobs[one.id], one) for one in outcomes}
-    refused, moment, fate = await world.call(lambda: world.store.finish(worker, outcomes))
+    refused, moment, fate = await world.call(lambda: world.workers[worker].finish(worker, outcomes))
     overdue = {one.id for one in outcomes if ledger.jobs[one.id].may_be_overdue(moment)}
     if refused is not None:
         were = [ledger.jobs[one.id] for one in outcomes]
@@ -128,7 +128,7 @@ async def release(world: World) -> None:
     if not held:
         return
     mine = {one.id: is_mine(world, worker, one) for one in held}
-    back, moment, fate = await world.call(lambda: world.store.release(worker, held))
+    back, moment, fate = await world.call(lambda: world.workers[worker].release(worker, held))
     overdue = sum(world.ledger.jobs[one.id].may_be_overdue(moment) for one in held)
     if back is not None and fate != "twice":
         wanted = sum(mine.values())

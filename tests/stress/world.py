@@ -24,6 +24,7 @@ STATIONS: Final = (("m", "1"), ("m", "2"), ("n", "1"))
 WORKERS: Final = ("w1", "w2", "w3")
 GATEWAYS: Final = ("g1", "g2")
 GONE_MS: Final = 20  # a record may be removed so much before its time to live is over, as this test sees it
+GATEWAY_LEASE_S: Final = 3600
 AT_ONCE: Final = frozenset({State.QUEUED, State.RUNNING})
 # How often a call meets a fault.
 FATES: Final[dict[Fate, int]] = {"once": 90, "twice": 6, "lost": 3, "unsent": 1}
@@ -64,7 +65,10 @@ class World:
         self.settings = draw_settings(rng, server.url)
         self.bulk = BulkSettings(bulk_files=rng.choice([8, 1000]), bulk_batches=1000, bulk_ttl_s=60)
         self.connection = FlakyConnection(server.url)
-        self.store = JobStore(self.settings, self.connection)
+        # A job has the lease of the worker that runs it, whatever the lease of others: the gateway's would never end.
+        self.leases_s = {worker: self.settings.lease_s * rng.choice([1, 1, 3]) for worker in WORKERS}
+        self.store = self._open_store(GATEWAY_LEASE_S)
+        self.workers = {worker: self._open_store(lease_s) for worker, lease_s in self.leases_s.items()}
         self.ledger = Ledger()
         self.kept = Kept(self.store)
         self.is_flaky = True
@@ -72,6 +76,9 @@ class World:
         self.handed: list[tuple[str, Handed]] = []
         self.told: set[tuple[str, str]] = set()  # (gateway, job) of the notices
         self.deaf: set[str] = set()  # workers that lose what is handed over to them
+
+    def _open_store(self, lease_s: float) -> JobStore:
+        return JobStore(self.settings.model_copy(update={"lease_s": lease_s}), self.connection)
 
     async def open(self) -> None:
         self.ears.close()
@@ -168,7 +175,7 @@ class World:
             if attempt <= job.attempt:
                 raise Violation(f"job {job.id} runs a second time under claim {attempt} of {owner}")
             job.owner, job.attempt = owner, attempt
-            lease_ms = self.settings.lease_s * 1000
+            lease_ms = self.leases_s[owner] * 1000
             job.lease_from_ms, job.lease_until_ms = moment.begin_ms + lease_ms, moment.end_ms + lease_ms
         if state != job.state and state not in FINAL:  # of this too a gateway may have been told that follows it
             self.told -= {(gateway, job.id) for gateway in job.watchers}
