@@ -37,7 +37,9 @@ class Cards:
         self._size = size
 
     def find(self, name: str) -> Card:
-        return {"name": name, "version": "1", "kinds": ["raw"], "raw_bytes": self._size, "deadline_ms": None}
+        ports = [{"name": "x", "datatype": "UINT8", "shape": [self._size]}]
+        about = {"kinds": ["raw"], "inputs": ports, "raw_bytes": self._size, "deadline_ms": None}
+        return {"name": name, "version": "1", **about}
 
 
 class Mail:
