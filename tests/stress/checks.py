@@ -77,12 +77,18 @@ def _is_in_place(job: Job, lies: Counter[str]) -> bool:
 
 
 async def _wrong_rings(world: World, found: list[str]) -> list[str]:
-    """Exactly the tenants (or cells) whose line is not empty take turns."""
+    """Exactly the tenants (or cells) whose line is not empty take turns, but for those that are parked meanwhile."""
     wanted: dict[str, set[str]] = {key: set() for key in found if ":ring:" in key}
     for key in found:
         if ":line:" in key:
             ring, whose = key.replace(":line:", ":ring:").rsplit(":", 1)
             wanted.setdefault(ring, set()).add(whose)
+    parked = [key for key in found if ":parked:" in key]
+    left = await world.connection.pipeline([("SMEMBERS", key) for key in parked]) if parked else []
+    for key, names in zip(parked, left, strict=True):
+        root, tenant = key.split(":parked:")
+        for name in names:
+            wanted.setdefault(f"{root}:ring:{name.decode().replace(' ', ':')}", set()).discard(tenant)
     rings = list(wanted)
     turns = await world.connection.pipeline([("LRANGE", ring, 0, -1) for ring in rings]) if rings else []
     return [

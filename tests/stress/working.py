@@ -150,7 +150,7 @@ async def sweep(world: World) -> None:
         ("expire", (10, *store.ends)),
         ("reclaim", (10, store.settings.max_losses, latest_ms, *store.ends)),
         ("due", (10,)),
-        ("purge", (store.ttl_ms, store.dead_ttl_ms)),
+        ("purge", (10, *store.ends)),
     )
     for name, words in world.rng.sample(scripts, world.rng.randint(1, len(scripts))):
         _, moment, _ = await world.call(lambda name=name, words=words: store.run(name, root, *words))  # type: ignore[misc]
