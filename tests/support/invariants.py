@@ -37,7 +37,7 @@ SETTLES_S = 2.0
 
 
 def check(client: Any) -> None:
-    """Fail with everything that does not hold, also a moment later: a script that comes late may run between two reads."""
+    """Fail with everything that does not hold, now and a moment later: a late script may run between two reads."""
     wrong: list[str] = []
 
     def holds() -> bool:
