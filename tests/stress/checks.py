@@ -94,7 +94,7 @@ async def _wrong_rings(world: World, found: list[str]) -> list[str]:
         if listed != set(parked):
             wrong.append(f"{root}: parked are {listed}, and rings are noted of {sorted(parked)}")
         for tenant, left in parked.items():
-            if not world.store.tenants.limits(tenant).running:
+            if not world.tenants.limits(tenant).running and tenant not in world.limited_ms:
                 wrong.append(f"{root}: {tenant} is parked, and may run as many as it likes")
             for name in left:
                 places.setdefault(name, []).append(tenant)
@@ -128,7 +128,7 @@ async def _wrong_loads(world: World) -> list[str]:
         }
         wanted = {name: n for (where, name), n in world.ledger.loads.items() if where == shard and n}
         for tenant in TENANTS:
-            if world.store.tenants.limits(tenant).running and (running := world.running(tenant, shard)):
+            if running := world.running(tenant, shard):
                 wanted[f"@{tenant}:running"] = running
         if counted != wanted:
             differ = {

@@ -74,6 +74,7 @@ class Episode:
             "stats": (others.count, 1),
             "plan": (others.plan, 1),
             "announce": (others.announce, 1),
+            "limit": (others.limit, 1),
             "deaf": (others.turn_deaf, 1),
         }
 
