@@ -53,6 +53,7 @@ async def sweep(store: JobStore, latest_ms: float) -> Swept:
 
 async def bury(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Buried:
     """Give back at once what a dead worker held; `suspects` are the claims (id, attempt) that it had in hands."""
+    suspects = list(dict.fromkeys(suspects))  # a claim that is named twice is one suspect, and lies in one cell
     total = [0, 0, 0]
     rest_ms = int(store.settings.trial_rest_s * 1000)
     head = (worker, store.settings.max_kills, int(len(suspects) == 1), rest_ms)

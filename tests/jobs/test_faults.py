@@ -219,3 +219,13 @@ async def test_workers_keep_announcing_themselves_to_a_full_server(bench: Bench)
                 await bench.submit()
         finally:
             client.config_set("maxmemory", "0")
+
+
+async def test_a_claim_that_is_named_twice_is_one_suspect(bench: Bench) -> None:
+    """It was put into both cells, so that one job lay in two lines; and alone, it never counted as alone."""
+    (job_id,) = await bench.submit()
+    (job,) = await bench.claim()
+    assert (await bury(bench.store, "w1", [job.claim, job.claim])).suspects == 1
+    with bench.server.client() as client:
+        (line,) = client.keys("jitney:{s00}:line:*")
+        assert client.zrange(line, 0, -1) == [job_id.encode()]
