@@ -130,6 +130,7 @@ class Episode:
         await checks.check_all(world, self._bulks)
         self._check_told()
         await checks.check_sums(world)
+        await bulks.sweep_all(world, self._bulks)
         await checks.check_left(world)
         with self._server.client() as client:
             invariants.check_outbox(client)
