@@ -96,9 +96,16 @@ class Bulks:
 
 
 async def upload(world: World, bulks: Bulks) -> None:
-    """Note a file; refused where its tenant has as many as it may."""
+    """Announce a file, store its content, and note it; refused where its tenant has as many as it may.
+
+    The process may die in between, or its note be lost: a sweep must find the content.
+    """
     shard, tenant = world.rng.randrange(world.settings.shards), world.rng.choice(TENANTS)
     file = File(files.new_id(shard), tenant, "lines", "batch", 7, 0, FAR_MS if world.chance(0.8) else int(now_ms()))
+    await files.announce(world.store, file.id, 60)
+    bulks.shelf.parts[files.content_key(file.id)] = []
+    if world.chance(0.1):
+        return
     refusal = ""
 
     async def made() -> bool:
@@ -115,7 +122,8 @@ async def upload(world: World, bulks: Bulks) -> None:
         kept += 2 * sum(one.tenant == tenant for one in bulks.known.values())
         if kept < world.bulk.bulk_files:
             raise Violation(f"{kept} files of {tenant} are kept, and one was refused")
-    elif answer is not None or fate == "lost":
+        await world.call(lambda: files.discard(world.store, bulks.shelf, file.id))
+    elif answer is not None or (fate == "lost" and await _is_there(world, tenant, file.id)):
         count = world.rng.randint(1, 12)
         bulks.files[file.id] = tenant, {number: world.chance(0.85) for number in range(1, count + 1)}
 
@@ -214,3 +222,24 @@ async def cancel(world: World, bulks: Bulks) -> None:
         raise Violation(f"{tenant} cancelled {known}")
     if tenant == known.tenant and refusal and not known.is_closed:
         raise Violation(f"cancel gave {refusal}, and the bulk is open: {known}")
+
+
+async def check_contents(world: World, bulks: Bulks) -> None:
+    """Whatever is stored of uploads, a sweep will find."""
+    found: set[str] = set()
+    for shard in range(world.settings.shards):
+        found |= {name.decode() for name in await world.connection.command("ZRANGE", keys.expiring(shard), 0, -1)}
+    stored = {place.partition("/")[2] for place in bulks.shelf.parts if place.startswith("files/")}
+    if not stored <= found:
+        raise Violation(f"the contents of {stored - found} are stored, and no sweep will find them")
+
+
+async def sweep_all(world: World, bulks: Bulks) -> None:
+    """Let everything expire: no content is left, and no note of it."""
+    while await files.sweep(world.store, bulks.shelf, FAR_MS + 1):
+        pass
+    await check_contents(world, bulks)
+    left = await world.connection.command("KEYS", "jitney:*:expiring")
+    stored = [place for place in bulks.shelf.parts if place.startswith("files/")]
+    if left or stored:
+        raise Violation(f"after everything has expired, {left} is there, and {stored} is stored")

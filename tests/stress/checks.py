@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from jobs import keys
 from jobs.lifecycle import FINAL, State
-from tests.stress.bulks import Bulks
+from tests.stress.bulks import Bulks, check_contents
 from tests.stress.ledger import Job, Violation
 from tests.stress.world import TENANTS, World, now_ms
 from tests.support.invariants import UNEXPIRING_WHILE_OPEN
@@ -28,6 +28,7 @@ async def check_all(world: World, bulks: Bulks) -> None:
     wrong += await _wrong_deliveries(world)
     wrong += await _wrong_turns(world, bulks, found)
     await world.kept.check()
+    await check_contents(world, bulks)
     if wrong:
         raise Violation("\n".join(wrong[:20]))
 
@@ -94,7 +95,7 @@ async def _wrong_rings(world: World, found: list[str]) -> list[str]:
         if listed != set(parked):
             wrong.append(f"{root}: parked are {listed}, and rings are noted of {sorted(parked)}")
         for tenant, left in parked.items():
-            if not world.store.tenants.limits(tenant).running:
+            if not world.tenants.limits(tenant).running and tenant not in world.limited_ms:
                 wrong.append(f"{root}: {tenant} is parked, and may run as many as it likes")
             for name in left:
                 places.setdefault(name, []).append(tenant)
@@ -128,7 +129,7 @@ async def _wrong_loads(world: World) -> list[str]:
         }
         wanted = {name: n for (where, name), n in world.ledger.loads.items() if where == shard and n}
         for tenant in TENANTS:
-            if world.store.tenants.limits(tenant).running and (running := world.running(tenant, shard)):
+            if running := world.running(tenant, shard):
                 wanted[f"@{tenant}:running"] = running
         if counted != wanted:
             differ = {
@@ -212,14 +213,10 @@ async def check_left(world: World) -> None:
     left = [
         key
         for key, life in zip(found, lives, strict=True)
-        if life == ENDLESS and not any(pattern.fullmatch(key) for pattern in LASTING) and not _is_file(key)
+        if life == ENDLESS and not any(pattern.fullmatch(key) for pattern in LASTING)
     ]
     if left:
         raise Violation(f"keys are left that never expire: {sorted(left)[:20]}")
-
-
-def _is_file(key: str) -> bool:
-    return any(part in key for part in (":file:", ":files:", ":expiring"))
 
 
 def summary(found: Any) -> str:

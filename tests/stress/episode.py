@@ -74,6 +74,7 @@ class Episode:
             "stats": (others.count, 1),
             "plan": (others.plan, 1),
             "announce": (others.announce, 1),
+            "limit": (others.limit, 1),
             "deaf": (others.turn_deaf, 1),
         }
 
@@ -129,6 +130,7 @@ class Episode:
         await checks.check_all(world, self._bulks)
         self._check_told()
         await checks.check_sums(world)
+        await bulks.sweep_all(world, self._bulks)
         await checks.check_left(world)
         with self._server.client() as client:
             invariants.check_outbox(client)

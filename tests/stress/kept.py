@@ -84,6 +84,7 @@ class Kept:
             if any(one.ended_ms + TIE_MS <= youngest.ended_ms for one in kept):
                 raise Violation(f"{youngest} made room, and older letters of {tenant} are kept: {kept}")
             if not any(one.tenant == tenant for one in old):
+                of_tenant = [one for one in lost if one.tenant == tenant]  # a letter larger than all the room goes last
                 self._check_share(tenant, kept, of_tenant, len({one.tenant for one in wanted.values()}))
         return len(lost)
 

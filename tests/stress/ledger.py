@@ -36,6 +36,8 @@ class Job:
     due_from_ms: float = 0  # a retry's back-off ends between the two; 0: it waits for none
     due_until_ms: float = 0
     is_suspect: bool = False
+    has_seat: bool = False  # it runs, and is counted so: its tenant had a limit of running jobs when it was claimed
+    has_quota: bool = False  # it is counted among its tenant's open jobs: that had a limit when it was accepted
     losses: int = 0  # leases that ended, and burials
     reclaims: int = 0  # those of them that a sweep took back
     kills: int = 0  # burials that named this job's current claim
@@ -128,21 +130,21 @@ class Ledger:
         self.steps: Counter[str] = Counter()
         self.trace: deque[str] = deque(maxlen=60)
 
-    def accept(self, job: Job, *, has_quota: bool) -> None:
+    def accept(self, job: Job) -> None:
         """Count a job that was accepted."""
         self.jobs[job.id] = self.open[job.id] = job
         self.counts[f"submitted:{job.sub.model}"] += 1
-        self._weigh(job, 1, has_quota)
+        self._weigh(job, 1)
 
-    def end(self, job: Job, *, has_quota: bool) -> None:
+    def end(self, job: Job) -> None:
         """Count a job that became final."""
         del self.open[job.id]
         self.ended.append(job.id)
         self.counts[f"outcomes:{job.sub.model}:{job.sub.version}:{job.state.value}"] += 1
-        self._weigh(job, -1, has_quota)
+        self._weigh(job, -1)
 
-    def _weigh(self, job: Job, sign: int, has_quota: bool) -> None:
-        for whose in (job.sub.model, f"@{job.sub.tenant}") if has_quota else (job.sub.model,):
+    def _weigh(self, job: Job, sign: int) -> None:
+        for whose in (job.sub.model, f"@{job.sub.tenant}") if job.has_quota else (job.sub.model,):
             self.loads[job.shard, f"{whose}:jobs"] += sign
             self.loads[job.shard, f"{whose}:bytes"] += sign * len(job.sub.input)
 

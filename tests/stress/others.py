@@ -3,14 +3,15 @@
 from collections import Counter
 from typing import Final
 
-from jobs import events, plans, registry
+from jobs import events, plans, registry, tenants
 from jobs.job import LANES
 from jobs.lifecycle import FINAL, State
 from jobs.registry import WorkerReport
 from jobs.stats import Tally
 from jobs.stats import read as read_stats
+from jobs.tenants import Deviation
 from tests.stress.ledger import Violation
-from tests.stress.world import STATIONS, TENANTS, WORKERS, World
+from tests.stress.world import STATIONS, TENANTS, WORKERS, World, now_ms
 
 LISTEN_S: Final = 0.5
 ALIVE_S: Final = 5
@@ -25,11 +26,11 @@ class Others:
 
     async def listen(self) -> None:
         """Say that somebody listens to some tenants."""
-        tenants = self._world.rng.sample(TENANTS, self._world.rng.randint(0, 2))
-        heard, _, _ = await self._world.call(lambda: events.listen(self._world.store, tenants, LISTEN_S))
+        listeners = self._world.rng.sample(TENANTS, self._world.rng.randint(0, 2))
+        heard, _, _ = await self._world.call(lambda: events.listen(self._world.store, listeners, LISTEN_S))
         if heard is not None:
-            if heard < set(tenants):
-                raise Violation(f"{tenants} listen, and {heard} are listened to")
+            if heard < set(listeners):
+                raise Violation(f"{listeners} listen, and {heard} are listened to")
             self._world.store.listened = heard
 
     async def read_log(self) -> None:
@@ -84,6 +85,28 @@ class Others:
         if not right:
             raise Violation(f"version 7 of {model} was asked for {asked} times, not {most}")
         self._asked[model] = asked
+
+    async def limit(self) -> None:
+        """Change what a tenant may take, in the queue: what was set is found, and all else is as it was."""
+        world, tenant = self._world, self._world.rng.choice(TENANTS)
+        if world.chance(0.2):
+            wanted: dict[str, int | None] = {}
+            await world.call(lambda: tenants.forget(world.connection, tenant))
+        else:
+            among = {"weight": [None, 1, 3], "jobs": [None, 0, 6], "bytes": [None, 0, 2500], "running": [None, 0, 1, 3]}
+            name = world.rng.choice(list(among))
+            wanted = {name: world.rng.choice(among[name])}
+            before = await tenants.read(world.connection)
+            changed, _, fate = await world.call(lambda: tenants.change(world.connection, tenant, wanted))
+            wanted = {**before.get(tenant, Deviation()).model_dump(exclude_none=True), **wanted}
+            if changed is None and fate == "unsent":
+                wanted = before.get(tenant, Deviation()).model_dump(exclude_none=True)
+        kept = await tenants.read(world.connection)
+        if kept.get(tenant, Deviation()) != Deviation(**wanted):
+            raise Violation(f"{tenant} is kept with {kept.get(tenant)}, and was given {wanted}")
+        world.tenants.update(kept)
+        world.limited_ms[tenant] = now_ms()
+        world.ledger.passed.clear()  # with other weights turns are shared anew
 
     async def turn_deaf(self) -> None:
         """A worker loses what is handed over to it, or hears again; or it leaves its free seats."""

@@ -143,6 +143,7 @@ async def advance_one(world: World, bulks: Bulks, course: Course) -> None:
     except StoreUnavailable as error:
         world.expect_outage(fate, error)
         course.next = "begin"
+        course.known.faults = 0  # it may have come to its checkpoint
     if is_last:  # it may have said that it goes on, or the step has ended, and the next is due before that
         course.known.due_by_ms = max(course.known.due_by_ms, now_ms() + FLIGHT_MS + _rest_ms(course.known))
     world.connection.fate = "once"

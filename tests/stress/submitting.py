@@ -125,7 +125,8 @@ def _take_accepted(world: World, job: Submission, verdict: Accepted, call: Call,
             raise Violation(f"{job} was accepted beyond a limit")
         one = Job(job, verdict.created_us, hook=job.webhook, is_rerun=before is not None)
         one.is_logged = job.tenant in world.store.listened
-        ledger.accept(one, has_quota=world.has_quota(job.tenant))
+        one.has_quota = world.has_quota(job.tenant)
+        ledger.accept(one)
         if job.idempotency_key:
             until_ms = call.moment.begin_ms + world.settings.idempotency_ttl_s * 1000
             ledger.keys[job.tenant, job.idempotency_key] = KeyMade(job.id, job.digest, until_ms)
@@ -136,7 +137,7 @@ def _take_accepted(world: World, job: Submission, verdict: Accepted, call: Call,
 def _room(world: World, job: Submission) -> dict[str, bool]:
     """Whether each limit leaves room for this job."""
     s, loads, shard = world.settings, world.ledger.loads, int(job.id[:2])
-    limits = world.store.tenants.limits(job.tenant)
+    limits = world.tenants.limits(job.tenant)
     share = [max(1, cap // s.shards) for cap in (s.max_jobs, s.max_input_bytes)]
     most, most_bytes = [cap * 9 // 10 if job.lane == "bulk" else cap for cap in share]
     whose, size = f"@{job.tenant}", len(job.input)
@@ -165,7 +166,7 @@ def _most_bytes(world: World, job: Submission) -> int:
     """Give the most bytes that one input may ever have: a larger one is refused for good."""
     settings = world.store.settings
     most = settings.max_input_bytes // settings.shards
-    of_tenant = world.store.tenants.limits(job.tenant).bytes // settings.shards
+    of_tenant = world.tenants.limits(job.tenant).bytes // settings.shards
     return min(most * 9 // 10 if job.lane == "bulk" else most, of_tenant or most)
 
 

@@ -10,6 +10,7 @@ from jobs.lifecycle import FINAL, State
 from tests.stress.ledger import SLACK_MS, Job, Moment, Violation
 from tests.stress.world import WORKERS, World
 
+PARKED_MS: Final = 5000  # a tenant is looked at again after so long: by then it may be allowed to run more
 FAR_FUTURE_MS: Final = 1 << 52
 REFUSED: Final = b'{"code":"invalid_input","message":"m","status":422}'
 FAULT: Final = b'{"code":"inference_failed","message":"m","status":422}'
@@ -163,6 +164,12 @@ async def _sweep_whole(world: World, latest_ms: int) -> None:
     await _observe_swept(world, moment, latest_ms)
     if swept is None:
         return
+    for root in world.store.roots:
+        parked = await world.connection.command(
+            "ZRANGEBYSCORE", f"{root}:parked", "-inf", int(moment.begin_ms) - PARKED_MS
+        )
+        if parked:
+            raise Violation(f"{parked} are parked on {root} for longer than {PARKED_MS} ms, and a sweep left them")
     for job_id in before:
         job = world.ledger.jobs[job_id]
         if job.due_until_ms and job.due_until_ms + SLACK_MS < moment.begin_ms:

@@ -65,6 +65,8 @@ class World:
         self.settings = draw_settings(rng, server.url)
         self.bulk = BulkSettings(bulk_files=rng.choice([8, 1000]), bulk_batches=1000, bulk_ttl_s=60)
         self.connection = FlakyConnection(server.url)
+        self.tenants = self.settings.limits()
+        self.limited_ms: dict[str, float] = {}  # tenants whose limits have changed: when last
         # A job has the lease of the worker that runs it, whatever the lease of others: the gateway's would never end.
         self.leases_s = {worker: self.settings.lease_s * rng.choice([1, 1, 3]) for worker in WORKERS}
         self.store = self._open_store(GATEWAY_LEASE_S)
@@ -78,7 +80,9 @@ class World:
         self.deaf: set[str] = set()  # workers that lose what is handed over to them
 
     def _open_store(self, lease_s: float) -> JobStore:
-        return JobStore(self.settings.model_copy(update={"lease_s": lease_s}), self.connection)
+        store = JobStore(self.settings.model_copy(update={"lease_s": lease_s}), self.connection)
+        store.tenants = self.tenants
+        return store
 
     async def open(self) -> None:
         self.ears.close()
@@ -121,7 +125,7 @@ class World:
 
     def has_quota(self, tenant: str) -> bool:
         """Whether open jobs of this tenant are counted by themselves."""
-        limits = self.store.tenants.limits(tenant)
+        limits = self.tenants.limits(tenant)
         return bool(limits.jobs or limits.bytes)
 
     def quota_of_shard(self, limit: int) -> int:
@@ -130,9 +134,18 @@ class World:
     def running(self, tenant: str, shard: int) -> int:
         """Count a tenant's running jobs that take one of its seats; suspects on trial take none."""
         return sum(
-            job.state == State.RUNNING and not job.is_suspect and job.shard == shard and job.sub.tenant == tenant
+            job.state == State.RUNNING and job.has_seat and job.shard == shard and job.sub.tenant == tenant
             for job in self.ledger.open.values()
         )
+
+    async def parked_before_change(self) -> set[tuple[int, str]]:
+        """Read which tenants are parked, by shard, though by now they may run more: a sweep brings them back."""
+        found = set()
+        for shard, root in enumerate(self.store.roots if self.limited_ms else ()):
+            for name, ms in await self.connection.command("ZRANGE", f"{root}:parked", 0, -1, "WITHSCORES"):
+                if int(ms) <= self.limited_ms.get(name.decode(), 0):
+                    found.add((shard, name.decode()))
+        return found
 
     # ---- comparing with the store
 
@@ -175,6 +188,7 @@ class World:
             if attempt <= job.attempt:
                 raise Violation(f"job {job.id} runs a second time under claim {attempt} of {owner}")
             job.owner, job.attempt = owner, attempt
+            job.has_seat = bool(self.tenants.limits(job.sub.tenant).running) and b"cell" not in record
             lease_ms = self.leases_s[owner] * 1000
             job.lease_from_ms, job.lease_until_ms = moment.begin_ms + lease_ms, moment.end_ms + lease_ms
         if state != job.state and state not in FINAL:  # of this too a gateway may have been told that follows it
@@ -204,7 +218,7 @@ class World:
         job.body = record.get(b"output") or record.get(b"error") or b""
         job.finished_us = int(record.get(b"finished", 0))
         job.final_ms = job.finished_us / 1000 if job.finished_us else moment.begin_ms
-        self.ledger.end(job, has_quota=self.has_quota(job.sub.tenant))
+        self.ledger.end(job)
         missed = {gateway for gateway in job.watchers if (gateway, job.id) not in self.told}
         if missed:
             raise Violation(f"gateways {sorted(missed)} wait, and were not told of the end of {job}")
@@ -247,7 +261,7 @@ class World:
                     raise Violation(f"{worker} was handed {claimed.id}, which nobody submitted")
                 assert job is not None
                 self.check_claimed(job, claimed.input, claimed.created_us)
-                limits = self.store.tenants.limits(job.sub.tenant)
+                limits = self.tenants.limits(job.sub.tenant)
                 if limits.running:
                     raise Violation(f"{job.id} was handed over past its tenant's running limit")
                 self.ledger.claims.append((worker, claimed))
