@@ -37,7 +37,7 @@ class Form:
             raise Refused("unsupported_media_type", message, allowed=[MULTIPART])
         boundary = options.get(b"boundary")
         if not boundary:
-            raise Refused("malformed_request", "the multipart body can not be read: its content type has no boundary")
+            raise Refused("malformed_request", "the multipart body cannot be read: its content type has no boundary")
         self._fields, self._begin = fields, begin
         self.seen: set[str] = set()  # the fields that have begun
         self._sink: Sink = _drop
@@ -119,4 +119,4 @@ def _drop(_: bytes) -> None:
 
 
 def _unreadable(error: FormParserError) -> Refused:
-    return Refused("malformed_request", f"the multipart body can not be read: {str(error)[:200]}")
+    return Refused("malformed_request", f"the multipart body cannot be read: {str(error)[:200]}")

@@ -37,7 +37,7 @@ log = logging.getLogger("jitney.api")
 RETRY_S = 0.5
 COMPARE_S = 1.0  # between two looks at what other processes are set to, at least
 
-EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
+EX_CONFIG = 78  # the supervisor does not restart what a restart cannot mend
 
 
 class Gateway:

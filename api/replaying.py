@@ -69,7 +69,7 @@ async def replay_many(gateway: Gateway, tenant: str | None, wanted: Wanted, afte
         except Exception as failure:
             error = contain(failure)
             if error is not failure:
-                log.exception("dead letter %s can not be sent again", letter.job.id)
+                log.exception("dead letter %s cannot be sent again", letter.job.id)
             refused[error.code] = refused.get(error.code, 0) + 1
         after = place
     return Replays(replayed, skipped, refused, more=page.after is not None, after=page.after, stopped=None)

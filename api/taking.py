@@ -97,7 +97,7 @@ async def outcome(gateway: Gateway, taken: Taken, wait_s: float, hang_up: asynci
             await gateway.store.cancel(job.id, job.tenant)
     try:
         return await gateway.store.with_output(job)
-    except StoreUnavailable:  # it was taken: whoever asked must hear its id
+    except StoreUnavailable:  # it was accepted: the caller must get its id
         return taken.job
 
 

@@ -21,7 +21,7 @@ _ALL: Final = ("gateway", "worker", "deliverer")
 
 # Setting → the parts that use it. A process announces those of its part alone: what it does not use may be anything.
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
-    # how long what has ended is kept: whoever ends a job decides it
+    # how long ended jobs are kept: the process that ends a job decides
     **dict.fromkeys(("RESULT_TTL_S", "DEAD_LETTER_TTL_S", "DEAD_LETTERS", "DEAD_LETTER_BYTES"), _ALL),
     "REQUIRE_DURABLE": _ALL,
     # which jobs are taken

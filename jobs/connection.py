@@ -46,7 +46,7 @@ _LARGE_ANSWERS: Final = {"bulk/outcomes"}
 # A failover takes a moment until the address leads to the new primary. Commands that were not carried out wait for it.
 FAILOVER_S: Final = 1.0
 FAILOVER_PAUSE_S: Final = 0.05
-# Connections that a proxy leads to several nodes would be opened anew for ever: not more often than this.
+# Connections that a proxy leads to several nodes would be reopened for ever: not more often than this.
 _NODE_CHANGES_EVERY_S: Final = 5.0
 _REFUSALS_REMEMBERED: Final = 100
 _FULL_IS_SAID_EVERY_S: Final = 60.0
@@ -79,7 +79,7 @@ class Script:
 class Connection:
     """Commands to the queue's server. Every failure to reach it, or of it to write, is StoreUnavailable.
 
-    All connections lead to the same node: when one shows that it is the wrong one, all are opened anew.
+    All connections lead to the same node: when one shows that it is the wrong one, all are reopened.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Connection:
         answers = await self._send(pipe, [packed], again=again)
         if isinstance(answers[0], hiredis.ReplyError):
             answers = await self._follow(answers, era, pipe, [packed], again=again)
-            if str(answers[0]).startswith("NOSCRIPT"):  # a server started anew, or another one
+            if str(answers[0]).startswith("NOSCRIPT"):  # a server that was restarted, or another one
                 source = [("EVAL", script.source, 1, root, *words)]
                 era = self._era
                 answers = await self._follow(
@@ -206,7 +206,7 @@ class Connection:
         return wire
 
     async def check_node(self, wire: Wire) -> None:
-        """Ask whether a node still has the role that it had, over a connection to it; if not, open all anew.
+        """Ask whether a node still has the role that it had, over a connection to it; if not, reopen all.
 
         A subscription hears no error when its node becomes a replica: it hears nothing at all. Raises `Unreachable`.
         """
@@ -302,7 +302,7 @@ class Connection:
     # ---- connecting
 
     def _reopen(self, era: int, reason: str) -> None:
-        """Open all connections anew, unless that was done since `era`. What was sent is still answered on the old."""
+        """Reopen all connections, unless that was done since `era`. What was sent is still answered on the old."""
         if era != self._era:
             return
         self._era += 1
@@ -352,7 +352,7 @@ class Connection:
         self._warned = safety.warnings
 
     def _compare(self, before: Safety | None, now: Safety) -> None:
-        """Where the address leads to another node than before, open the other connections anew, too."""
+        """Where the address leads to another node than before, reopen the other connections, too."""
         if before is None or not before.node or not now.node or before.node == now.node:
             return
         if time.monotonic() - self._node_changed_at > _NODE_CHANGES_EVERY_S:

@@ -52,7 +52,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:steps:<tenant>` | sorted set | while not empty | the tenant's open bulks by the ms at which their next step is due |
 | `:stepping` | sorted set | while not empty | bulks whose step is made, by the ms at which it counts as lost |
 
-The 30 days begin anew with each use; they are more where a delivery is kept longer, or waits longer for an attempt.
+Each use begins the 30 days again; they are more where a delivery is kept longer, or waits longer for an attempt.
 
 | beside the shards | type | lifetime | what |
 |---|---|---|---|

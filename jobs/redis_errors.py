@@ -2,7 +2,7 @@
 
 AGAIN       the right node, at a bad moment: it is busy, full, or cannot be reached. The same command may work later.
 ELSEWHERE   the wrong node, or the wrong password: after a failover, or after a password was changed. Waiting does not
-            help; all connections are opened anew, with the address as it is now. The command was not carried out.
+            help; all connections are reopened, with the address as it is now. The command was not carried out.
 NEVER       the server refuses the command itself: an error in Jitney, or in how the server or its users are set up.
 """
 

@@ -120,7 +120,7 @@ class TenantLimits(Lookout):
 
 
 def read_kept(found: Mapping[bytes, bytes]) -> dict[str, Deviation]:
-    """Read what is kept of each tenant. One that can not be read has the default limits, and is named in the log."""
+    """Read what is kept of each tenant. One that cannot be read has the default limits, and is named in the log."""
     kept = {}
     for name, text in found.items():
         try:
@@ -130,7 +130,7 @@ def read_kept(found: Mapping[bytes, bytes]) -> dict[str, Deviation]:
                 continue
         except (ValidationError, UnicodeDecodeError):
             pass
-        log.warning("the limits of tenant %.80r can not be read: it has the default ones", name)
+        log.warning("the limits of tenant %.80r cannot be read: it has the default ones", name)
     return kept
 
 

@@ -43,7 +43,7 @@ class EmbeddedServer:
             try:
                 self._take_folder(data_dir)
             except OSError as error:
-                raise BadSetting(f"the data folder {data_dir} can not be used: {error} (DATA_DIR sets it)") from error
+                raise BadSetting(f"the data folder {data_dir} cannot be used: {error} (DATA_DIR sets it)") from error
             on_failure.pop_all()
 
     def _take_folder(self, data_dir: Path) -> None:

@@ -68,7 +68,7 @@ def listen(host: str, port: int) -> socket.socket:
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: a name that is no host's
-        raise BadSetting(f"HOST={host} can not be resolved: {getattr(error, 'strerror', None) or error}") from error
+        raise BadSetting(f"HOST={host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from error
     except PermissionError as error:
         raise CannotStart(f"port {port} may not be opened by this user: set PORT to one above 1023") from error
     except OSError as error:

@@ -89,7 +89,7 @@ def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("deliver", "DELIVERIES", "0", "jitney deliver: DELIVERIES=0: Input should be greater than or equal to 1"),
         ("up", "JITNEY_STARTED_AT", "x", "jitney: JITNEY_STARTED_AT=x is not a time in seconds since 1970"),
         ("up", "WORKERS", "many", "jitney: WORKERS=many is not a number of worker processes: 1 to 256"),
-        ("up", "DATA_DIR", "README.md", "jitney: the data folder README.md can not be used: "),
+        ("up", "DATA_DIR", "README.md", "jitney: the data folder README.md cannot be used: "),
         ("worker", "RESTART_LIMIT_S", "1e300", "jitney: RESTART_LIMIT_S=1e300 is not a time in seconds: "),
     ],
 )

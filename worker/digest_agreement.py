@@ -41,7 +41,7 @@ class SameFiles:
         if self._read.get(version, ("",))[0] != looks:
             try:
                 self._read[version] = looks, await asyncio.to_thread(digest_of, folder)
-            except (ModelError, OSError):  # whoever loads it says what is wrong
+            except (ModelError, OSError):  # loading it reports what is wrong
                 return True
         self.announced[version] = self._read[version][1]
         await self.renew()

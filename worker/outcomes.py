@@ -54,7 +54,7 @@ def of_error(model: "Model", rider: Rider, error: BaseException, doing: str) -> 
         return _judged(model, rider, error, doing)
     except BaseException as another:
         log.exception(
-            "model %s: an error of job %s can not be told: %s", model.name, rider.job.id, type(another).__name__
+            "model %s: an error of job %s cannot be told: %s", model.name, rider.job.id, type(another).__name__
         )
         reason = f"model {model.name} could not {doing} it: {type(error).__name__}"
         return failed(rider, Refused("inference_failed" if doing != "prepare" else "invalid_input", reason))

@@ -91,7 +91,7 @@ class Runtime:
         self.loops.check()
 
     async def _watch_threads(self) -> None:
-        """End this process where no thread is left for inputs: a user's code that never ends can not be stopped."""
+        """End this process where no thread is left for inputs: a user's code that never ends cannot be stopped."""
         while True:
             await asyncio.sleep(self.settings.beat_s)
             if self.threads.are_all_held(HELD * self.settings.stuck_s):

@@ -2,7 +2,7 @@
 -- ARGV  id, ttl_ms (0 = this process ends), its SHARDS, what it announces (JSON)
 -- gives {the SHARDS that this queue is kept with, then what each live process announces, this one among them}
 -- The first process of a queue writes down its SHARDS; one with another value is not announced.
--- A field `process:<id>` is '<ms until which it counts as alive> <JSON>'; those that are over are removed by whoever comes by.
+-- A field `process:<id>` is '<ms until which it counts as alive> <JSON>'; any process removes those that are over.
 local MOST_TOLD = 4000  -- as many as fit on Lua's stack
 local id, ttl_ms, own_shards, record = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local own, shards, others, gone = 'process:' .. id, nil, {}, {}

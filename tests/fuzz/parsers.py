@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,7 +113,7 @@ def records(data: bytes) -> None:
     values = [given.ConsumeBytes(given.ConsumeIntInRange(0, 12)) or None for _ in codec.READ_FIELDS]
     if given.ConsumeBool():
         known = [b"1", b"running", b"m", b"1", b"interactive", b"t", b"5", b"1"]
-        values = [mine or theirs for mine, theirs in zip([*known, *[None] * 7], values, strict=True)]
+        values = [mine or theirs for mine, theirs in zip_longest(known, values)]
     codec.read_job("00" + "0" * 32, values)
     rest = given.ConsumeBytes(given.remaining_bytes())
     keyring._key(rest)

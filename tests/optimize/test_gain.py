@@ -43,7 +43,7 @@ def test_it_must_gain_more_than_chance(gain: float, least: float, *, is_taken: b
 
 def test_what_can_not_be_measured_is_not_called_faster() -> None:
     unmeasured = Report("m", "1", "int8")
-    assert "its speed can not be measured" in _no_gain(unmeasured, Wishes())
+    assert "its speed cannot be measured" in _no_gain(unmeasured, Wishes())
     assert "--no-measure writes it all the same" in _no_gain(unmeasured, Wishes())
     assert not _no_gain(unmeasured, Wishes(min_gain=0.0))
 

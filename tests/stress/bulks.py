@@ -180,7 +180,7 @@ async def drop(world: World, bulks: Bulks) -> None:
     is_used = any(one.lines is lines and not one.is_closed for one in bulks.known.values())
     if refusal == "file_in_use":
         if not is_used and file not in bulks.unheard:
-            raise Violation(f"{file} can not be deleted, and no open bulk reads it")
+            raise Violation(f"{file} cannot be deleted, and no open bulk reads it")
     elif refusal == "":
         bulks.dropped.add(file)
         if is_used and not await _is_there(world, tenant, file):

@@ -168,7 +168,7 @@ def _of_line(found: bytes | BaseException) -> bytes | JitneyError:
     if isinstance(found, NotNow) or not isinstance(found, Exception):
         raise found
     if not isinstance(found, JitneyError):
-        log.error("an image that a line names can not be fetched", exc_info=found)
+        log.error("an image that a line names cannot be fetched", exc_info=found)
     return contain(found)
 
 

@@ -18,7 +18,7 @@ OF_THE_BATCH: Final = {
     "canceled": ("batch_cancelled", "the batch was cancelled before this line was done"),
     "expired": ("batch_expired", "the batch's window was over before this line was done"),
 }
-UNREADABLE: Final = {"code": "unreadable_job", "message": "what the line's job was can not be read", "status": 422}
+UNREADABLE: Final = {"code": "unreadable_job", "message": "what the line's job was cannot be read", "status": 422}
 # A line's job is not kept beside the files: nothing can be asked of it.
 NOT_SHOWN: Final = ("urls", "position", "eta_ms")
 
@@ -32,12 +32,12 @@ class Shown(NamedTuple):
 
 
 def show(outcome: bytes) -> Shown:
-    """Write the line of an outcome, as `ends.lua` logged it; one that can not be read is a line that failed."""
+    """Write the line of an outcome, as `ends.lua` logged it; one that cannot be read is a line that failed."""
     line_id, custom_id, *words = orjson.loads(outcome)
     try:
         return _show(line_id, custom_id, words)
     except Exception:
-        log.exception("what became of line %s of a batch can not be read", line_id)
+        log.exception("what became of line %s of a batch cannot be read", line_id)
         return Shown(_failed(line_id, custom_id, "failed", UNREADABLE, None), succeeded=False, log_bytes=0)
 
 

@@ -62,7 +62,7 @@ async def validate(
             try:
                 error = _fault(line, settings, catalogue, seen, duplicates)
             except Exception as failure:
-                log.exception("line %d of batch_%s can not be checked", line.number, bulk.id)
+                log.exception("line %d of batch_%s cannot be checked", line.number, bulk.id)
                 error = contain(failure)
             if not plan.wants(line):
                 continue

@@ -161,7 +161,7 @@ end
 -- What became of a bulk's line lies in the bulk's log; the job itself stays only for a finish that is sent twice.
 local LINE_TTL_MS = 10000
 
--- End a job: `field` is 'output' or 'error', `body` its JSON. A large output lies in a field of its own, so that whoever reads the
+-- End a job: `field` is 'output' or 'error', `body` its JSON. A large output lies in a field of its own, so that a reader of the
 -- job does not read it too. The input and the webhook go, the result stays for a while; `dead` keeps input and webhook. The job's watchers hear of its end when the script closes, and its webhook has a
 -- delivery from now on. `facts`: its FACTS, where the script has read them;
 -- `run`: {'stages', …, 'batch_size', …} of a job that was run.

@@ -117,7 +117,7 @@ def _no_gain(report: Report, wishes: Wishes) -> str:
     if not report.latency_ms:
         if not wishes.min_gain:
             return ""
-        unmeasured = "its speed can not be measured, for its inputs have open dimensions or zeros do not run"
+        unmeasured = "its speed cannot be measured, for its inputs have open dimensions or zeros do not run"
         return f"{unmeasured}; --no-measure writes it all the same"
     if report.gain >= wishes.min_gain:
         return ""
