@@ -15,7 +15,7 @@ from jobs.lifecycle import State
 from jobs.outbox import Flight
 from jobs.pipe import Word
 from tests.stress.bulks import FAR_MS, Bulks, Course, Known
-from tests.stress.ledger import SLACK_MS, Delivery, Moment, Violation
+from tests.stress.ledger import SLACK_MS, Delivery, Moment, Violation, read_hook
 from tests.stress.submitting import hand_in
 from tests.stress.world import STATIONS, TENANTS, World, now_ms
 
@@ -327,8 +327,8 @@ async def _expect_told(world: World, bulk: Bulk) -> None:
     if len(found) != 1:
         raise Violation(f"the end of bulk {bulk.id} is told by {found}")
     name = found[0].rpartition(":")[2]
-    url = bulk.webhook.split(" ")[1]
-    world.ledger.deliveries[name] = Delivery(name, bulk.tenant, url, job=f"batch_{bulk.id}")
+    url, _, headers = read_hook(bulk.webhook)
+    world.ledger.deliveries[name] = Delivery(name, bulk.tenant, url, job=f"batch_{bulk.id}", headers=headers)
 
 
 async def check_results(world: World, bulks: Bulks, known: Known, bulk: Bulk) -> None:
