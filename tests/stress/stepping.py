@@ -295,6 +295,8 @@ async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
         known.faults, known.most_faults = 0, 0 if is_heard else known.most_faults
         await steps.land(world.store, course.flight, after_s)
         return
+    after_s = world.rng.choice([0.02, 0.3])
+    known.due_by_ms = max(known.due_by_ms, now_ms() + after_s * 1000 + FLIGHT_MS)
     known.most_faults += 1
     known.faults += is_heard
     known.rests_until_ms = begin_ms + after_s * 1000 if is_heard else 0
