@@ -1,4 +1,4 @@
-"""All connections of one gateway process: which wait for a request, and the bytes that each of them keeps in memory.
+"""Tracks a gateway's connections: closes the longest idle when full, and the largest tenant's above a byte limit.
 
 A full table makes room for a newcomer by closing the connection that has waited longest for a request. The bytes are
 those of requests that are not read yet and of answers that callers have not taken yet. Above the limit connections of

@@ -1,4 +1,4 @@
-"""Takes a multipart form apart as it comes.
+"""Parses a multipart/form-data body incrementally, and passes each part's data to a callback.
 
 Names and text are UTF-8 (RFC 7578). A charset, a Content-Transfer-Encoding and a `filename*` are not looked at: a
 caller must not choose a codec.

@@ -1,4 +1,4 @@
-"""Finds how far received bytes may be parsed so that the parser stops at the end of a request.
+"""Splits received bytes at possible HTTP request ends, because httptools cannot pause between pipelined requests.
 
 llhttp parses everything it is given, and httptools cannot pause it: 256 KiB may hold 10,000 requests. So it is given
 bytes in pieces that end where a request may end. llhttp alone decides where a request does end; a cut too many only

@@ -4,10 +4,10 @@ from typing import Any
 
 import orjson
 
-from api import comparison
+from api import differences
 from api.answers import Answer
 from api.gateway import Gateway
-from jobs import safety, versions
+from jobs import durability, versions
 from jobs.catalogue import Card
 from jobs.errors import Refused, StoreUnavailable
 from jobs.plans import Plan
@@ -85,13 +85,13 @@ async def ready(gateway: Gateway) -> Answer:
         answer["reason"] = "no worker could load a model" if announced.workers else "no worker is alive"
     if refusal := gateway.watermark.refusal("interactive"):
         answer["refusing"] = f"new jobs: {refusal}"  # what was taken goes on, and its callers must get through
-    answer["warnings"] = comparison.warnings(gateway)
+    answer["warnings"] = differences.warnings(gateway)
     return Answer(200, orjson.dumps(answer | queue(gateway)))
 
 
 def queue(gateway: Gateway) -> dict[str, Any]:
     """Say whether the queue's server keeps what it is given, as of the last connection to it."""
-    return {"queue": safety.describe(gateway.store.connection.safety)}
+    return {"queue": durability.describe(gateway.store.connection.safety)}
 
 
 async def served(gateway: Gateway, name: str) -> Answer:

@@ -9,10 +9,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from api import comparison, delivering
+from api import delivering, differences
 from api.bulk import metrics as bulk
 from api.gateway import Gateway
-from jobs import cpu, deadletters, memory, safety, stats, versions
+from jobs import cpu, deadletters, durability, memory, stats, versions
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -68,7 +68,7 @@ async def render(gateway: Gateway) -> bytes:
     unsafe = GaugeMetricFamily("jitney_server_unsafe", "1: the queue's server may lose jobs", labels=["check"])
     if (seen := gateway.store.connection.safety) is not None:
         hazards = {hazard.check for hazard in seen.hazards}
-        for check in safety.CHECKS:
+        for check in durability.CHECKS:
             if check not in seen.unknown:
                 unsafe.add_metric([check], float(check in hazards))
     spent = CounterMetricFamily("jitney_cpu_seconds", "CPU time of all processes of a part", labels=["part"])
@@ -87,7 +87,7 @@ async def render(gateway: Gateway) -> bytes:
                 *full,
                 unsafe,
                 spent,
-                *comparison.families(gateway),
+                *differences.families(gateway),
                 *_histograms(histograms),
             ]
         )

@@ -1,4 +1,4 @@
-"""What lies between a connection's protocol and its socket: one write for each answer, and when it is read on.
+"""Wraps the asyncio transport: joins the writes of one loop turn, and pauses reading while bytes are held back.
 
 Head and body in two writes would be two calls to the system, which with the caller's extra wake-up cost more than all
 that a gateway itself does for a small job.

@@ -1,8 +1,8 @@
-"""What the processes of one queue must agree on: SHARDS is enforced, other settings are announced and compared.
+"""Announces this process's settings in Redis, reports differences between processes, and enforces equal SHARDS.
 
 Each process announces its settings in the queue, and reads there what the others announced. A difference is a warning
 in the log, a field of `/readyz` and a metric; the process goes on. Another number of shards than the queue is kept with
-would lose jobs, so such a process does not start. `jobs/compared.py` says which settings are compared.
+would lose jobs, so such a process does not start. `jobs/compared_settings.py` says which settings are compared.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import orjson
 from pydantic_settings import BaseSettings
 
 from jobs import keys
-from jobs.compared import Part, values_of
+from jobs.compared_settings import Part, values_of
 from jobs.connection import Connection
 from jobs.errors import StoreUnavailable
 from jobs.job import RECORD_VERSION
@@ -115,7 +115,7 @@ class Agreement(Lookout):
 
     async def _announce(self, ttl_s: float) -> list[Process]:
         words = (self._me.id, int(ttl_s * 1000), self._shards, self._record)
-        kept, *records = await self._connection.script("agree", keys.AGREEMENT, *words)
+        kept, *records = await self._connection.script("announce_settings", keys.AGREEMENT, *words)
         if kept.decode() != str(self._shards):
             raise ShardsDiffer(self._shards, kept.decode()[:20])
         return [process for record in records if (process := _read(record))]

@@ -16,12 +16,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from jobs.durability import Safety, judge, read_info
 from jobs.errors import QueueFull, StoreUnavailable
 from jobs.outage import Outage
 from jobs.pipe import Command, Opened, Pipe, Wire, Word, pack, pack_large
 from jobs.redis_errors import Kind, in_words, kind_of
 from jobs.redis_url import Address
-from jobs.safety import Safety, judge, read_info
 
 if TYPE_CHECKING:  # it knows tenants, whose keys are read over a connection
     from jobs.settings import StoreSettings

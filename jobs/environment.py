@@ -1,4 +1,4 @@
-"""Settings from environment variables: the base class of all settings, and one line that explains bad values."""
+"""Defines the base class of all environment settings, and formats validation errors as one line."""
 
 import re
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""The errors of Redis, sorted by what to do about them: the only table, for the store's connections and for rq's.
+"""Classifies Redis errors as retryable, needing a reconnect, or permanent, for the job store and for rq.
 
 AGAIN       the right node, at a bad moment: it is busy, full, or cannot be reached. The same command may work later.
 ELSEWHERE   the wrong node, or the wrong password: after a failover, or after a password was changed. Waiting does not

@@ -1,4 +1,4 @@
-"""Where a Redis is: `REDIS_URL`, or a file that holds it; what such a URL may be, and how it is shown.
+"""Reads a Redis URL from `REDIS_URL` or a file, validates it strictly, and masks its password for display.
 
 redis-py takes many a wrong URL for another one: a database that is no number is database 0. Here each is refused.
 """

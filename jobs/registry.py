@@ -140,7 +140,7 @@ async def announce(
     """Say what this worker serves; it counts as alive for `ttl_s` from now."""
     words = [word for card in cards for word in (f"{card['name']} {card['version']}", orjson.dumps(card))]
     if words:
-        await connection.script("announce", keys.MODELS, *words)
+        await connection.script("announce_models", keys.MODELS, *words)
     await connection.script("write", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
     await connection.script("write", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
 
@@ -155,7 +155,7 @@ async def hold_digests(
     if not digests:
         return {}
     words = [word for pair in digests.items() for word in pair]
-    served = await connection.script("digest", keys.DIGESTS, worker_id, int(ttl_s * 1000), *words)
+    served = await connection.script("hold_digests", keys.DIGESTS, worker_id, int(ttl_s * 1000), *words)
     return {version: digest.decode() for version, digest in zip(digests, served, strict=True)}
 
 

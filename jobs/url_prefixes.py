@@ -1,4 +1,4 @@
-"""Whether a URL lies below one of those that an operator allows: both are normalised before they are compared.
+"""Checks whether a URL lies below an allowed URL prefix, after normalising both.
 
 A prefix ends at a boundary of path segments: https://cdn.example/cats allows /cats and /cats/1.png, not /cats-2/1.png.
 A URL that servers may read in different ways (a dot segment that is encoded twice, or beside an encoded slash) lies

@@ -1,4 +1,4 @@
-"""Which queue a command speaks to: the one that the environment names, or the one that `jitney up` keeps in DATA_DIR.
+"""Resolves a CLI command's Redis address: REDIS_URL or REDIS_URL_FILE, else the `jitney up` server in DATA_DIR.
 
 There is no other: a command that guessed one could change somebody else's queue.
 """

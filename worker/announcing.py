@@ -11,8 +11,8 @@ from jobs.errors import StoreUnavailable
 from jobs.outage import Outage
 from jobs.registry import WorkerReport
 from jobs.waits import wait_for_event
+from worker.digest_agreement import SameFiles
 from worker.station import Station
-from worker.versions import SameFiles
 
 log = logging.getLogger("jitney.worker")
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from worker import outcomes
 from worker.batch_run import BatchRun, Bench, DeviceLost, Ran
 from worker.board import Board, Ended
-from worker.showing import Ends, Showing
+from worker.postprocessing import Ends, Showing
 
 log = logging.getLogger("jitney.worker")
 

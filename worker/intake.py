@@ -15,12 +15,12 @@ from jobs.waits import wait_for_event
 from worker.blackbox import BlackBox
 from worker.board import Board, Ended, Rider
 from worker.bulk_seats import REST_S, BulkSeats
+from worker.fair_threads import Turns, Work
 from worker.finishing import Finisher
 from worker.gate import Gate
 from worker.inference import Device
 from worker.models.model import Model
 from worker.preparing import DECODED_TOGETHER, prepare_all
-from worker.turns import Turns, Work
 
 log = logging.getLogger("jitney.worker")
 
@@ -174,7 +174,8 @@ class Intake:
             by_tenant.setdefault(rider.job.tenant, []).append(rider)
         for tenant, own in by_tenant.items():
             apart = self._model.own_task or len(by_tenant) > 1 or self._threads.has_company(tenant)
-            together = 1 if apart and self._threads.is_slow(tenant) else DECODED_TOGETHER
+            usual = DECODED_TOGETHER if self._model.is_noted_each else len(own)
+            together = 1 if apart and self._threads.is_slow(tenant) else usual
             for at in range(0, len(own), together):
                 yield own[at : at + together]
 

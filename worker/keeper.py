@@ -20,13 +20,13 @@ from jobs.waits import wait_for_event
 from worker import shelf, wishes
 from worker.announcing import Announcer
 from worker.depot import Depot
+from worker.digest_agreement import SameFiles
 from worker.hardware import hardware
 from worker.load_notes import LoadNotes
 from worker.loader import Loader, Mark
 from worker.models.spec import ModelError
 from worker.settings import WorkerSettings
 from worker.shelf import Shelf
-from worker.versions import SameFiles
 
 log = logging.getLogger("jitney.worker")
 

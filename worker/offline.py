@@ -21,12 +21,12 @@ from jobs.lifecycle import State
 from worker.batch_run import Bench
 from worker.blackbox import BlackBox
 from worker.board import Board, Ended, Rider
+from worker.fair_threads import Work
 from worker.inference import Device, serve
 from worker.models.model import Model
+from worker.postprocessing import Showing
 from worker.preparing import DECODED_TOGETHER, prepare_all
 from worker.short_runs import ShortRuns
-from worker.showing import Showing
-from worker.turns import Work
 
 T = TypeVar("T")
 

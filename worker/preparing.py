@@ -23,10 +23,10 @@ def prepare_all(model: Model, box: BlackBox, riders: list[Rider]) -> list[Ended 
     Errors are judged here and not on the event loop: their texts may be made by a user's code.
     """
     ends: list[Ended | None] = []
-    if not model.offload:  # it only maps bytes: noting each rider would cost as much
+    if not model.is_noted_each:  # it only maps bytes: noting each rider would cost as much
         box.hold([rider.job.claim for rider in riders])
     for rider in riders:
-        if model.offload:
+        if model.is_noted_each:
             box.hold([rider.job.claim])
         error = prepare(model, rider)
         ends.append(None if error is None else outcomes.of_error(model, rider, error, "prepare"))

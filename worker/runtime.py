@@ -21,6 +21,8 @@ from worker import leases
 from worker.announcing import BEATS_TO_LIVE, Announcer, run_stats, tell_stats
 from worker.blackbox import BlackBox
 from worker.depot import Depot
+from worker.digest_agreement import SameFiles
+from worker.fair_threads import Turns
 from worker.gate import Gate
 from worker.inference import EX_SOFTWARE, Device
 from worker.keeper import Keeper
@@ -28,8 +30,6 @@ from worker.load_notes import LoadNotes
 from worker.loops import Loops
 from worker.settings import WorkerSettings
 from worker.station import Shared
-from worker.turns import Turns
-from worker.versions import SameFiles
 
 log = logging.getLogger("jitney.worker")
 

@@ -11,16 +11,16 @@ from worker.batch_run import Bench
 from worker.blackbox import BlackBox
 from worker.board import Board
 from worker.bulk_seats import BulkSeats
+from worker.fair_threads import Turns
 from worker.finishing import Finisher
 from worker.gate import Gate
 from worker.inference import Device
 from worker.intake import Intake
 from worker.loops import Loops
 from worker.models.model import Model
+from worker.postprocessing import Showing
 from worker.settings import WorkerSettings
 from worker.short_runs import ShortRuns
-from worker.showing import Showing
-from worker.turns import Turns
 
 
 class Shared(NamedTuple):

@@ -107,7 +107,7 @@ async def _source(gateway: Gateway, tenant: str, fields: Mapping[str, Any]) -> t
     if not isinstance(retry_of, str):
         raise Refused("invalid_request", "retry_of must be a batch's id", param="retry_of")
     before = await records.find(gateway.store, tenant, retry_of)
-    if not before.is_final or before.status == "failed":
+    if not before.is_final or before.status == "failed" or before.ended < before.total:
         message = f"{retry_of} is {before.status}: only a batch whose lines have all ended has lines to run again"
         raise Refused("invalid_request", message, param="retry_of")
     if not before.failed:

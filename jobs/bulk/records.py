@@ -28,7 +28,8 @@ class Bulk(NamedTuple):
 
     `total`: input lines, `expanded`: of them those that are jobs or have ended; `line`, `offset`: where to read on;
     `collected`: outcomes that are stored; `walks_out`: why what is left of its lines ends without a run,
-    'cancelled' or 'expired'; empty = it does not. `faults`: steps in a row that failed unexpectedly; `fault`: the last.
+    'cancelled' or 'expired'; empty = it does not. `faults`, `losses`: steps in a row that failed unexpectedly, or
+    of which nothing was heard any more.
     """
 
     id: str
@@ -61,7 +62,7 @@ class Bulk(NamedTuple):
     kept_s: int = 0
     stalled: str = ""
     faults: int = 0
-    fault: str = ""
+    losses: int = 0
 
     @property
     def is_final(self) -> bool:
@@ -157,7 +158,18 @@ def read(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
     text = {name.decode(): value.decode(errors="replace") for name, value in record.items()}
     if "status" not in text or "tenant" not in text:
         return None
-    counts = ("total", "expanded", "line", "offset", "bytes", "collected", "completed", "failed_lines", "faults")
+    counts = (
+        "total",
+        "expanded",
+        "line",
+        "offset",
+        "bytes",
+        "collected",
+        "completed",
+        "failed_lines",
+        "faults",
+        "losses",
+    )
     number = {name: int(text.get(name, 0)) for name in counts}
     return Bulk(
         bulk_id,
@@ -190,7 +202,7 @@ def read(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
         kept_s=int(text.get("kept", 0)),
         stalled=text.get("stalled", ""),
         faults=number["faults"],
-        fault=text.get("fault", ""),
+        losses=number["losses"],
     )
 
 

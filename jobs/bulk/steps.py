@@ -144,12 +144,12 @@ async def collect(
         raise Overtaken
 
 
-async def land(store: JobStore, flight: Flight, after_s: float, stalled: str = "", fault: str = "") -> None:
+async def land(store: JobStore, flight: Flight, after_s: float, stalled: str = "", *, is_fault: bool = False) -> None:
     """End a step; the next is due after a while. `stalled`: why nothing can go on, in words for the bulk's owner.
 
-    `fault`: what the step failed of unexpectedly. Faults in a row are counted, in the bulk's record.
+    `is_fault`: the step failed unexpectedly. Faults in a row are counted, in the bulk's record.
     """
-    await store.run("bulk/land", _root(flight), *flight, int(after_s * 1000), stalled, fault)
+    await store.run("bulk/land", _root(flight), *flight, int(after_s * 1000), stalled, int(is_fault))
 
 
 class Close(NamedTuple):

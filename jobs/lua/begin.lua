@@ -3,7 +3,7 @@
 -- gives {url, tenant, event, tries, how many of them were before it was last sent anew, ms since it was made, output_bytes,
 --        the job as it ended, headers of the receiver in JSON ('' = none), now_ms}
 --       nothing where this flight is not the delivery's last one, or has been settled: then nothing may be sent
--- with events, outbox, attempts
+-- with events, outbox, delivery_log
 local delivery = ARGV[1]
 local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'flight', 'url', 'tenant', 'event', 'tries', 'since',
   'created', 'output_bytes', 'told', 'headers')

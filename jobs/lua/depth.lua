@@ -1,4 +1,4 @@
--- Count the waiting jobs of a model version, of a part of the tenants: those from an offset in each ring, and those parked.
+-- Count a model version's queued jobs per lane for one page of tenants, including those at their concurrency limit.
 -- ARGV  model, version, offset, count (tenants of each ring that are looked at)
 -- gives {1 = there are more tenants than that, waiting in lane interactive, in lane bulk, suspects}
 -- with events, lines

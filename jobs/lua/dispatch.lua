@@ -6,7 +6,7 @@
 --       beyond fail), and how many of those that have ended are kept, and for how long
 -- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
 -- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
--- with events, outbox, attempts
+-- with events, outbox, delivery_log
 local lane, want, slots, flight_ms, stall_ms, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
   tonumber(ARGV[5]), tonumber(ARGV[6])
 local log, ttl_ms = ARGV[7], ARGV[8]

@@ -6,7 +6,7 @@
 --       end to the first attempt; '' = it was not the first), and these ms
 -- gives 0 = refused: this flight is not the delivery's last one, or has been settled
 --       1 = written | 2 = written, and the endpoint begins to fail | 3 = and it is well again | 4 = and it is paused now
--- with events, outbox, attempts
+-- with events, outbox, delivery_log
 local delivery, flight, verdict, entry, after_ms, rest_ms, slow, room, pause_after_ms, pause_ms, log, ttl_ms, result_ttl_ms,
   bucket, first_ms = unpack(ARGV)
 local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'flight', 'job', 'tenant')

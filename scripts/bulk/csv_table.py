@@ -1,4 +1,4 @@
-"""CSV as programs really write it: commas, semicolons or tabs, a first line `sep=;`, UTF-8 or a named encoding."""
+"""Reads CSV files: detects the delimiter, honours a `sep=` line, and decodes UTF-8 or a given encoding."""
 
 import codecs
 import csv

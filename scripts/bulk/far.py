@@ -14,7 +14,7 @@ import httpcore2
 
 from scripts.bulk.errors import UNREADABLE, BadItem, CannotRun
 from scripts.bulk.items import MAX_BYTES, Item, Source, bad, too_large
-from scripts.bulk.litter import is_litter
+from scripts.bulk.junk_files import is_litter
 
 SCHEMES: Final = ("http://", "https://", "s3://")
 TIMEOUT_S: Final = 30.0

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from jobs import tensors
-from jobs.errors import JitneyError
+from jobs.errors import JitneyError, Refused
 from jobs.job import Outcome
 from jobs.json_reader import shown
 from jobs.lifecycle import State
@@ -80,8 +80,11 @@ def _image(given: Mapping[str, Any]) -> bytes:
 
 
 def _frame(given: Mapping[str, Any]) -> bytes:
-    """Pack a job's tensors as the gateway does; the task checks them against the model. Raises Refused."""
-    return tensors.pack({name: _tensor(name, one) for name, one in given.items()})
+    """Pack a job's tensors as the gateway does; the task checks them against the model. Raises BadItem."""
+    try:
+        return tensors.pack({name: _tensor(name, one) for name, one in given.items()})
+    except Refused as error:
+        raise BadItem(MALFORMED if error.code == "invalid_request" else error.code, error.message) from error
 
 
 def _tensor(name: str, one: Any) -> Tensor:

@@ -14,7 +14,7 @@ from jobs.media import sniff
 from scripts.bulk import far, tables
 from scripts.bulk.errors import UNREADABLE, BadItem, CannotRun
 from scripts.bulk.items import MAX_BYTES, Item, Source, bad, of_file, too_large
-from scripts.bulk.litter import is_litter
+from scripts.bulk.junk_files import is_litter
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 WHAT: Final = "a folder, image files, a glob, .zip or .tar*, .jsonl, .csv or .parquet, or s3://BUCKET/PREFIX"

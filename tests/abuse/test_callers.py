@@ -184,7 +184,7 @@ async def test_a19_a_poll_storm_costs_the_queue_two_commands_a_poll_and_a_wait_c
     before, begun = commands(), time.monotonic()
     with ThreadPoolExecutor(32) as pool:
         assert set(pool.map(lambda _: acme.get(polled).status_code, range(polls))) == {200}
-    loops = 60 * (time.monotonic() - begun) + 100  # what the gateway's own loops ask, meanwhile
+    loops = 60 * (time.monotonic() - begun) + 300  # what the gateway's own loops ask, meanwhile
     assert commands() - before < 2 * polls + loops
     spent_s = cpu_s(gateway.process.pid)
     before = commands()

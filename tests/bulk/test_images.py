@@ -43,7 +43,7 @@ def settings(server: Receiver, tmp_path: Path) -> Mapping[str, str]:
         "BULK_URLS": f"{server.url}, http://localhost:1/, http://127.0.0.1:9/cats",
         "BULK_IMAGES": str(tmp_path / "images"),
         "BULK_LINE_BYTES": "20000",
-        "BULK_FETCH_S": "0.5",
+        "BULK_FETCH_S": "1.5",
     }
 
 

@@ -149,7 +149,7 @@ class Cluster:
     def forget_jobs(self) -> None:
         """Drop the final jobs of earlier tests, so that looking at all jobs stays cheap. The counts stay."""
         with self.queue() as client:
-            patterns = [f"jitney:*:{kind}" for kind in ("job:*", "own:*", "idem:*", "dead", "dead_bytes")]
+            patterns = [f"jitney:*:{kind}" for kind in ("job:*", "own:*", "idem:*", "dead*", "letters:*")]
             gone = [key for pattern in patterns for key in client.scan_iter(pattern, count=1000)]
             if gone:
                 client.unlink(*gone)

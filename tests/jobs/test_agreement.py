@@ -11,7 +11,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
-from jobs import agreement, compared, keys, registry
+from jobs import agreement, compared_settings, keys, registry
 from jobs.agreement import Agreement, Process, ShardsDiffer, check_at_start, find_differences
 from jobs.bulk.settings import BulkSettings
 from jobs.connection import Connection
@@ -23,7 +23,9 @@ from worker.delivery.settings import DeliverySettings
 from worker.settings import WorkerSettings
 
 
-def one(bench: Bench, name: str, part: compared.Part = "gateway", shards: int = 1, **settings: Any) -> Agreement:
+def one(
+    bench: Bench, name: str, part: compared_settings.Part = "gateway", shards: int = 1, **settings: Any
+) -> Agreement:
     """A process that announces itself."""
     me = Process.this(part, name, StoreSettings(redis_url="redis://x", shards=shards, **settings))
     return Agreement(bench.store.connection, me, shards, 5)
@@ -138,8 +140,8 @@ def test_the_place_of_bulk_files_is_compared_by_its_kind_and_on_one_host_by_its_
 @pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings, BulkSettings])
 def test_it_is_decided_for_every_setting_whether_it_is_compared(settings: type[BaseSettings]) -> None:
     names = {name.upper() for name in settings.model_fields}
-    assert names - compared.COMPARED.keys() - compared.NOT_COMPARED == set()
-    assert names & compared.COMPARED.keys() & compared.NOT_COMPARED == set()
+    assert names - compared_settings.COMPARED.keys() - compared_settings.NOT_COMPARED == set()
+    assert names & compared_settings.COMPARED.keys() & compared_settings.NOT_COMPARED == set()
 
 
 # ---- files of models

@@ -260,7 +260,7 @@ async def test_a_full_server_is_said_once_and_not_with_each_heartbeat(
         for _ in range(3):
             with pytest.raises(StoreUnavailable, match="OOM"):
                 await two.connection.command("SET", "heartbeat", "x")
-            await two.connection.script("purge", ROOT, 1, 1)
+            await two.connection.script("purge", ROOT, 100, 1, 1, 1, 1)
         client.config_set("maxmemory", 0)
     assert [record.levelname for record in caplog.records if "memory" in record.message] == ["WARNING"]
 

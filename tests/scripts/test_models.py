@@ -50,7 +50,7 @@ def test_without_a_verb_it_names_all(args: tuple[str, ...]) -> None:
     assert "promote" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("url", "code"), [("http://127.0.0.1:9", 69), ("127.0.0.1", 1), ("ftp://x", 1)])
+@pytest.mark.parametrize(("url", "code"), [("http://127.0.0.1:9", 69), ("127.0.0.1", 78), ("ftp://x", 78)])
 def test_a_gateway_that_is_not_there_is_said_to_be(url: str, code: int) -> None:
     done = jitney_models(url, "list")
     assert (done.returncode, "Traceback" in done.stderr, url in done.stderr) == (code, False, True)

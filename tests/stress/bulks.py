@@ -53,6 +53,7 @@ class Known:
     rests_until_ms: float = 0  # after an unexpected fault, no step before
     faults: int = 0  # in a row, as far as is known for certain
     most_faults: int = 0  # and as many as there may have been
+    most_losses: int = 0  # steps in a row of which nothing was heard, as many as there may have been
     landed: int = 0  # number of the last flight that has ended for certain
     is_closed: bool = False
     is_cancelled: bool = False

@@ -149,6 +149,7 @@ class Episode:
 
     async def _drive_bulks(self) -> None:
         world, courses = self.world, self._bulks.courses
+        await stepping.end_rests(world, self._bulks)
         for root in world.store.roots if any(not one.is_closed for one in self._bulks.known.values()) else ():
             await stepping.dispatch_of(world, self._bulks, root)
         for course in list(courses):

@@ -42,20 +42,39 @@ async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
         known = bulks.known.get(flight.delivery)
         if known is None:  # whoever made it never heard of it
             known = await _adopt(world, bulks, flight.delivery)
-            known.most_faults = flight.number
+            known.most_faults = known.most_losses = flight.number
         _check_flight(known, flight, moment)
     if answer is not None:
         _check_passed(bulks, root, flights, moment)
     for flight in flights:
         known = bulks.known[flight.delivery]
-        known.most_faults += known.flight != known.landed  # the flight before may have been lost
+        known.most_losses += known.flight != known.landed  # the flight before may have been lost
         known.flight, known.flight_until_ms = flight.number, moment.begin_ms + FLIGHT_MS - 3
         bulks.passed.pop((keys.root(known.shard), known.tenant), None)
         if world.chance(0.95):
             bulks.courses.append(Course(flight, known))
     for known in bulks.known.values() if answer is None else [bulks.known[one.delivery] for one in flights]:
-        known.due_by_ms = max(known.due_by_ms, now_ms() + FLIGHT_MS)
-        known.most_faults += answer is None
+        known.most_losses += answer is None
+        known.due_by_ms = max(known.due_by_ms, now_ms() + FLIGHT_MS + _rest_ms(known))
+
+
+def _rest_ms(known: Known) -> float:
+    """Give how long it may rest once its present step is lost, too: from the third loss in a row on."""
+    losses = known.most_losses + 1
+    return min(60_000, 1000 * 2 ** (losses - 2)) if losses > 2 else 0
+
+
+async def end_rests(world: World, bulks: Bulks) -> None:
+    """Have bulks that rest after lost steps go on at once: the end of an episode does not wait for them."""
+    for known in bulks.known.values():
+        if known.is_closed or known.most_losses < 2:
+            continue
+        root = keys.root(known.shard)
+        await world.connection.command("HDEL", f"{root}:bulk:{known.id}", "not_before")
+        if await world.connection.command("ZADD", f"{root}:steps:{known.tenant}", "XX", "CH", 1, known.id):
+            # Behind the tenants that wait for their turn already.
+            await world.connection.command("ZADD", f"{root}:steps", "XX", "LT", int(now_ms()), known.tenant)
+        known.rests_until_ms = 0
 
 
 def _check_flight(known: Known, flight: Flight, moment: Moment) -> None:
@@ -126,7 +145,7 @@ async def advance_one(world: World, bulks: Bulks, course: Course) -> None:
         course.next = "begin"
         course.known.faults = 0  # it may have come to its checkpoint
     if is_last:  # it may have said that it goes on, or the step has ended, and the next is due before that
-        course.known.due_by_ms = max(course.known.due_by_ms, now_ms() + FLIGHT_MS)
+        course.known.due_by_ms = max(course.known.due_by_ms, now_ms() + FLIGHT_MS + _rest_ms(course.known))
     world.connection.fate = "once"
 
 
@@ -139,6 +158,8 @@ async def _advance(world: World, bulks: Bulks, course: Course) -> None:
             raise Violation(f"{course} may go on, and is not the last")
         if not course.known.faults <= course.stand.bulk.faults <= course.known.most_faults:
             raise Violation(f"{course} has had other faults in a row than {course.stand.bulk}")
+        if course.stand.bulk.losses > course.known.most_losses:
+            raise Violation(f"{course} was not lost as often in a row as {course.stand.bulk} says")
         course.next = _plan(world, course)
         return
     step, course.next = course.next, "begin"
@@ -241,7 +262,7 @@ async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> Non
         )
         if course.flight.number != course.known.flight:
             raise Violation(f"{course} expanded, and is not the last")
-        course.known.faults = course.known.most_faults = 0
+        course.known.faults = course.known.most_faults = course.known.most_losses = 0
     finally:
         world.connection.fate = "once"
         await world.observe(states, Moment(begin_ms, now_ms()))
@@ -277,7 +298,7 @@ async def _collect(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> No
     )
     if course.flight.number != course.known.flight:
         raise Violation(f"{course} collected, and is not the last")
-    course.known.faults = course.known.most_faults = 0
+    course.known.faults = course.known.most_faults = course.known.most_losses = 0
 
 
 async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
@@ -293,6 +314,7 @@ async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     after_s = world.rng.choice([0, 0.02])
     if not (world.is_flaky and world.chance(0.2)):
         known.faults, known.most_faults = 0, 0 if is_heard else known.most_faults
+        known.most_losses = 0 if is_heard else known.most_losses
         await steps.land(world.store, course.flight, after_s)
         return
     after_s = world.rng.choice([0.02, 0.3])
@@ -300,7 +322,7 @@ async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     known.most_faults += 1
     known.faults += is_heard
     known.rests_until_ms = begin_ms + after_s * 1000 if is_heard else 0
-    await steps.land(world.store, course.flight, after_s, "it rests", "KeyError")
+    await steps.land(world.store, course.flight, after_s, "it rests", is_fault=True)
     world.ledger.steps["bulk step failed"] += is_heard
 
 

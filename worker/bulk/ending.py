@@ -1,4 +1,4 @@
-"""How a bulk ends: closed when all outcomes are stored, or given up with its reason when it cannot go on."""
+"""Ends a bulk as completed, failed, cancelled or expired, and computes the backoff after a failed step."""
 
 import logging
 from contextlib import suppress
@@ -25,18 +25,18 @@ MOST_DOUBLINGS: Final = 10
 
 
 class Rest(NamedTuple):
-    """What follows a step: seconds until the next, why the bulk cannot go on, what failed unexpectedly."""
+    """What follows a step: seconds until the next, why the bulk cannot go on, whether the step failed unexpectedly."""
 
     after_s: float = 0.0
     stalled: str = ""
-    fault: str = ""
+    is_fault: bool = False
 
 
 def rest_after(faults: int, first_s: float, fault: str) -> Rest:
     """Give the rest after an unexpected failure that follows so many others in a row: each twice as long."""
     after_s = min(LONGEST_REST_S, first_s * 2 ** min(faults, MOST_DOUBLINGS))
     stalled = f"a step failed unexpectedly ({fault}) and is tried again; the log of `jitney deliver` has the details"
-    return Rest(after_s, stalled, fault)
+    return Rest(after_s, stalled, is_fault=True)
 
 
 def overdue_s(stand: Stand) -> float:

@@ -33,6 +33,7 @@ from worker.bulk.validating import Plan
 log = logging.getLogger("jitney.deliver")
 
 PAUSE_S: Final = 0.2
+LOST_SHARE: Final = 4  # a lost step may be another's fault: so many times as many are needed as of those that fail
 TOGETHER: Final = 100  # jobs in one write: interactive ones wait as long as it takes
 EMPTY: Final = {"code": "empty_file", "message": "the file has no line", "param": "input_file_id", "line": None}
 
@@ -122,7 +123,8 @@ class Stepper:
             faults = 0 if course.stand is None else course.stand.bulk.faults
             if faults + 1 < s.bulk_step_tries:
                 return rest_after(faults, s.bulk_retry_s, fault)
-            reason = _too_many_faults(faults + 1, fault)
+            message = f"{faults + 1} steps of the batch in a row failed unexpectedly, the last: {fault}"
+            reason = Refused("internal_error", message)
         if course.stand is None:
             return Rest(s.bulk_retry_s, reason.message)
         await self._closer.give_up(course.flight, course.stand, reason)
@@ -133,7 +135,7 @@ class Stepper:
         until_s = time.monotonic() + within_s
         while True:
             try:
-                return await steps.land(self._store, flight, rest.after_s, rest.stalled, rest.fault)
+                return await steps.land(self._store, flight, rest.after_s, rest.stalled, is_fault=rest.is_fault)
             except StoreUnavailable:
                 if time.monotonic() >= until_s:
                     return None
@@ -145,8 +147,9 @@ class Stepper:
         while True:
             stand = course.stand = await steps.begin(self._store, course.flight, self._flight_ms)
             bulk = stand.bulk
-            if bulk.faults >= self._settings.bulk_step_tries:
-                raise _too_many_faults(bulk.faults, bulk.fault)
+            if bulk.losses >= LOST_SHARE * self._settings.bulk_step_tries:
+                message = f"{bulk.losses} steps of the batch in a row were lost: their process ended, or said nothing"
+                raise Refused("internal_error", message)
             if not bulk.is_validated:
                 await self._validate(course, bulk)
                 continue
@@ -286,8 +289,3 @@ class Stepper:
             return 0
         room = most - in_flight
         return room if room >= min(s.bulk_chunk, most // 2, bulk.total - bulk.expanded) else 0
-
-
-def _too_many_faults(count: int, fault: str) -> Refused:
-    message = f"{count} steps of the batch in a row failed unexpectedly, the last: {fault}; the service's log has them"
-    return Refused("internal_error", message)

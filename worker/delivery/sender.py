@@ -75,15 +75,19 @@ class Sender:
             raise
         except Exception as error:
             log.exception("delivery %s cannot be attempted", flight.delivery)
-            settled = self._of_fault(attempt, error)
+            settled = await self._of_fault(attempt, error)
         news = await self._settle(flight, settled)
         if attempt is not None:
             self._tell(attempt, settled, news)
 
-    def _of_fault(self, attempt: Attempt | None, error: Exception) -> Settlement:
+    async def _of_fault(self, attempt: Attempt | None, error: Exception) -> Settlement:
         """Count an internal error as an attempt that failed; a delivery that cannot even be read ends with it."""
         what = f"an internal error: {type(error).__name__}"
-        entry: dict[str, object] = {"at_ms": int(time.time() * 1000), "ms": 0, "status": None, "error": what}
+        now_ms = 0 if attempt is None else attempt.now_ms
+        if attempt is None:
+            with contextlib.suppress(StoreUnavailable):
+                now_ms = await self._store.connection.now_ms()
+        entry: dict[str, object] = {"at_ms": now_ms, "ms": 0, "status": None, "error": what}
         return Settlement("stopped", entry) if attempt is None else self._judge(attempt, entry, None, {}, 0.0)
 
     def _tell(self, attempt: Attempt, settled: Settlement, news: News) -> None:

@@ -1,4 +1,4 @@
-"""The decoder of run-length BMPs: Pillow's fills rows byte by byte, and 1 kB keeps it busy for seconds.
+"""Decodes run-length BMPs for Pillow at bounded cost; Pillow's own decoder can take seconds for 1 kB of input.
 
 This one takes the same data to the same pixels with one step a code, and the bytes of code are bounded.
 """

@@ -1,4 +1,4 @@
-"""GIF before it is decoded: the first picture and its control block; comments and application data are left out.
+"""Strips extension blocks before a GIF's first image, except the graphic control block, to bound decoding cost.
 
 Pillow reads each of their blocks in Python, and 32 MB hold millions of one byte.
 """
@@ -6,7 +6,7 @@ Pillow reads each of their blocks in Python, and 32 MB hold millions of one byte
 import re
 from typing import Final
 
-from worker.models.slim import Slim, too_much
+from worker.models.stripped_image import Slim, too_much
 
 MOST_BLOCKS: Final = 65_536  # before the picture; a block has at most 255 bytes
 MOST_JUNK_BYTES: Final = 1 << 20  # between blocks

@@ -6,7 +6,6 @@ Decides by magic bytes, a pixel limit and `[image]`; knows no model and no batch
 import io
 import re
 import warnings
-from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from worker.models.image_spec import ImageSpec
 from worker.models.orientation import SIDEWAYS, turn
 from worker.models.placement import place
 from worker.models.port import Array
-from worker.models.slim import Slim
+from worker.models.stripped_image import Slim
 
 # Pillow only warns at sizes that a model's own limit may allow; its hard limit stays as the second fence.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -89,9 +88,12 @@ def _decode(data: bytes, kind: str, spec: ImageSpec) -> Picture:
     if kind == "PNG":
         # One whose stream breaks in the middle is served as far as it goes, as browsers do: only the first try fails.
         # One that is cut short fails again, and is refused.
-        with suppress(OSError):
+        try:
             image.load()
-    image.load()
+        except OSError:
+            image.load()
+    else:
+        image.load()
     upright = turn(slim.exif, slim.xmp) if kind != "WEBP" else turn(_held(image, "exif"), _held(image, "xmp"))
     flat = _flatten(image, spec)
     if upright is None:

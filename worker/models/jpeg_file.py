@@ -1,4 +1,4 @@
-"""JPEG before it is decoded: only the segments that make pixels are kept, and what decoding would cost is bounded.
+"""Strips JPEG metadata before decoding, limits tables and scans, and appends a missing end marker.
 
 Pillow looks at each segment before the picture in Python: millions of empty ones, or thousands of tables, would hold
 the interpreter's lock for seconds. libjpeg passes over all pixels once for each scan: a hundred scans of 50 million
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from PIL import Image
 
 from worker.models.orientation import EXIF_PREFIX
-from worker.models.slim import Slim, too_much
+from worker.models.stripped_image import Slim, too_much
 
 MOST_SEGMENTS: Final = 10_000
 MOST_JUNK_BYTES: Final = 1 << 20  # between segments

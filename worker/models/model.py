@@ -27,7 +27,8 @@ class Model:
     """`max_batch`: as the operator set it, or else as measured; 1 for a model that takes no more.
 
     `own_task`, `own_engine`: whether they are a user's code, which is never called on an event loop: it may take long.
-    `offload`: whether `prepare` is to run in a thread.
+    `offload`: whether `prepare` is to run in a thread. `is_noted_each`: whether it takes long enough for each rider to
+    be noted in the black box by itself; else all that are prepared together are noted at once.
     """
 
     def __init__(self, folder: ModelFolder, engine: AnyEngine, task: Task, profile: Profile, load_ms: float) -> None:
@@ -39,6 +40,7 @@ class Model:
         self.max_wait_s = folder.spec.max_wait_ms / 1000
         self.own_task, self.own_engine = is_own(folder.spec.task), folder.spec.engine is not None
         self.offload = task.offload or self.own_task
+        self.is_noted_each = bool(task.offload)
         self.inputs = engine.inputs
         self._engine = engine
         self._task = task

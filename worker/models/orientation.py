@@ -1,4 +1,4 @@
-"""Which way up a picture is, from its EXIF block or its XMP packet: one tag is read, and nothing else of them.
+"""Reads the orientation tag from EXIF or XMP, and returns the transpose that turns the image upright.
 
 Pillow's own reader copies everything that a block's entries point at, and a small block may point at itself thousands
 of times: gigabytes, and minutes.

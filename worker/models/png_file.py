@@ -1,4 +1,4 @@
-"""PNG before it is decoded: the chunks that make the first picture are kept; text, profiles and animation are not.
+"""Strips ancillary PNG chunks except tRNS, limits chunks and compressed text, and extracts EXIF and XMP.
 
 What is packed in them is not unpacked, and their damage is no reason to refuse the picture. Chunks are counted: Pillow
 looks at each in Python, and 32 MB hold millions of empty ones.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from worker.models.slim import Slim, too_much
+from worker.models.stripped_image import Slim, too_much
 
 MOST_CHUNKS: Final = 10_000
 BYTES_A_CHUNK: Final = 1024  # one more for so many bytes of the file; encoders write chunks of 8 kB and more
@@ -56,7 +56,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if at + _HEAD.size > len(data):
             return
         length, name = _HEAD.unpack_from(data, at)
-        if not name.replace(b"_", b"0").isalnum():
+        if not (name.isalpha() or name.replace(b"_", b"0").isalnum()):
             return  # no name of a chunk: Pillow stops here too
         yield name, at, at + _FRAME_BYTES + length
         if name == b"IEND":
@@ -74,7 +74,9 @@ class _Notes:
 
     @property
     def exif(self) -> bytes:
-        return self._found.get(b"eXIf") or _of_raw_profile(self._found.get(_EXIF_KEY, b""))
+        if _EXIF_KEY in self._found and b"eXIf" not in self._found:
+            return _of_raw_profile(self._found[_EXIF_KEY])
+        return self._found.get(b"eXIf", b"")
 
     @property
     def xmp(self) -> bytes:

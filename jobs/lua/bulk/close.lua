@@ -7,7 +7,7 @@ local key = bulk_key(bulk)
 if not flies(bulk, ARGV[2], 0) then return 0 end
 local tenant, file = unpack(redis.call('HMGET', key, 'tenant', 'file'))
 redis.call('HSET', key, 'status', status, unpack(ARGV, 7))
-redis.call('HDEL', key, 'open', 'part', 'stalled', 'webhook', 'faults', 'fault', 'not_before')
+redis.call('HDEL', key, 'open', 'part', 'stalled', 'webhook', 'faults', 'losses', 'not_before')
 redis.call('HINCRBY', root .. ':counts', 'bulks:ended:' .. status, 1)
 redis.call('HINCRBY', file_key(file), 'uses', -1)
 redis.call('EXPIRE', file_key(file), kept_s)

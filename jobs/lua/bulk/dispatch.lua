@@ -1,5 +1,6 @@
--- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back, and counts as a fault. Tenants
--- take turns.
+-- Hand out bulks whose next step is due; a step of which nothing is heard any more comes back. Such losses in a row are counted:
+-- the process may have died of it, or of another bulk's step beside it. From the third on the bulk rests before the next.
+-- Tenants take turns.
 -- ARGV  want, slots (threads of the caller; once half of them are taken, no tenant gets a second), flight_ms (how long a step may
 --       say nothing)
 -- gives {ms until one is due (-1: none is), bulk, flight, bulk, flight ...}
@@ -7,13 +8,15 @@
 local ring, stepping, handed, count_handed = root .. ':steps', root .. ':stepping', {-1}, 0
 local want, slots, flight_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local RETRY_MS = 100  -- until a tenant that may not have a second step right now is looked at again; a step's end comes first
+local RESTING = 16  -- bulks of a tenant that are looked at in one turn, past those that rest
 local under_way, lost = steps_under_way()
 for _, one in ipairs(lost) do
   redis.call('ZREM', stepping, one[1])
   step_at(one[1], one[2], now_ms)
   if redis.call('HEXISTS', bulk_key(one[1]), 'open') == 1 then
-    redis.call('HINCRBY', bulk_key(one[1]), 'faults', 1)
-    redis.call('HSET', bulk_key(one[1]), 'fault', 'the process that worked on the batch ended or hung')
+    local losses = redis.call('HINCRBY', bulk_key(one[1]), 'losses', 1)
+    local rest_ms = losses > 2 and math.min(60000, 1000 * 2 ^ (losses - 2)) or 0
+    redis.call('HSET', bulk_key(one[1]), 'not_before', whole(now_ms + rest_ms))
   end
 end
 
@@ -22,16 +25,19 @@ local function give_turn(tenant)
     redis.call('ZADD', ring, whole(now_ms + RETRY_MS), tenant)
     return
   end
-  local bulk = redis.call('ZRANGEBYSCORE', ring .. ':' .. tenant, '-inf', whole(now_ms), 'LIMIT', 0, 1)[1]
-  if bulk then
-    redis.call('ZREM', ring .. ':' .. tenant, bulk)
+  for _, bulk in ipairs(redis.call('ZRANGEBYSCORE', ring .. ':' .. tenant, '-inf', whole(now_ms), 'LIMIT', 0, RESTING)) do
     local open, not_before = unpack(redis.call('HMGET', bulk_key(bulk), 'open', 'not_before'))
-    if open and not_before and tonumber(not_before) > now_ms then  -- it was woken early, and rests after a fault
+    local rests = open and not_before and tonumber(not_before) > now_ms  -- it was woken early, after a fault
+    if rests then
       redis.call('ZADD', ring .. ':' .. tenant, not_before, bulk)
-    elseif open then
+    else
+      redis.call('ZREM', ring .. ':' .. tenant, bulk)
+    end
+    if open and not rests then
       handed[#handed + 1], handed[#handed + 2] = bulk, redis.call('HINCRBY', bulk_key(bulk), 'flight', 1)
       redis.call('ZADD', stepping, whole(now_ms + flight_ms), bulk)
       count_handed, under_way[tenant] = count_handed + 1, (under_way[tenant] or 0) + 1
+      break
     end
   end
   redis.call('ZREM', ring, tenant)  -- after its turn it goes behind all others that are due

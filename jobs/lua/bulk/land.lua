@@ -1,6 +1,6 @@
 -- A bulk's step is done; the next is due after a while, or at once where outcomes came meanwhile.
--- ARGV  bulk, flight, after_ms, stalled (why nothing can go on; '' = it does), fault (what the step failed of unexpectedly;
---       '' = it did not): the number of faults in a row is kept, and the next step is not made before after_ms
+-- ARGV  bulk, flight, after_ms, stalled (why nothing can go on; '' = it does), fault ('1' = the step failed unexpectedly): the
+--       number of faults in a row is kept, and the next step is not made before after_ms
 -- gives 1 = written | 0 = this flight may not
 -- with events, lines, outbox, ends, bulks
 local bulk = ARGV[1]
@@ -10,9 +10,9 @@ local expanded, completed, failed, collected, tenant = unpack(facts)
 local ended = (tonumber(completed) or 0) + (tonumber(failed) or 0)
 local waits = ended > tonumber(collected or 0) and (ended - collected >= WAKE or ended == tonumber(expanded))
 if ARGV[4] ~= '' then redis.call('HSET', bulk_key(bulk), 'stalled', ARGV[4]) else redis.call('HDEL', bulk_key(bulk), 'stalled') end
-if ARGV[5] ~= '' then
+if ARGV[5] == '1' then
   redis.call('HINCRBY', bulk_key(bulk), 'faults', 1)
-  redis.call('HSET', bulk_key(bulk), 'fault', ARGV[5], 'not_before', whole(now_ms + ARGV[3]))
+  redis.call('HSET', bulk_key(bulk), 'not_before', whole(now_ms + ARGV[3]))
 else
   went_well(bulk)
 end

@@ -1,4 +1,4 @@
--- Read the oldest outcomes of a bulk's log, as many as fit into one answer; one always does.
+-- Read the oldest outcomes of a bulk's log, up to a count and a byte limit, but at least one if there is any.
 -- ARGV  bulk, count, bytes (of all of them together)
 -- gives the outcomes
 -- with events, lines, outbox, ends, bulks

@@ -33,8 +33,8 @@ local function steps_under_way()
   return by_tenant, lost
 end
 
--- A step came to its checkpoint or to its end: the faults before it do not count any more.
-local function went_well(bulk) redis.call('HDEL', bulk_key(bulk), 'faults', 'fault', 'not_before') end
+-- A step came to its checkpoint or to its end: the faults and losses before it do not count any more.
+local function went_well(bulk) redis.call('HDEL', bulk_key(bulk), 'faults', 'losses', 'not_before') end
 
 -- A file is in its tenant's list, and among those that expire.
 local function list_file(file, tenant, expires_ms, kept_s)

@@ -1,5 +1,4 @@
--- Say which files of a model version this worker has, and read which are served: those that were announced first, until no live
--- worker has them any more.
+-- Store a worker's file digest per model version; return the served one, kept while any live worker has it.
 -- ARGV  worker, ttl_ms (0 = this worker has them no more), then per model version: '<name> <version>', the digest of its files
 -- gives per model version the digest that is served; '' where no worker has any
 -- A field is JSON: the digest that is served, and by worker the digest that it has and the ms until which that counts.

@@ -1,4 +1,4 @@
-"""Whether the queue's server keeps what it is given: what it says of itself, held against what Jitney promises.
+"""Checks from HELLO and INFO whether Redis keeps data: append-only file, no eviction, primary role, version.
 
 Looked at whenever a connection is opened, by INFO alone: managed services often refuse CONFIG.
 """

@@ -1,4 +1,4 @@
-"""Files that systems leave beside a user's own: nobody means them when they name a folder or an archive."""
+"""Recognises operating-system junk files (.DS_Store, Thumbs.db, __MACOSX) in folders and archives."""
 
 from pathlib import PurePosixPath
 from typing import Final

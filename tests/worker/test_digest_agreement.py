@@ -12,8 +12,8 @@ from jobs.registry import WorkerReport
 from tests.support import models
 from tests.support.servers import Server
 from tests.support.waiting import until
+from worker.digest_agreement import SameFiles
 from worker.models.repository import ModelFolder, scan
-from worker.versions import SameFiles
 
 pytestmark = pytest.mark.anyio
 NAME = "times 1"

@@ -1,4 +1,4 @@
--- Note which model versions a worker serves, each with the server's time as when it was last seen.
+-- Record the model versions that a worker serves, each with its metadata and the time it was last seen.
 -- ARGV  per version: '<name> <version>', its card (a JSON object that is not empty)
 -- gives nothing
 local seen = whole(math.floor(now_ms / 1000))

@@ -1,4 +1,4 @@
-"""Has a user's own task make answers of outputs, outside the event loop and the device's thread."""
+"""Runs a custom task's postprocessing in worker threads, and limits the outputs that wait for it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import Final, Protocol
 from worker.batch_run import Bench, Ran, show
 from worker.blackbox import BlackBox
 from worker.board import Ended
+from worker.fair_threads import Threads, Work
 from worker.models.model import Model
-from worker.turns import Threads, Work
 
 MOST: Final = 256  # outputs that wait; no batch runs while there are more
 

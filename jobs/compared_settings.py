@@ -1,4 +1,4 @@
-"""Which settings must be the same in all processes that use them, and how each is written down to be compared.
+"""Lists the settings that must be equal in all processes, and converts their values to comparable text.
 
 Every setting is in one of the two tables: a test refuses a new one that is in neither.
 """
@@ -44,7 +44,9 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("BULK_STORE", "BULK_FILES", "BULK_TTL_S"), _TAKES_JOBS),
     **dict.fromkeys(("BULK_FILE_BYTES", "BULK_BATCHES"), _GATEWAY),
     **dict.fromkeys(("BULK_LINE_BYTES", "BULK_LINES", "BULK_URLS", "BULK_IMAGES"), _DELIVERER),
-    **dict.fromkeys(("BULK_IN_FLIGHT", "BULK_IN_FLIGHT_BYTES", "BULK_FLIGHT_S"), _DELIVERER),
+    **dict.fromkeys(
+        ("BULK_IN_FLIGHT", "BULK_IN_FLIGHT_BYTES", "BULK_FLIGHT_S", "BULK_STEP_TRIES", "BULK_END_S"), _DELIVERER
+    ),
 }
 
 # What each process, or each machine, may have as it likes.
@@ -77,7 +79,7 @@ NOT_COMPARED: Final = frozenset(
         ),
         *("KEYS_S", "STATS_S", "BEAT_S", "IDLE_POLL_S", "MODELS_WATCH_S", "UNLOAD_AFTER_S", "STUCK_S", "LAME_DUCK_S"),
         *("DRAIN_S", "DELIVER_DRAIN_S", "WEBHOOK_POLL_S", "WEBHOOK_JITTER", "BULK_STEP_S", "BULK_COLLECT_S"),
-        *("BULK_SWEEP_S", "BULK_POLL_S", "BULK_FETCH_S"),
+        *("BULK_SWEEP_S", "BULK_POLL_S", "BULK_FETCH_S", "BULK_RETRY_S"),
     }
 )
 

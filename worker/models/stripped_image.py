@@ -1,4 +1,4 @@
-"""A picture's file without what does not make its pixels: what a decoder is given, and what says which way up it is."""
+"""Defines the result of stripping an image file (data, EXIF, XMP), and the error for files too costly to read."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Threads that prepare inputs and run users' own code: tenants take turns, and nobody's slow inputs hold all threads.
+"""Schedules preprocessing and custom code on threads fairly among tenants; reserves one thread for fast tenants.
 
 One thread more than configured is kept for tenants that have none at work, and whose last inputs were quick. Within a
 tenant its models take turns. Called from the event loop; threads take the next piece of work by themselves.

@@ -1,4 +1,4 @@
--- Attempts at deliveries: for scripts that say `with attempts`, after `outbox`.
+-- Functions for webhook deliveries: log attempts, end deliveries, trim old ones (`with delivery_log`, after `outbox`).
 local function flights_key(lane, tenant) return root .. ':flights:' .. lane .. ':' .. tenant end
 
 -- Ended deliveries of a tenant beyond `most`, the oldest first, and those that were kept long enough; some at a time.

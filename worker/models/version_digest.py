@@ -1,4 +1,4 @@
-"""A digest of what a model version answers by: the same files on two hosts give the same digest, whatever their times.
+"""Hashes a model version's files and settings, independent of timestamps, to compare them between hosts.
 
 It covers the version's folder, what `model.toml` says, and the files of the model's folder that it names. A task or an
 engine of the model's own may read any file beside it, so then all of them count. What only says how one machine runs

@@ -1,4 +1,4 @@
-"""Sees to it that all workers answer by the same files under one version's number.
+"""Ensures that all workers serve identical files for a model version, by comparing file digests through Redis.
 
 A worker announces a digest of its files before it loads a version. Those that were announced first are served, until no
 live worker has them; a worker with others does not serve that version, and says so.
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from jobs import registry
 from jobs.connection import Connection
 from jobs.registry import Announced
-from worker.models.digest import digest_of
 from worker.models.repository import ModelFolder
 from worker.models.spec import ModelError
+from worker.models.version_digest import digest_of
 
 log = logging.getLogger("jitney.worker")
 

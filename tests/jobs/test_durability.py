@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.connection import Connection
+from jobs.durability import CHECKS, Hazard, describe, judge
 from jobs.errors import StoreUnavailable
-from jobs.safety import CHECKS, Hazard, describe, judge
 from tests.support.servers import Server, free_port
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""What the processes of the queue should have in common and have not: for `/readyz`, and for `/metrics`."""
+"""Lists settings and model files that differ between processes, for `/readyz` warnings and `/metrics`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from api.gateway import Gateway
-from jobs.compared import shown
+from jobs.compared_settings import shown
 
 
 class Holder(NamedTuple):

@@ -1,4 +1,4 @@
--- Announce one process and what it is set to, and read what the others announced.
+-- Store one process's settings and return those of all live processes; a process with a different SHARDS is rejected.
 -- ARGV  id, ttl_ms (0 = this process ends), its SHARDS, what it announces (JSON)
 -- gives {the SHARDS that this queue is kept with, then what each live process announces, this one among them}
 -- The first process of a queue writes down its SHARDS; one with another value is not announced.
