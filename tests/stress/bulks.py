@@ -14,7 +14,7 @@ from jobs.errors import OverLimit, Refused
 from jobs.job import Submission
 from jobs.outbox import Flight
 from tests.stress.ledger import Violation
-from tests.stress.submitting import HOOKS
+from tests.stress.submitting import BULK_HOOKS
 from tests.stress.world import TENANTS, World, now_ms
 
 FAR_MS: Final = 1 << 50
@@ -134,7 +134,7 @@ async def open_bulk(world: World, bulks: Bulks) -> None:
         return
     file = world.pick(bulks.files)
     tenant, lines = bulks.files[file]
-    webhook = HOOKS[0] if world.chance(0.3) else ""
+    webhook = world.rng.choice(BULK_HOOKS) if world.chance(0.3) else ""
     window_ms = world.rng.choice([120, 60_000, 60_000])
     key = f"{world.rng.getrandbits(60):x}"
     asked = Asked(file, "/v1/jobs", "24h", window_ms, b"{}", webhook, "", key, False, 0)

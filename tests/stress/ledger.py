@@ -4,6 +4,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import orjson
+
 from jobs.ids import shard_of
 from jobs.job import Claimed, Submission
 from jobs.lifecycle import FINAL, TRANSITIONS, State
@@ -87,6 +89,20 @@ class Job:
         return (self.state, self.owner, self.attempt) == (State.RUNNING, worker, attempt)
 
 
+class Hook(NamedTuple):
+    """A webhook's record, read: the ends that it is told of (none: all), and the headers that its receiver gets."""
+
+    url: str
+    events: list[str]
+    headers: dict[str, str]
+
+
+def read_hook(hook: str) -> Hook:
+    asked, _, headers = hook.partition("\n")
+    _, url, *events = asked.split(" ")
+    return Hook(url, events, orjson.loads(headers or "{}"))
+
+
 class KeyMade(NamedTuple):
     """What an Idempotency-Key stands for, and until when at least."""
 
@@ -109,6 +125,7 @@ class Delivery:
     tries: int = 0  # attempts that were written down
     sent: int = 0  # attempts that were read for sending
     job: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
     is_asked_again: bool = False  # it was to be sent again while an attempt was under way
 
 

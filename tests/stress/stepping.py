@@ -15,7 +15,7 @@ from jobs.lifecycle import State
 from jobs.outbox import Flight
 from jobs.pipe import Word
 from tests.stress.bulks import FAR_MS, Bulks, Course, Known
-from tests.stress.ledger import SLACK_MS, Delivery, Moment, Violation
+from tests.stress.ledger import SLACK_MS, Delivery, Moment, Violation, read_hook
 from tests.stress.submitting import hand_in
 from tests.stress.world import STATIONS, TENANTS, World, now_ms
 
@@ -317,6 +317,8 @@ async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
         known.most_losses = 0 if is_heard else known.most_losses
         await steps.land(world.store, course.flight, after_s)
         return
+    after_s = world.rng.choice([0.02, 0.3])
+    known.due_by_ms = max(known.due_by_ms, now_ms() + after_s * 1000 + FLIGHT_MS)
     known.most_faults += 1
     known.faults += is_heard
     known.rests_until_ms = begin_ms + after_s * 1000 if is_heard else 0
@@ -349,8 +351,8 @@ async def _expect_told(world: World, bulk: Bulk) -> None:
     if len(found) != 1:
         raise Violation(f"the end of bulk {bulk.id} is told by {found}")
     name = found[0].rpartition(":")[2]
-    url = bulk.webhook.split(" ")[1]
-    world.ledger.deliveries[name] = Delivery(name, bulk.tenant, url, job=f"batch_{bulk.id}")
+    url, _, headers = read_hook(bulk.webhook)
+    world.ledger.deliveries[name] = Delivery(name, bulk.tenant, url, job=f"batch_{bulk.id}", headers=headers)
 
 
 async def check_results(world: World, bulks: Bulks, known: Known, bulk: Bulk) -> None:

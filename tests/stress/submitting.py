@@ -7,10 +7,12 @@ from jobs import events
 from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.ids import choose_shard
 from jobs.job import LANES, Accepted, Submission
+from jobs.job import Job as Read
 from jobs.lifecycle import FINAL, State
 from tests.stress.ledger import Job, KeyMade, Moment, Violation
 from tests.stress.world import AT_ONCE, GATEWAYS, STATIONS, TENANTS, World
 
+SMALL: Final = 16 << 10  # bytes of an output that is read with its job
 LARGE: Final = 33 << 10  # more than is handed over to a worker at once
 DEADLINES_MS: Final = (10, 40, 150, 600, 60_000, 60_000, 60_000)
 KEY_SLACK_MS: Final = 20
@@ -19,7 +21,10 @@ HOOKS: Final = (
     "https://one.example:443 https://one.example/hook succeeded",
     "https://two.example:443 https://two.example/hook",
     "https://three.example:443 https://three.example/hook canceled failed",
+    'https://one.example:443 https://one.example/mine\n{"authorization":"Bearer x","x-a":"1"}',
+    'https://two.example:443 https://two.example/hook expired succeeded\n{"x-a":"2"}',
 )
+BULK_HOOKS: Final = (HOOKS[0], HOOKS[4])
 
 
 def draw(world: World, tenant: str, key: str = "") -> Submission:
@@ -235,7 +240,20 @@ async def wait(world: World) -> None:
         is_right = (read.state, read.attempts, read.tenant) == (job.state, max(job.attempt, 0), job.sub.tenant)
         if not is_right:
             raise Violation(f"{read} was read for {job}")
+        if job.state == State.SUCCEEDED:
+            await _check_output(world, job, read)
     await world.observe({job_id: ()}, moment)
+
+
+async def _check_output(world: World, job: Job, read: Read) -> None:
+    """A large output is read by itself; it may be kept no more by then."""
+    try:
+        whole = await world.store.with_output(read)
+    except Refused:
+        return
+    is_right = whole.output == job.body or not job.body
+    if not is_right or (read.output is None) != (len(job.body) > SMALL):
+        raise Violation(f"{whole} was read for {job}")
 
 
 async def follow(world: World) -> None:
@@ -281,3 +299,5 @@ async def list_newest(world: World) -> None:
         assert job is not None
         if read.state != job.state:
             raise Violation(f"the list says {read}, and it is {job}")
+        if read.output is not None:
+            raise Violation(f"the list has the output of {job}")

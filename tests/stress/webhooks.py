@@ -6,7 +6,7 @@ from typing import Final
 from jobs import deliveries, keys, outbox, webhooks
 from jobs.errors import Refused
 from jobs.outbox import Flight, Limits, Settlement, Verdict
-from tests.stress.ledger import Delivery, Job, Violation
+from tests.stress.ledger import Delivery, Job, Violation, read_hook
 from tests.stress.submitting import HOOKS, any_id
 from tests.stress.world import TENANTS, World
 
@@ -76,6 +76,7 @@ async def begin_one(world: World, mail: Mail, flight: Flight) -> None:
         if not is_last:
             raise Violation(f"{flight} may send, and it is {one}")
         is_right = (answer.url, answer.tenant, answer.tries) == (one.url, one.tenant, one.tries)
+        is_right = is_right and answer.headers == one.headers
         if not is_right:
             raise Violation(f"{answer} is to be sent for {one}")
         job = world.ledger.jobs.get(one.job)
@@ -157,7 +158,7 @@ async def attach(world: World) -> None:
 
 
 def _take_attached(world: World, job: Job, hook: str, how: str, delivery: str) -> None:
-    _, url, *events = hook.split(" ")
+    url, events, headers = read_hook(hook)
     if not job.is_final:
         if how != "open":
             raise Violation(f"attach gave {how} for {job}")
@@ -167,8 +168,10 @@ def _take_attached(world: World, job: Job, hook: str, how: str, delivery: str) -
     if how != ("posted" if is_wanted else "unwanted"):
         raise Violation(f"attach gave {how} for {job}")
     if how == "posted":
-        known = world.ledger.deliveries.setdefault(delivery, Delivery(delivery, job.sub.tenant, url, job=job.id))
-        if known.url != url:
+        known = world.ledger.deliveries.setdefault(
+            delivery, Delivery(delivery, job.sub.tenant, url, job=job.id, headers=headers)
+        )
+        if known.url != url:  # the same URL again is the same delivery, with the headers that it has
             raise Violation(f"attach of {url} gave {known}")
 
 

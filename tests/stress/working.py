@@ -11,6 +11,7 @@ from tests.stress.ledger import SLACK_MS, Job, Moment, Violation
 from tests.stress.world import WORKERS, World
 
 PARKED_MS: Final = 5000  # a tenant is looked at again after so long: by then it may be allowed to run more
+LARGE: Final = 17 << 10  # an output that is kept and read by itself
 FAR_FUTURE_MS: Final = 1 << 52
 REFUSED: Final = b'{"code":"invalid_input","message":"m","status":422}'
 FAULT: Final = b'{"code":"inference_failed","message":"m","status":422}'
@@ -61,7 +62,8 @@ def draw_outcome(world: World, one: Claimed) -> Outcome:
     rng = world.rng
     state = rng.choice([State.SUCCEEDED] * 6 + [State.FAILED] * 2 + [State.QUEUED] * 2)
     dead = state == State.FAILED and world.chance(0.5)
-    body = b'{"y":%d}' % rng.getrandbits(30) if state == State.SUCCEEDED else FAULT if dead else REFUSED
+    output = b'{"y":%d,"x":"%b"}' % (rng.getrandbits(30), b"x" * (LARGE if world.chance(0.05) else 0))
+    body = output if state == State.SUCCEEDED else FAULT if dead else REFUSED
     after_ms = rng.choice([0, 5, 40]) if state == State.QUEUED else 0
     return Outcome(one.id, one.attempt, state, body, 1.0, 2.0, 3.0, 1, dead, after_ms)
 

@@ -16,7 +16,7 @@ from jobs.settings import StoreSettings
 from jobs.store import JobStore
 from tests.stress.flaky import Ears, Fate, FlakyConnection
 from tests.stress.kept import Kept
-from tests.stress.ledger import Delivery, Job, Ledger, Moment, Violation
+from tests.stress.ledger import Delivery, Job, Ledger, Moment, Violation, read_hook
 from tests.support.servers import Server
 
 TENANTS: Final = ("a", "b", "c", "d")
@@ -176,7 +176,7 @@ class World:
             return
         state = State(record[b"state"].decode())
         if job.is_final:
-            body = record.get(b"output") or record.get(b"error") or b""
+            body = _body(record)
             same = (state, body, int(record[b"finished"])) == (job.state, job.body, job.finished_us)
             if not same:
                 raise Violation(f"the final job {job.id} changed from {job} to {record}")
@@ -215,7 +215,7 @@ class World:
         self._end(job, {}, moment)
 
     def _end(self, job: Job, record: Mapping[bytes, bytes], moment: Moment) -> None:
-        job.body = record.get(b"output") or record.get(b"error") or b""
+        job.body = _body(record)
         job.finished_us = int(record.get(b"finished", 0))
         job.final_ms = job.finished_us / 1000 if job.finished_us else moment.begin_ms
         self.ledger.end(job)
@@ -231,9 +231,9 @@ class World:
         elif b"input" in record:
             raise Violation(f"{job} keeps its input, and is no dead letter")
         if job.hook:
-            _, url, *events = job.hook.split(" ")
+            url, events, headers = read_hook(job.hook)
             if not events or job.state.value in events:
-                one = Delivery(f"{job.id}-1", job.sub.tenant, url, job=job.id)
+                one = Delivery(f"{job.id}-1", job.sub.tenant, url, job=job.id, headers=headers)
                 self.ledger.deliveries[one.id] = one
 
     def _heard(self, channel: str, data: bytes) -> None:
@@ -275,3 +275,8 @@ class World:
 
 def now_ms() -> float:
     return time.time() * 1000
+
+
+def _body(record: Mapping[bytes, bytes]) -> bytes:
+    """Give a record's output, which has a field of its own where it is large, or its error."""
+    return record.get(b"output") or record.get(b"large_output") or record.get(b"error") or b""
