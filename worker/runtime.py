@@ -17,7 +17,7 @@ from jobs.notices import Listener
 from jobs.registry import WorkerReport
 from jobs.store import JobStore
 from jobs.tenants import TenantLimits
-from worker import leases
+from worker import heap_trim, leases
 from worker.announcing import BEATS_TO_LIVE, Announcer, run_stats, tell_stats
 from worker.blackbox import BlackBox
 from worker.depot import Depot
@@ -76,7 +76,8 @@ class Runtime:
         beats = leases.run(self.store, self.id, self.depot.boards, self.device, self._beat_s)
         stats = run_stats(self.store.connection, self.depot.stations, self.meter, self.settings.stats_s)
         looking = (self.agreement.keep_looking(), self.limits.run(self._beat_s))
-        for loop in (beats, stats, *looking, self.announcer.run(), self.listener.run(), self._watch_threads()):
+        watching = (self._watch_threads(), heap_trim.run(self._beat_s))
+        for loop in (beats, stats, *looking, *watching, self.announcer.run(), self.listener.run()):
             self.loops.start(loop)
         keeping = self.loops.start(self.keeper.run())
         waits = [asyncio.create_task(event.wait()) for event in (stop, self.loops.ended)]

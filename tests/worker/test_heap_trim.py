@@ -1,0 +1,45 @@
+"""Memory that was freed goes back to the system; in a process of its own, whose heap nothing else uses."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import program
+
+HOLDS_AND_FREES = """
+import asyncio
+import ctypes
+from worker import heap_trim
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+async def main():
+    trimming = asyncio.create_task(heap_trim.run(0.05))
+    await asyncio.sleep(0.1)
+    before = heap_trim.resident_bytes()
+    blocks = [libc.malloc(64 << 10) for _ in range(2048)]
+    for block in blocks:
+        ctypes.memset(block, 1, 64 << 10)
+    held = heap_trim.resident_bytes()
+    for block in blocks[:-1]:  # the last one lies above all others
+        libc.free(block)
+    for _ in range(200):
+        if heap_trim.resident_bytes() - before < 32 << 20:
+            break
+        await asyncio.sleep(0.05)
+    print((held - before) >> 20, (heap_trim.resident_bytes() - before) >> 20)
+    trimming.cancel()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc keeps what was freed")
+def test_freed_memory_is_returned(tmp_path: Path) -> None:
+    with program(HOLDS_AND_FREES, tmp_path / "log") as process:
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+    held_mib, left_mib = map(int, (tmp_path / "log").read_text().split())
+    assert held_mib >= 120
+    assert left_mib < 32

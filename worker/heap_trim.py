@@ -1,0 +1,40 @@
+"""Returns memory that the C library keeps after large inputs and outputs to the system.
+
+glibc keeps what was freed between two blocks that are still in use: a worker that once held 300 MiB of pictures and
+outputs would hold them for ever. Trimming takes milliseconds, and other threads may wait for it, so it is done only
+after the process has grown.
+"""
+
+import asyncio
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+GROWTH_BYTES: Final = 32 << 20
+_STATM: Final = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int:
+    """Read the resident size of this process, in bytes; 0 where the system does not tell."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def trim() -> None:
+    """Return freed memory to the system; does nothing where the C library has no such call."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+async def run(every_s: float) -> None:
+    """Trim after each growth by GROWTH_BYTES, until cancelled."""
+    trimmed_bytes = resident_bytes()
+    while True:
+        await asyncio.sleep(every_s)
+        if resident_bytes() > trimmed_bytes + GROWTH_BYTES:
+            await asyncio.to_thread(trim)
+            trimmed_bytes = resident_bytes()
