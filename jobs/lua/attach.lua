@@ -1,5 +1,5 @@
 -- Give a job a webhook after it was accepted: while it is open in place of the one it has; once it has ended, its end is
--- told at once. The same URL again is the same delivery.
+-- told at once. The same URL with the same headers again is the same delivery.
 -- ARGV  id, tenant, webhook (origin, URL, wanted ends, headers; see outbox.lua)
 -- gives {'open', ''} | {'posted', delivery} | {'unwanted', ''} it ended otherwise | {'many', ''} | {'unknown', ''}
 -- with events, outbox
@@ -10,8 +10,8 @@ if job[1] == 'queued' or job[1] == 'running' then
   redis.call('HSET', job_key(id), 'webhook', webhook)
   return {'open', ''}
 end
-local _, url = read_webhook(webhook)
-if not delivery_of(id, url) then return {'many', ''} end
+local _, url, _, headers = read_webhook(webhook)
+if not delivery_of(id, url, headers) then return {'many', ''} end
 local delivery = post(id, job[1], webhook)
 if not delivery then return {'unwanted', ''} end
 redis.call('PUBLISH', 'jitney:outbox', '')

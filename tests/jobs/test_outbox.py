@@ -296,3 +296,17 @@ async def test_junk_in_place_of_a_delivery_ends_it(bench: Bench) -> None:
     assert await outbox.begin(bench.store, flight, LIMITS) is None
     (delivery,) = await listed(bench)
     assert (delivery.state, delivery.attempts) == ("failed", [{"error": "unreadable"}])
+
+
+async def test_other_headers_to_the_same_url_are_another_delivery(bench: Bench) -> None:
+    """Attached with a token to a job that has ended, a webhook was answered with the earlier delivery, without it."""
+    (job_id,) = await end(bench)
+    with_token = webhooks.read({"url": URL, "headers": {"x-token": "t"}}, GUARD)
+    made = [await webhooks.attach(bench.store, job_id, "default", one) for one in (hook(), with_token, with_token)]
+    assert made == [("posted", f"{job_id}-1"), ("posted", f"{job_id}-2"), ("posted", f"{job_id}-2")]
+    sent = {}
+    for _ in range(2):  # one at a time, until the receiver is known to be well
+        (flight,) = await take(bench)
+        sent[flight.delivery[-1]] = dict((await begin(bench, flight)).headers)
+        await settle(bench, flight)
+    assert sent == {"1": {}, "2": {"x-token": "t"}}

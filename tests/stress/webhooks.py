@@ -171,7 +171,7 @@ def _take_attached(world: World, job: Job, hook: str, how: str, delivery: str) -
         known = world.ledger.deliveries.setdefault(
             delivery, Delivery(delivery, job.sub.tenant, url, job=job.id, headers=headers)
         )
-        if known.url != url:  # the same URL again is the same delivery, with the headers that it has
+        if (known.url, known.headers) != (url, headers):
             raise Violation(f"attach of {url} gave {known}")
 
 

@@ -55,13 +55,14 @@ local function keep_lists(tenant, endpoint, kept_s)
   end
 end
 
--- The delivery of this job to this URL: its id, and whether it is there already. nil where a job has too many.
-local function delivery_of(id, url)
+-- The delivery of this job to this URL with these headers: its id, and whether it is there already. nil where a job has too
+-- many.
+local function delivery_of(id, url, headers)
   for nth = 1, MOST_OF_A_JOB do
     local delivery = id .. '-' .. nth
-    local its_url = redis.call('HGET', delivery_key(delivery), 'url')
+    local its_url, its_headers = unpack(redis.call('HMGET', delivery_key(delivery), 'url', 'headers'))
     if not its_url then return delivery, false end
-    if its_url == url then return delivery, true end
+    if its_url == url and (its_headers or '') == headers then return delivery, true end
   end
 end
 
@@ -95,7 +96,7 @@ end
 local function post(id, state, webhook)
   local origin, url, ends, headers = read_webhook(webhook)
   if not url or (ends ~= '' and not string.find(' ' .. ends .. ' ', ' ' .. state .. ' ', 1, true)) then return nil end
-  local delivery, there = delivery_of(id, url)
+  local delivery, there = delivery_of(id, url, headers)
   if not delivery or there then return delivery end
   local as_read = redis.call('HMGET', job_key(id), unpack(READ_FIELDS))
   local tenant, size = as_read[6] or '', tonumber(as_read[16]) or (as_read[12] and #as_read[12] or 0)
