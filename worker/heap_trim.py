@@ -2,7 +2,7 @@
 
 glibc keeps what was freed between two blocks that are still in use: a worker that once held 300 MiB of pictures and
 outputs would hold them for ever. Trimming takes milliseconds, and other threads may wait for it, so it is done only
-after the process has grown.
+where the process has grown.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 GROWTH_BYTES: Final = 32 << 20
+MOST_PAUSES: Final = 12  # of the usual interval, between two attempts that give nothing back
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -31,10 +32,18 @@ def trim() -> None:
 
 
 async def run(every_s: float) -> None:
-    """Trim after each growth by GROWTH_BYTES, until cancelled."""
-    trimmed_bytes = resident_bytes()
+    """Trim whenever the process is larger than it was by GROWTH_BYTES, until cancelled.
+
+    Where that gives little back the memory is in use: the next attempts come at longer intervals.
+    """
+    smallest, pause_s = resident_bytes(), every_s
     while True:
-        await asyncio.sleep(every_s)
-        if resident_bytes() > trimmed_bytes + GROWTH_BYTES:
-            await asyncio.to_thread(trim)
-            trimmed_bytes = resident_bytes()
+        await asyncio.sleep(pause_s)
+        before = resident_bytes()
+        if before < smallest + GROWTH_BYTES:
+            pause_s = every_s
+            continue
+        await asyncio.to_thread(trim)
+        smallest = min(smallest, after := resident_bytes())
+        gave_back = before - after > GROWTH_BYTES // 4
+        pause_s = every_s if gave_back else min(2 * pause_s, MOST_PAUSES * every_s)
