@@ -19,7 +19,7 @@ from api.shares import RETRY_AFTER_S, Share, Shares
 from api.submits import Submits
 from api.waiting import Waiting
 from api.watermark import Watermark
-from jobs import events, keyring, keys, tenants, webhooks
+from jobs import events, heap_trim, keyring, keys, tenants, webhooks
 from jobs.agreement import Agreement, Process, ShardsDiffer
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import open_storage
@@ -98,6 +98,7 @@ class Gateway:
         self.keep(sweeping.watch(self.pace, self.watermark, self.store, self.settings.models_s))
         self.keep(sweeping.run(self.store, self.settings.sweep_s, lambda: self.catalogue.announced.longest_lease_s))
         self.keep(sweeping.tell_cpu(self.store.connection, self.settings.stats_s))
+        self.keep(heap_trim.run(self.settings.sweep_s))
 
     async def stop(self) -> None:
         """Stop the loops and let go of the store."""

@@ -43,11 +43,15 @@ class Finisher:
             self._added.clear()
             if not self._ready:
                 await self._added.wait()
-            ended, self._ready = self._ready, []
-            await self._write(ended)
-            self._board.leave([end.rider.job for end in ended])
-            self._count(ended)
+            await self._write_ready()
             self._written.set()
+
+    async def _write_ready(self) -> None:
+        """Write what is ready; outcomes are not kept beyond that, for they may be large."""
+        ended, self._ready = self._ready, []
+        await self._write(ended)
+        self._board.leave([end.rider.job for end in ended])
+        self._count(ended)
 
     async def _write(self, ended: Sequence[Ended]) -> None:
         give_up_at = time.monotonic() + self._store.settings.lease_s

@@ -119,9 +119,14 @@ async def serve(bench: Bench, board: Board, device: Device, ends: Ends, showing:
         await board.until_due()
         await ends.until_room()
         await showing.until_room()
-        done = await device.run_next(bench, board)
-        if not bench.model.own_task:
-            ends.add(done)  # type: ignore[arg-type] # of our tasks nothing is left to be shown
-            continue
-        ends.add([one for one in done if isinstance(one, Ended)])
-        showing.add([one for one in done if isinstance(one, Ran)])
+        await _serve_batch(bench, board, device, ends, showing)
+
+
+async def _serve_batch(bench: Bench, board: Board, device: Device, ends: Ends, showing: Showing) -> None:
+    """Run one batch; its outputs are not kept beyond that, for they may be large."""
+    done = await device.run_next(bench, board)
+    if not bench.model.own_task:
+        ends.add(done)  # type: ignore[arg-type] # of our tasks nothing is left to be shown
+        return
+    ends.add([one for one in done if isinstance(one, Ended)])
+    showing.add([one for one in done if isinstance(one, Ran)])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from jobs import codec, cpu, keys, plans, registry, tenants
+from jobs import codec, cpu, heap_trim, keys, plans, registry, tenants
 from jobs.agreement import Agreement, Process
 from jobs.errors import StoreUnavailable
 from jobs.job import Claimed, Handed
@@ -17,7 +17,7 @@ from jobs.notices import Listener
 from jobs.registry import WorkerReport
 from jobs.store import JobStore
 from jobs.tenants import TenantLimits
-from worker import heap_trim, leases
+from worker import leases
 from worker.announcing import BEATS_TO_LIVE, Announcer, run_stats, tell_stats
 from worker.blackbox import BlackBox
 from worker.depot import Depot

@@ -1,6 +1,6 @@
 """Returns memory that the C library keeps after large inputs and outputs to the system.
 
-glibc keeps what was freed between two blocks that are still in use: a worker that once held 300 MiB of pictures and
+glibc keeps what was freed between two blocks that are still in use: a process that once held 300 MiB of bodies and
 outputs would hold them for ever. Trimming takes milliseconds, and other threads may wait for it, so it is done only
 where the process has grown.
 """
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-GROWTH_BYTES: Final = 32 << 20
+GROWTH_BYTES: Final = 8 << 20
 MOST_PAUSES: Final = 12  # of the usual interval, between two attempts that give nothing back
 _STATM: Final = Path("/proc/self/statm")
 
@@ -32,7 +32,7 @@ def trim() -> None:
 
 
 async def run(every_s: float) -> None:
-    """Trim whenever the process is larger than it was by GROWTH_BYTES, until cancelled.
+    """Trim whenever the process is larger than it was by GROWTH_BYTES, until cancelled; `every_s`: between two looks.
 
     Where that gives little back the memory is in use: the next attempts come at longer intervals.
     """
