@@ -85,7 +85,7 @@ async def test_a_bad_line_fails_none_of_its_neighbours(gateway: GatewayProcess, 
     assert [error["status"] for error in errors] == [400, 422, 404, 422, 422, 422]
     assert errors[0]["message"].startswith("line 3 is not valid JSON: ")
     assert errors[1]["message"] == "line 5 must be a JSON object"
-    assert errors[2]["allowed"] == ["m"]
+    assert "m" in errors[2]["allowed"]
     assert [one.id for one in await worker.claim()] == ids(answer)
 
 

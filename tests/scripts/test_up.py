@@ -195,5 +195,5 @@ def test_empty_settings_count_as_unset() -> None:
 def test_a_host_that_is_not_ours_is_named() -> None:
     with pytest.raises(CannotStart, match=r"can not listen on 192\.0\.2\.1 port 0"):
         listen("192.0.2.1", 0)
-    with pytest.raises(CannotStart, match=r"HOST=no such host can not be resolved"):
+    with pytest.raises(CannotStart, match=r"HOST=no such host cannot be resolved"):
         listen("no such host", 0)
