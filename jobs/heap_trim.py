@@ -7,6 +7,7 @@ where the process has grown.
 
 import asyncio
 import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,11 @@ def resident_bytes() -> int:
 
 
 def trim() -> None:
-    """Return freed memory to the system; does nothing where the C library has no such call."""
+    """Free what only cycles hold, such as pictures that an error's traceback names, and return free memory to the system.
+
+    Where the C library has no such call, only the former. A collection is short: what was loaded at start is frozen.
+    """
+    gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 
