@@ -27,7 +27,7 @@ def resident_bytes() -> int:
 
 
 def trim() -> None:
-    """Free what only cycles hold, such as pictures that an error's traceback names, and return free memory to the system.
+    """Free what only cycles hold, such as pictures in an error's traceback, and return free memory to the system.
 
     Where the C library has no such call, only the former. A collection is short: what was loaded at start is frozen.
     """
