@@ -133,7 +133,7 @@ async def test_a_purged_letter_is_not_marked(bench: Bench) -> None:
 
 
 async def test_a_job_made_anew_under_the_id_of_a_letter_keeps_its_input(bench: Bench) -> None:
-    """A line of a batch is a job of the same id whenever it is read; its old letter was forgotten with the new job's input."""
+    """A line of a batch has the same id whenever it is read; its old letter was forgotten with the new job's input."""
     (job_id,) = await die(bench)
     with bench.server.client() as client:
         client.delete(f"jitney:{{s00}}:job:{job_id}")  # its time is over, and no sweep was there yet
