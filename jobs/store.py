@@ -99,10 +99,9 @@ class JobStore:
         if how == b"broken":
             message = f"what lies in the queue in place of the line of model {job.model} is no line"
             return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
-        if how == b"quota":
-            return self._over_quota(job, int(first), int(second))
-        if how == b"full":
-            return self._full(job, int(first), int(second))
+        if how in (b"quota", b"full"):
+            refuse = self._over_quota if how == b"quota" else self._full
+            return self._never(job) or refuse(job, int(first), int(second))
         return Accepted(first.decode(), int(second), replayed=how == b"replayed")
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
@@ -207,19 +206,26 @@ class JobStore:
                 first += TENANTS_AT_ONCE
         return dict(zip((*LANES, "suspect"), sums, strict=True))
 
+    def _never(self, job: Submission) -> Refused | None:
+        """Refuse a job that no wait helps, whichever limit it met: its input alone is above a limit for the sum."""
+        limits = [(self._caps[job.lane][1], f"the inputs of model {job.model} in lane {job.lane}")]
+        if self.tenants.limits(job.tenant).bytes:
+            most_of_tenant = int(self.tenants.quota(job.tenant).split()[1])  # on one shard, as submit.lua counts
+            limits.append((most_of_tenant, "the inputs of all your open jobs"))
+        most, what = min(limits)
+        if len(job.input) <= most:
+            return None
+        message = f"the input has {len(job.input)} bytes, and {what} may have {most}: no wait helps, send less"
+        return Refused("body_too_large", message, limit_bytes=most)
+
     def _full(self, job: Submission, jobs: int, size: int) -> JitneyError:
         s = self.settings
-        if len(job.input) > (most := self._caps[job.lane][1]):
-            return _never(job, most, f"the inputs of model {job.model} in lane {job.lane}")
         message = f"{jobs} jobs of model {job.model} with {size} bytes of input are open already"
         limits = {"limit_jobs": s.max_jobs, "limit_bytes": s.max_input_bytes}
         return QueueFull(message, model=job.model, **limits)
 
     def _over_quota(self, job: Submission, jobs: int, size: int) -> JitneyError:
         limits = self.tenants.limits(job.tenant)
-        most = int(self.tenants.quota(job.tenant).split()[1])  # on one shard, as submit.lua counts
-        if len(job.input) > most:
-            return _never(job, most, "the inputs of all your open jobs")
         message = f"{jobs} jobs with {size} bytes of input are open already, and this one is beyond what you may have"
         bounds = {"limit_jobs": limits.jobs, "limit_bytes": limits.bytes}
         return OverLimit("quota_exceeded", message, **{name: bound for name, bound in bounds.items() if bound})
@@ -316,9 +322,3 @@ def _by_bytes(outcomes: Sequence[Outcome], limit_bytes: int) -> list[Sequence[Ou
         group.append(one)
         size += len(one.body)
     return [*groups, group]
-
-
-def _never(job: Submission, most_bytes: int, what: str) -> Refused:
-    """Refuse a job that no wait would help: its input alone is above a limit for the sum of inputs."""
-    message = f"the input has {len(job.input)} bytes, and {what} may have {most_bytes}: no wait helps, send less"
-    return Refused("body_too_large", message, limit_bytes=most_bytes)

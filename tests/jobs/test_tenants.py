@@ -84,6 +84,18 @@ async def test_what_no_wait_helps_is_refused_for_good(bench: Bench, limited: Lim
     await bench.submit(lane="bulk")
 
 
+async def test_what_no_wait_helps_is_refused_for_good_in_a_full_queue_too(bench: Bench, limited: Limited) -> None:
+    """It was told to come back as long as the queue was full, or its tenant had as many jobs as it may."""
+    for settings in ({"tenant_bytes": 100, "max_jobs": 1}, {"max_input_bytes": 100, "tenant_jobs": 1}):
+        limited(**settings)
+        await bench.submit(tenant="a")
+        with pytest.raises(NotNow):
+            await bench.submit(tenant="a")
+        with pytest.raises(Refused, match="may have 100: no wait helps"):
+            await bench.submit(tenant="a", input=b"x" * 101)
+        await bench.store.finish("w1", bench.succeed(await bench.claim()))
+
+
 async def test_of_many_jobs_in_one_call_those_are_taken_that_fit(bench: Bench, limited: Limited) -> None:
     limited(tenant_jobs=2)
     jobs = [bench.job(tenant=tenant) for tenant in ("a", "a", "a", "b", "a", "b", "b")]

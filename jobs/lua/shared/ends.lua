@@ -105,13 +105,14 @@ local function dead_letters(ends)
   end
 
   -- Forget a dead letter: its input and its webhook go, and what is left of the job stays as long as any result. False where
-  -- there is no such letter.
+  -- there is no such letter. A job that was made anew under the id of a letter whose record is gone keeps what it has.
   function letters.forget(member)
     local id, size, tenant = string.match(member, '^(%S+) (%d+) ?(%S*)$')
     local there = redis.call('ZREM', dead, member) == 1
     if not there or not id then return there end
     redis.call('DECRBY', root .. ':dead_bytes', size)
     if redis.call('ZREM', root .. ':letters:' .. tenant, member) == 1 then weigh_letter(tenant, -1, 0 - size) end
+    if facts_of(id, 'state')[1] ~= 'failed' then return true end
     if redis.call('HDEL', job_key(id), 'input', 'webhook') > 0 then redis.call('PEXPIRE', job_key(id), ends.ttl_ms) end
     return true
   end
@@ -142,10 +143,11 @@ local function dead_letters(ends)
   -- Keep a failed job's input: it is a dead letter now. Others make room: some with each letter, the rest with the next sweep.
   function letters.keep(id, size, tenant)
     local member = letters.member(id, size, tenant)
-    redis.call('ZADD', dead, whole(now_ms), member)
     redis.call('ZADD', root .. ':letters:' .. (tenant or '?'), whole(now_ms), member)
-    redis.call('INCRBY', root .. ':dead_bytes', size)
-    weigh_letter(tenant or '?', 1, size)
+    if redis.call('ZADD', dead, whole(now_ms), member) == 1 then  -- else a letter of this id was there already, and is counted
+      redis.call('INCRBY', root .. ':dead_bytes', size)
+      weigh_letter(tenant or '?', 1, size)
+    end
     redis.call('PEXPIRE', job_key(id), math.max(ends.dead_ttl_ms, ends.ttl_ms))
     letters.make_room(100)
   end
