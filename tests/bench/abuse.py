@@ -49,7 +49,7 @@ MEMORY_ROUNDS, MEMORY_SECONDS = 5, 25.0
 LIMIT: Final = 3.0
 GROWTH: Final = 1.10
 SETTLED_S: Final = 90.0
-PARTS: Final = {"gateway": "api", "worker": "worker", "background process": "deliver"}
+PARTS: Final = {"gateway": "api", "worker": "worker", "background process": "deliver", "queue's server": "server"}
 KINDS_OF_NEIGHBOUR: Final = (("valid requests", False), ("abuse", True))
 # Times are short, so that a round leaves little to the next.
 ENV: Final = {
@@ -296,9 +296,9 @@ async def watch_memory(service: Service, neighbours_: Neighbours, keys: list[str
         await pass_time(20)  # results, letters and logs of deliveries expire
         held = {name: resident_mib(pid) for name, pid in pids.items()}
         with redis.Redis.from_url(queue_url(service)) as queue:
-            held["queue's server"] = queue.info("memory")["used_memory"] / (1 << 20)
+            data_mib = queue.info("memory")["used_memory"] / (1 << 20)
         found.append(held)
-        figures = ", ".join(f"{name} {mib:.1f} MiB" for name, mib in held.items())
+        figures = ", ".join(f"{name} {mib:.1f} MiB" for name, mib in held.items()) + f" ({data_mib:.1f} MiB of data)"
         print(f"round {number}: {figures}; quiet again after {rest_s:.0f} s; {dict(sorted(seen.items()))}", flush=True)
     grown = {name: found[-1][name] / found[1][name] if found[1][name] else float("inf") for name in found[-1]}
     print("growth from the second to the last round:", ", ".join(f"{n} {ratio:.3f}" for n, ratio in grown.items()))
