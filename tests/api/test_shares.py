@@ -220,10 +220,6 @@ async def test_uploads_that_are_held_are_one_tenants_share(two: Two) -> None:
 
         wait_until(lambda: refused() >= 10, "some of them are refused")
         assert two.calm.submit(PNG.ljust(500_000, b"x")).status_code == 202
-        answer = two.greedy.submit(PNG.ljust(500_000, b"x"))
-        assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
-        assert answer.headers["retry-after"] == "1"
-        assert "bytes of request bodies of yours" in answer.json()["detail"]
         assert refused() < 20
 
 

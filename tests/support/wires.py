@@ -11,7 +11,7 @@ import uvicorn
 
 from api.connections import Bounds, Connections
 from api.protocol import Protocol, bounded, sweep
-from tests.support.waiting import until
+from tests.support.waiting import pass_time, until
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 BOUNDS = Bounds(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=1000)
@@ -99,4 +99,8 @@ async def serving(app: App, bounds: Bounds = BOUNDS) -> AsyncIterator[Wire]:
     finally:
         sweeps.cancel()
         server.should_exit = True
+        connections = [*server.server_state.connections]
         await serves
+        for connection in connections:  # those that linger would outlive the loop
+            connection.transport.abort()
+        await pass_time(0)
