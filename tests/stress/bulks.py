@@ -49,6 +49,7 @@ class Known:
     webhook: str
     flight: int = 0
     flight_until_ms: float = 0  # until then at least its last flight is under way
+    lost_by_ms: float = 0  # by then its last step is landed or lost, and the next dispatch sees that; 0: it has seen it
     due_by_ms: float = 0  # its next step is due then at the latest
     rests_until_ms: float = 0  # after an unexpected fault, no step before
     faults: int = 0  # in a row, as far as is known for certain

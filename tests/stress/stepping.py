@@ -45,6 +45,7 @@ async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
             known.most_faults = known.most_losses = flight.number
         _check_flight(known, flight, moment)
     if answer is not None:
+        _notice_lost(bulks, root, moment)
         _check_passed(bulks, root, flights, moment)
     for flight in flights:
         known = bulks.known[flight.delivery]
@@ -55,7 +56,21 @@ async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
             bulks.courses.append(Course(flight, known))
     for known in bulks.known.values() if answer is None else [bulks.known[one.delivery] for one in flights]:
         known.most_losses += answer is None
-        known.due_by_ms = max(known.due_by_ms, now_ms() + FLIGHT_MS + _rest_ms(known))
+        _flies(known)
+
+
+def _flies(known: Known) -> None:
+    """Note that a step may be under way from now on; it counts as lost a while later at the latest."""
+    known.lost_by_ms = now_ms() + FLIGHT_MS
+    known.due_by_ms = max(known.due_by_ms, known.lost_by_ms + _rest_ms(known))
+
+
+def _notice_lost(bulks: Bulks, root: str, moment: Moment) -> None:
+    """A lost step is noticed by the next dispatch: from then on the bulk rests, if it does."""
+    for known in bulks.known.values():
+        if keys.root(known.shard) == root and known.lost_by_ms and known.lost_by_ms + SLACK_MS < moment.begin_ms:
+            known.lost_by_ms = 0
+            known.due_by_ms = max(known.due_by_ms, moment.end_ms + _rest_ms(known))
 
 
 def _rest_ms(known: Known) -> float:
@@ -145,7 +160,7 @@ async def advance_one(world: World, bulks: Bulks, course: Course) -> None:
         course.next = "begin"
         course.known.faults = 0  # it may have come to its checkpoint
     if is_last:  # it may have said that it goes on, or the step has ended, and the next is due before that
-        course.known.due_by_ms = max(course.known.due_by_ms, now_ms() + FLIGHT_MS + _rest_ms(course.known))
+        _flies(course.known)
     world.connection.fate = "once"
 
 
