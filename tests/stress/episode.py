@@ -9,7 +9,7 @@ from typing import Final
 from jobs import outbox
 from jobs.errors import Refused
 from jobs.outbox import Settlement
-from tests.stress import bulks, checks, claiming, letters, stepping, submitting, webhooks, working
+from tests.stress import bulks, checks, claiming, letters, stepping, submitting, turns, webhooks, working
 from tests.stress.bulks import Bulks
 from tests.stress.ledger import Violation
 from tests.stress.others import Others
@@ -65,7 +65,7 @@ class Episode:
             "replay": (lambda: letters.replay(world), 1),
             "upload": (lambda: bulks.upload(world, all_bulks), 2),
             "open bulk": (lambda: bulks.open_bulk(world, all_bulks), 2),
-            "bulk dispatch": (lambda: stepping.dispatch(world, all_bulks), 3),
+            "bulk dispatch": (lambda: turns.dispatch(world, all_bulks), 3),
             "bulk step": (lambda: stepping.advance(world, all_bulks), 14),
             "bulk cancel": (lambda: bulks.cancel(world, all_bulks), 1),
             "file drop": (lambda: bulks.drop(world, all_bulks), 1),
@@ -149,9 +149,9 @@ class Episode:
 
     async def _drive_bulks(self) -> None:
         world, courses = self.world, self._bulks.courses
-        await stepping.end_rests(world, self._bulks)
+        await turns.end_rests(world, self._bulks)
         for root in world.store.roots if any(not one.is_closed for one in self._bulks.known.values()) else ():
-            await stepping.dispatch_of(world, self._bulks, root)
+            await turns.dispatch_of(world, self._bulks, root)
         for course in list(courses):
             for _ in range(3):
                 await stepping.advance_one(world, self._bulks, course)
