@@ -6,7 +6,7 @@ from typing import Any, Final
 import httpcore2
 
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.storage import Pictures, open_storage
+from jobs.bulk.storage import Pictures, open_storage, unavailable
 from jobs.errors import Refused
 from jobs.guard import Guard
 from jobs.url_prefixes import UrlPrefixes
@@ -42,7 +42,12 @@ class Images:
             raise Refused(
                 "image_unavailable", "no images are kept here under keys (BULK_IMAGES says where they would be)"
             )
-        return await self._pictures.read(key, self._settings.bulk_line_bytes)
+        try:
+            async with asyncio.timeout(self._settings.bulk_fetch_s):
+                return await self._pictures.read(key, self._settings.bulk_line_bytes)
+        except TimeoutError as error:
+            reason = f"no image within {self._settings.bulk_fetch_s:g} s (BULK_FETCH_S)"
+            raise unavailable(TimeoutError(reason)) from error
 
     async def _by_url(self, url: str) -> bytes:
         allowed = self._prefixes.find(url)

@@ -7,6 +7,8 @@ has one id, a line's outcome is logged once, and what is stored is not seen befo
 import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import orjson
@@ -34,6 +36,7 @@ log = logging.getLogger("jitney.deliver")
 
 PAUSE_S: Final = 0.2
 LOST_SHARE: Final = 4  # a lost step may be another's fault: so many times as many are needed as of those that fail
+BEATS_IN_FLIGHT: Final = 3
 TOGETHER: Final = 100  # jobs in one write: interactive ones wait as long as it takes
 EMPTY: Final = {"code": "empty_file", "message": "the file has no line", "param": "input_file_id", "line": None}
 
@@ -240,7 +243,8 @@ class Stepper:
             raise Refused("file_not_found", f"{bulk.file} ends before its last line: its content has changed")
         ended = await steps.marks(self._store, bulk, lines[0].number, lines[-1].number)
         left_ms = bulk.expires_ms - stand.now_ms
-        chunk = await self._maker.make(bulk, reader.plan, lines, ended, left_ms)
+        async with self._flying(course.flight):
+            chunk = await self._maker.make(bulk, reader.plan, lines, ended, left_ms)
         await self._submit(course, chunk)
         size = 0 if bulk.walks_out else chunk.size
         await steps.expand(
@@ -254,6 +258,24 @@ class Stepper:
             ends=chunk.ends,
         )
         return True
+
+    @asynccontextmanager
+    async def _flying(self, flight: Flight) -> AsyncGenerator[None]:
+        """Say that the step goes on for as long as the block runs: images may take longer than BULK_FLIGHT_S."""
+
+        async def say() -> None:
+            while True:
+                await asyncio.sleep(self._flight_ms / 1000 / BEATS_IN_FLIGHT)
+                with suppress(StoreUnavailable):
+                    await steps.write(self._store, flight, self._flight_ms)
+
+        beats = asyncio.ensure_future(say())
+        try:
+            yield
+        finally:
+            beats.cancel()
+            with suppress(asyncio.CancelledError, Overtaken):  # overtaken: the next checkpoint tells
+                await beats
 
     async def _reader(self, course: Course, bulk: Bulk) -> Reader:
         """Give the open file at the place where the bulk goes on; raises Refused where its plan is gone."""
