@@ -25,9 +25,12 @@ FROM base AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY api api
+COPY background background
 COPY batching batching
+COPY cli cli
+COPY jitney jitney
 COPY jobs jobs
-COPY scripts scripts
+COPY model_runtime model_runtime
 COPY worker worker
 RUN --mount=type=cache,target=/pip \
     pip wheel --no-deps --wheel-dir /wheel .

@@ -16,16 +16,16 @@ import uvicorn
 from pydantic import ValidationError
 
 from api.app import create_app
-from api.connections import Bounds
-from api.gateway import EX_CONFIG, Gateway
-from api.protocol import bounded, sweep
+from api.asgi.connection_limits import Bounds
+from api.asgi.protocol import bounded, sweep
+from api.gateway.gateway import EX_CONFIG, Gateway
 from api.settings import GatewaySettings
-from jobs.agreement import ShardsDiffer, check_at_start
 from jobs.bulk.settings import BulkSettings
-from jobs.connection import Connection
-from jobs.environment import explain
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.config.settings_agreement import ShardsDiffer, check_at_start
+from jobs.config.settings_base import explain
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 
 log = logging.getLogger("jitney.api")
 

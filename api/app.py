@@ -8,14 +8,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api import deadletters, models, streams, webhooks
-from api.answers import problem
-from api.bulk import batches, files
-from api.gateway import Gateway
-from api.hot import PATH, Hot
-from api.openapi import complete
-from api.routes import respond, router
-from jobs.errors import JitneyError, Refused
+from api.asgi.fastapi_response import respond
+from api.asgi.responses import problem
+from api.gateway.gateway import Gateway
+from api.openapi.document import complete
+from api.routes import dead_letters, events, models, webhooks
+from api.routes.bulk import batches, files
+from api.routes.hot_jobs import PATH, Hot
+from api.routes.jobs import router
+from jobs.contract.errors import JitneyError, Refused
 
 _STATUS_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
@@ -37,9 +38,9 @@ def create_app(gateway: Gateway) -> Hot:
     app = FastAPI(title="Jitney", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(router(gateway))
     app.include_router(models.router(gateway))
-    app.include_router(deadletters.router(gateway))
+    app.include_router(dead_letters.router(gateway))
     app.include_router(webhooks.router(gateway))
-    app.include_router(streams.router(gateway))
+    app.include_router(events.router(gateway))
     app.include_router(files.router(gateway))
     app.include_router(batches.router(gateway))
     app.openapi = lambda: complete(app)  # type: ignore[method-assign]

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from api.callers import OpenTo
-from jobs.settings import GuardSettings
+from api.auth.authentication import OpenTo
+from jobs.store.settings import GuardSettings
 
 
 class GatewaySettings(GuardSettings):

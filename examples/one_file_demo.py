@@ -16,9 +16,7 @@ from fastapi import FastAPI, UploadFile
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from batching.collation import fold, unfold
-from jobs.errors import Refused
-from worker.models.model import load
-from worker.models.repository import scan
+from jitney import Refused, load, scan
 
 PAGE = """<!doctype html><meta charset=utf-8><title>Demo</title>
 <style>body { font: 1.1rem system-ui; max-width: 32rem; margin: 4rem auto } li { margin: .3rem 0 }</style>

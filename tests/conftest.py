@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.connection import Connection
+from jobs.redis_client.client import Connection
 from tests.support.servers import Server
 from tests.support.service import Service
 

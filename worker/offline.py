@@ -16,17 +16,17 @@ from itertools import count, islice
 from typing import Final, NamedTuple, TypeVar
 
 from batching.batcher import BatchLimits
-from jobs.job import Claimed, Outcome
-from jobs.lifecycle import State
-from worker.batch_run import Bench
-from worker.blackbox import BlackBox
-from worker.board import Board, Ended, Rider
-from worker.fair_threads import Work
-from worker.inference import Device, serve
-from worker.models.model import Model
-from worker.postprocessing import Showing
-from worker.preparing import DECODED_TOGETHER, prepare_all
-from worker.short_runs import ShortRuns
+from jobs.contract.job import Claimed, Outcome
+from jobs.contract.lifecycle import State
+from model_runtime.model import Model
+from worker.crash_recovery.in_flight_journal import BlackBox
+from worker.execution.batch_run import Bench
+from worker.execution.device import Device, serve
+from worker.execution.inline_runs import ShortRuns
+from worker.execution.pending_items import Board, Ended, Rider
+from worker.execution.postprocess import Showing
+from worker.execution.preprocess import DECODED_TOGETHER, prepare_all
+from worker.fair_thread_pool import Work
 
 T = TypeVar("T")
 

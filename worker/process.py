@@ -11,17 +11,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jobs.agreement import ShardsDiffer, until_checked
-from jobs.connection import Connection
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
-from jobs.waits import is_stopped_first
-from worker.blackbox import forget
-from worker.burial import settle_at_last
-from worker.models.spec import ModelError
-from worker.runtime import Runtime
+from jobs.config.settings_agreement import ShardsDiffer, until_checked
+from jobs.redis_client.client import Connection
+from jobs.redis_client.event_wait import is_stopped_first
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
+from model_runtime.spec.model_toml import ModelError
+from worker.crash_recovery.in_flight_journal import forget
+from worker.crash_recovery.recover import settle_at_last
 from worker.settings import WorkerSettings
-from worker.shelf import check
+from worker.versions.folder_snapshot import check
+from worker.worker import Runtime
 
 log = logging.getLogger("jitney.worker")
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 from pydantic_settings import SettingsConfigDict
 
-from jobs.environment import Settings
-from worker.cpus import Cpus, read_cpus, usable_cpus
+from jobs.config.settings_base import Settings
+from model_runtime.cpus import Cpus, read_cpus, usable_cpus
 
 
 def _cpus(given: dict[str, Any]) -> int:

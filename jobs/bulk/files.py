@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
 
-from jobs import keys
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
-from jobs.errors import NotNow, OverLimit, Refused, StoreUnavailable
-from jobs.store import JobStore
+from jobs.contract.errors import NotNow, OverLimit, Refused, StoreUnavailable
+from jobs.redis_client import keys
+from jobs.store.job_store import JobStore
 
 ID: Final = re.compile(r"file-[0-9]{2}[0-9a-f]{32}")
 DELETED_AGAIN_MS: Final = 3_600_000  # a file that has expired and is in use is looked at again after so long
@@ -72,7 +72,7 @@ async def put(store: JobStore, settings: BulkSettings, file: File) -> None:
     words = (settings.bulk_files, file.expires_ms, settings.kept_s)
     facts = ("name", file.name, "purpose", file.purpose, "bytes", file.size_bytes)
     root = keys.root(shard_of(file.id))
-    if await store.run("file/put", root, file.id, file.tenant, *words, *facts) == b"many":
+    if await store.run("bulk_file/add", root, file.id, file.tenant, *words, *facts) == b"many":
         message = f"{settings.bulk_files} files are kept already; delete some, or let them expire"
         raise OverLimit("quota_exceeded", message, limit=settings.bulk_files, retry_after_s=60)
 
@@ -161,7 +161,7 @@ async def drop(store: JobStore, storage: Storage, tenant: str, file_id: str) -> 
     """Delete a file; raises Refused where it is not this tenant's, or is in use."""
     if not _is_ours(store, file_id):
         raise unknown(file_id)
-    how, *place = await store.run("file/drop", keys.root(shard_of(file_id)), file_id, tenant, DELETED_AGAIN_MS)
+    how, *place = await store.run("bulk_file/unlink", keys.root(shard_of(file_id)), file_id, tenant, DELETED_AGAIN_MS)
     if how == b"unknown":
         raise unknown(file_id)
     if how == b"used":
@@ -179,7 +179,7 @@ async def sweep(store: JobStore, storage: Storage, until_ms: int) -> int:
         words = ("-inf", until_ms, "LIMIT", 0, SWEPT_AT_ONCE)
         for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring(shard), *words):
             try:
-                how, *place = await store.run("file/drop", root, name, "", DELETED_AGAIN_MS)
+                how, *place = await store.run("bulk_file/unlink", root, name, "", DELETED_AGAIN_MS)
                 if how == b"dropped":
                     await _remove(store, storage, name.decode(), *place)
                     removed += 1
@@ -196,7 +196,7 @@ async def sweep(store: JobStore, storage: Storage, until_ms: int) -> int:
 
 async def _remove(store: JobStore, storage: Storage, file_id: str, bulk: bytes, kind: bytes) -> None:
     await storage.remove(f"bulks/{bulk.decode()}/{kind.decode()}" if bulk else content_key(file_id))
-    await store.run("file/forget", keys.root(shard_of(file_id)), file_id)
+    await store.run("bulk_file/forget", keys.root(shard_of(file_id)), file_id)
 
 
 async def _read(store: JobStore, ids: Sequence[str]) -> list[File | None]:

@@ -7,12 +7,12 @@ from typing import Final, Literal, NamedTuple
 
 import orjson
 
-from jobs import keys
 from jobs.bulk import files
 from jobs.bulk.settings import BulkSettings
-from jobs.errors import OverLimit, Refused
-from jobs.pipe import Word
-from jobs.store import JobStore
+from jobs.contract.errors import OverLimit, Refused
+from jobs.redis_client import keys
+from jobs.redis_client.pipelined_connection import Word
+from jobs.store.job_store import JobStore
 
 PREFIX: Final = "batch_"  # of the id on the wire
 ID: Final = re.compile(r"[0-9]{2}[0-9a-f]{24}")
@@ -113,7 +113,7 @@ async def begin(store: JobStore, settings: BulkSettings, tenant: str, asked: Ask
         "expanded": 0,
     }
     fields = [word for pair in record.items() for word in pair]
-    how, *made = await store.run("bulk/open", keys.root(shard), bulk_id, tenant, asked.file, *rules, *fields)
+    how, *made = await store.run("bulk/create", keys.root(shard), bulk_id, tenant, asked.file, *rules, *fields)
     if how == b"file":
         raise files.unknown(asked.file)
     if how == b"mismatch":

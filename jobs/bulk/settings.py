@@ -7,8 +7,8 @@ from typing import Final
 
 from pydantic import Field, field_validator
 
-from jobs.environment import Settings
-from jobs.url_prefixes import UrlPrefixes
+from jobs.bulk.url_prefixes import UrlPrefixes
+from jobs.config.settings_base import Settings
 
 STORE: Final = re.compile(r"s3://[^/]+(/.*)?")
 

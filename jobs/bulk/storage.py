@@ -1,19 +1,14 @@
-"""Where bulk's files lie, behind one small port; and its first side, a folder.
+"""Where bulk's files lie, behind one small port.
 
 An object is there as a whole or not at all. Keys are ours alone: letters, digits and slashes, no word of a caller.
 """
 
-import asyncio
 import errno
-import os
-import secrets
-import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import Final, Protocol
 
-from jobs.errors import NotNow, Refused
-from jobs.json_reader import shown
+from jobs.contract.errors import NotNow, Refused
+from jobs.contract.json_reader import shown
 
 BLOCK_BYTES: Final = 1 << 20
 RETRY_AFTER_S: Final = 5
@@ -45,15 +40,6 @@ async def one(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def open_storage(location: str) -> Storage:
-    """Open a folder, or an object store by its URL. Raises ImportError where the extra `s3` is not installed."""
-    if "://" not in location:
-        return Folder(Path(location))
-    from jobs.bulk.s3 import ObjectStore  # noqa: PLC0415 (an extra)
-
-    return ObjectStore(location)
-
-
 class Denied(NotNow):
     """Storage knows an object, or may know it, and does not let us read it."""
 
@@ -63,49 +49,6 @@ def unavailable(error: Exception, kind: type[NotNow] = NotNow) -> NotNow:
     reason = getattr(error, "strerror", None) or str(error).split("\n", maxsplit=1)[0][:200] or type(error).__name__
     kind = Denied if isinstance(error, PermissionError) else kind
     return kind("storage_unavailable", f"the storage of bulk files: {reason}", retry_after_s=RETRY_AFTER_S)
-
-
-class Folder:
-    """A folder on this machine, or one that all parts share. Calls that may block run in threads."""
-
-    buffer_bytes = 0  # a block is written before the next one is asked for
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    async def write(self, key: str, blocks: AsyncIterator[bytes]) -> int:
-        target = self._root / key
-        # Beside its place, so that renaming is one step; and under a name of its own, for two may write at a time.
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        try:
-            file = await asyncio.to_thread(_create, partial)
-            try:
-                async for block in blocks:
-                    await asyncio.to_thread(file.write, block)
-                return await asyncio.to_thread(_keep, file, partial, target)
-            finally:
-                await asyncio.shield(asyncio.to_thread(_discard, file, partial))
-        except OSError as error:
-            raise unavailable(error) from error
-
-    async def read(self, key: str, offset: int = 0) -> AsyncGenerator[bytes]:
-        try:
-            file = await asyncio.to_thread(_open, self._root / key, offset)
-            try:
-                while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
-                    yield block
-            finally:
-                file.close()
-        except OSError as error:
-            if error.errno in NOT_THERE:
-                raise KeyError(key) from error
-            raise unavailable(error) from error
-
-    async def remove(self, prefix: str) -> None:
-        try:
-            await asyncio.to_thread(_remove, self._root / prefix)
-        except OSError as error:
-            raise unavailable(error) from error
 
 
 class Pictures:
@@ -130,42 +73,3 @@ class Pictures:
         except (KeyError, Denied) as error:
             raise Refused("image_unavailable", f"no image can be read under the key {shown(key)}") from error
         return bytes(read)
-
-
-def _create(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("xb", buffering=0)
-
-
-def _open(path: Path, offset: int) -> BinaryIO:
-    file = path.open("rb")
-    file.seek(offset)
-    return file
-
-
-def _keep(file: BinaryIO, partial: Path, target: Path) -> int:
-    """Have it on disk before it has its name, and its name before anybody is told."""
-    os.fsync(file.fileno())
-    size = file.tell()
-    partial.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return size
-
-
-def _discard(file: BinaryIO, partial: Path) -> None:
-    file.close()
-    partial.unlink(missing_ok=True)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, and what writes of the file left that were broken off by the end of their process."""
-    if path.is_dir():
-        shutil.rmtree(path)
-        return
-    path.unlink(missing_ok=True)
-    for partial in path.parent.glob(f".{path.name}.*"):
-        partial.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from jobs.ids import new_id
+from jobs.contract.ids import new_id
 from tests.abuse.sockets import cpu_s
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import Caller, callers, make_key

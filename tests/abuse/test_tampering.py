@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from jobs.ids import new_id
+from jobs.contract.ids import new_id
 from tests.support import models
 from tests.support.service import Service
 from tests.support.waiting import wait_until

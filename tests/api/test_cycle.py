@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.cycle import head
+from api.asgi.single_write import head
 
 
 def test_a_head_is_lines_and_an_empty_one() -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from jobs.ids import new_id
-from jobs.job import Outcome, Submission
-from jobs.lifecycle import State
-from jobs.store import JobStore
+from jobs.contract.ids import new_id
+from jobs.contract.job import Outcome, Submission
+from jobs.contract.lifecycle import State
+from jobs.store.job_store import JobStore
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, cast
 import httpx2
 import pytest
 
-from jobs.events import history
-from jobs.job import Outcome
-from jobs.lifecycle import State
+from jobs.contract.job import Outcome
+from jobs.contract.lifecycle import State
+from jobs.store.events import history
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import callers, jitney_keys
 from tests.support.servers import Server

@@ -12,14 +12,14 @@ from typing import Final
 
 import pytest
 
-from api.callers import _is_here
-from api.drafts import from_form, read_draft
-from api.hot import _prefer_wait
-from api.pace import Pace
-from api.rates import TIDY, Rates
-from api.receiving import SHORT, Request, _media_type, cached
-from jobs.drafts import Draft
-from jobs.errors import Refused
+from api.asgi.request import SHORT, Request, _media_type, cached
+from api.auth.authentication import _is_here
+from api.auth.rate_limiter import TIDY, Rates
+from api.gateway.retry_after import Pace
+from api.routes.hot_jobs import _prefer_wait
+from api.submission.parsing import from_form, read_draft
+from jobs.contract.errors import Refused
+from jobs.contract.job_request import Draft
 
 PNG: Final = b"\x89PNG\r\n\x1a\n\xff\xfe\x00"
 DISPOSITION: Final = 'Content-Disposition: form-data; name="%s"%s'

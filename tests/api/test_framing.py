@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.framing import Framing
+from api.asgi.request_boundaries import Framing
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 LENGTH = b"POST /%d HTTP/1.1\r\nContent-Length: 12\r\n\r\nab\r\n\r\n\n\r\n\r\nz"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
-from jobs import keyring
+from jobs.tenants import api_keys
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import Caller, callers, jitney_keys, make_key
 from tests.support.servers import Server
@@ -122,7 +122,7 @@ def test_a_key_lies_in_the_queue_as_a_hash_only(queue: Server) -> None:
         assert key.encode() not in b"".join(kept.values())
         assert key.rpartition("_")[2].encode() not in b"".join(kept.values())
         (record,) = map(orjson.loads, kept.values())
-    assert record["digest"] == keyring.digest_of(key)
+    assert record["digest"] == api_keys.digest_of(key)
     assert (record["tenant"], record["role"], record["note"]) == ("acme", "key", "the cron job")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.rates import Rates
+from api.auth.rate_limiter import Rates
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import callers
 from tests.support.servers import Server

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from jobs.job import Outcome
-from jobs.lifecycle import State
+from jobs.contract.job import Outcome
+from jobs.contract.lifecycle import State
 from tests.support.gateways import PNG, GatewayProcess, Worker
 
 pytestmark = pytest.mark.anyio

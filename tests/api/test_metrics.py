@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cpu import Meter
-from jobs.job import Outcome
-from jobs.lifecycle import State
-from jobs.upkeep import bury
+from jobs.contract.job import Outcome
+from jobs.contract.lifecycle import State
+from jobs.metrics.cpu_time import Meter
+from jobs.store.maintenance import bury
 from tests.support.gateways import GatewayProcess, Worker
 from tests.support.servers import Server
 from tests.support.waiting import wait_until

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.pace import LONGEST_S, SHORTEST_S, UNKNOWN_S, Pace
+from api.gateway.retry_after import LONGEST_S, SHORTEST_S, UNKNOWN_S, Pace
 
 
 def test_before_anything_ended_nobody_knows() -> None:

@@ -1,6 +1,6 @@
 """When leases may be called in, decided with clocks that are only numbers: lease 20 s, a sweep every 1.5 s."""
 
-from api.patience import Patience
+from api.gateway.lease_grace import Patience
 
 SERVER_MS = 1_700_000_000_000
 

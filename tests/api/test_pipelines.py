@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from api.connections import Connections
-from api.protocol import Protocol
+from api.asgi.connection_limits import Connections
+from api.asgi.protocol import Protocol
 from tests.support.waiting import pass_time, until
 from tests.support.wires import BOUNDS, serving
 

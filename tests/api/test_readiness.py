@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from jobs.registry import WorkerReport, announce, tell_news
+from jobs.models.worker_registry import WorkerReport, announce, tell_news
 from tests.support.gateways import CARD, GatewayProcess, Worker
 from tests.support.keyed import Caller, make_key
 from tests.support.servers import Server

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pytest
 from pydantic import ValidationError
 
+from api.asgi.tenant_budgets import Shares
 from api.settings import GatewaySettings
-from api.shares import Shares
-from jobs.errors import QueueFull
+from jobs.contract.errors import QueueFull
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import Caller, callers
 from tests.support.servers import Server

@@ -8,15 +8,15 @@ from contextlib import suppress
 
 import pytest
 
-from api import sweeping
-from api.patience import Patience
-from jobs.connection import Connection
-from jobs.errors import StoreUnavailable
-from jobs.ids import new_id
-from jobs.job import Claimed, Submission
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
-from jobs.upkeep import Swept
+from api.gateway import maintenance
+from api.gateway.lease_grace import Patience
+from jobs.contract.errors import StoreUnavailable
+from jobs.contract.ids import new_id
+from jobs.contract.job import Claimed, Submission
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.maintenance import Swept
+from jobs.store.settings import StoreSettings
 from tests.support.servers import Server
 from tests.support.waiting import pass_time, until
 
@@ -44,23 +44,23 @@ async def test_a_live_worker_keeps_its_job_when_the_server_stood_still_longer_th
     settings = StoreSettings(redis_url=server.url, lease_s=LEASE_S)
     connection = Connection(server.url, timeout_s)
     store, patience = JobStore(settings, connection), Patience(SWEEP_S, LEASE_S)
-    await sweeping.tick(store, patience)
+    await maintenance.tick(store, patience)
     await pass_time(LEASE_S / 4)
-    await sweeping.tick(store, patience)
+    await maintenance.tick(store, patience)
     alive, dead = await claimed(store, "alive"), await claimed(store, "dead")
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
-    sweep = asyncio.create_task(sweeping.tick(store, patience))
+    sweep = asyncio.create_task(maintenance.tick(store, patience))
     await pass_time(1.5 * LEASE_S)
     server.process.send_signal(signal.SIGCONT)
     with suppress(StoreUnavailable):
         await sweep
-    await sweeping.tick(store, patience)
+    await maintenance.tick(store, patience)
     assert await store.extend("alive", alive) == []
 
     async def is_taken_back() -> bool:
         await store.extend("alive", alive)
-        await sweeping.tick(store, patience)
+        await maintenance.tick(store, patience)
         (job,) = await store.read([dead[0].id])
         return job is not None and job.state == "queued"
 
@@ -72,14 +72,14 @@ async def test_a_live_worker_keeps_its_job_when_the_server_stood_still_longer_th
 async def test_a_jump_of_the_clock_is_told_once(store: JobStore, caplog: pytest.LogCaptureFixture) -> None:
     patience = Patience(SWEEP_S, LEASE_S)
     with caplog.at_level(logging.INFO, "jitney.api"):
-        await sweeping.tick(store, patience)
+        await maintenance.tick(store, patience)
         patience.heard(1_700_000_000_000, time.monotonic())  # as if its clock had stood there
-        await sweeping.tick(store, patience)
-        await sweeping.tick(store, patience)
+        await maintenance.tick(store, patience)
+        await maintenance.tick(store, patience)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "no job is taken back for 0.2 s" in caplog.text
 
 
 def test_what_moved_is_told_in_words() -> None:
-    assert sweeping.in_words(Swept(1, 0, 0, 0, 0, 0)) == ""
-    assert sweeping.in_words(Swept(1, 2, 0, 1, 0, 0)) == "2 taken back from lost workers, 1 expired"
+    assert maintenance.in_words(Swept(1, 0, 0, 0, 0, 0)) == ""
+    assert maintenance.in_words(Swept(1, 2, 0, 1, 0, 0)) == "2 taken back from lost workers, 1 expired"

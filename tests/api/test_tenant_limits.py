@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs import tenants
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
-from jobs.tenants import TenantLimits
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
+from jobs.tenants import stored_limits
+from jobs.tenants.stored_limits import TenantLimits
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import callers
 from tests.support.processes import ROOT
@@ -32,7 +32,7 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
 
 
 def jitney_tenants(queue: Server, *args: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "scripts.cli", "tenants", *args]
+    command = [sys.executable, "-m", "cli.main", "tenants", *args]
     env = {**os.environ, "REDIS_URL": queue.url}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
 
@@ -106,20 +106,20 @@ async def test_a_worker_follows_weights_and_running_jobs(queue: Server, worker: 
     limits = TenantLimits(worker.connection, store.tenants)
     await limits.check()
     assert store.tenants.shares == b""
-    await tenants.change(worker.connection, "a", {"running": 2, "weight": 5})
+    await stored_limits.change(worker.connection, "a", {"running": 2, "weight": 5})
     await limits.refresh()
     jobs = [tuple(store.tenants.limits(name)) for name in ("a", "b")]
     assert jobs == [(5, 0, 0, 0, 2), (1, 0, 0, 0, 0)]
     assert store.tenants.quota("a") == "claimed"
-    await tenants.change(worker.connection, "a", {"running": None, "weight": None})
+    await stored_limits.change(worker.connection, "a", {"running": None, "weight": None})
     await limits.refresh()
-    assert (store.tenants.shares, await tenants.read(worker.connection)) == (b"", {})
+    assert (store.tenants.shares, await stored_limits.read(worker.connection)) == (b"", {})
 
 
 async def test_two_who_change_a_tenant_at_once_lose_nothing(worker: Worker) -> None:
     names = ("requests", "jobs", "bytes", "running")
-    await asyncio.gather(*(tenants.change(worker.connection, "a", {name: 7}) for name in names))
-    assert Counter((await tenants.read(worker.connection))["a"].model_dump().values()) == {7: 4, None: 1}
+    await asyncio.gather(*(stored_limits.change(worker.connection, "a", {name: 7}) for name in names))
+    assert Counter((await stored_limits.read(worker.connection))["a"].model_dump().values()) == {7: 4, None: 1}
 
 
 async def test_limits_that_can_not_be_read_are_the_default_ones(queue: Server, worker: Worker) -> None:
@@ -129,5 +129,5 @@ async def test_limits_that_can_not_be_read_are_the_default_ones(queue: Server, w
             client.hset("jitney:tenants", name, text)
     await TenantLimits(worker.connection, store.tenants).refresh()
     assert [store.tenants.limits(name).jobs for name in ("a", "b", "C", "d")] == [9, 9, 9, 3]
-    await tenants.change(worker.connection, "a", {"jobs": 4})
-    assert (await tenants.read(worker.connection))["a"].jobs == 4
+    await stored_limits.change(worker.connection, "a", {"jobs": 4})
+    assert (await stored_limits.read(worker.connection))["a"].jobs == 4

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import pytest
 
-from api.unpacking import MEMBERS, STEP_BYTES, Unpacking
-from jobs.errors import Refused
+from api.asgi.gzip_body import MEMBERS, STEP_BYTES, Unpacking
+from jobs.contract.errors import Refused
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
 

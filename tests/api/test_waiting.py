@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from api.waiting import Waiting
-from jobs.job import Job
-from jobs.lifecycle import State
-from jobs.store import JobStore
+from api.gateway.job_waiters import Waiting
+from jobs.contract.job import Job
+from jobs.contract.lifecycle import State
+from jobs.store.job_store import JobStore
 
 pytestmark = pytest.mark.anyio
 

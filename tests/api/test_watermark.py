@@ -5,8 +5,8 @@ from statistics import median
 
 import pytest
 
-from api.watermark import Watermark
-from jobs.memory import Memory
+from api.gateway.memory_watermark import Watermark
+from jobs.metrics.server_memory import Memory
 from tests.api.test_metrics import metrics
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server

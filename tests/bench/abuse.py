@@ -32,8 +32,8 @@ import onnx
 import redis
 from onnx import TensorProto, helper, numpy_helper
 
-from jobs import keyring
-from jobs.connection import Connection
+from jobs.redis_client.client import Connection
+from jobs.tenants import api_keys
 from tests.bench import abusers
 from tests.bench.abusers import Target
 from tests.bench.fairness import at_random, client, p
@@ -231,7 +231,7 @@ async def make_keys(service: Service, tenants: list[str]) -> list[str]:
     """Make a key for each tenant, faster than by a command for each."""
     connection = Connection(queue_url(service), 5)
     try:
-        return [(await keyring.create(connection, tenant, "key"))[1] for tenant in tenants]
+        return [(await api_keys.create(connection, tenant, "key"))[1] for tenant in tenants]
     finally:
         await connection.aclose()
 

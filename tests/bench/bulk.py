@@ -24,14 +24,14 @@ from typing import NamedTuple
 from PIL import Image
 
 from batching.collation import fold
-from scripts.bench.connection import Address
-from scripts.bench.cpu import ServiceCpu
-from scripts.bulk.ledger import State, read_state
+from cli.bench.load.connection import Address
+from cli.bench.load.service_cpu import ServiceCpu
+from cli.bulk.results.results_journal import State, read_state
+from model_runtime.cpus import usable_cpus
+from model_runtime.model import Model, load
+from model_runtime.repository.repository import ModelFolder, scan
 from tests.support import models
 from tests.support.service import ROOT, Service
-from worker.cpus import usable_cpus
-from worker.models.model import Model, load
-from worker.models.repository import ModelFolder, scan
 
 SHARED = ROOT.parent / "shared" / "data"
 DISTINCT = 200
@@ -140,7 +140,7 @@ def bulk_run(images: list[Path], output: Path, *where: str) -> Cost:
 
 
 def _run(given: str, output: Path, *where: str) -> tuple[State, float]:
-    command = [sys.executable, "-m", "scripts.bulk", "run", given, "-o", str(output), "--quiet", *where]
+    command = [sys.executable, "-m", "cli.bulk", "run", given, "-o", str(output), "--quiet", *where]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

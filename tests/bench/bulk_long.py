@@ -20,8 +20,8 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.bench.cpu import totals
-from scripts.bulk.ledger import read_state
+from cli.bench.load.service_cpu import totals
+from cli.bulk.results.results_journal import read_state
 from tests.support import bulk
 from tests.support.service import ROOT, Service
 

@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from scripts.bench import closed_loop
-from scripts.bench.connection import Address
-from scripts.bench.cpu import ServiceCpu
-from scripts.bench.exchanges import Exchange, post, waiting_post
-from scripts.bench.figures import Spent
-from scripts.bench.loads import WAIT, Load
+from cli.bench.load import closed_loop
+from cli.bench.load.connection import Address
+from cli.bench.load.service_cpu import ServiceCpu
+from cli.bench.load.submit_modes import Exchange, post, waiting_post
+from cli.bench.load_levels import WAIT, Load
+from cli.bench.statistics import Spent
 from tests.bench.flat import SHARED_DATA
 from tests.support import models
 from tests.support.service import Service

@@ -37,7 +37,7 @@ LINE: Final = b'{"model":"%s","input":{"tensors":{"x":{"datatype":"FP32","shape"
 MODELS: Final = {"sharing": (0.016, 0.001), "linear": (0.0, 0.002)}  # seconds of a batch, and of a rider
 TASK: Final = """
 import threading
-from worker.models.tasks.tensor import TensorTask
+from model_runtime.tasks.tensor import TensorTask
 
 class Slow(TensorTask):
     last = None
@@ -145,7 +145,7 @@ def p(values: list[float], percent: int) -> float:
 def make_key(service: Service, tenant: str) -> str:
     env = {**os.environ, "DATA_DIR": str(service.folder / "data")}
     env.pop("REDIS_URL", None)
-    command = [sys.executable, "-m", "scripts.cli", "keys", "create", "--tenant", tenant]
+    command = [sys.executable, "-m", "cli.main", "keys", "create", "--tenant", tenant]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -17,11 +17,11 @@ from typing import Final
 import numpy as np
 
 from batching.collation import fold, unfold
+from model_runtime.model import Model, load
+from model_runtime.profiling import synthetic_inputs
+from model_runtime.repository.repository import ModelFolder, scan
 from tests.faults.parts import resident_mib
 from tests.support import models
-from worker.models import samples
-from worker.models.model import Model, load
-from worker.models.repository import ModelFolder, scan
 
 MOST_GROWTH: Final = 1.05
 LOOK_EVERY: Final = 50
@@ -75,7 +75,7 @@ def measure(folder: Path, batches: int) -> dict[str, float]:
     assert isinstance(found, ModelFolder)
     model = load(found)
     random = np.random.default_rng(1)
-    rows = samples.make(model.inputs, model.max_batch, 1, lambda _: None).rows
+    rows = synthetic_inputs.make(model.inputs, model.max_batch, 1, lambda _: None).rows
     for size in range(1, model.max_batch + 1):
         _run(model, rows[:size])
     warm = most = last = resident_mib(os.getpid())
@@ -101,7 +101,7 @@ def measure(folder: Path, batches: int) -> dict[str, float]:
     }
 
 
-def _run(model: Model, riders: list[samples.Row]) -> None:
+def _run(model: Model, riders: list[synthetic_inputs.Row]) -> None:
     seats = model.seats(len(riders))
     assert len(unfold(model.run(fold(riders, seats)), len(riders), seats)) == len(riders)
 

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from scripts.bench import closed_loop
-from scripts.bench.connection import Address
-from scripts.bench.cpu import ServiceCpu
-from scripts.bench.exchanges import Exchange, post, waiting_post
-from scripts.bench.figures import Spent
-from scripts.bench.loads import WAIT, Load
+from cli.bench.load import closed_loop
+from cli.bench.load.connection import Address
+from cli.bench.load.service_cpu import ServiceCpu
+from cli.bench.load.submit_modes import Exchange, post, waiting_post
+from cli.bench.load_levels import WAIT, Load
+from cli.bench.statistics import Spent
 from tests.support import models
 from tests.support.processes import program
 from tests.support.service import Service
@@ -35,7 +35,7 @@ BODY: Final = bytes(784 * 4)
 
 BARE: Final = """
 import asyncio, socket, uvicorn
-from api.protocol import Protocol
+from api.asgi.protocol import Protocol
 
 JOB = b'{"status":"succeeded","batch_size":1,"timings":{"queue":0,"decode":0,"batch":0,"infer":0,"total":0}}'
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(JOB)).encode())]

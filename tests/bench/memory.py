@@ -6,10 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.bench import closed_loop
-from scripts.bench.connection import Address
-from scripts.bench.exchanges import Exchange, post, waiting_post
-from scripts.bench.loads import WAIT, Load
+from cli.bench.load import closed_loop
+from cli.bench.load.connection import Address
+from cli.bench.load.submit_modes import Exchange, post, waiting_post
+from cli.bench.load_levels import WAIT, Load
 from tests.faults.parts import resident_mib
 from tests.support import models
 from tests.support.service import Service

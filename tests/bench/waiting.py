@@ -19,10 +19,10 @@ from pathlib import Path
 import httpx2
 import orjson
 
-from scripts.bench import closed_loop
-from scripts.bench.connection import Address
-from scripts.bench.exchanges import Exchange, post, waiting_post
-from scripts.bench.loads import WAIT, Load
+from cli.bench.load import closed_loop
+from cli.bench.load.connection import Address
+from cli.bench.load.submit_modes import Exchange, post, waiting_post
+from cli.bench.load_levels import WAIT, Load
 from tests.support import models
 from tests.support.service import Service
 

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from jobs.job import Claimed
+from jobs.contract.job import Claimed
 from tests.bulk.conftest import Plant
 from tests.support import bulks
 from tests.support.bulks import line

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.bulk.lines import Bits, Line, lines_of, read_line
+from jobs.bulk.input_lines import Bits, Line, lines_of, read_line
 
 TEXTS = st.lists(st.sampled_from([b"", b" ", b"a", b'{"x": 1}', b"long" * 5, b"\r"]), max_size=12)
 

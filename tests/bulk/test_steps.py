@@ -8,18 +8,18 @@ import orjson
 import pytest
 import redis
 
-from jobs.bulk import files, records, steps
+from jobs.bulk import checkpoints, files, records
+from jobs.bulk.checkpoints import Ends, Overtaken, Part
 from jobs.bulk.files import File
 from jobs.bulk.records import Asked, Bulk
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.steps import Ends, Overtaken, Part
-from jobs.connection import Connection
-from jobs.errors import OverLimit, Refused
-from jobs.job import Outcome, Submission
-from jobs.lifecycle import State
-from jobs.outbox import Flight
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.contract.background_lease import Flight
+from jobs.contract.errors import OverLimit, Refused
+from jobs.contract.job import Outcome, Submission
+from jobs.contract.lifecycle import State
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 from tests.support.servers import ENGINES, Server
 
 FLIGHT_MS = 60_000
@@ -57,12 +57,12 @@ async def open_bulk(store: JobStore, key: str = "k", *, again: bool = False) -> 
 
 
 async def fly(store: JobStore) -> Flight:
-    (flight,), _ = await steps.dispatch(store, store.roots[0], 5, 5, FLIGHT_MS)
+    (flight,), _ = await checkpoints.dispatch(store, store.roots[0], 5, 5, FLIGHT_MS)
     return flight
 
 
 def job(bulk: Bulk, number: int) -> Submission:
-    return Submission(steps.job_id(bulk.id, number), "m", "1", "raw", b"in", lane="bulk", bulk=f"line-{number}")
+    return Submission(checkpoints.job_id(bulk.id, number), "m", "1", "raw", b"in", lane="bulk", bulk=f"line-{number}")
 
 
 async def run(store: JobStore, count: int) -> list[Outcome]:
@@ -72,8 +72,8 @@ async def run(store: JobStore, count: int) -> list[Outcome]:
     return outcomes
 
 
-async def stand(store: JobStore, flight: Flight) -> steps.Stand:
-    return await steps.begin(store, flight, FLIGHT_MS)
+async def stand(store: JobStore, flight: Flight) -> checkpoints.Stand:
+    return await checkpoints.begin(store, flight, FLIGHT_MS)
 
 
 async def test_an_outcome_is_logged_once_whatever_is_sent_twice(store: JobStore) -> None:
@@ -88,8 +88,8 @@ async def test_an_outcome_is_logged_once_whatever_is_sent_twice(store: JobStore)
     await run(store, 2)
     seen = await stand(store, flight)
     assert (seen.waiting, seen.bulk.completed, seen.bulk.failed) == (2, 2, 0)
-    ids = [orjson.loads(one)[:2] for one in await steps.outcomes(store, bulk, 10, 1 << 20)]
-    assert sorted(ids) == [[steps.job_id(bulk.id, n), f"line-{n}"] for n in (1, 2)]
+    ids = [orjson.loads(one)[:2] for one in await checkpoints.outcomes(store, bulk, 10, 1 << 20)]
+    assert sorted(ids) == [[checkpoints.job_id(bulk.id, n), f"line-{n}"] for n in (1, 2)]
 
 
 async def test_a_line_that_ends_without_a_run_takes_its_job_with_it(store: JobStore) -> None:
@@ -99,9 +99,9 @@ async def test_a_line_that_ends_without_a_run_takes_its_job_with_it(store: JobSt
     await store.submit([job(bulk, n) for n in (1, 2, 3)])
     await run(store, 1)
     running = (await store.claim("m", "1", "w1", 1)).jobs
-    ends = [Ends(steps.job_id(bulk.id, n), f"line-{n}", "canceled", BROKEN) for n in (1, 2, 3, 4)]
-    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)
-    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)  # sent twice
+    ends = [Ends(checkpoints.job_id(bulk.id, n), f"line-{n}", "canceled", BROKEN) for n in (1, 2, 3, 4)]
+    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)
+    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)  # sent twice
     seen = (await stand(store, flight)).bulk
     assert (seen.expanded, seen.line, seen.offset, seen.completed, seen.failed) == (4, 4, 40, 1, 3)
     late = [Outcome(one.id, one.attempt, State.SUCCEEDED, b"{}") for one in running]
@@ -111,20 +111,20 @@ async def test_a_line_that_ends_without_a_run_takes_its_job_with_it(store: JobSt
 
 async def test_who_is_not_the_last_writes_nothing(store: JobStore) -> None:
     bulk = await open_bulk(store)
-    (lost,), _ = await steps.dispatch(store, store.roots[0], 5, 5, 0)
+    (lost,), _ = await checkpoints.dispatch(store, store.roots[0], 5, 5, 0)
     flight = await fly(store)  # the first counts as lost at once
     assert flight == Flight(bulk.id, lost.number + 1)
     part = Part("p", 1, 0, 5, 0, 1, 0)
     for step in (
-        steps.begin(store, lost, FLIGHT_MS),
-        steps.write(store, lost, FLIGHT_MS),
-        steps.expand(store, lost, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=0, ends=[]),
-        steps.collect(store, lost, FLIGHT_MS, bulk, part, expires_ms=1, kept_s=1),
-        steps.close(store, lost, steps.Close("completed", "", b"", {"completed_ms": 1}), 1),
+        checkpoints.begin(store, lost, FLIGHT_MS),
+        checkpoints.write(store, lost, FLIGHT_MS),
+        checkpoints.expand(store, lost, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=0, ends=[]),
+        checkpoints.collect(store, lost, FLIGHT_MS, bulk, part, expires_ms=1, kept_s=1),
+        checkpoints.close(store, lost, checkpoints.Close("completed", "", b"", {"completed_ms": 1}), 1),
     ):
         with pytest.raises(Overtaken):
             await step
-    await steps.land(store, lost, 0)
+    await checkpoints.land(store, lost, 0)
     assert (await stand(store, flight)).bulk == (await records.find(store, "default", f"batch_{bulk.id}"))
 
 
@@ -135,29 +135,29 @@ async def test_stored_outcomes_leave_the_log_once(store: JobStore) -> None:
     await run(store, 3)
     part = Part("p1", 2, 20, 50, 0, 2, 0)
     for _ in range(2):  # sent twice
-        await steps.collect(store, flight, FLIGHT_MS, bulk, part, expires_ms=1 << 50, kept_s=100)
+        await checkpoints.collect(store, flight, FLIGHT_MS, bulk, part, expires_ms=1 << 50, kept_s=100)
     seen = await stand(store, flight)
     assert (seen.waiting, seen.bulk.collected, seen.bulk.out_exists, seen.bulk.err_exists) == (1, 2, True, False)
     file = await files.find(store, "default", bulk.out_file)
     assert (file.size_bytes, file.lines, file.purpose) == (50, 2, "batch_output")
     with pytest.raises(Overtaken):  # another was faster
-        await steps.collect(store, flight, FLIGHT_MS, bulk, part._replace(name="p2"), expires_ms=1, kept_s=1)
+        await checkpoints.collect(store, flight, FLIGHT_MS, bulk, part._replace(name="p2"), expires_ms=1, kept_s=1)
 
 
 async def test_a_bulk_is_woken_when_its_last_line_ends(store: JobStore) -> None:
     bulk = await open_bulk(store)
     flight = await fly(store)
     await store.submit([job(bulk, 1)])
-    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
-    await steps.land(store, flight, 60)
-    assert (await steps.dispatch(store, store.roots[0], 5, 5, FLIGHT_MS))[0] == []
+    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
+    await checkpoints.land(store, flight, 60)
+    assert (await checkpoints.dispatch(store, store.roots[0], 5, 5, FLIGHT_MS))[0] == []
     await run(store, 1)
     flight = await fly(store)
     await store.submit([job(bulk, 2)])
     bulk = (await stand(store, flight)).bulk
-    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(2, 2), size=2, ends=[])
+    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(2, 2), size=2, ends=[])
     await run(store, 1)  # while a step is under way
-    await steps.land(store, flight, 60)
+    await checkpoints.land(store, flight, 60)
     await fly(store)
 
 
@@ -193,16 +193,16 @@ async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: 
         assert (await stand(store, flight)).bulk.losses == lost
         with store_client(store) as client:
             client.zadd("jitney:{s00}:stepping", {bulk.id: 1})  # it says nothing for so long
-    assert (await steps.dispatch(store, root, 5, 5, FLIGHT_MS))[0] == []  # it rests
+    assert (await checkpoints.dispatch(store, root, 5, 5, FLIGHT_MS))[0] == []  # it rests
     flight = await fly_again()
-    await steps.land(store, flight, 60, "it failed", is_fault=True)
+    await checkpoints.land(store, flight, 60, "it failed", is_fault=True)
     with store_client(store) as client:
         wake(client)  # by outcomes, before its rest is over
-    assert (await steps.dispatch(store, root, 5, 5, FLIGHT_MS))[0] == []
+    assert (await checkpoints.dispatch(store, root, 5, 5, FLIGHT_MS))[0] == []
     flight = await fly_again()
     seen = (await stand(store, flight)).bulk
     assert (seen.faults, seen.losses, seen.stalled) == (1, 3, "it failed")
-    await steps.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
+    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
     seen = (await stand(store, flight)).bulk
     assert (seen.faults, seen.losses) == (0, 0)
 

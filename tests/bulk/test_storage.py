@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from jobs.bulk.local_storage import Folder
+from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.storage import Folder, Pictures, Storage, one, open_storage
-from jobs.errors import NotNow, Refused
+from jobs.bulk.storage import Pictures, Storage, one
+from jobs.contract.errors import NotNow, Refused
 from tests.bulk.conftest import Plant
 from tests.support import bulks
 from tests.support.bulks import line

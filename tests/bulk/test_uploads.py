@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from jobs.bulk import files
-from jobs.bulk.storage import Folder
-from jobs.connection import Connection
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.bulk.local_storage import Folder
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 from tests.support.gateways import GatewayProcess
 from tests.support.servers import Server
 from tests.support.waiting import wait_until, watch

@@ -9,13 +9,13 @@ import orjson
 import pytest
 from openai.types import Batch
 
-from jobs.bulk.steps import job_id
+from background.bulk import result_lines
+from jobs.bulk.checkpoints import job_id
 from tests.bulk.conftest import Plant
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.gateways import PNG
 from tests.support.waiting import wait_until
-from worker.bulk import results
 
 TRIES = 3
 
@@ -176,7 +176,7 @@ def test_an_outcome_that_cannot_be_read_is_a_line_that_failed() -> None:
     line_id = job_id("00" + "a" * 24, 7)
     broken: list[list[Any]] = [["succeeded", "no JSON"], ["no state"], ["1"] * 15, [None] * 15, [{}] * 15, [[], "{}"]]
     for words in broken:
-        shown = results.show(orjson.dumps([line_id, "seven", *words]))
+        shown = result_lines.show(orjson.dumps([line_id, "seven", *words]))
         text = orjson.loads(shown.text)
         assert not shown.succeeded
         assert (text["custom_id"], text["error"]["line"]) == ("seven", 7)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bulk import errors, options, rows, sources, tables
+from cli.bulk import errors, options
+from cli.bulk.inputs import sources, tables
+from cli.bulk.results import rows
 from tests.support.service import ROOT, Service
 
 DOC = (ROOT / "docs" / "bulk-run.md").read_text()
@@ -19,7 +21,7 @@ def test_the_commands_give_what_is_shown(service: Service, tmp_path: Path) -> No
     for name in ("samples", "models"):
         (tmp_path / name).symlink_to(ROOT / name)
     assert block.count(".venv/bin/jitney bulk run") == 4
-    script = block.replace(".venv/bin/jitney", f"PYTHONPATH={ROOT} {sys.executable} -m scripts.cli")
+    script = block.replace(".venv/bin/jitney", f"PYTHONPATH={ROOT} {sys.executable} -m cli.main")
     script = re.sub(r"-o (results|sevens)\.jsonl(?! --status)", rf"\g<0> --url {service.url}", script)
     done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["lines"] == 50

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet, table
 
-from scripts.bulk import options
-from scripts.bulk.errors import CannotRun
-from scripts.bulk.sources import open_source
+from cli.bulk import options
+from cli.bulk.errors import CannotRun
+from cli.bulk.inputs.sources import open_source
 from tests.support import bulk
 from tests.support.service import DIGITS, Service
 

@@ -19,10 +19,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import parquet, table
 
-from scripts.bulk import items, tables
-from scripts.bulk.errors import BadItem, CannotRun
-from scripts.bulk.far import read_ahead
-from scripts.bulk.sources import open_source
+from cli.bulk.errors import BadItem, CannotRun
+from cli.bulk.inputs import items, tables
+from cli.bulk.inputs.remote import read_ahead
+from cli.bulk.inputs.sources import open_source
 from tests.support import bulk
 from tests.support.service import DIGITS
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bulk.errors import CannotRun
-from scripts.bulk.items import Item
-from scripts.bulk.ledger import Ledger, State, is_held, read_state, state_path
-from scripts.bulk.retrying import finish_merge, merge, retry_of
-from scripts.bulk.rows import Row, failed
+from cli.bulk.errors import CannotRun
+from cli.bulk.inputs.items import Item
+from cli.bulk.results.results_journal import Ledger, State, is_held, read_state, state_path
+from cli.bulk.results.retry_failed import finish_merge, merge, retry_of
+from cli.bulk.results.rows import Row, failed
 from tests.support import bulk
 from tests.support.service import DIGITS, ROOT
 
@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_costs_no_line(tmp_path: Path) -> 
     results = tmp_path / "r.jsonl"
     args = [str(tmp_path / "in.jsonl"), "-o", str(results), "--local", str(bulk.DIGITS_MODEL)]
     full = subprocess.run(
-        [sys.executable, "-m", "scripts.bulk", "run", *args],
+        [sys.executable, "-m", "cli.bulk", "run", *args],
         cwd=ROOT,
         capture_output=True,
         text=True,

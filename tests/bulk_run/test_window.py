@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from scripts.bulk.window import FIRST, Window
+from cli.bulk.service.in_flight_window import FIRST, Window
 from tests.support.waiting import pass_time
 
 

@@ -11,7 +11,8 @@ from typing import Any, Self
 import httpx2
 import redis
 
-from jobs import counts, keys
+from jobs.metrics import event_counters as counts
+from jobs.redis_client import keys
 from tests.faults.parts import Door, Gateway, Part, Worker, open_files, resident_mib
 from tests.faults.proxy import Network, Proxy
 from tests.support.processes import is_running

@@ -19,8 +19,8 @@ from pathlib import Path
 import orjson
 from PIL import Image
 
-from scripts.bench.connection import Address, connect
-from scripts.bench.exchanges import post
+from cli.bench.load.connection import Address, connect
+from cli.bench.load.submit_modes import post
 from tests.support import fragile, models
 from tests.support.service import DIGITS, ROOT, Service
 

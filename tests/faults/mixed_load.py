@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from PIL import Image
 
-from scripts.bench.connection import Address, Connection, connect
+from cli.bench.load.connection import Address, Connection, connect
 from tests.faults.history import FINAL
 from tests.support.service import DIGITS
 

@@ -131,7 +131,7 @@ class Worker(Part):
     """A worker as a user starts it: `jitney worker`, whose process, or whose child, is `python -m worker`."""
 
     def __init__(self, name: str, env: Mapping[str, str], folder: Path, proxy: Proxy) -> None:
-        super().__init__(name, ("scripts.cli", "worker"), env, folder, proxy)
+        super().__init__(name, ("cli.main", "worker"), env, folder, proxy)
         self._is_supervised = False
 
     @property

@@ -54,7 +54,7 @@ peers = ["acme", "bolt"]
 def make_key(service: Service, tenant: str, *more: str) -> str:
     env = {**os.environ, "DATA_DIR": str(service.folder / "data")}
     env.pop("REDIS_URL", None)
-    command = [sys.executable, "-m", "scripts.cli", "keys", "create", "--tenant", tenant, *more]
+    command = [sys.executable, "-m", "cli.main", "keys", "create", "--tenant", tenant, *more]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
 

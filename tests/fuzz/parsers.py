@@ -20,21 +20,23 @@ import atheris
 import httptools
 
 with atheris.instrument_imports(include=["api", "jobs", "python_multipart"]):
-    from api import many
-    from api.callers import _is_here, _key_of
-    from api.deadletters import _place, read_time
-    from api.drafts import read_draft
-    from api.framing import Framing
-    from api.hot import _prefer_wait, _wait_seconds
-    from api.receiving import Request, read_query
+    from api.asgi.gzip_body import STEP_BYTES, Unpacking
+    from api.asgi.request import Request, read_query
+    from api.asgi.request_boundaries import Framing
+    from api.auth.authentication import _is_here, _key_of
+    from api.routes.dead_letters import _place, read_time
+    from api.routes.hot_jobs import _prefer_wait, _wait_seconds
     from api.settings import GatewaySettings
-    from api.unpacking import STEP_BYTES, Unpacking
-    from jobs import codec, events, keyring, tenants, tensors
-    from jobs.admission import admit, check_key
-    from jobs.catalogue import Catalogue
-    from jobs.drafts import Draft
-    from jobs.errors import JitneyError
-    from jobs.registry import Announced
+    from api.submission import multi_job
+    from api.submission.parsing import read_draft
+    from jobs.contract import tensors
+    from jobs.contract.errors import JitneyError
+    from jobs.contract.job_request import Draft
+    from jobs.models.catalog import Catalogue
+    from jobs.models.worker_registry import Announced
+    from jobs.store import codec, events
+    from jobs.store.admission import admit, check_key
+    from jobs.tenants import api_keys, limits
 
 X: Final = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
 PLACES: Final = {"kinds": ["image", "tensors", "raw"], "inputs": [X], "raw_bytes": 16}
@@ -76,8 +78,8 @@ def request(data: bytes) -> None:
     asked = Request(scope)
     _key_of(asked)
     _is_here(asked.header(b"host"))
-    if many.is_many(asked, body):
-        for draft in many.read_drafts(asked, body, 20).read():
+    if multi_job.is_many(asked, body):
+        for draft in multi_job.read_drafts(asked, body, 20).read():
             if not isinstance(draft, JitneyError):
                 taken(draft)
     else:
@@ -97,7 +99,7 @@ def heads(data: bytes) -> None:
     """Read what stands in heads: queries, keys, preferences, cursors, times."""
     text = data.decode("latin-1")
     readers: tuple[Callable[[str], object], ...] = (
-        *(check_key, _prefer_wait, keyring.id_of, _place, keyring.digest_of),
+        *(check_key, _prefer_wait, api_keys.id_of, _place, api_keys.digest_of),
         *(lambda text: read_time("since", text), lambda text: _wait_seconds(text, 60)),
         events._PLACE.fullmatch,
         lambda text: read_query(text.encode("latin-1"), ("model", "lane")),
@@ -116,15 +118,15 @@ def records(data: bytes) -> None:
         values = [mine or theirs for mine, theirs in zip_longest(known, values)]
     codec.read_job("00" + "0" * 32, values)
     rest = given.ConsumeBytes(given.remaining_bytes())
-    keyring._key(rest)
-    deviations = lambda text: tenants.read_deviations(text.decode("latin-1"))  # noqa: E731 - one line says it
+    api_keys._key(rest)
+    deviations = lambda text: limits.read_deviations(text.decode("latin-1"))  # noqa: E731 - one line says it
     for read in (codec.read_notice, codec.read_handed, tensors.unpack, deviations):
         with contextlib.suppress(ValueError, JitneyError):
             read(rest)
 
 
 class _Cuts:
-    """Feeds llhttp as api/protocol.py does, and checks that it stops between two requests."""
+    """Feeds llhttp as api/asgi/protocol.py does, and checks that it stops between two requests."""
 
     def __init__(self) -> None:
         self.framing, self.parser = Framing(), httptools.HttpRequestParser(self)

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from model_runtime.repository.repository import ModelFolder, scan
 from tests.support import models
 from tests.support.service import DIGITS, ROOT, Service
-from worker.models.repository import ModelFolder, scan
 
 DIGITS_ONNX = ROOT / "models" / "digits" / "1" / "model.onnx"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def run(models_dir: Path, *words: str, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "scripts.cli", "models", "import", *words, "--models-dir", str(models_dir)]
+    command = [sys.executable, "-m", "cli.main", "models", "import", *words, "--models-dir", str(models_dir)]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from batching.collation import fold
+from model_runtime.model import load
+from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.tensor_spec import Array
 from tests.support.service import ROOT, Service
-from worker.models.model import load
-from worker.models.port import Array
-from worker.models.repository import ModelFolder, scan
 
 pytestmark = [
     pytest.mark.skipif(
@@ -49,7 +49,7 @@ np.save(sys.argv[1], model.predict(np.stack(batch), verbose=0))
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of models with resnet50 in it."""
     folder = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "scripts.cli", "models", "import", "keras:ResNet50", "--weights", "random"]
+    command = [sys.executable, "-m", "cli.main", "models", "import", "keras:ResNet50", "--weights", "random"]
     done = subprocess.run([*command, "--models-dir", folder], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{folder}/resnet50: imported" in done.stdout

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from jobs import keys
-from jobs.connection import Connection
-from jobs.errors import JitneyError
-from jobs.ids import new_id
-from jobs.job import Accepted, Claimed, Outcome, Submission
-from jobs.lifecycle import State
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
-from jobs.upkeep import Swept, sweep
+from jobs.contract.errors import JitneyError
+from jobs.contract.ids import new_id
+from jobs.contract.job import Accepted, Claimed, Outcome, Submission
+from jobs.contract.lifecycle import State
+from jobs.redis_client import keys
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.maintenance import Swept, sweep
+from jobs.store.settings import StoreSettings
 from tests.support import invariants
 from tests.support.servers import ENGINES, Server
 

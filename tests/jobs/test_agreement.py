@@ -11,15 +11,17 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
-from jobs import agreement, compared_settings, keys, registry
-from jobs.agreement import Agreement, Process, ShardsDiffer, check_at_start, find_differences
+from background.settings import DeliverySettings
 from jobs.bulk.settings import BulkSettings
-from jobs.connection import Connection
-from jobs.settings import StoreSettings
+from jobs.config import compared_settings, settings_agreement
+from jobs.config.settings_agreement import Agreement, Process, ShardsDiffer, check_at_start, find_differences
+from jobs.models import worker_registry
+from jobs.redis_client import keys
+from jobs.redis_client.client import Connection
+from jobs.store.settings import StoreSettings
 from tests.jobs.conftest import Bench
 from tests.support.servers import free_port
 from tests.support.waiting import until
-from worker.delivery.settings import DeliverySettings
 from worker.settings import WorkerSettings
 
 
@@ -38,8 +40,8 @@ async def test_another_number_of_shards_is_refused_with_both(bench: Bench, kept:
     for refused in (one(bench, "third", "worker", shards=other).check(), check_at_start(bench.store.connection, other)):
         with pytest.raises(ShardsDiffer, match=f"SHARDS={other}, but this queue is kept with SHARDS={kept}"):
             await refused
-    assert [process.id for process in await agreement.read(bench.store.connection)] == ["first", "second"]
-    assert await agreement.read_shards(bench.store.connection) == kept
+    assert [process.id for process in await settings_agreement.read(bench.store.connection)] == ["first", "second"]
+    assert await settings_agreement.read_shards(bench.store.connection) == kept
 
 
 async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_down(bench: Bench) -> None:
@@ -148,7 +150,7 @@ def test_it_is_decided_for_every_setting_whether_it_is_compared(settings: type[B
 
 
 async def hold(bench: Bench, worker: str, digest: str, ttl_s: float = 60) -> str:
-    return (await registry.hold_digests(bench.store.connection, worker, {"m 1": digest}, ttl_s))["m 1"]
+    return (await worker_registry.hold_digests(bench.store.connection, worker, {"m 1": digest}, ttl_s))["m 1"]
 
 
 async def test_the_files_that_were_announced_first_are_served_until_nobody_has_them(bench: Bench) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.base64_reader import read_base64, read_base64_or_url
-from jobs.errors import Refused
+from jobs.contract.base64_reader import read_base64, read_base64_or_url
+from jobs.contract.errors import Refused
 
 
 def forms(data: bytes) -> dict[str, str]:

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from jobs import codec, deadletters, registry, upkeep
-from jobs import store as store_module
-from jobs.errors import JitneyError
-from jobs.job import Claimed, Outcome
-from jobs.lifecycle import State
-from jobs.registry import WorkerReport
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
-from jobs.upkeep import bury
+from jobs.contract.errors import JitneyError
+from jobs.contract.job import Claimed, Outcome
+from jobs.contract.lifecycle import State
+from jobs.models import worker_registry
+from jobs.models.worker_registry import WorkerReport
+from jobs.store import codec, dead_letters, maintenance
+from jobs.store import job_store as store_module
+from jobs.store.job_store import JobStore
+from jobs.store.maintenance import bury
+from jobs.store.settings import StoreSettings
 from tests.jobs.conftest import Bench
 
 ROOT = "jitney:{s00}"
@@ -151,7 +152,7 @@ async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: Bench) -> None
     (job_id,) = await bench.submit()
     for nth in range(100):
         await bench.store.wait(job_id, f"gateway{nth}")
-        await bench.store.run("follow", bench.store.roots[0], f"gateway{nth}", job_id, *codec.READ_FIELDS)
+        await bench.store.run("job/read_and_follow", bench.store.roots[0], f"gateway{nth}", job_id, *codec.READ_FIELDS)
     with bench.server.client() as client:
         for field in ("watchers", "followers"):
             noted = client.hget(f"{ROOT}:job:{job_id}", field).decode().split()
@@ -159,7 +160,7 @@ async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: Bench) -> None
 
 
 async def test_a_dead_worker_is_buried_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "BURY_LIMIT", 3)
+    monkeypatch.setattr(maintenance, "BURY_LIMIT", 3)
     await bench.submit(20)
     for _ in range(5):
         await bench.claim(2, "dead")
@@ -172,33 +173,33 @@ async def test_a_dead_worker_is_buried_in_parts(bench: Bench, monkeypatch: pytes
 
 async def test_more_versions_than_lua_unpacks_are_announced(bench: Bench) -> None:
     cards = [{"name": f"m{nth}", "version": "1", "kinds": []} for nth in range(4500)]
-    await registry.announce(bench.store.connection, WorkerReport("w1", 1, "here"), cards, 60)
-    assert len((await registry.announced(bench.store.connection)).cards) == 4500
+    await worker_registry.announce(bench.store.connection, WorkerReport("w1", 1, "here"), cards, 60)
+    assert len((await worker_registry.announced(bench.store.connection)).cards) == 4500
 
 
 # ---- dead letters
 
 
 async def test_old_letters_go_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "SWEEP_LIMIT", 3)
+    monkeypatch.setattr(maintenance, "SWEEP_LIMIT", 3)
     ids = await bench.submit(10)
     await bench.store.finish("w1", fail(await bench.claim()))
     with bench.server.client() as client:
         for key in ("dead", "letters:default"):
             client.zadd(f"{ROOT}:{key}", {f"{job_id} 2 default": 1 for job_id in ids})
     assert (await bench.sweep()).purged == 10
-    assert await deadletters.weigh(bench.store) == (0, 0)
+    assert await dead_letters.weigh(bench.store) == (0, 0)
 
 
 async def test_a_bound_that_was_lowered_is_kept_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "SWEEP_LIMIT", 50)
+    monkeypatch.setattr(maintenance, "SWEEP_LIMIT", 50)
     await bench.submit(202)
     await bench.store.finish("w1", fail(await bench.claim(201)))
     with_settings(bench, dead_letters=5)
     await bench.store.finish("w1", fail(await bench.claim(1)))
-    assert (await deadletters.weigh(bench.store))[0] == 102  # one letter pushes out so many at most
+    assert (await dead_letters.weigh(bench.store))[0] == 102  # one letter pushes out so many at most
     assert (await bench.sweep()).purged == 97
-    assert (await deadletters.weigh(bench.store))[0] == 5
+    assert (await dead_letters.weigh(bench.store))[0] == 5
 
 
 async def test_a_sum_of_letters_that_is_wrong_lets_jobs_end(bench: Bench) -> None:
@@ -207,14 +208,14 @@ async def test_a_sum_of_letters_that_is_wrong_lets_jobs_end(bench: Bench) -> Non
         client.set(f"{ROOT}:dead_bytes", 1 << 40)
     await bench.store.finish("w1", fail(await bench.claim(1)))
     await bench.store.finish("w1", fail(await bench.claim(1)))
-    assert (await deadletters.weigh(bench.store))[0] == 1
+    assert (await dead_letters.weigh(bench.store))[0] == 1
 
 
 async def test_a_named_letter_goes_and_a_job_that_is_none_stays(bench: Bench) -> None:
     letter, running = await bench.submit(2)
     first, _ = await bench.claim()
     await bench.store.finish("w1", fail([first]))
-    assert await deadletters.purge(bench.store, [letter, running, "00" + "0" * 32]) == 1
+    assert await dead_letters.purge(bench.store, [letter, running, "00" + "0" * 32]) == 1
     with bench.server.client() as client:
         assert client.hget(f"{ROOT}:job:{running}", "input") == b"in"
 

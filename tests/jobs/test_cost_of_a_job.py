@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs.ids import new_id
-from jobs.job import Submission
+from jobs.contract.ids import new_id
+from jobs.contract.job import Submission
 from tests.jobs.conftest import Bench
 
 INPUT = b"x" * 3136

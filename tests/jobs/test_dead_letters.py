@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from jobs import deadletters
-from jobs.deadletters import Place, Wanted
-from jobs.errors import Refused
-from jobs.job import Outcome
-from jobs.lifecycle import State
-from jobs.store import JobStore
+from jobs.contract.errors import Refused
+from jobs.contract.job import Outcome
+from jobs.contract.lifecycle import State
+from jobs.store import dead_letters
+from jobs.store.dead_letters import Place, Wanted
+from jobs.store.job_store import JobStore
 from tests.jobs.conftest import Bench
 
 ALL = Wanted()
@@ -31,7 +31,7 @@ async def found(store: JobStore, wanted: Wanted, limit: int = 100, tenant: str |
     ids: list[str] = []
     after: Place | None = None
     while True:
-        page = await deadletters.page(store, tenant, wanted, after, limit)
+        page = await dead_letters.page(store, tenant, wanted, after, limit)
         assert len(page.letters) <= limit
         ids += [letter.job.id for _, letter in page.letters]
         if page.after is None:
@@ -50,10 +50,10 @@ async def test_a_page_holds_the_newest_and_the_next_goes_on(bench: Bench) -> Non
     ids = await die(bench, 5)
     for nth, job_id in enumerate(ids):
         at(bench, job_id, 1000 + nth)
-    first = await deadletters.page(bench.store, "default", ALL, None, 2)
+    first = await dead_letters.page(bench.store, "default", ALL, None, 2)
     assert [letter.job.id for _, letter in first.letters] == ids[:2:-1]
     assert first.after == Place(1003, ids[3])
-    second = await deadletters.page(bench.store, "default", ALL, first.after, 3)
+    second = await dead_letters.page(bench.store, "default", ALL, first.after, 3)
     assert [letter.job.id for _, letter in second.letters] == ids[2::-1]
 
 
@@ -69,7 +69,7 @@ async def test_filters(bench: Bench) -> None:
     killer = await die(bench, model="b", code="poison")
     for nth, (job_id,) in enumerate((a, b, killer)):
         at(bench, job_id, 1000 + nth)
-    await deadletters.note_replay(bench.store, b[0], "00" + "0" * 32)
+    await dead_letters.note_replay(bench.store, b[0], "00" + "0" * 32)
     for wanted, ids in (
         (Wanted(model="a"), a),
         (Wanted(model="b"), b + killer),
@@ -87,11 +87,11 @@ async def test_filters(bench: Bench) -> None:
 async def test_a_page_that_finds_nothing_among_many_says_where_to_go_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadletters, "LOOKS", deadletters.CHUNK)
+    monkeypatch.setattr(dead_letters, "LOOKS", dead_letters.CHUNK)
     (oldest,) = await die(bench, model="a")
     at(bench, oldest, 1)
     await die(bench, 150)
-    page = await deadletters.page(bench.store, "default", Wanted(model="a"), None, 10)
+    page = await dead_letters.page(bench.store, "default", Wanted(model="a"), None, 10)
     assert page.letters == []
     assert page.after is not None
     assert await found(bench.store, Wanted(model="a")) == {oldest}
@@ -99,22 +99,22 @@ async def test_a_page_that_finds_nothing_among_many_says_where_to_go_on(
 
 async def test_a_letter_shows_what_became_of_it(bench: Bench) -> None:
     (job_id,) = await die(bench, input=b"exactly this", parameters=b'{"top_k":1}')
-    letter = await deadletters.find(bench.store, "default", job_id)
+    letter = await dead_letters.find(bench.store, "default", job_id)
     assert (letter.input_bytes, letter.kind, letter.parameters) == (12, "raw", b'{"top_k":1}')
     assert (letter.kills, letter.losses, letter.retries, letter.replayed_as) == (0, 0, 0, None)
     assert (letter.code, letter.job.state) == ("inference_failed", State.FAILED)
-    assert await deadletters.read_input(bench.store, letter) == b"exactly this"
-    assert await deadletters.weigh(bench.store) == (1, 12)
+    assert await dead_letters.read_input(bench.store, letter) == b"exactly this"
+    assert await dead_letters.weigh(bench.store) == (1, 12)
 
 
 async def test_who_is_no_letter_is_unknown(bench: Bench) -> None:
     (foreign,) = await die(bench, tenant="other")
     (gone,) = await die(bench)
     (queued,) = await bench.submit()
-    assert await deadletters.purge(bench.store, [gone, gone]) == 1
+    assert await dead_letters.purge(bench.store, [gone, gone]) == 1
     for job_id in (queued, foreign, gone, "00" + "0" * 32, "99" + "0" * 32, "../x"):
         with pytest.raises(Refused) as refused:
-            await deadletters.find(bench.store, "default", job_id)
+            await dead_letters.find(bench.store, "default", job_id)
         assert refused.value.code == "dead_letter_not_found"
         assert refused.value.message.replace(job_id, "ID") == (
             "no dead letter ID; they are kept for 604800 s, the newest 1000"
@@ -125,10 +125,10 @@ async def test_who_is_no_letter_is_unknown(bench: Bench) -> None:
 
 async def test_a_purged_letter_is_not_marked(bench: Bench) -> None:
     (job_id,) = await die(bench)
-    await deadletters.purge(bench.store, [job_id])
+    await dead_letters.purge(bench.store, [job_id])
     with bench.server.client() as client:
         client.delete(f"jitney:{{s00}}:job:{job_id}")
-        await deadletters.note_replay(bench.store, job_id, "00" + "0" * 32)
+        await dead_letters.note_replay(bench.store, job_id, "00" + "0" * 32)
         assert not client.exists(f"jitney:{{s00}}:job:{job_id}")
 
 
@@ -149,7 +149,7 @@ async def test_a_job_that_dies_again_under_the_id_of_a_letter_is_counted_once(be
     with bench.server.client() as client:
         client.delete(f"jitney:{{s00}}:job:{job_id}")
     assert await die(bench, id=job_id) == [job_id]
-    assert await deadletters.weigh(bench.store) == (1, 2)
+    assert await dead_letters.weigh(bench.store) == (1, 2)
 
 
 async def test_junk_among_the_letters_is_passed_over(bench: Bench) -> None:
@@ -186,7 +186,7 @@ async def test_bytes_are_shared_as_letters_are(bench: Bench) -> None:
     assert len(await found(bench.store, ALL, tenant="flood")) == 2
     await die(bench, tenant="flood", input=b"x" * 5000)  # larger than all the room: it alone goes
     assert await found(bench.store, ALL, tenant="calm") == set(calm)
-    assert await deadletters.weigh(bench.store) == (5, 200)
+    assert await dead_letters.weigh(bench.store) == (5, 200)
 
 
 async def test_where_nobody_has_two_letters_the_oldest_of_all_goes(bench: Bench) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.connection import Connection
-from jobs.durability import CHECKS, Hazard, describe, judge
-from jobs.errors import StoreUnavailable
+from jobs.contract.errors import StoreUnavailable
+from jobs.redis_client.client import Connection
+from jobs.redis_client.durability import CHECKS, Hazard, describe, judge
 from tests.support.servers import Server, free_port
 
 pytestmark = pytest.mark.anyio
@@ -133,8 +133,8 @@ async def test_with_require_durable_no_new_job_is_taken_and_old_ones_go_on(settl
         client.config_set("appendonly", "no")
     connection._small.close()
     with pytest.raises(StoreUnavailable, match=r"REQUIRE_DURABLE is set.*appendonly is not yes"):
-        await connection.script("submit", "jitney:{s00}")
-    await connection.script("add", "jitney:{s00}:k", "field", 1)
+        await connection.script("job/submit", "jitney:{s00}")
+    await connection.script("generic/increment", "jitney:{s00}:k", "field", 1)
     assert "appendonly is not yes" in await connection.misfit()
     with settled.client() as client:
         client.config_set("appendonly", "yes")

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from jobs import codec, keys
-from jobs.job import Job, Outcome
-from jobs.lifecycle import State
+from jobs.contract.job import Job, Outcome
+from jobs.contract.lifecycle import State
+from jobs.redis_client import keys
+from jobs.store import codec
 from tests.jobs.conftest import Bench
 
 

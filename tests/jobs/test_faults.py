@@ -4,14 +4,14 @@ import itertools
 
 import pytest
 
-from jobs import stats
-from jobs.errors import QueueFull
-from jobs.job import Claimed, Outcome
-from jobs.lifecycle import State
-from jobs.registry import WorkerReport, announce, announced
-from jobs.stats import Tally
-from jobs.store import JobStore
-from jobs.upkeep import bury, sweep
+from jobs.contract.errors import QueueFull
+from jobs.contract.job import Claimed, Outcome
+from jobs.contract.lifecycle import State
+from jobs.metrics import histograms
+from jobs.metrics.histograms import Tally
+from jobs.models.worker_registry import WorkerReport, announce, announced
+from jobs.store.job_store import JobStore
+from jobs.store.maintenance import bury, sweep
 from tests.jobs.conftest import Bench
 
 
@@ -214,7 +214,7 @@ async def test_workers_keep_announcing_themselves_to_a_full_server(bench: Bench)
             await announce(connection, report, [{"name": "m", "version": "1", "kinds": []}], ttl_s=60)
             await tally.tell(connection, "m")
             assert [worker.id for worker in (await announced(connection)).workers] == ["w1"]
-            assert (await stats.read(connection, ["m"]))["m"]["size:sum"] == 4
+            assert (await histograms.read(connection, ["m"]))["m"]["size:sum"] == 4
             with pytest.raises(QueueFull):
                 await bench.submit()
         finally:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobs import codec
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.store import codec
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 from tests.jobs.conftest import Bench
 
 LARGE = b"x" * (32 * 1024 + 1)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from jobs.connection import Connection
-from jobs.errors import JitneyError, QueueFull, Refused, StoreUnavailable
-from jobs.job import Accepted
-from jobs.lifecycle import State
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.contract.errors import JitneyError, QueueFull, Refused, StoreUnavailable
+from jobs.contract.job import Accepted
+from jobs.contract.lifecycle import State
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 from tests.jobs.conftest import Bench
 from tests.support.servers import Server
 

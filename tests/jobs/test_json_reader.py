@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import Refused
-from jobs.json_reader import BLANK, MAX_DEPTH, MAX_VALUES, as_object, read_json, read_object, shown
+from jobs.contract.errors import Refused
+from jobs.contract.json_reader import BLANK, MAX_DEPTH, MAX_VALUES, as_object, read_json, read_object, shown
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner))

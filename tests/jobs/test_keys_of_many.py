@@ -1,7 +1,7 @@
 """An Idempotency-Key that many jobs of a request share is one record, whatever their number."""
 
-from jobs.admission import DIGEST
-from jobs.errors import Refused
+from jobs.contract.errors import Refused
+from jobs.store.admission import DIGEST
 from tests.jobs.conftest import Bench
 
 FACTS = "d" * DIGEST

@@ -8,25 +8,27 @@ from contextlib import contextmanager
 
 import pytest
 
-from jobs import deadletters, deliveries, outbox, webhooks
-from jobs import store as store_module
-from jobs.bulk import files, records, steps
+from jobs.bulk import checkpoints, files, records
 from jobs.bulk.files import File
 from jobs.bulk.records import Asked
 from jobs.bulk.settings import BulkSettings
-from jobs.deadletters import Wanted
-from jobs.deliveries import Wanted as WantedDeliveries
-from jobs.errors import Refused
-from jobs.guard import Guard
-from jobs.job import Outcome, Submission
-from jobs.lifecycle import State
-from jobs.views import listed_view
+from jobs.contract import webhook_request
+from jobs.contract.address_policy import Guard
+from jobs.contract.errors import Refused
+from jobs.contract.job import Outcome, Submission
+from jobs.contract.job_view import listed_view
+from jobs.contract.lifecycle import State
+from jobs.store import dead_letters
+from jobs.store import job_store as store_module
+from jobs.store.dead_letters import Wanted
+from jobs.webhooks import delivery_log, outbox
+from jobs.webhooks.delivery_log import Wanted as WantedDeliveries
 from tests.jobs.conftest import Bench
 from tests.jobs.test_outbox import LIMITS
 
 LARGE = b'{"y":"%s"}' % (b"x" * (1 << 20))
 SMALL = b'{"y":"%s"}' % (b"x" * 16_000)
-HOOK = webhooks.read("https://receiver.example/hook", Guard([], ["https"], [443]))
+HOOK = webhook_request.read("https://receiver.example/hook", Guard([], ["https"], [443]))
 
 
 @contextmanager
@@ -130,12 +132,12 @@ async def test_a_webhook_of_a_large_output_never_reads_it(bench: Bench) -> None:
 async def test_a_list_of_deliveries_brings_nothing_of_what_they_tell(bench: Bench) -> None:
     await run(bench, SMALL[:15_000] + b'"}', 20, webhook=HOOK)
     with at_most(bench, 40_000):
-        page = await deliveries.page(bench.store, "default", WantedDeliveries(), None, 100)
+        page = await delivery_log.page(bench.store, "default", WantedDeliveries(), None, 100)
     assert len(page.deliveries) == 20
 
 
 async def test_a_page_of_dead_letters_has_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadletters, "PAGE_BYTES", 100_000)
+    monkeypatch.setattr(dead_letters, "PAGE_BYTES", 100_000)
     await bench.submit(10, parameters=b'{"a":"%s"}' % (b"x" * 30_000), input=b"y" * 300_000)
     body = b'{"code":"inference_failed","message":"m","status":422}'
     claimed = await bench.claim()
@@ -143,14 +145,14 @@ async def test_a_page_of_dead_letters_has_a_bound(bench: Bench, monkeypatch: pyt
     small, large = await connection_of(bench, large=False), await connection_of(bench, large=True)
     found, after = 0, None
     while True:
-        page = await deadletters.page(bench.store, "default", Wanted(), after, 100)
+        page = await dead_letters.page(bench.store, "default", Wanted(), after, 100)
         assert len(page.letters) <= 4
         found, after = found + len(page.letters), page.after
         if after is None:
             break
     assert found == 10
-    letter = await deadletters.find(bench.store, "default", claimed[0].id)
-    assert await deadletters.read_input(bench.store, letter) == b"y" * 300_000
+    letter = await dead_letters.find(bench.store, "default", claimed[0].id)
+    assert await dead_letters.read_input(bench.store, letter) == b"y" * 300_000
     assert (last_commands(bench)[small], last_commands(bench)[large]) == ("zrevrangebyscore", "hget")
 
 
@@ -188,13 +190,13 @@ async def test_outcomes_of_a_batch_are_read_by_their_bytes(bench: Bench) -> None
     """However few bytes its lines had as inputs."""
     bulk = await open_bulk(bench)
     jobs = [
-        Submission(steps.job_id(bulk.id, nth), "m", "1", "raw", b"in", lane="bulk", bulk=f"line-{nth}")
+        Submission(checkpoints.job_id(bulk.id, nth), "m", "1", "raw", b"in", lane="bulk", bulk=f"line-{nth}")
         for nth in range(1, 5)
     ]
     await bench.store.submit(jobs)
     await bench.store.finish("w1", bench.succeed(await bench.claim(), LARGE))
     small = await connection_of(bench, large=False)
-    assert len(await steps.outcomes(bench.store, bulk, 100, 2_500_000)) == 2
-    assert len(await steps.outcomes(bench.store, bulk, 100, 1)) == 1
-    assert len(await steps.outcomes(bench.store, bulk, 3, 1 << 30)) == 3
+    assert len(await checkpoints.outcomes(bench.store, bulk, 100, 2_500_000)) == 2
+    assert len(await checkpoints.outcomes(bench.store, bulk, 100, 1)) == 1
+    assert len(await checkpoints.outcomes(bench.store, bulk, 3, 1 << 30)) == 3
     assert last_commands(bench)[small] == "client"

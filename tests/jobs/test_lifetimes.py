@@ -5,25 +5,28 @@ The row: a tenant's list of jobs vanished a week after its first job, whatever c
 
 import pytest
 
-from jobs import deliveries, keys, outbox, webhooks
-from jobs import store as store_module
 from jobs.bulk import files, records
 from jobs.bulk.files import File
 from jobs.bulk.records import Asked
 from jobs.bulk.settings import BulkSettings
-from jobs.deliveries import Wanted
-from jobs.guard import Guard
-from jobs.job import Outcome
-from jobs.lifecycle import State
-from jobs.outbox import Flight, Settlement
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.contract import webhook_request
+from jobs.contract.address_policy import Guard
+from jobs.contract.background_lease import Flight
+from jobs.contract.job import Outcome
+from jobs.contract.lifecycle import State
+from jobs.redis_client import keys
+from jobs.store import job_store as store_module
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
+from jobs.webhooks import delivery_log, outbox
+from jobs.webhooks.delivery_log import Wanted
+from jobs.webhooks.outbox import Settlement
 from tests.jobs.conftest import Bench
 from tests.jobs.test_outbox import LIMITS
 
 ROOT = "jitney:{s00}"
 MONTH_S = 30 * 86_400
-HOOK = webhooks.read("https://receiver.example/hook", Guard([], ["https"], [443]))
+HOOK = webhook_request.read("https://receiver.example/hook", Guard([], ["https"], [443]))
 SETTINGS = BulkSettings()
 
 
@@ -82,12 +85,12 @@ async def test_a_failed_job_is_read_as_long_as_any_result(bench: Bench) -> None:
 # ---- deliveries
 
 
-async def delivered(bench: Bench) -> deliveries.Delivery:
+async def delivered(bench: Bench) -> delivery_log.Delivery:
     """Make a delivery that was made well."""
     await bench.submit(webhook=HOOK)
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
     await outbox.settle(bench.store, await take(bench), Settlement("delivered", {"status": 200}), LIMITS)
-    (delivery,) = (await deliveries.page(bench.store, "default", Wanted(), None, 10)).deliveries
+    (delivery,) = (await delivery_log.page(bench.store, "default", Wanted(), None, 10)).deliveries
     return delivery
 
 
@@ -100,7 +103,7 @@ async def test_a_delivery_that_is_sent_again_keeps_what_lists_it(bench: Bench) -
     delivery = await delivered(bench)
     lists = ("deliveries:default", "endpoints:default", f"endpoint:{delivery.endpoint}")
     age(bench, *lists, f"delivery:{delivery.id}")
-    await deliveries.resend(bench.store, "default", delivery.id)
+    await delivery_log.resend(bench.store, "default", delivery.id)
     assert {left_s(bench, name) for name in (*lists, f"delivery:{delivery.id}")} == {MONTH_S}
 
 
@@ -111,7 +114,7 @@ async def test_a_delivery_outlives_the_wait_for_its_next_attempt(bench: Bench) -
     flight = await take(bench)
     wait_s = 2 * MONTH_S
     await outbox.settle(bench.store, flight, Settlement("retry", {"status": 500}, wait_s * 1000), LIMITS)
-    (endpoint,) = await deliveries.endpoints(bench.store, "default")
+    (endpoint,) = await delivery_log.endpoints(bench.store, "default")
     for name in (f"delivery:{flight.delivery}", f"endpoint:{endpoint.id}", "deliveries:default"):
         assert left_s(bench, name) > wait_s, name
 

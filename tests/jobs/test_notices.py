@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from jobs.connection import Connection
-from jobs.notices import Listener
+from jobs.redis_client.client import Connection
+from jobs.redis_client.pubsub import Listener
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio

@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
-from jobs import deliveries, outbox, upkeep, webhooks
-from jobs.deliveries import Wanted
-from jobs.guard import Guard
-from jobs.job import Outcome
-from jobs.lifecycle import State
-from jobs.outbox import Attempt, Flight, Lane, Limits, News, Settlement
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.contract import webhook_request
+from jobs.contract.address_policy import Guard
+from jobs.contract.background_lease import Flight
+from jobs.contract.job import Outcome
+from jobs.contract.lifecycle import State
+from jobs.store import maintenance
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
+from jobs.webhooks import delivery_log, outbox, signing_secrets
+from jobs.webhooks.delivery_log import Wanted
+from jobs.webhooks.outbox import Attempt, Lane, Limits, News, Settlement
 from tests.jobs.conftest import Bench
 from tests.support import invariants
 from tests.support.waiting import until
@@ -43,11 +46,11 @@ def checked(bench: Bench) -> Iterator[None]:
 
 
 def hook(url: str = URL, *events: str) -> str:
-    return webhooks.read({"url": url, "events": list(events)}, GUARD)
+    return webhook_request.read({"url": url, "events": list(events)}, GUARD)
 
 
-async def listed(bench: Bench, **wanted: Any) -> list[deliveries.Delivery]:
-    return (await deliveries.page(bench.store, "default", Wanted(**wanted), None, 100)).deliveries
+async def listed(bench: Bench, **wanted: Any) -> list[delivery_log.Delivery]:
+    return (await delivery_log.page(bench.store, "default", Wanted(**wanted), None, 100)).deliveries
 
 
 async def take(
@@ -106,7 +109,7 @@ async def is_lost(bench: Bench) -> None:
 async def is_poison(bench: Bench) -> None:
     (job,) = await bench.claim()
     for _ in range(3):
-        await upkeep.bury(bench.store, "w1", [job.claim])
+        await maintenance.bury(bench.store, "w1", [job.claim])
         bench.end_rest()
         job = next(iter(await bench.try_suspects("w1")), job)
 
@@ -227,34 +230,34 @@ async def test_how_an_endpoint_is_is_news_once(bench: Bench) -> None:
     await end(bench)
     (flight,) = await take(bench, 1)
     assert await outbox.settle(bench.store, flight, Settlement("retry", {}), limits) == "paused"
-    (endpoint,) = await deliveries.endpoints(bench.store, "default")
+    (endpoint,) = await delivery_log.endpoints(bench.store, "default")
     assert endpoint.paused_until_ms
 
 
 async def test_a_secret_is_made_once_and_rotates_once(bench: Bench) -> None:
     connection = bench.store.connection
-    made = await asyncio.gather(*(webhooks.secrets_of(connection, "t") for _ in range(5)))
+    made = await asyncio.gather(*(signing_secrets.secrets_of(connection, "t") for _ in range(5)))
     assert {tuple(one) for one in made} == {tuple(made[0])}
-    new, old = await webhooks.rotate(connection, "t", 60)
-    assert (old, await webhooks.secrets_of(connection, "t")) == (made[0][0], [new, old])
-    await webhooks.rotate(connection, "t", 0)
-    assert new not in await webhooks.secrets_of(connection, "t")
-    assert await webhooks.secrets_of(connection, "other") != await webhooks.secrets_of(connection, "t")
+    new, old = await signing_secrets.rotate(connection, "t", 60)
+    assert (old, await signing_secrets.secrets_of(connection, "t")) == (made[0][0], [new, old])
+    await signing_secrets.rotate(connection, "t", 0)
+    assert new not in await signing_secrets.secrets_of(connection, "t")
+    assert await signing_secrets.secrets_of(connection, "other") != await signing_secrets.secrets_of(connection, "t")
 
 
 async def test_another_tenants_delivery_is_unknown(bench: Bench) -> None:
     (job,) = await end(bench)
-    for find in (deliveries.find, deliveries.resend):
+    for find in (delivery_log.find, delivery_log.resend):
         with pytest.raises(Exception, match="no delivery"):
             await find(bench.store, "other", f"{job}-1")
-    assert (await deliveries.page(bench.store, "other", Wanted(job=job), None, 10)).deliveries == []
-    assert await deliveries.endpoints(bench.store, "other") == []
+    assert (await delivery_log.page(bench.store, "other", Wanted(job=job), None, 10)).deliveries == []
+    assert await delivery_log.endpoints(bench.store, "other") == []
 
 
 async def test_junk_in_place_of_a_line_stops_nobody_else(bench: Bench) -> None:
     await end(bench)
     await end(bench, 1, hook("https://other.example/"))
-    (junk,) = [one.id for one in await deliveries.endpoints(bench.store, "default") if "receiver" in one.origin]
+    (junk,) = [one.id for one in await delivery_log.endpoints(bench.store, "default") if "receiver" in one.origin]
     with bench.server.client() as client:
         client.set(f"jitney:{{s00}}:outbox:{junk}", "junk")
         (flight,) = await take(bench)
@@ -270,10 +273,10 @@ async def test_all_shards_are_drained_and_listed_as_one(bench: Bench) -> None:
     for _ in store.roots:
         await store.finish("w1", bench.succeed((await store.claim("m", "1", "w1", 32)).jobs))
     wanted = Wanted()
-    first = await deliveries.page(store, "default", wanted, None, 4)
-    rest = await deliveries.page(store, "default", wanted, first.after, 4)
+    first = await delivery_log.page(store, "default", wanted, None, 4)
+    rest = await delivery_log.page(store, "default", wanted, first.after, 4)
     assert sorted(one.job for one in first.deliveries + rest.deliveries) == sorted(job.id for job in jobs)
-    (endpoint,) = await deliveries.endpoints(store, "default")
+    (endpoint,) = await delivery_log.endpoints(store, "default")
     assert (endpoint.origin, endpoint.waiting) == ("https://receiver.example:443", 6)
     for root in store.roots:
         (flight,), _ = await outbox.dispatch(store, root, "fast", 1, slots=24, limits=LIMITS)
@@ -301,8 +304,10 @@ async def test_junk_in_place_of_a_delivery_ends_it(bench: Bench) -> None:
 async def test_other_headers_to_the_same_url_are_another_delivery(bench: Bench) -> None:
     """Attached with a token to a job that has ended, a webhook was answered with the earlier delivery, without it."""
     (job_id,) = await end(bench)
-    with_token = webhooks.read({"url": URL, "headers": {"x-token": "t"}}, GUARD)
-    made = [await webhooks.attach(bench.store, job_id, "default", one) for one in (hook(), with_token, with_token)]
+    with_token = webhook_request.read({"url": URL, "headers": {"x-token": "t"}}, GUARD)
+    made = [
+        await signing_secrets.attach(bench.store, job_id, "default", one) for one in (hook(), with_token, with_token)
+    ]
     assert made == [("posted", f"{job_id}-1"), ("posted", f"{job_id}-2"), ("posted", f"{job_id}-2")]
     sent = {}
     for _ in range(2):  # one at a time, until the receiver is known to be well

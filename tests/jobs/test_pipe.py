@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.connection import Connection
-from jobs.errors import StoreUnavailable
-from jobs.pipe import Wire, Word, pack, pack_large
+from jobs.contract.errors import StoreUnavailable
+from jobs.redis_client.client import Connection
+from jobs.redis_client.pipelined_connection import Wire, Word, pack, pack_large
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -131,10 +131,10 @@ async def test_a_restarted_server_is_found_again(own: tuple[Server, Connection])
 
 async def test_large_inputs_take_a_connection_of_their_own(own: tuple[Server, Connection]) -> None:
     server, connection = own
-    await connection.script("wait", "jitney:{s00}", "g", "00", "v", "state")
+    await connection.script("job/read_and_wait", "jitney:{s00}", "g", "00", "v", "state")
     with server.client() as client:
         before = len(client.client_list())
-        await connection.script("wait", "jitney:{s00}", "g", "00", "v", b"x" * 300_000)
+        await connection.script("job/read_and_wait", "jitney:{s00}", "g", "00", "v", b"x" * 300_000)
         assert len(client.client_list()) == before + 1
 
 

@@ -5,91 +5,93 @@ from dataclasses import replace
 
 import pytest
 
-from jobs import counts, keys, plans
-from jobs.counts import Runs
-from jobs.errors import Refused
-from jobs.job import Outcome
-from jobs.lifecycle import State
-from jobs.plans import FOLLOWS, Plan
+from jobs.contract.errors import Refused
+from jobs.contract.job import Outcome
+from jobs.contract.lifecycle import State
+from jobs.metrics import event_counters
+from jobs.metrics.event_counters import Runs
+from jobs.models import rollout_plan
+from jobs.models.rollout_plan import FOLLOWS, Plan
+from jobs.redis_client import keys
 from tests.jobs.conftest import Bench
 
 NONE: dict[str, Runs] = {}
 
 
 def test_a_version_that_is_loaded_takes_no_jobs_unless_nothing_else_does() -> None:
-    beside = plans.load(FOLLOWS, "2", takes_jobs="1")
+    beside = rollout_plan.load(FOLLOWS, "2", takes_jobs="1")
     assert (beside.stable, beside.pinned, beside.kept) == ("1", True, ["2"])
-    alone = plans.load(FOLLOWS, "2", takes_jobs="")
+    alone = rollout_plan.load(FOLLOWS, "2", takes_jobs="")
     assert (alone.stable, alone.pinned, alone.kept) == ("2", True, [])
 
 
 def test_loading_again_changes_nothing_but_how_often_it_was_asked_for() -> None:
-    once = plans.load(FOLLOWS, "1", takes_jobs="1")
+    once = rollout_plan.load(FOLLOWS, "1", takes_jobs="1")
     assert (once, once.asked) == (replace(FOLLOWS, asked={"1": 1}), {"1": 1})
-    assert plans.load(once, "1", takes_jobs="1").asked == {"1": 2}
+    assert rollout_plan.load(once, "1", takes_jobs="1").asked == {"1": 2}
 
 
 def test_a_canary_is_promoted_and_the_one_before_stays_as_the_way_back() -> None:
-    plan = plans.share(FOLLOWS, "2", 10, "1", NONE, now_s=0)
+    plan = rollout_plan.share(FOLLOWS, "2", 10, "1", NONE, now_s=0)
     assert (plan.stable, plan.canary, plan.percent, plan.wants("9")) == ("1", "2", 10, {"1", "2"})
-    plan = plans.promote(plan, "2", "1", NONE, watch_s=60, now_s=0)
+    plan = rollout_plan.promote(plan, "2", "1", NONE, watch_s=60, now_s=0)
     assert (plan.stable, plan.canary, plan.before, plan.wants("9")) == ("2", "", "1", {"1", "2"})
     assert plan.watch is not None
     assert (plan.watch.version, plan.watch.against) == ("2", "1")
-    plan = plans.roll_back(plan, "because")
+    plan = rollout_plan.roll_back(plan, "because")
     assert (plan.stable, plan.before, plan.bad, plan.wants("9")) == ("1", "", {"2": "because"}, {"1"})
     with pytest.raises(Refused, match="no version before"):
-        plans.roll_back(plan, "again")
+        rollout_plan.roll_back(plan, "again")
 
 
 def test_a_canary_that_ends_leaves_the_way_back_of_the_stable_one() -> None:
-    plan = plans.promote(FOLLOWS, "2", "1", NONE, watch_s=60, now_s=0)
-    plan = plans.roll_back(plans.share(plan, "3", 5, "2", NONE, now_s=0), "worse")
+    plan = rollout_plan.promote(FOLLOWS, "2", "1", NONE, watch_s=60, now_s=0)
+    plan = rollout_plan.roll_back(rollout_plan.share(plan, "3", 5, "2", NONE, now_s=0), "worse")
     assert (plan.stable, plan.canary, plan.before, plan.bad) == ("2", "", "1", {"3": "worse"})
 
 
 def test_what_takes_the_jobs_is_not_unloaded_and_gets_no_share() -> None:
     with pytest.raises(Refused, match="promote another first"):
-        plans.unload(FOLLOWS, "1", takes_jobs="1")
+        rollout_plan.unload(FOLLOWS, "1", takes_jobs="1")
     with pytest.raises(Refused, match="give a share to another"):
-        plans.share(FOLLOWS, "1", 50, "1", NONE, now_s=0)
+        rollout_plan.share(FOLLOWS, "1", 50, "1", NONE, now_s=0)
 
 
 def test_a_whole_model_is_unloaded_and_comes_back_as_it_was_or_as_another_version() -> None:
-    gone = plans.unload(plans.promote(FOLLOWS, "2", "1", NONE, 60, now_s=0), "", "2")
+    gone = rollout_plan.unload(rollout_plan.promote(FOLLOWS, "2", "1", NONE, 60, now_s=0), "", "2")
     assert gone.wants("3") == set()
-    assert plans.bring_back(gone).wants("3") == {"2"}
-    assert plans.load(gone, "1", "").wants("3") == {"1"}
+    assert rollout_plan.bring_back(gone).wants("3") == {"2"}
+    assert rollout_plan.load(gone, "1", "").wants("3") == {"1"}
 
 
 def test_a_version_that_was_taken_back_may_be_tried_again_once_somebody_says_so() -> None:
     plan = replace(FOLLOWS, bad={"2": "worse", "3": "worse"})
-    assert plans.load(plan, "2", "1").bad == {"3": "worse"}
-    assert plans.share(plan, "2", 1, "1", NONE, now_s=0).bad == {"3": "worse"}
-    assert plans.promote(plan, "2", "1", NONE, 60, now_s=0).bad == {"3": "worse"}
-    assert plans.follow(plan) == FOLLOWS
+    assert rollout_plan.load(plan, "2", "1").bad == {"3": "worse"}
+    assert rollout_plan.share(plan, "2", 1, "1", NONE, now_s=0).bad == {"3": "worse"}
+    assert rollout_plan.promote(plan, "2", "1", NONE, 60, now_s=0).bad == {"3": "worse"}
+    assert rollout_plan.follow(plan) == FOLLOWS
 
 
 async def test_of_many_who_take_a_step_at_once_none_is_lost(bench: Bench) -> None:
     def once_more(plan: Plan) -> Plan:
-        return plans.load(plan, "1", takes_jobs="1")
+        return rollout_plan.load(plan, "1", takes_jobs="1")
 
-    await asyncio.gather(*(plans.change(bench.store.connection, "m", once_more) for _ in range(5)))
-    assert (await plans.read(bench.store.connection))["m"].asked == {"1": 5}
+    await asyncio.gather(*(rollout_plan.change(bench.store.connection, "m", once_more) for _ in range(5)))
+    assert (await rollout_plan.read(bench.store.connection))["m"].asked == {"1": 5}
 
 
 async def test_a_step_that_changes_nothing_is_told_to_nobody(bench: Bench) -> None:
-    plan, changed = await plans.change(bench.store.connection, "m", lambda plan: plan)
+    plan, changed = await rollout_plan.change(bench.store.connection, "m", lambda plan: plan)
     assert (plan, changed) == (FOLLOWS, False)
-    assert await plans.read(bench.store.connection) == {}
+    assert await rollout_plan.read(bench.store.connection) == {}
 
 
 @pytest.mark.parametrize("junk", [b"{", b"[]", b"17", b'{"watch": {"no": 1}}', b'{"watch": 3}', b'{"stable": 2}'])
 async def test_a_plan_that_can_not_be_read_is_none(bench: Bench, junk: bytes) -> None:
-    watched = plans.promote(FOLLOWS, "2", "1", {"1": Runs(3, 1)}, watch_s=60, now_s=0)
+    watched = rollout_plan.promote(FOLLOWS, "2", "1", {"1": Runs(3, 1)}, watch_s=60, now_s=0)
     await bench.store.connection.command("HSET", keys.PLANS, "broken", junk, "later", b'{"stable": "2", "of": "2031"}')
-    await plans.change(bench.store.connection, "good", lambda _: watched)
-    found = await plans.read(bench.store.connection)
+    await rollout_plan.change(bench.store.connection, "good", lambda _: watched)
+    found = await rollout_plan.read(bench.store.connection)
     assert found == {"later": Plan(stable="2"), "good": watched}
 
 
@@ -102,7 +104,7 @@ async def test_only_faults_speak_against_a_version(bench: Bench) -> None:
     await bench.store.finish("w1", [*outcomes, *bench.succeed([good])])
     await bench.store.cancel(canceled.id, "default")
     totals = await bench.store.counts()
-    runs = counts.runs(totals, "m", "1")
+    runs = event_counters.runs(totals, "m", "1")
     assert (runs, runs.judged, runs.fault_share) == (Runs(1, 1, 0), 2, 0.5)
     assert totals["finished:m:failed"] == totals["outcomes:m:1:failed"] == 2
 

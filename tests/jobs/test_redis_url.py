@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.environment import explain
-from jobs.redis_url import Address, check, find, masked
-from jobs.settings import StoreSettings
-from worker.delivery.settings import DeliverySettings
+from background.settings import DeliverySettings
+from jobs.config.settings_base import explain
+from jobs.redis_client.redis_url import Address, check, find, masked
+from jobs.store.settings import StoreSettings
 
 WRONG = {
     "http://host:6379/0": "begins with none of",

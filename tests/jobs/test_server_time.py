@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs import keyring, keys, registry
-from jobs.catalogue import Catalogue
-from jobs.registry import WorkerReport
+from jobs.models import worker_registry
+from jobs.models.catalog import Catalogue
+from jobs.models.worker_registry import WorkerReport
+from jobs.redis_client import keys
+from jobs.tenants import api_keys
 from tests.jobs.conftest import Bench
 
 ROOT = Path(__file__).parents[2]
@@ -26,28 +28,32 @@ async def test_a_model_is_known_whatever_our_clocks_say(
     connection = bench.store.connection
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + off_s)
-    await registry.announce(connection, REPORT, [CARD], 60)
+    await worker_registry.announce(connection, REPORT, [CARD], 60)
     monkeypatch.setattr(time, "time", lambda: right() - off_s)
     catalogue = Catalogue(connection, "")
     await catalogue.refresh()
     assert catalogue.find("m")["version"] == "1"
     assert abs(catalogue.announced.now_s - right()) < 60
-    key, _ = await keyring.create(connection, "t", "key")
+    key, _ = await api_keys.create(connection, "t", "key")
     assert abs(key.created_s - right()) < 60
 
 
 async def test_a_model_that_nobody_has_announced_for_a_day_is_forgotten(bench: Bench) -> None:
     connection = bench.store.connection
-    await registry.announce(connection, REPORT, [CARD, {**CARD, "version": "2"}], 60)
+    await worker_registry.announce(connection, REPORT, [CARD, {**CARD, "version": "2"}], 60)
     with bench.server.client() as client:
         card = client.hget(keys.MODELS, "m 1")
         client.hset(keys.MODELS, "m 1", re.sub(rb'"seen":\d+', b'"seen":%d' % (time.time() - 25 * 3600), card))
-        assert [card["version"] for card in (await registry.announced(connection)).cards] == ["2"]
+        assert [card["version"] for card in (await worker_registry.announced(connection)).cards] == ["2"]
         assert client.hkeys(keys.MODELS) == [b"m 2"]
 
 
 def test_nothing_reads_a_clock_that_tells_the_date() -> None:
     """What compares it with a stored time would be wrong with each clock that is wrong."""
     read = re.compile(r"\btime\.time(_ns)?\(|datetime\.(now|utcnow|today)\(")
-    sources = [path for part in ("api", "jobs", "worker") for path in (ROOT / part).rglob("*.py")]
+    sources = [
+        path
+        for part in ("api", "background", "jobs", "model_runtime", "worker")
+        for path in (ROOT / part).rglob("*.py")
+    ]
     assert [str(path.relative_to(ROOT)) for path in sources if read.search(path.read_text())] == []

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from jobs.environment import explain
-from jobs.errors import NotNow, OverLimit, Refused
-from jobs.job import Claimed, Outcome
-from jobs.lifecycle import State
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
-from jobs.upkeep import bury
+from jobs.config.settings_base import explain
+from jobs.contract.errors import NotNow, OverLimit, Refused
+from jobs.contract.job import Claimed, Outcome
+from jobs.contract.lifecycle import State
+from jobs.store.job_store import JobStore
+from jobs.store.maintenance import bury
+from jobs.store.settings import StoreSettings
 from tests.jobs.conftest import Bench
 
 Limited = Callable[..., JobStore]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobs.errors import Refused
-from jobs.tensors import DATATYPES, Tensor, from_numbers, read_head, read_values, to_numbers
+from jobs.contract.errors import Refused
+from jobs.contract.tensors import DATATYPES, Tensor, from_numbers, read_head, read_values, to_numbers
 
 INTEGERS = [name for name in DATATYPES if "INT" in name]
 FLOATS = [name for name in DATATYPES if name.startswith("FP")]

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs import keys, outbox, webhooks
-from jobs.bulk import files, records, steps
+from jobs.bulk import checkpoints, files, records
 from jobs.bulk.files import File
 from jobs.bulk.records import Asked, Bulk
 from jobs.bulk.settings import BulkSettings
-from jobs.guard import Guard
-from jobs.outbox import Flight, Lane, Settlement
+from jobs.contract import webhook_request
+from jobs.contract.address_policy import Guard
+from jobs.contract.background_lease import Flight
+from jobs.redis_client import keys
+from jobs.webhooks import outbox
+from jobs.webhooks.outbox import Lane, Settlement
 from tests.jobs.conftest import Bench
 from tests.jobs.test_outbox import LIMITS
 from tests.support import invariants
@@ -35,7 +38,7 @@ def checked(bench: Bench) -> Iterator[None]:
 async def end(bench: Bench, tenant: str, origins: int, first: int = 0) -> None:
     """Have jobs of a tenant succeed, each with a webhook of an origin of its own."""
     jobs = [
-        bench.job(tenant=tenant, webhook=webhooks.read(f"https://{tenant}-{nth}.example/", GUARD))
+        bench.job(tenant=tenant, webhook=webhook_request.read(f"https://{tenant}-{nth}.example/", GUARD))
         for nth in range(first, first + origins)
     ]
     await bench.take(*jobs)
@@ -116,7 +119,7 @@ async def open_bulk(bench: Bench, tenant: str) -> Bulk:
 
 
 async def dispatch(bench: Bench, want: int, slots: int) -> list[Flight]:
-    return (await steps.dispatch(bench.store, bench.store.roots[0], want, slots, FLIGHT_MS))[0]
+    return (await checkpoints.dispatch(bench.store, bench.store.roots[0], want, slots, FLIGHT_MS))[0]
 
 
 async def test_steps_go_from_tenant_to_tenant_however_many_batches_one_has(bench: Bench) -> None:
@@ -127,7 +130,7 @@ async def test_steps_go_from_tenant_to_tenant_however_many_batches_one_has(bench
         (flight,) = await dispatch(bench, 1, 1)
         made.append("calm" if flight.delivery == few else "flood")
         assert flight.delivery in {*many, few}
-        await steps.land(bench.store, flight, 0)
+        await checkpoints.land(bench.store, flight, 0)
     assert Counter(made) == {"calm": 3, "flood": 3}
 
 
@@ -148,7 +151,7 @@ async def test_the_end_of_a_batch_makes_room_for_its_tenants_next(bench: Bench) 
     with bench.server.client() as client:
         client.zadd("jitney:{s00}:steps", {"a": 1 << 50})  # as long as the step may take
     assert await dispatch(bench, 2, 2) == []
-    await steps.close(bench.store, first, steps.Close("completed", "", b"", {}), 60)
+    await checkpoints.close(bench.store, first, checkpoints.Close("completed", "", b"", {}), 60)
     (second,) = await dispatch(bench, 2, 2)
     assert second.delivery != first.delivery
 
@@ -166,6 +169,8 @@ async def test_what_batches_share_is_parted_by_tenants_first(bench: Bench) -> No
         await open_bulk(bench, "flood")
     calm = await open_bulk(bench, "calm")
     flights = await dispatch(bench, 2, 8)
-    parts = {flight.delivery: (await steps.begin(bench.store, flight, FLIGHT_MS)).open_bulks for flight in flights}
+    parts = {
+        flight.delivery: (await checkpoints.begin(bench.store, flight, FLIGHT_MS)).open_bulks for flight in flights
+    }
     assert parts.pop(calm.id) == 2
     assert set(parts.values()) == {2 * 9}

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.bulk.settings import BulkSettings
-from jobs.url_prefixes import UrlPrefixes, normalise
+from jobs.bulk.url_prefixes import UrlPrefixes, normalise
 
 PREFIXES = UrlPrefixes(["http://cdn.example:8080/public/", "https://cdn.example/cats", "https://whole.example"])
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from jobs import versions
-from jobs.plans import FOLLOWS, Plan
-from jobs.registry import Announced, WorkerReport
+from jobs.models import version_routing
+from jobs.models.rollout_plan import FOLLOWS, Plan
+from jobs.models.worker_registry import Announced, WorkerReport
 
 
 def worker(chosen: str, *runs: str, leaving: Sequence[str] = ()) -> WorkerReport:
@@ -45,12 +45,12 @@ def announced(*workers: WorkerReport) -> Announced:
     ],
 )
 def test_shares(workers: list[WorkerReport], plan: Plan, shares: dict[str, float]) -> None:
-    assert versions.shares(announced(*workers), plan, "m") == shares
+    assert version_routing.shares(announced(*workers), plan, "m") == shares
 
 
 def test_shares_add_up_whatever_is_mixed() -> None:
     found = announced(worker("1", "1", "3"), worker("2", "2"), worker("2", "2", "3"))
-    shares = versions.shares(found, replace(FOLLOWS, canary="3", percent=7), "m")
+    shares = version_routing.shares(found, replace(FOLLOWS, canary="3", percent=7), "m")
     assert shares == pytest.approx({"1": 31, "2": 62, "3": 7})
     assert sum(shares.values()) == pytest.approx(100)
 
@@ -71,4 +71,4 @@ def test_shares_add_up_whatever_is_mixed() -> None:
 def test_a_higher_version_counts_from_its_first_worker_on_a_lower_one_when_no_other_is_left(
     stable: str, votes: dict[str, int], risen: str
 ) -> None:
-    assert versions.risen(Plan(stable=stable, bad={"9": "it was worse"}), votes) == risen
+    assert version_routing.risen(Plan(stable=stable, bad={"9": "it was worse"}), votes) == risen

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from jobs.waits import end_all, wait_for_event
+from jobs.redis_client.event_wait import end_all, wait_for_event
 from tests.support.waiting import pass_time
 
 pytestmark = pytest.mark.anyio

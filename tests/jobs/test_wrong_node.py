@@ -9,10 +9,10 @@ import hiredis
 import pytest
 from redis import exceptions
 
-from jobs.connection import Connection
-from jobs.errors import StoreUnavailable
-from jobs.notices import Listener
-from jobs.redis_errors import ELSEWHERE_ERRORS, Kind, kind_of
+from jobs.contract.errors import StoreUnavailable
+from jobs.redis_client.client import Connection
+from jobs.redis_client.error_kinds import ELSEWHERE_ERRORS, Kind, kind_of
+from jobs.redis_client.pubsub import Listener
 from tests.faults.proxy import Network, Proxy
 from tests.support.servers import Server, free_port
 from tests.support.waiting import until
@@ -128,10 +128,10 @@ async def test_a_command_that_a_replica_refused_is_sent_to_the_new_primary(two: 
 
 
 async def test_so_is_a_script_that_is_sent_once_for_the_replica_has_not_run_it(two: Two) -> None:
-    await two.connection.script("add", "k", "field", 1)
+    await two.connection.script("generic/increment", "k", "field", 1)
     two.demote_old()
     two.lead_to_new()
-    await asyncio.gather(*(two.connection.script("add", "k", "field", 1) for _ in range(100)))
+    await asyncio.gather(*(two.connection.script("generic/increment", "k", "field", 1) for _ in range(100)))
     with two.new.client() as client:
         assert client.hget("k", "field") == b"100"
 
@@ -139,7 +139,7 @@ async def test_so_is_a_script_that_is_sent_once_for_the_replica_has_not_run_it(t
 async def test_it_waits_a_moment_for_an_address_that_leads_to_the_old_primary_still(two: Two) -> None:
     await two.connection.command("PING")
     two.demote_old()
-    asking = asyncio.create_task(two.connection.script("add", "k", "field", 1))
+    asking = asyncio.create_task(two.connection.script("generic/increment", "k", "field", 1))
     done, _ = await asyncio.wait([asking], timeout=0.2)
     assert not done
     two.lead_to_new()
@@ -151,7 +151,7 @@ async def test_an_address_that_stays_wrong_is_said_and_reads_nothing_old(two: Tw
     await two.connection.command("SET", "k", "old")
     two.demote_old()
     with pytest.raises(StoreUnavailable, match="READONLY"):
-        await two.connection.script("add", "k2", "field", 1)
+        await two.connection.script("generic/increment", "k2", "field", 1)
     with pytest.raises(StoreUnavailable, match="READONLY: it is a replica"):
         await two.connection.command("GET", "k")
 
@@ -191,7 +191,7 @@ async def test_what_the_old_node_was_sent_before_is_still_answered_there(two: Tw
     await two.connection.command("PING")
     with two.old.client() as client:
         client.execute_command("CLIENT", "PAUSE", "10000", "WRITE")
-        asked = asyncio.create_task(two.connection.script("add", "k", "field", 1))
+        asked = asyncio.create_task(two.connection.script("generic/increment", "k", "field", 1))
         done, _ = await asyncio.wait([asked], timeout=0.1)
         assert not done
         two.connection._reopen(two.connection._era, "as if it had moved")
@@ -260,7 +260,7 @@ async def test_a_full_server_is_said_once_and_not_with_each_heartbeat(
         for _ in range(3):
             with pytest.raises(StoreUnavailable, match="OOM"):
                 await two.connection.command("SET", "heartbeat", "x")
-            await two.connection.script("purge", ROOT, 100, 1, 1, 1, 1)
+            await two.connection.script("dead_letter/purge", ROOT, 100, 1, 1, 1, 1)
         client.config_set("maxmemory", 0)
     assert [record.levelname for record in caplog.records if "memory" in record.message] == ["WARNING"]
 
@@ -271,9 +271,9 @@ async def test_a_server_that_cannot_write_is_two_lines(two: Two, caplog: pytest.
         client.config_set("min-replicas-to-write", 1)
         for _ in range(3):
             with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
-                await two.connection.script("add", "k", "field", 1)
+                await two.connection.script("generic/increment", "k", "field", 1)
         client.config_set("min-replicas-to-write", 0)
     for _ in range(3):
-        await two.connection.script("add", "k", "field", 1)
+        await two.connection.script("generic/increment", "k", "field", 1)
     said = [record.message.split(",")[0] for record in caplog.records if "write to" in record.message]
     assert said == ["cannot write to the queue's server", "can write to the queue's server again"]

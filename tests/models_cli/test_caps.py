@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import pytest
 
+from model_runtime.model import Model, load
+from model_runtime.profiling.batch_cap import Times, Trial
+from model_runtime.repository.repository import ModelFolder, scan
 from tests.support import models
-from worker.models.model import Model, load
-from worker.models.profile import Times, Trial
-from worker.models.repository import ModelFolder, scan
 
 CLOSE = 1.05
 SIZES = (1, 2, 4, 8, 16, 32, 64)

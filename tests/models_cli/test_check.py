@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from batching import collation
-from scripts import cli
+from cli import main
 from tests.models_cli.cases import COUPLED
 from tests.support import models
 from tests.support.graphs import node, numbers, whole, write
@@ -19,7 +19,7 @@ Said = pytest.CaptureFixture[str]
 
 
 def check(*args: object) -> int:
-    return cli.main(["models", "check", *map(str, args), "--provider", "cpu"])
+    return main.main(["models", "check", *map(str, args), "--provider", "cpu"])
 
 
 def faint(path: Path) -> Path:
@@ -103,7 +103,7 @@ def test_a_planted_padding_bug_of_ours_is_found(
 ) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
     assert check(path) == 0
-    monkeypatch.setattr("worker.models.consistency.fold", planted)
+    monkeypatch.setattr("model_runtime.profiling.batch_consistency.fold", planted)
     assert check(path) == 1
     told = capsys.readouterr().out
     assert "padded to" in told.partition("FAILS the check: ")[2].partition("\n")[0]

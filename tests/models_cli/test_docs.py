@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import cli
+from cli import main
 from tests.models_cli.cases import COUPLED
 from tests.support.service import ROOT
 
@@ -25,7 +25,7 @@ def test_the_doctors_words(
     monkeypatch.chdir(tmp_path)
     shutil.copy(shared_data / "models" / "squeezenet1.1_fp16.onnx", tmp_path)
     argv, said = example("doctor")
-    assert cli.main(argv) == 1
+    assert main.main(argv) == 1
     assert capsys.readouterr().out == said
 
 
@@ -36,5 +36,5 @@ def test_the_words_of_a_check_that_fails(
     COUPLED["a mean over the batch"][1](tmp_path / "models" / "mine" / "2" / "model.onnx", "N")
     (tmp_path / "models" / "mine" / "model.toml").write_text('task = "tensor"')
     argv, said = example("check")
-    assert cli.main([*argv, "--provider", "cpu"]) == 1
+    assert main.main([*argv, "--provider", "cpu"]) == 1
     assert capsys.readouterr().out.startswith(said.removesuffix("  …\n"))

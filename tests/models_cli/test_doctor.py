@@ -7,20 +7,20 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from scripts import cli
-from scripts.doctor import rules
-from scripts.doctor.diagnosis import diagnose
+from cli import main
+from model_runtime.engine.onnx_engine import Engine
+from model_runtime.graph import compute_rules
+from model_runtime.graph.diagnosis import diagnose
 from tests.models_cli.cases import COUPLED, MENDABLE
 from tests.support import models
 from tests.support.graphs import Values, node, numbers, with_random_weights, write
-from worker.models.engine import Engine
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 Said = pytest.CaptureFixture[str]
 
 
 def doctor(*args: object) -> int:
-    return cli.main(["models", "doctor", *map(str, args), "--provider", "cpu"])
+    return main.main(["models", "doctor", *map(str, args), "--provider", "cpu"])
 
 
 # A batch of three is not squeezed away.
@@ -72,7 +72,7 @@ def test_an_operator_that_couples_rows_is_refused_by_name(
 def test_squeezenet_as_it_comes_is_mended_and_passes_the_check(shared_data: Path, tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "squeezenet.onnx"
     assert doctor(shared_data / "models" / "squeezenet1.1_fp16.onnx", "--fix", out) == 0
-    assert cli.main(["models", "check", str(out), "--provider", "cpu"]) == 0
+    assert main.main(["models", "check", str(out), "--provider", "cpu"]) == 0
     assert "passes the check" in capsys.readouterr().out
 
 
@@ -84,7 +84,7 @@ def test_resnet_50_is_mended_and_passes_the_check(tmp_path: Path, capsys: Said) 
     assert doctor(source) == 1
     assert "Reshape 'n173': a batch of 1 was written into its shape [1, 2048]" in capsys.readouterr().out
     assert doctor(source, "--fix", out) == 0
-    assert cli.main(["models", "check", str(out), "--sizes", "2,3", "--provider", "cpu"]) == 0
+    assert main.main(["models", "check", str(out), "--sizes", "2,3", "--provider", "cpu"]) == 0
     told = capsys.readouterr().out
     assert "passes the check" in told
     assert "whatever is in it" not in told, "answers depend on what is asked"
@@ -126,8 +126,8 @@ def test_a_copy_that_fails_its_proof_is_thrown_away(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Were a rule of the doctor's wrong, the check would find it."""
-    wrong = {**rules.RULES, "Softmax": rules.pointwise}
-    monkeypatch.setattr("scripts.doctor.flow.RULES", wrong)
+    wrong = {**compute_rules.RULES, "Softmax": compute_rules.pointwise}
+    monkeypatch.setattr("model_runtime.graph.batch_axis_flow.RULES", wrong)
     path, out = COUPLED["a softmax over the batch"][1](tmp_path / "made.onnx", 1), tmp_path / "out.onnx"
     assert doctor(path, "--fix", out) == 1
     assert "a copy was made and is thrown away: rows are mixed: beside neighbours " in capsys.readouterr().out
@@ -146,8 +146,8 @@ def test_without_the_onnx_package_it_says_what_to_install(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
-    monkeypatch.setattr("scripts.models.command.importlib.util.find_spec", lambda name: name != "onnx" or None)
-    assert cli.main(["models", "doctor", str(path)]) == 2
+    monkeypatch.setattr("cli.models.file_commands.importlib.util.find_spec", lambda name: name != "onnx" or None)
+    assert main.main(["models", "doctor", str(path)]) == 2
     assert 'pip install -e ".[models]"' in capsys.readouterr().err
 
 

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx.backend.test.case.node import collect_testcases
 
-from scripts.doctor.diagnosis import diagnose
-from worker.models import consistency
-from worker.models.engine import Engine
-from worker.models.spec import ModelError
+from model_runtime.engine.onnx_engine import Engine
+from model_runtime.graph.diagnosis import diagnose
+from model_runtime.profiling import batch_consistency
+from model_runtime.spec.model_toml import ModelError
 
 RARELY = 10  # rules that are wrong for odd inputs are caught by the check; most are right without it
 
@@ -42,7 +42,7 @@ def verdict(path: Path) -> str:
         return "not opened"
     if not engine.batchable:  # inputs that belong to all rows, and do not say so
         return "not batchable"
-    check = consistency.Check(engine.inputs, engine.run, lambda rows: rows, consistency.FINE)
+    check = batch_consistency.Check(engine.inputs, engine.run, lambda rows: rows, batch_consistency.FINE)
     try:
         found = check.full([2, 3])
     except Exception:  # noqa: BLE001 - made-up rows are not to every operator's taste

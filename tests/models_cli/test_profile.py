@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from scripts import cli
+from cli import main
+from model_runtime.model import load
+from model_runtime.profiling import profile_store
+from model_runtime.profiling.profile_store import KeptProfile, Latency
+from model_runtime.repository.repository import ModelFolder, scan
 from tests.support import models
 from tests.support.graphs import node, numbers, write
-from worker.models import kept_profiles
-from worker.models.kept_profiles import KeptProfile, Latency
-from worker.models.model import load
-from worker.models.repository import ModelFolder, scan
 
 Said = pytest.CaptureFixture[str]
 
 
 def profile(*args: object) -> int:
-    return cli.main(["models", "profile", *map(str, args), "--provider", "cpu", "--seconds", "0.05"])
+    return main.main(["models", "profile", *map(str, args), "--provider", "cpu", "--seconds", "0.05"])
 
 
 def card(models_dir: Path) -> dict[str, object]:
@@ -46,10 +46,10 @@ def test_latencies_are_printed_and_kept_for_workers(tmp_path: Path, capsys: Said
 def test_each_device_has_its_own_and_a_new_measuring_takes_its_place(tmp_path: Path) -> None:
     onnx = models.doubling(tmp_path) / "1" / "model.onnx"
     other = KeptProfile("cuda", "A GPU", "1.31.1", "2026-01-01T00:00:00Z", 32, {1: Latency(1, 2, 3, 9)})
-    kept_profiles.keep(onnx, other)
+    profile_store.keep(onnx, other)
     for _ in range(2):
         assert profile(tmp_path) == 0
-    found = kept_profiles.read(onnx)
+    found = profile_store.read(onnx)
     assert [one.provider for one in found] == ["cuda", "cpu"]
     assert found[0] == other
     assert len(card(tmp_path)["profiles"]) == 2  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def test_a_folder_that_can_not_be_written_says_so(
     def refuse(*_: object, **__: object) -> None:  # to the superuser every folder is open
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("worker.models.kept_profiles.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("model_runtime.profiling.profile_store.tempfile.mkstemp", refuse)
     assert profile(tmp_path) == 1
     assert "can not be kept: Permission denied; allowed: a folder that can be written to, or --no-keep" in (
         capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scripts import cli
+from cli import main
 from tests.support.service import ROOT
 
 Optimize = Callable[..., tuple[int, dict[str, Any]]]
@@ -27,7 +27,7 @@ def optimize(models_dir: Path, capsys: pytest.CaptureFixture[str]) -> Optimize:
     """`jitney models optimize ... --json`: the exit code, and what it said."""
 
     def run(*argv: str | Path, name: str = "digits") -> tuple[int, dict[str, Any]]:
-        code = cli.main(["models", "optimize", name, "--models-dir", str(models_dir), "--json", *map(str, argv)])
+        code = main.main(["models", "optimize", name, "--models-dir", str(models_dir), "--json", *map(str, argv)])
         return code, json.loads(capsys.readouterr().out)
 
     return run

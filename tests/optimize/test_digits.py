@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 import pytest
 
+from model_runtime.model import load
+from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.spec.model_toml import read_spec
 from tests.optimize.conftest import SAMPLES, Optimize, everything
 from tests.support.service import DIGITS, ROOT, Service
-from worker.models.model import load
-from worker.models.repository import ModelFolder, scan
-from worker.models.spec import read_spec
-from worker.shelf import look
+from worker.versions.folder_snapshot import look
 
 QUICK = ("--seconds", "0.1", "--min-gain", "0")  # as fast as it happens to be on a machine that is busy
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import cli
-from scripts.models.optimizing.command import _parser
+from cli import main
+from cli.models.optimizing.command import _parser
 from tests.support.service import ROOT
 
 TEXT = (ROOT / "docs" / "optimizing.md").read_text()
@@ -25,7 +25,7 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     shutil.copytree(ROOT / "models", tmp_path / "models")
     shutil.copytree(ROOT / "samples", tmp_path / "samples")
     monkeypatch.chdir(tmp_path)
-    assert cli.main([*command.replace("--seconds 5", "--seconds 0.2").split(), "--threads", "1"]) == 0
+    assert main.main([*command.replace("--seconds 5", "--seconds 0.2").split(), "--threads", "1"]) == 0
     assert without_numbers(capsys.readouterr().out, f"{tmp_path}/") == without_numbers(said)
 
 

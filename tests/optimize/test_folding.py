@@ -9,11 +9,11 @@ import pytest
 from onnx import TensorProto
 
 from batching.collation import fold
-from scripts.models.optimizing import folding
-from scripts.models.optimizing.examples import made_up
-from scripts.models.optimizing.served import Served, open_version
+from cli.models.optimizing.evaluation.calibration_data import made_up
+from cli.models.optimizing.evaluation.loaded_version import Served, open_version
+from cli.models.optimizing.passes import fold_preprocessing
+from model_runtime.repository.repository import ModelFolder, scan, with_own_spec
 from tests.support import graphs
-from worker.models.repository import ModelFolder, scan, with_own_spec
 
 PIPELINES = {
     "torch": ('preset = "torch"', [3, 224, 224], TensorProto.FLOAT),
@@ -47,8 +47,8 @@ def test_every_number_of_the_input_is_the_same(tmp_path: Path, pipeline: str) ->
     image, row, kind = PIPELINES[pipeline]
     before = lay_out(tmp_path / "same", image, row, kind)
     (tmp_path / "same" / "2").mkdir()
-    folding.write(before.folder.onnx, tmp_path / "same" / "2" / "model.onnx", before)
-    (tmp_path / "same" / "2" / "model.toml").write_text(folding.own_spec(before))
+    fold_preprocessing.write(before.folder.onnx, tmp_path / "same" / "2" / "model.onnx", before)
+    (tmp_path / "same" / "2" / "model.toml").write_text(fold_preprocessing.own_spec(before))
     after = opened(tmp_path / "same")
     assert (after.folder.version, after.engine.inputs[0].datatype, after.engine.batchable) == ("2", "UINT8", True)
     rows = made_up(before).rows
@@ -65,7 +65,7 @@ def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:
     model = onnx.load(before.folder.onnx)
     model.graph.node[0].name = "pixels_1"
     onnx.save(model, before.folder.onnx)
-    folding.write(before.folder.onnx, tmp_path / "folded.onnx", before)
+    fold_preprocessing.write(before.folder.onnx, tmp_path / "folded.onnx", before)
     assert onnx.load(tmp_path / "folded.onnx").graph.input[0].name == "pixels0"
 
 
@@ -73,7 +73,7 @@ def test_the_spec_of_its_own_says_all_that_decoding_needs(tmp_path: Path) -> Non
     image = 'preset = "caffe"\nfilter = "lanczos"\nbackground = [1, 2, 3]\nmax_pixels = 1000000'
     before = lay_out(tmp_path / "same", image, [3, 224, 224], TensorProto.FLOAT)
     shutil.copytree(tmp_path / "same" / "1", tmp_path / "same" / "2")
-    (tmp_path / "same" / "2" / "model.toml").write_text(folding.own_spec(before))
+    (tmp_path / "same" / "2" / "model.toml").write_text(fold_preprocessing.own_spec(before))
     [found] = scan(tmp_path)
     assert isinstance(found, ModelFolder)
     old, new = before.folder.spec.image, with_own_spec(found).spec.image

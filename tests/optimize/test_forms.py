@@ -12,11 +12,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from scripts.models.optimizing import eight, examples, graphs
-from scripts.models.optimizing.served import Served, open_version
+from cli.models.optimizing.evaluation import calibration_data
+from cli.models.optimizing.evaluation.loaded_version import Served, open_version
+from cli.models.optimizing.passes import int8, onnx_graphs
+from model_runtime.repository.repository import ModelFolder, scan
 from tests.optimize.conftest import SAMPLES, Optimize
 from tests.support.service import ROOT
-from worker.models.repository import ModelFolder, scan
 
 QUICK = ("--seconds", "0.1", "--min-gain", "0")
 
@@ -30,10 +31,10 @@ def digits() -> Served:
 
 def quantized(served: Served, folder: Path, provider: str) -> tuple[dict[str, np.ndarray], onnx.GraphProto, list[str]]:
     """Constants by name, the graph, and what was said."""
-    shown = examples.of_folder(SAMPLES, served, "--calibrate", lambda items: items)
-    source = graphs.simplified(served.folder.onnx, folder / "source.onnx", optimize=True)
+    shown = calibration_data.of_folder(SAMPLES, served, "--calibrate", lambda items: items)
+    source = onnx_graphs.simplified(served.folder.onnx, folder / "source.onnx", optimize=True)
     rows = (example(served.task) for example in shown.rows)
-    notes = eight.write(source, folder / "eight.onnx", served.folder.onnx, rows, provider)
+    notes = int8.write(source, folder / "eight.onnx", served.folder.onnx, rows, provider)
     graph = onnx.load(folder / "eight.onnx").graph
     return {one.name: numpy_helper.to_array(one) for one in graph.initializer}, graph, notes
 
@@ -51,7 +52,7 @@ def test_for_a_gpu_it_is_symmetric(digits: Served, tmp_path: Path) -> None:
 def test_weights_have_seven_bits_where_eight_would_overflow(
     digits: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saturates: bool, most: int
 ) -> None:
-    monkeypatch.setattr(eight, "_saturates", lambda: saturates)
+    monkeypatch.setattr(int8, "_saturates", lambda: saturates)
     constants, _, notes = quantized(digits, tmp_path, "cpu")
     weights = [values for values in constants.values() if values.dtype == np.int8 and values.ndim > 1]
     assert max(np.abs(one.astype(int)).max() for one in weights) == most
@@ -91,7 +92,7 @@ def test_the_pinned_version_is_the_one_that_is_optimized(models_dir: Path, optim
 def test_a_bar_is_shown_at_a_terminal_and_the_table_follows(models_dir: Path) -> None:
     watching, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
-    command = [sys.executable, "-m", "scripts.cli", "models", "optimize", "digits", "--models-dir", str(models_dir)]
+    command = [sys.executable, "-m", "cli.main", "models", "optimize", "digits", "--models-dir", str(models_dir)]
     process = subprocess.Popen(
         [*command, "--int8", "--calibrate", str(SAMPLES), *QUICK], cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal
     )

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts import cli
-from scripts.models.optimizing.report import Report
-from scripts.models.optimizing.running import _no_gain
-from scripts.models.optimizing.timing import Pair, Times
-from scripts.models.optimizing.wishes import Wishes
+from cli import main
+from cli.models.optimizing.evaluation.report import Report
+from cli.models.optimizing.evaluation.timing import Pair, Times
+from cli.models.optimizing.options import Wishes
+from cli.models.optimizing.run import _no_gain
 from tests.optimize.conftest import Optimize, everything
 from tests.support import graphs
 
@@ -78,7 +78,7 @@ def test_a_slower_version_is_refused_and_nothing_is_written(
     assert said["gain"] < 1.05
     assert said["reason"].startswith("it is not faster here: ")
     assert everything(models_dir) == before
-    assert cli.main(["models", "optimize", "tiny", "--models-dir", str(models_dir), *tiny]) == 1
+    assert main.main(["models", "optimize", "tiny", "--models-dir", str(models_dir), *tiny]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("no version was written: it is not faster here: ")
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 from PIL import Image
 
-from scripts import cli
+from cli import main
 from tests.optimize.conftest import SAMPLES, Optimize, everything
 from tests.support import graphs, models
 from tests.support.service import DIGITS
@@ -26,7 +26,7 @@ def say(models_dir: Path, capsys: pytest.CaptureFixture[str]) -> Say:
     def run(*argv: str | Path, name: str = "digits") -> tuple[int, str]:
         before = everything(models_dir)
         try:
-            code = cli.main(["models", "optimize", name, "--models-dir", str(models_dir), *map(str, argv)])
+            code = main.main(["models", "optimize", name, "--models-dir", str(models_dir), *map(str, argv)])
         except SystemExit as error:  # argparse
             code = int(str(error.code))
         said = capsys.readouterr().err
@@ -200,7 +200,7 @@ def test_fold_and_fp16_have_nothing_to_do_for_these(say: Say, models_dir: Path) 
 
 
 def test_a_task_of_ones_own_may_prepare_as_it_likes(say: Say, models_dir: Path) -> None:
-    code_of_ones_own = "from worker.models.tasks import ImageClassification as Mine\n"
+    code_of_ones_own = "from model_runtime.tasks import ImageClassification as Mine\n"
     (models_dir / "digits" / "mine.py").write_text(code_of_ones_own)
     toml = models_dir / "digits" / "model.toml"
     toml.write_text(toml.read_text().replace('task = "image-classification"', 'task = "mine.py:Mine"'))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from model_runtime.model import load
+from model_runtime.repository.repository import ModelFolder, scan
 from tests.optimize import photographs
 from tests.optimize.conftest import Optimize
 from tests.support import models
-from worker.models.model import load
-from worker.models.repository import ModelFolder, scan
 
 FILE = "squeezenet1.1_fp32_dynbatch.derived.onnx"
 HAS_VNNI = "vnni" in (Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "")

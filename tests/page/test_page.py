@@ -150,7 +150,7 @@ def test_where_keys_exist_the_page_asks_for_one(browser: webdriver.Chrome) -> No
     with Jitney() as running:
         env = {**os.environ, "DATA_DIR": str(running.folder / "data")}
         env.pop("REDIS_URL", None)
-        command = [sys.executable, "-m", "scripts.cli", "keys", "create", "--tenant", "acme"]
+        command = [sys.executable, "-m", "cli.main", "keys", "create", "--tenant", "acme"]
         made = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
         at_rest = "document.getElementById('key-form').hidden"
         support.wait_until(lambda: running.http.get("/v1/models").status_code == 401, "the key closes the doors")

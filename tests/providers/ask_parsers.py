@@ -15,9 +15,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
-from worker.models import providers
-from worker.models.port import Port
-from worker.models.providers import NAMES, Gpu
+from model_runtime.engine import providers
+from model_runtime.engine.providers import NAMES, Gpu
+from model_runtime.tensor_spec import Port
 
 ROOT: Final = Path(__file__).parents[2]
 # Symbols that name no library: whose they are.

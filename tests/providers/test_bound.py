@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from model_runtime.engine.onnx_engine import Engine, Gpu, RunFailed, Stop
+from model_runtime.engine.onnx_session import Session
+from model_runtime.engine.providers import Asked
+from model_runtime.spec.model_toml import ModelError
+from model_runtime.tensor_spec import Array
 from tests.support import models
-from worker.models.engine import Engine, Gpu, RunFailed, Stop
-from worker.models.port import Array
-from worker.models.providers import Asked
-from worker.models.session import Session
-from worker.models.spec import ModelError
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: Sess
 def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.models.bound.Bound.run", lambda *_: {"y": np.ones((2, 4), np.float32)})
+    monkeypatch.setattr("model_runtime.engine.io_binding.Bound.run", lambda *_: {"y": np.ones((2, 4), np.float32)})
     session.bind({"x": rows(2)}, "cpu")
     assert session.note == "batches of 2 are not bound to the device: they answered otherwise so"
     assert np.array_equal(session.run({"x": rows(2)})["y"], 2 * rows(2))

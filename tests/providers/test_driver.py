@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from model_runtime.engine.device_info import DRIVER
 from tests.support.processes import ROOT
-from worker.models.device import DRIVER
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc compiles the stand-in")
 
@@ -21,7 +21,10 @@ int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
 int cuDeviceGet(int *device, int number) { *device = 100 + number; return number >= COUNT; }
 int cuDeviceGetName(char *name, int size, int device) { strcpy(name, device == 101 ? "Second" : "First"); return 0; }
 """
-ASK = "from worker.models.device import ask_driver, name_of; print(*ask_driver(), name_of('cuda', 1, 1), sep='|')"
+ASK = (
+    "from model_runtime.engine.device_info import ask_driver, name_of; "
+    "print(*ask_driver(), name_of('cuda', 1, 1), sep='|')"
+)
 
 
 def said(folder: Path, init: int = 0, count: int = 2, version: int = 13000) -> str:

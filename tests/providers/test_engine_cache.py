@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.models import engine_cache
-from worker.models.engine_cache import SEAL, held
-from worker.models.spec import ModelError
+from model_runtime.engine import tensorrt_cache
+from model_runtime.engine.tensorrt_cache import SEAL, held
+from model_runtime.spec.model_toml import ModelError
 
 FACTS = ["digest", "Some GPU", "1.31.1", "101601", "fp16", "64"]
 
@@ -80,4 +80,4 @@ def test_what_was_built_needs_no_room_to_be_read(tmp_path: Path) -> None:
     with held(tmp_path, "net", FACTS, 1):
         pass
     with held(tmp_path, "net", FACTS, 1 << 60) as folder:
-        assert (folder / engine_cache.SEAL).exists()
+        assert (folder / tensorrt_cache.SEAL).exists()

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from scripts import gpu_report
+from cli.gpu_report import report as gpu_report
+from model_runtime.engine.device_info import ask_driver
 from tests.support import models
 from tests.support.engines import numpy_model
 from tests.support.processes import ROOT
-from worker.models.device import ask_driver
 
 pytestmark = pytest.mark.skipif(not ask_driver().problem, reason="there is a GPU")
 
@@ -23,7 +23,7 @@ BUCKET |= {"drift", "max_abs_drift", "top1_agreement"}
 
 def asked(*argv: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, report and words."""
-    command = [sys.executable, "-m", "scripts.cli", "gpu-report", "--seconds", "0.1", *argv]
+    command = [sys.executable, "-m", "cli.main", "gpu-report", "--seconds", "0.1", *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
@@ -71,8 +71,8 @@ def test_without_the_queue_and_for_one_provider(tmp_path: Path) -> None:
 
 
 def test_a_service_is_of_the_served_version_with_the_provider_pinned(tmp_path: Path) -> None:
-    from scripts.gpu_service import _copy  # noqa: PLC0415
-    from worker.models.repository import BrokenModel, scan  # noqa: PLC0415
+    from cli.gpu_report.service import _copy  # noqa: PLC0415
+    from model_runtime.repository.repository import BrokenModel, scan  # noqa: PLC0415
 
     toml = 'task = "tensor"\nprovider = "tensorrt" # fast\n[cuda]\ngraphs = false\n'
     folder = models.doubling(tmp_path / "models", toml=toml)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from model_runtime.engine.device_info import ask_driver
 from tests.support import models
 from tests.support.service import Service
-from worker.models.device import ask_driver
 
 pytestmark = pytest.mark.skipif(not ask_driver().problem, reason="there is a GPU")
 

@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from model_runtime.engine.onnx_engine import Gpu
+from model_runtime.engine.onnx_session import Session, _check_for_tensorrt
+from model_runtime.repository.onnx_metadata import read_head
+from model_runtime.spec.model_toml import ModelError
 from tests.support import models
 from tests.support.processes import ROOT
-from worker.models.engine import Gpu
-from worker.models.onnx_head import read_head
-from worker.models.session import Session, _check_for_tensorrt
-from worker.models.spec import ModelError
 
 
 def paths(shared_data: Path) -> list[Path]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from model_runtime.engine import providers
+from model_runtime.engine.device_info import Driver
+from model_runtime.engine.providers import NAMES, Gpu
+from model_runtime.spec import gpu
+from model_runtime.tensor_spec import Port
 from tests.providers import ask_parsers
-from worker.models import providers
-from worker.models.device import Driver
-from worker.models.port import Port
-from worker.models.providers import NAMES, Gpu
 
 ONE_GPU = Driver(gpus=1, cuda=13000)
 EVERYTHING = list(NAMES.values())
@@ -80,7 +81,7 @@ def test_tensorrt_is_built_for_every_batch_size_at_once(tmp_path: Path) -> None:
     ("precision", "flags"),
     [("fp32", []), ("fp16", ["trt_fp16_enable"]), ("int8", ["trt_fp16_enable", "trt_int8_enable"])],
 )
-def test_tensorrt_computes_as_precisely_as_it_is_told(precision: providers.Precision, flags: list[str]) -> None:
+def test_tensorrt_computes_as_precisely_as_it_is_told(precision: gpu.Precision, flags: list[str]) -> None:
     options = providers.tensorrt(Gpu(precision=precision), [], None)
     assert [name for name in options if name.endswith("_enable")] == flags
 

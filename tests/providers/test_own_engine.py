@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.models import main as models_command
+from cli.models import main as models_command
+from model_runtime.engine.onnx_engine import RunFailed
+from model_runtime.model import Model, load
+from model_runtime.repository.repository import BrokenModel, scan
+from model_runtime.spec.model_toml import ModelError
 from tests.support.engines import NUMPY_ENGINE, numpy_model
-from worker.models.engine import RunFailed
-from worker.models.model import Model, load
-from worker.models.repository import BrokenModel, scan
-from worker.models.spec import ModelError
 
 
 def opened(models_dir: Path) -> Model:
@@ -79,7 +79,10 @@ def test_only_files_of_the_folder_and_modules_have_names(tmp_path: Path, engine:
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("class Other: pass", "there is no class Numpy in own.py"),
         (changed("weights.npy", "gone.npy"), "FileNotFoundError: "),
-        (changed("self.batchable = True", "pass"), "it has no batchable; allowed: what worker.models.own_engine."),
+        (
+            changed("self.batchable = True", "pass"),
+            "it has no batchable; allowed: what model_runtime.engine.custom_engine.",
+        ),
         (changed('"FP32", (len', '"float32", (len'), "inputs = [Port(name='x', datatype='float32'"),
         (changed('"numpy", np', "None, np"), "device = None; allowed: text"),
     ],
@@ -114,7 +117,7 @@ def test_what_it_gives_is_looked_at(tmp_path: Path, result: str, reason: str) ->
 
 
 def test_it_says_itself_whose_fault_a_failure_is(tmp_path: Path) -> None:
-    body = 'from worker.models.engine import RunFailed; raise RunFailed("full", "memory")'
+    body = 'from model_runtime.engine.onnx_engine import RunFailed; raise RunFailed("full", "memory")'
     source = changed('return {"y": arrays["x"] @ self.weights}', body)
     numpy_model(tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\ncheck = false')
     with pytest.raises(RunFailed) as caught:

@@ -6,13 +6,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from jobs.connection import Connection
-from jobs.ids import new_id
-from jobs.job import Submission
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
-from jobs.tensors import Tensor, pack
-from scripts.queue_address import locate
+from cli.serve.redis_address import locate
+from jobs.contract.ids import new_id
+from jobs.contract.job import Submission
+from jobs.contract.tensors import Tensor, pack
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 from tests.rollout.conftest import QUICK
 from tests.rollout.steps import Models
 from tests.support import models
@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 DEADLY = '''
 """A task that ends its process while it is loaded."""
 import ctypes
-from worker.models.tasks.tensor import TensorTask
+from model_runtime.tasks.tensor import TensorTask
 
 class Deadly(TensorTask):
     def __init__(self, *given):
@@ -32,7 +32,7 @@ class Deadly(TensorTask):
 ENDLESS = '''
 """A task that takes its time to load."""
 import threading
-from worker.models.tasks.tensor import TensorTask
+from model_runtime.tasks.tensor import TensorTask
 
 class Endless(TensorTask):
     def __init__(self, *given):

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from scripts import arguments
+from cli import arguments
 
 
 @pytest.mark.parametrize("text", ["0.01", "1e1", "3600"])

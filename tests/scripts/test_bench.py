@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench import command, cpu, main
-from scripts.bench.connection import Address
-from scripts.bench.errors import CannotMeasure
-from scripts.bench.inputs import gather
-from scripts.bench.target import Target
+from cli.bench import command, main
+from cli.bench.errors import CannotMeasure
+from cli.bench.load import service_cpu
+from cli.bench.load.connection import Address
+from cli.bench.load.inputs import gather
+from cli.bench.load.target import Target
 from tests.support.service import ROOT, Service
 
 QUICK = ["--seconds", "0.3", "--rounds", "1"]
@@ -22,7 +23,7 @@ QUICK = ["--seconds", "0.3", "--rounds", "1"]
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cpu, "TICK_S", 0.2)  # the service's own tick is 0.1 s
+    monkeypatch.setattr(service_cpu, "TICK_S", 0.2)  # the service's own tick is 0.1 s
 
 
 def test_it_measures_a_service_and_the_raw_model_beside_it(

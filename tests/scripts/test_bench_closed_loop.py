@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from scripts.bench import closed_loop, counting
-from scripts.bench.closed_loop import measure
-from scripts.bench.connection import Address
-from scripts.bench.errors import CannotMeasure
-from scripts.bench.exchanges import Exchange, post, waiting_post
-from scripts.bench.figures import Slice
-from scripts.bench.loads import Load
-from scripts.bench.trial import try_once
+from cli.bench.errors import CannotMeasure
+from cli.bench.load import answer_counter, closed_loop
+from cli.bench.load.closed_loop import measure
+from cli.bench.load.connection import Address
+from cli.bench.load.submit_modes import Exchange, post, waiting_post
+from cli.bench.load.trial_request import try_once
+from cli.bench.load_levels import Load
+from cli.bench.statistics import Slice
 from tests.support.stand_in import Asked, against
 
 TIMINGS = {"queue": 1.0, "decode": None, "batch": 0.5, "infer": 2.0, "total": 4.0}
@@ -71,7 +71,7 @@ def test_the_first_problem_is_told_with_code_and_detail() -> None:
 
 
 def test_a_service_that_does_not_answer_ends_the_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(answer_counter, "PATIENCE_S", 0.2)
 
     never = asyncio.Event()
 

@@ -7,15 +7,15 @@ from typing import Any
 import orjson
 import pytest
 
-from scripts.bench import accepting, closed_loop
-from scripts.bench.connection import Address
-from scripts.bench.errors import CannotMeasure
-from scripts.bench.exchanges import Exchange, exchange, look
-from scripts.bench.figures import Slice, row
-from scripts.bench.inputs import Inputs
-from scripts.bench.loads import Load
-from scripts.bench.target import Target
-from scripts.bench.trial import try_once
+from cli.bench.errors import CannotMeasure
+from cli.bench.load import accept_burst, closed_loop
+from cli.bench.load.connection import Address
+from cli.bench.load.inputs import Inputs
+from cli.bench.load.submit_modes import Exchange, exchange, look
+from cli.bench.load.target import Target
+from cli.bench.load.trial_request import try_once
+from cli.bench.load_levels import Load
+from cli.bench.statistics import Slice, row
 from tests.support.stand_in import Asked, Responses, against
 
 TIMINGS = {"queue": 1.0, "decode": None, "batch": 0.5, "infer": 2.0, "total": 4.0}
@@ -37,7 +37,7 @@ def measured(mode: str, responses: Responses, concurrency: int = 2) -> Slice:
         one = made(address, mode)
         result = await closed_loop.measure(address, one, Load(mode, concurrency), 0.2)
         if one.unwaited:
-            await accepting.measure(address, one, result, 0.2)
+            await accept_burst.measure(address, one, result, 0.2)
         return result
 
     return asyncio.run(against(responses, act))

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from scripts.bench.cpu import totals
-from scripts.bench.figures import RawRound, Slice, Spent, mean_batch, percentile, raw_medians, row
-from scripts.bench.loads import Load, loads
-from scripts.bench.report import number, table
+from cli.bench.load.service_cpu import totals
+from cli.bench.load_levels import Load, loads
+from cli.bench.report.table import number, table
+from cli.bench.statistics import RawRound, Slice, Spent, mean_batch, percentile, raw_medians, row
 
 
 def a_slice(latencies_ms: list[float], wall_s: float = 1.0, batch: int = 1) -> Slice:

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from scripts.bench import counting, open_loop
-from scripts.bench.connection import Address
-from scripts.bench.exchanges import Exchange, post, waiting_post
-from scripts.bench.figures import Slice, row
-from scripts.bench.loads import Load
+from cli.bench.load import answer_counter, open_loop
+from cli.bench.load.connection import Address
+from cli.bench.load.submit_modes import Exchange, post, waiting_post
+from cli.bench.load_levels import Load
+from cli.bench.statistics import Slice, row
 from tests.support.stand_in import Asked, Responses, against
 from tests.support.waiting import pass_time
 
@@ -52,7 +52,7 @@ def test_a_service_that_stands_still_is_felt_by_all_who_were_due_meanwhile() -> 
 
 
 def test_what_was_due_and_not_sent_is_counted_and_is_in_the_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(answer_counter, "PATIENCE_S", 1.0)
 
     async def slow(_: Asked) -> tuple[int, object]:
         await pass_time(0.1)

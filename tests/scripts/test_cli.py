@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scripts import cli
+from cli import main as cli
 
 
 def test_a_verb_gets_all_that_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:

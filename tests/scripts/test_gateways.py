@@ -16,15 +16,15 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from scripts import gateways
-from scripts.supervisor import CannotStart
+from cli.serve import gateway_processes
+from cli.serve.supervisor import CannotStart
 from tests.support.gateways import CARD, PNG, QUICK, Worker
 from tests.support.processes import is_running, program
 from tests.support.servers import Server
 from tests.support.service import ROOT, Service
 from tests.support.waiting import until, wait_until
 
-API = "import sys; from scripts.cli import main; sys.exit(main(['api', '--workers', '2']))"
+API = "import sys; from cli.main import main; sys.exit(main(['api', '--workers', '2']))"
 pytestmark = pytest.mark.anyio
 
 
@@ -192,9 +192,9 @@ async def test_two_behind_up_are_ready_when_both_answer() -> None:
 def test_a_number_of_processes_that_is_none_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
-    assert gateways.main([f"--workers={number}"]) == 78
+    assert gateway_processes.main([f"--workers={number}"]) == 78
     monkeypatch.setenv("GATEWAYS", number)
-    assert gateways.main([]) == 78
+    assert gateway_processes.main([]) == 78
     assert capsys.readouterr().err == (
         f"jitney: --workers {number} is not a number of gateway processes: 1 to 64\n"
         f"jitney: GATEWAYS={number} is not a number of gateway processes: 1 to 64\n"
@@ -206,14 +206,14 @@ def test_a_port_that_is_taken_and_an_option_too_many_are_named(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("PORT", str(taken.getsockname()[1]))
-        assert gateways.main(["--workers", "2"]) == 78
+        assert gateway_processes.main(["--workers", "2"]) == 78
     assert "is in use" in capsys.readouterr().err
-    assert gateways.main(["--workers", "2", "--fd", "3"]) == 78
+    assert gateway_processes.main(["--workers", "2", "--fd", "3"]) == 78
     assert "2 gateways take no other option, and not --fd" in capsys.readouterr().err
     with pytest.raises(CannotStart, match="PORT=http is not a port"):
-        gateways.Settings.from_env({"PORT": "http"})
+        gateway_processes.Settings.from_env({"PORT": "http"})
 
 
 def test_settings_are_documented_with_their_defaults() -> None:
-    assert gateways.Settings.from_env({"GATEWAYS": "", "HOST": "", "PORT": ""}) == gateways.Settings()
+    assert gateway_processes.Settings.from_env({"GATEWAYS": "", "HOST": "", "PORT": ""}) == gateway_processes.Settings()
     assert "| `GATEWAYS` | 1 | " in (ROOT / "docs" / "configuration.md").read_text()

@@ -18,7 +18,7 @@ __all__ = ["gateway", "queue", "worker"]
 
 
 def jitney_models(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "scripts.cli", "models", *args]
+    command = [sys.executable, "-m", "cli.main", "models", *args]
     env = {**os.environ, "JITNEY_URL": url}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
 

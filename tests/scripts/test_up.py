@@ -12,9 +12,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from scripts.gateways import listen
-from scripts.supervisor import CannotStart
-from scripts.up import Settings
+from cli.serve.gateway_processes import listen
+from cli.serve.supervisor import CannotStart
+from cli.serve.up import Settings
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
 
@@ -46,7 +46,7 @@ import os, time
 print("deliverer", os.getpid(), os.environ["REDIS_URL"], flush=True)
 time.sleep(60)
 """
-UP = "import sys; from scripts.cli import main; sys.exit(main(['up']))"
+UP = "import sys; from cli.main import main; sys.exit(main(['up']))"
 READY = r"^Jitney is ready in \d+\.\d s: (http://127\.0\.0\.1:\d+)\n  try: curl (.*)$"
 
 

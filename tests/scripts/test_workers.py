@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import keys
-from scripts import supervisor, workers
-from scripts.supervisor import Backoff, CannotStart
+from cli.serve import supervisor, worker_processes
+from cli.serve.supervisor import Backoff, CannotStart
+from jobs.redis_client import keys
 from tests.support.processes import ROOT, is_running, program
 from tests.support.servers import Server
 from tests.support.service import QUICK, Service
 from tests.support.waiting import wait_until
-from worker import burial
+from worker.crash_recovery import recover as burial
 from worker.settings import WorkerSettings
 
 # Notes its life in its black box, so that the burial can tell whose box it was given.
@@ -61,7 +61,7 @@ def kept(
     for name, code in {"__init__": "", "__main__": worker, "burial": burial}.items():
         (package / f"{name}.py").write_text(code)
     settings = {"PYTHONPATH": f"{package.parent}:{ROOT}", "TMPDIR": str(temporary), "REDIS_URL": "redis://queue:1"}
-    code = f"import sys; from scripts.cli import main; sys.exit(main(['worker', *{argv!r}]))"
+    code = f"import sys; from cli.main import main; sys.exit(main(['worker', *{argv!r}]))"
     with program(code, here / "log", {**settings, **(env or {})}) as process:
         yield Kept(process, here / "log")
 
@@ -117,12 +117,12 @@ time.sleep(60)
 
 @pytest.mark.parametrize("devices", ["", ",", "a", "-1", "0,,1", "1024", "٣"])
 def test_gpus_that_are_none_are_one_clear_line(capsys: pytest.CaptureFixture[str], devices: str) -> None:
-    assert workers.main([f"--device={devices}"]) == 78
+    assert worker_processes.main([f"--device={devices}"]) == 78
     said = f"jitney: --device {devices} names no GPUs: numbers from 0 to 1023, with commas between\n"
     assert capsys.readouterr().err == said
     if devices:
         with pytest.raises(CannotStart, match=r"GPU_DEVICE=.* names no GPUs"):
-            workers.Settings.from_env({"GPU_DEVICE": devices})
+            worker_processes.Settings.from_env({"GPU_DEVICE": devices})
 
 
 def test_a_refused_configuration_ends_it_for_all(tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_the_longest_wait_for_a_restart_can_be_set(tmp_path: Path) -> None:
 def test_a_number_of_processes_that_is_none_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
-    assert workers.main([f"--processes={number}"]) == 78
+    assert worker_processes.main([f"--processes={number}"]) == 78
     monkeypatch.setenv("WORKERS", number)
-    assert workers.main([]) == 78
+    assert worker_processes.main([]) == 78
     assert capsys.readouterr().err == (
         f"jitney: --processes {number} is not a number of worker processes: 1 to 256\n"
         f"jitney: WORKERS={number} is not a number of worker processes: 1 to 256\n"
@@ -155,7 +155,7 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
 def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
     with pytest.raises(CannotStart, match=f"{name}={seconds} is not a time in seconds: a number above 0"):
-        workers.Settings.from_env({name: seconds})
+        worker_processes.Settings.from_env({name: seconds})
 
 
 def test_burial_and_supervisor_mean_the_same() -> None:
@@ -163,29 +163,35 @@ def test_burial_and_supervisor_mean_the_same() -> None:
 
 
 def test_a_worker_has_time_to_drain_and_a_little_more() -> None:
-    assert WorkerSettings.model_fields["drain_s"].default == workers.DRAIN_S
-    settings = workers.Settings.from_env({"DRAIN_S": "20"})
-    assert [child.stop_s for child in workers.children(settings, Path(), {})] == [22]
+    assert WorkerSettings.model_fields["drain_s"].default == worker_processes.DRAIN_S
+    settings = worker_processes.Settings.from_env({"DRAIN_S": "20"})
+    assert [child.stop_s for child in worker_processes.children(settings, Path(), {})] == [22]
 
 
 def test_settings_are_documented_with_their_defaults() -> None:
-    assert workers.Settings.from_env({"WORKERS": "", "DRAIN_S": "", "RESTART_LIMIT_S": ""}) == workers.Settings()
+    assert (
+        worker_processes.Settings.from_env({"WORKERS": "", "DRAIN_S": "", "RESTART_LIMIT_S": ""})
+        == worker_processes.Settings()
+    )
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for name, default in {"WORKERS": workers.Settings().processes, "RESTART_LIMIT_S": Backoff().limit_s}.items():
+    for name, default in {
+        "WORKERS": worker_processes.Settings().processes,
+        "RESTART_LIMIT_S": Backoff().limit_s,
+    }.items():
         assert f"| `{name}` | {default:g} | " in text
 
 
 def test_without_a_temporary_folder_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(CannotStart, match=r"no temporary folder can be made: .* \(TMPDIR sets where\)"):
-        workers.black_boxes().__enter__()
+        worker_processes.black_boxes().__enter__()
 
 
 def test_real_workers_show_up_come_back_and_go(tmp_path: Path) -> None:
     with closing(Server()) as server, server.client() as client:
         env = {**QUICK, "REDIS_URL": server.url, "MODELS_DIR": str(ROOT / "models"), "WORKERS": "2"}
         log = tmp_path / "log"
-        with program("import sys; from scripts.cli import main; sys.exit(main(['worker']))", log, env) as process:
+        with program("import sys; from cli.main import main; sys.exit(main(['worker']))", log, env) as process:
             wait_until(lambda: client.scard(keys.WORKERS) == 2, f"two workers are announced; their log: {log}", 30)
             before = client.smembers(keys.WORKERS)
             pids = _workers_of(process)

@@ -26,7 +26,7 @@ from tests.support.workers import WorkerProcess
 SLOW = """
 import threading
 import numpy as np
-from worker.models.port import Port
+from model_runtime.tensor_spec import Port
 
 class Slow:
     def __init__(self, version, spec, gpu):
@@ -63,7 +63,7 @@ def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Serve
     with GatewayProcess(queue, {"SHARDS": "4"}):
         env = {**os.environ, "REDIS_URL": queue.url, "MODELS_DIR": str(tmp_path), "PORT": "0", "SHARDS": "1"}
         how: dict[str, Any] = {"cwd": ROOT, "env": env, "stderr": subprocess.PIPE, "text": True}
-        parts = ("worker", "api", "worker.delivery")
+        parts = ("worker", "api", "background")
         started = [subprocess.Popen([sys.executable, "-m", part], **how) for part in parts]
         try:
             said = [process.communicate(timeout=30)[1] for process in started]

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_runtime.spec.model_toml import read_spec
+from model_runtime.tasks import load_task
+from model_runtime.tensor_spec import Port
 from tests.support import models
 from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
-from worker.models.port import Port
-from worker.models.spec import read_spec
-from worker.models.tasks import load_task
 
 API = (ROOT / "docs" / "api.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
@@ -99,7 +99,7 @@ def test_the_life_of_a_version_goes_as_written(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "digits" / "1", tmp_path / "incoming" / "2")
     with Service(tmp_path / "models", {"MODELS_WATCH_S": "0.2"}) as service:
         env = {**os.environ, "JITNEY_URL": service.url}
-        for line in block.replace("jitney ", f"{sys.executable} -m scripts.cli ").splitlines():
+        for line in block.replace("jitney ", f"{sys.executable} -m cli.main ").splitlines():
             here = line.replace("mv incoming/2 models", f"mv {tmp_path}/incoming/2 {tmp_path}/models")
 
             def does(command: str = here) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scripts import cli
+from cli import main
 from tests.models_cli.cases import COUPLED
 from tests.support import models
 from tests.support.service import Service
@@ -21,7 +21,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         COUPLED["a mean over the batch"][1](models_dir / name / "1" / "model.onnx", "N")
         (models_dir / name / "model.toml").write_text(f'task = "tensor"\n{toml}')
     models.doubling(models_dir, "padded", 'task = "tensor"\nmax_batch = 8\nbuckets = [8]')
-    assert cli.main(["models", "profile", str(models_dir / "padded"), "--seconds", "0.01", "--provider", "cpu"]) == 0
+    assert main.main(["models", "profile", str(models_dir / "padded"), "--seconds", "0.01", "--provider", "cpu"]) == 0
     with Service(models_dir) as service:
         yield service
 

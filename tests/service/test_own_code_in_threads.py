@@ -28,8 +28,8 @@ def note(folder, place):  # each once: writing a file takes longer than a run ma
 """
 
 TASK = f"""{NOTING}
-from worker.models.tasks.task import TryAgain
-from worker.models.tasks.tensor import TensorTask
+from model_runtime.tasks.task import TryAgain
+from model_runtime.tasks.tensor import TensorTask
 
 class Told(TryAgain):
     def __init__(self, folder):
@@ -73,7 +73,7 @@ class Noting(TensorTask):
 """
 
 ENGINE = f"""{NOTING}
-from worker.models.port import Port
+from model_runtime.tensor_spec import Port
 
 class Noting:
     provider, device, runtime, batchable = "cpu", "noting", "1", True

@@ -5,14 +5,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from jobs import keys
 from jobs.bulk import files, records
+from jobs.bulk.checkpoints import Part, Stand
 from jobs.bulk.files import File
 from jobs.bulk.records import Asked, Bulk
-from jobs.bulk.steps import Part, Stand
-from jobs.errors import OverLimit, Refused
-from jobs.job import Submission
-from jobs.outbox import Flight
+from jobs.contract.background_lease import Flight
+from jobs.contract.errors import OverLimit, Refused
+from jobs.contract.job import Submission
+from jobs.redis_client import keys
 from tests.stress.ledger import Violation
 from tests.stress.submitting import BULK_HOOKS
 from tests.stress.world import TENANTS, World, now_ms

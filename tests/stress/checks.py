@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from typing import Any, Final
 
-from jobs import keys
-from jobs.lifecycle import FINAL, State
+from jobs.contract.lifecycle import FINAL, State
+from jobs.redis_client import keys
 from tests.stress.bulks import Bulks, check_contents
 from tests.stress.ledger import Job, Violation
 from tests.stress.world import TENANTS, World, now_ms

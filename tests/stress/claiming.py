@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from jobs.job import Claim
-from jobs.lifecycle import State
+from jobs.contract.job import Claim
+from jobs.contract.lifecycle import State
 from tests.stress.ledger import SLACK_MS, Job, Moment, Violation
 from tests.stress.world import STATIONS, TENANTS, WORKERS, World
 

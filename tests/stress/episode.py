@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from jobs import outbox
-from jobs.errors import Refused
-from jobs.outbox import Settlement
+from jobs.contract.errors import Refused
+from jobs.webhooks import outbox
+from jobs.webhooks.outbox import Settlement
 from tests.stress import bulks, checks, claiming, letters, stepping, submitting, turns, webhooks, working
 from tests.stress.bulks import Bulks
 from tests.stress.ledger import Violation

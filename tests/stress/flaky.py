@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from jobs.connection import _SENT_ONCE, Connection
-from jobs.errors import StoreUnavailable
-from jobs.pipe import Wire, Word
+from jobs.contract.errors import StoreUnavailable
+from jobs.redis_client.client import _SENT_ONCE, Connection
+from jobs.redis_client.pipelined_connection import Wire, Word
 
 # once: nothing goes wrong. twice: the first answer is lost and the interface repeats the script. lost: the script runs
 # once and the caller never hears its answer. unsent: the script never reaches the server.

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from jobs import keys
-from jobs.store import JobStore
+from jobs.redis_client import keys
+from jobs.store.job_store import JobStore
 from tests.stress.ledger import Job, Violation
 
 AGE_SLACK_MS: Final = 20

@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from jobs.ids import shard_of
-from jobs.job import Claimed, Submission
-from jobs.lifecycle import FINAL, TRANSITIONS, State
+from jobs.contract.ids import shard_of
+from jobs.contract.job import Claimed, Submission
+from jobs.contract.lifecycle import FINAL, TRANSITIONS, State
 
 SLACK_MS: Final = 3  # the server's clock is this machine's; it may be read a little earlier or later than ours
 
@@ -139,7 +139,7 @@ class Ledger:
         self.keys: dict[tuple[str, str], KeyMade] = {}
         self.claims: deque[tuple[str, Claimed]] = deque(maxlen=120)  # current and stale ones
         self.deliveries: dict[str, Delivery] = {}
-        self.counts: Counter[str] = Counter()  # as jobs/counts.py names them
+        self.counts: Counter[str] = Counter()  # as jobs/metrics/event_counters.py names them
         self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:load`)
         self.letters: dict[int, list[Job]] = {}  # by shard, the oldest first
         self.lines_stored = 0  # of bulks that are over

@@ -2,11 +2,12 @@
 
 from typing import cast
 
-from jobs import deadletters, keys
-from jobs.admission import admit_again
-from jobs.catalogue import Card, Catalogue
-from jobs.errors import Refused
-from jobs.job import Submission
+from jobs.contract.errors import Refused
+from jobs.contract.job import Submission
+from jobs.models.catalog import Card, Catalogue
+from jobs.redis_client import keys
+from jobs.store import dead_letters
+from jobs.store.admission import admit_again
 from tests.stress.ledger import Job, Violation
 from tests.stress.submitting import hand_in
 from tests.stress.world import World, now_ms
@@ -35,8 +36,8 @@ async def look_at_letter(world: World) -> None:
         return
     job = world.rng.choice(among)
     try:
-        letter = await deadletters.find(world.store, job.sub.tenant, job.id)
-        body = await deadletters.read_input(world.store, letter)
+        letter = await dead_letters.find(world.store, job.sub.tenant, job.id)
+        body = await dead_letters.read_input(world.store, letter)
     except Refused:
         _check_gone(world, job)
         return
@@ -59,7 +60,7 @@ async def purge(world: World) -> None:
     picked = world.rng.sample(among, min(len(among), 2))
     for job in picked:
         job.is_purged = True
-    _, _, fate = await world.call(lambda: deadletters.purge(world.store, [job.id for job in picked]))
+    _, _, fate = await world.call(lambda: dead_letters.purge(world.store, [job.id for job in picked]))
     if fate in ("once", "twice"):
         same = [job for job in picked if world.ledger.jobs[job.id] is job]  # no line that was made anew since then
         left = [await world.connection.command("HEXISTS", keys.job(job.id), "input") for job in same]
@@ -76,8 +77,8 @@ async def replay(world: World) -> None:
         return
     job = world.rng.choice(among)
     try:
-        letter = await deadletters.find(world.store, job.sub.tenant, job.id)
-        body = await deadletters.read_input(world.store, letter)
+        letter = await dead_letters.find(world.store, job.sub.tenant, job.id)
+        body = await dead_letters.read_input(world.store, letter)
     except Refused:
         _check_gone(world, job)
         return
@@ -90,7 +91,7 @@ async def replay(world: World) -> None:
         return  # whoever sent it before died before that was noted: its job has ended, and its id is not free
     (is_taken,) = await hand_in(world, [again])
     if is_taken and world.chance(0.8):  # else whoever sends it dies here
-        await deadletters.note_replay(world.store, job.id, again.id)
+        await dead_letters.note_replay(world.store, job.id, again.id)
         noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
         if noted is not None and noted.decode() != again.id:
             raise Violation(f"{job} was sent again as {again.id}, and says {noted}")

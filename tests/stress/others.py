@@ -3,13 +3,15 @@
 from collections import Counter
 from typing import Final
 
-from jobs import events, plans, registry, tenants
-from jobs.job import LANES
-from jobs.lifecycle import FINAL, State
-from jobs.registry import WorkerReport
-from jobs.stats import Tally
-from jobs.stats import read as read_stats
-from jobs.tenants import Deviation
+from jobs.contract.job import LANES
+from jobs.contract.lifecycle import FINAL, State
+from jobs.metrics.histograms import Tally
+from jobs.metrics.histograms import read as read_stats
+from jobs.models import rollout_plan, worker_registry
+from jobs.models.worker_registry import WorkerReport
+from jobs.store import events
+from jobs.tenants import stored_limits
+from jobs.tenants.limits import Deviation
 from tests.stress.ledger import Violation
 from tests.stress.world import STATIONS, TENANTS, WORKERS, World, now_ms
 
@@ -76,9 +78,9 @@ class Others:
         """Change a model's plan: each change is made once."""
         world, model = self._world, self._world.rng.choice(["m", "n"])
         changed, _, _ = await world.call(
-            lambda: plans.change(world.connection, model, lambda plan: plans.load(plan, "7", "1"))
+            lambda: rollout_plan.change(world.connection, model, lambda plan: rollout_plan.load(plan, "7", "1"))
         )
-        plan = (await plans.read(world.connection)).get(model, plans.FOLLOWS)
+        plan = (await rollout_plan.read(world.connection)).get(model, rollout_plan.FOLLOWS)
         asked = plan.asked.get("7", 0)
         most = self._asked[model] + 1
         right = asked == most if changed is not None else self._asked[model] <= asked <= most
@@ -91,17 +93,17 @@ class Others:
         world, tenant = self._world, self._world.rng.choice(TENANTS)
         if world.chance(0.2):
             wanted: dict[str, int | None] = {}
-            await world.call(lambda: tenants.forget(world.connection, tenant))
+            await world.call(lambda: stored_limits.forget(world.connection, tenant))
         else:
             among = {"weight": [None, 1, 3], "jobs": [None, 0, 6], "bytes": [None, 0, 2500], "running": [None, 0, 1, 3]}
             name = world.rng.choice(list(among))
             wanted = {name: world.rng.choice(among[name])}
-            before = await tenants.read(world.connection)
-            changed, _, fate = await world.call(lambda: tenants.change(world.connection, tenant, wanted))
+            before = await stored_limits.read(world.connection)
+            changed, _, fate = await world.call(lambda: stored_limits.change(world.connection, tenant, wanted))
             wanted = {**before.get(tenant, Deviation()).model_dump(exclude_none=True), **wanted}
             if changed is None and fate == "unsent":
                 wanted = before.get(tenant, Deviation()).model_dump(exclude_none=True)
-        kept = await tenants.read(world.connection)
+        kept = await stored_limits.read(world.connection)
         if kept.get(tenant, Deviation()) != Deviation(**wanted):
             raise Violation(f"{tenant} is kept with {kept.get(tenant)}, and was given {wanted}")
         world.tenants.update(kept)
@@ -126,11 +128,11 @@ class Others:
         cards = [{"name": name, "version": version, "kinds": ["raw"]}]
 
         async def made() -> bool:
-            await registry.announce(world.connection, report, cards, ALIVE_S)
+            await worker_registry.announce(world.connection, report, cards, ALIVE_S)
             return True
 
         answer, _, _ = await world.call(made)
-        found = await registry.announced(world.connection)
+        found = await worker_registry.announced(world.connection)
         is_there = report in found.workers and (name, version) in {(one["name"], one["version"]) for one in found.cards}
         if answer is not None and not is_there:
             raise Violation(f"{report} was announced, and {found} is known")

@@ -4,14 +4,14 @@ from typing import Any, Final
 
 import orjson
 
-from jobs import keys
-from jobs.bulk import files, records, steps
+from jobs.bulk import checkpoints, files, records
+from jobs.bulk.checkpoints import Close, Ends, Overtaken, Part
 from jobs.bulk.records import Bulk
-from jobs.bulk.steps import Close, Ends, Overtaken, Part
-from jobs.errors import JitneyError, Refused, StoreUnavailable
-from jobs.job import Submission
-from jobs.lifecycle import State
-from jobs.pipe import Word
+from jobs.contract.errors import JitneyError, Refused, StoreUnavailable
+from jobs.contract.job import Submission
+from jobs.contract.lifecycle import State
+from jobs.redis_client import keys
+from jobs.redis_client.pipelined_connection import Word
 from tests.stress.bulks import FAR_MS, Bulks, Course, Known
 from tests.stress.ledger import Delivery, Moment, Violation, read_hook
 from tests.stress.submitting import hand_in
@@ -62,7 +62,7 @@ async def advance_one(world: World, bulks: Bulks, course: Course) -> None:
 async def _advance(world: World, bulks: Bulks, course: Course) -> None:
     if course.next == "begin":
         begin_ms = now_ms()
-        course.stand = await steps.begin(world.store, course.flight, FLIGHT_MS)
+        course.stand = await checkpoints.begin(world.store, course.flight, FLIGHT_MS)
         course.known.flight_until_ms = begin_ms + FLIGHT_MS - 3
         if course.flight.number != course.known.flight:
             raise Violation(f"{course} may go on, and is not the last")
@@ -98,21 +98,21 @@ async def _validate(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> N
     fields: dict[str, Word] = {"total": len(course.known.lines)}
     if bulk.status == "validating":
         fields |= {"status": "in_progress", "in_progress_ms": int(now_ms())}
-    await steps.write(world.store, course.flight, FLIGHT_MS, bulk.status, fields)
+    await checkpoints.write(world.store, course.flight, FLIGHT_MS, bulk.status, fields)
 
 
 async def _walk_out(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     del bulks
     why = "cancelled" if bulk.status == "cancelling" else "expired"
     fields: dict[str, Word] = {"walks_out": why, "expanded": 0, "line": 0, "offset": 0}
-    await steps.write(world.store, course.flight, FLIGHT_MS, bulk.status, fields)
+    await checkpoints.write(world.store, course.flight, FLIGHT_MS, bulk.status, fields)
 
 
 async def _read_marks(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     """Choose the next lines, and make jobs of those that can be run and have no outcome yet."""
     del bulks
     course.lines = [number for number in course.known.lines if bulk.line < number <= bulk.line + CHUNK]
-    marks = await steps.marks(world.store, bulk, course.lines[0], course.lines[-1])
+    marks = await checkpoints.marks(world.store, bulk, course.lines[0], course.lines[-1])
     is_open = {number: course.known.lines[number] and number not in marks for number in course.lines}
     course.jobs = [_job(bulk, number) for number, is_it in is_open.items() if is_it and not bulk.walks_out]
     course.next = "submit_lines"
@@ -122,19 +122,19 @@ async def _submit_lines(world: World, bulks: Bulks, course: Course, bulk: Bulk) 
     """Submit them; by now another process may have done so, and the lines may have ended."""
     del bulks
     known = {one.id: world.ledger.jobs.get(one.id) for one in course.jobs}
-    marks = await steps.marks(world.store, bulk, course.lines[0], course.lines[-1])
+    marks = await checkpoints.marks(world.store, bulk, course.lines[0], course.lines[-1])
     is_taken = all(await hand_in(world, course.jobs)) if course.jobs else True
     for job_id, before in known.items():
         job = world.ledger.jobs.get(job_id)
         if job is not None and job is not before:  # the line may have ended without a run meanwhile
-            job.is_rerun |= course.known.is_closed or steps.number_of(job_id) in marks
+            job.is_rerun |= course.known.is_closed or checkpoints.number_of(job_id) in marks
     course.next = "expand" if is_taken else "land"
 
 
 def _job(bulk: Bulk, number: int) -> Submission:
     model, version = STATIONS[number % len(STATIONS)]
     return Submission(
-        id=steps.job_id(bulk.id, number),
+        id=checkpoints.job_id(bulk.id, number),
         model=model,
         version=version,
         kind="raw",
@@ -149,10 +149,10 @@ def _job(bulk: Bulk, number: int) -> Submission:
 async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     """Write the checkpoint of the lines that are jobs now; others end here."""
     del bulks
-    marks = await steps.marks(world.store, bulk, course.lines[0], course.lines[-1])
+    marks = await checkpoints.marks(world.store, bulk, course.lines[0], course.lines[-1])
     ends, states = [], {}
     for number in course.lines:
-        is_good, line_id = course.known.lines[number], steps.job_id(bulk.id, number)
+        is_good, line_id = course.known.lines[number], checkpoints.job_id(bulk.id, number)
         if number in marks or (is_good and not bulk.walks_out):
             continue
         state, error = ("failed", BROKEN) if not is_good else WALKS[bulk.walks_out]
@@ -160,7 +160,7 @@ async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> Non
         states[line_id] = [State(state)]
     last, begin_ms = course.lines[-1], now_ms()
     try:
-        await steps.expand(
+        await checkpoints.expand(
             world.store,
             course.flight,
             FLIGHT_MS,
@@ -180,12 +180,12 @@ async def _expand(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> Non
 
 async def _read_outcomes(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     """Store the oldest outcomes as a part."""
-    course.found = await steps.outcomes(world.store, bulk, world.rng.randint(1, 8), 1 << 20)
+    course.found = await checkpoints.outcomes(world.store, bulk, world.rng.randint(1, 8), 1 << 20)
     shown: dict[str, list[tuple[int, str]]] = {"out": [], "err": []}
     for outcome in course.found:
         line_id, _, *words = orjson.loads(outcome)
         state = words[0] if len(words) == 2 else words[1]
-        shown["out" if state == "succeeded" else "err"].append((steps.number_of(line_id), state))
+        shown["out" if state == "succeeded" else "err"].append((checkpoints.number_of(line_id), state))
         job = world.ledger.jobs.get(line_id)
         if job is not None and not job.is_rerun:
             is_right = job.state.value == state
@@ -203,7 +203,7 @@ async def _read_outcomes(world: World, bulks: Bulks, course: Course, bulk: Bulk)
 async def _collect(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     del bulks
     assert course.part is not None
-    await steps.collect(
+    await checkpoints.collect(
         world.store, course.flight, FLIGHT_MS, bulk, course.part, expires_ms=FAR_MS, kept_s=world.bulk.kept_s
     )
     if course.flight.number != course.known.flight:
@@ -225,14 +225,14 @@ async def _land(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None:
     if not (world.is_flaky and world.chance(0.2)):
         known.faults, known.most_faults = 0, 0 if is_heard else known.most_faults
         known.most_losses = 0 if is_heard else known.most_losses
-        await steps.land(world.store, course.flight, after_s)
+        await checkpoints.land(world.store, course.flight, after_s)
         return
     after_s = world.rng.choice([0.02, 0.3])
     known.due_by_ms = max(known.due_by_ms, now_ms() + after_s * 1000 + FLIGHT_MS)
     known.most_faults += 1
     known.faults += is_heard
     known.rests_until_ms = begin_ms + after_s * 1000 if is_heard else 0
-    await steps.land(world.store, course.flight, after_s, "it rests", is_fault=True)
+    await checkpoints.land(world.store, course.flight, after_s, "it rests", is_fault=True)
     world.ledger.steps["bulk step failed"] += is_heard
 
 
@@ -241,7 +241,7 @@ async def _close(world: World, bulks: Bulks, course: Course, bulk: Bulk) -> None
     status = bulk.walks_out or "completed"
     end = Close(status, bulk.webhook, b'{"type":"batch.%b"}' % status.encode(), {f"{status}_ms": int(now_ms())})
     try:
-        await steps.close(world.store, course.flight, end, world.bulk.kept_s)
+        await checkpoints.close(world.store, course.flight, end, world.bulk.kept_s)
     finally:
         world.connection.fate = "once"
         found = records.read(bulk.id, await world.connection.command("HGETALL", keys.bulk(bulk.id)))

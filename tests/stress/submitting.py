@@ -3,12 +3,12 @@
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
-from jobs import events
-from jobs.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
-from jobs.ids import choose_shard
-from jobs.job import LANES, Accepted, Submission
-from jobs.job import Job as Read
-from jobs.lifecycle import FINAL, State
+from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
+from jobs.contract.ids import choose_shard
+from jobs.contract.job import LANES, Accepted, Submission
+from jobs.contract.job import Job as Read
+from jobs.contract.lifecycle import FINAL, State
+from jobs.store import events
 from tests.stress.ledger import Job, KeyMade, Moment, Violation
 from tests.stress.world import AT_ONCE, GATEWAYS, STATIONS, TENANTS, World
 

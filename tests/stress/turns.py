@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from jobs import keys
-from jobs.bulk import steps
-from jobs.outbox import Flight
+from jobs.bulk import checkpoints
+from jobs.contract.background_lease import Flight
+from jobs.redis_client import keys
 from tests.stress.bulks import Bulks, Course, Known
 from tests.stress.ledger import SLACK_MS, Moment, Violation
 from tests.stress.world import TENANTS, World, now_ms
@@ -21,7 +21,7 @@ async def dispatch(world: World, bulks: Bulks) -> None:
 
 
 async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
-    answer, moment, _ = await world.call(lambda: steps.dispatch(world.store, root, WANT, SLOTS, FLIGHT_MS))
+    answer, moment, _ = await world.call(lambda: checkpoints.dispatch(world.store, root, WANT, SLOTS, FLIGHT_MS))
     flights = answer[0] if answer else []
     for flight in flights:
         known = bulks.known.get(flight.delivery)

@@ -3,9 +3,11 @@
 from collections import Counter
 from typing import Final
 
-from jobs import deliveries, keys, outbox, webhooks
-from jobs.errors import Refused
-from jobs.outbox import Flight, Limits, Settlement, Verdict
+from jobs.contract.background_lease import Flight
+from jobs.contract.errors import Refused
+from jobs.redis_client import keys
+from jobs.webhooks import delivery_log, outbox, signing_secrets
+from jobs.webhooks.outbox import Limits, Settlement, Verdict
 from tests.stress.ledger import Delivery, Job, Violation, read_hook
 from tests.stress.submitting import HOOKS, any_id
 from tests.stress.world import TENANTS, World
@@ -140,7 +142,7 @@ async def attach(world: World) -> None:
     async def made() -> tuple[str, str]:
         nonlocal refusal
         try:
-            return await webhooks.attach(world.store, job_id, tenant, hook)
+            return await signing_secrets.attach(world.store, job_id, tenant, hook)
         except Refused as error:
             refusal = error.code
             return "", ""
@@ -186,7 +188,7 @@ async def resend(world: World) -> None:
     async def made() -> bool:
         nonlocal refusal
         try:
-            await deliveries.resend(world.store, tenant, one.id)
+            await delivery_log.resend(world.store, tenant, one.id)
         except Refused as error:
             refusal = error.code
         return True
@@ -204,7 +206,7 @@ async def resend(world: World) -> None:
 async def look_at_deliveries(world: World) -> None:
     """List a tenant's deliveries: its own, each as it stands."""
     tenant = world.rng.choice(TENANTS)
-    answer, _, _ = await world.call(lambda: deliveries.page(world.store, tenant, deliveries.Wanted(), None, 50))
+    answer, _, _ = await world.call(lambda: delivery_log.page(world.store, tenant, delivery_log.Wanted(), None, 50))
     for one in answer.deliveries if answer else []:
         known = world.ledger.deliveries.get(one.id)
         if known is None or known.tenant != tenant:
@@ -220,7 +222,11 @@ async def rotate_secret(world: World, known: dict[str, list[str]]) -> None:
     tenant = world.rng.choice(TENANTS)
     rotates = world.chance(0.2)
     before = known.get(tenant)
-    made = webhooks.rotate(world.connection, tenant, 60) if rotates else webhooks.secrets_of(world.connection, tenant)
+    made = (
+        signing_secrets.rotate(world.connection, tenant, 60)
+        if rotates
+        else signing_secrets.secrets_of(world.connection, tenant)
+    )
     held, _, fate = await world.call(lambda: made)
     if held is None:
         if fate == "lost":

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from jobs import upkeep
-from jobs.job import Claimed, Outcome
-from jobs.lifecycle import FINAL, State
+from jobs.contract.job import Claimed, Outcome
+from jobs.contract.lifecycle import FINAL, State
+from jobs.store import maintenance
 from tests.stress.ledger import SLACK_MS, Job, Moment, Violation
 from tests.stress.world import WORKERS, World
 
@@ -162,7 +162,7 @@ async def sweep(world: World) -> None:
 
 async def _sweep_whole(world: World, latest_ms: int) -> None:
     before = {job_id: (job.state, job.attempt) for job_id, job in world.ledger.open.items()}
-    swept, moment, _ = await world.call(lambda: upkeep.sweep(world.store, latest_ms))
+    swept, moment, _ = await world.call(lambda: maintenance.sweep(world.store, latest_ms))
     await _observe_swept(world, moment, latest_ms)
     if swept is None:
         return
@@ -215,7 +215,7 @@ async def bury(world: World) -> None:
     claims = [(job.id, job.attempt) for job in in_hands]
     if world.ledger.claims and world.chance(0.2):
         claims.append(world.rng.choice(world.ledger.claims)[1].claim)  # a stale one
-    _, moment, fate = await world.call(lambda: upkeep.bury(world.store, worker, claims))
+    _, moment, fate = await world.call(lambda: maintenance.bury(world.store, worker, claims))
     allowed: dict[str, list[State]] = {}
     for job in held:
         job.losses += 1

@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import orjson
 
-from jobs import codec, keys
 from jobs.bulk.settings import BulkSettings
-from jobs.errors import DEAD_LETTERS, StoreUnavailable
-from jobs.job import Handed
-from jobs.lifecycle import FINAL, State
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.contract.errors import DEAD_LETTERS, StoreUnavailable
+from jobs.contract.job import Handed
+from jobs.contract.lifecycle import FINAL, State
+from jobs.redis_client import keys
+from jobs.store import codec
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 from tests.stress.flaky import Ears, Fate, FlakyConnection
 from tests.stress.kept import Kept
 from tests.stress.ledger import Delivery, Job, Ledger, Moment, Violation, read_hook

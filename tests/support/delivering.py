@@ -36,7 +36,7 @@ class DeliverProcess:
         """Start it, or another in its place."""
         self._log.write_bytes(b"")
         with self._log.open("wb") as log:
-            command = [sys.executable, "-m", "worker.delivery"]
+            command = [sys.executable, "-m", "background"]
             environment = {**os.environ, "REDIS_URL": self.server.url, "PYTHONFAULTHANDLER": "1", **self._env}
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         wait_until(lambda: "delivers webhooks" in self.log() or self.process.poll() is not None, "it delivers", 30)

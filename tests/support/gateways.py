@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import httpx2
 
-from jobs import registry
-from jobs.connection import Connection
-from jobs.job import Claimed, Outcome
-from jobs.lifecycle import State
-from jobs.registry import WorkerReport
-from jobs.settings import StoreSettings
-from jobs.store import JobStore
+from jobs.contract.job import Claimed, Outcome
+from jobs.contract.lifecycle import State
+from jobs.models import worker_registry
+from jobs.models.worker_registry import WorkerReport
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.settings import StoreSettings
 from tests.support.servers import Server
 from tests.support.waiting import until, wait_until
 
@@ -93,8 +93,8 @@ class Worker:
         """Serve a model, and wait until the gateway knows."""
         card = {**CARD, **card}
         report = WorkerReport("w1", 1, "here", [f"{card['name']} {card['version']}"])
-        await registry.announce(self.connection, report, [card], 600)
-        await registry.tell_news(self.connection)
+        await worker_registry.announce(self.connection, report, [card], 600)
+        await worker_registry.tell_news(self.connection)
 
         async def is_known() -> bool:
             answer = gateway.http.get("/v1/models")

@@ -5,8 +5,8 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import Any
 
-from jobs import keys
-from jobs.lifecycle import FINAL
+from jobs.contract.lifecycle import FINAL
+from jobs.redis_client import keys
 from tests.support.waiting import wait_until
 
 LASTING = [re.compile(pattern) for pattern in keys.LASTING]

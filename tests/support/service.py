@@ -45,7 +45,7 @@ class Service:
         """Start it, again on the same port and data."""
         with self._log.open("ab") as log, self.out.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.cli", "up"],
+                [sys.executable, "-m", "cli.main", "up"],
                 cwd=ROOT,
                 env={**self._env, "PORT": self.port},
                 stdin=subprocess.DEVNULL,
@@ -74,7 +74,7 @@ class Service:
     def pid(self, part: str) -> int:
         """Find the process of a part: api, worker, deliver or server."""
         listed = subprocess.run(["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        commands = {"api": "-m api", "worker": "-m worker --black-box", "deliver": "-m worker.delivery"}
+        commands = {"api": "-m api", "worker": "-m worker --black-box", "deliver": "-m background"}
         wanted = {**commands, "server": str(self.folder)}[part]
         for line in listed.splitlines()[1:]:
             pid, parent, args = line.split(maxsplit=2)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-from scripts.bench.connection import Address
+from cli.bench.load.connection import Address
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import uvicorn
 
-from api.connections import Bounds, Connections
-from api.protocol import Protocol, bounded, sweep
+from api.asgi.connection_limits import Bounds, Connections
+from api.asgi.protocol import Protocol, bounded, sweep
 from tests.support.waiting import pass_time, until
 
 App = Callable[[Any, Any, Any], Awaitable[None]]

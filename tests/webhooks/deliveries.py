@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
-from jobs import webhooks
-from jobs.connection import Connection
-from jobs.ids import new_id
-from jobs.job import Outcome, Submission
-from jobs.lifecycle import State
-from jobs.settings import GuardSettings, StoreSettings
-from jobs.store import JobStore
+from jobs.contract import webhook_request
+from jobs.contract.ids import new_id
+from jobs.contract.job import Outcome, Submission
+from jobs.contract.lifecycle import State
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.settings import GuardSettings, StoreSettings
 from tests.support.delivering import ALLOW, QUICK, DeliverProcess
 from tests.support.receiver import Got, Receiver, answer, hang
 from tests.support.servers import Server
@@ -43,7 +43,8 @@ class Load:
     async def end(self, urls: Sequence[str], tenant: str = "default") -> list[str]:
         """Take jobs from submit to success; gives their ids."""
         jobs = [
-            Submission(new_id(0), "m", "1", "raw", b"in", tenant, webhook=webhooks.read(url, GUARD)) for url in urls
+            Submission(new_id(0), "m", "1", "raw", b"in", tenant, webhook=webhook_request.read(url, GUARD))
+            for url in urls
         ]
         await self.store.submit(jobs)
         claimed = (await self.store.claim("m", "1", "w1", len(jobs))).jobs

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import StoreUnavailable
-from jobs.outbox import Flight
-from jobs.redis_url import Address
+from background.rq_pool import ERRANDS, Carrier
+from jobs.contract.background_lease import Flight
+from jobs.contract.errors import StoreUnavailable
+from jobs.redis_client.redis_url import Address
 from tests.support.servers import Server, free_port
-from worker.delivery.carrier import ERRANDS, Carrier
 
 
 class Moving:

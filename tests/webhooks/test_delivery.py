@@ -7,8 +7,8 @@ import pytest
 import standardwebhooks
 import svix.webhooks
 
-from jobs.job import Outcome
-from jobs.lifecycle import State
+from jobs.contract.job import Outcome
+from jobs.contract.lifecycle import State
 from tests.support.delivering import DeliverProcess
 from tests.support.gateways import PNG
 from tests.support.receiver import Got, Receiver, answer

@@ -91,7 +91,7 @@ async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: Post, receive
 async def test_rq_runs_nothing_but_attempts(post: Post, queue: Server, receiver: Receiver) -> None:
     """Who can write to the queue's server can not have a function of their choice run."""
     with queue.client() as client:
-        carrier = import_module("worker.delivery.carrier")  # rq reads its prefix when it is imported: by this one
+        carrier = import_module("background.rq_pool")  # rq reads its prefix when it is imported: by this one
         line = carrier.rq.Queue("deliveries-fast", connection=client, serializer=carrier.JSONSerializer)
         assert line.key.startswith("jitney:{rq}:")
         bad = line.enqueue_call("os.mkdir", args=[f"{queue.folder}/made"], failure_ttl=60)

@@ -8,22 +8,23 @@ from pathlib import Path
 import pytest
 import trustme
 
-from jobs import deliveries, outbox, webhooks
-from jobs.connection import Connection
-from jobs.errors import Refused
-from jobs.guard import Guard, is_public, networks
-from jobs.ids import new_id
-from jobs.job import Outcome, Submission
-from jobs.lifecycle import State
-from jobs.settings import GuardSettings, StoreSettings
-from jobs.store import JobStore
+from background.settings import DeliverySettings
+from background.webhooks.sender import Sender
+from jobs.contract import webhook_request
+from jobs.contract.address_policy import Guard, is_public, networks
+from jobs.contract.errors import Refused
+from jobs.contract.ids import new_id
+from jobs.contract.job import Outcome, Submission
+from jobs.contract.lifecycle import State
+from jobs.redis_client.client import Connection
+from jobs.store.job_store import JobStore
+from jobs.store.settings import GuardSettings, StoreSettings
+from jobs.webhooks import delivery_log, outbox
 from tests.support.delivering import DeliverProcess
 from tests.support.gateways import GatewayProcess
 from tests.support.receiver import Receiver
 from tests.support.servers import Server
 from tests.webhooks.conftest import IMAGE, Post
-from worker.delivery.sender import Sender
-from worker.delivery.settings import DeliverySettings
 
 pytestmark = pytest.mark.anyio
 
@@ -224,18 +225,18 @@ class Told:
         self.asked.append(host)
         return [ipaddress.ip_address(self._answers.pop(0))]
 
-    async def attempt(self, url: str) -> deliveries.Delivery:
+    async def attempt(self, url: str) -> delivery_log.Delivery:
         """Make the attempt that is due, the first of a new job's or the next; gives the delivery as it is then."""
         root = self.store.roots[0]
         flights, _ = await outbox.dispatch(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
         if not flights:
-            hook = webhooks.read(url, self.settings.guard())
+            hook = webhook_request.read(url, self.settings.guard())
             await self.store.submit([Submission(new_id(0), "m", "1", "raw", b"in", webhook=hook)])
             (job,) = (await self.store.claim("m", "1", "w1", 1)).jobs
             await self.store.finish("w1", [Outcome(job.id, job.attempt, State.SUCCEEDED, b"{}")])
             flights, _ = await outbox.dispatch(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
         await self.sender.attempt(flights[0])
-        return await deliveries.find(self.store, "default", flights[0].delivery)
+        return await delivery_log.find(self.store, "default", flights[0].delivery)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

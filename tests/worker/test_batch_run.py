@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.job import Claimed
-from jobs.lifecycle import State
-from worker.batch_run import BatchRun, Bench, DeviceLost
-from worker.blackbox import BlackBox, left_behind
-from worker.board import Ended, Rider
-from worker.ceilings import Ceilings
-from worker.models.engine import Fault, RunFailed
-from worker.models.port import Array
-from worker.models.spec import RetrySpec
-from worker.short_runs import ShortRuns
+from batching.memory_limits import Ceilings
+from jobs.contract.job import Claimed
+from jobs.contract.lifecycle import State
+from model_runtime.engine.onnx_engine import Fault, RunFailed
+from model_runtime.spec.model_toml import RetrySpec
+from model_runtime.tensor_spec import Array
+from worker.crash_recovery.in_flight_journal import BlackBox, left_behind
+from worker.execution.batch_run import BatchRun, Bench, DeviceLost
+from worker.execution.inline_runs import ShortRuns
+from worker.execution.pending_items import Ended, Rider
 
 
 class Faulty:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from tests.support.processes import program
 from tests.support.waiting import wait_until
-from worker.blackbox import BlackBox, forget, left_behind
+from worker.crash_recovery.in_flight_journal import BlackBox, forget, left_behind
 
 IDS = [f"00{n:032x}" for n in range(4)]
 
 DYING = """
 import ctypes, threading
 from pathlib import Path
-from worker.blackbox import BlackBox
+from worker.crash_recovery.in_flight_journal import BlackBox
 box = BlackBox(Path("box"), "w1", 3, 2)
 box.hold([("{0}", 1), ("{1}", 2)])
 other = threading.Thread(target=lambda: (box.hold([("{2}", 1)]), box.let_go(), box.hold([("{3}", 12)])))

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from batching.batcher import BatchLimits
-from jobs.job import Claimed
-from worker.board import Board, Rider
-from worker.ceilings import Ceilings
+from batching.memory_limits import Ceilings
+from jobs.contract.job import Claimed
+from worker.execution.pending_items import Board, Rider
 
 pytestmark = pytest.mark.anyio
 

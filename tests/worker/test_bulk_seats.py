@@ -2,9 +2,9 @@
 
 import pytest
 
-from worker.bulk_seats import REST_S, STREAM, BulkSeats
-from worker.models.port import Port
-from worker.short_runs import LATELY, SHORT_S, ShortRuns
+from model_runtime.tensor_spec import Port
+from worker.execution.bulk_quota import REST_S, STREAM, BulkSeats
+from worker.execution.inline_runs import LATELY, SHORT_S, ShortRuns
 
 SEATS, SHARE = 64, 8
 

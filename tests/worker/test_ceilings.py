@@ -3,7 +3,7 @@
 import numpy as np
 
 from batching.collation import group_of
-from worker.ceilings import Ceilings
+from batching.memory_limits import Ceilings
 
 
 def test_a_failure_halves_and_only_its_own_group() -> None:

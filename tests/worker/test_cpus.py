@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import workers
-from scripts.supervisor import BadSetting
+from cli.serve import worker_processes
+from cli.serve.supervisor import BadSetting
+from model_runtime import cpus
 from tests.support.processes import ROOT
-from worker import cpus
 from worker.settings import WorkerSettings
 
 
@@ -43,12 +43,12 @@ def test_a_number_or_a_list(text: str, count: int, named: tuple[int, ...], monke
 )
 def test_nonsense_says_what_is_allowed(text: str) -> None:
     with pytest.raises(BadSetting, match=r"CPUS=.+: must be a number of CPUs from 1 to 1024, or a list"):
-        workers.Settings.from_env({"CPUS": text})
+        worker_processes.Settings.from_env({"CPUS": text})
 
 
 def test_cpus_that_are_not_there_are_named() -> None:
     with pytest.raises(BadSetting, match="CPUS=8-16: this process may use CPUs 0-15; allowed"):
-        workers.Settings.from_env({"CPUS": "8-16"})
+        worker_processes.Settings.from_env({"CPUS": "8-16"})
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_cpus_that_are_not_there_are_named() -> None:
     ],
 )
 def test_a_list_is_shared_out_among_the_workers(env: Mapping[str, str], each: list[str]) -> None:
-    children = workers.children(workers.Settings.from_env(env), Path(), env)
+    children = worker_processes.children(worker_processes.Settings.from_env(env), Path(), env)
     assert [child.env["CPUS"] for child in children] == each
 
 
@@ -70,7 +70,7 @@ def test_a_list_is_shared_out_among_the_workers(env: Mapping[str, str], each: li
 def test_a_process_stays_on_the_cpus_that_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     first = min(os.sched_getaffinity(0))
-    bound = f"from worker.cpus import bind, read_cpus; bind(read_cpus('{first}-{first}'))"
+    bound = f"from model_runtime.cpus import bind, read_cpus; bind(read_cpus('{first}-{first}'))"
     code = f"import os; {bound}; print(os.sched_getaffinity(0))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{{{first}}}\n"

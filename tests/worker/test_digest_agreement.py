@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import registry
-from jobs.connection import Connection
-from jobs.registry import WorkerReport
+from jobs.models import worker_registry
+from jobs.models.worker_registry import WorkerReport
+from jobs.redis_client.client import Connection
+from model_runtime.repository.repository import ModelFolder, scan
 from tests.support import models
 from tests.support.servers import Server
 from tests.support.waiting import until
-from worker.digest_agreement import SameFiles
-from worker.models.repository import ModelFolder, scan
+from worker.versions.digest_agreement import SameFiles
 
 pytestmark = pytest.mark.anyio
 NAME = "times 1"
@@ -48,7 +48,9 @@ class Host:
         if may:
             await self.files.loaded(NAME, succeeded=True)
         report = WorkerReport(self.name, 1, f"host-{self.name}", digests=dict(self.files.announced))
-        await registry.announce(self.connection, dataclasses.replace(report, models=[*self.files.running]), [], 60)
+        await worker_registry.announce(
+            self.connection, dataclasses.replace(report, models=[*self.files.running]), [], 60
+        )
         return may
 
     def _woken(self) -> None:

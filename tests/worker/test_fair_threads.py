@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.support.waiting import wait_until
-from worker.fair_threads import SLOW_S, Turns, Work
+from worker.fair_thread_pool import SLOW_S, Turns, Work
 
 pytestmark = pytest.mark.anyio
 

@@ -6,12 +6,12 @@ import pytest
 
 from tests.support.processes import program
 from tests.support.waiting import wait_until
-from worker.load_notes import LoadNotes
+from worker.versions.load_crash_log import LoadNotes
 
 DYING = """
 import os
 from pathlib import Path
-from worker.load_notes import LoadNotes
+from worker.versions.load_crash_log import LoadNotes
 with LoadNotes(Path("notes")).loading("m 2", "as it was"):
     os.abort()
 """

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from model_runtime.spec.model_toml import ModelError
 from tests.support import models
-from worker.models.spec import ModelError
-from worker.shelf import check, look
+from worker.versions.folder_snapshot import check, look
 
 
 def marks(folder: Path) -> dict[str, str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from model_runtime.tensor_spec import Port
 from tests.support.processes import program
-from worker.models.port import Port
-from worker.short_runs import DELAYED, IN_A_ROW, LONG_S, PATIENCE, SHORT_S, ShortRuns
+from worker.execution.inline_runs import DELAYED, IN_A_ROW, LONG_S, PATIENCE, SHORT_S, ShortRuns
 
 FLOATS = [Port("x", "FP32", (4,))]
 
@@ -63,7 +63,7 @@ def test_inputs_that_may_say_how_much_is_to_be_done_are_never_trusted(port: Port
 def test_one_that_does_not_end_ends_its_process(tmp_path: Path) -> None:
     code = """
 import asyncio, signal, time
-from worker.inference import Device
+from worker.execution.device import Device
 
 async def work():
     device = Device(stuck_s=0.2)

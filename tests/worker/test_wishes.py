@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.plans import FOLLOWS, Plan
-from worker.models.repository import ModelFolder
-from worker.models.spec import ModelSpec
-from worker.shelf import Shelved
-from worker.wishes import of_model
+from jobs.models.rollout_plan import FOLLOWS, Plan
+from model_runtime.repository.repository import ModelFolder
+from model_runtime.spec.model_toml import ModelSpec
+from worker.versions.desired_versions import of_model
+from worker.versions.folder_snapshot import Shelved
 
 
 def shelved(*versions: str, pins: str | None = None) -> Shelved:

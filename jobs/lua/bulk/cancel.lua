@@ -1,7 +1,7 @@
 -- Have a bulk's steps end it. What has an outcome keeps it.
 -- ARGV  bulk, tenant
 -- gives 'unknown' (also another tenant's) | 'final' | 'cancelling'
--- with events, lines, outbox, ends, bulks
+-- with events, queues, outbox, completion, bulk
 local bulk = ARGV[1]
 local facts = redis.call('HMGET', bulk_key(bulk), 'tenant', 'open', 'status')
 if facts[1] ~= ARGV[2] then return 'unknown' end

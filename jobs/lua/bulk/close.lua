@@ -1,7 +1,7 @@
 -- A bulk is over: every line has an outcome, and all are stored; or it was refused as a whole.
 -- ARGV  bulk, flight, status, kept_s, webhook (origin, URL, headers; '' = none), told (what the webhook tells, in JSON), fields and values
 -- gives 1 = written | 0 = this flight may not
--- with events, lines, outbox, ends, bulks
+-- with events, queues, outbox, completion, bulk
 local bulk, status, kept_s, webhook = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
 local key = bulk_key(bulk)
 if not flies(bulk, ARGV[2], 0) then return 0 end

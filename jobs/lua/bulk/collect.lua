@@ -3,7 +3,7 @@
 --       word, as no other has), bytes of it in the output file, and in the error file (0 = there is none), lines of each,
 --       expires_ms and kept_s of these files
 -- gives 1 = written | 0 = this flight may not write, or another was faster
--- with events, lines, outbox, ends, bulks
+-- with events, queues, outbox, completion, bulk
 local bulk, flight, flight_ms, before, count, bytes, part = unpack(ARGV, 1, 7)
 local key = bulk_key(bulk)
 if not flies(bulk, flight, flight_ms) then return 0 end

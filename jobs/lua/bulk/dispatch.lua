@@ -4,7 +4,7 @@
 -- ARGV  want, slots (threads of the caller; once half of them are taken, no tenant gets a second), flight_ms (how long a step may
 --       say nothing)
 -- gives {ms until one is due (-1: none is), bulk, flight, bulk, flight ...}
--- with events, lines, outbox, ends, bulks
+-- with events, queues, outbox, completion, bulk
 local ring, stepping, handed, count_handed = root .. ':steps', root .. ':stepping', {-1}, 0
 local want, slots, flight_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local RETRY_MS = 100  -- until a tenant that may not have a second step right now is looked at again; a step's end comes first

@@ -3,7 +3,7 @@
 --       the inputs of those that became jobs), how long what has ended is kept (4 words); then per line that ends without a
 --       run: id, state, body, custom_id (JSON: a string, or null). One that is a job already ends with it.
 -- gives 1 = written | 0 = this flight may not write, or another was faster
--- with events, lines, outbox, ends, bulks
+-- with events, queues, outbox, completion, bulk
 local bulk, ends = ARGV[1], ends_at(9)
 if not flies(bulk, ARGV[2], ARGV[3]) then return 0 end
 local taken = redis.call('HGET', bulk_key(bulk), 'expanded')

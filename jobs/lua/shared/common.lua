@@ -1,5 +1,5 @@
 -- What every script has; the loader puts it in front of each. A script gets the shard's root as KEYS[1] and builds the
--- shard's other keys from it: they all carry the root's hash tag, so they lie in one slot (jobs/keys.py lists them).
+-- shard's other keys from it: they all carry the root's hash tag, so they lie in one slot (jobs/redis_client/keys.py lists them).
 local root = KEYS[1]
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]

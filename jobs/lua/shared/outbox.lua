@@ -2,7 +2,7 @@
 -- An endpoint is a tenant and an origin (scheme, host, port). What waits for it lies in its own line, what is in the air in
 -- another set. `:due:<lane>:<tenant>` has the tenant's endpoints by the ms when something is to be done next for each, and
 -- `:due:<lane>` the tenants, who take turns: however many origins a tenant names, it has one turn at a time.
-local MOST_INLINE = 16 * 1024  -- bytes of output that ride along; a larger one is a link (and read by itself, see ends.lua)
+local MOST_INLINE = 16 * 1024  -- bytes of output that ride along; a larger one is a link (and read by itself, see completion.lua)
 local MOST_OF_A_JOB = 9  -- deliveries, each to another URL
 local KEPT_S = 30 * 86400  -- longer than any schedule; what is used is kept on
 local LANES = {'fast', 'slow'}

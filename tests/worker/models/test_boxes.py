@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.models.image_spec import ImageSpec
-from worker.models.placement import place
-from worker.models.port import Array, Port
-from worker.models.spec import ModelError, ModelSpec
-from worker.models.tasks import load_task
-from worker.models.tasks.boxes import corners, in_picture, select
+from model_runtime.images.geometry import place
+from model_runtime.spec.image import ImageSpec
+from model_runtime.spec.model_toml import ModelError, ModelSpec
+from model_runtime.tasks import load_task
+from model_runtime.tasks.boxes import corners, in_picture, select
+from model_runtime.tensor_spec import Array, Port
 
 IMAGE = Port("image", "FP32", (3, 64, 96))
 side = st.integers(0, 12)

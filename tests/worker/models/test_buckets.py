@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.models.buckets import choose, seats
+from batching.buckets import choose, seats
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from model_runtime.engine.onnx_engine import Engine
+from model_runtime.repository.onnx_external_data import external_data
+from model_runtime.repository.path_checks import check_folder, check_onnx
+from model_runtime.spec.model_toml import ModelError
 from tests.support import models
 from tests.support.graphs import node, whole, write
-from worker.models.confines import check_folder, check_onnx
-from worker.models.engine import Engine
-from worker.models.onnx_file import external_data
-from worker.models.spec import ModelError
 
 BYTES = np.arange(4, dtype=np.float32).tobytes()
 

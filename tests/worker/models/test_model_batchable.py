@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.models.batchable import judge
-from worker.models.port import Array, Port
+from model_runtime.engine.batchability import judge
+from model_runtime.tensor_spec import Array, Port
 
 Feed = dict[str, Array]
 IMAGE = Port("x", "FP32", (-1, 3, 8, 8))

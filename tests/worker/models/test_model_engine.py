@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from worker.models.device import Driver
-from worker.models.engine import Engine, Port, RunFailed, Stop, fault_of
-from worker.models.runtime import plain
-from worker.models.spec import ModelError
+from model_runtime.engine.device_info import Driver
+from model_runtime.engine.onnx_engine import Engine, Port, RunFailed, Stop, fault_of
+from model_runtime.engine.onnx_runtime import plain
+from model_runtime.spec.model_toml import ModelError
 
 F, I64, STRING = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.STRING
 NO_GPU = "no NVIDIA GPU answers through libcuda.so.1"
@@ -99,7 +99,7 @@ def test_an_input_that_is_no_number_is_refused(save_graph: SaveGraph, tmp_path: 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.models.session.ask_driver", lambda: Driver(problem=NO_GPU))
+    monkeypatch.setattr("model_runtime.engine.onnx_session.ask_driver", lambda: Driver(problem=NO_GPU))
     path = relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx"
     with pytest.raises(ModelError) as caught:
         Engine(path, provider)
@@ -111,7 +111,7 @@ def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkey
 
 
 def test_auto_takes_what_there_is(relu: Relu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.models.session.ask_driver", lambda: Driver(problem=NO_GPU))
+    monkeypatch.setattr("model_runtime.engine.onnx_session.ask_driver", lambda: Driver(problem=NO_GPU))
     engine = Engine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto")
     assert (engine.provider, engine.gpu, engine.placement) == ("cpu", None, {"cpu": 1})
     assert engine.provider_note.startswith("auto took the CPU: ")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.errors import Refused
-from jobs.media import FORMATS, sniff
-from worker.models.images import decode, to_array, to_pixels
-from worker.models.spec import ImageSpec
+from jobs.contract.errors import Refused
+from jobs.contract.image_formats import FORMATS, sniff
+from model_runtime.images.decode import decode, to_array, to_pixels
+from model_runtime.spec.model_toml import ImageSpec
 
 SQUEEZENET = {"resize": 256, "crop": 224, "color": "BGR", "mean": [104, 117, 123]}
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import BmpImagePlugin, Image
 
-from jobs.errors import Refused
+from jobs.contract.errors import Refused
+from model_runtime.images import bmp_rle, strip_jpeg
+from model_runtime.images.decode import decode, to_array
+from model_runtime.spec.model_toml import ImageSpec
 from tests.support.processes import program
-from worker.models import bmp_rle, jpeg_file
-from worker.models.images import decode, to_array
-from worker.models.spec import ImageSpec
 
 MOST_LINES = 400_000  # of Python for one picture: some 20 ms; those of before took millions
 PIPELINE = ImageSpec.model_validate({"resize": 32, "crop": 32})
@@ -165,10 +165,10 @@ def test_what_stands_behind_a_picture_or_in_a_comment_is_no_scan() -> None:
     whole = encoded("JPEG", progressive=True)
     scan = whole.index(b"\xff\xda")
     comment = segment(0xFE, b"\xff\xda\xff\xd9" * 1000)
-    jpeg_file.check_scans(jpeg_file.read(whole[:scan] + comment + whole[scan:]), 50_000_000)
-    jpeg_file.check_scans(jpeg_file.read(whole + b"\xff\xda" * 1000), 50_000_000)
+    strip_jpeg.check_scans(strip_jpeg.read(whole[:scan] + comment + whole[scan:]), 50_000_000)
+    strip_jpeg.check_scans(strip_jpeg.read(whole + b"\xff\xda" * 1000), 50_000_000)
     between = whole.index(b"\xff\xda", scan + 2)
-    jpeg_file.check_scans(jpeg_file.read(whole[:between] + comment + whole[between:]), 50_000_000)
+    strip_jpeg.check_scans(strip_jpeg.read(whole[:between] + comment + whole[between:]), 50_000_000)
 
 
 def test_packed_profiles_are_not_unpacked() -> None:
@@ -209,8 +209,8 @@ LONG = """
 import re, resource, sys
 from pathlib import Path
 from PIL import Image
-from worker.models.image_spec import ImageSpec
-from worker.models.images import to_array
+from model_runtime.spec.image import ImageSpec
+from model_runtime.images.decode import to_array
 spec = ImageSpec.model_validate({"resize": [28, 28], "color": "gray", "filter": "bilinear"})
 picture = Image.new("L", (40_000_000, 1), 9)
 taken = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.errors import Refused
-from worker.models.images import decode
-from worker.models.spec import ImageSpec
+from jobs.contract.errors import Refused
+from model_runtime.images.decode import decode
+from model_runtime.spec.model_toml import ImageSpec
 
 AS_IT_IS = ImageSpec()
 SIGNATURE = 8

@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs.errors import Refused
-from worker.models.images import decode, to_array
-from worker.models.spec import ImageSpec
+from jobs.contract.errors import Refused
+from model_runtime.images.decode import decode, to_array
+from model_runtime.spec.model_toml import ImageSpec
 
 PIPELINES = [
     ImageSpec.model_validate({"resize": 16, "crop": 12, "max_pixels": 1_000_000}),

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker.models.model import Model, load
-from worker.models.repository import ModelFolder, scan
-from worker.models.spec import ModelError
+from model_runtime.model import Model, load
+from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.spec.model_toml import ModelError
 
 Relu = Callable[..., Path]
 HEAD = """
 from dataclasses import dataclass
 import numpy as np
-from worker.models.tasks import Task
+from model_runtime.tasks import Task
 
 @dataclass
 class Count:

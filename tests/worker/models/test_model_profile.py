@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_runtime.model import load
+from model_runtime.profiling import batch_cap
+from model_runtime.profiling.batch_cap import BUDGET_S, LARGEST, Trial
+from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.tensor_spec import Array, Port
 from tests.support import models
-from worker.models import profile
-from worker.models.model import load
-from worker.models.port import Array, Port
-from worker.models.profile import BUDGET_S, LARGEST, Trial
-from worker.models.repository import ModelFolder, scan
 
 ROW = [Port("x", "FP32", (3,))]
 
@@ -28,8 +28,8 @@ class Machine:
         self.sizes.append(rows)
         self.now += self._seconds(rows)
 
-    def measure(self) -> profile.Profile:
-        return profile.measure(Trial(ROW, self.run, lambda: self.now))
+    def measure(self) -> batch_cap.Profile:
+        return batch_cap.measure(Trial(ROW, self.run, lambda: self.now))
 
 
 def test_where_the_call_is_what_costs_the_cap_is_large() -> None:
@@ -88,8 +88,8 @@ def test_open_shapes_and_models_that_take_no_zeros_are_not_measured() -> None:
     def refuse(_: dict[str, Array]) -> None:
         raise ValueError
 
-    assert profile.measure(Trial([Port("x", "FP32", (-1,))], refuse)) == (32, {}, None, ())
-    found = profile.measure(Trial(ROW, refuse))
+    assert batch_cap.measure(Trial([Port("x", "FP32", (-1,))], refuse)) == (32, {}, None, ())
+    found = batch_cap.measure(Trial(ROW, refuse))
     assert found[:2] == (32, {})
     assert isinstance(found.error, ValueError)
 
@@ -118,6 +118,6 @@ def test_where_the_cpu_is_the_device_its_time_decides_and_not_what_delayed_it() 
         machine.run(arrays)
         spent[0] += 0.0005 + 0.0005 * len(arrays["x"])
 
-    found = profile.measure(Trial(ROW, run, lambda: machine.now, lambda: spent[0]))
+    found = batch_cap.measure(Trial(ROW, run, lambda: machine.now, lambda: spent[0]))
     assert found.cap == 16  # in 48 ms; by the row it costs 0.531 ms, 8 cost 0.562, 64 cost 0.508
     assert found.run_ms[4] == pytest.approx(12)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.models.repository import BrokenModel, ModelFolder, scan
-from worker.models.spec import ModelError
+from model_runtime.repository.repository import BrokenModel, ModelFolder, scan
+from model_runtime.spec.model_toml import ModelError
 
 Relu = Callable[..., Path]
 TENSOR = 'task = "tensor"'

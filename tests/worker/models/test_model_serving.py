@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.errors import Refused
-from worker.models.device import name_of
-from worker.models.model import Model, load
-from worker.models.port import Array
-from worker.models.repository import ModelFolder, scan
+from jobs.contract.errors import Refused
+from model_runtime.engine.device_info import name_of
+from model_runtime.model import Model, load
+from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.tensor_spec import Array
 
 Relu = Callable[..., Path]
 FILES = {

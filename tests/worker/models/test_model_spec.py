@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from model_runtime.spec.model_toml import ImageSpec, ModelError, ModelSpec, read_spec
 from tests.support.processes import ROOT
-from worker.models.spec import ImageSpec, ModelError, ModelSpec, read_spec
 
 WRONG = {
     "a key that does not exist": ('task = "tensor"\ntsk = 1', "tsk", "max_batch"),

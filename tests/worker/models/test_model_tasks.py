@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs import tensors
-from jobs.errors import Refused
-from worker.models.port import Port
-from worker.models.spec import ModelError, ModelSpec
-from worker.models.tasks import Task, load_task
+from jobs.contract import tensors
+from jobs.contract.errors import Refused
+from model_runtime.spec.model_toml import ModelError, ModelSpec
+from model_runtime.tasks import Task, load_task
+from model_runtime.tensor_spec import Port
 
 PIXELS = Port("pixels", "FP32", (3, 8, 8))
 CLASSES = Port("scores", "FP32", (4,))

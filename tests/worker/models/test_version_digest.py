@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.repository.version_digest import digest_of
 from tests.support import models
-from worker.models.repository import ModelFolder, scan
-from worker.models.version_digest import digest_of
 
 PINNED = 'task = "tensor"\nversion = "1"\n# a comment\nthreads = 3\nmax_batch = 7\nmax_wait_ms = 5.0\nprovider = "cpu"'
 

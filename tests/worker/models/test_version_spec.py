@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from worker.models.confines import check_folder
-from worker.models.model import load
-from worker.models.repository import ModelFolder, scan
-from worker.models.spec import ModelError, read_spec
+from model_runtime.model import load
+from model_runtime.repository.path_checks import check_folder
+from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.spec.model_toml import ModelError, read_spec
 
 Relu = Callable[..., Path]
 MODEL = 'task = "tensor"\nmax_batch = 4\n[image]\npreset = "torch"\n'

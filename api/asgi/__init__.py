@@ -1,0 +1,1 @@
+"""Requests and responses over ASGI and uvicorn: read, bounded, written."""

@@ -1,0 +1,13 @@
+"""Turns a response of the gateway into the response object that FastAPI routes return."""
+
+from fastapi import Response
+
+from api.asgi.responses import ALWAYS, Answer
+
+
+def respond(answer: Answer) -> Response:
+    """Give an answer in FastAPI's form."""
+    response = Response(answer.body, answer.status, media_type=answer.content_type.decode())
+    for name, value in (*ALWAYS, *answer.headers):
+        response.headers[name.decode()] = value.decode()
+    return response

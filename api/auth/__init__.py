@@ -1,0 +1,1 @@
+"""Who calls, what that caller may do, and how often."""

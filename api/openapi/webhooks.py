@@ -1,0 +1,110 @@
+"""What OpenAPI says of webhooks: schemas, and what the routes take and answer."""
+
+from typing import Any
+
+from jobs.contract.webhook_request import EVENTS, MOST_HEADERS, MOST_VALUE
+from jobs.webhooks.delivery_log import STATES
+
+_TEXT = {"type": "string"}
+_TIME = {"type": ["string", "null"], "format": "date-time"}
+_URL = {"type": "string", "format": "uri", "description": "https://host/path; public addresses only"}
+WEBHOOK = {
+    "anyOf": [
+        _URL,
+        {
+            "type": "object",
+            "required": ["url"],
+            "additionalProperties": False,
+            "properties": {
+                "url": _URL,
+                "events": {"type": "array", "items": {"type": "string", "enum": list(EVENTS)}},
+                "headers": {
+                    "type": "object",
+                    "maxProperties": MOST_HEADERS,
+                    "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MOST_VALUE},
+                    "description": "sent along to the receiver, as Authorization; never shown again",
+                },
+            },
+        },
+    ]
+}
+_ATTEMPT = {
+    "type": "object",
+    "properties": {
+        "at": _TIME,
+        "ms": {"type": ["number", "null"]},
+        "status": {"type": ["integer", "null"]},
+        "error": {"type": ["string", "null"]},
+        "location": {"type": ["string", "null"], "description": "where a redirect would lead; it is not followed"},
+    },
+}
+DELIVERY = {
+    "type": "object",
+    "required": ["id", "job", "type", "url", "endpoint", "state", "created_at", "tries", "attempts", "urls"],
+    "properties": {
+        "id": {"type": "string", "description": "the webhook-id, the same with every attempt"},
+        "job": _TEXT,
+        "type": {"type": "string", "enum": list(EVENTS)},
+        "url": _TEXT,
+        "endpoint": _TEXT,
+        "state": {"type": "string", "enum": list(STATES)},
+        "created_at": _TIME,
+        "ended_at": _TIME,
+        "next_attempt_at": _TIME,
+        "tries": {"type": "integer"},
+        "attempts": {"type": "array", "items": _ATTEMPT},
+        "urls": {"type": "object"},
+    },
+}
+_COUNT = {"type": "integer"}
+ENDPOINT = {
+    "type": "object",
+    "required": ["id", "origin", "waiting", "under_way", "slow", "failures"],
+    "properties": {
+        "id": _TEXT,
+        "origin": _TEXT,
+        **dict.fromkeys(("waiting", "under_way", "failures"), _COUNT),
+        "slow": {"type": "boolean"},
+        **dict.fromkeys(("failing_since", "paused_until", "last_success_at"), _TIME),
+        "urls": {"type": "object"},
+    },
+}
+SECRET = {
+    "type": "object",
+    "required": ["key"],
+    "properties": {"key": _TEXT, "previous": {"type": ["string", "null"], "description": "signs too, for a while"}},
+}
+SCHEMAS = {
+    "Webhook": WEBHOOK,
+    "Delivery": DELIVERY,
+    "DeliveryList": {
+        "type": "object",
+        "properties": {
+            "deliveries": {"type": "array", "items": {"$ref": "#/components/schemas/Delivery"}},
+            "next_cursor": {"type": ["string", "null"]},
+        },
+    },
+    "EndpointList": {
+        "type": "object",
+        "properties": {"endpoints": {"type": "array", "items": {"$ref": "#/components/schemas/Endpoint"}}},
+    },
+    "Endpoint": ENDPOINT,
+    "WebhookSecret": SECRET,
+}
+# path → method → the schemas of its answers by status; an object of numbers where none is named
+ANSWERS: dict[str, dict[str, dict[str, str]]] = {
+    "/v1/webhooks": {"get": {"_200": "DeliveryList"}},
+    "/v1/webhooks/replay": {"post": {}},
+    "/v1/webhooks/endpoints": {"get": {"_200": "EndpointList"}},
+    "/v1/webhooks/secret": {"get": {"_200": "WebhookSecret"}},
+    "/v1/webhooks/secret/rotate": {"post": {"_200": "WebhookSecret"}},
+    "/v1/webhooks/{delivery_id}": {"get": {"_200": "Delivery"}},
+    "/v1/webhooks/{delivery_id}/replay": {"post": {"_202": "Delivery"}},
+    "/v1/jobs/{job_id}/webhook": {"put": {"_202": "Delivery"}},
+}
+
+
+def take_a_webhook(route: dict[str, Any]) -> None:
+    """Say what the door takes that attaches one."""
+    schema = {"$ref": "#/components/schemas/Webhook"}
+    route["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

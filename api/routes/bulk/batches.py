@@ -1,0 +1,164 @@
+"""The routes of batches: make one over a file, look at it, list, cancel. OpenAI's objects, so that its clients work."""
+
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Annotated, Any, Final
+
+import orjson
+from fastapi import APIRouter, Query, Response
+from fastapi import Request as HttpRequest
+
+from api.asgi.fastapi_response import respond
+from api.asgi.request import Request
+from api.asgi.responses import Answer
+from api.gateway.gateway import Gateway
+from api.routes.bulk.files import expiry_s, listed
+from jobs.bulk import records
+from jobs.bulk.input_lines import URL
+from jobs.bulk.records import Asked, view
+from jobs.contract import webhook_request
+from jobs.contract.errors import Refused
+from jobs.contract.json_reader import read_object
+from jobs.store.admission import check_key
+
+PATH: Final = "/v1/batches"
+MAX_BYTES: Final = 64 << 10
+FIELDS: Final = (
+    *("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"),
+    *("webhook", "retry_of"),
+)
+WINDOW: Final = re.compile(r"([1-9][0-9]{0,6})([smh])")
+UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000}
+MAX_METADATA: Final = 16
+MAX_METADATA_KEY, MAX_METADATA_VALUE = 64, 512
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """All routes of batches."""
+    routes, store = APIRouter(tags=["batches"]), gateway.store
+
+    @routes.post(PATH, summary="Run the lines of a file as one batch")
+    async def create(request: HttpRequest) -> Response:
+        asked = Request(request.scope)
+        asked.query()
+        with gateway.bodies.hold(asked.tenant, asked.evict) as held:
+            body = await asked.body(request.receive, held, MAX_BYTES)
+        fields = read_object(body, "the body")
+        wanted = await _read(gateway, asked, fields)
+        now_ms = await store.connection.now_ms()  # by the server's clock the window ends
+        return _json(view(await records.begin(store, gateway.bulk, asked.tenant, wanted, now_ms)))
+
+    @routes.get(PATH, summary="List own batches, newest first")
+    async def list_batches(
+        request: HttpRequest, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str = ""
+    ) -> Response:
+        asked = Request(request.scope)
+        asked.query("limit", "after")
+        found, more = await records.page(store, asked.tenant, after, limit)
+        return _json(listed([view(bulk) for bulk in found], has_more=more))
+
+    @routes.get(f"{PATH}/{{batch_id}}", summary="Look at a batch")
+    async def read_batch(request: HttpRequest, batch_id: str) -> Response:
+        return _json(view(await records.find(store, Request(request.scope).tenant, batch_id)))
+
+    @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch; what is done is kept")
+    async def cancel_batch(request: HttpRequest, batch_id: str) -> Response:
+        return _json(view(await records.cancel(store, Request(request.scope).tenant, batch_id)))
+
+    return routes
+
+
+async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -> Asked:
+    """Read what is asked for; raises Refused."""
+    if unknown := [name for name in fields if name not in FIELDS]:
+        raise Refused(
+            "invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(FIELDS), param=unknown[0][:80]
+        )
+    if fields.get("endpoint", URL) != URL:
+        raise Refused("invalid_request", f"endpoint must be {URL}", allowed=[URL], param="endpoint")
+    file, retry_of = await _source(gateway, request.tenant, fields)
+    window, window_ms = _window(fields.get("completion_window", "24h"), gateway.settings.max_deadline_ms)
+    metadata = _metadata(fields.get("metadata"))
+    kept_s = fields.get("output_expires_after")
+    key, digest, again = _key(request, fields)
+    return Asked(
+        file,
+        URL,
+        window,
+        window_ms,
+        orjson.dumps(metadata),
+        _webhook(gateway, fields.get("webhook", metadata.get("webhook"))),
+        retry_of,
+        key,
+        again,
+        0 if kept_s is None else expiry_s(kept_s, gateway.bulk.bulk_ttl_s, "output_expires_after"),
+        digest,
+    )
+
+
+async def _source(gateway: Gateway, tenant: str, fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Read which file is meant, and of which batch only the lines that failed."""
+    file, retry_of = fields.get("input_file_id"), fields.get("retry_of")
+    if retry_of is None:
+        if not isinstance(file, str):
+            raise Refused("invalid_request", "input_file_id must be a file's id", param="input_file_id")
+        return file, ""
+    if not isinstance(retry_of, str):
+        raise Refused("invalid_request", "retry_of must be a batch's id", param="retry_of")
+    before = await records.find(gateway.store, tenant, retry_of)
+    if not before.is_final or before.status == "failed" or before.ended < before.total:
+        message = f"{retry_of} is {before.status}: only a batch whose lines have all ended has lines to run again"
+        raise Refused("invalid_request", message, param="retry_of")
+    if not before.failed:
+        raise Refused("invalid_request", f"no line of {retry_of} has failed", param="retry_of")
+    if file not in (None, before.file):
+        message = f"input_file_id must be that of {retry_of}, {before.file}, or be left out"
+        raise Refused("invalid_request", message, param="input_file_id")
+    return before.file, before.id
+
+
+def _window(given: Any, most_ms: int) -> tuple[str, int]:
+    matched = WINDOW.fullmatch(given) if isinstance(given, str) else None
+    window_ms = int(matched[1]) * UNITS_MS[matched[2]] if matched else 0
+    if not 0 < window_ms <= most_ms:
+        message = f"completion_window must be a time as 24h, 90m or 600s, at most {most_ms // 1000}s"
+        raise Refused("invalid_request", message, param="completion_window")
+    return given, window_ms
+
+
+def _metadata(given: Any) -> dict[str, str]:
+    metadata = {} if given is None else given
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise Refused("invalid_request", "metadata must be an object of strings", param="metadata")
+    long = any(len(k) > MAX_METADATA_KEY or len(v) > MAX_METADATA_VALUE for k, v in metadata.items())
+    if len(metadata) > MAX_METADATA or long:
+        message = f"metadata takes {MAX_METADATA} pairs, keys of {MAX_METADATA_KEY} and values of {MAX_METADATA_VALUE}"
+        raise Refused("invalid_request", message, param="metadata", limit=MAX_METADATA)
+    return metadata
+
+
+def _webhook(gateway: Gateway, given: Any) -> str:
+    """Read whom to tell of the batch's end: all its ends."""
+    if given is None:
+        return ""
+    if not isinstance(given, str) and not (isinstance(given, dict) and set(given) <= {"url", "headers"}):
+        message = "webhook must be a URL, or an object of url and headers"
+        raise Refused("invalid_request", message, param="webhook", allowed=["url", "headers"])
+    return webhook_request.read(given, gateway.guard)
+
+
+def _key(request: Request, fields: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """Give what makes this request unlike others, a digest of its body, and whether what it made is to be found.
+
+    OpenAI's clients send a request again without a key, but say that they do.
+    """
+    digest = sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+    if key := request.header(b"idempotency-key"):
+        check_key(key)
+        return key, digest, True
+    return digest, digest, request.header(b"x-stainless-retry-count") not in ("", "0")
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return respond(Answer(200, orjson.dumps(body)))

@@ -1,0 +1,88 @@
+"""A file on its way in: the multipart body is taken apart as it comes, and its file goes on block by block."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from api.asgi.multipart import MULTIPART, Form, Part, Sink, Text
+from api.asgi.request import Request
+from api.asgi.responses import Receive
+from api.asgi.tenant_budgets import Share
+from jobs.contract.errors import Refused
+from jobs.contract.json_reader import refuse_wide
+
+BLOCK_BYTES: Final = 256 << 10
+TEXT_BYTES: Final = 8 << 10
+OVERHEAD_BYTES: Final = 64 << 10  # of a multipart body beside its file
+HEAD_BYTES: Final = 4  # of a file, which tell its encoding
+FIELDS: Final = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
+
+
+class Upload:
+    """A form with one file. Give its blocks to storage; then the other fields are known."""
+
+    def __init__(self, request: Request, limit_bytes: int) -> None:
+        """Begin; raises Refused for what is no such form, or says that it is too large."""
+        self._limit_bytes, self._file_bytes = limit_bytes, 0
+        if request.declared_bytes > limit_bytes + OVERHEAD_BYTES:
+            raise self._too_large()
+        if "boundary=" not in request.header(b"content-type"):
+            message = "a file comes as a multipart form, with a boundary, of the fields file and purpose"
+            raise Refused("unsupported_media_type", message, allowed=[MULTIPART])
+        self._form = Form(request.header(b"content-type"), FIELDS, self._begin)
+        self._request = request
+        self._texts: dict[str, Text] = {}
+        self._blocks = bytearray()
+        self.file_name = ""
+        self._is_looked_at = False  # whether the file's encoding was
+
+    async def blocks(self, receive: Receive, held: Share, stored_bytes: int) -> AsyncIterator[bytes]:
+        """Give the file as it comes; raises Refused where the form is broken, incomplete or too large.
+
+        `held` counts what of it is in memory; storage keeps up to `stored_bytes` of what it was given there, too.
+        Raises QueueFull where there is no room for more.
+        """
+        receive, more, size_bytes, given_bytes = self._request.unpacking(receive), True, 0, 0
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Refused("malformed_request", "the caller hung up before the file was complete")
+            more, data = message.get("more_body", False), message.get("body", b"")
+            size_bytes += len(data)
+            if size_bytes > self._limit_bytes + OVERHEAD_BYTES:
+                raise self._too_large()
+            held.resize(len(self._blocks) + len(data) + min(given_bytes, stored_bytes))
+            self._form.write(data)
+            if self._blocks and (not more or len(self._blocks) >= BLOCK_BYTES):
+                block, self._blocks = bytes(self._blocks), bytearray()
+                given_bytes += len(block)
+                yield block
+        if not self._form.is_whole:
+            raise Refused("malformed_request", "the multipart body ends before its last boundary")
+        if "file" not in self._form.seen:
+            raise Refused(
+                "invalid_request", "the form has no file field named file", allowed=list(FIELDS), param="file"
+            )
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Give the text fields, once the file has been read; raises Refused where one is no text."""
+        return {name: text.read() for name, text in self._texts.items()}
+
+    def _too_large(self) -> Refused:
+        message = f"a file may have {self._limit_bytes} bytes"
+        return Refused("body_too_large", message, limit_bytes=self._limit_bytes, param="file")
+
+    def _begin(self, part: Part) -> Sink:
+        if part.name != "file":
+            return self._texts.setdefault(part.name, Text(part.name, TEXT_BYTES))
+        self.file_name = part.file_name or "file"
+        return self._take
+
+    def _take(self, data: bytes) -> None:
+        self._file_bytes += len(data)
+        if self._file_bytes > self._limit_bytes:
+            raise self._too_large()
+        self._blocks += data
+        if not self._is_looked_at and len(self._blocks) >= HEAD_BYTES:
+            self._is_looked_at = True
+            refuse_wide(bytes(self._blocks[:HEAD_BYTES]), "the file")

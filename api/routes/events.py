@@ -1,0 +1,55 @@
+"""The routes of event streams: one job's, or all of a tenant's."""
+
+from collections.abc import AsyncGenerator
+
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
+from fastapi.responses import StreamingResponse
+
+from api.asgi.request import Request
+from api.asgi.responses import ALWAYS
+from api.auth.authentication import Caller
+from api.gateway.gateway import Gateway
+from jobs.contract.errors import Refused
+from jobs.store import events
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """All routes of event streams."""
+    routes = APIRouter(tags=["events"])
+    streams, is_known = gateway.events, gateway.callers.is_known
+
+    @routes.get("/v1/jobs/{job_id}/events", summary="Follow a job, by server-sent events")
+    async def follow_job(request: HttpRequest, job_id: str) -> Response:
+        caller, last = _asked(request)
+        if last and not (last.isascii() and last.isdigit() and len(last) < 10):
+            raise Refused("invalid_request", "Last-Event-ID must be the id of an event of this job")
+        await gateway.read(caller.tenant, job_id)
+        streams.check_room(caller.tenant)
+        job, changes = await events.follow(gateway.store, job_id, gateway.id)
+        if job is not None and job.is_final and int(last or 0) >= len(changes):
+            return Response(status_code=204)  # a browser comes back after the end, and would again and again
+        return _stream(streams.of_job(caller, job_id, int(last or 0), is_known))
+
+    @routes.get("/v1/events", summary="Follow all own jobs, by server-sent events")
+    async def follow_all(request: HttpRequest) -> Response:
+        caller, last = _asked(request)
+        if last and not events.is_place(gateway.store, last):
+            raise Refused("invalid_request", "Last-Event-ID must be the id of an earlier event")
+        streams.check_room(caller.tenant)
+        return _stream(streams.of_tenant(caller, last, is_known))
+
+    return routes
+
+
+def _asked(request: HttpRequest) -> tuple[Caller, str]:
+    """Give who asks, and after which event."""
+    asked = Request(request.scope)
+    asked.query()
+    return request.scope["caller"], asked.header(b"last-event-id")
+
+
+def _stream(told: AsyncGenerator[bytes]) -> Response:
+    """Give a stream in FastAPI's form; a proxy is not to gather it."""
+    headers = {name.decode(): value.decode() for name, value in ALWAYS} | {"x-accel-buffering": "no"}
+    return StreamingResponse(told, media_type="text/event-stream", headers=headers)

@@ -1,0 +1,79 @@
+"""Routes that are not hot: list and cancel jobs, health, metrics, /predict and the page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Query, Response
+from fastapi import Request as HttpRequest
+from fastapi.responses import FileResponse
+
+from api.asgi.fastapi_response import respond
+from api.asgi.request import Request
+from api.asgi.responses import Answer, guarded
+from api.gateway.gateway import Gateway
+from api.metrics import render
+from api.routes import health, predict
+from jobs.contract.errors import Refused
+from jobs.contract.job_view import job_view, listed_view
+
+PAGE = Path(__file__).parents[1] / "page" / "index.html"
+CONTENT_SECURITY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' blob: data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+FAR_FUTURE_US = 1 << 60
+
+
+def router(gateway: Gateway) -> APIRouter:
+    """All routes of one gateway."""
+    routes = APIRouter()
+
+    @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first, without their outputs")
+    async def list_jobs(
+        request: HttpRequest,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        cursor: Annotated[str, Query(max_length=18)] = "",
+    ) -> Response:
+        asked = Request(request.scope)
+        asked.query("limit", "cursor")
+        if cursor and not (cursor.isascii() and cursor.isdigit()):
+            raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
+        jobs, before_us = await gateway.store.newest(asked.tenant, int(cursor or FAR_FUTURE_US), limit)
+        page = {"jobs": [listed_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
+        return respond(Answer(200, orjson.dumps(page)))
+
+    @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
+    async def cancel_job(request: HttpRequest, job_id: str) -> Response:
+        job = await gateway.cancel(Request(request.scope).tenant, job_id)
+        return respond(Answer(200, orjson.dumps(job_view(job))))
+
+    @routes.post(
+        "/predict", tags=["jobs"], summary="Classify an image and wait for the answer", include_in_schema=False
+    )
+    async def classify(request: HttpRequest) -> Response:
+        answer = predict.predict(gateway, Request(request.scope), request.receive)
+        return respond(await guarded(answer, predict.PATH))
+
+    @routes.get("/healthz", tags=["health"], summary="This process and its event loop live")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @routes.get("/readyz", tags=["health"], summary="Jobs sent here would be taken: the queue answers")
+    async def readyz() -> Response:
+        return respond(await health.ready(gateway))
+
+    @routes.get("/readyz/models/{name}", tags=["health"], summary="A live worker serves this model")
+    async def model_readyz(name: str) -> Response:
+        return respond(await health.served(gateway, name))
+
+    @routes.get("/metrics", tags=["health"], summary="Prometheus metrics of the whole queue")
+    async def prometheus() -> Response:
+        return respond(Answer(200, await render.render(gateway), (), render.CONTENT_TYPE))
+
+    @routes.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        headers = {"content-security-policy": CONTENT_SECURITY, "referrer-policy": "no-referrer"}
+        return FileResponse(PAGE, media_type="text/html", headers={**headers, "x-content-type-options": "nosniff"})
+
+    return routes

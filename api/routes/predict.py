@@ -1,0 +1,59 @@
+"""`POST /predict`: the contract of the classic Flask tutorial, kept to the letter, over the same queue."""
+
+import asyncio
+
+import orjson
+
+from api.asgi.request import Request
+from api.asgi.responses import Answer, Receive
+from api.gateway.gateway import Gateway
+from api.submission.parsing import from_form
+from api.submission.submit import Taken, outcome, take
+from jobs.contract.errors import Refused
+from jobs.contract.job import Job
+from jobs.contract.lifecycle import State
+
+PATH = "/predict"
+
+
+async def predict(gateway: Gateway, request: Request, receive: Receive) -> Answer:
+    """Classify the form's image and wait for the answer: 200 with label and probability, best first."""
+    settings = gateway.settings
+    taken = await _take(gateway, request, receive)
+    keyed = bool(request.header(b"idempotency-key"))  # whoever sends one means to come back
+    cancels = settings.predict_hangup_cancels and not keyed
+    hang_up = asyncio.create_task(_hung_up(receive)) if cancels else None
+    try:
+        job = await outcome(gateway, taken, settings.predict_wait_s, hang_up)
+    finally:
+        if hang_up is not None:
+            hang_up.cancel()
+    if not job.is_final:
+        message = f"not done in time; the job goes on: read it at /v1/jobs/{job.id}"
+        raise Refused("wait_over", message, job=job.id, limit_s=settings.predict_wait_s)
+    return Answer(200, orjson.dumps({"success": True, "predictions": _predictions(job)}))
+
+
+async def _take(gateway: Gateway, request: Request, receive: Receive) -> Taken:
+    settings, key = gateway.settings, request.header(b"idempotency-key")
+    with gateway.hold_body(request, key) as held:
+        body = await request.body(receive, held, settings.max_body_bytes)
+        request.query()
+        draft = await from_form(request, body)
+        return await take(gateway, request.tenant, draft, key, waits=True)
+
+
+async def _hung_up(receive: Receive) -> None:
+    """Return once the caller is gone. The body has been read: nothing else comes."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _predictions(job: Job) -> list[dict[str, object]]:
+    if job.state != State.SUCCEEDED or job.output is None:
+        error = orjson.loads(job.error or b"{}")
+        raise Refused(error["code"], error["message"], job=job.id)
+    output = orjson.loads(job.output)
+    if "predictions" not in output:
+        raise Refused("invalid_input", f"model {job.model} gives no predictions: send its jobs to /v1/jobs")
+    return [{"label": one["label"], "probability": one["probability"]} for one in output["predictions"]]

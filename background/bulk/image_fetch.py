@@ -1,0 +1,82 @@
+"""Images that lines name instead of bringing them: by a URL that may be fetched, or by a key in a store."""
+
+import asyncio
+from typing import Any, Final
+
+import httpcore2
+
+from background.webhooks import guarded_client
+from jobs.bulk.open_storage import open_storage
+from jobs.bulk.settings import BulkSettings
+from jobs.bulk.storage import Pictures, unavailable
+from jobs.bulk.url_prefixes import UrlPrefixes
+from jobs.contract.address_policy import Guard
+from jobs.contract.errors import Refused
+
+FIELDS: Final = ("image_url", "image_key")
+OK: Final = 200
+
+
+class Images:
+    """Fetches images, so many at a time. An address is checked as a webhook's is: no redirect, no private network."""
+
+    def __init__(
+        self, settings: BulkSettings, guard: Guard, resolve: guarded_client.Resolve = guarded_client.look_up
+    ) -> None:
+        self._settings, self._guard, self._prefixes = settings, guard, UrlPrefixes(settings.url_prefixes())
+        self._http = guarded_client.client(guard, settings.bulk_fetches, resolve)
+        self._pictures = Pictures(open_storage(settings.bulk_images)) if settings.bulk_images else None
+        self._turns = asyncio.Semaphore(settings.bulk_fetches)
+
+    async def fetch(self, given: dict[str, Any]) -> bytes:
+        """Fetch what an input names; raises Refused, and NotNow where the operator's store can not be reached."""
+        ((field, name),) = given.items()
+        if not isinstance(name, str):
+            raise Refused("invalid_request", f'field "input.{field}" must be a string', param=f"body.input.{field}")
+        async with self._turns:
+            return await (self._by_url(name) if field == "image_url" else self._by_key(name))
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def _by_key(self, key: str) -> bytes:
+        if self._pictures is None:
+            raise Refused(
+                "image_unavailable", "no images are kept here under keys (BULK_IMAGES says where they would be)"
+            )
+        try:
+            async with asyncio.timeout(self._settings.bulk_fetch_s):
+                return await self._pictures.read(key, self._settings.bulk_line_bytes)
+        except TimeoutError as error:
+            reason = f"no image within {self._settings.bulk_fetch_s:g} s (BULK_FETCH_S)"
+            raise unavailable(TimeoutError(reason)) from error
+
+    async def _by_url(self, url: str) -> bytes:
+        allowed = self._prefixes.find(url)
+        if allowed is None:
+            message = "this URL is not one that is fetched: it lies below none of those in BULK_URLS"
+            raise Refused("image_unavailable", message, allowed=self._prefixes.texts)
+        try:
+            target = self._guard.target(allowed)
+        except Refused as error:
+            raise Refused("image_unavailable", error.message) from error
+        try:
+            async with asyncio.timeout(self._settings.bulk_fetch_s):
+                return await self._get(target.url)
+        except TimeoutError as error:
+            message = f"the image did not come within {self._settings.bulk_fetch_s:g} s"
+            raise Refused("image_unavailable", message) from error
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError) as error:
+            raise Refused("image_unavailable", "the image's server can not be reached") from error
+
+    async def _get(self, url: str) -> bytes:
+        limit, read = self._settings.bulk_line_bytes, bytearray()
+        async with self._http.stream("GET", url, headers=[("host", url.split("/", 3)[2])]) as response:
+            if response.status != OK:
+                raise Refused("image_unavailable", f"the image's server answers {response.status}")
+            async for block in response.aiter_stream():
+                read += block
+                if len(read) > limit:
+                    raise Refused("body_too_large", f"an image may have {limit} bytes", limit_bytes=limit)
+        return bytes(read)

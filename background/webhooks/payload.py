@@ -1,0 +1,16 @@
+"""What a receiver is told: a bulk, or a job as it ended, with its output where that is small, else with a link."""
+
+import orjson
+
+from jobs.contract.job_view import job_view, timestamp
+from jobs.webhooks.outbox import Attempt
+
+
+def body(attempt: Attempt, public_url: str) -> bytes:
+    """Write the message; the same bytes with every attempt."""
+    job = attempt.job
+    if job is None:
+        return attempt.told
+    link = f"{public_url.rstrip('/')}/v1/jobs/{job.id}" if attempt.output_bytes and job.output is None else None
+    data = {**job_view(job), "output_url": link}
+    return orjson.dumps({"type": f"job.{attempt.event}", "timestamp": timestamp(job.finished_us), "data": data})

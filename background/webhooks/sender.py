@@ -1,0 +1,208 @@
+"""One attempt: read what is to be sent, sign it, send it, judge the answer, settle it.
+
+The answer's body is read so far that the connection can be used again, and neither kept nor shown.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import httpcore2
+
+from background.settings import DeliverySettings
+from background.webhooks import guarded_client, payload, retry_schedule
+from background.webhooks.signing import signature
+from jobs.contract.background_lease import Flight
+from jobs.contract.errors import Refused, StoreUnavailable
+from jobs.store.job_store import JobStore
+from jobs.webhooks import outbox
+from jobs.webhooks.outbox import Attempt, News, Settlement
+from jobs.webhooks.signing_secrets import secrets_of
+
+log = logging.getLogger("jitney.deliver")
+
+USER_AGENT: Final = "Jitney-Webhooks/1"
+BODY_BYTES: Final = 64 << 10
+BODY_S: Final = 1.0
+GONE: Final = 410
+MOST_LOCATION: Final = 500  # characters of a Location that are shown
+PAUSE_S: Final = 0.2
+
+
+class Sender:
+    """Makes attempts; each has one deadline for all of it, so a receiver that drips bytes gains nothing."""
+
+    def __init__(
+        self, settings: DeliverySettings, store: JobStore, resolve: guarded_client.Resolve = guarded_client.look_up
+    ) -> None:
+        self._settings, self._store = settings, store
+        self._guard, self.limits = settings.guard(), settings.limits
+        connections = settings.deliveries + settings.slow_deliveries
+        self._http = guarded_client.client(self._guard, connections, resolve)
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def attempt(self, flight: Flight) -> None:
+        """Make an attempt, unless this flight is not the delivery's last one any more."""
+        task = asyncio.ensure_future(self._attempt(flight))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.shield(task)
+
+    async def close(self, within_s: float) -> None:
+        """Let attempts end that are under way; what does not is given back, and made again by whoever comes next."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=within_s)
+        for task in list(self._under_way):
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._http.aclose()
+
+    async def _attempt(self, flight: Flight) -> None:
+        attempt: Attempt | None = None
+        try:
+            attempt = await outbox.begin(self._store, flight, self.limits)
+            if attempt is None:
+                return
+            secrets = await secrets_of(self._store.connection, attempt.tenant)
+            settled = await self._send(attempt, secrets)
+        except StoreUnavailable:  # it counts as lost before long, and is made again
+            return
+        except asyncio.CancelledError:
+            with contextlib.suppress(StoreUnavailable):
+                await outbox.settle(self._store, flight, Settlement("lost", {}), self.limits)
+            raise
+        except Exception as error:
+            log.exception("delivery %s cannot be attempted", flight.delivery)
+            settled = await self._of_fault(attempt, error)
+        news = await self._settle(flight, settled)
+        if attempt is not None:
+            self._tell(attempt, settled, news)
+
+    async def _of_fault(self, attempt: Attempt | None, error: Exception) -> Settlement:
+        """Count an internal error as an attempt that failed; a delivery that cannot even be read ends with it."""
+        what = f"an internal error: {type(error).__name__}"
+        now_ms = 0 if attempt is None else attempt.now_ms
+        if attempt is None:
+            with contextlib.suppress(StoreUnavailable):
+                now_ms = await self._store.connection.now_ms()
+        entry: dict[str, object] = {"at_ms": now_ms, "ms": 0, "status": None, "error": what}
+        return Settlement("stopped", entry) if attempt is None else self._judge(attempt, entry, None, {}, 0.0)
+
+    def _tell(self, attempt: Attempt, settled: Settlement, news: News) -> None:
+        """Say once that an endpoint fails, and once that it is well again, not with each of its deliveries."""
+        if news not in ("failing", "well", "paused"):
+            return
+        origin = "/".join(attempt.url.split("/", 3)[:3])  # paths of webhooks are often secrets
+        if news == "well":
+            log.info("%s, of tenant %s, takes webhooks again", origin, attempt.tenant)
+            return
+        why = settled.entry.get("error") or f"it answers {settled.entry.get('status')}"
+        what = "does not take webhooks" if news == "failing" else "has not taken one for long, and is paused"
+        log.warning("%s, of tenant %s, %s: %s", origin, attempt.tenant, what, why)
+
+    async def _settle(self, flight: Flight, settled: Settlement) -> News:
+        """Write it down, also after an outage, as long as the flight is ours: what was received is not sent again."""
+        until_s = time.monotonic() + self._settings.webhook_flight_s
+        while time.monotonic() < until_s:
+            try:
+                return await outbox.settle(self._store, flight, settled, self.limits)
+            except StoreUnavailable:
+                await asyncio.sleep(PAUSE_S)
+        return "refused"
+
+    async def _send(self, attempt: Attempt, secrets: Sequence[str]) -> Settlement:
+        began_s, error = time.monotonic(), ""
+        status: int | None = None
+        headers: list[tuple[bytes, bytes]] = []
+        location = ""
+        try:
+            url = self._guard.target(attempt.url).url
+            async with asyncio.timeout(self._settings.webhook_timeout_s):
+                status, headers = await self._post(attempt, url, secrets)
+        except Exception as failure:  # noqa: BLE001 (whatever a receiver does to us is an attempt that failed)
+            error = _in_words(failure)
+        took_s = time.monotonic() - began_s
+        answered = {name.lower(): value.decode("latin-1") for name, value in headers}
+        if status is not None and 300 <= status < 400:
+            error, location = "redirects are not followed", _printable(answered.get(b"location", ""))
+        entry: dict[str, object] = {"at_ms": attempt.now_ms, "ms": round(took_s * 1000, 1), "status": status}
+        entry |= {name: text for name, text in (("error", error), ("location", location)) if text}
+        return self._judge(attempt, entry, status, answered, took_s)
+
+    async def _post(self, attempt: Attempt, url: str, secrets: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:
+        webhook_id, now_s = attempt.flight.delivery, attempt.now_ms // 1000
+        body = payload.body(attempt, self._settings.public_url)
+        headers = {
+            "content-type": "application/json",
+            "user-agent": USER_AGENT,
+            "webhook-id": webhook_id,
+            "webhook-timestamp": str(now_s),
+            "webhook-signature": signature(secrets, webhook_id, now_s, body),
+        }
+        wire = [("host", _host_of(url)), *headers.items(), *attempt.headers.items(), ("content-length", str(len(body)))]
+        async with self._http.stream("POST", url, headers=wire, content=body) as response:
+            # The verdict stands; what follows is read for the connection's sake.
+            with contextlib.suppress(httpcore2.NetworkError, httpcore2.ProtocolError, TimeoutError):
+                async with asyncio.timeout(min(BODY_S, self._settings.webhook_timeout_s / 4)):
+                    read = 0
+                    async for chunk in response.aiter_stream():
+                        read += len(chunk)
+                        if read > BODY_BYTES:
+                            break
+            return response.status, response.headers
+
+    def _judge(
+        self, attempt: Attempt, entry: dict[str, object], status: int | None, answered: dict[bytes, str], took_s: float
+    ) -> Settlement:
+        s = self._settings
+        first_ms = attempt.age_ms if attempt.tries == 0 else None
+        slow = took_s >= min(s.webhook_slow_s, s.webhook_timeout_s)
+        if status is not None and 200 <= status < 300:
+            return Settlement("delivered", entry, slow=slow, first_ms=first_ms)
+        if status == GONE or answered.get(b"webhook-delivery", "").strip() == "abort-message":
+            return Settlement("stopped", {**entry, "error": "the receiver wants no more of it"}, first_ms=first_ms)
+        rest_s = retry_schedule.retry_after_s(answered.get(b"retry-after", ""), attempt.now_ms / 1000 + took_s)
+        made = attempt.tries - attempt.since + 1
+        chance = random.random()  # noqa: S311 (jitter)
+        after_s = retry_schedule.next_s(s.schedule, made, rest_s, chance, s.webhook_jitter)
+        # A failure says nothing of how fast a receiver is, but for a late one.
+        how = {"rest_ms": int(rest_s * 1000), "slow": slow or None, "first_ms": first_ms}
+        if after_s is None:
+            return Settlement("failed", entry, **how)  # type: ignore[arg-type]
+        return Settlement("retry", entry, int(after_s * 1000), **how)  # type: ignore[arg-type]
+
+
+def _printable(text: str) -> str:
+    """Give what a receiver said in a form that can be shown."""
+    return "".join(sign if sign.isascii() and sign.isprintable() else "?" for sign in text[:MOST_LOCATION])
+
+
+def _host_of(url: str) -> str:
+    return url.split("/", 3)[2]
+
+
+def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+    while failure is not None:
+        yield failure
+        failure = failure.__cause__ or failure.__context__
+
+
+def _in_words(failure: Exception) -> str:
+    """Say what went wrong, without a word of what the receiver sent."""
+    if isinstance(failure, Refused | guarded_client.AddressRefused | guarded_client.NoAddress):
+        return str(failure)[:200]
+    if isinstance(failure, TimeoutError | httpcore2.TimeoutException):
+        return "no answer in time"
+    if broken := next((one for one in _chain(failure) if isinstance(one, ssl.SSLError)), None):
+        return f"TLS failed: {broken.reason or 'no agreement'}"[:200]
+    if isinstance(failure, httpcore2.ConnectError):
+        return "the connection was refused, or can not be made"
+    if isinstance(failure, httpcore2.NetworkError | httpcore2.ProtocolError):
+        return "the connection broke before an answer came"
+    log.error("an attempt failed in a way that nobody thought of", exc_info=failure)
+    return f"a fault of ours: {type(failure).__name__}"

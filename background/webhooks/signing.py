@@ -1,0 +1,15 @@
+"""The signature of Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`, one for each secret that is good."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from jobs.webhooks.signing_secrets import SECRET_PREFIX
+
+
+def signature(secrets: Sequence[str], webhook_id: str, timestamp_s: int, body: bytes) -> str:
+    """Sign with every secret, so that a receiver who knows any of them can verify."""
+    text = f"{webhook_id}.{timestamp_s}.".encode() + body
+    keys = [base64.b64decode(secret.removeprefix(SECRET_PREFIX)) for secret in secrets]
+    return " ".join(f"v1,{base64.b64encode(hmac.digest(key, text, hashlib.sha256)).decode()}" for key in keys)

@@ -1,0 +1,1 @@
+"""The command `jitney`: each verb in a module or package of its own."""

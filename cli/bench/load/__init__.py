@@ -1,0 +1,1 @@
+"""The load that a measurement puts on a service."""

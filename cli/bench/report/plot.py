@@ -1,0 +1,123 @@
+"""Draws a measurement: throughput above, latency below; over requests in flight, and over the rate of jobs due.
+
+Needs matplotlib, and is imported only where a picture is asked for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from cli.bench.load_levels import BULK, MODES
+from cli.bench.report.environment import machine
+from cli.bench.session import Session
+from cli.bench.statistics import Row
+
+COLOURS: Final = dict(zip(MODES, ("#1f6fb2", "#c4601d", "#2f8f4e"), strict=True))
+MARKERS: Final = dict(zip(MODES, "os^", strict=True))
+QUIET: Final = "#777777"
+PANEL_INCHES: Final = (5.6, 3.4)
+
+
+def draw(session: Session, file: Path) -> None:
+    """Raises OSError."""
+    rows = session.rows()
+    sides = [side for is_closed in (True, False) if (side := [one for one in rows if (one.rate is None) is is_closed])]
+    size = (max(7.5, PANEL_INCHES[0] * len(sides)), 2 * PANEL_INCHES[1] + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(2, len(sides), squeeze=False, sharex="col")
+    if len(sides) > 1:  # latencies compare; the throughput of an open loop is that which is due
+        panels[1][1].sharey(panels[1][0])
+    for (above, below), side in zip(panels.T, sides, strict=True):
+        _throughput(above, side, session)
+        _latency(below, side, session)
+        for axes in (above, below):
+            _dress(axes, _loads(side))
+        is_closed = side[0].rate is None
+        below.set_xlabel("requests in flight (closed loop)" if is_closed else "jobs due per second (open loop)")
+    panels[0][0].set_ylabel("answers per second")
+    panels[1][0].set_ylabel("latency, ms")
+    figure.suptitle(_title(session), fontsize=11)
+    figure.savefig(file, dpi=150, facecolor="white")
+
+
+def _throughput(axes: Axes, side: Sequence[Row], session: Session) -> None:
+    for mode, rows in _by_mode(side):
+        rates = [one.throughput for one in rows]
+        below = [one.throughput - one.throughput_range[0] for one in rows]
+        above = [one.throughput_range[1] - one.throughput for one in rows]
+        axes.errorbar(
+            _loads(rows),
+            rates,
+            yerr=[below, above],
+            label=_name(mode, session),
+            color=COLOURS[mode],
+            marker=MARKERS[mode],
+            markersize=5,
+            capsize=3,
+        )
+    raw = session.raw()
+    if raw is not None and side[0].rate is None:
+        axes.axhline(raw.serial_limit, color=QUIET, linestyle="--", linewidth=1)
+        place, what = (0.02, raw.serial_limit), "decode + run on one thread, no service"
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(*place, what, transform=axes.get_yaxis_transform(), va="center", color=QUIET, fontsize=8, bbox=behind)
+    if side[0].rate is not None:
+        due = sorted(set(_loads(side)))
+        axes.plot(due, due, color=QUIET, linestyle="--", linewidth=1, label="all that is due")
+
+
+def _latency(axes: Axes, side: Sequence[Row], session: Session) -> None:
+    for mode, rows in _by_mode(side):
+        known = [one for one in rows if one.p99_ms is not None]
+        tails, middles = [one.p99_ms or 0.0 for one in known], [one.p50_ms or 0.0 for one in known]
+        colour, name = COLOURS[mode], _name(mode, session)
+        axes.plot(_loads(known), tails, color=colour, marker=MARKERS[mode], markersize=5, label=f"{name}: p99")
+        axes.plot(_loads(known), middles, color=colour, linestyle=":", label=f"{name}: p50")
+    axes.set_yscale("log")
+
+
+def _dress(axes: Axes, loads: Sequence[float]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(set(loads)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
+
+
+def _by_mode(side: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Each mode's rows by load."""
+    found = {mode: [one for one in side if one.mode == mode] for mode in MODES}
+    return [(mode, sorted(rows, key=_load)) for mode, rows in found.items() if rows]
+
+
+def _name(mode: str, session: Session) -> str:
+    return f"bulk of {session.plan.bulk_size}" if mode == BULK else mode
+
+
+def _load(one: Row) -> float:
+    return one.load.concurrency if one.rate is None else one.rate
+
+
+def _loads(rows: Sequence[Row]) -> list[float]:
+    return [_load(one) for one in rows]
+
+
+def _title(session: Session) -> str:
+    card, here = session.target.card, machine()
+    what = f"jitney bench: {card['name']} version {card['version']} on {card['provider']}"
+    where = f"{here['cpus']} CPUs, {here['system']}, jitney {here['versions'].get('jitney', '')}"
+    rounds = f"medians of {session.plan.rounds} rounds" if session.plan.rounds > 1 else "1 round"
+    broken_off = "" if session.is_complete else " (broken off)"
+    return f"{what}{broken_off}\n{where}; {rounds} of {session.plan.seconds:g} s"

@@ -1,0 +1,140 @@
+"""The rounds of one measurement, raw and service in turn: raw, every load of the service, then raw again.
+
+Keeps what was measured so far, so that a measurement that is broken off still has something to show.
+"""
+
+import asyncio
+import gc
+import importlib
+import importlib.util
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cli.bench.errors import CannotMeasure
+from cli.bench.load import accept_burst, closed_loop, open_loop
+from cli.bench.load.inputs import Inputs
+from cli.bench.load.service_cpu import ServiceCpu
+from cli.bench.load.submit_modes import Exchange, exchange
+from cli.bench.load.target import Target
+from cli.bench.load.trial_request import try_once
+from cli.bench.load_levels import WAIT, Load, loads
+from cli.bench.statistics import Raw, RawRound, Row, Slice, raw_medians, row
+
+if TYPE_CHECKING:
+    from cli.bench.baseline import RawSide
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was asked for."""
+
+    modes: Sequence[str]
+    concurrencies: Sequence[int]
+    rates: Sequence[float]
+    bulk_size: int
+    connections: int
+    seconds: float
+    rounds: int
+    models_dir: Path
+
+
+@dataclass(slots=True)
+class Session:
+    """`no_raw`: why there is no raw side, empty where there is one."""
+
+    target: Target
+    inputs: Inputs
+    plan: Plan
+    cpu: ServiceCpu
+    raw_side: "RawSide | None" = None
+    no_raw: str = ""
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
+    raws: list[RawRound] = field(default_factory=list)
+    slices: dict[Load, list[Slice]] = field(default_factory=dict)
+    is_complete: bool = False
+
+    def prepare(self, say: Say) -> None:
+        """Loads the raw side and tries every input, and every mode, once; raises CannotMeasure."""
+        target, inputs = self.target, self.inputs
+        say(f"trying {len(inputs.bodies)} inputs on model {target.model} at {target.address}")
+        alone = exchange(WAIT, target, inputs, 1)
+        for name, body in zip(inputs.names, alone.requests, strict=True):
+            _run(try_once(target.address, alone, body, name))
+        for mode in self.plan.modes:
+            self.exchanges[mode] = made = exchange(mode, target, inputs, self.plan.bulk_size)
+            _run(try_once(target.address, made, made.requests[0], f"--mode {mode}"))
+        say("loading the same model for the raw side")
+        try:
+            self.raw_side = _open_raw(self.plan.models_dir, target, inputs)
+        except CannotMeasure as error:
+            self.no_raw = str(error)
+            say(f"no raw side: {error}")
+
+    def run(self, say: Say) -> None:
+        """All rounds; raises CannotMeasure where not one request was answered."""
+        gc.collect()
+        gc.freeze()  # a full collection over the runtime's modules would be seen in p99
+        try:
+            self.cpu.settle()
+            for number in range(1, self.plan.rounds + 1):
+                self._run_round(f"round {number} of {self.plan.rounds}", say)
+        finally:
+            gc.unfreeze()
+        if not any(one.in_time for slices in self.slices.values() for one in slices):
+            reason = self.first_problem() or "none came in time; take more --seconds"
+            raise CannotMeasure(f"not one answer was a result. The first problem: {reason}")
+        self.is_complete = True
+
+    def raw(self) -> Raw | None:
+        return raw_medians(self.raws) if self.raws else None
+
+    def rows(self) -> list[Row]:
+        """One for each load measured so far."""
+        return [row(slices, self.raws) for slices in self.slices.values()]
+
+    def first_problem(self) -> str:
+        """Of those that were counted as refused or failed."""
+        return next((one.first_problem for slices in self.slices.values() for one in slices if one.first_problem), "")
+
+    def _run_round(self, name: str, say: Say) -> None:
+        plan = self.plan
+        if self.raw_side is not None:
+            self.raws.append(self.raw_side.measure(plan.seconds))
+            rates = ", ".join(f"batch {size}: {rate:.0f}/s" for size, rate in self.raws[-1].rates.items())
+            say(f"{name}: raw {rates}")
+        for load in loads(plan.modes, plan.concurrencies, plan.rates):
+            before = self.cpu.read()
+            result = _run(self._measure(load))
+            self.slices.setdefault(load, []).append(result)
+            result.cpu = self.cpu.since(before)
+            kinds = {"refused": result.refused.total(), "failed": result.failures.total(), "unsent": result.unsent}
+            problems = "".join(f", {count} {kind}" for kind, count in kinds.items() if count)
+            say(f"{name}: {load}: {result.throughput:.0f}/s{problems}")
+
+    async def _measure(self, load: Load) -> Slice:
+        address, made, seconds = self.target.address, self.exchanges[load.mode], self.plan.seconds
+        if load.rate is not None:
+            return await open_loop.measure(address, made, load, seconds, self.plan.connections)
+        result = await closed_loop.measure(address, made, load, seconds)
+        if made.unwaited:
+            await accept_burst.measure(address, made, result, seconds)
+        return result
+
+
+def _open_raw(models_dir: Path, target: Target, inputs: Inputs) -> "RawSide":
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise CannotMeasure('ONNX Runtime is not installed here: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
+    side: RawSide = importlib.import_module("cli.bench.baseline").open_raw(models_dir, target, inputs)
+    return side
+
+
+def _run(measurement: Coroutine[Any, Any, T]) -> T:
+    """On uvloop where it is installed, as the service itself."""
+    factory = importlib.import_module("uvloop").new_event_loop if importlib.util.find_spec("uvloop") else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(measurement)

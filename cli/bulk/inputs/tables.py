@@ -1,0 +1,163 @@
+"""Tables: .jsonl, .csv and .parquet, a line each with a path or a URL, an image in base64, or a whole job."""
+
+import codecs
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from cli.bulk.errors import DUPLICATE, MALFORMED, BadItem, CannotRun
+from cli.bulk.inputs import csv_table, remote
+from cli.bulk.inputs.items import MAX_BYTES, Item, Source, bad, from_base64, of_file, too_large
+from jobs.contract.errors import Refused
+from jobs.contract.json_reader import BLANK, read_json
+
+SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
+COLUMNS: Final = ("path", "file", "filename", "image", "url", "uri")
+IDS: Final = ("custom_id", "id")
+MAX_LINE_BYTES: Final = 32 << 20
+WANTED: Final = 'reading .parquet needs pyarrow: pip install -e ".[parquet]" in the checkout'
+
+Row = csv_table.Row
+
+
+def open_table(path: Path, column: str | None, encoding: str | None = None) -> Source:
+    """Look at a table; raises CannotRun where it has no column that names inputs, or is not text in `encoding`."""
+    suffix = path.suffix.lower()
+    if encoding is not None and suffix != ".csv":
+        raise CannotRun(f"--encoding is for .csv: {path} has an encoding of its own")
+    if suffix == ".csv":
+        known = {*COLUMNS, *IDS, *([column.strip().lower()] if column else [])}
+        names, rows, total = csv_table.read(path, encoding or csv_table.UTF_8, known)
+    elif suffix == ".parquet":
+        names, rows, total = _parquet(path)
+    else:
+        csv_table.refuse_other_marks(path)
+        return Source(partial(_items, path, partial(_json_rows, path), column), sum(1 for _ in _lines(path)))
+    chosen = _choose(path, names, column)
+    first = next(rows(), {})
+    sample = "" if isinstance(first, BadItem) else str(first.get(chosen, ""))
+    return Source(partial(_items, path, rows, chosen), total, is_far=remote.is_far(sample))
+
+
+def _choose(path: Path, names: list[str], column: str | None) -> str:
+    there = f"{path} has the columns {', '.join(names[:30]) or '(none)'}"
+    if column is not None:
+        if (found := _named(column, names)) is None:
+            raise CannotRun(f"no column {column!r}: {there}")
+        return found
+    for name in COLUMNS:
+        if (found := _named(name, names)) is not None:
+            return found
+    raise CannotRun(f"which column has the paths or URLs? name it with --column; {there}")
+
+
+def _named(wanted: str, names: Iterable[str]) -> str | None:
+    """Find a name, written with capital letters or not; one that is written just so comes first."""
+    there = [*names]
+    if wanted in there:
+        return wanted
+    return next((name for name in there if name.strip().lower() == wanted.strip().lower()), None)
+
+
+def _parquet(path: Path) -> tuple[list[str], Callable[[], Iterator[Row]], int]:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise CannotRun(WANTED)
+    parquet = importlib.import_module("pyarrow.parquet")
+
+    def rows() -> Iterator[Row]:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+
+    with parquet.ParquetFile(path) as file:
+        return file.schema_arrow.names, rows, file.metadata.num_rows
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Give every line that is not blank; of one that is too long only as much as shows that."""
+    with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        while line := file.readline(MAX_LINE_BYTES):
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE_BYTES)
+            if line.strip(BLANK):
+                yield line
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for line in _lines(path):
+        if len(line) >= MAX_LINE_BYTES:
+            yield too_large("the line", len(line))
+            continue
+        try:
+            row = read_json(line, "the line")
+        except Refused as error:
+            yield BadItem(MALFORMED, error.message)
+            continue
+        yield {"path": row} if isinstance(row, str) else row if isinstance(row, dict) else _no_object()
+
+
+def _no_object() -> BadItem:
+    return BadItem(MALFORMED, "a line must be a JSON object, or a path or URL in quotes")
+
+
+def _items(path: Path, rows: Callable[[], Iterator[Row]], column: str | None) -> Iterator[Item]:
+    seen: dict[int, int] = {}  # the hash of an id → its line
+    for line, row in enumerate(rows(), 1):
+        if isinstance(row, BadItem):
+            yield bad(line, "", row)
+            continue
+        item_id = next((str(value) for name in IDS if (value := _value(row, name)) is not None), None)
+        if item_id is not None and (before := seen.setdefault(hash(item_id), line)) != line:
+            error = BadItem(DUPLICATE, f"the id {item_id[:80]!r} was on line {before} already")
+            yield bad(line, "", error, item_id)
+        else:
+            yield _item(path, line, row, column, item_id)
+
+
+def _item(table: Path, line: int, row: Mapping[str, Any], column: str | None, item_id: str | None) -> Item:
+    job = row.get("body", row)  # as in a batch file of OpenAI's
+    if column is None and isinstance(job, dict) and isinstance(job.get("input"), dict):
+        return _of_job(line, job, item_id)
+    chosen = column or next((name for name in COLUMNS if _named(name, row) is not None), "")
+    value = _value(row, chosen)
+    if not isinstance(value, str) or not value:
+        wanted = f"{chosen!r}" if chosen else f"one of {', '.join(COLUMNS)}"
+        return bad(line, "", BadItem(MALFORMED, f"the line has no text as {wanted}"), item_id)
+    if value.startswith("data:"):
+        return _of_base64(line, value, item_id)
+    if remote.is_far(value):
+        return remote.of_url(line, value, item_id)
+    if "\0" in value:
+        return bad(line, "", BadItem(MALFORMED, "a path has no zero bytes"), item_id)
+    return of_file(line, value, table.parent / value, item_id)
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    """What a row has under this name, written with capital letters or not; None where it has no such."""
+    value = row.get(name)
+    if value is not None or name in row:
+        return value
+    return next((one for key, one in row.items() if key.strip().lower() == name.lower()), None)
+
+
+def _of_job(line: int, job: Mapping[str, Any], item_id: str | None) -> Item:
+    """Give a line that is a job itself; an image in it is taken out, everything else is for the service to judge."""
+    given = job["input"]
+    image = given.get("image")
+    if set(job) == {"input"} and set(given) == {"image"} and isinstance(image, str):
+        return _of_base64(line, image, item_id)
+    size = len(image) if isinstance(image, str) else 1024
+    return Item(line, "", size, lambda: b"", item_id, job)
+
+
+def _of_base64(line: int, text: str, item_id: str | None) -> Item:
+    if len(text) > MAX_BYTES * 4 // 3:
+        return bad(line, "", too_large("the image", len(text) * 3 // 4), item_id)
+
+    return Item(line, "", len(text) * 3 // 4, partial(from_base64, text), item_id)

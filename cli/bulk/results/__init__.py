@@ -1,0 +1,1 @@
+"""What a bulk run writes: rows, and how far they are known to be good."""

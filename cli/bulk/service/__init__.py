@@ -1,0 +1,1 @@
+"""A bulk run through a service."""

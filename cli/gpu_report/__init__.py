@@ -1,0 +1,1 @@
+"""`jitney gpu-report`: a model measured by CPU, CUDA and TensorRT."""

@@ -1,0 +1,1 @@
+"""Versions of models, changed and listed through a gateway."""

@@ -1,0 +1,1 @@
+"""`jitney models doctor`."""

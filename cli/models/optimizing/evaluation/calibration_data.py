@@ -1,0 +1,148 @@
+"""What a model is calibrated with and judged by: pictures or tensors of the user's own, or such as are made up here.
+
+Read again each time they are needed, so that many of them take no memory.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from batching.collation import fold
+from cli.models.model_paths import NothingThere
+from cli.models.optimizing.evaluation.loaded_version import Served
+from cli.models.optimizing.options import LEAST_EXAMPLES
+from jobs.contract.image_formats import sniff
+from model_runtime.engine.onnx_engine import RunFailed
+from model_runtime.profiling import synthetic_inputs
+from model_runtime.profiling.batch_consistency import SEED
+from model_runtime.profiling.synthetic_inputs import Row
+from model_runtime.spec.model_toml import ModelError
+from model_runtime.tasks import Task
+from model_runtime.tensor_spec import DTYPES
+
+MOST: Final = 500  # more tells little and takes long; they are picked evenly from all
+MADE_UP: Final = 16
+
+# The row of a task: two versions may prepare the same picture in two ways.
+Example = Callable[[Task], Row]
+
+
+class Examples(NamedTuple):
+    """`what`: in words, such as "24 images of photos/". `skipped`: files that are none, a line each reason."""
+
+    what: str
+    rows: Sequence[Example]
+    skipped: Sequence[str] = ()
+
+
+def of_folder(folder: Path, served: Served, option: str, watch: Callable[[Iterable[Path]], Iterable[Path]]) -> Examples:
+    """Every file that the model takes; raises NothingThere, and ModelError where they are too few."""
+    if not folder.is_dir():
+        message = f"{option} {folder}: no such folder"
+        raise NothingThere(message)
+    files = _spread(sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")))
+    rows: list[Example] = []
+    first: dict[str, str] = {}
+    reasons: Counter[str] = Counter()
+    for path in watch(files):
+        try:
+            rows += _of_image(path, served) if served.takes_images else _of_tensors(path, served)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a file, or a task of the user's own, comes up with
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reasons[reason] += 1
+            first.setdefault(reason, path.name)
+    skipped = [f"{count} skipped, such as {first[reason]}: {reason}" for reason, count in reasons.most_common()]
+    kind = "images" if served.takes_images else "rows of .npz files"
+    if len(rows) < LEAST_EXAMPLES:
+        allowed = f"allowed: {LEAST_EXAMPLES} or more, as many as show what callers will send"
+        reason = f"{len(rows)} usable {kind}; {allowed}"
+        raise ModelError(folder, option, "; ".join([reason, *skipped[:3]]))
+    return Examples(f"{len(rows)} {kind} of {folder}", rows, skipped)
+
+
+def split(all_of_them: Examples) -> tuple[Examples, Examples]:
+    """Every other one, so that neither half has what comes first in the folder."""
+    halves = (all_of_them.rows[::2], all_of_them.rows[1::2])
+    one, other = (Examples(f"{len(half)} of the {all_of_them.what}", half) for half in halves)
+    return one._replace(skipped=all_of_them.skipped), other
+
+
+def made_up(served: Served) -> Examples:
+    """Where nobody gave any: the same for the same model. Raises ModelError where it takes none of them."""
+    if served.takes_images:
+        random = np.random.default_rng(SEED)
+        pictures = [_picture(random) for _ in range(MADE_UP)]
+        rows: list[Example] = [partial(_prepared, data=data) for data in pictures]
+        return Examples(f"{MADE_UP} made-up images", rows)
+    try:
+        made = synthetic_inputs.make(served.engine.inputs, MADE_UP, SEED, lambda row: served.engine.run(fold([row])))
+    except RunFailed as error:
+        reason = f"made-up rows do not run: {error}; allowed: --validate FOLDER with rows that do"
+        raise ModelError(served.folder.onnx, None, reason) from error
+    return Examples(f"{MADE_UP} made-up rows", [partial(_as_it_is, row) for row in made.rows])
+
+
+def _spread(files: Sequence[Path]) -> Sequence[Path]:
+    if len(files) <= MOST:
+        return files
+    return [files[at * len(files) // MOST] for at in range(MOST)]
+
+
+def _of_image(path: Path, served: Served) -> list[Example]:
+    with path.open("rb") as file:
+        if sniff(file.read(64)) is None:
+            message = "not an image"
+            raise ValueError(message)
+    example = partial(_of_file, path)
+    example(served.task)
+    return [example]
+
+
+def _of_file(path: Path, task: Task) -> Row:
+    return _prepared(task, path.read_bytes())
+
+
+def _prepared(task: Task, data: bytes) -> Row:
+    return dict(task.prepare("image", data, {}))
+
+
+def _as_it_is(row: Row, task: Task) -> Row:  # noqa: ARG001 - tensors are every task's alike
+    return row
+
+
+def _of_tensors(path: Path, served: Served) -> list[Example]:
+    """One row or many of an .npz file with an array for each input."""
+    if path.suffix != ".npz":
+        message = "not an .npz file with an array for each input, which is what a model of tensors is calibrated with"
+        raise ValueError(message)
+    with np.load(path, allow_pickle=False) as arrays:
+        found = {port.name: arrays[port.name] for port in served.engine.inputs if port.name in arrays}
+    batches: Row = {}
+    for port in served.engine.inputs:
+        wanted = f"expected {port.name!r}, {port.datatype} of shape {list(port.shape)} or many of them"
+        if port.name not in found:
+            raise ValueError(wanted)
+        array = found[port.name]
+        batch = array[np.newaxis] if port.fits(array.shape) else array
+        if array.dtype != DTYPES[port.datatype] or not port.fits(batch.shape[1:]):
+            message = f"{wanted}, got {array.dtype} of shape {list(array.shape)}"
+            raise ValueError(message)
+        batches[port.name] = batch
+    count = min(len(batch) for batch in batches.values())
+    return [partial(_as_it_is, {name: batch[at] for name, batch in batches.items()}) for at in range(count)]
+
+
+def _picture(random: np.random.Generator) -> bytes:
+    """Blots of colour, smooth as photographs are."""
+    blots = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    blots.resize((320, 320), Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,62 @@
+"""`jitney models profile`: how long each batch size takes on this machine, kept beside the model for its workers."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cli.models.model_paths import Place
+from model_runtime.engine.onnx_engine import Engine, RunFailed
+from model_runtime.engine.open_engine import AnyEngine, open_engine
+from model_runtime.profiling import latency_profiler
+from model_runtime.profiling.batch_cap import Trial
+from model_runtime.profiling.profile_store import KeptProfile, keep
+from model_runtime.spec.model_toml import ModelError
+
+
+class Profiled(NamedTuple):
+    """`kept`: the file it was written to, None for nowhere."""
+
+    title: str
+    profile: KeptProfile
+    kept: Path | None
+
+    def lines(self) -> list[str]:
+        """For people."""
+        one = self.profile
+        head = (
+            f"{self.title} on {one.device} ({one.provider}, ONNX Runtime {one.runtime}): batches of at most {one.cap}"
+        )
+        lines = [head, f"  {'rows':>5} {'p50 ms':>10} {'p99 ms':>10} {'rows/s':>9} {'CPU-µs/row':>11} {'runs':>6}"]
+        for size, (p50, p99, cpu, runs) in one.sizes.items():
+            lines.append(f"  {size:5} {p50:10.3f} {p99:10.3f} {size * 1000 / p50:9.0f} {cpu:11.1f} {runs:6}")
+        return [*lines, f"  kept in {self.kept}" if self.kept else "  kept nowhere"]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"model": self.title, **self.profile.as_json(), "kept": str(self.kept) if self.kept else None}
+
+
+def profile(place: Place, provider: str, seconds: float, largest: int, *, keep_it: bool) -> Profiled:
+    """Open a model as a worker does, and measure; raises ModelError."""
+    spec = place.folder.spec if place.folder else None
+    if spec and spec.engine is not None:
+        raise ModelError(place.title, "engine", "no profile is kept: that is of an ONNX file; allowed: max_batch")
+    engine: AnyEngine = open_engine(place.folder, provider=provider) if place.folder else Engine(place.onnx, provider)
+    if not all(port.is_fixed for port in engine.inputs):
+        shapes = ", ".join(f"{port.name!r} {list(port.shape)}" for port in engine.inputs)
+        raise ModelError(place.onnx, None, f"can not be measured: a row has open dimensions: {shapes}")
+    set_ones = [*(spec.buckets or ()), *([spec.max_batch] if spec.max_batch else [])] if spec else []
+    sizes = latency_profiler.sizes_up_to(max([largest, *set_ones]), set_ones) if engine.batchable else [1]
+    try:
+        latencies = latency_profiler.measure(Trial(engine.inputs, engine.run, spent=time.process_time), sizes, seconds)
+    except RunFailed as error:
+        raise ModelError(place.onnx, None, f"can not be measured: a batch of zeros does not run: {error}") from error
+    cap = latency_profiler.cap(latencies, by_cpu=engine.provider == "cpu")
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    found = KeptProfile(engine.provider, engine.device, engine.runtime, now, cap, latencies)
+    try:
+        kept = keep(place.onnx, found) if keep_it and place.folder else None
+    except OSError as error:
+        reason = f"{error.strerror}; allowed: a folder that can be written to, or --no-keep"
+        raise ModelError(place.onnx.parent, None, f"the profile can not be kept: {reason}") from error
+    return Profiled(place.title, found, kept)

@@ -1,0 +1,1 @@
+"""Starts processes and keeps them running: the queue's server, gateways, workers, background work."""

@@ -1,0 +1,198 @@
+"""The queue's own server: a Valkey or Redis process on a unix socket, append-only, in a data folder nobody else opens.
+
+Decides where its files lie, who may start it and when it answers; `cli.serve.redis_binary` decides which binary it is.
+"""
+
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from cli.serve import redis_binary
+from cli.serve.supervisor import BadSetting, CannotStart, Child, last_lines, say, spawn, stop
+
+SOCKET_PATH_BYTES = 100  # the system's limit is 107 (Linux) or 103 (macOS)
+ANSWERS_WITHIN_S = 20.0
+LOADS_WITHIN_S = 600.0
+LOADING_IS_SAID_AFTER_S = 1.0
+LEFTOVER_ENDS_WITHIN_S = 10.0
+
+
+class EmbeddedServer:
+    """The right to run the server of one data folder, from the constructor to `close`; `child` is the process to run.
+
+    Two locks, both gone with the processes that hold them, however those end: `jitney.lock` is ours alone;
+    `server.lock` is inherited by the server, so that a server that outlived its supervisor is noticed.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        """Raises CannotStart: no server installed, folder in use or not writable, data of another engine."""
+        self._dir = data_dir.resolve()
+        self._pin_file = self._dir / "engine"
+        self._asked_since: float | None = None
+        self._said_loading = False
+        self._held = ExitStack()
+        with ExitStack() as on_failure:
+            on_failure.callback(self._held.close)
+            try:
+                self._take_folder(data_dir)
+            except OSError as error:
+                raise BadSetting(f"the data folder {data_dir} cannot be used: {error} (DATA_DIR sets it)") from error
+            on_failure.pop_all()
+
+    def _take_folder(self, data_dir: Path) -> None:
+        (self._dir / "queue").mkdir(mode=0o700, parents=True, exist_ok=True)
+        ours = self._lock("jitney.lock")
+        if ours is None:
+            pid = (self._dir / "jitney.lock").read_text("utf-8") or "unknown"
+            raise CannotStart(
+                f"the data folder {data_dir} is in use by another jitney (pid {pid}): "
+                "stop that one, or set DATA_DIR to another folder"
+            )
+        _write(ours, str(os.getpid()))
+        self._server_lock = self._lock_after_leftover()
+        self.engine = self._choose_engine()
+        self.socket_path = self._place_socket()
+        _write(self._server_lock, str(self.socket_path))
+
+    @property
+    def url(self) -> str:
+        """Where clients of the queue connect."""
+        return f"unix://{quote(str(self.socket_path))}"
+
+    @property
+    def child(self) -> Child:
+        """The server as a process to supervise."""
+        return Child(
+            name=self.engine.family,
+            command=self._command(),
+            # With a locale this machine lacks, as ssh likes to send, Redis >= 7.2 and Valkey < 9.1 exit at once.
+            env={**os.environ, "LC_ALL": "C"},
+            pass_fds=(self._server_lock,),
+            stop_s=2.0,
+            log=self._dir / "server.log",
+            is_ready=self.is_ready,
+        )
+
+    def _command(self) -> tuple[str, ...]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket_path),
+            "unixsocketperm": "700",
+            "dir": str(self._dir / "queue"),
+            "pidfile": str(self._dir / "server.pid"),
+            "logfile": str(self._dir / "server.log"),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            # Most of what passes is gone a moment later: writing the file anew each 64 MB costs more than it saves.
+            "auto-aof-rewrite-min-size": "256mb",
+            "maxmemory-policy": "noeviction",
+        }
+        return (str(self.engine.path), *(part for name, value in options.items() for part in (f"--{name}", value)))
+
+    def is_ready(self) -> bool:
+        """Whether the server answers; raises CannotStart once it is overdue. Reading back a long queue takes time."""
+        now = time.monotonic()
+        self._asked_since = self._asked_since or now
+        waited_s = now - self._asked_since
+        answer = _ask(self.socket_path, "PING")
+        if answer.startswith("+PONG"):
+            redis_binary.write_pin(self._pin_file, self.engine)
+            return True
+        is_loading = answer.startswith("-LOADING")
+        if is_loading and not self._said_loading and waited_s >= LOADING_IS_SAID_AFTER_S:
+            self._said_loading = True
+            say(f"{self.engine} is reading the queue back from {self._dir / 'queue'}")
+        limit_s = LOADS_WITHIN_S if is_loading else ANSWERS_WITHIN_S
+        if waited_s > limit_s:
+            log = last_lines(self._dir / "server.log")
+            raise CannotStart(f"{self.engine} was started, but does not answer after {limit_s:g} s{log}")
+        return False
+
+    def close(self) -> None:
+        """Give the folder free; the server must have ended."""
+        self._held.close()
+
+    def _lock(self, name: str) -> int | None:
+        fd = os.open(self._dir / name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        self._held.callback(os.close, fd)
+        return fd
+
+    def _lock_after_leftover(self) -> int:
+        """The server's lock, after asking a server that outlived its supervisor to end."""
+        until = time.monotonic() + LEFTOVER_ENDS_WITHIN_S
+        while (fd := self._lock("server.lock")) is None:
+            if time.monotonic() > until:
+                raise CannotStart(
+                    f"a server of an earlier run still uses {self._dir}, see its server.pid: end it first"
+                )
+            _ask(Path((self._dir / "server.lock").read_text("utf-8")), "SHUTDOWN")
+            time.sleep(0.05)
+        stale = Path(os.pread(fd, 4096, 0).decode())
+        if stale.parent.name.startswith("jitney-") and stale.parent != self._dir:
+            shutil.rmtree(stale.parent, ignore_errors=True)  # a short folder that was never tidied up
+        return fd
+
+    def _choose_engine(self) -> redis_binary.Engine:
+        pinned = redis_binary.read_pin(self._pin_file)
+        found = redis_binary.find()
+        if pinned and (same := redis_binary.probe(pinned.path)):
+            found.insert(0, same)
+        chosen = redis_binary.choose(pinned, found)
+        if pinned and pinned.family != chosen.family:
+            say(f"the queue in {self._dir} was written by {pinned}; from now on it is kept by {chosen}")
+        return chosen
+
+    def _place_socket(self) -> Path:
+        path = self._dir / "server.sock"
+        if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
+            return path
+        roots = [tempfile.gettempdir(), "/tmp"]  # noqa: S108 - mkdtemp makes a private folder in it
+        short = Path(tempfile.mkdtemp(prefix="jitney-", dir=min(roots, key=len)))
+        self._held.callback(shutil.rmtree, short, ignore_errors=True)
+        return short / "server.sock"
+
+
+@contextmanager
+def running(data_dir: Path) -> Iterator[EmbeddedServer]:
+    """A server for the length of a with block, where nothing supervises it."""
+    with closing(EmbeddedServer(data_dir)) as server:
+        child = server.child
+        process = spawn(child)
+        try:
+            while not server.is_ready():
+                if process.poll() is not None:
+                    raise CannotStart(f"{server.engine} ended at once{last_lines(child.log)}")
+                time.sleep(0.005)
+            yield server
+        finally:
+            stop(process, child.stop_s)
+
+
+def _write(fd: int, text: str) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, text.encode(), 0)
+
+
+def _ask(path: Path, command: str) -> str:
+    """One inline command to the server; empty when it can not be reached. redis-py would cost 0.2 s of import."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(path))
+            connection.sendall(f"{command}\r\n".encode())
+            return connection.recv(256).decode(errors="replace")
+        except OSError:
+            return ""

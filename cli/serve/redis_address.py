@@ -1,0 +1,69 @@
+"""Resolves a CLI command's Redis address: REDIS_URL or REDIS_URL_FILE, else the `jitney up` server in DATA_DIR.
+
+There is no other: a command that guessed one could change somebody else's queue.
+"""
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from cli.serve.supervisor import CannotStart
+from jobs.redis_client.redis_url import Address, find
+
+DATA_DIR = ".data"
+CONNECTS_WITHIN_S = 1.0
+
+
+class NoQueue(Exception):
+    """No queue is named, and none runs. One line."""
+
+
+class Queue(NamedTuple):
+    """A queue's address, and what named it."""
+
+    address: Address
+    named_by: str
+
+    def __str__(self) -> str:
+        return f"{self.address.shown} ({self.named_by})"
+
+
+def check(env: Mapping[str, str]) -> None:
+    """Raise CannotStart where the environment names a queue by what is no Redis URL."""
+    try:
+        find(env)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+
+
+def locate(env: Mapping[str, str]) -> Queue:
+    """Find the queue; raises ValueError for what is no Redis URL, and NoQueue."""
+    if address := find(env):
+        return Queue(address, "REDIS_URL_FILE" if address.file else "REDIS_URL")
+    data_dir = Path(env.get("DATA_DIR") or DATA_DIR)
+    path = _socket_in(data_dir)
+    if not _answers(path):
+        how = "start `jitney up`, or name a queue by REDIS_URL or REDIS_URL_FILE"
+        named = f"DATA_DIR={data_dir}" if env.get("DATA_DIR") else f"{data_dir}, as DATA_DIR is not set"
+        raise NoQueue(f"no queue is named by REDIS_URL, and none runs in {named}: {how}")
+    return Queue(Address(f"unix://{quote(path)}"), f"DATA_DIR={data_dir}")
+
+
+def _socket_in(data_dir: Path) -> str:
+    """Read where the server of a data folder listens; empty where no server has been there."""
+    try:
+        return (data_dir / "server.lock").read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(CONNECTS_WITHIN_S)
+        try:
+            connection.connect(path)
+        except OSError:
+            return False
+    return bool(path)

@@ -1,0 +1,105 @@
+"""The lines of a bulk's file: how they are read from its blocks, and what one line says."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Final, NamedTuple
+
+from jobs.contract.errors import Refused
+from jobs.contract.json_reader import BLANK, read_json
+
+FIELDS: Final = ("custom_id", "method", "url", "body")
+URL: Final = "/v1/jobs"
+MAX_CUSTOM_ID: Final = 512
+
+
+class Line(NamedTuple):
+    """A line that is not blank. `number` counts all lines from 1; `end`: the byte after it; None: it is too long."""
+
+    number: int
+    end: int
+    data: bytes | None
+
+
+class Asks(NamedTuple):
+    """What a line asks for. Of a broken one the error; its custom_id where that can be read."""
+
+    custom_id: str | None
+    body: Mapping[str, Any]
+    error: Refused | None = None
+
+
+class Bits:
+    """A bit for each line of a file."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._data = bytearray(data)
+
+    def add(self, number: int) -> None:
+        """Set a line's bit."""
+        if number >> 3 >= len(self._data):
+            self._data.extend(bytes(max(1024, (number >> 3) + 1 - len(self._data))))
+        self._data[number >> 3] |= 0x80 >> (number & 7)
+
+    def __contains__(self, number: int) -> bool:
+        at = number >> 3
+        return at < len(self._data) and bool(self._data[at] & (0x80 >> (number & 7)))
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._data)
+
+
+async def lines_of(
+    blocks: AsyncGenerator[bytes], longest: int, number: int = 0, offset: int = 0
+) -> AsyncGenerator[list[Line]]:
+    """Give the lines of each block, from line `number` and byte `offset` on. Of longer lines nothing is kept."""
+    rest, dropped = b"", 0  # of a line that goes on: its bytes; or how many there were, once they are too many
+    async with aclosing(blocks):
+        async for block in blocks:
+            *whole, rest = (rest + block).split(b"\n")
+            found: list[Line] = []
+            for data in whole:
+                number, offset = number + 1, offset + dropped + len(data) + 1
+                is_long, dropped = dropped + len(data) > longest, 0
+                if is_long or data.strip(BLANK):
+                    found.append(Line(number, offset, None if is_long else data))
+            if dropped or len(rest) > longest:
+                rest, dropped = b"", dropped + len(rest)
+            yield found
+    if dropped or rest.strip(BLANK):
+        is_long = dropped + len(rest) > longest
+        yield [Line(number + 1, offset + dropped + len(rest), None if is_long else rest)]
+
+
+def read_line(line: Line, longest: int) -> Asks:
+    """Read what a line asks for."""
+    if line.data is None:
+        return Asks(None, {}, Refused("body_too_large", f"a line may have {longest} bytes", limit_bytes=longest))
+    try:
+        given = read_json(line.data, "the line")
+    except Refused as error:
+        return Asks(None, {}, error)
+    if not isinstance(given, dict):
+        return Asks(None, {}, Refused("malformed_request", "the line must be a JSON object", allowed=list(FIELDS)))
+    custom_id = given.get("custom_id")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
+        message = f"custom_id must be a string of 1 to {MAX_CUSTOM_ID} characters"
+        return Asks(None, {}, Refused("invalid_request", message, param="custom_id"))
+    if wrong := _fault(given):
+        return Asks(custom_id, {}, wrong)
+    return Asks(custom_id, given["body"])
+
+
+def _fault(given: Mapping[str, Any]) -> Refused | None:
+    if unknown := [name for name in given if name not in FIELDS]:
+        message = f"unknown field {unknown[0][:80]!r} in the line"
+        return Refused("invalid_request", message, allowed=list(FIELDS), param=unknown[0][:80])
+    if given.get("method") != "POST":
+        return Refused("invalid_request", "method must be POST", allowed=["POST"], param="method")
+    if given.get("url") != URL:
+        return Refused("invalid_request", f"url must be {URL}, as the batch's endpoint", allowed=[URL], param="url")
+    if not isinstance(given.get("body"), dict):
+        return Refused("invalid_request", "body must be an object, as POST /v1/jobs takes it", param="body")
+    if "webhook" in given["body"]:
+        message = "a line has no webhook of its own: name one for the whole batch"
+        return Refused("invalid_request", message, param="body.webhook")
+    return None

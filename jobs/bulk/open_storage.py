@@ -1,0 +1,15 @@
+"""Opens the storage of bulk files that a setting names: a folder, or an object store by its URL."""
+
+from pathlib import Path
+
+from jobs.bulk.local_storage import Folder
+from jobs.bulk.storage import Storage
+
+
+def open_storage(location: str) -> Storage:
+    """Open a folder, or an object store by its URL. Raises ImportError where the extra `s3` is not installed."""
+    if "://" not in location:
+        return Folder(Path(location))
+    from jobs.bulk.s3_storage import ObjectStore  # noqa: PLC0415 (an extra)
+
+    return ObjectStore(location)

@@ -1,0 +1,1 @@
+"""Settings: how they are read, and whether all processes have the same."""

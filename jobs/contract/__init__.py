@@ -1,0 +1,1 @@
+"""What a job is, for callers, gateways and workers alike; knows no Redis."""

@@ -1,0 +1,37 @@
+"""Job ids: two digits that name the shard, then 128 random bits in hexadecimal."""
+
+import os
+import random
+import re
+import zlib
+from typing import Final
+
+PATTERN: Final = re.compile(r"[0-9]{2}[0-9a-f]{32}")
+
+
+# Asking the system for random bits costs a call to it; one call serves many ids. Nothing of ours forks after its start.
+_BYTES: Final = 16
+_drawn: list[str] = []
+
+
+def new_id(shard: int) -> str:
+    if not _drawn:
+        bits = os.urandom(256 * _BYTES).hex()
+        _drawn.extend(bits[at : at + 2 * _BYTES] for at in range(0, len(bits), 2 * _BYTES))
+    return f"{shard:02d}{_drawn.pop()}"
+
+
+def shard_of(job_id: str) -> int:
+    return int(job_id[:2])
+
+
+def choose_shard(shards: int, tenant: str, idempotency_key: str) -> int:
+    """Choose where a new job lies: the same key of the same tenant always falls on the same shard."""
+    if shards == 1:
+        return 0
+    if idempotency_key:
+        return zlib.crc32(f"{tenant}:{idempotency_key}".encode()) % shards
+    return random.randrange(shards)  # noqa: S311 (balance, not secrecy)
+
+
+TENANT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # it is part of keys in Redis, where a colon parts words

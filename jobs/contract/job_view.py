@@ -1,0 +1,60 @@
+"""How a job looks on the wire. JSON parts that a worker wrote are passed on as they are."""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from jobs.contract.job import Job
+
+
+def timestamp(us: int | None) -> str | None:
+    """Write a time in µs since the epoch as RFC 3339, in ms."""
+    if us is None:
+        return None
+    seconds, us = divmod(us, 1_000_000)
+    return f"{_second(seconds)}.{us // 1000:03d}Z"
+
+
+@lru_cache(16)
+def _second(seconds: int) -> str:
+    """Write a second; the jobs of one moment share it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def timings(job: Job) -> dict[str, float | None]:
+    """Split the job's time by stage, in ms; None for what has not been."""
+    decode, batch, infer = job.stages_ms or (None, None, None)
+    queue = (job.started_us - job.created_us) / 1000 if job.started_us else None
+    total = (job.finished_us - job.created_us) / 1000 if job.finished_us else None
+    return {"queue": queue, "decode": decode, "batch": batch, "infer": infer, "total": total}
+
+
+def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
+    """Show a job, ready for orjson."""
+    path = f"/v1/jobs/{job.id}"
+    return {
+        "id": job.id,
+        "model": job.model,
+        "version": job.version,
+        "status": job.state,
+        "lane": job.lane,
+        "created_at": timestamp(job.created_us),
+        "started_at": timestamp(job.started_us),
+        "finished_at": timestamp(job.finished_us),
+        "attempts": job.attempts,
+        "output": orjson.Fragment(job.output) if job.output else None,
+        "error": orjson.Fragment(job.error) if job.error else None,
+        "timings": timings(job),
+        "batch_size": job.batch_size or None,
+        "position": position,
+        "eta_ms": None,
+        "metadata": orjson.Fragment(job.metadata),
+        "urls": {"self": path, "events": f"{path}/events", "cancel": path},
+    }
+
+
+def listed_view(job: Job) -> dict[str, Any]:
+    """Show a job in a list: all but its output, so that a page has a bound."""
+    return {name: value for name, value in job_view(job).items() if name != "output"}

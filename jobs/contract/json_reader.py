@@ -1,0 +1,125 @@
+"""Reads JSON that callers send, within one set of bounds: for every route and for every line of a batch.
+
+The caller of a function here bounds the bytes. These bounds hold for what the bytes say:
+
+- encoding: UTF-8, with or without a byte order mark; UTF-16 and UTF-32 are refused by name
+- values: MAX_VALUES, counted before anything is parsed, because small values take thirty times their bytes
+- depth: MAX_DEPTH levels, so that what was read can be written, compared and shown without reaching a recursion limit
+- numbers: integers beyond 64 bits are read as doubles, and numbers beyond a double are refused
+"""
+
+import codecs
+from typing import Any, Final
+
+import orjson
+
+from jobs.contract.errors import Refused
+
+MAX_VALUES: Final = 1_000_000
+MAX_DEPTH: Final = 254  # as orjson writes; Python's repr fails at about 1,000
+BLANK: Final = b" \t\r\n\v\f" + codecs.BOM_UTF8  # a line of nothing else is blank
+SHOWN: Final = 80  # characters of a caller's text in a message
+_TOO_DEEP: Final = "depth limit exceeded"  # orjson's words for more than 1,024 levels
+_NESTED: Final = {dict, list}
+_WORDS: Final = {None: "null", True: "true", False: "false"}
+
+
+def read_json(text: bytes | str, what: str) -> Any:
+    """Read JSON; raises Refused. `what` names the text in messages, such as "the body"."""
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if data[:3] == codecs.BOM_UTF8:
+        data = data[3:]
+    if len(data) > MAX_VALUES:
+        values = data.count(b",") + data.count(b"[") + data.count(b"{")
+        if values > MAX_VALUES:
+            message = f"{what} may have {MAX_VALUES} JSON values, and has {values}: send tensors as b64 or raw"
+            raise Refused("body_too_large", message, limit=MAX_VALUES)
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith(_TOO_DEEP):
+            raise _too_deep(what) from error
+        if encoding := wide_encoding(data):
+            raise _not_utf8(what, encoding) from error
+        raise Refused("malformed_request", f"{what} is not valid JSON: {error}") from error
+    if _may_be_deep(data) and _is_deeper(value, MAX_DEPTH):
+        raise _too_deep(what, value)
+    return value
+
+
+def read_object(text: bytes | str, what: str) -> dict[str, Any]:
+    """Read a JSON object; raises Refused."""
+    return as_object(read_json(text, what), what)
+
+
+def as_object(value: Any, what: str) -> dict[str, Any]:
+    """Give a value that must be an object; raises Refused."""
+    if not isinstance(value, dict):
+        raise Refused("invalid_request", f"{what} must be a JSON object")
+    return value
+
+
+def shown(value: Any) -> str:
+    """Describe a caller's value in a message: short, and never by walking through it."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")
+    if value is None or isinstance(value, bool):
+        return _WORDS[value]
+    if isinstance(value, float) or (isinstance(value, int) and -(1 << 64) < value < 1 << 64):
+        return str(value)
+    return {dict: "an object", list: "a list", int: "a number"}.get(type(value), f"a {type(value).__name__}")
+
+
+def wide_encoding(data: bytes) -> str:
+    """Name the encoding of text that is UTF-16 or UTF-32, by its byte order mark or its zero bytes; '' for others."""
+    head = data[:4]
+    if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) or head.count(b"\0") == 3:
+        return "UTF-32"
+    has_half_zero = len(head) > 1 and (head[0] == 0) != (head[1] == 0)
+    return "UTF-16" if has_half_zero or head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
+
+
+def refuse_wide(data: bytes, what: str) -> None:
+    """Raise Refused for the beginning of a text that is UTF-16 or UTF-32."""
+    if encoding := wide_encoding(data):
+        raise _not_utf8(what, encoding)
+
+
+def _not_utf8(what: str, encoding: str) -> Refused:
+    return Refused("malformed_request", f"{what} is {encoding} text: send it as UTF-8", allowed=["UTF-8"])
+
+
+def _too_deep(what: str, value: Any = None) -> Refused:
+    fields = value.items() if isinstance(value, dict) else ()
+    where = next((f" in {shown(name)}" for name, one in fields if _is_deeper(one, MAX_DEPTH - 1)), "")
+    message = f"{what} is nested too deep{where}: JSON may have {MAX_DEPTH} levels"
+    return Refused("invalid_request", message, limit=MAX_DEPTH)
+
+
+def _may_be_deep(data: bytes) -> bool:
+    """Whether there are brackets enough. `find` costs a fraction of `count`, and most texts have few brackets."""
+    return _has(data, b"[", MAX_DEPTH // 2) or _has(data, b"{", MAX_DEPTH // 2)
+
+
+def _has(data: bytes, sign: bytes, count: int) -> bool:
+    at = -1
+    for _ in range(count):
+        at = data.find(sign, at + 1)
+        if at < 0:
+            return False
+    return True
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Whether a value has more levels than the limit, told level by level without recursion."""
+    level = [value] if type(value) in _NESTED else []
+    for _ in range(limit):
+        inner: list[Any] = []
+        for one in level:
+            children = one.values() if type(one) is dict else one
+            if not _NESTED.isdisjoint(map(type, children)):
+                inner += [child for child in children if type(child) in _NESTED]
+        if not inner:
+            return False
+        level = inner
+    return True

@@ -1,6 +1,0 @@
--- A file's content is removed: forget that there was one.
--- ARGV  file
--- gives how many keys went
--- with events, lines, outbox, ends, bulks
-redis.call('ZREM', root .. ':expiring', ARGV[1])
-return redis.call('DEL', file_key(ARGV[1]))

@@ -1,0 +1,19 @@
+"""How much of its memory the queue's server uses, in its own words."""
+
+from typing import NamedTuple
+
+from jobs.redis_client.client import Connection
+
+
+class Memory(NamedTuple):
+    """Bytes; `limit_bytes` is the server's `maxmemory` or, where that is 0, the memory of its machine; 0: unknown."""
+
+    used_bytes: int
+    limit_bytes: int
+
+
+async def read(connection: Connection) -> Memory:
+    """Ask the server."""
+    facts = await connection.facts("memory")
+    used, limit, machine = (int(facts.get(name, 0)) for name in ("used_memory", "maxmemory", "total_system_memory"))
+    return Memory(used, limit or machine)

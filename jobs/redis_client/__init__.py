@@ -1,0 +1,1 @@
+"""The connection to Redis: commands, scripts, notifications, and what its errors mean."""

@@ -1,0 +1,393 @@
+"""The one place that talks to redis-py: how we connect, how a script is called, and what an outage looks like to us."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha1
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import hiredis
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from jobs.contract.errors import QueueFull, StoreUnavailable
+from jobs.redis_client.durability import Safety, judge, read_info
+from jobs.redis_client.error_kinds import Kind, in_words, kind_of
+from jobs.redis_client.outage_log import Outage
+from jobs.redis_client.pipelined_connection import Command, Opened, Pipe, Wire, Word, pack, pack_large
+from jobs.redis_client.redis_url import Address
+
+if TYPE_CHECKING:  # it knows tenants, whose keys are read over a connection
+    from jobs.store.settings import StoreSettings
+
+log = logging.getLogger("jitney.jobs")
+
+_LUA: Final = Path(__file__).parents[1] / "lua"
+# Scripts that end or move admitted work also run when the server's memory is full; only submit is refused then.
+_REFUSED_WHEN_FULL: Final = {"job/submit"}
+# Sent twice, a claim or a dispatch would take what nobody hears of, a cancel would find its own work done, and a sum be
+# wrong.
+_SENT_ONCE: Final = {
+    "job/claim",
+    "webhook/dispatch",
+    "job/cancel",
+    "generic/increment",
+    "bulk/dispatch",
+    "bulk_file/unlink",
+}
+# Scripts that accept what is promised not to be lost: refused by REQUIRE_DURABLE where the server may lose it.
+_ACCEPTING: Final = {"submit", "bulk/open", "file/put"}
+_RETRY_AFTER_S: Final = 1
+_FULL_RETRY_AFTER_S: Final = 5
+# Scripts that carry inputs. Large ones take a connection of their own, so that small answers do not wait behind them.
+_LARGE: Final = {"job/submit"}
+_LARGE_BYTES: Final = 256 << 10
+# Scripts whose answers may be large. They take the connection for large answers, as `pipeline(…, large=True)` does.
+_LARGE_ANSWERS: Final = {"bulk/read_outcomes"}
+# A failover takes a moment until the address leads to the new primary. Commands that were not carried out wait for it.
+FAILOVER_S: Final = 1.0
+FAILOVER_PAUSE_S: Final = 0.05
+# Connections that a proxy leads to several nodes would be reopened for ever: not more often than this.
+_NODE_CHANGES_EVERY_S: Final = 5.0
+_REFUSALS_REMEMBERED: Final = 100
+_FULL_IS_SAID_EVERY_S: Final = 60.0
+
+Unreachable: Final = (RedisError, OSError)
+
+
+class CannotConnect(ConnectionError):
+    """No connection could be opened, so nothing was sent. `kind` says whether another attempt is worth it."""
+
+    def __init__(self, reason: str, kind: Kind) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class Script:
+    """One Lua script, sent by its hash; its line `-- with …` says what stands in front of it."""
+
+    def __init__(self, name: str) -> None:
+        flags = "" if name in _REFUSED_WHEN_FULL else " flags=allow-oom"
+        own = (_LUA / f"{name}.lua").read_text()
+        (named,) = re.findall(r"^-- with (.+)$", own, re.MULTILINE) or [""]
+        shared = [
+            (_LUA / "shared" / f"{part}.lua").read_text() for part in ("common", *filter(None, named.split(", ")))
+        ]
+        self.source = "\n".join([f"#!lua{flags}", *shared, own])
+        self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+class Connection:
+    """Commands to the queue's server. Every failure to reach it, or of it to write, is StoreUnavailable.
+
+    All connections lead to the same node: when one shows that it is the wrong one, all are reopened.
+    """
+
+    def __init__(
+        self, url: str, timeout_s: float, *, url_file: Path | None = None, require_durable: bool = False
+    ) -> None:
+        self._address, self._timeout_s, self._require_durable = Address(url, url_file), timeout_s, require_durable
+        self._url = ""
+        self._client: redis.asyncio.Redis | None = None
+        self._small, self._large = Pipe(self._open_wire), Pipe(self._open_wire)
+        self._answers = Pipe(self._open_wire)  # for large answers; opened when the first is asked for
+        self._subscriptions: dict[Wire, bool] = {}  # and whether the node was a replica when it was opened
+        self._scripts: dict[str, Script] = {}
+        self._era = 0  # counts how often all connections were dropped
+        self._node_changed_at = -_NODE_CHANGES_EVERY_S
+        self._away, self._writes = Outage(log, "use the queue's server"), Outage(log, "write to the queue's server")
+        self._is_refused = False  # the last script was, for a reason that passes
+        self._refusals: set[str] = set()  # those of kind NEVER that were logged
+        self._full_said_at = -_FULL_IS_SAID_EVERY_S
+        self._is_starting = False
+        self._is_known, self._warned = False, list[str]()
+        self.safety: Safety | None = None  # as of the connection opened last
+
+    @classmethod
+    def of(cls, settings: "StoreSettings", timeout_s: float | None = None) -> Self:
+        """Connect to where these settings say."""
+        return cls(
+            settings.redis_url,
+            timeout_s or settings.redis_timeout_s,
+            url_file=settings.redis_url_file,
+            require_durable=settings.require_durable,
+        )
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without a password, for logs."""
+        return self._address.shown
+
+    @property
+    def refusal(self) -> str:
+        """Say why no new job may be taken: REQUIRE_DURABLE, and a server that may lose it. Empty: it may."""
+        if not self._require_durable or self.safety is None or self.safety.is_durable:
+            return ""
+        return f"REQUIRE_DURABLE is set, and of the queue's server: {'; '.join(self.safety.warnings)}"
+
+    async def misfit(self) -> str:
+        """Connect; say why this server cannot be used however long one waits. Empty: it can, or is away at present."""
+        self._is_starting = True
+        try:
+            await self.command("PING")
+        except StoreUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, CannotConnect) and cause.kind is Kind.NEVER:
+                return f"the queue's server at {self.address} cannot be used: {cause}"
+        finally:
+            self._is_starting = False
+        return self.refusal
+
+    async def command(self, *words: Word) -> Any:
+        return (await self.pipeline([words]))[0]
+
+    async def facts(self, section: str) -> dict[str, str]:
+        """Ask what the server says of itself: one section of its INFO."""
+        text: bytes = await self.command("INFO", section)
+        return read_info(text.decode())
+
+    async def now_ms(self) -> int:
+        """Ask for the server's time, in ms since the epoch: no clock of ours decides anything."""
+        seconds, us = await self.command("TIME")
+        return int(seconds) * 1000 + int(us) // 1000
+
+    async def pipeline(self, commands: Sequence[Sequence[Word]], *, large: bool = False) -> list[Any]:
+        """Send many commands in one write; the answers in order. They may be sent twice, and must do no harm then.
+
+        `large`: the answers may be large. They come over a connection of their own, so that small ones do not wait
+        behind them.
+        """
+        pipe = self._answers if large else self._small
+        era = self._era
+        answers = await self._send(pipe, commands, again=True, at_once=False)
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                answers = await self._follow(answers, era, pipe, commands, again=True)
+                self._raise_first(answers)
+        return answers
+
+    async def script(self, name: str, root: str, *words: Word) -> Any:
+        """Run a script on the shard of this root."""
+        again, era = name not in _SENT_ONCE, self._era
+        script = self._scripts.get(name) or self._scripts.setdefault(name, Script(name))
+        pack_it = pack_large if name in _LARGE else pack
+        packed = pack_it(("EVALSHA", script.sha, 1, root, *words))
+        pipe = self._large if len(packed) > _LARGE_BYTES else self._answers if name in _LARGE_ANSWERS else self._small
+        if self._require_durable and name in _ACCEPTING:
+            await self._check_durable(pipe)
+        answers = await self._send(pipe, [packed], again=again)
+        if isinstance(answers[0], hiredis.ReplyError):
+            answers = await self._follow(answers, era, pipe, [packed], again=again)
+            if str(answers[0]).startswith("NOSCRIPT"):  # a server that was restarted, or another one
+                source = [("EVAL", script.source, 1, root, *words)]
+                era = self._era
+                answers = await self._follow(
+                    await self._send(pipe, source, again=again), era, pipe, source, again=again
+                )
+            if name in _REFUSED_WHEN_FULL and str(answers[0]).startswith("OOM"):
+                message = "the queue's server has no memory left for new jobs"
+                raise QueueFull(message, retry_after_s=_FULL_RETRY_AFTER_S)
+            self._raise_first(answers)
+        if self._is_refused:
+            self._is_refused = False
+            self._writes.ended()
+        return answers[0]
+
+    async def subscribe(self, channels: Sequence[str], on_push: Callable[[list[Any]], None]) -> Wire:
+        """Open a connection of its own for notices; whoever asked for it closes it. Raises `Unreachable`."""
+        wire = await self._open_wire(on_push)
+        wire.put([("SUBSCRIBE", *channels)])
+        # Behind the subscription: its answer says that the subscription stands. An error is the subscription's own.
+        (answer,) = await wire.send([("PING",)])
+        if isinstance(answer, hiredis.ReplyError):
+            wire.close()
+            raise CannotConnect(in_words(answer), kind_of(answer))
+        open_ones = {one: role for one, role in self._subscriptions.items() if not one.lost.is_set()}
+        self._subscriptions = {**open_ones, wire: self.safety is not None and self.safety.is_replica}
+        return wire
+
+    async def check_node(self, wire: Wire) -> None:
+        """Ask whether a node still has the role that it had, over a connection to it; if not, reopen all.
+
+        A subscription hears no error when its node becomes a replica: it hears nothing at all. Raises `Unreachable`.
+        """
+        (hello,) = await wire.send([("HELLO",)])
+        if isinstance(hello, hiredis.ReplyError):
+            if kind_of(hello) is Kind.ELSEWHERE:
+                self._reopen(self._era, in_words(hello))
+        elif judge(hello, None).is_replica != self._subscriptions.get(wire):
+            self._reopen(self._era, "its role has changed")
+        else:
+            self._away.ended()
+
+    async def aclose(self) -> None:
+        self._small.close()
+        self._large.close()
+        self._answers.close()
+        if self._client is not None:
+            await self._client.aclose()
+
+    # ---- sending
+
+    async def _check_durable(self, pipe: Pipe) -> None:
+        with suppress(*Unreachable):  # what is sent next meets the same
+            await pipe.be_open()
+        if self.refusal:
+            raise StoreUnavailable(self.refusal, retry_after_s=_RETRY_AFTER_S)
+
+    async def _send(self, pipe: Pipe, commands: Sequence[Command], *, again: bool, at_once: bool = True) -> list[Any]:
+        """Scripts go at once: what can be gathered for one was gathered before."""
+        try:
+            return await pipe.send(commands, at_once=at_once)
+        except Unreachable as error:
+            return await self._send_again(pipe, commands, error, again=again)
+
+    async def _send_again(self, pipe: Pipe, commands: Sequence[Command], error: Exception, *, again: bool) -> list[Any]:
+        """Send what was not sent, or may be sent twice; raises StoreUnavailable where that is not so, or fails too."""
+        until = time.monotonic() + FAILOVER_S
+        while True:
+            if isinstance(error, CannotConnect):
+                if error.kind is not Kind.ELSEWHERE or time.monotonic() > until:
+                    raise self._unavailable(error) from error
+                await asyncio.sleep(FAILOVER_PAUSE_S)
+            elif again and isinstance(error, ConnectionError):  # a server that restarts, or closed an idle connection
+                again = False
+            else:
+                raise self._unavailable(error) from error
+            try:
+                return await pipe.send(commands, at_once=True)
+            except Unreachable as next_error:
+                error = next_error
+
+    async def _follow(
+        self, answers: list[Any], era: int, pipe: Pipe, commands: Sequence[Command], *, again: bool
+    ) -> list[Any]:
+        """Send commands again that the wrong node refused, until the right one answers, for FAILOVER_S at most.
+
+        A node that refuses for that reason carries nothing out: this holds for scripts that are else sent once, too.
+        """
+        until = time.monotonic() + FAILOVER_S
+        while (error := _elsewhere(answers)) is not None and time.monotonic() < until:
+            if era != self._era:
+                await asyncio.sleep(FAILOVER_PAUSE_S)
+            self._reopen(era, in_words(error))
+            era = self._era
+            answers = await self._send(pipe, commands, again=again)
+        return answers
+
+    def _raise_first(self, answers: Sequence[Any]) -> None:
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                if str(answer).startswith("OOM"):
+                    self._say_full(in_words(answer))
+                elif kind_of(answer) is Kind.AGAIN:
+                    self._is_refused = True
+                    self._writes.began(Exception(in_words(answer)))
+                raise self._unavailable(answer)
+
+    def _say_full(self, reason: str) -> None:
+        """Say it now and then: most scripts run all the same, so that no success tells that there is room again."""
+        now = time.monotonic()
+        if now - self._full_said_at > _FULL_IS_SAID_EVERY_S:
+            self._full_said_at = now
+            log.warning("the queue's server has no memory left: %s", reason)
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        reason = in_words(error)
+        is_new = reason not in self._refusals and len(self._refusals) < _REFUSALS_REMEMBERED
+        if isinstance(error, hiredis.ReplyError) and kind_of(error) is Kind.NEVER and is_new:
+            self._refusals.add(reason)
+            log.error("the queue's server refused a command, which will not mend itself: %s", reason)
+        return StoreUnavailable(f"the queue's server did not take it: {reason}", retry_after_s=_RETRY_AFTER_S)
+
+    # ---- connecting
+
+    def _reopen(self, era: int, reason: str) -> None:
+        """Reopen all connections, unless that was done since `era`. What was sent is still answered on the old."""
+        if era != self._era:
+            return
+        self._era += 1
+        self._away.began(Exception(f"{self.address}: {reason}"))
+        self._drop_all()
+
+    def _drop_all(self) -> None:
+        self._small.retire()
+        self._large.retire()
+        self._answers.retire()
+        for wire in self._subscriptions:
+            wire.close()
+
+    async def _open_wire(self, on_push: Callable[[list[Any]], None] | None = None) -> Wire:
+        """Open a connection and look at the server behind it; raises CannotConnect."""
+        try:
+            wire = Wire(await self._connect(), self._timeout_s, on_push)
+            safety = judge(*await wire.send([("HELLO",), ("INFO",)]))
+        except (*Unreachable, ValueError) as error:
+            kind = Kind.AGAIN if isinstance(error, ValueError) else kind_of(error)
+            raise self._cannot_connect(in_words(error), kind) from error
+        before, self.safety = self.safety, safety
+        if safety.is_loading or safety.is_read_only:
+            wire.close()
+            reason = "LOADING: it reads its data back" if safety.is_loading else "READONLY: it is a replica"
+            raise self._cannot_connect(reason, Kind.ELSEWHERE)
+        self._warn(safety)
+        self._away.ended()
+        self._compare(before, safety)
+        return wire
+
+    def _cannot_connect(self, reason: str, kind: Kind) -> CannotConnect:
+        if not self._is_starting or kind is not Kind.NEVER:
+            self._away.began(Exception(f"{self.address}: {reason}"))
+        return CannotConnect(reason, kind)
+
+    def _warn(self, safety: Safety) -> None:
+        """Say what the server is, once, and what of it is not safe, whenever that changes."""
+        if not self._is_known:
+            self._is_known = True
+            log.info("the queue is kept by %s at %s", safety.name, self.address)
+        for warning in safety.warnings:
+            if warning not in self._warned:
+                log.warning("the queue's server at %s is not safe: %s", self.address, warning)
+        if self._warned and not safety.warnings:
+            log.info("the queue's server at %s is safe now", self.address)
+        self._warned = safety.warnings
+
+    def _compare(self, before: Safety | None, now: Safety) -> None:
+        """Where the address leads to another node than before, reopen the other connections, too."""
+        if before is None or not before.node or not now.node or before.node == now.node:
+            return
+        if time.monotonic() - self._node_changed_at > _NODE_CHANGES_EVERY_S:
+            self._node_changed_at = time.monotonic()
+            self._era += 1
+            self._drop_all()  # the new one is not among them yet
+
+    async def _connect(self) -> Opened:
+        """Let redis-py connect, and take the socket over. Raises `Unreachable`, and ValueError for a URL of a file."""
+        url = self._address.read()
+        if self._client is None or url != self._url:
+            self._url = url
+            self._client = redis.asyncio.Redis.from_url(
+                url,
+                socket_timeout=self._timeout_s,
+                socket_connect_timeout=self._timeout_s,
+                retry=Retry(NoBackoff(), 0),
+                protocol=3,
+            )
+        made = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # it has no types
+        await made.connect()
+        writer: asyncio.StreamWriter = made._writer  # noqa: SLF001 (redis-py has no public way to hand a socket over)
+        transport = cast("asyncio.Transport", writer.transport)
+        made._reader = made._writer = None  # noqa: SLF001 (it must not close what it no longer owns)
+        return transport, writer  # a writer that is forgotten closes its transport
+
+
+def _elsewhere(answers: Sequence[Any]) -> hiredis.ReplyError | None:
+    """Find the first error that says that this is the wrong node."""
+    errors = (answer for answer in answers if isinstance(answer, hiredis.ReplyError))
+    return next((error for error in errors if kind_of(error) is Kind.ELSEWHERE), None)

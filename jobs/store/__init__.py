@@ -1,0 +1,1 @@
+"""Jobs in Redis: submitted, claimed, finished, listed, ended in time."""

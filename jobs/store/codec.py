@@ -1,0 +1,158 @@
+"""Job ⇄ the fields of its hash. Inputs and outputs stay the bytes they were; nothing is pickled."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
+
+import msgpack
+import orjson
+
+from jobs.contract.errors import JitneyError
+from jobs.contract.job import RECORD_VERSION, Claim, Claimed, Handed, Job, Outcome, Submission
+from jobs.contract.lifecycle import State
+
+log = logging.getLogger("jitney.jobs")
+
+# What a reader asks for, in this order. The input is never among it; nor is an output of more than 16 kB, which lies in
+# `large_output`: of that, `output_bytes` tells the size.
+READ_FIELDS: Final = (
+    *("v", "state", "model", "version", "lane", "tenant", "created", "attempts", "started", "finished"),
+    *("metadata", "output", "error", "stages", "batch_size", "output_bytes"),
+)
+_OUTPUT: Final = READ_FIELDS.index("output")
+LISTED_FIELDS: Final = tuple(name for name in READ_FIELDS if name != "output")  # what a list shows of a job
+MOST_MESSAGE: Final = 4096  # characters of an error's message; a task of one's own may raise any
+_WORDS: Final = 10  # of those the first are short text; the others may be large, and stay bytes
+_STATES: Final = {state.value: state for state in State}  # asking the class costs five times as much
+HANDED: Final = b"\x94"  # how what is handed over begins: MessagePack's array of four
+LATEST_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
+
+
+class Writer:
+    """Writes submissions as `submit.lua` takes them: all that is small in one word, by an encoder in C."""
+
+    def __init__(self) -> None:
+        self._pack: Callable[[tuple[str | bytes | int, ...]], bytes] = msgpack.Packer(use_bin_type=False).pack
+
+    def submission(self, job: Submission, quota: str, logged: str) -> tuple[bytes, bytes]:
+        """Write one: its facts, and its input. `quota`, `logged`: what holds for its tenant."""
+        facts = (
+            *(job.id, job.model, job.version, job.lane, job.tenant, job.deadline_ms, job.kind, job.parameters),
+            *(job.metadata, job.idempotency_key, job.digest, RECORD_VERSION, job.webhook, quota, logged, job.bulk),
+        )
+        return self._pack(facts), job.input
+
+
+def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:
+    """List an outcome as `finish.lua` takes it."""
+    stages = f"[{outcome.decode_ms:.3f},{outcome.batch_ms:.3f},{outcome.infer_ms:.3f}]"
+    rest = (outcome.batch_size, int(outcome.dead), outcome.after_ms)
+    return (outcome.id, outcome.attempt, outcome.state, outcome.body, stages, *rest)
+
+
+def read_claimed(fields: Sequence[Any]) -> Claimed:
+    """Read one job of `claim.lua`'s answer."""
+    job_id, attempt, kind, body, parameters, created, claimed, deadline, retries, tenant = fields
+    times = (int(created), int(claimed), int(deadline))
+    return Claimed(
+        job_id.decode(), int(attempt), kind.decode(), body, parameters, *times, int(retries), tenant.decode()
+    )
+
+
+def read_claim(answer: Sequence[Any]) -> Claim:
+    """Read what `claim.lua` answers."""
+    more, suspects, jobs, bulk, held = answer
+    return Claim([read_claimed(fields) for fields in jobs], bool(more), bool(suspects), bulk, bool(held))
+
+
+def read_handed(data: bytes) -> tuple[str, Handed]:
+    """Read what `submit.lua` hands over to a worker, and by which "<model> <version>".
+
+    Raises ValueError where it is nothing of the kind.
+    """
+    try:
+        station, seats_left, jobs, bulk = msgpack.unpackb(data, raw=True)
+        left = None if seats_left == b"guest" else int(seats_left)
+        return station.decode(), Handed([read_claimed(fields) for fields in jobs], left, int(bulk))
+    except (TypeError, AttributeError) as error:
+        message = f"it is {data[:80]!r}"
+        raise ValueError(message) from error
+
+
+def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
+    """Read a job from the values of READ_FIELDS; None where there is no such job, or no readable one."""
+    try:
+        return _job(job_id, [value if value is None else value.decode() for value in values[:_WORDS]], values[_WORDS:])
+    except (ValueError, TypeError, KeyError):
+        log.warning("the record of job %s can not be read", job_id)
+        return None
+
+
+def read_listed(job_id: str, values: Sequence[bytes | None]) -> Job | None:
+    """Read a job from the values of LISTED_FIELDS: without its output."""
+    return read_job(job_id, [*values[:_OUTPUT], None, *values[_OUTPUT:]])
+
+
+def read_notice(data: bytes) -> list[tuple[str, Job | None]]:
+    """Read which jobs have ended: each with its id, and as `read_job` gives it where it rode along.
+
+    Raises ValueError where this is no notice.
+    """
+    try:
+        return [_told(job_id.decode(), values) for job_id, *values in msgpack.unpackb(data, raw=True)]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(repr(error)) from error
+
+
+def _told(job_id: str, values: Sequence[bytes | Literal[False]]) -> tuple[str, Job | None]:
+    if not values:
+        return job_id, None
+    words = [value.decode() if value else None for value in values[:_WORDS]]
+    return job_id, _job(job_id, words, [value or None for value in values[_WORDS:]])
+
+
+def read_logged(logged: Sequence[str | Literal[False]]) -> Job | None:
+    """Read a job that was written down as JSON: its id, and what `read_job` reads of it. Raises ValueError."""
+    try:
+        job_id, *values = logged
+        return _told(str(job_id), [value.encode() if value else False for value in values])[1]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(repr(error)) from error
+
+
+def _job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:
+    v, state, model, version, lane, tenant, created, attempts, started, finished = words
+    metadata, output, error, stages, batch_size, *more = parts
+    if v != RECORD_VERSION or not (state and model and version and lane and tenant and created and attempts):
+        return None
+    return Job(
+        job_id,
+        _STATES[state],
+        model,
+        version,
+        lane,
+        tenant,
+        _time(created),
+        int(attempts),
+        metadata or b"{}",
+        _time(started) if started else None,
+        _time(finished) if finished else None,
+        output,
+        error,
+        orjson.loads(stages) if stages else None,
+        int(batch_size) if batch_size else None,
+        int(more[0]) if more and more[0] else None,
+    )
+
+
+def _time(text: str | bytes) -> int:
+    us = int(text)
+    if not 0 <= us < LATEST_US:
+        message = f"{us} is no time"
+        raise ValueError(message)
+    return us
+
+
+def error_body(error: JitneyError) -> bytes:
+    """Write an error as a job carries it: `{code, message, status}`."""
+    return orjson.dumps({"code": error.code, "message": error.message[:MOST_MESSAGE], "status": error.status})

@@ -1,0 +1,1 @@
+"""Runs a model: ONNX Runtime and its providers, or an engine of the model's own."""

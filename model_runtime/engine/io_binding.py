@@ -1,0 +1,49 @@
+"""One batch size of a session with its arrays bound: they lie in the device's memory, in and out, and stay there.
+
+No run allocates then, and addresses never change, which is what a CUDA graph is recorded with.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from model_runtime.engine.onnx_runtime import onnxruntime
+from model_runtime.tensor_spec import Array
+
+
+class Bound:
+    """Made from a run of that size: what went in, and what came out. Not safe from several threads."""
+
+    def __init__(
+        self, session: Any, fed: Mapping[str, Array], given: Mapping[str, Array], device: str, gpu: int
+    ) -> None:
+        """`device`: "cuda" or "cpu". Raises what the runtime raises, for want of memory as a rule."""
+        self._session = session
+        self._binding = session.io_binding()
+        self._types = {name: array.dtype for name, array in fed.items()}
+        self._ins = {name: self._room(array, device, gpu) for name, array in fed.items()}
+        self._outs = {name: self._room(array, device, gpu) for name, array in given.items()}
+        for name, value in self._ins.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outs.items():
+            self._binding.bind_ortvalue_output(name, value)
+
+    def fits(self, feed: Mapping[str, Array]) -> bool:
+        """Whether these are arrays of its size: what is none fails as it does unbound."""
+        return feed.keys() == self._ins.keys() and all(
+            (feed[name].shape, feed[name].dtype) == (tuple(value.shape()), self._types[name])
+            for name, value in self._ins.items()
+        )
+
+    def run(self, feed: Mapping[str, Array], options: Any) -> dict[str, Array]:
+        """Copies in, runs, copies out; raises what the runtime raises."""
+        for name, value in self._ins.items():
+            value.update_inplace(feed[name])
+        self._session.run_with_iobinding(self._binding, options)
+        # On a CPU, numpy() is a view on what the next run overwrites.
+        return {name: np.require(value.numpy(), requirements="O") for name, value in self._outs.items()}
+
+    @staticmethod
+    def _room(like: Array, device: str, gpu: int) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type([*like.shape], like.dtype, device, gpu)

@@ -1,0 +1,41 @@
+"""Finds what runs a model: ONNX Runtime on the version's `model.onnx`, or the engine that `model.toml` names."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from model_runtime.engine.custom_engine import Guest
+from model_runtime.engine.onnx_engine import Engine
+from model_runtime.engine.providers import Gpu
+from model_runtime.profiling.batch_cap import LARGEST
+from model_runtime.repository.path_checks import check_file, check_folder
+from model_runtime.repository.repository import ModelFolder
+from model_runtime.spec.model_toml import SPEC_FILE, ModelSpec
+
+AnyEngine = Engine | Guest
+
+SHORT_CHECK_ROWS: Final = 3  # are run of every model before it serves
+
+
+class Hardware(NamedTuple):
+    """What a worker has for its models: the number of its GPU, where what TensorRT builds is kept, CPUs (0 = all)."""
+
+    gpu: int = 0
+    engine_cache: Path | None = None
+    cpus: int = 0
+
+
+def open_engine(folder: ModelFolder, hardware: Hardware | None = None, provider: str = "auto") -> AnyEngine:
+    """Opens and tries it; raises ModelError. `provider`: overrules what model.toml says, unless it is auto."""
+    hardware, spec = hardware or Hardware(), folder.spec
+    if spec.engine is not None:
+        check_file(folder.path, folder.path / SPEC_FILE)
+        return Guest(folder.path, folder.onnx.parent, spec, hardware.gpu)
+    check_folder(folder.path, folder.onnx)
+    wanted = spec.provider if provider == "auto" else provider
+    return Engine(folder.onnx, wanted, spec.threads or hardware.cpus, gpu_of(spec, hardware))
+
+
+def gpu_of(spec: ModelSpec, hardware: Hardware) -> Gpu:
+    """How a GPU is to be used for the model."""
+    largest = max(spec.max_batch or LARGEST, SHORT_CHECK_ROWS)
+    return Gpu(hardware.gpu, hardware.engine_cache, largest, spec.tensorrt.precision, spec.cuda.graphs)

@@ -1,0 +1,212 @@
+"""Rules for operators that compute: which of them keep rows apart, and along which dimensions they mix.
+
+An operator that is in no table here is told of by name, and nothing is said for certain about a graph that has it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from model_runtime.graph import reshape_rules
+from model_runtime.graph.batch_axis import Baked, Counts, Coupled, Rows, State, Turned, Untold
+from model_runtime.graph.operator import Step, normal
+
+Rule = Callable[[Step], "State | list[State]"]
+
+_POINTWISE: Final = """
+Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil
+Celu Clip Cos Cosh DequantizeLinear Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid
+HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow
+QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh
+ThresholdedRelu Where Xor FastGelu QuickGelu BiasGelu QLinearAdd QLinearMul QLinearSigmoid QLinearLeakyRelu
+""".split()  # noqa: SIM905 - a table of names is read as words
+# Their first dimension is the batch, by definition.
+_IMAGES: Final = """
+AveragePool BatchNormalization Conv ConvInteger ConvTranspose DepthToSpace GlobalAveragePool GlobalLpPool GlobalMaxPool
+GridSample GroupNormalization InstanceNormalization LRN LpPool MaxPool QLinearConv Resize SpaceToDepth Upsample
+FusedConv QLinearAveragePool QLinearGlobalAveragePool Attention MultiHeadAttention EmbedLayerNormalization
+""".split()  # noqa: SIM905 - a table of names is read as words
+# Of these, those whose other inputs are weights: the same for every row.
+_WEIGHTED: Final = frozenset(
+    {"BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "FusedConv", "InstanceNormalization", "QLinearConv"}
+)
+_ALONG_AXIS: Final[Mapping[str, int]] = {  # → the axis where none is written
+    "ArgMax": 0, "ArgMin": 0, "Hardmax": -1, "LogSoftmax": -1, "LpNormalization": -1, "Softmax": -1, "TopK": -1,
+    "LayerNormalization": -1, "RMSNormalization": -1, "SimplifiedLayerNormalization": -1, "SkipLayerNormalization": -1,
+}  # fmt: skip
+_REDUCE: Final = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
+# Whatever their attributes: what one row gets depends on the others, or is not by rows at all.
+_COUPLED: Final[Mapping[str, str]] = {
+    "DynamicQuantizeLinear": "its scale is that of the whole batch",
+    "NonMaxSuppression": "it gives one list for the whole batch",
+    "NonZero": "it gives one list for the whole batch",
+    "Unique": "it gives one list for the whole batch",
+    "Compress": "it keeps places of the whole batch",
+    "RoiAlign": "its regions point into the whole batch",
+    "MaxRoiPool": "its regions point into the whole batch",
+    "MaxUnpool": "its indices point into the whole batch",
+    "Det": "it takes the batch for a part of a matrix",
+}
+
+
+def pointwise(step: Step) -> State:
+    """Element by element, with broadcasting: rows meet only themselves."""
+    rank = max(len(step.shape(at)) for at in range(len(step.states)) if step.has(at))
+    found = {
+        at: state._replace(axis=state.axis + rank - len(step.shape(at)))
+        for at, state in enumerate(step.states)
+        if isinstance(state, Rows)
+    }
+    if len(set(found.values())) != 1:
+        message = "it broadcasts the rows of one input over those of another"
+        raise Coupled(message)
+    rows = next(iter(found.values()))
+    for at in range(len(step.states)):
+        if at not in found and step.has(at):
+            axis = rows.axis - rank + len(step.shape(at))
+            side = step.shape(at)[axis] if axis >= 0 else 1
+            if side != 1 and rows.each != 1:  # one number for each place that is folded with the batch
+                message = "a constant meets rows that are folded with another dimension"
+                raise Untold(message)
+            if side != 1:
+                step.freed(at, axis, next(iter(found)))
+    return rows
+
+
+def image(step: Step) -> State | list[State]:
+    rows = step.rows
+    if rows.axis != 0:
+        message = f"it takes the first dimension for the batch, which is in dimension {rows.axis + 1}"
+        raise Coupled(message)
+    if step.attr("training_mode", 0) or (step.node.op_type == "BatchNormalization" and len(step.node.output) > 1):
+        message = "it is in training mode and normalises over the batch"
+        raise Coupled(message)
+    if step.node.op_type in _WEIGHTED:
+        step.only_first()
+    if step.node.op_type == "MaxPool" and len(step.node.output) > 1:
+        return [rows, Counts()]  # indices into the whole batch
+    return rows
+
+
+def reduce_(step: Step) -> State:
+    rank = len(step.shape())
+    axes = step.axes("axes", 1)
+    if not axes and step.attr("noop_with_empty_axes", 0):
+        return step.rows
+    return _without(step, [normal(axis, rank) for axis in axes or range(rank)], step.attr("keepdims", 1))
+
+
+def along_axis(step: Step) -> State | list[State]:
+    kind, rank = step.node.op_type, len(step.shape())
+    is_old = kind in {"Softmax", "LogSoftmax", "Hardmax"} and step.graph.opset < 13
+    axis = normal(step.attr("axis", 1 if is_old else _ALONG_AXIS[kind]), rank)
+    if kind in {"ArgMax", "ArgMin"}:
+        return _without(step, [axis], step.attr("keepdims", 1))
+    if is_old or ("Normalization" in kind and kind != "LpNormalization"):  # from this axis to the last
+        return _without(step, list(range(axis, rank)), 1)
+    return _without(step, [axis], 1)
+
+
+def cumulated(step: Step) -> State:
+    return _without(step, [normal(int(step.constant(1).ravel()[0]), len(step.shape()))], 1)
+
+
+def spread(step: Step) -> State:
+    """MeanVarianceNormalization: by default over batch, height and width."""
+    axes = [normal(axis, len(step.shape())) for axis in step.attr("axes", [0, 2, 3])]
+    return _without(step, axes, 1)
+
+
+def matmul(step: Step) -> State:
+    """[..., m, k] by [..., k, n]: rows may be in any dimension but k."""
+    second = {"QLinearMatMul": 3}.get(step.node.op_type, 1)
+    found = []
+    for at, summed in ((0, -1), (second, -2)):
+        state, shape = step.states[at], step.shape(at)
+        if isinstance(state, Rows):
+            if len(shape) == 1 or state.axis == len(shape) + summed:
+                message = "it sums over the batch"
+                raise Coupled(message)
+            found.append(state._replace(axis=state.axis - len(shape)))  # from the back: broadcasting aligns there
+    if len(set(found)) > 1 or (len(found) == 2 and found[0].axis >= -2):
+        message = "it multiplies the rows of one input by those of the other"
+        raise Coupled(message)
+    one, two = len(step.shape(0)), len(step.shape(second))
+    rank = max(one, two) - (min(one, two) == 1)
+    axis = found[0].axis + (two == 1)
+    for at in (0, second):  # a stack of constants, one for each row of the batch
+        shape = step.shape(at)
+        if not isinstance(step.states[at], Rows) and axis < -2 and len(shape) >= -axis and shape[axis] != 1:
+            if found[0].each != 1:
+                message = "a constant meets rows that are folded with another dimension"
+                raise Untold(message)
+            step.freed(at, len(shape) + axis, 0 if at else second)
+    return found[0]._replace(axis=rank + axis)
+
+
+def gemm(step: Step) -> State:
+    if isinstance(step.states[1], Rows):
+        message = "its weights are computed from the rows"
+        raise Untold(message)
+    rows = step.rows
+    if rows.axis != (1 if step.attr("transA", 0) else 0):
+        message = "it sums over the batch"
+        raise Coupled(message)
+    if step.has(2) and not isinstance(step.states[2], Rows):
+        shape = step.shape(2)
+        if len(shape) == 2 and shape[0] != 1:
+            step.freed(2, 0, 0)
+    return rows._replace(axis=0)
+
+
+def recurrent(step: Step) -> State | list[State]:
+    """RNN, GRU, LSTM: steps in time first, the batch second, unless `layout` says otherwise."""
+    first = step.attr("layout", 0)
+    if step.rows != Rows(0 if first else 1):
+        message = "it takes the second dimension for the batch, and the first for time"
+        raise Turned(message)
+    for at in (4, 5, 6):
+        if at < len(step.states) and step.has(at) and not isinstance(step.states[at], Rows):
+            step.freed(at, 0 if first or at == 4 else 1, 0)
+    return [Rows(0 if first else 2), Rows(0 if first else 1), Rows(0 if first else 1)]
+
+
+def random(_: Step) -> State:
+    message = "its numbers are random: no two runs are alike"
+    raise Coupled(message)
+
+
+def shape_of(_: Step) -> State:
+    return Counts()
+
+
+def coupled(step: Step) -> State:
+    raise Coupled(_COUPLED[step.node.op_type])
+
+
+def _without(step: Step, axes: list[int], keepdims: int) -> State:
+    """Rows after something over these axes."""
+    if step.rows.axis in axes:
+        message = "it works along the batch: what one row gets depends on the others"
+        raise Coupled(message)
+    return step.rows if keepdims else step.rows._replace(axis=step.rows.axis - sum(a < step.rows.axis for a in axes))
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    **dict.fromkeys(_POINTWISE, pointwise),
+    **dict.fromkeys(_IMAGES, image),
+    **dict.fromkeys(_ALONG_AXIS, along_axis),
+    **{f"Reduce{kind}": reduce_ for kind in _REDUCE},
+    **dict.fromkeys(_COUPLED, coupled),
+    **dict.fromkeys(("RNN", "GRU", "LSTM"), recurrent),
+    **dict.fromkeys(("Multinomial", "RandomNormalLike", "RandomUniformLike", "Bernoulli"), random),
+    **dict.fromkeys(("Shape", "Size"), shape_of),
+    "CumSum": cumulated,
+    "MeanVarianceNormalization": spread,
+    "MatMul": matmul,
+    "MatMulInteger": matmul,
+    "QLinearMatMul": matmul,
+    "Gemm": gemm,
+    **reshape_rules.RULES,
+}
+
+__all__ = ["RULES", "Baked", "Rule"]

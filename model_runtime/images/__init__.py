@@ -1,0 +1,1 @@
+"""From encoded images to the pixels that a model takes."""

@@ -1,0 +1,55 @@
+"""Where a picture lies on a model's input, and how a place on the input is found in the picture again. Pure numbers."""
+
+from typing import NamedTuple
+
+from model_runtime.spec.image import ImageSpec
+
+Size = tuple[int, int]  # width, height
+
+
+class Placement(NamedTuple):
+    """A `picture` that is `resized` and laid on an `input`, its corner at `left`, `top` (below 0: it is cropped)."""
+
+    input: Size
+    picture: Size
+    resized: Size
+    left: int
+    top: int
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Input pixels by picture pixel, across and down."""
+        return self.resized[0] / self.picture[0], self.resized[1] / self.picture[1]
+
+    @property
+    def shown(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of what the picture covers, in input pixels."""
+        right, bottom = self.left + self.resized[0], self.top + self.resized[1]
+        return max(self.left, 0), max(self.top, 0), min(right, self.input[0]), min(bottom, self.input[1])
+
+
+def place(picture: Size, spec: ImageSpec) -> Placement:
+    """Lay a picture of this size out as `[image]` says; without `resize` as it is."""
+    if spec.resize is None:
+        return Placement(picture, picture, picture, 0, 0)
+    if isinstance(spec.resize, int):
+        resized = _by_shorter_side(picture, spec.resize)
+    elif spec.fit == "letterbox":
+        resized = _within(picture, spec.resize[::-1])
+    else:
+        resized = spec.resize[::-1]
+    whole = resized if isinstance(spec.resize, int) else spec.resize[::-1]
+    width, height = spec.crop[::-1] if spec.crop else whole
+    left, top = (int((room - taken) / 2) for room, taken in zip((width, height), resized, strict=True))
+    return Placement((width, height), picture, resized, left, top)
+
+
+def _by_shorter_side(picture: Size, side: int) -> Size:
+    width, height = picture
+    return max(side, round(width * side / min(picture))), max(side, round(height * side / min(picture)))
+
+
+def _within(picture: Size, size: Size) -> Size:
+    """As large as it may be, in its own proportions."""
+    scale = min(size[0] / picture[0], size[1] / picture[1])
+    return max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))

@@ -1,0 +1,119 @@
+"""What an ONNX file says of itself before any runtime opens it: which files it points at, whether it is one.
+
+Walks the protobuf by its wire format (onnx.proto3 has the numbers) and skips the weights; what it does not
+understand it refuses, so that no runtime reads more in it than was checked here.
+"""
+
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from model_runtime.spec.model_toml import ModelError
+
+# message → the fields that lead to tensors → the message each holds
+_WAYS: Final[Mapping[str, Mapping[int, str]]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_GRAPH: Final = 7
+_EXTERNAL_DATA: Final = 13
+_FIXED: Final = {1: 8, 5: 4}  # wire type → bytes
+
+
+class External(NamedTuple):
+    """A tensor's bytes in another file. `location` as written, unchecked. `length` 0: the rest."""
+
+    location: str
+    offset: int = 0
+    length: int = 0
+
+
+def external_data(path: Path) -> list[External]:
+    """Everything the file points at, subgraphs and functions included; raises ModelError where it is no ONNX model."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            if not size:
+                raise ModelError(path, None, "is empty: not an ONNX model")
+            # Not closed by hand: an error on the way still holds parts of it.
+            return _found(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), path)
+    except OSError as error:
+        raise ModelError(path, None, f"can not be read: {error.strerror}") from error
+
+
+def _found(view: memoryview, path: Path) -> list[External]:
+    found: list[External] = []
+    waiting: list[tuple[str, memoryview]] = [("model", view)]
+    has_graph = False
+    try:
+        while waiting:
+            message, data = waiting.pop()
+            for number, value in fields(data):
+                has_graph = has_graph or (message == "model" and number == _GRAPH)
+                inner = _WAYS.get(message, {}).get(number)
+                if inner and isinstance(value, memoryview):
+                    waiting.append((inner, value))
+            if message == "tensor" and (entries := _entries(data)):
+                found.append(_external(entries))
+    except (ValueError, IndexError) as error:
+        raise ModelError(path, None, f"is not an ONNX model, or a part of one: {error}") from error
+    if not has_graph:
+        raise ModelError(path, None, f"is not an ONNX model: {len(view)} bytes without a graph in them")
+    return found
+
+
+def _entries(tensor: memoryview) -> dict[str, str]:
+    """A tensor's `external_data`: key → value."""
+    entries = {}
+    for number, value in fields(tensor):
+        if number == _EXTERNAL_DATA and isinstance(value, memoryview):
+            pair = {n: bytes(v).decode() for n, v in fields(value) if isinstance(v, memoryview)}
+            entries[pair.get(1, "")] = pair.get(2, "")
+    return entries
+
+
+def _external(entries: Mapping[str, str]) -> External:
+    return External(entries.get("location", ""), int(entries.get("offset", 0)), int(entries.get("length", 0)))
+
+
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of each field; raises ValueError or IndexError where the bytes are no message."""
+    at, end = 0, len(data)
+    while at < end:
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield number, value
+            continue
+        if wire == 2:
+            size, at = _varint(data, at)
+        elif wire in _FIXED:
+            size = _FIXED[wire]
+        else:
+            message = f"field {number} has the wire type {wire}"
+            raise ValueError(message)
+        if size > end - at:
+            message = f"field {number} ends beyond the file"
+            raise ValueError(message)
+        yield number, data[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+        if shift > 63:
+            message = "a number without end"
+            raise ValueError(message)

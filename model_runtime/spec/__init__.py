@@ -1,0 +1,1 @@
+"""`model.toml`, part by part."""

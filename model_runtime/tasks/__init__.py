@@ -1,0 +1,64 @@
+"""Finds the task that `model.toml` names: one of ours, or a class in a file of the model's own folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from model_runtime.repository.module_loading import module_of_file
+from model_runtime.repository.path_checks import check_file
+from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
+from model_runtime.tasks.image_classification import ImageClassification
+from model_runtime.tasks.image_embedding import ImageEmbedding
+from model_runtime.tasks.object_detection import ObjectDetection
+from model_runtime.tasks.task import KINDS, Task, TryAgain
+from model_runtime.tasks.tensor import TensorTask
+from model_runtime.tensor_spec import Port
+
+__all__ = [
+    "ImageClassification",
+    "ImageEmbedding",
+    "ObjectDetection",
+    "Task",
+    "TensorTask",
+    "TryAgain",
+    "is_own",
+    "load_task",
+]
+
+_OURS: Final[dict[str, type[Task]]] = {
+    "image-classification": ImageClassification,
+    "image-embedding": ImageEmbedding,
+    "object-detection": ObjectDetection,
+    "tensor": TensorTask,
+}
+
+
+def is_own(task: str) -> bool:
+    """Whether `task` of model.toml names code of a user's own."""
+    return task not in _OURS
+
+
+def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Task:
+    """The task, made for this model; raises ModelError, whatever the code in the folder does."""
+    if spec.task in _OURS:
+        return _OURS[spec.task](spec, folder, inputs, outputs)
+    file_name, _, class_name = spec.task.partition(":")
+    file = folder / file_name
+    check_file(folder, file, "task", folder / SPEC_FILE)
+    try:
+        task = _class(file, class_name)(spec, folder, inputs, outputs)
+    except ModelError:
+        raise
+    except BaseException as error:  # someone else's code: whatever it does, other models serve on
+        raise ModelError(file, class_name, f"{type(error).__name__}: {error}") from error
+    if not isinstance(task.kinds, frozenset | set) or not task.kinds or not task.kinds <= KINDS:
+        raise ModelError(file, class_name, f"kinds = {task.kinds}; allowed: one or more of {sorted(KINDS)}")
+    return task
+
+
+def _class(file: Path, name: str) -> type[Task]:
+    module = module_of_file(file)
+    found: Any = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise ModelError(file, name, "is not a class in this file derived from jitney.Task")
+    return found

@@ -1,0 +1,91 @@
+"""Which of the classes is in the picture: decodes by `[image]`, answers the most probable labels.
+
+Decides at load whether pipeline, model and labels fit one another, so that no request finds out.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.contract.errors import Refused
+from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
+from model_runtime.tasks.image_input import ImageInput, read_labels
+from model_runtime.tasks.task import Task, refuse_unknown
+from model_runtime.tensor_spec import Array, Port
+
+
+class ImageClassification(Task):
+    """`task = "image-classification"`: one image input; the first output holds one number per class.
+
+    Answers {"predictions": [{"label", "index", "probability"}, ...]}, most probable first. Parameter: `top_k`.
+    """
+
+    kinds = frozenset({"image"})
+    offload = True
+
+    def __init__(self, spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+        super().__init__(spec, folder, inputs, outputs)
+        file = folder / SPEC_FILE
+        self._image = ImageInput(file, spec.image, inputs)
+        self._output = outputs[0]
+        self._classes = _class_count(file, self._output)
+        self._labels = read_labels(file, folder, "classification.labels", spec.classification.labels)
+        if self._labels is not None:
+            self.label_count = len(self._labels)
+            if self._classes not in {None, self.label_count}:
+                reason = (
+                    f"{len(self._labels)} labels, but the model has {self._classes} classes; allowed: a line per class"
+                )
+                raise ModelError(folder / str(spec.classification.labels), None, reason)
+            self._classes = self.label_count
+
+    def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
+        """One array of the model's type and layout; raises Refused for the parameters and for the image."""
+        self._top_k(parameters)
+        return self._image.prepare(data)[0]
+
+    def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Probabilities are plain floats of 6 digits; raises Refused("inference_failed") for an answer of NaN."""
+        numbers = outputs[self._output.name].ravel().astype(np.float32)
+        if self.spec.classification.softmax:
+            numbers = _softmax(numbers)
+        if not np.isfinite(numbers).all():
+            raise Refused("inference_failed", "the model's answer to this image is not a number")
+        best = np.argsort(-numbers, kind="stable")[: self._top_k(parameters)]
+        return {"predictions": [self._prediction(int(index), float(numbers[index])) for index in best]}
+
+    def _prediction(self, index: int, probability: float) -> dict[str, Any]:
+        label = self._labels[index] if self._labels is not None and index < len(self._labels) else str(index)
+        return {"label": label, "index": index, "probability": round(probability, 6)}
+
+    def _top_k(self, parameters: Mapping[str, Any]) -> int:
+        refuse_unknown(parameters, ("top_k",))
+        top_k = parameters.get("top_k", self.spec.classification.top_k)
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise self._bad_top_k(top_k)
+        if "top_k" in parameters and self._classes is not None and top_k > self._classes:
+            raise self._bad_top_k(top_k)
+        return top_k
+
+    def _bad_top_k(self, got: object) -> Refused:
+        allowed = f"a whole number from 1 to {self._classes or 'the number of classes'}"
+        shown = got if isinstance(got, int | float) else f"a {type(got).__name__}"
+        return Refused("invalid_request", f"parameter 'top_k' is {shown}; allowed: {allowed}")
+
+
+def _softmax(scores: Array) -> Array:
+    with np.errstate(invalid="ignore"):  # infinity less infinity: the caller looks for NaN
+        powers = np.exp(scores - scores.max())
+    result: Array = powers / powers.sum()
+    return result
+
+
+def _class_count(file: Path, output: Port) -> int | None:
+    """The one dimension that is not 1; None where it is open."""
+    if output.datatype == "BOOL" or sum(side != 1 for side in output.shape) > 1 or 0 in output.shape:
+        shape = f"{output.datatype} {list(output.shape)}"
+        raise ModelError(file, "task", f"the output {output.name!r} is {shape}; allowed: a number per class")
+    return prod(output.shape) if output.is_fixed else None

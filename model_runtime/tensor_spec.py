@@ -1,0 +1,48 @@
+"""What goes into a model and comes out of it, in the words of the Open Inference Protocol; knows no runtime."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Open Inference Protocol datatype → numpy, little-endian as on the wire. The names: `jobs.contract.tensors`.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+
+
+class Port(NamedTuple):
+    """One input or output of a model. `shape` is that of one row: without the batch dimension, -1 where free."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every dimension is known."""
+        return -1 not in self.shape
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether one row may have this shape."""
+        return len(shape) == len(self.shape) and all(
+            want in {-1, got} for want, got in zip(self.shape, shape, strict=True)
+        )
+
+    def card(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}

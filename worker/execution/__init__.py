@@ -1,0 +1,1 @@
+"""From claimed jobs to their results: preprocess, gather, run in batches, write."""

@@ -1,0 +1,1 @@
+"""Says that this worker lives, and keeps what it holds."""

@@ -1,0 +1,1 @@
+"""Which versions of models this worker has loaded, and which it should."""
