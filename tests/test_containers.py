@@ -139,7 +139,7 @@ def test_the_healthcheck_asks_the_gateway_whether_it_lives(tmp_path: Path) -> No
         finally:
             server.shutdown()
             thread.join()
-    assert '"/healthz"' in (ROOT / "api" / "routes.py").read_text()
+    assert '"/healthz"' in (ROOT / "api" / "routes" / "jobs.py").read_text()
 
 
 def test_every_copied_path_exists_and_is_sent_and_no_other() -> None:

@@ -42,7 +42,7 @@ _SENT_ONCE: Final = {
     "bulk_file/unlink",
 }
 # Scripts that accept what is promised not to be lost: refused by REQUIRE_DURABLE where the server may lose it.
-_ACCEPTING: Final = {"submit", "bulk/open", "file/put"}
+_ACCEPTING: Final = {"job/submit", "bulk/create", "bulk_file/add"}
 _RETRY_AFTER_S: Final = 1
 _FULL_RETRY_AFTER_S: Final = 5
 # Scripts that carry inputs. Large ones take a connection of their own, so that small answers do not wait behind them.

@@ -81,7 +81,7 @@ async def test_what_differs_names_both_sides_and_is_told_once(bench: Bench, capl
         await worker.withdraw()
         await gateway.refresh()
     assert gateway.differences == []
-    told = [record.getMessage() for record in caplog.records if record.module == "agreement"]
+    told = [record.getMessage() for record in caplog.records if record.module == "settings_agreement"]
     assert [text.partition(" ")[0] for text in told] == ["settings", "settings", "RESULT_TTL_S"]
     assert "RESULT_TTL_S is 3600 (gateway g1 on " in told[0]
     assert ", but 60.5 (worker w1 on " in told[0]

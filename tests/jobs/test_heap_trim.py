@@ -10,7 +10,7 @@ from tests.support.processes import program
 HOLDS_AND_FREES = """
 import asyncio
 import ctypes
-from jobs import heap_trim
+from jobs.metrics import heap_trim
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]

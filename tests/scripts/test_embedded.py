@@ -182,9 +182,9 @@ def test_data_of_valkey_are_refused_to_redis(data_dir: Path, tmp_path: Path, mon
 STARTER = """
 import sys, time
 from pathlib import Path
-from scripts import embedded, supervisor
+from cli.serve import embedded_redis, supervisor
 {before}
-with embedded.running(Path("data")):
+with embedded_redis.running(Path("data")):
     print("up", flush=True)
     time.sleep(60)
 """

@@ -74,11 +74,10 @@ class Up:
 @contextmanager
 def up(tmp_path: Path, env: Mapping[str, str] | None = None, *, worker: str = WORKER) -> Iterator[Up]:
     parts = tmp_path / "parts"
-    for name, code in {"api": GATEWAY, "worker": worker}.items():
+    for name, code in {"api": GATEWAY, "worker": worker, "background": DELIVERER}.items():
         (parts / name).mkdir(parents=True)
         (parts / name / "__init__.py").touch()
         (parts / name / "__main__.py").write_text(code)
-    (parts / "worker" / "delivery.py").write_text(DELIVERER)
     folder = tmp_path / "here"
     folder.mkdir()
     root = os.fspath(Path(__file__).parents[2])

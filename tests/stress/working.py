@@ -150,10 +150,10 @@ async def sweep(world: World) -> None:
         return
     root = world.rng.choice(store.roots)
     scripts = (
-        ("expire", (10, *store.ends)),
-        ("reclaim", (10, store.settings.max_losses, latest_ms, *store.ends)),
-        ("due", (10,)),
-        ("purge", (10, *store.ends)),
+        ("maintenance/expire", (10, *store.ends)),
+        ("maintenance/reclaim", (10, store.settings.max_losses, latest_ms, *store.ends)),
+        ("maintenance/enqueue_due_retries", (10,)),
+        ("dead_letter/purge", (10, *store.ends)),
     )
     for name, words in world.rng.sample(scripts, world.rng.randint(1, len(scripts))):
         _, moment, _ = await world.call(lambda name=name, words=words: store.run(name, root, *words))  # type: ignore[misc]

@@ -30,7 +30,7 @@ ORIGINS: Final = {
     "keras": Origin("keras_networks", "fetch", ("keras", "torch", "onnxscript"), "keras:ResNet50"),
     "torchvision": Origin("torch_networks", "fetch_torchvision", ("torchvision", "torch"), "torchvision:resnet50"),
     "timm": Origin("torch_networks", "fetch_timm", ("timm", "torch"), "timm:resnet18.a1_in1k"),
-    "hf": Origin("hub", "fetch", ("huggingface_hub",), "hf:OWNER/NAME@REVISION"),
+    "hf": Origin("huggingface", "fetch", ("huggingface_hub",), "hf:OWNER/NAME@REVISION"),
 }
 
 
