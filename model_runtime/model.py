@@ -63,7 +63,7 @@ class Model:
         return buckets.seats(self.buckets, riders)
 
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
-        """Rows in, rows out; blocks, from any thread; raises `engine.RunFailed`."""
+        """Rows in, rows out; blocks, from any thread; raises `onnx_engine.RunFailed`."""
         return self._engine.run(arrays, stop)
 
     def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:

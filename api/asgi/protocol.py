@@ -148,7 +148,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            message = "the request before this one is not answered yet"  # a fault of ours: framing.py cuts between them
+            message = "the request before this one is not answered yet"  # a fault of request_boundaries.py
             raise RuntimeError(message)
         super().on_message_begin()
         self._is_whole = False

@@ -1,4 +1,4 @@
-"""Bulks as their callers see them: made over a file, read, listed, cancelled. steps.py takes them forward."""
+"""Bulks as their callers see them: made over a file, read, listed, cancelled. checkpoints.py takes them forward."""
 
 import re
 import secrets

@@ -1,6 +1,6 @@
 """One ONNX file as a model: its rows, whether it can be batched, and which provider was chosen to run it.
 
-Knows no images, labels or jobs; `session` speaks to the runtime.
+Knows no images, labels or jobs; `onnx_session` speaks to the runtime.
 """
 
 import os

@@ -1,6 +1,6 @@
 """ONNX Runtime, made quiet before it is loaded; what ends its runs early, and whose fault it is when one fails.
 
-Only this module and `session` name it.
+Only this module and `onnx_session` name it.
 """
 
 import os

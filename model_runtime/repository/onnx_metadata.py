@@ -22,7 +22,7 @@ class OnnxHead(NamedTuple):
 
 
 def read_head(path: Path) -> OnnxHead:
-    """Of a file that `confines.check_onnx` has let pass; raises ModelError."""
+    """Of a file that `path_checks.check_onnx` has let pass; raises ModelError."""
     files = [path, *sorted({path.parent / part.location for part in external_data(path)})]
     digest = hashlib.sha256()
     for file in files:

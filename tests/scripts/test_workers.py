@@ -17,7 +17,7 @@ from tests.support.processes import ROOT, is_running, program
 from tests.support.servers import Server
 from tests.support.service import QUICK, Service
 from tests.support.waiting import wait_until
-from worker.crash_recovery import recover as burial
+from worker.crash_recovery import recover
 from worker.settings import WorkerSettings
 
 # Notes its life in its black box, so that the burial can tell whose box it was given.
@@ -58,7 +58,9 @@ def kept(
     package, here, temporary = (tmp_path / name for name in ("parts/worker", "here", "tmp"))
     for folder in (package, here, temporary):
         folder.mkdir(parents=True)
-    for name, code in {"__init__": "", "__main__": worker, "burial": burial}.items():
+    (package / "crash_recovery").mkdir()
+    parts = {"__init__": "", "__main__": worker, "crash_recovery/__init__": "", "crash_recovery/recover": burial}
+    for name, code in parts.items():
         (package / f"{name}.py").write_text(code)
     settings = {"PYTHONPATH": f"{package.parent}:{ROOT}", "TMPDIR": str(temporary), "REDIS_URL": "redis://queue:1"}
     code = f"import sys; from cli.main import main; sys.exit(main(['worker', *{argv!r}]))"
@@ -159,7 +161,7 @@ def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
 
 
 def test_burial_and_supervisor_mean_the_same() -> None:
-    assert burial.EX_EXPLAINED == supervisor.EX_EXPLAINED
+    assert recover.EX_EXPLAINED == supervisor.EX_EXPLAINED
 
 
 def test_a_worker_has_time_to_drain_and_a_little_more() -> None:

@@ -15,7 +15,7 @@ MOST: Final = 256  # outputs that wait; no batch runs while there are more
 
 
 class Ends(Protocol):
-    """Where outcomes go: into the queue (finishing.py), or to the code that runs a model without one (offline.py)."""
+    """Where outcomes go: into the queue (result_writer.py), or to what runs a model without one (offline.py)."""
 
     def add(self, ended: Sequence[Ended]) -> None:
         """Take in outcomes."""

@@ -1,4 +1,4 @@
--- Bulks, jobs of many lines, and the steps that take them forward: for scripts that say `with bulk`, after `ends`.
+-- Bulks, jobs of many lines, and the steps that take them forward: for scripts that say `with bulk`, after `completion`.
 -- A bulk waits for its next step in `:steps:<tenant>`, by the ms at which it is due; `:steps` has the tenants, who take turns.
 -- While a step is made the bulk is in `:stepping`, by the ms at which the step counts as lost. A flight is one handing out; only
 -- a bulk's last one may write.
