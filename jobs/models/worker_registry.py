@@ -48,7 +48,7 @@ WORKER_FIELDS = tuple(one.name for one in fields(WorkerReport))
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """All models known to the queue, and the workers alive now. A card is what `model_runtime.Model.card` gives.
+    """All models known to the queue, and the workers alive now. A card is what `model_runtime.model.Model.card` gives.
 
     `now_s`: the time of the queue's server when this was read.
     """

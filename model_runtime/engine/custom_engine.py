@@ -98,19 +98,17 @@ class Guest:
         except BaseException as error:  # someone else's code: whatever it does, other models serve on
             raise self._refusal(f"{type(error).__name__}: {error}") from error
         if lacking := [name for name in _MEMBERS if not hasattr(made, name)]:
-            raise self._refusal(
-                f"it has no {', '.join(lacking)}; allowed: what model_runtime.engine.custom_engine.OwnEngine has"
-            )
+            raise self._refusal(f"it has no {', '.join(lacking)}; allowed: what jitney.OwnEngine has")
         for name in ("provider", "device", "runtime"):
             if not isinstance(getattr(made, name), str):
                 raise self._refusal(f"{name} = {getattr(made, name)!r}; allowed: text")
         for name in ("inputs", "outputs"):
             ports = getattr(made, name)
             if not ports or not all(isinstance(one, Port) and one.datatype in DTYPES for one in ports):
-                allowed = f"model_runtime.tensor_spec.Port, of the datatypes {', '.join(DTYPES)}"
+                allowed = f"jitney.Port, of the datatypes {', '.join(DTYPES)}"
                 raise self._refusal(f"{name} = {ports!r}; allowed: one or more of {allowed}")
         if not isinstance(made, OwnEngine):
-            raise self._refusal("it is no model_runtime.engine.custom_engine.OwnEngine")
+            raise self._refusal("it is no jitney.OwnEngine")
         return made
 
     def _class(self, folder: Path) -> Any:

@@ -37,7 +37,7 @@ LINE: Final = b'{"model":"%s","input":{"tensors":{"x":{"datatype":"FP32","shape"
 MODELS: Final = {"sharing": (0.016, 0.001), "linear": (0.0, 0.002)}  # seconds of a batch, and of a rider
 TASK: Final = """
 import threading
-from model_runtime.tasks.tensor import TensorTask
+from jitney import TensorTask
 
 class Slow(TensorTask):
     last = None

@@ -78,7 +78,7 @@ def test_tensors_come_as_bytes_or_as_jobs(tmp_path: Path) -> None:
 def test_what_may_pass_is_tried_again_and_the_order_stays(tmp_path: Path) -> None:
     folder = models.doubling(tmp_path / "models", "moody", 'task = "moody.py:Moody"\n[retry]\nbackoff_ms = 50')
     (folder / "moody.py").write_text(
-        "from model_runtime.tasks.task import TryAgain\nfrom model_runtime.tasks.tensor import TensorTask\n"
+        "from jitney import TensorTask, TryAgain\n"
         "class Moody(TensorTask):\n"
         "    seen = set()\n"
         "    def prepare(self, kind, data, parameters):\n"

@@ -200,7 +200,7 @@ def test_fold_and_fp16_have_nothing_to_do_for_these(say: Say, models_dir: Path) 
 
 
 def test_a_task_of_ones_own_may_prepare_as_it_likes(say: Say, models_dir: Path) -> None:
-    code_of_ones_own = "from model_runtime.tasks import ImageClassification as Mine\n"
+    code_of_ones_own = "from jitney import ImageClassification as Mine\n"
     (models_dir / "digits" / "mine.py").write_text(code_of_ones_own)
     toml = models_dir / "digits" / "model.toml"
     toml.write_text(toml.read_text().replace('task = "image-classification"', 'task = "mine.py:Mine"'))

@@ -81,7 +81,7 @@ def test_only_files_of_the_folder_and_modules_have_names(tmp_path: Path, engine:
         (changed("weights.npy", "gone.npy"), "FileNotFoundError: "),
         (
             changed("self.batchable = True", "pass"),
-            "it has no batchable; allowed: what model_runtime.engine.custom_engine.",
+            "it has no batchable; allowed: what jitney.",
         ),
         (changed('"FP32", (len', '"float32", (len'), "inputs = [Port(name='x', datatype='float32'"),
         (changed('"numpy", np', "None, np"), "device = None; allowed: text"),
@@ -117,7 +117,7 @@ def test_what_it_gives_is_looked_at(tmp_path: Path, result: str, reason: str) ->
 
 
 def test_it_says_itself_whose_fault_a_failure_is(tmp_path: Path) -> None:
-    body = 'from model_runtime.engine.onnx_engine import RunFailed; raise RunFailed("full", "memory")'
+    body = 'from jitney import RunFailed; raise RunFailed("full", "memory")'
     source = changed('return {"y": arrays["x"] @ self.weights}', body)
     numpy_model(tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\ncheck = false')
     with pytest.raises(RunFailed) as caught:

@@ -22,7 +22,7 @@ from tests.support.waiting import wait_until
 DEADLY = '''
 """A task that ends its process while it is loaded."""
 import ctypes
-from model_runtime.tasks.tensor import TensorTask
+from jitney import TensorTask
 
 class Deadly(TensorTask):
     def __init__(self, *given):
@@ -32,7 +32,7 @@ class Deadly(TensorTask):
 ENDLESS = '''
 """A task that takes its time to load."""
 import threading
-from model_runtime.tasks.tensor import TensorTask
+from jitney import TensorTask
 
 class Endless(TensorTask):
     def __init__(self, *given):

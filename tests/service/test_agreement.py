@@ -26,7 +26,7 @@ from tests.support.workers import WorkerProcess
 SLOW = """
 import threading
 import numpy as np
-from model_runtime.tensor_spec import Port
+from jitney import Port
 
 class Slow:
     def __init__(self, version, spec, gpu):

@@ -28,8 +28,7 @@ def note(folder, place):  # each once: writing a file takes longer than a run ma
 """
 
 TASK = f"""{NOTING}
-from model_runtime.tasks.task import TryAgain
-from model_runtime.tasks.tensor import TensorTask
+from jitney import TensorTask, TryAgain
 
 class Told(TryAgain):
     def __init__(self, folder):
@@ -73,7 +72,7 @@ class Noting(TensorTask):
 """
 
 ENGINE = f"""{NOTING}
-from model_runtime.tensor_spec import Port
+from jitney import Port
 
 class Noting:
     provider, device, runtime, batchable = "cpu", "noting", "1", True

@@ -10,7 +10,7 @@ from tests.support.service import Service
 OFFENDER = '''
 """A tensor task that misbehaves as its input says: the first number names the fault."""
 import numpy as np
-from model_runtime.tasks.tensor import TensorTask
+from jitney import TensorTask
 
 class Offender(TensorTask):
     offload = {offload}

@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 GATED = '''
 """Doubles; inputs that begin with 13 are prepared once the file `go` is there."""
 import threading
-from model_runtime.tasks.tensor import TensorTask
+from jitney import TensorTask
 
 class Gated(TensorTask):
     def prepare(self, kind, data, parameters):

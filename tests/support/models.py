@@ -23,7 +23,7 @@ softmax = false
 SLOW_ENGINE = '''
 """Doubles, and takes 50 ms a row, so that a test can act in the middle of a batch; but for zeros, which warm it up."""
 import threading
-from model_runtime.tensor_spec import Port
+from jitney import Port
 
 class Slow:
     provider, device, runtime, batchable = "cpu", "patience", "1", True
@@ -41,7 +41,7 @@ class Slow:
 POISON_TASK = '''
 """A doubling task with two inputs that end its process: below -1 where it is prepared, below 0 where it is shown."""
 import ctypes
-from model_runtime.tasks.tensor import TensorTask
+from jitney import TensorTask
 
 class Poison(TensorTask):
     def prepare(self, kind, data, parameters):

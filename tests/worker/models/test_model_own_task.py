@@ -14,7 +14,7 @@ Relu = Callable[..., Path]
 HEAD = """
 from dataclasses import dataclass
 import numpy as np
-from model_runtime.tasks import Task
+from jitney import Task
 
 @dataclass
 class Count:
