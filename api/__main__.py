@@ -16,39 +16,39 @@ import uvicorn
 from pydantic import ValidationError
 
 from api.app import create_app
-from api.asgi.connection_limits import Bounds
-from api.asgi.protocol import bounded, sweep
+from api.asgi.connection_limits import ConnectionLimits
+from api.asgi.protocol import protocol_with_limits, sweep_connections
 from api.gateway.gateway import EX_CONFIG, Gateway
 from api.settings import GatewaySettings
 from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_agreement import ShardsDiffer, check_at_start
-from jobs.config.settings_base import explain
-from jobs.redis_client.client import Connection
+from jobs.config.settings_agreement import ShardsMismatch, check_shards_at_start
+from jobs.config.settings_base import format_validation_error
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 
 log = logging.getLogger("jitney.api")
 
 DRAIN_S = 2
-OTHER_FILES = 100  # beside callers: modules, logs, the queue, uploads on their way
+RESERVED_FILES = 100  # beside callers: modules, logs, the queue, uploads on their way
 
 
-class Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """uvicorn, which on shutdown first sends waiting requests home with what is known of their jobs.
 
     From the first signal on `/readyz` is 503; the shutdown begins LAME_DUCK_S later, or with a second signal.
     """
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, bounds: Bounds, up_fd: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, limits: ConnectionLimits, up_fd: int | None) -> None:
         super().__init__(config)
-        self._gateway, self._bounds, self._up_fd = gateway, bounds, up_fd
+        self._gateway, self._bounds, self._up_fd = gateway, limits, up_fd
         self._shutdown_at: float | None = None  # on the monotonic clock
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         gateway = self._gateway
         lame_duck_s = 0.0 if gateway.is_draining else gateway.settings.lame_duck_s
         gateway.is_draining = True
-        if gateway.stop_code:  # it stops by itself, and is to end with that code instead of by the signal
+        if gateway.exit_code:  # it stops by itself, and is to end with that code instead of by the signal
             self.should_exit = True
         elif lame_duck_s:
             self._captured_signals.append(sig)
@@ -65,12 +65,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._gateway.keep(sweep(self.server_state.connections, self._bounds))
+            self._gateway.run_in_background(sweep_connections(self.server_state.connections, self._bounds))
         if self._up_fd is not None and self.started:
             os.write(self._up_fd, b"\n")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._gateway.send_home()
+        self._gateway.end_waits()
         await super().shutdown(sockets)
 
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings, store_settings, bulk = GatewaySettings(), StoreSettings(), BulkSettings()
     except ValidationError as error:
-        sys.stderr.write(f"jitney api: {explain(error)}\n")
+        sys.stderr.write(f"jitney api: {format_validation_error(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s api %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(
@@ -98,10 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney api: cannot listen on HOST={settings.host} PORT={settings.port}: {reason}\n")
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
-    store = JobStore(store_settings, Connection.of(store_settings))
-    settings = settings.model_copy(update={"max_connections": _connections(settings.max_connections)})
+    store = JobStore(store_settings, RedisClient.of(store_settings))
+    settings = settings.model_copy(update={"max_connections": _limit_connections(settings.max_connections)})
     gateway = Gateway(settings, store, bulk, on_loopback=on_loopback)
-    bounds = Bounds(
+    limits = ConnectionLimits(
         head_bytes=settings.max_head_bytes,
         head_s=settings.head_s,
         receive_s=settings.receive_s,
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     config = uvicorn.Config(
         create_app(gateway),
-        http=bounded(bounds),
+        http=protocol_with_limits(limits),
         ws="none",
         log_config=None,
         access_log=False,
@@ -122,29 +122,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         proxy_headers=False,  # who called through which proxy decides nothing here
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        if misfit := runner.run(store.connection.misfit()):
-            sys.stderr.write(f"jitney api: {misfit}\n")
+        if unusable_reason := runner.run(store.connection.unusable_reason()):
+            sys.stderr.write(f"jitney api: {unusable_reason}\n")
             return EX_CONFIG
         try:
-            runner.run(check_at_start(store.connection, store_settings.shards))
-        except ShardsDiffer as error:
+            runner.run(check_shards_at_start(store.connection, store_settings.shards))
+        except ShardsMismatch as error:
             sys.stderr.write(f"jitney api: {error}\n")
             return EX_CONFIG
         log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])
-        runner.run(Server(config, gateway, bounds, args.up_fd).serve(sockets=[listening]))
-    return gateway.stop_code
+        runner.run(GatewayServer(config, gateway, limits, args.up_fd).serve(sockets=[listening]))
+    return gateway.exit_code
 
 
-def _connections(wanted: int) -> int:
+def _limit_connections(wanted: int) -> int:
     """Give how many connections may be held, and have the system allow so many open files where it lets us."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    files = wanted + OTHER_FILES if most == resource.RLIM_INFINITY else min(wanted + OTHER_FILES, most)
+    files = wanted + RESERVED_FILES if most == resource.RLIM_INFINITY else min(wanted + RESERVED_FILES, most)
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
-    if files < wanted + OTHER_FILES:
+    if files < wanted + RESERVED_FILES:
         log.warning("MAX_CONNECTIONS=%d, but this process may open %d files: it holds fewer", wanted, files)
-    return max(1, files - OTHER_FILES)
+    return max(1, files - RESERVED_FILES)
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:

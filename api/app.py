@@ -8,20 +8,20 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.asgi.fastapi_response import respond
-from api.asgi.responses import problem
+from api.asgi.fastapi_response import to_fastapi_response
+from api.asgi.responses import error_response
 from api.gateway.gateway import Gateway
-from api.openapi.document import complete
+from api.openapi.document import build_document
 from api.routes import dead_letters, events, models, webhooks
 from api.routes.bulk import batches, files
-from api.routes.hot_jobs import PATH, Hot
+from api.routes.hot_jobs import JOBS_PATH, HotRoutes
 from api.routes.jobs import router
 from jobs.contract.errors import JitneyError, Refused
 
 _STATUS_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 
-def create_app(gateway: Gateway) -> Hot:
+def create_app(gateway: Gateway) -> HotRoutes:
     """Make the ASGI app of one gateway; its lifespan starts and stops the gateway's loops."""
 
     @asynccontextmanager
@@ -43,36 +43,40 @@ def create_app(gateway: Gateway) -> Hot:
     app.include_router(events.router(gateway))
     app.include_router(files.router(gateway))
     app.include_router(batches.router(gateway))
-    app.openapi = lambda: complete(app)  # type: ignore[method-assign]
+    app.openapi = lambda: build_document(app)  # type: ignore[method-assign]
 
     @app.exception_handler(JitneyError)
     async def refused(request: Request, error: JitneyError) -> Response:
-        return respond(problem(error, request.scope["path"]))
+        return to_fastapi_response(error_response(error, request.scope["path"]))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return respond(problem(Refused("invalid_request", f"{where}: {first['msg']}"), request.scope["path"]))
+        return to_fastapi_response(
+            error_response(Refused("invalid_request", f"{where}: {first['msg']}"), request.scope["path"])
+        )
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         path, allow = request.scope["path"], (error.headers or {}).get("Allow", "")
         code = _STATUS_CODES.get(error.status_code, "malformed_request")
-        if path == PATH:  # the hot doors are not among the router's
+        if path == JOBS_PATH:  # the hot doors are not among the router's
             allow = "GET, POST"
         if "GET" in allow.split(", "):
             allow = allow.replace("GET", "GET, HEAD")
         message, headers = f"{request.method} {path[:200]}: {error.detail}", [(b"allow", allow.encode())]
         if not allow:
-            return respond(problem(Refused(code, message), path))
-        return respond(problem(Refused(code, f"{message}; allowed: {allow}"), path, headers))
+            return to_fastapi_response(error_response(Refused(code, message), path))
+        return to_fastapi_response(error_response(Refused(code, f"{message}; allowed: {allow}"), path, headers))
 
     @app.exception_handler(Exception)
     async def fault(request: Request, _error: Exception) -> Response:
         # Starlette logs the error itself once this answer is sent.
-        return respond(
-            problem(JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), request.scope["path"])
+        return to_fastapi_response(
+            error_response(
+                JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), request.scope["path"]
+            )
         )
 
-    return Hot(app, gateway)
+    return HotRoutes(app, gateway)

@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from api.auth.authentication import OpenTo
-from jobs.store.settings import GuardSettings
+from api.auth.authentication import AnonymousAccess
+from jobs.store.settings import AddressPolicySettings
 
 
-class GatewaySettings(GuardSettings):
+class GatewaySettings(AddressPolicySettings):
     """Settings of one gateway process."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
@@ -17,7 +17,7 @@ class GatewaySettings(GuardSettings):
     host: str = Field(
         "127.0.0.1", description="address to listen on; beyond loopback callers need an API key, see OPEN"
     )
-    open: OpenTo = Field(
+    open: AnonymousAccess = Field(
         "loopback",
         description="who may call while there are no API keys: loopback (whoever is on this machine), anyone or nobody",
     )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from background.settings import DeliverySettings
+from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_base import explain
+from jobs.config.settings_base import format_validation_error
 from jobs.store.settings import StoreSettings
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="docs/configuration.md has all settings (WEBHOOK_…, BULK_…), docs/api.md what receivers see.",
     ).parse_args(argv)
     try:
-        settings, store_settings, bulk_settings = DeliverySettings(), StoreSettings(), BulkSettings()
+        settings, store_settings, bulk_settings = BackgroundSettings(), StoreSettings(), BulkSettings()
     except ValidationError as error:
-        sys.stderr.write(f"jitney deliver: {explain(error)}\n")
+        sys.stderr.write(f"jitney deliver: {format_validation_error(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s deliver %(levelname)s %(message)s")
     logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # at debug it tells of every header

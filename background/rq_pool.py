@@ -22,20 +22,20 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 
-from jobs.contract.background_lease import Flight
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.error_kinds import ELSEWHERE_ERRORS, Kind, in_words, kind_of
-from jobs.redis_client.outage_log import Outage
-from jobs.redis_client.redis_url import Address
+from jobs.redis_client.error_kinds import RECONNECT_ERRORS, ErrorKind, classify_error, describe_error
+from jobs.redis_client.outage_log import OutageLog
+from jobs.redis_client.redis_url import RedisAddress
 from jobs.webhooks.outbox import LANES, Lane
 
 log = logging.getLogger("jitney.deliver")
 
-Carry = Callable[[str, int], None]
-Errand = Literal[Lane, "bulk"]  # whose threads carry it: those of a lane of deliveries, or those of bulks
+AttemptFunction = Callable[[str, int], None]
+WorkKind = Literal[Lane, "bulk"]  # whose threads carry it: those of a lane of deliveries, or those of bulks
 FUNCTION: Final = "attempt"
 BULK: Final = "bulk"
-ERRANDS: Final[tuple[Errand, ...]] = (*LANES, BULK)
+WORK_KINDS: Final[tuple[WorkKind, ...]] = (*LANES, BULK)
 QUEUE_PREFIX: Final = "deliveries-"
 COMMAND_S: Final = 5.0
 FAILED_TTL_S: Final = 3600
@@ -50,18 +50,18 @@ LAST_RETRY_S: Final = 0.2
 class AttemptJob(Job):
     """An rq job that can be nothing but an attempt: what is written in Redis names no code of ours to run."""
 
-    carry: ClassVar[Carry]
+    run_attempt: ClassVar[AttemptFunction]
 
     @property
-    def func(self) -> Carry:
+    def func(self) -> AttemptFunction:
         """Give the one function there is; raises ValueError for a job that asks for another."""
         if self.func_name != FUNCTION:
             message = f"an rq job asks for {self.func_name!r}, and only {FUNCTION!r} is carried out here"
             raise ValueError(message)
-        return type(self).carry
+        return type(self).run_attempt
 
 
-class NoPenalty(BaseDeathPenalty):
+class NoDeathPenalty(BaseDeathPenalty):
     """An attempt has a deadline of its own; an alarm needs the main thread, and a timer a thread more for each."""
 
     def setup_death_penalty(self) -> None:
@@ -71,10 +71,10 @@ class NoPenalty(BaseDeathPenalty):
         """Nothing was set up."""
 
 
-class Slot(rq.SimpleWorker):
+class RqThread(rq.SimpleWorker):
     """One thread's worker."""
 
-    death_penalty_class = NoPenalty
+    death_penalty_class = NoDeathPenalty
     max_connection_wait_time = 1.0  # rq's own is a minute: so long nobody would notice that the server is back
 
     def _install_signal_handlers(self) -> None:
@@ -90,15 +90,15 @@ class Slot(rq.SimpleWorker):
         """There is one process, whatever its threads do."""
 
 
-class Carrier:
+class RqPool:
     """The queues of all errands, and the threads that serve them."""
 
     def __init__(
         self,
-        address: Address,
+        address: RedisAddress,
         attempt_s: float,
-        carry: Mapping[Errand, Callable[[Flight], None]],
-        landed: Callable[[], None],
+        run_attempt: Mapping[WorkKind, Callable[[BackgroundLease], None]],
+        on_thread_free: Callable[[], None],
         *,
         is_queue: bool,
     ) -> None:
@@ -107,55 +107,55 @@ class Carrier:
         `is_queue`: rq's server is the queue's, which says by itself that it is away.
         """
 
-        def count_and_carry(lane: Errand) -> Carry:
+        def count_and_run(lane: WorkKind) -> AttemptFunction:
             def one(delivery: str, number: int) -> None:
                 self._count(lane, 1)
                 try:
-                    carry[lane](Flight(delivery, number))
+                    run_attempt[lane](BackgroundLease(delivery, number))
                 finally:
                     self._count(lane, -1)
-                    landed()
+                    on_thread_free()
 
             return one
 
-        self.busy: dict[Errand, int] = dict.fromkeys(ERRANDS, 0)
+        self.busy: dict[WorkKind, int] = dict.fromkeys(WORK_KINDS, 0)
         self._counting = threading.Lock()
         self._attempt_s = int(attempt_s) + 1
         self._address, self._is_queue = address, is_queue
-        self._outage = Outage(log, f"use rq's server at {address.shown}")
+        self._outage = OutageLog(log, f"use rq's server at {address.shown}")
         self._classes = {
-            lane: type(f"{lane.title()}Attempt", (AttemptJob,), {"carry": staticmethod(count_and_carry(lane))})
-            for lane in ERRANDS
+            lane: type(f"{lane.title()}Attempt", (AttemptJob,), {"carry": staticmethod(count_and_run(lane))})
+            for lane in WORK_KINDS
         }
         self._closed = threading.Event()
         self._open()
 
-    def start(self, slots: Mapping[Errand, int]) -> None:
+    def start(self, slots: Mapping[WorkKind, int]) -> None:
         """Start the threads; they end with the process."""
         logging.getLogger("rq").setLevel(logging.CRITICAL)
         for lane, count in slots.items():
             for nth in range(count):
                 threading.Thread(target=self._serve, args=(lane,), name=f"{lane}-{nth}", daemon=True).start()
 
-    def queued(self, lane: Errand) -> int:
+    def queued(self, lane: WorkKind) -> int:
         """Count what waits for a thread; raises StoreUnavailable."""
-        with self._asking():
+        with self._translate_errors():
             return int(self._queues[lane].count)
 
-    def put(self, lane: Errand, flights: Sequence[Flight]) -> None:
+    def put(self, lane: WorkKind, leases: Sequence[BackgroundLease]) -> None:
         """Hand flights to the threads, each once; raises StoreUnavailable."""
-        with self._asking():
-            for flight in flights:
+        with self._translate_errors():
+            for lease in leases:
                 with suppress(DuplicateJobError):
                     self._queues[lane].enqueue_call(
                         FUNCTION,
-                        args=list(flight),
-                        job_id=f"{flight.delivery}-{flight.number}",
+                        args=list(lease),
+                        job_id=f"{lease.delivery}-{lease.number}",
                         unique=True,
                         timeout=self._attempt_s,
                         result_ttl=0,
                         failure_ttl=FAILED_TTL_S,
-                        description=flight.delivery,
+                        description=lease.delivery,
                     )
 
     def reopen(self) -> None:
@@ -175,34 +175,34 @@ class Carrier:
     def _open(self) -> None:
         """Make the clients, which connect when they are asked; raises ValueError for a URL of a file."""
         url, pauses = self._address.read(), ExponentialBackoff(LAST_RETRY_S, FIRST_RETRY_S)
-        patience = {"retry": Retry(pauses, RETRIES), "retry_on_error": ELSEWHERE_ERRORS}
+        patience = {"retry": Retry(pauses, RETRIES), "retry_on_error": RECONNECT_ERRORS}
         # rq raises its client's timeout to minutes, for it blocks: what is asked in between has a client of its own.
         self._client = redis.Redis.from_url(url, socket_timeout=COMMAND_S, socket_connect_timeout=COMMAND_S, **patience)
         self._blocking = redis.Redis.from_url(url, **patience)
-        self._queues = {lane: self._queue(lane, self._client) for lane in ERRANDS}
+        self._queues = {lane: self._queue(lane, self._client) for lane in WORK_KINDS}
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (redis.RedisError, OSError) as error:
-            unavailable = StoreUnavailable(f"rq's server did not take it: {in_words(error)}")
-            is_told = self._is_queue and kind_of(error) is not Kind.NEVER
+            unavailable = StoreUnavailable(f"rq's server did not take it: {describe_error(error)}")
+            is_told = self._is_queue and classify_error(error) is not ErrorKind.NEVER
             self._outage.began(unavailable if is_told else error)
             self.reopen()
             raise unavailable from error
         self._outage.ended()
 
-    def _count(self, lane: Errand, more: int) -> None:
+    def _count(self, lane: WorkKind, more: int) -> None:
         with self._counting:
             self.busy[lane] += more
 
-    def _serve(self, lane: Errand) -> None:
+    def _serve(self, lane: WorkKind) -> None:
         """Work until closed; rq's worker quits for many a reason, and is replaced."""
         while not self._closed.is_set():
             blocking = self._blocking
             with suppress(redis.RedisError, OSError, ValueError):
-                Slot(
+                RqThread(
                     [self._queue(lane, blocking)],
                     connection=blocking,
                     job_class=self._classes[lane],
@@ -213,7 +213,7 @@ class Carrier:
             blocking.connection_pool.disconnect(inuse_connections=False)  # they may lead to the wrong node
             self._closed.wait(PAUSE_S)
 
-    def _queue(self, lane: Errand, client: Any) -> rq.Queue:
+    def _queue(self, lane: WorkKind, client: Any) -> rq.Queue:
         return rq.Queue(
             f"{QUEUE_PREFIX}{lane}", connection=client, job_class=self._classes[lane], serializer=JSONSerializer
         )

@@ -7,13 +7,13 @@ from typing import Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from jobs.config.settings_base import MOST_SECONDS
+from jobs.config.settings_base import MAX_SECONDS
 from jobs.redis_client import redis_url
-from jobs.store.settings import GuardSettings
-from jobs.webhooks.outbox import Lane, Limits
+from jobs.store.settings import AddressPolicySettings
+from jobs.webhooks.outbox import DeliveryLimits, Lane
 
 
-class DeliverySettings(GuardSettings):
+class BackgroundSettings(AddressPolicySettings):
     """Settings of one delivering process."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
@@ -77,12 +77,12 @@ class DeliverySettings(GuardSettings):
     @field_validator("webhook_schedule")
     @classmethod
     def _is_a_schedule(cls, value: str) -> str:
-        message = f"must be seconds, from 0 to {MOST_SECONDS:.0f}, with commas between"
+        message = f"must be seconds, from 0 to {MAX_SECONDS:.0f}, with commas between"
         try:
             waits = [float(one) for one in value.split(",")]
         except ValueError as error:
             raise ValueError(message) from error
-        if not all(0 <= wait <= MOST_SECONDS for wait in waits):
+        if not all(0 <= wait <= MAX_SECONDS for wait in waits):
             raise ValueError(message)
         return value
 
@@ -108,10 +108,10 @@ class DeliverySettings(GuardSettings):
         self.rq_address()
         return self
 
-    def rq_address(self) -> redis_url.Address | None:
+    def rq_address(self) -> redis_url.RedisAddress | None:
         """Give where rq's server is; None: where the queue is. Raises ValueError."""
         named = {"RQ_REDIS_URL": self.rq_redis_url, "RQ_REDIS_URL_FILE": str(self.rq_redis_url_file or "")}
-        return redis_url.find(named, "RQ_REDIS_URL")
+        return redis_url.find_address(named, "RQ_REDIS_URL")
 
     @property
     def schedule(self) -> tuple[float, ...]:
@@ -123,13 +123,13 @@ class DeliverySettings(GuardSettings):
         return self.deliveries if lane == "fast" else self.slow_deliveries
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> DeliveryLimits:
         """Give the rules that the outbox keeps."""
         ms = {name: int(seconds * 1000) for name, seconds in self if isinstance(seconds, float)}
-        return Limits(
-            flight_ms=ms["webhook_flight_s"],
+        return DeliveryLimits(
+            lease_ms=ms["webhook_flight_s"],
             stall_ms=max(1, min(1000, int(self.webhook_timeout_s * 250))),
-            most_waiting=self.webhook_backlog,
+            max_waiting=self.webhook_backlog,
             room=self.webhook_per_host,
             pause_after_ms=ms["webhook_pause_after_s"],
             pause_ms=ms["webhook_pause_s"],

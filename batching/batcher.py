@@ -33,7 +33,7 @@ class BatchLimits:
             raise ValueError(message)
 
 
-class _Waiting(NamedTuple, Generic[T]):
+class _WaitingItem(NamedTuple, Generic[T]):
     item: T
     cost: float
     since: float
@@ -54,7 +54,7 @@ class Batcher(Generic[T]):
         """`cap_of`: the most items of a group that ride together, where that is fewer than the limits allow."""
         self.limits = limits
         self._cap_of = cap_of
-        self._groups: dict[Hashable, deque[_Waiting[T]]] = {}
+        self._groups: dict[Hashable, deque[_WaitingItem[T]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
@@ -63,9 +63,9 @@ class Batcher(Generic[T]):
         """Take an item in: behind its group, or before it. `now` never runs backwards."""
         waiting = self._groups.setdefault(group, deque())
         if first:
-            waiting.appendleft(_Waiting(item, cost, waiting[0].since if waiting else now))
+            waiting.appendleft(_WaitingItem(item, cost, waiting[0].since if waiting else now))
         else:
-            waiting.append(_Waiting(item, cost, now))
+            waiting.append(_WaitingItem(item, cost, now))
 
     def take(self, now: float) -> Batch[T] | None:
         """Close and hand out the batch that is due; None where nothing is."""

@@ -12,13 +12,13 @@ _POWERS: Final = tuple(2**power for power in range(13))
 PADDED_PROVIDERS: Final = frozenset({"cuda", "tensorrt"})
 
 
-def choose(provider: str, cap: int, wanted: Sequence[int] | None) -> tuple[int, ...]:
+def choose_buckets(provider: str, cap: int, wanted: Sequence[int] | None) -> tuple[int, ...]:
     """Sizes up to the cap, and the cap; none where every size runs as it is. `wanted`: the operator's."""
     if wanted is None and provider not in PADDED_PROVIDERS:
         return ()
     return (*takewhile(lambda size: size < cap, wanted or _POWERS), cap)
 
 
-def seats(buckets: Sequence[int], riders: int) -> int:
+def padded_size(buckets: Sequence[int], item_count: int) -> int:
     """How many rows a batch of so many riders runs with."""
-    return next((size for size in buckets if size >= riders), riders)
+    return next((size for size in buckets if size >= item_count), item_count)

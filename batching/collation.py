@@ -17,20 +17,20 @@ def group_of(arrays: Arrays) -> Hashable:
     return tuple([(name, array.dtype.str, array.shape) for name, array in arrays.items()])
 
 
-def fold(items: Sequence[Arrays], seats: int = 0) -> dict[str, NDArray[np.generic]]:
+def stack_items(items: Sequence[Arrays], padded_size: int = 0) -> dict[str, NDArray[np.generic]]:
     """Stack items of one group along a new first dimension, in order: n of `shape` make one `(n, *shape)`.
 
     With more `seats` than items the last one sits in those left over: a model that takes it takes it twice.
     """
-    if len(items) == 1 and seats <= 1:
+    if len(items) == 1 and padded_size <= 1:
         return {name: array[np.newaxis] for name, array in items[0].items()}
-    seated = [*items, *[items[-1]] * (seats - len(items))]
+    seated = [*items, *[items[-1]] * (padded_size - len(items))]
     return {name: np.stack([item[name] for item in seated]) for name in items[0]}
 
 
-def unfold(outputs: Arrays, count: int, seats: int = 0) -> list[dict[str, NDArray[np.generic]]]:
+def split_outputs(outputs: Arrays, count: int, padded_size: int = 0) -> list[dict[str, NDArray[np.generic]]]:
     """Cut outputs (n, …) into `count` items in the order they went in; raises CollationError for any other length."""
-    expected = max(count, seats)
+    expected = max(count, padded_size)
     for name, array in outputs.items():
         rows = array.shape[0] if array.ndim else "no"
         if rows != expected:

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 PROBE_S = 600.0  # memory may have been short for another's sake: after a while twice as much is tried again
 
 
-class Ceilings:
+class MemoryLimits:
     """Learned from failures, forgotten by and by. Times in seconds, on the caller's clock."""
 
     def __init__(self, cap: int, probe_s: float = PROBE_S) -> None:
@@ -25,19 +25,19 @@ class Ceilings:
                 del self._known[group]
         return min(ceiling, self._cap)
 
-    def too_many(self, group: Hashable, riders: int, now: float) -> None:
+    def too_many(self, group: Hashable, item_count: int, now: float) -> None:
         """Learn that memory had no room for so many."""
         known = self._known.get(group)
-        ceiling = max(1, riders // 2)
+        ceiling = max(1, item_count // 2)
         if known is None or ceiling <= known[0]:
             self._known[group] = (ceiling, now)
 
     def report(self) -> dict[str, int]:
         """List what is known, readably: the group → the ceiling."""
-        return {_words(group): ceiling for group, (ceiling, _) in self._known.items()}
+        return {_describe_group(group): ceiling for group, (ceiling, _) in self._known.items()}
 
 
-def _words(group: Hashable) -> str:
+def _describe_group(group: Hashable) -> str:
     """Name a group as operators know inputs: x:<f4[3,224,224]."""
     if not isinstance(group, tuple):
         return str(group)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 
-def number(low: float, high: float) -> Callable[[str], float]:
+def float_between(low: float, high: float) -> Callable[[str], float]:
     """Read a number from `low` to `high`."""
 
     def read(text: str) -> float:
@@ -20,7 +20,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return read
 
 
-def whole(low: int, high: int, meaning: str = "") -> Callable[[str], int]:
+def int_between(low: int, high: int, meaning: str = "") -> Callable[[str], int]:
     """Read a whole number; `meaning`: what is said of the least, in brackets, if it is no mere number."""
 
     def read(text: str) -> int:

@@ -9,28 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from cli.api_keys import EX_CONFIG, EX_UNAVAILABLE, TIMEOUT_S
-from cli.serve.redis_address import NoQueue, Queue, locate
+from cli.serve.redis_address import QueueAddress, QueueNotFound, locate
 from jobs.config import settings_agreement
 from jobs.contract import ids
 from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.tenants import stored_limits
-from jobs.tenants.limits import MOST, MOST_WEIGHT, Deviation
+from jobs.tenants.limits import MAX_LIMIT, MAX_WEIGHT, LimitOverride
 
-_MEANING: Final = {
-    "weight": f"its share of the seats beside other tenants, 1 to {MOST_WEIGHT}",
+_LIMIT_HELP: Final = {
+    "weight": f"its share of the seats beside other tenants, 1 to {MAX_WEIGHT}",
     "requests": "requests in TENANT_WINDOW_S at one gateway",
     "jobs": "jobs that may wait or run",
     "bytes": "bytes of their inputs",
     "running": "jobs that may run at a time",
 }
-_WIDTH: Final = 14
+_COLUMN_WIDTH: Final = 14
 
 
-async def run(given: argparse.Namespace, queue: Queue) -> int:
+async def run(given: argparse.Namespace, queue: QueueAddress) -> int:
     """Do what was asked; returns the exit code, raises StoreUnavailable."""
-    connection = Connection(queue.address.url, TIMEOUT_S, url_file=queue.address.file)
+    connection = RedisClient(queue.address.url, TIMEOUT_S, url_file=queue.address.file)
     try:
         if given.what == "set":
             return await _set(connection, given)
@@ -41,16 +41,16 @@ async def run(given: argparse.Namespace, queue: Queue) -> int:
         await connection.aclose()
 
 
-async def _set(connection: Connection, given: argparse.Namespace) -> int:
-    limits = {name: getattr(given, name) for name in _MEANING if name in given}
-    kept = await stored_limits.change(connection, given.tenant, limits)
+async def _set(connection: RedisClient, given: argparse.Namespace) -> int:
+    limits = {name: getattr(given, name) for name in _LIMIT_HELP if name in given}
+    kept = await stored_limits.update_limits(connection, given.tenant, limits)
     own = ", ".join(f"{name} {value}" for name, value in kept if value is not None) or "none of its own"
     print(f"limits of tenant {given.tenant}: {own}; the others are the default ones", file=sys.stderr)
     return 0
 
 
-async def _unset(connection: Connection, tenant: str) -> int:
-    if not await stored_limits.forget(connection, tenant):
+async def _unset(connection: RedisClient, tenant: str) -> int:
+    if not await stored_limits.delete_limits(connection, tenant):
         message = f"jitney tenants: tenant {tenant} has no limits of its own; `jitney tenants list` shows who has"
         print(message, file=sys.stderr)
         return 1
@@ -58,53 +58,53 @@ async def _unset(connection: Connection, tenant: str) -> int:
     return 0
 
 
-async def _list(connection: Connection) -> int:
-    known = await stored_limits.read(connection)
+async def _list(connection: RedisClient) -> int:
+    known = await stored_limits.read_limits(connection)
     shards = await settings_agreement.read_shards(connection)
-    default = await _defaults(connection)
+    default = await _default_limits(connection)
     loads = await connection.pipeline([("HGETALL", keys.load(shard)) for shard in range(shards)])
-    names = ("tenant", *_MEANING, "open jobs", "open bytes", "running now")
-    print("  ".join(name.ljust(20 if name == "tenant" else _WIDTH) for name in names).rstrip())
+    names = ("tenant", *_LIMIT_HELP, "open jobs", "open bytes", "running now")
+    print("  ".join(name.ljust(20 if name == "tenant" else _COLUMN_WIDTH) for name in names).rstrip())
     for tenant, limits in sorted(known.items()):
-        used = [_used(loads, tenant, what) for what in ("jobs", "bytes", "running")]
-        print(_row(tenant, [_shown(limits, name, default) for name in _MEANING], used))
-    print(_row("(all others)", [default.get(name, "?") for name in _MEANING], []))
+        used = [_current_usage(loads, tenant, what) for what in ("jobs", "bytes", "running")]
+        print(_format_row(tenant, [_format_limit(limits, name, default) for name in _LIMIT_HELP], used))
+    print(_format_row("(all others)", [default.get(name, "?") for name in _LIMIT_HELP], []))
     return 0
 
 
-def _row(tenant: str, limits: Sequence[str], used: Sequence[str]) -> str:
-    return "  ".join([tenant.ljust(20), *(word.ljust(_WIDTH) for word in (*limits, *used))]).rstrip()
+def _format_row(tenant: str, limits: Sequence[str], used: Sequence[str]) -> str:
+    return "  ".join([tenant.ljust(20), *(word.ljust(_COLUMN_WIDTH) for word in (*limits, *used))]).rstrip()
 
 
-def _shown(limits: Deviation, name: str, default: Mapping[str, str]) -> str:
+def _format_limit(limits: LimitOverride, name: str, default: Mapping[str, str]) -> str:
     """Give a limit as a word: in brackets where it is the default one, 0 = no limit."""
     value = getattr(limits, name)
     return f"({default.get(name, '?')})" if value is None else str(value)
 
 
-async def _defaults(connection: Connection) -> dict[str, str]:
+async def _default_limits(connection: RedisClient) -> dict[str, str]:
     """Give the default limits by what a live gateway has announced; empty where none lives."""
-    found = [one for one in await settings_agreement.read(connection) if one.part == "gateway"]
+    found = [one for one in await settings_agreement.read_processes(connection) if one.part == "gateway"]
     if not found:
         return {}
     settings = found[0].settings
-    return {"weight": "1", **{name: settings.get(f"TENANT_{name.upper()}", "?") for name in [*_MEANING][1:]}}
+    return {"weight": "1", **{name: settings.get(f"TENANT_{name.upper()}", "?") for name in [*_LIMIT_HELP][1:]}}
 
 
-def _used(loads: Sequence[Mapping[bytes, bytes]], tenant: str, what: str) -> str:
+def _current_usage(loads: Sequence[Mapping[bytes, bytes]], tenant: str, what: str) -> str:
     """Give what is counted of a tenant now; "-" where nothing is, as without a limit."""
     counts = [int(load[field]) for load in loads if (field := f"@{tenant}:{what}".encode()) in load]
     return str(sum(counts)) if counts else "-"
 
 
-def _tenant(text: str) -> str:
-    if ids.TENANT.fullmatch(text):
+def _parse_tenant(text: str) -> str:
+    if ids.TENANT_NAME.fullmatch(text):
         return text
     message = f"{text[:80]!r} is no tenant's name: 1 to 64 of a-z, 0-9, _ and -, the first a letter or a digit"
     raise argparse.ArgumentTypeError(message)
 
 
-def _limit(low: int, high: int) -> Callable[[str], int | None]:
+def _limit_parser(low: int, high: int) -> Callable[[str], int | None]:
     def read(text: str) -> int | None:
         if text == "default":
             return None
@@ -126,15 +126,15 @@ def main(argv: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="what", required=True, metavar="list|set|unset")
     verbs.add_parser("list", help="list tenants with limits of their own, and what they use")
     change = verbs.add_parser("set", help="set some of a tenant's limits, and leave its others", epilog=where)
-    change.add_argument("tenant", type=_tenant, help="as its API keys name it")
-    for name, meaning in _MEANING.items():
-        low, high = (1, MOST_WEIGHT) if name == "weight" else (0, MOST)
-        words = {"type": _limit(low, high), "default": argparse.SUPPRESS, "metavar": "N"}
+    change.add_argument("tenant", type=_parse_tenant, help="as its API keys name it")
+    for name, meaning in _LIMIT_HELP.items():
+        low, high = (1, MAX_WEIGHT) if name == "weight" else (0, MAX_LIMIT)
+        words = {"type": _limit_parser(low, high), "default": argparse.SUPPRESS, "metavar": "N"}
         change.add_argument(f"--{name}", help=f"{meaning}; default: as TENANT_* says", **words)  # type: ignore[arg-type]
     forget = verbs.add_parser("unset", help="give a tenant the default limits again")
-    forget.add_argument("tenant", type=_tenant, help="as `list` shows it")
+    forget.add_argument("tenant", type=_parse_tenant, help="as `list` shows it")
     given = parser.parse_args(argv)
-    if given.what == "set" and not any(name in given for name in _MEANING):
+    if given.what == "set" and not any(name in given for name in _LIMIT_HELP):
         change.error("name a limit to set, such as --jobs 1000")
     logging.getLogger("jitney.jobs").setLevel(logging.CRITICAL)  # what goes wrong is said below
     try:
@@ -144,6 +144,6 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"jitney tenants: {error}", file=sys.stderr)
         return EX_CONFIG
-    except (NoQueue, StoreUnavailable) as error:
+    except (QueueNotFound, StoreUnavailable) as error:
         print(f"jitney tenants: {error}", file=sys.stderr)
         return EX_UNAVAILABLE

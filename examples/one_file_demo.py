@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, UploadFile
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from batching.collation import fold, unfold
+from batching.collation import split_outputs, stack_items
 from jitney import Refused, load, scan
 
 PAGE = """<!doctype html><meta charset=utf-8><title>Demo</title>
@@ -43,9 +43,9 @@ def page():
 @app.post("/predict")
 def predict(image: UploadFile):
     try:
-        arrays = model.prepare("image", image.file.read(), {})
-        (outputs,) = unfold(model.run(fold([arrays])), 1)
-        predictions = model.present(outputs, {})["predictions"]
+        arrays = model.preprocess("image", image.file.read(), {})
+        (outputs,) = split_outputs(model.run(stack_items([arrays])), 1)
+        predictions = model.postprocess(outputs, {})["predictions"]
     except Refused as error:
         return JSONResponse({"success": False, "detail": str(error)}, 400)
     return {

@@ -10,21 +10,21 @@ load, scan            a model folder without a service (examples/one_file_demo.p
 """
 
 from jobs.contract.errors import Refused
-from model_runtime.engine.custom_engine import OwnEngine
+from model_runtime.engine.custom_engine import CustomEngine
 from model_runtime.engine.onnx_engine import RunFailed
-from model_runtime.model import load
-from model_runtime.repository.repository import scan
+from model_runtime.model import load_model
+from model_runtime.repository.repository import list_models
 from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tasks import ImageClassification, ImageEmbedding, ObjectDetection, Task, TensorTask, TryAgain
-from model_runtime.tensor_spec import Port
+from model_runtime.tensor_spec import TensorSpec
 
 __all__ = [
     "ImageClassification",
     "ImageEmbedding",
     "ModelSpec",
     "ObjectDetection",
-    "OwnEngine",
-    "Port",
+    "CustomEngine",
+    "TensorSpec",
     "Refused",
     "RunFailed",
     "Task",

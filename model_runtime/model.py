@@ -12,13 +12,13 @@ from batching import buckets
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import size_bytes
 from model_runtime.engine.onnx_engine import RunFailed, Stop
-from model_runtime.engine.open_engine import SHORT_CHECK_ROWS, AnyEngine, Hardware, open_engine
+from model_runtime.engine.open_engine import QUICK_CHECK_ROWS, AnyEngine, Hardware, open_engine
 from model_runtime.profiling import batch_consistency, profile_store
-from model_runtime.profiling.batch_cap import Profile, Trial, measure, zeros
-from model_runtime.profiling.profile_store import KeptProfile
-from model_runtime.repository.repository import ModelFolder, with_own_spec
+from model_runtime.profiling.batch_cap import MeasuredModel, Profile, measure_profile, zero_batch
+from model_runtime.profiling.profile_store import StoredProfile
+from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import Task, is_own, load_task
+from model_runtime.tasks import Task, is_custom, load_task
 from model_runtime.tensor_spec import Array
 
 log = logging.getLogger("jitney.worker")
@@ -27,8 +27,8 @@ log = logging.getLogger("jitney.worker")
 class Model:
     """`max_batch`: as the operator set it, or else as measured; 1 for a model that takes no more.
 
-    `own_task`, `own_engine`: whether they are a user's code, which is never called on an event loop: it may take long.
-    `offload`: whether `prepare` is to run in a thread. `is_noted_each`: whether it takes long enough for each rider to
+    `has_custom_task`, `has_custom_engine`: whether they are a user's code, which is never called on an event loop: it may take long.
+    `offload`: whether `prepare` is to run in a thread. `is_journaled_singly`: whether it takes long enough for each rider to
     be noted in the black box by itself; else all that are prepared together are noted at once.
     """
 
@@ -37,11 +37,13 @@ class Model:
         self.version = folder.version
         self.spec = folder.spec
         self.max_batch = profile.cap
-        self.buckets = buckets.choose(engine.provider, profile.cap, folder.spec.buckets) if engine.batchable else ()
+        self.buckets = (
+            buckets.choose_buckets(engine.provider, profile.cap, folder.spec.buckets) if engine.batchable else ()
+        )
         self.max_wait_s = folder.spec.max_wait_ms / 1000
-        self.own_task, self.own_engine = is_own(folder.spec.task), folder.spec.engine is not None
-        self.offload = task.offload or self.own_task
-        self.is_noted_each = bool(task.offload)
+        self.has_custom_task, self.has_custom_engine = is_custom(folder.spec.task), folder.spec.engine is not None
+        self.offload = task.offload or self.has_custom_task
+        self.is_journaled_singly = bool(task.offload)
         self.inputs = engine.inputs
         self._engine = engine
         self._task = task
@@ -51,24 +53,24 @@ class Model:
         self._kinds = sorted(task.kinds)
         self._labels = task.label_count if isinstance(task.label_count, int) else None
 
-    def prepare(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
+    def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
         """One rider's arrays, without the batch dimension; raises Refused, and what a user's own task may raise."""
         if kind not in self._kinds:
             kinds = " or ".join(self._kinds)
             raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
-        return self._task.prepare(kind, data, parameters)
+        return self._task.preprocess(kind, data, parameters)
 
-    def seats(self, riders: int) -> int:
+    def padded_size(self, item_count: int) -> int:
         """How many rows so many riders are run with: as many, or the next bucket."""
-        return buckets.seats(self.buckets, riders)
+        return buckets.padded_size(self.buckets, item_count)
 
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
         """Rows in, rows out; blocks, from any thread; raises `onnx_engine.RunFailed`."""
         return self._engine.run(arrays, stop)
 
-    def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One rider's outputs, without the batch dimension, as its JSON-able answer; raises as `prepare` does."""
-        return self._task.present(outputs, parameters)
+        return self._task.postprocess(outputs, parameters)
 
     @property
     def running_on(self) -> str:
@@ -86,8 +88,8 @@ class Model:
             "task": self.spec.task,
             "description": self.spec.description,
             "kinds": self._kinds,
-            "inputs": [port.card() for port in self._engine.inputs],
-            "outputs": [port.card() for port in self._engine.outputs],
+            "inputs": [tensor_spec.card() for tensor_spec in self._engine.inputs],
+            "outputs": [tensor_spec.card() for tensor_spec in self._engine.outputs],
             "max_batch": self.max_batch,
             "buckets": list(self.buckets),
             "run_ms": {str(size): ms for size, ms in self._profile.run_ms.items()},
@@ -110,33 +112,33 @@ class Model:
 
     def _raw_bytes(self) -> int | None:
         """The size of an `application/octet-stream` body, where the model takes one."""
-        port = self._engine.inputs[0]
-        fits = "raw" in self._kinds and len(self._engine.inputs) == 1 and port.is_fixed
-        return size_bytes(port.datatype, port.shape) if fits else None
+        tensor_spec = self._engine.inputs[0]
+        fits = "raw" in self._kinds and len(self._engine.inputs) == 1 and tensor_spec.is_fixed
+        return size_bytes(tensor_spec.datatype, tensor_spec.shape) if fits else None
 
 
-def load(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
+def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     """Opens and tries the model, and checks its task against it; raises ModelError only."""
     started = time.perf_counter()
-    folder = with_own_spec(folder)
+    folder = with_version_spec(folder)
     engine = open_engine(folder, hardware)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
     if engine.batchable and folder.spec.check:
-        _check(folder, engine)
-    kept = _kept(folder)
-    mine = profile_store.find(kept, engine.provider, engine.device, engine.runtime)
-    profile = _profile(folder, engine, mine)._replace(kept=kept)
+        _check_consistency(folder, engine)
+    kept = _read_profiles(folder)
+    mine = profile_store.find_profile(kept, engine.provider, engine.device, engine.runtime)
+    profile = _choose_profile(folder, engine, mine)._replace(kept=kept)
     _warm_up(folder, engine, profile.cap)
     return Model(folder, engine, task, profile, (time.perf_counter() - started) * 1000)
 
 
 def _warm_up(folder: ModelFolder, engine: AnyEngine, cap: int) -> None:
     """Every size that will be run is run once: what the runtime prepares for it is ready before the first job."""
-    if not all(port.is_fixed for port in engine.inputs) or not engine.batchable:
+    if not all(tensor_spec.is_fixed for tensor_spec in engine.inputs) or not engine.batchable:
         return
-    for size in buckets.choose(engine.provider, cap, folder.spec.buckets):
+    for size in buckets.choose_buckets(engine.provider, cap, folder.spec.buckets):
         try:
-            engine.prepare(zeros(engine.inputs, size))
+            engine.warm_up(zero_batch(engine.inputs, size))
         except RunFailed as error:
             if error.fault == "device":
                 hint = "; [cuda] graphs = false in model.toml runs it unrecorded" if engine.provider == "cuda" else ""
@@ -147,12 +149,12 @@ def _warm_up(folder: ModelFolder, engine: AnyEngine, cap: int) -> None:
             return
 
 
-def _check(folder: ModelFolder, engine: AnyEngine) -> None:
+def _check_consistency(folder: ModelFolder, engine: AnyEngine) -> None:
     """The short form of `jitney models check`: a model whose riders mix still serves, one of them at a time."""
     tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
-    check = batch_consistency.Check(engine.inputs, engine.run, lambda rows: rows, tolerance)
+    check = batch_consistency.ConsistencyCheck(engine.inputs, engine.run, lambda rows: rows, tolerance)
     try:
-        found = check.short(SHORT_CHECK_ROWS)
+        found = check.short(QUICK_CHECK_ROWS)
     except RunFailed as error:  # one made-up row is refused: that says nothing of a caller's
         if error.fault == "device":
             raise ModelError(folder.onnx, None, f"the device was lost while it was checked: {error}") from error
@@ -160,11 +162,11 @@ def _check(folder: ModelFolder, engine: AnyEngine) -> None:
         return
     engine.checked = found.passed
     if not found.passed:
-        engine.run_alone(f"it fails the check: {found.reason}")
+        engine.disable_batching(f"it fails the check: {found.reason}")
         log.warning("model %s runs one rider at a time: %s", folder.name, engine.batch_note)
 
 
-def _profile(folder: ModelFolder, engine: AnyEngine, kept: KeptProfile | None) -> Profile:
+def _choose_profile(folder: ModelFolder, engine: AnyEngine, kept: StoredProfile | None) -> Profile:
     if not engine.batchable:
         return Profile(1, {})
     if kept is not None:
@@ -173,7 +175,7 @@ def _profile(folder: ModelFolder, engine: AnyEngine, kept: KeptProfile | None) -
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
     spent = time.process_time if engine.provider == "cpu" else None
-    profile = measure(Trial(engine.inputs, engine.run, spent=spent))
+    profile = measure_profile(MeasuredModel(engine.inputs, engine.run, spent=spent))
     if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # it would be blamed on the first jobs
         raise ModelError(folder.onnx, None, f"the device was lost while batches were tried: {profile.error}")
     if profile.error is not None:
@@ -182,11 +184,11 @@ def _profile(folder: ModelFolder, engine: AnyEngine, kept: KeptProfile | None) -
     return profile
 
 
-def _kept(folder: ModelFolder) -> list[KeptProfile]:
+def _read_profiles(folder: ModelFolder) -> list[StoredProfile]:
     if folder.spec.engine is not None:  # a profile is of an ONNX file
         return []
     try:
-        return profile_store.read(folder.onnx)
+        return profile_store.read_profiles(folder.onnx)
     except ModelError as error:
         log.warning("model %s: its profile is measured anew: %s", folder.name, error)
         return []

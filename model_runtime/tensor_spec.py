@@ -25,7 +25,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-class Port(NamedTuple):
+class TensorSpec(NamedTuple):
     """One input or output of a model. `shape` is that of one row: without the batch dimension, -1 where free."""
 
     name: str

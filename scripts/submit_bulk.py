@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 50  # images in one request, whose base64 must fit into its body: 32 MiB
-LATER = (408, 429, 500, 502, 503, 504)  # not now: the same request may pass later
+RETRYABLE_STATUSES = (408, 429, 500, 502, 503, 504)  # not now: the same request may pass later
 
 
 def submit(url: str, key: str, lines: list[str]) -> list[dict[str, Any]]:
@@ -34,12 +34,16 @@ def submit(url: str, key: str, lines: list[str]) -> list[dict[str, Any]]:
                 jobs = json.load(answer)["jobs"]
         except urllib.error.HTTPError as error:  # no job was taken
             body, wait_s = error.read(), float(error.headers.get("Retry-After", 1))
-            if error.code not in LATER and not (jobs := json.loads(body or "{}").get("jobs", [])):
+            if error.code not in RETRYABLE_STATUSES and not (jobs := json.loads(body or "{}").get("jobs", [])):
                 sys.exit(f"{url} answers {error.code}: {body.decode()}")
         except OSError as error:
             print(f"{url} does not answer: {error}; trying again", file=sys.stderr)
         refused = [job["error"]["status"] for job in jobs if "status" not in job]
-        if jobs and not any(job.get("status") in ("queued", "running") for job in jobs) and not {*refused} & {*LATER}:
+        if (
+            jobs
+            and not any(job.get("status") in ("queued", "running") for job in jobs)
+            and not {*refused} & {*RETRYABLE_STATUSES}
+        ):
             return jobs
         time.sleep(wait_s)
 

@@ -35,7 +35,7 @@ SEED, SIZE, PICTURE, EPOCHS, BATCH = 0, 28, 128, 100, 64  # SIZE: the model's in
 BOX, ROOM = 48, 72  # the side of the digit that is redrawn, and with the empty edge around it
 # A pixel's neighbours, clockwise from above, as shifts that bring each onto it; and the groups of them that must have
 # a gap for the pixel to go, in either half of a round of thinning.
-RING = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
+NEIGHBOURS = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
 HALVES = (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6)))
 OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "Conv2d": ("Conv", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
@@ -68,7 +68,7 @@ def centre_lines(ink: Array) -> Array:
     while True:
         before = ink.sum()
         for groups in HALVES:
-            ring = np.stack([np.roll(ink, shift, (1, 2)) for shift in RING])
+            ring = np.stack([np.roll(ink, shift, (1, 2)) for shift in NEIGHBOURS])
             count, turns = ring.sum(0), (~ring & np.roll(ring, -1, 0)).sum(0)
             inside = np.any([ring[list(group)].all(0) for group in groups], axis=0)
             ink = ink & ~((count >= 2) & (count <= 6) & (turns == 1) & ~inside)
@@ -92,7 +92,7 @@ def uniform(count: int, low: float = 0, high: float = 1) -> Tensor:
     return torch.empty(count, 1, 1, 1).uniform_(low, high)
 
 
-def places(count: int, scale: Tensor, side: int) -> Tensor:
+def pixel_sources(count: int, scale: Tensor, side: int) -> Tensor:
     """Return where each pixel of a redrawn image comes from: scale, squeeze, turn, shear, shift and a gentle bend."""
     turn, shear = uniform(count, -0.22, 0.22), uniform(count, -0.28, 0.28)
     room, axis = (1.05 - scale).clamp(min=0.05), torch.linspace(-1, 1, side)
@@ -108,7 +108,7 @@ def redraw(source: Tensor) -> Tensor:
     """Return [N, 1, SIZE, SIZE]: each digit elsewhere on the canvas, its ink retouched or drawn anew with a brush."""
     count, side = len(source), 2 * SIZE
     scale, low, axis = uniform(count, 0.5, 1.05), uniform(count, 0, 0.45), torch.linspace(0, 1, side)
-    moved = nnf.grid_sample(source, places(count, scale, side), padding_mode="border", align_corners=False)
+    moved = nnf.grid_sample(source, pixel_sources(count, scale, side), padding_mode="border", align_corners=False)
     inked = ((moved[:, :1] - low) / uniform(count, 0.4, 1.0) / (1 - low)).clamp(0, 1)
     far = torch.where(uniform(count) < 0.5, moved[:, 1:2], moved[:, 2:3]) * scale
     dot = torch.hypot(axis - uniform(count), axis[:, None] - uniform(count))  # the pen touched down

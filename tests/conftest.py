@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from tests.support.servers import Server
 from tests.support.service import Service
 
@@ -34,11 +34,11 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-async def own(anyio_backend: str) -> AsyncIterator[tuple[Server, Connection]]:
+async def own(anyio_backend: str) -> AsyncIterator[tuple[Server, RedisClient]]:
     """Start a server for this test alone, to be stopped and killed, and a connection to it."""
     del anyio_backend
     server = Server()
-    connection = Connection(server.url, 0.5)
+    connection = RedisClient(server.url, 0.5)
     yield server, connection
     await connection.aclose()
     server.close()

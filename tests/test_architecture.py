@@ -9,10 +9,10 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
-from background.settings import DeliverySettings
+from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
 from jobs.contract.errors import CODES
-from jobs.contract.lifecycle import FINAL, TRANSITIONS, State, diagram
+from jobs.contract.lifecycle import FINAL, TRANSITIONS, State, draw_diagram
 from jobs.redis_client import client, keys
 from jobs.store.settings import StoreSettings
 from worker.settings import WorkerSettings
@@ -110,7 +110,7 @@ def test_a_final_state_has_no_way_out() -> None:
 
 
 def test_the_picture_of_a_jobs_life_is_drawn_from_the_table() -> None:
-    assert diagram() in (ROOT / "docs" / "lifecycle.md").read_text()
+    assert draw_diagram() in (ROOT / "docs" / "lifecycle.md").read_text()
 
 
 def test_the_list_of_error_codes_is_the_codes_list() -> None:
@@ -118,7 +118,7 @@ def test_the_list_of_error_codes_is_the_codes_list() -> None:
     assert documented == [(code, str(status), meaning) for code, (status, meaning) in CODES.items()]
 
 
-@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings, BulkSettings])
+@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, BackgroundSettings, BulkSettings])
 def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSettings]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     missing = [

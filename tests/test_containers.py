@@ -27,7 +27,7 @@ import yaml
 
 from api.__main__ import DRAIN_S
 from api.settings import GatewaySettings
-from background.settings import DeliverySettings
+from background.settings import BackgroundSettings
 from cli.serve import redis_binary
 from jobs.bulk.settings import BulkSettings
 from jobs.store.settings import StoreSettings
@@ -40,7 +40,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 TARGETS = ["api", "worker", "worker-gpu"]
-PARTS = (GatewaySettings, WorkerSettings, DeliverySettings, StoreSettings, BulkSettings)
+PARTS = (GatewaySettings, WorkerSettings, BackgroundSettings, StoreSettings, BulkSettings)
 SETTINGS = {name.upper() for kind in PARTS for name in kind.model_fields}
 NOT_OURS = re.compile("PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|ORT_DISABLE_TELEMETRY|NVIDIA_DRIVER_CAPABILITIES")
 RUNS_MODELS = {"numpy", "pillow", "onnxruntime", "onnxruntime-gpu"}

@@ -10,14 +10,14 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
-from background.settings import DeliverySettings
+from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_base import explain
+from jobs.config.settings_base import format_validation_error
 from jobs.store.settings import StoreSettings
 from tests.support.processes import ROOT
 from worker.settings import WorkerSettings
 
-ALL: list[type[BaseSettings]] = [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings, BulkSettings]
+ALL: list[type[BaseSettings]] = [StoreSettings, GatewaySettings, WorkerSettings, BackgroundSettings, BulkSettings]
 NONSENSE = ["nonsense", "-1", "nan", "inf", "1e400", "1e18", "9" * 40, "9" * 5000, "[", "\udcff", "٣", "two\nlines"]
 
 
@@ -37,7 +37,7 @@ def test_no_number_but_a_sensible_one_is_taken(
         monkeypatch.setenv(name, text)
         with pytest.raises(ValidationError) as refused:
             settings()
-        said = explain(refused.value)
+        said = format_validation_error(refused.value)
         assert said.startswith(f"{name.upper()}={' '.join(text.split())[:100]}"), text
         assert ("\n" in said, len(said) < 600) == (False, True)
 
@@ -67,7 +67,7 @@ def test_words_are_named_with_what_is_allowed(
         return
     with pytest.raises(ValidationError) as refused:
         settings()
-    said = explain(refused.value)
+    said = format_validation_error(refused.value)
     assert said.startswith(f"{name}={text}: ")
     assert allowed in said
     assert "\n" not in said
@@ -76,8 +76,8 @@ def test_words_are_named_with_what_is_allowed(
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RQ_REDIS_URL", "http://user:secret@host/0")
     with pytest.raises(ValidationError) as refused:
-        DeliverySettings()
-    assert "secret" not in explain(refused.value)
+        BackgroundSettings()
+    assert "secret" not in format_validation_error(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -105,4 +105,4 @@ def test_a_part_of_a_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENANTS", '{"a": {"weight": 0}}')
     with pytest.raises(ValidationError) as refused:
         StoreSettings()
-    assert explain(refused.value) == "TENANTS=… a.weight=0: Input should be greater than or equal to 1"
+    assert format_validation_error(refused.value) == "TENANTS=… a.weight=0: Input should be greater than or equal to 1"

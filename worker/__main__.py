@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from jobs.config.settings_base import explain
+from jobs.config.settings_base import format_validation_error
 from jobs.store.settings import StoreSettings
-from model_runtime.cpus import bind
+from model_runtime.cpus import bind_process
 from worker.settings import WorkerSettings
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings, store_settings = WorkerSettings(), StoreSettings()
     except ValidationError as error:
-        sys.stderr.write(f"jitney worker: {explain(error)}\n")
+        sys.stderr.write(f"jitney worker: {format_validation_error(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
     logging.getLogger("PIL").setLevel(
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'jitney worker: ONNX Runtime is missing: pip install -e ".[cpu]" in its checkout, or [gpu] where one is\n'
         )
         return EX_CONFIG
-    bind(settings.cpus)  # before there are threads, which take it over
+    bind_process(settings.cpus)  # before there are threads, which take it over
     from worker.process import run  # noqa: PLC0415 (only now is it known that onnxruntime is there)
 
     return run(settings, store_settings, args.black_box)

@@ -16,10 +16,10 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 T = TypeVar("T")
 
 SLOW_S: Final = 0.05  # a tenant whose inputs take longer is slow
-_FORGIVEN: Final = 0.7  # of that is left after one more input
+_SLOWNESS_DECAY: Final = 0.7  # of that is left after one more input
 
 
-class Threads(Protocol):
+class WorkExecutor(Protocol):
     """What runs work outside the event loop."""
 
     def submit(self, work: "Work[T]") -> "asyncio.Future[T]":
@@ -41,7 +41,7 @@ class _Waiting(NamedTuple):
     future: "Future[Any]"
 
 
-class Turns:
+class FairThreadPool:
     """Threads, and what waits for them."""
 
     def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,12 +65,12 @@ class Turns:
         """Tell whether the last inputs of a tenant took long."""
         return self._slow.get(tenant, 0.0) > SLOW_S
 
-    def has_company(self, tenant: str) -> bool:
+    def has_other_tenants(self, tenant: str) -> bool:
         """Tell whether other tenants have work here too."""
         with self._changed:
             return any(other != tenant for other in (*self._at_work, *self._waiting))
 
-    def are_all_held(self, since_s: float) -> bool:
+    def are_all_stuck(self, since_s: float) -> bool:
         """Tell whether every thread has run for so long what nobody wants any more: nothing else will run here."""
         with self._changed:
             return len(self._until) == self.size and max(self._until.values()) + since_s < self._clock()
@@ -162,6 +162,6 @@ class Turns:
             left = self._at_work.pop(tenant) - 1
             if left:
                 self._at_work[tenant] = left
-            took_s = max(took_s, _FORGIVEN * self._slow.pop(tenant, 0.0))
+            took_s = max(took_s, _SLOWNESS_DECAY * self._slow.pop(tenant, 0.0))
             if took_s > SLOW_S:
                 self._slow[tenant] = took_s

@@ -16,28 +16,28 @@ from itertools import count, islice
 from typing import Final, NamedTuple, TypeVar
 
 from batching.batcher import BatchLimits
-from jobs.contract.job import Claimed, Outcome
+from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from model_runtime.model import Model
-from worker.crash_recovery.in_flight_journal import BlackBox
-from worker.execution.batch_run import Bench
-from worker.execution.device import Device, serve
-from worker.execution.inline_runs import ShortRuns
-from worker.execution.pending_items import Board, Ended, Rider
-from worker.execution.postprocess import Showing
-from worker.execution.preprocess import DECODED_TOGETHER, prepare_all
+from worker.crash_recovery.in_flight_journal import InFlightJournal
+from worker.execution.batch_run import RunContext
+from worker.execution.device import Device, run_batches
+from worker.execution.inline_runs import InlineRunPolicy
+from worker.execution.pending_items import CompletedItem, PendingItems, WorkItem
+from worker.execution.postprocess import Postprocessor
+from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items
 from worker.fair_thread_pool import Work
 
 T = TypeVar("T")
 
-COMPANY_S: Final = 0.25  # longest wait for a full batch; decoding keeps the cores busy meanwhile
+FULL_BATCH_WAIT_S: Final = 0.25  # longest wait for a full batch; decoding keeps the cores busy meanwhile
 STUCK_S: Final = 60.0
 NEVER_S: Final = 1e8
-BEHIND: Final = 10  # nice
-MOST_ENDED: Final = 4096  # ends that wait for those before them, or for whoever takes them
+NICE_INCREMENT: Final = 10  # nice
+MAX_UNREAD_RESULTS: Final = 4096  # ends that wait for those before them, or for whoever takes them
 
 
-class Ride(NamedTuple):
+class OfflineInput(NamedTuple):
     """One input. `read` gives its bytes, in a thread of the decode pool; what it raises is the end of this one."""
 
     kind: str
@@ -45,39 +45,43 @@ class Ride(NamedTuple):
     parameters: bytes = b"{}"
 
 
-End = Outcome | Exception
+OfflineResult = Outcome | Exception
 
 
-class _Seat:
+class PendingResult:
     """A place in the order of the inputs."""
 
     __slots__ = ("end", "ride")
 
-    def __init__(self, ride: Ride) -> None:
-        self.ride = ride
-        self.end: End | None = None
+    def __init__(self, offline_input: OfflineInput) -> None:
+        self.offline_input = offline_input
+        self.end: OfflineResult | None = None
 
 
 class Offline:
     """One model and what runs it; `run` once."""
 
     def __init__(self, model: Model, decode_threads: int) -> None:
-        limits = BatchLimits(max_items=model.max_batch, max_wait_s=COMPANY_S)
+        limits = BatchLimits(max_items=model.max_batch, max_wait_s=FULL_BATCH_WAIT_S)
         self._model = model
-        self._board = Board(limits, ahead=2 * model.max_batch + 2 * decode_threads * DECODED_TOGETHER)
-        self._device, self._box = Device(STUCK_S), BlackBox(None, "", 0, 0)
-        self._decoders = ThreadPoolExecutor(decode_threads, "decode", _step_back)
-        self._order: deque[_Seat] = deque()
-        self._seats: dict[str, _Seat] = {}
+        self._pending = PendingItems(limits, ahead=2 * model.max_batch + 2 * decode_threads * ITEMS_PER_DECODE)
+        self._device, self._journal = Device(STUCK_S), InFlightJournal(None, "", 0, 0)
+        self._decoders = ThreadPoolExecutor(decode_threads, "decode", _lower_priority)
+        self._order: deque[PendingResult] = deque()
+        self._pending_results: dict[str, PendingResult] = {}
         self._decoding: set[asyncio.Future[None]] = set()
         self._ended, self._taken = asyncio.Event(), asyncio.Event()
 
-    async def run(self, rides: Iterator[Ride]) -> AsyncIterator[list[End]]:
+    async def run(self, offline_inputs: Iterator[OfflineInput]) -> AsyncIterator[list[OfflineResult]]:
         """Give the ends of all, as many at a time as are ready; raises what `rides` raises."""
-        short_runs = ShortRuns(self._model.inputs, own_code=self._model.own_task or self._model.own_engine)
-        bench = Bench(self._model, self._board.ceilings, self._box, short_runs)
-        feeding = asyncio.create_task(self._feed(rides))
-        serving = asyncio.create_task(serve(bench, self._board, self._device, self, Showing(bench, self, self)))
+        inline_policy = InlineRunPolicy(
+            self._model.inputs, runs_custom_code=self._model.has_custom_task or self._model.has_custom_engine
+        )
+        run_context = RunContext(self._model, self._pending.ceilings, self._journal, inline_policy)
+        feeding = asyncio.create_task(self._feed(offline_inputs))
+        serving = asyncio.create_task(
+            run_batches(run_context, self._pending, self._device, self, Postprocessor(run_context, self, self))
+        )
         for loop in (feeding, serving):
             loop.add_done_callback(lambda _: self._ended.set())
         try:
@@ -103,26 +107,26 @@ class Offline:
         """Run work in a thread of the decode pool: there is one tenant, and no turns are taken."""
         return asyncio.get_running_loop().run_in_executor(self._decoders, work.run)
 
-    def add(self, ended: Sequence[Ended]) -> None:
+    def add(self, ended: Sequence[CompletedItem]) -> None:
         """Take in outcomes; one that says "try again" goes round once more."""
-        self._board.leave([rider.job for rider, _ in ended])
+        self._pending.discard([item.job for item, _ in ended])
         loop = asyncio.get_running_loop()
-        for rider, outcome in ended:
+        for item, outcome in ended:
             if outcome.state == State.QUEUED:
-                job = rider.job._replace(attempt=rider.job.attempt + 1, retries=rider.job.retries + 1)
-                loop.call_later(outcome.after_ms / 1000, self._board_all, [job])
+                job = item.job._replace(attempt=item.job.attempt + 1, retries=item.job.retries + 1)
+                loop.call_later(outcome.after_ms / 1000, self._add_all, [job])
             else:
-                self._end(rider.job.id, outcome)
+                self._end(item.job.id, outcome)
 
-    async def until_room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait while too many ends are not taken."""
-        while len(self._order) > MOST_ENDED:
+        while len(self._order) > MAX_UNREAD_RESULTS:
             self._taken.clear()
             await self._taken.wait()
 
-    def _ready(self) -> list[End]:
+    def _ready(self) -> list[OfflineResult]:
         """Take the ends that nobody before them is missing for."""
-        ready: list[End] = []
+        ready: list[OfflineResult] = []
         while self._order and (end := self._order[0].end) is not None:
             self._order.popleft()
             ready.append(end)
@@ -130,67 +134,70 @@ class Offline:
             self._taken.set()
         return ready
 
-    def _end(self, name: str, end: End) -> None:
-        seat = self._seats.pop(name)
-        seat.end = end
-        if seat is self._order[0]:
+    def _end(self, name: str, end: OfflineResult) -> None:
+        pending_result = self._pending_results.pop(name)
+        pending_result.end = end
+        if pending_result is self._order[0]:
             self._ended.set()
 
-    async def _feed(self, rides: Iterator[Ride]) -> None:
+    async def _feed(self, offline_inputs: Iterator[OfflineInput]) -> None:
         numbers = count()
         while True:
-            await self._board.until_room()
-            await self.until_room()
-            few = list(islice(rides, min(self._board.room, DECODED_TOGETHER)))
+            await self._pending.wait_for_room()
+            await self.wait_for_room()
+            few = list(islice(offline_inputs, min(self._pending.room, ITEMS_PER_DECODE)))
             if not few:
                 break
-            jobs = [Claimed(str(next(numbers)), 1, ride.kind, b"", ride.parameters, 0, 0, 0) for ride in few]
-            for job, ride in zip(jobs, few, strict=True):
-                self._seats[job.id] = seat = _Seat(ride)
-                self._order.append(seat)
-            self._board_all(jobs)
+            jobs = [
+                ClaimedJob(str(next(numbers)), 1, offline_input.kind, b"", offline_input.parameters, 0, 0, 0)
+                for offline_input in few
+            ]
+            for job, offline_input in zip(jobs, few, strict=True):
+                self._pending_results[job.id] = pending_result = PendingResult(offline_input)
+                self._order.append(pending_result)
+            self._add_all(jobs)
             await asyncio.sleep(0)
-        self._board.close()
+        self._pending.close()
 
-    def _board_all(self, jobs: Sequence[Claimed]) -> None:
+    def _add_all(self, jobs: Sequence[ClaimedJob]) -> None:
         now = time.monotonic()
-        riders = [Rider(job, {}, now, now + NEVER_S) for job in jobs]
-        for rider in riders:
-            self._board.board(rider)
-        decoding = asyncio.ensure_future(self._decode(riders))
+        items = [WorkItem(job, {}, now, now + NEVER_S) for job in jobs]
+        for item in items:
+            self._pending.add(item)
+        decoding = asyncio.ensure_future(self._decode(items))
         self._decoding.add(decoding)
         decoding.add_done_callback(self._decoding.discard)
 
-    async def _decode(self, riders: list[Rider]) -> None:
+    async def _decode(self, items: list[WorkItem]) -> None:
         loop = asyncio.get_running_loop()
         with suppress(asyncio.CancelledError):  # the pool is closed
-            unread, ends = await loop.run_in_executor(self._decoders, self._read_and_prepare, riders)
-            for rider in riders:
-                if (end := unread.get(rider.job.id)) is not None:
-                    self._board.leave([rider.job])
-                    self._end(rider.job.id, end)
-                elif (failed := ends[rider.job.id]) is None:
-                    self._board.seat(rider)
+            unread, ends = await loop.run_in_executor(self._decoders, self._read_and_prepare, items)
+            for item in items:
+                if (end := unread.get(item.job.id)) is not None:
+                    self._pending.discard([item.job])
+                    self._end(item.job.id, end)
+                elif (failed := ends[item.job.id]) is None:
+                    self._pending.mark_ready(item)
                 else:
                     self.add([failed])
 
-    def _read_and_prepare(self, riders: list[Rider]) -> tuple[dict[str, Exception], dict[str, Ended | None]]:
+    def _read_and_prepare(self, items: list[WorkItem]) -> tuple[dict[str, Exception], dict[str, CompletedItem | None]]:
         unread: dict[str, Exception] = {}
-        for rider in riders:
+        for item in items:
             try:
-                rider.job = rider.job._replace(input=self._seats[rider.job.id].ride.read())
+                item.job = item.job._replace(input=self._pending_results[item.job.id].offline_input.read())
             except Exception as error:  # noqa: BLE001 - whoever made the ride knows what it means
-                unread[rider.job.id] = error
-        there = [rider for rider in riders if rider.job.id not in unread]
-        ends = prepare_all(self._model, self._box, there)
-        return unread, {rider.job.id: end for rider, end in zip(there, ends, strict=True)}
+                unread[item.job.id] = error
+        there = [item for item in items if item.job.id not in unread]
+        ends = preprocess_items(self._model, self._journal, there)
+        return unread, {item.job.id: end for item, end in zip(there, ends, strict=True)}
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Let this thread run behind those of the device: one of these that waits for a core holds up all the others.
 
     Measured with SqueezeNet on two cores: 6.5 % more images a second. Not so in a worker that serves: beside other
     processes' load its decoding would starve. Linux alone has priorities by thread.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE_INCREMENT)

@@ -11,17 +11,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jobs.config.settings_agreement import ShardsDiffer, until_checked
-from jobs.redis_client.client import Connection
-from jobs.redis_client.event_wait import is_stopped_first
+from jobs.config.settings_agreement import ShardsMismatch, wait_for_shard_check
+from jobs.redis_client.client import RedisClient
+from jobs.redis_client.event_wait import run_until_stopped
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from model_runtime.spec.model_toml import ModelError
-from worker.crash_recovery.in_flight_journal import forget
-from worker.crash_recovery.recover import settle_at_last
+from worker.crash_recovery.in_flight_journal import delete_journal
+from worker.crash_recovery.recover import recover_with_retries
 from worker.settings import WorkerSettings
-from worker.versions.folder_snapshot import check
-from worker.worker import Runtime
+from worker.versions.folder_snapshot import check_models_dir
+from worker.worker import Worker
 
 log = logging.getLogger("jitney.worker")
 
@@ -31,7 +31,7 @@ EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
 def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path | None = None) -> int:
     """Work until SIGTERM; returns the exit code. `black_box`: where to note what is in hands, and to find what was."""
     try:
-        check(settings.models_dir, settings.chosen)
+        check_models_dir(settings.models_dir, settings.chosen)
     except ModelError as error:
         log.error("%s", error)  # noqa: TRY400 (the line says it all)
         return EX_CONFIG
@@ -44,31 +44,31 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         # Nobody waits for a worker's commands as a caller does; giving up on a claim that comes late costs a lease.
-        patience_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
-        connection = Connection.of(store_settings, patience_s)
+        command_timeout_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
+        connection = RedisClient.of(store_settings, command_timeout_s)
         store = JobStore(store_settings, connection)
-        if await _is_refused(connection):
+        if await _is_incompatible(connection):
             return EX_CONFIG
-        if await is_stopped_first(until_checked(connection, store_settings.shards), stop):
+        if await run_until_stopped(wait_for_shard_check(connection, store_settings.shards), stop):
             return 0
-        if black_box is not None and await is_stopped_first(settle_at_last(store, black_box), stop):
+        if black_box is not None and await run_until_stopped(recover_with_retries(store, black_box), stop):
             return 0
-        runtime = Runtime(settings, store, black_box)
-        if await is_stopped_first(runtime.begin(), stop):
-            is_loading = runtime.keeper.is_busy
+        worker = Worker(settings, store, black_box)
+        if await run_until_stopped(worker.begin(), stop):
+            is_loading = worker.reconciler.is_busy
             return 0
         # What was loaded so far stays for ever: the collector need not look at it again with each pass.
         gc.collect()
         gc.freeze()
-        log.info("worker %s serves %s", runtime.id, ", ".join(runtime.depot.stations) or "nothing")
+        log.info("worker %s serves %s", worker.id, ", ".join(worker.loaded_models.runners) or "nothing")
         try:
-            await runtime.run(stop)
+            await worker.run(stop)
         finally:
-            is_loading = runtime.keeper.is_busy
+            is_loading = worker.reconciler.is_busy
         await connection.aclose()
         if black_box is not None:
-            forget(black_box)
-        log.info("worker %s stopped", runtime.id)
+            delete_journal(black_box)
+        log.info("worker %s stopped", worker.id)
         return 0
 
     code = _run_on_loop(work())
@@ -78,12 +78,12 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
     return code
 
 
-async def _is_refused(connection: Connection) -> bool:
+async def _is_incompatible(connection: RedisClient) -> bool:
     """Whether this queue cannot be used, however long the worker waits; the log says why."""
-    if misfit := await connection.misfit():
-        log.error("%s", misfit)
+    if unusable_reason := await connection.unusable_reason():
+        log.error("%s", unusable_reason)
         await connection.aclose()
-    return bool(misfit)
+    return bool(unusable_reason)
 
 
 def _run_on_loop(work: Coroutine[Any, Any, int]) -> int:
@@ -93,6 +93,6 @@ def _run_on_loop(work: Coroutine[Any, Any, int]) -> int:
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(work)
-    except ShardsDiffer as error:
+    except ShardsMismatch as error:
         log.error("%s", error)  # noqa: TRY400 (the line says it all)
         return EX_CONFIG

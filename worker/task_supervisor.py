@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from jobs.redis_client.event_wait import end_all
+from jobs.redis_client.event_wait import cancel_all
 
 Task = asyncio.Task[Any]
 
 
-class Loops:
+class TaskSupervisor:
     """All of them. `ended` is set when one has ended that was not to."""
 
     def __init__(self) -> None:
@@ -24,17 +24,17 @@ class Loops:
         task.add_done_callback(self._on_end)
         return task
 
-    def may_end(self, tasks: Iterable[Task]) -> None:
+    def expect_end(self, tasks: Iterable[Task]) -> None:
         """Expect these to end by themselves."""
         self._running.difference_update(tasks)
 
     async def cancel(self, tasks: Iterable[Task] | None = None) -> None:
         """End some, or all."""
         ending = [*(self._running if tasks is None else tasks)]
-        self.may_end(ending)
-        await end_all(ending)
+        self.expect_end(ending)
+        await cancel_all(ending)
 
-    def check(self) -> None:
+    def raise_failures(self) -> None:
         """Raise what ended a loop that should not have."""
         for failure in self._failures:
             raise failure

@@ -9,170 +9,182 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from jobs.config.settings_agreement import Agreement, Process
+from jobs.config.settings_agreement import Process, SettingsAgreement
 from jobs.contract.errors import StoreUnavailable
-from jobs.contract.job import Claimed, Handed
+from jobs.contract.job import ClaimedJob, Handoff
 from jobs.metrics import cpu_time, heap_trim
 from jobs.models import rollout_plan, worker_registry
 from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client import keys
-from jobs.redis_client.pubsub import Listener
+from jobs.redis_client.pubsub import Subscriber
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.tenants import stored_limits
-from jobs.tenants.stored_limits import TenantLimits
-from worker.crash_recovery.in_flight_journal import BlackBox
+from jobs.tenants.stored_limits import StoredLimits
+from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.device import EX_SOFTWARE, Device
-from worker.execution.isolation_gate import Gate
-from worker.execution.model_runner import Shared
-from worker.fair_thread_pool import Turns
+from worker.execution.isolation_gate import IsolationGate
+from worker.execution.model_runner import WorkerResources
+from worker.fair_thread_pool import FairThreadPool
 from worker.heartbeat import lease_renewal
-from worker.heartbeat.registration import BEATS_TO_LIVE, Announcer, run_stats, tell_stats
+from worker.heartbeat.registration import HEARTBEATS_TO_LIVE, WorkerRegistration, flush_metrics, run_metrics_flush
 from worker.settings import WorkerSettings
-from worker.task_supervisor import Loops
-from worker.versions.digest_agreement import SameFiles
-from worker.versions.load_crash_log import LoadNotes
-from worker.versions.loaded_models import Depot
-from worker.versions.reconciler import Keeper
+from worker.task_supervisor import TaskSupervisor
+from worker.versions.digest_agreement import DigestAgreement
+from worker.versions.load_crash_log import LoadCrashLog
+from worker.versions.loaded_models import LoadedModels
+from worker.versions.reconciler import ModelReconciler
 
 log = logging.getLogger("jitney.worker")
 
-HELD = 6  # times STUCK_S
-MOST_RIDERS = 4096  # of one batch, as model.toml may have it: who is in hands must find room in the black box
+STUCK_THREADS_FACTOR = 6  # times STUCK_S
+MAX_BATCH_ITEMS = 4096  # of one batch, as model.toml may have it: who is in hands must find room in the black box
 
 
-class Runtime:
+class Worker:
     """Starts the loops, and on stop drains: claims nothing more, runs and writes what is aboard, says goodbye."""
 
     def __init__(self, settings: WorkerSettings, store: JobStore, black_box: Path | None = None) -> None:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
-        self.device, self.loops = Device(settings.stuck_s), Loops()
-        self.threads = Turns(settings.decode_threads)
+        self.device, self.supervisor = Device(settings.stuck_s), TaskSupervisor()
+        self.threads = FairThreadPool(settings.decode_threads)
         threads = self.threads.size + 2  # the device's, and the loop's
-        self.box = BlackBox(black_box, self.id, threads, max(2 * settings.decode_threads, MOST_RIDERS))
-        self.meter = cpu_time.Meter(cpu_time.WORKER)
+        self.journal = InFlightJournal(black_box, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
+        self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
         channels = [keys.wake_channel(self.id), keys.NEWS]
-        self.listener = Listener(store.connection, channels, self._on_notice, self._wake_all)
-        shared = Shared(self.id, settings, store, self.device, Gate(), self.box, self.threads)
-        self.depot = Depot(shared, self.loops, self.listener.catch_up)
+        self.listener = Subscriber(store.connection, channels, self._on_notice, self._wake_all)
+        shared = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
+        self.loaded_models = LoadedModels(shared, self.supervisor, self.listener.catch_up)
         # A lease must be renewed in time, whatever LEASE_S and BEAT_S are set to.
-        self._beat_s = min(settings.beat_s, store.settings.lease_s / 4)
-        self.same_files = SameFiles(store.connection, self.id, self._beat_s * BEATS_TO_LIVE)
-        self.announcer = Announcer(store.connection, self._report, self.depot.stations, self.same_files, self._beat_s)
-        notes = LoadNotes(black_box and black_box.with_name(f"{black_box.name}.loads"))
-        self.keeper = Keeper(settings, store, self.depot, self.announcer, notes, same_files=self.same_files)
-        self.same_files.on_overruled = self.keeper.look_again
+        self._heartbeat_interval_s = min(settings.beat_s, store.settings.lease_s / 4)
+        self.digest_agreement = DigestAgreement(
+            store.connection, self.id, self._heartbeat_interval_s * HEARTBEATS_TO_LIVE
+        )
+        self.registration = WorkerRegistration(
+            store.connection,
+            self._report,
+            self.loaded_models.runners,
+            self.digest_agreement,
+            self._heartbeat_interval_s,
+        )
+        notes = LoadCrashLog(black_box and black_box.with_name(f"{black_box.name}.loads"))
+        self.reconciler = ModelReconciler(
+            settings, store, self.loaded_models, self.registration, notes, digest_agreement=self.digest_agreement
+        )
+        self.digest_agreement.on_overruled = self.reconciler.refresh_now
         me = Process.this("worker", self.id, settings, store.settings)
-        self.agreement = Agreement(store.connection, me, store.settings.shards, self._beat_s)
-        self.limits = TenantLimits(store.connection, store.tenants)
-        self._given_back: set[asyncio.Task[None]] = set()
+        self.agreement = SettingsAgreement(store.connection, me, store.settings.shards, self._heartbeat_interval_s)
+        self.limits = StoredLimits(store.connection, store.tenants)
+        self._releases: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
         """Wait for the queue, and load what is wanted; raises ShardsDiffer."""
-        await self.agreement.until_known()
-        await self.limits.until_known()
-        await self.keeper.begin()
+        await self.agreement.wait_until_known()
+        await self.limits.wait_until_known()
+        await self.reconciler.begin()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain. Raises what ended a loop that should not end."""
-        self.depot.open()
-        beats = lease_renewal.run(self.store, self.id, self.depot.boards, self.device, self._beat_s)
-        stats = run_stats(self.store.connection, self.depot.stations, self.meter, self.settings.stats_s)
-        looking = (self.agreement.keep_looking(), self.limits.run(self._beat_s))
-        watching = (self._watch_threads(), heap_trim.run(self._beat_s))
-        for loop in (beats, stats, *looking, *watching, self.announcer.run(), self.listener.run()):
-            self.loops.start(loop)
-        keeping = self.loops.start(self.keeper.run())
-        waits = [asyncio.create_task(event.wait()) for event in (stop, self.loops.ended)]
+        self.loaded_models.open()
+        beats = lease_renewal.run(
+            self.store, self.id, self.loaded_models.pending_items, self.device, self._heartbeat_interval_s
+        )
+        stats = run_metrics_flush(self.store.connection, self.loaded_models.runners, self.meter, self.settings.stats_s)
+        looking = (self.agreement.run_until_mismatch(), self.limits.run(self._heartbeat_interval_s))
+        watching = (self._watch_threads(), heap_trim.run(self._heartbeat_interval_s))
+        for loop in (beats, stats, *looking, *watching, self.registration.run(), self.listener.run()):
+            self.supervisor.start(loop)
+        keeping = self.supervisor.start(self.reconciler.run())
+        waits = [asyncio.create_task(event.wait()) for event in (stop, self.supervisor.ended)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        self.box.disarm()
-        await self.loops.cancel([keeping])
-        await self.depot.close()
-        await self.loops.cancel()
-        await self._say_goodbye()
-        self.loops.check()
+        self.journal.disable()
+        await self.supervisor.cancel([keeping])
+        await self.loaded_models.close()
+        await self.supervisor.cancel()
+        await self._deregister()
+        self.supervisor.raise_failures()
 
     async def _watch_threads(self) -> None:
         """End this process where no thread is left for inputs: a user's code that never ends cannot be stopped."""
         while True:
             await asyncio.sleep(self.settings.beat_s)
-            if self.threads.are_all_held(HELD * self.settings.stuck_s):
+            if self.threads.are_all_stuck(STUCK_THREADS_FACTOR * self.settings.stuck_s):
                 log.critical(
                     "all %d threads run code whose jobs have ended long ago, this worker ends", self.threads.size
                 )
                 os._exit(EX_SOFTWARE)
 
-    async def _say_goodbye(self) -> None:
+    async def _deregister(self) -> None:
         self.device.close()
         self.threads.close()
         try:
-            await tell_stats(self.store.connection, self.depot.stations, self.meter)
-            await worker_registry.withdraw(self.store.connection, self.id)
-            await self.same_files.forget([*self.same_files.announced])
+            await flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+            await worker_registry.deregister_worker(self.store.connection, self.id)
+            await self.digest_agreement.forget([*self.digest_agreement.announced])
             await self.agreement.withdraw()
         except StoreUnavailable as error:
             log.warning("left without a word: %s", error)
 
     def _report(self) -> WorkerReport:
-        ceilings = {name: station.board.ceilings.report() for name, station in self.depot.stations.items()}
-        keeper = self.keeper
+        ceilings = {name: runner.pending.ceilings.report() for name, runner in self.loaded_models.runners.items()}
+        reconciler = self.reconciler
         return WorkerReport(
             id=self.id,
             pid=os.getpid(),
             host=socket.gethostname(),
-            models=list(self.depot.stations),
-            failed=dict(keeper.broken),
-            unloadable=keeper.unloadable,
+            models=list(self.loaded_models.runners),
+            failed=dict(reconciler.broken),
+            unloadable=reconciler.unloadable,
             ceilings={n: c for n, c in ceilings.items() if c},
-            chosen=dict(keeper.chosen),
-            leaving=list(keeper.leaving),
-            loading=list(keeper.loading),
-            shelf=keeper.versions,
-            digests=dict(self.same_files.announced),
+            chosen=dict(reconciler.chosen),
+            leaving=list(reconciler.leaving),
+            loading=list(reconciler.loading),
+            shelf=reconciler.versions,
+            digests=dict(self.digest_agreement.announced),
             lease_s=self.store.settings.lease_s,
         )
 
-    def _on_notice(self, channel: str, words: bytes) -> None:
+    def _on_notice(self, channel: str, payload: bytes) -> None:
         """A model version has work; or here it is; or, with a minus, a job of ours was canceled or expired."""
         if channel == keys.NEWS:
-            if words == rollout_plan.NEWS:
-                self.keeper.look_again()
-            elif words == stored_limits.NEWS:
-                self.limits.look_again()
+            if payload == rollout_plan.PLANS_CHANGED:
+                self.reconciler.refresh_now()
+            elif payload == stored_limits.LIMITS_CHANGED:
+                self.limits.refresh_now()
             return
         try:
-            if words.startswith(codec.HANDED):
-                self._hand_over(*codec.read_handed(words))
-            elif words.startswith(b"-"):
-                self._dismiss(words[1:].decode())
-            elif station := self.depot.stations.get(words.decode()):
-                station.intake.wake()
+            if payload.startswith(codec.HANDOFF_PREFIX):
+                self._accept_handoff(*codec.read_handoff(payload))
+            elif payload.startswith(b"-"):
+                self._cancel_job(payload[1:].decode())
+            elif runner := self.loaded_models.runners.get(payload.decode()):
+                runner.claim_loop.wake()
         except ValueError as error:
             log.warning("a wake can not be understood: %r", error)
 
-    def _hand_over(self, name: str, handed: Handed) -> None:
-        if station := self.depot.stations.get(name):
-            station.intake.hand_over(handed)
+    def _accept_handoff(self, name: str, handoff: Handoff) -> None:
+        if runner := self.loaded_models.runners.get(name):
+            runner.claim_loop.accept_handoff(handoff)
             return
-        task = asyncio.create_task(self._give_back(name, handed.jobs))
-        self._given_back.add(task)
-        task.add_done_callback(self._given_back.discard)
+        task = asyncio.create_task(self._release_jobs(name, handoff.jobs))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
 
-    async def _give_back(self, name: str, jobs: Sequence[Claimed]) -> None:
+    async def _release_jobs(self, name: str, jobs: Sequence[ClaimedJob]) -> None:
         log.warning("%d jobs of %s were handed over, which is not run here: they go back", len(jobs), name)
         with suppress(StoreUnavailable):  # then they go back when their leases end
             await self.store.release(self.id, jobs)
 
-    def _dismiss(self, job_id: str) -> None:
-        for board in self.depot.boards:
-            board.dismiss(job_id)
-            self.device.stop_if_deserted(board)
+    def _cancel_job(self, job_id: str) -> None:
+        for pending in self.loaded_models.pending_items:
+            pending.cancel(job_id)
+            self.device.stop_if_abandoned(pending)
 
     async def _wake_all(self) -> None:
-        self.keeper.look_again()
-        self.limits.look_again()
-        for station in self.depot.stations.values():
-            station.intake.wake()
+        self.reconciler.refresh_now()
+        self.limits.refresh_now()
+        for runner in self.loaded_models.runners.values():
+            runner.claim_loop.wake()

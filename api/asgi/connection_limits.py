@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 SHED_TO: Final = 7 / 8  # of the limit: cutting off a few at a time would have all of them sorted again and again
 
 
-class Bounds(NamedTuple):
+class ConnectionLimits(NamedTuple):
     """What a connection may take: bytes of a head; seconds for it, for a body, and without reading; how many."""
 
     head_bytes: int
@@ -25,10 +25,10 @@ class Bounds(NamedTuple):
     buffers_bytes: int = 256 << 20  # in memory for all connections: requests not read yet, answers not taken yet
 
 
-class Held(Protocol):
+class TrackedConnection(Protocol):
     """What the table asks of a connection."""
 
-    moved_at: float  # when its caller last took bytes of an answer, or none were waiting; in seconds
+    last_progress_at: float  # when its caller last took bytes of an answer, or none were waiting; in seconds
 
     @property
     def tenant(self) -> str:
@@ -43,52 +43,52 @@ class Held(Protocol):
         """Close it; no request is under way."""
         ...
 
-    def cut_off(self) -> None:
+    def reset_connection(self) -> None:
         """Close it at once, whatever is under way."""
         ...
 
 
-class Connections:
+class ConnectionTable:
     """See above."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._idle: OrderedDict[Held, None] = OrderedDict()  # longest first
-        self._buffered: dict[Held, int] = {}
+        self._idle: OrderedDict[TrackedConnection, None] = OrderedDict()  # longest first
+        self._buffered: dict[TrackedConnection, int] = {}
         self.buffered_bytes = 0
 
-    def wait(self, connection: Held) -> None:
+    def mark_idle(self, connection: TrackedConnection) -> None:
         """Note that a connection waits for a request from now on."""
         if connection in self._idle:
             self._idle.move_to_end(connection)
         else:
             self._idle[connection] = None
 
-    def leave(self, connection: Held) -> None:
+    def mark_closing(self, connection: TrackedConnection) -> None:
         """Note that a connection is about to be closed: it is the first to go where room is needed."""
         self._idle[connection] = None
         self._idle.move_to_end(connection, last=False)
 
-    def work(self, connection: Held) -> None:
+    def mark_busy(self, connection: TrackedConnection) -> None:
         """Note that a connection's request is under way."""
         self._idle.pop(connection, None)
 
-    def forget(self, connection: Held) -> None:
+    def forget(self, connection: TrackedConnection) -> None:
         """Note that a connection is gone."""
         self._idle.pop(connection, None)
         self.buffered_bytes -= self._buffered.pop(connection, 0)
 
-    def make_room(self, newcomer: Held) -> bool:
+    def evict_idle(self, newcomer: TrackedConnection) -> bool:
         """Close the connection that has waited longest for a request; False where no other one waits."""
-        self.work(newcomer)
+        self.mark_busy(newcomer)
         if not self._idle:
             return False
         oldest, _ = self._idle.popitem(last=False)
         oldest.close_idle()
-        self.wait(newcomer)
+        self.mark_idle(newcomer)
         return True
 
-    def count(self, connection: Held, size_bytes: int) -> None:
+    def count(self, connection: TrackedConnection, size_bytes: int) -> None:
         """Note how many bytes a connection keeps in memory; above the limit some are cut off."""
         before = self._buffered.get(connection, 0)
         if size_bytes == before:
@@ -99,16 +99,18 @@ class Connections:
             del self._buffered[connection]
         self.buffered_bytes += size_bytes - before
         if self.buffered_bytes > self._limit_bytes and size_bytes > before:
-            self._shed()
+            self._reset_largest()
 
-    def _shed(self) -> None:
+    def _reset_largest(self) -> None:
         for connection in list(self._buffered):  # the counts may be old
             self._buffered[connection] = connection.buffered_bytes()
         self.buffered_bytes = sum(self._buffered.values())
         if self.buffered_bytes <= self._limit_bytes:
             return
-        by_tenant: dict[str, list[Held]] = {}
-        for connection in sorted(self._buffered, key=lambda one: (one.moved_at, -self._buffered[one]), reverse=True):
+        by_tenant: dict[str, list[TrackedConnection]] = {}
+        for connection in sorted(
+            self._buffered, key=lambda one: (one.last_progress_at, -self._buffered[one]), reverse=True
+        ):
             by_tenant.setdefault(connection.tenant, []).append(connection)
         sums = {tenant: sum(self._buffered[one] for one in own) for tenant, own in by_tenant.items()}
         while self.buffered_bytes > self._limit_bytes * SHED_TO and len(self._buffered) > 1:
@@ -116,4 +118,4 @@ class Connections:
             victim = by_tenant[most].pop()
             sums[most] -= self._buffered[victim]
             self.forget(victim)
-            victim.cut_off()
+            victim.reset_connection()

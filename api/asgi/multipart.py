@@ -16,7 +16,7 @@ MULTIPART: Final = "multipart/form-data"
 _CALLBACKS: Final = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
 
 
-class Part(NamedTuple):
+class FormPart(NamedTuple):
     """The head of a part of the form."""
 
     name: str
@@ -26,10 +26,10 @@ class Part(NamedTuple):
 Sink = Callable[[bytes], None]
 
 
-class Form:
+class MultipartForm:
     """One form. `begin` is called with each part's head and gives what takes the part's data."""
 
-    def __init__(self, content_type: str, fields: Sequence[str], begin: Callable[[Part], Sink]) -> None:
+    def __init__(self, content_type: str, fields: Sequence[str], begin: Callable[[FormPart], Sink]) -> None:
         """Begin; raises Refused for another content type, or one without a boundary."""
         kind, options = parse_options_header(content_type)
         if kind.decode("latin-1") != MULTIPART:
@@ -40,22 +40,22 @@ class Form:
             raise Refused("malformed_request", "the multipart body cannot be read: its content type has no boundary")
         self._fields, self._begin = fields, begin
         self.seen: set[str] = set()  # the fields that have begun
-        self._sink: Sink = _drop
+        self._sink: Sink = _discard
         self._header, self._value, self._disposition = b"", b"", b""
-        self.is_whole = False  # its last boundary has come
+        self.is_complete = False  # its last boundary has come
         self.is_in_part = False
         callbacks = {f"on_{name}": getattr(self, f"_on_{name}") for name in (*_CALLBACKS, "headers_finished", "end")}
         try:
             self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]  # so they are named
         except FormParserError as error:
-            raise _unreadable(error) from error
+            raise _malformed_form(error) from error
 
     def write(self, data: bytes) -> None:
         """Read on; raises Refused where it is no form, or has a part that is not among the fields or comes twice."""
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise _unreadable(error) from error
+            raise _malformed_form(error) from error
 
     def _on_part_begin(self) -> None:
         self.is_in_part, self._disposition = True, b""
@@ -79,19 +79,19 @@ class Form:
         if name in self.seen:
             raise Refused("invalid_request", f"form field {name!r} is given twice", param=name)
         self.seen.add(name)
-        self._sink = self._begin(Part(name, None if file_name is None else file_name.decode(errors="replace")))
+        self._sink = self._begin(FormPart(name, None if file_name is None else file_name.decode(errors="replace")))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._sink(data[start:end])
 
     def _on_part_end(self) -> None:
-        self.is_in_part, self._sink = False, _drop
+        self.is_in_part, self._sink = False, _discard
 
     def _on_end(self) -> None:
-        self.is_whole = True
+        self.is_complete = True
 
 
-class Text:
+class TextField:
     """The value of a text field: a sink that is bounded."""
 
     def __init__(self, name: str, limit_bytes: int) -> None:
@@ -114,9 +114,9 @@ class Text:
             raise Refused("malformed_request", message) from error
 
 
-def _drop(_: bytes) -> None:
+def _discard(_: bytes) -> None:
     """Take what belongs to no part."""
 
 
-def _unreadable(error: FormParserError) -> Refused:
+def _malformed_form(error: FormParserError) -> Refused:
     return Refused("malformed_request", f"the multipart body cannot be read: {str(error)[:200]}")

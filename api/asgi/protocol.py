@@ -19,52 +19,54 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.asgi import single_write
-from api.asgi.connection_limits import Bounds, Connections
-from api.asgi.request_boundaries import Framing
-from api.asgi.responses import problem
+from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
+from api.asgi.request_boundaries import RequestSplitter
+from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
-from api.asgi.transport import Flow, OneWrite
-from jobs.contract.errors import JitneyError, NotNow, QueueFull, Refused
+from api.asgi.transport import HoldingFlowControl, SingleWriteTransport
+from jobs.contract.errors import JitneyError, QueueFull, Refused, RetryLater
 
 MAX_HEADERS: Final = 100
 MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length: llhttp counts in 64 bits
-BODILESS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and dropped
-_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"expect"})
-VERSIONS: Final = ("1.1", "1.0")
-UPLOADS: Final = b"/v1/files"  # where a body may be large: it is given time as long as it comes
+BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and dropped
+_FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+HTTP_VERSIONS: Final = ("1.1", "1.0")
+UPLOAD_PATH: Final = b"/v1/files"  # where a body may be large: it is given time as long as it comes
 LINGER_S: Final = 1.0  # for an answer that comes before the request's end to arrive, though nothing more is read
 SWEEPS_PER_LIMIT: Final = 10
-_NOWHERE: Final = logging.getLogger("jitney.api")  # there is no access log
-FORGET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
+_NO_ACCESS_LOG: Final = logging.getLogger("jitney.api")  # there is no access log
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 
-class Protocol(HttpToolsProtocol):
+class GatewayProtocol(HttpToolsProtocol):
     """One connection of a caller."""
 
-    bounds = Bounds(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=10_000)
-    table = Connections(bounds.buffers_bytes)
+    limits = ConnectionLimits(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=10_000)
+    table = ConnectionTable(limits.buffers_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", OneWrite(cast("asyncio.Transport", transport))))
-        self.flow = self._flow = Flow(self.transport)
-        self._extensions: dict[str, dict[object, object]] = {single_write.ANSWER: {"evict": self.evict}}
-        self._framing, self._held = Framing(), b""
-        self._is_whole = True  # whether the last request has come to its end; also before the first one begins
+        super().connection_made(cast("asyncio.Transport", SingleWriteTransport(cast("asyncio.Transport", transport))))
+        self.flow = self._flow = HoldingFlowControl(self.transport)
+        self._extensions: dict[str, dict[object, object]] = {single_write.WHOLE_RESPONSE: {"evict": self.evict}}
+        self._framing, self._held = RequestSplitter(), b""
+        self._is_request_complete = (
+            True  # whether the last request has come to its end; also before the first one begins
+        )
         self._is_upgrade = self._drops_body = False
         self._length = self._transfer = b""  # of the fields that frame a body
-        self._waits_since: float | None = self.loop.time()  # for a request; None while one is answered
+        self._idle_since: float | None = self.loop.time()  # for a request; None while one is answered
         self._head_since: float | None = None  # while a head arrives
         self._body_since: float | None = None  # while a body arrives
         self._idle_bytes = self._piece_bytes = 0  # since something of a request or its body was made of them; at a time
         self.url, self._is_upload, self._upload_bytes = b"", False, 0
         self._refusal: JitneyError | None = None
-        self._is_over = False  # nothing more is read
+        self._is_finished = False  # nothing more is read
         self._is_kept = False  # alive, after its first answer
-        self._unsent_bytes, self.moved_at = 0, 0.0
-        self.table.wait(self)
-        if len(self.connections) > self.bounds.connections and not self.table.make_room(self):
-            message = f"this gateway holds {self.bounds.connections} connections, as many as it may"
-            self._refuse(NotNow("too_many_connections", message, retry_after_s=1))
+        self._unsent_bytes, self.last_progress_at = 0, 0.0
+        self.table.mark_idle(self)
+        if len(self.connections) > self.limits.connections and not self.table.evict_idle(self):
+            message = f"this gateway holds {self.limits.connections} connections, as many as it may"
+            self._refuse(RetryLater("too_many_connections", message, retry_after_s=1))
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -75,16 +77,16 @@ class Protocol(HttpToolsProtocol):
     # ---- what comes
 
     def data_received(self, data: bytes) -> None:
-        if self._is_over:
+        if self._is_finished:
             return
-        if self._may_parse():
+        if self._can_parse():
             self._parse(data)
         else:
-            self._hold(self._held + data if self._held else data)
+            self._hold_back(self._held + data if self._held else data)
 
-    def _may_parse(self) -> bool:
+    def _can_parse(self) -> bool:
         """Whether what comes next is parsed: no answer is waited for, and the last one is not kept up by its caller."""
-        if not self._is_whole or self.cycle is None:
+        if not self._is_request_complete or self.cycle is None:
             return True
         return self.cycle.response_complete and not self.flow.write_paused
 
@@ -92,17 +94,17 @@ class Protocol(HttpToolsProtocol):
         """Parse what came, up to the end of a request; hold back what lies behind it."""
         start, size = 0, len(data)
         while True:
-            end = self._framing.end_of_piece(data, start)
+            end = self._framing.next_boundary(data, start)
             self._feed(data if end - start == size else data[start:end])
-            if self._idle_bytes > self.bounds.head_bytes:
+            if self._idle_bytes > self.limits.head_bytes:
                 self._refuse(self._head_too_large())
             start = end
-            if start == size or self._is_over or self.transport.is_closing():
+            if start == size or self._is_finished or self.transport.is_closing():
                 break
-            if not self._may_parse():
-                self._hold(data[start:])
+            if not self._can_parse():
+                self._hold_back(data[start:])
                 return
-        if self._waits_since is not None and self._head_since is None:  # a head has begun and is not complete
+        if self._idle_since is not None and self._head_since is None:  # a head has begun and is not complete
             self._head_since = self.loop.time()
 
     def _feed(self, piece: bytes) -> None:
@@ -128,20 +130,20 @@ class Protocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
-    def _hold(self, data: bytes) -> None:
+    def _hold_back(self, data: bytes) -> None:
         """Keep what came behind a request, unparsed, and read no more."""
         self._held = data
         self.flow.pause_reading()
         self._flow.is_held = True
         self._count()
 
-    def _go_on(self) -> None:
+    def _resume_parsing(self) -> None:
         """Parse what was held back, now that the request before it is answered; read on where nothing is left."""
         self._flow.is_held = False
         if held := self._held:
             self._held = b""
             self._parse(held)
-            if self._flow.is_held or self._is_over:
+            if self._flow.is_held or self._is_finished:
                 return
             self._count()
         self.flow.resume_reading()
@@ -151,12 +153,12 @@ class Protocol(HttpToolsProtocol):
             message = "the request before this one is not answered yet"  # a fault of request_boundaries.py
             raise RuntimeError(message)
         super().on_message_begin()
-        self._is_whole = False
+        self._is_request_complete = False
         self._idle_bytes, self._length, self._transfer = 0, b"", b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name in _FRAMING:
+        if name in _FRAMING_HEADERS:
             if name == b"content-length":
                 self._length = value
             elif name == b"transfer-encoding":
@@ -166,34 +168,34 @@ class Protocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if len(self.headers) > MAX_HEADERS or self._piece_bytes > self.bounds.head_bytes < self._head_bytes():
-            self._stop(self._head_too_large())
+        if len(self.headers) > MAX_HEADERS or self._piece_bytes > self.limits.head_bytes < self._head_bytes():
+            self._raise_refusal(self._head_too_large())
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._stop(Refused("malformed_request", "CONNECT is not served: this is no proxy"))
+                self._raise_refusal(Refused("malformed_request", "CONNECT is not served: this is no proxy"))
             self._is_upgrade = True  # the parser stops behind this head; see `_feed`
             return
         if self._length or self._transfer:
             self._framing.expect_body(self._declared_bytes())
         self._begin()
-        self._waits_since, self._head_since = None, None
+        self._idle_since, self._head_since = None, None
         self._body_since, self._upload_bytes = self.loop.time(), 0
-        self._is_upload = self.url.partition(b"?")[0] == UPLOADS
+        self._is_upload = self.url.partition(b"?")[0] == UPLOAD_PATH
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # for trailers, which nobody reads
-        self.table.work(self)
+        self.table.mark_busy(self)
 
     def _declared_bytes(self) -> int:
         """Give the request's Content-Length, 0 where it has none; what the parser lets through is not all read."""
         digits = self._length.strip()
         if self._transfer.strip() not in (b"", b"chunked"):
             message = "Transfer-Encoding may be chunked and nothing else; a packed body has a Content-Encoding"
-            self._stop(Refused("malformed_request", message))
+            self._raise_refusal(Refused("malformed_request", message))
         if digits and (len(digits) > MAX_LENGTH_DIGITS or not digits.isdigit()):
             message = f"Content-Length must be a number of at most {MAX_LENGTH_DIGITS} digits"
-            self._stop(Refused("malformed_request", message))
+            self._raise_refusal(Refused("malformed_request", message))
         return int(digits or b"0")
 
-    def _stop(self, refusal: JitneyError) -> NoReturn:
+    def _raise_refusal(self, refusal: JitneyError) -> NoReturn:
         """Leave the parser with an error that `send_400_response` answers."""
         self._refusal = refusal
         raise refusal
@@ -202,20 +204,20 @@ class Protocol(HttpToolsProtocol):
         """Start to answer the request whose head is complete."""
         parser, scope, url = self.parser, self.scope, httptools.parse_url(self.url)
         path, version = url.path.decode("ascii"), parser.get_http_version()
-        if version not in VERSIONS:
-            self._stop(Refused("malformed_request", f"HTTP/{version} is not spoken here: send HTTP/1.1"))
+        if version not in HTTP_VERSIONS:
+            self._raise_refusal(Refused("malformed_request", f"HTTP/{version} is not spoken here: send HTTP/1.1"))
         method = parser.get_method().decode("ascii")
         scope["method"], scope["http_version"] = method, version
         scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
         scope["query_string"] = url.query or b""
         scope["extensions"] = self._extensions
-        self._drops_body = method in BODILESS
-        self.cycle = single_write.Cycle(
+        self._drops_body = method in BODYLESS_METHODS
+        self.cycle = single_write.SingleWriteCycle(
             scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
-            access_logger=_NOWHERE,
+            access_logger=_NO_ACCESS_LOG,
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
@@ -241,7 +243,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._is_upgrade:
             return
-        self._is_whole, self._body_since = True, None
+        self._is_request_complete, self._body_since = True, None
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -250,15 +252,15 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        if cast("single_write.Cycle", self.cycle).is_early:  # the rest of the request is not read
+        if cast("single_write.SingleWriteCycle", self.cycle).is_answered_early:  # the rest of the request is not read
             self._end()
             return
-        self.table.wait(self)
+        self.table.mark_idle(self)
         if self.transport.is_closing():
             return
-        self._is_kept, self._waits_since = True, self.loop.time()
+        self._is_kept, self._idle_since = True, self.loop.time()
         if not self.flow.write_paused:
-            self._go_on()
+            self._resume_parsing()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -267,9 +269,9 @@ class Protocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._count()
-        is_answered = self.cycle is not None and self.cycle.response_complete and self._is_whole
-        if is_answered and not self._is_over and not self.transport.is_closing():
-            self._go_on()
+        is_answered = self.cycle is not None and self.cycle.response_complete and self._is_request_complete
+        if is_answered and not self._is_finished and not self.transport.is_closing():
+            self._resume_parsing()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser could not read, or what went beyond its bounds."""
@@ -280,18 +282,18 @@ class Protocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Give up a caller who takes too long for a head or a body, or has taken nothing of an answer for too long."""
         self._check_unsent(now)
-        if self._is_over or self.transport.is_closing():
+        if self._is_finished or self.transport.is_closing():
             return
         if self._head_since is not None:
-            if now - self._head_since > self.bounds.head_s:
-                message = f"the head of a request did not arrive within {self.bounds.head_s:g} s"
-                self._refuse(Refused("request_timeout", message, limit_s=self.bounds.head_s))
+            if now - self._head_since > self.limits.head_s:
+                message = f"the head of a request did not arrive within {self.limits.head_s:g} s"
+                self._refuse(Refused("request_timeout", message, limit_s=self.limits.head_s))
             return
-        if self._waits_since is not None:  # nothing of a next request has come: there is nothing to answer
-            if now - self._waits_since > (self.bounds.keep_alive_s if self._is_kept else self.bounds.head_s):
+        if self._idle_since is not None:  # nothing of a next request has come: there is nothing to answer
+            if now - self._idle_since > (self.limits.keep_alive_s if self._is_kept else self.limits.head_s):
                 self.transport.close()
             return
-        limit_s = self.bounds.receive_s + self._upload_bytes / self.bounds.upload_bytes_s
+        limit_s = self.limits.receive_s + self._upload_bytes / self.limits.upload_bytes_s
         if self._body_since is not None and now - self._body_since > limit_s:
             message = f"the body did not arrive within {limit_s:g} s"
             self._refuse(Refused("request_timeout", message, limit_s=limit_s))
@@ -300,9 +302,9 @@ class Protocol(HttpToolsProtocol):
         """Cut off a caller who takes no answer, also where the connection is to be closed behind it."""
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or self._unsent_bytes == 0 or unsent < self._unsent_bytes:
-            self.moved_at = now
-        elif now - self.moved_at > self.bounds.send_s:
-            self.cut_off()
+            self.last_progress_at = now
+        elif now - self.last_progress_at > self.limits.send_s:
+            self.reset_connection()
         self._unsent_bytes = unsent
         self.table.count(self, self._unread_bytes() + unsent)
 
@@ -324,8 +326,8 @@ class Protocol(HttpToolsProtocol):
 
     def close_idle(self) -> None:
         """Close it; no request is under way."""
-        if self._is_over or self.transport.get_write_buffer_size():
-            self.cut_off()
+        if self._is_finished or self.transport.get_write_buffer_size():
+            self.reset_connection()
         else:
             self.transport.close()
 
@@ -337,25 +339,25 @@ class Protocol(HttpToolsProtocol):
             message = "other tenants need the room of this request: send it again later"
             self._refuse(QueueFull(message, retry_after_s=RETRY_AFTER_S))
         else:  # what it asks for may have been done: there is nothing true to say
-            self.cut_off()
+            self.reset_connection()
 
-    def cut_off(self) -> None:
+    def reset_connection(self) -> None:
         """Close it at once; the system forgets what it still holds for this caller, too."""
         with suppress(OSError):  # it is closed already
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, FORGET)
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _head_too_large(self) -> Refused:
-        bytes_, headers = self.bounds.head_bytes, MAX_HEADERS
+        bytes_, headers = self.limits.head_bytes, MAX_HEADERS
         message = f"the head of a request may have {bytes_} bytes and {headers} header fields"
         return Refused("head_too_large", message, limit_bytes=bytes_, limit=headers)
 
     def _refuse(self, error: JitneyError) -> None:
         """Answer with an error instead of the app, and end; who has an answer under way is cut off."""
-        if self._is_over or self.transport.is_closing():
+        if self._is_finished or self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
             if self.cycle.response_started:
@@ -363,31 +365,33 @@ class Protocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # whoever waits for the rest of the body hears that it will not come
             self.cycle.message_event.set()
-        answer = problem(error, self.url.partition(b"?")[0].decode("latin-1"))
-        self.transport.write(single_write.head(answer.status, answer.all_headers(), closes=True) + answer.body)
+        answer = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
+        self.transport.write(single_write.encode_head(answer.status, answer.all_headers(), closes=True) + answer.body)
         self._end()
 
     def _end(self) -> None:
         """Read nothing more and let the answer arrive: closed at once, with bytes unread, it could get lost."""
-        self._is_over, self._held = True, b""
+        self._is_finished, self._held = True, b""
         if self.cycle is not None:
             self.cycle.body = bytearray()
         self.flow.pause_reading()
         self.transport.write_eof()
-        self.table.leave(self)
+        self.table.mark_closing(self)
         self.loop.call_later(LINGER_S, self.transport.abort)
 
 
-def bounded(bounds: Bounds) -> type[Protocol]:
+def protocol_with_limits(limits: ConnectionLimits) -> type[GatewayProtocol]:
     """Give the protocol with these bounds."""
-    return type("BoundedProtocol", (Protocol,), {"bounds": bounds, "table": Connections(bounds.buffers_bytes)})
+    return type(
+        "BoundedProtocol", (GatewayProtocol,), {"bounds": limits, "table": ConnectionTable(limits.buffers_bytes)}
+    )
 
 
-async def sweep(connections: Iterable[Any], bounds: Bounds) -> None:
+async def sweep_connections(connections: Iterable[Any], limits: ConnectionLimits) -> None:
     """Check all connections again and again, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(min(bounds.head_s, bounds.receive_s, bounds.send_s, bounds.keep_alive_s) / SWEEPS_PER_LIMIT)
+        await asyncio.sleep(min(limits.head_s, limits.receive_s, limits.send_s, limits.keep_alive_s) / SWEEPS_PER_LIMIT)
         now = loop.time()
         for connection in list(connections):
             connection.check(now)

@@ -5,26 +5,26 @@ from functools import lru_cache
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
-from api.asgi.gzip_body import ENCODINGS, Unpacking
+from api.asgi.gzip_body import ENCODINGS, GzipReceiver
 from api.asgi.responses import Receive, Scope
-from api.asgi.single_write import ANSWER
-from api.asgi.tenant_budgets import Share
+from api.asgi.single_write import WHOLE_RESPONSE
+from api.asgi.tenant_budgets import BudgetShare
 from jobs.contract.errors import Refused
 
-SHORT: Final = 256  # bytes of a header or a query that is kept once it has been read
+MAX_CACHED_BYTES: Final = 256  # bytes of a header or a query that is kept once it has been read
 
 Text = TypeVar("Text", str, bytes)
 T = TypeVar("T")
 
 
-def cached(entries: int) -> Callable[[Callable[[Text], T]], Callable[[Text], T]]:
+def cache_short(entries: int) -> Callable[[Callable[[Text], T]], Callable[[Text], T]]:
     """Keep what a function makes of what callers send: so many entries at most, and only of short texts."""
 
     def decorate(read: Callable[[Text], T]) -> Callable[[Text], T]:
         kept = lru_cache(entries)(read)
 
         def of(text: Text) -> T:
-            return kept(text) if len(text) <= SHORT else read(text)
+            return kept(text) if len(text) <= MAX_CACHED_BYTES else read(text)
 
         return of
 
@@ -55,7 +55,7 @@ class Request:
     @property
     def evict(self) -> Callable[[], None] | None:
         """Give what ends this request where others need its room; see api/asgi/protocol.py."""
-        evict: Callable[[], None] | None = self._scope.get("extensions", {}).get(ANSWER, {}).get("evict")
+        evict: Callable[[], None] | None = self._scope.get("extensions", {}).get(WHOLE_RESPONSE, {}).get("evict")
         return evict
 
     @property
@@ -79,7 +79,7 @@ class Request:
         declared = self._headers.get(b"content-length")
         return int(declared) if declared else 0
 
-    async def body(self, receive: Receive, held: Share, limit_bytes: int) -> bytes:
+    async def body(self, receive: Receive, share: BudgetShare, limit_bytes: int) -> bytes:
         """Receive the body; raises Refused where it is too large, QueueFull where too many are held.
 
         Both count the unpacked body. One that takes too long is the connection's own concern
@@ -89,9 +89,9 @@ class Request:
         size_bytes = self.declared_bytes
         if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
-        held.expect(size_bytes)
-        body = await _gather(receive, held, limit_bytes)
-        held.keep()
+        share.expect(size_bytes)
+        body = await _receive_all(receive, share, limit_bytes)
+        share.keep()
         return body
 
     def unpacking(self, receive: Receive) -> Receive:
@@ -101,14 +101,14 @@ class Request:
             return receive
         name = encoding.decode("latin-1").strip().lower()
         if name in ENCODINGS:
-            return Unpacking(receive)
+            return GzipReceiver(receive)
         if name != "identity":
             message = f"a body packed by {name[:80]!r} is not unpacked here: send it packed by gzip, or as it is"
             raise Refused("unsupported_media_type", message, allowed=["gzip", "identity"])
         return receive
 
 
-@cached(64)
+@cache_short(64)
 def _media_type(header: bytes) -> str:
     return header.decode("latin-1").partition(";")[0].strip().lower()
 
@@ -129,15 +129,15 @@ def read_query(text: bytes, allowed: Collection[str]) -> dict[str, str]:
     return dict(pairs)
 
 
-async def _gather(receive: Receive, held: Share, limit_bytes: int) -> bytes:
+async def _receive_all(receive: Receive, share: BudgetShare, limit_bytes: int) -> bytes:
     chunks: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refused("malformed_request", "the caller hung up before the body was complete")
         chunk = message.get("body", b"")
-        held.grow(len(chunk))
-        if held.size > limit_bytes:
+        share.grow(len(chunk))
+        if share.size > limit_bytes:
             raise _too_large(limit_bytes)
         chunks.append(chunk)
         if not message.get("more_body"):

@@ -7,11 +7,11 @@ costs a call.
 
 from typing import Final
 
-END: Final = b"\n\r\n"  # ends every head and every chunked body: llhttp refuses a line that ends without CR
-_REACH: Final = len(END) - 1
+BOUNDARY: Final = b"\n\r\n"  # ends every head and every chunked body: llhttp refuses a line that ends without CR
+_OVERLAP: Final = len(BOUNDARY) - 1
 
 
-class Framing:
+class RequestSplitter:
     """The bytes of one connection, in order."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Framing:
         """Take in a request's Content-Length, once its head has been parsed."""
         self._body_bytes = size_bytes
 
-    def end_of_piece(self, data: bytes, start: int) -> int:
+    def next_boundary(self, data: bytes, start: int) -> int:
         """Give the end of the piece that begins at `start` of what came; it is parsed next, so it is taken as gone."""
         size = len(data)
         if self._body_bytes:
@@ -31,14 +31,14 @@ class Framing:
             return end
         if self._tail:
             tail, self._tail = self._tail, b""
-            across = (tail + data[:_REACH]).find(END)
+            across = (tail + data[:_OVERLAP]).find(BOUNDARY)
             if across >= 0:
-                return across + len(END) - len(tail)
-            if size < _REACH:
-                self._tail = (tail + data)[-_REACH:]
+                return across + len(BOUNDARY) - len(tail)
+            if size < _OVERLAP:
+                self._tail = (tail + data)[-_OVERLAP:]
                 return size
-        at = data.find(END, start)
+        at = data.find(BOUNDARY, start)
         if at >= 0:
-            return at + len(END)
-        self._tail = data[-_REACH:]
+            return at + len(BOUNDARY)
+        self._tail = data[-_OVERLAP:]
         return size

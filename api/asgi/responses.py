@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from api.asgi.single_write import ANSWER
-from jobs.contract.errors import JitneyError, NotNow
+from api.asgi.single_write import WHOLE_RESPONSE
+from jobs.contract.errors import JitneyError, RetryLater
 
 log = logging.getLogger("jitney.api")
 
@@ -19,9 +19,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-RETRY_AFTER: Header = (b"retry-after", b"1")  # until a job is looked at again
+RETRY_AFTER_HEADER: Header = (b"retry-after", b"1")  # until a job is looked at again
 # No answer is a page, a script or a picture of another site's page, whatever a browser makes of its bytes.
-ALWAYS: Final[Sequence[Header]] = (
+SECURITY_HEADERS: Final[Sequence[Header]] = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -29,7 +29,7 @@ ALWAYS: Final[Sequence[Header]] = (
 )
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """A whole response."""
 
     status: int
@@ -40,24 +40,24 @@ class Answer(NamedTuple):
     def all_headers(self) -> list[Header]:
         """List its headers, those that every answer has among them."""
         length = b"%d" % len(self.body)
-        return [(b"content-type", self.content_type), (b"content-length", length), *ALWAYS, *self.headers]
+        return [(b"content-type", self.content_type), (b"content-length", length), *SECURITY_HEADERS, *self.headers]
 
     async def send(self, scope: Scope, send: Send) -> None:
         """Send it over ASGI; as one message where the server takes it so (api/asgi/single_write.py)."""
         headers = self.all_headers()
-        if ANSWER in scope.get("extensions", ()):
-            await send({"type": ANSWER, "status": self.status, "headers": headers, "body": self.body})
+        if WHOLE_RESPONSE in scope.get("extensions", ()):
+            await send({"type": WHOLE_RESPONSE, "status": self.status, "headers": headers, "body": self.body})
             return
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
 
-def accepted(body: bytes, headers: Sequence[Header], *, is_final: bool) -> Answer:
+def submit_response(body: bytes, headers: Sequence[Header], *, is_final: bool) -> HttpResponse:
     """Answer a submit: 200 where the caller waited until all is final, else 202 and when to ask."""
-    return Answer(200, body, headers) if is_final else Answer(202, body, (*headers, RETRY_AFTER))
+    return HttpResponse(200, body, headers) if is_final else HttpResponse(202, body, (*headers, RETRY_AFTER_HEADER))
 
 
-def problem(error: JitneyError, path: str, headers: Sequence[Header] = (), **more: Any) -> Answer:
+def error_response(error: JitneyError, path: str, headers: Sequence[Header] = (), **more: Any) -> HttpResponse:
     """Turn an error into an answer: problem+json, or whatever the clients of a prefix expect (`_BODIES`).
 
     `more`: fields beside those of the error.
@@ -68,11 +68,15 @@ def problem(error: JitneyError, path: str, headers: Sequence[Header] = (), **mor
         headers = (*headers, (b"www-authenticate", b'Bearer realm="jitney"'))
     if retry_after_s is not None:
         headers = (*headers, (b"retry-after", b"%d" % math.ceil(retry_after_s)))
-    write = next((write for prefix, write in _BODIES if path == prefix or path.startswith(f"{prefix}/")), _rfc_9457)
+    write = next(
+        (write for prefix, write in _ERROR_FORMATS if path == prefix or path.startswith(f"{prefix}/")), _problem_json
+    )
     return write(error, details, headers)
 
 
-def _rfc_9457(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header], **first: Any) -> Answer:
+def _problem_json(
+    error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header], **first: Any
+) -> HttpResponse:
     body = {
         **first,
         "type": f"urn:jitney:error:{error.code}",
@@ -82,44 +86,44 @@ def _rfc_9457(error: JitneyError, details: Mapping[str, Any], headers: Sequence[
         "detail": error.message,
         **details,
     }
-    return Answer(error.status, orjson.dumps(body), headers, b"application/problem+json")
+    return HttpResponse(error.status, orjson.dumps(body), headers, b"application/problem+json")
 
 
-def _classic(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> Answer:
+def _predict_error(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> HttpResponse:
     """Say `"success": false` too, as the tutorial's contract has it."""
-    return _rfc_9457(error, details, headers, success=False)
+    return _problem_json(error, details, headers, success=False)
 
 
-def _openai(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> Answer:
+def _openai_error(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> HttpResponse:
     """Write OpenAI's body; and tell its clients, who try again at some statuses, where that is no use."""
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    told = {"message": error.message, "type": kind, "param": None, "code": error.code, **details}
-    again = b"true" if isinstance(error, NotNow) else b"false"
-    return Answer(error.status, orjson.dumps({"error": told}), (*headers, (b"x-should-retry", again)))
+    fields = {"message": error.message, "type": kind, "param": None, "code": error.code, **details}
+    again = b"true" if isinstance(error, RetryLater) else b"false"
+    return HttpResponse(error.status, orjson.dumps({"error": fields}), (*headers, (b"x-should-retry", again)))
 
 
 # The form of an error follows the path's prefix.
-_BODIES: Final = (("/predict", _classic), ("/v1/files", _openai), ("/v1/batches", _openai))
+_ERROR_FORMATS: Final = (("/predict", _predict_error), ("/v1/files", _openai_error), ("/v1/batches", _openai_error))
 
 
-def adding(send: Send, headers: Sequence[Header]) -> Send:
+def with_headers(send: Send, headers: Sequence[Header]) -> Send:
     """Give a `send` that puts these headers into an answer of whatever door."""
 
     async def with_them(message: MutableMapping[str, Any]) -> None:
-        if message["type"] in ("http.response.start", ANSWER):
+        if message["type"] in ("http.response.start", WHOLE_RESPONSE):
             message["headers"] = [*message["headers"], *headers]
         await send(message)
 
     return with_them
 
 
-async def guarded(answer: Awaitable[Answer], path: str) -> Answer:
+async def catch_errors(answer: Awaitable[HttpResponse], path: str) -> HttpResponse:
     """Await an answer; whatever is raised becomes one."""
     try:
         return await answer
     except JitneyError as error:
-        return problem(error, path)
+        return error_response(error, path)
     except Exception:
         log.exception("a fault while answering %s", path)
-        return problem(JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), path)
+        return error_response(JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), path)

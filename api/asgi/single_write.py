@@ -13,21 +13,21 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-ANSWER: Final = "jitney.answer"
+WHOLE_RESPONSE: Final = "jitney.answer"
 
 
-class Cycle(RequestResponseCycle):
+class SingleWriteCycle(RequestResponseCycle):
     """See above; whatever comes in parts goes uvicorn's way."""
 
     transport: Any  # api/asgi/protocol.py's, which knows what is whole
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._is_head = self.scope["method"] == "HEAD"
         if self._is_head:
             self.scope["method"] = "GET"
         self._is_read = False  # whether the app has the whole body
-        self.is_early = False  # answered before the request has come to its end
+        self.is_answered_early = False  # answered before the request has come to its end
 
     async def receive(self) -> Any:
         if self._is_read or self.more_body or self.disconnected or self.waiting_for_100_continue:
@@ -38,7 +38,7 @@ class Cycle(RequestResponseCycle):
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: Any) -> None:
-        if message["type"] != ANSWER or self.response_started:
+        if message["type"] != WHOLE_RESPONSE or self.response_started:
             await self._send_part(message)
             return
         if self.flow.write_paused and not self.disconnected:
@@ -47,9 +47,11 @@ class Cycle(RequestResponseCycle):
             return
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        self.is_early = self.more_body
-        written = head(message["status"], message["headers"], closes=self.is_early or not self.keep_alive)
-        self.transport.write_whole(written if self._is_head else written + message["body"])
+        self.is_answered_early = self.more_body
+        written = encode_head(
+            message["status"], message["headers"], closes=self.is_answered_early or not self.keep_alive
+        )
+        self.transport.write_and_flush(written if self._is_head else written + message["body"])
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
@@ -58,13 +60,13 @@ class Cycle(RequestResponseCycle):
     async def _send_part(self, message: Any) -> None:
         """Send a part of an answer, as uvicorn does."""
         if self.more_body and not self.response_started:
-            self.is_early = True
+            self.is_answered_early = True
             message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
         if not self._is_head:
             await super().send(message)
         elif not self.response_complete:
             await self._send_head(message)
-        if self.is_early:
+        if self.is_answered_early:
             self.keep_alive = True  # the protocol ends the connection: closed at once the answer could get lost
 
     async def _send_head(self, message: Any) -> None:
@@ -72,7 +74,7 @@ class Cycle(RequestResponseCycle):
         await super().send(message)
         if self.disconnected:
             return
-        self.keep_alive = self.keep_alive or self.is_early
+        self.keep_alive = self.keep_alive or self.is_answered_early
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
@@ -80,7 +82,7 @@ class Cycle(RequestResponseCycle):
         self.on_response()
 
 
-def head(status: int, headers: Sequence[tuple[bytes, bytes]], *, closes: bool) -> bytes:
+def encode_head(status: int, headers: Sequence[tuple[bytes, bytes]], *, closes: bool) -> bytes:
     """Write the head of an answer; raises ValueError where a name or a value would break out of its line."""
     lines = [STATUS_LINE[status]]
     for name, value in headers:

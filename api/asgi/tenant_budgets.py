@@ -9,44 +9,46 @@ requests of the tenant that holds most are ended, those first that have stood st
 from collections.abc import Callable
 from typing import Final, Self
 
-from jobs.contract.errors import NotNow
+from jobs.contract.errors import RetryLater
 
-FACTOR: Final = 4
+THRESHOLD_FACTOR: Final = 4
 RETRY_AFTER_S: Final = 1
 
 
-class Shares:
+class TenantBudget:
     """One budget."""
 
-    def __init__(self, limit: int, what: str, refuse: Callable[[str], NotNow], largest: int = 0) -> None:
+    def __init__(self, limit: int, what: str, refuse: Callable[[str], RetryLater], largest: int = 0) -> None:
         """`what` names the unit in messages. A tenant that is alone may always hold `largest`, within the limit."""
         self._limit, self._largest = limit, min(largest, limit)
         self._what, self._refuse = what, refuse
         self._held: dict[str, int] = {}  # by tenant; those that hold nothing are not in it
-        self._shares: dict[str, dict[Share, None]] = {}  # those that can be ended, by tenant: longest unchanged first
+        self._shares: dict[
+            str, dict[BudgetShare, None]
+        ] = {}  # those that can be ended, by tenant: longest unchanged first
         self.used = 0
 
-    def hold(self, tenant: str, evict: Callable[[], None] | None = None) -> "Share":
+    def hold(self, tenant: str, evict: Callable[[], None] | None = None) -> "BudgetShare":
         """Begin to hold something that grows; use it in a `with`, which gives it back at the end.
 
         `evict` ends the request that holds it, where others need the room; None: it cannot be ended.
         """
-        return Share(self, tenant, evict)
+        return BudgetShare(self, tenant, evict)
 
     def check(self, tenant: str, amount: int) -> None:
         """Raise what `refuse` makes of a message where a tenant may not hold so much more."""
         held = self._held.get(tenant, 0)
-        if held + amount <= FACTOR * (self._limit - self.used - amount):
+        if held + amount <= THRESHOLD_FACTOR * (self._limit - self.used - amount):
             return
         if held == self.used and held + amount <= self._largest:
             return
-        if self._is_equal_part(held + amount, tenant) and amount <= self._limit - self.used + self._beyond(tenant):
+        if self._is_equal_part(held + amount, tenant) and amount <= self._limit - self.used + self._evictable(tenant):
             return
         others = self.used - held
         message = f"this gateway holds {held} {self._what} of yours and {others} of others, and may hold {self._limit}"
         raise self._refuse(f"{message}; a part of that is kept free for other tenants: send it again later")
 
-    def take(self, share: "Share", amount: int) -> None:
+    def take(self, share: "BudgetShare", amount: int) -> None:
         """Count more for a share; raises as `check` does."""
         tenant = share.tenant
         self.check(tenant, amount)
@@ -59,7 +61,7 @@ class Shares:
             own.pop(share, None)
             own[share] = None
 
-    def give_back(self, share: "Share", amount: int) -> None:
+    def give_back(self, share: "BudgetShare", amount: int) -> None:
         """Count off what was taken."""
         tenant = share.tenant
         left = self._held.get(tenant, 0) - amount
@@ -69,7 +71,7 @@ class Shares:
             self._held.pop(tenant, None)
         self.used -= amount
 
-    def keep(self, share: "Share") -> None:
+    def keep(self, share: "BudgetShare") -> None:
         """Do not end a share's request any more."""
         own = self._shares.get(share.tenant)
         if own is not None:
@@ -82,7 +84,7 @@ class Shares:
         tenants = len(self._held) + (tenant not in self._held)
         return amount * (tenants + 1) <= self._limit
 
-    def _beyond(self, tenant: str) -> int:
+    def _evictable(self, tenant: str) -> int:
         """Count what other tenants hold that hold more than an equal part, and can be ended."""
         return sum(self._held[other] for other in self._shares if not self._is_equal_part(self._held[other], tenant))
 
@@ -99,15 +101,15 @@ class Shares:
             evict()
 
 
-class Share:
+class BudgetShare:
     """What one request holds of a budget."""
 
     __slots__ = ("_lost", "_shares", "evict", "size", "tenant")
 
-    def __init__(self, shares: Shares, tenant: str, evict: Callable[[], None] | None) -> None:
+    def __init__(self, shares: TenantBudget, tenant: str, evict: Callable[[], None] | None) -> None:
         self._shares, self.tenant, self.evict = shares, tenant, evict
         self.size = 0
-        self._lost: NotNow | None = None
+        self._lost: RetryLater | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +146,7 @@ class Share:
             self.evict = None
             self._shares.keep(self)
 
-    def give_up(self, error: NotNow) -> None:
+    def give_up(self, error: RetryLater) -> None:
         """Hold nothing any more; to grow raises the error."""
         self._lost = error
         self.resize(0)

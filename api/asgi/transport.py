@@ -11,7 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 
 
-class OneWrite:
+class SingleWriteTransport:
     """A transport that sends what was written in one turn of the event loop together; all else passes straight on."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -29,7 +29,7 @@ class OneWrite:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
 
-    def write_whole(self, answer: bytes) -> None:
+    def write_and_flush(self, answer: bytes) -> None:
         """Send it at once: nothing follows that belongs to it."""
         self._parts.append(answer)
         self._flush()
@@ -52,7 +52,7 @@ class OneWrite:
             self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
 
 
-class Flow(FlowControl):
+class HoldingFlowControl(FlowControl):
     """uvicorn's flow control, which does not read on while bytes of a next request are held back."""
 
     is_held = False

@@ -9,35 +9,35 @@ from typing import Final
 
 from api.asgi.request import Request
 from api.asgi.responses import Header
-from api.auth.authentication import Caller, Callers
-from api.auth.rate_limiter import Rates
+from api.auth.authentication import Authenticator, Caller
+from api.auth.rate_limiter import RateLimiter
 from jobs.contract.errors import OverLimit, Refused
-from jobs.tenants.limits import Tenants
+from jobs.tenants.limits import TenantLimits
 
-PUBLIC: Final = frozenset({"/", "/healthz", "/readyz"})
-PUBLIC_BELOW: Final = "/readyz/models/"
-ADMIN: Final = frozenset({"/metrics"})
-MODELS: Final = "/v1/models/"  # whoever has a key may look at them, to change anything there is an admin's
+PUBLIC_PATHS: Final = frozenset({"/", "/healthz", "/readyz"})
+PUBLIC_PREFIX: Final = "/readyz/models/"
+ADMIN_PATHS: Final = frozenset({"/metrics"})
+MODELS_PREFIX: Final = "/v1/models/"  # whoever has a key may look at them, to change anything there is an admin's
 
 
-class Doorman:
+class AccessControl:
     """Stands before all doors."""
 
-    def __init__(self, callers: Callers, tenants: Tenants, window_s: float) -> None:
+    def __init__(self, callers: Authenticator, tenants: TenantLimits, window_s: float) -> None:
         self._callers, self._tenants = callers, tenants
-        self._rates = Rates(window_s)
+        self._rates = RateLimiter(window_s)
 
-    def admit(self, request: Request) -> Caller | None:
+    def authorize(self, request: Request) -> Caller | None:
         """Give who calls, None where nobody needs to know; raises Refused, NotNow."""
-        if request.path in PUBLIC or request.path.startswith(PUBLIC_BELOW):
+        if request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIX):
             return None
         caller = self._callers.find(request)
-        changes_models = request.path.startswith(MODELS) and request.method != "GET"
-        if (request.path in ADMIN or changes_models) and not caller.is_admin:
+        changes_models = request.path.startswith(MODELS_PREFIX) and request.method != "GET"
+        if (request.path in ADMIN_PATHS or changes_models) and not caller.is_admin:
             raise Refused("forbidden", f"{request.path[:200]} needs a key with the role admin, and this one has not")
         return caller
 
-    def charge(self, caller: Caller | None, now: float) -> tuple[Sequence[Header], OverLimit | None]:
+    def count_request(self, caller: Caller | None, now: float) -> tuple[Sequence[Header], OverLimit | None]:
         """Count a request; gives the headers that say what is left, if there is a limit, and why it is one too many."""
         quota = self._tenants.limits(caller.tenant).requests if caller else 0
         if caller is None or not quota:
@@ -45,9 +45,9 @@ class Doorman:
         left, window_s = self._rates.take(caller.tenant, quota, now), self._rates.window_s
         headers = (
             (b"ratelimit-policy", b'"requests";q=%d;w=%d' % (quota, math.ceil(window_s))),
-            (b"ratelimit", b'"requests";r=%d;t=%d' % (left.remaining, math.ceil(left.full_in_s))),
+            (b"ratelimit", b'"requests";r=%d;t=%d' % (left.remaining, math.ceil(left.reset_in_s))),
         )
-        if left.taken:
+        if left.is_allowed:
             return headers, None
         message = f"one gateway takes {quota} requests of yours in {window_s:g} s"
-        return headers, OverLimit("rate_limited", message, limit=quota, retry_after_s=left.back_in_s)
+        return headers, OverLimit("rate_limited", message, limit=quota, retry_after_s=left.retry_after_s)

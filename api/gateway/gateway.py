@@ -9,38 +9,38 @@ from contextlib import suppress
 from typing import Any
 
 from api.asgi.request import Request
-from api.asgi.tenant_budgets import RETRY_AFTER_S, Share, Shares
-from api.auth.authentication import Callers
+from api.asgi.tenant_budgets import RETRY_AFTER_S, BudgetShare, TenantBudget
+from api.auth.authentication import Authenticator
 from api.gateway import maintenance
-from api.gateway.event_streams import Events
-from api.gateway.job_waiters import Waiting
-from api.gateway.memory_watermark import Watermark
-from api.gateway.retry_after import Pace
-from api.gateway.rollout_controller import Rollouts
-from api.gateway.submit_coalescer import Submits
+from api.gateway.event_streams import EventStreams
+from api.gateway.job_waiters import JobWaiters
+from api.gateway.memory_watermark import MemoryWatermark
+from api.gateway.retry_after import RetryAfterEstimator
+from api.gateway.rollout_controller import RolloutController
+from api.gateway.submit_coalescer import SubmitCoalescer
 from api.settings import GatewaySettings
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_agreement import Agreement, Process, ShardsDiffer
+from jobs.config.settings_agreement import Process, SettingsAgreement, ShardsMismatch
 from jobs.contract import webhook_request
-from jobs.contract.errors import NotNow, OverLimit, QueueFull, StoreUnavailable
-from jobs.contract.ids import PATTERN
+from jobs.contract.errors import OverLimit, QueueFull, RetryLater, StoreUnavailable
+from jobs.contract.ids import JOB_ID
 from jobs.contract.job import Job
 from jobs.metrics import heap_trim
-from jobs.models.catalog import Catalogue
+from jobs.models.catalog import ModelCatalog
 from jobs.redis_client import keys
-from jobs.redis_client.event_wait import end_all
-from jobs.redis_client.pubsub import Listener
+from jobs.redis_client.event_wait import cancel_all
+from jobs.redis_client.pubsub import Subscriber
 from jobs.store import events
 from jobs.store.job_store import JobStore
 from jobs.tenants import api_keys, stored_limits
-from jobs.tenants.stored_limits import TenantLimits
+from jobs.tenants.stored_limits import StoredLimits
 from jobs.webhooks import signing_secrets
 
 log = logging.getLogger("jitney.api")
 
 RETRY_S = 0.5
-COMPARE_S = 1.0  # between two looks at what other processes are set to, at least
+MIN_COMPARE_INTERVAL_S = 1.0  # between two looks at what other processes are set to, at least
 
 EX_CONFIG = 78  # the supervisor does not restart what a restart cannot mend
 
@@ -54,101 +54,109 @@ class Gateway:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
         self.bulk, self.storage = bulk, open_storage(bulk.bulk_store)
-        self.callers = Callers(store.connection, settings.open, on_loopback=on_loopback)
-        self.catalogue = Catalogue(store.connection, settings.default_model)
-        self.waiting, self.submits = Waiting(store), Submits(store)
-        self.events = Events(store, self.id, settings.events_beat_s, settings.max_streams)
-        self.pace, self.watermark = Pace(), Watermark(settings.memory_watermark)
+        self.callers = Authenticator(store.connection, settings.open, on_loopback=on_loopback)
+        self.catalog = ModelCatalog(store.connection, settings.default_model)
+        self.waiting, self.submits = JobWaiters(store), SubmitCoalescer(store)
+        self.events = EventStreams(store, self.id, settings.events_beat_s, settings.max_streams)
+        self.retry_after, self.watermark = RetryAfterEstimator(), MemoryWatermark(settings.memory_watermark)
         self._share(settings)
-        self.guard = settings.guard()
+        self.address_policy = settings.address_policy()
         me = Process.this("gateway", self.id, settings, store.settings, bulk)
-        self.agreement = Agreement(store.connection, me, store.settings.shards, max(COMPARE_S, settings.models_s))
-        self.limits = TenantLimits(store.connection, store.tenants)
+        self.agreement = SettingsAgreement(
+            store.connection, me, store.settings.shards, max(MIN_COMPARE_INTERVAL_S, settings.models_s)
+        )
+        self.limits = StoredLimits(store.connection, store.tenants)
         self.is_draining = False  # told to stop: balancers shall send no more
-        self.stop_code = 0  # what the process exits with where it stops by itself, and at once
+        self.exit_code = 0  # what the process exits with where it stops by itself, and at once
         self._loops: list[asyncio.Task[Any]] = []
 
     def _share(self, settings: GatewaySettings) -> None:
         """Make the budgets that all tenants share."""
 
-        def too_many(message: str) -> NotNow:
+        def too_many(message: str) -> RetryLater:
             return OverLimit("rate_limited", message, retry_after_s=RETRY_AFTER_S)
 
-        def no_room(message: str) -> NotNow:
+        def no_room(message: str) -> RetryLater:
             return QueueFull(message, limit_bytes=settings.max_bodies_bytes, retry_after_s=RETRY_AFTER_S)
 
         most = settings.max_body_bytes
-        self.bodies = Shares(settings.max_bodies_bytes, "bytes of request bodies", no_room, largest=most)
+        self.bodies = TenantBudget(settings.max_bodies_bytes, "bytes of request bodies", no_room, largest=most)
         # Fewer than connections: a tenant is known only once its request has come over one.
-        self.requests = Shares(max(1, settings.max_connections * 9 // 10), "requests under way", too_many, largest=1)
-        self.awaited = Shares(
+        self.requests = TenantBudget(
+            max(1, settings.max_connections * 9 // 10), "requests under way", too_many, largest=1
+        )
+        self.awaited = TenantBudget(
             settings.max_waiters, "jobs that requests wait for", too_many, largest=settings.max_request_jobs
         )
 
     async def start(self) -> None:
         """Start the loops; keys and models are looked at once before, so that the first request finds them."""
         with suppress(StoreUnavailable):
-            await self.look_at_models()
+            await self.refresh_models()
             await self.callers.refresh()
         channels = [keys.gateway_channel(self.id), keys.NEWS, keys.EVENTS]
-        listener = Listener(self.store.connection, channels, self._on_notice, self._on_connect)
-        self.keep(listener.run())
-        self.keep(self.waiting.run(self.settings.recheck_s))
-        self.keep(self.callers.run(self.settings.keys_s))
-        self.keep(self.limits.run(self.settings.keys_s))
-        self.keep(self.events.run(self.settings.keys_s))
-        self.keep(Rollouts(self.store, self.catalogue, self.settings).run())
-        self.keep(self._keep_looking())
-        self.keep(self._keep_models_fresh())
-        self.keep(maintenance.watch(self.pace, self.watermark, self.store, self.settings.models_s))
-        self.keep(maintenance.run(self.store, self.settings.sweep_s, lambda: self.catalogue.announced.longest_lease_s))
-        self.keep(maintenance.tell_cpu(self.store.connection, self.settings.stats_s))
-        self.keep(heap_trim.run(self.settings.sweep_s))
+        listener = Subscriber(self.store.connection, channels, self._on_notice, self._on_connect)
+        self.run_in_background(listener.run())
+        self.run_in_background(self.waiting.run(self.settings.recheck_s))
+        self.run_in_background(self.callers.run(self.settings.keys_s))
+        self.run_in_background(self.limits.run(self.settings.keys_s))
+        self.run_in_background(self.events.run(self.settings.keys_s))
+        self.run_in_background(RolloutController(self.store, self.catalog, self.settings).run())
+        self.run_in_background(self._compare_settings())
+        self.run_in_background(self._refresh_models_periodically())
+        self.run_in_background(
+            maintenance.watch_server(self.retry_after, self.watermark, self.store, self.settings.models_s)
+        )
+        self.run_in_background(
+            maintenance.run_sweeps(self.store, self.settings.sweep_s, lambda: self.catalog.cluster.longest_lease_s)
+        )
+        self.run_in_background(maintenance.flush_cpu_time(self.store.connection, self.settings.stats_s))
+        self.run_in_background(heap_trim.run(self.settings.sweep_s))
 
     async def stop(self) -> None:
         """Stop the loops and let go of the store."""
-        await end_all(self._loops)
+        await cancel_all(self._loops)
         with suppress(StoreUnavailable):
             await self.agreement.withdraw()
         await self.store.connection.aclose()
 
-    async def look_at_models(self) -> None:
+    async def refresh_models(self) -> None:
         """Look at the models once. Until SHARDS and tenants' limits are known, no model is: so no job is taken.
 
         Raises StoreUnavailable.
         """
         try:
             await self.agreement.check()
-        except ShardsDiffer as error:  # the loop that compares stops this process
+        except ShardsMismatch as error:  # the loop that compares stops this process
             raise StoreUnavailable(str(error)) from error
         await self.limits.check()
-        await self.catalogue.refresh()
+        await self.catalog.refresh()
 
-    async def _keep_looking(self) -> None:
+    async def _compare_settings(self) -> None:
         """Announce this process and compare it with the others, until cancelled; another SHARDS stops it."""
         try:
-            await self.agreement.keep_looking()
-        except ShardsDiffer as error:
+            await self.agreement.run_until_mismatch()
+        except ShardsMismatch as error:
             log.critical("%s", error)
-            self.stop_code = EX_CONFIG
+            self.exit_code = EX_CONFIG
             signal.raise_signal(signal.SIGTERM)
 
-    async def _keep_models_fresh(self) -> None:
+    async def _refresh_models_periodically(self) -> None:
         """Look at the models until cancelled, from when what comes before them is known."""
         while True:
             try:
-                await self.look_at_models()
+                await self.refresh_models()
                 break
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_S)
-        await self.catalogue.run(self.settings.models_s)
+        await self.catalog.run(self.settings.models_s)
 
-    def send_home(self) -> None:
+    def end_waits(self) -> None:
         """Let everybody go who waits here or listens, with what is known."""
         self.waiting.close()
         self.events.close()
 
-    def hold_body(self, request: Request, idempotency_key: str) -> Share:
+    def reserve_body(self, request: Request, idempotency_key: str) -> BudgetShare:
         """Begin to receive a body; raises QueueFull where no job would be taken, whatever it is."""
         refusal = self.watermark.refusal("interactive")
         if refusal is not None and not idempotency_key:
@@ -157,9 +165,9 @@ class Gateway:
 
     async def wait(self, tenant: str, job_id: str, wait_s: float) -> Job:
         """Read a job, waiting for its end for so long; raises Refused where it is not this tenant's."""
-        future = self.waiting.expect(self._checked(job_id))
+        future = self.waiting.expect(self._check_job_id(job_id))
         try:
-            job = self._known(tenant, job_id, await self.store.wait(job_id, self.id))
+            job = self._check_owner(tenant, job_id, await self.store.wait(job_id, self.id))
         except BaseException:
             self.waiting.forget(job_id, future)
             raise
@@ -167,67 +175,67 @@ class Gateway:
             self.waiting.forget(job_id, future)
             return await self.store.with_output(job)
         self.waiting.confirm(job_id)
-        ended = await self.waiting.until_final(job_id, future, wait_s)
+        ended = await self.waiting.wait_until_final(job_id, future, wait_s)
         return await (self.read(tenant, job_id) if ended is None else self.store.with_output(ended))
 
     async def read(self, tenant: str, job_id: str) -> Job:
         """Read a job as it stands; raises Refused where it is not this tenant's."""
-        (job,) = await self.store.read([self._checked(job_id)])
-        return await self.store.with_output(self._known(tenant, job_id, job))
+        (job,) = await self.store.read([self._check_job_id(job_id)])
+        return await self.store.with_output(self._check_owner(tenant, job_id, job))
 
     async def cancel(self, tenant: str, job_id: str) -> Job:
         """Cancel a job; raises Refused where it can not be."""
-        await self.store.cancel(self._checked(job_id), tenant)
+        await self.store.cancel(self._check_job_id(job_id), tenant)
         return await self.read(tenant, job_id)
 
     async def attach(self, tenant: str, job_id: str, webhook: Any) -> tuple[str, str]:
         """Give a job a webhook, see `jobs.webhooks.signing_secrets.attach`; raises Refused where it can not have it."""
-        return await signing_secrets.attach(
-            self.store, self._checked(job_id), tenant, webhook_request.read(webhook, self.guard)
+        return await signing_secrets.attach_webhook(
+            self.store, self._check_job_id(job_id), tenant, webhook_request.read_webhook(webhook, self.address_policy)
         )
 
-    def _checked(self, job_id: str) -> str:
-        if not PATTERN.fullmatch(job_id):
+    def _check_job_id(self, job_id: str) -> str:
+        if not JOB_ID.fullmatch(job_id):
             raise self.store.unknown(job_id[:64])
         return job_id
 
-    def _known(self, tenant: str, job_id: str, job: Job | None) -> Job:
+    def _check_owner(self, tenant: str, job_id: str, job: Job | None) -> Job:
         if job is None or job.tenant != tenant:
             raise self.store.unknown(job_id)
         return job
 
     async def _on_connect(self) -> None:
         """Look for what was not heard."""
-        self.callers.look_again()
-        self.limits.look_again()
-        self.events.look_again()
-        await self.waiting.look_again()
+        self.callers.refresh_now()
+        self.limits.refresh_now()
+        self.events.refresh_now()
+        await self.waiting.refresh_now()
 
     def _on_notice(self, channel: str, data: bytes) -> None:
         if channel == keys.NEWS:
-            if data == api_keys.NEWS:
-                self.callers.look_again()
-            elif data == stored_limits.NEWS:
-                self.limits.look_again()
-            elif data == events.NEWS:
-                self.events.look_again()
+            if data == api_keys.API_KEYS_CHANGED:
+                self.callers.refresh_now()
+            elif data == stored_limits.LIMITS_CHANGED:
+                self.limits.refresh_now()
+            elif data == events.LISTENERS_CHANGED:
+                self.events.refresh_now()
             else:
-                self.catalogue.look_again()
+                self.catalog.refresh_now()
         elif channel == keys.EVENTS:
-            self.events.on_change(data)
+            self.events.on_log_change(data)
         else:
-            self.waiting.on_notice(data)
-            self.events.on_notice(data)
+            self.waiting.on_notification(data)
+            self.events.on_notification(data)
 
-    def keep(self, loop: Coroutine[Any, Any, Any]) -> None:
+    def run_in_background(self, loop: Coroutine[Any, Any, Any]) -> None:
         """Run a loop as long as the gateway; should it end, so does the process."""
         task = asyncio.create_task(loop)
-        task.add_done_callback(self._on_loop_end)
+        task.add_done_callback(self._on_task_end)
         self._loops.append(task)
 
-    def _on_loop_end(self, task: asyncio.Task[Any]) -> None:
+    def _on_task_end(self, task: asyncio.Task[Any]) -> None:
         """Stop the whole process rather than go on without one of its loops: whoever supervises it starts another."""
         if not task.cancelled():
             log.critical("a loop of the gateway ended, which none should: stopping", exc_info=task.exception())
-            self.stop_code = self.stop_code or 1
+            self.exit_code = self.exit_code or 1
             signal.raise_signal(signal.SIGTERM)

@@ -9,36 +9,36 @@ import math
 SLACK_S = 1.0
 
 
-class Patience:
+class LeaseGracePeriod:
     """What one gateway knows of the server's clock."""
 
     def __init__(self, sweep_s: float, lease_s: float) -> None:
         self._longest_gap_s = 2 * sweep_s + SLACK_S
-        self.beat_s = lease_s / 4  # within which every live worker renews its leases
-        self._heard: tuple[float, int] | None = None  # our time and the server's, at the last answer
+        self.renewal_s = lease_s / 4  # within which every live worker renews its leases
+        self._last_sweep: tuple[float, int] | None = None  # our time and the server's, at the last answer
         self._latest_ms = math.inf
         self._hold_until_s = math.inf
 
-    def leases_are(self, longest_s: float) -> None:
+    def set_longest_lease(self, longest_s: float) -> None:
         """Take in how long workers' leases are; 0: no worker is known, which changes nothing."""
-        self.beat_s = longest_s / 4 or self.beat_s
+        self.renewal_s = longest_s / 4 or self.renewal_s
 
     def latest_ms(self, now_s: float) -> int:
         """Give the server's latest time at which the next sweep may take leases back; 0: it may take none."""
-        if self._heard is None or now_s - self._heard[0] > self._longest_gap_s:
+        if self._last_sweep is None or now_s - self._last_sweep[0] > self._longest_gap_s:
             self._latest_ms = self._hold_until_s = math.inf  # until it answers
         else:
-            then_s, server_ms = self._heard
-            self._latest_ms = server_ms + (now_s - then_s + self.beat_s) * 1000
+            then_s, server_ms = self._last_sweep
+            self._latest_ms = server_ms + (now_s - then_s + self.renewal_s) * 1000
         return 0 if now_s < self._hold_until_s else int(self._latest_ms)
 
-    def heard(self, server_ms: int, now_s: float) -> float:
+    def record_sweep(self, server_ms: int, now_s: float) -> float:
         """Take in the server's time as that sweep found it; gives how many seconds too late it was, 0 mostly.
 
         Late is a server that stood still with our script in its socket, or one whose clock has jumped.
         """
         late_s = max(0.0, (server_ms - self._latest_ms) / 1000)
         if late_s or self._hold_until_s == math.inf:
-            self._hold_until_s = now_s + self.beat_s
-        self._heard = (now_s, server_ms)
+            self._hold_until_s = now_s + self.renewal_s
+        self._last_sweep = (now_s, server_ms)
         return late_s

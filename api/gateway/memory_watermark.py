@@ -3,20 +3,20 @@
 from typing import Final
 
 from jobs.contract.errors import QueueFull
-from jobs.metrics.server_memory import Memory
+from jobs.metrics.server_memory import ServerMemory
 
 BULK_SHARE: Final = 0.9  # as everywhere: the last tenth of the room is for interactive jobs
 RETRY_AFTER_S: Final = 5
 
 
-class Watermark:
+class MemoryWatermark:
     """The share of its memory that the server may use while new jobs are taken."""
 
     def __init__(self, share: float) -> None:
         self._share = share
-        self._memory = Memory(0, 0)
+        self._memory = ServerMemory(0, 0)
 
-    def saw(self, memory: Memory) -> None:
+    def observe(self, memory: ServerMemory) -> None:
         """Take in how much memory the server uses."""
         self._memory = memory
 

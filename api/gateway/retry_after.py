@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from typing import Final
 
-SHARE: Final = 0.01  # a full queue is worth coming back to once so much of it has drained
-SHORTEST_S: Final = 1.0
-LONGEST_S: Final = 60.0
-UNKNOWN_S: Final = 10.0  # nothing has ended lately: nobody knows
+DRAINED_SHARE: Final = 0.01  # a full queue is worth coming back to once so much of it has drained
+MIN_RETRY_AFTER_S: Final = 1.0
+MAX_RETRY_AFTER_S: Final = 60.0
+DEFAULT_RETRY_AFTER_S: Final = 10.0  # nothing has ended lately: nobody knows
 
 
-class Pace:
+class RetryAfterEstimator:
     """Rates by model, from totals that are looked at now and then."""
 
     def __init__(self) -> None:
         self._totals: dict[str, tuple[float, int]] = {}
         self._rates: dict[str, float] = {}
 
-    def saw(self, counts: Mapping[str, int], now: float) -> None:
+    def observe(self, counts: Mapping[str, int], now: float) -> None:
         """Take in the store's counts, `finished:<model>:<outcome>`, at a time in seconds."""
         totals: dict[str, int] = {}
         for name, count in counts.items():
@@ -34,5 +34,5 @@ class Pace:
         """Say when so many jobs of a model that its queue has room again will have ended."""
         rate = self._rates.get(model, 0.0)
         if not rate:
-            return UNKNOWN_S
-        return min(LONGEST_S, max(SHORTEST_S, limit_jobs * SHARE / rate))
+            return DEFAULT_RETRY_AFTER_S
+        return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, limit_jobs * DRAINED_SHARE / rate))

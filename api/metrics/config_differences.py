@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from api.gateway.gateway import Gateway
-from jobs.config.compared_settings import shown
+from jobs.config.compared_settings import redact_value
 
 
-class Holder(NamedTuple):
+class ProcessRef(NamedTuple):
     """A process that has one of the values."""
 
     part: str
@@ -18,39 +18,39 @@ class Holder(NamedTuple):
     host: str
 
 
-class Found(NamedTuple):
+class ConfigDifference(NamedTuple):
     """`values`: each value, and who has it; `served`: of a model version, the value that is served; else empty."""
 
     code: str
     what: str
-    values: Mapping[str, Sequence[Holder]]
+    values: Mapping[str, Sequence[ProcessRef]]
     served: str = ""
 
 
-def found(gateway: Gateway) -> list[Found]:
+def list_differences(gateway: Gateway) -> list[ConfigDifference]:
     """List what differs, as of the last look."""
     settings = [
-        Found("setting_differs", one.what, {value: _holders(who) for value, who in one.values.items()})
+        ConfigDifference("setting_differs", one.what, {value: _holders(who) for value, who in one.values.items()})
         for one in gateway.agreement.differences
     ]
     models = []
-    for version, by_digest in gateway.catalogue.announced.digests().items():
+    for version, by_digest in gateway.catalog.cluster.digests().items():
         values = {
-            digest: [Holder("worker", one.id, one.host) for one in workers] for digest, workers in by_digest.items()
+            digest: [ProcessRef("worker", one.id, one.host) for one in workers] for digest, workers in by_digest.items()
         }
         served = next((digest for digest, who in by_digest.items() if any(version in one.models for one in who)), "")
-        models.append(Found("model_differs", f"files of model {version}", values, served))
+        models.append(ConfigDifference("model_differs", f"files of model {version}", values, served))
     return [*settings, *models]
 
 
 def warnings(gateway: Gateway) -> list[dict[str, Any]]:
     """Give what differs for `/readyz`, which needs no key: without hosts, and private settings as digests."""
-    return [_warning(one) for one in found(gateway)]
+    return [_warning(one) for one in list_differences(gateway)]
 
 
 def families(gateway: Gateway) -> list[Metric]:
     """Give what differs as metrics: how many things do, and how many processes have which value of each."""
-    differing = found(gateway)
+    differing = list_differences(gateway)
     count = GaugeMetricFamily("jitney_differences", "Settings and model files that differ between processes")
     count.add_metric([], len(differing))
     labels = ["what", "value", "part", "host"]
@@ -62,13 +62,13 @@ def families(gateway: Gateway) -> list[Metric]:
     return [count, sides]
 
 
-def _holders(processes: Sequence[Any]) -> list[Holder]:
-    return [Holder(one.part, one.id, one.host) for one in processes]
+def _holders(processes: Sequence[Any]) -> list[ProcessRef]:
+    return [ProcessRef(one.part, one.id, one.host) for one in processes]
 
 
-def _warning(one: Found) -> dict[str, Any]:
+def _warning(one: ConfigDifference) -> dict[str, Any]:
     values: list[dict[str, Any]] = [
-        {"value": shown(one.what, value), "processes": sorted(f"{who.part} {who.id}" for who in holders)}
+        {"value": redact_value(one.what, value), "processes": sorted(f"{who.part} {who.id}" for who in holders)}
         for value, holders in one.values.items()
     ]
     if one.code == "model_differs":

@@ -33,7 +33,7 @@ _EVENTS = {
 }
 
 
-class _Read(Collector):
+class _StaticCollector(Collector):
     """Metrics that were read already."""
 
     def __init__(self, metrics: list[Metric]) -> None:
@@ -45,25 +45,25 @@ class _Read(Collector):
 
 async def render(gateway: Gateway) -> bytes:
     """Read everything and write it in Prometheus' text format."""
-    await gateway.look_at_models()  # as of now: another gateway's last look is as old as its own clock says
-    announced = gateway.catalogue.announced
+    await gateway.refresh_models()  # as of now: another gateway's last look is as old as its own clock says
+    cluster = gateway.catalog.cluster
     counts = await gateway.store.counts()
-    histograms = await stats.read(gateway.store.connection, gateway.catalogue.names())
+    histograms = await stats.read_histograms(gateway.store.connection, gateway.catalog.names())
     depth = GaugeMetricFamily("jitney_waiting_jobs", "Jobs in line", labels=["model", "version", "lane"])
-    for card in announced.cards:
+    for card in cluster.cards:
         for lane, waiting in (await gateway.store.depth(card["name"], card["version"])).items():
             depth.add_metric([card["name"], card["version"], lane], waiting)
     shares = GaugeMetricFamily("jitney_version_share", "Share of a model's new jobs", labels=["model", "version"])
-    for name in gateway.catalogue.names():
-        for version, percent in version_routing.shares(announced, gateway.catalogue.plan(name), name).items():
-            shares.add_metric([name, version], percent / version_routing.ALL)
-    workers = GaugeMetricFamily("jitney_workers", "Live workers", value=len(announced.workers))
-    letters, letter_bytes = await dead_letters.weigh(gateway.store)
+    for name in gateway.catalog.names():
+        for version, percent in version_routing.compute_shares(cluster, gateway.catalog.plan(name), name).items():
+            shares.add_metric([name, version], percent / version_routing.ALL_PERCENT)
+    workers = GaugeMetricFamily("jitney_workers", "Live workers", value=len(cluster.workers))
+    letters, letter_bytes = await dead_letters.count_dead_letters(gateway.store)
     dead = [
         GaugeMetricFamily("jitney_dead_letters", "Dead letters kept", value=letters),
         GaugeMetricFamily("jitney_dead_letter_bytes", "Bytes of their inputs", value=letter_bytes),
     ]
-    server = await server_memory.read(gateway.store.connection)
+    server = await server_memory.read_server_memory(gateway.store.connection)
     full = [
         GaugeMetricFamily("jitney_server_memory_used_bytes", "Memory of the queue's server", value=server.used_bytes),
         GaugeMetricFamily("jitney_server_memory_limit_bytes", "And the most it may use", value=server.limit_bytes),
@@ -75,12 +75,12 @@ async def render(gateway: Gateway) -> bytes:
             if check not in seen.unknown:
                 unsafe.add_metric([check], float(check in hazards))
     spent = CounterMetricFamily("jitney_cpu_seconds", "CPU time of all processes of a part", labels=["part"])
-    for part, seconds in (await cpu_time.read(gateway.store.connection)).items():
+    for part, seconds in (await cpu_time.read_cpu_seconds(gateway.store.connection)).items():
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
     counted = [*_jobs(counts), *webhooks.families(counts), *bulk.families(counts)]
     registry.register(
-        _Read(
+        _StaticCollector(
             [
                 *counted,
                 depth,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from jobs.webhooks.outbox import FIRST_MS
+from jobs.webhooks.outbox import FIRST_ATTEMPT_BUCKETS_MS
 
 _PREFIX = "webhooks:"
 
@@ -25,7 +25,7 @@ def families(counts: Mapping[str, int]) -> list[Metric]:
 
 def _first(ours: Mapping[str, int]) -> HistogramMetricFamily:
     total, buckets = 0, []
-    for bound in FIRST_MS:
+    for bound in FIRST_ATTEMPT_BUCKETS_MS:
         total += ours.get(f"first:{bound}", 0)
         buckets.append((str(bound / 1000), float(total)))
     buckets.append(("+Inf", float(total + ours.get("first:inf", 0))))

@@ -98,7 +98,7 @@ SCHEMAS: Final = {
     "BatchRequest": BATCH_REQUEST,
     "OpenAIError": ERROR,
 }
-ANSWERS: Final = {
+RESPONSES: Final = {
     "/v1/files": {"post": "File", "get": "FileList"},
     "/v1/files/{file_id}": {"get": "File", "delete": ""},
     "/v1/files/{file_id}/content": {"get": "*"},
@@ -108,12 +108,12 @@ ANSWERS: Final = {
 }
 
 
-def describe(paths: dict[str, Any]) -> None:
+def describe_bulk_routes(paths: dict[str, Any]) -> None:
     """Say what each route takes and answers."""
-    for path, methods in ANSWERS.items():
+    for path, methods in RESPONSES.items():
         for method, name in methods.items():
             error = {"description": "OpenAI's form of an error", "content": _json("OpenAIError")}
-            paths[path][method]["responses"] = {"200": _answer(name), "4XX": error, "503": error}
+            paths[path][method]["responses"] = {"200": _response(name), "4XX": error, "503": error}
     form = {
         "type": "object",
         "required": ["file", "purpose"],
@@ -123,7 +123,7 @@ def describe(paths: dict[str, Any]) -> None:
     paths["/v1/batches"]["post"]["requestBody"] = {"required": True, "content": _json("BatchRequest")}
 
 
-def _answer(name: str) -> dict[str, Any]:
+def _response(name: str) -> dict[str, Any]:
     if name == "*":
         lines = {"application/jsonl": {"schema": {"type": "string"}}}
         return {"description": "its lines; of results whatever is there by now", "content": lines}

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.auth.access_control import PUBLIC, PUBLIC_BELOW
+from api.auth.access_control import PUBLIC_PATHS, PUBLIC_PREFIX
 from api.openapi import bulk as openapi_bulk
 from api.openapi import webhooks
 from api.submission import parsing
@@ -94,7 +94,7 @@ _ENTRY = {
     },
 }
 _ENTRIES = {"type": "array", "items": {"anyOf": [{"$ref": "#/components/schemas/Job"}, _ENTRY]}}
-JOBS_TAKEN = {"type": "object", "required": ["jobs"], "properties": {"jobs": _ENTRIES}}
+SUBMITTED_JOBS = {"type": "object", "required": ["jobs"], "properties": {"jobs": _ENTRIES}}
 _LETTER = {
     "tenant": _TEXT,
     "kind": _TEXT,
@@ -102,7 +102,7 @@ _LETTER = {
     **{name: {"type": "integer"} for name in ("input_bytes", "kills", "losses", "retries")},
     "replayed_as": {"type": ["string", "null"]},
 }
-LETTER = {**JOB, "properties": {**JOB["properties"], **_LETTER}}  # type: ignore[dict-item]
+DEAD_LETTER = {**JOB, "properties": {**JOB["properties"], **_LETTER}}  # type: ignore[dict-item]
 _CURSOR = {"type": ["string", "null"]}
 _LISTED = {name: schema for name, schema in JOB["properties"].items() if name != "output"}  # type: ignore[attr-defined]
 LISTED_JOB = {**JOB, "description": "a job without its output: read it by itself", "properties": _LISTED}
@@ -113,14 +113,14 @@ _JOBS = {
 }
 JOB_LIST = {"type": "object", "properties": {"jobs": _JOBS, "next_cursor": _CURSOR}}
 _LETTERS = {"type": "array", "items": {"$ref": "#/components/schemas/DeadLetter"}}
-LETTER_LIST = {"type": "object", "properties": {"deadletters": _LETTERS, "next_cursor": _CURSOR}}
+DEAD_LETTER_LIST = {"type": "object", "properties": {"deadletters": _LETTERS, "next_cursor": _CURSOR}}
 SCHEMAS = {
     "Job": JOB,
     "ListedJob": LISTED_JOB,
     "JobList": JOB_LIST,
-    "JobsTaken": JOBS_TAKEN,
-    "DeadLetter": LETTER,
-    "DeadLetterList": LETTER_LIST,
+    "JobsTaken": SUBMITTED_JOBS,
+    "DeadLetter": DEAD_LETTER,
+    "DeadLetterList": DEAD_LETTER_LIST,
     "Problem": PROBLEM,
     "JobRequest": REQUEST,
     **webhooks.SCHEMAS,
@@ -128,7 +128,7 @@ SCHEMAS = {
 }
 
 
-def complete(app: FastAPI) -> dict[str, Any]:
+def build_document(app: FastAPI) -> dict[str, Any]:
     """Make the whole document, once."""
     if app.openapi_schema:
         return app.openapi_schema
@@ -138,25 +138,25 @@ def complete(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     schema["security"] = [{"key": []}]
     paths = schema["paths"]
-    for path in [path for path in paths if path in PUBLIC or path.startswith(PUBLIC_BELOW)]:
+    for path in [path for path in paths if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX)]:
         paths[path]["get"]["security"] = []
     paths.setdefault("/v1/jobs", {})["post"] = _submit()
     paths.setdefault("/v1/jobs/{job_id}", {})["get"] = _read()
     paths["/predict"] = {"post": _predict()}
-    paths["/v1/jobs"]["get"]["responses"] = _answers(_200="JobList")
-    paths["/v1/jobs/{job_id}"]["delete"]["responses"] = _answers(_200="Job")
+    paths["/v1/jobs"]["get"]["responses"] = _responses(_200="JobList")
+    paths["/v1/jobs/{job_id}"]["delete"]["responses"] = _responses(_200="Job")
     _describe_letters(paths)
     told = {"description": "the events", "content": {"text/event-stream": {"schema": _TEXT}}}
     for path in ("/v1/events", "/v1/jobs/{job_id}/events"):
-        paths[path]["get"]["responses"] = {**_answers(), "200": told}
+        paths[path]["get"]["responses"] = {**_responses(), "200": told}
         last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "where to go on"}
         paths[path]["get"].setdefault("parameters", []).append(last)
     _describe_webhooks(paths)
-    openapi_bulk.describe(paths)
+    openapi_bulk.describe_bulk_routes(paths)
     paths["/v1/models"]["get"]["responses"] = {"200": _any_json("every model, and who serves it")}
     not_ready = _any_json("not ready, and why")
     paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready, and what is served"), "503": not_ready}
-    of_model = {**_answers(), "200": _any_json("a live worker serves it"), "503": not_ready}
+    of_model = {**_responses(), "200": _any_json("a live worker serves it"), "503": not_ready}
     paths["/readyz/models/{name}"]["get"]["responses"] = of_model
     text = {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}
     paths["/metrics"]["get"]["responses"] = {"200": text}
@@ -168,25 +168,25 @@ def _describe_letters(paths: dict[str, Any]) -> None:
     every, one = "/v1/deadletters", "/v1/deadletters/{job_id}"
     key = {"name": "Idempotency-Key", "in": "header", "schema": _TEXT, "description": "once only"}
     binary = {"description": "the bytes", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
-    paths[every]["get"]["responses"] = _answers(_200="DeadLetterList")
-    paths[every]["delete"]["responses"] = {**_answers(), "200": _any_json("how many were forgotten")}
-    paths[f"{every}/replay"]["post"]["responses"] = {**_answers(), "200": _any_json("what was sent again")}
-    paths[one]["get"]["responses"] = _answers(_200="DeadLetter")
-    paths[one]["delete"]["responses"] = {**_answers(), "200": _any_json("how many were forgotten")}
-    paths[f"{one}/input"]["get"]["responses"] = {**_answers(), "200": binary}
-    paths[f"{one}/replay"]["post"]["responses"] = _answers(_202="Job")
+    paths[every]["get"]["responses"] = _responses(_200="DeadLetterList")
+    paths[every]["delete"]["responses"] = {**_responses(), "200": _any_json("how many were forgotten")}
+    paths[f"{every}/replay"]["post"]["responses"] = {**_responses(), "200": _any_json("what was sent again")}
+    paths[one]["get"]["responses"] = _responses(_200="DeadLetter")
+    paths[one]["delete"]["responses"] = {**_responses(), "200": _any_json("how many were forgotten")}
+    paths[f"{one}/input"]["get"]["responses"] = {**_responses(), "200": binary}
+    paths[f"{one}/replay"]["post"]["responses"] = _responses(_202="Job")
     paths[f"{one}/replay"]["post"]["parameters"].append(key)
 
 
 def _describe_webhooks(paths: dict[str, Any]) -> None:
     counts = {"200": _any_json("what was done")}
-    for path, methods in webhooks.ANSWERS.items():
+    for path, methods in webhooks.RESPONSES.items():
         for method, answers in methods.items():
-            paths[path][method]["responses"] = {**({} if "_200" in answers else counts), **_answers(**answers)}
-    webhooks.take_a_webhook(paths["/v1/jobs/{job_id}/webhook"]["put"])
+            paths[path][method]["responses"] = {**({} if "_200" in answers else counts), **_responses(**answers)}
+    webhooks.describe_webhook_body(paths["/v1/jobs/{job_id}/webhook"]["put"])
 
 
-def _answers(**answers: str) -> dict[str, Any]:
+def _responses(**answers: str) -> dict[str, Any]:
     """Describe answers as `_200="Job"`; every door may also answer with a problem."""
     described = {
         status.lstrip("_"): {"description": name, "content": {"application/json": {"schema": _ref(name)}}}
@@ -212,7 +212,7 @@ def _submit() -> dict[str, Any]:
         "Idempotency-Key": "once only",
     }
     many = {"type": "array", "items": _ref("JobRequest"), "minItems": 1}
-    answers = _answers(_200="Job", _202="Job")
+    answers = _responses(_200="Job", _202="Job")
     for status in ("200", "202"):
         answers[status]["content"]["application/json"]["schema"] = {"anyOf": [_ref("Job"), _ref("JobsTaken")]}
     return {
@@ -244,7 +244,7 @@ def _read() -> dict[str, Any]:
             {"name": "job_id", "in": "path", "required": True, "schema": _TEXT},
             {"name": "wait", "in": "query", "schema": {"type": "integer", "minimum": 0}},
         ],
-        "responses": _answers(_200="Job"),
+        "responses": _responses(_200="Job"),
     }
 
 
@@ -257,5 +257,5 @@ def _predict() -> dict[str, Any]:
         "tags": ["jobs"],
         "summary": "Classify an image and wait for the answer",
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
-        "responses": {**_answers(), "200": answer, "504": late},
+        "responses": {**_responses(), "200": answer, "504": late},
     }

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jobs.contract.webhook_request import EVENTS, MOST_HEADERS, MOST_VALUE
+from jobs.contract.webhook_request import MAX_HEADERS, MAX_VALUE_CHARS, WEBHOOK_EVENTS
 from jobs.webhooks.delivery_log import STATES
 
 _TEXT = {"type": "string"}
@@ -17,11 +17,11 @@ WEBHOOK = {
             "additionalProperties": False,
             "properties": {
                 "url": _URL,
-                "events": {"type": "array", "items": {"type": "string", "enum": list(EVENTS)}},
+                "events": {"type": "array", "items": {"type": "string", "enum": list(WEBHOOK_EVENTS)}},
                 "headers": {
                     "type": "object",
-                    "maxProperties": MOST_HEADERS,
-                    "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MOST_VALUE},
+                    "maxProperties": MAX_HEADERS,
+                    "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_CHARS},
                     "description": "sent along to the receiver, as Authorization; never shown again",
                 },
             },
@@ -44,7 +44,7 @@ DELIVERY = {
     "properties": {
         "id": {"type": "string", "description": "the webhook-id, the same with every attempt"},
         "job": _TEXT,
-        "type": {"type": "string", "enum": list(EVENTS)},
+        "type": {"type": "string", "enum": list(WEBHOOK_EVENTS)},
         "url": _TEXT,
         "endpoint": _TEXT,
         "state": {"type": "string", "enum": list(STATES)},
@@ -92,7 +92,7 @@ SCHEMAS = {
     "WebhookSecret": SECRET,
 }
 # path → method → the schemas of its answers by status; an object of numbers where none is named
-ANSWERS: dict[str, dict[str, dict[str, str]]] = {
+RESPONSES: dict[str, dict[str, dict[str, str]]] = {
     "/v1/webhooks": {"get": {"_200": "DeliveryList"}},
     "/v1/webhooks/replay": {"post": {}},
     "/v1/webhooks/endpoints": {"get": {"_200": "EndpointList"}},
@@ -104,7 +104,7 @@ ANSWERS: dict[str, dict[str, dict[str, str]]] = {
 }
 
 
-def take_a_webhook(route: dict[str, Any]) -> None:
+def describe_webhook_body(route: dict[str, Any]) -> None:
     """Say what the door takes that attaches one."""
     schema = {"$ref": "#/components/schemas/Webhook"}
     route["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -9,47 +9,49 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import respond
+from api.asgi.fastapi_response import to_fastapi_response
 from api.asgi.request import Request
-from api.asgi.responses import Answer, Header
+from api.asgi.responses import Header, HttpResponse
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
 from api.submission import replay
-from api.submission.submit import outcome
+from api.submission.submit import wait_for_outcome
 from jobs.contract import image_formats
-from jobs.contract.errors import DEAD_LETTERS, Refused
+from jobs.contract.errors import DEAD_LETTER_CODES, Refused
 from jobs.contract.job_view import job_view
 from jobs.store import dead_letters
-from jobs.store.dead_letters import Letter, Place, Wanted
+from jobs.store.dead_letters import DeadLetter, DeadLetterFilter, Position
 
 PATH: Final = "/v1/deadletters"
-FILTERS: Final = ("model", "code", "since", "until", "replayed")
-EVERYONE: Final = "*"  # in place of a tenant
-MANY: Final = 1000  # letters that one call forgets
+FILTER_FIELDS: Final = ("model", "code", "since", "until", "replayed")
+ALL_TENANTS: Final = "*"  # in place of a tenant
+MAX_PURGED: Final = 1000  # letters that one call forgets
 _CURSOR: Final = re.compile(r"(\d{1,15})-(\d\d[0-9a-f]{32})")
 _TIME: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
-_YES_NO: Final = {"true": True, "false": False}
+_BOOLEANS: Final = {"true": True, "false": False}
 
 Cursor = Annotated[str, Query(description="`next_cursor` of an earlier answer")]
 All = Annotated[str, Query(alias="all", description="`true` in place of a filter: every letter")]
 
 
-def wanted(
+def read_filters(
     model: str = "",
     code: Annotated[str, Query(description="why it failed")] = "",
     since: Annotated[str, Query(description=f"ended then or later: {_TIME}")] = "",
     until: Annotated[str, Query(description="ended before then")] = "",
     replayed: Annotated[str, Query(description="`true`: those sent again; `false`: those that were not")] = "",
-) -> Wanted:
+) -> DeadLetterFilter:
     """Read the filters of a query; raises Refused."""
-    if code and code not in DEAD_LETTERS:
-        raise Refused("invalid_request", f"no dead letter has the code {code[:80]!r}", allowed=sorted(DEAD_LETTERS))
-    if replayed and replayed not in _YES_NO:
-        raise Refused("invalid_request", "replayed must be one of the allowed words", allowed=list(_YES_NO))
-    return Wanted(model, code, read_time("since", since), read_time("until", until), _YES_NO.get(replayed))
+    if code and code not in DEAD_LETTER_CODES:
+        raise Refused(
+            "invalid_request", f"no dead letter has the code {code[:80]!r}", allowed=sorted(DEAD_LETTER_CODES)
+        )
+    if replayed and replayed not in _BOOLEANS:
+        raise Refused("invalid_request", "replayed must be one of the allowed words", allowed=list(_BOOLEANS))
+    return DeadLetterFilter(model, code, read_time("since", since), read_time("until", until), _BOOLEANS.get(replayed))
 
 
-def whose(
+def read_requested_tenant(
     request: HttpRequest,
     tenant: Annotated[str, Query(description="another tenant, or `*` for all: for keys with the role admin")] = "",
 ) -> str | None:
@@ -59,18 +61,18 @@ def whose(
         return caller.tenant
     if not caller.is_admin:
         raise Refused("forbidden", "letters of other tenants need a key with the role admin, and this one has not")
-    return None if tenant == EVERYONE else tenant
+    return None if tenant == ALL_TENANTS else tenant
 
 
-def reach(request: HttpRequest) -> str | None:
+def read_visible_tenant(request: HttpRequest) -> str | None:
     """Give the tenant whose letters are found by id, None for all."""
     caller: Caller = request.scope["caller"]
     return None if caller.is_admin and caller.key_id else caller.tenant
 
 
-Filters = Annotated[Wanted, Depends(wanted)]
-Whose = Annotated[str | None, Depends(whose)]
-Reach = Annotated[str | None, Depends(reach)]
+Filters = Annotated[DeadLetterFilter, Depends(read_filters)]
+RequestedTenant = Annotated[str | None, Depends(read_requested_tenant)]
+VisibleTenant = Annotated[str | None, Depends(read_visible_tenant)]
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -82,31 +84,31 @@ def router(gateway: Gateway) -> APIRouter:
     async def list_letters(
         request: HttpRequest,
         filters: Filters,
-        tenant: Whose,
+        tenant: RequestedTenant,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: Cursor = "",
     ) -> Response:
-        Request(request.scope).query(*FILTERS, "tenant", "limit", "cursor")
-        page = await dead_letters.page(store, tenant, filters, _place(cursor), limit)
-        letters = [letter_view(letter) for _, letter in page.letters]
-        return _json({"deadletters": letters, "next_cursor": _cursor(page.after)})
+        Request(request.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
+        page = await dead_letters.list_dead_letters(store, tenant, filters, _read_cursor(cursor), limit)
+        letters = [dead_letter_view(letter) for _, letter in page.letters]
+        return _json({"deadletters": letters, "next_cursor": _write_cursor(page.after)})
 
     @routes.delete("", summary="Forget the dead letters that fit a filter")
     async def purge_letters(
-        request: HttpRequest, filters: Filters, tenant: Whose, cursor: Cursor = "", every: All = ""
+        request: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        _check_choice(request, every)
-        page = await dead_letters.page(store, tenant, filters, _place(cursor), MANY)
-        purged = await dead_letters.purge(store, [letter.job.id for _, letter in page.letters])
-        return _json({"purged": purged, "more": page.after is not None, "next_cursor": _cursor(page.after)})
+        _check_filter_or_all(request, every)
+        page = await dead_letters.list_dead_letters(store, tenant, filters, _read_cursor(cursor), MAX_PURGED)
+        purged = await dead_letters.purge_dead_letters(store, [letter.job.id for _, letter in page.letters])
+        return _json({"purged": purged, "more": page.after is not None, "next_cursor": _write_cursor(page.after)})
 
     @routes.post("/replay", summary="Send the dead letters again that fit a filter")
     async def replay_letters(
-        request: HttpRequest, filters: Filters, tenant: Whose, cursor: Cursor = "", every: All = ""
+        request: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        _check_choice(request, every)
-        done = await replay.replay_many(gateway, tenant, filters, _place(cursor))
-        view = {**done._asdict(), "next_cursor": _cursor(done.after), "stopped": None}
+        _check_filter_or_all(request, every)
+        done = await replay.replay_letters(gateway, tenant, filters, _read_cursor(cursor))
+        view = {**done._asdict(), "next_cursor": _write_cursor(done.after), "stopped": None}
         del view["after"]
         headers: tuple[Header, ...] = ()
         if done.stopped is not None:
@@ -115,38 +117,38 @@ def router(gateway: Gateway) -> APIRouter:
         return _json(view, headers)
 
     @routes.get("/{job_id}", summary="Look at a dead letter")
-    async def read_letter(tenant: Reach, job_id: str) -> Response:
-        return _json(letter_view(await dead_letters.find(store, tenant, job_id)))
+    async def read_letter(tenant: VisibleTenant, job_id: str) -> Response:
+        return _json(dead_letter_view(await dead_letters.get_dead_letter(store, tenant, job_id)))
 
     @routes.get("/{job_id}/input", summary="Fetch a dead letter's exact input")
-    async def read_input(tenant: Reach, job_id: str) -> Response:
-        letter = await dead_letters.find(store, tenant, job_id)
+    async def read_input(tenant: VisibleTenant, job_id: str) -> Response:
+        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         body = await dead_letters.read_input(store, letter)
-        name = image_formats.sniff(body) if letter.kind == "image" else None
+        name = image_formats.detect_format(body) if letter.kind == "image" else None
         content_type = f"image/{name.lower()}" if name else "application/octet-stream"
         attachment = f'attachment; filename="{job_id}.{name.lower() if name else "bin"}"'
         headers = ((b"content-disposition", attachment.encode()),)
-        return respond(Answer(200, body, headers, content_type.encode()))
+        return to_fastapi_response(HttpResponse(200, body, headers, content_type.encode()))
 
     @routes.post("/{job_id}/replay", summary="Send a dead letter again, as a new job")
-    async def replay_letter(request: HttpRequest, tenant: Reach, job_id: str) -> Response:
-        letter = await dead_letters.find(store, tenant, job_id)
-        taken = await replay.replay(gateway, letter, Request(request.scope).header(b"idempotency-key"))
-        job = await outcome(gateway, taken, 0)
+    async def replay_letter(request: HttpRequest, tenant: VisibleTenant, job_id: str) -> Response:
+        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
+        submitted = await replay.replay_letter(gateway, letter, Request(request.scope).header(b"idempotency-key"))
+        job = await wait_for_outcome(gateway, submitted, 0)
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
-        if taken.accepted.replayed:
+        if submitted.accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
-        return respond(Answer(202, orjson.dumps(job_view(job)), headers))
+        return to_fastapi_response(HttpResponse(202, orjson.dumps(job_view(job)), headers))
 
     @routes.delete("/{job_id}", summary="Forget a dead letter")
-    async def purge_letter(tenant: Reach, job_id: str) -> Response:
-        letter = await dead_letters.find(store, tenant, job_id)
-        return _json({"purged": await dead_letters.purge(store, [letter.job.id])})
+    async def purge_letter(tenant: VisibleTenant, job_id: str) -> Response:
+        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
+        return _json({"purged": await dead_letters.purge_dead_letters(store, [letter.job.id])})
 
     return routes
 
 
-def letter_view(letter: Letter) -> dict[str, Any]:
+def dead_letter_view(letter: DeadLetter) -> dict[str, Any]:
     """Show a letter, ready for orjson: its job, and what only a letter has."""
     path = f"{PATH}/{letter.job.id}"
     return {
@@ -168,12 +170,12 @@ def letter_view(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _check_choice(request: HttpRequest, every: str) -> None:
+def _check_filter_or_all(request: HttpRequest, every: str) -> None:
     """Refuse what would meet all letters without saying so."""
-    given = Request(request.scope).query(*FILTERS, "tenant", "cursor", "all")
-    if every not in ("", "true") or bool(every) == any(given.get(name) for name in FILTERS):
+    query = Request(request.scope).query(*FILTER_FIELDS, "tenant", "cursor", "all")
+    if every not in ("", "true") or bool(every) == any(query.get(name) for name in FILTER_FIELDS):
         message = "say which letters: by at least one filter, or all of them by all=true, not both"
-        raise Refused("invalid_request", message, allowed=[*FILTERS, "all=true"])
+        raise Refused("invalid_request", message, allowed=[*FILTER_FIELDS, "all=true"])
 
 
 def read_time(name: str, text: str) -> int | None:
@@ -189,18 +191,18 @@ def read_time(name: str, text: str) -> int | None:
     return int(time.timestamp() * 1000)
 
 
-def _cursor(place: Place | None) -> str | None:
+def _write_cursor(place: Position | None) -> str | None:
     return f"{place.ended_ms}-{place.id}" if place else None
 
 
-def _place(cursor: str) -> Place | None:
+def _read_cursor(cursor: str) -> Position | None:
     if not cursor:
         return None
     match = _CURSOR.fullmatch(cursor)
     if match is None:
         raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
-    return Place(int(match[1]), match[2])
+    return Position(int(match[1]), match[2])
 
 
 def _json(view: Mapping[str, Any], headers: tuple[Header, ...] = ()) -> Response:
-    return respond(Answer(200, orjson.dumps(view), headers))
+    return to_fastapi_response(HttpResponse(200, orjson.dumps(view), headers))

@@ -7,7 +7,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
 from api.asgi.request import Request
-from api.asgi.responses import ALWAYS
+from api.asgi.responses import SECURITY_HEADERS
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
 from jobs.contract.errors import Refused
@@ -21,35 +21,35 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/v1/jobs/{job_id}/events", summary="Follow a job, by server-sent events")
     async def follow_job(request: HttpRequest, job_id: str) -> Response:
-        caller, last = _asked(request)
+        caller, last = _read_request(request)
         if last and not (last.isascii() and last.isdigit() and len(last) < 10):
             raise Refused("invalid_request", "Last-Event-ID must be the id of an event of this job")
         await gateway.read(caller.tenant, job_id)
-        streams.check_room(caller.tenant)
-        job, changes = await events.follow(gateway.store, job_id, gateway.id)
+        streams.check_stream_limit(caller.tenant)
+        job, changes = await events.follow_job(gateway.store, job_id, gateway.id)
         if job is not None and job.is_final and int(last or 0) >= len(changes):
             return Response(status_code=204)  # a browser comes back after the end, and would again and again
-        return _stream(streams.of_job(caller, job_id, int(last or 0), is_known))
+        return _stream_response(streams.stream_job(caller, job_id, int(last or 0), is_known))
 
     @routes.get("/v1/events", summary="Follow all own jobs, by server-sent events")
     async def follow_all(request: HttpRequest) -> Response:
-        caller, last = _asked(request)
-        if last and not events.is_place(gateway.store, last):
+        caller, last = _read_request(request)
+        if last and not events.is_log_position(gateway.store, last):
             raise Refused("invalid_request", "Last-Event-ID must be the id of an earlier event")
-        streams.check_room(caller.tenant)
-        return _stream(streams.of_tenant(caller, last, is_known))
+        streams.check_stream_limit(caller.tenant)
+        return _stream_response(streams.stream_tenant(caller, last, is_known))
 
     return routes
 
 
-def _asked(request: HttpRequest) -> tuple[Caller, str]:
+def _read_request(request: HttpRequest) -> tuple[Caller, str]:
     """Give who asks, and after which event."""
-    asked = Request(request.scope)
-    asked.query()
-    return request.scope["caller"], asked.header(b"last-event-id")
+    parsed_request = Request(request.scope)
+    parsed_request.query()
+    return request.scope["caller"], parsed_request.header(b"last-event-id")
 
 
-def _stream(told: AsyncGenerator[bytes]) -> Response:
+def _stream_response(events_body: AsyncGenerator[bytes]) -> Response:
     """Give a stream in FastAPI's form; a proxy is not to gather it."""
-    headers = {name.decode(): value.decode() for name, value in ALWAYS} | {"x-accel-buffering": "no"}
-    return StreamingResponse(told, media_type="text/event-stream", headers=headers)
+    headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS} | {"x-accel-buffering": "no"}
+    return StreamingResponse(events_body, media_type="text/event-stream", headers=headers)

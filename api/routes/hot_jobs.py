@@ -8,64 +8,64 @@ import time
 
 import orjson
 
-from api.asgi.request import Request, cached
+from api.asgi.request import Request, cache_short
 from api.asgi.responses import (
-    RETRY_AFTER,
-    Answer,
+    RETRY_AFTER_HEADER,
     App,
     Header,
+    HttpResponse,
     Receive,
     Scope,
     Send,
-    accepted,
-    adding,
-    guarded,
-    problem,
+    catch_errors,
+    error_response,
+    submit_response,
+    with_headers,
 )
-from api.asgi.tenant_budgets import Share
-from api.auth.access_control import Doorman
+from api.asgi.tenant_budgets import BudgetShare
+from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
 from api.submission import multi_job
-from api.submission.parsing import read_draft
-from api.submission.submit import Taken, outcome, take, take_many
+from api.submission.parsing import read_job_request
+from api.submission.submit import Submitted, submit_many, submit_one, wait_for_outcome
 from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.job_view import job_view
 from jobs.contract.lifecycle import State
 
-PATH = "/v1/jobs"
+JOBS_PATH = "/v1/jobs"
 
 
-class Hot:
+class HotRoutes:
     """Stands before an app: nothing gets in past the doorman, and the hot routes it takes itself."""
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
         store, self._requests = gateway.store, gateway.requests
-        self._doorman = Doorman(gateway.callers, store.tenants, store.settings.tenant_window_s)
+        self._access_control = AccessControl(gateway.callers, store.tenants, store.settings.tenant_window_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let in who may come, and route by method and path."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request, path, method = Request(scope), scope["path"], scope["method"]
-        under_way: Share | None = None
+        under_way: BudgetShare | None = None
         try:
-            caller = scope["caller"] = self._doorman.admit(request)
-            headers, refusal = self._doorman.charge(caller, time.monotonic())
-            send = adding(send, headers) if headers else send
+            caller = scope["caller"] = self._access_control.authorize(request)
+            headers, refusal = self._access_control.count_request(caller, time.monotonic())
+            send = with_headers(send, headers) if headers else send
             if refusal is not None:
                 raise refusal
             if caller is not None:
                 under_way = self._requests.hold(caller.tenant, request.evict)
                 under_way.grow(1)
         except JitneyError as error:
-            return await problem(error, path).send(scope, send)
+            return await error_response(error, path).send(scope, send)
         try:
-            if path == PATH and method == "POST":
-                answer = await guarded(submit(self._gateway, request, receive), path)
+            if path == JOBS_PATH and method == "POST":
+                answer = await catch_errors(post_job(self._gateway, request, receive), path)
                 return await answer.send(scope, send)
-            if method == "GET" and path.startswith(PATH + "/") and "/" not in path[len(PATH) + 1 :]:
-                answer = await guarded(read(self._gateway, request), path)
+            if method == "GET" and path.startswith(JOBS_PATH + "/") and "/" not in path[len(JOBS_PATH) + 1 :]:
+                answer = await catch_errors(get_job(self._gateway, request), path)
                 return await answer.send(scope, send)
             return await self._app(scope, receive, send)
         finally:
@@ -73,54 +73,54 @@ class Hot:
                 under_way.resize(0)
 
 
-async def submit(gateway: Gateway, request: Request, receive: Receive) -> Answer:
+async def post_job(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
     """`POST /v1/jobs`: 202 with the job, or all; with `Prefer: wait=N` 200 once it is final, 202 when N ran out."""
     settings = gateway.settings
     prefer = request.header(b"prefer")
-    wish = _prefer_wait(prefer) if prefer else ""
-    wait_s = _wait_seconds(wish, settings.max_wait_s) if wish else 0
-    headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wish else []
+    wait_text = _prefer_wait(prefer) if prefer else ""
+    wait_s = _wait_seconds(wait_text, settings.max_wait_s) if wait_text else 0
+    headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wait_text else []
     with gateway.awaited.hold(request.tenant, request.evict) as awaited:
-        taken = await _take(gateway, request, receive, awaited if wait_s else None)
-        if not isinstance(taken, Taken):
-            return await multi_job.answer(gateway, taken, wait_s, headers)
-    job = await outcome(gateway, taken, wait_s)
-    headers.append((b"location", f"{PATH}/{job.id}".encode()))
-    if taken.accepted.replayed:
+        submitted = await _submit_body(gateway, request, receive, awaited if wait_s else None)
+        if not isinstance(submitted, Submitted):
+            return await multi_job.respond_to_many(gateway, submitted, wait_s, headers)
+    job = await wait_for_outcome(gateway, submitted, wait_s)
+    headers.append((b"location", f"{JOBS_PATH}/{job.id}".encode()))
+    if submitted.accepted.replayed:
         headers.append((b"idempotent-replayed", b"true"))
-    return accepted(orjson.dumps(job_view(job)), headers, is_final=wait_s > 0 and job.is_final)
+    return submit_response(orjson.dumps(job_view(job)), headers, is_final=wait_s > 0 and job.is_final)
 
 
-async def _take(
-    gateway: Gateway, request: Request, receive: Receive, awaited: Share | None
-) -> Taken | list[Taken | JitneyError]:
+async def _submit_body(
+    gateway: Gateway, request: Request, receive: Receive, awaited: BudgetShare | None
+) -> Submitted | list[Submitted | JitneyError]:
     """Receive the body and hand the job in, or all of them; who waits then holds the body no longer.
 
     `awaited` counts the jobs of a request that brings many and waits for them; None: it does not wait.
     """
     settings, key, waits = gateway.settings, request.header(b"idempotency-key"), awaited is not None
-    with gateway.hold_body(request, key) as held:
-        body = await request.body(receive, held, settings.max_body_bytes)
+    with gateway.reserve_body(request, key) as share:
+        body = await request.body(receive, share, settings.max_body_bytes)
         if multi_job.is_many(request, body):
-            drafts = multi_job.read_drafts(request, body, settings.max_request_jobs)
+            job_requests = multi_job.read_job_requests(request, body, settings.max_request_jobs)
             if awaited is not None:
-                awaited.grow(len(drafts.given))
-            return await take_many(gateway, request.tenant, drafts.read(), key, waits=waits)
-        return await take(gateway, request.tenant, await read_draft(request, body), key, waits=waits)
+                awaited.grow(len(job_requests.items))
+            return await submit_many(gateway, request.tenant, job_requests.read(), key, waits=waits)
+        return await submit_one(gateway, request.tenant, await read_job_request(request, body), key, waits=waits)
 
 
-async def read(gateway: Gateway, request: Request) -> Answer:
+async def get_job(gateway: Gateway, request: Request) -> HttpResponse:
     """`GET /v1/jobs/{id}`: the job as it stands; with `?wait=N`, at most so many seconds later, once it is final."""
-    job_id = request.path[len(PATH) + 1 :]
-    wish = request.query("wait").get("wait")
-    wait_s = _wait_seconds(wish, gateway.settings.max_wait_s) if wish is not None else 0
+    job_id = request.path[len(JOBS_PATH) + 1 :]
+    wait_text = request.query("wait").get("wait")
+    wait_s = _wait_seconds(wait_text, gateway.settings.max_wait_s) if wait_text is not None else 0
     job = await (gateway.wait(request.tenant, job_id, wait_s) if wait_s else gateway.read(request.tenant, job_id))
     position = await gateway.store.position(job) if job.state == State.QUEUED else None
-    headers = () if job.is_final else (RETRY_AFTER,)
-    return Answer(200, orjson.dumps(job_view(job, position)), headers)
+    headers = () if job.is_final else (RETRY_AFTER_HEADER,)
+    return HttpResponse(200, orjson.dumps(job_view(job, position)), headers)
 
 
-@cached(64)
+@cache_short(64)
 def _prefer_wait(prefer: str) -> str:
     """Find the value of `wait` in a Prefer header (RFC 7240); an empty string where it is not there."""
     for preference in prefer.split(","):

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse
 
-from api.asgi.fastapi_response import respond
+from api.asgi.fastapi_response import to_fastapi_response
 from api.asgi.request import Request
-from api.asgi.responses import Answer, guarded
+from api.asgi.responses import HttpResponse, catch_errors
 from api.gateway.gateway import Gateway
 from api.metrics import render
 from api.routes import health, predict
@@ -35,25 +35,25 @@ def router(gateway: Gateway) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: Annotated[str, Query(max_length=18)] = "",
     ) -> Response:
-        asked = Request(request.scope)
-        asked.query("limit", "cursor")
+        parsed_request = Request(request.scope)
+        parsed_request.query("limit", "cursor")
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
-        jobs, before_us = await gateway.store.newest(asked.tenant, int(cursor or FAR_FUTURE_US), limit)
+        jobs, before_us = await gateway.store.newest(parsed_request.tenant, int(cursor or FAR_FUTURE_US), limit)
         page = {"jobs": [listed_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
-        return respond(Answer(200, orjson.dumps(page)))
+        return to_fastapi_response(HttpResponse(200, orjson.dumps(page)))
 
     @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
     async def cancel_job(request: HttpRequest, job_id: str) -> Response:
         job = await gateway.cancel(Request(request.scope).tenant, job_id)
-        return respond(Answer(200, orjson.dumps(job_view(job))))
+        return to_fastapi_response(HttpResponse(200, orjson.dumps(job_view(job))))
 
     @routes.post(
         "/predict", tags=["jobs"], summary="Classify an image and wait for the answer", include_in_schema=False
     )
     async def classify(request: HttpRequest) -> Response:
         answer = predict.predict(gateway, Request(request.scope), request.receive)
-        return respond(await guarded(answer, predict.PATH))
+        return to_fastapi_response(await catch_errors(answer, predict.PATH))
 
     @routes.get("/healthz", tags=["health"], summary="This process and its event loop live")
     async def healthz() -> dict[str, str]:
@@ -61,15 +61,15 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/readyz", tags=["health"], summary="Jobs sent here would be taken: the queue answers")
     async def readyz() -> Response:
-        return respond(await health.ready(gateway))
+        return to_fastapi_response(await health.check_ready(gateway))
 
     @routes.get("/readyz/models/{name}", tags=["health"], summary="A live worker serves this model")
     async def model_readyz(name: str) -> Response:
-        return respond(await health.served(gateway, name))
+        return to_fastapi_response(await health.served(gateway, name))
 
     @routes.get("/metrics", tags=["health"], summary="Prometheus metrics of the whole queue")
     async def prometheus() -> Response:
-        return respond(Answer(200, await render.render(gateway), (), render.CONTENT_TYPE))
+        return to_fastapi_response(HttpResponse(200, await render.render(gateway), (), render.CONTENT_TYPE))
 
     @routes.get("/", include_in_schema=False)
     async def page() -> FileResponse:

@@ -5,10 +5,10 @@ import asyncio
 import orjson
 
 from api.asgi.request import Request
-from api.asgi.responses import Answer, Receive
+from api.asgi.responses import HttpResponse, Receive
 from api.gateway.gateway import Gateway
-from api.submission.parsing import from_form
-from api.submission.submit import Taken, outcome, take
+from api.submission.parsing import read_form
+from api.submission.submit import Submitted, submit_one, wait_for_outcome
 from jobs.contract.errors import Refused
 from jobs.contract.job import Job
 from jobs.contract.lifecycle import State
@@ -16,34 +16,34 @@ from jobs.contract.lifecycle import State
 PATH = "/predict"
 
 
-async def predict(gateway: Gateway, request: Request, receive: Receive) -> Answer:
+async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
     """Classify the form's image and wait for the answer: 200 with label and probability, best first."""
     settings = gateway.settings
-    taken = await _take(gateway, request, receive)
+    submitted = await _submit_form(gateway, request, receive)
     keyed = bool(request.header(b"idempotency-key"))  # whoever sends one means to come back
     cancels = settings.predict_hangup_cancels and not keyed
-    hang_up = asyncio.create_task(_hung_up(receive)) if cancels else None
+    hang_up = asyncio.create_task(_wait_for_disconnect(receive)) if cancels else None
     try:
-        job = await outcome(gateway, taken, settings.predict_wait_s, hang_up)
+        job = await wait_for_outcome(gateway, submitted, settings.predict_wait_s, hang_up)
     finally:
         if hang_up is not None:
             hang_up.cancel()
     if not job.is_final:
         message = f"not done in time; the job goes on: read it at /v1/jobs/{job.id}"
         raise Refused("wait_over", message, job=job.id, limit_s=settings.predict_wait_s)
-    return Answer(200, orjson.dumps({"success": True, "predictions": _predictions(job)}))
+    return HttpResponse(200, orjson.dumps({"success": True, "predictions": _predictions(job)}))
 
 
-async def _take(gateway: Gateway, request: Request, receive: Receive) -> Taken:
+async def _submit_form(gateway: Gateway, request: Request, receive: Receive) -> Submitted:
     settings, key = gateway.settings, request.header(b"idempotency-key")
-    with gateway.hold_body(request, key) as held:
-        body = await request.body(receive, held, settings.max_body_bytes)
+    with gateway.reserve_body(request, key) as share:
+        body = await request.body(receive, share, settings.max_body_bytes)
         request.query()
-        draft = await from_form(request, body)
-        return await take(gateway, request.tenant, draft, key, waits=True)
+        job_request = await read_form(request, body)
+        return await submit_one(gateway, request.tenant, job_request, key, waits=True)
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     """Return once the caller is gone. The body has been read: nothing else comes."""
     while (await receive())["type"] != "http.disconnect":
         pass

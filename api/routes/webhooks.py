@@ -7,39 +7,39 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import respond
+from api.asgi.fastapi_response import to_fastapi_response
 from api.asgi.request import Request
-from api.asgi.responses import Answer
+from api.asgi.responses import HttpResponse
 from api.gateway.gateway import Gateway
 from api.routes.dead_letters import read_time
 from jobs.contract.errors import Refused
-from jobs.contract.job_view import timestamp
+from jobs.contract.job_view import format_timestamp
 from jobs.contract.json_reader import read_json
 from jobs.webhooks import delivery_log, signing_secrets
-from jobs.webhooks.delivery_log import ENDPOINT, ID, STATES, Delivery, Endpoint, Place, Wanted
+from jobs.webhooks.delivery_log import DELIVERY_ID, ENDPOINT_ID, STATES, Delivery, DeliveryFilter, Endpoint, Position
 
 PATH: Final = "/v1/webhooks"
-FILTERS: Final = ("job", "endpoint", "state", "since", "until")
-MANY: Final = 1000  # deliveries that one call sends again
+FILTER_FIELDS: Final = ("job", "endpoint", "state", "since", "until")
+MAX_REPLAYED: Final = 1000  # deliveries that one call sends again
 MAX_WEBHOOK_BYTES: Final = 8 << 10
 
 Cursor = Annotated[str, Query(description="`next_cursor` of an earlier answer")]
 All = Annotated[str, Query(alias="all", description="`true` in place of a filter: every delivery")]
 
 
-def wanted(
+def read_filters(
     job: Annotated[str, Query(description="of this job")] = "",
     endpoint: Annotated[str, Query(description="to this receiver, by its id")] = "",
     state: Annotated[str, Query(description="`waiting`, `delivered` or `failed`")] = "",
     since: Annotated[str, Query(description="made then or later, in RFC 3339")] = "",
     until: Annotated[str, Query(description="made before then")] = "",
-) -> Wanted:
+) -> DeliveryFilter:
     """Read the filters of a query; raises Refused."""
     if state and state not in STATES:
         raise Refused("invalid_request", "state must be one of the allowed words", allowed=list(STATES))
-    if endpoint and not ENDPOINT.fullmatch(endpoint):
+    if endpoint and not ENDPOINT_ID.fullmatch(endpoint):
         raise Refused("invalid_request", "endpoint must be the `id` of one in GET /v1/webhooks/endpoints")
-    return Wanted(job, endpoint, state, read_time("since", since), read_time("until", until))
+    return DeliveryFilter(job, endpoint, state, read_time("since", since), read_time("until", until))
 
 
 def tenant_of(request: HttpRequest) -> str:
@@ -47,7 +47,7 @@ def tenant_of(request: HttpRequest) -> str:
     return Request(request.scope).tenant
 
 
-Filters = Annotated[Wanted, Depends(wanted)]
+Filters = Annotated[DeliveryFilter, Depends(read_filters)]
 Tenant = Annotated[str, Depends(tenant_of)]
 
 
@@ -64,44 +64,44 @@ def router(gateway: Gateway) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: Cursor = "",
     ) -> Response:
-        Request(request.scope).query(*FILTERS, "limit", "cursor")
-        page = await delivery_log.page(store, tenant, filters, _place(cursor), limit)
+        Request(request.scope).query(*FILTER_FIELDS, "limit", "cursor")
+        page = await delivery_log.list_deliveries(store, tenant, filters, _read_cursor(cursor), limit)
         found = [delivery_view(delivery) for delivery in page.deliveries]
-        return _json({"deliveries": found, "next_cursor": _cursor(page.after)})
+        return _json({"deliveries": found, "next_cursor": _write_cursor(page.after)})
 
     @routes.post(f"{PATH}/replay", summary="Send the deliveries again that fit a filter")
     async def replay_deliveries(
         request: HttpRequest, tenant: Tenant, filters: Filters, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        _check_choice(request, every)
-        page = await delivery_log.page(store, tenant, filters, _place(cursor), MANY)
+        _check_filter_or_all(request, every)
+        page = await delivery_log.list_deliveries(store, tenant, filters, _read_cursor(cursor), MAX_REPLAYED)
         for delivery in page.deliveries:
             await delivery_log.resend(store, tenant, delivery.id)
         more = page.after is not None
-        return _json({"replayed": len(page.deliveries), "more": more, "next_cursor": _cursor(page.after)})
+        return _json({"replayed": len(page.deliveries), "more": more, "next_cursor": _write_cursor(page.after)})
 
     @routes.get(f"{PATH}/endpoints", summary="List own receivers, and how each of them is")
     async def list_endpoints(tenant: Tenant) -> Response:
-        found = await delivery_log.endpoints(store, tenant)
+        found = await delivery_log.list_endpoints(store, tenant)
         return _json({"endpoints": [endpoint_view(endpoint) for endpoint in found]})
 
     @routes.get(f"{PATH}/{{delivery_id}}", summary="Look at a delivery and its attempts")
     async def read_delivery(tenant: Tenant, delivery_id: str) -> Response:
-        return _json(delivery_view(await delivery_log.find(store, tenant, delivery_id)))
+        return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)))
 
     @routes.post(f"{PATH}/{{delivery_id}}/replay", summary="Send a delivery again, at once, under the same webhook-id")
     async def replay_delivery(tenant: Tenant, delivery_id: str) -> Response:
         await delivery_log.resend(store, tenant, delivery_id)
-        return _json(delivery_view(await delivery_log.find(store, tenant, delivery_id)), status=202)
+        return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)), status=202)
 
     @routes.put("/v1/jobs/{job_id}/webhook", summary="Attach a webhook to a job, whether or not it has ended")
     async def attach(request: HttpRequest, tenant: Tenant, job_id: str) -> Response:
-        asked = Request(request.scope)
-        with gateway.bodies.hold(tenant, asked.evict) as held:
-            body = await asked.body(request.receive, held, MAX_WEBHOOK_BYTES)
+        parsed_request = Request(request.scope)
+        with gateway.bodies.hold(tenant, parsed_request.evict) as share:
+            body = await parsed_request.body(request.receive, share, MAX_WEBHOOK_BYTES)
         how, delivery = await gateway.attach(tenant, job_id, read_json(body, "the body"))
         if delivery:
-            return _json(delivery_view(await delivery_log.find(store, tenant, delivery)), status=202)
+            return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery)), status=202)
         return _json({"job": job_id, "state": "attached" if how == "open" else how})
 
     return routes
@@ -112,18 +112,18 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
 
     @routes.get(f"{PATH}/secret", summary="Read what own webhooks are signed with")
     async def read_secret(tenant: Tenant) -> Response:
-        return _json(_secret_view(await signing_secrets.secrets_of(connection, tenant)))
+        return _json(_secret_view(await signing_secrets.read_secrets(connection, tenant)))
 
     @routes.post(f"{PATH}/secret/rotate", summary="Sign with a new secret; for a while with the old one too")
     async def rotate_secret(tenant: Tenant) -> Response:
         overlap_s = gateway.settings.webhook_rotate_s
-        return _json(_secret_view(await signing_secrets.rotate(connection, tenant, overlap_s)))
+        return _json(_secret_view(await signing_secrets.rotate_secret(connection, tenant, overlap_s)))
 
 
 def delivery_view(delivery: Delivery) -> dict[str, Any]:
     """Show a delivery, ready for orjson."""
     path = f"{PATH}/{delivery.id}"
-    told = f"/v1/{'batches' if delivery.job.startswith('batch_') else 'jobs'}/{delivery.job}"
+    job_url = f"/v1/{'batches' if delivery.job.startswith('batch_') else 'jobs'}/{delivery.job}"
     return {
         "id": delivery.id,
         "job": delivery.job,
@@ -136,7 +136,7 @@ def delivery_view(delivery: Delivery) -> dict[str, Any]:
         "next_attempt_at": _time(delivery.due_ms),
         "tries": delivery.tries,
         "attempts": [_attempt_view(attempt) for attempt in delivery.attempts],
-        "urls": {"self": path, "replay": f"{path}/replay", "job": told},
+        "urls": {"self": path, "replay": f"{path}/replay", "job": job_url},
     }
 
 
@@ -170,30 +170,30 @@ def _secret_view(secrets: list[str]) -> dict[str, Any]:
     return {"key": secrets[0], "previous": secrets[1] if len(secrets) > 1 else None}
 
 
-def _check_choice(request: HttpRequest, every: str) -> None:
+def _check_filter_or_all(request: HttpRequest, every: str) -> None:
     """Refuse what would meet all deliveries without saying so."""
-    given = Request(request.scope).query(*FILTERS, "cursor", "all")
-    if every not in ("", "true") or bool(every) == any(given.get(name) for name in FILTERS):
+    query = Request(request.scope).query(*FILTER_FIELDS, "cursor", "all")
+    if every not in ("", "true") or bool(every) == any(query.get(name) for name in FILTER_FIELDS):
         message = "say which deliveries: by at least one filter, or all of them by all=true, not both"
-        raise Refused("invalid_request", message, allowed=[*FILTERS, "all=true"])
+        raise Refused("invalid_request", message, allowed=[*FILTER_FIELDS, "all=true"])
 
 
 def _time(ms: int | None) -> str | None:
-    return timestamp(None if ms is None else ms * 1000)
+    return format_timestamp(None if ms is None else ms * 1000)
 
 
-def _cursor(place: Place | None) -> str | None:
+def _write_cursor(place: Position | None) -> str | None:
     return f"{place.created_ms}.{place.id}" if place else None
 
 
-def _place(cursor: str) -> Place | None:
+def _read_cursor(cursor: str) -> Position | None:
     if not cursor:
         return None
     ms, _, delivery = cursor.partition(".")
-    if not (ms.isascii() and ms.isdigit() and len(ms) < 16 and ID.fullmatch(delivery)):
+    if not (ms.isascii() and ms.isdigit() and len(ms) < 16 and DELIVERY_ID.fullmatch(delivery)):
         raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
-    return Place(int(ms), delivery)
+    return Position(int(ms), delivery)
 
 
 def _json(view: Mapping[str, Any], status: int = 200) -> Response:
-    return respond(Answer(status, orjson.dumps(view), ()))
+    return to_fastapi_response(HttpResponse(status, orjson.dumps(view), ()))

@@ -11,13 +11,13 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from api.asgi.request import Request
-from api.asgi.responses import Answer, Header, accepted, problem
+from api.asgi.responses import Header, HttpResponse, error_response, submit_response
 from api.gateway.gateway import Gateway
 from api.submission.parsing import NDJSON
-from api.submission.submit import Taken, outcomes
+from api.submission.submit import Submitted, wait_for_outcomes
 from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.job import LANES, Job
-from jobs.contract.job_request import Draft, read_one
+from jobs.contract.job_request import JobRequest, read_json_job
 from jobs.contract.job_view import job_view
 from jobs.contract.json_reader import BLANK, read_json
 
@@ -25,7 +25,7 @@ log = logging.getLogger("jitney.api")
 
 PATH: Final = "/v1/jobs"
 ARRAY: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")  # a byte order mark may stand before it
-DEFAULTS: Final = ("model", "lane")  # as query fields, for jobs that name none
+DEFAULT_FIELDS: Final = ("model", "lane")  # as query fields, for jobs that name none
 LINES_PER_JOB: Final = 8  # blank lines are skipped; counted they are all the same
 MAX_OUTPUTS_BYTES: Final = 32 << 20  # of large outputs in one answer
 
@@ -36,29 +36,29 @@ def is_many(request: Request, body: bytes) -> bool:
     return kind == NDJSON or (kind == "application/json" and ARRAY.match(body) is not None)
 
 
-class Drafts(NamedTuple):
+class JobRequests(NamedTuple):
     """The jobs of a request, counted; each is read when its turn comes, a broken one as its error."""
 
-    given: Sequence[tuple[str, Any]]  # what each is called in messages, and the job, parsed or not
+    items: Sequence[tuple[str, Any]]  # what each is called in messages, and the job, parsed or not
     model: str
     lane: str
 
-    def read(self) -> Iterator[Draft | JitneyError]:
+    def read(self) -> Iterator[JobRequest | JitneyError]:
         """Read one after the other."""
-        return (read_one(what, value, self.model, self.lane) for what, value in self.given)
+        return (read_json_job(what, value, self.model, self.lane) for what, value in self.items)
 
 
-def read_drafts(request: Request, body: bytes, limit: int) -> Drafts:
+def read_job_requests(request: Request, body: bytes, limit: int) -> JobRequests:
     """Find the jobs of a request; raises Refused for the request."""
-    defaults = request.query(*DEFAULTS)
+    defaults = request.query(*DEFAULT_FIELDS)
     if (lane := defaults.get("lane", "interactive")) not in LANES:
         raise Refused("invalid_request", "lane must be one of the allowed words", allowed=list(LANES))
-    given = _lines(body, limit) if request.content_type == NDJSON else _elements(body)
-    if not given:
+    items = _lines(body, limit) if request.content_type == NDJSON else _elements(body)
+    if not items:
         raise Refused("invalid_request", "the request brings no job: send at least one")
-    if len(given) > limit:
-        raise _too_many(f"{len(given)} jobs", limit)
-    return Drafts(given, defaults.get("model", ""), lane)
+    if len(items) > limit:
+        raise _too_many(f"{len(items)} jobs", limit)
+    return JobRequests(items, defaults.get("model", ""), lane)
 
 
 def _lines(body: bytes, limit: int) -> list[tuple[str, Any]]:
@@ -78,20 +78,24 @@ def _too_many(what: str, limit: int) -> Refused:
     return Refused("too_many_jobs", message, limit=limit)
 
 
-async def answer(gateway: Gateway, taken: list[Taken | JitneyError], wait_s: float, headers: list[Header]) -> Answer:
+async def respond_to_many(
+    gateway: Gateway, submitted: list[Submitted | JitneyError], wait_s: float, headers: list[Header]
+) -> HttpResponse:
     """Show all jobs, as sent: 202, 200 where the caller waited until all that were taken are final.
 
     Where none was taken: the problem of the first, with the list.
     """
-    found = iter(await outcomes(gateway, [one for one in taken if isinstance(one, Taken)], wait_s))
-    ended = [next(found) if isinstance(one, Taken) else one for one in taken]
+    found = iter(await wait_for_outcomes(gateway, [one for one in submitted if isinstance(one, Submitted)], wait_s))
+    ended = [next(found) if isinstance(one, Submitted) else one for one in submitted]
     entries = await _entries(gateway, ended)
     jobs = [one for one in ended if isinstance(one, Job)]
     if not jobs and isinstance(ended[0], JitneyError):
-        return problem(ended[0], PATH, jobs=entries)
-    if all(one.accepted.replayed for one in taken if isinstance(one, Taken)):
+        return error_response(ended[0], PATH, jobs=entries)
+    if all(one.accepted.replayed for one in submitted if isinstance(one, Submitted)):
         headers.append((b"idempotent-replayed", b"true"))
-    return accepted(orjson.dumps({"jobs": entries}), headers, is_final=wait_s > 0 and all(job.is_final for job in jobs))
+    return submit_response(
+        orjson.dumps({"jobs": entries}), headers, is_final=wait_s > 0 and all(job.is_final for job in jobs)
+    )
 
 
 async def _entries(gateway: Gateway, ended: list[Job | JitneyError]) -> list[dict[str, Any]]:

@@ -3,10 +3,10 @@
 import asyncio
 from typing import Final
 
-from api.asgi.multipart import Form, Part, Sink, Text
-from api.asgi.request import Request, cached, read_query
+from api.asgi.multipart import FormPart, MultipartForm, Sink, TextField
+from api.asgi.request import Request, cache_short, read_query
 from jobs.contract.errors import Refused
-from jobs.contract.job_request import Draft, from_fields, from_text_fields
+from jobs.contract.job_request import JobRequest, read_json_fields, read_text_fields
 from jobs.contract.json_reader import read_object
 
 QUERY_FIELDS: Final = ("model", "parameters", "lane", "deadline_ms", "metadata", "webhook")
@@ -14,53 +14,53 @@ FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
 NDJSON: Final = "application/x-ndjson"
 CONTENT_TYPES: Final = ("application/json", NDJSON, "multipart/form-data", "image/*", "application/octet-stream")
 MAX_TEXT_BYTES: Final = 64 << 10
-FORM_TURN: Final = 64 << 10  # bytes of a form that are read in a row; then others have their turn
+FORM_CHUNK_BYTES: Final = 64 << 10  # bytes of a form that are read in a row; then others have their turn
 
 
-async def read_draft(request: Request, body: bytes) -> Draft:
+async def read_job_request(request: Request, body: bytes) -> JobRequest:
     """Read a request by its content type; raises Refused."""
     kind = request.content_type
     if kind == "application/json":
         request.query()
-        return from_fields(read_object(body, "the body"))
+        return read_json_fields(read_object(body, "the body"))
     if kind == "multipart/form-data":
         request.query()
-        return await from_form(request, body)
+        return await read_form(request, body)
     if not kind.startswith("image/") and kind != "application/octet-stream":
         message = f"content type {kind[:80]!r} is not taken here" if kind else "the request has no content type"
         raise Refused("unsupported_media_type", message, allowed=list(CONTENT_TYPES))
     if not body:
         raise Refused("invalid_request", "the body is empty")
     query = request.query_string
-    draft = _from_query(query)
-    return draft._replace(image=body) if kind.startswith("image/") else draft._replace(raw=body)
+    job_request = _read_query_fields(query)
+    return job_request._replace(image=body) if kind.startswith("image/") else job_request._replace(raw=body)
 
 
-@cached(256)
-def _from_query(query: bytes) -> Draft:
+@cache_short(256)
+def _read_query_fields(query: bytes) -> JobRequest:
     """Read it, a short one once: callers whose body is the input send the same query again and again."""
-    return from_text_fields(read_query(query, QUERY_FIELDS))
+    return read_text_fields(read_query(query, QUERY_FIELDS))
 
 
-async def from_form(request: Request, body: bytes) -> Draft:
+async def read_form(request: Request, body: bytes) -> JobRequest:
     """Read a multipart form: the field `image`, a file or not, and text fields."""
-    texts: dict[str, Text] = {}
+    texts: dict[str, TextField] = {}
     image = bytearray()
 
-    def begin(part: Part) -> Sink:
+    def begin(part: FormPart) -> Sink:
         if part.name == "image":
             return image.extend
         if part.file_name is not None:
             raise Refused("invalid_request", f"form field {part.name!r} must be text, not a file")
-        return texts.setdefault(part.name, Text(part.name, MAX_TEXT_BYTES))
+        return texts.setdefault(part.name, TextField(part.name, MAX_TEXT_BYTES))
 
-    form = Form(request.header(b"content-type"), FORM_FIELDS, begin)
-    form.write(body[:FORM_TURN])
-    for at in range(FORM_TURN, len(body), FORM_TURN):
+    form = MultipartForm(request.header(b"content-type"), FORM_FIELDS, begin)
+    form.write(body[:FORM_CHUNK_BYTES])
+    for at in range(FORM_CHUNK_BYTES, len(body), FORM_CHUNK_BYTES):
         await asyncio.sleep(0)
-        form.write(body[at : at + FORM_TURN])
+        form.write(body[at : at + FORM_CHUNK_BYTES])
     if "image" not in form.seen:
         raise Refused("invalid_request", "the form has no field named image", allowed=list(FORM_FIELDS))
     if form.is_in_part:
         raise Refused("malformed_request", "the multipart body ends within a part")
-    return from_text_fields({name: text.read() for name, text in texts.items()})._replace(image=bytes(image))
+    return read_text_fields({name: text.read() for name, text in texts.items()})._replace(image=bytes(image))

@@ -5,71 +5,73 @@ import time
 from typing import Final, NamedTuple
 
 from api.gateway.gateway import Gateway
-from api.submission.submit import Taken, submit, sure
-from jobs.contract.errors import NotNow, OverLimit, QueueFull, StoreUnavailable, contain
+from api.submission.submit import Submitted, submit_admitted, unwrap
+from jobs.contract.errors import OverLimit, QueueFull, RetryLater, StoreUnavailable, to_jitney_error
 from jobs.store import dead_letters
-from jobs.store.admission import admit_again, check_key
-from jobs.store.dead_letters import Letter, Place, Wanted
+from jobs.store.admission import admit_replay, check_idempotency_key
+from jobs.store.dead_letters import DeadLetter, DeadLetterFilter, Position
 
 log = logging.getLogger("jitney.api")
 
-MANY: Final = 1000  # letters of one call
-LONGEST_S: Final = 10.0
+MAX_REPLAYED: Final = 1000  # letters of one call
+MAX_REPLAY_S: Final = 10.0
 
 
-class Replays(NamedTuple):
+class ReplayResult(NamedTuple):
     """What one call did: letters sent again, those that were before, those refused by code; and where to go on."""
 
     replayed: int
     skipped: int
     refused: dict[str, int]
     more: bool
-    after: Place | None
-    stopped: NotNow | None
+    after: Position | None
+    stopped: RetryLater | None
 
 
-async def replay(gateway: Gateway, letter: Letter, idempotency_key: str = "") -> Taken:
+async def replay_letter(gateway: Gateway, letter: DeadLetter, idempotency_key: str = "") -> Submitted:
     """Send one letter again; raises Refused and NotNow."""
-    check_key(idempotency_key)
+    check_idempotency_key(idempotency_key)
     body = await dead_letters.read_input(gateway.store, letter)
-    submission = admit_again(
+    submission = admit_replay(
         letter,
         body,
-        gateway.catalogue,
+        gateway.catalog,
         idempotency_key=idempotency_key,
         shards=gateway.store.settings.shards,
         max_deadline_ms=gateway.settings.max_deadline_ms,
     )
-    (one,) = await submit(gateway, [submission])
-    taken = sure(one)
-    if not taken.accepted.replayed:
-        await dead_letters.note_replay(gateway.store, letter.job.id, taken.accepted.id)
-    return taken
+    (one,) = await submit_admitted(gateway, [submission])
+    submitted = unwrap(one)
+    if not submitted.accepted.replayed:
+        await dead_letters.mark_replayed(gateway.store, letter.job.id, submitted.accepted.id)
+    return submitted
 
 
-async def replay_many(gateway: Gateway, tenant: str | None, wanted: Wanted, after: Place | None) -> Replays:
+async def replay_letters(
+    gateway: Gateway, tenant: str | None, filters: DeadLetterFilter, after: Position | None
+) -> ReplayResult:
     """Send letters again that were not before, until the queue is full; raises NotNow where nothing could be done."""
     begun_s = time.monotonic()
-    page = await dead_letters.page(gateway.store, tenant, wanted, after, MANY)
+    page = await dead_letters.list_dead_letters(gateway.store, tenant, filters, after, MAX_REPLAYED)
     replayed = skipped = 0
     refused: dict[str, int] = {}
-    for place, letter in page.letters:
-        if time.monotonic() - begun_s > LONGEST_S:
-            return Replays(replayed, skipped, refused, more=True, after=after, stopped=None)
+    for position, letter in page.letters:
+        if time.monotonic() - begun_s > MAX_REPLAY_S:
+            return ReplayResult(replayed, skipped, refused, more=True, after=after, stopped=None)
         try:
             if letter.replayed_as is None:
-                await replay(gateway, letter)
+                await replay_letter(gateway, letter)
                 replayed += 1
             else:
                 skipped += 1
         except (QueueFull, OverLimit, StoreUnavailable) as stopped:
             if not replayed:
                 raise
-            return Replays(replayed, skipped, refused, more=True, after=after, stopped=stopped)
+            return ReplayResult(replayed, skipped, refused, more=True, after=after, stopped=stopped)
         except Exception as failure:
-            error = contain(failure)
+            error = to_jitney_error(failure)
             if error is not failure:
                 log.exception("dead letter %s cannot be sent again", letter.job.id)
             refused[error.code] = refused.get(error.code, 0) + 1
-        after = place
-    return Replays(replayed, skipped, refused, more=page.after is not None, after=page.after, stopped=None)
+        after = position
+    return ReplayResult(replayed, skipped, refused, more=page.after is not None, after=page.after, stopped=None)

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from background.rq_pool import BULK, Carrier
+from background.rq_pool import BULK, RqPool
 from jobs.bulk import checkpoints, files
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
-from jobs.contract.errors import NotNow, StoreUnavailable
-from jobs.redis_client.outage_log import Outage
+from jobs.contract.errors import RetryLater, StoreUnavailable
+from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 
 log = logging.getLogger("jitney.deliver")
@@ -19,14 +19,14 @@ log = logging.getLogger("jitney.deliver")
 PAUSE_S: Final = 0.2
 
 
-class BulkDrain:
+class BulkDispatcher:
     """One loop that hands out, and one that sweeps."""
 
     def __init__(
-        self, settings: BulkSettings, store: JobStore, storage: Storage, carrier: Carrier, thread: ThreadPoolExecutor
+        self, settings: BulkSettings, store: JobStore, storage: Storage, rq_pool: RqPool, thread: ThreadPoolExecutor
     ) -> None:
         """`thread`: where rq's calls are made, for they block."""
-        self._settings, self._store, self._storage, self._carrier = settings, store, storage, carrier
+        self._settings, self._store, self._storage, self._rq_pool = settings, store, storage, rq_pool
         self._thread, self._woken = thread, asyncio.Event()
 
     def wake(self) -> None:
@@ -35,11 +35,11 @@ class BulkDrain:
 
     async def run(self) -> NoReturn:
         """Hand out until cancelled."""
-        outage = Outage(log, "look for bulks")
+        outage = OutageLog(log, "look for bulks")
         while True:
             self._woken.clear()
             try:
-                wait_s = await self._tick()
+                wait_s = await self._dispatch_once()
                 outage.ended()
             except StoreUnavailable as error:
                 outage.began(error)
@@ -49,33 +49,33 @@ class BulkDrain:
                 async with asyncio.timeout(wait_s):
                     await self._woken.wait()
 
-    async def _tick(self) -> float:
+    async def _dispatch_once(self) -> float:
         """Hand out once; gives how many seconds there is nothing to do unless woken."""
         s, loop = self._settings, asyncio.get_running_loop()
-        queued = await loop.run_in_executor(self._thread, self._carrier.queued, BULK)
-        room, wait_s = s.bulk_steps - self._carrier.busy[BULK] - queued, s.bulk_poll_s
+        queued = await loop.run_in_executor(self._thread, self._rq_pool.queued, BULK)
+        room, wait_s = s.bulk_steps - self._rq_pool.busy[BULK] - queued, s.bulk_poll_s
         for root in self._store.roots:
             if room <= 0:
                 return s.bulk_poll_s
-            flights, due_s = await checkpoints.dispatch(
+            leases, due_s = await checkpoints.dispatch_due_steps(
                 self._store, root, room, s.bulk_steps, int(s.bulk_flight_s * 1000)
             )
-            if flights:
-                await loop.run_in_executor(self._thread, self._carrier.put, BULK, flights)
-                room -= len(flights)
+            if leases:
+                await loop.run_in_executor(self._thread, self._rq_pool.put, BULK, leases)
+                room -= len(leases)
             wait_s = wait_s if due_s is None else min(wait_s, due_s)
         return wait_s if room > 0 else s.bulk_poll_s
 
     async def sweep(self) -> NoReturn:
         """Remove files that have expired, now and then, until cancelled."""
-        outage = Outage(log, "remove files that have expired")
+        outage = OutageLog(log, "remove files that have expired")
         while True:
             try:
-                removed = await files.sweep(self._store, self._storage, await self._store.connection.now_ms())
+                removed = await files.remove_expired(self._store, self._storage, await self._store.connection.now_ms())
                 outage.ended()
                 if removed:
                     log.info("removed %d files of bulks, expired or deleted", removed)
-            except NotNow as error:
+            except RetryLater as error:
                 outage.began(error)
             except Exception:
                 log.exception("a file that has expired cannot be removed; it is tried again later")

@@ -5,39 +5,41 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from background.bulk.image_fetch import FIELDS, Images
-from background.bulk.result_lines import OF_THE_BATCH
-from background.bulk.validate import Plan, duplicate
-from jobs.bulk.checkpoints import Ends, job_id, number_of
+from background.bulk.image_fetch import IMAGE_REFERENCE_FIELDS, ImageFetcher
+from background.bulk.result_lines import BATCH_ERRORS
+from background.bulk.validate import LinePlan, duplicate_error
+from jobs.bulk.checkpoints import LineFailure, job_id, line_number
 from jobs.bulk.files import content_key
-from jobs.bulk.input_lines import Asks, Bits, Line, lines_of, read_line
+from jobs.bulk.input_lines import Bitmap, Line, ParsedLine, read_line, split_lines
 from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
-from jobs.contract.address_policy import Guard
-from jobs.contract.errors import JitneyError, NotNow, StoreUnavailable, contain
+from jobs.contract.address_policy import AddressPolicy
+from jobs.contract.errors import JitneyError, RetryLater, StoreUnavailable, to_jitney_error
 from jobs.contract.job import Submission
-from jobs.contract.job_request import Draft, from_fields
-from jobs.models.catalog import Catalogue
+from jobs.contract.job_request import JobRequest, read_json_fields
+from jobs.models.catalog import ModelCatalog
 from jobs.store.admission import admit
 
 log = logging.getLogger("jitney.deliver")
 
-TURN: Final = 50  # lines that are read in a row; then others have their turn
-MOST_BYTES: Final = 4 << 20  # of inputs in one chunk
-NAMED_BYTES: Final = 256 << 10  # an image that is to be fetched counts as so many: all of a chunk are held at a time
-NAMED: Final = tuple(f'"{field}"'.encode() for field in FIELDS)
-STATES: Final = {"cancelled": "canceled", "expired": "expired"}
+LINES_PER_YIELD: Final = 50  # lines that are read in a row; then others have their turn
+MAX_CHUNK_BYTES: Final = 4 << 20  # of inputs in one chunk
+REFERENCED_IMAGE_BYTES: Final = (
+    256 << 10
+)  # an image that is to be fetched counts as so many: all of a chunk are held at a time
+IMAGE_FIELD_TOKENS: Final = tuple(f'"{field}"'.encode() for field in IMAGE_REFERENCE_FIELDS)
+STATE_BY_ABORT_REASON: Final = {"cancelled": "canceled", "expired": "expired"}
 
 
-class Reader:
+class LineReader:
     """A bulk's file from a place on; it stays open while the next lines that are asked for are the next that it has."""
 
-    def __init__(self, storage: Storage, settings: BulkSettings, bulk: Bulk, plan: Plan) -> None:
+    def __init__(self, storage: Storage, settings: BulkSettings, bulk: Bulk, plan: LinePlan) -> None:
         self.plan, self._ahead = plan, list[Line]()
         self.place = (bulk.line, bulk.offset)
         blocks = storage.read(content_key(bulk.file), bulk.offset)
-        self._lines = lines_of(blocks, settings.bulk_line_bytes, bulk.line, bulk.offset)
+        self._lines = split_lines(blocks, settings.bulk_line_bytes, bulk.line, bulk.offset)
 
     async def aclose(self) -> None:
         """Close the file."""
@@ -47,18 +49,18 @@ class Reader:
         """Give the next wanted lines, fewer only at the end, or where they are large."""
         taken: list[Line] = []
         size = 0
-        while len(taken) < count and size < MOST_BYTES:
+        while len(taken) < count and size < MAX_CHUNK_BYTES:
             if not self._ahead:
                 try:
                     found = await anext(self._lines)
                 except StopAsyncIteration:
                     break
-                self._ahead = [line for line in reversed(found) if self.plan.wants(line)]
+                self._ahead = [line for line in reversed(found) if self.plan.includes(line)]
                 continue
             line = self._ahead.pop()
             taken.append(line)
             data = line.data or b""
-            size += len(data) + (NAMED_BYTES if any(name in data for name in NAMED) else 0)
+            size += len(data) + (REFERENCED_IMAGE_BYTES if any(name in data for name in IMAGE_FIELD_TOKENS) else 0)
             self.place = (line.number, line.end)
         return taken
 
@@ -67,7 +69,7 @@ class Chunk(NamedTuple):
     """Some lines: those that are to be jobs, those that end as they are, and the bytes of all inputs by line."""
 
     jobs: list[Submission]
-    ends: list[Ends]
+    ends: list[LineFailure]
     sizes: dict[int, int]
 
     @property
@@ -76,70 +78,81 @@ class Chunk(NamedTuple):
 
     def end(self, job: Submission, error: JitneyError) -> None:
         """Note that the store takes this line's job never: the line ends with that error."""
-        self.ends.append(Ends(job.id, job.bulk or None, "failed", error))
-        self.sizes.pop(number_of(job.id), None)
+        self.ends.append(LineFailure(job.id, job.bulk or None, "failed", error))
+        self.sizes.pop(line_number(job.id), None)
 
 
-class Maker:
+class JobBuilder:
     """Makes jobs of lines, by the rules of POST /v1/jobs."""
 
-    def __init__(self, settings: BulkSettings, catalogue: Catalogue, guard: Guard, images: Images, shards: int) -> None:
-        self._settings, self._catalogue, self._guard = settings, catalogue, guard
+    def __init__(
+        self,
+        settings: BulkSettings,
+        catalog: ModelCatalog,
+        address_policy: AddressPolicy,
+        images: ImageFetcher,
+        shards: int,
+    ) -> None:
+        self._settings, self._catalogue, self._guard = settings, catalog, address_policy
         self._images, self._shards = images, shards
 
-    async def make(self, bulk: Bulk, plan: Plan, lines: Sequence[Line], ended: Bits, left_ms: int) -> Chunk:
+    async def make(self, bulk: Bulk, plan: LinePlan, lines: Sequence[Line], ended: Bitmap, left_ms: int) -> Chunk:
         """Make a chunk; lines that have an outcome weigh what they weighed, and are not made again. Raises NotNow."""
         chunk = Chunk([], [], {})
-        fetched = await self._fetch(plan, lines) if not bulk.walks_out else {}
+        fetched = await self._fetch(plan, lines) if not bulk.abort_reason else {}
         for nth, line in enumerate(lines):
             line_id, is_open = job_id(bulk.id, line.number), line.number not in ended
-            asks = Asks(None, {})  # read one line at a time: what JSON is read into takes many times its bytes
+            parsed = ParsedLine(None, {})  # read one line at a time: what JSON is read into takes many times its bytes
             try:
-                asks = self._read(plan, line)
-                job = self._job(bulk, asks, line_id, left_ms, fetched.get(nth))
+                parsed = self._read(plan, line)
+                job = self._job(bulk, parsed, line_id, left_ms, fetched.get(nth))
             except StoreUnavailable:
                 raise
             except Exception as failure:
-                if (error := contain(failure)) is not failure:
+                if (error := to_jitney_error(failure)) is not failure:
                     log.exception("line %d of batch_%s failed unexpectedly", line.number, bulk.id)
-                custom_id = None if error.code == "duplicate_custom_id" else asks.custom_id
-                state = STATES.get(bulk.walks_out, "failed") if asks.error is None else "failed"
-                chunk.ends.extend([Ends(line_id, custom_id, state, error)] if is_open else [])
+                custom_id = None if error.code == "duplicate_custom_id" else parsed.custom_id
+                state = STATE_BY_ABORT_REASON.get(bulk.abort_reason, "failed") if parsed.error is None else "failed"
+                chunk.ends.extend([LineFailure(line_id, custom_id, state, error)] if is_open else [])
             else:
                 chunk.sizes[line.number] = len(job.input)
                 chunk.jobs.extend([job] if is_open else [])
-            if nth % TURN == TURN - 1:
+            if nth % LINES_PER_YIELD == LINES_PER_YIELD - 1:
                 await asyncio.sleep(0)
         return chunk
 
-    def _read(self, plan: Plan, line: Line) -> Asks:
-        asks = read_line(line, self._settings.bulk_line_bytes)
-        if line.number in plan.duplicates and asks.custom_id is not None:
-            return asks._replace(error=duplicate(asks.custom_id))
-        return asks
+    def _read(self, plan: LinePlan, line: Line) -> ParsedLine:
+        parsed = read_line(line, self._settings.bulk_line_bytes)
+        if line.number in plan.duplicates and parsed.custom_id is not None:
+            return parsed._replace(error=duplicate_error(parsed.custom_id))
+        return parsed
 
-    async def _fetch(self, plan: Plan, lines: Sequence[Line]) -> dict[int, bytes | JitneyError]:
+    async def _fetch(self, plan: LinePlan, lines: Sequence[Line]) -> dict[int, bytes | JitneyError]:
         """Fetch the images that these lines name, together; gives each by its line's place. Raises NotNow."""
-        wanted = {
-            nth: given
+        references = {
+            nth: reference
             for nth, line in enumerate(lines)
-            if _may_name(line) and (given := _named(self._read(plan, line))) is not None
+            if _may_reference_image(line) and (reference := _image_reference(self._read(plan, line))) is not None
         }
-        found = await asyncio.gather(*map(self._images.fetch, wanted.values()), return_exceptions=True)
-        return {nth: _of_line(one) for nth, one in zip(wanted, found, strict=True)}
+        found = await asyncio.gather(*map(self._images.fetch, references.values()), return_exceptions=True)
+        return {nth: _image_or_error(one) for nth, one in zip(references, found, strict=True)}
 
-    def _job(self, bulk: Bulk, asks: Asks, line_id: str, left_ms: int, image: bytes | JitneyError | None) -> Submission:
-        if asks.error is not None:
-            raise asks.error
-        if bulk.walks_out:
-            raise JitneyError(*OF_THE_BATCH[STATES[bulk.walks_out]])
+    def _job(
+        self, bulk: Bulk, parsed: ParsedLine, line_id: str, left_ms: int, image: bytes | JitneyError | None
+    ) -> Submission:
+        if parsed.error is not None:
+            raise parsed.error
+        if bulk.abort_reason:
+            raise JitneyError(*BATCH_ERRORS[STATE_BY_ABORT_REASON[bulk.abort_reason]])
         if isinstance(image, JitneyError):
             raise image
-        draft = self._draft(asks, image)
-        if draft.deadline_ms is not None:  # no line outlives its batch, and a job may ask for more than is left of it
-            draft = draft._replace(deadline_ms=max(1, min(draft.deadline_ms, left_ms)))
+        job_request = self._draft(parsed, image)
+        if (
+            job_request.deadline_ms is not None
+        ):  # no line outlives its batch, and a job may ask for more than is left of it
+            job_request = job_request._replace(deadline_ms=max(1, min(job_request.deadline_ms, left_ms)))
         job = admit(
-            draft._replace(lane="bulk"),
+            job_request._replace(lane="bulk"),
             self._catalogue,
             self._guard,
             tenant=bulk.tenant,
@@ -147,38 +160,38 @@ class Maker:
             shards=self._shards,
             max_deadline_ms=max(1, left_ms),
         )
-        return job._replace(id=line_id, bulk=asks.custom_id or "")
+        return job._replace(id=line_id, bulk=parsed.custom_id or "")
 
-    def _draft(self, asks: Asks, image: bytes | None) -> Draft:
+    def _draft(self, parsed: ParsedLine, image: bytes | None) -> JobRequest:
         if image is None:
-            return from_fields(asks.body)
-        return from_fields({**asks.body, "input": {"image": ""}})._replace(image=image)
+            return read_json_fields(parsed.body)
+        return read_json_fields({**parsed.body, "input": {"image": ""}})._replace(image=image)
 
 
-def _may_name(line: Line) -> bool:
+def _may_reference_image(line: Line) -> bool:
     """Whether a line may name an image: told by its bytes, of which a field's name may be escaped."""
     data = line.data or b""
-    return b"\\u" in data or any(name in data for name in NAMED)
+    return b"\\u" in data or any(name in data for name in IMAGE_FIELD_TOKENS)
 
 
-def _of_line(found: bytes | BaseException) -> bytes | JitneyError:
+def _image_or_error(found: bytes | BaseException) -> bytes | JitneyError:
     """Give what became of one line's image: its bytes, or its own error. Raises what concerns all lines."""
     if isinstance(found, bytes):
         return found
-    if isinstance(found, NotNow) or not isinstance(found, Exception):
+    if isinstance(found, RetryLater) or not isinstance(found, Exception):
         raise found
     if not isinstance(found, JitneyError):
         log.error("an image that a line names cannot be fetched", exc_info=found)
-    return contain(found)
+    return to_jitney_error(found)
 
 
-def _named(asks: Asks) -> dict[str, Any] | None:
+def _image_reference(parsed: ParsedLine) -> dict[str, Any] | None:
     """Give an input that names an image, where it is nothing else."""
-    given = asks.body.get("input") if asks.error is None else None
-    is_named = isinstance(given, dict) and len(given) == 1 and next(iter(given)) in FIELDS
-    return given if is_named else None
+    reference = parsed.body.get("input") if parsed.error is None else None
+    is_named = isinstance(reference, dict) and len(reference) == 1 and next(iter(reference)) in IMAGE_REFERENCE_FIELDS
+    return reference if is_named else None
 
 
-def refused(verdicts: Sequence[object]) -> NotNow | None:
+def find_refusal(verdicts: Sequence[object]) -> RetryLater | None:
     """Give why the store takes no more at present, if so."""
-    return next((one for one in verdicts if isinstance(one, NotNow)), None)
+    return next((one for one in verdicts if isinstance(one, RetryLater)), None)

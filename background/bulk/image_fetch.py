@@ -8,29 +8,32 @@ import httpcore2
 from background.webhooks import guarded_client
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.storage import Pictures, unavailable
+from jobs.bulk.storage import ImageStore, storage_unavailable
 from jobs.bulk.url_prefixes import UrlPrefixes
-from jobs.contract.address_policy import Guard
+from jobs.contract.address_policy import AddressPolicy
 from jobs.contract.errors import Refused
 
-FIELDS: Final = ("image_url", "image_key")
+IMAGE_REFERENCE_FIELDS: Final = ("image_url", "image_key")
 OK: Final = 200
 
 
-class Images:
+class ImageFetcher:
     """Fetches images, so many at a time. An address is checked as a webhook's is: no redirect, no private network."""
 
     def __init__(
-        self, settings: BulkSettings, guard: Guard, resolve: guarded_client.Resolve = guarded_client.look_up
+        self,
+        settings: BulkSettings,
+        address_policy: AddressPolicy,
+        resolve: guarded_client.Resolve = guarded_client.resolve_host,
     ) -> None:
-        self._settings, self._guard, self._prefixes = settings, guard, UrlPrefixes(settings.url_prefixes())
-        self._http = guarded_client.client(guard, settings.bulk_fetches, resolve)
-        self._pictures = Pictures(open_storage(settings.bulk_images)) if settings.bulk_images else None
+        self._settings, self._guard, self._prefixes = settings, address_policy, UrlPrefixes(settings.url_prefixes())
+        self._http = guarded_client.create_client(address_policy, settings.bulk_fetches, resolve)
+        self._pictures = ImageStore(open_storage(settings.bulk_images)) if settings.bulk_images else None
         self._turns = asyncio.Semaphore(settings.bulk_fetches)
 
-    async def fetch(self, given: dict[str, Any]) -> bytes:
+    async def fetch(self, reference: dict[str, Any]) -> bytes:
         """Fetch what an input names; raises Refused, and NotNow where the operator's store can not be reached."""
-        ((field, name),) = given.items()
+        ((field, name),) = reference.items()
         if not isinstance(name, str):
             raise Refused("invalid_request", f'field "input.{field}" must be a string', param=f"body.input.{field}")
         async with self._turns:
@@ -50,7 +53,7 @@ class Images:
                 return await self._pictures.read(key, self._settings.bulk_line_bytes)
         except TimeoutError as error:
             reason = f"no image within {self._settings.bulk_fetch_s:g} s (BULK_FETCH_S)"
-            raise unavailable(TimeoutError(reason)) from error
+            raise storage_unavailable(TimeoutError(reason)) from error
 
     async def _by_url(self, url: str) -> bytes:
         allowed = self._prefixes.find(url)

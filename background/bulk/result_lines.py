@@ -5,25 +5,25 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from jobs.bulk.checkpoints import number_of
+from jobs.bulk.checkpoints import line_number
 from jobs.contract.job import Job
 from jobs.contract.job_view import job_view
 from jobs.store import codec
 
 log = logging.getLogger("jitney.deliver")
 
-ENDED_ALL: Final = 17  # words of the outcome of a line that was a job; others have fewer
+JOB_OUTCOME_LENGTH: Final = 17  # words of the outcome of a line that was a job; others have fewer
 # How a bulk's end shows at a line: by the job's state, in the words of the batch.
-OF_THE_BATCH: Final = {
+BATCH_ERRORS: Final = {
     "canceled": ("batch_cancelled", "the batch was cancelled before this line was done"),
     "expired": ("batch_expired", "the batch's window was over before this line was done"),
 }
 UNREADABLE: Final = {"code": "unreadable_job", "message": "what the line's job was cannot be read", "status": 422}
 # A line's job is not kept beside the files: nothing can be asked of it.
-NOT_SHOWN: Final = ("urls", "position", "eta_ms")
+HIDDEN_FIELDS: Final = ("urls", "position", "eta_ms")
 
 
-class Shown(NamedTuple):
+class RenderedLine(NamedTuple):
     """A line of a results file; whether it belongs into the output file; and what it weighed in the log."""
 
     text: bytes
@@ -31,43 +31,49 @@ class Shown(NamedTuple):
     log_bytes: int
 
 
-def show(outcome: bytes) -> Shown:
+def render_line(outcome: bytes) -> RenderedLine:
     """Write the line of an outcome, as `completion.lua` logged it; one that cannot be read is a line that failed."""
     line_id, custom_id, *words = orjson.loads(outcome)
     try:
-        return _show(line_id, custom_id, words)
+        return _render_line(line_id, custom_id, words)
     except Exception:
         log.exception("what became of line %s of a batch cannot be read", line_id)
-        return Shown(_failed(line_id, custom_id, "failed", UNREADABLE, None), succeeded=False, log_bytes=0)
+        return RenderedLine(
+            _render_failure(line_id, custom_id, "failed", UNREADABLE, None), succeeded=False, log_bytes=0
+        )
 
 
-def _show(line_id: str, custom_id: str | None, words: list[Any]) -> Shown:
-    if len(words) + 2 < ENDED_ALL:
+def _render_line(line_id: str, custom_id: str | None, words: list[Any]) -> RenderedLine:
+    if len(words) + 2 < JOB_OUTCOME_LENGTH:
         state, body = words
-        return Shown(_failed(line_id, custom_id, state, orjson.loads(body), None), succeeded=False, log_bytes=len(body))
-    job = codec.read_logged([line_id, *words])
+        return RenderedLine(
+            _render_failure(line_id, custom_id, state, orjson.loads(body), None), succeeded=False, log_bytes=len(body)
+        )
+    job = codec.read_logged_job([line_id, *words])
     body = words[11] or words[12] or ""
     if job is None:
-        text = _failed(line_id, custom_id, "failed", UNREADABLE, None)
-        return Shown(text, succeeded=False, log_bytes=len(body.encode()))
+        text = _render_failure(line_id, custom_id, "failed", UNREADABLE, None)
+        return RenderedLine(text, succeeded=False, log_bytes=len(body.encode()))
     log_bytes = len(body.encode())
     if job.state == "succeeded":
-        response = {"status_code": 200, "request_id": job.id, "body": _view(job)}
+        response = {"status_code": 200, "request_id": job.id, "body": _render_job(job)}
         line = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": None}
-        return Shown(orjson.dumps(line) + b"\n", succeeded=True, log_bytes=log_bytes)
+        return RenderedLine(orjson.dumps(line) + b"\n", succeeded=True, log_bytes=log_bytes)
     error = orjson.loads(job.error or b"{}")
-    response = {"status_code": error.get("status", 500), "request_id": job.id, "body": _view(job)}
-    return Shown(_failed(line_id, custom_id, job.state, error, response), succeeded=False, log_bytes=log_bytes)
+    response = {"status_code": error.get("status", 500), "request_id": job.id, "body": _render_job(job)}
+    return RenderedLine(
+        _render_failure(line_id, custom_id, job.state, error, response), succeeded=False, log_bytes=log_bytes
+    )
 
 
-def _failed(
+def _render_failure(
     line_id: str, custom_id: str | None, state: str, error: dict[str, Any], response: dict[str, Any] | None
 ) -> bytes:
-    code, message = OF_THE_BATCH.get(state, (error.get("code"), error.get("message")))
-    shown = {"code": code, "message": message, "line": number_of(line_id)}
+    code, message = BATCH_ERRORS.get(state, (error.get("code"), error.get("message")))
+    shown = {"code": code, "message": message, "line": line_number(line_id)}
     text = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": shown}
     return orjson.dumps(text) + b"\n"
 
 
-def _view(job: Job) -> dict[str, Any]:
-    return {name: value for name, value in job_view(job).items() if name not in NOT_SHOWN}
+def _render_job(job: Job) -> dict[str, Any]:
+    return {name: value for name, value in job_view(job).items() if name not in HIDDEN_FIELDS}

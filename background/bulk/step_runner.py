@@ -15,95 +15,107 @@ import orjson
 
 from background.bulk import validate
 from background.bulk.collect import Collector
-from background.bulk.expand import Chunk, Maker, Reader, refused
-from background.bulk.finalize import MOST_DOUBLINGS, Closer, Rest, overdue_s, rest_after
-from background.bulk.image_fetch import Images
-from background.bulk.validate import Plan
+from background.bulk.expand import Chunk, JobBuilder, LineReader, find_refusal
+from background.bulk.finalize import MAX_DOUBLINGS, BulkFinalizer, StepBackoff, backoff_after, overdue_s
+from background.bulk.image_fetch import ImageFetcher
+from background.bulk.validate import LinePlan
 from jobs.bulk import checkpoints, files, records
-from jobs.bulk.checkpoints import Overtaken, Stand
-from jobs.bulk.input_lines import Bits
+from jobs.bulk.checkpoints import BulkSnapshot, LeaseLost
+from jobs.bulk.input_lines import Bitmap
 from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
-from jobs.contract.address_policy import Guard
-from jobs.contract.background_lease import Flight
-from jobs.contract.errors import JitneyError, NotNow, Refused, StoreUnavailable
-from jobs.models.catalog import Catalogue
-from jobs.redis_client.pipelined_connection import Word
+from jobs.contract.address_policy import AddressPolicy
+from jobs.contract.background_lease import BackgroundLease
+from jobs.contract.errors import JitneyError, Refused, RetryLater, StoreUnavailable
+from jobs.models.catalog import ModelCatalog
+from jobs.redis_client.pipelined_connection import Arg
 from jobs.store.job_store import JobStore
 
 log = logging.getLogger("jitney.deliver")
 
 PAUSE_S: Final = 0.2
-LOST_SHARE: Final = 4  # a lost step may be another's fault: so many times as many are needed as of those that fail
-BEATS_IN_FLIGHT: Final = 3
-TOGETHER: Final = 100  # jobs in one write: interactive ones wait as long as it takes
-EMPTY: Final = {"code": "empty_file", "message": "the file has no line", "param": "input_file_id", "line": None}
+LOST_STEP_FACTOR: Final = (
+    4  # a lost step may be another's fault: so many times as many are needed as of those that fail
+)
+HEARTBEATS_PER_LEASE: Final = 3
+JOBS_PER_WRITE: Final = 100  # jobs in one write: interactive ones wait as long as it takes
+EMPTY_FILE_ERROR: Final = {
+    "code": "empty_file",
+    "message": "the file has no line",
+    "param": "input_file_id",
+    "line": None,
+}
 
 
-class Course:
+class StepContext:
     """What a step keeps between its chunks: its flight, the bulk as last read, the plan of the lines, the open file."""
 
-    def __init__(self, flight: Flight) -> None:
-        self.flight = flight
-        self.stand: Stand | None = None
-        self.plan: Plan | None = None
-        self.reader: Reader | None = None
+    def __init__(self, lease: BackgroundLease) -> None:
+        self.lease = lease
+        self.snapshot: BulkSnapshot | None = None
+        self.plan: LinePlan | None = None
+        self.reader: LineReader | None = None
 
-    async def leave(self) -> None:
+    async def close_reader(self) -> None:
         """Close the file."""
         reader, self.reader = self.reader, None
         if reader is not None:
             await reader.aclose()
 
 
-class Stepper:
+class BulkStepRunner:
     """Takes bulks forward."""
 
     def __init__(
-        self, settings: BulkSettings, store: JobStore, storage: Storage, catalogue: Catalogue, guard: Guard
+        self,
+        settings: BulkSettings,
+        store: JobStore,
+        storage: Storage,
+        catalog: ModelCatalog,
+        address_policy: AddressPolicy,
     ) -> None:
-        self._settings, self._store, self._storage, self._catalogue = settings, store, storage, catalogue
-        self._images = Images(settings, guard)
-        self._maker = Maker(settings, catalogue, guard, self._images, store.settings.shards)
+        self._settings, self._store, self._storage, self._catalogue = settings, store, storage, catalog
+        self._images = ImageFetcher(settings, address_policy)
+        self._job_builder = JobBuilder(settings, catalog, address_policy, self._images, store.settings.shards)
         self._flight_ms = int(settings.bulk_flight_s * 1000)
         self._collector = Collector(settings, store, storage)
-        self._closer = Closer(settings, store, storage, self._collector)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._finalizer = BulkFinalizer(settings, store, storage, self._collector)
+        self._running: set[asyncio.Task[None]] = set()
 
-    async def step(self, flight: Flight) -> None:
+    async def step(self, lease: BackgroundLease) -> None:
         """Make a step, unless this flight is not the bulk's last one any more."""
-        task = asyncio.ensure_future(self._step(flight))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task = asyncio.ensure_future(self._step(lease))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         await asyncio.shield(task)
 
     async def aclose(self) -> None:
         """Break off what is under way: whoever comes next goes on from the last checkpoint."""
-        for task in list(self._under_way):
+        for task in list(self._running):
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
         await self._images.aclose()
 
-    async def _step(self, flight: Flight) -> None:
-        course, rest = Course(flight), Rest()
+    async def _step(self, lease: BackgroundLease) -> None:
+        context, backoff = StepContext(lease), StepBackoff()
         try:
-            rest = await self._try(course)
-        except Overtaken:
+            backoff = await self._try(context)
+        except LeaseLost:
             return
         except StoreUnavailable:
             await asyncio.sleep(PAUSE_S)
         except asyncio.CancelledError:
-            await self._land(flight, rest, within_s=0)
+            await self._finish_step(lease, backoff, within_s=0)
             raise
         except Exception as error:
-            log.exception("batch_%s cannot be given up", flight.delivery)
-            rest = rest_after(MOST_DOUBLINGS, self._settings.bulk_retry_s, type(error).__name__)
+            log.exception("batch_%s cannot be given up", lease.delivery)
+            backoff = backoff_after(MAX_DOUBLINGS, self._settings.bulk_retry_s, type(error).__name__)
         finally:
-            await course.leave()
-        await self._land(flight, rest, within_s=self._settings.bulk_flight_s)
+            await context.close_reader()
+        await self._finish_step(lease, backoff, within_s=self._settings.bulk_flight_s)
 
-    async def _try(self, course: Course) -> Rest:
+    async def _try(self, context: StepContext) -> StepBackoff:
         """Advance, and give the rest that follows. Whatever fails, the bulk has a way to its end.
 
         A bulk whose file or request is at fault ends at once; one that cannot go on when it is overdue for BULK_END_S;
@@ -111,129 +123,133 @@ class Stepper:
         """
         s = self._settings
         try:
-            return Rest(await self._advance(course))
-        except (Overtaken, StoreUnavailable):
+            return StepBackoff(await self._advance(context))
+        except (LeaseLost, StoreUnavailable):
             raise
-        except NotNow as error:
-            if course.stand is None or overdue_s(course.stand) < s.bulk_end_s:
-                return Rest(s.bulk_retry_s, error.message)
+        except RetryLater as error:
+            if context.snapshot is None or overdue_s(context.snapshot) < s.bulk_end_s:
+                return StepBackoff(s.bulk_retry_s, error.message)
             reason: JitneyError = error
         except Refused as error:
             reason = error
         except Exception as error:
-            log.exception("a step of batch_%s failed unexpectedly", course.flight.delivery)
+            log.exception("a step of batch_%s failed unexpectedly", context.lease.delivery)
             fault = type(error).__name__
-            faults = 0 if course.stand is None else course.stand.bulk.faults
+            faults = 0 if context.snapshot is None else context.snapshot.bulk.faults
             if faults + 1 < s.bulk_step_tries:
-                return rest_after(faults, s.bulk_retry_s, fault)
+                return backoff_after(faults, s.bulk_retry_s, fault)
             message = f"{faults + 1} steps of the batch in a row failed unexpectedly, the last: {fault}"
             reason = Refused("internal_error", message)
-        if course.stand is None:
-            return Rest(s.bulk_retry_s, reason.message)
-        await self._closer.give_up(course.flight, course.stand, reason)
-        raise Overtaken
+        if context.snapshot is None:
+            return StepBackoff(s.bulk_retry_s, reason.message)
+        await self._finalizer.abort(context.lease, context.snapshot, reason)
+        raise LeaseLost
 
-    async def _land(self, flight: Flight, rest: Rest, within_s: float) -> None:
+    async def _finish_step(self, lease: BackgroundLease, backoff: StepBackoff, within_s: float) -> None:
         """End the step, also after an outage, as long as the flight is ours."""
         until_s = time.monotonic() + within_s
         while True:
             try:
-                return await checkpoints.land(self._store, flight, rest.after_s, rest.stalled, is_fault=rest.is_fault)
+                return await checkpoints.finish_step(
+                    self._store, lease, backoff.after_s, backoff.stalled, is_fault=backoff.is_fault
+                )
             except StoreUnavailable:
                 if time.monotonic() >= until_s:
                     return None
                 await asyncio.sleep(PAUSE_S)
 
-    async def _advance(self, course: Course) -> float:
+    async def _advance(self, context: StepContext) -> float:
         """Go on until there is nothing to do, or the time is up; gives in how many seconds to look again."""
         until_s = time.monotonic() + self._settings.bulk_step_s
         while True:
-            stand = course.stand = await checkpoints.begin(self._store, course.flight, self._flight_ms)
-            bulk = stand.bulk
-            if bulk.losses >= LOST_SHARE * self._settings.bulk_step_tries:
+            snapshot = context.snapshot = await checkpoints.begin_step(self._store, context.lease, self._flight_ms)
+            bulk = snapshot.bulk
+            if bulk.losses >= LOST_STEP_FACTOR * self._settings.bulk_step_tries:
                 message = f"{bulk.losses} steps of the batch in a row were lost: their process ended, or said nothing"
                 raise Refused("internal_error", message)
             if not bulk.is_validated:
-                await self._validate(course, bulk)
+                await self._validate(context, bulk)
                 continue
-            if not bulk.walks_out and (bulk.status == "cancelling" or stand.now_ms >= bulk.expires_ms):
-                await self._walk_out(course, bulk)
+            if not bulk.abort_reason and (bulk.status == "cancelling" or snapshot.now_ms >= bulk.expires_ms):
+                await self._abort_remaining(context, bulk)
                 continue
             if bulk.collected == bulk.total == bulk.expanded:
-                await self._closer.close(course.flight, bulk, bulk.walks_out or "completed", stand.now_ms)
-                raise Overtaken
-            did = await self._collector.collect(course.flight, stand)
-            did = await self._expand(course, stand) or did
+                await self._finalizer.close(context.lease, bulk, bulk.abort_reason or "completed", snapshot.now_ms)
+                raise LeaseLost
+            did = await self._collector.collect(context.lease, snapshot)
+            did = await self._expand(context, snapshot) or did
             if time.monotonic() >= until_s:
                 return 0
             if not did:
-                left_s = (bulk.expires_ms - stand.now_ms) / 1000 if not bulk.walks_out else self._settings.bulk_poll_s
+                left_s = (
+                    (bulk.expires_ms - snapshot.now_ms) / 1000 if not bulk.abort_reason else self._settings.bulk_poll_s
+                )
                 return max(0.0, min(self._settings.bulk_poll_s, left_s))
 
     # ---- before anything is run
 
-    async def _validate(self, course: Course, bulk: Bulk) -> None:
-        async def go_on() -> None:
-            await checkpoints.write(self._store, course.flight, self._flight_ms)
+    async def _validate(self, context: StepContext, bulk: Bulk) -> None:
+        async def renew_lease() -> None:
+            await checkpoints.update_bulk(self._store, context.lease, self._flight_ms)
 
         await self._catalogue.refresh()
-        wanted = await self._failed_lines(bulk) if bulk.retry_of else None
+        included = await self._failed_lines(bulk) if bulk.retry_of else None
         try:
             found = await validate.validate(
-                self._storage, self._settings, self._catalogue, bulk, wanted=wanted, go_on=go_on
+                self._storage, self._settings, self._catalogue, bulk, included=included, renew_lease=renew_lease
             )
         except KeyError:
             missing = Refused("file_not_found", f"the content of {bulk.file} is gone")
-            found = validate.Findings(0, 0, [{"code": missing.code, "message": missing.message}], Bits())
-        now_ms = (await checkpoints.begin(self._store, course.flight, self._flight_ms)).now_ms
+            found = validate.ValidationResult(0, 0, [{"code": missing.code, "message": missing.message}], Bitmap())
+        now_ms = (await checkpoints.begin_step(self._store, context.lease, self._flight_ms)).now_ms
         if not found.good:
-            errors = orjson.dumps({"object": "list", "data": found.reasons or [EMPTY]})
+            errors = orjson.dumps({"object": "list", "data": found.reasons or [EMPTY_FILE_ERROR]})
             failed = bulk._replace(errors=errors, total=found.total)
-            return await self._closer.close(course.flight, failed, "failed", now_ms)
-        await validate.keep_plan(self._storage, bulk, Plan(found.duplicates, wanted))
-        fields: dict[str, Word] = {"total": found.total}
+            return await self._finalizer.close(context.lease, failed, "failed", now_ms)
+        await validate.write_plan(self._storage, bulk, LinePlan(found.duplicates, included))
+        fields: dict[str, Arg] = {"total": found.total}
         if bulk.status == "validating":
             fields |= {"status": "in_progress", "in_progress_ms": now_ms}
-        await checkpoints.write(self._store, course.flight, self._flight_ms, bulk.status, fields)
+        await checkpoints.update_bulk(self._store, context.lease, self._flight_ms, bulk.status, fields)
         return None
 
-    async def _failed_lines(self, bulk: Bulk) -> Bits:
+    async def _failed_lines(self, bulk: Bulk) -> Bitmap:
         """Read which lines of an earlier bulk over the same file have failed; raises Refused where that is gone."""
         try:
             return await self._read_failed_lines(bulk)
         except Refused as error:
-            earlier = records.PREFIX + bulk.retry_of
+            earlier = records.WIRE_ID_PREFIX + bulk.retry_of
             message = f"which lines of {earlier} failed is not known any more: {error.message}"
             raise Refused(error.code, message, param="retry_of") from error
 
-    async def _read_failed_lines(self, bulk: Bulk) -> Bits:
-        failed = Bits()
-        before = await records.find(self._store, bulk.tenant, records.PREFIX + bulk.retry_of)
+    async def _read_failed_lines(self, bulk: Bulk) -> Bitmap:
+        failed = Bitmap()
+        before = await records.get_bulk(self._store, bulk.tenant, records.WIRE_ID_PREFIX + bulk.retry_of)
         if before.err_exists:
-            file = await files.find(self._store, bulk.tenant, before.err_file)
-            rest = b""
-            async for block in files.content(self._store, self._storage, file):
-                *whole, rest = (rest + block).split(b"\n")
+            file = await files.get_file(self._store, bulk.tenant, before.err_file)
+            backoff = b""
+            async for block in files.read_content(self._store, self._storage, file):
+                *whole, backoff = (backoff + block).split(b"\n")
                 for line in whole:
                     failed.add(orjson.loads(line)["error"]["line"])
         return failed
 
-    async def _walk_out(self, course: Course, bulk: Bulk) -> None:
+    async def _abort_remaining(self, context: StepContext, bulk: Bulk) -> None:
         """Begin to end every line that has no outcome yet, from the first line on: jobs that wait or run among them."""
         why = "cancelled" if bulk.status == "cancelling" else "expired"
-        fields: dict[str, Word] = {"walks_out": why, "expanded": 0, "line": 0, "offset": 0}
-        await checkpoints.write(self._store, course.flight, self._flight_ms, bulk.status, fields)
-        await course.leave()
+        fields: dict[str, Arg] = {"abort_reason": why, "expanded": 0, "line": 0, "offset": 0}
+        await checkpoints.update_bulk(self._store, context.lease, self._flight_ms, bulk.status, fields)
+        await context.close_reader()
 
     # ---- lines become jobs
 
-    async def _expand(self, course: Course, stand: Stand) -> bool:
+    async def _expand(self, context: StepContext, snapshot: BulkSnapshot) -> bool:
         """Take the next chunk of lines, as far as there is room; True where some were taken."""
-        bulk, s = stand.bulk, self._settings
-        room = self._room(stand)
+        bulk, s = snapshot.bulk, self._settings
+        room = self._room(snapshot)
         if bulk.expanded >= bulk.total or room <= 0:
             return False
-        reader = await self._reader(course, bulk)
+        reader = await self._reader(context, bulk)
         await self._catalogue.refresh_if_older(s.bulk_step_s)
         try:
             lines = await reader.take(min(s.bulk_chunk, room))
@@ -241,15 +257,15 @@ class Stepper:
             raise Refused("file_not_found", f"the content of {bulk.file} is gone from storage") from error
         if not lines:
             raise Refused("file_not_found", f"{bulk.file} ends before its last line: its content has changed")
-        ended = await checkpoints.marks(self._store, bulk, lines[0].number, lines[-1].number)
-        left_ms = bulk.expires_ms - stand.now_ms
-        async with self._flying(course.flight):
-            chunk = await self._maker.make(bulk, reader.plan, lines, ended, left_ms)
-        await self._submit(course, chunk)
-        size = 0 if bulk.walks_out else chunk.size
-        await checkpoints.expand(
+        ended = await checkpoints.read_done_lines(self._store, bulk, lines[0].number, lines[-1].number)
+        left_ms = bulk.expires_ms - snapshot.now_ms
+        async with self._keep_lease(context.lease):
+            chunk = await self._job_builder.make(bulk, reader.plan, lines, ended, left_ms)
+        await self._submit(context, chunk)
+        size = 0 if bulk.abort_reason else chunk.size
+        await checkpoints.record_expansion(
             self._store,
-            course.flight,
+            context.lease,
             self._flight_ms,
             bulk,
             taken=len(lines),
@@ -260,53 +276,53 @@ class Stepper:
         return True
 
     @asynccontextmanager
-    async def _flying(self, flight: Flight) -> AsyncGenerator[None]:
+    async def _keep_lease(self, lease: BackgroundLease) -> AsyncGenerator[None]:
         """Say that the step goes on for as long as the block runs: images may take longer than BULK_FLIGHT_S."""
 
         async def say() -> None:
             while True:
-                await asyncio.sleep(self._flight_ms / 1000 / BEATS_IN_FLIGHT)
+                await asyncio.sleep(self._flight_ms / 1000 / HEARTBEATS_PER_LEASE)
                 with suppress(StoreUnavailable):
-                    await checkpoints.write(self._store, flight, self._flight_ms)
+                    await checkpoints.update_bulk(self._store, lease, self._flight_ms)
 
         beats = asyncio.ensure_future(say())
         try:
             yield
         finally:
             beats.cancel()
-            with suppress(asyncio.CancelledError, Overtaken):  # overtaken: the next checkpoint tells
+            with suppress(asyncio.CancelledError, LeaseLost):  # overtaken: the next checkpoint tells
                 await beats
 
-    async def _reader(self, course: Course, bulk: Bulk) -> Reader:
+    async def _reader(self, context: StepContext, bulk: Bulk) -> LineReader:
         """Give the open file at the place where the bulk goes on; raises Refused where its plan is gone."""
-        reader = course.reader
+        reader = context.reader
         if reader is None or reader.place != (bulk.line, bulk.offset):
-            await course.leave()
+            await context.close_reader()
             try:
-                course.plan = course.plan or await validate.read_plan(self._storage, bulk)
+                context.plan = context.plan or await validate.read_plan(self._storage, bulk)
             except KeyError as error:
                 raise Refused("file_not_found", f"what was found out about {bulk.file} is gone from storage") from error
-            reader = course.reader = Reader(self._storage, self._settings, bulk, course.plan)
+            reader = context.reader = LineReader(self._storage, self._settings, bulk, context.plan)
         return reader
 
-    async def _submit(self, course: Course, chunk: Chunk) -> None:
+    async def _submit(self, context: StepContext, chunk: Chunk) -> None:
         """Hand a chunk's jobs in; one that is refused for good ends its line. Raises NotNow where there is no room."""
-        for first in range(0, len(chunk.jobs), TOGETHER):
-            jobs = chunk.jobs[first : first + TOGETHER]
+        for first in range(0, len(chunk.jobs), JOBS_PER_WRITE):
+            jobs = chunk.jobs[first : first + JOBS_PER_WRITE]
             verdicts = await self._store.submit(jobs)
-            full = refused(verdicts)
+            full = find_refusal(verdicts)
             if full is not None:  # some may have been taken: they are found again
-                await course.leave()
+                await context.close_reader()
                 raise full
             for job, verdict in zip(jobs, verdicts, strict=True):
                 if isinstance(verdict, JitneyError):
                     chunk.end(job, verdict)
 
-    def _room(self, stand: Stand) -> int:
+    def _room(self, snapshot: BulkSnapshot) -> int:
         """Count the lines that may become jobs now: none before a good part of what may be in flight is free."""
-        bulk, s, share = stand.bulk, self._settings, max(1, stand.open_bulks)
+        bulk, s, share = snapshot.bulk, self._settings, max(1, snapshot.open_bulks)
         most, most_bytes = max(1, s.bulk_in_flight // share), s.bulk_in_flight_bytes // share
-        in_flight = stand.waiting if bulk.walks_out else bulk.expanded - bulk.collected
+        in_flight = snapshot.waiting if bulk.abort_reason else bulk.expanded - bulk.collected
         if in_flight and bulk.held_bytes >= most_bytes:
             return 0
         room = most - in_flight

@@ -9,98 +9,98 @@ import orjson
 import pybase64
 
 from jobs.bulk.files import content_key, part_key
-from jobs.bulk.input_lines import Bits, Line, lines_of, read_line
+from jobs.bulk.input_lines import Bitmap, Line, read_line, split_lines
 from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.storage import Storage, one
-from jobs.contract.errors import JitneyError, NotNow, Refused, contain
-from jobs.models.catalog import Catalogue
+from jobs.bulk.storage import Storage, single_block
+from jobs.contract.errors import JitneyError, Refused, RetryLater, to_jitney_error
+from jobs.models.catalog import ModelCatalog
 
 log = logging.getLogger("jitney.deliver")
 
-MOST_REASONS: Final = 100
+MAX_REASONS: Final = 100
 
 
-class Plan(NamedTuple):
+class LinePlan(NamedTuple):
     """What the file's lines are: those that repeat a custom_id, and those that are wanted (None = all)."""
 
-    duplicates: Bits
-    wanted: Bits | None
+    duplicates: Bitmap
+    included: Bitmap | None
 
-    def wants(self, line: Line) -> bool:
-        return self.wanted is None or line.number in self.wanted
+    def includes(self, line: Line) -> bool:
+        return self.included is None or line.number in self.included
 
 
-class Findings(NamedTuple):
+class ValidationResult(NamedTuple):
     """What a whole file is: its lines that count, how many of them will do, and the first reasons why others do not."""
 
     total: int
     good: int
     reasons: list[dict[str, Any]]
-    duplicates: Bits
+    duplicates: Bitmap
 
 
 async def validate(
     storage: Storage,
     settings: BulkSettings,
-    catalogue: Catalogue,
+    catalog: ModelCatalog,
     bulk: Bulk,
     *,
-    wanted: Bits | None,
-    go_on: Callable[[], Awaitable[object]],
-) -> Findings:
+    included: Bitmap | None,
+    renew_lease: Callable[[], Awaitable[object]],
+) -> ValidationResult:
     """Read the file; `go_on` is called now and then. Raises NotNow, Overtaken."""
-    seen, duplicates = set[int](), Bits()
+    seen, duplicates = set[int](), Bitmap()
     total = good = 0
     reasons: list[dict[str, Any]] = []
-    plan = Plan(duplicates, wanted)
-    async for lines in lines_of(storage.read(content_key(bulk.file)), settings.bulk_line_bytes):
+    plan = LinePlan(duplicates, included)
+    async for lines in split_lines(storage.read(content_key(bulk.file)), settings.bulk_line_bytes):
         for line in lines:
             if line.number > settings.bulk_lines:
                 reason = _reason(Refused("too_many_jobs", f"a file may have {settings.bulk_lines} lines"), line.number)
-                return Findings(total, 0, [reason], duplicates)
+                return ValidationResult(total, 0, [reason], duplicates)
             try:
-                error = _fault(line, settings, catalogue, seen, duplicates)
+                error = _check_line(line, settings, catalog, seen, duplicates)
             except Exception as failure:
                 log.exception("line %d of batch_%s cannot be checked", line.number, bulk.id)
-                error = contain(failure)
-            if not plan.wants(line):
+                error = to_jitney_error(failure)
+            if not plan.includes(line):
                 continue
             total += 1
             if error is None:
                 good += 1
-            elif len(reasons) < MOST_REASONS:
+            elif len(reasons) < MAX_REASONS:
                 reasons.append(_reason(error, line.number))
-        await go_on()
+        await renew_lease()
         await asyncio.sleep(0)
-    return Findings(total, good, reasons, duplicates)
+    return ValidationResult(total, good, reasons, duplicates)
 
 
-def _fault(
-    line: Line, settings: BulkSettings, catalogue: Catalogue, seen: set[int], duplicates: Bits
+def _check_line(
+    line: Line, settings: BulkSettings, catalog: ModelCatalog, seen: set[int], duplicates: Bitmap
 ) -> JitneyError | None:
-    asks = read_line(line, settings.bulk_line_bytes)
-    if asks.custom_id is not None:
-        known = hash(asks.custom_id)
+    parsed = read_line(line, settings.bulk_line_bytes)
+    if parsed.custom_id is not None:
+        known = hash(parsed.custom_id)
         if known in seen:
             duplicates.add(line.number)
-            return duplicate(asks.custom_id)
+            return duplicate_error(parsed.custom_id)
         seen.add(known)
-    if asks.error is not None:
-        return asks.error
-    model = asks.body.get("model", "")
+    if parsed.error is not None:
+        return parsed.error
+    model = parsed.body.get("model", "")
     if not isinstance(model, str):
         return Refused("invalid_request", 'field "model" must be a string')
     try:
-        catalogue.find(model)
-    except NotNow:
+        catalog.find(model)
+    except RetryLater:
         return None
     except Refused as error:
         return error
     return None
 
 
-def duplicate(custom_id: str) -> Refused:
+def duplicate_error(custom_id: str) -> Refused:
     """Say that another line has this custom_id."""
     return Refused("duplicate_custom_id", f"an earlier line has the custom_id {custom_id[:80]!r}", param="custom_id")
 
@@ -109,16 +109,16 @@ def _reason(error: JitneyError, number: int) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "param": error.details.get("param"), "line": number}
 
 
-async def keep_plan(storage: Storage, bulk: Bulk, plan: Plan) -> None:
+async def write_plan(storage: Storage, bulk: Bulk, plan: LinePlan) -> None:
     """Store what was found out about the lines."""
-    wanted = None if plan.wanted is None else pybase64.b64encode(bytes(plan.wanted)).decode()
-    text = {"duplicates": pybase64.b64encode(bytes(plan.duplicates)).decode(), "wanted": wanted}
-    await storage.write(part_key(bulk.id, "plan", "plan"), one(orjson.dumps(text)))
+    included = None if plan.included is None else pybase64.b64encode(bytes(plan.included)).decode()
+    text = {"duplicates": pybase64.b64encode(bytes(plan.duplicates)).decode(), "wanted": included}
+    await storage.write(part_key(bulk.id, "plan", "plan"), single_block(orjson.dumps(text)))
 
 
-async def read_plan(storage: Storage, bulk: Bulk) -> Plan:
+async def read_plan(storage: Storage, bulk: Bulk) -> LinePlan:
     """Read it again; raises NotNow, KeyError."""
     text = b"".join([block async for block in storage.read(part_key(bulk.id, "plan", "plan"))])
     plan = orjson.loads(text)
-    wanted = None if plan["wanted"] is None else Bits(pybase64.b64decode(plan["wanted"]))
-    return Plan(Bits(pybase64.b64decode(plan["duplicates"])), wanted)
+    included = None if plan["wanted"] is None else Bitmap(pybase64.b64decode(plan["wanted"]))
+    return LinePlan(Bitmap(pybase64.b64decode(plan["duplicates"])), included)

@@ -10,34 +10,34 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from background.rq_pool import Carrier, Errand
-from jobs.contract.background_lease import Flight
+from background.rq_pool import RqPool, WorkKind
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.outage_log import Outage
+from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 from jobs.webhooks import outbox
-from jobs.webhooks.outbox import LANES, Lane, Limits
+from jobs.webhooks.outbox import LANES, DeliveryLimits, Lane
 
 log = logging.getLogger("jitney.deliver")
 
 PAUSE_S: Final = 0.2
 
 
-class Drain:
+class Dispatcher:
     """One loop a lane."""
 
     def __init__(
         self,
         store: JobStore,
-        carrier: Carrier,
-        slots: Mapping[Errand, int],
+        rq_pool: RqPool,
+        slots: Mapping[WorkKind, int],
         *,
-        limits: Limits,
+        limits: DeliveryLimits,
         poll_s: float,
         thread: ThreadPoolExecutor,
     ) -> None:
         """`thread`: where rq's calls are made, for they block."""
-        self._store, self._carrier, self._slots, self._limits = store, carrier, slots, limits
+        self._store, self._rq_pool, self._slots, self._limits = store, rq_pool, slots, limits
         self._poll_s = poll_s
         self._woken: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
         self._thread = thread
@@ -49,11 +49,11 @@ class Drain:
 
     async def run(self, lane: Lane) -> NoReturn:
         """Drain until cancelled."""
-        outage, woken = Outage(log, f"drain the outbox ({lane})"), self._woken[lane]
+        outage, woken = OutageLog(log, f"drain the outbox ({lane})"), self._woken[lane]
         while True:
             woken.clear()
             try:
-                wait_s = await self.tick(lane)
+                wait_s = await self.dispatch_once(lane)
                 outage.ended()
             except StoreUnavailable as error:
                 outage.began(error)
@@ -64,24 +64,24 @@ class Drain:
                 async with asyncio.timeout(wait_s):
                     await woken.wait()
 
-    async def tick(self, lane: Lane) -> float:
+    async def dispatch_once(self, lane: Lane) -> float:
         """Hand out once; gives how many seconds there is nothing to do unless woken."""
         loop = asyncio.get_running_loop()
-        queued = await loop.run_in_executor(self._thread, self._carrier.queued, lane)
-        room = self._slots[lane] - self._carrier.busy[lane] - queued
+        queued = await loop.run_in_executor(self._thread, self._rq_pool.queued, lane)
+        room = self._slots[lane] - self._rq_pool.busy[lane] - queued
         wait_s = self._poll_s
         for root in self._store.roots:
             if room <= 0:
                 return self._poll_s
-            flights, due_s = await outbox.dispatch(
+            leases, due_s = await outbox.dispatch_due(
                 self._store, root, lane, room, slots=self._slots[lane], limits=self._limits
             )
-            if flights:
-                await self._put(lane, flights)
-                room -= len(flights)
+            if leases:
+                await self._put(lane, leases)
+                room -= len(leases)
             if due_s is not None:
                 wait_s = min(wait_s, due_s)
         return wait_s if room > 0 else self._poll_s
 
-    async def _put(self, lane: Lane, flights: list[Flight]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._carrier.put, lane, flights)
+    async def _put(self, lane: Lane, leases: list[BackgroundLease]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._rq_pool.put, lane, leases)

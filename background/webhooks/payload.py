@@ -2,15 +2,15 @@
 
 import orjson
 
-from jobs.contract.job_view import job_view, timestamp
+from jobs.contract.job_view import format_timestamp, job_view
 from jobs.webhooks.outbox import Attempt
 
 
-def body(attempt: Attempt, public_url: str) -> bytes:
+def build_payload(attempt: Attempt, public_url: str) -> bytes:
     """Write the message; the same bytes with every attempt."""
     job = attempt.job
     if job is None:
-        return attempt.told
+        return attempt.payload
     link = f"{public_url.rstrip('/')}/v1/jobs/{job.id}" if attempt.output_bytes and job.output is None else None
     data = {**job_view(job), "output_url": link}
-    return orjson.dumps({"type": f"job.{attempt.event}", "timestamp": timestamp(job.finished_us), "data": data})
+    return orjson.dumps({"type": f"job.{attempt.event}", "timestamp": format_timestamp(job.finished_us), "data": data})

@@ -14,15 +14,15 @@ from typing import Final
 
 import httpcore2
 
-from background.settings import DeliverySettings
+from background.settings import BackgroundSettings
 from background.webhooks import guarded_client, payload, retry_schedule
-from background.webhooks.signing import signature
-from jobs.contract.background_lease import Flight
+from background.webhooks.signing import sign_payload
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import Refused, StoreUnavailable
 from jobs.store.job_store import JobStore
 from jobs.webhooks import outbox
-from jobs.webhooks.outbox import Attempt, News, Settlement
-from jobs.webhooks.signing_secrets import secrets_of
+from jobs.webhooks.outbox import Attempt, Settlement, SettleResult
+from jobs.webhooks.signing_secrets import read_secrets
 
 log = logging.getLogger("jitney.deliver")
 
@@ -30,7 +30,7 @@ USER_AGENT: Final = "Jitney-Webhooks/1"
 BODY_BYTES: Final = 64 << 10
 BODY_S: Final = 1.0
 GONE: Final = 410
-MOST_LOCATION: Final = 500  # characters of a Location that are shown
+MAX_LOCATION_CHARS: Final = 500  # characters of a Location that are shown
 PAUSE_S: Final = 0.2
 
 
@@ -38,52 +38,55 @@ class Sender:
     """Makes attempts; each has one deadline for all of it, so a receiver that drips bytes gains nothing."""
 
     def __init__(
-        self, settings: DeliverySettings, store: JobStore, resolve: guarded_client.Resolve = guarded_client.look_up
+        self,
+        settings: BackgroundSettings,
+        store: JobStore,
+        resolve: guarded_client.Resolve = guarded_client.resolve_host,
     ) -> None:
         self._settings, self._store = settings, store
-        self._guard, self.limits = settings.guard(), settings.limits
+        self._guard, self.limits = settings.address_policy(), settings.limits
         connections = settings.deliveries + settings.slow_deliveries
-        self._http = guarded_client.client(self._guard, connections, resolve)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._http = guarded_client.create_client(self._guard, connections, resolve)
+        self._running: set[asyncio.Task[None]] = set()
 
-    async def attempt(self, flight: Flight) -> None:
+    async def attempt(self, lease: BackgroundLease) -> None:
         """Make an attempt, unless this flight is not the delivery's last one any more."""
-        task = asyncio.ensure_future(self._attempt(flight))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task = asyncio.ensure_future(self._attempt(lease))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         await asyncio.shield(task)
 
     async def close(self, within_s: float) -> None:
         """Let attempts end that are under way; what does not is given back, and made again by whoever comes next."""
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=within_s)
-        for task in list(self._under_way):
+        if self._running:
+            await asyncio.wait(self._running, timeout=within_s)
+        for task in list(self._running):
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
         await self._http.aclose()
 
-    async def _attempt(self, flight: Flight) -> None:
+    async def _attempt(self, lease: BackgroundLease) -> None:
         attempt: Attempt | None = None
         try:
-            attempt = await outbox.begin(self._store, flight, self.limits)
+            attempt = await outbox.begin_attempt(self._store, lease, self.limits)
             if attempt is None:
                 return
-            secrets = await secrets_of(self._store.connection, attempt.tenant)
+            secrets = await read_secrets(self._store.connection, attempt.tenant)
             settled = await self._send(attempt, secrets)
         except StoreUnavailable:  # it counts as lost before long, and is made again
             return
         except asyncio.CancelledError:
             with contextlib.suppress(StoreUnavailable):
-                await outbox.settle(self._store, flight, Settlement("lost", {}), self.limits)
+                await outbox.settle_attempt(self._store, lease, Settlement("lost", {}), self.limits)
             raise
         except Exception as error:
-            log.exception("delivery %s cannot be attempted", flight.delivery)
-            settled = await self._of_fault(attempt, error)
-        news = await self._settle(flight, settled)
+            log.exception("delivery %s cannot be attempted", lease.delivery)
+            settled = await self._settlement_of_error(attempt, error)
+        news = await self._settle(lease, settled)
         if attempt is not None:
-            self._tell(attempt, settled, news)
+            self._log_endpoint_change(attempt, settled, news)
 
-    async def _of_fault(self, attempt: Attempt | None, error: Exception) -> Settlement:
+    async def _settlement_of_error(self, attempt: Attempt | None, error: Exception) -> Settlement:
         """Count an internal error as an attempt that failed; a delivery that cannot even be read ends with it."""
         what = f"an internal error: {type(error).__name__}"
         now_ms = 0 if attempt is None else attempt.now_ms
@@ -91,9 +94,11 @@ class Sender:
             with contextlib.suppress(StoreUnavailable):
                 now_ms = await self._store.connection.now_ms()
         entry: dict[str, object] = {"at_ms": now_ms, "ms": 0, "status": None, "error": what}
-        return Settlement("stopped", entry) if attempt is None else self._judge(attempt, entry, None, {}, 0.0)
+        return (
+            Settlement("stopped", entry) if attempt is None else self._classify_response(attempt, entry, None, {}, 0.0)
+        )
 
-    def _tell(self, attempt: Attempt, settled: Settlement, news: News) -> None:
+    def _log_endpoint_change(self, attempt: Attempt, settled: Settlement, news: SettleResult) -> None:
         """Say once that an endpoint fails, and once that it is well again, not with each of its deliveries."""
         if news not in ("failing", "well", "paused"):
             return
@@ -105,12 +110,12 @@ class Sender:
         what = "does not take webhooks" if news == "failing" else "has not taken one for long, and is paused"
         log.warning("%s, of tenant %s, %s: %s", origin, attempt.tenant, what, why)
 
-    async def _settle(self, flight: Flight, settled: Settlement) -> News:
+    async def _settle(self, lease: BackgroundLease, settled: Settlement) -> SettleResult:
         """Write it down, also after an outage, as long as the flight is ours: what was received is not sent again."""
         until_s = time.monotonic() + self._settings.webhook_flight_s
         while time.monotonic() < until_s:
             try:
-                return await outbox.settle(self._store, flight, settled, self.limits)
+                return await outbox.settle_attempt(self._store, lease, settled, self.limits)
             except StoreUnavailable:
                 await asyncio.sleep(PAUSE_S)
         return "refused"
@@ -125,24 +130,24 @@ class Sender:
             async with asyncio.timeout(self._settings.webhook_timeout_s):
                 status, headers = await self._post(attempt, url, secrets)
         except Exception as failure:  # noqa: BLE001 (whatever a receiver does to us is an attempt that failed)
-            error = _in_words(failure)
+            error = _describe_failure(failure)
         took_s = time.monotonic() - began_s
-        answered = {name.lower(): value.decode("latin-1") for name, value in headers}
+        response_headers = {name.lower(): value.decode("latin-1") for name, value in headers}
         if status is not None and 300 <= status < 400:
-            error, location = "redirects are not followed", _printable(answered.get(b"location", ""))
+            error, location = "redirects are not followed", _printable(response_headers.get(b"location", ""))
         entry: dict[str, object] = {"at_ms": attempt.now_ms, "ms": round(took_s * 1000, 1), "status": status}
         entry |= {name: text for name, text in (("error", error), ("location", location)) if text}
-        return self._judge(attempt, entry, status, answered, took_s)
+        return self._classify_response(attempt, entry, status, response_headers, took_s)
 
     async def _post(self, attempt: Attempt, url: str, secrets: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:
-        webhook_id, now_s = attempt.flight.delivery, attempt.now_ms // 1000
-        body = payload.body(attempt, self._settings.public_url)
+        webhook_id, now_s = attempt.lease.delivery, attempt.now_ms // 1000
+        body = payload.build_payload(attempt, self._settings.public_url)
         headers = {
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "webhook-id": webhook_id,
             "webhook-timestamp": str(now_s),
-            "webhook-signature": signature(secrets, webhook_id, now_s, body),
+            "webhook-signature": sign_payload(secrets, webhook_id, now_s, body),
         }
         wire = [("host", _host_of(url)), *headers.items(), *attempt.headers.items(), ("content-length", str(len(body)))]
         async with self._http.stream("POST", url, headers=wire, content=body) as response:
@@ -156,20 +161,27 @@ class Sender:
                             break
             return response.status, response.headers
 
-    def _judge(
-        self, attempt: Attempt, entry: dict[str, object], status: int | None, answered: dict[bytes, str], took_s: float
+    def _classify_response(
+        self,
+        attempt: Attempt,
+        entry: dict[str, object],
+        status: int | None,
+        response_headers: dict[bytes, str],
+        took_s: float,
     ) -> Settlement:
         s = self._settings
         first_ms = attempt.age_ms if attempt.tries == 0 else None
         slow = took_s >= min(s.webhook_slow_s, s.webhook_timeout_s)
         if status is not None and 200 <= status < 300:
             return Settlement("delivered", entry, slow=slow, first_ms=first_ms)
-        if status == GONE or answered.get(b"webhook-delivery", "").strip() == "abort-message":
+        if status == GONE or response_headers.get(b"webhook-delivery", "").strip() == "abort-message":
             return Settlement("stopped", {**entry, "error": "the receiver wants no more of it"}, first_ms=first_ms)
-        rest_s = retry_schedule.retry_after_s(answered.get(b"retry-after", ""), attempt.now_ms / 1000 + took_s)
+        rest_s = retry_schedule.parse_retry_after(
+            response_headers.get(b"retry-after", ""), attempt.now_ms / 1000 + took_s
+        )
         made = attempt.tries - attempt.since + 1
         chance = random.random()  # noqa: S311 (jitter)
-        after_s = retry_schedule.next_s(s.schedule, made, rest_s, chance, s.webhook_jitter)
+        after_s = retry_schedule.next_delay_s(s.schedule, made, rest_s, chance, s.webhook_jitter)
         # A failure says nothing of how fast a receiver is, but for a late one.
         how = {"rest_ms": int(rest_s * 1000), "slow": slow or None, "first_ms": first_ms}
         if after_s is None:
@@ -179,7 +191,7 @@ class Sender:
 
 def _printable(text: str) -> str:
     """Give what a receiver said in a form that can be shown."""
-    return "".join(sign if sign.isascii() and sign.isprintable() else "?" for sign in text[:MOST_LOCATION])
+    return "".join(sign if sign.isascii() and sign.isprintable() else "?" for sign in text[:MAX_LOCATION_CHARS])
 
 
 def _host_of(url: str) -> str:
@@ -192,9 +204,9 @@ def _chain(failure: BaseException | None) -> Iterator[BaseException]:
         failure = failure.__cause__ or failure.__context__
 
 
-def _in_words(failure: Exception) -> str:
+def _describe_failure(failure: Exception) -> str:
     """Say what went wrong, without a word of what the receiver sent."""
-    if isinstance(failure, Refused | guarded_client.AddressRefused | guarded_client.NoAddress):
+    if isinstance(failure, Refused | guarded_client.AddressRefused | guarded_client.ResolutionFailed):
         return str(failure)[:200]
     if isinstance(failure, TimeoutError | httpcore2.TimeoutException):
         return "no answer in time"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jobs.webhooks.signing_secrets import SECRET_PREFIX
 
 
-def signature(secrets: Sequence[str], webhook_id: str, timestamp_s: int, body: bytes) -> str:
+def sign_payload(secrets: Sequence[str], webhook_id: str, timestamp_s: int, body: bytes) -> str:
     """Sign with every secret, so that a receiver who knows any of them can verify."""
     text = f"{webhook_id}.{timestamp_s}.".encode() + body
     keys = [base64.b64decode(secret.removeprefix(SECRET_PREFIX)) for secret in secrets]

@@ -15,17 +15,17 @@ from cli.bench.load import inputs, target
 from cli.bench.load.connection import Address
 from cli.bench.load.service_cpu import ServiceCpu
 from cli.bench.report import table
-from cli.bench.session import Plan, Session
+from cli.bench.session import BenchSession, MeasurementPlan
 
-NOT_DRAWN = 1
-CANNOT_MEASURE = 2
-INTERRUPTED = 130
+EXIT_PLOT_FAILED = 1
+EXIT_CANNOT_MEASURE = 2
+EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code: 0, 1 where only the picture failed, 2 where nothing was measured, 130 after Ctrl-C."""
     args = options.read(argv)
-    session: Session | None = None
+    session: BenchSession | None = None
     code = 0
     try:
         _check_plot(args.plot)
@@ -34,20 +34,20 @@ def main(argv: Sequence[str]) -> int:
         session.run(_say)
     except CannotMeasure as error:
         _say(str(error))
-        return CANNOT_MEASURE
+        return EXIT_CANNOT_MEASURE
     except KeyboardInterrupt:
         _say("broken off")
-        code = INTERRUPTED
+        code = EXIT_INTERRUPTED
     if session is not None and (session.slices or session.raws):
-        _print(json.dumps(table.document(session), indent=2) if args.json else table.text(session))
+        _print(json.dumps(table.build_document(session), indent=2) if args.json else table.format_report(session))
         if args.plot and session.slices and not _draw(session, args.plot):
-            code = code or NOT_DRAWN
+            code = code or EXIT_PLOT_FAILED
     return code
 
 
-def _session(args: argparse.Namespace) -> Session:
-    found = target.find(Address.of(args.url), args.model)
-    plan = Plan(
+def _session(args: argparse.Namespace) -> BenchSession:
+    found = target.find_target(Address.of(args.url), args.model)
+    plan = MeasurementPlan(
         modes=args.mode,
         concurrencies=args.concurrency,
         rates=args.rate,
@@ -57,7 +57,7 @@ def _session(args: argparse.Namespace) -> Session:
         rounds=args.rounds,
         models_dir=args.models_dir,
     )
-    return Session(found, inputs.gather(found, args.input), plan, ServiceCpu(found.address))
+    return BenchSession(found, inputs.gather_inputs(found, args.input), plan, ServiceCpu(found.address))
 
 
 def _check_plot(file: Path | None) -> None:
@@ -72,7 +72,7 @@ def _check_plot(file: Path | None) -> None:
         raise CannotMeasure(f"--plot {file}: can not be written")
 
 
-def _draw(session: Session, file: Path) -> bool:
+def _draw(session: BenchSession, file: Path) -> bool:
     try:
         importlib.import_module("cli.bench.report.plot").draw(session, file)
     except OSError as error:

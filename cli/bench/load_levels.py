@@ -9,7 +9,7 @@ BULK: Final = "bulk"
 MODES: Final = (WAIT, POLL, BULK)
 
 
-class Load(NamedTuple):
+class LoadLevel(NamedTuple):
     """Closed loop: `concurrency` requests in flight, and `rate` None. Open loop: `rate` jobs a second."""
 
     mode: str
@@ -26,10 +26,10 @@ class Load(NamedTuple):
         return amount if self.mode == WAIT else f"{self.mode} {amount}"
 
 
-def loads(modes: Sequence[str], concurrencies: Sequence[int], rates: Sequence[float]) -> list[Load]:
+def list_load_levels(modes: Sequence[str], concurrencies: Sequence[int], rates: Sequence[float]) -> list[LoadLevel]:
     """In the order in which they are measured: mode by mode, closed loop first."""
     return [
         load
         for mode in modes
-        for load in (*(Load(mode, one) for one in concurrencies), *(Load(mode, rate=one) for one in rates))
+        for load in (*(LoadLevel(mode, one) for one in concurrencies), *(LoadLevel(mode, rate=one) for one in rates))
     ]

@@ -9,7 +9,7 @@ from typing import Final
 from cli import arguments
 from cli.bench.load_levels import MODES, WAIT
 
-CONCURRENCY: Final = (1, 16, 64)
+DEFAULT_CONCURRENCIES: Final = (1, 16, 64)
 MAX_CONCURRENCY: Final = 4096
 MAX_RATE: Final = 1_000_000
 
@@ -18,7 +18,7 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
     """Ends the process, with words, where it makes no sense."""
     args = _parser().parse_args(argv)
     if args.concurrency is None:
-        args.concurrency = [] if args.rate else [*CONCURRENCY]
+        args.concurrency = [] if args.rate else [*DEFAULT_CONCURRENCIES]
     return args
 
 
@@ -41,11 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--concurrency", type=_concurrencies, metavar="1,16,64", help=loop)
     rate = "open loop: jobs a second, at a fixed rate whether or not the last is answered"
     add("--rate", type=_rates, default=[], metavar="50,100", help=rate)
-    add("--bulk-size", type=arguments.whole(1, 10_000), default=32, metavar="N", help="jobs in one request (32)")
+    add("--bulk-size", type=arguments.int_between(1, 10_000), default=32, metavar="N", help="jobs in one request (32)")
     most = "most connections that an open loop opens (%(default)s)"
-    add("--connections", type=arguments.whole(1, MAX_CONCURRENCY), default=256, metavar="N", help=most)
-    add("--seconds", type=arguments.number(0.001, 3600), default=3.0, help="length of each measured stretch (3)")
-    add("--rounds", type=arguments.whole(1, 1000), default=3, help="how often each is measured (%(default)s)")
+    add("--connections", type=arguments.int_between(1, MAX_CONCURRENCY), default=256, metavar="N", help=most)
+    add("--seconds", type=arguments.float_between(0.001, 3600), default=3.0, help="length of each measured stretch (3)")
+    add("--rounds", type=arguments.int_between(1, 1000), default=3, help="how often each is measured (%(default)s)")
     models_dir = Path(os.environ.get("MODELS_DIR") or "models")
     add("--models-dir", type=Path, default=models_dir, help="where the raw side finds the same model (%(default)s)")
     add("--json", action="store_true", help="print one JSON document")
@@ -53,32 +53,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parts(written: str) -> list[str]:
+def _split_list(written: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in written.split(",")))
 
 
 def _modes(written: str) -> list[str]:
-    parts = _parts(written)
+    parts = _split_list(written)
     if not set(parts) <= set(MODES):
         raise argparse.ArgumentTypeError(f"{written!r}: one or more of {', '.join(MODES)}, commas between")
     return parts
 
 
 def _concurrencies(written: str) -> list[int]:
-    values = [int(part) if part.isdecimal() else 0 for part in _parts(written)]
+    values = [int(part) if part.isdecimal() else 0 for part in _split_list(written)]
     if not all(1 <= value <= MAX_CONCURRENCY for value in values):
         raise argparse.ArgumentTypeError(f"{written!r}: whole numbers from 1 to {MAX_CONCURRENCY}, commas between")
     return values
 
 
 def _rates(written: str) -> list[float]:
-    values = [_number(part) for part in _parts(written)]
+    values = [_parse_number(part) for part in _split_list(written)]
     if not all(0 < value <= MAX_RATE for value in values):
         raise argparse.ArgumentTypeError(f"{written!r}: numbers above 0, at most {MAX_RATE}, commas between")
     return values
 
 
-def _number(written: str) -> float:
+def _parse_number(written: str) -> float:
     try:
         return float(written)
     except ValueError:

@@ -10,7 +10,7 @@ _IDLE: Final = (3, 4)  # idle and iowait, counted from user
 _GUEST: Final = 8  # from here on, time that is counted in user already
 
 
-class ForeignCpu:
+class OtherCpuLoad:
     """Meant for stretches in which the service idles: then all that is busy and not this process is foreign."""
 
     def __init__(self) -> None:

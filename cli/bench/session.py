@@ -16,21 +16,21 @@ from cli.bench.errors import CannotMeasure
 from cli.bench.load import accept_burst, closed_loop, open_loop
 from cli.bench.load.inputs import Inputs
 from cli.bench.load.service_cpu import ServiceCpu
-from cli.bench.load.submit_modes import Exchange, exchange
+from cli.bench.load.submit_modes import Exchange, build_exchange
 from cli.bench.load.target import Target
-from cli.bench.load.trial_request import try_once
-from cli.bench.load_levels import WAIT, Load, loads
-from cli.bench.statistics import Raw, RawRound, Row, Slice, raw_medians, row
+from cli.bench.load.trial_request import check_request
+from cli.bench.load_levels import WAIT, LoadLevel, list_load_levels
+from cli.bench.statistics import LoadSummary, RawRound, RawSummary, Slice, summarise_load, summarise_raw
 
 if TYPE_CHECKING:
-    from cli.bench.baseline import RawSide
+    from cli.bench.baseline import RawBaseline
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MeasurementPlan:
     """What was asked for."""
 
     modes: Sequence[str]
@@ -44,30 +44,30 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Session:
+class BenchSession:
     """`no_raw`: why there is no raw side, empty where there is one."""
 
     target: Target
     inputs: Inputs
-    plan: Plan
+    plan: MeasurementPlan
     cpu: ServiceCpu
-    raw_side: "RawSide | None" = None
+    raw_side: "RawBaseline | None" = None
     no_raw: str = ""
     exchanges: dict[str, Exchange] = field(default_factory=dict)
     raws: list[RawRound] = field(default_factory=list)
-    slices: dict[Load, list[Slice]] = field(default_factory=dict)
+    slices: dict[LoadLevel, list[Slice]] = field(default_factory=dict)
     is_complete: bool = False
 
-    def prepare(self, say: Say) -> None:
+    def prepare(self, say: PrintLine) -> None:
         """Loads the raw side and tries every input, and every mode, once; raises CannotMeasure."""
         target, inputs = self.target, self.inputs
         say(f"trying {len(inputs.bodies)} inputs on model {target.model} at {target.address}")
-        alone = exchange(WAIT, target, inputs, 1)
+        alone = build_exchange(WAIT, target, inputs, 1)
         for name, body in zip(inputs.names, alone.requests, strict=True):
-            _run(try_once(target.address, alone, body, name))
+            _run(check_request(target.address, alone, body, name))
         for mode in self.plan.modes:
-            self.exchanges[mode] = made = exchange(mode, target, inputs, self.plan.bulk_size)
-            _run(try_once(target.address, made, made.requests[0], f"--mode {mode}"))
+            self.exchanges[mode] = made = build_exchange(mode, target, inputs, self.plan.bulk_size)
+            _run(check_request(target.address, made, made.requests[0], f"--mode {mode}"))
         say("loading the same model for the raw side")
         try:
             self.raw_side = _open_raw(self.plan.models_dir, target, inputs)
@@ -75,7 +75,7 @@ class Session:
             self.no_raw = str(error)
             say(f"no raw side: {error}")
 
-    def run(self, say: Say) -> None:
+    def run(self, say: PrintLine) -> None:
         """All rounds; raises CannotMeasure where not one request was answered."""
         gc.collect()
         gc.freeze()  # a full collection over the runtime's modules would be seen in p99
@@ -90,24 +90,24 @@ class Session:
             raise CannotMeasure(f"not one answer was a result. The first problem: {reason}")
         self.is_complete = True
 
-    def raw(self) -> Raw | None:
-        return raw_medians(self.raws) if self.raws else None
+    def raw(self) -> RawSummary | None:
+        return summarise_raw(self.raws) if self.raws else None
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[LoadSummary]:
         """One for each load measured so far."""
-        return [row(slices, self.raws) for slices in self.slices.values()]
+        return [summarise_load(slices, self.raws) for slices in self.slices.values()]
 
     def first_problem(self) -> str:
         """Of those that were counted as refused or failed."""
         return next((one.first_problem for slices in self.slices.values() for one in slices if one.first_problem), "")
 
-    def _run_round(self, name: str, say: Say) -> None:
+    def _run_round(self, name: str, say: PrintLine) -> None:
         plan = self.plan
         if self.raw_side is not None:
             self.raws.append(self.raw_side.measure(plan.seconds))
             rates = ", ".join(f"batch {size}: {rate:.0f}/s" for size, rate in self.raws[-1].rates.items())
             say(f"{name}: raw {rates}")
-        for load in loads(plan.modes, plan.concurrencies, plan.rates):
+        for load in list_load_levels(plan.modes, plan.concurrencies, plan.rates):
             before = self.cpu.read()
             result = _run(self._measure(load))
             self.slices.setdefault(load, []).append(result)
@@ -116,20 +116,20 @@ class Session:
             problems = "".join(f", {count} {kind}" for kind, count in kinds.items() if count)
             say(f"{name}: {load}: {result.throughput:.0f}/s{problems}")
 
-    async def _measure(self, load: Load) -> Slice:
+    async def _measure(self, load: LoadLevel) -> Slice:
         address, made, seconds = self.target.address, self.exchanges[load.mode], self.plan.seconds
         if load.rate is not None:
             return await open_loop.measure(address, made, load, seconds, self.plan.connections)
         result = await closed_loop.measure(address, made, load, seconds)
-        if made.unwaited:
-            await accept_burst.measure(address, made, result, seconds)
+        if made.submit_only:
+            await accept_burst.measure_accept_rate(address, made, result, seconds)
         return result
 
 
-def _open_raw(models_dir: Path, target: Target, inputs: Inputs) -> "RawSide":
+def _open_raw(models_dir: Path, target: Target, inputs: Inputs) -> "RawBaseline":
     if importlib.util.find_spec("onnxruntime") is None:
         raise CannotMeasure('ONNX Runtime is not installed here: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
-    side: RawSide = importlib.import_module("cli.bench.baseline").open_raw(models_dir, target, inputs)
+    side: RawBaseline = importlib.import_module("cli.bench.baseline").open_raw(models_dir, target, inputs)
     return side
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, NamedTuple
 
-from cli.bench.load_levels import Load
+from cli.bench.load_levels import LoadLevel
 
 # As the service reports them on a job, in the order in which they pass.
 STAGES: Final = ("queue", "decode", "batch", "infer")
 
 
-class Spent(NamedTuple):
+class CpuUsage(NamedTuple):
     """What the parts of the service used of CPU time over a slice, and how many jobs they ended with it."""
 
     seconds: dict[str, float]
@@ -30,7 +30,7 @@ class Slice:
     long their requests had waited at the end. `accepted` jobs in `accepting_s`: a burst that nobody waited for.
     """
 
-    load: Load
+    load: LoadLevel
     wall_s: float = 0.0
     generator_cpu: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Slice:
     unsent_ms: list[float] = field(default_factory=list)
     accepted: int = 0
     accepting_s: float = 0.0
-    cpu: Spent | None = None
+    cpu: CpuUsage | None = None
 
     @property
     def throughput(self) -> float:
@@ -64,12 +64,12 @@ class Slice:
 class RawRound:
     """ONNX Runtime alone, once: rows per second by batch size, and the seconds that preparing one input takes.
 
-    `foreign_cpu`: cores that others used meanwhile, None where that can not be told.
+    `other_cpu_cores`: cores that others used meanwhile, None where that can not be told.
     """
 
     rates: dict[int, float]
     prepare_s: float
-    foreign_cpu: float | None = None
+    other_cpu_cores: float | None = None
 
     def serial_limit(self, batch: int) -> float:
         """Inputs per second where each is first prepared and then run, one after the other."""
@@ -77,7 +77,7 @@ class RawRound:
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class RawSummary:
     """Medians over the raw rounds; `best_batch` is the batch size with the highest rate."""
 
     rates: dict[int, float]
@@ -85,11 +85,11 @@ class Raw:
     raw_best: float
     prepare_ms: float
     serial_limit: float
-    foreign_cpu: float | None
+    other_cpu_cores: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LoadSummary:
     """One load: medians over rounds; counts of jobs are sums. None: no answer, or no raw side, or not measured.
 
     `cpu_us`: of each part of the service for each job that it ended, all rounds together.
@@ -118,9 +118,9 @@ class Row:
     ratio_serial_limit: float | None
 
     @property
-    def load(self) -> Load:
+    def load(self) -> LoadLevel:
         """What was asked for."""
-        return Load(self.mode, self.concurrency or 0, self.rate)
+        return LoadLevel(self.mode, self.concurrency or 0, self.rate)
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
@@ -133,25 +133,25 @@ def mean_batch(answers: int, batches: float) -> float:
     return answers / batches
 
 
-def raw_medians(rounds: Sequence[RawRound]) -> Raw:
+def summarise_raw(rounds: Sequence[RawRound]) -> RawSummary:
     """At least one round."""
     rates = {batch: median(one.rates[batch] for one in rounds) for batch in rounds[0].rates}
     best = max(rates, key=lambda batch: rates[batch])
     limit = median(one.serial_limit(best) for one in rounds)
-    foreign = _median([one.foreign_cpu for one in rounds if one.foreign_cpu is not None])
-    return Raw(rates, best, rates[best], median(one.prepare_s for one in rounds) * 1000, limit, foreign)
+    foreign = _median([one.other_cpu_cores for one in rounds if one.other_cpu_cores is not None])
+    return RawSummary(rates, best, rates[best], median(one.prepare_s for one in rounds) * 1000, limit, foreign)
 
 
-def row(slices: Sequence[Slice], raws: Sequence[RawRound]) -> Row:
+def summarise_load(slices: Sequence[Slice], raws: Sequence[RawRound]) -> LoadSummary:
     """The slices of one load, at least one. A slice is compared with the raw round that went before it."""
     rates = [one.throughput for one in slices]
     answered = [one for one in slices if one.latencies_ms]
-    best = raw_medians(raws).best_batch if raws else 0
+    best = summarise_raw(raws).best_batch if raws else 0
     pairs = list(zip(rates, raws, strict=False))
     waited = [one.percentiles_ms for one in slices if one.latencies_ms or one.unsent_ms]
     p50, p90, p99 = (_median([percentiles[place] for percentiles in waited]) for place in range(3))
     load = slices[0].load
-    return Row(
+    return LoadSummary(
         mode=load.mode,
         concurrency=load.concurrency if load.rate is None else None,
         rate=load.rate,
@@ -187,7 +187,7 @@ def _stages(answered: Sequence[Slice]) -> dict[str, float]:
     return {**sums, "finish": total - sum(sums.values()), "http": latency - total, "latency": latency}
 
 
-def _cpu_us(spent: Sequence[Spent]) -> dict[str, float]:
+def _cpu_us(spent: Sequence[CpuUsage]) -> dict[str, float]:
     jobs = sum(one.jobs for one in spent)
     if not jobs:
         return {}

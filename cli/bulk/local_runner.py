@@ -9,20 +9,20 @@ from typing import Any
 import orjson
 
 from cli.bulk.errors import MALFORMED, BadItem, CannotRun
-from cli.bulk.inputs.items import Item, from_base64
-from cli.bulk.results.rows import Row, failed
+from cli.bulk.inputs.items import Item, decode_base64
+from cli.bulk.results.rows import ResultRow, failed_row
 from jobs.contract import tensors
 from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.job import Outcome
-from jobs.contract.json_reader import shown
+from jobs.contract.json_reader import describe_value
 from jobs.contract.lifecycle import State
 from jobs.contract.tensors import Tensor
 from model_runtime.cpus import usable_cpus
-from model_runtime.model import Model, load
-from model_runtime.repository.repository import BrokenModel, scan
+from model_runtime.model import Model, load_model
+from model_runtime.repository.repository import BrokenModel, list_models
 from model_runtime.spec.model_toml import ModelError
-from worker.offline import End, Offline, Ride
-from worker.versions.hardware import of_the_environment
+from worker.offline import Offline, OfflineInput, OfflineResult
+from worker.versions.hardware import hardware_from_environment
 
 # What a decoder makes of a picture is told by its row; its warnings would tear the progress bar.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
@@ -34,15 +34,15 @@ def open_model(folder: Path, model: str | None) -> Model:
     if model is not None and place.name != model:
         raise CannotRun(f"there is no model {model} in {folder}")
     try:
-        (found,) = scan(place.parent, [place.name])
+        (found,) = list_models(place.parent, [place.name])
         if isinstance(found, BrokenModel):
             raise CannotRun(f"--local {folder}: {found.reason}")
-        return load(found, of_the_environment())
+        return load_model(found, hardware_from_environment())
     except ModelError as error:
         raise CannotRun(f"--local {folder}: {error}") from error
 
 
-class Local:
+class LocalRunner:
     """A loaded model, for one run."""
 
     def __init__(self, model: Model, parameters: Mapping[str, Any]) -> None:
@@ -50,54 +50,54 @@ class Local:
         self._model, self._parameters = model, orjson.dumps(parameters)
         self._kind = next((kind for kind in ("image", "raw") if kind in kinds), "tensors")
 
-    async def run(self, items: Iterator[Item]) -> AsyncIterator[list[Row]]:
+    async def run(self, items: Iterator[Item]) -> AsyncIterator[list[ResultRow]]:
         """Give the rows of all lines, in order; raises CannotRun."""
         riding: deque[Item] = deque()
 
-        def rides() -> Iterator[Ride]:
+        def offline_inputs() -> Iterator[OfflineInput]:
             for item in items:
                 riding.append(item)
                 yield self._ride(item)
 
-        async for ends in Offline(self._model, usable_cpus()).run(rides()):
-            yield [_row(riding.popleft(), end) for end in ends]
+        async for ends in Offline(self._model, usable_cpus()).run(offline_inputs()):
+            yield [_result_row(riding.popleft(), end) for end in ends]
 
-    def _ride(self, item: Item) -> Ride:
+    def _ride(self, item: Item) -> OfflineInput:
         if item.job is None:
-            return Ride(self._kind, item.read, self._parameters)
+            return OfflineInput(self._kind, item.read, self._parameters)
         given, parameters = item.job["input"], item.job.get("parameters")
         own = self._parameters if parameters is None else orjson.dumps(parameters)
         if isinstance(given.get("tensors"), dict):
-            return Ride("tensors", lambda: _frame(given["tensors"]), own)
-        return Ride("image", lambda: _image(given), own)
+            return OfflineInput("tensors", lambda: _pack_tensors(given["tensors"]), own)
+        return OfflineInput("image", lambda: _image(given), own)
 
 
 def _image(given: Mapping[str, Any]) -> bytes:
     if isinstance(image := given.get("image"), str):
-        return from_base64(image)
-    names = ", ".join(shown(name) for name in sorted(given)[:5])
+        return decode_base64(image)
+    names = ", ".join(describe_value(name) for name in sorted(given)[:5])
     raise BadItem(MALFORMED, f"a job's input has an image in base64, or tensors; this one has {names}")
 
 
-def _frame(given: Mapping[str, Any]) -> bytes:
+def _pack_tensors(given: Mapping[str, Any]) -> bytes:
     """Pack a job's tensors as the gateway does; the task checks them against the model. Raises BadItem."""
     try:
-        return tensors.pack({name: _tensor(name, one) for name, one in given.items()})
+        return tensors.pack_tensors({name: _tensor(name, one) for name, one in given.items()})
     except Refused as error:
         raise BadItem(MALFORMED if error.code == "invalid_request" else error.code, error.message) from error
 
 
 def _tensor(name: str, one: Any) -> Tensor:
-    datatype, shape = tensors.read_head(name, one)
-    return tensors.read_values(name, datatype, shape, one)
+    datatype, shape = tensors.read_tensor_header(name, one)
+    return tensors.read_tensor_values(name, datatype, shape, one)
 
 
-def _row(item: Item, end: End) -> Row:
+def _result_row(item: Item, end: OfflineResult) -> ResultRow:
     if isinstance(end, Outcome):
         if end.state == State.SUCCEEDED:
-            return Row(item, end.state.value, end.body, None, end.batch_size)
+            return ResultRow(item, end.state.value, end.body, None, end.batch_size)
         error = orjson.loads(end.body)
-        return failed(item, error["code"], error["message"], end.state.value)._replace(batch_size=end.batch_size)
+        return failed_row(item, error["code"], error["message"], end.state.value)._replace(batch_size=end.batch_size)
     if isinstance(end, BadItem | JitneyError):
-        return failed(item, end.code, end.message)
-    return failed(item, "internal_error", f"{type(end).__name__}: {end}")
+        return failed_row(item, end.code, end.message)
+    return failed_row(item, "internal_error", f"{type(end).__name__}: {end}")

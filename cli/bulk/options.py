@@ -9,12 +9,12 @@ import orjson
 
 from cli import arguments
 
-URL: Final = "http://127.0.0.1:8000"
-MAX_IN_FLIGHT: Final = 1000
-MOST_IN_FLIGHT: Final = 100_000
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+DEFAULT_MAX_IN_FLIGHT: Final = 1000
+MAX_IN_FLIGHT_LIMIT: Final = 100_000
 
 
-def read(argv: Sequence[str]) -> argparse.Namespace:
+def read_options(argv: Sequence[str]) -> argparse.Namespace:
     """Ends the process, with words, where it makes no sense."""
     parser, run = _parsers()
     given = parser.parse_args(argv)
@@ -43,12 +43,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add("input", nargs="*", metavar="INPUT", help=what)
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="results: .jsonl, .csv or .parquet")
     add("--model", metavar="NAME", help="the model (default: the only one)")
-    add("--url", help=f"where the service listens ({URL})")
+    add("--url", help=f"where the service listens ({DEFAULT_URL})")
     local = "run in this process, without a service: a model's folder, or a folder of models with --model"
     add("--local", type=Path, metavar="MODEL_DIR", help=local)
     add(
         "--parameters",
-        type=_object,
+        type=_parse_json_object,
         default={},
         metavar="JSON",
         help="of each job that has none, such as '{\"top_k\": 1}'",
@@ -60,8 +60,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     add("--encoding", type=_encoding, metavar="NAME", help="of a .csv that is not UTF-8, such as cp1252 (Windows)")
     add("--retry-failed", action="store_true", help="run the lines that failed again, and put their new rows in place")
-    most = f"jobs in flight at most ({MAX_IN_FLIGHT}); fewer while the service says 429 or 503"
-    add("--max-in-flight", type=arguments.whole(1, MOST_IN_FLIGHT), default=MAX_IN_FLIGHT, metavar="N", help=most)
+    most = f"jobs in flight at most ({DEFAULT_MAX_IN_FLIGHT}); fewer while the service says 429 or 503"
+    add(
+        "--max-in-flight",
+        type=arguments.int_between(1, MAX_IN_FLIGHT_LIMIT),
+        default=DEFAULT_MAX_IN_FLIGHT,
+        metavar="N",
+        help=most,
+    )
     add("--status", action="store_true", help="tell how far the run of these results is, as JSON")
     add("--cancel", action="store_true", help="stop the run of these results, and cancel its jobs")
     add("--quiet", action="store_true", help="say nothing until the end")
@@ -78,7 +84,7 @@ def _encoding(text: str) -> str:
     return text
 
 
-def _object(text: str) -> dict[str, Any]:
+def _parse_json_object(text: str) -> dict[str, Any]:
     try:
         value = orjson.loads(text)
     except ValueError as error:

@@ -6,17 +6,17 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from cli.bulk.results.results_journal import State
+from cli.bulk.results.results_journal import RunState
 
-LINE_EVERY_S: Final = 10.0
+PRINT_INTERVAL_S: Final = 10.0
 
 
 class Progress:
     """Shows a run's state as it grows."""
 
-    def __init__(self, state: State, *, quiet: bool) -> None:
+    def __init__(self, state: RunState, *, quiet: bool) -> None:
         self._state, self._began_with, self._began_at = state, state.lines, time.monotonic()
-        self._told_at, self._trouble, self._bar = time.monotonic(), "", None
+        self._printed_at, self._trouble, self._bar = time.monotonic(), "", None
         self._quiet = quiet
         if sys.stderr.isatty() and not quiet:
             self._bar = self._draw()
@@ -35,17 +35,17 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self._words(), refresh=False)
             self._bar.update(self._state.lines - self._bar.n)
-        elif not self._quiet and time.monotonic() - self._told_at >= LINE_EVERY_S:
-            self._told_at = time.monotonic()
-            say(f"{self._far()}, {self._rate():.0f}/s{self._eta()}, {self._words()}")
+        elif not self._quiet and time.monotonic() - self._printed_at >= PRINT_INTERVAL_S:
+            self._printed_at = time.monotonic()
+            print_message(f"{self._far()}, {self._rate():.0f}/s{self._eta()}, {self._words()}")
 
-    def on_trouble(self, words: str) -> None:
+    def on_problem(self, words: str) -> None:
         """Hear what holds the run up; nothing when it goes on."""
         self._trouble = words
         if self._bar is not None:
             self._bar.set_postfix_str(self._words())
         elif words:
-            say(words)
+            print_message(words)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -69,6 +69,6 @@ class Progress:
         return f"{self._state.failures} failed{batch}{trouble}"
 
 
-def say(line: str) -> None:
+def print_message(line: str) -> None:
     """Tell the person at the terminal."""
     print(f"jitney bulk: {line}", file=sys.stderr, flush=True)

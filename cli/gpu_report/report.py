@@ -17,22 +17,22 @@ from typing import Any, Final
 import numpy as np
 
 from batching import buckets
-from batching.collation import fold, unfold
-from cli.bench.report.environment import machine
+from batching.collation import split_outputs, stack_items
+from cli.bench.report.environment import describe_machine
 from cli.gpu_report.service import CannotServe, measure_service
-from cli.models.model_paths import NothingThere, Place, find
-from model_runtime.engine.device_info import ask_driver
-from model_runtime.engine.onnx_engine import Engine, RunFailed
+from cli.models.model_paths import ModelPath, ModelPathNotFound, find_models
+from model_runtime.engine.device_info import query_driver
+from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.engine.onnx_runtime import VERSION
-from model_runtime.engine.open_engine import Hardware, gpu_of
+from model_runtime.engine.open_engine import Hardware, gpu_options
 from model_runtime.profiling import batch_consistency, synthetic_inputs
-from model_runtime.profiling.batch_cap import LARGEST, zeros
+from model_runtime.profiling.batch_cap import MAX_MEASURED_BATCH, zero_batch
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array
 
 PROVIDERS: Final = ("cpu", "cuda", "tensorrt")
 ROWS: Final = 32  # of noise, on which providers are compared with the CPU
-LEAST_RUNS: Final = 5
+MIN_RUNS: Final = 5
 
 DISAGREES, CANNOT_MEASURE, MISSING = 1, 2, 3
 
@@ -43,18 +43,18 @@ def main(argv: Sequence[str]) -> int:
     """The verb `gpu-report`; returns the exit code."""
     given = _read(argv)
     try:
-        place = _place(given.path)
+        place = _find_model(given.path)
         report = _report(place, given)
-    except (NothingThere, ModelError, RunFailed) as error:
-        _say(str(error))
+    except (ModelPathNotFound, ModelError, RunFailed) as error:
+        _print_line(str(error))
         return CANNOT_MEASURE
     print(json.dumps(report, indent=2))
     rows = report["providers"]
     for name, row in rows.items():
         if not row["ran"]:
-            _say(f"{name} was not measured: {row['missing']}")
+            _print_line(f"{name} was not measured: {row['missing']}")
         elif not row["agrees"]:
-            _say(f"{name} does NOT agree with the CPU: drift {row['drift']:.3g}, allowed {row['tolerance']:g}")
+            _print_line(f"{name} does NOT agree with the CPU: drift {row['drift']:.3g}, allowed {row['tolerance']:g}")
     if not all(row["agrees"] for row in rows.values() if row["ran"]):
         return DISAGREES
     return 0 if all(row["ran"] for row in rows.values()) else MISSING
@@ -86,28 +86,28 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def _place(path: Path) -> Place:
+def _find_model(path: Path) -> ModelPath:
     """The one model meant; raises NothingThere, ModelError."""
-    places = find(path)
+    places = find_models(path)
     if len(places) > 1:
-        raise NothingThere(f"{path}: {len(places)} models are there; name one")
+        raise ModelPathNotFound(f"{path}: {len(places)} models are there; name one")
     if isinstance(places[0], ModelError):
         raise places[0]
     folder = places[0].folder
     if folder is None or folder.spec.engine is not None:
-        raise NothingThere(f"{path}: allowed is the folder of a model that ONNX Runtime runs")
+        raise ModelPathNotFound(f"{path}: allowed is the folder of a model that ONNX Runtime runs")
     return places[0]
 
 
-def _report(place: Place, given: argparse.Namespace) -> dict[str, Any]:
+def _report(place: ModelPath, given: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     truth: list[Row] = []
     made: list[dict[str, Array]] = []
     for name in given.providers:
-        _say(f"{name}: opening {place.title}")
+        _print_line(f"{name}: opening {place.title}")
         started = time.perf_counter()
         try:
-            engine = _opened(place, name, given)
+            engine = _open_engine(place, name, given)
         except ModelError as error:
             if name == "cpu":
                 raise
@@ -115,15 +115,17 @@ def _report(place: Place, given: argparse.Namespace) -> dict[str, Any]:
             continue
         opened_s = time.perf_counter() - started
         if not truth:
-            made = synthetic_inputs.make(engine.inputs, ROWS, batch_consistency.SEED, partial(_alone, engine)).rows
-            truth = [_alone(engine, row) for row in made]
-        rows[name] = {"ran": True, "load_s": round(opened_s, 3), **_measured(place, engine, made, truth, given)}
-    driver = ask_driver()
+            made = synthetic_inputs.make_rows(
+                engine.inputs, ROWS, batch_consistency.SEED, partial(_run_single, engine)
+            ).rows
+            truth = [_run_single(engine, row) for row in made]
+        rows[name] = {"ran": True, "load_s": round(opened_s, 3), **_measure_provider(place, engine, made, truth, given)}
+    driver = query_driver()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "jitney": importlib.metadata.version("jitney"),
         "onnxruntime": VERSION,
-        "machine": machine(),
+        "machine": describe_machine(),
         "gpu_driver": {"gpus": driver.gpus, "cuda": driver.cuda / 1000, "problem": driver.problem},
         "model": place.title,
         "rows_compared": ROWS,
@@ -132,27 +134,29 @@ def _report(place: Place, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _opened(place: Place, provider: str, given: argparse.Namespace) -> Engine:
+def _open_engine(place: ModelPath, provider: str, given: argparse.Namespace) -> OnnxEngine:
     assert place.folder is not None  # noqa: S101 - `_place` has seen to it
     spec = place.folder.spec
-    return Engine(place.onnx, provider, spec.threads, gpu_of(spec, Hardware(given.device, given.engine_cache)))
+    return OnnxEngine(place.onnx, provider, spec.threads, gpu_options(spec, Hardware(given.device, given.engine_cache)))
 
 
-def _measured(
-    place: Place, engine: Engine, made: Sequence[Row], truth: Sequence[Row], given: argparse.Namespace
+def _measure_provider(
+    place: ModelPath, engine: OnnxEngine, made: Sequence[Row], truth: Sequence[Row], given: argparse.Namespace
 ) -> dict[str, Any]:
     assert place.folder is not None  # noqa: S101 - likewise
     spec = place.folder.spec
-    cap = spec.max_batch or LARGEST
+    cap = spec.max_batch or MAX_MEASURED_BATCH
     sizes = (
-        buckets.choose("cuda", cap, spec.buckets) if engine.batchable else (1,)
+        buckets.choose_buckets("cuda", cap, spec.buckets) if engine.batchable else (1,)
     )  # the same for all that are compared
-    sized = [_bucket(engine, size, given.seconds) for size in sizes]
+    sized = [_measure_batch_size(engine, size, given.seconds) for size in sizes]
     for bucket in sized:  # as a worker runs them by now
-        found = _together(engine, made, bucket["rows"])
-        bucket["drift"] = max(map(batch_consistency.apart, truth, found))  # as a share of an output's largest number
-        bucket["max_abs_drift"] = max(map(_difference, truth, found))
-        bucket["top1_agreement"] = sum(map(_same_top, truth, found)) / len(truth)
+        found = _run_batched(engine, made, bucket["rows"])
+        bucket["drift"] = max(
+            map(batch_consistency.relative_difference, truth, found)
+        )  # as a share of an output's largest number
+        bucket["max_abs_drift"] = max(map(_max_difference, truth, found))
+        bucket["top1_agreement"] = sum(map(_same_top_share, truth, found)) / len(truth)
     drift = max(bucket["drift"] for bucket in sized)
     tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
     row = {
@@ -169,18 +173,18 @@ def _measured(
     }
     if not given.no_service:
         best = max(one["rows_per_s"] for one in sized)
-        row["service"] = _service(place, engine.provider, best, given)
+        row["service"] = _measure_service(place, engine.provider, best, given)
     return row
 
 
-def _bucket(engine: Engine, size: int, seconds: float) -> dict[str, Any]:
+def _measure_batch_size(engine: OnnxEngine, size: int, seconds: float) -> dict[str, Any]:
     """One batch size, as ONNX Runtime runs it by itself, and as a worker does: bound, and recorded where it can be."""
-    batch = zeros(engine.inputs, size)
-    raw = _times(lambda: engine.run(batch), seconds / 2)
+    batch = zero_batch(engine.inputs, size)
+    raw = _time_calls(lambda: engine.run(batch), seconds / 2)
     started = time.perf_counter()
-    engine.prepare(batch)
+    engine.warm_up(batch)
     prepare_ms = (time.perf_counter() - started) * 1000
-    ours = _times(lambda: engine.run(batch), seconds / 2)
+    ours = _time_calls(lambda: engine.run(batch), seconds / 2)
     raw_s, ours_s = (times[len(times) // 2] for times in (raw, ours))
     return {
         "rows": size,
@@ -193,21 +197,21 @@ def _bucket(engine: Engine, size: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _times(call: Callable[[], object], seconds: float) -> list[float]:
+def _time_calls(call: Callable[[], object], seconds: float) -> list[float]:
     """Seconds of each call, ascending; warmed up."""
     call()
     times: list[float] = []
     until = time.perf_counter() + seconds
-    while len(times) < LEAST_RUNS or time.perf_counter() < until:
+    while len(times) < MIN_RUNS or time.perf_counter() < until:
         began = time.perf_counter()
         call()
         times.append(max(1e-9, time.perf_counter() - began))
     return sorted(times)
 
 
-def _service(place: Place, provider: str, best: float, given: argparse.Namespace) -> dict[str, Any]:
+def _measure_service(place: ModelPath, provider: str, best: float, given: argparse.Namespace) -> dict[str, Any]:
     """Through the queue; `best`: rows a second of the engine alone."""
-    _say(f"{provider}: through the queue")
+    _print_line(f"{provider}: through the queue")
     assert place.folder is not None  # noqa: S101 - likewise
     try:
         found = measure_service(place.folder, provider, given.device, given.engine_cache, given)
@@ -216,28 +220,28 @@ def _service(place: Place, provider: str, best: float, given: argparse.Namespace
     return {**found, "share_of_best_bucket": round(found["throughput"] / best, 3)}
 
 
-def _alone(engine: Engine, row: Row) -> Row:
-    return {name: value[0] for name, value in engine.run(fold([row])).items()}
+def _run_single(engine: OnnxEngine, row: Row) -> Row:
+    return {name: value[0] for name, value in engine.run(stack_items([row])).items()}
 
 
-def _together(engine: Engine, made: Sequence[Row], size: int) -> list[Row]:
+def _run_batched(engine: OnnxEngine, made: Sequence[Row], size: int) -> list[Row]:
     """Answers of batches that are padded to the size, as a worker pads them."""
     found: list[Row] = []
     for start in range(0, len(made), size):
         some = made[start : start + size]
-        found += unfold(engine.run(fold(some, size)), len(some), size)
+        found += split_outputs(engine.run(stack_items(some, size)), len(some), size)
     return found
 
 
-def _difference(one: Row, other: Row) -> float:
+def _max_difference(one: Row, other: Row) -> float:
     pairs = [(value.astype("f8"), other[name].astype("f8")) for name, value in one.items()]
     return max(float(np.max(np.abs(mine - theirs), initial=0)) for mine, theirs in pairs)
 
 
-def _same_top(one: Row, other: Row) -> bool:
+def _same_top_share(one: Row, other: Row) -> bool:
     """By the largest number of each output."""
     return all(int(value.argmax()) == int(other[name].argmax()) for name, value in one.items())
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(f"jitney gpu-report: {line}", file=sys.stderr, flush=True)

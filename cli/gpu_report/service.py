@@ -17,8 +17,8 @@ from typing import Any, Final
 from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import SPEC_FILE
 
-STARTS_WITHIN_S: Final = 1800.0  # TensorRT builds for minutes
-STOPS_WITHIN_S: Final = 30.0
+START_TIMEOUT_S: Final = 1800.0  # TensorRT builds for minutes
+STOP_TIMEOUT_S: Final = 30.0
 
 
 class CannotServe(Exception):
@@ -33,7 +33,7 @@ def measure_service(
         place = Path(name)
         _copy(folder, place / "models", provider)
         env = {**os.environ, "GPU_DEVICE": str(device), "ENGINE_CACHE": str(engine_cache.resolve())}
-        with _service(place, env) as url:
+        with _run_service(place, env) as url:
             command = [*_jitney("bench"), "--json", "--url", url, "--model", folder.name, "--rounds", "1"]
             command += ["--models-dir", str(place / "none"), "--seconds", str(asked.seconds)]  # the raw side is ours
             command += ["--concurrency", str(asked.concurrency)]
@@ -61,7 +61,7 @@ def _copy(folder: ModelFolder, models: Path, provider: str) -> None:
 
 
 @contextmanager
-def _service(place: Path, env: dict[str, str]) -> Iterator[str]:
+def _run_service(place: Path, env: dict[str, str]) -> Iterator[str]:
     """Gives its address, once it is ready; raises CannotServe."""
     mine = {"MODELS_DIR": str(place / "models"), "DATA_DIR": str(place / "data"), "PORT": "0", "HOST": "127.0.0.1"}
     mine |= {"REDIS_URL": "", "REDIS_URL_FILE": ""}  # a measurement never uses a queue that others use
@@ -69,7 +69,7 @@ def _service(place: Path, env: dict[str, str]) -> Iterator[str]:
     with log.open("wb") as out, (place / "out").open("wb") as said:
         process = subprocess.Popen(_jitney("up"), env={**env, **mine}, stdout=said, stderr=out)
     try:
-        until = time.monotonic() + STARTS_WITHIN_S
+        until = time.monotonic() + START_TIMEOUT_S
         while not (found := re.search(r"ready in .*: (http\S+)", (place / "out").read_text())):
             if process.poll() is not None or time.monotonic() > until or "is not served: " in log.read_text():
                 raise CannotServe(f"the service did not get ready: {_last_line(log.read_text())}")
@@ -78,7 +78,7 @@ def _service(place: Path, env: dict[str, str]) -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.wait(STOPS_WITHIN_S)
+            process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -17,13 +17,13 @@ VERBS: Final = {
     "follow": "let the folder decide again",
 }
 # These look at files, need ONNX Runtime, and share their options: cli/models/file_commands.py.
-OF_FILES: Final = {
+FILE_VERBS: Final = {
     "doctor": "tell whether a model can be batched, and mend it where that is sound",
     "check": "prove that batching does not change a model's answers",
     "profile": "measure the latency of each batch size, and keep it",
 }
 # What needs packages of its own: verb → (module, the packages, the extra that brings them, what it does).
-WITH_EXTRAS: Final = {
+VERBS_WITH_EXTRAS: Final = {
     "import": (
         "cli.models.importing.command",
         ("onnxruntime", "onnx"),
@@ -45,15 +45,15 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in VERBS:
         code: int = importlib.import_module("cli.models.admin.verbs").main(argv)
         return code
-    if argv and argv[0] in OF_FILES:
+    if argv and argv[0] in FILE_VERBS:
         if importlib.util.find_spec("onnxruntime") is None:
             words = 'needs ONNX Runtime: pip install -e ".[cpu]" in the checkout, or ".[gpu]"'
             print(f"jitney models: {argv[0]} runs models and {words}", file=sys.stderr)
             return EX_USAGE
         of_files: int = importlib.import_module("cli.models.file_commands").main(argv)
         return of_files
-    if argv and argv[0] in WITH_EXTRAS:
-        module, packages, extra, _ = WITH_EXTRAS[argv[0]]
+    if argv and argv[0] in VERBS_WITH_EXTRAS:
+        module, packages, extra, _ = VERBS_WITH_EXTRAS[argv[0]]
         if missing := [one for one in packages if importlib.util.find_spec(one) is None]:
             words = f'needs {", ".join(missing)}: pip install -e ".[{extra}]" in the checkout'
             print(f"jitney models: {argv[0]} {words}", file=sys.stderr)
@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
     if argv and not asked_for_help:
         print(f"jitney models: there is no verb {argv[0][:80]!r}; there are:", file=sys.stderr)
     lines = ["usage: jitney models VERB ..., and `jitney models VERB --help` tells more", ""]
-    every = VERBS | OF_FILES
-    every |= {verb: does for verb, (*_, does) in WITH_EXTRAS.items()}
+    every = VERBS | FILE_VERBS
+    every |= {verb: does for verb, (*_, does) in VERBS_WITH_EXTRAS.items()}
     lines += [f"  {verb:10} {does}" for verb, does in every.items()]
     print("\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
     return 0 if asked_for_help else EX_USAGE

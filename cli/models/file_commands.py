@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cli import arguments
 from cli.models import model_paths
-from cli.models.model_paths import NothingThere, Place
+from cli.models.model_paths import ModelPath, ModelPathNotFound
 from model_runtime.spec.model_toml import ModelError
 
 YES, NO, NOTHING_THERE = 0, 1, 2
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     given = _parser().parse_args(argv)
     try:
         code: int = given.does(given)
-    except NothingThere as error:
+    except ModelPathNotFound as error:
         print(f"jitney models: {error}", file=sys.stderr)
         return NOTHING_THERE
     except ModelError as error:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    path = model_paths.the_file(given.path)
+    path = model_paths.find_single_model(given.path)
     if importlib.util.find_spec("onnx") is None:
         words = 'doctor reads graphs with the onnx package: pip install -e ".[models]" in the checkout'
         print(f"jitney models: {words}", file=sys.stderr)
@@ -48,19 +48,21 @@ def _doctor(given: argparse.Namespace) -> int:
 def _check(given: argparse.Namespace) -> int:
     from cli.models.check import check  # noqa: PLC0415 (what needs the runtime is loaded when it is used)
 
-    return _each(given, lambda place: check(place, given.sizes, given.provider, given.tolerance, given.seed))
+    return _for_each_model(given, lambda place: check(place, given.sizes, given.provider, given.tolerance, given.seed))
 
 
 def _profile(given: argparse.Namespace) -> int:
     from cli.models.profile import profile  # noqa: PLC0415 (likewise)
 
-    return _each(given, lambda place: profile(place, given.provider, given.seconds, given.largest, keep_it=given.keep))
+    return _for_each_model(
+        given, lambda place: profile(place, given.provider, given.seconds, given.largest, store_profile=given.keep)
+    )
 
 
-def _each(given: argparse.Namespace, look: Callable[[Place], Any]) -> int:
+def _for_each_model(given: argparse.Namespace, look: Callable[[ModelPath], Any]) -> int:
     """Look at every model meant; one that is broken does not hide the others. NO where one of them is, or fails."""
     code, told = YES, []
-    for place in model_paths.find(given.path):
+    for place in model_paths.find_models(given.path):
         try:
             if isinstance(place, ModelError):
                 raise place
@@ -92,17 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--fix", type=Path, metavar="OUT", help="write a copy that can be batched, if that is sound")
     doctor.set_defaults(does=_doctor)
     check = verbs.add_parser("check", epilog=ends, help="prove that batching does not change a model's answers")
-    check.add_argument("--sizes", type=_sizes, default=(), metavar="2,3,8", help="batch sizes to try")
+    check.add_argument("--sizes", type=_parse_sizes, default=(), metavar="2,3,8", help="batch sizes to try")
     check.add_argument(
-        "--tolerance", type=arguments.number(1e-9, 1), help="largest difference that passes (0.001; FP16: 0.01)"
+        "--tolerance", type=arguments.float_between(1e-9, 1), help="largest difference that passes (0.001; FP16: 0.01)"
     )
     check.add_argument("--seed", type=int, default=7, help="of the made-up rows")
     check.set_defaults(does=_check)
     profile = verbs.add_parser("profile", epilog=ends, help="measure the latency of each batch size, and keep it")
     profile.add_argument(
-        "--seconds", type=arguments.number(0.01, 3600), default=10.0, help="how long to measure a model (10)"
+        "--seconds", type=arguments.float_between(0.01, 3600), default=10.0, help="how long to measure a model (10)"
     )
-    profile.add_argument("--largest", type=_size, default=64, help="largest batch to measure (64)")
+    profile.add_argument("--largest", type=_parse_size, default=64, help="largest batch to measure (64)")
     profile.add_argument("--no-keep", dest="keep", action="store_false", help="do not write profile.json")
     profile.set_defaults(does=_profile)
     for verb in (doctor, check, profile):
@@ -118,8 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_size = arguments.whole(1, 4096)
+_parse_size = arguments.int_between(1, 4096)
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(_size(one.strip()) for one in text.split(","))
+def _parse_sizes(text: str) -> tuple[int, ...]:
+    return tuple(_parse_size(one.strip()) for one in text.split(","))

@@ -5,20 +5,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli.models.model_paths import Place
-from model_runtime.engine.onnx_engine import Engine, RunFailed
+from cli.models.model_paths import ModelPath
+from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.engine.open_engine import AnyEngine, open_engine
 from model_runtime.profiling import latency_profiler
-from model_runtime.profiling.batch_cap import Trial
-from model_runtime.profiling.profile_store import KeptProfile, keep
+from model_runtime.profiling.batch_cap import MeasuredModel
+from model_runtime.profiling.profile_store import StoredProfile, write_profile
 from model_runtime.spec.model_toml import ModelError
 
 
-class Profiled(NamedTuple):
+class ProfileResult(NamedTuple):
     """`kept`: the file it was written to, None for nowhere."""
 
     title: str
-    profile: KeptProfile
+    profile: StoredProfile
     kept: Path | None
 
     def lines(self) -> list[str]:
@@ -36,27 +36,31 @@ class Profiled(NamedTuple):
         return {"model": self.title, **self.profile.as_json(), "kept": str(self.kept) if self.kept else None}
 
 
-def profile(place: Place, provider: str, seconds: float, largest: int, *, keep_it: bool) -> Profiled:
+def profile(place: ModelPath, provider: str, seconds: float, largest: int, *, store_profile: bool) -> ProfileResult:
     """Open a model as a worker does, and measure; raises ModelError."""
     spec = place.folder.spec if place.folder else None
     if spec and spec.engine is not None:
         raise ModelError(place.title, "engine", "no profile is kept: that is of an ONNX file; allowed: max_batch")
-    engine: AnyEngine = open_engine(place.folder, provider=provider) if place.folder else Engine(place.onnx, provider)
+    engine: AnyEngine = (
+        open_engine(place.folder, provider=provider) if place.folder else OnnxEngine(place.onnx, provider)
+    )
     if not all(port.is_fixed for port in engine.inputs):
         shapes = ", ".join(f"{port.name!r} {list(port.shape)}" for port in engine.inputs)
         raise ModelError(place.onnx, None, f"can not be measured: a row has open dimensions: {shapes}")
     set_ones = [*(spec.buckets or ()), *([spec.max_batch] if spec.max_batch else [])] if spec else []
     sizes = latency_profiler.sizes_up_to(max([largest, *set_ones]), set_ones) if engine.batchable else [1]
     try:
-        latencies = latency_profiler.measure(Trial(engine.inputs, engine.run, spent=time.process_time), sizes, seconds)
+        latencies = latency_profiler.measure_latencies(
+            MeasuredModel(engine.inputs, engine.run, spent=time.process_time), sizes, seconds
+        )
     except RunFailed as error:
         raise ModelError(place.onnx, None, f"can not be measured: a batch of zeros does not run: {error}") from error
-    cap = latency_profiler.cap(latencies, by_cpu=engine.provider == "cpu")
+    cap = latency_profiler.cap_from_latencies(latencies, by_cpu=engine.provider == "cpu")
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    found = KeptProfile(engine.provider, engine.device, engine.runtime, now, cap, latencies)
+    found = StoredProfile(engine.provider, engine.device, engine.runtime, now, cap, latencies)
     try:
-        kept = keep(place.onnx, found) if keep_it and place.folder else None
+        kept = write_profile(place.onnx, found) if store_profile and place.folder else None
     except OSError as error:
         reason = f"{error.strerror}; allowed: a folder that can be written to, or --no-keep"
         raise ModelError(place.onnx.parent, None, f"the profile can not be kept: {reason}") from error
-    return Profiled(place.title, found, kept)
+    return ProfileResult(place.title, found, kept)

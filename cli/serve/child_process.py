@@ -26,7 +26,7 @@ class BadSetting(CannotStart):
 
 
 @dataclass(frozen=True)
-class Child:
+class ChildProcess:
     """One process to keep. Those behind it in the order wait until its `is_ready` says so, or raises CannotStart."""
 
     name: str
@@ -41,7 +41,7 @@ class Child:
     part: str = ""  # neighbours in the order that share one are stopped at the same time
 
 
-def spawn(child: Child) -> subprocess.Popen[bytes]:
+def spawn(child: ChildProcess) -> subprocess.Popen[bytes]:
     """Start it in a process group of its own (a terminal's Ctrl-C is ours to pass on) and bound to our life."""
     output = open(child.log, "ab") if child.log else None  # noqa: SIM115, PTH123 - closed below
     try:
@@ -75,7 +75,7 @@ def _end_with_parent() -> Callable[[], None] | None:
     return in_child
 
 
-def stop(process: subprocess.Popen[bytes], within_s: float) -> bool:
+def stop_process(process: subprocess.Popen[bytes], within_s: float) -> bool:
     """SIGTERM to the child's group, SIGKILL to what is left after `within_s`; whether it ended by itself."""
     return stop_together([(process, within_s)])[0]
 
@@ -85,18 +85,18 @@ def stop_together(running: Sequence[tuple[subprocess.Popen[bytes], float]]) -> l
     for process, _ in running:
         signal_group(process, signal.SIGTERM)
     began_at = time.monotonic()
-    return [_ends_by(process, began_at + within_s) for process, within_s in running]
+    return [_has_ended_by(process, began_at + within_s) for process, within_s in running]
 
 
-def _ends_by(process: subprocess.Popen[bytes], until: float) -> bool:
+def _has_ended_by(process: subprocess.Popen[bytes], until: float) -> bool:
     with suppress(subprocess.TimeoutExpired):
         process.wait(max(0.0, until - time.monotonic()))
     by_itself = process.returncode is not None
-    kill(process)
+    kill_process(process)
     return by_itself
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill_process(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL to the child, if it still runs, and to all it started."""
     signal_group(process, signal.SIGKILL)
     process.wait()
@@ -123,7 +123,7 @@ def last_lines(log: Path | None, count: int = 10) -> str:
     return "".join(f"\n  {line}" for line in [f"{log} ends with:", *lines])
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """One line of our own among the children's logs."""
     with suppress(OSError):  # a closed terminal must not keep us from stopping the children
         print(f"jitney: {text}", file=sys.stderr, flush=True)

@@ -18,13 +18,13 @@ from cli.serve import redis_binary
 from cli.serve.supervisor import BadSetting, CannotStart, Child, last_lines, say, spawn, stop
 
 SOCKET_PATH_BYTES = 100  # the system's limit is 107 (Linux) or 103 (macOS)
-ANSWERS_WITHIN_S = 20.0
-LOADS_WITHIN_S = 600.0
-LOADING_IS_SAID_AFTER_S = 1.0
-LEFTOVER_ENDS_WITHIN_S = 10.0
+ANSWER_TIMEOUT_S = 20.0
+LOAD_TIMEOUT_S = 600.0
+LOADING_NOTICE_DELAY_S = 1.0
+LEFTOVER_STOP_TIMEOUT_S = 10.0
 
 
-class EmbeddedServer:
+class EmbeddedRedis:
     """The right to run the server of one data folder, from the constructor to `close`; `child` is the process to run.
 
     Two locks, both gone with the processes that hold them, however those end: `jitney.lock` is ours alone;
@@ -35,18 +35,18 @@ class EmbeddedServer:
         """Raises CannotStart: no server installed, folder in use or not writable, data of another engine."""
         self._dir = data_dir.resolve()
         self._pin_file = self._dir / "engine"
-        self._asked_since: float | None = None
-        self._said_loading = False
+        self._polling_since: float | None = None
+        self._is_loading_logged = False
         self._held = ExitStack()
         with ExitStack() as on_failure:
             on_failure.callback(self._held.close)
             try:
-                self._take_folder(data_dir)
+                self._lock_folder(data_dir)
             except OSError as error:
                 raise BadSetting(f"the data folder {data_dir} cannot be used: {error} (DATA_DIR sets it)") from error
             on_failure.pop_all()
 
-    def _take_folder(self, data_dir: Path) -> None:
+    def _lock_folder(self, data_dir: Path) -> None:
         (self._dir / "queue").mkdir(mode=0o700, parents=True, exist_ok=True)
         ours = self._lock("jitney.lock")
         if ours is None:
@@ -100,17 +100,17 @@ class EmbeddedServer:
     def is_ready(self) -> bool:
         """Whether the server answers; raises CannotStart once it is overdue. Reading back a long queue takes time."""
         now = time.monotonic()
-        self._asked_since = self._asked_since or now
-        waited_s = now - self._asked_since
+        self._polling_since = self._polling_since or now
+        waited_s = now - self._polling_since
         answer = _ask(self.socket_path, "PING")
         if answer.startswith("+PONG"):
             redis_binary.write_pin(self._pin_file, self.engine)
             return True
         is_loading = answer.startswith("-LOADING")
-        if is_loading and not self._said_loading and waited_s >= LOADING_IS_SAID_AFTER_S:
-            self._said_loading = True
+        if is_loading and not self._is_loading_logged and waited_s >= LOADING_NOTICE_DELAY_S:
+            self._is_loading_logged = True
             say(f"{self.engine} is reading the queue back from {self._dir / 'queue'}")
-        limit_s = LOADS_WITHIN_S if is_loading else ANSWERS_WITHIN_S
+        limit_s = LOAD_TIMEOUT_S if is_loading else ANSWER_TIMEOUT_S
         if waited_s > limit_s:
             log = last_lines(self._dir / "server.log")
             raise CannotStart(f"{self.engine} was started, but does not answer after {limit_s:g} s{log}")
@@ -132,7 +132,7 @@ class EmbeddedServer:
 
     def _lock_after_leftover(self) -> int:
         """The server's lock, after asking a server that outlived its supervisor to end."""
-        until = time.monotonic() + LEFTOVER_ENDS_WITHIN_S
+        until = time.monotonic() + LEFTOVER_STOP_TIMEOUT_S
         while (fd := self._lock("server.lock")) is None:
             if time.monotonic() > until:
                 raise CannotStart(
@@ -145,12 +145,12 @@ class EmbeddedServer:
             shutil.rmtree(stale.parent, ignore_errors=True)  # a short folder that was never tidied up
         return fd
 
-    def _choose_engine(self) -> redis_binary.Engine:
+    def _choose_engine(self) -> redis_binary.RedisEngine:
         pinned = redis_binary.read_pin(self._pin_file)
-        found = redis_binary.find()
-        if pinned and (same := redis_binary.probe(pinned.path)):
+        found = redis_binary.find_engines()
+        if pinned and (same := redis_binary.probe_engine(pinned.path)):
             found.insert(0, same)
-        chosen = redis_binary.choose(pinned, found)
+        chosen = redis_binary.choose_engine(pinned, found)
         if pinned and pinned.family != chosen.family:
             say(f"the queue in {self._dir} was written by {pinned}; from now on it is kept by {chosen}")
         return chosen
@@ -166,9 +166,9 @@ class EmbeddedServer:
 
 
 @contextmanager
-def running(data_dir: Path) -> Iterator[EmbeddedServer]:
+def running_server(data_dir: Path) -> Iterator[EmbeddedRedis]:
     """A server for the length of a with block, where nothing supervises it."""
-    with closing(EmbeddedServer(data_dir)) as server:
+    with closing(EmbeddedRedis(data_dir)) as server:
         child = server.child
         process = spawn(child)
         try:

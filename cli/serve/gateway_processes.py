@@ -20,9 +20,9 @@ from cli.serve import redis_address, worker_processes
 from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, Child, Supervisor, say
 
 MAX_PROCESSES = 64
-MOST_LAME_DUCK_S = 3600
+MAX_LAME_DUCK_S = 3600
 # With the workers' 5 s (DRAIN_S, and 2) and the server's 2 s below 10 s, the patience of a `docker stop`.
-STOPS_WITHIN_S = 2.5
+STOP_TIMEOUT_S = 2.5
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class Settings:
         port = env.get("PORT") or "8000"
         if not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise BadSetting(f"PORT={port} is not a port: 0 to 65535, where 0 takes any free one")
-        host, processes = env.get("HOST") or "127.0.0.1", _count("GATEWAYS=", env.get("GATEWAYS") or "1")
-        lame_duck_s = _lame_duck_s(env.get("LAME_DUCK_S") or "0")
+        host, processes = env.get("HOST") or "127.0.0.1", _parse_count("GATEWAYS=", env.get("GATEWAYS") or "1")
+        lame_duck_s = _parse_lame_duck_s(env.get("LAME_DUCK_S") or "0")
         return cls(host=host, port=int(port), processes=processes, lame_duck_s=lame_duck_s)
 
 
-def _count(given_as: str, text: str) -> int:
+def _parse_count(given_as: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
         raise BadSetting(f"{given_as}{text} is not a number of gateway processes: 1 to {MAX_PROCESSES}")
     return int(text)
 
 
-def _lame_duck_s(text: str) -> float:
+def _parse_lame_duck_s(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= MOST_LAME_DUCK_S:
-        raise BadSetting(f"LAME_DUCK_S={text} is not a time in seconds: a number from 0 to {MOST_LAME_DUCK_S}")
+    if not 0 <= seconds <= MAX_LAME_DUCK_S:
+        raise BadSetting(f"LAME_DUCK_S={text} is not a time in seconds: a number from 0 to {MAX_LAME_DUCK_S}")
     return seconds
 
 
@@ -77,7 +77,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise CannotStart(f"can not listen on {host} port {port}: {error.strerror}") from error
 
 
-class Gateways:
+class GatewayProcesses:
     """The gateways to keep, and whether each of them has come up: each says so once, on a pipe of its own."""
 
     def __init__(self, settings: Settings, listener: socket.socket, env: Mapping[str, str]) -> None:
@@ -87,7 +87,7 @@ class Gateways:
         fd = listener.fileno()
         # -P: a folder named api where the command is called is not ours.
         command = (sys.executable, "-P", "-m", "api", "--fd", str(fd))
-        stop_s = STOPS_WITHIN_S + settings.lame_duck_s
+        stop_s = STOP_TIMEOUT_S + settings.lame_duck_s
         alone = Child("gateway", command, env, pass_fds=(fd,), stop_s=stop_s, part="gateway")
         self.children = [
             replace(
@@ -99,7 +99,7 @@ class Gateways:
             for number, (_, up_fd) in enumerate(self._pipes, 1)
         ] or [alone]
 
-    def are_up(self) -> bool:
+    def are_ready(self) -> bool:
         """Whether every one has begun to answer at least once."""
         ends = [end for end, _ in self._pipes]
         return len(select.select(ends, [], [], 0)[0]) == len(ends)
@@ -110,11 +110,11 @@ class Gateways:
                 os.close(end)
 
 
-def _say_when_up(gateways: Gateways, listener: socket.socket) -> Callable[[], bool]:
+def _print_when_ready(gateways: GatewayProcesses, listener: socket.socket) -> Callable[[], bool]:
     host, port = listener.getsockname()[:2]
 
     def tick() -> bool:
-        if not gateways.are_up():
+        if not gateways.are_ready():
             return True
         say(f"{len(gateways.children)} gateways answer on {host} port {port}")
         return False
@@ -126,10 +126,10 @@ def run(settings: Settings) -> int:
     """Keep several until stopped; returns the exit code, raises CannotStart."""
     with (
         closing(listen(settings.host, settings.port)) as listener,
-        closing(Gateways(settings, listener, os.environ)) as gateways,
+        closing(GatewayProcesses(settings, listener, os.environ)) as gateways,
     ):
         # Closed before the gateways end: no caller is to wait in the backlog of a service that stops.
-        tick, backoff = _say_when_up(gateways, listener), worker_processes.Settings.from_env(os.environ).backoff
+        tick, backoff = _print_when_ready(gateways, listener), worker_processes.Settings.from_env(os.environ).backoff
         return Supervisor(gateways.children, backoff=backoff, tick=tick, on_stop=listener.close).run()
 
 
@@ -142,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
         redis_address.check(os.environ)
         settings = Settings.from_env(os.environ)
         if given.workers is not None:
-            settings = replace(settings, processes=_count("--workers ", given.workers))
+            settings = replace(settings, processes=_parse_count("--workers ", given.workers))
         if settings.processes > 1 and others and not {"-h", "--help"} & set(others):
             say(f"{settings.processes} gateways take no other option, and not {others[0]}")
             return EX_CONFIG

@@ -14,25 +14,25 @@ from pathlib import Path
 from cli.serve.supervisor import say
 
 SAMPLE = Path("samples/digits/7_01.png")
-ASKS_FOR_S = 120.0
-SAYS_WHY_EVERY_S = 10.0
+POLL_TIMEOUT_S = 120.0
+REASON_INTERVAL_S = 10.0
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 class ReadyLine:
     """One question to /readyz at a time, until the answer names a model that is served."""
 
-    def __init__(self, host: str, port: int, started_at: float, are_up: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, host: str, port: int, started_at: float, are_ready: Callable[[], bool] = lambda: True) -> None:
         """`started_at` in seconds since the epoch: what the printed time counts from.
 
-        `are_up`: whether all gateways behind the port answer; only one of them can be asked.
+        `are_ready`: whether all gateways behind the port answer; only one of them can be asked.
         """
         self._host, self._port = _LOOPBACK.get(host, host), port
-        self._started_at, self._are_up = started_at, are_up
+        self._started_at, self._are_up = started_at, are_ready
         self._connection: HTTPConnection | None = None
         self._served: list[str] = []
-        self._asks_until = time.monotonic() + ASKS_FOR_S
-        self._says_next = time.monotonic() + SAYS_WHY_EVERY_S
+        self._poll_deadline = time.monotonic() + POLL_TIMEOUT_S
+        self._next_reason_at = time.monotonic() + REASON_INTERVAL_S
         self._why, self._said = "the gateway does not answer yet", ""
 
     @property
@@ -43,17 +43,19 @@ class ReadyLine:
 
     def tick(self) -> bool:
         """Ask or look for the answer; False once there is nothing more to ask."""
-        if self._is_answered_yes():
+        if self._is_ready_response():
             self.close()
             self._print_ready()
             return False
         now = time.monotonic()
-        if now >= self._asks_until:
-            say(f"still not ready after {ASKS_FOR_S:g} s: {self._why}. It goes on; {self.url}/readyz tells when it is")
+        if now >= self._poll_deadline:
+            say(
+                f"still not ready after {POLL_TIMEOUT_S:g} s: {self._why}. It goes on; {self.url}/readyz tells when it is"
+            )
             self.close()
             return False
-        if now >= self._says_next and self._why != self._said:
-            self._says_next, self._said = now + SAYS_WHY_EVERY_S, self._why
+        if now >= self._next_reason_at and self._why != self._said:
+            self._next_reason_at, self._said = now + REASON_INTERVAL_S, self._why
             say(f"not ready yet: {self._why}")
         return True
 
@@ -63,7 +65,7 @@ class ReadyLine:
             self._connection.close()
             self._connection = None
 
-    def _is_answered_yes(self) -> bool:
+    def _is_ready_response(self) -> bool:
         if not self._are_up():
             return False
         try:

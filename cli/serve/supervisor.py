@@ -16,13 +16,12 @@ from itertools import groupby
 from cli.serve.child_process import (
     BadSetting,
     CannotStart,
-    Child,
+    ChildProcess,
     describe_exit,
-    kill,
+    kill_process,
     last_lines,
-    say,
+    print_line,
     spawn,
-    stop,
     stop_together,
 )
 
@@ -32,7 +31,7 @@ __all__ = [
     "Backoff",
     "BadSetting",
     "CannotStart",
-    "Child",
+    "ChildProcess",
     "Supervisor",
     "last_lines",
     "say",
@@ -41,7 +40,7 @@ __all__ = [
 ]
 
 EX_CONFIG = 78  # sysexits.h: what a child exits with when its settings are wrong, so that trying again is no use
-EX_EXPLAINED = 10  # of the command that follows a death: what it died of is set apart, and waits for no successor
+EX_REASON_LOGGED = 10  # of the command that follows a death: what it died of is set apart, and waits for no successor
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GATE_POLL_S = 0.01
 _TICK_S = 0.05
@@ -57,18 +56,18 @@ class Backoff:
     healthy_s: float = 30.0
 
 
-class _Kept:
+class _ChildState:
     """A child and where it stands.
 
-    `process` while something runs: the child itself or, with `clear_by` set, the command that follows its death;
+    `process` while something runs: the child itself or, with `cleanup_deadline` set, the command that follows its death;
     `due_at` while it waits to be started.
     """
 
-    def __init__(self, child: Child, delay_s: float) -> None:
+    def __init__(self, child: ChildProcess, delay_s: float) -> None:
         self.child = child
         self.delay_s = delay_s
         self.process: subprocess.Popen[bytes] | None = None
-        self.clear_by: float | None = None
+        self.cleanup_deadline: float | None = None
         self.due_at: float | None = 0.0
         self.started_at = 0.0
         self.has_run = False
@@ -80,7 +79,7 @@ class Supervisor:
 
     def __init__(
         self,
-        children: Sequence[Child],
+        children: Sequence[ChildProcess],
         *,
         backoff: Backoff | None = None,
         tick: Callable[[], bool] | None = None,
@@ -88,7 +87,7 @@ class Supervisor:
     ) -> None:
         """`tick` is called every 50 ms once all children run, until it returns False; `on_stop` before they stop."""
         self._backoff = backoff or Backoff()
-        self._kept = [_Kept(child, self._backoff.first_s) for child in children]
+        self._kept = [_ChildState(child, self._backoff.first_s) for child in children]
         self._tick = tick
         self._on_stop = on_stop
         self._exit_code: int | None = None
@@ -96,7 +95,7 @@ class Supervisor:
 
     def run(self) -> int:
         """The exit code: 0 after a stop signal, 78 after a child's configuration error. Raises CannotStart."""
-        with self._signals_wake_us():
+        with self._install_wakeup_fd():
             try:
                 while self._exit_code is None:
                     timeout_s = self._step()
@@ -110,7 +109,7 @@ class Supervisor:
         """Do what is due; returns the seconds until there is something to do again, None for when a signal comes."""
         for kept in self._kept:
             if kept.process is not None:
-                self._look_at(kept, kept.process)
+                self._check_child(kept, kept.process)
         now = time.monotonic()
         for kept in self._kept:
             if kept.due_at is not None and kept.due_at <= now and self._exit_code is None:
@@ -121,18 +120,18 @@ class Supervisor:
                 return _GATE_POLL_S
         if self._tick is not None and not self._tick():
             self._tick = None
-        moments = [at for kept in self._kept for at in (kept.due_at, kept.clear_by) if at is not None]
+        moments = [at for kept in self._kept for at in (kept.due_at, kept.cleanup_deadline) if at is not None]
         waits = [at - now for at in moments] + ([_TICK_S] if self._tick is not None else [])
         return max(0.0, min(waits)) if waits else None
 
-    def _look_at(self, kept: _Kept, process: subprocess.Popen[bytes]) -> None:
+    def _check_child(self, kept: _ChildState, process: subprocess.Popen[bytes]) -> None:
         has_ended = process.poll() is not None
-        if kept.clear_by is None and has_ended:
+        if kept.cleanup_deadline is None and has_ended:
             self._on_death(kept, process)
-        elif kept.clear_by is not None and (has_ended or kept.clear_by <= time.monotonic()):
-            self._on_cleared(kept, process)
+        elif kept.cleanup_deadline is not None and (has_ended or kept.cleanup_deadline <= time.monotonic()):
+            self._on_cleanup_done(kept, process)
 
-    def _start(self, kept: _Kept, now: float) -> None:
+    def _start(self, kept: _ChildState, now: float) -> None:
         try:
             kept.process = spawn(kept.child)
         except (OSError, subprocess.SubprocessError) as error:
@@ -143,11 +142,13 @@ class Supervisor:
         kept.has_run = True
         kept.started_at, kept.due_at = now, None
 
-    def _on_death(self, kept: _Kept, process: subprocess.Popen[bytes]) -> None:
-        kill(process)  # what it started dies with it, before its successor comes
+    def _on_death(self, kept: _ChildState, process: subprocess.Popen[bytes]) -> None:
+        kill_process(process)  # what it started dies with it, before its successor comes
         kept.process = None
         if process.returncode == EX_CONFIG:
-            say(f"{kept.child.name} refuses its configuration (exit code {EX_CONFIG}, see its message above): stopping")
+            print_line(
+                f"{kept.child.name} refuses its configuration (exit code {EX_CONFIG}, see its message above): stopping"
+            )
             self._exit_code = EX_CONFIG
             return
         reason = f"{kept.child.name} died: {describe_exit(process.returncode)}"
@@ -156,12 +157,12 @@ class Supervisor:
         if time.monotonic() - kept.started_at >= self._backoff.healthy_s:
             kept.delay_s = self._backoff.first_s
         if kept.child.on_death:
-            say(reason)
-            self._clear_up(kept)
+            print_line(reason)
+            self._run_cleanup(kept)
         else:
             self._restart_later(kept, reason)
 
-    def _clear_up(self, kept: _Kept) -> None:
+    def _run_cleanup(self, kept: _ChildState) -> None:
         """Run the command that follows a death; until it has ended, no successor is due."""
         child = kept.child
         try:
@@ -169,16 +170,16 @@ class Supervisor:
         except (OSError, subprocess.SubprocessError) as error:
             self._restart_later(kept, f"clearing up after {child.name} can not be started: {error}")
             return
-        kept.clear_by = time.monotonic() + child.on_death_s
+        kept.cleanup_deadline = time.monotonic() + child.on_death_s
 
-    def _on_cleared(self, kept: _Kept, process: subprocess.Popen[bytes]) -> None:
+    def _on_cleanup_done(self, kept: _ChildState, process: subprocess.Popen[bytes]) -> None:
         returncode = process.returncode
-        kill(process)
-        kept.process, kept.clear_by = None, None
+        kill_process(process)
+        kept.process, kept.cleanup_deadline = None, None
         name = kept.child.name
         if returncode is None:
             self._restart_later(kept, f"clearing up after {name} took more than {kept.child.on_death_s:g} s: killed")
-        elif returncode == EX_EXPLAINED:
+        elif returncode == EX_REASON_LOGGED:
             kept.delay_s = min(kept.delay_s, self._backoff.explained_s)
             self._restart_later(kept, f"cleared up after {name}: what it may have died of is set apart")
         elif returncode:
@@ -186,8 +187,10 @@ class Supervisor:
         else:
             self._restart_later(kept, f"cleared up after {name}")
 
-    def _restart_later(self, kept: _Kept, reason: str) -> None:
-        say(f"{reason}; restarting in {kept.delay_s:g} s" + (f" (its log: {kept.child.log})" if kept.child.log else ""))
+    def _restart_later(self, kept: _ChildState, reason: str) -> None:
+        print_line(
+            f"{reason}; restarting in {kept.delay_s:g} s" + (f" (its log: {kept.child.log})" if kept.child.log else "")
+        )
         kept.due_at = time.monotonic() + kept.delay_s
         kept.delay_s = min(kept.delay_s * 2, self._backoff.limit_s)
 
@@ -198,7 +201,7 @@ class Supervisor:
             running = [(kept.child, kept.process) for kept in part if kept.process is not None]
             ended = stop_together([(process, child.stop_s) for child, process in running])
             for child in (child for (child, _), by_itself in zip(running, ended, strict=True) if not by_itself):
-                say(f"{child.name} did not stop within {child.stop_s:g} s: killed")
+                print_line(f"{child.name} did not stop within {child.stop_s:g} s: killed")
 
     def _wait(self, timeout_s: float | None) -> None:
         """Sleep until a signal (a child's death is one) or the timeout."""
@@ -206,7 +209,7 @@ class Supervisor:
             self._woken.recv(4096)
 
     @contextmanager
-    def _signals_wake_us(self) -> Iterator[None]:
+    def _install_wakeup_fd(self) -> Iterator[None]:
         # Every signal writes a byte to the socket, also one that comes just before select: none is slept through.
         self._waker.setblocking(False)
         taken = [*_STOP_SIGNALS, signal.SIGCHLD]

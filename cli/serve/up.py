@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.serve import gateway_processes, redis_address, worker_processes
-from cli.serve.embedded_redis import EmbeddedServer
+from cli.serve.embedded_redis import EmbeddedRedis
 from cli.serve.ready_line import ReadyLine
 from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, Child, Supervisor, say
 
@@ -27,7 +27,7 @@ SETTINGS_HELP = """environment:
   REDIS_URL    an existing Redis >= 7.0 or Valkey to use instead of a server of our own
   REDIS_URL_FILE  a file that holds its URL
 The settings of `jitney api`, `jitney worker` and `jitney deliver` hold here too."""
-DELIVERER_STOPS_WITHIN_S = 4.0  # DELIVER_DRAIN_S, and 2
+BACKGROUND_STOP_TIMEOUT_S = 4.0  # DELIVER_DRAIN_S, and 2
 
 
 @dataclass(frozen=True)
@@ -61,26 +61,28 @@ def run(settings: Settings, started_at: float) -> int:
         kept: list[Child] = []
         redis_url = settings.redis_url
         if redis_url is None:
-            server = held.enter_context(closing(EmbeddedServer(settings.data_dir)))
+            server = held.enter_context(closing(EmbeddedRedis(settings.data_dir)))
             redis_url = server.url
             kept.append(server.child)
         parts = {"REDIS_URL": redis_url, "MODELS_DIR": settings.models_dir, "HOST": host, "PORT": str(port)}
         parts["BULK_STORE"] = os.environ.get("BULK_STORE") or str(settings.data_dir / "bulk")
         parts["ENGINE_CACHE"] = os.environ.get("ENGINE_CACHE") or str(settings.data_dir / "engines")
         env = {**os.environ, **parts}
-        door = held.enter_context(closing(gateway_processes.Gateways(settings.door, listener, env)))
-        pool = worker_processes.children(settings.pool, held.enter_context(worker_processes.black_boxes()), env)
-        kept += [*pool, _deliverer(env), *door.children]
-        ready = held.enter_context(closing(ReadyLine(host, port, started_at, door.are_up)))
+        door = held.enter_context(closing(gateway_processes.GatewayProcesses(settings.door, listener, env)))
+        pool = worker_processes.worker_children(
+            settings.pool, held.enter_context(worker_processes.journal_folder()), env
+        )
+        kept += [*pool, _background_process(env), *door.children]
+        ready = held.enter_context(closing(ReadyLine(host, port, started_at, door.are_ready)))
         # Closed before the gateways end: no caller is to wait in the backlog of a service that stops.
         return Supervisor(kept, backoff=settings.pool.backoff, tick=ready.tick, on_stop=listener.close).run()
 
 
-def _deliverer(env: Mapping[str, str]) -> Child:
+def _background_process(env: Mapping[str, str]) -> Child:
     """Whoever delivers webhooks; it stops with the workers: what they still end lies in the outbox."""
     # -P: a folder named worker where the command is called is not ours.
     command = (sys.executable, "-P", "-m", "background")
-    return Child("deliverer", command, env, stop_s=DELIVERER_STOPS_WITHIN_S, part="worker")
+    return Child("deliverer", command, env, stop_s=BACKGROUND_STOP_TIMEOUT_S, part="worker")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from cli.serve import redis_address
 from cli.serve.supervisor import EX_CONFIG, Backoff, BadSetting, CannotStart, Child, Supervisor, say
-from model_runtime.cpus import Cpus, part, read_cpus, usable_cpus
+from model_runtime.cpus import Cpus, cpus_of_process, read_cpus, usable_cpus
 
 MAX_PROCESSES = 256
 MAX_GPUS = 1024
 DRAIN_S = 3.0  # the worker's own default
-STOPS_AFTER_DRAIN_S = 2.0
-MOST_S = 1e9  # the system waits no longer
+STOP_TIMEOUT_AFTER_DRAIN_S = 2.0
+MAX_SECONDS = 1e9  # the system waits no longer
 
 SETTINGS_HELP = """environment:
   WORKERS          worker processes (default 1), so many on each GPU
@@ -49,49 +49,52 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises CannotStart for a number that is none. An empty variable counts as unset."""
         default = Backoff()
-        limit_s = _seconds(env, "RESTART_LIMIT_S", default.limit_s)
+        limit_s = _parse_seconds(env, "RESTART_LIMIT_S", default.limit_s)
         return cls(
-            processes=_count("WORKERS=", env.get("WORKERS") or "1"),
-            devices=_devices("GPU_DEVICE=", env.get("GPU_DEVICE") or "0"),
-            drain_s=_seconds(env, "DRAIN_S", DRAIN_S),
-            cpus=_cpus(env.get("CPUS") or ""),
+            processes=_parse_count("WORKERS=", env.get("WORKERS") or "1"),
+            devices=_parse_devices("GPU_DEVICE=", env.get("GPU_DEVICE") or "0"),
+            drain_s=_parse_seconds(env, "DRAIN_S", DRAIN_S),
+            cpus=_parse_cpus(env.get("CPUS") or ""),
             backoff=replace(default, first_s=min(default.first_s, limit_s), limit_s=limit_s),
         )
 
 
-def _count(given_as: str, text: str) -> int:
+def _parse_count(given_as: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
         raise BadSetting(f"{given_as}{text} is not a number of worker processes: 1 to {MAX_PROCESSES}")
     return int(text)
 
 
-def _devices(given_as: str, text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) < MAX_GPUS for part in parts):
+def _parse_devices(given_as: str, text: str) -> tuple[int, ...]:
+    parts = [cpus_of_process.strip() for cpus_of_process in text.split(",")]
+    if not all(
+        cpus_of_process.isascii() and cpus_of_process.isdigit() and int(cpus_of_process) < MAX_GPUS
+        for cpus_of_process in parts
+    ):
         raise BadSetting(f"{given_as}{text} names no GPUs: numbers from 0 to {MAX_GPUS - 1}, with commas between")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+    return tuple(dict.fromkeys(int(cpus_of_process) for cpus_of_process in parts))
 
 
-def _cpus(text: str) -> Cpus | None:
+def _parse_cpus(text: str) -> Cpus | None:
     try:
         return read_cpus(text) if text else None
     except ValueError as error:
         raise BadSetting(f"CPUS={text}: {error}") from error
 
 
-def _seconds(env: Mapping[str, str], name: str, default_s: float) -> float:
+def _parse_seconds(env: Mapping[str, str], name: str, default_s: float) -> float:
     text = env.get(name) or str(default_s)
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= MOST_S:
-        raise BadSetting(f"{name}={text} is not a time in seconds: a number above 0, at most {MOST_S:.0f}")
+    if not 0 < seconds <= MAX_SECONDS:
+        raise BadSetting(f"{name}={text} is not a time in seconds: a number above 0, at most {MAX_SECONDS:.0f}")
     return seconds
 
 
 @contextmanager
-def black_boxes() -> Iterator[Path]:
+def journal_folder() -> Iterator[Path]:
     """A folder for the workers' black boxes: it outlives each worker, and goes with the process that keeps them."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="jitney-workers-", ignore_cleanup_errors=True)
@@ -101,7 +104,7 @@ def black_boxes() -> Iterator[Path]:
         yield Path(path)
 
 
-def children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[Child]:
+def worker_children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[Child]:
     """The workers to keep, on each GPU as many; they share the CPUs, and drain at the same time, however many."""
     # -P: a folder named worker where the command is called is not ours.
     python = (sys.executable, "-P", "-m")
@@ -113,8 +116,12 @@ def children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[C
         Child(
             name="worker" if len(boxes) == 1 else Path(box).name,
             command=(*python, "worker", "--black-box", box),
-            env={**env, "GPU_DEVICE": str(gpu), "CPUS": str(share) if cpus is None else part(cpus, nth, len(boxes))},
-            stop_s=settings.drain_s + STOPS_AFTER_DRAIN_S,
+            env={
+                **env,
+                "GPU_DEVICE": str(gpu),
+                "CPUS": str(share) if cpus is None else cpus_of_process(cpus, nth, len(boxes)),
+            },
+            stop_s=settings.drain_s + STOP_TIMEOUT_AFTER_DRAIN_S,
             on_death=(*python, "worker.crash_recovery.recover", box),
             part="worker",
         )
@@ -140,16 +147,16 @@ def main(argv: Sequence[str]) -> int:
         redis_address.check(os.environ)
         settings = Settings.from_env(os.environ)
         if given.processes is not None:
-            settings = replace(settings, processes=_count("--processes ", given.processes))
+            settings = replace(settings, processes=_parse_count("--processes ", given.processes))
         if given.device is not None:
-            settings = replace(settings, devices=_devices("--device ", given.device))
+            settings = replace(settings, devices=_parse_devices("--device ", given.device))
     except CannotStart as error:
         say(str(error))
         return EX_CONFIG
     try:
-        with black_boxes() as folder:
+        with journal_folder() as folder:
             env = os.environ if given.models is None else {**os.environ, "MODELS": given.models}
-            return Supervisor(children(settings, folder, env), backoff=settings.backoff).run()
+            return Supervisor(worker_children(settings, folder, env), backoff=settings.backoff).run()
     except CannotStart as error:
         say(str(error))
         return 1

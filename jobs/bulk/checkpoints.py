@@ -9,23 +9,23 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from jobs.bulk.input_lines import Bits
-from jobs.bulk.records import Bulk, read
-from jobs.contract.background_lease import Flight
+from jobs.bulk.input_lines import Bitmap
+from jobs.bulk.records import Bulk, parse_bulk
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import JitneyError
 from jobs.redis_client import keys
-from jobs.redis_client.pipelined_connection import Word
+from jobs.redis_client.pipelined_connection import Arg
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 
-NO_NUMBER: Final = 26  # where a line's number begins in its job's id
+LINE_NUMBER_OFFSET: Final = 26  # where a line's number begins in its job's id
 
 
-class Overtaken(Exception):
+class LeaseLost(Exception):
     """A flight may write no more: another is under way, or the bulk is over."""
 
 
-class Stand(NamedTuple):
+class BulkSnapshot(NamedTuple):
     """A bulk, how many outcomes its log holds, and the server's time in ms.
 
     `open_bulks`: what all bulks share is divided by so many, by tenants first, then by the bulks of each.
@@ -37,7 +37,7 @@ class Stand(NamedTuple):
     now_ms: int
 
 
-class Ends(NamedTuple):
+class LineFailure(NamedTuple):
     """A line that ends without a run. `state`: failed, canceled or expired."""
 
     job_id: str
@@ -46,7 +46,7 @@ class Ends(NamedTuple):
     error: JitneyError
 
 
-class Part(NamedTuple):
+class ResultPart(NamedTuple):
     """Outcomes that are stored: of how many lines, their bytes in the log, and what they are in the two files."""
 
     name: str
@@ -63,111 +63,120 @@ def job_id(bulk_id: str, number: int) -> str:
     return f"{bulk_id}{number:08x}"
 
 
-def number_of(line_id: str) -> int:
+def line_number(line_id: str) -> int:
     """Give the number of the line whose job this is."""
-    return int(line_id[NO_NUMBER:], 16)
+    return int(line_id[LINE_NUMBER_OFFSET:], 16)
 
 
-async def dispatch(
-    store: JobStore, root: str, want: int, slots: int, flight_ms: int
-) -> tuple[list[Flight], float | None]:
+async def dispatch_due_steps(
+    store: JobStore, root: str, want: int, slots: int, lease_ms: int
+) -> tuple[list[BackgroundLease], float | None]:
     """Take up to `want` bulks whose step is due, for as many `slots` (threads) as there are in all.
 
     Also says in how many seconds the next is due; None: none is open.
     """
-    next_ms, *handed = await store.run("bulk/dispatch", root, want, slots, flight_ms)
-    flights = [Flight(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)]
-    return flights, None if next_ms < 0 else next_ms / 1000
+    next_ms, *handed = await store.run("bulk/dispatch", root, want, slots, lease_ms)
+    leases = [
+        BackgroundLease(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)
+    ]
+    return leases, None if next_ms < 0 else next_ms / 1000
 
 
-async def begin(store: JobStore, flight: Flight, flight_ms: int) -> Stand:
+async def begin_step(store: JobStore, lease: BackgroundLease, lease_ms: int) -> BulkSnapshot:
     """Read a bulk for its step; raises Overtaken."""
-    found = await store.run("bulk/begin_step", _root(flight), *flight, flight_ms)
+    found = await store.run("bulk/begin_step", _root(lease), *lease, lease_ms)
     if found is None:
-        raise Overtaken
+        raise LeaseLost
     now_ms, waiting, open_bulks, *fields = found
-    bulk = read(flight.delivery, dict(zip(fields[::2], fields[1::2], strict=True)))
+    bulk = parse_bulk(lease.delivery, dict(zip(fields[::2], fields[1::2], strict=True)))
     if bulk is None:
-        raise Overtaken
-    return Stand(bulk, waiting, open_bulks, now_ms)
+        raise LeaseLost
+    return BulkSnapshot(bulk, waiting, open_bulks, now_ms)
 
 
-async def write(
-    store: JobStore, flight: Flight, flight_ms: int, status: str = "", fields: Mapping[str, Word] | None = None
+async def update_bulk(
+    store: JobStore, lease: BackgroundLease, lease_ms: int, status: str = "", fields: Mapping[str, Arg] | None = None
 ) -> bool:
     """Write fields, or only say that the step goes on; False where the bulk has another status. Raises Overtaken."""
-    words = [word for pair in (fields or {}).items() for word in pair]
-    done = await store.run("bulk/update", _root(flight), *flight, flight_ms, status, *words)
+    args = [arg for pair in (fields or {}).items() for arg in pair]
+    done = await store.run("bulk/update", _root(lease), *lease, lease_ms, status, *args)
     if not done and not status:
-        raise Overtaken
+        raise LeaseLost
     return bool(done)
 
 
-async def marks(store: JobStore, bulk: Bulk, first: int, last: int) -> Bits:
+async def read_done_lines(store: JobStore, bulk: Bulk, first: int, last: int) -> Bitmap:
     """Read which of these lines have an outcome."""
     data = await store.connection.command("GETRANGE", keys.marks(bulk.id), first >> 3, last >> 3)
-    return Bits(bytes(first >> 3) + data)
+    return Bitmap(bytes(first >> 3) + data)
 
 
-async def expand(
+async def record_expansion(
     store: JobStore,
-    flight: Flight,
-    flight_ms: int,
+    lease: BackgroundLease,
+    lease_ms: int,
     bulk: Bulk,
     *,
     taken: int,
     place: tuple[int, int],
     size: int,
-    ends: Sequence[Ends],
+    ends: Sequence[LineFailure],
 ) -> None:
     """Note that `taken` more lines are jobs or end here, and where (line, offset) to read on; raises Overtaken."""
-    words = [
-        word for one in ends for word in (one.job_id, one.state, error_body(one.error), orjson.dumps(one.custom_id))
-    ]
+    args = [arg for one in ends for arg in (one.job_id, one.state, error_body(one.error), orjson.dumps(one.custom_id))]
     cursor = (bulk.expanded, bulk.expanded + taken, *place, size)
-    if not await store.run("bulk/expand", _root(flight), *flight, flight_ms, *cursor, *store.ends, *words):
-        raise Overtaken
+    if not await store.run("bulk/expand", _root(lease), *lease, lease_ms, *cursor, *store.ends, *args):
+        raise LeaseLost
 
 
-async def outcomes(store: JobStore, bulk: Bulk, count: int, size_bytes: int) -> list[bytes]:
+async def read_outcomes(store: JobStore, bulk: Bulk, count: int, size_bytes: int) -> list[bytes]:
     """Read the oldest outcomes of a bulk's log: so many at most, and so many bytes, but one in any case."""
     found: list[bytes] = await store.run("bulk/read_outcomes", keys.root(int(bulk.id[:2])), bulk.id, count, size_bytes)
     return found
 
 
-async def collect(
-    store: JobStore, flight: Flight, flight_ms: int, bulk: Bulk, part: Part, *, expires_ms: int, kept_s: int
+async def record_collection(
+    store: JobStore,
+    lease: BackgroundLease,
+    lease_ms: int,
+    bulk: Bulk,
+    part: ResultPart,
+    *,
+    expires_ms: int,
+    kept_s: int,
 ) -> None:
     """Take stored outcomes out of the log, and add their part to the files; raises Overtaken."""
     sizes = (part.out_bytes, part.err_bytes, part.out_lines, part.err_lines)
-    words = (bulk.collected, part.lines, part.log_bytes, part.name, *sizes, expires_ms, kept_s)
-    if not await store.run("bulk/collect", _root(flight), *flight, flight_ms, *words):
-        raise Overtaken
+    args = (bulk.collected, part.lines, part.log_bytes, part.name, *sizes, expires_ms, kept_s)
+    if not await store.run("bulk/collect", _root(lease), *lease, lease_ms, *args):
+        raise LeaseLost
 
 
-async def land(store: JobStore, flight: Flight, after_s: float, stalled: str = "", *, is_fault: bool = False) -> None:
+async def finish_step(
+    store: JobStore, lease: BackgroundLease, after_s: float, stalled: str = "", *, is_fault: bool = False
+) -> None:
     """End a step; the next is due after a while. `stalled`: why nothing can go on, in words for the bulk's owner.
 
     `is_fault`: the step failed unexpectedly. Faults in a row are counted, in the bulk's record.
     """
-    await store.run("bulk/finish_step", _root(flight), *flight, int(after_s * 1000), stalled, int(is_fault))
+    await store.run("bulk/finish_step", _root(lease), *lease, int(after_s * 1000), stalled, int(is_fault))
 
 
-class Close(NamedTuple):
+class BulkCompletion(NamedTuple):
     """How a bulk ends, and what its webhook ('' = none) is told. `fields`: what is written beside."""
 
     status: str
     webhook: str
-    told: bytes
-    fields: Mapping[str, Word]
+    payload: bytes
+    fields: Mapping[str, Arg]
 
 
-async def close(store: JobStore, flight: Flight, end: Close, kept_s: int) -> None:
+async def close_bulk(store: JobStore, lease: BackgroundLease, end: BulkCompletion, kept_s: int) -> None:
     """End a bulk, and have it told; raises Overtaken."""
-    words = [word for pair in end.fields.items() for word in pair]
-    how = (end.status, kept_s, end.webhook, end.told)
-    if not await store.run("bulk/close", _root(flight), *flight, *how, *words):
-        raise Overtaken
+    args = [arg for pair in end.fields.items() for arg in pair]
+    how = (end.status, kept_s, end.webhook, end.payload)
+    if not await store.run("bulk/close", _root(lease), *lease, *how, *args):
+        raise LeaseLost
 
 
 def error_body(error: JitneyError) -> bytes:
@@ -175,5 +184,5 @@ def error_body(error: JitneyError) -> bytes:
     return codec.error_body(error)
 
 
-def _root(flight: Flight) -> str:
-    return keys.root(int(flight.delivery[:2]))
+def _root(lease: BackgroundLease) -> str:
+    return keys.root(int(lease.delivery[:2]))

@@ -8,15 +8,15 @@ from typing import Final, NamedTuple, TypeVar
 
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
-from jobs.contract.errors import NotNow, OverLimit, Refused, StoreUnavailable
+from jobs.contract.errors import OverLimit, Refused, RetryLater, StoreUnavailable
 from jobs.redis_client import keys
 from jobs.store.job_store import JobStore
 
-ID: Final = re.compile(r"file-[0-9]{2}[0-9a-f]{32}")
-DELETED_AGAIN_MS: Final = 3_600_000  # a file that has expired and is in use is looked at again after so long
-SWEPT_AT_ONCE: Final = 100
-READ_AT_ONCE: Final = 100  # records of one pipeline
-PARTS_AT_ONCE: Final = 1000
+FILE_ID: Final = re.compile(r"file-[0-9]{2}[0-9a-f]{32}")
+DELETE_RETRY_MS: Final = 3_600_000  # a file that has expired and is in use is looked at again after so long
+SWEEP_BATCH: Final = 100
+READ_BATCH: Final = 100  # records of one pipeline
+PARTS_BATCH: Final = 1000
 
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class File(NamedTuple):
     lines: int = 0
 
 
-def new_id(shard: int) -> str:
+def new_file_id(shard: int) -> str:
     return f"file-{shard:02d}{secrets.token_hex(16)}"
 
 
@@ -55,37 +55,37 @@ def part_key(bulk_id: str, kind: str, part: str) -> str:
     return f"bulks/{bulk_id}/{kind}/{part}.jsonl"
 
 
-async def announce(store: JobStore, file_id: str, longest_s: float) -> None:
+async def register_upload(store: JobStore, file_id: str, longest_s: float) -> None:
     """Note that content of a file may be stored from now on; without a record after so long, the sweep removes it."""
-    until_ms = await store.connection.now_ms() + int(longest_s * 1000) + DELETED_AGAIN_MS
+    until_ms = await store.connection.now_ms() + int(longest_s * 1000) + DELETE_RETRY_MS
     await store.connection.command("ZADD", keys.expiring(shard_of(file_id)), until_ms, file_id)
 
 
-async def discard(store: JobStore, storage: Storage, file_id: str) -> None:
+async def discard_upload(store: JobStore, storage: Storage, file_id: str) -> None:
     """Remove the content of an upload that came to nothing; where that fails now, the sweep does it later."""
-    with suppress(NotNow):
+    with suppress(RetryLater):
         await _remove(store, storage, file_id, b"", b"")
 
 
-async def put(store: JobStore, settings: BulkSettings, file: File) -> None:
+async def add_file(store: JobStore, settings: BulkSettings, file: File) -> None:
     """Note a file whose content is stored; raises OverLimit where its tenant has as many as it may."""
-    words = (settings.bulk_files, file.expires_ms, settings.kept_s)
+    args = (settings.bulk_files, file.expires_ms, settings.kept_s)
     facts = ("name", file.name, "purpose", file.purpose, "bytes", file.size_bytes)
     root = keys.root(shard_of(file.id))
-    if await store.run("bulk_file/add", root, file.id, file.tenant, *words, *facts) == b"many":
+    if await store.run("bulk_file/add", root, file.id, file.tenant, *args, *facts) == b"many":
         message = f"{settings.bulk_files} files are kept already; delete some, or let them expire"
         raise OverLimit("quota_exceeded", message, limit=settings.bulk_files, retry_after_s=60)
 
 
-async def find(store: JobStore, tenant: str, file_id: str) -> File:
+async def get_file(store: JobStore, tenant: str, file_id: str) -> File:
     """Read a file's record; raises Refused where there is none of this tenant's."""
-    found = await _read(store, [file_id]) if _is_ours(store, file_id) else [None]
+    found = await _read(store, [file_id]) if _is_file_id(store, file_id) else [None]
     if found[0] is None or found[0].tenant != tenant:
-        raise unknown(file_id)
+        raise not_found(file_id)
     return found[0]
 
 
-def content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
+def read_content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
     """Give a file's content; of results whatever is stored by now. Raises Refused where it is gone meanwhile."""
     return _content(store, storage, file)
 
@@ -104,9 +104,9 @@ async def _content(store: JobStore, storage: Storage, file: File) -> AsyncIterat
 
 async def _parts(store: JobStore, file: File, first: int) -> list[str]:
     """List the places of some parts of a results file, from the first-th on."""
-    words = ("LRANGE", keys.parts(file.bulk, file.kind), first, first + PARTS_AT_ONCE - 1)
+    args = ("LRANGE", keys.parts(file.bulk, file.kind), first, first + PARTS_BATCH - 1)
     return [
-        part_key(file.bulk, file.kind, part.decode().split(" ")[1]) for part in await store.connection.command(*words)
+        part_key(file.bulk, file.kind, part.decode().split(" ")[1]) for part in await store.connection.command(*args)
     ]
 
 
@@ -116,19 +116,19 @@ async def _blocks(storage: Storage, file: File, places: Sequence[str]) -> AsyncI
             async for block in storage.read(place):
                 yield block
         except KeyError as error:
-            raise unknown(file.id) from error
+            raise not_found(file.id) from error
 
 
-async def page(
+async def list_files(
     store: JobStore, tenant: str, after: str, limit: int, *, purpose: str = "", oldest_first: bool = False
 ) -> tuple[list[File], bool]:
     """List a tenant's files in the order of their making, and whether there are more; raises Refused for `after`."""
     lists = [keys.files(shard, tenant) for shard in range(store.settings.shards)]
-    ids = await listed(store, lists, after, oldest_first=oldest_first)
+    ids = await list_ids(store, lists, after, oldest_first=oldest_first)
     return await read_page(ids, limit, lambda some: _read(store, some), lambda one: purpose in ("", one.purpose))
 
 
-async def listed(store: JobStore, lists: Sequence[str], after: str, *, oldest_first: bool = False) -> list[str]:
+async def list_ids(store: JobStore, lists: Sequence[str], after: str, *, oldest_first: bool = False) -> list[str]:
     """List the ids of these sorted sets together, behind `after`; raises Refused where that is none of them."""
     answers = await store.connection.pipeline([("ZRANGE", one, 0, -1, "WITHSCORES") for one in lists], large=True)
     found = sorted((int(ms), name.decode()) for answer in answers for name, ms in answer)
@@ -148,7 +148,7 @@ async def read_page(
 ) -> tuple[list[T], bool]:
     """Read records, some at a time, until so many are found that are wanted; and whether there are more."""
     found: list[T] = []
-    count = min(READ_AT_ONCE, limit + 1)
+    count = min(READ_BATCH, limit + 1)
     for first in range(0, len(ids), count):
         records = await read(ids[first : first + count])
         found += [one for one in records if one is not None and is_wanted(one)]
@@ -157,29 +157,29 @@ async def read_page(
     return found[:limit], len(found) > limit
 
 
-async def drop(store: JobStore, storage: Storage, tenant: str, file_id: str) -> None:
+async def delete_file(store: JobStore, storage: Storage, tenant: str, file_id: str) -> None:
     """Delete a file; raises Refused where it is not this tenant's, or is in use."""
-    if not _is_ours(store, file_id):
-        raise unknown(file_id)
-    how, *place = await store.run("bulk_file/unlink", keys.root(shard_of(file_id)), file_id, tenant, DELETED_AGAIN_MS)
+    if not _is_file_id(store, file_id):
+        raise not_found(file_id)
+    how, *place = await store.run("bulk_file/unlink", keys.root(shard_of(file_id)), file_id, tenant, DELETE_RETRY_MS)
     if how == b"unknown":
-        raise unknown(file_id)
+        raise not_found(file_id)
     if how == b"used":
         raise Refused("file_in_use", f"a batch that has not ended reads or writes {file_id}: cancel it, or wait")
     await _remove(store, storage, file_id, *place)
 
 
-async def sweep(store: JobStore, storage: Storage, until_ms: int) -> int:
+async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> int:
     """Remove what has expired, or was deleted and not yet removed; gives how many. Any number may sweep at a time.
 
     A file that cannot be removed is tried again later, and keeps no other; the first such error is raised at the end.
     """
     removed, first = 0, None
     for root, shard in zip(store.roots, range(store.settings.shards), strict=True):
-        words = ("-inf", until_ms, "LIMIT", 0, SWEPT_AT_ONCE)
-        for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring(shard), *words):
+        args = ("-inf", until_ms, "LIMIT", 0, SWEEP_BATCH)
+        for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring(shard), *args):
             try:
-                how, *place = await store.run("bulk_file/unlink", root, name, "", DELETED_AGAIN_MS)
+                how, *place = await store.run("bulk_file/unlink", root, name, "", DELETE_RETRY_MS)
                 if how == b"dropped":
                     await _remove(store, storage, name.decode(), *place)
                     removed += 1
@@ -187,7 +187,7 @@ async def sweep(store: JobStore, storage: Storage, until_ms: int) -> int:
                 raise
             except Exception as error:  # noqa: BLE001 (of storage, or of a name that is none of ours)
                 first = first or error
-                later_ms = until_ms + DELETED_AGAIN_MS
+                later_ms = until_ms + DELETE_RETRY_MS
                 await store.connection.command("ZADD", keys.expiring(shard), "XX", later_ms, name)
     if first is not None:
         raise first
@@ -223,10 +223,10 @@ async def _read(store: JobStore, ids: Sequence[str]) -> list[File | None]:
     ]
 
 
-def _is_ours(store: JobStore, file_id: str) -> bool:
-    return ID.fullmatch(file_id) is not None and shard_of(file_id) < store.settings.shards
+def _is_file_id(store: JobStore, file_id: str) -> bool:
+    return FILE_ID.fullmatch(file_id) is not None and shard_of(file_id) < store.settings.shards
 
 
-def unknown(file_id: str) -> Refused:
+def not_found(file_id: str) -> Refused:
     """Say that there is no such file: one answer for unknown, foreign and expired ones."""
     return Refused("file_not_found", f"no file {file_id[:64]}; GET /v1/files lists those that are kept", param="id")

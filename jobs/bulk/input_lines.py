@@ -20,7 +20,7 @@ class Line(NamedTuple):
     data: bytes | None
 
 
-class Asks(NamedTuple):
+class ParsedLine(NamedTuple):
     """What a line asks for. Of a broken one the error; its custom_id where that can be read."""
 
     custom_id: str | None
@@ -28,7 +28,7 @@ class Asks(NamedTuple):
     error: Refused | None = None
 
 
-class Bits:
+class Bitmap:
     """A bit for each line of a file."""
 
     def __init__(self, data: bytes = b"") -> None:
@@ -48,7 +48,7 @@ class Bits:
         return bytes(self._data)
 
 
-async def lines_of(
+async def split_lines(
     blocks: AsyncGenerator[bytes], longest: int, number: int = 0, offset: int = 0
 ) -> AsyncGenerator[list[Line]]:
     """Give the lines of each block, from line `number` and byte `offset` on. Of longer lines nothing is kept."""
@@ -70,36 +70,38 @@ async def lines_of(
         yield [Line(number + 1, offset + dropped + len(rest), None if is_long else rest)]
 
 
-def read_line(line: Line, longest: int) -> Asks:
+def read_line(line: Line, longest: int) -> ParsedLine:
     """Read what a line asks for."""
     if line.data is None:
-        return Asks(None, {}, Refused("body_too_large", f"a line may have {longest} bytes", limit_bytes=longest))
+        return ParsedLine(None, {}, Refused("body_too_large", f"a line may have {longest} bytes", limit_bytes=longest))
     try:
-        given = read_json(line.data, "the line")
+        fields = read_json(line.data, "the line")
     except Refused as error:
-        return Asks(None, {}, error)
-    if not isinstance(given, dict):
-        return Asks(None, {}, Refused("malformed_request", "the line must be a JSON object", allowed=list(FIELDS)))
-    custom_id = given.get("custom_id")
+        return ParsedLine(None, {}, error)
+    if not isinstance(fields, dict):
+        return ParsedLine(
+            None, {}, Refused("malformed_request", "the line must be a JSON object", allowed=list(FIELDS))
+        )
+    custom_id = fields.get("custom_id")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
         message = f"custom_id must be a string of 1 to {MAX_CUSTOM_ID} characters"
-        return Asks(None, {}, Refused("invalid_request", message, param="custom_id"))
-    if wrong := _fault(given):
-        return Asks(custom_id, {}, wrong)
-    return Asks(custom_id, given["body"])
+        return ParsedLine(None, {}, Refused("invalid_request", message, param="custom_id"))
+    if wrong := _find_fault(fields):
+        return ParsedLine(custom_id, {}, wrong)
+    return ParsedLine(custom_id, fields["body"])
 
 
-def _fault(given: Mapping[str, Any]) -> Refused | None:
-    if unknown := [name for name in given if name not in FIELDS]:
+def _find_fault(fields: Mapping[str, Any]) -> Refused | None:
+    if unknown := [name for name in fields if name not in FIELDS]:
         message = f"unknown field {unknown[0][:80]!r} in the line"
         return Refused("invalid_request", message, allowed=list(FIELDS), param=unknown[0][:80])
-    if given.get("method") != "POST":
+    if fields.get("method") != "POST":
         return Refused("invalid_request", "method must be POST", allowed=["POST"], param="method")
-    if given.get("url") != URL:
+    if fields.get("url") != URL:
         return Refused("invalid_request", f"url must be {URL}, as the batch's endpoint", allowed=[URL], param="url")
-    if not isinstance(given.get("body"), dict):
+    if not isinstance(fields.get("body"), dict):
         return Refused("invalid_request", "body must be an object, as POST /v1/jobs takes it", param="body")
-    if "webhook" in given["body"]:
+    if "webhook" in fields["body"]:
         message = "a line has no webhook of its own: name one for the whole batch"
         return Refused("invalid_request", message, param="body.webhook")
     return None

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
-from jobs.bulk.storage import BLOCK_BYTES, NOT_THERE, unavailable
+from jobs.bulk.storage import BLOCK_BYTES, NOT_FOUND_ERRNOS, storage_unavailable
 
 
-class Folder:
+class LocalStorage:
     """A folder on this machine, or one that all parts share. Calls that may block run in threads."""
 
     buffer_bytes = 0  # a block is written before the next one is asked for
@@ -28,11 +28,11 @@ class Folder:
             try:
                 async for block in blocks:
                     await asyncio.to_thread(file.write, block)
-                return await asyncio.to_thread(_keep, file, partial, target)
+                return await asyncio.to_thread(_commit, file, partial, target)
             finally:
                 await asyncio.shield(asyncio.to_thread(_discard, file, partial))
         except OSError as error:
-            raise unavailable(error) from error
+            raise storage_unavailable(error) from error
 
     async def read(self, key: str, offset: int = 0) -> AsyncGenerator[bytes]:
         try:
@@ -43,15 +43,15 @@ class Folder:
             finally:
                 file.close()
         except OSError as error:
-            if error.errno in NOT_THERE:
+            if error.errno in NOT_FOUND_ERRNOS:
                 raise KeyError(key) from error
-            raise unavailable(error) from error
+            raise storage_unavailable(error) from error
 
     async def remove(self, prefix: str) -> None:
         try:
             await asyncio.to_thread(_remove, self._root / prefix)
         except OSError as error:
-            raise unavailable(error) from error
+            raise storage_unavailable(error) from error
 
 
 def _create(path: Path) -> BinaryIO:
@@ -65,7 +65,7 @@ def _open(path: Path, offset: int) -> BinaryIO:
     return file
 
 
-def _keep(file: BinaryIO, partial: Path, target: Path) -> int:
+def _commit(file: BinaryIO, partial: Path, target: Path) -> int:
     """Have it on disk before it has its name, and its name before anybody is told."""
     os.fsync(file.fileno())
     size = file.tell()

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from jobs.bulk.local_storage import Folder
+from jobs.bulk.local_storage import LocalStorage
 from jobs.bulk.storage import Storage
 
 
 def open_storage(location: str) -> Storage:
     """Open a folder, or an object store by its URL. Raises ImportError where the extra `s3` is not installed."""
     if "://" not in location:
-        return Folder(Path(location))
-    from jobs.bulk.s3_storage import ObjectStore  # noqa: PLC0415 (an extra)
+        return LocalStorage(Path(location))
+    from jobs.bulk.s3_storage import S3Storage  # noqa: PLC0415 (an extra)
 
-    return ObjectStore(location)
+    return S3Storage(location)

@@ -11,12 +11,12 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
 from obstore.store import from_url
 
-from jobs.bulk.storage import Denied, unavailable
+from jobs.bulk.storage import StorageDenied, storage_unavailable
 
 PART_BYTES: Final = 8 << 20  # S3 takes no smaller ones, but for the last; a file may have 10,000
 
 
-class ObjectStore:
+class S3Storage:
     """Objects below a prefix of a bucket."""
 
     buffer_bytes = 2 * PART_BYTES  # a part that is being sent, and the one that is being gathered
@@ -48,7 +48,7 @@ class ObjectStore:
             if broken:  # what the caller's side broke off is not the store's fault
                 raise broken[0] from None
             if isinstance(error, BaseError):
-                raise unavailable(error) from error
+                raise storage_unavailable(error) from error
             raise
         return size
 
@@ -61,9 +61,9 @@ class ObjectStore:
         except (NotFoundError, FileNotFoundError) as error:
             raise KeyError(key) from error
         except PermissionDeniedError as error:
-            raise unavailable(error, Denied) from error
+            raise storage_unavailable(error, StorageDenied) from error
         except BaseError as error:
-            raise unavailable(error) from error
+            raise storage_unavailable(error) from error
 
     async def remove(self, prefix: str) -> None:
         try:
@@ -74,4 +74,4 @@ class ObjectStore:
                 with suppress(NotFoundError, FileNotFoundError):
                     await obstore.delete_async(self._store, key)
         except BaseError as error:
-            raise unavailable(error) from error
+            raise storage_unavailable(error) from error

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 PORTS: Final = {"http": 80, "https": 443}
-MOST_DECODINGS: Final = 5
+MAX_DECODINGS: Final = 5
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})?")
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
 _SEPARATOR: Final = re.compile(r"[/\\]")
@@ -31,18 +31,18 @@ class NormalUrl(NamedTuple):
         return f"{scheme}://{netloc}{self.path}{self.query}"
 
 
-def normalise(url: str) -> NormalUrl:
+def normalize_url(url: str) -> NormalUrl:
     """Normalise an http or https URL (RFC 3986, 6.2.2); raises ValueError for one that has no single meaning."""
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise _wrong("it has a character that no URL has")
+        raise _invalid_url("it has a character that no URL has")
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
     if parts.scheme not in PORTS or not host:
-        raise _wrong("it is no http or https URL with a host")
+        raise _invalid_url("it is no http or https URL with a host")
     if "@" in parts.netloc or "#" in url:
-        raise _wrong("it has a user's name, a password or a fragment")
+        raise _invalid_url("it has a user's name, a password or a fragment")
     port = parts.port if parts.port is not None else PORTS[parts.scheme]
-    path = _without_dots(_ESCAPE.sub(_unescape, parts.path))
+    path = _resolve_dot_segments(_ESCAPE.sub(_unescape, parts.path))
     _refuse_hidden_dots(path)
     return NormalUrl((parts.scheme, host, port), path, f"?{parts.query}" if parts.query else "")
 
@@ -52,9 +52,9 @@ class UrlPrefixes:
 
     def __init__(self, prefixes: Sequence[str]) -> None:
         """Raises ValueError for a prefix that is no URL, or that has a query."""
-        self._prefixes = [normalise(prefix) for prefix in prefixes]
+        self._prefixes = [normalize_url(prefix) for prefix in prefixes]
         if any(prefix.query for prefix in self._prefixes):
-            raise _wrong("it has a query, which no prefix has")
+            raise _invalid_url("it has a query, which no prefix has")
 
     @property
     def texts(self) -> list[str]:
@@ -63,7 +63,7 @@ class UrlPrefixes:
     def find(self, url: str) -> str | None:
         """Give the normalised URL where it lies below one of the prefixes, else None."""
         try:
-            wanted = normalise(url)
+            wanted = normalize_url(url)
         except ValueError:
             return None
         return str(wanted) if any(_is_below(wanted, prefix) for prefix in self._prefixes) else None
@@ -79,12 +79,12 @@ def _is_below(url: NormalUrl, prefix: NormalUrl) -> bool:
 def _unescape(match: re.Match[str]) -> str:
     """Write an escape in the one normal form: none where none is needed, else with capital digits."""
     if match[1] is None:
-        raise _wrong("it has a percent sign without two digits")
+        raise _invalid_url("it has a percent sign without two digits")
     sign = chr(int(match[1], 16))
     return sign if _UNRESERVED.fullmatch(sign) else match[0].upper()
 
 
-def _without_dots(path: str) -> str:
+def _resolve_dot_segments(path: str) -> str:
     """Resolve dot segments (RFC 3986, 5.2.4)."""
     kept: list[str] = []
     segments = path.split("/")[1:] or [""]
@@ -100,16 +100,16 @@ def _without_dots(path: str) -> str:
 
 def _refuse_hidden_dots(path: str) -> None:
     """Raise ValueError where a server that decodes again, or drops parameters (`..;x`), may find a dot segment."""
-    for _ in range(MOST_DECODINGS):
+    for _ in range(MAX_DECODINGS):
         segments = {segment.partition(";")[0] for segment in _SEPARATOR.split(path)}
         if segments & {".", ".."}:
-            raise _wrong("it hides a dot segment")
+            raise _invalid_url("it hides a dot segment")
         decoded = unquote(path, "latin-1")
         if decoded == path:
             return
         path = decoded
-    raise _wrong("it is encoded many times over")
+    raise _invalid_url("it is encoded many times over")
 
 
-def _wrong(what: str) -> ValueError:
+def _invalid_url(what: str) -> ValueError:
     return ValueError(f"this is no URL with a single meaning: {what}")

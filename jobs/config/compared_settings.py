@@ -16,7 +16,7 @@ Part = Literal["gateway", "worker", "deliverer"]
 _GATEWAY: Final = ("gateway",)
 _WORKER: Final = ("worker",)
 _DELIVERER: Final = ("deliverer",)
-_TAKES_JOBS: Final = ("gateway", "deliverer")  # both submit jobs, and know files of batches and addresses of webhooks
+_SUBMITTERS: Final = ("gateway", "deliverer")  # both submit jobs, and know files of batches and addresses of webhooks
 _ALL: Final = ("gateway", "worker", "deliverer")
 
 # Setting → the parts that use it. A process announces those of its part alone: what it does not use may be anything.
@@ -25,7 +25,7 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("RESULT_TTL_S", "DEAD_LETTER_TTL_S", "DEAD_LETTERS", "DEAD_LETTER_BYTES"), _ALL),
     "REQUIRE_DURABLE": _ALL,
     # which jobs are taken
-    **dict.fromkeys(("MAX_JOBS", "MAX_INPUT_BYTES", "TENANT_JOBS", "TENANT_BYTES", "DEFAULT_MODEL"), _TAKES_JOBS),
+    **dict.fromkeys(("MAX_JOBS", "MAX_INPUT_BYTES", "TENANT_JOBS", "TENANT_BYTES", "DEFAULT_MODEL"), _SUBMITTERS),
     **dict.fromkeys(("TENANT_RUNNING", "TENANTS"), _ALL),
     **dict.fromkeys(("TENANT_REQUESTS", "TENANT_WINDOW_S", "IDEMPOTENCY_TTL_S", "OWN_CAP"), _GATEWAY),
     # what becomes of lost and deadly jobs
@@ -36,12 +36,12 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("MAX_WAIT_S", "PREDICT_WAIT_S", "PREDICT_HANGUP_CANCELS", "MEMORY_WATERMARK"), _GATEWAY),
     **dict.fromkeys(("ROLLBACK_ERRORS", "ROLLBACK_JOBS", "ROLLBACK_WATCH_S", "WEBHOOK_ROTATE_S"), _GATEWAY),
     # where webhooks may go, and how they are sent
-    **dict.fromkeys(("WEBHOOK_ALLOW_CIDRS", "WEBHOOK_SCHEMES", "WEBHOOK_PORTS"), _TAKES_JOBS),
+    **dict.fromkeys(("WEBHOOK_ALLOW_CIDRS", "WEBHOOK_SCHEMES", "WEBHOOK_PORTS"), _SUBMITTERS),
     **dict.fromkeys(("WEBHOOK_SCHEDULE", "WEBHOOK_TIMEOUT_S", "WEBHOOK_SLOW_S", "WEBHOOK_FLIGHT_S"), _DELIVERER),
     **dict.fromkeys(("WEBHOOK_PER_HOST", "WEBHOOK_BACKLOG", "WEBHOOK_PAUSE_AFTER_S", "WEBHOOK_PAUSE_S"), _DELIVERER),
     **dict.fromkeys(("WEBHOOK_LOG", "WEBHOOK_LOG_TTL_S", "PUBLIC_URL"), _DELIVERER),
     # batches
-    **dict.fromkeys(("BULK_STORE", "BULK_FILES", "BULK_TTL_S"), _TAKES_JOBS),
+    **dict.fromkeys(("BULK_STORE", "BULK_FILES", "BULK_TTL_S"), _SUBMITTERS),
     **dict.fromkeys(("BULK_FILE_BYTES", "BULK_BATCHES"), _GATEWAY),
     **dict.fromkeys(("BULK_LINE_BYTES", "BULK_LINES", "BULK_URLS", "BULK_IMAGES"), _DELIVERER),
     **dict.fromkeys(
@@ -83,18 +83,20 @@ NOT_COMPARED: Final = frozenset(
     }
 )
 
-_SETS: Final = frozenset({"WEBHOOK_ALLOW_CIDRS", "WEBHOOK_SCHEMES", "WEBHOOK_PORTS", "BULK_URLS"})  # in any order
-_PLACES: Final = ("BULK_STORE", "BULK_IMAGES")
+_UNORDERED_SETTINGS: Final = frozenset(
+    {"WEBHOOK_ALLOW_CIDRS", "WEBHOOK_SCHEMES", "WEBHOOK_PORTS", "BULK_URLS"}
+)  # in any order
+_STORAGE_SETTINGS: Final = ("BULK_STORE", "BULK_IMAGES")
 
 # Not shown on pages that need no key: of these `/readyz` gives a digest.
 PRIVATE: Final = frozenset({"TENANTS", "WEBHOOK_ALLOW_CIDRS", "BULK_STORE", "BULK_URLS", "BULK_IMAGES"})
 
 
-def values_of(part: Part, host: str, settings: Sequence[BaseSettings]) -> dict[str, str]:
+def compared_values(part: Part, host: str, settings: Sequence[BaseSettings]) -> dict[str, str]:
     """Give the settings that a process of this part must have like the others, as text."""
     named = [(name.upper(), value) for one in settings for name, value in one]
     values = {name: _text(name, value) for name, value in named if part in COMPARED.get(name, ())}
-    for name in _PLACES:
+    for name in _STORAGE_SETTINGS:
         place = values.get(name, "")
         if place and "://" not in place:
             # Hosts may reach a shared folder by different paths; on one host a path names one folder.
@@ -102,7 +104,7 @@ def values_of(part: Part, host: str, settings: Sequence[BaseSettings]) -> dict[s
     return values
 
 
-def shown(what: str, value: str) -> str:
+def redact_value(what: str, value: str) -> str:
     """Give a value as anybody may see it."""
     is_private = what.partition(" ")[0] in PRIVATE and value
     return f"sha256 {sha256(value.encode()).hexdigest()[:12]}" if is_private else value
@@ -118,4 +120,4 @@ def _text(name: str, value: Any) -> str:
             key: one.model_dump(exclude_none=True) if isinstance(one, BaseModel) else one for key, one in value.items()
         }
         return json.dumps(plain, sort_keys=True)
-    return ",".join(sorted(part.strip() for part in value.split(","))) if name in _SETS else str(value)
+    return ",".join(sorted(part.strip() for part in value.split(","))) if name in _UNORDERED_SETTINGS else str(value)

@@ -18,22 +18,22 @@ from typing import Final, NamedTuple
 import orjson
 from pydantic_settings import BaseSettings
 
-from jobs.config.compared_settings import Part, values_of
+from jobs.config.compared_settings import Part, compared_values
 from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import RECORD_VERSION
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
-from jobs.redis_client.outage_log import Outage
-from jobs.redis_client.periodic_refresh import RETRY_S, Lookout
+from jobs.redis_client.client import RedisClient
+from jobs.redis_client.outage_log import OutageLog
+from jobs.redis_client.periodic_refresh import RETRY_S, PeriodicRefresh
 
 log = logging.getLogger("jitney.jobs")
 
-MOST_SHARDS: Final = 99
-LEAST_TTL_S: Final = 3.0  # a process whose beat comes late is not gone
-BEATS_TO_LIVE: Final = 3
+MAX_SHARDS: Final = 99
+MIN_TTL_S: Final = 3.0  # a process whose beat comes late is not gone
+INTERVALS_TO_LIVE: Final = 3
 
 
-class ShardsDiffer(Exception):
+class ShardsMismatch(Exception):
     """SHARDS of this process is not what the queue is kept with; the message names both."""
 
     def __init__(self, own: int, kept: str) -> None:
@@ -55,7 +55,7 @@ class Process(NamedTuple):
         """Describe this process."""
         host = socket.gethostname()
         formats = {"release": _release(), "record format": RECORD_VERSION}
-        return cls(part, process_id, host, os.getpid(), {**formats, **values_of(part, host, settings)})
+        return cls(part, process_id, host, os.getpid(), {**formats, **compared_values(part, host, settings)})
 
     def __str__(self) -> str:
         return f"{self.part} {self.id} on {self.host} (pid {self.pid})"
@@ -81,17 +81,17 @@ def find_differences(processes: Iterable[Process]) -> list[Difference]:
     return [Difference(name, dict(sorted(values.items()))) for name, values in sorted(found.items()) if len(values) > 1]
 
 
-class Agreement(Lookout):
+class SettingsAgreement(PeriodicRefresh):
     """What this process and the others announce, as of the last look.
 
     `differences`: what is not the same everywhere.
     """
 
-    def __init__(self, connection: Connection, me: Process, shards: int, every_s: float) -> None:
-        """`every_s`: how often `run` is to look; a process that is silent three times as long is gone."""
+    def __init__(self, connection: RedisClient, me: Process, shards: int, interval_s: float) -> None:
+        """`interval_s`: how often `run` is to look; a process that is silent three times as long is gone."""
         super().__init__(log, "compare settings with the other processes")
         self._connection, self._me, self._shards = connection, me, shards
-        self._every_s = every_s
+        self._every_s = interval_s
         self._record = orjson.dumps(me._asdict())
         self._warned: dict[str, str] = {}
         self.differences: list[Difference] = []
@@ -100,11 +100,11 @@ class Agreement(Lookout):
         """Announce and look once; raises ShardsDiffer."""
         if not self._is_known:
             await check_shards(self._connection, self._shards)
-        self.differences = find_differences(await self._announce(max(LEAST_TTL_S, BEATS_TO_LIVE * self._every_s)))
+        self.differences = find_differences(await self._announce(max(MIN_TTL_S, INTERVALS_TO_LIVE * self._every_s)))
         self._is_known = True
         self._tell()
 
-    async def keep_looking(self) -> None:
+    async def run_until_mismatch(self) -> None:
         """Look until cancelled; raises ShardsDiffer."""
         await self.run(self._every_s)
 
@@ -117,7 +117,7 @@ class Agreement(Lookout):
         words = (self._me.id, int(ttl_s * 1000), self._shards, self._record)
         kept, *records = await self._connection.script("registry/announce_settings", keys.AGREEMENT, *words)
         if kept.decode() != str(self._shards):
-            raise ShardsDiffer(self._shards, kept.decode()[:20])
+            raise ShardsMismatch(self._shards, kept.decode()[:20])
         return [process for record in records if (process := _read(record))]
 
     def _tell(self) -> None:
@@ -133,21 +133,21 @@ class Agreement(Lookout):
             del self._warned[what]
 
 
-async def check_shards(connection: Connection, shards: int) -> None:
+async def check_shards(connection: RedisClient, shards: int) -> None:
     """Raise ShardsDiffer where the queue is kept with another number, or was used with more before that was written."""
     kept = await connection.command("HGET", keys.AGREEMENT, "shards")
     if kept is None:  # an empty queue, or one of a release that did not write it down
-        beyond = range(shards, MOST_SHARDS + 1)
+        beyond = range(shards, MAX_SHARDS + 1)
         there = await connection.pipeline([("EXISTS", keys.load(shard)) for shard in beyond])
         if used := [shard for shard, is_there in zip(beyond, there, strict=True) if is_there]:
-            raise ShardsDiffer(shards, str(used[-1] + 1))
+            raise ShardsMismatch(shards, str(used[-1] + 1))
     elif kept.decode() != str(shards):
-        raise ShardsDiffer(shards, kept.decode()[:20])
+        raise ShardsMismatch(shards, kept.decode()[:20])
 
 
-async def until_checked(connection: Connection, shards: int) -> None:
+async def wait_for_shard_check(connection: RedisClient, shards: int) -> None:
     """Check as soon as the queue answers; raises ShardsDiffer."""
-    outage = Outage(log, "read how many shards the queue has")
+    outage = OutageLog(log, "read how many shards the queue has")
     while True:
         try:
             await check_shards(connection, shards)
@@ -159,20 +159,20 @@ async def until_checked(connection: Connection, shards: int) -> None:
             return
 
 
-async def check_at_start(connection: Connection, shards: int) -> None:
+async def check_shards_at_start(connection: RedisClient, shards: int) -> None:
     """Raise ShardsDiffer before anything is started. A queue that is away is looked at when it is back."""
     with suppress(StoreUnavailable):
         await check_shards(connection, shards)
 
 
-async def read(connection: Connection) -> list[Process]:
+async def read_processes(connection: RedisClient) -> list[Process]:
     """List what processes have announced, those that have ended lately among them."""
     fields: Mapping[bytes, bytes] = await connection.command("HGETALL", keys.AGREEMENT)
     records = [text.partition(b" ")[2] for name, text in fields.items() if name.startswith(b"process:")]
     return sorted(process for record in records if (process := _read(record)))
 
 
-async def read_shards(connection: Connection) -> int:
+async def read_shards(connection: RedisClient) -> int:
     """Give the number of shards that the queue is kept with; 1 where none has been written down."""
     kept = await connection.command("HGET", keys.AGREEMENT, "shards")
     return int(kept) if kept and kept.isdigit() else 1

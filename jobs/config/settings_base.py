@@ -8,9 +8,9 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _PASSWORD: Final = re.compile(r"//[^@/]*@")
-MOST_SHOWN: Final = 200  # characters of a value in a message
-MOST_SECONDS: Final = 1e9  # 31 years: what Redis and the system still take for a time
-MOST_WHOLE: Final = (1 << 53) - 1  # as far as Lua counts
+MAX_SHOWN_CHARS: Final = 200  # characters of a value in a message
+MAX_SECONDS: Final = 1e9  # 31 years: what Redis and the system still take for a time
+MAX_INTEGER: Final = (1 << 53) - 1  # as far as Lua counts
 
 
 class Settings(BaseSettings):
@@ -21,14 +21,14 @@ class Settings(BaseSettings):
     @field_validator("*", mode="after")
     @classmethod
     def _can_be_counted(cls, value: Any) -> Any:
-        if isinstance(value, float) and not abs(value) <= MOST_SECONDS:
-            raise ValueError(f"must be at most {MOST_SECONDS:.0f}")
-        if isinstance(value, int) and abs(value) > MOST_WHOLE:
-            raise ValueError(f"must be at most {MOST_WHOLE}")
+        if isinstance(value, float) and not abs(value) <= MAX_SECONDS:
+            raise ValueError(f"must be at most {MAX_SECONDS:.0f}")
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise ValueError(f"must be at most {MAX_INTEGER}")
         return value
 
 
-def explain(error: ValidationError) -> str:
+def format_validation_error(error: ValidationError) -> str:
     """Say which variables make no sense, and what would, on one line."""
     return "; ".join(_explained(one) for one in error.errors())
 
@@ -38,5 +38,5 @@ def _explained(one: ErrorDetails) -> str:
         return one["msg"].removeprefix("Value error, ")
     name, value = str(one["loc"][0]).upper(), _PASSWORD.sub("//***@", " ".join(str(one["input"]).split()))
     inside = ".".join(str(part) for part in one["loc"][1:])
-    what = f"{name}=… {inside}={value[:MOST_SHOWN]}" if inside else f"{name}={value[:MOST_SHOWN]}"
-    return f"{what}: {one['msg'].removeprefix('Value error, ')[:MOST_SHOWN]}"
+    what = f"{name}=… {inside}={value[:MAX_SHOWN_CHARS]}" if inside else f"{name}={value[:MAX_SHOWN_CHARS]}"
+    return f"{what}: {one['msg'].removeprefix('Value error, ')[:MAX_SHOWN_CHARS]}"

@@ -15,19 +15,19 @@ from jobs.contract.errors import Refused
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-MAX_URL: Final = 2000  # characters
+MAX_URL_CHARS: Final = 2000  # characters
 PORTS: Final = {"http": 80, "https": 443}
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMERIC: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 # Of IPv6 only what is given out as global unicast; of that not what leads elsewhere: 6to4, Teredo and its neighbours,
 # documentation. `is_global` of Python 3.11 calls the first of these global, and NAT64, and IPv4's protocol block.
-_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
-_DETOURS: Final = [
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+_NON_PUBLIC_NETWORKS: Final = [
     ipaddress.ip_network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "192.0.0.0/24")
 ]
 
 
-class Target(NamedTuple):
+class WebhookTarget(NamedTuple):
     """Where a webhook goes. `origin` is scheme, host and port: what has one health, and one share of the deliveries."""
 
     url: str
@@ -36,17 +36,17 @@ class Target(NamedTuple):
     port: int
 
 
-class Guard:
+class AddressPolicy:
     """The rules of one installation. `allowed` are networks of ours that the operator opens, with any port."""
 
     def __init__(self, allowed: Sequence[Network], schemes: Collection[str], ports: Collection[int]) -> None:
         self._allowed, self._schemes, self._ports = allowed, schemes, ports
 
-    def target(self, url: str) -> Target:
+    def target(self, url: str) -> WebhookTarget:
         """Read an address, and check what its text tells; raises Refused."""
         parts, port = self._split(url)
         host = (parts.hostname or "").lower()
-        address = _literal(host, bracketed="[" in parts.netloc)
+        address = _parse_ip(host, bracketed="[" in parts.netloc)
         if address is not None:
             self.check(host, [address])
             self.check_port(port, [address])
@@ -59,68 +59,80 @@ class Guard:
         rest = parts.path or "/"
         netloc = shown if port == PORTS[parts.scheme] else f"{shown}:{port}"
         query = f"?{parts.query}" if parts.query else ""
-        return Target(f"{parts.scheme}://{netloc}{rest}{query}", origin, host, port)
+        return WebhookTarget(f"{parts.scheme}://{netloc}{rest}{query}", origin, host, port)
 
     def check(self, host: str, addresses: Sequence[Address]) -> None:
         """Raise Refused unless every one of these addresses may be spoken to."""
         for address in addresses:
             if not self._is_open(address) and not is_public(address):
                 message = f"{host[:100]} is {address}, which is no public address"
-                raise _refused(message, "a private receiver has to be in WEBHOOK_ALLOW_CIDRS")
+                raise _invalid_webhook(message, "a private receiver has to be in WEBHOOK_ALLOW_CIDRS")
 
     def check_port(self, port: int, addresses: Sequence[Address]) -> None:
         """Raise Refused for a port that is not on the list, unless the operator opened all these addresses."""
         if port in self._ports or (addresses and all(self._is_open(address) for address in addresses)):
             return
-        raise _refused(f"port {port} is not on the list", "ports: " + ", ".join(map(str, sorted(self._ports))))
+        raise _invalid_webhook(f"port {port} is not on the list", "ports: " + ", ".join(map(str, sorted(self._ports))))
 
     def _is_open(self, address: Address) -> bool:
         return any(address in network for network in self._allowed)
 
     def _split(self, url: str) -> tuple[SplitResult, int]:
-        if not 0 < len(url) <= MAX_URL:
-            raise _refused(f"it has {len(url)} characters", f"1 to {MAX_URL}")
+        if not 0 < len(url) <= MAX_URL_CHARS:
+            raise _invalid_webhook(f"it has {len(url)} characters", f"1 to {MAX_URL_CHARS}")
         if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
             message = "it has a character that no URL has"
-            raise _refused(
+            raise _invalid_webhook(
                 message, "printable ASCII; other letters percent-encoded, and as punycode in the host's name"
             )
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise _refused(f"it can not be read: {error}", "https://host/path") from error
+            raise _invalid_webhook(f"it can not be read: {error}", "https://host/path") from error
         if parts.scheme not in self._schemes:
-            raise _refused(f"scheme {parts.scheme[:20]!r} is not on the list", "schemes: " + ", ".join(self._schemes))
+            raise _invalid_webhook(
+                f"scheme {parts.scheme[:20]!r} is not on the list", "schemes: " + ", ".join(self._schemes)
+            )
         if "@" in parts.netloc or "#" in url:
-            raise _refused("it has a user's name, a password or a fragment", "https://host/path?query")
+            raise _invalid_webhook("it has a user's name, a password or a fragment", "https://host/path?query")
         return parts, port if port is not None else PORTS[parts.scheme]
 
     def _check_name(self, host: str) -> None:
         labels = host.split(".")
-        if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or not all(map(_decodes, labels)):
-            raise _refused(
+        if (
+            len(host) > 253
+            or not all(_LABEL.fullmatch(label) for label in labels)
+            or not all(map(_is_valid_punycode, labels))
+        ):
+            raise _invalid_webhook(
                 f"{host[:100]!r} is no host's name", "letters, digits and hyphens, dots between, none at the end"
             )
         if _NUMERIC.fullmatch(labels[-1]):
-            raise _refused(f"{host[:100]!r} is an address in a short form", "four decimal numbers with dots between")
+            raise _invalid_webhook(
+                f"{host[:100]!r} is an address in a short form", "four decimal numbers with dots between"
+            )
         if not self._allowed and (len(labels) == 1 or labels[-1] in {"localhost", "local", "internal"}):
-            raise _refused(f"{host[:100]!r} is a name of a private network", "a public host's name")
+            raise _invalid_webhook(f"{host[:100]!r} is a name of a private network", "a public host's name")
 
 
 def is_public(address: Address) -> bool:
     """Whether this address is one of the internet's, and stands for itself."""
-    if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
         return False
-    return address.is_global and not address.is_multicast and not any(address in network for network in _DETOURS)
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not any(address in network for network in _NON_PUBLIC_NETWORKS)
+    )
 
 
-def networks(text: str) -> list[Network]:
+def parse_networks(text: str) -> list[Network]:
     """Read CIDRs with commas between; raises ValueError."""
     return [ipaddress.ip_network(one.strip()) for one in text.split(",") if one.strip()]
 
 
-def _literal(host: str, *, bracketed: bool) -> Address | None:
+def _parse_ip(host: str, *, bracketed: bool) -> Address | None:
     """Read a host that is an address; None where it is a name. Raises Refused."""
     try:
         if bracketed and "%" in host:  # a zone names one of our own cards
@@ -128,11 +140,11 @@ def _literal(host: str, *, bracketed: bool) -> Address | None:
         return ipaddress.IPv6Address(host) if bracketed else ipaddress.IPv4Address(host)
     except ValueError as error:
         if bracketed:
-            raise _refused(f"{host[:100]!r} is no IPv6 address", "https://[2001:4860::1]/path") from error
+            raise _invalid_webhook(f"{host[:100]!r} is no IPv6 address", "https://[2001:4860::1]/path") from error
         return None
 
 
-def _decodes(label: str) -> bool:
+def _is_valid_punycode(label: str) -> bool:
     """Whether a label that is written in punycode means something, and is written as it should be."""
     if not label.startswith("xn--"):
         return True
@@ -143,5 +155,5 @@ def _decodes(label: str) -> bool:
         return False
 
 
-def _refused(message: str, allowed: str) -> Refused:
+def _invalid_webhook(message: str, allowed: str) -> Refused:
     return Refused("invalid_webhook", f"the webhook's address is not taken: {message}", allowed=[allowed])

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Flight(NamedTuple):
+class BackgroundLease(NamedTuple):
     """One handing out of a delivery; of several only the last counts."""
 
     delivery: str

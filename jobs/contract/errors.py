@@ -75,7 +75,9 @@ CODES: dict[str, tuple[int, str]] = {
 }
 
 # A job that fails with one of these is kept as a dead letter: the fault may be ours, the model's or the machine's.
-DEAD_LETTERS = frozenset({"inference_failed", "unreadable_job", "resource_exhausted", "poison", "too_many_attempts"})
+DEAD_LETTER_CODES = frozenset(
+    {"inference_failed", "unreadable_job", "resource_exhausted", "poison", "too_many_attempts"}
+)
 
 
 class JitneyError(Exception):
@@ -93,29 +95,29 @@ class Refused(JitneyError):
     """The request, or the job's own input, will not do as it is."""
 
 
-class NotNow(JitneyError):
+class RetryLater(JitneyError):
     """Nothing was promised; the same request may be sent again."""
 
 
-class QueueFull(NotNow):
+class QueueFull(RetryLater):
     """Too much waits already: a refusal now is kinder than an answer too late."""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__("queue_full", message, **details)
 
 
-class OverLimit(NotNow):
+class OverLimit(RetryLater):
     """One tenant wants more than it may have; the others are unaffected."""
 
 
-class StoreUnavailable(NotNow):
+class StoreUnavailable(RetryLater):
     """Redis did not take it."""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__("store_unavailable", message, **details)
 
 
-def contain(error: Exception) -> JitneyError:
+def to_jitney_error(error: Exception) -> JitneyError:
     """Give what went wrong with one of many (a job of a request, a line of a batch) as its own error.
 
     An exception that is none of ours becomes `internal_error`; the caller logs it.

@@ -6,19 +6,19 @@ import re
 import zlib
 from typing import Final
 
-PATTERN: Final = re.compile(r"[0-9]{2}[0-9a-f]{32}")
+JOB_ID: Final = re.compile(r"[0-9]{2}[0-9a-f]{32}")
 
 
 # Asking the system for random bits costs a call to it; one call serves many ids. Nothing of ours forks after its start.
 _BYTES: Final = 16
-_drawn: list[str] = []
+_unused_ids: list[str] = []
 
 
-def new_id(shard: int) -> str:
-    if not _drawn:
+def new_job_id(shard: int) -> str:
+    if not _unused_ids:
         bits = os.urandom(256 * _BYTES).hex()
-        _drawn.extend(bits[at : at + 2 * _BYTES] for at in range(0, len(bits), 2 * _BYTES))
-    return f"{shard:02d}{_drawn.pop()}"
+        _unused_ids.extend(bits[at : at + 2 * _BYTES] for at in range(0, len(bits), 2 * _BYTES))
+    return f"{shard:02d}{_unused_ids.pop()}"
 
 
 def shard_of(job_id: str) -> int:
@@ -34,4 +34,4 @@ def choose_shard(shards: int, tenant: str, idempotency_key: str) -> int:
     return random.randrange(shards)  # noqa: S311 (balance, not secrecy)
 
 
-TENANT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # it is part of keys in Redis, where a colon parts words
+TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # it is part of keys in Redis, where a colon parts words

@@ -2,10 +2,10 @@
 
 from typing import Final
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
-def sniff(data: bytes) -> str | None:
+def detect_format(data: bytes) -> str | None:
     """Name the format of an image file; None where it is not one of FORMATS."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"

@@ -45,7 +45,7 @@ class Accepted(NamedTuple):
     replayed: bool
 
 
-class Claimed(NamedTuple):
+class ClaimedJob(NamedTuple):
     """A job under lease, as a worker gets it. Times are the Redis server's; `retries`: how often it was tried again.
 
     `tenant`: whose it is; workers prepare inputs in turns between tenants.
@@ -68,10 +68,10 @@ class Claimed(NamedTuple):
         return self.id, self.attempt
 
 
-class Claim(NamedTuple):
+class ClaimResult(NamedTuple):
     """What a claim took, and what it left."""
 
-    jobs: list[Claimed]
+    jobs: list[ClaimedJob]
     more: bool = False  # it was cut short: the next finds more at once
     suspects: bool = False  # some wait for their trial
     bulk: int = 0  # how many of the jobs are bulk's
@@ -81,9 +81,9 @@ class Claim(NamedTuple):
     def interactive(self) -> int:
         return len(self.jobs) - self.bulk
 
-    def and_of(self, other: "Claim") -> "Claim":
+    def merged_with(self, other: "ClaimResult") -> "ClaimResult":
         """Join what was claimed of two shards."""
-        return Claim(
+        return ClaimResult(
             self.jobs + other.jobs,
             self.more or other.more,
             self.suspects or other.suspects,
@@ -92,11 +92,11 @@ class Claim(NamedTuple):
         )
 
 
-class Handed(NamedTuple):
+class Handoff(NamedTuple):
     """What a worker is handed over without a claim."""
 
-    jobs: list[Claimed]
-    seats_left: int | None  # None: none was free, the job is a guest
+    jobs: list[ClaimedJob]
+    free_slots: int | None  # None: none was free, the job is a guest
     bulk: int  # how many of the jobs are bulk's
 
     @property

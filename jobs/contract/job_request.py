@@ -6,9 +6,9 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from jobs.contract.base64_reader import read_base64_or_url
-from jobs.contract.errors import JitneyError, Refused, contain
+from jobs.contract.errors import JitneyError, Refused, to_jitney_error
 from jobs.contract.job import LANES
-from jobs.contract.json_reader import as_object, read_json, read_object
+from jobs.contract.json_reader import read_json, read_object, require_object
 
 log = logging.getLogger("jitney.jobs")
 
@@ -18,7 +18,7 @@ MAX_METADATA_TEXT: Final = 512
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-class Draft(NamedTuple):
+class JobRequest(NamedTuple):
     """A job as a caller asks for it. Exactly one of image, tensors and raw is given; raw may turn out an image.
 
     `webhook` is as it came: what it says is checked by jobs/contract/webhook_request.py.
@@ -35,17 +35,17 @@ class Draft(NamedTuple):
     webhook: Any = None
 
 
-def from_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> Draft:
+def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> JobRequest:
     """Read the fields of a JSON job; `model` and `lane` stand where it names none. Raises Refused."""
     if unknown := [name for name in fields if name not in JSON_FIELDS]:
         raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(JSON_FIELDS))
-    given = fields.get("input")
-    if not isinstance(given, dict) or len(given) != 1 or next(iter(given)) not in ("image", "tensors"):
+    job_input = fields.get("input")
+    if not isinstance(job_input, dict) or len(job_input) != 1 or next(iter(job_input)) not in ("image", "tensors"):
         message = 'field "input" must be an object with one of the allowed fields'
         raise Refused("invalid_request", message, allowed=["image", "tensors"])
     named = fields.get("model", "")
-    draft = checked(
-        Draft(
+    job_request = check_fields(
+        JobRequest(
             model=model if named == "" else named,
             parameters=fields.get("parameters", {}),
             lane=fields.get("lane", lane),
@@ -54,31 +54,31 @@ def from_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interac
             webhook=fields.get("webhook"),
         )
     )
-    if "image" in given:
-        return draft._replace(image=_base64(given["image"]))
-    if isinstance(given["tensors"], dict):
-        return draft._replace(tensors=given["tensors"])
+    if "image" in job_input:
+        return job_request._replace(image=_base64(job_input["image"]))
+    if isinstance(job_input["tensors"], dict):
+        return job_request._replace(tensors=job_input["tensors"])
     raise Refused("invalid_request", 'field "input.tensors" must be an object of named tensors')
 
 
-def checked(draft: Draft) -> Draft:
+def check_fields(job_request: JobRequest) -> JobRequest:
     """Give the draft if its fields are of the right kind; raises Refused."""
-    if not isinstance(draft.model, str):
+    if not isinstance(job_request.model, str):
         raise Refused("invalid_request", 'field "model" must be a string')
-    if not isinstance(draft.parameters, dict):
+    if not isinstance(job_request.parameters, dict):
         raise Refused("invalid_request", 'field "parameters" must be an object')
-    if draft.lane not in LANES:
+    if job_request.lane not in LANES:
         raise Refused("invalid_request", 'field "lane" must be one of the allowed words', allowed=list(LANES))
-    deadline = draft.deadline_ms
+    deadline = job_request.deadline_ms
     if deadline is not None and (not isinstance(deadline, int) or isinstance(deadline, bool) or deadline < 1):
         raise Refused("invalid_request", "deadline_ms must be a whole number of milliseconds, at least 1")
-    metadata = draft.metadata
+    metadata = job_request.metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise Refused("invalid_request", 'field "metadata" must be an object of strings')
     if len(metadata) > MAX_METADATA or any(len(k) + len(v) > MAX_METADATA_TEXT for k, v in metadata.items()):
         message = f"metadata takes {MAX_METADATA} pairs of at most {MAX_METADATA_TEXT} characters each"
         raise Refused("invalid_request", message, limit=MAX_METADATA)
-    return draft
+    return job_request
 
 
 def _base64(text: Any) -> bytes:
@@ -87,13 +87,13 @@ def _base64(text: Any) -> bytes:
     return read_base64_or_url(text, 'field "input.image"')
 
 
-def from_text_fields(fields: Mapping[str, str]) -> Draft:
+def read_text_fields(fields: Mapping[str, str]) -> JobRequest:
     """Read the fields that doors without JSON give as text."""
     deadline = fields.get("deadline_ms")
     if deadline is not None and not (deadline.isascii() and deadline.isdigit() and len(deadline) < 12):
         raise Refused("invalid_request", "deadline_ms must be a whole number of milliseconds")
-    return checked(
-        Draft(
+    return check_fields(
+        JobRequest(
             model=fields.get("model", ""),
             parameters=read_object(fields.get("parameters", "{}"), "parameters"),
             lane=fields.get("lane", "interactive"),
@@ -109,13 +109,13 @@ def _webhook(text: str | None) -> Any:
     return read_json(text, "webhook") if text and text.startswith("{") else text
 
 
-def read_one(what: str, value: Any, model: str, lane: str) -> Draft | JitneyError:
+def read_json_job(what: str, value: Any, model: str, lane: str) -> JobRequest | JitneyError:
     """Read one of several jobs, parsed or not; gives its error where it has one."""
     try:
         fields = read_json(value, what) if isinstance(value, bytes) else value
-        return from_fields(as_object(fields, what), model, lane)
+        return read_json_fields(require_object(fields, what), model, lane)
     except Refused as error:
         return error
     except Exception as error:
         log.exception("%s of a request failed unexpectedly", what)
-        return contain(error)
+        return to_jitney_error(error)

@@ -9,7 +9,7 @@ import orjson
 from jobs.contract.job import Job
 
 
-def timestamp(us: int | None) -> str | None:
+def format_timestamp(us: int | None) -> str | None:
     """Write a time in µs since the epoch as RFC 3339, in ms."""
     if us is None:
         return None
@@ -40,9 +40,9 @@ def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
         "version": job.version,
         "status": job.state,
         "lane": job.lane,
-        "created_at": timestamp(job.created_us),
-        "started_at": timestamp(job.started_us),
-        "finished_at": timestamp(job.finished_us),
+        "created_at": format_timestamp(job.created_us),
+        "started_at": format_timestamp(job.started_us),
+        "finished_at": format_timestamp(job.finished_us),
         "attempts": job.attempts,
         "output": orjson.Fragment(job.output) if job.output else None,
         "error": orjson.Fragment(job.error) if job.error else None,

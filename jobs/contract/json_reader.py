@@ -18,10 +18,10 @@ from jobs.contract.errors import Refused
 MAX_VALUES: Final = 1_000_000
 MAX_DEPTH: Final = 254  # as orjson writes; Python's repr fails at about 1,000
 BLANK: Final = b" \t\r\n\v\f" + codecs.BOM_UTF8  # a line of nothing else is blank
-SHOWN: Final = 80  # characters of a caller's text in a message
+MAX_SHOWN_CHARS: Final = 80  # characters of a caller's text in a message
 _TOO_DEEP: Final = "depth limit exceeded"  # orjson's words for more than 1,024 levels
 _NESTED: Final = {dict, list}
-_WORDS: Final = {None: "null", True: "true", False: "false"}
+_LITERALS: Final = {None: "null", True: "true", False: "false"}
 
 
 def read_json(text: bytes | str, what: str) -> Any:
@@ -39,7 +39,7 @@ def read_json(text: bytes | str, what: str) -> Any:
     except orjson.JSONDecodeError as error:
         if error.msg.startswith(_TOO_DEEP):
             raise _too_deep(what) from error
-        if encoding := wide_encoding(data):
+        if encoding := detect_wide_encoding(data):
             raise _not_utf8(what, encoding) from error
         raise Refused("malformed_request", f"{what} is not valid JSON: {error}") from error
     if _may_be_deep(data) and _is_deeper(value, MAX_DEPTH):
@@ -49,28 +49,28 @@ def read_json(text: bytes | str, what: str) -> Any:
 
 def read_object(text: bytes | str, what: str) -> dict[str, Any]:
     """Read a JSON object; raises Refused."""
-    return as_object(read_json(text, what), what)
+    return require_object(read_json(text, what), what)
 
 
-def as_object(value: Any, what: str) -> dict[str, Any]:
+def require_object(value: Any, what: str) -> dict[str, Any]:
     """Give a value that must be an object; raises Refused."""
     if not isinstance(value, dict):
         raise Refused("invalid_request", f"{what} must be a JSON object")
     return value
 
 
-def shown(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Describe a caller's value in a message: short, and never by walking through it."""
     if isinstance(value, str):
-        return repr(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")
+        return repr(value if len(value) <= MAX_SHOWN_CHARS else f"{value[:MAX_SHOWN_CHARS]}…")
     if value is None or isinstance(value, bool):
-        return _WORDS[value]
+        return _LITERALS[value]
     if isinstance(value, float) or (isinstance(value, int) and -(1 << 64) < value < 1 << 64):
         return str(value)
     return {dict: "an object", list: "a list", int: "a number"}.get(type(value), f"a {type(value).__name__}")
 
 
-def wide_encoding(data: bytes) -> str:
+def detect_wide_encoding(data: bytes) -> str:
     """Name the encoding of text that is UTF-16 or UTF-32, by its byte order mark or its zero bytes; '' for others."""
     head = data[:4]
     if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) or head.count(b"\0") == 3:
@@ -79,9 +79,9 @@ def wide_encoding(data: bytes) -> str:
     return "UTF-16" if has_half_zero or head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
 
 
-def refuse_wide(data: bytes, what: str) -> None:
+def reject_wide_encoding(data: bytes, what: str) -> None:
     """Raise Refused for the beginning of a text that is UTF-16 or UTF-32."""
-    if encoding := wide_encoding(data):
+    if encoding := detect_wide_encoding(data):
         raise _not_utf8(what, encoding)
 
 
@@ -91,17 +91,17 @@ def _not_utf8(what: str, encoding: str) -> Refused:
 
 def _too_deep(what: str, value: Any = None) -> Refused:
     fields = value.items() if isinstance(value, dict) else ()
-    where = next((f" in {shown(name)}" for name, one in fields if _is_deeper(one, MAX_DEPTH - 1)), "")
+    where = next((f" in {describe_value(name)}" for name, one in fields if _is_deeper(one, MAX_DEPTH - 1)), "")
     message = f"{what} is nested too deep{where}: JSON may have {MAX_DEPTH} levels"
     return Refused("invalid_request", message, limit=MAX_DEPTH)
 
 
 def _may_be_deep(data: bytes) -> bool:
     """Whether there are brackets enough. `find` costs a fraction of `count`, and most texts have few brackets."""
-    return _has(data, b"[", MAX_DEPTH // 2) or _has(data, b"{", MAX_DEPTH // 2)
+    return _has_at_least(data, b"[", MAX_DEPTH // 2) or _has_at_least(data, b"{", MAX_DEPTH // 2)
 
 
-def _has(data: bytes, sign: bytes, count: int) -> bool:
+def _has_at_least(data: bytes, sign: bytes, count: int) -> bool:
     at = -1
     for _ in range(count):
         at = data.find(sign, at + 1)

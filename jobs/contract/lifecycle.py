@@ -32,7 +32,7 @@ STARTS: Final = ("    [*] --> queued: submit", "    [*] --> running: submit, whe
 FINAL: Final = frozenset(State) - {source for source, _ in TRANSITIONS}
 
 
-def diagram() -> str:
+def draw_diagram() -> str:
     """Draw the table as a Mermaid state diagram."""
     arrows = [f"    {source} --> {target}: {event}" for (source, target), event in TRANSITIONS.items()]
     ends = [f"    {state} --> [*]" for state in State if state in FINAL]

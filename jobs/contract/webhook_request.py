@@ -6,19 +6,19 @@ from typing import Any, Final
 
 import orjson
 
-from jobs.contract.address_policy import Guard
+from jobs.contract.address_policy import AddressPolicy
 from jobs.contract.errors import Refused
 from jobs.contract.lifecycle import FINAL, State
 
 # The type of the message → the end it tells of.
-EVENTS: Final = {f"job.{state.value}": state for state in State if state in FINAL}
+WEBHOOK_EVENTS: Final = {f"job.{state.value}": state for state in State if state in FINAL}
 FIELDS: Final = ("url", "events", "headers")
-MOST_HEADERS: Final = 10
-MOST_NAME: Final = 64  # characters
-MOST_VALUE: Final = 2048  # characters; a signed token fits
-MOST_HEADER_BYTES: Final = 4096  # names and values of one webhook together
+MAX_HEADERS: Final = 10
+MAX_NAME_CHARS: Final = 64  # characters
+MAX_VALUE_CHARS: Final = 2048  # characters; a signed token fits
+MAX_HEADER_BYTES: Final = 4096  # names and values of one webhook together
 # Names that are ours or the connection's: the request is framed, signed and described by the service alone.
-_OURS: Final = frozenset(
+_RESERVED_HEADERS: Final = frozenset(
     (
         "connection",
         "date",
@@ -32,57 +32,57 @@ _OURS: Final = frozenset(
         "user-agent",
     )
 )
-_OUR_PREFIXES: Final = ("content-", "proxy-", "webhook-")
+_RESERVED_PREFIXES: Final = ("content-", "proxy-", "webhook-")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
-def read(webhook: Any, guard: Guard) -> str:
+def read_webhook(webhook: Any, address_policy: AddressPolicy) -> str:
     """Read a webhook, a URL or an object of `url`, `events` and `headers`, into its record. Raises Refused.
 
     The record: origin, URL and ends with spaces between; where there are headers, their JSON on a second line.
     """
-    given: Any = {"url": webhook} if isinstance(webhook, str) else webhook
-    if not isinstance(given, Mapping) or not set(given) <= set(FIELDS) or not isinstance(given.get("url"), str):
+    fields: Any = {"url": webhook} if isinstance(webhook, str) else webhook
+    if not isinstance(fields, Mapping) or not set(fields) <= set(FIELDS) or not isinstance(fields.get("url"), str):
         message = 'field "webhook" must be a URL, or an object of url, events and headers'
         raise Refused("invalid_request", message, allowed=list(FIELDS))
-    events = given.get("events", [])
-    if not isinstance(events, list) or not all(isinstance(event, str) and event in EVENTS for event in events):
+    events = fields.get("events", [])
+    if not isinstance(events, list) or not all(isinstance(event, str) and event in WEBHOOK_EVENTS for event in events):
         message = 'field "webhook.events" must be a list of the allowed words; left out, all are told'
-        raise Refused("invalid_request", message, allowed=list(EVENTS))
-    headers = _headers(given.get("headers", {}))
-    target = guard.target(given["url"])
-    asked = " ".join([target.origin, target.url, *sorted({EVENTS[event] for event in events})])
-    return f"{asked}\n{orjson.dumps(headers, option=orjson.OPT_SORT_KEYS).decode()}" if headers else asked
+        raise Refused("invalid_request", message, allowed=list(WEBHOOK_EVENTS))
+    headers = _headers(fields.get("headers", {}))
+    target = address_policy.target(fields["url"])
+    record = " ".join([target.origin, target.url, *sorted({WEBHOOK_EVENTS[event] for event in events})])
+    return f"{record}\n{orjson.dumps(headers, option=orjson.OPT_SORT_KEYS).decode()}" if headers else record
 
 
-def _headers(given: Any) -> dict[str, str]:
+def _headers(fields: Any) -> dict[str, str]:
     """Check the headers that a receiver wants to get; names in lower case. Raises Refused, without any value."""
     what = 'field "webhook.headers"'
-    if not isinstance(given, Mapping) or not all(isinstance(value, str) for value in given.values()):
+    if not isinstance(fields, Mapping) or not all(isinstance(value, str) for value in fields.values()):
         raise Refused("invalid_request", f"{what} must be an object of strings", param="webhook.headers")
-    if len(given) > MOST_HEADERS:
+    if len(fields) > MAX_HEADERS:
         raise Refused(
-            "invalid_request", f"{what} may have {MOST_HEADERS} headers, and has {len(given)}", limit=MOST_HEADERS
+            "invalid_request", f"{what} may have {MAX_HEADERS} headers, and has {len(fields)}", limit=MAX_HEADERS
         )
     headers: dict[str, str] = {}
-    for name, value in given.items():
+    for name, value in fields.items():
         lower = name.lower()
-        if not _NAME.fullmatch(name) or len(name) > MOST_NAME:
-            raise Refused("invalid_request", f"{what}: {name[:MOST_NAME]!r} is not the name of a header")
-        if lower in _OURS or lower.startswith(_OUR_PREFIXES):
+        if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARS:
+            raise Refused("invalid_request", f"{what}: {name[:MAX_NAME_CHARS]!r} is not the name of a header")
+        if lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES):
             raise Refused("invalid_request", f"{what}: {name} is set by the service, or belongs to the connection")
         if lower in headers:
             raise Refused("invalid_request", f"{what} names {name} twice")
-        if not _VALUE.fullmatch(value) or len(value) > MOST_VALUE:
-            allowed = f"1 to {MOST_VALUE} printable ASCII characters, without spaces at its ends"
+        if not _VALUE.fullmatch(value) or len(value) > MAX_VALUE_CHARS:
+            allowed = f"1 to {MAX_VALUE_CHARS} printable ASCII characters, without spaces at its ends"
             message = f"{what}: the value of {name} must be {allowed}"
-            raise Refused("invalid_request", message, limit=MOST_VALUE)
+            raise Refused("invalid_request", message, limit=MAX_VALUE_CHARS)
         headers[lower] = value
-    if (size := sum(len(name) + len(value) for name, value in headers.items())) > MOST_HEADER_BYTES:
+    if (size := sum(len(name) + len(value) for name, value in headers.items())) > MAX_HEADER_BYTES:
         raise Refused(
             "invalid_request",
-            f"{what} may have {MOST_HEADER_BYTES} bytes, and has {size}",
-            limit_bytes=MOST_HEADER_BYTES,
+            f"{what} may have {MAX_HEADER_BYTES} bytes, and has {size}",
+            limit_bytes=MAX_HEADER_BYTES,
         )
     return headers

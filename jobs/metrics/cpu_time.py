@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 
 GATEWAY: Final = "gateway"
 WORKER: Final = "worker"
@@ -15,24 +15,24 @@ QUEUE: Final = "queue"
 PARTS: Final = (GATEWAY, WORKER, QUEUE)
 
 
-class Meter:
+class CpuMeter:
     """The CPU time of this process, all threads, that it has not told yet."""
 
     def __init__(self, part: str) -> None:
-        self._part, self._told_us = part, 0
+        self._part, self._flushed_us = part, 0
 
-    async def tell(self, connection: Connection) -> None:
+    async def tell(self, connection: RedisClient) -> None:
         """Add it to the part's sum. What an outage cuts off is lost, rather than counted twice."""
         spent_us = time.process_time_ns() // 1000
-        added_us, self._told_us = spent_us - self._told_us, spent_us
+        added_us, self._flushed_us = spent_us - self._flushed_us, spent_us
         await connection.script("generic/increment", keys.CPU, self._part, added_us)
 
 
-async def read(connection: Connection) -> dict[str, float]:
+async def read_cpu_seconds(connection: RedisClient) -> dict[str, float]:
     """Seconds by part; a part that has told nothing yet has 0. The server's begin anew when it starts anew."""
-    told = await connection.command("HGETALL", keys.CPU)
+    counters = await connection.command("HGETALL", keys.CPU)
     server = await connection.facts("cpu")
     return {
-        **{part: int(told.get(part.encode(), 0)) / 1e6 for part in (GATEWAY, WORKER)},
+        **{part: int(counters.get(part.encode(), 0)) / 1e6 for part in (GATEWAY, WORKER)},
         QUEUE: sum(float(server.get(name, 0)) for name in ("used_cpu_user", "used_cpu_sys")),
     }

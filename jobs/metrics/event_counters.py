@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Runs(NamedTuple):
+class RunCounts(NamedTuple):
     """How a version's jobs ended, as far as that says something about the version."""
 
     succeeded: int = 0
@@ -30,12 +30,12 @@ class Runs(NamedTuple):
     def fault_share(self) -> float:
         return self.faults / self.judged if self.judged else 0.0
 
-    def less(self, before: "Runs") -> "Runs":
+    def less(self, before: "RunCounts") -> "RunCounts":
         """Give what came on top; a queue that has lost its data counts from the start again."""
-        return Runs(*(now - then if now >= then else now for now, then in zip(self, before, strict=True)))
+        return RunCounts(*(now - then if now >= then else now for now, then in zip(self, before, strict=True)))
 
 
-def fold(counts: Mapping[bytes, bytes], sums: Mapping[bytes, bytes]) -> dict[str, int]:
+def sum_shard_counts(counts: Mapping[bytes, bytes], sums: Mapping[bytes, bytes]) -> dict[str, int]:
     """Read a shard's `:counts` and the jobs submitted among its `:load`."""
     totals: Counter[str] = Counter()
     for name, value in counts.items():
@@ -53,8 +53,8 @@ def fold(counts: Mapping[bytes, bytes], sums: Mapping[bytes, bytes]) -> dict[str
     return totals
 
 
-def runs(counts: Mapping[str, int], model: str, version: str) -> Runs:
+def get_run_counts(counts: Mapping[str, int], model: str, version: str) -> RunCounts:
     """Pick out how a version's jobs ended."""
     which = f"{model}:{version}"
     succeeded = counts.get(f"outcomes:{which}:succeeded", 0)
-    return Runs(succeeded, counts.get(f"faults:{which}", 0), counts.get(f"kills:{which}", 0))
+    return RunCounts(succeeded, counts.get(f"faults:{which}", 0), counts.get(f"kills:{which}", 0))

@@ -36,19 +36,19 @@ def trim() -> None:
         libc.malloc_trim(0)
 
 
-async def run(every_s: float) -> None:
-    """Trim whenever the process is larger than it was by GROWTH_BYTES, until cancelled; `every_s`: between two looks.
+async def run(interval_s: float) -> None:
+    """Trim whenever the process is larger than it was by GROWTH_BYTES, until cancelled; `interval_s`: between two looks.
 
     Where that gives little back the memory is in use: the next attempts come at longer intervals.
     """
-    smallest, pause_s = resident_bytes(), every_s
+    smallest, pause_s = resident_bytes(), interval_s
     while True:
         await asyncio.sleep(pause_s)
         before = resident_bytes()
         if before < smallest + GROWTH_BYTES:
-            pause_s = every_s
+            pause_s = interval_s
             continue
         await asyncio.to_thread(trim)
         smallest = min(smallest, after := resident_bytes())
         gave_back = before - after > GROWTH_BYTES // 4
-        pause_s = every_s if gave_back else min(2 * pause_s, MOST_PAUSES * every_s)
+        pause_s = interval_s if gave_back else min(2 * pause_s, MOST_PAUSES * interval_s)

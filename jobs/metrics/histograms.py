@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGE_MS: Final = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000)
@@ -20,27 +20,27 @@ _BUCKETS: Final = {what: [f"{what}:{bound}" for bound in (*bounds, "inf")] for w
 _SUMS: Final = {what: f"{what}:sum" for what in BOUNDS}
 
 
-class Tally:
+class HistogramBuffer:
     """What one worker saw of one model since it last told Redis: counts per bucket, and sums in µs (or seats)."""
 
     def __init__(self) -> None:
         self._counts: defaultdict[str, int] = defaultdict(int)
 
-    def saw(self, what: str, value: float, times: int = 1) -> None:
+    def observe(self, what: str, value: float, times: int = 1) -> None:
         """Count a value (a batch's size, or a stage's ms) into its bucket."""
         self._counts[_BUCKETS[what][bisect_left(BOUNDS[what], value)]] += times
         self._counts[_SUMS[what]] += times * (int(value) if what == "size" else round(value * 1000))
 
-    async def tell(self, connection: Connection, model: str) -> None:
+    async def tell(self, connection: RedisClient, model: str) -> None:
         """Add it all to the stats, and begin anew. What an outage cuts off is lost, rather than counted twice."""
         counts, self._counts = self._counts, defaultdict(int)
         if counts:
             await connection.script(
-                "generic/increment", keys.stats(model), *(word for pair in counts.items() for word in pair)
+                "generic/increment", keys.stats(model), *(arg for pair in counts.items() for arg in pair)
             )
 
 
-async def read(connection: Connection, models: Sequence[str]) -> dict[str, dict[str, int]]:
+async def read_histograms(connection: RedisClient, models: Sequence[str]) -> dict[str, dict[str, int]]:
     """Read the stats of some models: `<what>:<upper bound>` and `<what>:sum`."""
     answers = await connection.pipeline([("HGETALL", keys.stats(model)) for model in models]) if models else []
     return {

@@ -15,18 +15,18 @@ import orjson
 from pydantic import TypeAdapter
 
 from jobs.contract.errors import Refused, StoreUnavailable
-from jobs.metrics.event_counters import Runs
+from jobs.metrics.event_counters import RunCounts
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 
 log = logging.getLogger("jitney.jobs")
 
-NEWS: Final = b"plans"
-TRIES: Final = 10  # to change what others change at the same time
+PLANS_CHANGED: Final = b"plans"
+MAX_CHANGE_ATTEMPTS: Final = 10  # to change what others change at the same time
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class RolloutWatch:
     """A version that has just begun to take jobs, and what it is held against: what both have done since then."""
 
     version: str
@@ -35,13 +35,13 @@ class Watch:
     until_s: float | None  # None: as long as it is the canary
     counted: dict[str, list[int]] = field(default_factory=dict)  # version → its `Runs` at the beginning
 
-    def runs(self, version: str, now: Runs) -> Runs:
+    def runs(self, version: str, now: RunCounts) -> RunCounts:
         """Give how a version's jobs ended since the watch began."""
-        return now.less(Runs(*self.counted.get(version, ())))
+        return now.less(RunCounts(*self.counted.get(version, ())))
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RolloutPlan:
     """One model's. Versions are the numbers of their folders; an empty string is none."""
 
     stable: str = ""  # takes the jobs, less the canary's share
@@ -55,7 +55,7 @@ class Plan:
     asked: dict[str, int] = field(
         default_factory=dict
     )  # version → how often it was to be loaded: once more, and it is anew
-    watch: Watch | None = None
+    watch: RolloutWatch | None = None
     stamp: str = field(default="", compare=False)  # of whoever wrote it: two who take the same step take it twice
 
     def wants(self, choice: str) -> set[str]:
@@ -66,53 +66,55 @@ class Plan:
         return {stable, self.canary, self.before, *self.kept} - {""}
 
 
-FOLLOWS: Final = Plan()
-_PLAN: Final = TypeAdapter(Plan)
+FOLLOW_FOLDER: Final = RolloutPlan()
+_PLAN: Final = TypeAdapter(RolloutPlan)
 
 
-def read_one(text: bytes) -> Plan:
+def parse_plan(text: bytes) -> RolloutPlan:
     """Read a plan, of an earlier or a later release than ours; raises ValueError."""
     return _PLAN.validate_json(text)
 
 
-async def read(connection: Connection) -> dict[str, Plan]:
+async def read_plans(connection: RedisClient) -> dict[str, RolloutPlan]:
     """Read all plans, by model. One that can not be read is none: the model follows its folder."""
     found: Mapping[bytes, bytes] = await connection.command("HGETALL", keys.PLANS)
     plans = {}
     for name, text in found.items():
         try:
-            plans[name.decode()] = read_one(text)
+            plans[name.decode()] = parse_plan(text)
         except ValueError as error:
             log.warning("the plan of model %.80r can not be read, it follows its folder: %s", name, error)
     return plans
 
 
-async def change(connection: Connection, model: str, step: Callable[[Plan], Plan]) -> tuple[Plan, bool]:
+async def update_plan(
+    connection: RedisClient, model: str, step: Callable[[RolloutPlan], RolloutPlan]
+) -> tuple[RolloutPlan, bool]:
     """Take a step from whatever the plan is; gives the plan, and whether it is another now. Raises what the step does.
 
     The step may be tried several times: it must change nothing else. Everybody hears of it at once.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_CHANGE_ATTEMPTS):
         text: bytes = await connection.command("HGET", keys.PLANS, model) or b""
         try:
-            plan = read_one(text) if text else FOLLOWS
+            plan = parse_plan(text) if text else FOLLOW_FOLDER
         except ValueError:
-            plan = FOLLOWS
-        wanted = step(plan)
-        if wanted == plan:
+            plan = FOLLOW_FOLDER
+        updated = step(plan)
+        if updated == plan:
             return plan, False
         if await connection.script(
-            "generic/compare_and_set", keys.PLANS, model, text, orjson.dumps(replace(wanted, stamp=token_hex(4)))
+            "generic/compare_and_set", keys.PLANS, model, text, orjson.dumps(replace(updated, stamp=token_hex(4)))
         ):
-            await connection.command("PUBLISH", keys.NEWS, NEWS)
-            return wanted, True
+            await connection.command("PUBLISH", keys.NEWS, PLANS_CHANGED)
+            return updated, True
     raise StoreUnavailable(f"the plan of model {model} is being changed by others all the time", retry_after_s=1)
 
 
 # ---- what admins may do: each gives the plan that follows, or raises Refused
 
 
-def load(plan: Plan, version: str, takes_jobs: str) -> Plan:
+def load_version(plan: RolloutPlan, version: str, takes_jobs: str) -> RolloutPlan:
     """Load a version, or load it anew; it takes no jobs by that, unless nothing else does (`takes_jobs`: who does)."""
     asked = {**plan.asked, version: plan.asked.get(version, 0) + 1}
     bad = {one: why for one, why in plan.bad.items() if one != version}
@@ -123,15 +125,15 @@ def load(plan: Plan, version: str, takes_jobs: str) -> Plan:
         return plan
     if not takes_jobs:
         return replace(plan, stable=version, pinned=True, kept=_without(plan.kept, version))
-    return replace(_pin(plan, takes_jobs), kept=[*_without(plan.kept, version), version])
+    return replace(_pin_stable(plan, takes_jobs), kept=[*_without(plan.kept, version), version])
 
 
-def bring_back(plan: Plan) -> Plan:
+def undo_unload(plan: RolloutPlan) -> RolloutPlan:
     """Have what was unloaded as a whole loaded again."""
     return replace(plan, unloaded=False)
 
 
-def unload(plan: Plan, version: str, takes_jobs: str) -> Plan:
+def unload_version(plan: RolloutPlan, version: str, takes_jobs: str) -> RolloutPlan:
     """Let a version go, all of the model where none is named."""
     if not version:
         return replace(plan, unloaded=True, canary="", percent=0, before="", kept=[], watch=None)
@@ -141,7 +143,7 @@ def unload(plan: Plan, version: str, takes_jobs: str) -> Plan:
         )
         raise Refused("invalid_request", message)
     if version not in (plan.canary, plan.before, *plan.kept):  # some folder chose it
-        plan = _pin(plan, takes_jobs)
+        plan = _pin_stable(plan, takes_jobs)
     if version == plan.canary:
         plan = replace(plan, canary="", percent=0, watch=None)
     before = "" if version == plan.before else plan.before
@@ -149,19 +151,19 @@ def unload(plan: Plan, version: str, takes_jobs: str) -> Plan:
     return replace(plan, before=before, watch=watch, kept=_without(plan.kept, version))
 
 
-def share(
-    plan: Plan, version: str, percent: int, takes_jobs: str, counted: Mapping[str, Runs], *, now_s: float
-) -> Plan:
+def set_canary_share(
+    plan: RolloutPlan, version: str, percent: int, takes_jobs: str, counted: Mapping[str, RunCounts], *, now_s: float
+) -> RolloutPlan:
     """Give a version so many of a hundred jobs, as the canary beside the one that takes them.
 
     `now_s`, here and below: the time of the queue's server.
     """
     if version == takes_jobs:
         raise Refused("invalid_request", f"version {version} takes the jobs: give a share to another, as its canary")
-    plan = _pin(plan, takes_jobs)
+    plan = _pin_stable(plan, takes_jobs)
     watch = plan.watch
     if watch is None or watch.version != version:
-        watch = watch_of(version, takes_jobs, counted, now_s=now_s)
+        watch = begin_watch(version, takes_jobs, counted, now_s=now_s)
     bad = {one: why for one, why in plan.bad.items() if one != version}
     kept, before = _without(plan.kept, version), "" if version == plan.before else plan.before
     return replace(
@@ -170,19 +172,19 @@ def share(
 
 
 def promote(
-    plan: Plan, version: str, takes_jobs: str, counted: Mapping[str, Runs], watch_s: float, *, now_s: float
-) -> Plan:
+    plan: RolloutPlan, version: str, takes_jobs: str, counted: Mapping[str, RunCounts], watch_s: float, *, now_s: float
+) -> RolloutPlan:
     """Let a version take all jobs; the one that did stays loaded, as the way back."""
     bad = {one: why for one, why in plan.bad.items() if one != version}
     kept = _without(plan.kept, version)
     if version == takes_jobs:
         return replace(plan, stable=version, pinned=True, canary="", percent=0, bad=bad, kept=kept, unloaded=False)
-    watch = watch_of(version, takes_jobs, counted, watch_s, now_s=now_s) if takes_jobs and watch_s else None
+    watch = begin_watch(version, takes_jobs, counted, watch_s, now_s=now_s) if takes_jobs and watch_s else None
     plan = replace(plan, stable=version, pinned=True, canary="", percent=0, before=takes_jobs, watch=watch)
     return replace(plan, bad=bad, kept=kept, unloaded=False)
 
 
-def roll_back(plan: Plan, why: str) -> Plan:
+def roll_back(plan: RolloutPlan, why: str) -> RolloutPlan:
     """End the canary or, without one, give the jobs back to the version before. `why` keeps it from coming again."""
     gone = plan.canary or plan.stable
     bad = {**plan.bad, gone: why}
@@ -193,21 +195,21 @@ def roll_back(plan: Plan, why: str) -> Plan:
     return replace(plan, stable=plan.before, before="", bad=bad, watch=None)
 
 
-def follow(_plan: Plan) -> Plan:
+def follow_folder(_plan: RolloutPlan) -> RolloutPlan:
     """Let the folder decide again, which forgets all that was said before."""
-    return FOLLOWS
+    return FOLLOW_FOLDER
 
 
-def watch_of(
-    version: str, against: str, counted: Mapping[str, Runs], watch_s: float | None = None, *, now_s: float
-) -> Watch:
+def begin_watch(
+    version: str, against: str, counted: Mapping[str, RunCounts], watch_s: float | None = None, *, now_s: float
+) -> RolloutWatch:
     """Begin to watch a version that is to take jobs."""
     until_s = None if watch_s is None else now_s + watch_s
-    begin = {one: list(counted.get(one, Runs())) for one in (version, against) if one}
-    return Watch(version, against, now_s, until_s, begin)
+    begin = {one: list(counted.get(one, RunCounts())) for one in (version, against) if one}
+    return RolloutWatch(version, against, now_s, until_s, begin)
 
 
-def _pin(plan: Plan, takes_jobs: str) -> Plan:
+def _pin_stable(plan: RolloutPlan, takes_jobs: str) -> RolloutPlan:
     """Hold on to the version that takes the jobs: from here on an admin decides, and no folder."""
     return plan if plan.pinned or not takes_jobs else replace(plan, stable=takes_jobs, pinned=True)
 

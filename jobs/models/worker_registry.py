@@ -14,13 +14,13 @@ from typing import Any, Final
 import orjson
 
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 
 log = logging.getLogger("jitney.jobs")
 
 # What workers may announce: names are parts of keys in Redis, of metrics and of what callers are shown.
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-VERSION: Final = re.compile(r"[0-9]{1,18}")
+MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MODEL_VERSION: Final = re.compile(r"[0-9]{1,18}")
 FORGET_AFTER_S = 86_400  # a model that no worker has served for a day is no longer known
 
 
@@ -38,7 +38,7 @@ class WorkerReport:
     leaving: list[str] = field(default_factory=list)  # "name version" that it runs only until their lines are empty
     loading: list[str] = field(default_factory=list)  # "name version"
     unloadable: dict[str, str] = field(default_factory=dict)  # "name version" → reason
-    shelf: dict[str, list[str]] = field(default_factory=dict)  # name → the versions in its folder
+    folder_versions: dict[str, list[str]] = field(default_factory=dict)  # name → the versions in its folder
     digests: dict[str, str] = field(default_factory=dict)  # "name version" → digest of the files it has of it
     lease_s: float = 0.0  # how long its leases are; 0: not told
 
@@ -47,7 +47,7 @@ WORKER_FIELDS = tuple(one.name for one in fields(WorkerReport))
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
+class ClusterState:
     """All models known to the queue, and the workers alive now. A card is what `model_runtime.model.Model.card` gives.
 
     `now_s`: the time of the queue's server when this was read.
@@ -99,7 +99,7 @@ class Announced:
         for worker in self.workers:
             runs = [model.partition(" ")[2] for model in worker.models if model.partition(" ")[0] == name]
             runs = [version for version in runs if f"{name} {version}" not in worker.leaving]
-            choice = worker.chosen.get(name) if worker.chosen else max(runs, key=number, default=None)
+            choice = worker.chosen.get(name) if worker.chosen else max(runs, key=version_number, default=None)
             if choice in runs:
                 votes[str(choice)] += 1
         return votes
@@ -112,30 +112,34 @@ class Announced:
         """Whether a live worker is loading this version just now."""
         return any(f"{name} {version}" in worker.loading for worker in self.workers)
 
-    def shelf(self, name: str) -> list[str]:
+    def folder_versions(self, name: str) -> list[str]:
         """List the versions that lie in some live worker's folder, lowest first."""
-        return sorted({version for worker in self.workers for version in worker.shelf.get(name, [])}, key=number)
+        return sorted(
+            {version for worker in self.workers for version in worker.folder_versions.get(name, [])}, key=version_number
+        )
 
     def versions(self, name: str) -> list[str]:
         """List the versions that are known in whatever way, lowest first."""
         cards = {card["version"] for card in self.cards if card["name"] == name}
         said = [words.partition(" ") for worker in self.workers for words in (*worker.unloadable, *worker.loading)]
-        known = cards.union(self.shelf(name), (version for whose, _, version in said if whose == name and version))
-        return sorted(filter(VERSION.fullmatch, known), key=number)
+        known = cards.union(
+            self.folder_versions(name), (version for whose, _, version in said if whose == name and version)
+        )
+        return sorted(filter(MODEL_VERSION.fullmatch, known), key=version_number)
 
     def names(self) -> list[str]:
         """List all models that are announced, failed or lie in a folder."""
         known = {card["name"] for card in self.cards} | self.failures().keys()
-        return sorted(known.union(*(worker.shelf for worker in self.workers)))
+        return sorted(known.union(*(worker.folder_versions for worker in self.workers)))
 
 
-def number(version: str) -> int:
+def version_number(version: str) -> int:
     """Give a version's number, by which the highest is told; -1 for what is none."""
-    return int(version) if VERSION.fullmatch(version) else -1
+    return int(version) if MODEL_VERSION.fullmatch(version) else -1
 
 
-async def announce(
-    connection: Connection, report: WorkerReport, cards: Sequence[Mapping[str, Any]], ttl_s: float
+async def register_worker(
+    connection: RedisClient, report: WorkerReport, cards: Sequence[Mapping[str, Any]], ttl_s: float
 ) -> None:
     """Say what this worker serves; it counts as alive for `ttl_s` from now."""
     words = [word for card in cards for word in (f"{card['name']} {card['version']}", orjson.dumps(card))]
@@ -147,8 +151,8 @@ async def announce(
     await connection.script("generic/write_with_ttl", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
 
 
-async def hold_digests(
-    connection: Connection, worker_id: str, digests: Mapping[str, str], ttl_s: float
+async def claim_digests(
+    connection: RedisClient, worker_id: str, digests: Mapping[str, str], ttl_s: float
 ) -> dict[str, str]:
     """Say which files a worker has of model versions ("name version" → digest); gives the digests that are served.
 
@@ -161,48 +165,52 @@ async def hold_digests(
     return {version: digest.decode() for version, digest in zip(digests, served, strict=True)}
 
 
-async def tell_news(connection: Connection) -> None:
+async def notify_models_changed(connection: RedisClient) -> None:
     """Have gateways look again at once: models came or went."""
     await connection.command("PUBLISH", keys.NEWS, "models")
 
 
-async def retire(connection: Connection, name: str, version: str) -> None:
+async def forget_version(connection: RedisClient, name: str, version: str) -> None:
     """Forget a version whose files are gone: it takes no job any more, for no worker could come back with it."""
     await connection.command("HDEL", keys.MODELS, f"{name} {version}")
 
 
-async def withdraw(connection: Connection, worker_id: str) -> None:
+async def deregister_worker(connection: RedisClient, worker_id: str) -> None:
     """Take a worker that stops off the list of live ones; its models stay known."""
     await connection.command("DEL", keys.worker(worker_id))
-    await tell_news(connection)
+    await notify_models_changed(connection)
 
 
-async def announced(connection: Connection) -> Announced:
+async def read_cluster_state(connection: RedisClient) -> ClusterState:
     """Read what is announced; models not seen for a day are dropped."""
-    workers = await _live(connection)  # first: what a worker says it runs, it has described before
+    workers = await _read_workers(connection)  # first: what a worker says it runs, it has described before
     known, (seconds, _) = await connection.pipeline([("HGETALL", keys.MODELS), ("TIME",)])
     now_s = int(seconds)
-    cards = [card for text in known.values() if (card := _read(text, {"name", "version", "seen", "kinds"}))]
-    cards = [card for card in cards if NAME.fullmatch(str(card["name"])) and VERSION.fullmatch(str(card["version"]))]
+    cards = [card for text in known.values() if (card := _parse_record(text, {"name", "version", "seen", "kinds"}))]
+    cards = [
+        card
+        for card in cards
+        if MODEL_NAME.fullmatch(str(card["name"])) and MODEL_VERSION.fullmatch(str(card["version"]))
+    ]
     forgotten = [card for card in cards if now_s - card["seen"] > FORGET_AFTER_S]
     if forgotten:
         await connection.command("HDEL", keys.MODELS, *(f"{card['name']} {card['version']}" for card in forgotten))
         cards = [card for card in cards if card not in forgotten]
-    return Announced(sorted(cards, key=lambda card: (card["name"], card["version"])), workers, now_s)
+    return ClusterState(sorted(cards, key=lambda card: (card["name"], card["version"])), workers, now_s)
 
 
-async def _live(connection: Connection) -> list[WorkerReport]:
+async def _read_workers(connection: RedisClient) -> list[WorkerReport]:
     ids = [worker_id.decode() for worker_id in await connection.command("SMEMBERS", keys.WORKERS)]
     values = await connection.pipeline([("GET", keys.worker(worker_id)) for worker_id in ids]) if ids else []
     if gone := [worker_id for worker_id, value in zip(ids, values, strict=True) if value is None]:
         await connection.command("SREM", keys.WORKERS, *gone)
-    reports = [_read(value, {"id", "pid", "host", "models", "failed"}) for value in values if value]
+    reports = [_parse_record(value, {"id", "pid", "host", "models", "failed"}) for value in values if value]
     return [
         WorkerReport(**{name: report[name] for name in WORKER_FIELDS if name in report}) for report in reports if report
     ]
 
 
-def _read(text: bytes, needed: set[str]) -> dict[str, Any] | None:
+def _parse_record(text: bytes, needed: set[str]) -> dict[str, Any] | None:
     """Read what some worker wrote, of an earlier or a later release than ours; None where it is of no use."""
     try:
         value = orjson.loads(text)

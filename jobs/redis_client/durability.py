@@ -6,7 +6,7 @@ Looked at whenever a connection is opened, by INFO alone: managed services often
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-OLDEST: Final = (7, 0)
+MIN_REDIS_VERSION: Final = (7, 0)
 CHECKS: Final = {
     "persistence": "whether the server writes an append-only file",
     "eviction": "whether the server deletes keys when its memory is full",
@@ -22,7 +22,7 @@ class Hazard(NamedTuple):
     reason: str
 
 
-class Safety(NamedTuple):
+class ServerSafety(NamedTuple):
     """What one look at the server gave. `unknown`: the checks that it did not answer."""
 
     hazards: tuple[Hazard, ...] = ()
@@ -44,9 +44,9 @@ class Safety(NamedTuple):
         return [hazard.reason for hazard in self.hazards] + [f"cannot tell {CHECKS[check]}" for check in self.unknown]
 
 
-def judge(hello: Any, info: Any) -> Safety:
+def assess_server(hello: Any, info: Any) -> ServerSafety:
     """Judge by the replies to HELLO and INFO, either of which may be an error."""
-    facts = _facts(info)
+    facts = _parse_info_reply(info)
     greeting = {_text(name): _text(value) for name, value in hello.items()} if isinstance(hello, dict) else {}
     role = facts.get("role") or greeting.get("role", "")
     version = facts.get("redis_version") or greeting.get("version", "")
@@ -58,13 +58,13 @@ def judge(hello: Any, info: Any) -> Safety:
         "version": version,
     }
     found = {
-        "persistence": _persistence(answers["persistence"]),
-        "eviction": _eviction(answers["eviction"]),
+        "persistence": _check_persistence(answers["persistence"]),
+        "eviction": _check_eviction(answers["eviction"]),
         "role": "it is a replica: what is written to it is refused or lost; name its primary" if is_replica else "",
-        "version": _age(version),
+        "version": _check_version(version),
     }
     engine = "valkey" if "valkey_version" in facts else greeting.get("server", "redis")
-    return Safety(
+    return ServerSafety(
         hazards=tuple(Hazard(check, reason) for check, reason in found.items() if reason),
         unknown=tuple(check for check, answer in answers.items() if not answer),
         node=facts.get("run_id", ""),
@@ -75,32 +75,32 @@ def judge(hello: Any, info: Any) -> Safety:
     )
 
 
-def _persistence(aof_enabled: str) -> str:
+def _check_persistence(aof_enabled: str) -> str:
     if aof_enabled in ("", "1"):
         return ""
     return "appendonly is not yes: accepted jobs are lost when its process ends"
 
 
-def _eviction(policy: str) -> str:
+def _check_eviction(policy: str) -> str:
     if policy in ("", "noeviction"):
         return ""
     return f"maxmemory-policy is {policy}, not noeviction: it deletes jobs and results when its memory is full"
 
 
-def _age(version: str) -> str:
+def _check_version(version: str) -> str:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if not numbers or numbers >= OLDEST:
+    if not numbers or numbers >= MIN_REDIS_VERSION:
         return ""
     return f"its version is {version}: Redis 7.0 or newer, or Valkey, is needed"
 
 
-def _facts(info: Any) -> dict[str, str]:
+def _parse_info_reply(info: Any) -> dict[str, str]:
     if not isinstance(info, bytes | str):
         return {}
-    return read_info(_text(info))
+    return parse_info(_text(info))
 
 
-def read_info(text: str) -> dict[str, str]:
+def parse_info(text: str) -> dict[str, str]:
     """Read the lines of an INFO reply."""
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
@@ -109,7 +109,7 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def describe(safety: Safety | None) -> Mapping[str, Any]:
+def describe_safety(safety: ServerSafety | None) -> Mapping[str, Any]:
     """Describe what is known of the server for /readyz; it has no address in it, for anybody may read it."""
     if safety is None:
         return {"safe": None, "warnings": []}

@@ -21,34 +21,34 @@ from redis.exceptions import (
 )
 
 
-class Kind(Enum):
+class ErrorKind(Enum):
     """What to do about an error of Redis."""
 
-    AGAIN = "again"
-    ELSEWHERE = "elsewhere"
+    RETRY = "again"
+    RECONNECT = "elsewhere"
     NEVER = "never"
 
 
 # The first word of an error reply → its kind. Every other error reply is NEVER.
-KINDS: Final = {
-    "BUSY": Kind.AGAIN,  # a script runs for too long
-    "MISCONF": Kind.AGAIN,  # it cannot write to its disk
-    "NOREPLICAS": Kind.AGAIN,  # fewer replicas than min-replicas-to-write
-    "OOM": Kind.AGAIN,
-    "TRYAGAIN": Kind.AGAIN,  # a slot of a Cluster is being moved
-    "CLUSTERDOWN": Kind.ELSEWHERE,  # this node does not serve the slot, or has lost the others
+ERROR_KINDS: Final = {
+    "BUSY": ErrorKind.RETRY,  # a script runs for too long
+    "MISCONF": ErrorKind.RETRY,  # it cannot write to its disk
+    "NOREPLICAS": ErrorKind.RETRY,  # fewer replicas than min-replicas-to-write
+    "OOM": ErrorKind.RETRY,
+    "TRYAGAIN": ErrorKind.RETRY,  # a slot of a Cluster is being moved
+    "CLUSTERDOWN": ErrorKind.RECONNECT,  # this node does not serve the slot, or has lost the others
     # Connections are used only once their server has loaded its data. One that loads again has become a replica.
-    "LOADING": Kind.ELSEWHERE,
-    "MASTERDOWN": Kind.ELSEWHERE,  # a replica without its primary
-    "MOVED": Kind.ELSEWHERE,
-    "NOAUTH": Kind.ELSEWHERE,  # the password was changed
-    "READONLY": Kind.ELSEWHERE,  # a replica
-    "UNBLOCKED": Kind.ELSEWHERE,  # it became a replica while a blocking command waited
-    "WRONGPASS": Kind.ELSEWHERE,
+    "LOADING": ErrorKind.RECONNECT,
+    "MASTERDOWN": ErrorKind.RECONNECT,  # a replica without its primary
+    "MOVED": ErrorKind.RECONNECT,
+    "NOAUTH": ErrorKind.RECONNECT,  # the password was changed
+    "READONLY": ErrorKind.RECONNECT,  # a replica
+    "UNBLOCKED": ErrorKind.RECONNECT,  # it became a replica while a blocking command waited
+    "WRONGPASS": ErrorKind.RECONNECT,
 }
-_MOST_CLIENTS: Final = "max number of clients reached"
+_MAX_CLIENTS_MESSAGE: Final = "max number of clients reached"
 # The same errors as redis-py raises them, where it is to reconnect by itself.
-ELSEWHERE_ERRORS: Final[list[type[Exception]]] = [
+RECONNECT_ERRORS: Final[list[type[Exception]]] = [
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
@@ -58,25 +58,25 @@ ELSEWHERE_ERRORS: Final[list[type[Exception]]] = [
 ]
 
 
-def kind_of(error: Exception) -> Kind:
+def classify_error(error: Exception) -> ErrorKind:
     """Sort an error reply, or an error that redis-py or the socket raised."""
-    error = _reply_of(error)
+    error = _find_error_reply(error)
     code = getattr(error, "status_code", None) or str(error).partition(" ")[0]
-    if code in KINDS:
-        return KINDS[code]
+    if code in ERROR_KINDS:
+        return ERROR_KINDS[code]
     is_reply = isinstance(error, ResponseError) or not isinstance(error, RedisError | OSError)
-    return Kind.NEVER if is_reply and _MOST_CLIENTS not in str(error) else Kind.AGAIN
+    return ErrorKind.NEVER if is_reply and _MAX_CLIENTS_MESSAGE not in str(error) else ErrorKind.RETRY
 
 
-def in_words(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Say what went wrong in one line, with the code that redis-py takes off the text."""
-    error = _reply_of(error)
+    error = _find_error_reply(error)
     text = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
     code = getattr(error, "status_code", None)
     return f"{code} {text}" if code and code != "ERR" and not text.startswith(code) else text
 
 
-def _reply_of(error: Exception) -> Exception:
+def _find_error_reply(error: Exception) -> Exception:
     """Find the error reply behind what redis-py raises where a connection's first commands are refused."""
     cause = error.__cause__
     return cause if isinstance(error, RedisError) and isinstance(cause, RedisError) else error

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Coroutine
 from typing import Any
 
-CANCEL_AGAIN_S = 0.2
+CANCEL_RETRY_S = 0.2
 
 
 async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
@@ -23,7 +23,7 @@ async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
     return True
 
 
-async def is_stopped_first(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+async def run_until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
     """Work, unless told to stop before it is done."""
     working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -34,7 +34,7 @@ async def is_stopped_first(work: Coroutine[Any, Any, None], stop: asyncio.Event)
     return stop.is_set()
 
 
-async def end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait until they have ended, whatever they raise.
 
     Asked again and again: a cancellation that comes while redis-py connects may be swallowed.
@@ -42,5 +42,5 @@ async def end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()
-        await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        await asyncio.wait(pending, timeout=CANCEL_RETRY_S)
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,7 +9,7 @@ from jobs.contract.errors import StoreUnavailable
 SAME_OUTAGE_S: Final = 1.0
 
 
-class Outage:
+class OutageLog:
     """What one loop, or one connection, knows of what it needs. `what` completes "cannot ..."."""
 
     def __init__(self, log: logging.Logger, what: str) -> None:

@@ -6,25 +6,25 @@ from abc import ABC, abstractmethod
 
 from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.event_wait import wait_for_event
-from jobs.redis_client.outage_log import Outage
+from jobs.redis_client.outage_log import OutageLog
 
 RETRY_S = 0.5
 
 
-class Lookout(ABC):
+class PeriodicRefresh(ABC):
     """Something that lies in the queue and is known here as of the last look."""
 
     def __init__(self, log: logging.Logger, what: str) -> None:
         """`what`: that which can not be done while the queue's server is away, for the log."""
         self._look = asyncio.Event()
         self._is_known = False
-        self._outage = Outage(log, what)
+        self._outage = OutageLog(log, what)
 
     @abstractmethod
     async def refresh(self) -> None:
         """Look once; raises StoreUnavailable."""
 
-    def look_again(self) -> None:
+    def refresh_now(self) -> None:
         """Have the background loop look at once."""
         self._look.set()
 
@@ -34,7 +34,7 @@ class Lookout(ABC):
             await self.refresh()
             self._is_known = True
 
-    async def until_known(self) -> None:
+    async def wait_until_known(self) -> None:
         """Wait for the first look that succeeds, however long the queue's server is away."""
         while True:
             try:
@@ -46,7 +46,7 @@ class Lookout(ABC):
                 self._outage.ended()
                 return
 
-    async def run(self, every_s: float) -> None:
+    async def run(self, interval_s: float) -> None:
         """Look again and again, until cancelled."""
         while True:
             self._look.clear()
@@ -56,4 +56,4 @@ class Lookout(ABC):
                 self._outage.ended()
             except StoreUnavailable as error:
                 self._outage.began(error)
-            await wait_for_event(self._look, every_s)
+            await wait_for_event(self._look, interval_s)

@@ -11,17 +11,17 @@ from typing import Any, Final
 
 import hiredis
 
-Word = str | bytes | int | float
+Arg = str | bytes | int | float
 # A connected socket, and whoever must live as long as it does.
-Opened = tuple[asyncio.Transport, object]
-Command = Sequence[Word] | bytes  # its words, or packed already
-pack: Callable[[tuple[Word, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows less
+OpenedSocket = tuple[asyncio.Transport, object]
+Command = Sequence[Arg] | bytes  # its words, or packed already
+pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows less
 
 CHECKS_PER_TIMEOUT: Final = 4
-SECOND_LOOK_S: Final = 0.02
+SECOND_CHECK_S: Final = 0.02
 
 
-def pack_large(words: Sequence[Word]) -> bytes:
+def pack_large(words: Sequence[Arg]) -> bytes:
     """Pack a command of many bytes: `pack` grows its buffer word by word, which costs twice as much from some kB on."""
     parts = [b"*%d\r\n" % len(words)]
     for word in words:
@@ -42,10 +42,12 @@ class _Sent:
         self.sent_at = loop.time()
 
 
-class Wire(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """One connection from its making to its loss; it never comes back, so no answer can belong to another's command."""
 
-    def __init__(self, opened: Opened, timeout_s: float, on_push: Callable[[list[Any]], None] | None = None) -> None:
+    def __init__(
+        self, opened: OpenedSocket, timeout_s: float, on_push: Callable[[list[Any]], None] | None = None
+    ) -> None:
         self._transport, self._owner = opened
         self._timeout_s, self._on_push = timeout_s, on_push
         self._loop = asyncio.get_running_loop()
@@ -162,16 +164,16 @@ class Wire(asyncio.Protocol):
             return
         # Where our own loop stood still, the answer lies in the socket: it is read before the second look.
         self._overdue = overdue
-        self._loop.call_later(SECOND_LOOK_S if overdue else self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
+        self._loop.call_later(SECOND_CHECK_S if overdue else self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
 
 
-class Pipe:
+class ReconnectingConnection:
     """A wire that is opened when first needed, and anew after it was lost. Not for commands that block."""
 
-    def __init__(self, open_wire: Callable[[], Awaitable[Wire]]) -> None:
+    def __init__(self, open_wire: Callable[[], Awaitable[RedisConnection]]) -> None:
         self._open_wire = open_wire
-        self._opening: asyncio.Task[Wire] | None = None
-        self._wire: Wire | None = None
+        self._opening: asyncio.Task[RedisConnection] | None = None
+        self._wire: RedisConnection | None = None
 
     async def send(self, commands: Sequence[Command], *, at_once: bool = False) -> list[Any]:
         """Send commands; gives their answers in order, an error among them as a value. Raises OSError, see Wire."""
@@ -180,7 +182,7 @@ class Pipe:
             wire = await self._open()
         return await wire.send(commands, at_once=at_once)
 
-    async def be_open(self) -> None:
+    async def ensure_open(self) -> None:
         """Open the connection, if it is not open. Raises OSError."""
         if self._wire is None or self._wire.lost.is_set():
             await self._open()
@@ -196,12 +198,12 @@ class Pipe:
         if wire is not None:
             wire.retire()
 
-    async def _open(self) -> Wire:
+    async def _open(self) -> RedisConnection:
         """Open once, however many commands ask for it at the same time."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._connect())
         return await asyncio.shield(self._opening)
 
-    async def _connect(self) -> Wire:
+    async def _connect(self) -> RedisConnection:
         self._wire = wire = await self._open_wire()
         return wire

@@ -24,20 +24,20 @@ def _is_seconds(text: str) -> bool:
     return re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) is not None
 
 
-def _is_yes_or_no(text: str) -> bool:
+def _is_boolean(text: str) -> bool:
     return text.lower() in {"true", "false", "yes", "no", "1", "0"}
 
 
-def _is_anything(text: str) -> bool:
+def _is_not_empty(text: str) -> bool:
     return bool(text)
 
 
-def _is_requirement(text: str) -> bool:
+def _is_cert_requirement(text: str) -> bool:
     return text in {"none", "optional", "required"}
 
 
 _Check = tuple[Callable[[str], bool], str]
-_TEXT: Final[_Check] = (_is_anything, "a text")
+_TEXT: Final[_Check] = (_is_not_empty, "a text")
 _PLAIN_OPTIONS: Final[Mapping[str, _Check]] = {
     "db": (_is_number, "a number from 0"),
     "username": _TEXT,
@@ -45,12 +45,12 @@ _PLAIN_OPTIONS: Final[Mapping[str, _Check]] = {
     "client_name": _TEXT,
     "socket_timeout": (_is_seconds, "seconds"),
     "socket_connect_timeout": (_is_seconds, "seconds"),
-    "socket_keepalive": (_is_yes_or_no, "true or false"),
+    "socket_keepalive": (_is_boolean, "true or false"),
     "health_check_interval": (_is_number, "seconds"),
 }
 _TLS_OPTIONS: Final[Mapping[str, _Check]] = {
-    "ssl_cert_reqs": (_is_requirement, "none, optional or required"),
-    "ssl_check_hostname": (_is_yes_or_no, "true or false"),
+    "ssl_cert_reqs": (_is_cert_requirement, "none, optional or required"),
+    "ssl_check_hostname": (_is_boolean, "true or false"),
     "ssl_ca_certs": _TEXT,
     "ssl_ca_path": _TEXT,
     "ssl_certfile": _TEXT,
@@ -60,7 +60,7 @@ _TLS_OPTIONS: Final[Mapping[str, _Check]] = {
 }
 
 
-def check(url: str) -> str:
+def check_url(url: str) -> str:
     """Give the URL back; raises ValueError, which never shows a password, for one that cannot be meant."""
     if url != url.strip() or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise ValueError("contains a blank or a line break")
@@ -149,7 +149,7 @@ def _check_certificates(options: Mapping[str, str]) -> None:
         raise ValueError(f"names a certificate, key or cipher that cannot be used: {reason}") from error
 
 
-def masked(url: str) -> str:
+def mask_password(url: str) -> str:
     """Show a URL, however wrong, without its password."""
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -164,7 +164,7 @@ def masked(url: str) -> str:
 
 
 @dataclass(frozen=True)
-class Address:
+class RedisAddress:
     """A URL, or a file that holds it, which is read again whenever a connection is opened."""
 
     url: str
@@ -180,7 +180,7 @@ class Address:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ValueError(f"the file {self.file} cannot be read: {reason}") from error
         try:
-            return check(text.strip())
+            return check_url(text.strip())
         except ValueError as error:
             raise ValueError(f"the URL in {self.file} {error}") from error
 
@@ -188,20 +188,20 @@ class Address:
     def shown(self) -> str:
         """The URL for logs, without a password."""
         if self.file is None:
-            return masked(self.url)
+            return mask_password(self.url)
         try:
-            return f"{masked(self.read())} (of {self.file})"
+            return f"{mask_password(self.read())} (of {self.file})"
         except ValueError:
             return f"what {self.file} names"
 
 
-def find(env: Mapping[str, str], name: str = "REDIS_URL") -> Address | None:
+def find_address(env: Mapping[str, str], name: str = "REDIS_URL") -> RedisAddress | None:
     """Give the address that an environment names: that of REDIS_URL_FILE, else REDIS_URL; None without either.
 
     Raises ValueError, which names the variable and shows no password.
     """
     if file := env.get(f"{name}_FILE"):
-        address = Address("", Path(file))
+        address = RedisAddress("", Path(file))
         try:
             address.read()
         except ValueError as error:
@@ -209,7 +209,7 @@ def find(env: Mapping[str, str], name: str = "REDIS_URL") -> Address | None:
         return address
     if url := env.get(name):
         try:
-            return Address(check(url))
+            return RedisAddress(check_url(url))
         except ValueError as error:
-            raise ValueError(f"{name}={masked(url)}: it {error}") from error
+            raise ValueError(f"{name}={mask_password(url)}: it {error}") from error
     return None

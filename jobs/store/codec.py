@@ -8,7 +8,7 @@ import msgpack
 import orjson
 
 from jobs.contract.errors import JitneyError
-from jobs.contract.job import RECORD_VERSION, Claim, Claimed, Handed, Job, Outcome, Submission
+from jobs.contract.job import RECORD_VERSION, ClaimedJob, ClaimResult, Handoff, Job, Outcome, Submission
 from jobs.contract.lifecycle import State
 
 log = logging.getLogger("jitney.jobs")
@@ -21,14 +21,14 @@ READ_FIELDS: Final = (
 )
 _OUTPUT: Final = READ_FIELDS.index("output")
 LISTED_FIELDS: Final = tuple(name for name in READ_FIELDS if name != "output")  # what a list shows of a job
-MOST_MESSAGE: Final = 4096  # characters of an error's message; a task of one's own may raise any
-_WORDS: Final = 10  # of those the first are short text; the others may be large, and stay bytes
+MAX_MESSAGE_CHARS: Final = 4096  # characters of an error's message; a task of one's own may raise any
+_TEXT_FIELDS: Final = 10  # of those the first are short text; the others may be large, and stay bytes
 _STATES: Final = {state.value: state for state in State}  # asking the class costs five times as much
-HANDED: Final = b"\x94"  # how what is handed over begins: MessagePack's array of four
-LATEST_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
+HANDOFF_PREFIX: Final = b"\x94"  # how what is handed over begins: MessagePack's array of four
+MAX_TIME_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
 
 
-class Writer:
+class SubmissionEncoder:
     """Writes submissions as `submit.lua` takes them: all that is small in one word, by an encoder in C."""
 
     def __init__(self) -> None:
@@ -43,37 +43,37 @@ class Writer:
         return self._pack(facts), job.input
 
 
-def outcome_words(outcome: Outcome) -> tuple[str | bytes | int, ...]:
+def outcome_args(outcome: Outcome) -> tuple[str | bytes | int, ...]:
     """List an outcome as `finish.lua` takes it."""
     stages = f"[{outcome.decode_ms:.3f},{outcome.batch_ms:.3f},{outcome.infer_ms:.3f}]"
     rest = (outcome.batch_size, int(outcome.dead), outcome.after_ms)
     return (outcome.id, outcome.attempt, outcome.state, outcome.body, stages, *rest)
 
 
-def read_claimed(fields: Sequence[Any]) -> Claimed:
+def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
     """Read one job of `claim.lua`'s answer."""
     job_id, attempt, kind, body, parameters, created, claimed, deadline, retries, tenant = fields
     times = (int(created), int(claimed), int(deadline))
-    return Claimed(
+    return ClaimedJob(
         job_id.decode(), int(attempt), kind.decode(), body, parameters, *times, int(retries), tenant.decode()
     )
 
 
-def read_claim(answer: Sequence[Any]) -> Claim:
+def read_claim(answer: Sequence[Any]) -> ClaimResult:
     """Read what `claim.lua` answers."""
     more, suspects, jobs, bulk, held = answer
-    return Claim([read_claimed(fields) for fields in jobs], bool(more), bool(suspects), bulk, bool(held))
+    return ClaimResult([read_claimed_job(fields) for fields in jobs], bool(more), bool(suspects), bulk, bool(held))
 
 
-def read_handed(data: bytes) -> tuple[str, Handed]:
+def read_handoff(data: bytes) -> tuple[str, Handoff]:
     """Read what `submit.lua` hands over to a worker, and by which "<model> <version>".
 
     Raises ValueError where it is nothing of the kind.
     """
     try:
-        station, seats_left, jobs, bulk = msgpack.unpackb(data, raw=True)
-        left = None if seats_left == b"guest" else int(seats_left)
-        return station.decode(), Handed([read_claimed(fields) for fields in jobs], left, int(bulk))
+        station, free_slots, jobs, bulk = msgpack.unpackb(data, raw=True)
+        left = None if free_slots == b"guest" else int(free_slots)
+        return station.decode(), Handoff([read_claimed_job(fields) for fields in jobs], left, int(bulk))
     except (TypeError, AttributeError) as error:
         message = f"it is {data[:80]!r}"
         raise ValueError(message) from error
@@ -82,45 +82,49 @@ def read_handed(data: bytes) -> tuple[str, Handed]:
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
     """Read a job from the values of READ_FIELDS; None where there is no such job, or no readable one."""
     try:
-        return _job(job_id, [value if value is None else value.decode() for value in values[:_WORDS]], values[_WORDS:])
+        return _build_job(
+            job_id,
+            [value if value is None else value.decode() for value in values[:_TEXT_FIELDS]],
+            values[_TEXT_FIELDS:],
+        )
     except (ValueError, TypeError, KeyError):
         log.warning("the record of job %s can not be read", job_id)
         return None
 
 
-def read_listed(job_id: str, values: Sequence[bytes | None]) -> Job | None:
+def read_listed_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
     """Read a job from the values of LISTED_FIELDS: without its output."""
     return read_job(job_id, [*values[:_OUTPUT], None, *values[_OUTPUT:]])
 
 
-def read_notice(data: bytes) -> list[tuple[str, Job | None]]:
+def read_notification(data: bytes) -> list[tuple[str, Job | None]]:
     """Read which jobs have ended: each with its id, and as `read_job` gives it where it rode along.
 
     Raises ValueError where this is no notice.
     """
     try:
-        return [_told(job_id.decode(), values) for job_id, *values in msgpack.unpackb(data, raw=True)]
+        return [_read_notified_job(job_id.decode(), values) for job_id, *values in msgpack.unpackb(data, raw=True)]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(repr(error)) from error
 
 
-def _told(job_id: str, values: Sequence[bytes | Literal[False]]) -> tuple[str, Job | None]:
+def _read_notified_job(job_id: str, values: Sequence[bytes | Literal[False]]) -> tuple[str, Job | None]:
     if not values:
         return job_id, None
-    words = [value.decode() if value else None for value in values[:_WORDS]]
-    return job_id, _job(job_id, words, [value or None for value in values[_WORDS:]])
+    words = [value.decode() if value else None for value in values[:_TEXT_FIELDS]]
+    return job_id, _build_job(job_id, words, [value or None for value in values[_TEXT_FIELDS:]])
 
 
-def read_logged(logged: Sequence[str | Literal[False]]) -> Job | None:
+def read_logged_job(logged: Sequence[str | Literal[False]]) -> Job | None:
     """Read a job that was written down as JSON: its id, and what `read_job` reads of it. Raises ValueError."""
     try:
         job_id, *values = logged
-        return _told(str(job_id), [value.encode() if value else False for value in values])[1]
+        return _read_notified_job(str(job_id), [value.encode() if value else False for value in values])[1]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(repr(error)) from error
 
 
-def _job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:
+def _build_job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:
     v, state, model, version, lane, tenant, created, attempts, started, finished = words
     metadata, output, error, stages, batch_size, *more = parts
     if v != RECORD_VERSION or not (state and model and version and lane and tenant and created and attempts):
@@ -147,7 +151,7 @@ def _job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]
 
 def _time(text: str | bytes) -> int:
     us = int(text)
-    if not 0 <= us < LATEST_US:
+    if not 0 <= us < MAX_TIME_US:
         message = f"{us} is no time"
         raise ValueError(message)
     return us
@@ -155,4 +159,4 @@ def _time(text: str | bytes) -> int:
 
 def error_body(error: JitneyError) -> bytes:
     """Write an error as a job carries it: `{code, message, status}`."""
-    return orjson.dumps({"code": error.code, "message": error.message[:MOST_MESSAGE], "status": error.status})
+    return orjson.dumps({"code": error.code, "message": error.message[:MAX_MESSAGE_CHARS], "status": error.status})

@@ -12,21 +12,21 @@ from typing import Any, Final, Protocol, TypeVar
 
 from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.contract.ids import shard_of
-from jobs.contract.job import LANES, RECORD_VERSION, Accepted, Claim, Claimed, Job, Outcome, Submission
+from jobs.contract.job import LANES, RECORD_VERSION, Accepted, ClaimedJob, ClaimResult, Job, Outcome, Submission
 from jobs.metrics import event_counters as counts
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
-from jobs.redis_client.pipelined_connection import Word
+from jobs.redis_client.client import RedisClient
+from jobs.redis_client.pipelined_connection import Arg
 from jobs.store import codec
 from jobs.store.settings import StoreSettings
 
-OWN_TTL_S = 7 * 86_400  # how long a tenant's list is kept after its last submit; the time of a result comes on top
+JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list is kept after its last submit; the time of a result comes on top
 BROKEN_RETRY_AFTER_S = 60  # somebody must look at it
-READ_AT_ONCE: Final = 100  # jobs of one pipeline: others have their turn between
-LOOKS: Final = 1000  # listed jobs that one page looks at, whether or not their results are kept
-FEWEST_LOOKS: Final = 20  # at a time
-TENANTS_AT_ONCE: Final = 1000  # whose lines are counted in one script
-FINISH_BYTES: Final = 16 << 20  # of outputs in one script; one outcome always fits
+READ_BATCH: Final = 100  # jobs of one pipeline: others have their turn between
+MAX_SCANNED: Final = 1000  # listed jobs that one page looks at, whether or not their results are kept
+MIN_SCANNED: Final = 20  # at a time
+TENANTS_BATCH: Final = 1000  # whose lines are counted in one script
+MAX_FINISH_BYTES: Final = 16 << 20  # of outputs in one script; one outcome always fits
 
 
 class _HasId(Protocol):
@@ -40,7 +40,7 @@ H = TypeVar("H", bound=_HasId)
 class JobStore:
     """All jobs, their lines and leases. Times are the server's: no clock of ours decides anything."""
 
-    def __init__(self, settings: StoreSettings, connection: Connection) -> None:
+    def __init__(self, settings: StoreSettings, connection: RedisClient) -> None:
         self.settings = settings
         self.connection = connection
         self.roots = [keys.root(shard) for shard in range(settings.shards)]
@@ -55,7 +55,7 @@ class JobStore:
         self._caps = {lane: [max(1, cap * 9 // 10) if lane == "bulk" else cap for cap in room] for lane in LANES}
         self.tenants = settings.limits()
         self.listened: Collection[str] = frozenset()  # tenants to whose jobs somebody listens
-        self._writer = codec.Writer()
+        self._writer = codec.SubmissionEncoder()
         self._next_shard = 0
 
     # ---- the gateway's side
@@ -68,7 +68,7 @@ class JobStore:
         A gateway named here hears of their end. `closed`: lanes of which only those are found that a key made before.
         Refused: its key was used with another request. StoreUnavailable: it may have been taken all the same.
         """
-        groups = self._by_shard(jobs)
+        groups = self._group_by_shard(jobs)
         calls = [self._submit(root, group, waiting_gateway, closed) for root, group in groups]
         answers = await asyncio.gather(*calls) if len(calls) > 1 else [await call for call in calls]
         verdicts = {
@@ -83,15 +83,15 @@ class JobStore:
     ) -> list[Accepted | JitneyError]:
         s = self.settings
         caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
-        words = [word for job in jobs for word in self._writer.submission(job, *self._tenant_words(job.tenant))]
-        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, OWN_TTL_S + int(s.result_ttl_s))
+        words = [word for job in jobs for word in self._writer.submission(job, *self._tenant_args(job.tenant))]
+        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, JOB_LIST_TTL_S + int(s.result_ttl_s))
         try:
             answers = await self.run("job/submit", root, *head, *caps, *words)
         except JitneyError as error:
             return [error] * len(jobs)
         return [self._verdict(job, *answer) for job, answer in zip(jobs, answers, strict=True)]
 
-    def _tenant_words(self, tenant: str) -> tuple[str, str]:
+    def _tenant_args(self, tenant: str) -> tuple[str, str]:
         return self.tenants.quota(tenant), "1" if tenant in self.listened else ""
 
     def _verdict(self, job: Submission, how: bytes, first: bytes, second: bytes) -> Accepted | JitneyError:
@@ -103,14 +103,14 @@ class JobStore:
             return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
         if how in (b"quota", b"full"):
             refuse = self._over_quota if how == b"quota" else self._full
-            return self._never(job) or refuse(job, int(first), int(second))
+            return self._refuse_oversized(job) or refuse(job, int(first), int(second))
         return Accepted(first.decode(), int(second), replayed=how == b"replayed")
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
         """Read jobs, a hundred in one round trip; without outputs that are large, see `with_output`."""
         found: list[Job | None] = []
-        for first in range(0, len(job_ids), READ_AT_ONCE):
-            ids = job_ids[first : first + READ_AT_ONCE]
+        for first in range(0, len(job_ids), READ_BATCH):
+            ids = job_ids[first : first + READ_BATCH]
             answers = await self.connection.pipeline([("HMGET", keys.job(one), *codec.READ_FIELDS) for one in ids])
             found += [codec.read_job(job_id, values) for job_id, values in zip(ids, answers, strict=True)]
         return found
@@ -145,8 +145,8 @@ class JobStore:
         """
         kept: list[Job] = []
         looked = 0
-        while looked < LOOKS:
-            count = min(READ_AT_ONCE, max(limit - len(kept), FEWEST_LOOKS))
+        while looked < MAX_SCANNED:
+            count = min(READ_BATCH, max(limit - len(kept), MIN_SCANNED))
             found = await self._listed(tenant, before_us, count)
             commands = [("HMGET", keys.job(job_id), *codec.LISTED_FIELDS) for job_id, _ in found]
             answers = await self.connection.pipeline(commands, large=True) if found else []
@@ -155,7 +155,7 @@ class JobStore:
                 await self.connection.pipeline([("ZREM", keys.own(shard_of(one), tenant), one) for one in gone])
             for (job_id, us), values in zip(found, answers, strict=True):
                 before_us = us
-                if any(values) and (job := codec.read_listed(job_id, values)) is not None:
+                if any(values) and (job := codec.read_listed_job(job_id, values)) is not None:
                     kept.append(job)
                 if len(kept) == limit:
                     return kept, before_us
@@ -183,15 +183,15 @@ class JobStore:
         totals: Counter[str] = Counter()
         for shard in range(self.settings.shards):
             (counted,) = await self.connection.pipeline([("HGETALL", keys.counts(shard))])
-            totals.update(counts.fold(counted, await self._submitted(shard)))
+            totals.update(counts.sum_shard_counts(counted, await self._read_submitted_counts(shard)))
         return totals
 
-    async def _submitted(self, shard: int) -> dict[bytes, bytes]:
+    async def _read_submitted_counts(self, shard: int) -> dict[bytes, bytes]:
         """Read how many jobs were submitted, by model: some fields at a time, for tenants have fields beside them."""
         found: dict[bytes, bytes] = {}
         cursor: bytes = b"0"
         while True:
-            words = ("HSCAN", keys.load(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_AT_ONCE)
+            words = ("HSCAN", keys.load(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_BATCH)
             cursor, fields = await self.connection.command(*words)
             found.update(zip(fields[::2], fields[1::2], strict=True))
             if int(cursor) == 0:
@@ -203,12 +203,12 @@ class JobStore:
         for root in self.roots:
             first, more = 0, 1
             while more:
-                more, *waiting = await self.run("job/queue_depth", root, model, version, first, TENANTS_AT_ONCE)
+                more, *waiting = await self.run("job/queue_depth", root, model, version, first, TENANTS_BATCH)
                 sums = [sum(pair) for pair in zip(sums, waiting, strict=True)]
-                first += TENANTS_AT_ONCE
+                first += TENANTS_BATCH
         return dict(zip((*LANES, "suspect"), sums, strict=True))
 
-    def _never(self, job: Submission) -> Refused | None:
+    def _refuse_oversized(self, job: Submission) -> Refused | None:
         """Refuse a job that no wait helps, whichever limit it met: its input alone is above a limit for the sum."""
         limits = [(self._caps[job.lane][1], f"the inputs of model {job.model} in lane {job.lane}")]
         if self.tenants.limits(job.tenant).bytes:
@@ -240,29 +240,29 @@ class JobStore:
     # ---- the worker's side
 
     async def claim(
-        self, model: str, version: str, worker: str, want: int, *, trial: bool = False, most_bulk: int | None = None
-    ) -> Claim:
+        self, model: str, version: str, worker: str, want: int, *, trial: bool = False, max_bulk: int | None = None
+    ) -> ClaimResult:
         """Take up to `want` waiting jobs under a lease; submit hands jobs over to the seats that are left free.
 
-        With `most_bulk`, bulk jobs take so many seats, and not those too that stay empty. On trial: the suspects of
+        With `max_bulk`, bulk jobs take so many seats, and not those too that stay empty. On trial: the suspects of
         one cell, and nobody else; none while another worker tries a cell of this model.
         """
-        claim = Claim([])
+        claim = ClaimResult([])
         for _ in self.roots:
             root = self.roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self.roots)
             words = (model, version, worker, self._lease_ms, want - len(claim.jobs), self.settings.bulk_share)
-            most = "" if most_bulk is None else most_bulk - claim.bulk
-            how: tuple[Word, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self.tenants.shares, most)
-            claim = claim.and_of(codec.read_claim(await self.run("job/claim", root, *words, *how)))
+            most = "" if max_bulk is None else max_bulk - claim.bulk
+            how: tuple[Arg, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self.tenants.shares, most)
+            claim = claim.merged_with(codec.read_claim(await self.run("job/claim", root, *words, *how)))
             if len(claim.jobs) >= want or claim.more or (trial and claim.jobs):
                 break
         return claim
 
-    async def extend(self, worker: str, held: Sequence[Claimed]) -> list[Claimed]:
+    async def extend(self, worker: str, held: Sequence[ClaimedJob]) -> list[ClaimedJob]:
         """Renew the leases; returns the jobs that are no longer this worker's."""
-        lost: list[Claimed] = []
-        for root, group in self._by_shard(held):
+        lost: list[ClaimedJob] = []
+        for root, group in self._group_by_shard(held):
             words = [word for job in group for word in (job.id, job.attempt)]
             answers = await self.run("job/extend_leases", root, worker, self._lease_ms, *words)
             lost += [job for job, mine in zip(group, answers, strict=True) if not mine]
@@ -271,13 +271,13 @@ class JobStore:
     async def finish(self, worker: str, outcomes: Sequence[Outcome]) -> int:
         """Write down how jobs ended; returns how many were refused because they were no longer this worker's."""
         refused = 0
-        for root, group in self._by_shard(outcomes):
-            for some in _by_bytes(group, FINISH_BYTES):
-                words = [word for outcome in some for word in codec.outcome_words(outcome)]
+        for root, group in self._group_by_shard(outcomes):
+            for some in _group_by_bytes(group, MAX_FINISH_BYTES):
+                words = [word for outcome in some for word in codec.outcome_args(outcome)]
                 refused += list(await self.run("job/finish", root, worker, *self.ends, *words)).count(0)
         return refused
 
-    async def leave_seats(self, model: str, version: str, worker: str) -> None:
+    async def withdraw_free_slots(self, model: str, version: str, worker: str) -> None:
         """Have no more jobs handed over; those that were before this are still to arrive."""
         shards, note = range(self.settings.shards), f"{worker} {self._lease_ms}"  # as claim.lua notes it
         await self.connection.pipeline(
@@ -285,15 +285,15 @@ class JobStore:
             + [("SREM", keys.hosts(shard, model, version), note) for shard in shards]
         )
 
-    async def release(self, worker: str, held: Sequence[Claimed]) -> int:
+    async def release(self, worker: str, held: Sequence[ClaimedJob]) -> int:
         """Give jobs back unrun; returns how many went back to their lines."""
         back = 0
-        for root, group in self._by_shard(held):
+        for root, group in self._group_by_shard(held):
             words = [word for job in group for word in (job.id, job.attempt)]
             back += int(await self.run("job/release", root, worker, *words))
         return back
 
-    async def run(self, script: str, root: str, *words: Word) -> Any:
+    async def run(self, script: str, root: str, *words: Arg) -> Any:
         """Run a script on one shard."""
         return await self.connection.script(script, root, *words)
 
@@ -303,14 +303,14 @@ class JobStore:
             raise self.unknown(job_id)
         return self.roots[shard]
 
-    def _by_shard(self, jobs: Iterable[H]) -> list[tuple[str, list[H]]]:
+    def _group_by_shard(self, jobs: Iterable[H]) -> list[tuple[str, list[H]]]:
         if len(self.roots) == 1:
             return [(self.roots[0], list(jobs))]
         ordered = sorted(jobs, key=lambda job: shard_of(job.id))
         return [(self.roots[shard], list(group)) for shard, group in groupby(ordered, key=lambda job: shard_of(job.id))]
 
 
-def _by_bytes(outcomes: Sequence[Outcome], limit_bytes: int) -> list[Sequence[Outcome]]:
+def _group_by_bytes(outcomes: Sequence[Outcome], limit_bytes: int) -> list[Sequence[Outcome]]:
     """Part outcomes into groups whose bodies have so many bytes at most; a larger one is a group by itself."""
     if sum(len(one.body) for one in outcomes) <= limit_bytes:
         return [outcomes]

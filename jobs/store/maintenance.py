@@ -10,10 +10,10 @@ from jobs.contract.ids import shard_of
 from jobs.store.job_store import JobStore
 
 SWEEP_LIMIT = 500
-BURY_LIMIT = 1000  # leases that one script looks at
+RECOVER_LIMIT = 1000  # leases that one script looks at
 
 
-class Swept(NamedTuple):
+class SweepResult(NamedTuple):
     """What one sweep moved, and the server's time in ms."""
 
     now_ms: int
@@ -24,7 +24,7 @@ class Swept(NamedTuple):
     purged: int
 
 
-class Buried(NamedTuple):
+class Recovered(NamedTuple):
     """What became of a dead worker's jobs."""
 
     back: int
@@ -32,7 +32,7 @@ class Buried(NamedTuple):
     poison: int
 
 
-async def sweep(store: JobStore, latest_ms: float) -> Swept:
+async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
     """End overdue jobs, take back those whose lease is over, let due retries go, forget old dead letters.
 
     Nothing is taken back where the server's clock stands beyond `latest_ms`; 0: not in this sweep.
@@ -48,10 +48,10 @@ async def sweep(store: JobStore, latest_ms: float) -> Swept:
             purged = await store.run("dead_letter/purge", root, SWEEP_LIMIT, *store.ends)
             moved = [back + failed, expired, due, purged]
             total = [sum(pair) for pair in zip(total, (back, failed, expired, due, purged), strict=True)]
-    return Swept(now_ms, *total)
+    return SweepResult(now_ms, *total)
 
 
-async def bury(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Buried:
+async def recover_dead_worker(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Recovered:
     """Give back at once what a dead worker held; `suspects` are the claims (id, attempt) that it had in hands."""
     suspects = list(dict.fromkeys(suspects))  # a claim that is named twice is one suspect, and lies in one cell
     total = [0, 0, 0]
@@ -62,8 +62,8 @@ async def bury(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]
         rank: int | str = ""
         while rank != 0:
             *moved, rank = await store.run(
-                "maintenance/recover_dead_worker", root, *head, *store.ends, rank, BURY_LIMIT, *words
+                "maintenance/recover_dead_worker", root, *head, *store.ends, rank, RECOVER_LIMIT, *words
             )
             total = [sum(pair) for pair in zip(total, moved, strict=True)]
             words = []
-    return Buried(*total)
+    return Recovered(*total)

@@ -7,9 +7,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from jobs.config.settings_base import Settings
-from jobs.contract.address_policy import PORTS, Guard, networks
+from jobs.contract.address_policy import PORTS, AddressPolicy, parse_networks
 from jobs.redis_client import redis_url
-from jobs.tenants.limits import Deviation, Limits, Tenants, read_deviations
+from jobs.tenants.limits import LimitOverride, Limits, TenantLimits, read_overrides
 
 
 class StoreSettings(Settings):
@@ -57,23 +57,23 @@ class StoreSettings(Settings):
     tenant_jobs: int = Field(0, ge=0, description="jobs of one tenant that may wait or run")
     tenant_bytes: int = Field(0, ge=0, description="bytes of their inputs, likewise")
     tenant_running: int = Field(0, ge=0, description="jobs of one tenant that may run at a time")
-    tenants: Annotated[dict[str, Deviation], NoDecode, BeforeValidator(read_deviations)] = Field(
+    tenants: Annotated[dict[str, LimitOverride], NoDecode, BeforeValidator(read_overrides)] = Field(
         {}, description="JSON: what is otherwise for some tenants: weight (1), requests, jobs, bytes, running"
     )
     redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")
 
     @model_validator(mode="after")
     def _has_a_good_url(self) -> Self:
-        redis_url.find({"REDIS_URL": self.redis_url, "REDIS_URL_FILE": str(self.redis_url_file or "")})
+        redis_url.find_address({"REDIS_URL": self.redis_url, "REDIS_URL_FILE": str(self.redis_url_file or "")})
         return self
 
-    def limits(self) -> Tenants:
+    def limits(self) -> TenantLimits:
         """Give what each tenant may take."""
         default = Limits(1, self.tenant_requests, self.tenant_jobs, self.tenant_bytes, self.tenant_running)
-        return Tenants(default, self.tenants, self.shards)
+        return TenantLimits(default, self.tenants, self.shards)
 
 
-class GuardSettings(Settings):
+class AddressPolicySettings(Settings):
     """Where webhooks may go: what the gateway checks at submit, and whoever delivers with each attempt."""
 
     webhook_allow_cidrs: str = Field(
@@ -87,13 +87,13 @@ class GuardSettings(Settings):
     @field_validator("webhook_allow_cidrs")
     @classmethod
     def _are_networks(cls, value: str) -> str:
-        networks(value)
+        parse_networks(value)
         return value
 
     @field_validator("webhook_schemes")
     @classmethod
     def _are_schemes(cls, value: str) -> str:
-        if not set(_words(value)) <= set(PORTS) or not value:
+        if not set(_split_list(value)) <= set(PORTS) or not value:
             message = "must be https, or https,http"
             raise ValueError(message)
         return value
@@ -101,16 +101,16 @@ class GuardSettings(Settings):
     @field_validator("webhook_ports")
     @classmethod
     def _are_ports(cls, value: str) -> str:
-        if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in _words(value)):
+        if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in _split_list(value)):
             message = "must be ports, 1 to 65535, with commas between"
             raise ValueError(message)
         return value
 
-    def guard(self) -> Guard:
+    def guard(self) -> AddressPolicy:
         """Give the rules in the form that checks addresses."""
-        ports = {int(port) for port in _words(self.webhook_ports)}
-        return Guard(networks(self.webhook_allow_cidrs), _words(self.webhook_schemes), ports)
+        ports = {int(port) for port in _split_list(self.webhook_ports)}
+        return AddressPolicy(parse_networks(self.webhook_allow_cidrs), _split_list(self.webhook_schemes), ports)
 
 
-def _words(text: str) -> list[str]:
+def _split_list(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]

@@ -10,11 +10,11 @@ from typing import Any, Final, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.contract.ids import TENANT
+from jobs.contract.ids import TENANT_NAME
 
 NO_LIMIT: Final = 1 << 53  # as far as Lua counts
-MOST: Final = NO_LIMIT - 1
-MOST_WEIGHT: Final = 1000
+MAX_LIMIT: Final = NO_LIMIT - 1
+MAX_WEIGHT: Final = 1000
 
 
 class Limits(NamedTuple):
@@ -27,19 +27,19 @@ class Limits(NamedTuple):
     running: int = 0
 
 
-class Deviation(BaseModel):
+class LimitOverride(BaseModel):
     """Where one tenant's limits are not those of all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    weight: int | None = Field(None, ge=1, le=MOST_WEIGHT)
-    requests: int | None = Field(None, ge=0, le=MOST)
-    jobs: int | None = Field(None, ge=0, le=MOST)
-    bytes: int | None = Field(None, ge=0, le=MOST)
-    running: int | None = Field(None, ge=0, le=MOST)
+    weight: int | None = Field(None, ge=1, le=MAX_WEIGHT)
+    requests: int | None = Field(None, ge=0, le=MAX_LIMIT)
+    jobs: int | None = Field(None, ge=0, le=MAX_LIMIT)
+    bytes: int | None = Field(None, ge=0, le=MAX_LIMIT)
+    running: int | None = Field(None, ge=0, le=MAX_LIMIT)
 
 
-def read_deviations(text: Any) -> Any:
+def read_overrides(text: Any) -> Any:
     """Read the setting TENANTS, JSON as `{"acme": {"weight": 3, "jobs": 1000}}`; raises ValueError."""
     if not isinstance(text, str):
         return text
@@ -48,22 +48,22 @@ def read_deviations(text: Any) -> Any:
     except orjson.JSONDecodeError as error:
         message = f"it is no JSON: {error}"
         raise ValueError(message) from error
-    if not isinstance(given, dict) or not all(TENANT.fullmatch(name) for name in given):
+    if not isinstance(given, dict) or not all(TENANT_NAME.fullmatch(name) for name in given):
         message = 'it must be a JSON object by tenant, as {"acme": {"weight": 3, "jobs": 1000}}'
         raise ValueError(message)
     return given
 
 
-class Tenants:
+class TenantLimits:
     """The limits of every tenant."""
 
-    def __init__(self, default: Limits, deviations: Mapping[str, Deviation], shards: int = 1) -> None:
-        self._default, self._shards, self._settings = default, shards, dict(deviations)
+    def __init__(self, default: Limits, overrides: Mapping[str, LimitOverride], shards: int = 1) -> None:
+        self._default, self._shards, self._settings = default, shards, dict(overrides)
         self._known: dict[str, Limits] = {}
         self.shares = b""
         self.update({})
 
-    def update(self, kept: Mapping[str, Deviation]) -> None:
+    def update(self, kept: Mapping[str, LimitOverride]) -> None:
         """Take in the limits that are kept in the queue; they stand in place of what TENANTS says of a tenant."""
         own = {**self._settings, **kept}
         self._known = {name: self._default._replace(**one.model_dump(exclude_none=True)) for name, one in own.items()}
@@ -79,7 +79,7 @@ class Tenants:
         """
         limits = self.limits(tenant)
         words = (
-            [str(self._of_shard(most)) for most in (limits.jobs, limits.bytes)] if limits.jobs or limits.bytes else []
+            [str(self._per_shard(most)) for most in (limits.jobs, limits.bytes)] if limits.jobs or limits.bytes else []
         )
         return " ".join([*words, "claimed"] if limits.running else words)
 
@@ -88,7 +88,7 @@ class Tenants:
         shares = {"": self._default} | self._known
         if all((one.weight, one.running) == (1, 0) for one in shares.values()):
             return b""
-        return orjson.dumps({name: [one.weight, self._of_shard(one.running)] for name, one in shares.items()})
+        return orjson.dumps({name: [one.weight, self._per_shard(one.running)] for name, one in shares.items()})
 
-    def _of_shard(self, limit: int) -> int:
+    def _per_shard(self, limit: int) -> int:
         return max(1, limit // self._shards) if limit else NO_LIMIT

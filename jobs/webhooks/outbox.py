@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 import orjson
 
-from jobs.contract.background_lease import Flight
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.ids import shard_of
 from jobs.contract.job import Job
 from jobs.redis_client import keys
@@ -21,19 +21,19 @@ Lane = Literal["fast", "slow"]
 LANES: Final[tuple[Lane, ...]] = ("fast", "slow")
 Verdict = Literal["delivered", "retry", "failed", "stopped", "lost"]
 # What settling an attempt means beyond it, in the order of the script's answers.
-News = Literal["refused", "written", "failing", "well", "paused"]
-NEWS: Final[tuple[News, ...]] = ("refused", "written", "failing", "well", "paused")
+SettleResult = Literal["refused", "written", "failing", "well", "paused"]
+SETTLE_RESULTS: Final[tuple[SettleResult, ...]] = ("refused", "written", "failing", "well", "paused")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 # Upper bounds, in ms, of the time from a job's end to its first attempt, as they are counted.
-FIRST_MS: Final = (5, 10, 20, 50, 100, 250, 500, 1000, 5000, 15_000, 60_000)
+FIRST_ATTEMPT_BUCKETS_MS: Final = (5, 10, 20, 50, 100, 250, 500, 1000, 5000, 15_000, 60_000)
 
 
-class Limits(NamedTuple):
+class DeliveryLimits(NamedTuple):
     """What one endpoint may have, and how long what has ended is kept. Times in ms."""
 
-    flight_ms: int
+    lease_ms: int
     stall_ms: int
-    most_waiting: int
+    max_waiting: int
     room: int
     pause_after_ms: int
     pause_ms: int
@@ -44,7 +44,7 @@ class Limits(NamedTuple):
 class Attempt(NamedTuple):
     """What is to be sent. `tries`: attempts before this one; `since`: how many of them before it was last sent anew."""
 
-    flight: Flight
+    lease: BackgroundLease
     url: str
     tenant: str
     event: str
@@ -69,36 +69,40 @@ class Settlement(NamedTuple):
     first_ms: int | None = None  # from the job's end to this attempt, where it was the first
 
 
-async def dispatch(
-    store: JobStore, root: str, lane: Lane, want: int, *, slots: int, limits: Limits
-) -> tuple[list[Flight], float | None]:
+async def dispatch_due(
+    store: JobStore, root: str, lane: Lane, want: int, *, slots: int, limits: DeliveryLimits
+) -> tuple[list[BackgroundLease], float | None]:
     """Take up to `want` deliveries that are due, for a lane of so many slots.
 
     Also says in how many seconds the next is due; None: there is none.
     """
-    words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.log, limits.ttl_ms)
+    words = (limits.lease_ms, limits.stall_ms, limits.max_waiting, limits.log, limits.ttl_ms)
     next_ms, *handed = await store.run("webhook/dispatch", root, lane, want, slots, *words)
-    flights = [Flight(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)]
-    return flights, None if next_ms < 0 else next_ms / 1000
+    leases = [
+        BackgroundLease(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)
+    ]
+    return leases, None if next_ms < 0 else next_ms / 1000
 
 
-async def begin(store: JobStore, flight: Flight, limits: Limits) -> Attempt | None:
+async def begin_attempt(store: JobStore, lease: BackgroundLease, limits: DeliveryLimits) -> Attempt | None:
     """Read what this flight is to send; None: nothing any more, or nothing readable (which ends the delivery)."""
-    found = await store.run("webhook/begin_attempt", _root(flight), flight.delivery, flight.number, limits.flight_ms)
+    found = await store.run("webhook/begin_attempt", _root(lease), lease.delivery, lease.number, limits.lease_ms)
     if found is None:
         return None
     url, tenant, event, tries, since, age_ms, output_bytes, told, headers, now_ms = found
     whole = told if told and told.startswith(b"{") else b""
-    job = None if whole else _job(told)
+    job = None if whole else _read_job(told)
     if job is None and not whole:
-        await settle(store, flight, Settlement("stopped", {"error": "unreadable"}), limits)
+        await settle_attempt(store, lease, Settlement("stopped", {"error": "unreadable"}), limits)
         return None
     words = (url.decode(), tenant.decode(), event.decode())
     sent_along = orjson.loads(headers) if headers else _NONE
-    return Attempt(flight, *words, tries, since, age_ms, output_bytes, job, whole, sent_along, now_ms)
+    return Attempt(lease, *words, tries, since, age_ms, output_bytes, job, whole, sent_along, now_ms)
 
 
-async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: Limits) -> News:
+async def settle_attempt(
+    store: JobStore, lease: BackgroundLease, settled: Settlement, limits: DeliveryLimits
+) -> SettleResult:
     """Write down how an attempt went, unless that is refused: it was no longer this flight's to say.
 
     Also tells where the endpoint begins to fail with it, is well again, or is paused from now on.
@@ -107,21 +111,21 @@ async def settle(store: JobStore, flight: Flight, settled: Settlement, limits: L
     first = ("", 0) if settled.first_ms is None else (_bucket(settled.first_ms), settled.first_ms)
     how = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
     rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.log, limits.ttl_ms, store.ttl_ms)
-    answer: int = await store.run("webhook/settle", _root(flight), flight.delivery, flight.number, *how, *rules, *first)
-    return NEWS[answer]
+    answer: int = await store.run("webhook/settle", _root(lease), lease.delivery, lease.number, *how, *rules, *first)
+    return SETTLE_RESULTS[answer]
 
 
 def _bucket(ms: int) -> str:
-    return next((str(bound) for bound in FIRST_MS if ms <= bound), "inf")
+    return next((str(bound) for bound in FIRST_ATTEMPT_BUCKETS_MS if ms <= bound), "inf")
 
 
-def _job(told: bytes | None) -> Job | None:
+def _read_job(told: bytes | None) -> Job | None:
     """Read a job as its end was written down."""
     try:
-        return codec.read_logged(orjson.loads(told or b""))
+        return codec.read_logged_job(orjson.loads(told or b""))
     except ValueError:
         return None
 
 
-def _root(flight: Flight) -> str:
-    return keys.root(shard_of(flight.delivery))
+def _root(lease: BackgroundLease) -> str:
+    return keys.root(shard_of(lease.delivery))

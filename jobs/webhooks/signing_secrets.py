@@ -7,14 +7,14 @@ from typing import Final
 from jobs.contract.errors import Refused
 from jobs.contract.ids import shard_of
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 (what all of them begin with)
 _SECRET_BYTES: Final = 32
 
 
-async def attach(store: JobStore, job_id: str, tenant: str, webhook: str) -> tuple[str, str]:
+async def attach_webhook(store: JobStore, job_id: str, tenant: str, webhook: str) -> tuple[str, str]:
     """Give a job a webhook; gives what became of it, 'open', 'posted' or 'unwanted', and the delivery that was made.
 
     Raises Refused where the job is not this tenant's, or has too many.
@@ -29,13 +29,13 @@ async def attach(store: JobStore, job_id: str, tenant: str, webhook: str) -> tup
     return how.decode(), delivery.decode()
 
 
-async def secrets_of(connection: Connection, tenant: str) -> list[str]:
+async def read_secrets(connection: RedisClient, tenant: str) -> list[str]:
     """Read what to sign with, the newest first; the first question makes the first secret."""
     held = await connection.script("webhook/secret", keys.secret(tenant), new_secret(), "", 0)
     return [secret.decode() for secret in held]
 
 
-async def rotate(connection: Connection, tenant: str, overlap_s: float) -> list[str]:
+async def rotate_secret(connection: RedisClient, tenant: str, overlap_s: float) -> list[str]:
     """Put a new secret in place; the old one signs beside it for so long."""
     held = await connection.script("webhook/secret", keys.secret(tenant), new_secret(), "1", int(overlap_s * 1000))
     return [secret.decode() for secret in held]

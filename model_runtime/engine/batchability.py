@@ -8,85 +8,91 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_runtime.tensor_spec import DTYPES, Array, Port
+from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 
-class NoMemory(Exception):
+class OutOfMemory(Exception):
     """Not even one row of zeros has room: no caller's row will have any."""
 
 
-class Verdict(NamedTuple):
+class Batchability(NamedTuple):
     """`note` says why not, or what could not be tried. `whole`: outputs whose first dimension is not rows."""
 
     batchable: bool
     note: str
-    whole: frozenset[str]
+    unbatched_outputs: frozenset[str]
 
 
-def judge(inputs: Sequence[Port], outputs: Sequence[Port], run: Run) -> Verdict:
+def probe_batchability(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], run: Run) -> Batchability:
     """Runs one row, then two where the declaration allows; `run` may raise anything. Raises NoMemory."""
     obstacle = _declared_obstacle(inputs, outputs)
     try:
         one = run(_zeros(inputs, 1))
     except Exception as error:  # whatever zeros do to a model, it may still serve real inputs
         if getattr(error, "fault", None) == "memory":
-            raise NoMemory(str(error)) from error
-        return _untried(inputs, outputs, obstacle, str(error))
+            raise OutOfMemory(str(error)) from error
+        return _batchability_untried(inputs, outputs, obstacle, str(error))
     if not obstacle:
-        obstacle = _uneven(one, 1) or _try_two(inputs, run)
+        obstacle = _row_mismatch(one, 1) or _try_two(inputs, run)
     if not obstacle:
-        return Verdict(batchable=True, note="", whole=frozenset())
-    return Verdict(batchable=False, note=obstacle, whole=_whole(outputs, one))
+        return Batchability(batchable=True, note="", unbatched_outputs=frozenset())
+    return Batchability(batchable=False, note=obstacle, unbatched_outputs=_unbatched_outputs(outputs, one))
 
 
-def _declared_obstacle(inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
-    for what, ports in (("input", inputs), ("output", outputs)):
-        for port in ports:
-            if not port.shape:
-                return f"{what} {port.name!r} is a scalar, without a batch dimension"
-            if port.shape[0] != -1:
-                return f"{what} {port.name!r} has its first dimension fixed at {port.shape[0]}"
+def _declared_obstacle(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+    for what, tensor_specs in (("input", inputs), ("output", outputs)):
+        for tensor_spec in tensor_specs:
+            if not tensor_spec.shape:
+                return f"{what} {tensor_spec.name!r} is a scalar, without a batch dimension"
+            if tensor_spec.shape[0] != -1:
+                return f"{what} {tensor_spec.name!r} has its first dimension fixed at {tensor_spec.shape[0]}"
     return ""
 
 
-def _try_two(inputs: Sequence[Port], run: Run) -> str:
+def _try_two(inputs: Sequence[TensorSpec], run: Run) -> str:
     try:
-        return _uneven(run(_zeros(inputs, 2)), 2)
+        return _row_mismatch(run(_zeros(inputs, 2)), 2)
     except Exception as error:  # noqa: BLE001 - one row ran, so two rows are what it can not take
         return f"it runs one row, but not two: {error}"
 
 
-def _uneven(results: Mapping[str, Array], rows: int) -> str:
+def _row_mismatch(results: Mapping[str, Array], rows: int) -> str:
     for name, value in results.items():
         if value.shape[:1] != (rows,):
             return f"{rows} rows in, but output {name!r} has the shape {list(value.shape)}"
     return ""
 
 
-def _untried(inputs: Sequence[Port], outputs: Sequence[Port], obstacle: str, error: str) -> Verdict:
+def _batchability_untried(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], obstacle: str, error: str
+) -> Batchability:
     """Where free dimensions were guessed as 1, the guess may be at fault: the declaration is believed."""
-    guessed = any(-1 in port.shape[1:] for port in inputs)
+    guessed = any(-1 in tensor_spec.shape[1:] for tensor_spec in inputs)
     note = obstacle or f"a trial with zeros{' and free dimensions of 1' if guessed else ''} failed: {error}"
     batchable = guessed and not obstacle
-    return Verdict(batchable, note, frozenset() if batchable else _whole(outputs, {}))
+    return Batchability(batchable, note, frozenset() if batchable else _unbatched_outputs(outputs, {}))
 
 
-def _whole(outputs: Sequence[Port], one: Mapping[str, Array]) -> frozenset[str]:
+def _unbatched_outputs(outputs: Sequence[TensorSpec], one: Mapping[str, Array]) -> frozenset[str]:
     """Outputs that belong to the single row as they are, such as [boxes, 4]."""
     rows = {
-        port.name: 0 if not port.shape else port.shape[0] if port.shape[0] != -1 else len(one.get(port.name, (0,)))
-        for port in outputs
+        tensor_spec.name: 0
+        if not tensor_spec.shape
+        else tensor_spec.shape[0]
+        if tensor_spec.shape[0] != -1
+        else len(one.get(tensor_spec.name, (0,)))
+        for tensor_spec in outputs
     }
     return frozenset(name for name, count in rows.items() if count != 1)
 
 
-def _zeros(inputs: Sequence[Port], rows: int) -> dict[str, Array]:
+def _zeros(inputs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
     return {
-        port.name: np.zeros(
-            [rows if at == 0 else abs(side) for at, side in enumerate(port.shape)],
-            DTYPES[port.datatype],
+        tensor_spec.name: np.zeros(
+            [rows if at == 0 else abs(side) for at, side in enumerate(tensor_spec.shape)],
+            DTYPES[tensor_spec.datatype],
         )
-        for port in inputs
+        for tensor_spec in inputs
     }

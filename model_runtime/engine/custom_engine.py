@@ -10,17 +10,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from model_runtime.engine.onnx_runtime import RunFailed, Stop, fault_of
-from model_runtime.repository.module_loading import module_of_file
+from model_runtime.engine.onnx_runtime import RunFailed, Stop, classify_error
+from model_runtime.repository.module_loading import load_module
 from model_runtime.repository.path_checks import check_file
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
-from model_runtime.tensor_spec import DTYPES, Array, Port
+from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 _MEMBERS = ("inputs", "outputs", "provider", "device", "runtime", "batchable", "run")
 
 
 @runtime_checkable
-class OwnEngine(Protocol):
+class CustomEngine(Protocol):
     """What such a class has. Made as `Class(version, spec, gpu)`: the version's folder, `model.toml`, the GPU's number.
 
     `inputs`, `outputs`  ports of one row: name, datatype as "FP32", shape without the batch dimension, -1 where free
@@ -30,8 +30,8 @@ class OwnEngine(Protocol):
     `batchable`          whether `run` takes any number of rows; else it is given one at a time
     """
 
-    inputs: Sequence[Port]
-    outputs: Sequence[Port]
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
     provider: str
     device: str
     runtime: str
@@ -46,24 +46,24 @@ class OwnEngine(Protocol):
         """
 
 
-class Guest:
+class CustomEngineAdapter:
     """A class of a user's own as the worker handles it: what it gives is looked at before anybody else sees it."""
 
     def __init__(self, folder: Path, version: Path, spec: ModelSpec, gpu: int) -> None:
         """Opens it; raises ModelError, whatever the class does. `folder`: the model's."""
         self._file = folder / SPEC_FILE
-        self._named = spec.engine or ""
-        self._own = own = self._made(folder, version, spec, gpu)
+        self._class_path = spec.engine or ""
+        self._own = own = self._create(folder, version, spec, gpu)
         self.inputs, self.outputs = list(own.inputs), list(own.outputs)
         self.provider, self.device, self.runtime = own.provider, own.device, own.runtime
         self.batchable, self.batch_note = bool(own.batchable), "" if own.batchable else "its engine says so"
         self.checked: bool | None = None
         self.gpu: int | None = None
         self.placement: dict[str, int] = {}
-        self.provider_note = f"{self._named} runs it"
-        self._types = {port.name: DTYPES[port.datatype] for port in self.outputs}
+        self.provider_note = f"{self._class_path} runs it"
+        self._types = {tensor_spec.name: DTYPES[tensor_spec.datatype] for tensor_spec in self.outputs}
 
-    def run_alone(self, why: str) -> None:
+    def disable_batching(self, why: str) -> None:
         """Give it one row at a time from now on."""
         self.batchable, self.batch_note = False, why
 
@@ -71,26 +71,26 @@ class Guest:
         """Runs rows, blocking; raises RunFailed."""
         try:
             results = self._own.run(arrays, stop)
-            return {name: self._looked_at(name, results[name], arrays) for name in self._types}
+            return {name: self._check_output(name, results[name], arrays) for name in self._types}
         except RunFailed:
             raise
         except BaseException as error:  # someone else's code
-            fault = fault_of(error) if isinstance(error, Exception) else "input"
-            raise RunFailed(f"{self._named}: {type(error).__name__}: {error}", fault) from error
+            fault = classify_error(error) if isinstance(error, Exception) else "input"
+            raise RunFailed(f"{self._class_path}: {type(error).__name__}: {error}", fault) from error
 
-    def prepare(self, arrays: Mapping[str, Array]) -> None:
+    def warm_up(self, arrays: Mapping[str, Array]) -> None:
         """Warm it up."""
         self.run(arrays)
 
-    def _looked_at(self, name: str, value: Any, arrays: Mapping[str, Array]) -> Array:
-        port = next(one for one in self.outputs if one.name == name)
+    def _check_output(self, name: str, value: Any, arrays: Mapping[str, Array]) -> Array:
+        tensor_spec = next(one for one in self.outputs if one.name == name)
         rows = len(next(iter(arrays.values())))
-        if value.dtype != self._types[name] or len(value) != rows or not port.fits(value.shape[1:]):
-            wanted = f"{port.datatype} {[rows, *port.shape]}"
+        if value.dtype != self._types[name] or len(value) != rows or not tensor_spec.fits(value.shape[1:]):
+            wanted = f"{tensor_spec.datatype} {[rows, *tensor_spec.shape]}"
             raise ValueError(f"output {name!r} is a {value.dtype} {list(value.shape)}; allowed: {wanted}")
         return value  # type: ignore[no-any-return]
 
-    def _made(self, folder: Path, version: Path, spec: ModelSpec, gpu: int) -> OwnEngine:
+    def _create(self, folder: Path, version: Path, spec: ModelSpec, gpu: int) -> CustomEngine:
         try:
             made = self._class(folder)(version, spec, gpu)
         except ModelError:
@@ -103,19 +103,21 @@ class Guest:
             if not isinstance(getattr(made, name), str):
                 raise self._refusal(f"{name} = {getattr(made, name)!r}; allowed: text")
         for name in ("inputs", "outputs"):
-            ports = getattr(made, name)
-            if not ports or not all(isinstance(one, Port) and one.datatype in DTYPES for one in ports):
+            tensor_specs = getattr(made, name)
+            if not tensor_specs or not all(
+                isinstance(one, TensorSpec) and one.datatype in DTYPES for one in tensor_specs
+            ):
                 allowed = f"jitney.Port, of the datatypes {', '.join(DTYPES)}"
-                raise self._refusal(f"{name} = {ports!r}; allowed: one or more of {allowed}")
-        if not isinstance(made, OwnEngine):
+                raise self._refusal(f"{name} = {tensor_specs!r}; allowed: one or more of {allowed}")
+        if not isinstance(made, CustomEngine):
             raise self._refusal("it is no jitney.OwnEngine")
         return made
 
     def _class(self, folder: Path) -> Any:
-        place, _, name = self._named.partition(":")
+        place, _, name = self._class_path.partition(":")
         if place.endswith(".py"):
             check_file(folder, folder / place, "engine", self._file)
-            module = module_of_file(folder / place)
+            module = load_module(folder / place)
         else:
             module = import_module(place)
         found = getattr(module, name, None)
@@ -124,4 +126,4 @@ class Guest:
         return found
 
     def _refusal(self, reason: str) -> ModelError:
-        return ModelError(self._file, "engine", f'"{self._named}" can not be used: {reason}')
+        return ModelError(self._file, "engine", f'"{self._class_path}" can not be used: {reason}')

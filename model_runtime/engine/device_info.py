@@ -13,7 +13,7 @@ DRIVER = "libcuda.so.1"
 _NAME_BYTES = 128
 
 
-class Driver(NamedTuple):
+class DriverInfo(NamedTuple):
     """What NVIDIA's answers. `cuda`: the newest that it runs, as 13000 for 13.0. `problem`: why there is no GPU."""
 
     gpus: int = 0
@@ -21,19 +21,21 @@ class Driver(NamedTuple):
     problem: str = ""
 
 
-def ask_driver() -> Driver:
+def query_driver() -> DriverInfo:
     """Ask it; takes a moment the first time."""
     library = _driver()
     if library is None:
-        return Driver(problem=f"no NVIDIA GPU answers through {DRIVER}, which is not installed here")
+        return DriverInfo(problem=f"no NVIDIA GPU answers through {DRIVER}, which is not installed here")
     count, cuda = ctypes.c_int(0), ctypes.c_int(0)
     if code := library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count)):
-        return Driver(problem=f"no NVIDIA GPU answers through {DRIVER}: CUDA error {code}")
+        return DriverInfo(problem=f"no NVIDIA GPU answers through {DRIVER}: CUDA error {code}")
     library.cuDriverGetVersion(ctypes.byref(cuda))
-    return Driver(count.value, cuda.value, "" if count.value else f"no NVIDIA GPU answers through {DRIVER}: it has 0")
+    return DriverInfo(
+        count.value, cuda.value, "" if count.value else f"no NVIDIA GPU answers through {DRIVER}: it has 0"
+    )
 
 
-def name_of(provider: str, threads: int, gpu: int = 0) -> str:
+def device_name(provider: str, threads: int, gpu: int = 0) -> str:
     """Such as "Intel(R) Xeon(R) CPU, 2 threads", or the GPU's, without its number: equal GPUs are equally fast."""
     if provider == "cpu":
         return f"{_cpu()}, {threads} thread{'s' * (threads != 1)}"

@@ -12,18 +12,18 @@ from model_runtime.engine.onnx_runtime import onnxruntime
 from model_runtime.tensor_spec import Array
 
 
-class Bound:
+class IoBinding:
     """Made from a run of that size: what went in, and what came out. Not safe from several threads."""
 
     def __init__(
-        self, session: Any, fed: Mapping[str, Array], given: Mapping[str, Array], device: str, gpu: int
+        self, session: Any, inputs: Mapping[str, Array], outputs: Mapping[str, Array], device: str, gpu: int
     ) -> None:
         """`device`: "cuda" or "cpu". Raises what the runtime raises, for want of memory as a rule."""
         self._session = session
         self._binding = session.io_binding()
-        self._types = {name: array.dtype for name, array in fed.items()}
-        self._ins = {name: self._room(array, device, gpu) for name, array in fed.items()}
-        self._outs = {name: self._room(array, device, gpu) for name, array in given.items()}
+        self._types = {name: array.dtype for name, array in inputs.items()}
+        self._ins = {name: self._allocate(array, device, gpu) for name, array in inputs.items()}
+        self._outs = {name: self._allocate(array, device, gpu) for name, array in outputs.items()}
         for name, value in self._ins.items():
             self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outs.items():
@@ -45,5 +45,5 @@ class Bound:
         return {name: np.require(value.numpy(), requirements="O") for name, value in self._outs.items()}
 
     @staticmethod
-    def _room(like: Array, device: str, gpu: int) -> Any:
+    def _allocate(like: Array, device: str, gpu: int) -> Any:
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type([*like.shape], like.dtype, device, gpu)

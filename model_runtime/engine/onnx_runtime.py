@@ -62,7 +62,7 @@ class Stop:
         return bool(self.options.terminate)
 
 
-def fault_of(error: Exception) -> Fault:
+def classify_error(error: Exception) -> Fault:
     """Tell whose fault a failed run is, by what the runtime says of it."""
     text = str(error)
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):  # first: CUDA's "out of memory" leaves it usable
@@ -72,7 +72,7 @@ def fault_of(error: Exception) -> Fault:
     return "stopped" if _STOPPED.search(text) else "input"
 
 
-def plain(error: Exception) -> str:
+def clean_message(error: Exception) -> str:
     """The runtime's message on one line, without its prefixes."""
     if newer := _TOO_NEW.search(str(error)):
         domain, newest = newer.groups()

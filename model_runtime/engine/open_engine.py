@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from model_runtime.engine.custom_engine import Guest
-from model_runtime.engine.onnx_engine import Engine
-from model_runtime.engine.providers import Gpu
-from model_runtime.profiling.batch_cap import LARGEST
+from model_runtime.engine.custom_engine import CustomEngineAdapter
+from model_runtime.engine.onnx_engine import OnnxEngine
+from model_runtime.engine.providers import GpuOptions
+from model_runtime.profiling.batch_cap import MAX_MEASURED_BATCH
 from model_runtime.repository.path_checks import check_file, check_folder
 from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import SPEC_FILE, ModelSpec
 
-AnyEngine = Engine | Guest
+AnyEngine = OnnxEngine | CustomEngineAdapter
 
-SHORT_CHECK_ROWS: Final = 3  # are run of every model before it serves
+QUICK_CHECK_ROWS: Final = 3  # are run of every model before it serves
 
 
 class Hardware(NamedTuple):
@@ -29,13 +29,13 @@ def open_engine(folder: ModelFolder, hardware: Hardware | None = None, provider:
     hardware, spec = hardware or Hardware(), folder.spec
     if spec.engine is not None:
         check_file(folder.path, folder.path / SPEC_FILE)
-        return Guest(folder.path, folder.onnx.parent, spec, hardware.gpu)
+        return CustomEngineAdapter(folder.path, folder.onnx.parent, spec, hardware.gpu)
     check_folder(folder.path, folder.onnx)
-    wanted = spec.provider if provider == "auto" else provider
-    return Engine(folder.onnx, wanted, spec.threads or hardware.cpus, gpu_of(spec, hardware))
+    requested = spec.provider if provider == "auto" else provider
+    return OnnxEngine(folder.onnx, requested, spec.threads or hardware.cpus, gpu_options(spec, hardware))
 
 
-def gpu_of(spec: ModelSpec, hardware: Hardware) -> Gpu:
+def gpu_options(spec: ModelSpec, hardware: Hardware) -> GpuOptions:
     """How a GPU is to be used for the model."""
-    largest = max(spec.max_batch or LARGEST, SHORT_CHECK_ROWS)
-    return Gpu(hardware.gpu, hardware.engine_cache, largest, spec.tensorrt.precision, spec.cuda.graphs)
+    largest = max(spec.max_batch or MAX_MEASURED_BATCH, QUICK_CHECK_ROWS)
+    return GpuOptions(hardware.gpu, hardware.engine_cache, largest, spec.tensorrt.precision, spec.cuda.graphs)

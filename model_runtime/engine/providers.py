@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from model_runtime.engine.device_info import Driver
+from model_runtime.engine.device_info import DriverInfo
 from model_runtime.spec.gpu import Precision
-from model_runtime.tensor_spec import Port
+from model_runtime.tensor_spec import TensorSpec
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
-Asked = list[str | tuple[str, dict[str, str]]]
+ProviderOptions = list[str | tuple[str, dict[str, str]]]
 
-NAMES: Final[dict[str, str]] = {
+PROVIDER_NAMES: Final[dict[str, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -28,7 +28,7 @@ _TENSORRT_LIBRARIES: Final = ("libnvinfer.so.10", "libnvonnxparser.so.10")
 _TENSORRT_PACKAGE: Final = 'pip install "tensorrt-cu13>=10.13,<11", as the extra tensorrt does'
 
 
-class Gpu(NamedTuple):
+class GpuOptions(NamedTuple):
     """How a GPU is to be used; a CPU asks for none of it.
 
     `device`: its number, as CUDA counts. `cache`: a folder for what TensorRT builds, None where it is built each time.
@@ -43,19 +43,26 @@ class Gpu(NamedTuple):
     graphs: bool = True
 
 
-def asked(provider: str, gpu: Gpu, inputs: Sequence[Port] = (), engines: Path | None = None) -> Asked:
+def provider_options(
+    provider: str, gpu: GpuOptions, inputs: Sequence[TensorSpec] = (), engines: Path | None = None
+) -> ProviderOptions:
     """What ONNX Runtime is asked for, first choice first.
 
     `inputs`: those with a free batch dimension, of one row; `engines`: where TensorRT's lie.
     """
     if provider == "cpu":
-        return [NAMES["cpu"]]
+        return [PROVIDER_NAMES["cpu"]]
     # With TensorRT in front, what is left for CUDA is a few nodes in pieces: no graph can hold it.
-    after: Asked = [(NAMES["cuda"], cuda(gpu._replace(graphs=gpu.graphs and provider == "cuda"))), NAMES["cpu"]]
-    return after if provider == "cuda" else [(NAMES["tensorrt"], tensorrt(gpu, inputs, engines)), *after]
+    after: ProviderOptions = [
+        (PROVIDER_NAMES["cuda"], cuda_options(gpu._replace(graphs=gpu.graphs and provider == "cuda"))),
+        PROVIDER_NAMES["cpu"],
+    ]
+    return (
+        after if provider == "cuda" else [(PROVIDER_NAMES["tensorrt"], tensorrt_options(gpu, inputs, engines)), *after]
+    )
 
 
-def cuda(gpu: Gpu) -> dict[str, str]:
+def cuda_options(gpu: GpuOptions) -> dict[str, str]:
     """CUDA's options."""
     return {
         "device_id": str(gpu.device),
@@ -65,7 +72,7 @@ def cuda(gpu: Gpu) -> dict[str, str]:
     }
 
 
-def tensorrt(gpu: Gpu, inputs: Sequence[Port], engines: Path | None) -> dict[str, str]:
+def tensorrt_options(gpu: GpuOptions, inputs: Sequence[TensorSpec], engines: Path | None) -> dict[str, str]:
     """TensorRT's options. One profile holds every batch size, so that all is built when the model is opened."""
     flags = {"fp16": ["trt_fp16_enable"], "int8": ["trt_fp16_enable", "trt_int8_enable"]}.get(gpu.precision, [])
     kept = {
@@ -83,16 +90,16 @@ def tensorrt(gpu: Gpu, inputs: Sequence[Port], engines: Path | None) -> dict[str
     }
 
 
-def _profile(inputs: Sequence[Port], largest: int) -> dict[str, str]:
+def _profile(inputs: Sequence[TensorSpec], largest: int) -> dict[str, str]:
     rows = {"min": 1, "opt": largest, "max": largest}
     return {f"trt_profile_{which}_shapes": _shapes(inputs, count) for which, count in rows.items()}
 
 
-def _shapes(inputs: Sequence[Port], rows: int) -> str:
-    return ",".join(f"{port.name}:{'x'.join(map(str, (rows, *port.shape)))}" for port in inputs)
+def _shapes(inputs: Sequence[TensorSpec], rows: int) -> str:
+    return ",".join(f"{tensor_spec.name}:{'x'.join(map(str, (rows, *tensor_spec.shape)))}" for tensor_spec in inputs)
 
 
-def lacks(provider: str, gpu: int, driver: Driver, built_in: Sequence[str]) -> str:
+def missing_requirements(provider: str, gpu: int, driver: DriverInfo, built_in: Sequence[str]) -> str:
     """What this machine lacks for the provider, as far as can be told before it is loaded; empty where nothing.
 
     `built_in`: the providers that the installed runtime names, which says only that they were compiled.
@@ -100,8 +107,10 @@ def lacks(provider: str, gpu: int, driver: Driver, built_in: Sequence[str]) -> s
     if provider == "cpu":
         return ""
     found = []
-    if NAMES[provider] not in built_in:
-        found.append(f"the installed onnxruntime has no {NAMES[provider]} ({_CUDA_PACKAGE}, in place of onnxruntime)")
+    if PROVIDER_NAMES[provider] not in built_in:
+        found.append(
+            f"the installed onnxruntime has no {PROVIDER_NAMES[provider]} ({_CUDA_PACKAGE}, in place of onnxruntime)"
+        )
     if driver.problem:
         found.append(driver.problem)
     elif gpu >= driver.gpus:
@@ -121,7 +130,7 @@ def _cuda_needed() -> int:
         return 0
 
 
-def why_not_up(provider: str, capi: Path) -> str:
+def provider_load_error(provider: str, capi: Path) -> str:
     """Why a provider did not come up: the loader's own words on its library in `capi`, which the runtime keeps back.
 
     Only after the runtime has tried: a provider that is loaded before its host has told it where it is crashes later.

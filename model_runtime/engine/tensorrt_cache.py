@@ -14,15 +14,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from model_runtime.repository.host_memory import shown
+from model_runtime.repository.host_memory import format_bytes
 from model_runtime.spec.model_toml import ModelError
 
-SEAL: Final = "complete"  # a file in the folder: what was built lies there whole
+COMPLETE_MARKER: Final = "complete"  # a file in the folder: what was built lies there whole
 SPARE_BYTES: Final = 64 << 20  # beside the engine: TensorRT's timings, a second copy while it is written
 
 
 @contextmanager
-def held(cache: Path, model: str, facts: Sequence[str], engine_bytes: int) -> Iterator[Path]:
+def open_engine_folder(cache: Path, model: str, facts: Sequence[str], engine_bytes: int) -> Iterator[Path]:
     """The folder for these facts, while an engine is built in it or read from it; raises ModelError.
 
     `model`: the first part of its name, for people; `engine_bytes`: what an engine may take. Sealed where the caller
@@ -33,10 +33,10 @@ def held(cache: Path, model: str, facts: Sequence[str], engine_bytes: int) -> It
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (folder / SEAL).exists():
+            if not (folder / COMPLETE_MARKER).exists():
                 _make_room(cache, folder, engine_bytes + SPARE_BYTES)
             yield folder
-            (folder / SEAL).write_text("\n".join([*facts, ""]))
+            (folder / COMPLETE_MARKER).write_text("\n".join([*facts, ""]))
     except OSError as error:
         raise _refusal(cache, error) from error
 
@@ -47,7 +47,7 @@ def _make_room(cache: Path, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(cache).free
     if free < needed:
         folder.rmdir()
-        raise OSError(errno.ENOSPC, f"{shown(free)} are free, an engine may need {shown(needed)}")
+        raise OSError(errno.ENOSPC, f"{format_bytes(free)} are free, an engine may need {format_bytes(needed)}")
     probe = folder / ".probe"
     probe.write_bytes(b"x")
     probe.unlink()

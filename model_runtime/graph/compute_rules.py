@@ -7,10 +7,18 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from model_runtime.graph import reshape_rules
-from model_runtime.graph.batch_axis import Baked, Counts, Coupled, Rows, State, Turned, Untold
-from model_runtime.graph.operator import Step, normal
+from model_runtime.graph.batch_axis import (
+    AxisState,
+    BatchAxis,
+    BatchSizeValues,
+    FixedBatchSize,
+    RowsCoupled,
+    Undetermined,
+    WrongBatchAxis,
+)
+from model_runtime.graph.operator import OperatorStep, normalize_axis
 
-Rule = Callable[[Step], "State | list[State]"]
+Rule = Callable[[OperatorStep], "AxisState | list[AxisState]"]
 
 _POINTWISE: Final = """
 Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil
@@ -48,17 +56,17 @@ _COUPLED: Final[Mapping[str, str]] = {
 }
 
 
-def pointwise(step: Step) -> State:
+def pointwise(step: OperatorStep) -> AxisState:
     """Element by element, with broadcasting: rows meet only themselves."""
     rank = max(len(step.shape(at)) for at in range(len(step.states)) if step.has(at))
     found = {
         at: state._replace(axis=state.axis + rank - len(step.shape(at)))
         for at, state in enumerate(step.states)
-        if isinstance(state, Rows)
+        if isinstance(state, BatchAxis)
     }
     if len(set(found.values())) != 1:
         message = "it broadcasts the rows of one input over those of another"
-        raise Coupled(message)
+        raise RowsCoupled(message)
     rows = next(iter(found.values()))
     for at in range(len(step.states)):
         if at not in found and step.has(at):
@@ -66,39 +74,39 @@ def pointwise(step: Step) -> State:
             side = step.shape(at)[axis] if axis >= 0 else 1
             if side != 1 and rows.each != 1:  # one number for each place that is folded with the batch
                 message = "a constant meets rows that are folded with another dimension"
-                raise Untold(message)
+                raise Undetermined(message)
             if side != 1:
                 step.freed(at, axis, next(iter(found)))
     return rows
 
 
-def image(step: Step) -> State | list[State]:
+def image(step: OperatorStep) -> AxisState | list[AxisState]:
     rows = step.rows
     if rows.axis != 0:
         message = f"it takes the first dimension for the batch, which is in dimension {rows.axis + 1}"
-        raise Coupled(message)
+        raise RowsCoupled(message)
     if step.attr("training_mode", 0) or (step.node.op_type == "BatchNormalization" and len(step.node.output) > 1):
         message = "it is in training mode and normalises over the batch"
-        raise Coupled(message)
+        raise RowsCoupled(message)
     if step.node.op_type in _WEIGHTED:
         step.only_first()
     if step.node.op_type == "MaxPool" and len(step.node.output) > 1:
-        return [rows, Counts()]  # indices into the whole batch
+        return [rows, BatchSizeValues()]  # indices into the whole batch
     return rows
 
 
-def reduce_(step: Step) -> State:
+def reduce_(step: OperatorStep) -> AxisState:
     rank = len(step.shape())
     axes = step.axes("axes", 1)
     if not axes and step.attr("noop_with_empty_axes", 0):
         return step.rows
-    return _without(step, [normal(axis, rank) for axis in axes or range(rank)], step.attr("keepdims", 1))
+    return _without(step, [normalize_axis(axis, rank) for axis in axes or range(rank)], step.attr("keepdims", 1))
 
 
-def along_axis(step: Step) -> State | list[State]:
+def along_axis(step: OperatorStep) -> AxisState | list[AxisState]:
     kind, rank = step.node.op_type, len(step.shape())
     is_old = kind in {"Softmax", "LogSoftmax", "Hardmax"} and step.graph.opset < 13
-    axis = normal(step.attr("axis", 1 if is_old else _ALONG_AXIS[kind]), rank)
+    axis = normalize_axis(step.attr("axis", 1 if is_old else _ALONG_AXIS[kind]), rank)
     if kind in {"ArgMax", "ArgMin"}:
         return _without(step, [axis], step.attr("keepdims", 1))
     if is_old or ("Normalization" in kind and kind != "LpNormalization"):  # from this axis to the last
@@ -106,88 +114,88 @@ def along_axis(step: Step) -> State | list[State]:
     return _without(step, [axis], 1)
 
 
-def cumulated(step: Step) -> State:
-    return _without(step, [normal(int(step.constant(1).ravel()[0]), len(step.shape()))], 1)
+def cumulated(step: OperatorStep) -> AxisState:
+    return _without(step, [normalize_axis(int(step.constant(1).ravel()[0]), len(step.shape()))], 1)
 
 
-def spread(step: Step) -> State:
+def spread(step: OperatorStep) -> AxisState:
     """MeanVarianceNormalization: by default over batch, height and width."""
-    axes = [normal(axis, len(step.shape())) for axis in step.attr("axes", [0, 2, 3])]
+    axes = [normalize_axis(axis, len(step.shape())) for axis in step.attr("axes", [0, 2, 3])]
     return _without(step, axes, 1)
 
 
-def matmul(step: Step) -> State:
+def matmul(step: OperatorStep) -> AxisState:
     """[..., m, k] by [..., k, n]: rows may be in any dimension but k."""
     second = {"QLinearMatMul": 3}.get(step.node.op_type, 1)
     found = []
     for at, summed in ((0, -1), (second, -2)):
         state, shape = step.states[at], step.shape(at)
-        if isinstance(state, Rows):
+        if isinstance(state, BatchAxis):
             if len(shape) == 1 or state.axis == len(shape) + summed:
                 message = "it sums over the batch"
-                raise Coupled(message)
+                raise RowsCoupled(message)
             found.append(state._replace(axis=state.axis - len(shape)))  # from the back: broadcasting aligns there
     if len(set(found)) > 1 or (len(found) == 2 and found[0].axis >= -2):
         message = "it multiplies the rows of one input by those of the other"
-        raise Coupled(message)
+        raise RowsCoupled(message)
     one, two = len(step.shape(0)), len(step.shape(second))
     rank = max(one, two) - (min(one, two) == 1)
     axis = found[0].axis + (two == 1)
     for at in (0, second):  # a stack of constants, one for each row of the batch
         shape = step.shape(at)
-        if not isinstance(step.states[at], Rows) and axis < -2 and len(shape) >= -axis and shape[axis] != 1:
+        if not isinstance(step.states[at], BatchAxis) and axis < -2 and len(shape) >= -axis and shape[axis] != 1:
             if found[0].each != 1:
                 message = "a constant meets rows that are folded with another dimension"
-                raise Untold(message)
+                raise Undetermined(message)
             step.freed(at, len(shape) + axis, 0 if at else second)
     return found[0]._replace(axis=rank + axis)
 
 
-def gemm(step: Step) -> State:
-    if isinstance(step.states[1], Rows):
+def gemm(step: OperatorStep) -> AxisState:
+    if isinstance(step.states[1], BatchAxis):
         message = "its weights are computed from the rows"
-        raise Untold(message)
+        raise Undetermined(message)
     rows = step.rows
     if rows.axis != (1 if step.attr("transA", 0) else 0):
         message = "it sums over the batch"
-        raise Coupled(message)
-    if step.has(2) and not isinstance(step.states[2], Rows):
+        raise RowsCoupled(message)
+    if step.has(2) and not isinstance(step.states[2], BatchAxis):
         shape = step.shape(2)
         if len(shape) == 2 and shape[0] != 1:
             step.freed(2, 0, 0)
     return rows._replace(axis=0)
 
 
-def recurrent(step: Step) -> State | list[State]:
+def recurrent(step: OperatorStep) -> AxisState | list[AxisState]:
     """RNN, GRU, LSTM: steps in time first, the batch second, unless `layout` says otherwise."""
     first = step.attr("layout", 0)
-    if step.rows != Rows(0 if first else 1):
+    if step.rows != BatchAxis(0 if first else 1):
         message = "it takes the second dimension for the batch, and the first for time"
-        raise Turned(message)
+        raise WrongBatchAxis(message)
     for at in (4, 5, 6):
-        if at < len(step.states) and step.has(at) and not isinstance(step.states[at], Rows):
+        if at < len(step.states) and step.has(at) and not isinstance(step.states[at], BatchAxis):
             step.freed(at, 0 if first or at == 4 else 1, 0)
-    return [Rows(0 if first else 2), Rows(0 if first else 1), Rows(0 if first else 1)]
+    return [BatchAxis(0 if first else 2), BatchAxis(0 if first else 1), BatchAxis(0 if first else 1)]
 
 
-def random(_: Step) -> State:
+def random(_: OperatorStep) -> AxisState:
     message = "its numbers are random: no two runs are alike"
-    raise Coupled(message)
+    raise RowsCoupled(message)
 
 
-def shape_of(_: Step) -> State:
-    return Counts()
+def shape_of(_: OperatorStep) -> AxisState:
+    return BatchSizeValues()
 
 
-def coupled(step: Step) -> State:
-    raise Coupled(_COUPLED[step.node.op_type])
+def coupled(step: OperatorStep) -> AxisState:
+    raise RowsCoupled(_COUPLED[step.node.op_type])
 
 
-def _without(step: Step, axes: list[int], keepdims: int) -> State:
+def _without(step: OperatorStep, axes: list[int], keepdims: int) -> AxisState:
     """Rows after something over these axes."""
     if step.rows.axis in axes:
         message = "it works along the batch: what one row gets depends on the others"
-        raise Coupled(message)
+        raise RowsCoupled(message)
     return step.rows if keepdims else step.rows._replace(axis=step.rows.axis - sum(a < step.rows.axis for a in axes))
 
 
@@ -209,4 +217,4 @@ RULES: Final[Mapping[str, Rule]] = {
     **reshape_rules.RULES,
 }
 
-__all__ = ["RULES", "Baked", "Rule"]
+__all__ = ["RULES", "FixedBatchSize", "Rule"]

@@ -7,12 +7,12 @@ from typing import Final
 import onnx
 from onnx import helper
 
-from model_runtime.graph.batch_axis import Rows
-from model_runtime.graph.batch_axis_flow import Course, follow
-from model_runtime.graph.graph import BATCH, Graph, dims, inputs_of, set_dim
+from model_runtime.graph.batch_axis import BatchAxis
+from model_runtime.graph.batch_axis_flow import FlowResult, trace_batch_axes
+from model_runtime.graph.graph import BATCH, Graph, dims_of, inputs_of, set_dim
 
 _BATCH_NAMES: Final = frozenset({"batch", "batch_size", "batchsize", "bs", "n", "b", "none"})
-_OURS: Final = frozenset({"", "ai.onnx"})
+_STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 
 
 @dataclass
@@ -34,19 +34,19 @@ def diagnose(model: onnx.ModelProto) -> Diagnosis:
     if unknown := unknown_operators(model):
         found.fatal += [f"unknown operator {name}: neither ONNX nor ONNX Runtime has it" for name in unknown]
         return found
-    axes = {port.name: _batch_axis(dims(port)) for port in inputs_of(model)}
-    course, graph = _follow(model, axes)
-    if course.is_turned and (other := _transposed(model, axes)):
-        course, graph, axes = other
-    _ports(found, graph, axes)
+    axes = {value_info.name: _batch_axis(dims_of(value_info)) for value_info in inputs_of(model)}
+    flow, graph = _follow(model, axes)
+    if flow.is_turned and (other := _transposed(model, axes)):
+        flow, graph, axes = other
+    _diagnose_tensors(found, graph, axes)
     found.obstacles += graph.changes
-    found.fatal += [f"{line} (rows would mix)" for line in course.coupled] + course.baked
-    found.doubts += course.untold
-    for name, state in course.ends.items():
-        if not isinstance(state, Rows) or state.each != 1:
+    found.fatal += [f"{line} (rows would mix)" for line in flow.coupled] + flow.baked
+    found.doubts += flow.untold
+    for name, state in flow.ends.items():
+        if not isinstance(state, BatchAxis) or state.each != 1:
             found.fatal.append(f"output {name!r} is not by rows: it is one answer for the whole batch")
     if not found.fatal and not found.doubts:
-        _open(found, graph, axes, course)
+        _open_batch_axis(found, graph, axes, flow)
         if found.obstacles:
             found.mended = graph.model
     return found
@@ -57,7 +57,7 @@ def unknown_operators(model: onnx.ModelProto) -> list[str]:
     defined = {(one.domain, one.name) for one in model.functions}
     names = set()
     for node in _all_nodes(model.graph):
-        domain = "" if node.domain in _OURS else node.domain
+        domain = "" if node.domain in _STANDARD_DOMAINS else node.domain
         foreign = domain and not domain.startswith(("com.microsoft", "ai.onnx", "com.ms", "org.pytorch"))
         if (domain, node.op_type) not in defined and (foreign or (not domain and not onnx.defs.has(node.op_type))):
             names.add(f"{domain}.{node.op_type}" if domain else node.op_type)
@@ -80,77 +80,80 @@ def _batch_axis(shape: list[int | str]) -> int:
     return 0
 
 
-def _follow(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[Course, Graph]:
+def _follow(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[FlowResult, Graph]:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = Graph(copy, axes)
-    scalars = [port.name for port in graph.inputs if not dims(port)]
+    scalars = [value_info.name for value_info in graph.inputs if not dims_of(value_info)]
     if scalars:
-        return Course(baked=[f"input {name!r} is a scalar: one for the whole batch" for name in scalars]), graph
-    return follow(graph, axes), graph
+        return FlowResult(baked=[f"input {name!r} is a scalar: one for the whole batch" for name in scalars]), graph
+    return trace_batch_axes(graph, axes), graph
 
 
-def _transposed(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[Course, Graph, dict[str, int]] | None:
+def _transposed(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[FlowResult, Graph, dict[str, int]] | None:
     """The same with the batch in the second dimension, as recurrent networks have it, where that goes well."""
     second = {
-        port.name: 1 if len(dims(port)) > 1 and axes[port.name] == 0 else axes[port.name] for port in inputs_of(model)
+        value_info.name: 1 if len(dims_of(value_info)) > 1 and axes[value_info.name] == 0 else axes[value_info.name]
+        for value_info in inputs_of(model)
     }
     if second == axes:
         return None
-    course, graph = _follow(model, second)
-    lost = course.coupled or course.baked or course.untold
-    return None if lost else (course, graph, second)
+    flow, graph = _follow(model, second)
+    lost = flow.coupled or flow.baked or flow.untold
+    return None if lost else (flow, graph, second)
 
 
-def _ports(found: Diagnosis, graph: Graph, axes: dict[str, int]) -> None:
-    for port in graph.inputs:
-        shape = dims(port)
+def _diagnose_tensors(found: Diagnosis, graph: Graph, axes: dict[str, int]) -> None:
+    for value_info in graph.inputs:
+        shape = dims_of(value_info)
         if not shape:
             continue
-        axis = axes[port.name]
+        axis = axes[value_info.name]
         if axis:
-            words = f"input {port.name!r} {_shown(shape)} has its batch in dimension {axis + 1}; rows come first here"
+            words = (
+                f"input {value_info.name!r} {_shown(shape)} has its batch in dimension {axis + 1}; rows come first here"
+            )
             found.obstacles.append(words)
         if isinstance(shape[axis], int):
-            found.obstacles.append(f"input {port.name!r} {_shown(shape)} is fixed to a batch of {shape[axis]}")
-    for port in graph.graph.output:
-        shape = dims(port)
+            found.obstacles.append(f"input {value_info.name!r} {_shown(shape)} is fixed to a batch of {shape[axis]}")
+    for value_info in graph.graph.output:
+        shape = dims_of(value_info)
         if shape and isinstance(shape[0], int) and not any(axes.values()):
-            found.obstacles.append(f"output {port.name!r} {_shown(shape)} is declared for a batch of {shape[0]}")
+            found.obstacles.append(f"output {value_info.name!r} {_shown(shape)} is declared for a batch of {shape[0]}")
 
 
-def _open(found: Diagnosis, graph: Graph, axes: dict[str, int], course: Course) -> None:
+def _open_batch_axis(found: Diagnosis, graph: Graph, axes: dict[str, int], flow: FlowResult) -> None:
     """Free the batch dimension of inputs and outputs, and move it to the front where it is not."""
-    for port in graph.inputs:
-        axis = axes[port.name]
-        set_dim(port, axis, BATCH)
+    for value_info in graph.inputs:
+        axis = axes[value_info.name]
+        set_dim(value_info, axis, BATCH)
         if axis:
-            _turn_input(graph, port, axis)
-    for port in graph.graph.output:
-        rows = course.ends[port.name]
-        if isinstance(rows, Rows) and rows.axis:
+            _turn_input(graph, value_info, axis)
+    for value_info in graph.graph.output:
+        rows = flow.ends[value_info.name]
+        if isinstance(rows, BatchAxis) and rows.axis:
             found.obstacles.append(
-                f"output {port.name!r} has its batch in dimension {rows.axis + 1}; it is to be first"
+                f"output {value_info.name!r} has its batch in dimension {rows.axis + 1}; it is to be first"
             )
-            _turn_output(graph, port, rows.axis)
+            _turn_output(graph, value_info, rows.axis)
     graph.finish()
 
 
-def _turn_input(graph: Graph, port: onnx.ValueInfoProto, axis: int) -> None:
+def _turn_input(graph: Graph, value_info: onnx.ValueInfoProto, axis: int) -> None:
     """Callers give rows first; what reads it goes on reading it as before."""
-    inner, shape = graph.fresh(), dims(port)
-    graph.rename(port.name, inner)
-    graph.put_first(helper.make_node("Transpose", [port.name], [inner], perm=_order_in(len(shape), axis)))
-    _reorder(port, [axis, *(n for n in range(len(shape)) if n != axis)])
+    inner, shape = graph.fresh(), dims_of(value_info)
+    graph.rename(value_info.name, inner)
+    graph.put_first(helper.make_node("Transpose", [value_info.name], [inner], perm=_order_in(len(shape), axis)))
+    _reorder(value_info, [axis, *(n for n in range(len(shape)) if n != axis)])
 
 
-def _turn_output(graph: Graph, port: onnx.ValueInfoProto, axis: int) -> None:
+def _turn_output(graph: Graph, value_info: onnx.ValueInfoProto, axis: int) -> None:
     inner = graph.fresh()
-    graph.rename(port.name, inner)
-    order = [axis, *(n for n in range(len(graph.shape(port.name))) if n != axis)]
-    graph.put_last(helper.make_node("Transpose", [inner], [port.name], perm=order))
-    if dims(port):
-        _reorder(port, order)
+    graph.rename(value_info.name, inner)
+    order = [axis, *(n for n in range(len(graph.shape(value_info.name))) if n != axis)]
+    graph.put_last(helper.make_node("Transpose", [inner], [value_info.name], perm=order))
+    if dims_of(value_info):
+        _reorder(value_info, order)
 
 
 def _order_in(rank: int, axis: int) -> list[int]:
@@ -159,11 +162,11 @@ def _order_in(rank: int, axis: int) -> list[int]:
     return [*rest[:axis], 0, *rest[axis:]]
 
 
-def _reorder(port: onnx.ValueInfoProto, order: list[int]) -> None:
-    sides = [port.type.tensor_type.shape.dim[n] for n in order]
+def _reorder(value_info: onnx.ValueInfoProto, order: list[int]) -> None:
+    sides = [value_info.type.tensor_type.shape.dim[n] for n in order]
     copies = [onnx.TensorShapeProto.Dimension.FromString(side.SerializeToString()) for side in sides]
-    del port.type.tensor_type.shape.dim[:]
-    port.type.tensor_type.shape.dim.extend(copies)
+    del value_info.type.tensor_type.shape.dim[:]
+    value_info.type.tensor_type.shape.dim.extend(copies)
 
 
 def _shown(shape: list[int | str]) -> str:

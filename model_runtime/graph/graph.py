@@ -9,9 +9,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
-from model_runtime.graph.batch_axis import Untold
+from model_runtime.graph.batch_axis import Undetermined
 
-WITNESS = 97  # stands for a batch size that is open: no real dimension is likely to be it
+PLACEHOLDER_BATCH_SIZE = 97  # stands for a batch size that is open: no real dimension is likely to be it
 BATCH = "batch"
 SMALL = 4096  # a constant of so few numbers may be somebody's shape
 
@@ -31,8 +31,8 @@ class Graph:
             if node.op_type == "Constant" and (value := _constant(node)) is not None:
                 self._constants[node.output[0]] = value
         self.opset = max((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), default=1)
-        fixed = [dims(port)[batch_axes[port.name]] for port in self.inputs if dims(port)]
-        self.batch = next((size for size in fixed if isinstance(size, int)), WITNESS)
+        fixed = [dims_of(value_info)[batch_axes[value_info.name]] for value_info in self.inputs if dims_of(value_info)]
+        self.batch = next((size for size in fixed if isinstance(size, int)), PLACEHOLDER_BATCH_SIZE)
         self.changes: list[str] = []
         self._axes = batch_axes
         self._before: dict[str, list[onnx.NodeProto]] = {}  # what the node makes first → what comes before it
@@ -50,7 +50,7 @@ class Graph:
             return tuple(self.constant(name).shape)
         if (found := self._shapes.get(name)) is None:
             message = f"the shape of {name!r} is not known"
-            raise Untold(message)
+            raise Undetermined(message)
         return found
 
     def constant(self, name: str) -> Values:
@@ -86,7 +86,7 @@ class Graph:
         self._made += 1
         return f"jitney_{self._made}"
 
-    def look_again(self) -> None:
+    def reinfer_shapes(self) -> None:
         """Shapes have become others by what was mended so far."""
         self._shapes = self._infer()
 
@@ -96,12 +96,12 @@ class Graph:
         _replace(self.graph.input, self.inputs)
         del self.graph.value_info[:]
         self.model.ir_version = max(self.model.ir_version, 4)  # from which on constants need not be inputs
-        inferred = {port.name: port for port in _inferred(self.model).output}
-        for port in self.graph.output:
-            if dims(inferred[port.name]):
-                port.type.CopyFrom(inferred[port.name].type)
-            if dims(port):
-                set_dim(port, 0, BATCH)
+        inferred = {value_info.name: value_info for value_info in _inferred(self.model).output}
+        for value_info in self.graph.output:
+            if dims_of(inferred[value_info.name]):
+                value_info.type.CopyFrom(inferred[value_info.name].type)
+            if dims_of(value_info):
+                set_dim(value_info, 0, BATCH)
 
     def rename(self, old: str, new: str) -> None:
         """In every operator, those put in between too."""
@@ -119,12 +119,16 @@ class Graph:
         """Every shape that is known for certain, for a batch of `batch`."""
         copy = _light(self.model)
         _replace(copy.graph.node, self._ordered())
-        for port in copy.graph.input:
-            if port.name in self._axes and dims(port):
-                set_dim(port, self._axes[port.name], self.batch)
+        for value_info in copy.graph.input:
+            if value_info.name in self._axes and dims_of(value_info):
+                set_dim(value_info, self._axes[value_info.name], self.batch)
         inferred = _inferred(copy)
         ports = [*inferred.input, *inferred.value_info, *inferred.output]
-        sizes = {port.name: dims(port) for port in ports if port.type.tensor_type.HasField("shape")}
+        sizes = {
+            value_info.name: dims_of(value_info)
+            for value_info in ports
+            if value_info.type.tensor_type.HasField("shape")
+        }
         return {
             name: tuple(int(one) for one in found)
             for name, found in sizes.items()
@@ -135,8 +139,8 @@ class Graph:
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
     """With the shapes that follow from the inputs', whatever the exporter declared of the outputs."""
     copy = _light(model)
-    for port in copy.graph.output:
-        port.type.tensor_type.ClearField("shape")
+    for value_info in copy.graph.output:
+        value_info.type.tensor_type.ClearField("shape")
     try:
         return shape_inference.infer_shapes(copy, data_prop=True).graph
     except Exception:  # noqa: BLE001 (its errors share no base; then shapes are not known, and each rule says so)
@@ -174,10 +178,10 @@ def _replace(field: Any, values: Sequence[Any]) -> None:
 def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """What a caller gives: before IR 4 the constants are listed among the inputs too."""
     constants = {one.name for one in model.graph.initializer}
-    return [port for port in model.graph.input if port.name not in constants]
+    return [value_info for value_info in model.graph.input if value_info.name not in constants]
 
 
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+def read_attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """Its value, or the default."""
     for one in node.attribute:
         if one.name == name:
@@ -192,22 +196,23 @@ def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
-def dims(port: onnx.ValueInfoProto) -> list[int | str]:
+def dims_of(value_info: onnx.ValueInfoProto) -> list[int | str]:
     """As declared: a number, or the name of what is open."""
     return [
-        one.dim_value if one.HasField("dim_value") else one.dim_param or "?" for one in port.type.tensor_type.shape.dim
+        one.dim_value if one.HasField("dim_value") else one.dim_param or "?"
+        for one in value_info.type.tensor_type.shape.dim
     ]
 
 
-def set_dim(port: onnx.ValueInfoProto, axis: int, size: int | str) -> None:
-    dim = port.type.tensor_type.shape.dim[axis]
+def set_dim(value_info: onnx.ValueInfoProto, axis: int, size: int | str) -> None:
+    dim = value_info.type.tensor_type.shape.dim[axis]
     if isinstance(size, int):
         dim.dim_value = size
     else:
         dim.dim_param = size
 
 
-def named(node: onnx.NodeProto) -> str:
+def describe_node(node: onnx.NodeProto) -> str:
     """How an operator is told of: its type, and its own name or what it makes."""
     return f"{node.op_type} {node.name or next(iter(node.output), '?')!r}"
 
@@ -224,5 +229,5 @@ def _constant(node: onnx.NodeProto) -> Values | None:
     return None
 
 
-def sides(values: Sequence[int]) -> str:
+def format_shape(values: Sequence[int]) -> str:
     return str(list(values))

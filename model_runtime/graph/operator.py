@@ -6,28 +6,43 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from model_runtime.graph.batch_axis import Baked, Counts, Coupled, Rows, State, Untold
-from model_runtime.graph.graph import WITNESS, Graph, Values, attribute, named, set_attribute, sides
+from model_runtime.graph.batch_axis import (
+    AxisState,
+    BatchAxis,
+    BatchSizeValues,
+    FixedBatchSize,
+    RowsCoupled,
+    Undetermined,
+)
+from model_runtime.graph.graph import (
+    PLACEHOLDER_BATCH_SIZE,
+    Graph,
+    Values,
+    describe_node,
+    format_shape,
+    read_attribute,
+    set_attribute,
+)
 
 
-class Step(NamedTuple):
+class OperatorStep(NamedTuple):
     """`states`: one for each input of the node, None for one that is left out."""
 
     graph: Graph
     node: onnx.NodeProto
-    states: list[State]
+    states: list[AxisState]
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> BatchAxis:
         """Where they are in the first input; raises Untold where it has none."""
         return self.rows_of(0)
 
-    def rows_of(self, at: int) -> Rows:
+    def rows_of(self, at: int) -> BatchAxis:
         state = self.states[at] if at < len(self.states) else None
-        if isinstance(state, Rows):
+        if isinstance(state, BatchAxis):
             return state
         message = f"its input {at + 1} has no rows"
-        raise Untold(message)
+        raise Undetermined(message)
 
     def has(self, at: int) -> bool:
         """Whether the input is there at all."""
@@ -41,14 +56,14 @@ class Step(NamedTuple):
         return self.graph.shape(self.node.output[at])
 
     def attr(self, name: str, default: Any = None) -> Any:
-        return attribute(self.node, name, default)
+        return read_attribute(self.node, name, default)
 
     def constant(self, at: int) -> Values:
         """An input's values; raises Untold where they are not known beforehand."""
         name = self.node.input[at]
         if not self.graph.is_constant(name):
             message = f"its input {at + 1} is computed"
-            raise Untold(message)
+            raise Undetermined(message)
         return self.graph.constant(name)
 
     def axes(self, name: str, at: int) -> list[int] | None:
@@ -60,9 +75,9 @@ class Step(NamedTuple):
     def only_first(self) -> None:
         """Others than the first input may not have rows."""
         for at, state in enumerate(self.states[1:], 2):
-            if isinstance(state, Rows):
+            if isinstance(state, BatchAxis):
                 message = f"its input {at} has rows too"
-                raise Untold(message)
+                raise Undetermined(message)
 
     def replace(self, at: int, values: Values, change: str) -> None:
         """Give the node another constant."""
@@ -70,13 +85,13 @@ class Step(NamedTuple):
         self.changed(change)
 
     def changed(self, change: str) -> None:
-        self.graph.changes.append(f"{named(self.node)}: {change}")
+        self.graph.changes.append(f"{describe_node(self.node)}: {change}")
 
     def set(self, name: str, value: Any) -> None:
         set_attribute(self.node, name, value)
 
-    def coupled(self, how: str) -> Coupled:
-        return Coupled(how)
+    def coupled(self, how: str) -> RowsCoupled:
+        return RowsCoupled(how)
 
     def freed(self, at: int, axis: int, like: int) -> None:
         """Make a constant input as long as the batch, along `axis`: its one row is repeated for as many as come.
@@ -88,8 +103,8 @@ class Step(NamedTuple):
             values = self.constant(at)
             first = values.take([0], axis)
             if not (values == first).all():
-                message = f"a constant of {sides(shape)} has a part of its own for each place of the batch"
-                raise Baked(message)
+                message = f"a constant of {format_shape(shape)} has a part of its own for each place of the batch"
+                raise FixedBatchSize(message)
             name = self.graph.add_constant(first)
         source, rows = self.node.input[like], self.rows_of(like)
         whole, size, target, out = (self.graph.fresh() for _ in range(4))
@@ -110,12 +125,12 @@ class Step(NamedTuple):
     @property
     def is_open(self) -> bool:
         """Whether the model takes any batch as it is declared."""
-        return self.graph.batch == WITNESS
+        return self.graph.batch == PLACEHOLDER_BATCH_SIZE
 
 
-def normal(axis: int, rank: int) -> int:
+def normalize_axis(axis: int, rank: int) -> int:
     """Counted from the front."""
     return axis + rank if axis < 0 else axis
 
 
-__all__ = ["Baked", "Counts", "Step", "Untold", "normal"]
+__all__ = ["FixedBatchSize", "BatchSizeValues", "OperatorStep", "Undetermined", "normal"]

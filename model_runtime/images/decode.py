@@ -14,11 +14,11 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
 from jobs.contract.errors import Refused
-from jobs.contract.image_formats import FORMATS, sniff
+from jobs.contract.image_formats import IMAGE_FORMATS, detect_format
 from model_runtime.images import bmp_rle, strip_gif, strip_jpeg, strip_png
-from model_runtime.images.geometry import place
-from model_runtime.images.orientation import SIDEWAYS, turn
-from model_runtime.images.stripped_image import Slim
+from model_runtime.images.geometry import compute_placement
+from model_runtime.images.orientation import SIDEWAYS, read_transpose
+from model_runtime.images.stripped_image import StrippedImage
 from model_runtime.spec.image import ImageSpec
 from model_runtime.tensor_spec import Array
 
@@ -28,10 +28,10 @@ bmp_rle.register()
 # Pillow weighs each pixel of a side for each of the result, holding the interpreter's lock: seconds, and gigabytes, for
 # a side of millions. Beyond what a JPEG can have, a side is first shrunk by plain averages, to some times the result.
 _LONG_SIDE, _GAP = 65_536, 64.0
-_SLIM: Final = {"PNG": strip_png.read, "GIF": strip_gif.read}
+_STRIPPERS: Final = {"PNG": strip_png.strip_file, "GIF": strip_gif.strip_file}
 
 
-class Picture(NamedTuple):
+class DecodedImage(NamedTuple):
     """A decoded picture, and its size as its viewer sees it, in pixels: `image` may be smaller."""
 
     image: Image.Image
@@ -41,21 +41,21 @@ class Picture(NamedTuple):
 
 def decode(data: bytes, spec: ImageSpec) -> Image.Image:
     """The image of `read`."""
-    return read(data, spec).image
+    return decode_image(data, spec).image
 
 
-def read(data: bytes, spec: ImageSpec) -> Picture:
+def decode_image(data: bytes, spec: ImageSpec) -> DecodedImage:
     """The first frame, upright, flattened on the background, of mode "RGB" or, for `color = "gray"`, "L".
 
     A JPEG much larger than `resize` comes smaller than it is, though at least twice the size asked for.
     Raises Refused: unsupported_media_type, image_too_many_pixels, invalid_image.
     """
-    kind = sniff(data)
+    kind = detect_format(data)
     if kind is None:
         raise Refused(
             "unsupported_media_type",
-            f"the first bytes are not those of an image format taken here; allowed: {', '.join(FORMATS)}",
-            allowed=list(FORMATS),
+            f"the first bytes are not those of an image format taken here; allowed: {', '.join(IMAGE_FORMATS)}",
+            allowed=list(IMAGE_FORMATS),
         )
     try:
         return _decode(data, kind, spec)
@@ -68,10 +68,10 @@ def read(data: bytes, spec: ImageSpec) -> Picture:
         raise Refused("invalid_image", f"the {kind} data is broken or cut short and can not be decoded") from error
 
 
-def _decode(data: bytes, kind: str, spec: ImageSpec) -> Picture:
-    jpeg = strip_jpeg.read(data) if kind == "JPEG" else None
-    slim = jpeg.slim if jpeg else _SLIM.get(kind, Slim)(data)
-    image: Image.Image = Image.open(io.BytesIO(slim.data), formats=[kind])
+def _decode(data: bytes, kind: str, spec: ImageSpec) -> DecodedImage:
+    jpeg = strip_jpeg.strip_file(data) if kind == "JPEG" else None
+    stripped = jpeg.stripped if jpeg else _STRIPPERS.get(kind, StrippedImage)(data)
+    image: Image.Image = Image.open(io.BytesIO(stripped.data), formats=[kind])
     width, height = image.size
     if width * height > spec.max_pixels:
         raise _too_many(f"the image is {width} x {height} = {width * height} pixels", spec)
@@ -79,8 +79,8 @@ def _decode(data: bytes, kind: str, spec: ImageSpec) -> Picture:
         raise Refused("invalid_image", f"the {kind} image has no pixels")
     if jpeg:
         strip_jpeg.check_scans(jpeg, width * height)
-        if not strip_jpeg.is_ended(jpeg):
-            image = Image.open(io.BytesIO(strip_jpeg.ended(jpeg)), formats=[kind])
+        if not strip_jpeg.has_end_marker(jpeg):
+            image = Image.open(io.BytesIO(strip_jpeg.add_end_marker(jpeg)), formats=[kind])
     if kind == "JPEG" and spec.resize is not None:
         # Twice the size keeps what resizing sees; the sides may still swap when turned, so the longer counts for both.
         side = 2 * (spec.resize if isinstance(spec.resize, int) else max(spec.resize))
@@ -94,14 +94,18 @@ def _decode(data: bytes, kind: str, spec: ImageSpec) -> Picture:
             image.load()
     else:
         image.load()
-    upright = turn(slim.exif, slim.xmp) if kind != "WEBP" else turn(_held(image, "exif"), _held(image, "xmp"))
+    upright = (
+        read_transpose(stripped.exif, stripped.xmp)
+        if kind != "WEBP"
+        else read_transpose(_read_metadata(image, "exif"), _read_metadata(image, "xmp"))
+    )
     flat = _flatten(image, spec)
     if upright is None:
-        return Picture(flat, width, height)
-    return Picture(flat.transpose(upright), *((height, width) if upright in SIDEWAYS else (width, height)))
+        return DecodedImage(flat, width, height)
+    return DecodedImage(flat.transpose(upright), *((height, width) if upright in SIDEWAYS else (width, height)))
 
 
-def _held(image: Image.Image, name: str) -> bytes:
+def _read_metadata(image: Image.Image, name: str) -> bytes:
     held = image.info.get(name)
     return held if isinstance(held, bytes) else b""
 
@@ -159,7 +163,7 @@ def _fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
     """Resize, then crop the centre, as one resize of only what the crop keeps: a 1 x 50000 picture costs no more."""
     if spec.resize is None:
         return image
-    placed = place(image.size, spec)
+    placed = compute_placement(image.size, spec)
     if placed.input[0] * placed.input[1] > spec.max_pixels:
         width, height = placed.resized
         raise _too_many(f"resized, the image is {width} x {height} = {width * height} pixels", spec)

@@ -28,7 +28,7 @@ class Placement(NamedTuple):
         return max(self.left, 0), max(self.top, 0), min(right, self.input[0]), min(bottom, self.input[1])
 
 
-def place(picture: Size, spec: ImageSpec) -> Placement:
+def compute_placement(picture: Size, spec: ImageSpec) -> Placement:
     """Lay a picture of this size out as `[image]` says; without `resize` as it is."""
     if spec.resize is None:
         return Placement(picture, picture, picture, 0, 0)

@@ -28,7 +28,7 @@ _XMP: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _MOST_XMP_BYTES: Final = 1 << 20
 
 
-def turn(exif: bytes, xmp: bytes) -> Transpose | None:
+def read_transpose(exif: bytes, xmp: bytes) -> Transpose | None:
     """Return what makes the picture upright; None where it is upright already or nothing readable says otherwise."""
     tag = _of_exif(exif)
     if tag is None and (found := _XMP.search(xmp[:_MOST_XMP_BYTES])):

@@ -6,7 +6,7 @@ Pillow reads each of their blocks in Python, and 32 MB hold millions of one byte
 import re
 from typing import Final
 
-from model_runtime.images.stripped_image import Slim, too_much
+from model_runtime.images.stripped_image import StrippedImage, too_costly_error
 
 MOST_BLOCKS: Final = 65_536  # before the picture; a block has at most 255 bytes
 MOST_JUNK_BYTES: Final = 1 << 20  # between blocks
@@ -16,7 +16,7 @@ _BEGINNING: Final = re.compile(rb"[!,;]")  # of an extension, of a picture, of t
 _CONTROL: Final = 0xF9
 
 
-def read(data: bytes) -> Slim:
+def strip_file(data: bytes) -> StrippedImage:
     """Take the head, the last control block, and all from the first picture on; raises Refused."""
     flags = data[10] if len(data) > 10 else 0
     at = _HEAD_BYTES + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
@@ -31,7 +31,7 @@ def read(data: bytes) -> Slim:
             at += 1 + length
             blocks += 1
             if blocks > MOST_BLOCKS:
-                raise too_much("GIF", f"{MOST_BLOCKS} blocks before its picture", MOST_BLOCKS)
+                raise too_costly_error("GIF", f"{MOST_BLOCKS} blocks before its picture", MOST_BLOCKS)
         at += 1
         blocks += 1
-    return Slim(head + control + (data[found.start() :] if found else b""))
+    return StrippedImage(head + control + (data[found.start() :] if found else b""))

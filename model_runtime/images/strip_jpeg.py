@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from PIL import Image
 
 from model_runtime.images.orientation import EXIF_PREFIX
-from model_runtime.images.stripped_image import Slim, too_much
+from model_runtime.images.stripped_image import StrippedImage, too_costly_error
 
 MOST_SEGMENTS: Final = 10_000
 MOST_JUNK_BYTES: Final = 1 << 20  # between segments
@@ -43,10 +43,10 @@ _TAILS: Final = (
 )
 
 
-class Jpeg(NamedTuple):
+class StrippedJpeg(NamedTuple):
     """`slim.data` has its first scan at `scans_at`; `frame` is the kind of its frame and what the frame says."""
 
-    slim: Slim
+    stripped: StrippedImage
     scans_at: int
     frame: tuple[int, bytes]
 
@@ -58,14 +58,16 @@ class _Segment(NamedTuple):
     body: bytes
 
 
-def read(data: bytes) -> Jpeg:
+def strip_file(data: bytes) -> StrippedJpeg:
     """Take what makes pixels; raises Refused where the rest is too much, and ValueError for what is no JPEG."""
     kept, exif, xmp, frame, tables = [_SOI], b"", b"", (0, b""), 0
     for code, begin, end, body in _segments_before_scan(data):
         if code in _FRAMES or code in _TABLES:
             tables += len(body)
             if tables > MOST_TABLE_BYTES:
-                raise too_much("JPEG", f"{MOST_TABLE_BYTES} bytes of tables before its picture", MOST_TABLE_BYTES)
+                raise too_costly_error(
+                    "JPEG", f"{MOST_TABLE_BYTES} bytes of tables before its picture", MOST_TABLE_BYTES
+                )
             frame = (code, body) if code in _FRAMES else frame
             kept.append(data[begin:end])
         elif (code == _APP0 and body.startswith(b"JFIF")) or (code == _APP14 and body.startswith(b"Adobe")):
@@ -76,7 +78,7 @@ def read(data: bytes) -> Jpeg:
             xmp = body
         elif code == _SOS_CODE:
             kept.append(data[begin:])
-    return Jpeg(Slim(b"".join(kept), exif, xmp), sum(map(len, kept[:-1])), frame)
+    return StrippedJpeg(StrippedImage(b"".join(kept), exif, xmp), sum(map(len, kept[:-1])), frame)
 
 
 def _segments_before_scan(data: bytes) -> Iterator[_Segment]:
@@ -97,35 +99,35 @@ def _segments_before_scan(data: bytes) -> Iterator[_Segment]:
         if code == _SOS_CODE:
             return
     else:
-        raise too_much("JPEG", f"{MOST_SEGMENTS} segments before its picture", MOST_SEGMENTS)
+        raise too_costly_error("JPEG", f"{MOST_SEGMENTS} segments before its picture", MOST_SEGMENTS)
     message = "there is no scan"
     raise ValueError(message)
 
 
-def check_scans(jpeg: Jpeg, pixels: int) -> None:
+def check_scans(jpeg: StrippedJpeg, pixels: int) -> None:
     """Raise Refused where decoding would pass over the pixels too often."""
     most = max(USUAL_SCANS, min(MOST_SCANS, MOST_SCANNED_PIXELS // max(1, pixels)))
-    data = jpeg.slim.data
+    data = jpeg.stripped.data
     if data.count(_SOS, jpeg.scans_at) <= most:  # some of these may stand in other data, behind the picture
         return
     if data.count(b"\xff\xff", jpeg.scans_at) > MOST_FILL:
-        raise too_much("JPEG", f"{MOST_FILL} fill bytes", MOST_FILL)
+        raise too_costly_error("JPEG", f"{MOST_FILL} fill bytes", MOST_FILL)
     for number, _ in enumerate(_scans(data, jpeg.scans_at), 1):
         if number > most:
-            raise too_much("JPEG", f"{most} scans, which is the limit for {pixels} pixels", most)
+            raise too_costly_error("JPEG", f"{most} scans, which is the limit for {pixels} pixels", most)
 
 
-def is_ended(jpeg: Jpeg) -> bool:
+def has_end_marker(jpeg: StrippedJpeg) -> bool:
     """Tell whether an end marker follows the first scan."""
-    return jpeg.slim.data.rfind(_EOI, jpeg.scans_at) >= 0
+    return jpeg.stripped.data.rfind(_EOI, jpeg.scans_at) >= 0
 
 
-def ended(jpeg: Jpeg) -> bytes:
+def add_end_marker(jpeg: StrippedJpeg) -> bytes:
     """Give a file without its end marker one; raises ValueError where pixels are missing too, and what Pillow raises.
 
     libjpeg makes up what is missing and does not tell. So it decodes with several tails, which must change nothing.
     """
-    data = jpeg.slim.data
+    data = jpeg.stripped.data
     if data.endswith(b"\xff") or not _is_covered(jpeg):  # which marker, or byte of a scan, was to follow is unknown
         message = "scans are missing"
         raise ValueError(message)
@@ -151,15 +153,15 @@ def _scans(data: bytes, at: int) -> Iterator[bytes]:
         at = begin + int.from_bytes(data[begin : begin + 2], "big")
         if data[begin - 1] == _SOS_CODE:
             yield data[begin + 2 : at]
-    raise too_much("JPEG", f"{MOST_SEGMENTS} segments", MOST_SEGMENTS)
+    raise too_costly_error("JPEG", f"{MOST_SEGMENTS} segments", MOST_SEGMENTS)
 
 
-def _is_covered(jpeg: Jpeg) -> bool:
+def _is_covered(jpeg: StrippedJpeg) -> bool:
     """Whether the scans bring every coefficient of every component, to its last bit."""
     kind, frame = jpeg.frame
     components = {*frame[6::3]}
     missing = {(component, place) for component in components for place in range(64)}
-    for scan in _scans(jpeg.slim.data, jpeg.scans_at):
+    for scan in _scans(jpeg.stripped.data, jpeg.scans_at):
         count = scan[0] if scan else 0
         if len(scan) < 2 * count + 4:
             return False

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from model_runtime.images.stripped_image import Slim, too_much
+from model_runtime.images.stripped_image import StrippedImage, too_costly_error
 
 MOST_CHUNKS: Final = 10_000
 BYTES_A_CHUNK: Final = 1024  # one more for so many bytes of the file; encoders write chunks of 8 kB and more
@@ -28,7 +28,7 @@ _TEXTS: Final = (b"tEXt", b"zTXt", b"iTXt")
 _EXIF_KEY, _XMP_KEY = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 
-def read(data: bytes) -> Slim:
+def strip_file(data: bytes) -> StrippedImage:
     """Take what makes pixels; raises Refused where there are too many chunks, or too much text is packed in them."""
     kept, notes, colours = [data[:_SIGNATURE_BYTES]], _Notes(), -1
     begin = _SIGNATURE_BYTES  # of the stretch that is kept as a whole
@@ -45,8 +45,8 @@ def read(data: bytes) -> Slim:
         if whole:
             notes.add(name, data[at + 8 : end - 4])
     if len(kept) == 1:
-        return Slim(data, notes.exif, notes.xmp)
-    return Slim(b"".join([*kept, data[begin:]]), notes.exif, notes.xmp)
+        return StrippedImage(data, notes.exif, notes.xmp)
+    return StrippedImage(b"".join([*kept, data[begin:]]), notes.exif, notes.xmp)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -62,7 +62,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if name == b"IEND":
             return
         at += _FRAME_BYTES + length
-    raise too_much("PNG", f"{most} chunks", most)
+    raise too_costly_error("PNG", f"{most} chunks", most)
 
 
 class _Notes:
@@ -103,7 +103,7 @@ class _Notes:
         self._large += is_large
         if self._large > MOST_LARGE_TEXTS:
             what = f"{MOST_LARGE_TEXTS} texts that unpack to more than {MOST_TEXT_BYTES} bytes"
-            raise too_much("PNG", what, MOST_LARGE_TEXTS)
+            raise too_costly_error("PNG", what, MOST_LARGE_TEXTS)
 
 
 def _text(name: bytes, rest: bytes) -> tuple[bytes, bool]:

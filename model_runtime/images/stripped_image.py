@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jobs.contract.errors import Refused
 
 
-class Slim(NamedTuple):
+class StrippedImage(NamedTuple):
     """`data` decodes to the same first picture as the whole file. `exif`, `xmp`: as they were found, b"" without."""
 
     data: bytes
@@ -13,7 +13,7 @@ class Slim(NamedTuple):
     xmp: bytes = b""
 
 
-def too_much(kind: str, what: str, limit: int) -> Refused:
+def too_costly_error(kind: str, what: str, limit: int) -> Refused:
     """Refuse a file that would take too long to read."""
     reason = (
         f"the {kind} has more than {what}: reading it would take too long; allowed: a copy saved by an image editor"

@@ -12,22 +12,22 @@ from typing import Final
 
 import numpy as np
 
-from batching.collation import CollationError, fold, unfold
+from batching.collation import CollationError, split_outputs, stack_items
 from model_runtime.profiling import synthetic_inputs
 from model_runtime.profiling.synthetic_inputs import Row
-from model_runtime.tensor_spec import Array, Port
+from model_runtime.tensor_spec import Array, TensorSpec
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 # The largest difference that passes, as a share of the answer's largest number.
-FINE: Final = 1e-3
-COARSE: Final = 1e-2
+FINE_TOLERANCE: Final = 1e-3
+COARSE_TOLERANCE: Final = 1e-2
 LEAK_SHARE: Final = 0.1  # of the tolerance: two runs of one size differ by less than two sizes do
 SEED: Final = 7
 
 
 @dataclass
-class Findings:
+class ConsistencyReport:
     """`drift`: the largest, and `where`. `leaks`, `broken`: one line each; what is wrong whatever the tolerance."""
 
     tolerance: float
@@ -54,85 +54,87 @@ class Findings:
         return f"{words}; allowed: {self.tolerance:g}"
 
 
-class Check:
+class ConsistencyCheck:
     """One model under test. `seats`: riders → rows of the run, as the worker would pad."""
 
-    def __init__(self, inputs: Sequence[Port], run: Run, seats: Callable[[int], int], tolerance: float) -> None:
-        self._inputs, self._run, self._seats = inputs, run, seats
-        self.found = Findings(tolerance)
+    def __init__(
+        self, inputs: Sequence[TensorSpec], run: Run, padded_size: Callable[[int], int], tolerance: float
+    ) -> None:
+        self._inputs, self._run, self._seats = inputs, run, padded_size
+        self.found = ConsistencyReport(tolerance)
 
-    def full(self, sizes: Iterable[int], seed: int = SEED) -> Findings:
+    def full(self, sizes: Iterable[int], seed: int = SEED) -> ConsistencyReport:
         """Everything, in each of these sizes. Raises what the model raises for one row alone."""
         sizes = sorted({size for size in sizes if size > 1})
-        rows, alone = self._alone(max(sizes, default=1), seed)
+        rows, alone = self._run_alone(max(sizes, default=1), seed)
         for size in sizes:
             order = np.random.default_rng(seed + size).permutation(size)
-            usual = self._drift(rows[:size], alone, range(size), f"in a batch of {size}", size)
-            self._drift(rows[:size], alone, order, f"shuffled in a batch of {size}", size)
+            usual = self._measure_drift(rows[:size], alone, range(size), f"in a batch of {size}", size)
+            self._measure_drift(rows[:size], alone, order, f"shuffled in a batch of {size}", size)
             for count in sorted({1, size // 2 + 1, size - 1} - {0, size}):
-                self._drift(rows[:count], alone, range(count), f"{count} padded to {size}", size)
+                self._measure_drift(rows[:count], alone, range(count), f"{count} padded to {size}", size)
             if usual:
-                self._company(rows[:size], usual, (0, size - 1), self._noise(rows[0]))
+                self._check_neighbours(rows[:size], usual, (0, size - 1), self._noise(rows[0]))
         return self.found
 
-    def short(self, size: int, seed: int = SEED) -> Findings:
+    def short(self, size: int, seed: int = SEED) -> ConsistencyReport:
         """What tells most for least, before a model is served: a batch against its rows alone, and noise."""
-        rows, alone = self._alone(size, seed)
-        usual = self._drift(rows, alone, range(size), f"in a batch of {size}", size)
+        rows, alone = self._run_alone(size, seed)
+        usual = self._measure_drift(rows, alone, range(size), f"in a batch of {size}", size)
         if usual:
-            self._company(rows, usual, [size // 2], self._noise(rows[0])[-1:])
+            self._check_neighbours(rows, usual, [size // 2], self._noise(rows[0])[-1:])
         return self.found
 
-    def _alone(self, count: int, seed: int) -> tuple[list[Row], list[Row]]:
-        made = synthetic_inputs.make(self._inputs, count, seed, lambda row: self._run(fold([row])))
-        alone = [unfold(self._run(fold([row])), 1)[0] for row in made.rows]
+    def _run_alone(self, count: int, seed: int) -> tuple[list[Row], list[Row]]:
+        made = synthetic_inputs.make_rows(self._inputs, count, seed, lambda row: self._run(stack_items([row])))
+        alone = [split_outputs(self._run(stack_items([row])), 1)[0] for row in made.rows]
         self.found.rows, self.found.runs = count, count + 1
         notes = [f"free dimensions were taken as {made.side}"] if made.side else []
-        if count > 1 and all(apart(alone[0], other) == 0 for other in alone[1:]):
+        if count > 1 and all(relative_difference(alone[0], other) == 0 for other in alone[1:]):
             notes.append("every row has the same answer, whatever is in it: that says little")
         self.found.note = "; ".join(notes)
         return made.rows, alone
 
-    def _together(self, rows: Sequence[Row], size: int, words: str) -> list[Row] | None:
+    def _run_batch(self, rows: Sequence[Row], size: int, words: str) -> list[Row] | None:
         """Run them as one batch of so many rows at least; None, and noted, where that can not be."""
         self.found.runs += 1
-        seats = self._seats(max(size, len(rows)))
+        padded_size = self._seats(max(size, len(rows)))
         try:
-            return unfold(self._run(fold(rows, seats)), len(rows), seats)
+            return split_outputs(self._run(stack_items(rows, padded_size)), len(rows), padded_size)
         except CollationError as error:
             self.found.broken.append(f"{error}, {words}")
         except Exception as error:  # noqa: BLE001 - a runtime's errors share no base but Exception
-            _raise_if_ours(error)
+            _raise_if_resource_fault(error)
             self.found.broken.append(f"it can not run {words}: {error}")
         return None
 
-    def _drift(
+    def _measure_drift(
         self, rows: Sequence[Row], alone: Sequence[Row], order: Iterable[int], words: str, size: int
     ) -> list[Row] | None:
         """Seat rows in this order; gives their answers, in that order, where they ran."""
         seated = list(order)
-        answers = self._together([rows[at] for at in seated], size, words)
+        answers = self._run_batch([rows[at] for at in seated], size, words)
         for at, answer in zip(seated, answers or (), strict=False):
-            distance = apart(alone[at], answer)
+            distance = relative_difference(alone[at], answer)
             if distance > self.found.drift:
                 where = f"{words} (row {at}, output {_worst(alone[at], answer)!r})"
                 self.found.drift, self.found.where = distance, where
         return answers
 
-    def _company(
+    def _check_neighbours(
         self, rows: Sequence[Row], usual: Sequence[Row], places: Iterable[int], noise: Sequence[tuple[str, Row]]
     ) -> None:
         """The same row at the same place of the same size, beside others: nothing may change."""
         size = len(rows)
         for place, (what, beside) in itertools.product(places, noise):
-            seated, seats = [row if at == place else beside for at, row in enumerate(rows)], self._seats(size)
+            seated, padded_size = [row if at == place else beside for at, row in enumerate(rows)], self._seats(size)
             self.found.runs += 1
             try:
-                answer = unfold(self._run(fold(seated, seats)), size, seats)[place]
+                answer = split_outputs(self._run(stack_items(seated, padded_size)), size, padded_size)[place]
             except Exception as error:  # noqa: BLE001 - noise may be refused: that is no leak
-                _raise_if_ours(error)
+                _raise_if_resource_fault(error)
                 continue
-            distance = apart(usual[place], answer)
+            distance = relative_difference(usual[place], answer)
             if distance > self.found.tolerance * LEAK_SHARE:
                 output = _worst(usual[place], answer)
                 changes = (
@@ -144,25 +146,25 @@ class Check:
                 self.found.leaks.append(f"rows are mixed: {words}")
 
     def _noise(self, row: Row) -> list[tuple[str, Row]]:
-        noise = [(f"neighbours {synthetic_inputs.LOUD} times as large", synthetic_inputs.loud(row))]
-        if (broken := synthetic_inputs.broken(row)) is not None:
+        noise = [(f"neighbours {synthetic_inputs.AMPLIFICATION} times as large", synthetic_inputs.amplify_row(row))]
+        if (broken := synthetic_inputs.nan_row(row)) is not None:
             noise.append(("neighbours of NaN", broken))
         return noise
 
 
-def _raise_if_ours(error: Exception) -> None:
+def _raise_if_resource_fault(error: Exception) -> None:
     """No memory, or a lost device, says nothing about rows."""
     if getattr(error, "fault", "input") != "input":
         raise error
 
 
-def tolerance_of(ports: Iterable[Port], provider: str) -> float:
+def tolerance_of(tensor_specs: Iterable[TensorSpec], provider: str) -> float:
     """What may pass as rounding for a model with these inputs and outputs. GPUs round products to 10 bits (TF32)."""
-    is_coarse = provider != "cpu" or any(port.datatype == "FP16" for port in ports)
-    return COARSE if is_coarse else FINE
+    is_coarse = provider != "cpu" or any(tensor_spec.datatype == "FP16" for tensor_spec in tensor_specs)
+    return COARSE_TOLERANCE if is_coarse else FINE_TOLERANCE
 
 
-def apart(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
+def relative_difference(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
     """The largest difference of all outputs, as a share of the largest number there; infinite where one is missing."""
     return max((_distance(value, other[name]) for name, value in one.items()), default=0.0)
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from model_runtime.repository.path_checks import check_file
 from model_runtime.spec.model_toml import ModelError
 
-FILE: Final = "profile.json"
+PROFILE_FILE: Final = "profile.json"
 MAX_BYTES: Final = 1 << 20
 
 
@@ -28,7 +28,7 @@ class Latency(NamedTuple):
     runs: int
 
 
-class KeptProfile(NamedTuple):
+class StoredProfile(NamedTuple):
     """`cap`: what follows from the sizes. `measured_at`: RFC 3339."""
 
     provider: str
@@ -43,9 +43,9 @@ class KeptProfile(NamedTuple):
         return {**self._asdict(), "sizes": sizes}
 
 
-def read(onnx: Path) -> list[KeptProfile]:
+def read_profiles(onnx: Path) -> list[StoredProfile]:
     """Those of this very file; empty where there are none. Raises ModelError where the file is not to be read."""
-    path = onnx.parent / FILE
+    path = onnx.parent / PROFILE_FILE
     if not path.is_symlink() and not path.exists():
         return []
     if check_file(onnx.parent, path).st_size > MAX_BYTES:
@@ -53,28 +53,30 @@ def read(onnx: Path) -> list[KeptProfile]:
     try:
         written = json.loads(path.read_text("utf-8"))
         profiles = [_profile(one) for one in written["profiles"]]
-        return profiles if written["model"] == digest(onnx) else []
+        return profiles if written["model"] == model_digest(onnx) else []
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"can not be understood ({type(error).__name__}: {error})"
         raise ModelError(path, None, f"{reason}; allowed: what `jitney models profile` writes") from error
 
 
-def find(profiles: list[KeptProfile], provider: str, device: str, runtime: str) -> KeptProfile | None:
+def find_profile(profiles: list[StoredProfile], provider: str, device: str, runtime: str) -> StoredProfile | None:
     """The one of this device; another runtime's counts for nothing."""
     return next(
         (one for one in profiles if (one.provider, one.device, one.runtime) == (provider, device, runtime)), None
     )
 
 
-def keep(onnx: Path, profile: KeptProfile) -> Path:
+def write_profile(onnx: Path, profile: StoredProfile) -> Path:
     """Write it beside those of other devices, whole or not at all; raises OSError."""
     try:
-        known = read(onnx)
+        known = read_profiles(onnx)
     except ModelError:
         known = []
     others = [one for one in known if (one.provider, one.device) != (profile.provider, profile.device)]
-    text = json.dumps({"model": digest(onnx), "profiles": [one.as_json() for one in [*others, profile]]}, indent=1)
-    path = onnx.parent / FILE
+    text = json.dumps(
+        {"model": model_digest(onnx), "profiles": [one.as_json() for one in [*others, profile]]}, indent=1
+    )
+    path = onnx.parent / PROFILE_FILE
     number, name = tempfile.mkstemp(prefix=".profile-", dir=onnx.parent)
     try:
         with os.fdopen(number, "w", encoding="utf-8") as file:
@@ -87,13 +89,13 @@ def keep(onnx: Path, profile: KeptProfile) -> Path:
     return path
 
 
-def digest(onnx: Path) -> str:
+def model_digest(onnx: Path) -> str:
     """Of the file itself: weights in other files change no latency."""
     with onnx.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _profile(written: Mapping[str, Any]) -> KeptProfile:
+def _profile(written: Mapping[str, Any]) -> StoredProfile:
     sizes = {int(size): _latency(one) for size, one in written["sizes"].items()}
     provider, device, runtime, measured_at = (
         str(written[key]) for key in ("provider", "device", "runtime", "measured_at")
@@ -102,7 +104,7 @@ def _profile(written: Mapping[str, Any]) -> KeptProfile:
     if not 1 <= cap <= 4096 or not sizes:
         message = f"a cap of {cap}, {len(sizes)} sizes"
         raise ValueError(message)
-    return KeptProfile(provider, device, runtime, measured_at, cap, sizes)
+    return StoredProfile(provider, device, runtime, measured_at, cap, sizes)
 
 
 def _latency(written: Mapping[str, Any]) -> Latency:

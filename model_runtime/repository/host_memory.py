@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from model_runtime.tensor_spec import DTYPES, Port
+from model_runtime.tensor_spec import DTYPES, TensorSpec
 
 _LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -25,12 +25,15 @@ def usable_bytes() -> int:
     return whole
 
 
-def row_bytes(ports: Iterable[Port]) -> int:
+def row_bytes(tensor_specs: Iterable[TensorSpec]) -> int:
     """What one row of these takes at least; a free dimension counts as 1. `ports`: with or without batch dimension."""
-    return sum(prod(abs(side) for side in port.shape) * DTYPES[port.datatype].itemsize for port in ports)
+    return sum(
+        prod(abs(side) for side in tensor_spec.shape) * DTYPES[tensor_spec.datatype].itemsize
+        for tensor_spec in tensor_specs
+    )
 
 
-def shown(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Readable: 1.5 GB."""
     value = float(size)
     for unit in ("B", "kB", "MB"):

@@ -9,7 +9,7 @@ from types import ModuleType
 from model_runtime.spec.model_toml import ModelError
 
 
-def module_of_file(file: Path) -> ModuleType:
+def load_module(file: Path) -> ModuleType:
     """The file's module, run anew; raises ModelError where it is no Python file, and whatever its code raises."""
     # The path in the module's name keeps two models' files of one name apart.
     name = f"jitney_own_{zlib.crc32(str(file.resolve()).encode()):08x}_{file.stem}"

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from model_runtime.spec.model_toml import ModelError
 
 # message → the fields that lead to tensors → the message each holds
-_WAYS: Final[Mapping[str, Mapping[int, str]]] = {
+_TENSOR_PATHS: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
@@ -26,7 +26,7 @@ _EXTERNAL_DATA: Final = 13
 _FIXED: Final = {1: 8, 5: 4}  # wire type → bytes
 
 
-class External(NamedTuple):
+class ExternalData(NamedTuple):
     """A tensor's bytes in another file. `location` as written, unchecked. `length` 0: the rest."""
 
     location: str
@@ -34,7 +34,7 @@ class External(NamedTuple):
     length: int = 0
 
 
-def external_data(path: Path) -> list[External]:
+def read_external_data(path: Path) -> list[ExternalData]:
     """Everything the file points at, subgraphs and functions included; raises ModelError where it is no ONNX model."""
     try:
         with path.open("rb") as file:
@@ -47,16 +47,16 @@ def external_data(path: Path) -> list[External]:
         raise ModelError(path, None, f"can not be read: {error.strerror}") from error
 
 
-def _found(view: memoryview, path: Path) -> list[External]:
-    found: list[External] = []
+def _found(view: memoryview, path: Path) -> list[ExternalData]:
+    found: list[ExternalData] = []
     waiting: list[tuple[str, memoryview]] = [("model", view)]
     has_graph = False
     try:
         while waiting:
             message, data = waiting.pop()
-            for number, value in fields(data):
+            for number, value in iterate_fields(data):
                 has_graph = has_graph or (message == "model" and number == _GRAPH)
-                inner = _WAYS.get(message, {}).get(number)
+                inner = _TENSOR_PATHS.get(message, {}).get(number)
                 if inner and isinstance(value, memoryview):
                     waiting.append((inner, value))
             if message == "tensor" and (entries := _entries(data)):
@@ -71,18 +71,18 @@ def _found(view: memoryview, path: Path) -> list[External]:
 def _entries(tensor: memoryview) -> dict[str, str]:
     """A tensor's `external_data`: key → value."""
     entries = {}
-    for number, value in fields(tensor):
+    for number, value in iterate_fields(tensor):
         if number == _EXTERNAL_DATA and isinstance(value, memoryview):
-            pair = {n: bytes(v).decode() for n, v in fields(value) if isinstance(v, memoryview)}
+            pair = {n: bytes(v).decode() for n, v in iterate_fields(value) if isinstance(v, memoryview)}
             entries[pair.get(1, "")] = pair.get(2, "")
     return entries
 
 
-def _external(entries: Mapping[str, str]) -> External:
-    return External(entries.get("location", ""), int(entries.get("offset", 0)), int(entries.get("length", 0)))
+def _external(entries: Mapping[str, str]) -> ExternalData:
+    return ExternalData(entries.get("location", ""), int(entries.get("offset", 0)), int(entries.get("length", 0)))
 
 
-def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def iterate_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Number and value of each field; raises ValueError or IndexError where the bytes are no message."""
     at, end = 0, len(data)
     while at < end:

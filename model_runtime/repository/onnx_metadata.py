@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from model_runtime.repository.onnx_external_data import external_data, fields
+from model_runtime.repository.onnx_external_data import iterate_fields, read_external_data
 
 # onnx.proto3: of a model, its graph; of a graph, nodes, weights and inputs.
 _GRAPH: Final = 7
 _NODE, _WEIGHT, _INPUT = 1, 5, 11
 
 
-class OnnxHead(NamedTuple):
+class OnnxMetadata(NamedTuple):
     """`inputs`: shapes with the batch dimension, -1 where free. `digest` and `size_bytes`: with all external data."""
 
     inputs: Mapping[str, tuple[int, ...]]
@@ -21,9 +21,9 @@ class OnnxHead(NamedTuple):
     size_bytes: int
 
 
-def read_head(path: Path) -> OnnxHead:
+def read_onnx_metadata(path: Path) -> OnnxMetadata:
     """Of a file that `path_checks.check_onnx` has let pass; raises ModelError."""
-    files = [path, *sorted({path.parent / part.location for part in external_data(path)})]
+    files = [path, *sorted({path.parent / part.location for part in read_external_data(path)})]
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
@@ -31,7 +31,7 @@ def read_head(path: Path) -> OnnxHead:
     (graph,) = _inner(path.read_bytes(), _GRAPH)[-1:]
     weights = {_text(weight, 8) for weight in _inner(graph, _WEIGHT)}
     inputs = {_text(one, 1): _shape(one) for one in _inner(graph, _INPUT)}
-    return OnnxHead(
+    return OnnxMetadata(
         {name: shape for name, shape in inputs.items() if name not in weights},  # as files before IR 4 list them
         frozenset(_text(node, 4) for node in _inner(graph, _NODE)),
         digest.hexdigest(),
@@ -40,7 +40,11 @@ def read_head(path: Path) -> OnnxHead:
 
 
 def _inner(message: bytes | memoryview, field: int) -> list[memoryview]:
-    return [value for number, value in fields(memoryview(message)) if number == field and isinstance(value, memoryview)]
+    return [
+        value
+        for number, value in iterate_fields(memoryview(message))
+        if number == field and isinstance(value, memoryview)
+    ]
 
 
 def _text(message: memoryview, field: int) -> str:
@@ -51,7 +55,7 @@ def _shape(port: memoryview) -> tuple[int, ...]:
     """ValueInfo → type → tensor type → shape → dimensions, of which each is a number, a name or nothing."""
     found = [shape for kind in _inner(port, 2) for tensor in _inner(kind, 1) for shape in _inner(tensor, 2)]
     return tuple(
-        next((value for number, value in fields(side) if number == 1 and isinstance(value, int)), -1)
+        next((value for number, value in iterate_fields(side) if number == 1 and isinstance(value, int)), -1)
         for shape in found
         for side in _inner(shape, 1)
     )

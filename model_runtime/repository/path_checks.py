@@ -7,8 +7,8 @@ import os
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from model_runtime.repository.host_memory import shown, usable_bytes
-from model_runtime.repository.onnx_external_data import External, external_data
+from model_runtime.repository.host_memory import format_bytes, usable_bytes
+from model_runtime.repository.onnx_external_data import ExternalData, read_external_data
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
 
 
@@ -19,10 +19,10 @@ def check_folder(folder: Path, onnx: Path) -> None:
         check_file(folder, path)
 
 
-def check_file(folder: Path, path: Path, key: str | None = None, said_in: Path | None = None) -> os.stat_result:
+def check_file(folder: Path, path: Path, key: str | None = None, named_in: Path | None = None) -> os.stat_result:
     """A file that is the folder's own: regular, inside, under one name. `said_in`, `key`: where it was named."""
-    name = path.relative_to(folder) if said_in and path.is_relative_to(folder) else ""
-    where = (said_in or path, key)
+    name = path.relative_to(folder) if named_in and path.is_relative_to(folder) else ""
+    where = (named_in or path, key)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ModelError(*where, f"{name} leads outside of the folder {folder}; allowed: a file in it")
     try:
@@ -41,14 +41,16 @@ def check_file(folder: Path, path: Path, key: str | None = None, said_in: Path |
 def check_onnx(path: Path) -> None:
     """The ONNX file's own form, and every file it points at; raises ModelError. Opens no runtime."""
     weights: dict[str, int] = {}
-    for part in external_data(path):
+    for part in read_external_data(path):
         weights[part.location] = _check_part(path, part)
     needed = path.stat().st_size + sum(weights.values())
     if needed > usable_bytes():
-        raise ModelError(path, None, f"its weights alone are {shown(needed)}; allowed here: {shown(usable_bytes())}")
+        raise ModelError(
+            path, None, f"its weights alone are {format_bytes(needed)}; allowed here: {format_bytes(usable_bytes())}"
+        )
 
 
-def _check_part(path: Path, part: External) -> int:
+def _check_part(path: Path, part: ExternalData) -> int:
     """The size of the file that a tensor's bytes lie in."""
     where, folder = f"external data {part.location[:120]!r}", path.parent
     parts = PurePosixPath(part.location).parts

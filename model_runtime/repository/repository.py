@@ -36,7 +36,7 @@ class BrokenModel(NamedTuple):
     reason: str
 
 
-def scan(models_dir: Path, only: Collection[str] = ()) -> list[ModelFolder | BrokenModel]:
+def list_models(models_dir: Path, only: Collection[str] = ()) -> list[ModelFolder | BrokenModel]:
     """The models of a directory by name, those of `only` where it names any; raises ModelError without a directory."""
     try:
         folders = {path.name: path for path in sorted(models_dir.iterdir()) if _is_model(path)}
@@ -52,7 +52,7 @@ def _is_model(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     try:
-        return path.is_dir() and ((path / SPEC_FILE).exists() or bool(versions(path, ONNX_FILE)))
+        return path.is_dir() and ((path / SPEC_FILE).exists() or bool(list_versions(path, ONNX_FILE)))
     except OSError:  # not readable: `_read` says so
         return True
 
@@ -64,7 +64,7 @@ def _read(folder: Path) -> ModelFolder | BrokenModel:
         return BrokenModel(name, f"{folder}: the folder's name is the model's; allowed: {allowed}")
     try:
         spec = read_spec(folder)
-        version = _choose(folder, spec)
+        version = _choose_version(folder, spec)
     except ModelError as error:
         return BrokenModel(name, str(error))
     except OSError as error:
@@ -72,7 +72,7 @@ def _read(folder: Path) -> ModelFolder | BrokenModel:
     return ModelFolder(name, folder, version, folder / version / ONNX_FILE, spec)
 
 
-def with_own_spec(folder: ModelFolder) -> ModelFolder:
+def with_version_spec(folder: ModelFolder) -> ModelFolder:
     """The version as it is to be run: with what its own `model.toml` says instead; raises ModelError."""
     own = folder.onnx.parent / SPEC_FILE
     if own.exists() or own.is_symlink():
@@ -80,13 +80,13 @@ def with_own_spec(folder: ModelFolder) -> ModelFolder:
     return folder._replace(spec=read_spec(folder.path, folder.version))
 
 
-def versions(folder: Path, file: str | None) -> list[str]:
+def list_versions(folder: Path, file: str | None) -> list[str]:
     """Names of the numeric folders with such a file in them, or with anything where `file` is None, lowest first."""
     numeric = (path.name for path in folder.iterdir() if path.name.isascii() and path.name.isdigit())
     return sorted((name for name in numeric if _has(folder / name, file)), key=int)
 
 
-def needed_file(spec: ModelSpec) -> str | None:
+def required_file(spec: ModelSpec) -> str | None:
     """What a version's folder must have in it, by name."""
     return ONNX_FILE if spec.engine is None else None
 
@@ -97,9 +97,9 @@ def _has(version: Path, file: str | None) -> bool:
     return version.is_dir() and any(version.iterdir())
 
 
-def _choose(folder: Path, spec: ModelSpec) -> str:
-    needed = needed_file(spec)
-    found = versions(folder, needed)
+def _choose_version(folder: Path, spec: ModelSpec) -> str:
+    needed = required_file(spec)
+    found = list_versions(folder, needed)
     if not found:
         what = f"the model in it: 1/{needed}" if needed else "what its engine reads in it, such as 1/weights.npz"
         raise ModelError(folder, None, f"no version; allowed: a numeric folder with {what}")

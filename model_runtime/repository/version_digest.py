@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Final
 
 from model_runtime.profiling import profile_store
-from model_runtime.repository.repository import ModelFolder, with_own_spec
+from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import SPEC_FILE
 
 LENGTH: Final = 16
-MOST_FILES: Final = 10_000  # of one version: as many as are looked at for changes
+MAX_FILES: Final = 10_000  # of one version: as many as are looked at for changes
 _OF_ONE_MACHINE: Final = {"version", "provider", "threads", "max_batch", "buckets", "max_wait_ms"}
 
 
-def digest_of(folder: ModelFolder) -> str:
+def compute_digest(folder: ModelFolder) -> str:
     """Read all that counts, and sum it up; blocks. Raises ModelError, OSError."""
-    spec = with_own_spec(folder).spec
+    spec = with_version_spec(folder).spec
     # Without defaults: a release with another key, or another default, has the same digest of the same files.
     said = spec.model_dump(exclude=_OF_ONE_MACHINE, exclude_defaults=True, warnings=False)
     total = hashlib.sha256(repr(sorted(said.items())).encode())
@@ -38,6 +38,6 @@ def digest_of(folder: ModelFolder) -> str:
 
 def _files(paths: Iterable[Path]) -> list[Path]:
     """Leave out folders, hidden files, profiles, and `model.toml`, whose words count and not its comments."""
-    left_out = {profile_store.FILE, SPEC_FILE}
+    left_out = {profile_store.PROFILE_FILE, SPEC_FILE}
     seen = (one for one in paths if one.name not in left_out and not one.name.startswith((".", "__")) and one.is_file())
-    return list(islice(seen, MOST_FILES))
+    return list(islice(seen, MAX_FILES))

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from model_runtime.repository.module_loading import module_of_file
+from model_runtime.repository.module_loading import load_module
 from model_runtime.repository.path_checks import check_file
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.image_classification import ImageClassification
 from model_runtime.tasks.image_embedding import ImageEmbedding
 from model_runtime.tasks.object_detection import ObjectDetection
-from model_runtime.tasks.task import KINDS, Task, TryAgain
+from model_runtime.tasks.task import KINDS, RetryableError, Task
 from model_runtime.tasks.tensor import TensorTask
-from model_runtime.tensor_spec import Port
+from model_runtime.tensor_spec import TensorSpec
 
 __all__ = [
     "ImageClassification",
@@ -20,12 +20,12 @@ __all__ = [
     "ObjectDetection",
     "Task",
     "TensorTask",
-    "TryAgain",
+    "RetryableError",
     "is_own",
     "load_task",
 ]
 
-_OURS: Final[dict[str, type[Task]]] = {
+_BUILT_IN: Final[dict[str, type[Task]]] = {
     "image-classification": ImageClassification,
     "image-embedding": ImageEmbedding,
     "object-detection": ObjectDetection,
@@ -33,15 +33,15 @@ _OURS: Final[dict[str, type[Task]]] = {
 }
 
 
-def is_own(task: str) -> bool:
+def is_custom(task: str) -> bool:
     """Whether `task` of model.toml names code of a user's own."""
-    return task not in _OURS
+    return task not in _BUILT_IN
 
 
-def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Task:
+def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Task:
     """The task, made for this model; raises ModelError, whatever the code in the folder does."""
-    if spec.task in _OURS:
-        return _OURS[spec.task](spec, folder, inputs, outputs)
+    if spec.task in _BUILT_IN:
+        return _BUILT_IN[spec.task](spec, folder, inputs, outputs)
     file_name, _, class_name = spec.task.partition(":")
     file = folder / file_name
     check_file(folder, file, "task", folder / SPEC_FILE)
@@ -57,7 +57,7 @@ def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Se
 
 
 def _class(file: Path, name: str) -> type[Task]:
-    module = module_of_file(file)
+    module = load_module(file)
     found: Any = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ModelError(file, name, "is not a class in this file derived from jitney.Task")

@@ -7,12 +7,12 @@ import numpy as np
 from model_runtime.images.geometry import Placement
 from model_runtime.tensor_spec import Array
 
-MOST_CANDIDATES: Final = 1000  # that are compared with each other: the best by score
+MAX_CANDIDATES: Final = 1000  # that are compared with each other: the best by score
 
-Form = Literal["cxcywh", "xyxy", "yxyx"]
+BoxFormat = Literal["cxcywh", "xyxy", "yxyx"]
 
 
-class Found(NamedTuple):
+class Detections(NamedTuple):
     """Boxes [n, 4] as left, top, right, bottom; their classes [n] and scores [n], best first."""
 
     boxes: Array
@@ -20,7 +20,7 @@ class Found(NamedTuple):
     scores: Array
 
 
-def corners(boxes: Array, form: Form) -> Array:
+def to_corners(boxes: Array, form: BoxFormat) -> Array:
     """[n, 4] in some form → left, top, right, bottom."""
     first, second, third, fourth = boxes.T
     if form == "xyxy":
@@ -30,7 +30,7 @@ def corners(boxes: Array, form: Form) -> Array:
     return np.stack([first - third / 2, second - fourth / 2, first + third / 2, second + fourth / 2], axis=1)
 
 
-def in_picture(boxes: Array, placed: Placement) -> Array:
+def to_picture(boxes: Array, placed: Placement) -> Array:
     """Boxes on the input, in its pixels → in those of the picture, cut where they leave it."""
     across, down = placed.scale
     width, height = placed.picture
@@ -38,30 +38,32 @@ def in_picture(boxes: Array, placed: Placement) -> Array:
     return np.clip(moved, 0, np.array([width, height] * 2))
 
 
-def select(boxes: Array, scores: Array, least: float, most_overlap: float, count: int) -> Found:
+def select_boxes(boxes: Array, scores: Array, min_score: float, max_overlap: float, count: int) -> Detections:
     """Of boxes [n, 4] with a score for each class [n, k] the best: each at least `least`, by greedy suppression.
 
-    A box goes where a better one of its class shares more than `most_overlap` of their union with it. Of equal scores
+    A box goes where a better one of its class shares more than `max_overlap` of their union with it. Of equal scores
     the first box and class comes first, so that an answer never depends on company.
     """
-    places, classes = np.nonzero(scores >= least)
+    places, classes = np.nonzero(scores >= min_score)
     found = scores[places, classes]
-    order = np.argsort(-found, kind="stable")[:MOST_CANDIDATES]
+    order = np.argsort(-found, kind="stable")[:MAX_CANDIDATES]
     places, classes, found = places[order], classes[order], found[order]
-    kept = _suppress(boxes[places], classes, most_overlap, count)
-    return Found(boxes[places][kept], classes[kept], found[kept])
+    kept = _suppress(boxes[places], classes, max_overlap, count)
+    return Detections(boxes[places][kept], classes[kept], found[kept])
 
 
-def _suppress(boxes: Array, classes: Array, most_overlap: float, count: int) -> list[int]:
+def _suppress(boxes: Array, classes: Array, max_overlap: float, count: int) -> list[int]:
     kept: list[int] = []
-    goes = np.zeros(len(boxes), bool)
+    suppressed = np.zeros(len(boxes), bool)
     for at in range(len(boxes)):
-        if goes[at]:
+        if suppressed[at]:
             continue
         kept.append(at)
         if len(kept) == count:
             break
-        goes[at + 1 :] |= (classes[at + 1 :] == classes[at]) & (overlaps(boxes[at], boxes[at + 1 :]) > most_overlap)
+        suppressed[at + 1 :] |= (classes[at + 1 :] == classes[at]) & (
+            overlaps(boxes[at], boxes[at + 1 :]) > max_overlap
+        )
     return kept
 
 

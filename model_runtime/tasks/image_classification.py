@@ -14,7 +14,7 @@ from jobs.contract.errors import Refused
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.image_input import ImageInput, read_labels
 from model_runtime.tasks.task import Task, refuse_unknown
-from model_runtime.tensor_spec import Array, Port
+from model_runtime.tensor_spec import Array, TensorSpec
 
 
 class ImageClassification(Task):
@@ -26,7 +26,9 @@ class ImageClassification(Task):
     kinds = frozenset({"image"})
     offload = True
 
-    def __init__(self, spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def __init__(
+        self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    ) -> None:
         super().__init__(spec, folder, inputs, outputs)
         file = folder / SPEC_FILE
         self._image = ImageInput(file, spec.image, inputs)
@@ -42,12 +44,12 @@ class ImageClassification(Task):
                 raise ModelError(folder / str(spec.classification.labels), None, reason)
             self._classes = self.label_count
 
-    def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
+    def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """One array of the model's type and layout; raises Refused for the parameters and for the image."""
         self._top_k(parameters)
-        return self._image.prepare(data)[0]
+        return self._image.preprocess(data)[0]
 
-    def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Probabilities are plain floats of 6 digits; raises Refused("inference_failed") for an answer of NaN."""
         numbers = outputs[self._output.name].ravel().astype(np.float32)
         if self.spec.classification.softmax:
@@ -83,7 +85,7 @@ def _softmax(scores: Array) -> Array:
     return result
 
 
-def _class_count(file: Path, output: Port) -> int | None:
+def _class_count(file: Path, output: TensorSpec) -> int | None:
     """The one dimension that is not 1; None where it is open."""
     if output.datatype == "BOOL" or sum(side != 1 for side in output.shape) > 1 or 0 in output.shape:
         shape = f"{output.datatype} {list(output.shape)}"

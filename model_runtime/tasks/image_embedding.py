@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 
 from jobs.contract.errors import Refused
-from jobs.contract.json_reader import shown
+from jobs.contract.json_reader import describe_value
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.image_input import ImageInput
 from model_runtime.tasks.task import Task, refuse_unknown
-from model_runtime.tensor_spec import Array, Port
+from model_runtime.tensor_spec import Array, TensorSpec
 
 _ENCODINGS: Final = ("float", "base64")
 
@@ -26,11 +26,13 @@ class ImageEmbedding(Task):
 
     kinds = frozenset({"image"})
 
-    def __init__(self, spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def __init__(
+        self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    ) -> None:
         super().__init__(spec, folder, inputs, outputs)
         file, wanted = folder / SPEC_FILE, spec.embedding.output or outputs[0].name
         self._image = ImageInput(file, spec.image, inputs)
-        names = [port.name for port in outputs]
+        names = [tensor_spec.name for tensor_spec in outputs]
         if wanted not in names:
             raise ModelError(file, "embedding.output", f"there is no output {wanted!r}; allowed: {', '.join(names)}")
         self._output = outputs[names.index(wanted)]
@@ -38,12 +40,12 @@ class ImageEmbedding(Task):
             shape = f"{self._output.datatype} {list(self._output.shape)}"
             raise ModelError(file, "task", f"the output {wanted!r} is {shape}; allowed: numbers of a fixed shape")
 
-    def prepare(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
+    def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """The image; raises Refused for the parameters and for the image."""
         _encoding(parameters)
-        return self._image.prepare(data)[0]
+        return self._image.preprocess(data)[0]
 
-    def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """As many digits as tell float32 apart; raises Refused("inference_failed") for what is no vector."""
         vector = outputs[self._output.name].ravel().astype(np.float32)
         if self.spec.embedding.normalize:
@@ -63,5 +65,5 @@ def _encoding(parameters: Mapping[str, Any]) -> str:
     encoding = parameters.get("encoding", "float")
     if encoding not in _ENCODINGS:
         allowed = ", ".join(_ENCODINGS)
-        raise Refused("invalid_request", f"parameter 'encoding' is {shown(encoding)}; allowed: {allowed}")
+        raise Refused("invalid_request", f"parameter 'encoding' is {describe_value(encoding)}; allowed: {allowed}")
     return str(encoding)

@@ -6,11 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from model_runtime.images.decode import Picture, read, to_array, to_pixels
+from model_runtime.images.decode import DecodedImage, decode_image, to_array, to_pixels
 from model_runtime.repository.path_checks import check_file
 from model_runtime.spec.image import SIDE_LIMIT, ImageSpec
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tensor_spec import DTYPES, Array, Port
+from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 _PIXEL_TYPES: Final = ("UINT8", "FP16", "FP32", "FP64")
 
@@ -18,17 +18,17 @@ _PIXEL_TYPES: Final = ("UINT8", "FP16", "FP32", "FP64")
 class ImageInput:
     """`port` is what takes the image; `spec` the pipeline, with its size settled."""
 
-    def __init__(self, file: Path, spec: ImageSpec, inputs: Sequence[Port]) -> None:
+    def __init__(self, file: Path, spec: ImageSpec, inputs: Sequence[TensorSpec]) -> None:
         """Raises ModelError where they do not fit. `file`: the model.toml."""
-        self.port, self.spec = _pipeline(file, spec, inputs)
+        self.tensor_spec, self.spec = _pipeline(file, spec, inputs)
 
-    def prepare(self, data: bytes) -> tuple[dict[str, Array], Picture]:
+    def preprocess(self, data: bytes) -> tuple[dict[str, Array], DecodedImage]:
         """One array of the model's type and layout, and the picture it shows; raises Refused."""
-        picture = read(data, self.spec)
-        if self.port.datatype == "UINT8":
-            return {self.port.name: np.ascontiguousarray(to_pixels(picture.image, self.spec))}, picture
+        picture = decode_image(data, self.spec)
+        if self.tensor_spec.datatype == "UINT8":
+            return {self.tensor_spec.name: np.ascontiguousarray(to_pixels(picture.image, self.spec))}, picture
         array = to_array(picture.image, self.spec)
-        return {self.port.name: array.astype(DTYPES[self.port.datatype], copy=False)}, picture
+        return {self.tensor_spec.name: array.astype(DTYPES[self.tensor_spec.datatype], copy=False)}, picture
 
 
 def read_labels(file: Path, folder: Path, key: str, name: str | None) -> list[str] | None:
@@ -46,35 +46,35 @@ def read_labels(file: Path, folder: Path, key: str, name: str | None) -> list[st
     return [line.strip() for line in text.split("\n")]
 
 
-def _pipeline(file: Path, image: ImageSpec, inputs: Sequence[Port]) -> tuple[Port, ImageSpec]:
+def _pipeline(file: Path, image: ImageSpec, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ImageSpec]:
     """The image input, and the pipeline with its size settled; raises ModelError where they do not fit."""
     if len(inputs) != 1 or len(inputs[0].shape) != 3:
-        shapes = ", ".join(f"{port.name} {list(port.shape)}" for port in inputs)
+        shapes = ", ".join(f"{tensor_spec.name} {list(tensor_spec.shape)}" for tensor_spec in inputs)
         raise ModelError(file, "task", f"the model takes {shapes}; allowed for images: one input of 3 dimensions a row")
-    port = inputs[0]
-    if port.datatype not in _PIXEL_TYPES:
-        raise ModelError(file, "task", f"the image input is {port.datatype}; allowed: {', '.join(_PIXEL_TYPES)}")
-    if port.datatype == "UINT8" and image.is_normalising:
+    tensor_spec = inputs[0]
+    if tensor_spec.datatype not in _PIXEL_TYPES:
+        raise ModelError(file, "task", f"the image input is {tensor_spec.datatype}; allowed: {', '.join(_PIXEL_TYPES)}")
+    if tensor_spec.datatype == "UINT8" and image.is_normalising:
         reason = "the input takes UINT8 pixels as they are; allowed: no preset, scale, mean or std"
         raise ModelError(file, "image", reason)
-    image = _sized(file, image, port)
+    image = _sized(file, image, tensor_spec)
     height, width = image.size or (-1, -1)
     made = (image.channels, height, width) if image.layout == "NCHW" else (height, width, image.channels)
-    if not port.fits(made):
+    if not tensor_spec.fits(made):
         order = "channels, height, width" if image.layout == "NCHW" else "height, width, channels"
-        reason = f"makes {list(made)} ({order}), but the input {port.name!r} is {list(port.shape)}"
+        reason = f"makes {list(made)} ({order}), but the input {tensor_spec.name!r} is {list(tensor_spec.shape)}"
         raise ModelError(file, "image", f"{reason}; allowed: resize, crop, color and layout that agree with it")
-    return port, image
+    return tensor_spec, image
 
 
-def _sized(file: Path, image: ImageSpec, port: Port) -> ImageSpec:
+def _sized(file: Path, image: ImageSpec, tensor_spec: TensorSpec) -> ImageSpec:
     if image.size is not None:
         return image
     if image.resize is not None:
         raise ModelError(
             file, "image.resize", "a shorter side leaves the other open; allowed: crop beside it, or [h, w]"
         )
-    height, width = port.shape[1:] if image.layout == "NCHW" else port.shape[:2]
+    height, width = tensor_spec.shape[1:] if image.layout == "NCHW" else tensor_spec.shape[:2]
     if not (1 <= height <= SIDE_LIMIT and 1 <= width <= SIDE_LIMIT):
         raise ModelError(file, "image.resize", "missing, and the model's own size is open; allowed: [height, width]")
     return image.model_copy(update={"resize": (height, width)})

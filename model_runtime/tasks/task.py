@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from jobs.contract.errors import Refused
-from jobs.contract.json_reader import shown
+from jobs.contract.json_reader import describe_value
 from model_runtime.spec.model_toml import ModelSpec
-from model_runtime.tensor_spec import Array, Port
+from model_runtime.tensor_spec import Array, TensorSpec
 
 KINDS: Final = frozenset({"image", "tensors", "raw"})
-MOST_NAMED: Final = 10  # unknown parameters in a message
+MAX_NAMED_PARAMETERS: Final = 10  # unknown parameters in a message
 
 
-class TryAgain(Exception):
+class RetryableError(Exception):
     """Raised by a task for what may pass the next time: the job waits and is tried again (`[retry]` in model.toml)."""
 
 
@@ -35,7 +35,9 @@ class Task(ABC):
     offload: ClassVar[bool] = True
     label_count: int | None = None
 
-    def __init__(self, spec: ModelSpec, folder: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def __init__(
+        self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    ) -> None:
         """Called once per load; raise ModelError where `model.toml` or another file does not fit the model."""
         self.spec = spec
         self.folder = folder
@@ -43,7 +45,7 @@ class Task(ABC):
         self.outputs = outputs
 
     @abstractmethod
-    def prepare(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
+    def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
         """One rider's arrays by input name, without the batch dimension.
 
         What `present` needs to know beside them may be noted in `parameters`, which are this rider's own, under a name
@@ -53,7 +55,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def present(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One rider's outputs, without the batch dimension → what the caller reads as `output`, JSON-able."""
 
 
@@ -64,6 +66,6 @@ def refuse_unknown(parameters: Mapping[str, Any], allowed: Collection[str]) -> N
         known = ", ".join(allowed) or "none"
         raise Refused(
             "invalid_request",
-            f"unknown parameter: {', '.join(map(shown, unknown[:MOST_NAMED]))}; allowed: {known}",
+            f"unknown parameter: {', '.join(map(describe_value, unknown[:MAX_NAMED_PARAMETERS]))}; allowed: {known}",
             allowed=[*allowed],
         )

@@ -12,7 +12,7 @@ HOST = "127.0.0.1"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Said(NamedTuple):
+class Received(NamedTuple):
     """What the other side said until it fell silent, and whether it closed; `sent` bytes were taken of ours."""
 
     data: bytes
@@ -28,7 +28,7 @@ def connect(port: int, timeout_s: float = 10) -> socket.socket:
     return socket.create_connection((HOST, port), timeout_s)
 
 
-def say(port: int, chunks: Iterable[bytes] | bytes, timeout_s: float = 10) -> Said:
+def send_and_read(port: int, chunks: Iterable[bytes] | bytes, timeout_s: float = 10) -> Received:
     """Send until refused, then read until the other side closes, or says nothing for so long."""
     sent = 0
     with connect(port, timeout_s) as connection:
@@ -38,10 +38,10 @@ def say(port: int, chunks: Iterable[bytes] | bytes, timeout_s: float = 10) -> Sa
                 sent += len(chunk)
         except OSError:  # closed before it had all
             pass
-        return Said(*hear(connection), sent)
+        return Received(*read_until_closed(connection), sent)
 
 
-def hear(connection: socket.socket) -> tuple[bytes, bool]:
+def read_until_closed(connection: socket.socket) -> tuple[bytes, bool]:
     """Read until the other side closes, or says nothing for the connection's timeout; gives whether it closed."""
     heard = b""
     try:
@@ -75,7 +75,7 @@ def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def timed(port: int, request: bytes) -> float:
+def time_first_byte(port: int, request: bytes) -> float:
     """Seconds from a new connection's request to the first byte of its answer."""
     begun = time.perf_counter()
     with connect(port) as connection:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from jobs.contract.ids import new_id
+from jobs.contract.ids import new_job_id
 from tests.abuse.sockets import cpu_s
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import Caller, callers, make_key
@@ -76,7 +76,7 @@ async def test_a9_anothers_job_takes_as_long_to_deny_as_one_that_never_was(
 
 
 def test_a10_an_id_is_128_random_bits_and_says_nothing_else() -> None:
-    ids = [new_id(0) for _ in range(20_000)]
+    ids = [new_job_id(0) for _ in range(20_000)]
     assert len({job_id[2:18] for job_id in ids}) == len({job_id[18:] for job_id in ids}) == len(ids)
     bits = [f"{int.from_bytes(bytes.fromhex(job_id[2:])):0128b}" for job_id in ids]
     for place in range(128):  # each bit is a coin: five standard deviations
@@ -89,7 +89,7 @@ def test_a10_an_id_is_128_random_bits_and_says_nothing_else() -> None:
 async def test_a10_guesses_find_nothing_and_are_braked(queue: Server, worker: Worker) -> None:
     with GatewayProcess(queue, {"TENANT_REQUESTS": "500"}) as gateway:
         (acme,) = callers(queue, gateway, "acme")
-        statuses = Counter(acme.get(f"/v1/jobs/{new_id(0)}").status_code for _ in range(1500))
+        statuses = Counter(acme.get(f"/v1/jobs/{new_job_id(0)}").status_code for _ in range(1500))
     assert set(statuses) == {404, 429}
     assert statuses[404] < 600
     await worker.connection.aclose()

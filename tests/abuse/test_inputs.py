@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from tests.abuse.sockets import cpu_s, post, rss_bytes, say, timed
+from tests.abuse.sockets import cpu_s, post, rss_bytes, send_and_read, time_first_byte
 from tests.support.gateways import PNG, GatewayProcess
 from tests.support.servers import Server
 from tests.support.service import DIGITS, Service
@@ -113,9 +113,9 @@ def test_a5_a_malformed_form_costs_little_and_holds_nobody_up(big: GatewayProces
 
     def ask() -> None:
         while not done.is_set():
-            waits.append(timed(big.port, GET))
+            waits.append(time_first_byte(big.port, GET))
 
-    timed(big.port, GET)
+    time_first_byte(big.port, GET)
     begun_s = cpu_s(big.process.pid)
     with ThreadPoolExecutor() as pool:
         asker = pool.submit(ask)
@@ -194,7 +194,9 @@ def test_a8_no_name_reaches_a_file_or_another_key(queue: Server, tmp_path: Path)
             "/v1/jobs/..",
             "/v1/jobs/.",
         ):
-            said = say(gateway.port, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            said = send_and_read(
+                gateway.port, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            )
             assert said.status == 404
         ours = ("/dev/", "/proc/", "/sys/", sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]))
         strange = [
@@ -257,7 +259,9 @@ def test_a15_raw_bytes_of_any_other_length_are_refused(whole: Service) -> None:
     for size in (0, 1, 15, 17, 1 << 20):
         answer = whole.submit(bytes(size), "application/octet-stream", model="double")
         assert answer.json()["code"] in {"invalid_input", "invalid_request"}
-    said = say(whole_port(whole), post("/v2/models/double/infer", "Content-Length: 2", "Connection: close", body=b"{}"))
+    said = send_and_read(
+        whole_port(whole), post("/v2/models/double/infer", "Content-Length: 2", "Connection: close", body=b"{}")
+    )
     assert said.status == 404  # the doors of that protocol are yet to come
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from jobs.contract.ids import new_id
+from jobs.contract.ids import new_job_id
 from tests.support import models
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -78,13 +78,13 @@ def test_a17_junk_in_the_queue_goes_to_the_dead_letters_and_the_worker_lives(
         {"tenant": "a:b"},
         {"metadata": "junk"},
     ]
-    ids = [new_id(0) for _ in junk]
+    ids = [new_job_id(0) for _ in junk]
     for job_id, fields in zip(ids, junk, strict=True):
         record: Any = {**good, **fields}
         client.hset(f"{ROOT}:job:{job_id}", mapping=record)
         client.zadd(f"{ROOT}:deadlines", {job_id: 1 << 50})
         client.zadd(line, {job_id: 1})
-    for strange in ("", "no job", "x" * 10_000, new_id(0)):
+    for strange in ("", "no job", "x" * 10_000, new_job_id(0)):
         client.zadd(line, {strange: 2})
     client.rpush(f"{ROOT}:ring:double:1:interactive", "default")
     client.publish("jitney:news", "junk")

@@ -18,11 +18,21 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from tests.abuse.conftest import BODY_BYTES
-from tests.abuse.sockets import Said, connect, cpu_s, hear, open_files, post, rss_bytes, say, timed
+from tests.abuse.sockets import (
+    Received,
+    connect,
+    cpu_s,
+    open_files,
+    post,
+    read_until_closed,
+    rss_bytes,
+    send_and_read,
+    time_first_byte,
+)
 from tests.support.gateways import PNG, GatewayProcess
 from tests.support.keyed import callers
 from tests.support.servers import Server
-from tests.support.waiting import wait_until, watch
+from tests.support.waiting import check_during, wait_until
 
 JSON = "Content-Type: application/json"
 CHUNKED = "Transfer-Encoding: chunked"
@@ -53,7 +63,9 @@ def test_a1_a_giant_body_is_refused_and_no_more_of_it_is_read(tight: GatewayProc
     piece = b"x" * 65_536
     pieces = (b"%x\r\n%s\r\n" % (len(piece), piece) if declared == CHUNKED else piece for _ in range(10 * (1 << 14)))
     with unharmed(tight):
-        said = say(tight.port, itertools.chain([post("/v1/jobs?model=m", "Content-Type: image/png", declared)], pieces))
+        said = send_and_read(
+            tight.port, itertools.chain([post("/v1/jobs?model=m", "Content-Type: image/png", declared)], pieces)
+        )
     assert (said.status, said.closed) == (413, True)
     assert json.loads(said.data.partition(b"\r\n\r\n")[2])["limit_bytes"] == BODY_BYTES
     assert said.sent < BODY_BYTES + KERNEL_BYTES
@@ -73,14 +85,14 @@ def test_a1_a_giant_body_is_refused_and_no_more_of_it_is_read(tight: GatewayProc
 )
 def test_a1_lengths_that_contradict_themselves_are_refused(tight: GatewayProcess, headers: tuple[str, ...]) -> None:
     with unharmed(tight):
-        said = say(tight.port, post("/v1/jobs", JSON, *headers, body=b"hello"))
+        said = send_and_read(tight.port, post("/v1/jobs", JSON, *headers, body=b"hello"))
     assert (said.status, said.closed) == (400, True)
     assert json.loads(said.data.partition(b"\r\n\r\n")[2])["code"] == "malformed_request"
 
 
 def test_a1_a_body_shorter_than_declared_is_waited_for_and_no_longer(tight: GatewayProcess) -> None:
     begun = time.monotonic()
-    said = say(tight.port, post("/v1/jobs", JSON, "Content-Length: 100", body=b"{}"))
+    said = send_and_read(tight.port, post("/v1/jobs", JSON, "Content-Length: 100", body=b"{}"))
     assert (said.status, said.closed) == (408, True)
     assert time.monotonic() - begun < 3 + 2
 
@@ -88,7 +100,7 @@ def test_a1_a_body_shorter_than_declared_is_waited_for_and_no_longer(tight: Gate
 def test_a1_who_is_refused_for_another_reason_is_not_read_on_either(tight: GatewayProcess) -> None:
     pieces = itertools.chain([post("/nowhere", "Content-Length: 1073741824")], itertools.repeat(b"x" * 65_536, 16_384))
     with unharmed(tight):
-        said = say(tight.port, pieces)
+        said = send_and_read(tight.port, pieces)
     assert (said.status, said.closed) == (404, True)
     assert said.sent < KERNEL_BYTES
 
@@ -109,7 +121,7 @@ SLOW = {
 def test_a2_a_thousand_slow_senders_are_cut_off_and_the_others_do_not_wait(tight: GatewayProcess, what: str) -> None:
     first, drip = SLOW[what]
     with unharmed(tight), many(tight, CONNECTIONS) as slow:
-        quiet_s = statistics.median(timed(tight.port, GET) for _ in range(50))
+        quiet_s = statistics.median(time_first_byte(tight.port, GET) for _ in range(50))
         for connection in slow:
             connection.sendall(first)
         begun = time.monotonic()
@@ -117,14 +129,14 @@ def test_a2_a_thousand_slow_senders_are_cut_off_and_the_others_do_not_wait(tight
         left = list(slow)
 
         def feed() -> None:
-            served.extend(timed(tight.port, GET) for _ in range(5))
+            served.extend(time_first_byte(tight.port, GET) for _ in range(5))
             for connection in [*left]:
                 if not fed(connection, drip):
                     left.remove(connection)
 
         while left:
             assert time.monotonic() - begun < 3 + 4, f"{len(left)} are still there"
-            watch(feed, 0.2)
+            check_during(feed, 0.2)
         assert statistics.median(served) < max(2 * quiet_s, 0.02)
 
 
@@ -144,12 +156,12 @@ def _tcp_states(connection: socket.socket) -> bytes:
 
 def test_a2_a_full_table_makes_room_by_the_connection_that_is_idle_longest(queue: Server) -> None:
     with GatewayProcess(queue, {"MAX_CONNECTIONS": "20"}) as gateway, many(gateway, 40) as opened:
-        assert [hear(connection) for connection in opened[:15]] == [(b"", True)] * 15
+        assert [read_until_closed(connection) for connection in opened[:15]] == [(b"", True)] * 15
         kept = opened[-1]
         for _ in range(30):  # it is used, so others are idle for longer
             kept.sendall(GET)
             assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
-            assert Said(*hear_one(gateway), 0).status == 200
+            assert Received(*hear_one(gateway), 0).status == 200
 
 
 def test_a2_requests_under_way_leave_connections_for_other_tenants() -> None:
@@ -180,7 +192,7 @@ def test_a2_connections_whose_callers_are_not_known_pipeline_and_cost_nothing(ti
             with suppress(BlockingIOError):
                 for _ in range(20):
                     connection.send(ask * 10_000)
-        timed(tight.port, GET)  # others are served meanwhile
+        time_first_byte(tight.port, GET)  # others are served meanwhile
         for connection in deaf:
             connection.close()
 
@@ -188,7 +200,7 @@ def test_a2_connections_whose_callers_are_not_known_pipeline_and_cost_nothing(ti
 def hear_one(gateway: GatewayProcess) -> tuple[bytes, bool]:
     with connect(gateway.port) as connection:
         connection.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        return hear(connection)
+        return read_until_closed(connection)
 
 
 @contextmanager
@@ -245,7 +257,9 @@ def test_a6_half_a_million_chunks_of_a_byte_are_read_or_refused_and_leave_nothin
     crumbs = b"1\r\nx\r\n" * 5000
     before_s = cpu_s(tight.process.pid)
     with unharmed(tight):
-        said = say(tight.port, itertools.chain([post("/v1/jobs", JSON, CHUNKED)], [crumbs] * 100, [b"0\r\n\r\n"]))
+        said = send_and_read(
+            tight.port, itertools.chain([post("/v1/jobs", JSON, CHUNKED)], [crumbs] * 100, [b"0\r\n\r\n"])
+        )
     assert said.status == 400  # half a million times x is no JSON
     assert cpu_s(tight.process.pid) - before_s < 5
 
@@ -262,7 +276,7 @@ def test_a6_what_is_no_body_is_bounded_too(tight: GatewayProcess, flood: str) ->
         "empty lines": (b"", b"\r\n" * 3),
     }[flood]
     with unharmed(tight):
-        said = say(tight.port, itertools.chain([begin], itertools.repeat(piece * 10_000, 200)))
+        said = send_and_read(tight.port, itertools.chain([begin], itertools.repeat(piece * 10_000, 200)))
     assert said.closed
     assert said.sent < KERNEL_BYTES
     assert said.status in {0, 400, 408, 431}
@@ -272,7 +286,7 @@ def test_a6_a_head_behind_a_request_that_waits_is_bounded_too(tight: GatewayProc
     """The parser goes on reading while the first answer is awaited."""
     waits = post("/v1/jobs", "Prefer: wait=30", JSON, "Content-Length: 10", body=b"{}")
     with unharmed(tight):
-        said = say(
+        said = send_and_read(
             tight.port, itertools.chain([waits + b"        " + GET[:-2]], itertools.repeat(b"a: b\r\n" * 10_000, 200))
         )
     assert said.closed
@@ -313,7 +327,7 @@ def test_a14_a_strange_head_is_answered_or_closed(tight: GatewayProcess, what: s
     with unharmed(tight), connect(tight.port, 3) as connection:
         connection.sendall(request)
         data = connection.recv(1 << 16)
-    said = Said(data, closed=True, sent=0)
+    said = Received(data, closed=True, sent=0)
     assert said.status in allowed, data[:500]
     head = data.partition(b"\r\n\r\n")[0].lower()
     assert b"\r\nx: y" not in head
@@ -383,7 +397,7 @@ def test_the_loop_is_not_held_up_by_any_of_it(tight: GatewayProcess) -> None:
 
     def ask() -> None:
         while not done.is_set():
-            waits.append(timed(tight.port, GET))
+            waits.append(time_first_byte(tight.port, GET))
 
     asker = threading.Thread(target=ask)
     asker.start()

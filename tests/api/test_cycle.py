@@ -2,18 +2,18 @@
 
 import pytest
 
-from api.asgi.single_write import head
+from api.asgi.single_write import encode_head
 
 
 def test_a_head_is_lines_and_an_empty_one() -> None:
     fields = [(b"content-length", b"2"), (b"location", b"/v1/jobs/a")]
-    assert head(202, fields, closes=False) == (
+    assert encode_head(202, fields, closes=False) == (
         b"HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\nlocation: /v1/jobs/a\r\n\r\n"
     )
 
 
 def test_who_is_about_to_hang_up_says_so() -> None:
-    assert head(400, [], closes=True) == b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"
+    assert encode_head(400, [], closes=True) == b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ def test_who_is_about_to_hang_up_says_so() -> None:
 )
 def test_a_value_of_several_lines_is_not_written(field: tuple[bytes, bytes]) -> None:
     with pytest.raises(ValueError, match="more than one line"):
-        head(200, [(b"content-length", b"0"), field], closes=False)
+        encode_head(200, [(b"content-length", b"0"), field], closes=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobs.contract.ids import new_id
+from jobs.contract.ids import new_job_id
 from jobs.contract.job import Outcome, Submission
 from jobs.contract.lifecycle import State
 from jobs.store.job_store import JobStore
@@ -228,7 +228,7 @@ async def test_unknown_and_foreign_letters_are_the_same_404(gateway: GatewayProc
 
 
 async def _foreign_letter(store: JobStore) -> str:
-    job = Submission(id=new_id(0), model="f", version="1", kind="raw", input=b"in", tenant="other")
+    job = Submission(id=new_job_id(0), model="f", version="1", kind="raw", input=b"in", tenant="other")
     await store.submit([job])
     claimed = (await store.claim("f", "1", "w9", 1)).jobs
     body = b'{"code":"poison","message":"m","status":422}'

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
-from jobs.store.events import history
+from jobs.store.events import job_history
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import callers, jitney_keys
 from tests.support.servers import Server
@@ -91,7 +91,7 @@ def beat(read: Iterator[Event | str]) -> None:
     ],
 )
 def test_a_record_tells_its_history(state: State, attempts: int, ran: bool, states: list[State]) -> None:
-    changes = history(state, attempts, ended_running=ran)
+    changes = job_history(state, attempts, ended_running=ran)
     assert [change.state for change in changes] == states
     assert [change.ordinal for change in changes] == list(range(1, len(states) + 1))
 

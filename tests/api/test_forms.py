@@ -12,14 +12,14 @@ from typing import Final
 
 import pytest
 
-from api.asgi.request import SHORT, Request, _media_type, cached
-from api.auth.authentication import _is_here
-from api.auth.rate_limiter import TIDY, Rates
-from api.gateway.retry_after import Pace
+from api.asgi.request import MAX_CACHED_BYTES, Request, _media_type, cache_short
+from api.auth.authentication import _is_local_host
+from api.auth.rate_limiter import PRUNE_THRESHOLD, RateLimiter
+from api.gateway.retry_after import RetryAfterEstimator
 from api.routes.hot_jobs import _prefer_wait
-from api.submission.parsing import from_form, read_draft
+from api.submission.parsing import read_form, read_job_request
 from jobs.contract.errors import Refused
-from jobs.contract.job_request import Draft
+from jobs.contract.job_request import JobRequest
 
 PNG: Final = b"\x89PNG\r\n\x1a\n\xff\xfe\x00"
 DISPOSITION: Final = 'Content-Disposition: form-data; name="%s"%s'
@@ -29,9 +29,9 @@ def part(name: str, value: bytes, more: str = "", headers: str = "") -> bytes:
     return b"--x\r\n" + (DISPOSITION % (name, more)).encode() + headers.encode() + b"\r\n\r\n" + value + b"\r\n"
 
 
-def read(*parts: bytes, kind: str = "multipart/form-data; boundary=x", end: bytes = b"--x--\r\n") -> Draft:
+def read(*parts: bytes, kind: str = "multipart/form-data; boundary=x", end: bytes = b"--x--\r\n") -> JobRequest:
     scope = {"path": "/predict", "method": "POST", "query_string": b"", "headers": [(b"content-type", kind.encode())]}
-    return asyncio.run(from_form(Request(scope), b"".join(parts) + end))
+    return asyncio.run(read_form(Request(scope), b"".join(parts) + end))
 
 
 IMAGE: Final = part("image", PNG, '; filename="x.png"')
@@ -97,7 +97,7 @@ def test_an_image_without_a_file_name_is_the_image() -> None:
         "query_string": b"",
         "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
     }
-    draft = asyncio.run(read_draft(Request(scope), part("image", large) + b"--x--"))
+    draft = asyncio.run(read_job_request(Request(scope), part("image", large) + b"--x--"))
     assert draft.image == large
 
 
@@ -136,18 +136,18 @@ def test_headers_of_quotes_and_semicolons_cost_no_more_than_their_length() -> No
 def test_what_is_kept_of_a_header_is_bounded_in_number_and_size() -> None:
     calls: list[str] = []
 
-    @cached(4)
+    @cache_short(4)
     def read_header(text: str) -> int:
         calls.append(text)
         return len(text)
 
-    for text in ("a", "b", "a", "x" * (SHORT + 1), "x" * (SHORT + 1)):
+    for text in ("a", "b", "a", "x" * (MAX_CACHED_BYTES + 1), "x" * (MAX_CACHED_BYTES + 1)):
         assert read_header(text) == len(text)
-    assert calls == ["a", "b", "x" * (SHORT + 1), "x" * (SHORT + 1)]
+    assert calls == ["a", "b", "x" * (MAX_CACHED_BYTES + 1), "x" * (MAX_CACHED_BYTES + 1)]
 
 
 def test_readers_of_headers_keep_short_ones_alone() -> None:
-    for read_header in (_prefer_wait, _is_here):
+    for read_header in (_prefer_wait, _is_local_host):
         kept = inspect.getclosurevars(read_header).nonlocals["kept"]
         before = kept.cache_info()
         read_header("1" * 60_000)
@@ -157,14 +157,14 @@ def test_readers_of_headers_keep_short_ones_alone() -> None:
 
 
 def test_tenants_that_have_their_quota_again_are_forgotten() -> None:
-    rates = Rates(60)
-    for number in range(3 * TIDY):
+    rates = RateLimiter(60)
+    for number in range(3 * PRUNE_THRESHOLD):
         assert rates.take(f"t{number}", 10, now=float(number)).taken
-    assert len(rates._full_at) <= TIDY + 1
+    assert len(rates._full_at) <= PRUNE_THRESHOLD + 1
 
 
 def test_models_that_are_counted_no_more_are_forgotten() -> None:
-    pace = Pace()
+    pace = RetryAfterEstimator()
     for second in range(50):
         pace.saw({f"finished:m{second}:succeeded": 5, f"finished:m{second + 1}:succeeded": 9}, now=float(second))
     assert (len(pace._totals), len(pace._rates)) == (2, 1)

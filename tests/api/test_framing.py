@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.asgi.request_boundaries import Framing
+from api.asgi.request_boundaries import RequestSplitter
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 LENGTH = b"POST /%d HTTP/1.1\r\nContent-Length: 12\r\n\r\nab\r\n\r\n\n\r\n\r\nz"
@@ -19,7 +19,7 @@ class Parsed:
     """What llhttp makes of the pieces: the requests that began and that ended in each."""
 
     def __init__(self) -> None:
-        self.framing, self.parser = Framing(), httptools.HttpRequestParser(self)
+        self.framing, self.parser = RequestSplitter(), httptools.HttpRequestParser(self)
         self.headers: list[tuple[bytes, bytes]] = []
         self.begun = self.ended = 0
 
@@ -39,7 +39,7 @@ class Parsed:
         start = 0
         while start < len(data):
             ended, begun = self.ended, self.begun
-            end = self.framing.end_of_piece(data, start)
+            end = self.framing.next_boundary(data, start)
             assert start < end <= len(data)
             self.parser.feed_data(data[start:end])
             assert self.ended - ended <= 1

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
-from tests.support.waiting import pass_time, until
+from tests.support.waiting import pass_time, wait_until_async
 
 FORM = (
     b'--b\r\nContent-Disposition: form-data; name="image"; filename="1.png"\r\n\r\n' + PNG + b"\r\n"
@@ -30,14 +30,14 @@ async def queued(worker: Worker) -> None:
     async def is_queued() -> bool:
         return await worker.states() == ["queued"]
 
-    await until(is_queued, "the job is queued")
+    await wait_until_async(is_queued, "the job is queued")
 
 
 async def has_ended_as(worker: Worker, state: str) -> None:
     async def has() -> bool:
         return await worker.states() == [state]
 
-    await until(has, f"the job is {state}")
+    await wait_until_async(has, f"the job is {state}")
 
 
 async def test_the_queued_job_of_a_caller_who_hung_up_is_canceled(gateway: GatewayProcess, worker: Worker) -> None:

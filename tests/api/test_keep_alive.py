@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.abuse.sockets import Said, connect, hear
+from tests.abuse.sockets import Received, connect, read_until_closed
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -27,14 +27,14 @@ def test_an_idle_kept_connection_is_closed_without_an_answer(hasty: GatewayProce
         kept.sendall(GET)
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
         begun = time.monotonic()
-        assert hear(kept) == (b"", True)
+        assert read_until_closed(kept) == (b"", True)
         assert time.monotonic() - begun > 1.2  # it was kept for longer than a head may take
 
 
 def test_a_connection_that_says_nothing_at_all_is_closed_without_an_answer(hasty: GatewayProcess) -> None:
     """Browsers open some in advance, and show what comes over them."""
     with connect(hasty.port) as silent:
-        assert hear(silent) == (b"", True)
+        assert read_until_closed(silent) == (b"", True)
 
 
 @pytest.mark.parametrize("before", [b"", GET])
@@ -42,7 +42,7 @@ def test_a_connection_that_says_nothing_at_all_is_closed_without_an_answer(hasty
 def test_half_a_head_is_told_that_it_took_too_long(hasty: GatewayProcess, before: bytes, begun: bytes) -> None:
     with connect(hasty.port) as slow:
         slow.sendall(before + begun)
-        data, closed = hear(slow)
+        data, closed = read_until_closed(slow)
     answers = data.split(b"HTTP/1.1 ")[1:]
     assert [answer[:3] for answer in answers] == ([b"200", b"408"] if before else [b"408"])
     assert closed
@@ -57,7 +57,7 @@ def gateway(queue: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield process
 
 
-def both(port: int, path: str) -> tuple[Said, Said]:
+def both(port: int, path: str) -> tuple[Received, Received]:
     """Ask by GET and by HEAD, each over a connection that serves another request behind it."""
     said = []
     for method in ("GET", "HEAD"):
@@ -69,7 +69,7 @@ def both(port: int, path: str) -> tuple[Said, Said]:
                 data += connection.recv(1 << 16)
             if method == "HEAD":
                 assert data.endswith(b"\r\n\r\n"), "a body came behind the head"
-            said.append(Said(data.partition(b"\r\n\r\n")[0], closed=False, sent=0))
+            said.append(Received(data.partition(b"\r\n\r\n")[0], closed=False, sent=0))
             if method == "HEAD" and b"connection: close" not in data:
                 connection.sendall(GET)
                 assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200"), "the connection is sane"

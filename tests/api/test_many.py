@@ -12,7 +12,7 @@ import pytest
 from tests.api.test_watermark import Ballast
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
-from tests.support.waiting import until, wait_until
+from tests.support.waiting import wait_until, wait_until_async
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json"
@@ -78,8 +78,8 @@ async def test_a_bad_line_fails_none_of_its_neighbours(gateway: GatewayProcess, 
     # An earlier test had one model more.
     wait_until(lambda: post(gateway, lines(job(model="none"))).json()["allowed"] == ["m"], "only m is known")
     broken = (job(), "", "{broken", "  ", [1], job(model="none"), job(color="red"), job(deadline_ms=0))
-    misfit = {"input": {"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [1]}}}}
-    answer = post(gateway, lines(*broken, misfit, job(2.0), "\r"))
+    unusable_reason = {"input": {"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [1]}}}}
+    answer = post(gateway, lines(*broken, unusable_reason, job(2.0), "\r"))
     assert answer.status_code == 202
     refused = ["malformed_request", "invalid_request", "model_not_found", "invalid_request", "invalid_request"]
     assert codes(answer) == ["queued", *refused, "invalid_input", "queued"]
@@ -283,4 +283,4 @@ async def queued(worker: Worker, count: int) -> None:
     async def are_queued() -> bool:
         return await worker.states() == ["queued"] * min(count, 100)
 
-    await until(are_queued, f"{count} jobs are queued")
+    await wait_until_async(are_queued, f"{count} jobs are queued")

@@ -8,8 +8,8 @@ import pytest
 
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
-from jobs.metrics.cpu_time import Meter
-from jobs.store.maintenance import bury
+from jobs.metrics.cpu_time import CpuMeter
+from jobs.store.maintenance import recover_dead_worker
 from tests.support.gateways import GatewayProcess, Worker
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -24,7 +24,7 @@ async def test_every_event_is_counted_as_what_it_is(queue: Server, gateway: Gate
     for _ in range(4):
         gateway.submit()
     lost, retried, suspect = (await worker.claim(3))[:3]
-    await bury(worker.store, "w1", [suspect.claim])  # it held all three
+    await recover_dead_worker(worker.store, "w1", [suspect.claim])  # it held all three
     with queue.client() as client:
         client.hincrby("jitney:{s00}:counts", "of a later release:m", 5)
     again = await worker.claim()
@@ -51,7 +51,7 @@ async def test_every_event_is_counted_as_what_it_is(queue: Server, gateway: Gate
 
 
 async def test_cpu_time_of_workers_adds_up_and_counts_nothing_twice(gateway: GatewayProcess, worker: Worker) -> None:
-    first, second = Meter("worker"), Meter("worker")
+    first, second = CpuMeter("worker"), CpuMeter("worker")
     for meter in (first, second, first, second):  # each stands for a process that has used what this one has
         await meter.tell(worker.connection)
     spent_s = time.process_time()

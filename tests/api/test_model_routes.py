@@ -15,8 +15,8 @@ async def announce(worker: Worker, gateway: GatewayProcess, runs: Sequence[str],
     """Run versions of the model `m`, and wait until the gateway knows of all."""
     report = WorkerReport("w1", 1, "here", [f"m {one}" for one in runs], **more)
     cards = [{**CARD, "version": one} for one in runs]
-    await worker_registry.announce(worker.connection, report, cards, 600)
-    await worker_registry.tell_news(worker.connection)
+    await worker_registry.register_worker(worker.connection, report, cards, 600)
+    await worker_registry.notify_models_changed(worker.connection)
     known = {*runs, *more.get("shelf", {}).get("m", [])}
     wait_until(lambda: known <= {one["version"] for one in versions(gateway)}, "the gateway knows the versions")
 
@@ -105,11 +105,11 @@ async def test_what_can_not_be_is_refused_and_changes_nothing(
     gateway: GatewayProcess, worker: Worker, *, path: str, body: object, status: int, code: str, word: str
 ) -> None:
     await announce(worker, gateway, ["1"], chosen={"m": "1"}, shelf={"m": ["1", "2"]})
-    before = (await rollout_plan.read(worker.connection)).get("m", rollout_plan.FOLLOWS)
+    before = (await rollout_plan.read_plans(worker.connection)).get("m", rollout_plan.FOLLOW_FOLDER)
     answer = gateway.http.post(f"/v1/models/{path}", json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert word in answer.json()["detail"]
-    after = (await rollout_plan.read(worker.connection)).get("m", rollout_plan.FOLLOWS)
+    after = (await rollout_plan.read_plans(worker.connection)).get("m", rollout_plan.FOLLOW_FOLDER)
     assert (after.pinned, after.canary, after.asked, after.unloaded) == (before.pinned, "", {}, False)
 
 

@@ -1,13 +1,13 @@
 """When leases may be called in, decided with clocks that are only numbers: lease 20 s, a sweep every 1.5 s."""
 
-from api.gateway.lease_grace import Patience
+from api.gateway.lease_grace import LeaseGracePeriod
 
 SERVER_MS = 1_700_000_000_000
 
 
-def known(now_s: float = 100.0) -> Patience:
+def known(now_s: float = 100.0) -> LeaseGracePeriod:
     """One that has heard the server, and held for its workers as long as it must."""
-    patience = Patience(1.5, 20)
+    patience = LeaseGracePeriod(1.5, 20)
     patience.latest_ms(now_s - 6)
     patience.heard(SERVER_MS - 6000, now_s - 6)
     for ago_s in (4.5, 3, 1.5, 0):
@@ -17,7 +17,7 @@ def known(now_s: float = 100.0) -> Patience:
 
 
 def test_a_fresh_gateway_takes_nothing_back_until_it_knows_the_clock() -> None:
-    patience = Patience(1.5, 20)
+    patience = LeaseGracePeriod(1.5, 20)
     assert patience.latest_ms(0) == 0
     assert patience.heard(SERVER_MS, 0) == 0
     assert [patience.latest_ms(now_s) for now_s in (1.5, 3, 4.9)] == [0, 0, 0]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from api.asgi.connection_limits import Connections
-from api.asgi.protocol import Protocol
-from tests.support.waiting import pass_time, until
+from api.asgi.connection_limits import ConnectionTable
+from api.asgi.protocol import GatewayProtocol
+from tests.support.waiting import pass_time, wait_until_async
 from tests.support.wires import BOUNDS, serving
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +41,7 @@ async def asked(gate: Gate, count: int) -> None:
     async def are() -> bool:
         return len(gate.asked) >= count
 
-    await until(are, f"{count} requests are asked")
+    await wait_until_async(are, f"{count} requests are asked")
 
 
 async def test_requests_behind_one_that_is_answered_are_not_parsed_and_come_in_order() -> None:
@@ -51,7 +51,7 @@ async def test_requests_behind_one_that_is_answered_are_not_parsed_and_come_in_o
             await caller.send(b"".join(GET % number for number in range(300)))
             await asked(gate, 1)
             (connection,) = wire.connections
-            assert isinstance(connection, Protocol)
+            assert isinstance(connection, GatewayProtocol)
             assert connection.buffered_bytes() > 299 * len(GET) - 10
             assert wire.table.buffered_bytes == connection.buffered_bytes()
             assert gate.asked == ["/0"]
@@ -124,7 +124,7 @@ async def test_answers_that_nobody_takes_cost_the_tenant_that_holds_most() -> No
         async def is_shed() -> bool:
             return wire.table.buffered_bytes <= 20 << 20 and len(wire.connections) < 13
 
-        await until(is_shed, "some are cut off")
+        await wait_until_async(is_shed, "some are cut off")
         assert {connection.tenant for connection in wire.connections} >= {"calm"}
         assert len(await calm.hear(lambda heard: len(heard) > LARGE)) > LARGE
         for caller in (calm, *deaf):
@@ -142,15 +142,15 @@ async def test_who_takes_no_answer_is_cut_off_also_behind_connection_close() -> 
             async def is_gone() -> bool:
                 return not wire.connections
 
-            await until(is_gone, "it is cut off")
+            await wait_until_async(is_gone, "it is cut off")
             assert wire.table.buffered_bytes == 0
 
 
 class Stub:
     """A connection that only counts."""
 
-    def __init__(self, tenant: str, size_bytes: int, moved_at: float = 0) -> None:
-        self.tenant, self.size_bytes, self.moved_at = tenant, size_bytes, moved_at
+    def __init__(self, tenant: str, size_bytes: int, last_progress_at: float = 0) -> None:
+        self.tenant, self.size_bytes, self.last_progress_at = tenant, size_bytes, last_progress_at
         self.ended = ""
 
     def buffered_bytes(self) -> int:
@@ -159,12 +159,12 @@ class Stub:
     def close_idle(self) -> None:
         self.ended = "closed"
 
-    def cut_off(self) -> None:
+    def reset_connection(self) -> None:
         self.ended = "cut off"
 
 
 def test_the_tenant_that_holds_most_loses_first_those_that_have_stood_still_longest() -> None:
-    table = Connections(limit_bytes=1000)
+    table = ConnectionTable(limit_bytes=1000)
     moving, still, other = Stub("most", 400, 9), Stub("most", 300, 1), Stub("other", 250, 0)
     for stub in (moving, still, other):
         table.count(stub, stub.size_bytes)
@@ -181,13 +181,13 @@ def test_the_tenant_that_holds_most_loses_first_those_that_have_stood_still_long
 
 
 def test_one_answer_may_be_larger_than_all_of_the_room() -> None:
-    table, alone = Connections(limit_bytes=1000), Stub("a", 5000)
+    table, alone = ConnectionTable(limit_bytes=1000), Stub("a", 5000)
     table.count(alone, 5000)
     assert alone.ended == ""
 
 
 def test_a_count_that_is_old_cuts_nobody_off() -> None:
-    table, read, newest = Connections(limit_bytes=1000), Stub("a", 900), Stub("a", 200)
+    table, read, newest = ConnectionTable(limit_bytes=1000), Stub("a", 900), Stub("a", 200)
     table.count(read, 900)
     read.size_bytes = 0  # it has been taken since
     table.count(newest, 200)
@@ -195,7 +195,7 @@ def test_a_count_that_is_old_cuts_nobody_off() -> None:
 
 
 def test_room_is_made_by_whoever_waits_longest_for_nothing() -> None:
-    table = Connections(limit_bytes=1000)
+    table = ConnectionTable(limit_bytes=1000)
     first, busy, second, newcomer = (Stub("", 0) for _ in range(4))
     for stub in (first, busy, second):
         table.wait(stub)
@@ -203,8 +203,8 @@ def test_room_is_made_by_whoever_waits_longest_for_nothing() -> None:
     table.work(first)
     table.wait(first)  # it was used again
     table.wait(newcomer)
-    assert table.make_room(newcomer)
+    assert table.evict_idle(newcomer)
     assert [stub.ended for stub in (first, busy, second, newcomer)] == ["", "", "closed", ""]
-    assert table.make_room(newcomer)
+    assert table.evict_idle(newcomer)
     assert first.ended == "closed"
-    assert not table.make_room(newcomer)
+    assert not table.evict_idle(newcomer)

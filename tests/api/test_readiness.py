@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from jobs.models.worker_registry import WorkerReport, announce, tell_news
+from jobs.models.worker_registry import WorkerReport, notify_models_changed, register_worker
 from tests.support.gateways import CARD, GatewayProcess, Worker
 from tests.support.keyed import Caller, make_key
 from tests.support.servers import Server
@@ -137,8 +137,8 @@ async def test_model_files_that_differ_name_both_sides(queue: Server, gateway: G
     served = WorkerReport("w1", 1, "host-a", ["m 1"], digests={"m 1": "aaaa"})
     other = WorkerReport("w2", 1, "host-b", [], digests={"m 1": "bbbb"})
     for report in (served, other):
-        await announce(worker.connection, report, [CARD] if report.models else [], 600)
-    await tell_news(worker.connection)
+        await register_worker(worker.connection, report, [CARD] if report.models else [], 600)
+    await notify_models_changed(worker.connection)
     wait_until(lambda: "files of model m 1" in warnings(gateway), "it is told")
     values = warnings(gateway)["files of model m 1"]["values"]
     assert [(one["value"], one["processes"], one["served"]) for one in values] == [

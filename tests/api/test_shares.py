@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from pydantic import ValidationError
 
-from api.asgi.tenant_budgets import Shares
+from api.asgi.tenant_budgets import TenantBudget
 from api.settings import GatewaySettings
 from jobs.contract.errors import QueueFull
 from tests.support.gateways import PNG, GatewayProcess, Worker
@@ -25,7 +25,7 @@ def refuse(message: str) -> QueueFull:
 
 
 def test_what_is_held_is_counted_until_it_is_let_go() -> None:
-    shares = Shares(100, "bytes", refuse)
+    shares = TenantBudget(100, "bytes", refuse)
     with shares.hold("a") as first, shares.hold("a") as second:
         first.grow(40)
         second.expect(40)
@@ -39,7 +39,7 @@ def test_what_is_held_is_counted_until_it_is_let_go() -> None:
 
 
 def test_a_tenant_alone_has_four_fifths_and_the_next_finds_room() -> None:
-    shares = Shares(100, "bytes", refuse)
+    shares = TenantBudget(100, "bytes", refuse)
     with shares.hold("greedy") as greedy, shares.hold("calm") as calm:
         greedy.grow(80)
         with pytest.raises(QueueFull):
@@ -51,7 +51,7 @@ def test_a_tenant_alone_has_four_fifths_and_the_next_finds_room() -> None:
 
 def test_beside_thirty_tenants_that_take_all_they_get_one_more_finds_room() -> None:
     """128 uploads that had only begun held all bytes there were, and nobody could submit."""
-    shares, ended = Shares(256 << 20, "bytes", refuse), list[int]()
+    shares, ended = TenantBudget(256 << 20, "bytes", refuse), list[int]()
     for number in range(30):
         with contextlib.suppress(QueueFull):
             while True:
@@ -65,7 +65,7 @@ def test_beside_thirty_tenants_that_take_all_they_get_one_more_finds_room() -> N
 
 
 def test_who_stands_still_longest_is_ended_first_and_hears_why() -> None:
-    shares, ended = Shares(100, "bytes", refuse), list[str]()
+    shares, ended = TenantBudget(100, "bytes", refuse), list[str]()
     first = shares.hold("greedy", lambda: ended.append("first"))
     second = shares.hold("greedy", lambda: ended.append("second"))
     done = shares.hold("greedy", lambda: ended.append("done"))
@@ -82,7 +82,7 @@ def test_who_stands_still_longest_is_ended_first_and_hears_why() -> None:
 
 
 def test_nobody_is_ended_for_a_tenant_that_holds_more_than_an_equal_part() -> None:
-    shares, ended = Shares(100, "bytes", refuse), list[str]()
+    shares, ended = TenantBudget(100, "bytes", refuse), list[str]()
     shares.hold("first", lambda: ended.append("first")).grow(60)
     second = shares.hold("second")
     second.grow(30)
@@ -92,7 +92,7 @@ def test_nobody_is_ended_for_a_tenant_that_holds_more_than_an_equal_part() -> No
 
 
 def test_the_largest_fits_where_nothing_else_is_held() -> None:
-    shares = Shares(100, "bytes", refuse, largest=100)
+    shares = TenantBudget(100, "bytes", refuse, largest=100)
     with shares.hold("a") as alone:
         alone.grow(100)
     shares.hold("b").grow(1)
@@ -101,7 +101,7 @@ def test_the_largest_fits_where_nothing_else_is_held() -> None:
 
 
 def test_tenants_that_hold_nothing_leave_nothing_behind() -> None:
-    shares = Shares(100, "bytes", refuse)
+    shares = TenantBudget(100, "bytes", refuse)
     for number in range(1000):
         with shares.hold(f"t{number}", lambda: None) as share:
             share.grow(0)

@@ -15,7 +15,7 @@ import pytest
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from jobs.tenants import stored_limits
-from jobs.tenants.stored_limits import TenantLimits
+from jobs.tenants.stored_limits import StoredLimits
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.keyed import callers
 from tests.support.processes import ROOT
@@ -103,23 +103,23 @@ def test_a_tenant_without_limits_of_its_own_is_named(queue: Server) -> None:
 
 async def test_a_worker_follows_weights_and_running_jobs(queue: Server, worker: Worker) -> None:
     store = JobStore(StoreSettings(redis_url=queue.url), worker.connection)
-    limits = TenantLimits(worker.connection, store.tenants)
+    limits = StoredLimits(worker.connection, store.tenants)
     await limits.check()
     assert store.tenants.shares == b""
-    await stored_limits.change(worker.connection, "a", {"running": 2, "weight": 5})
+    await stored_limits.update_limits(worker.connection, "a", {"running": 2, "weight": 5})
     await limits.refresh()
     jobs = [tuple(store.tenants.limits(name)) for name in ("a", "b")]
     assert jobs == [(5, 0, 0, 0, 2), (1, 0, 0, 0, 0)]
     assert store.tenants.quota("a") == "claimed"
-    await stored_limits.change(worker.connection, "a", {"running": None, "weight": None})
+    await stored_limits.update_limits(worker.connection, "a", {"running": None, "weight": None})
     await limits.refresh()
-    assert (store.tenants.shares, await stored_limits.read(worker.connection)) == (b"", {})
+    assert (store.tenants.shares, await stored_limits.read_limits(worker.connection)) == (b"", {})
 
 
 async def test_two_who_change_a_tenant_at_once_lose_nothing(worker: Worker) -> None:
     names = ("requests", "jobs", "bytes", "running")
-    await asyncio.gather(*(stored_limits.change(worker.connection, "a", {name: 7}) for name in names))
-    assert Counter((await stored_limits.read(worker.connection))["a"].model_dump().values()) == {7: 4, None: 1}
+    await asyncio.gather(*(stored_limits.update_limits(worker.connection, "a", {name: 7}) for name in names))
+    assert Counter((await stored_limits.read_limits(worker.connection))["a"].model_dump().values()) == {7: 4, None: 1}
 
 
 async def test_limits_that_can_not_be_read_are_the_default_ones(queue: Server, worker: Worker) -> None:
@@ -127,7 +127,7 @@ async def test_limits_that_can_not_be_read_are_the_default_ones(queue: Server, w
     with queue.client() as client:
         for name, text in {"a": "{", "b": '{"jobs": -1}', "C": "{}", b"\xff": "{}", "d": '{"jobs": 3}'}.items():
             client.hset("jitney:tenants", name, text)
-    await TenantLimits(worker.connection, store.tenants).refresh()
+    await StoredLimits(worker.connection, store.tenants).refresh()
     assert [store.tenants.limits(name).jobs for name in ("a", "b", "C", "d")] == [9, 9, 9, 3]
-    await stored_limits.change(worker.connection, "a", {"jobs": 4})
-    assert (await stored_limits.read(worker.connection))["a"].jobs == 4
+    await stored_limits.update_limits(worker.connection, "a", {"jobs": 4})
+    assert (await stored_limits.read_limits(worker.connection))["a"].jobs == 4

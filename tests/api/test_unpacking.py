@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from api.asgi.gzip_body import MEMBERS, STEP_BYTES, Unpacking
+from api.asgi.gzip_body import MAX_SMALL_MEMBERS, STEP_BYTES, GzipReceiver
 from jobs.contract.errors import Refused
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
@@ -31,7 +31,7 @@ def steps(packed: bytes, cut: int) -> list[bytes]:
         return next(messages, {"type": "http.request", "body": pieces[-1], "more_body": False})
 
     async def read() -> list[bytes]:
-        unpacking, found, more = Unpacking(receive), list[bytes](), True
+        unpacking, found, more = GzipReceiver(receive), list[bytes](), True
         while more:
             message = await unpacking()
             found.append(message["body"])
@@ -65,7 +65,7 @@ BROKEN: Final = {
     "another sum": gzip.compress(b"x")[:-5] + b"\0" * 5,
     "junk behind": gzip.compress(b"x") + b"junk",
     "a second one cut short": gzip.compress(b"x") + gzip.compress(LINES)[:-1],
-    "empty members without end": gzip.compress(b"") * (MEMBERS + 1),
+    "empty members without end": gzip.compress(b"") * (MAX_SMALL_MEMBERS + 1),
 }
 
 

@@ -3,32 +3,32 @@
 import numpy as np
 import pytest
 
-from batching.collation import Arrays, CollationError, fold, group_of, unfold
+from batching.collation import Arrays, CollationError, group_of, split_outputs, stack_items
 
 
 def test_items_come_back_in_their_order() -> None:
     items = [{"x": np.full((2, 3), n, np.float32), "y": np.array(n)} for n in range(4)]
-    batch = fold(items)
+    batch = stack_items(items)
     assert {name: array.shape for name, array in batch.items()} == {"x": (4, 2, 3), "y": (4,)}
-    for n, item in enumerate(unfold(batch, 4)):
+    for n, item in enumerate(split_outputs(batch, 4)):
         assert item["x"].tolist() == [[n] * 3] * 2
         assert item["y"] == n
 
 
 def test_one_item_is_folded_without_a_copy() -> None:
     array = np.arange(6)
-    assert np.shares_memory(fold([{"x": array}])["x"], array)
+    assert np.shares_memory(stack_items([{"x": array}])["x"], array)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 5])
 def test_a_wrong_number_of_rows_reaches_nobody(rows: int) -> None:
     with pytest.raises(CollationError, match=f"'y' has {rows} rows for a batch of 4"):
-        unfold({"y": np.zeros((rows, 2))}, 4)
+        split_outputs({"y": np.zeros((rows, 2))}, 4)
 
 
 def test_an_output_without_rows_reaches_nobody() -> None:
     with pytest.raises(CollationError, match="has no rows for a batch of 1"):
-        unfold({"y": np.array(1.0)}, 1)
+        split_outputs({"y": np.array(1.0)}, 1)
 
 
 def test_groups_differ_by_shape_type_and_name() -> None:
@@ -43,19 +43,19 @@ def test_groups_differ_by_shape_type_and_name() -> None:
 
 
 @pytest.mark.parametrize("seats", [3, 4, 8])
-def test_empty_seats_are_filled_and_cut_off_again(seats: int) -> None:
+def test_empty_seats_are_filled_and_cut_off_again(padded_size: int) -> None:
     items = [{"x": np.full((2,), n, np.float32)} for n in range(3)]
-    batch = fold(items, seats)
-    assert batch["x"].tolist() == [[n, n] for n in (0, 1, *[2] * (seats - 2))]
-    assert [item["x"].tolist() for item in unfold(batch, 3, seats)] == [[n, n] for n in range(3)]
+    batch = stack_items(items, padded_size)
+    assert batch["x"].tolist() == [[n, n] for n in (0, 1, *[2] * (padded_size - 2))]
+    assert [item["x"].tolist() for item in split_outputs(batch, 3, padded_size)] == [[n, n] for n in range(3)]
 
 
 def test_a_lone_item_is_seated_among_copies() -> None:
-    batch = fold([{"x": np.array([5])}], 4)
+    batch = stack_items([{"x": np.array([5])}], 4)
     assert batch["x"].tolist() == [[5]] * 4
-    assert len(unfold(batch, 1, 4)) == 1
+    assert len(split_outputs(batch, 1, 4)) == 1
 
 
 def test_outputs_of_another_length_than_the_seats_reach_nobody() -> None:
     with pytest.raises(CollationError, match="'y' has 3 rows for a batch of 4"):
-        unfold({"y": np.zeros((3, 2))}, 3, 4)
+        split_outputs({"y": np.zeros((3, 2))}, 3, 4)

@@ -32,11 +32,11 @@ import onnx
 import redis
 from onnx import TensorProto, helper, numpy_helper
 
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.tenants import api_keys
 from tests.bench import abusers
 from tests.bench.abusers import Target
-from tests.bench.fairness import at_random, client, p
+from tests.bench.fairness import client, p, run_at_random
 from tests.faults.parts import resident_mib
 from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import pass_time, wait_until
@@ -50,7 +50,7 @@ LIMIT: Final = 3.0
 GROWTH: Final = 1.10
 SETTLED_S: Final = 90.0
 PARTS: Final = {"gateway": "api", "worker": "worker", "background process": "deliver", "queue's server": "server"}
-KINDS_OF_NEIGHBOUR: Final = (("valid requests", False), ("abuse", True))
+NEIGHBOUR_KINDS: Final = (("valid requests", False), ("abuse", True))
 # Times are short, so that a round leaves little to the next.
 ENV: Final = {
     "LEASE_S": "10",
@@ -110,7 +110,7 @@ class Receiver:
             one.close()
 
 
-class Calm:
+class CalmTenant:
     """The tenant whose waiting is measured, and what became of each of its requests."""
 
     def __init__(self, service: Service, key: str, receiver: Receiver) -> None:
@@ -122,7 +122,7 @@ class Calm:
 
     async def send_for(self, seconds: float) -> None:
         async with client(self._service.url, self._key) as http:
-            await at_random(lambda: self._ride(http), CALM_RATE, time.perf_counter() + seconds)
+            await run_at_random(lambda: self._ride(http), CALM_RATE, time.perf_counter() + seconds)
 
     async def _ride(self, http: httpx2.AsyncClient) -> None:
         """Send a picture, every tenth with a webhook, and wait for its answer."""
@@ -151,7 +151,7 @@ class Calm:
             self.told.append(max(0.0, self._receiver.came.get(path, ended + 30) - ended) * 1000)
 
 
-def grow(models_dir: Path) -> None:
+def make_output_model(models_dir: Path) -> None:
     """Lay out a model whose output is as large as its input says: n int64 [1, 1] → y float32 [1, n]."""
     nodes = [
         helper.make_node("Reshape", ["n", "one"], ["size"]),
@@ -229,9 +229,9 @@ def settle(service: Service, keys: list[str]) -> float:
 
 async def make_keys(service: Service, tenants: list[str]) -> list[str]:
     """Make a key for each tenant, faster than by a command for each."""
-    connection = Connection(queue_url(service), 5)
+    connection = RedisClient(queue_url(service), 5)
     try:
-        return [(await api_keys.create(connection, tenant, "key"))[1] for tenant in tenants]
+        return [(await api_keys.create_key(connection, tenant, "key"))[1] for tenant in tenants]
     finally:
         await connection.aclose()
 
@@ -247,15 +247,15 @@ def queue_url(service: Service) -> str:
 
 async def measure(service: Service, neighbours_: Neighbours, calm_key: str, receiver: Receiver, keys: list[str]) -> int:
     """Let both kinds of neighbour take turns; gives the exit code."""
-    waited: dict[str, list[list[float]]] = {name: [] for name, _ in KINDS_OF_NEIGHBOUR}
-    told: dict[str, list[float]] = {name: [] for name, _ in KINDS_OF_NEIGHBOUR}
+    waited: dict[str, list[list[float]]] = {name: [] for name, _ in NEIGHBOUR_KINDS}
+    told: dict[str, list[float]] = {name: [] for name, _ in NEIGHBOUR_KINDS}
     wrong: Counter[str] = Counter()
-    for number, (name, abuses) in itertools.product(range(1, ROUNDS + 1), KINDS_OF_NEIGHBOUR):
+    for number, (name, abuses) in itertools.product(range(1, ROUNDS + 1), NEIGHBOUR_KINDS):
         if abuses:
             await asyncio.to_thread(neighbours_.prepare)
             await asyncio.to_thread(settle, service, keys)
         await pass_time(float(ENV["RESULT_TTL_S"]) + 1)
-        calm = Calm(service, calm_key, receiver)
+        calm = CalmTenant(service, calm_key, receiver)
         seen, _ = await asyncio.gather(neighbours_.act(SECONDS, abuses=abuses), calm.send_for(SECONDS))
         rest_s = await asyncio.to_thread(settle, service, keys)
         waited[name].append(calm.took)
@@ -315,7 +315,7 @@ def main() -> int:
     receiver = Receiver()
     with tempfile.TemporaryDirectory(prefix="jit") as folder:
         (Path(folder) / "digits").symlink_to(ROOT / "models" / "digits")
-        grow(Path(folder))
+        make_output_model(Path(folder))
         with Service(Path(folder), ENV | FULL if args.memory else ENV) as service:
             names = ["calm", *(f"{kind}{n:02d}" for kind in ("abuser", "other") for n in range(TENANTS))]
             calm_key, *keys = asyncio.run(make_keys(service, names))

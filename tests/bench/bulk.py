@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from batching.collation import fold
+from batching.collation import stack_items
 from cli.bench.load.connection import Address
 from cli.bench.load.service_cpu import ServiceCpu
-from cli.bulk.results.results_journal import State, read_state
+from cli.bulk.results.results_journal import RunState, read_state
 from model_runtime.cpus import usable_cpus
-from model_runtime.model import Model, load
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.model import Model, load_model
+from model_runtime.repository.repository import ModelFolder, list_models
 from tests.support import models
 from tests.support.service import ROOT, Service
 
@@ -39,7 +39,7 @@ BATCH = 8
 NAMES = ("--local / limit", "bulk run / --local", "CPU: limit / --local", "CPU: --local / bulk run")
 
 
-class Cost(NamedTuple):
+class ImageCost(NamedTuple):
     """What an image costs, in seconds."""
 
     wall_s: float
@@ -57,13 +57,13 @@ def main() -> int:
         folder = Path(name)
         toml = f"max_batch = {BATCH}"
         models.squeezenet(folder / "models", SHARED, "squeezenet1.1_fp32_dynbatch.derived.onnx", toml=toml)
-        images = pictures(folder / "images", args.images)
-        (found,) = scan(folder / "models")
+        images = make_images(folder / "images", args.images)
+        (found,) = list_models(folder / "models")
         assert isinstance(found, ModelFolder)
-        model = load(found)
+        model = load_model(found)
         with Service(folder / "models") as service:
             for number in range(1, args.rounds + 1):
-                raw, decode = network(model, images), decoding(model, images)
+                raw, decode = measure_network(model, images), measure_decoding(model, images)
                 limit = usable_cpus() / (usable_cpus() * raw.wall_s + decode.wall_s)
                 limit_cpu_s = raw.cpu_s + decode.cpu_s
                 local = bulk_run(images, folder / f"l{number}.jsonl", "--local", str(found.path))
@@ -92,7 +92,7 @@ def main() -> int:
     return 0
 
 
-def pictures(folder: Path, count: int) -> list[Path]:
+def make_images(folder: Path, count: int) -> list[Path]:
     """Photographs as JPEGs of 640 x 480, cut out here and there; a file of each under several names."""
     folder.mkdir()
     rng = random.Random(0)
@@ -109,37 +109,37 @@ def pictures(folder: Path, count: int) -> list[Path]:
     return named
 
 
-def network(model: Model, images: list[Path]) -> Cost:
+def measure_network(model: Model, images: list[Path]) -> ImageCost:
     """Measure the network alone, an image of a full batch."""
-    prepared = [model.prepare("image", path.read_bytes(), {}) for path in images[:BATCH]]
-    return cost(partial(model.run, fold(prepared)), 5, BATCH)
+    prepared = [model.preprocess("image", path.read_bytes(), {}) for path in images[:BATCH]]
+    return cost(partial(model.run, stack_items(prepared)), 5, BATCH)
 
 
-def decoding(model: Model, images: list[Path]) -> Cost:
+def measure_decoding(model: Model, images: list[Path]) -> ImageCost:
     """Measure decoding and resizing alone, in one thread."""
     bodies = itertools.cycle([path.read_bytes() for path in images[:DISTINCT]])
-    return cost(lambda: model.prepare("image", next(bodies), {}), 2, 1)
+    return cost(lambda: model.preprocess("image", next(bodies), {}), 2, 1)
 
 
-def cost(act: Callable[[], object], seconds: float, images: int) -> Cost:
+def cost(act: Callable[[], object], seconds: float, images: int) -> ImageCost:
     """Say what an image costs, where an act does so many."""
     act()
     began, cpu, count = time.perf_counter(), time.process_time(), 0
     while (passed := time.perf_counter() - began) < seconds:
         act()
         count += images
-    return Cost(passed / count, (time.process_time() - cpu) / count)
+    return ImageCost(passed / count, (time.process_time() - cpu) / count)
 
 
-def bulk_run(images: list[Path], output: Path, *where: str) -> Cost:
+def bulk_run(images: list[Path], output: Path, *where: str) -> ImageCost:
     """Run all images; CPU time is that of the command, less what a run of one image takes."""
     state, cpu_s = _run(str(images[0].parent), output, *where)
     _, start_s = _run(str(images[0]), output.with_suffix(".one.jsonl"), *where)
     assert (state.lines, state.failed) == (len(images), {})
-    return Cost(state.seconds / state.lines, (cpu_s - start_s) / state.lines)
+    return ImageCost(state.seconds / state.lines, (cpu_s - start_s) / state.lines)
 
 
-def _run(given: str, output: Path, *where: str) -> tuple[State, float]:
+def _run(given: str, output: Path, *where: str) -> tuple[RunState, float]:
     command = [sys.executable, "-m", "cli.bulk", "run", given, "-o", str(output), "--quiet", *where]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -20,7 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.bench.load.service_cpu import totals
+from cli.bench.load.service_cpu import parse_cpu_totals
 from cli.bulk.results.results_journal import read_state
 from tests.support import bulk
 from tests.support.service import ROOT, Service
@@ -32,7 +32,7 @@ PARTS: Final = {"gateway": "gateway", "worker": "worker", "queue": "queue", "cli
 Windows = NDArray[np.float64]
 
 
-class Seen(NamedTuple):
+class Sample(NamedTuple):
     """At one moment: lines that are done, CPU seconds by part."""
 
     lines: int
@@ -48,7 +48,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, Service() as service:
         folder, began = Path(name), time.monotonic()
         bulk.digits_table(folder / "in.jsonl", args.items)
-        seen = follow(service, folder)
+        seen = sample_run(service, folder)
         took_s = time.monotonic() - began
         memory = service.http.get("/metrics").text.partition("\njitney_server_memory_used_bytes ")[2].partition("\n")[0]
     at, costs = windows(seen, args.items)
@@ -63,14 +63,14 @@ def main() -> int:
     return int(slope > 3 * error and slope > 0.05 * total.mean())
 
 
-def follow(service: Service, folder: Path) -> list[Seen]:
+def sample_run(service: Service, folder: Path) -> list[Sample]:
     """Run all, and look once a second."""
     results = folder / "r.jsonl"
-    seen: list[Seen] = []
+    seen: list[Sample] = []
     with bulk.running(folder / "in.jsonl", "-o", results, "--url", service.url, "--quiet") as process:
         while process.poll() is None:
             if (state := read_state(results)) is not None and (not seen or state.lines > seen[-1].lines):
-                seen.append(Seen(state.lines, cpu(service, process.pid)))
+                seen.append(Sample(state.lines, cpu(service, process.pid)))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(1.0)
     assert process.returncode == 0
@@ -82,13 +82,13 @@ def follow(service: Service, folder: Path) -> list[Seen]:
 
 def cpu(service: Service, pid: int) -> dict[str, float]:
     """CPU seconds so far, of the service's parts and of the client."""
-    reading = totals(service.http.get("/metrics").text)
+    reading = parse_cpu_totals(service.http.get("/metrics").text)
     assert reading is not None
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return {**reading.seconds, "client": (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")}
 
 
-def windows(seen: Sequence[Seen], items: int) -> tuple[Windows, dict[str, Windows]]:
+def windows(seen: Sequence[Sample], items: int) -> tuple[Windows, dict[str, Windows]]:
     """Give the middles of the windows, and CPU µs an item in each by part."""
     edges = np.linspace(seen[0].lines, seen[-1].lines, WINDOWS + 1)
     assert edges[-1] > 0.9 * items

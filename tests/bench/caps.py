@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 from cli.bench.load import closed_loop
 from cli.bench.load.connection import Address
 from cli.bench.load.service_cpu import ServiceCpu
-from cli.bench.load.submit_modes import Exchange, post, waiting_post
-from cli.bench.load_levels import WAIT, Load
-from cli.bench.statistics import Spent
+from cli.bench.load.submit_modes import Exchange, build_submit_request, submit_and_wait
+from cli.bench.load_levels import WAIT, LoadLevel
+from cli.bench.statistics import CpuUsage
 from tests.bench.flat import SHARED_DATA
 from tests.support import models
 from tests.support.service import Service
@@ -44,7 +44,7 @@ def main() -> int:
     args = parser.parse_args()
     code = 0
     with tempfile.TemporaryDirectory() as name:
-        for subject in lay_out(Path(name)):
+        for subject in make_models(Path(name)):
             with Service(Path(name) / subject.name) as service:
                 cards = service.http.get("/v1/models").json()["models"]
                 found = next(card["max_batch"] for card in cards if card["name"] == subject.name)
@@ -57,7 +57,7 @@ def main() -> int:
     return code
 
 
-def lay_out(where: Path) -> list[Subject]:
+def make_models(where: Path) -> list[Subject]:
     """Each network with every cap, and once with none set."""
     tiny = Subject("tiny", (1, 4, 8, 16, 32, 64), "application/octet-stream", bytes(784 * 4))
     for cap in tiny.caps:
@@ -83,12 +83,12 @@ def sweep(service: Service, subject: Subject, rounds: int, seconds: float) -> di
         for cap in subject.caps:
             cpu.settle()
             before = cpu.read()
-            request = post(address, f"{subject.name}-{cap}", subject.content_type, subject.body)
-            exchange = Exchange(1, [request], waiting_post)
-            result = asyncio.run(closed_loop.measure(address, exchange, Load(WAIT, IN_FLIGHT), seconds))
+            request = build_submit_request(address, f"{subject.name}-{cap}", subject.content_type, subject.body)
+            exchange = Exchange(1, [request], submit_and_wait)
+            result = asyncio.run(closed_loop.measure(address, exchange, LoadLevel(WAIT, IN_FLIGHT), seconds))
             assert not result.failures, result.first_problem
             spent = cpu.since(before)
-            assert isinstance(spent, Spent), cpu.unknown
+            assert isinstance(spent, CpuUsage), cpu.unknown
             us = sum(spent.seconds.values()) / spent.jobs * 1e6
             costs[cap] = min(us, costs.get(cap, us))
             print(f"{subject.name}, at most {cap}: {us:.0f} CPU-µs a job, {result.throughput:.0f}/s", flush=True)

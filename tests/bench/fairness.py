@@ -60,7 +60,7 @@ async def calm(http: httpx2.AsyncClient, model: str, until: float) -> list[float
         assert (answer.status_code, answer.json()["status"]) == (200, "succeeded"), answer.text
         took.append((time.perf_counter() - begun) * 1000)
 
-    await at_random(ride, CALM_RATE, until)
+    await run_at_random(ride, CALM_RATE, until)
     return took
 
 
@@ -70,7 +70,7 @@ async def fair(http: httpx2.AsyncClient, model: str, until: float, seen: Counter
     async def send() -> None:
         seen[(await http.post(f"/v1/jobs?model={model}", content=BODY, headers=RAW)).status_code] += 1
 
-    await at_random(send, FAIR_RATE, until)
+    await run_at_random(send, FAIR_RATE, until)
 
 
 async def flood(http: httpx2.AsyncClient, model: str, until: float, seen: Counter[int]) -> None:
@@ -90,7 +90,7 @@ async def flood(http: httpx2.AsyncClient, model: str, until: float, seen: Counte
     await asyncio.gather(*(send() for _ in range(FLOODERS)))
 
 
-async def at_random(act: object, rate: float, until: float) -> None:
+async def run_at_random(act: object, rate: float, until: float) -> None:
     """Do something so often a second, at random moments, whether or not the last time has ended."""
     chance, running = random.Random(1), set[asyncio.Task[None]]()
     due = time.perf_counter()
@@ -116,13 +116,13 @@ async def measure(url: str, model: str, keys: dict[str, str]) -> dict[str, list[
         waited[name].append(took)
         figures = f"p50 {p(took, 50):.0f} ms, p99 {p(took, 99):.0f} ms of {len(took)}"
         print(f"{model}, round {number + 1}, {name}: {figures}; the other: {dict(seen)}", flush=True)
-        await empty(clients["other"])
+        await cancel_queued(clients["other"])
     for one in clients.values():
         await one.aclose()
     return waited
 
 
-async def empty(http: httpx2.AsyncClient) -> None:
+async def cancel_queued(http: httpx2.AsyncClient) -> None:
     """Cancel what is left in line."""
     while True:
         jobs = (await http.get("/v1/jobs?limit=100")).json()["jobs"]

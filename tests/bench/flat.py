@@ -16,15 +16,15 @@ from typing import Final
 
 import numpy as np
 
-from batching.collation import fold, unfold
-from model_runtime.model import Model, load
+from batching.collation import split_outputs, stack_items
+from model_runtime.model import Model, load_model
 from model_runtime.profiling import synthetic_inputs
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.repository.repository import ModelFolder, list_models
 from tests.faults.parts import resident_mib
 from tests.support import models
 
 MOST_GROWTH: Final = 1.05
-LOOK_EVERY: Final = 50
+SAMPLE_EVERY: Final = 50
 ROOT: Final = Path(__file__).parents[2]
 SHARED_DATA: Final = ROOT.parent / "shared" / "data"
 
@@ -40,14 +40,14 @@ def main() -> int:
         return 0
     worst = 0.0
     with tempfile.TemporaryDirectory() as name:
-        for folder in lay_out(Path(name)):
-            found = apart(folder, args.batches)
+        for folder in make_models(Path(name)):
+            found = measure_in_subprocess(folder, args.batches)
             worst = max(worst, found["growth"])
             print(folder.name, json.dumps(found), flush=True)
     return int(worst > MOST_GROWTH)
 
 
-def lay_out(where: Path) -> list[Path]:
+def make_models(where: Path) -> list[Path]:
     """A tiny network, one with buckets, digits and, where the shared data is, a real network, with and without."""
     models.perceptron(where, "tiny")
     models.perceptron(where, "tiny-padded")
@@ -61,7 +61,7 @@ def lay_out(where: Path) -> list[Path]:
     return [where / name for name in sorted(one.name for one in where.iterdir())] + [ROOT / "models" / "digits"]
 
 
-def apart(folder: Path, batches: int) -> dict[str, float]:
+def measure_in_subprocess(folder: Path, batches: int) -> dict[str, float]:
     """Measure in a process of its own."""
     command = [sys.executable, "-m", "tests.bench.flat", "--folder", str(folder), "--batches", str(batches)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -71,11 +71,11 @@ def apart(folder: Path, batches: int) -> dict[str, float]:
 
 def measure(folder: Path, batches: int) -> dict[str, float]:
     """Resident MiB after warm-up, the most seen since and the last, over so many batches of 1 to the cap."""
-    (found,) = scan(folder.parent, [folder.name])
+    (found,) = list_models(folder.parent, [folder.name])
     assert isinstance(found, ModelFolder)
-    model = load(found)
+    model = load_model(found)
     random = np.random.default_rng(1)
-    rows = synthetic_inputs.make(model.inputs, model.max_batch, 1, lambda _: None).rows
+    rows = synthetic_inputs.make_rows(model.inputs, model.max_batch, 1, lambda _: None).rows
     for size in range(1, model.max_batch + 1):
         _run(model, rows[:size])
     warm = most = last = resident_mib(os.getpid())
@@ -84,7 +84,7 @@ def measure(folder: Path, batches: int) -> dict[str, float]:
         size = int(random.integers(1, model.max_batch + 1))
         _run(model, rows[:size])
         ridden += size
-        if number % LOOK_EVERY == 0:
+        if number % SAMPLE_EVERY == 0:
             last = resident_mib(os.getpid())
             most = max(most, last)
     last = resident_mib(os.getpid())
@@ -101,9 +101,9 @@ def measure(folder: Path, batches: int) -> dict[str, float]:
     }
 
 
-def _run(model: Model, riders: list[synthetic_inputs.Row]) -> None:
-    seats = model.seats(len(riders))
-    assert len(unfold(model.run(fold(riders, seats)), len(riders), seats)) == len(riders)
+def _run(model: Model, items: list[synthetic_inputs.Row]) -> None:
+    padded_size = model.padded_size(len(items))
+    assert len(split_outputs(model.run(stack_items(items, padded_size)), len(items), padded_size)) == len(items)
 
 
 def _add(folder: Path, toml: str) -> None:

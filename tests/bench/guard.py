@@ -20,9 +20,9 @@ from typing import Final
 from cli.bench.load import closed_loop
 from cli.bench.load.connection import Address
 from cli.bench.load.service_cpu import ServiceCpu
-from cli.bench.load.submit_modes import Exchange, post, waiting_post
-from cli.bench.load_levels import WAIT, Load
-from cli.bench.statistics import Spent
+from cli.bench.load.submit_modes import Exchange, build_submit_request, submit_and_wait
+from cli.bench.load_levels import WAIT, LoadLevel
+from cli.bench.statistics import CpuUsage
 from tests.support import models
 from tests.support.processes import program
 from tests.support.service import Service
@@ -56,7 +56,7 @@ with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
 
 
 @contextmanager
-def bare_server(folder: Path) -> Iterator[tuple[Address, "subprocess.Popen[bytes]"]]:
+def run_bare_server(folder: Path) -> Iterator[tuple[Address, "subprocess.Popen[bytes]"]]:
     """A server with nothing behind it."""
     log = folder / "bare"
     with program(BARE, log) as process:
@@ -76,13 +76,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models.perceptron(folder / "models")
-        with Service(folder / "models") as service, bare_server(folder) as (bare, process):
+        with Service(folder / "models") as service, run_bare_server(folder) as (bare, process):
             address = Address.of(service.url)
             cpu = ServiceCpu(address)
             for number in range(1, ROUNDS + 1):
                 for size, found in ratios.items():
-                    of_bare = bare_us(bare, process.pid, size)
-                    parts = job_us(address, cpu, size)
+                    of_bare = measure_bare_us(bare, process.pid, size)
+                    parts = measure_job_us(address, cpu, size)
                     found.append(sum(parts.values()) / of_bare)
                     told = ", ".join(f"{part} {us:.0f}" for part, us in parts.items())
                     print(f"round {number}, {size:2} in flight, µs: a request {of_bare:.0f}; a job {told}", flush=True)
@@ -93,28 +93,28 @@ def main() -> int:
     return int(any(median > LIMITS[size] for size, median in medians.items()))
 
 
-def bare_us(address: Address, pid: int, size: int) -> float:
+def measure_bare_us(address: Address, pid: int, size: int) -> float:
     """CPU time of a request that does nothing."""
     before = cpu_s(pid)
     answers = load(address, size)
     return (cpu_s(pid) - before) / answers * 1e6
 
 
-def job_us(address: Address, cpu: ServiceCpu, size: int) -> dict[str, float]:
+def measure_job_us(address: Address, cpu: ServiceCpu, size: int) -> dict[str, float]:
     """CPU time of a job, by part of the service."""
     cpu.settle()
     before = cpu.read()
     load(address, size)
     spent = cpu.since(before)
-    assert isinstance(spent, Spent), cpu.unknown
+    assert isinstance(spent, CpuUsage), cpu.unknown
     return {part: seconds / spent.jobs * 1e6 for part, seconds in spent.seconds.items()}
 
 
 def load(address: Address, size: int) -> float:
     """Keep so many requests in flight; gives how many were answered, those of the warm-up too."""
-    request = post(address, "perceptron", "application/octet-stream", BODY)
+    request = build_submit_request(address, "perceptron", "application/octet-stream", BODY)
     started = time.perf_counter()
-    measured = closed_loop.measure(address, Exchange(1, [request], waiting_post), Load(WAIT, size), SECONDS)
+    measured = closed_loop.measure(address, Exchange(1, [request], submit_and_wait), LoadLevel(WAIT, size), SECONDS)
     result = asyncio.run(measured)
     assert not result.failures, result.first_problem
     return result.throughput * (time.perf_counter() - started)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cli.bench.load import closed_loop
 from cli.bench.load.connection import Address
-from cli.bench.load.submit_modes import Exchange, post, waiting_post
-from cli.bench.load_levels import WAIT, Load
+from cli.bench.load.submit_modes import Exchange, build_submit_request, submit_and_wait
+from cli.bench.load_levels import WAIT, LoadLevel
 from tests.faults.parts import resident_mib
 from tests.support import models
 from tests.support.service import Service
@@ -38,10 +38,12 @@ def main() -> int:
 def run(service: Service, jobs: int) -> list[tuple[int, dict[str, float]]]:
     """Keep 64 jobs in flight; gives after each stretch how many were done and what each part holds, in MiB."""
     address = Address.of(service.url)
-    exchange = Exchange(1, [post(address, "perceptron", "application/octet-stream", bytes(784 * 4))], waiting_post)
+    exchange = Exchange(
+        1, [build_submit_request(address, "perceptron", "application/octet-stream", bytes(784 * 4))], submit_and_wait
+    )
     done, found = 0, []
     while done < jobs:
-        result = asyncio.run(closed_loop.measure(address, exchange, Load(WAIT, 64), STRETCH_S))
+        result = asyncio.run(closed_loop.measure(address, exchange, LoadLevel(WAIT, 64), STRETCH_S))
         assert not result.failures, result.first_problem
         done += result.in_time
         found.append((done, {part: resident_mib(service.pid(name)) for part, name in PARTS.items()}))

@@ -21,8 +21,8 @@ import orjson
 
 from cli.bench.load import closed_loop
 from cli.bench.load.connection import Address
-from cli.bench.load.submit_modes import Exchange, post, waiting_post
-from cli.bench.load_levels import WAIT, Load
+from cli.bench.load.submit_modes import Exchange, build_submit_request, submit_and_wait
+from cli.bench.load_levels import WAIT, LoadLevel
 from tests.support import models
 from tests.support.service import Service
 
@@ -43,16 +43,18 @@ def main() -> int:
         with Service(Path(name), room) as alone, Service(Path(name), room) as filled:
             rate(alone, args.seconds), rate(filled, args.seconds)  # warm
             without, beside = [], []
-            with still(filled):
-                fill(filled, args.jobs)
+            with paused_worker(filled):
+                fill_queue(filled, args.jobs)
             for _ in range(args.rounds):
-                with still(filled):
+                with paused_worker(filled):
                     without.append(rate(alone, args.seconds))
                 beside.append(rate(filled, args.seconds))
             left = waiting(filled)
     ratios = [b / a for a, b in zip(without, beside, strict=True)]
     ratio, taken = statistics.median(ratios), (args.jobs - left) / (args.rounds * args.seconds)
-    print(f"64 in flight: {shown(without)} without; {shown(beside)} with {args.jobs} to {left} bulk jobs waiting")
+    print(
+        f"64 in flight: {format_median(without)} without; {format_median(beside)} with {args.jobs} to {left} bulk jobs waiting"
+    )
     print(f"ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {taken:.0f} bulk jobs/s beside")
     return int(ratio < 0.85)
 
@@ -60,14 +62,16 @@ def main() -> int:
 def rate(service: Service, seconds: float) -> float:
     """Answers a second with 64 in flight."""
     address = Address.of(service.url)
-    exchange = Exchange(1, [post(address, "perceptron", "application/octet-stream", bytes(4 * INPUTS))], waiting_post)
-    result = asyncio.run(closed_loop.measure(address, exchange, Load(WAIT, 64), seconds))
+    exchange = Exchange(
+        1, [build_submit_request(address, "perceptron", "application/octet-stream", bytes(4 * INPUTS))], submit_and_wait
+    )
+    result = asyncio.run(closed_loop.measure(address, exchange, LoadLevel(WAIT, 64), seconds))
     assert not result.failures, result.first_problem
     return result.throughput
 
 
 @contextmanager
-def still(service: Service) -> Iterator[None]:
+def paused_worker(service: Service) -> Iterator[None]:
     """Have its worker stand still meanwhile."""
     worker = service.pid("worker")
     os.kill(worker, signal.SIGSTOP)
@@ -77,7 +81,7 @@ def still(service: Service) -> Iterator[None]:
         os.kill(worker, signal.SIGCONT)
 
 
-def fill(service: Service, jobs: int) -> None:
+def fill_queue(service: Service, jobs: int) -> None:
     """Have so many bulk jobs wait."""
     tensor = {"datatype": "FP32", "shape": [INPUTS], "b64": base64.b64encode(bytes(4 * INPUTS)).decode()}
     line = orjson.dumps({"input": {"tensors": {"x": tensor}}}) + b"\n"
@@ -96,7 +100,7 @@ def waiting(service: Service) -> int:
     return int(sum(float(line.rpartition(" ")[2]) for line in lines))
 
 
-def shown(found: list[float]) -> str:
+def format_median(found: list[float]) -> str:
     """A median and its range."""
     return f"{statistics.median(found):.0f}/s ({min(found):.0f} to {max(found):.0f})"
 

@@ -10,19 +10,19 @@ from openai import OpenAI
 from openai.types import Batch
 
 from tests.support import bulks, invariants
-from tests.support.delivering import ALLOW, DeliverProcess
+from tests.support.delivering import ALLOW, BackgroundProcess
 from tests.support.gateways import GatewayProcess, Worker
 from tests.support.servers import Server
-from tests.support.waiting import until
+from tests.support.waiting import wait_until_async
 
 
 @dataclass
-class Plant:
+class BulkStack:
     """All parts, and where the files lie."""
 
     server: Server
     gateway: GatewayProcess
-    deliver: DeliverProcess
+    deliver: BackgroundProcess
     worker: Worker
     folder: Path
     ai: OpenAI
@@ -43,7 +43,7 @@ class Plant:
         await self.worker.succeed(claimed)
         return len(claimed)
 
-    async def run_just(self, count: int) -> None:
+    async def run_exactly(self, count: int) -> None:
         """Run so many jobs, as soon as they are there."""
         left = count
 
@@ -52,7 +52,7 @@ class Plant:
             left -= await self.run(left)
             return left == 0
 
-        await until(ran, f"{count} jobs ran")
+        await wait_until_async(ran, f"{count} jobs ran")
 
     async def run_all(self, batch: Batch, ai: OpenAI | None = None) -> Batch:
         """Run jobs until the batch has ended; gives it."""
@@ -68,26 +68,28 @@ def settings() -> Mapping[str, str]:
 
 
 @pytest.fixture
-def processes(settings: Mapping[str, str], tmp_path: Path) -> Iterator[tuple[Server, GatewayProcess, DeliverProcess]]:
+def processes(
+    settings: Mapping[str, str], tmp_path: Path
+) -> Iterator[tuple[Server, GatewayProcess, BackgroundProcess]]:
     env = {**bulks.QUICK, **ALLOW, "BULK_STORE": str(tmp_path / "bulk"), **settings}
     with ExitStack() as held:
         server = Server()
         held.callback(server.close)
         gateway = held.enter_context(GatewayProcess(server, env))
-        yield server, gateway, held.enter_context(DeliverProcess(server, env))
+        yield server, gateway, held.enter_context(BackgroundProcess(server, env))
 
 
 @pytest.fixture
 async def plant(
-    processes: tuple[Server, GatewayProcess, DeliverProcess], tmp_path: Path, anyio_backend: str
-) -> AsyncIterator[Plant]:
+    processes: tuple[Server, GatewayProcess, BackgroundProcess], tmp_path: Path, anyio_backend: str
+) -> AsyncIterator[BulkStack]:
     """Serve the model `m`; what is left in the queue is checked."""
     del anyio_backend
     server, gateway, deliver = processes
     worker = Worker(server)
     await worker.announce(gateway)
     with bulks.client(f"http://127.0.0.1:{gateway.port}", max_retries=0) as ai:
-        yield Plant(server, gateway, deliver, worker, tmp_path / "bulk", ai)
+        yield BulkStack(server, gateway, deliver, worker, tmp_path / "bulk", ai)
     await worker.connection.aclose()
     with server.client() as client:
         invariants.check(client)

@@ -49,7 +49,7 @@ def write_lines(path: Path, count: int, chance: random.Random) -> int:
     return odd
 
 
-class Watch(threading.Thread):
+class BulkMonitor(threading.Thread):
     """Looks at the memory of the queue's server, and at the batch, again and again."""
 
     def __init__(self, service: Service, ai: OpenAI, batch_id: str) -> None:
@@ -76,11 +76,11 @@ class Watch(threading.Thread):
             self.status = batch.status
 
 
-def kill_in_turn(service: Service, watch: Watch, every_s: float) -> Counter[str]:
+def kill_in_turn(service: Service, watch: BulkMonitor, interval_s: float) -> Counter[str]:
     """Kill a part every so often until the batch has ended."""
     kills: Counter[str] = Counter()
     for part in itertools.cycle(PARTS):
-        if watch.over.wait(every_s) or watch.status in bulks.ENDED:
+        if watch.over.wait(interval_s) or watch.status in bulks.ENDED:
             return kills
         service.kill(part)
         kills[part] += 1
@@ -114,7 +114,7 @@ def count_results(ai: OpenAI, batch: Any, count: int) -> dict[str, int]:
     return {**sizes, "lost": len(wanted - found.keys()), "unknown": len(found.keys() - wanted), "twice": twice}
 
 
-def soak(count: int, every_s: float, seed: int, env: dict[str, str]) -> bool:
+def soak(count: int, interval_s: float, seed: int, env: dict[str, str]) -> bool:
     """Run it; whether all holds."""
     with Service(env={**PATIENT, **env}) as service, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "digits.jsonl"
@@ -130,10 +130,10 @@ def soak(count: int, every_s: float, seed: int, env: dict[str, str]) -> bool:
         path.unlink()
         began_s = time.monotonic()
         before = cpu_s(service)
-        batch = bulks.over(ai, file.id)
-        watch = Watch(service, ai, batch.id)
+        batch = bulks.create_batch(ai, file.id)
+        watch = BulkMonitor(service, ai, batch.id)
         watch.start()
-        kills = kill_in_turn(service, watch, every_s) if every_s else Counter[str]()
+        kills = kill_in_turn(service, watch, interval_s) if interval_s else Counter[str]()
         wait_until(lambda: watch.status in bulks.ENDED, "the batch ends", LIMIT_S)
         took_s = time.monotonic() - began_s
         if not kills:

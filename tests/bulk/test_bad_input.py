@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.bulk.conftest import Plant
+from tests.bulk.conftest import BulkStack
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.gateways import PNG
@@ -55,14 +55,14 @@ def settings() -> Mapping[str, str]:
     return {"BULK_LINE_BYTES": "20000", "BULK_FILE_BYTES": "2000000", "BULK_LINES": "2000"}
 
 
-async def test_broken_lines_are_counted_and_the_rest_runs(plant: Plant) -> None:
+async def test_broken_lines_are_counted_and_the_rest_runs(plant: BulkStack) -> None:
     good = [line(f"good-{nth}") for nth in range(60)]
     lines = [one for pair in zip(good, (wrong for wrong, _, _ in BROKEN.values()), strict=False) for one in pair]
     lines += ["", "   ", *good[len(BROKEN) :], line("good-0")]
-    done = await plant.run_all(bulks.begin(plant.ai, lines))
+    done = await plant.run_all(bulks.start_batch(plant.ai, lines))
     ids = [f"good-{nth}" for nth in range(60)]
     named = [json.loads(wrong)["custom_id"] for wrong, _, has_id in BROKEN.values() if has_id]
-    _, bad = bulks.check(plant.ai, done, [*ids, *named], broken=len(BROKEN) - len(named) + 1)
+    _, bad = bulks.check_batch(plant.ai, done, [*ids, *named], broken=len(BROKEN) - len(named) + 1)
     found = {one["error"]["line"]: one["error"]["code"] for one in bad}
     wanted = {2 * nth: code for nth, (_, code, _) in enumerate(BROKEN.values(), 1)}
     assert found == {**wanted, len(lines): "duplicate_custom_id"}
@@ -81,9 +81,9 @@ async def test_broken_lines_are_counted_and_the_rest_runs(plant: Plant) -> None:
     ],
 )
 async def test_a_file_that_is_wrong_as_a_whole_is_refused(
-    plant: Plant, lines: list[str | bytes], codes: set[str]
+    plant: BulkStack, lines: list[str | bytes], codes: set[str]
 ) -> None:
-    done = bulks.ended(plant.ai, bulks.begin(plant.ai, lines))
+    done = bulks.wait_for_end(plant.ai, bulks.start_batch(plant.ai, lines))
     assert (done.status, done.failed_at is not None, done.output_file_id, done.error_file_id) == (
         "failed",
         True,
@@ -94,14 +94,14 @@ async def test_a_file_that_is_wrong_as_a_whole_is_refused(
     assert {reason.code for reason in done.errors.data or []} == codes
 
 
-async def test_of_many_reasons_the_first_hundred_are_told(plant: Plant) -> None:
-    done = bulks.ended(plant.ai, bulks.begin(plant.ai, [f"broken {nth}" for nth in range(250)]))
+async def test_of_many_reasons_the_first_hundred_are_told(plant: BulkStack) -> None:
+    done = bulks.wait_for_end(plant.ai, bulks.start_batch(plant.ai, [f"broken {nth}" for nth in range(250)]))
     assert done.errors is not None
     reasons = done.errors.data or []
     assert [reason.line for reason in reasons] == list(range(1, 101))
 
 
-async def test_a_file_that_is_too_large_is_not_taken_in(plant: Plant) -> None:
+async def test_a_file_that_is_too_large_is_not_taken_in(plant: BulkStack) -> None:
     """Not even its first bytes where it says how large it is; otherwise not one byte more than is allowed."""
     with pytest.raises(openai.APIStatusError) as declared:
         plant.ai.files.create(file=("big", bytes(2_100_000)), purpose="batch")
@@ -146,7 +146,7 @@ FORMS = {
 }
 
 
-async def test_what_is_no_upload_is_refused_and_leaves_nothing(plant: Plant) -> None:
+async def test_what_is_no_upload_is_refused_and_leaves_nothing(plant: BulkStack) -> None:
     """`expires_after` of 5,000 digits was a 500, and left the file for ever."""
     for what, (body, kind, code) in FORMS.items():
         headers = {"content-type": kind or "multipart/form-data; boundary=b"}
@@ -159,22 +159,22 @@ async def test_what_is_no_upload_is_refused_and_leaves_nothing(plant: Plant) -> 
         assert client.zcard("jitney:{s00}:expiring") == 0
 
 
-async def test_a_file_may_begin_with_a_byte_order_mark(plant: Plant) -> None:
+async def test_a_file_may_begin_with_a_byte_order_mark(plant: BulkStack) -> None:
     lines = [line(str(nth)) + "\r" for nth in range(5)]
-    done = await plant.run_all(bulks.begin(plant.ai, ["\ufeff" + lines[0], "\ufeff\r", *lines[1:]]))
-    good, _ = bulks.check(plant.ai, done, [str(nth) for nth in range(5)])
+    done = await plant.run_all(bulks.start_batch(plant.ai, ["\ufeff" + lines[0], "\ufeff\r", *lines[1:]]))
+    good, _ = bulks.check_batch(plant.ai, done, [str(nth) for nth in range(5)])
     assert len(good) == 5
 
 
-async def test_a_custom_id_may_have_any_sign_that_ends_a_line_elsewhere(plant: Plant) -> None:
+async def test_a_custom_id_may_have_any_sign_that_ends_a_line_elsewhere(plant: BulkStack) -> None:
     """The docs' example cut its lines at U+2028, as `splitlines` of a text does."""
     ids = ["a\u2028b", "a\u2029b", "a\x85b", "a\x0bb"]
-    done = await plant.run_all(bulks.begin(plant.ai, [line(one) for one in ids]))
-    good, _ = bulks.check(plant.ai, done, ids)
+    done = await plant.run_all(bulks.start_batch(plant.ai, [line(one) for one in ids]))
+    good, _ = bulks.check_batch(plant.ai, done, ids)
     assert {one["custom_id"] for one in good} == set(ids)
 
 
-async def test_a_name_of_a_file_is_no_path(plant: Plant) -> None:
+async def test_a_name_of_a_file_is_no_path(plant: BulkStack) -> None:
     file = plant.ai.files.create(file=("../../etc/pass\r\nwd", b"{}"), purpose="batch")
     assert "/" not in file.filename
     answer = plant.gateway.http.get(f"/v1/files/{file.id}/content")
@@ -190,8 +190,8 @@ def test_odd_images_among_digits(service: Service, shared_data: Path) -> None:
     images |= {f"digit-{nth}": DIGITS[nth % len(DIGITS)].read_bytes() for nth in range(count - len(odd))}
     with bulks.client(service.url) as ai:
         lines = [line(name, image, "digits") for name, image in images.items()]
-        done = bulks.ended(ai, bulks.begin(ai, lines), 60)
-        good, bad = bulks.check(ai, done, [*images])
+        done = bulks.wait_for_end(ai, bulks.start_batch(ai, lines), 60)
+        good, bad = bulks.check_batch(ai, done, [*images])
     assert {one["custom_id"] for one in good} >= {name for name in images if name.startswith("digit")}
     codes = Counter(one["error"]["code"] for one in bad)
     assert set(codes) <= {"invalid_image", "unsupported_media_type", "image_too_many_pixels"}

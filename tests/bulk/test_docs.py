@@ -34,10 +34,12 @@ def test_a_night_with_the_sdk(service: Service, folder: Path) -> None:
 def test_the_same_with_curl_and_once_more_what_failed(service: Service, folder: Path) -> None:
     first, again = re.findall(r"```sh\n(.+?)```", BULK, re.DOTALL)
     with bulks.client(service.url) as ai:
-        done = bulks.ended(ai, ai.batches.retrieve(run(first, service, folder)["id"]))
-        (good,), _ = bulks.check(ai, done, ["three"])
+        done = bulks.wait_for_end(ai, ai.batches.retrieve(run(first, service, folder)["id"]))
+        (good,), _ = bulks.check_batch(ai, done, ["three"])
         assert good["response"]["body"]["output"]["predictions"][0]["label"] == "3"
-        broken = bulks.ended(ai, bulks.begin(ai, ["broken", bulks.line("one", DIGITS[0].read_bytes(), "digits")]))
+        broken = bulks.wait_for_end(
+            ai, bulks.start_batch(ai, ["broken", bulks.line("one", DIGITS[0].read_bytes(), "digits")])
+        )
         answer = run(again.replace("batch_…", broken.id), service, folder)
         assert (answer["retry_of"], answer["input_file_id"]) == (broken.id, broken.input_file_id)
 

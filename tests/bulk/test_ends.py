@@ -7,8 +7,8 @@ from typing import Any
 import openai
 import pytest
 
-from jobs.contract.job import Claimed
-from tests.bulk.conftest import Plant
+from jobs.contract.job import ClaimedJob
+from tests.bulk.conftest import BulkStack
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.receiver import Receiver
@@ -19,28 +19,30 @@ def names(count: int) -> list[str]:
     return [f"line-{nth}" for nth in range(count)]
 
 
-async def test_results_are_seen_while_it_runs(plant: Plant) -> None:
-    batch = bulks.begin(plant.ai, [line(name) for name in names(100)])
-    await plant.run_just(12)
-    seen = bulks.until(plant.ai, batch, lambda one: bool(bulks.results(plant.ai, one.output_file_id)), "some are seen")
+async def test_results_are_seen_while_it_runs(plant: BulkStack) -> None:
+    batch = bulks.start_batch(plant.ai, [line(name) for name in names(100)])
+    await plant.run_exactly(12)
+    seen = bulks.wait_for_batch(
+        plant.ai, batch, lambda one: bool(bulks.results(plant.ai, one.output_file_id)), "some are seen"
+    )
     assert (seen.status, seen.request_counts and seen.request_counts.completed) == ("in_progress", 12)
     early = bulks.results(plant.ai, seen.output_file_id)
     done = await plant.run_all(batch)
-    good, _ = bulks.check(plant.ai, done, names(100))
+    good, _ = bulks.check_batch(plant.ai, done, names(100))
     assert good[: len(early)] == early
     assert done.output_file_id == seen.output_file_id
 
 
-async def test_a_cancelled_batch_keeps_what_is_done(plant: Plant) -> None:
+async def test_a_cancelled_batch_keeps_what_is_done(plant: BulkStack) -> None:
     """Lines that ran, that wait, that run, and that were never taken: each has its end, once."""
-    batch = bulks.begin(plant.ai, [line(name) for name in names(150)])
-    await plant.run_just(25)
+    batch = bulks.start_batch(plant.ai, [line(name) for name in names(150)])
+    await plant.run_exactly(25)
     running = await plant.worker.claim(5)
     assert plant.ai.batches.cancel(batch.id).status == "cancelling"
-    done = bulks.ended(plant.ai, batch)
+    done = bulks.wait_for_end(plant.ai, batch)
     await plant.worker.succeed(running)  # too late
     assert (done.status, done.cancelling_at is not None, done.cancelled_at is not None) == ("cancelled", True, True)
-    good, bad = bulks.check(plant.ai, done, names(150))
+    good, bad = bulks.check_batch(plant.ai, done, names(150))
     assert (len(good), {one["error"]["code"] for one in bad}) == (25, {"batch_cancelled"})
     with plant.server.client() as client:
         assert [
@@ -48,7 +50,7 @@ async def test_a_cancelled_batch_keeps_what_is_done(plant: Plant) -> None:
         ] == []
 
 
-async def test_metrics_tell_of_batches_and_their_lines(plant: Plant) -> None:
+async def test_metrics_tell_of_batches_and_their_lines(plant: BulkStack) -> None:
     def told() -> dict[str, float]:
         lines = plant.gateway.http.get("/metrics").text.splitlines()
         return {
@@ -56,50 +58,50 @@ async def test_metrics_tell_of_batches_and_their_lines(plant: Plant) -> None:
             for name, _, number in (line.rpartition(" ") for line in lines if line.startswith("jitney_bulk"))
         }
 
-    first, second = (bulks.begin(plant.ai, [line(name) for name in names(3)]) for _ in range(2))
+    first, second = (bulks.start_batch(plant.ai, [line(name) for name in names(3)]) for _ in range(2))
     assert told()["jitney_bulks_open"] == 2
     await plant.run_all(first)
     await plant.run_all(second)
-    bulks.begin(plant.ai, [line("a", model="x")])
+    bulks.start_batch(plant.ai, [line("a", model="x")])
     wait_until(lambda: told()["jitney_bulks_open"] == 0, "the wrong one is refused")
     assert told()['jitney_bulks_ended_total{status="completed"}'] == 2
     assert told()['jitney_bulks_ended_total{status="failed"}'] == 1
     assert told()['jitney_bulk_lines_total{outcome="succeeded"}'] == 6
 
 
-async def test_a_batch_whose_window_is_over_expires(plant: Plant) -> None:
-    batch = bulks.begin(plant.ai, [line(name) for name in names(120)], window="3s")
-    await plant.run_just(7)
-    done = bulks.ended(plant.ai, batch)
+async def test_a_batch_whose_window_is_over_expires(plant: BulkStack) -> None:
+    batch = bulks.start_batch(plant.ai, [line(name) for name in names(120)], window="3s")
+    await plant.run_exactly(7)
+    done = bulks.wait_for_end(plant.ai, batch)
     assert (done.status, done.expired_at is not None) == ("expired", True)
-    good, bad = bulks.check(plant.ai, done, names(120))
+    good, bad = bulks.check_batch(plant.ai, done, names(120))
     assert (len(good), {one["error"]["code"] for one in bad}) == (7, {"batch_expired"})
 
 
-async def test_lines_that_failed_are_run_again_by_one_flag(plant: Plant) -> None:
+async def test_lines_that_failed_are_run_again_by_one_flag(plant: BulkStack) -> None:
     lines = [line(name) for name in names(40)]
     lines[3] = "broken"
-    batch = bulks.begin(plant.ai, lines)
-    claimed: list[Claimed] = []
+    batch = bulks.start_batch(plant.ai, lines)
+    claimed: list[ClaimedJob] = []
     while len(claimed) < 39:
         claimed += await plant.worker.claim(39 - len(claimed))
     await plant.worker.fail(claimed[:9], "resource_exhausted")
     await plant.worker.succeed(claimed[9:])
-    first = bulks.ended(plant.ai, batch)
-    good, bad = bulks.check(plant.ai, first, [name for name in names(40) if name != "line-3"], broken=1)
+    first = bulks.wait_for_end(plant.ai, batch)
+    good, bad = bulks.check_batch(plant.ai, first, [name for name in names(40) if name != "line-3"], broken=1)
     assert {one["response"]["status_code"] for one in bad if one["response"]} == {422}
-    again = bulks.over(plant.ai, first.input_file_id, extra_body={"retry_of": first.id})
+    again = bulks.create_batch(plant.ai, first.input_file_id, extra_body={"retry_of": first.id})
     second = await plant.run_all(again)
     failed = [one["custom_id"] for one in bad if one["custom_id"]]
-    better, _ = bulks.check(plant.ai, second, failed, broken=1)
+    better, _ = bulks.check_batch(plant.ai, second, failed, broken=1)
     assert len(better) == 9
     assert {one["custom_id"] for one in (*good, *better)} == set(names(40)) - {"line-3"}
     assert plant.gateway.http.get(f"/v1/batches/{second.id}").json()["retry_of"] == first.id
 
 
-async def test_only_lines_that_failed_can_be_run_again(plant: Plant) -> None:
-    done = await plant.run_all(bulks.begin(plant.ai, [line("a")]))
-    open_one = bulks.begin(plant.ai, [line("a")])
+async def test_only_lines_that_failed_can_be_run_again(plant: BulkStack) -> None:
+    done = await plant.run_all(bulks.start_batch(plant.ai, [line("a")]))
+    open_one = bulks.start_batch(plant.ai, [line("a")])
     for wrong, why in ((done.id, "has failed"), (open_one.id, "have all ended"), ("batch_x", "no batch")):
         answer = plant.gateway.http.post("/v1/batches", json={"retry_of": wrong})
         assert (answer.status_code in {404, 422}, why in answer.json()["error"]["message"]) == (True, True)
@@ -107,14 +109,14 @@ async def test_only_lines_that_failed_can_be_run_again(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("how", ["field", "metadata", "headers"])
-async def test_its_end_is_told(plant: Plant, how: str) -> None:
+async def test_its_end_is_told(plant: BulkStack, how: str) -> None:
     with Receiver() as receiver:
         hook = f"{receiver.url}/done"
         asked: Any = {"url": hook, "headers": {"Authorization": "Bearer s3cr3t"}} if how == "headers" else hook
         more: dict[str, Any] = (
             {"metadata": {"webhook": hook}} if how == "metadata" else {"extra_body": {"webhook": asked}}
         )
-        done = await plant.run_all(bulks.begin(plant.ai, [line("a"), "broken"], **more))
+        done = await plant.run_all(bulks.start_batch(plant.ai, [line("a"), "broken"], **more))
         got = receiver.wait_for(1)[0]
         assert got.message["type"] == "batch.completed"
         assert got.headers.get("authorization") == ("Bearer s3cr3t" if how == "headers" else None)
@@ -133,8 +135,8 @@ async def test_its_end_is_told(plant: Plant, how: str) -> None:
         assert "s3cr3t" not in told.text + str(delivery)
 
 
-async def test_a_file_in_use_stays(plant: Plant) -> None:
-    batch = bulks.begin(plant.ai, [line("a")])
+async def test_a_file_in_use_stays(plant: BulkStack) -> None:
+    batch = bulks.start_batch(plant.ai, [line("a")])
     with pytest.raises(openai.ConflictError, match="has not ended"):
         plant.ai.files.delete(batch.input_file_id)
     done = await plant.run_all(batch)
@@ -148,17 +150,17 @@ class TestExpiry:
     def settings(self) -> Mapping[str, str]:
         return {"BULK_TTL_S": "2", "BULK_SWEEP_S": "0.2"}
 
-    async def test_files_that_have_expired_leave_nothing(self, plant: Plant) -> None:
-        done = await plant.run_all(bulks.begin(plant.ai, [line("a"), "broken"]))
+    async def test_files_that_have_expired_leave_nothing(self, plant: BulkStack) -> None:
+        done = await plant.run_all(bulks.start_batch(plant.ai, [line("a"), "broken"]))
         assert plant.ai.files.retrieve(str(done.error_file_id)).expires_at
         wait_until(lambda: list(plant.ai.files.list()) == [], "all files are gone")
         wait_until(lambda: not [path for path in plant.folder.rglob("*") if path.is_file()], "and their content")
         assert plant.ai.batches.retrieve(done.id).status == "completed"
 
 
-async def test_jobs_of_a_batch_are_bounded_and_no_others_see_them(plant: Plant) -> None:
+async def test_jobs_of_a_batch_are_bounded_and_no_others_see_them(plant: BulkStack) -> None:
     """No more than BULK_IN_FLIGHT are in the queue; a tenant's own jobs are not buried under them."""
-    batch = bulks.begin(plant.ai, [line(name) for name in names(500)])
+    batch = bulks.start_batch(plant.ai, [line(name) for name in names(500)])
     wait_until(lambda: plant.jobs() == 40, "as many wait as may")
     assert plant.gateway.http.get("/v1/jobs").json()["jobs"] == []
     own = plant.gateway.submit().json()["id"]
@@ -166,14 +168,14 @@ async def test_jobs_of_a_batch_are_bounded_and_no_others_see_them(plant: Plant) 
     while (seen := plant.ai.batches.retrieve(batch.id)).status not in bulks.ENDED:
         await plant.run(32)
         assert plant.open_jobs() <= 41
-    bulks.check(plant.ai, seen, names(500))
+    bulks.check_batch(plant.ai, seen, names(500))
 
 
-async def test_batches_share_what_may_be_in_flight(plant: Plant) -> None:
+async def test_batches_share_what_may_be_in_flight(plant: BulkStack) -> None:
     """Nobody's batch waits for another's end."""
-    batches = [bulks.begin(plant.ai, [line(name) for name in names(100)]) for _ in range(3)]
+    batches = [bulks.start_batch(plant.ai, [line(name) for name in names(100)]) for _ in range(3)]
     for batch in batches:
-        bulks.until(plant.ai, batch, lambda one: one.status == "in_progress", "it runs")
+        bulks.wait_for_batch(plant.ai, batch, lambda one: one.status == "in_progress", "it runs")
     left, most = list(batches), 0
     while left:
         most = max(most, plant.open_jobs())
@@ -185,7 +187,7 @@ async def test_batches_share_what_may_be_in_flight(plant: Plant) -> None:
     assert most <= 80  # the first had all of it before the others came
     assert min(done) > 0
     for batch in batches:
-        bulks.check(plant.ai, plant.ai.batches.retrieve(batch.id), names(100))
+        bulks.check_batch(plant.ai, plant.ai.batches.retrieve(batch.id), names(100))
 
 
 def test_what_is_told_of_a_line_is_the_job(service: Any) -> None:
@@ -194,7 +196,7 @@ def test_what_is_told_of_a_line_is_the_job(service: Any) -> None:
 
     with bulks.client(service.url) as ai:
         text = line("seven", DIGITS[-1].read_bytes(), "digits", metadata={"shelf": "7"}, parameters={"top_k": 1})
-        (good,), _ = bulks.check(ai, bulks.ended(ai, bulks.begin(ai, [text])), ["seven"])
+        (good,), _ = bulks.check_batch(ai, bulks.wait_for_end(ai, bulks.start_batch(ai, [text])), ["seven"])
     body = good["response"]["body"]
     alone = service.submit(DIGITS[-1].read_bytes(), wait=10, model="digits", parameters=json.dumps({"top_k": 1})).json()
     assert set(alone) - set(body) == {"urls", "position", "eta_ms"}

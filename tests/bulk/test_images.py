@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.bulk.conftest import Plant
+from tests.bulk.conftest import BulkStack
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.gateways import PNG
-from tests.support.receiver import Behaviour, Got, Receiver, Writer, answer, drip, reset
+from tests.support.receiver import Behaviour, ReceivedRequest, Receiver, Writer, answer, drip, reset
 
 
-async def pictures(got: Got, writer: Writer) -> None:
+async def pictures(got: ReceivedRequest, writer: Writer) -> None:
     """Serve images, and what servers do instead."""
     how: dict[str, Behaviour] = {
         "/cat.png": answer(200, body=PNG + b"cat"),
@@ -52,7 +52,7 @@ def naming(custom_id: str, **given: Any) -> str:
     return line(custom_id, input=given)
 
 
-async def test_images_are_fetched_and_each_fails_alone(plant: Plant, server: Receiver) -> None:
+async def test_images_are_fetched_and_each_fails_alone(plant: BulkStack, server: Receiver) -> None:
     url = server.url
     lines: dict[str, dict[str, Any]] = {
         "url": {"image_url": f"{url}/cat.png"},
@@ -81,13 +81,13 @@ async def test_images_are_fetched_and_each_fails_alone(plant: Plant, server: Rec
         "number": {"image_key": 7},
         "both": {"image_key": "cats/1.png", "image_url": f"{url}/cat.png"},
     }
-    batch = bulks.begin(plant.ai, [naming(name, **given) for name, given in lines.items()])
+    batch = bulks.start_batch(plant.ai, [naming(name, **given) for name, given in lines.items()])
     claimed: list[Any] = []
     while len(claimed) < 3:
         claimed += await plant.worker.claim(32)
     assert sorted(job.input for job in claimed) == [PNG, PNG + b"cat", PNG + b"one"]
     await plant.worker.succeed(claimed)
-    good, bad = bulks.check(plant.ai, bulks.ended(plant.ai, batch), [*lines])
+    good, bad = bulks.check_batch(plant.ai, bulks.wait_for_end(plant.ai, batch), [*lines])
     assert {one["custom_id"] for one in good} == {"url", "key", "bytes"}
     codes = {one["custom_id"]: one["error"]["code"] for one in bad}
     others = {

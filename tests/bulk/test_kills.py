@@ -26,7 +26,7 @@ def test_f25_a_batch_goes_on_whatever_is_killed(shared_data: Path) -> None:
         lines.append(line(ids[-1], image, "digits"))
         good_ids |= set() if is_odd else {ids[-1]}
     with Service(env=ENV) as service, bulks.client(service.url, max_retries=5) as ai:
-        batch = bulks.begin(ai, lines)
+        batch = bulks.start_batch(ai, lines)
         for nth, part in enumerate(("deliver", "worker", "api", "server", "deliver", "server", "worker"), 1):
             goal = nth * COUNT // 10
 
@@ -34,13 +34,13 @@ def test_f25_a_batch_goes_on_whatever_is_killed(shared_data: Path) -> None:
                 counts = seen.request_counts
                 return counts is not None and counts.completed + counts.failed >= goal
 
-            seen = bulks.until(ai, batch, has_come_so_far, f"{goal} lines are done", 60)
+            seen = bulks.wait_for_batch(ai, batch, has_come_so_far, f"{goal} lines are done", 60)
             if seen.status != "in_progress":  # it was quicker than we are
                 break
             service.kill(part)
         assert nth > ENOUGH_KILLS
-        done = bulks.ended(ai, batch, 60)
+        done = bulks.wait_for_end(ai, batch, 60)
         assert done.status == "completed"
-        good, _ = bulks.check(ai, done, ids)
+        good, _ = bulks.check_batch(ai, done, ids)
         assert {one["custom_id"] for one in good} >= good_ids
         assert "Traceback" not in service.log()

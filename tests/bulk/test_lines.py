@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.bulk.input_lines import Bits, Line, lines_of, read_line
+from jobs.bulk.input_lines import Bitmap, Line, read_line, split_lines
 
 TEXTS = st.lists(st.sampled_from([b"", b" ", b"a", b'{"x": 1}', b"long" * 5, b"\r"]), max_size=12)
 
@@ -19,7 +19,7 @@ def read(data: bytes, cuts: list[int], number: int = 0, offset: int = 0) -> list
             yield data[begin:end]
 
     async def gather() -> list[Line]:
-        return [line async for some in lines_of(blocks(), 10, number, offset) for line in some]
+        return [line async for some in split_lines(blocks(), 10, number, offset) for line in some]
 
     return asyncio.run(gather())
 
@@ -36,10 +36,10 @@ def test_lines_are_the_same_however_they_arrive(texts: list[bytes], cuts: list[i
 
 @given(st.sets(st.integers(1, 5000)))
 def test_bits_are_those_that_were_set(numbers: set[int]) -> None:
-    bits = Bits()
+    bits = Bitmap()
     for number in numbers:
         bits.add(number)
-    again = Bits(bytes(bits))
+    again = Bitmap(bytes(bits))
     assert {number for number in range(6000) if number in again} == numbers
 
 

@@ -23,16 +23,16 @@ def digits(count: int) -> list[str]:
 
 
 def test_a_batch_from_upload_to_download(ai: OpenAI) -> None:
-    batch = bulks.begin(ai, digits(300), metadata={"night": "first"})
+    batch = bulks.start_batch(ai, digits(300), metadata={"night": "first"})
     assert batch.status in {"validating", "in_progress"}
-    done = bulks.ended(ai, batch)
+    done = bulks.wait_for_end(ai, batch)
     assert (done.status, done.metadata, done.errors, done.error_file_id) == (
         "completed",
         {"night": "first"},
         None,
         None,
     )
-    good, _ = bulks.check(ai, done, [f"digit-{nth}" for nth in range(300)])
+    good, _ = bulks.check_batch(ai, done, [f"digit-{nth}" for nth in range(300)])
     labels = {one["custom_id"]: one["response"]["body"]["output"]["predictions"][0]["label"] for one in good}
     assert [labels[f"digit-{nth}"] for nth in range(len(DIGITS))] == [path.name[0] for path in DIGITS]
     assert {one["response"]["status_code"] for one in good} == {200}
@@ -40,7 +40,7 @@ def test_a_batch_from_upload_to_download(ai: OpenAI) -> None:
 
 def test_every_field_of_the_typed_objects_parses(ai: OpenAI) -> None:
     """The client itself does not validate; its types do when they are asked to."""
-    done = bulks.ended(ai, bulks.begin(ai, [*digits(3), "broken"]))
+    done = bulks.wait_for_end(ai, bulks.start_batch(ai, [*digits(3), "broken"]))
     raw = ai.batches.with_raw_response.retrieve(done.id).http_response.json()
     assert set(Batch.model_fields) <= set(raw)
     Batch.model_validate(raw, strict=True)
@@ -57,7 +57,7 @@ def test_every_field_of_the_typed_objects_parses(ai: OpenAI) -> None:
 
 
 def test_lists_end_and_go_on_where_they_are_told(ai: OpenAI) -> None:
-    made = [bulks.begin(ai, digits(1)) for _ in range(5)]
+    made = [bulks.start_batch(ai, digits(1)) for _ in range(5)]
     pages = [one.id for one in ai.batches.list(limit=2)]  # the client asks for page after page
     assert pages[:5] == [batch.id for batch in reversed(made)]
     assert len(pages) == len(set(pages))
@@ -66,7 +66,7 @@ def test_lists_end_and_go_on_where_they_are_told(ai: OpenAI) -> None:
     oldest = [file.id for file in ai.files.list(order="asc", purpose="batch")]
     assert oldest == list(reversed(listed))
     for batch in made:
-        bulks.ended(ai, batch)
+        bulks.wait_for_end(ai, batch)
 
 
 def test_files_are_deleted(ai: OpenAI) -> None:
@@ -82,18 +82,18 @@ def test_files_are_deleted(ai: OpenAI) -> None:
 
 def test_a_batch_is_cancelled(ai: OpenAI) -> None:
     lines = digits(4000)
-    batch = bulks.begin(ai, lines)
+    batch = bulks.start_batch(ai, lines)
     assert ai.batches.cancel(batch.id).status in {"cancelling", "cancelled"}
-    done = bulks.ended(ai, batch)
+    done = bulks.wait_for_end(ai, batch)
     assert (done.status, done.cancelled_at is not None) == ("cancelled", True)
-    _, bad = bulks.check(ai, done, [f"digit-{nth}" for nth in range(len(lines))])
+    _, bad = bulks.check_batch(ai, done, [f"digit-{nth}" for nth in range(len(lines))])
     assert {one["error"]["code"] for one in bad} == {"batch_cancelled"}
     assert ai.batches.cancel(batch.id).status == "cancelled"  # said twice
 
 
 def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
     """Also that it does not try again what is no use: it would, at 409."""
-    done = bulks.ended(ai, bulks.begin(ai, digits(1)))
+    done = bulks.wait_for_end(ai, bulks.start_batch(ai, digits(1)))
     with pytest.raises(openai.ConflictError) as conflict:
         ai.batches.with_raw_response.cancel(done.id)
     assert (conflict.value.code, conflict.value.request.headers["x-stainless-retry-count"]) == (
@@ -101,12 +101,12 @@ def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
         "0",
     )
     with pytest.raises(openai.NotFoundError, match="no file file-nothing"):
-        bulks.over(ai, "file-nothing")
+        bulks.create_batch(ai, "file-nothing")
     with pytest.raises(openai.UnprocessableEntityError, match="endpoint must be /v1/jobs") as refused:
-        bulks.over(ai, done.input_file_id, endpoint="/v1/embeddings")
+        bulks.create_batch(ai, done.input_file_id, endpoint="/v1/embeddings")
     assert refused.value.param == "endpoint"
     with pytest.raises(openai.UnprocessableEntityError, match="completion_window"):
-        bulks.over(ai, done.input_file_id, "25h")
+        bulks.create_batch(ai, done.input_file_id, "25h")
     with pytest.raises(openai.UnprocessableEntityError, match="purpose must be batch"):
         ai.files.create(file=b"{}", purpose="vision")
     with pytest.raises(openai.UnprocessableEntityError, match="after must be"):
@@ -121,7 +121,7 @@ def test_a_create_that_is_sent_again_is_one_batch(ai: OpenAI) -> None:
 
     def create(**headers: str) -> str:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return bulks.over(ai, file.id, extra_headers=named).id
+        return bulks.create_batch(ai, file.id, extra_headers=named).id
 
     first = create()
     assert create(x_stainless_retry_count="1") == first

@@ -9,15 +9,15 @@ import pytest
 import redis
 
 from jobs.bulk import checkpoints, files, records
-from jobs.bulk.checkpoints import Ends, Overtaken, Part
+from jobs.bulk.checkpoints import LeaseLost, LineFailure, ResultPart
 from jobs.bulk.files import File
-from jobs.bulk.records import Asked, Bulk
+from jobs.bulk.records import Bulk, BulkRequest
 from jobs.bulk.settings import BulkSettings
-from jobs.contract.background_lease import Flight
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import OverLimit, Refused
 from jobs.contract.job import Outcome, Submission
 from jobs.contract.lifecycle import State
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from tests.support.servers import ENGINES, Server
@@ -39,26 +39,26 @@ async def store(server: Server, anyio_backend: str) -> AsyncIterator[JobStore]:
     del anyio_backend
     with server.client() as client:
         client.flushall()
-    connection = Connection(server.url, 5)
+    connection = RedisClient(server.url, 5)
     yield JobStore(StoreSettings(redis_url=server.url), connection)
     await connection.aclose()
 
 
 async def upload(store: JobStore) -> str:
-    file = File(files.new_id(0), "default", "lines", "batch", 7, 0, 1 << 50)
-    await files.put(store, SETTINGS, file)
+    file = File(files.new_file_id(0), "default", "lines", "batch", 7, 0, 1 << 50)
+    await files.add_file(store, SETTINGS, file)
     return file.id
 
 
 async def open_bulk(store: JobStore, key: str = "k", *, again: bool = False) -> Bulk:
     file = await upload(store)
-    asked = Asked(file, "/v1/jobs", "24h", 60_000, b"{}", "", "", key, again, 0)
-    return await records.begin(store, SETTINGS, "default", asked, 1_000)
+    asked = BulkRequest(file, "/v1/jobs", "24h", 60_000, b"{}", "", "", key, again, 0)
+    return await records.create_bulk(store, SETTINGS, "default", asked, 1_000)
 
 
-async def fly(store: JobStore) -> Flight:
-    (flight,), _ = await checkpoints.dispatch(store, store.roots[0], 5, 5, FLIGHT_MS)
-    return flight
+async def fly(store: JobStore) -> BackgroundLease:
+    (lease,), _ = await checkpoints.dispatch_due_steps(store, store.roots[0], 5, 5, FLIGHT_MS)
+    return lease
 
 
 def job(bulk: Bulk, number: int) -> Submission:
@@ -72,13 +72,13 @@ async def run(store: JobStore, count: int) -> list[Outcome]:
     return outcomes
 
 
-async def stand(store: JobStore, flight: Flight) -> checkpoints.Stand:
-    return await checkpoints.begin(store, flight, FLIGHT_MS)
+async def stand(store: JobStore, lease: BackgroundLease) -> checkpoints.BulkSnapshot:
+    return await checkpoints.begin_step(store, lease, FLIGHT_MS)
 
 
 async def test_an_outcome_is_logged_once_whatever_is_sent_twice(store: JobStore) -> None:
     bulk = await open_bulk(store)
-    flight = await fly(store)
+    lease = await fly(store)
     await store.submit([job(bulk, 1), job(bulk, 2)])
     outcomes = await run(store, 2)
     assert await store.finish("w1", outcomes) == 0
@@ -86,78 +86,82 @@ async def test_an_outcome_is_logged_once_whatever_is_sent_twice(store: JobStore)
     await store.connection.pipeline([("DEL", f"jitney:{{s00}}:job:{one.id}") for one in outcomes])
     await store.submit([job(bulk, 1), job(bulk, 2)])
     await run(store, 2)
-    seen = await stand(store, flight)
+    seen = await stand(store, lease)
     assert (seen.waiting, seen.bulk.completed, seen.bulk.failed) == (2, 2, 0)
-    ids = [orjson.loads(one)[:2] for one in await checkpoints.outcomes(store, bulk, 10, 1 << 20)]
+    ids = [orjson.loads(one)[:2] for one in await checkpoints.read_outcomes(store, bulk, 10, 1 << 20)]
     assert sorted(ids) == [[checkpoints.job_id(bulk.id, n), f"line-{n}"] for n in (1, 2)]
 
 
 async def test_a_line_that_ends_without_a_run_takes_its_job_with_it(store: JobStore) -> None:
     """One that waits, one that runs, one that has ended, and one that never was a job."""
     bulk = await open_bulk(store)
-    flight = await fly(store)
+    lease = await fly(store)
     await store.submit([job(bulk, n) for n in (1, 2, 3)])
     await run(store, 1)
     running = (await store.claim("m", "1", "w1", 1)).jobs
-    ends = [Ends(checkpoints.job_id(bulk.id, n), f"line-{n}", "canceled", BROKEN) for n in (1, 2, 3, 4)]
-    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)
-    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)  # sent twice
-    seen = (await stand(store, flight)).bulk
+    ends = [LineFailure(checkpoints.job_id(bulk.id, n), f"line-{n}", "canceled", BROKEN) for n in (1, 2, 3, 4)]
+    await checkpoints.record_expansion(store, lease, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends)
+    await checkpoints.record_expansion(
+        store, lease, FLIGHT_MS, bulk, taken=4, place=(4, 40), size=0, ends=ends
+    )  # sent twice
+    seen = (await stand(store, lease)).bulk
     assert (seen.expanded, seen.line, seen.offset, seen.completed, seen.failed) == (4, 4, 40, 1, 3)
     late = [Outcome(one.id, one.attempt, State.SUCCEEDED, b"{}") for one in running]
     assert await store.finish("w1", late) == 1
-    assert (await stand(store, flight)).waiting == 4
+    assert (await stand(store, lease)).waiting == 4
 
 
 async def test_who_is_not_the_last_writes_nothing(store: JobStore) -> None:
     bulk = await open_bulk(store)
-    (lost,), _ = await checkpoints.dispatch(store, store.roots[0], 5, 5, 0)
-    flight = await fly(store)  # the first counts as lost at once
-    assert flight == Flight(bulk.id, lost.number + 1)
-    part = Part("p", 1, 0, 5, 0, 1, 0)
+    (lost,), _ = await checkpoints.dispatch_due_steps(store, store.roots[0], 5, 5, 0)
+    lease = await fly(store)  # the first counts as lost at once
+    assert lease == BackgroundLease(bulk.id, lost.number + 1)
+    part = ResultPart("p", 1, 0, 5, 0, 1, 0)
     for step in (
-        checkpoints.begin(store, lost, FLIGHT_MS),
-        checkpoints.write(store, lost, FLIGHT_MS),
-        checkpoints.expand(store, lost, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=0, ends=[]),
-        checkpoints.collect(store, lost, FLIGHT_MS, bulk, part, expires_ms=1, kept_s=1),
-        checkpoints.close(store, lost, checkpoints.Close("completed", "", b"", {"completed_ms": 1}), 1),
+        checkpoints.begin_step(store, lost, FLIGHT_MS),
+        checkpoints.update_bulk(store, lost, FLIGHT_MS),
+        checkpoints.record_expansion(store, lost, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=0, ends=[]),
+        checkpoints.record_collection(store, lost, FLIGHT_MS, bulk, part, expires_ms=1, kept_s=1),
+        checkpoints.close_bulk(store, lost, checkpoints.BulkCompletion("completed", "", b"", {"completed_ms": 1}), 1),
     ):
-        with pytest.raises(Overtaken):
+        with pytest.raises(LeaseLost):
             await step
-    await checkpoints.land(store, lost, 0)
-    assert (await stand(store, flight)).bulk == (await records.find(store, "default", f"batch_{bulk.id}"))
+    await checkpoints.finish_step(store, lost, 0)
+    assert (await stand(store, lease)).bulk == (await records.get_bulk(store, "default", f"batch_{bulk.id}"))
 
 
 async def test_stored_outcomes_leave_the_log_once(store: JobStore) -> None:
     bulk = await open_bulk(store)
-    flight = await fly(store)
+    lease = await fly(store)
     await store.submit([job(bulk, n) for n in (1, 2, 3)])
     await run(store, 3)
-    part = Part("p1", 2, 20, 50, 0, 2, 0)
+    part = ResultPart("p1", 2, 20, 50, 0, 2, 0)
     for _ in range(2):  # sent twice
-        await checkpoints.collect(store, flight, FLIGHT_MS, bulk, part, expires_ms=1 << 50, kept_s=100)
-    seen = await stand(store, flight)
+        await checkpoints.record_collection(store, lease, FLIGHT_MS, bulk, part, expires_ms=1 << 50, kept_s=100)
+    seen = await stand(store, lease)
     assert (seen.waiting, seen.bulk.collected, seen.bulk.out_exists, seen.bulk.err_exists) == (1, 2, True, False)
-    file = await files.find(store, "default", bulk.out_file)
+    file = await files.get_file(store, "default", bulk.out_file)
     assert (file.size_bytes, file.lines, file.purpose) == (50, 2, "batch_output")
-    with pytest.raises(Overtaken):  # another was faster
-        await checkpoints.collect(store, flight, FLIGHT_MS, bulk, part._replace(name="p2"), expires_ms=1, kept_s=1)
+    with pytest.raises(LeaseLost):  # another was faster
+        await checkpoints.record_collection(
+            store, lease, FLIGHT_MS, bulk, part._replace(name="p2"), expires_ms=1, kept_s=1
+        )
 
 
 async def test_a_bulk_is_woken_when_its_last_line_ends(store: JobStore) -> None:
     bulk = await open_bulk(store)
-    flight = await fly(store)
+    lease = await fly(store)
     await store.submit([job(bulk, 1)])
-    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
-    await checkpoints.land(store, flight, 60)
-    assert (await checkpoints.dispatch(store, store.roots[0], 5, 5, FLIGHT_MS))[0] == []
+    await checkpoints.record_expansion(store, lease, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
+    await checkpoints.finish_step(store, lease, 60)
+    assert (await checkpoints.dispatch_due_steps(store, store.roots[0], 5, 5, FLIGHT_MS))[0] == []
     await run(store, 1)
-    flight = await fly(store)
+    lease = await fly(store)
     await store.submit([job(bulk, 2)])
-    bulk = (await stand(store, flight)).bulk
-    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(2, 2), size=2, ends=[])
+    bulk = (await stand(store, lease)).bulk
+    await checkpoints.record_expansion(store, lease, FLIGHT_MS, bulk, taken=1, place=(2, 2), size=2, ends=[])
     await run(store, 1)  # while a step is under way
-    await checkpoints.land(store, flight, 60)
+    await checkpoints.finish_step(store, lease, 60)
     await fly(store)
 
 
@@ -168,7 +172,7 @@ async def test_one_request_sent_again_is_one_bulk_and_what_is_kept_is_bounded(st
     with pytest.raises(OverLimit, match="3 files are kept already"):
         await upload(store)
     with pytest.raises(Refused, match="no batch"):
-        await records.find(store, "another", f"batch_{first.id}")
+        await records.get_bulk(store, "another", f"batch_{first.id}")
 
 
 async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: JobStore) -> None:
@@ -180,7 +184,7 @@ async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: 
         client.zadd(f"jitney:{{s00}}:steps:{bulk.tenant}", {bulk.id: 1})
         client.zadd("jitney:{s00}:steps", {bulk.tenant: 1})
 
-    async def fly_again() -> Flight:
+    async def fly_again() -> BackgroundLease:
         """Dispatch it though it rests."""
         with store_client(store) as client:
             client.hdel(key, "not_before")
@@ -189,21 +193,21 @@ async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: 
         return await fly(store)
 
     for lost in range(3):
-        flight = await fly_again()
-        assert (await stand(store, flight)).bulk.losses == lost
+        lease = await fly_again()
+        assert (await stand(store, lease)).bulk.losses == lost
         with store_client(store) as client:
             client.zadd("jitney:{s00}:stepping", {bulk.id: 1})  # it says nothing for so long
-    assert (await checkpoints.dispatch(store, root, 5, 5, FLIGHT_MS))[0] == []  # it rests
-    flight = await fly_again()
-    await checkpoints.land(store, flight, 60, "it failed", is_fault=True)
+    assert (await checkpoints.dispatch_due_steps(store, root, 5, 5, FLIGHT_MS))[0] == []  # it rests
+    lease = await fly_again()
+    await checkpoints.finish_step(store, lease, 60, "it failed", is_fault=True)
     with store_client(store) as client:
         wake(client)  # by outcomes, before its rest is over
-    assert (await checkpoints.dispatch(store, root, 5, 5, FLIGHT_MS))[0] == []
-    flight = await fly_again()
-    seen = (await stand(store, flight)).bulk
+    assert (await checkpoints.dispatch_due_steps(store, root, 5, 5, FLIGHT_MS))[0] == []
+    lease = await fly_again()
+    seen = (await stand(store, lease)).bulk
     assert (seen.faults, seen.losses, seen.stalled) == (1, 3, "it failed")
-    await checkpoints.expand(store, flight, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
-    seen = (await stand(store, flight)).bulk
+    await checkpoints.record_expansion(store, lease, FLIGHT_MS, bulk, taken=1, place=(1, 1), size=2, ends=[])
+    seen = (await stand(store, lease)).bulk
     assert (seen.faults, seen.losses) == (0, 0)
 
 

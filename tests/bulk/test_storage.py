@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.bulk.local_storage import Folder
+from jobs.bulk.local_storage import LocalStorage
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.storage import Pictures, Storage, one
-from jobs.contract.errors import NotNow, Refused
-from tests.bulk.conftest import Plant
+from jobs.bulk.storage import ImageStore, Storage, single_block
+from jobs.contract.errors import Refused, RetryLater
+from tests.bulk.conftest import BulkStack
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.processes import program
@@ -70,7 +70,7 @@ async def test_what_is_written_is_read(storage: Storage) -> None:
     whole = await read(storage, "files/a")
     assert whole == b"".join([block async for block in blocks(40, 1 << 19)])
     assert await read(storage, "files/a", 12 << 20) == whole[12 << 20 :]
-    assert await storage.write("files/a", one(b"anew")) == 4
+    assert await storage.write("files/a", single_block(b"anew")) == 4
     assert await read(storage, "files/a") == b"anew"
 
 
@@ -83,7 +83,7 @@ async def test_what_breaks_off_was_never_there(storage: Storage) -> None:
 
 async def test_what_is_removed_is_gone_with_all_below(storage: Storage) -> None:
     for key in ("bulks/x/out/1.jsonl", "bulks/x/out/2.jsonl", "bulks/x/err/1.jsonl", "files/x"):
-        await storage.write(key, one(b"1"))
+        await storage.write(key, single_block(b"1"))
     await storage.remove("bulks/x/out")
     await storage.remove("files/x")
     await storage.remove("files/never")
@@ -97,8 +97,8 @@ async def test_a_store_that_is_not_there_is_not_now(monkeypatch: pytest.MonkeyPa
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
         monkeypatch.setenv(name, value)
     storage = open_storage("s3://night/x")
-    with pytest.raises(NotNow, match="the storage of bulk files") as caught:
-        await storage.write("files/a", one(b"1"))
+    with pytest.raises(RetryLater, match="the storage of bulk files") as caught:
+        await storage.write("files/a", single_block(b"1"))
     assert (caught.value.code, caught.value.status) == ("storage_unavailable", 503)
 
 
@@ -106,7 +106,7 @@ async def test_a_store_that_is_not_there_is_not_now(monkeypatch: pytest.MonkeyPa
 async def test_a_key_leads_to_nothing_outside(tmp_path: Path, key: str) -> None:
     (tmp_path / "a").write_bytes(b"secret")
     with pytest.raises(Refused) as caught:
-        await Pictures(Folder(tmp_path / "below")).read(key, 100)
+        await ImageStore(LocalStorage(tmp_path / "below")).read(key, 100)
     assert caught.value.code == "image_unavailable"
 
 
@@ -115,24 +115,24 @@ class TestInS3:
     def settings(self, s3: Mapping[str, str]) -> Mapping[str, str]:
         return {**s3, "BULK_STORE": "s3://night/jitney"}
 
-    async def test_a_batch_in_an_object_store(self, plant: Plant) -> None:
+    async def test_a_batch_in_an_object_store(self, plant: BulkStack) -> None:
         names = [f"line-{nth}" for nth in range(60)]
-        done = await plant.run_all(bulks.begin(plant.ai, [*(line(name) for name in names), "broken"]))
-        bulks.check(plant.ai, done, names, broken=1)
-        again = bulks.over(plant.ai, done.input_file_id)  # the same file
-        bulks.check(plant.ai, await plant.run_all(again), names, broken=1)
+        done = await plant.run_all(bulks.start_batch(plant.ai, [*(line(name) for name in names), "broken"]))
+        bulks.check_batch(plant.ai, done, names, broken=1)
+        again = bulks.create_batch(plant.ai, done.input_file_id)  # the same file
+        bulks.check_batch(plant.ai, await plant.run_all(again), names, broken=1)
         for file_id in (done.output_file_id, done.error_file_id):
             plant.ai.files.delete(str(file_id))
 
 
-async def test_a_full_disk_stops_a_batch_until_there_is_room(plant: Plant) -> None:
+async def test_a_full_disk_stops_a_batch_until_there_is_room(plant: BulkStack) -> None:
     """Nothing is lost, and the batch says why it stands still. A process that may write no byte stands for the disk."""
     names = [f"line-{nth}" for nth in range(60)]
-    batch = bulks.begin(plant.ai, [line(name) for name in names])
+    batch = bulks.start_batch(plant.ai, [line(name) for name in names])
     wait_until(lambda: plant.jobs() == 40, "as many wait as may")
     process = plant.deliver.process.pid
     before = resource.prlimit(process, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    await plant.run_just(40)
+    await plant.run_exactly(40)
 
     def stalled() -> str:
         return str(plant.gateway.http.get(f"/v1/batches/{batch.id}").json().get("stalled", ""))
@@ -140,11 +140,11 @@ async def test_a_full_disk_stops_a_batch_until_there_is_room(plant: Plant) -> No
     assert wait_until(stalled, "it says why it stands still").startswith("the storage of bulk files: File too large")
     resource.prlimit(process, resource.RLIMIT_FSIZE, before)
     done = await plant.run_all(batch)
-    bulks.check(plant.ai, done, names)
+    bulks.check_batch(plant.ai, done, names)
     assert "stalled" not in json.dumps(plant.gateway.http.get(f"/v1/batches/{batch.id}").json())
 
 
-async def test_a_full_disk_refuses_an_upload(plant: Plant) -> None:
+async def test_a_full_disk_refuses_an_upload(plant: BulkStack) -> None:
     process = plant.gateway.process.pid
     before = resource.prlimit(process, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     answer = plant.gateway.http.post(

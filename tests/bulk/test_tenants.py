@@ -4,18 +4,18 @@ import re
 
 import pytest
 
-from tests.bulk.conftest import Plant
+from tests.bulk.conftest import BulkStack
 from tests.support import bulks
 from tests.support.bulks import line
 from tests.support.keyed import callers
 
 
-async def test_files_and_batches_are_their_tenants_own(plant: Plant) -> None:
+async def test_files_and_batches_are_their_tenants_own(plant: BulkStack) -> None:
     mine, other, admin = callers(plant.server, plant.gateway, "mine", "other", "admin")
     url = f"http://127.0.0.1:{plant.gateway.port}"
     key = mine.headers["authorization"].removeprefix("Bearer ")
     with bulks.client(url, key, max_retries=0) as ai:
-        done = await plant.run_all(bulks.begin(ai, [line("a"), "broken"]), ai)
+        done = await plant.run_all(bulks.start_batch(ai, [line("a"), "broken"]), ai)
         foreign = [f"/v1/files/{file}" for file in (done.input_file_id, done.output_file_id, done.error_file_id)]
         foreign += [f"{path}/content" for path in foreign] + [f"/v1/batches/{done.id}"]
         for caller in (other, admin):
@@ -40,7 +40,7 @@ async def test_files_and_batches_are_their_tenants_own(plant: Plant) -> None:
         assert [file.id for file in ai.files.list()] != []
 
 
-async def test_without_a_key_there_is_nothing(plant: Plant) -> None:
+async def test_without_a_key_there_is_nothing(plant: BulkStack) -> None:
     callers(plant.server, plant.gateway, "mine")
     for method, path in (("GET", "/v1/files"), ("POST", "/v1/files"), ("GET", "/v1/batches"), ("POST", "/v1/batches")):
         answer = plant.gateway.http.request(method, path)
@@ -49,7 +49,7 @@ async def test_without_a_key_there_is_nothing(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/files/x/y/z", "/v1/batches/x/y"])
-async def test_every_error_below_the_prefix_has_openais_form(plant: Plant, path: str) -> None:
+async def test_every_error_below_the_prefix_has_openais_form(plant: BulkStack, path: str) -> None:
     answer = plant.gateway.http.put(path)
     assert answer.status_code in {404, 405}
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}

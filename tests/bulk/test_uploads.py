@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from jobs.bulk import files
-from jobs.bulk.local_storage import Folder
-from jobs.redis_client.client import Connection
+from jobs.bulk.local_storage import LocalStorage
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from tests.support.gateways import GatewayProcess
 from tests.support.servers import Server
-from tests.support.waiting import wait_until, watch
+from tests.support.waiting import check_during, wait_until
 
 HEAD = (
     b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
@@ -55,7 +55,7 @@ def send(gateway: GatewayProcess, block: bytes, seconds: float) -> bytes:
             except OSError:
                 return
 
-        watch(more, seconds)
+        check_during(more, seconds)
         with contextlib.suppress(OSError):
             connection.sendall(chunk(LAST) + b"0\r\n\r\n")
         connection.settimeout(10)
@@ -107,14 +107,14 @@ async def test_an_upload_whose_gateway_dies_leaves_nothing(gateway: GatewayProce
         os.kill(gateway.process.pid, signal.SIGKILL)
         gateway.process.wait()
     server_url = gateway.server.url
-    store = JobStore(StoreSettings(redis_url=server_url), Connection(server_url, 5))
+    store = JobStore(StoreSettings(redis_url=server_url), RedisClient(server_url, 5))
     try:
         now_ms = await store.connection.now_ms()
-        assert await files.sweep(store, Folder(folder), now_ms) == 0  # it might go on
+        assert await files.remove_expired(store, LocalStorage(folder), now_ms) == 0  # it might go on
         with gateway.server.client() as client:
             client.zadd("jitney:{s00}:expiring", {"junk": 1})
         with pytest.raises(ValueError, match="invalid literal"):  # and keeps no other
-            await files.sweep(store, Folder(folder), now_ms + 8 * 86_400_000)
+            await files.remove_expired(store, LocalStorage(folder), now_ms + 8 * 86_400_000)
         assert [path for path in folder.rglob("*") if path.is_file()] == []
         with gateway.server.client() as client:
             assert client.zrange("jitney:{s00}:expiring", 0, -1) == [b"junk"]

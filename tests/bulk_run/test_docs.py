@@ -42,5 +42,5 @@ def test_every_option_and_kind_is_told_of() -> None:
     (_, run) = options._parsers()
     given = {word for action in run._actions for word in action.option_strings if word.startswith("--")}
     assert [word for word in given - {"--help", "--output", "--quiet"} if word not in DOC] == []
-    kinds = [*tables.COLUMNS, *tables.IDS, *tables.SUFFIXES[2:], *rows.SUFFIXES[2:], *sources.ARCHIVES[:3]]
+    kinds = [*tables.INPUT_COLUMNS, *tables.ID_COLUMNS, *tables.SUFFIXES[2:], *rows.SUFFIXES[2:], *sources.ARCHIVES[:3]]
     assert [kind for kind in kinds if f"`{kind}`" not in DOC] == []

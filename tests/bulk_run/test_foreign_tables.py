@@ -116,7 +116,7 @@ def test_an_encoding_is_for_csv_and_must_be_one(folder: Path, capsys: pytest.Cap
     assert "--encoding is for .csv" in wrong(folder / "t.jsonl", "cp1252")
     for name in ("klingon", "base64", "rot13", "a\0b"):
         with pytest.raises(SystemExit):
-            options.read(["run", "t.csv", "-o", "r.jsonl", "--encoding", name])
+            options.read_options(["run", "t.csv", "-o", "r.jsonl", "--encoding", name])
         assert "is no encoding of text; allowed: cp1252" in capsys.readouterr().err
 
 
@@ -169,5 +169,5 @@ def test_such_tables_run_to_their_end(service: Service, tmp_path: Path, *, local
     where = ("--local", bulk.DIGITS_MODEL) if local else ("--url", service.url)
     done = bulk.run(tmp_path / "t.csv", "-o", tmp_path / "r.jsonl", "--encoding", "cp1252", *where)
     assert done.code == 0, done
-    found = bulk.whole(tmp_path / "r.jsonl", 5)
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", 5)
     assert [(row["id"], row["status"]) for row in found] == [(str(n), "succeeded") for n in range(5)]

@@ -32,7 +32,7 @@ PNG = DIGITS[0].read_bytes()
 def read(*given: Path | str, column: str | None = None) -> list[tuple[str, bytes | str]]:
     """Read an input: each line's name, and its bytes or the code of its error. Numbers and total must agree."""
     source = open_source([str(one) for one in given], column)
-    made = list(read_ahead(source.items()) if source.is_far else source.items())
+    made = list(read_ahead(source.items()) if source.is_remote else source.items())
     assert [item.line for item in made] == list(range(1, len(made) + 1))
     assert source.total in (None, len(made))
     assert [item.name for item in source.items()] == [item.name for item in made]  # as a run that goes on sees it
@@ -233,7 +233,7 @@ def test_a_bucket_that_speaks_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         args = ("-o", tmp_path / "r.jsonl", "--local", bulk.DIGITS_MODEL)
         done = bulk.run("s3://bulk/in", *args, env=env)
         assert done.code == 0, done
-        found = bulk.whole(tmp_path / "r.jsonl", 30)
+        found = bulk.read_complete_rows(tmp_path / "r.jsonl", 30)
         assert [row["output"]["predictions"][0]["label"] for row in found] == [one.name[0] for one in DIGITS[:30]]
     finally:
         server.stop()
@@ -245,7 +245,7 @@ def test_results_as_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
     given.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name in ("r.jsonl", "r.csv", "r.parquet"):
         assert bulk.run(given, "-o", tmp_path / name, "--local", bulk.DIGITS_MODEL).code == 1
-    rows = bulk.whole(tmp_path / "r.jsonl", 6)
+    rows = bulk.read_complete_rows(tmp_path / "r.jsonl", 6)
     with (tmp_path / "r.csv").open(newline="") as file:
         of_csv = list(csv.DictReader(file))
     of_parquet = parquet.read_table(tmp_path / "r.parquet").to_pylist()

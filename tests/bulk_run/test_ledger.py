@@ -10,9 +10,9 @@ import pytest
 
 from cli.bulk.errors import CannotRun
 from cli.bulk.inputs.items import Item
-from cli.bulk.results.results_journal import Ledger, State, is_held, read_state, state_path
-from cli.bulk.results.retry_failed import finish_merge, merge, retry_of
-from cli.bulk.results.rows import Row, failed
+from cli.bulk.results.results_journal import ResultsJournal, RunState, is_locked, read_state, state_path
+from cli.bulk.results.retry_failed import finish_merge, merge_retried, retry_journal_path
+from cli.bulk.results.rows import ResultRow, failed_row
 from tests.support import bulk
 from tests.support.service import DIGITS, ROOT
 
@@ -21,29 +21,29 @@ def item(line: int) -> Item:
     return Item(line, f"n{line}", 0, lambda: b"")
 
 
-def good(*lines: int) -> list[Row]:
-    return [Row(item(line), "succeeded", b'{"x":1}', None, 4) for line in lines]
+def good(*lines: int) -> list[ResultRow]:
+    return [ResultRow(item(line), "succeeded", b'{"x":1}', None, 4) for line in lines]
 
 
 def test_what_is_behind_the_state_is_cut_off(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
-    ledger = Ledger(journal, State())
-    ledger.commit([*good(1, 2), failed(item(3), "invalid_image", "no")])
+    ledger = ResultsJournal(journal, RunState())
+    ledger.commit([*good(1, 2), failed_row(item(3), "invalid_image", "no")])
     ledger.close("interrupted")
     with journal.open("ab") as file:
         file.write(b'{"line":4,"input":"n4"}\n{"line":5,"inp')
-    ledger = Ledger(journal, State())
+    ledger = ResultsJournal(journal, RunState())
     assert (ledger.state.lines, ledger.state.failed, ledger.state.mean_batch) == (3, {"invalid_image": 1}, 4)
     ledger.commit(good(4))
     ledger.close("finished")
-    assert [row["line"] for row in bulk.rows(journal)] == [1, 2, 3, 4]
+    assert [row["line"] for row in bulk.read_rows(journal)] == [1, 2, 3, 4]
 
 
 def test_results_that_no_run_wrote_are_left_alone(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
     journal.write_text("a year's work\n")
     with pytest.raises(CannotRun, match="no run wrote it"):
-        Ledger(journal, State())
+        ResultsJournal(journal, RunState())
     assert journal.read_text() == "a year's work\n"
 
 
@@ -51,36 +51,38 @@ def test_results_that_no_run_wrote_are_left_alone(tmp_path: Path) -> None:
 def test_a_state_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     state_path(tmp_path / "r.jsonl").write_text(text)
     with pytest.raises(CannotRun, match="is no state of a run"):
-        Ledger(tmp_path / "r.jsonl", State())
+        ResultsJournal(tmp_path / "r.jsonl", RunState())
 
 
 def test_results_that_were_shortened_are_not_gone_on_with(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
-    ledger = Ledger(journal, State())
+    ledger = ResultsJournal(journal, RunState())
     ledger.commit(good(1, 2))
     ledger.close("interrupted")
     journal.write_bytes(journal.read_bytes()[:20])
     with pytest.raises(CannotRun, match="has 20 bytes, and the run wrote"):
-        Ledger(journal, State())
+        ResultsJournal(journal, RunState())
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
-    ledger = Ledger(journal, State())
-    assert is_held(journal)
+    ledger = ResultsJournal(journal, RunState())
+    assert is_locked(journal)
     with pytest.raises(CannotRun, match="another run writes"):
-        Ledger(journal, State())
+        ResultsJournal(journal, RunState())
     ledger.close("finished")
-    assert not is_held(journal)
+    assert not is_locked(journal)
 
 
 def retried(journal: Path) -> None:
     """A run with two failed lines, and their retry at its end."""
-    ledger = Ledger(journal, State())
-    ledger.commit([*good(1), failed(item(2), "invalid_image", "no"), *good(3), failed(item(4), "invalid_image", "no")])
+    ledger = ResultsJournal(journal, RunState())
+    ledger.commit(
+        [*good(1), failed_row(item(2), "invalid_image", "no"), *good(3), failed_row(item(4), "invalid_image", "no")]
+    )
     ledger.close("finished")
-    retry = Ledger(retry_of(journal), State())
-    retry.commit([*good(2), failed(item(4), "body_too_large", "no")])
+    retry = ResultsJournal(retry_journal_path(journal), RunState())
+    retry.commit([*good(2), failed_row(item(4), "body_too_large", "no")])
     retry.close("finished")
 
 
@@ -90,7 +92,7 @@ def test_an_exchange_of_rows_is_finished_after_a_kill_at_any_point(tmp_path: Pat
     journal = tmp_path / "r.jsonl"
     retried(journal)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    merge(journal)
+    merge_retried(journal)
     done = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert sorted(done) == ["r.jsonl", "r.jsonl.state"]
     state = json.loads(kept["r.jsonl.retry.jsonl.state"]) | {"ended": "merging"}
@@ -103,7 +105,7 @@ def test_an_exchange_of_rows_is_finished_after_a_kill_at_any_point(tmp_path: Pat
         (tmp_path / "r.jsonl.state").write_bytes(kept["r.jsonl.state"])
     finish_merge(journal)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == done
-    assert [(row["line"], row["status"]) for row in bulk.rows(journal)] == [
+    assert [(row["line"], row["status"]) for row in bulk.read_rows(journal)] == [
         *((n, "succeeded") for n in (1, 2, 3)),
         (4, "failed"),
     ]
@@ -129,7 +131,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_costs_no_line(tmp_path: Path) -> 
     assert 0 < results.stat().st_size <= 100_000
     done = bulk.run(*args)
     assert done.code == 0, done
-    bulk.whole(results, 2000)
+    bulk.read_complete_rows(results, 2000)
 
 
 def test_another_input_and_a_changed_one_are_refused(tmp_path: Path) -> None:
@@ -149,4 +151,4 @@ def test_another_input_and_a_changed_one_are_refused(tmp_path: Path) -> None:
     (given / "40.png").rename(given / "4.png")
     (given / "5.png").write_bytes(DIGITS[1].read_bytes())
     assert bulk.run(given, *args).code == 0  # more is no change
-    bulk.whole(tmp_path / "r.jsonl", 6)
+    bulk.read_complete_rows(tmp_path / "r.jsonl", 6)

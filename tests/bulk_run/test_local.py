@@ -14,7 +14,7 @@ MODEL = bulk.DIGITS_MODEL
 def test_a_folder_becomes_a_results_file(tmp_path: Path) -> None:
     done = bulk.run(DIGITS[0].parent, "-o", tmp_path / "r.jsonl", "--local", MODEL)
     assert done.code == 0, done
-    found = bulk.whole(tmp_path / "r.jsonl", len(DIGITS))
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", len(DIGITS))
     assert [row["output"]["predictions"][0]["label"] for row in found] == [path.name[0] for path in DIGITS]
 
 
@@ -29,7 +29,7 @@ def test_odd_images_fail_alone_each_with_its_code(shared_data: Path, tmp_path: P
     done = bulk.run(shared_data / "odd", "-o", tmp_path / "r.jsonl", "--local", MODEL)
     assert done.code == 1, done
     expected = json.loads((shared_data / "odd_expected.json").read_text())["files"]
-    found = bulk.whole(tmp_path / "r.jsonl", len(expected))
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", len(expected))
     assert {row["input"]: (row["error"] or {}).get("code") for row in found} == {
         name: one.get("code") for name, one in expected.items()
     }
@@ -41,7 +41,7 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> 
     kills = [bulk.kill_after(tmp_path / "r.jsonl", lines, *args) for lines in (1, 500, 1200)]
     done = bulk.run(*args)
     assert (done.code, kills) == (0, [True] * 3), done
-    found = bulk.whole(tmp_path / "r.jsonl", LINES)
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", LINES)
     assert [row["output"]["predictions"][0]["label"] for row in found] == labels
 
 
@@ -50,7 +50,11 @@ def test_it_says_the_same_as_a_service(service: object, tmp_path: Path) -> None:
     assert bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "l.jsonl", "--local", MODEL).code == 0
     url = service.url  # type: ignore[attr-defined]
     assert bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "s.jsonl", "--url", url).code == 0
-    for here, there in zip(bulk.whole(tmp_path / "l.jsonl", 300), bulk.whole(tmp_path / "s.jsonl", 300), strict=True):
+    for here, there in zip(
+        bulk.read_complete_rows(tmp_path / "l.jsonl", 300),
+        bulk.read_complete_rows(tmp_path / "s.jsonl", 300),
+        strict=True,
+    ):
         labels = [[one["label"] for one in row["output"]["predictions"][:1]] for row in (here, there)]
         assert labels[0] == labels[1]
 
@@ -62,17 +66,17 @@ def test_tensors_come_as_bytes_or_as_jobs(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{number}.bin").write_bytes(struct.pack("<4f", *[number] * 4))
     (tmp_path / "in" / "short.bin").write_bytes(b"123")
     done = bulk.run(tmp_path / "in", "-o", tmp_path / "r.jsonl", "--local", model)
-    found = bulk.whole(tmp_path / "r.jsonl", 11)
-    assert (done.code, bulk.codes(found)) == (1, {"invalid_input": 1})
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", 11)
+    assert (done.code, bulk.count_error_codes(found)) == (1, {"invalid_input": 1})
     assert [row["output"]["tensors"]["y"]["data"] for row in found[:10]] == [[2 * n] * 4 for n in range(10)]
     x = {"datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}
     jobs = [{"id": "a", "input": {"tensors": {"x": x}}}, {"input": {"tensors": {"x": {"shape": [4]}}}}]
     jobs.append({"input": {"tensors": {"x": {**x, "data": [1]}}}})
     (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
     bulk.run(tmp_path / "jobs.jsonl", "-o", tmp_path / "j.jsonl", "--local", model)
-    found = bulk.whole(tmp_path / "j.jsonl", 3)
+    found = bulk.read_complete_rows(tmp_path / "j.jsonl", 3)
     assert found[0]["output"]["tensors"]["y"]["data"] == [2, 4, 6, 8]
-    assert bulk.codes(found) == {"malformed_line": 1, "invalid_input": 1}
+    assert bulk.count_error_codes(found) == {"malformed_line": 1, "invalid_input": 1}
 
 
 def test_what_may_pass_is_tried_again_and_the_order_stays(tmp_path: Path) -> None:
@@ -93,7 +97,7 @@ def test_what_may_pass_is_tried_again_and_the_order_stays(tmp_path: Path) -> Non
         (tmp_path / "in" / f"{number:02}.bin").write_bytes(struct.pack("<4f", *[2.0 ** (number * 2)] * 4))
     done = bulk.run(tmp_path / "in", "-o", tmp_path / "r.jsonl", "--local", folder)
     assert done.code == 0, done
-    found = bulk.whole(tmp_path / "r.jsonl", 20)
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", 20)
     assert [row["output"]["tensors"]["y"]["data"][0] for row in found] == [2.0 ** (n * 2 + 1) for n in range(20)]
 
 

@@ -36,7 +36,7 @@ def numbers(folder: Path, count: int) -> Path:
 def test_a_folder_becomes_a_results_file(service: Service, tmp_path: Path) -> None:
     done = bulk.run(DIGITS[0].parent, "-o", tmp_path / "r.jsonl", "--url", service.url, "--parameters", '{"top_k": 1}')
     assert done.code == 0, done
-    found = bulk.whole(tmp_path / "r.jsonl", len(DIGITS))
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", len(DIGITS))
     assert [row["input"] for row in found] == [path.name for path in DIGITS]
     assert [row["output"]["predictions"][0]["label"] for row in found] == [path.name[0] for path in DIGITS]
     assert {len(row["output"]["predictions"]) for row in found} == {1}
@@ -47,7 +47,7 @@ def test_odd_images_fail_alone_each_with_its_code(service: Service, shared_data:
     done = bulk.run(shared_data / "odd", "-o", tmp_path / "r.jsonl", "--url", service.url)
     assert done.code == 1, done
     expected = json.loads((shared_data / "odd_expected.json").read_text())["files"]
-    found = bulk.whole(tmp_path / "r.jsonl", len(expected))
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", len(expected))
     assert {row["input"]: (row["error"] or {}).get("code") for row in found} == {
         name: one.get("code") for name, one in expected.items()
     }
@@ -61,10 +61,10 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> 
         kills = [bulk.kill_after(results, lines, *args) for lines in (1, 400, 900, 1700)]
         done = bulk.run(*args)
         assert (done.code, kills) == (0, [True] * 4), done
-        found = bulk.whole(results, LINES)
+        found = bulk.read_complete_rows(results, LINES)
         assert [row["id"] for row in found] == [f"n{number}" for number in range(LINES)]
         assert [row["output"]["predictions"][0]["label"] for row in found] == labels
-        wait_until(lambda: bulk.submitted(service) == LINES, "one job a line was made, however often it was sent")
+        wait_until(lambda: bulk.count_submitted(service) == LINES, "one job a line was made, however often it was sent")
 
 
 def test_parts_of_the_service_die_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ def test_parts_of_the_service_die_and_the_run_goes_on(tmp_path: Path) -> None:
             wait_until(lambda lines=lines: bulk.count(results) >= lines, f"{lines} lines are written", 40)  # type: ignore[misc]
             service.kill(part)
         process.wait(timeout=50)
-        assert process.returncode == 0, bulk.Done(process)
-        found = bulk.whole(results, LINES)
+        assert process.returncode == 0, bulk.CompletedRun(process)
+        found = bulk.read_complete_rows(results, LINES)
         assert [row["output"]["predictions"][0]["label"] for row in found] == labels
 
 
@@ -86,8 +86,8 @@ def test_a_queue_that_is_full_slows_it_down_and_nothing_fails(tmp_path: Path) ->
         done = bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "r.jsonl", "--url", service.url)
         assert done.code == 0, done
         assert "takes no more at present; again in" in done.said
-        bulk.whole(tmp_path / "r.jsonl", 1000)
-        wait_until(lambda: bulk.submitted(service) == 1000, "one job a line was made")
+        bulk.read_complete_rows(tmp_path / "r.jsonl", 1000)
+        wait_until(lambda: bulk.count_submitted(service) == 1000, "one job a line was made")
 
 
 def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
         done = bulk.run(*args, env={"JITNEY_API_KEY": key})
         assert done.code == 0, done
         assert "in flight at most" in done.said
-        bulk.whole(tmp_path / "r.jsonl", 600)
+        bulk.read_complete_rows(tmp_path / "r.jsonl", 600)
 
 
 def test_small_bodies_and_small_requests_are_cut_to(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_small_bodies_and_small_requests_are_cut_to(tmp_path: Path) -> None:
     with Service(env={"MAX_BODY_BYTES": "9000", "MAX_REQUEST_JOBS": "30"}) as service:
         done = bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "r.jsonl", "--url", service.url)
         assert done.code == 0, done
-        bulk.whole(tmp_path / "r.jsonl", 150)
+        bulk.read_complete_rows(tmp_path / "r.jsonl", 150)
 
 
 def test_it_never_has_more_in_flight_than_it_may(slow: Service, tmp_path: Path) -> None:
@@ -123,7 +123,9 @@ def test_it_never_has_more_in_flight_than_it_may(slow: Service, tmp_path: Path) 
             jobs = slow.http.get("/v1/jobs?limit=100").json()["jobs"]
             most = max(most, sum(job["status"] in ("queued", "running") for job in jobs))
     assert 1 <= most <= 10
-    assert [row["output"]["tensors"]["y"]["data"][0] for row in bulk.whole(results, 60)] == [2 * n for n in range(60)]
+    assert [row["output"]["tensors"]["y"]["data"][0] for row in bulk.read_complete_rows(results, 60)] == [
+        2 * n for n in range(60)
+    ]
 
 
 def test_a_run_tells_how_far_it_is_is_canceled_and_goes_on(slow: Service, tmp_path: Path) -> None:
@@ -145,13 +147,13 @@ def test_a_run_tells_how_far_it_is_is_canceled_and_goes_on(slow: Service, tmp_pa
     assert json.loads(bulk.run("-o", results, "--status").out)["status"] == "canceled"
     done = bulk.run(*args)
     assert done.code == 0, done
-    assert {row["status"] for row in bulk.whole(results, 80)} == {"succeeded"}
+    assert {row["status"] for row in bulk.read_complete_rows(results, 80)} == {"succeeded"}
 
 
 def test_ctrl_c_stops_it_and_the_same_command_goes_on(slow: Service, tmp_path: Path) -> None:
     given, results = numbers(tmp_path / "in", 40), tmp_path / "r.jsonl"
     args = (given, "-o", results, "--url", slow.url, "--max-in-flight", "10")
-    before = bulk.submitted(slow)
+    before = bulk.count_submitted(slow)
     with bulk.running(*args) as process:
         wait_until(lambda: bulk.count(results) >= 10, "some are written", 30)
         process.send_signal(signal.SIGINT)
@@ -159,8 +161,8 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(slow: Service, tmp_path: P
         assert process.returncode == 128 + signal.SIGINT
     assert json.loads(bulk.run("-o", results, "--status").out)["status"] == "interrupted"
     assert bulk.run(*args).code == 0
-    bulk.whole(results, 40)
-    wait_until(lambda: bulk.submitted(slow) - before == 40, "what was in flight was not sent as other jobs")
+    bulk.read_complete_rows(results, 40)
+    wait_until(lambda: bulk.count_submitted(slow) - before == 40, "what was in flight was not sent as other jobs")
 
 
 def test_lines_that_failed_run_again_and_take_their_places(service: Service, tmp_path: Path) -> None:
@@ -169,13 +171,13 @@ def test_lines_that_failed_run_again_and_take_their_places(service: Service, tmp
     given.write_text("path\n" + "".join(f"{path}\n" for path in paths))
     args = (given, "-o", tmp_path / "r.jsonl", "--url", service.url)
     done = bulk.run(*args)
-    found = bulk.whole(tmp_path / "r.jsonl", 20)
-    assert (done.code, bulk.codes(found)) == (1, {"unreadable_input": 5}), done
+    found = bulk.read_complete_rows(tmp_path / "r.jsonl", 20)
+    assert (done.code, bulk.count_error_codes(found)) == (1, {"unreadable_input": 5}), done
     (tmp_path / "late.png").write_bytes(DIGITS[-1].read_bytes())
     assert bulk.run(*args).code == 1  # nothing is left to do, and some failed
     done = bulk.run(*args, "--retry-failed")
     assert done.code == 0, done
-    again = bulk.whole(tmp_path / "r.jsonl", 20)
+    again = bulk.read_complete_rows(tmp_path / "r.jsonl", 20)
     assert [row for row in again if row["line"] % 4 != 1] == [row for row in found if not row["error"]]
     assert {row["output"]["predictions"][0]["label"] for row in again if row["line"] % 4 == 1} == {DIGITS[-1].name[0]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "late.png", "r.jsonl", "r.jsonl.state"]

@@ -40,7 +40,7 @@ def test_it_is_killed_and_goes_on(tmp_path: Path) -> None:
         assert [Path(row["input"]).name for row in rows] == sorted(path.name for path in given.iterdir())
         assert [row["error"]["code"] for row in rows if row["error"]] == ["unsupported_media_type"]
         assert {row["status"] for row in rows if not row["error"]} == {"succeeded"}
-        wait_until(lambda: bulk.submitted(service) == 229, "one job an image was made, none twice")
+        wait_until(lambda: bulk.count_submitted(service) == 229, "one job an image was made, none twice")
 
 
 def test_it_says_what_is_wrong_and_ends(service: Service, tmp_path: Path) -> None:

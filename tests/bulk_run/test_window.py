@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cli.bulk.service.in_flight_window import FIRST, Window
+from cli.bulk.service.in_flight_window import INITIAL_SIZE, InFlightWindow
 from tests.support.waiting import pass_time
 
 
@@ -16,8 +16,8 @@ class Clock:
 
 
 def test_it_grows_while_all_is_taken_and_not_beyond_the_most() -> None:
-    window = Window(1000, Clock())
-    assert window.limit == FIRST
+    window = InFlightWindow(1000, Clock())
+    assert window.limit == INITIAL_SIZE
     for _ in range(40):
         window.taken(100)
     assert window.limit == 1000
@@ -25,7 +25,7 @@ def test_it_grows_while_all_is_taken_and_not_beyond_the_most() -> None:
 
 def test_a_refusal_halves_it_once_for_all_who_met_it_and_growth_is_slow_then() -> None:
     clock = Clock()
-    window = Window(1000, clock)
+    window = InFlightWindow(1000, clock)
     for _ in range(40):
         window.taken(100)
     clock.now = 10
@@ -41,7 +41,7 @@ def test_a_refusal_halves_it_once_for_all_who_met_it_and_growth_is_slow_then() -
 
 def test_it_never_closes_altogether() -> None:
     clock = Clock()
-    window = Window(4, clock)
+    window = InFlightWindow(4, clock)
     for _ in range(20):
         clock.now += 5
         window.refused(1)
@@ -50,7 +50,7 @@ def test_it_never_closes_altogether() -> None:
 
 @pytest.mark.anyio
 async def test_who_comes_waits_for_room_and_one_that_is_too_large_goes_alone() -> None:
-    window = Window(100, Clock())
+    window = InFlightWindow(100, Clock())
     await window.enter(250)
     second = asyncio.create_task(window.enter(60))
     await pass_time(0)

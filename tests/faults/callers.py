@@ -13,7 +13,7 @@ import httpx2
 
 from tests.faults.cluster import Cluster
 from tests.faults.history import History
-from tests.faults.parts import Door, Gateway
+from tests.faults.parts import GatewayAddress, ManagedGateway
 from tests.support.service import DIGITS
 
 REQUEST_TIMEOUT_S = 15
@@ -55,7 +55,7 @@ class Caller:
         self.random = random.Random(seed)
         self._clients: dict[str, httpx2.Client] = {}
 
-    def http(self, gateway: Door) -> httpx2.Client:
+    def http(self, gateway: GatewayAddress) -> httpx2.Client:
         """The connections to a gateway, which are kept."""
         if gateway.name not in self._clients:
             self._clients[gateway.name] = gateway.client(REQUEST_TIMEOUT_S)
@@ -66,7 +66,7 @@ class Caller:
             client.close()
         self._clients.clear()
 
-    def send(self, what: Input, gateway: Door, key: str = "", wait: int = 0) -> httpx2.Response:
+    def send(self, what: Input, gateway: GatewayAddress, key: str = "", wait: int = 0) -> httpx2.Response:
         """Submit once. Raises what the connection raises."""
         headers = {"content-type": what.content_type}
         headers |= {"idempotency-key": key} if key else {}
@@ -85,7 +85,7 @@ class Caller:
             self.history.unsure(gateway.name, key, f"{answer.status_code} {answer.text}")
         return answer
 
-    def submit(self, what: Input, gateway: Door | None = None, key: str = "") -> str:
+    def submit(self, what: Input, gateway: GatewayAddress | None = None, key: str = "") -> str:
         """Submit where nothing is broken; gives the id."""
         answer = self.send(what, gateway or self.any_gateway(), key)
         assert answer.status_code == 202, answer.text
@@ -104,7 +104,7 @@ class Caller:
             stop.wait(PAUSE_S)
         return ""
 
-    def read(self, job_id: str, gateway: Door, wait: int = 0) -> dict[str, Any] | None:
+    def read(self, job_id: str, gateway: GatewayAddress, wait: int = 0) -> dict[str, Any] | None:
         """Read a job once; None where no answer was to be had. Raises what the connection raises."""
         answer = self.http(gateway).get(f"/v1/jobs/{job_id}", params={"wait": wait} if wait else {})
         if answer.status_code == 200:
@@ -117,7 +117,7 @@ class Caller:
             self.history.note("unread", gateway=gateway.name, id=job_id, status=answer.status_code)
         return None
 
-    def any_gateway(self) -> Gateway:
+    def any_gateway(self) -> ManagedGateway:
         return self.random.choice(self.cluster.gateways)
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 from tests.faults.cluster import COUNTS, Cluster
-from tests.faults.history import FINAL, History, meaning
-from tests.faults.parts import Gateway
+from tests.faults.history import FINAL, History, outcome_of
+from tests.faults.parts import ManagedGateway
 from tests.support import invariants
 from tests.support.waiting import wait_until
 
@@ -34,12 +34,12 @@ def _faults(job_id: str, expected: str, seen: list[dict[str, Any] | None], histo
     if len(jobs) < len(seen):
         return [] if job_id in history.forgiven and not jobs else [f"{job_id} is lost"]
     faults = [f"{job_id} never ended: {job['status']}" for job in jobs if job["status"] not in FINAL]
-    if expected and (answers := {meaning(job) for job in jobs}) != {expected}:
+    if expected and (answers := {outcome_of(job) for job in jobs}) != {expected}:
         faults.append(f"{job_id} answers {sorted(answers)} instead of {expected}")
     return faults
 
 
-def _all_jobs(gateway: Gateway, history: History) -> dict[str, dict[str, Any]]:
+def _all_jobs(gateway: ManagedGateway, history: History) -> dict[str, dict[str, Any]]:
     """Read every job through one gateway: by pages and one by one, which must say the same, but for the output."""
     listed: dict[str, dict[str, Any]] = {}
     found: dict[str, dict[str, Any]] = {}

@@ -13,7 +13,7 @@ import redis
 
 from jobs.metrics import event_counters as counts
 from jobs.redis_client import keys
-from tests.faults.parts import Door, Gateway, Part, Worker, open_files, resident_mib
+from tests.faults.parts import GatewayAddress, ManagedGateway, ManagedProcess, ManagedWorker, open_files, resident_mib
 from tests.faults.proxy import Network, Proxy
 from tests.support.processes import is_running
 from tests.support.servers import Server
@@ -40,8 +40,8 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="jit"))
         self.server, self.network = Server(appendfsync=appendfsync), Network()
         shared = {"MODELS_DIR": str(models_dir), **(env or {})}
-        self.gateways = [Gateway(f"gateway{n}", shared, self.folder, self._way()) for n in range(gateways)]
-        self.workers = [Worker(f"worker{n}", shared, self.folder, self._way()) for n in range(workers)]
+        self.gateways = [ManagedGateway(f"gateway{n}", shared, self.folder, self._way()) for n in range(gateways)]
+        self.workers = [ManagedWorker(f"worker{n}", shared, self.folder, self._way()) for n in range(workers)]
         try:
             self.heal()
         except BaseException:
@@ -52,17 +52,17 @@ class Cluster:
         return Proxy(self.network, self.server.socket)
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ManagedProcess]:
         return [*self.gateways, *self.workers]
 
     def queue(self) -> "redis.Redis":
         """Look into the queue, past all proxies."""
         return self.server.client()
 
-    def before(self, gateway: Gateway) -> tuple[Proxy, Door]:
+    def before(self, gateway: ManagedGateway) -> tuple[Proxy, GatewayAddress]:
         """A proxy between callers and a gateway, and the door that it is."""
         proxy = Proxy(self.network, gateway.port)
-        return proxy, Door(f"before {gateway.name}", proxy.port)
+        return proxy, GatewayAddress(f"before {gateway.name}", proxy.port)
 
     # ---- faults of the queue's server
 
@@ -130,7 +130,7 @@ class Cluster:
             fields: dict[bytes, bytes] = client.hgetall(f"jitney:{{s{job_id[:2]}}}:job:{job_id}")
         return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
 
-    def held(self) -> dict[Worker, list[str]]:
+    def held(self) -> dict[ManagedWorker, list[str]]:
         """The jobs that are with each worker."""
         pids = self.announced()
         with self.queue() as client, client.pipeline(transaction=False) as pipe:
@@ -145,7 +145,7 @@ class Cluster:
         """How many jobs were submitted and finished since the queue began."""
         with self.queue() as client:
             found: list[dict[bytes, bytes]] = [client.hgetall(key) for key in (COUNTS, keys.load(0))]
-        return counts.fold(*found)
+        return counts.sum_shard_counts(*found)
 
     def forget_jobs(self) -> None:
         """Drop the final jobs of earlier tests, so that looking at all jobs stays cheap. The counts stay."""
@@ -186,7 +186,7 @@ class Cluster:
         self.close()
 
 
-def ask(gateway: Gateway, path: str) -> dict[str, Any] | None:
+def ask(gateway: ManagedGateway, path: str) -> dict[str, Any] | None:
     """What a gateway says there; None where it says nothing."""
     try:
         answer: dict[str, Any] = httpx2.get(gateway.url + path, trust_env=False, verify=False, timeout=5).json()

@@ -20,7 +20,7 @@ import orjson
 from PIL import Image
 
 from cli.bench.load.connection import Address, connect
-from cli.bench.load.submit_modes import post
+from cli.bench.load.submit_modes import build_submit_request
 from tests.support import fragile, models
 from tests.support.service import DIGITS, ROOT, Service
 
@@ -45,7 +45,7 @@ def main() -> int:
 def _digits(folder: Path, rounds: int, seconds: float) -> float:
     place = folder / "d" / "digits"
     shutil.copytree(ROOT / "models" / "digits", place)
-    fragile.guard(place / "1" / "model.onnx", bright=0.9)
+    fragile.add_guard(place / "1" / "model.onnx", bright=0.9)
     good = [path.read_bytes() for path in DIGITS]
     return _measure("digits", place.parent, good, _spoiled(good[0]), (64, rounds, seconds))
 
@@ -53,7 +53,7 @@ def _digits(folder: Path, rounds: int, seconds: float) -> float:
 def _squeezenet(folder: Path, rounds: int, seconds: float) -> float:
     models.squeezenet(folder / "s", SHARED, "squeezenet1.1_fp32_dynbatch.derived.onnx")
     file = folder / "s" / "squeezenet" / "1" / "model.onnx"
-    fragile.guard(file, bright=150)  # a white pixel is 151 and more in each channel, less its mean
+    fragile.add_guard(file, bright=150)  # a white pixel is 151 and more in each channel, less its mean
     good = [(SHARED / "photos" / name).read_bytes() for name in DARK_CORNERS]
     white = io.BytesIO()
     Image.new("RGB", (400, 300), "white").save(white, "JPEG")
@@ -73,8 +73,8 @@ def _measure(name: str, folder: Path, good: list[bytes], bad: bytes, plan: tuple
     callers, rounds, seconds = plan
     with Service(folder, {"DEAD_LETTERS": "100"}) as service:
         address = Address.of(service.url)
-        bodies = [post(address, folder_model(folder), _kind(body), body) for body in good]
-        culprit = post(address, folder_model(folder), _kind(bad), bad)
+        bodies = [build_submit_request(address, folder_model(folder), _kind(body), body) for body in good]
+        culprit = build_submit_request(address, folder_model(folder), _kind(bad), bad)
         spoiled = [*itertools.islice(itertools.cycle(bodies), EVERY - 1), culprit]
         asyncio.run(_round(address, bodies, callers, 2))  # warm
         ratios, batches, cap = [], 0.0, service.http.get("/v1/models").json()["models"][0]["max_batch"]

@@ -95,7 +95,7 @@ def digest(job: dict[str, Any]) -> str:
     return f"{job['status']}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def meaning(job: dict[str, Any]) -> str:
+def outcome_of(job: dict[str, Any]) -> str:
     """The answer in one word, to be compared with what was expected."""
     output = job["output"] or {}
     if "predictions" in output:

@@ -28,10 +28,10 @@ class Killer:
         self.kinds: Counter[str] = Counter()
         self.recovered_s: dict[str, list[float]] = {}
 
-    async def run(self, every_s: float) -> None:
+    async def run(self, interval_s: float) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._stop.wait(), every_s)
+                await asyncio.wait_for(self._stop.wait(), interval_s)
             except TimeoutError:
                 (kind,) = self._chance.choices([*KINDS], [*KINDS.values()])
                 took_s = await asyncio.to_thread(self._strike, kind)

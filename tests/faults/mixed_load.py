@@ -40,7 +40,7 @@ class MixedLoad:
         while not self._stop.is_set():
             made += 1
             (kind,) = chance.choices([*KINDS], [*KINDS.values()])
-            await _Visit(self, chance, f"{number}-{made}").make(kind)
+            await _CallerTask(self, chance, f"{number}-{made}").make(kind)
 
     async def pause(self, seconds: float = PAUSE_S) -> None:
         try:
@@ -91,7 +91,7 @@ class MixedLoad:
         return True
 
 
-class _Visit:
+class _CallerTask:
     """One caller's one wish."""
 
     def __init__(self, load: MixedLoad, chance: random.Random, key: str) -> None:

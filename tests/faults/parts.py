@@ -16,7 +16,7 @@ from tests.support.service import QUICK, ROOT
 from tests.support.waiting import wait_until
 
 
-class Part:
+class ManagedProcess:
     """One program of ours; reaches the queue through `proxy` alone."""
 
     def __init__(self, name: str, command: tuple[str, ...], env: Mapping[str, str], folder: Path, proxy: Proxy) -> None:
@@ -91,7 +91,7 @@ class Part:
             self.started.wait(10)
 
 
-class Door:
+class GatewayAddress:
     """Where callers may knock: a gateway, or a proxy before one."""
 
     def __init__(self, name: str, port: int) -> None:
@@ -108,11 +108,11 @@ class Door:
         return httpx2.Client(base_url=self.url, timeout=timeout_s, trust_env=False, verify=False, limits=limits)
 
 
-class Gateway(Part, Door):
+class ManagedGateway(ManagedProcess, GatewayAddress):
     """A gateway; comes back on the port that it had first."""
 
     def __init__(self, name: str, env: Mapping[str, str], folder: Path, proxy: Proxy) -> None:
-        Part.__init__(self, name, ("api",), env, folder, proxy)
+        ManagedProcess.__init__(self, name, ("api",), env, folder, proxy)
         self.port = 0
 
     def start(self, env: Mapping[str, str] | None = None) -> None:
@@ -127,7 +127,7 @@ class Gateway(Part, Door):
         return int(found[-1]) if found else 0
 
 
-class Worker(Part):
+class ManagedWorker(ManagedProcess):
     """A worker as a user starts it: `jitney worker`, whose process, or whose child, is `python -m worker`."""
 
     def __init__(self, name: str, env: Mapping[str, str], folder: Path, proxy: Proxy) -> None:

@@ -11,7 +11,7 @@ from tests.faults import checker
 from tests.faults.callers import Caller, Input, Load, four
 from tests.faults.cluster import Cluster
 from tests.faults.history import FINAL, History
-from tests.faults.parts import Gateway, Worker
+from tests.faults.parts import ManagedGateway, ManagedWorker
 from tests.support.waiting import wait_until
 
 BATCH = 8  # what a batch of the model `slow` takes
@@ -68,11 +68,11 @@ class Scenario:
             worker.thaw()
         return ids
 
-    def full_batch(self) -> tuple[Worker, list[str]]:
+    def full_batch(self) -> tuple[ManagedWorker, list[str]]:
         """Have every worker run a full batch of slow jobs; gives one and the jobs that it holds: a batch, or two."""
         ids = set(self.submit_together([four(self.random) for _ in range(6 * BATCH)]))
 
-        def found() -> tuple[Worker, list[str]] | None:
+        def found() -> tuple[ManagedWorker, list[str]] | None:
             for worker, held in self.cluster.held().items():
                 if len(held) >= BATCH and ids >= set(held):
                     return worker, held
@@ -80,7 +80,9 @@ class Scenario:
 
         return wait_until(found, "some worker has a full batch")
 
-    def final(self, ids: list[str], through: Gateway | None = None, timeout_s: float = 30) -> list[dict[str, Any]]:
+    def final(
+        self, ids: list[str], through: ManagedGateway | None = None, timeout_s: float = 30
+    ) -> list[dict[str, Any]]:
         """Wait for the end of jobs, reading through any gateway, or through this one."""
         jobs: dict[str, dict[str, Any]] = {}
 

@@ -57,13 +57,13 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def soak(cluster: Cluster, seconds: float, every_s: float, callers: int, seed: int) -> int:
+async def soak(cluster: Cluster, seconds: float, interval_s: float, callers: int, seed: int) -> int:
     """Load and kill for so long; then let all end, and judge."""
     stop, before, begun = asyncio.Event(), cluster.footprint(), time.monotonic()
     load = MixedLoad([gateway.port for gateway in cluster.gateways], seed, stop)
     killer = kills.Killer(cluster, random.Random(seed), stop)
     tasks = [asyncio.create_task(load.call(number)) for number in range(callers)]
-    tasks.append(asyncio.create_task(killer.run(every_s)))
+    tasks.append(asyncio.create_task(killer.run(interval_s)))
     while (left := begun + seconds - time.monotonic()) > 0 and not any(task.done() for task in tasks):
         await asyncio.wait(tasks, timeout=min(60, left), return_when=asyncio.FIRST_COMPLETED)
         spent = time.monotonic() - begun

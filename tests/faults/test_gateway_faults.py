@@ -10,7 +10,7 @@ import pytest
 from tests.faults.callers import Caller, digit, four
 from tests.faults.scenario import Scenario
 from tests.support.service import DIGITS
-from tests.support.waiting import wait_until, watch
+from tests.support.waiting import check_during, wait_until
 
 CUTS = 40
 KILLS = 4
@@ -42,7 +42,7 @@ def test_a_gateway_killed_in_mid_submit_loses_and_doubles_nothing(scenario: Scen
         for _ in range(KILLS):
             done = load.done
             wait_until(lambda done=done: load.done >= done + 20, "callers get answers")  # type: ignore[misc]
-            watch(lambda: None, scenario.random.uniform(0, 0.2))
+            check_during(lambda: None, scenario.random.uniform(0, 0.2))
             gateway = scenario.caller.any_gateway()
             gateway.kill()
             gateway.start()

@@ -15,7 +15,7 @@ from tests.faults.cluster import Cluster
 from tests.faults.proxy import Proxy
 from tests.faults.scenario import BATCH, Scenario
 from tests.support.servers import Server
-from tests.support.waiting import wait_until, watch
+from tests.support.waiting import check_during, wait_until
 
 SPARE_BYTES = 30_000
 
@@ -61,7 +61,7 @@ def test_a_gateway_remembers_its_models_when_the_queue_forgets_them(scenario: Sc
     for worker in cluster.workers:
         worker.freeze()
     flush(cluster)
-    watch(lambda: None, 1.5)  # every gateway has looked at the models meanwhile
+    check_during(lambda: None, 1.5)  # every gateway has looked at the models meanwhile
     for gateway in cluster.gateways:
         answer = scenario.caller.send(digit(scenario.random), gateway)
         assert answer.status_code in {202, 503}, answer.text
@@ -79,7 +79,7 @@ def test_a_queue_without_memory_refuses_at_once_and_ends_what_it_took(scenario: 
             assert int(refused.headers["retry-after"]) >= 1
             assert refused.elapsed.total_seconds() < 0.5
         assert {job["status"] for job in scenario.final(ids)} == {"succeeded"}
-        watch(lambda: None, 2)  # several beats of every worker fall into it
+        check_during(lambda: None, 2)  # several beats of every worker fall into it
         client.config_set("maxmemory", 0)
     wait_until(cluster.is_whole, "every worker is known again")
     assert [part.pid for part in cluster.parts] == pids

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.callers import Input, digit, four, marked
 from tests.faults.cluster import Cluster
-from tests.faults.parts import Worker, status_kib
+from tests.faults.parts import ManagedWorker, status_kib
 from tests.faults.scenario import BATCH, Scenario
 from tests.support.waiting import wait_until
 
@@ -106,7 +106,7 @@ def test_an_input_too_large_for_memory_fails_alone(scenario: Scenario) -> None:
     assert [worker.pid for worker in workers] == pids
 
 
-def limit(worker: Worker, bytes_: int) -> None:
+def limit(worker: ManagedWorker, bytes_: int) -> None:
     """How much address space a worker may take."""
     if worker.pid:
         resource.prlimit(worker.pid, resource.RLIMIT_AS, (bytes_, resource.RLIM_INFINITY))

@@ -3,14 +3,14 @@
 import pytest
 
 from tests.faults.callers import digit
-from tests.faults.parts import Gateway
+from tests.faults.parts import ManagedGateway
 from tests.faults.scenario import Scenario
-from tests.support.waiting import wait_until, watch
+from tests.support.waiting import check_during, wait_until
 
 SOON_S = 3.0  # 1.5 s of patience with the server, and what a busy machine takes
 
 
-def refuses_soon(scenario: Scenario, gateway: Gateway) -> bool:
+def refuses_soon(scenario: Scenario, gateway: ManagedGateway) -> bool:
     """Whether a submit is answered with 503; no other refusal will do, nor a slow one."""
     answer = scenario.caller.send(digit(scenario.random), gateway)
     assert answer.elapsed.total_seconds() < SOON_S
@@ -28,7 +28,7 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(scenario: Scenario) 
         cluster.server.kill()
         for gateway in cluster.gateways:
             assert refuses_soon(scenario, gateway)
-        watch(lambda: None, 2)
+        check_during(lambda: None, 2)
         cluster.server.start()
         done = load.done
         wait_until(lambda: load.done >= done + 50, "callers get answers again")
@@ -49,7 +49,7 @@ def test_a_pause_shorter_than_the_lease_takes_no_job_from_its_worker(scenario: S
 
     wait_until(lambda: shortest_ms() > 1700, "all leases were just renewed")
     scenario.cluster.freeze_server()
-    watch(lambda: None, 1)
+    check_during(lambda: None, 1)
     scenario.cluster.thaw_server()
     assert {(job["status"], job["attempts"]) for job in scenario.final(held)} == {("succeeded", 1)}
 

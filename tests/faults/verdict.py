@@ -22,7 +22,7 @@ def judge(cluster: Cluster, load: MixedLoad, killer: Killer, before: dict[int, t
         wait_until(lambda: not checker.open_jobs(cluster), "every job ends", 120)
     except AssertionError:
         load.wrong.append(f"jobs are still open: {checker.open_jobs(cluster)}")
-    lost, doubled, wrong = _look_at_all(cluster, load)
+    lost, doubled, wrong = _count_violations(cluster, load)
     total = 0
     try:
         total = checker.assert_counts_add_up(cluster)
@@ -45,7 +45,7 @@ def judge(cluster: Cluster, load: MixedLoad, killer: Killer, before: dict[int, t
     return int(bool(load.wrong or lost or doubled or wrong or stuck))
 
 
-def _look_at_all(cluster: Cluster, load: MixedLoad) -> tuple[int, int, int]:
+def _count_violations(cluster: Cluster, load: MixedLoad) -> tuple[int, int, int]:
     """Count the accepted jobs that are lost, that have another end than their caller saw, and with a wrong answer."""
     lost = doubled = wrong = 0
     ids = [*load.accepted]

@@ -20,22 +20,22 @@ import atheris
 import httptools
 
 with atheris.instrument_imports(include=["api", "jobs", "python_multipart"]):
-    from api.asgi.gzip_body import STEP_BYTES, Unpacking
+    from api.asgi.gzip_body import STEP_BYTES, GzipReceiver
     from api.asgi.request import Request, read_query
-    from api.asgi.request_boundaries import Framing
-    from api.auth.authentication import _is_here, _key_of
-    from api.routes.dead_letters import _place, read_time
+    from api.asgi.request_boundaries import RequestSplitter
+    from api.auth.authentication import _is_local_host, _read_key
+    from api.routes.dead_letters import _read_cursor, read_time
     from api.routes.hot_jobs import _prefer_wait, _wait_seconds
     from api.settings import GatewaySettings
     from api.submission import multi_job
-    from api.submission.parsing import read_draft
+    from api.submission.parsing import read_job_request
     from jobs.contract import tensors
     from jobs.contract.errors import JitneyError
-    from jobs.contract.job_request import Draft
-    from jobs.models.catalog import Catalogue
-    from jobs.models.worker_registry import Announced
+    from jobs.contract.job_request import JobRequest
+    from jobs.models.catalog import ModelCatalog
+    from jobs.models.worker_registry import ClusterState
     from jobs.store import codec, events
-    from jobs.store.admission import admit, check_key
+    from jobs.store.admission import admit, check_idempotency_key
     from jobs.tenants import api_keys, limits
 
 X: Final = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
@@ -52,17 +52,17 @@ TYPES: Final = (
 LOOP: Final = asyncio.new_event_loop()
 
 
-class _Known(Catalogue):
+class _Known(ModelCatalog):
     """A catalogue that has looked once."""
 
     def __init__(self) -> None:
         super().__init__(None, "m")  # type: ignore[arg-type] # it never asks
-        self.announced, self._looked = Announced([CARD], []), True
+        self.announced, self._looked = ClusterState([CARD], []), True
 
 
 CATALOGUE: Final = _Known()
 GUARD: Final = GatewaySettings().guard()
-WRITER: Final = codec.Writer()
+WRITER: Final = codec.SubmissionEncoder()
 
 
 def request(data: bytes) -> None:
@@ -76,32 +76,32 @@ def request(data: bytes) -> None:
     headers = [(b"content-type", kind), (b"authorization", body[:50]), (b"host", body[:30])]
     scope = {"path": "/v1/jobs", "method": "POST", "query_string": query, "headers": headers}
     asked = Request(scope)
-    _key_of(asked)
-    _is_here(asked.header(b"host"))
+    _read_key(asked)
+    _is_local_host(asked.header(b"host"))
     if multi_job.is_many(asked, body):
-        for draft in multi_job.read_drafts(asked, body, 20).read():
+        for draft in multi_job.read_job_requests(asked, body, 20).read():
             if not isinstance(draft, JitneyError):
                 taken(draft)
     else:
-        taken(LOOP.run_until_complete(read_draft(asked, body)))
+        taken(LOOP.run_until_complete(read_job_request(asked, body)))
 
 
-def taken(draft: Draft) -> None:
+def taken(draft: JobRequest) -> None:
     """Make a job of a draft, and its words for the queue; a tensor job is read back as a worker does."""
     with contextlib.suppress(JitneyError):
         job = admit(draft, CATALOGUE, GUARD, tenant="t", idempotency_key="k", shards=3, max_deadline_ms=1000)
         WRITER.submission(job, "", "")
         if job.kind == "tensors":
-            assert {name: one.data for name, one in tensors.unpack(job.input).items()}
+            assert {name: one.data for name, one in tensors.unpack_tensors(job.input).items()}
 
 
 def heads(data: bytes) -> None:
     """Read what stands in heads: queries, keys, preferences, cursors, times."""
     text = data.decode("latin-1")
     readers: tuple[Callable[[str], object], ...] = (
-        *(check_key, _prefer_wait, api_keys.id_of, _place, api_keys.digest_of),
+        *(check_idempotency_key, _prefer_wait, api_keys.parse_key_id, _read_cursor, api_keys.hash_key),
         *(lambda text: read_time("since", text), lambda text: _wait_seconds(text, 60)),
-        events._PLACE.fullmatch,
+        events._LOG_POSITION.fullmatch,
         lambda text: read_query(text.encode("latin-1"), ("model", "lane")),
     )
     for read in readers:
@@ -118,9 +118,9 @@ def records(data: bytes) -> None:
         values = [mine or theirs for mine, theirs in zip_longest(known, values)]
     codec.read_job("00" + "0" * 32, values)
     rest = given.ConsumeBytes(given.remaining_bytes())
-    api_keys._key(rest)
-    deviations = lambda text: limits.read_deviations(text.decode("latin-1"))  # noqa: E731 - one line says it
-    for read in (codec.read_notice, codec.read_handed, tensors.unpack, deviations):
+    api_keys._parse_key(rest)
+    overrides = lambda text: limits.read_overrides(text.decode("latin-1"))  # noqa: E731 - one line says it
+    for read in (codec.read_notification, codec.read_handoff, tensors.unpack_tensors, overrides):
         with contextlib.suppress(ValueError, JitneyError):
             read(rest)
 
@@ -129,7 +129,7 @@ class _Cuts:
     """Feeds llhttp as api/asgi/protocol.py does, and checks that it stops between two requests."""
 
     def __init__(self) -> None:
-        self.framing, self.parser = Framing(), httptools.HttpRequestParser(self)
+        self.framing, self.parser = RequestSplitter(), httptools.HttpRequestParser(self)
         self.length = self.begun = self.ended = 0
 
     def on_message_begin(self) -> None:
@@ -148,7 +148,7 @@ class _Cuts:
     def feed(self, data: bytes) -> None:
         start = 0
         while start < len(data):
-            end, ended = self.framing.end_of_piece(data, start), self.ended
+            end, ended = self.framing.next_boundary(data, start), self.ended
             assert start < end <= len(data)
             self.parser.feed_data(data[start:end])
             assert self.begun - ended <= 1
@@ -181,7 +181,7 @@ async def unpack(pieces: list[bytes]) -> None:
         count -= 1
         return {"type": "http.request", "body": next(messages), "more_body": count > 0}
 
-    unpacking, unpacked, more = Unpacking(receive), b"", True
+    unpacking, unpacked, more = GzipReceiver(receive), b"", True
     while more:
         message = await unpacking()
         assert len(message["body"]) <= STEP_BYTES
@@ -219,7 +219,7 @@ SEEDS: Final = (
     ),
     b"\4POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n\r\n\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n\3\7\1\x09",
     b"\4" + zlib.compress(b"a" * 99, wbits=16 + zlib.MAX_WBITS) * 2 + b"\x1e\x1e\x1e\x1e",
-    *(b"\3" + text for text in (b'[["00",1,"queued"]]', b'{"a":{"weight":3}}', tensors.pack({}))),
+    *(b"\3" + text for text in (b'[["00",1,"queued"]]', b'{"a":{"weight":3}}', tensors.pack_tensors({}))),
 )
 
 

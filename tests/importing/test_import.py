@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.repository.repository import ModelFolder, list_models
 from tests.support import models
 from tests.support.service import DIGITS, ROOT, Service
 
@@ -42,7 +42,7 @@ def test_a_file_is_a_model_at_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "twice: imported" in done.stdout
     assert "it takes tensors" in done.stdout
-    (found,) = scan(tmp_path / "models")
+    (found,) = list_models(tmp_path / "models")
     assert isinstance(found, ModelFolder)
     assert (found.name, found.version, found.spec.task) == ("twice", "1", "tensor")
     with Service(tmp_path / "models") as service:
@@ -166,7 +166,7 @@ def test_a_repository_of_a_hub_is_fed_as_it_says(hub: tuple[dict[str, bytes], st
     shutil.rmtree(tmp_path / "hf")
     done = run(tmp_path / "models", f"hf:o/digits@{COMMIT}", "--name", "colours", env=on(address, tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
-    (found,) = scan(tmp_path / "models")
+    (found,) = list_models(tmp_path / "models")
     assert isinstance(found, ModelFolder)
     assert (found.spec.image.resize, found.spec.image.filter, found.spec.image.scale) == ((8, 8), "bilinear", 1.0)
     assert (found.path / "labels.txt").read_text() == "red\ngreen\nblue\n"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batching.collation import fold
-from model_runtime.model import load
-from model_runtime.repository.repository import ModelFolder, scan
+from batching.collation import stack_items
+from model_runtime.model import load_model
+from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.tensor_spec import Array
 from tests.support.service import ROOT, Service
 
@@ -79,11 +79,11 @@ def expected(pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_it_agrees_with_keras_on_fifty_pictures(imported: Path, pictures: list[Path], expected: Array) -> None:
-    (folder,) = scan(imported)
+    (folder,) = list_models(imported)
     assert isinstance(folder, ModelFolder)
-    model = load(folder)
-    riders = [model.prepare("image", path.read_bytes(), {}) for path in pictures]
-    rows = [model.run(fold(riders[at : at + 5])) for at in range(0, PICTURES, 5)]
+    model = load_model(folder)
+    items = [model.preprocess("image", path.read_bytes(), {}) for path in pictures]
+    rows = [model.run(stack_items(items[at : at + 5])) for at in range(0, PICTURES, 5)]
     found = np.concatenate([next(iter(row.values())) for row in rows])
     assert found.shape == expected.shape == (PICTURES, 1000)
     # Random weights make flat answers: what counts is the difference beside the answer itself.

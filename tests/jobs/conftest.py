@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from jobs.contract.errors import JitneyError
-from jobs.contract.ids import new_id
-from jobs.contract.job import Accepted, Claimed, Outcome, Submission
+from jobs.contract.ids import new_job_id
+from jobs.contract.job import Accepted, ClaimedJob, Outcome, Submission
 from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
-from jobs.store.maintenance import Swept, sweep
+from jobs.store.maintenance import SweepResult, sweep
 from jobs.store.settings import StoreSettings
 from tests.support import invariants
 from tests.support.servers import ENGINES, Server
@@ -30,14 +30,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @dataclass
-class Bench:
+class StoreBench:
     """A store and short words for what tests do with it."""
 
     store: JobStore
     server: Server
 
     def job(self, **fields: Any) -> Submission:
-        job_id = new_id(fields.pop("shard", 0))
+        job_id = new_job_id(fields.pop("shard", 0))
         return Submission(**{"id": job_id, "model": "m", "version": "1", "kind": "raw", "input": b"in", **fields})
 
     async def submit(self, count: int = 1, **fields: Any) -> list[str]:
@@ -51,26 +51,26 @@ class Bench:
                 raise verdict
         return [verdict for verdict in verdicts if isinstance(verdict, Accepted)]
 
-    async def claim(self, want: int = 32, worker: str = "w1") -> list[Claimed]:
+    async def claim(self, want: int = 32, worker: str = "w1") -> list[ClaimedJob]:
         return (await self.store.claim("m", "1", worker, want)).jobs
 
-    async def try_suspects(self, worker: str) -> list[Claimed]:
+    async def claim_suspects(self, worker: str) -> list[ClaimedJob]:
         return (await self.store.claim("m", "1", worker, 32, trial=True)).jobs
 
     @contextmanager
-    def worker_that_listens(self, worker: str) -> Iterator[Callable[[], bytes]]:
+    def subscribe_worker(self, worker: str) -> Iterator[Callable[[], bytes]]:
         """Hear what a worker is woken with, or handed: gives what reads the next notice."""
         with self.server.client() as client, client.pubsub(ignore_subscribe_messages=False) as heard:
             heard.subscribe(keys.wake_channel(worker))
             heard.get_message(timeout=5)
             yield lambda: (heard.get_message(timeout=5) or {"data": b""})["data"]
 
-    def end_rest(self) -> None:
+    def end_cooldown(self) -> None:
         """Let the next trial begin at once, though the last has killed its worker."""
         with self.server.client() as client:
             client.delete("jitney:{s00}:trial:m:1")
 
-    async def sweep(self) -> Swept:
+    async def sweep(self) -> SweepResult:
         """As a gateway does that has no reason to wait."""
         return await sweep(self.store, FAR_FUTURE_MS)
 
@@ -78,7 +78,7 @@ class Bench:
         (job,) = await self.store.read([job_id])
         return job.state.value if job else "gone"
 
-    def succeed(self, claimed: list[Claimed], body: bytes = b'{"a":1}') -> list[Outcome]:
+    def succeed(self, claimed: list[ClaimedJob], body: bytes = b'{"a":1}') -> list[Outcome]:
         return [Outcome(job.id, job.attempt, State.SUCCEEDED, body, 1.0, 2.0, 3.0, len(claimed)) for job in claimed]
 
     def age(self, zset: str, job_id: str) -> None:
@@ -88,13 +88,13 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(server: Server, anyio_backend: str) -> AsyncIterator[Bench]:
+async def bench(server: Server, anyio_backend: str) -> AsyncIterator[StoreBench]:
     del anyio_backend
     with server.client() as client:
         client.flushall()
     settings = StoreSettings(redis_url=server.url, max_losses=3)
-    connection = Connection(server.url, 5)
-    yield Bench(JobStore(settings, connection), server)
+    connection = RedisClient(server.url, 5)
+    yield StoreBench(JobStore(settings, connection), server)
     await connection.aclose()
     with server.client() as client:
         invariants.check(client)

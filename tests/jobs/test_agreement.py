@@ -11,61 +11,77 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from api.settings import GatewaySettings
-from background.settings import DeliverySettings
+from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
 from jobs.config import compared_settings, settings_agreement
-from jobs.config.settings_agreement import Agreement, Process, ShardsDiffer, check_at_start, find_differences
+from jobs.config.settings_agreement import (
+    Process,
+    SettingsAgreement,
+    ShardsMismatch,
+    check_shards_at_start,
+    find_differences,
+)
 from jobs.models import worker_registry
 from jobs.redis_client import keys
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.store.settings import StoreSettings
-from tests.jobs.conftest import Bench
+from tests.jobs.conftest import StoreBench
 from tests.support.servers import free_port
-from tests.support.waiting import until
+from tests.support.waiting import wait_until_async
 from worker.settings import WorkerSettings
 
 
 def one(
-    bench: Bench, name: str, part: compared_settings.Part = "gateway", shards: int = 1, **settings: Any
-) -> Agreement:
+    bench: StoreBench, name: str, part: compared_settings.Part = "gateway", shards: int = 1, **settings: Any
+) -> SettingsAgreement:
     """A process that announces itself."""
     me = Process.this(part, name, StoreSettings(redis_url="redis://x", shards=shards, **settings))
-    return Agreement(bench.store.connection, me, shards, 5)
+    return SettingsAgreement(bench.store.connection, me, shards, 5)
 
 
 @pytest.mark.parametrize(("kept", "other"), [(4, 1), (1, 4)])
-async def test_another_number_of_shards_is_refused_with_both(bench: Bench, kept: int, other: int) -> None:
+async def test_another_number_of_shards_is_refused_with_both(bench: StoreBench, kept: int, other: int) -> None:
     await one(bench, "first", shards=kept).check()
     await one(bench, "second", "worker", shards=kept).check()
-    for refused in (one(bench, "third", "worker", shards=other).check(), check_at_start(bench.store.connection, other)):
-        with pytest.raises(ShardsDiffer, match=f"SHARDS={other}, but this queue is kept with SHARDS={kept}"):
+    for refused in (
+        one(bench, "third", "worker", shards=other).check(),
+        check_shards_at_start(bench.store.connection, other),
+    ):
+        with pytest.raises(ShardsMismatch, match=f"SHARDS={other}, but this queue is kept with SHARDS={kept}"):
             await refused
-    assert [process.id for process in await settings_agreement.read(bench.store.connection)] == ["first", "second"]
+    assert [process.id for process in await settings_agreement.read_processes(bench.store.connection)] == [
+        "first",
+        "second",
+    ]
     assert await settings_agreement.read_shards(bench.store.connection) == kept
 
 
-async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_down(bench: Bench) -> None:
+async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_down(bench: StoreBench) -> None:
     with bench.server.client() as client:
         client.hset(keys.load(3), "ticket", 1)
-        with pytest.raises(ShardsDiffer, match="SHARDS=1, but this queue is kept with SHARDS=4"):
+        with pytest.raises(ShardsMismatch, match="SHARDS=1, but this queue is kept with SHARDS=4"):
             await one(bench, "late").check()
         await one(bench, "good", shards=4).check()
         client.delete(keys.load(3))
 
 
-async def test_a_queue_that_is_emptied_takes_the_next_value_and_one_that_is_away_refuses_nobody(bench: Bench) -> None:
+async def test_a_queue_that_is_emptied_takes_the_next_value_and_one_that_is_away_refuses_nobody(
+    bench: StoreBench,
+) -> None:
     process = one(bench, "a", shards=4)
     await process.check()
     with bench.server.client() as client:
         client.flushall()
         await process.refresh()
         assert client.hget(keys.AGREEMENT, "shards") == b"4"
-    away = Connection(f"redis://127.0.0.1:{free_port()}/0", 1)
-    await check_at_start(away, 1)
+    away = RedisClient(f"redis://127.0.0.1:{free_port()}/0", 1)
+    await check_shards_at_start(away, 1)
     await away.aclose()
 
 
-async def test_what_differs_names_both_sides_and_is_told_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_differs_names_both_sides_and_is_told_once(
+    bench: StoreBench, caplog: pytest.LogCaptureFixture
+) -> None:
     gateway, worker = one(bench, "g1", result_ttl_s=3600), one(bench, "w1", "worker", result_ttl_s=60.5)
     with caplog.at_level(logging.INFO, "jitney.jobs"):
         for _ in range(2):
@@ -87,7 +103,7 @@ async def test_what_differs_names_both_sides_and_is_told_once(bench: Bench, capl
     assert ", but 60.5 (worker w1 on " in told[0]
 
 
-async def test_a_process_without_a_beat_is_gone_and_junk_is_none(bench: Bench) -> None:
+async def test_a_process_without_a_beat_is_gone_and_junk_is_none(bench: StoreBench) -> None:
     gateway, worker = one(bench, "g1"), one(bench, "w1", "worker", result_ttl_s=1)
     await gateway.refresh()
     await worker.refresh()
@@ -105,9 +121,9 @@ def test_what_a_part_does_not_use_may_be_anything() -> None:
     """Operators set a variable where it is used: a worker without the gateways' settings differs in nothing."""
     gateway = Process.this("gateway", "g", StoreSettings(max_jobs=5, own_cap=7, max_losses=2), GatewaySettings())
     worker = Process.this("worker", "w", StoreSettings(bulk_share=3, max_kills=9, lease_s=2), WorkerSettings())
-    deliverer = Process.this("deliverer", "d", StoreSettings(max_jobs=5), DeliverySettings())
+    deliverer = Process.this("deliverer", "d", StoreSettings(max_jobs=5), BackgroundSettings())
     assert find_differences([gateway, worker, deliverer]) == []
-    differing = Process.this("deliverer", "d", StoreSettings(max_jobs=6), DeliverySettings(default_model="m"))
+    differing = Process.this("deliverer", "d", StoreSettings(max_jobs=6), BackgroundSettings(default_model="m"))
     assert [one.what for one in find_differences([gateway, worker, differing])] == ["DEFAULT_MODEL", "MAX_JOBS"]
 
 
@@ -124,7 +140,7 @@ def test_values_are_compared_by_what_they_mean(
     first: Mapping[str, Any], second: Mapping[str, Any], differs: list[str]
 ) -> None:
     processes = [
-        Process.this("deliverer", name, DeliverySettings(**one)) for name, one in {"a": first, "b": second}.items()
+        Process.this("deliverer", name, BackgroundSettings(**one)) for name, one in {"a": first, "b": second}.items()
     ]
     assert [one.what for one in find_differences(processes)] == differs
 
@@ -139,7 +155,7 @@ def test_the_place_of_bulk_files_is_compared_by_its_kind_and_on_one_host_by_its_
     assert [one.what for one in find_differences([process("a", "/x"), process("b", "s3://x")])] == ["BULK_STORE"]
 
 
-@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, DeliverySettings, BulkSettings])
+@pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, BackgroundSettings, BulkSettings])
 def test_it_is_decided_for_every_setting_whether_it_is_compared(settings: type[BaseSettings]) -> None:
     names = {name.upper() for name in settings.model_fields}
     assert names - compared_settings.COMPARED.keys() - compared_settings.NOT_COMPARED == set()
@@ -149,11 +165,11 @@ def test_it_is_decided_for_every_setting_whether_it_is_compared(settings: type[B
 # ---- files of models
 
 
-async def hold(bench: Bench, worker: str, digest: str, ttl_s: float = 60) -> str:
-    return (await worker_registry.hold_digests(bench.store.connection, worker, {"m 1": digest}, ttl_s))["m 1"]
+async def hold(bench: StoreBench, worker: str, digest: str, ttl_s: float = 60) -> str:
+    return (await worker_registry.claim_digests(bench.store.connection, worker, {"m 1": digest}, ttl_s))["m 1"]
 
 
-async def test_the_files_that_were_announced_first_are_served_until_nobody_has_them(bench: Bench) -> None:
+async def test_the_files_that_were_announced_first_are_served_until_nobody_has_them(bench: StoreBench) -> None:
     assert [await hold(bench, "w1", "a"), await hold(bench, "w2", "b"), await hold(bench, "w3", "a")] == ["a"] * 3
     await hold(bench, "w1", "a", ttl_s=0)
     assert await hold(bench, "w2", "b") == "a"
@@ -166,21 +182,21 @@ async def test_the_files_that_were_announced_first_are_served_until_nobody_has_t
         assert client.exists(keys.DIGESTS) == 0
 
 
-async def test_a_worker_that_died_holds_its_files_for_a_while_only(bench: Bench) -> None:
+async def test_a_worker_that_died_holds_its_files_for_a_while_only(bench: StoreBench) -> None:
     await hold(bench, "dead", "a", ttl_s=0.05)
 
     async def is_served() -> bool:
         return await hold(bench, "w2", "b") == "b"
 
-    await until(is_served, "the other files are served")
+    await wait_until_async(is_served, "the other files are served")
 
 
-async def test_files_that_change_under_their_number_are_served_once_all_workers_have_them(bench: Bench) -> None:
+async def test_files_that_change_under_their_number_are_served_once_all_workers_have_them(bench: StoreBench) -> None:
     assert [await hold(bench, "w1", "a"), await hold(bench, "w1", "b")] == ["a", "b"]
     assert [await hold(bench, "w2", "b"), await hold(bench, "w1", "c"), await hold(bench, "w2", "c")] == ["b", "b", "c"]
 
 
-async def test_junk_in_place_of_files_is_none(bench: Bench) -> None:
+async def test_junk_in_place_of_files_is_none(bench: StoreBench) -> None:
     with bench.server.client() as client:
         for junk in ("", "x", "[]", '{"holders": 3}', '{"holders": {"w9": 3}, "served": "z"}'):
             client.hset(keys.DIGESTS, "m 1", junk)

@@ -9,27 +9,27 @@ from typing import Any
 import pytest
 
 from jobs.contract.errors import JitneyError
-from jobs.contract.job import Claimed, Outcome
+from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
 from jobs.store import codec, dead_letters, maintenance
 from jobs.store import job_store as store_module
 from jobs.store.job_store import JobStore
-from jobs.store.maintenance import bury
+from jobs.store.maintenance import recover_dead_worker
 from jobs.store.settings import StoreSettings
-from tests.jobs.conftest import Bench
+from tests.jobs.conftest import StoreBench
 
 ROOT = "jitney:{s00}"
 MANY_TENANTS = 8500  # more than Lua unpacks
 
 
-def with_settings(bench: Bench, **settings: Any) -> JobStore:
+def with_settings(bench: StoreBench, **settings: Any) -> JobStore:
     bench.store = JobStore(StoreSettings(redis_url=bench.server.url, **settings), bench.store.connection)
     return bench.store
 
 
-def fail(claimed: list[Claimed]) -> list[Outcome]:
+def fail(claimed: list[ClaimedJob]) -> list[Outcome]:
     body = b'{"code":"inference_failed","message":"m","status":422}'
     return [Outcome(job.id, job.attempt, State.FAILED, body, dead=True) for job in claimed]
 
@@ -37,7 +37,7 @@ def fail(claimed: list[Claimed]) -> list[Outcome]:
 # ---- lists
 
 
-async def test_a_list_of_expired_results_is_read_in_pages_with_an_end(bench: Bench) -> None:
+async def test_a_list_of_expired_results_is_read_in_pages_with_an_end(bench: StoreBench) -> None:
     (oldest,) = await bench.submit()
     with bench.server.client() as client:
         gone = {f"00{nth:032x}": 1 << 51 for nth in range(2500)}
@@ -50,12 +50,12 @@ async def test_a_list_of_expired_results_is_read_in_pages_with_an_end(bench: Ben
         found += [job.id for job in jobs]
         pages += 1
     assert found == [oldest]
-    assert 2 < pages <= 2500 // store_module.LOOKS + 3
+    assert 2 < pages <= 2500 // store_module.MAX_SCANNED + 3
     with bench.server.client() as client:
         assert client.zcard(f"{ROOT}:own:default") == 1
 
 
-async def test_a_list_keeps_what_only_a_later_release_can_read(bench: Bench) -> None:
+async def test_a_list_keeps_what_only_a_later_release_can_read(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     with bench.server.client() as client:
         client.hset(f"{ROOT}:job:{job_id}", "v", "999")
@@ -66,7 +66,7 @@ async def test_a_list_keeps_what_only_a_later_release_can_read(bench: Bench) -> 
 # ---- tenants of a ring
 
 
-def many_that_may_not_run(bench: Bench) -> None:
+def many_that_may_not_run(bench: StoreBench) -> None:
     """Have very many tenants wait, of each of which as many jobs run as may."""
     with bench.server.client() as client, client.pipeline() as pipe:
         for nth in range(MANY_TENANTS):
@@ -76,7 +76,7 @@ def many_that_may_not_run(bench: Bench) -> None:
         pipe.execute()
 
 
-async def test_a_claim_over_very_many_tenants_that_may_not_run_loses_none(bench: Bench) -> None:
+async def test_a_claim_over_very_many_tenants_that_may_not_run_loses_none(bench: StoreBench) -> None:
     with_settings(bench, tenant_running=1)
     many_that_may_not_run(bench)
     (job_id,) = await bench.submit(tenant="a")
@@ -94,7 +94,7 @@ async def test_a_claim_over_very_many_tenants_that_may_not_run_loses_none(bench:
         client.flushall()  # these tenants have no jobs
 
 
-async def test_a_parked_tenant_comes_back_when_it_may_run_more(bench: Bench) -> None:
+async def test_a_parked_tenant_comes_back_when_it_may_run_more(bench: StoreBench) -> None:
     with_settings(bench, tenant_running=1)
     await bench.submit(3, tenant="a")
     await bench.submit(3, tenant="a", lane="bulk")
@@ -108,7 +108,7 @@ async def test_a_parked_tenant_comes_back_when_it_may_run_more(bench: Bench) -> 
     assert len(await bench.claim()) == 3
 
 
-async def test_a_parked_tenant_comes_back_in_every_line_of_it(bench: Bench) -> None:
+async def test_a_parked_tenant_comes_back_in_every_line_of_it(bench: StoreBench) -> None:
     with_settings(bench, tenant_running=1)
     await bench.submit(tenant="a")
     await bench.submit(tenant="a", model="other")
@@ -118,7 +118,7 @@ async def test_a_parked_tenant_comes_back_in_every_line_of_it(bench: Bench) -> N
     assert len((await bench.store.claim("other", "1", "w1", 8)).jobs) == 1
 
 
-async def test_a_parked_tenant_whose_jobs_are_canceled_is_parked_no_more(bench: Bench) -> None:
+async def test_a_parked_tenant_whose_jobs_are_canceled_is_parked_no_more(bench: StoreBench) -> None:
     with_settings(bench, tenant_running=1)
     await bench.submit(tenant="a")
     await bench.claim()
@@ -132,7 +132,9 @@ async def test_a_parked_tenant_whose_jobs_are_canceled_is_parked_no_more(bench: 
     assert await bench.state(again) == "queued"
 
 
-async def test_waiting_jobs_of_many_tenants_are_counted_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_jobs_of_many_tenants_are_counted_in_parts(
+    bench: StoreBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store_module, "TENANTS_AT_ONCE", 2)
     with_settings(bench, tenants='{"t0": {"running": 1}, "t1": {"running": 1}, "t2": {"running": 1}}')
     for nth in range(7):
@@ -147,7 +149,7 @@ async def test_waiting_jobs_of_many_tenants_are_counted_in_parts(bench: Bench, m
 # ---- gateways of a job, jobs of a worker, versions of an announcement
 
 
-async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: Bench) -> None:
+async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: StoreBench) -> None:
     """Each restart of a gateway adds one to the jobs that are waited for."""
     (job_id,) = await bench.submit()
     for nth in range(100):
@@ -159,7 +161,7 @@ async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: Bench) -> None
             assert noted == [f"gateway{nth}" for nth in range(36, 100)]
 
 
-async def test_a_dead_worker_is_buried_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dead_worker_is_buried_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "BURY_LIMIT", 3)
     await bench.submit(20)
     for _ in range(5):
@@ -167,20 +169,20 @@ async def test_a_dead_worker_is_buried_in_parts(bench: Bench, monkeypatch: pytes
         await bench.claim(2, "alive")
     suspect = (await bench.store.claim("m", "1", "dead", 1)).jobs
     assert suspect == []
-    assert await bury(bench.store, "dead", []) == (10, 0, 0)
+    assert await recover_dead_worker(bench.store, "dead", []) == (10, 0, 0)
     assert len(await bench.claim(20, "w3")) == 10
 
 
-async def test_more_versions_than_lua_unpacks_are_announced(bench: Bench) -> None:
+async def test_more_versions_than_lua_unpacks_are_announced(bench: StoreBench) -> None:
     cards = [{"name": f"m{nth}", "version": "1", "kinds": []} for nth in range(4500)]
-    await worker_registry.announce(bench.store.connection, WorkerReport("w1", 1, "here"), cards, 60)
-    assert len((await worker_registry.announced(bench.store.connection)).cards) == 4500
+    await worker_registry.register_worker(bench.store.connection, WorkerReport("w1", 1, "here"), cards, 60)
+    assert len((await worker_registry.read_cluster_state(bench.store.connection)).cards) == 4500
 
 
 # ---- dead letters
 
 
-async def test_old_letters_go_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_letters_go_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "SWEEP_LIMIT", 3)
     ids = await bench.submit(10)
     await bench.store.finish("w1", fail(await bench.claim()))
@@ -188,34 +190,34 @@ async def test_old_letters_go_in_parts(bench: Bench, monkeypatch: pytest.MonkeyP
         for key in ("dead", "letters:default"):
             client.zadd(f"{ROOT}:{key}", {f"{job_id} 2 default": 1 for job_id in ids})
     assert (await bench.sweep()).purged == 10
-    assert await dead_letters.weigh(bench.store) == (0, 0)
+    assert await dead_letters.count_dead_letters(bench.store) == (0, 0)
 
 
-async def test_a_bound_that_was_lowered_is_kept_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bound_that_was_lowered_is_kept_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "SWEEP_LIMIT", 50)
     await bench.submit(202)
     await bench.store.finish("w1", fail(await bench.claim(201)))
     with_settings(bench, dead_letters=5)
     await bench.store.finish("w1", fail(await bench.claim(1)))
-    assert (await dead_letters.weigh(bench.store))[0] == 102  # one letter pushes out so many at most
+    assert (await dead_letters.count_dead_letters(bench.store))[0] == 102  # one letter pushes out so many at most
     assert (await bench.sweep()).purged == 97
-    assert (await dead_letters.weigh(bench.store))[0] == 5
+    assert (await dead_letters.count_dead_letters(bench.store))[0] == 5
 
 
-async def test_a_sum_of_letters_that_is_wrong_lets_jobs_end(bench: Bench) -> None:
+async def test_a_sum_of_letters_that_is_wrong_lets_jobs_end(bench: StoreBench) -> None:
     await bench.submit(2)
     with bench.server.client() as client:
         client.set(f"{ROOT}:dead_bytes", 1 << 40)
     await bench.store.finish("w1", fail(await bench.claim(1)))
     await bench.store.finish("w1", fail(await bench.claim(1)))
-    assert (await dead_letters.weigh(bench.store))[0] == 1
+    assert (await dead_letters.count_dead_letters(bench.store))[0] == 1
 
 
-async def test_a_named_letter_goes_and_a_job_that_is_none_stays(bench: Bench) -> None:
+async def test_a_named_letter_goes_and_a_job_that_is_none_stays(bench: StoreBench) -> None:
     letter, running = await bench.submit(2)
     first, _ = await bench.claim()
     await bench.store.finish("w1", fail([first]))
-    assert await dead_letters.purge(bench.store, [letter, running, "00" + "0" * 32]) == 1
+    assert await dead_letters.purge_dead_letters(bench.store, [letter, running, "00" + "0" * 32]) == 1
     with bench.server.client() as client:
         assert client.hget(f"{ROOT}:job:{running}", "input") == b"in"
 

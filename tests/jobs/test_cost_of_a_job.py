@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from jobs.contract.ids import new_id
+from jobs.contract.ids import new_job_id
 from jobs.contract.job import Submission
-from tests.jobs.conftest import Bench
+from tests.jobs.conftest import StoreBench
 
 INPUT = b"x" * 3136
 MANY = 32
@@ -43,14 +43,14 @@ OF_MANY = {"zremrangebyrank": 1}  # one job in 64, told by its id, has submit cu
 MOST_BYTES = {"submit": 500, "claim": 250, "finish": 300}
 
 
-def some_jobs(bench: Bench, count: int) -> list[Submission]:
+def some_jobs(bench: StoreBench, count: int) -> list[Submission]:
     """Make jobs; the last of many has an id by which the tenant's list is cut."""
-    ids = [f"{new_id(0)[:-2]}{'40' if nth == MANY - 1 else '01'}" for nth in range(count)]
+    ids = [f"{new_job_id(0)[:-2]}{'40' if nth == MANY - 1 else '01'}" for nth in range(count)]
     return [bench.job(id=job_id, input=INPUT) for job_id in ids]
 
 
 @asynccontextmanager
-async def counted(bench: Bench, into: dict[str, Any]) -> AsyncIterator[None]:
+async def counted(bench: StoreBench, into: dict[str, Any]) -> AsyncIterator[None]:
     """Count what the server is asked meanwhile."""
     with bench.server.client() as client:
         client.config_resetstat()
@@ -62,7 +62,7 @@ async def counted(bench: Bench, into: dict[str, Any]) -> AsyncIterator[None]:
     into["commands"] = Counter({name: n for name, n in calls.items() if name not in {"info", "config|resetstat"}})
 
 
-async def journey(bench: Bench, count: int) -> dict[str, dict[str, Any]]:
+async def journey(bench: StoreBench, count: int) -> dict[str, dict[str, Any]]:
     """Take so many jobs through submit, claim and finish, each in one call."""
     steps: dict[str, dict[str, Any]] = {step: {} for step in COMMANDS}
     jobs = some_jobs(bench, count)
@@ -85,7 +85,7 @@ def commands(count: int, of_call: dict[str, int], of_job: dict[str, int], step: 
 
 
 @pytest.mark.parametrize("count", [1, MANY])
-async def test_the_commands_of_a_job_are_just_these(bench: Bench, count: int) -> None:
+async def test_the_commands_of_a_job_are_just_these(bench: StoreBench, count: int) -> None:
     await journey(bench, 1)  # the scripts are known from then on
     steps = await journey(bench, count)
     for step, (of_call, of_job) in COMMANDS.items():
@@ -93,10 +93,10 @@ async def test_the_commands_of_a_job_are_just_these(bench: Bench, count: int) ->
 
 
 @pytest.mark.parametrize("count", [1, MANY])
-async def test_a_job_that_is_handed_over_costs_no_claim(bench: Bench, count: int) -> None:
+async def test_a_job_that_is_handed_over_costs_no_claim(bench: StoreBench, count: int) -> None:
     await journey(bench, 1)
     step: dict[str, Any] = {}
-    with bench.worker_that_listens("w1"):
+    with bench.subscribe_worker("w1"):
         await bench.claim(MANY + 1)
         jobs = some_jobs(bench, count)
         async with counted(bench, step):
@@ -104,7 +104,7 @@ async def test_a_job_that_is_handed_over_costs_no_claim(bench: Bench, count: int
     assert step["commands"] == commands(count, *HANDED, "submit")
 
 
-async def test_the_bytes_of_a_job_are_few(bench: Bench) -> None:
+async def test_the_bytes_of_a_job_are_few(bench: StoreBench) -> None:
     await journey(bench, MANY)
     steps = await journey(bench, MANY)
     for step, most in MOST_BYTES.items():

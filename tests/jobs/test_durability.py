@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.client import Connection
-from jobs.redis_client.durability import CHECKS, Hazard, describe, judge
+from jobs.redis_client.client import RedisClient
+from jobs.redis_client.durability import CHECKS, Hazard, assess_server, describe_safety
 from tests.support.servers import Server, free_port
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ def settled(server: Server) -> Server:
 
 
 def hazards(info: bytes) -> list[str]:
-    return [hazard.check for hazard in judge({}, info).hazards]
+    return [hazard.check for hazard in assess_server({}, info).hazards]
 
 
 @pytest.mark.parametrize(
@@ -56,29 +56,29 @@ async def test_each_hazard_is_found(before: bytes, after: bytes, check: str) -> 
     "line", [b"aof_enabled:1\r\n", b"maxmemory_policy:noeviction\r\n", b"role:master\r\n", b"redis_version:7.0.15\r\n"]
 )
 async def test_what_a_server_does_not_say_is_neither_good_nor_bad(line: bytes) -> None:
-    safety = judge({}, SAFE.replace(line, b""))
+    safety = assess_server({}, SAFE.replace(line, b""))
     assert (safety.hazards, len(safety.unknown), safety.is_durable) == ((), 1, False)
     assert safety.warnings == [f"cannot tell {CHECKS[safety.unknown[0]]}"]
 
 
 async def test_a_server_that_refuses_info_still_says_its_role_and_version() -> None:
-    safety = judge({b"role": b"replica", b"version": b"7.0.15"}, Exception("NOPERM"))
+    safety = assess_server({b"role": b"replica", b"version": b"7.0.15"}, Exception("NOPERM"))
     assert [hazard.check for hazard in safety.hazards] == ["role"]
     assert safety.unknown == ("persistence", "eviction")
     assert safety.is_read_only
 
 
-async def test_real_servers_of_every_engine_are_judged(own_engine: Server) -> None:
-    connection = Connection(own_engine.url, 2)
+async def test_real_servers_of_every_engine_are_judged(has_custom_engine: Server) -> None:
+    connection = RedisClient(has_custom_engine.url, 2)
     await connection.command("PING")
     assert connection.safety is not None
     assert connection.safety.warnings == []
-    assert describe(connection.safety) == {"safe": True, "warnings": []}
+    assert describe_safety(connection.safety) == {"safe": True, "warnings": []}
     await connection.aclose()
 
 
 @pytest.fixture(params=["valkey", "redis-7.0"])
-def own_engine(request: pytest.FixtureRequest) -> Iterator[Server]:
+def has_custom_engine(request: pytest.FixtureRequest) -> Iterator[Server]:
     server = Server(request.param)
     yield server
     server.close()
@@ -91,7 +91,7 @@ async def test_each_is_warned_of_once_and_again_only_when_it_has_changed(
     with settled.client() as client:
         client.config_set("appendonly", "no")
         client.config_set("maxmemory-policy", "allkeys-lru")
-        connection = Connection(settled.url, 2)
+        connection = RedisClient(settled.url, 2)
         for _ in range(3):
             await connection.command("PING")
             connection._small.close()
@@ -110,7 +110,7 @@ async def test_a_replica_that_takes_writes_is_a_hazard_too(settled: Server) -> N
     with settled.client() as client:
         client.config_set("replica-read-only", "no")
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
-    connection = Connection(settled.url, 2)
+    connection = RedisClient(settled.url, 2)
     await connection.command("PING")
     assert connection.safety is not None
     assert [hazard.check for hazard in connection.safety.hazards] == ["role"]
@@ -120,27 +120,27 @@ async def test_a_replica_that_takes_writes_is_a_hazard_too(settled: Server) -> N
 async def test_a_user_that_may_not_ask_is_served_and_told_so(settled: Server, caplog: pytest.LogCaptureFixture) -> None:
     with settled.client() as client:
         client.execute_command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "&*", "+@all", "-info", "-config")
-    connection = Connection(f"redis://limited:pw@127.0.0.1:{settled.port}/0", 2)
+    connection = RedisClient(f"redis://limited:pw@127.0.0.1:{settled.port}/0", 2)
     await connection.command("PING")
     assert sum("cannot tell whether" in record.message for record in caplog.records) == 2
     await connection.aclose()
 
 
 async def test_with_require_durable_no_new_job_is_taken_and_old_ones_go_on(settled: Server) -> None:
-    connection = Connection(settled.url, 2, require_durable=True)
-    assert await connection.misfit() == ""
+    connection = RedisClient(settled.url, 2, require_durable=True)
+    assert await connection.unusable_reason() == ""
     with settled.client() as client:
         client.config_set("appendonly", "no")
     connection._small.close()
     with pytest.raises(StoreUnavailable, match=r"REQUIRE_DURABLE is set.*appendonly is not yes"):
         await connection.script("job/submit", "jitney:{s00}")
     await connection.script("generic/increment", "jitney:{s00}:k", "field", 1)
-    assert "appendonly is not yes" in await connection.misfit()
+    assert "appendonly is not yes" in await connection.unusable_reason()
     with settled.client() as client:
         client.config_set("appendonly", "yes")
     await connection.aclose()
 
 
 async def test_a_hazard_names_what_to_do() -> None:
-    (one,) = judge({}, SAFE.replace(b"role:master", b"role:slave")).hazards
+    (one,) = assess_server({}, SAFE.replace(b"role:master", b"role:slave")).hazards
     assert one == Hazard("role", "it is a replica: what is written to it is refused or lost; name its primary")

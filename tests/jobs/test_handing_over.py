@@ -5,17 +5,17 @@ import pytest
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
-from tests.jobs.conftest import Bench
+from tests.jobs.conftest import StoreBench
 
 LARGE = b"x" * (32 * 1024 + 1)
 
 
-async def test_free_seats_get_their_jobs_without_a_claim(bench: Bench) -> None:
-    with bench.worker_that_listens("w1") as hear:
+async def test_free_seats_get_their_jobs_without_a_claim(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1") as hear:
         assert await bench.claim(3) == []
         ids = await bench.submit(2, input=b"a\0b\r\n")
-        station, (jobs, seats_left, _) = codec.read_handed(hear())
-    assert (station, seats_left) == ("m 1", 1)
+        station, (jobs, free_slots, _) = codec.read_handoff(hear())
+    assert (station, free_slots) == ("m 1", 1)
     assert [(job.id, job.attempt, job.input, job.kind, job.parameters) for job in jobs] == [
         (job_id, 1, b"a\0b\r\n", "raw", b"{}") for job_id in ids
     ]
@@ -26,46 +26,46 @@ async def test_free_seats_get_their_jobs_without_a_claim(bench: Bench) -> None:
     assert [await bench.state(job_id) for job_id in ids] == ["succeeded", "succeeded"]
 
 
-async def test_no_more_than_the_free_seats_and_in_order(bench: Bench) -> None:
-    with bench.worker_that_listens("w1") as hear:
+async def test_no_more_than_the_free_seats_and_in_order(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1") as hear:
         await bench.claim(3)
         ids = await bench.submit(5)
-        _, (jobs, seats_left, _) = codec.read_handed(hear())
-    assert (seats_left, [job.id for job in jobs]) == (0, ids[:3])
+        _, (jobs, free_slots, _) = codec.read_handoff(hear())
+    assert (free_slots, [job.id for job in jobs]) == (0, ids[:3])
     assert [job.id for job in await bench.claim()] == ids[3:]
 
 
-async def test_the_worker_with_most_free_seats_comes_first(bench: Bench) -> None:
-    with bench.worker_that_listens("w1") as hear, bench.worker_that_listens("w2") as hear_too:
+async def test_the_worker_with_most_free_seats_comes_first(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1") as hear, bench.subscribe_worker("w2") as hear_too:
         await bench.claim(2, "w1")
         await bench.claim(3, "w2")
         ids = await bench.submit(5)
-        assert [job.id for job in codec.read_handed(hear_too())[1].jobs] == ids[:3]
-        assert [job.id for job in codec.read_handed(hear())[1].jobs] == ids[3:]
+        assert [job.id for job in codec.read_handoff(hear_too())[1].jobs] == ids[:3]
+        assert [job.id for job in codec.read_handoff(hear())[1].jobs] == ids[3:]
 
 
-async def test_seats_kept_from_bulk_are_for_interactive_jobs(bench: Bench) -> None:
+async def test_seats_kept_from_bulk_are_for_interactive_jobs(bench: StoreBench) -> None:
     """And the worker hears how many of what it is handed are bulk's."""
-    with bench.worker_that_listens("w1") as hear:
+    with bench.subscribe_worker("w1") as hear:
         await bench.submit(40, lane="bulk", tenant="a")
-        assert (await bench.store.claim("m", "1", "w1", 6, most_bulk=0)).held
+        assert (await bench.store.claim("m", "1", "w1", 6, max_bulk=0)).held
         (passing,) = await bench.submit(lane="bulk", tenant="b")  # its own line is empty
         assert await bench.state(passing) == "queued"
         ids = await bench.submit(7, tenant="b")  # nobody was woken for bulk: these find the seats free
-        _, handed = codec.read_handed(hear())
-        assert ([job.id for job in handed.jobs], handed.bulk, handed.seats_left) == (ids[:6], 0, 0)
+        _, handed = codec.read_handoff(hear())
+        assert ([job.id for job in handed.jobs], handed.bulk, handed.free_slots) == (ids[:6], 0, 0)
         assert (await bench.claim(1))[0].id == ids[6]
         assert len(await bench.claim(64)) == 41
         ids = await bench.submit(3, lane="bulk") + await bench.submit()
-        _, handed = codec.read_handed(hear())
+        _, handed = codec.read_handoff(hear())
         assert ([job.id for job in handed.jobs], handed.bulk, handed.interactive) == (ids[:3], 3, 0)
 
 
-async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: Bench) -> None:
+async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: StoreBench) -> None:
     """Nor is its key there for ever."""
-    with bench.worker_that_listens("keeps") as keeps, bench.worker_that_listens("takes") as takes:
+    with bench.subscribe_worker("keeps") as keeps, bench.subscribe_worker("takes") as takes:
         await bench.submit(40, lane="bulk")
-        assert (await bench.store.claim("m", "1", "keeps", 32, most_bulk=0)).held
+        assert (await bench.store.claim("m", "1", "keeps", 32, max_bulk=0)).held
         assert len(await bench.claim(50, "takes")) == 40
         await bench.submit(lane="bulk", input=LARGE)
         assert takes() == b"m 1"
@@ -75,19 +75,19 @@ async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: Bench) -> None
             assert client.ttl("jitney:{s00}:seats:m:1") > 0
         both = [bench.job(lane="bulk", tenant="b"), bench.job()]  # in one step
         await bench.take(*both)
-        _, handed = codec.read_handed(keeps())
+        _, handed = codec.read_handoff(keeps())
         assert [job.id for job in handed.jobs] == [both[1].id]
 
 
-async def test_who_does_not_listen_is_handed_nothing(bench: Bench) -> None:
+async def test_who_does_not_listen_is_handed_nothing(bench: StoreBench) -> None:
     await bench.claim(3, "dead")
     ids = await bench.submit(2)
     assert [job.id for job in await bench.claim()] == ids
 
 
-async def test_nobody_is_passed_in_line(bench: Bench) -> None:
+async def test_nobody_is_passed_in_line(bench: StoreBench) -> None:
     """The first is too large to be handed over: it waits, and so does who comes behind it."""
-    with bench.worker_that_listens("w1") as hear:
+    with bench.subscribe_worker("w1") as hear:
         await bench.claim(3)
         (large,) = await bench.submit(input=LARGE)
         assert hear() == b"m 1"
@@ -95,32 +95,32 @@ async def test_nobody_is_passed_in_line(bench: Bench) -> None:
     assert [job.id for job in await bench.claim()] == [large, small]
 
 
-async def test_jobs_that_wait_wake_all_who_are_idle(bench: Bench) -> None:
-    with bench.worker_that_listens("w1") as hear, bench.worker_that_listens("w2") as hear_too:
+async def test_jobs_that_wait_wake_all_who_are_idle(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1") as hear, bench.subscribe_worker("w2") as hear_too:
         for worker in ("w1", "w2"):
             await bench.claim(3, worker)
         await bench.submit(2, input=LARGE)
         assert (hear(), hear_too()) == (b"m 1", b"m 1")
 
 
-async def test_seats_that_are_left_get_nothing(bench: Bench) -> None:
-    with bench.worker_that_listens("w1"):
+async def test_seats_that_are_left_get_nothing(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1"):
         await bench.claim(3)
-        await bench.store.leave_seats("m", "1", "w1")
+        await bench.store.withdraw_free_slots("m", "1", "w1")
         await bench.submit()
     assert len(await bench.claim()) == 1
 
 
-async def test_a_trial_frees_no_seats(bench: Bench) -> None:
-    with bench.worker_that_listens("w1"):
+async def test_a_trial_frees_no_seats(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1"):
         await bench.claim(3)
-        assert await bench.try_suspects("w1") == []
+        assert await bench.claim_suspects("w1") == []
         await bench.submit()
     assert len(await bench.claim()) == 1
 
 
-async def test_what_was_handed_over_and_is_lost_goes_back(bench: Bench) -> None:
-    with bench.worker_that_listens("w1"):
+async def test_what_was_handed_over_and_is_lost_goes_back(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1"):
         await bench.claim(3)
         (job_id,) = await bench.submit()
     bench.age("leases", job_id)
@@ -129,13 +129,13 @@ async def test_what_was_handed_over_and_is_lost_goes_back(bench: Bench) -> None:
     assert (job.id, job.attempt) == (job_id, 2)
 
 
-async def test_seats_are_shared_out_among_the_shards(bench: Bench) -> None:
+async def test_seats_are_shared_out_among_the_shards(bench: StoreBench) -> None:
     store = JobStore(StoreSettings(redis_url=bench.server.url, shards=2), bench.store.connection)
-    with bench.worker_that_listens("w1") as hear:
+    with bench.subscribe_worker("w1") as hear:
         await store.claim("m", "1", "w1", 4)
         await bench.take(*(bench.job(shard=nth % 2) for nth in range(6)), store=store)
-        handed = [codec.read_handed(hear()) for _ in range(2)]
-    assert [(seats_left, len(jobs)) for _, (jobs, seats_left, _) in handed] == [(0, 2), (0, 2)]
+        handed = [codec.read_handoff(hear()) for _ in range(2)]
+    assert [(free_slots, len(jobs)) for _, (jobs, free_slots, _) in handed] == [(0, 2), (0, 2)]
     assert len((await store.claim("m", "1", "w1", 4)).jobs) == 2
 
 
@@ -149,24 +149,24 @@ async def test_seats_are_shared_out_among_the_shards(bench: Bench) -> None:
 )
 def test_what_is_no_handing_over_is_told_apart(notice: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        codec.read_handed(notice)
+        codec.read_handoff(notice)
 
 
-async def test_who_has_nobody_in_line_is_the_guest_of_a_full_worker(bench: Bench) -> None:
-    with bench.worker_that_listens("w1") as hear:
+async def test_who_has_nobody_in_line_is_the_guest_of_a_full_worker(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1") as hear:
         crowd = await bench.submit(4, tenant="crowd")
         assert len(await bench.claim(2)) == 2
         (guest,) = await bench.submit(tenant="calm")
-        station, (jobs, seats_left, _) = codec.read_handed(hear())
-        assert (station, seats_left, [job.id for job in jobs]) == ("m 1", None, [guest])
+        station, (jobs, free_slots, _) = codec.read_handoff(hear())
+        assert (station, free_slots, [job.id for job in jobs]) == ("m 1", None, [guest])
         (second,) = await bench.submit(tenant="calm")  # one guest a claim
         assert await bench.state(second) == "queued"
     assert await bench.store.finish("w1", bench.succeed(jobs)) == 0
     assert {job.id for job in await bench.claim(3)} == {second, *crowd[2:]}
 
 
-async def test_who_has_somebody_in_line_is_nobodys_guest(bench: Bench) -> None:
-    with bench.worker_that_listens("w1"):
+async def test_who_has_somebody_in_line_is_nobodys_guest(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1"):
         await bench.submit(4, tenant="crowd")
         await bench.claim(2)
         (late,) = await bench.submit(tenant="crowd")
@@ -174,21 +174,21 @@ async def test_who_has_somebody_in_line_is_nobodys_guest(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("leave", [True, False])
-async def test_a_worker_that_leaves_or_is_silent_has_no_guests(bench: Bench, leave: bool) -> None:
+async def test_a_worker_that_leaves_or_is_silent_has_no_guests(bench: StoreBench, leave: bool) -> None:
     await bench.submit(4, tenant="crowd")
     await bench.claim(2)
     if leave:
-        with bench.worker_that_listens("w1"):
-            await bench.store.leave_seats("m", "1", "w1")
+        with bench.subscribe_worker("w1"):
+            await bench.store.withdraw_free_slots("m", "1", "w1")
             (calm,) = await bench.submit(tenant="calm")
     else:
         (calm,) = await bench.submit(tenant="calm")
     assert await bench.state(calm) == "queued"
 
 
-async def test_where_nobody_waits_there_are_no_guests(bench: Bench) -> None:
+async def test_where_nobody_waits_there_are_no_guests(bench: StoreBench) -> None:
     """It will be claimed with the next batch anyway."""
-    with bench.worker_that_listens("w1"):
+    with bench.subscribe_worker("w1"):
         await bench.submit(2, tenant="crowd")
         await bench.claim(2)
         (calm,) = await bench.submit(tenant="calm")
@@ -197,7 +197,7 @@ async def test_where_nobody_waits_there_are_no_guests(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("of_gateway_s", "of_worker_s"), [(2, 20), (20, 2)])
 async def test_a_job_that_is_handed_over_has_the_lease_that_its_worker_renews(
-    bench: Bench, of_gateway_s: float, of_worker_s: float
+    bench: StoreBench, of_gateway_s: float, of_worker_s: float
 ) -> None:
     """The row: LEASE_S was the gateway's for such jobs, so with another value at the worker each job ran twice."""
     settings = bench.store.settings
@@ -205,7 +205,7 @@ async def test_a_job_that_is_handed_over_has_the_lease_that_its_worker_renews(
         JobStore(StoreSettings(redis_url=settings.redis_url, lease_s=one), bench.store.connection)
         for one in (of_gateway_s, of_worker_s)
     )
-    with bench.worker_that_listens("w1"), bench.server.client() as client:
+    with bench.subscribe_worker("w1"), bench.server.client() as client:
         await worker.claim("m", "1", "w1", 1)
         (seated,) = await bench.take(bench.job(), store=gateway)
         await bench.take(bench.job(), bench.job(), store=gateway)
@@ -217,5 +217,5 @@ async def test_a_job_that_is_handed_over_has_the_lease_that_its_worker_renews(
             assert await bench.state(job.id) == "running"
             left_s = (client.zscore("jitney:{s00}:leases", job.id) - now_ms) / 1000
             assert of_worker_s - 1.5 < left_s <= of_worker_s
-        await worker.leave_seats("m", "1", "w1")
+        await worker.withdraw_free_slots("m", "1", "w1")
         assert client.exists("jitney:{s00}:seats:m:1", "jitney:{s00}:hosts:m:1") == 0

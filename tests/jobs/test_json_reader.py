@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.errors import Refused
-from jobs.contract.json_reader import BLANK, MAX_DEPTH, MAX_VALUES, as_object, read_json, read_object, shown
+from jobs.contract.json_reader import (
+    BLANK,
+    MAX_DEPTH,
+    MAX_VALUES,
+    describe_value,
+    read_json,
+    read_object,
+    require_object,
+)
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner))
@@ -89,7 +97,7 @@ def test_what_is_no_json_is_refused(text: bytes | str) -> None:
 
 
 def test_what_must_be_an_object_is_one() -> None:
-    assert read_object(b'{"a": 1}', "it") == as_object({"a": 1}, "it")
+    assert read_object(b'{"a": 1}', "it") == require_object({"a": 1}, "it")
     for other in (b"[]", b"1", b"null", b'"{}"'):
         with pytest.raises(Refused, match="it must be a JSON object"):
             read_object(other, "it")
@@ -100,9 +108,9 @@ def test_whatever_a_value_is_a_message_shows_it_short() -> None:
     for _ in range(100_000):
         deep = [deep]
     values: list[Any] = [deep, {"a": deep}, "x" * 10_000_000, 10**100_000, 1e300, None, True, b"bytes", object()]
-    assert max(len(shown(value)) for value in values) < 100
+    assert max(len(describe_value(value)) for value in values) < 100
     texts: dict[str, Any] = {"null": None, "true": True, "7": 7, "'a'": "a", "a list": [], "an object": {}}
-    assert [shown(value) for value in texts.values()] == [*texts]
+    assert [describe_value(value) for value in texts.values()] == [*texts]
 
 
 def test_a_line_of_a_mark_alone_is_blank() -> None:

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from jobs.redis_client.client import Connection
-from jobs.redis_client.pubsub import Listener
+from jobs.redis_client.client import RedisClient
+from jobs.redis_client.pubsub import Subscriber
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -14,16 +14,16 @@ pytestmark = pytest.mark.anyio
 class Ear:
     """A listener on channel `c`, with what it heard and how often it (re)connected."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: RedisClient) -> None:
         self.heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self.connected: asyncio.Queue[bool] = asyncio.Queue()
-        self.listener = Listener(connection, ["c"], lambda *notice: self.heard.put_nowait(notice), self._connected)
+        self.listener = Subscriber(connection, ["c"], lambda *notice: self.heard.put_nowait(notice), self._connected)
 
     async def _connected(self) -> None:
         self.connected.put_nowait(True)
 
 
-async def test_a_notice_is_heard(own: tuple[Server, Connection]) -> None:
+async def test_a_notice_is_heard(own: tuple[Server, RedisClient]) -> None:
     _, connection = own
     ear = Ear(connection)
     listening = asyncio.create_task(ear.listener.run())
@@ -33,7 +33,7 @@ async def test_a_notice_is_heard(own: tuple[Server, Connection]) -> None:
     listening.cancel()
 
 
-async def test_it_comes_back_when_the_server_does(own: tuple[Server, Connection]) -> None:
+async def test_it_comes_back_when_the_server_does(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     ear = Ear(connection)
     listening = asyncio.create_task(ear.listener.run())

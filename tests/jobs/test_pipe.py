@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.client import Connection
-from jobs.redis_client.pipelined_connection import Wire, Word, pack, pack_large
+from jobs.redis_client.client import RedisClient
+from jobs.redis_client.pipelined_connection import Arg, RedisConnection, pack, pack_large
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_answers_come_to_who_asked(own: tuple[Server, Connection]) -> None:
+async def test_answers_come_to_who_asked(own: tuple[Server, RedisClient]) -> None:
     _, connection = own
     answers = await asyncio.gather(*(connection.command("ECHO", str(n)) for n in range(500)))
     assert answers == [str(n).encode() for n in range(500)]
 
 
-async def test_commands_of_one_turn_leave_together(own: tuple[Server, Connection]) -> None:
+async def test_commands_of_one_turn_leave_together(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     await connection.command("PING")
     with server.client() as client:
@@ -35,7 +35,7 @@ async def test_commands_of_one_turn_leave_together(own: tuple[Server, Connection
     assert after - before <= 5  # the two INFOs are among them
 
 
-async def test_an_error_belongs_to_its_command_alone(own: tuple[Server, Connection]) -> None:
+async def test_an_error_belongs_to_its_command_alone(own: tuple[Server, RedisClient]) -> None:
     _, connection = own
     pipe = connection._small
     wrong, right = await pipe.send([("NOSUCH",), ("ECHO", "x")])
@@ -43,7 +43,7 @@ async def test_an_error_belongs_to_its_command_alone(own: tuple[Server, Connecti
     assert right == b"x"
 
 
-async def test_a_cancelled_command_does_not_shift_the_others(own: tuple[Server, Connection]) -> None:
+async def test_a_cancelled_command_does_not_shift_the_others(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     await connection.command("PING")
     assert server.process is not None
@@ -57,7 +57,7 @@ async def test_a_cancelled_command_does_not_shift_the_others(own: tuple[Server, 
     assert [answer for n, answer in enumerate(answers) if n != 3] == [str(n).encode() for n in range(10) if n != 3]
 
 
-async def test_a_wire_that_is_lost_sends_nothing_more(own: tuple[Server, Connection]) -> None:
+async def test_a_wire_that_is_lost_sends_nothing_more(own: tuple[Server, RedisClient]) -> None:
     """Or the next connection's first answer would go to a command that was never sent."""
     _, connection = own
     wire = await connection.subscribe(["c"], lambda _push: None)
@@ -68,7 +68,7 @@ async def test_a_wire_that_is_lost_sends_nothing_more(own: tuple[Server, Connect
     assert answers == [str(n).encode() for n in range(50)]
 
 
-async def test_no_command_at_all_is_answered_and_holds_nobody_up(own: tuple[Server, Connection]) -> None:
+async def test_no_command_at_all_is_answered_and_holds_nobody_up(own: tuple[Server, RedisClient]) -> None:
     _, connection = own
     nothing, something = await asyncio.gather(connection.pipeline([]), connection.command("ECHO", "x"))
     assert (nothing, something) == ([], b"x")
@@ -90,14 +90,14 @@ async def test_a_slow_answer_may_take_longer_than_the_timeout(tmp_path: Path) ->
     loop = asyncio.get_running_loop()
     async with await loop.create_unix_server(Dripper, tmp_path / "s"):
         transport, _ = await loop.create_unix_connection(asyncio.Protocol, str(tmp_path / "s"))
-        wire = Wire((transport, None), timeout_s=0.2)
+        wire = RedisConnection((transport, None), timeout_s=0.2)
         assert await wire.send([("GET", "slow")]) == [b"hello"]
         wire.close()
 
 
-async def test_a_loop_that_stood_still_is_no_silent_server(own: tuple[Server, Connection]) -> None:
+async def test_a_loop_that_stood_still_is_no_silent_server(own: tuple[Server, RedisClient]) -> None:
     server, _ = own
-    connection = Connection(server.url, 0.2)
+    connection = RedisClient(server.url, 0.2)
     await connection.command("PING")
     answer = asyncio.create_task(connection.command("ECHO", "x"))
     await asyncio.wait([answer], timeout=0.001)
@@ -106,7 +106,7 @@ async def test_a_loop_that_stood_still_is_no_silent_server(own: tuple[Server, Co
     await connection.aclose()
 
 
-async def test_a_silent_server_is_an_error_in_time_and_not_for_ever(own: tuple[Server, Connection]) -> None:
+async def test_a_silent_server_is_an_error_in_time_and_not_for_ever(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     assert server.process is not None
     await connection.command("PING")
@@ -119,7 +119,7 @@ async def test_a_silent_server_is_an_error_in_time_and_not_for_ever(own: tuple[S
     assert await connection.command("PING") == b"PONG"
 
 
-async def test_a_restarted_server_is_found_again(own: tuple[Server, Connection]) -> None:
+async def test_a_restarted_server_is_found_again(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     await connection.command("SET", "k", "v")
     server.kill()
@@ -129,7 +129,7 @@ async def test_a_restarted_server_is_found_again(own: tuple[Server, Connection])
     assert await connection.command("GET", "k") == b"v"
 
 
-async def test_large_inputs_take_a_connection_of_their_own(own: tuple[Server, Connection]) -> None:
+async def test_large_inputs_take_a_connection_of_their_own(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     await connection.script("job/read_and_wait", "jitney:{s00}", "g", "00", "v", "state")
     with server.client() as client:
@@ -139,5 +139,5 @@ async def test_large_inputs_take_a_connection_of_their_own(own: tuple[Server, Co
 
 
 @given(st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.binary(), st.integers()), min_size=1))
-def test_large_commands_are_packed_the_same(words: list[Word]) -> None:
+def test_large_commands_are_packed_the_same(words: list[Arg]) -> None:
     assert pack_large(words) == pack(tuple(words))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from background.settings import DeliverySettings
-from jobs.config.settings_base import explain
-from jobs.redis_client.redis_url import Address, check, find, masked
+from background.settings import BackgroundSettings
+from jobs.config.settings_base import format_validation_error
+from jobs.redis_client.redis_url import RedisAddress, check_url, find_address, mask_password
 from jobs.store.settings import StoreSettings
 
 WRONG = {
@@ -65,33 +65,33 @@ RIGHT = [
 @pytest.mark.parametrize(("url", "why"), WRONG.items())
 def test_what_is_no_url_is_refused_in_one_line(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as caught:
-        check(url)
+        check_url(url)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", [url for url in WRONG if "s3cret" in url])
 def test_no_refusal_shows_a_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="REDIS_URL=") as caught:
-        find({"REDIS_URL": url})
+        find_address({"REDIS_URL": url})
     assert "s3cret" not in "".join(traceback.format_exception_only(caught.value))
     monkeypatch.setenv("REDIS_URL", url)
     with pytest.raises(ValidationError) as refused:
         StoreSettings()
-    assert "s3cret" not in explain(refused.value)
+    assert "s3cret" not in format_validation_error(refused.value)
 
 
 @pytest.mark.parametrize("url", RIGHT)
 def test_what_redis_py_takes_is_taken(url: str) -> None:
-    assert check(url) == url
+    assert check_url(url) == url
 
 
 def test_a_url_is_shown_without_its_password() -> None:
-    assert masked("redis://host/0") == "redis://host/0"
-    assert masked("redis://user:s3cret@host/0") == "redis://user:***@host/0"
-    assert masked("redis://:s3@cret@host/0") == "redis://:***@host/0"
-    assert masked("redis://s3cret@host/0") == "redis://:***@host/0"
-    assert masked("redis://:s3cret") == "redis://:***"
-    assert masked("rediss://host/0?password=s3cret&ssl_password=s3cret&db=1") == (
+    assert mask_password("redis://host/0") == "redis://host/0"
+    assert mask_password("redis://user:s3cret@host/0") == "redis://user:***@host/0"
+    assert mask_password("redis://:s3@cret@host/0") == "redis://:***@host/0"
+    assert mask_password("redis://s3cret@host/0") == "redis://:***@host/0"
+    assert mask_password("redis://:s3cret") == "redis://:***"
+    assert mask_password("rediss://host/0?password=s3cret&ssl_password=s3cret&db=1") == (
         "rediss://host/0?password=***&ssl_password=***&db=1"
     )
 
@@ -99,8 +99,8 @@ def test_a_url_is_shown_without_its_password() -> None:
 def test_a_file_overrules_the_variable_and_is_read_each_time(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text("redis://first/0\n")
-    address = find({"REDIS_URL": "redis://other/0", "REDIS_URL_FILE": str(file)})
-    assert address == Address("", file)
+    address = find_address({"REDIS_URL": "redis://other/0", "REDIS_URL_FILE": str(file)})
+    assert address == RedisAddress("", file)
     assert address.read() == "redis://first/0"
     file.write_text("redis://second/0")
     assert address.read() == "redis://second/0"
@@ -115,13 +115,13 @@ def test_a_file_without_a_url_is_refused_by_name(tmp_path: Path, text: str | Non
         file.write_text(text)
     with pytest.raises(ValidationError) as caught:
         StoreSettings(redis_url_file=file)
-    assert explain(caught.value).startswith("REDIS_URL_FILE: ")
-    assert why in explain(caught.value)
+    assert format_validation_error(caught.value).startswith("REDIS_URL_FILE: ")
+    assert why in format_validation_error(caught.value)
 
 
 def test_rqs_own_server_is_named_and_refused_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert DeliverySettings().rq_address() is None
+    assert BackgroundSettings().rq_address() is None
     monkeypatch.setenv("RQ_REDIS_URL", "redis://:s3cret@host:abc/0")
     with pytest.raises(ValidationError) as caught:
-        DeliverySettings()
-    assert explain(caught.value).startswith("RQ_REDIS_URL=redis://:***@host:abc/0: it has no port")
+        BackgroundSettings()
+    assert format_validation_error(caught.value).startswith("RQ_REDIS_URL=redis://:***@host:abc/0: it has no port")

@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from jobs.config.settings_base import explain
-from jobs.contract.errors import NotNow, OverLimit, Refused
-from jobs.contract.job import Claimed, Outcome
+from jobs.config.settings_base import format_validation_error
+from jobs.contract.errors import OverLimit, Refused, RetryLater
+from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from jobs.store.job_store import JobStore
-from jobs.store.maintenance import bury
+from jobs.store.maintenance import recover_dead_worker
 from jobs.store.settings import StoreSettings
-from tests.jobs.conftest import Bench
+from tests.jobs.conftest import StoreBench
 
 Limited = Callable[..., JobStore]
 
 
 @pytest.fixture
-def limited(bench: Bench) -> Limited:
+def limited(bench: StoreBench) -> Limited:
     """Give the store other settings."""
 
     def make(**settings: Any) -> JobStore:
@@ -32,19 +32,19 @@ def limited(bench: Bench) -> Limited:
     return make
 
 
-def load(bench: Bench, tenant: str) -> dict[str, int]:
+def load(bench: StoreBench, tenant: str) -> dict[str, int]:
     """Read what is counted of a tenant."""
     with bench.server.client() as client:
         fields = client.hgetall("jitney:{s00}:load").items()
     return {name.decode().split(":")[1]: int(n) for name, n in fields if name.startswith(b"@%s:" % tenant.encode())}
 
 
-def by_tenant(bench: Bench, claimed: list[Claimed]) -> Counter[str]:
+def by_tenant(bench: StoreBench, claimed: list[ClaimedJob]) -> Counter[str]:
     with bench.server.client() as client:
         return Counter(client.hget(f"jitney:{{s00}}:job:{job.id}", "tenant").decode() for job in claimed)
 
 
-async def test_a_tenant_has_so_many_open_jobs_and_the_others_theirs(bench: Bench, limited: Limited) -> None:
+async def test_a_tenant_has_so_many_open_jobs_and_the_others_theirs(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=2, tenants='{"big": {"jobs": 3}}')
     for tenant, most in (("a", 2), ("big", 3), ("b", 2)):
         await bench.submit(most, tenant=tenant)
@@ -56,7 +56,7 @@ async def test_a_tenant_has_so_many_open_jobs_and_the_others_theirs(bench: Bench
     await bench.submit(tenant="a")
 
 
-async def test_a_tenant_has_so_many_bytes(bench: Bench, limited: Limited) -> None:
+async def test_a_tenant_has_so_many_bytes(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_bytes=100)
     await bench.submit(tenant="a", input=b"x" * 60)
     with pytest.raises(OverLimit):
@@ -65,7 +65,7 @@ async def test_a_tenant_has_so_many_bytes(bench: Bench, limited: Limited) -> Non
     await bench.submit(tenant="b", input=b"x" * 100)
 
 
-async def test_what_no_wait_helps_is_refused_for_good(bench: Bench, limited: Limited) -> None:
+async def test_what_no_wait_helps_is_refused_for_good(bench: StoreBench, limited: Limited) -> None:
     """A job above its tenant's bytes, or its model's, was told to come back."""
     for settings, most in (({"tenant_bytes": 100}, 100), ({"max_input_bytes": 100}, 100)):
         limited(**settings)
@@ -74,7 +74,7 @@ async def test_what_no_wait_helps_is_refused_for_good(bench: Bench, limited: Lim
             await bench.submit(tenant="a", input=b"x" * 101)
         error = refused.value
         assert (error.code, error.status, error.details) == ("body_too_large", 413, {"limit_bytes": most})
-        with pytest.raises(NotNow):
+        with pytest.raises(RetryLater):
             await bench.submit(tenant="a", input=b"x" * 41)
         await bench.store.finish("w1", bench.succeed(await bench.claim()))
     limited(max_input_bytes=100)  # bulk's part of the room is nine tenths
@@ -84,26 +84,26 @@ async def test_what_no_wait_helps_is_refused_for_good(bench: Bench, limited: Lim
     await bench.submit(lane="bulk")
 
 
-async def test_what_no_wait_helps_is_refused_for_good_in_a_full_queue_too(bench: Bench, limited: Limited) -> None:
+async def test_what_no_wait_helps_is_refused_for_good_in_a_full_queue_too(bench: StoreBench, limited: Limited) -> None:
     """It was told to come back as long as the queue was full, or its tenant had as many jobs as it may."""
     for settings in ({"tenant_bytes": 100, "max_jobs": 1}, {"max_input_bytes": 100, "tenant_jobs": 1}):
         limited(**settings)
         await bench.submit(tenant="a")
-        with pytest.raises(NotNow):
+        with pytest.raises(RetryLater):
             await bench.submit(tenant="a")
         with pytest.raises(Refused, match="may have 100: no wait helps"):
             await bench.submit(tenant="a", input=b"x" * 101)
         await bench.store.finish("w1", bench.succeed(await bench.claim()))
 
 
-async def test_of_many_jobs_in_one_call_those_are_taken_that_fit(bench: Bench, limited: Limited) -> None:
+async def test_of_many_jobs_in_one_call_those_are_taken_that_fit(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=2)
     jobs = [bench.job(tenant=tenant) for tenant in ("a", "a", "a", "b", "a", "b", "b")]
     verdicts = await bench.store.submit(jobs)
     assert [isinstance(verdict, OverLimit) for verdict in verdicts] == [False, False, True, False, True, False, True]
 
 
-async def test_the_same_key_is_found_though_the_quota_is_used_up(bench: Bench, limited: Limited) -> None:
+async def test_the_same_key_is_found_though_the_quota_is_used_up(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=1)
     job = bench.job(tenant="a", idempotency_key="k", digest="d")
     (first,) = await bench.take(job)
@@ -111,43 +111,43 @@ async def test_the_same_key_is_found_though_the_quota_is_used_up(bench: Bench, l
     assert (again.id, again.replayed) == (first.id, True)
 
 
-async def end_by_cancel(bench: Bench, job: Claimed) -> None:
+async def end_by_cancel(bench: StoreBench, job: ClaimedJob) -> None:
     await bench.store.cancel(job.id, "a")
 
 
-async def end_by_finish(bench: Bench, job: Claimed) -> None:
+async def end_by_finish(bench: StoreBench, job: ClaimedJob) -> None:
     await bench.store.finish("w1", bench.succeed([job]))
 
 
-async def end_as_dead_letter(bench: Bench, job: Claimed) -> None:
+async def end_as_dead_letter(bench: StoreBench, job: ClaimedJob) -> None:
     await bench.store.finish("w1", [Outcome(job.id, job.attempt, State.FAILED, b'{"code":"poison"}', dead=True)])
 
 
-async def end_by_retry(bench: Bench, job: Claimed) -> None:
+async def end_by_retry(bench: StoreBench, job: ClaimedJob) -> None:
     await bench.store.finish("w1", [Outcome(job.id, job.attempt, State.QUEUED, b"", after_ms=60_000)])
 
 
-async def end_by_release(bench: Bench, job: Claimed) -> None:
+async def end_by_release(bench: StoreBench, job: ClaimedJob) -> None:
     assert await bench.store.release("w1", [job]) == 1
 
 
-async def end_by_lost_lease(bench: Bench, job: Claimed) -> None:
+async def end_by_lost_lease(bench: StoreBench, job: ClaimedJob) -> None:
     bench.age("leases", job.id)
     assert (await bench.sweep()).reclaimed == 1
 
 
-async def end_by_deadline(bench: Bench, job: Claimed) -> None:
+async def end_by_deadline(bench: StoreBench, job: ClaimedJob) -> None:
     bench.age("deadlines", job.id)
     assert (await bench.sweep()).expired == 1
 
 
-async def end_by_burial(bench: Bench, job: Claimed) -> None:
-    assert (await bury(bench.store, "w1", [])).back == 1
+async def end_by_burial(bench: StoreBench, job: ClaimedJob) -> None:
+    assert (await recover_dead_worker(bench.store, "w1", [])).back == 1
     del job
 
 
-async def end_as_suspect(bench: Bench, job: Claimed) -> None:
-    assert (await bury(bench.store, "w1", [job.claim])).suspects == 1
+async def end_as_suspect(bench: StoreBench, job: ClaimedJob) -> None:
+    assert (await recover_dead_worker(bench.store, "w1", [job.claim])).suspects == 1
 
 
 ENDS = [
@@ -157,7 +157,9 @@ ENDS = [
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_whichever_way_a_job_leaves_its_seat_another_may_run(bench: Bench, limited: Limited, end: Any) -> None:
+async def test_whichever_way_a_job_leaves_its_seat_another_may_run(
+    bench: StoreBench, limited: Limited, end: Any
+) -> None:
     limited(tenant_running=1)
     await bench.submit(2, tenant="a")
     (first,) = await bench.claim()
@@ -168,7 +170,7 @@ async def test_whichever_way_a_job_leaves_its_seat_another_may_run(bench: Bench,
     assert len(await bench.claim()) == 1
 
 
-async def test_who_has_enough_running_is_passed_by_and_keeps_its_turn(bench: Bench, limited: Limited) -> None:
+async def test_who_has_enough_running_is_passed_by_and_keeps_its_turn(bench: StoreBench, limited: Limited) -> None:
     limited(tenants='{"a": {"running": 2}}')
     await bench.submit(10, tenant="a")
     await bench.submit(10, tenant="b")
@@ -180,7 +182,7 @@ async def test_who_has_enough_running_is_passed_by_and_keeps_its_turn(bench: Ben
 
 @pytest.mark.parametrize("want", [1, 2, 3, 8, 32])
 async def test_tenants_have_seats_by_their_weights_whatever_the_batch(
-    bench: Bench, limited: Limited, want: int
+    bench: StoreBench, limited: Limited, want: int
 ) -> None:
     limited(tenants='{"a": {"weight": 3}}')
     for tenant in ("b", "a", "c"):
@@ -192,13 +194,13 @@ async def test_tenants_have_seats_by_their_weights_whatever_the_batch(
     assert shares == pytest.approx({"a": 0.6, "b": 0.2, "c": 0.2}, abs=0.04)
 
 
-async def test_a_lone_tenant_of_little_weight_has_all_seats(bench: Bench, limited: Limited) -> None:
+async def test_a_lone_tenant_of_little_weight_has_all_seats(bench: StoreBench, limited: Limited) -> None:
     limited(tenants='{"a": {"weight": 100}}')
     await bench.submit(32, tenant="b")
     assert len(await bench.claim(32)) == 32
 
 
-async def test_without_limits_nothing_is_counted(bench: Bench) -> None:
+async def test_without_limits_nothing_is_counted(bench: StoreBench) -> None:
     await bench.submit(3, tenant="a")
     await bench.claim(2)
     assert load(bench, "a") == {}
@@ -212,4 +214,4 @@ def test_tenants_that_make_no_sense_stop_the_start_with_a_word(text: str, monkey
     monkeypatch.setenv("TENANTS", text)
     with pytest.raises(ValidationError) as found:
         StoreSettings()
-    assert explain(found.value).startswith("TENANTS=")
+    assert format_validation_error(found.value).startswith("TENANTS=")

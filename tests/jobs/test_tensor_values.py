@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.errors import Refused
-from jobs.contract.tensors import DATATYPES, Tensor, from_numbers, read_head, read_values, to_numbers
+from jobs.contract.tensors import DATATYPES, Tensor, from_numbers, read_tensor_header, read_tensor_values, to_numbers
 
 INTEGERS = [name for name in DATATYPES if "INT" in name]
 FLOATS = [name for name in DATATYPES if name.startswith("FP")]
@@ -15,7 +15,7 @@ FLOATS = [name for name in DATATYPES if name.startswith("FP")]
 
 def read(datatype: Any, shape: Any, **values: Any) -> Tensor:
     given = {"datatype": datatype, "shape": shape, **values}
-    return read_values("x", *read_head("x", given), given)
+    return read_tensor_values("x", *read_tensor_header("x", given), given)
 
 
 def refusal(datatype: Any, shape: Any, **values: Any) -> Refused:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.url_prefixes import UrlPrefixes, normalise
+from jobs.bulk.url_prefixes import UrlPrefixes, normalize_url
 
 PREFIXES = UrlPrefixes(["http://cdn.example:8080/public/", "https://cdn.example/cats", "https://whole.example"])
 
@@ -79,8 +79,8 @@ def test_what_lies_elsewhere_is_found_nowhere(url: str) -> None:
 
 def test_normalising_twice_changes_nothing() -> None:
     for url in INSIDE.values():
-        assert str(normalise(url)) == url
-    assert str(normalise("http://[2001:DB8::1]:80")) == "http://[2001:db8::1]/"
+        assert str(normalize_url(url)) == url
+    assert str(normalize_url("http://[2001:DB8::1]:80")) == "http://[2001:db8::1]/"
 
 
 @pytest.mark.parametrize("wrong", ["cdn.example/cats", "ftp://x/", "https://u:p@x/", "https://x/a?b", "https://", "/x"])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from jobs.redis_client.event_wait import end_all, wait_for_event
+from jobs.redis_client.event_wait import cancel_all, wait_for_event
 from tests.support.waiting import pass_time
 
 pytestmark = pytest.mark.anyio
@@ -51,5 +51,5 @@ async def test_a_task_that_swallows_a_cancellation_is_canceled_again() -> None:
 
     tasks = [asyncio.create_task(deaf()), asyncio.create_task(failing())]
     await pass_time(0.01)
-    await end_all(tasks)
+    await cancel_all(tasks)
     assert [task.done() for task in tasks] == [True, True]

@@ -10,12 +10,12 @@ import pytest
 from redis import exceptions
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.client import Connection
-from jobs.redis_client.error_kinds import ELSEWHERE_ERRORS, Kind, kind_of
-from jobs.redis_client.pubsub import Listener
+from jobs.redis_client.client import RedisClient
+from jobs.redis_client.error_kinds import RECONNECT_ERRORS, ErrorKind, classify_error
+from jobs.redis_client.pubsub import Subscriber
 from tests.faults.proxy import Network, Proxy
 from tests.support.servers import Server, free_port
-from tests.support.waiting import until
+from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -25,35 +25,35 @@ ROOT = "jitney:{s00}"
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        ("BUSY Redis is busy running a script", Kind.AGAIN),
-        ("OOM command not allowed when used memory > 'maxmemory'.", Kind.AGAIN),
-        ("MISCONF Errors writing to the AOF file", Kind.AGAIN),
-        ("NOREPLICAS Not enough good replicas to write.", Kind.AGAIN),
-        ("TRYAGAIN Multiple keys request during rehashing of slot", Kind.AGAIN),
-        ("ERR max number of clients reached", Kind.AGAIN),
-        ("READONLY You can't write against a read only replica.", Kind.ELSEWHERE),
-        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Kind.ELSEWHERE),
-        ("MOVED 3999 127.0.0.1:6381", Kind.ELSEWHERE),
-        ("CLUSTERDOWN The cluster is down", Kind.ELSEWHERE),
-        ("LOADING Redis is loading the dataset in memory", Kind.ELSEWHERE),
-        ("NOAUTH Authentication required.", Kind.ELSEWHERE),
-        ("WRONGPASS invalid username-password pair or user is disabled.", Kind.ELSEWHERE),
-        ("UNBLOCKED force unblock from blocking operation, instance state changed", Kind.ELSEWHERE),
-        ("NOPERM this user has no permissions to run the 'evalsha' command", Kind.NEVER),
-        ("WRONGTYPE Operation against a key holding the wrong kind of value", Kind.NEVER),
-        ("ERR DB index is out of range", Kind.NEVER),
-        ("READONLYNESS is no code of Redis", Kind.NEVER),
+        ("BUSY Redis is busy running a script", ErrorKind.RETRY),
+        ("OOM command not allowed when used memory > 'maxmemory'.", ErrorKind.RETRY),
+        ("MISCONF Errors writing to the AOF file", ErrorKind.RETRY),
+        ("NOREPLICAS Not enough good replicas to write.", ErrorKind.RETRY),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", ErrorKind.RETRY),
+        ("ERR max number of clients reached", ErrorKind.RETRY),
+        ("READONLY You can't write against a read only replica.", ErrorKind.RECONNECT),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", ErrorKind.RECONNECT),
+        ("MOVED 3999 127.0.0.1:6381", ErrorKind.RECONNECT),
+        ("CLUSTERDOWN The cluster is down", ErrorKind.RECONNECT),
+        ("LOADING Redis is loading the dataset in memory", ErrorKind.RECONNECT),
+        ("NOAUTH Authentication required.", ErrorKind.RECONNECT),
+        ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind.RECONNECT),
+        ("UNBLOCKED force unblock from blocking operation, instance state changed", ErrorKind.RECONNECT),
+        ("NOPERM this user has no permissions to run the 'evalsha' command", ErrorKind.NEVER),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", ErrorKind.NEVER),
+        ("ERR DB index is out of range", ErrorKind.NEVER),
+        ("READONLYNESS is no code of Redis", ErrorKind.NEVER),
     ],
 )
-async def test_an_error_reply_has_a_kind(reply: str, kind: Kind) -> None:
-    assert kind_of(hiredis.ReplyError(reply)) is kind
+async def test_an_error_reply_has_a_kind(reply: str, kind: ErrorKind) -> None:
+    assert classify_error(hiredis.ReplyError(reply)) is kind
 
 
-@pytest.mark.parametrize("error", ELSEWHERE_ERRORS)
+@pytest.mark.parametrize("error", RECONNECT_ERRORS)
 async def test_the_errors_that_redis_py_reconnects_on_are_those_of_the_table(error: type[Exception]) -> None:
     codes = [code for code, one in _classes().items() if one is error]
     assert codes
-    assert {kind_of(error("3999 127.0.0.1:6381", status_code=code)) for code in codes} == {Kind.ELSEWHERE}  # type: ignore[call-arg]
+    assert {classify_error(error("3999 127.0.0.1:6381", status_code=code)) for code in codes} == {ErrorKind.RECONNECT}  # type: ignore[call-arg]
 
 
 def _classes() -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _classes() -> dict[str, Any]:
 
 @pytest.mark.parametrize("error", [TimeoutError("no answer"), ConnectionResetError(), exceptions.TimeoutError()])
 async def test_what_was_not_answered_is_tried_again(error: Exception) -> None:
-    assert kind_of(error) is Kind.AGAIN
+    assert classify_error(error) is ErrorKind.RETRY
 
 
 class Two:
@@ -80,7 +80,7 @@ class Two:
         self.old, self.new = Server(port=free_port()), Server(port=free_port())
         self.network = Network()
         self.forwarder = Proxy(self.network, self.old.port)
-        self.connection = Connection(f"redis://127.0.0.1:{self.forwarder.port}/0", 2)
+        self.connection = RedisClient(f"redis://127.0.0.1:{self.forwarder.port}/0", 2)
 
     def lead_to_new(self) -> None:
         self.forwarder.upstream = self.new.port
@@ -109,7 +109,7 @@ def servers() -> Iterator[Two]:
 async def two(servers: Two) -> AsyncIterator[Two]:
     servers.promote_old()
     servers.forwarder.upstream = servers.old.port
-    servers.connection = Connection(f"redis://127.0.0.1:{servers.forwarder.port}/0", 2)
+    servers.connection = RedisClient(f"redis://127.0.0.1:{servers.forwarder.port}/0", 2)
     for server in (servers.old, servers.new):
         with server.client() as client:
             client.flushall()
@@ -164,7 +164,7 @@ async def test_a_subscription_leaves_a_node_that_became_a_replica(two: Two) -> N
     async def on_connect() -> None:
         connected.put_nowait(True)
 
-    listener = Listener(two.connection, ["c"], lambda _channel, data: heard.put_nowait(data), on_connect)
+    listener = Subscriber(two.connection, ["c"], lambda _channel, data: heard.put_nowait(data), on_connect)
     listening = asyncio.create_task(listener.run())
     await asyncio.wait_for(connected.get(), 5)
     two.demote_old()
@@ -194,7 +194,7 @@ async def test_what_the_old_node_was_sent_before_is_still_answered_there(two: Tw
         asked = asyncio.create_task(two.connection.script("generic/increment", "k", "field", 1))
         done, _ = await asyncio.wait([asked], timeout=0.1)
         assert not done
-        two.connection._reopen(two.connection._era, "as if it had moved")
+        two.connection._reopen(two.connection._generation, "as if it had moved")
         assert await two.connection.command("PING") == b"PONG"
         client.execute_command("CLIENT", "UNPAUSE")
         await asked
@@ -207,7 +207,7 @@ async def test_a_password_that_was_changed_is_read_from_the_file_anew(tmp_path: 
         with server.client() as client:
             client.config_set("requirepass", "first")
         file.write_text(f"unix://:first@{server.socket}\n")
-        connection = Connection("", 2, url_file=file)
+        connection = RedisClient("", 2, url_file=file)
         assert await connection.command("PING") == b"PONG"
         server.url = f"unix://:first@{server.socket}"
         with server.client() as client:
@@ -236,7 +236,7 @@ async def test_a_lone_failure_of_each_kind_is_told_as_what_it_is(two: Two, caplo
 async def test_a_connection_finds_back_after_a_wrong_url_in_the_file(two: Two, tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"redis://127.0.0.1:{two.old.port}/0")
-    connection = Connection("", 2, url_file=file)
+    connection = RedisClient("", 2, url_file=file)
     await connection.command("PING")
     file.write_text("half a line of a URL that is being writ")
     connection._small.close()
@@ -247,7 +247,7 @@ async def test_a_connection_finds_back_after_a_wrong_url_in_the_file(two: Two, t
     async def answers() -> bool:
         return bool(await connection.command("PING") == b"PONG")
 
-    await until(answers, "it answers again")
+    await wait_until_async(answers, "it answers again")
     await connection.aclose()
 
 

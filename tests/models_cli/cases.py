@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from tests.support.graphs import node, numbers, whole, write
+from tests.support.graphs import int64_constant, node, numbers, write
 
 Maker = Callable[[Path, "int | str"], Path]
 
 
 def reshape(path: Path, n: int | str) -> Path:
     nodes = [node("Relu", ["x"], ["r"]), node("Reshape", ["r", "to"], ["f"]), node("MatMul", ["f", "w"], ["y"])]
-    constants = {"to": whole(n if isinstance(n, int) else -1, 12), "w": numbers(12, 5)}
+    constants = {"to": int64_constant(n if isinstance(n, int) else -1, 12), "w": numbers(12, 5)}
     return write(path, nodes, {"x": [n, 3, 4]}, {"y": [n, 5]}, constants)
 
 
@@ -38,7 +38,9 @@ def class_token(path: Path, n: int | str) -> Path:
 
 def expand(path: Path, n: int | str) -> Path:
     nodes = [node("Expand", ["x", "to"], ["e"]), node("ReduceSum", ["e", "last"], ["y"], keepdims=0)]
-    return write(path, nodes, {"x": [n, 3, 1]}, {"y": [n, 3]}, {"to": whole(int(n), 3, 4), "last": whole(2)})
+    return write(
+        path, nodes, {"x": [n, 3, 1]}, {"y": [n, 3]}, {"to": int64_constant(int(n), 3, 4), "last": int64_constant(2)}
+    )
 
 
 def squeeze(path: Path, n: int | str) -> Path:
@@ -57,9 +59,9 @@ def heads(path: Path, n: int | str) -> Path:
     ]
     rows = int(n)
     constants = {
-        "parted": whole(rows, 6, 2, 4),
-        "folded": whole(rows * 2, 6, 4),
-        "unfolded": whole(rows, -1),
+        "parted": int64_constant(rows, 6, 2, 4),
+        "folded": int64_constant(rows * 2, 6, 4),
+        "unfolded": int64_constant(rows, -1),
         "w": numbers(4, 4),
     }
     return write(path, nodes, {"x": [n, 6, 8]}, {"y": [n, 48]}, constants)
@@ -76,7 +78,7 @@ def recurrent(path: Path, n: int | str) -> Path:
         "r": numbers(1, 20, 5),
         "h": np.repeat(numbers(1, 1, 5), int(n), 1),
         "c": np.zeros((1, int(n), 5), np.float32),
-        "first": whole(0),
+        "first": int64_constant(0),
     }
     return write(path, nodes, {"x": [7, n, 3]}, {"y": [n, 5]}, constants)
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from model_runtime.model import Model, load
-from model_runtime.profiling.batch_cap import Times, Trial
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.model import Model, load_model
+from model_runtime.profiling.batch_cap import MeasuredModel, RunTimes
+from model_runtime.repository.repository import ModelFolder, list_models
 from tests.support import models
 
 CLOSE = 1.05
@@ -25,14 +25,14 @@ class Sweep(NamedTuple):
 
 
 def loaded(models_dir: Path) -> Model:
-    (found,) = scan(models_dir)
+    (found,) = list_models(models_dir)
     assert isinstance(found, ModelFolder)
-    return load(found)
+    return load_model(found)
 
 
 def sweep(model: Model, rounds: int) -> Sweep:
     """The least of some rounds through all sizes: what makes a run dearer is other work."""
-    trial, best = Trial(model.inputs, model.run, spent=time.process_time), dict[int, Times]()
+    trial, best = MeasuredModel(model.inputs, model.run, spent=time.process_time), dict[int, RunTimes]()
     for size in SIZES:
         trial.warm_up(size)
     for _ in range(rounds):

@@ -13,7 +13,7 @@ from batching import collation
 from cli import main
 from tests.models_cli.cases import COUPLED
 from tests.support import models
-from tests.support.graphs import node, numbers, whole, write
+from tests.support.graphs import int64_constant, node, numbers, write
 
 Said = pytest.CaptureFixture[str]
 
@@ -34,7 +34,12 @@ def faint(path: Path) -> Path:
 
 def reversed_rows(path: Path) -> Path:
     """Everybody gets somebody else's answer, and an odd batch's middle rider the right one."""
-    ends = {"from": whole(-1), "to": whole(-(2**31)), "axis": whole(0), "by": whole(-1)}
+    ends = {
+        "from": int64_constant(-1),
+        "to": int64_constant(-(2**31)),
+        "axis": int64_constant(0),
+        "by": int64_constant(-1),
+    }
     nodes = [node("Slice", ["x", "from", "to", "axis", "by"], ["y"])]
     return write(path, nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, ends)
 
@@ -82,16 +87,16 @@ def test_every_operator_that_couples_rows_shows(case: str, tmp_path: Path, capsy
     assert "FAILS the check" in capsys.readouterr().out
 
 
-def fold_padding_first(items: Sequence[collation.Arrays], seats: int = 0) -> dict[str, Any]:
+def fold_padding_first(items: Sequence[collation.Arrays], padded_size: int = 0) -> dict[str, Any]:
     """A padding bug of ours: the empty seats are filled from the front, and everybody sits further back."""
-    padding = [items[0]] * (seats - len(items))
+    padding = [items[0]] * (padded_size - len(items))
     return {name: np.stack([item[name] for item in [*padding, *items]]) for name in items[0]}
 
 
-def fold_with_stale_rows(items: Sequence[collation.Arrays], seats: int = 0) -> dict[str, Any]:
+def fold_with_stale_rows(items: Sequence[collation.Arrays], padded_size: int = 0) -> dict[str, Any]:
     """Another: a buffer is used again, and its last row is written too early."""
-    batch = collation.fold(items, seats)
-    if seats > len(items):
+    batch = collation.stack_items(items, padded_size)
+    if padded_size > len(items):
         for array in batch.values():
             array[len(items) - 1] = array[0]
     return batch

@@ -8,7 +8,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from cli import main
-from model_runtime.engine.onnx_engine import Engine
+from model_runtime.engine.onnx_engine import OnnxEngine
 from model_runtime.graph import compute_rules
 from model_runtime.graph.diagnosis import diagnose
 from tests.models_cli.cases import COUPLED, MENDABLE
@@ -38,7 +38,7 @@ def test_a_baked_batch_is_mended_and_every_row_has_its_answer(
     assert doctor(path, "--fix", out) == 0, capsys.readouterr()
     assert "written, can be batched" in capsys.readouterr().out
     assert sorted(one.name for one in tmp_path.iterdir()) == ["2", "made.onnx"]
-    mended = Engine(out, "cpu", 1)
+    mended = OnnxEngine(out, "cpu", 1)
     assert (mended.batchable, mended.batch_note) == (True, "")
     shape = mended.inputs[0].shape
     rows = numbers(5 * batch, *shape, seed=2)
@@ -96,7 +96,7 @@ def test_networks_of_the_package_are_understood(name: str, tmp_path: Path) -> No
     assert found.mended is not None
     assert (found.fatal, found.doubts) == ([], [])
     onnx.save(found.mended, tmp_path / "mended.onnx")
-    engine = Engine(tmp_path / "mended.onnx", "cpu", 1)
+    engine = OnnxEngine(tmp_path / "mended.onnx", "cpu", 1)
     assert engine.batchable
     assert engine.run({engine.inputs[0].name: np.zeros((3, 3, 224, 224), np.float32)}).popitem()[1].shape[0] == 3
 

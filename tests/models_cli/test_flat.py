@@ -15,12 +15,12 @@ SHORT = 400
 def test_random_batch_sizes_leave_memory_flat(toml: str, tmp_path: Path) -> None:
     models.perceptron(tmp_path, "tiny")
     (tmp_path / "tiny" / "model.toml").write_text(f'task = "tensor"\nmax_batch = 64\n{toml}')
-    found = flat.apart(tmp_path / "tiny", SHORT)
+    found = flat.measure_in_subprocess(tmp_path / "tiny", SHORT)
     assert found["riders"] > 10 * SHORT
     assert found["growth"] <= flat.MOST_GROWTH, found
 
 
 def test_a_network_of_convolutions_too(tmp_path: Path) -> None:
     shutil.copytree(flat.ROOT / "models" / "digits", tmp_path / "digits")
-    found = flat.apart(tmp_path / "digits", SHORT)
+    found = flat.measure_in_subprocess(tmp_path / "digits", SHORT)
     assert found["growth"] <= flat.MOST_GROWTH, found

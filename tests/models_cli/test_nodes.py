@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx.backend.test.case.node import collect_testcases
 
-from model_runtime.engine.onnx_engine import Engine
+from model_runtime.engine.onnx_engine import OnnxEngine
 from model_runtime.graph.diagnosis import diagnose
 from model_runtime.profiling import batch_consistency
 from model_runtime.spec.model_toml import ModelError
@@ -37,12 +37,14 @@ def test_what_is_mended_is_so_and_nothing_falls_over(tmp_path: Path) -> None:
 def verdict(path: Path) -> str:
     """What became of a copy that the doctor made."""
     try:
-        engine = Engine(path, "cpu", 1)
+        engine = OnnxEngine(path, "cpu", 1)
     except ModelError:  # types and opsets that this runtime does not have
         return "not opened"
     if not engine.batchable:  # inputs that belong to all rows, and do not say so
         return "not batchable"
-    check = batch_consistency.Check(engine.inputs, engine.run, lambda rows: rows, batch_consistency.FINE)
+    check = batch_consistency.ConsistencyCheck(
+        engine.inputs, engine.run, lambda rows: rows, batch_consistency.FINE_TOLERANCE
+    )
     try:
         found = check.full([2, 3])
     except Exception:  # noqa: BLE001 - made-up rows are not to every operator's taste

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cli import main
-from model_runtime.model import load
+from model_runtime.model import load_model
 from model_runtime.profiling import profile_store
-from model_runtime.profiling.profile_store import KeptProfile, Latency
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.profiling.profile_store import Latency, StoredProfile
+from model_runtime.repository.repository import ModelFolder, list_models
 from tests.support import models
 from tests.support.graphs import node, numbers, write
 
@@ -22,9 +22,9 @@ def profile(*args: object) -> int:
 
 
 def card(models_dir: Path) -> dict[str, object]:
-    (found,) = scan(models_dir)
+    (found,) = list_models(models_dir)
     assert isinstance(found, ModelFolder)
-    return load(found).card()
+    return load_model(found).card()
 
 
 def test_latencies_are_printed_and_kept_for_workers(tmp_path: Path, capsys: Said) -> None:
@@ -45,11 +45,11 @@ def test_latencies_are_printed_and_kept_for_workers(tmp_path: Path, capsys: Said
 
 def test_each_device_has_its_own_and_a_new_measuring_takes_its_place(tmp_path: Path) -> None:
     onnx = models.doubling(tmp_path) / "1" / "model.onnx"
-    other = KeptProfile("cuda", "A GPU", "1.31.1", "2026-01-01T00:00:00Z", 32, {1: Latency(1, 2, 3, 9)})
-    profile_store.keep(onnx, other)
+    other = StoredProfile("cuda", "A GPU", "1.31.1", "2026-01-01T00:00:00Z", 32, {1: Latency(1, 2, 3, 9)})
+    profile_store.write_profile(onnx, other)
     for _ in range(2):
         assert profile(tmp_path) == 0
-    found = profile_store.read(onnx)
+    found = profile_store.read_profiles(onnx)
     assert [one.provider for one in found] == ["cuda", "cpu"]
     assert found[0] == other
     assert len(card(tmp_path)["profiles"]) == 2  # type: ignore[arg-type]

@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from model_runtime.model import load
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.model import load_model
+from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.spec.model_toml import read_spec
 from tests.optimize.conftest import SAMPLES, Optimize, everything
 from tests.support.service import DIGITS, ROOT, Service
-from worker.versions.folder_snapshot import look
+from worker.versions.folder_snapshot import take_snapshot
 
 QUICK = ("--seconds", "0.1", "--min-gain", "0")  # as fast as it happens to be on a machine that is busy
 
@@ -58,13 +58,15 @@ def test_fold_is_served_by_a_model_toml_of_its_own(models_dir: Path, optimize: O
     code, said = optimize("--fold", "--no-measure")
     assert code == 0
     assert said["agreement"]["drift"] < 1e-4
-    [found] = scan(models_dir)
+    [found] = list_models(models_dir)
     assert isinstance(found, ModelFolder)
-    model = load(found)
+    model = load_model(found)
     assert (model.version, [(port.datatype, port.shape) for port in model.inputs]) == ("2", [("UINT8", (28, 28, 1))])
     assert not read_spec(found.path, "2").image.is_normalising
     assert read_spec(found.path).image.is_normalising
-    before = load(look(models_dir, []).models["digits"].folder("1"))  # as a canary's neighbour, or on the way back
+    before = load_model(
+        take_snapshot(models_dir, []).models["digits"].folder("1")
+    )  # as a canary's neighbour, or on the way back
     assert [(port.datatype, port.shape) for port in before.inputs] == [("FP32", (1, 28, 28))]
 
 

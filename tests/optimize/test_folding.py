@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from batching.collation import fold
-from cli.models.optimizing.evaluation.calibration_data import made_up
-from cli.models.optimizing.evaluation.loaded_version import Served, open_version
+from batching.collation import stack_items
+from cli.models.optimizing.evaluation.calibration_data import make_synthetic_examples
+from cli.models.optimizing.evaluation.loaded_version import LoadedVersion, open_version
 from cli.models.optimizing.passes import fold_preprocessing
-from model_runtime.repository.repository import ModelFolder, scan, with_own_spec
+from model_runtime.repository.repository import ModelFolder, list_models, with_version_spec
 from tests.support import graphs
 
 PIPELINES = {
@@ -26,7 +26,7 @@ PIPELINES = {
 }
 
 
-def lay_out(folder: Path, image: str, row: list[int], kind: int) -> Served:
+def lay_out(folder: Path, image: str, row: list[int], kind: int) -> LoadedVersion:
     """A model that gives back what it is given, flat: every number of the input shows."""
     taken: dict[str, graphs.Shape] = {"image": ["N", *row]}
     given: dict[str, graphs.Shape] = {"flat": ["N", int(np.prod(row))]}
@@ -36,10 +36,10 @@ def lay_out(folder: Path, image: str, row: list[int], kind: int) -> Served:
     return opened(folder)
 
 
-def opened(folder: Path) -> Served:
-    [found] = scan(folder.parent)
+def opened(folder: Path) -> LoadedVersion:
+    [found] = list_models(folder.parent)
     assert isinstance(found, ModelFolder)
-    return open_version(with_own_spec(found), "cpu", 1)
+    return open_version(with_version_spec(found), "cpu", 1)
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -48,12 +48,12 @@ def test_every_number_of_the_input_is_the_same(tmp_path: Path, pipeline: str) ->
     before = lay_out(tmp_path / "same", image, row, kind)
     (tmp_path / "same" / "2").mkdir()
     fold_preprocessing.write(before.folder.onnx, tmp_path / "same" / "2" / "model.onnx", before)
-    (tmp_path / "same" / "2" / "model.toml").write_text(fold_preprocessing.own_spec(before))
+    (tmp_path / "same" / "2" / "model.toml").write_text(fold_preprocessing.folded_spec(before))
     after = opened(tmp_path / "same")
     assert (after.folder.version, after.engine.inputs[0].datatype, after.engine.batchable) == ("2", "UINT8", True)
-    rows = made_up(before).rows
+    rows = make_synthetic_examples(before).rows
     one, other = (
-        served.engine.run(fold([example(served.task) for example in rows[:3]]))["flat"].astype(np.float64)
+        served.engine.run(stack_items([example(served.task) for example in rows[:3]]))["flat"].astype(np.float64)
         for served in (before, after)
     )
     assert one.std() > 0.01
@@ -73,10 +73,10 @@ def test_the_spec_of_its_own_says_all_that_decoding_needs(tmp_path: Path) -> Non
     image = 'preset = "caffe"\nfilter = "lanczos"\nbackground = [1, 2, 3]\nmax_pixels = 1000000'
     before = lay_out(tmp_path / "same", image, [3, 224, 224], TensorProto.FLOAT)
     shutil.copytree(tmp_path / "same" / "1", tmp_path / "same" / "2")
-    (tmp_path / "same" / "2" / "model.toml").write_text(fold_preprocessing.own_spec(before))
-    [found] = scan(tmp_path)
+    (tmp_path / "same" / "2" / "model.toml").write_text(fold_preprocessing.folded_spec(before))
+    [found] = list_models(tmp_path)
     assert isinstance(found, ModelFolder)
-    old, new = before.folder.spec.image, with_own_spec(found).spec.image
+    old, new = before.folder.spec.image, with_version_spec(found).spec.image
     kept = ("resize", "crop", "filter", "background", "max_pixels")
     assert [getattr(new, key) for key in kept] == [getattr(old, key) for key in kept]
     assert (new.color, new.layout, new.preset, new.is_normalising) == ("RGB", "NHWC", None, False)

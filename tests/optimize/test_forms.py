@@ -13,9 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 from cli.models.optimizing.evaluation import calibration_data
-from cli.models.optimizing.evaluation.loaded_version import Served, open_version
+from cli.models.optimizing.evaluation.loaded_version import LoadedVersion, open_version
 from cli.models.optimizing.passes import int8, onnx_graphs
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.repository.repository import ModelFolder, list_models
 from tests.optimize.conftest import SAMPLES, Optimize
 from tests.support.service import ROOT
 
@@ -23,23 +23,25 @@ QUICK = ("--seconds", "0.1", "--min-gain", "0")
 
 
 @pytest.fixture
-def digits() -> Served:
-    [found] = scan(ROOT / "models", ["digits"])
+def digits() -> LoadedVersion:
+    [found] = list_models(ROOT / "models", ["digits"])
     assert isinstance(found, ModelFolder)
     return open_version(found, "cpu", 1)
 
 
-def quantized(served: Served, folder: Path, provider: str) -> tuple[dict[str, np.ndarray], onnx.GraphProto, list[str]]:
+def quantized(
+    served: LoadedVersion, folder: Path, provider: str
+) -> tuple[dict[str, np.ndarray], onnx.GraphProto, list[str]]:
     """Constants by name, the graph, and what was said."""
-    shown = calibration_data.of_folder(SAMPLES, served, "--calibrate", lambda items: items)
-    source = onnx_graphs.simplified(served.folder.onnx, folder / "source.onnx", optimize=True)
+    shown = calibration_data.load_examples(SAMPLES, served, "--calibrate", lambda items: items)
+    source = onnx_graphs.simplify(served.folder.onnx, folder / "source.onnx", optimize=True)
     rows = (example(served.task) for example in shown.rows)
     notes = int8.write(source, folder / "eight.onnx", served.folder.onnx, rows, provider)
     graph = onnx.load(folder / "eight.onnx").graph
     return {one.name: numpy_helper.to_array(one) for one in graph.initializer}, graph, notes
 
 
-def test_for_a_gpu_it_is_symmetric(digits: Served, tmp_path: Path) -> None:
+def test_for_a_gpu_it_is_symmetric(digits: LoadedVersion, tmp_path: Path) -> None:
     """TensorRT takes no zero point but 0."""
     constants, graph, _ = quantized(digits, tmp_path, "tensorrt")
     points = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
@@ -50,7 +52,7 @@ def test_for_a_gpu_it_is_symmetric(digits: Served, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("saturates", "most"), [(True, 64), (False, 127)])
 def test_weights_have_seven_bits_where_eight_would_overflow(
-    digits: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saturates: bool, most: int
+    digits: LoadedVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saturates: bool, most: int
 ) -> None:
     monkeypatch.setattr(int8, "_saturates", lambda: saturates)
     constants, _, notes = quantized(digits, tmp_path, "cpu")

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 
 from cli import main
-from cli.models.optimizing.evaluation.report import Report
-from cli.models.optimizing.evaluation.timing import Pair, Times
-from cli.models.optimizing.options import Wishes
-from cli.models.optimizing.run import _no_gain
+from cli.models.optimizing.evaluation.report import OptimizationReport
+from cli.models.optimizing.evaluation.timing import Latency, LatencyPair
+from cli.models.optimizing.options import OptimizeOptions
+from cli.models.optimizing.run import _no_gain_reason
 from tests.optimize.conftest import Optimize, everything
 from tests.support import graphs
 
 
-def measured(gain: float, written: str = "") -> Report:
-    old = Times(1.0, 1.0)
-    return Report("m", "1", "int8", latency_ms={1: Pair(old, Times(1 / gain, 1 / gain))}, written=written)
+def measured(gain: float, written: str = "") -> OptimizationReport:
+    old = Latency(1.0, 1.0)
+    return OptimizationReport(
+        "m", "1", "int8", latency_ms={1: LatencyPair(old, Latency(1 / gain, 1 / gain))}, written=written
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def measured(gain: float, written: str = "") -> Report:
     ],
 )
 def test_it_must_gain_more_than_chance(gain: float, least: float, *, is_taken: bool) -> None:
-    reason = _no_gain(measured(gain), Wishes(min_gain=least))
+    reason = _no_gain_reason(measured(gain), OptimizeOptions(min_gain=least))
     assert (not reason) == is_taken
     if not is_taken:
         assert reason.startswith(
@@ -42,17 +44,19 @@ def test_it_must_gain_more_than_chance(gain: float, least: float, *, is_taken: b
 
 
 def test_what_can_not_be_measured_is_not_called_faster() -> None:
-    unmeasured = Report("m", "1", "int8")
-    assert "its speed cannot be measured" in _no_gain(unmeasured, Wishes())
-    assert "--no-measure writes it all the same" in _no_gain(unmeasured, Wishes())
-    assert not _no_gain(unmeasured, Wishes(min_gain=0.0))
+    unmeasured = OptimizationReport("m", "1", "int8")
+    assert "its speed cannot be measured" in _no_gain_reason(unmeasured, OptimizeOptions())
+    assert "--no-measure writes it all the same" in _no_gain_reason(unmeasured, OptimizeOptions())
+    assert not _no_gain_reason(unmeasured, OptimizeOptions(min_gain=0.0))
 
 
 def test_the_last_line_says_what_took_over() -> None:
     slower = measured(0.77, written="models/m/2")
     assert slower.lines()[-1].endswith("unless another is pinned; it is SLOWER here: 0.77 x the throughput")
     assert slower.as_json()["gain"] == 0.77
-    assert Report("m", "1", "int8", written="models/m/2").lines()[-1].endswith("; its speed was not measured")
+    assert (
+        OptimizationReport("m", "1", "int8", written="models/m/2").lines()[-1].endswith("; its speed was not measured")
+    )
     assert measured(1.5, written="models/m/2").lines()[-1].endswith("unless another is pinned")
 
 

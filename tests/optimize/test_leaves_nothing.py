@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.models.optimizing import publish_version
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.spec.model_toml import ModelError
 from tests.optimize.conftest import SAMPLES, everything
 from tests.support.service import ROOT
@@ -51,10 +51,10 @@ def test_killed_it_leaves_what_nobody_serves(models_dir: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-    [found] = scan(models_dir)
+    [found] = list_models(models_dir)
     assert isinstance(found, ModelFolder)
     assert found.version == "1"
-    assert publish_version.next_number(models_dir / "digits") == 2
+    assert publish_version.next_version_number(models_dir / "digits") == 2
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no shell to set a limit with")
@@ -78,7 +78,7 @@ def test_a_folder_that_can_not_be_written_to_is_named(models_dir: Path) -> None:
     try:
         with (
             pytest.raises(ModelError, match="Permission denied: no version was written"),
-            publish_version.room(models_dir / "digits"),
+            publish_version.staging_folder(models_dir / "digits"),
         ):
             pass
     finally:
@@ -91,6 +91,6 @@ def test_a_number_that_was_taken_meanwhile_is_not_overwritten(tmp_path: Path, mo
     made = tmp_path / "made"
     made.mkdir()
     (made / "model.onnx").write_text("new")
-    assert publish_version.move_in(made, folder) == folder / "8"
+    assert publish_version.publish(made, folder) == folder / "8"
     assert (folder / "8" / "model.onnx").read_text() == "new"
     assert [*(folder / "7").iterdir()] == []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model_runtime.model import load
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.model import load_model
+from model_runtime.repository.repository import ModelFolder, list_models
 from tests.optimize import photographs
 from tests.optimize.conftest import Optimize
 from tests.support import models
@@ -35,12 +35,12 @@ def test_int8_agrees_on_the_photographs_and_is_faster(
     old, new = (said["latency_ms"]["1"][which]["min_ms"] for which in ("old", "new"))
     if HAS_VNNI:  # 2.2 times as fast where nothing else runs; a bare half is no accident anywhere
         assert old / new > 1.5
-    [found] = scan(models_dir)
+    [found] = list_models(models_dir)
     assert isinstance(found, ModelFolder)
-    model = load(found)
+    model = load_model(found)
     reference = json.loads((shared_data / "reference_top5.json").read_text())["images"]
     for name, entry in reference.items():
-        row = model.prepare("image", (shared_data / "photos" / name).read_bytes(), {})
+        row = model.preprocess("image", (shared_data / "photos" / name).read_bytes(), {})
         [answer] = model.run({key: array[None] for key, array in row.items()}).values()
-        top = model.present(dict.fromkeys(("softmaxout_1",), answer[0]), {"top_k": 2})
+        top = model.postprocess(dict.fromkeys(("softmaxout_1",), answer[0]), {"top_k": 2})
         assert entry["top5"][0]["label"] in {one["label"] for one in top["predictions"]}, name

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from model_runtime.engine import providers
-from model_runtime.engine.providers import NAMES, Gpu
-from model_runtime.tensor_spec import Port
+from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions
+from model_runtime.tensor_spec import TensorSpec
 
 ROOT: Final = Path(__file__).parents[2]
 # Symbols that name no library: whose they are.
@@ -104,10 +104,10 @@ def ask(python: Path, folder: Path, provider: str, options: dict[str, str]) -> s
 
 def ours() -> list[tuple[str, dict[str, str]]]:
     """Every set of options that we give."""
-    ports = [Port("image", "FP32", (1, 28, 28))]
-    gpus = [Gpu(graphs=graphs) for graphs in (True, False)]
-    gpus += [Gpu(precision=precision, cache=ROOT) for precision in ("fp16", "int8")]
-    asked = [providers.asked(name, gpu, ports, gpu.cache) for gpu in gpus for name in ("cuda", "tensorrt")]
+    ports = [TensorSpec("image", "FP32", (1, 28, 28))]
+    gpus = [GpuOptions(graphs=graphs) for graphs in (True, False)]
+    gpus += [GpuOptions(precision=precision, cache=ROOT) for precision in ("fp16", "int8")]
+    asked = [providers.provider_options(name, gpu, ports, gpu.cache) for gpu in gpus for name in ("cuda", "tensorrt")]
     return list({str(one): one for choices in asked for one in choices if isinstance(one, tuple)}.values())
 
 
@@ -116,11 +116,11 @@ def main(python: Path) -> int:
     where = "import onnxruntime.capi, pathlib; print(pathlib.Path(onnxruntime.capi.__file__).parent)"
     capi = Path(subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip())
     wrong = [
-        (NAMES["cuda"], {"nonsense": "1"}),
-        (NAMES["cuda"], {"cudnn_conv_algo_search": "FAST"}),
-        (NAMES["cuda"], {"device_id": "1"}),
-        (NAMES["tensorrt"], {"nonsense": "1"}),
-        (NAMES["tensorrt"], {"trt_fp16_enable": "maybe"}),
+        (PROVIDER_NAMES["cuda"], {"nonsense": "1"}),
+        (PROVIDER_NAMES["cuda"], {"cudnn_conv_algo_search": "FAST"}),
+        (PROVIDER_NAMES["cuda"], {"device_id": "1"}),
+        (PROVIDER_NAMES["tensorrt"], {"nonsense": "1"}),
+        (PROVIDER_NAMES["tensorrt"], {"trt_fp16_enable": "maybe"}),
     ]
     failures = 0
     with tempfile.TemporaryDirectory() as name:

@@ -9,19 +9,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from model_runtime.engine.onnx_engine import Engine, Gpu, RunFailed, Stop
-from model_runtime.engine.onnx_session import Session
-from model_runtime.engine.providers import Asked
+from model_runtime.engine.onnx_engine import Gpu, OnnxEngine, RunFailed, Stop
+from model_runtime.engine.onnx_session import OnnxSession
+from model_runtime.engine.providers import ProviderOptions
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array
 from tests.support import models
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Session:
+def session(tmp_path: Path) -> OnnxSession:
     """Doubles; batches of 4 are bound, to the CPU's memory."""
-    opened = Session(models.doubling(tmp_path) / "1" / "model.onnx", "cpu", 1, Gpu())
-    opened.bind({"x": np.zeros((4, 4), np.float32)}, "cpu")
+    opened = OnnxSession(models.doubling(tmp_path) / "1" / "model.onnx", "cpu", 1, Gpu())
+    opened.bind_buffers({"x": np.zeros((4, 4), np.float32)}, "cpu")
     return opened
 
 
@@ -29,23 +29,23 @@ def rows(count: int, first: float = 0) -> np.ndarray[tuple[int, ...], np.dtype[n
     return (np.arange(count * 4, dtype=np.float32) + first).reshape(count, 4)
 
 
-def test_a_bound_size_answers_as_it_did(session: Session) -> None:
+def test_a_bound_size_answers_as_it_did(session: OnnxSession) -> None:
     assert np.array_equal(session.run({"x": rows(4)})["y"], 2 * rows(4))
     assert session.note == ""
 
 
-def test_an_answer_is_not_overwritten_by_the_next(session: Session) -> None:
+def test_an_answer_is_not_overwritten_by_the_next(session: OnnxSession) -> None:
     first = session.run({"x": rows(4)})["y"]
     session.run({"x": rows(4, 100)})
     assert np.array_equal(first, 2 * rows(4))
 
 
-def test_other_sizes_run_as_ever(session: Session) -> None:
+def test_other_sizes_run_as_ever(session: OnnxSession) -> None:
     for count in (1, 3, 5):
         assert np.array_equal(session.run({"x": rows(count)})["y"], 2 * rows(count))
 
 
-def test_what_does_not_fit_fails_as_it_does_unbound(session: Session) -> None:
+def test_what_does_not_fit_fails_as_it_does_unbound(session: OnnxSession) -> None:
     for wrong in (np.ones((4, 5), np.float32), np.ones((4, 4), np.float64)):
         with pytest.raises(RunFailed) as caught:
             session.run({"x": wrong})
@@ -53,13 +53,13 @@ def test_what_does_not_fit_fails_as_it_does_unbound(session: Session) -> None:
     assert np.array_equal(session.run({"x": rows(4)})["y"], 2 * rows(4))
 
 
-def test_threads_do_not_get_each_others_rows(session: Session) -> None:
+def test_threads_do_not_get_each_others_rows(session: OnnxSession) -> None:
     with ThreadPoolExecutor(4) as pool:
         for first, found in enumerate(pool.map(lambda n: session.run({"x": rows(4, n)})["y"], range(400))):
             assert np.array_equal(found, 2 * rows(4, first))
 
 
-def test_a_bound_run_is_stopped_too(session: Session) -> None:
+def test_a_bound_run_is_stopped_too(session: OnnxSession) -> None:
     stop = Stop()
     assert not stop.is_set
     stop.now()
@@ -69,7 +69,7 @@ def test_a_bound_run_is_stopped_too(session: Session) -> None:
     assert caught.value.fault == "stopped"
 
 
-def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: Session) -> None:
+def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: OnnxSession) -> None:
     """On CUDA each run says which graph it is; the CPU takes the same options, and records nothing."""
     session.provider = "cuda"  # what the options go by
     stop = Stop()
@@ -80,15 +80,15 @@ def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: Sess
 
 
 def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
-    session: Session, monkeypatch: pytest.MonkeyPatch
+    session: OnnxSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model_runtime.engine.io_binding.Bound.run", lambda *_: {"y": np.ones((2, 4), np.float32)})
-    session.bind({"x": rows(2)}, "cpu")
+    session.bind_buffers({"x": rows(2)}, "cpu")
     assert session.note == "batches of 2 are not bound to the device: they answered otherwise so"
     assert np.array_equal(session.run({"x": rows(2)})["y"], 2 * rows(2))
 
 
-def test_where_nodes_run_is_told(session: Session) -> None:
+def test_where_nodes_run_is_told(session: OnnxSession) -> None:
     assert session.placement == {"cpu": 1}
 
 
@@ -97,9 +97,9 @@ def test_outputs_of_no_fixed_shape_are_not_bound(tmp_path: Path) -> None:
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "S"]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", ports[:1], ports[1:])
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
-    engine = Engine(tmp_path / "model.onnx", "cpu", 1)
+    engine = OnnxEngine(tmp_path / "model.onnx", "cpu", 1)
     engine.provider = "cuda"  # what preparing goes by; to bind would want its memory
-    engine.prepare({"x": rows(2)})
+    engine.warm_up({"x": rows(2)})
     assert np.array_equal(engine.run({"x": rows(2)})["y"], rows(2))
 
 
@@ -108,17 +108,17 @@ def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
 ) -> None:
     """ONNX Runtime refuses the session as a whole, where a node stays on the CPU: here the CPU plays CUDA."""
     path, asked = models.doubling(tmp_path) / "1" / "model.onnx", []
-    open_it = Session._try
+    open_it = OnnxSession._try
 
-    def refuse_graphs(self: Session, threads: int, providers: Asked) -> object:
+    def refuse_graphs(self: OnnxSession, threads: int, providers: ProviderOptions) -> object:
         asked.append(providers)
         if "enable_cuda_graph" in str(providers):
             raise ModelError(path, None, "not all nodes are CUDA's")
         monkeypatch.setattr(self, "provider", "cpu")
         return open_it(self, threads, ["CPUExecutionProvider"])
 
-    monkeypatch.setattr(Session, "_try", refuse_graphs)
-    session = Session(path, "cuda", 1, Gpu(device=1))
+    monkeypatch.setattr(OnnxSession, "_try", refuse_graphs)
+    session = OnnxSession(path, "cuda", 1, Gpu(device=1))
     assert session.note == "without CUDA graphs: not all nodes are CUDA's; 1 of 1 nodes run on the CPU"
     assert [("enable_cuda_graph" in str(one), "'device_id': '1'" in str(one)) for one in asked] == [
         (True, True),
@@ -132,22 +132,22 @@ def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
 
 def test_all_runs_that_may_be_recorded_are_of_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime allows no other for CUDA graphs; here the CPU plays CUDA."""
-    path, threads, open_it = models.doubling(tmp_path) / "1" / "model.onnx", set(), Session._try
+    path, threads, open_it = models.doubling(tmp_path) / "1" / "model.onnx", set(), OnnxSession._try
 
-    def on_the_cpu(self: Session, count: int, _: Asked) -> object:
+    def on_the_cpu(self: OnnxSession, count: int, _: ProviderOptions) -> object:
         with monkeypatch.context() as patch:
             patch.setattr(self, "provider", "cpu")
             return open_it(self, count, ["CPUExecutionProvider"])
 
-    def noted(self: Session, feed: dict[str, Array], stop: Stop | None) -> dict[str, Array]:
+    def noted(self: OnnxSession, feed: dict[str, Array], stop: Stop | None) -> dict[str, Array]:
         threads.add(threading.current_thread().name)
         return run(self, feed, stop)
 
-    run = Session._run
-    monkeypatch.setattr(Session, "_try", on_the_cpu)
-    monkeypatch.setattr(Session, "_run", noted)
-    session = Session(path, "cuda", 1, Gpu())
-    session.bind({"x": rows(4)}, "cpu")
+    run = OnnxSession._run
+    monkeypatch.setattr(OnnxSession, "_try", on_the_cpu)
+    monkeypatch.setattr(OnnxSession, "_run", noted)
+    session = OnnxSession(path, "cuda", 1, Gpu())
+    session.bind_buffers({"x": rows(4)}, "cpu")
     with ThreadPoolExecutor(4) as pool:
         for count, found in zip((1, 4) * 50, pool.map(lambda n: session.run({"x": rows(n)}), (1, 4) * 50), strict=True):
             assert np.array_equal(found["y"], 2 * rows(count))

@@ -6,34 +6,34 @@ from pathlib import Path
 import pytest
 
 from model_runtime.engine import tensorrt_cache
-from model_runtime.engine.tensorrt_cache import SEAL, held
+from model_runtime.engine.tensorrt_cache import COMPLETE_MARKER, open_engine_folder
 from model_runtime.spec.model_toml import ModelError
 
 FACTS = ["digest", "Some GPU", "1.31.1", "101601", "fp16", "64"]
 
 
 def test_what_was_built_is_found_again_by_the_same_facts_alone(tmp_path: Path) -> None:
-    with held(tmp_path, "net", FACTS, 1) as folder:
+    with open_engine_folder(tmp_path, "net", FACTS, 1) as folder:
         (folder / "one.engine").write_text("built")
-    with held(tmp_path, "net", FACTS, 1) as again:
+    with open_engine_folder(tmp_path, "net", FACTS, 1) as again:
         assert again == folder
         assert (again / "one.engine").read_text() == "built"
     for at in range(len(FACTS)):
         others = [*FACTS[:at], "other", *FACTS[at + 1 :]]
-        with held(tmp_path, "net", others, 1) as other:
+        with open_engine_folder(tmp_path, "net", others, 1) as other:
             assert other != folder
             assert not (other / "one.engine").exists()
 
 
 def test_a_build_that_was_broken_off_is_begun_anew(tmp_path: Path) -> None:
     def broken_off() -> None:
-        with held(tmp_path, "net", FACTS, 1) as folder:
+        with open_engine_folder(tmp_path, "net", FACTS, 1) as folder:
             (folder / "half.engine").write_text("hal")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         broken_off()
-    with held(tmp_path, "net", FACTS, 1) as folder:
+    with open_engine_folder(tmp_path, "net", FACTS, 1) as folder:
         assert [*folder.iterdir()] == []
 
 
@@ -44,7 +44,7 @@ def test_one_builds_while_the_others_wait(tmp_path: Path) -> None:
     def build() -> None:
         nonlocal at_work, most
         entered.wait(10)
-        with held(tmp_path, "net", FACTS, 1) as folder:
+        with open_engine_folder(tmp_path, "net", FACTS, 1) as folder:
             with guard:
                 at_work += 1
                 most = max(most, at_work)
@@ -58,11 +58,11 @@ def test_one_builds_while_the_others_wait(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(20)
     assert most == 1
-    assert (next(tmp_path.glob("net-*/")) / SEAL).exists()
+    assert (next(tmp_path.glob("net-*/")) / COMPLETE_MARKER).exists()
 
 
 def test_a_disk_without_room_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as caught, held(tmp_path / "engines", "net", FACTS, 1 << 60):
+    with pytest.raises(ModelError) as caught, open_engine_folder(tmp_path / "engines", "net", FACTS, 1 << 60):
         pass
     assert str(caught.value).startswith(f"ENGINE_CACHE={tmp_path / 'engines'}: what TensorRT builds can not be kept")
     assert "are free, an engine may need" in str(caught.value)
@@ -72,12 +72,12 @@ def test_a_disk_without_room_is_one_line(tmp_path: Path) -> None:
 def test_a_place_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = r"ENGINE_CACHE=.*file.*: what TensorRT builds can not be kept there: "
-    with pytest.raises(ModelError, match=said), held(tmp_path / "file" / "engines", "net", FACTS, 1):
+    with pytest.raises(ModelError, match=said), open_engine_folder(tmp_path / "file" / "engines", "net", FACTS, 1):
         pass
 
 
 def test_what_was_built_needs_no_room_to_be_read(tmp_path: Path) -> None:
-    with held(tmp_path, "net", FACTS, 1):
+    with open_engine_folder(tmp_path, "net", FACTS, 1):
         pass
-    with held(tmp_path, "net", FACTS, 1 << 60) as folder:
-        assert (folder / tensorrt_cache.SEAL).exists()
+    with open_engine_folder(tmp_path, "net", FACTS, 1 << 60) as folder:
+        assert (folder / tensorrt_cache.COMPLETE_MARKER).exists()

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from cli.gpu_report import report as gpu_report
-from model_runtime.engine.device_info import ask_driver
+from model_runtime.engine.device_info import query_driver
 from tests.support import models
 from tests.support.engines import numpy_model
 from tests.support.processes import ROOT
 
-pytestmark = pytest.mark.skipif(not ask_driver().problem, reason="there is a GPU")
+pytestmark = pytest.mark.skipif(not query_driver().problem, reason="there is a GPU")
 
 BUCKET = {"rows", "p50_ms", "p99_ms", "rows_per_s", "raw_rows_per_s", "share_of_raw", "prepare_ms"}
 BUCKET |= {"drift", "max_abs_drift", "top1_agreement"}
@@ -72,15 +72,15 @@ def test_without_the_queue_and_for_one_provider(tmp_path: Path) -> None:
 
 def test_a_service_is_of_the_served_version_with_the_provider_pinned(tmp_path: Path) -> None:
     from cli.gpu_report.service import _copy  # noqa: PLC0415
-    from model_runtime.repository.repository import BrokenModel, scan  # noqa: PLC0415
+    from model_runtime.repository.repository import BrokenModel, list_models  # noqa: PLC0415
 
     toml = 'task = "tensor"\nprovider = "tensorrt" # fast\n[cuda]\ngraphs = false\n'
     folder = models.doubling(tmp_path / "models", toml=toml)
     shutil.copytree(folder / "1", folder / "2")
-    (found,) = scan(tmp_path / "models")
+    (found,) = list_models(tmp_path / "models")
     assert not isinstance(found, BrokenModel)
     _copy(found, tmp_path / "copy", "cpu")
-    (copied,) = scan(tmp_path / "copy")
+    (copied,) = list_models(tmp_path / "copy")
     assert not isinstance(copied, BrokenModel)
     assert (copied.spec.provider, copied.spec.cuda.graphs, copied.version) == ("cpu", False, "2")
     assert not (tmp_path / "copy" / "double" / "1").exists()

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from model_runtime.engine.device_info import ask_driver
+from model_runtime.engine.device_info import query_driver
 from tests.support import models
 from tests.support.service import Service
 
-pytestmark = pytest.mark.skipif(not ask_driver().problem, reason="there is a GPU")
+pytestmark = pytest.mark.skipif(not query_driver().problem, reason="there is a GPU")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_runtime.engine.onnx_engine import Gpu
-from model_runtime.engine.onnx_session import Session, _check_for_tensorrt
-from model_runtime.repository.onnx_metadata import read_head
+from model_runtime.engine.onnx_session import OnnxSession, _check_for_tensorrt
+from model_runtime.repository.onnx_metadata import read_onnx_metadata
 from model_runtime.spec.model_toml import ModelError
 from tests.support import models
 from tests.support.processes import ROOT
@@ -22,8 +22,8 @@ def paths(shared_data: Path) -> list[Path]:
 def test_it_says_what_others_say(shared_data: Path) -> None:
     read = 0
     for path in paths(shared_data):
-        head, graph = read_head(path), onnx.load(path).graph
-        inputs = Session(path, "cpu", 1, Gpu()).inputs
+        head, graph = read_onnx_metadata(path), onnx.load(path).graph
+        inputs = OnnxSession(path, "cpu", 1, Gpu()).inputs
         declared = {one.name: tuple(s if isinstance(s, int) else -1 for s in one.shape) for one in inputs}
         assert head.inputs == declared, path.name
         assert head.operators == {node.op_type for node in graph.node}, path.name
@@ -35,8 +35,8 @@ def test_it_says_what_others_say(shared_data: Path) -> None:
 def test_another_file_is_another_file(tmp_path: Path) -> None:
     doubling = models.doubling(tmp_path) / "1" / "model.onnx"
     times = models.times(tmp_path, 2) / "2" / "model.onnx"
-    assert read_head(doubling).digest != read_head(times).digest
-    assert read_head(doubling) == read_head(doubling)
+    assert read_onnx_metadata(doubling).digest != read_onnx_metadata(times).digest
+    assert read_onnx_metadata(doubling) == read_onnx_metadata(doubling)
 
 
 def test_weights_in_other_files_count(tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_weights_in_other_files_count(tmp_path: Path) -> None:
         model = helper.make_model(helper.make_graph([node], "add", ports[:1], ports[1:], [weight]), ir_version=8)
         path = tmp_path / "model.onnx"
         onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-        digests.append(read_head(path).digest)
-        assert read_head(path).size_bytes == path.stat().st_size + 1024
+        digests.append(read_onnx_metadata(path).digest)
+        assert read_onnx_metadata(path).size_bytes == path.stat().st_size + 1024
         (tmp_path / "weights.bin").unlink()
     assert digests[0] != digests[1]
 
@@ -60,12 +60,12 @@ def test_tensorrt_is_refused_what_a_request_would_wait_for(tmp_path: Path) -> No
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", [port], [out])
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
     with pytest.raises(ModelError, match=r"'x' has the shape \[-1, -1\]: each new size would be built in a request"):
-        _check_for_tensorrt(tmp_path / "model.onnx", read_head(tmp_path / "model.onnx"), Gpu())
+        _check_for_tensorrt(tmp_path / "model.onnx", read_onnx_metadata(tmp_path / "model.onnx"), Gpu())
 
 
 def test_int8_wants_a_quantized_model(tmp_path: Path) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
-    _check_for_tensorrt(path, read_head(path), Gpu(precision="fp16"))
+    _check_for_tensorrt(path, read_onnx_metadata(path), Gpu(precision="fp16"))
     with pytest.raises(ModelError, match=r"tensorrt\.precision: int8 needs a model that is quantized") as caught:
-        _check_for_tensorrt(path, read_head(path), Gpu(precision="int8"))
+        _check_for_tensorrt(path, read_onnx_metadata(path), Gpu(precision="int8"))
     assert caught.value.key == "tensorrt.precision"

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from model_runtime.engine import providers
-from model_runtime.engine.device_info import Driver
-from model_runtime.engine.providers import NAMES, Gpu
+from model_runtime.engine.device_info import DriverInfo
+from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions
 from model_runtime.spec import gpu
-from model_runtime.tensor_spec import Port
+from model_runtime.tensor_spec import TensorSpec
 from tests.providers import ask_parsers
 
-ONE_GPU = Driver(gpus=1, cuda=13000)
-EVERYTHING = list(NAMES.values())
+ONE_GPU = DriverInfo(gpus=1, cuda=13000)
+EVERYTHING = list(PROVIDER_NAMES.values())
 SHAPES = r"(\w+:\d+(x\d+)*)(,\w+:\d+(x\d+)*)*"
 TAKEN = {
     "CUDAExecutionProvider": {
@@ -54,24 +54,28 @@ def test_the_parsers_take_ours_and_refuse_what_is_wrong(capsys: pytest.CaptureFi
 
 
 def test_a_cpu_is_asked_for_nothing_more() -> None:
-    assert providers.asked("cpu", Gpu(device=3)) == ["CPUExecutionProvider"]
+    assert providers.provider_options("cpu", GpuOptions(device=3)) == ["CPUExecutionProvider"]
 
 
 def test_cuda_takes_the_gpu_that_is_named_and_does_not_tune_anew() -> None:
-    asked = providers.asked("cuda", Gpu(device=3))
-    options = providers.cuda(Gpu(device=3))
+    asked = providers.provider_options("cuda", GpuOptions(device=3))
+    options = providers.cuda_options(GpuOptions(device=3))
     assert asked == [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
     assert (options["device_id"], options["cudnn_conv_algo_search"]) == ("3", "HEURISTIC")
     assert options["enable_cuda_graph"] == "1"
-    assert "enable_cuda_graph" not in providers.cuda(Gpu(graphs=False))
+    assert "enable_cuda_graph" not in providers.cuda_options(GpuOptions(graphs=False))
 
 
 def test_tensorrt_is_built_for_every_batch_size_at_once(tmp_path: Path) -> None:
-    ports = [Port("a", "FP32", (3, 224, 224)), Port("b", "INT64", ())]
-    asked = providers.asked("tensorrt", Gpu(largest=16), ports, tmp_path)
-    options = providers.tensorrt(Gpu(largest=16), ports, tmp_path)
-    without_graphs = providers.cuda(Gpu(graphs=False))
-    assert asked == [(NAMES["tensorrt"], options), (NAMES["cuda"], without_graphs), NAMES["cpu"]]
+    ports = [TensorSpec("a", "FP32", (3, 224, 224)), TensorSpec("b", "INT64", ())]
+    asked = providers.provider_options("tensorrt", GpuOptions(largest=16), ports, tmp_path)
+    options = providers.tensorrt_options(GpuOptions(largest=16), ports, tmp_path)
+    without_graphs = providers.cuda_options(GpuOptions(graphs=False))
+    assert asked == [
+        (PROVIDER_NAMES["tensorrt"], options),
+        (PROVIDER_NAMES["cuda"], without_graphs),
+        PROVIDER_NAMES["cpu"],
+    ]
     assert options["trt_profile_min_shapes"] == "a:1x3x224x224,b:1"
     assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "a:16x3x224x224,b:16"
     assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(tmp_path)
@@ -82,30 +86,32 @@ def test_tensorrt_is_built_for_every_batch_size_at_once(tmp_path: Path) -> None:
     [("fp32", []), ("fp16", ["trt_fp16_enable"]), ("int8", ["trt_fp16_enable", "trt_int8_enable"])],
 )
 def test_tensorrt_computes_as_precisely_as_it_is_told(precision: gpu.Precision, flags: list[str]) -> None:
-    options = providers.tensorrt(Gpu(precision=precision), [], None)
+    options = providers.tensorrt_options(GpuOptions(precision=precision), [], None)
     assert [name for name in options if name.endswith("_enable")] == flags
 
 
 def test_without_a_place_for_engines_none_are_kept() -> None:
-    assert not [name for name in providers.tensorrt(Gpu(), [], None) if "cache" in name or "profile" in name]
+    assert not [
+        name for name in providers.tensorrt_options(GpuOptions(), [], None) if "cache" in name or "profile" in name
+    ]
 
 
 @pytest.mark.parametrize(
     ("driver", "built_in", "gpu", "missing"),
     [
         (ONE_GPU, EVERYTHING, 0, r"^$"),
-        (Driver(2, 13010), EVERYTHING, 1, r"^$"),
+        (DriverInfo(2, 13010), EVERYTHING, 1, r"^$"),
         (
             ONE_GPU,
             ["CPUExecutionProvider"],
             0,
             r"^the installed onnxruntime has no CUDAExecution",
         ),
-        (Driver(problem="no driver"), EVERYTHING, 0, r"^no driver$"),
-        (Driver(problem="no driver"), [], 0, r"^the installed .* in place of onnxruntime\) and no driver$"),
+        (DriverInfo(problem="no driver"), EVERYTHING, 0, r"^no driver$"),
+        (DriverInfo(problem="no driver"), [], 0, r"^the installed .* in place of onnxruntime\) and no driver$"),
         (ONE_GPU, EVERYTHING, 1, r"^there is no GPU 1; allowed: 0 to 0$"),
     ],
 )
-def test_what_is_missing_is_named(driver: Driver, built_in: list[str], gpu: int, missing: str) -> None:
-    assert re.search(missing, providers.lacks("cuda", gpu, driver, built_in))
-    assert providers.lacks("cpu", gpu, driver, built_in) == ""
+def test_what_is_missing_is_named(driver: DriverInfo, built_in: list[str], gpu: int, missing: str) -> None:
+    assert re.search(missing, providers.missing_requirements("cuda", gpu, driver, built_in))
+    assert providers.missing_requirements("cpu", gpu, driver, built_in) == ""

@@ -8,25 +8,25 @@ import pytest
 
 from cli.models import main as models_command
 from model_runtime.engine.onnx_engine import RunFailed
-from model_runtime.model import Model, load
-from model_runtime.repository.repository import BrokenModel, scan
+from model_runtime.model import Model, load_model
+from model_runtime.repository.repository import BrokenModel, list_models
 from model_runtime.spec.model_toml import ModelError
 from tests.support.engines import NUMPY_ENGINE, numpy_model
 
 
 def opened(models_dir: Path) -> Model:
-    (found,) = scan(models_dir)
+    (found,) = list_models(models_dir)
     assert not isinstance(found, BrokenModel), found.reason
-    return load(found)
+    return load_model(found)
 
 
 def refusal(models_dir: Path) -> str:
     """Why a model can not be loaded; one line."""
-    (found,) = scan(models_dir)
+    (found,) = list_models(models_dir)
     if isinstance(found, BrokenModel):
         return found.reason
     with pytest.raises(ModelError) as caught:
-        load(found)
+        load_model(found)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -128,7 +128,7 @@ def test_it_says_itself_whose_fault_a_failure_is(tmp_path: Path) -> None:
 def test_a_version_is_a_folder_with_anything_in_it(tmp_path: Path) -> None:
     folder = numpy_model(tmp_path)
     (folder / "2").mkdir()
-    (found,) = scan(tmp_path)
+    (found,) = list_models(tmp_path)
     assert not isinstance(found, BrokenModel)
     assert found.version == "1"  # an empty one is being made
     (folder / "1" / "weights.npy").unlink()

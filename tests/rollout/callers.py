@@ -11,7 +11,7 @@ import httpx2
 CALLERS = 32
 
 
-class Answer(NamedTuple):
+class CallerResponse(NamedTuple):
     """What one caller heard. `asked_at`: on the monotonic clock, as is how long it took."""
 
     asked_at: float
@@ -25,7 +25,7 @@ class Callers:
 
     def __init__(self, url: str, callers: int = CALLERS) -> None:
         self._url, self._stop = url, threading.Event()
-        self.answers: deque[Answer] = deque()
+        self.answers: deque[CallerResponse] = deque()
         self._threads = [threading.Thread(target=self._ask) for _ in range(callers)]
 
     def _ask(self) -> None:
@@ -33,9 +33,9 @@ class Callers:
             while not self._stop.is_set():
                 asked_at, number = time.monotonic(), float(random.randrange(1, 1000))
                 version, fault = _ask_once(http, number)
-                self.answers.append(Answer(asked_at, time.monotonic() - asked_at, version, fault))
+                self.answers.append(CallerResponse(asked_at, time.monotonic() - asked_at, version, fault))
 
-    def since(self, moment: float) -> list[Answer]:
+    def since(self, moment: float) -> list[CallerResponse]:
         """List the answers to what was asked from then on."""
         return [answer for answer in [*self.answers] if answer.asked_at >= moment]
 
@@ -43,7 +43,7 @@ class Callers:
         return Counter(answer.version for answer in self.since(moment))
 
     @property
-    def faults(self) -> list[Answer]:
+    def faults(self) -> list[CallerResponse]:
         return [answer for answer in [*self.answers] if answer.fault]
 
     def __enter__(self) -> Self:

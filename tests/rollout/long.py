@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.rollout.callers import CALLERS, Answer, Callers
+from tests.rollout.callers import CALLERS, CallerResponse, Callers
 from tests.rollout.steps import Life
 from tests.support import models
 from tests.support.service import Service
@@ -60,7 +60,7 @@ def spread(values: Sequence[float], unit: float = 1) -> str:
     return f"p50 {statistics.median(ordered) * unit:.1f}, p99 {tail * unit:.1f}, max {ordered[-1] * unit:.1f}"
 
 
-def report(answers: Sequence[Answer], lives: int, killed: int, took_s: dict[str, list[float]]) -> int:
+def report(answers: Sequence[CallerResponse], lives: int, killed: int, took_s: dict[str, list[float]]) -> int:
     """Print the figures; returns the exit code."""
     faults = [answer for answer in answers if answer.fault]
     mixed = sum(answer.fault.startswith("mixed") for answer in faults)

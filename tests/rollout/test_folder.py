@@ -7,10 +7,10 @@ import httpx2
 import pytest
 
 from cli.serve.redis_address import locate
-from jobs.contract.ids import new_id
+from jobs.contract.ids import new_job_id
 from jobs.contract.job import Submission
-from jobs.contract.tensors import Tensor, pack
-from jobs.redis_client.client import Connection
+from jobs.contract.tensors import Tensor, pack_tensors
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from tests.rollout.conftest import QUICK
@@ -158,10 +158,10 @@ async def test_jobs_of_a_version_that_nobody_runs_are_run_all_the_same(shelf: Pa
         times = Models(service)
         models.times(shelf, 2)
         times.until(1, "available")
-        connection = Connection(locate({"DATA_DIR": str(service.folder / "data")}).address.url, 5)
+        connection = RedisClient(locate({"DATA_DIR": str(service.folder / "data")}).address.url, 5)
         store = JobStore(StoreSettings(), connection)
         number = Tensor("FP32", (4,), b"\0\0\x80?" * 4)
-        job = Submission(new_id(0), "times", "1", "tensors", pack({"x": number}))
+        job = Submission(new_job_id(0), "times", "1", "tensors", pack_tensors({"x": number}))
         await store.submit([job])
         await connection.aclose()
         final = service.final(job.id)

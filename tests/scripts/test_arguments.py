@@ -9,21 +9,21 @@ from cli import arguments
 
 @pytest.mark.parametrize("text", ["0.01", "1e1", "3600"])
 def test_a_number_within_bounds(text: str) -> None:
-    assert arguments.number(0.01, 3600)(text) == float(text)
+    assert arguments.float_between(0.01, 3600)(text) == float(text)
 
 
 @pytest.mark.parametrize("text", ["0", "3600.1", "nan", "inf", "-1", "ten", "", "1,5"])
 def test_no_number_within_bounds(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"a number from 0\.01 to 3600"):
-        arguments.number(0.01, 3600)(text)
+        arguments.float_between(0.01, 3600)(text)
 
 
 @pytest.mark.parametrize("text", ["0", "7", "08"])
 def test_a_whole_number_within_bounds(text: str) -> None:
-    assert arguments.whole(0, 8)(text) == int(text)
+    assert arguments.int_between(0, 8)(text) == int(text)
 
 
 @pytest.mark.parametrize("text", ["9", "-1", "1.5", "²", "", "1" * 5000])
 def test_no_whole_number_within_bounds(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"a whole number from 0 \(all\) to 8"):
-        arguments.whole(0, 8, "all")(text)
+        arguments.int_between(0, 8, "all")(text)

@@ -13,7 +13,7 @@ from cli.bench import command, main
 from cli.bench.errors import CannotMeasure
 from cli.bench.load import service_cpu
 from cli.bench.load.connection import Address
-from cli.bench.load.inputs import gather
+from cli.bench.load.inputs import gather_inputs
 from cli.bench.load.target import Target
 from tests.support.service import ROOT, Service
 
@@ -204,7 +204,7 @@ def tensor_model(datatype: str, raw_bytes: int | None) -> Target:
 
 @pytest.mark.parametrize(("datatype", "size"), [("FP32", 16), ("INT64", 32), ("BOOL", 4), ("FP16", 8)])
 def test_a_tensor_model_gets_random_values_that_any_model_can_take(datatype: str, size: int) -> None:
-    made = gather(tensor_model(datatype, size), [])
+    made = gather_inputs(tensor_model(datatype, size), [])
     assert made.kind == "raw"
     assert {len(body) for body in made.bodies} == {size}
     assert len(set(made.bodies)) > 1
@@ -215,6 +215,6 @@ def test_a_tensor_file_of_another_size_and_a_model_of_free_shapes_are_refused(tm
     file = tmp_path / "x.bin"
     file.write_bytes(b"123")
     with pytest.raises(CannotMeasure, match="has 3 bytes, model t takes 16"):
-        gather(tensor_model("FP32", 16), [file])
+        gather_inputs(tensor_model("FP32", 16), [file])
     with pytest.raises(CannotMeasure, match=r"model t takes x FP32 \[4\]"):
-        gather(tensor_model("FP32", None), [])
+        gather_inputs(tensor_model("FP32", None), [])

@@ -9,11 +9,11 @@ from cli.bench.errors import CannotMeasure
 from cli.bench.load import answer_counter, closed_loop
 from cli.bench.load.closed_loop import measure
 from cli.bench.load.connection import Address
-from cli.bench.load.submit_modes import Exchange, post, waiting_post
-from cli.bench.load.trial_request import try_once
-from cli.bench.load_levels import Load
+from cli.bench.load.submit_modes import Exchange, build_submit_request, submit_and_wait
+from cli.bench.load.trial_request import check_request
+from cli.bench.load_levels import LoadLevel
 from cli.bench.statistics import Slice
-from tests.support.stand_in import Asked, against
+from tests.support.stand_in import StubRequest, run_against
 
 TIMINGS = {"queue": 1.0, "decode": None, "batch": 0.5, "infer": 2.0, "total": 4.0}
 SUCCEEDED = (200, {"status": "succeeded", "batch_size": 2, "timings": TIMINGS})
@@ -23,23 +23,23 @@ FULL = (503, {"code": "queue_full", "detail": "10 of 10 jobs wait"})
 
 
 def waiting(address: Address) -> Exchange:
-    return Exchange(1, [post(address, "m", "image/png", b"x" * 10)], waiting_post)
+    return Exchange(1, [build_submit_request(address, "m", "image/png", b"x" * 10)], submit_and_wait)
 
 
 def measured(responses: Callable[[int], tuple[int, object] | None]) -> Slice:
-    def respond(asked: Asked) -> tuple[int, object] | None:
+    def respond(asked: StubRequest) -> tuple[int, object] | None:
         assert "Prefer: wait=10\r\n" in asked.head
         return responses(asked.number)
 
     async def act(address: Address) -> Slice:
-        return await measure(address, waiting(address), Load("wait", 2), 0.3)
+        return await measure(address, waiting(address), LoadLevel("wait", 2), 0.3)
 
-    return asyncio.run(against(respond, act))
+    return asyncio.run(run_against(respond, act))
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closed_loop, "WARM_S", 0.02)
+    monkeypatch.setattr(closed_loop, "WARMUP_S", 0.02)
     monkeypatch.setattr(closed_loop, "PAUSE_AFTER_FAILURE_S", 0.001)
 
 
@@ -75,16 +75,16 @@ def test_a_service_that_does_not_answer_ends_the_slice(monkeypatch: pytest.Monke
 
     never = asyncio.Event()
 
-    async def swallow(_: Asked) -> None:
+    async def swallow(_: StubRequest) -> None:
         await never.wait()
 
     async def act(address: Address) -> Slice:
         try:
-            return await measure(address, waiting(address), Load("wait", 3), 0.05)
+            return await measure(address, waiting(address), LoadLevel("wait", 3), 0.05)
         finally:
             never.set()
 
-    found = asyncio.run(against(swallow, act))
+    found = asyncio.run(run_against(swallow, act))
     assert found.failures == {"no_answer": 3}
 
 
@@ -100,10 +100,10 @@ def test_a_service_that_does_not_answer_ends_the_slice(monkeypatch: pytest.Monke
 def test_the_trial_says_what_came_instead_of_a_result(response: tuple[int, object] | None, said: str) -> None:
     async def act(address: Address) -> None:
         exchange = waiting(address)
-        await try_once(address, exchange, exchange.requests[0], "a.png")
+        await check_request(address, exchange, exchange.requests[0], "a.png")
 
     with pytest.raises(CannotMeasure, match=said):
-        asyncio.run(against(lambda _: response, act))
+        asyncio.run(run_against(lambda _: response, act))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_url_is_read(url: str, address: tuple[str, int, str]) -> None:
 def test_an_ipv6_address_keeps_its_brackets_on_the_wire() -> None:
     address = Address.of("http://[::1]:8000")
     assert str(address) == "http://[::1]:8000"
-    assert b"\r\nHost: [::1]:8000\r\n" in post(address, "m", "image/png", b"x")
+    assert b"\r\nHost: [::1]:8000\r\n" in build_submit_request(address, "m", "image/png", b"x")
 
 
 @pytest.mark.parametrize("url", ["https://a.example", "http://a:99999", "http://", "ftp://a", "http://a/?b=c"])

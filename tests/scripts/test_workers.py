@@ -161,13 +161,13 @@ def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
 
 
 def test_burial_and_supervisor_mean_the_same() -> None:
-    assert recover.EX_EXPLAINED == supervisor.EX_EXPLAINED
+    assert recover.EX_SUSPECTS_ISOLATED == supervisor.EX_REASON_LOGGED
 
 
 def test_a_worker_has_time_to_drain_and_a_little_more() -> None:
     assert WorkerSettings.model_fields["drain_s"].default == worker_processes.DRAIN_S
     settings = worker_processes.Settings.from_env({"DRAIN_S": "20"})
-    assert [child.stop_s for child in worker_processes.children(settings, Path(), {})] == [22]
+    assert [child.stop_s for child in worker_processes.worker_children(settings, Path(), {})] == [22]
 
 
 def test_settings_are_documented_with_their_defaults() -> None:
@@ -186,7 +186,7 @@ def test_settings_are_documented_with_their_defaults() -> None:
 def test_without_a_temporary_folder_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(CannotStart, match=r"no temporary folder can be made: .* \(TMPDIR sets where\)"):
-        worker_processes.black_boxes().__enter__()
+        worker_processes.journal_folder().__enter__()
 
 
 def test_real_workers_show_up_come_back_and_go(tmp_path: Path) -> None:

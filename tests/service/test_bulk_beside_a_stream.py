@@ -7,8 +7,8 @@ import orjson
 
 from cli.bench.load import closed_loop
 from cli.bench.load.connection import Address
-from cli.bench.load.submit_modes import Exchange, post, waiting_post
-from cli.bench.load_levels import WAIT, Load
+from cli.bench.load.submit_modes import Exchange, build_submit_request, submit_and_wait
+from cli.bench.load_levels import WAIT, LoadLevel
 from tests.support import models
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -31,8 +31,10 @@ def test_bulk_has_its_share_beside_a_stream_and_all_seats_after_it(tmp_path: Pat
     models.perceptron(tmp_path, inputs=4)
     with Service(tmp_path, {"IDLE_POLL_S": "60"}) as service:
         address = Address.of(service.url)
-        exchange = Exchange(1, [post(address, "perceptron", "application/octet-stream", bytes(16))], waiting_post)
-        stream = Load(WAIT, 64)
+        exchange = Exchange(
+            1, [build_submit_request(address, "perceptron", "application/octet-stream", bytes(16))], submit_and_wait
+        )
+        stream = LoadLevel(WAIT, 64)
         asyncio.run(closed_loop.measure(address, exchange, stream, 0.5))  # by this its runs are known to be short
 
         query, headers = {"model": "perceptron", "lane": "bulk"}, {"content-type": "application/x-ndjson"}

@@ -61,7 +61,7 @@ def test_with_64_in_flight_the_mean_batch_is_above_4(
     service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    batches, riders = batch_metrics(service)
+    batches, items = batch_metrics(service)
     assert bench(["--url", service.url, "--concurrency", "64", "--seconds", "1", "--rounds", "1", "--json"]) == 0
     (measured,) = json.loads(capsys.readouterr().out)["service"]
     assert measured["failures"] == {}
@@ -69,15 +69,15 @@ def test_with_64_in_flight_the_mean_batch_is_above_4(
 
     def settled() -> tuple[float, float] | None:
         more_batches, more_riders = batch_metrics(service)
-        return (more_batches, more_riders) if more_riders - riders >= measured["answers"] else None
+        return (more_batches, more_riders) if more_riders - items >= measured["answers"] else None
 
     more_batches, more_riders = wait_until(settled, "the metrics have counted every answer")
-    assert (more_riders - riders) / (more_batches - batches) > 4
+    assert (more_riders - items) / (more_batches - batches) > 4
 
 
 def batch_metrics(service: Service) -> tuple[float, float]:
     """Read from the service's own metrics how many batches ran, and how many riders they had."""
     text = service.http.get("/metrics").text
     found = [re.search(rf'jitney_batch_size_{what}{{model="digits"}} (\S+)', text) for what in ("count", "sum")]
-    batches, riders = (float(match[1]) if match else 0.0 for match in found)
-    return batches, riders
+    batches, items = (float(match[1]) if match else 0.0 for match in found)
+    return batches, items

@@ -15,7 +15,7 @@ import pytest
 
 from model_runtime.spec.model_toml import read_spec
 from model_runtime.tasks import load_task
-from model_runtime.tensor_spec import Port
+from model_runtime.tensor_spec import TensorSpec
 from tests.support import models
 from tests.support.servers import free_port
 from tests.support.service import DIGITS, ROOT, Service
@@ -83,11 +83,11 @@ def test_the_example_of_a_detector_fits_what_yolov8_gives(tmp_path: Path) -> Non
     (toml,) = re.findall(r"## A detector, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
     (tmp_path / "model.toml").write_text(toml)
     (tmp_path / "labels.txt").write_text("\n".join(f"thing {number}" for number in range(80)))
-    given = [Port("output0", "FP32", (84, 8400))]
-    task = load_task(read_spec(tmp_path), tmp_path, [Port("images", "FP32", (3, 640, 640))], given)
+    given = [TensorSpec("output0", "FP32", (84, 8400))]
+    task = load_task(read_spec(tmp_path), tmp_path, [TensorSpec("images", "FP32", (3, 640, 640))], given)
     found = np.zeros((84, 8400), np.float32)
     found[:4, 5], found[4 + 7, 5] = [320, 320, 64, 32], 0.5
-    told = task.present({"output0": found}, {".size": (1280, 960)})["detections"]
+    told = task.postprocess({"output0": found}, {".size": (1280, 960)})["detections"]
     assert [(one["label"], one["score"], one["box"]) for one in told] == [
         ("thing 7", 0.5, {"x": 576.0, "y": 448.0, "width": 128.0, "height": 64.0})
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support import models
 from tests.support.servers import Server, free_port
 from tests.support.service import Service
-from tests.support.waiting import wait_until, watch
+from tests.support.waiting import check_during, wait_until
 
 BODY = b"\0\0\x80?" * 4
 AWAY = r" (\w+) WARNING cannot use the queue's server, trying again: (redis:\S+): "
@@ -34,7 +34,7 @@ def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
                 assert answer.status_code == 503
                 assert service.http.get("/readyz").status_code == 503
 
-            watch(refuses, 2)
+            check_during(refuses, 2)
             away = service.log()[before:]
             server.start()  # without the ACL: any password is taken
             wait_until(lambda: service.log()[before:].count("can use the queue's server again") == 3, "all are back")

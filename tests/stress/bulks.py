@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from jobs.bulk import files, records
-from jobs.bulk.checkpoints import Part, Stand
+from jobs.bulk.checkpoints import BulkSnapshot, ResultPart
 from jobs.bulk.files import File
-from jobs.bulk.records import Asked, Bulk
-from jobs.contract.background_lease import Flight
+from jobs.bulk.records import Bulk, BulkRequest
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import OverLimit, Refused
 from jobs.contract.job import Submission
 from jobs.redis_client import keys
@@ -20,7 +20,7 @@ from tests.stress.world import TENANTS, World, now_ms
 FAR_MS: Final = 1 << 50
 
 
-class Shelf:
+class MemoryStorage:
     """Storage in memory: results of bulks by their place."""
 
     buffer_bytes = 0
@@ -40,14 +40,14 @@ class Shelf:
 
 
 @dataclass(slots=True)
-class Known:
+class KnownBulk:
     """A bulk as its maker knows it. `lines`: by number, whether it can be run."""
 
     id: str
     tenant: str
     lines: dict[int, bool]
     webhook: str
-    flight: int = 0
+    lease: int = 0
     flight_until_ms: float = 0  # until then at least its last flight is under way
     lost_by_ms: float = 0  # by then its last step is landed or lost, and the next dispatch sees that; 0: it has seen it
     due_by_ms: float = 0  # its next step is due then at the latest
@@ -65,14 +65,14 @@ class Known:
 
 
 @dataclass(slots=True, eq=False)
-class Course:
+class BulkStepper:
     """One process that takes a bulk forward, and what it has read."""
 
-    flight: Flight
-    known: Known
-    stand: Stand | None = None
+    lease: BackgroundLease
+    known: KnownBulk
+    stand: BulkSnapshot | None = None
     found: list[bytes] = field(default_factory=list)  # outcomes read and stored, whose checkpoint is not yet written
-    part: Part | None = None
+    part: ResultPart | None = None
     lines: list[int] = field(default_factory=list)  # taken, whose checkpoint is not yet written
     jobs: list[Submission] = field(default_factory=list)  # those of them that are to run
     next: str = "begin"
@@ -83,16 +83,16 @@ class Bulks:
 
     def __init__(self) -> None:
         self.files: dict[str, tuple[str, dict[int, bool]]] = {}  # id → tenant, lines
-        self.known: dict[str, Known] = {}
-        self.courses: list[Course] = []
+        self.known: dict[str, KnownBulk] = {}
+        self.courses: list[BulkStepper] = []
         self.passed: Counter[tuple[str, str]] = Counter()  # steps of others begun while a tenant's was due, by root
-        self.shelf = Shelf()
+        self.shelf = MemoryStorage()
         self.dropped: set[str] = set()  # files that may be gone
         self.unheard: set[str] = set()  # files over which there may be a bulk that nobody heard of
 
     async def may_be(self, world: World, bulk_id: str) -> Bulk | None:
         """Read a bulk that nobody heard of; None where nobody can have made it."""
-        bulk = records.read(bulk_id, await world.connection.command("HGETALL", keys.bulk(bulk_id)))
+        bulk = records.parse_bulk(bulk_id, await world.connection.command("HGETALL", keys.bulk(bulk_id)))
         return bulk if bulk is not None and bulk.file in self.unheard else None
 
 
@@ -102,8 +102,10 @@ async def upload(world: World, bulks: Bulks) -> None:
     The process may die in between, or its note be lost: a sweep must find the content.
     """
     shard, tenant = world.rng.randrange(world.settings.shards), world.rng.choice(TENANTS)
-    file = File(files.new_id(shard), tenant, "lines", "batch", 7, 0, FAR_MS if world.chance(0.8) else int(now_ms()))
-    await files.announce(world.store, file.id, 60)
+    file = File(
+        files.new_file_id(shard), tenant, "lines", "batch", 7, 0, FAR_MS if world.chance(0.8) else int(now_ms())
+    )
+    await files.register_upload(world.store, file.id, 60)
     bulks.shelf.parts[files.content_key(file.id)] = []
     if world.chance(0.1):
         return
@@ -112,7 +114,7 @@ async def upload(world: World, bulks: Bulks) -> None:
     async def made() -> bool:
         nonlocal refusal
         try:
-            await files.put(world.store, world.bulk, file)
+            await files.add_file(world.store, world.bulk, file)
         except OverLimit as error:
             refusal = error.code
         return True
@@ -123,7 +125,7 @@ async def upload(world: World, bulks: Bulks) -> None:
         kept += 2 * sum(one.tenant == tenant for one in bulks.known.values())
         if kept < world.bulk.bulk_files:
             raise Violation(f"{kept} files of {tenant} are kept, and one was refused")
-        await world.call(lambda: files.discard(world.store, bulks.shelf, file.id))
+        await world.call(lambda: files.discard_upload(world.store, bulks.shelf, file.id))
     elif answer is not None or (fate == "lost" and await _is_there(world, tenant, file.id)):
         count = world.rng.randint(1, 12)
         bulks.files[file.id] = tenant, {number: world.chance(0.85) for number in range(1, count + 1)}
@@ -138,7 +140,7 @@ async def open_bulk(world: World, bulks: Bulks) -> None:
     webhook = world.rng.choice(BULK_HOOKS) if world.chance(0.3) else ""
     window_ms = world.rng.choice([120, 60_000, 60_000])
     key = f"{world.rng.getrandbits(60):x}"
-    asked = Asked(file, "/v1/jobs", "24h", window_ms, b"{}", webhook, "", key, False, 0)
+    asked = BulkRequest(file, "/v1/jobs", "24h", window_ms, b"{}", webhook, "", key, False, 0)
     try:
         made = await _ask(world, bulks, tenant, asked) or await _ask(world, bulks, tenant, asked._replace(again=True))
     except Refused as error:
@@ -149,13 +151,13 @@ async def open_bulk(world: World, bulks: Bulks) -> None:
         return
     else:
         if made is not None:
-            bulks.known.setdefault(made.id, Known(made.id, tenant, lines, webhook))
+            bulks.known.setdefault(made.id, KnownBulk(made.id, tenant, lines, webhook))
 
 
-async def _ask(world: World, bulks: Bulks, tenant: str, asked: Asked) -> Bulk | None:
+async def _ask(world: World, bulks: Bulks, tenant: str, asked: BulkRequest) -> Bulk | None:
     """Ask for a bulk; None: the answer was lost, and there may be one all the same."""
     made: Bulk | None
-    made, _, fate = await world.call(lambda: records.begin(world.store, world.bulk, tenant, asked, int(now_ms())))
+    made, _, fate = await world.call(lambda: records.create_bulk(world.store, world.bulk, tenant, asked, int(now_ms())))
     if made is None and fate != "unsent":
         bulks.unheard.add(asked.file)
     return made
@@ -172,7 +174,7 @@ async def drop(world: World, bulks: Bulks) -> None:
     async def made() -> bool:
         nonlocal refusal
         try:
-            await files.drop(world.store, bulks.shelf, tenant, file)
+            await files.delete_file(world.store, bulks.shelf, tenant, file)
         except Refused as error:
             refusal = error.code
         return True
@@ -190,7 +192,7 @@ async def drop(world: World, bulks: Bulks) -> None:
 
 async def _is_there(world: World, tenant: str, file: str) -> bool:
     try:
-        await files.find(world.store, tenant, file)
+        await files.get_file(world.store, tenant, file)
     except Refused:
         return False
     return True
@@ -199,7 +201,7 @@ async def _is_there(world: World, tenant: str, file: str) -> bool:
 async def sweep_files(world: World, bulks: Bulks) -> None:
     """Remove what has expired."""
     bulks.dropped.update(bulks.files)  # whichever has expired; those that have not are found again
-    await world.call(lambda: files.sweep(world.store, bulks.shelf, int(now_ms())))
+    await world.call(lambda: files.remove_expired(world.store, bulks.shelf, int(now_ms())))
 
 
 async def cancel(world: World, bulks: Bulks) -> None:
@@ -213,7 +215,7 @@ async def cancel(world: World, bulks: Bulks) -> None:
     async def made() -> Bulk | None:
         nonlocal refusal
         try:
-            return await records.cancel(world.store, tenant, records.PREFIX + known.id)
+            return await records.cancel_bulk(world.store, tenant, records.WIRE_ID_PREFIX + known.id)
         except Refused as error:
             refusal = error.code
             return None
@@ -237,7 +239,7 @@ async def check_contents(world: World, bulks: Bulks) -> None:
 
 async def sweep_all(world: World, bulks: Bulks) -> None:
     """Let everything expire: no content is left, and no note of it."""
-    while await files.sweep(world.store, bulks.shelf, FAR_MS + 1):
+    while await files.remove_expired(world.store, bulks.shelf, FAR_MS + 1):
         pass
     await check_contents(world, bulks)
     left = await world.connection.command("KEYS", "jitney:*:expiring")

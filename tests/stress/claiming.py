@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from jobs.contract.job import Claim
+from jobs.contract.job import ClaimResult
 from jobs.contract.lifecycle import State
 from tests.stress.ledger import SLACK_MS, Job, Moment, Violation
 from tests.stress.world import STATIONS, TENANTS, WORKERS, World
@@ -13,14 +13,14 @@ MOST: Final = 8
 Station = tuple[str, str]
 
 
-class Wish(NamedTuple):
-    """What a worker claims: up to `want` jobs, `most_bulk` of them of bulk (None: any), or suspects on trial."""
+class ClaimRequest(NamedTuple):
+    """What a worker claims: up to `want` jobs, `max_bulk` of them of bulk (None: any), or suspects on trial."""
 
     station: Station
     worker: str
     want: int
     trial: bool = False
-    most_bulk: int | None = None
+    max_bulk: int | None = None
 
 
 def waiting(world: World, station: Station) -> list[Job]:
@@ -33,16 +33,18 @@ async def claim(world: World) -> None:
     """Claim for a worker: any number, with or without room for bulk, or suspects on trial."""
     rng = world.rng
     trial = world.chance(0.15)
-    most_bulk = None if trial else rng.choice([None, None, None, 0, 2])
-    await claim_as(world, Wish(rng.choice(STATIONS), rng.choice(WORKERS), rng.randint(1, MOST), trial, most_bulk))
+    max_bulk = None if trial else rng.choice([None, None, None, 0, 2])
+    await claim_and_check(
+        world, ClaimRequest(rng.choice(STATIONS), rng.choice(WORKERS), rng.randint(1, MOST), trial, max_bulk)
+    )
 
 
-async def claim_as(world: World, wish: Wish) -> None:
+async def claim_and_check(world: World, wish: ClaimRequest) -> None:
     """Claim, and compare what came with the lines."""
-    before, seats = waiting(world, wish.station), _seats(world)
+    before, seats = waiting(world, wish.station), _running_marks(world)
     store = world.workers[wish.worker]
     answer, moment, _ = await world.call(
-        lambda: store.claim(*wish.station, wish.worker, wish.want, trial=wish.trial, most_bulk=wish.most_bulk)
+        lambda: store.claim(*wish.station, wish.worker, wish.want, trial=wish.trial, max_bulk=wish.max_bulk)
     )
     # Where the answer is lost, any of those that waited may run now.
     allowed = {job.id: [State.RUNNING] if answer is None else [] for job in before}
@@ -66,7 +68,7 @@ async def claim_as(world: World, wish: Wish) -> None:
     _check_running(world, seats)
 
 
-def _take(world: World, wish: Wish, answer: Claim, moment: Moment) -> list[Job]:
+def _take(world: World, wish: ClaimRequest, answer: ClaimResult, moment: Moment) -> list[Job]:
     """Compare each job with what was accepted; gives them."""
     taken = []
     for one in answer.jobs:
@@ -86,9 +88,9 @@ def _take(world: World, wish: Wish, answer: Claim, moment: Moment) -> list[Job]:
     return taken
 
 
-def _check_counts(wish: Wish, answer: Claim, taken: Sequence[Job]) -> None:
+def _check_counts(wish: ClaimRequest, answer: ClaimResult, taken: Sequence[Job]) -> None:
     bulk = sum(job.sub.lane == "bulk" for job in taken)
-    if len(taken) > wish.want or (wish.most_bulk is not None and bulk > wish.most_bulk):
+    if len(taken) > wish.want or (wish.max_bulk is not None and bulk > wish.max_bulk):
         raise Violation(f"{wish} gave {len(taken)} jobs, {bulk} of bulk")
     if answer.bulk != bulk and not wish.trial:
         raise Violation(f"{wish} counted {answer.bulk} bulk jobs of {bulk}")
@@ -99,15 +101,17 @@ def _is_ready(job: Job, moment: Moment) -> bool:
     return not (job.is_suspect or job.due_until_ms or job.may_be_overdue(moment))
 
 
-def _check_left(world: World, wish: Wish, answer: Claim, taken: Sequence[Job], left: Sequence[Job]) -> None:
+def _check_left(
+    world: World, wish: ClaimRequest, answer: ClaimResult, taken: Sequence[Job], left: Sequence[Job]
+) -> None:
     """No seat stays empty while a job waits that may run."""
-    if len(taken) < wish.want and not answer.more and wish.most_bulk is None:
-        ready = [job for job in left if _has_seat(world, job, taken)]
+    if len(taken) < wish.want and not answer.more and wish.max_bulk is None:
+        ready = [job for job in left if _has_running_mark(world, job, taken)]
         if ready:
             raise Violation(f"{wish} gave {len(taken)} jobs, and {ready[0]} was ready")
 
 
-def _has_seat(world: World, job: Job, taken: Iterable[Job]) -> bool:
+def _has_running_mark(world: World, job: Job, taken: Iterable[Job]) -> bool:
     """Whether its tenant may have one more running job."""
     limit = world.tenants.limits(job.sub.tenant).running
     more = sum(one.sub.tenant == job.sub.tenant and one.shard == job.shard for one in taken)
@@ -128,11 +132,11 @@ def _check_order(taken: Sequence[Job], left: Sequence[Job]) -> None:
             raise Violation(f"{job} was passed in its line by a later job")
 
 
-def _check_turns(world: World, wish: Wish, taken: Sequence[Job], left: Sequence[Job]) -> None:
+def _check_turns(world: World, wish: ClaimRequest, taken: Sequence[Job], left: Sequence[Job]) -> None:
     """No tenant that could run a job is passed for longer than two whole turns of the others take."""
     passed = world.ledger.passed
     served = {(job.shard, job.sub.lane, job.sub.tenant) for job in taken}
-    could = {(job.shard, job.sub.lane, job.sub.tenant) for job in left if _has_seat(world, job, taken)}
+    could = {(job.shard, job.sub.lane, job.sub.tenant) for job in left if _has_running_mark(world, job, taken)}
     weights = sum(world.tenants.limits(tenant).weight for tenant in {job.sub.tenant for job in [*taken, *left]})
     for shard, lane, tenant in could - served:
         others = sum((job.shard, job.sub.lane) == (shard, lane) for job in taken)
@@ -145,7 +149,7 @@ def _check_turns(world: World, wish: Wish, taken: Sequence[Job], left: Sequence[
             del passed[known]
 
 
-def _seats(world: World) -> Counter[tuple[str, int]]:
+def _running_marks(world: World) -> Counter[tuple[str, int]]:
     """Count the seats that tenants take, by tenant and shard."""
     shards = range(world.settings.shards)
     return Counter({(tenant, shard): world.running(tenant, shard) for tenant in TENANTS for shard in shards})
@@ -153,7 +157,7 @@ def _seats(world: World) -> Counter[tuple[str, int]]:
 
 def _check_running(world: World, before: Counter[tuple[str, int]]) -> None:
     """No tenant begins to run more than it may; those that ran before its limit was set, run on."""
-    for (tenant, shard), count in _seats(world).items():
+    for (tenant, shard), count in _running_marks(world).items():
         limit = world.tenants.limits(tenant).running
         if limit and count > max(before[tenant, shard], world.quota_of_shard(limit)):
             raise Violation(f"{count} jobs of {tenant} run on shard {shard}, and {limit} may over all shards")

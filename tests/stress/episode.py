@@ -9,11 +9,11 @@ from typing import Final
 from jobs.contract.errors import Refused
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Settlement
-from tests.stress import bulks, checks, claiming, letters, stepping, submitting, turns, webhooks, working
+from tests.stress import bulks, checks, claim_task, letters, stepping, submitting, turns, webhooks, working
 from tests.stress.bulks import Bulks
 from tests.stress.ledger import Violation
-from tests.stress.others import Others
-from tests.stress.webhooks import Mail
+from tests.stress.others import OtherSteps
+from tests.stress.webhooks import LeasedDeliveries
 from tests.stress.world import WORKERS, World, now_ms
 from tests.support import invariants
 from tests.support.servers import Server
@@ -31,22 +31,22 @@ class Episode:
         self._server, self._check_every, self._kill_every = server, check_every, kill_every
         rng = random.Random(seed)
         self.world = World(server, rng)
-        self._bulks, self._mail = Bulks(), Mail()
+        self._bulks, self._mail = Bulks(), LeasedDeliveries()
         self._secrets: dict[str, list[str]] = {}
         self._steps: dict[str, tuple[Step, int]] = self._table()
 
     def _table(self) -> dict[str, tuple[Step, int]]:
         """Give each step with its weight."""
         world, mail, all_bulks = self.world, self._mail, self._bulks
-        others = Others(world)
+        others = OtherSteps(world)
         return {
             "submit": (lambda: submitting.submit(world), 14),
-            "claim": (lambda: claiming.claim(world), 18),
+            "claim": (lambda: claim_task.claim(world), 18),
             "finish": (lambda: working.finish(world), 16),
             "extend": (lambda: working.extend(world), 4),
             "release": (lambda: working.release(world), 3),
             "sweep": (lambda: working.sweep(world), 5),
-            "bury": (lambda: working.bury(world), 2),
+            "bury": (lambda: working.recover_worker(world), 2),
             "cancel": (lambda: submitting.cancel(world), 3),
             "wait": (lambda: submitting.wait(world), 3),
             "follow": (lambda: submitting.follow(world), 2),
@@ -58,9 +58,9 @@ class Episode:
             "settle": (lambda: webhooks.settle(world, mail), 5),
             "attach": (lambda: webhooks.attach(world), 1),
             "resend": (lambda: webhooks.resend(world), 1),
-            "deliveries": (lambda: webhooks.look_at_deliveries(world), 1),
+            "deliveries": (lambda: webhooks.list_deliveries(world), 1),
             "secret": (lambda: webhooks.rotate_secret(world, self._secrets), 1),
-            "letter": (lambda: letters.look_at_letter(world), 1),
+            "letter": (lambda: letters.read_letter(world), 1),
             "purge": (lambda: letters.purge(world), 1),
             "replay": (lambda: letters.replay(world), 1),
             "upload": (lambda: bulks.upload(world, all_bulks), 2),
@@ -142,14 +142,14 @@ class Episode:
         await working.sweep(world)
         for station in {job.station for job in world.ledger.open.values()}:
             for trial in (False, True):
-                await claiming.claim_as(world, claiming.Wish(station, worker, 50, trial))
+                await claim_task.claim_and_check(world, claim_task.ClaimRequest(station, worker, 50, trial))
         held = [one for whose, one in world.ledger.claims if whose == worker and working.is_mine(world, worker, one)]
         if held:
             await working.finish_all(world, worker, [working.draw_outcome(world, one) for one in held])
 
     async def _drive_bulks(self) -> None:
         world, courses = self.world, self._bulks.courses
-        await turns.end_rests(world, self._bulks)
+        await turns.end_cooldowns(world, self._bulks)
         for root in world.store.roots if any(not one.is_closed for one in self._bulks.known.values()) else ():
             await turns.dispatch_of(world, self._bulks, root)
         for course in list(courses):
@@ -160,11 +160,11 @@ class Episode:
         world, mail = self.world, self._mail
         for root, lane in itertools.product(world.store.roots, outbox.LANES):
             await webhooks.dispatch_of(world, mail, root, lane)
-        for flight in mail.flights:
-            await webhooks.begin_one(world, mail, flight)
-            if flight in mail.begun:
-                await webhooks.settle_as(world, flight, Settlement("delivered", {"at_ms": 1, "status": 200}))
-        mail.flights.clear()
+        for lease in mail.leases:
+            await webhooks.begin_one(world, mail, lease)
+            if lease in mail.begun:
+                await webhooks.settle_as(world, lease, Settlement("delivered", {"at_ms": 1, "status": 200}))
+        mail.leases.clear()
 
     def _left(self) -> str:
         ledger = self.world.ledger

@@ -5,24 +5,24 @@ from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.client import _SENT_ONCE, Connection
-from jobs.redis_client.pipelined_connection import Wire, Word
+from jobs.redis_client.client import _SENT_ONCE, RedisClient
+from jobs.redis_client.pipelined_connection import Arg, RedisConnection
 
 # once: nothing goes wrong. twice: the first answer is lost and the interface repeats the script. lost: the script runs
 # once and the caller never hears its answer. unsent: the script never reaches the server.
-Fate = Literal["once", "twice", "lost", "unsent"]
+Fault = Literal["once", "twice", "lost", "unsent"]
 REPEATED: Final = "twice"
 
 
-class FlakyConnection(Connection):
+class FlakyConnection(RedisClient):
     """Apply `fate` to the next script; then go back to normal."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, 10)
-        self.fate: Fate = "once"
+        self.fate: Fault = "once"
         self.calls: Counter[str] = Counter()
 
-    async def script(self, name: str, root: str, *words: Word) -> Any:
+    async def script(self, name: str, root: str, *words: Arg) -> Any:
         fate, self.fate = self.fate, "once"
         self.calls[name] += 1
         if fate == "unsent":
@@ -37,12 +37,12 @@ class FlakyConnection(Connection):
         return answer
 
 
-class Ears:
+class TestSubscriber:
     """Subscriptions of all gateways and workers of the test on one connection."""
 
-    def __init__(self, connection: Connection, heard: Callable[[str, bytes], None]) -> None:
+    def __init__(self, connection: RedisClient, heard: Callable[[str, bytes], None]) -> None:
         self._connection, self._heard = connection, heard
-        self._wire: Wire | None = None
+        self._wire: RedisConnection | None = None
 
     async def open(self, channels: list[str]) -> None:
         self._wire = await self._connection.subscribe(channels, self._take)

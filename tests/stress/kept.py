@@ -12,7 +12,7 @@ AGE_SLACK_MS: Final = 20
 TIE_MS: Final = 1  # the score of a letter is the ms of its end
 
 
-class Member(NamedTuple):
+class ListedDeadLetter(NamedTuple):
     """A letter as `:dead` lists it."""
 
     id: str
@@ -21,22 +21,22 @@ class Member(NamedTuple):
     ended_ms: int
 
 
-def read(found: Iterable[Sequence[bytes]]) -> dict[str, Member]:
+def read(found: Iterable[Sequence[bytes]]) -> dict[str, ListedDeadLetter]:
     """Read the answer of ZRANGE with scores, by the letters' ids."""
     members = {}
     for name, ended_ms in found:
         job_id, size, tenant = name.decode().split(" ")
-        members[job_id] = Member(job_id, int(size), tenant, int(ended_ms))
+        members[job_id] = ListedDeadLetter(job_id, int(size), tenant, int(ended_ms))
     return members
 
 
-class Kept:
+class KeptDeadLetters:
     """What lay in `:dead` of each shard when it was last compared."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
         _, self._ttl_ms, self.most, self.most_bytes = store.ends
-        self._known: dict[int, dict[str, Member]] = {}
+        self._known: dict[int, dict[str, ListedDeadLetter]] = {}
         self._fresh: dict[int, list[Job]] = {}
 
     def add(self, job: Job) -> None:
@@ -61,11 +61,14 @@ class Kept:
         self,
         jobs: Mapping[str, Job],
         fresh: Sequence[Job],
-        before: Mapping[str, Member],
-        found: Mapping[str, Member],
+        before: Mapping[str, ListedDeadLetter],
+        found: Mapping[str, ListedDeadLetter],
         now_ms: float,
     ) -> int:
-        mine = {job.id: Member(job.id, len(job.sub.input), job.sub.tenant, job.finished_us // 1000) for job in fresh}
+        mine = {
+            job.id: ListedDeadLetter(job.id, len(job.sub.input), job.sub.tenant, job.finished_us // 1000)
+            for job in fresh
+        }
         wanted = {**before, **mine}
         strange = [one for job_id, one in found.items() if wanted.get(job_id) != one]
         if strange:
@@ -88,12 +91,14 @@ class Kept:
                 self._check_share(tenant, kept, of_tenant, len({one.tenant for one in wanted.values()}))
         return len(lost)
 
-    def _check_need(self, wanted: Mapping[str, Member], lost: Sequence[Member]) -> None:
+    def _check_need(self, wanted: Mapping[str, ListedDeadLetter], lost: Sequence[ListedDeadLetter]) -> None:
         total, size = len(wanted), sum(one.size for one in wanted.values())
         if lost and total <= self.most and size <= self.most_bytes:
             raise Violation(f"{lost} made room, and there were {total} dead letters of {size} bytes")
 
-    def _check_share(self, tenant: str, kept: Sequence[Member], lost: Sequence[Member], tenants: int) -> None:
+    def _check_share(
+        self, tenant: str, kept: Sequence[ListedDeadLetter], lost: Sequence[ListedDeadLetter], tenants: int
+    ) -> None:
         """The tenant that holds most makes room: just before it did, it had its share at least, of the one or other."""
         has_most = (len(kept) + 1) * tenants >= self.most + 1
         largest = max(one.size for one in lost)
@@ -126,12 +131,12 @@ class Kept:
             if len(found) > self.most or by_size.total() > self.most_bytes:
                 raise Violation(f"{root}: {by_count} dead letters of {by_size} bytes are too many")
 
-    async def _listed(self, root: str, shard: int) -> dict[str, Member]:
+    async def _listed(self, root: str, shard: int) -> dict[str, ListedDeadLetter]:
         names = [name.decode() for name in await self._store.connection.command("KEYS", f"{root}:letters:*")]
         tenants = [name.removeprefix(f"{root}:letters:") for name in names]
         commands = [("ZRANGE", keys.letters(shard, tenant), 0, -1, "WITHSCORES") for tenant in tenants]
         answers = await self._store.connection.pipeline(commands) if commands else []
-        listed: dict[str, Member] = {}
+        listed: dict[str, ListedDeadLetter] = {}
         for tenant, answer in zip(tenants, answers, strict=True):
             members = read(answer)
             strange = [one for one in members.values() if one.tenant != tenant]

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from jobs.contract.ids import shard_of
-from jobs.contract.job import Claimed, Submission
+from jobs.contract.job import ClaimedJob, Submission
 from jobs.contract.lifecycle import FINAL, TRANSITIONS, State
 
 SLACK_MS: Final = 3  # the server's clock is this machine's; it may be read a little earlier or later than ours
@@ -89,7 +89,7 @@ class Job:
         return (self.state, self.owner, self.attempt) == (State.RUNNING, worker, attempt)
 
 
-class Hook(NamedTuple):
+class WebhookRecord(NamedTuple):
     """A webhook's record, read: the ends that it is told of (none: all), and the headers that its receiver gets."""
 
     url: str
@@ -97,13 +97,13 @@ class Hook(NamedTuple):
     headers: dict[str, str]
 
 
-def read_hook(hook: str) -> Hook:
+def read_webhook(hook: str) -> WebhookRecord:
     asked, _, headers = hook.partition("\n")
     _, url, *events = asked.split(" ")
-    return Hook(url, events, orjson.loads(headers or "{}"))
+    return WebhookRecord(url, events, orjson.loads(headers or "{}"))
 
 
-class KeyMade(NamedTuple):
+class KnownIdempotencyKey(NamedTuple):
     """What an Idempotency-Key stands for, and until when at least."""
 
     job_id: str
@@ -119,7 +119,7 @@ class Delivery:
     tenant: str
     url: str
     state: str = "waiting"
-    flight: int = 0  # number of the last flight seen
+    lease: int = 0  # number of the last flight seen
     flight_until_ms: float = 0
     settled_flight: int = 0
     tries: int = 0  # attempts that were written down
@@ -136,8 +136,8 @@ class Ledger:
         self.jobs: dict[str, Job] = {}
         self.open: dict[str, Job] = {}
         self.ended: deque[str] = deque(maxlen=300)
-        self.keys: dict[tuple[str, str], KeyMade] = {}
-        self.claims: deque[tuple[str, Claimed]] = deque(maxlen=120)  # current and stale ones
+        self.keys: dict[tuple[str, str], KnownIdempotencyKey] = {}
+        self.claims: deque[tuple[str, ClaimedJob]] = deque(maxlen=120)  # current and stale ones
         self.deliveries: dict[str, Delivery] = {}
         self.counts: Counter[str] = Counter()  # as jobs/metrics/event_counters.py names them
         self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:load`)

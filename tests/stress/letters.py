@@ -4,39 +4,39 @@ from typing import cast
 
 from jobs.contract.errors import Refused
 from jobs.contract.job import Submission
-from jobs.models.catalog import Card, Catalogue
+from jobs.models.catalog import ModelCard, ModelCatalog
 from jobs.redis_client import keys
 from jobs.store import dead_letters
-from jobs.store.admission import admit_again
+from jobs.store.admission import admit_replay
 from tests.stress.ledger import Job, Violation
-from tests.stress.submitting import hand_in
+from tests.stress.submitting import submit_jobs
 from tests.stress.world import World, now_ms
 
 
-class Cards:
+class FixedCatalog:
     """A catalogue in which every model takes what a dead letter holds."""
 
     def __init__(self, size: int) -> None:
         self._size = size
 
-    def find(self, name: str) -> Card:
+    def find(self, name: str) -> ModelCard:
         inputs = [{"name": "x", "datatype": "UINT8", "shape": [self._size]}]
         card = {"name": name, "version": "1", "kinds": ["raw"], "inputs": inputs}
-        return cast("Card", card | {"raw_bytes": self._size, "deadline_ms": None})
+        return cast("ModelCard", card | {"raw_bytes": self._size, "deadline_ms": None})
 
 
-def letters(world: World) -> list[Job]:
+def list_letters(world: World) -> list[Job]:
     return [job for of_shard in world.ledger.letters.values() for job in of_shard if not job.is_forgotten]
 
 
-async def look_at_letter(world: World) -> None:
+async def read_letter(world: World) -> None:
     """Read a dead letter: while it is kept, it has its exact input."""
-    among = letters(world)
+    among = list_letters(world)
     if not among:
         return
     job = world.rng.choice(among)
     try:
-        letter = await dead_letters.find(world.store, job.sub.tenant, job.id)
+        letter = await dead_letters.get_dead_letter(world.store, job.sub.tenant, job.id)
         body = await dead_letters.read_input(world.store, letter)
     except Refused:
         _check_gone(world, job)
@@ -54,13 +54,13 @@ def _check_gone(world: World, job: Job) -> None:
 
 async def purge(world: World) -> None:
     """Forget some letters."""
-    among = letters(world)
+    among = list_letters(world)
     if not among:
         return
     picked = world.rng.sample(among, min(len(among), 2))
     for job in picked:
         job.is_purged = True
-    _, _, fate = await world.call(lambda: dead_letters.purge(world.store, [job.id for job in picked]))
+    _, _, fate = await world.call(lambda: dead_letters.purge_dead_letters(world.store, [job.id for job in picked]))
     if fate in ("once", "twice"):
         same = [job for job in picked if world.ledger.jobs[job.id] is job]  # no line that was made anew since then
         left = [await world.connection.command("HEXISTS", keys.job(job.id), "input") for job in same]
@@ -72,26 +72,26 @@ async def purge(world: World) -> None:
 
 async def replay(world: World) -> None:
     """Send a letter again: as one new job, however often it is sent for the same state of the letter."""
-    among = letters(world)
+    among = list_letters(world)
     if not among:
         return
     job = world.rng.choice(among)
     try:
-        letter = await dead_letters.find(world.store, job.sub.tenant, job.id)
+        letter = await dead_letters.get_dead_letter(world.store, job.sub.tenant, job.id)
         body = await dead_letters.read_input(world.store, letter)
     except Refused:
         _check_gone(world, job)
         return
-    catalogue = cast("Catalogue", Cards(len(body)))
-    again: Submission = admit_again(
-        letter, body, catalogue, idempotency_key="", shards=world.settings.shards, max_deadline_ms=60_000
+    catalog = cast("ModelCatalog", FixedCatalog(len(body)))
+    again: Submission = admit_replay(
+        letter, body, catalog, idempotency_key="", shards=world.settings.shards, max_deadline_ms=60_000
     )
     earlier = world.ledger.jobs.get(again.id)
     if earlier is not None and earlier.is_final:
         return  # whoever sent it before died before that was noted: its job has ended, and its id is not free
-    (is_taken,) = await hand_in(world, [again])
+    (is_taken,) = await submit_jobs(world, [again])
     if is_taken and world.chance(0.8):  # else whoever sends it dies here
-        await dead_letters.note_replay(world.store, job.id, again.id)
+        await dead_letters.mark_replayed(world.store, job.id, again.id)
         noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
         if noted is not None and noted.decode() != again.id:
             raise Violation(f"{job} was sent again as {again.id}, and says {noted}")

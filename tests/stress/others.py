@@ -5,13 +5,13 @@ from typing import Final
 
 from jobs.contract.job import LANES
 from jobs.contract.lifecycle import FINAL, State
-from jobs.metrics.histograms import Tally
-from jobs.metrics.histograms import read as read_stats
+from jobs.metrics.histograms import HistogramBuffer
+from jobs.metrics.histograms import read_histograms as read_stats
 from jobs.models import rollout_plan, worker_registry
 from jobs.models.worker_registry import WorkerReport
 from jobs.store import events
 from jobs.tenants import stored_limits
-from jobs.tenants.limits import Deviation
+from jobs.tenants.limits import LimitOverride
 from tests.stress.ledger import Violation
 from tests.stress.world import STATIONS, TENANTS, WORKERS, World, now_ms
 
@@ -19,7 +19,7 @@ LISTEN_S: Final = 0.5
 ALIVE_S: Final = 5
 
 
-class Others:
+class OtherSteps:
     """What these steps remember: how often a version was asked for, and how many batches were told."""
 
     def __init__(self, world: World) -> None:
@@ -29,7 +29,7 @@ class Others:
     async def listen(self) -> None:
         """Say that somebody listens to some tenants."""
         listeners = self._world.rng.sample(TENANTS, self._world.rng.randint(0, 2))
-        heard, _, _ = await self._world.call(lambda: events.listen(self._world.store, listeners, LISTEN_S))
+        heard, _, _ = await self._world.call(lambda: events.register_listeners(self._world.store, listeners, LISTEN_S))
         if heard is not None:
             if heard < set(listeners):
                 raise Violation(f"{listeners} listen, and {heard} are listened to")
@@ -65,9 +65,9 @@ class Others:
 
     async def count(self) -> None:
         """Add to the histograms: what was told is there, once."""
-        world, tally = self._world, Tally()
-        tally.saw("size", 4)
-        _, _, fate = await world.call(lambda: tally.tell(world.connection, "m"))
+        world, histogram_buffer = self._world, HistogramBuffer()
+        histogram_buffer.saw("size", 4)
+        _, _, fate = await world.call(lambda: histogram_buffer.tell(world.connection, "m"))
         self._told["m"] += fate != "unsent"
         found = await read_stats(world.connection, ["m"])
         counted = found["m"].get("size:4", 0)
@@ -78,9 +78,11 @@ class Others:
         """Change a model's plan: each change is made once."""
         world, model = self._world, self._world.rng.choice(["m", "n"])
         changed, _, _ = await world.call(
-            lambda: rollout_plan.change(world.connection, model, lambda plan: rollout_plan.load(plan, "7", "1"))
+            lambda: rollout_plan.update_plan(
+                world.connection, model, lambda plan: rollout_plan.load_version(plan, "7", "1")
+            )
         )
-        plan = (await rollout_plan.read(world.connection)).get(model, rollout_plan.FOLLOWS)
+        plan = (await rollout_plan.read_plans(world.connection)).get(model, rollout_plan.FOLLOW_FOLDER)
         asked = plan.asked.get("7", 0)
         most = self._asked[model] + 1
         right = asked == most if changed is not None else self._asked[model] <= asked <= most
@@ -93,18 +95,18 @@ class Others:
         world, tenant = self._world, self._world.rng.choice(TENANTS)
         if world.chance(0.2):
             wanted: dict[str, int | None] = {}
-            await world.call(lambda: stored_limits.forget(world.connection, tenant))
+            await world.call(lambda: stored_limits.delete_limits(world.connection, tenant))
         else:
             among = {"weight": [None, 1, 3], "jobs": [None, 0, 6], "bytes": [None, 0, 2500], "running": [None, 0, 1, 3]}
             name = world.rng.choice(list(among))
             wanted = {name: world.rng.choice(among[name])}
-            before = await stored_limits.read(world.connection)
-            changed, _, fate = await world.call(lambda: stored_limits.change(world.connection, tenant, wanted))
-            wanted = {**before.get(tenant, Deviation()).model_dump(exclude_none=True), **wanted}
+            before = await stored_limits.read_limits(world.connection)
+            changed, _, fate = await world.call(lambda: stored_limits.update_limits(world.connection, tenant, wanted))
+            wanted = {**before.get(tenant, LimitOverride()).model_dump(exclude_none=True), **wanted}
             if changed is None and fate == "unsent":
-                wanted = before.get(tenant, Deviation()).model_dump(exclude_none=True)
-        kept = await stored_limits.read(world.connection)
-        if kept.get(tenant, Deviation()) != Deviation(**wanted):
+                wanted = before.get(tenant, LimitOverride()).model_dump(exclude_none=True)
+        kept = await stored_limits.read_limits(world.connection)
+        if kept.get(tenant, LimitOverride()) != LimitOverride(**wanted):
             raise Violation(f"{tenant} is kept with {kept.get(tenant)}, and was given {wanted}")
         world.tenants.update(kept)
         world.limited_ms[tenant] = now_ms()
@@ -118,7 +120,7 @@ class Others:
         elif world.chance(0.5):
             world.deaf.add(worker)
         else:
-            await world.workers[worker].leave_seats(*world.rng.choice(STATIONS), worker)
+            await world.workers[worker].withdraw_free_slots(*world.rng.choice(STATIONS), worker)
 
     async def announce(self) -> None:
         """Announce a worker and its model: whoever looks finds both."""
@@ -128,11 +130,11 @@ class Others:
         cards = [{"name": name, "version": version, "kinds": ["raw"]}]
 
         async def made() -> bool:
-            await worker_registry.announce(world.connection, report, cards, ALIVE_S)
+            await worker_registry.register_worker(world.connection, report, cards, ALIVE_S)
             return True
 
         answer, _, _ = await world.call(made)
-        found = await worker_registry.announced(world.connection)
+        found = await worker_registry.read_cluster_state(world.connection)
         is_there = report in found.workers and (name, version) in {(one["name"], one["version"]) for one in found.cards}
         if answer is not None and not is_there:
             raise Violation(f"{report} was announced, and {found} is known")

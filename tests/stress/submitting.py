@@ -9,7 +9,7 @@ from jobs.contract.job import LANES, Accepted, Submission
 from jobs.contract.job import Job as Read
 from jobs.contract.lifecycle import FINAL, State
 from jobs.store import events
-from tests.stress.ledger import Job, KeyMade, Moment, Violation
+from tests.stress.ledger import Job, KnownIdempotencyKey, Moment, Violation
 from tests.stress.world import AT_ONCE, GATEWAYS, STATIONS, TENANTS, World
 
 SMALL: Final = 16 << 10  # bytes of an output that is read with its job
@@ -57,7 +57,7 @@ async def submit(world: World) -> None:
     names = [f"{word} {place}" if count > 1 else word for place in range(count)] if keyed else [""] * count
     jobs = [draw(world, tenant if keyed else rng.choice(TENANTS), name) for name in names]
     closed = {rng.choice(LANES)} if world.chance(0.03) else set()
-    await hand_in(world, jobs, closed)
+    await submit_jobs(world, jobs, closed)
 
 
 class Call(NamedTuple):
@@ -69,7 +69,7 @@ class Call(NamedTuple):
     is_second: bool
 
 
-async def hand_in(world: World, jobs: Sequence[Submission], closed: Collection[str] = ()) -> list[bool]:
+async def submit_jobs(world: World, jobs: Sequence[Submission], closed: Collection[str] = ()) -> list[bool]:
     """Submit jobs, and compare each verdict with what was promised; gives which of them are accepted."""
     gateway = world.rng.choice(["", "", *GATEWAYS])
     verdicts, moment, fate = await world.call(lambda: world.store.submit(jobs, gateway, closed=closed))
@@ -79,14 +79,14 @@ async def hand_in(world: World, jobs: Sequence[Submission], closed: Collection[s
         verdict: Accepted | JitneyError | None = heard
         if isinstance(heard, StoreUnavailable):
             world.expect_outage(fate, heard)
-            verdict = await _found_after_all(world, job) if fate == "lost" else None
+            verdict = await _was_accepted(world, job) if fate == "lost" else None
         accepted.append(isinstance(verdict, Accepted))
         _take_verdict(world, job, verdict, call)
     await world.observe({job.id: AT_ONCE for job in jobs if job.id in world.ledger.open}, moment)
     return accepted
 
 
-async def _found_after_all(world: World, job: Submission) -> Accepted | None:
+async def _was_accepted(world: World, job: Submission) -> Accepted | None:
     """The answer was lost: look whether the job was taken all the same."""
     (found,) = await world.store.read([job.id])
     return None if found is None else Accepted(job.id, found.created_us, replayed=False)
@@ -114,7 +114,9 @@ def _take_verdict(world: World, job: Submission, verdict: Accepted | JitneyError
         ledger.steps[f"refused: {verdict.code}"] += 1
 
 
-def _take_accepted(world: World, job: Submission, verdict: Accepted, call: Call, known: KeyMade | None) -> None:
+def _take_accepted(
+    world: World, job: Submission, verdict: Accepted, call: Call, known: KnownIdempotencyKey | None
+) -> None:
     ledger = world.ledger
     if known is not None and verdict.id == known.job_id:
         earlier = ledger.jobs.get(verdict.id)
@@ -134,7 +136,7 @@ def _take_accepted(world: World, job: Submission, verdict: Accepted, call: Call,
         ledger.accept(one)
         if job.idempotency_key:
             until_ms = call.moment.begin_ms + world.settings.idempotency_ttl_s * 1000
-            ledger.keys[job.tenant, job.idempotency_key] = KeyMade(job.id, job.digest, until_ms)
+            ledger.keys[job.tenant, job.idempotency_key] = KnownIdempotencyKey(job.id, job.digest, until_ms)
     if call.gateway and not ledger.jobs[job.id].is_final:
         ledger.jobs[job.id].watchers.add(call.gateway)
 
@@ -260,7 +262,7 @@ async def follow(world: World) -> None:
     """Follow a job: its history must end where it stands."""
     job_id, gateway = any_id(world), world.rng.choice(GATEWAYS)
     job = world.ledger.jobs.get(job_id)
-    answer, moment, fate = await world.call(lambda: events.follow(world.store, job_id, gateway))
+    answer, moment, fate = await world.call(lambda: events.follow_job(world.store, job_id, gateway))
     if job is None:
         if answer is not None and answer[0] is not None:
             raise Violation(f"{job_id} was followed, and nobody submitted it")

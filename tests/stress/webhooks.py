@@ -3,20 +3,20 @@
 from collections import Counter
 from typing import Final
 
-from jobs.contract.background_lease import Flight
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import Refused
 from jobs.redis_client import keys
 from jobs.webhooks import delivery_log, outbox, signing_secrets
-from jobs.webhooks.outbox import Limits, Settlement, Verdict
-from tests.stress.ledger import Delivery, Job, Violation, read_hook
+from jobs.webhooks.outbox import DeliveryLimits, Settlement, Verdict
+from tests.stress.ledger import Delivery, Job, Violation, read_webhook
 from tests.stress.submitting import HOOKS, any_id
 from tests.stress.world import TENANTS, World
 
 FLIGHT_MS: Final = 40
-LIMITS: Final = Limits(
-    flight_ms=FLIGHT_MS,
+LIMITS: Final = DeliveryLimits(
+    lease_ms=FLIGHT_MS,
     stall_ms=30,
-    most_waiting=500,
+    max_waiting=500,
     room=3,
     pause_after_ms=3_600_000,
     pause_ms=50,
@@ -29,54 +29,54 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
 )
 
 
-class Mail:
+class LeasedDeliveries:
     """Flights that some delivering process has in hands, or has forgotten."""
 
     def __init__(self) -> None:
-        self.flights: list[Flight] = []
-        self.begun: set[Flight] = set()
+        self.leases: list[BackgroundLease] = []
+        self.begun: set[BackgroundLease] = set()
 
 
-async def dispatch(world: World, mail: Mail) -> None:
+async def dispatch(world: World, mail: LeasedDeliveries) -> None:
     """Take deliveries that are due; the process may die with them."""
     await dispatch_of(world, mail, world.rng.choice(world.store.roots), world.rng.choice(outbox.LANES))
 
 
-async def dispatch_of(world: World, mail: Mail, root: str, lane: outbox.Lane) -> None:
+async def dispatch_of(world: World, mail: LeasedDeliveries, root: str, lane: outbox.Lane) -> None:
     answer, moment, _ = await world.call(
-        lambda: outbox.dispatch(world.store, root, lane, world.rng.randint(1, 8), slots=SLOTS, limits=LIMITS)
+        lambda: outbox.dispatch_due(world.store, root, lane, world.rng.randint(1, 8), slots=SLOTS, limits=LIMITS)
     )
-    for flight in answer[0] if answer else []:
-        one = world.ledger.deliveries.get(flight.delivery)
+    for lease in answer[0] if answer else []:
+        one = world.ledger.deliveries.get(lease.delivery)
         if one is None:
-            raise Violation(f"{flight} is handed out, and nothing of this id is to be told")
+            raise Violation(f"{lease} is handed out, and nothing of this id is to be told")
         assert one is not None
         if one.state != "waiting":
-            raise Violation(f"{flight} is handed out, and it is {one}")
-        is_lost = one.flight_until_ms <= moment.end_ms or one.settled_flight == one.flight
+            raise Violation(f"{lease} is handed out, and it is {one}")
+        is_lost = one.flight_until_ms <= moment.end_ms or one.settled_flight == one.lease
         if not is_lost:
-            raise Violation(f"{flight} is handed out, and an earlier one is under way: {one}")
-        if flight.number <= one.flight:
-            raise Violation(f"{flight} has no new number: {one}")
-        one.flight, one.flight_until_ms = flight.number, moment.begin_ms + FLIGHT_MS - 3
+            raise Violation(f"{lease} is handed out, and an earlier one is under way: {one}")
+        if lease.number <= one.lease:
+            raise Violation(f"{lease} has no new number: {one}")
+        one.lease, one.flight_until_ms = lease.number, moment.begin_ms + FLIGHT_MS - 3
         if world.chance(0.93):
-            mail.flights.append(flight)
+            mail.leases.append(lease)
 
 
-async def begin(world: World, mail: Mail) -> None:
+async def begin(world: World, mail: LeasedDeliveries) -> None:
     """Read what is to be sent."""
-    if mail.flights:
-        await begin_one(world, mail, world.rng.choice(mail.flights))
+    if mail.leases:
+        await begin_one(world, mail, world.rng.choice(mail.leases))
 
 
-async def begin_one(world: World, mail: Mail, flight: Flight) -> None:
-    one = world.ledger.deliveries[flight.delivery]
-    answer, moment, fate = await world.call(lambda: outbox.begin(world.store, flight, LIMITS))
-    is_last = one.state == "waiting" and (one.flight, one.settled_flight) == (flight.number, one.settled_flight)
-    is_last = is_last and one.settled_flight != flight.number
+async def begin_one(world: World, mail: LeasedDeliveries, lease: BackgroundLease) -> None:
+    one = world.ledger.deliveries[lease.delivery]
+    answer, moment, fate = await world.call(lambda: outbox.begin_attempt(world.store, lease, LIMITS))
+    is_last = one.state == "waiting" and (one.lease, one.settled_flight) == (lease.number, one.settled_flight)
+    is_last = is_last and one.settled_flight != lease.number
     if answer is not None:
         if not is_last:
-            raise Violation(f"{flight} may send, and it is {one}")
+            raise Violation(f"{lease} may send, and it is {one}")
         is_right = (answer.url, answer.tenant, answer.tries) == (one.url, one.tenant, one.tries)
         is_right = is_right and answer.headers == one.headers
         if not is_right:
@@ -89,46 +89,46 @@ async def begin_one(world: World, mail: Mail, flight: Flight) -> None:
             if not same:
                 raise Violation(f"{answer} tells of {job}")
         one.sent += 1
-        mail.begun.add(flight)
+        mail.begun.add(lease)
         one.flight_until_ms = max(one.flight_until_ms, moment.begin_ms + FLIGHT_MS - 3)
     elif fate in ("once", "twice") and is_last and moment.end_ms < one.flight_until_ms:
-        raise Violation(f"{flight} may not send, and it is {one}")
+        raise Violation(f"{lease} may not send, and it is {one}")
 
 
-async def settle(world: World, mail: Mail) -> None:
+async def settle(world: World, mail: LeasedDeliveries) -> None:
     """Write down how an attempt went; a flight that is not the last one is refused."""
-    if not mail.flights:
+    if not mail.leases:
         return
-    flight = mail.flights.pop(world.rng.randrange(len(mail.flights)))
-    if flight not in mail.begun:
+    lease = mail.leases.pop(world.rng.randrange(len(mail.leases)))
+    if lease not in mail.begun:
         return
     verdict = world.rng.choice(VERDICTS)
     slow = world.rng.choice([None, None, True, False])
     await settle_as(
-        world, flight, Settlement(verdict, {"at_ms": 1, "status": 200}, after_ms=world.rng.choice([0, 30]), slow=slow)
+        world, lease, Settlement(verdict, {"at_ms": 1, "status": 200}, after_ms=world.rng.choice([0, 30]), slow=slow)
     )
     if world.chance(0.2):  # a process that went on after it was given up
-        mail.flights.append(flight)
+        mail.leases.append(lease)
 
 
-async def settle_as(world: World, flight: Flight, how: Settlement) -> None:
-    one = world.ledger.deliveries[flight.delivery]
-    is_last = one.state == "waiting" and one.flight == flight.number and one.settled_flight != flight.number
-    news, _, fate = await world.call(lambda: outbox.settle(world.store, flight, how, LIMITS))
+async def settle_as(world: World, lease: BackgroundLease, how: Settlement) -> None:
+    one = world.ledger.deliveries[lease.delivery]
+    is_last = one.state == "waiting" and one.lease == lease.number and one.settled_flight != lease.number
+    news, _, fate = await world.call(lambda: outbox.settle_attempt(world.store, lease, how, LIMITS))
     if fate == "once" and not is_last and news not in (None, "refused"):
-        raise Violation(f"{flight} settled, and it is {one}")
+        raise Violation(f"{lease} settled, and it is {one}")
     if not is_last or fate == "unsent" or (fate == "once" and news == "refused"):
         return
     state, tries = await world.connection.command("HMGET", keys.delivery(one.id), "state", "tries")
     if int(tries) == one.tries and fate != "once":
         return  # it was refused, and nobody heard that
-    one.settled_flight, one.tries = flight.number, one.tries + 1
+    one.settled_flight, one.tries = lease.number, one.tries + 1
     one.state = {"retry": "waiting", "delivered": "delivered"}.get(how.verdict, "failed")
     if one.is_asked_again:
         one.state, one.is_asked_again = state.decode(), False
     is_right = (state.decode(), int(tries)) == (one.state, one.tries)
     if not is_right:
-        raise Violation(f"{flight} settled as {how.verdict}, and the record says {state} after {tries}: {one}")
+        raise Violation(f"{lease} settled as {how.verdict}, and the record says {state} after {tries}: {one}")
 
 
 async def attach(world: World) -> None:
@@ -142,7 +142,7 @@ async def attach(world: World) -> None:
     async def made() -> tuple[str, str]:
         nonlocal refusal
         try:
-            return await signing_secrets.attach(world.store, job_id, tenant, hook)
+            return await signing_secrets.attach_webhook(world.store, job_id, tenant, hook)
         except Refused as error:
             refusal = error.code
             return "", ""
@@ -160,7 +160,7 @@ async def attach(world: World) -> None:
 
 
 def _take_attached(world: World, job: Job, hook: str, how: str, delivery: str) -> None:
-    url, events, headers = read_hook(hook)
+    url, events, headers = read_webhook(hook)
     if not job.is_final:
         if how != "open":
             raise Violation(f"attach gave {how} for {job}")
@@ -199,14 +199,16 @@ async def resend(world: World) -> None:
         if bool(refusal) != is_unknown:
             raise Violation(f"resend by {tenant} gave {refusal!r} for {one}")
     if tenant == one.tenant and fate != "unsent":
-        one.is_asked_again = one.is_asked_again or one.flight != one.settled_flight
+        one.is_asked_again = one.is_asked_again or one.lease != one.settled_flight
         one.state = "waiting"
 
 
-async def look_at_deliveries(world: World) -> None:
+async def list_deliveries(world: World) -> None:
     """List a tenant's deliveries: its own, each as it stands."""
     tenant = world.rng.choice(TENANTS)
-    answer, _, _ = await world.call(lambda: delivery_log.page(world.store, tenant, delivery_log.Wanted(), None, 50))
+    answer, _, _ = await world.call(
+        lambda: delivery_log.list_deliveries(world.store, tenant, delivery_log.DeliveryFilter(), None, 50)
+    )
     for one in answer.deliveries if answer else []:
         known = world.ledger.deliveries.get(one.id)
         if known is None or known.tenant != tenant:
@@ -223,9 +225,9 @@ async def rotate_secret(world: World, known: dict[str, list[str]]) -> None:
     rotates = world.chance(0.2)
     before = known.get(tenant)
     made = (
-        signing_secrets.rotate(world.connection, tenant, 60)
+        signing_secrets.rotate_secret(world.connection, tenant, 60)
         if rotates
-        else signing_secrets.secrets_of(world.connection, tenant)
+        else signing_secrets.read_secrets(world.connection, tenant)
     )
     held, _, fate = await world.call(lambda: made)
     if held is None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from jobs.contract.job import Claimed, Outcome
+from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import FINAL, State
 from jobs.store import maintenance
 from tests.stress.ledger import SLACK_MS, Job, Moment, Violation
@@ -17,7 +17,7 @@ REFUSED: Final = b'{"code":"invalid_input","message":"m","status":422}'
 FAULT: Final = b'{"code":"inference_failed","message":"m","status":422}'
 
 
-def draw_claims(world: World, most: int) -> tuple[str, list[Claimed]]:
+def draw_claims(world: World, most: int) -> tuple[str, list[ClaimedJob]]:
     """Draw a worker and some claims that it has, or had."""
     claims, worker = world.ledger.claims, world.rng.choice(WORKERS)
     of_worker = [one for whose, one in claims if whose == worker or world.chance(0.01)]
@@ -28,7 +28,7 @@ def draw_claims(world: World, most: int) -> tuple[str, list[Claimed]]:
     return worker, list({one.id: one for one in picked}.values())
 
 
-def is_mine(world: World, worker: str, one: Claimed) -> bool:
+def is_mine(world: World, worker: str, one: ClaimedJob) -> bool:
     job = world.ledger.jobs[one.id]
     return job.is_held(worker, one.attempt)
 
@@ -58,7 +58,7 @@ def _expired(world: World, job_id: str, moment: Moment) -> list[State]:
     return [State.EXPIRED] if world.ledger.jobs[job_id].may_be_overdue(moment) else []
 
 
-def draw_outcome(world: World, one: Claimed) -> Outcome:
+def draw_outcome(world: World, one: ClaimedJob) -> Outcome:
     rng = world.rng
     state = rng.choice([State.SUCCEEDED] * 6 + [State.FAILED] * 2 + [State.QUEUED] * 2)
     dead = state == State.FAILED and world.chance(0.5)
@@ -146,7 +146,7 @@ async def sweep(world: World) -> None:
     """Sweep as a gateway does; it may die between any two scripts, and may not take leases back at times."""
     store, latest_ms = world.store, FAR_FUTURE_MS if world.chance(0.8) else 0
     if world.chance(0.5):
-        await _sweep_whole(world, latest_ms)
+        await _sweep_to_end(world, latest_ms)
         return
     root = world.rng.choice(store.roots)
     scripts = (
@@ -160,7 +160,7 @@ async def sweep(world: World) -> None:
         await _observe_swept(world, moment, latest_ms)
 
 
-async def _sweep_whole(world: World, latest_ms: int) -> None:
+async def _sweep_to_end(world: World, latest_ms: int) -> None:
     before = {job_id: (job.state, job.attempt) for job_id, job in world.ledger.open.items()}
     swept, moment, _ = await world.call(lambda: maintenance.sweep(world.store, latest_ms))
     await _observe_swept(world, moment, latest_ms)
@@ -205,7 +205,7 @@ async def _observe_swept(world: World, moment: Moment, latest_ms: int) -> None:
             raise Violation(f"{job} was lost {job.reclaims} times, and has not failed")
 
 
-async def bury(world: World) -> None:
+async def recover_worker(world: World) -> None:
     """Bury a worker: all that it held goes back, and those it had in hands are suspects."""
     worker = world.rng.choice(WORKERS)
     held = [job for job in world.ledger.open.values() if (job.state, job.owner) == (State.RUNNING, worker)]
@@ -215,7 +215,7 @@ async def bury(world: World) -> None:
     claims = [(job.id, job.attempt) for job in in_hands]
     if world.ledger.claims and world.chance(0.2):
         claims.append(world.rng.choice(world.ledger.claims)[1].claim)  # a stale one
-    _, moment, fate = await world.call(lambda: maintenance.bury(world.store, worker, claims))
+    _, moment, fate = await world.call(lambda: maintenance.recover_dead_worker(world.store, worker, claims))
     allowed: dict[str, list[State]] = {}
     for job in held:
         job.losses += 1

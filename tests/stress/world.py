@@ -8,16 +8,16 @@ from typing import Any, Final
 import orjson
 
 from jobs.bulk.settings import BulkSettings
-from jobs.contract.errors import DEAD_LETTERS, StoreUnavailable
-from jobs.contract.job import Handed
+from jobs.contract.errors import DEAD_LETTER_CODES, StoreUnavailable
+from jobs.contract.job import Handoff
 from jobs.contract.lifecycle import FINAL, State
 from jobs.redis_client import keys
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
-from tests.stress.flaky import Ears, Fate, FlakyConnection
-from tests.stress.kept import Kept
-from tests.stress.ledger import Delivery, Job, Ledger, Moment, Violation, read_hook
+from tests.stress.flaky import Fault, FlakyConnection, TestSubscriber
+from tests.stress.kept import KeptDeadLetters
+from tests.stress.ledger import Delivery, Job, Ledger, Moment, Violation, read_webhook
 from tests.support.servers import Server
 
 TENANTS: Final = ("a", "b", "c", "d")
@@ -28,7 +28,7 @@ GONE_MS: Final = 20  # a record may be removed so much before its time to live i
 GATEWAY_LEASE_S: Final = 3600
 AT_ONCE: Final = frozenset({State.QUEUED, State.RUNNING})
 # How often a call meets a fault.
-FATES: Final[dict[Fate, int]] = {"once": 90, "twice": 6, "lost": 3, "unsent": 1}
+FATES: Final[dict[Fault, int]] = {"once": 90, "twice": 6, "lost": 3, "unsent": 1}
 
 
 def draw_settings(rng: random.Random, url: str) -> StoreSettings:
@@ -73,10 +73,10 @@ class World:
         self.store = self._open_store(GATEWAY_LEASE_S)
         self.workers = {worker: self._open_store(lease_s) for worker, lease_s in self.leases_s.items()}
         self.ledger = Ledger()
-        self.kept = Kept(self.store)
+        self.kept = KeptDeadLetters(self.store)
         self.is_flaky = True
-        self.ears = Ears(self.connection, self._heard)
-        self.handed: list[tuple[str, Handed]] = []
+        self.ears = TestSubscriber(self.connection, self._heard)
+        self.handed: list[tuple[str, Handoff]] = []
         self.told: set[tuple[str, str]] = set()  # (gateway, job) of the notices
         self.deaf: set[str] = set()  # workers that lose what is handed over to them
 
@@ -94,12 +94,12 @@ class World:
         self.ears.close()
         await self.connection.aclose()
 
-    def fate(self) -> Fate:
+    def fate(self) -> Fault:
         """Draw what happens to the next script."""
         self.connection.fate = self.rng.choices(list(FATES), list(FATES.values()))[0] if self.is_flaky else "once"
         return self.connection.fate
 
-    async def call(self, made: Callable[[], Awaitable[Any]]) -> tuple[Any, Moment, Fate]:
+    async def call(self, made: Callable[[], Awaitable[Any]]) -> tuple[Any, Moment, Fault]:
         """Make a call under a drawn fate; gives its answer (None: it never came), when, and the fate."""
         fate = self.fate()
         begin_ms = now_ms()
@@ -113,7 +113,7 @@ class World:
         self.connection.fate = "once"
         return answer, Moment(begin_ms, now_ms()), fate
 
-    def expect_outage(self, fate: Fate, error: StoreUnavailable) -> None:
+    def expect_outage(self, fate: Fault, error: StoreUnavailable) -> None:
         """Fail where a call met an outage and there was none: the server refused the script."""
         if fate in ("once", "twice"):
             raise Violation(f"the server did not take a script: {error}") from error
@@ -223,7 +223,7 @@ class World:
         missed = {gateway for gateway in job.watchers if (gateway, job.id) not in self.told}
         if missed:
             raise Violation(f"gateways {sorted(missed)} wait, and were not told of the end of {job}")
-        if job.state == State.FAILED and orjson.loads(job.body or b"{}").get("code") in DEAD_LETTERS:
+        if job.state == State.FAILED and orjson.loads(job.body or b"{}").get("code") in DEAD_LETTER_CODES:
             self.ledger.counts[f"faults:{job.sub.model}:{job.sub.version}"] += 1
             job.is_dead, job.is_forgotten = True, b"input" not in record
             self.ledger.letters.setdefault(job.shard, []).append(job)
@@ -232,20 +232,20 @@ class World:
         elif b"input" in record:
             raise Violation(f"{job} keeps its input, and is no dead letter")
         if job.hook:
-            url, events, headers = read_hook(job.hook)
+            url, events, headers = read_webhook(job.hook)
             if not events or job.state.value in events:
                 one = Delivery(f"{job.id}-1", job.sub.tenant, url, job=job.id, headers=headers)
                 self.ledger.deliveries[one.id] = one
 
     def _heard(self, channel: str, data: bytes) -> None:
         kind, _, name = channel.removeprefix("jitney:").partition(":")
-        if kind == "wake" and data.startswith(codec.HANDED) and name not in self.deaf:
-            station, handed = codec.read_handed(data)
+        if kind == "wake" and data.startswith(codec.HANDOFF_PREFIX) and name not in self.deaf:
+            station, handed = codec.read_handoff(data)
             if station not in {" ".join(one) for one in STATIONS}:
                 raise Violation(f"{name} was handed {data!r}")
             self.handed.append((name, handed))
         elif kind == "gateway":
-            for job_id, told in codec.read_notice(data):
+            for job_id, told in codec.read_notification(data):
                 self.told.add((name, job_id))
                 known = self.ledger.jobs.get(job_id)
                 is_right = told is None or known is None or told.tenant == known.sub.tenant

@@ -30,7 +30,7 @@ def start(*args: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT)
     )
 
 
-class Done:
+class CompletedRun:
     """A run that has ended: its exit code, and what it said."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
@@ -46,9 +46,9 @@ class Done:
         return f"exit code {self.code}: {self.out}{self.said}"
 
 
-def run(*args: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Done:
+def run(*args: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> CompletedRun:
     """Run to the end."""
-    return Done(start(*args, env=env, cwd=cwd))
+    return CompletedRun(start(*args, env=env, cwd=cwd))
 
 
 @contextmanager
@@ -77,24 +77,24 @@ def count(results: Path) -> int:
     return results.read_bytes().count(b"\n") if results.exists() else 0
 
 
-def rows(results: Path) -> list[dict[str, Any]]:
+def read_rows(results: Path) -> list[dict[str, Any]]:
     """Read results."""
     return [json.loads(line) for line in results.read_bytes().splitlines()]
 
 
-def whole(results: Path, lines: int) -> list[dict[str, Any]]:
+def read_complete_rows(results: Path, lines: int) -> list[dict[str, Any]]:
     """Read results, and see that every line is there, once and in order."""
-    found = rows(results)
+    found = read_rows(results)
     assert [row["line"] for row in found] == list(range(1, lines + 1))
     return found
 
 
-def codes(found: list[dict[str, Any]]) -> Counter[str]:
+def count_error_codes(found: list[dict[str, Any]]) -> Counter[str]:
     """Count rows by their error's code."""
     return Counter(row["error"]["code"] for row in found if row["error"])
 
 
-def submitted(service: Service) -> int:
+def count_submitted(service: Service) -> int:
     """Count the jobs that a service made since ever."""
     text = service.http.get("/metrics").text
     return sum(int(float(n)) for n in re.findall(r"^jitney_jobs_submitted_total\{[^}]*\} (\S+)$", text, re.MULTILINE))

@@ -34,19 +34,19 @@ def line(custom_id: str, image: bytes = PNG, model: Any = "m", **body: Any) -> s
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": "/v1/jobs", "body": fields})
 
 
-def over(ai: OpenAI, file_id: str, window: str = "24h", endpoint: str = "/v1/jobs", **more: Any) -> Batch:
+def create_batch(ai: OpenAI, file_id: str, window: str = "24h", endpoint: str = "/v1/jobs", **more: Any) -> Batch:
     """Make a batch over a file; the client's types know OpenAI's endpoints and window alone."""
     asked: Any = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window, **more}
     return ai.batches.create(**asked)
 
 
-def begin(ai: OpenAI, lines: Sequence[str | bytes], **more: Any) -> Batch:
+def start_batch(ai: OpenAI, lines: Sequence[str | bytes], **more: Any) -> Batch:
     """Upload lines, and have them run."""
     data = b"\n".join(one if isinstance(one, bytes) else one.encode() for one in lines) + b"\n"
-    return over(ai, ai.files.create(file=("lines.jsonl", data), purpose="batch").id, **more)
+    return create_batch(ai, ai.files.create(file=("lines.jsonl", data), purpose="batch").id, **more)
 
 
-def until(ai: OpenAI, batch: Batch, done: Callable[[Batch], bool], what: str, timeout_s: float = 30) -> Batch:
+def wait_for_batch(ai: OpenAI, batch: Batch, done: Callable[[Batch], bool], what: str, timeout_s: float = 30) -> Batch:
     """Look at a batch until it is so."""
 
     def look() -> Batch | None:
@@ -56,9 +56,9 @@ def until(ai: OpenAI, batch: Batch, done: Callable[[Batch], bool], what: str, ti
     return wait_until(look, f"{what}: {batch.id}", timeout_s)
 
 
-def ended(ai: OpenAI, batch: Batch, timeout_s: float = 30) -> Batch:
+def wait_for_end(ai: OpenAI, batch: Batch, timeout_s: float = 30) -> Batch:
     """Wait until a batch has ended."""
-    return until(ai, batch, lambda seen: seen.status in ENDED, "it ends", timeout_s)
+    return wait_for_batch(ai, batch, lambda seen: seen.status in ENDED, "it ends", timeout_s)
 
 
 def results(ai: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def results(ai: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
     return [json.loads(one) for one in ai.files.content(file_id).content.splitlines()] if file_id else []
 
 
-def check(ai: OpenAI, batch: Batch, ids: Sequence[str], broken: int = 0) -> tuple[list[Any], list[Any]]:
+def check_batch(ai: OpenAI, batch: Batch, ids: Sequence[str], broken: int = 0) -> tuple[list[Any], list[Any]]:
     """P9: output and error lines are the input lines, each custom_id once; `broken` lines have none. Gives both."""
     good, bad = results(ai, batch.output_file_id), results(ai, batch.error_file_id)
     found = Counter(one["custom_id"] for one in (*good, *bad))

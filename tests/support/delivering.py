@@ -24,7 +24,7 @@ QUICK = {
 }
 
 
-class DeliverProcess:
+class BackgroundProcess:
     """Started when made, and delivering. Use it in a `with`."""
 
     def __init__(self, server: Server, env: Mapping[str, str] | None = None) -> None:

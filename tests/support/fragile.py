@@ -9,7 +9,7 @@ import onnx.version_converter
 from onnx import helper, numpy_helper
 
 
-def guard(path: Path, bright: float) -> None:
+def add_guard(path: Path, bright: float) -> None:
     """Let the network at this path fail, once it has run, for rows whose first value is `bright` or more.
 
     Behind it and not before it, so that a failed run costs what a good one does.

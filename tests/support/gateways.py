@@ -11,15 +11,15 @@ from typing import Any, Self
 
 import httpx2
 
-from jobs.contract.job import Claimed, Outcome
+from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from tests.support.servers import Server
-from tests.support.waiting import until, wait_until
+from tests.support.waiting import wait_until, wait_until_async
 
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"  # enough for a gateway, which looks no further
@@ -86,15 +86,15 @@ class Worker:
     """What a worker says to the queue, said by the test."""
 
     def __init__(self, server: Server, **settings: Any) -> None:
-        self.connection = Connection(server.url, 5)
+        self.connection = RedisClient(server.url, 5)
         self.store = JobStore(StoreSettings(redis_url=server.url, **settings), self.connection)
 
     async def announce(self, gateway: GatewayProcess, **card: Any) -> None:
         """Serve a model, and wait until the gateway knows."""
         card = {**CARD, **card}
         report = WorkerReport("w1", 1, "here", [f"{card['name']} {card['version']}"])
-        await worker_registry.announce(self.connection, report, [card], 600)
-        await worker_registry.tell_news(self.connection)
+        await worker_registry.register_worker(self.connection, report, [card], 600)
+        await worker_registry.notify_models_changed(self.connection)
 
         async def is_known() -> bool:
             answer = gateway.http.get("/v1/models")
@@ -104,17 +104,17 @@ class Worker:
             told = ("name", "version", "inputs")  # it may know another model of this name, of an earlier test
             return any(all(one.get(field) == card[field] for field in told) for one in models)
 
-        await until(is_known, "the gateway knows the model")
+        await wait_until_async(is_known, "the gateway knows the model")
 
-    async def claim(self, want: int = 32, model: str = "m", version: str = "1") -> list[Claimed]:
+    async def claim(self, want: int = 32, model: str = "m", version: str = "1") -> list[ClaimedJob]:
         return (await self.store.claim(model, version, "w1", want)).jobs
 
-    async def fail(self, jobs: list[Claimed], code: str = "inference_failed") -> None:
+    async def fail(self, jobs: list[ClaimedJob], code: str = "inference_failed") -> None:
         """End jobs as dead letters."""
         body = b'{"code":"%s","message":"the model could not run it","status":422}' % code.encode()
         await self.store.finish("w1", [Outcome(job.id, job.attempt, State.FAILED, body, dead=True) for job in jobs])
 
-    async def succeed(self, jobs: list[Claimed]) -> None:
+    async def succeed(self, jobs: list[ClaimedJob]) -> None:
         body = b'{"predictions":[{"label":"7","index":7,"probability":1.0}]}'
         await self.store.finish("w1", [Outcome(job.id, job.attempt, State.SUCCEEDED, body) for job in jobs])
 

@@ -46,7 +46,7 @@ def numbers(*shape: int, seed: int = 1) -> Values:
     return values
 
 
-def whole(*values: int) -> Values:
+def int64_constant(*values: int) -> Values:
     """INT64, as shapes and axes are."""
     return np.array(values, np.int64)
 

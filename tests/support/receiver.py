@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 from tests.support.waiting import wait_until
 
 
-class Got(NamedTuple):
+class ReceivedRequest(NamedTuple):
     """One request. `number` counts those of its path before it."""
 
     path: str
@@ -32,30 +32,30 @@ class Got(NamedTuple):
 
 
 Writer = asyncio.StreamWriter
-Behaviour = Callable[[Got, Writer], Awaitable[None]]
+Behaviour = Callable[[ReceivedRequest, Writer], Awaitable[None]]
 
 
 def answer(status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Behaviour:
     """Answer at once."""
 
-    async def behave(_got: Got, writer: Writer) -> None:
+    async def behave(_got: ReceivedRequest, writer: Writer) -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode() + body)
 
     return behave
 
 
-async def hang(_got: Got, writer: Writer) -> None:
+async def hang(_got: ReceivedRequest, writer: Writer) -> None:
     """Say nothing, until the other side gives up."""
     await writer.wait_closed()
 
 
-async def reset(_got: Got, writer: Writer) -> None:
+async def reset(_got: ReceivedRequest, writer: Writer) -> None:
     """Break the connection."""
     writer.transport.abort()
 
 
-async def drip(_got: Got, writer: Writer) -> None:
+async def drip(_got: ReceivedRequest, writer: Writer) -> None:
     """Send a byte of a header now and then, for ever."""
     writer.write(b"HTTP/1.1 200 OK\r\nx: ")
     while not writer.is_closing():
@@ -64,7 +64,7 @@ async def drip(_got: Got, writer: Writer) -> None:
         await _moment()
 
 
-async def flood(_got: Got, writer: Writer) -> None:
+async def flood(_got: ReceivedRequest, writer: Writer) -> None:
     """Answer with a gigabyte."""
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n")
     for _ in range(1024):
@@ -89,7 +89,7 @@ class Receiver:
         ssl: tls.SSLContext | None = None,
     ) -> None:
         self.behaves = behaves or answer(204)
-        self.got: list[Got] = []
+        self.got: list[ReceivedRequest] = []
         self.connections = 0
         self.names: list[str | None] = []
         self._host, self.port, self._ssl = host, port, ssl
@@ -102,7 +102,7 @@ class Receiver:
     def url(self) -> str:
         return f"{'https' if self._ssl else 'http'}://{self._host}:{self.port}"
 
-    def wait_for(self, count: int, timeout_s: float = 10) -> list[Got]:
+    def wait_for(self, count: int, timeout_s: float = 10) -> list[ReceivedRequest]:
         """Wait until so many requests have come; gives all of them."""
         wait_until(lambda: len(self.got) >= count, f"{count} requests (there are {len(self.got)})", timeout_s)
         return list(self.got)
@@ -139,9 +139,9 @@ class Receiver:
                 await writer.drain()
         writer.close()
 
-    async def _read(self, reader: asyncio.StreamReader) -> Got:
+    async def _read(self, reader: asyncio.StreamReader) -> ReceivedRequest:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         path = head[0].split(" ")[1]
-        return Got(path, headers, body, time.monotonic(), sum(1 for one in self.got if one.path == path))
+        return ReceivedRequest(path, headers, body, time.monotonic(), sum(1 for one in self.got if one.path == path))

@@ -10,7 +10,7 @@ from cli.bench.load.connection import Address
 T = TypeVar("T")
 
 
-class Asked(NamedTuple):
+class StubRequest(NamedTuple):
     """A request; `number` counts all that came before it."""
 
     number: int
@@ -20,10 +20,10 @@ class Asked(NamedTuple):
 
 
 Response = tuple[int, object] | None  # status and JSON; None breaks the connection
-Responses = Callable[[Asked], Response | Awaitable[Response]]
+Responses = Callable[[StubRequest], Response | Awaitable[Response]]
 
 
-async def against(responses: Responses, act: Callable[[Address], Awaitable[T]]) -> T:
+async def run_against(responses: Responses, act: Callable[[Address], Awaitable[T]]) -> T:
     """Let `act` talk to it."""
     served = 0
 
@@ -33,7 +33,7 @@ async def against(responses: Responses, act: Callable[[Address], Awaitable[T]]) 
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 length = head.lower().partition("content-length: ")[2].split("\r\n")[0]
-                asked = Asked(served, head.partition("\r\n")[0], head, await reader.readexactly(int(length or 0)))
+                asked = StubRequest(served, head.partition("\r\n")[0], head, await reader.readexactly(int(length or 0)))
                 served += 1
                 response = responses(asked)
                 if isinstance(response, Awaitable):

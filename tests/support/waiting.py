@@ -10,25 +10,25 @@ T = TypeVar("T")
 
 def wait_until(predicate: Callable[[], T | None], description: str, timeout_s: float = 10.0) -> T:
     """The first true answer of `predicate`; fails the test with `description` when there is none in time."""
-    until = time.monotonic() + timeout_s
+    wait_until_async = time.monotonic() + timeout_s
     while not (answer := predicate()):
-        if time.monotonic() > until:
+        if time.monotonic() > wait_until_async:
             raise AssertionError(f"not within {timeout_s:g} s: {description}")
         time.sleep(0.01)
     return answer
 
 
-def watch(look: Callable[[], object], seconds: float) -> int:
+def check_during(look: Callable[[], object], seconds: float) -> int:
     """Look again and again for so long, while a fault lasts; fails when `look` does. Gives how often it looked."""
-    until, looks = time.monotonic() + seconds, 0
-    while time.monotonic() < until:
+    wait_until_async, looks = time.monotonic() + seconds, 0
+    while time.monotonic() < wait_until_async:
         look()
         looks += 1
         time.sleep(0.02)
     return looks
 
 
-async def until(predicate: Callable[[], Awaitable[bool]], description: str, timeout_s: float = 10.0) -> None:
+async def wait_until_async(predicate: Callable[[], Awaitable[bool]], description: str, timeout_s: float = 10.0) -> None:
     """Wait until `predicate` says yes; fails the test with `description` when it does not in time."""
     end = time.monotonic() + timeout_s
     while not await predicate():

@@ -9,23 +9,23 @@ from typing import Any, Self
 
 import uvicorn
 
-from api.asgi.connection_limits import Bounds, Connections
-from api.asgi.protocol import Protocol, bounded, sweep
-from tests.support.waiting import pass_time, until
+from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
+from api.asgi.protocol import GatewayProtocol, protocol_with_limits, sweep_connections
+from tests.support.waiting import pass_time, wait_until_async
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
-BOUNDS = Bounds(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=1000)
+BOUNDS = ConnectionLimits(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=1000)
 
 
-class Wire:
+class TestServer:
     """A server, as its `connections` see it."""
 
-    def __init__(self, port: int, protocol: type[Protocol], server: uvicorn.Server) -> None:
+    def __init__(self, port: int, protocol: type[GatewayProtocol], server: uvicorn.Server) -> None:
         self.port, self._server = port, server
-        self.table: Connections = protocol.table
+        self.table: ConnectionTable = protocol.table
 
     @property
-    def connections(self) -> list[Protocol]:
+    def connections(self) -> list[GatewayProtocol]:
         return list(self._server.server_state.connections)  # type: ignore[arg-type]
 
     async def connect(self, receive_buffer: int = 0) -> "Caller":
@@ -61,7 +61,7 @@ class Caller:
         """Read until what was heard is enough, or the other side closes."""
         heard = b""
         async with asyncio.timeout(10):
-            while not until(heard):
+            while not wait_until_async(heard):
                 try:
                     data = await self._loop.sock_recv(self.socket, 1 << 16)
                 except ConnectionError:
@@ -79,9 +79,9 @@ class Caller:
 
 
 @asynccontextmanager
-async def serving(app: App, bounds: Bounds = BOUNDS) -> AsyncIterator[Wire]:
+async def serving(app: App, bounds: ConnectionLimits = BOUNDS) -> AsyncIterator[TestServer]:
     """Serve it until the end of the `with`."""
-    protocol = bounded(bounds)
+    protocol = protocol_with_limits(bounds)
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
     config.timeout_graceful_shutdown = 1
     server = uvicorn.Server(config)
@@ -92,10 +92,10 @@ async def serving(app: App, bounds: Bounds = BOUNDS) -> AsyncIterator[Wire]:
     async def is_started() -> bool:
         return server.started
 
-    await until(is_started, "the server is started")
-    sweeps = asyncio.create_task(sweep(server.server_state.connections, bounds))
+    await wait_until_async(is_started, "the server is started")
+    sweeps = asyncio.create_task(sweep_connections(server.server_state.connections, bounds))
     try:
-        yield Wire(listening.getsockname()[1], protocol, server)
+        yield TestServer(listening.getsockname()[1], protocol, server)
     finally:
         sweeps.cancel()
         server.should_exit = True

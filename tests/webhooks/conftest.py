@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support import invariants
-from tests.support.delivering import ALLOW, DeliverProcess
+from tests.support.delivering import ALLOW, BackgroundProcess
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.receiver import Receiver
 from tests.support.servers import Server
@@ -29,13 +29,13 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
 
 
 @pytest.fixture(scope="module")
-def deliver(queue: Server) -> Iterator[DeliverProcess]:
-    with DeliverProcess(queue) as process:
+def deliver(queue: Server) -> Iterator[BackgroundProcess]:
+    with BackgroundProcess(queue) as process:
         yield process
 
 
 @dataclass
-class Post:
+class WebhookStack:
     """A gateway and a worker, and short words for what tests do with them."""
 
     gateway: GatewayProcess
@@ -81,12 +81,12 @@ IMAGE = base64.b64encode(PNG).decode()
 
 
 @pytest.fixture
-async def post(queue: Server, gateway: GatewayProcess, anyio_backend: str) -> AsyncIterator[Post]:
+async def post(queue: Server, gateway: GatewayProcess, anyio_backend: str) -> AsyncIterator[WebhookStack]:
     """Begin with the model `m`; what is left in the queue is checked."""
     del anyio_backend
     worker = Worker(queue)
     await worker.announce(gateway)
-    yield Post(gateway, worker)
+    yield WebhookStack(gateway, worker)
     await worker.connection.aclose()
     with queue.client() as client:
         invariants.check(client)

@@ -13,18 +13,18 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
 from jobs.contract import webhook_request
-from jobs.contract.ids import new_id
+from jobs.contract.ids import new_job_id
 from jobs.contract.job import Outcome, Submission
 from jobs.contract.lifecycle import State
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
-from jobs.store.settings import GuardSettings, StoreSettings
-from tests.support.delivering import ALLOW, QUICK, DeliverProcess
-from tests.support.receiver import Got, Receiver, answer, hang
+from jobs.store.settings import AddressPolicySettings, StoreSettings
+from tests.support.delivering import ALLOW, QUICK, BackgroundProcess
+from tests.support.receiver import ReceivedRequest, Receiver, answer, hang
 from tests.support.servers import Server
-from tests.support.waiting import pass_time, until
+from tests.support.waiting import pass_time, wait_until_async
 
-GUARD = GuardSettings(webhook_allow_cidrs="127.0.0.1/32").guard()
+GUARD = AddressPolicySettings(webhook_allow_cidrs="127.0.0.1/32").guard()
 ENDPOINTS = 10
 # The usual eight attempts, within four minutes: the receivers are away for most of it.
 SCHEDULE = "0,2,10,20,40,60,60,60"
@@ -37,13 +37,13 @@ class Load:
     """Jobs that end, each with a webhook."""
 
     def __init__(self, server: Server) -> None:
-        self.connection = Connection(server.url, 5)
+        self.connection = RedisClient(server.url, 5)
         self.store = JobStore(StoreSettings(redis_url=server.url), self.connection)
 
     async def end(self, urls: Sequence[str], tenant: str = "default") -> list[str]:
         """Take jobs from submit to success; gives their ids."""
         jobs = [
-            Submission(new_id(0), "m", "1", "raw", b"in", tenant, webhook=webhook_request.read(url, GUARD))
+            Submission(new_job_id(0), "m", "1", "raw", b"in", tenant, webhook=webhook_request.read_webhook(url, GUARD))
             for url in urls
         ]
         await self.store.submit(jobs)
@@ -63,7 +63,7 @@ async def outage(count: int) -> bool:
             "WEBHOOK_TIMEOUT_S": "5",
             "WEBHOOK_FLIGHT_S": "10",
         }
-        deliver = held.enter_context(DeliverProcess(server, env))
+        deliver = held.enter_context(BackgroundProcess(server, env))
         receivers = [held.enter_context(Receiver(answer(503))) for _ in range(ENDPOINTS)]
         load, expected = Load(server), set[str]()
         began_s = time.monotonic()
@@ -92,11 +92,11 @@ async def outage(count: int) -> bool:
             await pass_time(0.5)
             return expected <= {got.id for receiver in receivers for got in receiver.got}
 
-        await until(all_arrived, "all have arrived", LIMIT_S)
+        await wait_until_async(all_arrived, "all have arrived", LIMIT_S)
         handled = Counter(got.id for receiver in receivers for got in receiver.got)
         took_s = time.monotonic() - back_s
         print(f"receivers back after {AWAY_S:g} s and {tried} attempts; the last arrived {took_s:.0f} s later")
-        await until(lambda: _ended(load.store, count), "all are noted as delivered", 60)
+        await wait_until_async(lambda: _ended(load.store, count), "all are noted as delivered", 60)
         lost, unknown = expected - handled.keys(), handled.keys() - expected
         twice = sum(times > 1 for times in handled.values())
         print(
@@ -121,7 +121,7 @@ async def latency(rate: int, seconds: float, *, dead: int) -> list[float]:
         load, ended = Load(server), 0
         for receiver, tenant in ((well, "a"), *((one, "b") for one in hanging)):  # all of them are well at first
             await load.end([receiver.url], tenant)
-            await until(lambda receiver=receiver: _has(receiver, 1), "the first has arrived")  # type: ignore[misc]
+            await wait_until_async(lambda receiver=receiver: _has(receiver, 1), "the first has arrived")  # type: ignore[misc]
         for receiver in hanging:
             receiver.behaves = hang
         began_s = time.monotonic()
@@ -131,7 +131,7 @@ async def latency(rate: int, seconds: float, *, dead: int) -> list[float]:
             if hanging:
                 await load.end([hanging[ended % dead].url], "b")
             await pass_time(max(0.0, began_s + ended / rate - time.monotonic()))
-        await until(lambda: _has(well, ended + 1), "all have arrived", 60)
+        await wait_until_async(lambda: _has(well, ended + 1), "all have arrived", 60)
         await load.connection.aclose()
         return sorted(well.late_ms[1:])
 
@@ -141,9 +141,9 @@ async def _has(well: Receiver, count: int) -> bool:
 
 
 @contextmanager
-def _delivering(server: Server) -> Iterator[DeliverProcess]:
+def _delivering(server: Server) -> Iterator[BackgroundProcess]:
     """Run it at the defaults."""
-    with DeliverProcess(server, {**dict.fromkeys(QUICK, ""), **ALLOW}) as process:
+    with BackgroundProcess(server, {**dict.fromkeys(QUICK, ""), **ALLOW}) as process:
         yield process
 
 
@@ -153,7 +153,7 @@ class _Clock(Receiver):
     def __init__(self) -> None:
         self.late_ms: list[float] = []
 
-        async def behave(got: Got, writer: asyncio.StreamWriter) -> None:
+        async def behave(got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
             ended = datetime.fromisoformat(got.message["data"]["finished_at"]).timestamp()
             self.late_ms.append((time.time() - ended) * 1000)
             await answer(204)(got, writer)

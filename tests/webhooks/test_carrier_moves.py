@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from background.rq_pool import ERRANDS, Carrier
-from jobs.contract.background_lease import Flight
+from background.rq_pool import WORK_KINDS, RqPool
+from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.redis_url import Address
+from jobs.redis_client.redis_url import RedisAddress
 from tests.support.servers import Server, free_port
 
 
@@ -21,11 +21,11 @@ class Moving:
         self.file = folder / "url"
         self.file.write_text(f"redis://127.0.0.1:{self.old.port}/0")
         self.carried: queue.SimpleQueue[str] = queue.SimpleQueue()
-        carry = dict.fromkeys(ERRANDS, self._carry)
-        self.carrier = Carrier(Address("", self.file), 1, carry, lambda: None, is_queue=False)
+        run_attempt = dict.fromkeys(WORK_KINDS, self._carry)
+        self.rq_pool = RqPool(RedisAddress("", self.file), 1, run_attempt, lambda: None, is_queue=False)
 
-    def _carry(self, flight: Flight) -> None:
-        self.carried.put(flight.delivery)
+    def _carry(self, lease: BackgroundLease) -> None:
+        self.carried.put(lease.delivery)
 
     def demote_old(self) -> None:
         with self.old.client() as client:
@@ -33,11 +33,11 @@ class Moving:
 
     def send(self, name: str) -> str:
         """Hand over one flight, and wait until a thread has carried it."""
-        self.carrier.put("fast", [Flight(name, 1)])
+        self.rq_pool.put("fast", [BackgroundLease(name, 1)])
         return self.carried.get(timeout=10)
 
     def close(self) -> None:
-        self.carrier.close()
+        self.rq_pool.close()
         self.old.close()
         self.new.close()
 
@@ -45,7 +45,7 @@ class Moving:
 @pytest.fixture
 def moving(tmp_path: Path) -> Iterator[Moving]:
     moving = Moving(tmp_path)
-    moving.carrier.start({"fast": 1})
+    moving.rq_pool.start({"fast": 1})
     yield moving
     moving.close()
 
@@ -56,7 +56,7 @@ def test_the_file_with_the_url_is_read_again(moving: Moving) -> None:
     moving.file.write_text(f"redis://127.0.0.1:{moving.new.port}/0")
     moving.demote_old()
     with pytest.raises(StoreUnavailable, match="READONLY"):
-        moving.carrier.put("fast", [Flight("refused", 1)])
+        moving.rq_pool.put("fast", [BackgroundLease("refused", 1)])
     assert moving.send("after") == "after"
 
 
@@ -64,6 +64,6 @@ def test_a_server_that_is_away_is_said_once_with_its_address(moving: Moving, cap
     moving.old.kill()
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
-            moving.carrier.queued("fast")
+            moving.rq_pool.queued("fast")
     (said,) = [record.message for record in caplog.records if record.name == "jitney.deliver"]
     assert said.startswith(f"cannot use rq's server at redis://127.0.0.1:{moving.old.port}/0 (of {moving.file})")

@@ -9,23 +9,23 @@ import svix.webhooks
 
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
-from tests.support.delivering import DeliverProcess
+from tests.support.delivering import BackgroundProcess
 from tests.support.gateways import PNG
-from tests.support.receiver import Got, Receiver, answer
+from tests.support.receiver import ReceivedRequest, Receiver, answer
 from tests.support.waiting import wait_until
-from tests.webhooks.conftest import IMAGE, Post
+from tests.webhooks.conftest import IMAGE, WebhookStack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
 
 
-def verify(got: Got, secret: str) -> None:
+def verify(got: ReceivedRequest, secret: str) -> None:
     """Raise unless both libraries take it."""
     read = standardwebhooks.Webhook(secret).verify(got.body, dict(got.headers))
     assert read == json.loads(got.body)
     svix.webhooks.Webhook(secret).verify(got.body, dict(got.headers))
 
 
-async def test_a_jobs_end_is_told(post: Post, receiver: Receiver) -> None:
+async def test_a_jobs_end_is_told(post: WebhookStack, receiver: Receiver) -> None:
     job = post.submit(f"{receiver.url}/hook?order=17", metadata={"order": "17"})
     await post.finish()
     (got,) = receiver.wait_for(1)
@@ -37,7 +37,7 @@ async def test_a_jobs_end_is_told(post: Post, receiver: Receiver) -> None:
     assert (delivery["id"], delivery["tries"], delivery["attempts"][0]["status"]) == (got.id, 1, 204)
 
 
-async def test_the_signature_verifies_with_both_libraries(post: Post, receiver: Receiver) -> None:
+async def test_the_signature_verifies_with_both_libraries(post: WebhookStack, receiver: Receiver) -> None:
     post.submit(receiver.url)
     await post.finish()
     (got,) = receiver.wait_for(1)
@@ -49,7 +49,7 @@ async def test_the_signature_verifies_with_both_libraries(post: Post, receiver: 
             verify(wrong, post.secret())
 
 
-async def test_w7_both_secrets_sign_after_a_rotation(post: Post, receiver: Receiver) -> None:
+async def test_w7_both_secrets_sign_after_a_rotation(post: WebhookStack, receiver: Receiver) -> None:
     """W7: two secrets are live, both signatures are present, and either verifies."""
     before = post.secret()
     after = post.gateway.http.post("/v1/webhooks/secret/rotate").json()
@@ -63,7 +63,7 @@ async def test_w7_both_secrets_sign_after_a_rotation(post: Post, receiver: Recei
         verify(got, secret)
 
 
-async def test_every_door_takes_a_webhook(post: Post, receiver: Receiver) -> None:
+async def test_every_door_takes_a_webhook(post: WebhookStack, receiver: Receiver) -> None:
     http, url = post.gateway.http, f"{receiver.url}/"
     hook = json.dumps({"url": url + "form", "events": ["job.succeeded"]})
     files: Any = {"image": ("x.png", PNG)}
@@ -88,14 +88,14 @@ async def test_every_door_takes_a_webhook(post: Post, receiver: Receiver) -> Non
 @pytest.mark.parametrize(
     "webhook", [17, {}, {"url": 1}, {"uri": "https://x.example"}, {"url": "https://x.example", "events": ["done"]}]
 )
-async def test_a_webhook_that_is_none_is_refused(post: Post, webhook: Any) -> None:
+async def test_a_webhook_that_is_none_is_refused(post: WebhookStack, webhook: Any) -> None:
     job = {"model": "m", "input": {"image": IMAGE}, "webhook": webhook}
     answer = post.gateway.http.post("/v1/jobs", json=job)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert answer.json()["allowed"]
 
 
-async def test_only_the_wanted_ends_are_told(post: Post, receiver: Receiver) -> None:
+async def test_only_the_wanted_ends_are_told(post: WebhookStack, receiver: Receiver) -> None:
     unwanted = post.submit({"url": f"{receiver.url}/quiet", "events": ["job.failed", "job.expired"]})
     await post.finish()
     canceled = post.submit({"url": f"{receiver.url}/loud", "events": ["job.canceled"]})
@@ -109,7 +109,7 @@ async def test_only_the_wanted_ends_are_told(post: Post, receiver: Receiver) -> 
     assert post.deliveries(job=unwanted) == []
 
 
-async def test_an_expired_and_a_failed_job_are_told(post: Post, receiver: Receiver) -> None:
+async def test_an_expired_and_a_failed_job_are_told(post: WebhookStack, receiver: Receiver) -> None:
     post.submit(receiver.url, deadline_ms=50)
     post.submit(receiver.url)
     expired = receiver.wait_for(1)[0]
@@ -119,7 +119,7 @@ async def test_an_expired_and_a_failed_job_are_told(post: Post, receiver: Receiv
     assert failed.message["data"]["error"]["code"] == "inference_failed"
 
 
-async def test_a_large_output_is_a_link(post: Post, receiver: Receiver) -> None:
+async def test_a_large_output_is_a_link(post: WebhookStack, receiver: Receiver) -> None:
     """Inline up to 16 kB, else a link."""
     for size in (16 * 1024 - 8, 16 * 1024):
         post.submit(f"{receiver.url}/{size}")
@@ -135,7 +135,7 @@ async def test_a_large_output_is_a_link(post: Post, receiver: Receiver) -> None:
     assert len(read["output"]["a"]) == 16 * 1024 - 2
 
 
-async def test_a_webhook_can_be_attached_later(post: Post, receiver: Receiver) -> None:
+async def test_a_webhook_can_be_attached_later(post: WebhookStack, receiver: Receiver) -> None:
     """To an open job in place of the one it has; to one that has ended, whose end is then told at once."""
     http, job = post.gateway.http, post.submit(f"{receiver.url}/first")
     path = f"/v1/jobs/{job}/webhook"
@@ -153,7 +153,7 @@ async def test_a_webhook_can_be_attached_later(post: Post, receiver: Receiver) -
     assert len(receiver.got) == 2
 
 
-async def test_attaching_is_refused_in_words(post: Post, receiver: Receiver) -> None:
+async def test_attaching_is_refused_in_words(post: WebhookStack, receiver: Receiver) -> None:
     http, unknown = post.gateway.http, "00" + "0" * 32
     job = post.submit(None)
     await post.finish()
@@ -166,7 +166,7 @@ async def test_attaching_is_refused_in_words(post: Post, receiver: Receiver) -> 
     receiver.wait_for(9)
 
 
-async def test_a_key_stands_for_the_webhook_too(post: Post, receiver: Receiver) -> None:
+async def test_a_key_stands_for_the_webhook_too(post: WebhookStack, receiver: Receiver) -> None:
     job: dict[str, Any] = {"model": "m", "input": {"image": IMAGE}, "webhook": receiver.url}
     first, again, other = (
         post.gateway.http.post("/v1/jobs", json={**job, **more}, headers={"idempotency-key": "with-webhook"})
@@ -177,7 +177,7 @@ async def test_a_key_stands_for_the_webhook_too(post: Post, receiver: Receiver) 
     receiver.wait_for(1)
 
 
-async def test_a_dead_letter_sent_again_tells_its_end_too(post: Post, receiver: Receiver) -> None:
+async def test_a_dead_letter_sent_again_tells_its_end_too(post: WebhookStack, receiver: Receiver) -> None:
     job = post.submit(receiver.url)
     await post.worker.fail(await post.worker.claim(1))
     receiver.wait_for(1)
@@ -186,7 +186,7 @@ async def test_a_dead_letter_sent_again_tells_its_end_too(post: Post, receiver: 
     assert receiver.wait_for(2)[1].message["data"]["id"] == again
 
 
-async def test_a_delivery_is_sent_again_on_request(post: Post, receiver: Receiver) -> None:
+async def test_a_delivery_is_sent_again_on_request(post: WebhookStack, receiver: Receiver) -> None:
     """Under the same webhook-id, which a receiver that has handled it knows."""
     http, job = post.gateway.http, post.submit(receiver.url)
     await post.finish()
@@ -205,7 +205,7 @@ async def test_a_delivery_is_sent_again_on_request(post: Post, receiver: Receive
     assert post.ended(job, "failed")["tries"] == 2 + 4  # the schedule from its start
 
 
-async def test_the_list_is_filtered_and_paged(post: Post, receiver: Receiver) -> None:
+async def test_the_list_is_filtered_and_paged(post: WebhookStack, receiver: Receiver) -> None:
     jobs = [post.submit(f"{receiver.url}/{nth}") for nth in range(5)]
     await post.finish(5)
     receiver.wait_for(5)
@@ -227,7 +227,7 @@ async def test_the_list_is_filtered_and_paged(post: Post, receiver: Receiver) ->
 
 
 async def test_what_a_broken_receiver_says_is_shown_to_nobody(
-    post: Post, receiver: Receiver, deliver: DeliverProcess
+    post: WebhookStack, receiver: Receiver, deliver: BackgroundProcess
 ) -> None:
     receiver.behaves = answer(500, {"x-inside": "tell-tale"}, b"tell-tale")
     job = post.submit(receiver.url)
@@ -237,7 +237,7 @@ async def test_what_a_broken_receiver_says_is_shown_to_nobody(
     assert "tell-tale" not in json.dumps(shown) + deliver.log()
 
 
-async def test_the_metrics_count_deliveries(post: Post, receiver: Receiver) -> None:
+async def test_the_metrics_count_deliveries(post: WebhookStack, receiver: Receiver) -> None:
     job = post.submit(receiver.url)
     await post.finish()
     post.ended(job, "delivered")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until
-from tests.webhooks.conftest import Post
+from tests.webhooks.conftest import WebhookStack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
 
@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "webhook_receiver.py"
 
 
 @pytest.fixture
-def example(post: Post, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def example(post: WebhookStack, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Run it; gives its address and what it prints."""
     port, said = free_port(), tmp_path / "said"
     env = {**os.environ, "SECRET": post.secret(), "PORT": str(port)}
@@ -41,7 +41,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-async def test_it_verifies_and_prints_each_message_once(post: Post, example: tuple[str, Path]) -> None:
+async def test_it_verifies_and_prints_each_message_once(post: WebhookStack, example: tuple[str, Path]) -> None:
     url, said = example
     job = post.submit(url)
     await post.finish()

@@ -4,11 +4,11 @@ from importlib import import_module
 
 import pytest
 
-from tests.support.delivering import DeliverProcess
-from tests.support.receiver import Behaviour, Got, Receiver, Writer, answer, drip, flood, hang, reset
+from tests.support.delivering import BackgroundProcess
+from tests.support.receiver import Behaviour, ReceivedRequest, Receiver, Writer, answer, drip, flood, hang, reset
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
-from tests.webhooks.conftest import Post
+from tests.webhooks.conftest import WebhookStack
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +17,7 @@ MODES: dict[str, Behaviour] = {"hang": hang, "drip": drip, "reset": reset, "erro
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.usefixtures("deliver")
-async def test_w1_a_receiver_that_fails_is_tried_on_schedule(post: Post, receiver: Receiver, mode: str) -> None:
+async def test_w1_a_receiver_that_fails_is_tried_on_schedule(post: WebhookStack, receiver: Receiver, mode: str) -> None:
     """W1: total time limit, the schedule, one webhook-id, a timestamp of each attempt's own."""
     receiver.behaves = MODES[mode]
     job = post.submit(receiver.url)
@@ -33,7 +33,9 @@ async def test_w1_a_receiver_that_fails_is_tried_on_schedule(post: Post, receive
 
 
 @pytest.mark.usefixtures("deliver")
-async def test_w1_a_gigabyte_in_answer_is_not_read(post: Post, receiver: Receiver, deliver: DeliverProcess) -> None:
+async def test_w1_a_gigabyte_in_answer_is_not_read(
+    post: WebhookStack, receiver: Receiver, deliver: BackgroundProcess
+) -> None:
     receiver.behaves = flood
     job = post.submit(receiver.url)
     before = _resident_kib(deliver)
@@ -42,14 +44,16 @@ async def test_w1_a_gigabyte_in_answer_is_not_read(post: Post, receiver: Receive
     assert _resident_kib(deliver) - before < 8 << 10
 
 
-def _resident_kib(deliver: DeliverProcess) -> int:
+def _resident_kib(deliver: BackgroundProcess) -> int:
     with open(f"/proc/{deliver.process.pid}/status") as status:  # noqa: PTH123
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
 
 @pytest.mark.usefixtures("deliver")
 @pytest.mark.parametrize("target", ["http://169.254.169.254/latest/meta-data", "http://127.0.0.1:{port}/inside"])
-async def test_w2_redirects_are_failures_and_never_followed(post: Post, receiver: Receiver, target: str) -> None:
+async def test_w2_redirects_are_failures_and_never_followed(
+    post: WebhookStack, receiver: Receiver, target: str
+) -> None:
     """W2: a listener on loopback proves it."""
     with Receiver() as inside:
         receiver.behaves = answer(302, {"location": target.format(port=inside.port)})
@@ -62,7 +66,7 @@ async def test_w2_redirects_are_failures_and_never_followed(post: Post, receiver
 
 @pytest.mark.usefixtures("deliver")
 @pytest.mark.parametrize("end", [answer(410), answer(503, {"webhook-delivery": "abort-message"})], ids=["410", "abort"])
-async def test_w6_a_receiver_can_stop_it(post: Post, receiver: Receiver, end: Behaviour) -> None:
+async def test_w6_a_receiver_can_stop_it(post: WebhookStack, receiver: Receiver, end: Behaviour) -> None:
     """W6: 410, and `webhook-delivery: abort-message`."""
     receiver.behaves = end
     job = post.submit(receiver.url)
@@ -73,8 +77,8 @@ async def test_w6_a_receiver_can_stop_it(post: Post, receiver: Receiver, end: Be
 
 
 @pytest.mark.usefixtures("deliver")
-async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: Post, receiver: Receiver) -> None:
-    async def busy_once(got: Got, writer: Writer) -> None:
+async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: WebhookStack, receiver: Receiver) -> None:
+    async def busy_once(got: ReceivedRequest, writer: Writer) -> None:
         first = len(receiver.got) == 1
         await answer(429, {"retry-after": "2"})(got, writer) if first else await answer(200)(got, writer)
 
@@ -88,11 +92,11 @@ async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: Post, receive
 
 
 @pytest.mark.usefixtures("deliver")
-async def test_rq_runs_nothing_but_attempts(post: Post, queue: Server, receiver: Receiver) -> None:
+async def test_rq_runs_nothing_but_attempts(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """Who can write to the queue's server can not have a function of their choice run."""
     with queue.client() as client:
-        carrier = import_module("background.rq_pool")  # rq reads its prefix when it is imported: by this one
-        line = carrier.rq.Queue("deliveries-fast", connection=client, serializer=carrier.JSONSerializer)
+        rq_pool = import_module("background.rq_pool")  # rq reads its prefix when it is imported: by this one
+        line = rq_pool.rq.Queue("deliveries-fast", connection=client, serializer=rq_pool.JSONSerializer)
         assert line.key.startswith("jitney:{rq}:")
         bad = line.enqueue_call("os.mkdir", args=[f"{queue.folder}/made"], failure_ttl=60)
         wait_until(lambda: bad.get_status() == "failed", "it failed")

@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 import trustme
 
-from background.settings import DeliverySettings
+from background.settings import BackgroundSettings
 from background.webhooks.sender import Sender
 from jobs.contract import webhook_request
-from jobs.contract.address_policy import Guard, is_public, networks
+from jobs.contract.address_policy import AddressPolicy, is_public, parse_networks
 from jobs.contract.errors import Refused
-from jobs.contract.ids import new_id
+from jobs.contract.ids import new_job_id
 from jobs.contract.job import Outcome, Submission
 from jobs.contract.lifecycle import State
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
-from jobs.store.settings import GuardSettings, StoreSettings
+from jobs.store.settings import AddressPolicySettings, StoreSettings
 from jobs.webhooks import delivery_log, outbox
-from tests.support.delivering import DeliverProcess
+from tests.support.delivering import BackgroundProcess
 from tests.support.gateways import GatewayProcess
 from tests.support.receiver import Receiver
 from tests.support.servers import Server
-from tests.webhooks.conftest import IMAGE, Post
+from tests.webhooks.conftest import IMAGE, WebhookStack
 
 pytestmark = pytest.mark.anyio
 
@@ -111,8 +111,8 @@ WRITTEN_WRONG += [
 REFUSED = [*LOOPBACK, *PRIVATE, *EMBEDDED, *SHORT_FORMS, *WRITTEN_WRONG]
 
 
-def guard(allowed: str = "") -> Guard:
-    return GuardSettings(webhook_allow_cidrs=allowed).guard()
+def guard(allowed: str = "") -> AddressPolicy:
+    return AddressPolicySettings(webhook_allow_cidrs=allowed).guard()
 
 
 @pytest.mark.parametrize("url", PUBLIC)
@@ -176,12 +176,12 @@ def test_ports_and_addresses_are_checked_together() -> None:
 @pytest.mark.parametrize("name", ["webhook_allow_cidrs", "webhook_schemes", "webhook_ports"])
 def test_settings_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        GuardSettings.model_validate({name: "10.0.0.1/8,x"})
+        AddressPolicySettings.model_validate({name: "10.0.0.1/8,x"})
 
 
 async def test_w4_refused_at_submit_in_words(queue: Server) -> None:
     with GatewayProcess(queue) as gateway:
-        post = Post(gateway, None)  # type: ignore[arg-type] # nobody works here
+        post = WebhookStack(gateway, None)  # type: ignore[arg-type] # nobody works here
         job = {"model": "m", "input": {"image": IMAGE}, "webhook": "http://169.254.169.254/latest"}
         await _announce(queue, gateway)
         answer = post.gateway.http.post("/v1/jobs", json=job)
@@ -198,9 +198,9 @@ async def _announce(queue: Server, gateway: GatewayProcess) -> None:
     await worker.connection.aclose()
 
 
-async def test_w4_refused_again_at_send(post: Post, queue: Server, receiver: Receiver) -> None:
+async def test_w4_refused_again_at_send(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """W4: what was taken under other settings, or by another release, is not sent."""
-    with DeliverProcess(queue, {"WEBHOOK_ALLOW_CIDRS": ""}):
+    with BackgroundProcess(queue, {"WEBHOOK_ALLOW_CIDRS": ""}):
         job = post.submit(receiver.url)
         await post.finish()
         errors = {attempt["error"] for attempt in post.ended(job, "failed")["attempts"]}
@@ -212,9 +212,9 @@ async def test_w4_refused_again_at_send(post: Post, queue: Server, receiver: Rec
 class Told:
     """One delivery of a job that has ended, and a sender for it, in this process."""
 
-    def __init__(self, connection: Connection, server: Server, answers: Sequence[str]) -> None:
+    def __init__(self, connection: RedisClient, server: Server, answers: Sequence[str]) -> None:
         self.store = JobStore(StoreSettings(redis_url=server.url), connection)
-        self.settings = DeliverySettings(
+        self.settings = BackgroundSettings(
             webhook_allow_cidrs="127.0.0.1/32", webhook_schedule="0,0", webhook_timeout_s=2
         )
         self.asked: list[str] = []
@@ -228,20 +228,20 @@ class Told:
     async def attempt(self, url: str) -> delivery_log.Delivery:
         """Make the attempt that is due, the first of a new job's or the next; gives the delivery as it is then."""
         root = self.store.roots[0]
-        flights, _ = await outbox.dispatch(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
-        if not flights:
-            hook = webhook_request.read(url, self.settings.guard())
-            await self.store.submit([Submission(new_id(0), "m", "1", "raw", b"in", webhook=hook)])
+        leases, _ = await outbox.dispatch_due(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
+        if not leases:
+            hook = webhook_request.read_webhook(url, self.settings.guard())
+            await self.store.submit([Submission(new_job_id(0), "m", "1", "raw", b"in", webhook=hook)])
             (job,) = (await self.store.claim("m", "1", "w1", 1)).jobs
             await self.store.finish("w1", [Outcome(job.id, job.attempt, State.SUCCEEDED, b"{}")])
-            flights, _ = await outbox.dispatch(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
-        await self.sender.attempt(flights[0])
-        return await delivery_log.find(self.store, "default", flights[0].delivery)
+            leases, _ = await outbox.dispatch_due(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
+        await self.sender.attempt(leases[0])
+        return await delivery_log.get_delivery(self.store, "default", leases[0].delivery)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_w3_the_checked_address_is_the_one_connected_to(
-    own: tuple[Server, Connection], scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: tuple[Server, RedisClient], scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W3: the resolver says one thing first and another thing later; Host and the TLS name stay the name's."""
     server, connection = own
@@ -270,7 +270,7 @@ async def test_w3_the_checked_address_is_the_one_connected_to(
     await told.sender.close(1)
 
 
-async def test_a_certificate_of_another_name_is_refused(own: tuple[Server, Connection]) -> None:
+async def test_a_certificate_of_another_name_is_refused(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("other.example").configure_cert(context)
@@ -283,4 +283,4 @@ async def test_a_certificate_of_another_name_is_refused(own: tuple[Server, Conne
 
 
 def test_networks_are_read() -> None:
-    assert [str(network) for network in networks("10.0.0.0/8, ::1/128")] == ["10.0.0.0/8", "::1/128"]
+    assert [str(network) for network in parse_networks("10.0.0.0/8, ::1/128")] == ["10.0.0.0/8", "::1/128"]

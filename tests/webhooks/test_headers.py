@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.delivering import DeliverProcess
+from tests.support.delivering import BackgroundProcess
 from tests.support.receiver import Receiver, answer
-from tests.webhooks.conftest import IMAGE, Post
+from tests.webhooks.conftest import IMAGE, WebhookStack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
 
@@ -19,7 +19,7 @@ def hook(receiver: Receiver, **headers: str) -> dict[str, Any]:
 
 
 async def test_a_receivers_headers_are_sent_with_every_attempt_and_shown_nowhere(
-    post: Post, receiver: Receiver, deliver: DeliverProcess
+    post: WebhookStack, receiver: Receiver, deliver: BackgroundProcess
 ) -> None:
     receiver.behaves = answer(500)
     job = post.submit(hook(receiver, Authorization=TOKEN, **{"X-Team": "vision lab"}))
@@ -40,7 +40,7 @@ async def test_a_receivers_headers_are_sent_with_every_attempt_and_shown_nowhere
 
 
 async def test_headers_are_attached_later_too_and_stay_no_longer_than_the_webhook(
-    post: Post, receiver: Receiver
+    post: WebhookStack, receiver: Receiver
 ) -> None:
     job = post.submit(hook(receiver, authorization="Bearer first"))
     path = f"/v1/jobs/{job}/webhook"
@@ -54,7 +54,7 @@ async def test_headers_are_attached_later_too_and_stay_no_longer_than_the_webhoo
     assert receiver.wait_for(2)[1].headers["x-key"] == "k"
 
 
-async def test_a_dead_letter_sent_again_sends_the_headers_too(post: Post, receiver: Receiver) -> None:
+async def test_a_dead_letter_sent_again_sends_the_headers_too(post: WebhookStack, receiver: Receiver) -> None:
     job = post.submit(hook(receiver, authorization=TOKEN))
     await post.worker.fail(await post.worker.claim(1))
     receiver.wait_for(1)
@@ -65,7 +65,7 @@ async def test_a_dead_letter_sent_again_sends_the_headers_too(post: Post, receiv
     assert receiver.wait_for(2)[1].headers["authorization"] == TOKEN
 
 
-async def test_other_headers_under_the_same_key_are_another_request(post: Post, receiver: Receiver) -> None:
+async def test_other_headers_under_the_same_key_are_another_request(post: WebhookStack, receiver: Receiver) -> None:
     job: dict[str, Any] = {"model": "m", "input": {"image": IMAGE}}
     first, again, other = (
         post.gateway.http.post(
@@ -92,7 +92,7 @@ async def test_other_headers_under_the_same_key_are_another_request(post: Post, 
         "x-a: 1",
     ],
 )
-async def test_headers_that_may_not_be_set_are_refused(post: Post, headers: Any) -> None:
+async def test_headers_that_may_not_be_set_are_refused(post: WebhookStack, headers: Any) -> None:
     webhook = {"url": "http://127.0.0.1:9/", "headers": headers}
     job = {"model": "m", "input": {"image": IMAGE}, "webhook": webhook}
     refused = post.gateway.http.post("/v1/jobs", json=job)
@@ -100,14 +100,14 @@ async def test_headers_that_may_not_be_set_are_refused(post: Post, headers: Any)
     assert "webhook.headers" in refused.json()["detail"]
 
 
-async def test_no_value_is_repeated_where_it_is_refused(post: Post) -> None:
+async def test_no_value_is_repeated_where_it_is_refused(post: WebhookStack) -> None:
     webhook = {"url": "http://127.0.0.1:9/", "headers": {"authorization": f" {TOKEN}"}}
     job = {"model": "m", "input": {"image": IMAGE}, "webhook": webhook}
     assert "s3cr3t" not in post.gateway.http.post("/v1/jobs", json=job).text
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_logged_with_where_it_leads(post: Post, receiver: Receiver, status: int) -> None:
+async def test_a_redirect_is_logged_with_where_it_leads(post: WebhookStack, receiver: Receiver, status: int) -> None:
     """The row: the log said `status 302`, and nobody knew why nothing came."""
     receiver.behaves = answer(status, {"location": f"{receiver.url}/moved\x80"})
     job = post.submit(receiver.url)

@@ -6,19 +6,19 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.delivering import DeliverProcess
+from tests.support.delivering import BackgroundProcess
 from tests.support.receiver import Receiver, answer, hang
 from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
-from tests.webhooks.conftest import Post
+from tests.webhooks.conftest import WebhookStack
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: Post, queue: Server) -> None:
+async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: WebhookStack, queue: Server) -> None:
     """W1: who hangs is parted from the others, whose deliveries arrive within a second all the while."""
     env = {"WEBHOOK_TIMEOUT_S": "10", "WEBHOOK_FLIGHT_S": "20", "WEBHOOK_SCHEDULE": "0,60"}
-    with DeliverProcess(queue, env), ExitStack() as held:
+    with BackgroundProcess(queue, env), ExitStack() as held:
         dead = [held.enter_context(Receiver(hang)) for _ in range(8)]
         well = held.enter_context(Receiver())
         for _ in range(4):
@@ -34,9 +34,9 @@ async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: Post, queu
         assert [len(receiver.got) for receiver in dead] == [1] * 8
 
 
-async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: Post, queue: Server) -> None:
+async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: WebhookStack, queue: Server) -> None:
     """W5: the same webhook-id; a receiver that knows what it has handled sees one."""
-    with DeliverProcess(queue) as deliver, Receiver(hang) as receiver:
+    with BackgroundProcess(queue) as deliver, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
         await post.finish()
         receiver.wait_for(1)
@@ -48,9 +48,9 @@ async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: Pos
         assert post.ended(job, "delivered")["tries"] == 1
 
 
-async def test_it_goes_on_when_the_queue_is_back(post: Post, queue: Server, receiver: Receiver) -> None:
+async def test_it_goes_on_when_the_queue_is_back(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """What was written before is delivered after, by the same process, and soon."""
-    with DeliverProcess(queue) as deliver:
+    with BackgroundProcess(queue) as deliver:
         first = post.submit(receiver.url)
         await post.finish()
         post.ended(first, "delivered")
@@ -64,9 +64,9 @@ async def test_it_goes_on_when_the_queue_is_back(post: Post, queue: Server, rece
         assert deliver.process.poll() is None
 
 
-async def test_a_process_that_stops_gives_back_what_is_under_way(post: Post, queue: Server) -> None:
+async def test_a_process_that_stops_gives_back_what_is_under_way(post: WebhookStack, queue: Server) -> None:
     env = {"WEBHOOK_TIMEOUT_S": "20", "WEBHOOK_FLIGHT_S": "60", "DELIVER_DRAIN_S": "0.2"}
-    with DeliverProcess(queue, env) as deliver, Receiver(hang) as receiver:
+    with BackgroundProcess(queue, env) as deliver, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
         await post.finish()
         receiver.wait_for(1)
@@ -78,19 +78,19 @@ async def test_a_process_that_stops_gives_back_what_is_under_way(post: Post, que
 
 
 @pytest.fixture
-def impatient(queue: Server) -> Iterator[DeliverProcess]:
+def impatient(queue: Server) -> Iterator[BackgroundProcess]:
     env = {
         "WEBHOOK_SCHEDULE": "0,0.2,0.2",
         "WEBHOOK_JITTER": "0",
         "WEBHOOK_PAUSE_AFTER_S": "0.3",
         "WEBHOOK_PAUSE_S": "2",
     }
-    with DeliverProcess(queue, {**env, "WEBHOOK_BACKLOG": "50"}) as process:
+    with BackgroundProcess(queue, {**env, "WEBHOOK_BACKLOG": "50"}) as process:
         yield process
 
 
 async def test_w8_an_endpoint_that_fails_for_long_is_paused(
-    post: Post, receiver: Receiver, impatient: DeliverProcess
+    post: WebhookStack, receiver: Receiver, impatient: BackgroundProcess
 ) -> None:
     """W8: the endpoint is paused, what comes fails at once; all is listed and can be sent again."""
     receiver.behaves = answer(500)
@@ -118,13 +118,13 @@ async def test_w8_an_endpoint_that_fails_for_long_is_paused(
     assert said == ["does not take webhooks", "and is paused", "takes webhooks again"]
 
 
-def _is_idle(post: Post, receiver: Receiver) -> bool:
+def _is_idle(post: WebhookStack, receiver: Receiver) -> bool:
     endpoint = post.endpoint(receiver)
     return bool(endpoint["waiting"] + endpoint["under_way"] == 0)
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_w8_a_paused_endpoint_is_tried_again_by_itself(post: Post, receiver: Receiver) -> None:
+async def test_w8_a_paused_endpoint_is_tried_again_by_itself(post: WebhookStack, receiver: Receiver) -> None:
     receiver.behaves = answer(500)
     post.submit(receiver.url)
     await post.finish()
@@ -141,9 +141,9 @@ async def test_w8_a_paused_endpoint_is_tried_again_by_itself(post: Post, receive
     wait_until(comes_through, "one is let through after the pause")
 
 
-async def test_w8_the_queue_of_an_endpoint_is_bounded(post: Post, queue: Server) -> None:
+async def test_w8_the_queue_of_an_endpoint_is_bounded(post: WebhookStack, queue: Server) -> None:
     """W8: a flood for a receiver that is away; the oldest beyond the limit fail, and are listed."""
-    with DeliverProcess(queue, {"WEBHOOK_SCHEDULE": "0,60", "WEBHOOK_BACKLOG": "50"}):
+    with BackgroundProcess(queue, {"WEBHOOK_SCHEDULE": "0,60", "WEBHOOK_BACKLOG": "50"}):
         url = f"http://127.0.0.1:{free_port()}"
         jobs = [post.submit(url) for _ in range(200)]
         for _ in range(4):
@@ -161,12 +161,12 @@ async def test_w8_the_queue_of_an_endpoint_is_bounded(post: Post, queue: Server)
         assert set(errors) == {"too many wait for this endpoint, and this was the oldest"}
 
 
-async def test_old_deliveries_make_room(post: Post, queue: Server, receiver: Receiver) -> None:
+async def test_old_deliveries_make_room(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """Only those that have ended: what waits for a dead endpoint stays, and keeps nobody else's."""
     with queue.client() as client:
         client.flushall()
     await post.worker.announce(post.gateway)
-    with DeliverProcess(queue, {"WEBHOOK_LOG": "10", "WEBHOOK_SCHEDULE": "0,60"}):
+    with BackgroundProcess(queue, {"WEBHOOK_LOG": "10", "WEBHOOK_SCHEDULE": "0,60"}):
         away = post.submit(f"http://127.0.0.1:{free_port()}")
         await post.finish()
         wait_until(lambda: post.deliveries(job=away)[0]["tries"] == 1, "the first attempt failed")

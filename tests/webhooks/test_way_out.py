@@ -1,13 +1,13 @@
 """A delivery that cannot be made ends, as one that fails: it is not tried for ever."""
 
-from tests.support.delivering import DeliverProcess
+from tests.support.delivering import BackgroundProcess
 from tests.support.receiver import Receiver
 from tests.support.servers import Server
-from tests.webhooks.conftest import Post
+from tests.webhooks.conftest import WebhookStack
 
 
 async def test_a_delivery_that_cannot_be_read_ends_with_the_reason(
-    queue: Server, post: Post, receiver: Receiver
+    queue: Server, post: WebhookStack, receiver: Receiver
 ) -> None:
     """It was begun anew with each flight, with a traceback each time, and never ended."""
     job = post.submit(f"{receiver.url}/hook")
@@ -15,7 +15,7 @@ async def test_a_delivery_that_cannot_be_read_ends_with_the_reason(
     with queue.client() as client:
         (record,) = client.scan_iter("jitney:{s00}:delivery:*")
         client.hdel(record, "event")
-    with DeliverProcess(queue) as deliver:
+    with BackgroundProcess(queue) as deliver:
         delivery = post.ended(job, "failed")
         assert "internal error" in delivery["attempts"][-1]["error"]
         assert deliver.log().count("Traceback") == 1

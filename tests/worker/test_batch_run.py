@@ -12,30 +12,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batching.memory_limits import Ceilings
-from jobs.contract.job import Claimed
+from batching.memory_limits import MemoryLimits
+from jobs.contract.job import ClaimedJob
 from jobs.contract.lifecycle import State
 from model_runtime.engine.onnx_engine import Fault, RunFailed
 from model_runtime.spec.model_toml import RetrySpec
 from model_runtime.tensor_spec import Array
-from worker.crash_recovery.in_flight_journal import BlackBox, left_behind
-from worker.execution.batch_run import BatchRun, Bench, DeviceLost
-from worker.execution.inline_runs import ShortRuns
-from worker.execution.pending_items import Ended, Rider
+from worker.crash_recovery.in_flight_journal import InFlightJournal, read_journal
+from worker.execution.batch_run import BatchRun, DeviceLost, RunContext
+from worker.execution.inline_runs import InlineRunPolicy
+from worker.execution.pending_items import CompletedItem, WorkItem
 
 
 class Faulty:
     """Adds one; fails where a row is negative (its fault by its value), or where more rows come than have room."""
 
     name = "faulty"
-    own_task = False
+    has_custom_task = False
     spec = SimpleNamespace(retry=RetrySpec(attempts=3, backoff_ms=1000))
 
     def __init__(self, room: int = 1000, bucket: int = 1) -> None:
         self.room, self.bucket, self.runs = room, bucket, 0
 
-    def seats(self, riders: int) -> int:
-        return max(riders, self.bucket)
+    def padded_size(self, items: int) -> int:
+        return max(items, self.bucket)
 
     def run(self, arrays: Mapping[str, Array], _stop: object) -> dict[str, Array]:
         self.runs += 1
@@ -47,49 +47,53 @@ class Faulty:
             raise RunFailed("failed to allocate", "memory")
         return {"y": arrays["x"] + 1}
 
-    def present(self, outputs: Mapping[str, Array], _parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def postprocess(self, outputs: Mapping[str, Array], _parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {"y": outputs["y"].tolist()}
 
 
-def riders(*values: int, expires_at: float = float("inf"), retries: int = 0) -> list[Rider]:
-    jobs = [Claimed(f"00{n:032x}", 1, "raw", b"", b"{}", 0, 0, 0, retries) for n in range(len(values))]
+def items(*values: int, expires_at: float = float("inf"), retries: int = 0) -> list[WorkItem]:
+    jobs = [ClaimedJob(f"00{n:032x}", 1, "raw", b"", b"{}", 0, 0, 0, retries) for n in range(len(values))]
     arrays = [{"x": np.array([value], np.float32)} for value in values]
-    return [Rider(job, {}, 0.0, expires_at, arrays=one) for job, one in zip(jobs, arrays, strict=True)]
+    return [WorkItem(job, {}, 0.0, expires_at, arrays=one) for job, one in zip(jobs, arrays, strict=True)]
 
 
-def run(model: Faulty, aboard: list[Rider], ceilings: Ceilings | None = None, box: Path | None = None) -> list[Ended]:
-    bench: Any = Bench(model, ceilings or Ceilings(32), BlackBox(box, "w1", 1, 32), ShortRuns([]))  # type: ignore[arg-type]
-    return [one for one in BatchRun(bench, "group", aboard)() if isinstance(one, Ended)]
+def run(
+    model: Faulty, aboard: list[WorkItem], ceilings: MemoryLimits | None = None, journal: Path | None = None
+) -> list[CompletedItem]:
+    bench: Any = RunContext(
+        model, ceilings or MemoryLimits(32), InFlightJournal(journal, "w1", 1, 32), InlineRunPolicy([])
+    )  # type: ignore[arg-type]
+    return [one for one in BatchRun(bench, "group", aboard)() if isinstance(one, CompletedItem)]
 
 
 @pytest.mark.parametrize("size", [2, 7, 8, 32])
 def test_one_culprit_costs_few_runs_wherever_it_sits(size: int) -> None:
-    for seat in range(size):
+    for mark_ready in range(size):
         model = Faulty()
-        ended = run(model, riders(*(-1 if n == seat else n for n in range(size))))
+        ended = run(model, items(*(-1 if n == mark_ready else n for n in range(size))))
         states = [outcome.state for _, outcome in ended]
-        assert [n for n, state in enumerate(states) if state != State.SUCCEEDED] == [seat]
-        assert [rider.job.id for rider, _ in ended] == [f"00{n:032x}" for n in range(size)]
-        assert b"inference_failed" in ended[seat].outcome.body
-        assert ended[seat].outcome.dead
+        assert [n for n, state in enumerate(states) if state != State.SUCCEEDED] == [mark_ready]
+        assert [item.job.id for item, _ in ended] == [f"00{n:032x}" for n in range(size)]
+        assert b"inference_failed" in ended[mark_ready].outcome.body
+        assert ended[mark_ready].outcome.dead
         assert model.runs - 1 <= 2 * math.ceil(math.log2(size)) + 1
 
 
 def test_all_may_be_culprits() -> None:
-    ended = run(Faulty(), riders(*[-1] * 8))
+    ended = run(Faulty(), items(*[-1] * 8))
     assert {outcome.state for _, outcome in ended} == {State.FAILED}
 
 
 def test_memory_halves_and_is_remembered_and_everybody_succeeds() -> None:
-    model, ceilings = Faulty(room=8), Ceilings(32)
-    ended = run(model, riders(*range(32)), ceilings)
+    model, ceilings = Faulty(room=8), MemoryLimits(32)
+    ended = run(model, items(*range(32)), ceilings)
     assert {outcome.state for _, outcome in ended} == {State.SUCCEEDED}
     assert {outcome.batch_size for _, outcome in ended} == {8}
     assert ceilings.of("group", 0) == 8
 
 
 def test_who_finds_no_memory_alone_is_tried_again_later_and_at_last_a_dead_letter() -> None:
-    first, second, last = (run(Faulty(), riders(-4, retries=n))[0].outcome for n in range(3))
+    first, second, last = (run(Faulty(), items(-4, retries=n))[0].outcome for n in range(3))
     assert [one.state for one in (first, second, last)] == [State.QUEUED, State.QUEUED, State.FAILED]
     assert 800 <= first.after_ms <= 1200
     assert 1600 <= second.after_ms <= 2400
@@ -98,40 +102,40 @@ def test_who_finds_no_memory_alone_is_tried_again_later_and_at_last_a_dead_lette
 
 
 def test_a_lost_device_ends_the_run_and_its_riders_are_the_suspects(tmp_path: Path) -> None:
-    aboard = riders(1, -2, 3)
+    aboard = items(1, -2, 3)
     with pytest.raises(DeviceLost):
-        run(Faulty(), aboard, box=tmp_path / "box")
-    left = left_behind(tmp_path / "box")
+        run(Faulty(), aboard, journal=tmp_path / "box")
+    left = read_journal(tmp_path / "box")
     assert left is not None
-    assert left.claims == [rider.job.claim for rider in aboard]
+    assert left.claims == [item.job.claim for item in aboard]
 
 
 def test_after_a_good_run_nobody_is_in_hands(tmp_path: Path) -> None:
-    run(Faulty(), riders(1, 2), box=tmp_path / "box")
-    left = left_behind(tmp_path / "box")
+    run(Faulty(), items(1, 2), journal=tmp_path / "box")
+    left = read_journal(tmp_path / "box")
     assert left is not None
     assert left.claims == []
 
 
 def test_a_stopped_run_expires_who_is_overdue_and_gives_back_who_is_not() -> None:
-    (overdue,) = run(Faulty(), riders(-3, expires_at=0.0))
-    (other,) = run(Faulty(), riders(-3))
+    (overdue,) = run(Faulty(), items(-3, expires_at=0.0))
+    (other,) = run(Faulty(), items(-3))
     assert (overdue.outcome.state, other.outcome.state) == (State.EXPIRED, State.QUEUED)
 
 
 def test_padding_that_memory_has_no_room_for_is_left_out_from_then_on() -> None:
-    model, ceilings = Faulty(room=4, bucket=8), Ceilings(32)
-    states = [outcome.state for _, outcome in run(model, riders(1, 2, 3), ceilings)]
+    model, ceilings = Faulty(room=4, bucket=8), MemoryLimits(32)
+    states = [outcome.state for _, outcome in run(model, items(1, 2, 3), ceilings)]
     assert states == [State.SUCCEEDED] * 3
     assert ceilings.of("group", 0) < 8
     model.runs = 0
-    assert [outcome.state for _, outcome in run(model, riders(1), ceilings)] == [State.SUCCEEDED]
+    assert [outcome.state for _, outcome in run(model, items(1), ceilings)] == [State.SUCCEEDED]
     assert model.runs == 1, "alone and without empty seats at once"
 
 
 def test_a_lone_rider_whose_empty_seats_were_too_many_is_tried_again_without_them() -> None:
-    model, ceilings = Faulty(room=1, bucket=8), Ceilings(32)
-    (first,) = run(model, riders(1), ceilings)
+    model, ceilings = Faulty(room=1, bucket=8), MemoryLimits(32)
+    (first,) = run(model, items(1), ceilings)
     assert first.outcome.state == State.QUEUED
-    (second,) = run(model, riders(1, retries=1), ceilings)
+    (second,) = run(model, items(1, retries=1), ceilings)
     assert second.outcome.state == State.SUCCEEDED

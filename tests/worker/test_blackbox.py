@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.support.processes import program
 from tests.support.waiting import wait_until
-from worker.crash_recovery.in_flight_journal import BlackBox, forget, left_behind
+from worker.crash_recovery.in_flight_journal import InFlightJournal, delete_journal, read_journal
 
 IDS = [f"00{n:032x}" for n in range(4)]
 
@@ -24,26 +24,26 @@ ctypes.string_at(0)
 def test_a_process_that_dies_of_a_signal_leaves_what_each_thread_had_in_hands(tmp_path: Path) -> None:
     with program(DYING.format(*IDS), tmp_path / "log") as process:
         assert wait_until(process.poll, "it dies") < 0
-    left = left_behind(tmp_path / "box")
+    left = read_journal(tmp_path / "box")
     assert left is not None
     assert left.worker == "w1"
     assert left.claims == [(IDS[0], 1), (IDS[1], 2), (IDS[3], 12)]
-    forget(tmp_path / "box")
-    assert left_behind(tmp_path / "box") is None
+    delete_journal(tmp_path / "box")
+    assert read_journal(tmp_path / "box") is None
 
 
 def test_one_that_was_asked_to_stop_suspects_nobody(tmp_path: Path) -> None:
-    box = BlackBox(tmp_path / "box", "w1", 1, 1)
-    box.hold([(IDS[0], 1)])
-    box.disarm()
-    box.hold([(IDS[1], 1)])
-    left = left_behind(tmp_path / "box")
+    journal = InFlightJournal(tmp_path / "box", "w1", 1, 1)
+    journal.record([(IDS[0], 1)])
+    journal.disable()
+    journal.record([(IDS[1], 1)])
+    left = read_journal(tmp_path / "box")
     assert left is not None
     assert left.claims == []
 
 
 def test_without_a_file_it_does_nothing(tmp_path: Path) -> None:
-    box = BlackBox(None, "w1", 1, 1)
-    box.hold([(IDS[0], 1)])
-    box.let_go()
-    assert left_behind(tmp_path / "none") is None
+    journal = InFlightJournal(None, "w1", 1, 1)
+    journal.record([(IDS[0], 1)])
+    journal.clear()
+    assert read_journal(tmp_path / "none") is None

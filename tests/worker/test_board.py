@@ -6,113 +6,113 @@ import time
 import pytest
 
 from batching.batcher import BatchLimits
-from batching.memory_limits import Ceilings
-from jobs.contract.job import Claimed
-from worker.execution.pending_items import Board, Rider
+from batching.memory_limits import MemoryLimits
+from jobs.contract.job import ClaimedJob
+from worker.execution.pending_items import PendingItems, WorkItem
 
 pytestmark = pytest.mark.anyio
 
 
-def rider(job_id: str = "a", attempt: int = 1, expires_at: float = float("inf")) -> Rider:
-    return Rider(Claimed(job_id, attempt, "raw", b"", b"{}", 0, 0, 0), {}, claimed_at=0.0, expires_at=expires_at)
+def item(job_id: str = "a", attempt: int = 1, expires_at: float = float("inf")) -> WorkItem:
+    return WorkItem(ClaimedJob(job_id, attempt, "raw", b"", b"{}", 0, 0, 0), {}, claimed_at=0.0, expires_at=expires_at)
 
 
 async def test_room_is_made_by_departing_not_by_finishing() -> None:
-    board = Board(BatchLimits(max_items=2))
-    riders = [rider("a"), rider("b")]
-    for one in riders:
-        board.board(one)
-    assert board.room == 0
-    for one in riders:
-        board.seat(one)
-    batch = board.depart()
+    pending = PendingItems(BatchLimits(max_items=2))
+    items = [item("a"), item("b")]
+    for one in items:
+        pending.add(one)
+    assert pending.room == 0
+    for one in items:
+        pending.mark_ready(one)
+    batch = pending.next_batch()
     assert batch is not None
-    assert batch.items == riders
-    assert board.room == 2
-    assert board.held() == [one.job for one in riders]
-    board.leave([one.job for one in riders])
-    assert board.is_empty
+    assert batch.items == items
+    assert pending.room == 2
+    assert pending.held() == [one.job for one in items]
+    pending.discard([one.job for one in items])
+    assert pending.is_empty
 
 
 async def test_a_later_claim_of_the_same_job_takes_the_earlier_ones_seat() -> None:
-    board = Board(BatchLimits(max_items=8))
-    old, new = rider(attempt=1), rider(attempt=2)
-    board.board(old)
-    board.board(new)
-    board.seat(old)  # its decoding ends late
-    board.seat(new)
-    batch = board.depart()
+    pending = PendingItems(BatchLimits(max_items=8))
+    old, new = item(attempt=1), item(attempt=2)
+    pending.add(old)
+    pending.add(new)
+    pending.mark_ready(old)  # its decoding ends late
+    pending.mark_ready(new)
+    batch = pending.next_batch()
     assert batch is not None
     assert batch.items == [new]
 
 
 async def test_the_earlier_claims_end_does_not_touch_the_later_one() -> None:
-    board = Board(BatchLimits(max_items=8))
-    old, new = rider(attempt=1), rider(attempt=2)
-    board.board(old)
-    board.seat(old)
-    board.depart()
-    board.board(new)
-    board.leave([old.job])
-    assert board.held() == [new.job]
+    pending = PendingItems(BatchLimits(max_items=8))
+    old, new = item(attempt=1), item(attempt=2)
+    pending.add(old)
+    pending.mark_ready(old)
+    pending.next_batch()
+    pending.add(new)
+    pending.discard([old.job])
+    assert pending.held() == [new.job]
 
 
 async def test_a_lost_rider_does_not_depart() -> None:
-    board = Board(BatchLimits(max_items=8))
-    lost, kept = rider("a"), rider("b")
+    pending = PendingItems(BatchLimits(max_items=8))
+    lost, kept = item("a"), item("b")
     for one in (lost, kept):
-        board.board(one)
-        board.seat(one)
-    board.leave([lost.job])
-    batch = board.depart()
+        pending.add(one)
+        pending.mark_ready(one)
+    pending.discard([lost.job])
+    batch = pending.next_batch()
     assert batch is not None
     assert batch.items == [kept]
 
 
 async def test_closing_ends_the_wait_for_room_and_for_company() -> None:
-    board = Board(BatchLimits(max_items=2, max_wait_s=3600))
-    one = rider()
-    board.board(one)
-    board.seat(one)
-    assert board.depart() is None
-    board.board(rider("b"))
-    waiting = asyncio.create_task(board.until_room())
-    board.close()
+    pending = PendingItems(BatchLimits(max_items=2, max_wait_s=3600))
+    one = item()
+    pending.add(one)
+    pending.mark_ready(one)
+    assert pending.next_batch() is None
+    pending.add(item("b"))
+    waiting = asyncio.create_task(pending.wait_for_room())
+    pending.close()
     await asyncio.wait_for(waiting, 1)
-    await asyncio.wait_for(board.until_due(), 1)
-    assert board.depart() is not None
+    await asyncio.wait_for(pending.wait_until_due(), 1)
+    assert pending.next_batch() is not None
 
 
 async def test_who_is_overdue_leaves_the_board_unrun_and_stays_ours_until_that_is_written() -> None:
-    board = Board(BatchLimits(max_items=4))
-    late, early = rider("late", expires_at=5.0), rider("early", expires_at=50.0)
+    pending = PendingItems(BatchLimits(max_items=4))
+    late, early = item("late", expires_at=5.0), item("early", expires_at=50.0)
     for one in (late, early):
-        board.board(one)
-        board.seat(one)
-    assert board.overdue(now=5.0) == [late]
-    assert {job.id for job in board.held()} == {"late", "early"}
-    batch = board.depart()
+        pending.add(one)
+        pending.mark_ready(one)
+    assert pending.overdue(now=5.0) == [late]
+    assert {job.id for job in pending.held()} == {"late", "early"}
+    batch = pending.next_batch()
     assert batch is not None
     assert batch.items == [early]
 
 
 async def test_nobody_rides_whose_job_was_dismissed() -> None:
-    board = Board(BatchLimits(max_items=4))
-    one, other = rider("one"), rider("other")
+    pending = PendingItems(BatchLimits(max_items=4))
+    one, other = item("one"), item("other")
     for each in (one, other):
-        board.board(each)
-        board.seat(each)
-    board.depart()
-    board.dismiss("one")
-    assert (board.is_riding(one), board.is_riding(other)) == (False, True)
+        pending.add(each)
+        pending.mark_ready(each)
+    pending.next_batch()
+    pending.cancel("one")
+    assert (pending.is_running(one), pending.is_running(other)) == (False, True)
 
 
 async def test_a_group_that_memory_has_no_room_for_rides_in_smaller_batches() -> None:
-    ceilings = Ceilings(4)
-    board = Board(BatchLimits(max_items=4), ceilings)
+    ceilings = MemoryLimits(4)
+    pending = PendingItems(BatchLimits(max_items=4), ceilings)
     ceilings.too_many(None, 4, time.monotonic())
     for name in "abc":
-        board.board(one := rider(name))
-        board.seat(one)
-    sizes = [len(batch.items) for batch in (board.depart(), board.depart()) if batch]
+        pending.add(one := item(name))
+        pending.mark_ready(one)
+    sizes = [len(batch.items) for batch in (pending.next_batch(), pending.next_batch()) if batch]
     assert sizes == [2, 1]

@@ -2,33 +2,33 @@
 
 import pytest
 
-from model_runtime.tensor_spec import Port
-from worker.execution.bulk_quota import REST_S, STREAM, BulkSeats
-from worker.execution.inline_runs import LATELY, SHORT_S, ShortRuns
+from model_runtime.tensor_spec import TensorSpec
+from worker.execution.bulk_quota import CLAIM_INTERVAL_S, STREAM_JOBS, BulkSlotShare
+from worker.execution.inline_runs import RECENT_RUNS, SHORT_S, InlineRunPolicy
 
 SEATS, SHARE = 64, 8
 
 
-def runs(seconds: float) -> ShortRuns:
+def runs(seconds: float) -> InlineRunPolicy:
     """Those of a model that always takes so long; its inputs may say how much is to be done."""
-    short_runs = ShortRuns([Port("n", "INT64", (1,))])
-    for _ in range(LATELY):
-        short_runs.inferred(seconds)
-    return short_runs
+    inline_policy = InlineRunPolicy([TensorSpec("n", "INT64", (1,))])
+    for _ in range(RECENT_RUNS):
+        inline_policy.record_inference(seconds)
+    return inline_policy
 
 
-def taken(bulk: BulkSeats, jobs_s: float, claims_s: float, seconds: float = 1.0) -> tuple[int, int]:
+def taken(bulk: BulkSlotShare, jobs_s: float, claims_s: float, seconds: float = 1.0) -> tuple[int, int]:
     """Let interactive jobs come at a steady rate, and claim as often; gives how often bulk was held, and had what."""
-    held = got = came = 0
+    held = got = record_interactive = 0
     for at in range(round(seconds * claims_s)):
         now = at / claims_s
-        most = bulk.most(now)
+        most = bulk.bulk_limit(now)
         if most is not None:
             held, got = held + 1, got + most
-            bulk.took(most)
-        new = int(now * jobs_s) - came
-        came += new
-        bulk.came(new)
+            bulk.record_bulk(most)
+        new = int(now * jobs_s) - record_interactive
+        record_interactive += new
+        bulk.record_interactive(new)
     return held, got
 
 
@@ -36,54 +36,54 @@ def taken(bulk: BulkSeats, jobs_s: float, claims_s: float, seconds: float = 1.0)
 def test_a_stream_keeps_its_seats_however_often_is_claimed(claims_s: int) -> None:
     """Bulk has an eighth of all seats, and an eighth of a batch in each rest."""
     jobs_s = 5000
-    held, got = taken(BulkSeats(runs(SHORT_S), SEATS, SHARE), jobs_s, claims_s)
+    held, got = taken(BulkSlotShare(runs(SHORT_S), SEATS, SHARE), jobs_s, claims_s)
     assert held > 0.95 * claims_s
-    assert got == pytest.approx(jobs_s / (SHARE - 1) + SEATS / SHARE / REST_S, rel=0.1)
+    assert got == pytest.approx(jobs_s / (SHARE - 1) + SEATS / SHARE / CLAIM_INTERVAL_S, rel=0.1)
 
 
 @pytest.mark.parametrize("seats", [1, 4, 8, 64])
 def test_a_few_callers_are_no_stream(seats: int) -> None:
-    held, _ = taken(BulkSeats(runs(SHORT_S), seats, SHARE), 0.6 * STREAM / REST_S, 1000)
+    held, _ = taken(BulkSlotShare(runs(SHORT_S), seats, SHARE), 0.6 * STREAM_JOBS / CLAIM_INTERVAL_S, 1000)
     assert held == 0
 
 
 @pytest.mark.parametrize("seats", [1, 4])
 def test_bulk_never_starves_in_a_model_of_few_seats(seats: int) -> None:
-    bulk = BulkSeats(runs(SHORT_S), seats, SHARE)
+    bulk = BulkSlotShare(runs(SHORT_S), seats, SHARE)
     held, got = taken(bulk, 2000, 2000)
     assert held > 1900
     assert got >= 2000 / SHARE
 
 
 def test_a_stream_that_ends_is_forgotten_soon() -> None:
-    bulk = BulkSeats(runs(SHORT_S), SEATS, SHARE)
-    bulk.came(STREAM)
-    assert bulk.most(1.0) is None  # so many within a second are few
-    bulk.came(STREAM)
-    assert bulk.most(1.0 + REST_S / 2) is not None
-    assert bulk.most(1.0 + 2 * REST_S) is None
+    bulk = BulkSlotShare(runs(SHORT_S), SEATS, SHARE)
+    bulk.record_interactive(STREAM_JOBS)
+    assert bulk.bulk_limit(1.0) is None  # so many within a second are few
+    bulk.record_interactive(STREAM_JOBS)
+    assert bulk.bulk_limit(1.0 + CLAIM_INTERVAL_S / 2) is not None
+    assert bulk.bulk_limit(1.0 + 2 * CLAIM_INTERVAL_S) is None
 
 
 def test_what_is_owed_is_a_batch_at_most() -> None:
-    bulk = BulkSeats(runs(SHORT_S), SEATS, SHARE)
-    bulk.most(1.0)
-    bulk.came(1_000_000)
-    assert bulk.most(1.001) == SEATS
+    bulk = BulkSlotShare(runs(SHORT_S), SEATS, SHARE)
+    bulk.bulk_limit(1.0)
+    bulk.record_interactive(1_000_000)
+    assert bulk.bulk_limit(1.001) == SEATS
 
 
 def test_where_the_device_is_what_jobs_wait_for_no_seat_stays_empty() -> None:
-    assert taken(BulkSeats(runs(1.1 * SHORT_S), SEATS, SHARE), 5000, 500) == (0, 0)
+    assert taken(BulkSlotShare(runs(1.1 * SHORT_S), SEATS, SHARE), 5000, 500) == (0, 0)
 
 
 def test_where_all_seats_are_bulks_none_stays_empty() -> None:
-    assert taken(BulkSeats(runs(SHORT_S), SEATS, 1), 5000, 500) == (0, 0)
+    assert taken(BulkSlotShare(runs(SHORT_S), SEATS, 1), 5000, 500) == (0, 0)
 
 
 def test_a_few_runs_that_were_held_up_change_nothing() -> None:
-    short_runs = runs(0)
-    for _ in range(LATELY // 2 - 1):
-        short_runs.inferred(60)
-    assert short_runs.are_the_rule
-    for _ in range(LATELY):
-        short_runs.inferred(60)
-    assert not short_runs.are_the_rule
+    inline_policy = runs(0)
+    for _ in range(RECENT_RUNS // 2 - 1):
+        inline_policy.record_inference(60)
+    assert inline_policy.is_usual
+    for _ in range(RECENT_RUNS):
+        inline_policy.record_inference(60)
+    assert not inline_policy.is_usual

@@ -62,7 +62,7 @@ def test_cpus_that_are_not_there_are_named() -> None:
     ],
 )
 def test_a_list_is_shared_out_among_the_workers(env: Mapping[str, str], each: list[str]) -> None:
-    children = worker_processes.children(worker_processes.Settings.from_env(env), Path(), env)
+    children = worker_processes.worker_children(worker_processes.Settings.from_env(env), Path(), env)
     assert [child.env["CPUS"] for child in children] == each
 
 
@@ -74,4 +74,4 @@ def test_a_process_stays_on_the_cpus_that_are_listed(monkeypatch: pytest.MonkeyP
     code = f"import os; {bound}; print(os.sched_getaffinity(0))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{{{first}}}\n"
-    assert cpus.in_words([0, 2, 3, 5]) == "0,2-3,5"
+    assert cpus.format_cpus([0, 2, 3, 5]) == "0,2-3,5"

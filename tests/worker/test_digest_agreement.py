@@ -8,12 +8,12 @@ import pytest
 
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
-from jobs.redis_client.client import Connection
-from model_runtime.repository.repository import ModelFolder, scan
+from jobs.redis_client.client import RedisClient
+from model_runtime.repository.repository import ModelFolder, list_models
 from tests.support import models
 from tests.support.servers import Server
-from tests.support.waiting import until
-from worker.versions.digest_agreement import SameFiles
+from tests.support.waiting import wait_until_async
+from worker.versions.digest_agreement import DigestAgreement
 
 pytestmark = pytest.mark.anyio
 NAME = "times 1"
@@ -30,8 +30,8 @@ class Host:
     """A worker with a folder of its own."""
 
     def __init__(self, queue: Server, folder: Path, name: str, ttl_s: float = 60) -> None:
-        self.connection, self.folder, self.name = Connection(queue.url, 5), folder / name, name
-        self.files = SameFiles(self.connection, name, ttl_s)
+        self.connection, self.folder, self.name = RedisClient(queue.url, 5), folder / name, name
+        self.files = DigestAgreement(self.connection, name, ttl_s)
         self.woken = 0
         self.files.on_overruled = self._woken
         self.lay(2)
@@ -39,16 +39,16 @@ class Host:
     def lay(self, factor: float) -> None:
         """Have these files from now on."""
         models.times(self.folder / str(factor), 1, factor=factor)
-        (found,) = scan(self.folder / str(factor))
+        (found,) = list_models(self.folder / str(factor))
         assert isinstance(found, ModelFolder)
-        self.found, self.looks = found, str(factor)
+        self.found, self.fingerprint = found, str(factor)
 
     async def may_load(self) -> bool:
-        may = await self.files.may_load(NAME, self.looks, self.found)
+        may = await self.files.may_load(NAME, self.fingerprint, self.found)
         if may:
             await self.files.loaded(NAME, succeeded=True)
         report = WorkerReport(self.name, 1, f"host-{self.name}", digests=dict(self.files.announced))
-        await worker_registry.announce(
+        await worker_registry.register_worker(
             self.connection, dataclasses.replace(report, models=[*self.files.running]), [], 60
         )
         return may
@@ -83,7 +83,7 @@ async def test_other_files_are_refused_by_name_until_they_are_the_same(hosts: li
 
 async def test_files_that_fail_to_load_make_way(hosts: list[Host]) -> None:
     a, b = hosts
-    assert await a.files.may_load(NAME, a.looks, a.found)
+    assert await a.files.may_load(NAME, a.fingerprint, a.found)
     await a.files.loaded(NAME, succeeded=False)
     b.lay(3)
     assert await b.may_load()
@@ -112,7 +112,7 @@ async def test_a_worker_that_was_silent_for_too_long_is_overruled(
     async def has_taken_over() -> bool:
         return await other.may_load()
 
-    await until(has_taken_over, "the files of the silent one are served no more")
+    await wait_until_async(has_taken_over, "the files of the silent one are served no more")
     await silent.files.renew()
     assert (silent.files.overruled(), silent.woken) == ({NAME}, 1)
     await silent.files.forget([NAME])

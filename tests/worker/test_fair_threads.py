@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.support.waiting import wait_until
-from worker.fair_thread_pool import SLOW_S, Turns, Work
+from worker.fair_thread_pool import SLOW_S, FairThreadPool, Work
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ class Desk:
 
     def __init__(self, threads: int) -> None:
         self.now = 0.0
-        self.turns = Turns(threads, lambda: self.now)
+        self.turns = FairThreadPool(threads, lambda: self.now)
         self.order: list[str] = []
         self._gates: dict[str, threading.Event] = {}
 
@@ -143,6 +143,6 @@ async def test_it_tells_when_every_thread_is_held_by_what_nobody_wants_any_more(
     desk.give("b1", until=8.0)
     desk.begun("a1", "b1")
     desk.now = 17.0
-    assert not desk.turns.are_all_held(10.0)
+    assert not desk.turns.are_all_stuck(10.0)
     desk.now = 19.0
-    assert desk.turns.are_all_held(10.0)
+    assert desk.turns.are_all_stuck(10.0)

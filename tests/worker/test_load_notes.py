@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.processes import program
 from tests.support.waiting import wait_until
-from worker.versions.load_crash_log import LoadNotes
+from worker.versions.load_crash_log import LoadCrashLog
 
 DYING = """
 import os
@@ -24,30 +24,30 @@ def die(folder: Path) -> None:
 
 def test_two_deaths_are_enough_and_other_files_are_another_matter(tmp_path: Path) -> None:
     die(tmp_path)
-    notes = LoadNotes(tmp_path / "notes")
-    assert (notes.is_suspect("m 2"), notes.is_deadly("m 2", "as it was")) == (True, False)
+    notes = LoadCrashLog(tmp_path / "notes")
+    assert (notes.is_suspect("m 2"), notes.is_blocked("m 2", "as it was")) == (True, False)
     die(tmp_path)
-    notes = LoadNotes(tmp_path / "notes")
-    assert notes.is_deadly("m 2", "as it was")
-    assert not notes.is_deadly("m 2", "mended")
+    notes = LoadCrashLog(tmp_path / "notes")
+    assert notes.is_blocked("m 2", "as it was")
+    assert not notes.is_blocked("m 2", "mended")
     assert not notes.is_suspect("m 1")
-    assert LoadNotes(tmp_path / "notes").is_deadly("m 2", "as it was")  # whoever died of what meanwhile
+    assert LoadCrashLog(tmp_path / "notes").is_blocked("m 2", "as it was")  # whoever died of what meanwhile
 
 
 def test_what_loads_or_is_refused_is_forgiven(tmp_path: Path) -> None:
     die(tmp_path)
-    notes = LoadNotes(tmp_path / "notes")
+    notes = LoadCrashLog(tmp_path / "notes")
     with pytest.raises(RuntimeError), notes.loading("m 2", "as it was"):
         raise RuntimeError
-    assert not LoadNotes(tmp_path / "notes").is_suspect("m 2")
+    assert not LoadCrashLog(tmp_path / "notes").is_suspect("m 2")
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"deaths": 3, "loading": []}', b'{"deaths": {"m": 3}}'])
 def test_notes_that_can_not_be_read_are_none(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "notes").write_bytes(junk)
-    assert not LoadNotes(tmp_path / "notes").is_suspect("m")
+    assert not LoadCrashLog(tmp_path / "notes").is_suspect("m")
 
 
 def test_without_a_file_nothing_is_noted() -> None:
-    with LoadNotes(None).loading("m 2", "as it was"):
+    with LoadCrashLog(None).loading("m 2", "as it was"):
         pass

@@ -6,11 +6,11 @@ import pytest
 
 from model_runtime.spec.model_toml import ModelError
 from tests.support import models
-from worker.versions.folder_snapshot import check, look
+from worker.versions.folder_snapshot import check_models_dir, take_snapshot
 
 
-def marks(folder: Path) -> dict[str, str]:
-    return dict(look(folder, []).models["times"].marks)
+def fingerprints(folder: Path) -> dict[str, str]:
+    return dict(take_snapshot(folder, []).models["times"].fingerprints)
 
 
 @pytest.fixture
@@ -21,15 +21,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_versions_are_in_order_and_the_highest_is_best(folder: Path) -> None:
-    found = look(folder, []).models["times"]
-    assert [*found.marks] == ["1", "2", "10"]
+    found = take_snapshot(folder, []).models["times"]
+    assert [*found.fingerprints] == ["1", "2", "10"]
     assert (found.best([]), found.best(["10"]), found.best(["1", "2", "10"])) == (["10", "2", "1"], ["2", "1"], ["10"])
     assert found.folder("2").onnx == folder / "times" / "2" / "model.onnx"
 
 
 def test_what_model_toml_pins_is_best_unless_it_was_taken_back(folder: Path) -> None:
     (folder / "times" / "model.toml").write_text('task = "tensor"\nversion = "2"')
-    found = look(folder, []).models["times"]
+    found = take_snapshot(folder, []).models["times"]
     assert (found.best([]), found.best(["2"])) == (["2"], ["10", "1"])
 
 
@@ -51,22 +51,22 @@ def test_what_model_toml_pins_is_best_unless_it_was_taken_back(folder: Path) -> 
 def test_a_version_has_changed_when_what_it_is_made_of_has(
     folder: Path, file: str, text: str, changed: set[str]
 ) -> None:
-    before = marks(folder)
+    before = fingerprints(folder)
     (folder / "times" / file).write_text(text)
-    after = marks(folder)
+    after = fingerprints(folder)
     assert {version for version in before if before[version] != after[version]} == changed
 
 
 def test_broken_and_absent_models_are_told_apart(folder: Path) -> None:
     (folder / "broken").mkdir()
     (folder / "broken" / "model.toml").write_text("task = 3")
-    found = look(folder, ["broken", "absent", "times"])
+    found = take_snapshot(folder, ["broken", "absent", "times"])
     assert (set(found.models), set(found.broken)) == ({"times"}, {"broken", "absent"})
     assert found.absent == frozenset({"absent"})
 
 
 def test_a_folder_with_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no models in"):
-        check(tmp_path, [])
+        check_models_dir(tmp_path, [])
     with pytest.raises(ModelError, match="can not be read"):
-        check(tmp_path / "nowhere", [])
+        check_models_dir(tmp_path / "nowhere", [])

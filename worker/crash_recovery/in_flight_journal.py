@@ -18,19 +18,19 @@ _LENGTH: Final = struct.Struct("=I")
 _CLAIM_BYTES: Final = 34 + 1 + 10 + 1  # an id, an attempt
 
 
-class Left(NamedTuple):
+class JournalContents(NamedTuple):
     """What a worker process left behind: its id, and the claims that it had in hands."""
 
     worker: str
     claims: list[Claim]
 
 
-class BlackBox:
+class InFlightJournal:
     """One slot per thread; each says what its thread has in hands."""
 
-    def __init__(self, path: Path | None, worker_id: str, threads: int, most_jobs: int) -> None:
-        """Without a path nothing is written. `threads`: how many will ever note something; `most_jobs`: at once."""
-        self._slot_bytes = _LENGTH.size + most_jobs * _CLAIM_BYTES
+    def __init__(self, path: Path | None, worker_id: str, threads: int, max_jobs: int) -> None:
+        """Without a path nothing is written. `threads`: how many will ever note something; `max_jobs`: at once."""
+        self._slot_bytes = _LENGTH.size + max_jobs * _CLAIM_BYTES
         self._own, self._taken, self._lock = threading.local(), 0, threading.Lock()
         self._map: mmap.mmap | None = None
         if path is not None:
@@ -39,7 +39,7 @@ class BlackBox:
                 self._map = mmap.mmap(file.fileno(), 0)
             _HEAD.pack_into(self._map, 0, worker_id.encode(), self._slot_bytes)
 
-    def hold(self, claims: Iterable[Claim]) -> None:
+    def record(self, claims: Iterable[Claim]) -> None:
         """Note that this thread takes these in hands, and nothing else."""
         if self._map is None:
             return
@@ -50,12 +50,12 @@ class BlackBox:
         self._map[at + _LENGTH.size : at + _LENGTH.size + len(text)] = text
         _LENGTH.pack_into(self._map, at, len(text))
 
-    def let_go(self) -> None:
+    def clear(self) -> None:
         """Note that this thread has nothing in hands."""
         if self._map is not None:
             _LENGTH.pack_into(self._map, self._slot(), 0)
 
-    def disarm(self) -> None:
+    def disable(self) -> None:
         """Suspect nobody any more: this process was asked to stop, and how it ends says nothing about its jobs."""
         if self._map is not None:
             held, self._map = self._map, None
@@ -70,7 +70,7 @@ class BlackBox:
         return at
 
 
-def left_behind(path: Path) -> Left | None:
+def read_journal(path: Path) -> JournalContents | None:
     """Read what the last worker that wrote here left; None where none did."""
     try:
         data = path.read_bytes()
@@ -84,9 +84,9 @@ def left_behind(path: Path) -> Left | None:
         (length,) = _LENGTH.unpack_from(data, at)
         words = data[at + _LENGTH.size : at + _LENGTH.size + length].decode().split()
         claims += zip(words[::2], map(int, words[1::2]), strict=True)
-    return Left(worker.rstrip(b"\0").decode(), claims)
+    return JournalContents(worker.rstrip(b"\0").decode(), claims)
 
 
-def forget(path: Path) -> None:
+def delete_journal(path: Path) -> None:
     """Throw a black box away: what it tells is dealt with."""
     path.unlink(missing_ok=True)

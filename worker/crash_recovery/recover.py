@@ -13,48 +13,48 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from jobs.config.settings_base import explain
+from jobs.config.settings_base import format_validation_error
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
-from jobs.store.maintenance import Buried, bury
+from jobs.store.maintenance import Recovered, recover_dead_worker
 from jobs.store.settings import StoreSettings
-from worker.crash_recovery.in_flight_journal import forget, left_behind
+from worker.crash_recovery.in_flight_journal import delete_journal, read_journal
 
 log = logging.getLogger("jitney.worker")
 
 RETRY_S = 0.5
-EX_EXPLAINED = 10  # the supervisor need not fear that the successor dies of the same
+EX_SUSPECTS_ISOLATED = 10  # the supervisor need not fear that the successor dies of the same
 
 
-async def settle(store: JobStore, black_box: Path) -> Buried:
+async def recover_from_journal(store: JobStore, black_box: Path) -> Recovered:
     """Bury the worker that left this black box behind, if one did. Raises StoreUnavailable; then it stays as it is."""
-    left = left_behind(black_box)
+    left = read_journal(black_box)
     if left is None:
-        return Buried(0, 0, 0)
-    buried = await bury(store, left.worker, left.claims)
-    forget(black_box)
+        return Recovered(0, 0, 0)
+    buried = await recover_dead_worker(store, left.worker, left.claims)
+    delete_journal(black_box)
     if any(buried):
         words = "worker %s is dead: %d jobs went back, %d more are tried apart as suspects, %d failed as poison"
         log.warning(words, left.worker, *buried)
     return buried
 
 
-async def settle_at_last(store: JobStore, black_box: Path) -> None:
+async def recover_with_retries(store: JobStore, black_box: Path) -> None:
     """Settle, however long the queue's server is away."""
     while True:
         try:
-            await settle(store, black_box)
+            await recover_from_journal(store, black_box)
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
         else:
             return
 
 
-async def _settle(settings: StoreSettings, black_box: Path) -> Buried:
-    connection = Connection.of(settings)
+async def _recover(settings: StoreSettings, black_box: Path) -> Recovered:
+    connection = RedisClient.of(settings)
     try:
-        return await settle(JobStore(settings, connection), black_box)
+        return await recover_from_journal(JobStore(settings, connection), black_box)
     finally:
         await connection.aclose()
 
@@ -69,14 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level="INFO", format="%(asctime)s worker %(levelname)s %(message)s")
     logging.getLogger("jitney.jobs").setLevel(logging.ERROR)  # the workers themselves say how the server is
     try:
-        buried = asyncio.run(_settle(StoreSettings(), args.black_box))
+        buried = asyncio.run(_recover(StoreSettings(), args.black_box))
     except ValidationError as error:
-        sys.stderr.write(f"worker.crash_recovery.recover: {explain(error)}\n")
+        sys.stderr.write(f"worker.crash_recovery.recover: {format_validation_error(error)}\n")
         return 1
     except StoreUnavailable as error:
         log.warning("the dead worker's jobs go back when another starts, or their leases end: %s", error)
         return 1
-    return EX_EXPLAINED if buried.suspects or buried.poison else 0
+    return EX_SUSPECTS_ISOLATED if buried.suspects or buried.poison else 0
 
 
 if __name__ == "__main__":

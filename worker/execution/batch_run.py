@@ -9,120 +9,122 @@ from typing import NamedTuple
 
 import orjson
 
-from batching.collation import Arrays, fold, unfold
-from batching.memory_limits import Ceilings
+from batching.collation import Arrays, split_outputs, stack_items
+from batching.memory_limits import MemoryLimits
 from jobs.contract.lifecycle import State
 from model_runtime.engine.onnx_engine import Fault, RunFailed, Stop, fault_of
 from model_runtime.model import Model
-from worker.crash_recovery.in_flight_journal import BlackBox
+from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import outcomes
-from worker.execution.inline_runs import ShortRuns
-from worker.execution.pending_items import Ended, Rider
+from worker.execution.inline_runs import InlineRunPolicy
+from worker.execution.pending_items import CompletedItem, WorkItem
 
 
 class DeviceLost(Exception):
     """The device runs nothing any more in this process."""
 
 
-class Ran(NamedTuple):
+class RunOutput(NamedTuple):
     """A rider whose outputs, without the batch dimension, are still to be shown. Times in ms."""
 
-    rider: Rider
+    item: WorkItem
     outputs: Arrays
     batch_ms: float
     infer_ms: float
     batch_size: int
 
 
-class Bench(NamedTuple):
+class RunContext(NamedTuple):
     """What a run works with."""
 
     model: Model
-    ceilings: Ceilings
-    box: BlackBox
-    short_runs: ShortRuns
+    ceilings: MemoryLimits
+    journal: InFlightJournal
+    inline_policy: InlineRunPolicy
 
 
 class BatchRun:
     """A batch of one group. `stop` ends it early, from any thread."""
 
-    def __init__(self, bench: Bench, group: Hashable, riders: Sequence[Rider]) -> None:
-        self.riders, self.stop = riders, Stop()
-        self._group, (self._model, self._ceilings, self._box, _) = group, bench
+    def __init__(self, run_context: RunContext, group: Hashable, items: Sequence[WorkItem]) -> None:
+        self.items, self.stop = items, Stop()
+        self._group, (self._model, self._ceilings, self._journal, _) = group, run_context
 
-    def __call__(self) -> list[Ended | Ran]:
+    def __call__(self) -> list[CompletedItem | RunOutput]:
         """Run to the end, blocking; one entry per rider, a Ran where a user's own code is to show its outputs.
 
         Raises DeviceLost, and then they stay in the black box.
         """
-        ended = self._run(self.riders)
-        self._box.let_go()
-        return ended
+        completed = self._run(self.items)
+        self._journal.clear()
+        return completed
 
-    def _run(self, riders: Sequence[Rider], *, known_bad: bool = False) -> list[Ended | Ran]:
+    def _run(self, items: Sequence[WorkItem], *, known_bad: bool = False) -> list[CompletedItem | RunOutput]:
         """Run some riders. `known_bad`: together they fail for certain, so they are parted unrun."""
         fault: Fault = "input"
-        if not known_bad or len(riders) == 1:
-            ended = self._attempt(riders)
-            if isinstance(ended, list):
-                return ended
-            fault = ended
-        middle = len(riders) // 2
-        first = self._run(riders[:middle])
+        if not known_bad or len(items) == 1:
+            completed = self._run_once(items)
+            if isinstance(completed, list):
+                return completed
+            fault = completed
+        middle = len(items) // 2
+        first = self._run(items[:middle])
         # Where the first half did well, the other is at fault: running it whole would only show that again. Unless it
         # was memory: then each half may do well, only not both at once.
-        well = all(isinstance(one, Ran) or one.outcome.state == State.SUCCEEDED for one in first)
-        return first + self._run(riders[middle:], known_bad=well and fault == "input")
+        well = all(isinstance(one, RunOutput) or one.outcome.state == State.SUCCEEDED for one in first)
+        return first + self._run(items[middle:], known_bad=well and fault == "input")
 
-    def _attempt(self, riders: Sequence[Rider]) -> list[Ended | Ran] | Fault:
+    def _run_once(self, items: Sequence[WorkItem]) -> list[CompletedItem | RunOutput] | Fault:
         """Run them together: how they ended, or the fault that parting them may tell more about."""
-        self._box.hold([rider.job.claim for rider in riders])
+        self._journal.record([item.job.claim for item in items])
         started = time.monotonic()
         try:
-            seats = self._seats(riders)
-            rows = self._model.run(fold([rider.arrays for rider in riders], seats), self.stop)
-            outputs = unfold(rows, len(riders), seats)
+            padded_size = self._padded_size(items)
+            rows = self._model.run(stack_items([item.arrays for item in items], padded_size), self.stop)
+            outputs = split_outputs(rows, len(items), padded_size)
         except Exception as error:  # noqa: BLE001 (a runtime's errors derive from Exception only)
-            return self._judge(riders, error)
+            return self._classify(items, error)
         infer_ms = (time.monotonic() - started) * 1000
         ran = [
-            Ran(rider, output, self._waited_ms(rider, started), infer_ms, len(riders))
-            for rider, output in zip(riders, outputs, strict=True)
+            RunOutput(item, output, self._waited_ms(item, started), infer_ms, len(items))
+            for item, output in zip(items, outputs, strict=True)
         ]
-        return [*ran] if self._model.own_task else [show(self._model, one) for one in ran]
+        return [*ran] if self._model.has_custom_task else [postprocess_output(self._model, one) for one in ran]
 
     @staticmethod
-    def _waited_ms(rider: Rider, started: float) -> float:
-        return max(0.0, (started - rider.claimed_at) * 1000 - rider.decode_ms)
+    def _waited_ms(item: WorkItem, started: float) -> float:
+        return max(0.0, (started - item.claimed_at) * 1000 - item.decode_ms)
 
-    def _seats(self, riders: Sequence[Rider]) -> int:
+    def _padded_size(self, items: Sequence[WorkItem]) -> int:
         """How many rows they run with: padded to a bucket, but not beyond what memory has had room for."""
-        seats = self._model.seats(len(riders))
-        if seats > len(riders) and seats > self._ceilings.of(self._group, time.monotonic()):
-            return len(riders)
-        return seats
+        padded_size = self._model.padded_size(len(items))
+        if padded_size > len(items) and padded_size > self._ceilings.of(self._group, time.monotonic()):
+            return len(items)
+        return padded_size
 
-    def _judge(self, riders: Sequence[Rider], error: Exception) -> list[Ended | Ran] | Fault:
+    def _classify(self, items: Sequence[WorkItem], error: Exception) -> list[CompletedItem | RunOutput] | Fault:
         fault = error.fault if isinstance(error, RunFailed) else fault_of(error)
         if fault == "device":
             raise DeviceLost(str(error)) from error
         now = time.monotonic()
         if fault == "stopped":
-            return [outcomes.overdue(one) if one.expires_at <= now else outcomes.unrun(one) for one in riders]
-        if fault == "memory" and self._seats(riders) > len(riders):  # there may be room for them without empty seats
-            self._ceilings.too_many(self._group, 2 * len(riders), now)
-        if len(riders) == 1:
-            return [outcomes.of_error(self._model, riders[0], error, "run")]
+            return [outcomes.expire_item(one) if one.expires_at <= now else outcomes.requeue_item(one) for one in items]
+        if fault == "memory" and self._padded_size(items) > len(
+            items
+        ):  # there may be room for them without empty seats
+            self._ceilings.too_many(self._group, 2 * len(items), now)
+        if len(items) == 1:
+            return [outcomes.outcome_of_error(self._model, items[0], error, "run")]
         if fault == "memory":
-            self._ceilings.too_many(self._group, len(riders), now)
+            self._ceilings.too_many(self._group, len(items), now)
         return fault
 
 
-def show(model: Model, ran: Ran) -> Ended:
+def postprocess_output(model: Model, ran: RunOutput) -> CompletedItem:
     """Make the answer of one rider's outputs; what goes wrong with it is its own."""
-    rider = ran.rider
+    item = ran.item
     try:
-        body = orjson.dumps(model.present(ran.outputs, rider.parameters))
+        body = orjson.dumps(model.postprocess(ran.outputs, item.parameters))
     except BaseException as error:  # noqa: BLE001 (a task of the user's own may do anything)
-        return outcomes.of_error(model, rider, error, "show")
-    return Ended(rider, rider.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size))
+        return outcomes.outcome_of_error(model, item, error, "show")
+    return CompletedItem(item, item.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size))

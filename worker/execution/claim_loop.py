@@ -8,28 +8,28 @@ from contextlib import suppress
 from functools import partial
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.contract.job import Claim, Claimed, Handed
+from jobs.contract.job import ClaimedJob, ClaimResult, Handoff
 from jobs.redis_client.event_wait import wait_for_event
-from jobs.redis_client.outage_log import Outage
+from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 from model_runtime.model import Model
-from worker.crash_recovery.in_flight_journal import BlackBox
-from worker.execution.bulk_quota import REST_S, BulkSeats
+from worker.crash_recovery.in_flight_journal import InFlightJournal
+from worker.execution.bulk_quota import CLAIM_INTERVAL_S, BulkSlotShare
 from worker.execution.device import Device
-from worker.execution.isolation_gate import Gate
-from worker.execution.pending_items import Board, Ended, Rider
-from worker.execution.preprocess import DECODED_TOGETHER, prepare_all
-from worker.execution.result_writer import Finisher
-from worker.fair_thread_pool import Turns, Work
+from worker.execution.isolation_gate import IsolationGate
+from worker.execution.pending_items import CompletedItem, PendingItems, WorkItem
+from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items
+from worker.execution.result_writer import ResultWriter
+from worker.fair_thread_pool import FairThreadPool, Work
 
 log = logging.getLogger("jitney.worker")
 
 OUTAGE_PAUSE_S = 0.5
-WORTH_WAITING_S = 0.01  # a shorter wait before a claim would change nothing
+MIN_WAIT_S = 0.01  # a shorter wait before a claim would change nothing
 SLACK_S = 0.003
 
 
-class Intake:
+class ClaimLoop:
     """The claim loop of one model."""
 
     def __init__(
@@ -38,108 +38,108 @@ class Intake:
         store: JobStore,
         worker_id: str,
         model: Model,
-        board: Board,
-        finisher: Finisher,
+        pending: PendingItems,
+        result_writer: ResultWriter,
         device: Device,
-        threads: Turns,
-        box: BlackBox,
-        gate: Gate,
-        bulk_seats: BulkSeats,
+        threads: FairThreadPool,
+        journal: InFlightJournal,
+        gate: IsolationGate,
+        bulk_slot_share: BulkSlotShare,
         idle_poll_s: float,
     ) -> None:
         self._store, self._worker_id, self._model = store, worker_id, model
-        self._board, self._finisher, self._device = board, finisher, device
-        self._threads, self._box, self._gate, self._idle_poll_s = threads, box, gate, idle_poll_s
-        self._bulk_seats = bulk_seats
-        self.others: Sequence[Board] = (board,)  # every board of this worker
+        self._pending, self._result_writer, self._device = pending, result_writer, device
+        self._threads, self._journal, self._gate, self._idle_poll_s = threads, journal, gate, idle_poll_s
+        self._bulk_seats = bulk_slot_share
+        self.all_pending: Sequence[PendingItems] = (pending,)  # every board of this worker
         self._woken = asyncio.Event()
         self._closing = False
-        self._given_back: set[asyncio.Task[None]] = set()
-        self._lead_s = 0.0  # from a claim's beginning to riders that are ready, with room
-        self._outage = Outage(log, f"claim jobs of {model.name}")
+        self._releases: set[asyncio.Task[None]] = set()
+        self._lead_time_s = 0.0  # from a claim's beginning to riders that are ready, with room
+        self._outage = OutageLog(log, f"claim jobs of {model.name}")
 
     def wake(self) -> None:
         """Look for work at once."""
         self._woken.set()
 
-    def hand_over(self, handed: Handed) -> None:
+    def accept_handoff(self, handoff: Handoff) -> None:
         """Take in jobs that came without a claim, for seats that the last one left free."""
-        self._bulk_seats.came(handed.interactive)
+        self._bulk_seats.record_interactive(handoff.interactive)
         if self._gate.is_open:
-            self._take(handed.jobs, time.monotonic(), guests=handed.seats_left is None)
+            self._take(handoff.jobs, time.monotonic(), guests=handoff.free_slots is None)
         else:  # suspects are tried, and nobody may ride with them
-            task = asyncio.create_task(self._give_back(handed.jobs))
-            self._given_back.add(task)
-            task.add_done_callback(self._given_back.discard)
-        if handed.seats_left is not None and handed.seats_left <= 0:
+            task = asyncio.create_task(self._release_jobs(handoff.jobs))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+        if handoff.free_slots is not None and handoff.free_slots <= 0:
             self._woken.set()
 
     def close(self) -> None:
         """Claim nothing more; a claim under way is taken in, and so is what is handed over."""
         self._closing = True
         self._woken.set()
-        self._board.close()
+        self._pending.close()
 
     async def run(self) -> None:
         """Claim as long as there is room, until closed."""
         while not self._closing:
-            await self._board.until_room()
-            await self._until_needed()
+            await self._pending.wait_for_room()
+            await self._wait_until_needed()
             await self._gate.enter()
             try:
-                claim, wanted = await self._claim()
+                claim, requested = await self._claim()
             finally:
                 self._gate.leave()
             if claim is None:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
-            elif claim.suspects and await self._try_suspects():
+            elif claim.suspects and await self._run_suspects():
                 continue
-            elif len(claim.jobs) < wanted and not claim.more and not self._closing:
-                await self._pause(REST_S if claim.held else self._idle_poll_s)
+            elif len(claim.jobs) < requested and not claim.more and not self._closing:
+                await self._pause(CLAIM_INTERVAL_S if claim.held else self._idle_poll_s)
 
-    async def _claim(self, *, trial: bool = False) -> tuple[Claim | None, int]:
+    async def _claim(self, *, trial: bool = False) -> tuple[ClaimResult | None, int]:
         """Claim and take aboard; None while the queue's server is away. Also gives how many were wanted."""
         self._woken.clear()
-        wanted = self._board.room
-        asked_at = time.monotonic()
+        requested = self._pending.room
+        claim_started_at = time.monotonic()
         if self._closing:
-            return Claim([]), 0
+            return ClaimResult([]), 0
         try:
             claim = await self._store.claim(
                 self._model.name,
                 self._model.version,
                 self._worker_id,
-                wanted,
+                requested,
                 trial=trial,
-                most_bulk=None if trial else self._bulk_seats.most(asked_at),
+                max_bulk=None if trial else self._bulk_seats.bulk_limit(claim_started_at),
             )
         except StoreUnavailable as error:
             self._outage.began(error)
-            return None, wanted
+            return None, requested
         self._outage.ended()
-        self._bulk_seats.came(claim.interactive)
-        self._bulk_seats.took(claim.bulk)
-        self._take(claim.jobs, asked_at)
-        return claim, wanted
+        self._bulk_seats.record_interactive(claim.interactive)
+        self._bulk_seats.record_bulk(claim.bulk)
+        self._take(claim.jobs, claim_started_at)
+        return claim, requested
 
-    async def _try_suspects(self) -> bool:
+    async def _run_suspects(self) -> bool:
         """Run one cell of suspects with nobody else aboard; tells whether there was one."""
-        async with self._gate.alone(self.others):
+        async with self._gate.exclusive(self.all_pending):
             claim, _ = await self._claim(trial=True)
-            await self._board.until_empty()
+            await self._pending.wait_until_empty()
         return claim is not None and bool(claim.jobs)
 
-    async def _give_back(self, jobs: list[Claimed]) -> None:
+    async def _release_jobs(self, jobs: list[ClaimedJob]) -> None:
         with suppress(StoreUnavailable):  # then they go back when their leases end
             await self._store.release(self._worker_id, jobs)
 
-    async def _until_needed(self) -> None:
+    async def _wait_until_needed(self) -> None:
         """While a long batch runs, claim the next no sooner than it must be: who comes meanwhile shall be in it.
 
         Claimed at once, the next batch would be full of whoever waits in masses, and all others one batch later.
         """
-        spare_s = self._device.left_s(time.monotonic()) - self._lead_s
-        if spare_s > WORTH_WAITING_S:
+        spare_s = self._device.remaining_s(time.monotonic()) - self._lead_time_s
+        if spare_s > MIN_WAIT_S:
             await wait_for_event(self._device.freed, spare_s)
 
     async def _pause(self, most_s: float) -> None:
@@ -151,42 +151,45 @@ class Intake:
         if self._device.is_busy:
             await wait_for_event(self._device.freed, self._device.last_run_s / 4)
 
-    def _take(self, claimed: list[Claimed], asked_at: float, *, guests: bool = False) -> None:
+    def _take(self, claimed: list[ClaimedJob], claim_started_at: float, *, guests: bool = False) -> None:
         now = time.monotonic()
-        riders = [
-            Rider(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6, is_guest=guests) for job in claimed
+        items = [
+            WorkItem(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6, is_guest=guests)
+            for job in claimed
         ]
-        for rider in riders:
-            self._board.board(rider)
+        for item in items:
+            self._pending.add(item)
         if not self._model.offload:
-            self._settle(riders, prepare_all(self._model, self._box, riders), asked_at)
+            self._settle(items, preprocess_items(self._model, self._journal, items), claim_started_at)
             return
-        for few in self._in_pieces(riders):
-            until = max(rider.expires_at for rider in few)
-            work = partial(prepare_all, self._model, self._box, few)
+        for few in self._split_by_tenant(items):
+            until = max(item.expires_at for item in few)
+            work = partial(preprocess_items, self._model, self._journal, few)
             prepared = self._threads.submit(Work(few[0].job.tenant, self._model.name, work, len(few), until))
-            prepared.add_done_callback(partial(self._settle_later, few, asked_at))
+            prepared.add_done_callback(partial(self._on_preprocessed, few, claim_started_at))
 
-    def _in_pieces(self, riders: list[Rider]) -> Iterator[list[Rider]]:
+    def _split_by_tenant(self, items: list[WorkItem]) -> Iterator[list[WorkItem]]:
         """Part riders by tenant, and then into what is prepared without a pause: little, where a tenant's are slow."""
-        by_tenant: dict[str, list[Rider]] = {}
-        for rider in riders:
-            by_tenant.setdefault(rider.job.tenant, []).append(rider)
+        by_tenant: dict[str, list[WorkItem]] = {}
+        for item in items:
+            by_tenant.setdefault(item.job.tenant, []).append(item)
         for tenant, own in by_tenant.items():
-            apart = self._model.own_task or len(by_tenant) > 1 or self._threads.has_company(tenant)
-            usual = DECODED_TOGETHER if self._model.is_noted_each else len(own)
+            apart = self._model.has_custom_task or len(by_tenant) > 1 or self._threads.has_other_tenants(tenant)
+            usual = ITEMS_PER_DECODE if self._model.is_journaled_singly else len(own)
             together = 1 if apart and self._threads.is_slow(tenant) else usual
             for at in range(0, len(own), together):
                 yield own[at : at + together]
 
-    def _settle_later(self, riders: list[Rider], asked_at: float, prepared: asyncio.Future[list[Ended | None]]) -> None:
+    def _on_preprocessed(
+        self, items: list[WorkItem], claim_started_at: float, prepared: asyncio.Future[list[CompletedItem | None]]
+    ) -> None:
         if not prepared.cancelled():
-            self._settle(riders, prepared.result(), asked_at)
+            self._settle(items, prepared.result(), claim_started_at)
 
-    def _settle(self, riders: list[Rider], ends: list[Ended | None], asked_at: float) -> None:
-        self._lead_s = max(self._lead_s * 0.95, 2 * (time.monotonic() - asked_at) + SLACK_S)
-        for rider, end in zip(riders, ends, strict=True):
+    def _settle(self, items: list[WorkItem], ends: list[CompletedItem | None], claim_started_at: float) -> None:
+        self._lead_time_s = max(self._lead_time_s * 0.95, 2 * (time.monotonic() - claim_started_at) + SLACK_S)
+        for item, end in zip(items, ends, strict=True):
             if end is None:
-                self._board.seat(rider)
+                self._pending.mark_ready(item)
             else:
-                self._finisher.add([end])
+                self._result_writer.add([end])

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 from worker.execution import outcomes
-from worker.execution.batch_run import BatchRun, Bench, DeviceLost, Ran
-from worker.execution.pending_items import Board, Ended
-from worker.execution.postprocess import Ends, Showing
+from worker.execution.batch_run import BatchRun, DeviceLost, RunContext, RunOutput
+from worker.execution.pending_items import CompletedItem, PendingItems
+from worker.execution.postprocess import Postprocessor, ResultSink
 
 log = logging.getLogger("jitney.worker")
 
@@ -26,7 +26,7 @@ class Device:
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._stuck_s = stuck_s
-        self._running: tuple[Board, BatchRun] | None = None
+        self._running: tuple[PendingItems, BatchRun] | None = None
         self.freed = asyncio.Event()
         self.last_run_s = 0.0
         self._last_riders, self._free_at = 1, 0.0
@@ -35,60 +35,64 @@ class Device:
     def is_busy(self) -> bool:
         return self._lock.locked()
 
-    def left_s(self, now: float) -> float:
+    def remaining_s(self, now: float) -> float:
         """Give how long the run under way is thought to go on: like the last, or shorter if it has fewer riders."""
         return self._free_at - now if self.is_busy else 0.0
 
-    async def run_next(self, bench: Bench, board: Board) -> list[Ended | Ran]:
+    async def run_next(self, run_context: RunContext, pending: PendingItems) -> list[CompletedItem | RunOutput]:
         """Wait for the device, close a batch with whoever is aboard by then, and run it."""
         async with self._lock:
-            ended: list[Ended | Ran] = [outcomes.overdue(rider) for rider in board.overdue(time.monotonic())]
-            batch = board.depart()
+            completed: list[CompletedItem | RunOutput] = [
+                outcomes.expire_item(item) for item in pending.overdue(time.monotonic())
+            ]
+            batch = pending.next_batch()
             if batch is None:
-                return ended
-            run, started = BatchRun(bench, batch.group, batch.items), time.monotonic()
-            self._free_at = started + self.last_run_s * min(1.0, len(run.riders) / self._last_riders)
-            if bench.short_runs.expected(len(run.riders)):
-                ended += self._run_here(run)
+                return completed
+            run, started = BatchRun(run_context, batch.group, batch.items), time.monotonic()
+            self._free_at = started + self.last_run_s * min(1.0, len(run.items) / self._last_riders)
+            if run_context.inline_policy.is_expected_short(len(run.items)):
+                completed += self._run_inline(run)
             else:
                 self.freed.clear()
-                ended += await self._run(board, run)
-            self.last_run_s, self._last_riders = time.monotonic() - started, len(run.riders)
-        bench.short_runs.took(self.last_run_s, len(run.riders))
-        last = ended[-1]
-        if infer_ms := last.infer_ms if isinstance(last, Ran) else last.outcome.infer_ms:
-            bench.short_runs.inferred(infer_ms / 1000)
+                completed += await self._run(pending, run)
+            self.last_run_s, self._last_riders = time.monotonic() - started, len(run.items)
+        run_context.inline_policy.record_run(self.last_run_s, len(run.items))
+        last = completed[-1]
+        if infer_ms := last.infer_ms if isinstance(last, RunOutput) else last.outcome.infer_ms:
+            run_context.inline_policy.record_inference(infer_ms / 1000)
         self.freed.set()
-        log.debug("%s: %d (%s), %.1f ms", bench.model.name, len(batch.items), batch.reason, self.last_run_s * 1000)
-        return ended
+        log.debug(
+            "%s: %d (%s), %.1f ms", run_context.model.name, len(batch.items), batch.reason, self.last_run_s * 1000
+        )
+        return completed
 
-    def stop_if_deserted(self, board: Board) -> None:
+    def stop_if_abandoned(self, pending: PendingItems) -> None:
         """End the run under way where none of its riders wants its result any more."""
-        if self._running and self._running[0] is board:
+        if self._running and self._running[0] is pending:
             run = self._running[1]
-            if not any(board.is_riding(rider) for rider in run.riders):
+            if not any(pending.is_running(item) for item in run.items):
                 self._stop(run)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _run_here(self, run: BatchRun) -> list[Ended | Ran]:
+    def _run_inline(self, run: BatchRun) -> list[CompletedItem | RunOutput]:
         """Run what is over before another thread had begun; should it not be over, an alarm ends this process."""
-        began, (left_s, every_s) = time.monotonic(), signal.setitimer(signal.ITIMER_REAL, self._stuck_s)
+        began, (remaining_s, interval_s) = time.monotonic(), signal.setitimer(signal.ITIMER_REAL, self._stuck_s)
         try:
             return run()
         except DeviceLost as error:
             self._lose(error)
         finally:
-            if left_s:  # somebody else's alarm
-                left_s = max(1e-3, left_s - (time.monotonic() - began))
-            signal.setitimer(signal.ITIMER_REAL, left_s, every_s)
+            if remaining_s:  # somebody else's alarm
+                remaining_s = max(1e-3, remaining_s - (time.monotonic() - began))
+            signal.setitimer(signal.ITIMER_REAL, remaining_s, interval_s)
 
-    async def _run(self, board: Board, run: BatchRun) -> list[Ended | Ran]:
+    async def _run(self, pending: PendingItems, run: BatchRun) -> list[CompletedItem | RunOutput]:
         loop, started = asyncio.get_running_loop(), time.monotonic()
-        last_deadline = max(rider.expires_at for rider in run.riders)
+        last_deadline = max(item.expires_at for item in run.items)
         overdue = loop.call_later(max(0.0, last_deadline - started), self._stop, run)
-        self._running = (board, run)
+        self._running = (pending, run)
         try:
             return await loop.run_in_executor(self._thread, run)
         except DeviceLost as error:
@@ -113,20 +117,24 @@ class Device:
             os._exit(EX_SOFTWARE)
 
 
-async def serve(bench: Bench, board: Board, device: Device, ends: Ends, showing: Showing) -> None:
+async def run_batches(
+    run_context: RunContext, pending: PendingItems, device: Device, sink: ResultSink, postprocessor: Postprocessor
+) -> None:
     """Run a model's batches until cancelled."""
     while True:
-        await board.until_due()
-        await ends.until_room()
-        await showing.until_room()
-        await _serve_batch(bench, board, device, ends, showing)
+        await pending.wait_until_due()
+        await sink.wait_for_room()
+        await postprocessor.wait_for_room()
+        await _run_batch(run_context, pending, device, sink, postprocessor)
 
 
-async def _serve_batch(bench: Bench, board: Board, device: Device, ends: Ends, showing: Showing) -> None:
+async def _run_batch(
+    run_context: RunContext, pending: PendingItems, device: Device, sink: ResultSink, postprocessor: Postprocessor
+) -> None:
     """Run one batch; its outputs are not kept beyond that, for they may be large."""
-    done = await device.run_next(bench, board)
-    if not bench.model.own_task:
-        ends.add(done)  # type: ignore[arg-type] # of our tasks nothing is left to be shown
+    done = await device.run_next(run_context, pending)
+    if not run_context.model.has_custom_task:
+        sink.add(done)  # type: ignore[arg-type] # of our tasks nothing is left to be shown
         return
-    ends.add([one for one in done if isinstance(one, Ended)])
-    showing.add([one for one in done if isinstance(one, Ran)])
+    sink.add([one for one in done if isinstance(one, CompletedItem)])
+    postprocessor.add([one for one in done if isinstance(one, RunOutput)])

@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from worker.execution.pending_items import Board
+from worker.execution.pending_items import PendingItems
 
 
-class Gate:
+class IsolationGate:
     """Open while nobody tries suspects."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Gate:
             self._nobody_inside.set()
 
     @asynccontextmanager
-    async def alone(self, boards: Iterable[Board]) -> AsyncIterator[None]:
+    async def exclusive(self, pending_items: Iterable[PendingItems]) -> AsyncIterator[None]:
         """Have the worker to oneself: nobody else claims, and nobody is aboard."""
         async with self._trial:
             self._open.clear()
@@ -43,8 +43,8 @@ class Gate:
                 while self._inside:
                     self._nobody_inside.clear()
                     await self._nobody_inside.wait()
-                for board in [*boards]:  # those that come meanwhile are empty, and stay so
-                    await board.until_empty()
+                for pending in [*pending_items]:  # those that come meanwhile are empty, and stay so
+                    await pending.wait_until_empty()
                 yield
             finally:
                 self._open.set()

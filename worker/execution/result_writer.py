@@ -7,31 +7,38 @@ from collections import Counter
 from collections.abc import Sequence
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.metrics.histograms import Tally
+from jobs.metrics.histograms import HistogramBuffer
 from jobs.store.job_store import JobStore
-from worker.execution.pending_items import Board, Ended
+from worker.execution.pending_items import CompletedItem, PendingItems
 
 log = logging.getLogger("jitney.worker")
 
 OUTAGE_PAUSE_S = 0.2
 
 
-class Finisher:
+class ResultWriter:
     """The write-back of one model. While Redis is away, results wait here until their leases would be over."""
 
-    def __init__(self, store: JobStore, worker_id: str, board: Board, tally: Tally, backlog: int) -> None:
-        self._store, self._worker_id, self._board, self._tally = store, worker_id, board, tally
+    def __init__(
+        self, store: JobStore, worker_id: str, pending: PendingItems, histogram_buffer: HistogramBuffer, backlog: int
+    ) -> None:
+        self._store, self._worker_id, self._pending, self._histogram_buffer = (
+            store,
+            worker_id,
+            pending,
+            histogram_buffer,
+        )
         self._backlog = backlog
-        self._ready: list[Ended] = []
+        self._ready: list[CompletedItem] = []
         self._added, self._written = asyncio.Event(), asyncio.Event()
 
-    def add(self, ended: Sequence[Ended]) -> None:
+    def add(self, completed: Sequence[CompletedItem]) -> None:
         """Take in outcomes; they are written in the background."""
-        if ended:
-            self._ready += ended
+        if completed:
+            self._ready += completed
             self._added.set()
 
-    async def until_room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait while too many results are unwritten: running more would only pile them up."""
         while len(self._ready) > self._backlog:
             self._written.clear()
@@ -48,36 +55,36 @@ class Finisher:
 
     async def _write_ready(self) -> None:
         """Write what is ready; outcomes are not kept beyond that, for they may be large."""
-        ended, self._ready = self._ready, []
-        await self._write(ended)
-        self._board.leave([end.rider.job for end in ended])
-        self._count(ended)
+        completed, self._ready = self._ready, []
+        await self._write(completed)
+        self._pending.discard([end.item.job for end in completed])
+        self._count(completed)
 
-    async def _write(self, ended: Sequence[Ended]) -> None:
+    async def _write(self, completed: Sequence[CompletedItem]) -> None:
         give_up_at = time.monotonic() + self._store.settings.lease_s
         while True:
             try:
-                refused = await self._store.finish(self._worker_id, [end.outcome for end in ended])
+                refused = await self._store.finish(self._worker_id, [end.outcome for end in completed])
             except StoreUnavailable as error:
                 if time.monotonic() > give_up_at:
-                    log.warning("%d results given up, their leases are over: %s", len(ended), error)
+                    log.warning("%d results given up, their leases are over: %s", len(completed), error)
                     return
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue
             if refused:
-                log.warning("%d of %d results came too late: canceled, expired or reclaimed", refused, len(ended))
+                log.warning("%d of %d results came too late: canceled, expired or reclaimed", refused, len(completed))
             return
 
-    def _count(self, ended: Sequence[Ended]) -> None:
-        now, saw = time.monotonic(), self._tally.saw
-        for rider, outcome in ended:
-            queue_ms = (rider.job.claimed_us - rider.job.created_us) / 1000
+    def _count(self, completed: Sequence[CompletedItem]) -> None:
+        now, saw = time.monotonic(), self._histogram_buffer.saw
+        for item, outcome in completed:
+            queue_ms = (item.job.claimed_us - item.job.created_us) / 1000
             saw("queue", queue_ms)
             saw("decode", outcome.decode_ms)
-            saw("total", queue_ms + (now - rider.claimed_at) * 1000)
+            saw("total", queue_ms + (now - item.claimed_at) * 1000)
             if outcome.batch_size:
                 saw("batch", outcome.batch_ms)
-        for (size, infer_ms), riders in Counter((o.batch_size, o.infer_ms) for _, o in ended).items():
+        for (size, infer_ms), items in Counter((o.batch_size, o.infer_ms) for _, o in completed).items():
             if size:
-                saw("size", size, riders // size)
-                saw("infer", infer_ms, riders // size)
+                saw("size", size, items // size)
+                saw("infer", infer_ms, items // size)

@@ -5,30 +5,32 @@ import logging
 from collections.abc import Sequence
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.redis_client.outage_log import Outage
+from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 from worker.execution.device import Device
-from worker.execution.pending_items import Board
+from worker.execution.pending_items import PendingItems
 
 log = logging.getLogger("jitney.worker")
 
 
-async def run(store: JobStore, worker_id: str, boards: Sequence[Board], device: Device, beat_s: float) -> None:
+async def run(
+    store: JobStore, worker_id: str, pending_items: Sequence[PendingItems], device: Device, beat_s: float
+) -> None:
     """Beat until cancelled."""
-    outage = Outage(log, "renew leases")
+    outage = OutageLog(log, "renew leases")
     while True:
         await asyncio.sleep(beat_s)
         try:
-            await tick(store, worker_id, boards, device)
+            await renew_leases(store, worker_id, pending_items, device)
             outage.ended()
         except StoreUnavailable as error:
             outage.began(error)
 
 
-async def tick(store: JobStore, worker_id: str, boards: Sequence[Board], device: Device) -> None:
+async def renew_leases(store: JobStore, worker_id: str, pending_items: Sequence[PendingItems], device: Device) -> None:
     """Renew once."""
-    for board in [*boards]:  # they come and go
-        if held := board.held():
+    for pending in [*pending_items]:  # they come and go
+        if held := pending.held():
             lost = await store.extend(worker_id, held)
-            board.leave(lost)
-            device.stop_if_deserted(board)
+            pending.discard(lost)
+            device.stop_if_abandoned(pending)

@@ -5,35 +5,35 @@ import logging
 from collections.abc import Callable, Mapping
 
 from jobs.contract.errors import StoreUnavailable
-from jobs.metrics.cpu_time import Meter
+from jobs.metrics.cpu_time import CpuMeter
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
-from jobs.redis_client.client import Connection
+from jobs.redis_client.client import RedisClient
 from jobs.redis_client.event_wait import wait_for_event
-from jobs.redis_client.outage_log import Outage
-from worker.execution.model_runner import Station
-from worker.versions.digest_agreement import SameFiles
+from jobs.redis_client.outage_log import OutageLog
+from worker.execution.model_runner import ModelRunner
+from worker.versions.digest_agreement import DigestAgreement
 
 log = logging.getLogger("jitney.worker")
 
-BEATS_TO_LIVE = 3
+HEARTBEATS_TO_LIVE = 3
 
-Stations = Mapping[str, Station]
+ModelRunners = Mapping[str, ModelRunner]
 
 
-class Announcer:
+class WorkerRegistration:
     """Says what this worker does with each beat, and at once when that has changed."""
 
     def __init__(
         self,
-        connection: Connection,
+        connection: RedisClient,
         report: Callable[[], WorkerReport],
-        stations: Stations,
-        same_files: SameFiles,
+        runners: ModelRunners,
+        digest_agreement: DigestAgreement,
         beat_s: float,
     ) -> None:
-        self._connection, self._report, self._stations, self._beat_s = connection, report, stations, beat_s
-        self._same_files = same_files
+        self._connection, self._report, self._runners, self._heartbeat_interval_s = connection, report, runners, beat_s
+        self._digest_agreement = digest_agreement
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
@@ -42,7 +42,7 @@ class Announcer:
 
     async def run(self) -> None:
         """Announce until cancelled."""
-        is_news, outage = True, Outage(log, "announce models")
+        is_news, outage = True, OutageLog(log, "announce models")
         while True:
             try:
                 await self._announce(is_news=is_news)
@@ -50,32 +50,34 @@ class Announcer:
                 outage.ended()
             except StoreUnavailable as error:
                 outage.began(error)
-            if await wait_for_event(self._changed, self._beat_s):
+            if await wait_for_event(self._changed, self._heartbeat_interval_s):
                 self._changed.clear()
                 is_news = True
 
     async def _announce(self, *, is_news: bool) -> None:
-        await self._same_files.renew()
-        cards = [station.model.card() for station in self._stations.values()]
-        await worker_registry.announce(self._connection, self._report(), cards, self._beat_s * BEATS_TO_LIVE)
+        await self._digest_agreement.renew()
+        cards = [runner.model.card() for runner in self._runners.values()]
+        await worker_registry.register_worker(
+            self._connection, self._report(), cards, self._heartbeat_interval_s * HEARTBEATS_TO_LIVE
+        )
         if is_news:
-            await worker_registry.tell_news(self._connection)
+            await worker_registry.notify_models_changed(self._connection)
 
 
-async def run_stats(connection: Connection, stations: Stations, meter: Meter, stats_s: float) -> None:
+async def run_metrics_flush(connection: RedisClient, runners: ModelRunners, meter: CpuMeter, stats_s: float) -> None:
     """Add what was measured to the metrics, until cancelled."""
-    outage = Outage(log, "tell metrics")
+    outage = OutageLog(log, "tell metrics")
     while True:
         await asyncio.sleep(stats_s)
         try:
-            await tell_stats(connection, stations, meter)
+            await flush_metrics(connection, runners, meter)
             outage.ended()
         except StoreUnavailable as error:
             outage.began(error)
 
 
-async def tell_stats(connection: Connection, stations: Stations, meter: Meter) -> None:
+async def flush_metrics(connection: RedisClient, runners: ModelRunners, meter: CpuMeter) -> None:
     """Add once."""
     await meter.tell(connection)
-    for station in [*stations.values()]:
-        await station.tally.tell(connection, station.model.name)
+    for runner in [*runners.values()]:
+        await runner.histogram_buffer.tell(connection, runner.model.name)

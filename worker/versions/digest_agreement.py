@@ -9,22 +9,22 @@ import logging
 from collections.abc import Callable
 
 from jobs.models import worker_registry
-from jobs.models.worker_registry import Announced
-from jobs.redis_client.client import Connection
+from jobs.models.worker_registry import ClusterState
+from jobs.redis_client.client import RedisClient
 from model_runtime.repository.repository import ModelFolder
-from model_runtime.repository.version_digest import digest_of
+from model_runtime.repository.version_digest import compute_digest
 from model_runtime.spec.model_toml import ModelError
 
 log = logging.getLogger("jitney.worker")
 
 
-class SameFiles:
+class DigestAgreement:
     """The files of this worker beside those that are served. Versions are `<name> <version>`.
 
     `announced`: version → the digest that this worker would serve. `running`: version → the digest of what it serves.
     """
 
-    def __init__(self, connection: Connection, worker_id: str, ttl_s: float) -> None:
+    def __init__(self, connection: RedisClient, worker_id: str, ttl_s: float) -> None:
         self._connection, self._worker_id, self._ttl_s = connection, worker_id, ttl_s
         self.on_overruled: Callable[[], None] = lambda: None  # called where this worker has to stop serving a version
         self._read: dict[str, tuple[str, str]] = {}  # version → what its files looked like, and their digest
@@ -33,14 +33,14 @@ class SameFiles:
         self.running: dict[str, str] = {}
         self.refused: dict[str, str] = {}  # version → why it is not served here
 
-    async def may_load(self, version: str, looks: str, folder: ModelFolder) -> bool:
+    async def may_load(self, version: str, fingerprint: str, folder: ModelFolder) -> bool:
         """Announce a version's files; tells whether they are those that are served. Raises StoreUnavailable.
 
         `looks`: what the files look like from outside; while that stays the same they are not read again.
         """
-        if self._read.get(version, ("",))[0] != looks:
+        if self._read.get(version, ("",))[0] != fingerprint:
             try:
-                self._read[version] = looks, await asyncio.to_thread(digest_of, folder)
+                self._read[version] = fingerprint, await asyncio.to_thread(compute_digest, folder)
             except (ModelError, OSError):  # loading it reports what is wrong
                 return True
         self.announced[version] = self._read[version][1]
@@ -59,12 +59,12 @@ class SameFiles:
 
     async def renew(self) -> None:
         """Announce again what this worker has, which counts for a while only. Raises StoreUnavailable."""
-        self._served = await worker_registry.hold_digests(
+        self._served = await worker_registry.claim_digests(
             self._connection, self._worker_id, self.announced, self._ttl_s
         )
         differing = {one for one, served in self._served.items() if served != self.announced.get(one)}
         if news := differing - self.refused.keys():
-            found = await worker_registry.announced(self._connection)
+            found = await worker_registry.read_cluster_state(self._connection)
             self.refused |= {one: self._reason(one, found) for one in news}
             for one in news:
                 log.warning("model %s", self.refused[one])
@@ -87,9 +87,9 @@ class SameFiles:
         for known in (self._read, self._served, self.running, self.refused):
             for one in versions:
                 known.pop(one, None)
-        await worker_registry.hold_digests(self._connection, self._worker_id, gone, 0)
+        await worker_registry.claim_digests(self._connection, self._worker_id, gone, 0)
 
-    def _reason(self, version: str, found: Announced) -> str:
+    def _reason(self, version: str, found: ClusterState) -> str:
         served = self._served[version]
         hosts = sorted({one.host for one in found.workers if one.digests.get(version) == served})
         where = f" on {', '.join(hosts[:3])}" if hosts else " by another worker"

@@ -15,34 +15,34 @@ import orjson
 
 log = logging.getLogger("jitney.worker")
 
-DEATHS: Final = 2
+MAX_CRASHES: Final = 2
 
 
-class LoadNotes:
+class LoadCrashLog:
     """Deaths by version, `<name> <version>`, and what of it was loaded then: its mark."""
 
     def __init__(self, path: Path | None) -> None:
         """Without a path nothing is noted."""
         self._path = path
-        self._deaths: dict[str, list[str]] = {}  # name → a mark for each death
+        self._crashes: dict[str, list[str]] = {}  # name → a mark for each death
         self._take_over()
 
     def is_suspect(self, name: str) -> bool:
         """Whether a worker died while it loaded this version, whatever lay there then."""
-        return name in self._deaths
+        return name in self._crashes
 
-    def is_deadly(self, name: str, mark: str) -> bool:
+    def is_blocked(self, name: str, fingerprint: str) -> bool:
         """Whether it has ended so many workers that it is to be left alone."""
-        return self._deaths.get(name, []).count(mark) >= DEATHS
+        return self._crashes.get(name, []).count(fingerprint) >= MAX_CRASHES
 
     @contextmanager
-    def loading(self, name: str, mark: str) -> Iterator[None]:
+    def loading(self, name: str, fingerprint: str) -> Iterator[None]:
         """Note that it is loaded now. However that ends, a death would have been no end."""
-        self._write(name, mark)
+        self._write(name, fingerprint)
         try:
             yield
         finally:
-            self._deaths.pop(name, None)
+            self._crashes.pop(name, None)
             self._write()
 
     def _take_over(self) -> None:
@@ -50,10 +50,10 @@ class LoadNotes:
             return
         try:
             noted = orjson.loads(self._path.read_bytes())
-            self._deaths = {str(name): list(marks) for name, marks in noted["deaths"].items()}
+            self._crashes = {str(name): list(fingerprints) for name, fingerprints in noted["deaths"].items()}
             if noted["loading"]:
-                name, mark = noted["loading"]
-                self._deaths.setdefault(name, []).append(mark)
+                name, fingerprint = noted["loading"]
+                self._crashes.setdefault(name, []).append(fingerprint)
                 log.warning("the worker before this one died while it loaded %s", name)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             log.warning("what was loaded when the last worker died can not be read: %s", error)
@@ -62,5 +62,5 @@ class LoadNotes:
     def _write(self, *loading: str) -> None:
         if self._path is not None:
             new = self._path.with_name(f"{self._path.name}.new")
-            new.write_bytes(orjson.dumps({"deaths": self._deaths, "loading": loading}))
+            new.write_bytes(orjson.dumps({"deaths": self._crashes, "loading": loading}))
             new.replace(self._path)

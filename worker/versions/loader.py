@@ -8,16 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from model_runtime.engine.open_engine import Hardware
-from model_runtime.model import Model, load
+from model_runtime.model import Model, load_model
 from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import ModelError
-from worker.versions.load_crash_log import LoadNotes
+from worker.versions.load_crash_log import LoadCrashLog
 from worker.versions.warmup import warm_up
 
 log = logging.getLogger("jitney.worker")
 
 
-class Mark(NamedTuple):
+class VersionFingerprint(NamedTuple):
     """What a version is at some time: what its files look like, and how often an admin has asked for it."""
 
     files: str
@@ -27,11 +27,11 @@ class Mark(NamedTuple):
 class Loader:
     """`failed`: version → why it could not be loaded. `loading`: the one under way. Versions are `<name> <version>`."""
 
-    def __init__(self, notes: LoadNotes, hardware: Hardware) -> None:
-        self._notes, self._hardware = notes, hardware
+    def __init__(self, crash_log: LoadCrashLog, hardware: Hardware) -> None:
+        self._crash_log, self._hardware = crash_log, hardware
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._tried: dict[str, Mark] = {}
-        self._seen: Mapping[str, Mark] = {}
+        self._tried: dict[str, VersionFingerprint] = {}
+        self._seen: Mapping[str, VersionFingerprint] = {}
         self._under_way: Future[Model] | None = None
         self.failed: dict[str, str] = {}
         self.loading: list[str] = []
@@ -41,38 +41,38 @@ class Loader:
         """Whether the thread works, which nothing can stop."""
         return self._under_way is not None and not self._under_way.done()
 
-    def saw(self, marks: Mapping[str, Mark]) -> None:
+    def observe_folder(self, fingerprints: Mapping[str, VersionFingerprint]) -> None:
         """Take in what lies in the folder; files that look the same the next time are not being written."""
-        self._seen = marks
+        self._seen = fingerprints
 
-    def is_due(self, name: str, mark: Mark) -> bool:
+    def is_due(self, name: str, fingerprint: VersionFingerprint) -> bool:
         """Whether a version that is wanted is to be loaded now, for the first time or anew."""
         tried = self._tried.get(name)
-        if tried == mark:
+        if tried == fingerprint:
             return False
-        is_settled = name in self._seen and self._seen[name].files == mark.files
-        return is_settled or mark.asked > (tried.asked if tried else 0)
+        is_settled = name in self._seen and self._seen[name].files == fingerprint.files
+        return is_settled or fingerprint.asked > (tried.asked if tried else 0)
 
-    def may_try(self, name: str, mark: Mark) -> bool:
+    def can_load(self, name: str, fingerprint: VersionFingerprint) -> bool:
         """Whether a version, as it is, has not shown yet that it can not be loaded."""
-        return name not in self.failed or self._tried.get(name) != mark
+        return name not in self.failed or self._tried.get(name) != fingerprint
 
     def first(self, names: list[str]) -> str:
         """Give the one to load first: those last that a worker has died of."""
-        return min(names, key=lambda name: (self._notes.is_suspect(name), name))
+        return min(names, key=lambda name: (self._crash_log.is_suspect(name), name))
 
-    async def load(self, name: str, mark: Mark, folder: ModelFolder) -> Model | None:
+    async def load(self, name: str, fingerprint: VersionFingerprint, folder: ModelFolder) -> Model | None:
         """Load and warm up; None where that fails, and then `failed` says why."""
-        self._tried[name], self._under_way = mark, None
-        words = " ".join(map(str, mark))
-        if self._notes.is_deadly(name, words):
+        self._tried[name], self._under_way = fingerprint, None
+        words = " ".join(map(str, fingerprint))
+        if self._crash_log.is_blocked(name, words):
             self._fail(
                 name, f"{folder.onnx}: workers died while they loaded it; it is left alone until its files change"
             )
             return None
         self.loading = [name]
         try:
-            with self._notes.loading(name, words):
+            with self._crash_log.loading(name, words):
                 self._under_way = self._thread.submit(_load, folder, self._hardware)
                 model = await asyncio.wrap_future(self._under_way)
         except ModelError as error:
@@ -97,7 +97,7 @@ def _load(folder: ModelFolder, hardware: Hardware) -> Model:
     """Load in a thread; raises ModelError only."""
     started = time.monotonic()
     try:
-        model = load(folder, hardware)
+        model = load_model(folder, hardware)
         sizes = warm_up(model)
     except ModelError:
         raise

@@ -18,12 +18,17 @@ def warm_up(model: Model) -> list[int]:
 
     A model whose shapes are open is not warmed up; where zeros or so many rows do not run, others may.
     """
-    if not all(port.is_fixed for port in model.inputs):
+    if not all(tensor_spec.is_fixed for tensor_spec in model.inputs):
         return []
     ran = []
-    for size in model.buckets or sizes(model.max_batch):
+    for size in model.buckets or warmup_sizes(model.max_batch):
         try:
-            model.run({port.name: np.zeros((size, *port.shape), DTYPES[port.datatype]) for port in model.inputs})
+            model.run(
+                {
+                    tensor_spec.name: np.zeros((size, *tensor_spec.shape), DTYPES[tensor_spec.datatype])
+                    for tensor_spec in model.inputs
+                }
+            )
         except RunFailed as error:
             if error.fault == "device":
                 reason = f"the device was lost while {size} rows were tried: {error}"
@@ -34,7 +39,7 @@ def warm_up(model: Model) -> list[int]:
     return ran
 
 
-def sizes(most: int) -> Iterator[int]:
+def warmup_sizes(most: int) -> Iterator[int]:
     """List the batch sizes that stand for all: powers of two, and the largest."""
     size = 1
     while size < most:

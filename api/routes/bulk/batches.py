@@ -9,18 +9,18 @@ import orjson
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import respond
+from api.asgi.fastapi_response import to_fastapi_response
 from api.asgi.request import Request
-from api.asgi.responses import Answer
+from api.asgi.responses import HttpResponse
 from api.gateway.gateway import Gateway
-from api.routes.bulk.files import expiry_s, listed
+from api.routes.bulk.files import page_view, read_expiry_s
 from jobs.bulk import records
 from jobs.bulk.input_lines import URL
-from jobs.bulk.records import Asked, view
+from jobs.bulk.records import BulkRequest, bulk_view
 from jobs.contract import webhook_request
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import read_object
-from jobs.store.admission import check_key
+from jobs.store.admission import check_idempotency_key
 
 PATH: Final = "/v1/batches"
 MAX_BYTES: Final = 64 << 10
@@ -40,36 +40,36 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.post(PATH, summary="Run the lines of a file as one batch")
     async def create(request: HttpRequest) -> Response:
-        asked = Request(request.scope)
-        asked.query()
-        with gateway.bodies.hold(asked.tenant, asked.evict) as held:
-            body = await asked.body(request.receive, held, MAX_BYTES)
+        parsed_request = Request(request.scope)
+        parsed_request.query()
+        with gateway.bodies.hold(parsed_request.tenant, parsed_request.evict) as share:
+            body = await parsed_request.body(request.receive, share, MAX_BYTES)
         fields = read_object(body, "the body")
-        wanted = await _read(gateway, asked, fields)
+        wanted = await _read(gateway, parsed_request, fields)
         now_ms = await store.connection.now_ms()  # by the server's clock the window ends
-        return _json(view(await records.begin(store, gateway.bulk, asked.tenant, wanted, now_ms)))
+        return _json(bulk_view(await records.create_bulk(store, gateway.bulk, parsed_request.tenant, wanted, now_ms)))
 
     @routes.get(PATH, summary="List own batches, newest first")
     async def list_batches(
         request: HttpRequest, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str = ""
     ) -> Response:
-        asked = Request(request.scope)
-        asked.query("limit", "after")
-        found, more = await records.page(store, asked.tenant, after, limit)
-        return _json(listed([view(bulk) for bulk in found], has_more=more))
+        parsed_request = Request(request.scope)
+        parsed_request.query("limit", "after")
+        found, more = await records.list_bulks(store, parsed_request.tenant, after, limit)
+        return _json(page_view([bulk_view(bulk) for bulk in found], has_more=more))
 
     @routes.get(f"{PATH}/{{batch_id}}", summary="Look at a batch")
     async def read_batch(request: HttpRequest, batch_id: str) -> Response:
-        return _json(view(await records.find(store, Request(request.scope).tenant, batch_id)))
+        return _json(bulk_view(await records.get_bulk(store, Request(request.scope).tenant, batch_id)))
 
     @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch; what is done is kept")
     async def cancel_batch(request: HttpRequest, batch_id: str) -> Response:
-        return _json(view(await records.cancel(store, Request(request.scope).tenant, batch_id)))
+        return _json(bulk_view(await records.cancel_bulk(store, Request(request.scope).tenant, batch_id)))
 
     return routes
 
 
-async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -> Asked:
+async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -> BulkRequest:
     """Read what is asked for; raises Refused."""
     if unknown := [name for name in fields if name not in FIELDS]:
         raise Refused(
@@ -82,7 +82,7 @@ async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -
     metadata = _metadata(fields.get("metadata"))
     kept_s = fields.get("output_expires_after")
     key, digest, again = _key(request, fields)
-    return Asked(
+    return BulkRequest(
         file,
         URL,
         window,
@@ -92,7 +92,7 @@ async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -
         retry_of,
         key,
         again,
-        0 if kept_s is None else expiry_s(kept_s, gateway.bulk.bulk_ttl_s, "output_expires_after"),
+        0 if kept_s is None else read_expiry_s(kept_s, gateway.bulk.bulk_ttl_s, "output_expires_after"),
         digest,
     )
 
@@ -106,7 +106,7 @@ async def _source(gateway: Gateway, tenant: str, fields: Mapping[str, Any]) -> t
         return file, ""
     if not isinstance(retry_of, str):
         raise Refused("invalid_request", "retry_of must be a batch's id", param="retry_of")
-    before = await records.find(gateway.store, tenant, retry_of)
+    before = await records.get_bulk(gateway.store, tenant, retry_of)
     if not before.is_final or before.status == "failed" or before.ended < before.total:
         message = f"{retry_of} is {before.status}: only a batch whose lines have all ended has lines to run again"
         raise Refused("invalid_request", message, param="retry_of")
@@ -145,7 +145,7 @@ def _webhook(gateway: Gateway, given: Any) -> str:
     if not isinstance(given, str) and not (isinstance(given, dict) and set(given) <= {"url", "headers"}):
         message = "webhook must be a URL, or an object of url and headers"
         raise Refused("invalid_request", message, param="webhook", allowed=["url", "headers"])
-    return webhook_request.read(given, gateway.guard)
+    return webhook_request.read_webhook(given, gateway.address_policy)
 
 
 def _key(request: Request, fields: Mapping[str, Any]) -> tuple[str, str, bool]:
@@ -155,10 +155,10 @@ def _key(request: Request, fields: Mapping[str, Any]) -> tuple[str, str, bool]:
     """
     digest = sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
     if key := request.header(b"idempotency-key"):
-        check_key(key)
+        check_idempotency_key(key)
         return key, digest, True
     return digest, digest, request.header(b"x-stainless-retry-count") not in ("", "0")
 
 
 def _json(body: dict[str, Any]) -> Response:
-    return respond(Answer(200, orjson.dumps(body)))
+    return to_fastapi_response(HttpResponse(200, orjson.dumps(body)))

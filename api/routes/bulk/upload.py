@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
-from api.asgi.multipart import MULTIPART, Form, Part, Sink, Text
+from api.asgi.multipart import MULTIPART, FormPart, MultipartForm, Sink, TextField
 from api.asgi.request import Request
 from api.asgi.responses import Receive
-from api.asgi.tenant_budgets import Share
+from api.asgi.tenant_budgets import BudgetShare
 from jobs.contract.errors import Refused
-from jobs.contract.json_reader import refuse_wide
+from jobs.contract.json_reader import reject_wide_encoding
 
 BLOCK_BYTES: Final = 256 << 10
 TEXT_BYTES: Final = 8 << 10
@@ -17,7 +17,7 @@ HEAD_BYTES: Final = 4  # of a file, which tell its encoding
 FIELDS: Final = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
-class Upload:
+class FileUpload:
     """A form with one file. Give its blocks to storage; then the other fields are known."""
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
@@ -28,20 +28,20 @@ class Upload:
         if "boundary=" not in request.header(b"content-type"):
             message = "a file comes as a multipart form, with a boundary, of the fields file and purpose"
             raise Refused("unsupported_media_type", message, allowed=[MULTIPART])
-        self._form = Form(request.header(b"content-type"), FIELDS, self._begin)
+        self._form = MultipartForm(request.header(b"content-type"), FIELDS, self._begin)
         self._request = request
-        self._texts: dict[str, Text] = {}
+        self._texts: dict[str, TextField] = {}
         self._blocks = bytearray()
         self.file_name = ""
-        self._is_looked_at = False  # whether the file's encoding was
+        self._is_encoding_checked = False  # whether the file's encoding was
 
-    async def blocks(self, receive: Receive, held: Share, stored_bytes: int) -> AsyncIterator[bytes]:
+    async def blocks(self, receive: Receive, share: BudgetShare, stored_bytes: int) -> AsyncIterator[bytes]:
         """Give the file as it comes; raises Refused where the form is broken, incomplete or too large.
 
         `held` counts what of it is in memory; storage keeps up to `stored_bytes` of what it was given there, too.
         Raises QueueFull where there is no room for more.
         """
-        receive, more, size_bytes, given_bytes = self._request.unpacking(receive), True, 0, 0
+        receive, more, size_bytes, yielded_bytes = self._request.unpacking(receive), True, 0, 0
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -50,13 +50,13 @@ class Upload:
             size_bytes += len(data)
             if size_bytes > self._limit_bytes + OVERHEAD_BYTES:
                 raise self._too_large()
-            held.resize(len(self._blocks) + len(data) + min(given_bytes, stored_bytes))
+            share.resize(len(self._blocks) + len(data) + min(yielded_bytes, stored_bytes))
             self._form.write(data)
             if self._blocks and (not more or len(self._blocks) >= BLOCK_BYTES):
                 block, self._blocks = bytes(self._blocks), bytearray()
-                given_bytes += len(block)
+                yielded_bytes += len(block)
                 yield block
-        if not self._form.is_whole:
+        if not self._form.is_complete:
             raise Refused("malformed_request", "the multipart body ends before its last boundary")
         if "file" not in self._form.seen:
             raise Refused(
@@ -72,9 +72,9 @@ class Upload:
         message = f"a file may have {self._limit_bytes} bytes"
         return Refused("body_too_large", message, limit_bytes=self._limit_bytes, param="file")
 
-    def _begin(self, part: Part) -> Sink:
+    def _begin(self, part: FormPart) -> Sink:
         if part.name != "file":
-            return self._texts.setdefault(part.name, Text(part.name, TEXT_BYTES))
+            return self._texts.setdefault(part.name, TextField(part.name, TEXT_BYTES))
         self.file_name = part.file_name or "file"
         return self._take
 
@@ -83,6 +83,6 @@ class Upload:
         if self._file_bytes > self._limit_bytes:
             raise self._too_large()
         self._blocks += data
-        if not self._is_looked_at and len(self._blocks) >= HEAD_BYTES:
-            self._is_looked_at = True
-            refuse_wide(bytes(self._blocks[:HEAD_BYTES]), "the file")
+        if not self._is_encoding_checked and len(self._blocks) >= HEAD_BYTES:
+            self._is_encoding_checked = True
+            reject_wide_encoding(bytes(self._blocks[:HEAD_BYTES]), "the file")

@@ -8,22 +8,22 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from cli.bench.load.answer_counter import PATIENCE_S, dismiss, hang_up
+from cli.bench.load.answer_counter import PATIENCE_S, cancel_callers, close_connection
 from cli.bench.load.connection import Address, connect
-from cli.bench.load.submit_modes import Exchange, is_open, look, parse
+from cli.bench.load.submit_modes import Exchange, build_poll_request, is_open, parse_json_object
 from cli.bench.statistics import Slice
 
 
-async def measure(address: Address, exchange: Exchange, result: Slice, seconds: float) -> None:
+async def measure_accept_rate(address: Address, exchange: Exchange, result: Slice, seconds: float) -> None:
     """Adds to the slice of the same load how many jobs were taken, and in which time."""
     started = time.perf_counter()
-    requests = itertools.islice(itertools.cycle(exchange.unwaited), -(-result.in_time // exchange.jobs))
+    requests = itertools.islice(itertools.cycle(exchange.submit_only), -(-result.in_time // exchange.jobs))
     burst = _Burst(address, result, started, started + seconds)
     callers = [asyncio.create_task(burst.call(requests)) for _ in range(result.load.concurrency)]
     try:
         await asyncio.wait(callers)
     finally:
-        await dismiss(callers)
+        await cancel_callers(callers)
 
 
 class _Burst:
@@ -38,7 +38,7 @@ class _Burst:
             last_ids = []
             for request in requests:
                 answer = await connection.ask(request)
-                ids = [one["id"] for one in parse(answer.body).get("jobs", []) if "id" in one]
+                ids = [one["id"] for one in parse_json_object(answer.body).get("jobs", []) if "id" in one]
                 if answer.status != 202 or not ids:
                     break
                 self._result.accepted += len(ids)
@@ -49,10 +49,10 @@ class _Burst:
             until = time.perf_counter() + PATIENCE_S + (self._until - self._started)
             for job_id in last_ids:
                 while time.perf_counter() < until:
-                    answer = await connection.ask(look(self._address, job_id))
-                    if not is_open(parse(answer.body)):
+                    answer = await connection.ask(build_poll_request(self._address, job_id))
+                    if not is_open(parse_json_object(answer.body)):
                         break
         except OSError:
             return
         finally:
-            await hang_up(connection)
+            await close_connection(connection)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from cli.bench.load.connection import Address, Connection, connect
-from cli.bench.load.submit_modes import WAIT_S, Done
+from cli.bench.load.submit_modes import WAIT_S, ExchangeResult
 from cli.bench.statistics import STAGES, Slice
 
 # Longer than the service's own wait: it is to say 202 itself.
 PATIENCE_S: Final = WAIT_S + 5.0
 
 
-class Count:
+class AnswerCounter:
     """What the callers of one slice share. It is open from `opened_at` until `closed_at`."""
 
     def __init__(self, result: Slice, jobs: int) -> None:
@@ -31,7 +31,7 @@ class Count:
         self.result.wall_s = self.closed_at - self.opened_at
         self.result.generator_cpu = (time.process_time() - self._cpu) / self.result.wall_s
 
-    def add(self, done: Done, started: float, place: float) -> bool:
+    def add(self, done: ExchangeResult, started: float, place: float) -> bool:
         """Tells whether all had results. The slice counts results whose `place` it was open at, and failures since."""
         result, views = self.result, [one.view for one in done.verdicts if one.view is not None]
         if self.opened_at <= done.at < self.closed_at:
@@ -69,14 +69,14 @@ class Count:
             result.stages_ms[name] += timings[name] or 0.0
 
 
-async def let_end(callers: Sequence["asyncio.Task[None]"], count: Count) -> None:
+async def wait_for_callers(callers: Sequence["asyncio.Task[None]"], count: AnswerCounter) -> None:
     """Wait for what is in flight."""
     _, unanswered = await asyncio.wait(callers, timeout=PATIENCE_S)
     if unanswered:
         count.fail("no_answer", f"no answer within {PATIENCE_S:g} s", time.perf_counter(), len(unanswered))
 
 
-async def dismiss(callers: Sequence["asyncio.Task[None]"]) -> None:
+async def cancel_callers(callers: Sequence["asyncio.Task[None]"]) -> None:
     """End them at once; raises what one of them ended with."""
     for caller in callers:
         caller.cancel()
@@ -85,12 +85,12 @@ async def dismiss(callers: Sequence["asyncio.Task[None]"]) -> None:
             raise fault
 
 
-async def connected(address: Address, connection: Connection | None) -> Connection:
+async def ensure_connected(address: Address, connection: Connection | None) -> Connection:
     """The same connection while it is open, else another; raises OSError."""
     return connection if connection is not None and connection.is_open else await connect(address)
 
 
-async def hang_up(connection: Connection | None) -> None:
+async def close_connection(connection: Connection | None) -> None:
     """Close it, and give the loop a turn to do so."""
     if connection is not None:
         connection.close()

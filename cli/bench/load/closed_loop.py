@@ -7,36 +7,42 @@ from collections.abc import Iterator
 from typing import Final
 
 from cli.bench.load import answer_counter
-from cli.bench.load.answer_counter import Count, connected, dismiss, hang_up, let_end
+from cli.bench.load.answer_counter import (
+    AnswerCounter,
+    cancel_callers,
+    close_connection,
+    ensure_connected,
+    wait_for_callers,
+)
 from cli.bench.load.connection import Address, Connection
 from cli.bench.load.submit_modes import Exchange
-from cli.bench.load_levels import Load
+from cli.bench.load_levels import LoadLevel
 from cli.bench.statistics import Slice
 from jobs.redis_client.event_wait import wait_for_event
 
-WARM_S: Final = 0.3
+WARMUP_S: Final = 0.3
 PAUSE_AFTER_FAILURE_S: Final = 0.1
 
 
-async def measure(address: Address, exchange: Exchange, load: Load, seconds: float) -> Slice:
+async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds: float) -> Slice:
     """Warms up until every caller had an answer, counts for `seconds`, and lets what is in flight end."""
-    count, called = Count(Slice(load), exchange.jobs), _Called(load.concurrency)
+    count, called = AnswerCounter(Slice(load), exchange.jobs), _FirstAnswers(load.concurrency)
     requests = itertools.cycle(exchange.requests)
     callers = [asyncio.create_task(_call(address, exchange, count, requests, called)) for _ in range(load.concurrency)]
     try:
-        await asyncio.sleep(WARM_S)
+        await asyncio.sleep(WARMUP_S)
         # Before every caller had an answer, throughput is that of a queue that still fills.
         await wait_for_event(called.by_all, answer_counter.PATIENCE_S)
         count.open()
         await asyncio.sleep(seconds)
         count.close()
-        await let_end(callers, count)
+        await wait_for_callers(callers, count)
     finally:
-        await dismiss(callers)
+        await cancel_callers(callers)
     return count.result
 
 
-class _Called:
+class _FirstAnswers:
     """How many callers had their first answer, of whatever kind."""
 
     def __init__(self, callers: int) -> None:
@@ -49,13 +55,15 @@ class _Called:
             self.by_all.set()
 
 
-async def _call(address: Address, exchange: Exchange, count: Count, requests: Iterator[bytes], called: _Called) -> None:
+async def _call(
+    address: Address, exchange: Exchange, count: AnswerCounter, requests: Iterator[bytes], called: _FirstAnswers
+) -> None:
     connection: Connection | None = None
     is_first = True
     try:
         while count.closed_at == float("inf"):
             try:
-                connection = await connected(address, connection)
+                connection = await ensure_connected(address, connection)
                 started = time.perf_counter()
                 done = await exchange.send(connection, next(requests))
                 is_result = count.add(done, started, done.at)
@@ -68,4 +76,4 @@ async def _call(address: Address, exchange: Exchange, count: Count, requests: It
             if not is_result:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
     finally:
-        await hang_up(connection)
+        await close_connection(connection)

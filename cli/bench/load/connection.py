@@ -12,7 +12,7 @@ from httptools import HttpParserError, HttpResponseParser
 from cli.bench.errors import CannotMeasure
 
 TIMEOUT_S: Final = 10
-KEY_VARIABLE: Final = "JITNEY_API_KEY"
+API_KEY_VARIABLE: Final = "JITNEY_API_KEY"
 
 
 class Address(NamedTuple):
@@ -33,7 +33,7 @@ class Address(NamedTuple):
             raise CannotMeasure(f"--url {url}: {error}") from error
         if parts.scheme != "http" or not host or parts.query or parts.fragment:
             raise CannotMeasure(f"--url {url}: give it as http://HOST:PORT")
-        return cls(host, port or 80, parts.path.rstrip("/"), os.environ.get(KEY_VARIABLE, ""))
+        return cls(host, port or 80, parts.path.rstrip("/"), os.environ.get(API_KEY_VARIABLE, ""))
 
     @property
     def authority(self) -> str:
@@ -50,7 +50,7 @@ class Address(NamedTuple):
         return f"http://{self.authority}{self.prefix}"
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """A whole response; `at` is when its last byte was read, in seconds of `time.perf_counter`."""
 
     status: int
@@ -65,10 +65,10 @@ class Connection(asyncio.Protocol):
         self._parser = HttpResponseParser(self)
         self._chunks: list[bytes] = []
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Answer] | None = None
+        self._answer: asyncio.Future[HttpResponse] | None = None
         self.is_open = False
 
-    def ask(self, request: bytes) -> "asyncio.Future[Answer]":
+    def ask(self, request: bytes) -> "asyncio.Future[HttpResponse]":
         """Sends a whole request; the answer raises ConnectionError where the connection breaks before its end."""
         self._answer = asyncio.get_running_loop().create_future()
         if self._transport is None or not self.is_open:
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         if not self._parser.should_keep_alive():
             self.close()
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result(Answer(status, b"".join(self._chunks), at))
+            self._answer.set_result(HttpResponse(status, b"".join(self._chunks), at))
 
 
 def get(address: Address, path: str) -> tuple[int, bytes]:

@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from cli.bench.errors import CannotMeasure
-from cli.bench.load.target import BUNDLED, Target
-from jobs.contract.image_formats import sniff
+from cli.bench.load.target import BUNDLED_MODEL, Target
+from jobs.contract.image_formats import detect_format
 from jobs.contract.tensors import DATATYPES, from_numbers
 
-SAMPLES: Final = Path("samples") / BUNDLED
+SAMPLES: Final = Path("samples") / BUNDLED_MODEL
 RANDOM_INPUTS: Final = 8
 
 
@@ -31,17 +31,17 @@ class Inputs(NamedTuple):
         return " … ".join(dict.fromkeys((self.names[0], self.names[-1])))
 
 
-def gather(target: Target, files: Sequence[Path]) -> Inputs:
+def gather_inputs(target: Target, files: Sequence[Path]) -> Inputs:
     """Raises CannotMeasure, also for a file that the model can not take."""
     if "image" in target.card["kinds"]:
-        return _images(target.model, files)
+        return _image_inputs(target.model, files)
     wanted = target.card["raw_bytes"]
     if wanted is None:
         takes = ", ".join(f"{port['name']} {port['datatype']} {port['shape']}" for port in target.card["inputs"])
         reason = "measured are models that take an image or one tensor of a fixed shape"
         raise CannotMeasure(f"model {target.model} takes {takes}; {reason}")
     if not files:
-        return _random(target.card["inputs"][0], wanted)
+        return _random_inputs(target.card["inputs"][0], wanted)
     bodies = [_read(file) for file in files]
     for file, body in zip(files, bodies, strict=True):
         if len(body) != wanted:
@@ -49,7 +49,7 @@ def gather(target: Target, files: Sequence[Path]) -> Inputs:
     return Inputs("raw", bodies, ["application/octet-stream"] * len(bodies), [*map(str, files)])
 
 
-def job_lines(target: Target, inputs: Inputs) -> list[bytes]:
+def ndjson_jobs(target: Target, inputs: Inputs) -> list[bytes]:
     """Each input as a job in JSON, on a line."""
     texts = [base64.b64encode(body).decode() for body in inputs.bodies]
     if inputs.kind == "image":
@@ -60,20 +60,20 @@ def job_lines(target: Target, inputs: Inputs) -> list[bytes]:
     return [orjson.dumps({"model": target.model, "input": {"tensors": one}}) for one in tensors]
 
 
-def _images(model: str, files: Sequence[Path]) -> Inputs:
+def _image_inputs(model: str, files: Sequence[Path]) -> Inputs:
     if not files:
-        files = sorted(SAMPLES.glob("*.png")) if model == BUNDLED else []
+        files = sorted(SAMPLES.glob("*.png")) if model == BUNDLED_MODEL else []
     if not files:
-        where = f", and there are no samples in {SAMPLES.resolve()}" if model == BUNDLED else ""
+        where = f", and there are no samples in {SAMPLES.resolve()}" if model == BUNDLED_MODEL else ""
         raise CannotMeasure(f"model {model} takes images{where}: name some with --input FILE ...")
     bodies = [_read(file) for file in files]
-    formats = [sniff(body) for body in bodies]
+    formats = [detect_format(body) for body in bodies]
     if None in formats:
         raise CannotMeasure(f"{files[formats.index(None)]} is not an image in a format that is taken")
     return Inputs("image", bodies, [f"image/{name}".lower() for name in formats], [*map(str, files)])
 
 
-def _random(port: dict[str, Any], size: int) -> Inputs:
+def _random_inputs(port: dict[str, Any], size: int) -> Inputs:
     """Floats from 0 to 1; whole numbers of 0 and 1, for they may be indices."""
     rng = random.Random(0)  # noqa: S311 - the same numbers every time, on purpose
     datatype = port["datatype"]

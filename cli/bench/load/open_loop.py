@@ -10,25 +10,31 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from cli.bench.load.answer_counter import Count, connected, dismiss, hang_up, let_end
+from cli.bench.load.answer_counter import (
+    AnswerCounter,
+    cancel_callers,
+    close_connection,
+    ensure_connected,
+    wait_for_callers,
+)
 from cli.bench.load.connection import Address, Connection
 from cli.bench.load.submit_modes import Exchange
-from cli.bench.load_levels import Load
+from cli.bench.load_levels import LoadLevel
 from cli.bench.statistics import Slice
 
-WARM_S: Final = 0.5
+WARMUP_S: Final = 0.5
 CONNECT_S: Final = 0.1
 # A loop's timers count whole milliseconds. Who leaves early is measured from then, so it may, and late it may not.
 EARLY_S: Final = 0.001
 OVERDUE_S: Final = 0.01
 
 
-async def measure(address: Address, exchange: Exchange, load: Load, seconds: float, connections: int) -> Slice:
+async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds: float, connections: int) -> Slice:
     """Counts what is due in `seconds`, after a warm-up at the same rate, and lets what is in flight end."""
     gap = exchange.jobs / (load.rate or 1)
-    count = Count(Slice(load), exchange.jobs)
+    count = AnswerCounter(Slice(load), exchange.jobs)
     first = time.perf_counter() + CONNECT_S
-    count.opened_at, end = first + WARM_S, first + WARM_S + seconds
+    count.opened_at, end = first + WARMUP_S, first + WARMUP_S + seconds
     dues = (first + number * gap for number in range(math.ceil((end - first) / gap)))
     requests = itertools.cycle(exchange.requests)
     senders = [
@@ -44,14 +50,14 @@ async def measure(address: Address, exchange: Exchange, load: Load, seconds: flo
         for due in dues:
             if due >= count.opened_at:
                 count.unsent(due)
-        await let_end(senders, count)
+        await wait_for_callers(senders, count)
     finally:
-        await dismiss(senders)
+        await cancel_callers(senders)
     return count.result
 
 
 async def _send(
-    address: Address, exchange: Exchange, count: Count, requests: Iterator[bytes], dues: Iterator[float]
+    address: Address, exchange: Exchange, count: AnswerCounter, requests: Iterator[bytes], dues: Iterator[float]
 ) -> None:
     connection: Connection | None = None
     try:
@@ -59,7 +65,7 @@ async def _send(
             if due < count.opened_at < time.perf_counter():  # left over from the warm-up
                 continue
             try:
-                connection = await connected(address, connection)
+                connection = await ensure_connected(address, connection)
                 if (early := due - EARLY_S - time.perf_counter()) > 0:
                     await asyncio.sleep(early)
                 sent = time.perf_counter()
@@ -70,4 +76,4 @@ async def _send(
             except OSError as error:
                 count.broke(error, due)
     finally:
-        await hang_up(connection)
+        await close_connection(connection)

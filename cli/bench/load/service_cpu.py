@@ -7,13 +7,13 @@ from typing import Final, NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.bench.load.connection import Address, get
-from cli.bench.statistics import Spent
+from cli.bench.statistics import CpuUsage
 
 # Processes tell theirs once a second (STATS_S): after so long, all that a slice used has been told.
 TICK_S: Final = 1.2
 
 
-class Reading(NamedTuple):
+class CpuReading(NamedTuple):
     """Totals since ever: CPU seconds by part, and jobs that ended."""
 
     seconds: dict[str, float]
@@ -31,13 +31,13 @@ class ServiceCpu:
         self.read()
         self._wait()
 
-    def read(self) -> Reading | None:
+    def read(self) -> CpuReading | None:
         """Read now."""
         if self.unknown:
             return None
         try:
             status, body = get(self._address, "/metrics")
-            reading = totals(body.decode()) if status == 200 else None
+            reading = parse_cpu_totals(body.decode()) if status == 200 else None
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.unknown = f"{self._address}/metrics can not be read: {error}"
             return None
@@ -45,22 +45,22 @@ class ServiceCpu:
             self.unknown = f"{self._address}/metrics does not tell it (it answers {status})"
         return reading
 
-    def since(self, before: Reading | None) -> Spent | None:
+    def since(self, before: CpuReading | None) -> CpuUsage | None:
         """Wait until all is told, and say what was used; None where the service does not tell, or began anew."""
         self._wait()
         after = self.read()
         if before is None or after is None:
             return None
         seconds = {part: after.seconds[part] - before.seconds.get(part, 0.0) for part in after.seconds}
-        return Spent(seconds, after.jobs - before.jobs) if min(seconds.values()) >= 0 else None
+        return CpuUsage(seconds, after.jobs - before.jobs) if min(seconds.values()) >= 0 else None
 
     def _wait(self) -> None:
         if not self.unknown:
             time.sleep(TICK_S)
 
 
-def totals(text: str) -> Reading | None:
+def parse_cpu_totals(text: str) -> CpuReading | None:
     """Read Prometheus' text; None where it says nothing of CPU time. Raises ValueError for what is no such text."""
     families = {family.name: family.samples for family in text_string_to_metric_families(text)}
     seconds = {one.labels["part"]: one.value for one in families.get("jitney_cpu_seconds", ())}
-    return Reading(seconds, sum(one.value for one in families.get("jitney_jobs_finished", ()))) if seconds else None
+    return CpuReading(seconds, sum(one.value for one in families.get("jitney_jobs_finished", ()))) if seconds else None

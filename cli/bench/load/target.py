@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from cli.bench.errors import CannotMeasure
 from cli.bench.load.connection import Address, get
 
-BUNDLED = "digits"
+BUNDLED_MODEL = "digits"
 
 
 class Target(NamedTuple):
@@ -22,15 +22,15 @@ class Target(NamedTuple):
         return str(self.card["version"])
 
 
-def find(address: Address, model: str | None) -> Target:
+def find_target(address: Address, model: str | None) -> Target:
     """Without a name: the only model, or the bundled one. Raises CannotMeasure."""
-    listed = _listed(address)
+    listed = _list_models(address)
     names = sorted({card["name"] for card in listed})
     known = f"it serves: {', '.join(names) or 'none'}"
     if model is None:
-        if len(names) != 1 and BUNDLED not in names:
+        if len(names) != 1 and BUNDLED_MODEL not in names:
             raise CannotMeasure(f"{address} has {len(names)} models, name one with --model; {known}")
-        model = names[0] if len(names) == 1 else BUNDLED
+        model = names[0] if len(names) == 1 else BUNDLED_MODEL
     cards = [card for card in listed if card["name"] == model]
     if not cards:
         raise CannotMeasure(f"{address} has no model {model!r}; {known}")
@@ -40,7 +40,7 @@ def find(address: Address, model: str | None) -> Target:
     return Target(address, model, max(ready, key=lambda card: int(card["version"])))
 
 
-def _listed(address: Address) -> list[dict[str, Any]]:
+def _list_models(address: Address) -> list[dict[str, Any]]:
     try:
         status, body = get(address, "/v1/models")
     except (OSError, http.client.HTTPException) as error:

@@ -3,12 +3,12 @@
 import asyncio
 
 from cli.bench.errors import CannotMeasure
-from cli.bench.load.answer_counter import PATIENCE_S, hang_up
+from cli.bench.load.answer_counter import PATIENCE_S, close_connection
 from cli.bench.load.connection import Address, connect
 from cli.bench.load.submit_modes import Exchange
 
 
-async def try_once(address: Address, exchange: Exchange, request: bytes, name: str) -> None:
+async def check_request(address: Address, exchange: Exchange, request: bytes, name: str) -> None:
     """Raises CannotMeasure where the answer is not a result."""
     try:
         connection = await connect(address)
@@ -22,7 +22,7 @@ async def try_once(address: Address, exchange: Exchange, request: bytes, name: s
     except OSError as error:
         raise CannotMeasure(f"{address} broke the connection: {error}") from error
     finally:
-        await hang_up(connection)
+        await close_connection(connection)
     for verdict in done.verdicts:
         if verdict.view is None:
             raise CannotMeasure(f"the service has no result for {name}: {verdict.problem}")

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from cli.bench.load import open_loop
-from cli.bench.load.closed_loop import PAUSE_AFTER_FAILURE_S, WARM_S
+from cli.bench.load.closed_loop import PAUSE_AFTER_FAILURE_S, WARMUP_S
 from cli.bench.load.service_cpu import TICK_S
 from cli.bench.load.submit_modes import WAIT_S
 from cli.bench.load_levels import BULK, POLL, WAIT
-from cli.bench.session import Session
-from cli.bench.statistics import Row
+from cli.bench.session import BenchSession
+from cli.bench.statistics import LoadSummary
 
-BUSY_GENERATOR: Final = 0.7
-BUSY_MACHINE: Final = 0.2
+MAX_GENERATOR_CPU: Final = 0.7
+MAX_OTHER_CPU: Final = 0.2
 PACKAGES: Final = ("jitney", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "uvicorn", "httptools", "uvloop")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 MODES: Final = {
@@ -58,7 +58,7 @@ ratios: answers/s over the raw figure of the same round, median over the rounds
 """
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Where this runs, and with what."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {"python": platform.python_version()}
@@ -70,12 +70,12 @@ def machine() -> dict[str, Any]:
     return {"cpus": usable, "system": f"{platform.system()} {platform.machine()}", "versions": versions}
 
 
-def warnings(session: Session) -> list[str]:
+def list_warnings(session: BenchSession) -> list[str]:
     """What makes the figures doubtful."""
-    found = [line for one in session.rows() for line in _warnings_of(one)]
+    found = [line for one in session.rows() for line in _row_warnings(one)]
     raw = session.raw()
-    if raw is not None and (raw.foreign_cpu or 0) > BUSY_MACHINE:
-        share = f"while the service was idle, other processes used {raw.foreign_cpu:.1f} of {machine()['cpus']} CPUs"
+    if raw is not None and (raw.other_cpu_cores or 0) > MAX_OTHER_CPU:
+        share = f"while the service was idle, other processes used {raw.other_cpu_cores:.1f} of {describe_machine()['cpus']} CPUs"
         found.append(f"{share}; all figures are those of a busy machine")
     if session.no_raw:
         found.append(f"no raw side to compare with: {session.no_raw}")
@@ -86,9 +86,9 @@ def warnings(session: Session) -> list[str]:
     return found
 
 
-def _warnings_of(one: Row) -> list[str]:
+def _row_warnings(one: LoadSummary) -> list[str]:
     found = []
-    if one.generator_cpu > BUSY_GENERATOR:
+    if one.generator_cpu > MAX_GENERATOR_CPU:
         share = f"{one.load}: the load generator used {one.generator_cpu:.2f} of a core"
         found.append(f"{share}; it may be the limit, not the service")
     for what, kinds in (("refused", one.refused), ("failed", one.failures)):
@@ -102,17 +102,17 @@ def _warnings_of(one: Row) -> list[str]:
     return found
 
 
-def method(session: Session) -> list[str]:
+def describe_method(session: BenchSession) -> list[str]:
     """In the order in which a doubter asks."""
-    plan, here = session.plan, machine()
+    plan, here = session.plan, describe_machine()
     versions = " ".join(f"{name} {version}" for name, version in here["versions"].items())
     threads = (session.raw_side.threads if session.raw_side else 0) or f"all {here['cpus']}"
     text = "\n".join(_lines(session)).format(
         wait=WAIT_S,
         bulk=plan.bulk_size,
         pause=PAUSE_AFTER_FAILURE_S,
-        warm=WARM_S,
-        open_warm=open_loop.WARM_S,
+        warm=WARMUP_S,
+        open_warm=open_loop.WARMUP_S,
         overdue=open_loop.OVERDUE_S * 1000,
         connections=plan.connections,
         rounds=plan.rounds,
@@ -125,7 +125,7 @@ def method(session: Session) -> list[str]:
     return [first, *(line for line in text.splitlines() if line)]
 
 
-def _lines(session: Session) -> list[str]:
+def _lines(session: BenchSession) -> list[str]:
     plan = session.plan
     closed, opened = bool(plan.concurrencies), bool(plan.rates)
     parts = [MODES[mode] for mode in plan.modes]

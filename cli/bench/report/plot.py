@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from cli.bench.load_levels import BULK, MODES
-from cli.bench.report.environment import machine
-from cli.bench.session import Session
-from cli.bench.statistics import Row
+from cli.bench.report.environment import describe_machine
+from cli.bench.session import BenchSession
+from cli.bench.statistics import LoadSummary
 
 COLOURS: Final = dict(zip(MODES, ("#1f6fb2", "#c4601d", "#2f8f4e"), strict=True))
 MARKERS: Final = dict(zip(MODES, "os^", strict=True))
-QUIET: Final = "#777777"
+MUTED_COLOUR: Final = "#777777"
 PANEL_INCHES: Final = (5.6, 3.4)
 
 
-def draw(session: Session, file: Path) -> None:
+def draw(session: BenchSession, file: Path) -> None:
     """Raises OSError."""
     rows = session.rows()
     sides = [side for is_closed in (True, False) if (side := [one for one in rows if (one.rate is None) is is_closed])]
@@ -35,7 +35,7 @@ def draw(session: Session, file: Path) -> None:
         _throughput(above, side, session)
         _latency(below, side, session)
         for axes in (above, below):
-            _dress(axes, _loads(side))
+            _format_axes(axes, _load_values(side))
         is_closed = side[0].rate is None
         below.set_xlabel("requests in flight (closed loop)" if is_closed else "jobs due per second (open loop)")
     panels[0][0].set_ylabel("answers per second")
@@ -44,16 +44,16 @@ def draw(session: Session, file: Path) -> None:
     figure.savefig(file, dpi=150, facecolor="white")
 
 
-def _throughput(axes: Axes, side: Sequence[Row], session: Session) -> None:
+def _throughput(axes: Axes, side: Sequence[LoadSummary], session: BenchSession) -> None:
     for mode, rows in _by_mode(side):
         rates = [one.throughput for one in rows]
         below = [one.throughput - one.throughput_range[0] for one in rows]
         above = [one.throughput_range[1] - one.throughput for one in rows]
         axes.errorbar(
-            _loads(rows),
+            _load_values(rows),
             rates,
             yerr=[below, above],
-            label=_name(mode, session),
+            label=_mode_label(mode, session),
             color=COLOURS[mode],
             marker=MARKERS[mode],
             markersize=5,
@@ -61,26 +61,28 @@ def _throughput(axes: Axes, side: Sequence[Row], session: Session) -> None:
         )
     raw = session.raw()
     if raw is not None and side[0].rate is None:
-        axes.axhline(raw.serial_limit, color=QUIET, linestyle="--", linewidth=1)
+        axes.axhline(raw.serial_limit, color=MUTED_COLOUR, linestyle="--", linewidth=1)
         place, what = (0.02, raw.serial_limit), "decode + run on one thread, no service"
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        axes.text(*place, what, transform=axes.get_yaxis_transform(), va="center", color=QUIET, fontsize=8, bbox=behind)
+        axes.text(
+            *place, what, transform=axes.get_yaxis_transform(), va="center", color=MUTED_COLOUR, fontsize=8, bbox=behind
+        )
     if side[0].rate is not None:
-        due = sorted(set(_loads(side)))
-        axes.plot(due, due, color=QUIET, linestyle="--", linewidth=1, label="all that is due")
+        due = sorted(set(_load_values(side)))
+        axes.plot(due, due, color=MUTED_COLOUR, linestyle="--", linewidth=1, label="all that is due")
 
 
-def _latency(axes: Axes, side: Sequence[Row], session: Session) -> None:
+def _latency(axes: Axes, side: Sequence[LoadSummary], session: BenchSession) -> None:
     for mode, rows in _by_mode(side):
         known = [one for one in rows if one.p99_ms is not None]
         tails, middles = [one.p99_ms or 0.0 for one in known], [one.p50_ms or 0.0 for one in known]
-        colour, name = COLOURS[mode], _name(mode, session)
-        axes.plot(_loads(known), tails, color=colour, marker=MARKERS[mode], markersize=5, label=f"{name}: p99")
-        axes.plot(_loads(known), middles, color=colour, linestyle=":", label=f"{name}: p50")
+        colour, name = COLOURS[mode], _mode_label(mode, session)
+        axes.plot(_load_values(known), tails, color=colour, marker=MARKERS[mode], markersize=5, label=f"{name}: p99")
+        axes.plot(_load_values(known), middles, color=colour, linestyle=":", label=f"{name}: p50")
     axes.set_yscale("log")
 
 
-def _dress(axes: Axes, loads: Sequence[float]) -> None:
+def _format_axes(axes: Axes, loads: Sequence[float]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(set(loads)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -96,26 +98,26 @@ def _dress(axes: Axes, loads: Sequence[float]) -> None:
     axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
 
 
-def _by_mode(side: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def _by_mode(side: Sequence[LoadSummary]) -> list[tuple[str, list[LoadSummary]]]:
     """Each mode's rows by load."""
     found = {mode: [one for one in side if one.mode == mode] for mode in MODES}
-    return [(mode, sorted(rows, key=_load)) for mode, rows in found.items() if rows]
+    return [(mode, sorted(rows, key=_load_value)) for mode, rows in found.items() if rows]
 
 
-def _name(mode: str, session: Session) -> str:
+def _mode_label(mode: str, session: BenchSession) -> str:
     return f"bulk of {session.plan.bulk_size}" if mode == BULK else mode
 
 
-def _load(one: Row) -> float:
+def _load_value(one: LoadSummary) -> float:
     return one.load.concurrency if one.rate is None else one.rate
 
 
-def _loads(rows: Sequence[Row]) -> list[float]:
-    return [_load(one) for one in rows]
+def _load_values(rows: Sequence[LoadSummary]) -> list[float]:
+    return [_load_value(one) for one in rows]
 
 
-def _title(session: Session) -> str:
-    card, here = session.target.card, machine()
+def _title(session: BenchSession) -> str:
+    card, here = session.target.card, describe_machine()
     what = f"jitney bench: {card['name']} version {card['version']} on {card['provider']}"
     where = f"{here['cpus']} CPUs, {here['system']}, jitney {here['versions'].get('jitney', '')}"
     rounds = f"medians of {session.plan.rounds} rounds" if session.plan.rounds > 1 else "1 round"

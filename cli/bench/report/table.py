@@ -5,12 +5,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from cli.bench.report.environment import machine, method, warnings
-from cli.bench.session import Session
-from cli.bench.statistics import Row
+from cli.bench.report.environment import describe_machine, describe_method, list_warnings
+from cli.bench.session import BenchSession
+from cli.bench.statistics import LoadSummary
 
 
-def document(session: Session) -> dict[str, Any]:
+def build_document(session: BenchSession) -> dict[str, Any]:
     """JSON-able; the field names say the unit."""
     raw = session.raw()
     target, plan, inputs = session.target, session.plan, session.inputs
@@ -34,27 +34,27 @@ def document(session: Session) -> dict[str, Any]:
             "seconds": plan.seconds,
             "rounds": plan.rounds,
         },
-        "machine": machine(),
+        "machine": describe_machine(),
         "raw": None if raw is None else asdict(raw),
         "no_raw": session.no_raw,
         "no_cpu": session.cpu.unknown,
         "service": [asdict(one) for one in session.rows()],
         "first_problem": session.first_problem(),
-        "warnings": warnings(session),
-        "method": method(session),
+        "warnings": list_warnings(session),
+        "method": describe_method(session),
     }
 
 
-def text(session: Session) -> str:
+def format_report(session: BenchSession) -> str:
     """For people."""
-    found = document(session)
+    found = build_document(session)
     model, inputs = found["model"], found["inputs"]
     lines = [
         f"model {model['name']} version {model['version']} ({model['provider']}, max batch {model['max_batch']})",
         f"at {found['url']}; {inputs['count']} inputs, mean {inputs['mean_bytes']} bytes: {inputs['origin']}",
         "",
-        *(line for part in _service(session.rows()) for line in (*part, "")),
-        *_raw(session),
+        *(line for part in _service_tables(session.rows()) for line in (*part, "")),
+        *_raw_table(session),
         "",
         *(f"WARNING: {line}" for line in found["warnings"]),
         *([f"first problem: {found['first_problem']}"] if found["first_problem"] else []),
@@ -65,79 +65,82 @@ def text(session: Session) -> str:
     return "\n".join(lines)
 
 
-def _service(rows: Sequence[Row]) -> list[list[str]]:
+def _service_tables(rows: Sequence[LoadSummary]) -> list[list[str]]:
     """The tables that there is something for."""
     closed, opened = ([one for one in rows if (one.rate is None) is is_closed] for is_closed in (True, False))
-    tables = [_closed(closed)] if closed else []
-    tables += [_open(opened)] if opened else []
-    tables.append(["where the time of a job goes, mean ms", *_stages(rows)])
+    tables = [_closed_loop_table(closed)] if closed else []
+    tables += [_open_loop_table(opened)] if opened else []
+    tables.append(["where the time of a job goes, mean ms", *_stage_table(rows)])
     if any(one.cpu_us for one in rows):
-        tables.append(["CPU time of the service, us a job", *_cpu(rows)])
+        tables.append(["CPU time of the service, us a job", *_cpu_table(rows)])
     return tables
 
 
-def _closed(rows: Sequence[Row]) -> list[str]:
+def _closed_loop_table(rows: Sequence[LoadSummary]) -> list[str]:
     head = ["mode", "in flight", "answers/s", "range", "p50 ms", "p90 ms", "p99 ms", "mean batch"]
     head += ["/ raw best", "/ serial limit", "refused", "failures", "gen cpu"]
     lines = [
         [
             *_rates(one),
             *("-" if ratio is None else f"{ratio:.3f}" for ratio in (one.ratio_raw_best, one.ratio_serial_limit)),
-            *_losses(one),
+            *_failure_text(one),
         ]
         for one in rows
     ]
     if any(one.accepted_rate is not None for one in rows):
         head.insert(4, "accepted/s")
         for one, line in zip(rows, lines, strict=True):
-            line.insert(4, number(one.accepted_rate))
-    return table(head, lines)
+            line.insert(4, format_number(one.accepted_rate))
+    return format_table(head, lines)
 
 
-def _open(rows: Sequence[Row]) -> list[str]:
+def _open_loop_table(rows: Sequence[LoadSummary]) -> list[str]:
     head = ["mode", "jobs due", "answers/s", "range", "p50 ms", "p90 ms", "p99 ms", "mean batch"]
     head += ["overdue", "unsent", "refused", "failures", "gen cpu"]
-    return table(head, [[*_rates(one), str(one.overdue), str(one.unsent), *_losses(one)] for one in rows])
+    return format_table(head, [[*_rates(one), str(one.overdue), str(one.unsent), *_failure_text(one)] for one in rows])
 
 
-def _rates(one: Row) -> list[str]:
-    spread = "-".join(number(rate) for rate in one.throughput_range)
+def _rates(one: LoadSummary) -> list[str]:
+    spread = "-".join(format_number(rate) for rate in one.throughput_range)
     figures = (one.p50_ms, one.p90_ms, one.p99_ms, one.mean_batch)
-    return [one.mode, one.load.size, number(one.throughput), spread, *map(number, figures)]
+    return [one.mode, one.load.size, format_number(one.throughput), spread, *map(format_number, figures)]
 
 
-def _losses(one: Row) -> list[str]:
+def _failure_text(one: LoadSummary) -> list[str]:
     return [str(sum(one.refused.values())), str(sum(one.failures.values())), f"{one.generator_cpu:.2f}"]
 
 
-def _stages(rows: Sequence[Row]) -> list[str]:
+def _stage_table(rows: Sequence[LoadSummary]) -> list[str]:
     return _by_name(rows, [one.stages_ms for one in rows])
 
 
-def _cpu(rows: Sequence[Row]) -> list[str]:
+def _cpu_table(rows: Sequence[LoadSummary]) -> list[str]:
     return _by_name(rows, [one.cpu_us for one in rows])
 
 
-def _by_name(rows: Sequence[Row], figures: Sequence[dict[str, float]]) -> list[str]:
+def _by_name(rows: Sequence[LoadSummary], figures: Sequence[dict[str, float]]) -> list[str]:
     names = next((list(one) for one in figures if one), [])
     lines = [
-        [one.mode, one.load.size, *(number(of.get(name)) for name in names)]
+        [one.mode, one.load.size, *(format_number(of.get(name)) for name in names)]
         for one, of in zip(rows, figures, strict=True)
     ]
-    return table(["mode", "load", *names], lines)
+    return format_table(["mode", "load", *names], lines)
 
 
-def _raw(session: Session) -> list[str]:
+def _raw_table(session: BenchSession) -> list[str]:
     raw = session.raw()
     if raw is None:
         return ["raw ONNX Runtime: not measured"]
-    lines = [[f"run, batch {size}", number(rate), number(1000 * size / rate)] for size, rate in raw.rates.items()]
-    lines.append(["decode alone", number(1000 / raw.prepare_ms), number(raw.prepare_ms)])
-    lines.append([f"serial limit (batch {raw.best_batch})", number(raw.serial_limit), ""])
-    return table(["raw ONNX Runtime", "inputs/s", "ms a call"], lines)
+    lines = [
+        [f"run, batch {size}", format_number(rate), format_number(1000 * size / rate)]
+        for size, rate in raw.rates.items()
+    ]
+    lines.append(["decode alone", format_number(1000 / raw.prepare_ms), format_number(raw.prepare_ms)])
+    lines.append([f"serial limit (batch {raw.best_batch})", format_number(raw.serial_limit), ""])
+    return format_table(["raw ONNX Runtime", "inputs/s", "ms a call"], lines)
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Three digits that mean something; a dash for none."""
     if value is None:
         return "-"
@@ -146,7 +149,7 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     """Right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in (head, *lines)]

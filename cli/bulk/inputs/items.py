@@ -27,15 +27,15 @@ class Item(NamedTuple):
     job: Mapping[str, Any] | None = None
 
 
-class Source(NamedTuple):
-    """An input as a whole. `total`: how many lines, where that is known. `is_far`: reading waits for a network."""
+class InputSource(NamedTuple):
+    """An input as a whole. `total`: how many lines, where that is known. `is_remote`: reading waits for a network."""
 
     items: Callable[[], Iterator[Item]]
     total: int | None
-    is_far: bool = False
+    is_remote: bool = False
 
 
-def bad(line: int, name: str, error: BadItem, item_id: str | None = None) -> Item:
+def invalid_item(line: int, name: str, error: BadItem, item_id: str | None = None) -> Item:
     """Give a line that is known to be of no use."""
 
     def read() -> bytes:
@@ -44,30 +44,30 @@ def bad(line: int, name: str, error: BadItem, item_id: str | None = None) -> Ite
     return Item(line, name, 0, read, item_id)
 
 
-def of_file(line: int, name: str, path: Path, item_id: str | None = None) -> Item:
+def file_item(line: int, name: str, path: Path, item_id: str | None = None) -> Item:
     """Give a line whose bytes are a file's."""
     try:
         size = path.stat().st_size
     except OSError as error:
-        return bad(line, name, _unreadable(name, error), item_id)
+        return invalid_item(line, name, _unreadable_error(name, error), item_id)
     if size > MAX_BYTES:
-        return bad(line, name, too_large(name, size), item_id)
+        return invalid_item(line, name, too_large_error(name, size), item_id)
 
     def read() -> bytes:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise _unreadable(name, error) from error
+            raise _unreadable_error(name, error) from error
 
     return Item(line, name, size, read, item_id)
 
 
-def too_large(name: str, size: int) -> BadItem:
+def too_large_error(name: str, size: int) -> BadItem:
     """Say that these are more bytes than a job may have."""
     return BadItem(TOO_LARGE, f"{name} has {size} bytes; a line may have {MAX_BYTES}")
 
 
-def from_base64(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
     """Read base64, or a data: URL of it; raises BadItem."""
     try:
         return read_base64_or_url(text, "the image")
@@ -75,5 +75,5 @@ def from_base64(text: str) -> bytes:
         raise BadItem(error.code, error.message) from error
 
 
-def _unreadable(name: str, error: OSError) -> BadItem:
+def _unreadable_error(name: str, error: OSError) -> BadItem:
     return BadItem(UNREADABLE, f"{name} can not be read: {error.strerror or error}")

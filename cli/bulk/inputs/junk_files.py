@@ -7,7 +7,7 @@ _FOLDERS: Final = frozenset({"__macosx", ".appledouble", ".trashes", ".spotlight
 _FILES: Final = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized"})
 
 
-def is_litter(name: str) -> bool:
+def is_junk_file(name: str) -> bool:
     """Whether a file, named within its folder or archive, is such a one: of macOS, Windows or a NAS."""
     *folders, file = PurePosixPath(name.replace("\\", "/")).parts or ("",)
     return file.lower() in _FILES or file.startswith("._") or any(part.lower() in _FOLDERS for part in folders)

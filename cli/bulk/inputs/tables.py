@@ -10,51 +10,51 @@ from typing import Any, Final
 
 from cli.bulk.errors import DUPLICATE, MALFORMED, BadItem, CannotRun
 from cli.bulk.inputs import csv_table, remote
-from cli.bulk.inputs.items import MAX_BYTES, Item, Source, bad, from_base64, of_file, too_large
+from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, decode_base64, file_item, invalid_item, too_large_error
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import BLANK, read_json
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
-COLUMNS: Final = ("path", "file", "filename", "image", "url", "uri")
-IDS: Final = ("custom_id", "id")
+INPUT_COLUMNS: Final = ("path", "file", "filename", "image", "url", "uri")
+ID_COLUMNS: Final = ("custom_id", "id")
 MAX_LINE_BYTES: Final = 32 << 20
-WANTED: Final = 'reading .parquet needs pyarrow: pip install -e ".[parquet]" in the checkout'
+PYARROW_MISSING: Final = 'reading .parquet needs pyarrow: pip install -e ".[parquet]" in the checkout'
 
 Row = csv_table.Row
 
 
-def open_table(path: Path, column: str | None, encoding: str | None = None) -> Source:
+def open_table(path: Path, column: str | None, encoding: str | None = None) -> InputSource:
     """Look at a table; raises CannotRun where it has no column that names inputs, or is not text in `encoding`."""
     suffix = path.suffix.lower()
     if encoding is not None and suffix != ".csv":
         raise CannotRun(f"--encoding is for .csv: {path} has an encoding of its own")
     if suffix == ".csv":
-        known = {*COLUMNS, *IDS, *([column.strip().lower()] if column else [])}
+        known = {*INPUT_COLUMNS, *ID_COLUMNS, *([column.strip().lower()] if column else [])}
         names, rows, total = csv_table.read(path, encoding or csv_table.UTF_8, known)
     elif suffix == ".parquet":
         names, rows, total = _parquet(path)
     else:
-        csv_table.refuse_other_marks(path)
-        return Source(partial(_items, path, partial(_json_rows, path), column), sum(1 for _ in _lines(path)))
-    chosen = _choose(path, names, column)
+        csv_table.refuse_other_encodings(path)
+        return InputSource(partial(_items, path, partial(_json_rows, path), column), sum(1 for _ in _lines(path)))
+    chosen = _choose_column(path, names, column)
     first = next(rows(), {})
     sample = "" if isinstance(first, BadItem) else str(first.get(chosen, ""))
-    return Source(partial(_items, path, rows, chosen), total, is_far=remote.is_far(sample))
+    return InputSource(partial(_items, path, rows, chosen), total, is_remote=remote.is_remote(sample))
 
 
-def _choose(path: Path, names: list[str], column: str | None) -> str:
+def _choose_column(path: Path, names: list[str], column: str | None) -> str:
     there = f"{path} has the columns {', '.join(names[:30]) or '(none)'}"
     if column is not None:
-        if (found := _named(column, names)) is None:
+        if (found := _find_column(column, names)) is None:
             raise CannotRun(f"no column {column!r}: {there}")
         return found
-    for name in COLUMNS:
-        if (found := _named(name, names)) is not None:
+    for name in INPUT_COLUMNS:
+        if (found := _find_column(name, names)) is not None:
             return found
     raise CannotRun(f"which column has the paths or URLs? name it with --column; {there}")
 
 
-def _named(wanted: str, names: Iterable[str]) -> str | None:
+def _find_column(wanted: str, names: Iterable[str]) -> str | None:
     """Find a name, written with capital letters or not; one that is written just so comes first."""
     there = [*names]
     if wanted in there:
@@ -64,7 +64,7 @@ def _named(wanted: str, names: Iterable[str]) -> str | None:
 
 def _parquet(path: Path) -> tuple[list[str], Callable[[], Iterator[Row]], int]:
     if importlib.util.find_spec("pyarrow") is None:
-        raise CannotRun(WANTED)
+        raise CannotRun(PYARROW_MISSING)
     parquet = importlib.import_module("pyarrow.parquet")
 
     def rows() -> Iterator[Row]:
@@ -92,17 +92,17 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _json_rows(path: Path) -> Iterator[Row]:
     for line in _lines(path):
         if len(line) >= MAX_LINE_BYTES:
-            yield too_large("the line", len(line))
+            yield too_large_error("the line", len(line))
             continue
         try:
             row = read_json(line, "the line")
         except Refused as error:
             yield BadItem(MALFORMED, error.message)
             continue
-        yield {"path": row} if isinstance(row, str) else row if isinstance(row, dict) else _no_object()
+        yield {"path": row} if isinstance(row, str) else row if isinstance(row, dict) else _not_an_object()
 
 
-def _no_object() -> BadItem:
+def _not_an_object() -> BadItem:
     return BadItem(MALFORMED, "a line must be a JSON object, or a path or URL in quotes")
 
 
@@ -110,12 +110,12 @@ def _items(path: Path, rows: Callable[[], Iterator[Row]], column: str | None) ->
     seen: dict[int, int] = {}  # the hash of an id → its line
     for line, row in enumerate(rows(), 1):
         if isinstance(row, BadItem):
-            yield bad(line, "", row)
+            yield invalid_item(line, "", row)
             continue
-        item_id = next((str(value) for name in IDS if (value := _value(row, name)) is not None), None)
+        item_id = next((str(value) for name in ID_COLUMNS if (value := _column_value(row, name)) is not None), None)
         if item_id is not None and (before := seen.setdefault(hash(item_id), line)) != line:
             error = BadItem(DUPLICATE, f"the id {item_id[:80]!r} was on line {before} already")
-            yield bad(line, "", error, item_id)
+            yield invalid_item(line, "", error, item_id)
         else:
             yield _item(path, line, row, column, item_id)
 
@@ -123,22 +123,22 @@ def _items(path: Path, rows: Callable[[], Iterator[Row]], column: str | None) ->
 def _item(table: Path, line: int, row: Mapping[str, Any], column: str | None, item_id: str | None) -> Item:
     job = row.get("body", row)  # as in a batch file of OpenAI's
     if column is None and isinstance(job, dict) and isinstance(job.get("input"), dict):
-        return _of_job(line, job, item_id)
-    chosen = column or next((name for name in COLUMNS if _named(name, row) is not None), "")
-    value = _value(row, chosen)
+        return _job_item(line, job, item_id)
+    chosen = column or next((name for name in INPUT_COLUMNS if _find_column(name, row) is not None), "")
+    value = _column_value(row, chosen)
     if not isinstance(value, str) or not value:
-        wanted = f"{chosen!r}" if chosen else f"one of {', '.join(COLUMNS)}"
-        return bad(line, "", BadItem(MALFORMED, f"the line has no text as {wanted}"), item_id)
+        wanted = f"{chosen!r}" if chosen else f"one of {', '.join(INPUT_COLUMNS)}"
+        return invalid_item(line, "", BadItem(MALFORMED, f"the line has no text as {wanted}"), item_id)
     if value.startswith("data:"):
-        return _of_base64(line, value, item_id)
-    if remote.is_far(value):
-        return remote.of_url(line, value, item_id)
+        return _base64_item(line, value, item_id)
+    if remote.is_remote(value):
+        return remote.url_item(line, value, item_id)
     if "\0" in value:
-        return bad(line, "", BadItem(MALFORMED, "a path has no zero bytes"), item_id)
-    return of_file(line, value, table.parent / value, item_id)
+        return invalid_item(line, "", BadItem(MALFORMED, "a path has no zero bytes"), item_id)
+    return file_item(line, value, table.parent / value, item_id)
 
 
-def _value(row: Mapping[str, Any], name: str) -> Any:
+def _column_value(row: Mapping[str, Any], name: str) -> Any:
     """What a row has under this name, written with capital letters or not; None where it has no such."""
     value = row.get(name)
     if value is not None or name in row:
@@ -146,18 +146,18 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
     return next((one for key, one in row.items() if key.strip().lower() == name.lower()), None)
 
 
-def _of_job(line: int, job: Mapping[str, Any], item_id: str | None) -> Item:
+def _job_item(line: int, job: Mapping[str, Any], item_id: str | None) -> Item:
     """Give a line that is a job itself; an image in it is taken out, everything else is for the service to judge."""
     given = job["input"]
     image = given.get("image")
     if set(job) == {"input"} and set(given) == {"image"} and isinstance(image, str):
-        return _of_base64(line, image, item_id)
+        return _base64_item(line, image, item_id)
     size = len(image) if isinstance(image, str) else 1024
     return Item(line, "", size, lambda: b"", item_id, job)
 
 
-def _of_base64(line: int, text: str, item_id: str | None) -> Item:
+def _base64_item(line: int, text: str, item_id: str | None) -> Item:
     if len(text) > MAX_BYTES * 4 // 3:
-        return bad(line, "", too_large("the image", len(text) * 3 // 4), item_id)
+        return invalid_item(line, "", too_large_error("the image", len(text) * 3 // 4), item_id)
 
-    return Item(line, "", len(text) * 3 // 4, partial(from_base64, text), item_id)
+    return Item(line, "", len(text) * 3 // 4, partial(decode_base64, text), item_id)

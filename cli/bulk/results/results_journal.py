@@ -18,14 +18,14 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from cli.bulk.errors import CannotRun
-from cli.bulk.results.rows import Row
+from cli.bulk.results.rows import ResultRow
 
-EVERY_S: Final = 0.5  # between two states; each costs two waits for the disk
-LOOKS: Final = 5  # somebody who asks for the status holds the journal for a moment
+SYNC_INTERVAL_S: Final = 0.5  # between two states; each costs two waits for the disk
+LOCK_ATTEMPTS: Final = 5  # somebody who asks for the status holds the journal for a moment
 
 
 @dataclass
-class State:
+class RunState:
     """How far a run is. `name` is that of its last line; `ended`: finished, interrupted or canceled, else it runs.
 
     `run`, `generation` and `chunk` are what its Idempotency-Keys are made of.
@@ -58,12 +58,12 @@ class State:
         return sum(self.failed.values())
 
 
-def read_state(journal: Path) -> State | None:
+def read_state(journal: Path) -> RunState | None:
     """Read how far a run is; None where there is none. Raises CannotRun."""
     path = state_path(journal)
     try:
         told: dict[str, Any] = orjson.loads(path.read_bytes())
-        return State(**{one.name: told[one.name] for one in fields(State)})
+        return RunState(**{one.name: told[one.name] for one in fields(RunState)})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,7 +72,7 @@ def read_state(journal: Path) -> State | None:
         ) from error
 
 
-def write_state(journal: Path, state: State) -> None:
+def write_state(journal: Path, state: RunState) -> None:
     """Put the state on the disk, whole or not at all; raises OSError."""
     path = state_path(journal)
     part = path.with_name(path.name + ".part")
@@ -93,7 +93,7 @@ def state_path(journal: Path) -> Path:
     return journal.with_name(journal.name + ".state")
 
 
-def is_held(journal: Path) -> bool:
+def is_locked(journal: Path) -> bool:
     """Whether a run writes there at this moment."""
     try:
         with journal.open("rb") as file:
@@ -105,13 +105,13 @@ def is_held(journal: Path) -> bool:
     return False
 
 
-class Ledger:
+class ResultsJournal:
     """One run's results, held by one process until it is closed."""
 
-    def __init__(self, journal: Path, begins: State) -> None:
+    def __init__(self, journal: Path, begins: RunState) -> None:
         """Go on where the last run stopped, else begin; raises CannotRun."""
         self.journal = journal
-        self._file = _hold(journal)
+        self._file = _lock_journal(journal)
         try:
             known = read_state(journal)
             self.state = begins if known is None else known
@@ -137,7 +137,7 @@ class Ledger:
             raise CannotRun(f"{what}: remove it and {state_path(self.journal).name} to begin anew")
         self._file.truncate(self.state.bytes)
 
-    def commit(self, rows: Sequence[Row]) -> None:
+    def commit(self, rows: Sequence[ResultRow]) -> None:
         """Append rows; twice a second they, and that they are there, are put on the disk. Raises OSError."""
         data = b"".join(row.json_line() for row in rows)
         left = memoryview(data)
@@ -153,7 +153,7 @@ class Ledger:
             if row.batch_size:
                 state.ran += 1
                 state.batches += 1 / row.batch_size
-        if time.monotonic() - self._wrote_at >= EVERY_S:
+        if time.monotonic() - self._wrote_at >= SYNC_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
@@ -179,12 +179,12 @@ class Ledger:
         return self._file.closed
 
 
-def _hold(journal: Path) -> BinaryIO:
+def _lock_journal(journal: Path) -> BinaryIO:
     try:
         file = journal.open("ab", buffering=0)
     except OSError as error:
         raise CannotRun(f"{journal} can not be written: {error.strerror}") from error
-    for _ in range(LOOKS):
+    for _ in range(LOCK_ATTEMPTS):
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return file

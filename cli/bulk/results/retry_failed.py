@@ -13,30 +13,30 @@ from pathlib import Path
 import orjson
 
 from cli.bulk.inputs.items import Item
-from cli.bulk.results.results_journal import Ledger, read_state, state_path, write_state
+from cli.bulk.results.results_journal import ResultsJournal, read_state, state_path, write_state
 from cli.bulk.results.rows import read_rows
 
 MERGING = "merging"
 
 
-def retry_of(journal: Path) -> Path:
+def retry_journal_path(journal: Path) -> Path:
     """Name the journal of the lines that are tried again."""
     return journal.with_name(journal.name + ".retry.jsonl")
 
 
-def failed_lines(journal: Path) -> set[int]:
+def list_failed_lines(journal: Path) -> set[int]:
     """List the lines that did not succeed."""
     return {row["line"] for row in read_rows(journal) if row["status"] != "succeeded"}
 
 
-def only(items: Iterator[Item], lines: set[int]) -> Iterator[Item]:
+def select_lines(items: Iterator[Item], lines: set[int]) -> Iterator[Item]:
     """Give those items whose line is wanted."""
     return (item for item in items if item.line in lines)
 
 
-def merge(journal: Path) -> None:
+def merge_retried(journal: Path) -> None:
     """Put the retried rows in place of the failed ones; raises OSError."""
-    retry = retry_of(journal)
+    retry = retry_journal_path(journal)
     again = read_rows(retry)
     part = _part(journal)
     with part.open("wb") as file, journal.open("rb") as before:
@@ -57,7 +57,7 @@ def merge(journal: Path) -> None:
 
 def finish_merge(journal: Path) -> None:
     """Do what is left of a merge; nothing where there is none."""
-    retry = retry_of(journal)
+    retry = retry_journal_path(journal)
     merged, state = read_state(retry), read_state(journal)
     if merged is None or state is None or merged.ended != MERGING:
         return
@@ -70,7 +70,7 @@ def finish_merge(journal: Path) -> None:
     retry.unlink(missing_ok=True)
 
 
-def adopt(ledger: Ledger) -> None:
+def adopt_merge(ledger: ResultsJournal) -> None:
     """Let a ledger that is open know what the merge made of its journal."""
     if (state := read_state(ledger.journal)) is not None:
         ledger.state.bytes, ledger.state.failed = state.bytes, state.failed

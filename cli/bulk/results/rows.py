@@ -16,11 +16,11 @@ from cli.bulk.inputs.items import Item
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
 COLUMNS: Final = ("line", "input", "id", "status", "label", "probability", "error_code", "error_message", "output")
-ROWS_A_GROUP: Final = 10_000
-WANTED: Final = 'writing .parquet needs pyarrow: pip install -e ".[parquet]" in the checkout'
+ROW_GROUP_SIZE: Final = 10_000
+PYARROW_MISSING: Final = 'writing .parquet needs pyarrow: pip install -e ".[parquet]" in the checkout'
 
 
-class Row(NamedTuple):
+class ResultRow(NamedTuple):
     """How a line ended. `output` is JSON, or None; `error` is None, or code and message; `batch_size` 0: not run."""
 
     item: Item
@@ -40,26 +40,26 @@ class Row(NamedTuple):
         return orjson.dumps(row) + b"\n"
 
 
-def failed(item: Item, code: str, message: str, status: str = "failed") -> Row:
+def failed_row(item: Item, code: str, message: str, status: str = "failed") -> ResultRow:
     """End a line with an error."""
-    return Row(item, status, None, (code, message))
+    return ResultRow(item, status, None, (code, message))
 
 
-def check(output: Path) -> None:
+def check_output_format(output: Path) -> None:
     """Raise CannotRun for results that can not be written as their name says."""
     suffix = output.suffix.lower()
     if suffix not in SUFFIXES:
         raise CannotRun(f"-o {output}: the results' format is told by the name; allowed: {', '.join(SUFFIXES)}")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise CannotRun(WANTED)
+        raise CannotRun(PYARROW_MISSING)
 
 
-def journal_of(output: Path) -> Path:
+def journal_path(output: Path) -> Path:
     """Name the file that is appended to: the results themselves, or the lines that they are made of at the end."""
     return output if output.suffix.lower() in SUFFIXES[:2] else output.with_name(output.name + ".lines.jsonl")
 
 
-def make(journal: Path, output: Path) -> None:
+def convert_journal(journal: Path, output: Path) -> None:
     """Make CSV or Parquet of a journal, whole or not at all; raises OSError."""
     if journal == output:
         return
@@ -77,7 +77,7 @@ def read_rows(journal: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
+def _flatten_row(row: dict[str, Any]) -> dict[str, Any]:
     output, error = row["output"], row["error"] or {}
     best = ((output or {}).get("predictions") or [{}])[0]
     best = best if isinstance(best, dict) else {}
@@ -95,7 +95,7 @@ def _write_csv(journal: Path, part: Path) -> None:
     with part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(_flat(row) for row in read_rows(journal))
+        writer.writerows(_flatten_row(row) for row in read_rows(journal))
 
 
 def _write_parquet(journal: Path, part: Path) -> None:
@@ -105,14 +105,14 @@ def _write_parquet(journal: Path, part: Path) -> None:
     with parquet.ParquetWriter(part, schema) as writer:
         group: list[dict[str, Any]] = []
         for row in read_rows(journal):
-            group.append(_typed(_flat(row)))
-            if len(group) == ROWS_A_GROUP:
+            group.append(_with_column_types(_flatten_row(row)))
+            if len(group) == ROW_GROUP_SIZE:
                 writer.write_table(arrow.Table.from_pylist(group, schema))
                 group = []
         writer.write_table(arrow.Table.from_pylist(group, schema))
 
 
-def _typed(row: dict[str, Any]) -> dict[str, Any]:
+def _with_column_types(row: dict[str, Any]) -> dict[str, Any]:
     """A task of one's own may call anything a label, and anything a probability."""
     label, probability = row["label"], row["probability"]
     row["label"] = label if label is None else str(label)

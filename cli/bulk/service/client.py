@@ -12,12 +12,12 @@ from cli.bulk.errors import CannotRun
 
 CONNECTIONS: Final = 64
 WAIT_S: Final = 55  # a gateway waits for 58 s at most (MAX_WAIT_S)
-ANSWER_S: Final = WAIT_S + 30.0
-KEY: Final = "JITNEY_API_KEY"
-UNREACHED: Final = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)
+RESPONSE_TIMEOUT_S: Final = WAIT_S + 30.0
+API_KEY_VARIABLE: Final = "JITNEY_API_KEY"
+CONNECTION_ERRORS: Final = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What came back; `body` is {} where it is no JSON object. `retry_after_s`: None where the answer names none."""
 
     status: int
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
         return str(self.body.get("detail") or f"the service answers {self.status}")
 
 
-class Client:
+class ServiceClient:
     """Use it in an `async with`."""
 
     def __init__(self, url: str) -> None:
@@ -38,18 +38,18 @@ class Client:
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise CannotRun(f"--url {url}: give it as http://HOST:PORT")
-        key = os.environ.get(KEY, "")
+        key = os.environ.get(API_KEY_VARIABLE, "")
         self._headers = [("Authorization", f"Bearer {key}")] if key else []
         self._pool = httpcore2.AsyncConnectionPool(max_connections=CONNECTIONS, keepalive_expiry=3)
 
     async def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> HttpResponse:
         """Send a request; raises one of UNREACHED."""
         sent = [("Host", self.url.partition("://")[2].partition("/")[0]), *self._headers, *(headers or {}).items()]
         if body is not None:
             sent.append(("Content-Length", str(len(body))))
-        timeouts = {"connect": 10.0, "write": 60.0, "read": ANSWER_S, "pool": None}
+        timeouts = {"connect": 10.0, "write": 60.0, "read": RESPONSE_TIMEOUT_S, "pool": None}
         answer = await self._pool.request(
             method, f"{self.url}{path}", headers=sent, content=body, extensions={"timeout": timeouts}
         )
@@ -58,21 +58,23 @@ class Client:
         except ValueError:
             said = {}
         told = {name.lower(): value for name, value in answer.headers}.get(b"retry-after", b"")
-        return Answer(answer.status, said if isinstance(said, dict) else {}, float(told) if told.isdigit() else None)
+        return HttpResponse(
+            answer.status, said if isinstance(said, dict) else {}, float(told) if told.isdigit() else None
+        )
 
-    async def ask_now(self, method: str, path: str) -> Answer:
+    async def request_or_fail(self, method: str, path: str) -> HttpResponse:
         """Send a request that tells whether a run makes sense; raises CannotRun where nothing or nobody answers."""
         try:
             answer = await self.ask(method, path)
-        except UNREACHED as error:
+        except CONNECTION_ERRORS as error:
             reason = f"nothing answers at {self.url} ({error or type(error).__name__})"
             raise CannotRun(f"{reason}; `jitney up` starts a service, --local runs without one") from error
-        refuse_stranger(answer)
+        check_authorized(answer)
         return answer
 
     async def card(self, model: str | None) -> dict[str, Any]:
         """Give what the service says of the model, or of its only one; raises CannotRun."""
-        answer = await self.ask_now("GET", "/v1/models")
+        answer = await self.request_or_fail("GET", "/v1/models")
         listed = answer.body.get("models")
         if answer.status != 200 or not isinstance(listed, list):
             raise CannotRun(f"{self.url}/v1/models answers {answer.status}, not a list of models")
@@ -94,7 +96,9 @@ class Client:
         await self._pool.aclose()
 
 
-def refuse_stranger(answer: Answer) -> None:
+def check_authorized(answer: HttpResponse) -> None:
     """Raise CannotRun where the service lets us not in."""
     if answer.status in (401, 403):
-        raise CannotRun(f"{answer.words} ({answer.status}); the environment's {KEY} is sent as the API key")
+        raise CannotRun(
+            f"{answer.words} ({answer.status}); the environment's {API_KEY_VARIABLE} is sent as the API key"
+        )

@@ -7,16 +7,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-SMALLEST: Final = 1
-FIRST: Final = 100
+MIN_SIZE: Final = 1
+INITIAL_SIZE: Final = 100
 
 
-class Window:
+class InFlightWindow:
     """Jobs in flight, by whole chunks. `most` is never passed, but by a chunk that is alone."""
 
     def __init__(self, most: int, clock: Callable[[], float]) -> None:
         """`clock` in seconds."""
-        self.most, self.limit, self.in_flight = most, float(min(most, FIRST)), 0
+        self.most, self.limit, self.in_flight = most, float(min(most, INITIAL_SIZE)), 0
         self._clock, self._changed = clock, asyncio.Event()
         self._resumes_at = self._halved_at = 0.0
         self._growth = 1 / 4
@@ -24,7 +24,7 @@ class Window:
     @property
     def share(self) -> int:
         """How many jobs one request may bring: a service that takes a few takes those."""
-        return max(SMALLEST, int(self.limit))
+        return max(MIN_SIZE, int(self.limit))
 
     async def enter(self, jobs: int) -> None:
         """Wait until there is room for so many."""
@@ -48,9 +48,9 @@ class Window:
         now = self._clock()
         self._resumes_at = max(self._resumes_at, now + retry_after_s)
         if now >= self._halved_at + retry_after_s:
-            self.limit, self._halved_at, self._growth = max(float(SMALLEST), self.limit / 2), now, 1 / 50
+            self.limit, self._halved_at, self._growth = max(float(MIN_SIZE), self.limit / 2), now, 1 / 50
 
-    async def until_allowed(self) -> None:
+    async def wait_until_allowed(self) -> None:
         """Wait until the service may be asked again."""
         while (left := self._resumes_at - self._clock()) > 0:  # noqa: ASYNC110 - a time, which may be put off meanwhile
             await asyncio.sleep(left)

@@ -19,7 +19,7 @@ ENVIRONMENT: Final = """environment:
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 
 
-class Failed(Exception):
+class GatewayCallError(Exception):
     """The call came to nothing; `code` is the exit code, the message is for the operator."""
 
     def __init__(self, message: str, code: int) -> None:
@@ -27,7 +27,7 @@ class Failed(Exception):
         self.code = code
 
 
-def parser(verb: str, does: str) -> argparse.ArgumentParser:
+def build_parser(verb: str, does: str) -> argparse.ArgumentParser:
     """Begin a verb's parser."""
     made = argparse.ArgumentParser(
         prog=f"jitney models {verb}",
@@ -40,7 +40,7 @@ def parser(verb: str, does: str) -> argparse.ArgumentParser:
     return made
 
 
-def call(url: str | None, path: str, body: Mapping[str, object] | None = None) -> Any:
+def call_gateway(url: str | None, path: str, body: Mapping[str, object] | None = None) -> Any:
     """GET, or POST a body; gives the answer's JSON. Raises Failed. `url`: None where nobody has named one."""
     if not url:
         url = DEFAULT_URL
@@ -53,7 +53,7 @@ def call(url: str | None, path: str, body: Mapping[str, object] | None = None) -
     except ValueError:
         is_address = False
     if not is_address:
-        raise Failed(f"{url} is no gateway's address; one looks like http://127.0.0.1:8000", EX_CONFIG)
+        raise GatewayCallError(f"{url} is no gateway's address; one looks like http://127.0.0.1:8000", EX_CONFIG)
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     text = None if body is None else json.dumps(body)
     try:
@@ -63,31 +63,31 @@ def call(url: str | None, path: str, body: Mapping[str, object] | None = None) -
         said = json.loads(answer.read())
         connection.close()
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise Failed(f"the gateway at {url} can not be reached: {error}", EX_UNAVAILABLE) from error
+        raise GatewayCallError(f"the gateway at {url} can not be reached: {error}", EX_UNAVAILABLE) from error
     if answer.status >= 400:
         allowed = said.get("allowed")
-        raise Failed(said.get("detail", said) + (f" (allowed: {', '.join(allowed)})" if allowed else ""), 1)
+        raise GatewayCallError(said.get("detail", said) + (f" (allowed: {', '.join(allowed)})" if allowed else ""), 1)
     return said
 
 
-def change(verb: str, given: argparse.Namespace, **fields: object) -> int:
+def change_model(verb: str, given: argparse.Namespace, **fields: object) -> int:
     """Ask for a change of a model and say what follows from it; returns the exit code."""
     wanted = {name: value for name, value in fields.items() if value is not None}
     try:
-        shown = call(given.url, f"/v1/models/{quote(given.model, safe='')}/{verb}", wanted)
-    except Failed as error:
-        return complain(error)
-    print(table(shown["versions"]))
+        shown = call_gateway(given.url, f"/v1/models/{quote(given.model, safe='')}/{verb}", wanted)
+    except GatewayCallError as error:
+        return print_error(error)
+    print(format_versions(shown["versions"]))
     return 0
 
 
-def complain(error: Failed) -> int:
+def print_error(error: GatewayCallError) -> int:
     """Say what went wrong; returns the exit code."""
     print(f"jitney models: {error}", file=sys.stderr)
     return error.code
 
 
-def table(versions: list[dict[str, Any]]) -> str:
+def format_versions(versions: list[dict[str, Any]]) -> str:
     """Lay versions out, a line each."""
     lines = [f"{'model':20}  {'version':>7}  {'status':9}  {'role':7}  {'share':>6}  {'workers':>7}  waiting"]
     for one in versions:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cli.models.importing.folder import bring
-from cli.models.importing.source import Fetch, NotImported, Wanted
+from cli.models.importing.folder import import_model
+from cli.models.importing.source import Fetch, ImportFailed, ImportRequest
 from model_runtime.spec.model_toml import ModelError
 
 IMPORTED, NOT = 0, 1
 
 
-class Origin(NamedTuple):
+class ImportSource(NamedTuple):
     """`module`, `function`: who fetches; `needs`: packages, which the extra of the source's name brings."""
 
     module: str
@@ -26,11 +26,13 @@ class Origin(NamedTuple):
     example: str
 
 
-ORIGINS: Final = {
-    "keras": Origin("keras_networks", "fetch", ("keras", "torch", "onnxscript"), "keras:ResNet50"),
-    "torchvision": Origin("torch_networks", "fetch_torchvision", ("torchvision", "torch"), "torchvision:resnet50"),
-    "timm": Origin("torch_networks", "fetch_timm", ("timm", "torch"), "timm:resnet18.a1_in1k"),
-    "hf": Origin("huggingface", "fetch", ("huggingface_hub",), "hf:OWNER/NAME@REVISION"),
+IMPORT_SOURCES: Final = {
+    "keras": ImportSource("keras_networks", "fetch", ("keras", "torch", "onnxscript"), "keras:ResNet50"),
+    "torchvision": ImportSource(
+        "torch_networks", "fetch_torchvision", ("torchvision", "torch"), "torchvision:resnet50"
+    ),
+    "timm": ImportSource("torch_networks", "fetch_timm", ("timm", "torch"), "timm:resnet18.a1_in1k"),
+    "hf": ImportSource("huggingface", "fetch", ("huggingface_hub",), "hf:OWNER/NAME@REVISION"),
 }
 
 
@@ -39,9 +41,9 @@ def main(argv: Sequence[str]) -> int:
     given = _parser().parse_args(argv)
     try:
         fetch, wanted = _source(given)
-        name = given.name or _name_of(wanted.name)
-        place, said = bring(fetch, wanted, given.models_dir, name, as_it_is=given.as_it_is)
-    except NotImported as error:
+        name = given.name or _model_name(wanted.name)
+        place, said = import_model(fetch, wanted, given.models_dir, name, as_it_is=given.as_it_is)
+    except ImportFailed as error:
         print(f"jitney models import: {error}", file=sys.stderr)
         return NOT
     except ModelError as error:
@@ -54,36 +56,36 @@ def main(argv: Sequence[str]) -> int:
     return IMPORTED
 
 
-def _source(given: argparse.Namespace) -> tuple[Fetch, Wanted]:
+def _source(given: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
     kind, colon, name = given.source.partition(":")
-    wanted = Wanted(name, given.weights, given.file, given.preset)
+    wanted = ImportRequest(name, given.weights, given.file, given.preset)
     if Path(given.source).is_file():
         kind, wanted = "local", wanted._replace(name=given.source)
-        origin = Origin("local", "fetch", (), "")
-    elif colon and kind in ORIGINS:
-        origin = ORIGINS[kind]
-        _need(kind, origin.needs)
+        origin = ImportSource("local", "fetch", (), "")
+    elif colon and kind in IMPORT_SOURCES:
+        origin = IMPORT_SOURCES[kind]
+        _require_packages(kind, origin.needs)
     else:
-        known = ", ".join(origin.example for origin in ORIGINS.values())
-        raise NotImported(f"{given.source[:80]!r} is no file and no source; allowed: a path to an .onnx file, {known}")
+        known = ", ".join(origin.example for origin in IMPORT_SOURCES.values())
+        raise ImportFailed(f"{given.source[:80]!r} is no file and no source; allowed: a path to an .onnx file, {known}")
     found: Fetch = getattr(importlib.import_module(f"cli.models.importing.{origin.module}"), origin.function)
     return found, wanted
 
 
-def _need(extra: str, packages: Sequence[str]) -> None:
+def _require_packages(extra: str, packages: Sequence[str]) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise NotImported(f'needs {", ".join(missing)}: pip install -e ".[{extra}]" in the checkout')
+        raise ImportFailed(f'needs {", ".join(missing)}: pip install -e ".[{extra}]" in the checkout')
 
 
-def _name_of(source: str) -> str:
+def _model_name(source: str) -> str:
     """A network's or a file's name, as a model may be called."""
     base = source.partition("@")[0].rpartition("/")[2].removesuffix(".onnx")
     return re.sub(r"[^A-Za-z0-9._-]", "-", base).strip("-._").lower()[:64]
 
 
 def _parser() -> argparse.ArgumentParser:
-    examples = ", ".join(origin.example for origin in ORIGINS.values())
+    examples = ", ".join(origin.example for origin in IMPORT_SOURCES.values())
     parser = argparse.ArgumentParser(
         prog="jitney models import",
         description="Makes a complete model folder of a network from elsewhere.",

@@ -6,25 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cli.models.importing.source import Imported, NotImported, Wanted, library, plain
+from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest, import_library, one_line
 
-_USUAL: Final = ("model.onnx", "onnx/model.onnx")
+_DEFAULT_FILES: Final = ("model.onnx", "onnx/model.onnx")
 _FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by PIL's numbers
-_WEIGHTS: Final = ("_data", ".data")  # of a file whose weights lie beside it
+_WEIGHT_SUFFIXES: Final = ("_data", ".data")  # of a file whose weights lie beside it
 
 
-def fetch(wanted: Wanted, onnx: Path) -> Imported:
+def fetch(wanted: ImportRequest, onnx: Path) -> ImportedModel:
     """Download the file, what lies beside it, and what says how it is fed."""
     repo, _, revision = wanted.name.partition("@")
     if not revision:
-        raise NotImported(f"name a revision of {repo}, best a commit, which stays what it is: hf:{repo}@main")
-    hub = library("huggingface_hub")
-    library("huggingface_hub.utils").logging.set_verbosity_error()  # what goes wrong is told by us, once
+        raise ImportFailed(f"name a revision of {repo}, best a commit, which stays what it is: hf:{repo}@main")
+    hub = import_library("huggingface_hub")
+    import_library("huggingface_hub.utils").logging.set_verbosity_error()  # what goes wrong is told by us, once
     try:
         files = hub.HfApi().list_repo_files(repo, revision=revision)
-        file = _chosen(repo, files, wanted.file)
+        file = _choose_file(repo, files, wanted.file)
         shutil.copyfile(hub.hf_hub_download(repo, file, revision=revision), onnx)
-        for end in _WEIGHTS:
+        for end in _WEIGHT_SUFFIXES:
             if f"{file}{end}" in files:
                 beside = Path(f"{file}{end}").name  # by the name that the file points at
                 shutil.copyfile(hub.hf_hub_download(repo, f"{file}{end}", revision=revision), onnx.parent / beside)
@@ -34,28 +34,28 @@ def fetch(wanted: Wanted, onnx: Path) -> Imported:
             else {}
             for name in ("config.json", "preprocessor_config.json")
         )
-    except NotImported:
+    except ImportFailed:
         raise
     except Exception as error:  # of its HTTP client, of its own, of JSON
-        raise NotImported(f"{repo}@{revision} can not be had: {plain(error)}") from error
+        raise ImportFailed(f"{repo}@{revision} can not be had: {one_line(error)}") from error
     description = f"{file} of {repo} at {revision}"
     if not how:
         note = "there is no preprocessor_config.json: it takes tensors, until model.toml says how images are made"
-        return Imported("tensor", description, notes=[note])
-    return Imported("image-classification", description, _image(how), {}, _labels(config))
+        return ImportedModel("tensor", description, notes=[note])
+    return ImportedModel("image-classification", description, _image_section(how), {}, _labels(config))
 
 
-def _chosen(repo: str, files: Sequence[str], asked: str | None) -> str:
+def _choose_file(repo: str, files: Sequence[str], asked: str | None) -> str:
     found = [name for name in files if name.endswith(".onnx")]
     if not found:
-        raise NotImported(f"{repo} has no .onnx file; allowed: a repository with one, or an export of your own")
-    usual = [asked] if asked else [name for name in _USUAL if name in found] or found
-    if (asked and asked not in found) or (len(usual) > 1 and usual[0] not in _USUAL):
-        raise NotImported(f"{repo} has {', '.join(found)}; allowed: --file with one of them")
+        raise ImportFailed(f"{repo} has no .onnx file; allowed: a repository with one, or an export of your own")
+    usual = [asked] if asked else [name for name in _DEFAULT_FILES if name in found] or found
+    if (asked and asked not in found) or (len(usual) > 1 and usual[0] not in _DEFAULT_FILES):
+        raise ImportFailed(f"{repo} has {', '.join(found)}; allowed: --file with one of them")
     return usual[0]
 
 
-def _image(how: Mapping[str, Any]) -> dict[str, Any]:
+def _image_section(how: Mapping[str, Any]) -> dict[str, Any]:
     """Its words in ours."""
     size, crop = _sides(how.get("size", 224)), _sides(how.get("crop_size"))
     image: dict[str, Any] = {"resize": size}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cli.models.importing.source import SEED, Imported, NotImported, Wanted, library, plain
+from cli.models.importing.source import SEED, ImportedModel, ImportFailed, ImportRequest, import_library, one_line
 
 # Network → the module whose preprocess_input is its own, and what that does to pixels of 0 to 255.
 _FAMILIES: Final = {
@@ -36,19 +36,19 @@ NETWORKS: Final = {
 _CLASSES: Final = 1000
 
 
-def fetch(wanted: Wanted, onnx: Path) -> Imported:
+def fetch(wanted: ImportRequest, onnx: Path) -> ImportedModel:
     """Build the network, with ImageNet's weights or random ones, and export it."""
     if wanted.name not in NETWORKS:
         near = difflib.get_close_matches(wanted.name, NETWORKS, 3, 0.4) or sorted(NETWORKS)[:5]
-        raise NotImported(f"keras has no network {wanted.name[:80]!r} that is known here; near it: {', '.join(near)}")
+        raise ImportFailed(f"keras has no network {wanted.name[:80]!r} that is known here; near it: {', '.join(near)}")
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # exporting needs none
-    keras = library("keras")
+    keras = import_library("keras")
     keras.utils.set_random_seed(SEED)
     try:
         network = getattr(keras.applications, wanted.name)(weights="imagenet" if wanted.weights == "trained" else None)
     except Exception as error:  # of urllib, of h5py and of its own
-        raise NotImported(f"the weights of {wanted.name} can not be had: {plain(error)}") from error
+        raise ImportFailed(f"the weights of {wanted.name} can not be had: {one_line(error)}") from error
     _export(network, onnx)
     height, width = network.input_shape[1:3]
     labels, notes = _labels(keras, wanted)
@@ -57,7 +57,7 @@ def fetch(wanted: Wanted, onnx: Path) -> Imported:
     image: dict[str, Any] = {"preset": preset} if preset else {}
     image |= {"resize": [height, width], "filter": "bicubic", "layout": "NHWC"}
     description = f"{wanted.name} of keras.applications {keras.__version__}, {wanted.weights} weights"
-    return Imported("image-classification", description, image, {"softmax": False}, labels, notes)
+    return ImportedModel("image-classification", description, image, {"softmax": False}, labels, notes)
 
 
 def _export(network: Any, onnx: Path) -> None:
@@ -67,15 +67,15 @@ def _export(network: Any, onnx: Path) -> None:
             warnings.simplefilter("ignore")
             network.export(str(onnx), format="onnx", verbose=False)
     except Exception as error:  # of torch.onnx, of tf2onnx: they share no base
-        raise NotImported(f"keras can not export it to ONNX: {plain(error)}") from error
+        raise ImportFailed(f"keras can not export it to ONNX: {one_line(error)}") from error
 
 
-def _labels(keras: Any, wanted: Wanted) -> tuple[list[str] | None, list[str]]:
+def _labels(keras: Any, wanted: ImportRequest) -> tuple[list[str] | None, list[str]]:
     """ImageNet's names as Keras has them, which are a file of its own to be fetched."""
     if wanted.weights == "random":
         return None, ["random weights: its answers mean nothing, and classes have numbers"]
     try:
         decoded = keras.applications.imagenet_utils.decode_predictions(np.eye(_CLASSES), top=1)
     except Exception as error:  # noqa: BLE001 (as with the weights)
-        return None, [f"the names of the classes can not be had, they have numbers: {plain(error)}"]
+        return None, [f"the names of the classes can not be had, they have numbers: {one_line(error)}"]
     return [str(best[0][1]) for best in decoded], []

@@ -3,23 +3,23 @@
 import shutil
 from pathlib import Path
 
-from cli.models.importing.source import Imported, NotImported, Wanted
+from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest
 
-_WEIGHTS = ("_data", ".data")
+_WEIGHT_SUFFIXES = ("_data", ".data")
 
 
-def fetch(wanted: Wanted, onnx: Path) -> Imported:
+def fetch(wanted: ImportRequest, onnx: Path) -> ImportedModel:
     """As tensors, unless a preset says that it takes images."""
     path = Path(wanted.name)
     try:
         shutil.copyfile(path, onnx)
-        for end in _WEIGHTS:
+        for end in _WEIGHT_SUFFIXES:
             beside = path.with_name(path.name + end)
             if beside.is_file():
                 shutil.copyfile(beside, onnx.parent / beside.name)
     except OSError as error:
-        raise NotImported(f"{path} can not be copied: {error.strerror}") from error
+        raise ImportFailed(f"{path} can not be copied: {error.strerror}") from error
     if wanted.preset is None:
         note = "it takes tensors; for images, import it with --preset, or write [image] into its model.toml"
-        return Imported("tensor", f"{path.name}, imported", notes=[note])
-    return Imported("image-classification", f"{path.name}, imported", {"preset": wanted.preset})
+        return ImportedModel("tensor", f"{path.name}, imported", notes=[note])
+    return ImportedModel("image-classification", f"{path.name}, imported", {"preset": wanted.preset})

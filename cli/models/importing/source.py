@@ -9,11 +9,11 @@ Weights = Literal["trained", "random"]
 SEED = 7  # of random weights
 
 
-class NotImported(Exception):
+class ImportFailed(Exception):
     """What was asked for can not be had. One line."""
 
 
-class Imported(NamedTuple):
+class ImportedModel(NamedTuple):
     """`image`, `classification`: tables of model.toml; `labels`: a name a class; `notes`: what is to be known."""
 
     task: str
@@ -24,7 +24,7 @@ class Imported(NamedTuple):
     notes: Sequence[str] = ()
 
 
-class Wanted(NamedTuple):
+class ImportRequest(NamedTuple):
     """`name` is what stands behind the source's colon, `file` one of several where a source has such."""
 
     name: str
@@ -33,19 +33,19 @@ class Wanted(NamedTuple):
     preset: str | None = None
 
 
-Fetch = Callable[[Wanted, Path], Imported]
+Fetch = Callable[[ImportRequest, Path], ImportedModel]
 """Writes the ONNX file; raises NotImported."""
 
 
-def library(name: str) -> Any:
+def import_library(name: str) -> Any:
     """Another's module; raises NotImported where it is there and does not start, as beside another PyTorch."""
     try:
         return importlib.import_module(name)
     except Exception as error:  # of compiled parts and of their registering: they share no base
-        raise NotImported(f"{name} is installed and does not start: {plain(error)}") from error
+        raise ImportFailed(f"{name} is installed and does not start: {one_line(error)}") from error
 
 
-def plain(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error of somebody else's library on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -3,24 +3,26 @@
 from pathlib import Path
 
 from cli.models.optimizing.evaluation.calibration_data import Examples
-from cli.models.optimizing.evaluation.loaded_version import Served
-from cli.models.optimizing.options import Wishes
+from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
+from cli.models.optimizing.options import OptimizeOptions
 from cli.models.optimizing.passes import fold_preprocessing, fp16, int8, onnx_graphs
 from cli.models.optimizing.progress import Progress
 from model_runtime.spec.model_toml import SPEC_FILE
 
 
-def make(old: Served, wishes: Wishes, calibration: Examples | None, target: Path, progress: Progress) -> list[str]:
+def build_version(
+    old: LoadedVersion, wishes: OptimizeOptions, calibration: Examples | None, target: Path, progress: Progress
+) -> list[str]:
     """From one file to the next, beside the target's folder; gives what is to be said. Raises ModelError, OSError."""
     room = target.parent.parent
     title, notes = old.folder.onnx, list[str]()
     model = onnx_graphs.read(title)
     if wishes.precision == "int8":
-        model = onnx_graphs.raised(model, int8.LEAST_OPSET, title)
+        model = onnx_graphs.upgrade_opset(model, int8.MIN_OPSET, title)
     path = onnx_graphs.save(model, room / "read.onnx")
     simplify = wishes.graph and not onnx_graphs.is_half(model)
     if simplify or wishes.precision == "int8":
-        path = onnx_graphs.simplified(path, room / "simplified.onnx", optimize=simplify)
+        path = onnx_graphs.simplify(path, room / "simplified.onnx", optimize=simplify)
     if wishes.graph and not simplify:
         notes.append("not simplified: it is FP16, and ONNX Runtime would write its weights as FP32 on the way")
     if wishes.precision == "fp16":
@@ -32,7 +34,7 @@ def make(old: Served, wishes: Wishes, calibration: Examples | None, target: Path
         path = room / "eight.onnx"
     if wishes.fold:
         fold_preprocessing.write(path, room / "folded.onnx", old)
-        (target.parent / SPEC_FILE).write_text(fold_preprocessing.own_spec(old), encoding="utf-8")
+        (target.parent / SPEC_FILE).write_text(fold_preprocessing.folded_spec(old), encoding="utf-8")
         path = room / "folded.onnx"
     elif (old.folder.onnx.parent / SPEC_FILE).exists():  # what the version before says of itself holds for this one
         (target.parent / SPEC_FILE).write_bytes((old.folder.onnx.parent / SPEC_FILE).read_bytes())

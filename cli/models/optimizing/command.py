@@ -11,30 +11,30 @@ from types import FrameType
 from typing import Final
 
 from cli import arguments
-from cli.models.model_paths import NothingThere
-from cli.models.optimizing.evaluation.loaded_version import find
-from cli.models.optimizing.options import FASTER, LEAST_EXAMPLES, Precision, Wishes
+from cli.models.model_paths import ModelPathNotFound
+from cli.models.optimizing.evaluation.loaded_version import find_model_folder
+from cli.models.optimizing.options import DEFAULT_MIN_GAIN, MIN_EXAMPLES, OptimizeOptions, Precision
 from cli.models.optimizing.progress import Progress
 from cli.models.optimizing.run import optimize
 from model_runtime.spec.model_toml import ModelError
 
 YES, NO, NOTHING_THERE = 0, 1, 2
-_TERMINATED: Final = 128 + signal.SIGTERM
+_EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def main(argv: Sequence[str]) -> int:
     """The verb; returns its exit code."""
     parser = _parser()
     given = parser.parse_args(argv)
-    wishes = _wishes(parser, given)
-    before = signal.signal(signal.SIGTERM, _terminated)  # so that what was begun is undone
+    wishes = _read_options(parser, given)
+    before = signal.signal(signal.SIGTERM, _on_sigterm)  # so that what was begun is undone
     try:
-        report = optimize(find(given.model, given.models_dir), wishes, Progress(quiet=given.json))
-    except (NothingThere, ModelError) as error:
+        report = optimize(find_model_folder(given.model, given.models_dir), wishes, Progress(quiet=given.json))
+    except (ModelPathNotFound, ModelError) as error:
         if given.json:
             print(json.dumps({"model": given.model, "reason": str(error)}, indent=1))
         print(f"jitney models: {error}", file=sys.stderr)
-        return NOTHING_THERE if isinstance(error, NothingThere) else NO
+        return NOTHING_THERE if isinstance(error, ModelPathNotFound) else NO
     except MemoryError:
         print(f"jitney models: {given.model}: there is not enough memory to optimize it here", file=sys.stderr)
         return NO
@@ -44,20 +44,20 @@ def main(argv: Sequence[str]) -> int:
     return NO if report.reason else YES
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal's
-    raise SystemExit(_TERMINATED)
+def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal's
+    raise SystemExit(_EXIT_TERMINATED)
 
 
-def _wishes(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Wishes:
+def _read_options(parser: argparse.ArgumentParser, given: argparse.Namespace) -> OptimizeOptions:
     precision: Precision = "int8" if given.int8 else "fp16" if given.fp16 else "fp32"
     if given.int8 and given.calibrate is None:
-        least = f"a folder of {LEAST_EXAMPLES} examples or more, as callers will send them"
+        least = f"a folder of {MIN_EXAMPLES} examples or more, as callers will send them"
         parser.error(f"--int8 needs --calibrate FOLDER: {least} (images; for a model of tensors .npz files)")
     if given.calibrate is not None and not given.int8:
         parser.error("--calibrate goes with --int8; to judge by a folder of your own: --validate FOLDER")
     if precision == "fp32" and not given.fold and not given.graph:
         parser.error("with --no-graph nothing is left to do; allowed beside it: --fp16, --int8, --fold")
-    return Wishes(
+    return OptimizeOptions(
         precision,
         given.calibrate,
         given.validate,
@@ -90,25 +90,31 @@ def _parser() -> argparse.ArgumentParser:
         "--validate", type=Path, metavar="FOLDER", help="examples to judge by (half of --calibrate, or made-up ones)"
     )
     parser.add_argument(
-        "--min-agreement", type=arguments.number(0, 1), default=0.95, metavar="SHARE", help="or it is refused (0.95)"
+        "--min-agreement",
+        type=arguments.float_between(0, 1),
+        default=0.95,
+        metavar="SHARE",
+        help="or it is refused (0.95)",
     )
     parser.add_argument(
         "--min-gain",
-        type=arguments.number(0, 1000),
-        default=FASTER,
+        type=arguments.float_between(0, 1000),
+        default=DEFAULT_MIN_GAIN,
         metavar="FACTOR",
-        help=f"times the throughput of the version there is, or it is refused ({FASTER:g}; 0: also a slower one)",
+        help=f"times the throughput of the version there is, or it is refused ({DEFAULT_MIN_GAIN:g}; 0: also a slower one)",
     )
     parser.add_argument("--no-graph", dest="graph", action="store_false", help="do not simplify the graph")
     parser.add_argument(
         "--no-measure", dest="measure", action="store_false", help="write it unmeasured: it may be slower"
     )
     parser.add_argument("--no-write", dest="write", action="store_false", help="only tell; add no version")
-    parser.add_argument("--seconds", type=arguments.number(0.01, 3600), default=10.0, help="how long to measure (10)")
+    parser.add_argument(
+        "--seconds", type=arguments.float_between(0.01, 3600), default=10.0, help="how long to measure (10)"
+    )
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="what runs it")
     parser.add_argument(
         "--threads",
-        type=arguments.whole(0, 1024, "model.toml's"),
+        type=arguments.int_between(0, 1024, "model.toml's"),
         default=0,
         help="of a run, while it is measured (model.toml's)",
     )

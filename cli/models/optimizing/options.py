@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-LEAST_EXAMPLES = 8
-FASTER = 1.05  # times the throughput: two measurements of the same version differ by less
+MIN_EXAMPLES = 8
+DEFAULT_MIN_GAIN = 1.05  # times the throughput: two measurements of the same version differ by less
 Precision = Literal["fp32", "fp16", "int8"]
 
 
-class Wishes(NamedTuple):
+class OptimizeOptions(NamedTuple):
     """`precision`: of weights and arithmetic; `graph`: whether the graph is simplified; `fold`: the pipeline into it.
 
     `min_gain`: times the throughput that the new version must have, where it is measured.
@@ -22,7 +22,7 @@ class Wishes(NamedTuple):
     graph: bool = True
     write: bool = True
     min_agreement: float = 0.95
-    min_gain: float = FASTER
+    min_gain: float = DEFAULT_MIN_GAIN
     provider: str = "auto"
     threads: int = 0
     seconds: float = 10.0

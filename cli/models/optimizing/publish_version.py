@@ -10,11 +10,11 @@ from model_runtime.spec.model_toml import ModelError
 
 PREFIX: Final = ".optimizing-"
 RECORD_FILE: Final = "optimized.json"
-_TRIES: Final = 100
+_MAX_ATTEMPTS: Final = 100
 
 
 @contextlib.contextmanager
-def room(folder: Path) -> Iterator[Path]:
+def staging_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder that is gone afterwards, however it ends; raises ModelError where nothing can be written."""
     try:
         with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as made:
@@ -26,16 +26,16 @@ def room(folder: Path) -> Iterator[Path]:
         raise ModelError(folder, None, reason) from error
 
 
-def next_number(folder: Path) -> int:
+def next_version_number(folder: Path) -> int:
     """Above everything that is there, were it only half a version."""
     there = [int(path.name) for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
     return max(there, default=0) + 1
 
 
-def move_in(made: Path, folder: Path) -> Path:
+def publish(made: Path, folder: Path) -> Path:
     """Let the version appear, whole, under the next number; raises OSError."""
-    for _ in range(_TRIES):
-        place = folder / str(next_number(folder))
+    for _ in range(_MAX_ATTEMPTS):
+        place = folder / str(next_version_number(folder))
         try:
             made.rename(place)
         except FileExistsError:  # somebody was quicker
@@ -45,5 +45,5 @@ def move_in(made: Path, folder: Path) -> Path:
                 continue
             raise
         return place
-    message = f"{folder}: {_TRIES} numbers were taken one after the other"
+    message = f"{folder}: {_MAX_ATTEMPTS} numbers were taken one after the other"
     raise OSError(message)

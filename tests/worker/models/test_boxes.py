@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_runtime.images.geometry import place
+from model_runtime.images.geometry import compute_placement
 from model_runtime.spec.image import ImageSpec
 from model_runtime.spec.model_toml import ModelError, ModelSpec
 from model_runtime.tasks import load_task
-from model_runtime.tasks.boxes import corners, in_picture, select
-from model_runtime.tensor_spec import Array, Port
+from model_runtime.tasks.boxes import select_boxes, to_corners, to_picture
+from model_runtime.tensor_spec import Array, TensorSpec
 
-IMAGE = Port("image", "FP32", (3, 64, 96))
+IMAGE = TensorSpec("image", "FP32", (3, 64, 96))
 side = st.integers(0, 12)
 one_box = st.tuples(side, side, side, side).map(
     lambda s: (min(s[0], s[2]), min(s[1], s[3]), max(s[0], s[2]), max(s[1], s[3]))
@@ -23,13 +23,13 @@ one_box = st.tuples(side, side, side, side).map(
 score = st.integers(0, 10).map(lambda tenths: tenths / 10)
 
 
-def plainly(boxes: Array, scores: Array, least: float, most_overlap: float, count: int) -> list[tuple[int, int]]:
+def plainly(boxes: Array, scores: Array, min_score: float, max_overlap: float, count: int) -> list[tuple[int, int]]:
     """Box and class of each that is kept."""
-    left = [(-s, place_, k) for place_, row in enumerate(scores) for k, s in enumerate(row) if s >= least]
+    left = [(-s, place_, k) for place_, row in enumerate(scores) for k, s in enumerate(row) if s >= min_score]
     kept: list[tuple[int, int]] = []
     for _, at, k in sorted(left):
         rivals = [boxes[other] for other, its in kept if its == k]
-        if len(kept) < count and all(overlap(boxes[at], rival) <= most_overlap for rival in rivals):
+        if len(kept) < count and all(overlap(boxes[at], rival) <= max_overlap for rival in rivals):
             kept.append((at, k))
     return kept
 
@@ -50,11 +50,11 @@ def overlap(one: Array, other: Array) -> float:
     st.integers(1, 8),
 )
 def test_what_is_kept_is_what_the_plain_way_keeps(
-    found: list[tuple[tuple[int, ...], tuple[float, float]]], least: float, most_overlap: float, count: int
+    found: list[tuple[tuple[int, ...], tuple[float, float]]], min_score: float, max_overlap: float, count: int
 ) -> None:
     boxes, scores = np.array([box for box, _ in found], float), np.array([pair for _, pair in found])
-    kept = select(boxes, scores, least, most_overlap, count)
-    expected = plainly(boxes, scores, least, most_overlap, count)
+    kept = select_boxes(boxes, scores, min_score, max_overlap, count)
+    expected = plainly(boxes, scores, min_score, max_overlap, count)
     assert kept.classes.tolist() == [k for _, k in expected]
     assert kept.boxes.tolist() == [boxes[at].tolist() for at, _ in expected]
     assert kept.scores.tolist() == [scores[at, k] for at, k in expected]
@@ -63,7 +63,7 @@ def test_what_is_kept_is_what_the_plain_way_keeps(
 def test_boxes_have_three_forms() -> None:
     same = {"xyxy": [10, 20, 40, 80], "yxyx": [20, 10, 80, 40], "cxcywh": [25, 50, 30, 60]}
     for form, box in same.items():
-        assert corners(np.array([box], float), form).tolist() == [[10, 20, 40, 80]]  # type: ignore[arg-type]
+        assert to_corners(np.array([box], float), form).tolist() == [[10, 20, 40, 80]]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_a_box_over_the_whole_input_is_what_the_input_shows(
     at: tuple[int, int],
     shown: tuple[int, int, int, int],
 ) -> None:
-    placed = place(picture, ImageSpec(**keys))
+    placed = compute_placement(picture, ImageSpec(**keys))
     assert (placed.resized, (placed.left, placed.top), placed.shown) == (resized, at, shown)
-    (box,) = in_picture(np.array([[0.0, 0.0, *placed.input]]), placed).tolist()
+    (box,) = to_picture(np.array([[0.0, 0.0, *placed.input]]), placed).tolist()
     across, down = placed.scale
     expected = [
         (shown[0] - at[0]) / across,
@@ -123,9 +123,9 @@ FORMS: list[tuple[dict[str, Any], dict[str, list[Any]]]] = [
 def test_the_same_box_in_the_forms_that_detectors_have(keys: dict[str, Any], outputs: dict[str, list[Any]]) -> None:
     spec = ModelSpec.model_validate({"task": "object-detection", "detection": keys})
     arrays = {name: np.array(rows, np.float32) for name, rows in outputs.items()}
-    ports = [Port(name, "FP32", array.shape) for name, array in arrays.items()]
+    ports = [TensorSpec(name, "FP32", array.shape) for name, array in arrays.items()]
     task = load_task(spec, Path(), [IMAGE], ports)
-    told = task.present(arrays, {".size": (960, 640)})
+    told = task.postprocess(arrays, {".size": (960, 640)})
     box = {"x": 360.0, "y": 240.0, "width": 240.0, "height": 160.0}
     assert told["detections"] == [{"label": "1", "index": 1, "score": pytest.approx(0.75, abs=1e-6), "box": box}]
 
@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_found_at_load(
 ) -> None:
     (tmp_path / "labels.txt").write_text("a\nb")
     spec = ModelSpec.model_validate({"task": "object-detection", "detection": keys})
-    ports = [Port(f"o{n}", "FP32", shape) for n, shape in enumerate(shapes)]
+    ports = [TensorSpec(f"o{n}", "FP32", shape) for n, shape in enumerate(shapes)]
     with pytest.raises(ModelError) as caught:
         load_task(spec, tmp_path, [IMAGE], ports)
     assert words in str(caught.value)
@@ -154,11 +154,11 @@ def test_what_does_not_fit_is_found_at_load(
 @pytest.mark.parametrize(
     ("keys", "port", "words"),
     [
-        ({"output": "z"}, Port("y", "FP32", (8,)), "there is no output 'z'; allowed: y"),
-        ({}, Port("y", "FP32", (-1, 8)), "allowed: numbers of a fixed shape"),
+        ({"output": "z"}, TensorSpec("y", "FP32", (8,)), "there is no output 'z'; allowed: y"),
+        ({}, TensorSpec("y", "FP32", (-1, 8)), "allowed: numbers of a fixed shape"),
     ],
 )
-def test_an_output_that_is_no_vector_is_found_at_load(keys: dict[str, Any], port: Port, words: str) -> None:
+def test_an_output_that_is_no_vector_is_found_at_load(keys: dict[str, Any], port: TensorSpec, words: str) -> None:
     spec = ModelSpec.model_validate({"task": "image-embedding", "embedding": keys})
     with pytest.raises(ModelError) as caught:
         load_task(spec, Path(), [IMAGE], [port])

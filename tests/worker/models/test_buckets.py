@@ -2,7 +2,7 @@
 
 import pytest
 
-from batching.buckets import choose, seats
+from batching.buckets import choose_buckets, padded_size
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ from batching.buckets import choose, seats
 def test_sizes_go_up_to_the_cap(
     provider: str, cap: int, wanted: tuple[int, ...] | None, sizes: tuple[int, ...]
 ) -> None:
-    assert choose(provider, cap, wanted) == sizes
+    assert choose_buckets(provider, cap, wanted) == sizes
 
 
 def test_riders_take_the_next_bucket_or_as_many_seats_as_they_are() -> None:
-    assert [seats((1, 4, 16), riders) for riders in (1, 2, 4, 5, 16)] == [1, 4, 4, 16, 16]
-    assert [seats((), riders) for riders in (1, 3, 7)] == [1, 3, 7]
+    assert [padded_size((1, 4, 16), items) for items in (1, 2, 4, 5, 16)] == [1, 4, 4, 16, 16]
+    assert [padded_size((), items) for items in (1, 3, 7)] == [1, 3, 7]

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from model_runtime.engine.onnx_engine import Engine
-from model_runtime.repository.onnx_external_data import external_data
+from model_runtime.engine.onnx_engine import OnnxEngine
+from model_runtime.repository.onnx_external_data import read_external_data
 from model_runtime.repository.path_checks import check_folder, check_onnx
 from model_runtime.spec.model_toml import ModelError
 from tests.support import models
-from tests.support.graphs import node, whole, write
+from tests.support.graphs import int64_constant, node, write
 
 BYTES = np.arange(4, dtype=np.float32).tobytes()
 
@@ -49,7 +49,7 @@ def refusal(path: Path) -> str:
 
 def test_weights_beside_the_file_are_taken(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(8) + BYTES)
-    engine = Engine(pointing(tmp_path, "w.bin", offset=8, length=16), "cpu", 1)
+    engine = OnnxEngine(pointing(tmp_path, "w.bin", offset=8, length=16), "cpu", 1)
     assert engine.run({"x": np.zeros((1, 4), np.float32)})["y"].tolist() == [[0, 1, 2, 3]]
 
 
@@ -122,7 +122,7 @@ def test_what_subgraphs_and_functions_point_at_is_found(tmp_path: Path) -> None:
     model = helper.make_model(graph, functions=[function])
     model.training_info.add().algorithm.CopyFrom(helper.make_graph([], "t", [], [], [tensor("in-training")]))
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    found = {one.location for one in external_data(tmp_path / "m.onnx")}
+    found = {one.location for one in read_external_data(tmp_path / "m.onnx")}
     assert found == {
         f"in-{place}" for place in ("a-branch", "a-constant", "the-graph", "a-sparse", "a-function", "training")
     } | {"its-indices"}
@@ -141,7 +141,7 @@ def test_a_row_that_can_not_fit_is_refused_untried(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"'x' is FP32 \[-1, 1048576, 16777216\]: one row takes .* GB at least; allowed"
     ):
-        Engine(path, "cpu", 1)
+        OnnxEngine(path, "cpu", 1)
 
 
 def test_a_run_that_can_not_fit_is_refused_with_what_it_wanted(tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ def test_a_run_that_can_not_fit_is_refused_with_what_it_wanted(tmp_path: Path) -
         node("ReduceSum", ["z"], ["s"], keepdims=0),
         node("Add", ["x", "s"], ["y"]),
     ]
-    path = write(tmp_path / "m.onnx", nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, {"many": whole(1 << 48)})
+    path = write(tmp_path / "m.onnx", nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, {"many": int64_constant(1 << 48)})
     with pytest.raises(ModelError, match=r"needs more memory than there is|can not load it: .*[Ff]ailed to allocate"):
-        Engine(path, "cpu", 1)
+        OnnxEngine(path, "cpu", 1)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_the_runtime_does_not_know_is_named(opset: int, operator: str, reas
     taken = ["x", "x"] if operator == "Add" else ["x"]
     path = write(tmp_path / "m.onnx", [node(operator, taken, ["y"])], {"x": ["N", 4]}, {"y": ["N", 4]}, opset=opset)
     with pytest.raises(ModelError, match=reason):
-        Engine(path, "cpu", 1)
+        OnnxEngine(path, "cpu", 1)
 
 
 def test_the_files_of_a_folder_are_its_own(tmp_path: Path) -> None:
@@ -200,4 +200,4 @@ def test_junk_is_refused_or_harmless(data: st.DataObject, tmp_path_factory: pyte
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with suppress(ModelError):
-        assert isinstance(external_data(path), list)
+        assert isinstance(read_external_data(path), list)

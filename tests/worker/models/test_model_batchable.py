@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_runtime.engine.batchability import judge
-from model_runtime.tensor_spec import Array, Port
+from model_runtime.engine.batchability import probe_batchability
+from model_runtime.tensor_spec import Array, TensorSpec
 
 Feed = dict[str, Array]
-IMAGE = Port("x", "FP32", (-1, 3, 8, 8))
-TEXT = Port("ids", "INT64", (-1, -1))
-SCORES = Port("y", "FP32", (-1, 10))
+IMAGE = TensorSpec("x", "FP32", (-1, 3, 8, 8))
+TEXT = TensorSpec("ids", "INT64", (-1, -1))
+SCORES = TensorSpec("y", "FP32", (-1, 10))
 
 
 def even(feed: Feed) -> Feed:
@@ -42,13 +42,15 @@ def failing(_: Feed) -> Feed:
         (IMAGE, SCORES, lonely, False, "it runs one row, but not two: one at a time"),
         (IMAGE, SCORES, failing, False, "a trial with zeros failed: zeros are not welcome"),
         (TEXT, SCORES, failing, True, "a trial with zeros and free dimensions of 1 failed: zeros are not welcome"),
-        (Port("x", "FP32", (1, 4)), SCORES, even, False, "input 'x' has its first dimension fixed at 1"),
-        (Port("x", "FP32", ()), SCORES, failing, False, "input 'x' is a scalar, without a batch dimension"),
-        (IMAGE, Port("y", "FP32", (1, 10)), melting, False, "output 'y' has its first dimension fixed at 1"),
+        (TensorSpec("x", "FP32", (1, 4)), SCORES, even, False, "input 'x' has its first dimension fixed at 1"),
+        (TensorSpec("x", "FP32", ()), SCORES, failing, False, "input 'x' is a scalar, without a batch dimension"),
+        (IMAGE, TensorSpec("y", "FP32", (1, 10)), melting, False, "output 'y' has its first dimension fixed at 1"),
     ],
 )
-def test_a_verdict_says_why(port: Port, output: Port, run: Callable[[Feed], Feed], batchable: bool, note: str) -> None:
-    verdict = judge([port], [output], run)
+def test_a_verdict_says_why(
+    port: TensorSpec, output: TensorSpec, run: Callable[[Feed], Feed], batchable: bool, note: str
+) -> None:
+    verdict = probe_batchability([port], [output], run)
     assert (verdict.batchable, verdict.note, verdict.whole) == (batchable, note, frozenset())
 
 
@@ -57,6 +59,6 @@ def test_outputs_that_are_not_rows_are_named() -> None:
         values: dict[str, Any] = {"found": np.zeros((0, 4)), "row": np.zeros((1, 2)), "sum": np.zeros(())}
         return values
 
-    outputs = [Port("found", "FP32", (-1, 4)), Port("row", "FP32", (-1, 2)), Port("sum", "FP32", ())]
-    verdict = judge([Port("x", "FP32", (1, 4))], outputs, run)
+    outputs = [TensorSpec("found", "FP32", (-1, 4)), TensorSpec("row", "FP32", (-1, 2)), TensorSpec("sum", "FP32", ())]
+    verdict = probe_batchability([TensorSpec("x", "FP32", (1, 4))], outputs, run)
     assert verdict.whole == {"found", "sum"}

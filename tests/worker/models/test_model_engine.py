@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from model_runtime.engine.device_info import Driver
-from model_runtime.engine.onnx_engine import Engine, Port, RunFailed, Stop, fault_of
-from model_runtime.engine.onnx_runtime import plain
+from model_runtime.engine.device_info import DriverInfo
+from model_runtime.engine.onnx_engine import OnnxEngine, Port, RunFailed, Stop, fault_of
+from model_runtime.engine.onnx_runtime import clean_message
 from model_runtime.spec.model_toml import ModelError
 
 F, I64, STRING = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.STRING
@@ -23,8 +23,8 @@ Relu = Callable[..., Path]
 SaveGraph = Callable[..., Path]
 
 
-def opened(relu: Relu, shape: Sequence[int | str]) -> Engine:
-    return Engine(relu('task = "tensor"', shape) / "1" / "model.onnx", "cpu", 1)
+def opened(relu: Relu, shape: Sequence[int | str]) -> OnnxEngine:
+    return OnnxEngine(relu('task = "tensor"', shape) / "1" / "model.onnx", "cpu", 1)
 
 
 def test_a_free_first_dimension_is_a_batch(relu: Relu) -> None:
@@ -62,7 +62,7 @@ def test_a_batch_baked_into_the_middle_is_found(
     constants = {"to": numpy_helper.from_array(np.array(target, np.int64), "to")}
     node = helper.make_node("Reshape", ["x", "to"], ["y"])
     path = save_graph(tmp_path / "m.onnx", [node], {"x": (F, ["N", 4])}, {"y": (F, ["N", "M"])}, constants)
-    engine = Engine(path, "cpu", 1)
+    engine = OnnxEngine(path, "cpu", 1)
     assert not engine.batchable
     assert engine.batch_note == note
 
@@ -71,7 +71,7 @@ def test_a_guessed_size_does_not_condemn_a_model(save_graph: SaveGraph, tmp_path
     weight = {"w": numpy_helper.from_array(np.ones((4, 2), np.float32), "w")}
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     path = save_graph(tmp_path / "m.onnx", [node], {"x": (F, ["N", "S"])}, {"y": (F, ["N", 2])}, weight)
-    engine = Engine(path, "cpu", 1)
+    engine = OnnxEngine(path, "cpu", 1)
     assert engine.batchable
     assert "a trial with zeros and free dimensions of 1 failed" in engine.batch_note
     assert engine.inputs[0].shape == (-1,)
@@ -81,7 +81,7 @@ def test_scalars_and_outputs_without_rows_belong_to_the_single_row(save_graph: S
     nodes = [helper.make_node("Mul", ["x", "by"], ["y"]), helper.make_node("Shape", ["x"], ["sizes"])]
     inputs = {"x": (F, [1, 3]), "by": (F, [])}
     path = save_graph(tmp_path / "m.onnx", nodes, inputs, {"y": (F, [1, 3]), "sizes": (I64, [2])}, {})
-    engine = Engine(path, "cpu", 1)
+    engine = OnnxEngine(path, "cpu", 1)
     assert not engine.batchable
     assert engine.inputs[1] == Port("by", "FP32", ())
     assert engine.outputs == [Port("y", "FP32", (3,)), Port("sizes", "INT64", (2,))]
@@ -94,15 +94,15 @@ def test_an_input_that_is_no_number_is_refused(save_graph: SaveGraph, tmp_path: 
     port = (STRING, ["N"])
     path = save_graph(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], {"x": port}, {"y": port}, {})
     with pytest.raises(ModelError, match=r"input 'x' is a tensor\(string\); allowed: tensors of BOOL"):
-        Engine(path, "cpu", 1)
+        OnnxEngine(path, "cpu", 1)
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_runtime.engine.onnx_session.ask_driver", lambda: Driver(problem=NO_GPU))
+    monkeypatch.setattr("model_runtime.engine.onnx_session.ask_driver", lambda: DriverInfo(problem=NO_GPU))
     path = relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx"
     with pytest.raises(ModelError) as caught:
-        Engine(path, provider)
+        OnnxEngine(path, provider)
     assert caught.value.key == "provider"
     assert f'"{provider}" can not be used: ' in str(caught.value)
     assert NO_GPU in str(caught.value)
@@ -111,8 +111,8 @@ def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkey
 
 
 def test_auto_takes_what_there_is(relu: Relu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_runtime.engine.onnx_session.ask_driver", lambda: Driver(problem=NO_GPU))
-    engine = Engine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto")
+    monkeypatch.setattr("model_runtime.engine.onnx_session.ask_driver", lambda: DriverInfo(problem=NO_GPU))
+    engine = OnnxEngine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto")
     assert (engine.provider, engine.gpu, engine.placement) == ("cpu", None, {"cpu": 1})
     assert engine.provider_note.startswith("auto took the CPU: ")
     assert NO_GPU in engine.provider_note
@@ -129,7 +129,7 @@ def test_a_hostile_or_foreign_model_is_refused(
     shared_data: Path, file: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ModelError, match=reason) as caught:
-        Engine(shared_data / file, "cpu", 1)
+        OnnxEngine(shared_data / file, "cpu", 1)
     assert Path(file).name in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", ""), "the runtime must not chat beside the error"
@@ -139,7 +139,7 @@ def test_a_hostile_or_foreign_model_is_refused(
 def test_a_corrupt_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.onnx: is (empty: )?not an ONNX model"):
-        Engine(tmp_path / "model.onnx", "cpu", 1)
+        OnnxEngine(tmp_path / "model.onnx", "cpu", 1)
 
 
 def test_a_row_that_does_not_fit_fails_without_memory_to_blame(relu: Relu) -> None:
@@ -149,7 +149,7 @@ def test_a_row_that_does_not_fit_fails_without_memory_to_blame(relu: Relu) -> No
 
 
 def test_a_run_is_stopped_from_another_thread(shared_data: Path) -> None:
-    engine, stop = Engine(shared_data / "fault_models" / "slow_by_input.onnx", "cpu", 1), Stop()
+    engine, stop = OnnxEngine(shared_data / "fault_models" / "slow_by_input.onnx", "cpu", 1), Stop()
     begun = time.monotonic()
     Timer(0.2, stop.now).start()
     with pytest.raises(RunFailed) as caught:
@@ -183,11 +183,11 @@ def test_what_a_gpu_says_is_told_without_where_it_was_said() -> None:
         "cudaError] CUDA failure 100: no device ; GPU=-1 ; hostname=here ; file=/onnxruntime_src/x.cc ; line=1341 ; "
         "expr=cudaSetDevice(device_id_);"
     )
-    assert plain(RuntimeError(said)) == "CUDA failure 100: no device"
+    assert clean_message(RuntimeError(said)) == "CUDA failure 100: no device"
 
 
 def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    engine = Engine(shared_data / "fault_models" / "alloc_by_input.onnx", "cpu", 1)
+    engine = OnnxEngine(shared_data / "fault_models" / "alloc_by_input.onnx", "cpu", 1)
     assert engine.inputs == [Port("n", "INT64", ())]
     with pytest.raises(RunFailed) as caught:
         engine.run({"n": np.array([10**12])})

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jobs.contract.errors import Refused
-from jobs.contract.image_formats import FORMATS, sniff
+from jobs.contract.image_formats import IMAGE_FORMATS, detect_format
 from model_runtime.images.decode import decode, to_array, to_pixels
 from model_runtime.spec.model_toml import ImageSpec
 
@@ -52,10 +52,10 @@ def test_every_odd_image_has_its_expected_answer(shared_data: Path) -> None:
     assert got == {name: (answer["expect"], answer.get("code")) for name, answer in wanted.items()}
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
 def test_formats_are_known_by_their_first_bytes(kind: str) -> None:
     data = encoded(Image.new("RGB", (5, 4), (10, 200, 30)), kind)
-    assert sniff(data) == kind
+    assert detect_format(data) == kind
     image = decode(data, spec())
     assert (image.mode, image.size) == ("RGB", (5, 4))
     assert np.abs(np.asarray(image, int) - (10, 200, 30)).max() < 12

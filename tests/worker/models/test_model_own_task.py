@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_runtime.model import Model, load
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.model import Model, load_model
+from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.spec.model_toml import ModelError
 
 Relu = Callable[..., Path]
@@ -35,16 +35,16 @@ BODY = """
 def loaded(relu: Relu, tmp_path: Path, code: str, task: str = "mine.py:Bytes") -> Model:
     folder = relu(f'task = "{task}"\nmax_wait_ms = 2.5', ["N", 4])
     (folder / "mine.py").write_text(code)
-    [found] = scan(tmp_path)
+    [found] = list_models(tmp_path)
     assert isinstance(found, ModelFolder)
-    return load(found)
+    return load_model(found)
 
 
 def test_an_own_task_serves(relu: Relu, tmp_path: Path) -> None:
     model = loaded(relu, tmp_path, HEAD + BODY)
-    arrays = model.prepare("raw", bytes([1, 2, 3, 4]), {})
+    arrays = model.preprocess("raw", bytes([1, 2, 3, 4]), {})
     outputs = model.run({name: array[np.newaxis] for name, array in arrays.items()})
-    assert model.present({name: array[0] for name, array in outputs.items()}, {}) == {"count": 10}
+    assert model.postprocess({name: array[0] for name, array in outputs.items()}, {}) == {"count": 10}
     assert (model.offload, model.max_wait_s, model.card()["raw_bytes"]) == (True, 0.0025, 16)
 
 

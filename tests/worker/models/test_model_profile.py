@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_runtime.model import load
+from model_runtime.model import load_model
 from model_runtime.profiling import batch_cap
-from model_runtime.profiling.batch_cap import BUDGET_S, LARGEST, Trial
-from model_runtime.repository.repository import ModelFolder, scan
-from model_runtime.tensor_spec import Array, Port
+from model_runtime.profiling.batch_cap import BUDGET_S, MAX_MEASURED_BATCH, MeasuredModel
+from model_runtime.repository.repository import ModelFolder, list_models
+from model_runtime.tensor_spec import Array, TensorSpec
 from tests.support import models
 
-ROW = [Port("x", "FP32", (3,))]
+ROW = [TensorSpec("x", "FP32", (3,))]
 
 
 class Machine:
@@ -29,12 +29,12 @@ class Machine:
         self.now += self._seconds(rows)
 
     def measure(self) -> batch_cap.Profile:
-        return batch_cap.measure(Trial(ROW, self.run, lambda: self.now))
+        return batch_cap.measure_profile(MeasuredModel(ROW, self.run, lambda: self.now))
 
 
 def test_where_the_call_is_what_costs_the_cap_is_large() -> None:
     found = Machine(lambda rows: 0.001 + 0.000001 * rows).measure()
-    assert found.cap == LARGEST
+    assert found.cap == MAX_MEASURED_BATCH
     assert found.run_ms[1] == pytest.approx(1.001)
 
 
@@ -65,7 +65,7 @@ def test_of_long_batches_the_smallest_that_is_nearly_best_is_taken() -> None:
 
 def test_one_slow_run_is_no_reason_to_take_a_model_for_slow() -> None:
     machine = Machine(lambda rows: 0.5 if len(machine.sizes) == 2 else 0.001 + 0.000001 * rows)
-    assert machine.measure().cap == LARGEST
+    assert machine.measure().cap == MAX_MEASURED_BATCH
 
 
 def test_a_slow_model_is_not_measured_for_long() -> None:
@@ -88,8 +88,8 @@ def test_open_shapes_and_models_that_take_no_zeros_are_not_measured() -> None:
     def refuse(_: dict[str, Array]) -> None:
         raise ValueError
 
-    assert batch_cap.measure(Trial([Port("x", "FP32", (-1,))], refuse)) == (32, {}, None, ())
-    found = batch_cap.measure(Trial(ROW, refuse))
+    assert batch_cap.measure_profile(MeasuredModel([TensorSpec("x", "FP32", (-1,))], refuse)) == (32, {}, None, ())
+    found = batch_cap.measure_profile(MeasuredModel(ROW, refuse))
     assert found[:2] == (32, {})
     assert isinstance(found.error, ValueError)
 
@@ -97,12 +97,12 @@ def test_open_shapes_and_models_that_take_no_zeros_are_not_measured() -> None:
 def test_what_the_operator_set_is_not_measured(tmp_path: Path) -> None:
     models.doubling(tmp_path, "set", 'task = "tensor"\nmax_batch = 5')
     models.doubling(tmp_path, "found")
-    folders = [one for one in scan(tmp_path) if isinstance(one, ModelFolder)]
-    cards = {model.name: model.card() for model in map(load, folders)}
+    folders = [one for one in list_models(tmp_path) if isinstance(one, ModelFolder)]
+    cards = {model.name: model.card() for model in map(load_model, folders)}
     assert (cards["set"]["max_batch"], cards["set"]["run_ms"]) == (5, {})
     assert cards["found"]["max_batch"] in {2**power for power in range(7)}
     assert cards["found"]["run_ms"]["1"] > 0
-    assert load(folders[0]).run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2.0] * 4]
+    assert load_model(folders[0]).run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2.0] * 4]
 
 
 def test_where_the_cpu_is_the_device_its_time_decides_and_not_what_delayed_it() -> None:
@@ -118,6 +118,6 @@ def test_where_the_cpu_is_the_device_its_time_decides_and_not_what_delayed_it() 
         machine.run(arrays)
         spent[0] += 0.0005 + 0.0005 * len(arrays["x"])
 
-    found = batch_cap.measure(Trial(ROW, run, lambda: machine.now, lambda: spent[0]))
+    found = batch_cap.measure_profile(MeasuredModel(ROW, run, lambda: machine.now, lambda: spent[0]))
     assert found.cap == 16  # in 48 ms; by the row it costs 0.531 ms, 8 cost 0.562, 64 cost 0.508
     assert found.run_ms[4] == pytest.approx(12)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model_runtime.repository.repository import BrokenModel, ModelFolder, scan
+from model_runtime.repository.repository import BrokenModel, ModelFolder, list_models
 from model_runtime.spec.model_toml import ModelError
 
 Relu = Callable[..., Path]
@@ -16,7 +16,7 @@ def test_the_highest_version_is_served_by_number(relu: Relu, tmp_path: Path) -> 
     for version in ("1", "9", "10"):
         relu(TENSOR, ["N", 4], version=version)
     (tmp_path / "relu" / "11").mkdir()  # without a model in it: still being copied
-    [found] = scan(tmp_path)
+    [found] = list_models(tmp_path)
     assert isinstance(found, ModelFolder)
     assert (found.name, found.version) == ("relu", "10")
     assert found.onnx == tmp_path / "relu" / "10" / "model.onnx"
@@ -25,7 +25,7 @@ def test_the_highest_version_is_served_by_number(relu: Relu, tmp_path: Path) -> 
 def test_a_pinned_version_is_served(relu: Relu, tmp_path: Path) -> None:
     relu(TENSOR, ["N", 4], version="2")
     relu(f'{TENSOR}\nversion = "1"', ["N", 4], version="1")
-    [found] = scan(tmp_path)
+    [found] = list_models(tmp_path)
     assert isinstance(found, ModelFolder)
     assert found.version == "1"
 
@@ -42,7 +42,7 @@ def test_broken_folders_come_back_beside_the_good(relu: Relu, tmp_path: Path) ->
     (tmp_path / "photos").mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "README.md").touch()
-    found = {model.name: model for model in scan(tmp_path)}
+    found = {model.name: model for model in list_models(tmp_path)}
     assert list(found) == ["bad name", "bad-toml", "empty", "good", "no-such-version", "no-toml"]
     assert isinstance(found["good"], ModelFolder)
     reasons = {model.name: model.reason for model in found.values() if isinstance(model, BrokenModel)}
@@ -56,7 +56,7 @@ def test_broken_folders_come_back_beside_the_good(relu: Relu, tmp_path: Path) ->
 def test_only_the_named_models_are_read(relu: Relu, tmp_path: Path) -> None:
     relu(TENSOR, ["N", 4], name="a")
     relu("broken", ["N", 4], name="b")
-    found = scan(tmp_path, only=["a", "c"])
+    found = list_models(tmp_path, only=["a", "c"])
     assert [model.name for model in found] == ["a", "c"]
     assert isinstance(found[1], BrokenModel)
     assert "no such model" in found[1].reason
@@ -65,4 +65,4 @@ def test_only_the_named_models_are_read(relu: Relu, tmp_path: Path) -> None:
 
 def test_a_missing_directory_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the models directory can not be read: No such file"):
-        scan(tmp_path / "nowhere")
+        list_models(tmp_path / "nowhere")

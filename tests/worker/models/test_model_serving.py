@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jobs.contract.errors import Refused
-from model_runtime.engine.device_info import name_of
-from model_runtime.model import Model, load
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.engine.device_info import device_name
+from model_runtime.model import Model, load_model
+from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.tensor_spec import Array
 
 Relu = Callable[..., Path]
@@ -41,17 +41,17 @@ softmax = false
 
 
 def load_only(models_dir: Path) -> Model:
-    [found] = scan(models_dir)
+    [found] = list_models(models_dir)
     assert isinstance(found, ModelFolder)
-    return load(found)
+    return load_model(found)
 
 
-def answers(model: Model, riders: list[dict[str, Array]]) -> list[dict[str, Any]]:
+def answers(model: Model, items: list[dict[str, Array]]) -> list[dict[str, Any]]:
     """Fold, run, unfold, present."""
-    outputs = model.run({name: np.stack([rider[name] for rider in riders]) for name in riders[0]})
+    outputs = model.run({name: np.stack([item[name] for item in items]) for name in items[0]})
     return [
-        model.present({name: rows[at] for name, rows in outputs.items()}, {"top_k": 3})["predictions"][0]
-        for at in range(len(riders))
+        model.postprocess({name: rows[at] for name, rows in outputs.items()}, {"top_k": 3})["predictions"][0]
+        for at in range(len(items))
     ]
 
 
@@ -69,15 +69,15 @@ def squeezenet(request: pytest.FixtureRequest, tmp_path: Path, shared_data: Path
 def test_squeezenet_sees_what_the_reference_saw(squeezenet: Model, shared_data: Path) -> None:
     reference = json.loads((shared_data / "reference_top5.json").read_text())["images"]
     photos = {name: (shared_data / "photos" / name).read_bytes() for name in TOP_1}
-    riders = [squeezenet.prepare("image", data, {"top_k": 3}) for data in photos.values()]
-    alone = [answers(squeezenet, [rider])[0] for rider in riders]
+    items = [squeezenet.preprocess("image", data, {"top_k": 3}) for data in photos.values()]
+    alone = [answers(squeezenet, [item])[0] for item in items]
     for name, answer in zip(photos, alone, strict=True):
         wanted = reference[name]["top5"][0]
         assert (answer["label"], answer["index"]) == (wanted["label"], wanted["index"])
         assert answer["probability"] >= 0.6
         assert answer["probability"] == pytest.approx(wanted["p"], abs=0.02)
     if squeezenet.max_batch > 1:
-        assert answers(squeezenet, riders) == alone, "a batch gives everyone the same answer as being alone"
+        assert answers(squeezenet, items) == alone, "a batch gives everyone the same answer as being alone"
 
 
 def test_squeezenets_card(squeezenet: Model) -> None:
@@ -102,7 +102,7 @@ def test_squeezenets_card(squeezenet: Model) -> None:
         "requested_provider": "auto",
         "buckets": [],
         "gpu": None,
-        "device": name_of("cpu", 1),
+        "device": device_name("cpu", 1),
         "profiles": [],
         "checked": None if half else True,
         "limits": {"max_pixels": 50_000_000},
@@ -119,8 +119,8 @@ def test_mnist_reads_digits_with_next_to_no_settings(tmp_path: Path, shared_data
     (folder / "model.toml").write_text('task = "image-classification"\nthreads = 1\n[image]\ncolor = "gray"')
     model = load_only(tmp_path)
     for digit in "0357":
-        rider = model.prepare("image", (shared_data / "digits" / f"{digit}.jpg").read_bytes(), {})
-        assert answers(model, [rider])[0]["label"] == digit
+        item = model.preprocess("image", (shared_data / "digits" / f"{digit}.jpg").read_bytes(), {})
+        assert answers(model, [item])[0]["label"] == digit
 
 
 def test_a_tensor_models_card(relu: Relu, tmp_path: Path) -> None:
@@ -135,5 +135,5 @@ def test_a_tensor_models_card(relu: Relu, tmp_path: Path) -> None:
 def test_a_kind_of_input_the_task_does_not_take_is_refused(relu: Relu, tmp_path: Path) -> None:
     relu('task = "tensor"', ["N", "S"])
     with pytest.raises(Refused, match="model relu takes tensors as input, not image") as caught:
-        load_only(tmp_path).prepare("image", b"", {})
+        load_only(tmp_path).preprocess("image", b"", {})
     assert caught.value.code == "invalid_input"

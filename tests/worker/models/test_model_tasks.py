@@ -11,19 +11,19 @@ from jobs.contract import tensors
 from jobs.contract.errors import Refused
 from model_runtime.spec.model_toml import ModelError, ModelSpec
 from model_runtime.tasks import Task, load_task
-from model_runtime.tensor_spec import Port
+from model_runtime.tensor_spec import TensorSpec
 
-PIXELS = Port("pixels", "FP32", (3, 8, 8))
-CLASSES = Port("scores", "FP32", (4,))
+PIXELS = TensorSpec("pixels", "FP32", (3, 8, 8))
+CLASSES = TensorSpec("scores", "FP32", (4,))
 LABELS = "cat\ndog\r\nfish, goldfish\nbird\n\n"
 
 
-def image_task(folder: Path, port: Port = PIXELS, output: Port = CLASSES, **toml: Any) -> Task:
+def image_task(folder: Path, port: TensorSpec = PIXELS, output: TensorSpec = CLASSES, **toml: Any) -> Task:
     spec = ModelSpec.model_validate({"task": "image-classification", **toml})
     return load_task(spec, folder, [port], [output])
 
 
-def tensor_task(*inputs: Port) -> Task:
+def tensor_task(*inputs: TensorSpec) -> Task:
     return load_task(ModelSpec(task="tensor"), Path(), inputs, [CLASSES])
 
 
@@ -34,7 +34,7 @@ def png(tmp_path: Path, colour: tuple[int, int, int] = (10, 20, 30), size: tuple
 
 def refusal(task: Task, kind: str, data: bytes, parameters: dict[str, Any] | None = None) -> Refused:
     with pytest.raises(Refused) as caught:
-        task.prepare(kind, data, parameters or {})
+        task.preprocess(kind, data, parameters or {})
     return caught.value
 
 
@@ -57,7 +57,7 @@ def refusal(task: Task, kind: str, data: bytes, parameters: dict[str, Any] | Non
     ],
 )
 def test_what_does_not_fit_is_found_at_load(
-    tmp_path: Path, port: Port, output: Port, toml: dict[str, Any], reason: str
+    tmp_path: Path, port: TensorSpec, output: TensorSpec, toml: dict[str, Any], reason: str
 ) -> None:
     (tmp_path / "labels.txt").write_text(LABELS, encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
@@ -72,13 +72,13 @@ def test_what_does_not_fit_is_found_at_load(
 def test_an_image_becomes_the_models_own_type_and_size(tmp_path: Path) -> None:
     data = png(tmp_path)
     for datatype, dtype in (("FP32", np.float32), ("FP16", np.float16), ("FP64", np.float64), ("UINT8", np.uint8)):
-        array = image_task(tmp_path, PIXELS._replace(datatype=datatype)).prepare("image", data, {})["pixels"]
+        array = image_task(tmp_path, PIXELS._replace(datatype=datatype)).preprocess("image", data, {})["pixels"]
         assert array.dtype == np.dtype(dtype)
         assert array.shape == (3, 8, 8)
         assert array.flags["C_CONTIGUOUS"]
         assert array[:, 4, 4].tolist() == [10, 20, 30]
     open_sized = PIXELS._replace(shape=(3, -1, -1))
-    assert image_task(tmp_path, open_sized, image={"resize": [6, 7]}).prepare("image", data, {})["pixels"].shape[
+    assert image_task(tmp_path, open_sized, image={"resize": [6, 7]}).preprocess("image", data, {})["pixels"].shape[
         1:
     ] == (6, 7)
 
@@ -88,7 +88,7 @@ def test_predictions_are_named_sorted_and_plain(tmp_path: Path) -> None:
     task = image_task(tmp_path, output=CLASSES._replace(shape=(4, 1, 1)), classification={"labels": "labels.txt"})
     assert task.label_count == 4
     scores = {"scores": np.array([1, 1000, 1000, 0], np.float16).reshape(4, 1, 1)}
-    assert task.present(scores, {"top_k": 3}) == {
+    assert task.postprocess(scores, {"top_k": 3}) == {
         "predictions": [
             {"label": "dog", "index": 1, "probability": 0.5},
             {"label": "fish, goldfish", "index": 2, "probability": 0.5},
@@ -100,7 +100,7 @@ def test_predictions_are_named_sorted_and_plain(tmp_path: Path) -> None:
 def test_without_labels_the_index_is_the_name(tmp_path: Path) -> None:
     task = image_task(tmp_path, output=CLASSES._replace(shape=(-1,)), classification={"softmax": False, "top_k": 2})
     assert task.label_count is None
-    [first, second] = task.present({"scores": np.array([0.1, 0.2, 0.7], np.float32)}, {})["predictions"]
+    [first, second] = task.postprocess({"scores": np.array([0.1, 0.2, 0.7], np.float32)}, {})["predictions"]
     assert first == {"label": "2", "index": 2, "probability": 0.7}
     assert second["label"] == "1"
 
@@ -108,7 +108,7 @@ def test_without_labels_the_index_is_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scores", [[np.nan, 1, 2, 3], [np.inf, 1, 2, 3], [np.inf, np.inf, 0, 0], [-np.inf] * 4])
 def test_an_answer_that_is_no_number_fails_that_rider(tmp_path: Path, scores: list[float]) -> None:
     with pytest.raises(Refused) as caught:
-        image_task(tmp_path).present({"scores": np.array(scores, np.float32)}, {})
+        image_task(tmp_path).postprocess({"scores": np.array(scores, np.float32)}, {})
     assert caught.value.code == "inference_failed"
 
 
@@ -127,16 +127,16 @@ def test_unknown_parameters_are_refused_with_the_known(tmp_path: Path) -> None:
 
 
 def test_tensors_are_mapped_not_copied() -> None:
-    task = tensor_task(Port("a", "FP32", (-1, 2)), Port("b", "INT64", ()))
+    task = tensor_task(TensorSpec("a", "FP32", (-1, 2)), TensorSpec("b", "INT64", ()))
     assert task.kinds == {"tensors"}
     assert not task.offload
-    frame = tensors.pack(
+    frame = tensors.pack_tensors(
         {
             "b": tensors.from_numbers("b", "INT64", (), [7]),
             "a": tensors.from_numbers("a", "FP32", (3, 2), [0, 1, 2, 3, 4, 5]),
         }
     )
-    arrays = task.prepare("tensors", frame, {})
+    arrays = task.preprocess("tensors", frame, {})
     assert arrays["a"].tolist() == [[0, 1], [2, 3], [4, 5]]
     assert (arrays["b"].shape, arrays["b"].item()) == ((), 7)
     assert np.shares_memory(arrays["a"], np.frombuffer(frame, np.uint8))
@@ -153,30 +153,32 @@ def test_tensors_are_mapped_not_copied() -> None:
     ],
 )
 def test_tensors_that_do_not_fit_are_named(sent: dict[str, Any], reason: str) -> None:
-    frame = tensors.pack({name: tensors.Tensor(*parts) for name, parts in sent.items()})
-    refused = refusal(tensor_task(Port("x", "FP32", (-1,))), "tensors", frame)
+    frame = tensors.pack_tensors({name: tensors.Tensor(*parts) for name, parts in sent.items()})
+    refused = refusal(tensor_task(TensorSpec("x", "FP32", (-1,))), "tensors", frame)
     assert refused.code == "invalid_input"
     assert reason in refused.message
 
 
 def test_a_frame_whose_shapes_lie_is_refused() -> None:
-    task = tensor_task(Port("a", "UINT8", (-1,)), Port("b", "UINT8", (-1,)))
-    frame = tensors.pack({"a": tensors.Tensor("UINT8", (9,), bytes(4)), "b": tensors.Tensor("UINT8", (-5,), b"")})
+    task = tensor_task(TensorSpec("a", "UINT8", (-1,)), TensorSpec("b", "UINT8", (-1,)))
+    frame = tensors.pack_tensors(
+        {"a": tensors.Tensor("UINT8", (9,), bytes(4)), "b": tensors.Tensor("UINT8", (-5,), b"")}
+    )
     assert refusal(task, "tensors", frame).code == "invalid_input"
     for junk in (b"", b"\xff\xff\xff\xff", b"\2\0\0\0[]"):
         assert refusal(task, "tensors", junk).code == "invalid_input"
 
 
 def test_raw_bytes_are_the_one_fixed_tensor() -> None:
-    task = tensor_task(Port("x", "INT16", (2, 2)))
+    task = tensor_task(TensorSpec("x", "INT16", (2, 2)))
     assert task.kinds == {"tensors", "raw"}
-    assert task.prepare("raw", b"\1\0\2\0\3\0\xff\xff", {})["x"].tolist() == [[1, 2], [3, -1]]
+    assert task.preprocess("raw", b"\1\0\2\0\3\0\xff\xff", {})["x"].tolist() == [[1, 2], [3, -1]]
     assert "INT16 of shape [2, 2], 8 bytes; got 7 bytes" in refusal(task, "raw", bytes(7)).message
 
 
 def test_values_json_can_not_carry_are_null() -> None:
-    task = load_task(ModelSpec(task="tensor"), Path(), [CLASSES], [CLASSES, Port("flags", "BOOL", (2,))])
-    shown = task.present(
+    task = load_task(ModelSpec(task="tensor"), Path(), [CLASSES], [CLASSES, TensorSpec("flags", "BOOL", (2,))])
+    shown = task.postprocess(
         {"scores": np.array([[1.5, np.nan], [np.inf, -2]], "f4"), "flags": np.array([True, False])}, {}
     )
     assert shown == {

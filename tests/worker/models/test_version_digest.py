@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from model_runtime.repository.repository import ModelFolder, scan
-from model_runtime.repository.version_digest import digest_of
+from model_runtime.repository.repository import ModelFolder, list_models
+from model_runtime.repository.version_digest import compute_digest
 from tests.support import models
 
 PINNED = 'task = "tensor"\nversion = "1"\n# a comment\nthreads = 3\nmax_batch = 7\nmax_wait_ms = 5.0\nprovider = "cpu"'
 
 
 def digest(folder: Path) -> str:
-    (found,) = scan(folder)
+    (found,) = list_models(folder)
     assert isinstance(found, ModelFolder)
-    return digest_of(found)
+    return compute_digest(found)
 
 
 @pytest.fixture

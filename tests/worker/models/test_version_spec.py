@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from model_runtime.model import load
+from model_runtime.model import load_model
 from model_runtime.repository.path_checks import check_folder
-from model_runtime.repository.repository import ModelFolder, scan
+from model_runtime.repository.repository import ModelFolder, list_models
 from model_runtime.spec.model_toml import ModelError, read_spec
 
 Relu = Callable[..., Path]
@@ -31,10 +31,10 @@ def test_its_keys_and_tables_stand_in_for_the_models(folder: Path) -> None:
 
 def test_a_version_is_loaded_by_it_and_the_others_are_not(folder: Path) -> None:
     (folder / "2" / "model.toml").write_text("max_batch = 7")
-    [found] = scan(folder.parent)
+    [found] = list_models(folder.parent)
     assert isinstance(found, ModelFolder)
-    assert (found.version, load(found).max_batch) == ("2", 7)
-    assert load(found._replace(version="1", onnx=folder / "1" / "model.onnx")).max_batch == 4
+    assert (found.version, load_model(found).max_batch) == ("2", 7)
+    assert load_model(found._replace(version="1", onnx=folder / "1" / "model.onnx")).max_batch == 4
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_what_is_wrong_in_it_is_said_of_it_and_harms_no_other(folder: Path, own:
     (folder / "2" / "model.toml").write_text(own)
     with pytest.raises(ModelError, match=said):
         read_spec(folder, "2")
-    [found] = scan(folder.parent)  # what stands in the version's file is met when the version is loaded
+    [found] = list_models(folder.parent)  # what stands in the version's file is met when the version is loaded
     assert isinstance(found, ModelFolder)
     with pytest.raises(ModelError, match=said):
-        load(found)
-    assert load(found._replace(version="1", onnx=folder / "1" / "model.onnx")).version == "1"
+        load_model(found)
+    assert load_model(found._replace(version="1", onnx=folder / "1" / "model.onnx")).version == "1"
 
 
 def test_it_may_not_lead_out_of_the_folder(folder: Path, tmp_path: Path) -> None:

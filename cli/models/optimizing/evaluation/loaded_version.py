@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.models import model_paths
-from cli.models.model_paths import NothingThere
-from model_runtime.engine.onnx_engine import Engine
+from cli.models.model_paths import ModelPathNotFound
+from model_runtime.engine.onnx_engine import OnnxEngine
 from model_runtime.repository.path_checks import check_folder
 from model_runtime.repository.repository import NAME, ModelFolder
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tasks import Task, load_task
 
 
-class Served(NamedTuple):
+class LoadedVersion(NamedTuple):
     """One version, ready to be asked."""
 
     folder: ModelFolder
-    engine: Engine
+    engine: OnnxEngine
     task: Task
 
     @property
@@ -31,26 +31,26 @@ class Served(NamedTuple):
         return sum(part.stat().st_size for part in parts if part.is_file() and part.suffix not in {".json", ".toml"})
 
 
-def open_version(folder: ModelFolder, provider: str, threads: int) -> Served:
+def open_version(folder: ModelFolder, provider: str, threads: int) -> LoadedVersion:
     """Raises ModelError."""
     check_folder(folder.path, folder.onnx)
     asked = folder.spec.provider if provider == "auto" else provider
-    engine = Engine(folder.onnx, asked, threads or folder.spec.threads)
-    return Served(folder, engine, load_task(folder.spec, folder.path, engine.inputs, engine.outputs))
+    engine = OnnxEngine(folder.onnx, asked, threads or folder.spec.threads)
+    return LoadedVersion(folder, engine, load_task(folder.spec, folder.path, engine.inputs, engine.outputs))
 
 
-def find(name_or_path: str, models_dir: Path) -> ModelFolder:
+def find_model_folder(name_or_path: str, models_dir: Path) -> ModelFolder:
     """The version meant; raises NothingThere, and ModelError where it can not be one of a repository."""
     path = Path(name_or_path)
     if NAME.fullmatch(name_or_path) and (models_dir / name_or_path).is_dir():
         path = models_dir / name_or_path
     if not path.exists() and re.fullmatch(r"[^/\\]+", name_or_path):
         message = f"no model {name_or_path[:80]!r} in {models_dir}, and no such path; allowed: a model's name or folder"
-        raise NothingThere(message)
-    found = model_paths.find(path)
+        raise ModelPathNotFound(message)
+    found = model_paths.find_models(path)
     if len(found) > 1:
         message = f"{path}: {len(found)} models are there; name one"
-        raise NothingThere(message)
+        raise ModelPathNotFound(message)
     if isinstance(found[0], ModelError):
         raise found[0]
     if found[0].folder is None:

@@ -11,19 +11,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from cli.models.optimizing.evaluation.loaded_version import Served
+from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
 from cli.models.optimizing.passes import onnx_graphs
 from model_runtime.spec.image import ImageSpec
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
 from model_runtime.tensor_spec import Array
 
-LEAST_OPSET: Final = 7  # the first in which Mul and Add take operands of different shapes as numpy does
+MIN_OPSET: Final = 7  # the first in which Mul and Add take operands of different shapes as numpy does
 # An operator, its constant operand if it has one, and its attributes.
 Step = tuple[str, Array | None, dict[str, Any]]
 _TYPES: Final = {"FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE}
 
 
-def refuse(served: Served) -> None:
+def check_foldable(served: LoadedVersion) -> None:
     """Raises ModelError where there is no pipeline to fold, or it is in the graph already."""
     title, key = served.folder.onnx, "--fold"
     if served.folder.spec.task == "tensor" or not served.takes_images:
@@ -40,10 +40,10 @@ def refuse(served: Served) -> None:
         )
 
 
-def write(source: Path, target: Path, served: Served) -> None:
+def write(source: Path, target: Path, served: LoadedVersion) -> None:
     """Put `(pixel * scale - mean) / std`, the order of channels and the layout in front of the graph."""
     image, port = served.folder.spec.image, served.engine.inputs[0]
-    model = onnx_graphs.raised(onnx_graphs.read(source), LEAST_OPSET, served.folder.onnx)
+    model = onnx_graphs.upgrade_opset(onnx_graphs.read(source), MIN_OPSET, served.folder.onnx)
     graph, old = model.graph, model.graph.input[0]
     name = _free_name(model)
     nodes, constants = _chain(name, old.name, _steps(image, port.datatype))
@@ -108,7 +108,7 @@ def size(image: ImageSpec, shape: tuple[int, ...]) -> tuple[int, int]:
     return height, width
 
 
-def own_spec(served: Served) -> str:
+def folded_spec(served: LoadedVersion) -> str:
     """The version's `model.toml`: its `[image]` decodes, resizes and crops as before, and leaves pixels as they are."""
     image = served.folder.spec.image
     keys: dict[str, object] = {

@@ -15,8 +15,8 @@ def write(source: Path, target: Path, title: Path) -> None:
     if not any(one.data_type == onnx.TensorProto.FLOAT for one in model.graph.initializer):
         raise ModelError(title, "--fp16", "it has no FP32 weights; allowed: a model that has some")
     try:
-        with onnx_graphs.quiet():
+        with onnx_graphs.silence_logging():
             halved = convert_float_to_float16(model, keep_io_types=True)
     except Exception as error:  # its errors share no base
-        raise ModelError(title, "--fp16", f"can not be converted: {onnx_graphs.brief(error)}") from error
+        raise ModelError(title, "--fp16", f"can not be converted: {onnx_graphs.one_line(error)}") from error
     onnx_graphs.save(halved, target)

@@ -13,11 +13,11 @@ import onnx
 from onnx import version_converter
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from model_runtime.repository.host_memory import shown
+from model_runtime.repository.host_memory import format_bytes
 from model_runtime.spec.model_toml import ModelError
 
-LARGEST_BYTES: Final = 2**31 - 1
-LEAST_IR: Final = 7  # which opset 13 came with
+MAX_PROTOBUF_BYTES: Final = 2**31 - 1
+MIN_IR_VERSION: Final = 7  # which opset 13 came with
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -35,8 +35,8 @@ def read(path: Path) -> onnx.ModelProto:
 
 def save(model: onnx.ModelProto, path: Path) -> Path:
     """In one file; raises ModelError where that has no room for it, and OSError where the disk has none."""
-    if model.ByteSize() > LARGEST_BYTES:
-        reason = f"would have {shown(model.ByteSize())} with its weights; allowed in one file: {shown(LARGEST_BYTES)}"
+    if model.ByteSize() > MAX_PROTOBUF_BYTES:
+        reason = f"would have {format_bytes(model.ByteSize())} with its weights; allowed in one file: {format_bytes(MAX_PROTOBUF_BYTES)}"
         raise ModelError(path.name, None, reason)
     onnx.save(model, path)
     return path
@@ -52,26 +52,26 @@ def opset(model: onnx.ModelProto) -> int:
     return max((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), default=1)
 
 
-def raised(model: onnx.ModelProto, least: int, source: Path) -> onnx.ModelProto:
+def upgrade_opset(model: onnx.ModelProto, least: int, source: Path) -> onnx.ModelProto:
     """As it is where it is new enough; raises ModelError where an operator can not be carried over."""
     if opset(model) >= least:
         return model
     try:
         newer = version_converter.convert_version(model, least)
     except Exception as error:  # it raises RuntimeError for some, its own for others
-        reason = f"its opset {opset(model)} can not be raised to {least}, which int8 needs: {brief(error)}"
+        reason = f"its opset {opset(model)} can not be raised to {least}, which int8 needs: {one_line(error)}"
         raise ModelError(source, None, f"{reason}; allowed: the model, exported for opset {least} or newer") from error
-    newer.ir_version = max(newer.ir_version, LEAST_IR)
+    newer.ir_version = max(newer.ir_version, MIN_IR_VERSION)
     return newer
 
 
-def simplified(source: Path, target: Path, *, optimize: bool) -> Path:
+def simplify(source: Path, target: Path, *, optimize: bool) -> Path:
     """Constants folded, what does nothing removed, batch norms in their convolutions, and every shape written down.
 
     ONNX Runtime's "basic" level, which is plain ONNX and runs anywhere; the levels above it write operators and layouts
     of this very processor, and a worker applies them by itself when it loads the model. `optimize` False: shapes alone.
     """
-    with quiet():
+    with silence_logging():
         try:
             quant_pre_process(str(source), str(target), skip_optimization=not optimize)
         except OSError:
@@ -82,7 +82,7 @@ def simplified(source: Path, target: Path, *, optimize: bool) -> Path:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_logging() -> Iterator[None]:
     """Let the tools work without a word: what matters is told by us, once."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -98,6 +98,6 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def brief(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     text = re.sub(r"^.* Assertion `.*?` failed: ", "", " ".join(str(error).split()))  # where in its sources
     return text if len(text) <= 200 else f"{text[:197]}..."
