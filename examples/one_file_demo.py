@@ -16,7 +16,7 @@ from fastapi import FastAPI, UploadFile
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from batching.collation import split_outputs, stack_items
-from jitney import Refused, load, scan
+from jitney import Refused, list_models, load_model
 
 PAGE = """<!doctype html><meta charset=utf-8><title>Demo</title>
 <style>body { font: 1.1rem system-ui; max-width: 32rem; margin: 4rem auto } li { margin: .3rem 0 }</style>
@@ -30,8 +30,8 @@ document.querySelector("input").onchange = async ({ target }) => {
 };</script>"""
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "models" / "digits").resolve()
-(found,) = scan(folder.parent, [folder.name])
-model = load(found)
+(found,) = list_models(folder.parent, [folder.name])
+model = load_model(found)
 app = FastAPI()
 
 

@@ -3,10 +3,10 @@
 Task                  the contract of a task; a class in the model's folder derives from it, or from one of these four:
 ImageClassification, ImageEmbedding, ObjectDetection, TensorTask
 ModelSpec             `model.toml` as it was read, which tasks and engines are made with
-OwnEngine, Port       the contract of an engine, and what it says of each input and output
+CustomEngine, TensorSpec     the contract of an engine, and what it says of each input and output
 RunFailed             a run failed, and whose fault it was
-Refused, TryAgain     an input is at fault; nothing is, and the next try may do
-load, scan            a model folder without a service (examples/one_file_demo.py)
+Refused, RetryableError   an input is at fault; nothing is, and the next try may do
+load_model, list_models          a model folder without a service (examples/one_file_demo.py)
 """
 
 from jobs.contract.errors import Refused
@@ -15,21 +15,21 @@ from model_runtime.engine.onnx_engine import RunFailed
 from model_runtime.model import load_model
 from model_runtime.repository.repository import list_models
 from model_runtime.spec.model_toml import ModelSpec
-from model_runtime.tasks import ImageClassification, ImageEmbedding, ObjectDetection, Task, TensorTask, TryAgain
+from model_runtime.tasks import ImageClassification, ImageEmbedding, ObjectDetection, RetryableError, Task, TensorTask
 from model_runtime.tensor_spec import TensorSpec
 
 __all__ = [
+    "CustomEngine",
     "ImageClassification",
     "ImageEmbedding",
     "ModelSpec",
     "ObjectDetection",
-    "CustomEngine",
-    "TensorSpec",
     "Refused",
+    "RetryableError",
     "RunFailed",
     "Task",
+    "TensorSpec",
     "TensorTask",
-    "TryAgain",
-    "load",
-    "scan",
+    "list_models",
+    "load_model",
 ]

@@ -51,7 +51,7 @@ OfflineResult = Outcome | Exception
 class PendingResult:
     """A place in the order of the inputs."""
 
-    __slots__ = ("end", "ride")
+    __slots__ = ("end", "offline_input")
 
     def __init__(self, offline_input: OfflineInput) -> None:
         self.offline_input = offline_input

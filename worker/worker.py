@@ -142,7 +142,7 @@ class Worker:
             chosen=dict(reconciler.chosen),
             leaving=list(reconciler.leaving),
             loading=list(reconciler.loading),
-            shelf=reconciler.versions,
+            folder_versions=reconciler.versions,
             digests=dict(self.digest_agreement.announced),
             lease_s=self.store.settings.lease_s,
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cli.serve import redis_binary
-from cli.serve.supervisor import BadSetting, CannotStart, Child, last_lines, say, spawn, stop
+from cli.serve.supervisor import BadSetting, CannotStart, ChildProcess, last_lines, print_line, spawn, stop_process
 
 SOCKET_PATH_BYTES = 100  # the system's limit is 107 (Linux) or 103 (macOS)
 ANSWER_TIMEOUT_S = 20.0
@@ -67,9 +67,9 @@ class EmbeddedRedis:
         return f"unix://{quote(str(self.socket_path))}"
 
     @property
-    def child(self) -> Child:
+    def child(self) -> ChildProcess:
         """The server as a process to supervise."""
-        return Child(
+        return ChildProcess(
             name=self.engine.family,
             command=self._command(),
             # With a locale this machine lacks, as ssh likes to send, Redis >= 7.2 and Valkey < 9.1 exit at once.
@@ -109,7 +109,7 @@ class EmbeddedRedis:
         is_loading = answer.startswith("-LOADING")
         if is_loading and not self._is_loading_logged and waited_s >= LOADING_NOTICE_DELAY_S:
             self._is_loading_logged = True
-            say(f"{self.engine} is reading the queue back from {self._dir / 'queue'}")
+            print_line(f"{self.engine} is reading the queue back from {self._dir / 'queue'}")
         limit_s = LOAD_TIMEOUT_S if is_loading else ANSWER_TIMEOUT_S
         if waited_s > limit_s:
             log = last_lines(self._dir / "server.log")
@@ -152,7 +152,7 @@ class EmbeddedRedis:
             found.insert(0, same)
         chosen = redis_binary.choose_engine(pinned, found)
         if pinned and pinned.family != chosen.family:
-            say(f"the queue in {self._dir} was written by {pinned}; from now on it is kept by {chosen}")
+            print_line(f"the queue in {self._dir} was written by {pinned}; from now on it is kept by {chosen}")
         return chosen
 
     def _place_socket(self) -> Path:
@@ -178,7 +178,7 @@ def running_server(data_dir: Path) -> Iterator[EmbeddedRedis]:
                 time.sleep(0.005)
             yield server
         finally:
-            stop(process, child.stop_s)
+            stop_process(process, child.stop_s)
 
 
 def _write(fd: int, text: str) -> None:

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from cli.serve import redis_address, worker_processes
-from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, Child, Supervisor, say
+from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
 
 MAX_PROCESSES = 64
 MAX_LAME_DUCK_S = 3600
@@ -88,7 +88,7 @@ class GatewayProcesses:
         # -P: a folder named api where the command is called is not ours.
         command = (sys.executable, "-P", "-m", "api", "--fd", str(fd))
         stop_s = STOP_TIMEOUT_S + settings.lame_duck_s
-        alone = Child("gateway", command, env, pass_fds=(fd,), stop_s=stop_s, part="gateway")
+        alone = ChildProcess("gateway", command, env, pass_fds=(fd,), stop_s=stop_s, part="gateway")
         self.children = [
             replace(
                 alone,
@@ -116,7 +116,7 @@ def _print_when_ready(gateways: GatewayProcesses, listener: socket.socket) -> Ca
     def tick() -> bool:
         if not gateways.are_ready():
             return True
-        say(f"{len(gateways.children)} gateways answer on {host} port {port}")
+        print_line(f"{len(gateways.children)} gateways answer on {host} port {port}")
         return False
 
     return tick
@@ -144,12 +144,12 @@ def main(argv: Sequence[str]) -> int:
         if given.workers is not None:
             settings = replace(settings, processes=_parse_count("--workers ", given.workers))
         if settings.processes > 1 and others and not {"-h", "--help"} & set(others):
-            say(f"{settings.processes} gateways take no other option, and not {others[0]}")
+            print_line(f"{settings.processes} gateways take no other option, and not {others[0]}")
             return EX_CONFIG
         if settings.processes > 1 and not others:
             return run(settings)
     except CannotStart as error:
-        say(str(error))
+        print_line(str(error))
         return EX_CONFIG
     # A lone one is this process itself, with nothing in between.
     code: int = importlib.import_module("api.__main__").main(others)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from cli.serve.supervisor import say
+from cli.serve.supervisor import print_line
 
 SAMPLE = Path("samples/digits/7_01.png")
 POLL_TIMEOUT_S = 120.0
@@ -49,14 +49,14 @@ class ReadyLine:
             return False
         now = time.monotonic()
         if now >= self._poll_deadline:
-            say(
+            print_line(
                 f"still not ready after {POLL_TIMEOUT_S:g} s: {self._why}. It goes on; {self.url}/readyz tells when it is"
             )
             self.close()
             return False
         if now >= self._next_reason_at and self._why != self._said:
             self._next_reason_at, self._said = now + REASON_INTERVAL_S, self._why
-            say(f"not ready yet: {self._why}")
+            print_line(f"not ready yet: {self._why}")
         return True
 
     def close(self) -> None:

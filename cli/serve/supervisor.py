@@ -22,6 +22,7 @@ from cli.serve.child_process import (
     last_lines,
     print_line,
     spawn,
+    stop_process,
     stop_together,
 )
 
@@ -34,9 +35,9 @@ __all__ = [
     "ChildProcess",
     "Supervisor",
     "last_lines",
-    "say",
+    "print_line",
     "spawn",
-    "stop",
+    "stop_process",
 ]
 
 EX_CONFIG = 78  # sysexits.h: what a child exits with when its settings are wrong, so that trying again is no use

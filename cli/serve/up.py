@@ -15,7 +15,7 @@ from pathlib import Path
 from cli.serve import gateway_processes, redis_address, worker_processes
 from cli.serve.embedded_redis import EmbeddedRedis
 from cli.serve.ready_line import ReadyLine
-from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, Child, Supervisor, say
+from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
 
 SETTINGS_HELP = """environment:
   PORT         where the gateway listens (default 8000; 0 for any free port)
@@ -58,7 +58,7 @@ def run(settings: Settings, started_at: float) -> int:
         host = settings.door.host
         listener = held.enter_context(closing(gateway_processes.listen(host, settings.door.port)))
         port = listener.getsockname()[1]
-        kept: list[Child] = []
+        kept: list[ChildProcess] = []
         redis_url = settings.redis_url
         if redis_url is None:
             server = held.enter_context(closing(EmbeddedRedis(settings.data_dir)))
@@ -78,11 +78,11 @@ def run(settings: Settings, started_at: float) -> int:
         return Supervisor(kept, backoff=settings.pool.backoff, tick=ready.tick, on_stop=listener.close).run()
 
 
-def _background_process(env: Mapping[str, str]) -> Child:
+def _background_process(env: Mapping[str, str]) -> ChildProcess:
     """Whoever delivers webhooks; it stops with the workers: what they still end lies in the outbox."""
     # -P: a folder named worker where the command is called is not ours.
     command = (sys.executable, "-P", "-m", "background")
-    return Child("deliverer", command, env, stop_s=BACKGROUND_STOP_TIMEOUT_S, part="worker")
+    return ChildProcess("deliverer", command, env, stop_s=BACKGROUND_STOP_TIMEOUT_S, part="worker")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -98,16 +98,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         redis_address.check(os.environ)
     except CannotStart as error:
-        say(str(error))
+        print_line(str(error))
         return EX_CONFIG
     try:
         # Set by `make run`, so that the time it reports includes the installation.
         return run(Settings.from_env(os.environ), _started_at(began_at))
     except BadSetting as error:
-        say(str(error))
+        print_line(str(error))
         return EX_CONFIG
     except CannotStart as error:
-        say(str(error))
+        print_line(str(error))
         return 1
 
 

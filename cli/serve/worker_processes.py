@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cli.serve import redis_address
-from cli.serve.supervisor import EX_CONFIG, Backoff, BadSetting, CannotStart, Child, Supervisor, say
+from cli.serve.supervisor import EX_CONFIG, Backoff, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
 from model_runtime.cpus import Cpus, cpus_of_process, read_cpus, usable_cpus
 
 MAX_PROCESSES = 256
@@ -104,7 +104,7 @@ def journal_folder() -> Iterator[Path]:
         yield Path(path)
 
 
-def worker_children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[Child]:
+def worker_children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[ChildProcess]:
     """The workers to keep, on each GPU as many; they share the CPUs, and drain at the same time, however many."""
     # -P: a folder named worker where the command is called is not ours.
     python = (sys.executable, "-P", "-m")
@@ -113,7 +113,7 @@ def worker_children(settings: Settings, folder: Path, env: Mapping[str, str]) ->
     share = max(1, usable_cpus() // len(gpus))  # together they have no more threads than there are CPUs
     boxes = [(str(folder / f"worker-{number}"), gpu) for number, gpu in enumerate(gpus, 1)]
     return [
-        Child(
+        ChildProcess(
             name="worker" if len(boxes) == 1 else Path(box).name,
             command=(*python, "worker", "--black-box", box),
             env={
@@ -151,12 +151,12 @@ def main(argv: Sequence[str]) -> int:
         if given.device is not None:
             settings = replace(settings, devices=_parse_devices("--device ", given.device))
     except CannotStart as error:
-        say(str(error))
+        print_line(str(error))
         return EX_CONFIG
     try:
         with journal_folder() as folder:
             env = os.environ if given.models is None else {**os.environ, "MODELS": given.models}
             return Supervisor(worker_children(settings, folder, env), backoff=settings.backoff).run()
     except CannotStart as error:
-        say(str(error))
+        print_line(str(error))
         return 1

@@ -31,7 +31,7 @@ class StateChange(NamedTuple):
 class LogEntry(NamedTuple):
     """A line of a tenant's log, and the place from which one goes on behind it."""
 
-    place: str
+    position: str
     job_id: str
     state: str
 

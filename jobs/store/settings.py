@@ -106,7 +106,7 @@ class AddressPolicySettings(Settings):
             raise ValueError(message)
         return value
 
-    def guard(self) -> AddressPolicy:
+    def address_policy(self) -> AddressPolicy:
         """Give the rules in the form that checks addresses."""
         ports = {int(port) for port in _split_list(self.webhook_ports)}
         return AddressPolicy(parse_networks(self.webhook_allow_cidrs), _split_list(self.webhook_schemes), ports)

@@ -53,7 +53,7 @@ class Attempt(NamedTuple):
     age_ms: int
     output_bytes: int
     job: Job | None
-    told: bytes = b""  # of a bulk: the whole message
+    payload: bytes = b""  # of a bulk: the whole message
     headers: Mapping[str, str] = _NONE  # those of the receiver: they may be secrets, and are shown nowhere
     now_ms: int = 0  # the server's time as the attempt began
 
@@ -89,9 +89,9 @@ async def begin_attempt(store: JobStore, lease: BackgroundLease, limits: Deliver
     found = await store.run("webhook/begin_attempt", _root(lease), lease.delivery, lease.number, limits.lease_ms)
     if found is None:
         return None
-    url, tenant, event, tries, since, age_ms, output_bytes, told, headers, now_ms = found
-    whole = told if told and told.startswith(b"{") else b""
-    job = None if whole else _read_job(told)
+    url, tenant, event, tries, since, age_ms, output_bytes, payload, headers, now_ms = found
+    whole = payload if payload and payload.startswith(b"{") else b""
+    job = None if whole else _read_job(payload)
     if job is None and not whole:
         await settle_attempt(store, lease, Settlement("stopped", {"error": "unreadable"}), limits)
         return None
@@ -119,10 +119,10 @@ def _bucket(ms: int) -> str:
     return next((str(bound) for bound in FIRST_ATTEMPT_BUCKETS_MS if ms <= bound), "inf")
 
 
-def _read_job(told: bytes | None) -> Job | None:
+def _read_job(payload: bytes | None) -> Job | None:
     """Read a job as its end was written down."""
     try:
-        return codec.read_logged_job(orjson.loads(told or b""))
+        return codec.read_logged_job(orjson.loads(payload or b""))
     except ValueError:
         return None
 

@@ -14,7 +14,7 @@ import numpy as np
 from model_runtime.engine.batchability import Batchability, OutOfMemory, Run, probe_batchability
 from model_runtime.engine.device_info import device_name
 from model_runtime.engine.io_checks import check_tensor_specs
-from model_runtime.engine.onnx_runtime import VERSION, Fault, RunFailed, Stop
+from model_runtime.engine.onnx_runtime import VERSION, Fault, RunFailed, Stop, classify_error
 from model_runtime.engine.onnx_session import OnnxSession, ProviderUnavailable, missing_for_provider
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions, tensorrt_version
 from model_runtime.repository.host_memory import format_bytes, usable_bytes
@@ -22,7 +22,7 @@ from model_runtime.repository.path_checks import check_onnx
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array, TensorSpec
 
-__all__ = ["OnnxEngine", "Fault", "GpuOptions", "TensorSpec", "RunFailed", "Stop", "fault_of"]
+__all__ = ["Fault", "GpuOptions", "OnnxEngine", "RunFailed", "Stop", "TensorSpec", "classify_error"]
 
 _DATATYPES: Final = {
     "bool": "BOOL",

@@ -11,7 +11,7 @@ from typing import Final, Literal
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-__all__ = ["VERSION", "Fault", "RunFailed", "Stop", "fault_of", "onnxruntime", "plain"]
+__all__ = ["VERSION", "Fault", "RunFailed", "Stop", "classify_error", "clean_message", "onnxruntime"]
 
 # What goes wrong is raised and reported by us, once; the runtime's own log would repeat it on stderr.
 onnxruntime.set_default_logger_severity(4)

@@ -133,4 +133,4 @@ def normalize_axis(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
 
-__all__ = ["FixedBatchSize", "BatchSizeValues", "OperatorStep", "Undetermined", "normal"]
+__all__ = ["BatchSizeValues", "FixedBatchSize", "OperatorStep", "Undetermined", "normalize_axis"]

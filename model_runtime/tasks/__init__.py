@@ -18,9 +18,9 @@ __all__ = [
     "ImageClassification",
     "ImageEmbedding",
     "ObjectDetection",
+    "RetryableError",
     "Task",
     "TensorTask",
-    "RetryableError",
     "is_own",
     "load_task",
 ]

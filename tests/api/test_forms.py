@@ -159,12 +159,12 @@ def test_readers_of_headers_keep_short_ones_alone() -> None:
 def test_tenants_that_have_their_quota_again_are_forgotten() -> None:
     rates = RateLimiter(60)
     for number in range(3 * PRUNE_THRESHOLD):
-        assert rates.take(f"t{number}", 10, now=float(number)).taken
+        assert rates.take(f"t{number}", 10, now=float(number)).is_allowed
     assert len(rates._full_at) <= PRUNE_THRESHOLD + 1
 
 
 def test_models_that_are_counted_no_more_are_forgotten() -> None:
     pace = RetryAfterEstimator()
     for second in range(50):
-        pace.saw({f"finished:m{second}:succeeded": 5, f"finished:m{second + 1}:succeeded": 9}, now=float(second))
+        pace.observe({f"finished:m{second}:succeeded": 5, f"finished:m{second + 1}:succeeded": 9}, now=float(second))
     assert (len(pace._totals), len(pace._rates)) == (2, 1)

@@ -27,12 +27,12 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
 def test_requests_come_back_evenly() -> None:
     rates = RateLimiter(window_s=60)
     at_once = [rates.take("a", 6, now=0) for _ in range(7)]
-    assert [one.taken for one in at_once] == [True] * 6 + [False]
+    assert [one.is_allowed for one in at_once] == [True] * 6 + [False]
     assert [one.remaining for one in at_once] == [5, 4, 3, 2, 1, 0, 0]
     assert (at_once[-1].retry_after_s, at_once[-1].reset_in_s) == (10, 60)
     assert rates.take("b", 6, now=0).remaining == 5
-    assert not rates.take("a", 6, now=9.9).taken
-    assert rates.take("a", 6, now=10).taken
+    assert not rates.take("a", 6, now=9.9).is_allowed
+    assert rates.take("a", 6, now=10).is_allowed
     assert rates.take("a", 6, now=1000).remaining == 5
 
 

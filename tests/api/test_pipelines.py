@@ -198,11 +198,11 @@ def test_room_is_made_by_whoever_waits_longest_for_nothing() -> None:
     table = ConnectionTable(limit_bytes=1000)
     first, busy, second, newcomer = (Stub("", 0) for _ in range(4))
     for stub in (first, busy, second):
-        table.wait(stub)
-    table.work(busy)
-    table.work(first)
-    table.wait(first)  # it was used again
-    table.wait(newcomer)
+        table.mark_idle(stub)
+    table.mark_busy(busy)
+    table.mark_busy(first)
+    table.mark_idle(first)  # it was used again
+    table.mark_idle(newcomer)
     assert table.evict_idle(newcomer)
     assert [stub.ended for stub in (first, busy, second, newcomer)] == ["", "", "closed", ""]
     assert table.evict_idle(newcomer)

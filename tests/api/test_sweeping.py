@@ -73,7 +73,7 @@ async def test_a_jump_of_the_clock_is_told_once(store: JobStore, caplog: pytest.
     patience = LeaseGracePeriod(SWEEP_S, LEASE_S)
     with caplog.at_level(logging.INFO, "jitney.api"):
         await maintenance.sweep_once(store, patience)
-        patience.heard(1_700_000_000_000, time.monotonic())  # as if its clock had stood there
+        patience.record_sweep(1_700_000_000_000, time.monotonic())  # as if its clock had stood there
         await maintenance.sweep_once(store, patience)
         await maintenance.sweep_once(store, patience)
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -26,20 +26,20 @@ from tests.support.waiting import wait_until
 )
 def test_bulk_is_refused_first(used: int, refused: set[str]) -> None:
     watermark = MemoryWatermark(0.8)
-    watermark.saw(ServerMemory(used, 1000))
+    watermark.observe(ServerMemory(used, 1000))
     assert {lane for lane in ("bulk", "interactive") if watermark.refusal(lane)} == refused
 
 
 def test_what_is_unknown_refuses_nobody() -> None:
     watermark = MemoryWatermark(0.8)
     assert watermark.refusal("bulk") is None
-    watermark.saw(ServerMemory(10, 0))
+    watermark.observe(ServerMemory(10, 0))
     assert watermark.refusal("bulk") is None
 
 
 def test_a_refusal_says_what_is_used_and_what_is_allowed() -> None:
     watermark = MemoryWatermark(0.5)
-    watermark.saw(ServerMemory(600, 1000))
+    watermark.observe(ServerMemory(600, 1000))
     refusal = watermark.refusal("interactive")
     assert refusal is not None
     assert str(refusal) == "the queue's server uses 600 bytes of memory, of 1000; new jobs are taken below 500"

@@ -61,7 +61,7 @@ class _Known(ModelCatalog):
 
 
 CATALOGUE: Final = _Known()
-GUARD: Final = GatewaySettings().guard()
+GUARD: Final = GatewaySettings().address_policy()
 WRITER: Final = codec.SubmissionEncoder()
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from model_runtime.engine.onnx_engine import Gpu, OnnxEngine, RunFailed, Stop
+from model_runtime.engine.onnx_engine import GpuOptions, OnnxEngine, RunFailed, Stop
 from model_runtime.engine.onnx_session import OnnxSession
 from model_runtime.engine.providers import ProviderOptions
 from model_runtime.spec.model_toml import ModelError
@@ -20,7 +20,7 @@ from tests.support import models
 @pytest.fixture
 def session(tmp_path: Path) -> OnnxSession:
     """Doubles; batches of 4 are bound, to the CPU's memory."""
-    opened = OnnxSession(models.doubling(tmp_path) / "1" / "model.onnx", "cpu", 1, Gpu())
+    opened = OnnxSession(models.doubling(tmp_path) / "1" / "model.onnx", "cpu", 1, GpuOptions())
     opened.bind_buffers({"x": np.zeros((4, 4), np.float32)}, "cpu")
     return opened
 
@@ -118,7 +118,7 @@ def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
         return open_it(self, threads, ["CPUExecutionProvider"])
 
     monkeypatch.setattr(OnnxSession, "_try", refuse_graphs)
-    session = OnnxSession(path, "cuda", 1, Gpu(device=1))
+    session = OnnxSession(path, "cuda", 1, GpuOptions(device=1))
     assert session.note == "without CUDA graphs: not all nodes are CUDA's; 1 of 1 nodes run on the CPU"
     assert [("enable_cuda_graph" in str(one), "'device_id': '1'" in str(one)) for one in asked] == [
         (True, True),
@@ -146,7 +146,7 @@ def test_all_runs_that_may_be_recorded_are_of_one_thread(tmp_path: Path, monkeyp
     run = OnnxSession._run
     monkeypatch.setattr(OnnxSession, "_try", on_the_cpu)
     monkeypatch.setattr(OnnxSession, "_run", noted)
-    session = OnnxSession(path, "cuda", 1, Gpu())
+    session = OnnxSession(path, "cuda", 1, GpuOptions())
     session.bind_buffers({"x": rows(4)}, "cpu")
     with ThreadPoolExecutor(4) as pool:
         for count, found in zip((1, 4) * 50, pool.map(lambda n: session.run({"x": rows(n)}), (1, 4) * 50), strict=True):

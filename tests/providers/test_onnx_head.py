@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model_runtime.engine.onnx_engine import Gpu
+from model_runtime.engine.onnx_engine import GpuOptions
 from model_runtime.engine.onnx_session import OnnxSession, _check_for_tensorrt
 from model_runtime.repository.onnx_metadata import read_onnx_metadata
 from model_runtime.spec.model_toml import ModelError
@@ -23,7 +23,7 @@ def test_it_says_what_others_say(shared_data: Path) -> None:
     read = 0
     for path in paths(shared_data):
         head, graph = read_onnx_metadata(path), onnx.load(path).graph
-        inputs = OnnxSession(path, "cpu", 1, Gpu()).inputs
+        inputs = OnnxSession(path, "cpu", 1, GpuOptions()).inputs
         declared = {one.name: tuple(s if isinstance(s, int) else -1 for s in one.shape) for one in inputs}
         assert head.inputs == declared, path.name
         assert head.operators == {node.op_type for node in graph.node}, path.name
@@ -60,12 +60,12 @@ def test_tensorrt_is_refused_what_a_request_would_wait_for(tmp_path: Path) -> No
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", [port], [out])
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
     with pytest.raises(ModelError, match=r"'x' has the shape \[-1, -1\]: each new size would be built in a request"):
-        _check_for_tensorrt(tmp_path / "model.onnx", read_onnx_metadata(tmp_path / "model.onnx"), Gpu())
+        _check_for_tensorrt(tmp_path / "model.onnx", read_onnx_metadata(tmp_path / "model.onnx"), GpuOptions())
 
 
 def test_int8_wants_a_quantized_model(tmp_path: Path) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
-    _check_for_tensorrt(path, read_onnx_metadata(path), Gpu(precision="fp16"))
+    _check_for_tensorrt(path, read_onnx_metadata(path), GpuOptions(precision="fp16"))
     with pytest.raises(ModelError, match=r"tensorrt\.precision: int8 needs a model that is quantized") as caught:
-        _check_for_tensorrt(path, read_onnx_metadata(path), Gpu(precision="int8"))
+        _check_for_tensorrt(path, read_onnx_metadata(path), GpuOptions(precision="int8"))
     assert caught.value.key == "tensorrt.precision"

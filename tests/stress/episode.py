@@ -9,7 +9,7 @@ from typing import Final
 from jobs.contract.errors import Refused
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Settlement
-from tests.stress import bulks, checks, claim_task, letters, stepping, submitting, turns, webhooks, working
+from tests.stress import bulks, checks, claiming, letters, stepping, submitting, turns, webhooks, working
 from tests.stress.bulks import Bulks
 from tests.stress.ledger import Violation
 from tests.stress.others import OtherSteps
@@ -41,7 +41,7 @@ class Episode:
         others = OtherSteps(world)
         return {
             "submit": (lambda: submitting.submit(world), 14),
-            "claim": (lambda: claim_task.claim(world), 18),
+            "claim": (lambda: claiming.claim(world), 18),
             "finish": (lambda: working.finish(world), 16),
             "extend": (lambda: working.extend(world), 4),
             "release": (lambda: working.release(world), 3),
@@ -142,7 +142,7 @@ class Episode:
         await working.sweep(world)
         for station in {job.station for job in world.ledger.open.values()}:
             for trial in (False, True):
-                await claim_task.claim_and_check(world, claim_task.ClaimRequest(station, worker, 50, trial))
+                await claiming.claim_and_check(world, claiming.ClaimRequest(station, worker, 50, trial))
         held = [one for whose, one in world.ledger.claims if whose == worker and working.is_mine(world, worker, one)]
         if held:
             await working.finish_all(world, worker, [working.draw_outcome(world, one) for one in held])

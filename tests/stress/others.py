@@ -41,7 +41,7 @@ class OtherSteps:
         place = ".".join(["0-0"] * world.settings.shards)
         states: dict[str, list[str]] = {}
         while entries := await events.read_log(world.store, tenant, place):
-            place = entries[-1].place
+            place = entries[-1].position
             for one in entries:
                 states.setdefault(one.job_id, []).append(one.state)
         for job_id, seen in states.items():
@@ -66,7 +66,7 @@ class OtherSteps:
     async def count(self) -> None:
         """Add to the histograms: what was told is there, once."""
         world, histogram_buffer = self._world, HistogramBuffer()
-        histogram_buffer.saw("size", 4)
+        histogram_buffer.observe("size", 4)
         _, _, fate = await world.call(lambda: histogram_buffer.tell(world.connection, "m"))
         self._told["m"] += fate != "unsent"
         found = await read_stats(world.connection, ["m"])

@@ -61,7 +61,7 @@ class Caller:
         """Read until what was heard is enough, or the other side closes."""
         heard = b""
         async with asyncio.timeout(10):
-            while not wait_until_async(heard):
+            while not until(heard):
                 try:
                     data = await self._loop.sock_recv(self.socket, 1 << 16)
                 except ConnectionError:

@@ -24,7 +24,7 @@ from tests.support.receiver import ReceivedRequest, Receiver, answer, hang
 from tests.support.servers import Server
 from tests.support.waiting import pass_time, wait_until_async
 
-GUARD = AddressPolicySettings(webhook_allow_cidrs="127.0.0.1/32").guard()
+GUARD = AddressPolicySettings(webhook_allow_cidrs="127.0.0.1/32").address_policy()
 ENDPOINTS = 10
 # The usual eight attempts, within four minutes: the receivers are away for most of it.
 SCHEDULE = "0,2,10,20,40,60,60,60"

@@ -112,7 +112,7 @@ REFUSED = [*LOOPBACK, *PRIVATE, *EMBEDDED, *SHORT_FORMS, *WRITTEN_WRONG]
 
 
 def guard(allowed: str = "") -> AddressPolicy:
-    return AddressPolicySettings(webhook_allow_cidrs=allowed).guard()
+    return AddressPolicySettings(webhook_allow_cidrs=allowed).address_policy()
 
 
 @pytest.mark.parametrize("url", PUBLIC)
@@ -230,7 +230,7 @@ class Told:
         root = self.store.roots[0]
         leases, _ = await outbox.dispatch_due(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
         if not leases:
-            hook = webhook_request.read_webhook(url, self.settings.guard())
+            hook = webhook_request.read_webhook(url, self.settings.address_policy())
             await self.store.submit([Submission(new_job_id(0), "m", "1", "raw", b"in", webhook=hook)])
             (job,) = (await self.store.claim("m", "1", "w1", 1)).jobs
             await self.store.finish("w1", [Outcome(job.id, job.attempt, State.SUCCEEDED, b"{}")])

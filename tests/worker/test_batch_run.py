@@ -60,10 +60,9 @@ def items(*values: int, expires_at: float = float("inf"), retries: int = 0) -> l
 def run(
     model: Faulty, aboard: list[WorkItem], ceilings: MemoryLimits | None = None, journal: Path | None = None
 ) -> list[CompletedItem]:
-    bench: Any = RunContext(
-        model, ceilings or MemoryLimits(32), InFlightJournal(journal, "w1", 1, 32), InlineRunPolicy([])
-    )  # type: ignore[arg-type]
-    return [one for one in BatchRun(bench, "group", aboard)() if isinstance(one, CompletedItem)]
+    limits = ceilings or MemoryLimits(32)
+    context: Any = RunContext(model, limits, InFlightJournal(journal, "w1", 1, 32), InlineRunPolicy([]))  # type: ignore[arg-type]
+    return [one for one in BatchRun(context, "group", aboard)() if isinstance(one, CompletedItem)]
 
 
 @pytest.mark.parametrize("size", [2, 7, 8, 32])

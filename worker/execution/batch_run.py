@@ -12,7 +12,7 @@ import orjson
 from batching.collation import Arrays, split_outputs, stack_items
 from batching.memory_limits import MemoryLimits
 from jobs.contract.lifecycle import State
-from model_runtime.engine.onnx_engine import Fault, RunFailed, Stop, fault_of
+from model_runtime.engine.onnx_engine import Fault, RunFailed, Stop, classify_error
 from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import outcomes
@@ -103,7 +103,7 @@ class BatchRun:
         return padded_size
 
     def _classify(self, items: Sequence[WorkItem], error: Exception) -> list[CompletedItem | RunOutput] | Fault:
-        fault = error.fault if isinstance(error, RunFailed) else fault_of(error)
+        fault = error.fault if isinstance(error, RunFailed) else classify_error(error)
         if fault == "device":
             raise DeviceLost(str(error)) from error
         now = time.monotonic()

@@ -76,15 +76,15 @@ class ResultWriter:
             return
 
     def _count(self, completed: Sequence[CompletedItem]) -> None:
-        now, saw = time.monotonic(), self._histogram_buffer.saw
+        now, observe = time.monotonic(), self._histogram_buffer.observe
         for item, outcome in completed:
             queue_ms = (item.job.claimed_us - item.job.created_us) / 1000
-            saw("queue", queue_ms)
-            saw("decode", outcome.decode_ms)
-            saw("total", queue_ms + (now - item.claimed_at) * 1000)
+            observe("queue", queue_ms)
+            observe("decode", outcome.decode_ms)
+            observe("total", queue_ms + (now - item.claimed_at) * 1000)
             if outcome.batch_size:
-                saw("batch", outcome.batch_ms)
+                observe("batch", outcome.batch_ms)
         for (size, infer_ms), items in Counter((o.batch_size, o.infer_ms) for _, o in completed).items():
             if size:
-                saw("size", size, items // size)
-                saw("infer", infer_ms, items // size)
+                observe("size", size, items // size)
+                observe("infer", infer_ms, items // size)

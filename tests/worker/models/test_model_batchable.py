@@ -51,7 +51,7 @@ def test_a_verdict_says_why(
     port: TensorSpec, output: TensorSpec, run: Callable[[Feed], Feed], batchable: bool, note: str
 ) -> None:
     verdict = probe_batchability([port], [output], run)
-    assert (verdict.batchable, verdict.note, verdict.whole) == (batchable, note, frozenset())
+    assert (verdict.batchable, verdict.note, verdict.unbatched_outputs) == (batchable, note, frozenset())
 
 
 def test_outputs_that_are_not_rows_are_named() -> None:
@@ -61,4 +61,4 @@ def test_outputs_that_are_not_rows_are_named() -> None:
 
     outputs = [TensorSpec("found", "FP32", (-1, 4)), TensorSpec("row", "FP32", (-1, 2)), TensorSpec("sum", "FP32", ())]
     verdict = probe_batchability([TensorSpec("x", "FP32", (1, 4))], outputs, run)
-    assert verdict.whole == {"found", "sum"}
+    assert verdict.unbatched_outputs == {"found", "sum"}

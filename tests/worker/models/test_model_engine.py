@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from model_runtime.engine.device_info import DriverInfo
-from model_runtime.engine.onnx_engine import OnnxEngine, Port, RunFailed, Stop, fault_of
+from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed, Stop, TensorSpec, classify_error
 from model_runtime.engine.onnx_runtime import clean_message
 from model_runtime.spec.model_toml import ModelError
 
@@ -30,8 +30,8 @@ def opened(relu: Relu, shape: Sequence[int | str]) -> OnnxEngine:
 def test_a_free_first_dimension_is_a_batch(relu: Relu) -> None:
     engine = opened(relu, ["N", 4])
     assert (engine.batchable, engine.batch_note, engine.provider) == (True, "", "cpu")
-    assert engine.inputs == [Port("x", "FP32", (4,))]
-    assert engine.outputs == [Port("y", "FP32", (4,))]
+    assert engine.inputs == [TensorSpec("x", "FP32", (4,))]
+    assert engine.outputs == [TensorSpec("y", "FP32", (4,))]
     rows = np.arange(-6, 6, dtype=np.float32).reshape(3, 4)
     assert np.array_equal(engine.run({"x": rows})["y"], np.maximum(rows, 0))
 
@@ -40,7 +40,7 @@ def test_a_first_dimension_of_one_runs_alone(relu: Relu) -> None:
     engine = opened(relu, [1, 4])
     assert not engine.batchable
     assert "'x' has its first dimension fixed at 1" in engine.batch_note
-    assert engine.inputs == [Port("x", "FP32", (4,))]
+    assert engine.inputs == [TensorSpec("x", "FP32", (4,))]
     assert engine.run({"x": np.ones((1, 4), np.float32)})["y"].shape == (1, 4)
 
 
@@ -83,8 +83,8 @@ def test_scalars_and_outputs_without_rows_belong_to_the_single_row(save_graph: S
     path = save_graph(tmp_path / "m.onnx", nodes, inputs, {"y": (F, [1, 3]), "sizes": (I64, [2])}, {})
     engine = OnnxEngine(path, "cpu", 1)
     assert not engine.batchable
-    assert engine.inputs[1] == Port("by", "FP32", ())
-    assert engine.outputs == [Port("y", "FP32", (3,)), Port("sizes", "INT64", (2,))]
+    assert engine.inputs[1] == TensorSpec("by", "FP32", ())
+    assert engine.outputs == [TensorSpec("y", "FP32", (3,)), TensorSpec("sizes", "INT64", (2,))]
     results = engine.run({"x": np.ones((1, 3), np.float32), "by": np.array([2], np.float32)})
     assert results["y"].tolist() == [[2, 2, 2]]
     assert results["sizes"].tolist() == [[1, 3]]
@@ -174,7 +174,7 @@ def test_a_run_is_stopped_from_another_thread(shared_data: Path) -> None:
     ],
 )
 def test_faults_are_told_apart_by_what_the_runtime_says(text: str, fault: str) -> None:
-    assert fault_of(RuntimeError(text)) == fault
+    assert classify_error(RuntimeError(text)) == fault
 
 
 def test_what_a_gpu_says_is_told_without_where_it_was_said() -> None:
@@ -188,7 +188,7 @@ def test_what_a_gpu_says_is_told_without_where_it_was_said() -> None:
 
 def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     engine = OnnxEngine(shared_data / "fault_models" / "alloc_by_input.onnx", "cpu", 1)
-    assert engine.inputs == [Port("n", "INT64", ())]
+    assert engine.inputs == [TensorSpec("n", "INT64", ())]
     with pytest.raises(RunFailed) as caught:
         engine.run({"n": np.array([10**12])})
     assert caught.value.fault == "memory"
