@@ -43,7 +43,7 @@ def settings(server: Receiver, tmp_path: Path) -> Mapping[str, str]:
         "BULK_URLS": f"{server.url}, http://localhost:1/, http://127.0.0.1:9/cats",
         "BULK_IMAGES": str(tmp_path / "images"),
         "BULK_LINE_BYTES": "20000",
-        "BULK_FETCH_S": "1.5",  # as long as a step may be silent, and several after another: it must say that it goes on
+        "BULK_FETCH_S": "1.5",  # as long as a step's lease, and two fetches in a row: the step must renew it
         "BULK_FETCHES": "2",
     }
 

@@ -40,8 +40,8 @@ def test_photographs_get_their_reference_label(squeezenets: Service, sure: dict[
 
 def test_in_a_batch_they_get_the_same(squeezenets: Service, sure: dict[Path, str]) -> None:
     photos = list(sure) * 8
-    send = lambda photo: squeezenets.submit(photo.read_bytes(), "image/jpeg", model="batched").json()["id"]  # noqa: E731
-    jobs = [squeezenets.final(job_id) for job_id in [send(photo) for photo in photos]]
+    sent = [squeezenets.submit(photo.read_bytes(), "image/jpeg", model="batched").json()["id"] for photo in photos]
+    jobs = [squeezenets.final(job_id) for job_id in sent]
     assert [job["output"]["predictions"][0]["label"] for job in jobs] == [sure[photo] for photo in photos]
     assert max(job["batch_size"] for job in jobs) > 1
 
