@@ -34,6 +34,7 @@ class Limits(NamedTuple):
     flight_ms: int
     stall_ms: int
     most_waiting: int
+    most_of_tenant: int
     room: int
     pause_after_ms: int
     pause_ms: int
@@ -76,7 +77,7 @@ async def dispatch(
 
     Also says in how many seconds the next is due; None: there is none.
     """
-    words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.log, limits.ttl_ms)
+    words = (limits.flight_ms, limits.stall_ms, limits.most_waiting, limits.most_of_tenant, limits.log, limits.ttl_ms)
     next_ms, *handed = await store.run("webhook/dispatch", root, lane, want, slots, *words)
     flights = [Flight(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)]
     return flights, None if next_ms < 0 else next_ms / 1000

@@ -29,6 +29,7 @@ LIMITS = Limits(
     flight_ms=60_000,
     stall_ms=50_000,
     most_waiting=100,
+    most_of_tenant=1000,
     room=4,
     pause_after_ms=60_000,
     pause_ms=60_000,

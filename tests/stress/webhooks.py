@@ -17,6 +17,7 @@ LIMITS: Final = Limits(
     flight_ms=FLIGHT_MS,
     stall_ms=30,
     most_waiting=500,
+    most_of_tenant=1000,
     room=3,
     pause_after_ms=3_600_000,
     pause_ms=50,
