@@ -56,12 +56,17 @@ class BackgroundSettings(AddressPolicySettings):
     webhook_backlog: int = Field(
         20_000, ge=1, description="deliveries that may wait for one endpoint; the oldest beyond fail"
     )
+    webhook_tenant_backlog: int = Field(
+        50_000,
+        ge=1,
+        description="deliveries of one tenant that may wait, for all its endpoints; the oldest beyond fail",
+    )
     webhook_pause_after_s: float = Field(
         432_000, gt=0, description="an endpoint that fails for so long (5 days) is paused: its deliveries fail at once"
     )
     webhook_pause_s: float = Field(3600, gt=0, description="after so long a paused endpoint is tried with one delivery")
     webhook_log: int = Field(
-        10_000, ge=1, description="deliveries of a tenant that are kept; older ones that ended make room"
+        10_000, ge=1, description="deliveries of a tenant that are kept, and endpoints; older ones that ended make room"
     )
     webhook_log_ttl_s: float = Field(
         604_800, gt=0, description="how long a delivery is kept after it has ended (7 days)"
@@ -130,6 +135,7 @@ class BackgroundSettings(AddressPolicySettings):
             lease_ms=ms["webhook_flight_s"],
             stall_ms=max(1, min(1000, int(self.webhook_timeout_s * 250))),
             max_waiting=self.webhook_backlog,
+            max_waiting_of_tenant=self.webhook_tenant_backlog,
             room=self.webhook_per_host,
             pause_after_ms=ms["webhook_pause_after_s"],
             pause_ms=ms["webhook_pause_s"],

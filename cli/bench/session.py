@@ -137,4 +137,10 @@ def _run(measurement: Coroutine[Any, Any, T]) -> T:
     """On uvloop where it is installed, as the service itself."""
     factory = importlib.import_module("uvloop").new_event_loop if importlib.util.find_spec("uvloop") else None
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(measurement)
+        return runner.run(_cancellable(measurement))
+
+
+async def _cancellable(measurement: Coroutine[Any, Any, T]) -> T:
+    result = await measurement
+    await asyncio.sleep(0)  # Ctrl-C during the last step asks for a cancellation that nothing else would deliver
+    return result

@@ -38,7 +38,10 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     # where webhooks may go, and how they are sent
     **dict.fromkeys(("WEBHOOK_ALLOW_CIDRS", "WEBHOOK_SCHEMES", "WEBHOOK_PORTS"), _SUBMITTERS),
     **dict.fromkeys(("WEBHOOK_SCHEDULE", "WEBHOOK_TIMEOUT_S", "WEBHOOK_SLOW_S", "WEBHOOK_FLIGHT_S"), _DELIVERER),
-    **dict.fromkeys(("WEBHOOK_PER_HOST", "WEBHOOK_BACKLOG", "WEBHOOK_PAUSE_AFTER_S", "WEBHOOK_PAUSE_S"), _DELIVERER),
+    **dict.fromkeys(
+        ("WEBHOOK_PER_HOST", "WEBHOOK_BACKLOG", "WEBHOOK_TENANT_BACKLOG", "WEBHOOK_PAUSE_AFTER_S", "WEBHOOK_PAUSE_S"),
+        _DELIVERER,
+    ),
     **dict.fromkeys(("WEBHOOK_LOG", "WEBHOOK_LOG_TTL_S", "PUBLIC_URL"), _DELIVERER),
     # batches
     **dict.fromkeys(("BULK_STORE", "BULK_FILES", "BULK_TTL_S"), _SUBMITTERS),

@@ -39,6 +39,7 @@ hash tag, so all of a shard lies in one slot of a Cluster.
 | `:endpoint:<endpoint>` | hash | 30 days | a tenant's receiver: how it is, how much it gets at a time |
 | `:endpoints:<tenant>` | sorted set | 30 days | the tenant's endpoints by the ms of their last delivery |
 | `:deliveries:<tenant>` | sorted set | 30 days | the tenant's deliveries by the ms of their making, for listing |
+| `:unended:<tenant>` | sorted set | 30 days | those of them that have not ended, by the ms of their making |
 | `:ended:<tenant>` | sorted set | 30 days | those of them that have ended, by the ms of their end |
 | `:file:<id>` | hash | `bulk_ttl_s` and a day; in use: no end | a stored file: name, bytes, whose it is |
 | `:files:<tenant>` | sorted set | likewise | the tenant's files by the ms of their making, for listing |

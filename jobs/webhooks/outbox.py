@@ -34,6 +34,7 @@ class DeliveryLimits(NamedTuple):
     lease_ms: int
     stall_ms: int
     max_waiting: int
+    max_waiting_of_tenant: int
     room: int
     pause_after_ms: int
     pause_ms: int
@@ -76,7 +77,14 @@ async def dispatch_due(
 
     Also says in how many seconds the next is due; None: there is none.
     """
-    words = (limits.lease_ms, limits.stall_ms, limits.max_waiting, limits.log, limits.ttl_ms)
+    words = (
+        limits.lease_ms,
+        limits.stall_ms,
+        limits.max_waiting,
+        limits.max_waiting_of_tenant,
+        limits.log,
+        limits.ttl_ms,
+    )
     next_ms, *handed = await store.run("webhook/dispatch", root, lane, want, slots, *words)
     leases = [
         BackgroundLease(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)

@@ -66,7 +66,13 @@ ENV: Final = {
     "WEBHOOK_LOG_TTL_S": "10",
 }
 # Quotas are small where memory is watched, so that all that may be kept is kept from the second round on.
-FULL: Final = {"BULK_FILES": "10", "BULK_BATCHES": "5", "WEBHOOK_LOG": "50", "WEBHOOK_BACKLOG": "1", "OWN_CAP": "1500"}
+FULL: Final = {
+    "BULK_FILES": "10",
+    "BULK_BATCHES": "5",
+    "WEBHOOK_LOG": "50",
+    "WEBHOOK_TENANT_BACKLOG": "50",
+    "OWN_CAP": "1500",
+}
 
 
 class Receiver:

@@ -29,6 +29,7 @@ LIMITS = DeliveryLimits(
     lease_ms=60_000,
     stall_ms=50_000,
     max_waiting=100,
+    max_waiting_of_tenant=1000,
     room=4,
     pause_after_ms=60_000,
     pause_ms=60_000,

@@ -17,6 +17,7 @@ LIMITS: Final = DeliveryLimits(
     lease_ms=FLIGHT_MS,
     stall_ms=30,
     max_waiting=500,
+    max_waiting_of_tenant=1000,
     room=3,
     pause_after_ms=3_600_000,
     pause_ms=50,

@@ -83,9 +83,10 @@ def check_outbox(client: Any) -> None:
             one = _text(client.hgetall(key))
             lines = [f"{root}:{line}:{one['endpoint']}" for line in ("outbox", "airborne")]
             lies = [line for line in lines if client.zscore(line, name) is not None]
+            is_open = client.zscore(f"{root}:unended:{one['tenant']}", name) is not None
             is_ended = client.zscore(f"{root}:ended:{one['tenant']}", name) is not None
-            if (len(lies), is_ended) != ((1, False) if one["state"] == "waiting" else (0, True)):
-                wrong.append(f"{name} is {one['state']}, and lies in {lies}, among those that have ended: {is_ended}")
+            if (len(lies), is_open, is_ended) != ((1, True, False) if one["state"] == "waiting" else (0, False, True)):
+                wrong.append(f"{name} is {one['state']}, lies in {lies}, is open: {is_open}, has ended: {is_ended}")
     for root, endpoints in busy.items():
         rings = [key for key in found if key.startswith((f"{root}:due:fast:", f"{root}:due:slow:"))]
         turning = [name.decode() for ring in rings for name in client.zrange(ring, 0, -1)]

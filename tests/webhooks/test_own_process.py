@@ -161,6 +161,21 @@ async def test_w8_the_queue_of_an_endpoint_is_bounded(post: WebhookStack, queue:
         assert set(errors) == {"too many wait for this endpoint, and this was the oldest"}
 
 
+async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(post: WebhookStack, queue: Server) -> None:
+    """A tenant chooses how many origins it names: a bound for each endpoint alone bounds nothing."""
+    with BackgroundProcess(queue, {"WEBHOOK_SCHEDULE": "0,60", "WEBHOOK_TENANT_BACKLOG": "20", "WEBHOOK_LOG": "30"}):
+        jobs = [post.submit(f"http://127.0.0.1:{free_port()}") for _ in range(100)]
+        for _ in range(10):
+            await post.finish(10)
+        wait_until(lambda: len(post.deliveries(state="waiting", limit="100")) == 20, "20 are left to wait", 20)
+        assert [post.deliveries(job=job)[0]["state"] for job in jobs[-20:]] == ["waiting"] * 20
+        failed = post.deliveries(state="failed", limit="100")
+        assert len(failed) == 30
+        assert "too many deliveries of this tenant" in " ".join(one["attempts"][-1]["error"] for one in failed)
+        endpoints = post.gateway.http.get("/v1/webhooks/endpoints").json()["endpoints"]
+        assert 20 <= len(endpoints) <= 30 + 20
+
+
 async def test_old_deliveries_make_room(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """Only those that have ended: what waits for a dead endpoint stays, and keeps nobody else's."""
     with queue.client() as client:

@@ -14,6 +14,25 @@ local function trim(tenant, most, ttl_ms)
   end
 end
 
+-- Forget the endpoints of a tenant beyond `most`, the ones used longest ago first. One with a delivery is kept.
+local function trim_endpoints(tenant, most)
+  local listed = root .. ':endpoints:' .. tenant
+  local over = math.min(redis.call('ZCARD', listed) - most, 10)
+  if over <= 0 then return end
+  for _, endpoint in ipairs(redis.call('ZRANGE', listed, 0, over - 1)) do
+    if redis.call('EXISTS', outbox_key(endpoint), airborne_key(endpoint)) == 0 then
+      redis.call('ZREM', listed, endpoint)
+      redis.call('DEL', endpoint_key(endpoint))
+      for _, lane in ipairs(LANES) do
+        local is_due = redis.call('ZREM', due_key(lane) .. ':' .. tenant, endpoint) == 1
+        if is_due then take_place(due_key(lane), tenant) end
+      end
+    else
+      redis.call('ZADD', listed, whole(now_ms), endpoint)  -- it is in use
+    end
+  end
+end
+
 -- A delivery has ended: it stays for a while, to be looked at and sent again.
 local function end_delivery(delivery, state, log, ttl_ms)
   local tenant, endpoint = unpack(redis.call('HMGET', delivery_key(delivery), 'tenant', 'endpoint'))
@@ -21,10 +40,12 @@ local function end_delivery(delivery, state, log, ttl_ms)
   redis.call('HSET', delivery_key(delivery), 'state', state, 'ended', whole(now_ms))
   redis.call('PEXPIRE', delivery_key(delivery), ttl_ms)
   redis.call('ZADD', root .. ':ended:' .. tenant, whole(now_ms), delivery)
+  redis.call('ZREM', unended_key(tenant), delivery)
   redis.call('EXPIRE', root .. ':ended:' .. tenant, whole(math.max(KEPT_S, kept_s)))
   keep_lists(tenant, endpoint, kept_s)
   redis.call('HINCRBY', root .. ':counts', 'webhooks:ended:' .. state, 1)
   trim(tenant, tonumber(log), ttl_ms)
+  trim_endpoints(tenant, tonumber(log))
 end
 
 -- Note an attempt, or what stood in place of one; the newest 20 are kept.

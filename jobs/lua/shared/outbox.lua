@@ -11,6 +11,7 @@ local function delivery_key(id) return root .. ':delivery:' .. id end
 local function endpoint_key(endpoint) return root .. ':endpoint:' .. endpoint end
 local function outbox_key(endpoint) return root .. ':outbox:' .. endpoint end
 local function airborne_key(endpoint) return root .. ':airborne:' .. endpoint end
+local function unended_key(tenant) return root .. ':unended:' .. tenant end
 local function due_key(lane) return root .. ':due:' .. lane end
 
 -- The time as rings of tenants have it: ms with a fraction, so that two turns in one ms have an order.
@@ -50,7 +51,8 @@ end
 
 -- What lists a tenant's deliveries, and its endpoint's record, last as long as the longest-lived delivery: renewed by each use.
 local function keep_lists(tenant, endpoint, kept_s)
-  for _, key in ipairs({endpoint_key(endpoint), root .. ':endpoints:' .. tenant, root .. ':deliveries:' .. tenant}) do
+  local lists = {root .. ':endpoints:' .. tenant, root .. ':deliveries:' .. tenant, unended_key(tenant)}
+  for _, key in ipairs({endpoint_key(endpoint), unpack(lists)}) do
     redis.call('EXPIRE', key, whole(math.max(KEPT_S, kept_s or 0)))
   end
 end
@@ -86,6 +88,7 @@ local function write_delivery(delivery, id, tenant, event, origin, url, headers,
   redis.call('ZADD', outbox_key(endpoint), whole(now_ms), delivery)
   redis.call('ZADD', root .. ':endpoints:' .. tenant, whole(now_ms), endpoint)
   redis.call('ZADD', root .. ':deliveries:' .. tenant, whole(now_ms), delivery)
+  redis.call('ZADD', unended_key(tenant), whole(now_ms), delivery)
   keep_lists(tenant, endpoint)
   redis.call('HINCRBY', root .. ':counts', 'webhooks:posted', 1)
   reschedule(endpoint)

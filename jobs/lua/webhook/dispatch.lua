@@ -3,13 +3,14 @@
 -- ARGV  lane, want, slots (of the lane; once half of them are taken, no endpoint gets a second, nor a tenant while there are
 --       others; the last quarter is for tenants that have none in the air), flight_ms (how long one may take), stall_ms (an
 --       endpoint whose oldest attempt is older gets no other), most (deliveries that may wait for one endpoint; the oldest
---       beyond fail), and how many of those that have ended are kept, and for how long
+--       beyond fail), most_of_tenant (likewise for all its endpoints together), and how many of those that have ended are
+--       kept, and for how long
 -- gives {ms until something is due (-1: nothing is), delivery, flight, delivery, flight ...}
 -- Safe to lose: what is handed out and not begun comes back. A flight is one handing out; only the last one counts.
 -- with events, outbox, delivery_log
 local lane, want, slots, flight_ms, stall_ms, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
   tonumber(ARGV[5]), tonumber(ARGV[6])
-local log, ttl_ms = ARGV[7], ARGV[8]
+local most_of_tenant, log, ttl_ms = tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local RETRY_MS = 20  -- until who may not have more right now is looked at again
 local LOOKS = 8  -- endpoints of one tenant that are looked at in its turn
 local AT_ONCE = 100  -- deliveries of one endpoint that one call fails
@@ -24,12 +25,31 @@ local function take_back(endpoint)
   end
 end
 
+local function fail(endpoint, delivery, why)
+  redis.call('ZREM', outbox_key(endpoint), delivery)
+  if redis.call('EXISTS', delivery_key(delivery)) == 1 then
+    note(delivery, cjson.encode({at_ms = now_ms, error = why}))
+    end_delivery(delivery, 'failed', log, ttl_ms)
+  end
+end
+
 local function give_up(endpoint, up_to, count, why)
   for _, delivery in ipairs(redis.call('ZRANGEBYSCORE', outbox_key(endpoint), '-inf', up_to, 'LIMIT', 0, count)) do
-    redis.call('ZREM', outbox_key(endpoint), delivery)
-    if redis.call('EXISTS', delivery_key(delivery)) == 1 then
-      note(delivery, cjson.encode({at_ms = now_ms, error = why}))
-      end_delivery(delivery, 'failed', log, ttl_ms)
+    fail(endpoint, delivery, why)
+  end
+end
+
+-- Fail the oldest deliveries of a tenant that has too many. One under way is left to its attempt.
+local function bound(tenant)
+  local over = math.min(redis.call('ZCARD', unended_key(tenant)) - most_of_tenant, AT_ONCE)
+  if over <= 0 then return end
+  for _, delivery in ipairs(redis.call('ZRANGE', unended_key(tenant), 0, over - 1)) do
+    local endpoint = redis.call('HGET', delivery_key(delivery), 'endpoint')
+    if not endpoint then
+      redis.call('ZREM', unended_key(tenant), delivery)
+    elseif redis.call('ZSCORE', outbox_key(endpoint), delivery) then
+      fail(endpoint, delivery, 'too many deliveries of this tenant wait, and this was the oldest')
+      reschedule(endpoint)
     end
   end
 end
@@ -84,6 +104,7 @@ local function give_turn(tenant)
     redis.call('ZADD', ring, whole(now_ms + RETRY_MS), tenant)
     return
   end
+  bound(tenant)
   local its_endpoints, before = ring .. ':' .. tenant, count_handed
   for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', its_endpoints, '-inf', now_ms, 'LIMIT', 0, LOOKS)) do
     -- Where junk lies in place of what is an endpoint's, the others are served all the same.

@@ -12,6 +12,7 @@ if facts[3] ~= 'waiting' then
   redis.call('HSET', delivery_key(delivery), 'state', 'waiting', 'since', facts[4] or 0)
   redis.call('HDEL', delivery_key(delivery), 'ended')
   redis.call('ZREM', root .. ':ended:' .. facts[2], delivery)
+  redis.call('ZADD', unended_key(facts[2]), whole(now_ms), delivery)
   redis.call('EXPIRE', delivery_key(delivery), KEPT_S)
   redis.call('HINCRBY', root .. ':counts', 'webhooks:posted', 1)
 end
