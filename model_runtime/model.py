@@ -27,9 +27,9 @@ log = logging.getLogger("jitney.worker")
 class Model:
     """`max_batch`: as the operator set it, or else as measured; 1 for a model that takes no more.
 
-    `has_custom_task`, `has_custom_engine`: whether they are a user's code, which is never called on an event loop: it may take long.
-    `offload`: whether `prepare` is to run in a thread. `is_journaled_singly`: whether it takes long enough for each rider to
-    be noted in the black box by itself; else all that are prepared together are noted at once.
+    `has_custom_task`, `has_custom_engine`: whether they are user code, which is never called on an event loop.
+    `offload`: run preprocessing in a thread. `is_journaled_singly`: it takes long enough for each item to be written to
+    the in-flight journal by itself; otherwise all that are preprocessed together are written at once.
     """
 
     def __init__(self, folder: ModelFolder, engine: AnyEngine, task: Task, profile: Profile, load_ms: float) -> None:

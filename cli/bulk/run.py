@@ -161,7 +161,8 @@ def _skip_done(items: Iterator[Item], state: RunState) -> Iterator[Item]:
         last = item.name
     if last != state.name:
         raise CannotRun(
-            f"{describe_input(state.given)} has changed: line {state.lines} was {state.name}, and is {last}: name another -o"
+            f"{describe_input(state.given)} has changed: line {state.lines} was {state.name} and is {last}; "
+            "name another -o"
         )
     return items
 

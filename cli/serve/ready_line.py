@@ -50,7 +50,7 @@ class ReadyLine:
         now = time.monotonic()
         if now >= self._poll_deadline:
             print_line(
-                f"still not ready after {POLL_TIMEOUT_S:g} s: {self._why}. It goes on; {self.url}/readyz tells when it is"
+                f"still not ready after {POLL_TIMEOUT_S:g} s: {self._why}. Still starting; see {self.url}/readyz"
             )
             self.close()
             return False

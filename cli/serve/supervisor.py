@@ -60,7 +60,7 @@ class Backoff:
 class _ChildState:
     """A child and where it stands.
 
-    `process` while something runs: the child itself or, with `cleanup_deadline` set, the command that follows its death;
+    `process` while something runs: the child or, with `cleanup_deadline` set, the command that follows its death;
     `due_at` while it waits to be started.
     """
 

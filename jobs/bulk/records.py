@@ -124,7 +124,8 @@ async def create_bulk(store: JobStore, settings: BulkSettings, tenant: str, requ
     if how == b"file":
         raise files.not_found(request.file)
     if how == b"mismatch":
-        message = f"Idempotency-Key {request.key!r} was used with another request, which made {WIRE_ID_PREFIX}{made[0].decode()}"
+        batch_id = WIRE_ID_PREFIX + made[0].decode()
+        message = f"Idempotency-Key {request.key!r} was used with another request, which made {batch_id}"
         raise Refused("idempotency_mismatch", message)
     if how == b"many":
         message = f"{settings.bulk_batches} batches are kept already"

@@ -37,7 +37,7 @@ def trim() -> None:
 
 
 async def run(interval_s: float) -> None:
-    """Trim whenever the process is larger than it was by GROWTH_BYTES, until cancelled; `interval_s`: between two looks.
+    """Trim whenever the process has grown by GROWTH_BYTES, until cancelled; checks every `interval_s` seconds.
 
     Where that gives little back the memory is in use: the next attempts come at longer intervals.
     """

@@ -109,7 +109,10 @@ class ObjectDetection(Task):
     def _is_turned(self, file: Path, tensor_spec: TensorSpec) -> bool:
         """Whether the boxes lie along the second dimension. They are more than the numbers of one box."""
         if len(tensor_spec.shape) != 2:
-            reason = f"the output {tensor_spec.name!r} is {list(tensor_spec.shape)} a row; allowed: [boxes, numbers of a box], or turned"
+            shape = list(tensor_spec.shape)
+            reason = (
+                f"output {tensor_spec.name!r} is {shape} a row; allowed: [boxes, numbers of a box] or its transpose"
+            )
             raise ModelError(file, "detection.format", reason)
         expected = self._labels and self._before + len(self._labels)
         if expected in tensor_spec.shape:

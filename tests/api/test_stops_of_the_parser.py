@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.wires import TestServer, serving
+from tests.support.wires import StubServer, serving
 
 pytestmark = pytest.mark.anyio
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
@@ -39,7 +39,7 @@ def answers(heard: bytes) -> list[tuple[int, Any]]:
     return found
 
 
-async def ask(wire: TestServer, *chunks: bytes) -> list[tuple[int, Any]]:
+async def ask(wire: StubServer, *chunks: bytes) -> list[tuple[int, Any]]:
     with await wire.connect() as caller:
         for chunk in chunks:
             await caller.send(chunk)

@@ -53,7 +53,8 @@ def main() -> int:
     ratios = [b / a for a, b in zip(without, beside, strict=True)]
     ratio, taken = statistics.median(ratios), (args.jobs - left) / (args.rounds * args.seconds)
     print(
-        f"64 in flight: {format_median(without)} without; {format_median(beside)} with {args.jobs} to {left} bulk jobs waiting"
+        f"64 in flight: {format_median(without)} without; "
+        f"{format_median(beside)} with {args.jobs} to {left} bulk jobs waiting"
     )
     print(f"ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {taken:.0f} bulk jobs/s beside")
     return int(ratio < 0.85)

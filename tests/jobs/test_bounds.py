@@ -135,7 +135,7 @@ async def test_a_parked_tenant_whose_jobs_are_canceled_is_parked_no_more(bench: 
 async def test_waiting_jobs_of_many_tenants_are_counted_in_parts(
     bench: StoreBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "TENANTS_AT_ONCE", 2)
+    monkeypatch.setattr(store_module, "TENANTS_BATCH", 2)
     with_settings(bench, tenants='{"t0": {"running": 1}, "t1": {"running": 1}, "t2": {"running": 1}}')
     for nth in range(7):
         await bench.submit(3, tenant=f"t{nth}")
@@ -162,7 +162,7 @@ async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: StoreBench) ->
 
 
 async def test_a_dead_worker_is_buried_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "BURY_LIMIT", 3)
+    monkeypatch.setattr(maintenance, "RECOVER_LIMIT", 3)
     await bench.submit(20)
     for _ in range(5):
         await bench.claim(2, "dead")

@@ -89,7 +89,7 @@ async def test_filters(bench: StoreBench) -> None:
 async def test_a_page_that_finds_nothing_among_many_says_where_to_go_on(
     bench: StoreBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "LOOKS", dead_letters.CHUNK)
+    monkeypatch.setattr(dead_letters, "MAX_SCANNED", dead_letters.CHUNK)
     (oldest,) = await die(bench, model="a")
     at(bench, oldest, 1)
     await die(bench, 150)

@@ -110,7 +110,7 @@ async def test_many_jobs_are_read_without_their_large_outputs(bench: StoreBench)
 
 
 async def test_large_outputs_are_written_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "FINISH_BYTES", 3 << 20)
+    monkeypatch.setattr(store_module, "MAX_FINISH_BYTES", 3 << 20)
     await bench.submit(8)
     claimed = await bench.claim()
     with bench.server.client() as client:

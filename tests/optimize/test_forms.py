@@ -54,7 +54,7 @@ def test_for_a_gpu_it_is_symmetric(digits: LoadedVersion, tmp_path: Path) -> Non
 def test_weights_have_seven_bits_where_eight_would_overflow(
     digits: LoadedVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saturates: bool, most: int
 ) -> None:
-    monkeypatch.setattr(int8, "_saturates", lambda: saturates)
+    monkeypatch.setattr(int8, "_has_saturating_int8", lambda: saturates)
     constants, _, notes = quantized(digits, tmp_path, "cpu")
     weights = [values for values in constants.values() if values.dtype == np.int8 and values.ndim > 1]
     assert max(np.abs(one.astype(int)).max() for one in weights) == most

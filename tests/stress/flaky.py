@@ -37,7 +37,7 @@ class FlakyConnection(RedisClient):
         return answer
 
 
-class TestSubscriber:
+class StubSubscriber:
     """Subscriptions of all gateways and workers of the test on one connection."""
 
     def __init__(self, connection: RedisClient, heard: Callable[[str, bytes], None]) -> None:

@@ -15,7 +15,7 @@ from jobs.redis_client import keys
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
-from tests.stress.flaky import Fault, FlakyConnection, TestSubscriber
+from tests.stress.flaky import Fault, FlakyConnection, StubSubscriber
 from tests.stress.kept import KeptDeadLetters
 from tests.stress.ledger import Delivery, Job, Ledger, Moment, Violation, read_webhook
 from tests.support.servers import Server
@@ -75,7 +75,7 @@ class World:
         self.ledger = Ledger()
         self.kept = KeptDeadLetters(self.store)
         self.is_flaky = True
-        self.ears = TestSubscriber(self.connection, self._heard)
+        self.ears = StubSubscriber(self.connection, self._heard)
         self.handed: list[tuple[str, Handoff]] = []
         self.told: set[tuple[str, str]] = set()  # (gateway, job) of the notices
         self.deaf: set[str] = set()  # workers that lose what is handed over to them

@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 def wait_until(predicate: Callable[[], T | None], description: str, timeout_s: float = 10.0) -> T:
     """The first true answer of `predicate`; fails the test with `description` when there is none in time."""
-    wait_until_async = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     while not (answer := predicate()):
-        if time.monotonic() > wait_until_async:
+        if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {description}")
         time.sleep(0.01)
     return answer
@@ -20,8 +20,8 @@ def wait_until(predicate: Callable[[], T | None], description: str, timeout_s: f
 
 def check_during(look: Callable[[], object], seconds: float) -> int:
     """Look again and again for so long, while a fault lasts; fails when `look` does. Gives how often it looked."""
-    wait_until_async, looks = time.monotonic() + seconds, 0
-    while time.monotonic() < wait_until_async:
+    deadline, looks = time.monotonic() + seconds, 0
+    while time.monotonic() < deadline:
         look()
         looks += 1
         time.sleep(0.02)

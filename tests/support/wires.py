@@ -17,7 +17,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 BOUNDS = ConnectionLimits(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=1000)
 
 
-class TestServer:
+class StubServer:
     """A server, as its `connections` see it."""
 
     def __init__(self, port: int, protocol: type[GatewayProtocol], server: uvicorn.Server) -> None:
@@ -79,7 +79,7 @@ class Caller:
 
 
 @asynccontextmanager
-async def serving(app: App, bounds: ConnectionLimits = BOUNDS) -> AsyncIterator[TestServer]:
+async def serving(app: App, bounds: ConnectionLimits = BOUNDS) -> AsyncIterator[StubServer]:
     """Serve it until the end of the `with`."""
     protocol = protocol_with_limits(bounds)
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
@@ -95,7 +95,7 @@ async def serving(app: App, bounds: ConnectionLimits = BOUNDS) -> AsyncIterator[
     await wait_until_async(is_started, "the server is started")
     sweeps = asyncio.create_task(sweep_connections(server.server_state.connections, bounds))
     try:
-        yield TestServer(listening.getsockname()[1], protocol, server)
+        yield StubServer(listening.getsockname()[1], protocol, server)
     finally:
         sweeps.cancel()
         server.should_exit = True

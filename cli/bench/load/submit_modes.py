@@ -39,7 +39,7 @@ class ExchangeResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """`jobs` ride in each of the `requests`; `submit_only`: the same that wait for nothing, where that is measured too."""
+    """Each of the `requests` carries `jobs`; `submit_only`: the same without a wait, where that is measured."""
 
     jobs: int
     requests: Sequence[bytes]

@@ -75,7 +75,10 @@ def list_warnings(session: BenchSession) -> list[str]:
     found = [line for one in session.rows() for line in _row_warnings(one)]
     raw = session.raw()
     if raw is not None and (raw.other_cpu_cores or 0) > MAX_OTHER_CPU:
-        share = f"while the service was idle, other processes used {raw.other_cpu_cores:.1f} of {describe_machine()['cpus']} CPUs"
+        share = (
+            f"while the service was idle, other processes used {raw.other_cpu_cores:.1f} of "
+            f"{describe_machine()['cpus']} CPUs"
+        )
         found.append(f"{share}; all figures are those of a busy machine")
     if session.no_raw:
         found.append(f"no raw side to compare with: {session.no_raw}")

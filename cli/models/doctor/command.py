@@ -69,7 +69,8 @@ def _mend(path: Path, found: Diagnosis, mended: onnx.ModelProto, out: Path, prov
     if out.exists() or out.is_symlink():
         raise ModelError(out, "--fix", "is there already; allowed: a new file, such as one in a new version's folder")
     if mended.ByteSize() > MAX_PROTOBUF_BYTES:
-        reason = f"would have {format_bytes(mended.ByteSize())} with its weights; allowed in one file: {format_bytes(MAX_PROTOBUF_BYTES)}"
+        size, limit = format_bytes(mended.ByteSize()), format_bytes(MAX_PROTOBUF_BYTES)
+        reason = f"would have {size} with its weights; allowed in one file: {limit}"
         raise ModelError(out, "--fix", reason)
     folder = next(one for one in out.absolute().parents if one.is_dir())
     try:

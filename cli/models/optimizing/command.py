@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         type=arguments.float_between(0, 1000),
         default=DEFAULT_MIN_GAIN,
         metavar="FACTOR",
-        help=f"times the throughput of the version there is, or it is refused ({DEFAULT_MIN_GAIN:g}; 0: also a slower one)",
+        help=f"refuse a version below this times the throughput of the present one ({DEFAULT_MIN_GAIN:g}; 0: none)",
     )
     parser.add_argument("--no-graph", dest="graph", action="store_false", help="do not simplify the graph")
     parser.add_argument(

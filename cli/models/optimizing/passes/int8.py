@@ -72,7 +72,8 @@ def _check_quantizable(model: onnx.ModelProto, title: Path) -> None:
     if there["QuantizeLinear"]:
         raise ModelError(title, "--int8", "it is in int8 already; allowed: the version it was made from")
     if not there.keys() & _WEIGHTED:
-        reason = f"none of its operators gain by it: {_list_operators(there)}; allowed: a model with {_list_operators(_WEIGHTED)}"
+        present, weighted = _list_operators(there), _list_operators(_WEIGHTED)
+        reason = f"none of its operators gain by it: {present}; allowed: a model with {weighted}"
         raise ModelError(title, "--int8", reason)
 
 

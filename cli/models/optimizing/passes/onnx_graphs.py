@@ -36,7 +36,8 @@ def read(path: Path) -> onnx.ModelProto:
 def save(model: onnx.ModelProto, path: Path) -> Path:
     """In one file; raises ModelError where that has no room for it, and OSError where the disk has none."""
     if model.ByteSize() > MAX_PROTOBUF_BYTES:
-        reason = f"would have {format_bytes(model.ByteSize())} with its weights; allowed in one file: {format_bytes(MAX_PROTOBUF_BYTES)}"
+        size, limit = format_bytes(model.ByteSize()), format_bytes(MAX_PROTOBUF_BYTES)
+        reason = f"would have {size} with its weights; allowed in one file: {limit}"
         raise ModelError(path.name, None, reason)
     onnx.save(model, path)
     return path
