@@ -63,14 +63,14 @@ ENV PATH=/srv/jitney/bin:$PATH
 STOPSIGNAL SIGTERM
 
 
-# No numpy, Pillow or ONNX Runtime here; obstore, for BULK_STORE=s3://bucket/prefix. Listens on loopback inside the container until HOST says otherwise.
+# No numpy, Pillow or ONNX Runtime here; obstore, for JITNEY_BULK_STORE=s3://bucket/prefix. Listens on loopback inside the container until HOST says otherwise.
 FROM runtime AS api
 COPY --from=api-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     pip --python /srv/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
 # Where batches' files lie, if a volume is mounted there: it takes its owner from here.
 RUN mkdir /bulk && chown 10001:10001 /bulk
-ENV BULK_STORE=/bulk
+ENV JITNEY_BULK_STORE=/bulk
 USER 10001:10001
 EXPOSE 8000
 # That it lives. Whether jobs would be run is /readyz, which no restart of the gateway can mend.
@@ -87,7 +87,7 @@ COPY --from=worker-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     pip --python /srv/jitney install --no-cache-dir --no-index --no-deps /wheel/*.whl
 COPY models /models
-ENV MODELS_DIR=/models \
+ENV JITNEY_MODELS_DIR=/models \
     ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 CMD ["jitney", "worker"]
@@ -103,8 +103,8 @@ RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
 COPY models /models
 # What TensorRT builds, if a volume is mounted there. TensorRT itself is not in the image: the extra `tensorrt` has it.
 RUN mkdir /engines && chown 10001:10001 /engines
-ENV MODELS_DIR=/models \
-    ENGINE_CACHE=/engines \
+ENV JITNEY_MODELS_DIR=/models \
+    JITNEY_TENSORRT_CACHE_DIR=/engines \
     ORT_DISABLE_TELEMETRY=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001

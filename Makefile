@@ -29,7 +29,7 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: export JITNEY_STARTED_AT := $(STARTED_AT)
-run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1:8000 (PORT, MODELS_DIR, REDIS_URL …)
+run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1:8000 (PORT, JITNEY_MODELS_DIR, JITNEY_REDIS_URL …)
 	@exec $(BIN)/jitney up
 
 test: .venv/installed-dev ## All tests

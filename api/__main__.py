@@ -36,7 +36,7 @@ RESERVED_FILES = 100  # beside callers: modules, logs, the queue, uploads on the
 class GatewayServer(uvicorn.Server):
     """uvicorn, which on shutdown first sends waiting requests home with what is known of their jobs.
 
-    From the first signal on `/readyz` is 503; the shutdown begins LAME_DUCK_S later, or with a second signal.
+    From the first signal on `/readyz` is 503; the shutdown begins JITNEY_LAME_DUCK_S later, or with a second signal.
     """
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, limits: ConnectionLimits, up_fd: int | None) -> None:
@@ -53,7 +53,9 @@ class GatewayServer(uvicorn.Server):
         elif lame_duck_s:
             self._captured_signals.append(sig)
             self._shutdown_at = time.monotonic() + lame_duck_s
-            log.info("stops in %g s (LAME_DUCK_S): /readyz is 503 from now on, requests are still served", lame_duck_s)
+            log.info(
+                "stops in %g s (JITNEY_LAME_DUCK_S): /readyz is 503 from now on, requests are still served", lame_duck_s
+            )
         else:
             super().handle_exit(sig, frame)
 
@@ -76,7 +78,7 @@ class GatewayServer(uvicorn.Server):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one gateway; returns the exit code."""
-    several = "jitney api --workers N (GATEWAYS=N): so many gateway processes, which share one port"
+    several = "jitney api --workers N (JITNEY_GATEWAYS=N): so many gateway processes, which share one port"
     parser = argparse.ArgumentParser(prog="jitney api", description="Takes jobs over HTTP.", epilog=several)
     parser.add_argument("--fd", type=int, help="a listening socket to use instead of HOST and PORT")
     parser.add_argument("--up-fd", type=int, help="where to write a line once requests are answered")
@@ -95,20 +97,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         listening = socket.socket(fileno=args.fd) if args.fd is not None else _listen(settings)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that is no host's
         reason = getattr(error, "strerror", None) or error
-        sys.stderr.write(f"jitney api: cannot listen on HOST={settings.host} PORT={settings.port}: {reason}\n")
+        sys.stderr.write(
+            f"jitney api: cannot listen on JITNEY_HOST={settings.host} JITNEY_PORT={settings.port}: {reason}\n"
+        )
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     store = JobStore(store_settings, RedisClient.of(store_settings))
     settings = settings.model_copy(update={"max_connections": _limit_connections(settings.max_connections)})
     gateway = Gateway(settings, store, bulk, on_loopback=on_loopback)
     limits = ConnectionLimits(
-        head_bytes=settings.max_head_bytes,
-        head_s=settings.head_s,
-        receive_s=settings.receive_s,
-        send_s=settings.send_s,
+        head_bytes=settings.max_header_bytes,
+        header_timeout_s=settings.header_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+        send_timeout_s=settings.send_timeout_s,
         connections=settings.max_connections,
         upload_bytes_s=bulk.bulk_upload_rate,
-        keep_alive_s=settings.keep_alive_s,
+        keepalive_timeout_s=settings.keepalive_timeout_s,
         buffers_bytes=settings.max_buffers_bytes,
     )
     config = uvicorn.Config(
@@ -143,7 +147,7 @@ def _limit_connections(wanted: int) -> int:
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
     if files < wanted + RESERVED_FILES:
-        log.warning("MAX_CONNECTIONS=%d, but this process may open %d files: it holds fewer", wanted, files)
+        log.warning("JITNEY_MAX_CONNECTIONS=%d, but this process may open %d files: it holds fewer", wanted, files)
     return max(1, files - RESERVED_FILES)
 
 

@@ -3,31 +3,38 @@
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import SettingsConfigDict
 
 from api.auth.authentication import AnonymousAccess
+from jobs.config.settings_base import SETTINGS_CONFIG, environment_names
 from jobs.store.settings import AddressPolicySettings
 
 
 class GatewaySettings(AddressPolicySettings):
     """Settings of one gateway process."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+    model_config = SETTINGS_CONFIG
 
     host: str = Field(
-        "127.0.0.1", description="address to listen on; beyond loopback callers need an API key, see OPEN"
+        "127.0.0.1",
+        description="address to listen on; beyond loopback callers need an API key, see JITNEY_ALLOW_ANONYMOUS",
     )
-    open: AnonymousAccess = Field(
+    allow_anonymous: AnonymousAccess = Field(
         "loopback",
         description="who may call while there are no API keys: loopback (whoever is on this machine), anyone or nobody",
     )
-    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 = a free one, printed")
+    port: int = Field(
+        8000,
+        ge=0,
+        le=65_535,
+        validation_alias=environment_names("PORT"),
+        description="port to listen on; 0 = a free one, printed",
+    )
     default_model: str = Field("", description="model for requests that name none, where several are served")
     max_body_bytes: int = Field(32 << 20, gt=0, description="largest request body")
-    max_bodies_bytes: int = Field(
+    max_buffered_body_bytes: int = Field(
         256 << 20, gt=0, description="bytes of request bodies held at a time; the process needs four times as much"
     )
-    max_request_jobs: int = Field(1000, gt=0, description="jobs of one request that brings many")
+    max_jobs_per_request: int = Field(1000, gt=0, description="jobs of one request that brings many")
     memory_watermark: float = Field(
         0.8, gt=0, le=1, description="share of the queue server's memory above which new jobs are refused"
     )
@@ -40,13 +47,17 @@ class GatewaySettings(AddressPolicySettings):
     predict_hangup_cancels: bool = Field(
         default=True, description="who hangs up on POST /predict without an Idempotency-Key has the job canceled"
     )
-    head_s: float = Field(10, gt=0, description="longest time to receive one request's head")
-    receive_s: float = Field(30, gt=0, description="longest time to receive one request's body")
-    send_s: float = Field(30, gt=0, description="a caller who takes nothing of an answer for so long is cut off")
-    keep_alive_s: float = Field(
+    header_timeout_s: float = Field(10, gt=0, description="longest time to receive one request's head")
+    body_timeout_s: float = Field(30, gt=0, description="longest time to receive one request's body")
+    send_timeout_s: float = Field(
+        30, gt=0, description="a caller who takes nothing of an answer for so long is cut off"
+    )
+    keepalive_timeout_s: float = Field(
         75, gt=0, description="a connection without a next request is closed after so long; keep it above a proxy's"
     )
-    max_head_bytes: int = Field(64 << 10, ge=1024, description="largest head of a request: its line and header fields")
+    max_header_bytes: int = Field(
+        64 << 10, ge=1024, description="largest head of a request: its line and header fields"
+    )
     max_connections: int = Field(
         10_000,
         gt=0,
@@ -67,13 +78,15 @@ class GatewaySettings(AddressPolicySettings):
         le=3600,
         description="on SIGTERM: time in which requests are still served while /readyz is 503, for load balancers",
     )
-    sweep_s: float = Field(
+    sweep_interval_s: float = Field(
         1.5, gt=0, description="time between two sweeps for lost and overdue jobs; deadlines are kept to it"
     )
-    events_beat_s: float = Field(15, gt=0, description="an event stream with nothing to tell says so this often")
+    sse_keepalive_s: float = Field(15, gt=0, description="an event stream with nothing to tell says so this often")
     max_streams: int = Field(100, gt=0, description="event streams of one tenant open at a time")
-    recheck_s: float = Field(5, gt=0, description="jobs that are waited for are looked at this often without a notice")
-    models_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
+    wait_recheck_s: float = Field(
+        5, gt=0, description="jobs that are waited for are looked at this often without a notice"
+    )
+    model_refresh_s: float = Field(2, gt=0, description="time between two looks at what workers announce")
     rollback_errors: float = Field(
         0.1,
         ge=0,
@@ -84,20 +97,20 @@ class GatewaySettings(AddressPolicySettings):
     rollback_watch_s: float = Field(
         600, ge=0, description="so long after a version took over it may still be taken back by itself"
     )
-    keys_s: float = Field(
+    api_key_refresh_s: float = Field(
         2, gt=0, description="time between two looks at the API keys; changes are mostly heard of at once"
     )
-    stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
-    webhook_rotate_s: float = Field(
+    metrics_flush_s: float = Field(1, gt=0, description="time between two additions to the metrics")
+    webhook_secret_overlap_s: float = Field(
         86_400, gt=0, description="so long after a rotation webhooks carry a signature of the old secret too"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
-    @field_validator("max_bodies_bytes")
+    @field_validator("max_buffered_body_bytes")
     @classmethod
     def _holds_the_largest(cls, value: int, info: ValidationInfo) -> int:
         largest = info.data.get("max_body_bytes", 0)
         if value < largest:
-            message = f"must be at least MAX_BODY_BYTES, {largest}"
+            message = f"must be at least JITNEY_MAX_BODY_BYTES, {largest}"
             raise ValueError(message)
         return value

@@ -102,7 +102,7 @@ async def _deliver(
     own_address = settings.rq_address()
     rq_pool = RqPool(
         own_address or RedisAddress(store_settings.redis_url, store_settings.redis_url_file),
-        settings.webhook_flight_s,
+        settings.webhook_lease_s,
         {**dict.fromkeys(LANES, deliver), BULK: step},
         on_thread_free,
         is_queue=own_address is None,
@@ -124,14 +124,14 @@ async def _deliver(
         (limits.refresh_now if (channel, data) == (keys.NEWS, stored_limits.LIMITS_CHANGED) else wake)()
 
     listener = Subscriber(connection, [keys.OUTBOX, keys.NEWS], on_notification, refresh_now)
-    rq_pool.start({**slots, BULK: bulk_settings.bulk_steps})
+    rq_pool.start({**slots, BULK: bulk_settings.bulk_concurrency})
     running = (*map(dispatcher.run, LANES), bulk_dispatcher.run(), bulk_dispatcher.sweep(), listener.run())
     comparing = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))
     log.info("delivers webhooks, %d at a time and %d to slow endpoints", slots["fast"], slots["slow"])
     failures = await _run((*running, *comparing), stop)
     rq_pool.close()
     await step_runner.aclose()
-    await sender.close(settings.deliver_drain_s)
+    await sender.close(settings.background_drain_s)
     await _withdraw(agreement)
     for failure in failures:
         raise failure or RuntimeError("a loop of the delivery ended by itself")

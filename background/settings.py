@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
 
-from jobs.config.settings_base import MAX_SECONDS
+from jobs.config.settings_base import MAX_SECONDS, SETTINGS_CONFIG
 from jobs.redis_client import redis_url
 from jobs.store.settings import AddressPolicySettings
 from jobs.webhooks.outbox import DeliveryLimits, Lane
@@ -16,23 +15,23 @@ from jobs.webhooks.outbox import DeliveryLimits, Lane
 class BackgroundSettings(AddressPolicySettings):
     """Settings of one delivering process."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+    model_config = SETTINGS_CONFIG
 
     rq_redis_url: str = Field(
         "",
-        description="the server that carries attempts to their threads; empty = REDIS_URL",
+        description="the server that carries attempts to their threads; empty = JITNEY_REDIS_URL",
     )
     rq_redis_url_file: Path | None = Field(
-        None, description="a file that holds this URL, likewise; it overrules RQ_REDIS_URL"
+        None, description="a file that holds this URL, likewise; it overrules JITNEY_RQ_REDIS_URL"
     )
-    deliveries: int = Field(
+    webhook_concurrency: int = Field(
         24,
         ge=1,
         le=256,
         description="attempts at a time, to endpoints that answer in time; "
         "a quarter is for tenants that have none under way",
     )
-    slow_deliveries: int = Field(
+    webhook_slow_concurrency: int = Field(
         8, ge=1, le=256, description="and to those that do not: they take no seat from the others"
     )
     webhook_schedule: str = Field(
@@ -47,7 +46,7 @@ class BackgroundSettings(AddressPolicySettings):
     webhook_slow_s: float = Field(
         5, gt=0, description="an endpoint that takes so long counts as slow until it is faster"
     )
-    webhook_flight_s: float = Field(
+    webhook_lease_s: float = Field(
         30, gt=0, description="an attempt of which nothing is heard for so long is made again: its process is gone"
     )
     webhook_per_host: int = Field(
@@ -75,7 +74,7 @@ class BackgroundSettings(AddressPolicySettings):
     public_url: str = Field(
         "", description="what links in webhooks begin with, as https://jitney.example; empty: /v1/…"
     )
-    deliver_drain_s: float = Field(2, gt=0, description="on SIGTERM: longest time to end the attempts under way")
+    background_drain_s: float = Field(2, gt=0, description="on SIGTERM: longest time to end the attempts under way")
     default_model: str = Field("", description="model for lines of bulks that name none, where several are served")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
@@ -99,12 +98,12 @@ class BackgroundSettings(AddressPolicySettings):
             raise ValueError(message)
         return value
 
-    @field_validator("webhook_flight_s")
+    @field_validator("webhook_lease_s")
     @classmethod
     def _outlasts_an_attempt(cls, value: float, info: ValidationInfo) -> float:
         timeout_s = info.data.get("webhook_timeout_s", 0)
         if value <= timeout_s:
-            message = f"must be longer than WEBHOOK_TIMEOUT_S, {timeout_s:g}"
+            message = f"must be longer than JITNEY_WEBHOOK_TIMEOUT_S, {timeout_s:g}"
             raise ValueError(message)
         return value
 
@@ -115,8 +114,11 @@ class BackgroundSettings(AddressPolicySettings):
 
     def rq_address(self) -> redis_url.RedisAddress | None:
         """Give where rq's server is; None: where the queue is. Raises ValueError."""
-        named = {"RQ_REDIS_URL": self.rq_redis_url, "RQ_REDIS_URL_FILE": str(self.rq_redis_url_file or "")}
-        return redis_url.find_address(named, "RQ_REDIS_URL")
+        named = {
+            "JITNEY_RQ_REDIS_URL": self.rq_redis_url,
+            "JITNEY_RQ_REDIS_URL_FILE": str(self.rq_redis_url_file or ""),
+        }
+        return redis_url.find_address(named, "JITNEY_RQ_REDIS_URL")
 
     @property
     def schedule(self) -> tuple[float, ...]:
@@ -125,14 +127,14 @@ class BackgroundSettings(AddressPolicySettings):
 
     def slots(self, lane: Lane) -> int:
         """Count the attempts at a time in one lane."""
-        return self.deliveries if lane == "fast" else self.slow_deliveries
+        return self.webhook_concurrency if lane == "fast" else self.webhook_slow_concurrency
 
     @property
     def limits(self) -> DeliveryLimits:
         """Give the rules that the outbox keeps."""
         ms = {name: int(seconds * 1000) for name, seconds in self if isinstance(seconds, float)}
         return DeliveryLimits(
-            lease_ms=ms["webhook_flight_s"],
+            lease_ms=ms["webhook_lease_s"],
             stall_ms=max(1, min(1000, int(self.webhook_timeout_s * 250))),
             max_waiting=self.webhook_backlog,
             max_waiting_of_tenant=self.webhook_tenant_backlog,

@@ -73,7 +73,8 @@ def _parse_note(text: str) -> str:
 def main(argv: Sequence[str]) -> int:
     """The verb `keys`; returns the exit code."""
     where = (
-        "The queue is the one that REDIS_URL or REDIS_URL_FILE names or, without them, the one that runs in DATA_DIR "
+        "The queue is the one that JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE names or, without them, "
+        "the one that runs in JITNEY_DATA_DIR "
         "(.data). Which one it is goes to stderr."
     )
     parser = argparse.ArgumentParser(prog="jitney keys", description="API keys of the gateway.", epilog=where)

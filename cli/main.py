@@ -38,13 +38,13 @@ VERBS = {
 RUNS_MODELS = ("up", "worker", "gpu-report")
 
 _ENVIRONMENT = """environment (all optional; `jitney VERB --help` tells more):
-  REDIS_URL    Redis >= 7.0 or Valkey that keeps the queue; `up` brings its own without it
-  REDIS_URL_FILE  a file that holds this URL
+  JITNEY_REDIS_URL    Redis >= 7.0 or Valkey that keeps the queue; `up` brings its own without it
+  JITNEY_REDIS_URL_FILE  a file that holds this URL
   PORT, HOST   where the gateway listens (8000, 127.0.0.1)
-  MODELS_DIR   the folder of models (models)
+  JITNEY_MODELS_DIR   the folder of models (models)
   WORKERS      worker processes of `worker` and `up` (1)
   GATEWAYS     gateway processes of `api` and `up` (1)
-  DATA_DIR     where `up` keeps the queue (.data)"""
+  JITNEY_DATA_DIR     where `up` keeps the queue (.data)"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from jobs.tenants.limits import MAX_LIMIT, MAX_WEIGHT, LimitOverride
 
 _LIMIT_HELP: Final = {
     "weight": f"its share of the seats beside other tenants, 1 to {MAX_WEIGHT}",
-    "requests": "requests in TENANT_WINDOW_S at one gateway",
+    "requests": "requests in JITNEY_TENANT_WINDOW_S at one gateway",
     "jobs": "jobs that may wait or run",
     "bytes": "bytes of their inputs",
     "running": "jobs that may run at a time",
@@ -119,7 +119,8 @@ def _limit_parser(low: int, high: int) -> Callable[[str], int | None]:
 def main(argv: Sequence[str]) -> int:
     """The verb `tenants`; returns the exit code."""
     where = (
-        "The queue is the one that REDIS_URL or REDIS_URL_FILE names or, without them, the one that runs in DATA_DIR "
+        "The queue is the one that JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE names or, without them, "
+        "the one that runs in JITNEY_DATA_DIR "
         "(.data). Which one it is goes to stderr."
     )
     parser = argparse.ArgumentParser(prog="jitney tenants", description="Limits of single tenants.", epilog=where)

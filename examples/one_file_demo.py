@@ -4,7 +4,7 @@ python3 examples/one_file_demo.py [MODEL_FOLDER]      then open http://127.0.0.1
 curl -F image=@photo.jpg http://127.0.0.1:5000/predict
 
 Enough to show a model to somebody. Every request runs alone, and what is under way is lost with the process: when
-callers come, the same folder is served by `MODELS_DIR=... make run`, and this same request goes on working.
+callers come, the same folder is served by `JITNEY_MODELS_DIR=... make run`, and this same request goes on working.
 """
 
 import os
@@ -55,4 +55,4 @@ def predict(image: UploadFile):
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=int(os.environ.get("PORT", "5000")), log_level="warning")
+    uvicorn.run(app, port=int(os.environ.get("JITNEY_PORT", "5000")), log_level="warning")

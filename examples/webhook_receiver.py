@@ -29,4 +29,4 @@ class Receiver(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-HTTPServer(("127.0.0.1", int(os.environ.get("PORT", "9000"))), Receiver).serve_forever()
+HTTPServer(("127.0.0.1", int(os.environ.get("JITNEY_PORT", "9000"))), Receiver).serve_forever()

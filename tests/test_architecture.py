@@ -125,7 +125,7 @@ def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSetting
         name
         for name, field in settings.model_fields.items()
         if not re.search(
-            rf"^\| `{name.upper()}` \| .* \| {re.escape(field.description or '?')} \|$", text, re.MULTILINE
+            rf"^\| `JITNEY_{name.upper()}` \| .* \| {re.escape(field.description or '?')} \|$", text, re.MULTILINE
         )
     ]
     assert missing == []

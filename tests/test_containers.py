@@ -126,7 +126,7 @@ def test_every_command_can_start() -> None:
 def test_the_healthcheck_asks_the_gateway_whether_it_lives(tmp_path: Path) -> None:
     def is_healthy(port: int) -> bool:
         command = [sys.executable, *HEALTHCHECK[1:]]
-        env = {**os.environ, "PORT": str(port)}
+        env = {**os.environ, "JITNEY_PORT": str(port)}
         return not subprocess.run(command, env=env, capture_output=True, check=False).returncode
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
@@ -197,8 +197,8 @@ def test_only_workers_carry_what_runs_models(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["worker", "worker-gpu"])
 def test_a_worker_finds_its_models_and_reports_to_nobody_outside(target: str) -> None:
-    assert f"models {_env(target)['MODELS_DIR']}" in _said(target, "COPY")
-    assert SERVICES[target]["volumes"][0] == f"./models:{_env(target)['MODELS_DIR']}:ro"
+    assert f"models {_env(target)['JITNEY_MODELS_DIR']}" in _said(target, "COPY")
+    assert SERVICES[target]["volumes"][0] == f"./models:{_env(target)['JITNEY_MODELS_DIR']}:ro"
     assert _env(target)["ORT_DISABLE_TELEMETRY"] == "1"
 
 
@@ -220,14 +220,14 @@ def test_a_container_is_confined_and_has_time_to_stop(name: str) -> None:
 
 
 def test_gateways_and_deliverers_share_the_files_of_batches() -> None:
-    place = _env("api")["BULK_STORE"]
+    place = _env("api")["JITNEY_BULK_STORE"]
     assert SERVICES["api"]["volumes"] == SERVICES["deliver"]["volumes"] == [f"bulk:{place}"]
     assert f"chown 10001:10001 {place}" in " ".join(_said("api", "RUN"))
     assert "bulk" in COMPOSE["volumes"]
 
 
 def test_what_is_built_for_a_gpu_outlives_its_container() -> None:
-    place = _env("worker-gpu")["ENGINE_CACHE"]
+    place = _env("worker-gpu")["JITNEY_TENSORRT_CACHE_DIR"]
     assert f"mkdir {place} && chown 10001:10001 {place}" in _said("worker-gpu", "RUN")  # a volume takes its owner
     assert SERVICES["worker-gpu"]["volumes"][1:] == [f"engines:{place}"]
     assert len(SERVICES["worker"]["volumes"]) == 1
@@ -241,7 +241,7 @@ def test_everything_waits_for_one_queue_that_answers() -> None:
     assert [service["depends_on"] for service in OURS.values()] == [{"valkey": {"condition": "service_healthy"}}] * len(
         OURS
     )
-    assert {service["environment"]["REDIS_URL"] for service in OURS.values()} == {"redis://valkey:6379/0"}
+    assert {service["environment"]["JITNEY_REDIS_URL"] for service in OURS.values()} == {"redis://valkey:6379/0"}
     assert re.fullmatch(r"valkey/valkey:\d+\.\d+", SERVICES["valkey"]["image"])
 
 

@@ -45,16 +45,20 @@ def test_no_number_but_a_sensible_one_is_taken(
 @pytest.mark.parametrize(
     ("name", "text", "allowed"),
     [
-        ("WEBHOOK_SCHEDULE", "0,soon", "must be seconds, from 0 to 1000000000, with commas between"),
-        ("WEBHOOK_SCHEDULE", "1e18", "must be seconds, from 0 to 1000000000, with commas between"),
-        ("PUBLIC_URL", "jitney.example", "must begin as https://jitney.example"),
-        ("WEBHOOK_ALLOW_CIDRS", "10.0.0.0/33", "does not appear to be an IPv4 or IPv6 network"),
-        ("WEBHOOK_SCHEMES", "ftp", "must be https, or https,http"),
-        ("BULK_STORE", str(ROOT / "README.md"), "is a file; must be a folder, or s3://bucket/prefix"),
-        ("BULK_STORE", "s3:/x", None),
-        ("OPEN", "everybody", "'loopback', 'anyone' or 'nobody'"),
-        ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
-        ("CPUS", "x", "must be a number of CPUs from 1 to 1024, or a list of their numbers such as 8-15 or 0,2-3"),
+        ("JITNEY_WEBHOOK_SCHEDULE", "0,soon", "must be seconds, from 0 to 1000000000, with commas between"),
+        ("JITNEY_WEBHOOK_SCHEDULE", "1e18", "must be seconds, from 0 to 1000000000, with commas between"),
+        ("JITNEY_PUBLIC_URL", "jitney.example", "must begin as https://jitney.example"),
+        ("JITNEY_WEBHOOK_ALLOW_CIDRS", "10.0.0.0/33", "does not appear to be an IPv4 or IPv6 network"),
+        ("JITNEY_WEBHOOK_SCHEMES", "ftp", "must be https, or https,http"),
+        ("JITNEY_BULK_STORE", str(ROOT / "README.md"), "is a file; must be a folder, or s3://bucket/prefix"),
+        ("JITNEY_BULK_STORE", "s3:/x", None),
+        ("JITNEY_ALLOW_ANONYMOUS", "everybody", "'loopback', 'anyone' or 'nobody'"),
+        ("JITNEY_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        (
+            "JITNEY_CPUS",
+            "x",
+            "must be a number of CPUs from 1 to 1024, or a list of their numbers such as 8-15 or 0,2-3",
+        ),
     ],
 )
 def test_words_are_named_with_what_is_allowed(
@@ -74,7 +78,7 @@ def test_words_are_named_with_what_is_allowed(
 
 
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RQ_REDIS_URL", "http://user:secret@host/0")
+    monkeypatch.setenv("JITNEY_RQ_REDIS_URL", "http://user:secret@host/0")
     with pytest.raises(ValidationError) as refused:
         BackgroundSettings()
     assert "secret" not in format_validation_error(refused.value)
@@ -83,26 +87,44 @@ def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("verb", "name", "text", "last"),
     [
-        ("api", "LEASE_S", "inf", "jitney api: LEASE_S=inf: must be at most 1000000000"),
-        ("api", "HOST", "no such host", "jitney api: cannot listen on HOST=no such host PORT=0: "),
-        ("api", "LAME_DUCK_S", "x", "jitney: LAME_DUCK_S=x is not a time in seconds: a number from 0 to 3600"),
-        ("deliver", "DELIVERIES", "0", "jitney deliver: DELIVERIES=0: Input should be greater than or equal to 1"),
+        ("api", "JITNEY_LEASE_S", "inf", "jitney api: JITNEY_LEASE_S=inf: must be at most 1000000000"),
+        ("api", "JITNEY_HOST", "no such host", "jitney api: cannot listen on JITNEY_HOST=no such host JITNEY_PORT=0: "),
+        (
+            "api",
+            "JITNEY_LAME_DUCK_S",
+            "x",
+            "jitney: JITNEY_LAME_DUCK_S=x is not a time in seconds: a number from 0 to 3600",
+        ),
+        (
+            "deliver",
+            "JITNEY_WEBHOOK_CONCURRENCY",
+            "0",
+            "jitney deliver: JITNEY_WEBHOOK_CONCURRENCY=0: Input should be greater than or equal to 1",
+        ),
         ("up", "JITNEY_STARTED_AT", "x", "jitney: JITNEY_STARTED_AT=x is not a time in seconds since 1970"),
-        ("up", "WORKERS", "many", "jitney: WORKERS=many is not a number of worker processes: 1 to 256"),
-        ("up", "DATA_DIR", "README.md", "jitney: the data folder README.md cannot be used: "),
-        ("worker", "RESTART_LIMIT_S", "1e300", "jitney: RESTART_LIMIT_S=1e300 is not a time in seconds: "),
+        ("up", "JITNEY_WORKERS", "many", "jitney: JITNEY_WORKERS=many is not a number of worker processes: 1 to 256"),
+        ("up", "JITNEY_DATA_DIR", "README.md", "jitney: the data folder README.md cannot be used: "),
+        (
+            "worker",
+            "JITNEY_RESTART_LIMIT_S",
+            "1e300",
+            "jitney: JITNEY_RESTART_LIMIT_S=1e300 is not a time in seconds: ",
+        ),
     ],
 )
 def test_a_verb_ends_with_one_line_and_exit_code_78(verb: str, name: str, text: str, last: str) -> None:
     command = [sys.executable, "-m", "cli.main", *verb.split()]
-    env = {**os.environ, "PORT": "0", "REDIS_URL": "", name: text}
+    env = {**os.environ, "JITNEY_PORT": "0", "JITNEY_REDIS_URL": "", name: text}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (78, 1, "")
     assert done.stderr.startswith(last)
 
 
 def test_a_part_of_a_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TENANTS", '{"a": {"weight": 0}}')
+    monkeypatch.setenv("JITNEY_TENANTS", '{"a": {"weight": 0}}')
     with pytest.raises(ValidationError) as refused:
         StoreSettings()
-    assert format_validation_error(refused.value) == "TENANTS=… a.weight=0: Input should be greater than or equal to 1"
+    assert (
+        format_validation_error(refused.value)
+        == "JITNEY_TENANTS=… a.weight=0: Input should be greater than or equal to 1"
+    )

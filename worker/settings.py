@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
-from pydantic_settings import SettingsConfigDict
 
-from jobs.config.settings_base import Settings
+from jobs.config.settings_base import SETTINGS_CONFIG, Settings
 from model_runtime.cpus import Cpus, read_cpus, usable_cpus
 
 
@@ -17,11 +16,11 @@ def _cpus(given: dict[str, Any]) -> int:
 class WorkerSettings(Settings):
     """Settings of one worker process."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+    model_config = SETTINGS_CONFIG
 
     models_dir: Path = Field(Path("models"), description="folder of models")
-    models: str = Field("", description="names of the models to serve, with commas between; empty = all")
-    models_watch_s: float = Field(
+    serve_models: str = Field("", description="names of the models to serve, with commas between; empty = all")
+    models_poll_s: float = Field(
         2,
         ge=0,
         description="time between two looks at the folder of models; 0 = what is new counts once an admin asks",
@@ -40,20 +39,20 @@ class WorkerSettings(Settings):
         description="threads that prepare inputs and run users' own tasks, for one tenant; one more is kept for others",
     )
     gpu_device: int = Field(0, ge=0, le=1023, description="the number of the worker's GPU, as CUDA counts them")
-    engine_cache: Path = Field(
+    tensorrt_cache_dir: Path = Field(
         Path(".data/engines"), description="folder where TensorRT keeps what it has built, which takes minutes"
     )
-    beat_s: float = Field(
-        5, gt=0, description="time between two renewals of leases and announcement; a quarter of LEASE_S at most"
+    heartbeat_s: float = Field(
+        5, gt=0, description="time between two renewals of leases and announcement; a quarter of JITNEY_LEASE_S at most"
     )
-    stats_s: float = Field(1, gt=0, description="time between two additions to the metrics")
+    metrics_flush_s: float = Field(1, gt=0, description="time between two additions to the metrics")
     idle_poll_s: float = Field(1, gt=0, description="an idle worker looks for work this often even without a wake")
     drain_s: float = Field(3, gt=0, description="on SIGTERM: longest time to finish what is aboard")
-    stuck_s: float = Field(
+    run_stop_timeout_s: float = Field(
         10, gt=0, description="a run that was told to stop, or was to be short, and goes on for so long ends its worker"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @property
     def chosen(self) -> list[str]:
-        return [name.strip() for name in self.models.split(",") if name.strip()]
+        return [name.strip() for name in self.serve_models.split(",") if name.strip()]

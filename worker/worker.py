@@ -37,7 +37,7 @@ from worker.versions.reconciler import ModelReconciler
 
 log = logging.getLogger("jitney.worker")
 
-STUCK_THREADS_FACTOR = 6  # times STUCK_S
+STUCK_THREADS_FACTOR = 6  # times JITNEY_RUN_STOP_TIMEOUT_S
 MAX_BATCH_ITEMS = 4096  # of one batch, as model.toml may have it: who is in hands must find room in the black box
 
 
@@ -47,7 +47,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, store: JobStore, black_box: Path | None = None) -> None:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
-        self.device, self.supervisor = Device(settings.stuck_s), TaskSupervisor()
+        self.device, self.supervisor = Device(settings.run_stop_timeout_s), TaskSupervisor()
         self.threads = FairThreadPool(settings.decode_threads)
         threads = self.threads.size + 2  # the device's, and the loop's
         self.journal = InFlightJournal(black_box, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
@@ -56,8 +56,8 @@ class Worker:
         self.listener = Subscriber(store.connection, channels, self._on_notice, self._wake_all)
         shared = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
         self.loaded_models = LoadedModels(shared, self.supervisor, self.listener.catch_up)
-        # A lease must be renewed in time, whatever LEASE_S and BEAT_S are set to.
-        self._heartbeat_interval_s = min(settings.beat_s, store.settings.lease_s / 4)
+        # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
+        self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
         self.digest_agreement = DigestAgreement(
             store.connection, self.id, self._heartbeat_interval_s * HEARTBEATS_TO_LIVE
         )
@@ -90,7 +90,9 @@ class Worker:
         beats = lease_renewal.run(
             self.store, self.id, self.loaded_models.pending_items, self.device, self._heartbeat_interval_s
         )
-        stats = run_metrics_flush(self.store.connection, self.loaded_models.runners, self.meter, self.settings.stats_s)
+        stats = run_metrics_flush(
+            self.store.connection, self.loaded_models.runners, self.meter, self.settings.metrics_flush_s
+        )
         looking = (self.agreement.run_until_mismatch(), self.limits.run(self._heartbeat_interval_s))
         watching = (self._watch_threads(), heap_trim.run(self._heartbeat_interval_s))
         for loop in (beats, stats, *looking, *watching, self.registration.run(), self.listener.run()):
@@ -110,8 +112,8 @@ class Worker:
     async def _watch_threads(self) -> None:
         """End this process where no thread is left for inputs: a user's code that never ends cannot be stopped."""
         while True:
-            await asyncio.sleep(self.settings.beat_s)
-            if self.threads.are_all_stuck(STUCK_THREADS_FACTOR * self.settings.stuck_s):
+            await asyncio.sleep(self.settings.heartbeat_s)
+            if self.threads.are_all_stuck(STUCK_THREADS_FACTOR * self.settings.run_stop_timeout_s):
                 log.critical(
                     "all %d threads run code whose jobs have ended long ago, this worker ends", self.threads.size
                 )

@@ -16,12 +16,12 @@ class ConnectionLimits(NamedTuple):
     """What a connection may take: bytes of a head; seconds for it, for a body, and without reading; how many."""
 
     head_bytes: int
-    head_s: float
-    receive_s: float
-    send_s: float
+    header_timeout_s: float
+    body_timeout_s: float
+    send_timeout_s: float
     connections: int
-    upload_bytes_s: int = 32 << 10  # what an upload must bring, beside `receive_s`
-    keep_alive_s: float = 75  # without a next request
+    upload_bytes_s: int = 32 << 10  # what an upload must bring, beside `body_timeout_s`
+    keepalive_timeout_s: float = 75  # without a next request
     buffers_bytes: int = 256 << 20  # in memory for all connections: requests not read yet, answers not taken yet
 
 

@@ -41,7 +41,9 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 class GatewayProtocol(HttpToolsProtocol):
     """One connection of a caller."""
 
-    limits = ConnectionLimits(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=10_000)
+    limits = ConnectionLimits(
+        head_bytes=64 << 10, header_timeout_s=10, body_timeout_s=30, send_timeout_s=30, connections=10_000
+    )
     table = ConnectionTable(limits.buffers_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -285,15 +287,17 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._is_finished or self.transport.is_closing():
             return
         if self._head_since is not None:
-            if now - self._head_since > self.limits.head_s:
-                message = f"the head of a request did not arrive within {self.limits.head_s:g} s"
-                self._refuse(Refused("request_timeout", message, limit_s=self.limits.head_s))
+            if now - self._head_since > self.limits.header_timeout_s:
+                message = f"the head of a request did not arrive within {self.limits.header_timeout_s:g} s"
+                self._refuse(Refused("request_timeout", message, limit_s=self.limits.header_timeout_s))
             return
         if self._idle_since is not None:  # nothing of a next request has come: there is nothing to answer
-            if now - self._idle_since > (self.limits.keep_alive_s if self._is_kept else self.limits.head_s):
+            if now - self._idle_since > (
+                self.limits.keepalive_timeout_s if self._is_kept else self.limits.header_timeout_s
+            ):
                 self.transport.close()
             return
-        limit_s = self.limits.receive_s + self._upload_bytes / self.limits.upload_bytes_s
+        limit_s = self.limits.body_timeout_s + self._upload_bytes / self.limits.upload_bytes_s
         if self._body_since is not None and now - self._body_since > limit_s:
             message = f"the body did not arrive within {limit_s:g} s"
             self._refuse(Refused("request_timeout", message, limit_s=limit_s))
@@ -303,7 +307,7 @@ class GatewayProtocol(HttpToolsProtocol):
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or self._unsent_bytes == 0 or unsent < self._unsent_bytes:
             self.last_progress_at = now
-        elif now - self.last_progress_at > self.limits.send_s:
+        elif now - self.last_progress_at > self.limits.send_timeout_s:
             self.reset_connection()
         self._unsent_bytes = unsent
         self.table.count(self, self._unread_bytes() + unsent)
@@ -391,7 +395,10 @@ async def sweep_connections(connections: Iterable[Any], limits: ConnectionLimits
     """Check all connections again and again, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(min(limits.head_s, limits.receive_s, limits.send_s, limits.keep_alive_s) / SWEEPS_PER_LIMIT)
+        await asyncio.sleep(
+            min(limits.header_timeout_s, limits.body_timeout_s, limits.send_timeout_s, limits.keepalive_timeout_s)
+            / SWEEPS_PER_LIMIT
+        )
         now = loop.time()
         for connection in list(connections):
             connection.check(now)

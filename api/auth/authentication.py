@@ -1,6 +1,6 @@
 """Who calls: finds the tenant behind a request's API key among all keys, which are kept here, so that it costs nothing.
 
-A revoked key is gone as soon as the news of it is heard, and after one look (`KEYS_S`) where they were lost.
+A revoked key stops working when the invalidation arrives, or at the next refresh (`JITNEY_API_KEY_REFRESH_S`).
 """
 
 import hmac
@@ -103,7 +103,7 @@ class Authenticator(PeriodicRefresh):
             raise Refused("forbidden", "another site's page may not call a service that asks for no key")
         if self._checks_host and not _is_local_host(request.header(b"host")):
             message = "without API keys this service is reached by address or as localhost, not by another name"
-            raise Refused("forbidden", f"{message} (OPEN=anyone lifts this)")
+            raise Refused("forbidden", f"{message} (JITNEY_ALLOW_ANONYMOUS=anyone lifts this)")
 
 
 def _read_key(request: Request) -> str:

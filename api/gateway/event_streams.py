@@ -38,9 +38,9 @@ Stream = AsyncGenerator[bytes]
 class EventStreams(PeriodicRefresh):
     """The streams of this gateway."""
 
-    def __init__(self, store: JobStore, gateway_id: str, beat_s: float, most: int) -> None:
+    def __init__(self, store: JobStore, gateway_id: str, heartbeat_s: float, most: int) -> None:
         super().__init__(log, "learn who is listened to")
-        self._store, self._gateway, self._heartbeat_interval_s, self._most = store, gateway_id, beat_s, most
+        self._store, self._gateway, self._heartbeat_interval_s, self._most = store, gateway_id, heartbeat_s, most
         self._jobs: dict[str, set[asyncio.Event]] = {}
         self._tenants: dict[str, set[asyncio.Event]] = {}
         self._open: dict[str, int] = {}  # streams by tenant

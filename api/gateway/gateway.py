@@ -54,16 +54,16 @@ class Gateway:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
         self.bulk, self.storage = bulk, open_storage(bulk.bulk_store)
-        self.callers = Authenticator(store.connection, settings.open, on_loopback=on_loopback)
+        self.callers = Authenticator(store.connection, settings.allow_anonymous, on_loopback=on_loopback)
         self.catalog = ModelCatalog(store.connection, settings.default_model)
         self.waiting, self.submits = JobWaiters(store), SubmitCoalescer(store)
-        self.events = EventStreams(store, self.id, settings.events_beat_s, settings.max_streams)
+        self.events = EventStreams(store, self.id, settings.sse_keepalive_s, settings.max_streams)
         self.retry_after, self.watermark = RetryAfterEstimator(), MemoryWatermark(settings.memory_watermark)
         self._share(settings)
         self.address_policy = settings.address_policy()
         me = Process.this("gateway", self.id, settings, store.settings, bulk)
         self.agreement = SettingsAgreement(
-            store.connection, me, store.settings.shards, max(MIN_COMPARE_INTERVAL_S, settings.models_s)
+            store.connection, me, store.settings.shards, max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
         )
         self.limits = StoredLimits(store.connection, store.tenants)
         self.is_draining = False  # told to stop: balancers shall send no more
@@ -77,16 +77,16 @@ class Gateway:
             return OverLimit("rate_limited", message, retry_after_s=RETRY_AFTER_S)
 
         def no_room(message: str) -> RetryLater:
-            return QueueFull(message, limit_bytes=settings.max_bodies_bytes, retry_after_s=RETRY_AFTER_S)
+            return QueueFull(message, limit_bytes=settings.max_buffered_body_bytes, retry_after_s=RETRY_AFTER_S)
 
         most = settings.max_body_bytes
-        self.bodies = TenantBudget(settings.max_bodies_bytes, "bytes of request bodies", no_room, largest=most)
+        self.bodies = TenantBudget(settings.max_buffered_body_bytes, "bytes of request bodies", no_room, largest=most)
         # Fewer than connections: a tenant is known only once its request has come over one.
         self.requests = TenantBudget(
             max(1, settings.max_connections * 9 // 10), "requests under way", too_many, largest=1
         )
         self.awaited = TenantBudget(
-            settings.max_waiters, "jobs that requests wait for", too_many, largest=settings.max_request_jobs
+            settings.max_waiters, "jobs that requests wait for", too_many, largest=settings.max_jobs_per_request
         )
 
     async def start(self) -> None:
@@ -97,21 +97,23 @@ class Gateway:
         channels = [keys.gateway_channel(self.id), keys.NEWS, keys.EVENTS]
         listener = Subscriber(self.store.connection, channels, self._on_notice, self._on_connect)
         self.run_in_background(listener.run())
-        self.run_in_background(self.waiting.run(self.settings.recheck_s))
-        self.run_in_background(self.callers.run(self.settings.keys_s))
-        self.run_in_background(self.limits.run(self.settings.keys_s))
-        self.run_in_background(self.events.run(self.settings.keys_s))
+        self.run_in_background(self.waiting.run(self.settings.wait_recheck_s))
+        self.run_in_background(self.callers.run(self.settings.api_key_refresh_s))
+        self.run_in_background(self.limits.run(self.settings.api_key_refresh_s))
+        self.run_in_background(self.events.run(self.settings.api_key_refresh_s))
         self.run_in_background(RolloutController(self.store, self.catalog, self.settings).run())
         self.run_in_background(self._compare_settings())
         self.run_in_background(self._refresh_models_periodically())
         self.run_in_background(
-            maintenance.watch_server(self.retry_after, self.watermark, self.store, self.settings.models_s)
+            maintenance.watch_server(self.retry_after, self.watermark, self.store, self.settings.model_refresh_s)
         )
         self.run_in_background(
-            maintenance.run_sweeps(self.store, self.settings.sweep_s, lambda: self.catalog.cluster.longest_lease_s)
+            maintenance.run_sweeps(
+                self.store, self.settings.sweep_interval_s, lambda: self.catalog.cluster.longest_lease_s
+            )
         )
-        self.run_in_background(maintenance.flush_cpu_time(self.store.connection, self.settings.stats_s))
-        self.run_in_background(heap_trim.run(self.settings.sweep_s))
+        self.run_in_background(maintenance.flush_cpu_time(self.store.connection, self.settings.metrics_flush_s))
+        self.run_in_background(heap_trim.run(self.settings.sweep_interval_s))
 
     async def stop(self) -> None:
         """Stop the loops and let go of the store."""
@@ -149,7 +151,7 @@ class Gateway:
                 break
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_S)
-        await self.catalog.run(self.settings.models_s)
+        await self.catalog.run(self.settings.model_refresh_s)
 
     def end_waits(self) -> None:
         """Let everybody go who waits here or listens, with what is known."""

@@ -12,8 +12,8 @@ SLACK_S = 1.0
 class LeaseGracePeriod:
     """What one gateway knows of the server's clock."""
 
-    def __init__(self, sweep_s: float, lease_s: float) -> None:
-        self._longest_gap_s = 2 * sweep_s + SLACK_S
+    def __init__(self, sweep_interval_s: float, lease_s: float) -> None:
+        self._longest_gap_s = 2 * sweep_interval_s + SLACK_S
         self.renewal_s = lease_s / 4  # within which every live worker renews its leases
         self._last_sweep: tuple[float, int] | None = None  # our time and the server's, at the last answer
         self._latest_ms = math.inf

@@ -102,7 +102,7 @@ async def _submit_body(
     with gateway.reserve_body(request, key) as share:
         body = await request.body(receive, share, settings.max_body_bytes)
         if multi_job.is_many(request, body):
-            job_requests = multi_job.read_job_requests(request, body, settings.max_request_jobs)
+            job_requests = multi_job.read_job_requests(request, body, settings.max_jobs_per_request)
             if awaited is not None:
                 awaited.grow(len(job_requests.items))
             return await submit_many(gateway, request.tenant, job_requests.read(), key, waits=waits)

@@ -116,7 +116,7 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
 
     @routes.post(f"{PATH}/secret/rotate", summary="Sign with a new secret; for a while with the old one too")
     async def rotate_secret(tenant: Tenant) -> Response:
-        overlap_s = gateway.settings.webhook_rotate_s
+        overlap_s = gateway.settings.webhook_secret_overlap_s
         return _json(_secret_view(await signing_secrets.rotate_secret(connection, tenant, overlap_s)))
 
 

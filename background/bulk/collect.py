@@ -42,7 +42,7 @@ class Collector:
         found = await checkpoints.read_outcomes(self._store, bulk, CHUNKS_PER_PART * s.bulk_chunk, MAX_LOG_BYTES)
         part = await self._store_part(bulk, found)
         expires_ms = snapshot.now_ms + (bulk.kept_s or s.bulk_ttl_s) * 1000
-        lease_ms = int(s.bulk_flight_s * 1000)
+        lease_ms = int(s.bulk_step_lease_s * 1000)
         await checkpoints.record_collection(
             self._store, lease, lease_ms, bulk, part, expires_ms=expires_ms, kept_s=s.kept_s
         )

@@ -53,12 +53,12 @@ class BulkDispatcher:
         """Hand out once; gives how many seconds there is nothing to do unless woken."""
         s, loop = self._settings, asyncio.get_running_loop()
         queued = await loop.run_in_executor(self._thread, self._rq_pool.queued, BULK)
-        room, wait_s = s.bulk_steps - self._rq_pool.busy[BULK] - queued, s.bulk_poll_s
+        room, wait_s = s.bulk_concurrency - self._rq_pool.busy[BULK] - queued, s.bulk_poll_s
         for root in self._store.roots:
             if room <= 0:
                 return s.bulk_poll_s
             leases, due_s = await checkpoints.dispatch_due_steps(
-                self._store, root, room, s.bulk_steps, int(s.bulk_flight_s * 1000)
+                self._store, root, room, s.bulk_concurrency, int(s.bulk_step_lease_s * 1000)
             )
             if leases:
                 await loop.run_in_executor(self._thread, self._rq_pool.put, BULK, leases)

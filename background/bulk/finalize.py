@@ -86,7 +86,7 @@ class BulkFinalizer:
         await self.close(lease, bulk._replace(errors=errors), status, snapshot.now_ms)
 
     async def _store_outcomes(self, lease: BackgroundLease, snapshot: BulkSnapshot) -> BulkSnapshot:
-        lease_ms = int(self._settings.bulk_flight_s * 1000)
+        lease_ms = int(self._settings.bulk_step_lease_s * 1000)
         try:
             while await self._collector.collect(lease, snapshot, is_last=True):
                 snapshot = await checkpoints.begin_step(self._store, lease, lease_ms)

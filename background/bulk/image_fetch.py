@@ -27,9 +27,9 @@ class ImageFetcher:
         resolve: guarded_client.Resolve = guarded_client.resolve_host,
     ) -> None:
         self._settings, self._guard, self._prefixes = settings, address_policy, UrlPrefixes(settings.url_prefixes())
-        self._http = guarded_client.create_client(address_policy, settings.bulk_fetches, resolve)
-        self._pictures = ImageStore(open_storage(settings.bulk_images)) if settings.bulk_images else None
-        self._turns = asyncio.Semaphore(settings.bulk_fetches)
+        self._http = guarded_client.create_client(address_policy, settings.bulk_fetch_concurrency, resolve)
+        self._pictures = ImageStore(open_storage(settings.bulk_image_store)) if settings.bulk_image_store else None
+        self._turns = asyncio.Semaphore(settings.bulk_fetch_concurrency)
 
     async def fetch(self, reference: dict[str, Any]) -> bytes:
         """Fetch what an input names; raises Refused, and NotNow where the operator's store can not be reached."""
@@ -46,19 +46,22 @@ class ImageFetcher:
     async def _by_key(self, key: str) -> bytes:
         if self._pictures is None:
             raise Refused(
-                "image_unavailable", "no images are kept here under keys (BULK_IMAGES says where they would be)"
+                "image_unavailable",
+                "no images are kept here under keys (JITNEY_BULK_IMAGE_STORE says where they would be)",
             )
         try:
             async with asyncio.timeout(self._settings.bulk_fetch_s):
                 return await self._pictures.read(key, self._settings.bulk_line_bytes)
         except TimeoutError as error:
-            reason = f"no image within {self._settings.bulk_fetch_s:g} s (BULK_FETCH_S)"
+            reason = f"no image within {self._settings.bulk_fetch_s:g} s (JITNEY_BULK_FETCH_S)"
             raise storage_unavailable(TimeoutError(reason)) from error
 
     async def _by_url(self, url: str) -> bytes:
         allowed = self._prefixes.find(url)
         if allowed is None:
-            message = "this URL is not one that is fetched: it lies below none of those in BULK_URLS"
+            message = (
+                "this URL is not one that is fetched: it lies below none of those in JITNEY_BULK_IMAGE_URL_PREFIXES"
+            )
             raise Refused("image_unavailable", message, allowed=self._prefixes.texts)
         try:
             target = self._guard.target(allowed)

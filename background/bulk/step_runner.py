@@ -78,7 +78,7 @@ class BulkStepRunner:
         self._settings, self._store, self._storage, self._catalogue = settings, store, storage, catalog
         self._images = ImageFetcher(settings, address_policy)
         self._job_builder = JobBuilder(settings, catalog, address_policy, self._images, store.settings.shards)
-        self._flight_ms = int(settings.bulk_flight_s * 1000)
+        self._flight_ms = int(settings.bulk_step_lease_s * 1000)
         self._collector = Collector(settings, store, storage)
         self._finalizer = BulkFinalizer(settings, store, storage, self._collector)
         self._running: set[asyncio.Task[None]] = set()
@@ -113,13 +113,13 @@ class BulkStepRunner:
             backoff = backoff_after(MAX_DOUBLINGS, self._settings.bulk_retry_s, type(error).__name__)
         finally:
             await context.close_reader()
-        await self._finish_step(lease, backoff, within_s=self._settings.bulk_flight_s)
+        await self._finish_step(lease, backoff, within_s=self._settings.bulk_step_lease_s)
 
     async def _try(self, context: StepContext) -> StepBackoff:
         """Advance, and give the rest that follows. Whatever fails, the bulk has a way to its end.
 
-        A bulk whose file or request is at fault ends at once; one that cannot go on when it is overdue for BULK_END_S;
-        one whose steps fail unexpectedly after BULK_STEP_TRIES of them. Raises StoreUnavailable, Overtaken.
+        A bulk whose file or request is at fault ends at once; one that cannot go on, JITNEY_BULK_END_S after its end;
+        one whose steps fail unexpectedly after JITNEY_BULK_STEP_TRIES of them. Raises StoreUnavailable, Overtaken.
         """
         s = self._settings
         try:
@@ -277,7 +277,7 @@ class BulkStepRunner:
 
     @asynccontextmanager
     async def _keep_lease(self, lease: BackgroundLease) -> AsyncGenerator[None]:
-        """Say that the step goes on for as long as the block runs: images may take longer than BULK_FLIGHT_S."""
+        """Renew the step's lease while the block runs: images may take longer than JITNEY_BULK_STEP_LEASE_S."""
 
         async def say() -> None:
             while True:

@@ -45,7 +45,7 @@ class Sender:
     ) -> None:
         self._settings, self._store = settings, store
         self._guard, self.limits = settings.address_policy(), settings.limits
-        connections = settings.deliveries + settings.slow_deliveries
+        connections = settings.webhook_concurrency + settings.webhook_slow_concurrency
         self._http = guarded_client.create_client(self._guard, connections, resolve)
         self._running: set[asyncio.Task[None]] = set()
 
@@ -112,7 +112,7 @@ class Sender:
 
     async def _settle(self, lease: BackgroundLease, settled: Settlement) -> SettleResult:
         """Write it down, also after an outage, as long as the flight is ours: what was received is not sent again."""
-        until_s = time.monotonic() + self._settings.webhook_flight_s
+        until_s = time.monotonic() + self._settings.webhook_lease_s
         while time.monotonic() < until_s:
             try:
                 return await outbox.settle_attempt(self._store, lease, settled, self.limits)

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--connections", type=arguments.int_between(1, MAX_CONCURRENCY), default=256, metavar="N", help=most)
     add("--seconds", type=arguments.float_between(0.001, 3600), default=3.0, help="length of each measured stretch (3)")
     add("--rounds", type=arguments.int_between(1, 1000), default=3, help="how often each is measured (%(default)s)")
-    models_dir = Path(os.environ.get("MODELS_DIR") or "models")
+    models_dir = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
     add("--models-dir", type=Path, default=models_dir, help="where the raw side finds the same model (%(default)s)")
     add("--json", action="store_true", help="print one JSON document")
     add("--plot", type=_png, metavar="FILE.png", help="draw throughput and p99 over load (needs matplotlib)")

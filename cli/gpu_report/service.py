@@ -32,7 +32,11 @@ def measure_service(
     with tempfile.TemporaryDirectory(prefix="jitney-gpu-report-") as name:
         place = Path(name)
         _copy(folder, place / "models", provider)
-        env = {**os.environ, "GPU_DEVICE": str(device), "ENGINE_CACHE": str(engine_cache.resolve())}
+        env = {
+            **os.environ,
+            "JITNEY_GPU_DEVICES": str(device),
+            "JITNEY_TENSORRT_CACHE_DIR": str(engine_cache.resolve()),
+        }
         with _run_service(place, env) as url:
             command = [*_jitney("bench"), "--json", "--url", url, "--model", folder.name, "--rounds", "1"]
             command += ["--models-dir", str(place / "none"), "--seconds", str(asked.seconds)]  # the raw side is ours
@@ -63,8 +67,17 @@ def _copy(folder: ModelFolder, models: Path, provider: str) -> None:
 @contextmanager
 def _run_service(place: Path, env: dict[str, str]) -> Iterator[str]:
     """Gives its address, once it is ready; raises CannotServe."""
-    mine = {"MODELS_DIR": str(place / "models"), "DATA_DIR": str(place / "data"), "PORT": "0", "HOST": "127.0.0.1"}
-    mine |= {"REDIS_URL": "", "REDIS_URL_FILE": ""}  # a measurement never uses a queue that others use
+    mine = {
+        "JITNEY_MODELS_DIR": str(place / "models"),
+        "JITNEY_DATA_DIR": str(place / "data"),
+        "JITNEY_PORT": "0",
+        "JITNEY_HOST": "127.0.0.1",
+    }
+    mine |= {
+        "JITNEY_REDIS_URL": "",
+        "REDIS_URL": "",
+        "JITNEY_REDIS_URL_FILE": "",
+    }  # a measurement never uses a queue that others use
     log = place / "log"
     with log.open("wb") as out, (place / "out").open("wb") as said:
         process = subprocess.Popen(_jitney("up"), env={**env, **mine}, stdout=said, stderr=out)

@@ -115,8 +115,10 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--json", action="store_true", help="print JSON")
     doctor.add_argument("path", type=Path, metavar="PATH", help="an .onnx file, or the folder of one model")
     check.add_argument("path", type=Path, metavar="PATH", help=_PATH)
-    home = Path(os.environ.get("MODELS_DIR") or "models")
-    profile.add_argument("path", type=Path, nargs="?", default=home, metavar="PATH", help=f"{_PATH} (MODELS_DIR)")
+    home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
+    profile.add_argument(
+        "path", type=Path, nargs="?", default=home, metavar="PATH", help=f"{_PATH} (JITNEY_MODELS_DIR)"
+    )
     return parser
 
 

@@ -43,7 +43,9 @@ class EmbeddedRedis:
             try:
                 self._lock_folder(data_dir)
             except OSError as error:
-                raise BadSetting(f"the data folder {data_dir} cannot be used: {error} (DATA_DIR sets it)") from error
+                raise BadSetting(
+                    f"the data folder {data_dir} cannot be used: {error} (JITNEY_DATA_DIR sets it)"
+                ) from error
             on_failure.pop_all()
 
     def _lock_folder(self, data_dir: Path) -> None:
@@ -53,7 +55,7 @@ class EmbeddedRedis:
             pid = (self._dir / "jitney.lock").read_text("utf-8") or "unknown"
             raise CannotStart(
                 f"the data folder {data_dir} is in use by another jitney (pid {pid}): "
-                "stop that one, or set DATA_DIR to another folder"
+                "stop that one, or set JITNEY_DATA_DIR to another folder"
             )
         _write(ours, str(os.getpid()))
         self._server_lock = self._lock_after_leftover()

@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 
 from cli.serve import redis_address, worker_processes
 from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
+from jobs.config import environment
 
 MAX_PROCESSES = 64
 MAX_LAME_DUCK_S = 3600
-# With the workers' 5 s (DRAIN_S, and 2) and the server's 2 s below 10 s, the patience of a `docker stop`.
+# With the workers' 5 s (JITNEY_DRAIN_S, and 2) and the server's 2 s below 10 s, the patience of a `docker stop`.
 STOP_TIMEOUT_S = 2.5
 
 
@@ -37,11 +38,14 @@ class Settings:
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises CannotStart for a number that is none, as a PORT of 65536. An empty variable counts as unset."""
-        port = env.get("PORT") or "8000"
+        port = environment.read(env, "PORT") or "8000"
         if not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise BadSetting(f"PORT={port} is not a port: 0 to 65535, where 0 takes any free one")
-        host, processes = env.get("HOST") or "127.0.0.1", _parse_count("GATEWAYS=", env.get("GATEWAYS") or "1")
-        lame_duck_s = _parse_lame_duck_s(env.get("LAME_DUCK_S") or "0")
+            raise BadSetting(f"JITNEY_PORT={port} is not a port: 0 to 65535, where 0 takes any free one")
+        host, processes = (
+            env.get("JITNEY_HOST") or "127.0.0.1",
+            _parse_count("JITNEY_GATEWAYS=", env.get("JITNEY_GATEWAYS") or "1"),
+        )
+        lame_duck_s = _parse_lame_duck_s(env.get("JITNEY_LAME_DUCK_S") or "0")
         return cls(host=host, port=int(port), processes=processes, lame_duck_s=lame_duck_s)
 
 
@@ -57,7 +61,7 @@ def _parse_lame_duck_s(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds <= MAX_LAME_DUCK_S:
-        raise BadSetting(f"LAME_DUCK_S={text} is not a time in seconds: a number from 0 to {MAX_LAME_DUCK_S}")
+        raise BadSetting(f"JITNEY_LAME_DUCK_S={text} is not a time in seconds: a number from 0 to {MAX_LAME_DUCK_S}")
     return seconds
 
 
@@ -68,12 +72,16 @@ def listen(host: str, port: int) -> socket.socket:
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: a name that is no host's
-        raise BadSetting(f"HOST={host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from error
+        raise BadSetting(
+            f"JITNEY_HOST={host} cannot be resolved: {getattr(error, 'strerror', None) or error}"
+        ) from error
     except PermissionError as error:
         raise CannotStart(f"port {port} may not be opened by this user: set PORT to one above 1023") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise CannotStart(f"port {port} is in use: set PORT to another, or PORT=0 for any free one") from error
+            raise CannotStart(
+                f"port {port} is in use: set PORT to another, or JITNEY_PORT=0 for any free one"
+            ) from error
         raise CannotStart(f"can not listen on {host} port {port}: {error.strerror}") from error
 
 

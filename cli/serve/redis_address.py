@@ -1,4 +1,4 @@
-"""Resolves a CLI command's Redis address: REDIS_URL or REDIS_URL_FILE, else the `jitney up` server in DATA_DIR.
+"""Resolves the Redis address of a command: JITNEY_REDIS_URL(_FILE), else the `jitney up` server in JITNEY_DATA_DIR.
 
 There is no other: a command that guessed one could change somebody else's queue.
 """
@@ -10,6 +10,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from cli.serve.supervisor import CannotStart
+from jobs.config import environment
+from jobs.config.compared_settings import ALL_SETTINGS
 from jobs.redis_client.redis_url import RedisAddress, find_address
 
 DATA_DIR = ".data"
@@ -31,7 +33,9 @@ class QueueAddress(NamedTuple):
 
 
 def check(env: Mapping[str, str]) -> None:
-    """Raise CannotStart where the environment names a queue by what is no Redis URL."""
+    """Raise CannotStart for an unknown `JITNEY_…` variable and for an invalid Redis URL."""
+    for refusal in environment.unknown(env, ALL_SETTINGS):
+        raise CannotStart(refusal)
     try:
         find_address(env)
     except ValueError as error:
@@ -41,14 +45,18 @@ def check(env: Mapping[str, str]) -> None:
 def locate(env: Mapping[str, str]) -> QueueAddress:
     """Find the queue; raises ValueError for what is no Redis URL, and NoQueue."""
     if address := find_address(env):
-        return QueueAddress(address, "REDIS_URL_FILE" if address.file else "REDIS_URL")
-    data_dir = Path(env.get("DATA_DIR") or DATA_DIR)
+        return QueueAddress(address, "JITNEY_REDIS_URL_FILE" if address.file else "JITNEY_REDIS_URL")
+    data_dir = Path(env.get("JITNEY_DATA_DIR") or DATA_DIR)
     path = _socket_in(data_dir)
     if not _accepts_connections(path):
-        how = "start `jitney up`, or name a queue by REDIS_URL or REDIS_URL_FILE"
-        named = f"DATA_DIR={data_dir}" if env.get("DATA_DIR") else f"{data_dir}, as DATA_DIR is not set"
-        raise QueueNotFound(f"no queue is named by REDIS_URL, and none runs in {named}: {how}")
-    return QueueAddress(RedisAddress(f"unix://{quote(path)}"), f"DATA_DIR={data_dir}")
+        how = "start `jitney up`, or name a queue by JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE"
+        named = (
+            f"JITNEY_DATA_DIR={data_dir}"
+            if env.get("JITNEY_DATA_DIR")
+            else f"{data_dir}, as JITNEY_DATA_DIR is not set"
+        )
+        raise QueueNotFound(f"no queue is named by JITNEY_REDIS_URL, and none runs in {named}: {how}")
+    return QueueAddress(RedisAddress(f"unix://{quote(path)}"), f"JITNEY_DATA_DIR={data_dir}")
 
 
 def _socket_in(data_dir: Path) -> str:

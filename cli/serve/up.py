@@ -16,18 +16,19 @@ from cli.serve import gateway_processes, redis_address, worker_processes
 from cli.serve.embedded_redis import EmbeddedRedis
 from cli.serve.ready_line import ReadyLine
 from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
+from jobs.config import environment
 
 SETTINGS_HELP = """environment:
   PORT         where the gateway listens (default 8000; 0 for any free port)
   HOST         on which address (default 127.0.0.1: this machine only; 0.0.0.0 for all)
-  MODELS_DIR   the folder of models (default models)
-  DATA_DIR     where the queue is kept (default .data)
+  JITNEY_MODELS_DIR   the folder of models (default models)
+  JITNEY_DATA_DIR     where the queue is kept (default .data)
   WORKERS      worker processes (default 1)
   GATEWAYS     gateway processes, which share the port (default 1)
-  REDIS_URL    an existing Redis >= 7.0 or Valkey to use instead of a server of our own
-  REDIS_URL_FILE  a file that holds its URL
+  JITNEY_REDIS_URL    an existing Redis >= 7.0 or Valkey to use instead of a server of our own
+  JITNEY_REDIS_URL_FILE  a file that holds its URL
 The settings of `jitney api`, `jitney worker` and `jitney deliver` hold here too."""
-BACKGROUND_STOP_TIMEOUT_S = 4.0  # DELIVER_DRAIN_S, and 2
+BACKGROUND_STOP_TIMEOUT_S = 4.0  # JITNEY_BACKGROUND_DRAIN_S, and 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Settings:
 
     models_dir: str
     data_dir: Path
-    redis_url: str | None  # None: a server of our own; empty: REDIS_URL_FILE names it
+    redis_url: str | None  # None: a server of our own; empty: JITNEY_REDIS_URL_FILE names it
     door: gateway_processes.Settings = field(default_factory=gateway_processes.Settings)
     pool: worker_processes.Settings = field(default_factory=worker_processes.Settings)
 
@@ -44,9 +45,9 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises CannotStart for a number that is none, as a PORT of 65536. An empty variable counts as unset."""
         return cls(
-            models_dir=env.get("MODELS_DIR") or "models",
-            data_dir=Path(env.get("DATA_DIR") or ".data"),
-            redis_url="" if env.get("REDIS_URL_FILE") else env.get("REDIS_URL") or None,
+            models_dir=env.get("JITNEY_MODELS_DIR") or "models",
+            data_dir=Path(env.get("JITNEY_DATA_DIR") or ".data"),
+            redis_url="" if env.get("JITNEY_REDIS_URL_FILE") else environment.read(env, "REDIS_URL") or None,
             door=gateway_processes.Settings.from_env(env),
             pool=worker_processes.Settings.from_env(env),
         )
@@ -64,9 +65,16 @@ def run(settings: Settings, started_at: float) -> int:
             server = held.enter_context(closing(EmbeddedRedis(settings.data_dir)))
             redis_url = server.url
             kept.append(server.child)
-        parts = {"REDIS_URL": redis_url, "MODELS_DIR": settings.models_dir, "HOST": host, "PORT": str(port)}
-        parts["BULK_STORE"] = os.environ.get("BULK_STORE") or str(settings.data_dir / "bulk")
-        parts["ENGINE_CACHE"] = os.environ.get("ENGINE_CACHE") or str(settings.data_dir / "engines")
+        parts = {
+            "JITNEY_REDIS_URL": redis_url,
+            "JITNEY_MODELS_DIR": settings.models_dir,
+            "JITNEY_HOST": host,
+            "JITNEY_PORT": str(port),
+        }
+        parts["JITNEY_BULK_STORE"] = os.environ.get("JITNEY_BULK_STORE") or str(settings.data_dir / "bulk")
+        parts["JITNEY_TENSORRT_CACHE_DIR"] = os.environ.get("JITNEY_TENSORRT_CACHE_DIR") or str(
+            settings.data_dir / "engines"
+        )
         env = {**os.environ, **parts}
         door = held.enter_context(closing(gateway_processes.GatewayProcesses(settings.door, listener, env)))
         pool = worker_processes.worker_children(

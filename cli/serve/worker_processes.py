@@ -27,11 +27,11 @@ MAX_SECONDS = 1e9  # the system waits no longer
 SETTINGS_HELP = """environment:
   WORKERS          worker processes (default 1), so many on each GPU
   CPUS             CPUs of each (default its share of all), or a list for all of them, as 8-15
-  GPU_DEVICE       numbers of the GPUs to use, as CUDA counts them (default 0)
-  MODELS_DIR       the folder of models (default models)
-  REDIS_URL        Redis >= 7.0 or Valkey that keeps the queue (default redis://127.0.0.1:6379/0)
-  REDIS_URL_FILE   a file that holds this URL
-  RESTART_LIMIT_S  longest wait before a worker that died is started again (default 10)
+  JITNEY_GPU_DEVICES       numbers of the GPUs to use, as CUDA counts them (default 0)
+  JITNEY_MODELS_DIR       the folder of models (default models)
+  JITNEY_REDIS_URL        Redis >= 7.0 or Valkey that keeps the queue (default redis://127.0.0.1:6379/0)
+  JITNEY_REDIS_URL_FILE   a file that holds this URL
+  JITNEY_RESTART_LIMIT_S  longest wait before a worker that died is started again (default 10)
 docs/configuration.md has all of them. One process alone, supervised by something else: python -m worker."""
 
 
@@ -49,12 +49,12 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
         """Raises CannotStart for a number that is none. An empty variable counts as unset."""
         default = Backoff()
-        limit_s = _parse_seconds(env, "RESTART_LIMIT_S", default.limit_s)
+        limit_s = _parse_seconds(env, "JITNEY_RESTART_LIMIT_S", default.limit_s)
         return cls(
-            processes=_parse_count("WORKERS=", env.get("WORKERS") or "1"),
-            devices=_parse_devices("GPU_DEVICE=", env.get("GPU_DEVICE") or "0"),
-            drain_s=_parse_seconds(env, "DRAIN_S", DRAIN_S),
-            cpus=_parse_cpus(env.get("CPUS") or ""),
+            processes=_parse_count("JITNEY_WORKERS=", env.get("JITNEY_WORKERS") or "1"),
+            devices=_parse_devices("JITNEY_GPU_DEVICES=", env.get("JITNEY_GPU_DEVICES") or "0"),
+            drain_s=_parse_seconds(env, "JITNEY_DRAIN_S", DRAIN_S),
+            cpus=_parse_cpus(env.get("JITNEY_CPUS") or ""),
             backoff=replace(default, first_s=min(default.first_s, limit_s), limit_s=limit_s),
         )
 
@@ -79,7 +79,7 @@ def _parse_cpus(text: str) -> Cpus | None:
     try:
         return read_cpus(text) if text else None
     except ValueError as error:
-        raise BadSetting(f"CPUS={text}: {error}") from error
+        raise BadSetting(f"JITNEY_CPUS={text}: {error}") from error
 
 
 def _parse_seconds(env: Mapping[str, str], name: str, default_s: float) -> float:
@@ -118,8 +118,8 @@ def worker_children(settings: Settings, folder: Path, env: Mapping[str, str]) ->
             command=(*python, "worker", "--black-box", box),
             env={
                 **env,
-                "GPU_DEVICE": str(gpu),
-                "CPUS": str(share) if cpus is None else cpus_of_process(cpus, nth, len(boxes)),
+                "JITNEY_GPU_DEVICE": str(gpu),
+                "JITNEY_CPUS": str(share) if cpus is None else cpus_of_process(cpus, nth, len(boxes)),
             },
             stop_s=settings.drain_s + STOP_TIMEOUT_AFTER_DRAIN_S,
             on_death=(*python, "worker.crash_recovery.recover", box),
@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--processes", metavar="N", help="how many, on each GPU (default: WORKERS, or 1)")
     parser.add_argument(
-        "--device", metavar="N[,N]", help="which GPUs, a worker process for each (default: GPU_DEVICE, or 0)"
+        "--device", metavar="N[,N]", help="which GPUs, a worker process for each (default: JITNEY_GPU_DEVICES, or 0)"
     )
     parser.add_argument("--models", metavar="NAMES", help="which models, with commas between (default: MODELS, or all)")
     given = parser.parse_args(argv)
@@ -155,7 +155,7 @@ def main(argv: Sequence[str]) -> int:
         return EX_CONFIG
     try:
         with journal_folder() as folder:
-            env = os.environ if given.models is None else {**os.environ, "MODELS": given.models}
+            env = os.environ if given.models is None else {**os.environ, "JITNEY_SERVE_MODELS": given.models}
             return Supervisor(worker_children(settings, folder, env), backoff=settings.backoff).run()
     except CannotStart as error:
         print_line(str(error))

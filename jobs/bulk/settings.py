@@ -26,14 +26,14 @@ class BulkSettings(Settings):
     bulk_batches: int = Field(1000, gt=0, description="bulks of one tenant that are kept")
     bulk_ttl_s: int = Field(2_592_000, ge=1, description="how long files and bulks are kept (30 days)")
     bulk_upload_rate: int = Field(
-        32 << 10, gt=0, description="bytes in a second that an upload must bring, beside RECEIVE_S"
+        32 << 10, gt=0, description="bytes in a second that an upload must bring, beside JITNEY_BODY_TIMEOUT_S"
     )
     bulk_in_flight: int = Field(
         4000, ge=1, description="lines of all open bulks that are jobs, or outcomes not yet stored, at a time"
     )
     bulk_in_flight_bytes: int = Field(64 << 20, ge=1, description="bytes of them, likewise")
     bulk_chunk: int = Field(500, ge=1, le=5000, description="lines, or outcomes, between two checkpoints")
-    bulk_steps: int = Field(
+    bulk_concurrency: int = Field(
         2,
         ge=1,
         le=64,
@@ -41,7 +41,7 @@ class BulkSettings(Settings):
         "one tenant leaves half of several to others",
     )
     bulk_step_s: float = Field(2, gt=0, description="longest time of one step; then another bulk has its turn")
-    bulk_flight_s: float = Field(15, gt=0, description="a step of which nothing is heard for so long is made again")
+    bulk_step_lease_s: float = Field(15, gt=0, description="a step of which nothing is heard for so long is made again")
     bulk_retry_s: float = Field(
         2, gt=0, description="rest of a bulk that cannot go on; after each unexpected failure in a row twice as long"
     )
@@ -56,17 +56,17 @@ class BulkSettings(Settings):
     )
     bulk_sweep_s: float = Field(60, gt=0, description="time between two looks for files that have expired")
     bulk_poll_s: float = Field(0.5, gt=0, description="open bulks are looked at this often even without a notice")
-    bulk_urls: str = Field(
+    bulk_image_url_prefixes: str = Field(
         "",
         description="URLs below which images in lines may lie, as https://cdn.example/photos/; commas between",
     )
-    bulk_images: str = Field(
+    bulk_image_store: str = Field(
         "", description="where the keys of images in lines lead: a folder, or s3://bucket/prefix; empty = nowhere"
     )
-    bulk_fetches: int = Field(16, ge=1, le=256, description="such images that are fetched at a time")
+    bulk_fetch_concurrency: int = Field(16, ge=1, le=256, description="such images that are fetched at a time")
     bulk_fetch_s: float = Field(10, gt=0, description="longest time to fetch one")
 
-    @field_validator("bulk_store", "bulk_images")
+    @field_validator("bulk_store", "bulk_image_store")
     @classmethod
     def _is_a_place(cls, value: str) -> str:
         if "://" not in value:
@@ -87,7 +87,7 @@ class BulkSettings(Settings):
         """Give how long records are kept in the queue: longer than what they stand for."""
         return self.bulk_ttl_s + 86_400
 
-    @field_validator("bulk_urls")
+    @field_validator("bulk_image_url_prefixes")
     @classmethod
     def _are_urls(cls, value: str) -> str:
         UrlPrefixes(_listed(value))
@@ -95,7 +95,7 @@ class BulkSettings(Settings):
 
     def url_prefixes(self) -> list[str]:
         """List the URLs below which images are fetched."""
-        return _listed(self.bulk_urls)
+        return _listed(self.bulk_image_url_prefixes)
 
 
 def _listed(text: str) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
+from jobs.config.environment import PREFIX
+
 Part = Literal["gateway", "worker", "deliverer"]
 _GATEWAY: Final = ("gateway",)
 _WORKER: Final = ("worker",)
@@ -22,82 +24,182 @@ _ALL: Final = ("gateway", "worker", "deliverer")
 # Setting → the parts that use it. A process announces those of its part alone: what it does not use may be anything.
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     # how long ended jobs are kept: the process that ends a job decides
-    **dict.fromkeys(("RESULT_TTL_S", "DEAD_LETTER_TTL_S", "DEAD_LETTERS", "DEAD_LETTER_BYTES"), _ALL),
-    "REQUIRE_DURABLE": _ALL,
-    # which jobs are taken
-    **dict.fromkeys(("MAX_JOBS", "MAX_INPUT_BYTES", "TENANT_JOBS", "TENANT_BYTES", "DEFAULT_MODEL"), _SUBMITTERS),
-    **dict.fromkeys(("TENANT_RUNNING", "TENANTS"), _ALL),
-    **dict.fromkeys(("TENANT_REQUESTS", "TENANT_WINDOW_S", "IDEMPOTENCY_TTL_S", "OWN_CAP"), _GATEWAY),
-    # what becomes of lost and deadly jobs
-    "MAX_LOSSES": _GATEWAY,
-    **dict.fromkeys(("MAX_KILLS", "TRIAL_REST_S", "BULK_SHARE"), _WORKER),
-    # what a caller may expect, whichever gateway it reaches
-    **dict.fromkeys(("OPEN", "MAX_BODY_BYTES", "MAX_REQUEST_JOBS", "MAX_DEADLINE_MS", "MAX_STREAMS"), _GATEWAY),
-    **dict.fromkeys(("MAX_WAIT_S", "PREDICT_WAIT_S", "PREDICT_HANGUP_CANCELS", "MEMORY_WATERMARK"), _GATEWAY),
-    **dict.fromkeys(("ROLLBACK_ERRORS", "ROLLBACK_JOBS", "ROLLBACK_WATCH_S", "WEBHOOK_ROTATE_S"), _GATEWAY),
-    # where webhooks may go, and how they are sent
-    **dict.fromkeys(("WEBHOOK_ALLOW_CIDRS", "WEBHOOK_SCHEMES", "WEBHOOK_PORTS"), _SUBMITTERS),
-    **dict.fromkeys(("WEBHOOK_SCHEDULE", "WEBHOOK_TIMEOUT_S", "WEBHOOK_SLOW_S", "WEBHOOK_FLIGHT_S"), _DELIVERER),
     **dict.fromkeys(
-        ("WEBHOOK_PER_HOST", "WEBHOOK_BACKLOG", "WEBHOOK_TENANT_BACKLOG", "WEBHOOK_PAUSE_AFTER_S", "WEBHOOK_PAUSE_S"),
+        ("JITNEY_RESULT_TTL_S", "JITNEY_DEAD_LETTER_TTL_S", "JITNEY_DEAD_LETTERS", "JITNEY_DEAD_LETTER_BYTES"), _ALL
+    ),
+    "JITNEY_REQUIRE_DURABLE": _ALL,
+    # which jobs are taken
+    **dict.fromkeys(
+        (
+            "JITNEY_MAX_JOBS",
+            "JITNEY_MAX_INPUT_BYTES",
+            "JITNEY_TENANT_JOBS",
+            "JITNEY_TENANT_BYTES",
+            "JITNEY_DEFAULT_MODEL",
+        ),
+        _SUBMITTERS,
+    ),
+    **dict.fromkeys(("JITNEY_TENANT_RUNNING", "JITNEY_TENANTS"), _ALL),
+    **dict.fromkeys(
+        ("JITNEY_TENANT_REQUESTS", "JITNEY_TENANT_WINDOW_S", "JITNEY_IDEMPOTENCY_TTL_S", "JITNEY_JOB_LIST_LIMIT"),
+        _GATEWAY,
+    ),
+    # what becomes of lost and deadly jobs
+    "JITNEY_MAX_LOST_LEASES": _GATEWAY,
+    **dict.fromkeys(("JITNEY_MAX_KILLS", "JITNEY_SUSPECT_COOLDOWN_S", "JITNEY_BULK_SHARE"), _WORKER),
+    # what a caller may expect, whichever gateway it reaches
+    **dict.fromkeys(
+        (
+            "JITNEY_ALLOW_ANONYMOUS",
+            "JITNEY_MAX_BODY_BYTES",
+            "JITNEY_MAX_JOBS_PER_REQUEST",
+            "JITNEY_MAX_DEADLINE_MS",
+            "JITNEY_MAX_STREAMS",
+        ),
+        _GATEWAY,
+    ),
+    **dict.fromkeys(
+        ("JITNEY_MAX_WAIT_S", "JITNEY_PREDICT_WAIT_S", "JITNEY_PREDICT_HANGUP_CANCELS", "JITNEY_MEMORY_WATERMARK"),
+        _GATEWAY,
+    ),
+    **dict.fromkeys(
+        (
+            "JITNEY_ROLLBACK_ERRORS",
+            "JITNEY_ROLLBACK_JOBS",
+            "JITNEY_ROLLBACK_WATCH_S",
+            "JITNEY_WEBHOOK_SECRET_OVERLAP_S",
+        ),
+        _GATEWAY,
+    ),
+    # where webhooks may go, and how they are sent
+    **dict.fromkeys(("JITNEY_WEBHOOK_ALLOW_CIDRS", "JITNEY_WEBHOOK_SCHEMES", "JITNEY_WEBHOOK_PORTS"), _SUBMITTERS),
+    **dict.fromkeys(
+        ("JITNEY_WEBHOOK_SCHEDULE", "JITNEY_WEBHOOK_TIMEOUT_S", "JITNEY_WEBHOOK_SLOW_S", "JITNEY_WEBHOOK_LEASE_S"),
         _DELIVERER,
     ),
-    **dict.fromkeys(("WEBHOOK_LOG", "WEBHOOK_LOG_TTL_S", "PUBLIC_URL"), _DELIVERER),
-    # batches
-    **dict.fromkeys(("BULK_STORE", "BULK_FILES", "BULK_TTL_S"), _SUBMITTERS),
-    **dict.fromkeys(("BULK_FILE_BYTES", "BULK_BATCHES"), _GATEWAY),
-    **dict.fromkeys(("BULK_LINE_BYTES", "BULK_LINES", "BULK_URLS", "BULK_IMAGES"), _DELIVERER),
     **dict.fromkeys(
-        ("BULK_IN_FLIGHT", "BULK_IN_FLIGHT_BYTES", "BULK_FLIGHT_S", "BULK_STEP_TRIES", "BULK_END_S"), _DELIVERER
+        (
+            "JITNEY_WEBHOOK_PER_HOST",
+            "JITNEY_WEBHOOK_BACKLOG",
+            "JITNEY_WEBHOOK_TENANT_BACKLOG",
+            "JITNEY_WEBHOOK_PAUSE_AFTER_S",
+            "JITNEY_WEBHOOK_PAUSE_S",
+        ),
+        _DELIVERER,
+    ),
+    **dict.fromkeys(("JITNEY_WEBHOOK_LOG", "JITNEY_WEBHOOK_LOG_TTL_S", "JITNEY_PUBLIC_URL"), _DELIVERER),
+    # batches
+    **dict.fromkeys(("JITNEY_BULK_STORE", "JITNEY_BULK_FILES", "JITNEY_BULK_TTL_S"), _SUBMITTERS),
+    **dict.fromkeys(("JITNEY_BULK_FILE_BYTES", "JITNEY_BULK_BATCHES"), _GATEWAY),
+    **dict.fromkeys(
+        ("JITNEY_BULK_LINE_BYTES", "JITNEY_BULK_LINES", "JITNEY_BULK_IMAGE_URL_PREFIXES", "JITNEY_BULK_IMAGE_STORE"),
+        _DELIVERER,
+    ),
+    **dict.fromkeys(
+        (
+            "JITNEY_BULK_IN_FLIGHT",
+            "JITNEY_BULK_IN_FLIGHT_BYTES",
+            "JITNEY_BULK_STEP_LEASE_S",
+            "JITNEY_BULK_STEP_TRIES",
+            "JITNEY_BULK_END_S",
+        ),
+        _DELIVERER,
     ),
 }
 
 # What each process, or each machine, may have as it likes.
 NOT_COMPARED: Final = frozenset(
     {
-        "SHARDS",  # enforced
-        "LEASE_S",  # a job's lease is as long as its own worker says
+        "JITNEY_SHARDS",  # enforced
+        "JITNEY_LEASE_S",  # a job's lease is as long as its own worker says
         *(
-            "REDIS_URL",
-            "REDIS_URL_FILE",
-            "RQ_REDIS_URL",
-            "RQ_REDIS_URL_FILE",
+            "JITNEY_REDIS_URL",
+            "JITNEY_REDIS_URL_FILE",
+            "JITNEY_RQ_REDIS_URL",
+            "JITNEY_RQ_REDIS_URL_FILE",
         ),  # the same server may have several addresses
-        *("HOST", "PORT", "LOG_LEVEL", "MODELS_DIR", "MODELS", "GPU_DEVICE", "ENGINE_CACHE"),
+        *(
+            "JITNEY_HOST",
+            "JITNEY_PORT",
+            "JITNEY_LOG_LEVEL",
+            "JITNEY_MODELS_DIR",
+            "JITNEY_SERVE_MODELS",
+            "JITNEY_GPU_DEVICE",
+            "JITNEY_TENSORRT_CACHE_DIR",
+        ),
         # how much one process takes on at a time
-        *("MAX_BODIES_BYTES", "MAX_BUFFERS_BYTES", "MAX_HEAD_BYTES", "MAX_CONNECTIONS", "MAX_WAITERS"),
-        *("CPUS", "DECODE_THREADS"),
-        *("DELIVERIES", "SLOW_DELIVERIES", "BULK_CHUNK", "BULK_STEPS", "BULK_FETCHES", "BULK_UPLOAD_RATE"),
+        *(
+            "JITNEY_MAX_BUFFERED_BODY_BYTES",
+            "JITNEY_MAX_BUFFERS_BYTES",
+            "JITNEY_MAX_HEADER_BYTES",
+            "JITNEY_MAX_CONNECTIONS",
+            "JITNEY_MAX_WAITERS",
+        ),
+        *("JITNEY_CPUS", "JITNEY_DECODE_THREADS"),
+        *(
+            "JITNEY_WEBHOOK_CONCURRENCY",
+            "JITNEY_WEBHOOK_SLOW_CONCURRENCY",
+            "JITNEY_BULK_CHUNK",
+            "JITNEY_BULK_CONCURRENCY",
+            "JITNEY_BULK_FETCH_CONCURRENCY",
+            "JITNEY_BULK_UPLOAD_RATE",
+        ),
         # how often it does something, and how long it waits for what
         *(
-            "HEAD_S",
-            "RECEIVE_S",
-            "SEND_S",
-            "KEEP_ALIVE_S",
-            "REDIS_TIMEOUT_S",
-            "SWEEP_S",
-            "EVENTS_BEAT_S",
-            "RECHECK_S",
-            "MODELS_S",
+            "JITNEY_HEADER_TIMEOUT_S",
+            "JITNEY_BODY_TIMEOUT_S",
+            "JITNEY_SEND_TIMEOUT_S",
+            "JITNEY_KEEPALIVE_TIMEOUT_S",
+            "JITNEY_REDIS_TIMEOUT_S",
+            "JITNEY_SWEEP_INTERVAL_S",
+            "JITNEY_SSE_KEEPALIVE_S",
+            "JITNEY_WAIT_RECHECK_S",
+            "JITNEY_MODEL_REFRESH_S",
         ),
-        *("KEYS_S", "STATS_S", "BEAT_S", "IDLE_POLL_S", "MODELS_WATCH_S", "UNLOAD_AFTER_S", "STUCK_S", "LAME_DUCK_S"),
-        *("DRAIN_S", "DELIVER_DRAIN_S", "WEBHOOK_POLL_S", "WEBHOOK_JITTER", "BULK_STEP_S", "BULK_COLLECT_S"),
-        *("BULK_SWEEP_S", "BULK_POLL_S", "BULK_FETCH_S", "BULK_RETRY_S"),
+        *(
+            "JITNEY_API_KEY_REFRESH_S",
+            "JITNEY_METRICS_FLUSH_S",
+            "JITNEY_HEARTBEAT_S",
+            "JITNEY_IDLE_POLL_S",
+            "JITNEY_MODELS_POLL_S",
+            "JITNEY_UNLOAD_AFTER_S",
+            "JITNEY_RUN_STOP_TIMEOUT_S",
+            "JITNEY_LAME_DUCK_S",
+        ),
+        *(
+            "JITNEY_DRAIN_S",
+            "JITNEY_BACKGROUND_DRAIN_S",
+            "JITNEY_WEBHOOK_POLL_S",
+            "JITNEY_WEBHOOK_JITTER",
+            "JITNEY_BULK_STEP_S",
+            "JITNEY_BULK_COLLECT_S",
+        ),
+        *("JITNEY_BULK_SWEEP_S", "JITNEY_BULK_POLL_S", "JITNEY_BULK_FETCH_S", "JITNEY_BULK_RETRY_S"),
     }
 )
 
+ALL_SETTINGS: Final = frozenset(COMPARED) | NOT_COMPARED
+
 _UNORDERED_SETTINGS: Final = frozenset(
-    {"WEBHOOK_ALLOW_CIDRS", "WEBHOOK_SCHEMES", "WEBHOOK_PORTS", "BULK_URLS"}
+    {"JITNEY_WEBHOOK_ALLOW_CIDRS", "JITNEY_WEBHOOK_SCHEMES", "JITNEY_WEBHOOK_PORTS", "JITNEY_BULK_IMAGE_URL_PREFIXES"}
 )  # in any order
-_STORAGE_SETTINGS: Final = ("BULK_STORE", "BULK_IMAGES")
+_STORAGE_SETTINGS: Final = ("JITNEY_BULK_STORE", "JITNEY_BULK_IMAGE_STORE")
 
 # Not shown on pages that need no key: of these `/readyz` gives a digest.
-PRIVATE: Final = frozenset({"TENANTS", "WEBHOOK_ALLOW_CIDRS", "BULK_STORE", "BULK_URLS", "BULK_IMAGES"})
+PRIVATE: Final = frozenset(
+    {
+        "JITNEY_TENANTS",
+        "JITNEY_WEBHOOK_ALLOW_CIDRS",
+        "JITNEY_BULK_STORE",
+        "JITNEY_BULK_IMAGE_URL_PREFIXES",
+        "JITNEY_BULK_IMAGE_STORE",
+    }
+)
 
 
 def compared_values(part: Part, host: str, settings: Sequence[BaseSettings]) -> dict[str, str]:
     """Give the settings that a process of this part must have like the others, as text."""
-    named = [(name.upper(), value) for one in settings for name, value in one]
+    named = [(PREFIX + name.upper(), value) for one in settings for name, value in one]
     values = {name: _text(name, value) for name, value in named if part in COMPARED.get(name, ())}
     for name in _STORAGE_SETTINGS:
         place = values.get(name, "")

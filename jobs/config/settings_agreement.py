@@ -37,8 +37,10 @@ class ShardsMismatch(Exception):
     """SHARDS of this process is not what the queue is kept with; the message names both."""
 
     def __init__(self, own: int, kept: str) -> None:
-        what_to_do = f"set SHARDS={kept} (docs/configuration.md tells how to change the number)"
-        super().__init__(f"SHARDS={own}, but this queue is kept with SHARDS={kept}: jobs would be lost; {what_to_do}")
+        what_to_do = f"set JITNEY_SHARDS={kept} (docs/configuration.md tells how to change the number)"
+        super().__init__(
+            f"JITNEY_SHARDS={own}, but this queue is kept with JITNEY_SHARDS={kept}: jobs would be lost; {what_to_do}"
+        )
 
 
 class Process(NamedTuple):

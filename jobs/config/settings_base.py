@@ -1,11 +1,15 @@
 """Defines the base class of all environment settings, and formats validation errors as one line."""
 
+import os
 import re
 from typing import Any, Final
 
-from pydantic import ValidationError, field_validator
+from pydantic import AliasChoices, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.config import environment
+from jobs.config.compared_settings import ALL_SETTINGS
 
 _PASSWORD: Final = re.compile(r"//[^@/]*@")
 MAX_SHOWN_CHARS: Final = 200  # characters of a value in a message
@@ -13,10 +17,28 @@ MAX_SECONDS: Final = 1e9  # 31 years: what Redis and the system still take for a
 MAX_INTEGER: Final = (1 << 53) - 1  # as far as Lua counts
 
 
+# `populate_by_name`: a field with names of its own in the environment is still a keyword argument in Python.
+SETTINGS_CONFIG: Final = SettingsConfigDict(
+    frozen=True, env_ignore_empty=True, env_prefix=environment.PREFIX, populate_by_name=True
+)
+
+
+def environment_names(name: str) -> AliasChoices:
+    """Return the variables of a setting that platforms also set without the prefix: `JITNEY_<name>`, then `<name>`."""
+    return AliasChoices(environment.PREFIX + name, name)
+
+
 class Settings(BaseSettings):
     """Settings of one part, from the environment. Numbers that Redis or Lua cannot count to are refused."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+    model_config = SETTINGS_CONFIG
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_unknown_variable(cls, values: Any) -> Any:
+        for refusal in environment.unknown(os.environ, ALL_SETTINGS):
+            raise ValueError(refusal)
+        return values
 
     @field_validator("*", mode="after")
     @classmethod
@@ -36,7 +58,10 @@ def format_validation_error(error: ValidationError) -> str:
 def _explained(one: ErrorDetails) -> str:
     if not one["loc"]:  # checked as a whole: the message names the variable
         return one["msg"].removeprefix("Value error, ")
-    name, value = str(one["loc"][0]).upper(), _PASSWORD.sub("//***@", " ".join(str(one["input"]).split()))
+    name, value = (
+        environment.PREFIX + str(one["loc"][0]).upper().removeprefix(environment.PREFIX),
+        _PASSWORD.sub("//***@", " ".join(str(one["input"]).split())),
+    )
     inside = ".".join(str(part) for part in one["loc"][1:])
     what = f"{name}=… {inside}={value[:MAX_SHOWN_CHARS]}" if inside else f"{name}={value[:MAX_SHOWN_CHARS]}"
     return f"{what}: {one['msg'].removeprefix('Value error, ')[:MAX_SHOWN_CHARS]}"

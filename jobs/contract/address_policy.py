@@ -66,7 +66,7 @@ class AddressPolicy:
         for address in addresses:
             if not self._is_open(address) and not is_public(address):
                 message = f"{host[:100]} is {address}, which is no public address"
-                raise _invalid_webhook(message, "a private receiver has to be in WEBHOOK_ALLOW_CIDRS")
+                raise _invalid_webhook(message, "a private receiver has to be in JITNEY_WEBHOOK_ALLOW_CIDRS")
 
     def check_port(self, port: int, addresses: Sequence[Address]) -> None:
         """Raise Refused for a port that is not on the list, unless the operator opened all these addresses."""

@@ -95,7 +95,7 @@ class ModelCatalog(PeriodicRefresh):
         if reason:
             raise RetryLater("model_unavailable", f"model {name} can not be loaded: {reason}", retry_after_s=10)
         if not cards:
-            whose = "" if asked else ", which DEFAULT_MODEL names for requests that name none"
+            whose = "" if asked else ", which JITNEY_DEFAULT_MODEL names for requests that name none"
             raise Refused("model_not_found", f"no model {name[:80]!r}{whose}", allowed=self.names())
         if any(self.cluster.leaving(name, version) for version in cards):
             message = f"model {name} is being unloaded: its files are gone from the folder of models"

@@ -49,7 +49,7 @@ _SENT_ONCE: Final = {
     "bulk/dispatch",
     "bulk_file/unlink",
 }
-# Scripts that accept what is promised not to be lost: refused by REQUIRE_DURABLE where the server may lose it.
+# Scripts that accept what is promised not to be lost: refused by JITNEY_REQUIRE_DURABLE where the server may lose it.
 _ACCEPTING: Final = {"job/submit", "bulk/create", "bulk_file/add"}
 _RETRY_AFTER_S: Final = 1
 _FULL_RETRY_AFTER_S: Final = 5
@@ -137,10 +137,10 @@ class RedisClient:
 
     @property
     def refusal(self) -> str:
-        """Say why no new job may be taken: REQUIRE_DURABLE, and a server that may lose it. Empty: it may."""
+        """Say why no new job may be taken: JITNEY_REQUIRE_DURABLE, and a server that may lose it. Empty: it may."""
         if not self._require_durable or self.safety is None or self.safety.is_durable:
             return ""
-        return f"REQUIRE_DURABLE is set, and of the queue's server: {'; '.join(self.safety.warnings)}"
+        return f"JITNEY_REQUIRE_DURABLE is set, and of the queue's server: {'; '.join(self.safety.warnings)}"
 
     async def unusable_reason(self) -> str:
         """Connect; say why this server cannot be used however long one waits. Empty: it can, or is away at present."""

@@ -1,4 +1,4 @@
-"""Reads a Redis URL from `REDIS_URL` or a file, validates it strictly, and masks its password for display.
+"""Reads a Redis URL from `JITNEY_REDIS_URL` or a file, validates it strictly, and masks its password for display.
 
 redis-py takes many a wrong URL for another one: a database that is no number is database 0. Here each is refused.
 """
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
+
+from jobs.config import environment
 
 SCHEMES: Final = ("redis", "rediss", "unix")
 EXAMPLE: Final = "redis://host:6379/0"
@@ -195,8 +197,8 @@ class RedisAddress:
             return f"what {self.file} names"
 
 
-def find_address(env: Mapping[str, str], name: str = "REDIS_URL") -> RedisAddress | None:
-    """Give the address that an environment names: that of REDIS_URL_FILE, else REDIS_URL; None without either.
+def find_address(env: Mapping[str, str], name: str = "JITNEY_REDIS_URL") -> RedisAddress | None:
+    """Return the address of JITNEY_REDIS_URL_FILE, else of JITNEY_REDIS_URL or REDIS_URL; None if none is set.
 
     Raises ValueError, which names the variable and shows no password.
     """
@@ -207,7 +209,7 @@ def find_address(env: Mapping[str, str], name: str = "REDIS_URL") -> RedisAddres
         except ValueError as error:
             raise ValueError(f"{name}_FILE: {error}") from error
         return address
-    if url := env.get(name):
+    if url := environment.read(env, name.removeprefix(environment.PREFIX)):
         try:
             return RedisAddress(check_url(url))
         except ValueError as error:

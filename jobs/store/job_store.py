@@ -84,7 +84,7 @@ class JobStore:
         s = self.settings
         caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
         words = [word for job in jobs for word in self._writer.submission(job, *self._tenant_args(job.tenant))]
-        head = (waiting_gateway, s.idempotency_ttl_s, s.own_cap, JOB_LIST_TTL_S + int(s.result_ttl_s))
+        head = (waiting_gateway, s.idempotency_ttl_s, s.job_list_limit, JOB_LIST_TTL_S + int(s.result_ttl_s))
         try:
             answers = await self.run("job/submit", root, *head, *caps, *words)
         except JitneyError as error:

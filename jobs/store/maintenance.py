@@ -42,7 +42,7 @@ async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
         moved = [SWEEP_LIMIT]
         while max(moved) >= SWEEP_LIMIT:
             expired = await store.run("maintenance/expire", root, SWEEP_LIMIT, *store.ends)
-            words = (SWEEP_LIMIT, store.settings.max_losses, int(latest_ms), *store.ends)
+            words = (SWEEP_LIMIT, store.settings.max_lost_leases, int(latest_ms), *store.ends)
             now_ms, back, failed = await store.run("maintenance/reclaim", root, *words)
             due = await store.run("maintenance/enqueue_due_retries", root, SWEEP_LIMIT)
             purged = await store.run("dead_letter/purge", root, SWEEP_LIMIT, *store.ends)
@@ -55,7 +55,7 @@ async def recover_dead_worker(store: JobStore, worker: str, suspects: Sequence[t
     """Give back at once what a dead worker held; `suspects` are the claims (id, attempt) that it had in hands."""
     suspects = list(dict.fromkeys(suspects))  # a claim that is named twice is one suspect, and lies in one cell
     total = [0, 0, 0]
-    rest_ms = int(store.settings.trial_rest_s * 1000)
+    rest_ms = int(store.settings.suspect_cooldown_s * 1000)
     head = (worker, store.settings.max_kills, int(len(suspects) == 1), rest_ms)
     for shard, root in enumerate(store.roots):
         words = [word for claim in suspects if shard_of(claim[0]) == shard for word in claim]

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from jobs.config.settings_base import Settings
+from jobs.config.settings_base import Settings, environment_names
 from jobs.contract.address_policy import PORTS, AddressPolicy, parse_networks
 from jobs.redis_client import redis_url
 from jobs.tenants.limits import LimitOverride, Limits, TenantLimits, read_overrides
@@ -17,10 +17,11 @@ class StoreSettings(Settings):
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
+        validation_alias=environment_names("REDIS_URL"),
         description="the queue's server: redis://, rediss:// or unix://",
     )
     redis_url_file: Path | None = Field(
-        None, description="a file that holds this URL, read again with each connection; it overrules REDIS_URL"
+        None, description="a file that holds this URL, read again with each connection; it overrules JITNEY_REDIS_URL"
     )
     require_durable: bool = Field(
         default=False,
@@ -31,15 +32,15 @@ class StoreSettings(Settings):
     idempotency_ttl_s: int = Field(
         86_400, gt=0, description="how long an Idempotency-Key stands for its job; longer where the deadline is later"
     )
-    own_cap: int = Field(10_000, ge=1, description="newest jobs of a tenant that can be listed")
+    job_list_limit: int = Field(10_000, ge=1, description="newest jobs of a tenant that can be listed")
     max_jobs: int = Field(
         1_000_000, ge=1, description="jobs of one model that may wait or run; bulk stops at nine tenths"
     )
     max_input_bytes: int = Field(2 << 30, ge=1, description="bytes of their inputs, likewise")
     lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that says nothing")
-    max_losses: int = Field(5, ge=1, description="lost workers after which a job fails for good")
+    max_lost_leases: int = Field(5, ge=1, description="lost workers after which a job fails for good")
     max_kills: int = Field(3, ge=1, description="runs that killed their worker after which a job fails as poison")
-    trial_rest_s: float = Field(
+    suspect_cooldown_s: float = Field(
         3,
         ge=0.001,
         description="after a trial that killed its worker, so long until the next: it has time to come back",
@@ -51,7 +52,9 @@ class StoreSettings(Settings):
     dead_letter_bytes: int = Field(256 << 20, ge=1, description="bytes of their inputs, likewise")
     bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")
     tenant_requests: int = Field(
-        0, ge=0, description="requests of one tenant that one gateway takes in TENANT_WINDOW_S; 0 = no limit, as below"
+        0,
+        ge=0,
+        description="requests of one tenant that one gateway takes in JITNEY_TENANT_WINDOW_S; 0 = no limit, as below",
     )
     tenant_window_s: float = Field(60, gt=0, description="the time for so many requests")
     tenant_jobs: int = Field(0, ge=0, description="jobs of one tenant that may wait or run")
@@ -64,7 +67,9 @@ class StoreSettings(Settings):
 
     @model_validator(mode="after")
     def _has_a_good_url(self) -> Self:
-        redis_url.find_address({"REDIS_URL": self.redis_url, "REDIS_URL_FILE": str(self.redis_url_file or "")})
+        redis_url.find_address(
+            {"JITNEY_REDIS_URL": self.redis_url, "JITNEY_REDIS_URL_FILE": str(self.redis_url_file or "")}
+        )
         return self
 
     def limits(self) -> TenantLimits:

@@ -56,4 +56,4 @@ def _make_room(cache: Path, folder: Path, needed: int) -> None:
 def _refusal(cache: Path, error: OSError) -> ModelError:
     what = error.strerror or os.strerror(error.errno or 0)
     reason = f"what TensorRT builds can not be kept there: {what}; allowed: a folder that can be written to, with room"
-    return ModelError(f"ENGINE_CACHE={cache}", None, reason)
+    return ModelError(f"JITNEY_TENSORRT_CACHE_DIR={cache}", None, reason)

@@ -11,7 +11,12 @@ from tests.support.servers import Server
 from tests.support.service import ROOT, Service
 
 BODY_BYTES = 1_000_000
-TIGHT = {"HEAD_S": "2", "RECEIVE_S": "3", "SEND_S": "2", "MAX_BODY_BYTES": str(BODY_BYTES)}
+TIGHT = {
+    "JITNEY_HEADER_TIMEOUT_S": "2",
+    "JITNEY_BODY_TIMEOUT_S": "3",
+    "JITNEY_SEND_TIMEOUT_S": "2",
+    "JITNEY_MAX_BODY_BYTES": str(BODY_BYTES),
+}
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def queue() -> Iterator[Server]:
 @pytest.fixture
 def gateway(queue: Server) -> Iterator[GatewayProcess]:
     with GatewayProcess(
-        queue, {"RESULT_TTL_S": "1", "TENANT_JOBS": "20", "TENANTS": '{"dear": {"running": 2}}'}
+        queue, {"JITNEY_RESULT_TTL_S": "1", "JITNEY_TENANT_JOBS": "20", "JITNEY_TENANTS": '{"dear": {"running": 2}}'}
     ) as process:
         yield process
 
@@ -87,7 +87,7 @@ def test_a10_an_id_is_128_random_bits_and_says_nothing_else() -> None:
 
 
 async def test_a10_guesses_find_nothing_and_are_braked(queue: Server, worker: Worker) -> None:
-    with GatewayProcess(queue, {"TENANT_REQUESTS": "500"}) as gateway:
+    with GatewayProcess(queue, {"JITNEY_TENANT_REQUESTS": "500"}) as gateway:
         (acme,) = callers(queue, gateway, "acme")
         statuses = Counter(acme.get(f"/v1/jobs/{new_job_id(0)}").status_code for _ in range(1500))
     assert set(statuses) == {404, 429}

@@ -155,7 +155,7 @@ def _tcp_states(connection: socket.socket) -> bytes:
 
 
 def test_a2_a_full_table_makes_room_by_the_connection_that_is_idle_longest(queue: Server) -> None:
-    with GatewayProcess(queue, {"MAX_CONNECTIONS": "20"}) as gateway, many(gateway, 40) as opened:
+    with GatewayProcess(queue, {"JITNEY_MAX_CONNECTIONS": "20"}) as gateway, many(gateway, 40) as opened:
         assert [read_until_closed(connection) for connection in opened[:15]] == [(b"", True)] * 15
         kept = opened[-1]
         for _ in range(30):  # it is used, so others are idle for longer
@@ -169,7 +169,7 @@ def test_a2_requests_under_way_leave_connections_for_other_tenants() -> None:
     with ExitStack() as stack:
         queue = Server()  # with keys, which the other tests do without
         stack.callback(queue.close)
-        gateway = stack.enter_context(GatewayProcess(queue, {"MAX_CONNECTIONS": "20"}))
+        gateway = stack.enter_context(GatewayProcess(queue, {"JITNEY_MAX_CONNECTIONS": "20"}))
         greedy, calm = callers(queue, gateway, "greedy", "calm")
         streams = [stack.enter_context(greedy.stream("GET", "/v1/events")) for _ in range(14)]
         assert {answer.status_code for answer in streams} == {200}

@@ -179,7 +179,7 @@ async def test_all_are_meant_only_where_that_is_said(gateway: GatewayProcess, wo
 
 
 async def test_a_full_queue_stops_a_replay_of_many_with_what_was_done(queue: Server, worker: Worker) -> None:
-    with GatewayProcess(queue, {"MAX_JOBS": "2"}) as narrow:
+    with GatewayProcess(queue, {"JITNEY_MAX_JOBS": "2"}) as narrow:
         await worker.announce(narrow)
         for _ in range(4):
             await die(narrow, worker)
@@ -251,7 +251,7 @@ async def test_a_letter_that_can_never_be_taken_again_keeps_no_other(gateway: Ga
     big, small = gateway.submit(PNG + bytes(500)), gateway.submit(PNG)
     assert {big.status_code, small.status_code} == {202}
     await worker.fail(await worker.claim())
-    with GatewayProcess(gateway.server, {"TENANT_BYTES": "400"}) as other:
+    with GatewayProcess(gateway.server, {"JITNEY_TENANT_BYTES": "400"}) as other:
         await worker.announce(other)
         answer = other.http.post(f"{DEAD}/replay?all=true")
         done = answer.json()

@@ -31,7 +31,7 @@ class Event(NamedTuple):
 
 @pytest.fixture(scope="module")
 def gateway(queue: Server) -> Iterator[GatewayProcess]:
-    with GatewayProcess(queue, {"EVENTS_BEAT_S": "0.3", "MAX_STREAMS": "3"}) as process:
+    with GatewayProcess(queue, {"JITNEY_SSE_KEEPALIVE_S": "0.3", "JITNEY_MAX_STREAMS": "3"}) as process:
         yield process
 
 
@@ -234,7 +234,10 @@ def test_a_place_that_is_none_is_refused(gateway: GatewayProcess, worker: Worker
 
 
 def test_streams_end_at_once_when_the_gateway_stops(queue: Server) -> None:
-    with GatewayProcess(queue, {"EVENTS_BEAT_S": "0.3"}) as gateway, stream(gateway.http, "/v1/events") as read:
+    with (
+        GatewayProcess(queue, {"JITNEY_SSE_KEEPALIVE_S": "0.3"}) as gateway,
+        stream(gateway.http, "/v1/events") as read,
+    ):
         beat(read)
         begun = time.monotonic()
         gateway.process.terminate()
@@ -248,7 +251,7 @@ def test_streams_of_others_are_not_to_be_had_and_a_revoked_key_ends_its_own(anyi
     del anyio_backend
     queue = Server()
     try:
-        with GatewayProcess(queue, {"EVENTS_BEAT_S": "0.3"}) as gateway:
+        with GatewayProcess(queue, {"JITNEY_SSE_KEEPALIVE_S": "0.3"}) as gateway:
             acme, bolt = callers(queue, gateway, "acme", "bolt")
             unknown = "00" + "0" * 32
             assert bolt.get(f"/v1/jobs/{unknown}/events").json()["code"] == "job_not_found"

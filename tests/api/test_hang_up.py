@@ -76,7 +76,7 @@ async def test_a_caller_who_stays_is_answered(gateway: GatewayProcess, worker: W
 
 
 async def test_with_the_setting_off_the_job_goes_on(queue: Server, worker: Worker) -> None:
-    with GatewayProcess(queue, {"PREDICT_HANGUP_CANCELS": "false"}) as other:
+    with GatewayProcess(queue, {"JITNEY_PREDICT_HANGUP_CANCELS": "false"}) as other:
         await worker.announce(other)
         with request(other, "/predict"):
             await queued(worker)

@@ -17,7 +17,7 @@ GET: Final = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @pytest.fixture(scope="module")
 def hasty(queue: Server) -> Iterator[GatewayProcess]:
     """A gateway whose patience is short, but longer with a connection that it has kept."""
-    with GatewayProcess(queue, {"HEAD_S": "0.5", "KEEP_ALIVE_S": "1.5"}) as process:
+    with GatewayProcess(queue, {"JITNEY_HEADER_TIMEOUT_S": "0.5", "JITNEY_KEEPALIVE_TIMEOUT_S": "1.5"}) as process:
         yield process
 
 
@@ -53,7 +53,7 @@ def test_half_a_head_is_told_that_it_took_too_long(hasty: GatewayProcess, before
 
 @pytest.fixture(scope="module")
 def gateway(queue: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    with GatewayProcess(queue, {"BULK_STORE": str(tmp_path_factory.mktemp("bulk"))}) as process:
+    with GatewayProcess(queue, {"JITNEY_BULK_STORE": str(tmp_path_factory.mktemp("bulk"))}) as process:
         yield process
 
 
@@ -105,7 +105,7 @@ async def test_head_is_answered_as_get_without_a_body(gateway: GatewayProcess, w
 
 
 def test_head_of_a_stream_leaves_no_stream_behind(queue: Server) -> None:
-    with GatewayProcess(queue, {"MAX_STREAMS": "2"}) as gateway:
+    with GatewayProcess(queue, {"JITNEY_MAX_STREAMS": "2"}) as gateway:
         for _ in range(6):
             assert gateway.http.head("/v1/events").status_code == 200
 

@@ -140,7 +140,7 @@ def test_names_of_tenants_are_from_a_list_of_characters(queue: Server) -> None:
 def test_beyond_loopback_nobody_is_let_in_without_a_key_unless_a_setting_says_so(
     queue: Server, listens: str, open_to: str, status: int
 ) -> None:
-    with GatewayProcess(queue, {"HOST": listens, "OPEN": open_to}) as gateway:
+    with GatewayProcess(queue, {"JITNEY_HOST": listens, "JITNEY_ALLOW_ANONYMOUS": open_to}) as gateway:
         answer = gateway.http.get("/v1/jobs")
         assert answer.status_code == status
         assert ("jitney keys create" in answer.text) == (status == 401)

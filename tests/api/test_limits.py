@@ -19,7 +19,11 @@ def queue() -> Iterator[Server]:
 
 @pytest.fixture
 def gateway(queue: Server) -> Iterator[GatewayProcess]:
-    limits = {"TENANT_JOBS": "3", "TENANTS": '{"hasty": {"requests": 5}}', "TENANT_WINDOW_S": "600"}
+    limits = {
+        "JITNEY_TENANT_JOBS": "3",
+        "JITNEY_TENANTS": '{"hasty": {"requests": 5}}',
+        "JITNEY_TENANT_WINDOW_S": "600",
+    }
     with GatewayProcess(queue, limits) as process:
         yield process
 

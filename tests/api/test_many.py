@@ -140,7 +140,12 @@ async def test_a_thousand_jobs_are_one_step_and_no_more_are_taken(
 
 @pytest.fixture(scope="module")
 def narrow(queue: Server) -> Iterator[GatewayProcess]:
-    env = {"MAX_JOBS": "10", "MAX_REQUEST_JOBS": "20", "MAX_BODY_BYTES": "9000", "MAX_BODIES_BYTES": "9000"}
+    env = {
+        "JITNEY_MAX_JOBS": "10",
+        "JITNEY_MAX_JOBS_PER_REQUEST": "20",
+        "JITNEY_MAX_BODY_BYTES": "9000",
+        "JITNEY_MAX_BUFFERED_BODY_BYTES": "9000",
+    }
     with GatewayProcess(queue, env) as process:
         yield process
 

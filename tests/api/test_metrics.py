@@ -61,7 +61,7 @@ async def test_cpu_time_of_workers_adds_up_and_counts_nothing_twice(gateway: Gat
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not say what a process has used")
 def test_cpu_time_is_that_of_all_gateways_and_of_the_queues_server() -> None:
-    queue, quick = Server(), {"STATS_S": "0.1"}
+    queue, quick = Server(), {"JITNEY_METRICS_FLUSH_S": "0.1"}
     try:
         with GatewayProcess(queue, quick) as one, GatewayProcess(queue, quick) as other:
             assert queue.process is not None

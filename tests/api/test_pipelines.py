@@ -134,7 +134,7 @@ async def test_answers_that_nobody_takes_cost_the_tenant_that_holds_most() -> No
 async def test_who_takes_no_answer_is_cut_off_also_behind_connection_close() -> None:
     """An answer behind which the connection closes stayed for as long as its caller liked."""
     gate = Gate(bytes(LARGE), is_open=True)
-    async with serving(gate, BOUNDS._replace(send_s=0.5)) as wire:
+    async with serving(gate, BOUNDS._replace(send_timeout_s=0.5)) as wire:
         with await wire.connect(receive_buffer=4096) as deaf:
             await deaf.send(b"GET /0 HTTP/1.1\r\nConnection: close\r\n\r\n")
             await asked(gate, 1)

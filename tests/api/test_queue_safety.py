@@ -51,12 +51,14 @@ async def test_a_server_that_became_safe_is_seen_at_the_next_connection(unsafe: 
 def test_with_require_durable_new_jobs_are_refused_on_such_a_server() -> None:
     server = Server()
     try:
-        with GatewayProcess(server, {"REQUIRE_DURABLE": "true"}) as gateway, server.client() as client:
+        with GatewayProcess(server, {"JITNEY_REQUIRE_DURABLE": "true"}) as gateway, server.client() as client:
             client.config_set("appendonly", "no")
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             wait_until(lambda: not gateway.http.get("/readyz").json()["queue"]["safe"], "it is not safe")
             ready = gateway.http.get("/readyz")
             assert (ready.status_code, ready.json()["status"]) == (503, "unready")
-            assert ready.json()["reason"].startswith("REQUIRE_DURABLE is set, and of the queue's server: appendonly")
+            assert ready.json()["reason"].startswith(
+                "JITNEY_REQUIRE_DURABLE is set, and of the queue's server: appendonly"
+            )
     finally:
         server.close()

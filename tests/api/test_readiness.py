@@ -1,4 +1,4 @@
-"""Live, ready, served: `/healthz`, `/readyz`, `/readyz/models/{name}`; what differs between processes; LAME_DUCK_S.
+"""Live, ready, served: `/healthz`, `/readyz`, `/readyz/models/{name}`; differing settings; JITNEY_LAME_DUCK_S.
 
 The rows: `/readyz` was 503 without workers, so that scaling workers to zero took every gateway out of a load balancer;
 a gateway that was told to stop was gone before any balancer could know; settings that differed were told nowhere.
@@ -79,26 +79,26 @@ def test_a_gateway_lives_while_the_queue_is_away_and_is_not_ready() -> None:
 
 
 def test_a_gateway_that_is_told_to_stop_serves_on_until_balancers_have_seen_it(queue: Server) -> None:
-    with GatewayProcess(queue, {"LAME_DUCK_S": "60"}) as gateway:
+    with GatewayProcess(queue, {"JITNEY_LAME_DUCK_S": "60"}) as gateway:
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: gateway.http.get("/readyz").status_code == 503, "it is not ready")
         answer = gateway.http.get("/readyz")
         assert (answer.json()["status"], answer.json()["reason"]) == ("draining", "this gateway is about to stop")
         assert states(gateway, "/healthz", "/v1/jobs", "/v1/models") == [200, 200, 200]
         assert httpx2.get(f"http://127.0.0.1:{gateway.port}/healthz", trust_env=False).status_code == 200  # a new one
-        assert "stops in 60 s (LAME_DUCK_S)" in gateway.log()
+        assert "stops in 60 s (JITNEY_LAME_DUCK_S)" in gateway.log()
         gateway.process.send_signal(signal.SIGTERM)  # whoever does not want to wait says it again
         assert gateway.process.wait(15) == -signal.SIGTERM
 
 
 def test_a_lame_duck_stops_by_itself(queue: Server) -> None:
-    with GatewayProcess(queue, {"LAME_DUCK_S": "0.2"}) as gateway:
+    with GatewayProcess(queue, {"JITNEY_LAME_DUCK_S": "0.2"}) as gateway:
         gateway.process.send_signal(signal.SIGTERM)
         assert gateway.process.wait(15) == -signal.SIGTERM
     with GatewayProcess(queue) as gateway:
         gateway.process.send_signal(signal.SIGTERM)
         assert gateway.process.wait(15) == -signal.SIGTERM
-        assert "LAME_DUCK_S" not in gateway.log()
+        assert "JITNEY_LAME_DUCK_S" not in gateway.log()
 
 
 def warnings(gateway: GatewayProcess) -> dict[str, dict[str, Any]]:
@@ -114,20 +114,20 @@ def test_settings_that_differ_are_told_in_the_log_on_readyz_and_in_a_metric(
 ) -> None:
     assert warnings(gateway) == {}
     assert metrics(gateway, "jitney_differ") == ["jitney_differences 0.0"]
-    private = {"TENANTS": '{"secret-tenant": {"jobs": 1}}', "WEBHOOK_ALLOW_CIDRS": "10.9.8.0/24"}
-    with GatewayProcess(queue, {"RESULT_TTL_S": "60", "MAX_CONNECTIONS": "50", **private}) as other:
+    private = {"JITNEY_TENANTS": '{"secret-tenant": {"jobs": 1}}', "JITNEY_WEBHOOK_ALLOW_CIDRS": "10.9.8.0/24"}
+    with GatewayProcess(queue, {"JITNEY_RESULT_TTL_S": "60", "JITNEY_MAX_CONNECTIONS": "50", **private}) as other:
         for one in (gateway, other):
             wait_until(lambda one=one: len(warnings(one)) == 3, "all three are told")  # type: ignore[misc]
-            assert set(warnings(one)) == {"RESULT_TTL_S", "TENANTS", "WEBHOOK_ALLOW_CIDRS"}
-            values = {side["value"]: side["processes"] for side in warnings(one)["RESULT_TTL_S"]["values"]}
+            assert set(warnings(one)) == {"JITNEY_RESULT_TTL_S", "JITNEY_TENANTS", "JITNEY_WEBHOOK_ALLOW_CIDRS"}
+            values = {side["value"]: side["processes"] for side in warnings(one)["JITNEY_RESULT_TTL_S"]["values"]}
             assert set(values) == {"60", "3600"}
             assert re.search(r"gateway [0-9a-f]{16}", values["60"][0])
             shown = one.http.get("/readyz").text
             assert "secret-tenant" not in shown
             assert "10.9.8" not in shown
-            assert "RESULT_TTL_S is 3600 (gateway " in one.log()
+            assert "JITNEY_RESULT_TTL_S is 3600 (gateway " in one.log()
             sides = metrics(one, "jitney_differing_processes")
-            assert len([side for side in sides if 'what="RESULT_TTL_S"' in side and side.endswith("} 1.0")]) == 2
+            assert len([side for side in sides if 'what="JITNEY_RESULT_TTL_S"' in side and side.endswith("} 1.0")]) == 2
             assert metrics(one, "jitney_differences") == ["jitney_differences 3.0"]
     wait_until(lambda: warnings(gateway) == {}, "the other is gone")
 

@@ -110,13 +110,15 @@ def test_tenants_that_hold_nothing_leave_nothing_behind() -> None:
 
 
 def test_the_largest_body_must_fit() -> None:
-    with pytest.raises(ValidationError, match="at least MAX_BODY_BYTES, 1000"):
-        GatewaySettings(max_body_bytes=1000, max_bodies_bytes=999)
+    with pytest.raises(ValidationError, match="at least JITNEY_MAX_BODY_BYTES, 1000"):
+        GatewaySettings(max_body_bytes=1000, max_buffered_body_bytes=999)
 
 
 @pytest.fixture(scope="module")
 def narrow(queue: Server) -> Iterator[GatewayProcess]:
-    with GatewayProcess(queue, {"MAX_BODY_BYTES": "100000", "MAX_BODIES_BYTES": "150000"}) as process:
+    with GatewayProcess(
+        queue, {"JITNEY_MAX_BODY_BYTES": "100000", "JITNEY_MAX_BUFFERED_BODY_BYTES": "150000"}
+    ) as process:
         yield process
 
 
@@ -171,11 +173,16 @@ class Two(NamedTuple):
 @pytest.fixture
 async def two(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Two]:
     del anyio_backend
-    room = {"MAX_BODY_BYTES": "1000000", "MAX_BODIES_BYTES": "4000000", "MAX_REQUEST_JOBS": "20", "MAX_WAITERS": "30"}
+    room = {
+        "JITNEY_MAX_BODY_BYTES": "1000000",
+        "JITNEY_MAX_BUFFERED_BODY_BYTES": "4000000",
+        "JITNEY_MAX_JOBS_PER_REQUEST": "20",
+        "JITNEY_MAX_WAITERS": "30",
+    }
     with ExitStack() as stack:
         server = Server()
         stack.callback(server.close)
-        gateway = stack.enter_context(GatewayProcess(server, {**room, "BULK_STORE": str(tmp_path)}))
+        gateway = stack.enter_context(GatewayProcess(server, {**room, "JITNEY_BULK_STORE": str(tmp_path)}))
         worker = Worker(server)
         await worker.announce(gateway)
         greedy, calm = callers(server, gateway, "greedy", "calm")

@@ -26,14 +26,18 @@ from tests.support.waiting import wait_until
 @pytest.fixture(scope="module")
 def gateway(queue: Server) -> Iterator[GatewayProcess]:
     """News alone must tell: the next look of its own is an hour away."""
-    env = {"KEYS_S": "3600", "TENANT_JOBS": "100", "TENANTS": '{"dear": {"jobs": 1, "weight": 2}}'}
+    env = {
+        "JITNEY_API_KEY_REFRESH_S": "3600",
+        "JITNEY_TENANT_JOBS": "100",
+        "JITNEY_TENANTS": '{"dear": {"jobs": 1, "weight": 2}}',
+    }
     with GatewayProcess(queue, env) as process:
         yield process
 
 
 def jitney_tenants(queue: Server, *args: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "cli.main", "tenants", *args]
-    env = {**os.environ, "REDIS_URL": queue.url}
+    env = {**os.environ, "JITNEY_REDIS_URL": queue.url}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
 
 

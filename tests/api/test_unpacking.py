@@ -90,7 +90,7 @@ def test_empty_members_cost_little_before_they_are_refused() -> None:
 @pytest.fixture(scope="module")
 def gateway(queue: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     folder = str(tmp_path_factory.mktemp("bulk"))
-    bounds = {"MAX_BODY_BYTES": "1000000", "BULK_STORE": folder, "BULK_FILE_BYTES": "3000000"}
+    bounds = {"JITNEY_MAX_BODY_BYTES": "1000000", "JITNEY_BULK_STORE": folder, "JITNEY_BULK_FILE_BYTES": "3000000"}
     with GatewayProcess(queue, bounds) as process:
         yield process
 

@@ -53,25 +53,25 @@ PARTS: Final = {"gateway": "api", "worker": "worker", "background process": "del
 NEIGHBOUR_KINDS: Final = (("valid requests", False), ("abuse", True))
 # Times are short, so that a round leaves little to the next.
 ENV: Final = {
-    "LEASE_S": "10",
-    "RESULT_TTL_S": "5",
-    "IDEMPOTENCY_TTL_S": "10",
-    "DEAD_LETTER_TTL_S": "5",
-    "TENANT_JOBS": "3000",
-    "WEBHOOK_ALLOW_CIDRS": "127.0.0.0/8",
-    "WEBHOOK_SCHEDULE": "0,1",
-    "WEBHOOK_TIMEOUT_S": "3",
-    "WEBHOOK_SLOW_S": "2",
-    "WEBHOOK_FLIGHT_S": "6",
-    "WEBHOOK_LOG_TTL_S": "10",
+    "JITNEY_LEASE_S": "10",
+    "JITNEY_RESULT_TTL_S": "5",
+    "JITNEY_IDEMPOTENCY_TTL_S": "10",
+    "JITNEY_DEAD_LETTER_TTL_S": "5",
+    "JITNEY_TENANT_JOBS": "3000",
+    "JITNEY_WEBHOOK_ALLOW_CIDRS": "127.0.0.0/8",
+    "JITNEY_WEBHOOK_SCHEDULE": "0,1",
+    "JITNEY_WEBHOOK_TIMEOUT_S": "3",
+    "JITNEY_WEBHOOK_SLOW_S": "2",
+    "JITNEY_WEBHOOK_LEASE_S": "6",
+    "JITNEY_WEBHOOK_LOG_TTL_S": "10",
 }
 # Quotas are small where memory is watched, so that all that may be kept is kept from the second round on.
 FULL: Final = {
-    "BULK_FILES": "10",
-    "BULK_BATCHES": "5",
-    "WEBHOOK_LOG": "50",
-    "WEBHOOK_TENANT_BACKLOG": "50",
-    "OWN_CAP": "1500",
+    "JITNEY_BULK_FILES": "10",
+    "JITNEY_BULK_BATCHES": "5",
+    "JITNEY_WEBHOOK_LOG": "50",
+    "JITNEY_WEBHOOK_TENANT_BACKLOG": "50",
+    "JITNEY_JOB_LIST_LIMIT": "1500",
 }
 
 
@@ -260,7 +260,7 @@ async def measure(service: Service, neighbours_: Neighbours, calm_key: str, rece
         if abuses:
             await asyncio.to_thread(neighbours_.prepare)
             await asyncio.to_thread(settle, service, keys)
-        await pass_time(float(ENV["RESULT_TTL_S"]) + 1)
+        await pass_time(float(ENV["JITNEY_RESULT_TTL_S"]) + 1)
         calm = CalmTenant(service, calm_key, receiver)
         seen, _ = await asyncio.gather(neighbours_.act(SECONDS, abuses=abuses), calm.send_for(SECONDS))
         rest_s = await asyncio.to_thread(settle, service, keys)
@@ -296,7 +296,7 @@ async def watch_memory(service: Service, neighbours_: Neighbours, keys: list[str
     for number in range(1, MEMORY_ROUNDS + 1):
         await asyncio.to_thread(neighbours_.prepare)
         await asyncio.to_thread(settle, service, keys)
-        await pass_time(float(ENV["RESULT_TTL_S"]) + 1)
+        await pass_time(float(ENV["JITNEY_RESULT_TTL_S"]) + 1)
         seen = await neighbours_.act(MEMORY_SECONDS, abuses=True)
         rest_s = await asyncio.to_thread(settle, service, keys)
         await pass_time(20)  # results, letters and logs of deliveries expire

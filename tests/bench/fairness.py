@@ -143,8 +143,8 @@ def p(values: list[float], percent: int) -> float:
 
 
 def make_key(service: Service, tenant: str) -> str:
-    env = {**os.environ, "DATA_DIR": str(service.folder / "data")}
-    env.pop("REDIS_URL", None)
+    env = {**os.environ, "JITNEY_DATA_DIR": str(service.folder / "data")}
+    env.pop("JITNEY_REDIS_URL", None)
     command = [sys.executable, "-m", "cli.main", "keys", "create", "--tenant", tenant]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -169,7 +169,7 @@ def main() -> int:
         for name, (of_batch, of_rider) in MODELS.items():
             model = models.doubling(Path(folder), name, 'task = "slow.py:Slow"\nmax_batch = 16')
             (model / "slow.py").write_text(TASK.format(of_batch, of_rider))
-        with Service(Path(folder), {"TENANT_JOBS": str(MOST_IN_LINE)}) as service:
+        with Service(Path(folder), {"JITNEY_TENANT_JOBS": str(MOST_IN_LINE)}) as service:
             keys = {name: make_key(service, name) for name in ("calm", "other")}
             header = {"authorization": f"Bearer {keys['other']}"}
             wait_until(lambda: service.http.get("/v1/jobs", headers=header).status_code == 200, "the keys are known")

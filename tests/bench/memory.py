@@ -27,7 +27,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         models.perceptron(Path(name))
-        with Service(Path(name), {"RESULT_TTL_S": "10"}) as service:
+        with Service(Path(name), {"JITNEY_RESULT_TTL_S": "10"}) as service:
             found = run(service, args.jobs)
     settled = [mib for jobs, mib in found if jobs >= SETTLED * args.jobs]
     growth = {part: settled[-1][part] / settled[0][part] for part in PARTS}

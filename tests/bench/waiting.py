@@ -39,7 +39,11 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         models.perceptron(Path(name), inputs=INPUTS)
-        room = {"MAX_JOBS": str(3 * args.jobs), "MAX_INPUT_BYTES": str(1 << 40), "RESULT_TTL_S": "30"}
+        room = {
+            "JITNEY_MAX_JOBS": str(3 * args.jobs),
+            "JITNEY_MAX_INPUT_BYTES": str(1 << 40),
+            "JITNEY_RESULT_TTL_S": "30",
+        }
         with Service(Path(name), room) as alone, Service(Path(name), room) as filled:
             rate(alone, args.seconds), rate(filled, args.seconds)  # warm
             without, beside = [], []

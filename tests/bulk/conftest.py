@@ -71,7 +71,7 @@ def settings() -> Mapping[str, str]:
 def processes(
     settings: Mapping[str, str], tmp_path: Path
 ) -> Iterator[tuple[Server, GatewayProcess, BackgroundProcess]]:
-    env = {**bulks.QUICK, **ALLOW, "BULK_STORE": str(tmp_path / "bulk"), **settings}
+    env = {**bulks.QUICK, **ALLOW, "JITNEY_BULK_STORE": str(tmp_path / "bulk"), **settings}
     with ExitStack() as held:
         server = Server()
         held.callback(server.close)

@@ -31,7 +31,7 @@ PARTS = ("deliver", "worker", "api", "server")
 MOST_BYTES = 200 << 20
 LIMIT_S = 3600.0
 ODD_SHARE = 0.03
-PATIENT = {"LEASE_S": "5", "BEAT_S": "1"}
+PATIENT = {"JITNEY_LEASE_S": "5", "JITNEY_HEARTBEAT_S": "1"}
 
 
 def write_lines(path: Path, count: int, chance: random.Random) -> int:

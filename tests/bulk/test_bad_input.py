@@ -52,7 +52,7 @@ BROKEN: dict[str, tuple[Any, str, bool]] = {  # what is wrong → the line, its 
 
 @pytest.fixture
 def settings() -> Mapping[str, str]:
-    return {"BULK_LINE_BYTES": "20000", "BULK_FILE_BYTES": "2000000", "BULK_LINES": "2000"}
+    return {"JITNEY_BULK_LINE_BYTES": "20000", "JITNEY_BULK_FILE_BYTES": "2000000", "JITNEY_BULK_LINES": "2000"}
 
 
 async def test_broken_lines_are_counted_and_the_rest_runs(plant: BulkStack) -> None:

@@ -148,7 +148,7 @@ async def test_a_file_in_use_stays(plant: BulkStack) -> None:
 class TestExpiry:
     @pytest.fixture
     def settings(self) -> Mapping[str, str]:
-        return {"BULK_TTL_S": "2", "BULK_SWEEP_S": "0.2"}
+        return {"JITNEY_BULK_TTL_S": "2", "JITNEY_BULK_SWEEP_S": "0.2"}
 
     async def test_files_that_have_expired_leave_nothing(self, plant: BulkStack) -> None:
         done = await plant.run_all(bulks.start_batch(plant.ai, [line("a"), "broken"]))
@@ -159,7 +159,7 @@ class TestExpiry:
 
 
 async def test_jobs_of_a_batch_are_bounded_and_no_others_see_them(plant: BulkStack) -> None:
-    """No more than BULK_IN_FLIGHT are in the queue; a tenant's own jobs are not buried under them."""
+    """No more than JITNEY_BULK_IN_FLIGHT are in the queue; a tenant's own jobs are not buried under them."""
     batch = bulks.start_batch(plant.ai, [line(name) for name in names(500)])
     wait_until(lambda: plant.jobs() == 40, "as many wait as may")
     assert plant.gateway.http.get("/v1/jobs").json()["jobs"] == []

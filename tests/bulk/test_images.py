@@ -40,11 +40,11 @@ def settings(server: Receiver, tmp_path: Path) -> Mapping[str, str]:
     (tmp_path / "images" / "cats" / "1.png").write_bytes(PNG + b"one")
     (tmp_path / "secret.png").write_bytes(PNG)
     return {
-        "BULK_URLS": f"{server.url}, http://localhost:1/, http://127.0.0.1:9/cats",
-        "BULK_IMAGES": str(tmp_path / "images"),
-        "BULK_LINE_BYTES": "20000",
-        "BULK_FETCH_S": "1.5",  # as long as a step's lease, and two fetches in a row: the step must renew it
-        "BULK_FETCHES": "2",
+        "JITNEY_BULK_IMAGE_URL_PREFIXES": f"{server.url}, http://localhost:1/, http://127.0.0.1:9/cats",
+        "JITNEY_BULK_IMAGE_STORE": str(tmp_path / "images"),
+        "JITNEY_BULK_LINE_BYTES": "20000",
+        "JITNEY_BULK_FETCH_S": "1.5",  # as long as a step's lease, and two fetches in a row: the step must renew it
+        "JITNEY_BULK_FETCH_CONCURRENCY": "2",
     }
 
 

@@ -11,7 +11,12 @@ from tests.support.service import DIGITS, Service
 
 COUNT, ENOUGH_KILLS = 5000, 4
 # Small steps, so that a kill meets each of them; a step that died is made again soon.
-ENV = {"BULK_CHUNK": "100", "BULK_IN_FLIGHT": "500", "BULK_FLIGHT_S": "1.5", "BULK_COLLECT_S": "0.2"}
+ENV = {
+    "JITNEY_BULK_CHUNK": "100",
+    "JITNEY_BULK_IN_FLIGHT": "500",
+    "JITNEY_BULK_STEP_LEASE_S": "1.5",
+    "JITNEY_BULK_COLLECT_S": "0.2",
+}
 
 
 def test_f25_a_batch_goes_on_whatever_is_killed(shared_data: Path) -> None:

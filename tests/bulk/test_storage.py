@@ -113,7 +113,7 @@ async def test_a_key_leads_to_nothing_outside(tmp_path: Path, key: str) -> None:
 class TestInS3:
     @pytest.fixture
     def settings(self, s3: Mapping[str, str]) -> Mapping[str, str]:
-        return {**s3, "BULK_STORE": "s3://night/jitney"}
+        return {**s3, "JITNEY_BULK_STORE": "s3://night/jitney"}
 
     async def test_a_batch_in_an_object_store(self, plant: BulkStack) -> None:
         names = [f"line-{nth}" for nth in range(60)]

@@ -33,7 +33,11 @@ def chunk(data: bytes) -> bytes:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Mapping[str, str]:
-    return {"BULK_STORE": str(tmp_path / "bulk"), "RECEIVE_S": "0.5", "BULK_UPLOAD_RATE": "100000"}
+    return {
+        "JITNEY_BULK_STORE": str(tmp_path / "bulk"),
+        "JITNEY_BODY_TIMEOUT_S": "0.5",
+        "JITNEY_BULK_UPLOAD_RATE": "100000",
+    }
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ TRIES = 3
 @pytest.fixture
 def settings() -> Mapping[str, str]:
     return {
-        "BULK_RETRY_S": "0.05",
-        "BULK_STEP_TRIES": str(TRIES),
-        "BULK_END_S": "0.3",
-        "TENANT_BYTES": "20000",
-        "MODELS_S": "0.2",
+        "JITNEY_BULK_RETRY_S": "0.05",
+        "JITNEY_BULK_STEP_TRIES": str(TRIES),
+        "JITNEY_BULK_END_S": "0.3",
+        "JITNEY_TENANT_BYTES": "20000",
+        "JITNEY_MODEL_REFRESH_S": "0.2",
     }
 
 

@@ -82,7 +82,7 @@ def test_parts_of_the_service_die_and_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_a_queue_that_is_full_slows_it_down_and_nothing_fails(tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 1000)
-    with Service(env={"MAX_JOBS": "140"}) as service:
+    with Service(env={"JITNEY_MAX_JOBS": "140"}) as service:
         done = bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "r.jsonl", "--url", service.url)
         assert done.code == 0, done
         assert "takes no more at present; again in" in done.said
@@ -92,7 +92,7 @@ def test_a_queue_that_is_full_slows_it_down_and_nothing_fails(tmp_path: Path) ->
 
 def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 600)
-    limits = {"TENANT_JOBS": "120", "TENANT_REQUESTS": "50", "TENANT_WINDOW_S": "1"}
+    limits = {"JITNEY_TENANT_JOBS": "120", "JITNEY_TENANT_REQUESTS": "50", "JITNEY_TENANT_WINDOW_S": "1"}
     with Service(env=limits) as service:
         key = make_key(f"unix://{(service.folder / 'data' / 'server.lock').read_text().strip()}", "acme")
         wait_until(lambda: service.http.get("/v1/jobs").status_code == 401, "the gateway knows that there are keys")
@@ -108,7 +108,7 @@ def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
 
 def test_small_bodies_and_small_requests_are_cut_to(tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 150)
-    with Service(env={"MAX_BODY_BYTES": "9000", "MAX_REQUEST_JOBS": "30"}) as service:
+    with Service(env={"JITNEY_MAX_BODY_BYTES": "9000", "JITNEY_MAX_JOBS_PER_REQUEST": "30"}) as service:
         done = bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "r.jsonl", "--url", service.url)
         assert done.code == 0, done
         bulk.read_complete_rows(tmp_path / "r.jsonl", 150)

@@ -39,7 +39,7 @@ class Cluster:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="jit"))
         self.server, self.network = Server(appendfsync=appendfsync), Network()
-        shared = {"MODELS_DIR": str(models_dir), **(env or {})}
+        shared = {"JITNEY_MODELS_DIR": str(models_dir), **(env or {})}
         self.gateways = [ManagedGateway(f"gateway{n}", shared, self.folder, self._way()) for n in range(gateways)]
         self.workers = [ManagedWorker(f"worker{n}", shared, self.folder, self._way()) for n in range(workers)]
         try:

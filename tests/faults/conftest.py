@@ -40,7 +40,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
-    with Cluster(models_dir, {"RESTART_LIMIT_S": "1"}) as cluster:
+    with Cluster(models_dir, {"JITNEY_RESTART_LIMIT_S": "1"}) as cluster:
         yield cluster
 
 

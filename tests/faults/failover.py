@@ -28,7 +28,14 @@ CALLERS: Final = 8
 IMPATIENT_S: Final = 0.1  # the pause of a caller who takes no notice of Retry-After
 MOST_BACK_S: Final = 1.0
 # A service's own times, where other tests are ten times faster.
-TIMES: Final = ("LEASE_S=20", "BEAT_S=5", "SWEEP_S=1.5", "STATS_S=1", "IDLE_POLL_S=1", "MODELS_S=2")
+TIMES: Final = (
+    "JITNEY_LEASE_S=20",
+    "JITNEY_HEARTBEAT_S=5",
+    "JITNEY_SWEEP_INTERVAL_S=1.5",
+    "JITNEY_METRICS_FLUSH_S=1",
+    "JITNEY_IDLE_POLL_S=1",
+    "JITNEY_MODEL_REFRESH_S=2",
+)
 DEFAULTS: Final[dict[str, str]] = {name: value for name, _, value in (one.partition("=") for one in TIMES)}
 
 
@@ -183,7 +190,10 @@ def running(env: dict[str, str] | None = None) -> Iterator[tuple[Pair, Service]]
     folder = Path(tempfile.mkdtemp(prefix="jit"))
     try:
         models.doubling(folder / "models")
-        with Pair() as pair, Service(folder / "models", {**DEFAULTS, "REDIS_URL": pair.url, **(env or {})}) as service:
+        with (
+            Pair() as pair,
+            Service(folder / "models", {**DEFAULTS, "JITNEY_REDIS_URL": pair.url, **(env or {})}) as service,
+        ):
             yield pair, service
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -71,7 +71,7 @@ def _spoiled(image: bytes) -> bytes:
 def _measure(name: str, folder: Path, good: list[bytes], bad: bytes, plan: tuple[int, int, float]) -> float:
     """Print and return the median ratio of healthy answers, spoiled rounds over clean ones."""
     callers, rounds, seconds = plan
-    with Service(folder, {"DEAD_LETTERS": "100"}) as service:
+    with Service(folder, {"JITNEY_DEAD_LETTERS": "100"}) as service:
         address = Address.of(service.url)
         bodies = [build_submit_request(address, folder_model(folder), _kind(body), body) for body in good]
         culprit = build_submit_request(address, folder_model(folder), _kind(bad), bad)

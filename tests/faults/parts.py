@@ -23,8 +23,12 @@ class ManagedProcess:
         self.name, self.proxy = name, proxy
         self.command = (sys.executable, "-m", *command)
         self.log_file = folder / f"{name}.log"
-        clean = {key: value for key, value in os.environ.items() if key not in {"PORT", "MODELS", "DEFAULT_MODEL"}}
-        self._env = {**clean, **QUICK, **env, "REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
+        clean = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in {"JITNEY_PORT", "JITNEY_SERVE_MODELS", "JITNEY_DEFAULT_MODEL"}
+        }
+        self._env = {**clean, **QUICK, **env, "JITNEY_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
         self.started: subprocess.Popen[bytes] | None = None
 
     @property
@@ -117,7 +121,7 @@ class ManagedGateway(ManagedProcess, GatewayAddress):
 
     def start(self, env: Mapping[str, str] | None = None) -> None:
         said = len(self.log())
-        super().start({**(env or {}), "PORT": str(self.port)})
+        super().start({**(env or {}), "JITNEY_PORT": str(self.port)})
         found = wait_until(lambda: self._port(said), f"{self.name} listens; its log: {self.log_file}", 30)
         self.port = found
 

@@ -21,15 +21,15 @@ from tests.support.service import ROOT
 
 # The defaults of a service, where tests are ten times faster; results are kept until they are looked at.
 PRODUCTION = {
-    "LEASE_S": "20",
-    "BEAT_S": "5",
-    "SWEEP_S": "1.5",
-    "STATS_S": "1",
-    "IDLE_POLL_S": "1",
-    "MODELS_S": "2",
-    "RESULT_TTL_S": "14400",
-    "OWN_CAP": "1000",
-    "DEFAULT_MODEL": "digits",
+    "JITNEY_LEASE_S": "20",
+    "JITNEY_HEARTBEAT_S": "5",
+    "JITNEY_SWEEP_INTERVAL_S": "1.5",
+    "JITNEY_METRICS_FLUSH_S": "1",
+    "JITNEY_IDLE_POLL_S": "1",
+    "JITNEY_MODEL_REFRESH_S": "2",
+    "JITNEY_RESULT_TTL_S": "14400",
+    "JITNEY_JOB_LIST_LIMIT": "1000",
+    "JITNEY_DEFAULT_MODEL": "digits",
 }
 
 

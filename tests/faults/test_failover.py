@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[Pair, Service]]:
-    with failover.running({"WEBHOOK_ALLOW_CIDRS": "127.0.0.1/32"}) as both:
+    with failover.running({"JITNEY_WEBHOOK_ALLOW_CIDRS": "127.0.0.1/32"}) as both:
         yield both
 
 

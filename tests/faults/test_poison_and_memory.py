@@ -25,7 +25,7 @@ SOON_S = 30  # all workers die at first, until nobody is left who is no suspect;
 @pytest.fixture(scope="module")
 def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
     """One with the lease and the back-off of production: here it matters that nobody waits for either."""
-    with Cluster(models_dir, {"LEASE_S": "20", "TRIAL_REST_S": "1"}) as cluster:
+    with Cluster(models_dir, {"JITNEY_LEASE_S": "20", "JITNEY_SUSPECT_COOLDOWN_S": "1"}) as cluster:
         yield cluster
 
 

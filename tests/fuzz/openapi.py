@@ -52,8 +52,8 @@ peers = ["acme", "bolt"]
 
 
 def make_key(service: Service, tenant: str, *more: str) -> str:
-    env = {**os.environ, "DATA_DIR": str(service.folder / "data")}
-    env.pop("REDIS_URL", None)
+    env = {**os.environ, "JITNEY_DATA_DIR": str(service.folder / "data")}
+    env.pop("JITNEY_REDIS_URL", None)
     command = [sys.executable, "-m", "cli.main", "keys", "create", "--tenant", tenant, *more]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -109,7 +109,7 @@ def main() -> int:
         folder = Path(name)
         models.doubling(folder / "models")
         (folder / "models" / "digits").symlink_to(ROOT / "models" / "digits")
-        with Service(folder / "models", {"MAX_WAIT_S": "1", "PREDICT_WAIT_S": "2"}) as service:
+        with Service(folder / "models", {"JITNEY_MAX_WAIT_S": "1", "JITNEY_PREDICT_WAIT_S": "2"}) as service:
             code = run(program, service, folder)
         if (folder / "report.ndjson").exists():
             print("answers:", json.dumps(dict(sorted(statuses(folder / "report.ndjson").items()))))

@@ -92,7 +92,7 @@ async def bench(server: Server, anyio_backend: str) -> AsyncIterator[StoreBench]
     del anyio_backend
     with server.client() as client:
         client.flushall()
-    settings = StoreSettings(redis_url=server.url, max_losses=3)
+    settings = StoreSettings(redis_url=server.url, max_lost_leases=3)
     connection = RedisClient(server.url, 5)
     yield StoreBench(JobStore(settings, connection), server)
     await connection.aclose()

@@ -47,7 +47,9 @@ async def test_another_number_of_shards_is_refused_with_both(bench: StoreBench, 
         one(bench, "third", "worker", shards=other).check(),
         check_shards_at_start(bench.store.connection, other),
     ):
-        with pytest.raises(ShardsMismatch, match=f"SHARDS={other}, but this queue is kept with SHARDS={kept}"):
+        with pytest.raises(
+            ShardsMismatch, match=f"JITNEY_SHARDS={other}, but this queue is kept with JITNEY_SHARDS={kept}"
+        ):
             await refused
     assert [process.id for process in await settings_agreement.read_processes(bench.store.connection)] == [
         "first",
@@ -59,7 +61,7 @@ async def test_another_number_of_shards_is_refused_with_both(bench: StoreBench, 
 async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_down(bench: StoreBench) -> None:
     with bench.server.client() as client:
         client.hset(keys.load(3), "ticket", 1)
-        with pytest.raises(ShardsMismatch, match="SHARDS=1, but this queue is kept with SHARDS=4"):
+        with pytest.raises(ShardsMismatch, match="JITNEY_SHARDS=1, but this queue is kept with JITNEY_SHARDS=4"):
             await one(bench, "late").check()
         await one(bench, "good", shards=4).check()
         client.delete(keys.load(3))
@@ -98,8 +100,8 @@ async def test_what_differs_names_both_sides_and_is_told_once(
         await gateway.refresh()
     assert gateway.differences == []
     told = [record.getMessage() for record in caplog.records if record.module == "settings_agreement"]
-    assert [text.partition(" ")[0] for text in told] == ["settings", "settings", "RESULT_TTL_S"]
-    assert "RESULT_TTL_S is 3600 (gateway g1 on " in told[0]
+    assert [text.partition(" ")[0] for text in told] == ["settings", "settings", "JITNEY_RESULT_TTL_S"]
+    assert "JITNEY_RESULT_TTL_S is 3600 (gateway g1 on " in told[0]
     assert ", but 60.5 (worker w1 on " in told[0]
 
 
@@ -119,21 +121,26 @@ async def test_a_process_without_a_beat_is_gone_and_junk_is_none(bench: StoreBen
 
 def test_what_a_part_does_not_use_may_be_anything() -> None:
     """Operators set a variable where it is used: a worker without the gateways' settings differs in nothing."""
-    gateway = Process.this("gateway", "g", StoreSettings(max_jobs=5, own_cap=7, max_losses=2), GatewaySettings())
+    gateway = Process.this(
+        "gateway", "g", StoreSettings(max_jobs=5, job_list_limit=7, max_lost_leases=2), GatewaySettings()
+    )
     worker = Process.this("worker", "w", StoreSettings(bulk_share=3, max_kills=9, lease_s=2), WorkerSettings())
     deliverer = Process.this("deliverer", "d", StoreSettings(max_jobs=5), BackgroundSettings())
     assert find_differences([gateway, worker, deliverer]) == []
     differing = Process.this("deliverer", "d", StoreSettings(max_jobs=6), BackgroundSettings(default_model="m"))
-    assert [one.what for one in find_differences([gateway, worker, differing])] == ["DEFAULT_MODEL", "MAX_JOBS"]
+    assert [one.what for one in find_differences([gateway, worker, differing])] == [
+        "JITNEY_DEFAULT_MODEL",
+        "JITNEY_MAX_JOBS",
+    ]
 
 
 @pytest.mark.parametrize(
     ("first", "second", "differs"),
     [
         ({"webhook_ports": "80,443"}, {"webhook_ports": "443, 80"}, []),
-        ({"webhook_schedule": "0,5,9"}, {"webhook_schedule": "0,9,5"}, ["WEBHOOK_SCHEDULE"]),
+        ({"webhook_schedule": "0,5,9"}, {"webhook_schedule": "0,9,5"}, ["JITNEY_WEBHOOK_SCHEDULE"]),
         ({"webhook_timeout_s": 5}, {"webhook_timeout_s": 5.0}, []),
-        ({"webhook_allow_cidrs": "10.0.0.0/8"}, {}, ["WEBHOOK_ALLOW_CIDRS"]),
+        ({"webhook_allow_cidrs": "10.0.0.0/8"}, {}, ["JITNEY_WEBHOOK_ALLOW_CIDRS"]),
     ],
 )
 def test_values_are_compared_by_what_they_mean(
@@ -151,8 +158,10 @@ def test_the_place_of_bulk_files_is_compared_by_its_kind_and_on_one_host_by_its_
         return Process.this("gateway", host + place, BulkSettings(bulk_store=place))
 
     assert find_differences([process("a", "/x"), process("b", "/y")]) == []
-    assert [one.what for one in find_differences([process("a", "/x"), process("a", "/y")])] == ["BULK_STORE on a"]
-    assert [one.what for one in find_differences([process("a", "/x"), process("b", "s3://x")])] == ["BULK_STORE"]
+    assert [one.what for one in find_differences([process("a", "/x"), process("a", "/y")])] == [
+        "JITNEY_BULK_STORE on a"
+    ]
+    assert [one.what for one in find_differences([process("a", "/x"), process("b", "s3://x")])] == ["JITNEY_BULK_STORE"]
 
 
 @pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, BackgroundSettings, BulkSettings])

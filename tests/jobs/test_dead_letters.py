@@ -212,7 +212,7 @@ async def test_a_lone_tenant_has_all_the_room(bench: StoreBench) -> None:
 
 
 async def test_a_short_time_for_letters_cuts_no_result_short(bench: StoreBench) -> None:
-    """With DEAD_LETTER_TTL_S below RESULT_TTL_S, the record of a failed job went before other results did."""
+    """With JITNEY_DEAD_LETTER_TTL_S below JITNEY_RESULT_TTL_S a failed job's record went before other results did."""
     settings = bench.store.settings.model_copy(update={"dead_letter_ttl_s": 5.0, "result_ttl_s": 500.0})
     bench.store = JobStore(settings, bench.store.connection)
     (job_id,) = await die(bench)

@@ -132,7 +132,7 @@ async def test_with_require_durable_no_new_job_is_taken_and_old_ones_go_on(settl
     with settled.client() as client:
         client.config_set("appendonly", "no")
     connection._small.close()
-    with pytest.raises(StoreUnavailable, match=r"REQUIRE_DURABLE is set.*appendonly is not yes"):
+    with pytest.raises(StoreUnavailable, match=r"JITNEY_REQUIRE_DURABLE is set.*appendonly is not yes"):
         await connection.script("job/submit", "jitney:{s00}")
     await connection.script("generic/increment", "jitney:{s00}:k", "field", 1)
     assert "appendonly is not yes" in await connection.unusable_reason()

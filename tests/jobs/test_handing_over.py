@@ -199,7 +199,7 @@ async def test_where_nobody_waits_there_are_no_guests(bench: StoreBench) -> None
 async def test_a_job_that_is_handed_over_has_the_lease_that_its_worker_renews(
     bench: StoreBench, of_gateway_s: float, of_worker_s: float
 ) -> None:
-    """The row: LEASE_S was the gateway's for such jobs, so with another value at the worker each job ran twice."""
+    """JITNEY_LEASE_S was the gateway's for such jobs, so with another value at the worker each job ran twice."""
     settings = bench.store.settings
     gateway, worker = (
         JobStore(StoreSettings(redis_url=settings.redis_url, lease_s=one), bench.store.connection)

@@ -51,7 +51,7 @@ async def test_every_submit_renews_its_tenants_list(bench: StoreBench, last_digi
 
 
 async def test_a_tenants_list_is_cut(bench: StoreBench) -> None:
-    settings = bench.store.settings.model_copy(update={"own_cap": 5})
+    settings = bench.store.settings.model_copy(update={"job_list_limit": 5})
     bench.store = JobStore(settings, bench.store.connection)
     await bench.take(*(bench.job(id=f"00{nth:032x}") for nth in range(1, 65)))
     jobs, _ = await bench.store.newest("default", 1 << 60, 100)

@@ -71,10 +71,10 @@ def test_what_is_no_url_is_refused_in_one_line(url: str, why: str) -> None:
 
 @pytest.mark.parametrize("url", [url for url in WRONG if "s3cret" in url])
 def test_no_refusal_shows_a_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="REDIS_URL=") as caught:
-        find_address({"REDIS_URL": url})
+    with pytest.raises(ValueError, match="JITNEY_REDIS_URL=") as caught:
+        find_address({"JITNEY_REDIS_URL": url})
     assert "s3cret" not in "".join(traceback.format_exception_only(caught.value))
-    monkeypatch.setenv("REDIS_URL", url)
+    monkeypatch.setenv("JITNEY_REDIS_URL", url)
     with pytest.raises(ValidationError) as refused:
         StoreSettings()
     assert "s3cret" not in format_validation_error(refused.value)
@@ -99,7 +99,7 @@ def test_a_url_is_shown_without_its_password() -> None:
 def test_a_file_overrules_the_variable_and_is_read_each_time(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text("redis://first/0\n")
-    address = find_address({"REDIS_URL": "redis://other/0", "REDIS_URL_FILE": str(file)})
+    address = find_address({"JITNEY_REDIS_URL": "redis://other/0", "JITNEY_REDIS_URL_FILE": str(file)})
     assert address == RedisAddress("", file)
     assert address.read() == "redis://first/0"
     file.write_text("redis://second/0")
@@ -115,13 +115,15 @@ def test_a_file_without_a_url_is_refused_by_name(tmp_path: Path, text: str | Non
         file.write_text(text)
     with pytest.raises(ValidationError) as caught:
         StoreSettings(redis_url_file=file)
-    assert format_validation_error(caught.value).startswith("REDIS_URL_FILE: ")
+    assert format_validation_error(caught.value).startswith("JITNEY_REDIS_URL_FILE: ")
     assert why in format_validation_error(caught.value)
 
 
 def test_rqs_own_server_is_named_and_refused_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BackgroundSettings().rq_address() is None
-    monkeypatch.setenv("RQ_REDIS_URL", "redis://:s3cret@host:abc/0")
+    monkeypatch.setenv("JITNEY_RQ_REDIS_URL", "redis://:s3cret@host:abc/0")
     with pytest.raises(ValidationError) as caught:
         BackgroundSettings()
-    assert format_validation_error(caught.value).startswith("RQ_REDIS_URL=redis://:***@host:abc/0: it has no port")
+    assert format_validation_error(caught.value).startswith(
+        "JITNEY_RQ_REDIS_URL=redis://:***@host:abc/0: it has no port"
+    )

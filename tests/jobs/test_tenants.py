@@ -25,7 +25,7 @@ def limited(bench: StoreBench) -> Limited:
 
     def make(**settings: Any) -> JobStore:
         bench.store = JobStore(
-            StoreSettings(redis_url=bench.server.url, max_losses=3, **settings), bench.store.connection
+            StoreSettings(redis_url=bench.server.url, max_lost_leases=3, **settings), bench.store.connection
         )
         return bench.store
 
@@ -211,7 +211,7 @@ async def test_without_limits_nothing_is_counted(bench: StoreBench) -> None:
 
 @pytest.mark.parametrize("text", ["[", "[]", '{"A": {}}', '{"a": {"weight": 0}}', '{"a": {"jobz": 1}}', '{"a": 1}'])
 def test_tenants_that_make_no_sense_stop_the_start_with_a_word(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TENANTS", text)
+    monkeypatch.setenv("JITNEY_TENANTS", text)
     with pytest.raises(ValidationError) as found:
         StoreSettings()
-    assert format_validation_error(found.value).startswith("TENANTS=")
+    assert format_validation_error(found.value).startswith("JITNEY_TENANTS=")

@@ -86,7 +86,7 @@ def test_normalising_twice_changes_nothing() -> None:
 @pytest.mark.parametrize("wrong", ["cdn.example/cats", "ftp://x/", "https://u:p@x/", "https://x/a?b", "https://", "/x"])
 def test_a_prefix_that_is_no_url_is_refused_at_the_start(wrong: str) -> None:
     with pytest.raises(ValidationError):
-        BulkSettings(bulk_urls=f"https://good.example/, {wrong}")
+        BulkSettings(bulk_image_url_prefixes=f"https://good.example/, {wrong}")
 
 
 def test_without_prefixes_nothing_is_fetched() -> None:

@@ -148,8 +148,8 @@ def test_the_page_is_quiet_and_asks_only_its_own_origin(page: webdriver.Chrome, 
 
 def test_where_keys_exist_the_page_asks_for_one(browser: webdriver.Chrome) -> None:
     with Jitney() as running:
-        env = {**os.environ, "DATA_DIR": str(running.folder / "data")}
-        env.pop("REDIS_URL", None)
+        env = {**os.environ, "JITNEY_DATA_DIR": str(running.folder / "data")}
+        env.pop("JITNEY_REDIS_URL", None)
         command = [sys.executable, "-m", "cli.main", "keys", "create", "--tenant", "acme"]
         made = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
         at_rest = "document.getElementById('key-form').hidden"

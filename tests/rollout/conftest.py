@@ -9,7 +9,7 @@ from tests.rollout.steps import Models
 from tests.support import models
 from tests.support.service import Service
 
-QUICK = {"MODELS_WATCH_S": "0.2", "UNLOAD_AFTER_S": "0.5", "RESTART_LIMIT_S": "0.3"}
+QUICK = {"JITNEY_MODELS_POLL_S": "0.2", "JITNEY_UNLOAD_AFTER_S": "0.5", "JITNEY_RESTART_LIMIT_S": "0.3"}
 
 
 @pytest.fixture

@@ -20,7 +20,13 @@ from tests.support import models
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-QUICK = {"MODELS_WATCH_S": "0.5", "UNLOAD_AFTER_S": "2", "WORKERS": "2", "GATEWAYS": "2", "RESTART_LIMIT_S": "0.5"}
+QUICK = {
+    "JITNEY_MODELS_POLL_S": "0.5",
+    "JITNEY_UNLOAD_AFTER_S": "2",
+    "JITNEY_WORKERS": "2",
+    "JITNEY_GATEWAYS": "2",
+    "JITNEY_RESTART_LIMIT_S": "0.5",
+}
 
 
 def live(life: Life, models_dir: Path, first: int, *, kills: bool) -> int:
@@ -48,7 +54,7 @@ def kill_a_worker(service: Service) -> None:
 
     def is_whole() -> bool:
         started = len(re.findall(r"worker \w+ serves ", service.log()))
-        return started == int(QUICK["WORKERS"]) + service.log().count("killed by signal 9")
+        return started == int(QUICK["JITNEY_WORKERS"]) + service.log().count("killed by signal 9")
 
     wait_until(is_whole, "all workers are there", 30)
     service.kill("worker")

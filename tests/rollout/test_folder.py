@@ -81,7 +81,7 @@ def test_files_that_change_under_their_number_are_loaded_anew(service: Service, 
 
 
 def test_a_folder_that_is_not_watched_counts_once_an_admin_asks(shelf: Path) -> None:
-    with Service(shelf, {**QUICK, "MODELS_WATCH_S": "0"}) as service:
+    with Service(shelf, {**QUICK, "JITNEY_MODELS_POLL_S": "0"}) as service:
         times = Models(service)
         models.times(shelf, 2)
         times.until(2, "available")
@@ -154,11 +154,11 @@ def test_an_empty_folder_is_taken_for_one_that_is_not_mounted(service: Service, 
 async def test_jobs_of_a_version_that_nobody_runs_are_run_all_the_same(shelf: Path, anyio_backend: str) -> None:
     """As a gateway sends them that has not heard of anything for long."""
     del anyio_backend
-    with Service(shelf, {**QUICK, "ROLLBACK_WATCH_S": "0"}) as service:
+    with Service(shelf, {**QUICK, "JITNEY_ROLLBACK_WATCH_S": "0"}) as service:
         times = Models(service)
         models.times(shelf, 2)
         times.until(1, "available")
-        connection = RedisClient(locate({"DATA_DIR": str(service.folder / "data")}).address.url, 5)
+        connection = RedisClient(locate({"JITNEY_DATA_DIR": str(service.folder / "data")}).address.url, 5)
         store = JobStore(StoreSettings(), connection)
         number = Tensor("FP32", (4,), b"\0\0\x80?" * 4)
         job = Submission(new_job_id(0), "times", "1", "tensors", pack_tensors({"x": number}))

@@ -10,7 +10,7 @@ from tests.support import models
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
-WATCHED = {**QUICK, "ROLLBACK_JOBS": "10", "MODELS_S": "0.2"}
+WATCHED = {**QUICK, "JITNEY_ROLLBACK_JOBS": "10", "JITNEY_MODEL_REFRESH_S": "0.2"}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_version_that_a_folder_brought_is_taken_back(shelf: Path) -> None:
 
 
 def test_a_canary_that_fails_is_taken_back_and_one_that_does_well_is_not(shelf: Path) -> None:
-    with Service(shelf, {**WATCHED, "WORKERS": "2"}) as service:
+    with Service(shelf, {**WATCHED, "JITNEY_WORKERS": "2"}) as service:
         pick = Models(service, "pick")
         pick.ask("promote", version="1")
         models.picking(shelf, "pick", rows=100)
@@ -67,7 +67,7 @@ def test_a_version_that_kills_its_workers_is_taken_back(tmp_path: Path) -> None:
     """Its task ends the process where an answer is below zero, which those of version 1 never are."""
     models.times(tmp_path, 1, toml='task = "poison.py:Poison"\nmax_batch = 8')
     (tmp_path / "times" / "poison.py").write_text(models.POISON_TASK)
-    with Service(tmp_path, {**WATCHED, "TRIAL_REST_S": "0.2"}) as service:
+    with Service(tmp_path, {**WATCHED, "JITNEY_SUSPECT_COOLDOWN_S": "0.2"}) as service:
         times = Models(service)
         assert times.run() == ("1", 1)
         models.times(tmp_path, 2, factor=-1)

@@ -9,7 +9,7 @@ from tests.rollout.steps import Life
 from tests.support import models
 from tests.support.service import Service
 
-QUICK = {"MODELS_WATCH_S": "0.2", "UNLOAD_AFTER_S": "1", "WORKERS": "2", "GATEWAYS": "2"}
+QUICK = {"JITNEY_MODELS_POLL_S": "0.2", "JITNEY_UNLOAD_AFTER_S": "1", "JITNEY_WORKERS": "2", "JITNEY_GATEWAYS": "2"}
 
 
 @pytest.mark.timeout(150)

@@ -84,7 +84,7 @@ def test_the_table_shows_every_mode_and_load_with_its_stages_and_cpu_time(
 
 
 def test_what_a_full_service_refuses_is_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    with Service(env={"MAX_JOBS": "3"}) as service:
+    with Service(env={"JITNEY_MAX_JOBS": "3"}) as service:
         assert main(["--url", service.url, *QUICK, "--concurrency", "32", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     (one,) = found["service"]

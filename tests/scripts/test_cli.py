@@ -32,7 +32,15 @@ def test_the_help_names_every_verb_and_setting(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().out
     assert [
         word
-        for word in (*cli.VERBS, "REDIS_URL", "PORT", "HOST", "MODELS_DIR", "DATA_DIR", "WORKERS")
+        for word in (
+            *cli.VERBS,
+            "JITNEY_REDIS_URL",
+            "JITNEY_PORT",
+            "JITNEY_HOST",
+            "JITNEY_MODELS_DIR",
+            "JITNEY_DATA_DIR",
+            "JITNEY_WORKERS",
+        )
         if word not in said
     ] == []
 

@@ -81,7 +81,7 @@ def test_a_second_start_on_the_same_folder_names_the_first(data_dir: Path) -> No
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CannotStart, match=r"file/data cannot be used: .*DATA_DIR"):
+    with pytest.raises(CannotStart, match=r"file/data cannot be used: .*JITNEY_DATA_DIR"):
         EmbeddedRedis(tmp_path / "file" / "data")
 
 

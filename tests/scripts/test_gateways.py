@@ -53,7 +53,7 @@ class Pair:
 @contextmanager
 def pair(tmp_path: Path) -> Iterator[Pair]:
     with closing(Server()) as server:
-        env = {**QUICK, "REDIS_URL": server.url, "PORT": "0", "RESTART_LIMIT_S": "0.2"}
+        env = {**QUICK, "JITNEY_REDIS_URL": server.url, "JITNEY_PORT": "0", "JITNEY_RESTART_LIMIT_S": "0.2"}
         with program(API, tmp_path / "log", env) as process:
             yield Pair(process, tmp_path / "log", server)
 
@@ -182,7 +182,7 @@ async def test_a_stop_sends_all_who_wait_home_with_what_is_known(tmp_path: Path)
 
 
 async def test_two_behind_up_are_ready_when_both_answer() -> None:
-    with Service(env={"GATEWAYS": "2"}) as service:
+    with Service(env={"JITNEY_GATEWAYS": "2"}) as service:
         wait_until(lambda: "Jitney is ready in" in service.out.read_text(), "it says that it is ready", 30)
         assert len(re.findall(r"gateway \w+ listens", service.log())) == 2
         assert service.stop() == 0
@@ -193,11 +193,11 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     assert gateway_processes.main([f"--workers={number}"]) == 78
-    monkeypatch.setenv("GATEWAYS", number)
+    monkeypatch.setenv("JITNEY_GATEWAYS", number)
     assert gateway_processes.main([]) == 78
     assert capsys.readouterr().err == (
         f"jitney: --workers {number} is not a number of gateway processes: 1 to 64\n"
-        f"jitney: GATEWAYS={number} is not a number of gateway processes: 1 to 64\n"
+        f"jitney: JITNEY_GATEWAYS={number} is not a number of gateway processes: 1 to 64\n"
     )
 
 
@@ -205,15 +205,18 @@ def test_a_port_that_is_taken_and_an_option_too_many_are_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setenv("PORT", str(taken.getsockname()[1]))
+        monkeypatch.setenv("JITNEY_PORT", str(taken.getsockname()[1]))
         assert gateway_processes.main(["--workers", "2"]) == 78
     assert "is in use" in capsys.readouterr().err
     assert gateway_processes.main(["--workers", "2", "--fd", "3"]) == 78
     assert "2 gateways take no other option, and not --fd" in capsys.readouterr().err
-    with pytest.raises(CannotStart, match="PORT=http is not a port"):
-        gateway_processes.Settings.from_env({"PORT": "http"})
+    with pytest.raises(CannotStart, match="JITNEY_PORT=http is not a port"):
+        gateway_processes.Settings.from_env({"JITNEY_PORT": "http"})
 
 
 def test_settings_are_documented_with_their_defaults() -> None:
-    assert gateway_processes.Settings.from_env({"GATEWAYS": "", "HOST": "", "PORT": ""}) == gateway_processes.Settings()
-    assert "| `GATEWAYS` | 1 | " in (ROOT / "docs" / "configuration.md").read_text()
+    assert (
+        gateway_processes.Settings.from_env({"JITNEY_GATEWAYS": "", "JITNEY_HOST": "", "JITNEY_PORT": ""})
+        == gateway_processes.Settings()
+    )
+    assert "| `JITNEY_GATEWAYS` | 1 | " in (ROOT / "docs" / "configuration.md").read_text()

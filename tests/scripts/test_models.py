@@ -58,7 +58,7 @@ def test_a_gateway_that_is_not_there_is_said_to_be(url: str, code: int) -> None:
 
 def test_where_nobody_names_a_gateway_it_says_which_one_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asked the usual port in silence, whatever was meant."""
-    monkeypatch.setenv("PORT", "9")
+    monkeypatch.setenv("JITNEY_PORT", "9")
     done = jitney_models("", "list")
     told = "jitney models: the gateway is http://127.0.0.1:8000: neither --url nor JITNEY_URL names another"
     assert done.stderr.splitlines()[0] == told

@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 def test_a_model_behind_a_page_in_one_file() -> None:
     port = free_port()
     command = [sys.executable, str(ROOT / "examples" / "one_file_demo.py")]
-    process = subprocess.Popen(command, env={**os.environ, "PORT": str(port)}, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env={**os.environ, "JITNEY_PORT": str(port)}, stdin=subprocess.DEVNULL)
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
 

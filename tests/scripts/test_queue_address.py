@@ -28,11 +28,15 @@ PROCESSES = {
 
 
 def run(command: tuple[str, ...], folder: Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS_URL", "DATA_DIR"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JITNEY_REDIS_URL", "JITNEY_DATA_DIR"))
+    }
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,
-        env={**clean, "PORT": "0", "DATA_DIR": str(folder / "data"), **env},
+        env={**clean, "JITNEY_PORT": "0", "JITNEY_DATA_DIR": str(folder / "data"), **env},
         capture_output=True,
         text=True,
         check=False,
@@ -52,7 +56,7 @@ def test_a_malformed_url_is_one_line_without_the_password(process: str, tmp_path
     done = run(PROCESSES[process], tmp_path, REDIS_URL="redis://:s3cret@127.0.0.1:none/0")
     assert done.returncode == EX_CONFIG, done.stderr
     (line,) = done.stderr.splitlines()
-    assert "REDIS_URL=redis://:***@127.0.0.1:none/0: it has no port from 1 to 65535" in line
+    assert "JITNEY_REDIS_URL=redis://:***@127.0.0.1:none/0: it has no port from 1 to 65535" in line
 
 
 @pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare deliverer"])
@@ -73,45 +77,48 @@ def test_with_require_durable_a_server_that_may_lose_jobs_is_refused(
         done = run(PROCESSES[process], tmp_path, REDIS_URL=server.url, REQUIRE_DURABLE="true")
         client.config_set("maxmemory-policy", "noeviction")
     assert done.returncode == EX_CONFIG, done.stderr
-    assert "REQUIRE_DURABLE is set, and of the queue's server: maxmemory-policy is allkeys-lru" in done.stderr
+    assert "JITNEY_REQUIRE_DURABLE is set, and of the queue's server: maxmemory-policy is allkeys-lru" in done.stderr
 
 
 def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> None:
     named = run(PROCESSES["keys"], tmp_path, REDIS_URL=server.url)
-    assert (named.returncode, named.stderr) == (0, f"jitney keys: the queue is {server.url} (REDIS_URL)\n")
+    assert (named.returncode, named.stderr) == (0, f"jitney keys: the queue is {server.url} (JITNEY_REDIS_URL)\n")
     file = tmp_path / "url"
     file.write_text(server.url)
     named = run(PROCESSES["keys"], tmp_path, REDIS_URL_FILE=str(file))
-    assert f"the queue is {server.url} (of {file}) (REDIS_URL_FILE)" in named.stderr
+    assert f"the queue is {server.url} (of {file}) (JITNEY_REDIS_URL_FILE)" in named.stderr
     with embedded_redis.running_server(tmp_path / "data") as own:
         found = run(PROCESSES["keys"], tmp_path)
         assert (found.returncode, found.stderr) == (
             0,
-            f"jitney keys: the queue is {own.url} (DATA_DIR={tmp_path / 'data'})\n",
+            f"jitney keys: the queue is {own.url} (JITNEY_DATA_DIR={tmp_path / 'data'})\n",
         )
 
 
 @pytest.mark.parametrize("was_there", [False, True], ids=["mistyped", "stopped"])
 def test_keys_speaks_to_no_queue_that_nobody_named(tmp_path: Path, *, was_there: bool) -> None:
-    """A mistyped DATA_DIR made keys in whatever Redis ran at the usual port of this machine."""
+    """A mistyped JITNEY_DATA_DIR made keys in whatever Redis ran at the usual port of this machine."""
     if was_there:
         with embedded_redis.running_server(tmp_path / "data"):
             pass
     done = run(PROCESSES["keys"], tmp_path)
     assert done.returncode == EX_UNAVAILABLE
     (line,) = done.stderr.splitlines()
-    assert f"no queue is named by REDIS_URL, and none runs in DATA_DIR={tmp_path / 'data'}: start `jitney up`" in line
+    assert (
+        f"no queue is named by JITNEY_REDIS_URL, and none runs in JITNEY_DATA_DIR={tmp_path / 'data'}: "
+        "start `jitney up`" in line
+    )
 
 
 def test_a_queue_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> None:
     done = run(PROCESSES["keys"], tmp_path, REDIS_URL="unix://user:s3cret@/no/such/socket")
     assert done.returncode == EX_UNAVAILABLE
     told, why = done.stderr.splitlines()
-    assert told == "jitney keys: the queue is unix://user:***@/no/such/socket (REDIS_URL)"
+    assert told == "jitney keys: the queue is unix://user:***@/no/such/socket (JITNEY_REDIS_URL)"
     assert why.startswith("jitney keys: the queue's server did not take it: ")
 
 
 def test_no_data_folder_is_named_as_the_default_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(QueueNotFound, match=r"none runs in \.data, as DATA_DIR is not set"):
+    with pytest.raises(QueueNotFound, match=r"none runs in \.data, as JITNEY_DATA_DIR is not set"):
         locate({})

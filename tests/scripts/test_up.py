@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 # Answers every request with 200 on the socket it is given, once the worker's file is there.
 GATEWAY = """
 import http.server, os, pathlib, socket, sys
-print("gateway", os.getpid(), os.environ["PORT"], os.environ["REDIS_URL"], flush=True)
+print("gateway", os.getpid(), os.environ["PORT"], os.environ["JITNEY_REDIS_URL"], flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         is_ready = pathlib.Path("worker-is-up").exists()
@@ -36,14 +36,14 @@ server.serve_forever()
 """
 WORKER = """
 import os, pathlib, sys, time
-print("worker", os.getpid(), os.environ["MODELS_DIR"], flush=True)
+print("worker", os.getpid(), os.environ["JITNEY_MODELS_DIR"], flush=True)
 print("box", pathlib.Path(sys.argv[2]).name, flush=True)
 pathlib.Path("worker-is-up").touch()
 time.sleep(60)
 """
 DELIVERER = """
 import os, time
-print("deliverer", os.getpid(), os.environ["REDIS_URL"], flush=True)
+print("deliverer", os.getpid(), os.environ["JITNEY_REDIS_URL"], flush=True)
 time.sleep(60)
 """
 UP = "import sys; from cli.main import main; sys.exit(main(['up']))"
@@ -81,7 +81,7 @@ def up(tmp_path: Path, env: Mapping[str, str] | None = None, *, worker: str = WO
     folder = tmp_path / "here"
     folder.mkdir()
     root = os.fspath(Path(__file__).parents[2])
-    settings = {"PORT": "0", "PYTHONPATH": f"{parts}:{root}", "TMPDIR": os.fspath(tmp_path), **(env or {})}
+    settings = {"JITNEY_PORT": "0", "PYTHONPATH": f"{parts}:{root}", "TMPDIR": os.fspath(tmp_path), **(env or {})}
     with program(UP, folder / "log", settings) as process:
         yield Up(process, folder)
 
@@ -145,7 +145,7 @@ def test_what_to_try_works_with_what_is_served(tmp_path: Path, served: str, trie
 
 
 def test_as_many_workers_as_set_and_a_dead_one_is_named_by_its_number(tmp_path: Path) -> None:
-    with up(tmp_path, {"WORKERS": "2", "RESTART_LIMIT_S": "0.1"}) as started:
+    with up(tmp_path, {"JITNEY_WORKERS": "2", "JITNEY_RESTART_LIMIT_S": "0.1"}) as started:
         wait_until(lambda: started.text().count("box worker-") == 2, "two workers are up")
         assert {"box worker-1", "box worker-2"} <= set(started.text().splitlines())
         os.kill(started.pids()["worker"], signal.SIGKILL)
@@ -155,37 +155,48 @@ def test_as_many_workers_as_set_and_a_dead_one_is_named_by_its_number(tmp_path: 
 
 
 def test_a_refused_configuration_ends_it_with_the_parts_own_words(tmp_path: Path) -> None:
-    with up(tmp_path, worker="import sys; print('MODELS_DIR is empty'); sys.exit(78)") as started:
+    with up(tmp_path, worker="import sys; print('JITNEY_MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78
-        assert "MODELS_DIR is empty" in started.text()
+        assert "JITNEY_MODELS_DIR is empty" in started.text()
         assert "jitney: worker refuses its configuration" in started.text()
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with up(tmp_path, {"PORT": str(port)}) as started:
+        with up(tmp_path, {"JITNEY_PORT": str(port)}) as started:
             assert started.process.wait(10) == 1
-            line = f"jitney: port {port} is in use: set PORT to another, or PORT=0 for any free one\n"
+            line = f"jitney: port {port} is in use: set PORT to another, or JITNEY_PORT=0 for any free one\n"
             assert started.text() == line
 
 
 @pytest.mark.parametrize("port", ["eighty", "-1", "65536", "٣"])
 def test_a_port_that_is_none_is_refused(port: str) -> None:
-    with pytest.raises(CannotStart, match=f"PORT={port} is not a port"):
-        Settings.from_env({"PORT": port})
+    with pytest.raises(CannotStart, match=f"JITNEY_PORT={port} is not a port"):
+        Settings.from_env({"JITNEY_PORT": port})
 
 
 def test_a_number_of_workers_that_is_none_is_refused() -> None:
-    with pytest.raises(CannotStart, match="WORKERS=many is not a number of worker processes: 1 to 256"):
-        Settings.from_env({"WORKERS": "many"})
+    with pytest.raises(CannotStart, match="JITNEY_WORKERS=many is not a number of worker processes: 1 to 256"):
+        Settings.from_env({"JITNEY_WORKERS": "many"})
 
 
 def test_empty_settings_count_as_unset() -> None:
     unset = Settings("models", Path(".data"), None)
     assert (
         Settings.from_env(
-            dict.fromkeys(["HOST", "PORT", "MODELS_DIR", "DATA_DIR", "REDIS_URL", "WORKERS", "GATEWAYS"], "")
+            dict.fromkeys(
+                [
+                    "JITNEY_HOST",
+                    "JITNEY_PORT",
+                    "JITNEY_MODELS_DIR",
+                    "JITNEY_DATA_DIR",
+                    "JITNEY_REDIS_URL",
+                    "JITNEY_WORKERS",
+                    "JITNEY_GATEWAYS",
+                ],
+                "",
+            )
         )
         == unset
     )
@@ -194,5 +205,5 @@ def test_empty_settings_count_as_unset() -> None:
 def test_a_host_that_is_not_ours_is_named() -> None:
     with pytest.raises(CannotStart, match=r"can not listen on 192\.0\.2\.1 port 0"):
         listen("192.0.2.1", 0)
-    with pytest.raises(CannotStart, match=r"HOST=no such host cannot be resolved"):
+    with pytest.raises(CannotStart, match=r"JITNEY_HOST=no such host cannot be resolved"):
         listen("no such host", 0)

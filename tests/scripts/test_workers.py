@@ -32,7 +32,7 @@ time.sleep(60)
 BURIAL = """
 import os, pathlib, sys
 box, = sys.argv[1:]
-print("buried", box, pathlib.Path(box).read_text(), os.environ["REDIS_URL"], flush=True)
+print("buried", box, pathlib.Path(box).read_text(), os.environ["JITNEY_REDIS_URL"], flush=True)
 """
 
 
@@ -62,7 +62,11 @@ def kept(
     parts = {"__init__": "", "__main__": worker, "crash_recovery/__init__": "", "crash_recovery/recover": burial}
     for name, code in parts.items():
         (package / f"{name}.py").write_text(code)
-    settings = {"PYTHONPATH": f"{package.parent}:{ROOT}", "TMPDIR": str(temporary), "REDIS_URL": "redis://queue:1"}
+    settings = {
+        "PYTHONPATH": f"{package.parent}:{ROOT}",
+        "TMPDIR": str(temporary),
+        "JITNEY_REDIS_URL": "redis://queue:1",
+    }
     code = f"import sys; from cli.main import main; sys.exit(main(['worker', *{argv!r}]))"
     with program(code, here / "log", {**settings, **(env or {})}) as process:
         yield Kept(process, here / "log")
@@ -83,7 +87,7 @@ def test_a_dead_worker_is_buried_and_another_takes_its_box(tmp_path: Path) -> No
 
 
 def test_as_many_as_asked_each_with_its_own_box_and_nothing_left_behind(tmp_path: Path) -> None:
-    with kept(tmp_path, "--processes", "3", env={"WORKERS": "2"}) as started:
+    with kept(tmp_path, "--processes", "3", env={"JITNEY_WORKERS": "2"}) as started:
         wait_until(lambda: len(started.lives()) == 3, "three are up")
         lives = dict(started.lives())
         assert sorted(Path(box).name for box in lives) == ["worker-1", "worker-2", "worker-3"]
@@ -101,17 +105,17 @@ def test_as_many_as_asked_each_with_its_own_box_and_nothing_left_behind(tmp_path
 
 def test_the_models_that_are_named_are_the_workers_own(tmp_path: Path) -> None:
     says = "import os, time; print('serves', os.environ['MODELS'], flush=True); time.sleep(60)"
-    with kept(tmp_path, "--models", "a,b", env={"MODELS": "c"}, worker=says) as started:
+    with kept(tmp_path, "--models", "a,b", env={"JITNEY_SERVE_MODELS": "c"}, worker=says) as started:
         wait_until(lambda: "serves a,b\n" in started.text(), "it serves these")
 
 
 def test_each_gpu_that_is_named_has_workers_of_its_own(tmp_path: Path) -> None:
     says = """
 import os, sys, time
-print("on", os.environ["GPU_DEVICE"], os.path.basename(sys.argv[2]), flush=True)
+print("on", os.environ["JITNEY_GPU_DEVICE"], os.path.basename(sys.argv[2]), flush=True)
 time.sleep(60)
 """
-    with kept(tmp_path, "--device", "1, 3", "--processes", "2", env={"GPU_DEVICE": "7"}, worker=says) as started:
+    with kept(tmp_path, "--device", "1, 3", "--processes", "2", env={"JITNEY_GPU_DEVICE": "7"}, worker=says) as started:
         wait_until(lambda: started.text().count("on ") == 4, "four are up")
         lines = sorted(re.findall(r"on (\d) worker-(\d)", started.text()))
         assert lines == [("1", "1"), ("1", "3"), ("3", "2"), ("3", "4")]
@@ -123,19 +127,19 @@ def test_gpus_that_are_none_are_one_clear_line(capsys: pytest.CaptureFixture[str
     said = f"jitney: --device {devices} names no GPUs: numbers from 0 to 1023, with commas between\n"
     assert capsys.readouterr().err == said
     if devices:
-        with pytest.raises(CannotStart, match=r"GPU_DEVICE=.* names no GPUs"):
-            worker_processes.Settings.from_env({"GPU_DEVICE": devices})
+        with pytest.raises(CannotStart, match=r"JITNEY_GPU_DEVICE=.* names no GPUs"):
+            worker_processes.Settings.from_env({"JITNEY_GPU_DEVICE": devices})
 
 
 def test_a_refused_configuration_ends_it_for_all(tmp_path: Path) -> None:
-    with kept(tmp_path, worker="import sys; print('MODELS_DIR is empty'); sys.exit(78)") as started:
+    with kept(tmp_path, worker="import sys; print('JITNEY_MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78
-        assert "MODELS_DIR is empty" in started.text()
+        assert "JITNEY_MODELS_DIR is empty" in started.text()
         assert "buried" not in started.text()
 
 
 def test_the_longest_wait_for_a_restart_can_be_set(tmp_path: Path) -> None:
-    with kept(tmp_path, env={"RESTART_LIMIT_S": "0.01"}, worker="raise SystemExit(3)", burial="") as started:
+    with kept(tmp_path, env={"JITNEY_RESTART_LIMIT_S": "0.01"}, worker="raise SystemExit(3)", burial="") as started:
         wait_until(lambda: started.text().count("restarting in") >= 3, "it died three times")
         assert set(re.findall(r"restarting in (\S+) s", started.text())) == {"0.01"}
 
@@ -145,15 +149,15 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     assert worker_processes.main([f"--processes={number}"]) == 78
-    monkeypatch.setenv("WORKERS", number)
+    monkeypatch.setenv("JITNEY_WORKERS", number)
     assert worker_processes.main([]) == 78
     assert capsys.readouterr().err == (
         f"jitney: --processes {number} is not a number of worker processes: 1 to 256\n"
-        f"jitney: WORKERS={number} is not a number of worker processes: 1 to 256\n"
+        f"jitney: JITNEY_WORKERS={number} is not a number of worker processes: 1 to 256\n"
     )
 
 
-@pytest.mark.parametrize("name", ["RESTART_LIMIT_S", "DRAIN_S"])
+@pytest.mark.parametrize("name", ["JITNEY_RESTART_LIMIT_S", "JITNEY_DRAIN_S"])
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
 def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
     with pytest.raises(CannotStart, match=f"{name}={seconds} is not a time in seconds: a number above 0"):
@@ -166,19 +170,19 @@ def test_burial_and_supervisor_mean_the_same() -> None:
 
 def test_a_worker_has_time_to_drain_and_a_little_more() -> None:
     assert WorkerSettings.model_fields["drain_s"].default == worker_processes.DRAIN_S
-    settings = worker_processes.Settings.from_env({"DRAIN_S": "20"})
+    settings = worker_processes.Settings.from_env({"JITNEY_DRAIN_S": "20"})
     assert [child.stop_s for child in worker_processes.worker_children(settings, Path(), {})] == [22]
 
 
 def test_settings_are_documented_with_their_defaults() -> None:
     assert (
-        worker_processes.Settings.from_env({"WORKERS": "", "DRAIN_S": "", "RESTART_LIMIT_S": ""})
+        worker_processes.Settings.from_env({"JITNEY_WORKERS": "", "JITNEY_DRAIN_S": "", "JITNEY_RESTART_LIMIT_S": ""})
         == worker_processes.Settings()
     )
     text = (ROOT / "docs" / "configuration.md").read_text()
     for name, default in {
-        "WORKERS": worker_processes.Settings().processes,
-        "RESTART_LIMIT_S": Backoff().limit_s,
+        "JITNEY_WORKERS": worker_processes.Settings().processes,
+        "JITNEY_RESTART_LIMIT_S": Backoff().limit_s,
     }.items():
         assert f"| `{name}` | {default:g} | " in text
 
@@ -191,7 +195,12 @@ def test_without_a_temporary_folder_it_says_what_to_set(tmp_path: Path, monkeypa
 
 def test_real_workers_show_up_come_back_and_go(tmp_path: Path) -> None:
     with closing(Server()) as server, server.client() as client:
-        env = {**QUICK, "REDIS_URL": server.url, "MODELS_DIR": str(ROOT / "models"), "WORKERS": "2"}
+        env = {
+            **QUICK,
+            "JITNEY_REDIS_URL": server.url,
+            "JITNEY_MODELS_DIR": str(ROOT / "models"),
+            "JITNEY_WORKERS": "2",
+        }
         log = tmp_path / "log"
         with program("import sys; from cli.main import main; sys.exit(main(['worker']))", log, env) as process:
             wait_until(lambda: client.scard(keys.WORKERS) == 2, f"two workers are announced; their log: {log}", 30)
@@ -215,5 +224,5 @@ def _workers_of(supervisor: subprocess.Popen[bytes]) -> list[int]:
 
 
 def test_two_workers_behind_a_gateway() -> None:
-    with Service(env={"WORKERS": "2"}) as service:
+    with Service(env={"JITNEY_WORKERS": "2"}) as service:
         wait_until(lambda: service.http.get("/readyz").json().get("workers") == 2, "both workers are alive", 30)

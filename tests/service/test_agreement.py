@@ -1,6 +1,7 @@
 """Processes that are set to different things, or have different files of a model: nothing is lost, run twice, or wrong.
 
-The rows: gateway SHARDS=4 and worker SHARDS=1 left 28 of 40 jobs hanging; with another LEASE_S every job ran twice; the
+The rows: JITNEY_SHARDS=4 at the gateway and 1 at the worker left 28 of 40 jobs hanging; with another JITNEY_LEASE_S
+every job ran twice; the
 same version with other files on two hosts failed 158 of 200 jobs.
 """
 
@@ -60,8 +61,14 @@ def served(gateway: GatewayProcess, model: str) -> None:
 
 def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Server, tmp_path: Path) -> None:
     models.doubling(tmp_path)
-    with GatewayProcess(queue, {"SHARDS": "4"}):
-        env = {**os.environ, "REDIS_URL": queue.url, "MODELS_DIR": str(tmp_path), "PORT": "0", "SHARDS": "1"}
+    with GatewayProcess(queue, {"JITNEY_SHARDS": "4"}):
+        env = {
+            **os.environ,
+            "JITNEY_REDIS_URL": queue.url,
+            "JITNEY_MODELS_DIR": str(tmp_path),
+            "JITNEY_PORT": "0",
+            "JITNEY_SHARDS": "1",
+        }
         how: dict[str, Any] = {"cwd": ROOT, "env": env, "stderr": subprocess.PIPE, "text": True}
         parts = ("worker", "api", "background")
         started = [subprocess.Popen([sys.executable, "-m", part], **how) for part in parts]
@@ -73,19 +80,19 @@ def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Serve
                 process.wait()
         for part, process, text in zip(parts, started, said, strict=True):
             assert process.returncode == 78, part
-            assert "SHARDS=1, but this queue is kept with SHARDS=4" in text
+            assert "JITNEY_SHARDS=1, but this queue is kept with JITNEY_SHARDS=4" in text
             assert "Traceback" not in text
 
 
 def test_another_number_of_shards_is_found_when_the_queue_is_back(queue: Server) -> None:
     """A gateway may start while the queue is away; it takes no job before it knows, and stops then."""
     queue.kill()
-    with GatewayProcess(queue, {"SHARDS": "1"}) as late:
+    with GatewayProcess(queue, {"JITNEY_SHARDS": "1"}) as late:
         queue.start()
         with queue.client() as client:
             client.hset("jitney:agreement", "shards", 4)
         assert late.process.wait(20) == 78
-        assert "SHARDS=1, but this queue is kept with SHARDS=4" in late.log()
+        assert "JITNEY_SHARDS=1, but this queue is kept with JITNEY_SHARDS=4" in late.log()
         assert "Traceback" not in late.log()
 
 
@@ -93,12 +100,12 @@ def test_another_number_of_shards_is_found_when_the_queue_is_back(queue: Server)
 def test_each_job_runs_once_whatever_leases_are_set_to(
     queue: Server, tmp_path: Path, of_gateway: str, of_worker: str
 ) -> None:
-    """BEAT_S stays at its default of 5 s: a worker renews in time, whatever it is set to."""
+    """JITNEY_HEARTBEAT_S stays at its default of 5 s: a worker renews in time, whatever it is set to."""
     folder = engines.numpy_model(tmp_path, "slow", 'task = "tensor"\nengine = "own.py:Slow"', SLOW)
     assert folder.is_dir()
     with (
-        GatewayProcess(queue, {"LEASE_S": of_gateway}) as gateway,
-        WorkerProcess(queue, tmp_path, {"LEASE_S": of_worker}),
+        GatewayProcess(queue, {"JITNEY_LEASE_S": of_gateway}) as gateway,
+        WorkerProcess(queue, tmp_path, {"JITNEY_LEASE_S": of_worker}),
         ThreadPoolExecutor(3) as pool,
     ):
         served(gateway, "slow")
@@ -113,9 +120,12 @@ def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Serve
     models.times(tmp_path / "a", 1, factor=2)
     models.times(tmp_path / "b", 1, factor=3)
     models.doubling(tmp_path / "b", "other")
-    with GatewayProcess(queue) as gateway, WorkerProcess(queue, tmp_path / "a", {"BEAT_S": "0.3"}) as first:
+    with GatewayProcess(queue) as gateway, WorkerProcess(queue, tmp_path / "a", {"JITNEY_HEARTBEAT_S": "0.3"}) as first:
         served(gateway, "times")
-        with WorkerProcess(queue, tmp_path / "b", {"BEAT_S": "0.3"}) as second, ThreadPoolExecutor(8) as pool:
+        with (
+            WorkerProcess(queue, tmp_path / "b", {"JITNEY_HEARTBEAT_S": "0.3"}) as second,
+            ThreadPoolExecutor(8) as pool,
+        ):
             second.until("model times version 1 is not served by this worker")
             served(gateway, "other")  # its other models are
             jobs = list(pool.map(lambda _: ask(gateway, "times", "x", "FP32", [1, 1, 1, 1]), range(200)))
@@ -134,7 +144,7 @@ def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Serve
             # ... or the same files everywhere: then both serve.
             shutil.rmtree(tmp_path / "a" / "times" / "1")
             models.times(tmp_path / "a", 1, factor=3)
-            with WorkerProcess(queue, tmp_path / "a", {"BEAT_S": "0.3"}):
+            with WorkerProcess(queue, tmp_path / "a", {"JITNEY_HEARTBEAT_S": "0.3"}):
                 both = {"status": "ready", "model": "times", "versions": {"1": 2}}
                 wait_until(lambda: gateway.http.get("/readyz/models/times").json() == both, "both serve", 30)
                 wait_until(lambda: gateway.http.get("/readyz").json()["warnings"] == [], "nothing differs")
@@ -142,9 +152,9 @@ def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Serve
 
 def test_a_models_variable_that_names_none_says_what_there_is(queue: Server, tmp_path: Path) -> None:
     models.doubling(tmp_path)
-    with WorkerProcess(queue, tmp_path, {"MODELS": "x,y"}) as worker:
+    with WorkerProcess(queue, tmp_path, {"JITNEY_SERVE_MODELS": "x,y"}) as worker:
         assert worker.process.wait(30) == 78
-        assert f"MODELS=x,y: no such model in {tmp_path}; there are: double\n" in worker.log()
-    with WorkerProcess(queue, tmp_path, {"MODELS": "x,double"}) as worker:
+        assert f"JITNEY_SERVE_MODELS=x,y: no such model in {tmp_path}; there are: double\n" in worker.log()
+    with WorkerProcess(queue, tmp_path, {"JITNEY_SERVE_MODELS": "x,double"}) as worker:
         worker.until("serves double 1")
         assert f"model x is not served: no such model in {tmp_path}; there are: double\n" in worker.log()

@@ -24,7 +24,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     models_dir = tmp_path_factory.mktemp("models")
     models.doubling(models_dir)
     (models_dir / "digits").symlink_to(Path(__file__).parents[2] / "models" / "digits")
-    with Service(models_dir, {"MAX_BODY_BYTES": "1000000"}) as service:
+    with Service(models_dir, {"JITNEY_MAX_BODY_BYTES": "1000000"}) as service:
         yield service
 
 

@@ -29,7 +29,7 @@ def waiting(service: Service) -> int:
 
 def test_bulk_has_its_share_beside_a_stream_and_all_seats_after_it(tmp_path: Path) -> None:
     models.perceptron(tmp_path, inputs=4)
-    with Service(tmp_path, {"IDLE_POLL_S": "60"}) as service:
+    with Service(tmp_path, {"JITNEY_IDLE_POLL_S": "60"}) as service:
         address = Address.of(service.url)
         exchange = Exchange(
             1, [build_submit_request(address, "perceptron", "application/octet-stream", bytes(16))], submit_and_wait

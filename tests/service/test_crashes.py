@@ -66,7 +66,7 @@ def test_what_was_acknowledged_survives_the_queues_death(slow: Service) -> None:
 
 def test_while_the_queue_is_away_callers_get_503_soon(tmp_path: Path) -> None:
     models.doubling(tmp_path / "models")
-    with Service(tmp_path / "models", {"REDIS_URL": "unix:///nowhere/jitney.sock"}, ready=False) as service:
+    with Service(tmp_path / "models", {"JITNEY_REDIS_URL": "unix:///nowhere/jitney.sock"}, ready=False) as service:
         answer = service.submit(BODY, "application/octet-stream", model="double")
         assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
         read = service.http.get("/v1/jobs/00" + "0" * 32)

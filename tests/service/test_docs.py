@@ -97,7 +97,7 @@ def test_the_life_of_a_version_goes_as_written(tmp_path: Path) -> None:
     (block,) = re.findall(r"```sh\n(jitney models promote.+?)```", MODELS, re.DOTALL)
     shutil.copytree(ROOT / "models" / "digits", tmp_path / "models" / "digits")
     shutil.copytree(ROOT / "models" / "digits" / "1", tmp_path / "incoming" / "2")
-    with Service(tmp_path / "models", {"MODELS_WATCH_S": "0.2"}) as service:
+    with Service(tmp_path / "models", {"JITNEY_MODELS_POLL_S": "0.2"}) as service:
         env = {**os.environ, "JITNEY_URL": service.url}
         for line in block.replace("jitney ", f"{sys.executable} -m cli.main ").splitlines():
             here = line.replace("mv incoming/2 models", f"mv {tmp_path}/incoming/2 {tmp_path}/models")
@@ -116,10 +116,10 @@ def test_the_webhooks_of_the_api_arrive_as_written(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    with Service(env={"WEBHOOK_ALLOW_CIDRS": "127.0.0.1/32"}) as service:
+    with Service(env={"JITNEY_WEBHOOK_ALLOW_CIDRS": "127.0.0.1/32"}) as service:
         before, submit, after = re.split(r"(?m)^(curl -F.+\n)", block)
         words = {"http://localhost:8000": service.url, "127.0.0.1:9000": f"127.0.0.1:{port}", "curl ": "curl -sS "}
-        words |= {"python3 examples": f"PORT={port} exec {sys.executable} examples", "python3": sys.executable}
+        words |= {"python3 examples": f"JITNEY_PORT={port} exec {sys.executable} examples", "python3": sys.executable}
 
         def as_here(text: str, job: str = "") -> str:
             for word, meant in words.items():

@@ -17,7 +17,7 @@ def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
     """Each loop said it for itself, without the address: a dozen lines of each process, more with each request."""
     models.doubling(tmp_path / "models")
     server = Server(port=free_port())
-    env = {"REDIS_URL": f"redis://:s3cret@127.0.0.1:{server.port}/0"}
+    env = {"JITNEY_REDIS_URL": f"redis://:s3cret@127.0.0.1:{server.port}/0"}
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "default", ">s3cret")
     try:

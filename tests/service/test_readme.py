@@ -45,7 +45,7 @@ def steady(value: Any) -> Any:
 def test_make_run_says_when_it_is_ready_and_stops_within_10_s(tmp_path: Path) -> None:
     out = tmp_path / "out"
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    env = {**mine, "PORT": "0", "DATA_DIR": str(tmp_path / "data")}
+    env = {**mine, "JITNEY_PORT": "0", "JITNEY_DATA_DIR": str(tmp_path / "data")}
     with out.open("wb") as said, (tmp_path / "log").open("wb") as log:
         make = subprocess.Popen(["make", "run"], cwd=ROOT, env=env, stdout=said, stderr=log, start_new_session=True)
         try:

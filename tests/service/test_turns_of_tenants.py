@@ -39,7 +39,7 @@ def gated(tmp_path: Path) -> Iterator[Service]:
     for name in ("gated", "other"):
         folder = models.doubling(tmp_path / "models", name, 'task = "gated.py:Gated"\nmax_batch = 4')
         (folder / "gated.py").write_text(GATED)
-    with Service(tmp_path / "models", {"DECODE_THREADS": "1"}) as service:
+    with Service(tmp_path / "models", {"JITNEY_DECODE_THREADS": "1"}) as service:
         yield service
 
 

@@ -151,7 +151,7 @@ async def sweep(world: World) -> None:
     root = world.rng.choice(store.roots)
     scripts = (
         ("maintenance/expire", (10, *store.ends)),
-        ("maintenance/reclaim", (10, store.settings.max_losses, latest_ms, *store.ends)),
+        ("maintenance/reclaim", (10, store.settings.max_lost_leases, latest_ms, *store.ends)),
         ("maintenance/enqueue_due_retries", (10,)),
         ("dead_letter/purge", (10, *store.ends)),
     )
@@ -193,14 +193,14 @@ async def _observe_swept(world: World, moment: Moment, latest_ms: int) -> None:
         if job.state == State.RUNNING and latest_ms and job.lease_from_ms - SLACK_MS <= moment.end_ms:
             running.append(job)
             may += [State.QUEUED]
-            may += [State.FAILED] if job.losses + 1 >= world.settings.max_losses else []
+            may += [State.FAILED] if job.losses + 1 >= world.settings.max_lost_leases else []
         if may:
             allowed[job.id] = may
     await world.observe(allowed, moment)
     for job in running:
         job.losses += job.state == State.QUEUED
         job.reclaims += job.state == State.QUEUED
-        is_open = job.reclaims < world.settings.max_losses
+        is_open = job.reclaims < world.settings.max_lost_leases
         if not is_open:
             raise Violation(f"{job} was lost {job.reclaims} times, and has not failed")
 
@@ -220,7 +220,7 @@ async def recover_worker(world: World) -> None:
     for job in held:
         job.losses += 1
         job.kills += (job.id, job.attempt) in claims
-        is_last = job.kills >= world.settings.max_kills or job.losses >= world.settings.max_losses
+        is_last = job.kills >= world.settings.max_kills or job.losses >= world.settings.max_lost_leases
         fails = [State.FAILED] if is_last else []
         allowed[job.id] = [State.QUEUED, *fails, *_expired(world, job.id, moment)]
     await world.observe(allowed, moment)

@@ -15,11 +15,11 @@ from tests.support.waiting import wait_until
 ENDED = {"completed", "failed", "expired", "cancelled"}
 # Small, so that few lines take many steps.
 QUICK = {
-    "BULK_COLLECT_S": "0.1",
-    "BULK_POLL_S": "0.05",
-    "BULK_FLIGHT_S": "1.5",
-    "BULK_CHUNK": "10",
-    "BULK_IN_FLIGHT": "40",
+    "JITNEY_BULK_COLLECT_S": "0.1",
+    "JITNEY_BULK_POLL_S": "0.05",
+    "JITNEY_BULK_STEP_LEASE_S": "1.5",
+    "JITNEY_BULK_CHUNK": "10",
+    "JITNEY_BULK_IN_FLIGHT": "40",
 }
 
 

@@ -13,14 +13,14 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-ALLOW = {"WEBHOOK_ALLOW_CIDRS": "127.0.0.1/32"}
+ALLOW = {"JITNEY_WEBHOOK_ALLOW_CIDRS": "127.0.0.1/32"}
 QUICK = {
     **ALLOW,
-    "WEBHOOK_SCHEDULE": "0,0.2,0.4,0.4",
-    "WEBHOOK_TIMEOUT_S": "1",
-    "WEBHOOK_SLOW_S": "0.8",
-    "WEBHOOK_FLIGHT_S": "2",
-    "WEBHOOK_POLL_S": "0.1",
+    "JITNEY_WEBHOOK_SCHEDULE": "0,0.2,0.4,0.4",
+    "JITNEY_WEBHOOK_TIMEOUT_S": "1",
+    "JITNEY_WEBHOOK_SLOW_S": "0.8",
+    "JITNEY_WEBHOOK_LEASE_S": "2",
+    "JITNEY_WEBHOOK_POLL_S": "0.1",
 }
 
 
@@ -37,7 +37,7 @@ class BackgroundProcess:
         self._log.write_bytes(b"")
         with self._log.open("wb") as log:
             command = [sys.executable, "-m", "background"]
-            environment = {**os.environ, "REDIS_URL": self.server.url, "PYTHONFAULTHANDLER": "1", **self._env}
+            environment = {**os.environ, "JITNEY_REDIS_URL": self.server.url, "PYTHONFAULTHANDLER": "1", **self._env}
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         wait_until(lambda: "delivers webhooks" in self.log() or self.process.poll() is not None, "it delivers", 30)
 

@@ -33,7 +33,7 @@ CARD: dict[str, Any] = {
     "deadline_ms": None,
     "seen": 0,
 }
-QUICK = {"SWEEP_S": "0.2", "MODELS_S": "0.2", "RECHECK_S": "0.5"}
+QUICK = {"JITNEY_SWEEP_INTERVAL_S": "0.2", "JITNEY_MODEL_REFRESH_S": "0.2", "JITNEY_WAIT_RECHECK_S": "0.5"}
 
 
 class GatewayProcess:
@@ -42,7 +42,7 @@ class GatewayProcess:
     def __init__(self, server: Server, env: Mapping[str, str] | None = None) -> None:
         self.server = server
         self._log = Path(tempfile.mkstemp(prefix="jit")[1])
-        settings = {"REDIS_URL": server.url, "PORT": "0", **QUICK, **(env or {})}
+        settings = {"JITNEY_REDIS_URL": server.url, "JITNEY_PORT": "0", **QUICK, **(env or {})}
         with self._log.open("wb") as log:
             command = [sys.executable, "-m", "api"]
             environment = {**os.environ, **settings}

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def jitney_keys(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
     """Run `jitney keys …` on a queue."""
     command = [sys.executable, "-m", "cli.main", "keys", *args]
-    env = {**os.environ, "REDIS_URL": url}
+    env = {**os.environ, "JITNEY_REDIS_URL": url}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
 
 

@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[2]
 DIGITS = sorted((ROOT / "samples" / "digits").glob("*.png"))
 
 # The same code, faster: nobody wants to wait for a lease of 20 s in a test.
-QUICK = {"LEASE_S": "2", "BEAT_S": "0.5", "SWEEP_S": "0.5", "STATS_S": "0.1", "IDLE_POLL_S": "0.5", "MODELS_S": "0.5"}
+QUICK = {
+    "JITNEY_LEASE_S": "2",
+    "JITNEY_HEARTBEAT_S": "0.5",
+    "JITNEY_SWEEP_INTERVAL_S": "0.5",
+    "JITNEY_METRICS_FLUSH_S": "0.1",
+    "JITNEY_IDLE_POLL_S": "0.5",
+    "JITNEY_MODEL_REFRESH_S": "0.5",
+}
 
 
 class Service:
@@ -31,12 +38,14 @@ class Service:
         self.folder = Path(tempfile.mkdtemp(prefix="jit"))
         self._env = {
             **os.environ,
-            "MODELS_DIR": str(models_dir),
-            "DATA_DIR": str(self.folder / "data"),
+            "JITNEY_MODELS_DIR": str(models_dir),
+            "JITNEY_DATA_DIR": str(self.folder / "data"),
             **QUICK,
             **(env or {}),
         }
-        self._env = {name: value for name, value in self._env.items() if name != "REDIS_URL" or name in (env or {})}
+        self._env = {
+            name: value for name, value in self._env.items() if name != "JITNEY_REDIS_URL" or name in (env or {})
+        }
         self._log, self.out = self.folder / "log", self.folder / "out"
         self.port = "0"
         self.start(ready=ready)
@@ -47,7 +56,7 @@ class Service:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cli.main", "up"],
                 cwd=ROOT,
-                env={**self._env, "PORT": self.port},
+                env={**self._env, "JITNEY_PORT": self.port},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,

@@ -14,7 +14,9 @@ from api.asgi.protocol import GatewayProtocol, protocol_with_limits, sweep_conne
 from tests.support.waiting import pass_time, wait_until_async
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
-BOUNDS = ConnectionLimits(head_bytes=64 << 10, head_s=10, receive_s=30, send_s=30, connections=1000)
+BOUNDS = ConnectionLimits(
+    head_bytes=64 << 10, header_timeout_s=10, body_timeout_s=30, send_timeout_s=30, connections=1000
+)
 
 
 class StubServer:

@@ -12,7 +12,7 @@ from tests.support.processes import ROOT
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 
-QUICK = {"IDLE_POLL_S": "0.2", "MODELS_WATCH_S": "0.2", "STATS_S": "0.2"}
+QUICK = {"JITNEY_IDLE_POLL_S": "0.2", "JITNEY_MODELS_POLL_S": "0.2", "JITNEY_METRICS_FLUSH_S": "0.2"}
 
 
 class WorkerProcess:
@@ -20,7 +20,13 @@ class WorkerProcess:
 
     def __init__(self, server: Server, models_dir: Path, env: Mapping[str, str] | None = None) -> None:
         self._log = Path(tempfile.mkstemp(prefix="jit")[1])
-        settings = {"REDIS_URL": server.url, "MODELS_DIR": str(models_dir), "CPUS": "1", **QUICK, **(env or {})}
+        settings = {
+            "JITNEY_REDIS_URL": server.url,
+            "JITNEY_MODELS_DIR": str(models_dir),
+            "JITNEY_CPUS": "1",
+            **QUICK,
+            **(env or {}),
+        }
         with self._log.open("wb") as log:
             command = [sys.executable, "-m", "worker"]
             environment = {**os.environ, **settings}

@@ -24,7 +24,7 @@ def queue() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def gateway(queue: Server) -> Iterator[GatewayProcess]:
-    with GatewayProcess(queue, {**ALLOW, "RESULT_TTL_S": "60"}) as process:
+    with GatewayProcess(queue, {**ALLOW, "JITNEY_RESULT_TTL_S": "60"}) as process:
         yield process
 
 

@@ -58,10 +58,10 @@ async def outage(count: int) -> bool:
         server = Server()
         held.callback(server.close)
         env = {
-            "WEBHOOK_SCHEDULE": SCHEDULE,
-            "WEBHOOK_LOG": str(count + 1),
-            "WEBHOOK_TIMEOUT_S": "5",
-            "WEBHOOK_FLIGHT_S": "10",
+            "JITNEY_WEBHOOK_SCHEDULE": SCHEDULE,
+            "JITNEY_WEBHOOK_LOG": str(count + 1),
+            "JITNEY_WEBHOOK_TIMEOUT_S": "5",
+            "JITNEY_WEBHOOK_LEASE_S": "10",
         }
         deliver = held.enter_context(BackgroundProcess(server, env))
         receivers = [held.enter_context(Receiver(answer(503))) for _ in range(ENDPOINTS)]

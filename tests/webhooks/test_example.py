@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "webhook_receiver.py"
 def example(post: WebhookStack, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Run it; gives its address and what it prints."""
     port, said = free_port(), tmp_path / "said"
-    env = {**os.environ, "SECRET": post.secret(), "PORT": str(port)}
+    env = {**os.environ, "SECRET": post.secret(), "JITNEY_PORT": str(port)}
     with said.open("wb") as out, (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, EXAMPLE], env=env, stdout=out, stderr=log)
     url = f"http://127.0.0.1:{port}"

@@ -187,7 +187,7 @@ async def test_w4_refused_at_submit_in_words(queue: Server) -> None:
         answer = post.gateway.http.post("/v1/jobs", json=job)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_webhook")
         assert "169.254.169.254, which is no public address" in answer.json()["detail"]
-        assert answer.json()["allowed"] == ["a private receiver has to be in WEBHOOK_ALLOW_CIDRS"]
+        assert answer.json()["allowed"] == ["a private receiver has to be in JITNEY_WEBHOOK_ALLOW_CIDRS"]
 
 
 async def _announce(queue: Server, gateway: GatewayProcess) -> None:
@@ -200,7 +200,7 @@ async def _announce(queue: Server, gateway: GatewayProcess) -> None:
 
 async def test_w4_refused_again_at_send(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """W4: what was taken under other settings, or by another release, is not sent."""
-    with BackgroundProcess(queue, {"WEBHOOK_ALLOW_CIDRS": ""}):
+    with BackgroundProcess(queue, {"JITNEY_WEBHOOK_ALLOW_CIDRS": ""}):
         job = post.submit(receiver.url)
         await post.finish()
         errors = {attempt["error"] for attempt in post.ended(job, "failed")["attempts"]}

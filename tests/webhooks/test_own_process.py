@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: WebhookStack, queue: Server) -> None:
     """W1: who hangs is parted from the others, whose deliveries arrive within a second all the while."""
-    env = {"WEBHOOK_TIMEOUT_S": "10", "WEBHOOK_FLIGHT_S": "20", "WEBHOOK_SCHEDULE": "0,60"}
+    env = {"JITNEY_WEBHOOK_TIMEOUT_S": "10", "JITNEY_WEBHOOK_LEASE_S": "20", "JITNEY_WEBHOOK_SCHEDULE": "0,60"}
     with BackgroundProcess(queue, env), ExitStack() as held:
         dead = [held.enter_context(Receiver(hang)) for _ in range(8)]
         well = held.enter_context(Receiver())
@@ -65,7 +65,7 @@ async def test_it_goes_on_when_the_queue_is_back(post: WebhookStack, queue: Serv
 
 
 async def test_a_process_that_stops_gives_back_what_is_under_way(post: WebhookStack, queue: Server) -> None:
-    env = {"WEBHOOK_TIMEOUT_S": "20", "WEBHOOK_FLIGHT_S": "60", "DELIVER_DRAIN_S": "0.2"}
+    env = {"JITNEY_WEBHOOK_TIMEOUT_S": "20", "JITNEY_WEBHOOK_LEASE_S": "60", "JITNEY_BACKGROUND_DRAIN_S": "0.2"}
     with BackgroundProcess(queue, env) as deliver, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
         await post.finish()
@@ -80,12 +80,12 @@ async def test_a_process_that_stops_gives_back_what_is_under_way(post: WebhookSt
 @pytest.fixture
 def impatient(queue: Server) -> Iterator[BackgroundProcess]:
     env = {
-        "WEBHOOK_SCHEDULE": "0,0.2,0.2",
-        "WEBHOOK_JITTER": "0",
-        "WEBHOOK_PAUSE_AFTER_S": "0.3",
-        "WEBHOOK_PAUSE_S": "2",
+        "JITNEY_WEBHOOK_SCHEDULE": "0,0.2,0.2",
+        "JITNEY_WEBHOOK_JITTER": "0",
+        "JITNEY_WEBHOOK_PAUSE_AFTER_S": "0.3",
+        "JITNEY_WEBHOOK_PAUSE_S": "2",
     }
-    with BackgroundProcess(queue, {**env, "WEBHOOK_BACKLOG": "50"}) as process:
+    with BackgroundProcess(queue, {**env, "JITNEY_WEBHOOK_BACKLOG": "50"}) as process:
         yield process
 
 
@@ -143,7 +143,7 @@ async def test_w8_a_paused_endpoint_is_tried_again_by_itself(post: WebhookStack,
 
 async def test_w8_the_queue_of_an_endpoint_is_bounded(post: WebhookStack, queue: Server) -> None:
     """W8: a flood for a receiver that is away; the oldest beyond the limit fail, and are listed."""
-    with BackgroundProcess(queue, {"WEBHOOK_SCHEDULE": "0,60", "WEBHOOK_BACKLOG": "50"}):
+    with BackgroundProcess(queue, {"JITNEY_WEBHOOK_SCHEDULE": "0,60", "JITNEY_WEBHOOK_BACKLOG": "50"}):
         url = f"http://127.0.0.1:{free_port()}"
         jobs = [post.submit(url) for _ in range(200)]
         for _ in range(4):
@@ -163,7 +163,9 @@ async def test_w8_the_queue_of_an_endpoint_is_bounded(post: WebhookStack, queue:
 
 async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(post: WebhookStack, queue: Server) -> None:
     """A tenant chooses how many origins it names: a bound for each endpoint alone bounds nothing."""
-    with BackgroundProcess(queue, {"WEBHOOK_SCHEDULE": "0,60", "WEBHOOK_TENANT_BACKLOG": "20", "WEBHOOK_LOG": "30"}):
+    with BackgroundProcess(
+        queue, {"JITNEY_WEBHOOK_SCHEDULE": "0,60", "JITNEY_WEBHOOK_TENANT_BACKLOG": "20", "JITNEY_WEBHOOK_LOG": "30"}
+    ):
         jobs = [post.submit(f"http://127.0.0.1:{free_port()}") for _ in range(100)]
         for _ in range(10):
             await post.finish(10)
@@ -181,7 +183,7 @@ async def test_old_deliveries_make_room(post: WebhookStack, queue: Server, recei
     with queue.client() as client:
         client.flushall()
     await post.worker.announce(post.gateway)
-    with BackgroundProcess(queue, {"WEBHOOK_LOG": "10", "WEBHOOK_SCHEDULE": "0,60"}):
+    with BackgroundProcess(queue, {"JITNEY_WEBHOOK_LOG": "10", "JITNEY_WEBHOOK_SCHEDULE": "0,60"}):
         away = post.submit(f"http://127.0.0.1:{free_port()}")
         await post.finish()
         wait_until(lambda: post.deliveries(job=away)[0]["tries"] == 1, "the first attempt failed")

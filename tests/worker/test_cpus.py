@@ -1,4 +1,4 @@
-"""CPUS: a number of CPUs, or a list of them; the row: `CPUS=8-15` was refused."""
+"""CPUS: a number of CPUs, or a list of them; the row: `JITNEY_CPUS=8-15` was refused."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_number_or_a_list(text: str, count: int, named: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CPUS", text)
+    monkeypatch.setenv("JITNEY_CPUS", text)
     settings = WorkerSettings()
     assert (settings.cpus, settings.cpus.named, settings.decode_threads) == (count, named, count)
 
@@ -42,28 +42,28 @@ def test_a_number_or_a_list(text: str, count: int, named: tuple[int, ...], monke
     "text", ["0", "-1", "1025", "x", "3-", "5-2", "0,,1", "1-2-3", "0;1", "1e3", "٣", "2.5", "9" * 30]
 )
 def test_nonsense_says_what_is_allowed(text: str) -> None:
-    with pytest.raises(BadSetting, match=r"CPUS=.+: must be a number of CPUs from 1 to 1024, or a list"):
-        worker_processes.Settings.from_env({"CPUS": text})
+    with pytest.raises(BadSetting, match=r"JITNEY_CPUS=.+: must be a number of CPUs from 1 to 1024, or a list"):
+        worker_processes.Settings.from_env({"JITNEY_CPUS": text})
 
 
 def test_cpus_that_are_not_there_are_named() -> None:
-    with pytest.raises(BadSetting, match="CPUS=8-16: this process may use CPUs 0-15; allowed"):
-        worker_processes.Settings.from_env({"CPUS": "8-16"})
+    with pytest.raises(BadSetting, match="JITNEY_CPUS=8-16: this process may use CPUs 0-15; allowed"):
+        worker_processes.Settings.from_env({"JITNEY_CPUS": "8-16"})
 
 
 @pytest.mark.parametrize(
     ("env", "each"),
     [
-        ({"WORKERS": "2", "CPUS": "4"}, ["4", "4"]),
-        ({"WORKERS": "2", "CPUS": "8-15"}, ["8-11", "12-15"]),
-        ({"WORKERS": "3", "CPUS": "0,2-3"}, ["0-0", "2-2", "3-3"]),
-        ({"WORKERS": "3", "CPUS": "0,4"}, ["0,4", "0-0", "4-4"]),
-        ({"WORKERS": "2"}, ["8", "8"]),
+        ({"JITNEY_WORKERS": "2", "JITNEY_CPUS": "4"}, ["4", "4"]),
+        ({"JITNEY_WORKERS": "2", "JITNEY_CPUS": "8-15"}, ["8-11", "12-15"]),
+        ({"JITNEY_WORKERS": "3", "JITNEY_CPUS": "0,2-3"}, ["0-0", "2-2", "3-3"]),
+        ({"JITNEY_WORKERS": "3", "JITNEY_CPUS": "0,4"}, ["0,4", "0-0", "4-4"]),
+        ({"JITNEY_WORKERS": "2"}, ["8", "8"]),
     ],
 )
 def test_a_list_is_shared_out_among_the_workers(env: Mapping[str, str], each: list[str]) -> None:
     children = worker_processes.worker_children(worker_processes.Settings.from_env(env), Path(), env)
-    assert [child.env["CPUS"] for child in children] == each
+    assert [child.env["JITNEY_CPUS"] for child in children] == each
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to CPUs")

@@ -73,7 +73,7 @@ import asyncio, signal, time
 from worker.execution.device import Device
 
 async def work():
-    device = Device(stuck_s=0.2)
+    device = Device(run_stop_timeout_s=0.2)
     assert device._run_inline(lambda: []) == []
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     signal.setitimer(signal.ITIMER_REAL, 60)

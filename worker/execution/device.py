@@ -21,11 +21,11 @@ EX_SOFTWARE = 70  # sysexits.h: this process is of no use any more, another may 
 class Device:
     """What runs one batch at a time, for all models of this worker. First come, first served."""
 
-    def __init__(self, stuck_s: float) -> None:
-        """`stuck_s`: how long a run that was told to stop may go on."""
+    def __init__(self, run_stop_timeout_s: float) -> None:
+        """`run_stop_timeout_s`: how long a run that was told to stop may go on."""
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._stuck_s = stuck_s
+        self._run_stop_timeout_s = run_stop_timeout_s
         self._running: tuple[PendingItems, BatchRun] | None = None
         self.freed = asyncio.Event()
         self.last_run_s = 0.0
@@ -78,7 +78,10 @@ class Device:
 
     def _run_inline(self, run: BatchRun) -> list[CompletedItem | RunOutput]:
         """Run what is over before another thread had begun; should it not be over, an alarm ends this process."""
-        began, (remaining_s, interval_s) = time.monotonic(), signal.setitimer(signal.ITIMER_REAL, self._stuck_s)
+        began, (remaining_s, interval_s) = (
+            time.monotonic(),
+            signal.setitimer(signal.ITIMER_REAL, self._run_stop_timeout_s),
+        )
         try:
             return run()
         except DeviceLost as error:
@@ -108,12 +111,12 @@ class Device:
 
     def _stop(self, run: BatchRun) -> None:
         run.stop.now()
-        asyncio.get_running_loop().call_later(self._stuck_s, self._give_up, run)
+        asyncio.get_running_loop().call_later(self._run_stop_timeout_s, self._give_up, run)
 
     def _give_up(self, run: BatchRun) -> None:
         """A run that does not stop would hold the device for ever."""
         if self._running and self._running[1] is run:
-            log.critical("a run did not stop within %g s of being told to, this worker ends", self._stuck_s)
+            log.critical("a run did not stop within %g s of being told to, this worker ends", self._run_stop_timeout_s)
             os._exit(EX_SOFTWARE)
 
 

@@ -14,12 +14,12 @@ log = logging.getLogger("jitney.worker")
 
 
 async def run(
-    store: JobStore, worker_id: str, pending_items: Sequence[PendingItems], device: Device, beat_s: float
+    store: JobStore, worker_id: str, pending_items: Sequence[PendingItems], device: Device, heartbeat_s: float
 ) -> None:
     """Beat until cancelled."""
     outage = OutageLog(log, "renew leases")
     while True:
-        await asyncio.sleep(beat_s)
+        await asyncio.sleep(heartbeat_s)
         try:
             await renew_leases(store, worker_id, pending_items, device)
             outage.ended()

@@ -30,9 +30,14 @@ class WorkerRegistration:
         report: Callable[[], WorkerReport],
         runners: ModelRunners,
         digest_agreement: DigestAgreement,
-        beat_s: float,
+        heartbeat_s: float,
     ) -> None:
-        self._connection, self._report, self._runners, self._heartbeat_interval_s = connection, report, runners, beat_s
+        self._connection, self._report, self._runners, self._heartbeat_interval_s = (
+            connection,
+            report,
+            runners,
+            heartbeat_s,
+        )
         self._digest_agreement = digest_agreement
         self._changed = asyncio.Event()
 
@@ -64,11 +69,13 @@ class WorkerRegistration:
             await worker_registry.notify_models_changed(self._connection)
 
 
-async def run_metrics_flush(connection: RedisClient, runners: ModelRunners, meter: CpuMeter, stats_s: float) -> None:
+async def run_metrics_flush(
+    connection: RedisClient, runners: ModelRunners, meter: CpuMeter, metrics_flush_s: float
+) -> None:
     """Add what was measured to the metrics, until cancelled."""
     outage = OutageLog(log, "tell metrics")
     while True:
-        await asyncio.sleep(stats_s)
+        await asyncio.sleep(metrics_flush_s)
         try:
             await flush_metrics(connection, runners, meter)
             outage.ended()

@@ -72,13 +72,13 @@ def check_models_dir(models_dir: Path, chosen: Collection[str]) -> None:
     try:
         found = take_snapshot(models_dir, chosen)
     except ModelError as error:
-        raise ModelError(f"MODELS_DIR={models_dir}", None, str(error)) from error
+        raise ModelError(f"JITNEY_MODELS_DIR={models_dir}", None, str(error)) from error
     if not found.is_empty:
         return
     if found.absent:
-        raise ModelError(f"MODELS={','.join(chosen)}", None, found.broken[min(found.absent)])
+        raise ModelError(f"JITNEY_SERVE_MODELS={','.join(chosen)}", None, found.broken[min(found.absent)])
     reason = f"no models in {models_dir}: a model is a folder with model.toml and 1/model.onnx"
-    raise ModelError(f"MODELS_DIR={models_dir}", None, reason)
+    raise ModelError(f"JITNEY_MODELS_DIR={models_dir}", None, reason)
 
 
 def _fingerprint(folder: ModelFolder, version: str) -> str:

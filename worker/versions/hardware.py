@@ -9,7 +9,7 @@ from worker.settings import WorkerSettings
 
 def hardware_of(settings: WorkerSettings) -> Hardware:
     """Give the GPU, where what is built for it is kept, and the CPUs."""
-    return Hardware(settings.gpu_device, settings.engine_cache, int(settings.cpus))
+    return Hardware(settings.gpu_device, settings.tensorrt_cache_dir, int(settings.cpus))
 
 
 def hardware_from_environment() -> Hardware:

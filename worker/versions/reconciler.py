@@ -123,13 +123,13 @@ class ModelReconciler:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        interval_s = self._settings.models_watch_s or PLAN_POLL_S
+        interval_s = self._settings.models_poll_s or PLAN_POLL_S
         while True:
             self._wake.clear()
             orders = self._admin_plans()
             if await self._read_plans():
                 await self._read_folder()
-                if self._settings.models_watch_s or orders != self._admin_plans():
+                if self._settings.models_poll_s or orders != self._admin_plans():
                     self._snapshot = self._latest_snapshot
                 await self._reconcile()
             await wait_for_event(self._wake, interval_s)

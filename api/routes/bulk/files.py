@@ -37,7 +37,7 @@ def router(gateway: Gateway) -> APIRouter:
         form = FileUpload(parsed_request, gateway.bulk.bulk_file_bytes)
         file_id = files.new_file_id(choose_shard(store.settings.shards, parsed_request.tenant, ""))
         # Before its first byte: whatever ends this process, the sweep finds the content of a file without a record.
-        await files.register_upload(store, file_id, gateway.settings.receive_s + _longest_s(gateway))
+        await files.register_upload(store, file_id, gateway.settings.body_timeout_s + _longest_s(gateway))
         try:
             with gateway.bodies.hold(parsed_request.tenant, parsed_request.evict) as share:
                 blocks = form.blocks(request.receive, share, storage.buffer_bytes)

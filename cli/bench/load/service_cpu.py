@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cli.bench.load.connection import Address, get
 from cli.bench.statistics import CpuUsage
 
-# Processes tell theirs once a second (STATS_S): after so long, all that a slice used has been told.
+# Processes tell theirs once a second (JITNEY_METRICS_FLUSH_S): after so long, all that a slice used has been told.
 TICK_S: Final = 1.2
 
 

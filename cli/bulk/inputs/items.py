@@ -8,7 +8,7 @@ from cli.bulk.errors import TOO_LARGE, UNREADABLE, BadItem
 from jobs.contract.base64_reader import read_base64_or_url
 from jobs.contract.errors import Refused
 
-# A gateway takes 32 MiB in one body (MAX_BODY_BYTES), and base64 makes three bytes four.
+# A gateway takes 32 MiB in one body (JITNEY_MAX_BODY_BYTES), and base64 makes three bytes four.
 MAX_BYTES: Final = 24 << 20
 
 

@@ -11,7 +11,7 @@ import orjson
 from cli.bulk.errors import CannotRun
 
 CONNECTIONS: Final = 64
-WAIT_S: Final = 55  # a gateway waits for 58 s at most (MAX_WAIT_S)
+WAIT_S: Final = 55  # a gateway waits for 58 s at most (JITNEY_MAX_WAIT_S)
 RESPONSE_TIMEOUT_S: Final = WAIT_S + 30.0
 API_KEY_VARIABLE: Final = "JITNEY_API_KEY"
 CONNECTION_ERRORS: Final = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)

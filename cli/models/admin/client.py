@@ -45,7 +45,7 @@ def call_gateway(url: str | None, path: str, body: Mapping[str, object] | None =
     if not url:
         url = DEFAULT_URL
         print(f"jitney models: the gateway is {url}: neither --url nor JITNEY_URL names another", file=sys.stderr)
-    key = os.environ.get("JITNEY_API_KEY") or os.environ.get("JITNEY_KEY")
+    key = os.environ.get("JITNEY_API_KEY")
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     try:
         parts = urlsplit(url)

@@ -93,8 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", metavar="SOURCE", help=f"a path to an .onnx file, or {examples}")
     parser.add_argument("--name", help="what it is called here (by default the network's own name, in small letters)")
-    home = Path(os.environ.get("MODELS_DIR") or "models")
-    parser.add_argument("--models-dir", type=Path, default=home, metavar="DIR", help="where models lie (MODELS_DIR)")
+    home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
+    parser.add_argument(
+        "--models-dir", type=Path, default=home, metavar="DIR", help="where models lie (JITNEY_MODELS_DIR)"
+    )
     parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: to try the road")
     parser.add_argument("--file", help="hf: which of a repository's .onnx files")
     parser.add_argument("--preset", choices=("torch", "tf", "caffe"), help="a local file: how its images are made")

@@ -79,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit code: 0 done, 1 not, with the reason, 2 there is nothing to optimize",
     )
     parser.add_argument("model", metavar="NAME|PATH", help="a model's name or folder, or a version's folder")
-    home = Path(os.environ.get("MODELS_DIR") or "models")
-    parser.add_argument("--models-dir", type=Path, default=home, metavar="DIR", help="where NAME is (MODELS_DIR)")
+    home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
+    parser.add_argument(
+        "--models-dir", type=Path, default=home, metavar="DIR", help="where NAME is (JITNEY_MODELS_DIR)"
+    )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--fp16", action="store_true", help="weights and arithmetic of 16 bits; inputs stay")
     precision.add_argument("--int8", action="store_true", help="weights and activations of 8 bits; needs --calibrate")
