@@ -27,7 +27,16 @@ def read(env: Mapping[str, str], name: str) -> str:
 
     `PORT` and `REDIS_URL` are read without the prefix where `JITNEY_<name>` is unset.
     """
-    return env.get(PREFIX + name) or (env.get(name, "") if name in ALSO_BARE else "")
+    full_name = PREFIX + name
+    value = env.get(full_name, "")
+    if value and not is_of_kubernetes(full_name, value):
+        return value
+    return env.get(name, "") if name in ALSO_BARE else ""
+
+
+def is_of_kubernetes(name: str, value: str) -> bool:
+    """Report whether Kubernetes injects such a variable for a service whose name begins with `jitney`."""
+    return bool(_OF_KUBERNETES.fullmatch(name) or (_PORT_OF_KUBERNETES.fullmatch(name) and "://" in value))
 
 
 def unknown(env: Mapping[str, str], known: Collection[str]) -> list[str]:
@@ -43,9 +52,7 @@ def unknown(env: Mapping[str, str], known: Collection[str]) -> list[str]:
 
 
 def _is_unknown(name: str, value: str, names: Collection[str]) -> bool:
-    if not name.startswith(PREFIX) or name in names or _OF_KUBERNETES.fullmatch(name):
-        return False
-    return not (_PORT_OF_KUBERNETES.fullmatch(name) and "://" in value)
+    return name.startswith(PREFIX) and name not in names and not is_of_kubernetes(name, value)
 
 
 def _refusal(name: str, names: Collection[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import AliasChoices, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.config import environment
 from jobs.config.compared_settings import ALL_SETTINGS
@@ -32,6 +32,25 @@ class Settings(BaseSettings):
     """Settings of one part, from the environment. Numbers that Redis or Lua cannot count to are refused."""
 
     model_config = SETTINGS_CONFIG
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment alone, without what Kubernetes injects: `JITNEY_PORT=tcp://…` is no port."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = {
+                name: value
+                for name, value in env_settings.env_vars.items()
+                if not environment.is_of_kubernetes(name.upper(), value or "")
+            }
+        return init_settings, env_settings
 
     @model_validator(mode="before")
     @classmethod

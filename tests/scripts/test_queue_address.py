@@ -74,7 +74,7 @@ def test_with_require_durable_a_server_that_may_lose_jobs_is_refused(
 ) -> None:
     with server.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
-        done = run(PROCESSES[process], tmp_path, REDIS_URL=server.url, REQUIRE_DURABLE="true")
+        done = run(PROCESSES[process], tmp_path, REDIS_URL=server.url, JITNEY_REQUIRE_DURABLE="true")
         client.config_set("maxmemory-policy", "noeviction")
     assert done.returncode == EX_CONFIG, done.stderr
     assert "JITNEY_REQUIRE_DURABLE is set, and of the queue's server: maxmemory-policy is allkeys-lru" in done.stderr
@@ -85,7 +85,7 @@ def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> N
     assert (named.returncode, named.stderr) == (0, f"jitney keys: the queue is {server.url} (JITNEY_REDIS_URL)\n")
     file = tmp_path / "url"
     file.write_text(server.url)
-    named = run(PROCESSES["keys"], tmp_path, REDIS_URL_FILE=str(file))
+    named = run(PROCESSES["keys"], tmp_path, JITNEY_REDIS_URL_FILE=str(file))
     assert f"the queue is {server.url} (of {file}) (JITNEY_REDIS_URL_FILE)" in named.stderr
     with embedded_redis.running_server(tmp_path / "data") as own:
         found = run(PROCESSES["keys"], tmp_path)
