@@ -387,7 +387,7 @@ class GatewayProtocol(HttpToolsProtocol):
 def protocol_with_limits(limits: ConnectionLimits) -> type[GatewayProtocol]:
     """Give the protocol with these bounds."""
     return type(
-        "BoundedProtocol", (GatewayProtocol,), {"bounds": limits, "table": ConnectionTable(limits.buffers_bytes)}
+        "BoundedProtocol", (GatewayProtocol,), {"limits": limits, "table": ConnectionTable(limits.buffers_bytes)}
     )
 
 

@@ -17,7 +17,7 @@ async def announce(worker: Worker, gateway: GatewayProcess, runs: Sequence[str],
     cards = [{**CARD, "version": one} for one in runs]
     await worker_registry.register_worker(worker.connection, report, cards, 600)
     await worker_registry.notify_models_changed(worker.connection)
-    known = {*runs, *more.get("shelf", {}).get("m", [])}
+    known = {*runs, *more.get("folder_versions", {}).get("m", [])}
     wait_until(lambda: known <= {one["version"] for one in versions(gateway)}, "the gateway knows the versions")
 
 
@@ -32,7 +32,13 @@ def standing(gateway: GatewayProcess) -> dict[str, tuple[str, str | None, float]
 
 async def test_every_version_is_shown_with_its_part(gateway: GatewayProcess, worker: Worker) -> None:
     shelf, failed = {"m": ["1", "2", "3", "4"]}, {"m 3": "file: 3 is broken"}
-    more = {"chosen": {"m": "2"}, "leaving": ["m 1"], "loading": ["m 5"], "shelf": shelf, "unloadable": failed}
+    more = {
+        "chosen": {"m": "2"},
+        "leaving": ["m 1"],
+        "loading": ["m 5"],
+        "folder_versions": shelf,
+        "unloadable": failed,
+    }
     await announce(worker, gateway, ["1", "2"], **more)
     found = standing(gateway)
     assert found.pop("1")[::2] == ("leaving", 0)

@@ -166,7 +166,7 @@ def test_the_place_of_bulk_files_is_compared_by_its_kind_and_on_one_host_by_its_
 
 @pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, BackgroundSettings, BulkSettings])
 def test_it_is_decided_for_every_setting_whether_it_is_compared(settings: type[BaseSettings]) -> None:
-    names = {name.upper() for name in settings.model_fields}
+    names = {f"JITNEY_{name.upper()}" for name in settings.model_fields}
     assert names - compared_settings.COMPARED.keys() - compared_settings.NOT_COMPARED == set()
     assert names & compared_settings.COMPARED.keys() & compared_settings.NOT_COMPARED == set()
 

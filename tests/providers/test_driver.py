@@ -22,8 +22,8 @@ int cuDeviceGet(int *device, int number) { *device = 100 + number; return number
 int cuDeviceGetName(char *name, int size, int device) { strcpy(name, device == 101 ? "Second" : "First"); return 0; }
 """
 ASK = (
-    "from model_runtime.engine.device_info import ask_driver, name_of; "
-    "print(*ask_driver(), name_of('cuda', 1, 1), sep='|')"
+    "from model_runtime.engine.device_info import device_name, query_driver; "
+    "print(*query_driver(), device_name('cuda', 1, 1), sep='|')"
 )
 
 

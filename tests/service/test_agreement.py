@@ -27,11 +27,11 @@ from tests.support.workers import WorkerProcess
 SLOW = """
 import threading
 import numpy as np
-from jitney import Port
+from jitney import TensorSpec
 
 class Slow:
     def __init__(self, version, spec, gpu):
-        self.inputs, self.outputs = [Port("n", "INT64", (1,))], [Port("y", "INT64", (1,))]
+        self.inputs, self.outputs = [TensorSpec("n", "INT64", (1,))], [TensorSpec("y", "INT64", (1,))]
         self.provider, self.device, self.runtime, self.batchable = "cpu", "none", "1", False
 
     def run(self, arrays, stop):

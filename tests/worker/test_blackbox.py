@@ -11,10 +11,10 @@ IDS = [f"00{n:032x}" for n in range(4)]
 DYING = """
 import ctypes, threading
 from pathlib import Path
-from worker.crash_recovery.in_flight_journal import BlackBox
-box = BlackBox(Path("box"), "w1", 3, 2)
-box.hold([("{0}", 1), ("{1}", 2)])
-other = threading.Thread(target=lambda: (box.hold([("{2}", 1)]), box.let_go(), box.hold([("{3}", 12)])))
+from worker.crash_recovery.in_flight_journal import InFlightJournal
+box = InFlightJournal(Path("box"), "w1", 3, 2)
+box.record([("{0}", 1), ("{1}", 2)])
+other = threading.Thread(target=lambda: (box.record([("{2}", 1)]), box.clear(), box.record([("{3}", 12)])))
 other.start()
 other.join()
 ctypes.string_at(0)

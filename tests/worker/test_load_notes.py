@@ -11,8 +11,8 @@ from worker.versions.load_crash_log import LoadCrashLog
 DYING = """
 import os
 from pathlib import Path
-from worker.versions.load_crash_log import LoadNotes
-with LoadNotes(Path("notes")).loading("m 2", "as it was"):
+from worker.versions.load_crash_log import LoadCrashLog
+with LoadCrashLog(Path("notes")).loading("m 2", "as it was"):
     os.abort()
 """
 

@@ -99,7 +99,7 @@ def test_an_input_that_is_no_number_is_refused(save_graph: SaveGraph, tmp_path: 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_runtime.engine.onnx_session.ask_driver", lambda: DriverInfo(problem=NO_GPU))
+    monkeypatch.setattr("model_runtime.engine.onnx_session.query_driver", lambda: DriverInfo(problem=NO_GPU))
     path = relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx"
     with pytest.raises(ModelError) as caught:
         OnnxEngine(path, provider)
@@ -111,7 +111,7 @@ def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkey
 
 
 def test_auto_takes_what_there_is(relu: Relu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_runtime.engine.onnx_session.ask_driver", lambda: DriverInfo(problem=NO_GPU))
+    monkeypatch.setattr("model_runtime.engine.onnx_session.query_driver", lambda: DriverInfo(problem=NO_GPU))
     engine = OnnxEngine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto")
     assert (engine.provider, engine.gpu, engine.placement) == ("cpu", None, {"cpu": 1})
     assert engine.provider_note.startswith("auto took the CPU: ")

@@ -24,10 +24,10 @@ class Bytes(Task):
     kinds = frozenset({"raw"})
 """
 BODY = """
-    def prepare(self, kind, data, parameters):
+    def preprocess(self, kind, data, parameters):
         return {"x": np.frombuffer(data, np.uint8).astype(np.float32)}
 
-    def present(self, outputs, parameters):
+    def postprocess(self, outputs, parameters):
         return {"count": Count(int(outputs["y"].sum())).values}
 """
 
