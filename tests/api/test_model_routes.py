@@ -110,7 +110,7 @@ async def test_an_unloaded_model_takes_no_jobs_until_it_is_loaded(gateway: Gatew
 async def test_what_can_not_be_is_refused_and_changes_nothing(
     gateway: GatewayProcess, worker: Worker, *, path: str, body: object, status: int, code: str, word: str
 ) -> None:
-    await announce(worker, gateway, ["1"], chosen={"m": "1"}, shelf={"m": ["1", "2"]})
+    await announce(worker, gateway, ["1"], chosen={"m": "1"}, folder_versions={"m": ["1", "2"]})
     before = (await rollout_plan.read_plans(worker.connection)).get("m", rollout_plan.FOLLOW_FOLDER)
     answer = gateway.http.post(f"/v1/models/{path}", json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)

@@ -195,7 +195,7 @@ class Neighbours:
         self._target = Target(int(service.port), DIGITS[0].read_bytes(), receiver.silent_port, receiver.port)
         self._keys = {True: keys[:TENANTS], False: keys[TENANTS:]}
 
-    def preprocess(self) -> None:
+    def prepare(self) -> None:
         """Fill the lists of those that list over expired jobs."""
         asyncio.run(abusers.fill_lists(self._target, self._keys[True]))
 

@@ -108,7 +108,7 @@ def test_a_planted_padding_bug_of_ours_is_found(
 ) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
     assert check(path) == 0
-    monkeypatch.setattr("model_runtime.profiling.batch_consistency.fold", planted)
+    monkeypatch.setattr("model_runtime.profiling.batch_consistency.stack_items", planted)
     assert check(path) == 1
     told = capsys.readouterr().out
     assert "padded to" in told.partition("FAILS the check: ")[2].partition("\n")[0]

@@ -82,7 +82,7 @@ def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: Onnx
 def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
     session: OnnxSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_runtime.engine.io_binding.Bound.run", lambda *_: {"y": np.ones((2, 4), np.float32)})
+    monkeypatch.setattr("model_runtime.engine.io_binding.IoBinding.run", lambda *_: {"y": np.ones((2, 4), np.float32)})
     session.bind_buffers({"x": rows(2)}, "cpu")
     assert session.note == "batches of 2 are not bound to the device: they answered otherwise so"
     assert np.array_equal(session.run({"x": rows(2)})["y"], 2 * rows(2))

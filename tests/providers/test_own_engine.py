@@ -83,7 +83,7 @@ def test_only_files_of_the_folder_and_modules_have_names(tmp_path: Path, engine:
             changed("self.batchable = True", "pass"),
             "it has no batchable; allowed: what jitney.",
         ),
-        (changed('"FP32", (len', '"float32", (len'), "inputs = [Port(name='x', datatype='float32'"),
+        (changed('"FP32", (len', '"float32", (len'), "inputs = [TensorSpec(name='x', datatype='float32'"),
         (changed('"numpy", np', "None, np"), "device = None; allowed: text"),
     ],
 )
