@@ -42,7 +42,7 @@ def test_groups_differ_by_shape_type_and_name() -> None:
     assert all(group_of(base) != group_of(other) for other in others)
 
 
-@pytest.mark.parametrize("seats", [3, 4, 8])
+@pytest.mark.parametrize("padded_size", [3, 4, 8])
 def test_empty_seats_are_filled_and_cut_off_again(padded_size: int) -> None:
     items = [{"x": np.full((2,), n, np.float32)} for n in range(3)]
     batch = stack_items(items, padded_size)
