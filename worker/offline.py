@@ -104,7 +104,7 @@ class Offline:
             self._device.close()
 
     def submit(self, work: Work[T]) -> "asyncio.Future[T]":
-        """Run work in a thread of the decode pool, in order of arrival: readable is only one tenant."""
+        """Run work in a thread of the decode pool, in order of arrival: there is only one tenant."""
         return asyncio.get_running_loop().run_in_executor(self._decoders, work.run)
 
     def add(self, ended: Sequence[CompletedItem]) -> None:
@@ -119,7 +119,7 @@ class Offline:
                 self._end(item.job.id, outcome)
 
     async def wait_for_room(self) -> None:
-        """Wait while too many results are read_errors."""
+        """Wait while too many results are unread."""
         while len(self._order) > MAX_UNREAD_RESULTS:
             self._read_some.clear()
             await self._read_some.wait()
@@ -196,7 +196,7 @@ class Offline:
 
 
 def _lower_priority() -> None:
-    """Lower the priority of this decode thread: a device thread that waits for a core delays all decoding as well.
+    """Lower the priority of this decode thread: a device thread that waits for a core delays all other device threads.
 
     Measured with SqueezeNet on two cores: 6.5 % more images per second. A serving worker does not do this: other
     processes would starve its decoding. Only Linux has priorities per thread.

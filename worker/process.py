@@ -29,7 +29,7 @@ EX_CONFIG = 78  # the supervisor does not restart a process that a restart canno
 
 
 def run(settings: WorkerSettings, store_settings: StoreSettings, journal: Path | None = None) -> int:
-    """Run a worker until SIGTERM; returns the exit code. `journal`: in-flight journal, of the last worker on start."""
+    """Run a worker until SIGTERM; returns the exit code. `journal`: the in-flight journal's path."""
     try:
         check_models_dir(settings.models_dir, settings.chosen)
     except ModelError as error:

@@ -19,7 +19,7 @@ BATCH_ERRORS: Final = {
     "expired": ("batch_expired", "the batch expired before this line was done"),
 }
 UNREADABLE: Final = {"code": "unreadable_job", "message": "the outcome of this line cannot be read", "status": 422}
-# Line jobs are deleted with their bulk job, so these fields would be of no use.
+# A line's job is not kept beside the result files, so these fields would lead nowhere.
 HIDDEN_FIELDS: Final = ("urls", "position", "eta_ms")
 
 
@@ -70,8 +70,8 @@ def _render_failure(
     line_id: str, custom_id: str | None, state: str, error: dict[str, Any], response: dict[str, Any] | None
 ) -> bytes:
     code, message = BATCH_ERRORS.get(state, (error.get("code"), error.get("message")))
-    shown = {"code": code, "message": message, "line": line_number(line_id)}
-    text = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": shown}
+    view = {"code": code, "message": message, "line": line_number(line_id)}
+    text = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": view}
     return orjson.dumps(text) + b"\n"
 
 

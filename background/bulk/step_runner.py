@@ -144,7 +144,7 @@ class BulkStepRunner:
         raise LeaseLost
 
     async def _finish_step(self, lease: BackgroundLease, backoff: StepBackoff, within_s: float) -> None:
-        """Release the lease; retries for `within_s` seconds while Redis is away."""
+        """Finish the step; retries for `within_s` seconds while Redis is away."""
         until_s = time.monotonic() + within_s
         while True:
             try:

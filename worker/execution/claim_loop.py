@@ -97,7 +97,7 @@ class ClaimLoop:
             elif len(claim.jobs) < requested and not claim.more and not self._closing:
                 await self._pause(CLAIM_INTERVAL_S if claim.held else self._idle_poll_s)
 
-    async def _claim(self, *, trial: bool = False) -> tuple[ClaimResult | None, int]:
+    async def _claim(self, *, isolated: bool = False) -> tuple[ClaimResult | None, int]:
         """Claim jobs; returns the claim (None while Redis is away) and the number of jobs requested."""
         self._woken.clear()
         requested = self._pending.room
@@ -110,8 +110,8 @@ class ClaimLoop:
                 self._model.version,
                 self._worker_id,
                 requested,
-                trial=trial,
-                max_bulk=None if trial else self._bulk_slot_share.bulk_limit(claim_started_at),
+                trial=isolated,
+                max_bulk=None if isolated else self._bulk_slot_share.bulk_limit(claim_started_at),
             )
         except StoreUnavailable as error:
             self._outage.began(error)
@@ -125,7 +125,7 @@ class ClaimLoop:
     async def _run_suspects(self) -> bool:
         """Run one suspect group isolated from all other jobs; returns whether there was one."""
         async with self._gate.exclusive(self.all_pending):
-            claim, _ = await self._claim(trial=True)
+            claim, _ = await self._claim(isolated=True)
             await self._pending.wait_until_empty()
         return claim is not None and bool(claim.jobs)
 

@@ -22,13 +22,8 @@ class ResultWriter:
     def __init__(
         self, store: JobStore, worker_id: str, pending: PendingItems, histogram_buffer: HistogramBuffer, backlog: int
     ) -> None:
-        self._store, self._worker_id, self._pending, self._histogram_buffer = (
-            store,
-            worker_id,
-            pending,
-            histogram_buffer,
-        )
-        self._backlog = backlog
+        self._store, self._worker_id, self._pending = store, worker_id, pending
+        self._histogram_buffer, self._backlog = histogram_buffer, backlog
         self._ready: list[CompletedItem] = []
         self._added, self._written = asyncio.Event(), asyncio.Event()
 

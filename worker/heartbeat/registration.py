@@ -32,12 +32,8 @@ class WorkerRegistration:
         digest_agreement: DigestAgreement,
         heartbeat_s: float,
     ) -> None:
-        self._connection, self._report, self._runners, self._heartbeat_interval_s = (
-            connection,
-            report,
-            runners,
-            heartbeat_s,
-        )
+        self._connection, self._report, self._runners = connection, report, runners
+        self._heartbeat_interval_s = heartbeat_s
         self._digest_agreement = digest_agreement
         self._changed = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Returns the hardware that a worker's settings give to its models."""
+"""Maps a worker's settings to the hardware that its models may use."""
 
 from pydantic import ValidationError
 

@@ -21,7 +21,7 @@ class VersionFingerprint(NamedTuple):
     """State of a version: a fingerprint of its files, and the number of admin requests to load it."""
 
     files: str
-    asked: int = 0
+    requests: int = 0
 
 
 class Loader:
@@ -51,7 +51,7 @@ class Loader:
         if tried == fingerprint:
             return False
         is_settled = name in self._observed and self._observed[name].files == fingerprint.files
-        return is_settled or fingerprint.asked > (tried.asked if tried else 0)
+        return is_settled or fingerprint.requests > (tried.requests if tried else 0)
 
     def can_load(self, name: str, fingerprint: VersionFingerprint) -> bool:
         """Return whether a version has not failed to load in its present state."""

@@ -47,13 +47,8 @@ class ModelReconciler:
         *,
         digest_agreement: DigestAgreement,
     ) -> None:
-        self._settings, self._store, self._loaded_models, self._registration = (
-            settings,
-            store,
-            loaded_models,
-            registration,
-        )
-        self._digest_agreement = digest_agreement
+        self._settings, self._store, self._loaded_models = settings, store, loaded_models
+        self._registration, self._digest_agreement = registration, digest_agreement
         self._loader = Loader(crash_log, hardware_of(settings))
         self._outage, self._folder_outage = (
             OutageLog(log, "read the model plans"),
