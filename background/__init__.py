@@ -1,4 +1,4 @@
-"""Background work, carried by rq: webhooks are delivered, and bulks taken forward.
+"""The background process: delivers webhooks and runs bulk jobs, on rq threads.
 
-Needs nothing of what runs models: it is a process of its own, in an image without ONNX Runtime.
+Imports nothing of ONNX Runtime: it runs as a process of its own, also in an image without the runtime.
 """

@@ -1,4 +1,4 @@
-"""`python -m background`: reads the settings, delivers, and takes bulks forward."""
+"""`python -m background`: reads the settings and runs the background process."""
 
 import argparse
 import logging
@@ -12,15 +12,15 @@ from jobs.bulk.settings import BulkSettings
 from jobs.config.settings_base import format_validation_error
 from jobs.store.settings import StoreSettings
 
-EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
+EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one delivering process; returns the exit code."""
+    """Run one background process; returns the exit code."""
     argparse.ArgumentParser(
         prog="jitney deliver",
-        description="Delivers webhooks, signed, again and again on a schedule; and takes bulks forward.",
-        epilog="docs/configuration.md has all settings (WEBHOOK_…, BULK_…), docs/api.md what receivers see.",
+        description="Deliver signed webhooks, with retries on a schedule, and run bulk jobs.",
+        epilog="Settings: docs/configuration.md (JITNEY_WEBHOOK_…, JITNEY_BULK_…). What receivers see: docs/api.md.",
     ).parse_args(argv)
     try:
         settings, store_settings, bulk_settings = BackgroundSettings(), StoreSettings(), BulkSettings()
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney deliver: {format_validation_error(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s deliver %(levelname)s %(message)s")
-    logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # at debug it tells of every header
-    from background.process import run  # noqa: PLC0415 (rq reads its prefix when it is imported, and takes its time)
+    logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # its debug log has every header
+    from background.process import run  # noqa: PLC0415 (importing rq is slow and reads RQ_KEY_PREFIX)
 
     return run(settings, store_settings, bulk_settings)
 

@@ -1,4 +1,4 @@
-"""The delivering process: threads that wait for rq, and one event loop for all attempts, until a signal says stop."""
+"""The background process: rq threads, and one event loop that runs all attempts, until SIGTERM or SIGINT."""
 
 import asyncio
 import itertools
@@ -38,21 +38,21 @@ from jobs.webhooks.outbox import LANES
 
 log = logging.getLogger("jitney.deliver")
 
-EX_CONFIG = 78  # the supervisor does not restart what a restart cannot mend
-AGREEMENT_POLL_S = 2.0  # between two looks at what other processes are set to, and at tenants' limits
+EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
+AGREEMENT_POLL_S = 2.0  # between two refreshes of other processes' settings and of tenants' limits
 
 
 def run(settings: BackgroundSettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
-    """Deliver until SIGTERM, and end the process."""
+    """Run until SIGTERM, then end the process with an exit code."""
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             code = runner.run(_start(settings, store_settings, bulk_settings))
     except ShardsMismatch as error:
-        log.error("%s", error)  # noqa: TRY400 (the line says it all)
+        log.error("%s", error)  # noqa: TRY400 (the message suffices)
         code = EX_CONFIG
     logging.shutdown()
-    os._exit(code)  # rq's threads, or a name's look-up without an answer, are not waited for
+    os._exit(code)  # does not wait for rq's threads or for pending DNS lookups
 
 
 async def _start(settings: BackgroundSettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
@@ -61,22 +61,22 @@ async def _start(settings: BackgroundSettings, store_settings: StoreSettings, bu
         if unusable_reason := await connection.unusable_reason():
             log.error("%s", unusable_reason)
             return EX_CONFIG
-        await _deliver(settings, store_settings, bulk_settings, connection)
+        await _run_until_stopped(settings, store_settings, bulk_settings, connection)
     finally:
         await connection.aclose()
     return 0
 
 
-async def _deliver(
+async def _run_until_stopped(
     settings: BackgroundSettings, store_settings: StoreSettings, bulk_settings: BulkSettings, connection: RedisClient
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = _stop_on_signal(loop)
     store = JobStore(store_settings, connection)
-    me = Process.this("deliverer", secrets.token_hex(8), settings, store_settings, bulk_settings)
-    agreement = SettingsAgreement(connection, me, store_settings.shards, AGREEMENT_POLL_S)
+    this_process = Process.this("deliverer", secrets.token_hex(8), settings, store_settings, bulk_settings)
+    agreement = SettingsAgreement(connection, this_process, store_settings.shards, AGREEMENT_POLL_S)
     limits = StoredLimits(connection, store.tenants)
-    if await run_until_stopped(_wait_until_known(agreement, limits), stop):
+    if await run_until_stopped(_wait_for_shared_state(agreement, limits), stop):
         return
     sender = Sender(settings, store)
     slots: dict[WorkKind, int] = {lane: settings.slots(lane) for lane in LANES}
@@ -84,12 +84,12 @@ async def _deliver(
     step_runner = BulkStepRunner(
         bulk_settings, store, storage, ModelCatalog(connection, settings.default_model), settings.address_policy()
     )
-    thread = ThreadPoolExecutor(1, thread_name_prefix="rq")  # rq blocks; its own calls go one after the other
+    thread = ThreadPoolExecutor(1, thread_name_prefix="rq")  # rq's calls block; they run one at a time
 
-    def deliver(lease: BackgroundLease) -> None:  # in a thread of rq's
+    def deliver(lease: BackgroundLease) -> None:  # runs in an rq thread
         asyncio.run_coroutine_threadsafe(sender.attempt(lease), loop).result()
 
-    def step(lease: BackgroundLease) -> None:  # likewise
+    def step(lease: BackgroundLease) -> None:  # runs in an rq thread
         asyncio.run_coroutine_threadsafe(step_runner.step(lease), loop).result()
 
     def wake() -> None:
@@ -114,8 +114,8 @@ async def _deliver(
 
     reconnects = itertools.count()
 
-    async def refresh_now() -> None:
-        if next(reconnects) and own_address is None:  # the queue's server was away, or is another one: rq's is the same
+    async def on_connect() -> None:
+        if next(reconnects) and own_address is None:  # the queue's server, which rq uses too, may be a new one
             await loop.run_in_executor(thread, rq_pool.reopen)
         limits.refresh_now()
         wake()
@@ -123,38 +123,38 @@ async def _deliver(
     def on_notification(channel: str, data: bytes) -> None:
         (limits.refresh_now if (channel, data) == (keys.NEWS, stored_limits.LIMITS_CHANGED) else wake)()
 
-    listener = Subscriber(connection, [keys.OUTBOX, keys.NEWS], on_notification, refresh_now)
+    listener = Subscriber(connection, [keys.OUTBOX, keys.NEWS], on_notification, on_connect)
     rq_pool.start({**slots, BULK: bulk_settings.bulk_concurrency})
-    running = (*map(dispatcher.run, LANES), bulk_dispatcher.run(), bulk_dispatcher.sweep(), listener.run())
-    comparing = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))
-    log.info("delivers webhooks, %d at a time and %d to slow endpoints", slots["fast"], slots["slow"])
-    failures = await _run((*running, *comparing), stop)
+    work_loops = (*map(dispatcher.run, LANES), bulk_dispatcher.run(), bulk_dispatcher.sweep(), listener.run())
+    refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))
+    log.info("delivering webhooks: %d at a time, and %d to slow endpoints", slots["fast"], slots["slow"])
+    failures = await _run_loops((*work_loops, *refresh_loops), stop)
     rq_pool.close()
     await step_runner.aclose()
     await sender.close(settings.background_drain_s)
     await _withdraw(agreement)
     for failure in failures:
-        raise failure or RuntimeError("a loop of the delivery ended by itself")
+        raise failure or RuntimeError("a loop of the background process ended unexpectedly")
 
 
 def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    """Give an event that is set with the first signal to stop."""
+    """Return an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
     return stop
 
 
-async def _run(running: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event) -> list[BaseException | None]:
-    """Run loops until `stop` is set, or one has ended; gives what ended it."""
-    loops = [asyncio.create_task(one) for one in running]
+async def _run_loops(work: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event) -> list[BaseException | None]:
+    """Run loops until `stop` is set or one ends; returns the exceptions of those that ended by themselves."""
+    loops = [asyncio.create_task(coroutine) for coroutine in work]
     await asyncio.wait([*loops, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     failures = [task.exception() for task in loops if task.done()]
     await cancel_all(loops)
     return failures
 
 
-async def _wait_until_known(agreement: SettingsAgreement, limits: StoredLimits) -> None:
+async def _wait_for_shared_state(agreement: SettingsAgreement, limits: StoredLimits) -> None:
     await agreement.wait_until_known()
     await limits.wait_until_known()
 

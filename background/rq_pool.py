@@ -1,7 +1,7 @@
-"""rq's part: attempts and bulks' steps are rq jobs, done by rq's workers in threads. The only place that knows rq.
+"""Runs attempts and bulk steps as rq jobs on threads; the only module that imports rq.
 
-rq holds nothing that is not in the outbox too. Its retries are not used: whole seconds, no jitter, and a scheduler that
-forks (docs/decisions/0018).
+rq stores nothing that the outbox does not store. Its retries are not used: they have whole seconds, no jitter, and a
+scheduler that forks (docs/decisions/0018).
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final, Literal
 
-os.environ.setdefault("RQ_KEY_PREFIX", "jitney:{rq}")  # read when rq is imported: all of rq in one slot of a Cluster
+os.environ.setdefault("RQ_KEY_PREFIX", "jitney:{rq}")  # rq reads it on import; the tag keeps rq in one shard slot
 
 import redis
 import rq
@@ -32,7 +32,7 @@ from jobs.webhooks.outbox import LANES, Lane
 log = logging.getLogger("jitney.deliver")
 
 AttemptFunction = Callable[[str, int], None]
-WorkKind = Literal[Lane, "bulk"]  # whose threads carry it: those of a lane of deliveries, or those of bulks
+WorkKind = Literal[Lane, "bulk"]  # selects the threads: of a delivery lane, or of bulk jobs
 FUNCTION: Final = "attempt"
 BULK: Final = "bulk"
 WORK_KINDS: Final[tuple[WorkKind, ...]] = (*LANES, BULK)
@@ -41,57 +41,57 @@ COMMAND_S: Final = 5.0
 FAILED_TTL_S: Final = 3600
 MAINTENANCE_S: Final = 60
 PAUSE_S: Final = 0.5
-# rq's server is asked again so often, at these pauses, on a new connection each time: a failover takes a moment.
+# Commands to rq's server are retried on a new connection each time, with these pauses: a failover takes a moment.
 RETRIES: Final = 5
 FIRST_RETRY_S: Final = 0.02
 LAST_RETRY_S: Final = 0.2
 
 
 class AttemptJob(Job):
-    """An rq job that can be nothing but an attempt: what is written in Redis names no code of ours to run."""
+    """An rq job that runs an attempt and nothing else: data in Redis cannot name code to run."""
 
     run_attempt: ClassVar[AttemptFunction]
 
     @property
     def func(self) -> AttemptFunction:
-        """Give the one function there is; raises ValueError for a job that asks for another."""
+        """Return the attempt function; raises ValueError if the job names another function."""
         if self.func_name != FUNCTION:
-            message = f"an rq job asks for {self.func_name!r}, and only {FUNCTION!r} is carried out here"
+            message = f"an rq job names the function {self.func_name!r}; only {FUNCTION!r} is allowed"
             raise ValueError(message)
         return type(self).run_attempt
 
 
 class NoDeathPenalty(BaseDeathPenalty):
-    """An attempt has a deadline of its own; an alarm needs the main thread, and a timer a thread more for each."""
+    """Sets no rq timeout: attempts have their own deadline, and rq's would need the main thread or a timer thread."""
 
     def setup_death_penalty(self) -> None:
-        """Set nothing up."""
+        """Do nothing."""
 
     def cancel_death_penalty(self) -> None:
-        """Nothing was set up."""
+        """Do nothing."""
 
 
 class RqThread(rq.SimpleWorker):
-    """One thread's worker."""
+    """The rq worker of one thread."""
 
     death_penalty_class = NoDeathPenalty
-    max_connection_wait_time = 1.0  # rq's own is a minute: so long nobody would notice that the server is back
+    max_connection_wait_time = 1.0  # rq's default of a minute delays work after an outage
 
     def _install_signal_handlers(self) -> None:
-        """Signals are the process's, and threads can not have them."""
+        """Do nothing: the process handles signals, and threads cannot."""
 
     def subscribe(self) -> None:
-        """Take no commands: each would cost a connection and a thread."""
+        """Do nothing: rq's commands would cost a connection and a thread per worker."""
 
     def unsubscribe(self) -> None:
-        """Nothing was subscribed to."""
+        """Do nothing: `subscribe` does nothing."""
 
     def procline(self, message: str) -> None:
-        """There is one process, whatever its threads do."""
+        """Do nothing: all threads share one process title."""
 
 
 class RqPool:
-    """The queues of all errands, and the threads that serve them."""
+    """The rq queues of all kinds of work, and the threads that serve them."""
 
     def __init__(
         self,
@@ -102,52 +102,53 @@ class RqPool:
         *,
         is_queue: bool,
     ) -> None:
-        """`carry` does an errand, in one of its threads; `landed` is called when a thread is free again.
+        """Create the queues; `start` starts the threads.
 
-        `is_queue`: rq's server is the queue's, which says by itself that it is away.
+        `run_attempt` runs in a thread of its kind of work. `on_thread_free` is called from a thread that is free again.
+        `is_queue`: rq uses the job queue's server, whose outages are already logged.
         """
 
-        def count_and_run(lane: WorkKind) -> AttemptFunction:
-            def one(delivery: str, number: int) -> None:
-                self._count(lane, 1)
+        def count_and_run(kind: WorkKind) -> AttemptFunction:
+            def attempt(delivery: str, number: int) -> None:
+                self._add_busy(kind, 1)
                 try:
-                    run_attempt[lane](BackgroundLease(delivery, number))
+                    run_attempt[kind](BackgroundLease(delivery, number))
                 finally:
-                    self._count(lane, -1)
+                    self._add_busy(kind, -1)
                     on_thread_free()
 
-            return one
+            return attempt
 
         self.busy: dict[WorkKind, int] = dict.fromkeys(WORK_KINDS, 0)
-        self._counting = threading.Lock()
+        self._busy_lock = threading.Lock()
         self._attempt_s = int(attempt_s) + 1
         self._address, self._is_queue = address, is_queue
         self._outage = OutageLog(log, f"use rq's server at {address.shown}")
         self._classes = {
-            lane: type(f"{lane.title()}Attempt", (AttemptJob,), {"carry": staticmethod(count_and_run(lane))})
-            for lane in WORK_KINDS
+            kind: type(f"{kind.title()}Attempt", (AttemptJob,), {"run_attempt": staticmethod(count_and_run(kind))})
+            for kind in WORK_KINDS
         }
         self._closed = threading.Event()
         self._open()
 
     def start(self, slots: Mapping[WorkKind, int]) -> None:
-        """Start the threads; they end with the process."""
+        """Start the daemon threads."""
         logging.getLogger("rq").setLevel(logging.CRITICAL)
-        for lane, count in slots.items():
+        for kind, count in slots.items():
             for nth in range(count):
-                threading.Thread(target=self._serve, args=(lane,), name=f"{lane}-{nth}", daemon=True).start()
+                threading.Thread(target=self._serve, args=(kind,), name=f"{kind}-{nth}", daemon=True).start()
 
-    def queued(self, lane: WorkKind) -> int:
-        """Count what waits for a thread; raises StoreUnavailable."""
+    def queued(self, kind: WorkKind) -> int:
+        """Return how many rq jobs wait for a thread of this kind; raises StoreUnavailable."""
         with self._translate_errors():
-            return int(self._queues[lane].count)
+            return int(self._queues[kind].count)
 
-    def put(self, lane: WorkKind, leases: Sequence[BackgroundLease]) -> None:
-        """Hand flights to the threads, each once; raises StoreUnavailable."""
+    def put(self, kind: WorkKind, leases: Sequence[BackgroundLease]) -> None:
+        """Enqueue leases for the threads, each once; raises StoreUnavailable."""
         with self._translate_errors():
             for lease in leases:
                 with suppress(DuplicateJobError):
-                    self._queues[lane].enqueue_call(
+                    self._queues[kind].enqueue_call(
                         FUNCTION,
                         args=list(lease),
                         job_id=f"{lease.delivery}-{lease.number}",
@@ -159,61 +160,61 @@ class RqPool:
                     )
 
     def reopen(self) -> None:
-        """Open all connections anew, with the address as it is now: the server may have moved without a word."""
+        """Open new connections at the current address: the server may have moved."""
         old = (self._client, self._blocking)
-        with suppress(ValueError):  # a file that cannot be read now: the old address is tried on
+        with suppress(ValueError):  # the file cannot be read now: keep the old address
             self._open()
         for client in old:
             client.connection_pool.disconnect()
 
     def close(self) -> None:
-        """Take no more: the blocking connections are dropped, and with them what the server would hand to nobody."""
+        """Stop taking work; closes the blocking connections, so that the server assigns no more jobs to them."""
         self._closed.set()
         self._blocking.connection_pool.disconnect()
         self._client.close()
 
     def _open(self) -> None:
-        """Make the clients, which connect when they are asked; raises ValueError for a URL of a file."""
+        """Create the clients, which connect on first use; raises ValueError if the URL of a file is invalid."""
         url, pauses = self._address.read(), ExponentialBackoff(LAST_RETRY_S, FIRST_RETRY_S)
-        patience = {"retry": Retry(pauses, RETRIES), "retry_on_error": RECONNECT_ERRORS}
-        # rq raises its client's timeout to minutes, for it blocks: what is asked in between has a client of its own.
-        self._client = redis.Redis.from_url(url, socket_timeout=COMMAND_S, socket_connect_timeout=COMMAND_S, **patience)
-        self._blocking = redis.Redis.from_url(url, **patience)
-        self._queues = {lane: self._queue(lane, self._client) for lane in WORK_KINDS}
+        retries = {"retry": Retry(pauses, RETRIES), "retry_on_error": RECONNECT_ERRORS}
+        # rq raises the timeout of its blocking client to minutes, so commands use a client of their own.
+        self._client = redis.Redis.from_url(url, socket_timeout=COMMAND_S, socket_connect_timeout=COMMAND_S, **retries)
+        self._blocking = redis.Redis.from_url(url, **retries)
+        self._queues = {kind: self._queue(kind, self._client) for kind in WORK_KINDS}
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (redis.RedisError, OSError) as error:
-            unavailable = StoreUnavailable(f"rq's server did not take it: {describe_error(error)}")
-            is_told = self._is_queue and classify_error(error) is not ErrorKind.NEVER
-            self._outage.began(unavailable if is_told else error)
+            unavailable = StoreUnavailable(f"cannot use rq's server: {describe_error(error)}")
+            is_logged_elsewhere = self._is_queue and classify_error(error) is not ErrorKind.NEVER
+            self._outage.began(unavailable if is_logged_elsewhere else error)
             self.reopen()
             raise unavailable from error
         self._outage.ended()
 
-    def _count(self, lane: WorkKind, more: int) -> None:
-        with self._counting:
-            self.busy[lane] += more
+    def _add_busy(self, kind: WorkKind, change: int) -> None:
+        with self._busy_lock:
+            self.busy[kind] += change
 
-    def _serve(self, lane: WorkKind) -> None:
-        """Work until closed; rq's worker quits for many a reason, and is replaced."""
+    def _serve(self, kind: WorkKind) -> None:
+        """Run rq workers until closed: a worker ends for several reasons and is then replaced."""
         while not self._closed.is_set():
             blocking = self._blocking
             with suppress(redis.RedisError, OSError, ValueError):
                 RqThread(
-                    [self._queue(lane, blocking)],
+                    [self._queue(kind, blocking)],
                     connection=blocking,
-                    job_class=self._classes[lane],
+                    job_class=self._classes[kind],
                     serializer=JSONSerializer,
                     maintenance_interval=MAINTENANCE_S,
                     log_job_description=False,
                 ).work(logging_level="CRITICAL")
-            blocking.connection_pool.disconnect(inuse_connections=False)  # they may lead to the wrong node
+            blocking.connection_pool.disconnect(inuse_connections=False)  # these may lead to a demoted node
             self._closed.wait(PAUSE_S)
 
-    def _queue(self, lane: WorkKind, client: Any) -> rq.Queue:
+    def _queue(self, kind: WorkKind, client: Any) -> rq.Queue:
         return rq.Queue(
-            f"{QUEUE_PREFIX}{lane}", connection=client, job_class=self._classes[lane], serializer=JSONSerializer
+            f"{QUEUE_PREFIX}{kind}", connection=client, job_class=self._classes[kind], serializer=JSONSerializer
         )

@@ -1,4 +1,4 @@
-"""What delivering needs to know, from the environment. Every time is a setting, so that tests run days in seconds."""
+"""Settings of the background process, read from the environment. All times are settings, so tests can shorten them."""
 
 import re
 from pathlib import Path
@@ -13,86 +13,85 @@ from jobs.webhooks.outbox import DeliveryLimits, Lane
 
 
 class BackgroundSettings(AddressPolicySettings):
-    """Settings of one delivering process."""
+    """Settings of one background process."""
 
     model_config = SETTINGS_CONFIG
 
     rq_redis_url: str = Field(
         "",
-        description="the server that carries attempts to their threads; empty = JITNEY_REDIS_URL",
+        description="Redis server that rq uses; empty = JITNEY_REDIS_URL",
     )
-    rq_redis_url_file: Path | None = Field(
-        None, description="a file that holds this URL, likewise; it overrules JITNEY_RQ_REDIS_URL"
-    )
+    rq_redis_url_file: Path | None = Field(None, description="file that holds this URL; overrides JITNEY_RQ_REDIS_URL")
     webhook_concurrency: int = Field(
         24,
         ge=1,
         le=256,
-        description="attempts at a time, to endpoints that answer in time; "
-        "a quarter is for tenants that have none under way",
+        description="concurrent attempts to endpoints that respond in time; "
+        "a quarter is reserved for tenants with no attempt under way",
     )
     webhook_slow_concurrency: int = Field(
-        8, ge=1, le=256, description="and to those that do not: they take no seat from the others"
+        8, ge=1, le=256, description="concurrent attempts to slow endpoints, in addition"
     )
     webhook_schedule: str = Field(
-        "0,5,300,1800,7200,18000,36000,36000", description="seconds before each attempt: 8 within 28 hours"
+        "0,5,300,1800,7200,18000,36000,36000",
+        description="delays before each attempt, in seconds: 8 attempts within 28 hours",
     )
-    webhook_jitter: float = Field(
-        0.2, ge=0, lt=1, description="each of these waits is longer or shorter by up to this share"
-    )
+    webhook_jitter: float = Field(0.2, ge=0, lt=1, description="each delay varies randomly by up to this share")
     webhook_timeout_s: float = Field(
-        15, gt=0, description="longest time of one attempt, from the name's look-up to the answer"
+        15, gt=0, description="timeout of one attempt, from the DNS lookup to the response"
     )
     webhook_slow_s: float = Field(
-        5, gt=0, description="an endpoint that takes so long counts as slow until it is faster"
+        5, gt=0, description="an endpoint that takes this long to respond counts as slow until it responds faster"
     )
     webhook_lease_s: float = Field(
-        30, gt=0, description="an attempt of which nothing is heard for so long is made again: its process is gone"
+        30,
+        gt=0,
+        description="an attempt without a result after this time is made again: its process is considered dead",
     )
     webhook_per_host: int = Field(
-        4, ge=1, description="attempts at a time to one endpoint; 1 until it has answered well"
+        4, ge=1, description="concurrent attempts to one endpoint; 1 until the endpoint has succeeded once"
     )
     webhook_backlog: int = Field(
-        20_000, ge=1, description="deliveries that may wait for one endpoint; the oldest beyond fail"
+        20_000, ge=1, description="deliveries that may wait for one endpoint; the oldest beyond this limit fail"
     )
     webhook_tenant_backlog: int = Field(
         50_000,
         ge=1,
-        description="deliveries of one tenant that may wait, for all its endpoints; the oldest beyond fail",
+        description="deliveries of one tenant that may wait, for all endpoints; the oldest beyond this limit fail",
     )
     webhook_pause_after_s: float = Field(
-        432_000, gt=0, description="an endpoint that fails for so long (5 days) is paused: its deliveries fail at once"
+        432_000,
+        gt=0,
+        description="an endpoint that fails for this long (5 days) is paused: its deliveries fail at once",
     )
-    webhook_pause_s: float = Field(3600, gt=0, description="after so long a paused endpoint is tried with one delivery")
+    webhook_pause_s: float = Field(3600, gt=0, description="a paused endpoint gets one trial delivery after this time")
     webhook_log: int = Field(
-        10_000, ge=1, description="deliveries of a tenant that are kept, and endpoints; older ones that ended make room"
+        10_000, ge=1, description="deliveries kept per tenant, and endpoints; the oldest that ended are removed first"
     )
-    webhook_log_ttl_s: float = Field(
-        604_800, gt=0, description="how long a delivery is kept after it has ended (7 days)"
-    )
-    webhook_poll_s: float = Field(1, gt=0, description="the outbox is looked at this often even without a notice")
+    webhook_log_ttl_s: float = Field(604_800, gt=0, description="retention of a delivery after it has ended (7 days)")
+    webhook_poll_s: float = Field(1, gt=0, description="interval of outbox polls, in addition to notifications")
     public_url: str = Field(
-        "", description="what links in webhooks begin with, as https://jitney.example; empty: /v1/…"
+        "", description="base URL of links in webhooks, such as https://jitney.example; empty: /v1/…"
     )
-    background_drain_s: float = Field(2, gt=0, description="on SIGTERM: longest time to end the attempts under way")
-    default_model: str = Field("", description="model for lines of bulks that name none, where several are served")
+    background_drain_s: float = Field(2, gt=0, description="on SIGTERM: time to finish the attempts under way")
+    default_model: str = Field("", description="model for bulk lines that name none, if several are served")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
 
     @field_validator("webhook_schedule")
     @classmethod
-    def _is_a_schedule(cls, value: str) -> str:
+    def _check_schedule(cls, value: str) -> str:
         message = f"must be seconds, from 0 to {MAX_SECONDS:.0f}, with commas between"
         try:
-            waits = [float(one) for one in value.split(",")]
+            delays = [float(text) for text in value.split(",")]
         except ValueError as error:
             raise ValueError(message) from error
-        if not all(0 <= wait <= MAX_SECONDS for wait in waits):
+        if not all(0 <= delay <= MAX_SECONDS for delay in delays):
             raise ValueError(message)
         return value
 
     @field_validator("public_url")
     @classmethod
-    def _is_an_address(cls, value: str) -> str:
+    def _check_public_url(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", value):
             message = "must begin as https://jitney.example"
             raise ValueError(message)
@@ -100,7 +99,7 @@ class BackgroundSettings(AddressPolicySettings):
 
     @field_validator("webhook_lease_s")
     @classmethod
-    def _outlasts_an_attempt(cls, value: float, info: ValidationInfo) -> float:
+    def _check_lease(cls, value: float, info: ValidationInfo) -> float:
         timeout_s = info.data.get("webhook_timeout_s", 0)
         if value <= timeout_s:
             message = f"must be longer than JITNEY_WEBHOOK_TIMEOUT_S, {timeout_s:g}"
@@ -108,30 +107,30 @@ class BackgroundSettings(AddressPolicySettings):
         return value
 
     @model_validator(mode="after")
-    def _has_a_good_url(self) -> Self:
+    def _check_rq_url(self) -> Self:
         self.rq_address()
         return self
 
     def rq_address(self) -> redis_url.RedisAddress | None:
-        """Give where rq's server is; None: where the queue is. Raises ValueError."""
-        named = {
+        """Return the address of rq's server, or None if rq uses the queue's server; raises ValueError."""
+        urls = {
             "JITNEY_RQ_REDIS_URL": self.rq_redis_url,
             "JITNEY_RQ_REDIS_URL_FILE": str(self.rq_redis_url_file or ""),
         }
-        return redis_url.find_address(named, "JITNEY_RQ_REDIS_URL")
+        return redis_url.find_address(urls, "JITNEY_RQ_REDIS_URL")
 
     @property
     def schedule(self) -> tuple[float, ...]:
-        """Seconds before each attempt, the first among them."""
-        return tuple(float(one) for one in self.webhook_schedule.split(","))
+        """Delays before each attempt, in seconds."""
+        return tuple(float(text) for text in self.webhook_schedule.split(","))
 
     def slots(self, lane: Lane) -> int:
-        """Count the attempts at a time in one lane."""
+        """Return the maximum number of concurrent attempts in a lane."""
         return self.webhook_concurrency if lane == "fast" else self.webhook_slow_concurrency
 
     @property
     def limits(self) -> DeliveryLimits:
-        """Give the rules that the outbox keeps."""
+        """Return the limits that the outbox enforces."""
         ms = {name: int(seconds * 1000) for name, seconds in self if isinstance(seconds, float)}
         return DeliveryLimits(
             lease_ms=ms["webhook_lease_s"],

@@ -1,4 +1,4 @@
-"""When a batch closes, how large it is, who rides, and how inputs fold into it and outputs out of it.
+"""Micro-batching: decides when a batch closes and what it holds; stacks its inputs and splits its outputs.
 
-Pure: no clock, no I/O, no asyncio, nothing else of ours. The caller passes `now` and asks.
+Pure code: no clock, no I/O, no asyncio. The caller passes the time as `now`.
 """

@@ -1,13 +1,13 @@
-"""The batching decision: items come in, batches go out, and time is an argument.
+"""Groups pending items into batches by shape, size, cost and age. Time is an argument.
 
 Rules, in order:
-1. Only items of one group ride together (a group is whatever the caller makes of shape and version).
-2. The group whose first item waits longest goes first, so no group starves. An item let in first takes the head's place
-   and its time.
-3. Work-conserving: with `max_wait_s = 0` a batch leaves whenever it is asked for and anything waits. With more, a batch
-   leaves when it is full or when its oldest item has waited that long.
-4. A batch holds at most `max_items` items, fewer where `cap_of` its group says so, and `max_cost` cost. An item dearer
-   than the cap travels alone, not never.
+1. A batch holds items of one group only. The caller defines groups, usually by input shape and model version.
+2. The group whose first item has waited longest goes first, so no group starves. An item added with `first=True`
+   takes the place and the arrival time of the group's first item.
+3. Work-conserving: with `max_wait_s = 0` a batch is due as soon as one item waits. Otherwise a batch is due when it
+   is full or when its oldest item has waited `max_wait_s`.
+4. A batch holds at most `max_items` items, or `cap_of(group)` if lower, and at most `max_cost` cost. An item that
+   costs more than `max_cost` runs alone.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ Reason = Literal["full", "aged"]
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Caps of one batch. Cost is in the caller's unit; seconds on the caller's clock."""
+    """Limits of one batch. The caller chooses the unit of cost; times in seconds."""
 
     max_items: int = 32
     max_cost: float = float("inf")
@@ -29,7 +29,7 @@ class BatchLimits:
 
     def __post_init__(self) -> None:
         if self.max_items < 1 or self.max_cost <= 0 or self.max_wait_s < 0:
-            message = f"a batch takes at least one item, of some cost, and waits no negative time: {self}"
+            message = f"max_items must be at least 1, max_cost positive and max_wait_s not negative: {self}"
             raise ValueError(message)
 
 
@@ -40,7 +40,7 @@ class _WaitingItem(NamedTuple, Generic[T]):
 
 
 class Batch(NamedTuple, Generic[T]):
-    """Items that run together, oldest first, and what closed the batch (which tells which limit to turn)."""
+    """Items that run together, oldest first, and the limit that closed the batch."""
 
     group: Hashable
     items: list[T]
@@ -48,10 +48,10 @@ class Batch(NamedTuple, Generic[T]):
 
 
 class Batcher(Generic[T]):
-    """Waiting items by group, in order of arrival."""
+    """Pending items by group, in order of arrival."""
 
     def __init__(self, limits: BatchLimits, cap_of: Callable[[Hashable], int] | None = None) -> None:
-        """`cap_of`: the most items of a group that ride together, where that is fewer than the limits allow."""
+        """Create a batcher. `cap_of(group)` may lower `max_items` for one group."""
         self.limits = limits
         self._cap_of = cap_of
         self._groups: dict[Hashable, deque[_WaitingItem[T]]] = {}
@@ -60,7 +60,7 @@ class Batcher(Generic[T]):
         return sum(map(len, self._groups.values()))
 
     def add(self, item: T, now: float, group: Hashable = None, cost: float = 1.0, *, first: bool = False) -> None:
-        """Take an item in: behind its group, or before it. `now` never runs backwards."""
+        """Add an item at the end of its group, or at its front. `now` must never decrease."""
         waiting = self._groups.setdefault(group, deque())
         if first:
             waiting.appendleft(_WaitingItem(item, cost, waiting[0].since if waiting else now))
@@ -68,24 +68,24 @@ class Batcher(Generic[T]):
             waiting.append(_WaitingItem(item, cost, now))
 
     def take(self, now: float) -> Batch[T] | None:
-        """Close and hand out the batch that is due; None where nothing is."""
+        """Remove and return the batch that is due, or None."""
         for group in sorted(self._groups, key=lambda group: self._groups[group][0].since):
             if reason := self._due(group, now):
                 return self._close(group, reason)
         return None
 
     def is_due(self, now: float) -> bool:
-        """Tell whether `take` would hand out a batch."""
+        """Return whether `take` would return a batch."""
         return any(self._due(group, now) for group in self._groups)
 
     def next_deadline(self) -> float | None:
-        """Tell when `take` should be asked again at the latest; None where nothing waits."""
+        """Return the latest time for the next call of `take`, or None if no item waits."""
         oldest = [waiting[0].since for waiting in self._groups.values()]
         return min(oldest) + self.limits.max_wait_s if oldest else None
 
-    def remove(self, gone: Iterable[T]) -> None:
-        """Forget items that no longer want to ride."""
-        identities = set(map(id, gone))
+    def remove(self, items: Iterable[T]) -> None:
+        """Remove items, compared by identity."""
+        identities = set(map(id, items))
         for group in list(self._groups):
             kept = deque(w for w in self._groups.pop(group) if id(w.item) not in identities)
             if kept:
@@ -96,8 +96,8 @@ class Batcher(Generic[T]):
 
     def _due(self, group: Hashable, now: float) -> Reason | None:
         waiting, limits = self._groups[group], self.limits
-        dear = limits.max_cost < float("inf") and sum(w.cost for w in waiting) >= limits.max_cost
-        if dear or len(waiting) >= self._cap(group):
+        is_costly = limits.max_cost < float("inf") and sum(w.cost for w in waiting) >= limits.max_cost
+        if is_costly or len(waiting) >= self._cap(group):
             return "full"
         return "aged" if waiting[0].since + limits.max_wait_s <= now else None
 

@@ -1,4 +1,4 @@
-"""Folds items into one batch and unfolds its outputs: same length, same order, or an error that says so."""
+"""Stacks items into one batch and splits its outputs: same number, same order, or an error."""
 
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -9,32 +9,32 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 class CollationError(Exception):
-    """The model's outputs do not match the batch that went in: no output may be given to any rider."""
+    """The model's outputs do not match the batch; no output may be returned."""
 
 
 def group_of(arrays: Arrays) -> Hashable:
-    """Tell which items can ride together: equal names, types and shapes."""
+    """Return the group of an item: items with equal names, types and shapes can share a batch."""
     return tuple([(name, array.dtype.str, array.shape) for name, array in arrays.items()])
 
 
 def stack_items(items: Sequence[Arrays], padded_size: int = 0) -> dict[str, NDArray[np.generic]]:
-    """Stack items of one group along a new first dimension, in order: n of `shape` make one `(n, *shape)`.
+    """Stack n items of one group along a new first dimension, in order: arrays `shape` become `(n, *shape)`.
 
-    With more `seats` than items the last one sits in those left over: a model that takes it takes it twice.
+    If `padded_size` exceeds n, the last item is repeated in the padding rows.
     """
     if len(items) == 1 and padded_size <= 1:
         return {name: array[np.newaxis] for name, array in items[0].items()}
-    seated = [*items, *[items[-1]] * (padded_size - len(items))]
-    return {name: np.stack([item[name] for item in seated]) for name in items[0]}
+    rows = [*items, *[items[-1]] * (padded_size - len(items))]
+    return {name: np.stack([item[name] for item in rows]) for name in items[0]}
 
 
 def split_outputs(outputs: Arrays, count: int, padded_size: int = 0) -> list[dict[str, NDArray[np.generic]]]:
-    """Cut outputs (n, …) into `count` items in the order they went in; raises CollationError for any other length."""
+    """Split outputs `(n, …)` into `count` items in input order; raises CollationError if n is not the batch's size."""
     expected = max(count, padded_size)
     for name, array in outputs.items():
-        rows = array.shape[0] if array.ndim else "no"
-        if rows != expected:
+        row_count = array.shape[0] if array.ndim else "no"
+        if row_count != expected:
             raise CollationError(
-                f"output {name!r} has {rows} rows for a batch of {expected} (its shape is {array.shape})"
+                f"output {name!r} has {row_count} rows for a batch of {expected} (its shape is {array.shape})"
             )
     return [{name: array[row] for name, array in outputs.items()} for row in range(count)]

@@ -1,19 +1,19 @@
-"""The largest batches that memory has had room for, by the shape of their inputs. Owns no clock."""
+"""Learns from out-of-memory failures how large a batch of each input shape may be. Owns no clock."""
 
 from collections.abc import Hashable
 
-PROBE_S = 600.0  # memory may have been short for another's sake: after a while twice as much is tried again
+PROBE_S = 600.0  # another process may have used the memory: after this time twice the size is tried
 
 
 class MemoryLimits:
-    """Learned from failures, forgotten by and by. Times in seconds, on the caller's clock."""
+    """Batch size limits by group. A limit doubles every `probe_s` until it is gone. Times in seconds."""
 
     def __init__(self, cap: int, probe_s: float = PROBE_S) -> None:
         self._cap, self._probe_s = cap, probe_s
         self._known: dict[Hashable, tuple[int, float]] = {}
 
     def of(self, group: Hashable, now: float) -> int:
-        """Say how many riders of this group may ride together."""
+        """Return how many items of this group one batch may hold."""
         known = self._known.get(group)
         if known is None:
             return self._cap
@@ -26,19 +26,19 @@ class MemoryLimits:
         return min(ceiling, self._cap)
 
     def too_many(self, group: Hashable, item_count: int, now: float) -> None:
-        """Learn that memory had no room for so many."""
+        """Record that a batch of `item_count` items ran out of memory: the limit becomes half of it."""
         known = self._known.get(group)
         ceiling = max(1, item_count // 2)
         if known is None or ceiling <= known[0]:
             self._known[group] = (ceiling, now)
 
     def report(self) -> dict[str, int]:
-        """List what is known, readably: the group → the ceiling."""
+        """Return the known limits by readable group name."""
         return {_describe_group(group): ceiling for group, (ceiling, _) in self._known.items()}
 
 
 def _describe_group(group: Hashable) -> str:
-    """Name a group as operators know inputs: x:<f4[3,224,224]."""
+    """Return a readable name of a group, such as x:<f4[3,224,224]."""
     if not isinstance(group, tuple):
         return str(group)
     return " ".join(f"{name}:{dtype}[{','.join(map(str, shape))}]" for name, dtype, shape in group)

@@ -1,5 +1,5 @@
-"""Claims jobs, prepares them, runs them in batches, and writes down how they ended.
+"""The worker: claims jobs, preprocesses them, runs them in micro-batches and writes their results.
 
-In the order a job goes through, in `execution`: `claim_loop` → `pending_items` → `device` → `result_writer`; beside
-them `heartbeat` keeps what is held and says who we are. `versions` holds the models; `worker` puts it all together.
+A job passes through `execution`: `claim_loop` → `pending_items` → `device` → `result_writer`. `heartbeat` renews leases
+and registers the worker, `versions` loads models, `worker` connects all parts.
 """

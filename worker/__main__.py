@@ -1,4 +1,4 @@
-"""`python -m worker`: reads the settings, and starts the worker where all that it needs is installed."""
+"""`python -m worker`: reads the settings, checks that ONNX Runtime is installed, and runs a worker."""
 
 import argparse
 import logging
@@ -14,13 +14,13 @@ from jobs.store.settings import StoreSettings
 from model_runtime.cpus import bind_process
 from worker.settings import WorkerSettings
 
-EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
+EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="jitney worker", description="Claims jobs and runs them in batches.")
-    parser.add_argument("--black-box", type=Path, help="a file in which to note which jobs are in hands right now")
+    parser = argparse.ArgumentParser(prog="jitney worker", description="Claim jobs and run them in micro-batches.")
+    parser.add_argument("--black-box", dest="journal", type=Path, help="file that records which jobs are executing")
     args = parser.parse_args(argv)
     try:
         settings, store_settings = WorkerSettings(), StoreSettings()
@@ -28,18 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney worker: {format_validation_error(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
-    logging.getLogger("PIL").setLevel(
-        max(logging.INFO, logging.root.level)
-    )  # at debug it tells of every chunk of every image
+    logging.getLogger("PIL").setLevel(max(logging.INFO, logging.root.level))  # its debug log has every image chunk
     if find_spec("onnxruntime") is None:
         sys.stderr.write(
-            'jitney worker: ONNX Runtime is missing: pip install -e ".[cpu]" in its checkout, or [gpu] where one is\n'
+            'jitney worker: ONNX Runtime is not installed: pip install -e ".[cpu]" (or ".[gpu]" for a GPU)\n'
         )
         return EX_CONFIG
-    bind_process(settings.cpus)  # before there are threads, which take it over
-    from worker.process import run  # noqa: PLC0415 (only now is it known that onnxruntime is there)
+    bind_process(settings.cpus)  # before any thread starts: threads inherit it
+    from worker.process import run  # noqa: PLC0415 (needs onnxruntime, checked above)
 
-    return run(settings, store_settings, args.black_box)
+    return run(settings, store_settings, args.journal)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A model run over many inputs in one process, without a queue: decode pool → board → device, as in a worker.
+"""Runs a model over many inputs in one process, without a queue: decode pool → pending items → device.
 
-Gives ends in the order of the inputs. Nobody waits for one of them, so a batch waits until it is full.
+Returns results in input order. No caller waits for a single result, so a batch waits until it is full.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ T = TypeVar("T")
 FULL_BATCH_WAIT_S: Final = 0.25  # longest wait for a full batch; decoding keeps the cores busy meanwhile
 STUCK_S: Final = 60.0
 NEVER_S: Final = 1e8
-NICE_INCREMENT: Final = 10  # nice
-MAX_UNREAD_RESULTS: Final = 4096  # ends that wait for those before them, or for whoever takes them
+NICE_INCREMENT: Final = 10
+MAX_UNREAD_RESULTS: Final = 4096  # results that wait for earlier ones, or for the caller
 
 
 class OfflineInput(NamedTuple):
-    """One input. `read` gives its bytes, in a thread of the decode pool; what it raises is the end of this one."""
+    """One input. `read` returns its bytes, in a thread of the decode pool; an exception it raises is the result."""
 
     kind: str
     read: Callable[[], bytes]
@@ -49,7 +49,7 @@ OfflineResult = Outcome | Exception
 
 
 class PendingResult:
-    """A place in the order of the inputs."""
+    """A result in input order; `end` is None until it is known."""
 
     __slots__ = ("end", "offline_input")
 
@@ -59,7 +59,7 @@ class PendingResult:
 
 
 class Offline:
-    """One model and what runs it; `run` once."""
+    """Runs one model over inputs; `run` may be called once."""
 
     def __init__(self, model: Model, decode_threads: int) -> None:
         limits = BatchLimits(max_items=model.max_batch, max_wait_s=FULL_BATCH_WAIT_S)
@@ -70,10 +70,10 @@ class Offline:
         self._order: deque[PendingResult] = deque()
         self._pending_results: dict[str, PendingResult] = {}
         self._decoding: set[asyncio.Future[None]] = set()
-        self._ended, self._taken = asyncio.Event(), asyncio.Event()
+        self._ended, self._read_some = asyncio.Event(), asyncio.Event()
 
     async def run(self, offline_inputs: Iterator[OfflineInput]) -> AsyncIterator[list[OfflineResult]]:
-        """Give the ends of all, as many at a time as are ready; raises what `rides` raises."""
+        """Yield the results of all inputs in order, as many at a time as are ready; raises errors of the iterator."""
         inline_policy = InlineRunPolicy(
             self._model.inputs, runs_custom_code=self._model.has_custom_task or self._model.has_custom_engine
         )
@@ -82,33 +82,33 @@ class Offline:
         serving = asyncio.create_task(
             run_batches(run_context, self._pending, self._device, self, Postprocessor(run_context, self, self))
         )
-        for loop in (feeding, serving):
-            loop.add_done_callback(lambda _: self._ended.set())
+        for task in (feeding, serving):
+            task.add_done_callback(lambda _: self._ended.set())
         try:
             while self._order or not feeding.done():
                 self._ended.clear()
                 if ready := self._ready():
                     yield ready
                     continue
-                for loop in (feeding, serving):
-                    if loop.done():
-                        loop.result()
+                for task in (feeding, serving):
+                    if task.done():
+                        task.result()
                 if self._order or not feeding.done():
                     await self._ended.wait()
             feeding.result()
         finally:
-            for loop in (feeding, serving):
-                loop.cancel()
+            for task in (feeding, serving):
+                task.cancel()
             await asyncio.gather(feeding, serving, return_exceptions=True)
             self._decoders.shutdown(wait=False, cancel_futures=True)
             self._device.close()
 
     def submit(self, work: Work[T]) -> "asyncio.Future[T]":
-        """Run work in a thread of the decode pool: there is one tenant, and no turns are taken."""
+        """Run work in a thread of the decode pool, in order of arrival: there is only one tenant."""
         return asyncio.get_running_loop().run_in_executor(self._decoders, work.run)
 
     def add(self, ended: Sequence[CompletedItem]) -> None:
-        """Take in outcomes; one that says "try again" goes round once more."""
+        """Store outcomes; a job to be retried runs again."""
         self._pending.discard([item.job for item, _ in ended])
         loop = asyncio.get_running_loop()
         for item, outcome in ended:
@@ -119,19 +119,19 @@ class Offline:
                 self._end(item.job.id, outcome)
 
     async def wait_for_room(self) -> None:
-        """Wait while too many ends are not taken."""
+        """Wait while too many results are unread."""
         while len(self._order) > MAX_UNREAD_RESULTS:
-            self._taken.clear()
-            await self._taken.wait()
+            self._read_some.clear()
+            await self._read_some.wait()
 
     def _ready(self) -> list[OfflineResult]:
-        """Take the ends that nobody before them is missing for."""
+        """Remove and return the results that no earlier input holds up."""
         ready: list[OfflineResult] = []
         while self._order and (end := self._order[0].end) is not None:
             self._order.popleft()
             ready.append(end)
         if ready:
-            self._taken.set()
+            self._read_some.set()
         return ready
 
     def _end(self, name: str, end: OfflineResult) -> None:
@@ -145,14 +145,14 @@ class Offline:
         while True:
             await self._pending.wait_for_room()
             await self.wait_for_room()
-            few = list(islice(offline_inputs, min(self._pending.room, ITEMS_PER_DECODE)))
-            if not few:
+            chunk = list(islice(offline_inputs, min(self._pending.room, ITEMS_PER_DECODE)))
+            if not chunk:
                 break
             jobs = [
                 ClaimedJob(str(next(numbers)), 1, offline_input.kind, b"", offline_input.parameters, 0, 0, 0)
-                for offline_input in few
+                for offline_input in chunk
             ]
-            for job, offline_input in zip(jobs, few, strict=True):
+            for job, offline_input in zip(jobs, chunk, strict=True):
                 self._pending_results[job.id] = pending_result = PendingResult(offline_input)
                 self._order.append(pending_result)
             self._add_all(jobs)
@@ -171,9 +171,9 @@ class Offline:
     async def _decode(self, items: list[WorkItem]) -> None:
         loop = asyncio.get_running_loop()
         with suppress(asyncio.CancelledError):  # the pool is closed
-            unread, ends = await loop.run_in_executor(self._decoders, self._read_and_prepare, items)
+            read_errors, ends = await loop.run_in_executor(self._decoders, self._read_and_preprocess, items)
             for item in items:
-                if (end := unread.get(item.job.id)) is not None:
+                if (end := read_errors.get(item.job.id)) is not None:
                     self._pending.discard([item.job])
                     self._end(item.job.id, end)
                 elif (failed := ends[item.job.id]) is None:
@@ -181,23 +181,25 @@ class Offline:
                 else:
                     self.add([failed])
 
-    def _read_and_prepare(self, items: list[WorkItem]) -> tuple[dict[str, Exception], dict[str, CompletedItem | None]]:
-        unread: dict[str, Exception] = {}
+    def _read_and_preprocess(
+        self, items: list[WorkItem]
+    ) -> tuple[dict[str, Exception], dict[str, CompletedItem | None]]:
+        read_errors: dict[str, Exception] = {}
         for item in items:
             try:
                 item.job = item.job._replace(input=self._pending_results[item.job.id].offline_input.read())
-            except Exception as error:  # noqa: BLE001 - whoever made the ride knows what it means
-                unread[item.job.id] = error
-        there = [item for item in items if item.job.id not in unread]
-        ends = preprocess_items(self._model, self._journal, there)
-        return unread, {item.job.id: end for item, end in zip(there, ends, strict=True)}
+            except Exception as error:  # noqa: BLE001 (the error becomes the input's result)
+                read_errors[item.job.id] = error
+        readable = [item for item in items if item.job.id not in read_errors]
+        ends = preprocess_items(self._model, self._journal, readable)
+        return read_errors, {item.job.id: end for item, end in zip(readable, ends, strict=True)}
 
 
 def _lower_priority() -> None:
-    """Let this thread run behind those of the device: one of these that waits for a core holds up all the others.
+    """Lower the priority of this decode thread: a device thread that waits for a core delays all other device threads.
 
-    Measured with SqueezeNet on two cores: 6.5 % more images a second. Not so in a worker that serves: beside other
-    processes' load its decoding would starve. Linux alone has priorities by thread.
+    Measured with SqueezeNet on two cores: 6.5 % more images per second. A serving worker does not do this: other
+    processes would starve its decoding. Only Linux has priorities per thread.
     """
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE_INCREMENT)

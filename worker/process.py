@@ -1,4 +1,4 @@
-"""The worker process: models loaded, loops run, until a signal says stop."""
+"""Runs the worker process: checks, crash recovery, loading, serving, until SIGTERM or SIGINT."""
 
 import asyncio
 import gc
@@ -25,15 +25,15 @@ from worker.worker import Worker
 
 log = logging.getLogger("jitney.worker")
 
-EX_CONFIG = 78  # the supervisor does not restart what a restart can not mend
+EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 
 
-def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path | None = None) -> int:
-    """Work until SIGTERM; returns the exit code. `black_box`: where to note what is in hands, and to find what was."""
+def run(settings: WorkerSettings, store_settings: StoreSettings, journal: Path | None = None) -> int:
+    """Run a worker until SIGTERM; returns the exit code. `journal`: the in-flight journal's path."""
     try:
         check_models_dir(settings.models_dir, settings.chosen)
     except ModelError as error:
-        log.error("%s", error)  # noqa: TRY400 (the line says it all)
+        log.error("%s", error)  # noqa: TRY400 (the message suffices)
         return EX_CONFIG
 
     is_loading = False
@@ -41,9 +41,9 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
     async def work() -> int:
         nonlocal is_loading
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        # Nobody waits for a worker's commands as a caller does; giving up on a claim that comes late costs a lease.
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, stop.set)
+        # No caller waits for a worker's commands, and giving up on a late claim costs a lease.
         command_timeout_s = max(store_settings.redis_timeout_s, store_settings.lease_s / 4)
         connection = RedisClient.of(store_settings, command_timeout_s)
         store = JobStore(store_settings, connection)
@@ -51,13 +51,13 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
             return EX_CONFIG
         if await run_until_stopped(wait_for_shard_check(connection, store_settings.shards), stop):
             return 0
-        if black_box is not None and await run_until_stopped(recover_with_retries(store, black_box), stop):
+        if journal is not None and await run_until_stopped(recover_with_retries(store, journal), stop):
             return 0
-        worker = Worker(settings, store, black_box)
+        worker = Worker(settings, store, journal)
         if await run_until_stopped(worker.begin(), stop):
             is_loading = worker.reconciler.is_busy
             return 0
-        # What was loaded so far stays for ever: the collector need not look at it again with each pass.
+        # Objects loaded so far live for ever: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
         log.info("worker %s serves %s", worker.id, ", ".join(worker.loaded_models.runners) or "nothing")
@@ -66,20 +66,20 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, black_box: Path
         finally:
             is_loading = worker.reconciler.is_busy
         await connection.aclose()
-        if black_box is not None:
-            delete_journal(black_box)
+        if journal is not None:
+            delete_journal(journal)
         log.info("worker %s stopped", worker.id)
         return 0
 
     code = _run_on_loop(work())
-    if is_loading:  # nobody needs that model any more, and Python would wait for the thread
+    if is_loading:  # Python would wait for the loading thread
         logging.shutdown()
         os._exit(0)
     return code
 
 
 async def _is_incompatible(connection: RedisClient) -> bool:
-    """Whether this queue cannot be used, however long the worker waits; the log says why."""
+    """Return whether this queue can never be used; logs the reason."""
     if unusable_reason := await connection.unusable_reason():
         log.error("%s", unusable_reason)
         await connection.aclose()
@@ -87,12 +87,12 @@ async def _is_incompatible(connection: RedisClient) -> bool:
 
 
 def _run_on_loop(work: Coroutine[Any, Any, int]) -> int:
-    """Run to the end on an event loop; returns the exit code."""
-    # uvloop halves what a round trip costs; it is not made for every system, and nothing else depends on it.
+    """Run a coroutine on an event loop; returns its exit code."""
+    # uvloop halves the cost of a round trip. It is optional: it does not support every system.
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(work)
     except ShardsMismatch as error:
-        log.error("%s", error)  # noqa: TRY400 (the line says it all)
+        log.error("%s", error)  # noqa: TRY400 (the message suffices)
         return EX_CONFIG

@@ -1,4 +1,4 @@
-"""A worker's loops: tasks of which none should end by itself; should one, the worker hears of it."""
+"""Runs a worker's loops as tasks and reports a loop that ends unexpectedly."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -10,7 +10,7 @@ Task = asyncio.Task[Any]
 
 
 class TaskSupervisor:
-    """All of them. `ended` is set when one has ended that was not to."""
+    """Tasks that run until canceled. `ended` is set when one ends unexpectedly."""
 
     def __init__(self) -> None:
         self._running: set[Task] = set()
@@ -18,24 +18,24 @@ class TaskSupervisor:
         self.ended = asyncio.Event()
 
     def start(self, loop: Coroutine[Any, Any, Any]) -> Task:
-        """Run a loop until it is canceled here."""
+        """Start a loop; it should end only by `cancel`, or after `expect_end`."""
         task = asyncio.create_task(loop)
         self._running.add(task)
         task.add_done_callback(self._on_end)
         return task
 
     def expect_end(self, tasks: Iterable[Task]) -> None:
-        """Expect these to end by themselves."""
+        """Treat the end of these tasks as expected."""
         self._running.difference_update(tasks)
 
     async def cancel(self, tasks: Iterable[Task] | None = None) -> None:
-        """End some, or all."""
-        ending = [*(self._running if tasks is None else tasks)]
-        self.expect_end(ending)
-        await cancel_all(ending)
+        """Cancel some tasks, or all, and wait for their end."""
+        canceled = [*(self._running if tasks is None else tasks)]
+        self.expect_end(canceled)
+        await cancel_all(canceled)
 
     def raise_failures(self) -> None:
-        """Raise what ended a loop that should not have."""
+        """Raise the error of a loop that ended unexpectedly, if one did."""
         for failure in self._failures:
             raise failure
 
@@ -43,5 +43,5 @@ class TaskSupervisor:
         if task in self._running:
             self._running.discard(task)
             failure = None if task.cancelled() else task.exception()
-            self._failures.append(failure or RuntimeError("a loop of the worker ended by itself"))
+            self._failures.append(failure or RuntimeError("a loop of the worker ended unexpectedly"))
             self.ended.set()

@@ -1,4 +1,4 @@
-"""One worker process: which loops it has, in which order they start, and in which they stop."""
+"""Connects the parts of one worker: starts its loops in order, and stops them in order."""
 
 import asyncio
 import logging
@@ -38,24 +38,24 @@ from worker.versions.reconciler import ModelReconciler
 log = logging.getLogger("jitney.worker")
 
 STUCK_THREADS_FACTOR = 6  # times JITNEY_RUN_STOP_TIMEOUT_S
-MAX_BATCH_ITEMS = 4096  # of one batch, as model.toml may have it: who is in hands must find room in the black box
+MAX_BATCH_ITEMS = 4096  # largest batch size in model.toml: the in-flight journal must have room for a whole batch
 
 
 class Worker:
-    """Starts the loops, and on stop drains: claims nothing more, runs and writes what is aboard, says goodbye."""
+    """Runs the loops. On stop it drains: claims no more, finishes the claimed jobs, and deregisters."""
 
-    def __init__(self, settings: WorkerSettings, store: JobStore, black_box: Path | None = None) -> None:
+    def __init__(self, settings: WorkerSettings, store: JobStore, journal: Path | None = None) -> None:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
         self.device, self.supervisor = Device(settings.run_stop_timeout_s), TaskSupervisor()
         self.threads = FairThreadPool(settings.decode_threads)
-        threads = self.threads.size + 2  # the device's, and the loop's
-        self.journal = InFlightJournal(black_box, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
+        threads = self.threads.size + 2  # plus the device thread and the event loop
+        self.journal = InFlightJournal(journal, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
         self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
         channels = [keys.wake_channel(self.id), keys.NEWS]
-        self.listener = Subscriber(store.connection, channels, self._on_notice, self._wake_all)
-        shared = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
-        self.loaded_models = LoadedModels(shared, self.supervisor, self.listener.catch_up)
+        self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
+        resources = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
+        self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
         self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
         self.digest_agreement = DigestAgreement(
@@ -68,54 +68,56 @@ class Worker:
             self.digest_agreement,
             self._heartbeat_interval_s,
         )
-        notes = LoadCrashLog(black_box and black_box.with_name(f"{black_box.name}.loads"))
+        crash_log = LoadCrashLog(journal and journal.with_name(f"{journal.name}.loads"))
         self.reconciler = ModelReconciler(
-            settings, store, self.loaded_models, self.registration, notes, digest_agreement=self.digest_agreement
+            settings, store, self.loaded_models, self.registration, crash_log, digest_agreement=self.digest_agreement
         )
         self.digest_agreement.on_overruled = self.reconciler.refresh_now
-        me = Process.this("worker", self.id, settings, store.settings)
-        self.agreement = SettingsAgreement(store.connection, me, store.settings.shards, self._heartbeat_interval_s)
+        this_process = Process.this("worker", self.id, settings, store.settings)
+        self.agreement = SettingsAgreement(
+            store.connection, this_process, store.settings.shards, self._heartbeat_interval_s
+        )
         self.limits = StoredLimits(store.connection, store.tenants)
         self._releases: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
-        """Wait for the queue, and load what is wanted; raises ShardsDiffer."""
+        """Wait for the queue and load the desired model versions; raises ShardsMismatch."""
         await self.agreement.wait_until_known()
         await self.limits.wait_until_known()
         await self.reconciler.begin()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then drain. Raises what ended a loop that should not end."""
+        """Run until `stop` is set, then drain; raises the error of a loop that ended unexpectedly."""
         self.loaded_models.open()
-        beats = lease_renewal.run(
+        renewals = lease_renewal.run(
             self.store, self.id, self.loaded_models.pending_items, self.device, self._heartbeat_interval_s
         )
-        stats = run_metrics_flush(
+        metrics = run_metrics_flush(
             self.store.connection, self.loaded_models.runners, self.meter, self.settings.metrics_flush_s
         )
-        looking = (self.agreement.run_until_mismatch(), self.limits.run(self._heartbeat_interval_s))
-        watching = (self._watch_threads(), heap_trim.run(self._heartbeat_interval_s))
-        for loop in (beats, stats, *looking, *watching, self.registration.run(), self.listener.run()):
+        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(self._heartbeat_interval_s))
+        watchdogs = (self._watch_threads(), heap_trim.run(self._heartbeat_interval_s))
+        for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
-        keeping = self.supervisor.start(self.reconciler.run())
+        reconciling = self.supervisor.start(self.reconciler.run())
         waits = [asyncio.create_task(event.wait()) for event in (stop, self.supervisor.ended)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         self.journal.disable()
-        await self.supervisor.cancel([keeping])
+        await self.supervisor.cancel([reconciling])
         await self.loaded_models.close()
         await self.supervisor.cancel()
         await self._deregister()
         self.supervisor.raise_failures()
 
     async def _watch_threads(self) -> None:
-        """End this process where no thread is left for inputs: a user's code that never ends cannot be stopped."""
+        """Exit if every thread runs expired work: custom code that never ends cannot be stopped."""
         while True:
             await asyncio.sleep(self.settings.heartbeat_s)
             if self.threads.are_all_stuck(STUCK_THREADS_FACTOR * self.settings.run_stop_timeout_s):
                 log.critical(
-                    "all %d threads run code whose jobs have ended long ago, this worker ends", self.threads.size
+                    "all %d threads run code of jobs that expired long ago; this worker exits", self.threads.size
                 )
                 os._exit(EX_SOFTWARE)
 
@@ -128,7 +130,7 @@ class Worker:
             await self.digest_agreement.forget([*self.digest_agreement.announced])
             await self.agreement.withdraw()
         except StoreUnavailable as error:
-            log.warning("left without a word: %s", error)
+            log.warning("cannot deregister this worker: %s", error)
 
     def _report(self) -> WorkerReport:
         ceilings = {name: runner.pending.ceilings.report() for name, runner in self.loaded_models.runners.items()}
@@ -149,8 +151,8 @@ class Worker:
             lease_s=self.store.settings.lease_s,
         )
 
-    def _on_notice(self, channel: str, payload: bytes) -> None:
-        """A model version has work; or here it is; or, with a minus, a job of ours was canceled or expired."""
+    def _on_notification(self, channel: str, payload: bytes) -> None:
+        """Handle a notification: a version with work, a handoff, a job to cancel (minus sign), or an invalidation."""
         if channel == keys.NEWS:
             if payload == rollout_plan.PLANS_CHANGED:
                 self.reconciler.refresh_now()
@@ -165,7 +167,7 @@ class Worker:
             elif runner := self.loaded_models.runners.get(payload.decode()):
                 runner.claim_loop.wake()
         except ValueError as error:
-            log.warning("a wake can not be understood: %r", error)
+            log.warning("ignored a malformed notification: %r", error)
 
     def _accept_handoff(self, name: str, handoff: Handoff) -> None:
         if runner := self.loaded_models.runners.get(name):
@@ -176,8 +178,8 @@ class Worker:
         task.add_done_callback(self._releases.discard)
 
     async def _release_jobs(self, name: str, jobs: Sequence[ClaimedJob]) -> None:
-        log.warning("%d jobs of %s were handed over, which is not run here: they go back", len(jobs), name)
-        with suppress(StoreUnavailable):  # then they go back when their leases end
+        log.warning("released %d jobs of %s that were handed over: this worker does not run the model", len(jobs), name)
+        with suppress(StoreUnavailable):  # then they return to the queue when their leases end
             await self.store.release(self.id, jobs)
 
     def _cancel_job(self, job_id: str) -> None:

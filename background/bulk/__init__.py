@@ -1,1 +1,1 @@
-"""Takes bulks forward, step by step, in the process that delivers: validate, expand into jobs, collect, close."""
+"""Runs bulk jobs in steps: validates the input, expands lines into jobs, collects results, ends the bulk job."""

@@ -1,4 +1,4 @@
-"""Hands bulks whose step is due to rq, as many as there are threads for them; and has expired files removed."""
+"""Enqueues bulk jobs whose step is due to rq, up to the number of free threads; removes expired files."""
 
 import asyncio
 import logging
@@ -20,22 +20,22 @@ PAUSE_S: Final = 0.2
 
 
 class BulkDispatcher:
-    """One loop that hands out, and one that sweeps."""
+    """Two loops: `run` dispatches due steps, `sweep` removes expired files."""
 
     def __init__(
         self, settings: BulkSettings, store: JobStore, storage: Storage, rq_pool: RqPool, thread: ThreadPoolExecutor
     ) -> None:
-        """`thread`: where rq's calls are made, for they block."""
+        """Create a dispatcher. `thread` runs rq's calls, which block."""
         self._settings, self._store, self._storage, self._rq_pool = settings, store, storage, rq_pool
         self._thread, self._woken = thread, asyncio.Event()
 
     def wake(self) -> None:
-        """Look at once: a bulk was made, outcomes came, or a thread is free."""
+        """Check for due steps now: a bulk job was created, outcomes came, or a thread is free."""
         self._woken.set()
 
     async def run(self) -> NoReturn:
-        """Hand out until cancelled."""
-        outage = OutageLog(log, "look for bulks")
+        """Dispatch due steps until cancelled."""
+        outage = OutageLog(log, "read due bulk jobs")
         while True:
             self._woken.clear()
             try:
@@ -50,7 +50,7 @@ class BulkDispatcher:
                     await self._woken.wait()
 
     async def _dispatch_once(self) -> float:
-        """Hand out once; gives how many seconds there is nothing to do unless woken."""
+        """Dispatch the steps that are due; returns the seconds to wait for the next call unless woken."""
         s, loop = self._settings, asyncio.get_running_loop()
         queued = await loop.run_in_executor(self._thread, self._rq_pool.queued, BULK)
         room, wait_s = s.bulk_concurrency - self._rq_pool.busy[BULK] - queued, s.bulk_poll_s
@@ -67,16 +67,16 @@ class BulkDispatcher:
         return wait_s if room > 0 else s.bulk_poll_s
 
     async def sweep(self) -> NoReturn:
-        """Remove files that have expired, now and then, until cancelled."""
-        outage = OutageLog(log, "remove files that have expired")
+        """Remove expired files periodically, until cancelled."""
+        outage = OutageLog(log, "remove expired files")
         while True:
             try:
                 removed = await files.remove_expired(self._store, self._storage, await self._store.connection.now_ms())
                 outage.ended()
                 if removed:
-                    log.info("removed %d files of bulks, expired or deleted", removed)
+                    log.info("removed %d bulk files that had expired or were deleted", removed)
             except RetryLater as error:
                 outage.began(error)
             except Exception:
-                log.exception("a file that has expired cannot be removed; it is tried again later")
+                log.exception("cannot remove an expired file; will retry")
             await asyncio.sleep(self._settings.bulk_sweep_s)

@@ -1,4 +1,4 @@
-"""Turns the next lines of a bulk's file into jobs, or into what is wrong with them."""
+"""Expands the next lines of a bulk input file into jobs, or into error outcomes."""
 
 import asyncio
 import logging
@@ -23,17 +23,15 @@ from jobs.store.admission import admit
 
 log = logging.getLogger("jitney.deliver")
 
-LINES_PER_YIELD: Final = 50  # lines that are read in a row; then others have their turn
+LINES_PER_YIELD: Final = 50  # lines read between two yields to the event loop
 MAX_CHUNK_BYTES: Final = 4 << 20  # of inputs in one chunk
-REFERENCED_IMAGE_BYTES: Final = (
-    256 << 10
-)  # an image that is to be fetched counts as so many: all of a chunk are held at a time
+REFERENCED_IMAGE_BYTES: Final = 256 << 10  # assumed size of an image to fetch: a chunk's images are in memory at once
 IMAGE_FIELD_TOKENS: Final = tuple(f'"{field}"'.encode() for field in IMAGE_REFERENCE_FIELDS)
 STATE_BY_ABORT_REASON: Final = {"cancelled": "canceled", "expired": "expired"}
 
 
 class LineReader:
-    """A bulk's file from a place on; it stays open while the next lines that are asked for are the next that it has."""
+    """Reads a bulk input file from a given place; keeps the file open for consecutive reads."""
 
     def __init__(self, storage: Storage, settings: BulkSettings, bulk: Bulk, plan: LinePlan) -> None:
         self.plan, self._ahead = plan, list[Line]()
@@ -46,16 +44,16 @@ class LineReader:
         await self._lines.aclose()
 
     async def take(self, count: int) -> list[Line]:
-        """Give the next wanted lines, fewer only at the end, or where they are large."""
+        """Return the next `count` included lines; fewer at the end of the file, or if they exceed MAX_CHUNK_BYTES."""
         taken: list[Line] = []
         size = 0
         while len(taken) < count and size < MAX_CHUNK_BYTES:
             if not self._ahead:
                 try:
-                    found = await anext(self._lines)
+                    block = await anext(self._lines)
                 except StopAsyncIteration:
                     break
-                self._ahead = [line for line in reversed(found) if self.plan.includes(line)]
+                self._ahead = [line for line in reversed(block) if self.plan.includes(line)]
                 continue
             line = self._ahead.pop()
             taken.append(line)
@@ -66,7 +64,7 @@ class LineReader:
 
 
 class Chunk(NamedTuple):
-    """Some lines: those that are to be jobs, those that end as they are, and the bytes of all inputs by line."""
+    """A chunk of lines: jobs to submit, lines that end without a job, and input sizes by line number."""
 
     jobs: list[Submission]
     ends: list[LineFailure]
@@ -77,13 +75,13 @@ class Chunk(NamedTuple):
         return sum(self.sizes.values())
 
     def end(self, job: Submission, error: JitneyError) -> None:
-        """Note that the store takes this line's job never: the line ends with that error."""
+        """Record that the store refused this line's job for good: the line ends with the error."""
         self.ends.append(LineFailure(job.id, job.bulk or None, "failed", error))
         self.sizes.pop(line_number(job.id), None)
 
 
 class JobBuilder:
-    """Makes jobs of lines, by the rules of POST /v1/jobs."""
+    """Builds jobs from lines, by the rules of POST /v1/jobs."""
 
     def __init__(
         self,
@@ -93,19 +91,19 @@ class JobBuilder:
         images: ImageFetcher,
         shards: int,
     ) -> None:
-        self._settings, self._catalogue, self._guard = settings, catalog, address_policy
+        self._settings, self._catalog, self._address_policy = settings, catalog, address_policy
         self._images, self._shards = images, shards
 
     async def make(self, bulk: Bulk, plan: LinePlan, lines: Sequence[Line], ended: Bitmap, left_ms: int) -> Chunk:
-        """Make a chunk; lines that have an outcome weigh what they weighed, and are not made again. Raises NotNow."""
+        """Build a chunk; lines that already have an outcome count with their size only. Raises RetryLater."""
         chunk = Chunk([], [], {})
-        fetched = await self._fetch(plan, lines) if not bulk.abort_reason else {}
+        images = await self._fetch(plan, lines) if not bulk.abort_reason else {}
         for nth, line in enumerate(lines):
             line_id, is_open = job_id(bulk.id, line.number), line.number not in ended
-            parsed = ParsedLine(None, {})  # read one line at a time: what JSON is read into takes many times its bytes
+            parsed = ParsedLine(None, {})  # only one at a time: parsed JSON is many times the size of its text
             try:
                 parsed = self._read(plan, line)
-                job = self._job(bulk, parsed, line_id, left_ms, fetched.get(nth))
+                job = self._job(bulk, parsed, line_id, left_ms, images.get(nth))
             except StoreUnavailable:
                 raise
             except Exception as failure:
@@ -128,14 +126,14 @@ class JobBuilder:
         return parsed
 
     async def _fetch(self, plan: LinePlan, lines: Sequence[Line]) -> dict[int, bytes | JitneyError]:
-        """Fetch the images that these lines name, together; gives each by its line's place. Raises NotNow."""
+        """Fetch the images of these lines concurrently; returns them by index of their line. Raises RetryLater."""
         references = {
             nth: reference
             for nth, line in enumerate(lines)
             if _may_reference_image(line) and (reference := _image_reference(self._read(plan, line))) is not None
         }
-        found = await asyncio.gather(*map(self._images.fetch, references.values()), return_exceptions=True)
-        return {nth: _image_or_error(one) for nth, one in zip(references, found, strict=True)}
+        images = await asyncio.gather(*map(self._images.fetch, references.values()), return_exceptions=True)
+        return {nth: _image_or_error(image) for nth, image in zip(references, images, strict=True)}
 
     def _job(
         self, bulk: Bulk, parsed: ParsedLine, line_id: str, left_ms: int, image: bytes | JitneyError | None
@@ -146,15 +144,14 @@ class JobBuilder:
             raise JitneyError(*BATCH_ERRORS[STATE_BY_ABORT_REASON[bulk.abort_reason]])
         if isinstance(image, JitneyError):
             raise image
-        job_request = self._draft(parsed, image)
-        if (
-            job_request.deadline_ms is not None
-        ):  # no line outlives its batch, and a job may ask for more than is left of it
+        job_request = self._job_request(parsed, image)
+        # No line outlives its bulk job, and a line may request a later deadline.
+        if job_request.deadline_ms is not None:
             job_request = job_request._replace(deadline_ms=max(1, min(job_request.deadline_ms, left_ms)))
         job = admit(
             job_request._replace(lane="bulk"),
-            self._catalogue,
-            self._guard,
+            self._catalog,
+            self._address_policy,
             tenant=bulk.tenant,
             idempotency_key="",
             shards=self._shards,
@@ -162,36 +159,38 @@ class JobBuilder:
         )
         return job._replace(id=line_id, bulk=parsed.custom_id or "")
 
-    def _draft(self, parsed: ParsedLine, image: bytes | None) -> JobRequest:
+    def _job_request(self, parsed: ParsedLine, image: bytes | None) -> JobRequest:
         if image is None:
             return read_json_fields(parsed.body)
         return read_json_fields({**parsed.body, "input": {"image": ""}})._replace(image=image)
 
 
 def _may_reference_image(line: Line) -> bool:
-    """Whether a line may name an image: told by its bytes, of which a field's name may be escaped."""
+    """Return whether a line may name an image. Looks at its bytes, where a field name may be escaped."""
     data = line.data or b""
     return b"\\u" in data or any(name in data for name in IMAGE_FIELD_TOKENS)
 
 
-def _image_or_error(found: bytes | BaseException) -> bytes | JitneyError:
-    """Give what became of one line's image: its bytes, or its own error. Raises what concerns all lines."""
-    if isinstance(found, bytes):
-        return found
-    if isinstance(found, RetryLater) or not isinstance(found, Exception):
-        raise found
-    if not isinstance(found, JitneyError):
-        log.error("an image that a line names cannot be fetched", exc_info=found)
-    return to_jitney_error(found)
+def _image_or_error(image: bytes | BaseException) -> bytes | JitneyError:
+    """Return the image, or the error of its line; raises errors that concern all lines."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, RetryLater) or not isinstance(image, Exception):
+        raise image
+    if not isinstance(image, JitneyError):
+        log.error("cannot fetch the image of a bulk line", exc_info=image)
+    return to_jitney_error(image)
 
 
 def _image_reference(parsed: ParsedLine) -> dict[str, Any] | None:
-    """Give an input that names an image, where it is nothing else."""
+    """Return the line's input if it is an image reference and nothing else."""
     reference = parsed.body.get("input") if parsed.error is None else None
-    is_named = isinstance(reference, dict) and len(reference) == 1 and next(iter(reference)) in IMAGE_REFERENCE_FIELDS
-    return reference if is_named else None
+    is_reference = (
+        isinstance(reference, dict) and len(reference) == 1 and next(iter(reference)) in IMAGE_REFERENCE_FIELDS
+    )
+    return reference if is_reference else None
 
 
 def find_refusal(verdicts: Sequence[object]) -> RetryLater | None:
-    """Give why the store takes no more at present, if so."""
-    return next((one for one in verdicts if isinstance(one, RetryLater)), None)
+    """Return the reason why the store takes no more jobs at present, or None."""
+    return next((verdict for verdict in verdicts if isinstance(verdict, RetryLater)), None)

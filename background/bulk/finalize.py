@@ -1,4 +1,4 @@
-"""Ends a bulk as completed, failed, cancelled or expired, and computes the backoff after a failed step."""
+"""Ends a bulk job as completed, failed, cancelled or expired; computes the backoff after a failed step."""
 
 import logging
 from contextlib import suppress
@@ -20,12 +20,12 @@ from jobs.store.job_store import JobStore
 
 log = logging.getLogger("jitney.deliver")
 
-MAX_BACKOFF_S: Final = 60.0  # between two tries of a step that fails unexpectedly
+MAX_BACKOFF_S: Final = 60.0  # longest pause before a failed step is retried
 MAX_DOUBLINGS: Final = 10
 
 
 class StepBackoff(NamedTuple):
-    """What follows a step: seconds until the next, why the bulk cannot go on, whether the step failed unexpectedly."""
+    """Result of a step: seconds until the next, why the bulk job is stalled, whether the step failed unexpectedly."""
 
     after_s: float = 0.0
     stalled: str = ""
@@ -33,35 +33,35 @@ class StepBackoff(NamedTuple):
 
 
 def backoff_after(faults: int, first_s: float, fault: str) -> StepBackoff:
-    """Give the rest after an unexpected failure that follows so many others in a row: each twice as long."""
+    """Return the backoff after an unexpected failure: `first_s`, doubled for each of `faults` earlier ones in a row."""
     after_s = min(MAX_BACKOFF_S, first_s * 2 ** min(faults, MAX_DOUBLINGS))
-    stalled = f"a step failed unexpectedly ({fault}) and is tried again; the log of `jitney deliver` has the details"
+    stalled = f"a step failed unexpectedly ({fault}) and will be retried; see the log of `jitney deliver`"
     return StepBackoff(after_s, stalled, is_fault=True)
 
 
 def overdue_s(snapshot: BulkSnapshot) -> float:
-    """Give for how many seconds a bulk should have ended, cancelled or expired; below 0: it should not yet."""
+    """Return for how many seconds a bulk job is past its end (cancellation or expiry); negative before it."""
     bulk = snapshot.bulk
     due_ms = min(bulk.expires_ms, bulk.times.get("cancelling", bulk.expires_ms))
     return (snapshot.now_ms - due_ms) / 1000
 
 
 class BulkFinalizer:
-    """Ends bulks for one process."""
+    """Ends the bulk jobs of one process."""
 
     def __init__(self, settings: BulkSettings, store: JobStore, storage: Storage, collector: Collector) -> None:
         self._settings, self._store, self._storage, self._collector = settings, store, storage, collector
 
     async def close(self, lease: BackgroundLease, bulk: Bulk, status: str, now_ms: int) -> None:
-        """End a bulk, and have its webhook told; raises Overtaken, StoreUnavailable."""
+        """End a bulk job and queue its webhook; raises LeaseLost, StoreUnavailable."""
         fields: dict[str, Arg] = {f"{status}_ms": now_ms}
         if bulk.errors:
             fields |= {"errors": bulk.errors, "total": bulk.total}
         if status == "completed":
             fields["finalizing_ms"] = now_ms
         times = {**bulk.times, **{name.removesuffix("_ms"): now_ms for name in fields if name.endswith("_ms")}}
-        told = bulk_view(bulk._replace(status=status, times=times, stalled=""))  # type: ignore[arg-type]  # one of them
-        message = {"type": f"batch.{status}", "timestamp": format_timestamp(now_ms * 1000), "data": told}
+        view = bulk_view(bulk._replace(status=status, times=times, stalled=""))  # type: ignore[arg-type]
+        message = {"type": f"batch.{status}", "timestamp": format_timestamp(now_ms * 1000), "data": view}
         end = checkpoints.BulkCompletion(status, bulk.webhook, orjson.dumps(message), fields)
         await checkpoints.close_bulk(self._store, lease, end, self._settings.kept_s)
         self._collector.forget(bulk.id)
@@ -71,9 +71,9 @@ class BulkFinalizer:
             await self._storage.remove(f"bulks/{bulk.id}/plan")
 
     async def abort(self, lease: BackgroundLease, snapshot: BulkSnapshot, error: JitneyError) -> None:
-        """End a bulk that cannot go on: cancelled or expired where it is overdue, else failed; `errors` has the reason.
+        """End a bulk job that cannot go on, and record `error`: cancelled or expired if overdue, else failed.
 
-        Outcomes that are there are stored before, if that is possible. Raises Overtaken, StoreUnavailable.
+        Stores the outcomes collected so far if possible. Raises LeaseLost, StoreUnavailable.
         """
         snapshot = await self._store_outcomes(lease, snapshot)
         bulk = snapshot.bulk
@@ -82,7 +82,7 @@ class BulkFinalizer:
             status = "cancelled" if bulk.status == "cancelling" else "expired"
         reason = {"code": error.code, "message": error.message, "param": error.details.get("param"), "line": None}
         errors = orjson.dumps({"object": "list", "data": [reason]})
-        log.warning("batch_%s cannot go on and is %s: %s", bulk.id, status, error.message)
+        log.warning("batch_%s cannot go on and ends as %s: %s", bulk.id, status, error.message)
         await self.close(lease, bulk._replace(errors=errors), status, snapshot.now_ms)
 
     async def _store_outcomes(self, lease: BackgroundLease, snapshot: BulkSnapshot) -> BulkSnapshot:
@@ -92,6 +92,6 @@ class BulkFinalizer:
                 snapshot = await checkpoints.begin_step(self._store, lease, lease_ms)
         except (LeaseLost, StoreUnavailable):
             raise
-        except Exception as error:  # noqa: BLE001 (the bulk ends all the same, and its reason is told)
-            log.warning("outcomes of batch_%s are lost with it: %s", snapshot.bulk.id, error)
+        except Exception as error:  # noqa: BLE001 (the bulk job ends all the same, and records the reason)
+            log.warning("cannot store the last outcomes of batch_%s: %s", snapshot.bulk.id, error)
         return snapshot

@@ -1,4 +1,4 @@
-"""Images that lines name instead of bringing them: by a URL that may be fetched, or by a key in a store."""
+"""Fetches images that bulk lines reference, by an allowed URL or by a key in an image store."""
 
 import asyncio
 from typing import Any, Final
@@ -18,7 +18,7 @@ OK: Final = 200
 
 
 class ImageFetcher:
-    """Fetches images, so many at a time. An address is checked as a webhook's is: no redirect, no private network."""
+    """Fetches images with limited concurrency. URLs are checked as webhooks are: no redirects, no private networks."""
 
     def __init__(
         self,
@@ -26,17 +26,18 @@ class ImageFetcher:
         address_policy: AddressPolicy,
         resolve: guarded_client.Resolve = guarded_client.resolve_host,
     ) -> None:
-        self._settings, self._guard, self._prefixes = settings, address_policy, UrlPrefixes(settings.url_prefixes())
+        self._settings, self._address_policy = settings, address_policy
+        self._prefixes = UrlPrefixes(settings.url_prefixes())
         self._http = guarded_client.create_client(address_policy, settings.bulk_fetch_concurrency, resolve)
-        self._pictures = ImageStore(open_storage(settings.bulk_image_store)) if settings.bulk_image_store else None
-        self._turns = asyncio.Semaphore(settings.bulk_fetch_concurrency)
+        self._image_store = ImageStore(open_storage(settings.bulk_image_store)) if settings.bulk_image_store else None
+        self._fetch_slots = asyncio.Semaphore(settings.bulk_fetch_concurrency)
 
     async def fetch(self, reference: dict[str, Any]) -> bytes:
-        """Fetch what an input names; raises Refused, and NotNow where the operator's store can not be reached."""
+        """Return the referenced image; raises Refused, and RetryLater if the operator's store cannot be reached."""
         ((field, name),) = reference.items()
         if not isinstance(name, str):
             raise Refused("invalid_request", f'field "input.{field}" must be a string', param=f"body.input.{field}")
-        async with self._turns:
+        async with self._fetch_slots:
             return await (self._by_url(name) if field == "image_url" else self._by_key(name))
 
     async def aclose(self) -> None:
@@ -44,45 +45,40 @@ class ImageFetcher:
         await self._http.aclose()
 
     async def _by_key(self, key: str) -> bytes:
-        if self._pictures is None:
-            raise Refused(
-                "image_unavailable",
-                "no images are kept here under keys (JITNEY_BULK_IMAGE_STORE says where they would be)",
-            )
+        if self._image_store is None:
+            raise Refused("image_unavailable", "images cannot be named by key here: JITNEY_BULK_IMAGE_STORE is not set")
         try:
             async with asyncio.timeout(self._settings.bulk_fetch_s):
-                return await self._pictures.read(key, self._settings.bulk_line_bytes)
+                return await self._image_store.read(key, self._settings.bulk_line_bytes)
         except TimeoutError as error:
-            reason = f"no image within {self._settings.bulk_fetch_s:g} s (JITNEY_BULK_FETCH_S)"
+            reason = f"no image after {self._settings.bulk_fetch_s:g} s (JITNEY_BULK_FETCH_S)"
             raise storage_unavailable(TimeoutError(reason)) from error
 
     async def _by_url(self, url: str) -> bytes:
         allowed = self._prefixes.find(url)
         if allowed is None:
-            message = (
-                "this URL is not one that is fetched: it lies below none of those in JITNEY_BULK_IMAGE_URL_PREFIXES"
-            )
+            message = "this URL is below none of the prefixes in JITNEY_BULK_IMAGE_URL_PREFIXES"
             raise Refused("image_unavailable", message, allowed=self._prefixes.texts)
         try:
-            target = self._guard.target(allowed)
+            target = self._address_policy.target(allowed)
         except Refused as error:
             raise Refused("image_unavailable", error.message) from error
         try:
             async with asyncio.timeout(self._settings.bulk_fetch_s):
                 return await self._get(target.url)
         except TimeoutError as error:
-            message = f"the image did not come within {self._settings.bulk_fetch_s:g} s"
+            message = f"the image was not received within {self._settings.bulk_fetch_s:g} s (JITNEY_BULK_FETCH_S)"
             raise Refused("image_unavailable", message) from error
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError) as error:
-            raise Refused("image_unavailable", "the image's server can not be reached") from error
+            raise Refused("image_unavailable", "cannot reach the image's server") from error
 
     async def _get(self, url: str) -> bytes:
         limit, read = self._settings.bulk_line_bytes, bytearray()
         async with self._http.stream("GET", url, headers=[("host", url.split("/", 3)[2])]) as response:
             if response.status != OK:
-                raise Refused("image_unavailable", f"the image's server answers {response.status}")
+                raise Refused("image_unavailable", f"the image's server responded {response.status}")
             async for block in response.aiter_stream():
                 read += block
                 if len(read) > limit:
-                    raise Refused("body_too_large", f"an image may have {limit} bytes", limit_bytes=limit)
+                    raise Refused("body_too_large", f"an image may have at most {limit} bytes", limit_bytes=limit)
         return bytes(read)

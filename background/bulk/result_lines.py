@@ -1,4 +1,4 @@
-"""How a line's outcome stands in the output file, or in the error file."""
+"""Formats the outcome of a bulk line for the output file or the error file."""
 
 import logging
 from typing import Any, Final, NamedTuple
@@ -12,19 +12,19 @@ from jobs.store import codec
 
 log = logging.getLogger("jitney.deliver")
 
-JOB_OUTCOME_LENGTH: Final = 17  # words of the outcome of a line that was a job; others have fewer
-# How a bulk's end shows at a line: by the job's state, in the words of the batch.
+JOB_OUTCOME_LENGTH: Final = 17  # elements of the outcome of a line that was a job; others have fewer
+# Error codes and messages of lines that ended with their bulk job, by job state.
 BATCH_ERRORS: Final = {
     "canceled": ("batch_cancelled", "the batch was cancelled before this line was done"),
-    "expired": ("batch_expired", "the batch's window was over before this line was done"),
+    "expired": ("batch_expired", "the batch expired before this line was done"),
 }
-UNREADABLE: Final = {"code": "unreadable_job", "message": "what the line's job was cannot be read", "status": 422}
-# A line's job is not kept beside the files: nothing can be asked of it.
+UNREADABLE: Final = {"code": "unreadable_job", "message": "the outcome of this line cannot be read", "status": 422}
+# A line's job is not kept beside the result files, so these fields would lead nowhere.
 HIDDEN_FIELDS: Final = ("urls", "position", "eta_ms")
 
 
 class RenderedLine(NamedTuple):
-    """A line of a results file; whether it belongs into the output file; and what it weighed in the log."""
+    """A line of a result file, whether it belongs in the output file, and the size of its outcome in the log."""
 
     text: bytes
     succeeded: bool
@@ -32,25 +32,25 @@ class RenderedLine(NamedTuple):
 
 
 def render_line(outcome: bytes) -> RenderedLine:
-    """Write the line of an outcome, as `completion.lua` logged it; one that cannot be read is a line that failed."""
-    line_id, custom_id, *words = orjson.loads(outcome)
+    """Format an outcome as logged by `completion.lua`; an outcome that cannot be read becomes a failed line."""
+    line_id, custom_id, *fields = orjson.loads(outcome)
     try:
-        return _render_line(line_id, custom_id, words)
+        return _render_line(line_id, custom_id, fields)
     except Exception:
-        log.exception("what became of line %s of a batch cannot be read", line_id)
+        log.exception("cannot read the outcome of bulk line %s", line_id)
         return RenderedLine(
             _render_failure(line_id, custom_id, "failed", UNREADABLE, None), succeeded=False, log_bytes=0
         )
 
 
-def _render_line(line_id: str, custom_id: str | None, words: list[Any]) -> RenderedLine:
-    if len(words) + 2 < JOB_OUTCOME_LENGTH:
-        state, body = words
+def _render_line(line_id: str, custom_id: str | None, fields: list[Any]) -> RenderedLine:
+    if len(fields) + 2 < JOB_OUTCOME_LENGTH:
+        state, body = fields
         return RenderedLine(
             _render_failure(line_id, custom_id, state, orjson.loads(body), None), succeeded=False, log_bytes=len(body)
         )
-    job = codec.read_logged_job([line_id, *words])
-    body = words[11] or words[12] or ""
+    job = codec.read_logged_job([line_id, *fields])
+    body = fields[11] or fields[12] or ""
     if job is None:
         text = _render_failure(line_id, custom_id, "failed", UNREADABLE, None)
         return RenderedLine(text, succeeded=False, log_bytes=len(body.encode()))
@@ -70,8 +70,8 @@ def _render_failure(
     line_id: str, custom_id: str | None, state: str, error: dict[str, Any], response: dict[str, Any] | None
 ) -> bytes:
     code, message = BATCH_ERRORS.get(state, (error.get("code"), error.get("message")))
-    shown = {"code": code, "message": message, "line": line_number(line_id)}
-    text = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": shown}
+    view = {"code": code, "message": message, "line": line_number(line_id)}
+    text = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": view}
     return orjson.dumps(text) + b"\n"
 
 

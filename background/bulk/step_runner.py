@@ -1,7 +1,7 @@
-"""One step of a bulk: as much as there is to do now, in chunks, each with a checkpoint; then the next bulk's turn.
+"""Runs one step of a bulk job in chunks, each with a checkpoint, then yields to other bulk jobs.
 
-A step may be killed anywhere. What it did since its last checkpoint is done again, and comes out the same: a line's job
-has one id, a line's outcome is logged once, and what is stored is not seen before its checkpoint names it.
+A step may be killed at any time. Work since the last checkpoint is repeated with the same result: a line's job has one
+id, a line's outcome is logged once, and stored data is visible only after its checkpoint names it.
 """
 
 import asyncio
@@ -35,11 +35,9 @@ from jobs.store.job_store import JobStore
 log = logging.getLogger("jitney.deliver")
 
 PAUSE_S: Final = 0.2
-LOST_STEP_FACTOR: Final = (
-    4  # a lost step may be another's fault: so many times as many are needed as of those that fail
-)
+LOST_STEP_FACTOR: Final = 4  # lost steps allowed, as a multiple of failed ones: another job may have killed the process
 HEARTBEATS_PER_LEASE: Final = 3
-JOBS_PER_WRITE: Final = 100  # jobs in one write: interactive ones wait as long as it takes
+JOBS_PER_WRITE: Final = 100  # jobs in one write, which delays interactive jobs
 EMPTY_FILE_ERROR: Final = {
     "code": "empty_file",
     "message": "the file has no line",
@@ -49,7 +47,7 @@ EMPTY_FILE_ERROR: Final = {
 
 
 class StepContext:
-    """What a step keeps between its chunks: its flight, the bulk as last read, the plan of the lines, the open file."""
+    """State of a step between its chunks: lease, last snapshot, line plan, open file."""
 
     def __init__(self, lease: BackgroundLease) -> None:
         self.lease = lease
@@ -65,7 +63,7 @@ class StepContext:
 
 
 class BulkStepRunner:
-    """Takes bulks forward."""
+    """Runs the steps of bulk jobs."""
 
     def __init__(
         self,
@@ -75,23 +73,23 @@ class BulkStepRunner:
         catalog: ModelCatalog,
         address_policy: AddressPolicy,
     ) -> None:
-        self._settings, self._store, self._storage, self._catalogue = settings, store, storage, catalog
+        self._settings, self._store, self._storage, self._catalog = settings, store, storage, catalog
         self._images = ImageFetcher(settings, address_policy)
         self._job_builder = JobBuilder(settings, catalog, address_policy, self._images, store.settings.shards)
-        self._flight_ms = int(settings.bulk_step_lease_s * 1000)
+        self._lease_ms = int(settings.bulk_step_lease_s * 1000)
         self._collector = Collector(settings, store, storage)
         self._finalizer = BulkFinalizer(settings, store, storage, self._collector)
         self._running: set[asyncio.Task[None]] = set()
 
     async def step(self, lease: BackgroundLease) -> None:
-        """Make a step, unless this flight is not the bulk's last one any more."""
+        """Run a step, unless the lease has been superseded."""
         task = asyncio.ensure_future(self._step(lease))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         await asyncio.shield(task)
 
     async def aclose(self) -> None:
-        """Break off what is under way: whoever comes next goes on from the last checkpoint."""
+        """Cancel the steps under way; the next process goes on from their last checkpoints."""
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -100,7 +98,7 @@ class BulkStepRunner:
     async def _step(self, lease: BackgroundLease) -> None:
         context, backoff = StepContext(lease), StepBackoff()
         try:
-            backoff = await self._try(context)
+            backoff = await self._try_step(context)
         except LeaseLost:
             return
         except StoreUnavailable:
@@ -109,17 +107,17 @@ class BulkStepRunner:
             await self._finish_step(lease, backoff, within_s=0)
             raise
         except Exception as error:
-            log.exception("batch_%s cannot be given up", lease.delivery)
+            log.exception("cannot end batch_%s", lease.delivery)
             backoff = backoff_after(MAX_DOUBLINGS, self._settings.bulk_retry_s, type(error).__name__)
         finally:
             await context.close_reader()
         await self._finish_step(lease, backoff, within_s=self._settings.bulk_step_lease_s)
 
-    async def _try(self, context: StepContext) -> StepBackoff:
-        """Advance, and give the rest that follows. Whatever fails, the bulk has a way to its end.
+    async def _try_step(self, context: StepContext) -> StepBackoff:
+        """Advance the bulk job and return the backoff. Every kind of failure leads to an end of the bulk job.
 
-        A bulk whose file or request is at fault ends at once; one that cannot go on, JITNEY_BULK_END_S after its end;
-        one whose steps fail unexpectedly after JITNEY_BULK_STEP_TRIES of them. Raises StoreUnavailable, Overtaken.
+        It ends at once if its file or request is at fault, JITNEY_BULK_END_S after its end if it cannot go on, or
+        after JITNEY_BULK_STEP_TRIES unexpected failures in a row. Raises StoreUnavailable, LeaseLost.
         """
         s = self._settings
         try:
@@ -138,7 +136,7 @@ class BulkStepRunner:
             faults = 0 if context.snapshot is None else context.snapshot.bulk.faults
             if faults + 1 < s.bulk_step_tries:
                 return backoff_after(faults, s.bulk_retry_s, fault)
-            message = f"{faults + 1} steps of the batch in a row failed unexpectedly, the last: {fault}"
+            message = f"{faults + 1} steps of the batch in a row failed unexpectedly; the last error: {fault}"
             reason = Refused("internal_error", message)
         if context.snapshot is None:
             return StepBackoff(s.bulk_retry_s, reason.message)
@@ -146,7 +144,7 @@ class BulkStepRunner:
         raise LeaseLost
 
     async def _finish_step(self, lease: BackgroundLease, backoff: StepBackoff, within_s: float) -> None:
-        """End the step, also after an outage, as long as the flight is ours."""
+        """Finish the step; retries for `within_s` seconds while Redis is away."""
         until_s = time.monotonic() + within_s
         while True:
             try:
@@ -159,13 +157,13 @@ class BulkStepRunner:
                 await asyncio.sleep(PAUSE_S)
 
     async def _advance(self, context: StepContext) -> float:
-        """Go on until there is nothing to do, or the time is up; gives in how many seconds to look again."""
+        """Process chunks until none is due or JITNEY_BULK_STEP_S has passed; returns the seconds to wait then."""
         until_s = time.monotonic() + self._settings.bulk_step_s
         while True:
-            snapshot = context.snapshot = await checkpoints.begin_step(self._store, context.lease, self._flight_ms)
+            snapshot = context.snapshot = await checkpoints.begin_step(self._store, context.lease, self._lease_ms)
             bulk = snapshot.bulk
             if bulk.losses >= LOST_STEP_FACTOR * self._settings.bulk_step_tries:
-                message = f"{bulk.losses} steps of the batch in a row were lost: their process ended, or said nothing"
+                message = f"{bulk.losses} steps of the batch in a row were lost: their process ended or did not respond"
                 raise Refused("internal_error", message)
             if not bulk.is_validated:
                 await self._validate(context, bulk)
@@ -186,40 +184,40 @@ class BulkStepRunner:
                 )
                 return max(0.0, min(self._settings.bulk_poll_s, left_s))
 
-    # ---- before anything is run
+    # ---- validation
 
     async def _validate(self, context: StepContext, bulk: Bulk) -> None:
         async def renew_lease() -> None:
-            await checkpoints.update_bulk(self._store, context.lease, self._flight_ms)
+            await checkpoints.update_bulk(self._store, context.lease, self._lease_ms)
 
-        await self._catalogue.refresh()
+        await self._catalog.refresh()
         included = await self._failed_lines(bulk) if bulk.retry_of else None
         try:
-            found = await validate.validate(
-                self._storage, self._settings, self._catalogue, bulk, included=included, renew_lease=renew_lease
+            result = await validate.validate(
+                self._storage, self._settings, self._catalog, bulk, included=included, renew_lease=renew_lease
             )
         except KeyError:
             missing = Refused("file_not_found", f"the content of {bulk.file} is gone")
-            found = validate.ValidationResult(0, 0, [{"code": missing.code, "message": missing.message}], Bitmap())
-        now_ms = (await checkpoints.begin_step(self._store, context.lease, self._flight_ms)).now_ms
-        if not found.good:
-            errors = orjson.dumps({"object": "list", "data": found.reasons or [EMPTY_FILE_ERROR]})
-            failed = bulk._replace(errors=errors, total=found.total)
+            result = validate.ValidationResult(0, 0, [{"code": missing.code, "message": missing.message}], Bitmap())
+        now_ms = (await checkpoints.begin_step(self._store, context.lease, self._lease_ms)).now_ms
+        if not result.good:
+            errors = orjson.dumps({"object": "list", "data": result.reasons or [EMPTY_FILE_ERROR]})
+            failed = bulk._replace(errors=errors, total=result.total)
             return await self._finalizer.close(context.lease, failed, "failed", now_ms)
-        await validate.write_plan(self._storage, bulk, LinePlan(found.duplicates, included))
-        fields: dict[str, Arg] = {"total": found.total}
+        await validate.write_plan(self._storage, bulk, LinePlan(result.duplicates, included))
+        fields: dict[str, Arg] = {"total": result.total}
         if bulk.status == "validating":
             fields |= {"status": "in_progress", "in_progress_ms": now_ms}
-        await checkpoints.update_bulk(self._store, context.lease, self._flight_ms, bulk.status, fields)
+        await checkpoints.update_bulk(self._store, context.lease, self._lease_ms, bulk.status, fields)
         return None
 
     async def _failed_lines(self, bulk: Bulk) -> Bitmap:
-        """Read which lines of an earlier bulk over the same file have failed; raises Refused where that is gone."""
+        """Return the failed lines of an earlier bulk job over the same file; raises Refused if its results are gone."""
         try:
             return await self._read_failed_lines(bulk)
         except Refused as error:
             earlier = records.WIRE_ID_PREFIX + bulk.retry_of
-            message = f"which lines of {earlier} failed is not known any more: {error.message}"
+            message = f"cannot tell which lines of {earlier} failed: {error.message}"
             raise Refused(error.code, message, param="retry_of") from error
 
     async def _read_failed_lines(self, bulk: Bulk) -> Bitmap:
@@ -227,30 +225,30 @@ class BulkStepRunner:
         before = await records.get_bulk(self._store, bulk.tenant, records.WIRE_ID_PREFIX + bulk.retry_of)
         if before.err_exists:
             file = await files.get_file(self._store, bulk.tenant, before.err_file)
-            backoff = b""
+            rest = b""
             async for block in files.read_content(self._store, self._storage, file):
-                *whole, backoff = (backoff + block).split(b"\n")
-                for line in whole:
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
                     failed.add(orjson.loads(line)["error"]["line"])
         return failed
 
     async def _abort_remaining(self, context: StepContext, bulk: Bulk) -> None:
-        """Begin to end every line that has no outcome yet, from the first line on: jobs that wait or run among them."""
-        why = "cancelled" if bulk.status == "cancelling" else "expired"
-        fields: dict[str, Arg] = {"abort_reason": why, "expanded": 0, "line": 0, "offset": 0}
-        await checkpoints.update_bulk(self._store, context.lease, self._flight_ms, bulk.status, fields)
+        """Restart at the first line to end every line without an outcome, including those whose jobs wait or run."""
+        reason = "cancelled" if bulk.status == "cancelling" else "expired"
+        fields: dict[str, Arg] = {"abort_reason": reason, "expanded": 0, "line": 0, "offset": 0}
+        await checkpoints.update_bulk(self._store, context.lease, self._lease_ms, bulk.status, fields)
         await context.close_reader()
 
-    # ---- lines become jobs
+    # ---- expansion
 
     async def _expand(self, context: StepContext, snapshot: BulkSnapshot) -> bool:
-        """Take the next chunk of lines, as far as there is room; True where some were taken."""
+        """Expand the next chunk of lines if there is room; returns whether any were expanded."""
         bulk, s = snapshot.bulk, self._settings
         room = self._room(snapshot)
         if bulk.expanded >= bulk.total or room <= 0:
             return False
-        reader = await self._reader(context, bulk)
-        await self._catalogue.refresh_if_older(s.bulk_step_s)
+        reader = await self._open_reader(context, bulk)
+        await self._catalog.refresh_if_older(s.bulk_step_s)
         try:
             lines = await reader.take(min(s.bulk_chunk, room))
         except KeyError as error:
@@ -266,7 +264,7 @@ class BulkStepRunner:
         await checkpoints.record_expansion(
             self._store,
             context.lease,
-            self._flight_ms,
+            self._lease_ms,
             bulk,
             taken=len(lines),
             place=reader.place,
@@ -277,53 +275,53 @@ class BulkStepRunner:
 
     @asynccontextmanager
     async def _keep_lease(self, lease: BackgroundLease) -> AsyncGenerator[None]:
-        """Renew the step's lease while the block runs: images may take longer than JITNEY_BULK_STEP_LEASE_S."""
+        """Renew the step's lease while the block runs: fetching images may outlast JITNEY_BULK_STEP_LEASE_S."""
 
-        async def say() -> None:
+        async def renew_periodically() -> None:
             while True:
-                await asyncio.sleep(self._flight_ms / 1000 / HEARTBEATS_PER_LEASE)
+                await asyncio.sleep(self._lease_ms / 1000 / HEARTBEATS_PER_LEASE)
                 with suppress(StoreUnavailable):
-                    await checkpoints.update_bulk(self._store, lease, self._flight_ms)
+                    await checkpoints.update_bulk(self._store, lease, self._lease_ms)
 
-        beats = asyncio.ensure_future(say())
+        renewal = asyncio.ensure_future(renew_periodically())
         try:
             yield
         finally:
-            beats.cancel()
-            with suppress(asyncio.CancelledError, LeaseLost):  # overtaken: the next checkpoint tells
-                await beats
+            renewal.cancel()
+            with suppress(asyncio.CancelledError, LeaseLost):  # the next checkpoint raises LeaseLost too
+                await renewal
 
-    async def _reader(self, context: StepContext, bulk: Bulk) -> LineReader:
-        """Give the open file at the place where the bulk goes on; raises Refused where its plan is gone."""
+    async def _open_reader(self, context: StepContext, bulk: Bulk) -> LineReader:
+        """Return the reader at the bulk job's place, opened if necessary; raises Refused if the line plan is gone."""
         reader = context.reader
         if reader is None or reader.place != (bulk.line, bulk.offset):
             await context.close_reader()
             try:
                 context.plan = context.plan or await validate.read_plan(self._storage, bulk)
             except KeyError as error:
-                raise Refused("file_not_found", f"what was found out about {bulk.file} is gone from storage") from error
+                raise Refused("file_not_found", f"the validation result of {bulk.file} is gone from storage") from error
             reader = context.reader = LineReader(self._storage, self._settings, bulk, context.plan)
         return reader
 
     async def _submit(self, context: StepContext, chunk: Chunk) -> None:
-        """Hand a chunk's jobs in; one that is refused for good ends its line. Raises NotNow where there is no room."""
+        """Submit a chunk's jobs; a job refused for good ends its line. Raises RetryLater if there is no room."""
         for first in range(0, len(chunk.jobs), JOBS_PER_WRITE):
             jobs = chunk.jobs[first : first + JOBS_PER_WRITE]
             verdicts = await self._store.submit(jobs)
-            full = find_refusal(verdicts)
-            if full is not None:  # some may have been taken: they are found again
+            refusal = find_refusal(verdicts)
+            if refusal is not None:  # some jobs may have been accepted: submitting them again has no effect
                 await context.close_reader()
-                raise full
+                raise refusal
             for job, verdict in zip(jobs, verdicts, strict=True):
                 if isinstance(verdict, JitneyError):
                     chunk.end(job, verdict)
 
     def _room(self, snapshot: BulkSnapshot) -> int:
-        """Count the lines that may become jobs now: none before a good part of what may be in flight is free."""
+        """Return how many lines may become jobs now; 0 until a large part of the in-flight limit is free."""
         bulk, s, share = snapshot.bulk, self._settings, max(1, snapshot.open_bulks)
-        most, most_bytes = max(1, s.bulk_in_flight // share), s.bulk_in_flight_bytes // share
+        max_in_flight, max_in_flight_bytes = max(1, s.bulk_in_flight // share), s.bulk_in_flight_bytes // share
         in_flight = snapshot.waiting if bulk.abort_reason else bulk.expanded - bulk.collected
-        if in_flight and bulk.held_bytes >= most_bytes:
+        if in_flight and bulk.held_bytes >= max_in_flight_bytes:
             return 0
-        room = most - in_flight
-        return room if room >= min(s.bulk_chunk, most // 2, bulk.total - bulk.expanded) else 0
+        room = max_in_flight - in_flight
+        return room if room >= min(s.bulk_chunk, max_in_flight // 2, bulk.total - bulk.expanded) else 0

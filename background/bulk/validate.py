@@ -1,4 +1,4 @@
-"""Reads a bulk's whole file once, before anything is run: how many lines, which repeat another, whether any will do."""
+"""Validates a bulk input file before any line runs: counts lines, finds duplicates, checks that a line can succeed."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ MAX_REASONS: Final = 100
 
 
 class LinePlan(NamedTuple):
-    """What the file's lines are: those that repeat a custom_id, and those that are wanted (None = all)."""
+    """Lines that repeat a custom_id, and the lines to process (None = all)."""
 
     duplicates: Bitmap
     included: Bitmap | None
@@ -32,7 +32,7 @@ class LinePlan(NamedTuple):
 
 
 class ValidationResult(NamedTuple):
-    """What a whole file is: its lines that count, how many of them will do, and the first reasons why others do not."""
+    """Number of included lines, number of good ones, and the first errors of the others."""
 
     total: int
     good: int
@@ -49,7 +49,7 @@ async def validate(
     included: Bitmap | None,
     renew_lease: Callable[[], Awaitable[object]],
 ) -> ValidationResult:
-    """Read the file; `go_on` is called now and then. Raises NotNow, Overtaken."""
+    """Validate the whole file; `renew_lease` is called between blocks. Raises RetryLater, LeaseLost."""
     seen, duplicates = set[int](), Bitmap()
     total = good = 0
     reasons: list[dict[str, Any]] = []
@@ -57,12 +57,17 @@ async def validate(
     async for lines in split_lines(storage.read(content_key(bulk.file)), settings.bulk_line_bytes):
         for line in lines:
             if line.number > settings.bulk_lines:
-                reason = _reason(Refused("too_many_jobs", f"a file may have {settings.bulk_lines} lines"), line.number)
+                reason = _reason(
+                    Refused(
+                        "too_many_jobs", f"a file may have at most {settings.bulk_lines} lines (JITNEY_BULK_LINES)"
+                    ),
+                    line.number,
+                )
                 return ValidationResult(total, 0, [reason], duplicates)
             try:
                 error = _check_line(line, settings, catalog, seen, duplicates)
             except Exception as failure:
-                log.exception("line %d of batch_%s cannot be checked", line.number, bulk.id)
+                log.exception("cannot check line %d of batch_%s", line.number, bulk.id)
                 error = to_jitney_error(failure)
             if not plan.includes(line):
                 continue
@@ -81,11 +86,11 @@ def _check_line(
 ) -> JitneyError | None:
     parsed = read_line(line, settings.bulk_line_bytes)
     if parsed.custom_id is not None:
-        known = hash(parsed.custom_id)
-        if known in seen:
+        custom_id_hash = hash(parsed.custom_id)
+        if custom_id_hash in seen:
             duplicates.add(line.number)
             return duplicate_error(parsed.custom_id)
-        seen.add(known)
+        seen.add(custom_id_hash)
     if parsed.error is not None:
         return parsed.error
     model = parsed.body.get("model", "")
@@ -101,7 +106,7 @@ def _check_line(
 
 
 def duplicate_error(custom_id: str) -> Refused:
-    """Say that another line has this custom_id."""
+    """Return the error of a line whose custom_id an earlier line has."""
     return Refused("duplicate_custom_id", f"an earlier line has the custom_id {custom_id[:80]!r}", param="custom_id")
 
 
@@ -110,14 +115,14 @@ def _reason(error: JitneyError, number: int) -> dict[str, Any]:
 
 
 async def write_plan(storage: Storage, bulk: Bulk, plan: LinePlan) -> None:
-    """Store what was found out about the lines."""
+    """Store the line plan."""
     included = None if plan.included is None else pybase64.b64encode(bytes(plan.included)).decode()
     text = {"duplicates": pybase64.b64encode(bytes(plan.duplicates)).decode(), "wanted": included}
     await storage.write(part_key(bulk.id, "plan", "plan"), single_block(orjson.dumps(text)))
 
 
 async def read_plan(storage: Storage, bulk: Bulk) -> LinePlan:
-    """Read it again; raises NotNow, KeyError."""
+    """Read the line plan; raises RetryLater, and KeyError if it is gone."""
     text = b"".join([block async for block in storage.read(part_key(bulk.id, "plan", "plan"))])
     plan = orjson.loads(text)
     included = None if plan["wanted"] is None else Bitmap(pybase64.b64decode(plan["wanted"]))

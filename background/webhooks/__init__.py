@@ -1,1 +1,1 @@
-"""Delivers webhooks: `dispatcher` hands what is due to rq, whose threads call `sender`, which settles it."""
+"""Delivers webhooks: `dispatcher` enqueues due attempts to rq, whose threads call `sender`, which settles them."""

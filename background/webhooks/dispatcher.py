@@ -1,6 +1,6 @@
-"""Hands what is due in the outbox to rq, as much as there are threads free.
+"""Enqueues due webhook deliveries to rq, up to the number of free threads.
 
-What waits, waits in the outbox: there it is safe, and endpoints take turns.
+Other deliveries stay in the outbox, which is durable and serves endpoints in rotation.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ PAUSE_S: Final = 0.2
 
 
 class Dispatcher:
-    """One loop a lane."""
+    """One dispatch loop per lane."""
 
     def __init__(
         self,
@@ -36,20 +36,20 @@ class Dispatcher:
         poll_s: float,
         thread: ThreadPoolExecutor,
     ) -> None:
-        """`thread`: where rq's calls are made, for they block."""
+        """Create a dispatcher. `thread` runs rq's calls, which block."""
         self._store, self._rq_pool, self._slots, self._limits = store, rq_pool, slots, limits
         self._poll_s = poll_s
         self._woken: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
         self._thread = thread
 
     def wake(self) -> None:
-        """Look at once: something was written, or a thread is free."""
+        """Check for due deliveries now: something was written, or a thread is free."""
         for woken in self._woken.values():
             woken.set()
 
     async def run(self, lane: Lane) -> NoReturn:
-        """Drain until cancelled."""
-        outage, woken = OutageLog(log, f"drain the outbox ({lane})"), self._woken[lane]
+        """Dispatch due deliveries of a lane until cancelled."""
+        outage, woken = OutageLog(log, f"read the outbox ({lane})"), self._woken[lane]
         while True:
             woken.clear()
             try:
@@ -59,13 +59,13 @@ class Dispatcher:
                 outage.began(error)
                 await asyncio.sleep(PAUSE_S)
                 continue
-            # Not wait_for: until Python 3.12 it may swallow a cancellation that comes with the wake.
+            # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the wake.
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await woken.wait()
 
     async def dispatch_once(self, lane: Lane) -> float:
-        """Hand out once; gives how many seconds there is nothing to do unless woken."""
+        """Dispatch the deliveries that are due; returns the seconds to wait for the next call unless woken."""
         loop = asyncio.get_running_loop()
         queued = await loop.run_in_executor(self._thread, self._rq_pool.queued, lane)
         room = self._slots[lane] - self._rq_pool.busy[lane] - queued

@@ -1,6 +1,6 @@
-"""How receivers are connected to: a name is looked up once, every address is checked, one of them is connected to.
+"""HTTP client for untrusted URLs: resolves a name once, checks every address, connects only to a checked one.
 
-Host header and TLS name stay the name's: httpcore takes them from the URL, and only asks here for a stream.
+The Host header and the TLS name stay those of the URL: httpcore calls this module only to open the stream.
 """
 
 import asyncio
@@ -18,38 +18,39 @@ from jobs.contract.address_policy import Address, AddressPolicy
 from jobs.contract.errors import Refused
 
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
-MAX_ADDRESSES: Final = 4  # that are tried in turn
+MAX_ADDRESSES: Final = 4  # addresses tried per connection
 KEEPALIVE_S: Final = 5.0
-# A name that takes long holds a thread: here it is nobody else's.
-_LOOK_UPS: Final = ThreadPoolExecutor(64, thread_name_prefix="look-up")
+# A slow DNS lookup blocks a thread, so lookups have a pool of their own.
+_LOOKUP_THREADS: Final = ThreadPoolExecutor(64, thread_name_prefix="dns-lookup")
 
 
 class AddressRefused(httpcore2.ConnectError):
-    """The name stands for an address that is not spoken to."""
+    """The name resolves to an address that is not allowed."""
 
 
 class ResolutionFailed(httpcore2.ConnectError):
-    """The name can not be looked up."""
+    """The name cannot be resolved."""
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to checked addresses, and to nothing else."""
+    """Network backend that connects to checked addresses only."""
 
     def __init__(self, address_policy: AddressPolicy, resolve: Resolve) -> None:
-        self._guard, self._resolve, self._inner = address_policy, resolve, httpcore2.AnyIOBackend()
+        self._address_policy, self._resolve = address_policy, resolve
+        self._inner = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 (httpcore's own word)
+        timeout: float | None = None,  # noqa: ASYNC109 (httpcore's parameter)
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         addresses = await self._resolve(host, port)
         try:
-            self._guard.check(host, addresses)
-            self._guard.check_port(port, addresses)
+            self._address_policy.check(host, addresses)
+            self._address_policy.check_port(port, addresses)
         except Refused as error:
             raise AddressRefused(error.message) from error
         for last, address in enumerate(addresses, 1 - min(len(addresses), MAX_ADDRESSES)):
@@ -61,27 +62,27 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         raise ResolutionFailed(f"{host} has no address")
 
     async def connect_unix_socket(self, path: str, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
-        raise AddressRefused(f"{path} is no address of a receiver")
+        raise AddressRefused(f"{path} is a Unix socket, which cannot receive webhooks")
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
 async def resolve_host(host: str, port: int) -> list[Address]:
-    """Ask the system's resolver, whatever form the host has; raises NoAddress."""
+    """Resolve a host with the system's resolver; raises ResolutionFailed."""
     try:
-        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(_LOOK_UPS, ask)
+        lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        entries = await asyncio.get_running_loop().run_in_executor(_LOOKUP_THREADS, lookup)
     except (OSError, UnicodeError) as error:
-        raise ResolutionFailed(f"{host} can not be looked up: {error}") from error
-    texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
+        raise ResolutionFailed(f"{host} cannot be resolved: {error}") from error
+    texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in entries)
     return [ipaddress.ip_address(text) for text in texts]
 
 
 def create_client(
     address_policy: AddressPolicy, connections: int, resolve: Resolve = resolve_host
 ) -> httpcore2.AsyncConnectionPool:
-    """Make the pool that all attempts share: no proxy of the environment, no redirects, HTTP/1.1."""
+    """Create the connection pool of all attempts: HTTP/1.1, no redirects, no proxy from the environment."""
     return httpcore2.AsyncConnectionPool(
         ssl_context=ssl.create_default_context(),
         max_connections=connections,

@@ -1,4 +1,4 @@
-"""What a receiver is told: a bulk, or a job as it ended, with its output where that is small, else with a link."""
+"""Builds webhook payloads: a bulk job, or a finished job with its output if it is small, else with a link."""
 
 import orjson
 
@@ -7,7 +7,7 @@ from jobs.webhooks.outbox import Attempt
 
 
 def build_payload(attempt: Attempt, public_url: str) -> bytes:
-    """Write the message; the same bytes with every attempt."""
+    """Return the payload; every attempt of a delivery has the same bytes."""
     job = attempt.job
     if job is None:
         return attempt.payload

@@ -1,24 +1,24 @@
-"""When the next attempt is due. Pure: owns no clock and no dice."""
+"""Computes when the next webhook attempt is due. Pure: takes time and randomness as arguments."""
 
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-MAX_RETRY_AFTER_S: Final = 36_000.0  # a receiver may ask for quiet, not for silence
+MAX_RETRY_AFTER_S: Final = 36_000.0  # longest delay that a receiver may request
 
 
-def next_delay_s(waits_s: Sequence[float], made: int, rest_s: float, chance: float, jitter: float) -> float | None:
-    """Seconds until the next attempt after `made` of them; None: there is none. `chance` is 0 to 1.
+def next_delay_s(delays_s: Sequence[float], made: int, min_s: float, chance: float, jitter: float) -> float | None:
+    """Return the seconds until the next attempt after `made` attempts, or None if there is none. `chance` is 0 to 1.
 
-    What the receiver asked for (`rest_s`) is kept in full.
+    The delay is never shorter than `min_s`, which the receiver requested.
     """
-    if made >= len(waits_s):
+    if made >= len(delays_s):
         return None
-    return max(waits_s[made] * (1 + jitter * (2 * chance - 1)), rest_s)
+    return max(delays_s[made] * (1 + jitter * (2 * chance - 1)), min_s)
 
 
 def parse_retry_after(text: str, now_s: float) -> float:
-    """Read a Retry-After header, seconds or a date; 0 where it says nothing that can be read."""
+    """Return the seconds of a Retry-After header (seconds or a date); 0 if it cannot be parsed."""
     text = text.strip()
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), MAX_RETRY_AFTER_S)

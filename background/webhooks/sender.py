@@ -1,6 +1,6 @@
-"""One attempt: read what is to be sent, sign it, send it, judge the answer, settle it.
+"""Makes one webhook attempt: reads the delivery, signs and sends it, classifies the response, settles the attempt.
 
-The answer's body is read so far that the connection can be used again, and neither kept nor shown.
+The response body is read only so far that the connection can be reused; it is neither stored nor shown.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ PAUSE_S: Final = 0.2
 
 
 class Sender:
-    """Makes attempts; each has one deadline for all of it, so a receiver that drips bytes gains nothing."""
+    """Makes attempts; each has one deadline for everything, so a slow receiver cannot prolong it."""
 
     def __init__(
         self,
@@ -44,20 +44,20 @@ class Sender:
         resolve: guarded_client.Resolve = guarded_client.resolve_host,
     ) -> None:
         self._settings, self._store = settings, store
-        self._guard, self.limits = settings.address_policy(), settings.limits
+        self._address_policy, self.limits = settings.address_policy(), settings.limits
         connections = settings.webhook_concurrency + settings.webhook_slow_concurrency
-        self._http = guarded_client.create_client(self._guard, connections, resolve)
+        self._http = guarded_client.create_client(self._address_policy, connections, resolve)
         self._running: set[asyncio.Task[None]] = set()
 
     async def attempt(self, lease: BackgroundLease) -> None:
-        """Make an attempt, unless this flight is not the delivery's last one any more."""
+        """Make an attempt, unless the lease has been superseded."""
         task = asyncio.ensure_future(self._attempt(lease))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         await asyncio.shield(task)
 
     async def close(self, within_s: float) -> None:
-        """Let attempts end that are under way; what does not is given back, and made again by whoever comes next."""
+        """Wait up to `within_s` seconds for the attempts under way, and give the others back to be made again."""
         if self._running:
             await asyncio.wait(self._running, timeout=within_s)
         for task in list(self._running):
@@ -73,45 +73,45 @@ class Sender:
                 return
             secrets = await read_secrets(self._store.connection, attempt.tenant)
             settled = await self._send(attempt, secrets)
-        except StoreUnavailable:  # it counts as lost before long, and is made again
+        except StoreUnavailable:  # its lease will expire, and the attempt will be made again
             return
         except asyncio.CancelledError:
             with contextlib.suppress(StoreUnavailable):
                 await outbox.settle_attempt(self._store, lease, Settlement("lost", {}), self.limits)
             raise
         except Exception as error:
-            log.exception("delivery %s cannot be attempted", lease.delivery)
+            log.exception("cannot attempt delivery %s", lease.delivery)
             settled = await self._settlement_of_error(attempt, error)
-        news = await self._settle(lease, settled)
+        result = await self._settle(lease, settled)
         if attempt is not None:
-            self._log_endpoint_change(attempt, settled, news)
+            self._log_endpoint_change(attempt, settled, result)
 
     async def _settlement_of_error(self, attempt: Attempt | None, error: Exception) -> Settlement:
-        """Count an internal error as an attempt that failed; a delivery that cannot even be read ends with it."""
-        what = f"an internal error: {type(error).__name__}"
+        """Return the settlement of an internal error: a failed attempt; if the delivery cannot be read, its end."""
+        text = f"an internal error: {type(error).__name__}"
         now_ms = 0 if attempt is None else attempt.now_ms
         if attempt is None:
             with contextlib.suppress(StoreUnavailable):
                 now_ms = await self._store.connection.now_ms()
-        entry: dict[str, object] = {"at_ms": now_ms, "ms": 0, "status": None, "error": what}
+        entry: dict[str, object] = {"at_ms": now_ms, "ms": 0, "status": None, "error": text}
         return (
             Settlement("stopped", entry) if attempt is None else self._classify_response(attempt, entry, None, {}, 0.0)
         )
 
-    def _log_endpoint_change(self, attempt: Attempt, settled: Settlement, news: SettleResult) -> None:
-        """Say once that an endpoint fails, and once that it is well again, not with each of its deliveries."""
-        if news not in ("failing", "well", "paused"):
+    def _log_endpoint_change(self, attempt: Attempt, settled: Settlement, result: SettleResult) -> None:
+        """Log once per endpoint when it starts to fail, recovers or is paused."""
+        if result not in ("failing", "well", "paused"):
             return
-        origin = "/".join(attempt.url.split("/", 3)[:3])  # paths of webhooks are often secrets
-        if news == "well":
-            log.info("%s, of tenant %s, takes webhooks again", origin, attempt.tenant)
+        origin = "/".join(attempt.url.split("/", 3)[:3])  # webhook paths often hold secrets
+        if result == "well":
+            log.info("webhook endpoint %s of tenant %s works again", origin, attempt.tenant)
             return
-        why = settled.entry.get("error") or f"it answers {settled.entry.get('status')}"
-        what = "does not take webhooks" if news == "failing" else "has not taken one for long, and is paused"
-        log.warning("%s, of tenant %s, %s: %s", origin, attempt.tenant, what, why)
+        reason = settled.entry.get("error") or f"it responds {settled.entry.get('status')}"
+        state = "fails" if result == "failing" else "has failed for long and is paused"
+        log.warning("webhook endpoint %s of tenant %s %s: %s", origin, attempt.tenant, state, reason)
 
     async def _settle(self, lease: BackgroundLease, settled: Settlement) -> SettleResult:
-        """Write it down, also after an outage, as long as the flight is ours: what was received is not sent again."""
+        """Settle the attempt; retries during the lease while Redis is away, so that no webhook is sent twice."""
         until_s = time.monotonic() + self._settings.webhook_lease_s
         while time.monotonic() < until_s:
             try:
@@ -126,10 +126,10 @@ class Sender:
         headers: list[tuple[bytes, bytes]] = []
         location = ""
         try:
-            url = self._guard.target(attempt.url).url
+            url = self._address_policy.target(attempt.url).url
             async with asyncio.timeout(self._settings.webhook_timeout_s):
                 status, headers = await self._post(attempt, url, secrets)
-        except Exception as failure:  # noqa: BLE001 (whatever a receiver does to us is an attempt that failed)
+        except Exception as failure:  # noqa: BLE001 (any error of a receiver is a failed attempt)
             error = _describe_failure(failure)
         took_s = time.monotonic() - began_s
         response_headers = {name.lower(): value.decode("latin-1") for name, value in headers}
@@ -149,9 +149,14 @@ class Sender:
             "webhook-timestamp": str(now_s),
             "webhook-signature": sign_payload(secrets, webhook_id, now_s, body),
         }
-        wire = [("host", _host_of(url)), *headers.items(), *attempt.headers.items(), ("content-length", str(len(body)))]
-        async with self._http.stream("POST", url, headers=wire, content=body) as response:
-            # The verdict stands; what follows is read for the connection's sake.
+        fields = [
+            ("host", _host_of(url)),
+            *headers.items(),
+            *attempt.headers.items(),
+            ("content-length", str(len(body))),
+        ]
+        async with self._http.stream("POST", url, headers=fields, content=body) as response:
+            # The status is known. The body is read only so that the connection can be reused.
             with contextlib.suppress(httpcore2.NetworkError, httpcore2.ProtocolError, TimeoutError):
                 async with asyncio.timeout(min(BODY_S, self._settings.webhook_timeout_s / 4)):
                     read = 0
@@ -175,23 +180,23 @@ class Sender:
         if status is not None and 200 <= status < 300:
             return Settlement("delivered", entry, slow=slow, first_ms=first_ms)
         if status == GONE or response_headers.get(b"webhook-delivery", "").strip() == "abort-message":
-            return Settlement("stopped", {**entry, "error": "the receiver wants no more of it"}, first_ms=first_ms)
-        rest_s = retry_schedule.parse_retry_after(
+            return Settlement("stopped", {**entry, "error": "the receiver refused further attempts"}, first_ms=first_ms)
+        retry_after_s = retry_schedule.parse_retry_after(
             response_headers.get(b"retry-after", ""), attempt.now_ms / 1000 + took_s
         )
         made = attempt.tries - attempt.since + 1
         chance = random.random()  # noqa: S311 (jitter)
-        after_s = retry_schedule.next_delay_s(s.schedule, made, rest_s, chance, s.webhook_jitter)
-        # A failure says nothing of how fast a receiver is, but for a late one.
-        how = {"rest_ms": int(rest_s * 1000), "slow": slow or None, "first_ms": first_ms}
+        after_s = retry_schedule.next_delay_s(s.schedule, made, retry_after_s, chance, s.webhook_jitter)
+        # A failure does not show how fast a receiver is, unless it was slow.
+        details = {"rest_ms": int(retry_after_s * 1000), "slow": slow or None, "first_ms": first_ms}
         if after_s is None:
-            return Settlement("failed", entry, **how)  # type: ignore[arg-type]
-        return Settlement("retry", entry, int(after_s * 1000), **how)  # type: ignore[arg-type]
+            return Settlement("failed", entry, **details)  # type: ignore[arg-type]
+        return Settlement("retry", entry, int(after_s * 1000), **details)  # type: ignore[arg-type]
 
 
 def _printable(text: str) -> str:
-    """Give what a receiver said in a form that can be shown."""
-    return "".join(sign if sign.isascii() and sign.isprintable() else "?" for sign in text[:MAX_LOCATION_CHARS])
+    """Return the receiver's text, shortened and with unprintable characters replaced."""
+    return "".join(char if char.isascii() and char.isprintable() else "?" for char in text[:MAX_LOCATION_CHARS])
 
 
 def _host_of(url: str) -> str:
@@ -205,16 +210,16 @@ def _chain(failure: BaseException | None) -> Iterator[BaseException]:
 
 
 def _describe_failure(failure: Exception) -> str:
-    """Say what went wrong, without a word of what the receiver sent."""
+    """Describe a failure without text from the receiver."""
     if isinstance(failure, Refused | guarded_client.AddressRefused | guarded_client.ResolutionFailed):
         return str(failure)[:200]
     if isinstance(failure, TimeoutError | httpcore2.TimeoutException):
-        return "no answer in time"
-    if broken := next((one for one in _chain(failure) if isinstance(one, ssl.SSLError)), None):
-        return f"TLS failed: {broken.reason or 'no agreement'}"[:200]
+        return "no response in time"
+    if broken := next((cause for cause in _chain(failure) if isinstance(cause, ssl.SSLError)), None):
+        return f"TLS failed: {broken.reason or 'handshake failed'}"[:200]
     if isinstance(failure, httpcore2.ConnectError):
-        return "the connection was refused, or can not be made"
+        return "cannot connect"
     if isinstance(failure, httpcore2.NetworkError | httpcore2.ProtocolError):
-        return "the connection broke before an answer came"
-    log.error("an attempt failed in a way that nobody thought of", exc_info=failure)
-    return f"a fault of ours: {type(failure).__name__}"
+        return "the connection broke before the response"
+    log.error("a webhook attempt failed unexpectedly", exc_info=failure)
+    return f"an internal error: {type(failure).__name__}"

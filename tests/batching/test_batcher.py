@@ -93,7 +93,7 @@ def test_removed_items_do_not_ride() -> None:
 
 @pytest.mark.parametrize("bad", [{"max_items": 0}, {"max_cost": 0}, {"max_wait_s": -1}])
 def test_senseless_limits_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="at least one item"):
+    with pytest.raises(ValueError, match="max_items must be at least 1"):
         BatchLimits(**bad)  # type: ignore[arg-type]
 
 

@@ -144,7 +144,7 @@ def test_a_worker_stops_in_the_middle_of_a_load(service: Service, shelf: Path) -
 def test_an_empty_folder_is_taken_for_one_that_is_not_mounted(service: Service, times: Models, shelf: Path) -> None:
     hidden = shelf.with_name("hidden")
     shelf.rename(hidden)
-    wait_until(lambda: "cannot look at the models" in service.log(), "the worker has looked")
+    wait_until(lambda: "cannot read the models folder" in service.log(), "the worker has looked")
     shelf.mkdir()
     assert times.run() == ("1", 1)
     shelf.rmdir()

@@ -136,7 +136,7 @@ def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Serve
             assert (warning["code"], warning["what"]) == ("model_differs", "files of model times 1")
             assert [one["served"] for one in warning["values"]].count(True) == 1
             entry = gateway.http.get("/v1/models/times").json()
-            assert "differ from those that are served" in str(entry) or entry["versions"][0]["status"] == "ready"
+            assert "differ from those served" in str(entry) or entry["versions"][0]["status"] == "ready"
             # The operator's way out: once nobody has the first files any more, the others are served.
             first.stop()
             wait_until(lambda: ask(gateway, "times", "x", "FP32", [1] * 4).get("output"), "the others are served", 20)

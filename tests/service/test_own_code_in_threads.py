@@ -131,7 +131,7 @@ def test_a_task_of_ones_own_is_called_in_threads_alone(noting: Service, folder: 
     noting.http.get("/v1/models")
     seen = notes(folder, "task")
     assert seen.pop("init") == seen.pop("label_count") == {"load"}
-    assert seen == {place: {"turns"} for place in ("prepare", "present", "text")}
+    assert seen == {place: {"fair"} for place in ("prepare", "present", "text")}
 
 
 def test_an_engine_of_ones_own_runs_in_the_device_s_thread_alone(noting: Service, folder: Path) -> None:

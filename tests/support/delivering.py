@@ -39,7 +39,7 @@ class BackgroundProcess:
             command = [sys.executable, "-m", "background"]
             environment = {**os.environ, "JITNEY_REDIS_URL": self.server.url, "PYTHONFAULTHANDLER": "1", **self._env}
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        wait_until(lambda: "delivers webhooks" in self.log() or self.process.poll() is not None, "it delivers", 30)
+        wait_until(lambda: "delivering webhooks" in self.log() or self.process.poll() is not None, "it delivers", 30)
 
     def log(self) -> str:
         return self._log.read_text()

@@ -73,7 +73,7 @@ async def test_w6_a_receiver_can_stop_it(post: WebhookStack, receiver: Receiver,
     await post.finish()
     delivery = post.ended(job, "failed")
     assert (delivery["tries"], len(receiver.got)) == (1, 1)
-    assert delivery["attempts"][0]["error"] == "the receiver wants no more of it"
+    assert delivery["attempts"][0]["error"] == "the receiver refused further attempts"
 
 
 @pytest.mark.usefixtures("deliver")

@@ -95,7 +95,7 @@ async def test_a_shared_folder_that_changes_is_loaded_anew_by_all_and_nobody_sto
     for host in hosts:
         host.lay(3)
     assert not await a.may_load()  # the other has not seen it yet
-    assert "this worker goes on with what it has loaded" in a.files.refused[NAME]
+    assert "this worker continues with the loaded ones" in a.files.refused[NAME]
     assert await b.may_load()
     assert (a.files.overruled(), b.files.overruled()) == (set(), set())
     assert await a.may_load()

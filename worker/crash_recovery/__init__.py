@@ -1,1 +1,1 @@
-"""What a worker holds is noted beside it, and given back to the queue when it dies."""
+"""Records executing jobs on disk and recovers a dead worker's jobs."""

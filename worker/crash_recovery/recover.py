@@ -1,7 +1,7 @@
-"""`python -m worker.crash_recovery.recover BLACK_BOX`: gives what a dead worker held back to the queue, at once.
+"""`python -m worker.crash_recovery.recover JOURNAL`: returns a dead worker's jobs to the queue at once.
 
-Its supervisor calls this after each death. Where it could not (the queue's server was away too), the worker that comes
-next does it before it claims anything.
+The supervisor runs this after each death of a worker. If it cannot reach Redis, the next worker does it on start,
+before it claims any job.
 """
 
 import argparse
@@ -24,59 +24,61 @@ from worker.crash_recovery.in_flight_journal import delete_journal, read_journal
 log = logging.getLogger("jitney.worker")
 
 RETRY_S = 0.5
-EX_SUSPECTS_ISOLATED = 10  # the supervisor need not fear that the successor dies of the same
+EX_SUSPECTS_ISOLATED = 10  # the next worker will not die of the same jobs
 
 
-async def recover_from_journal(store: JobStore, black_box: Path) -> Recovered:
-    """Bury the worker that left this black box behind, if one did. Raises StoreUnavailable; then it stays as it is."""
-    left = read_journal(black_box)
-    if left is None:
+async def recover_from_journal(store: JobStore, journal: Path) -> Recovered:
+    """Recover the jobs of the worker that wrote this journal, then delete it. Raises StoreUnavailable."""
+    content = read_journal(journal)
+    if content is None:
         return Recovered(0, 0, 0)
-    buried = await recover_dead_worker(store, left.worker, left.claims)
-    delete_journal(black_box)
-    if any(buried):
-        words = "worker %s is dead: %d jobs went back, %d more are tried apart as suspects, %d failed as poison"
-        log.warning(words, left.worker, *buried)
-    return buried
+    recovered = await recover_dead_worker(store, content.worker, content.claims)
+    delete_journal(journal)
+    if any(recovered):
+        message = "worker %s died: %d jobs are queued again, %d more will run isolated as suspects, %d failed as poison"
+        log.warning(message, content.worker, *recovered)
+    return recovered
 
 
-async def recover_with_retries(store: JobStore, black_box: Path) -> None:
-    """Settle, however long the queue's server is away."""
+async def recover_with_retries(store: JobStore, journal: Path) -> None:
+    """Recover the jobs; retries until Redis is back."""
     while True:
         try:
-            await recover_from_journal(store, black_box)
+            await recover_from_journal(store, journal)
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
         else:
             return
 
 
-async def _recover(settings: StoreSettings, black_box: Path) -> Recovered:
+async def _recover(settings: StoreSettings, journal: Path) -> Recovered:
     connection = RedisClient.of(settings)
     try:
-        return await recover_from_journal(JobStore(settings, connection), black_box)
+        return await recover_from_journal(JobStore(settings, connection), journal)
     finally:
         await connection.aclose()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Bury one worker; returns the exit code: EX_EXPLAINED where what it may have died of is set apart now."""
+    """Recover one worker; returns the exit code, EX_SUSPECTS_ISOLATED if possible causes of its death are isolated."""
     parser = argparse.ArgumentParser(
-        prog="python -m worker.crash_recovery.recover", description="Gives back what a dead worker held."
+        prog="python -m worker.crash_recovery.recover", description="Return a dead worker's jobs to the queue."
     )
-    parser.add_argument("black_box", type=Path, help="the file that it wrote")
+    parser.add_argument("journal", type=Path, help="the worker's in-flight journal")
     args = parser.parse_args(argv)
     logging.basicConfig(level="INFO", format="%(asctime)s worker %(levelname)s %(message)s")
-    logging.getLogger("jitney.jobs").setLevel(logging.ERROR)  # the workers themselves say how the server is
+    logging.getLogger("jitney.jobs").setLevel(logging.ERROR)  # the workers log outages themselves
     try:
-        buried = asyncio.run(_recover(StoreSettings(), args.black_box))
+        recovered = asyncio.run(_recover(StoreSettings(), args.journal))
     except ValidationError as error:
         sys.stderr.write(f"worker.crash_recovery.recover: {format_validation_error(error)}\n")
         return 1
     except StoreUnavailable as error:
-        log.warning("the dead worker's jobs go back when another starts, or their leases end: %s", error)
+        log.warning(
+            "the dead worker's jobs return to the queue when the next worker starts or their leases end: %s", error
+        )
         return 1
-    return EX_SUSPECTS_ISOLATED if buried.suspects or buried.poison else 0
+    return EX_SUSPECTS_ISOLATED if recovered.suspects or recovered.poison else 0
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""From claimed jobs to their results: preprocess, gather, run in batches, write."""
+"""Executes claimed jobs: preprocess, batch, run, postprocess, write results."""

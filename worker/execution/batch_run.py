@@ -1,6 +1,6 @@
-"""One batch on the device: run together; where that fails, parted until who fails is alone. Nobody shares a fate.
+"""Runs one batch on the device; on failure bisects it to isolate the failing item.
 
-Answers are made of outputs here too (`show`): at once by our tasks, later and in another thread by a user's own.
+Also postprocesses outputs: built-in tasks at once, custom tasks later and in another thread.
 """
 
 import time
@@ -21,11 +21,11 @@ from worker.execution.pending_items import CompletedItem, WorkItem
 
 
 class DeviceLost(Exception):
-    """The device runs nothing any more in this process."""
+    """The device cannot run anything more in this process."""
 
 
 class RunOutput(NamedTuple):
-    """A rider whose outputs, without the batch dimension, are still to be shown. Times in ms."""
+    """Outputs of an item, without the batch dimension, before postprocessing. Times in ms."""
 
     item: WorkItem
     outputs: Arrays
@@ -35,7 +35,7 @@ class RunOutput(NamedTuple):
 
 
 class RunContext(NamedTuple):
-    """What a run works with."""
+    """The model of a run, and the state shared by the model's runs."""
 
     model: Model
     ceilings: MemoryLimits
@@ -44,23 +44,23 @@ class RunContext(NamedTuple):
 
 
 class BatchRun:
-    """A batch of one group. `stop` ends it early, from any thread."""
+    """One batch of one group. `stop` ends the run early, from any thread."""
 
     def __init__(self, run_context: RunContext, group: Hashable, items: Sequence[WorkItem]) -> None:
         self.items, self.stop = items, Stop()
         self._group, (self._model, self._ceilings, self._journal, _) = group, run_context
 
     def __call__(self) -> list[CompletedItem | RunOutput]:
-        """Run to the end, blocking; one entry per rider, a Ran where a user's own code is to show its outputs.
+        """Run the batch, blocking; returns one entry per item: a RunOutput if a custom task must postprocess it.
 
-        Raises DeviceLost, and then they stay in the black box.
+        If it raises DeviceLost, the items stay in the in-flight journal.
         """
         completed = self._run(self.items)
         self._journal.clear()
         return completed
 
     def _run(self, items: Sequence[WorkItem], *, known_bad: bool = False) -> list[CompletedItem | RunOutput]:
-        """Run some riders. `known_bad`: together they fail for certain, so they are parted unrun."""
+        """Run some items. `known_bad`: together they fail for certain, so they are bisected without a run."""
         fault: Fault = "input"
         if not known_bad or len(items) == 1:
             completed = self._run_once(items)
@@ -69,34 +69,34 @@ class BatchRun:
             fault = completed
         middle = len(items) // 2
         first = self._run(items[:middle])
-        # Where the first half did well, the other is at fault: running it whole would only show that again. Unless it
-        # was memory: then each half may do well, only not both at once.
-        well = all(isinstance(one, RunOutput) or one.outcome.state == State.SUCCEEDED for one in first)
-        return first + self._run(items[middle:], known_bad=well and fault == "input")
+        # If the first half succeeded, the fault is in the other half, and all of it would only fail again. After
+        # an out-of-memory error each half may succeed.
+        succeeded = all(isinstance(end, RunOutput) or end.outcome.state == State.SUCCEEDED for end in first)
+        return first + self._run(items[middle:], known_bad=succeeded and fault == "input")
 
     def _run_once(self, items: Sequence[WorkItem]) -> list[CompletedItem | RunOutput] | Fault:
-        """Run them together: how they ended, or the fault that parting them may tell more about."""
+        """Run items together; returns their results, or a fault that bisection may attribute to one item."""
         self._journal.record([item.job.claim for item in items])
         started = time.monotonic()
         try:
             padded_size = self._padded_size(items)
             rows = self._model.run(stack_items([item.arrays for item in items], padded_size), self.stop)
             outputs = split_outputs(rows, len(items), padded_size)
-        except Exception as error:  # noqa: BLE001 (a runtime's errors derive from Exception only)
+        except Exception as error:  # noqa: BLE001 (a runtime may raise any Exception)
             return self._classify(items, error)
         infer_ms = (time.monotonic() - started) * 1000
         ran = [
-            RunOutput(item, output, self._waited_ms(item, started), infer_ms, len(items))
+            RunOutput(item, output, self._batch_wait_ms(item, started), infer_ms, len(items))
             for item, output in zip(items, outputs, strict=True)
         ]
-        return [*ran] if self._model.has_custom_task else [postprocess_output(self._model, one) for one in ran]
+        return [*ran] if self._model.has_custom_task else [postprocess_output(self._model, output) for output in ran]
 
     @staticmethod
-    def _waited_ms(item: WorkItem, started: float) -> float:
+    def _batch_wait_ms(item: WorkItem, started: float) -> float:
         return max(0.0, (started - item.claimed_at) * 1000 - item.decode_ms)
 
     def _padded_size(self, items: Sequence[WorkItem]) -> int:
-        """How many rows they run with: padded to a bucket, but not beyond what memory has had room for."""
+        """Return how many rows these items run with: padded to a bucket, unless memory had no room for as many rows."""
         padded_size = self._model.padded_size(len(items))
         if padded_size > len(items) and padded_size > self._ceilings.of(self._group, time.monotonic()):
             return len(items)
@@ -108,10 +108,8 @@ class BatchRun:
             raise DeviceLost(str(error)) from error
         now = time.monotonic()
         if fault == "stopped":
-            return [outcomes.expire_item(one) if one.expires_at <= now else outcomes.requeue_item(one) for one in items]
-        if fault == "memory" and self._padded_size(items) > len(
-            items
-        ):  # there may be room for them without empty seats
+            return [outcomes.expire_item(i) if i.expires_at <= now else outcomes.requeue_item(i) for i in items]
+        if fault == "memory" and self._padded_size(items) > len(items):  # they may fit without padding rows
             self._ceilings.too_many(self._group, 2 * len(items), now)
         if len(items) == 1:
             return [outcomes.outcome_of_error(self._model, items[0], error, "run")]
@@ -121,10 +119,10 @@ class BatchRun:
 
 
 def postprocess_output(model: Model, ran: RunOutput) -> CompletedItem:
-    """Make the answer of one rider's outputs; what goes wrong with it is its own."""
+    """Postprocess the outputs of one item; an error is the item's own."""
     item = ran.item
     try:
         body = orjson.dumps(model.postprocess(ran.outputs, item.parameters))
-    except BaseException as error:  # noqa: BLE001 (a task of the user's own may do anything)
-        return outcomes.outcome_of_error(model, item, error, "show")
+    except BaseException as error:  # noqa: BLE001 (a custom task may raise anything)
+        return outcomes.outcome_of_error(model, item, error, "postprocess")
     return CompletedItem(item, item.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size))

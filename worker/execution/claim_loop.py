@@ -1,4 +1,4 @@
-"""Claims jobs of one model ahead of the device and prepares them, so that the next batch is ready when it is free."""
+"""Claims jobs of one model version and preprocesses them while the device is busy, so that the next batch is ready."""
 
 import asyncio
 import logging
@@ -25,12 +25,12 @@ from worker.fair_thread_pool import FairThreadPool, Work
 log = logging.getLogger("jitney.worker")
 
 OUTAGE_PAUSE_S = 0.5
-MIN_WAIT_S = 0.01  # a shorter wait before a claim would change nothing
+MIN_WAIT_S = 0.01  # shorter waits before a claim have no effect
 SLACK_S = 0.003
 
 
 class ClaimLoop:
-    """The claim loop of one model."""
+    """The claim loop of one model version."""
 
     def __init__(
         self,
@@ -50,24 +50,24 @@ class ClaimLoop:
         self._store, self._worker_id, self._model = store, worker_id, model
         self._pending, self._result_writer, self._device = pending, result_writer, device
         self._threads, self._journal, self._gate, self._idle_poll_s = threads, journal, gate, idle_poll_s
-        self._bulk_seats = bulk_slot_share
-        self.all_pending: Sequence[PendingItems] = (pending,)  # every board of this worker
+        self._bulk_slot_share = bulk_slot_share
+        self.all_pending: Sequence[PendingItems] = (pending,)  # of all models of this worker
         self._woken = asyncio.Event()
         self._closing = False
         self._releases: set[asyncio.Task[None]] = set()
-        self._lead_time_s = 0.0  # from a claim's beginning to riders that are ready, with room
+        self._lead_time_s = 0.0  # from the start of a claim until its items are ready, with slack
         self._outage = OutageLog(log, f"claim jobs of {model.name}")
 
     def wake(self) -> None:
-        """Look for work at once."""
+        """Claim at once."""
         self._woken.set()
 
     def accept_handoff(self, handoff: Handoff) -> None:
-        """Take in jobs that came without a claim, for seats that the last one left free."""
-        self._bulk_seats.record_interactive(handoff.interactive)
+        """Accept jobs that a gateway handed over, for slots that the last claim left free."""
+        self._bulk_slot_share.record_interactive(handoff.interactive)
         if self._gate.is_open:
-            self._take(handoff.jobs, time.monotonic(), guests=handoff.free_slots is None)
-        else:  # suspects are tried, and nobody may ride with them
+            self._add_items(handoff.jobs, time.monotonic(), first=handoff.free_slots is None)
+        else:  # suspects run isolated: no other job may run with them
             task = asyncio.create_task(self._release_jobs(handoff.jobs))
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
@@ -75,13 +75,13 @@ class ClaimLoop:
             self._woken.set()
 
     def close(self) -> None:
-        """Claim nothing more; a claim under way is taken in, and so is what is handed over."""
+        """Stop claiming; jobs of a claim under way and handed-over jobs are still accepted."""
         self._closing = True
         self._woken.set()
         self._pending.close()
 
     async def run(self) -> None:
-        """Claim as long as there is room, until closed."""
+        """Claim while there is room, until closed."""
         while not self._closing:
             await self._pending.wait_for_room()
             await self._wait_until_needed()
@@ -97,8 +97,8 @@ class ClaimLoop:
             elif len(claim.jobs) < requested and not claim.more and not self._closing:
                 await self._pause(CLAIM_INTERVAL_S if claim.held else self._idle_poll_s)
 
-    async def _claim(self, *, trial: bool = False) -> tuple[ClaimResult | None, int]:
-        """Claim and take aboard; None while the queue's server is away. Also gives how many were wanted."""
+    async def _claim(self, *, isolated: bool = False) -> tuple[ClaimResult | None, int]:
+        """Claim jobs; returns the claim (None while Redis is away) and the number of jobs requested."""
         self._woken.clear()
         requested = self._pending.room
         claim_started_at = time.monotonic()
@@ -110,83 +110,83 @@ class ClaimLoop:
                 self._model.version,
                 self._worker_id,
                 requested,
-                trial=trial,
-                max_bulk=None if trial else self._bulk_seats.bulk_limit(claim_started_at),
+                trial=isolated,
+                max_bulk=None if isolated else self._bulk_slot_share.bulk_limit(claim_started_at),
             )
         except StoreUnavailable as error:
             self._outage.began(error)
             return None, requested
         self._outage.ended()
-        self._bulk_seats.record_interactive(claim.interactive)
-        self._bulk_seats.record_bulk(claim.bulk)
-        self._take(claim.jobs, claim_started_at)
+        self._bulk_slot_share.record_interactive(claim.interactive)
+        self._bulk_slot_share.record_bulk(claim.bulk)
+        self._add_items(claim.jobs, claim_started_at)
         return claim, requested
 
     async def _run_suspects(self) -> bool:
-        """Run one cell of suspects with nobody else aboard; tells whether there was one."""
+        """Run one suspect group isolated from all other jobs; returns whether there was one."""
         async with self._gate.exclusive(self.all_pending):
-            claim, _ = await self._claim(trial=True)
+            claim, _ = await self._claim(isolated=True)
             await self._pending.wait_until_empty()
         return claim is not None and bool(claim.jobs)
 
     async def _release_jobs(self, jobs: list[ClaimedJob]) -> None:
-        with suppress(StoreUnavailable):  # then they go back when their leases end
+        with suppress(StoreUnavailable):  # then they return to the queue when their leases end
             await self._store.release(self._worker_id, jobs)
 
     async def _wait_until_needed(self) -> None:
-        """While a long batch runs, claim the next no sooner than it must be: who comes meanwhile shall be in it.
+        """While a long batch runs, delay the claim of the next one, so that jobs that arrive meanwhile can join it.
 
-        Claimed at once, the next batch would be full of whoever waits in masses, and all others one batch later.
+        An early claim would fill the next batch with the longest queue's jobs and delay all others by one batch.
         """
         spare_s = self._device.remaining_s(time.monotonic()) - self._lead_time_s
         if spare_s > MIN_WAIT_S:
             await wait_for_event(self._device.freed, spare_s)
 
-    async def _pause(self, most_s: float) -> None:
-        """Nothing waits, or nothing that is to be claimed now: wait until the free seats are filled, or for a wake.
+    async def _pause(self, max_s: float) -> None:
+        """Wait for a wake, at most `max_s` seconds, when no job is to be claimed now.
 
-        While a batch runs, let a few arrive and claim them together.
+        While a batch runs, wait a little longer to claim several jobs together.
         """
-        await wait_for_event(self._woken, most_s)
+        await wait_for_event(self._woken, max_s)
         if self._device.is_busy:
             await wait_for_event(self._device.freed, self._device.last_run_s / 4)
 
-    def _take(self, claimed: list[ClaimedJob], claim_started_at: float, *, guests: bool = False) -> None:
+    def _add_items(self, claimed: list[ClaimedJob], claim_started_at: float, *, first: bool = False) -> None:
         now = time.monotonic()
         items = [
-            WorkItem(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6, is_guest=guests)
+            WorkItem(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6, goes_first=first)
             for job in claimed
         ]
         for item in items:
             self._pending.add(item)
         if not self._model.offload:
-            self._settle(items, preprocess_items(self._model, self._journal, items), claim_started_at)
+            self._settle_items(items, preprocess_items(self._model, self._journal, items), claim_started_at)
             return
-        for few in self._split_by_tenant(items):
-            until = max(item.expires_at for item in few)
-            work = partial(preprocess_items, self._model, self._journal, few)
-            prepared = self._threads.submit(Work(few[0].job.tenant, self._model.name, work, len(few), until))
-            prepared.add_done_callback(partial(self._on_preprocessed, few, claim_started_at))
+        for chunk in self._split_by_tenant(items):
+            until = max(item.expires_at for item in chunk)
+            work = partial(preprocess_items, self._model, self._journal, chunk)
+            future = self._threads.submit(Work(chunk[0].job.tenant, self._model.name, work, len(chunk), until))
+            future.add_done_callback(partial(self._on_preprocessed, chunk, claim_started_at))
 
     def _split_by_tenant(self, items: list[WorkItem]) -> Iterator[list[WorkItem]]:
-        """Part riders by tenant, and then into what is prepared without a pause: little, where a tenant's are slow."""
+        """Split items by tenant, then into chunks that are preprocessed in one go: single items if a tenant is slow."""
         by_tenant: dict[str, list[WorkItem]] = {}
         for item in items:
             by_tenant.setdefault(item.job.tenant, []).append(item)
-        for tenant, own in by_tenant.items():
-            apart = self._model.has_custom_task or len(by_tenant) > 1 or self._threads.has_other_tenants(tenant)
-            usual = ITEMS_PER_DECODE if self._model.is_journaled_singly else len(own)
-            together = 1 if apart and self._threads.is_slow(tenant) else usual
-            for at in range(0, len(own), together):
-                yield own[at : at + together]
+        for tenant, tenant_items in by_tenant.items():
+            may_split = self._model.has_custom_task or len(by_tenant) > 1 or self._threads.has_other_tenants(tenant)
+            default_size = ITEMS_PER_DECODE if self._model.is_journaled_singly else len(tenant_items)
+            chunk_size = 1 if may_split and self._threads.is_slow(tenant) else default_size
+            for at in range(0, len(tenant_items), chunk_size):
+                yield tenant_items[at : at + chunk_size]
 
     def _on_preprocessed(
-        self, items: list[WorkItem], claim_started_at: float, prepared: asyncio.Future[list[CompletedItem | None]]
+        self, items: list[WorkItem], claim_started_at: float, future: asyncio.Future[list[CompletedItem | None]]
     ) -> None:
-        if not prepared.cancelled():
-            self._settle(items, prepared.result(), claim_started_at)
+        if not future.cancelled():
+            self._settle_items(items, future.result(), claim_started_at)
 
-    def _settle(self, items: list[WorkItem], ends: list[CompletedItem | None], claim_started_at: float) -> None:
+    def _settle_items(self, items: list[WorkItem], ends: list[CompletedItem | None], claim_started_at: float) -> None:
         self._lead_time_s = max(self._lead_time_s * 0.95, 2 * (time.monotonic() - claim_started_at) + SLACK_S)
         for item, end in zip(items, ends, strict=True):
             if end is None:

@@ -1,4 +1,4 @@
-"""Runs batches: one at a time on the device, each closed only when the device is free for it."""
+"""Runs batches on the device one at a time; closes each batch only when the device is free for it."""
 
 import asyncio
 import logging
@@ -15,32 +15,32 @@ from worker.execution.postprocess import Postprocessor, ResultSink
 
 log = logging.getLogger("jitney.worker")
 
-EX_SOFTWARE = 70  # sysexits.h: this process is of no use any more, another may be
+EX_SOFTWARE = 70  # sysexits.h: only a new process can go on
 
 
 class Device:
-    """What runs one batch at a time, for all models of this worker. First come, first served."""
+    """The device of a worker. It runs one batch at a time, in order of request, for all models."""
 
     def __init__(self, run_stop_timeout_s: float) -> None:
-        """`run_stop_timeout_s`: how long a run that was told to stop may go on."""
+        """Create a device. `run_stop_timeout_s`: a run that goes on this long after a stop ends the process."""
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._run_stop_timeout_s = run_stop_timeout_s
         self._running: tuple[PendingItems, BatchRun] | None = None
         self.freed = asyncio.Event()
         self.last_run_s = 0.0
-        self._last_riders, self._free_at = 1, 0.0
+        self._last_item_count, self._free_at = 1, 0.0
 
     @property
     def is_busy(self) -> bool:
         return self._lock.locked()
 
     def remaining_s(self, now: float) -> float:
-        """Give how long the run under way is thought to go on: like the last, or shorter if it has fewer riders."""
+        """Estimate the remaining seconds of the run under way from the last run's time and size."""
         return self._free_at - now if self.is_busy else 0.0
 
     async def run_next(self, run_context: RunContext, pending: PendingItems) -> list[CompletedItem | RunOutput]:
-        """Wait for the device, close a batch with whoever is aboard by then, and run it."""
+        """Wait for the device, then close the next batch and run it; returns the results."""
         async with self._lock:
             completed: list[CompletedItem | RunOutput] = [
                 outcomes.expire_item(item) for item in pending.overdue(time.monotonic())
@@ -49,13 +49,13 @@ class Device:
             if batch is None:
                 return completed
             run, started = BatchRun(run_context, batch.group, batch.items), time.monotonic()
-            self._free_at = started + self.last_run_s * min(1.0, len(run.items) / self._last_riders)
+            self._free_at = started + self.last_run_s * min(1.0, len(run.items) / self._last_item_count)
             if run_context.inline_policy.is_expected_short(len(run.items)):
                 completed += self._run_inline(run)
             else:
                 self.freed.clear()
                 completed += await self._run(pending, run)
-            self.last_run_s, self._last_riders = time.monotonic() - started, len(run.items)
+            self.last_run_s, self._last_item_count = time.monotonic() - started, len(run.items)
         run_context.inline_policy.record_run(self.last_run_s, len(run.items))
         last = completed[-1]
         if infer_ms := last.infer_ms if isinstance(last, RunOutput) else last.outcome.infer_ms:
@@ -67,7 +67,7 @@ class Device:
         return completed
 
     def stop_if_abandoned(self, pending: PendingItems) -> None:
-        """End the run under way where none of its riders wants its result any more."""
+        """Stop the run under way if none of its items' results is still needed."""
         if self._running and self._running[0] is pending:
             run = self._running[1]
             if not any(pending.is_running(item) for item in run.items):
@@ -77,17 +77,15 @@ class Device:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _run_inline(self, run: BatchRun) -> list[CompletedItem | RunOutput]:
-        """Run what is over before another thread had begun; should it not be over, an alarm ends this process."""
-        began, (remaining_s, interval_s) = (
-            time.monotonic(),
-            signal.setitimer(signal.ITIMER_REAL, self._run_stop_timeout_s),
-        )
+        """Run a short batch on this thread. If it is not short, an alarm signal ends this process."""
+        began = time.monotonic()
+        remaining_s, interval_s = signal.setitimer(signal.ITIMER_REAL, self._run_stop_timeout_s)
         try:
             return run()
         except DeviceLost as error:
-            self._lose(error)
+            self._exit_device_lost(error)
         finally:
-            if remaining_s:  # somebody else's alarm
+            if remaining_s:  # restores an earlier alarm
                 remaining_s = max(1e-3, remaining_s - (time.monotonic() - began))
             signal.setitimer(signal.ITIMER_REAL, remaining_s, interval_s)
 
@@ -99,24 +97,24 @@ class Device:
         try:
             return await loop.run_in_executor(self._thread, run)
         except DeviceLost as error:
-            self._lose(error)
+            self._exit_device_lost(error)
         finally:
             overdue.cancel()
             self._running = None
 
-    def _lose(self, error: DeviceLost) -> NoReturn:
-        """Not even a drain would work. The black box tells who was on it, and the supervisor starts anew."""
-        log.critical("the device is lost, this worker ends: %s", error)
+    def _exit_device_lost(self, error: DeviceLost) -> NoReturn:
+        """Exit at once: draining is impossible. The journal names the executing jobs, and the supervisor restarts."""
+        log.critical("the device is lost; this worker exits: %s", error)
         os._exit(EX_SOFTWARE)
 
     def _stop(self, run: BatchRun) -> None:
         run.stop.now()
-        asyncio.get_running_loop().call_later(self._run_stop_timeout_s, self._give_up, run)
+        asyncio.get_running_loop().call_later(self._run_stop_timeout_s, self._exit_if_running, run)
 
-    def _give_up(self, run: BatchRun) -> None:
-        """A run that does not stop would hold the device for ever."""
+    def _exit_if_running(self, run: BatchRun) -> None:
+        """Exit if the run has not stopped: it would block the device for ever."""
         if self._running and self._running[1] is run:
-            log.critical("a run did not stop within %g s of being told to, this worker ends", self._run_stop_timeout_s)
+            log.critical("a run did not stop within %g s of its stop; this worker exits", self._run_stop_timeout_s)
             os._exit(EX_SOFTWARE)
 
 
@@ -134,10 +132,10 @@ async def run_batches(
 async def _run_batch(
     run_context: RunContext, pending: PendingItems, device: Device, sink: ResultSink, postprocessor: Postprocessor
 ) -> None:
-    """Run one batch; its outputs are not kept beyond that, for they may be large."""
+    """Run one batch. A function of its own, so that large outputs are freed before the next wait."""
     done = await device.run_next(run_context, pending)
     if not run_context.model.has_custom_task:
-        sink.add(done)  # type: ignore[arg-type] # of our tasks nothing is left to be shown
+        sink.add(done)  # type: ignore[arg-type] # built-in tasks leave no RunOutput
         return
-    sink.add([one for one in done if isinstance(one, CompletedItem)])
-    postprocessor.add([one for one in done if isinstance(one, RunOutput)])
+    sink.add([end for end in done if isinstance(end, CompletedItem)])
+    postprocessor.add([end for end in done if isinstance(end, RunOutput)])

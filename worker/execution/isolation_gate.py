@@ -1,6 +1,6 @@
-"""Who may claim: every model's intake at any time, or one that tries suspects, and then it has the worker to itself.
+"""Gate that lets either all claim loops claim, or one claim loop run suspects with the worker to itself.
 
-A worker that tries suspects holds nobody else: should it die, no other job is delayed by that, and none is suspected.
+A worker that runs suspects holds no other jobs: if it dies, no other job is delayed or suspected.
 """
 
 import asyncio
@@ -11,39 +11,39 @@ from worker.execution.pending_items import PendingItems
 
 
 class IsolationGate:
-    """Open while nobody tries suspects."""
+    """Open unless a suspect group runs."""
 
     def __init__(self) -> None:
-        self._trial = asyncio.Lock()
-        self._open, self._nobody_inside = asyncio.Event(), asyncio.Event()
+        self._isolated_run = asyncio.Lock()
+        self._open, self._all_left = asyncio.Event(), asyncio.Event()
         self._open.set()
-        self._inside = 0
+        self._claiming = 0
 
     @property
     def is_open(self) -> bool:
         return self._open.is_set()
 
     async def enter(self) -> None:
-        """Begin to claim; waits while suspects are tried."""
+        """Begin a claim; waits while suspects run."""
         await self._open.wait()
-        self._inside += 1
+        self._claiming += 1
 
     def leave(self) -> None:
-        """What was claimed is aboard."""
-        self._inside -= 1
-        if not self._inside:
-            self._nobody_inside.set()
+        """End a claim: its jobs are pending."""
+        self._claiming -= 1
+        if not self._claiming:
+            self._all_left.set()
 
     @asynccontextmanager
     async def exclusive(self, pending_items: Iterable[PendingItems]) -> AsyncIterator[None]:
-        """Have the worker to oneself: nobody else claims, and nobody is aboard."""
-        async with self._trial:
+        """Hold the worker exclusively: no other claims and no pending or running items."""
+        async with self._isolated_run:
             self._open.clear()
             try:
-                while self._inside:
-                    self._nobody_inside.clear()
-                    await self._nobody_inside.wait()
-                for pending in [*pending_items]:  # those that come meanwhile are empty, and stay so
+                while self._claiming:
+                    self._all_left.clear()
+                    await self._all_left.wait()
+                for pending in [*pending_items]:  # those added meanwhile stay empty
                     await pending.wait_until_empty()
                 yield
             finally:

@@ -1,4 +1,4 @@
-"""One model version's place in a worker, and its loops: intake → board → inference → finisher."""
+"""Runs one model version in a worker: claim loop → pending items → device → result writer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from worker.task_supervisor import TaskSupervisor
 
 
 class WorkerResources(NamedTuple):
-    """What all stations of a worker share."""
+    """Resources that all model runners of a worker share."""
 
     worker_id: str
     settings: WorkerSettings
@@ -36,17 +36,17 @@ class WorkerResources(NamedTuple):
 
 
 def version_key(model: Model) -> str:
-    """Name a model version as workers, gateways and scripts call it."""
+    """Return the name of a model version: `<name> <version>`, as in Redis and in the gateways."""
     return f"{model.name} {model.version}"
 
 
 class ModelRunner:
-    """Runs once it is started; closed, it takes nobody in any more, and whoever is aboard arrives."""
+    """The loops of one model version. Once closed it claims nothing more and finishes the claimed jobs."""
 
     def __init__(self, resources: WorkerResources, model: Model, pending_items: Sequence[PendingItems]) -> None:
-        """`pending_items`: those of all stations, as they come and go."""
+        """Create a runner. `pending_items`: those of all runners of the worker; the list changes over time."""
         limits = BatchLimits(max_items=model.max_batch, max_wait_s=model.max_wait_s)
-        # Small batches of large images: each thread that decodes wants one in hands, and one to go on with.
+        # For small batches of large images: each decode thread has one image in work and one waiting.
         ahead = 2 * resources.settings.decode_threads if model.offload else 1
         self.model, self.pending, self.histogram_buffer = model, PendingItems(limits, ahead=ahead), HistogramBuffer()
         self.device = resources.device
@@ -72,10 +72,10 @@ class ModelRunner:
         )
         self.claim_loop.all_pending = pending_items
 
-    def start(self, loops: TaskSupervisor) -> None:
-        """Take jobs from now on."""
-        self.claim_task = loops.start(self.claim_loop.run())
-        serving = inference.run_batches(
+    def start(self, supervisor: TaskSupervisor) -> None:
+        """Start to claim and run jobs."""
+        self.claim_task = supervisor.start(self.claim_loop.run())
+        running = inference.run_batches(
             self.run_context, self.pending, self.device, self.result_writer, self.postprocessor
         )
-        self.loop_tasks = [loops.start(self.result_writer.run()), loops.start(serving)]
+        self.loop_tasks = [supervisor.start(self.result_writer.run()), supervisor.start(running)]

@@ -1,4 +1,4 @@
-"""What becomes of a rider: which error ends its job, which is worth another try, which is kept as a dead letter."""
+"""Maps results and errors of items to job outcomes: failed, expired, retried, or dead letter."""
 
 import logging
 import random
@@ -19,62 +19,62 @@ log = logging.getLogger("jitney.worker")
 
 
 def fail_item(item: WorkItem, error: JitneyError, batch_size: int = 0) -> CompletedItem:
-    """End a rider's job with this error."""
+    """Fail the item's job with this error."""
     dead = error.code in DEAD_LETTER_CODES
     return CompletedItem(item, item.outcome(State.FAILED, codec.error_body(error), batch_size=batch_size, dead=dead))
 
 
 def expire_item(item: WorkItem) -> CompletedItem:
-    """End the job of a rider whose deadline has passed."""
+    """Expire the item's job: its deadline has passed."""
     error = JitneyError("deadline_exceeded", "the deadline passed before the job was done")
     return CompletedItem(item, item.outcome(State.EXPIRED, codec.error_body(error)))
 
 
 def requeue_item(item: WorkItem) -> CompletedItem:
-    """Give a rider's job back: it was to run, and did not."""
+    """Return the item's job to the queue: its run was stopped."""
     return CompletedItem(item, item.outcome(State.QUEUED, b""))
 
 
 def retry_item(model: "Model", item: WorkItem, error: JitneyError) -> CompletedItem:
-    """Let a rider's job wait and run again; the last try ends it with this error."""
+    """Queue the item's job for a retry after a backoff; the last attempt fails it with this error."""
     retry = model.spec.retry
     if item.job.retries + 1 >= retry.attempts:
         return fail_item(item, error, batch_size=1)
-    pause_ms = retry.backoff_ms * 2**item.job.retries * random.uniform(0.8, 1.2)  # noqa: S311 (jitter)
-    log.warning("job %s of model %s is tried again in %.0f ms: %s", item.job.id, model.name, pause_ms, error)
-    return CompletedItem(item, item.outcome(State.QUEUED, b"", after_ms=int(pause_ms)))
+    backoff_ms = retry.backoff_ms * 2**item.job.retries * random.uniform(0.8, 1.2)  # noqa: S311 (jitter)
+    log.warning("job %s of model %s will be retried in %.0f ms: %s", item.job.id, model.name, backoff_ms, error)
+    return CompletedItem(item, item.outcome(State.QUEUED, b"", after_ms=int(backoff_ms)))
 
 
-def outcome_of_error(model: "Model", item: WorkItem, error: BaseException, doing: str) -> CompletedItem:
-    """Judge an error that one rider met, alone; `doing`: what the worker did with it, "prepare", "run" or "show".
+def outcome_of_error(model: "Model", item: WorkItem, error: BaseException, action: str) -> CompletedItem:
+    """Classify the error of one item. `action`: what the worker did with it, "preprocess", "run" or "postprocess".
 
-    An error of a user's own code may have a text that is code too: to be called where that may run.
+    The text of a custom task's error may be computed by custom code: call this where such code may run.
     """
     try:
-        return _classify_error(model, item, error, doing)
-    except BaseException as another:
+        return _classify_error(model, item, error, action)
+    except BaseException as text_error:
         log.exception(
-            "model %s: an error of job %s cannot be told: %s", model.name, item.job.id, type(another).__name__
+            "model %s: cannot format the error of job %s: %s", model.name, item.job.id, type(text_error).__name__
         )
-        reason = f"model {model.name} could not {doing} it: {type(error).__name__}"
-        return fail_item(item, Refused("inference_failed" if doing != "prepare" else "invalid_input", reason))
+        reason = f"model {model.name} could not {action} it: {type(error).__name__}"
+        return fail_item(item, Refused("inference_failed" if action != "preprocess" else "invalid_input", reason))
 
 
-def _classify_error(model: "Model", item: WorkItem, error: BaseException, doing: str) -> CompletedItem:
+def _classify_error(model: "Model", item: WorkItem, error: BaseException, action: str) -> CompletedItem:
     if isinstance(error, JitneyError):
         return fail_item(item, error)
     if isinstance(error, RetryableError):
-        reason = f"model {model.name} could not {doing} it, after {item.job.retries + 1} tries: {error}"
+        reason = f"model {model.name} could not {action} it, after {item.job.retries + 1} attempts: {error}"
         return retry_item(model, item, Refused("too_many_attempts", reason))
     if isinstance(error, MemoryError) or (isinstance(error, RunFailed) and error.fault == "memory"):
-        log.warning("job %s: no memory for it alone in model %s: %s", item.job.id, model.name, error)
-        reason = f"model {model.name} has not enough memory for this input, even alone"
+        log.warning("job %s: model %s is out of memory for this input alone: %s", item.job.id, model.name, error)
+        reason = f"model {model.name} does not have enough memory for this input, even in a batch of one"
         return retry_item(model, item, Refused("resource_exhausted", reason))
-    if doing == "run":
+    if action == "run":
         log.warning("job %s failed in model %s: %s", item.job.id, model.name, error)
         reason = str(error) if isinstance(error, CollationError) else "the runtime refused this input"
         return fail_item(item, Refused("inference_failed", f"model {model.name} could not run this input: {reason}"), 1)
-    log.error("model %s could not %s job %s", model.name, doing, item.job.id, exc_info=error)
-    if doing == "show":
-        return fail_item(item, Refused("inference_failed", f"model {model.name}: its output can not be shown"))
-    return fail_item(item, Refused("invalid_input", f"model {model.name} could not prepare this input"))
+    log.error("model %s could not %s job %s", model.name, action, item.job.id, exc_info=error)
+    if action == "postprocess":
+        return fail_item(item, Refused("inference_failed", f"model {model.name}: cannot postprocess its output"))
+    return fail_item(item, Refused("invalid_input", f"model {model.name} could not preprocess this input"))

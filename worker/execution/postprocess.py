@@ -1,4 +1,4 @@
-"""Runs a custom task's postprocessing in worker threads, and limits the outputs that wait for it."""
+"""Runs a custom task's postprocessing in worker threads and limits the outputs that wait for it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,47 +11,49 @@ from worker.execution.batch_run import RunContext, RunOutput, postprocess_output
 from worker.execution.pending_items import CompletedItem
 from worker.fair_thread_pool import Work, WorkExecutor
 
-MAX_WAITING_OUTPUTS: Final = 256  # outputs that wait; no batch runs while there are more
+MAX_WAITING_OUTPUTS: Final = 256  # no batch runs while more outputs wait
 
 
 class ResultSink(Protocol):
-    """Where outcomes go: into the queue (result_writer.py), or to what runs a model without one (offline.py)."""
+    """Receives outcomes: the result writer (result_writer.py), or an offline run (offline.py)."""
 
     def add(self, ended: Sequence[CompletedItem]) -> None:
-        """Take in outcomes."""
+        """Add outcomes."""
 
     async def wait_for_room(self) -> None:
-        """Wait while there are too many of them."""
+        """Wait while too many outcomes are pending."""
 
 
 class Postprocessor:
-    """Of one model. Each rider's answer is made by itself: a slow one holds no other up."""
+    """Postprocesses the items of one model one by one, so that a slow item delays no other."""
 
     def __init__(self, run_context: RunContext, sink: ResultSink, threads: WorkExecutor) -> None:
         self._run_context, self._sink, self._threads = run_context, sink, threads
-        self._count = 0
+        self._waiting = 0
         self._ended = asyncio.Event()
 
     def add(self, ran: Sequence[RunOutput]) -> None:
-        """Show these in the background."""
+        """Postprocess outputs in the background."""
         model, journal = self._run_context.model, self._run_context.journal
-        for one in ran:
-            job = one.item.job
-            work = Work(job.tenant, model.name, partial(_postprocess, model, journal, one), until=one.item.expires_at)
-            self._count += 1
-            self._threads.submit(work).add_done_callback(self._take)
+        for output in ran:
+            job = output.item.job
+            work = Work(
+                job.tenant, model.name, partial(_postprocess, model, journal, output), until=output.item.expires_at
+            )
+            self._waiting += 1
+            self._threads.submit(work).add_done_callback(self._on_postprocessed)
 
     async def wait_for_room(self) -> None:
-        """Wait while too many outputs wait."""
-        while self._count > MAX_WAITING_OUTPUTS:
+        """Wait while too many outputs wait for postprocessing."""
+        while self._waiting > MAX_WAITING_OUTPUTS:
             self._ended.clear()
             await self._ended.wait()
 
-    def _take(self, shown: "asyncio.Future[CompletedItem]") -> None:
-        self._count -= 1
+    def _on_postprocessed(self, future: "asyncio.Future[CompletedItem]") -> None:
+        self._waiting -= 1
         self._ended.set()
-        if not shown.cancelled():
-            self._sink.add([shown.result()])
+        if not future.cancelled():
+            self._sink.add([future.result()])
 
 
 def _postprocess(model: Model, journal: InFlightJournal, ran: RunOutput) -> CompletedItem:

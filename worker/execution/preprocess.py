@@ -1,4 +1,4 @@
-"""Turns riders' bytes into arrays, in whatever thread; what goes wrong with one belongs to it alone. Knows no queue."""
+"""Preprocesses items: turns input bytes into arrays. Runs in any thread; an error concerns one item only."""
 
 import time
 from typing import Any, Final
@@ -13,37 +13,37 @@ from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import outcomes
 from worker.execution.pending_items import CompletedItem, WorkItem
 
-# A few to a thread: a hop between threads costs as much as decoding a small image.
+# Several items per thread: a thread switch costs as much as decoding a small image.
 ITEMS_PER_DECODE: Final = 4
 
 
 def preprocess_items(model: Model, journal: InFlightJournal, items: list[WorkItem]) -> list[CompletedItem | None]:
-    """Prepare riders one after the other, in whatever thread; an end is one rider's alone, None: it may be seated.
+    """Preprocess items one after the other; returns for each its failed outcome, or None if it is ready.
 
-    Errors are judged here and not on the event loop: their texts may be made by a user's code.
+    Errors are classified here and not on the event loop, because custom code may compute their texts.
     """
     ends: list[CompletedItem | None] = []
-    if not model.is_journaled_singly:  # it only maps bytes: noting each rider would cost as much
+    if not model.is_journaled_singly:  # preprocessing only maps bytes: a record per item would cost as much
         journal.record([item.job.claim for item in items])
     for item in items:
         if model.is_journaled_singly:
             journal.record([item.job.claim])
         error = preprocess_item(model, item)
-        ends.append(None if error is None else outcomes.outcome_of_error(model, item, error, "prepare"))
+        ends.append(None if error is None else outcomes.outcome_of_error(model, item, error, "preprocess"))
     journal.clear()
     return ends
 
 
 def preprocess_item(model: Model, item: WorkItem) -> Exception | None:
-    """Turn a rider's bytes into arrays."""
+    """Turn an item's input bytes into arrays; returns an error instead of raising it."""
     started = time.monotonic()
     try:
         item.parameters = read_parameters(item.job)
         item.arrays = model.preprocess(item.job.kind, item.job.input, item.parameters)
         item.group = group_of(item.arrays)
-    except Exception as error:  # noqa: BLE001 (a task of the user's own may do anything)
+    except Exception as error:  # noqa: BLE001 (a custom task may raise anything)
         return error
-    except BaseException as error:  # noqa: BLE001 - a thread is no place to exit from, or to be cancelled in
+    except BaseException as error:  # noqa: BLE001 (SystemExit or a cancellation has no meaning in a thread)
         return RuntimeError(f"it raised {type(error).__name__}: {error}")
     finally:
         item.decode_ms = (time.monotonic() - started) * 1000
@@ -51,7 +51,7 @@ def preprocess_item(model: Model, item: WorkItem) -> Exception | None:
 
 
 def read_parameters(job: ClaimedJob) -> dict[str, Any]:
-    """Read a job's parameters."""
+    """Return a job's parameters; raises Refused if they are not an object."""
     if job.parameters == b"{}":
         return {}
     parameters = orjson.loads(job.parameters)

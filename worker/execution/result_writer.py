@@ -1,4 +1,4 @@
-"""Writes down how jobs ended: everything that is ready goes in one write, while the next batch runs."""
+"""Writes job outcomes to the store: all that are ready in one write, while the next batch runs."""
 
 import asyncio
 import logging
@@ -17,35 +17,30 @@ OUTAGE_PAUSE_S = 0.2
 
 
 class ResultWriter:
-    """The write-back of one model. While Redis is away, results wait here until their leases would be over."""
+    """Writes the outcomes of one model version. While Redis is away, outcomes are kept until their leases end."""
 
     def __init__(
         self, store: JobStore, worker_id: str, pending: PendingItems, histogram_buffer: HistogramBuffer, backlog: int
     ) -> None:
-        self._store, self._worker_id, self._pending, self._histogram_buffer = (
-            store,
-            worker_id,
-            pending,
-            histogram_buffer,
-        )
-        self._backlog = backlog
+        self._store, self._worker_id, self._pending = store, worker_id, pending
+        self._histogram_buffer, self._backlog = histogram_buffer, backlog
         self._ready: list[CompletedItem] = []
         self._added, self._written = asyncio.Event(), asyncio.Event()
 
     def add(self, completed: Sequence[CompletedItem]) -> None:
-        """Take in outcomes; they are written in the background."""
+        """Add outcomes, to be written in the background."""
         if completed:
             self._ready += completed
             self._added.set()
 
     async def wait_for_room(self) -> None:
-        """Wait while too many results are unwritten: running more would only pile them up."""
+        """Wait while too many outcomes are unwritten: running more batches would only add to them."""
         while len(self._ready) > self._backlog:
             self._written.clear()
             await self._written.wait()
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write outcomes until cancelled."""
         while True:
             self._added.clear()
             if not self._ready:
@@ -54,7 +49,7 @@ class ResultWriter:
             self._written.set()
 
     async def _write_ready(self) -> None:
-        """Write what is ready; outcomes are not kept beyond that, for they may be large."""
+        """Write the ready outcomes. A function of its own, so that large outcomes are freed before the next wait."""
         completed, self._ready = self._ready, []
         await self._write(completed)
         self._pending.discard([end.item.job for end in completed])
@@ -67,12 +62,16 @@ class ResultWriter:
                 refused = await self._store.finish(self._worker_id, [end.outcome for end in completed])
             except StoreUnavailable as error:
                 if time.monotonic() > give_up_at:
-                    log.warning("%d results given up, their leases are over: %s", len(completed), error)
+                    log.warning("dropped %d results, because their leases have ended: %s", len(completed), error)
                     return
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue
             if refused:
-                log.warning("%d of %d results came too late: canceled, expired or reclaimed", refused, len(completed))
+                log.warning(
+                    "%d of %d results came too late: their jobs were canceled, expired or reclaimed",
+                    refused,
+                    len(completed),
+                )
             return
 
     def _count(self, completed: Sequence[CompletedItem]) -> None:

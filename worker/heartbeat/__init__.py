@@ -1,1 +1,1 @@
-"""Says that this worker lives, and keeps what it holds."""
+"""Renews leases and registers the worker with the queue."""

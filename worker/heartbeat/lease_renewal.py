@@ -1,4 +1,4 @@
-"""Keeps what is aboard ours: one beat renews every lease, and lets go of riders that are no longer ours."""
+"""Renews the leases of all claimed jobs with each heartbeat; discards jobs whose lease is lost."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ log = logging.getLogger("jitney.worker")
 async def run(
     store: JobStore, worker_id: str, pending_items: Sequence[PendingItems], device: Device, heartbeat_s: float
 ) -> None:
-    """Beat until cancelled."""
+    """Renew leases every `heartbeat_s` seconds until cancelled."""
     outage = OutageLog(log, "renew leases")
     while True:
         await asyncio.sleep(heartbeat_s)
@@ -28,8 +28,8 @@ async def run(
 
 
 async def renew_leases(store: JobStore, worker_id: str, pending_items: Sequence[PendingItems], device: Device) -> None:
-    """Renew once."""
-    for pending in [*pending_items]:  # they come and go
+    """Renew the leases once."""
+    for pending in [*pending_items]:  # a copy: models may be loaded or unloaded meanwhile
         if held := pending.held():
             lost = await store.extend(worker_id, held)
             pending.discard(lost)

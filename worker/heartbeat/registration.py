@@ -1,4 +1,4 @@
-"""Tells the queue that this worker lives, which models it serves and which it could not load, and what it measured."""
+"""Registers the worker with the queue: that it lives, its models, their load errors; and flushes its metrics."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ ModelRunners = Mapping[str, ModelRunner]
 
 
 class WorkerRegistration:
-    """Says what this worker does with each beat, and at once when that has changed."""
+    """Registers the worker with each heartbeat, and at once after a change."""
 
     def __init__(
         self,
@@ -32,48 +32,44 @@ class WorkerRegistration:
         digest_agreement: DigestAgreement,
         heartbeat_s: float,
     ) -> None:
-        self._connection, self._report, self._runners, self._heartbeat_interval_s = (
-            connection,
-            report,
-            runners,
-            heartbeat_s,
-        )
+        self._connection, self._report, self._runners = connection, report, runners
+        self._heartbeat_interval_s = heartbeat_s
         self._digest_agreement = digest_agreement
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
-        """Say it at once, and have everybody look."""
+        """Register at once and notify gateways and workers."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Announce until cancelled."""
-        is_news, outage = True, OutageLog(log, "announce models")
+        """Register until cancelled."""
+        is_changed, outage = True, OutageLog(log, "register this worker")
         while True:
             try:
-                await self._announce(is_news=is_news)
-                is_news = False
+                await self._register(is_changed=is_changed)
+                is_changed = False
                 outage.ended()
             except StoreUnavailable as error:
                 outage.began(error)
             if await wait_for_event(self._changed, self._heartbeat_interval_s):
                 self._changed.clear()
-                is_news = True
+                is_changed = True
 
-    async def _announce(self, *, is_news: bool) -> None:
+    async def _register(self, *, is_changed: bool) -> None:
         await self._digest_agreement.renew()
         cards = [runner.model.card() for runner in self._runners.values()]
         await worker_registry.register_worker(
             self._connection, self._report(), cards, self._heartbeat_interval_s * HEARTBEATS_TO_LIVE
         )
-        if is_news:
+        if is_changed:
             await worker_registry.notify_models_changed(self._connection)
 
 
 async def run_metrics_flush(
     connection: RedisClient, runners: ModelRunners, meter: CpuMeter, metrics_flush_s: float
 ) -> None:
-    """Add what was measured to the metrics, until cancelled."""
-    outage = OutageLog(log, "tell metrics")
+    """Flush metrics every `metrics_flush_s` seconds until cancelled."""
+    outage = OutageLog(log, "flush metrics")
     while True:
         await asyncio.sleep(metrics_flush_s)
         try:
@@ -84,7 +80,7 @@ async def run_metrics_flush(
 
 
 async def flush_metrics(connection: RedisClient, runners: ModelRunners, meter: CpuMeter) -> None:
-    """Add once."""
+    """Flush the metrics once."""
     await meter.tell(connection)
     for runner in [*runners.values()]:
         await runner.histogram_buffer.tell(connection, runner.model.name)

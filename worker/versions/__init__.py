@@ -1,1 +1,1 @@
-"""Which versions of models this worker has loaded, and which it should."""
+"""Loads and unloads model versions so that a worker runs the desired ones."""

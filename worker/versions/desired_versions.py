@@ -1,4 +1,4 @@
-"""Which versions of a model a worker should run, by its folder, its plan and what it runs already. Pure."""
+"""Computes the versions of a model that a worker should run, from its folder, its plan and the running versions."""
 
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from worker.versions.folder_snapshot import ModelVersions
 
 
 class DesiredVersions(NamedTuple):
-    """`choice`: the version that is to take the jobs, as far as this worker runs one that may; '' = none."""
+    """Versions to run. `choice`: the running version that should receive the jobs, or '' if none."""
 
     choice: str
     versions: set[str]
@@ -21,16 +21,16 @@ def desired_versions_of(
     choice: str,
     may_load: Callable[[str], bool],
 ) -> DesiredVersions:
-    """Say what to run of a model. `choice`: the last one; it stays until the next one runs, however long that takes.
+    """Return the versions of a model to run. `choice`: the last choice, which stays until the next version runs.
 
-    `may_load`: whether a version lies in the folder and has not shown yet that it can not be loaded; for one that can
-    not be stands the next lower one.
+    `may_load`: whether a version is in the folder and has not failed to load. The next lower version replaces one that
+    may not be loaded.
     """
     if plan.unloaded:
         return DesiredVersions("", set())
     best = model_versions.best(plan.bad) if model_versions else []
     candidates = [plan.stable, *best] if plan.pinned else best
-    target = next((one for one in candidates if one in running or may_load(one)), "")
+    target = next((version for version in candidates if version in running or may_load(version)), "")
     if target in running:
         choice = target
     elif choice not in running or (model_versions is None and not plan.pinned):

@@ -1,7 +1,7 @@
 """Ensures that all workers serve identical files for a model version, by comparing file digests through Redis.
 
-A worker announces a digest of its files before it loads a version. Those that were announced first are served, until no
-live worker has them; a worker with others does not serve that version, and says so.
+A worker announces a digest of its files before it loads a version. The files announced first are served until no live
+worker has them. A worker with other files does not serve that version and logs the difference.
 """
 
 import asyncio
@@ -19,36 +19,36 @@ log = logging.getLogger("jitney.worker")
 
 
 class DigestAgreement:
-    """The files of this worker beside those that are served. Versions are `<name> <version>`.
+    """The file digests of this worker, compared with the served ones. Versions are named `<name> <version>`.
 
-    `announced`: version → the digest that this worker would serve. `running`: version → the digest of what it serves.
+    `announced`: version → digest of the files that this worker would serve; `running`: of the files it has loaded.
     """
 
     def __init__(self, connection: RedisClient, worker_id: str, ttl_s: float) -> None:
         self._connection, self._worker_id, self._ttl_s = connection, worker_id, ttl_s
-        self.on_overruled: Callable[[], None] = lambda: None  # called where this worker has to stop serving a version
-        self._read: dict[str, tuple[str, str]] = {}  # version → what its files looked like, and their digest
+        self.on_overruled: Callable[[], None] = lambda: None  # called when this worker must stop serving a version
+        self._read: dict[str, tuple[str, str]] = {}  # version → fingerprint of its files, and their digest
         self._served: dict[str, str] = {}
         self.announced: dict[str, str] = {}
         self.running: dict[str, str] = {}
-        self.refused: dict[str, str] = {}  # version → why it is not served here
+        self.refused: dict[str, str] = {}  # version → reason why it is not served here
 
     async def may_load(self, version: str, fingerprint: str, folder: ModelFolder) -> bool:
-        """Announce a version's files; tells whether they are those that are served. Raises StoreUnavailable.
+        """Announce a version's files; returns whether they are the served ones. Raises StoreUnavailable.
 
-        `looks`: what the files look like from outside; while that stays the same they are not read again.
+        `fingerprint`: names, sizes and times of the files. The files are read again only if it changes.
         """
         if self._read.get(version, ("",))[0] != fingerprint:
             try:
                 self._read[version] = fingerprint, await asyncio.to_thread(compute_digest, folder)
-            except (ModelError, OSError):  # loading it reports what is wrong
+            except (ModelError, OSError):  # loading it will report the error
                 return True
         self.announced[version] = self._read[version][1]
         await self.renew()
         return version not in self.refused
 
     async def loaded(self, version: str, *, succeeded: bool) -> None:
-        """Note what came of loading a version; one that failed makes way for others' files. Raises StoreUnavailable."""
+        """Record the result of a load; after a failure other files may be served. Raises StoreUnavailable."""
         if succeeded:
             self.running[version] = self.announced.get(version, "")
         elif version in self.running:
@@ -58,48 +58,48 @@ class DigestAgreement:
             await self.forget([version])
 
     async def renew(self) -> None:
-        """Announce again what this worker has, which counts for a while only. Raises StoreUnavailable."""
+        """Announce this worker's digests again, before they expire. Raises StoreUnavailable."""
         self._served = await worker_registry.claim_digests(
             self._connection, self._worker_id, self.announced, self._ttl_s
         )
-        differing = {one for one, served in self._served.items() if served != self.announced.get(one)}
-        if news := differing - self.refused.keys():
-            found = await worker_registry.read_cluster_state(self._connection)
-            self.refused |= {one: self._reason(one, found) for one in news}
-            for one in news:
-                log.warning("model %s", self.refused[one])
-        for one in self.refused.keys() - differing:
-            log.info("model %s: its files are those that are served, or the others are gone", one)
-            del self.refused[one]
+        differing = {version for version, served in self._served.items() if served != self.announced.get(version)}
+        if refused := differing - self.refused.keys():
+            cluster = await worker_registry.read_cluster_state(self._connection)
+            self.refused |= {version: self._reason(version, cluster) for version in refused}
+            for version in refused:
+                log.warning("model %s", self.refused[version])
+        for version in self.refused.keys() - differing:
+            log.info("model %s: its files now match the served ones, or no other files are served", version)
+            del self.refused[version]
         if self.overruled():
             self.on_overruled()
 
     def overruled(self) -> set[str]:
-        """List the versions that this worker runs by other files than those that are served: it has to stop.
+        """Return the versions that this worker must stop running: it has loaded other files than those served.
 
-        Not those whose files it has by now: they are loaded in place of the others.
+        Excludes versions whose served files it has by now: they are loaded in place of the others.
         """
-        return {one for one in self.refused.keys() & self.running.keys() if self._served[one] != self.running[one]}
+        return {v for v in self.refused.keys() & self.running.keys() if self._served[v] != self.running[v]}
 
     async def forget(self, versions: list[str]) -> None:
-        """Announce that this worker has these versions no more. Raises StoreUnavailable."""
-        gone = {one: self.announced.pop(one) for one in versions if one in self.announced}
-        for known in (self._read, self._served, self.running, self.refused):
-            for one in versions:
-                known.pop(one, None)
+        """Announce that this worker no longer has these versions. Raises StoreUnavailable."""
+        gone = {version: self.announced.pop(version) for version in versions if version in self.announced}
+        for by_version in (self._read, self._served, self.running, self.refused):
+            for version in versions:
+                by_version.pop(version, None)
         await worker_registry.claim_digests(self._connection, self._worker_id, gone, 0)
 
-    def _reason(self, version: str, found: ClusterState) -> str:
+    def _reason(self, version: str, cluster: ClusterState) -> str:
         served = self._served[version]
-        hosts = sorted({one.host for one in found.workers if one.digests.get(version) == served})
+        hosts = sorted({worker.host for worker in cluster.workers if worker.digests.get(version) == served})
         where = f" on {', '.join(hosts[:3])}" if hosts else " by another worker"
         name, _, number = version.partition(" ")
         if version in self.running:
             return (
                 f"{name} version {number}: its changed files (digest {self.announced[version]}) are not loaded while "
-                f"others are served{where} (digest {served}); this worker goes on with what it has loaded"
+                f"others are served{where} (digest {served}); this worker continues with the loaded ones"
             )
         return (
             f"{name} version {number} is not served by this worker: its files (digest {self.announced[version]}) "
-            f"differ from those that are served{where} (digest {served}); make them the same, or raise the version"
+            f"differ from those served{where} (digest {served}); make them equal, or add a version"
         )

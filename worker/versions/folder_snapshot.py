@@ -1,6 +1,6 @@
-"""What lies in the folder of models: each model's versions, and by what one sees that something has changed.
+"""Takes snapshots of the models folder: each model's versions, and fingerprints that show changes.
 
-Reads names, sizes and times, and `model.toml`; opens no ONNX file.
+Reads names, sizes and times, and `model.toml`. Does not open ONNX files.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -19,28 +19,28 @@ from model_runtime.repository.repository import (
 )
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
 
-MAX_FILES: Final = 10_000  # of one version: external data may be many, and a folder of everything is none
+MAX_FILES: Final = 10_000  # files of one version that count; external data may be many files
 
 
 class ModelVersions(NamedTuple):
-    """A model in the folder. `marks`: its versions, and for each what its files look like from outside."""
+    """A model in the folder. `fingerprints`: version → fingerprint of its files."""
 
     choice: ModelFolder
     fingerprints: Mapping[str, str]
 
     def folder(self, version: str) -> ModelFolder:
-        """Give one of its versions, as it is loaded."""
+        """Return the folder of one version, as the loader needs it."""
         return self.choice._replace(version=version, onnx=self.choice.path / version / ONNX_FILE)
 
     def best(self, bad: Collection[str]) -> list[str]:
-        """List the versions that the folder would have serve, the best first: what model.toml pins, or the highest."""
+        """Return the versions to serve, best first: the one that model.toml pins, or the highest."""
         if self.choice.spec.version is not None and self.choice.version not in bad:
             return [self.choice.version]
-        return [one for one in reversed([*self.fingerprints]) if one not in bad] or [self.choice.version]
+        return [version for version in reversed([*self.fingerprints]) if version not in bad] or [self.choice.version]
 
 
 class FolderSnapshot(NamedTuple):
-    """All models by name, why others can not be read, and which of these have no folder at all."""
+    """All models by name, errors of models that cannot be read, and which of these have no folder."""
 
     models: Mapping[str, ModelVersions]
     broken: Mapping[str, str]
@@ -52,50 +52,49 @@ class FolderSnapshot(NamedTuple):
 
 
 def take_snapshot(models_dir: Path, chosen: Collection[str]) -> FolderSnapshot:
-    """Look once; blocks. Raises ModelError where the folder as a whole can not be read."""
+    """Read the models folder; blocks. Raises ModelError if the folder as a whole cannot be read."""
     models, broken = {}, {}
-    for found in list_models(models_dir, chosen):
-        if isinstance(found, BrokenModel):
-            broken[found.name] = found.reason
+    for model in list_models(models_dir, chosen):
+        if isinstance(model, BrokenModel):
+            broken[model.name] = model.reason
             continue
         try:
-            models[found.name] = ModelVersions(
-                found, {one: _fingerprint(found, one) for one in list_versions(found.path, required_file(found.spec))}
-            )
-        except OSError as error:  # it went while we looked
-            broken[found.name] = f"{found.path}: can not be read: {error.strerror}"
+            fingerprints = {v: _fingerprint(model, v) for v in list_versions(model.path, required_file(model.spec))}
+            models[model.name] = ModelVersions(model, fingerprints)
+        except OSError as error:  # it was removed meanwhile
+            broken[model.name] = f"{model.path}: cannot be read: {error.strerror}"
     return FolderSnapshot(models, broken, frozenset(name for name in broken if not (models_dir / name).exists()))
 
 
 def check_models_dir(models_dir: Path, chosen: Collection[str]) -> None:
-    """Raise ModelError where there is nothing to serve at all, which names the setting that is wrong."""
+    """Raise ModelError, with the setting to change, if there is no model to serve."""
     try:
-        found = take_snapshot(models_dir, chosen)
+        snapshot = take_snapshot(models_dir, chosen)
     except ModelError as error:
         raise ModelError(f"JITNEY_MODELS_DIR={models_dir}", None, str(error)) from error
-    if not found.is_empty:
+    if not snapshot.is_empty:
         return
-    if found.absent:
-        raise ModelError(f"JITNEY_SERVE_MODELS={','.join(chosen)}", None, found.broken[min(found.absent)])
+    if snapshot.absent:
+        raise ModelError(f"JITNEY_SERVE_MODELS={','.join(chosen)}", None, snapshot.broken[min(snapshot.absent)])
     reason = f"no models in {models_dir}: a model is a folder with model.toml and 1/model.onnx"
     raise ModelError(f"JITNEY_MODELS_DIR={models_dir}", None, reason)
 
 
 def _fingerprint(folder: ModelFolder, version: str) -> str:
-    """Sum up what a version is made of: what model.toml says, but for which version is served, and all its files."""
-    said = folder.spec.model_copy(update={"version": None})
+    """Return a fingerprint of a version: model.toml without its `version` key, and the state of all its files."""
+    spec = folder.spec.model_copy(update={"version": None})
     files = [*_files(folder.path, deep=False), *_files(folder.path / version, deep=True)]
-    return sha256(repr((said, sorted(files))).encode()).hexdigest()[:16]
+    return sha256(repr((spec, sorted(files))).encode()).hexdigest()[:16]
 
 
 def _files(folder: Path, *, deep: bool) -> Iterator[tuple[str, int, int, int]]:
-    """List files with their number, time and size; the model's `model.toml`, profiles and hidden ones are left out."""
-    found = folder.rglob("*") if deep else folder.iterdir()
-    for count, path in enumerate(found):
+    """Yield name, inode, time and size of files, without hidden ones, profiles and the model's `model.toml`."""
+    paths = folder.rglob("*") if deep else folder.iterdir()
+    for count, path in enumerate(paths):
         if count > MAX_FILES:
             return
-        # Of it, and no part of it: profiles, and model.toml, whose words count and not its comments.
-        is_said = path.name == profile_store.PROFILE_FILE or (path.name == SPEC_FILE and not deep)
-        if not is_said and not path.name.startswith((".", "__")) and path.is_file():
+        # Profiles are not part of a model, and the content of model.toml is fingerprinted without its comments.
+        is_excluded = path.name == profile_store.PROFILE_FILE or (path.name == SPEC_FILE and not deep)
+        if not is_excluded and not path.name.startswith((".", "__")) and path.is_file():
             stat = path.stat()
             yield str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,4 +1,4 @@
-"""What a worker has for its models, by its settings."""
+"""Maps a worker's settings to the hardware that its models may use."""
 
 from pydantic import ValidationError
 
@@ -8,14 +8,14 @@ from worker.settings import WorkerSettings
 
 
 def hardware_of(settings: WorkerSettings) -> Hardware:
-    """Give the GPU, where what is built for it is kept, and the CPUs."""
+    """Return the GPU, the TensorRT cache folder and the number of CPUs."""
     return Hardware(settings.gpu_device, settings.tensorrt_cache_dir, int(settings.cpus))
 
 
 def hardware_from_environment() -> Hardware:
-    """Give what a worker would have if it were started here; raises ModelError where no worker would start."""
+    """Return the hardware that a worker started here would use; raises ModelError if its settings are invalid."""
     try:
         return hardware_of(WorkerSettings())
     except ValidationError as error:
-        wrong = error.errors()[0]
-        raise ModelError(f"{str(wrong['loc'][0]).upper()}={wrong['input']}", None, wrong["msg"]) from error
+        first = error.errors()[0]
+        raise ModelError(f"{str(first['loc'][0]).upper()}={first['input']}", None, first["msg"]) from error

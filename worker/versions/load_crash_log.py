@@ -1,8 +1,8 @@
-"""Which versions this process is loading right now, in a file that outlives it: one that ends its worker is set apart.
+"""Records on disk which version this process is loading, to block a version whose load crashes workers.
 
-A file may crash the runtime, or take more memory than there is; then the whole process is gone, with all other models.
-A first death may be another's fault, for batches run meanwhile. So it is tried once more, when the successor starts and
-runs nothing yet; after a second death it is left alone until its files change, or an admin asks for it.
+A file may crash the runtime or exhaust memory, which ends the process with all its models. The first death may have
+another cause, because batches run meanwhile. So the next worker tries the version once more on start, before it runs
+anything. After a second death the version is blocked until its files change or an admin requests it.
 """
 
 import logging
@@ -19,25 +19,25 @@ MAX_CRASHES: Final = 2
 
 
 class LoadCrashLog:
-    """Deaths by version, `<name> <version>`, and what of it was loaded then: its mark."""
+    """Deaths by version, named `<name> <version>`, each with the fingerprint of the version at that time."""
 
     def __init__(self, path: Path | None) -> None:
-        """Without a path nothing is noted."""
+        """Read the log of the last worker; without a path nothing is recorded."""
         self._path = path
-        self._crashes: dict[str, list[str]] = {}  # name → a mark for each death
-        self._take_over()
+        self._crashes: dict[str, list[str]] = {}  # name → a fingerprint for each death
+        self._read_previous()
 
     def is_suspect(self, name: str) -> bool:
-        """Whether a worker died while it loaded this version, whatever lay there then."""
+        """Return whether a worker died while it loaded this version, with any fingerprint."""
         return name in self._crashes
 
     def is_blocked(self, name: str, fingerprint: str) -> bool:
-        """Whether it has ended so many workers that it is to be left alone."""
+        """Return whether MAX_CRASHES workers have died while they loaded this version with this fingerprint."""
         return self._crashes.get(name, []).count(fingerprint) >= MAX_CRASHES
 
     @contextmanager
     def loading(self, name: str, fingerprint: str) -> Iterator[None]:
-        """Note that it is loaded now. However that ends, a death would have been no end."""
+        """Record that the version is being loaded, until the block ends in any way."""
         self._write(name, fingerprint)
         try:
             yield
@@ -45,18 +45,18 @@ class LoadCrashLog:
             self._crashes.pop(name, None)
             self._write()
 
-    def _take_over(self) -> None:
+    def _read_previous(self) -> None:
         if self._path is None or not self._path.exists():
             return
         try:
-            noted = orjson.loads(self._path.read_bytes())
-            self._crashes = {str(name): list(fingerprints) for name, fingerprints in noted["deaths"].items()}
-            if noted["loading"]:
-                name, fingerprint = noted["loading"]
+            content = orjson.loads(self._path.read_bytes())
+            self._crashes = {str(name): list(fingerprints) for name, fingerprints in content["deaths"].items()}
+            if content["loading"]:
+                name, fingerprint = content["loading"]
                 self._crashes.setdefault(name, []).append(fingerprint)
-                log.warning("the worker before this one died while it loaded %s", name)
+                log.warning("the last worker died while it loaded %s", name)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            log.warning("what was loaded when the last worker died can not be read: %s", error)
+            log.warning("cannot read which version the last worker was loading: %s", error)
         self._write()
 
     def _write(self, *loading: str) -> None:

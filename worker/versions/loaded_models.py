@@ -1,4 +1,4 @@
-"""The stations of one worker: they are put up and taken down while the others go on."""
+"""The model runners of one worker: starts and stops them while the others go on."""
 
 import asyncio
 import logging
@@ -18,74 +18,73 @@ DRAIN_POLL_S = 0.01
 
 
 class LoadedModels:
-    """All model versions that this worker runs, by name. `catch_up`: waits until every hand-over so far is heard."""
+    """All loaded model versions by name. `catch_up` waits until all handoffs sent so far have been received."""
 
     def __init__(
-        self, resources: WorkerResources, loops: TaskSupervisor, catch_up: Callable[[], Awaitable[None]]
+        self, resources: WorkerResources, supervisor: TaskSupervisor, catch_up: Callable[[], Awaitable[None]]
     ) -> None:
         self.runners: dict[str, ModelRunner] = {}
-        self.pending_items: list[
-            PendingItems
-        ] = []  # also of those that are being taken down: their riders' leases are ours
-        self._shared, self._loops, self._catch_up = resources, loops, catch_up
-        self._going: list[ModelRunner] = []  # being taken down
+        # Includes those of runners that are being stopped, whose leases must be renewed.
+        self.pending_items: list[PendingItems] = []
+        self._resources, self._supervisor, self._catch_up = resources, supervisor, catch_up
+        self._stopping: list[ModelRunner] = []
         self._is_open = False
 
     def open(self) -> None:
-        """Begin to take jobs."""
+        """Start all runners."""
         self._is_open = True
         for runner in self.runners.values():
-            runner.start(self._loops)
+            runner.start(self._supervisor)
 
     async def put(self, model: Model) -> None:
-        """Run a model version, in place of an earlier load of it: its lines stay, so nothing waits for nobody."""
+        """Run a model version, in place of an earlier load of it. The queue of the version stays, so no job is lost."""
         name = version_key(model)
-        runner, old = ModelRunner(self._shared, model, self.pending_items), self.runners.get(name)
+        runner, old = ModelRunner(self._resources, model, self.pending_items), self.runners.get(name)
         if old is not None:
-            self._going.append(old)
+            self._stopping.append(old)
             await self._stop_claiming([old])
         self.runners[name] = runner
         self.pending_items.append(runner.pending)
         if self._is_open:
-            runner.start(self._loops)
+            runner.start(self._supervisor)
         if old is not None:
-            await self._take_down([old], math.inf)
+            await self._drain([old], math.inf)
 
     async def remove(self, name: str) -> ModelRunner:
-        """Run a model version no more; gives what is left of it."""
+        """Stop running a model version; returns its runner, which still has unflushed metrics."""
         runner = self.runners[name]
-        self._going.append(runner)
+        self._stopping.append(runner)
         await self._stop_claiming([runner])
         del self.runners[name]
-        await self._take_down([runner], math.inf)
+        await self._drain([runner], math.inf)
         return runner
 
     async def close(self) -> None:
-        """Take everything down, at the same time."""
-        runners = [*dict.fromkeys((*self.runners.values(), *self._going))] if self._is_open else []
+        """Stop all runners, concurrently."""
+        runners = [*dict.fromkeys((*self.runners.values(), *self._stopping))] if self._is_open else []
         await self._stop_claiming(runners)
-        await self._take_down(runners, self._shared.settings.drain_s)
+        await self._drain(runners, self._resources.settings.drain_s)
 
     async def _stop_claiming(self, runners: Sequence[ModelRunner]) -> None:
-        """Let nobody in any more: neither by a claim nor handed over."""
-        claim_task = [runner.claim_task for runner in runners]
-        self._loops.expect_end(claim_task)
+        """Stop claims and handoffs of these runners."""
+        claim_tasks = [runner.claim_task for runner in runners]
+        self._supervisor.expect_end(claim_tasks)
         for runner in runners:
             runner.claim_loop.close()
-        # Not cut off in a claim: its jobs would wait for their leases' end.
-        if claim_task:
-            await asyncio.wait(claim_task, timeout=self._shared.store.settings.redis_timeout_s)
-        await self._loops.cancel(claim_task)
+        # A claim under way is not canceled at once: its jobs would wait until their leases end.
+        if claim_tasks:
+            await asyncio.wait(claim_tasks, timeout=self._resources.store.settings.redis_timeout_s)
+        await self._supervisor.cancel(claim_tasks)
         try:
             for runner in runners:
                 model = runner.model
-                await self._shared.store.withdraw_free_slots(model.name, model.version, self._shared.worker_id)
+                await self._resources.store.withdraw_free_slots(model.name, model.version, self._resources.worker_id)
             await self._catch_up()
         except StoreUnavailable as error:
-            log.warning("jobs may still be handed over, and go back when their leases end: %s", error)
+            log.warning("jobs that are still handed over return to the queue when their leases end: %s", error)
 
-    async def _take_down(self, runners: Sequence[ModelRunner], drain_s: float) -> None:
-        """Let whoever is aboard arrive; after `drain_s` the rest goes back to the queue."""
+    async def _drain(self, runners: Sequence[ModelRunner], drain_s: float) -> None:
+        """Finish the claimed jobs; after `drain_s` seconds release the rest to the queue. Then stop the loops."""
         deadline = asyncio.get_running_loop().time() + drain_s
         while any(not runner.pending.is_empty for runner in runners):
             if asyncio.get_running_loop().time() > deadline:
@@ -93,11 +92,11 @@ class LoadedModels:
             await asyncio.sleep(DRAIN_POLL_S)
         for runner in runners:
             if held := runner.pending.held():
-                log.warning("drained for %g s; %d jobs go back to the queue", drain_s, len(held))
-                with suppress(StoreUnavailable):  # then they go back when their leases end
-                    await self._shared.store.release(self._shared.worker_id, held)
+                log.warning("drained for %g s; %d jobs return to the queue", drain_s, len(held))
+                with suppress(StoreUnavailable):  # then they return to the queue when their leases end
+                    await self._resources.store.release(self._resources.worker_id, held)
                 runner.pending.discard(held)
-            await self._loops.cancel(runner.loop_tasks)
+            await self._supervisor.cancel(runner.loop_tasks)
             self.pending_items.remove(runner.pending)
-            if runner in self._going:
-                self._going.remove(runner)
+            if runner in self._stopping:
+                self._stopping.remove(runner)

@@ -1,7 +1,7 @@
-"""Keeps what runs equal to what is wanted, while jobs go on: one version is loaded at a time, or let go.
+"""Reconciles the running model versions with the desired ones: loads and unloads one version at a time.
 
-What is wanted follows from the folder of models and from the plans in the queue alone, both looked at again and again:
-a worker that is killed in the middle of a change goes on with it when it is back.
+The desired versions follow from the models folder and the plans in the queue alone, which are read periodically. So a
+worker that is killed during a change continues it after its restart.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from worker.versions.loader import Loader, VersionFingerprint
 
 log = logging.getLogger("jitney.worker")
 
-PLAN_POLL_S = 2.0  # where the folder is not watched, the queue still is
+PLAN_POLL_S = 2.0  # poll interval of the plans if the folder is not polled
 OUTAGE_PAUSE_S = 0.5
 
 
 class ModelReconciler:
-    """All versions are named as `<name> <version>`. `chosen`: model → the version that it would give jobs to."""
+    """Reconciles one worker. Versions are named `<name> <version>`. `chosen`: model → version that should get jobs."""
 
     def __init__(
         self,
@@ -47,40 +47,35 @@ class ModelReconciler:
         *,
         digest_agreement: DigestAgreement,
     ) -> None:
-        self._settings, self._store, self._loaded_models, self._registration = (
-            settings,
-            store,
-            loaded_models,
-            registration,
-        )
-        self._digest_agreement = digest_agreement
+        self._settings, self._store, self._loaded_models = settings, store, loaded_models
+        self._registration, self._digest_agreement = registration, digest_agreement
         self._loader = Loader(crash_log, hardware_of(settings))
-        self._outage, self._unreadable = (
-            OutageLog(log, "look at the plans for models"),
-            OutageLog(log, "look at the models"),
+        self._outage, self._folder_outage = (
+            OutageLog(log, "read the model plans"),
+            OutageLog(log, "read the models folder"),
         )
         self._plans: dict[str, RolloutPlan] = {}
-        self._latest_snapshot = self._snapshot = FolderSnapshot({}, {})  # as it lies there, and what of it counts
+        self._latest_snapshot = self._snapshot = FolderSnapshot({}, {})  # the latest one, and the one in effect
         self._needed_by_queue: set[str] = set()
         self._wake = asyncio.Event()
         self.chosen: dict[str, str] = {}
-        self.leaving: dict[str, float] = {}  # since when, on the monotonic clock
+        self.leaving: dict[str, float] = {}  # unwanted version → since when, on the monotonic clock
 
     @property
     def versions(self) -> dict[str, list[str]]:
-        """List what lies in the folder, by model."""
+        """Return the versions in the folder, by model."""
         return {name: [*model_versions.fingerprints] for name, model_versions in self._latest_snapshot.models.items()}
 
     @property
     def broken(self) -> Mapping[str, str]:
-        """Say which models can not be read as a whole, and why."""
+        """Return the models that cannot be read, with the error of each."""
         return self._snapshot.broken
 
     @property
     def unloadable(self) -> dict[str, str]:
-        """Say which versions could not be loaded and why, and which could not be loaded again."""
+        """Return the versions that could not be loaded, or loaded again, with the reason of each."""
         gone = {
-            name: "its files are gone from the folder: it runs from memory"
+            name: "its files are gone from the folder; it still runs from memory"
             for name in self._loaded_models.runners
             if not self._is_in_folder(name) and name.partition(" ")[0] not in self._snapshot.broken
         }
@@ -92,21 +87,21 @@ class ModelReconciler:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a model is being loaded, which nothing can stop."""
+        """Return whether a version is being loaded, which cannot be stopped."""
         return self._loader.is_busy
 
     @property
     def loading(self) -> list[str]:
-        """Name the version that is being loaded, if one is."""
+        """Return the version that is being loaded, if any."""
         return self._loader.loading
 
     def refresh_now(self) -> None:
-        """Have the loop look at once."""
+        """Run the reconcile loop at once."""
         self._wake.set()
 
     async def begin(self) -> None:
-        """Load what is wanted, before anything runs; waits for the queue, which has the plans."""
-        while not await self._read_plans():  # noqa: ASYNC110 (a server that is away tells nobody when it is back)
+        """Load the desired versions before any job runs; waits for the queue, which stores the plans."""
+        while not await self._read_plans():  # noqa: ASYNC110 (no event tells that the server is back)
             await asyncio.sleep(OUTAGE_PAUSE_S)
         await self._read_folder()
         self._snapshot = self._latest_snapshot
@@ -122,14 +117,14 @@ class ModelReconciler:
                 return
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Reconcile periodically until cancelled."""
         interval_s = self._settings.models_poll_s or PLAN_POLL_S
         while True:
             self._wake.clear()
-            orders = self._admin_plans()
+            plans_before = self._admin_plans()
             if await self._read_plans():
                 await self._read_folder()
-                if self._settings.models_poll_s or orders != self._admin_plans():
+                if self._settings.models_poll_s or plans_before != self._admin_plans():
                     self._snapshot = self._latest_snapshot
                 await self._reconcile()
             await wait_for_event(self._wake, interval_s)
@@ -144,7 +139,7 @@ class ModelReconciler:
             self._outage.began(error)
         self._loader.observe_folder(self._fingerprints())
 
-    # ---- what is there, and what is wanted
+    # ---- observed and desired state
 
     async def _read_plans(self) -> bool:
         try:
@@ -157,39 +152,39 @@ class ModelReconciler:
 
     async def _read_folder(self) -> None:
         try:
-            found = await asyncio.to_thread(
+            snapshot = await asyncio.to_thread(
                 folder_snapshot.take_snapshot, self._settings.models_dir, self._settings.chosen
             )
         except ModelError as error:
-            self._unreadable.began(error)
+            self._folder_outage.began(error)
             return
-        self._unreadable.ended()
-        if found.is_empty and self._loaded_models.runners:
-            return  # a folder that is empty all at once is one that is not mounted
-        for name, reason in found.broken.items():
+        self._folder_outage.ended()
+        if snapshot.is_empty and self._loaded_models.runners:
+            return  # a folder that suddenly is empty is probably not mounted
+        for name, reason in snapshot.broken.items():
             if self._latest_snapshot.broken.get(name) != reason:
                 log.error("model %s is not served: %s", name, reason)
-        before, self._latest_snapshot = (self.versions, self._latest_snapshot.broken), found
-        if before != (self.versions, found.broken):
+        before, self._latest_snapshot = (self.versions, self._latest_snapshot.broken), snapshot
+        if before != (self.versions, snapshot.broken):
             self._registration.changed()
 
     async def _find_needed_by_queue(self) -> set[str]:
-        """Find versions that nobody runs any more, and jobs wait for: whatever was missed, they are run."""
-        announced = await worker_registry.read_cluster_state(self._store.connection)
-        recalled = set()
-        for card in announced.cards:
+        """Return versions that no worker runs although jobs wait for them; they are desired in any case."""
+        cluster = await worker_registry.read_cluster_state(self._store.connection)
+        needed = set()
+        for card in cluster.cards:
             name, version = card["name"], card["version"]
-            unserved = f"{name} {version}" not in self._loaded_models.runners and not announced.serving(name, version)
+            unserved = f"{name} {version}" not in self._loaded_models.runners and not cluster.serving(name, version)
             if unserved and self._is_in_folder(f"{name} {version}"):
                 waiting = await self._store.depth(name, version)
-                recalled.update([f"{name} {version}"] if any(waiting.values()) else [])
-        return recalled
+                needed.update([f"{name} {version}"] if any(waiting.values()) else [])
+        return needed
 
     def _is_in_folder(self, name: str) -> bool:
         return self._fingerprint(name) is not None
 
     def _fingerprint(self, name: str) -> VersionFingerprint | None:
-        """Say what a version is at present; None where it has no files."""
+        """Return the present state of a version, or None if it has no files."""
         model, _, version = name.partition(" ")
         model_versions = self._snapshot.models.get(model)
         if model_versions is None or version not in model_versions.fingerprints:
@@ -202,25 +197,25 @@ class ModelReconciler:
         return {name: fingerprint for name in names if (fingerprint := self._fingerprint(name))}
 
     def _admin_plans(self) -> dict[str, RolloutPlan]:
-        """Give what admins have said, without what gateways note."""
-        said = {name: replace(plan, before="", bad={}, watch=None) for name, plan in self._plans.items()}
-        return {name: plan for name, plan in said.items() if plan != replace(FOLLOW_FOLDER, stable=plan.stable)}
+        """Return the plans that admins have made, without the notes of gateways."""
+        plans = {name: replace(plan, before="", bad={}, watch=None) for name, plan in self._plans.items()}
+        return {name: plan for name, plan in plans.items() if plan != replace(FOLLOW_FOLDER, stable=plan.stable)}
 
     def _plan(self, model: str) -> RolloutPlan:
         return self._plans.get(model, FOLLOW_FOLDER)
 
     def _desired(self) -> set[str]:
-        """List the versions that are to run; notes which one of each model is chosen."""
+        """Return the versions that should run; updates `chosen`."""
         desired = set(self._needed_by_queue)
         running = [name.partition(" ") for name in self._loaded_models.runners]
         for model in {*self._snapshot.models, *self._snapshot.broken, *(model for model, _, _ in running)}:
-            ours = {version for whose, _, version in running if whose == model}
+            own = {version for name, _, version in running if name == model}
             model_versions, plan = self._snapshot.models.get(model), self._plan(model)
             if model in self._snapshot.broken.keys() - self._snapshot.absent and not plan.unloaded:
-                desired |= {f"{model} {version}" for version in ours}  # nobody can say what it is to become
+                desired |= {f"{model} {version}" for version in own}  # its desired state is unknown
                 continue
             decision = desired_versions.desired_versions_of(
-                model_versions, plan, ours, self.chosen.get(model, ""), partial(self._may_load, model)
+                model_versions, plan, own, self.chosen.get(model, ""), partial(self._may_load, model)
             )
             self.chosen[model] = decision.choice
             desired |= {f"{model} {version}" for version in decision.versions}
@@ -231,11 +226,11 @@ class ModelReconciler:
         fingerprint = self._fingerprint(f"{model} {version}")
         return fingerprint is not None and self._loader.can_load(f"{model} {version}", fingerprint)
 
-    # ---- what is done
+    # ---- actions
 
     async def _load_all(self) -> None:
-        """Load what is wanted and due; what could not be loaded may make another wanted."""
-        refused: set[str] = set()  # their files are not those that are served: asked for again in the next look
+        """Load desired versions that are due; a failure may make another version desired."""
+        refused: set[str] = set()  # other files of these are served: tried again in the next round
         while due := [
             name
             for name in self._desired() - refused
@@ -246,7 +241,7 @@ class ModelReconciler:
                 refused.add(name)
 
     async def _load(self, name: str) -> bool:
-        """Load a version; False where other files of it are served."""
+        """Load a version; returns False if other files of it are served."""
         fingerprint, (model, _, version) = self._fingerprint(name), name.partition(" ")
         if fingerprint is None:
             return False
@@ -263,9 +258,9 @@ class ModelReconciler:
         return True
 
     async def _unload_overruled(self) -> None:
-        """Take down what runs by files that are served no more: this worker was silent for long, and others came."""
+        """Unload versions whose files are no longer served: this worker was silent for long, and others were loaded."""
         for name in self._digest_agreement.overruled() & self._loaded_models.runners.keys():
-            log.warning("model %s is taken down: other files of it are served", name)
+            log.warning("model %s is unloaded: other files of it are served", name)
             self._loader.forget(name)
             runner = await self._loaded_models.remove(name)
             self._digest_agreement.running.pop(name, None)
@@ -273,7 +268,7 @@ class ModelReconciler:
             await runner.histogram_buffer.tell(self._store.connection, runner.model.name)
 
     async def _unload_unwanted(self) -> None:
-        """Take down what is no longer wanted, once its lines are empty and every gateway must have heard of it."""
+        """Unload unwanted versions after JITNEY_UNLOAD_AFTER_S, once their queues are empty."""
         desired, now, before = self._desired(), time.monotonic(), set(self.leaving)
         unwanted = [name for name in self._loaded_models.runners if name not in desired]
         self.leaving = {name: self.leaving.get(name, now) for name in unwanted}
@@ -296,8 +291,8 @@ class ModelReconciler:
         await self._digest_agreement.forget([name])
         await runner.histogram_buffer.tell(self._store.connection, model)
         if not self._is_in_folder(name):
-            announced = await worker_registry.read_cluster_state(self._store.connection)
-            if announced.serving(model, version) <= 1:  # ourselves, at our last word
+            cluster = await worker_registry.read_cluster_state(self._store.connection)
+            if cluster.serving(model, version) <= 1:  # this worker, as registered last
                 await worker_registry.forget_version(self._store.connection, model, version)
         self._registration.changed()
         log.info("model %s version %s is unloaded", model, version)

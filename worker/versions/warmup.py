@@ -1,4 +1,4 @@
-"""Runs a model in every batch size that it may be asked for, before it takes jobs: first runs are the slow ones."""
+"""Warms up a model: runs it in every batch size it may be used with, because first runs are slow."""
 
 import logging
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ log = logging.getLogger("jitney.worker")
 
 
 def warm_up(model: Model) -> list[int]:
-    """Run on zeros; gives the sizes that ran. Blocks. Raises ModelError where the device is lost by that.
+    """Run the model on zeros, blocking; returns the sizes that ran. Raises ModelError if the device is lost.
 
-    A model whose shapes are open is not warmed up; where zeros or so many rows do not run, others may.
+    A model with open shapes is not warmed up. A size that fails on zeros ends the warm-up: real inputs may still run.
     """
     if not all(tensor_spec.is_fixed for tensor_spec in model.inputs):
         return []
@@ -31,18 +31,18 @@ def warm_up(model: Model) -> list[int]:
             )
         except RunFailed as error:
             if error.fault == "device":
-                reason = f"the device was lost while {size} rows were tried: {error}"
+                reason = f"the device was lost during the warm-up with {size} rows: {error}"
                 raise ModelError(f"{model.name} {model.version}", None, reason) from error
-            log.warning("model %s %s: %d rows of zeros do not run: %s", model.name, model.version, size, error)
+            log.warning("model %s %s: warm-up with %d rows of zeros failed: %s", model.name, model.version, size, error)
             break
         ran.append(size)
     return ran
 
 
-def warmup_sizes(most: int) -> Iterator[int]:
-    """List the batch sizes that stand for all: powers of two, and the largest."""
+def warmup_sizes(max_size: int) -> Iterator[int]:
+    """Yield the batch sizes to warm up: powers of two, and the largest size."""
     size = 1
-    while size < most:
+    while size < max_size:
         yield size
         size *= 2
-    yield most
+    yield max_size
