@@ -82,15 +82,15 @@ def test_tensors_come_as_bytes_or_as_jobs(tmp_path: Path) -> None:
 def test_what_may_pass_is_tried_again_and_the_order_stays(tmp_path: Path) -> None:
     folder = models.doubling(tmp_path / "models", "moody", 'task = "moody.py:Moody"\n[retry]\nbackoff_ms = 50')
     (folder / "moody.py").write_text(
-        "from jitney import TensorTask, TryAgain\n"
+        "from jitney import TensorTask, RetryableError\n"
         "class Moody(TensorTask):\n"
         "    seen = set()\n"
-        "    def prepare(self, kind, data, parameters):\n"
+        "    def preprocess(self, kind, data, parameters):\n"
         "        first = data not in self.seen\n"
         "        self.seen.add(data)\n"
         "        if first and data[3] % 2:\n"
-        "            raise TryAgain('not now')\n"
-        "        return super().prepare(kind, data, parameters)\n"
+        "            raise RetryableError('not now')\n"
+        "        return super().preprocess(kind, data, parameters)\n"
     )
     (tmp_path / "in").mkdir()
     for number in range(20):
@@ -108,4 +108,4 @@ def test_a_model_that_can_not_be_loaded_is_named(shared_data: Path, tmp_path: Pa
     (tmp_path / "m" / "1" / "model.onnx").write_bytes(broken.read_bytes())
     done = bulk.run(DIGITS[0].parent, "-o", tmp_path / "r.jsonl", "--local", tmp_path / "m")
     assert done.code == 2
-    assert "ONNX Runtime can not load it" in done.said
+    assert "ONNX Runtime cannot load it" in done.said

@@ -27,11 +27,11 @@ from tests.support.workers import WorkerProcess
 SLOW = """
 import threading
 import numpy as np
-from jitney import Port
+from jitney import TensorSpec
 
 class Slow:
     def __init__(self, version, spec, gpu):
-        self.inputs, self.outputs = [Port("n", "INT64", (1,))], [Port("y", "INT64", (1,))]
+        self.inputs, self.outputs = [TensorSpec("n", "INT64", (1,))], [TensorSpec("y", "INT64", (1,))]
         self.provider, self.device, self.runtime, self.batchable = "cpu", "none", "1", False
 
     def run(self, arrays, stop):
@@ -154,7 +154,7 @@ def test_a_models_variable_that_names_none_says_what_there_is(queue: Server, tmp
     models.doubling(tmp_path)
     with WorkerProcess(queue, tmp_path, {"JITNEY_SERVE_MODELS": "x,y"}) as worker:
         assert worker.process.wait(30) == 78
-        assert f"JITNEY_SERVE_MODELS=x,y: no such model in {tmp_path}; there are: double\n" in worker.log()
+        assert f"JITNEY_SERVE_MODELS=x,y: no such model in {tmp_path}; allowed: double\n" in worker.log()
     with WorkerProcess(queue, tmp_path, {"JITNEY_SERVE_MODELS": "x,double"}) as worker:
         worker.until("serves double 1")
-        assert f"model x is not served: no such model in {tmp_path}; there are: double\n" in worker.log()
+        assert f"model x is not served: no such model in {tmp_path}; allowed: double\n" in worker.log()

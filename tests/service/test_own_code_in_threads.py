@@ -1,6 +1,6 @@
 """A user's own code never runs on the worker's event loop, nor in the device's thread but for its engine's runs.
 
-A `present` that took 13 s held every model of the worker and then ended it. Whatever is called notes its thread.
+A `postprocess` that took 13 s held every model of the worker and then ended it. Whatever is called notes its thread.
 """
 
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ def note(folder, place):  # each once: writing a file takes longer than a run ma
 """
 
 TASK = f"""{NOTING}
-from jitney import TensorTask, TryAgain
+from jitney import TensorTask, RetryableError
 
-class Told(TryAgain):
+class Told(RetryableError):
     def __init__(self, folder):
         self.folder = folder
     def __str__(self):
@@ -54,25 +54,25 @@ class Noting(TensorTask):
     def label_count(self):
         pass
 
-    def prepare(self, kind, data, parameters):
+    def preprocess(self, kind, data, parameters):
         note(self.folder, "prepare")
-        arrays = super().prepare(kind, data, parameters)
+        arrays = super().preprocess(kind, data, parameters)
         if arrays["x"][0] == 13:
             raise Told(self.folder)
         if arrays["x"][0] == 14:
             raise KeyboardInterrupt
         return arrays
 
-    def present(self, outputs, parameters):
+    def postprocess(self, outputs, parameters):
         note(self.folder, "present")
         while outputs["y"][0] == 24 and not (self.folder / "go").exists():
             (self.folder / "held").touch()
             threading.Event().wait(0.01)
-        return super().present(outputs, parameters)
+        return super().postprocess(outputs, parameters)
 """
 
 ENGINE = f"""{NOTING}
-from jitney import Port
+from jitney import TensorSpec
 
 class Noting:
     provider, device, runtime, batchable = "cpu", "noting", "1", True
@@ -80,7 +80,7 @@ class Noting:
     def __init__(self, version, spec, gpu):
         self.folder = version.parent
         note(self.folder, "init")
-        self.inputs, self.outputs = [Port("x", "FP32", (4,))], [Port("y", "FP32", (4,))]
+        self.inputs, self.outputs = [TensorSpec("x", "FP32", (4,))], [TensorSpec("y", "FP32", (4,))]
 
     def run(self, arrays, stop):
         note(self.folder, "run")

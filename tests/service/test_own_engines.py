@@ -38,7 +38,7 @@ def test_a_broken_one_is_one_line_and_the_others_serve(service: Service) -> None
     shown = {one["name"]: one for one in service.http.get("/v1/models").json()["models"]}
     assert shown["onnx"]["status"] == "ready"
     assert shown["broken"]["status"] == "failed"
-    why = "engine: \"own.py:Numpy\" can not be used: ModuleNotFoundError: No module named 'no_such_module'"
+    why = "engine: \"own.py:Numpy\" cannot be used: ModuleNotFoundError: No module named 'no_such_module'"
     assert shown["broken"]["reason"].endswith(why)
     assert f"model broken is not served: {shown['broken']['reason']}" in service.log()
 

@@ -15,8 +15,8 @@ from jitney import TensorTask
 class Offender(TensorTask):
     offload = {offload}
 
-    def prepare(self, kind, data, parameters):
-        arrays = super().prepare(kind, data, parameters)
+    def preprocess(self, kind, data, parameters):
+        arrays = super().preprocess(kind, data, parameters)
         fault = int(arrays["x"][0])
         if fault == 1:
             return {{"x": [1.0, 2.0, 3.0, 4.0]}}
@@ -30,12 +30,12 @@ class Offender(TensorTask):
             raise RuntimeError("no")
         return arrays
 
-    def present(self, outputs, parameters):
+    def postprocess(self, outputs, parameters):
         if int(outputs["y"][0]) == 2 * 6:
             raise SystemExit("bye")
         if int(outputs["y"][0]) == 2 * 7:
             return {{"value": object()}}
-        return super().present(outputs, parameters)
+        return super().postprocess(outputs, parameters)
 '''
 
 

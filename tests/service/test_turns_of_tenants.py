@@ -21,8 +21,8 @@ import threading
 from jitney import TensorTask
 
 class Gated(TensorTask):
-    def prepare(self, kind, data, parameters):
-        arrays = super().prepare(kind, data, parameters)
+    def preprocess(self, kind, data, parameters):
+        arrays = super().preprocess(kind, data, parameters)
         if arrays["x"][0] == 13:
             (self.folder / "held").touch()
             while not (self.folder / "go").exists():

@@ -23,13 +23,13 @@ softmax = false
 SLOW_ENGINE = '''
 """Doubles, and takes 50 ms a row, so that a test can act in the middle of a batch; but for zeros, which warm it up."""
 import threading
-from jitney import Port
+from jitney import TensorSpec
 
 class Slow:
     provider, device, runtime, batchable = "cpu", "patience", "1", True
 
     def __init__(self, version, spec, gpu):
-        self.inputs, self.outputs = [Port("x", "FP32", (4,))], [Port("y", "FP32", (4,))]
+        self.inputs, self.outputs = [TensorSpec("x", "FP32", (4,))], [TensorSpec("y", "FP32", (4,))]
 
     def run(self, arrays, stop):
         x = arrays["x"]
@@ -44,16 +44,16 @@ import ctypes
 from jitney import TensorTask
 
 class Poison(TensorTask):
-    def prepare(self, kind, data, parameters):
-        arrays = super().prepare(kind, data, parameters)
+    def preprocess(self, kind, data, parameters):
+        arrays = super().preprocess(kind, data, parameters)
         if arrays["x"][0] < -1:
             ctypes.string_at(0)
         return arrays
 
-    def present(self, outputs, parameters):
+    def postprocess(self, outputs, parameters):
         if outputs["y"][0] < 0:
             ctypes.string_at(0)
-        return super().present(outputs, parameters)
+        return super().postprocess(outputs, parameters)
 '''
 
 

@@ -70,7 +70,7 @@ def test_a_list_is_shared_out_among_the_workers(env: Mapping[str, str], each: li
 def test_a_process_stays_on_the_cpus_that_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     first = min(os.sched_getaffinity(0))
-    bound = f"from model_runtime.cpus import bind, read_cpus; bind(read_cpus('{first}-{first}'))"
+    bound = f"from model_runtime.cpus import bind_process, read_cpus; bind_process(read_cpus('{first}-{first}'))"
     code = f"import os; {bound}; print(os.sched_getaffinity(0))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{{{first}}}\n"
