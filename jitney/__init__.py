@@ -1,12 +1,15 @@
-"""What tasks and engines of a model's own are written with (docs/models.md); nothing else here is an interface.
+"""Public Python API for custom tasks and custom engines (docs/models.md).
 
-Task                  the contract of a task; a class in the model's folder derives from it, or from one of these four:
+Task                       base class of every task
 ImageClassification, ImageEmbedding, ObjectDetection, TensorTask
-ModelSpec             `model.toml` as it was read, which tasks and engines are made with
-CustomEngine, TensorSpec     the contract of an engine, and what it says of each input and output
-RunFailed             a run failed, and whose fault it was
-Refused, RetryableError   an input is at fault; nothing is, and the next try may do
-load_model, list_models          a model folder without a service (examples/one_file_demo.py)
+                           built-in tasks, which a custom task may also derive from
+ModelSpec                  the parsed `model.toml`, passed to tasks and engines
+CustomEngine, TensorSpec   the protocol of an engine, and the description of one input or output
+RunFailed                  raised by an engine when a run fails; names the cause
+Refused, RetryableError    raised by a task when the input is invalid, or when a retry may succeed
+load_model, list_models    use a model folder without the service (examples/one_file_demo.py)
+
+Modules of other packages are not part of the API.
 """
 
 from jobs.contract.errors import Refused

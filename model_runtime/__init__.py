@@ -1,4 +1,4 @@
-"""Models: found on disk, described by `model.toml`, opened in ONNX Runtime, spoken to through a task.
+"""Find models on disk, read their `model.toml`, and run them: bytes in, arrays through the model, JSON out.
 
-Nothing here knows of jobs in Redis, of batches or of event loops: bytes in, arrays through the model, JSON out.
+This package does not depend on Redis, on the batcher or on event loops.
 """

@@ -1,4 +1,4 @@
-"""How many CPUs a process may use, and which, as CPUS says. Imports nothing large: what starts workers asks too."""
+"""Parse JITNEY_CPUS and bind processes to CPUs. Imports nothing large, as the process launcher uses it too."""
 
 import os
 import re
@@ -11,18 +11,18 @@ _ALLOWED = f"a number of CPUs from 1 to {MAX_CPUS}, or a list of their numbers s
 
 
 class Cpus(int):
-    """A number of CPUs; `named`: which they are, where CPUS lists them, else nothing."""
+    """A number of CPUs. `named`: their numbers if JITNEY_CPUS lists them, else empty."""
 
     named: tuple[int, ...] = ()
 
 
 def usable_cpus() -> int:
-    """Count the CPUs this process may use, which in a container are fewer than the machine has."""
+    """Return the number of CPUs that this process may use; in a container it can be less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_cpus(value: Any) -> Cpus:
-    """Read CPUS: a number of CPUs (`8`), or a list (`8-15`, `0,2-3`). Raises ValueError that says what is allowed."""
+    """Parse a CPU count (`8`) or a list of CPU numbers (`8-15`, `0,2-3`). Raises ValueError for anything else."""
     text = str(value).strip()
     if text.isascii() and text.isdigit() and len(text) < 19:
         if 1 <= int(text) <= MAX_CPUS:
@@ -33,9 +33,9 @@ def read_cpus(value: Any) -> Cpus:
 
 
 def cpus_by_number(numbers: Collection[int]) -> Cpus:
-    """Give these CPUs; raises ValueError where this process may not use one of them."""
+    """Return these CPUs. Raises ValueError if this process may not use one of them."""
     if not hasattr(os, "sched_getaffinity"):
-        raise ValueError("this system does not bind a process to CPUs: give a number of them")
+        raise ValueError("this system cannot bind a process to CPUs; allowed: a number of CPUs")
     usable = os.sched_getaffinity(0)
     if not set(numbers) <= usable:
         raise ValueError(f"this process may use CPUs {format_cpus(sorted(usable))}; allowed: {_ALLOWED}")
@@ -45,7 +45,7 @@ def cpus_by_number(numbers: Collection[int]) -> Cpus:
 
 
 def format_cpus(numbers: Sequence[int]) -> str:
-    """Write ascending numbers as a list with ranges: `0,2-3`."""
+    """Format ascending numbers as a list with ranges: `0,2-3`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -56,24 +56,24 @@ def format_cpus(numbers: Sequence[int]) -> str:
 
 
 def cpus_of_process(cpus: Cpus, nth: int, parts: int) -> str:
-    """Give CPUS for the nth (from 0) of so many processes: its part of a list; the same number for each."""
+    """Return JITNEY_CPUS for process `nth` (from 0) of `parts`: its share of a list, or the unchanged number."""
     if not cpus.named:
         return str(int(cpus))
-    mine = cpus.named[nth * len(cpus.named) // parts : (nth + 1) * len(cpus.named) // parts]
-    return format_cpus(mine or cpus.named)
+    share = cpus.named[nth * len(cpus.named) // parts : (nth + 1) * len(cpus.named) // parts]
+    return format_cpus(share or cpus.named)
 
 
 def bind_process(cpus: Cpus) -> None:
-    """Keep this process, and all that it starts, on the CPUs that are listed; on all of its own where none is."""
+    """Bind this process and its children to the listed CPUs. Does nothing if none are listed."""
     if cpus.named:
         os.sched_setaffinity(0, cpus.named)
 
 
 def _parse_list(text: str) -> list[int]:
     numbers: list[int] = []
-    for word in text.split(","):
-        found = _RANGE.fullmatch(word.strip())
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
             raise ValueError("must be " + _ALLOWED)
         numbers += range(first, last + 1)

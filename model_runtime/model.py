@@ -1,6 +1,6 @@
-"""A model ready to serve: its folder, its engine and its task as one thing, and the card it is announced by.
+"""Load a model: open its engine, create its task, check and warm it up, and describe it in a model card.
 
-Decides nothing about batches: it says how large one may be, and runs what it is given.
+The model states its largest batch; the caller forms the batches.
 """
 
 import logging
@@ -25,11 +25,12 @@ log = logging.getLogger("jitney.worker")
 
 
 class Model:
-    """`max_batch`: as the operator set it, or else as measured; 1 for a model that takes no more.
+    """A loaded model: one version with its engine and task.
 
-    `has_custom_task`, `has_custom_engine`: whether they are user code, which is never called on an event loop.
-    `offload`: run preprocessing in a thread. `is_journaled_singly`: it takes long enough for each item to be written to
-    the in-flight journal by itself; otherwise all that are preprocessed together are written at once.
+    `max_batch`: the configured batch cap, or else the measured one; 1 if the model is not batchable.
+    `has_custom_task`, `has_custom_engine`: true for user code, which must not run on an event loop.
+    `offload`: preprocess in a thread. `is_journaled_singly`: preprocessing is slow, so the in-flight journal gets each
+    item by itself instead of all items that are preprocessed together.
     """
 
     def __init__(self, folder: ModelFolder, engine: AnyEngine, task: Task, profile: Profile, load_ms: float) -> None:
@@ -49,39 +50,39 @@ class Model:
         self._task = task
         self._profile = profile
         self._load_ms = load_ms
-        # Read here, in the thread that loads: in a task of a user's own they may be code.
+        # Read in the loading thread: in a custom task these attributes may be properties that run user code.
         self._kinds = sorted(task.kinds)
         self._labels = task.label_count if isinstance(task.label_count, int) else None
 
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
-        """One rider's arrays, without the batch dimension; raises Refused, and what a user's own task may raise."""
+        """Return one item's arrays, without the batch dimension. Raises Refused, or whatever a custom task raises."""
         if kind not in self._kinds:
             kinds = " or ".join(self._kinds)
             raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
         return self._task.preprocess(kind, data, parameters)
 
     def padded_size(self, item_count: int) -> int:
-        """How many rows so many riders are run with: as many, or the next bucket."""
+        """Return the row count that a batch of `item_count` items is padded to: the next bucket, if there is one."""
         return buckets.padded_size(self.buckets, item_count)
 
     def run(self, arrays: Mapping[str, Array], stop: Stop | None = None) -> dict[str, Array]:
-        """Rows in, rows out; blocks, from any thread; raises `onnx_engine.RunFailed`."""
+        """Run a batch of rows and return rows. Blocks; safe from any thread. Raises RunFailed."""
         return self._engine.run(arrays, stop)
 
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """One rider's outputs, without the batch dimension, as its JSON-able answer; raises as `prepare` does."""
+        """Convert one item's outputs, without the batch dimension, to JSON-able data. Raises as `preprocess` does."""
         return self._task.postprocess(outputs, parameters)
 
     @property
     def running_on(self) -> str:
-        """What really runs it, in a line."""
+        """Describe the provider and device that run the model, in one line."""
         engine = self._engine
-        which = f", GPU {engine.gpu}" if engine.gpu is not None else ""
+        gpu = f", GPU {engine.gpu}" if engine.gpu is not None else ""
         note = f" ({engine.provider_note})" if engine.provider_note else ""
-        return f"{engine.provider}, {engine.device}{which}{note}"
+        return f"{engine.provider}, {engine.device}{gpu}{note}"
 
     def card(self) -> dict[str, Any]:
-        """What the worker announces, JSON-able."""
+        """Return the model card that the worker announces, JSON-able."""
         return {
             "name": self.name,
             "version": self.version,
@@ -93,7 +94,7 @@ class Model:
             "max_batch": self.max_batch,
             "buckets": list(self.buckets),
             "run_ms": {str(size): ms for size, ms in self._profile.run_ms.items()},
-            "profiles": [one.as_json() for one in self._profile.kept],
+            "profiles": [profile.as_json() for profile in self._profile.stored],
             "batchable": self._engine.batchable,
             "checked": self._engine.checked,
             "batch_note": self._engine.batch_note,
@@ -111,29 +112,29 @@ class Model:
         }
 
     def _raw_bytes(self) -> int | None:
-        """The size of an `application/octet-stream` body, where the model takes one."""
+        """Return the size in bytes of an `application/octet-stream` body, or None if the model does not accept one."""
         tensor_spec = self._engine.inputs[0]
         fits = "raw" in self._kinds and len(self._engine.inputs) == 1 and tensor_spec.is_fixed
         return size_bytes(tensor_spec.datatype, tensor_spec.shape) if fits else None
 
 
 def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
-    """Opens and tries the model, and checks its task against it; raises ModelError only."""
+    """Open, check and warm up the model, and create its task. Raises ModelError only."""
     started = time.perf_counter()
     folder = with_version_spec(folder)
     engine = open_engine(folder, hardware)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
     if engine.batchable and folder.spec.check:
         _check_consistency(folder, engine)
-    kept = _read_profiles(folder)
-    mine = profile_store.find_profile(kept, engine.provider, engine.device, engine.runtime)
-    profile = _choose_profile(folder, engine, mine)._replace(kept=kept)
+    stored = _read_profiles(folder)
+    matching = profile_store.find_profile(stored, engine.provider, engine.device, engine.runtime)
+    profile = _choose_profile(folder, engine, matching)._replace(stored=stored)
     _warm_up(folder, engine, profile.cap)
     return Model(folder, engine, task, profile, (time.perf_counter() - started) * 1000)
 
 
 def _warm_up(folder: ModelFolder, engine: AnyEngine, cap: int) -> None:
-    """Every size that will be run is run once: what the runtime prepares for it is ready before the first job."""
+    """Run each batch size once, so that the runtime has prepared it before the first job."""
     if not all(tensor_spec.is_fixed for tensor_spec in engine.inputs) or not engine.batchable:
         return
     for size in buckets.choose_buckets(engine.provider, cap, folder.spec.buckets):
@@ -141,54 +142,58 @@ def _warm_up(folder: ModelFolder, engine: AnyEngine, cap: int) -> None:
             engine.warm_up(zero_batch(engine.inputs, size))
         except RunFailed as error:
             if error.fault == "device":
-                hint = "; [cuda] graphs = false in model.toml runs it unrecorded" if engine.provider == "cuda" else ""
+                hint = (
+                    "; set [cuda] graphs = false in model.toml to run without CUDA graphs"
+                    if engine.provider == "cuda"
+                    else ""
+                )
                 raise ModelError(
-                    folder.onnx, None, f"the device was lost in a batch of {size}: {error}{hint}"
+                    folder.onnx, None, f"the device was lost by a batch of {size}: {error}{hint}"
                 ) from error
-            log.warning("model %s: a batch of %d zeros does not run: %s", folder.name, size, error)
+            log.warning("model %s: cannot run a batch of %d rows of zeros: %s", folder.name, size, error)
             return
 
 
 def _check_consistency(folder: ModelFolder, engine: AnyEngine) -> None:
-    """The short form of `jitney models check`: a model whose riders mix still serves, one of them at a time."""
+    """Run the short form of `jitney models check`. A model that mixes rows is still served, one row at a time."""
     tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
     check = batch_consistency.ConsistencyCheck(engine.inputs, engine.run, lambda rows: rows, tolerance)
     try:
-        found = check.short(QUICK_CHECK_ROWS)
-    except RunFailed as error:  # one made-up row is refused: that says nothing of a caller's
+        report = check.short(QUICK_CHECK_ROWS)
+    except RunFailed as error:  # the model refuses synthetic rows, but may accept a caller's
         if error.fault == "device":
-            raise ModelError(folder.onnx, None, f"the device was lost while it was checked: {error}") from error
-        log.warning("model %s is served unchecked: made-up rows do not run: %s", folder.name, error)
+            raise ModelError(folder.onnx, None, f"the device was lost while the model was checked: {error}") from error
+        log.warning("model %s is served unchecked: cannot run synthetic rows: %s", folder.name, error)
         return
-    engine.checked = found.passed
-    if not found.passed:
-        engine.disable_batching(f"it fails the check: {found.reason}")
-        log.warning("model %s runs one rider at a time: %s", folder.name, engine.batch_note)
+    engine.checked = report.passed
+    if not report.passed:
+        engine.disable_batching(f"it fails the check: {report.reason}")
+        log.warning("model %s runs one row at a time: %s", folder.name, engine.batch_note)
 
 
-def _choose_profile(folder: ModelFolder, engine: AnyEngine, kept: StoredProfile | None) -> Profile:
+def _choose_profile(folder: ModelFolder, engine: AnyEngine, stored: StoredProfile | None) -> Profile:
     if not engine.batchable:
         return Profile(1, {})
-    if kept is not None:
-        known = {size: latency.p50_ms for size, latency in kept.sizes.items()}
-        return Profile(folder.spec.max_batch or kept.cap, known)
+    if stored is not None:
+        run_ms = {size: latency.p50_ms for size, latency in stored.sizes.items()}
+        return Profile(folder.spec.max_batch or stored.cap, run_ms)
     if folder.spec.max_batch is not None:
         return Profile(folder.spec.max_batch, {})
     spent = time.process_time if engine.provider == "cpu" else None
     profile = measure_profile(MeasuredModel(engine.inputs, engine.run, spent=spent))
-    if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # it would be blamed on the first jobs
-        raise ModelError(folder.onnx, None, f"the device was lost while batches were tried: {profile.error}")
+    if isinstance(profile.error, RunFailed) and profile.error.fault == "device":  # else the first jobs would fail
+        raise ModelError(folder.onnx, None, f"the device was lost while batch sizes were measured: {profile.error}")
     if profile.error is not None:
-        words = "model %s: trying larger batches of zeros ended with: %s; at most %d ride together"
-        log.warning(words, folder.name, profile.error, profile.cap)
+        message = "model %s: measuring larger batches of zeros failed: %s; batches have at most %d rows"
+        log.warning(message, folder.name, profile.error, profile.cap)
     return profile
 
 
 def _read_profiles(folder: ModelFolder) -> list[StoredProfile]:
-    if folder.spec.engine is not None:  # a profile is of an ONNX file
+    if folder.spec.engine is not None:  # profiles belong to ONNX files
         return []
     try:
         return profile_store.read_profiles(folder.onnx)
     except ModelError as error:
-        log.warning("model %s: its profile is measured anew: %s", folder.name, error)
+        log.warning("model %s: ignoring the stored profile, measuring again: %s", folder.name, error)
         return []

@@ -1,4 +1,4 @@
-"""What goes into a model and comes out of it, in the words of the Open Inference Protocol; knows no runtime."""
+"""Describe a model's inputs and outputs: name, Open Inference Protocol datatype, and shape."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Open Inference Protocol datatype → numpy, little-endian as on the wire. The names: `jobs.contract.tensors`.
+# Open Inference Protocol datatype (as in `jobs.contract.tensors`) → numpy type, little-endian as on the wire.
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
@@ -26,7 +26,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class TensorSpec(NamedTuple):
-    """One input or output of a model. `shape` is that of one row: without the batch dimension, -1 where free."""
+    """One input or output of a model. `shape` is that of one row, without the batch dimension; -1: a free dimension."""
 
     name: str
     datatype: str
@@ -34,15 +34,15 @@ class TensorSpec(NamedTuple):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether every dimension is known."""
+        """Return true if no dimension is free."""
         return -1 not in self.shape
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether one row may have this shape."""
+        """Return true if one row may have this shape."""
         return len(shape) == len(self.shape) and all(
-            want in {-1, got} for want, got in zip(self.shape, shape, strict=True)
+            declared in {-1, size} for declared, size in zip(self.shape, shape, strict=True)
         )
 
     def card(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return the entry of this tensor in the model card, JSON-able."""
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}

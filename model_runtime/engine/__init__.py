@@ -1,1 +1,1 @@
-"""Runs a model: ONNX Runtime and its providers, or an engine of the model's own."""
+"""Run models with ONNX Runtime and its execution providers, or with a custom engine."""

@@ -1,6 +1,6 @@
-"""Whether a model may be given several rows at once: by what it declares, then by trying with zeros.
+"""Determine whether a model accepts several rows at once: from its declared shapes, then by running zeros.
 
-Knows no runtime: it is handed the declared ports, first dimension included, and a function that runs arrays.
+Takes the declared tensor specs, with the batch dimension, and a function that runs arrays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,11 @@ Run = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 
 class OutOfMemory(Exception):
-    """Not even one row of zeros has room: no caller's row will have any."""
+    """A single row of zeros does not fit into memory."""
 
 
 class Batchability(NamedTuple):
-    """`note` says why not, or what could not be tried. `whole`: outputs whose first dimension is not rows."""
+    """`note`: why not, or what could not be tested. `unbatched_outputs`: outputs without a batch dimension."""
 
     batchable: bool
     note: str
@@ -26,19 +26,19 @@ class Batchability(NamedTuple):
 
 
 def probe_batchability(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], run: Run) -> Batchability:
-    """Runs one row, then two where the declaration allows; `run` may raise anything. Raises NoMemory."""
+    """Run one row, then two if the declared shapes allow. `run` may raise anything. Raises OutOfMemory."""
     obstacle = _declared_obstacle(inputs, outputs)
     try:
-        one = run(_zeros(inputs, 1))
-    except Exception as error:  # whatever zeros do to a model, it may still serve real inputs
+        outputs_of_one = run(_zeros(inputs, 1))
+    except Exception as error:  # the model may still serve real inputs
         if getattr(error, "fault", None) == "memory":
             raise OutOfMemory(str(error)) from error
-        return _batchability_untried(inputs, outputs, obstacle, str(error))
+        return _untested_batchability(inputs, outputs, obstacle, str(error))
     if not obstacle:
-        obstacle = _row_mismatch(one, 1) or _try_two(inputs, run)
+        obstacle = _row_mismatch(outputs_of_one, 1) or _try_two(inputs, run)
     if not obstacle:
         return Batchability(batchable=True, note="", unbatched_outputs=frozenset())
-    return Batchability(batchable=False, note=obstacle, unbatched_outputs=_unbatched_outputs(outputs, one))
+    return Batchability(batchable=False, note=obstacle, unbatched_outputs=_unbatched_outputs(outputs, outputs_of_one))
 
 
 def _declared_obstacle(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
@@ -54,7 +54,7 @@ def _declared_obstacle(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpe
 def _try_two(inputs: Sequence[TensorSpec], run: Run) -> str:
     try:
         return _row_mismatch(run(_zeros(inputs, 2)), 2)
-    except Exception as error:  # noqa: BLE001 - one row ran, so two rows are what it can not take
+    except Exception as error:  # noqa: BLE001 - one row ran, so two rows are the cause
         return f"it runs one row, but not two: {error}"
 
 
@@ -65,24 +65,24 @@ def _row_mismatch(results: Mapping[str, Array], rows: int) -> str:
     return ""
 
 
-def _batchability_untried(
+def _untested_batchability(
     inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], obstacle: str, error: str
 ) -> Batchability:
-    """Where free dimensions were guessed as 1, the guess may be at fault: the declaration is believed."""
+    """Trust the declared shapes if zeros failed with free dimensions set to 1, as that size may be the cause."""
     guessed = any(-1 in tensor_spec.shape[1:] for tensor_spec in inputs)
-    note = obstacle or f"a trial with zeros{' and free dimensions of 1' if guessed else ''} failed: {error}"
+    note = obstacle or f"a test run with zeros{' and free dimensions of 1' if guessed else ''} failed: {error}"
     batchable = guessed and not obstacle
     return Batchability(batchable, note, frozenset() if batchable else _unbatched_outputs(outputs, {}))
 
 
-def _unbatched_outputs(outputs: Sequence[TensorSpec], one: Mapping[str, Array]) -> frozenset[str]:
-    """Outputs that belong to the single row as they are, such as [boxes, 4]."""
+def _unbatched_outputs(outputs: Sequence[TensorSpec], outputs_of_one: Mapping[str, Array]) -> frozenset[str]:
+    """Return the outputs whose first dimension is not the batch, such as [boxes, 4]."""
     rows = {
         tensor_spec.name: 0
         if not tensor_spec.shape
         else tensor_spec.shape[0]
         if tensor_spec.shape[0] != -1
-        else len(one.get(tensor_spec.name, (0,)))
+        else len(outputs_of_one.get(tensor_spec.name, (0,)))
         for tensor_spec in outputs
     }
     return frozenset(name for name, count in rows.items() if count != 1)

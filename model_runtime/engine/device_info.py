@@ -1,6 +1,6 @@
-"""Which processor runs a model, by a name that stays the same from start to start: profiles are kept by it.
+"""Name the CPU or GPU that runs a model, and query the NVIDIA driver for GPUs.
 
-Speaks to NVIDIA's driver and to nothing else of theirs.
+A device name is the same at every start, as it is a part of the key of profiles. Uses the driver library alone.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ _NAME_BYTES = 128
 
 
 class DriverInfo(NamedTuple):
-    """What NVIDIA's answers. `cuda`: the newest that it runs, as 13000 for 13.0. `problem`: why there is no GPU."""
+    """State of the NVIDIA driver. `cuda`: newest supported version, 13000 for 13.0. `problem`: why there is no GPU."""
 
     gpus: int = 0
     cuda: int = 0
@@ -22,21 +22,19 @@ class DriverInfo(NamedTuple):
 
 
 def query_driver() -> DriverInfo:
-    """Ask it; takes a moment the first time."""
+    """Query the NVIDIA driver. The first call initialises it, which takes a moment."""
     library = _driver()
     if library is None:
-        return DriverInfo(problem=f"no NVIDIA GPU answers through {DRIVER}, which is not installed here")
+        return DriverInfo(problem=f"no NVIDIA GPU: {DRIVER} is not installed")
     count, cuda = ctypes.c_int(0), ctypes.c_int(0)
     if code := library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count)):
-        return DriverInfo(problem=f"no NVIDIA GPU answers through {DRIVER}: CUDA error {code}")
+        return DriverInfo(problem=f"no NVIDIA GPU: {DRIVER} returns CUDA error {code}")
     library.cuDriverGetVersion(ctypes.byref(cuda))
-    return DriverInfo(
-        count.value, cuda.value, "" if count.value else f"no NVIDIA GPU answers through {DRIVER}: it has 0"
-    )
+    return DriverInfo(count.value, cuda.value, "" if count.value else f"no NVIDIA GPU: {DRIVER} finds none")
 
 
 def device_name(provider: str, threads: int, gpu: int = 0) -> str:
-    """Such as "Intel(R) Xeon(R) CPU, 2 threads", or the GPU's, without its number: equal GPUs are equally fast."""
+    """Return a name such as "Intel(R) Xeon(R) CPU, 2 threads", or the GPU's name, without its number."""
     if provider == "cpu":
         return f"{_cpu()}, {threads} thread{'s' * (threads != 1)}"
     name, device = ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_int(0)
@@ -56,7 +54,7 @@ def _driver() -> Any:
 
 def _cpu() -> str:
     try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+        match = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     except (OSError, UnicodeDecodeError):
-        found = None
-    return " ".join((found[1] if found else platform.processor() or platform.machine() or "CPU").split())
+        match = None
+    return " ".join((match[1] if match else platform.processor() or platform.machine() or "CPU").split())

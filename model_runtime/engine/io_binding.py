@@ -1,6 +1,6 @@
-"""One batch size of a session with its arrays bound: they lie in the device's memory, in and out, and stay there.
+"""Bind the inputs and outputs of one batch size to fixed buffers in device memory.
 
-No run allocates then, and addresses never change, which is what a CUDA graph is recorded with.
+Runs then allocate nothing, and addresses do not change, as CUDA graphs require.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,15 @@ from model_runtime.tensor_spec import Array
 
 
 class IoBinding:
-    """Made from a run of that size: what went in, and what came out. Not safe from several threads."""
+    """Bound buffers of one batch size. Not safe from several threads."""
 
     def __init__(
         self, session: Any, inputs: Mapping[str, Array], outputs: Mapping[str, Array], device: str, gpu: int
     ) -> None:
-        """`device`: "cuda" or "cpu". Raises what the runtime raises, for want of memory as a rule."""
+        """Allocate buffers for the inputs and outputs of a run of this size. `device`: "cuda" or "cpu".
+
+        Raises what the runtime raises, usually for lack of memory.
+        """
         self._session = session
         self._binding = session.io_binding()
         self._types = {name: array.dtype for name, array in inputs.items()}
@@ -30,18 +33,18 @@ class IoBinding:
             self._binding.bind_ortvalue_output(name, value)
 
     def fits(self, feed: Mapping[str, Array]) -> bool:
-        """Whether these are arrays of its size: what is none fails as it does unbound."""
+        """Return true if the arrays have the bound shapes and types."""
         return feed.keys() == self._ins.keys() and all(
             (feed[name].shape, feed[name].dtype) == (tuple(value.shape()), self._types[name])
             for name, value in self._ins.items()
         )
 
     def run(self, feed: Mapping[str, Array], options: Any) -> dict[str, Array]:
-        """Copies in, runs, copies out; raises what the runtime raises."""
+        """Copy the arrays in, run, and copy the results out. Raises what the runtime raises."""
         for name, value in self._ins.items():
             value.update_inplace(feed[name])
         self._session.run_with_iobinding(self._binding, options)
-        # On a CPU, numpy() is a view on what the next run overwrites.
+        # On a CPU, numpy() returns a view that the next run overwrites.
         return {name: np.require(value.numpy(), requirements="O") for name, value in self._outs.items()}
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a model declares of its inputs and outputs, checked before a row of it is tried."""
+"""Check a model's declared inputs and outputs before running it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from model_runtime.tensor_spec import TensorSpec
 
 
 def check_tensor_specs(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """Ports with the batch dimension still in their shapes; raises ModelError."""
+    """Check tensor specs that include the batch dimension. Raises ModelError."""
     if not inputs:
         raise ModelError(path, None, "the model takes no inputs")
     for tensor_spec in inputs:
         if tensor_spec.shape and tensor_spec.shape[0] not in {-1, 1}:
             name, shape = tensor_spec.name, list(tensor_spec.shape)
             reason = f"input {name!r} has the shape {shape}: the batch size is fixed to {shape[0]}"
-            allowed = "export it with a dynamic first dimension, or with 1; `jitney models doctor` tells whether it can"
-            raise ModelError(path, None, f"{reason}; allowed: {allowed} mend it")
-    # Trying these would end the process: memory that is promised and not there is taken back by force.
+            allowed = "a dynamic first dimension, or 1; `jitney models doctor` may repair it"
+            raise ModelError(path, None, f"{reason}; allowed: {allowed}")
+    # Running these would end the process: the kernel kills it when overcommitted memory runs out.
     needed, usable = row_bytes([*inputs, *outputs]), usable_bytes()
     if needed > usable:
         largest = max([*inputs, *outputs], key=lambda tensor_spec: row_bytes([tensor_spec]))
         tensor = f"{largest.name!r} is {largest.datatype} {list(largest.shape)}"
-        reason = f"{tensor}: one row takes at least {format_bytes(needed)}"
+        reason = f"{tensor}: one row needs at least {format_bytes(needed)}"
         raise ModelError(path, None, f"{reason}; allowed here: {format_bytes(usable)}")

@@ -1,19 +1,19 @@
-"""ONNX Runtime, made quiet before it is loaded; what ends its runs early, and whose fault it is when one fails.
+"""Import ONNX Runtime without telemetry and logging, stop its runs, and classify its errors.
 
-Only this module and `onnx_session` name it.
+Only this module and `onnx_session` import it.
 """
 
 import os
 import re
 from typing import Final, Literal
 
-# Its Linux wheels report usage over the network unless they are told not to before they are loaded.
+# Linux wheels send telemetry unless it is disabled before the import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 __all__ = ["VERSION", "Fault", "RunFailed", "Stop", "classify_error", "clean_message", "onnxruntime"]
 
-# What goes wrong is raised and reported by us, once; the runtime's own log would repeat it on stderr.
+# Errors are raised and reported once; the runtime's log would repeat them on stderr.
 onnxruntime.set_default_logger_severity(4)
 
 VERSION: Final[str] = onnxruntime.__version__
@@ -21,22 +21,22 @@ Fault = Literal["input", "memory", "device", "stopped"]
 
 _OUT_OF_MEMORY: Final = re.compile(r"failed to allocate|bad.?alloc|out of memory|alloc_failed", re.IGNORECASE)
 
-# After one of these a CUDA context is of no use any more, nor is the process that holds it.
+# After one of these errors the CUDA context, and so the process, is unusable.
 _DEVICE_LOST: Final = re.compile(
     r"cuda (failure|error)|cudaError|CUDNN_STATUS|CUBLAS_STATUS|device-side assert", re.IGNORECASE
 )
-_TOO_NEW: Final = re.compile(r"official support for domain (\S+) is till opset (\d+)")
-_TOO_OLD: Final = re.compile(r"Could not find an implementation for (\w+)\((\d+)\)")
-_NO_OPERATOR: Final = re.compile(r"No Op registered for (\w+)")
-_GPU_SAYS: Final = re.compile(r"(CUDA|CUDNN|CUBLAS) failure \d+: [^;]+")
+_OPSET_TOO_NEW: Final = re.compile(r"official support for domain (\S+) is till opset (\d+)")
+_OPSET_TOO_OLD: Final = re.compile(r"Could not find an implementation for (\w+)\((\d+)\)")
+_UNKNOWN_OPERATOR: Final = re.compile(r"No Op registered for (\w+)")
+_GPU_ERROR: Final = re.compile(r"(CUDA|CUDNN|CUBLAS) failure \d+: [^;]+")
 _STOPPED: Final = re.compile(r"terminate flag", re.IGNORECASE)
 
 
 class RunFailed(Exception):
-    """The model could not run these arrays, and `fault` says why.
+    """A run failed. `fault` is the cause.
 
-    `input`: they are wrong; `memory`: they need more than there is, so fewer rows may pass; `device`: it is lost, and
-    nothing runs in this process any more; `stopped`: it was told to stop.
+    `input`: the arrays are invalid; `memory`: out of memory, fewer rows may succeed; `device`: the device is lost, and
+    nothing can run in this process any more; `stopped`: a Stop ended the run.
     """
 
     def __init__(self, reason: str, fault: Fault) -> None:
@@ -46,26 +46,26 @@ class RunFailed(Exception):
 
 
 class Stop:
-    """Ends runs: those under way between two of their operators, later ones at once. Safe from any thread."""
+    """Stops runs: current runs between two operators, later runs at once. Safe from any thread."""
 
     def __init__(self) -> None:
         self.options = onnxruntime.RunOptions()
         self.options.log_severity_level = 4
 
     def now(self) -> None:
-        """End them."""
+        """Stop current and later runs."""
         self.options.terminate = True
 
     @property
     def is_set(self) -> bool:
-        """Whether they are to end: for an engine of one's own to look at between its steps."""
+        """Return true after `now`. A custom engine checks this between its steps."""
         return bool(self.options.terminate)
 
 
 def classify_error(error: Exception) -> Fault:
-    """Tell whose fault a failed run is, by what the runtime says of it."""
+    """Return the cause of a failed run, from the runtime's message."""
     text = str(error)
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):  # first: CUDA's "out of memory" leaves it usable
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):  # first: CUDA stays usable after "out of memory"
         return "memory"
     if _DEVICE_LOST.search(text):
         return "device"
@@ -73,19 +73,19 @@ def classify_error(error: Exception) -> Fault:
 
 
 def clean_message(error: Exception) -> str:
-    """The runtime's message on one line, without its prefixes."""
-    if newer := _TOO_NEW.search(str(error)):
+    """Return the runtime's message on one line, without prefixes and source locations."""
+    if newer := _OPSET_TOO_NEW.search(str(error)):
         domain, newest = newer.groups()
-        return f"its opset of {domain} is newer than ONNX Runtime {VERSION} knows; allowed: up to {newest}"
-    if unknown := _NO_OPERATOR.search(str(error)):
-        return f"the operator {unknown[1]} is unknown to ONNX Runtime {VERSION}; allowed: those of ONNX"
+        return f"its opset of {domain} is newer than ONNX Runtime {VERSION} supports; allowed: up to {newest}"
+    if unknown := _UNKNOWN_OPERATOR.search(str(error)):
+        return f"ONNX Runtime {VERSION} does not support the operator {unknown[1]}; allowed: operators of ONNX"
     text = re.sub(
         r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", " ".join(str(error).split())
     )
-    if old := _TOO_OLD.search(text):
+    if old := _OPSET_TOO_OLD.search(text):
         operator, opset = old.groups()
-        return f"it has no {operator} as of opset {opset} any more; allowed: the model, exported for a newer opset"
-    if refused := _GPU_SAYS.search(text):
-        return refused[0].strip()  # and not where in whose sources
-    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)  # where in its sources
+        return f"it does not support {operator} of opset {opset}; allowed: an export for a newer opset"
+    if gpu_error := _GPU_ERROR.search(text):
+        return gpu_error[0].strip()  # without the source location
+    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", text)  # its source location
     return text if len(text) <= 400 else f"{text[:200]} ... {text[-190:]}"

@@ -1,6 +1,6 @@
-"""One ONNX file opened in ONNX Runtime by one provider: what came up, which nodes it has, and how arrays are run.
+"""Open an ONNX file in ONNX Runtime with one execution provider, and run arrays.
 
-Refuses a silent fallback; knows no rows, images, labels or jobs.
+Raises an error where ONNX Runtime would silently fall back to another provider.
 """
 
 import contextlib
@@ -24,32 +24,32 @@ from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array, TensorSpec
 
 CAPI: Final = Path(onnxruntime.__file__).parent / "capi"
-_NO_GRAPH: Final = "-1"  # what ONNX Runtime takes for: this run is not recorded
+_NO_GRAPH: Final = "-1"  # disables CUDA graph recording for a run
 
 
 class ProviderUnavailable(Exception):
-    """The provider can not be used here; the message says what is missing."""
+    """The provider cannot be used on this machine. The message says what is missing."""
 
 
 class OnnxSession:
-    """`provider`: what really runs it. `note`: what is not as it was asked for, empty where nothing.
+    """A session of ONNX Runtime. `note`: differences from the requested options, or "".
 
-    `placement`: how many nodes each provider has; empty where this ONNX Runtime does not tell.
+    `placement`: the number of nodes by provider; empty if ONNX Runtime does not report it.
     """
 
     def __init__(self, path: Path, provider: str, threads: int, gpu: GpuOptions) -> None:
-        """Raises ModelError, or Unusable where the provider is what is wrong."""
+        """Open the file. Raises ModelError, or ProviderUnavailable if the provider is the cause."""
         self.path, self.provider, self.note = path, provider, ""
         self._gpu = gpu
         self._session = self._open(threads)
         self.placement = _placement(self._session)
         self._output_names = [node.name for node in self._session.get_outputs()]
         self._bound: dict[int, IoBinding] = {}
-        self._one_at_a_time = Lock()  # of what is bound
-        # ONNX Runtime wants all runs of a session that records on one thread, and always the same.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorded") if self._records else None
-        if strangers := sum(count for name, count in self.placement.items() if name == "cpu" and provider != "cpu"):
-            self._add_note(f"{strangers} of {sum(self.placement.values())} nodes run on the CPU")
+        self._binding_lock = Lock()  # bound buffers allow one run at a time
+        # ONNX Runtime requires all runs of a session with CUDA graphs on the same thread.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda-graphs") if self._uses_graphs else None
+        if on_cpu := sum(count for name, count in self.placement.items() if name == "cpu" and provider != "cpu"):
+            self._add_note(f"{on_cpu} of {sum(self.placement.values())} nodes run on the CPU")
 
     @property
     def inputs(self) -> Sequence[Any]:
@@ -60,7 +60,7 @@ class OnnxSession:
         return list(self._session.get_outputs())
 
     def run(self, feed: dict[str, Array], stop: Stop | None = None) -> dict[str, Array]:
-        """Runs arrays as the model declares them; from several threads. Raises RunFailed."""
+        """Run arrays of the declared shapes. Safe from several threads. Raises RunFailed."""
         if self._thread is None:
             return self._run(feed, stop)
         return self._thread.submit(self._run, feed, stop).result()
@@ -70,7 +70,7 @@ class OnnxSession:
         bound = self._bound.get(rows)
         try:
             if bound is not None and bound.fits(feed):
-                with self._one_at_a_time:
+                with self._binding_lock:
                     return bound.run(feed, self._options(stop, str(rows)))
             values = self._session.run(self._output_names, feed, self._options(stop, _NO_GRAPH))
         except Exception as error:
@@ -78,24 +78,24 @@ class OnnxSession:
         return dict(zip(self._output_names, values, strict=True))
 
     def bind_buffers(self, feed: dict[str, Array], device: str = "cuda") -> None:
-        """Keep room for arrays of this size on the device, and record their run; raises RunFailed."""
-        given = self.run(feed)
+        """Bind buffers on the device for this batch size, and record its CUDA graph. Raises RunFailed."""
+        unbound = self.run(feed)
         try:
-            self._bound[_row_count(feed)] = IoBinding(self._session, feed, given, device, self._gpu.device)
+            self._bound[_row_count(feed)] = IoBinding(self._session, feed, unbound, device, self._gpu.device)
         except Exception as error:
             raise RunFailed(clean_message(error), classify_error(error)) from error
-        again = self.run(feed)
-        if any(not np.allclose(again[name], given[name], rtol=1e-2, atol=1e-3, equal_nan=True) for name in given):
+        bound = self.run(feed)
+        if any(not np.allclose(bound[name], unbound[name], rtol=1e-2, atol=1e-3, equal_nan=True) for name in unbound):
             del self._bound[_row_count(feed)]
-            self._add_note(f"batches of {_row_count(feed)} are not bound to the device: they answered otherwise so")
+            self._add_note(f"batches of {_row_count(feed)} use no bound buffers: their results differed")
 
     @property
-    def _records(self) -> bool:
+    def _uses_graphs(self) -> bool:
         return self._gpu.graphs and self.provider == "cuda"
 
     def _options(self, stop: Stop | None, graph: str) -> Any:
-        """Only a session that records must be told which graph a run is."""
-        if not self._records:
+        """Return the run options; with CUDA graphs they name the graph of the run."""
+        if not self._uses_graphs:
             return stop and stop.options
         options = stop.options if stop else onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", graph)
@@ -103,61 +103,63 @@ class OnnxSession:
 
     def _open(self, threads: int) -> Any:
         if self.provider == "cpu":
-            return self._try(threads, providers.provider_options("cpu", self._gpu))
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses, and goes on
+            return self._create_session(threads, providers.provider_options("cpu", self._gpu))
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints missing libraries and continues
             onnxruntime.preload_dlls()
         if self.provider == "tensorrt":
             return self._open_with_tensorrt(threads)
         if not self._gpu.graphs:
-            return self._try(threads, providers.provider_options("cuda", self._gpu))
+            return self._create_session(threads, providers.provider_options("cuda", self._gpu))
         try:
-            return self._try(threads, providers.provider_options("cuda", self._gpu))
-        except ModelError as error:  # control flow, or a node that stays on the CPU: it runs all the same
+            return self._create_session(threads, providers.provider_options("cuda", self._gpu))
+        except ModelError as error:  # control flow, or a node on the CPU: the model runs without graphs
             self._gpu = self._gpu._replace(graphs=False)
-            session = self._try(threads, providers.provider_options("cuda", self._gpu))
+            session = self._create_session(threads, providers.provider_options("cuda", self._gpu))
             self._add_note(f"without CUDA graphs: {error.reason}")
             return session
 
     def _open_with_tensorrt(self, threads: int) -> Any:
         if missing := providers.load_tensorrt():
             raise ProviderUnavailable(missing)
-        head, gpu = read_onnx_metadata(self.path), self._gpu
-        _check_for_tensorrt(self.path, head, gpu)
-        inputs = [TensorSpec(name, "", shape[1:]) for name, shape in head.inputs.items() if -1 in shape]
+        metadata, gpu = read_onnx_metadata(self.path), self._gpu
+        _check_for_tensorrt(self.path, metadata, gpu)
+        inputs = [TensorSpec(name, "", shape[1:]) for name, shape in metadata.inputs.items() if -1 in shape]
         if gpu.cache is None:
-            return self._try(threads, providers.provider_options("tensorrt", gpu, inputs))
-        facts = [head.digest, device_name("tensorrt", 0, gpu.device), VERSION, providers.tensorrt_version()]
+            return self._create_session(threads, providers.provider_options("tensorrt", gpu, inputs))
+        facts = [metadata.digest, device_name("tensorrt", 0, gpu.device), VERSION, providers.tensorrt_version()]
         facts += [gpu.precision, str(gpu.largest)]
         with tensorrt_cache.open_engine_folder(
-            gpu.cache, self.path.parent.parent.name, facts, 2 * head.size_bytes
+            gpu.cache, self.path.parent.parent.name, facts, 2 * metadata.size_bytes
         ) as engines:
-            return self._try(threads, providers.provider_options("tensorrt", gpu, inputs, engines))
+            return self._create_session(threads, providers.provider_options("tensorrt", gpu, inputs, engines))
 
-    def _try(self, threads: int, asked: ProviderOptions) -> Any:
+    def _create_session(self, threads: int, provider_options: ProviderOptions) -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Spinning threads would burn the cores that decode the next batch.
+        # Spinning threads would take CPU time from preprocessing the next batch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            session = onnxruntime.InferenceSession(str(self.path), options, providers=asked, enable_fallback=0)
-        except Exception as error:  # the runtime's errors share no base but Exception
+            session = onnxruntime.InferenceSession(
+                str(self.path), options, providers=provider_options, enable_fallback=0
+            )
+        except Exception as error:  # the runtime's errors have no common base but Exception
             if self.provider != "cpu" and classify_error(error) == "device":
-                raise ProviderUnavailable(f"the GPU does not take it: {clean_message(error)}") from error
-            raise ModelError(self.path, None, f"ONNX Runtime can not load it: {clean_message(error)}") from error
+                raise ProviderUnavailable(f"the GPU refuses it: {clean_message(error)}") from error
+            raise ModelError(self.path, None, f"ONNX Runtime cannot load it: {clean_message(error)}") from error
         if session.get_providers()[0] != PROVIDER_NAMES[self.provider]:
             raise ProviderUnavailable(providers.provider_load_error(self.provider, CAPI))
         return session
 
-    def _add_note(self, words: str) -> None:
-        self.note = f"{self.note}; {words}" if self.note else words
+    def _add_note(self, note: str) -> None:
+        self.note = f"{self.note}; {note}" if self.note else note
 
 
 def missing_for_provider(provider: str, gpu: int) -> str:
-    """What this machine lacks for the provider, empty where nothing."""
+    """Return what this machine lacks for the provider; empty if nothing."""
     return (
         ""
         if provider == "cpu"
@@ -165,34 +167,33 @@ def missing_for_provider(provider: str, gpu: int) -> str:
     )
 
 
-def _check_for_tensorrt(path: Path, head: OnnxMetadata, gpu: GpuOptions) -> None:
-    """Raises ModelError for what would make requests wait for a build, or promise what is not done."""
-    free = [name for name, shape in head.inputs.items() if -1 in shape[1:]]
+def _check_for_tensorrt(path: Path, metadata: OnnxMetadata, gpu: GpuOptions) -> None:
+    """Raise ModelError for a model that would need engine builds during requests, or cannot run in int8."""
+    free = [name for name, shape in metadata.inputs.items() if -1 in shape[1:]]
     if free:
-        reason = (
-            f"input {free[0]!r} has the shape {list(head.inputs[free[0]])}: each new size would be built in a request"
-        )
-        raise ModelError(path, "provider", f"{reason}; allowed with tensorrt: a free batch alone, or cuda")
-    if gpu.precision == "int8" and "QuantizeLinear" not in head.operators:
-        reason = "int8 needs a model that is quantized, and this one has no QuantizeLinear"
+        shape = list(metadata.inputs[free[0]])
+        reason = f"input {free[0]!r} has the shape {shape}: each new size would be built during a request"
+        raise ModelError(path, "provider", f"{reason}; allowed: only the batch dimension free, or the provider cuda")
+    if gpu.precision == "int8" and "QuantizeLinear" not in metadata.operators:
+        reason = "int8 needs a quantized model, but this model has no QuantizeLinear"
         raise ModelError(
             path, "tensorrt.precision", f"{reason}; allowed: what `jitney models optimize` writes, or fp16"
         )
 
 
 def _row_count(feed: Mapping[str, Array]) -> int:
-    """By any input that has rows."""
+    """Return the batch size, from any input that is not a scalar."""
     return max((len(array) for array in feed.values() if array.ndim), default=0)
 
 
 def _placement(session: Any) -> dict[str, int]:
-    """Nodes by provider, in our words."""
-    words = {long: short for short, long in PROVIDER_NAMES.items()}
+    """Return the number of nodes by short provider name."""
+    short_names = {long: short for short, long in PROVIDER_NAMES.items()}
     try:
         parts = session.get_provider_graph_assignment_info()
     except Exception:  # noqa: BLE001 - an older ONNX Runtime has no such call, or was not built with it
         return {}
     counted: Counter[str] = Counter()
     for part in parts:
-        counted[words.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
+        counted[short_names.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
     return dict(counted)

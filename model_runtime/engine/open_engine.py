@@ -1,4 +1,4 @@
-"""Finds what runs a model: ONNX Runtime on the version's `model.onnx`, or the engine that `model.toml` names."""
+"""Open the engine of a model: ONNX Runtime with the version's `model.onnx`, or a custom engine."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,11 +13,11 @@ from model_runtime.spec.model_toml import SPEC_FILE, ModelSpec
 
 AnyEngine = OnnxEngine | CustomEngineAdapter
 
-QUICK_CHECK_ROWS: Final = 3  # are run of every model before it serves
+QUICK_CHECK_ROWS: Final = 3  # run for the consistency check of every model at load
 
 
 class Hardware(NamedTuple):
-    """What a worker has for its models: the number of its GPU, where what TensorRT builds is kept, CPUs (0 = all)."""
+    """Hardware of a worker: number of its GPU, folder of the TensorRT engine cache, number of CPUs (0 = all)."""
 
     gpu: int = 0
     engine_cache: Path | None = None
@@ -25,7 +25,7 @@ class Hardware(NamedTuple):
 
 
 def open_engine(folder: ModelFolder, hardware: Hardware | None = None, provider: str = "auto") -> AnyEngine:
-    """Opens and tries it; raises ModelError. `provider`: overrules what model.toml says, unless it is auto."""
+    """Open and test the engine. `provider`, unless "auto", overrides that of model.toml. Raises ModelError."""
     hardware, spec = hardware or Hardware(), folder.spec
     if spec.engine is not None:
         check_file(folder.path, folder.path / SPEC_FILE)
@@ -36,6 +36,6 @@ def open_engine(folder: ModelFolder, hardware: Hardware | None = None, provider:
 
 
 def gpu_options(spec: ModelSpec, hardware: Hardware) -> GpuOptions:
-    """How a GPU is to be used for the model."""
+    """Return the GPU options for a model."""
     largest = max(spec.max_batch or MAX_MEASURED_BATCH, QUICK_CHECK_ROWS)
     return GpuOptions(hardware.gpu, hardware.engine_cache, largest, spec.tensorrt.precision, spec.cuda.graphs)

@@ -1,6 +1,6 @@
-"""What may run a model: the providers, what a machine lacks for each, and what ONNX Runtime is asked for, as data.
+"""Build the options of ONNX Runtime's execution providers, and find out what a machine lacks for each.
 
-Opens nothing but shared libraries, to see that they load; knows no session. docs/decisions/0033
+Loads shared libraries, but opens no session. docs/decisions/0033
 """
 
 import ctypes
@@ -23,17 +23,17 @@ PROVIDER_NAMES: Final[dict[str, str]] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 _CUDA_PACKAGE: Final = 'pip install "onnxruntime-gpu[cuda,cudnn]", as the extra gpu does'
-# TensorRT's libraries of this very version, and the package that has them; 11 has others.
+# TensorRT 10 and the package that contains it; the libraries of TensorRT 11 have other names.
 _TENSORRT_LIBRARIES: Final = ("libnvinfer.so.10", "libnvonnxparser.so.10")
 _TENSORRT_PACKAGE: Final = 'pip install "tensorrt-cu13>=10.13,<11", as the extra tensorrt does'
 
 
 class GpuOptions(NamedTuple):
-    """How a GPU is to be used; a CPU asks for none of it.
+    """Options for a GPU; ignored on a CPU.
 
-    `device`: its number, as CUDA counts. `cache`: a folder for what TensorRT builds, None where it is built each time.
-    `largest`: the most rows of a batch, which TensorRT builds for; `precision`: what it may compute in.
-    `graphs`: whether CUDA records the runs of a prepared batch size, to send them off as one.
+    `device`: its CUDA number. `cache`: folder for TensorRT engines; None: build them at every start.
+    `largest`: the largest batch, which TensorRT optimizes for; `precision`: the lowest that TensorRT may use.
+    `graphs`: record the runs of a prepared batch size as CUDA graphs.
     """
 
     device: int = 0
@@ -46,36 +46,38 @@ class GpuOptions(NamedTuple):
 def provider_options(
     provider: str, gpu: GpuOptions, inputs: Sequence[TensorSpec] = (), engines: Path | None = None
 ) -> ProviderOptions:
-    """What ONNX Runtime is asked for, first choice first.
+    """Return the providers and their options for ONNX Runtime, in order of preference.
 
-    `inputs`: those with a free batch dimension, of one row; `engines`: where TensorRT's lie.
+    `inputs`: the inputs with a free batch dimension, as specs of one row. `engines`: the folder of TensorRT engines.
     """
     if provider == "cpu":
         return [PROVIDER_NAMES["cpu"]]
-    # With TensorRT in front, what is left for CUDA is a few nodes in pieces: no graph can hold it.
-    after: ProviderOptions = [
+    # After TensorRT only scattered nodes remain for CUDA, which cannot be one graph.
+    fallbacks: ProviderOptions = [
         (PROVIDER_NAMES["cuda"], cuda_options(gpu._replace(graphs=gpu.graphs and provider == "cuda"))),
         PROVIDER_NAMES["cpu"],
     ]
     return (
-        after if provider == "cuda" else [(PROVIDER_NAMES["tensorrt"], tensorrt_options(gpu, inputs, engines)), *after]
+        fallbacks
+        if provider == "cuda"
+        else [(PROVIDER_NAMES["tensorrt"], tensorrt_options(gpu, inputs, engines)), *fallbacks]
     )
 
 
 def cuda_options(gpu: GpuOptions) -> dict[str, str]:
-    """CUDA's options."""
+    """Return the options of the CUDA provider."""
     return {
         "device_id": str(gpu.device),
-        "cudnn_conv_algo_search": "HEURISTIC",  # the default, EXHAUSTIVE, tunes anew for every batch size that comes by
-        "arena_extend_strategy": "kSameAsRequested",  # the default doubles what it takes: there are other models
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default, EXHAUSTIVE, tunes again for every new batch size
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles allocations, at the cost of other models
         **({"enable_cuda_graph": "1"} if gpu.graphs else {}),
     }
 
 
 def tensorrt_options(gpu: GpuOptions, inputs: Sequence[TensorSpec], engines: Path | None) -> dict[str, str]:
-    """TensorRT's options. One profile holds every batch size, so that all is built when the model is opened."""
+    """Return the options of the TensorRT provider. One profile covers all batch sizes, so one build suffices."""
     flags = {"fp16": ["trt_fp16_enable"], "int8": ["trt_fp16_enable", "trt_int8_enable"]}.get(gpu.precision, [])
-    kept = {
+    cache = {
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(engines),
         "trt_timing_cache_enable": "True",
@@ -84,15 +86,15 @@ def tensorrt_options(gpu: GpuOptions, inputs: Sequence[TensorSpec], engines: Pat
     return {
         "device_id": str(gpu.device),
         **dict.fromkeys(flags, "True"),
-        **(kept if engines else {}),
-        # The most rows are also what it is tuned for: a small batch is short anyhow, a full one is what load makes.
+        **(cache if engines else {}),
+        # Optimized for the largest batch: small batches are short anyway, and load makes batches full.
         **(_profile(inputs, gpu.largest) if inputs else {}),
     }
 
 
 def _profile(inputs: Sequence[TensorSpec], largest: int) -> dict[str, str]:
     rows = {"min": 1, "opt": largest, "max": largest}
-    return {f"trt_profile_{which}_shapes": _shapes(inputs, count) for which, count in rows.items()}
+    return {f"trt_profile_{bound}_shapes": _shapes(inputs, count) for bound, count in rows.items()}
 
 
 def _shapes(inputs: Sequence[TensorSpec], rows: int) -> str:
@@ -100,29 +102,31 @@ def _shapes(inputs: Sequence[TensorSpec], rows: int) -> str:
 
 
 def missing_requirements(provider: str, gpu: int, driver: DriverInfo, built_in: Sequence[str]) -> str:
-    """What this machine lacks for the provider, as far as can be told before it is loaded; empty where nothing.
+    """Return what this machine lacks for the provider, as far as is known before loading it; empty if nothing.
 
-    `built_in`: the providers that the installed runtime names, which says only that they were compiled.
+    `built_in`: the providers compiled into the installed runtime.
     """
     if provider == "cpu":
         return ""
-    found = []
+    problems = []
     if PROVIDER_NAMES[provider] not in built_in:
-        found.append(
+        problems.append(
             f"the installed onnxruntime has no {PROVIDER_NAMES[provider]} ({_CUDA_PACKAGE}, in place of onnxruntime)"
         )
     if driver.problem:
-        found.append(driver.problem)
+        problems.append(driver.problem)
     elif gpu >= driver.gpus:
-        found.append(f"there is no GPU {gpu}; allowed: 0 to {driver.gpus - 1}")
+        problems.append(f"there is no GPU {gpu}; allowed: 0 to {driver.gpus - 1}")
     elif driver.cuda // 1000 < (needed := _cuda_needed()):
-        has = f"{driver.cuda // 1000}.{driver.cuda % 1000 // 10}"
-        found.append(f"the NVIDIA driver runs CUDA {has}, this onnxruntime needs {needed}: a newer driver is needed")
-    return " and ".join(found)
+        supported = f"{driver.cuda // 1000}.{driver.cuda % 1000 // 10}"
+        problems.append(
+            f"the NVIDIA driver supports CUDA {supported}, this onnxruntime needs {needed}: install a newer driver"
+        )
+    return " and ".join(problems)
 
 
 def _cuda_needed() -> int:
-    """The CUDA that the installed wheel is built for; a driver runs what was built for its own or an older one."""
+    """Return the CUDA version of the installed wheel; a driver supports its own version and older ones."""
     try:
         built = import_module("onnxruntime.capi.build_and_package_info")
         return int(str(built.cuda_version).partition(".")[0])
@@ -131,33 +135,33 @@ def _cuda_needed() -> int:
 
 
 def provider_load_error(provider: str, capi: Path) -> str:
-    """Why a provider did not come up: the loader's own words on its library in `capi`, which the runtime keeps back.
+    """Return the dynamic loader's message about a provider's library in `capi`, which the runtime does not report.
 
-    Only after the runtime has tried: a provider that is loaded before its host has told it where it is crashes later.
+    Call it only after the runtime tried to load the provider: a provider loaded earlier crashes later.
     """
     try:
         ctypes.CDLL(str(capi / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(capi / f"libonnxruntime_providers_{provider}.so"))
     except OSError as error:
         return f"a library does not load: {error} ({_TENSORRT_PACKAGE if 'libnv' in str(error) else _CUDA_PACKAGE})"
-    return "ONNX Runtime does not say why"
+    return "ONNX Runtime does not report why"
 
 
 def load_tensorrt() -> str:
-    """Load its libraries from their package, where the loader does not look by itself; says what is missing."""
-    found = find_spec("tensorrt_libs")
-    folder = Path(found.origin).parent if found and found.origin else None
+    """Load the TensorRT libraries, from their Python package if installed. Return what is missing, or ""."""
+    package = find_spec("tensorrt_libs")
+    folder = Path(package.origin).parent if package and package.origin else None
     try:
         for name in _TENSORRT_LIBRARIES:
-            packed = folder / name if folder else None
-            ctypes.CDLL(str(packed) if packed and packed.exists() else name, mode=ctypes.RTLD_GLOBAL)
+            packaged = folder / name if folder else None
+            ctypes.CDLL(str(packaged) if packaged and packaged.exists() else name, mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         return f"TensorRT 10 does not load: {error} ({_TENSORRT_PACKAGE})"
     return ""
 
 
 def tensorrt_version() -> str:
-    """Of the loaded libraries, as 101601; empty without them."""
+    """Return the version of the loaded libraries, such as 101601; empty without them."""
     try:
         return str(ctypes.CDLL(_TENSORRT_LIBRARIES[0]).getInferLibVersion())
     except (OSError, AttributeError):

@@ -1,7 +1,7 @@
-"""Where TensorRT keeps what it has built: a folder for each model on each kind of GPU, whole or not there.
+"""Cache the engines that TensorRT builds: one folder per model and kind of GPU, removed if a build did not finish.
 
-An engine is good for one file, GPU, TensorRT, ONNX Runtime, precision and batch cap: all of these name its folder.
-Building takes minutes, so that one process builds and the others wait for it.
+An engine is valid for one file, GPU, TensorRT, ONNX Runtime, precision and batch cap, so a hash of these names its
+folder. Builds take minutes, so one process builds while the others wait for its lock.
 """
 
 import errno
@@ -17,16 +17,16 @@ from typing import Final
 from model_runtime.repository.host_memory import format_bytes
 from model_runtime.spec.model_toml import ModelError
 
-COMPLETE_MARKER: Final = "complete"  # a file in the folder: what was built lies there whole
-SPARE_BYTES: Final = 64 << 20  # beside the engine: TensorRT's timings, a second copy while it is written
+COMPLETE_MARKER: Final = "complete"  # a file that marks a finished build
+SPARE_BYTES: Final = 64 << 20  # for TensorRT's timing cache, and a temporary copy
 
 
 @contextmanager
 def open_engine_folder(cache: Path, model: str, facts: Sequence[str], engine_bytes: int) -> Iterator[Path]:
-    """The folder for these facts, while an engine is built in it or read from it; raises ModelError.
+    """Lock the folder of these facts, to build an engine in it or load one from it. Raises ModelError.
 
-    `model`: the first part of its name, for people; `engine_bytes`: what an engine may take. Sealed where the caller
-    raises nothing; what a build left behind that was broken off is removed first.
+    `model`: a readable prefix of its name. `engine_bytes`: the expected size of an engine. Removes an unfinished build
+    first. Marks the folder as complete unless the caller raises an exception.
     """
     folder = cache / f"{model}-{sha256(repr(facts).encode()).hexdigest()[:16]}"
     try:
@@ -38,7 +38,7 @@ def open_engine_folder(cache: Path, model: str, facts: Sequence[str], engine_byt
             yield folder
             (folder / COMPLETE_MARKER).write_text("\n".join([*facts, ""]))
     except OSError as error:
-        raise _refusal(cache, error) from error
+        raise _cache_error(cache, error) from error
 
 
 def _make_room(cache: Path, folder: Path, needed: int) -> None:
@@ -47,13 +47,13 @@ def _make_room(cache: Path, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(cache).free
     if free < needed:
         folder.rmdir()
-        raise OSError(errno.ENOSPC, f"{format_bytes(free)} are free, an engine may need {format_bytes(needed)}")
+        raise OSError(errno.ENOSPC, f"{format_bytes(free)} are free, but an engine may need {format_bytes(needed)}")
     probe = folder / ".probe"
     probe.write_bytes(b"x")
     probe.unlink()
 
 
-def _refusal(cache: Path, error: OSError) -> ModelError:
+def _cache_error(cache: Path, error: OSError) -> ModelError:
     what = error.strerror or os.strerror(error.errno or 0)
-    reason = f"what TensorRT builds can not be kept there: {what}; allowed: a folder that can be written to, with room"
+    reason = f"cannot store TensorRT engines there: {what}; allowed: a writable folder with enough free space"
     return ModelError(f"JITNEY_TENSORRT_CACHE_DIR={cache}", None, reason)

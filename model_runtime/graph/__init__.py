@@ -1,4 +1,5 @@
-"""`jitney models doctor`: whether an ONNX file can be batched, why not, and a copy that can, where that is sound.
+"""Analyse ONNX graphs for `jitney models doctor`: whether a model can be batched, and how to repair it.
 
-Follows the rows of a batch through the graph, operator by operator. Needs the `onnx` package; runs nothing itself.
+The analysis follows the batch axis through the graph, operator by operator, without running the model. It needs the
+`onnx` package.
 """

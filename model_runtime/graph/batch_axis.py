@@ -1,33 +1,33 @@
-"""Where the rows of a batch are in a tensor, and the three ways in which they can be lost."""
+"""Define the position of the batch in a tensor, and the errors of the batch axis analysis."""
 
 from typing import NamedTuple
 
 
 class BatchAxis(NamedTuple):
-    """`axis` holds the batch; `each`: how many neighbouring places there belong to one row (batch and time folded)."""
+    """The batch is in dimension `axis`. `group`: consecutive entries there per row (batch folded with time, say)."""
 
     axis: int = 0
-    each: int = 1
+    group: int = 1
 
 
 class BatchSizeValues(NamedTuple):
-    """Numbers made of the batch size, such as the shape that a tensor shall have."""
+    """Values computed from the batch size, such as a target shape."""
 
 
-AxisState = BatchAxis | BatchSizeValues | None  # None: the same whatever the batch
+AxisState = BatchAxis | BatchSizeValues | None  # None: independent of the batch
 
 
 class RowsCoupled(Exception):
-    """The operator lets one row's answer depend on another row. Says how."""
+    """The operator makes one row's result depend on other rows. The message says how."""
 
 
 class WrongBatchAxis(RowsCoupled):
-    """The operator takes another dimension for the batch than the one it is in."""
+    """The operator expects the batch in another dimension."""
 
 
 class FixedBatchSize(Exception):
-    """The batch size is written into the graph in a way that can not be undone for certain. Says how."""
+    """The graph contains a fixed batch size that cannot be removed safely. The message says where."""
 
 
 class Undetermined(Exception):
-    """Nothing can be said for certain: an operator, or a shape, that the doctor does not know. Says which."""
+    """The analysis does not know an operator or a shape. The message says which."""

@@ -1,4 +1,4 @@
-"""Follows the rows of a batch from the inputs to the outputs, and mends what bakes the batch size in on the way."""
+"""Trace the batch axis from the inputs of a graph to its outputs, and free fixed batch sizes on the way."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,67 +18,67 @@ from model_runtime.graph.compute_rules import RULES
 from model_runtime.graph.graph import Graph, describe_node
 from model_runtime.graph.operator import OperatorStep
 
-# Numbers made of the batch size go through these and are still such.
+# Operators whose results are still computed from the batch size if their inputs are.
 _ARITHMETIC: Final = frozenset(
     """
     Abs Add Cast Ceil Concat ConstantOfShape Div Equal Expand Flatten Floor Gather Greater Identity Less Max Min Mod
     Mul Neg Not Range ReduceProd ReduceSum Reshape ScatterND Slice Split Sqrt Squeeze Sub Sum Transpose Unsqueeze Where
-    """.split()  # noqa: SIM905 - a table of names is read as words
+    """.split()  # noqa: SIM905 - a table of names is easier to read as words
 )
 _SUBGRAPH_OPERATORS: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 @dataclass
 class FlowResult:
-    """What the way through a graph has shown; one line for each operator. `ends`: where each output has its rows.
+    """The result of a trace; the lists have one line per operator. `output_states`: the batch axis of each output.
 
-    `is_turned`: the operator that lost them would have kept them, were they in another dimension.
+    `has_wrong_axis`: the operator in `coupled` expects the batch in another dimension.
     """
 
-    is_turned: bool = False
+    has_wrong_axis: bool = False
     coupled: list[str] = field(default_factory=list)
-    baked: list[str] = field(default_factory=list)
-    untold: list[str] = field(default_factory=list)
-    ends: dict[str, AxisState] = field(default_factory=dict)
+    fixed: list[str] = field(default_factory=list)
+    undetermined: list[str] = field(default_factory=list)
+    output_states: dict[str, AxisState] = field(default_factory=dict)
 
 
 def trace_batch_axes(graph: Graph, batch_axes: dict[str, int]) -> FlowResult:
-    """Walk once, in the graph's own order, which is that of computing. Stops at what loses the rows."""
+    """Apply each operator's rule in topological order. Stop at the first operator that loses the batch axis."""
     flow, states = FlowResult(), dict[str, AxisState]()
     for value_info in graph.inputs:
         states[value_info.name] = BatchAxis(batch_axes[value_info.name])
     for node in graph.nodes():
-        taken = [states.get(name) for name in node.input]
+        input_states = [states.get(name) for name in node.input]
         try:
-            made = _apply_rule(OperatorStep(graph, node, taken))
+            output_states = _apply_rule(OperatorStep(graph, node, input_states))
         except RowsCoupled as error:
             flow.coupled.append(f"{describe_node(node)}: {error}")
-            flow.is_turned = isinstance(error, WrongBatchAxis)
+            flow.has_wrong_axis = isinstance(error, WrongBatchAxis)
             return flow
         except FixedBatchSize as error:
-            flow.baked.append(f"{describe_node(node)}: {error}")
+            flow.fixed.append(f"{describe_node(node)}: {error}")
             return flow
         except (Undetermined, KeyError, IndexError, TypeError, ValueError) as error:
-            flow.untold.append(f"{describe_node(node)}: {error}")
+            flow.undetermined.append(f"{describe_node(node)}: {error}")
             return flow
-        states.update(zip(node.output, made, strict=False))
-    flow.ends = {value_info.name: states.get(value_info.name) for value_info in graph.graph.output}
+        states.update(zip(node.output, output_states, strict=False))
+    flow.output_states = {value_info.name: states.get(value_info.name) for value_info in graph.graph.output}
     return flow
 
 
 def _apply_rule(step: OperatorStep) -> list[AxisState]:
-    """Where the rows are in each output."""
+    """Return the state of each output."""
     node, count = step.node, len(step.node.output)
     if node.op_type in _SUBGRAPH_OPERATORS:
-        message = "what is inside of it is not looked at"
+        message = "the doctor does not analyse its subgraphs"
         raise Undetermined(message)
     if not any(isinstance(state, BatchAxis) for state in step.states):
         return _batch_size_values(node, count) if BatchSizeValues() in step.states else [None] * count
     if (rule := RULES.get(node.op_type)) is None:
         message = "the doctor does not know what it does to the rows"
         raise Undetermined(message)
-    made = rule(step)
-    return made if isinstance(made, list) else [made] * count
+    result = rule(step)
+    return result if isinstance(result, list) else [result] * count
 
 
 def _batch_size_values(node: onnx.NodeProto, count: int) -> list[AxisState]:

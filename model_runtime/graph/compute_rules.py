@@ -1,6 +1,6 @@
-"""Rules for operators that compute: which of them keep rows apart, and along which dimensions they mix.
+"""Batch axis rules for operators that compute: which keep rows apart, and which dimensions they combine.
 
-An operator that is in no table here is told of by name, and nothing is said for certain about a graph that has it.
+A graph with an operator that has no rule is reported as undetermined, with the operator's name.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,70 +26,70 @@ Celu Clip Cos Cosh DequantizeLinear Div Dropout Elu Equal Erf Exp Floor Gelu Gre
 HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow
 QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh
 ThresholdedRelu Where Xor FastGelu QuickGelu BiasGelu QLinearAdd QLinearMul QLinearSigmoid QLinearLeakyRelu
-""".split()  # noqa: SIM905 - a table of names is read as words
-# Their first dimension is the batch, by definition.
+""".split()  # noqa: SIM905 - a table of names is easier to read as words
+# The first dimension is the batch by definition.
 _IMAGES: Final = """
 AveragePool BatchNormalization Conv ConvInteger ConvTranspose DepthToSpace GlobalAveragePool GlobalLpPool GlobalMaxPool
 GridSample GroupNormalization InstanceNormalization LRN LpPool MaxPool QLinearConv Resize SpaceToDepth Upsample
 FusedConv QLinearAveragePool QLinearGlobalAveragePool Attention MultiHeadAttention EmbedLayerNormalization
-""".split()  # noqa: SIM905 - a table of names is read as words
-# Of these, those whose other inputs are weights: the same for every row.
+""".split()  # noqa: SIM905 - a table of names is easier to read as words
+# Of these, the operators whose other inputs are weights, shared by all rows.
 _WEIGHTED: Final = frozenset(
     {"BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "FusedConv", "InstanceNormalization", "QLinearConv"}
 )
-_ALONG_AXIS: Final[Mapping[str, int]] = {  # → the axis where none is written
+_ALONG_AXIS: Final[Mapping[str, int]] = {  # → the default axis
     "ArgMax": 0, "ArgMin": 0, "Hardmax": -1, "LogSoftmax": -1, "LpNormalization": -1, "Softmax": -1, "TopK": -1,
     "LayerNormalization": -1, "RMSNormalization": -1, "SimplifiedLayerNormalization": -1, "SkipLayerNormalization": -1,
 }  # fmt: skip
 _REDUCE: Final = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
-# Whatever their attributes: what one row gets depends on the others, or is not by rows at all.
+# With any attributes, a row's result depends on other rows, or there is one result for the whole batch.
 _COUPLED: Final[Mapping[str, str]] = {
-    "DynamicQuantizeLinear": "its scale is that of the whole batch",
-    "NonMaxSuppression": "it gives one list for the whole batch",
-    "NonZero": "it gives one list for the whole batch",
-    "Unique": "it gives one list for the whole batch",
-    "Compress": "it keeps places of the whole batch",
+    "DynamicQuantizeLinear": "it computes one scale for the whole batch",
+    "NonMaxSuppression": "it returns one list for the whole batch",
+    "NonZero": "it returns one list for the whole batch",
+    "Unique": "it returns one list for the whole batch",
+    "Compress": "it selects elements of the whole batch",
     "RoiAlign": "its regions point into the whole batch",
     "MaxRoiPool": "its regions point into the whole batch",
     "MaxUnpool": "its indices point into the whole batch",
-    "Det": "it takes the batch for a part of a matrix",
+    "Det": "it treats the batch as a dimension of a matrix",
 }
 
 
 def pointwise(step: OperatorStep) -> AxisState:
-    """Element by element, with broadcasting: rows meet only themselves."""
-    rank = max(len(step.shape(at)) for at in range(len(step.states)) if step.has(at))
-    found = {
+    """Elementwise operators with broadcasting: each row is combined only with itself."""
+    rank = max(len(step.shape(at)) for at in range(len(step.states)) if step.has_input(at))
+    batched = {
         at: state._replace(axis=state.axis + rank - len(step.shape(at)))
         for at, state in enumerate(step.states)
         if isinstance(state, BatchAxis)
     }
-    if len(set(found.values())) != 1:
+    if len(set(batched.values())) != 1:
         message = "it broadcasts the rows of one input over those of another"
         raise RowsCoupled(message)
-    rows = next(iter(found.values()))
+    rows = next(iter(batched.values()))
     for at in range(len(step.states)):
-        if at not in found and step.has(at):
+        if at not in batched and step.has_input(at):
             axis = rows.axis - rank + len(step.shape(at))
             side = step.shape(at)[axis] if axis >= 0 else 1
-            if side != 1 and rows.each != 1:  # one number for each place that is folded with the batch
-                message = "a constant meets rows that are folded with another dimension"
+            if side != 1 and rows.group != 1:  # one value per entry of the folded dimension
+                message = "it combines a constant with rows that are folded with another dimension"
                 raise Undetermined(message)
             if side != 1:
-                step.freed(at, axis, next(iter(found)))
+                step.expand_constant(at, axis, next(iter(batched)))
     return rows
 
 
 def image(step: OperatorStep) -> AxisState | list[AxisState]:
     rows = step.rows
     if rows.axis != 0:
-        message = f"it takes the first dimension for the batch, which is in dimension {rows.axis + 1}"
+        message = f"it expects the batch in the first dimension, but it is in dimension {rows.axis + 1}"
         raise RowsCoupled(message)
     if step.attr("training_mode", 0) or (step.node.op_type == "BatchNormalization" and len(step.node.output) > 1):
         message = "it is in training mode and normalises over the batch"
         raise RowsCoupled(message)
     if step.node.op_type in _WEIGHTED:
-        step.only_first()
+        step.require_unbatched_others()
     if step.node.op_type == "MaxPool" and len(step.node.output) > 1:
         return [rows, BatchSizeValues()]  # indices into the whole batch
     return rows
@@ -100,7 +100,7 @@ def reduce_(step: OperatorStep) -> AxisState:
     axes = step.axes("axes", 1)
     if not axes and step.attr("noop_with_empty_axes", 0):
         return step.rows
-    return _without(step, [normalize_axis(axis, rank) for axis in axes or range(rank)], step.attr("keepdims", 1))
+    return _combine(step, [normalize_axis(axis, rank) for axis in axes or range(rank)], step.attr("keepdims", 1))
 
 
 def along_axis(step: OperatorStep) -> AxisState | list[AxisState]:
@@ -108,47 +108,47 @@ def along_axis(step: OperatorStep) -> AxisState | list[AxisState]:
     is_old = kind in {"Softmax", "LogSoftmax", "Hardmax"} and step.graph.opset < 13
     axis = normalize_axis(step.attr("axis", 1 if is_old else _ALONG_AXIS[kind]), rank)
     if kind in {"ArgMax", "ArgMin"}:
-        return _without(step, [axis], step.attr("keepdims", 1))
-    if is_old or ("Normalization" in kind and kind != "LpNormalization"):  # from this axis to the last
-        return _without(step, list(range(axis, rank)), 1)
-    return _without(step, [axis], 1)
+        return _combine(step, [axis], step.attr("keepdims", 1))
+    if is_old or ("Normalization" in kind and kind != "LpNormalization"):  # over this axis and all after it
+        return _combine(step, list(range(axis, rank)), 1)
+    return _combine(step, [axis], 1)
 
 
-def cumulated(step: OperatorStep) -> AxisState:
-    return _without(step, [normalize_axis(int(step.constant(1).ravel()[0]), len(step.shape()))], 1)
+def cumulative_sum(step: OperatorStep) -> AxisState:
+    return _combine(step, [normalize_axis(int(step.constant(1).ravel()[0]), len(step.shape()))], 1)
 
 
-def spread(step: OperatorStep) -> AxisState:
-    """MeanVarianceNormalization: by default over batch, height and width."""
+def mean_variance(step: OperatorStep) -> AxisState:
+    """MeanVarianceNormalization: the default axes are batch, height and width."""
     axes = [normalize_axis(axis, len(step.shape())) for axis in step.attr("axes", [0, 2, 3])]
-    return _without(step, axes, 1)
+    return _combine(step, axes, 1)
 
 
 def matmul(step: OperatorStep) -> AxisState:
-    """[..., m, k] by [..., k, n]: rows may be in any dimension but k."""
+    """[..., m, k] times [..., k, n]: the batch may be in any dimension except k."""
     second = {"QLinearMatMul": 3}.get(step.node.op_type, 1)
-    found = []
+    axes = []
     for at, summed in ((0, -1), (second, -2)):
         state, shape = step.states[at], step.shape(at)
         if isinstance(state, BatchAxis):
             if len(shape) == 1 or state.axis == len(shape) + summed:
                 message = "it sums over the batch"
                 raise RowsCoupled(message)
-            found.append(state._replace(axis=state.axis - len(shape)))  # from the back: broadcasting aligns there
-    if len(set(found)) > 1 or (len(found) == 2 and found[0].axis >= -2):
+            axes.append(state._replace(axis=state.axis - len(shape)))  # counted from the end, as in broadcasting
+    if len(set(axes)) > 1 or (len(axes) == 2 and axes[0].axis >= -2):
         message = "it multiplies the rows of one input by those of the other"
         raise RowsCoupled(message)
-    one, two = len(step.shape(0)), len(step.shape(second))
-    rank = max(one, two) - (min(one, two) == 1)
-    axis = found[0].axis + (two == 1)
-    for at in (0, second):  # a stack of constants, one for each row of the batch
+    first_rank, second_rank = len(step.shape(0)), len(step.shape(second))
+    rank = max(first_rank, second_rank) - (min(first_rank, second_rank) == 1)
+    axis = axes[0].axis + (second_rank == 1)
+    for at in (0, second):  # a stack of constants, one per row of the batch
         shape = step.shape(at)
         if not isinstance(step.states[at], BatchAxis) and axis < -2 and len(shape) >= -axis and shape[axis] != 1:
-            if found[0].each != 1:
-                message = "a constant meets rows that are folded with another dimension"
+            if axes[0].group != 1:
+                message = "it combines a constant with rows that are folded with another dimension"
                 raise Undetermined(message)
-            step.freed(at, len(shape) + axis, 0 if at else second)
-    return found[0]._replace(axis=rank + axis)
+            step.expand_constant(at, len(shape) + axis, 0 if at else second)
+    return axes[0]._replace(axis=rank + axis)
 
 
 def gemm(step: OperatorStep) -> AxisState:
@@ -159,27 +159,28 @@ def gemm(step: OperatorStep) -> AxisState:
     if rows.axis != (1 if step.attr("transA", 0) else 0):
         message = "it sums over the batch"
         raise RowsCoupled(message)
-    if step.has(2) and not isinstance(step.states[2], BatchAxis):
+    if step.has_input(2) and not isinstance(step.states[2], BatchAxis):
         shape = step.shape(2)
         if len(shape) == 2 and shape[0] != 1:
-            step.freed(2, 0, 0)
+            step.expand_constant(2, 0, 0)
     return rows._replace(axis=0)
 
 
 def recurrent(step: OperatorStep) -> AxisState | list[AxisState]:
-    """RNN, GRU, LSTM: steps in time first, the batch second, unless `layout` says otherwise."""
-    first = step.attr("layout", 0)
-    if step.rows != BatchAxis(0 if first else 1):
-        message = "it takes the second dimension for the batch, and the first for time"
+    """RNN, GRU, LSTM: time is the first dimension and the batch the second, unless `layout` is 1."""
+    batch_first = step.attr("layout", 0)
+    if step.rows != BatchAxis(0 if batch_first else 1):
+        message = "it expects time in the first dimension and the batch in the second"
         raise WrongBatchAxis(message)
     for at in (4, 5, 6):
-        if at < len(step.states) and step.has(at) and not isinstance(step.states[at], BatchAxis):
-            step.freed(at, 0 if first or at == 4 else 1, 0)
-    return [BatchAxis(0 if first else 2), BatchAxis(0 if first else 1), BatchAxis(0 if first else 1)]
+        if at < len(step.states) and step.has_input(at) and not isinstance(step.states[at], BatchAxis):
+            step.expand_constant(at, 0 if batch_first or at == 4 else 1, 0)
+    state = BatchAxis(0 if batch_first else 1)
+    return [BatchAxis(0 if batch_first else 2), state, state]
 
 
 def random(_: OperatorStep) -> AxisState:
-    message = "its numbers are random: no two runs are alike"
+    message = "its values are random, so that no two runs are equal"
     raise RowsCoupled(message)
 
 
@@ -191,10 +192,10 @@ def coupled(step: OperatorStep) -> AxisState:
     raise RowsCoupled(_COUPLED[step.node.op_type])
 
 
-def _without(step: OperatorStep, axes: list[int], keepdims: int) -> AxisState:
-    """Rows after something over these axes."""
+def _combine(step: OperatorStep, axes: list[int], keepdims: int) -> AxisState:
+    """Return the batch axis after an operator that combines these axes."""
     if step.rows.axis in axes:
-        message = "it works along the batch: what one row gets depends on the others"
+        message = "it works along the batch: one row's result depends on other rows"
         raise RowsCoupled(message)
     return step.rows if keepdims else step.rows._replace(axis=step.rows.axis - sum(a < step.rows.axis for a in axes))
 
@@ -208,8 +209,8 @@ RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(("RNN", "GRU", "LSTM"), recurrent),
     **dict.fromkeys(("Multinomial", "RandomNormalLike", "RandomUniformLike", "Bernoulli"), random),
     **dict.fromkeys(("Shape", "Size"), shape_of),
-    "CumSum": cumulated,
-    "MeanVarianceNormalization": spread,
+    "CumSum": cumulative_sum,
+    "MeanVarianceNormalization": mean_variance,
     "MatMul": matmul,
     "MatMulInteger": matmul,
     "QLinearMatMul": matmul,

@@ -1,4 +1,4 @@
-"""What stands in the way of batching a model, in an operator's words, and the copy in which it does not."""
+"""Diagnose why a model cannot be batched, in terms an operator understands, and build a repaired copy."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ _STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 
 @dataclass
 class Diagnosis:
-    """`obstacles`: what stands in the way. `fatal`: of these, what no copy can mend. `doubts`: what can not be told.
+    """`obstacles`: repairable reasons. `fatal`: reasons that cannot be repaired. `doubts`: unknown operators or shapes.
 
-    `mended`: the copy in which every obstacle is gone; None where that can not be, or where nothing has to be mended.
+    `mended`: a copy without the obstacles; None if there are none, or if `fatal` or `doubts` is not empty.
     """
 
     obstacles: list[str] = field(default_factory=list)
@@ -29,32 +29,32 @@ class Diagnosis:
 
 
 def diagnose(model: onnx.ModelProto) -> Diagnosis:
-    """Look at everything there is to see without running it. `model` stays as it is."""
-    found = Diagnosis()
+    """Analyse the graph without running it. `model` is not changed."""
+    diagnosis = Diagnosis()
     if unknown := unknown_operators(model):
-        found.fatal += [f"unknown operator {name}: neither ONNX nor ONNX Runtime has it" for name in unknown]
-        return found
+        diagnosis.fatal += [f"unknown operator {name}: neither ONNX nor ONNX Runtime has it" for name in unknown]
+        return diagnosis
     axes = {value_info.name: _batch_axis(dims_of(value_info)) for value_info in inputs_of(model)}
     flow, graph = _follow(model, axes)
-    if flow.is_turned and (other := _transposed(model, axes)):
-        flow, graph, axes = other
-    _diagnose_tensors(found, graph, axes)
-    found.obstacles += graph.changes
-    found.fatal += [f"{line} (rows would mix)" for line in flow.coupled] + flow.baked
-    found.doubts += flow.untold
-    for name, state in flow.ends.items():
-        if not isinstance(state, BatchAxis) or state.each != 1:
-            found.fatal.append(f"output {name!r} is not by rows: it is one answer for the whole batch")
-    if not found.fatal and not found.doubts:
-        _open_batch_axis(found, graph, axes, flow)
-        if found.obstacles:
-            found.mended = graph.model
-    return found
+    if flow.has_wrong_axis and (transposed := _follow_transposed(model, axes)):
+        flow, graph, axes = transposed
+    _diagnose_tensors(diagnosis, graph, axes)
+    diagnosis.obstacles += graph.changes
+    diagnosis.fatal += [f"{line} (rows would mix)" for line in flow.coupled] + flow.fixed
+    diagnosis.doubts += flow.undetermined
+    for name, state in flow.output_states.items():
+        if not isinstance(state, BatchAxis) or state.group != 1:
+            diagnosis.fatal.append(f"output {name!r} has no batch dimension: it is one result for the whole batch")
+    if not diagnosis.fatal and not diagnosis.doubts:
+        _open_batch_axis(diagnosis, graph, axes, flow)
+        if diagnosis.obstacles:
+            diagnosis.mended = graph.model
+    return diagnosis
 
 
 def unknown_operators(model: onnx.ModelProto) -> list[str]:
-    """By name, in ONNX's own domain and in those that nothing here has; a function in the file defines its own."""
-    defined = {(one.domain, one.name) for one in model.functions}
+    """Return the sorted names of operators that neither ONNX, nor ONNX Runtime, nor a function in the file defines."""
+    defined = {(function.domain, function.name) for function in model.functions}
     names = set()
     for node in _all_nodes(model.graph):
         domain = "" if node.domain in _STANDARD_DOMAINS else node.domain
@@ -67,13 +67,13 @@ def unknown_operators(model: onnx.ModelProto) -> list[str]:
 def _all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
     for node in graph.node:
         yield node
-        for one in node.attribute:
-            for inner in [one.g] if one.type == onnx.AttributeProto.GRAPH else one.graphs:
-                yield from _all_nodes(inner)
+        for attribute in node.attribute:
+            for subgraph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+                yield from _all_nodes(subgraph)
 
 
 def _batch_axis(shape: list[int | str]) -> int:
-    """The first, unless another is open and says by its name that it is the batch."""
+    """Return the first dimension, unless another one is named like a batch."""
     names = [str(side).lower() for side in shape]
     if names and names[0] not in _BATCH_NAMES:
         return next((axis for axis, name in enumerate(names) if name in _BATCH_NAMES), 0)
@@ -86,12 +86,12 @@ def _follow(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[FlowResult, G
     graph = Graph(copy, axes)
     scalars = [value_info.name for value_info in graph.inputs if not dims_of(value_info)]
     if scalars:
-        return FlowResult(baked=[f"input {name!r} is a scalar: one for the whole batch" for name in scalars]), graph
+        return FlowResult(fixed=[f"input {name!r} is a scalar, shared by the whole batch" for name in scalars]), graph
     return trace_batch_axes(graph, axes), graph
 
 
-def _transposed(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[FlowResult, Graph, dict[str, int]] | None:
-    """The same with the batch in the second dimension, as recurrent networks have it, where that goes well."""
+def _follow_transposed(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[FlowResult, Graph, dict[str, int]] | None:
+    """Trace with the batch in the second dimension, as in recurrent networks. Return None if that fails too."""
     second = {
         value_info.name: 1 if len(dims_of(value_info)) > 1 and axes[value_info.name] == 0 else axes[value_info.name]
         for value_info in inputs_of(model)
@@ -99,75 +99,74 @@ def _transposed(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[FlowResul
     if second == axes:
         return None
     flow, graph = _follow(model, second)
-    lost = flow.coupled or flow.baked or flow.untold
-    return None if lost else (flow, graph, second)
+    failed = flow.coupled or flow.fixed or flow.undetermined
+    return None if failed else (flow, graph, second)
 
 
-def _diagnose_tensors(found: Diagnosis, graph: Graph, axes: dict[str, int]) -> None:
+def _diagnose_tensors(diagnosis: Diagnosis, graph: Graph, axes: dict[str, int]) -> None:
     for value_info in graph.inputs:
         shape = dims_of(value_info)
         if not shape:
             continue
         axis = axes[value_info.name]
         if axis:
-            words = (
-                f"input {value_info.name!r} {_shown(shape)} has its batch in dimension {axis + 1}; rows come first here"
-            )
-            found.obstacles.append(words)
+            name = f"input {value_info.name!r} {_format_dims(shape)}"
+            diagnosis.obstacles.append(f"{name} has its batch in dimension {axis + 1}; Jitney needs it first")
         if isinstance(shape[axis], int):
-            found.obstacles.append(f"input {value_info.name!r} {_shown(shape)} is fixed to a batch of {shape[axis]}")
+            name = f"input {value_info.name!r} {_format_dims(shape)}"
+            diagnosis.obstacles.append(f"{name} is fixed to a batch of {shape[axis]}")
     for value_info in graph.graph.output:
         shape = dims_of(value_info)
         if shape and isinstance(shape[0], int) and not any(axes.values()):
-            found.obstacles.append(f"output {value_info.name!r} {_shown(shape)} is declared for a batch of {shape[0]}")
+            name = f"output {value_info.name!r} {_format_dims(shape)}"
+            diagnosis.obstacles.append(f"{name} is declared for a batch of {shape[0]}")
 
 
-def _open_batch_axis(found: Diagnosis, graph: Graph, axes: dict[str, int], flow: FlowResult) -> None:
-    """Free the batch dimension of inputs and outputs, and move it to the front where it is not."""
+def _open_batch_axis(diagnosis: Diagnosis, graph: Graph, axes: dict[str, int], flow: FlowResult) -> None:
+    """Free the batch dimension of inputs and outputs, and move it to the front."""
     for value_info in graph.inputs:
         axis = axes[value_info.name]
         set_dim(value_info, axis, BATCH)
         if axis:
-            _turn_input(graph, value_info, axis)
+            _transpose_input(graph, value_info, axis)
     for value_info in graph.graph.output:
-        rows = flow.ends[value_info.name]
+        rows = flow.output_states[value_info.name]
         if isinstance(rows, BatchAxis) and rows.axis:
-            found.obstacles.append(
-                f"output {value_info.name!r} has its batch in dimension {rows.axis + 1}; it is to be first"
-            )
-            _turn_output(graph, value_info, rows.axis)
+            name = f"output {value_info.name!r}"
+            diagnosis.obstacles.append(f"{name} has its batch in dimension {rows.axis + 1}; Jitney needs it first")
+            _transpose_output(graph, value_info, rows.axis)
     graph.finish()
 
 
-def _turn_input(graph: Graph, value_info: onnx.ValueInfoProto, axis: int) -> None:
-    """Callers give rows first; what reads it goes on reading it as before."""
-    inner, shape = graph.fresh(), dims_of(value_info)
+def _transpose_input(graph: Graph, value_info: onnx.ValueInfoProto, axis: int) -> None:
+    """Take rows first from callers, and transpose them for the operators that read this input."""
+    inner, shape = graph.new_name(), dims_of(value_info)
     graph.rename(value_info.name, inner)
-    graph.put_first(helper.make_node("Transpose", [value_info.name], [inner], perm=_order_in(len(shape), axis)))
-    _reorder(value_info, [axis, *(n for n in range(len(shape)) if n != axis)])
+    graph.prepend(helper.make_node("Transpose", [value_info.name], [inner], perm=_input_order(len(shape), axis)))
+    _reorder_dims(value_info, [axis, *(n for n in range(len(shape)) if n != axis)])
 
 
-def _turn_output(graph: Graph, value_info: onnx.ValueInfoProto, axis: int) -> None:
-    inner = graph.fresh()
+def _transpose_output(graph: Graph, value_info: onnx.ValueInfoProto, axis: int) -> None:
+    inner = graph.new_name()
     graph.rename(value_info.name, inner)
     order = [axis, *(n for n in range(len(graph.shape(value_info.name))) if n != axis)]
-    graph.put_last(helper.make_node("Transpose", [inner], [value_info.name], perm=order))
+    graph.append(helper.make_node("Transpose", [inner], [value_info.name], perm=order))
     if dims_of(value_info):
-        _reorder(value_info, order)
+        _reorder_dims(value_info, order)
 
 
-def _order_in(rank: int, axis: int) -> list[int]:
-    """From rows first to rows at `axis`."""
+def _input_order(rank: int, axis: int) -> list[int]:
+    """Return the permutation that moves the first dimension to `axis`."""
     rest = list(range(1, rank))
     return [*rest[:axis], 0, *rest[axis:]]
 
 
-def _reorder(value_info: onnx.ValueInfoProto, order: list[int]) -> None:
+def _reorder_dims(value_info: onnx.ValueInfoProto, order: list[int]) -> None:
     sides = [value_info.type.tensor_type.shape.dim[n] for n in order]
     copies = [onnx.TensorShapeProto.Dimension.FromString(side.SerializeToString()) for side in sides]
     del value_info.type.tensor_type.shape.dim[:]
     value_info.type.tensor_type.shape.dim.extend(copies)
 
 
-def _shown(shape: list[int | str]) -> str:
+def _format_dims(shape: list[int | str]) -> str:
     return f"[{', '.join(map(str, shape))}]"

@@ -1,4 +1,4 @@
-"""An ONNX graph that is read by name and mended in place: shapes, constants, attributes, nodes put in between."""
+"""Read and edit an ONNX graph by tensor name: shapes, constants, attributes and inserted nodes."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -11,50 +11,50 @@ from onnx import helper, numpy_helper, shape_inference
 
 from model_runtime.graph.batch_axis import Undetermined
 
-PLACEHOLDER_BATCH_SIZE = 97  # stands for a batch size that is open: no real dimension is likely to be it
+PLACEHOLDER_BATCH_SIZE = 97  # substitutes a free batch size in shape inference; unlikely to be a real dimension
 BATCH = "batch"
-SMALL = 4096  # a constant of so few numbers may be somebody's shape
+MAX_SHAPE_CONSTANT = 4096  # values; a smaller constant may be a shape
 
 Values = NDArray[Any]
 
 
 class Graph:
-    """The main graph of a model. `batch`: the size it is made for, WITNESS where that is open. `changes`: in words."""
+    """The main graph of a model. `batch`: its fixed batch size, or PLACEHOLDER_BATCH_SIZE. `changes`: descriptions."""
 
     def __init__(self, model: onnx.ModelProto, batch_axes: dict[str, int]) -> None:
-        """`batch_axes`: which dimension of each input is the batch."""
+        """Index the model's graph and infer its shapes. `batch_axes`: the batch dimension of each input."""
         self.model, self.graph = model, model.graph
-        constants = {one.name: one for one in self.graph.initializer}
+        constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.inputs = inputs_of(model)
         self._constants: dict[str, Values | onnx.TensorProto] = dict(constants)
         for node in self.graph.node:
             if node.op_type == "Constant" and (value := _constant(node)) is not None:
                 self._constants[node.output[0]] = value
-        self.opset = max((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), default=1)
+        self.opset = max((opset.version for opset in model.opset_import if opset.domain in {"", "ai.onnx"}), default=1)
         fixed = [dims_of(value_info)[batch_axes[value_info.name]] for value_info in self.inputs if dims_of(value_info)]
         self.batch = next((size for size in fixed if isinstance(size, int)), PLACEHOLDER_BATCH_SIZE)
         self.changes: list[str] = []
         self._axes = batch_axes
-        self._before: dict[str, list[onnx.NodeProto]] = {}  # what the node makes first → what comes before it
+        self._before: dict[str, list[onnx.NodeProto]] = {}  # a node's first output → the nodes inserted before it
         self._first: list[onnx.NodeProto] = []
         self._last: list[onnx.NodeProto] = []
-        self._made = 0
+        self._name_count = 0
         self._shapes = self._infer()
 
     def nodes(self) -> Iterator[onnx.NodeProto]:
         yield from self.graph.node
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Sizes for a batch of `batch`; raises Untold."""
+        """Return the shape for a batch of `batch`. Raises Undetermined if it is unknown."""
         if name in self._constants:
             return tuple(self.constant(name).shape)
-        if (found := self._shapes.get(name)) is None:
-            message = f"the shape of {name!r} is not known"
+        if (shape := self._shapes.get(name)) is None:
+            message = f"the shape of {name!r} is unknown"
             raise Undetermined(message)
-        return found
+        return shape
 
     def constant(self, name: str) -> Values:
-        """Raises KeyError for what is none."""
+        """Return a constant's values. Raises KeyError if the tensor is not a constant."""
         value = self._constants[name]
         if isinstance(value, onnx.TensorProto):
             value = self._constants[name] = numpy_helper.to_array(value)
@@ -64,39 +64,38 @@ class Graph:
         return name in self._constants
 
     def add_constant(self, values: Values) -> str:
-        """A new one, as others may share the old."""
-        self._made += 1
-        name = f"jitney_{self._made}"
+        """Add a constant and return its name. Existing constants may be shared, so they are not changed."""
+        name = self.new_name()
         self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         self._constants[name] = values
         return name
 
-    def put_before(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
-        """To be run just before `node`."""
-        self._before.setdefault(_made_by(node), []).extend(new)
+    def insert_before(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
+        """Insert nodes just before `node`."""
+        self._before.setdefault(_first_output(node), []).extend(new)
 
-    def put_last(self, *new: onnx.NodeProto) -> None:
+    def append(self, *new: onnx.NodeProto) -> None:
         self._last.extend(new)
 
-    def put_first(self, *new: onnx.NodeProto) -> None:
+    def prepend(self, *new: onnx.NodeProto) -> None:
         self._first.extend(new)
 
-    def fresh(self) -> str:
-        """A name for a tensor in between."""
-        self._made += 1
-        return f"jitney_{self._made}"
+    def new_name(self) -> str:
+        """Return an unused tensor name."""
+        self._name_count += 1
+        return f"jitney_{self._name_count}"
 
     def reinfer_shapes(self) -> None:
-        """Shapes have become others by what was mended so far."""
+        """Infer shapes again, after changes to the graph."""
         self._shapes = self._infer()
 
     def finish(self) -> None:
-        """Put what was added in its place, and declare what follows from an open batch."""
+        """Write inserted nodes into the model, and declare output shapes with a free batch dimension."""
         _replace(self.graph.node, self._ordered())
         _replace(self.graph.input, self.inputs)
         del self.graph.value_info[:]
-        self.model.ir_version = max(self.model.ir_version, 4)  # from which on constants need not be inputs
-        inferred = {value_info.name: value_info for value_info in _inferred(self.model).output}
+        self.model.ir_version = max(self.model.ir_version, 4)  # before IR 4, constants must be inputs too
+        inferred = {value_info.name: value_info for value_info in _infer_shapes(self.model).output}
         for value_info in self.graph.output:
             if dims_of(inferred[value_info.name]):
                 value_info.type.CopyFrom(inferred[value_info.name].type)
@@ -104,7 +103,7 @@ class Graph:
                 set_dim(value_info, 0, BATCH)
 
     def rename(self, old: str, new: str) -> None:
-        """In every operator, those put in between too."""
+        """Rename a tensor in every node, inserted nodes included."""
         for node in self._ordered():
             for names in (node.input, node.output):
                 for at, name in enumerate(names):
@@ -112,95 +111,95 @@ class Graph:
                         names[at] = new
 
     def _ordered(self) -> list[onnx.NodeProto]:
-        between = (one for node in self.graph.node for one in (*self._before.get(_made_by(node), ()), node))
-        return [*self._first, *between, *self._last]
+        middle = (each for node in self.graph.node for each in (*self._before.get(_first_output(node), ()), node))
+        return [*self._first, *middle, *self._last]
 
     def _infer(self) -> dict[str, tuple[int, ...]]:
-        """Every shape that is known for certain, for a batch of `batch`."""
-        copy = _light(self.model)
+        """Return every fully known shape, for a batch of `batch`."""
+        copy = _without_weights(self.model)
         _replace(copy.graph.node, self._ordered())
         for value_info in copy.graph.input:
             if value_info.name in self._axes and dims_of(value_info):
                 set_dim(value_info, self._axes[value_info.name], self.batch)
-        inferred = _inferred(copy)
-        ports = [*inferred.input, *inferred.value_info, *inferred.output]
-        sizes = {
+        inferred = _infer_shapes(copy)
+        tensors = [*inferred.input, *inferred.value_info, *inferred.output]
+        shapes = {
             value_info.name: dims_of(value_info)
-            for value_info in ports
+            for value_info in tensors
             if value_info.type.tensor_type.HasField("shape")
         }
         return {
-            name: tuple(int(one) for one in found)
-            for name, found in sizes.items()
-            if all(isinstance(one, int) for one in found)
+            name: tuple(int(side) for side in shape)
+            for name, shape in shapes.items()
+            if all(isinstance(side, int) for side in shape)
         }
 
 
-def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
-    """With the shapes that follow from the inputs', whatever the exporter declared of the outputs."""
-    copy = _light(model)
+def _infer_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
+    """Infer all shapes from those of the inputs, ignoring the declared shapes of the outputs."""
+    copy = _without_weights(model)
     for value_info in copy.graph.output:
         value_info.type.tensor_type.ClearField("shape")
     try:
         return shape_inference.infer_shapes(copy, data_prop=True).graph
-    except Exception:  # noqa: BLE001 (its errors share no base; then shapes are not known, and each rule says so)
+    except Exception:  # noqa: BLE001 (its errors have no common base; the rules report unknown shapes)
         return copy.graph
 
 
-def _light(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the weights, for shapes: large constants become inputs, whose values no shape follows from."""
-    copy = onnx.ModelProto(ir_version=max(model.ir_version, 4))  # below, constants count only where they are inputs too
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy for shape inference that has inputs in place of large constants."""
+    copy = onnx.ModelProto(ir_version=max(model.ir_version, 4))  # before IR 4, constants must be inputs too
     copy.opset_import.extend(model.opset_import)
     copy.functions.extend(model.functions)
     copy.graph.name = model.graph.name
     copy.graph.node.extend(model.graph.node)
     copy.graph.input.extend(inputs_of(model))
     copy.graph.output.extend(model.graph.output)
-    for one in model.graph.initializer:
-        if prod(one.dims) <= SMALL:
-            copy.graph.initializer.append(one)
+    for tensor in model.graph.initializer:
+        if prod(tensor.dims) <= MAX_SHAPE_CONSTANT:
+            copy.graph.initializer.append(tensor)
         else:
-            copy.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, one.dims))
+            copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return copy
 
 
-def _made_by(node: onnx.NodeProto) -> str:
+def _first_output(node: onnx.NodeProto) -> str:
     return next((str(name) for name in node.output if name), "")
 
 
 def _replace(field: Any, values: Sequence[Any]) -> None:
-    """Copies, as clearing the field would take what is in it along."""
+    """Replace a repeated field. Copies first, as `values` may be elements of the field."""
     copies = [type(value).FromString(value.SerializeToString()) for value in values]
     del field[:]
     field.extend(copies)
 
 
 def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """What a caller gives: before IR 4 the constants are listed among the inputs too."""
-    constants = {one.name for one in model.graph.initializer}
+    """Return the inputs without constants, which files before IR 4 list among the inputs."""
+    constants = {tensor.name for tensor in model.graph.initializer}
     return [value_info for value_info in model.graph.input if value_info.name not in constants]
 
 
 def read_attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Its value, or the default."""
-    for one in node.attribute:
-        if one.name == name:
-            value = helper.get_attribute_value(one)
+    """Return a node attribute, or the default."""
+    for attribute in node.attribute:
+        if attribute.name == name:
+            value = helper.get_attribute_value(attribute)
             return value.decode() if isinstance(value, bytes) else value
     return default
 
 
 def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
-    kept = [one for one in node.attribute if one.name != name]
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
     del node.attribute[:]
     node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
 def dims_of(value_info: onnx.ValueInfoProto) -> list[int | str]:
-    """As declared: a number, or the name of what is open."""
+    """Return the declared dimensions: a number, or the name of a free dimension."""
     return [
-        one.dim_value if one.HasField("dim_value") else one.dim_param or "?"
-        for one in value_info.type.tensor_type.shape.dim
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?"
+        for dim in value_info.type.tensor_type.shape.dim
     ]
 
 
@@ -213,18 +212,18 @@ def set_dim(value_info: onnx.ValueInfoProto, axis: int, size: int | str) -> None
 
 
 def describe_node(node: onnx.NodeProto) -> str:
-    """How an operator is told of: its type, and its own name or what it makes."""
+    """Describe a node in messages: its type, and its name or first output."""
     return f"{node.op_type} {node.name or next(iter(node.output), '?')!r}"
 
 
 def _constant(node: onnx.NodeProto) -> Values | None:
-    for one in node.attribute:
-        value = helper.get_attribute_value(one)
-        if one.name == "value":
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        if attribute.name == "value":
             return numpy_helper.to_array(value)
-        if one.name in {"value_int", "value_ints"}:
+        if attribute.name in {"value_int", "value_ints"}:
             return np.array(value, np.int64)
-        if one.name in {"value_float", "value_floats"}:
+        if attribute.name in {"value_float", "value_floats"}:
             return np.array(value, np.float32)
     return None
 

@@ -1,4 +1,4 @@
-"""Rules for operators that move, fold and cut dimensions: where the rows go, and which constants bake the batch in."""
+"""Batch axis rules for operators that reorder, fold, slice and join dimensions; they free fixed batch sizes."""
 
 from math import prod
 
@@ -14,27 +14,27 @@ from model_runtime.graph.batch_axis import (
 )
 from model_runtime.graph.operator import OperatorStep, normalize_axis
 
-LARGE = 2**31 - 1  # an end beyond this means: to the end
+LARGE = 2**31 - 1  # a larger `ends` value means: to the end
 
 
 def reshape(step: OperatorStep) -> AxisState:
-    """The rows stay the outermost part of what they were, or they are lost."""
-    rows, shape, made, batch = step.rows, step.shape(), step.made(), step.graph.batch
+    """Find the output dimension that starts a row. Raises RowsCoupled if the new shape crosses rows."""
+    rows, shape, made, batch = step.rows, step.shape(), step.output_shape(), step.graph.batch
     before = prod(shape[: rows.axis])
-    per_row = rows.each * prod(shape[rows.axis + 1 :])
+    per_row = rows.group * prod(shape[rows.axis + 1 :])
     for axis in range(len(made)):
         rest = prod(made[axis + 1 :])
         if prod(made[:axis]) == before and made[axis] % batch == 0 and made[axis] // batch * rest == per_row:
             _free_target(step, axis, made, rows)
             return BatchAxis(axis, made[axis] // batch)
-    message = f"it turns {list(shape)} into {list(made)} across the rows"
+    message = f"it reshapes {list(shape)} to {list(made)} across rows"
     raise RowsCoupled(message)
 
 
 def _free_target(step: OperatorStep, axis: int, made: tuple[int, ...], rows: BatchAxis) -> None:
-    """Let the place of the batch in a constant target be whatever comes."""
+    """Set the batch dimension of a constant target shape to -1."""
     if len(step.node.input) < 2:
-        message = "its shape is an attribute, as before opset 5"
+        message = "its target shape is an attribute, as before opset 5"
         raise Undetermined(message)
     if isinstance(step.states[1], BatchSizeValues):
         return
@@ -43,17 +43,17 @@ def _free_target(step: OperatorStep, axis: int, made: tuple[int, ...], rows: Bat
     is_open = target[axis] == -1 or (axis in copied and axis == rows.axis)
     if is_open and all(n == axis or n != rows.axis for n in copied):
         return
-    # Every other side is written out, so that the one of the batch can be the open one.
-    opened = np.array([-1 if n == axis else side for n, side in enumerate(made)], np.int64)
-    step.replace(1, opened, f"a batch of {step.graph.batch} was written into its shape {target.tolist()}")
+    # All other sides must be explicit, as only one may be -1.
+    free_target = np.array([-1 if n == axis else side for n, side in enumerate(made)], np.int64)
+    step.replace(1, free_target, f"its shape {target.tolist()} contained a batch of {step.graph.batch}")
 
 
 def flatten(step: OperatorStep) -> AxisState:
     rows, shape = step.rows, step.shape()
     axis = normalize_axis(step.attr("axis", 1), len(shape))
     if rows.axis == 0 and axis >= 1:
-        return BatchAxis(0, rows.each * prod(shape[1:axis]))
-    message = f"it flattens {list(shape)} at {axis}, across the rows"
+        return BatchAxis(0, rows.group * prod(shape[1:axis]))
+    message = f"it flattens {list(shape)} at {axis}, across rows"
     raise RowsCoupled(message)
 
 
@@ -72,11 +72,11 @@ def squeeze(step: OperatorStep) -> AxisState:
                 step.set("axes", axes)
             else:
                 step.node.input.append(step.graph.add_constant(np.array(axes, np.int64)))
-            step.changed("it drops every dimension of 1: now the batch is kept")
+            step.record_change("it removed every dimension of size 1; it now keeps the batch")
             step.graph.reinfer_shapes()
     axes = [normalize_axis(axis, len(shape)) for axis in axes]
     if rows.axis in axes:
-        message = "it drops the batch dimension"
+        message = "it removes the batch dimension"
         raise FixedBatchSize(message)
     return rows._replace(axis=rows.axis - sum(axis < rows.axis for axis in axes))
 
@@ -91,26 +91,26 @@ def unsqueeze(step: OperatorStep) -> AxisState:
 
 
 def concat(step: OperatorStep) -> AxisState:
-    found = {at: state for at, state in enumerate(step.states) if isinstance(state, BatchAxis)}
-    if len(set(found.values())) != 1:
-        message = "its inputs have their rows in different dimensions"
+    batched = {at: state for at, state in enumerate(step.states) if isinstance(state, BatchAxis)}
+    if len(set(batched.values())) != 1:
+        message = "its inputs have the batch in different dimensions"
         raise Undetermined(message)
-    like, rows = next(iter(found.items()))
+    like, rows = next(iter(batched.items()))
     axis = normalize_axis(step.attr("axis"), len(step.shape(like)))
     if axis == rows.axis:
-        message = "it joins along the batch: rows are put behind one another"
+        message = "it concatenates along the batch"
         raise RowsCoupled(message)
     for at in range(len(step.states)):
-        if at not in found:
-            if rows.each != 1:
-                message = "a constant is joined to rows that are folded with another dimension"
+        if at not in batched:
+            if rows.group != 1:
+                message = "it joins a constant to rows that are folded with another dimension"
                 raise Undetermined(message)
-            step.freed(at, rows.axis, like)
+            step.expand_constant(at, rows.axis, like)
     return rows
 
 
 def split(step: OperatorStep) -> AxisState:
-    _apart(step, step.attr("axis", 0), "it splits the batch")
+    _require_other_axis(step, step.attr("axis", 0), "it splits the batch")
     return step.rows
 
 
@@ -122,9 +122,9 @@ def slice_(step: OperatorStep) -> AxisState:
     for start, end, axis, by in zip(starts, ends, axes, steps, strict=True):
         if normalize_axis(axis, len(shape)) == rows.axis and not (start == 0 and by == 1 and end >= LARGE):
             if start == 0 and by == 1 and end >= shape[rows.axis] and not step.is_open:
-                message = f"it cuts the batch at {end}"
+                message = f"it truncates the batch to {end} rows"
                 raise FixedBatchSize(message)
-            message = f"it takes places {start} to {end} of the batch"
+            message = f"it selects rows {start} to {end} of the batch"
             raise RowsCoupled(message)
     return rows
 
@@ -133,35 +133,35 @@ def gather(step: OperatorStep) -> AxisState:
     data, indices = step.states[0], step.states[1]
     axis = normalize_axis(step.attr("axis", 0), len(step.shape()))
     if isinstance(data, BatchAxis) and isinstance(indices, BatchAxis):
-        message = "both what it picks from and what it picks by have rows"
+        message = "both its data and its indices have a batch dimension"
         raise Undetermined(message)
-    if isinstance(indices, BatchAxis):  # a table, looked up
+    if isinstance(indices, BatchAxis):  # a lookup table
         return indices._replace(axis=axis + indices.axis)
     rows = step.rows
     if axis == rows.axis:
-        message = "it picks rows out of the batch"
+        message = "it selects rows of the batch"
         raise RowsCoupled(message)
     return rows._replace(axis=rows.axis + (len(step.shape(1)) - 1 if axis < rows.axis else 0))
 
 
-def same_axis_picks(step: OperatorStep) -> AxisState:
-    """GatherElements, ScatterElements: element by element, along one axis."""
-    _apart(step, step.attr("axis", 0), "it picks along the batch")
+def gather_elements(step: OperatorStep) -> AxisState:
+    """GatherElements, ScatterElements: elementwise along one axis."""
+    _require_other_axis(step, step.attr("axis", 0), "it selects elements along the batch")
     if any(state != step.rows for state in step.states):
-        message = "an input has no rows, or has them elsewhere"
+        message = "an input has no batch dimension, or has it elsewhere"
         raise Undetermined(message)
     return step.rows
 
 
 def expand(step: OperatorStep) -> AxisState:
-    rows, shape, made = step.rows, step.shape(), step.made()
+    rows, shape, made = step.rows, step.shape(), step.output_shape()
     axis = rows.axis + len(made) - len(shape)
     if not isinstance(step.states[1], BatchSizeValues):
         target = step.constant(1).astype(np.int64)
         at = axis - (len(made) - len(target))
         if at >= 0 and target[at] != 1:
             target[at] = 1
-            step.replace(1, target, f"a batch of {step.graph.batch} was written into what it expands to")
+            step.replace(1, target, f"its target shape contained a batch of {step.graph.batch}")
     return rows._replace(axis=axis)
 
 
@@ -184,7 +184,7 @@ def pad(step: OperatorStep) -> AxisState:
     return rows
 
 
-def _apart(step: OperatorStep, axis: int, how: str) -> None:
+def _require_other_axis(step: OperatorStep, axis: int, how: str) -> None:
     if normalize_axis(axis, len(step.shape())) == step.rows.axis:
         raise RowsCoupled(how)
 
@@ -199,8 +199,8 @@ RULES = {
     "Split": split,
     "Slice": slice_,
     "Gather": gather,
-    "GatherElements": same_axis_picks,
-    "ScatterElements": same_axis_picks,
+    "GatherElements": gather_elements,
+    "ScatterElements": gather_elements,
     "Expand": expand,
     "Tile": tile,
     "Pad": pad,

@@ -1,1 +1,1 @@
-"""From encoded images to the pixels that a model takes."""
+"""Decode images safely and preprocess them into a model's pixels."""

@@ -1,6 +1,6 @@
-"""Decodes run-length BMPs for Pillow at bounded cost; Pillow's own decoder can take seconds for 1 kB of input.
+"""Decode run-length BMPs for Pillow at bounded cost; Pillow's own decoder can take seconds for 1 kB of input.
 
-This one takes the same data to the same pixels with one step a code, and the bytes of code are bounded.
+This decoder yields the same pixels, with one step per code and a limit on the bytes of codes.
 """
 
 from typing import Final
@@ -9,33 +9,35 @@ from PIL import Image, ImageFile
 
 from jobs.contract.errors import Refused
 
-MOST_BYTES: Final = 1 << 20
-# A code of two bytes is a run of 255 pixels at most; ends of lines and jumps leave out any number, which real files do
-# for little. Without a bound 6 bytes are 50 million pixels.
-PIXELS_A_BYTE: Final = 128
-PIXELS_ANYWAY: Final = 4 << 20
+MAX_CODE_BYTES: Final = 1 << 20
+# Line ends and jumps skip pixels, so that 6 bytes of codes may claim 50 million pixels. Real files skip few pixels, and
+# a run of two bytes has at most 255.
+PIXELS_PER_BYTE: Final = 128
+ALWAYS_ALLOWED_PIXELS: Final = 4 << 20
 _END_OF_LINE, _END, _DELTA = 0, 1, 2
 
 
 class BmpRle(ImageFile.PyDecoder):
-    """Replaces Pillow's `bmp_rle`: RLE8, and RLE4 where its second argument says so."""
+    """Replaces Pillow's decoder `bmp_rle` for RLE8, and for RLE4 if its second argument is true."""
 
     _pulls_fd = True
 
     def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:  # noqa: ARG002 - it reads the file itself
-        """Decode all; raises Refused where the data is too long, ValueError where it does not fill the picture."""
+        """Decode the image. Raises Refused if the data is too long, and ValueError if it does not fill the image."""
         if self.fd is None:
-            message = "there is no file"
+            message = "the decoder has no file"
             raise ValueError(message)
         begin = self.fd.tell()
-        codes = self.fd.read(MOST_BYTES + 1)
-        if len(codes) > MOST_BYTES:
-            reason = f"the BMP has more than {MOST_BYTES} bytes of run-length data"
-            raise Refused("invalid_image", f"{reason}; allowed: a BMP without compression, or a PNG", limit=MOST_BYTES)
-        allowed = max(PIXELS_ANYWAY, PIXELS_A_BYTE * len(codes))
+        codes = self.fd.read(MAX_CODE_BYTES + 1)
+        if len(codes) > MAX_CODE_BYTES:
+            reason = f"the BMP has more than {MAX_CODE_BYTES} bytes of run-length data"
+            raise Refused(
+                "invalid_image", f"{reason}; allowed: a BMP without compression, or a PNG", limit=MAX_CODE_BYTES
+            )
+        allowed = max(ALWAYS_ALLOWED_PIXELS, PIXELS_PER_BYTE * len(codes))
         if self.state.xsize * self.state.ysize > allowed:
             reason = f"the BMP has {self.state.xsize} x {self.state.ysize} pixels in {len(codes)} bytes of codes"
-            limit = f"allowed: {PIXELS_A_BYTE} pixels a byte, a BMP without compression, or a PNG"
+            limit = f"allowed: {PIXELS_PER_BYTE} pixels per byte, a BMP without compression, or a PNG"
             raise Refused("invalid_image", f"{reason}; {limit}", limit=allowed)
         pixels = unpack(codes, (self.state.xsize, self.state.ysize), is_rle4=bool(self.args[1]), begin=begin)
         self.set_as_raw(bytes(pixels), "L" if self.mode in {"1", "L"} else "P", (0, self.args[-1]))
@@ -43,13 +45,13 @@ class BmpRle(ImageFile.PyDecoder):
 
 
 def unpack(codes: bytes, size: tuple[int, int], *, is_rle4: bool, begin: int = 0) -> bytearray:
-    """Codes → one byte a pixel, row after row as they are stored, as far as they go.
+    """Decode codes to one byte per pixel, in stored row order. The result is shorter if the codes end early.
 
-    `begin`: where the codes lie in the file, for literal runs are padded to even places of it.
+    `begin`: the file offset of the codes, as literal runs are padded to even offsets.
     """
     width, total = size[0], size[0] * size[1]
     pixels = bytearray(total)
-    end, at, done, column = len(codes), 0, 0, 0  # `done`: pixels that are written
+    end, at, done, column = len(codes), 0, 0, 0  # `done`: number of pixels written
     while done < total and at + 1 < end:
         count, value = codes[at], codes[at + 1]
         at += 2
@@ -83,7 +85,7 @@ def unpack(codes: bytes, size: tuple[int, int], *, is_rle4: bool, begin: int = 0
 
 
 def _literal(codes: bytes, at: int, count: int, *, is_rle4: bool) -> tuple[bytes, int]:
-    """Pixels that stand there as they are, and how many bytes they take."""
+    """Return the pixels of a literal run, and the number of bytes they take."""
     if not is_rle4:
         return codes[at : at + count], count
     taken = (count + 1) // 2
@@ -91,5 +93,5 @@ def _literal(codes: bytes, at: int, count: int, *, is_rle4: bool) -> tuple[bytes
 
 
 def register() -> None:
-    """Let Pillow use it."""
+    """Register the decoder with Pillow."""
     Image.register_decoder("bmp_rle", BmpRle)

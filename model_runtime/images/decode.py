@@ -1,6 +1,6 @@
-"""Encoded bytes → an upright RGB or grey picture → the model's pixels; whatever a decoder does becomes a Refused.
+"""Decode an encoded image, turn it upright, and convert it to a model's pixels; decoder errors become Refused.
 
-Decides by magic bytes, a pixel limit and `[image]`; knows no model and no batch. Safe from several threads.
+The functions are safe from several threads.
 """
 
 import io
@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-# Imported for their registration: Pillow would otherwise load every plugin it has when it first meets WebP.
+# Imported to register the plugins: otherwise Pillow loads all of its plugins at the first WebP image.
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
 from jobs.contract.errors import Refused
@@ -22,17 +22,17 @@ from model_runtime.images.stripped_image import StrippedImage
 from model_runtime.spec.image import ImageSpec
 from model_runtime.tensor_spec import Array
 
-# Pillow only warns at sizes that a model's own limit may allow; its hard limit stays as the second fence.
+# Pillow only warns at sizes that a model's `max_pixels` may allow. Its hard limit remains in force.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 bmp_rle.register()
-# Pillow weighs each pixel of a side for each of the result, holding the interpreter's lock: seconds, and gigabytes, for
-# a side of millions. Beyond what a JPEG can have, a side is first shrunk by plain averages, to some times the result.
+# Resizing a side of millions of pixels takes Pillow seconds and gigabytes while it holds the GIL. A side longer than a
+# JPEG's is first reduced by averaging to _GAP times the result.
 _LONG_SIDE, _GAP = 65_536, 64.0
 _STRIPPERS: Final = {"PNG": strip_png.strip_file, "GIF": strip_gif.strip_file}
 
 
 class DecodedImage(NamedTuple):
-    """A decoded picture, and its size as its viewer sees it, in pixels: `image` may be smaller."""
+    """A decoded image. `width`, `height`: its full upright size in pixels; `image` may be smaller."""
 
     image: Image.Image
     width: int
@@ -40,21 +40,21 @@ class DecodedImage(NamedTuple):
 
 
 def decode(data: bytes, spec: ImageSpec) -> Image.Image:
-    """The image of `read`."""
+    """Return the image of `decode_image`, without its size."""
     return decode_image(data, spec).image
 
 
 def decode_image(data: bytes, spec: ImageSpec) -> DecodedImage:
-    """The first frame, upright, flattened on the background, of mode "RGB" or, for `color = "gray"`, "L".
+    """Return the first frame, upright, flattened on the background, in mode "RGB" or, for `color = "gray"`, "L".
 
-    A JPEG much larger than `resize` comes smaller than it is, though at least twice the size asked for.
+    A JPEG much larger than `resize` is decoded at a smaller size, at least twice that of `resize`.
     Raises Refused: unsupported_media_type, image_too_many_pixels, invalid_image.
     """
     kind = detect_format(data)
     if kind is None:
         raise Refused(
             "unsupported_media_type",
-            f"the first bytes are not those of an image format taken here; allowed: {', '.join(IMAGE_FORMATS)}",
+            f"the first bytes are not those of a supported image format; allowed: {', '.join(IMAGE_FORMATS)}",
             allowed=list(IMAGE_FORMATS),
         )
     try:
@@ -62,10 +62,10 @@ def decode_image(data: bytes, spec: ImageSpec) -> DecodedImage:
     except (Refused, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        declared = re.search(r"\d+", str(error))  # the size is known to nobody else: there is no image
+        declared = re.search(r"\d+", str(error))  # only the message contains the size
         raise _too_many(f"the image declares {declared[0] if declared else 'too many'} pixels", spec) from error
     except Exception as error:  # decoders raise nearly anything on hostile bytes
-        raise Refused("invalid_image", f"the {kind} data is broken or cut short and can not be decoded") from error
+        raise Refused("invalid_image", f"the {kind} data is damaged or truncated and cannot be decoded") from error
 
 
 def _decode(data: bytes, kind: str, spec: ImageSpec) -> DecodedImage:
@@ -82,12 +82,12 @@ def _decode(data: bytes, kind: str, spec: ImageSpec) -> DecodedImage:
         if not strip_jpeg.has_end_marker(jpeg):
             image = Image.open(io.BytesIO(strip_jpeg.add_end_marker(jpeg)), formats=[kind])
     if kind == "JPEG" and spec.resize is not None:
-        # Twice the size keeps what resizing sees; the sides may still swap when turned, so the longer counts for both.
+        # Twice the size is enough for resizing. Turning may swap the sides, so both use the longer one.
         side = 2 * (spec.resize if isinstance(spec.resize, int) else max(spec.resize))
         image.draft("L" if spec.color == "gray" else None, (side, side))
     if kind == "PNG":
-        # One whose stream breaks in the middle is served as far as it goes, as browsers do: only the first try fails.
-        # One that is cut short fails again, and is refused.
+        # A damaged stream is decoded as far as possible, as browsers do: only the first load fails. A truncated file
+        # fails twice and is refused.
         try:
             image.load()
         except OSError:
@@ -106,8 +106,8 @@ def _decode(data: bytes, kind: str, spec: ImageSpec) -> DecodedImage:
 
 
 def _read_metadata(image: Image.Image, name: str) -> bytes:
-    held = image.info.get(name)
-    return held if isinstance(held, bytes) else b""
+    value = image.info.get(name)
+    return value if isinstance(value, bytes) else b""
 
 
 def _too_many(what: str, spec: ImageSpec) -> Refused:
@@ -119,24 +119,24 @@ def _flatten(image: Image.Image, spec: ImageSpec) -> Image.Image:
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     if image.has_transparency_data:
-        above = image.convert("RGBA")
+        foreground = image.convert("RGBA")
         image = Image.new("RGB", image.size, spec.background)
-        image.paste(above, mask=above)
+        image.paste(foreground, mask=foreground)
     return image if image.mode == mode else image.convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey by its upper byte, where Pillow's own conversion would clip all but the darkest to white."""
+    """Convert 16-bit grey by its upper byte. Pillow's conversion would clip all but the darkest values to white."""
     values = np.asarray(image)
     grey = Image.fromarray((np.clip(values, 0, 0xFFFF) >> 8).astype(np.uint8))
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
 
 
 def to_array(image: Image.Image, spec: ImageSpec) -> Array:
-    """A decoded picture → float32 of (pixel * scale - mean) / std, [C, H, W] or [H, W, C] by `layout`."""
+    """Return float32 values (pixel * scale - mean) / std of a decoded image, [C, H, W] or [H, W, C] by `layout`."""
     pixels = to_pixels(image, spec)
     per_channel = (-1, 1, 1) if spec.layout == "NCHW" else (1, 1, -1)
     std = np.array(spec.std)
@@ -150,7 +150,7 @@ def to_array(image: Image.Image, spec: ImageSpec) -> Array:
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
-    """A decoded picture → uint8, resized and cropped, channels in the order of `color`, axes by `layout` (a view)."""
+    """Return uint8 pixels of a decoded image, resized and cropped, with channels by `color` and axes by `layout`."""
     pixels = np.asarray(_fit(image, spec))
     if pixels.ndim == 2:
         pixels = pixels[:, :, np.newaxis]
@@ -160,7 +160,7 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Array:
 
 
 def _fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Resize, then crop the centre, as one resize of only what the crop keeps: a 1 x 50000 picture costs no more."""
+    """Resize and crop the centre in one step, which computes only the cropped part, at bounded cost for any shape."""
     if spec.resize is None:
         return image
     placed = compute_placement(image.size, spec)

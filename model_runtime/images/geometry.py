@@ -1,4 +1,4 @@
-"""Where a picture lies on a model's input, and how a place on the input is found in the picture again. Pure numbers."""
+"""Compute the placement of an image on a model's input, to map between pixels of the image and of the input."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ Size = tuple[int, int]  # width, height
 
 
 class Placement(NamedTuple):
-    """A `picture` that is `resized` and laid on an `input`, its corner at `left`, `top` (below 0: it is cropped)."""
+    """A `picture`, `resized` and placed on the `input` with its corner at `left`, `top`; below 0 it is cropped."""
 
     input: Size
     picture: Size
@@ -18,18 +18,18 @@ class Placement(NamedTuple):
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Input pixels by picture pixel, across and down."""
+        """Return input pixels per picture pixel, horizontally and vertically."""
         return self.resized[0] / self.picture[0], self.resized[1] / self.picture[1]
 
     @property
     def shown(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of what the picture covers, in input pixels."""
+        """Return left, top, right and bottom of the area that the picture covers, in input pixels."""
         right, bottom = self.left + self.resized[0], self.top + self.resized[1]
         return max(self.left, 0), max(self.top, 0), min(right, self.input[0]), min(bottom, self.input[1])
 
 
 def compute_placement(picture: Size, spec: ImageSpec) -> Placement:
-    """Lay a picture of this size out as `[image]` says; without `resize` as it is."""
+    """Place a picture of this size by `[image]`; unchanged without `resize`."""
     if spec.resize is None:
         return Placement(picture, picture, picture, 0, 0)
     if isinstance(spec.resize, int):
@@ -38,9 +38,9 @@ def compute_placement(picture: Size, spec: ImageSpec) -> Placement:
         resized = _within(picture, spec.resize[::-1])
     else:
         resized = spec.resize[::-1]
-    whole = resized if isinstance(spec.resize, int) else spec.resize[::-1]
-    width, height = spec.crop[::-1] if spec.crop else whole
-    left, top = (int((room - taken) / 2) for room, taken in zip((width, height), resized, strict=True))
+    full = resized if isinstance(spec.resize, int) else spec.resize[::-1]
+    width, height = spec.crop[::-1] if spec.crop else full
+    left, top = (int((outer - inner) / 2) for outer, inner in zip((width, height), resized, strict=True))
     return Placement((width, height), picture, resized, left, top)
 
 
@@ -50,6 +50,6 @@ def _by_shorter_side(picture: Size, side: int) -> Size:
 
 
 def _within(picture: Size, size: Size) -> Size:
-    """As large as it may be, in its own proportions."""
+    """Return the largest size within `size` of the picture's proportions."""
     scale = min(size[0] / picture[0], size[1] / picture[1])
     return max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))

@@ -1,7 +1,7 @@
-"""Reads the orientation tag from EXIF or XMP, and returns the transpose that turns the image upright.
+"""Read the orientation tag from EXIF or XMP, and return the transpose that turns the image upright.
 
-Pillow's own reader copies everything that a block's entries point at, and a small block may point at itself thousands
-of times: gigabytes, and minutes.
+Pillow's reader copies everything that EXIF entries point at. A small block that points at itself thousands of times
+would take it minutes and gigabytes.
 """
 
 import re
@@ -22,21 +22,21 @@ _UPRIGHT: Final = {
 SIDEWAYS: Final = frozenset(_UPRIGHT[tag] for tag in (5, 6, 7, 8))
 EXIF_PREFIX: Final = b"Exif\0\0"
 _TAG: Final = 0x0112
-_MOST_ENTRIES: Final = 1000  # of a directory; cameras write some twenty
+_MAX_ENTRIES: Final = 1000  # per directory; cameras write about 20
 _FORMATS: Final = {1: "B", 3: "H", 4: "L"}  # BYTE, SHORT and LONG
 _XMP: Final = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-_MOST_XMP_BYTES: Final = 1 << 20
+_MAX_XMP_BYTES: Final = 1 << 20
 
 
 def read_transpose(exif: bytes, xmp: bytes) -> Transpose | None:
-    """Return what makes the picture upright; None where it is upright already or nothing readable says otherwise."""
-    tag = _of_exif(exif)
-    if tag is None and (found := _XMP.search(xmp[:_MOST_XMP_BYTES])):
+    """Return the transpose that turns the image upright; None if it is upright, or has no readable orientation."""
+    tag = _exif_orientation(exif)
+    if tag is None and (found := _XMP.search(xmp[:_MAX_XMP_BYTES])):
         tag = int(found[1])
     return _UPRIGHT.get(tag or 0)
 
 
-def _of_exif(exif: bytes) -> int | None:
+def _exif_orientation(exif: bytes) -> int | None:
     tiff = exif.removeprefix(EXIF_PREFIX)
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
@@ -45,12 +45,12 @@ def _of_exif(exif: bytes) -> int | None:
         (directory,) = struct.unpack_from(f"{order}L", tiff, 4)
         (count,) = struct.unpack_from(f"{order}H", tiff, directory)
         entry = struct.Struct(f"{order}HHL4s")
-        for at in range(min(count, _MOST_ENTRIES)):
+        for at in range(min(count, _MAX_ENTRIES)):
             tag, kind, values, data = entry.unpack_from(tiff, directory + 2 + at * entry.size)
             if tag == _TAG:
                 if values != 1 or kind not in _FORMATS:
                     return None
                 return int(struct.unpack_from(order + _FORMATS[kind], data)[0])
-    except struct.error:  # cut short
+    except struct.error:  # truncated
         return None
     return None

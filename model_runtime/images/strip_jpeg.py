@@ -1,8 +1,8 @@
-"""Strips JPEG metadata before decoding, limits tables and scans, and appends a missing end marker.
+"""Strip JPEG metadata before decoding, limit tables and scans, and append a missing end marker.
 
-Pillow looks at each segment before the picture in Python: millions of empty ones, or thousands of tables, would hold
-the interpreter's lock for seconds. libjpeg passes over all pixels once for each scan: a hundred scans of 50 million
-pixels fit into 10 kB.
+Pillow reads each segment before the first scan in Python: millions of empty segments, or thousands of tables, would
+hold the GIL for seconds. libjpeg passes over all pixels once per scan: 10 kB can hold a hundred scans of 50 million
+pixels.
 """
 
 import io
@@ -15,13 +15,13 @@ from PIL import Image
 from model_runtime.images.orientation import EXIF_PREFIX
 from model_runtime.images.stripped_image import StrippedImage, too_costly_error
 
-MOST_SEGMENTS: Final = 10_000
-MOST_JUNK_BYTES: Final = 1 << 20  # between segments
-MOST_TABLE_BYTES: Final = 64 << 10  # of frames and tables before the first scan; an encoder writes about 1 kB
-MOST_FILL: Final = 65_536  # fill bytes of the scans, where these have to be looked through
-MOST_SCANS: Final = 100
-USUAL_SCANS: Final = 20  # always read; encoders write a dozen at most
-MOST_SCANNED_PIXELS: Final = 400_000_000  # pixels times scans
+MAX_SEGMENTS: Final = 10_000
+MAX_JUNK_BYTES: Final = 1 << 20  # between segments
+MAX_TABLE_BYTES: Final = 64 << 10  # of frames and tables before the first scan; an encoder writes about 1 kB
+MAX_FILL_BYTES: Final = 65_536  # in scans, if they must be searched for markers
+MAX_SCANS: Final = 100
+ALWAYS_ALLOWED_SCANS: Final = 20  # encoders write at most a dozen
+MAX_SCANNED_PIXELS: Final = 400_000_000  # pixels times scans
 
 _SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff]")
@@ -33,8 +33,8 @@ _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _APP0, _APP1, _APP14, _COM, _SOS_CODE, _EOI_CODE = 0xE0, 0xE1, 0xEE, 0xFE, 0xDA, 0xD9
 _WITH_LENGTH: Final = _FRAMES | _TABLES | {*range(_APP0, 0xF0), _COM, _SOS_CODE}
 _XMP_PREFIX: Final = b"http://ns.adobe.com/xap/1.0/\0"
-# What is put behind a file that breaks off: only where no pixel is missing does it decode alike with each of them. The
-# last has every restart marker, for a file that breaks off where one is due.
+# Data to append to a file without its end: the decoded pixels are equal for all tails only if none is missing. The last
+# tail has every restart marker, for a file that ends where one is due.
 _TAILS: Final = (
     b"",
     b"\x55" * 64,
@@ -44,7 +44,7 @@ _TAILS: Final = (
 
 
 class StrippedJpeg(NamedTuple):
-    """`slim.data` has its first scan at `scans_at`; `frame` is the kind of its frame and what the frame says."""
+    """`scans_at`: the offset of the first scan in `stripped.data`. `frame`: the frame header's marker code and body."""
 
     stripped: StrippedImage
     scans_at: int
@@ -53,25 +53,25 @@ class StrippedJpeg(NamedTuple):
 
 class _Segment(NamedTuple):
     code: int
-    begin: int  # of its marker
+    begin: int  # of the marker
     end: int
     body: bytes
 
 
 def strip_file(data: bytes) -> StrippedJpeg:
-    """Take what makes pixels; raises Refused where the rest is too much, and ValueError for what is no JPEG."""
+    """Keep the segments that affect pixels. Raises Refused above a limit, and ValueError if it is not a JPEG."""
     kept, exif, xmp, frame, tables = [_SOI], b"", b"", (0, b""), 0
     for code, begin, end, body in _segments_before_scan(data):
         if code in _FRAMES or code in _TABLES:
             tables += len(body)
-            if tables > MOST_TABLE_BYTES:
+            if tables > MAX_TABLE_BYTES:
                 raise too_costly_error(
-                    "JPEG", f"{MOST_TABLE_BYTES} bytes of tables before its picture", MOST_TABLE_BYTES
+                    "JPEG", f"{MAX_TABLE_BYTES} bytes of tables before its first scan", MAX_TABLE_BYTES
                 )
             frame = (code, body) if code in _FRAMES else frame
             kept.append(data[begin:end])
         elif (code == _APP0 and body.startswith(b"JFIF")) or (code == _APP14 and body.startswith(b"Adobe")):
-            kept.append(data[begin:end])  # they say what the colours mean
+            kept.append(data[begin:end])  # define the colour space
         elif code == _APP1 and not exif and body.startswith(EXIF_PREFIX):
             exif = body
         elif code == _APP1 and not xmp and body.startswith(_XMP_PREFIX):
@@ -82,53 +82,53 @@ def strip_file(data: bytes) -> StrippedJpeg:
 
 
 def _segments_before_scan(data: bytes) -> Iterator[_Segment]:
-    """Give each segment up to the first scan's header; raises ValueError where that does not come."""
-    at, junk = len(_SOI), MOST_JUNK_BYTES
-    for _ in range(MOST_SEGMENTS):
-        found = _MARKER.search(data, at, at + junk + 2)
-        if found is None:
+    """Yield each segment up to the header of the first scan. Raises ValueError if there is none."""
+    at, junk = len(_SOI), MAX_JUNK_BYTES
+    for _ in range(MAX_SEGMENTS):
+        marker = _MARKER.search(data, at, at + junk + 2)
+        if marker is None:
             break
-        junk -= found.start() - at
-        code, at = data[found.end() - 1], found.end()
-        if code in _RESTARTS:  # they stand alone
+        junk -= marker.start() - at
+        code, at = data[marker.end() - 1], marker.end()
+        if code in _RESTARTS:  # a marker without a body
             continue
         if code not in _WITH_LENGTH:
             break
         begin, at = at + 2, at + int.from_bytes(data[at : at + 2], "big")
-        yield _Segment(code, found.start(), at, data[begin:at])
+        yield _Segment(code, marker.start(), at, data[begin:at])
         if code == _SOS_CODE:
             return
     else:
-        raise too_costly_error("JPEG", f"{MOST_SEGMENTS} segments before its picture", MOST_SEGMENTS)
-    message = "there is no scan"
+        raise too_costly_error("JPEG", f"{MAX_SEGMENTS} segments before its first scan", MAX_SEGMENTS)
+    message = "the file has no scan"
     raise ValueError(message)
 
 
 def check_scans(jpeg: StrippedJpeg, pixels: int) -> None:
-    """Raise Refused where decoding would pass over the pixels too often."""
-    most = max(USUAL_SCANS, min(MOST_SCANS, MOST_SCANNED_PIXELS // max(1, pixels)))
+    """Raise Refused if the file has too many scans for its number of pixels."""
+    limit = max(ALWAYS_ALLOWED_SCANS, min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels)))
     data = jpeg.stripped.data
-    if data.count(_SOS, jpeg.scans_at) <= most:  # some of these may stand in other data, behind the picture
+    if data.count(_SOS, jpeg.scans_at) <= limit:  # may also count bytes after the image, but never too few
         return
-    if data.count(b"\xff\xff", jpeg.scans_at) > MOST_FILL:
-        raise too_costly_error("JPEG", f"{MOST_FILL} fill bytes", MOST_FILL)
+    if data.count(b"\xff\xff", jpeg.scans_at) > MAX_FILL_BYTES:
+        raise too_costly_error("JPEG", f"{MAX_FILL_BYTES} fill bytes", MAX_FILL_BYTES)
     for number, _ in enumerate(_scans(data, jpeg.scans_at), 1):
-        if number > most:
-            raise too_costly_error("JPEG", f"{most} scans, which is the limit for {pixels} pixels", most)
+        if number > limit:
+            raise too_costly_error("JPEG", f"{limit} scans, which is the limit for {pixels} pixels", limit)
 
 
 def has_end_marker(jpeg: StrippedJpeg) -> bool:
-    """Tell whether an end marker follows the first scan."""
+    """Return true if an end marker follows the first scan."""
     return jpeg.stripped.data.rfind(_EOI, jpeg.scans_at) >= 0
 
 
 def add_end_marker(jpeg: StrippedJpeg) -> bytes:
-    """Give a file without its end marker one; raises ValueError where pixels are missing too, and what Pillow raises.
+    """Append the end marker. Raises ValueError if pixels are missing too, or what Pillow raises.
 
-    libjpeg makes up what is missing and does not tell. So it decodes with several tails, which must change nothing.
+    libjpeg fills in missing pixels without an error. So this decodes with several tails, and compares the pixels.
     """
     data = jpeg.stripped.data
-    if data.endswith(b"\xff") or not _is_covered(jpeg):  # which marker, or byte of a scan, was to follow is unknown
+    if data.endswith(b"\xff") or not _is_covered(jpeg):  # after 0xff the next byte is unknown
         message = "scans are missing"
         raise ValueError(message)
     first: bytes | None = None
@@ -144,20 +144,20 @@ def add_end_marker(jpeg: StrippedJpeg) -> bytes:
 
 
 def _scans(data: bytes, at: int) -> Iterator[bytes]:
-    """What each scan's header says, up to the picture's end."""
-    for _ in range(MOST_SEGMENTS):
-        found = _MARKER_IN_SCAN.search(data, at)
-        if found is None or data[found.end() - 1] == _EOI_CODE:
+    """Yield the body of each scan header up to the end of the image."""
+    for _ in range(MAX_SEGMENTS):
+        marker = _MARKER_IN_SCAN.search(data, at)
+        if marker is None or data[marker.end() - 1] == _EOI_CODE:
             return
-        begin = found.end()
+        begin = marker.end()
         at = begin + int.from_bytes(data[begin : begin + 2], "big")
         if data[begin - 1] == _SOS_CODE:
             yield data[begin + 2 : at]
-    raise too_costly_error("JPEG", f"{MOST_SEGMENTS} segments", MOST_SEGMENTS)
+    raise too_costly_error("JPEG", f"{MAX_SEGMENTS} segments", MAX_SEGMENTS)
 
 
 def _is_covered(jpeg: StrippedJpeg) -> bool:
-    """Whether the scans bring every coefficient of every component, to its last bit."""
+    """Return true if the scans contain every coefficient of every component, to its last bit."""
     kind, frame = jpeg.frame
     components = {*frame[6::3]}
     missing = {(component, place) for component in components for place in range(64)}

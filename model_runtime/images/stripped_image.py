@@ -1,4 +1,4 @@
-"""Defines the result of stripping an image file (data, EXIF, XMP), and the error for files too costly to read."""
+"""Define the result of stripping an image file (data, EXIF, XMP), and the error for files too costly to read."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from jobs.contract.errors import Refused
 
 
 class StrippedImage(NamedTuple):
-    """`data` decodes to the same first picture as the whole file. `exif`, `xmp`: as they were found, b"" without."""
+    """`data` decodes to the same first image as the original file. `exif`, `xmp`: raw metadata, b"" if absent."""
 
     data: bytes
     exif: bytes = b""
@@ -14,7 +14,7 @@ class StrippedImage(NamedTuple):
 
 
 def too_costly_error(kind: str, what: str, limit: int) -> Refused:
-    """Refuse a file that would take too long to read."""
+    """Return the error for a file that would take too long to read."""
     reason = (
         f"the {kind} has more than {what}: reading it would take too long; allowed: a copy saved by an image editor"
     )

@@ -1,1 +1,1 @@
-"""What a model is measured for when it is loaded: latency by batch size, and whether batching changes its answers."""
+"""Measure a model: its latency by batch size, and whether batching changes its results."""

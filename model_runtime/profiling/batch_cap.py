@@ -1,6 +1,6 @@
-"""How long a model takes for each batch size on this machine, and the batch cap that follows: what more gains nothing.
+"""Measure a model's run time by batch size and choose its batch cap: the size beyond which throughput stops growing.
 
-Measures when the model is loaded, on zeros. Knows no jobs and no runtime.
+A worker measures when it loads the model, with batches of zeros.
 """
 
 import time
@@ -12,9 +12,9 @@ import numpy as np
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
-MAX_MEASURED_BATCH: Final = 64  # of the caps found here; an operator may set a larger one
-COST_TOLERANCE: Final = 0.95  # of the lowest cost by the row: less of it is not worth a shorter wait
-# So long a run may be shared though it gains nothing by that: a batch costs something outside of its run too (0016).
+MAX_MEASURED_BATCH: Final = 64  # limit of measured caps; an operator may set a larger one
+COST_TOLERANCE: Final = 0.95  # a size is good if the lowest cost per row is at least this share of its own
+# Below this run time a larger batch is allowed without a gain, as batches also cost time outside the run (0016).
 MAX_SHARED_RUN_S: Final = 0.05
 ROUNDS: Final = 6
 BUDGET_S: Final = 2.0
@@ -24,27 +24,27 @@ Clock = Callable[[], float]
 
 
 class Profile(NamedTuple):
-    """`cap`: the most riders of a batch. `run_ms`: one run's best time by batch size; empty where none was measured.
+    """`cap`: the largest batch. `run_ms`: the shortest run time by batch size, empty if none was measured.
 
-    `error`: what the next size met, where that ended the measuring.
-    `kept`: what `jitney models profile` has measured, on this device and on others.
+    `error`: the failure that ended the measurement, if any.
+    `stored`: the profiles that `jitney models profile` wrote, for this device and others.
     """
 
     cap: int
     run_ms: Mapping[int, float]
     error: Exception | None = None
-    kept: Sequence[StoredProfile] = ()
+    stored: Sequence[StoredProfile] = ()
 
 
 class RunTimes(NamedTuple):
-    """One run of some size, in seconds: `run_s` by the clock on the wall, `cost_s` what it took of what is scarce."""
+    """The times of one run in seconds: `run_s` is wall time, `cost_s` the time of the scarce resource."""
 
     run_s: float
     cost_s: float
 
 
 class MeasuredModel(NamedTuple):
-    """A model to measure. `clock`: seconds; `spent`: reads what runs cost, None where that is their time."""
+    """A model to measure. `clock` and `spent` return seconds; `spent` counts the cost, None: wall time is the cost."""
 
     inputs: Sequence[TensorSpec]
     run: Run
@@ -55,79 +55,79 @@ class MeasuredModel(NamedTuple):
         self.run(zero_batch(self.inputs, rows))
 
     def time(self, rows: int) -> RunTimes:
-        """One run of so many zeros."""
+        """Time one run of `rows` rows of zeros."""
         batch = zero_batch(self.inputs, rows)
-        began, had = self.clock(), self.spent() if self.spent else 0.0
+        started_at, spent_before = self.clock(), self.spent() if self.spent else 0.0
         self.run(batch)
-        run_s = max(1e-9, self.clock() - began)
-        return RunTimes(run_s, max(1e-9, self.spent() - had) if self.spent else run_s)
+        run_s = max(1e-9, self.clock() - started_at)
+        return RunTimes(run_s, max(1e-9, self.spent() - spent_before) if self.spent else run_s)
 
 
-def measure_profile(trial: MeasuredModel, largest: int = MAX_MEASURED_BATCH) -> Profile:
-    """Try batches of 1, 2, 4 and so on until they gain nothing any more. Ports are those of one row.
+def measure_profile(model: MeasuredModel, largest: int = MAX_MEASURED_BATCH) -> Profile:
+    """Measure batches of 1, 2, 4, … rows until a larger one brings no gain, and choose the cap.
 
-    On a CPU the cost is CPU time: other work on the machine lengthens a run much more than it makes it dearer.
-    A model whose shapes are open, or that can not run on zeros, is not measured: its cap is half of the largest.
+    On a CPU the cost is CPU time, which other work on the machine changes much less than wall time.
+    A model with free dimensions, or that cannot run on zeros, is not measured: its cap is half of `largest`.
     """
-    if not all(tensor_spec.is_fixed for tensor_spec in trial.inputs):
+    if not all(tensor_spec.is_fixed for tensor_spec in model.inputs):
         return Profile(max(1, largest // 2), {})
     known: dict[int, RunTimes] = {}
-    met: Exception | None = None
-    started, size, without_gain = trial.clock(), 1, 0
-    while size <= largest and _may_gain(known, without_gain) and _has_time(known, trial.clock() - started):
+    failure: Exception | None = None
+    started, size, without_gain = model.clock(), 1, 0
+    while size <= largest and _may_gain(known, without_gain) and _has_time(known, model.clock() - started):
         before = lowest_cost(known)
         try:
-            trial.warm_up(size)
-            known[size] = _min_times(trial.time(size), trial.time(size))
-        except Exception as error:  # noqa: BLE001 - whatever zeros or so many rows do to it, it may serve others
-            met = error
+            model.warm_up(size)
+            known[size] = _min_times(model.time(size), model.time(size))
+        except Exception as error:  # noqa: BLE001 - it may still serve real rows or smaller batches
+            failure = error
             break
         without_gain = 0 if known[size].cost_s / size < before * COST_TOLERANCE else without_gain + 1
         size *= 2
     if not known:
-        return Profile(max(1, largest // 2), {}, met)
-    _remeasure(trial, known, started + BUDGET_S)
-    return Profile(choose_cap(known), {rows: round(times.run_s * 1000, 4) for rows, times in known.items()}, met)
+        return Profile(max(1, largest // 2), {}, failure)
+    _remeasure(model, known, started + BUDGET_S)
+    return Profile(choose_cap(known), {rows: round(times.run_s * 1000, 4) for rows, times in known.items()}, failure)
 
 
 def choose_cap(known: Mapping[int, RunTimes]) -> int:
-    """Of the sizes that cost nearly the least by the row, the largest whose run is short; or else the smallest."""
+    """Return the largest size with a short run among those of nearly the lowest cost per row, or else the smallest."""
     enough = lowest_cost(known) / COST_TOLERANCE
     good = [rows for rows, times in known.items() if times.cost_s / rows <= enough]
     return max([rows for rows in good if known[rows].run_s <= MAX_SHARED_RUN_S], default=min(good))
 
 
 def lowest_cost(known: Mapping[int, RunTimes]) -> float:
-    """By the row; infinite where nothing is known."""
+    """Return the lowest cost per row in seconds; infinite if nothing was measured."""
     return min((times.cost_s / rows for rows, times in known.items()), default=float("inf"))
 
 
 def zero_batch(inputs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
-    """A batch of nothing."""
+    """Return a batch of zeros."""
     return {
         tensor_spec.name: np.zeros((rows, *tensor_spec.shape), DTYPES[tensor_spec.datatype]) for tensor_spec in inputs
     }
 
 
-def _remeasure(trial: MeasuredModel, known: dict[int, RunTimes], until: float) -> None:
-    """Keep the best of some rounds through all sizes: what delays a run is other work, which comes and goes."""
+def _remeasure(model: MeasuredModel, known: dict[int, RunTimes], until: float) -> None:
+    """Measure all sizes in several rounds and keep the shortest times, as other work delays some runs."""
     for _ in range(ROUNDS - 1):
         for size, best in list(known.items()):
-            if trial.clock() + best.run_s > until:
+            if model.clock() + best.run_s > until:
                 return
-            known[size] = _min_times(best, trial.time(size))
+            known[size] = _min_times(best, model.time(size))
 
 
-def _min_times(one: RunTimes, other: RunTimes) -> RunTimes:
-    return RunTimes(min(one.run_s, other.run_s), min(one.cost_s, other.cost_s))
+def _min_times(first: RunTimes, second: RunTimes) -> RunTimes:
+    return RunTimes(min(first.run_s, second.run_s), min(first.cost_s, second.cost_s))
 
 
 def _may_gain(known: Mapping[int, RunTimes], without_gain: int) -> bool:
-    """Whether a larger batch may be a better one: it costs less by the row, or is short enough for company's sake."""
+    """Return true if a larger batch may cost less per row, or would still be a short run."""
     return without_gain < 2 or 2 * list(known.values())[-1].run_s <= MAX_SHARED_RUN_S
 
 
 def _has_time(known: Mapping[int, RunTimes], spent_s: float) -> bool:
-    """Whether the next size may be tried, by what the last one took: to warm up, and at least two looks at it."""
+    """Return true if the budget allows a warm-up and two runs of the next size, estimated from the last one."""
     last_s = list(known.values())[-1].run_s if known else 0.0
     return spent_s + 2 * last_s * 4 <= BUDGET_S

@@ -1,8 +1,7 @@
-"""Whether a model answers a rider the same in any company: alone, in every batch size, padded, shuffled, in noise.
+"""Check that a model returns the same result for a row alone and in any batch: padded, shuffled, or beside noise.
 
-Two things are told apart. *Drift*: a row gives slightly different numbers in another batch size, as kernels round
-differently. *A leak*: a row's answer changes with who sits beside it, which no kernel excuses. Knows no runtime: it is
-handed a function that runs arrays.
+*Drift*: a row's result differs slightly between batch sizes, as kernels round differently.
+*Leak*: a row's result depends on the other rows of the batch, which rounding does not explain.
 """
 
 import itertools
@@ -19,16 +18,16 @@ from model_runtime.tensor_spec import Array, TensorSpec
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-# The largest difference that passes, as a share of the answer's largest number.
+# The largest allowed difference, relative to the largest number of the result.
 FINE_TOLERANCE: Final = 1e-3
 COARSE_TOLERANCE: Final = 1e-2
-LEAK_SHARE: Final = 0.1  # of the tolerance: two runs of one size differ by less than two sizes do
+LEAK_SHARE: Final = 0.1  # of the tolerance, as runs of equal size differ less than runs of different sizes
 SEED: Final = 7
 
 
 @dataclass
 class ConsistencyReport:
-    """`drift`: the largest, and `where`. `leaks`, `broken`: one line each; what is wrong whatever the tolerance."""
+    """`drift`: the largest, found at `where`. `leaks`, `broken`: failures at any tolerance, one line each."""
 
     tolerance: float
     drift: float = 0.0
@@ -45,143 +44,144 @@ class ConsistencyReport:
 
     @property
     def reason(self) -> str:
-        """Why not, on one line; empty where it passed."""
+        """Return why the check failed, on one line; empty if it passed."""
         if self.passed:
             return ""
         if self.leaks or self.broken:
             return (self.leaks or self.broken)[0]
-        words = f"a rider's answer differs by {self.drift:.3g} times its largest number {self.where}"
-        return f"{words}; allowed: {self.tolerance:g}"
+        reason = f"a row's result differs by {self.drift:.3g} times its largest number {self.where}"
+        return f"{reason}; allowed: {self.tolerance:g}"
 
 
 class ConsistencyCheck:
-    """One model under test. `seats`: riders → rows of the run, as the worker would pad."""
+    """Checks one model. `padded_size`: maps a number of rows to the size the worker pads it to."""
 
     def __init__(
         self, inputs: Sequence[TensorSpec], run: Run, padded_size: Callable[[int], int], tolerance: float
     ) -> None:
-        self._inputs, self._run, self._seats = inputs, run, padded_size
-        self.found = ConsistencyReport(tolerance)
+        self._inputs, self._run, self._padded_size = inputs, run, padded_size
+        self.report = ConsistencyReport(tolerance)
 
     def full(self, sizes: Iterable[int], seed: int = SEED) -> ConsistencyReport:
-        """Everything, in each of these sizes. Raises what the model raises for one row alone."""
+        """Run all checks for each of these batch sizes. Raises what the model raises for a single row."""
         sizes = sorted({size for size in sizes if size > 1})
         rows, alone = self._run_alone(max(sizes, default=1), seed)
         for size in sizes:
             order = np.random.default_rng(seed + size).permutation(size)
-            usual = self._measure_drift(rows[:size], alone, range(size), f"in a batch of {size}", size)
+            results = self._measure_drift(rows[:size], alone, range(size), f"in a batch of {size}", size)
             self._measure_drift(rows[:size], alone, order, f"shuffled in a batch of {size}", size)
             for count in sorted({1, size // 2 + 1, size - 1} - {0, size}):
                 self._measure_drift(rows[:count], alone, range(count), f"{count} padded to {size}", size)
-            if usual:
-                self._check_neighbours(rows[:size], usual, (0, size - 1), self._noise(rows[0]))
-        return self.found
+            if results:
+                self._check_neighbours(rows[:size], results, (0, size - 1), self._noise(rows[0]))
+        return self.report
 
     def short(self, size: int, seed: int = SEED) -> ConsistencyReport:
-        """What tells most for least, before a model is served: a batch against its rows alone, and noise."""
+        """Run the cheapest checks: compare a batch of `size` with its rows alone, and one row beside noise."""
         rows, alone = self._run_alone(size, seed)
-        usual = self._measure_drift(rows, alone, range(size), f"in a batch of {size}", size)
-        if usual:
-            self._check_neighbours(rows, usual, [size // 2], self._noise(rows[0])[-1:])
-        return self.found
+        results = self._measure_drift(rows, alone, range(size), f"in a batch of {size}", size)
+        if results:
+            self._check_neighbours(rows, results, [size // 2], self._noise(rows[0])[-1:])
+        return self.report
 
     def _run_alone(self, count: int, seed: int) -> tuple[list[Row], list[Row]]:
-        made = synthetic_inputs.make_rows(self._inputs, count, seed, lambda row: self._run(stack_items([row])))
-        alone = [split_outputs(self._run(stack_items([row])), 1)[0] for row in made.rows]
-        self.found.rows, self.found.runs = count, count + 1
-        notes = [f"free dimensions were taken as {made.side}"] if made.side else []
+        samples = synthetic_inputs.make_rows(self._inputs, count, seed, lambda row: self._run(stack_items([row])))
+        alone = [split_outputs(self._run(stack_items([row])), 1)[0] for row in samples.rows]
+        self.report.rows, self.report.runs = count, count + 1
+        notes = [f"free dimensions were set to {samples.side}"] if samples.side else []
         if count > 1 and all(relative_difference(alone[0], other) == 0 for other in alone[1:]):
-            notes.append("every row has the same answer, whatever is in it: that says little")
-        self.found.note = "; ".join(notes)
-        return made.rows, alone
+            notes.append("all rows have the same result, so this check proves little")
+        self.report.note = "; ".join(notes)
+        return samples.rows, alone
 
-    def _run_batch(self, rows: Sequence[Row], size: int, words: str) -> list[Row] | None:
-        """Run them as one batch of so many rows at least; None, and noted, where that can not be."""
-        self.found.runs += 1
-        padded_size = self._seats(max(size, len(rows)))
+    def _run_batch(self, rows: Sequence[Row], size: int, where: str) -> list[Row] | None:
+        """Run rows as one batch, padded to at least `size` rows. If that fails, record it and return None."""
+        self.report.runs += 1
+        padded_size = self._padded_size(max(size, len(rows)))
         try:
             return split_outputs(self._run(stack_items(rows, padded_size)), len(rows), padded_size)
         except CollationError as error:
-            self.found.broken.append(f"{error}, {words}")
-        except Exception as error:  # noqa: BLE001 - a runtime's errors share no base but Exception
+            self.report.broken.append(f"{error}, {where}")
+        except Exception as error:  # noqa: BLE001 - a runtime's errors have no common base but Exception
             _raise_if_resource_fault(error)
-            self.found.broken.append(f"it can not run {words}: {error}")
+            self.report.broken.append(f"it cannot run {where}: {error}")
         return None
 
     def _measure_drift(
-        self, rows: Sequence[Row], alone: Sequence[Row], order: Iterable[int], words: str, size: int
+        self, rows: Sequence[Row], alone: Sequence[Row], order: Iterable[int], where: str, size: int
     ) -> list[Row] | None:
-        """Seat rows in this order; gives their answers, in that order, where they ran."""
-        seated = list(order)
-        answers = self._run_batch([rows[at] for at in seated], size, words)
-        for at, answer in zip(seated, answers or (), strict=False):
-            distance = relative_difference(alone[at], answer)
-            if distance > self.found.drift:
-                where = f"{words} (row {at}, output {_worst(alone[at], answer)!r})"
-                self.found.drift, self.found.where = distance, where
-        return answers
+        """Run rows in this order and record their drift. Return the results in this order, or None on failure."""
+        indices = list(order)
+        results = self._run_batch([rows[at] for at in indices], size, where)
+        for at, result in zip(indices, results or (), strict=False):
+            distance = relative_difference(alone[at], result)
+            if distance > self.report.drift:
+                self.report.drift = distance
+                self.report.where = f"{where} (row {at}, output {_worst_output(alone[at], result)!r})"
+        return results
 
     def _check_neighbours(
-        self, rows: Sequence[Row], usual: Sequence[Row], places: Iterable[int], noise: Sequence[tuple[str, Row]]
+        self, rows: Sequence[Row], results: Sequence[Row], positions: Iterable[int], noise: Sequence[tuple[str, Row]]
     ) -> None:
-        """The same row at the same place of the same size, beside others: nothing may change."""
+        """Record a leak if a row's result changes when the other rows of the batch are noise."""
         size = len(rows)
-        for place, (what, beside) in itertools.product(places, noise):
-            seated, padded_size = [row if at == place else beside for at, row in enumerate(rows)], self._seats(size)
-            self.found.runs += 1
+        padded_size = self._padded_size(size)
+        for position, (description, noise_row) in itertools.product(positions, noise):
+            batch = [row if at == position else noise_row for at, row in enumerate(rows)]
+            self.report.runs += 1
             try:
-                answer = split_outputs(self._run(stack_items(seated, padded_size)), size, padded_size)[place]
-            except Exception as error:  # noqa: BLE001 - noise may be refused: that is no leak
+                result = split_outputs(self._run(stack_items(batch, padded_size)), size, padded_size)[position]
+            except Exception as error:  # noqa: BLE001 - a model may refuse noise: not a leak
                 _raise_if_resource_fault(error)
                 continue
-            distance = relative_difference(usual[place], answer)
-            if distance > self.found.tolerance * LEAK_SHARE:
-                output = _worst(usual[place], answer)
+            distance = relative_difference(results[position], result)
+            if distance > self.report.tolerance * LEAK_SHARE:
+                output = _worst_output(results[position], result)
                 changes = (
                     f"changes by {distance:.3g} times its largest number"
                     if np.isfinite(distance)
-                    else "is no number any more"
+                    else "is not a number any more"
                 )
-                words = f"beside {what} in a batch of {size} a rider's answer (output {output!r}) {changes}"
-                self.found.leaks.append(f"rows are mixed: {words}")
+                place = f"beside {description} in a batch of {size}"
+                self.report.leaks.append(f"rows are mixed: {place} a row's result (output {output!r}) {changes}")
 
     def _noise(self, row: Row) -> list[tuple[str, Row]]:
         noise = [(f"neighbours {synthetic_inputs.AMPLIFICATION} times as large", synthetic_inputs.amplify_row(row))]
-        if (broken := synthetic_inputs.nan_row(row)) is not None:
-            noise.append(("neighbours of NaN", broken))
+        if (nan_row := synthetic_inputs.nan_row(row)) is not None:
+            noise.append(("neighbours of NaN", nan_row))
         return noise
 
 
 def _raise_if_resource_fault(error: Exception) -> None:
-    """No memory, or a lost device, says nothing about rows."""
+    """Raise errors that are not about the rows: out of memory, or a lost device."""
     if getattr(error, "fault", "input") != "input":
         raise error
 
 
 def tolerance_of(tensor_specs: Iterable[TensorSpec], provider: str) -> float:
-    """What may pass as rounding for a model with these inputs and outputs. GPUs round products to 10 bits (TF32)."""
+    """Return the allowed rounding difference for these inputs and outputs. GPUs round products to 10 bits (TF32)."""
     is_coarse = provider != "cpu" or any(tensor_spec.datatype == "FP16" for tensor_spec in tensor_specs)
     return COARSE_TOLERANCE if is_coarse else FINE_TOLERANCE
 
 
-def relative_difference(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
-    """The largest difference of all outputs, as a share of the largest number there; infinite where one is missing."""
-    return max((_distance(value, other[name]) for name, value in one.items()), default=0.0)
+def relative_difference(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> float:
+    """Return the largest difference relative to each output's largest number; infinite if NaNs or shapes differ."""
+    return max((_distance(value, actual[name]) for name, value in expected.items()), default=0.0)
 
 
-def _worst(one: Mapping[str, Array], other: Mapping[str, Array]) -> str:
-    return max(one, key=lambda name: _distance(one[name], other[name]))
+def _worst_output(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> str:
+    return max(expected, key=lambda name: _distance(expected[name], actual[name]))
 
 
-def _distance(one: Array, other: Array) -> float:
-    if one.shape != other.shape:
+def _distance(expected: Array, actual: Array) -> float:
+    if expected.shape != actual.shape:
         return float("inf")
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    odd = ~np.isfinite(a)
-    if not np.array_equal(a[odd], b[odd], equal_nan=True) or not np.isfinite(b[~odd]).all():
+    a, b = expected.astype(np.float64), actual.astype(np.float64)
+    special = ~np.isfinite(a)
+    if not np.array_equal(a[special], b[special], equal_nan=True) or not np.isfinite(b[~special]).all():
         return float("inf")
-    a, b = a[~odd], b[~odd]
+    a, b = a[~special], b[~special]
     if not a.size:
         return 0.0
-    size = float(np.abs(a).max())
-    return float(np.abs(a - b).max()) / (size or 1.0)
+    largest = float(np.abs(a).max())
+    return float(np.abs(a - b).max()) / (largest or 1.0)

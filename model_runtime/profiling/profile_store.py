@@ -1,7 +1,6 @@
-"""Profiles kept beside a model's file: one for each provider and device that has measured it, in `profile.json`.
+"""Read and write `profile.json` beside a model's file: one measured profile per provider and device.
 
-Written by `jitney models profile` alone; a worker only reads it. One that was measured of another file counts for
-nothing.
+`jitney models profile` writes it and workers read it. Profiles of another version of the model's file are ignored.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ MAX_BYTES: Final = 1 << 20
 
 
 class Latency(NamedTuple):
-    """Runs of one batch size: the median and the 99th percentile in ms, and what they cost by the row, in CPU-µs."""
+    """Latency of one batch size: median and 99th percentile in ms, CPU time per row in µs, and the number of runs."""
 
     p50_ms: float
     p99_ms: float
@@ -29,7 +28,7 @@ class Latency(NamedTuple):
 
 
 class StoredProfile(NamedTuple):
-    """`cap`: what follows from the sizes. `measured_at`: RFC 3339."""
+    """One profile. `cap`: the batch cap chosen from `sizes`. `measured_at`: RFC 3339."""
 
     provider: str
     device: str
@@ -44,37 +43,38 @@ class StoredProfile(NamedTuple):
 
 
 def read_profiles(onnx: Path) -> list[StoredProfile]:
-    """Those of this very file; empty where there are none. Raises ModelError where the file is not to be read."""
+    """Return the profiles of this ONNX file; empty if there are none. Raises ModelError for an invalid file."""
     path = onnx.parent / PROFILE_FILE
     if not path.is_symlink() and not path.exists():
         return []
     if check_file(onnx.parent, path).st_size > MAX_BYTES:
-        raise ModelError(path, None, f"is larger than {MAX_BYTES} bytes: `jitney models profile` did not write it")
+        raise ModelError(path, None, f"is larger than {MAX_BYTES} bytes; allowed: what `jitney models profile` writes")
     try:
-        written = json.loads(path.read_text("utf-8"))
-        profiles = [_profile(one) for one in written["profiles"]]
-        return profiles if written["model"] == model_digest(onnx) else []
+        document = json.loads(path.read_text("utf-8"))
+        profiles = [_profile(fields) for fields in document["profiles"]]
+        return profiles if document["model"] == model_digest(onnx) else []
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"can not be understood ({type(error).__name__}: {error})"
+        reason = f"cannot be parsed ({type(error).__name__}: {error})"
         raise ModelError(path, None, f"{reason}; allowed: what `jitney models profile` writes") from error
 
 
 def find_profile(profiles: list[StoredProfile], provider: str, device: str, runtime: str) -> StoredProfile | None:
-    """The one of this device; another runtime's counts for nothing."""
+    """Return the profile of this provider, device and runtime version, or None."""
+    measured_on = (provider, device, runtime)
     return next(
-        (one for one in profiles if (one.provider, one.device, one.runtime) == (provider, device, runtime)), None
+        (stored for stored in profiles if (stored.provider, stored.device, stored.runtime) == measured_on), None
     )
 
 
 def write_profile(onnx: Path, profile: StoredProfile) -> Path:
-    """Write it beside those of other devices, whole or not at all; raises OSError."""
+    """Replace the profile of its provider and device atomically, and keep the others. Raises OSError."""
     try:
-        known = read_profiles(onnx)
+        stored = read_profiles(onnx)
     except ModelError:
-        known = []
-    others = [one for one in known if (one.provider, one.device) != (profile.provider, profile.device)]
+        stored = []
+    others = [other for other in stored if (other.provider, other.device) != (profile.provider, profile.device)]
     text = json.dumps(
-        {"model": model_digest(onnx), "profiles": [one.as_json() for one in [*others, profile]]}, indent=1
+        {"model": model_digest(onnx), "profiles": [each.as_json() for each in [*others, profile]]}, indent=1
     )
     path = onnx.parent / PROFILE_FILE
     number, name = tempfile.mkstemp(prefix=".profile-", dir=onnx.parent)
@@ -90,23 +90,23 @@ def write_profile(onnx: Path, profile: StoredProfile) -> Path:
 
 
 def model_digest(onnx: Path) -> str:
-    """Of the file itself: weights in other files change no latency."""
+    """Return the SHA-256 of the ONNX file alone, as the values in external data do not change latency."""
     with onnx.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _profile(written: Mapping[str, Any]) -> StoredProfile:
-    sizes = {int(size): _latency(one) for size, one in written["sizes"].items()}
+def _profile(fields: Mapping[str, Any]) -> StoredProfile:
+    sizes = {int(size): _latency(latency) for size, latency in fields["sizes"].items()}
     provider, device, runtime, measured_at = (
-        str(written[key]) for key in ("provider", "device", "runtime", "measured_at")
+        str(fields[key]) for key in ("provider", "device", "runtime", "measured_at")
     )
-    cap = int(written["cap"])
+    cap = int(fields["cap"])
     if not 1 <= cap <= 4096 or not sizes:
-        message = f"a cap of {cap}, {len(sizes)} sizes"
+        message = f"cap {cap}, {len(sizes)} sizes"
         raise ValueError(message)
     return StoredProfile(provider, device, runtime, measured_at, cap, sizes)
 
 
-def _latency(written: Mapping[str, Any]) -> Latency:
-    p50_ms, p99_ms, cpu_us_per_row = (float(written[key]) for key in ("p50_ms", "p99_ms", "cpu_us_per_row"))
-    return Latency(p50_ms, p99_ms, cpu_us_per_row, int(written["runs"]))
+def _latency(fields: Mapping[str, Any]) -> Latency:
+    p50_ms, p99_ms, cpu_us_per_row = (float(fields[key]) for key in ("p50_ms", "p99_ms", "cpu_us_per_row"))
+    return Latency(p50_ms, p99_ms, cpu_us_per_row, int(fields["runs"]))

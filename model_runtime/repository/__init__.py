@@ -1,1 +1,1 @@
-"""The folder of models: what lies in it, and what of that may be opened."""
+"""Read the models directory: find models and versions, and check their files before they are opened."""

@@ -1,4 +1,4 @@
-"""How much memory a model may take on this machine, so that what can not fit is refused before it is tried."""
+"""Report usable memory and estimate tensor sizes, to refuse models that cannot fit."""
 
 import os
 from collections.abc import Iterable
@@ -12,21 +12,21 @@ _LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 
 
 def usable_bytes() -> int:
-    """The machine's memory or, in a container, what that may have."""
+    """Return the memory of the machine, or the limit of the container, in bytes."""
     try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system says; then nothing is refused for its size
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # unknown on this system: refuse nothing
         return 1 << 62
     for path in _LIMITS:
         try:
-            return min(whole, int(path.read_text()))
-        except (OSError, ValueError):  # there is none, or "max"
+            return min(total, int(path.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
             continue
-    return whole
+    return total
 
 
 def row_bytes(tensor_specs: Iterable[TensorSpec]) -> int:
-    """What one row of these takes at least; a free dimension counts as 1. `ports`: with or without batch dimension."""
+    """Return the minimum size of one row in bytes, with or without a batch dimension; a free dimension counts as 1."""
     return sum(
         prod(abs(side) for side in tensor_spec.shape) * DTYPES[tensor_spec.datatype].itemsize
         for tensor_spec in tensor_specs
@@ -34,7 +34,7 @@ def row_bytes(tensor_specs: Iterable[TensorSpec]) -> int:
 
 
 def format_bytes(size: int) -> str:
-    """Readable: 1.5 GB."""
+    """Format a size for people, such as 1.5 GB."""
     value = float(size)
     for unit in ("B", "kB", "MB"):
         if value < 1000:

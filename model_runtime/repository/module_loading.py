@@ -1,4 +1,4 @@
-"""Python files of a model's own folder, loaded as modules; whether they may be is decided before."""
+"""Load a Python file of a model's folder as a module. The caller checks the file first."""
 
 import importlib.util
 import sys
@@ -10,16 +10,16 @@ from model_runtime.spec.model_toml import ModelError
 
 
 def load_module(file: Path) -> ModuleType:
-    """The file's module, run anew; raises ModelError where it is no Python file, and whatever its code raises."""
-    # The path in the module's name keeps two models' files of one name apart.
+    """Execute a file and return its module. Raises ModelError if it is not a Python file, or what its code raises."""
+    # The path is part of the module's name, so that two models may have files of the same name.
     name = f"jitney_own_{zlib.crc32(str(file.resolve()).encode()):08x}_{file.stem}"
-    found = importlib.util.spec_from_file_location(name, file)
-    if found is None or found.loader is None:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
         raise ModelError(file, None, "is not a Python file")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # where dataclasses and pickles look a class up
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look classes up here
     try:
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

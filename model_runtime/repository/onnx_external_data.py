@@ -1,7 +1,7 @@
-"""What an ONNX file says of itself before any runtime opens it: which files it points at, whether it is one.
+"""List the external data files of an ONNX file, and check that it is an ONNX model, without loading a runtime.
 
-Walks the protobuf by its wire format (onnx.proto3 has the numbers) and skips the weights; what it does not
-understand it refuses, so that no runtime reads more in it than was checked here.
+Walks the protobuf wire format (field numbers: onnx.proto3) and skips the weights. It refuses anything it cannot parse,
+so that a runtime reads nothing that was not checked.
 """
 
 import mmap
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from model_runtime.spec.model_toml import ModelError
 
-# message → the fields that lead to tensors → the message each holds
+# message → number of a field that may contain tensors → message of that field
 _TENSOR_PATHS: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -27,7 +27,7 @@ _FIXED: Final = {1: 8, 5: 4}  # wire type → bytes
 
 
 class ExternalData(NamedTuple):
-    """A tensor's bytes in another file. `location` as written, unchecked. `length` 0: the rest."""
+    """The location of a tensor's bytes in another file. `location` is unchecked. `length` 0: to the end."""
 
     location: str
     offset: int = 0
@@ -35,41 +35,41 @@ class ExternalData(NamedTuple):
 
 
 def read_external_data(path: Path) -> list[ExternalData]:
-    """Everything the file points at, subgraphs and functions included; raises ModelError where it is no ONNX model."""
+    """Return all external data, also of subgraphs and functions. Raises ModelError if it is not an ONNX model."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             if not size:
                 raise ModelError(path, None, "is empty: not an ONNX model")
-            # Not closed by hand: an error on the way still holds parts of it.
-            return _found(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), path)
+            # Not closed explicitly, as an exception may still hold views of it.
+            return _find(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), path)
     except OSError as error:
-        raise ModelError(path, None, f"can not be read: {error.strerror}") from error
+        raise ModelError(path, None, f"cannot be read: {error.strerror}") from error
 
 
-def _found(view: memoryview, path: Path) -> list[ExternalData]:
-    found: list[ExternalData] = []
-    waiting: list[tuple[str, memoryview]] = [("model", view)]
+def _find(view: memoryview, path: Path) -> list[ExternalData]:
+    parts: list[ExternalData] = []
+    pending: list[tuple[str, memoryview]] = [("model", view)]
     has_graph = False
     try:
-        while waiting:
-            message, data = waiting.pop()
+        while pending:
+            message, data = pending.pop()
             for number, value in iterate_fields(data):
                 has_graph = has_graph or (message == "model" and number == _GRAPH)
                 inner = _TENSOR_PATHS.get(message, {}).get(number)
                 if inner and isinstance(value, memoryview):
-                    waiting.append((inner, value))
+                    pending.append((inner, value))
             if message == "tensor" and (entries := _entries(data)):
-                found.append(_external(entries))
+                parts.append(_external(entries))
     except (ValueError, IndexError) as error:
-        raise ModelError(path, None, f"is not an ONNX model, or a part of one: {error}") from error
+        raise ModelError(path, None, f"is not an ONNX model, or is truncated: {error}") from error
     if not has_graph:
-        raise ModelError(path, None, f"is not an ONNX model: {len(view)} bytes without a graph in them")
-    return found
+        raise ModelError(path, None, f"is not an ONNX model: its {len(view)} bytes contain no graph")
+    return parts
 
 
 def _entries(tensor: memoryview) -> dict[str, str]:
-    """A tensor's `external_data`: key → value."""
+    """Return a tensor's `external_data` as key → value."""
     entries = {}
     for number, value in iterate_fields(tensor):
         if number == _EXTERNAL_DATA and isinstance(value, memoryview):
@@ -83,7 +83,7 @@ def _external(entries: Mapping[str, str]) -> ExternalData:
 
 
 def iterate_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field; raises ValueError or IndexError where the bytes are no message."""
+    """Yield number and value of each field. Raises ValueError or IndexError if the bytes are not a message."""
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
@@ -97,7 +97,7 @@ def iterate_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif wire in _FIXED:
             size = _FIXED[wire]
         else:
-            message = f"field {number} has the wire type {wire}"
+            message = f"field {number} has the unknown wire type {wire}"
             raise ValueError(message)
         if size > end - at:
             message = f"field {number} ends beyond the file"
@@ -115,5 +115,5 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         if shift > 63:
-            message = "a number without end"
+            message = "a number is longer than 64 bits"
             raise ValueError(message)

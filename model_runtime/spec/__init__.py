@@ -1,1 +1,1 @@
-"""`model.toml`, part by part."""
+"""Parse and validate `model.toml`, one module per group of sections."""

@@ -1,6 +1,6 @@
-"""How a picture becomes the model's input, as written in `[image]`: its keys, their limits, the three usual presets.
+"""Define the section `[image]` of `model.toml`: the preprocessing of an image, its limits and the three presets.
 
-Decides what may be written together; does not know the model's shapes, nor how to decode.
+Validates the keys against each other. The task checks them against the model's shapes.
 """
 
 import math
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validat
 SIDE_LIMIT: Final = 16384
 PIXEL_LIMIT: Final = 178_956_970  # beyond this Pillow itself refuses to open an image
 
-# What ImageNet's networks were trained with, by family; mean and std in the order of the preset's `color`.
+# The preprocessing of ImageNet models, by framework. `mean` and `std` are in the order of the preset's `color`.
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "torch": {
         "resize": 256,
@@ -71,10 +71,10 @@ _SIDES = f"1 to {SIDE_LIMIT}"
 class ImageSpec(BaseModel):
     """`[image]`: decode, flatten on `background`, resize, crop the centre, then (pixel * scale - mean) / std.
 
-    `fit` is how a picture of other proportions comes to [height, width]: stretched, or whole on `background`.
+    `fit`: stretch an image of other proportions to [height, width], or letterbox it on `background`.
 
-    The descriptions say what is allowed; an error message quotes them. With a `preset`, keys that are written win;
-    `resize` and `crop` replace the preset's pair of them together.
+    Error messages quote the fields' descriptions, which say what is allowed. Explicit keys override those of `preset`;
+    `resize` or `crop` replaces both keys of the preset.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -108,43 +108,41 @@ class ImageSpec(BaseModel):
 
     @property
     def channels(self) -> int:
-        """1 for gray, else 3."""
+        """Return the number of channels: 1 for gray, else 3."""
         return 1 if self.color == "gray" else 3
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of every prepared image; None where they depend on the picture."""
+        """Return height and width of every preprocessed image, or None if they depend on the image."""
         return self.crop or (self.resize if isinstance(self.resize, tuple) else None)
 
     @property
     def is_normalising(self) -> bool:
-        """Whether pixel values change."""
+        """Return true if `scale`, `mean` or `std` changes pixel values."""
         return self.scale != 1 or any(self.mean) or any(part != 1 for part in self.std)
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_from_preset(cls, written: Any) -> Any:
-        name = written.get("preset") if isinstance(written, dict) else None
+    def _fill_from_preset(cls, values: Any) -> Any:
+        name = values.get("preset") if isinstance(values, dict) else None
         if not isinstance(name, str) or name not in PRESETS:
-            return written
+            return values
         preset = dict(PRESETS[name])
-        if "resize" in written or "crop" in written or written.get("fit") == "letterbox":
+        if "resize" in values or "crop" in values or values.get("fit") == "letterbox":
             preset.pop("resize", None)
             preset.pop("crop", None)
-        if written.get("color") in {"RGB", "BGR"} and written["color"] != preset.get("color", "RGB"):
+        if values.get("color") in {"RGB", "BGR"} and values["color"] != preset.get("color", "RGB"):
             for key in ("mean", "std"):
                 if isinstance(preset.get(key), tuple):
                     preset[key] = preset[key][::-1]
-        return preset | written
+        return preset | values
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.fit == "letterbox" and (self.crop or isinstance(self.resize, int)):
-            raise ValueError(
-                'fit = "letterbox" shows the whole picture; allowed: resize = [height, width], and no crop'
-            )
+            raise ValueError('fit = "letterbox" needs both sides and no crop; allowed: resize = [height, width]')
         if self.crop and self.resize is None:
-            raise ValueError("crop needs resize beside it; allowed: resize = pixels of the shorter side")
+            raise ValueError("crop needs resize; allowed: resize = pixels of the shorter side")
         if self.crop and self.resize:
             height, width = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
             if self.crop[0] > height or self.crop[1] > width:

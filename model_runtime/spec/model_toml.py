@@ -1,8 +1,7 @@
-"""What an operator may write in `model.toml`, and the one-line error that says what was wrong and what is allowed.
+"""Define and read `model.toml`, and report errors as one line that says what is wrong and what is allowed.
 
-A version may have a `model.toml` of its own, for what differs there: see docs/decisions/0032.
-
-Decides nothing about the ONNX file beside it: whether the two fit is the task's question.
+A version folder may contain its own `model.toml`, which overrides single keys (docs/decisions/0032). The task checks
+the settings against the model's inputs and outputs.
 """
 
 import codecs
@@ -24,7 +23,7 @@ SPEC_FILE: Final = "model.toml"
 
 
 class ModelError(Exception):
-    """A model can not be served as it lies on disk. One line for the operator: file, key, what is wrong and allowed."""
+    """A model on disk cannot be served. The message is one line: file, key, what is wrong and what is allowed."""
 
     def __init__(self, file: Path | str, key: str | None, reason: str) -> None:
         self.file = str(file)
@@ -34,19 +33,21 @@ class ModelError(Exception):
 
 
 class ClassificationSpec(BaseModel):
-    """`[classification]`: from scores to named answers."""
+    """`[classification]`: how scores become labelled predictions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     labels: str | None = Field(
-        None, pattern=r"^[^/\\.][^/\\]*$", description="the name of a text file in the model's folder, a label a line"
+        None,
+        pattern=r"^[^/\\.][^/\\]*$",
+        description="the name of a text file in the model's folder, one label per line",
     )
-    softmax: bool = Field(True, description="true (the model gives scores), false (it gives probabilities)")
+    softmax: bool = Field(True, description="true (the model returns scores), false (it returns probabilities)")
     top_k: int = Field(5, ge=1, le=100_000, description="a whole number from 1 to the number of classes")
 
 
 class RetrySpec(BaseModel):
-    """`[retry]`: what happens to a job whose failure may pass: no memory for it, or a task that says so."""
+    """`[retry]`: retries of a job after a transient failure: out of memory, or a RetryableError of its task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -55,14 +56,14 @@ class RetrySpec(BaseModel):
 
 
 def _ascending(value: Any) -> tuple[int, ...]:
-    whole = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
-    if not whole or not value or value != sorted(set(value)) or not 1 <= value[0] <= value[-1] <= 4096:
+    is_list = isinstance(value, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+    if not is_list or not value or value != sorted(set(value)) or not 1 <= value[0] <= value[-1] <= 4096:
         raise ValueError
     return tuple(value)
 
 
 class ModelSpec(BaseModel):
-    """`model.toml`. Times end in their unit; every key has a default except `task`."""
+    """`model.toml`. The names of durations end in their unit. Every key except `task` has a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -83,13 +84,13 @@ class ModelSpec(BaseModel):
     )
     threads: int = Field(0, ge=0, le=1024, description="a whole number from 0 (all CPUs of the worker) to 1024")
     max_batch: int | None = Field(
-        None, ge=1, le=4096, description="a whole number from 1 to 4096; left out, it is found by measuring"
+        None, ge=1, le=4096, description="a whole number from 1 to 4096; if omitted, it is measured"
     )
     buckets: Annotated[tuple[int, ...], BeforeValidator(_ascending)] | None = Field(
         None,
         description="whole numbers from 1 to 4096, ascending: sizes that batches are padded to, such as [1, 4, 16]",
     )
-    check: bool = Field(True, description="true (try before serving that riders do not mix), false (trust the model)")
+    check: bool = Field(True, description="true (check before serving that rows do not mix), false (skip the check)")
     max_wait_ms: float = Field(0.0, ge=0, le=60_000, allow_inf_nan=False, description="milliseconds from 0 to 60000")
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
@@ -106,19 +107,19 @@ class ModelSpec(BaseModel):
 
 
 def read_spec(folder: Path, version: str | None = None) -> ModelSpec:
-    """The folder's `model.toml`, with what the version's own says instead; raises ModelError."""
+    """Read the folder's `model.toml`, overridden by that of the version, if it has one. Raises ModelError."""
     file = folder / SPEC_FILE
-    written = _read(file)
-    own_file = folder / version / SPEC_FILE if version else None
-    own = _read(own_file) if own_file and own_file.exists() else {}
-    if own_file and "version" in own:
-        raise ModelError(own_file, "version", f"which version is served is said in {file} alone")
+    values = _read(file)
+    version_file = folder / version / SPEC_FILE if version else None
+    overrides = _read(version_file) if version_file and version_file.exists() else {}
+    if version_file and "version" in overrides:
+        raise ModelError(version_file, "version", f"is not allowed here; allowed: the key version in {file}")
     try:
-        return ModelSpec.model_validate(written | own)
+        return ModelSpec.model_validate(values | overrides)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        if own_file and any(str(details["loc"][0]) in own for details in errors):
-            file = own_file
+        if version_file and any(str(details["loc"][0]) in overrides for details in errors):
+            file = version_file
         problems = [_problem(details) for details in errors]
         if len(problems) == 1:
             raise ModelError(file, *problems[0]) from error
@@ -132,16 +133,16 @@ def _read(file: Path) -> dict[str, Any]:
             raise ModelError(file, None, "is UTF-16 text; allowed: TOML in UTF-8, with or without a byte order mark")
         return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError as error:
-        reason = 'is missing: it says what the model is for; the least it takes is one line: task = "tensor"'
+        reason = 'is missing; allowed: a file with at least the line task = "tensor"'
         raise ModelError(file, None, reason) from error
     except OSError as error:
-        raise ModelError(file, None, f"can not be read: {error.strerror}") from error
+        raise ModelError(file, None, f"cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(file, None, f"is not TOML in UTF-8: {error}") from error
 
 
 def _problem(details: ErrorDetails) -> tuple[str, str]:
-    """The key as an operator writes it, and what is wrong with it."""
+    """Return the dotted key and what is wrong with it."""
     section: type[BaseModel] = ModelSpec
     field: FieldInfo | None = None
     for part in details["loc"]:
@@ -153,12 +154,12 @@ def _problem(details: ErrorDetails) -> tuple[str, str]:
         return key, f"unknown key; allowed: {', '.join(section.model_fields)}"
     if details["type"] == "missing":
         return key, f"missing; allowed: {field.description}"
-    whole_section = details["type"] == "value_error" and isinstance(details["input"], dict)
-    if whole_section:  # our own sentence, about keys that do not go together
+    is_section = details["type"] == "value_error" and isinstance(details["input"], dict)
+    if is_section:  # the message of a validator, about keys that contradict each other
         return key, str(details["ctx"]["error"])
-    return key, f"{_shown(details['input'])} is not allowed; allowed: {field.description}"
+    return key, f"{_shorten(details['input'])} is not allowed; allowed: {field.description}"
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

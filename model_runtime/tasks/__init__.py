@@ -1,4 +1,4 @@
-"""Finds the task that `model.toml` names: one of ours, or a class in a file of the model's own folder."""
+"""Create the task that `model.toml` names: a built-in task, or a class in a file of the model's folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = [
     "RetryableError",
     "Task",
     "TensorTask",
-    "is_own",
+    "is_custom",
     "load_task",
 ]
 
@@ -34,31 +34,31 @@ _BUILT_IN: Final[dict[str, type[Task]]] = {
 
 
 def is_custom(task: str) -> bool:
-    """Whether `task` of model.toml names code of a user's own."""
+    """Return true if `task` of model.toml names user code."""
     return task not in _BUILT_IN
 
 
 def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Task:
-    """The task, made for this model; raises ModelError, whatever the code in the folder does."""
+    """Create the task for this model. Raises ModelError, also for any exception of user code."""
     if spec.task in _BUILT_IN:
         return _BUILT_IN[spec.task](spec, folder, inputs, outputs)
     file_name, _, class_name = spec.task.partition(":")
     file = folder / file_name
     check_file(folder, file, "task", folder / SPEC_FILE)
     try:
-        task = _class(file, class_name)(spec, folder, inputs, outputs)
+        task = _load_class(file, class_name)(spec, folder, inputs, outputs)
     except ModelError:
         raise
-    except BaseException as error:  # someone else's code: whatever it does, other models serve on
+    except BaseException as error:  # user code must not stop other models
         raise ModelError(file, class_name, f"{type(error).__name__}: {error}") from error
     if not isinstance(task.kinds, frozenset | set) or not task.kinds or not task.kinds <= KINDS:
         raise ModelError(file, class_name, f"kinds = {task.kinds}; allowed: one or more of {sorted(KINDS)}")
     return task
 
 
-def _class(file: Path, name: str) -> type[Task]:
+def _load_class(file: Path, name: str) -> type[Task]:
     module = load_module(file)
-    found: Any = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, Task)):
+    task_class: Any = getattr(module, name, None)
+    if not (isinstance(task_class, type) and issubclass(task_class, Task)):
         raise ModelError(file, name, "is not a class in this file derived from jitney.Task")
-    return found
+    return task_class

@@ -1,4 +1,4 @@
-"""Boxes and scores: which of them are kept, and where they lie in the picture. Arrays in, arrays out."""
+"""Convert boxes to picture coordinates, and select the best boxes by non-maximum suppression."""
 
 from typing import Final, Literal, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from model_runtime.images.geometry import Placement
 from model_runtime.tensor_spec import Array
 
-MAX_CANDIDATES: Final = 1000  # that are compared with each other: the best by score
+MAX_CANDIDATES: Final = 1000  # boxes that enter suppression, best scores first
 
 BoxFormat = Literal["cxcywh", "xyxy", "yxyx"]
 
@@ -21,7 +21,7 @@ class Detections(NamedTuple):
 
 
 def to_corners(boxes: Array, form: BoxFormat) -> Array:
-    """[n, 4] in some form → left, top, right, bottom."""
+    """Convert boxes [n, 4] of a format to left, top, right, bottom."""
     first, second, third, fourth = boxes.T
     if form == "xyxy":
         return boxes
@@ -30,26 +30,26 @@ def to_corners(boxes: Array, form: BoxFormat) -> Array:
     return np.stack([first - third / 2, second - fourth / 2, first + third / 2, second + fourth / 2], axis=1)
 
 
-def to_picture(boxes: Array, placed: Placement) -> Array:
-    """Boxes on the input, in its pixels → in those of the picture, cut where they leave it."""
-    across, down = placed.scale
-    width, height = placed.picture
-    moved: Array = (boxes - np.array([placed.left, placed.top] * 2)) / np.array([across, down] * 2)
+def to_picture(boxes: Array, placement: Placement) -> Array:
+    """Convert boxes from input pixels to picture pixels, clipped to the picture."""
+    x_scale, y_scale = placement.scale
+    width, height = placement.picture
+    moved: Array = (boxes - np.array([placement.left, placement.top] * 2)) / np.array([x_scale, y_scale] * 2)
     return np.clip(moved, 0, np.array([width, height] * 2))
 
 
 def select_boxes(boxes: Array, scores: Array, min_score: float, max_overlap: float, count: int) -> Detections:
-    """Of boxes [n, 4] with a score for each class [n, k] the best: each at least `least`, by greedy suppression.
+    """Select up to `count` boxes [n, 4] by scores per class [n, k] of at least `min_score`, by greedy suppression.
 
-    A box goes where a better one of its class shares more than `max_overlap` of their union with it. Of equal scores
-    the first box and class comes first, so that an answer never depends on company.
+    A box is dropped if its overlap (IoU) with a better box of its class exceeds `max_overlap`. Ties keep input order,
+    so that results do not depend on the batch.
     """
-    places, classes = np.nonzero(scores >= min_score)
-    found = scores[places, classes]
-    order = np.argsort(-found, kind="stable")[:MAX_CANDIDATES]
-    places, classes, found = places[order], classes[order], found[order]
-    kept = _suppress(boxes[places], classes, max_overlap, count)
-    return Detections(boxes[places][kept], classes[kept], found[kept])
+    rows, classes = np.nonzero(scores >= min_score)
+    best = scores[rows, classes]
+    order = np.argsort(-best, kind="stable")[:MAX_CANDIDATES]
+    rows, classes, best = rows[order], classes[order], best[order]
+    kept = _suppress(boxes[rows], classes, max_overlap, count)
+    return Detections(boxes[rows][kept], classes[kept], best[kept])
 
 
 def _suppress(boxes: Array, classes: Array, max_overlap: float, count: int) -> list[int]:
@@ -68,7 +68,7 @@ def _suppress(boxes: Array, classes: Array, max_overlap: float, count: int) -> l
 
 
 def overlaps(box: Array, others: Array) -> Array:
-    """Intersection over union of one box with others [n, 4]; 0 where neither has an area."""
+    """Return the intersection over union of a box with others [n, 4]; 0 if neither has an area."""
     left, top = np.maximum(box[:2], others[:, :2]).T
     right, bottom = np.minimum(box[2:], others[:, 2:]).T
     shared = (right - left).clip(0) * (bottom - top).clip(0)

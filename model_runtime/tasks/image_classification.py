@@ -1,6 +1,6 @@
-"""Which of the classes is in the picture: decodes by `[image]`, answers the most probable labels.
+"""Task `image-classification`: decode an image by `[image]` and return its most probable labels.
 
-Decides at load whether pipeline, model and labels fit one another, so that no request finds out.
+Checks at load that preprocessing, model and labels match.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from model_runtime.tensor_spec import Array, TensorSpec
 class ImageClassification(Task):
     """`task = "image-classification"`: one image input; the first output holds one number per class.
 
-    Answers {"predictions": [{"label", "index", "probability"}, ...]}, most probable first. Parameter: `top_k`.
+    Returns {"predictions": [{"label", "index", "probability"}, ...]}, most probable first. Parameter: `top_k`.
     """
 
     kinds = frozenset({"image"})
@@ -38,24 +38,24 @@ class ImageClassification(Task):
         if self._labels is not None:
             self.label_count = len(self._labels)
             if self._classes not in {None, self.label_count}:
-                reason = (
-                    f"{len(self._labels)} labels, but the model has {self._classes} classes; allowed: a line per class"
+                counts = f"{len(self._labels)} labels, but the model has {self._classes} classes"
+                raise ModelError(
+                    folder / str(spec.classification.labels), None, f"{counts}; allowed: one line per class"
                 )
-                raise ModelError(folder / str(spec.classification.labels), None, reason)
             self._classes = self.label_count
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
-        """One array of the model's type and layout; raises Refused for the parameters and for the image."""
+        """Return the array of one image. Raises Refused for invalid parameters or an invalid image."""
         self._top_k(parameters)
         return self._image.preprocess(data)[0]
 
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Probabilities are plain floats of 6 digits; raises Refused("inference_failed") for an answer of NaN."""
+        """Return the best classes, probabilities rounded to 6 digits. Raises Refused("inference_failed") for NaN."""
         numbers = outputs[self._output.name].ravel().astype(np.float32)
         if self.spec.classification.softmax:
             numbers = _softmax(numbers)
         if not np.isfinite(numbers).all():
-            raise Refused("inference_failed", "the model's answer to this image is not a number")
+            raise Refused("inference_failed", "the model's output for this image is not a number")
         best = np.argsort(-numbers, kind="stable")[: self._top_k(parameters)]
         return {"predictions": [self._prediction(int(index), float(numbers[index])) for index in best]}
 
@@ -67,27 +67,27 @@ class ImageClassification(Task):
         refuse_unknown(parameters, ("top_k",))
         top_k = parameters.get("top_k", self.spec.classification.top_k)
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise self._bad_top_k(top_k)
+            raise self._top_k_error(top_k)
         if "top_k" in parameters and self._classes is not None and top_k > self._classes:
-            raise self._bad_top_k(top_k)
+            raise self._top_k_error(top_k)
         return top_k
 
-    def _bad_top_k(self, got: object) -> Refused:
+    def _top_k_error(self, value: object) -> Refused:
         allowed = f"a whole number from 1 to {self._classes or 'the number of classes'}"
-        shown = got if isinstance(got, int | float) else f"a {type(got).__name__}"
+        shown = value if isinstance(value, int | float) else f"a {type(value).__name__}"
         return Refused("invalid_request", f"parameter 'top_k' is {shown}; allowed: {allowed}")
 
 
 def _softmax(scores: Array) -> Array:
-    with np.errstate(invalid="ignore"):  # infinity less infinity: the caller looks for NaN
+    with np.errstate(invalid="ignore"):  # infinity minus infinity: the caller checks for NaN
         powers = np.exp(scores - scores.max())
     result: Array = powers / powers.sum()
     return result
 
 
 def _class_count(file: Path, output: TensorSpec) -> int | None:
-    """The one dimension that is not 1; None where it is open."""
+    """Return the one dimension that is not 1, or None if it is free."""
     if output.datatype == "BOOL" or sum(side != 1 for side in output.shape) > 1 or 0 in output.shape:
         shape = f"{output.datatype} {list(output.shape)}"
-        raise ModelError(file, "task", f"the output {output.name!r} is {shape}; allowed: a number per class")
+        raise ModelError(file, "task", f"the output {output.name!r} is {shape}; allowed: one number per class")
     return prod(output.shape) if output.is_fixed else None

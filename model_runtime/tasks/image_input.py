@@ -1,4 +1,4 @@
-"""A model's one image input: whether `[image]` fits it, and a picture's bytes as its array. For all image tasks."""
+"""Check that `[image]` matches a model's image input, and preprocess images for it; shared by the image tasks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ _PIXEL_TYPES: Final = ("UINT8", "FP16", "FP32", "FP64")
 
 
 class ImageInput:
-    """`port` is what takes the image; `spec` the pipeline, with its size settled."""
+    """The image input of a model. `spec`: `[image]` with a definite size."""
 
     def __init__(self, file: Path, spec: ImageSpec, inputs: Sequence[TensorSpec]) -> None:
-        """Raises ModelError where they do not fit. `file`: the model.toml."""
-        self.tensor_spec, self.spec = _pipeline(file, spec, inputs)
+        """Raise ModelError if `[image]` does not match the inputs. `file`: the model.toml, for messages."""
+        self.tensor_spec, self.spec = _match_input(file, spec, inputs)
 
     def preprocess(self, data: bytes) -> tuple[dict[str, Array], DecodedImage]:
-        """One array of the model's type and layout, and the picture it shows; raises Refused."""
+        """Return one array of the model's type and layout, and the decoded image. Raises Refused."""
         picture = decode_image(data, self.spec)
         if self.tensor_spec.datatype == "UINT8":
             return {self.tensor_spec.name: np.ascontiguousarray(to_pixels(picture.image, self.spec))}, picture
@@ -32,7 +32,7 @@ class ImageInput:
 
 
 def read_labels(file: Path, folder: Path, key: str, name: str | None) -> list[str] | None:
-    """The lines of the text file that `key` of `file` names; raises ModelError."""
+    """Return the lines of the text file that `key` of `file` names, None without a name. Raises ModelError."""
     if name is None:
         return None
     path = folder / name
@@ -40,41 +40,45 @@ def read_labels(file: Path, folder: Path, key: str, name: str | None) -> list[st
     try:
         text = path.read_text(encoding="utf-8-sig").rstrip()
     except OSError as error:
-        raise ModelError(path, None, f"can not be read: {error.strerror}") from error
+        raise ModelError(path, None, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ModelError(path, None, "is not text in UTF-8") from error
+        raise ModelError(path, None, "is not UTF-8 text") from error
     return [line.strip() for line in text.split("\n")]
 
 
-def _pipeline(file: Path, image: ImageSpec, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ImageSpec]:
-    """The image input, and the pipeline with its size settled; raises ModelError where they do not fit."""
+def _match_input(file: Path, image: ImageSpec, inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ImageSpec]:
+    """Return the image input, and `[image]` with a definite size. Raises ModelError if they do not match."""
     if len(inputs) != 1 or len(inputs[0].shape) != 3:
         shapes = ", ".join(f"{tensor_spec.name} {list(tensor_spec.shape)}" for tensor_spec in inputs)
-        raise ModelError(file, "task", f"the model takes {shapes}; allowed for images: one input of 3 dimensions a row")
+        raise ModelError(
+            file, "task", f"the model takes {shapes}; allowed for images: one input of 3 dimensions per row"
+        )
     tensor_spec = inputs[0]
     if tensor_spec.datatype not in _PIXEL_TYPES:
         raise ModelError(file, "task", f"the image input is {tensor_spec.datatype}; allowed: {', '.join(_PIXEL_TYPES)}")
     if tensor_spec.datatype == "UINT8" and image.is_normalising:
-        reason = "the input takes UINT8 pixels as they are; allowed: no preset, scale, mean or std"
+        reason = "the input takes unscaled UINT8 pixels; allowed: no preset, scale, mean or std"
         raise ModelError(file, "image", reason)
-    image = _sized(file, image, tensor_spec)
+    image = _with_size(file, image, tensor_spec)
     height, width = image.size or (-1, -1)
     made = (image.channels, height, width) if image.layout == "NCHW" else (height, width, image.channels)
     if not tensor_spec.fits(made):
         order = "channels, height, width" if image.layout == "NCHW" else "height, width, channels"
-        reason = f"makes {list(made)} ({order}), but the input {tensor_spec.name!r} is {list(tensor_spec.shape)}"
-        raise ModelError(file, "image", f"{reason}; allowed: resize, crop, color and layout that agree with it")
+        reason = f"produces {list(made)} ({order}), but the input {tensor_spec.name!r} is {list(tensor_spec.shape)}"
+        raise ModelError(file, "image", f"{reason}; allowed: resize, crop, color and layout that match it")
     return tensor_spec, image
 
 
-def _sized(file: Path, image: ImageSpec, tensor_spec: TensorSpec) -> ImageSpec:
+def _with_size(file: Path, image: ImageSpec, tensor_spec: TensorSpec) -> ImageSpec:
     if image.size is not None:
         return image
     if image.resize is not None:
         raise ModelError(
-            file, "image.resize", "a shorter side leaves the other open; allowed: crop beside it, or [h, w]"
+            file,
+            "image.resize",
+            "the shorter side alone does not determine the size; allowed: add crop, or [height, width]",
         )
     height, width = tensor_spec.shape[1:] if image.layout == "NCHW" else tensor_spec.shape[:2]
     if not (1 <= height <= SIDE_LIMIT and 1 <= width <= SIDE_LIMIT):
-        raise ModelError(file, "image.resize", "missing, and the model's own size is open; allowed: [height, width]")
+        raise ModelError(file, "image.resize", "missing, and the model's input size is free; allowed: [height, width]")
     return image.model_copy(update={"resize": (height, width)})

@@ -1,6 +1,6 @@
-"""What a task is: the two translations at a model's ends, bytes → arrays and arrays → JSON, for one rider.
+"""Define the base class of tasks: preprocess one item's bytes to arrays, and postprocess its outputs to JSON.
 
-A model's folder may bring its own: `task = "mine.py:Mine"` in `model.toml`, the class derived from `Task`.
+A model's folder may contain a custom task: `task = "file.py:ClassName"` in `model.toml`, a class derived from Task.
 """
 
 from abc import ABC, abstractmethod
@@ -14,21 +14,21 @@ from model_runtime.spec.model_toml import ModelSpec
 from model_runtime.tensor_spec import Array, TensorSpec
 
 KINDS: Final = frozenset({"image", "tensors", "raw"})
-MAX_NAMED_PARAMETERS: Final = 10  # unknown parameters in a message
+MAX_NAMED_PARAMETERS: Final = 10  # of unknown parameters, in a message
 
 
 class RetryableError(Exception):
-    """Raised by a task for what may pass the next time: the job waits and is tried again (`[retry]` in model.toml)."""
+    """A task raises this for a transient failure: the job is retried later (`[retry]` in model.toml)."""
 
 
 class Task(ABC):
-    """Derive from this; `prepare` and `present` are called from several threads, so they must not change `self`.
+    """Base class of tasks. `preprocess` and `postprocess` are called from several threads and must not change `self`.
 
-    `kinds`      which inputs it takes: "image" an encoded picture, "tensors" a frame of `jobs.contract.tensors`,
-                 "raw" the bytes of the one tensor
-        `offload`    True: `prepare` takes CPU time worth a thread; False: it only maps bytes. A user's own task is
-                     always called in threads
-    `label_count`  how many answers have a name, None where that means nothing
+    `kinds`        accepted inputs: "image" (an encoded image), "tensors" (a frame of `jobs.contract.tensors`),
+                   "raw" (the bytes of a single tensor)
+    `offload`      True: `preprocess` uses enough CPU time to run in a thread; False: it only maps bytes. Custom tasks
+                   always run in threads
+    `label_count`  the number of labels; None if it does not apply
     """
 
     kinds: frozenset[str] = frozenset()
@@ -38,7 +38,7 @@ class Task(ABC):
     def __init__(
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
     ) -> None:
-        """Called once per load; raise ModelError where `model.toml` or another file does not fit the model."""
+        """Called once per load. Raise ModelError if `model.toml` or another file does not match the model."""
         self.spec = spec
         self.folder = folder
         self.inputs = inputs
@@ -46,21 +46,21 @@ class Task(ABC):
 
     @abstractmethod
     def preprocess(self, kind: str, data: bytes, parameters: dict[str, Any]) -> dict[str, Array]:
-        """One rider's arrays by input name, without the batch dimension.
+        """Return one item's arrays by input name, without the batch dimension.
 
-        What `present` needs to know beside them may be noted in `parameters`, which are this rider's own, under a name
-        that begins with a dot.
+        To pass values to `postprocess`, add them to `parameters`, which belong to this item, under names that begin
+        with a dot.
 
-        Raise Refused where the caller is at fault, TryAgain where nobody is.
+        Raise Refused for invalid input, RetryableError for a transient failure.
         """
 
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """One rider's outputs, without the batch dimension → what the caller reads as `output`, JSON-able."""
+        """Convert one item's outputs, without the batch dimension, to JSON-able data: the job's `output`."""
 
 
 def refuse_unknown(parameters: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Raises Refused("invalid_request") naming the parameters that do not exist and those that do."""
+    """Raise Refused("invalid_request") if there is a parameter that is not in `allowed`."""
     unknown = [name for name in parameters if name not in allowed]
     if unknown:
         known = ", ".join(allowed) or "none"

@@ -1,4 +1,4 @@
-"""Tensors in, tensors out, as they are: checks names, types and shapes against the model, and reads no value."""
+"""Task `tensor`: pass tensors to the model and return its tensors, after checks of names, types and shapes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 
 class TensorTask(Task):
-    """`task = "tensor"`: kinds "tensors", and "raw" where the model takes one tensor of a fixed shape.
+    """`task = "tensor"`: kinds "tensors", and "raw" if the model takes one tensor of a fixed shape.
 
-    Answers {"tensors": {name: {"datatype", "shape", "data"}}}, `data` flat and row-major; JSON has no NaN or infinity,
-    so such values are null there.
+    Returns {"tensors": {name: {"datatype", "shape", "data"}}}, `data` flat and row-major; NaN and
+    infinity are null, as JSON has neither.
     """
 
     kinds = frozenset({"tensors"})
@@ -33,7 +33,7 @@ class TensorTask(Task):
             self._raw_bytes = tensors.size_bytes(inputs[0].datatype, inputs[0].shape)
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
-        """Views on `data`, nothing copied; raises Refused("invalid_input") naming what is expected and what came."""
+        """Return views of `data` without copying. Raises Refused("invalid_input") with the expected type and shape."""
         refuse_unknown(parameters, ())
         if kind == "raw":
             tensor_spec = self.inputs[0]
@@ -63,7 +63,7 @@ def _view(tensor_spec: TensorSpec, tensor: tensors.Tensor) -> Array:
     if tensor.datatype != tensor_spec.datatype or not tensor_spec.fits(tensor.shape):
         raise Refused("invalid_input", f"{expected}, got {tensor.datatype} of shape {list(tensor.shape)}")
     if any(not isinstance(side, int) or side < 0 for side in tensor.shape):
-        raise Refused("invalid_input", f"{expected}, got a shape that is none: {list(tensor.shape)}")
+        raise Refused("invalid_input", f"{expected}, got an invalid shape: {list(tensor.shape)}")
     size = tensors.size_bytes(tensor_spec.datatype, tensor.shape)
     if len(tensor.data) != size:
         raise Refused("invalid_input", f"{expected}, {size} bytes; got {len(tensor.data)} bytes")

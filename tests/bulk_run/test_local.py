@@ -108,4 +108,4 @@ def test_a_model_that_can_not_be_loaded_is_named(shared_data: Path, tmp_path: Pa
     (tmp_path / "m" / "1" / "model.onnx").write_bytes(broken.read_bytes())
     done = bulk.run(DIGITS[0].parent, "-o", tmp_path / "r.jsonl", "--local", tmp_path / "m")
     assert done.code == 2
-    assert "ONNX Runtime can not load it" in done.said
+    assert "ONNX Runtime cannot load it" in done.said

@@ -74,7 +74,7 @@ def test_the_faintest_leak_is_named_as_such(tmp_path: Path, capsys: Said) -> Non
     check(faint(tmp_path / "model.onnx"), "--sizes", "2,5")
     told = capsys.readouterr().out
     words = (
-        "rows are mixed: beside neighbours of NaN in a batch of {} a rider's answer (output 'y') is no number any more"
+        "rows are mixed: beside neighbours of NaN in a batch of {} a row's result (output 'y') is not a number any more"
     )
     assert words.format(2) in told
     assert words.format(5) in told
@@ -150,7 +150,7 @@ def test_open_dimensions_are_guessed_and_said(tmp_path: Path, capsys: Said) -> N
     nodes = [node("MatMul", ["x", "w"], ["y"])]
     path = write(tmp_path / "model.onnx", nodes, {"x": ["N", "S"]}, {"y": ["N", 2]}, {"w": numbers(64, 2)})
     assert check(path) == 0
-    assert "free dimensions were taken as 64" in capsys.readouterr().out
+    assert "free dimensions were set to 64" in capsys.readouterr().out
 
 
 def test_a_folder_of_models_is_looked_at_whole_and_the_broken_are_named(tmp_path: Path, capsys: Said) -> None:

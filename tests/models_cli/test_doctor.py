@@ -82,7 +82,7 @@ def test_resnet_50_is_mended_and_passes_the_check(tmp_path: Path, capsys: Said) 
     source = with_random_weights(LIGHT / "light_resnet50.onnx", tmp_path / "resnet50.onnx")
     out = tmp_path / "mended.onnx"
     assert doctor(source) == 1
-    assert "Reshape 'n173': a batch of 1 was written into its shape [1, 2048]" in capsys.readouterr().out
+    assert "Reshape 'n173': its shape [1, 2048] contained a batch of 1" in capsys.readouterr().out
     assert doctor(source, "--fix", out) == 0
     assert main.main(["models", "check", str(out), "--sizes", "2,3", "--provider", "cpu"]) == 0
     told = capsys.readouterr().out
@@ -153,7 +153,11 @@ def test_without_the_onnx_package_it_says_what_to_install(
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "is empty"), (b"xx", "is not an ONNX model: 2 bytes without a graph"), (b"\x3a\x7fjunk", "is not an ONNX")],
+    [
+        (b"", "is empty"),
+        (b"xx", "is not an ONNX model: its 2 bytes contain no graph"),
+        (b"\x3a\x7fjunk", "is not an ONNX"),
+    ],
 )
 def test_what_is_no_model_is_one_line(content: bytes, reason: str, tmp_path: Path, capsys: Said) -> None:
     (tmp_path / "model.onnx").write_bytes(content)

@@ -76,7 +76,7 @@ def test_a_broken_profile_is_said_and_measured_anew(
 ) -> None:
     (models.doubling(tmp_path) / "1" / "profile.json").write_text(text, encoding="latin-1")
     assert card(tmp_path)["batchable"] is True
-    assert "its profile is measured anew: " in caplog.text
+    assert "ignoring the stored profile, measuring again: " in caplog.text
     assert profile(tmp_path) == 0, "and is written over"
     assert len(card(tmp_path)["profiles"]) == 1  # type: ignore[arg-type]
 

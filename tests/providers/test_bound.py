@@ -84,7 +84,7 @@ def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
 ) -> None:
     monkeypatch.setattr("model_runtime.engine.io_binding.IoBinding.run", lambda *_: {"y": np.ones((2, 4), np.float32)})
     session.bind_buffers({"x": rows(2)}, "cpu")
-    assert session.note == "batches of 2 are not bound to the device: they answered otherwise so"
+    assert session.note == "batches of 2 use no bound buffers: their results differed"
     assert np.array_equal(session.run({"x": rows(2)})["y"], 2 * rows(2))
 
 
@@ -108,7 +108,7 @@ def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
 ) -> None:
     """ONNX Runtime refuses the session as a whole, where a node stays on the CPU: here the CPU plays CUDA."""
     path, asked = models.doubling(tmp_path) / "1" / "model.onnx", []
-    open_it = OnnxSession._try
+    open_it = OnnxSession._create_session
 
     def refuse_graphs(self: OnnxSession, threads: int, providers: ProviderOptions) -> object:
         asked.append(providers)
@@ -117,7 +117,7 @@ def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
         monkeypatch.setattr(self, "provider", "cpu")
         return open_it(self, threads, ["CPUExecutionProvider"])
 
-    monkeypatch.setattr(OnnxSession, "_try", refuse_graphs)
+    monkeypatch.setattr(OnnxSession, "_create_session", refuse_graphs)
     session = OnnxSession(path, "cuda", 1, GpuOptions(device=1))
     assert session.note == "without CUDA graphs: not all nodes are CUDA's; 1 of 1 nodes run on the CPU"
     assert [("enable_cuda_graph" in str(one), "'device_id': '1'" in str(one)) for one in asked] == [
@@ -132,7 +132,7 @@ def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
 
 def test_all_runs_that_may_be_recorded_are_of_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime allows no other for CUDA graphs; here the CPU plays CUDA."""
-    path, threads, open_it = models.doubling(tmp_path) / "1" / "model.onnx", set(), OnnxSession._try
+    path, threads, open_it = models.doubling(tmp_path) / "1" / "model.onnx", set(), OnnxSession._create_session
 
     def on_the_cpu(self: OnnxSession, count: int, _: ProviderOptions) -> object:
         with monkeypatch.context() as patch:
@@ -144,11 +144,11 @@ def test_all_runs_that_may_be_recorded_are_of_one_thread(tmp_path: Path, monkeyp
         return run(self, feed, stop)
 
     run = OnnxSession._run
-    monkeypatch.setattr(OnnxSession, "_try", on_the_cpu)
+    monkeypatch.setattr(OnnxSession, "_create_session", on_the_cpu)
     monkeypatch.setattr(OnnxSession, "_run", noted)
     session = OnnxSession(path, "cuda", 1, GpuOptions())
     session.bind_buffers({"x": rows(4)}, "cpu")
     with ThreadPoolExecutor(4) as pool:
         for count, found in zip((1, 4) * 50, pool.map(lambda n: session.run({"x": rows(n)}), (1, 4) * 50), strict=True):
             assert np.array_equal(found["y"], 2 * rows(count))
-    assert threads == {"recorded_0"}
+    assert threads == {"cuda-graphs_0"}

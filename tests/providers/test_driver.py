@@ -43,8 +43,8 @@ def test_gpus_are_counted_and_named_by_their_number(tmp_path: Path) -> None:
 
 
 def test_a_driver_that_does_not_start_says_its_error(tmp_path: Path) -> None:
-    assert said(tmp_path, init=803) == f"0|0|no NVIDIA GPU answers through {DRIVER}: CUDA error 803|Second"
+    assert said(tmp_path, init=803) == f"0|0|no NVIDIA GPU: {DRIVER} returns CUDA error 803|Second"
 
 
 def test_a_driver_without_a_gpu(tmp_path: Path) -> None:
-    assert said(tmp_path, count=0) == f"0|13000|no NVIDIA GPU answers through {DRIVER}: it has 0|GPU"
+    assert said(tmp_path, count=0) == f"0|13000|no NVIDIA GPU: {DRIVER} finds none|GPU"

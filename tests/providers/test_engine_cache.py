@@ -65,15 +65,15 @@ def test_a_disk_without_room_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught, open_engine_folder(tmp_path / "engines", "net", FACTS, 1 << 60):
         pass
     assert str(caught.value).startswith(
-        f"JITNEY_TENSORRT_CACHE_DIR={tmp_path / 'engines'}: what TensorRT builds can not be kept"
+        f"JITNEY_TENSORRT_CACHE_DIR={tmp_path / 'engines'}: cannot store TensorRT engines there: "
     )
-    assert "are free, an engine may need" in str(caught.value)
+    assert "are free, but an engine may need" in str(caught.value)
     assert [path.name for path in (tmp_path / "engines").iterdir() if path.is_dir()] == []
 
 
 def test_a_place_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    said = r"JITNEY_TENSORRT_CACHE_DIR=.*file.*: what TensorRT builds can not be kept there: "
+    said = r"JITNEY_TENSORRT_CACHE_DIR=.*file.*: cannot store TensorRT engines there: "
     with pytest.raises(ModelError, match=said), open_engine_folder(tmp_path / "file" / "engines", "net", FACTS, 1):
         pass
 

@@ -36,7 +36,7 @@ def test_the_cpu_is_measured_through_the_queue_too_and_the_others_say_what_is_mi
     for name in ("cuda", "tensorrt"):
         assert rows[name].keys() == {"ran", "missing"}
         assert not rows[name]["ran"]
-        assert "no NVIDIA GPU answers through libcuda.so.1" in rows[name]["missing"]
+        assert "no NVIDIA GPU: libcuda.so.1 is not installed" in rows[name]["missing"]
         assert f"{name} was not measured: {rows[name]['missing']}\n" in words
     cpu = rows["cpu"]
     assert (cpu["ran"], cpu["provider"], cpu["agrees"], cpu["top1_agreement"]) == (True, "cpu", True, 1.0)
@@ -51,7 +51,7 @@ def test_a_model_that_the_cpu_can_not_run_is_one_line(tmp_path: Path) -> None:
     (models.doubling(tmp_path) / "1" / "model.onnx").write_bytes(b"xx")
     code, report, words = asked(str(tmp_path / "double"), "--no-service")
     assert (code, report) == (gpu_report.CANNOT_MEASURE, {})
-    assert words.splitlines()[-1].endswith("model.onnx: is not an ONNX model: 2 bytes without a graph in them")
+    assert words.splitlines()[-1].endswith("model.onnx: is not an ONNX model: its 2 bytes contain no graph")
 
 
 def test_several_models_and_other_engines_are_refused(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_it_runs_batches_and_is_shown(tmp_path: Path) -> None:
     model = opened(tmp_path)
     card = model.card()
     assert (card["provider"], card["device"], card["batchable"], card["checked"]) == ("cpu", "numpy", True, True)
-    assert card["provider_note"] == "own.py:Numpy runs it"
+    assert card["provider_note"] == "custom engine own.py:Numpy"
     assert card["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [2]}]
     assert model.max_batch > 1
     rows = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
@@ -54,7 +54,7 @@ def test_an_installed_class_is_taken_by_its_module(tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(str(tmp_path / "installed"))
     monkeypatch.delitem(sys.modules, "my_engines", raising=False)
     numpy_model(tmp_path / "models", toml='task = "tensor"\nengine = "my_engines:Numpy"')
-    assert opened(tmp_path / "models").card()["provider_note"] == "my_engines:Numpy runs it"
+    assert opened(tmp_path / "models").card()["provider_note"] == "custom engine my_engines:Numpy"
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
@@ -81,15 +81,15 @@ def test_only_files_of_the_folder_and_modules_have_names(tmp_path: Path, engine:
         (changed("weights.npy", "gone.npy"), "FileNotFoundError: "),
         (
             changed("self.batchable = True", "pass"),
-            "it has no batchable; allowed: what jitney.",
+            "it has no batchable; allowed: all members of jitney.CustomEngine",
         ),
         (changed('"FP32", (len', '"float32", (len'), "inputs = [TensorSpec(name='x', datatype='float32'"),
-        (changed('"numpy", np', "None, np"), "device = None; allowed: text"),
+        (changed('"numpy", np', "None, np"), "device = None; allowed: a string"),
     ],
 )
 def test_one_that_can_not_be_made_says_why_in_one_line(tmp_path: Path, source: str, reason: str) -> None:
     numpy_model(tmp_path, source=source)
-    assert f'model.toml: engine: "own.py:Numpy" can not be used: {reason}' in refusal(tmp_path)
+    assert f'model.toml: engine: "own.py:Numpy" cannot be used: {reason}' in refusal(tmp_path)
 
 
 def test_a_module_that_is_not_installed_says_so(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_version_is_a_folder_with_anything_in_it(tmp_path: Path) -> None:
     assert not isinstance(found, BrokenModel)
     assert found.version == "1"  # an empty one is being made
     (folder / "1" / "weights.npy").unlink()
-    assert "allowed: a numeric folder with what its engine reads in it" in refusal(tmp_path)
+    assert "allowed: a numeric folder with the files of its engine in it" in refusal(tmp_path)
 
 
 def test_it_is_checked_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,7 @@ def test_a_models_variable_that_names_none_says_what_there_is(queue: Server, tmp
     models.doubling(tmp_path)
     with WorkerProcess(queue, tmp_path, {"JITNEY_SERVE_MODELS": "x,y"}) as worker:
         assert worker.process.wait(30) == 78
-        assert f"JITNEY_SERVE_MODELS=x,y: no such model in {tmp_path}; there are: double\n" in worker.log()
+        assert f"JITNEY_SERVE_MODELS=x,y: no such model in {tmp_path}; allowed: double\n" in worker.log()
     with WorkerProcess(queue, tmp_path, {"JITNEY_SERVE_MODELS": "x,double"}) as worker:
         worker.until("serves double 1")
-        assert f"model x is not served: no such model in {tmp_path}; there are: double\n" in worker.log()
+        assert f"model x is not served: no such model in {tmp_path}; allowed: double\n" in worker.log()

@@ -38,7 +38,7 @@ def test_a_model_whose_rows_mix_serves_one_at_a_time_and_says_so(mixed: Service)
     card = {one["name"]: one for one in mixed.http.get("/v1/models").json()["models"]}["leaky"]
     assert (card["status"], card["batchable"], card["max_batch"], card["checked"]) == ("ready", False, 1, False)
     assert card["batch_note"].startswith("it fails the check: rows are mixed: beside neighbours of NaN ")
-    assert f"model leaky runs one rider at a time: {card['batch_note']}" in mixed.log()
+    assert f"model leaky runs one row at a time: {card['batch_note']}" in mixed.log()
     told, together = answers(mixed, "leaky")
     assert together == {1}
     assert told == [[2 * max(one, 0.0) for one in row] for row in ROWS], "each its own mean"

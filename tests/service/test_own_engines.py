@@ -31,14 +31,14 @@ def test_a_model_without_an_onnx_file_answers(service: Service) -> None:
     assert service.pid("worker") == worker
     shown = {one["name"]: one for one in service.http.get("/v1/models").json()["models"]}
     assert (shown["own"]["status"], shown["own"]["device"]) == ("ready", "numpy")
-    assert shown["own"]["provider_note"] == "own.py:Numpy runs it"
+    assert shown["own"]["provider_note"] == "custom engine own.py:Numpy"
 
 
 def test_a_broken_one_is_one_line_and_the_others_serve(service: Service) -> None:
     shown = {one["name"]: one for one in service.http.get("/v1/models").json()["models"]}
     assert shown["onnx"]["status"] == "ready"
     assert shown["broken"]["status"] == "failed"
-    why = "engine: \"own.py:Numpy\" can not be used: ModuleNotFoundError: No module named 'no_such_module'"
+    why = "engine: \"own.py:Numpy\" cannot be used: ModuleNotFoundError: No module named 'no_such_module'"
     assert shown["broken"]["reason"].endswith(why)
     assert f"model broken is not served: {shown['broken']['reason']}" in service.log()
 

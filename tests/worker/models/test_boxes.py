@@ -133,9 +133,9 @@ def test_the_same_box_in_the_forms_that_detectors_have(keys: dict[str, Any], out
 @pytest.mark.parametrize(
     ("keys", "shapes", "words"),
     [
-        ({}, [(6,)], "output 'o0' is [6] a row"),
-        ({}, [(4, 9)], "none beside a box's own numbers"),
-        ({}, [(-1, -1)], "the number of classes open"),
+        ({}, [(6,)], "output 'o0' is [6] per row"),
+        ({}, [(4, 9)], "do not determine the number of classes, or have none"),
+        ({}, [(-1, -1)], "the outputs do not determine the number of classes"),
         ({"labels": "labels.txt"}, [(7, 100)], "2 labels, but the model has 3 classes"),
         ({"format": "boxes-scores"}, [(6, 100)], "allowed: boxes [n, 4] and scores [n, classes]"),
     ],

@@ -18,7 +18,7 @@ from model_runtime.engine.onnx_runtime import clean_message
 from model_runtime.spec.model_toml import ModelError
 
 F, I64, STRING = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.STRING
-NO_GPU = "no NVIDIA GPU answers through libcuda.so.1"
+NO_GPU = "no NVIDIA GPU: libcuda.so.1 is not installed"
 Relu = Callable[..., Path]
 SaveGraph = Callable[..., Path]
 
@@ -45,7 +45,7 @@ def test_a_first_dimension_of_one_runs_alone(relu: Relu) -> None:
 
 
 def test_a_baked_batch_is_refused_with_the_remedy(relu: Relu) -> None:
-    with pytest.raises(ModelError, match=r"'x' has the shape \[4, 4\].*export it with a dynamic first dimension"):
+    with pytest.raises(ModelError, match=r"'x' has the shape \[4, 4\].*allowed: a dynamic first dimension"):
         opened(relu, [4, 4])
 
 
@@ -73,7 +73,7 @@ def test_a_guessed_size_does_not_condemn_a_model(save_graph: SaveGraph, tmp_path
     path = save_graph(tmp_path / "m.onnx", [node], {"x": (F, ["N", "S"])}, {"y": (F, ["N", 2])}, weight)
     engine = OnnxEngine(path, "cpu", 1)
     assert engine.batchable
-    assert "a trial with zeros and free dimensions of 1 failed" in engine.batch_note
+    assert "a test run with zeros and free dimensions of 1 failed" in engine.batch_note
     assert engine.inputs[0].shape == (-1,)
 
 
@@ -104,7 +104,7 @@ def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkey
     with pytest.raises(ModelError) as caught:
         OnnxEngine(path, provider)
     assert caught.value.key == "provider"
-    assert f'"{provider}" can not be used: ' in str(caught.value)
+    assert f'"{provider}" cannot be used: ' in str(caught.value)
     assert NO_GPU in str(caught.value)
     assert str(caught.value).endswith("; allowed here: auto, cpu")
     assert "\n" not in str(caught.value)
@@ -114,14 +114,14 @@ def test_auto_takes_what_there_is(relu: Relu, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("model_runtime.engine.onnx_session.query_driver", lambda: DriverInfo(problem=NO_GPU))
     engine = OnnxEngine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto")
     assert (engine.provider, engine.gpu, engine.placement) == ("cpu", None, {"cpu": 1})
-    assert engine.provider_note.startswith("auto took the CPU: ")
+    assert engine.provider_note.startswith("auto uses the CPU: ")
     assert NO_GPU in engine.provider_note
 
 
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        ("models/resnet8-cifar10/network.onnx", "the operator RequantShift is unknown to ONNX Runtime"),
+        ("models/resnet8-cifar10/network.onnx", "does not support the operator RequantShift"),
         ("fault_models/external_data_traversal.onnx", "external data '../../../../../etc/hostname' leads outside of "),
     ],
 )

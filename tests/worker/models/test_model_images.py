@@ -80,7 +80,7 @@ def test_the_pixel_limit_is_judged_before_decoding() -> None:
 def test_a_broken_image_is_refused_in_plain_words() -> None:
     refused = refusal(encoded(Image.effect_noise((64, 64), 50), "JPEG")[:400])
     assert refused.code == "invalid_image"
-    assert refused.message == "the JPEG data is broken or cut short and can not be decoded"
+    assert refused.message == "the JPEG data is damaged or truncated and cannot be decoded"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50_000), (50_000, 1), (3, 2)])

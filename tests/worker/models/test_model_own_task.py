@@ -60,7 +60,7 @@ def test_an_own_task_serves(relu: Relu, tmp_path: Path) -> None:
         (HEAD + BODY + '    kinds = frozenset({"audio"})', "mine.py:Bytes", "allowed: one or more of ['image', 'raw'"),
         (HEAD + BODY + "    kinds = None", "mine.py:Bytes", "kinds = None; allowed"),
         (HEAD + BODY + "    def __init__(self, *_): raise ValueError('a\\nb')", "mine.py:Bytes", "ValueError: a b"),
-        ("", "other.py:Bytes", "other.py can not be read: No such file"),
+        ("", "other.py:Bytes", "other.py cannot be read: No such file"),
         ("", "outside.py:Bytes", "outside.py leads outside of the folder"),
     ],
 )

@@ -60,9 +60,9 @@ def test_only_the_named_models_are_read(relu: Relu, tmp_path: Path) -> None:
     assert [model.name for model in found] == ["a", "c"]
     assert isinstance(found[1], BrokenModel)
     assert "no such model" in found[1].reason
-    assert "there are: a, b" in found[1].reason
+    assert "allowed: a, b" in found[1].reason
 
 
 def test_a_missing_directory_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the models directory can not be read: No such file"):
+    with pytest.raises(ModelError, match="the models directory cannot be read: No such file"):
         list_models(tmp_path / "nowhere")

@@ -85,7 +85,7 @@ def test_squeezenets_card(squeezenet: Model) -> None:
     half = squeezenet.name.endswith("fp16")
     assert card.pop("load_ms") > 0
     assert card.pop("placement").keys() == {"cpu"}
-    assert "auto took the CPU: " in card.pop("provider_note")
+    assert "auto uses the CPU: " in card.pop("provider_note")
     assert card.pop("batch_note") == ("input 'data_0' has its first dimension fixed at 1" if half else "")
     assert card == {
         "name": squeezenet.name,

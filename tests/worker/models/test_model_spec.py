@@ -30,7 +30,7 @@ WRONG = {
     "buckets of none": ('task = "tensor"\nbuckets = []', "buckets", "1 to 4096"),
     "a bucket alone": ('task = "tensor"\nbuckets = 4', "buckets", "such as [1, 4, 16]"),
     "a bucket that is a truth": ('task = "tensor"\nbuckets = [true, 4]', "buckets", "whole numbers"),
-    "a check that is a word": ('task = "tensor"\ncheck = "no"', "check", "false (trust the model)"),
+    "a check that is a word": ('task = "tensor"\ncheck = "no"', "check", "false (skip the check)"),
     "a wait without end": ('task = "tensor"\nmax_wait_ms = inf', "max_wait_ms", "0 to 60000"),
     "no deadline": ('task = "tensor"\ndeadline_ms = 0', "deadline_ms", "from 1"),
     "no table": ('task = "tensor"\nimage = 3', "image", "[image]"),
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> Non
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.toml: is missing: .* task = \"tensor\""):
+    with pytest.raises(ModelError, match=r"model\.toml: is missing; allowed: .* task = \"tensor\""):
         read_spec(tmp_path)
 
 

@@ -42,7 +42,10 @@ def test_a_version_is_loaded_by_it_and_the_others_are_not(folder: Path) -> None:
     [
         ("max_batch = 0", r"/2/model\.toml: max_batch: 0 is not allowed"),
         ("[image]\nsize = 3", r"/2/model\.toml: image\.size: unknown key"),
-        ('version = "1"', r"/2/model\.toml: version: which version is served is said in .*relu/model\.toml alone"),
+        (
+            'version = "1"',
+            r"/2/model\.toml: version: is not allowed here; allowed: the key version in .*relu/model\.toml",
+        ),
         ("=", r"/2/model\.toml: is not TOML"),
     ],
 )
