@@ -41,14 +41,7 @@ _LUA: Final = Path(__file__).parents[1] / "lua"
 _REFUSED_WHEN_FULL: Final = {"job/submit"}
 # Scripts that are never retried. A second claim or dispatch would lease work that nobody receives; a second cancel
 # would report its own effect as a conflict; a second increment would count twice.
-_SENT_ONCE: Final = {
-    "job/claim",
-    "webhook/dispatch",
-    "job/cancel",
-    "generic/increment",
-    "bulk/dispatch",
-    "bulk_file/unlink",
-}
+_SENT_ONCE = {"job/claim", "job/cancel", "bulk/dispatch", "bulk_file/unlink", "webhook/dispatch", "generic/increment"}
 # Scripts that accept new work. JITNEY_REQUIRE_DURABLE refuses them while the server may lose data.
 _ACCEPTING: Final = {"job/submit", "bulk/create", "bulk_file/add"}
 _RETRY_AFTER_S: Final = 1
@@ -61,8 +54,7 @@ _LARGE_ANSWERS: Final = {"bulk/read_outcomes"}
 # After a failover the address leads to the new primary only after a moment. Refused commands are retried that long.
 FAILOVER_TIMEOUT_S: Final = 1.0
 FAILOVER_RETRY_S: Final = 0.05
-# Shortest time between two reconnects of all connections because the node changed. A proxy that spreads connections
-# over several nodes would cause endless reconnects otherwise.
+# Shortest time between two reconnects after a node change. A proxy over several nodes would cause endless ones.
 _NODE_CHANGE_INTERVAL_S: Final = 5.0
 _MAX_LOGGED_REFUSALS: Final = 100
 _FULL_LOG_INTERVAL_S: Final = 60.0
@@ -104,11 +96,7 @@ class RedisClient:
         self._address, self._timeout_s, self._require_durable = RedisAddress(url, url_file), timeout_s, require_durable
         self._url = ""
         self._client: redis.asyncio.Redis | None = None
-        self._small, self._large = (
-            ReconnectingConnection(self._open_connection),
-            ReconnectingConnection(self._open_connection),
-        )
-        self._answers = ReconnectingConnection(self._open_connection)  # for large replies; opened on first use
+        self._small, self._large, self._answers = (ReconnectingConnection(self._open_connection) for _ in range(3))
         self._subscriptions: dict[RedisConnection, bool] = {}  # value: the node was a replica when this was opened
         self._scripts: dict[str, Script] = {}
         self._generation = 0  # counts how often all connections were dropped
@@ -117,8 +105,7 @@ class RedisClient:
         self._is_refused = False  # the last script failed with a RETRY error
         self._logged_refusals: set[str] = set()  # NEVER errors that were logged
         self._full_logged_at = -_FULL_LOG_INTERVAL_S
-        self._is_starting = False
-        self._is_known, self._warned = False, list[str]()
+        self._is_starting, self._is_known, self._warned = False, False, list[str]()
         self.safety: ServerSafety | None = None  # as of the newest connection
 
     @classmethod
@@ -189,9 +176,8 @@ class RedisClient:
         script = self._scripts.get(name) or self._scripts.setdefault(name, Script(name))
         pack_args = pack_large if name in _LARGE else pack
         packed = pack_args(("EVALSHA", script.sha, 1, root, *args))
-        connection = (
-            self._large if len(packed) > _LARGE_BYTES else self._answers if name in _LARGE_ANSWERS else self._small
-        )
+        connection = self._answers if name in _LARGE_ANSWERS else self._small
+        connection = self._large if len(packed) > _LARGE_BYTES else connection
         if self._require_durable and name in _ACCEPTING:
             await self._check_durable(connection)
         answers = await self._send(connection, [packed], again=again)
@@ -200,9 +186,8 @@ class RedisClient:
             if str(answers[0]).startswith("NOSCRIPT"):  # the server restarted or was replaced
                 source = [("EVAL", script.source, 1, root, *args)]
                 generation = self._generation
-                answers = await self._redirect(
-                    await self._send(connection, source, again=again), generation, connection, source, again=again
-                )
+                answers = await self._send(connection, source, again=again)
+                answers = await self._redirect(answers, generation, connection, source, again=again)
             if name in _REFUSED_WHEN_FULL and str(answers[0]).startswith("OOM"):
                 message = "Redis is out of memory and accepts no new jobs"
                 raise QueueFull(message, retry_after_s=_FULL_RETRY_AFTER_S)
@@ -226,10 +211,7 @@ class RedisClient:
         return connection
 
     async def check_node(self, connection: RedisConnection) -> None:
-        """Reopen all connections if the role of this connection's node has changed.
-
-        A subscription to a node that becomes a replica falls silent without an error. Raises OSError if it is lost.
-        """
+        """Reopen all connections if this node's role changed: a subscription on a new replica just falls silent."""
         (hello,) = await connection.send([("HELLO",)])
         if isinstance(hello, hiredis.ReplyError):
             if classify_error(hello) is ErrorKind.RECONNECT:

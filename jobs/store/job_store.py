@@ -100,7 +100,7 @@ class JobStore:
             message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
             return Refused("idempotency_mismatch", message)
         if how == b"broken":
-            message = f"the Redis key of the queue of model {job.model} holds something else"
+            message = f"the Redis key that should hold the queue of model {job.model} is of another type"
             return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
         if how in (b"quota", b"full"):
             refuse = self._over_quota if how == b"quota" else self._full

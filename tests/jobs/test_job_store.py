@@ -425,7 +425,7 @@ async def test_junk_in_place_of_a_line_refuses_its_own_jobs_and_no_others(bench:
         client.delete("jitney:{s00}:line:junk:1:interactive:default")
     assert isinstance(accepted, Accepted)
     assert isinstance(refused, StoreUnavailable)
-    assert "model junk is no line" in refused.message
+    assert "the queue of model junk is of another type" in refused.message
     assert [job.id for job in await bench.claim()] == [mine.id]
     assert await bench.store.read([other.id]) == [None]
     (again,) = await bench.store.submit([other])  # its key was not used up
