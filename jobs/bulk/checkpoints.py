@@ -123,7 +123,7 @@ async def record_expansion(
     ends: Sequence[LineFailure],
 ) -> None:
     """Record that `taken` more lines became jobs or ended, and where (line, offset) to continue. Raises LeaseLost."""
-    args = [arg for one in ends for arg in (one.job_id, one.state, error_body(one.error), orjson.dumps(one.custom_id))]
+    args = [arg for end in ends for arg in (end.job_id, end.state, error_body(end.error), orjson.dumps(end.custom_id))]
     cursor = (bulk.expanded, bulk.expanded + taken, *place, size)
     if not await store.run("bulk/expand", _root(lease), *lease, lease_ms, *cursor, *store.ends, *args):
         raise LeaseLost

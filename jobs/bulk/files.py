@@ -79,10 +79,10 @@ async def add_file(store: JobStore, settings: BulkSettings, file: File) -> None:
 
 async def get_file(store: JobStore, tenant: str, file_id: str) -> File:
     """Read a file's record. Raises Refused if this tenant has no such file."""
-    found = await _read(store, [file_id]) if _is_file_id(store, file_id) else [None]
-    if found[0] is None or found[0].tenant != tenant:
+    (file,) = await _read(store, [file_id]) if _is_file_id(store, file_id) else [None]
+    if file is None or file.tenant != tenant:
         raise not_found(file_id)
-    return found[0]
+    return file
 
 
 def read_content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
@@ -161,10 +161,11 @@ async def delete_file(store: JobStore, storage: Storage, tenant: str, file_id: s
     """Delete a file. Raises Refused if this tenant has no such file, or it is in use."""
     if not _is_file_id(store, file_id):
         raise not_found(file_id)
-    how, *origin = await store.run("bulk_file/unlink", keys.root(shard_of(file_id)), file_id, tenant, DELETE_RETRY_MS)
-    if how == b"unknown":
+    root = keys.root(shard_of(file_id))
+    status, *origin = await store.run("bulk_file/unlink", root, file_id, tenant, DELETE_RETRY_MS)
+    if status == b"unknown":
         raise not_found(file_id)
-    if how == b"used":
+    if status == b"used":
         raise Refused("file_in_use", f"a batch that has not ended reads or writes {file_id}: cancel it, or wait")
     await _remove(store, storage, file_id, *origin)
 
@@ -179,8 +180,8 @@ async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> in
         args = ("-inf", until_ms, "LIMIT", 0, SWEEP_BATCH)
         for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring(shard), *args):
             try:
-                how, *origin = await store.run("bulk_file/unlink", root, name, "", DELETE_RETRY_MS)
-                if how == b"dropped":
+                status, *origin = await store.run("bulk_file/unlink", root, name, "", DELETE_RETRY_MS)
+                if status == b"dropped":
                     await _remove(store, storage, name.decode(), *origin)
                     removed += 1
             except StoreUnavailable:

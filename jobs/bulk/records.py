@@ -119,14 +119,14 @@ async def create_bulk(store: JobStore, settings: BulkSettings, tenant: str, requ
         "expanded": 0,
     }
     fields = [arg for pair in record.items() for arg in pair]
-    how, *ids = await store.run("bulk/create", keys.root(shard), bulk_id, tenant, request.file, *rules, *fields)
-    if how == b"file":
+    status, *ids = await store.run("bulk/create", keys.root(shard), bulk_id, tenant, request.file, *rules, *fields)
+    if status == b"file":
         raise files.not_found(request.file)
-    if how == b"mismatch":
+    if status == b"mismatch":
         batch_id = WIRE_ID_PREFIX + ids[0].decode()
         message = f"Idempotency-Key {request.key!r} was used with another request, which created {batch_id}"
         raise Refused("idempotency_mismatch", message)
-    if how == b"many":
+    if status == b"many":
         message = f"the limit of {settings.bulk_batches} batches is reached; old ones expire"
         raise OverLimit("quota_exceeded", message, limit=settings.bulk_batches, retry_after_s=60)
     return await get_bulk(store, tenant, WIRE_ID_PREFIX + ids[0].decode())
@@ -151,11 +151,11 @@ async def list_bulks(store: JobStore, tenant: str, after: str, limit: int) -> tu
 async def cancel_bulk(store: JobStore, tenant: str, wire_id: str) -> Bulk:
     """Cancel a bulk job; lines with an outcome keep it. Raises Refused if it has ended or is not this tenant's."""
     bulk_id = _parse_wire_id(store, wire_id)
-    how = await store.run("bulk/cancel", keys.root(int(bulk_id[:2])), bulk_id, tenant)
-    if how == b"unknown":
+    status = await store.run("bulk/cancel", keys.root(int(bulk_id[:2])), bulk_id, tenant)
+    if status == b"unknown":
         raise not_found(wire_id)
     bulk = await get_bulk(store, tenant, wire_id)
-    if how == b"final" and bulk.status != "cancelled":
+    if status == b"final" and bulk.status != "cancelled":
         raise Refused("batch_already_final", f"{wire_id} has ended as {bulk.status}", param="id")
     return bulk
 

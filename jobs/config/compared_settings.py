@@ -202,10 +202,10 @@ def compared_values(part: Part, host: str, settings: Sequence[BaseSettings]) -> 
     named = [(PREFIX + name.upper(), value) for group in settings for name, value in group]
     values = {name: _format_value(name, value) for name, value in named if part in COMPARED.get(name, ())}
     for name in _STORAGE_SETTINGS:
-        place = values.get(name, "")
-        if place and "://" not in place:
+        location = values.get(name, "")
+        if location and "://" not in location:
             # Hosts may mount a shared folder at different paths, so paths are compared only within a host.
-            values |= {name: "a folder", f"{name} on {host}": str(Path(place).resolve())}
+            values |= {name: "a folder", f"{name} on {host}": str(Path(location).resolve())}
     return values
 
 

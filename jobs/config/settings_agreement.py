@@ -126,9 +126,9 @@ class SettingsAgreement(PeriodicRefresh):
 
     def _log_changes(self) -> None:
         """Log a difference that involves this process once: when it appears, changes or ends."""
-        current = {one.what: str(one) for one in self.differences if one.what in self._me.settings}
+        current = {diff.what: str(diff) for diff in self.differences if diff.what in self._me.settings}
         for what, text in current.items():
-            values = {value for one in self.differences if one.what == what for value in one.values}
+            values = {value for diff in self.differences if diff.what == what for value in diff.values}
             if self._warned.get(what) != (signature := repr(sorted(values))):
                 log.warning("settings that must be the same in all processes differ: %s", text)
                 self._warned[what] = signature

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
 
 def format_validation_error(error: ValidationError) -> str:
     """Return the invalid variables and what is allowed, on one line."""
-    return "; ".join(_format_error(one) for one in error.errors())
+    return "; ".join(_format_error(details) for details in error.errors())
 
 
 def _format_error(error: ErrorDetails) -> str:

@@ -213,4 +213,4 @@ def _pin_stable(plan: RolloutPlan, takes_jobs: str) -> RolloutPlan:
 
 
 def _without(versions: list[str], version: str) -> list[str]:
-    return [one for one in versions if one != version]
+    return [other for other in versions if other != version]

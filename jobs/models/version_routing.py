@@ -48,7 +48,7 @@ def find_stable(cluster: ClusterState, plan: RolloutPlan, name: str) -> str:
     if plan.pinned:
         return plan.stable
     votes = _compute_voted_shares(cluster, plan, name)
-    return max(votes, key=lambda one: (votes[one], version_number(one)), default="")
+    return max(votes, key=lambda version: (votes[version], version_number(version)), default="")
 
 
 def find_new_version(plan: RolloutPlan, votes: Mapping[str, int]) -> str:
@@ -57,11 +57,11 @@ def find_new_version(plan: RolloutPlan, votes: Mapping[str, int]) -> str:
     A higher version counts from its first worker on; a lower one once no worker chooses the stable version any more.
     """
     choices = {version: count for version, count in votes.items() if version not in plan.bad}
-    higher = [one for one in choices if version_number(one) > version_number(plan.stable)]
+    higher = [version for version in choices if version_number(version) > version_number(plan.stable)]
     if higher:
         return max(higher, key=version_number)
     if choices and plan.stable not in choices:
-        return max(choices, key=lambda one: (choices[one], version_number(one)))
+        return max(choices, key=lambda version: (choices[version], version_number(version)))
     return ""
 
 

@@ -89,7 +89,7 @@ class RedisConnection(asyncio.Protocol):
         """Send commands that have no reply but pushes: subscriptions."""
         if not self._outgoing and not at_once:
             self._loop.call_soon(self._write)
-        self._outgoing += [one if isinstance(one, bytes) else pack(tuple(one)) for one in commands]
+        self._outgoing += [command if isinstance(command, bytes) else pack(tuple(command)) for command in commands]
         if at_once:
             self._write()
 

@@ -95,17 +95,17 @@ class JobStore:
     def _tenant_args(self, tenant: str) -> tuple[str, str]:
         return self.tenants.quota(tenant), "1" if tenant in self.listened else ""
 
-    def _submit_result(self, job: Submission, how: bytes, first: bytes, second: bytes) -> Accepted | JitneyError:
-        if how == b"mismatch":
+    def _submit_result(self, job: Submission, status: bytes, first: bytes, second: bytes) -> Accepted | JitneyError:
+        if status == b"mismatch":
             message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
             return Refused("idempotency_mismatch", message)
-        if how == b"broken":
+        if status == b"broken":
             message = f"the Redis key that should hold the queue of model {job.model} is of another type"
             return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
-        if how in (b"quota", b"full"):
-            refuse = self._over_quota if how == b"quota" else self._full
+        if status in (b"quota", b"full"):
+            refuse = self._over_quota if status == b"quota" else self._full
             return self._refuse_oversized(job) or refuse(job, int(first), int(second))
-        return Accepted(first.decode(), int(second), replayed=how == b"replayed")
+        return Accepted(first.decode(), int(second), replayed=status == b"replayed")
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
         """Read jobs without large outputs (see `with_output`), READ_BATCH per round trip; None for unknown ones."""

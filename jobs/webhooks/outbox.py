@@ -117,9 +117,9 @@ async def settle_attempt(
     """
     slow = "" if settled.slow is None else str(int(settled.slow))
     first = ("", 0) if settled.first_ms is None else (_bucket(settled.first_ms), settled.first_ms)
-    how = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
+    result = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
     rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.log, limits.ttl_ms, store.ttl_ms)
-    answer: int = await store.run("webhook/settle", _root(lease), lease.delivery, lease.number, *how, *rules, *first)
+    answer: int = await store.run("webhook/settle", _root(lease), lease.delivery, lease.number, *result, *rules, *first)
     return SETTLE_RESULTS[answer]
 
 

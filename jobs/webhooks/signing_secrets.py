@@ -21,12 +21,12 @@ async def attach_webhook(store: JobStore, job_id: str, tenant: str, webhook: str
     """
     if shard_of(job_id) >= store.settings.shards:
         raise store.unknown(job_id)
-    how, delivery = await store.run("webhook/attach", keys.root(shard_of(job_id)), job_id, tenant, webhook)
-    if how == b"unknown":
+    status, delivery = await store.run("webhook/attach", keys.root(shard_of(job_id)), job_id, tenant, webhook)
+    if status == b"unknown":
         raise store.unknown(job_id)
-    if how == b"many":
+    if status == b"many":
         raise Refused("too_many_webhooks", f"job {job_id} has 9 webhooks, which is the limit")
-    return how.decode(), delivery.decode()
+    return status.decode(), delivery.decode()
 
 
 async def read_secrets(connection: RedisClient, tenant: str) -> list[str]:
