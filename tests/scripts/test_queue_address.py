@@ -86,7 +86,7 @@ def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> N
     file = tmp_path / "url"
     file.write_text(server.url)
     named = run(PROCESSES["keys"], tmp_path, JITNEY_REDIS_URL_FILE=str(file))
-    assert f"the queue is {server.url} (of {file}) (JITNEY_REDIS_URL_FILE)" in named.stderr
+    assert f"the queue is {server.url} (from {file}) (JITNEY_REDIS_URL_FILE)" in named.stderr
     with embedded_redis.running_server(tmp_path / "data") as own:
         found = run(PROCESSES["keys"], tmp_path)
         assert (found.returncode, found.stderr) == (
