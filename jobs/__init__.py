@@ -1,4 +1,4 @@
-"""What a job is and where it is kept: the contract between the gateway (`api`) and the worker (`worker`).
+"""Shared code of the gateway (`api`), the worker (`worker`) and the background process: job contract and Redis store.
 
-Knows no HTTP framework, no numpy, no ONNX Runtime, and imports nothing else of ours.
+Imports no HTTP framework, numpy or ONNX Runtime, and no other package of Jitney.
 """

@@ -1,1 +1,1 @@
-"""Bulks: jobs of many lines, from a stored file to stored results. Records, steps and storage; no HTTP, and no rq."""
+"""Bulk jobs: a stored file of many lines, run as jobs, with stored results. Records, steps and storage."""

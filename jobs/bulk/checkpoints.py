@@ -1,7 +1,7 @@
-"""A bulk as whoever takes it forward uses it: each function is one atomic step.
+"""Atomic steps of the process that runs a bulk job; each is refused if another step holds the lease.
 
-It is refused to a flight that is not the bulk's last. What these write is the only truth about a bulk; a step may die
-anywhere, and another goes on from its last checkpoint.
+The record in Redis is the only source of truth about a bulk job. A step may die at any point; the next one continues
+from the last checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ from jobs.redis_client.pipelined_connection import Arg
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 
-LINE_NUMBER_OFFSET: Final = 26  # where a line's number begins in its job's id
+LINE_NUMBER_OFFSET: Final = 26  # position of the line number in a job id
 
 
 class LeaseLost(Exception):
-    """A flight may write no more: another is under way, or the bulk is over."""
+    """The step may not write any more: another one holds the lease, or the bulk job has ended."""
 
 
 class BulkSnapshot(NamedTuple):
-    """A bulk, how many outcomes its log holds, and the server's time in ms.
+    """A bulk job, the number of outcomes in its log, and the server's time in ms.
 
-    `open_bulks`: what all bulks share is divided by so many, by tenants first, then by the bulks of each.
+    `open_bulks`: divisor for shared capacity: split evenly by tenant first, then by the bulk jobs of each.
     """
 
     bulk: Bulk
@@ -47,7 +47,7 @@ class LineFailure(NamedTuple):
 
 
 class ResultPart(NamedTuple):
-    """Outcomes that are stored: of how many lines, their bytes in the log, and what they are in the two files."""
+    """A stored part of the results: its number of lines, their bytes in the log, and its share of the two files."""
 
     name: str
     lines: int
@@ -59,35 +59,35 @@ class ResultPart(NamedTuple):
 
 
 def job_id(bulk_id: str, number: int) -> str:
-    """Name the job of a line: the same whenever the line is read."""
+    """Return the job id of a line: always the same for the same line."""
     return f"{bulk_id}{number:08x}"
 
 
 def line_number(line_id: str) -> int:
-    """Give the number of the line whose job this is."""
+    """Return the line number of a line's job id."""
     return int(line_id[LINE_NUMBER_OFFSET:], 16)
 
 
 async def dispatch_due_steps(
     store: JobStore, root: str, want: int, slots: int, lease_ms: int
 ) -> tuple[list[BackgroundLease], float | None]:
-    """Take up to `want` bulks whose step is due, for as many `slots` (threads) as there are in all.
+    """Lease up to `want` bulk jobs whose step is due. `slots`: number of threads in all processes.
 
-    Also says in how many seconds the next is due; None: none is open.
+    Also return the seconds until the next step is due; None if no bulk job is open.
     """
-    next_ms, *handed = await store.run("bulk/dispatch", root, want, slots, lease_ms)
+    next_ms, *leased = await store.run("bulk/dispatch", root, want, slots, lease_ms)
     leases = [
-        BackgroundLease(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)
+        BackgroundLease(name.decode(), int(number)) for name, number in zip(leased[::2], leased[1::2], strict=True)
     ]
     return leases, None if next_ms < 0 else next_ms / 1000
 
 
 async def begin_step(store: JobStore, lease: BackgroundLease, lease_ms: int) -> BulkSnapshot:
-    """Read a bulk for its step; raises Overtaken."""
-    found = await store.run("bulk/begin_step", _root(lease), *lease, lease_ms)
-    if found is None:
+    """Read a bulk job for its step. Raises LeaseLost."""
+    record = await store.run("bulk/begin_step", _root(lease), *lease, lease_ms)
+    if record is None:
         raise LeaseLost
-    now_ms, waiting, open_bulks, *fields = found
+    now_ms, waiting, open_bulks, *fields = record
     bulk = parse_bulk(lease.delivery, dict(zip(fields[::2], fields[1::2], strict=True)))
     if bulk is None:
         raise LeaseLost
@@ -97,7 +97,7 @@ async def begin_step(store: JobStore, lease: BackgroundLease, lease_ms: int) -> 
 async def update_bulk(
     store: JobStore, lease: BackgroundLease, lease_ms: int, status: str = "", fields: Mapping[str, Arg] | None = None
 ) -> bool:
-    """Write fields, or only say that the step goes on; False where the bulk has another status. Raises Overtaken."""
+    """Write fields and extend the lease. Return False if `status` is not the current one. Raises LeaseLost."""
     args = [arg for pair in (fields or {}).items() for arg in pair]
     done = await store.run("bulk/update", _root(lease), *lease, lease_ms, status, *args)
     if not done and not status:
@@ -106,7 +106,7 @@ async def update_bulk(
 
 
 async def read_done_lines(store: JobStore, bulk: Bulk, first: int, last: int) -> Bitmap:
-    """Read which of these lines have an outcome."""
+    """Return which of the lines `first` to `last` have an outcome."""
     data = await store.connection.command("GETRANGE", keys.marks(bulk.id), first >> 3, last >> 3)
     return Bitmap(bytes(first >> 3) + data)
 
@@ -122,17 +122,19 @@ async def record_expansion(
     size: int,
     ends: Sequence[LineFailure],
 ) -> None:
-    """Note that `taken` more lines are jobs or end here, and where (line, offset) to read on; raises Overtaken."""
-    args = [arg for one in ends for arg in (one.job_id, one.state, error_body(one.error), orjson.dumps(one.custom_id))]
+    """Record that `taken` more lines became jobs or ended, and where (line, offset) to continue. Raises LeaseLost."""
+    args = [arg for end in ends for arg in (end.job_id, end.state, error_body(end.error), orjson.dumps(end.custom_id))]
     cursor = (bulk.expanded, bulk.expanded + taken, *place, size)
     if not await store.run("bulk/expand", _root(lease), *lease, lease_ms, *cursor, *store.ends, *args):
         raise LeaseLost
 
 
 async def read_outcomes(store: JobStore, bulk: Bulk, count: int, size_bytes: int) -> list[bytes]:
-    """Read the oldest outcomes of a bulk's log: so many at most, and so many bytes, but one in any case."""
-    found: list[bytes] = await store.run("bulk/read_outcomes", keys.root(int(bulk.id[:2])), bulk.id, count, size_bytes)
-    return found
+    """Return the oldest outcomes in the log: at most `count` and `size_bytes`, but at least one."""
+    outcomes: list[bytes] = await store.run(
+        "bulk/read_outcomes", keys.root(int(bulk.id[:2])), bulk.id, count, size_bytes
+    )
+    return outcomes
 
 
 async def record_collection(
@@ -145,7 +147,7 @@ async def record_collection(
     expires_ms: int,
     kept_s: int,
 ) -> None:
-    """Take stored outcomes out of the log, and add their part to the files; raises Overtaken."""
+    """Remove stored outcomes from the log and add their part to the result files. Raises LeaseLost."""
     sizes = (part.out_bytes, part.err_bytes, part.out_lines, part.err_lines)
     args = (bulk.collected, part.lines, part.log_bytes, part.name, *sizes, expires_ms, kept_s)
     if not await store.run("bulk/collect", _root(lease), *lease, lease_ms, *args):
@@ -155,15 +157,15 @@ async def record_collection(
 async def finish_step(
     store: JobStore, lease: BackgroundLease, after_s: float, stalled: str = "", *, is_fault: bool = False
 ) -> None:
-    """End a step; the next is due after a while. `stalled`: why nothing can go on, in words for the bulk's owner.
+    """End a step; the next one is due after `after_s` seconds. `stalled`: why the bulk job is stuck, for its owner.
 
-    `is_fault`: the step failed unexpectedly. Faults in a row are counted, in the bulk's record.
+    `is_fault`: the step failed unexpectedly. Consecutive faults are counted in the record.
     """
     await store.run("bulk/finish_step", _root(lease), *lease, int(after_s * 1000), stalled, int(is_fault))
 
 
 class BulkCompletion(NamedTuple):
-    """How a bulk ends, and what its webhook ('' = none) is told. `fields`: what is written beside."""
+    """How a bulk job ends, and its webhook ('' = none) with its payload. `fields`: further fields of the record."""
 
     status: str
     webhook: str
@@ -172,15 +174,15 @@ class BulkCompletion(NamedTuple):
 
 
 async def close_bulk(store: JobStore, lease: BackgroundLease, end: BulkCompletion, kept_s: int) -> None:
-    """End a bulk, and have it told; raises Overtaken."""
-    args = [arg for pair in end.fields.items() for arg in pair]
-    how = (end.status, kept_s, end.webhook, end.payload)
-    if not await store.run("bulk/close", _root(lease), *lease, *how, *args):
+    """End a bulk job and queue its webhook. Raises LeaseLost."""
+    fields = [arg for pair in end.fields.items() for arg in pair]
+    args = (end.status, kept_s, end.webhook, end.payload)
+    if not await store.run("bulk/close", _root(lease), *lease, *args, *fields):
         raise LeaseLost
 
 
 def error_body(error: JitneyError) -> bytes:
-    """Write an error as an outcome carries it."""
+    """Encode an error as an outcome carries it."""
     return codec.error_body(error)
 
 

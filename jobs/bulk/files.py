@@ -1,4 +1,4 @@
-"""Stored files: their records, whose they are, their lists, and how they go. The content lies in storage."""
+"""Records of stored files: adding, listing, reading and deleting. The content lies in storage."""
 
 import re
 import secrets
@@ -13,7 +13,7 @@ from jobs.redis_client import keys
 from jobs.store.job_store import JobStore
 
 FILE_ID: Final = re.compile(r"file-[0-9]{2}[0-9a-f]{32}")
-DELETE_RETRY_MS: Final = 3_600_000  # a file that has expired and is in use is looked at again after so long
+DELETE_RETRY_MS: Final = 3_600_000  # when to retry the removal of an expired file that is in use
 SWEEP_BATCH: Final = 100
 READ_BATCH: Final = 100  # records of one pipeline
 PARTS_BATCH: Final = 1000
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class File(NamedTuple):
-    """A stored file. Times in ms. `bulk`: the one whose lines it holds, `kind` says which; empty = it was uploaded."""
+    """A stored file. Times in ms. `bulk`, `kind`: the bulk job whose results it holds, and which; empty: an upload."""
 
     id: str
     tenant: str
@@ -46,47 +46,47 @@ def shard_of(file_id: str) -> int:
 
 
 def content_key(file_id: str) -> str:
-    """Where an uploaded file's content lies in storage."""
+    """Return the storage key of an uploaded file's content."""
     return f"files/{file_id}"
 
 
 def part_key(bulk_id: str, kind: str, part: str) -> str:
-    """Where a part of a bulk's results lies in storage."""
+    """Return the storage key of a part of a bulk job's results."""
     return f"bulks/{bulk_id}/{kind}/{part}.jsonl"
 
 
 async def register_upload(store: JobStore, file_id: str, longest_s: float) -> None:
-    """Note that content of a file may be stored from now on; without a record after so long, the sweep removes it."""
+    """Register content that is about to be stored. The sweep removes it if no file is added within `longest_s`."""
     until_ms = await store.connection.now_ms() + int(longest_s * 1000) + DELETE_RETRY_MS
     await store.connection.command("ZADD", keys.expiring(shard_of(file_id)), until_ms, file_id)
 
 
 async def discard_upload(store: JobStore, storage: Storage, file_id: str) -> None:
-    """Remove the content of an upload that came to nothing; where that fails now, the sweep does it later."""
+    """Remove the content of a failed upload. If that fails, the sweep removes it later."""
     with suppress(RetryLater):
         await _remove(store, storage, file_id, b"", b"")
 
 
 async def add_file(store: JobStore, settings: BulkSettings, file: File) -> None:
-    """Note a file whose content is stored; raises OverLimit where its tenant has as many as it may."""
+    """Add the record of a stored file. Raises OverLimit if its tenant has reached its limit of files."""
     args = (settings.bulk_files, file.expires_ms, settings.kept_s)
     facts = ("name", file.name, "purpose", file.purpose, "bytes", file.size_bytes)
     root = keys.root(shard_of(file.id))
     if await store.run("bulk_file/add", root, file.id, file.tenant, *args, *facts) == b"many":
-        message = f"{settings.bulk_files} files are kept already; delete some, or let them expire"
+        message = f"the limit of {settings.bulk_files} files is reached; delete some, or let them expire"
         raise OverLimit("quota_exceeded", message, limit=settings.bulk_files, retry_after_s=60)
 
 
 async def get_file(store: JobStore, tenant: str, file_id: str) -> File:
-    """Read a file's record; raises Refused where there is none of this tenant's."""
-    found = await _read(store, [file_id]) if _is_file_id(store, file_id) else [None]
-    if found[0] is None or found[0].tenant != tenant:
+    """Read a file's record. Raises Refused if this tenant has no such file."""
+    (file,) = await _read(store, [file_id]) if _is_file_id(store, file_id) else [None]
+    if file is None or file.tenant != tenant:
         raise not_found(file_id)
-    return found[0]
+    return file
 
 
 def read_content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
-    """Give a file's content; of results whatever is stored by now. Raises Refused where it is gone meanwhile."""
+    """Iterate over a file's content; of results, over what is stored by now. Raises Refused if it was removed."""
     return _content(store, storage, file)
 
 
@@ -103,17 +103,17 @@ async def _content(store: JobStore, storage: Storage, file: File) -> AsyncIterat
 
 
 async def _parts(store: JobStore, file: File, first: int) -> list[str]:
-    """List the places of some parts of a results file, from the first-th on."""
+    """Return the storage keys of some parts of a result file, starting with the part `first`."""
     args = ("LRANGE", keys.parts(file.bulk, file.kind), first, first + PARTS_BATCH - 1)
     return [
         part_key(file.bulk, file.kind, part.decode().split(" ")[1]) for part in await store.connection.command(*args)
     ]
 
 
-async def _blocks(storage: Storage, file: File, places: Sequence[str]) -> AsyncIterator[bytes]:
-    for place in places:
+async def _blocks(storage: Storage, file: File, content_keys: Sequence[str]) -> AsyncIterator[bytes]:
+    for key in content_keys:
         try:
-            async for block in storage.read(place):
+            async for block in storage.read(key):
                 yield block
         except KeyError as error:
             raise not_found(file.id) from error
@@ -122,21 +122,21 @@ async def _blocks(storage: Storage, file: File, places: Sequence[str]) -> AsyncI
 async def list_files(
     store: JobStore, tenant: str, after: str, limit: int, *, purpose: str = "", oldest_first: bool = False
 ) -> tuple[list[File], bool]:
-    """List a tenant's files in the order of their making, and whether there are more; raises Refused for `after`."""
+    """List a tenant's files by time of creation, and whether there are more. Raises Refused for an unknown `after`."""
     lists = [keys.files(shard, tenant) for shard in range(store.settings.shards)]
     ids = await list_ids(store, lists, after, oldest_first=oldest_first)
-    return await read_page(ids, limit, lambda some: _read(store, some), lambda one: purpose in ("", one.purpose))
+    return await read_page(ids, limit, lambda page: _read(store, page), lambda file: purpose in ("", file.purpose))
 
 
 async def list_ids(store: JobStore, lists: Sequence[str], after: str, *, oldest_first: bool = False) -> list[str]:
-    """List the ids of these sorted sets together, behind `after`; raises Refused where that is none of them."""
-    answers = await store.connection.pipeline([("ZRANGE", one, 0, -1, "WITHSCORES") for one in lists], large=True)
-    found = sorted((int(ms), name.decode()) for answer in answers for name, ms in answer)
-    ids = [name for _, name in (found if oldest_first else reversed(found))]
+    """Merge the ids of sorted sets, starting behind `after`. Raises Refused if `after` is not among them."""
+    answers = await store.connection.pipeline([("ZRANGE", key, 0, -1, "WITHSCORES") for key in lists], large=True)
+    entries = sorted((int(ms), name.decode()) for answer in answers for name, ms in answer)
+    ids = [name for _, name in (entries if oldest_first else reversed(entries))]
     if not after:
         return ids
     if after not in ids:
-        raise Refused("invalid_request", f"after must be the id of one in the list, and {after[:80]!r} is not")
+        raise Refused("invalid_request", f"after must be the id of an entry of the list, and {after[:80]!r} is not")
     return ids[ids.index(after) + 1 :]
 
 
@@ -144,53 +144,54 @@ async def read_page(
     ids: Sequence[str],
     limit: int,
     read: Callable[[Sequence[str]], Awaitable[Sequence[T | None]]],
-    is_wanted: Callable[[T], bool],
+    is_match: Callable[[T], bool],
 ) -> tuple[list[T], bool]:
-    """Read records, some at a time, until so many are found that are wanted; and whether there are more."""
-    found: list[T] = []
+    """Read records in chunks until `limit` of them match; also return whether there are more."""
+    matches: list[T] = []
     count = min(READ_BATCH, limit + 1)
     for first in range(0, len(ids), count):
         records = await read(ids[first : first + count])
-        found += [one for one in records if one is not None and is_wanted(one)]
-        if len(found) > limit:
+        matches += [record for record in records if record is not None and is_match(record)]
+        if len(matches) > limit:
             break
-    return found[:limit], len(found) > limit
+    return matches[:limit], len(matches) > limit
 
 
 async def delete_file(store: JobStore, storage: Storage, tenant: str, file_id: str) -> None:
-    """Delete a file; raises Refused where it is not this tenant's, or is in use."""
+    """Delete a file. Raises Refused if this tenant has no such file, or it is in use."""
     if not _is_file_id(store, file_id):
         raise not_found(file_id)
-    how, *place = await store.run("bulk_file/unlink", keys.root(shard_of(file_id)), file_id, tenant, DELETE_RETRY_MS)
-    if how == b"unknown":
+    root = keys.root(shard_of(file_id))
+    status, *origin = await store.run("bulk_file/unlink", root, file_id, tenant, DELETE_RETRY_MS)
+    if status == b"unknown":
         raise not_found(file_id)
-    if how == b"used":
+    if status == b"used":
         raise Refused("file_in_use", f"a batch that has not ended reads or writes {file_id}: cancel it, or wait")
-    await _remove(store, storage, file_id, *place)
+    await _remove(store, storage, file_id, *origin)
 
 
 async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> int:
-    """Remove what has expired, or was deleted and not yet removed; gives how many. Any number may sweep at a time.
+    """Remove expired files, and deleted files whose content remains; return how many. Safe to run concurrently.
 
-    A file that cannot be removed is tried again later, and keeps no other; the first such error is raised at the end.
+    A failed removal is retried later and does not stop the others; the first such error is raised at the end.
     """
-    removed, first = 0, None
+    removed, first_error = 0, None
     for root, shard in zip(store.roots, range(store.settings.shards), strict=True):
         args = ("-inf", until_ms, "LIMIT", 0, SWEEP_BATCH)
         for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring(shard), *args):
             try:
-                how, *place = await store.run("bulk_file/unlink", root, name, "", DELETE_RETRY_MS)
-                if how == b"dropped":
-                    await _remove(store, storage, name.decode(), *place)
+                status, *origin = await store.run("bulk_file/unlink", root, name, "", DELETE_RETRY_MS)
+                if status == b"dropped":
+                    await _remove(store, storage, name.decode(), *origin)
                     removed += 1
             except StoreUnavailable:
                 raise
-            except Exception as error:  # noqa: BLE001 (of storage, or of a name that is none of ours)
-                first = first or error
+            except Exception as error:  # noqa: BLE001 (any error of storage, or a malformed name)
+                first_error = first_error or error
                 later_ms = until_ms + DELETE_RETRY_MS
                 await store.connection.command("ZADD", keys.expiring(shard), "XX", later_ms, name)
-    if first is not None:
-        raise first
+    if first_error is not None:
+        raise first_error
     return removed
 
 
@@ -202,8 +203,8 @@ async def _remove(store: JobStore, storage: Storage, file_id: str, bulk: bytes, 
 async def _read(store: JobStore, ids: Sequence[str]) -> list[File | None]:
     if not ids:
         return []
-    records = await store.connection.pipeline([("HGETALL", keys.file(shard_of(one), one)) for one in ids])
-    texts = [{name.decode(): value.decode(errors="replace") for name, value in one.items()} for one in records]
+    records = await store.connection.pipeline([("HGETALL", keys.file(shard_of(id_), id_)) for id_ in ids])
+    texts = [{name.decode(): value.decode(errors="replace") for name, value in record.items()} for record in records]
     return [
         File(
             file_id,
@@ -228,5 +229,5 @@ def _is_file_id(store: JobStore, file_id: str) -> bool:
 
 
 def not_found(file_id: str) -> Refused:
-    """Say that there is no such file: one answer for unknown, foreign and expired ones."""
+    """Return the same error for unknown, foreign and expired files."""
     return Refused("file_not_found", f"no file {file_id[:64]}; GET /v1/files lists those that are kept", param="id")

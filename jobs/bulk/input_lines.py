@@ -1,4 +1,4 @@
-"""The lines of a bulk's file: how they are read from its blocks, and what one line says."""
+"""Splits a bulk job's input file into lines, and parses and validates a line."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -13,7 +13,7 @@ MAX_CUSTOM_ID: Final = 512
 
 
 class Line(NamedTuple):
-    """A line that is not blank. `number` counts all lines from 1; `end`: the byte after it; None: it is too long."""
+    """A line that is not blank. `number` counts all lines from 1; `end`: byte behind it; `data` None: too long."""
 
     number: int
     end: int
@@ -21,7 +21,7 @@ class Line(NamedTuple):
 
 
 class ParsedLine(NamedTuple):
-    """What a line asks for. Of a broken one the error; its custom_id where that can be read."""
+    """The request in a line. Of an invalid line: its error, and its custom_id if that is readable."""
 
     custom_id: str | None
     body: Mapping[str, Any]
@@ -51,29 +51,30 @@ class Bitmap:
 async def split_lines(
     blocks: AsyncGenerator[bytes], longest: int, number: int = 0, offset: int = 0
 ) -> AsyncGenerator[list[Line]]:
-    """Give the lines of each block, from line `number` and byte `offset` on. Of longer lines nothing is kept."""
-    rest, dropped = b"", 0  # of a line that goes on: its bytes; or how many there were, once they are too many
+    """Yield the lines of each block, starting at line `number` and byte `offset`. Longer lines are not kept."""
+    rest, dropped = b"", 0  # bytes of the incomplete line; their number, once they are too many
     async with aclosing(blocks):
         async for block in blocks:
-            *whole, rest = (rest + block).split(b"\n")
-            found: list[Line] = []
-            for data in whole:
+            *complete, rest = (rest + block).split(b"\n")
+            lines: list[Line] = []
+            for data in complete:
                 number, offset = number + 1, offset + dropped + len(data) + 1
                 is_long, dropped = dropped + len(data) > longest, 0
                 if is_long or data.strip(BLANK):
-                    found.append(Line(number, offset, None if is_long else data))
+                    lines.append(Line(number, offset, None if is_long else data))
             if dropped or len(rest) > longest:
                 rest, dropped = b"", dropped + len(rest)
-            yield found
+            yield lines
     if dropped or rest.strip(BLANK):
         is_long = dropped + len(rest) > longest
         yield [Line(number + 1, offset + dropped + len(rest), None if is_long else rest)]
 
 
 def read_line(line: Line, longest: int) -> ParsedLine:
-    """Read what a line asks for."""
+    """Parse and validate a line."""
     if line.data is None:
-        return ParsedLine(None, {}, Refused("body_too_large", f"a line may have {longest} bytes", limit_bytes=longest))
+        message = f"a line may have at most {longest} bytes"
+        return ParsedLine(None, {}, Refused("body_too_large", message, limit_bytes=longest))
     try:
         fields = read_json(line.data, "the line")
     except Refused as error:
@@ -86,8 +87,8 @@ def read_line(line: Line, longest: int) -> ParsedLine:
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
         message = f"custom_id must be a string of 1 to {MAX_CUSTOM_ID} characters"
         return ParsedLine(None, {}, Refused("invalid_request", message, param="custom_id"))
-    if wrong := _find_fault(fields):
-        return ParsedLine(custom_id, {}, wrong)
+    if fault := _find_fault(fields):
+        return ParsedLine(custom_id, {}, fault)
     return ParsedLine(custom_id, fields["body"])
 
 
@@ -98,10 +99,10 @@ def _find_fault(fields: Mapping[str, Any]) -> Refused | None:
     if fields.get("method") != "POST":
         return Refused("invalid_request", "method must be POST", allowed=["POST"], param="method")
     if fields.get("url") != URL:
-        return Refused("invalid_request", f"url must be {URL}, as the batch's endpoint", allowed=[URL], param="url")
+        return Refused("invalid_request", f"url must be {URL}, the batch's endpoint", allowed=[URL], param="url")
     if not isinstance(fields.get("body"), dict):
-        return Refused("invalid_request", "body must be an object, as POST /v1/jobs takes it", param="body")
+        return Refused("invalid_request", "body must be an object, as for POST /v1/jobs", param="body")
     if "webhook" in fields["body"]:
-        message = "a line has no webhook of its own: name one for the whole batch"
+        message = "a line cannot have a webhook: set one on the whole batch"
         return Refused("invalid_request", message, param="body.webhook")
     return None

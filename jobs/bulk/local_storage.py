@@ -1,4 +1,4 @@
-"""Bulk files in a folder: the storage interface on the local file system."""
+"""Local storage of bulk files: the storage interface on a folder."""
 
 import asyncio
 import os
@@ -12,16 +12,16 @@ from jobs.bulk.storage import BLOCK_BYTES, NOT_FOUND_ERRNOS, storage_unavailable
 
 
 class LocalStorage:
-    """A folder on this machine, or one that all parts share. Calls that may block run in threads."""
+    """A folder on this machine or a shared one. Blocking calls run in threads."""
 
-    buffer_bytes = 0  # a block is written before the next one is asked for
+    buffer_bytes = 0  # each block is written before the next is read
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     async def write(self, key: str, blocks: AsyncIterator[bytes]) -> int:
         target = self._root / key
-        # Beside its place, so that renaming is one step; and under a name of its own, for two may write at a time.
+        # In the same folder, so that the rename is atomic; with a unique name, because writes may be concurrent.
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
             file = await asyncio.to_thread(_create, partial)
@@ -66,7 +66,7 @@ def _open(path: Path, offset: int) -> BinaryIO:
 
 
 def _commit(file: BinaryIO, partial: Path, target: Path) -> int:
-    """Have it on disk before it has its name, and its name before anybody is told."""
+    """Sync the data, then rename it, then sync the folder, so that a completed write survives a crash."""
     os.fsync(file.fileno())
     size = file.tell()
     partial.replace(target)
@@ -84,7 +84,7 @@ def _discard(file: BinaryIO, partial: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, and what writes of the file left that were broken off by the end of their process."""
+    """Remove a file or folder, and partial files that interrupted writes left behind."""
     if path.is_dir():
         shutil.rmtree(path)
         return

@@ -1,4 +1,4 @@
-"""Opens the storage of bulk files that a setting names: a folder, or an object store by its URL."""
+"""Opens the storage that a setting names: a folder, or an object store by its URL."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from jobs.bulk.storage import Storage
 
 
 def open_storage(location: str) -> Storage:
-    """Open a folder, or an object store by its URL. Raises ImportError where the extra `s3` is not installed."""
+    """Open a folder, or an object store by its URL. Raises ImportError if the extra `s3` is not installed."""
     if "://" not in location:
         return LocalStorage(Path(location))
-    from jobs.bulk.s3_storage import S3Storage  # noqa: PLC0415 (an extra)
+    from jobs.bulk.s3_storage import S3Storage  # noqa: PLC0415 (optional dependency)
 
     return S3Storage(location)

@@ -1,4 +1,4 @@
-"""Bulks as their callers see them: made over a file, read, listed, cancelled. checkpoints.py takes them forward."""
+"""Bulk jobs as callers see them: create, read, list and cancel. `checkpoints.py` runs them."""
 
 import re
 import secrets
@@ -14,22 +14,21 @@ from jobs.redis_client import keys
 from jobs.redis_client.pipelined_connection import Arg
 from jobs.store.job_store import JobStore
 
-WIRE_ID_PREFIX: Final = "batch_"  # of the id on the wire
+WIRE_ID_PREFIX: Final = "batch_"  # of ids in the API
 BULK_ID: Final = re.compile(r"[0-9]{2}[0-9a-f]{24}")
-RETRY_TTL_S: Final = 900  # so long a request that is sent again finds what it made
+RETRY_TTL_S: Final = 900  # how long a repeated request finds the bulk job it created
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
-# Those whose time is kept, as fields `<status>` of the record.
+# Statuses whose time is recorded, as the field `<status>_ms`.
 TIMES: Final = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 FINAL: Final = frozenset({"failed", "completed", "expired", "cancelled"})
 
 
 class Bulk(NamedTuple):
-    """A bulk as its record has it. Times in ms; `times`: when it came into each status.
+    """A bulk job as its record has it. Times in ms; `times`: when each status was reached.
 
-    `total`: input lines, `expanded`: of them those that are jobs or have ended; `line`, `offset`: where to read on;
-    `collected`: outcomes that are stored; `abort_reason`: why what is left of its lines ends without a run,
-    'cancelled' or 'expired'; empty = it does not. `faults`, `losses`: steps in a row that failed unexpectedly, or
-    of which nothing was heard any more.
+    `total`: input lines; `expanded`: lines that became jobs or ended; `line`, `offset`: where to continue reading;
+    `collected`: stored outcomes; `abort_reason`: why the remaining lines end without a run: 'cancelled', 'expired', or
+    empty if they do not. `faults`, `losses`: consecutive steps that failed unexpectedly, or lost their lease.
     """
 
     id: str
@@ -70,12 +69,12 @@ class Bulk(NamedTuple):
 
     @property
     def ended(self) -> int:
-        """Count the lines that have an outcome."""
+        """Number of lines that have an outcome."""
         return self.completed + self.failed
 
 
 class BulkRequest(NamedTuple):
-    """What a caller asks for. `key` makes this request unlike others; one that is sent `again` finds what it made.
+    """Request to create a bulk job. `key` identifies the request; `again`: a repeat returns the existing bulk job.
 
     `digest`: of the request's body; a key that was used with another body is refused.
     """
@@ -94,7 +93,7 @@ class BulkRequest(NamedTuple):
 
 
 async def create_bulk(store: JobStore, settings: BulkSettings, tenant: str, request: BulkRequest, now_ms: int) -> Bulk:
-    """Make a bulk, or find the one that this request made; raises Refused, OverLimit."""
+    """Create a bulk job, or return the one that this request created. Raises Refused, OverLimit."""
     await files.get_file(store, tenant, request.file)
     shard = files.shard_of(request.file)
     bulk_id = f"{shard:02d}{secrets.token_hex(12)}"
@@ -120,49 +119,49 @@ async def create_bulk(store: JobStore, settings: BulkSettings, tenant: str, requ
         "expanded": 0,
     }
     fields = [arg for pair in record.items() for arg in pair]
-    how, *made = await store.run("bulk/create", keys.root(shard), bulk_id, tenant, request.file, *rules, *fields)
-    if how == b"file":
+    status, *ids = await store.run("bulk/create", keys.root(shard), bulk_id, tenant, request.file, *rules, *fields)
+    if status == b"file":
         raise files.not_found(request.file)
-    if how == b"mismatch":
-        batch_id = WIRE_ID_PREFIX + made[0].decode()
-        message = f"Idempotency-Key {request.key!r} was used with another request, which made {batch_id}"
+    if status == b"mismatch":
+        batch_id = WIRE_ID_PREFIX + ids[0].decode()
+        message = f"Idempotency-Key {request.key!r} was used with another request, which created {batch_id}"
         raise Refused("idempotency_mismatch", message)
-    if how == b"many":
-        message = f"{settings.bulk_batches} batches are kept already"
+    if status == b"many":
+        message = f"the limit of {settings.bulk_batches} batches is reached; old ones expire"
         raise OverLimit("quota_exceeded", message, limit=settings.bulk_batches, retry_after_s=60)
-    return await get_bulk(store, tenant, WIRE_ID_PREFIX + made[0].decode())
+    return await get_bulk(store, tenant, WIRE_ID_PREFIX + ids[0].decode())
 
 
 async def get_bulk(store: JobStore, tenant: str, wire_id: str) -> Bulk:
-    """Read a bulk by its id on the wire; raises Refused where there is none of this tenant's."""
+    """Read a bulk job by its id in the API. Raises Refused if this tenant has no such bulk job."""
     bulk_id = _parse_wire_id(store, wire_id)
-    (found,) = await _read(store, [bulk_id])
-    if found is None or found.tenant != tenant:
+    (bulk,) = await _read(store, [bulk_id])
+    if bulk is None or bulk.tenant != tenant:
         raise not_found(wire_id)
-    return found
+    return bulk
 
 
 async def list_bulks(store: JobStore, tenant: str, after: str, limit: int) -> tuple[list[Bulk], bool]:
-    """List a tenant's bulks, newest first, and whether there are more; raises Refused for `after`."""
+    """List a tenant's bulk jobs, newest first, and whether there are more. Raises Refused for an unknown `after`."""
     lists = [keys.bulks(shard, tenant) for shard in range(store.settings.shards)]
     ids = await files.list_ids(store, lists, after.removeprefix(WIRE_ID_PREFIX))
-    return await files.read_page(ids, limit, lambda some: _read(store, some), lambda _: True)
+    return await files.read_page(ids, limit, lambda page: _read(store, page), lambda _: True)
 
 
 async def cancel_bulk(store: JobStore, tenant: str, wire_id: str) -> Bulk:
-    """Have a bulk cancelled; what has an outcome keeps it. Raises Refused where it has ended, or is not theirs."""
+    """Cancel a bulk job; lines with an outcome keep it. Raises Refused if it has ended or is not this tenant's."""
     bulk_id = _parse_wire_id(store, wire_id)
-    how = await store.run("bulk/cancel", keys.root(int(bulk_id[:2])), bulk_id, tenant)
-    if how == b"unknown":
+    status = await store.run("bulk/cancel", keys.root(int(bulk_id[:2])), bulk_id, tenant)
+    if status == b"unknown":
         raise not_found(wire_id)
-    found = await get_bulk(store, tenant, wire_id)
-    if how == b"final" and found.status != "cancelled":
-        raise Refused("batch_already_final", f"{wire_id} has ended as {found.status}", param="id")
-    return found
+    bulk = await get_bulk(store, tenant, wire_id)
+    if status == b"final" and bulk.status != "cancelled":
+        raise Refused("batch_already_final", f"{wire_id} has ended as {bulk.status}", param="id")
+    return bulk
 
 
 def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
-    """Read a bulk's record; None where it is none."""
+    """Parse a bulk job's record; None if it is incomplete."""
     text = {name.decode(): value.decode(errors="replace") for name, value in record.items()}
     if "status" not in text or "tenant" not in text:
         return None
@@ -182,7 +181,7 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
     return Bulk(
         bulk_id,
         text["tenant"],
-        text["status"],  # type: ignore[arg-type]  # ours alone
+        text["status"],  # type: ignore[arg-type]  # written by Jitney alone
         text["file"],
         text["endpoint"],
         text["window"],
@@ -217,7 +216,7 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
 async def _read(store: JobStore, ids: Sequence[str]) -> list[Bulk | None]:
     if not ids:
         return []
-    records = await store.connection.pipeline([("HGETALL", keys.bulk(one)) for one in ids])
+    records = await store.connection.pipeline([("HGETALL", keys.bulk(bulk_id)) for bulk_id in ids])
     return [parse_bulk(bulk_id, record) for bulk_id, record in zip(ids, records, strict=True)]
 
 
@@ -233,13 +232,13 @@ def _parse_wire_id(store: JobStore, wire_id: str) -> str:
 
 
 def not_found(wire_id: str) -> Refused:
-    """Say that there is no such batch: one answer for unknown, foreign and forgotten ones."""
+    """Return the same error for unknown, foreign and expired batches."""
     message = f"no batch {wire_id[:64]}; GET /v1/batches lists those that are kept"
     return Refused("batch_not_found", message, param="id")
 
 
 def bulk_view(bulk: Bulk) -> dict[str, object]:
-    """Show a bulk as OpenAI's object, ready for orjson; beside its fields, why it stands still, if it does."""
+    """Return OpenAI's batch object, ready for orjson, with `stalled` and `retry_of` if they apply."""
     at = {f"{status}_at": _seconds(bulk.times.get(status)) for status in TIMES}
     metadata = orjson.Fragment(bulk.metadata)
     shown = {

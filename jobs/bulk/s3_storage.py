@@ -1,6 +1,6 @@
-"""Storage in an object store: S3 and what speaks its protocol, through obstore. The one place that imports it.
+"""S3 storage of bulk files through obstore: S3 and compatible object stores. The only module that imports obstore.
 
-Where and as whom is obstore's own business: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID … of the environment.
+obstore reads endpoint and credentials from the environment: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID ….
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -13,13 +13,13 @@ from obstore.store import from_url
 
 from jobs.bulk.storage import StorageDenied, storage_unavailable
 
-PART_BYTES: Final = 8 << 20  # S3 takes no smaller ones, but for the last; a file may have 10,000
+PART_BYTES: Final = 8 << 20  # smallest part that S3 accepts is 5 MiB; a file may have 10,000 parts
 
 
 class S3Storage:
     """Objects below a prefix of a bucket."""
 
-    buffer_bytes = 2 * PART_BYTES  # a part that is being sent, and the one that is being gathered
+    buffer_bytes = 2 * PART_BYTES  # the part being sent and the part being filled
 
     def __init__(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
@@ -28,7 +28,7 @@ class S3Storage:
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
     async def write(self, key: str, blocks: AsyncIterator[bytes]) -> int:
-        size, broken = 0, list[BaseException]()
+        size, source_errors = 0, list[BaseException]()
 
         async def counted() -> AsyncIterator[bytes]:
             nonlocal size
@@ -37,7 +37,7 @@ class S3Storage:
                     size += len(block)
                     yield block
             except Exception as error:
-                broken.append(error)
+                source_errors.append(error)
                 raise
 
         try:
@@ -45,8 +45,8 @@ class S3Storage:
                 self._store, self._prefix + key, counted(), chunk_size=PART_BYTES, max_concurrency=1
             )
         except Exception as error:
-            if broken:  # what the caller's side broke off is not the store's fault
-                raise broken[0] from None
+            if source_errors:  # raise the error of `blocks`, not obstore's error about it
+                raise source_errors[0] from None
             if isinstance(error, BaseError):
                 raise storage_unavailable(error) from error
             raise
@@ -55,8 +55,8 @@ class S3Storage:
     async def read(self, key: str, offset: int = 0) -> AsyncGenerator[bytes]:
         try:
             options: Any = {"range": {"offset": offset}} if offset else {}
-            found = await obstore.get_async(self._store, self._prefix + key, options=options)
-            async for block in found.stream():
+            response = await obstore.get_async(self._store, self._prefix + key, options=options)
+            async for block in response.stream():
                 yield bytes(block)
         except (NotFoundError, FileNotFoundError) as error:
             raise KeyError(key) from error
@@ -68,8 +68,8 @@ class S3Storage:
     async def remove(self, prefix: str) -> None:
         try:
             keys = [self._prefix + prefix]
-            async for found in obstore.list(self._store, prefix=f"{self._prefix}{prefix}/"):
-                keys += [entry["path"] for entry in found]
+            async for entries in obstore.list(self._store, prefix=f"{self._prefix}{prefix}/"):
+                keys += [entry["path"] for entry in entries]
             for key in keys:
                 with suppress(NotFoundError, FileNotFoundError):
                     await obstore.delete_async(self._store, key)

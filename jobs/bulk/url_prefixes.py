@@ -1,8 +1,7 @@
-"""Checks whether a URL lies below an allowed URL prefix, after normalising both.
+"""Matches URLs against allowed URL prefixes, after normalising both.
 
-A prefix ends at a boundary of path segments: https://cdn.example/cats allows /cats and /cats/1.png, not /cats-2/1.png.
-A URL that servers may read in different ways (a dot segment that is encoded twice, or beside an encoded slash) lies
-below none.
+A prefix ends at a path segment: https://cdn.example/cats allows /cats and /cats/1.png, not /cats-2/1.png. An ambiguous
+URL (a dot segment that is encoded twice, or beside an encoded slash) matches no prefix.
 """
 
 import re
@@ -18,7 +17,7 @@ _SEPARATOR: Final = re.compile(r"[/\\]")
 
 
 class NormalUrl(NamedTuple):
-    """A URL as its server is meant to read it. `origin`: scheme, host, port; `path` begins with a slash."""
+    """A normalised URL. `origin`: scheme, host, port; `path` begins with a slash."""
 
     origin: tuple[str, str, int]
     path: str
@@ -32,15 +31,15 @@ class NormalUrl(NamedTuple):
 
 
 def normalize_url(url: str) -> NormalUrl:
-    """Normalise an http or https URL (RFC 3986, 6.2.2); raises ValueError for one that has no single meaning."""
+    """Normalise an http or https URL (RFC 3986, 6.2.2). Raises ValueError for an invalid or ambiguous one."""
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise _invalid_url("it has a character that no URL has")
+        raise _invalid_url("it contains a character that is not allowed in a URL")
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
     if parts.scheme not in PORTS or not host:
-        raise _invalid_url("it is no http or https URL with a host")
+        raise _invalid_url("it is not an http or https URL with a host")
     if "@" in parts.netloc or "#" in url:
-        raise _invalid_url("it has a user's name, a password or a fragment")
+        raise _invalid_url("it has a user name, a password or a fragment")
     port = parts.port if parts.port is not None else PORTS[parts.scheme]
     path = _resolve_dot_segments(_ESCAPE.sub(_unescape, parts.path))
     _refuse_hidden_dots(path)
@@ -48,25 +47,25 @@ def normalize_url(url: str) -> NormalUrl:
 
 
 class UrlPrefixes:
-    """The URLs below which an operator allows others."""
+    """URL prefixes that the operator allows."""
 
     def __init__(self, prefixes: Sequence[str]) -> None:
-        """Raises ValueError for a prefix that is no URL, or that has a query."""
+        """Normalise the prefixes. Raises ValueError for an invalid URL, or one with a query."""
         self._prefixes = [normalize_url(prefix) for prefix in prefixes]
         if any(prefix.query for prefix in self._prefixes):
-            raise _invalid_url("it has a query, which no prefix has")
+            raise _invalid_url("it has a query, which is not allowed in a prefix")
 
     @property
     def texts(self) -> list[str]:
         return [str(prefix) for prefix in self._prefixes]
 
     def find(self, url: str) -> str | None:
-        """Give the normalised URL where it lies below one of the prefixes, else None."""
+        """Return the normalised URL if it matches a prefix, else None."""
         try:
-            wanted = normalize_url(url)
+            normalized = normalize_url(url)
         except ValueError:
             return None
-        return str(wanted) if any(_is_below(wanted, prefix) for prefix in self._prefixes) else None
+        return str(normalized) if any(_is_below(normalized, prefix) for prefix in self._prefixes) else None
 
 
 def _is_below(url: NormalUrl, prefix: NormalUrl) -> bool:
@@ -77,11 +76,11 @@ def _is_below(url: NormalUrl, prefix: NormalUrl) -> bool:
 
 
 def _unescape(match: re.Match[str]) -> str:
-    """Write an escape in the one normal form: none where none is needed, else with capital digits."""
+    """Normalise an escape: decode it if it is not needed, else use capital digits."""
     if match[1] is None:
         raise _invalid_url("it has a percent sign without two digits")
-    sign = chr(int(match[1], 16))
-    return sign if _UNRESERVED.fullmatch(sign) else match[0].upper()
+    char = chr(int(match[1], 16))
+    return char if _UNRESERVED.fullmatch(char) else match[0].upper()
 
 
 def _resolve_dot_segments(path: str) -> str:
@@ -99,7 +98,7 @@ def _resolve_dot_segments(path: str) -> str:
 
 
 def _refuse_hidden_dots(path: str) -> None:
-    """Raise ValueError where a server that decodes again, or drops parameters (`..;x`), may find a dot segment."""
+    """Raise ValueError if a server that decodes again, or drops parameters (`..;x`), may see a dot segment."""
     for _ in range(MAX_DECODINGS):
         segments = {segment.partition(";")[0] for segment in _SEPARATOR.split(path)}
         if segments & {".", ".."}:
@@ -108,8 +107,8 @@ def _refuse_hidden_dots(path: str) -> None:
         if decoded == path:
             return
         path = decoded
-    raise _invalid_url("it is encoded many times over")
+    raise _invalid_url("it is percent-encoded too many times")
 
 
 def _invalid_url(what: str) -> ValueError:
-    return ValueError(f"this is no URL with a single meaning: {what}")
+    return ValueError(f"invalid URL: {what}")

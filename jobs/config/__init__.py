@@ -1,1 +1,1 @@
-"""Settings: how they are read, and whether all processes have the same."""
+"""Settings: reading them from the environment, and comparing them between processes."""

@@ -1,6 +1,6 @@
 """Lists the settings that must be equal in all processes, and converts their values to comparable text.
 
-Every setting is in one of the two tables: a test refuses a new one that is in neither.
+A test fails for a setting that is in neither of the two tables.
 """
 
 import json
@@ -18,17 +18,17 @@ Part = Literal["gateway", "worker", "deliverer"]
 _GATEWAY: Final = ("gateway",)
 _WORKER: Final = ("worker",)
 _DELIVERER: Final = ("deliverer",)
-_SUBMITTERS: Final = ("gateway", "deliverer")  # both submit jobs, and know files of batches and addresses of webhooks
+_SUBMITTERS: Final = ("gateway", "deliverer")  # both submit jobs, read bulk files and check webhook addresses
 _ALL: Final = ("gateway", "worker", "deliverer")
 
-# Setting → the parts that use it. A process announces those of its part alone: what it does not use may be anything.
+# Setting → the parts that use it. A process announces only the settings of its own part.
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
-    # how long ended jobs are kept: the process that ends a job decides
+    # retention of finished jobs, applied by the process that finishes a job
     **dict.fromkeys(
         ("JITNEY_RESULT_TTL_S", "JITNEY_DEAD_LETTER_TTL_S", "JITNEY_DEAD_LETTERS", "JITNEY_DEAD_LETTER_BYTES"), _ALL
     ),
     "JITNEY_REQUIRE_DURABLE": _ALL,
-    # which jobs are taken
+    # admission
     **dict.fromkeys(
         (
             "JITNEY_MAX_JOBS",
@@ -44,10 +44,10 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
         ("JITNEY_TENANT_REQUESTS", "JITNEY_TENANT_WINDOW_S", "JITNEY_IDEMPOTENCY_TTL_S", "JITNEY_JOB_LIST_LIMIT"),
         _GATEWAY,
     ),
-    # what becomes of lost and deadly jobs
+    # lost leases and poison jobs
     "JITNEY_MAX_LOST_LEASES": _GATEWAY,
     **dict.fromkeys(("JITNEY_MAX_KILLS", "JITNEY_SUSPECT_COOLDOWN_S", "JITNEY_BULK_SHARE"), _WORKER),
-    # what a caller may expect, whichever gateway it reaches
+    # limits and waits of the API, the same on every gateway
     **dict.fromkeys(
         (
             "JITNEY_ALLOW_ANONYMOUS",
@@ -71,7 +71,7 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
         ),
         _GATEWAY,
     ),
-    # where webhooks may go, and how they are sent
+    # webhook targets and delivery
     **dict.fromkeys(("JITNEY_WEBHOOK_ALLOW_CIDRS", "JITNEY_WEBHOOK_SCHEMES", "JITNEY_WEBHOOK_PORTS"), _SUBMITTERS),
     **dict.fromkeys(
         ("JITNEY_WEBHOOK_SCHEDULE", "JITNEY_WEBHOOK_TIMEOUT_S", "JITNEY_WEBHOOK_SLOW_S", "JITNEY_WEBHOOK_LEASE_S"),
@@ -88,7 +88,7 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
         _DELIVERER,
     ),
     **dict.fromkeys(("JITNEY_WEBHOOK_LOG", "JITNEY_WEBHOOK_LOG_TTL_S", "JITNEY_PUBLIC_URL"), _DELIVERER),
-    # batches
+    # bulk jobs
     **dict.fromkeys(("JITNEY_BULK_STORE", "JITNEY_BULK_FILES", "JITNEY_BULK_TTL_S"), _SUBMITTERS),
     **dict.fromkeys(("JITNEY_BULK_FILE_BYTES", "JITNEY_BULK_BATCHES"), _GATEWAY),
     **dict.fromkeys(
@@ -107,17 +107,17 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 
-# What each process, or each machine, may have as it likes.
+# Settings that may differ between processes or machines.
 NOT_COMPARED: Final = frozenset(
     {
-        "JITNEY_SHARDS",  # enforced
-        "JITNEY_LEASE_S",  # a job's lease is as long as its own worker says
+        "JITNEY_SHARDS",  # enforced instead of compared
+        "JITNEY_LEASE_S",  # each worker sets the length of its own leases
         *(
             "JITNEY_REDIS_URL",
             "JITNEY_REDIS_URL_FILE",
             "JITNEY_RQ_REDIS_URL",
             "JITNEY_RQ_REDIS_URL_FILE",
-        ),  # the same server may have several addresses
+        ),  # one server may have several addresses
         *(
             "JITNEY_HOST",
             "JITNEY_PORT",
@@ -127,7 +127,7 @@ NOT_COMPARED: Final = frozenset(
             "JITNEY_GPU_DEVICE",
             "JITNEY_TENSORRT_CACHE_DIR",
         ),
-        # how much one process takes on at a time
+        # capacity of one process
         *(
             "JITNEY_MAX_BUFFERED_BODY_BYTES",
             "JITNEY_MAX_BUFFERS_BYTES",
@@ -144,7 +144,7 @@ NOT_COMPARED: Final = frozenset(
             "JITNEY_BULK_FETCH_CONCURRENCY",
             "JITNEY_BULK_UPLOAD_RATE",
         ),
-        # how often it does something, and how long it waits for what
+        # intervals and timeouts of one process
         *(
             "JITNEY_HEADER_TIMEOUT_S",
             "JITNEY_BODY_TIMEOUT_S",
@@ -182,10 +182,10 @@ ALL_SETTINGS: Final = frozenset(COMPARED) | NOT_COMPARED
 
 _UNORDERED_SETTINGS: Final = frozenset(
     {"JITNEY_WEBHOOK_ALLOW_CIDRS", "JITNEY_WEBHOOK_SCHEMES", "JITNEY_WEBHOOK_PORTS", "JITNEY_BULK_IMAGE_URL_PREFIXES"}
-)  # in any order
+)  # comma-separated lists whose order has no meaning
 _STORAGE_SETTINGS: Final = ("JITNEY_BULK_STORE", "JITNEY_BULK_IMAGE_STORE")
 
-# Not shown on pages that need no key: of these `/readyz` gives a digest.
+# `/readyz` needs no key and shows a digest in place of these values.
 PRIVATE: Final = frozenset(
     {
         "JITNEY_TENANTS",
@@ -198,31 +198,32 @@ PRIVATE: Final = frozenset(
 
 
 def compared_values(part: Part, host: str, settings: Sequence[BaseSettings]) -> dict[str, str]:
-    """Give the settings that a process of this part must have like the others, as text."""
-    named = [(PREFIX + name.upper(), value) for one in settings for name, value in one]
-    values = {name: _text(name, value) for name, value in named if part in COMPARED.get(name, ())}
+    """Return the settings that all processes of this part must share, as text."""
+    named = [(PREFIX + name.upper(), value) for group in settings for name, value in group]
+    values = {name: _format_value(name, value) for name, value in named if part in COMPARED.get(name, ())}
     for name in _STORAGE_SETTINGS:
-        place = values.get(name, "")
-        if place and "://" not in place:
-            # Hosts may reach a shared folder by different paths; on one host a path names one folder.
-            values |= {name: "a folder", f"{name} on {host}": str(Path(place).resolve())}
+        location = values.get(name, "")
+        if location and "://" not in location:
+            # Hosts may mount a shared folder at different paths, so paths are compared only within a host.
+            values |= {name: "a folder", f"{name} on {host}": str(Path(location).resolve())}
     return values
 
 
 def redact_value(what: str, value: str) -> str:
-    """Give a value as anybody may see it."""
+    """Return a setting's value for public pages: a digest if the setting is private."""
     is_private = what.partition(" ")[0] in PRIVATE and value
     return f"sha256 {sha256(value.encode()).hexdigest()[:12]}" if is_private else value
 
 
-def _text(name: str, value: Any) -> str:
+def _format_value(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
     if isinstance(value, Mapping):
         plain = {
-            key: one.model_dump(exclude_none=True) if isinstance(one, BaseModel) else one for key, one in value.items()
+            key: item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item
+            for key, item in value.items()
         }
         return json.dumps(plain, sort_keys=True)
     return ",".join(sorted(part.strip() for part in value.split(","))) if name in _UNORDERED_SETTINGS else str(value)

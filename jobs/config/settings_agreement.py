@@ -1,8 +1,8 @@
 """Announces this process's settings in Redis, reports differences between processes, and enforces equal SHARDS.
 
-Each process announces its settings in the queue, and reads there what the others announced. A difference is a warning
-in the log, a field of `/readyz` and a metric; the process goes on. Another number of shards than the queue is kept with
-would lose jobs, so such a process does not start. `jobs/config/compared_settings.py` says which settings are compared.
+Each process announces its settings in Redis and reads the announcements of the others. A difference is logged as a
+warning and shown in `/readyz` and a metric; the process continues. With a different number of shards jobs would be
+lost, so such a process does not start. `jobs/config/compared_settings.py` lists the compared settings.
 """
 
 import asyncio
@@ -29,22 +29,22 @@ from jobs.redis_client.periodic_refresh import RETRY_S, PeriodicRefresh
 log = logging.getLogger("jitney.jobs")
 
 MAX_SHARDS: Final = 99
-MIN_TTL_S: Final = 3.0  # a process whose beat comes late is not gone
+MIN_TTL_S: Final = 3.0  # tolerates a late heartbeat
 INTERVALS_TO_LIVE: Final = 3
 
 
 class ShardsMismatch(Exception):
-    """SHARDS of this process is not what the queue is kept with; the message names both."""
+    """JITNEY_SHARDS of this process differs from the queue's number; the message names both."""
 
     def __init__(self, own: int, kept: str) -> None:
-        what_to_do = f"set JITNEY_SHARDS={kept} (docs/configuration.md tells how to change the number)"
+        what_to_do = f"set JITNEY_SHARDS={kept}, or see docs/configuration.md on how to change the number"
         super().__init__(
-            f"JITNEY_SHARDS={own}, but this queue is kept with JITNEY_SHARDS={kept}: jobs would be lost; {what_to_do}"
+            f"JITNEY_SHARDS={own}, but this queue uses JITNEY_SHARDS={kept}: jobs would be lost; {what_to_do}"
         )
 
 
 class Process(NamedTuple):
-    """One process of ours. `settings`: those that are compared, as text."""
+    """A running process. `settings`: its compared settings, as text."""
 
     part: Part
     id: str
@@ -64,51 +64,53 @@ class Process(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Something that differs between processes. `values`: each value, and the processes that have it."""
+    """A setting that differs between processes. `values`: each value, and the processes that have it."""
 
     what: str
     values: Mapping[str, Sequence[Process]]
 
     def __str__(self) -> str:
-        sides = (f"{value or 'empty'} ({_listed(processes)})" for value, processes in self.values.items())
+        sides = (f"{value or 'empty'} ({_format_processes(processes)})" for value, processes in self.values.items())
         return f"{self.what} is " + ", but ".join(sides)
 
 
 def find_differences(processes: Iterable[Process]) -> list[Difference]:
-    """List the settings that are not the same in all processes that have them, by name."""
-    found: dict[str, dict[str, list[Process]]] = defaultdict(lambda: defaultdict(list))
+    """Return the settings whose values differ between processes, sorted by name."""
+    by_name: dict[str, dict[str, list[Process]]] = defaultdict(lambda: defaultdict(list))
     for process in sorted(processes):
         for name, value in process.settings.items():
-            found[name][value].append(process)
-    return [Difference(name, dict(sorted(values.items()))) for name, values in sorted(found.items()) if len(values) > 1]
+            by_name[name][value].append(process)
+    return [
+        Difference(name, dict(sorted(values.items()))) for name, values in sorted(by_name.items()) if len(values) > 1
+    ]
 
 
 class SettingsAgreement(PeriodicRefresh):
-    """What this process and the others announce, as of the last look.
+    """Announcements of this process and the others, as of the last refresh.
 
-    `differences`: what is not the same everywhere.
+    `differences`: settings whose values differ.
     """
 
     def __init__(self, connection: RedisClient, me: Process, shards: int, interval_s: float) -> None:
-        """`interval_s`: how often `run` is to look; a process that is silent three times as long is gone."""
+        """`interval_s`: time between two refreshes. A process that misses three of them counts as gone."""
         super().__init__(log, "compare settings with the other processes")
         self._connection, self._me, self._shards = connection, me, shards
-        self._every_s = interval_s
+        self._interval_s = interval_s
         self._record = orjson.dumps(me._asdict())
         self._warned: dict[str, str] = {}
         self.differences: list[Difference] = []
 
     async def refresh(self) -> None:
-        """Announce and look once; raises ShardsDiffer."""
+        """Announce this process and read the others. Raises ShardsMismatch."""
         if not self._is_known:
             await check_shards(self._connection, self._shards)
-        self.differences = find_differences(await self._announce(max(MIN_TTL_S, INTERVALS_TO_LIVE * self._every_s)))
+        self.differences = find_differences(await self._announce(max(MIN_TTL_S, INTERVALS_TO_LIVE * self._interval_s)))
         self._is_known = True
-        self._tell()
+        self._log_changes()
 
     async def run_until_mismatch(self) -> None:
-        """Look until cancelled; raises ShardsDiffer."""
-        await self.run(self._every_s)
+        """Refresh periodically until cancelled. Raises ShardsMismatch."""
+        await self.run(self._interval_s)
 
     async def withdraw(self) -> None:
         """Announce that this process ends."""
@@ -116,39 +118,39 @@ class SettingsAgreement(PeriodicRefresh):
             await self._announce(0)
 
     async def _announce(self, ttl_s: float) -> list[Process]:
-        words = (self._me.id, int(ttl_s * 1000), self._shards, self._record)
-        kept, *records = await self._connection.script("registry/announce_settings", keys.AGREEMENT, *words)
+        args = (self._me.id, int(ttl_s * 1000), self._shards, self._record)
+        kept, *records = await self._connection.script("registry/announce_settings", keys.AGREEMENT, *args)
         if kept.decode() != str(self._shards):
             raise ShardsMismatch(self._shards, kept.decode()[:20])
-        return [process for record in records if (process := _read(record))]
+        return [process for record in records if (process := _parse_process(record))]
 
-    def _tell(self) -> None:
-        """Log what this process has part in, once: when it begins to differ, changes, or is the same again."""
-        ours = {one.what: str(one) for one in self.differences if one.what in self._me.settings}
-        for what, words in ours.items():
-            values = {value for one in self.differences if one.what == what for value in one.values}
+    def _log_changes(self) -> None:
+        """Log a difference that involves this process once: when it appears, changes or ends."""
+        current = {diff.what: str(diff) for diff in self.differences if diff.what in self._me.settings}
+        for what, text in current.items():
+            values = {value for diff in self.differences if diff.what == what for value in diff.values}
             if self._warned.get(what) != (signature := repr(sorted(values))):
-                log.warning("settings that must be the same in all processes differ: %s", words)
+                log.warning("settings that must be the same in all processes differ: %s", text)
                 self._warned[what] = signature
-        for what in self._warned.keys() - ours.keys():
+        for what in self._warned.keys() - current.keys():
             log.info("%s is the same in all processes again", what)
             del self._warned[what]
 
 
 async def check_shards(connection: RedisClient, shards: int) -> None:
-    """Raise ShardsDiffer where the queue is kept with another number, or was used with more before that was written."""
+    """Raise ShardsMismatch if the queue uses another number of shards, by its record or, without one, by its keys."""
     kept = await connection.command("HGET", keys.AGREEMENT, "shards")
-    if kept is None:  # an empty queue, or one of a release that did not write it down
+    if kept is None:  # an empty queue, or one of a release that did not record the number
         beyond = range(shards, MAX_SHARDS + 1)
-        there = await connection.pipeline([("EXISTS", keys.load(shard)) for shard in beyond])
-        if used := [shard for shard, is_there in zip(beyond, there, strict=True) if is_there]:
+        exists = await connection.pipeline([("EXISTS", keys.load(shard)) for shard in beyond])
+        if used := [shard for shard, is_used in zip(beyond, exists, strict=True) if is_used]:
             raise ShardsMismatch(shards, str(used[-1] + 1))
     elif kept.decode() != str(shards):
         raise ShardsMismatch(shards, kept.decode()[:20])
 
 
 async def wait_for_shard_check(connection: RedisClient, shards: int) -> None:
-    """Check as soon as the queue answers; raises ShardsDiffer."""
+    """Check the number of shards as soon as Redis is reachable. Raises ShardsMismatch."""
     outage = OutageLog(log, "read how many shards the queue has")
     while True:
         try:
@@ -162,25 +164,25 @@ async def wait_for_shard_check(connection: RedisClient, shards: int) -> None:
 
 
 async def check_shards_at_start(connection: RedisClient, shards: int) -> None:
-    """Raise ShardsDiffer before anything is started. A queue that is away is looked at when it is back."""
+    """Raise ShardsMismatch at start. An unreachable queue is checked later, when it is back."""
     with suppress(StoreUnavailable):
         await check_shards(connection, shards)
 
 
 async def read_processes(connection: RedisClient) -> list[Process]:
-    """List what processes have announced, those that have ended lately among them."""
+    """Return all announced processes, including those that ended recently."""
     fields: Mapping[bytes, bytes] = await connection.command("HGETALL", keys.AGREEMENT)
     records = [text.partition(b" ")[2] for name, text in fields.items() if name.startswith(b"process:")]
-    return sorted(process for record in records if (process := _read(record)))
+    return sorted(process for record in records if (process := _parse_process(record)))
 
 
 async def read_shards(connection: RedisClient) -> int:
-    """Give the number of shards that the queue is kept with; 1 where none has been written down."""
+    """Return the number of shards of the queue; 1 if none is recorded."""
     kept = await connection.command("HGET", keys.AGREEMENT, "shards")
     return int(kept) if kept and kept.isdigit() else 1
 
 
-def _read(record: bytes) -> Process | None:
+def _parse_process(record: bytes) -> Process | None:
     try:
         process = Process(**orjson.loads(record))
         texts = (process.part, process.id, process.host, *process.settings, *process.settings.values())
@@ -189,10 +191,10 @@ def _read(record: bytes) -> Process | None:
     return process if all(isinstance(text, str) for text in texts) else None
 
 
-def _listed(processes: Sequence[Process]) -> str:
-    most = 3
-    more = f" and {len(processes) - most} more" if len(processes) > most else ""
-    return ", ".join(map(str, processes[:most])) + more
+def _format_processes(processes: Sequence[Process]) -> str:
+    shown = 3
+    more = f" and {len(processes) - shown} more" if len(processes) > shown else ""
+    return ", ".join(map(str, processes[:shown])) + more
 
 
 def _release() -> str:

@@ -12,12 +12,12 @@ from jobs.config import environment
 from jobs.config.compared_settings import ALL_SETTINGS
 
 _PASSWORD: Final = re.compile(r"//[^@/]*@")
-MAX_SHOWN_CHARS: Final = 200  # characters of a value in a message
-MAX_SECONDS: Final = 1e9  # 31 years: what Redis and the system still take for a time
-MAX_INTEGER: Final = (1 << 53) - 1  # as far as Lua counts
+MAX_SHOWN_CHARS: Final = 200  # of a value in a message
+MAX_SECONDS: Final = 1e9  # 31 years; Redis and the system still accept it as a time
+MAX_INTEGER: Final = (1 << 53) - 1  # largest exact integer in Lua
 
 
-# `populate_by_name`: a field with names of its own in the environment is still a keyword argument in Python.
+# `populate_by_name`: a field with an environment alias can still be set by its own name in Python.
 SETTINGS_CONFIG: Final = SettingsConfigDict(
     frozen=True, env_ignore_empty=True, env_prefix=environment.PREFIX, populate_by_name=True
 )
@@ -29,7 +29,7 @@ def environment_names(name: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """Settings of one part, from the environment. Numbers that Redis or Lua cannot count to are refused."""
+    """Base of all settings. Refuses numbers that Redis or Lua cannot represent, and unknown JITNEY_ variables."""
 
     model_config = SETTINGS_CONFIG
 
@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read the environment alone, without what Kubernetes injects: `JITNEY_PORT=tcp://…` is no port."""
+        """Use keyword arguments and the environment, without the variables that Kubernetes injects."""
         del settings_cls, dotenv_settings, file_secret_settings
         if isinstance(env_settings, EnvSettingsSource):
             env_settings.env_vars = {
@@ -70,17 +70,17 @@ class Settings(BaseSettings):
 
 
 def format_validation_error(error: ValidationError) -> str:
-    """Say which variables make no sense, and what would, on one line."""
-    return "; ".join(_explained(one) for one in error.errors())
+    """Return the invalid variables and what is allowed, on one line."""
+    return "; ".join(_format_error(details) for details in error.errors())
 
 
-def _explained(one: ErrorDetails) -> str:
-    if not one["loc"]:  # checked as a whole: the message names the variable
-        return one["msg"].removeprefix("Value error, ")
+def _format_error(error: ErrorDetails) -> str:
+    if not error["loc"]:  # a check of the whole model: its message names the variable
+        return error["msg"].removeprefix("Value error, ")
     name, value = (
-        environment.PREFIX + str(one["loc"][0]).upper().removeprefix(environment.PREFIX),
-        _PASSWORD.sub("//***@", " ".join(str(one["input"]).split())),
+        environment.PREFIX + str(error["loc"][0]).upper().removeprefix(environment.PREFIX),
+        _PASSWORD.sub("//***@", " ".join(str(error["input"]).split())),
     )
-    inside = ".".join(str(part) for part in one["loc"][1:])
+    inside = ".".join(str(part) for part in error["loc"][1:])
     what = f"{name}=… {inside}={value[:MAX_SHOWN_CHARS]}" if inside else f"{name}={value[:MAX_SHOWN_CHARS]}"
-    return f"{what}: {one['msg'].removeprefix('Value error, ')[:MAX_SHOWN_CHARS]}"
+    return f"{what}: {error['msg'].removeprefix('Value error, ')[:MAX_SHOWN_CHARS]}"

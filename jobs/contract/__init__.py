@@ -1,1 +1,1 @@
-"""What a job is, for callers, gateways and workers alike; knows no Redis."""
+"""Job contract shared by callers, gateways and workers: requests, jobs, errors, states. Independent of Redis."""

@@ -1,10 +1,10 @@
-"""The lease of a piece of background work: what it is for, and its number, of which only the last one counts."""
+"""Lease of a piece of background work: a webhook delivery or a bulk step."""
 
 from typing import NamedTuple
 
 
 class BackgroundLease(NamedTuple):
-    """One handing out of a delivery; of several only the last counts."""
+    """Lease of one delivery or bulk job. Of several, only the one with the highest number is valid."""
 
     delivery: str
     number: int

@@ -1,4 +1,4 @@
-"""Reads base64 as encoders write it: both alphabets, with or without padding, with line breaks; and data: URLs."""
+"""Base64 decoder that accepts both alphabets, optional padding, line breaks, and data: URLs."""
 
 from typing import Final
 from urllib.parse import unquote
@@ -7,13 +7,13 @@ import pybase64
 
 from jobs.contract.errors import Refused
 
-_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")  # RFC 4648: the URL-safe alphabet and the usual one
+_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")  # RFC 4648: URL-safe to standard alphabet
 _BREAKS: Final = b" \t\r\n\v\f"
 _DATA_URL: Final = "data:"
 
 
 def read_base64(text: str, what: str) -> bytes:
-    """Decode base64; raises Refused. What has the plain form is decoded at once; other forms cost a copy."""
+    """Decode base64. Raises Refused. The standard form is decoded without a copy."""
     try:
         return pybase64.b64decode(text, validate=True)
     except ValueError as error:
@@ -24,7 +24,7 @@ def read_base64(text: str, what: str) -> bytes:
 
 
 def read_base64_or_url(text: str, what: str) -> bytes:
-    """Decode base64, or a data: URL of it; raises Refused."""
+    """Decode base64 or a base64 data: URL. Raises Refused."""
     if text[: len(_DATA_URL)].lower() != _DATA_URL:
         return read_base64(text, what)
     content = text.partition(",")[2]

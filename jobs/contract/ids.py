@@ -1,4 +1,4 @@
-"""Job ids: two digits that name the shard, then 128 random bits in hexadecimal."""
+"""Job ids: two digits of the shard, then 128 random bits in hexadecimal; and tenant names."""
 
 import os
 import random
@@ -9,7 +9,7 @@ from typing import Final
 JOB_ID: Final = re.compile(r"[0-9]{2}[0-9a-f]{32}")
 
 
-# Asking the system for random bits costs a call to it; one call serves many ids. Nothing of ours forks after its start.
+# One call to the system provides the bits of many ids. Safe because no process forks after its start.
 _BYTES: Final = 16
 _unused_ids: list[str] = []
 
@@ -26,12 +26,12 @@ def shard_of(job_id: str) -> int:
 
 
 def choose_shard(shards: int, tenant: str, idempotency_key: str) -> int:
-    """Choose where a new job lies: the same key of the same tenant always falls on the same shard."""
+    """Choose the shard of a new job: the same key of the same tenant always gets the same shard."""
     if shards == 1:
         return 0
     if idempotency_key:
         return zlib.crc32(f"{tenant}:{idempotency_key}".encode()) % shards
-    return random.randrange(shards)  # noqa: S311 (balance, not secrecy)
+    return random.randrange(shards)  # noqa: S311 (load balancing, not secrecy)
 
 
-TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # it is part of keys in Redis, where a colon parts words
+TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # part of Redis keys, where a colon is the separator

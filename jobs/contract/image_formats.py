@@ -1,4 +1,4 @@
-"""Which image formats are taken, told by a file's first bytes: a name or a header is only somebody's word."""
+"""Detects accepted image formats by a file's first bytes; names and headers are not trusted."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ IMAGE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
 def detect_format(data: bytes) -> str | None:
-    """Name the format of an image file; None where it is not one of FORMATS."""
+    """Return the format of an image file; None if it is not one of IMAGE_FORMATS."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -1,6 +1,6 @@
-"""What gateway and worker say to each other about a job: plain values.
+"""Job values that gateway and worker exchange: submission, claim, handoff, outcome.
 
-Tuples, for every job makes several: a frozen dataclass takes five times as long to make.
+NamedTuples, because several are created per job and a frozen dataclass takes five times as long.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -15,10 +15,10 @@ RECORD_VERSION: Final = "1"
 
 
 class Submission(NamedTuple):
-    """A job as the gateway hands it in. `input` holds the bytes as they came; `parameters` and `metadata` are JSON.
+    """A job to submit. `input` holds the bytes as received; `parameters` and `metadata` are JSON.
 
-    `webhook`: whom to tell of its end, and with which headers; empty = nobody (jobs/contract/webhook_request.py).
-    `bulk`: the custom_id of a bulk's line, whose outcome goes to the bulk's log; empty = a job of its own.
+    `webhook`: record of the webhook, empty if there is none (jobs/contract/webhook_request.py).
+    `bulk`: custom_id of a bulk job's line, whose outcome goes to the bulk job's log; empty for a single job.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Submission(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What submit answers: the job's id, and whether an Idempotency-Key found an earlier job."""
+    """Result of a submit: the job's id, and whether an Idempotency-Key matched an earlier job."""
 
     id: str
     created_us: int
@@ -46,9 +46,9 @@ class Accepted(NamedTuple):
 
 
 class ClaimedJob(NamedTuple):
-    """A job under lease, as a worker gets it. Times are the Redis server's; `retries`: how often it was tried again.
+    """A job under lease, as a worker gets it. Times are the Redis server's. `retries`: retries so far.
 
-    `tenant`: whose it is; workers prepare inputs in turns between tenants.
+    `tenant`: workers preprocess inputs round robin between tenants.
     """
 
     id: str
@@ -64,25 +64,25 @@ class ClaimedJob(NamedTuple):
 
     @property
     def claim(self) -> tuple[str, int]:
-        """Name this claim of the job: a later one has another attempt."""
+        """Identity of this claim: a later claim of the job has another attempt."""
         return self.id, self.attempt
 
 
 class ClaimResult(NamedTuple):
-    """What a claim took, and what it left."""
+    """Jobs that a claim leased, and what it left."""
 
     jobs: list[ClaimedJob]
-    more: bool = False  # it was cut short: the next finds more at once
-    suspects: bool = False  # some wait for their trial
-    bulk: int = 0  # how many of the jobs are bulk's
-    held: bool = False  # seats stayed empty while bulk jobs wait, as was asked for
+    more: bool = False  # the claim was cut short: another one finds more at once
+    suspects: bool = False  # suspects wait for an isolated run
+    bulk: int = 0  # number of bulk jobs among them
+    held: bool = False  # slots stayed free although bulk jobs wait, because of max_bulk
 
     @property
     def interactive(self) -> int:
         return len(self.jobs) - self.bulk
 
     def merged_with(self, other: "ClaimResult") -> "ClaimResult":
-        """Join what was claimed of two shards."""
+        """Combine the claims of two shards."""
         return ClaimResult(
             self.jobs + other.jobs,
             self.more or other.more,
@@ -93,11 +93,11 @@ class ClaimResult(NamedTuple):
 
 
 class Handoff(NamedTuple):
-    """What a worker is handed over without a claim."""
+    """Jobs that submit assigned to a worker directly, without a claim."""
 
     jobs: list[ClaimedJob]
-    free_slots: int | None  # None: none was free, the job is a guest
-    bulk: int  # how many of the jobs are bulk's
+    free_slots: int | None  # None: no slot was free, so the job exceeds the worker's capacity
+    bulk: int  # number of bulk jobs among them
 
     @property
     def interactive(self) -> int:
@@ -105,9 +105,9 @@ class Handoff(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a job ended, in a worker's words. `body` is JSON: the output, or the error. Times in ms.
+    """Result of a job's run. `body` is JSON: the output or the error. Times in ms.
 
-    State.QUEUED: it has not ended, and is to be tried again after `after_ms`. `dead`: it is kept as a dead letter.
+    `state` QUEUED: not finished, retry after `after_ms`. `dead`: keep the job as a dead letter.
     """
 
     id: str
@@ -123,9 +123,9 @@ class Outcome(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A job as it stands, without its input. JSON parts stay bytes: the gateway passes them on as they are.
+    """A job's current record, without its input. JSON parts stay bytes that the gateway passes on unchanged.
 
-    `output_bytes`: the size of a large output, which is read only when it is asked for (JobStore.with_output).
+    `output_bytes`: size of a large output, which `JobStore.with_output` reads on demand.
     """
 
     id: str

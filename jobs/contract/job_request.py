@@ -1,4 +1,4 @@
-"""A job as a caller asks for it, read from JSON into one shape: a draft. Knows formats, not models."""
+"""Job request as a caller sends it: parses JSON and text fields and checks their types, independent of the model."""
 
 import logging
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class JobRequest(NamedTuple):
-    """A job as a caller asks for it. Exactly one of image, tensors and raw is given; raw may turn out an image.
+    """A job request. Exactly one of image, tensors and raw is set; raw bytes may be an image.
 
-    `webhook` is as it came: what it says is checked by jobs/contract/webhook_request.py.
+    `webhook` is unchecked; jobs/contract/webhook_request.py validates it.
     """
 
     model: str = ""
@@ -36,7 +36,7 @@ class JobRequest(NamedTuple):
 
 
 def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "interactive") -> JobRequest:
-    """Read the fields of a JSON job; `model` and `lane` stand where it names none. Raises Refused."""
+    """Read the fields of a JSON job. `model` and `lane` are defaults for absent fields. Raises Refused."""
     if unknown := [name for name in fields if name not in JSON_FIELDS]:
         raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(JSON_FIELDS))
     job_input = fields.get("input")
@@ -62,13 +62,13 @@ def read_json_fields(fields: Mapping[str, Any], model: str = "", lane: str = "in
 
 
 def check_fields(job_request: JobRequest) -> JobRequest:
-    """Give the draft if its fields are of the right kind; raises Refused."""
+    """Return the request if its fields have valid types. Raises Refused."""
     if not isinstance(job_request.model, str):
         raise Refused("invalid_request", 'field "model" must be a string')
     if not isinstance(job_request.parameters, dict):
         raise Refused("invalid_request", 'field "parameters" must be an object')
     if job_request.lane not in LANES:
-        raise Refused("invalid_request", 'field "lane" must be one of the allowed words', allowed=list(LANES))
+        raise Refused("invalid_request", 'field "lane" must be one of the allowed values', allowed=list(LANES))
     deadline = job_request.deadline_ms
     if deadline is not None and (not isinstance(deadline, int) or isinstance(deadline, bool) or deadline < 1):
         raise Refused("invalid_request", "deadline_ms must be a whole number of milliseconds, at least 1")
@@ -76,7 +76,7 @@ def check_fields(job_request: JobRequest) -> JobRequest:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise Refused("invalid_request", 'field "metadata" must be an object of strings')
     if len(metadata) > MAX_METADATA or any(len(k) + len(v) > MAX_METADATA_TEXT for k, v in metadata.items()):
-        message = f"metadata takes {MAX_METADATA} pairs of at most {MAX_METADATA_TEXT} characters each"
+        message = f"metadata may have {MAX_METADATA} pairs of at most {MAX_METADATA_TEXT} characters each"
         raise Refused("invalid_request", message, limit=MAX_METADATA)
     return job_request
 
@@ -88,7 +88,7 @@ def _base64(text: Any) -> bytes:
 
 
 def read_text_fields(fields: Mapping[str, str]) -> JobRequest:
-    """Read the fields that doors without JSON give as text."""
+    """Read the fields of a request that is not JSON, as text. Raises Refused."""
     deadline = fields.get("deadline_ms")
     if deadline is not None and not (deadline.isascii() and deadline.isdigit() and len(deadline) < 12):
         raise Refused("invalid_request", "deadline_ms must be a whole number of milliseconds")
@@ -105,12 +105,12 @@ def read_text_fields(fields: Mapping[str, str]) -> JobRequest:
 
 
 def _webhook(text: str | None) -> Any:
-    """Read a webhook that is given as text: a URL, or an object in JSON."""
+    """Parse a webhook given as text: a URL, or a JSON object."""
     return read_json(text, "webhook") if text and text.startswith("{") else text
 
 
 def read_json_job(what: str, value: Any, model: str, lane: str) -> JobRequest | JitneyError:
-    """Read one of several jobs, parsed or not; gives its error where it has one."""
+    """Read one of several jobs, as JSON text or parsed. Return its error if it is invalid."""
     try:
         fields = read_json(value, what) if isinstance(value, bytes) else value
         return read_json_fields(require_object(fields, what), model, lane)

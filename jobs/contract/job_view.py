@@ -1,4 +1,4 @@
-"""How a job looks on the wire. JSON parts that a worker wrote are passed on as they are."""
+"""JSON view of a job in the API. JSON parts that a worker wrote are passed on unchanged."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -10,21 +10,21 @@ from jobs.contract.job import Job
 
 
 def format_timestamp(us: int | None) -> str | None:
-    """Write a time in µs since the epoch as RFC 3339, in ms."""
+    """Format a time in µs since the epoch as RFC 3339 with ms."""
     if us is None:
         return None
     seconds, us = divmod(us, 1_000_000)
-    return f"{_second(seconds)}.{us // 1000:03d}Z"
+    return f"{_format_second(seconds)}.{us // 1000:03d}Z"
 
 
 @lru_cache(16)
-def _second(seconds: int) -> str:
-    """Write a second; the jobs of one moment share it."""
+def _format_second(seconds: int) -> str:
+    """Format a second; cached, because jobs of one moment share it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def timings(job: Job) -> dict[str, float | None]:
-    """Split the job's time by stage, in ms; None for what has not been."""
+    """Return the job's time by stage in ms; None for a stage that has not ended."""
     decode, batch, infer = job.stages_ms or (None, None, None)
     queue = (job.started_us - job.created_us) / 1000 if job.started_us else None
     total = (job.finished_us - job.created_us) / 1000 if job.finished_us else None
@@ -32,7 +32,7 @@ def timings(job: Job) -> dict[str, float | None]:
 
 
 def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
-    """Show a job, ready for orjson."""
+    """Return the job's view, ready for orjson."""
     path = f"/v1/jobs/{job.id}"
     return {
         "id": job.id,
@@ -56,5 +56,5 @@ def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
 
 
 def listed_view(job: Job) -> dict[str, Any]:
-    """Show a job in a list: all but its output, so that a page has a bound."""
+    """Return the job's view for a list: without its output, so that a page has a bounded size."""
     return {name: value for name, value in job_view(job).items() if name != "output"}

@@ -1,11 +1,11 @@
-"""Reads JSON that callers send, within one set of bounds: for every route and for every line of a batch.
+"""Reads JSON from callers within fixed bounds; used by every route and for every line of a batch.
 
-The caller of a function here bounds the bytes. These bounds hold for what the bytes say:
+The caller of a function here limits the bytes. The bounds on the content are:
 
-- encoding: UTF-8, with or without a byte order mark; UTF-16 and UTF-32 are refused by name
-- values: MAX_VALUES, counted before anything is parsed, because small values take thirty times their bytes
-- depth: MAX_DEPTH levels, so that what was read can be written, compared and shown without reaching a recursion limit
-- numbers: integers beyond 64 bits are read as doubles, and numbers beyond a double are refused
+- encoding: UTF-8, with or without a byte order mark; UTF-16 and UTF-32 are detected and refused
+- values: MAX_VALUES, counted before parsing, because small values take thirty times their bytes
+- depth: MAX_DEPTH levels, so that every value can be written, compared and shown within recursion limits
+- numbers: integers beyond 64 bits are read as doubles; numbers beyond a double are refused
 """
 
 import codecs
@@ -16,16 +16,16 @@ import orjson
 from jobs.contract.errors import Refused
 
 MAX_VALUES: Final = 1_000_000
-MAX_DEPTH: Final = 254  # as orjson writes; Python's repr fails at about 1,000
-BLANK: Final = b" \t\r\n\v\f" + codecs.BOM_UTF8  # a line of nothing else is blank
-MAX_SHOWN_CHARS: Final = 80  # characters of a caller's text in a message
-_TOO_DEEP: Final = "depth limit exceeded"  # orjson's words for more than 1,024 levels
+MAX_DEPTH: Final = 254  # limit of orjson's writer; Python's repr fails at about 1,000
+BLANK: Final = b" \t\r\n\v\f" + codecs.BOM_UTF8  # bytes of a blank line
+MAX_SHOWN_CHARS: Final = 80  # of a caller's text in a message
+_TOO_DEEP: Final = "depth limit exceeded"  # orjson's message for more than 1,024 levels
 _NESTED: Final = {dict, list}
 _LITERALS: Final = {None: "null", True: "true", False: "false"}
 
 
 def read_json(text: bytes | str, what: str) -> Any:
-    """Read JSON; raises Refused. `what` names the text in messages, such as "the body"."""
+    """Parse JSON. Raises Refused. `what` names the text in messages, such as "the body"."""
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     if data[:3] == codecs.BOM_UTF8:
         data = data[3:]
@@ -48,19 +48,19 @@ def read_json(text: bytes | str, what: str) -> Any:
 
 
 def read_object(text: bytes | str, what: str) -> dict[str, Any]:
-    """Read a JSON object; raises Refused."""
+    """Parse a JSON object. Raises Refused."""
     return require_object(read_json(text, what), what)
 
 
 def require_object(value: Any, what: str) -> dict[str, Any]:
-    """Give a value that must be an object; raises Refused."""
+    """Return a value that must be an object. Raises Refused."""
     if not isinstance(value, dict):
         raise Refused("invalid_request", f"{what} must be a JSON object")
     return value
 
 
 def describe_value(value: Any) -> str:
-    """Describe a caller's value in a message: short, and never by walking through it."""
+    """Describe a caller's value in a message: short, without walking through it."""
     if isinstance(value, str):
         return repr(value if len(value) <= MAX_SHOWN_CHARS else f"{value[:MAX_SHOWN_CHARS]}…")
     if value is None or isinstance(value, bool):
@@ -71,7 +71,7 @@ def describe_value(value: Any) -> str:
 
 
 def detect_wide_encoding(data: bytes) -> str:
-    """Name the encoding of text that is UTF-16 or UTF-32, by its byte order mark or its zero bytes; '' for others."""
+    """Return "UTF-16" or "UTF-32" by byte order mark or zero bytes; "" for other text."""
     head = data[:4]
     if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) or head.count(b"\0") == 3:
         return "UTF-32"
@@ -80,7 +80,7 @@ def detect_wide_encoding(data: bytes) -> str:
 
 
 def reject_wide_encoding(data: bytes, what: str) -> None:
-    """Raise Refused for the beginning of a text that is UTF-16 or UTF-32."""
+    """Raise Refused if a text's first bytes are UTF-16 or UTF-32."""
     if encoding := detect_wide_encoding(data):
         raise _not_utf8(what, encoding)
 
@@ -91,32 +91,32 @@ def _not_utf8(what: str, encoding: str) -> Refused:
 
 def _too_deep(what: str, value: Any = None) -> Refused:
     fields = value.items() if isinstance(value, dict) else ()
-    where = next((f" in {describe_value(name)}" for name, one in fields if _is_deeper(one, MAX_DEPTH - 1)), "")
+    where = next((f" in {describe_value(name)}" for name, child in fields if _is_deeper(child, MAX_DEPTH - 1)), "")
     message = f"{what} is nested too deep{where}: JSON may have {MAX_DEPTH} levels"
     return Refused("invalid_request", message, limit=MAX_DEPTH)
 
 
 def _may_be_deep(data: bytes) -> bool:
-    """Whether there are brackets enough. `find` costs a fraction of `count`, and most texts have few brackets."""
+    """Return True if there are enough brackets. `find` is far cheaper than `count` on texts with few of them."""
     return _has_at_least(data, b"[", MAX_DEPTH // 2) or _has_at_least(data, b"{", MAX_DEPTH // 2)
 
 
-def _has_at_least(data: bytes, sign: bytes, count: int) -> bool:
+def _has_at_least(data: bytes, char: bytes, count: int) -> bool:
     at = -1
     for _ in range(count):
-        at = data.find(sign, at + 1)
+        at = data.find(char, at + 1)
         if at < 0:
             return False
     return True
 
 
 def _is_deeper(value: Any, limit: int) -> bool:
-    """Whether a value has more levels than the limit, told level by level without recursion."""
+    """Return True if a value has more levels than `limit`; walks level by level, without recursion."""
     level = [value] if type(value) in _NESTED else []
     for _ in range(limit):
         inner: list[Any] = []
-        for one in level:
-            children = one.values() if type(one) is dict else one
+        for parent in level:
+            children = parent.values() if type(parent) is dict else parent
             if not _NESTED.isdisjoint(map(type, children)):
                 inner += [child for child in children if type(child) in _NESTED]
         if not inner:

@@ -1,11 +1,11 @@
-"""The states of a job and the steps between them, as data. `docs/lifecycle.md` draws its picture from this table."""
+"""States of a job and the transitions between them, as a table. `docs/lifecycle.md` has a diagram drawn from it."""
 
 from enum import StrEnum
 from typing import Final
 
 
 class State(StrEnum):
-    """Where a job stands. A final state never changes."""
+    """State of a job. A final state never changes."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -15,25 +15,25 @@ class State(StrEnum):
     EXPIRED = "expired"
 
 
-# (from, to) → the event on the arrow, which is the name of the script that takes the step.
+# (from, to) → label of the arrow: the operations that make the transition.
 TRANSITIONS: Final[dict[tuple[State, State], str]] = {
     (State.QUEUED, State.RUNNING): "claim",
     (State.QUEUED, State.CANCELED): "cancel",
     (State.QUEUED, State.EXPIRED): "expire, or claim after the deadline",
-    (State.QUEUED, State.FAILED): "claim of a record nobody can read",
+    (State.QUEUED, State.FAILED): "claim of an unreadable record",
     (State.RUNNING, State.SUCCEEDED): "finish",
-    (State.RUNNING, State.FAILED): "finish, or reclaim or bury after the last attempt",
+    (State.RUNNING, State.FAILED): "finish, or reclaim or recover after the last attempt",
     (State.RUNNING, State.CANCELED): "cancel",
     (State.RUNNING, State.EXPIRED): "expire, or finish after the deadline",
-    (State.RUNNING, State.QUEUED): "reclaim, bury, release, or finish with a retry",
+    (State.RUNNING, State.QUEUED): "reclaim, recover, release, or finish with a retry",
 }
 
-STARTS: Final = ("    [*] --> queued: submit", "    [*] --> running: submit, where a worker keeps seats free")
+STARTS: Final = ("    [*] --> queued: submit", "    [*] --> running: submit, if a worker has free slots")
 FINAL: Final = frozenset(State) - {source for source, _ in TRANSITIONS}
 
 
 def draw_diagram() -> str:
-    """Draw the table as a Mermaid state diagram."""
+    """Return the table as a Mermaid state diagram."""
     arrows = [f"    {source} --> {target}: {event}" for (source, target), event in TRANSITIONS.items()]
     ends = [f"    {state} --> [*]" for state in State if state in FINAL]
     return "\n".join(["stateDiagram-v2", *STARTS, *arrows, *ends])

@@ -1,7 +1,7 @@
-"""Named tensors as bytes, without numpy: what a tensor job's input is while it waits.
+"""Named tensors as bytes, without numpy: parsing from JSON, and the frame format of a job's input.
 
-A frame is one JSON header and the raw little-endian values behind it: the gateway checks sizes without reading values,
-and the worker maps arrays onto the same bytes. Data types and sizes: Open Inference Protocol (KServe v2).
+A frame is a JSON header followed by the raw little-endian values. The gateway checks sizes without reading values, and
+the worker maps arrays onto the same bytes. Data types and sizes follow the Open Inference Protocol (KServe v2).
 """
 
 import struct
@@ -34,7 +34,7 @@ DATATYPES: dict[str, tuple[int, str]] = {
 FIELDS: Final = ("datatype", "shape", "data", "b64")
 MAX_DIMENSION: Final = 1 << 40
 _HEADER = struct.Struct("<I")
-# datatype without its size → the types that JSON reads as its values, and what they are called
+# datatype without its size → Python types of its JSON values, and their name in messages
 _KINDS: Final[dict[str, tuple[set[type], str]]] = {
     "BOOL": ({bool}, "true or false"),
     "INT": ({int}, "whole numbers"),
@@ -51,20 +51,18 @@ class Tensor(NamedTuple):
 
 
 def size_bytes(datatype: str, shape: Sequence[int]) -> int:
-    """Bytes that a tensor of this type and shape takes."""
+    """Return the number of bytes of a tensor."""
     return DATATYPES[datatype][0] * prod(shape)
 
 
 def read_tensor_header(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
-    """Read datatype and shape of a tensor in JSON; raises Refused. Its values are left unread."""
+    """Read datatype and shape of a JSON tensor, but not its values. Raises Refused."""
     if not isinstance(value, dict) or not {"datatype", "shape"} <= set(value) <= set(FIELDS):
         message = f"tensor {describe_value(name)} must be an object of datatype, shape, and data or b64"
         raise Refused("invalid_request", message, allowed=list(FIELDS))
     datatype, shape = value["datatype"], value["shape"]
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        message = (
-            f"tensor {describe_value(name)}: datatype is {describe_value(datatype)}, which is none of the allowed ones"
-        )
+        message = f"tensor {describe_value(name)}: datatype {describe_value(datatype)} is not one of the allowed ones"
         raise Refused("invalid_input", message, allowed=list(DATATYPES))
     if not isinstance(shape, list) or not all(type(size) is int and 0 < size < MAX_DIMENSION for size in shape):
         raise Refused(
@@ -76,7 +74,7 @@ def read_tensor_header(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def read_tensor_values(name: str, datatype: str, shape: tuple[int, ...], value: Mapping[str, Any]) -> Tensor:
-    """Read the values of a tensor in JSON, `data` or `b64`; raises Refused. The head was read by `read_head`."""
+    """Read the values (`data` or `b64`) of a JSON tensor whose header is read. Raises Refused."""
     if "data" in value:
         if not isinstance(value["data"], list):
             raise Refused("invalid_request", f"tensor {describe_value(name)}: data must be a list")
@@ -84,23 +82,23 @@ def read_tensor_values(name: str, datatype: str, shape: tuple[int, ...], value: 
     if not isinstance(value["b64"], str):
         raise Refused("malformed_request", f"tensor {describe_value(name)}: b64 must be base64 text")
     data = read_base64(value["b64"], f"tensor {describe_value(name)}: b64")
-    if len(data) != (wanted := size_bytes(datatype, shape)):
-        message = f"tensor {describe_value(name)}: {datatype} {list(shape)} takes {wanted} bytes, not {len(data)}"
+    if len(data) != (expected := size_bytes(datatype, shape)):
+        message = f"tensor {describe_value(name)}: {datatype} {list(shape)} takes {expected} bytes, not {len(data)}"
         raise Refused("invalid_input", message)
     check_tensor_bytes(name, datatype, data)
     return Tensor(datatype, shape, data)
 
 
 def check_tensor_bytes(name: str, datatype: str, data: bytes) -> None:
-    """Raise Refused for raw bytes that are no values of the datatype: of BOOL, any but 0 and 1."""
+    """Raise Refused if raw bytes are not values of the datatype: bytes of BOOL must be 0 or 1."""
     if datatype == "BOOL" and data.translate(None, b"\0\1"):
         raise Refused("invalid_input", f"tensor {describe_value(name)}: a byte of a BOOL tensor must be 0 or 1")
 
 
 def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Sequence[Any]) -> Tensor:
-    """A tensor from a list of JSON values, flat or nested as the shape says; raises Refused.
+    """Build a tensor from JSON values, flat or nested like the shape. Raises Refused.
 
-    The JSON type must be that of the datatype: true and false for BOOL, whole numbers for integers, any number else.
+    The JSON type must match: true and false for BOOL, whole numbers for integers, any number for floats.
     """
     _, code = DATATYPES[datatype]
     if values and type(values[0]) is list:
@@ -108,7 +106,7 @@ def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Seque
     if len(values) != prod(shape):
         message = f"tensor {describe_value(name)}: shape {list(shape)} takes {prod(shape)} values, not {len(values)}"
         raise Refused("invalid_input", message)
-    # struct packs numbers of the right kind alone, but takes a truth for a number, and anything for a truth.
+    # struct rejects numbers of the wrong kind, but accepts a bool as a number and any value as a bool.
     fits = {*map(type, values)} == {bool} if datatype == "BOOL" else bool not in map(type, values)
     try:
         data = struct.pack(f"<{len(values)}{code}", *values) if fits else b""
@@ -120,22 +118,21 @@ def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Seque
 
 
 def _invalid_value(name: str, datatype: str, values: Sequence[Any], why: str) -> Refused:
-    """Say which value is not of the datatype, or out of its range."""
-    kinds, words = _KINDS[datatype.rstrip("0123456789").removeprefix("U")]
-    wrong = next((value for value in values if type(value) not in kinds), None)
-    found = (
-        why if wrong is None and type(None) not in map(type, values) else f"{describe_value(wrong)} is among the values"
-    )
+    """Return the error that names the value of the wrong type or out of range."""
+    types, expected = _KINDS[datatype.rstrip("0123456789").removeprefix("U")]
+    wrong = next((value for value in values if type(value) not in types), None)
+    has_wrong_type = wrong is not None or type(None) in map(type, values)
+    reason = f"{describe_value(wrong)} is among the values" if has_wrong_type else why
     return Refused(
-        "invalid_input", f"tensor {describe_value(name)}: a value does not fit {datatype}: {found}; send {words}"
+        "invalid_input", f"tensor {describe_value(name)}: a value does not fit {datatype}: {reason}; send {expected}"
     )
 
 
 def _flatten(name: str, shape: tuple[int, ...], values: Sequence[Any]) -> Sequence[Any]:
-    """Flatten nested lists, row-major; raises Refused unless each level has as many as the shape says."""
+    """Flatten nested lists, row-major. Raises Refused unless each level has the size that the shape says."""
     for level, size in enumerate(shape):
         lists: Sequence[Any] = values if level else [values]
-        if any(type(one) is not list or len(one) != size for one in lists):
+        if any(type(part) is not list or len(part) != size for part in lists):
             message = (
                 f"tensor {describe_value(name)}: data is nested, and level {level + 1} does not agree with the shape"
             )
@@ -145,19 +142,19 @@ def _flatten(name: str, shape: tuple[int, ...], values: Sequence[Any]) -> Sequen
 
 
 def to_numbers(tensor: Tensor) -> list[float]:
-    """The values as Python numbers, flat and row-major."""
+    """Return the values as Python numbers, flat and row-major."""
     code = DATATYPES[tensor.datatype][1]
     return list(struct.unpack(f"<{prod(tensor.shape)}{code}", tensor.data))
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """One frame; the shapes were checked against the data before."""
+    """Pack tensors into a frame. The caller has checked the shapes against the data."""
     header = orjson.dumps({name: [t.datatype, list(t.shape)] for name, t in tensors.items()})
     return b"".join((_HEADER.pack(len(header)), header, *(t.data for t in tensors.values())))
 
 
 def unpack_tensors(frame: bytes) -> dict[str, Tensor]:
-    """The tensors of a frame, as views on its bytes; raises Refused where the frame contradicts itself."""
+    """Return the tensors of a frame as views on its bytes. Raises Refused if the frame is inconsistent."""
     try:
         (length,) = _HEADER.unpack_from(frame)
         header = orjson.loads(frame[4 : 4 + length])
@@ -169,5 +166,5 @@ def unpack_tensors(frame: bytes) -> dict[str, Tensor]:
     except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Refused("invalid_input", f"not a tensor frame: {error}") from error
     if at != len(frame):
-        raise Refused("invalid_input", f"a tensor frame of {len(frame)} bytes that describes {at}")
+        raise Refused("invalid_input", f"a tensor frame has {len(frame)} bytes, but its header describes {at}")
     return tensors

@@ -1,4 +1,4 @@
-"""The webhook of a job as a caller writes it: the fields that are allowed, and the events that can be chosen."""
+"""Webhook of a job request: parses and validates its URL, events and headers."""
 
 import re
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from jobs.contract.address_policy import AddressPolicy
 from jobs.contract.errors import Refused
 from jobs.contract.lifecycle import FINAL, State
 
-# The type of the message → the end it tells of.
+# event type → final state that triggers it
 WEBHOOK_EVENTS: Final = {f"job.{state.value}": state for state in State if state in FINAL}
 FIELDS: Final = ("url", "events", "headers")
 MAX_HEADERS: Final = 10
-MAX_NAME_CHARS: Final = 64  # characters
-MAX_VALUE_CHARS: Final = 2048  # characters; a signed token fits
+MAX_NAME_CHARS: Final = 64
+MAX_VALUE_CHARS: Final = 2048  # fits a signed token
 MAX_HEADER_BYTES: Final = 4096  # names and values of one webhook together
-# Names that are ours or the connection's: the request is framed, signed and described by the service alone.
+# Headers that the service or the connection sets.
 _RESERVED_HEADERS: Final = frozenset(
     (
         "connection",
@@ -38,9 +38,9 @@ _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 def read_webhook(webhook: Any, address_policy: AddressPolicy) -> str:
-    """Read a webhook, a URL or an object of `url`, `events` and `headers`, into its record. Raises Refused.
+    """Validate a webhook (a URL, or an object of `url`, `events` and `headers`) and return its record. Raises Refused.
 
-    The record: origin, URL and ends with spaces between; where there are headers, their JSON on a second line.
+    The record: origin, URL and states, separated by spaces; if there are headers, their JSON on a second line.
     """
     fields: Any = {"url": webhook} if isinstance(webhook, str) else webhook
     if not isinstance(fields, Mapping) or not set(fields) <= set(FIELDS) or not isinstance(fields.get("url"), str):
@@ -48,7 +48,7 @@ def read_webhook(webhook: Any, address_policy: AddressPolicy) -> str:
         raise Refused("invalid_request", message, allowed=list(FIELDS))
     events = fields.get("events", [])
     if not isinstance(events, list) or not all(isinstance(event, str) and event in WEBHOOK_EVENTS for event in events):
-        message = 'field "webhook.events" must be a list of the allowed words; left out, all are told'
+        message = 'field "webhook.events" must be a list of allowed values; without it, all events are sent'
         raise Refused("invalid_request", message, allowed=list(WEBHOOK_EVENTS))
     headers = _headers(fields.get("headers", {}))
     target = address_policy.target(fields["url"])
@@ -57,7 +57,7 @@ def read_webhook(webhook: Any, address_policy: AddressPolicy) -> str:
 
 
 def _headers(fields: Any) -> dict[str, str]:
-    """Check the headers that a receiver wants to get; names in lower case. Raises Refused, without any value."""
+    """Validate the headers and return them with names in lower case. Error messages never contain a value."""
     what = 'field "webhook.headers"'
     if not isinstance(fields, Mapping) or not all(isinstance(value, str) for value in fields.values()):
         raise Refused("invalid_request", f"{what} must be an object of strings", param="webhook.headers")

@@ -1,1 +1,1 @@
-"""What is counted and measured, kept in Redis."""
+"""Metrics kept in Redis: event counters, histograms, CPU time, server memory."""

@@ -1,6 +1,6 @@
-"""CPU time by part: gateways and workers add theirs to one sum each in Redis; the queue's server knows its own.
+"""CPU time by part: gateways and workers add theirs to one sum each in Redis; Redis reports its own.
 
-Adding costs one small script a tick. A process that is killed takes what it has not told with it: a tick at most.
+Adding costs one small script per flush. A killed process loses at most the time since its last flush.
 """
 
 import time
@@ -16,20 +16,20 @@ PARTS: Final = (GATEWAY, WORKER, QUEUE)
 
 
 class CpuMeter:
-    """The CPU time of this process, all threads, that it has not told yet."""
+    """CPU time of this process (all threads) that was not added to Redis yet."""
 
     def __init__(self, part: str) -> None:
         self._part, self._flushed_us = part, 0
 
     async def tell(self, connection: RedisClient) -> None:
-        """Add it to the part's sum. What an outage cuts off is lost, rather than counted twice."""
+        """Add the new CPU time to the part's sum. A failed call loses it rather than count it twice."""
         spent_us = time.process_time_ns() // 1000
         added_us, self._flushed_us = spent_us - self._flushed_us, spent_us
         await connection.script("generic/increment", keys.CPU, self._part, added_us)
 
 
 async def read_cpu_seconds(connection: RedisClient) -> dict[str, float]:
-    """Seconds by part; a part that has told nothing yet has 0. The server's begin anew when it starts anew."""
+    """Return CPU seconds by part; 0 for a part that added none. The server's value resets when it restarts."""
     counters = await connection.command("HGETALL", keys.CPU)
     server = await connection.facts("cpu")
     return {

@@ -1,12 +1,12 @@
-"""What the queue has counted since it began: of whole models, and of each of their versions.
+"""Event counters of the queue since it was created, by model and by version.
 
 | name | what |
 |---|---|
 | `submitted:<model>`, `reclaimed:`, `retried:`, `late:`, `rollbacks:` | events of a model |
 | `finished:<model>:<outcome>` | jobs that became final |
 | `outcomes:<model>:<version>:<outcome>` | the same by version |
-| `faults:<model>:<version>` | those of them that failed through no fault of their callers: dead letters |
-| `kills:<model>:<version>` | workers that died with jobs of this version in hands |
+| `faults:<model>:<version>` | of those, the ones that failed through no fault of their callers: dead letters |
+| `kills:<model>:<version>` | workers that died while they executed jobs of this version |
 | `bulks:opened`, `bulks:ended:<status>`, `bulks:lines:<outcome>` | bulks, and their lines that are stored |
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class RunCounts(NamedTuple):
-    """How a version's jobs ended, as far as that says something about the version."""
+    """Outcomes of a version's jobs that say something about the version."""
 
     succeeded: int = 0
     faults: int = 0
@@ -31,12 +31,12 @@ class RunCounts(NamedTuple):
         return self.faults / self.judged if self.judged else 0.0
 
     def less(self, before: "RunCounts") -> "RunCounts":
-        """Give what came on top; a queue that has lost its data counts from the start again."""
+        """Return the increase since `before`; a queue that lost its data counts from zero again."""
         return RunCounts(*(now - then if now >= then else now for now, then in zip(self, before, strict=True)))
 
 
 def sum_shard_counts(counts: Mapping[bytes, bytes], sums: Mapping[bytes, bytes]) -> dict[str, int]:
-    """Read a shard's `:counts` and the jobs submitted among its `:load`."""
+    """Parse the `:counts` hash of a shard and the submitted jobs in its `:load` hash."""
     totals: Counter[str] = Counter()
     for name, value in counts.items():
         if not value.isdigit():
@@ -54,7 +54,7 @@ def sum_shard_counts(counts: Mapping[bytes, bytes], sums: Mapping[bytes, bytes])
 
 
 def get_run_counts(counts: Mapping[str, int], model: str, version: str) -> RunCounts:
-    """Pick out how a version's jobs ended."""
-    which = f"{model}:{version}"
-    succeeded = counts.get(f"outcomes:{which}:succeeded", 0)
-    return RunCounts(succeeded, counts.get(f"faults:{which}", 0), counts.get(f"kills:{which}", 0))
+    """Return the outcomes of a version's jobs from the counters."""
+    label = f"{model}:{version}"
+    succeeded = counts.get(f"outcomes:{label}:succeeded", 0)
+    return RunCounts(succeeded, counts.get(f"faults:{label}", 0), counts.get(f"kills:{label}", 0))

@@ -1,8 +1,8 @@
-"""Returns memory that the C library keeps after large inputs and outputs to the system.
+"""Returns freed memory to the system after large inputs and outputs.
 
-glibc keeps what was freed between two blocks that are still in use: a process that once held 300 MiB of bodies and
-outputs would hold them for ever. Trimming takes milliseconds, and other threads may wait for it, so it is done only
-where the process has grown.
+glibc keeps freed memory that lies between two blocks still in use: a process that once held 300 MiB of bodies and
+outputs would keep them for ever. Trimming takes milliseconds and may block other threads, so it runs only after the
+process has grown.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final
 
 GROWTH_BYTES: Final = 8 << 20
-MOST_PAUSES: Final = 12  # of the usual interval, between two attempts that give nothing back
+MOST_PAUSES: Final = 12  # longest pause between two attempts that free little, in multiples of the interval
 _STATM: Final = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
-    """Read the resident size of this process, in bytes; 0 where the system does not tell."""
+    """Return the resident size of this process in bytes; 0 if the system does not report it."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -27,9 +27,9 @@ def resident_bytes() -> int:
 
 
 def trim() -> None:
-    """Free what only cycles hold, such as pictures in an error's traceback, and return free memory to the system.
+    """Collect garbage cycles, such as images in a traceback, and return free memory to the system.
 
-    Where the C library has no such call, only the former. A collection is short: what was loaded at start is frozen.
+    Without `malloc_trim` only collects. Collection is short, because objects loaded at start are frozen.
     """
     gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
@@ -37,9 +37,9 @@ def trim() -> None:
 
 
 async def run(interval_s: float) -> None:
-    """Trim whenever the process has grown by GROWTH_BYTES, until cancelled; checks every `interval_s` seconds.
+    """Trim whenever the process has grown by GROWTH_BYTES, until cancelled; check every `interval_s` seconds.
 
-    Where that gives little back the memory is in use: the next attempts come at longer intervals.
+    If trimming frees little, the memory is in use, and the next attempts come at longer intervals.
     """
     smallest, pause_s = resident_bytes(), interval_s
     while True:
@@ -50,5 +50,5 @@ async def run(interval_s: float) -> None:
             continue
         await asyncio.to_thread(trim)
         smallest = min(smallest, after := resident_bytes())
-        gave_back = before - after > GROWTH_BYTES // 4
-        pause_s = interval_s if gave_back else min(2 * pause_s, MOST_PAUSES * interval_s)
+        was_effective = before - after > GROWTH_BYTES // 4
+        pause_s = interval_s if was_effective else min(2 * pause_s, MOST_PAUSES * interval_s)

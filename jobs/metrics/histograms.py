@@ -1,7 +1,6 @@
-"""Histograms of the whole queue, kept in Redis: workers add what they saw, any gateway can show the sum.
+"""Histograms of the whole queue, kept in Redis: workers add observations, any gateway reads the sum.
 
-Kept there and not in the processes, so that a scrape that lands on any gateway sees all of them, and a restart loses
-nothing.
+They are kept in Redis so that a scrape of any gateway covers all workers, and a restart loses nothing.
 """
 
 from bisect import bisect_left
@@ -21,18 +20,18 @@ _SUMS: Final = {what: f"{what}:sum" for what in BOUNDS}
 
 
 class HistogramBuffer:
-    """What one worker saw of one model since it last told Redis: counts per bucket, and sums in µs (or seats)."""
+    """Observations of one model since the last flush: counts per bucket, and sums in µs (for batch sizes: in jobs)."""
 
     def __init__(self) -> None:
         self._counts: defaultdict[str, int] = defaultdict(int)
 
     def observe(self, what: str, value: float, times: int = 1) -> None:
-        """Count a value (a batch's size, or a stage's ms) into its bucket."""
+        """Count a value (a batch size, or a stage's time in ms) in its bucket."""
         self._counts[_BUCKETS[what][bisect_left(BOUNDS[what], value)]] += times
         self._counts[_SUMS[what]] += times * (int(value) if what == "size" else round(value * 1000))
 
     async def tell(self, connection: RedisClient, model: str) -> None:
-        """Add it all to the stats, and begin anew. What an outage cuts off is lost, rather than counted twice."""
+        """Add the observations to Redis and clear them. A failed call loses them rather than count them twice."""
         counts, self._counts = self._counts, defaultdict(int)
         if counts:
             await connection.script(
@@ -41,7 +40,7 @@ class HistogramBuffer:
 
 
 async def read_histograms(connection: RedisClient, models: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Read the stats of some models: `<what>:<upper bound>` and `<what>:sum`."""
+    """Return the histograms of models, with fields `<what>:<upper bound>` and `<what>:sum`."""
     answers = await connection.pipeline([("HGETALL", keys.stats(model)) for model in models]) if models else []
     return {
         model: {name.decode(): int(count) for name, count in answer.items()}

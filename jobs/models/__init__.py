@@ -1,1 +1,1 @@
-"""Which models and versions are served, by whom, and which one a job gets."""
+"""Models as the queue knows them: worker registry, rollout plans, catalog, version routing."""

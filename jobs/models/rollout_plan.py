@@ -1,8 +1,8 @@
-"""What is to become of each model's versions: which takes the jobs, which tries its luck with some, which goes.
+"""Rollout plan of a model: its stable version, its canary, and the versions kept loaded.
 
-A plan is what is wanted, kept in the queue; workers and gateways read it, and each does its part whenever it can.
-What is, workers announce (`jobs/models/worker_registry.py`). A model without a plan follows its folder. Changed by
-admins, and by gateways, which note what a folder brought, and take back a version that does worse than the one before.
+A plan is the desired state, kept in Redis; workers and gateways read it and converge. Workers announce the actual state
+(`jobs/models/worker_registry.py`). A model without a plan follows its folder. Admins change plans; so do gateways: they
+record a new version in the folder, and roll back a version that does worse than its predecessor.
 """
 
 import logging
@@ -22,44 +22,42 @@ from jobs.redis_client.client import RedisClient
 log = logging.getLogger("jitney.jobs")
 
 PLANS_CHANGED: Final = b"plans"
-MAX_CHANGE_ATTEMPTS: Final = 10  # to change what others change at the same time
+MAX_CHANGE_ATTEMPTS: Final = 10  # of a change that conflicts with concurrent changes
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutWatch:
-    """A version that has just begun to take jobs, and what it is held against: what both have done since then."""
+    """Comparison of a version that began to take jobs with the one before it, from the counts at that moment."""
 
     version: str
     against: str
     since_s: float
-    until_s: float | None  # None: as long as it is the canary
-    counted: dict[str, list[int]] = field(default_factory=dict)  # version → its `Runs` at the beginning
+    until_s: float | None  # None: while it is the canary
+    counted: dict[str, list[int]] = field(default_factory=dict)  # version → its RunCounts at the beginning
 
     def runs(self, version: str, now: RunCounts) -> RunCounts:
-        """Give how a version's jobs ended since the watch began."""
+        """Return the outcomes of a version's jobs since the watch began."""
         return now.less(RunCounts(*self.counted.get(version, ())))
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """One model's. Versions are the numbers of their folders; an empty string is none."""
+    """Plan of one model. Versions are folder numbers; an empty string means none."""
 
     stable: str = ""  # takes the jobs, less the canary's share
-    pinned: bool = False  # an admin said so; else the folder did: its highest, or what model.toml pins
+    pinned: bool = False  # chosen by an admin; else by the folder: its highest, or the pin in model.toml
     canary: str = ""
-    percent: int = 0  # of the jobs, for the canary
-    before: str = ""  # was stable before: stays loaded, as the way back
-    kept: list[str] = field(default_factory=list)  # loaded besides, without jobs
-    unloaded: bool = False  # none of them is wanted
-    bad: dict[str, str] = field(default_factory=dict)  # version → why it was taken back; no folder brings it again
-    asked: dict[str, int] = field(
-        default_factory=dict
-    )  # version → how often it was to be loaded: once more, and it is anew
+    percent: int = 0  # the canary's share of the jobs
+    before: str = ""  # the previous stable version: stays loaded for a rollback
+    kept: list[str] = field(default_factory=list)  # also loaded, without jobs
+    unloaded: bool = False  # no version is to be loaded
+    bad: dict[str, str] = field(default_factory=dict)  # version → why it was rolled back; the folder cannot choose it
+    asked: dict[str, int] = field(default_factory=dict)  # version → count of load requests; an increase reloads it
     watch: RolloutWatch | None = None
-    stamp: str = field(default="", compare=False)  # of whoever wrote it: two who take the same step take it twice
+    stamp: str = field(default="", compare=False)  # unique per write, so that two equal writes still conflict
 
     def wants(self, choice: str) -> set[str]:
-        """List the versions that are to be loaded, where the folder would choose this one."""
+        """Return the versions to load if the folder chooses `choice`."""
         if self.unloaded:
             return set()
         stable = self.stable if self.pinned else choice
@@ -71,28 +69,28 @@ _PLAN: Final = TypeAdapter(RolloutPlan)
 
 
 def parse_plan(text: bytes) -> RolloutPlan:
-    """Read a plan, of an earlier or a later release than ours; raises ValueError."""
+    """Parse a plan that any release wrote. Raises ValueError."""
     return _PLAN.validate_json(text)
 
 
 async def read_plans(connection: RedisClient) -> dict[str, RolloutPlan]:
-    """Read all plans, by model. One that can not be read is none: the model follows its folder."""
-    found: Mapping[bytes, bytes] = await connection.command("HGETALL", keys.PLANS)
+    """Read all plans, by model. An unreadable plan is logged and ignored: the model follows its folder."""
+    stored: Mapping[bytes, bytes] = await connection.command("HGETALL", keys.PLANS)
     plans = {}
-    for name, text in found.items():
+    for name, text in stored.items():
         try:
             plans[name.decode()] = parse_plan(text)
         except ValueError as error:
-            log.warning("the plan of model %.80r can not be read, it follows its folder: %s", name, error)
+            log.warning("cannot read the plan of model %.80r, which follows its folder now: %s", name, error)
     return plans
 
 
 async def update_plan(
     connection: RedisClient, model: str, step: Callable[[RolloutPlan], RolloutPlan]
 ) -> tuple[RolloutPlan, bool]:
-    """Take a step from whatever the plan is; gives the plan, and whether it is another now. Raises what the step does.
+    """Apply `step` to the current plan; return the plan, and whether it changed. Raises what `step` raises.
 
-    The step may be tried several times: it must change nothing else. Everybody hears of it at once.
+    `step` may run several times, so it must have no side effects. All processes are notified of a change.
     """
     for _ in range(MAX_CHANGE_ATTEMPTS):
         text: bytes = await connection.command("HGET", keys.PLANS, model) or b""
@@ -108,16 +106,16 @@ async def update_plan(
         ):
             await connection.command("PUBLISH", keys.NEWS, PLANS_CHANGED)
             return updated, True
-    raise StoreUnavailable(f"the plan of model {model} is being changed by others all the time", retry_after_s=1)
+    raise StoreUnavailable(f"the plan of model {model} is being changed concurrently; try again", retry_after_s=1)
 
 
-# ---- what admins may do: each gives the plan that follows, or raises Refused
+# ---- steps of admins: each returns the next plan or raises Refused
 
 
 def load_version(plan: RolloutPlan, version: str, takes_jobs: str) -> RolloutPlan:
-    """Load a version, or load it anew; it takes no jobs by that, unless nothing else does (`takes_jobs`: who does)."""
+    """Load or reload a version. It takes jobs only if no version (`takes_jobs`) does."""
     asked = {**plan.asked, version: plan.asked.get(version, 0) + 1}
-    bad = {one: why for one, why in plan.bad.items() if one != version}
+    bad = {key: why for key, why in plan.bad.items() if key != version}
     if plan.unloaded:
         return replace(plan, asked=asked, bad=bad, unloaded=False, stable=version, pinned=True)
     plan = replace(plan, asked=asked, bad=bad)
@@ -129,12 +127,12 @@ def load_version(plan: RolloutPlan, version: str, takes_jobs: str) -> RolloutPla
 
 
 def undo_unload(plan: RolloutPlan) -> RolloutPlan:
-    """Have what was unloaded as a whole loaded again."""
+    """Load an unloaded model again."""
     return replace(plan, unloaded=False)
 
 
 def unload_version(plan: RolloutPlan, version: str, takes_jobs: str) -> RolloutPlan:
-    """Let a version go, all of the model where none is named."""
+    """Unload a version, or the whole model if `version` is empty."""
     if not version:
         return replace(plan, unloaded=True, canary="", percent=0, before="", kept=[], watch=None)
     if version == takes_jobs:
@@ -142,7 +140,7 @@ def unload_version(plan: RolloutPlan, version: str, takes_jobs: str) -> RolloutP
             f"version {version} takes the jobs: promote another first, or unload the model without naming a version"
         )
         raise Refused("invalid_request", message)
-    if version not in (plan.canary, plan.before, *plan.kept):  # some folder chose it
+    if version not in (plan.canary, plan.before, *plan.kept):  # a folder chose it
         plan = _pin_stable(plan, takes_jobs)
     if version == plan.canary:
         plan = replace(plan, canary="", percent=0, watch=None)
@@ -154,17 +152,17 @@ def unload_version(plan: RolloutPlan, version: str, takes_jobs: str) -> RolloutP
 def set_canary_share(
     plan: RolloutPlan, version: str, percent: int, takes_jobs: str, counted: Mapping[str, RunCounts], *, now_s: float
 ) -> RolloutPlan:
-    """Give a version so many of a hundred jobs, as the canary beside the one that takes them.
+    """Make a version the canary and give it `percent` of the jobs.
 
-    `now_s`, here and below: the time of the queue's server.
+    `now_s`, here and below: the Redis server's time.
     """
     if version == takes_jobs:
-        raise Refused("invalid_request", f"version {version} takes the jobs: give a share to another, as its canary")
+        raise Refused("invalid_request", f"version {version} takes the jobs: give a share to another version")
     plan = _pin_stable(plan, takes_jobs)
     watch = plan.watch
     if watch is None or watch.version != version:
         watch = begin_watch(version, takes_jobs, counted, now_s=now_s)
-    bad = {one: why for one, why in plan.bad.items() if one != version}
+    bad = {key: why for key, why in plan.bad.items() if key != version}
     kept, before = _without(plan.kept, version), "" if version == plan.before else plan.before
     return replace(
         plan, canary=version, percent=percent, watch=watch, bad=bad, kept=kept, before=before, unloaded=False
@@ -174,8 +172,8 @@ def set_canary_share(
 def promote(
     plan: RolloutPlan, version: str, takes_jobs: str, counted: Mapping[str, RunCounts], watch_s: float, *, now_s: float
 ) -> RolloutPlan:
-    """Let a version take all jobs; the one that did stays loaded, as the way back."""
-    bad = {one: why for one, why in plan.bad.items() if one != version}
+    """Give all jobs to a version; the previous one stays loaded for a rollback."""
+    bad = {key: why for key, why in plan.bad.items() if key != version}
     kept = _without(plan.kept, version)
     if version == takes_jobs:
         return replace(plan, stable=version, pinned=True, canary="", percent=0, bad=bad, kept=kept, unloaded=False)
@@ -185,34 +183,34 @@ def promote(
 
 
 def roll_back(plan: RolloutPlan, why: str) -> RolloutPlan:
-    """End the canary or, without one, give the jobs back to the version before. `why` keeps it from coming again."""
-    gone = plan.canary or plan.stable
-    bad = {**plan.bad, gone: why}
+    """End the canary or, without one, return to the previous version. `why` is recorded and bars the version."""
+    retired = plan.canary or plan.stable
+    bad = {**plan.bad, retired: why}
     if plan.canary:
         return replace(plan, canary="", percent=0, bad=bad, watch=None)
     if not plan.before:
-        raise Refused("nothing_to_roll_back", "there is no canary, and no version before this one that is still loaded")
+        raise Refused("nothing_to_roll_back", "there is no canary, and no earlier version that is still loaded")
     return replace(plan, stable=plan.before, before="", bad=bad, watch=None)
 
 
 def follow_folder(_plan: RolloutPlan) -> RolloutPlan:
-    """Let the folder decide again, which forgets all that was said before."""
+    """Discard the plan: the folder decides again."""
     return FOLLOW_FOLDER
 
 
 def begin_watch(
     version: str, against: str, counted: Mapping[str, RunCounts], watch_s: float | None = None, *, now_s: float
 ) -> RolloutWatch:
-    """Begin to watch a version that is to take jobs."""
+    """Start watching a version that begins to take jobs."""
     until_s = None if watch_s is None else now_s + watch_s
-    begin = {one: list(counted.get(one, RunCounts())) for one in (version, against) if one}
+    begin = {key: list(counted.get(key, RunCounts())) for key in (version, against) if key}
     return RolloutWatch(version, against, now_s, until_s, begin)
 
 
 def _pin_stable(plan: RolloutPlan, takes_jobs: str) -> RolloutPlan:
-    """Hold on to the version that takes the jobs: from here on an admin decides, and no folder."""
+    """Pin the version that takes the jobs: from now on an admin decides, not the folder."""
     return plan if plan.pinned or not takes_jobs else replace(plan, stable=takes_jobs, pinned=True)
 
 
 def _without(versions: list[str], version: str) -> list[str]:
-    return [one for one in versions if one != version]
+    return [other for other in versions if other != version]

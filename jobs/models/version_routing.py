@@ -1,4 +1,4 @@
-"""Which version of a model a new job is for: what is wanted (the plan) laid over what is there (the workers). Pure."""
+"""Pure functions that choose the version of a new job from the rollout plan and the live workers."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,10 +10,10 @@ ALL_PERCENT: Final = 100.0
 
 
 def compute_shares(cluster: ClusterState, plan: RolloutPlan, name: str) -> dict[str, float]:
-    """Give each version's percentage of a model's new jobs; empty where no version that may have them is running.
+    """Return each version's percentage of a model's new jobs; empty if no eligible version is running.
 
-    In a folder's hands versions have jobs by the number of workers that chose them, so that workers which change over
-    one after the other are loaded alike. For a pinned version that nobody runs stands what workers would choose.
+    Without a pin, shares follow the number of workers that chose each version, so that workers which change over one by
+    one are loaded alike. A pinned version that no worker runs is replaced by the workers' choice.
     """
     if plan.unloaded:
         return {}
@@ -28,49 +28,52 @@ def compute_shares(cluster: ClusterState, plan: RolloutPlan, name: str) -> dict[
     if not base:
         return {plan.canary: ALL_PERCENT}
     rest = {
-        one: percent * (ALL_PERCENT - plan.percent) / ALL_PERCENT for one, percent in base.items() if one != plan.canary
+        version: percent * (ALL_PERCENT - plan.percent) / ALL_PERCENT
+        for version, percent in base.items()
+        if version != plan.canary
     }
-    return {**{one: percent for one, percent in rest.items() if percent}, plan.canary: ALL_PERCENT - sum(rest.values())}
+    shares = {version: percent for version, percent in rest.items() if percent}
+    return {**shares, plan.canary: ALL_PERCENT - sum(rest.values())}
 
 
 def list_running_versions(cluster: ClusterState, name: str) -> list[str]:
-    """List the versions that some live worker runs, and goes on to."""
+    """Return the versions that a live worker runs and is not unloading, lowest first."""
     versions = {card["version"] for card in cluster.cards if card["name"] == name}
-    gone = {one for one in versions if cluster.serving(name, one) <= cluster.leaving(name, one)}
-    return sorted(versions - gone, key=version_number)
+    leaving = {version for version in versions if cluster.serving(name, version) <= cluster.leaving(name, version)}
+    return sorted(versions - leaving, key=version_number)
 
 
 def find_stable(cluster: ClusterState, plan: RolloutPlan, name: str) -> str:
-    """Give the version that takes a model's jobs, less a canary's share; an empty string where none does."""
+    """Return the version that takes a model's jobs, apart from a canary's share; "" if there is none."""
     if plan.pinned:
         return plan.stable
     votes = _compute_voted_shares(cluster, plan, name)
-    return max(votes, key=lambda one: (votes[one], version_number(one)), default="")
+    return max(votes, key=lambda version: (votes[version], version_number(version)), default="")
 
 
 def find_new_version(plan: RolloutPlan, votes: Mapping[str, int]) -> str:
-    """Give the version that a folder has brought in place of the stable one; an empty string while that is the same.
+    """Return the folder's version that replaces the stable one; "" while that is unchanged.
 
-    A higher one counts from its first worker on, a lower one when no worker is left that chose the other.
+    A higher version counts from its first worker on; a lower one once no worker chooses the stable version any more.
     """
-    choices = {one: count for one, count in votes.items() if one not in plan.bad}
-    higher = [one for one in choices if version_number(one) > version_number(plan.stable)]
+    choices = {version: count for version, count in votes.items() if version not in plan.bad}
+    higher = [version for version in choices if version_number(version) > version_number(plan.stable)]
     if higher:
         return max(higher, key=version_number)
     if choices and plan.stable not in choices:
-        return max(choices, key=lambda one: (choices[one], version_number(one)))
+        return max(choices, key=lambda version: (choices[version], version_number(version)))
     return ""
 
 
 def _compute_voted_shares(cluster: ClusterState, plan: RolloutPlan, name: str) -> dict[str, float]:
     running = list_running_versions(cluster, name)
-    votes = {one: count for one, count in cluster.votes(name).items() if one in running}
-    good = {one: count for one, count in votes.items() if one not in plan.bad} or votes
-    return {one: ALL_PERCENT * count / sum(good.values()) for one, count in sorted(good.items())}
+    votes = {version: count for version, count in cluster.votes(name).items() if version in running}
+    good = {version: count for version, count in votes.items() if version not in plan.bad} or votes
+    return {version: ALL_PERCENT * count / sum(good.values()) for version, count in sorted(good.items())}
 
 
 def describe_version(cluster: ClusterState, plan: RolloutPlan, name: str, version: str) -> dict[str, object]:
-    """Say what a version is for: its role, and its share of new jobs in percent."""
+    """Return a version's role and its share of new jobs in percent."""
     roles = {"canary": plan.canary, "stable": find_stable(cluster, plan, name), "before": plan.before}
-    role = next((role for role, whose in roles.items() if whose == version), "kept" if version in plan.kept else None)
+    role = next((role for role, at in roles.items() if at == version), "kept" if version in plan.kept else None)
     return {"role": role, "share": round(compute_shares(cluster, plan, name).get(version, 0.0), 2)}

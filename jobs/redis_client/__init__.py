@@ -1,1 +1,1 @@
-"""The connection to Redis: commands, scripts, notifications, and what its errors mean."""
+"""Redis client: connections, Lua scripts, subscriptions, error classification."""

@@ -1,6 +1,6 @@
 """Checks from HELLO and INFO whether Redis keeps data: append-only file, no eviction, primary role, version.
 
-Looked at whenever a connection is opened, by INFO alone: managed services often refuse CONFIG.
+Runs on every new connection and uses INFO alone, because managed services often refuse CONFIG.
 """
 
 from collections.abc import Mapping
@@ -16,36 +16,36 @@ CHECKS: Final = {
 
 
 class Hazard(NamedTuple):
-    """One reason why accepted jobs may be lost. `check` is one of CHECKS; `reason` is a sentence for operators."""
+    """One reason why accepted jobs may be lost. `check` is a key of CHECKS; `reason` is a sentence for operators."""
 
     check: str
     reason: str
 
 
 class ServerSafety(NamedTuple):
-    """What one look at the server gave. `unknown`: the checks that it did not answer."""
+    """Result of the checks. `unknown`: checks that the server's replies do not answer."""
 
     hazards: tuple[Hazard, ...] = ()
     unknown: tuple[str, ...] = ()
-    node: str = ""  # its run_id, which no other process of it has; empty: unknown
+    node: str = ""  # run_id, unique to one server process; empty: unknown
     name: str = ""  # engine and version
     is_loading: bool = False
     is_replica: bool = False
-    is_read_only: bool = False  # a replica that takes no writes
+    is_read_only: bool = False  # a replica that refuses writes
 
     @property
     def is_durable(self) -> bool:
-        """Whether every check was answered, and well."""
+        """Return True if every check was answered and passed."""
         return not self.hazards and not self.unknown
 
     @property
     def warnings(self) -> list[str]:
-        """List every hazard, and what cannot be told, as sentences."""
+        """List hazards and unanswered checks as sentences."""
         return [hazard.reason for hazard in self.hazards] + [f"cannot tell {CHECKS[check]}" for check in self.unknown]
 
 
 def assess_server(hello: Any, info: Any) -> ServerSafety:
-    """Judge by the replies to HELLO and INFO, either of which may be an error."""
+    """Assess the server by its replies to HELLO and INFO; either may be an error reply."""
     facts = _parse_info_reply(info)
     greeting = {_text(name): _text(value) for name, value in hello.items()} if isinstance(hello, dict) else {}
     role = facts.get("role") or greeting.get("role", "")
@@ -57,15 +57,15 @@ def assess_server(hello: Any, info: Any) -> ServerSafety:
         "role": role,
         "version": version,
     }
-    found = {
+    reasons = {
         "persistence": _check_persistence(answers["persistence"]),
         "eviction": _check_eviction(answers["eviction"]),
-        "role": "it is a replica: what is written to it is refused or lost; name its primary" if is_replica else "",
+        "role": "it is a replica: writes are refused or lost; use the address of its primary" if is_replica else "",
         "version": _check_version(version),
     }
     engine = "valkey" if "valkey_version" in facts else greeting.get("server", "redis")
     return ServerSafety(
-        hazards=tuple(Hazard(check, reason) for check, reason in found.items() if reason),
+        hazards=tuple(Hazard(check, reason) for check, reason in reasons.items() if reason),
         unknown=tuple(check for check, answer in answers.items() if not answer),
         node=facts.get("run_id", ""),
         name=f"{engine} {facts.get('valkey_version') or version}".strip(),
@@ -101,7 +101,7 @@ def _parse_info_reply(info: Any) -> dict[str, str]:
 
 
 def parse_info(text: str) -> dict[str, str]:
-    """Read the lines of an INFO reply."""
+    """Parse the lines of an INFO reply."""
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
@@ -110,7 +110,7 @@ def _text(value: Any) -> str:
 
 
 def describe_safety(safety: ServerSafety | None) -> Mapping[str, Any]:
-    """Describe what is known of the server for /readyz; it has no address in it, for anybody may read it."""
+    """Return the server's safety for /readyz. It contains no address, because /readyz needs no key."""
     if safety is None:
         return {"safe": None, "warnings": []}
     return {"safe": safety.is_durable, "warnings": safety.warnings}

@@ -1,4 +1,4 @@
-"""Waiting with an end to it."""
+"""Waiting with timeouts and cancellation: events, stoppable work, cancelling tasks."""
 
 import asyncio
 from collections.abc import Collection, Coroutine
@@ -8,12 +8,12 @@ CANCEL_RETRY_S = 0.2
 
 
 async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
-    """Wait for an event, or for so long; tells which it was.
+    """Wait until the event is set; return False after `timeout_s` seconds (None: no timeout).
 
-    `asyncio.wait_for` would swallow a cancellation that comes in the same moment as the event (before Python 3.12), and
-    who then waits for the canceled task waits for ever.
+    Before Python 3.12, `asyncio.wait_for` can swallow a cancellation that arrives together with the event. The task
+    then never ends.
     """
-    if timeout_s is None:  # a timeout that never comes costs as much as one that does
+    if timeout_s is None:  # saves the cost of a timer
         return await event.wait()
     try:
         async with asyncio.timeout(timeout_s):
@@ -24,7 +24,7 @@ async def wait_for_event(event: asyncio.Event, timeout_s: float | None) -> bool:
 
 
 async def run_until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
-    """Work, unless told to stop before it is done."""
+    """Run `work` until it is done or `stop` is set; return whether `stop` is set. Raises what `work` raises."""
     working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -37,7 +37,7 @@ async def run_until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event
 async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait until they have ended, whatever they raise.
 
-    Asked again and again: a cancellation that comes while redis-py connects may be swallowed.
+    Repeats the cancellation: one that arrives while redis-py connects may be swallowed.
     """
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:

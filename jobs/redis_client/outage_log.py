@@ -1,4 +1,4 @@
-"""Says once that something is away, and once that it is back: an outage is two lines, not two a second."""
+"""Logs the start and the end of an outage once each, instead of every failed attempt."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ SAME_OUTAGE_S: Final = 1.0
 
 
 class OutageLog:
-    """What one loop, or one connection, knows of what it needs. `what` completes "cannot ..."."""
+    """Tracks one dependency of a loop or connection. `what` completes the sentence "cannot …"."""
 
     def __init__(self, log: logging.Logger, what: str) -> None:
         self._log, self._what = log, what
@@ -19,20 +19,19 @@ class OutageLog:
         self._level = logging.WARNING
 
     def began(self, error: Exception) -> None:
-        """Note a failure.
+        """Record a failure; log it if it starts an outage.
 
-        The connection itself says that the queue's server is away, once for the whole process: a loop that fails by
-        that (StoreUnavailable) says it at the level debug.
+        StoreUnavailable is logged at DEBUG: the connection itself already warns once for the whole process.
         """
         if self._since is None:
             self._since = time.monotonic()
-            # What comes back for a moment only, again and again, is one outage.
+            # Short recoveries within an outage do not start a new one.
             is_quiet = isinstance(error, StoreUnavailable) or self._since - self._ended_at < SAME_OUTAGE_S
             self._level = logging.DEBUG if is_quiet else logging.WARNING
             self._log.log(self._level, "cannot %s, trying again: %s", self._what, error)
 
     def ended(self) -> None:
-        """Note a success."""
+        """Record a success; log it if it ends an outage."""
         if self._since is not None:
             self._ended_at = time.monotonic()
             level = logging.INFO if self._level == logging.WARNING else logging.DEBUG

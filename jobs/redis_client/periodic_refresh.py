@@ -1,4 +1,4 @@
-"""What is kept fresh in the background: looked at again every so often, and at once when there is news of it."""
+"""Base class of cached state that is refreshed periodically and on notification."""
 
 import asyncio
 import logging
@@ -12,30 +12,30 @@ RETRY_S = 0.5
 
 
 class PeriodicRefresh(ABC):
-    """Something that lies in the queue and is known here as of the last look."""
+    """State in Redis with a local copy, as of the last refresh."""
 
     def __init__(self, log: logging.Logger, what: str) -> None:
-        """`what`: that which can not be done while the queue's server is away, for the log."""
-        self._look = asyncio.Event()
+        """`what` completes "cannot …" in the log while Redis is unreachable."""
+        self._refresh_due = asyncio.Event()
         self._is_known = False
         self._outage = OutageLog(log, what)
 
     @abstractmethod
     async def refresh(self) -> None:
-        """Look once; raises StoreUnavailable."""
+        """Refresh once. Raises StoreUnavailable."""
 
     def refresh_now(self) -> None:
-        """Have the background loop look at once."""
-        self._look.set()
+        """Make the background loop refresh at once."""
+        self._refresh_due.set()
 
     async def check(self) -> None:
-        """Look, unless a look has succeeded before; raises StoreUnavailable."""
+        """Refresh unless a refresh has already succeeded. Raises StoreUnavailable."""
         if not self._is_known:
             await self.refresh()
             self._is_known = True
 
     async def wait_until_known(self) -> None:
-        """Wait for the first look that succeeds, however long the queue's server is away."""
+        """Wait until the first refresh succeeds, however long Redis is unreachable."""
         while True:
             try:
                 await self.check()
@@ -47,13 +47,13 @@ class PeriodicRefresh(ABC):
                 return
 
     async def run(self, interval_s: float) -> None:
-        """Look again and again, until cancelled."""
+        """Refresh every `interval_s` seconds and on `refresh_now`, until cancelled."""
         while True:
-            self._look.clear()
+            self._refresh_due.clear()
             try:
                 await self.refresh()
                 self._is_known = True
                 self._outage.ended()
             except StoreUnavailable as error:
                 self._outage.began(error)
-            await wait_for_event(self._look, interval_s)
+            await wait_for_event(self._refresh_due, interval_s)

@@ -1,7 +1,8 @@
-"""An auto-pipelining connection: all commands of one turn of the event loop leave in one write, answers come in order.
+"""Auto-pipelining Redis connection: commands of one event loop iteration leave in one write, replies come in order.
 
-redis-py makes the connection (address, TLS, AUTH, database, protocol) and hands the socket over; from then on only
-bytes pass here. Round trips and Python frames per command are what a small job costs most (docs/decisions/0009).
+redis-py opens the connection (address, TLS, AUTH, database, protocol) and gives up its socket. From then on this module
+reads and writes the bytes. Round trips and Python frames per command dominate the cost of a small job
+(docs/decisions/0009).
 """
 
 import asyncio
@@ -12,26 +13,26 @@ from typing import Any, Final
 import hiredis
 
 Arg = str | bytes | int | float
-# A connected socket, and whoever must live as long as it does.
+# A connected socket, and an object that must be kept alive as long as the socket.
 OpenedSocket = tuple[asyncio.Transport, object]
-Command = Sequence[Arg] | bytes  # its words, or packed already
-pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub knows less
+Command = Sequence[Arg] | bytes  # its arguments, or packed already
+pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # the stub is too narrow
 
 CHECKS_PER_TIMEOUT: Final = 4
 SECOND_CHECK_S: Final = 0.02
 
 
-def pack_large(words: Sequence[Arg]) -> bytes:
-    """Pack a command of many bytes: `pack` grows its buffer word by word, which costs twice as much from some kB on."""
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        text = word if isinstance(word, bytes) else str(word).encode()
+def pack_large(args: Sequence[Arg]) -> bytes:
+    """Pack a large command. `pack` grows its buffer per argument, which costs twice as much from some kB on."""
+    parts = [b"*%d\r\n" % len(args)]
+    for arg in args:
+        text = arg if isinstance(arg, bytes) else str(arg).encode()
         parts += (b"$%d\r\n" % len(text), text, b"\r\n")
     return b"".join(parts)
 
 
 class _Sent:
-    """Commands that were sent together, and the answers that came so far."""
+    """Commands that were sent together, and the replies received so far."""
 
     __slots__ = ("answers", "count", "future", "sent_at")
 
@@ -43,7 +44,7 @@ class _Sent:
 
 
 class RedisConnection(asyncio.Protocol):
-    """One connection from its making to its loss; it never comes back, so no answer can belong to another's command."""
+    """One connection that is never reopened, so that no reply can be matched with another connection's command."""
 
     def __init__(
         self, opened: OpenedSocket, timeout_s: float, on_push: Callable[[list[Any]], None] | None = None
@@ -54,7 +55,7 @@ class RedisConnection(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._sent: deque[_Sent] = deque()
         self._outgoing: list[bytes] = []
-        self._alive_at = self._loop.time()  # when something last moved on the socket
+        self._alive_at = self._loop.time()  # when bytes last moved on the socket
         self._unwritten_bytes = 0
         self._check_due = False
         self._overdue = False
@@ -65,16 +66,16 @@ class RedisConnection(asyncio.Protocol):
             self.connection_lost(None)
 
     def send(self, commands: Sequence[Command], *, at_once: bool = False) -> asyncio.Future[list[Any]]:
-        """Send commands; gives their answers in order, an error among them as a value.
+        """Send commands; the future returns their replies in order. An error reply is returned as a value.
 
-        `at_once`: do not wait for others of this turn, which takes the loop one turn more.
-        The answer is an OSError where the connection is lost, or says nothing for too long.
+        `at_once`: write now instead of at the end of this event loop iteration, which adds one iteration.
+        The future fails with OSError if the connection is lost or silent for too long.
         """
         sent = _Sent(len(commands), self._loop)
         if self.lost.is_set():
             sent.future.set_exception(ConnectionResetError("the connection is closed"))
             return sent.future
-        if not commands:  # nothing would ever answer it, and all that is sent later would wait behind it
+        if not commands:  # no reply would ever resolve it, and later commands would wait behind it
             sent.future.set_result([])
             return sent.future
         self._sent.append(sent)
@@ -85,28 +86,28 @@ class RedisConnection(asyncio.Protocol):
         return sent.future
 
     def put(self, commands: Sequence[Command], *, at_once: bool = False) -> None:
-        """Send commands that have no answer but what is pushed: subscriptions."""
+        """Send commands that have no reply but pushes: subscriptions."""
         if not self._outgoing and not at_once:
             self._loop.call_soon(self._write)
-        self._outgoing += [one if isinstance(one, bytes) else pack(tuple(one)) for one in commands]
+        self._outgoing += [command if isinstance(command, bytes) else pack(tuple(command)) for command in commands]
         if at_once:
             self._write()
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the connection. Pending commands fail with ConnectionResetError."""
         self._transport.abort()
         self.connection_lost(None)
 
     def retire(self) -> None:
-        """Drop the connection once all that was sent on it is answered; nothing more is to be sent."""
+        """Close the connection once all pending replies have arrived; send nothing more on it."""
         self._retired = True
         if not self._sent:
             self.close()
 
-    # ---- what the transport calls
+    # ---- asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        """Give each answer to the command that waits longest."""
+        """Match each reply with the oldest pending command."""
         self._alive_at = self._loop.time()
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
@@ -114,7 +115,7 @@ class RedisConnection(asyncio.Protocol):
                 if self._on_push is not None:
                     self._on_push(reply)
                 continue
-            if not self._sent:  # an answer that nobody asked for: what follows could be anybody's
+            if not self._sent:  # an unexpected reply: no later reply could be matched safely
                 self.close()
                 return
             oldest = self._sent[0]
@@ -127,18 +128,18 @@ class RedisConnection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail whoever waits: nobody knows which commands were carried out."""
+        """Fail all pending commands: it is unknown which were carried out."""
         self._fail(ConnectionResetError(str(exc or "the connection was closed")))
 
-    # ----
+    # ---- private
 
     def _fail(self, error: OSError) -> None:
         self.lost.set()
         self._outgoing.clear()
         sent, self._sent = self._sent, deque()
-        for one in sent:
-            if not one.future.done():
-                one.future.set_exception(error)
+        for pending in sent:
+            if not pending.future.done():
+                pending.future.set_exception(error)
 
     def _write(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
@@ -146,9 +147,9 @@ class RedisConnection(asyncio.Protocol):
             self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
 
     def _check(self) -> None:
-        """Give up a connection on which nothing moves: half-open ones are never closed for us.
+        """Fail a connection that is silent for too long; a half-open connection is never closed by the system.
 
-        A large answer on its way, or a large input, is movement; only silence counts.
+        Bytes of a large reply or a large input count as activity.
         """
         self._check_due = bool(self._sent)
         if not self._sent:
@@ -162,48 +163,48 @@ class RedisConnection(asyncio.Protocol):
             self._fail(TimeoutError(f"no answer within {self._timeout_s:g} s"))
             self._transport.abort()
             return
-        # Where our own loop stood still, the answer lies in the socket: it is read before the second look.
+        # If this event loop itself was blocked, the reply is already in the socket: read it before the second check.
         self._overdue = overdue
         self._loop.call_later(SECOND_CHECK_S if overdue else self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
 
 
 class ReconnectingConnection:
-    """A wire that is opened when first needed, and anew after it was lost. Not for commands that block."""
+    """Opens a connection on first use and again after it was lost. Not for blocking commands."""
 
-    def __init__(self, open_wire: Callable[[], Awaitable[RedisConnection]]) -> None:
-        self._open_wire = open_wire
+    def __init__(self, open_connection: Callable[[], Awaitable[RedisConnection]]) -> None:
+        self._open_connection = open_connection
         self._opening: asyncio.Task[RedisConnection] | None = None
-        self._wire: RedisConnection | None = None
+        self._connection: RedisConnection | None = None
 
     async def send(self, commands: Sequence[Command], *, at_once: bool = False) -> list[Any]:
-        """Send commands; gives their answers in order, an error among them as a value. Raises OSError, see Wire."""
-        wire = self._wire
-        if wire is None or wire.lost.is_set():
-            wire = await self._open()
-        return await wire.send(commands, at_once=at_once)
+        """Send commands and return their replies in order; an error reply is a value. Raises OSError."""
+        connection = self._connection
+        if connection is None or connection.lost.is_set():
+            connection = await self._open()
+        return await connection.send(commands, at_once=at_once)
 
     async def ensure_open(self) -> None:
         """Open the connection, if it is not open. Raises OSError."""
-        if self._wire is None or self._wire.lost.is_set():
+        if self._connection is None or self._connection.lost.is_set():
             await self._open()
 
     def close(self) -> None:
-        """Drop the connection; the next command opens another."""
-        if self._wire is not None:
-            self._wire.close()
+        """Close the connection; the next command opens a new one."""
+        if self._connection is not None:
+            self._connection.close()
 
     def retire(self) -> None:
-        """Send what comes from now on over another connection; what was sent is still answered on this one."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.retire()
+        """Use a new connection for later commands; pending replies still arrive on the old one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.retire()
 
     async def _open(self) -> RedisConnection:
-        """Open once, however many commands ask for it at the same time."""
+        """Open one connection, shared by all commands that wait for it."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._connect())
         return await asyncio.shield(self._opening)
 
     async def _connect(self) -> RedisConnection:
-        self._wire = wire = await self._open_wire()
-        return wire
+        self._connection = connection = await self._open_connection()
+        return connection

@@ -1,6 +1,6 @@
 """Reads a Redis URL from `JITNEY_REDIS_URL` or a file, validates it strictly, and masks its password for display.
 
-redis-py takes many a wrong URL for another one: a database that is no number is database 0. Here each is refused.
+redis-py accepts malformed URLs and connects elsewhere: a database that is not a number becomes database 0.
 """
 
 import re
@@ -14,7 +14,7 @@ from jobs.config import environment
 
 SCHEMES: Final = ("redis", "rediss", "unix")
 EXAMPLE: Final = "redis://host:6379/0"
-SOCKET_PATH_BYTES: Final = 107  # what the system takes
+SOCKET_PATH_BYTES: Final = 107  # limit of the operating system
 _NUMBER: Final = re.compile(r"\d{1,6}")
 
 
@@ -63,7 +63,7 @@ _TLS_OPTIONS: Final[Mapping[str, _Check]] = {
 
 
 def check_url(url: str) -> str:
-    """Give the URL back; raises ValueError, which never shows a password, for one that cannot be meant."""
+    """Return the URL unchanged. Raises ValueError for an invalid one; the message never contains the password."""
     if url != url.strip() or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise ValueError("contains a blank or a line break")
     scheme, separator, _ = url.partition("://")
@@ -72,8 +72,8 @@ def check_url(url: str) -> str:
     _check_escapes(url)
     try:
         parts = urlsplit(url)
-    except ValueError:  # its text would show the password
-        raise ValueError(f"is no URL; one looks like {EXAMPLE}") from None
+    except ValueError:  # its message would contain the password
+        raise ValueError(f"is not a URL; one looks like {EXAMPLE}") from None
     if parts.fragment or url.endswith("#"):
         raise ValueError("contains a #; in a password it is written %23")
     if scheme == "unix":
@@ -97,7 +97,7 @@ def _check_socket(parts: SplitResult) -> None:
     if parts.hostname or not parts.path.strip("/"):
         raise ValueError("names no socket; one looks like unix:///run/valkey.sock")
     if len(unquote_to_bytes(parts.path)) > SOCKET_PATH_BYTES:
-        raise ValueError(f"names a socket by a path of more than {SOCKET_PATH_BYTES} bytes, which no system takes")
+        raise ValueError(f"names a socket by a path of more than {SOCKET_PATH_BYTES} bytes, the system's limit")
 
 
 def _check_address(parts: SplitResult) -> None:
@@ -131,8 +131,8 @@ def _check_options(parts: SplitResult) -> None:
 
 
 def _check_certificates(options: Mapping[str, str]) -> None:
-    """Load what TLS will need: a missing file would look as if the server were away."""
-    import ssl  # noqa: PLC0415 (it takes a while, and only rediss:// needs it)
+    """Load the TLS files now: otherwise a missing file would look like an unreachable server."""
+    import ssl  # noqa: PLC0415 (slow to import, and only rediss:// needs it)
 
     context = ssl.create_default_context()
     try:
@@ -152,7 +152,7 @@ def _check_certificates(options: Mapping[str, str]) -> None:
 
 
 def mask_password(url: str) -> str:
-    """Show a URL, however wrong, without its password."""
+    """Return a URL, valid or not, without its password."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "", url
@@ -160,20 +160,20 @@ def mask_password(url: str) -> str:
     if at:
         user, colon, _ = secret.partition(":")
         rest = f"{user if colon else ''}:***@{address}"
-    elif rest.startswith(":"):  # no host: what follows is a password
+    elif rest.startswith(":"):  # no host: the rest is a password
         rest = ":***"
     return scheme + separator + re.sub(r"((?:ssl_)?password=)[^&]*", r"\1***", rest)
 
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """A URL, or a file that holds it, which is read again whenever a connection is opened."""
+    """A URL, or a file that contains it. The file is read again for every connection."""
 
     url: str
     file: Path | None = None
 
     def read(self) -> str:
-        """Give the URL as of now; raises ValueError for a file that cannot be read or holds no valid URL."""
+        """Return the current URL. Raises ValueError if the file is unreadable or holds no valid URL."""
         if self.file is None:
             return self.url
         try:
@@ -188,13 +188,13 @@ class RedisAddress:
 
     @property
     def shown(self) -> str:
-        """The URL for logs, without a password."""
+        """The URL without its password, for logs."""
         if self.file is None:
             return mask_password(self.url)
         try:
-            return f"{mask_password(self.read())} (of {self.file})"
+            return f"{mask_password(self.read())} (from {self.file})"
         except ValueError:
-            return f"what {self.file} names"
+            return f"the server that {self.file} names"
 
 
 def find_address(env: Mapping[str, str], name: str = "JITNEY_REDIS_URL") -> RedisAddress | None:

@@ -1,1 +1,1 @@
-"""Jobs in Redis: submitted, claimed, finished, listed, ended in time."""
+"""Job store on Redis: admission, submit, claim, finish, listing, maintenance, dead letters, events."""

@@ -1,4 +1,4 @@
-"""Job ⇄ the fields of its hash. Inputs and outputs stay the bytes they were; nothing is pickled."""
+"""Encodes jobs to the fields of their Redis hash and back. Inputs and outputs stay raw bytes; nothing is pickled."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,29 +13,29 @@ from jobs.contract.lifecycle import State
 
 log = logging.getLogger("jitney.jobs")
 
-# What a reader asks for, in this order. The input is never among it; nor is an output of more than 16 kB, which lies in
-# `large_output`: of that, `output_bytes` tells the size.
+# Fields that every read returns, in this order. They exclude the input, and an output of more than 16 kB: it is stored
+# in `large_output`, and `output_bytes` has its size.
 READ_FIELDS: Final = (
     *("v", "state", "model", "version", "lane", "tenant", "created", "attempts", "started", "finished"),
     *("metadata", "output", "error", "stages", "batch_size", "output_bytes"),
 )
 _OUTPUT: Final = READ_FIELDS.index("output")
-LISTED_FIELDS: Final = tuple(name for name in READ_FIELDS if name != "output")  # what a list shows of a job
-MAX_MESSAGE_CHARS: Final = 4096  # characters of an error's message; a task of one's own may raise any
-_TEXT_FIELDS: Final = 10  # of those the first are short text; the others may be large, and stay bytes
-_STATES: Final = {state.value: state for state in State}  # asking the class costs five times as much
-HANDOFF_PREFIX: Final = b"\x94"  # how what is handed over begins: MessagePack's array of four
-MAX_TIME_US: Final = 1 << 52  # the year 2112: what is later is no time of ours
+LISTED_FIELDS: Final = tuple(name for name in READ_FIELDS if name != "output")  # fields of a listed job
+MAX_MESSAGE_CHARS: Final = 4096  # of an error message; a custom task may raise any text
+_TEXT_FIELDS: Final = 10  # the first READ_FIELDS are short text; the others may be large and stay bytes
+_STATES: Final = {state.value: state for state in State}  # five times as fast as State(value)
+HANDOFF_PREFIX: Final = b"\x94"  # first byte of a handoff: MessagePack's array of four
+MAX_TIME_US: Final = 1 << 52  # the year 2112: later times are invalid
 
 
 class SubmissionEncoder:
-    """Writes submissions as `submit.lua` takes them: all that is small in one word, by an encoder in C."""
+    """Encodes submissions for `submit.lua`: all small fields in one MessagePack argument."""
 
     def __init__(self) -> None:
         self._pack: Callable[[tuple[str | bytes | int, ...]], bytes] = msgpack.Packer(use_bin_type=False).pack
 
     def submission(self, job: Submission, quota: str, logged: str) -> tuple[bytes, bytes]:
-        """Write one: its facts, and its input. `quota`, `logged`: what holds for its tenant."""
+        """Return a submission's packed fields and its input. `quota`, `logged`: settings of its tenant."""
         facts = (
             *(job.id, job.model, job.version, job.lane, job.tenant, job.deadline_ms, job.kind, job.parameters),
             *(job.metadata, job.idempotency_key, job.digest, RECORD_VERSION, job.webhook, quota, logged, job.bulk),
@@ -44,14 +44,14 @@ class SubmissionEncoder:
 
 
 def outcome_args(outcome: Outcome) -> tuple[str | bytes | int, ...]:
-    """List an outcome as `finish.lua` takes it."""
+    """Return an outcome as arguments of `finish.lua`."""
     stages = f"[{outcome.decode_ms:.3f},{outcome.batch_ms:.3f},{outcome.infer_ms:.3f}]"
     rest = (outcome.batch_size, int(outcome.dead), outcome.after_ms)
     return (outcome.id, outcome.attempt, outcome.state, outcome.body, stages, *rest)
 
 
 def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
-    """Read one job of `claim.lua`'s answer."""
+    """Decode one job of the reply of `claim.lua`."""
     job_id, attempt, kind, body, parameters, created, claimed, deadline, retries, tenant = fields
     times = (int(created), int(claimed), int(deadline))
     return ClaimedJob(
@@ -60,27 +60,27 @@ def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
 
 
 def read_claim(answer: Sequence[Any]) -> ClaimResult:
-    """Read what `claim.lua` answers."""
+    """Decode the reply of `claim.lua`."""
     more, suspects, jobs, bulk, held = answer
     return ClaimResult([read_claimed_job(fields) for fields in jobs], bool(more), bool(suspects), bulk, bool(held))
 
 
 def read_handoff(data: bytes) -> tuple[str, Handoff]:
-    """Read what `submit.lua` hands over to a worker, and by which "<model> <version>".
+    """Decode a handoff from `submit.lua` to a worker; return its "<model> <version>" and its jobs.
 
-    Raises ValueError where it is nothing of the kind.
+    Raises ValueError for other data.
     """
     try:
-        station, free_slots, jobs, bulk = msgpack.unpackb(data, raw=True)
+        runner, free_slots, jobs, bulk = msgpack.unpackb(data, raw=True)
         left = None if free_slots == b"guest" else int(free_slots)
-        return station.decode(), Handoff([read_claimed_job(fields) for fields in jobs], left, int(bulk))
+        return runner.decode(), Handoff([read_claimed_job(fields) for fields in jobs], left, int(bulk))
     except (TypeError, AttributeError) as error:
-        message = f"it is {data[:80]!r}"
+        message = f"not a handoff: {data[:80]!r}"
         raise ValueError(message) from error
 
 
 def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
-    """Read a job from the values of READ_FIELDS; None where there is no such job, or no readable one."""
+    """Decode a job from the values of READ_FIELDS; None if there is no such job, or it is unreadable."""
     try:
         return _build_job(
             job_id,
@@ -88,19 +88,19 @@ def read_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
             values[_TEXT_FIELDS:],
         )
     except (ValueError, TypeError, KeyError):
-        log.warning("the record of job %s can not be read", job_id)
+        log.warning("cannot read the record of job %s", job_id)
         return None
 
 
 def read_listed_job(job_id: str, values: Sequence[bytes | None]) -> Job | None:
-    """Read a job from the values of LISTED_FIELDS: without its output."""
+    """Decode a job from the values of LISTED_FIELDS: without its output."""
     return read_job(job_id, [*values[:_OUTPUT], None, *values[_OUTPUT:]])
 
 
 def read_notification(data: bytes) -> list[tuple[str, Job | None]]:
-    """Read which jobs have ended: each with its id, and as `read_job` gives it where it rode along.
+    """Decode a notification of finished jobs: each id, and its job if the notification includes it.
 
-    Raises ValueError where this is no notice.
+    Raises ValueError for other data.
     """
     try:
         return [_read_notified_job(job_id.decode(), values) for job_id, *values in msgpack.unpackb(data, raw=True)]
@@ -111,12 +111,12 @@ def read_notification(data: bytes) -> list[tuple[str, Job | None]]:
 def _read_notified_job(job_id: str, values: Sequence[bytes | Literal[False]]) -> tuple[str, Job | None]:
     if not values:
         return job_id, None
-    words = [value.decode() if value else None for value in values[:_TEXT_FIELDS]]
-    return job_id, _build_job(job_id, words, [value or None for value in values[_TEXT_FIELDS:]])
+    texts = [value.decode() if value else None for value in values[:_TEXT_FIELDS]]
+    return job_id, _build_job(job_id, texts, [value or None for value in values[_TEXT_FIELDS:]])
 
 
 def read_logged_job(logged: Sequence[str | Literal[False]]) -> Job | None:
-    """Read a job that was written down as JSON: its id, and what `read_job` reads of it. Raises ValueError."""
+    """Decode a job logged as JSON: its id, and the values that `read_job` takes. Raises ValueError."""
     try:
         job_id, *values = logged
         return _read_notified_job(str(job_id), [value.encode() if value else False for value in values])[1]
@@ -124,8 +124,8 @@ def read_logged_job(logged: Sequence[str | Literal[False]]) -> Job | None:
         raise ValueError(repr(error)) from error
 
 
-def _build_job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:
-    v, state, model, version, lane, tenant, created, attempts, started, finished = words
+def _build_job(job_id: str, texts: Sequence[str | None], parts: Sequence[bytes | None]) -> Job | None:
+    v, state, model, version, lane, tenant, created, attempts, started, finished = texts
     metadata, output, error, stages, batch_size, *more = parts
     if v != RECORD_VERSION or not (state and model and version and lane and tenant and created and attempts):
         return None
@@ -136,11 +136,11 @@ def _build_job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes |
         version,
         lane,
         tenant,
-        _time(created),
+        _parse_us(created),
         int(attempts),
         metadata or b"{}",
-        _time(started) if started else None,
-        _time(finished) if finished else None,
+        _parse_us(started) if started else None,
+        _parse_us(finished) if finished else None,
         output,
         error,
         orjson.loads(stages) if stages else None,
@@ -149,14 +149,14 @@ def _build_job(job_id: str, words: Sequence[str | None], parts: Sequence[bytes |
     )
 
 
-def _time(text: str | bytes) -> int:
+def _parse_us(text: str | bytes) -> int:
     us = int(text)
     if not 0 <= us < MAX_TIME_US:
-        message = f"{us} is no time"
+        message = f"{us} is not a valid time"
         raise ValueError(message)
     return us
 
 
 def error_body(error: JitneyError) -> bytes:
-    """Write an error as a job carries it: `{code, message, status}`."""
+    """Encode an error as a job stores it: `{code, message, status}`."""
     return orjson.dumps({"code": error.code, "message": error.message[:MAX_MESSAGE_CHARS], "status": error.status})

@@ -1,7 +1,7 @@
-"""The job store on Redis: every step of a job's life is one atomic script, for a whole batch where there is one.
+"""Job store on Redis: submit, read, wait, cancel and list jobs; claim, extend, release and finish them.
 
-Both sides use this class: the gateway submits, reads, waits, cancels and sweeps; a worker claims, extends and finishes.
-Raises StoreUnavailable where the server can not be reached or can not write; nothing else of Redis shows through.
+Each state change is one atomic script per shard, for many jobs at once where possible. Gateways use the first half,
+workers the second. Raises StoreUnavailable if Redis is unreachable or cannot write; other Redis errors do not escape.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from jobs.redis_client.pipelined_connection import Arg
 from jobs.store import codec
 from jobs.store.settings import StoreSettings
 
-JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list is kept after its last submit; the time of a result comes on top
-BROKEN_RETRY_AFTER_S = 60  # somebody must look at it
-READ_BATCH: Final = 100  # jobs of one pipeline: others have their turn between
-MAX_SCANNED: Final = 1000  # listed jobs that one page looks at, whether or not their results are kept
-MIN_SCANNED: Final = 20  # at a time
-TENANTS_BATCH: Final = 1000  # whose lines are counted in one script
-MAX_FINISH_BYTES: Final = 16 << 20  # of outputs in one script; one outcome always fits
+JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list outlives its last submit, in addition to the result TTL
+BROKEN_RETRY_AFTER_S = 60  # an operator must repair it
+READ_BATCH: Final = 100  # jobs per pipeline, so that other clients are served in between
+MAX_SCANNED: Final = 1000  # listed jobs that one page reads, whether or not their results are kept
+MIN_SCANNED: Final = 20  # per read
+TENANTS_BATCH: Final = 1000  # tenants whose queues one script counts
+MAX_FINISH_BYTES: Final = 16 << 20  # of outputs per script; one outcome always fits
 
 
 class _HasId(Protocol):
@@ -38,85 +38,86 @@ H = TypeVar("H", bound=_HasId)
 
 
 class JobStore:
-    """All jobs, their lines and leases. Times are the server's: no clock of ours decides anything."""
+    """Jobs, queues and leases in Redis. All times are the server's; local clocks are not used."""
 
     def __init__(self, settings: StoreSettings, connection: RedisClient) -> None:
         self.settings = settings
         self.connection = connection
         self.roots = [keys.root(shard) for shard in range(settings.shards)]
         self.ttl_ms = int(settings.result_ttl_s * 1000)
-        # A dead letter is a result too: its record must not go before other results do.
+        # At least the result TTL: a dead letter is a result too.
         self.dead_ttl_ms = max(self.ttl_ms, int(settings.dead_letter_ttl_s * 1000))
         dead_caps = (settings.dead_letters // settings.shards, settings.dead_letter_bytes // settings.shards)
         self.ends = (self.ttl_ms, self.dead_ttl_ms, *(max(1, cap) for cap in dead_caps))
         self._lease_ms = int(settings.lease_s * 1000)
-        # Bulk leaves a tenth of the room to interactive jobs, so that no night's work locks the door for the day.
+        # Bulk may use nine tenths of the capacity, so that it never blocks interactive jobs.
         room = [max(1, cap // settings.shards) for cap in (settings.max_jobs, settings.max_input_bytes)]
         self._caps = {lane: [max(1, cap * 9 // 10) if lane == "bulk" else cap for cap in room] for lane in LANES}
         self.tenants = settings.limits()
-        self.listened: Collection[str] = frozenset()  # tenants to whose jobs somebody listens
-        self._writer = codec.SubmissionEncoder()
+        self.listened: Collection[str] = frozenset()  # tenants whose jobs have listeners
+        self._encoder = codec.SubmissionEncoder()
         self._next_shard = 0
 
-    # ---- the gateway's side
+    # ---- gateways
 
     async def submit(
         self, jobs: Sequence[Submission], waiting_gateway: str = "", *, closed: Collection[str] = ()
     ) -> list[Accepted | JitneyError]:
-        """Accept jobs, in one script a shard; gives what became of each, in order: one refusal meets no other job.
+        """Accept jobs, in one script per shard; return each job's result, in order. A refusal affects only its own job.
 
-        A gateway named here hears of their end. `closed`: lanes of which only those are found that a key made before.
-        Refused: its key was used with another request. StoreUnavailable: it may have been taken all the same.
+        `waiting_gateway` is notified when they end. `closed`: lanes that accept no new jobs, but still find earlier
+        jobs by key. Results: Refused if a key was used with another request; after StoreUnavailable a job may or may
+        not have been accepted.
         """
         groups = self._group_by_shard(jobs)
         calls = [self._submit(root, group, waiting_gateway, closed) for root, group in groups]
         answers = await asyncio.gather(*calls) if len(calls) > 1 else [await call for call in calls]
-        verdicts = {
-            job.id: verdict
-            for (_, group), of_group in zip(groups, answers, strict=True)
-            for job, verdict in zip(group, of_group, strict=True)
+        results = {
+            job.id: result
+            for (_, group), group_results in zip(groups, answers, strict=True)
+            for job, result in zip(group, group_results, strict=True)
         }
-        return [verdicts[job.id] for job in jobs]
+        return [results[job.id] for job in jobs]
 
     async def _submit(
         self, root: str, jobs: Sequence[Submission], waiting_gateway: str, closed: Collection[str]
     ) -> list[Accepted | JitneyError]:
         s = self.settings
         caps = [cap for lane in LANES for cap in ((0, 0) if lane in closed else self._caps[lane])]
-        words = [word for job in jobs for word in self._writer.submission(job, *self._tenant_args(job.tenant))]
+        args = [arg for job in jobs for arg in self._encoder.submission(job, *self._tenant_args(job.tenant))]
         head = (waiting_gateway, s.idempotency_ttl_s, s.job_list_limit, JOB_LIST_TTL_S + int(s.result_ttl_s))
         try:
-            answers = await self.run("job/submit", root, *head, *caps, *words)
+            answers = await self.run("job/submit", root, *head, *caps, *args)
         except JitneyError as error:
             return [error] * len(jobs)
-        return [self._verdict(job, *answer) for job, answer in zip(jobs, answers, strict=True)]
+        return [self._submit_result(job, *answer) for job, answer in zip(jobs, answers, strict=True)]
 
     def _tenant_args(self, tenant: str) -> tuple[str, str]:
         return self.tenants.quota(tenant), "1" if tenant in self.listened else ""
 
-    def _verdict(self, job: Submission, how: bytes, first: bytes, second: bytes) -> Accepted | JitneyError:
-        if how == b"mismatch":
+    def _submit_result(self, job: Submission, status: bytes, first: bytes, second: bytes) -> Accepted | JitneyError:
+        if status == b"mismatch":
             message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
             return Refused("idempotency_mismatch", message)
-        if how == b"broken":
-            message = f"what lies in the queue in place of the line of model {job.model} is no line"
+        if status == b"broken":
+            message = f"the Redis key that should hold the queue of model {job.model} is of another type"
             return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
-        if how in (b"quota", b"full"):
-            refuse = self._over_quota if how == b"quota" else self._full
+        if status in (b"quota", b"full"):
+            refuse = self._over_quota if status == b"quota" else self._full
             return self._refuse_oversized(job) or refuse(job, int(first), int(second))
-        return Accepted(first.decode(), int(second), replayed=how == b"replayed")
+        return Accepted(first.decode(), int(second), replayed=status == b"replayed")
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
-        """Read jobs, a hundred in one round trip; without outputs that are large, see `with_output`."""
-        found: list[Job | None] = []
+        """Read jobs without large outputs (see `with_output`), READ_BATCH per round trip; None for unknown ones."""
+        jobs: list[Job | None] = []
         for first in range(0, len(job_ids), READ_BATCH):
             ids = job_ids[first : first + READ_BATCH]
-            answers = await self.connection.pipeline([("HMGET", keys.job(one), *codec.READ_FIELDS) for one in ids])
-            found += [codec.read_job(job_id, values) for job_id, values in zip(ids, answers, strict=True)]
-        return found
+            answers = await self.connection.pipeline([("HMGET", keys.job(id_), *codec.READ_FIELDS) for id_ in ids])
+            jobs += [codec.read_job(job_id, values) for job_id, values in zip(ids, answers, strict=True)]
+        return jobs
 
     async def with_output(self, job: Job) -> Job:
-        """Give a job with its output, read by itself where it is large. Raises Refused where it is kept no more."""
+        """Return the job with its output, reading a large one. Raises Refused if it is no longer kept."""
         if job.output is not None or not job.output_bytes:
             return job
         (output,) = await self.connection.pipeline([("HGET", keys.job(job.id), "large_output")], large=True)
@@ -125,12 +126,12 @@ class JobStore:
         return job._replace(output=output)
 
     async def wait(self, job_id: str, gateway: str) -> Job | None:
-        """Read a job and, while it is not final, have its end told to this gateway."""
+        """Read a job and, unless it is final, register this gateway to be notified of its end."""
         values = await self.run("job/read_and_wait", self._root_of(job_id), gateway, job_id, *codec.READ_FIELDS)
         return codec.read_job(job_id, values)
 
     async def cancel(self, job_id: str, tenant: str) -> None:
-        """Cancel a job. Raises Refused where it is final already, or not this tenant's."""
+        """Cancel a job. Raises Refused if it is final, or not this tenant's."""
         answer = await self.run("job/cancel", self._root_of(job_id), job_id, tenant, *self.ends)
         if answer == b"unknown":
             raise self.unknown(job_id)
@@ -138,48 +139,48 @@ class JobStore:
             raise Refused("job_already_final", f"job {job_id} has ended; only a queued or running job can be canceled")
 
     async def newest(self, tenant: str, before_us: int, limit: int) -> tuple[list[Job], int | None]:
-        """List a tenant's jobs accepted before a time, newest first, and the time to go on from (None: no more).
+        """List a tenant's jobs accepted before a time, newest first, and the time to continue from (None: no more).
 
-        Without their outputs. A page may hold fewer than `limit`, even none, and have a next one: results that are kept
-        no more leave the list, and one page looks at so many only.
+        Without outputs. A page may be short or empty and yet have a next one: expired results leave the list, and one
+        page reads at most MAX_SCANNED jobs.
         """
         kept: list[Job] = []
-        looked = 0
-        while looked < MAX_SCANNED:
+        scanned = 0
+        while scanned < MAX_SCANNED:
             count = min(READ_BATCH, max(limit - len(kept), MIN_SCANNED))
-            found = await self._listed(tenant, before_us, count)
-            commands = [("HMGET", keys.job(job_id), *codec.LISTED_FIELDS) for job_id, _ in found]
-            answers = await self.connection.pipeline(commands, large=True) if found else []
-            gone = [job_id for (job_id, _), values in zip(found, answers, strict=True) if not any(values)]
-            if gone:
-                await self.connection.pipeline([("ZREM", keys.own(shard_of(one), tenant), one) for one in gone])
-            for (job_id, us), values in zip(found, answers, strict=True):
+            listed = await self._list_ids(tenant, before_us, count)
+            commands = [("HMGET", keys.job(job_id), *codec.LISTED_FIELDS) for job_id, _ in listed]
+            answers = await self.connection.pipeline(commands, large=True) if listed else []
+            expired = [job_id for (job_id, _), values in zip(listed, answers, strict=True) if not any(values)]
+            if expired:
+                await self.connection.pipeline([("ZREM", keys.own(shard_of(id_), tenant), id_) for id_ in expired])
+            for (job_id, us), values in zip(listed, answers, strict=True):
                 before_us = us
                 if any(values) and (job := codec.read_listed_job(job_id, values)) is not None:
                     kept.append(job)
                 if len(kept) == limit:
                     return kept, before_us
-            if len(found) < count:
+            if len(listed) < count:
                 return kept, None
-            looked += count
+            scanned += count
         return kept, before_us
 
-    async def _listed(self, tenant: str, before_us: int, count: int) -> list[tuple[str, int]]:
-        """List the next ids of a tenant's list, newest first, each with the time of its acceptance."""
-        words = (f"({before_us}", "-inf", "WITHSCORES", "LIMIT", 0, count)
-        commands = [("ZREVRANGEBYSCORE", keys.own(shard, tenant), *words) for shard in range(self.settings.shards)]
+    async def _list_ids(self, tenant: str, before_us: int, count: int) -> list[tuple[str, int]]:
+        """Return the next ids of a tenant's list, newest first, with the times of acceptance in µs."""
+        args = (f"({before_us}", "-inf", "WITHSCORES", "LIMIT", 0, count)
+        commands = [("ZREVRANGEBYSCORE", keys.own(shard, tenant), *args) for shard in range(self.settings.shards)]
         answers = await self.connection.pipeline(commands)
-        found = [(job_id.decode(), int(us)) for answer in answers for job_id, us in answer]
-        return sorted(found, key=lambda one: -one[1])[:count]
+        listed = [(job_id.decode(), int(us)) for answer in answers for job_id, us in answer]
+        return sorted(listed, key=lambda entry: -entry[1])[:count]
 
     async def position(self, job: Job) -> int | None:
-        """Count from 1 where a queued job stands in its line; None once it has left."""
-        line = keys.line(shard_of(job.id), job.model, job.version, job.lane, job.tenant)
-        rank = await self.connection.command("ZRANK", line, job.id)
+        """Return a queued job's position in its queue, from 1; None if it is not queued."""
+        queue = keys.line(shard_of(job.id), job.model, job.version, job.lane, job.tenant)
+        rank = await self.connection.command("ZRANK", queue, job.id)
         return None if rank is None else int(rank) + 1
 
     async def counts(self) -> dict[str, int]:
-        """Count what has happened since the queue began, see `jobs.metrics.event_counters`."""
+        """Return the event counters, see `jobs.metrics.event_counters`."""
         totals: Counter[str] = Counter()
         for shard in range(self.settings.shards):
             (counted,) = await self.connection.pipeline([("HGETALL", keys.counts(shard))])
@@ -187,18 +188,18 @@ class JobStore:
         return totals
 
     async def _read_submitted_counts(self, shard: int) -> dict[bytes, bytes]:
-        """Read how many jobs were submitted, by model: some fields at a time, for tenants have fields beside them."""
-        found: dict[bytes, bytes] = {}
+        """Return the submitted jobs by model. Scans the hash, because it also has fields per tenant."""
+        submitted: dict[bytes, bytes] = {}
         cursor: bytes = b"0"
         while True:
-            words = ("HSCAN", keys.load(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_BATCH)
-            cursor, fields = await self.connection.command(*words)
-            found.update(zip(fields[::2], fields[1::2], strict=True))
+            args = ("HSCAN", keys.load(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_BATCH)
+            cursor, fields = await self.connection.command(*args)
+            submitted.update(zip(fields[::2], fields[1::2], strict=True))
             if int(cursor) == 0:
-                return found
+                return submitted
 
     async def depth(self, model: str, version: str) -> dict[str, int]:
-        """Count the waiting jobs of a model version, by lane; suspects, who are tried apart, by themselves."""
+        """Count the queued jobs of a model version by lane, and its suspects, which run in isolation."""
         sums = [0, 0, 0]
         for root in self.roots:
             first, more = 0, 1
@@ -209,7 +210,7 @@ class JobStore:
         return dict(zip((*LANES, "suspect"), sums, strict=True))
 
     def _refuse_oversized(self, job: Submission) -> Refused | None:
-        """Refuse a job that no wait helps, whichever limit it met: its input alone is above a limit for the sum."""
+        """Refuse a job whose input alone is above a limit on the sum, so that no wait helps; None if it is not."""
         limits = [(self._caps[job.lane][1], f"the inputs of model {job.model} in lane {job.lane}")]
         if self.tenants.limits(job.tenant).bytes:
             most_of_tenant = int(self.tenants.quota(job.tenant).split()[1])  # on one shard, as submit.lua counts
@@ -217,85 +218,85 @@ class JobStore:
         most, what = min(limits)
         if len(job.input) <= most:
             return None
-        message = f"the input has {len(job.input)} bytes, and {what} may have {most}: no wait helps, send less"
+        message = f"the input has {len(job.input)} bytes, and {what} may have at most {most}: send a smaller input"
         return Refused("body_too_large", message, limit_bytes=most)
 
     def _full(self, job: Submission, jobs: int, size: int) -> JitneyError:
         s = self.settings
-        message = f"{jobs} jobs of model {job.model} with {size} bytes of input are open already"
+        message = f"{jobs} jobs of model {job.model} with {size} bytes of input are open; retry later"
         limits = {"limit_jobs": s.max_jobs, "limit_bytes": s.max_input_bytes}
         return QueueFull(message, model=job.model, **limits)
 
     def _over_quota(self, job: Submission, jobs: int, size: int) -> JitneyError:
         limits = self.tenants.limits(job.tenant)
-        message = f"{jobs} jobs with {size} bytes of input are open already, and this one is beyond what you may have"
+        message = f"{jobs} jobs with {size} bytes of input are open, and this one would exceed your limit"
         bounds = {"limit_jobs": limits.jobs, "limit_bytes": limits.bytes}
         return OverLimit("quota_exceeded", message, **{name: bound for name, bound in bounds.items() if bound})
 
     def unknown(self, job_id: str) -> Refused:
-        """Say that there is no such job: one answer for unknown, foreign and purged ids."""
+        """Return the same error for unknown, foreign and purged ids."""
         kept = f"{self.settings.result_ttl_s:g} s"
         return Refused("job_not_found", f"no job {job_id}; results are kept for {kept} after a job has ended")
 
-    # ---- the worker's side
+    # ---- workers
 
     async def claim(
         self, model: str, version: str, worker: str, want: int, *, trial: bool = False, max_bulk: int | None = None
     ) -> ClaimResult:
-        """Take up to `want` waiting jobs under a lease; submit hands jobs over to the seats that are left free.
+        """Lease up to `want` queued jobs; submit hands jobs over to the slots that stay free.
 
-        With `max_bulk`, bulk jobs take so many seats, and not those too that stay empty. On trial: the suspects of
-        one cell, and nobody else; none while another worker tries a cell of this model.
+        `max_bulk`: most bulk jobs to claim; bulk does not use the free slots either. `trial`: claim one suspect group
+        for an isolated run and nothing else; nothing while another worker runs a group of this model.
         """
         claim = ClaimResult([])
         for _ in self.roots:
             root = self.roots[self._next_shard]
             self._next_shard = (self._next_shard + 1) % len(self.roots)
-            words = (model, version, worker, self._lease_ms, want - len(claim.jobs), self.settings.bulk_share)
+            args = (model, version, worker, self._lease_ms, want - len(claim.jobs), self.settings.bulk_share)
             most = "" if max_bulk is None else max_bulk - claim.bulk
-            how: tuple[Arg, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self.tenants.shares, most)
-            claim = claim.merged_with(codec.read_claim(await self.run("job/claim", root, *words, *how)))
+            more: tuple[Arg, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self.tenants.shares, most)
+            claim = claim.merged_with(codec.read_claim(await self.run("job/claim", root, *args, *more)))
             if len(claim.jobs) >= want or claim.more or (trial and claim.jobs):
                 break
         return claim
 
     async def extend(self, worker: str, held: Sequence[ClaimedJob]) -> list[ClaimedJob]:
-        """Renew the leases; returns the jobs that are no longer this worker's."""
+        """Renew leases; return the jobs whose lease this worker has lost."""
         lost: list[ClaimedJob] = []
         for root, group in self._group_by_shard(held):
-            words = [word for job in group for word in (job.id, job.attempt)]
-            answers = await self.run("job/extend_leases", root, worker, self._lease_ms, *words)
-            lost += [job for job, mine in zip(group, answers, strict=True) if not mine]
+            args = [arg for job in group for arg in (job.id, job.attempt)]
+            answers = await self.run("job/extend_leases", root, worker, self._lease_ms, *args)
+            lost += [job for job, is_held in zip(group, answers, strict=True) if not is_held]
         return lost
 
     async def finish(self, worker: str, outcomes: Sequence[Outcome]) -> int:
-        """Write down how jobs ended; returns how many were refused because they were no longer this worker's."""
+        """Write outcomes; return how many were refused because the lease was lost."""
         refused = 0
         for root, group in self._group_by_shard(outcomes):
-            for some in _group_by_bytes(group, MAX_FINISH_BYTES):
-                words = [word for outcome in some for word in codec.outcome_args(outcome)]
-                refused += list(await self.run("job/finish", root, worker, *self.ends, *words)).count(0)
+            for chunk in _group_by_bytes(group, MAX_FINISH_BYTES):
+                args = [arg for outcome in chunk for arg in codec.outcome_args(outcome)]
+                refused += list(await self.run("job/finish", root, worker, *self.ends, *args)).count(0)
         return refused
 
     async def withdraw_free_slots(self, model: str, version: str, worker: str) -> None:
-        """Have no more jobs handed over; those that were before this are still to arrive."""
-        shards, note = range(self.settings.shards), f"{worker} {self._lease_ms}"  # as claim.lua notes it
+        """Stop handoffs to this worker; those already made may still arrive."""
+        shards, entry = range(self.settings.shards), f"{worker} {self._lease_ms}"  # as claim.lua writes it
         await self.connection.pipeline(
-            [("ZREM", keys.seats(shard, model, version), note) for shard in shards]
-            + [("SREM", keys.hosts(shard, model, version), note) for shard in shards]
+            [("ZREM", keys.seats(shard, model, version), entry) for shard in shards]
+            + [("SREM", keys.hosts(shard, model, version), entry) for shard in shards]
         )
 
     async def release(self, worker: str, held: Sequence[ClaimedJob]) -> int:
-        """Give jobs back unrun; returns how many went back to their lines."""
-        back = 0
+        """Return unexecuted jobs to their queues; return how many were returned."""
+        released = 0
         for root, group in self._group_by_shard(held):
-            words = [word for job in group for word in (job.id, job.attempt)]
-            back += int(await self.run("job/release", root, worker, *words))
-        return back
+            args = [arg for job in group for arg in (job.id, job.attempt)]
+            released += int(await self.run("job/release", root, worker, *args))
+        return released
 
-    async def run(self, script: str, root: str, *words: Arg) -> Any:
-        """Run a script on one shard."""
-        return await self.connection.script(script, root, *words)
+    async def run(self, script: str, root: str, *args: Arg) -> Any:
+        """Run a script on the shard of this root key."""
+        return await self.connection.script(script, root, *args)
 
     def _root_of(self, job_id: str) -> str:
         shard = shard_of(job_id)
@@ -311,16 +312,16 @@ class JobStore:
 
 
 def _group_by_bytes(outcomes: Sequence[Outcome], limit_bytes: int) -> list[Sequence[Outcome]]:
-    """Part outcomes into groups whose bodies have so many bytes at most; a larger one is a group by itself."""
-    if sum(len(one.body) for one in outcomes) <= limit_bytes:
+    """Split outcomes into groups of at most `limit_bytes` of bodies; a larger outcome is a group by itself."""
+    if sum(len(outcome.body) for outcome in outcomes) <= limit_bytes:
         return [outcomes]
     groups: list[Sequence[Outcome]] = []
     group: list[Outcome] = []
     size = 0
-    for one in outcomes:
-        if group and size + len(one.body) > limit_bytes:
+    for outcome in outcomes:
+        if group and size + len(outcome.body) > limit_bytes:
             groups.append(group)
             group, size = [], 0
-        group.append(one)
-        size += len(one.body)
+        group.append(outcome)
+        size += len(outcome.body)
     return [*groups, group]

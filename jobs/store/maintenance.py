@@ -1,6 +1,6 @@
-"""What keeps the queue in order: overdue jobs end, lost ones go back, a dead worker is buried, old letters go.
+"""Maintenance: expire overdue jobs, reclaim lost leases, recover dead workers, enqueue retries, purge dead letters.
 
-Every step is idempotent: any gateway may take it at any time, and none has a lock to die with.
+Every step is idempotent and takes no lock, so that any gateway may run it at any time.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from jobs.contract.ids import shard_of
 from jobs.store.job_store import JobStore
 
 SWEEP_LIMIT = 500
-RECOVER_LIMIT = 1000  # leases that one script looks at
+RECOVER_LIMIT = 1000  # leases per script call
 
 
 class SweepResult(NamedTuple):
-    """What one sweep moved, and the server's time in ms."""
+    """Number of jobs that a sweep moved, and the server's time in ms."""
 
     now_ms: int
     reclaimed: int
@@ -25,7 +25,7 @@ class SweepResult(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """What became of a dead worker's jobs."""
+    """Number of a dead worker's jobs by what became of them."""
 
     back: int
     suspects: int
@@ -33,17 +33,17 @@ class Recovered(NamedTuple):
 
 
 async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
-    """End overdue jobs, take back those whose lease is over, let due retries go, forget old dead letters.
+    """Expire overdue jobs, reclaim lost leases, enqueue due retries, purge old dead letters.
 
-    Nothing is taken back where the server's clock stands beyond `latest_ms`; 0: not in this sweep.
+    Reclaims nothing if the server's clock is beyond `latest_ms`, nor in this sweep if `latest_ms` is 0.
     """
     total, now_ms = [0] * 5, 0
     for root in store.roots:
         moved = [SWEEP_LIMIT]
         while max(moved) >= SWEEP_LIMIT:
             expired = await store.run("maintenance/expire", root, SWEEP_LIMIT, *store.ends)
-            words = (SWEEP_LIMIT, store.settings.max_lost_leases, int(latest_ms), *store.ends)
-            now_ms, back, failed = await store.run("maintenance/reclaim", root, *words)
+            args = (SWEEP_LIMIT, store.settings.max_lost_leases, int(latest_ms), *store.ends)
+            now_ms, back, failed = await store.run("maintenance/reclaim", root, *args)
             due = await store.run("maintenance/enqueue_due_retries", root, SWEEP_LIMIT)
             purged = await store.run("dead_letter/purge", root, SWEEP_LIMIT, *store.ends)
             moved = [back + failed, expired, due, purged]
@@ -52,18 +52,18 @@ async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
 
 
 async def recover_dead_worker(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Recovered:
-    """Give back at once what a dead worker held; `suspects` are the claims (id, attempt) that it had in hands."""
-    suspects = list(dict.fromkeys(suspects))  # a claim that is named twice is one suspect, and lies in one cell
+    """Release all leases of a dead worker. `suspects`: the claims (id, attempt) that it was executing."""
+    suspects = list(dict.fromkeys(suspects))  # a duplicate claim is one suspect
     total = [0, 0, 0]
-    rest_ms = int(store.settings.suspect_cooldown_s * 1000)
-    head = (worker, store.settings.max_kills, int(len(suspects) == 1), rest_ms)
+    cooldown_ms = int(store.settings.suspect_cooldown_s * 1000)
+    head = (worker, store.settings.max_kills, int(len(suspects) == 1), cooldown_ms)
     for shard, root in enumerate(store.roots):
-        words = [word for claim in suspects if shard_of(claim[0]) == shard for word in claim]
+        claims = [arg for claim in suspects if shard_of(claim[0]) == shard for arg in claim]
         rank: int | str = ""
         while rank != 0:
             *moved, rank = await store.run(
-                "maintenance/recover_dead_worker", root, *head, *store.ends, rank, RECOVER_LIMIT, *words
+                "maintenance/recover_dead_worker", root, *head, *store.ends, rank, RECOVER_LIMIT, *claims
             )
             total = [sum(pair) for pair in zip(total, moved, strict=True)]
-            words = []
+            claims = []
     return Recovered(*total)

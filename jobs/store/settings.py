@@ -1,4 +1,4 @@
-"""What gateway and worker must agree on: where the queue is, and how long things live. Every time is a setting."""
+"""Settings of the job store and of webhook addresses, shared by gateways, workers and background processes."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -13,91 +13,89 @@ from jobs.tenants.limits import LimitOverride, Limits, TenantLimits, read_overri
 
 
 class StoreSettings(Settings):
-    """Settings of the job store, from the environment."""
+    """Settings of the job store."""
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         validation_alias=environment_names("REDIS_URL"),
-        description="the queue's server: redis://, rediss:// or unix://",
+        description="URL of the Redis server of the queue: redis://, rediss:// or unix://",
     )
     redis_url_file: Path | None = Field(
-        None, description="a file that holds this URL, read again with each connection; it overrules JITNEY_REDIS_URL"
+        None, description="file that contains this URL, read for each connection; overrides JITNEY_REDIS_URL"
     )
     require_durable: bool = Field(
         default=False,
-        description="refuse a queue's server that may lose jobs: at start, and new jobs after that",
+        description="refuse a Redis server that may lose jobs: at start, and for new jobs later",
     )
-    shards: int = Field(1, ge=1, le=99, description="slots the jobs are spread over; more than one only for a Cluster")
-    result_ttl_s: float = Field(3600, gt=0, description="how long a final job can be read")
+    shards: int = Field(1, ge=1, le=99, description="shards of the jobs; more than one only for Redis Cluster")
+    result_ttl_s: float = Field(3600, gt=0, description="how long a finished job can be read")
     idempotency_ttl_s: int = Field(
-        86_400, gt=0, description="how long an Idempotency-Key stands for its job; longer where the deadline is later"
+        86_400, gt=0, description="how long an Idempotency-Key is remembered; longer if the job's deadline is later"
     )
-    job_list_limit: int = Field(10_000, ge=1, description="newest jobs of a tenant that can be listed")
+    job_list_limit: int = Field(10_000, ge=1, description="most jobs of a tenant that can be listed, the newest")
     max_jobs: int = Field(
-        1_000_000, ge=1, description="jobs of one model that may wait or run; bulk stops at nine tenths"
+        1_000_000, ge=1, description="open (queued or running) jobs per model; bulk may use nine tenths"
     )
-    max_input_bytes: int = Field(2 << 30, ge=1, description="bytes of their inputs, likewise")
-    lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that says nothing")
-    max_lost_leases: int = Field(5, ge=1, description="lost workers after which a job fails for good")
+    max_input_bytes: int = Field(2 << 30, ge=1, description="bytes of their inputs; bulk may use nine tenths")
+    lease_s: float = Field(20, gt=0, description="how long a claimed job stays with a worker that does not renew it")
+    max_lost_leases: int = Field(5, ge=1, description="lost leases after which a job fails for good")
     max_kills: int = Field(3, ge=1, description="runs that killed their worker after which a job fails as poison")
     suspect_cooldown_s: float = Field(
         3,
         ge=0.001,
-        description="after a trial that killed its worker, so long until the next: it has time to come back",
+        description="pause after an isolated run that killed its worker, so that the worker can restart",
     )
     dead_letter_ttl_s: float = Field(604_800, gt=0, description="how long a dead letter is kept (7 days)")
     dead_letters: int = Field(
-        1000, ge=1, description="dead letters kept; beyond, the tenant that holds most loses its oldest"
+        1000, ge=1, description="dead letters kept; above this the tenant that holds most loses its oldest"
     )
-    dead_letter_bytes: int = Field(256 << 20, ge=1, description="bytes of their inputs, likewise")
-    bulk_share: int = Field(8, ge=1, description="while both lanes wait, one seat in so many is bulk's")
+    dead_letter_bytes: int = Field(256 << 20, ge=1, description="bytes of their inputs; above this likewise")
+    bulk_share: int = Field(8, ge=1, description="while both lanes have jobs, one slot in this many is for bulk")
     tenant_requests: int = Field(
         0,
         ge=0,
-        description="requests of one tenant that one gateway takes in JITNEY_TENANT_WINDOW_S; 0 = no limit, as below",
+        description="requests per tenant and gateway in JITNEY_TENANT_WINDOW_S; 0 = no limit, as below",
     )
-    tenant_window_s: float = Field(60, gt=0, description="the time for so many requests")
-    tenant_jobs: int = Field(0, ge=0, description="jobs of one tenant that may wait or run")
-    tenant_bytes: int = Field(0, ge=0, description="bytes of their inputs, likewise")
-    tenant_running: int = Field(0, ge=0, description="jobs of one tenant that may run at a time")
+    tenant_window_s: float = Field(60, gt=0, description="window of JITNEY_TENANT_REQUESTS")
+    tenant_jobs: int = Field(0, ge=0, description="open (queued or running) jobs per tenant")
+    tenant_bytes: int = Field(0, ge=0, description="bytes of their inputs")
+    tenant_running: int = Field(0, ge=0, description="running jobs per tenant")
     tenants: Annotated[dict[str, LimitOverride], NoDecode, BeforeValidator(read_overrides)] = Field(
-        {}, description="JSON: what is otherwise for some tenants: weight (1), requests, jobs, bytes, running"
+        {}, description="JSON: limits of single tenants: weight (1), requests, jobs, bytes, running"
     )
-    redis_timeout_s: float = Field(1.5, gt=0, description="longest wait for one answer of the queue's server")
+    redis_timeout_s: float = Field(1.5, gt=0, description="timeout of one reply of Redis")
 
     @model_validator(mode="after")
-    def _has_a_good_url(self) -> Self:
+    def _check_redis_url(self) -> Self:
         redis_url.find_address(
             {"JITNEY_REDIS_URL": self.redis_url, "JITNEY_REDIS_URL_FILE": str(self.redis_url_file or "")}
         )
         return self
 
     def limits(self) -> TenantLimits:
-        """Give what each tenant may take."""
+        """Return the limits of all tenants."""
         default = Limits(1, self.tenant_requests, self.tenant_jobs, self.tenant_bytes, self.tenant_running)
         return TenantLimits(default, self.tenants, self.shards)
 
 
 class AddressPolicySettings(Settings):
-    """Where webhooks may go: what the gateway checks at submit, and whoever delivers with each attempt."""
+    """Allowed webhook targets: the gateway checks them at submit, the background process at each attempt."""
 
     webhook_allow_cidrs: str = Field(
-        "", description="private networks whose receivers are spoken to, on any port: CIDRs with commas between"
+        "", description="private networks that webhooks may reach, on any port: comma-separated CIDRs"
     )
-    webhook_schemes: str = Field(
-        "https,http", description="schemes of webhooks; https alone keeps results off the wire"
-    )
+    webhook_schemes: str = Field("https,http", description="schemes of webhooks; https alone keeps results encrypted")
     webhook_ports: str = Field("80,443,8080,8443", description="ports of public receivers")
 
     @field_validator("webhook_allow_cidrs")
     @classmethod
-    def _are_networks(cls, value: str) -> str:
+    def _check_networks(cls, value: str) -> str:
         parse_networks(value)
         return value
 
     @field_validator("webhook_schemes")
     @classmethod
-    def _are_schemes(cls, value: str) -> str:
+    def _check_schemes(cls, value: str) -> str:
         if not set(_split_list(value)) <= set(PORTS) or not value:
             message = "must be https, or https,http"
             raise ValueError(message)
@@ -105,17 +103,17 @@ class AddressPolicySettings(Settings):
 
     @field_validator("webhook_ports")
     @classmethod
-    def _are_ports(cls, value: str) -> str:
+    def _check_ports(cls, value: str) -> str:
         if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in _split_list(value)):
-            message = "must be ports, 1 to 65535, with commas between"
+            message = "must be ports from 1 to 65535, comma-separated"
             raise ValueError(message)
         return value
 
     def address_policy(self) -> AddressPolicy:
-        """Give the rules in the form that checks addresses."""
+        """Return the address policy of these settings."""
         ports = {int(port) for port in _split_list(self.webhook_ports)}
         return AddressPolicy(parse_networks(self.webhook_allow_cidrs), _split_list(self.webhook_schemes), ports)
 
 
 def _split_list(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return [part.strip() for part in text.split(",") if part.strip()]

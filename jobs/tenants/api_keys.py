@@ -1,4 +1,4 @@
-"""API keys as they are kept: of each a hash, whose it is and what it may do. The key itself is shown once."""
+"""API keys in Redis: create, read and revoke. Only a hash is stored; the key itself is shown once."""
 
 import logging
 import re
@@ -18,13 +18,13 @@ log = logging.getLogger("jitney.jobs")
 Role = Literal["key", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 MAX_NOTE: Final = 100
-# 256 random bits: no table and no number of guesses finds one, so a plain fast hash keeps it.
+# A key has 256 random bits, so a plain fast hash is safe against guessing.
 _KEY: Final = re.compile(r"jk_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
 API_KEYS_CHANGED: Final = b"keys"
 
 
 class ApiKey(NamedTuple):
-    """An API key without the key: `digest` is its SHA-256."""
+    """Record of an API key. `digest`: SHA-256 of the key."""
 
     id: str
     tenant: str
@@ -35,7 +35,7 @@ class ApiKey(NamedTuple):
 
 
 def parse_key_id(text: str) -> str:
-    """Give the id that a caller's key claims to be of; an empty string where it has not the form of one."""
+    """Return the id within an API key; "" if the text is not a key."""
     match = _KEY.fullmatch(text)
     return match[1] if match else ""
 
@@ -45,7 +45,7 @@ def hash_key(text: str) -> str:
 
 
 async def create_key(connection: RedisClient, tenant: str, role: Role, note: str = "") -> tuple[ApiKey, str]:
-    """Make a key; gives what is kept of it, and the key. Gateways hear of it at once."""
+    """Create a key; return its record and the key itself. Gateways are notified."""
     key_id = secrets.token_hex(8)
     text = f"jk_{key_id}_{secrets.token_urlsafe(32)}"
     key = ApiKey(key_id, tenant, role, note, await connection.now_ms() // 1000, hash_key(text))
@@ -55,21 +55,21 @@ async def create_key(connection: RedisClient, tenant: str, role: Role, note: str
 
 
 async def revoke_key(connection: RedisClient, key_id: str) -> bool:
-    """Forget a key, whether or not there was one; gateways hear of it at once."""
-    gone = bool(await connection.command("HDEL", keys.API_KEYS, key_id))
+    """Delete a key and notify gateways; return whether it existed."""
+    existed = bool(await connection.command("HDEL", keys.API_KEYS, key_id))
     await _notify_changed(connection)
-    return gone
+    return existed
 
 
 async def read_keys(connection: RedisClient) -> dict[str, ApiKey]:
-    """Read all keys, by id. What can not be read opens no door."""
-    found: Mapping[bytes, bytes] = await connection.command("HGETALL", keys.API_KEYS)
-    known = {key_id.decode(errors="replace"): _parse_key(text) for key_id, text in found.items()}
-    if broken := [key_id for key_id, key in known.items() if key is None or key.id != key_id]:
-        log.warning("the records of these API keys can not be read, and open no door: %.200r", sorted(broken))
-    # One that is broken is still a key: without any, a gateway may be open to everybody.
-    nobody = ApiKey("", "", "key", "", 0, "")
-    return {key_id: nobody if key_id in broken or key is None else key for key_id, key in known.items()}
+    """Read all keys, by id. An unreadable record is logged and matches no key."""
+    stored: Mapping[bytes, bytes] = await connection.command("HGETALL", keys.API_KEYS)
+    parsed = {key_id.decode(errors="replace"): _parse_key(text) for key_id, text in stored.items()}
+    if broken := [key_id for key_id, key in parsed.items() if key is None or key.id != key_id]:
+        log.warning("cannot read the records of these API keys, which grant no access: %.200r", sorted(broken))
+    # A broken key still counts as one: without any key, a gateway may allow anonymous access.
+    no_access = ApiKey("", "", "key", "", 0, "")
+    return {key_id: no_access if key_id in broken or key is None else key for key_id, key in parsed.items()}
 
 
 def _parse_key(text: bytes) -> ApiKey | None:

@@ -1,7 +1,7 @@
-"""What one tenant may take of the service, and how much it weighs beside the others.
+"""Limits and weight of each tenant: defaults from the settings, overrides from the settings or Redis.
 
-Limits of single tenants are kept in the queue (`jitney tenants`); TENANT_* and TENANTS are the defaults of those that
-have none there. Gateways, workers and deliverers look again and again, and at once when there is news.
+Overrides in Redis (`jitney tenants`) take precedence over JITNEY_TENANTS and JITNEY_TENANT_*. All processes refresh
+them periodically, and at once on notification.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.contract.ids import TENANT_NAME
 
-NO_LIMIT: Final = 1 << 53  # as far as Lua counts
+NO_LIMIT: Final = 1 << 53  # beyond the largest exact integer in Lua
 MAX_LIMIT: Final = NO_LIMIT - 1
 MAX_WEIGHT: Final = 1000
 
 
 class Limits(NamedTuple):
-    """One tenant's limits; 0: none."""
+    """Limits of one tenant; 0: no limit."""
 
     weight: int = 1
     requests: int = 0
@@ -28,7 +28,7 @@ class Limits(NamedTuple):
 
 
 class LimitOverride(BaseModel):
-    """Where one tenant's limits are not those of all."""
+    """Limits of one tenant that differ from the default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -40,55 +40,56 @@ class LimitOverride(BaseModel):
 
 
 def read_overrides(text: Any) -> Any:
-    """Read the setting TENANTS, JSON as `{"acme": {"weight": 3, "jobs": 1000}}`; raises ValueError."""
+    """Parse the setting JITNEY_TENANTS, JSON such as `{"acme": {"weight": 3, "jobs": 1000}}`. Raises ValueError."""
     if not isinstance(text, str):
         return text
     try:
-        given = orjson.loads(text or "{}")
+        overrides = orjson.loads(text or "{}")
     except orjson.JSONDecodeError as error:
-        message = f"it is no JSON: {error}"
+        message = f"it is not JSON: {error}"
         raise ValueError(message) from error
-    if not isinstance(given, dict) or not all(TENANT_NAME.fullmatch(name) for name in given):
-        message = 'it must be a JSON object by tenant, as {"acme": {"weight": 3, "jobs": 1000}}'
+    if not isinstance(overrides, dict) or not all(TENANT_NAME.fullmatch(name) for name in overrides):
+        message = 'it must be a JSON object by tenant, such as {"acme": {"weight": 3, "jobs": 1000}}'
         raise ValueError(message)
-    return given
+    return overrides
 
 
 class TenantLimits:
-    """The limits of every tenant."""
+    """Limits of all tenants."""
 
     def __init__(self, default: Limits, overrides: Mapping[str, LimitOverride], shards: int = 1) -> None:
-        self._default, self._shards, self._settings = default, shards, dict(overrides)
+        self._default, self._shards, self._overrides = default, shards, dict(overrides)
         self._known: dict[str, Limits] = {}
         self.shares = b""
         self.update({})
 
-    def update(self, kept: Mapping[str, LimitOverride]) -> None:
-        """Take in the limits that are kept in the queue; they stand in place of what TENANTS says of a tenant."""
-        own = {**self._settings, **kept}
-        self._known = {name: self._default._replace(**one.model_dump(exclude_none=True)) for name, one in own.items()}
+    def update(self, stored: Mapping[str, LimitOverride]) -> None:
+        """Apply the overrides stored in Redis; they take precedence over those of the settings."""
+        merged = {**self._overrides, **stored}
+        self._known = {
+            name: self._default._replace(**override.model_dump(exclude_none=True)) for name, override in merged.items()
+        }
         self.shares = self._shares()
 
     def limits(self, tenant: str) -> Limits:
         return self._known.get(tenant, self._default)
 
     def quota(self, tenant: str) -> str:
-        """Give what `submit.lua` has to keep to: the most open jobs and bytes on one shard; empty where all may.
+        """Return the tenant's limits for `submit.lua`: most open jobs and bytes on one shard; "" without limits.
 
-        "claimed": only so many may run, which claim counts; so no worker is handed them.
+        "claimed": claim enforces a limit of running jobs, so submit must not hand jobs over.
         """
         limits = self.limits(tenant)
-        words = (
-            [str(self._per_shard(most)) for most in (limits.jobs, limits.bytes)] if limits.jobs or limits.bytes else []
-        )
-        return " ".join([*words, "claimed"] if limits.running else words)
+        has_quota = limits.jobs or limits.bytes
+        parts = [str(self._per_shard(most)) for most in (limits.jobs, limits.bytes)] if has_quota else []
+        return " ".join([*parts, "claimed"] if limits.running else parts)
 
     def _shares(self) -> bytes:
-        """Give what `claim.lua` has to keep to, weight and most running jobs by tenant; empty where all are alike."""
+        """Return weight and most running jobs by tenant for `claim.lua`; "" if all tenants are alike."""
         shares = {"": self._default} | self._known
-        if all((one.weight, one.running) == (1, 0) for one in shares.values()):
+        if all((limits.weight, limits.running) == (1, 0) for limits in shares.values()):
             return b""
-        return orjson.dumps({name: [one.weight, self._per_shard(one.running)] for name, one in shares.items()})
+        return orjson.dumps({name: [s.weight, self._per_shard(s.running)] for name, s in shares.items()})
 
     def _per_shard(self, limit: int) -> int:
         return max(1, limit // self._shards) if limit else NO_LIMIT

@@ -1,1 +1,1 @@
-"""Webhooks in Redis: what is to be delivered, what was, and what it is signed with."""
+"""Webhooks in Redis: outbox, delivery log, signing secrets."""

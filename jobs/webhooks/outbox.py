@@ -1,7 +1,7 @@
-"""The outbox as whoever delivers uses it: hand out what is due, begin an attempt, settle it.
+"""Outbox of webhook deliveries: leases due deliveries, begins attempts and settles them.
 
-The outbox is the only truth about a delivery: its schedule, its attempts, and whether it is under way. What carries an
-attempt to a thread (rq) may lose everything it has.
+The outbox in Redis is the only source of truth about a delivery: its schedule, its attempts, and whether one runs. rq
+only carries attempts to threads, and may lose them.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ from jobs.store.job_store import JobStore
 Lane = Literal["fast", "slow"]
 LANES: Final[tuple[Lane, ...]] = ("fast", "slow")
 Verdict = Literal["delivered", "retry", "failed", "stopped", "lost"]
-# What settling an attempt means beyond it, in the order of the script's answers.
+# What a settlement changes on the endpoint, in the order of the script's replies.
 SettleResult = Literal["refused", "written", "failing", "well", "paused"]
 SETTLE_RESULTS: Final[tuple[SettleResult, ...]] = ("refused", "written", "failing", "well", "paused")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
-# Upper bounds, in ms, of the time from a job's end to its first attempt, as they are counted.
+# Upper bounds in ms of the histogram of the time from a job's end to its first attempt.
 FIRST_ATTEMPT_BUCKETS_MS: Final = (5, 10, 20, 50, 100, 250, 500, 1000, 5000, 15_000, 60_000)
 
 
 class DeliveryLimits(NamedTuple):
-    """What one endpoint may have, and how long what has ended is kept. Times in ms."""
+    """Limits of one endpoint, and how long ended deliveries are kept. Times in ms."""
 
     lease_ms: int
     stall_ms: int
@@ -43,7 +43,7 @@ class DeliveryLimits(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What is to be sent. `tries`: attempts before this one; `since`: how many of them before it was last sent anew."""
+    """An attempt to send. `tries`: earlier attempts; `since`: of them, those before the last resend."""
 
     lease: BackgroundLease
     url: str
@@ -54,30 +54,30 @@ class Attempt(NamedTuple):
     age_ms: int
     output_bytes: int
     job: Job | None
-    payload: bytes = b""  # of a bulk: the whole message
-    headers: Mapping[str, str] = _NONE  # those of the receiver: they may be secrets, and are shown nowhere
-    now_ms: int = 0  # the server's time as the attempt began
+    payload: bytes = b""  # of a bulk job: the whole message
+    headers: Mapping[str, str] = _NONE  # set by the caller; may contain secrets, so they are never shown
+    now_ms: int = 0  # the server's time at the beginning of the attempt
 
 
 class Settlement(NamedTuple):
-    """How an attempt went. `rest_ms`: the endpoint asked for quiet; `slow` None: that is not known anew."""
+    """Result of an attempt. `rest_ms`: pause that the endpoint asked for; `slow` None: unchanged."""
 
     verdict: Verdict
     entry: dict[str, object]
     after_ms: int = 0
     rest_ms: int = 0
     slow: bool | None = None
-    first_ms: int | None = None  # from the job's end to this attempt, where it was the first
+    first_ms: int | None = None  # from the job's end to this attempt, if it was the first
 
 
 async def dispatch_due(
     store: JobStore, root: str, lane: Lane, want: int, *, slots: int, limits: DeliveryLimits
 ) -> tuple[list[BackgroundLease], float | None]:
-    """Take up to `want` deliveries that are due, for a lane of so many slots.
+    """Lease up to `want` due deliveries of a lane with `slots` slots.
 
-    Also says in how many seconds the next is due; None: there is none.
+    Also return the seconds until the next delivery is due; None if there is none.
     """
-    words = (
+    args = (
         limits.lease_ms,
         limits.stall_ms,
         limits.max_waiting,
@@ -85,41 +85,41 @@ async def dispatch_due(
         limits.log,
         limits.ttl_ms,
     )
-    next_ms, *handed = await store.run("webhook/dispatch", root, lane, want, slots, *words)
+    next_ms, *leased = await store.run("webhook/dispatch", root, lane, want, slots, *args)
     leases = [
-        BackgroundLease(name.decode(), int(number)) for name, number in zip(handed[::2], handed[1::2], strict=True)
+        BackgroundLease(name.decode(), int(number)) for name, number in zip(leased[::2], leased[1::2], strict=True)
     ]
     return leases, None if next_ms < 0 else next_ms / 1000
 
 
 async def begin_attempt(store: JobStore, lease: BackgroundLease, limits: DeliveryLimits) -> Attempt | None:
-    """Read what this flight is to send; None: nothing any more, or nothing readable (which ends the delivery)."""
-    found = await store.run("webhook/begin_attempt", _root(lease), lease.delivery, lease.number, limits.lease_ms)
-    if found is None:
+    """Read what to send for this lease; None if it is no longer valid. An unreadable delivery is stopped."""
+    record = await store.run("webhook/begin_attempt", _root(lease), lease.delivery, lease.number, limits.lease_ms)
+    if record is None:
         return None
-    url, tenant, event, tries, since, age_ms, output_bytes, payload, headers, now_ms = found
-    whole = payload if payload and payload.startswith(b"{") else b""
-    job = None if whole else _read_job(payload)
-    if job is None and not whole:
+    url, tenant, event, tries, since, age_ms, output_bytes, payload, headers, now_ms = record
+    message = payload if payload and payload.startswith(b"{") else b""
+    job = None if message else _read_job(payload)
+    if job is None and not message:
         await settle_attempt(store, lease, Settlement("stopped", {"error": "unreadable"}), limits)
         return None
-    words = (url.decode(), tenant.decode(), event.decode())
-    sent_along = orjson.loads(headers) if headers else _NONE
-    return Attempt(lease, *words, tries, since, age_ms, output_bytes, job, whole, sent_along, now_ms)
+    texts = (url.decode(), tenant.decode(), event.decode())
+    headers = orjson.loads(headers) if headers else _NONE
+    return Attempt(lease, *texts, tries, since, age_ms, output_bytes, job, message, headers, now_ms)
 
 
 async def settle_attempt(
     store: JobStore, lease: BackgroundLease, settled: Settlement, limits: DeliveryLimits
 ) -> SettleResult:
-    """Write down how an attempt went, unless that is refused: it was no longer this flight's to say.
+    """Record the result of an attempt; refused if the lease is no longer valid.
 
-    Also tells where the endpoint begins to fail with it, is well again, or is paused from now on.
+    Also return whether the endpoint starts failing with it, recovers, or is paused.
     """
     slow = "" if settled.slow is None else str(int(settled.slow))
     first = ("", 0) if settled.first_ms is None else (_bucket(settled.first_ms), settled.first_ms)
-    how = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
+    result = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
     rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.log, limits.ttl_ms, store.ttl_ms)
-    answer: int = await store.run("webhook/settle", _root(lease), lease.delivery, lease.number, *how, *rules, *first)
+    answer: int = await store.run("webhook/settle", _root(lease), lease.delivery, lease.number, *result, *rules, *first)
     return SETTLE_RESULTS[answer]
 
 
@@ -128,7 +128,7 @@ def _bucket(ms: int) -> str:
 
 
 def _read_job(payload: bytes | None) -> Job | None:
-    """Read a job as its end was written down."""
+    """Decode a job as it was logged at its end."""
     try:
         return codec.read_logged_job(orjson.loads(payload or b""))
     except ValueError:

@@ -188,7 +188,7 @@ async def test_a_full_queue_stops_a_replay_of_many_with_what_was_done(queue: Ser
         assert (answer.status_code, done["replayed"], done["more"]) == (200, 2, True)
         assert (done["stopped"]["code"], done["stopped"]["detail"]) == (
             "queue_full",
-            "2 jobs of model m with 18 bytes of input are open already",
+            "2 jobs of model m with 18 bytes of input are open; retry later",
         )
         assert int(answer.headers["retry-after"]) >= 1
         full = narrow.http.post(f"{DEAD}/replay?all=true")

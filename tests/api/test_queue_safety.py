@@ -45,7 +45,7 @@ async def test_a_server_that_became_safe_is_seen_at_the_next_connection(unsafe: 
         client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         wait_until(lambda: gateway.http.get("/readyz").json()["queue"]["safe"], "it is safe")
         assert gateway.http.get("/readyz").json()["queue"] == {"safe": True, "warnings": []}
-        assert "is safe now" in gateway.log()
+        assert "is durable now" in gateway.log()
 
 
 def test_with_require_durable_new_jobs_are_refused_on_such_a_server() -> None:
@@ -58,7 +58,7 @@ def test_with_require_durable_new_jobs_are_refused_on_such_a_server() -> None:
             ready = gateway.http.get("/readyz")
             assert (ready.status_code, ready.json()["status"]) == (503, "unready")
             assert ready.json()["reason"].startswith(
-                "JITNEY_REQUIRE_DURABLE is set, and of the queue's server: appendonly"
+                "JITNEY_REQUIRE_DURABLE is set, but Redis may lose data: appendonly"
             )
     finally:
         server.close()

@@ -169,7 +169,7 @@ async def test_one_request_sent_again_is_one_bulk_and_what_is_kept_is_bounded(st
     first = await open_bulk(store, "same")
     assert (await open_bulk(store, "same", again=True)).id == first.id
     assert (await open_bulk(store, "same")).id != first.id
-    with pytest.raises(OverLimit, match="3 files are kept already"):
+    with pytest.raises(OverLimit, match="limit of 3 files is reached"):
         await upload(store)
     with pytest.raises(Refused, match="no batch"):
         await records.get_bulk(store, "another", f"batch_{first.id}")

@@ -137,7 +137,8 @@ async def test_a_full_disk_stops_a_batch_until_there_is_room(plant: BulkStack) -
     def stalled() -> str:
         return str(plant.gateway.http.get(f"/v1/batches/{batch.id}").json().get("stalled", ""))
 
-    assert wait_until(stalled, "it says why it stands still").startswith("the storage of bulk files: File too large")
+    reason = wait_until(stalled, "it says why it stands still")
+    assert reason.startswith("cannot use the storage of bulk files: File too large")
     resource.prlimit(process, resource.RLIMIT_FSIZE, before)
     done = await plant.run_all(batch)
     bulks.check_batch(plant.ai, done, names)

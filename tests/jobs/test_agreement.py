@@ -47,9 +47,7 @@ async def test_another_number_of_shards_is_refused_with_both(bench: StoreBench, 
         one(bench, "third", "worker", shards=other).check(),
         check_shards_at_start(bench.store.connection, other),
     ):
-        with pytest.raises(
-            ShardsMismatch, match=f"JITNEY_SHARDS={other}, but this queue is kept with JITNEY_SHARDS={kept}"
-        ):
+        with pytest.raises(ShardsMismatch, match=f"JITNEY_SHARDS={other}, but this queue uses JITNEY_SHARDS={kept}"):
             await refused
     assert [process.id for process in await settings_agreement.read_processes(bench.store.connection)] == [
         "first",
@@ -61,7 +59,7 @@ async def test_another_number_of_shards_is_refused_with_both(bench: StoreBench, 
 async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_down(bench: StoreBench) -> None:
     with bench.server.client() as client:
         client.hset(keys.load(3), "ticket", 1)
-        with pytest.raises(ShardsMismatch, match="JITNEY_SHARDS=1, but this queue is kept with JITNEY_SHARDS=4"):
+        with pytest.raises(ShardsMismatch, match="JITNEY_SHARDS=1, but this queue uses JITNEY_SHARDS=4"):
             await one(bench, "late").check()
         await one(bench, "good", shards=4).check()
         client.delete(keys.load(3))

@@ -102,7 +102,7 @@ async def test_each_is_warned_of_once_and_again_only_when_it_has_changed(
         client.config_set("appendonly", "yes")
         client.config_set("maxmemory-policy", "noeviction")
         await connection.command("PING")
-    assert caplog.records[-1].message.endswith("is safe now")
+    assert caplog.records[-1].message.endswith("is durable now")
     await connection.aclose()
 
 
@@ -143,4 +143,4 @@ async def test_with_require_durable_no_new_job_is_taken_and_old_ones_go_on(settl
 
 async def test_a_hazard_names_what_to_do() -> None:
     (one,) = assess_server({}, SAFE.replace(b"role:master", b"role:slave")).hazards
-    assert one == Hazard("role", "it is a replica: what is written to it is refused or lost; name its primary")
+    assert one == Hazard("role", "it is a replica: writes are refused or lost; use the address of its primary")

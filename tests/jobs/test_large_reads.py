@@ -182,7 +182,7 @@ async def test_a_page_of_batches_or_files_reads_no_more_than_it_shows(bench: Sto
     assert (len(every), more) == (12, False)
     assert await files.list_files(bench.store, "default", every[0].id, 3, oldest_first=True) == (every[1:4], True)
     assert await files.list_files(bench.store, "default", "", 3, purpose="other") == ([], False)
-    with pytest.raises(Refused, match="after must be the id of one in the list"):
+    with pytest.raises(Refused, match="after must be the id of an entry of the list"):
         await files.list_files(bench.store, "default", "file-1", 3)
 
 

@@ -40,7 +40,7 @@ def test_a_canary_is_promoted_and_the_one_before_stays_as_the_way_back() -> None
     assert (plan.watch.version, plan.watch.against) == ("2", "1")
     plan = rollout_plan.roll_back(plan, "because")
     assert (plan.stable, plan.before, plan.bad, plan.wants("9")) == ("1", "", {"2": "because"}, {"1"})
-    with pytest.raises(Refused, match="no version before"):
+    with pytest.raises(Refused, match="no earlier version"):
         rollout_plan.roll_back(plan, "again")
 
 

@@ -25,7 +25,7 @@ WRONG = {
     "redis://host:abc/0": "has no port",
     "redis://:s3cret/x@host:6379/0": "has no port",  # a / in a password
     "redis://:s3cret#x@host:6379/0": "contains a #",
-    "redis://[::1/0": "is no URL",
+    "redis://[::1/0": "is not a URL",
     "redis://host/zero": "as its database",
     "redis://host/-1": "as its database",
     "redis://host/0/1": "as its database",

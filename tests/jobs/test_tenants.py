@@ -70,7 +70,7 @@ async def test_what_no_wait_helps_is_refused_for_good(bench: StoreBench, limited
     for settings, most in (({"tenant_bytes": 100}, 100), ({"max_input_bytes": 100}, 100)):
         limited(**settings)
         await bench.submit(tenant="a", input=b"x" * 60)
-        with pytest.raises(Refused, match=f"may have {most}: no wait helps") as refused:
+        with pytest.raises(Refused, match=f"may have at most {most}: send a smaller input") as refused:
             await bench.submit(tenant="a", input=b"x" * 101)
         error = refused.value
         assert (error.code, error.status, error.details) == ("body_too_large", 413, {"limit_bytes": most})
@@ -78,7 +78,7 @@ async def test_what_no_wait_helps_is_refused_for_good(bench: StoreBench, limited
             await bench.submit(tenant="a", input=b"x" * 41)
         await bench.store.finish("w1", bench.succeed(await bench.claim()))
     limited(max_input_bytes=100)  # bulk's part of the room is nine tenths
-    with pytest.raises(Refused, match="lane bulk may have 90"):
+    with pytest.raises(Refused, match="lane bulk may have at most 90"):
         await bench.submit(lane="bulk", input=b"x" * 91)
     limited(max_jobs=1)  # nine tenths of which are none
     await bench.submit(lane="bulk")
@@ -91,7 +91,7 @@ async def test_what_no_wait_helps_is_refused_for_good_in_a_full_queue_too(bench:
         await bench.submit(tenant="a")
         with pytest.raises(RetryLater):
             await bench.submit(tenant="a")
-        with pytest.raises(Refused, match="may have 100: no wait helps"):
+        with pytest.raises(Refused, match="may have at most 100: send a smaller input"):
             await bench.submit(tenant="a", input=b"x" * 101)
         await bench.store.finish("w1", bench.succeed(await bench.claim()))
 

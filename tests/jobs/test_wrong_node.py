@@ -276,4 +276,4 @@ async def test_a_server_that_cannot_write_is_two_lines(two: Two, caplog: pytest.
     for _ in range(3):
         await two.connection.script("generic/increment", "k", "field", 1)
     said = [record.message.split(",")[0] for record in caplog.records if "write to" in record.message]
-    assert said == ["cannot write to the queue's server", "can write to the queue's server again"]
+    assert said == ["cannot write to Redis", "can write to Redis again"]

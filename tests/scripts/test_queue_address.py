@@ -65,7 +65,7 @@ def test_so_is_a_database_that_the_server_does_not_have(process: str, tmp_path: 
     done = run(PROCESSES[process], tmp_path, REDIS_URL=f"redis://127.0.0.1:{server.port}/999")
     assert done.returncode == EX_CONFIG, done.stderr
     (line,) = done.stderr.splitlines()
-    assert f"the queue's server at redis://127.0.0.1:{server.port}/999 cannot be used: DB index is out of range" in line
+    assert f"Redis at redis://127.0.0.1:{server.port}/999 cannot be used: DB index is out of range" in line
 
 
 @pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare deliverer"])
@@ -77,7 +77,7 @@ def test_with_require_durable_a_server_that_may_lose_jobs_is_refused(
         done = run(PROCESSES[process], tmp_path, REDIS_URL=server.url, JITNEY_REQUIRE_DURABLE="true")
         client.config_set("maxmemory-policy", "noeviction")
     assert done.returncode == EX_CONFIG, done.stderr
-    assert "JITNEY_REQUIRE_DURABLE is set, and of the queue's server: maxmemory-policy is allkeys-lru" in done.stderr
+    assert "JITNEY_REQUIRE_DURABLE is set, but Redis may lose data: maxmemory-policy is allkeys-lru" in done.stderr
 
 
 def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> None:
@@ -86,7 +86,7 @@ def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> N
     file = tmp_path / "url"
     file.write_text(server.url)
     named = run(PROCESSES["keys"], tmp_path, JITNEY_REDIS_URL_FILE=str(file))
-    assert f"the queue is {server.url} (of {file}) (JITNEY_REDIS_URL_FILE)" in named.stderr
+    assert f"the queue is {server.url} (from {file}) (JITNEY_REDIS_URL_FILE)" in named.stderr
     with embedded_redis.running_server(tmp_path / "data") as own:
         found = run(PROCESSES["keys"], tmp_path)
         assert (found.returncode, found.stderr) == (
@@ -115,7 +115,7 @@ def test_a_queue_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> No
     assert done.returncode == EX_UNAVAILABLE
     told, why = done.stderr.splitlines()
     assert told == "jitney keys: the queue is unix://user:***@/no/such/socket (JITNEY_REDIS_URL)"
-    assert why.startswith("jitney keys: the queue's server did not take it: ")
+    assert why.startswith("jitney keys: cannot reach Redis: ")
 
 
 def test_no_data_folder_is_named_as_the_default_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Serve
                 process.wait()
         for part, process, text in zip(parts, started, said, strict=True):
             assert process.returncode == 78, part
-            assert "JITNEY_SHARDS=1, but this queue is kept with JITNEY_SHARDS=4" in text
+            assert "JITNEY_SHARDS=1, but this queue uses JITNEY_SHARDS=4" in text
             assert "Traceback" not in text
 
 
@@ -92,7 +92,7 @@ def test_another_number_of_shards_is_found_when_the_queue_is_back(queue: Server)
         with queue.client() as client:
             client.hset("jitney:agreement", "shards", 4)
         assert late.process.wait(20) == 78
-        assert "JITNEY_SHARDS=1, but this queue is kept with JITNEY_SHARDS=4" in late.log()
+        assert "JITNEY_SHARDS=1, but this queue uses JITNEY_SHARDS=4" in late.log()
         assert "Traceback" not in late.log()
 
 

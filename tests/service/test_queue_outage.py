@@ -10,7 +10,7 @@ from tests.support.service import Service
 from tests.support.waiting import check_during, wait_until
 
 BODY = b"\0\0\x80?" * 4
-AWAY = r" (\w+) WARNING cannot use the queue's server, trying again: (redis:\S+): "
+AWAY = r" (\w+) WARNING cannot reach Redis, trying again: (redis:\S+): "
 
 
 def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
             check_during(refuses, 2)
             away = service.log()[before:]
             server.start()  # without the ACL: any password is taken
-            wait_until(lambda: service.log()[before:].count("can use the queue's server again") == 3, "all are back")
+            wait_until(lambda: service.log()[before:].count("can reach Redis again") == 3, "all are back")
             wait_until(service.serves, "ready again")
             said = service.log()[before:]
             assert service.submit(BODY, "application/octet-stream", wait=10, model="double").json()["output"]

@@ -66,4 +66,4 @@ def test_a_server_that_is_away_is_said_once_with_its_address(moving: Moving, cap
         with pytest.raises(StoreUnavailable):
             moving.rq_pool.queued("fast")
     (said,) = [record.message for record in caplog.records if record.name == "jitney.deliver"]
-    assert said.startswith(f"cannot use rq's server at redis://127.0.0.1:{moving.old.port}/0 (of {moving.file})")
+    assert said.startswith(f"cannot use rq's server at redis://127.0.0.1:{moving.old.port}/0 (from {moving.file})")

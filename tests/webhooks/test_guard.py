@@ -186,8 +186,8 @@ async def test_w4_refused_at_submit_in_words(queue: Server) -> None:
         await _announce(queue, gateway)
         answer = post.gateway.http.post("/v1/jobs", json=job)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_webhook")
-        assert "169.254.169.254, which is no public address" in answer.json()["detail"]
-        assert answer.json()["allowed"] == ["a private receiver has to be in JITNEY_WEBHOOK_ALLOW_CIDRS"]
+        assert "169.254.169.254, which is not a public address" in answer.json()["detail"]
+        assert answer.json()["allowed"] == ["add private receivers to JITNEY_WEBHOOK_ALLOW_CIDRS"]
 
 
 async def _announce(queue: Server, gateway: GatewayProcess) -> None:
@@ -205,7 +205,7 @@ async def test_w4_refused_again_at_send(post: WebhookStack, queue: Server, recei
         await post.finish()
         errors = {attempt["error"] for attempt in post.ended(job, "failed")["attempts"]}
         assert len(errors) == 1
-        assert "which is no public address" in errors.pop()
+        assert "which is not a public address" in errors.pop()
         assert receiver.connections == 0
 
 
@@ -263,7 +263,7 @@ async def test_w3_the_checked_address_is_the_one_connected_to(
         told.sender = Sender(told.settings, told.store, told._resolve)  # a new connection asks anew
         second = await told.attempt(url)
         assert (second.state, second.attempts[0]["status"]) == ("waiting", None)
-        assert "127.0.0.2, which is no public address" in second.attempts[0]["error"]
+        assert "127.0.0.2, which is not a public address" in second.attempts[0]["error"]
         third = await told.attempt(url)
         assert (third.id, third.state) == (second.id, "failed")
         assert (inside.connections, len(outside.got)) == (0, 1)
