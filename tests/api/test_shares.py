@@ -106,7 +106,7 @@ def test_tenants_that_hold_nothing_leave_nothing_behind() -> None:
         with shares.hold(f"t{number}", lambda: None) as share:
             share.grow(0)
             share.grow(1)
-    assert (shares.used, shares._held, shares._shares) == (0, {}, {})
+    assert (shares.used, shares._held, shares._evictable_shares) == (0, {}, {})
 
 
 def test_the_largest_body_must_fit() -> None:
