@@ -87,7 +87,7 @@ class Gateway:
             max(1, settings.max_connections * 9 // 10), "requests in progress", too_many, largest=1
         )
         self.awaited = TenantBudget(
-            settings.max_waiters, "jobs that requests wait for", too_many, largest=settings.max_jobs_per_request
+            settings.max_waiters, "awaited jobs", too_many, largest=settings.max_jobs_per_request
         )
 
     async def start(self) -> None:

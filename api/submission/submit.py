@@ -58,7 +58,7 @@ async def submit_many(
     *,
     waits: bool,
 ) -> list[Submitted | JitneyError]:
-    """Submit many jobs in one step. A job's key is the request's key, a space and its number: no other key has spaces."""
+    """Submit many jobs in one step. A job's key is the request's key, a space and its number. Others have no space."""
     check_idempotency_key(idempotency_key)
     admitted: list[Submission | JitneyError] = []
     for number, job_request in enumerate(job_requests, 1):
