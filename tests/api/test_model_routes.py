@@ -17,7 +17,7 @@ async def announce(worker: Worker, gateway: GatewayProcess, runs: Sequence[str],
     cards = [{**CARD, "version": one} for one in runs]
     await worker_registry.register_worker(worker.connection, report, cards, 600)
     await worker_registry.notify_models_changed(worker.connection)
-    known = {*runs, *more.get("shelf", {}).get("m", [])}
+    known = {*runs, *more.get("folder_versions", {}).get("m", [])}
     wait_until(lambda: known <= {one["version"] for one in versions(gateway)}, "the gateway knows the versions")
 
 
@@ -31,8 +31,14 @@ def standing(gateway: GatewayProcess) -> dict[str, tuple[str, str | None, float]
 
 
 async def test_every_version_is_shown_with_its_part(gateway: GatewayProcess, worker: Worker) -> None:
-    shelf, failed = {"m": ["1", "2", "3", "4"]}, {"m 3": "file: 3 is broken"}
-    more = {"chosen": {"m": "2"}, "leaving": ["m 1"], "loading": ["m 5"], "shelf": shelf, "unloadable": failed}
+    folder_versions, failed = {"m": ["1", "2", "3", "4"]}, {"m 3": "file: 3 is broken"}
+    more = {
+        "chosen": {"m": "2"},
+        "leaving": ["m 1"],
+        "loading": ["m 5"],
+        "folder_versions": folder_versions,
+        "unloadable": failed,
+    }
     await announce(worker, gateway, ["1", "2"], **more)
     found = standing(gateway)
     assert found.pop("1")[::2] == ("leaving", 0)
@@ -104,7 +110,7 @@ async def test_an_unloaded_model_takes_no_jobs_until_it_is_loaded(gateway: Gatew
 async def test_what_can_not_be_is_refused_and_changes_nothing(
     gateway: GatewayProcess, worker: Worker, *, path: str, body: object, status: int, code: str, word: str
 ) -> None:
-    await announce(worker, gateway, ["1"], chosen={"m": "1"}, shelf={"m": ["1", "2"]})
+    await announce(worker, gateway, ["1"], chosen={"m": "1"}, folder_versions={"m": ["1", "2"]})
     before = (await rollout_plan.read_plans(worker.connection)).get("m", rollout_plan.FOLLOW_FOLDER)
     answer = gateway.http.post(f"/v1/models/{path}", json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
