@@ -80,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     epilog = "jitney api --workers N (JITNEY_GATEWAYS=N) runs N gateway processes that share one port."
     parser = argparse.ArgumentParser(prog="jitney api", description="Serve the HTTP API.", epilog=epilog)
     parser.add_argument("--fd", type=int, help="listening socket to use instead of JITNEY_HOST and JITNEY_PORT")
-    parser.add_argument(
-        "--up-fd", type=int, help="file descriptor that receives one line once the gateway serves requests"
-    )
+    parser.add_argument("--up-fd", type=int, help="file descriptor that receives a line once requests are served")
     args = parser.parse_args(argv)
     try:
         settings, store_settings, bulk = GatewaySettings(), StoreSettings(), BulkSettings()

@@ -27,7 +27,7 @@ class GatewaySettings(AddressPolicySettings):
         ge=0,
         le=65_535,
         validation_alias=environment_names("PORT"),
-        description="port to listen on; 0 = any free port, which is printed",
+        description="port to listen on; 0 = any free port, printed",
     )
     default_model: str = Field("", description="model of requests that name none, when several are served")
     max_body_bytes: int = Field(32 << 20, gt=0, description="maximum size of a request body in bytes")
@@ -41,14 +41,11 @@ class GatewaySettings(AddressPolicySettings):
         0.8, gt=0, le=1, description="share of the queue server's memory above which new jobs are refused"
     )
     max_wait_s: float = Field(
-        58,
-        gt=0,
-        description="maximum time a request waits for its jobs; keep it below your proxy's timeout (often 60 s)",
+        58, gt=0, description="maximum time a request waits for jobs; keep it below your proxy's timeout (often 60 s)"
     )
     predict_wait_s: float = Field(30, gt=0, description="maximum time POST /predict waits for its job")
     predict_hangup_cancels: bool = Field(
-        default=True,
-        description="cancel the job of a POST /predict without Idempotency-Key when its caller disconnects",
+        default=True, description="cancel a POST /predict without Idempotency-Key when its caller disconnects"
     )
     header_timeout_s: float = Field(10, gt=0, description="maximum time to receive the head of a request")
     body_timeout_s: float = Field(30, gt=0, description="maximum time to receive the body of a request")
@@ -56,20 +53,16 @@ class GatewaySettings(AddressPolicySettings):
         30, gt=0, description="reset a connection whose caller has read nothing of a response for this long"
     )
     keepalive_timeout_s: float = Field(
-        75,
-        gt=0,
-        description="maximum time between two requests of a connection; keep it above your proxy's timeout",
+        75, gt=0, description="maximum idle time of a connection; keep it above your proxy's timeout"
     )
     max_header_bytes: int = Field(64 << 10, ge=1024, description="maximum bytes of a request's line and header fields")
     max_connections: int = Field(
-        10_000,
-        gt=0,
-        description="maximum connections of one gateway process; beyond it the longest idle connection is closed",
+        10_000, gt=0, description="maximum connections of one gateway; beyond it the longest idle one is closed"
     )
     max_buffers_bytes: int = Field(
         256 << 20,
         gt=0,
-        description="maximum bytes of unread requests and unsent responses in memory; beyond it connections are reset",
+        description="maximum bytes of unread requests and unsent responses; beyond it connections are reset",
     )
     max_waiters: int = Field(
         100_000, gt=0, description="maximum jobs that multi-job requests wait for at a time, in one gateway process"

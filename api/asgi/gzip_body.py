@@ -66,8 +66,6 @@ class GzipReceiver:
     def _begin_member(self) -> None:
         self._members += 1
         if self._members > MAX_SMALL_MEMBERS + self._output_bytes // MEMBER_BYTES:
-            message = (
-                f"the gzip body has {self._members} members for {self._output_bytes} bytes: compress it as one member"
-            )
+            message = f"the gzip body has {self._members} members for {self._output_bytes} bytes: send it as one member"
             raise Refused("malformed_request", message)
         self._member, self._is_inside = zlib.decompressobj(GZIP), True

@@ -43,9 +43,7 @@ class TenantBudget:
         if self._is_equal_part(held + amount, tenant) and amount <= self._limit - self.used + self._evictable(tenant):
             return
         others = self.used - held
-        message = (
-            f"this gateway holds {held} {self._what} of this tenant and {others} of others, of {self._limit} at most"
-        )
+        message = f"this gateway holds {held} {self._what} of this tenant and {others} of others, at most {self._limit}"
         raise self._refuse(f"{message}; a part is reserved for other tenants: send the request again later")
 
     def take(self, share: "BudgetShare", amount: int) -> None:

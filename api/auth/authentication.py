@@ -51,11 +51,9 @@ class Authenticator(PeriodicRefresh):
     def mode(self) -> str:
         """Describe who may call, for the log."""
         if self._keys is None:
-            return "the API keys are not known yet, because Redis cannot be reached: all requests are refused"
+            return "the API keys are not known yet: cannot reach the queue's server, all requests are refused"
         if self._is_open:
-            return (
-                "there are no API keys: anyone who can reach this port has full access (`jitney keys create` makes one)"
-            )
+            return "there are no API keys: anyone who can reach this port has full access (see `jitney keys create`)"
         if not self._keys:
             return "there are no API keys, and JITNEY_ALLOW_ANONYMOUS refuses other callers: run `jitney keys create`"
         return "callers need an API key"
@@ -76,9 +74,7 @@ class Authenticator(PeriodicRefresh):
     def find(self, request: Request) -> Caller:
         """Return the sender of a request; raises Refused, or StoreUnavailable if the keys could not be read yet."""
         if self._keys is None:
-            raise StoreUnavailable(
-                "the API keys are not known yet, because the queue's server cannot be reached", retry_after_s=1
-            )
+            raise StoreUnavailable("the API keys are not known yet: cannot reach the queue's server", retry_after_s=1)
         if self._is_open:
             self._check_site(request)
             return ANONYMOUS

@@ -131,9 +131,7 @@ class EventStreams(PeriodicRefresh):
     def check_stream_limit(self, tenant: str) -> None:
         """Raise OverLimit if a tenant has reached its limit of open streams."""
         if self._open.get(tenant, 0) >= self._max_streams:
-            message = (
-                f"this tenant has {self._max_streams} open event streams at this gateway, the limit: close one first"
-            )
+            message = f"this tenant has reached its limit of {self._max_streams} open event streams at this gateway"
             raise OverLimit("rate_limited", message, limit=self._max_streams, retry_after_s=RETRY_AFTER_S)
 
     async def _next(self, changed: asyncio.Event) -> bool:

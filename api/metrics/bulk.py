@@ -17,8 +17,4 @@ def families(counts: Mapping[str, int]) -> list[Metric]:
         if kind in ("ended", "lines"):
             (ended if kind == "ended" else lines).add_metric([label], count)
     open_bulks = own.get("opened", 0) - sum(count for name, count in own.items() if name.startswith("ended:"))
-    return [
-        ended,
-        lines,
-        GaugeMetricFamily("jitney_bulks_open", "Bulk jobs that have not ended", value=max(0, open_bulks)),
-    ]
+    return [ended, lines, GaugeMetricFamily("jitney_bulks_open", "Unfinished bulk jobs", value=max(0, open_bulks))]

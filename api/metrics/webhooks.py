@@ -19,9 +19,7 @@ def families(counts: Mapping[str, int]) -> list[Metric]:
         if kind in ("attempts", "ended"):
             (attempts if kind == "attempts" else ended).add_metric([label], count)
     open_deliveries = own.get("posted", 0) - sum(count for name, count in own.items() if name.startswith("ended:"))
-    waiting = GaugeMetricFamily(
-        "jitney_webhooks_waiting", "Webhook deliveries that have not ended", value=max(0, open_deliveries)
-    )
+    waiting = GaugeMetricFamily("jitney_webhooks_waiting", "Unfinished deliveries", value=max(0, open_deliveries))
     return [attempts, ended, waiting, _first_attempts(own)]
 
 

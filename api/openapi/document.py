@@ -149,12 +149,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     event_stream = {"description": "the events", "content": {"text/event-stream": {"schema": _TEXT}}}
     for path in ("/v1/events", "/v1/jobs/{job_id}/events"):
         paths[path]["get"]["responses"] = {**_responses(), "200": event_stream}
-        last = {
-            "name": "Last-Event-ID",
-            "in": "header",
-            "schema": _TEXT,
-            "description": "id of the last event received; the stream continues after it",
-        }
+        last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "resume after this event"}
         paths[path]["get"].setdefault("parameters", []).append(last)
     _describe_webhooks(paths)
     openapi_bulk.describe_bulk_routes(paths)
@@ -171,19 +166,11 @@ def build_document(app: FastAPI) -> dict[str, Any]:
 
 def _describe_dead_letters(paths: dict[str, Any]) -> None:
     all_path, one_path = "/v1/deadletters", "/v1/deadletters/{job_id}"
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "schema": _TEXT,
-        "description": "runs a repeated request only once",
-    }
+    key = {"name": "Idempotency-Key", "in": "header", "schema": _TEXT, "description": "deduplicates retries"}
     binary = {"description": "the exact input", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
     paths[all_path]["get"]["responses"] = _responses(_200="DeadLetterList")
     paths[all_path]["delete"]["responses"] = {**_responses(), "200": _any_json("the number purged")}
-    paths[f"{all_path}/replay"]["post"]["responses"] = {
-        **_responses(),
-        "200": _any_json("the numbers replayed, skipped and refused"),
-    }
+    paths[f"{all_path}/replay"]["post"]["responses"] = {**_responses(), "200": _any_json("counts by result")}
     paths[one_path]["get"]["responses"] = _responses(_200="DeadLetter")
     paths[one_path]["delete"]["responses"] = {**_responses(), "200": _any_json("the number purged")}
     paths[f"{one_path}/input"]["get"]["responses"] = {**_responses(), "200": binary}
@@ -222,7 +209,7 @@ def _submit() -> dict[str, Any]:
     form = {"type": "object", "properties": {"image": binary["schema"], **dict.fromkeys(parsing.QUERY_FIELDS, _TEXT)}}
     headers = {
         "Prefer": "wait=N: respond once the job is final, after at most N seconds",
-        "Idempotency-Key": "runs a repeated request only once",
+        "Idempotency-Key": "deduplicates retries",
     }
     many = {"type": "array", "items": _ref("JobRequest"), "minItems": 1}
     responses = _responses(_200="Job", _202="Job")
@@ -265,10 +252,7 @@ def _predict() -> dict[str, Any]:
     image = {"type": "string", "format": "binary"}
     form = {"type": "object", "required": ["image"], "properties": {"image": image, "model": _TEXT}}
     predictions = _any_json("labels and probabilities, best first")
-    late = {
-        "description": "the job was not final in time",
-        "content": {"application/problem+json": {"schema": _ref("Problem")}},
-    }
+    late = {"description": "not final in time", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
     return {
         "tags": ["jobs"],
         "summary": "Classify an image and wait for the result",

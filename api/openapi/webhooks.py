@@ -72,10 +72,7 @@ ENDPOINT = {
 SECRET = {
     "type": "object",
     "required": ["key"],
-    "properties": {
-        "key": _TEXT,
-        "previous": {"type": ["string", "null"], "description": "also signs until it expires"},
-    },
+    "properties": {"key": _TEXT, "previous": {"type": ["string", "null"], "description": "signs until it expires"}},
 }
 SCHEMAS = {
     "Webhook": WEBHOOK,

@@ -44,7 +44,7 @@ def read_filters(
     """Parse the filter fields of a query; raises Refused."""
     if code and code not in DEAD_LETTER_CODES:
         raise Refused(
-            "invalid_request", f"no dead dead_letter has the code {code[:80]!r}", allowed=sorted(DEAD_LETTER_CODES)
+            "invalid_request", f"no dead letter has the code {code[:80]!r}", allowed=sorted(DEAD_LETTER_CODES)
         )
     if replayed and replayed not in _BOOLEANS:
         raise Refused("invalid_request", "replayed must be true or false", allowed=list(_BOOLEANS))
@@ -116,11 +116,11 @@ def router(gateway: Gateway) -> APIRouter:
             headers = ((b"retry-after", b"%d" % done.stopped.details.get("retry_after_s", 1)),)
         return _json(view, headers)
 
-    @routes.get("/{job_id}", summary="Read a dead dead_letter")
+    @routes.get("/{job_id}", summary="Read a dead letter")
     async def read_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
         return _json(dead_letter_view(await dead_letters.get_dead_letter(store, tenant, job_id)))
 
-    @routes.get("/{job_id}/input", summary="Download the exact input of a dead dead_letter")
+    @routes.get("/{job_id}/input", summary="Download the exact input of a dead letter")
     async def read_input(tenant: VisibleTenant, job_id: str) -> Response:
         dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         body = await dead_letters.read_input(store, dead_letter)
@@ -130,19 +130,18 @@ def router(gateway: Gateway) -> APIRouter:
         headers = ((b"content-disposition", attachment.encode()),)
         return to_fastapi_response(HttpResponse(200, body, headers, content_type.encode()))
 
-    @routes.post("/{job_id}/replay", summary="Replay a dead dead_letter as a new job")
+    @routes.post("/{job_id}/replay", summary="Replay a dead letter as a new job")
     async def replay_dead_letter(request: HttpRequest, tenant: VisibleTenant, job_id: str) -> Response:
         dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        submitted = await replay.replay_dead_letter(
-            gateway, dead_letter, Request(request.scope).header(b"idempotency-key")
-        )
+        key = Request(request.scope).header(b"idempotency-key")
+        submitted = await replay.replay_dead_letter(gateway, dead_letter, key)
         job = await wait_for_outcome(gateway, submitted, 0)
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
         if submitted.accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
         return to_fastapi_response(HttpResponse(202, orjson.dumps(job_view(job)), headers))
 
-    @routes.delete("/{job_id}", summary="Purge a dead dead_letter")
+    @routes.delete("/{job_id}", summary="Purge a dead letter")
     async def purge_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
         dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         return _json({"purged": await dead_letters.purge_dead_letters(store, [dead_letter.job.id])})

@@ -61,9 +61,7 @@ def _load(plan_request: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
     stable = plan_request.stable(plan)
     if not (version := plan_request.version or stable):
         raise Refused(
-            "invalid_request",
-            "no version takes jobs at present: name the version to load",
-            allowed=_list_versions(plan_request),
+            "invalid_request", "no version takes jobs: name the one to load", allowed=_list_versions(plan_request)
         )
     return rollout_plan.load_version(plan, version, stable)
 
@@ -133,11 +131,8 @@ def _add_verb(routes: APIRouter, gateway: Gateway, verb: str) -> None:
         "version": {"type": "string", "pattern": MODEL_VERSION.pattern},
         "percent": {"type": "integer", "maximum": 100},
     }
-    schema = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {name: schemas[name] for name in field_names},
-    }
+    properties = {name: schemas[name] for name in field_names}
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
     body = {"requestBody": {"content": {"application/json": {"schema": schema}}}}
 
     @routes.post(f"{PATH}/{{name}}/{verb}", summary=summary, operation_id=f"{verb}_model", openapi_extra=body)
@@ -199,11 +194,8 @@ async def _view(gateway: Gateway, name: str) -> dict[str, Any]:
 
 def _describe_plan(plan: RolloutPlan) -> str:
     """Return a one-line description of a plan, for the log."""
-    roles = {
-        "stable": plan.stable,
-        "canary": plan.canary and f"{plan.canary} ({plan.percent} %)",
-        "before": plan.before,
-    }
+    canary = plan.canary and f"{plan.canary} ({plan.percent} %)"
+    roles = {"stable": plan.stable, "canary": canary, "before": plan.before}
     return "unloaded" if plan.unloaded else ", ".join(f"{role} {version}" for role, version in roles.items() if version)
 
 

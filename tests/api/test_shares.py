@@ -32,7 +32,7 @@ def test_what_is_held_is_counted_until_it_is_let_go() -> None:
         second.grow(30)
         second.resize(20)
         assert shares.used == 60
-        with pytest.raises(QueueFull, match="holds 60 bytes of this tenant and 0 of others, of 100 at most"):
+        with pytest.raises(QueueFull, match="holds 60 bytes of this tenant and 0 of others, at most 100"):
             second.grow(21)
         assert shares.used == 60
     assert shares.used == 0

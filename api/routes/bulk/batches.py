@@ -135,7 +135,7 @@ def _metadata(value: Any) -> dict[str, str]:
     is_long = any(len(k) > MAX_METADATA_KEY or len(v) > MAX_METADATA_VALUE for k, v in metadata.items())
     if len(metadata) > MAX_METADATA or is_long:
         lengths = f"keys of {MAX_METADATA_KEY} and values of {MAX_METADATA_VALUE} characters"
-        message = f"metadata may have at most {MAX_METADATA} pairs, {lengths}"
+        message = f"metadata may have {MAX_METADATA} pairs, {lengths}"
         raise Refused("invalid_request", message, param="metadata", limit=MAX_METADATA)
     return metadata
 
