@@ -1,4 +1,4 @@
-"""HTTP in, HTTP out: takes jobs, and gives every caller their own answer.
+"""The HTTP gateway: accepts jobs and returns their results.
 
-Knows what a job is (`jobs`) and nothing of models, arrays or batches: it needs no numpy, Pillow or ONNX Runtime.
+It depends on `jobs` only. It handles no models, arrays or batches, so it needs no numpy, Pillow or ONNX Runtime.
 """

@@ -1,4 +1,4 @@
-"""`python -m api`: reads the settings, opens the socket, serves until SIGTERM."""
+"""Runs one gateway process (`python -m api`): reads the settings, opens the socket, serves until SIGTERM."""
 
 import argparse
 import asyncio
@@ -30,32 +30,31 @@ from jobs.store.settings import StoreSettings
 log = logging.getLogger("jitney.api")
 
 DRAIN_S = 2
-RESERVED_FILES = 100  # beside callers: modules, logs, the queue, uploads on their way
+RESERVED_FILES = 100  # besides connections: modules, logs, Redis, uploads in progress
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn, which on shutdown first sends waiting requests home with what is known of their jobs.
+    """uvicorn server that resolves all waiting requests when it shuts down.
 
-    From the first signal on `/readyz` is 503; the shutdown begins JITNEY_LAME_DUCK_S later, or with a second signal.
+    `/readyz` returns 503 from the first signal. The shutdown begins JITNEY_LAME_DUCK_S later, or at a second signal.
     """
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, limits: ConnectionLimits, up_fd: int | None) -> None:
         super().__init__(config)
-        self._gateway, self._bounds, self._up_fd = gateway, limits, up_fd
+        self._gateway, self._limits, self._up_fd = gateway, limits, up_fd
         self._shutdown_at: float | None = None  # on the monotonic clock
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         gateway = self._gateway
         lame_duck_s = 0.0 if gateway.is_draining else gateway.settings.lame_duck_s
         gateway.is_draining = True
-        if gateway.exit_code:  # it stops by itself, and is to end with that code instead of by the signal
+        if gateway.exit_code:  # already stopping: exit with this code, not by the signal
             self.should_exit = True
         elif lame_duck_s:
             self._captured_signals.append(sig)
             self._shutdown_at = time.monotonic() + lame_duck_s
-            log.info(
-                "stops in %g s (JITNEY_LAME_DUCK_S): /readyz is 503 from now on, requests are still served", lame_duck_s
-            )
+            message = "shutting down in %g s (JITNEY_LAME_DUCK_S): /readyz returns 503, requests are still served"
+            log.info(message, lame_duck_s)
         else:
             super().handle_exit(sig, frame)
 
@@ -67,7 +66,7 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._gateway.run_in_background(sweep_connections(self.server_state.connections, self._bounds))
+            self._gateway.run_in_background(sweep_connections(self.server_state.connections, self._limits))
         if self._up_fd is not None and self.started:
             os.write(self._up_fd, b"\n")
 
@@ -77,11 +76,11 @@ class GatewayServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one gateway; returns the exit code."""
-    several = "jitney api --workers N (JITNEY_GATEWAYS=N): so many gateway processes, which share one port"
-    parser = argparse.ArgumentParser(prog="jitney api", description="Takes jobs over HTTP.", epilog=several)
-    parser.add_argument("--fd", type=int, help="a listening socket to use instead of HOST and PORT")
-    parser.add_argument("--up-fd", type=int, help="where to write a line once requests are answered")
+    """Run one gateway and return the exit code."""
+    epilog = "jitney api --workers N (JITNEY_GATEWAYS=N) runs N gateway processes that share one port."
+    parser = argparse.ArgumentParser(prog="jitney api", description="Serve the HTTP API.", epilog=epilog)
+    parser.add_argument("--fd", type=int, help="listening socket to use instead of JITNEY_HOST and JITNEY_PORT")
+    parser.add_argument("--up-fd", type=int, help="file descriptor that receives a line once requests are served")
     args = parser.parse_args(argv)
     try:
         settings, store_settings, bulk = GatewaySettings(), StoreSettings(), BulkSettings()
@@ -89,13 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"jitney api: {format_validation_error(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s api %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(
-        max(logging.ERROR, logging.root.level)
-    )  # what callers send wrong is theirs to hear of
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a caller's broken form is the caller's to hear of
+    # Invalid requests get an error response. They are not logged.
+    logging.getLogger("uvicorn").setLevel(max(logging.ERROR, logging.root.level))
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         listening = socket.socket(fileno=args.fd) if args.fd is not None else _listen(settings)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is no host's
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
         reason = getattr(error, "strerror", None) or error
         sys.stderr.write(
             f"jitney api: cannot listen on JITNEY_HOST={settings.host} JITNEY_PORT={settings.port}: {reason}\n"
@@ -123,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         access_log=False,
         timeout_graceful_shutdown=DRAIN_S,
         server_header=False,
-        proxy_headers=False,  # who called through which proxy decides nothing here
+        proxy_headers=False,  # nothing depends on the client's address
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         if unusable_reason := runner.run(store.connection.unusable_reason()):
@@ -139,23 +137,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return gateway.exit_code
 
 
-def _limit_connections(wanted: int) -> int:
-    """Give how many connections may be held, and have the system allow so many open files where it lets us."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    files = wanted + RESERVED_FILES if most == resource.RLIM_INFINITY else min(wanted + RESERVED_FILES, most)
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+def _limit_connections(max_connections: int) -> int:
+    """Raise the limit on open files if needed, and return how many connections it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max_connections + RESERVED_FILES
+    files = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < files:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
-    if files < wanted + RESERVED_FILES:
-        log.warning("JITNEY_MAX_CONNECTIONS=%d, but this process may open %d files: it holds fewer", wanted, files)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    if files < needed:
+        message = "JITNEY_MAX_CONNECTIONS=%d needs %d open files, but this process may open %d: it accepts fewer"
+        log.warning(message, max_connections, needed, files)
     return max(1, files - RESERVED_FILES)
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    both = settings.host == "::" and socket.has_dualstack_ipv6()
+    dual_stack = settings.host == "::" and socket.has_dualstack_ipv6()
     address = (settings.host, settings.port)
-    listening = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
+    listening = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=dual_stack)
     listening.set_inheritable(False)
     return listening
 

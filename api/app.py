@@ -1,4 +1,4 @@
-"""Puts the gateway's doors together: FastAPI for most routes, the hot ones before it."""
+"""Creates the ASGI app of a gateway: the two hot routes in front of a FastAPI app with all other routes."""
 
 import gc
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from api.asgi.fastapi_response import to_fastapi_response
-from api.asgi.responses import error_response
+from api.asgi.responses import INTERNAL_ERROR, error_response
 from api.gateway.gateway import Gateway
 from api.openapi.document import build_document
 from api.routes import dead_letters, events, models, webhooks
@@ -22,19 +22,19 @@ _STATUS_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 
 def create_app(gateway: Gateway) -> HotRoutes:
-    """Make the ASGI app of one gateway; its lifespan starts and stops the gateway's loops."""
+    """Create the ASGI app of one gateway. Its lifespan starts and stops the gateway's background loops."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await gateway.start()
-        # What was loaded so far stays for ever: passes of the collector over it cost tens of ms at the tail.
+        # Loaded modules are never freed. Collecting over them would add tens of ms to the tail latency.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
         yield
         await gateway.stop()
 
-    # A redirect to the same path with another slash would be built from whatever Host header came.
+    # No redirects to add or remove a slash: their target would come from the caller's Host header.
     app = FastAPI(title="Jitney", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(router(gateway))
     app.include_router(models.router(gateway))
@@ -46,22 +46,21 @@ def create_app(gateway: Gateway) -> HotRoutes:
     app.openapi = lambda: build_document(app)  # type: ignore[method-assign]
 
     @app.exception_handler(JitneyError)
-    async def refused(request: Request, error: JitneyError) -> Response:
+    async def jitney_error(request: Request, error: JitneyError) -> Response:
         return to_fastapi_response(error_response(error, request.scope["path"]))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return to_fastapi_response(
-            error_response(Refused("invalid_request", f"{where}: {first['msg']}"), request.scope["path"])
-        )
+        field = ".".join(str(part) for part in first["loc"])
+        refusal = Refused("invalid_request", f"{field}: {first['msg']}")
+        return to_fastapi_response(error_response(refusal, request.scope["path"]))
 
     @app.exception_handler(HTTPException)
-    async def no_route(request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         path, allow = request.scope["path"], (error.headers or {}).get("Allow", "")
         code = _STATUS_CODES.get(error.status_code, "malformed_request")
-        if path == JOBS_PATH:  # the hot doors are not among the router's
+        if path == JOBS_PATH:  # FastAPI does not know the methods of the hot routes
             allow = "GET, POST"
         if "GET" in allow.split(", "):
             allow = allow.replace("GET", "GET, HEAD")
@@ -71,12 +70,8 @@ def create_app(gateway: Gateway) -> HotRoutes:
         return to_fastapi_response(error_response(Refused(code, f"{message}; allowed: {allow}"), path, headers))
 
     @app.exception_handler(Exception)
-    async def fault(request: Request, _error: Exception) -> Response:
-        # Starlette logs the error itself once this answer is sent.
-        return to_fastapi_response(
-            error_response(
-                JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), request.scope["path"]
-            )
-        )
+    async def internal_error(request: Request, _error: Exception) -> Response:
+        # Starlette logs the error once this response is sent.
+        return to_fastapi_response(error_response(JitneyError("internal_error", INTERNAL_ERROR), request.scope["path"]))
 
     return HotRoutes(app, gateway)

@@ -1,1 +1,1 @@
-"""Requests and responses over ASGI and uvicorn: read, bounded, written."""
+"""Reading requests and writing responses over ASGI and uvicorn, within limits of size and time."""

@@ -1,13 +1,13 @@
-"""Turns a response of the gateway into the response object that FastAPI routes return."""
+"""Converts an `HttpResponse` of the gateway to the response object that FastAPI routes return."""
 
 from fastapi import Response
 
 from api.asgi.responses import SECURITY_HEADERS, HttpResponse
 
 
-def to_fastapi_response(answer: HttpResponse) -> Response:
-    """Give an answer in FastAPI's form."""
-    response = Response(answer.body, answer.status, media_type=answer.content_type.decode())
-    for name, value in (*SECURITY_HEADERS, *answer.headers):
+def to_fastapi_response(source: HttpResponse) -> Response:
+    """Return FastAPI's form of a response, with the security headers."""
+    response = Response(source.body, source.status, media_type=source.content_type.decode())
+    for name, value in (*SECURITY_HEADERS, *source.headers):
         response.headers[name.decode()] = value.decode()
     return response

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol, bounded: what one connection may send before it says anything of use, and how slowly.
+"""uvicorn's HTTP protocol with limits on the size and speed of requests, and with one write per response.
 
-Nothing is parsed ahead: bytes behind a request are held back unparsed until it is answered and its answer is taken.
-With no timer for each request: all connections are swept. And with one write for each answer (api/asgi/transport.py).
+Pipelined requests are not parsed ahead: their bytes are held back until the response before them is sent. Timeouts need
+no timer per request, because `sweep_connections` checks all connections periodically.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ from api.asgi.transport import HoldingFlowControl, SingleWriteTransport
 from jobs.contract.errors import JitneyError, QueueFull, Refused, RetryLater
 
 MAX_HEADERS: Final = 100
-MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length: llhttp counts in 64 bits
-BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and dropped
+MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length, because llhttp counts in 64 bits
+BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and discarded
 _FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 HTTP_VERSIONS: Final = ("1.1", "1.0")
-UPLOAD_PATH: Final = b"/v1/files"  # where a body may be large: it is given time as long as it comes
-LINGER_S: Final = 1.0  # for an answer that comes before the request's end to arrive, though nothing more is read
+UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
+LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
 SWEEPS_PER_LIMIT: Final = 10
 _NO_ACCESS_LOG: Final = logging.getLogger("jitney.api")  # there is no access log
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """One connection of a caller."""
+    """One HTTP connection."""
 
     limits = ConnectionLimits(
         head_bytes=64 << 10, header_timeout_s=10, body_timeout_s=30, send_timeout_s=30, connections=10_000
@@ -51,23 +51,21 @@ class GatewayProtocol(HttpToolsProtocol):
         self.flow = self._flow = HoldingFlowControl(self.transport)
         self._extensions: dict[str, dict[object, object]] = {single_write.WHOLE_RESPONSE: {"evict": self.evict}}
         self._framing, self._held = RequestSplitter(), b""
-        self._is_request_complete = (
-            True  # whether the last request has come to its end; also before the first one begins
-        )
+        self._is_request_complete = True  # received to its end; also true before the first request
         self._is_upgrade = self._drops_body = False
-        self._length = self._transfer = b""  # of the fields that frame a body
-        self._idle_since: float | None = self.loop.time()  # for a request; None while one is answered
-        self._head_since: float | None = None  # while a head arrives
-        self._body_since: float | None = None  # while a body arrives
-        self._idle_bytes = self._piece_bytes = 0  # since something of a request or its body was made of them; at a time
+        self._length = self._transfer = b""  # the header fields that frame a body
+        self._idle_since: float | None = self.loop.time()  # None during a request
+        self._head_since: float | None = None  # None unless a head is being received
+        self._body_since: float | None = None  # None unless a body is being received
+        self._idle_bytes = self._piece_bytes = 0  # bytes fed without parsed output; bytes of the current piece
         self.url, self._is_upload, self._upload_bytes = b"", False, 0
         self._refusal: JitneyError | None = None
-        self._is_finished = False  # nothing more is read
-        self._is_kept = False  # alive, after its first answer
+        self._is_finished = False  # no more bytes are read
+        self._is_kept = False  # kept alive after a response
         self._unsent_bytes, self.last_progress_at = 0, 0.0
         self.table.mark_idle(self)
         if len(self.connections) > self.limits.connections and not self.table.evict_idle(self):
-            message = f"this gateway holds {self.limits.connections} connections, as many as it may"
+            message = f"this gateway has reached its limit of {self.limits.connections} connections"
             self._refuse(RetryLater("too_many_connections", message, retry_after_s=1))
             self.transport.close()
 
@@ -76,7 +74,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._held = b""
         super().connection_lost(exc)
 
-    # ---- what comes
+    # ---- receiving
 
     def data_received(self, data: bytes) -> None:
         if self._is_finished:
@@ -87,13 +85,13 @@ class GatewayProtocol(HttpToolsProtocol):
             self._hold_back(self._held + data if self._held else data)
 
     def _can_parse(self) -> bool:
-        """Whether what comes next is parsed: no answer is waited for, and the last one is not kept up by its caller."""
+        """Return whether to parse more: the request is incomplete, or its response is complete and sent."""
         if not self._is_request_complete or self.cycle is None:
             return True
         return self.cycle.response_complete and not self.flow.write_paused
 
     def _parse(self, data: bytes) -> None:
-        """Parse what came, up to the end of a request; hold back what lies behind it."""
+        """Parse up to the end of a request, and hold back the bytes behind it."""
         start, size = 0, len(data)
         while True:
             end = self._framing.next_boundary(data, start)
@@ -106,7 +104,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if not self._can_parse():
                 self._hold_back(data[start:])
                 return
-        if self._idle_since is not None and self._head_since is None:  # a head has begun and is not complete
+        if self._idle_since is not None and self._head_since is None:  # an incomplete head
             self._head_since = self.loop.time()
 
     def _feed(self, piece: bytes) -> None:
@@ -118,29 +116,29 @@ class GatewayProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade:
                 self._parse_again()
         except httptools.HttpParserError:
-            self.send_400_response("the request is not HTTP/1.1, or is broken")
+            self.send_400_response("the request is not valid HTTP/1.1")
 
     def _parse_again(self) -> None:
-        """Parse a head again without its field Upgrade, which is ignored (RFC 9110, 7.8).
+        """Parse a head again without its Upgrade field, which is ignored (RFC 9110, 7.8).
 
-        llhttp reads no body behind such a field, as what follows would be in another protocol.
+        With this field llhttp would take the body for data of another protocol.
         """
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
         self._is_upgrade = False
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def _hold_back(self, data: bytes) -> None:
-        """Keep what came behind a request, unparsed, and read no more."""
+        """Keep the bytes behind a request unparsed, and pause reading."""
         self._held = data
         self.flow.pause_reading()
         self._flow.is_held = True
         self._count()
 
     def _resume_parsing(self) -> None:
-        """Parse what was held back, now that the request before it is answered; read on where nothing is left."""
+        """Parse the bytes that were held back, then resume reading."""
         self._flow.is_held = False
         if held := self._held:
             self._held = b""
@@ -152,7 +150,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            message = "the request before this one is not answered yet"  # a fault of request_boundaries.py
+            message = "a request was parsed before the response to the previous one"  # a bug in request_boundaries.py
             raise RuntimeError(message)
         super().on_message_begin()
         self._is_request_complete = False
@@ -174,8 +172,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self._raise_refusal(self._head_too_large())
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._raise_refusal(Refused("malformed_request", "CONNECT is not served: this is no proxy"))
-            self._is_upgrade = True  # the parser stops behind this head; see `_feed`
+                self._raise_refusal(Refused("malformed_request", "CONNECT is not supported: this is not a proxy"))
+            self._is_upgrade = True  # the parser stops after this head; see `_feed`
             return
         if self._length or self._transfer:
             self._framing.expect_body(self._declared_bytes())
@@ -183,14 +181,14 @@ class GatewayProtocol(HttpToolsProtocol):
         self._idle_since, self._head_since = None, None
         self._body_since, self._upload_bytes = self.loop.time(), 0
         self._is_upload = self.url.partition(b"?")[0] == UPLOAD_PATH
-        self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # for trailers, which nobody reads
+        self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # bounds the trailers, which are ignored
         self.table.mark_busy(self)
 
     def _declared_bytes(self) -> int:
-        """Give the request's Content-Length, 0 where it has none; what the parser lets through is not all read."""
+        """Return the Content-Length, or 0 without one. Refuse framing that llhttp accepts but the gateway does not."""
         digits = self._length.strip()
         if self._transfer.strip() not in (b"", b"chunked"):
-            message = "Transfer-Encoding may be chunked and nothing else; a packed body has a Content-Encoding"
+            message = "Transfer-Encoding must be chunked; send a compressed body with Content-Encoding"
             self._raise_refusal(Refused("malformed_request", message))
         if digits and (len(digits) > MAX_LENGTH_DIGITS or not digits.isdigit()):
             message = f"Content-Length must be a number of at most {MAX_LENGTH_DIGITS} digits"
@@ -198,16 +196,16 @@ class GatewayProtocol(HttpToolsProtocol):
         return int(digits or b"0")
 
     def _raise_refusal(self, refusal: JitneyError) -> NoReturn:
-        """Leave the parser with an error that `send_400_response` answers."""
+        """Stop the parser with an error, which `send_400_response` sends."""
         self._refusal = refusal
         raise refusal
 
     def _begin(self) -> None:
-        """Start to answer the request whose head is complete."""
+        """Start the app for a request whose head is complete."""
         parser, scope, url = self.parser, self.scope, httptools.parse_url(self.url)
         path, version = url.path.decode("ascii"), parser.get_http_version()
         if version not in HTTP_VERSIONS:
-            self._raise_refusal(Refused("malformed_request", f"HTTP/{version} is not spoken here: send HTTP/1.1"))
+            self._raise_refusal(Refused("malformed_request", f"HTTP/{version} is not supported: send HTTP/1.1"))
         method = parser.get_method().decode("ascii")
         scope["method"], scope["http_version"] = method, version
         scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
@@ -233,14 +231,14 @@ class GatewayProtocol(HttpToolsProtocol):
         self._idle_bytes = 0
         if self._is_upload:
             self._upload_bytes += len(body)
-        received = self.cycle
-        if self._drops_body or received.response_complete:
+        cycle = self.cycle
+        if self._drops_body or cycle.response_complete:
             return
-        received.body += body
-        if len(received.body) > HIGH_WATER_LIMIT:
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
             self._count()
-        received.message_event.set()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._is_upgrade:
@@ -250,11 +248,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.more_body = False
             self.cycle.message_event.set()
 
-    # ---- what goes
+    # ---- sending
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        if cast("single_write.SingleWriteCycle", self.cycle).is_answered_early:  # the rest of the request is not read
+        if cast("single_write.SingleWriteCycle", self.cycle).is_answered_early:  # do not read the rest of the request
             self._end()
             return
         self.table.mark_idle(self)
@@ -276,13 +274,13 @@ class GatewayProtocol(HttpToolsProtocol):
             self._resume_parsing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what the parser could not read, or what went beyond its bounds."""
+        """Respond to a request that is malformed or exceeds a limit."""
         self._refuse(self._refusal or Refused("malformed_request", msg))
 
-    # ---- what is swept, counted and cut off
+    # ---- timeouts and limits
 
     def check(self, now: float) -> None:
-        """Give up a caller who takes too long for a head or a body, or has taken nothing of an answer for too long."""
+        """Enforce the timeouts for a head, a body, an idle connection and a response that is not read."""
         self._check_unsent(now)
         if self._is_finished or self.transport.is_closing():
             return
@@ -291,10 +289,9 @@ class GatewayProtocol(HttpToolsProtocol):
                 message = f"the head of a request did not arrive within {self.limits.header_timeout_s:g} s"
                 self._refuse(Refused("request_timeout", message, limit_s=self.limits.header_timeout_s))
             return
-        if self._idle_since is not None:  # nothing of a next request has come: there is nothing to answer
-            if now - self._idle_since > (
-                self.limits.keepalive_timeout_s if self._is_kept else self.limits.header_timeout_s
-            ):
+        if self._idle_since is not None:  # no request has begun, so none gets a response
+            limit_s = self.limits.keepalive_timeout_s if self._is_kept else self.limits.header_timeout_s
+            if now - self._idle_since > limit_s:
                 self.transport.close()
             return
         limit_s = self.limits.body_timeout_s + self._upload_bytes / self.limits.upload_bytes_s
@@ -303,7 +300,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refuse(Refused("request_timeout", message, limit_s=limit_s))
 
     def _check_unsent(self, now: float) -> None:
-        """Cut off a caller who takes no answer, also where the connection is to be closed behind it."""
+        """Reset the connection if its caller does not read the response, even while it is closing."""
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or self._unsent_bytes == 0 or unsent < self._unsent_bytes:
             self.last_progress_at = now
@@ -314,12 +311,12 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @property
     def tenant(self) -> str:
-        """Whose last request this connection carried; empty: not known."""
+        """The tenant of the last request; empty if not known."""
         caller: Any = self.cycle.scope.get("caller") if self.cycle is not None else None
         return str(caller.tenant) if caller is not None else ""
 
     def buffered_bytes(self) -> int:
-        """Count what this connection keeps in memory: of requests that are not read, of answers that are not taken."""
+        """Return the bytes in memory of unread requests and unsent responses."""
         return self._unread_bytes() + self.transport.get_write_buffer_size()
 
     def _unread_bytes(self) -> int:
@@ -329,24 +326,24 @@ class GatewayProtocol(HttpToolsProtocol):
         self.table.count(self, self.buffered_bytes())
 
     def close_idle(self) -> None:
-        """Close it; no request is under way."""
+        """Close it while no request is in progress."""
         if self._is_finished or self.transport.get_write_buffer_size():
             self.reset_connection()
         else:
             self.transport.close()
 
     def evict(self) -> None:
-        """End the request that is under way: other tenants need its room."""
+        """End the current request to free memory for other tenants."""
         if self.cycle is None or self.cycle.response_complete:
             return
         if self.cycle.more_body:
-            message = "other tenants need the room of this request: send it again later"
+            message = "the memory of this request is needed for other tenants: send it again later"
             self._refuse(QueueFull(message, retry_after_s=RETRY_AFTER_S))
-        else:  # what it asks for may have been done: there is nothing true to say
+        else:  # its effect is unknown, so no response would be correct
             self.reset_connection()
 
     def reset_connection(self) -> None:
-        """Close it at once; the system forgets what it still holds for this caller, too."""
+        """Close it at once, and discard unsent bytes in the socket too."""
         with suppress(OSError):  # it is closed already
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()
@@ -355,26 +352,27 @@ class GatewayProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _head_too_large(self) -> Refused:
-        bytes_, headers = self.limits.head_bytes, MAX_HEADERS
-        message = f"the head of a request may have {bytes_} bytes and {headers} header fields"
-        return Refused("head_too_large", message, limit_bytes=bytes_, limit=headers)
+        limit_bytes = self.limits.head_bytes
+        message = f"the head of the request exceeds the limit of {limit_bytes} bytes or {MAX_HEADERS} header fields"
+        return Refused("head_too_large", message, limit_bytes=limit_bytes, limit=MAX_HEADERS)
 
     def _refuse(self, error: JitneyError) -> None:
-        """Answer with an error instead of the app, and end; who has an answer under way is cut off."""
+        """Send an error in place of the app's response and close; abort if a response has already started."""
         if self._is_finished or self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
             if self.cycle.response_started:
                 self.transport.abort()
                 return
-            self.cycle.disconnected = True  # whoever waits for the rest of the body hears that it will not come
+            self.cycle.disconnected = True  # the app stops waiting for the body
             self.cycle.message_event.set()
-        answer = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
-        self.transport.write(single_write.encode_head(answer.status, answer.all_headers(), closes=True) + answer.body)
+        response = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
+        head = single_write.encode_head(response.status, response.all_headers(), closes=True)
+        self.transport.write(head + response.body)
         self._end()
 
     def _end(self) -> None:
-        """Read nothing more and let the answer arrive: closed at once, with bytes unread, it could get lost."""
+        """Stop reading and close after `LINGER_S`. Closing at once, with unread bytes, could lose the response."""
         self._is_finished, self._held = True, b""
         if self.cycle is not None:
             self.cycle.body = bytearray()
@@ -385,20 +383,17 @@ class GatewayProtocol(HttpToolsProtocol):
 
 
 def protocol_with_limits(limits: ConnectionLimits) -> type[GatewayProtocol]:
-    """Give the protocol with these bounds."""
-    return type(
-        "BoundedProtocol", (GatewayProtocol,), {"limits": limits, "table": ConnectionTable(limits.buffers_bytes)}
-    )
+    """Return the protocol class with these limits."""
+    attributes = {"limits": limits, "table": ConnectionTable(limits.buffers_bytes)}
+    return type("LimitedProtocol", (GatewayProtocol,), attributes)
 
 
 async def sweep_connections(connections: Iterable[Any], limits: ConnectionLimits) -> None:
-    """Check all connections again and again, until cancelled."""
+    """Check the timeouts of all connections periodically until cancelled."""
     loop = asyncio.get_running_loop()
+    timeouts = limits.header_timeout_s, limits.body_timeout_s, limits.send_timeout_s, limits.keepalive_timeout_s
     while True:
-        await asyncio.sleep(
-            min(limits.header_timeout_s, limits.body_timeout_s, limits.send_timeout_s, limits.keepalive_timeout_s)
-            / SWEEPS_PER_LIMIT
-        )
+        await asyncio.sleep(min(timeouts) / SWEEPS_PER_LIMIT)
         now = loop.time()
         for connection in list(connections):
             connection.check(now)

@@ -1,4 +1,4 @@
-"""Reads what a request brings: who sent it, headers, query and the body, within limits of size and time."""
+"""Reads a request: its tenant, headers, query and body, within limits of size."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
@@ -11,28 +11,28 @@ from api.asgi.single_write import WHOLE_RESPONSE
 from api.asgi.tenant_budgets import BudgetShare
 from jobs.contract.errors import Refused
 
-MAX_CACHED_BYTES: Final = 256  # bytes of a header or a query that is kept once it has been read
+MAX_CACHED_BYTES: Final = 256  # longest header or query whose parsed value is cached, in bytes
 
 Text = TypeVar("Text", str, bytes)
 T = TypeVar("T")
 
 
 def cache_short(entries: int) -> Callable[[Callable[[Text], T]], Callable[[Text], T]]:
-    """Keep what a function makes of what callers send: so many entries at most, and only of short texts."""
+    """Cache a parser of headers or queries: at most `entries` values, only of short texts."""
 
     def decorate(read: Callable[[Text], T]) -> Callable[[Text], T]:
-        kept = lru_cache(entries)(read)
+        cached = lru_cache(entries)(read)
 
-        def of(text: Text) -> T:
-            return kept(text) if len(text) <= MAX_CACHED_BYTES else read(text)
+        def read_cached(text: Text) -> T:
+            return cached(text) if len(text) <= MAX_CACHED_BYTES else read(text)
 
-        return of
+        return read_cached
 
     return decorate
 
 
 class Request:
-    """The parts of an HTTP request that our doors look at."""
+    """The parts of an HTTP request that the routes use."""
 
     def __init__(self, scope: Scope) -> None:
         self.path: str = scope["path"]
@@ -42,50 +42,49 @@ class Request:
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
 
     def header(self, name: bytes) -> str:
-        """Give a header's value, or an empty string."""
+        """Return the value of a header, or an empty string."""
         value = self._headers.get(name)
         return value.decode("latin-1") if value else ""
 
     @property
     def tenant(self) -> str:
-        """Give whose request it is, as the doorman found."""
+        """Return the tenant that access control found."""
         tenant: str = self._scope["caller"].tenant
         return tenant
 
     @property
     def evict(self) -> Callable[[], None] | None:
-        """Give what ends this request where others need its room; see api/asgi/protocol.py."""
+        """Return the function that ends this request to free memory, if any (api/asgi/protocol.py)."""
         evict: Callable[[], None] | None = self._scope.get("extensions", {}).get(WHOLE_RESPONSE, {}).get("evict")
         return evict
 
     @property
     def content_type(self) -> str:
-        """Give the media type without its parameters, in lower case."""
+        """Return the media type without parameters, in lower case."""
         return _media_type(self._headers.get(b"content-type", b""))
 
     @property
     def content_length(self) -> int:
-        """Give the bytes that the body is declared to have; 0 where nothing readable is declared."""
+        """Return the declared size of the body in bytes; 0 if it is missing or invalid."""
         declared = self._headers.get(b"content-length", b"").lstrip(b"0")
-        return int(declared[:20]) if declared.isdigit() else 0  # int() refuses texts of some thousand digits
+        return int(declared[:20]) if declared.isdigit() else 0  # int() rejects thousands of digits
 
     def query(self, *allowed: str) -> dict[str, str]:
-        """Give the query's fields; raises Refused for one that is not allowed here, or is given twice."""
+        """Return the fields of the query; raises Refused for an unknown or repeated field."""
         return read_query(self.query_string, allowed)
 
     @property
     def declared_bytes(self) -> int:
-        """Give the Content-Length; 0 where there is none. The connection let no other value through."""
+        """Return the Content-Length, or 0 without one. The protocol has refused invalid values."""
         declared = self._headers.get(b"content-length")
         return int(declared) if declared else 0
 
     async def body(self, receive: Receive, share: BudgetShare, limit_bytes: int) -> bytes:
-        """Receive the body; raises Refused where it is too large, QueueFull where too many are held.
+        """Return the decompressed body; raises Refused if it is too large, QueueFull if the budget is used up.
 
-        Both count the unpacked body. One that takes too long is the connection's own concern
-        (api/asgi/protocol.py): no timer for each request.
+        The connection enforces the timeout (api/asgi/protocol.py).
         """
-        receive = self.unpacking(receive)
+        receive = self.decompress(receive)
         size_bytes = self.declared_bytes
         if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
@@ -94,8 +93,8 @@ class Request:
         share.keep()
         return body
 
-    def unpacking(self, receive: Receive) -> Receive:
-        """Give a `receive` of the body as it was before it was packed; raises Refused for a packing not known here."""
+    def decompress(self, receive: Receive) -> Receive:
+        """Return a `receive` that yields the decompressed body; raises Refused for an unknown Content-Encoding."""
         encoding = self._headers.get(b"content-encoding")
         if not encoding:
             return receive
@@ -103,7 +102,7 @@ class Request:
         if name in ENCODINGS:
             return GzipReceiver(receive)
         if name != "identity":
-            message = f"a body packed by {name[:80]!r} is not unpacked here: send it packed by gzip, or as it is"
+            message = f"Content-Encoding {name[:80]!r} is not supported: send gzip or identity"
             raise Refused("unsupported_media_type", message, allowed=["gzip", "identity"])
         return receive
 
@@ -114,18 +113,18 @@ def _media_type(header: bytes) -> str:
 
 
 def read_query(text: bytes, allowed: Collection[str]) -> dict[str, str]:
-    """Read a query's fields; raises Refused for one that is not allowed here, or is given twice."""
+    """Parse a query string; raises Refused if it is malformed, or a field is unknown or repeated."""
     if not text:
         return {}
     try:
         pairs = parse_qsl(text.decode(), keep_blank_values=True, max_num_fields=64)
     except ValueError as error:
-        raise Refused("malformed_request", f"the query can not be read: {error}") from error
+        raise Refused("malformed_request", f"the query is malformed: {error}") from error
     if unknown := [name for name, _ in pairs if name not in allowed]:
         message = f"unknown query field {unknown[0][:80]!r}"
         raise Refused("invalid_request", message, allowed=list(allowed))
     if len(dict(pairs)) < len(pairs):
-        raise Refused("invalid_request", "a query field is given twice")
+        raise Refused("invalid_request", "a query field appears twice")
     return dict(pairs)
 
 
@@ -134,7 +133,7 @@ async def _receive_all(receive: Receive, share: BudgetShare, limit_bytes: int) -
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused("malformed_request", "the caller hung up before the body was complete")
+            raise Refused("malformed_request", "the caller disconnected before the body was complete")
         chunk = message.get("body", b"")
         share.grow(len(chunk))
         if share.size > limit_bytes:
@@ -145,4 +144,6 @@ async def _receive_all(receive: Receive, share: BudgetShare, limit_bytes: int) -
 
 
 def _too_large(limit_bytes: int) -> Refused:
-    return Refused("body_too_large", f"a request body may have {limit_bytes} bytes", limit_bytes=limit_bytes)
+    return Refused(
+        "body_too_large", f"the request body is larger than the limit of {limit_bytes} bytes", limit_bytes=limit_bytes
+    )

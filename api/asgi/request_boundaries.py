@@ -1,29 +1,28 @@
 """Splits received bytes at possible HTTP request ends, because httptools cannot pause between pipelined requests.
 
-llhttp parses everything it is given, and httptools cannot pause it: 256 KiB may hold 10,000 requests. So it is given
-bytes in pieces that end where a request may end. llhttp alone decides where a request does end; a cut too many only
-costs a call.
+One read of 256 KiB may hold 10,000 requests, which httptools would parse all at once. So the parser gets pieces that
+end where a request may end. llhttp still decides where a request does end, so an extra cut only costs a call.
 """
 
 from typing import Final
 
-BOUNDARY: Final = b"\n\r\n"  # ends every head and every chunked body: llhttp refuses a line that ends without CR
+BOUNDARY: Final = b"\n\r\n"  # ends every head and every chunked body, because llhttp refuses lines without CR
 _OVERLAP: Final = len(BOUNDARY) - 1
 
 
 class RequestSplitter:
-    """The bytes of one connection, in order."""
+    """Finds possible request ends in the byte stream of one connection."""
 
     def __init__(self) -> None:
-        self._body_bytes = 0  # of a declared length that are yet to come
-        self._tail = b""  # the last bytes of a piece that has not come to an END, where one may have begun
+        self._body_bytes = 0  # bytes of a declared body that have not arrived
+        self._tail = b""  # the last bytes of a piece without a boundary, where one may have begun
 
     def expect_body(self, size_bytes: int) -> None:
-        """Take in a request's Content-Length, once its head has been parsed."""
+        """Set the Content-Length of a request whose head has been parsed."""
         self._body_bytes = size_bytes
 
     def next_boundary(self, data: bytes, start: int) -> int:
-        """Give the end of the piece that begins at `start` of what came; it is parsed next, so it is taken as gone."""
+        """Return the end of the piece of `data` that begins at `start`, and count the piece as parsed."""
         size = len(data)
         if self._body_bytes:
             end = min(size, start + self._body_bytes)

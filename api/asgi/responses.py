@@ -1,4 +1,4 @@
-"""What goes out over ASGI: JSON, and errors in the form that a prefix has. Here alone an error becomes an answer."""
+"""Builds and sends responses over ASGI: JSON, and errors in the format that each path prefix uses."""
 
 import logging
 import math
@@ -19,8 +19,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-RETRY_AFTER_HEADER: Header = (b"retry-after", b"1")  # until a job is looked at again
-# No answer is a page, a script or a picture of another site's page, whatever a browser makes of its bytes.
+INTERNAL_ERROR: Final = "unexpected error in the gateway; its log has the details"
+RETRY_AFTER_HEADER: Header = (b"retry-after", b"1")  # seconds until the caller should read the job again
+# A browser must not use a response as a page, a script or an image of another site.
 SECURITY_HEADERS: Final[Sequence[Header]] = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -30,7 +31,7 @@ SECURITY_HEADERS: Final[Sequence[Header]] = (
 
 
 class HttpResponse(NamedTuple):
-    """A whole response."""
+    """A complete response: status, body and headers."""
 
     status: int
     body: bytes
@@ -38,12 +39,12 @@ class HttpResponse(NamedTuple):
     content_type: bytes = b"application/json"
 
     def all_headers(self) -> list[Header]:
-        """List its headers, those that every answer has among them."""
+        """Return all headers, including those that every response has."""
         length = b"%d" % len(self.body)
         return [(b"content-type", self.content_type), (b"content-length", length), *SECURITY_HEADERS, *self.headers]
 
     async def send(self, scope: Scope, send: Send) -> None:
-        """Send it over ASGI; as one message where the server takes it so (api/asgi/single_write.py)."""
+        """Send the response over ASGI, as one message if the server supports it (api/asgi/single_write.py)."""
         headers = self.all_headers()
         if WHOLE_RESPONSE in scope.get("extensions", ()):
             await send({"type": WHOLE_RESPONSE, "status": self.status, "headers": headers, "body": self.body})
@@ -53,14 +54,14 @@ class HttpResponse(NamedTuple):
 
 
 def submit_response(body: bytes, headers: Sequence[Header], *, is_final: bool) -> HttpResponse:
-    """Answer a submit: 200 where the caller waited until all is final, else 202 and when to ask."""
+    """Return the response to a submit: 200 if all jobs are final, else 202 with Retry-After."""
     return HttpResponse(200, body, headers) if is_final else HttpResponse(202, body, (*headers, RETRY_AFTER_HEADER))
 
 
 def error_response(error: JitneyError, path: str, headers: Sequence[Header] = (), **more: Any) -> HttpResponse:
-    """Turn an error into an answer: problem+json, or whatever the clients of a prefix expect (`_BODIES`).
+    """Return the response for an error, in the format of the path's prefix (`_ERROR_FORMATS`, else problem+json).
 
-    `more`: fields beside those of the error.
+    `more` holds fields to add to those of the error.
     """
     details = {**error.details, **more}
     retry_after_s = details.pop("retry_after_s", None)
@@ -68,10 +69,8 @@ def error_response(error: JitneyError, path: str, headers: Sequence[Header] = ()
         headers = (*headers, (b"www-authenticate", b'Bearer realm="jitney"'))
     if retry_after_s is not None:
         headers = (*headers, (b"retry-after", b"%d" % math.ceil(retry_after_s)))
-    write = next(
-        (write for prefix, write in _ERROR_FORMATS if path == prefix or path.startswith(f"{prefix}/")), _problem_json
-    )
-    return write(error, details, headers)
+    formats = (build for prefix, build in _ERROR_FORMATS if path == prefix or path.startswith(f"{prefix}/"))
+    return next(formats, _problem_json)(error, details, headers)
 
 
 def _problem_json(
@@ -90,40 +89,39 @@ def _problem_json(
 
 
 def _predict_error(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> HttpResponse:
-    """Say `"success": false` too, as the tutorial's contract has it."""
+    """Add `"success": false`, as in the Flask tutorial."""
     return _problem_json(error, details, headers, success=False)
 
 
 def _openai_error(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> HttpResponse:
-    """Write OpenAI's body; and tell its clients, who try again at some statuses, where that is no use."""
+    """Build OpenAI's error body. `x-should-retry` tells its clients whether to retry."""
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     fields = {"message": error.message, "type": kind, "param": None, "code": error.code, **details}
-    again = b"true" if isinstance(error, RetryLater) else b"false"
-    return HttpResponse(error.status, orjson.dumps({"error": fields}), (*headers, (b"x-should-retry", again)))
+    retry = b"true" if isinstance(error, RetryLater) else b"false"
+    return HttpResponse(error.status, orjson.dumps({"error": fields}), (*headers, (b"x-should-retry", retry)))
 
 
-# The form of an error follows the path's prefix.
 _ERROR_FORMATS: Final = (("/predict", _predict_error), ("/v1/files", _openai_error), ("/v1/batches", _openai_error))
 
 
 def with_headers(send: Send, headers: Sequence[Header]) -> Send:
-    """Give a `send` that puts these headers into an answer of whatever door."""
+    """Return a `send` that adds these headers to any response."""
 
-    async def with_them(message: MutableMapping[str, Any]) -> None:
+    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
         if message["type"] in ("http.response.start", WHOLE_RESPONSE):
             message["headers"] = [*message["headers"], *headers]
         await send(message)
 
-    return with_them
+    return send_with_headers
 
 
-async def catch_errors(answer: Awaitable[HttpResponse], path: str) -> HttpResponse:
-    """Await an answer; whatever is raised becomes one."""
+async def catch_errors(response: Awaitable[HttpResponse], path: str) -> HttpResponse:
+    """Await a response; turn any exception into an error response."""
     try:
-        return await answer
+        return await response
     except JitneyError as error:
         return error_response(error, path)
     except Exception:
-        log.exception("a fault while answering %s", path)
-        return error_response(JitneyError("internal_error", "a fault of ours; it is in the gateway's log"), path)
+        log.exception("unexpected error while handling %s", path)
+        return error_response(JitneyError("internal_error", INTERNAL_ERROR), path)

@@ -1,11 +1,11 @@
-"""One request and its answer over uvicorn, where most is small: a body that is there already, an answer that is whole.
+"""uvicorn's request and response cycle, extended to send a complete response as one ASGI message and one write.
 
-An answer of ours leaves as one ASGI message and in one write. That is an extension, `jitney.answer`: in uvicorn's own
-two messages each name and value of a head is looked through by a pattern, which costs more than writing the answer.
+The ASGI extension is `jitney.answer`. It avoids uvicorn's check of each header by a pattern, which costs more than the
+write.
 
-An answer that leaves before its request has come to its end says `connection: close`: the rest is not read.
+A response that is sent before its request was received closes the connection (`connection: close`).
 
-HEAD is GET for the app. Of the answer the head is sent, with the Content-Length that GET would have.
+The app receives HEAD as GET. Only the head is sent, with the Content-Length that GET would have.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ WHOLE_RESPONSE: Final = "jitney.answer"
 
 
 class SingleWriteCycle(RequestResponseCycle):
-    """See above; whatever comes in parts goes uvicorn's way."""
+    """A cycle that supports `jitney.answer`. Responses in parts are sent by uvicorn."""
 
-    transport: Any  # api/asgi/protocol.py's, which knows what is whole
+    transport: Any  # SingleWriteTransport
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._is_head = self.scope["method"] == "HEAD"
         if self._is_head:
             self.scope["method"] = "GET"
-        self._is_read = False  # whether the app has the whole body
-        self.is_answered_early = False  # answered before the request has come to its end
+        self._is_read = False  # the app has received the whole body
+        self.is_answered_early = False  # the response was sent before the request was received
 
     async def receive(self) -> Any:
         if self._is_read or self.more_body or self.disconnected or self.waiting_for_100_continue:
@@ -58,7 +58,7 @@ class SingleWriteCycle(RequestResponseCycle):
         self.on_response()
 
     async def _send_part(self, message: Any) -> None:
-        """Send a part of an answer, as uvicorn does."""
+        """Send a part of a response through uvicorn."""
         if self.more_body and not self.response_started:
             self.is_answered_early = True
             message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
@@ -67,10 +67,10 @@ class SingleWriteCycle(RequestResponseCycle):
         elif not self.response_complete:
             await self._send_head(message)
         if self.is_answered_early:
-            self.keep_alive = True  # the protocol ends the connection: closed at once the answer could get lost
+            self.keep_alive = True  # the protocol closes the connection later, so that the response is not lost
 
     async def _send_head(self, message: Any) -> None:
-        """Send the head of an answer that comes in parts, and end: a stream's parts may have no end."""
+        """Send the head of a response in parts, and complete the response: a stream may never end."""
         await super().send(message)
         if self.disconnected:
             return
@@ -83,7 +83,7 @@ class SingleWriteCycle(RequestResponseCycle):
 
 
 def encode_head(status: int, headers: Sequence[tuple[bytes, bytes]], *, closes: bool) -> bytes:
-    """Write the head of an answer; raises ValueError where a name or a value would break out of its line."""
+    """Return the encoded head of a response; raises ValueError if a header contains a line break."""
     lines = [STATUS_LINE[status]]
     for name, value in headers:
         lines += (name, b": ", value, b"\r\n")
@@ -91,6 +91,6 @@ def encode_head(status: int, headers: Sequence[tuple[bytes, bytes]], *, closes: 
     written = b"".join(lines)
     ends = len(headers) + 2 + closes
     if written.count(b"\n") != ends or written.count(b"\r") != ends:
-        message = f"a header field has more than one line: {headers!r}"
+        message = f"a header field contains a line break: {headers!r}"
         raise ValueError(message)
     return written

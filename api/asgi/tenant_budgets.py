@@ -1,9 +1,9 @@
-"""Budgets of one gateway process that its tenants share: bytes of request bodies, requests under way, jobs waited for.
+"""Shares a budget of a gateway process (bytes of bodies, requests, awaited jobs) fairly between tenants.
 
-A tenant may hold at most `FACTOR` times what is free after it took its part (the dynamic threshold by which network
-switches share a packet buffer). So a tenant that is alone can use four fifths of a budget, and the next finds room.
-Where several have left too little, a tenant that would hold no more than an equal part gets its room nevertheless:
-requests of the tenant that holds most are ended, those first that have stood still longest.
+A tenant may hold at most `THRESHOLD_FACTOR` times what remains free (the dynamic threshold by which network switches
+share a packet buffer). One tenant alone can thus use four fifths of a budget, and the next one finds room. A tenant
+with no more than an equal part is always served: if too little is free, requests of the largest tenant are evicted,
+those first that have not grown for longest.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,25 @@ RETRY_AFTER_S: Final = 1
 
 
 class TenantBudget:
-    """One budget."""
+    """A limit on an amount that all tenants hold together."""
 
     def __init__(self, limit: int, what: str, refuse: Callable[[str], RetryLater], largest: int = 0) -> None:
-        """`what` names the unit in messages. A tenant that is alone may always hold `largest`, within the limit."""
+        """Create a budget. `what` names the unit in messages; a tenant alone may always hold `largest`."""
         self._limit, self._largest = limit, min(largest, limit)
         self._what, self._refuse = what, refuse
-        self._held: dict[str, int] = {}  # by tenant; those that hold nothing are not in it
-        self._shares: dict[
-            str, dict[BudgetShare, None]
-        ] = {}  # those that can be ended, by tenant: longest unchanged first
+        self._held: dict[str, int] = {}  # amount by tenant; zero is left out
+        self._evictable_shares: dict[str, dict[BudgetShare, None]] = {}  # by tenant, longest unchanged first
         self.used = 0
 
     def hold(self, tenant: str, evict: Callable[[], None] | None = None) -> "BudgetShare":
-        """Begin to hold something that grows; use it in a `with`, which gives it back at the end.
+        """Return an empty share of the budget. Use it in a `with` statement, which releases it at the end.
 
-        `evict` ends the request that holds it, where others need the room; None: it cannot be ended.
+        `evict` ends the request that holds the share. Without it, the share cannot be evicted.
         """
         return BudgetShare(self, tenant, evict)
 
     def check(self, tenant: str, amount: int) -> None:
-        """Raise what `refuse` makes of a message where a tenant may not hold so much more."""
+        """Raise the error from `refuse` if a tenant may not take `amount` more."""
         held = self._held.get(tenant, 0)
         if held + amount <= THRESHOLD_FACTOR * (self._limit - self.used - amount):
             return
@@ -45,11 +43,11 @@ class TenantBudget:
         if self._is_equal_part(held + amount, tenant) and amount <= self._limit - self.used + self._evictable(tenant):
             return
         others = self.used - held
-        message = f"this gateway holds {held} {self._what} of yours and {others} of others, and may hold {self._limit}"
-        raise self._refuse(f"{message}; a part of that is kept free for other tenants: send it again later")
+        message = f"this gateway holds {held} {self._what} of this tenant and {others} of others, at most {self._limit}"
+        raise self._refuse(f"{message}; a part is reserved for other tenants: send the request again later")
 
     def take(self, share: "BudgetShare", amount: int) -> None:
-        """Count more for a share; raises as `check` does."""
+        """Add an amount to a share, evicting others if needed; raises as `check` does."""
         tenant = share.tenant
         self.check(tenant, amount)
         while self.used + amount > self._limit:
@@ -57,12 +55,12 @@ class TenantBudget:
         self._held[tenant] = self._held.get(tenant, 0) + amount
         self.used += amount
         if share.evict is not None:
-            own = self._shares.setdefault(tenant, {})
+            own = self._evictable_shares.setdefault(tenant, {})
             own.pop(share, None)
             own[share] = None
 
     def give_back(self, share: "BudgetShare", amount: int) -> None:
-        """Count off what was taken."""
+        """Return an amount of a share to the budget."""
         tenant = share.tenant
         left = self._held.get(tenant, 0) - amount
         if left:
@@ -72,44 +70,45 @@ class TenantBudget:
         self.used -= amount
 
     def keep(self, share: "BudgetShare") -> None:
-        """Do not end a share's request any more."""
-        own = self._shares.get(share.tenant)
+        """Make a share not evictable."""
+        own = self._evictable_shares.get(share.tenant)
         if own is not None:
             own.pop(share, None)
             if not own:
-                del self._shares[share.tenant]
+                del self._evictable_shares[share.tenant]
 
     def _is_equal_part(self, amount: int, tenant: str) -> bool:
-        """Whether so much is no more than each tenant would have, with one more beside them."""
+        """Return whether an amount is at most an equal part, with room for one more tenant."""
         tenants = len(self._held) + (tenant not in self._held)
         return amount * (tenants + 1) <= self._limit
 
     def _evictable(self, tenant: str) -> int:
-        """Count what other tenants hold that hold more than an equal part, and can be ended."""
-        return sum(self._held[other] for other in self._shares if not self._is_equal_part(self._held[other], tenant))
+        """Return the amount held by other tenants that can be evicted and hold more than an equal part."""
+        held = (self._held[other] for other in self._evictable_shares)
+        return sum(amount for amount in held if not self._is_equal_part(amount, tenant))
 
     def _evict(self, tenant: str) -> None:
-        """End a request of the tenant that holds most; raises where none of its can be ended."""
-        lost = self._refuse(f"other tenants need the room of these {self._what}: send it again later")
-        most = max(self._held, key=lambda other: self._held[other])
-        share = next(iter(self._shares.get(most, ())), None)
-        if share is None or most == tenant:
-            raise lost
+        """Evict a request of the tenant that holds most; raises if none of them is evictable."""
+        error = self._refuse(f"other tenants need these {self._what}: send the request again later")
+        largest = max(self._held, key=lambda other: self._held[other])
+        share = next(iter(self._evictable_shares.get(largest, ())), None)
+        if share is None or largest == tenant:
+            raise error
         evict = share.evict
-        share.give_up(lost)
+        share.revoke(error)
         if evict is not None:
             evict()
 
 
 class BudgetShare:
-    """What one request holds of a budget."""
+    """The part of a budget that one request holds."""
 
-    __slots__ = ("_lost", "_shares", "evict", "size", "tenant")
+    __slots__ = ("_budget", "_revoked", "evict", "size", "tenant")
 
-    def __init__(self, shares: TenantBudget, tenant: str, evict: Callable[[], None] | None) -> None:
-        self._shares, self.tenant, self.evict = shares, tenant, evict
+    def __init__(self, budget: TenantBudget, tenant: str, evict: Callable[[], None] | None) -> None:
+        self._budget, self.tenant, self.evict = budget, tenant, evict
         self.size = 0
-        self._lost: RetryLater | None = None
+        self._revoked: RetryLater | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -118,35 +117,35 @@ class BudgetShare:
         self.resize(0)
 
     def expect(self, amount: int) -> None:
-        """Raise where there would be no room for so much."""
-        self._shares.check(self.tenant, amount)
+        """Raise if the budget has no room for `amount`."""
+        self._budget.check(self.tenant, amount)
 
     def grow(self, amount: int) -> None:
-        """Take so much more; raises as `Shares.check` does, and where this was ended for the sake of others."""
-        if self._lost is not None:
-            raise self._lost
+        """Take `amount` more; raises as `TenantBudget.check` does, and if this share was evicted."""
+        if self._revoked is not None:
+            raise self._revoked
         if not amount:
             return
-        self._shares.take(self, amount)
+        self._budget.take(self, amount)
         self.size += amount
 
     def resize(self, size: int) -> None:
-        """Hold so much from now on; raises as `grow` does where that is more than before."""
+        """Change the size of the share; raises as `grow` does if it grows."""
         if size > self.size:
             self.grow(size - self.size)
         elif size < self.size:
-            self._shares.give_back(self, self.size - size)
+            self._budget.give_back(self, self.size - size)
             self.size = size
             if not size:
                 self.keep()
 
     def keep(self) -> None:
-        """Do not end this request for the sake of others any more: what it asks for is being done."""
+        """Make this share not evictable, because its request is being processed."""
         if self.evict is not None:
             self.evict = None
-            self._shares.keep(self)
+            self._budget.keep(self)
 
-    def give_up(self, error: RetryLater) -> None:
-        """Hold nothing any more; to grow raises the error."""
-        self._lost = error
+    def revoke(self, error: RetryLater) -> None:
+        """Release the share and make later calls of `grow` raise the error."""
+        self._revoked = error
         self.resize(0)

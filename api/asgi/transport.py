@@ -1,7 +1,7 @@
-"""Wraps the asyncio transport: joins the writes of one loop turn, and pauses reading while bytes are held back.
+"""Wraps the asyncio transport: joins the writes of one loop iteration, and pauses reading while bytes are held back.
 
-Head and body in two writes would be two calls to the system, which with the caller's extra wake-up cost more than all
-that a gateway itself does for a small job.
+Two writes for head and body would mean two system calls and an extra wake-up of the caller, which cost more than all
+other work of a gateway for a small job.
 """
 
 import asyncio
@@ -12,37 +12,37 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class SingleWriteTransport:
-    """A transport that sends what was written in one turn of the event loop together; all else passes straight on."""
+    """A transport that joins the writes of one event loop iteration, and delegates everything else."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport, self._loop = transport, asyncio.get_running_loop()
         self._parts: list[bytes] = []
-        # Asked for every request, so not through __getattr__.
+        # Called for every request, so not through __getattr__.
         self.is_closing, self.get_write_buffer_size = transport.is_closing, transport.get_write_buffer_size
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send it with what else is written in this turn."""
+        """Send data together with the other writes of this loop iteration."""
         if not self._parts:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
 
-    def write_and_flush(self, answer: bytes) -> None:
-        """Send it at once: nothing follows that belongs to it."""
-        self._parts.append(answer)
+    def write_and_flush(self, data: bytes) -> None:
+        """Send data at once, together with earlier writes."""
+        self._parts.append(data)
         self._flush()
 
     def write_eof(self) -> None:
-        """Say, once everything is sent, that nothing more will be."""
+        """Close the write side once all data is sent."""
         self._flush()
         if not self._transport.is_closing():
-            with suppress(OSError):  # the other side is gone already
+            with suppress(OSError):  # the peer is gone already
                 self._transport.write_eof()
 
     def close(self) -> None:
-        """Close once everything is sent."""
+        """Close the connection once all data is sent."""
         self._flush()
         self._transport.close()
 
@@ -53,11 +53,11 @@ class SingleWriteTransport:
 
 
 class HoldingFlowControl(FlowControl):
-    """uvicorn's flow control, which does not read on while bytes of a next request are held back."""
+    """uvicorn's flow control, which does not resume reading while bytes of the next request are held back."""
 
     is_held = False
 
     def resume_reading(self) -> None:
-        """Read on, unless bytes are held back."""
+        """Resume reading unless bytes are held back."""
         if not self.is_held:
             super().resume_reading()

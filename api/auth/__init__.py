@@ -1,1 +1,1 @@
-"""Who calls, what that caller may do, and how often."""
+"""Authentication, access control and rate limits of HTTP requests."""

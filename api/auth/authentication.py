@@ -1,4 +1,4 @@
-"""Who calls: finds the tenant behind a request's API key among all keys, which are kept here, so that it costs nothing.
+"""Authenticates requests: maps an API key to its tenant and role, from a cached copy of all keys.
 
 A revoked key stops working when the invalidation arrives, or at the next refresh (`JITNEY_API_KEY_REFRESH_S`).
 """
@@ -18,14 +18,14 @@ from jobs.tenants.api_keys import ApiKey
 log = logging.getLogger("jitney.api")
 
 AnonymousAccess = Literal["loopback", "anyone", "nobody"]
-DEFAULT_TENANT: Final = "default"  # whose jobs those are that come without a key
-AUTH_SCHEMES: Final = ("bearer", "key", "token")  # Authorization, as the clients of several services send it
+DEFAULT_TENANT: Final = "default"  # owns the jobs that are sent without a key
+AUTH_SCHEMES: Final = ("bearer", "key", "token")  # schemes of the Authorization header that common clients send
 KEY_HEADERS: Final = (b"x-api-key", b"api-key")
 _NO_DIGEST: Final = api_keys.hash_key("")
 
 
 class Caller(NamedTuple):
-    """Whoever sent a request: a tenant, and whether it may ask about others. `key_id` is empty without a key."""
+    """The sender of a request. An admin may read other tenants' data; `key_id` is empty without a key."""
 
     tenant: str
     is_admin: bool
@@ -36,35 +36,35 @@ ANONYMOUS: Final = Caller(DEFAULT_TENANT, is_admin=True)
 
 
 class Authenticator(PeriodicRefresh):
-    """All keys, as of the last look."""
+    """Caches all API keys, and finds the caller of a request."""
 
-    def __init__(self, connection: RedisClient, open_to: AnonymousAccess, *, on_loopback: bool) -> None:
-        super().__init__(log, "look at the API keys")
+    def __init__(self, connection: RedisClient, anonymous_access: AnonymousAccess, *, on_loopback: bool) -> None:
+        super().__init__(log, "read the API keys")
         self._connection = connection
-        self._allows_anonymous = open_to == "anyone" or (open_to == "loopback" and on_loopback)
+        self._allows_anonymous = anonymous_access == "anyone" or (anonymous_access == "loopback" and on_loopback)
         self._on_loopback = on_loopback
-        self._checks_host = open_to == "loopback"
-        self._keys: dict[str, ApiKey] | None = None  # None: not looked yet
+        self._checks_host = anonymous_access == "loopback"
+        self._keys: dict[str, ApiKey] | None = None  # None: not read yet
         self._had_keys = False
 
     @property
     def mode(self) -> str:
-        """Say in words who may call."""
+        """Describe who may call, for the log."""
         if self._keys is None:
-            return "the queue can not be reached, so nobody may call yet"
+            return "the API keys are not known yet: cannot reach the queue's server, all requests are refused"
         if self._is_open:
-            return "there are no API keys: whoever reaches this port may do everything (`jitney keys create` makes one)"
+            return "there are no API keys: anyone who can reach this port has full access (see `jitney keys create`)"
         if not self._keys:
-            return "there are no API keys and OPEN does not let others in: nobody may call before `jitney keys create`"
+            return "there are no API keys, and JITNEY_ALLOW_ANONYMOUS refuses other callers: run `jitney keys create`"
         return "callers need an API key"
 
     @property
     def _is_open(self) -> bool:
-        # Keys that are gone all at once may be a queue that lost its data: that opens no door.
+        # If all keys vanish, Redis may have lost its data. Access then stays closed.
         return self._keys is not None and not self._keys and not self._had_keys and self._allows_anonymous
 
     async def refresh(self) -> None:
-        """Look once."""
+        """Read all keys, and log a change of who may call; raises StoreUnavailable."""
         before = self.mode
         self._keys = await api_keys.read_keys(self._connection)
         self._had_keys = self._had_keys or bool(self._keys)
@@ -72,50 +72,50 @@ class Authenticator(PeriodicRefresh):
             (log.warning if self._is_open and not self._on_loopback else log.info)("%s", self.mode)
 
     def find(self, request: Request) -> Caller:
-        """Give who sent a request; raises Refused, and StoreUnavailable where no look at the keys was possible yet."""
+        """Return the sender of a request; raises Refused, or StoreUnavailable if the keys could not be read yet."""
         if self._keys is None:
-            raise StoreUnavailable("who may call is not known yet: the queue can not be reached", retry_after_s=1)
+            raise StoreUnavailable("the API keys are not known yet: cannot reach the queue's server", retry_after_s=1)
         if self._is_open:
             self._check_site(request)
             return ANONYMOUS
-        text = _read_key(request)
-        if not text:
-            raise Refused("unauthorized", self._missing(request))
-        key = self._keys.get(api_keys.parse_key_id(text))
-        # Compared in constant time, and also where there is no such key.
-        if not hmac.compare_digest(api_keys.hash_key(text), key.digest if key else _NO_DIGEST) or key is None:
-            raise Refused("unauthorized", "this API key is not known; it may have been revoked")
+        secret = _read_key(request)
+        if not secret:
+            raise Refused("unauthorized", self._missing_key_message(request))
+        key = self._keys.get(api_keys.parse_key_id(secret))
+        # Compare in constant time, also if the key is unknown.
+        if not hmac.compare_digest(api_keys.hash_key(secret), key.digest if key else _NO_DIGEST) or key is None:
+            raise Refused("unauthorized", "unknown API key; it may have been revoked")
         return Caller(key.tenant, key.role == "admin", key.id)
 
     def is_known(self, caller: Caller) -> bool:
-        """Whether a caller that was let in still would be: long answers ask now and then."""
+        """Return whether an accepted caller would still be accepted, for responses that last long."""
         return caller.key_id in (self._keys or ()) if caller.key_id else self._is_open
 
-    def _missing(self, request: Request) -> str:
+    def _missing_key_message(self, request: Request) -> str:
         if not self._keys:
-            return "there is no API key yet, so nobody may call: make one with `jitney keys create`"
-        message = "this needs an API key: send it as `Authorization: Bearer jk_…`, or as X-API-Key"
-        return f"{message}; none is read from the query" if b"key" in request.query_string.lower() else message
+            return "all requests are refused while there are no API keys: make one with `jitney keys create`"
+        message = "the request has no API key: send it as `Authorization: Bearer jk_…` or as X-API-Key"
+        return f"{message}; a key in the query is ignored" if b"key" in request.query_string.lower() else message
 
     def _check_site(self, request: Request) -> None:
-        """Without keys a browser's every page could call: refuse what another site sends, or has renamed us to."""
+        """Refuse cross-site requests and DNS rebinding: without keys any page in a browser could call the service."""
         if request.header(b"sec-fetch-site") in ("cross-site", "same-site") and request.path != "/":
-            raise Refused("forbidden", "another site's page may not call a service that asks for no key")
+            raise Refused("forbidden", "cross-site requests are refused while the service needs no API key")
         if self._checks_host and not _is_local_host(request.header(b"host")):
-            message = "without API keys this service is reached by address or as localhost, not by another name"
-            raise Refused("forbidden", f"{message} (JITNEY_ALLOW_ANONYMOUS=anyone lifts this)")
+            message = "without API keys the Host header must be an IP address or localhost, not another name"
+            raise Refused("forbidden", f"{message} (JITNEY_ALLOW_ANONYMOUS=anyone allows any)")
 
 
 def _read_key(request: Request) -> str:
-    scheme, _, text = request.header(b"authorization").partition(" ")
-    if text and scheme.lower() in AUTH_SCHEMES:
-        return text.strip()
-    return next((text for name in KEY_HEADERS if (text := request.header(name))), "")
+    scheme, _, key = request.header(b"authorization").partition(" ")
+    if key and scheme.lower() in AUTH_SCHEMES:
+        return key.strip()
+    return next((key for name in KEY_HEADERS if (key := request.header(name))), "")
 
 
 @cache_short(64)
 def _is_local_host(host: str) -> bool:
-    """Whether a Host header is no name that somebody else's name server could point to us."""
+    """Return whether a Host header is an IP address or a local name, which no public DNS can point elsewhere."""
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
     if "." not in name or name.lower().endswith(".localhost"):
         return True

@@ -1,13 +1,13 @@
-"""Decides whether a tenant may send another request now: so many in a time, evenly given back. Owns no clock."""
+"""Limits the requests of each tenant with GCRA: a quota per window that refills evenly."""
 
 import math
 from typing import Final, NamedTuple
 
-PRUNE_THRESHOLD: Final = 1000  # tenants that are kept before it is looked who need not be
+PRUNE_THRESHOLD: Final = 1000  # tracked tenants above which those with a full quota are removed
 
 
 class RateLimitResult(NamedTuple):
-    """What is left after a request: `retry_after_s` until the next is taken, `reset_in_s` until all are there again."""
+    """The state after a request: `retry_after_s` until the next is allowed, `reset_in_s` until the quota is full."""
 
     is_allowed: bool
     quota: int
@@ -17,15 +17,15 @@ class RateLimitResult(NamedTuple):
 
 
 class RateLimiter:
-    """The requests of each tenant at this gateway, by the time at which it will have its whole quota again."""
+    """Stores per tenant the time at which its quota is full again. Callers pass the time in seconds."""
 
     def __init__(self, window_s: float) -> None:
         self.window_s = window_s
-        self._full_at: dict[str, float] = {}  # by tenant; those that have their whole quota are left out in the end
+        self._full_at: dict[str, float] = {}  # by tenant; full quotas are pruned
         self._prune_at = PRUNE_THRESHOLD
 
     def take(self, tenant: str, quota: int, now: float) -> RateLimitResult:
-        """Count a request, unless it is one too many; `now` in seconds."""
+        """Count a request if the quota allows it, at `now` in seconds."""
         emission_interval_s = self.window_s / quota
         full_at = max(self._full_at.get(tenant, now), now) + emission_interval_s
         late_s = full_at - now - self.window_s
@@ -46,6 +46,6 @@ class RateLimiter:
         )
 
     def _prune(self, now: float) -> None:
-        """Forget tenants that have their whole quota again: keys come and go, a gateway stays."""
+        """Remove tenants whose quota is full, so that the table does not grow without bound."""
         self._full_at = {tenant: full_at for tenant, full_at in self._full_at.items() if full_at > now}
         self._prune_at = 2 * len(self._full_at) + PRUNE_THRESHOLD

@@ -1,7 +1,7 @@
-"""Server-sent events: what happens to one job, or to all of a tenant's, as it happens; after a break from where it was.
+"""Produces server-sent event streams of one job's states or of all changes to a tenant's jobs, resumable by event id.
 
-A stream is told by notices that there is something to read, and reads at each heartbeat too: a lost notice costs time.
-An outage of the queue ends it; whoever reads it comes back.
+A stream reads from Redis when a notification arrives, and at each keepalive in case a notification was lost. An outage
+of Redis ends the stream. Its reader then reconnects.
 """
 
 import asyncio
@@ -24,56 +24,56 @@ from jobs.store.job_store import JobStore
 
 log = logging.getLogger("jitney.api")
 
-RETRY_FIELD: Final = b"retry: 1000\n\n"  # ms until a browser that was cut off comes back
+RETRY_FIELD: Final = b"retry: 1000\n\n"  # ms until a disconnected browser reconnects
 KEEPALIVE: Final = b": beat\n\n"
 LOST_EVENT: Final = (
-    b'event: lost\ndata: {"detail":"some events are kept no more; GET /v1/jobs lists how jobs stand"}\n\n'
+    b'event: lost\ndata: {"detail":"some events are no longer stored; GET /v1/jobs lists the current states"}\n\n'
 )
-LISTENER_TTL_S: Final = 15.0  # a gateway that falls silent is thought to listen for so long
+LISTENER_TTL_S: Final = 15.0  # a gateway that stops refreshing its listeners is dropped after this time
 RETRY_AFTER_S: Final = 5
 
 Stream = AsyncGenerator[bytes]
 
 
 class EventStreams(PeriodicRefresh):
-    """The streams of this gateway."""
+    """The event streams that this gateway process serves."""
 
-    def __init__(self, store: JobStore, gateway_id: str, heartbeat_s: float, most: int) -> None:
-        super().__init__(log, "learn who is listened to")
-        self._store, self._gateway, self._heartbeat_interval_s, self._most = store, gateway_id, heartbeat_s, most
+    def __init__(self, store: JobStore, gateway_id: str, keepalive_s: float, max_streams: int) -> None:
+        super().__init__(log, "refresh the listening tenants")
+        self._store, self._gateway, self._keepalive_s, self._max_streams = store, gateway_id, keepalive_s, max_streams
         self._jobs: dict[str, set[asyncio.Event]] = {}
         self._tenants: dict[str, set[asyncio.Event]] = {}
         self._open: dict[str, int] = {}  # streams by tenant
         self._closed = False
 
-    # ---- what is heard
+    # ---- notifications
 
-    def on_notification(self, notice: bytes) -> None:
-        """Hear that jobs stand anew."""
+    def on_notification(self, notification: bytes) -> None:
+        """Wake the streams of the jobs that changed."""
         if self._jobs:
-            with suppress(ValueError):  # it was complained about already
-                for job_id, _ in read_notification(notice):
+            with suppress(ValueError):  # JobWaiters logs it
+                for job_id, _ in read_notification(notification):
                     _wake(self._jobs.get(job_id, ()))
 
     def on_log_change(self, tenant: bytes) -> None:
-        """Hear that a tenant's log has grown."""
+        """Wake the streams of a tenant whose event log has grown."""
         _wake(self._tenants.get(tenant.decode(errors="replace"), ()))
 
     async def refresh(self) -> None:
-        """Tell and learn once."""
+        """Register the tenants that listen here and read those that listen anywhere. Raises StoreUnavailable."""
         self._store.listened = await events.register_listeners(self._store, [*self._tenants], LISTENER_TTL_S)
 
     def close(self) -> None:
-        """End all streams, now and from now on; their readers come back elsewhere, and go on where they were."""
+        """End all streams and refuse new ones. Their readers reconnect to another gateway and resume there."""
         self._closed = True
         for waiting in (self._jobs, self._tenants):
-            for some in waiting.values():
-                _wake(some)
+            for streams in waiting.values():
+                _wake(streams)
 
-    # ---- what is told
+    # ---- streams
 
     async def stream_job(self, caller: Caller, job_id: str, last: int, is_known: Callable[[Caller], bool]) -> Stream:
-        """Tell each state that a job came into since the `last`, and end with the final one."""
+        """Yield each state change of a job after the `last` one, and end after its final state."""
         with self._stream(caller.tenant, self._jobs, job_id) as changed, suppress(StoreUnavailable):
             yield RETRY_FIELD
             while not self._closed and is_known(caller):
@@ -81,7 +81,7 @@ class EventStreams(PeriodicRefresh):
                 job, changes = await events.follow_job(self._store, job_id, self._gateway)
                 if job is None:
                     return
-                with suppress(Refused):  # its output is kept no more
+                with suppress(Refused):  # its output has expired
                     job = await self._store.with_output(job)
                 for change in changes[last:]:
                     yield _encode_event(
@@ -94,7 +94,7 @@ class EventStreams(PeriodicRefresh):
                     yield KEEPALIVE
 
     async def stream_tenant(self, caller: Caller, position: str, is_known: Callable[[Caller], bool]) -> Stream:
-        """Tell each change of a tenant's jobs behind a place in its log; '': those from now on."""
+        """Yield each change of a tenant's jobs after a position in its event log; '' starts at the end of the log."""
         tenant = caller.tenant
         with self._stream(tenant, self._tenants, tenant) as changed, suppress(StoreUnavailable):
             await self.refresh()
@@ -113,30 +113,30 @@ class EventStreams(PeriodicRefresh):
                     yield KEEPALIVE
 
     @contextmanager
-    def _stream(self, tenant: str, where: dict[str, set[asyncio.Event]], key: str) -> Iterator[asyncio.Event]:
-        """Count a stream, and let it be woken."""
+    def _stream(self, tenant: str, waiting: dict[str, set[asyncio.Event]], key: str) -> Iterator[asyncio.Event]:
+        """Count an open stream and give the event that wakes it."""
         changed = asyncio.Event()
         self._open[tenant] = self._open.get(tenant, 0) + 1
-        where.setdefault(key, set()).add(changed)
+        waiting.setdefault(key, set()).add(changed)
         try:
             yield changed
         finally:
-            where[key].discard(changed)
-            if not where[key]:
-                del where[key]
+            waiting[key].discard(changed)
+            if not waiting[key]:
+                del waiting[key]
             self._open[tenant] -= 1
             if not self._open[tenant]:
                 del self._open[tenant]
 
     def check_stream_limit(self, tenant: str) -> None:
-        """Raise OverLimit where a tenant has as many streams open as it may."""
-        if self._open.get(tenant, 0) >= self._most:
-            message = f"{self._most} event streams of yours are open at this gateway, as many as may be"
-            raise OverLimit("rate_limited", message, limit=self._most, retry_after_s=RETRY_AFTER_S)
+        """Raise OverLimit if a tenant has reached its limit of open streams."""
+        if self._open.get(tenant, 0) >= self._max_streams:
+            message = f"this tenant has reached its limit of {self._max_streams} open event streams at this gateway"
+            raise OverLimit("rate_limited", message, limit=self._max_streams, retry_after_s=RETRY_AFTER_S)
 
     async def _next(self, changed: asyncio.Event) -> bool:
-        """Wait for a word; False where none came for a heartbeat."""
-        return await wait_for_event(changed, self._heartbeat_interval_s)
+        """Wait for a change; return False if none came before the next keepalive is due."""
+        return await wait_for_event(changed, self._keepalive_s)
 
 
 def _wake(streams: "set[asyncio.Event] | tuple[()]") -> None:
@@ -145,7 +145,7 @@ def _wake(streams: "set[asyncio.Event] | tuple[()]") -> None:
 
 
 def _view(job: Job, state: str, *, is_last: bool) -> dict[str, object]:
-    """Show the job as it stands now; of what it went through before, no more is kept than the state."""
+    """Return the full job for its latest change; only the state of earlier changes is stored."""
     return job_view(job) if is_last else {"id": job.id, "status": state}
 
 

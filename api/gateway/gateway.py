@@ -1,4 +1,4 @@
-"""What every door shares: the settings, the store, the models and the waiting requests of one gateway process."""
+"""Holds the state that all routes of a gateway process share, and runs its background loops."""
 
 import asyncio
 import logging
@@ -40,13 +40,13 @@ from jobs.webhooks import signing_secrets
 log = logging.getLogger("jitney.api")
 
 RETRY_S = 0.5
-MIN_COMPARE_INTERVAL_S = 1.0  # between two looks at what other processes are set to, at least
+MIN_COMPARE_INTERVAL_S = 1.0  # between two comparisons with the settings of other processes
 
-EX_CONFIG = 78  # the supervisor does not restart what a restart cannot mend
+EX_CONFIG = 78  # a supervisor should not restart after this exit code: the configuration is wrong
 
 
 class Gateway:
-    """One gateway process: its background loops, and what its doors do."""
+    """One gateway process: the settings, the job store, the catalog, the budgets and the background loops."""
 
     def __init__(
         self, settings: GatewaySettings, store: JobStore, bulk: BulkSettings, *, on_loopback: bool = True
@@ -59,19 +59,19 @@ class Gateway:
         self.waiting, self.submits = JobWaiters(store), SubmitCoalescer(store)
         self.events = EventStreams(store, self.id, settings.sse_keepalive_s, settings.max_streams)
         self.retry_after, self.watermark = RetryAfterEstimator(), MemoryWatermark(settings.memory_watermark)
-        self._share(settings)
+        self._create_budgets(settings)
         self.address_policy = settings.address_policy()
-        me = Process.this("gateway", self.id, settings, store.settings, bulk)
+        process = Process.this("gateway", self.id, settings, store.settings, bulk)
         self.agreement = SettingsAgreement(
-            store.connection, me, store.settings.shards, max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
+            store.connection, process, store.settings.shards, max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
         )
         self.limits = StoredLimits(store.connection, store.tenants)
-        self.is_draining = False  # told to stop: balancers shall send no more
-        self.exit_code = 0  # what the process exits with where it stops by itself, and at once
+        self.is_draining = False  # /readyz returns 503, so that load balancers send no more requests
+        self.exit_code = 0  # set when the gateway stops itself
         self._loops: list[asyncio.Task[Any]] = []
 
-    def _share(self, settings: GatewaySettings) -> None:
-        """Make the budgets that all tenants share."""
+    def _create_budgets(self, settings: GatewaySettings) -> None:
+        """Create the budgets that all tenants share."""
 
         def too_many(message: str) -> RetryLater:
             return OverLimit("rate_limited", message, retry_after_s=RETRY_AFTER_S)
@@ -79,24 +79,25 @@ class Gateway:
         def no_room(message: str) -> RetryLater:
             return QueueFull(message, limit_bytes=settings.max_buffered_body_bytes, retry_after_s=RETRY_AFTER_S)
 
-        most = settings.max_body_bytes
-        self.bodies = TenantBudget(settings.max_buffered_body_bytes, "bytes of request bodies", no_room, largest=most)
-        # Fewer than connections: a tenant is known only once its request has come over one.
+        self.bodies = TenantBudget(
+            settings.max_buffered_body_bytes, "bytes of request bodies", no_room, largest=settings.max_body_bytes
+        )
+        # Fewer than connections: the tenant of a connection is unknown until its first request arrives.
         self.requests = TenantBudget(
-            max(1, settings.max_connections * 9 // 10), "requests under way", too_many, largest=1
+            max(1, settings.max_connections * 9 // 10), "requests in progress", too_many, largest=1
         )
         self.awaited = TenantBudget(
-            settings.max_waiters, "jobs that requests wait for", too_many, largest=settings.max_jobs_per_request
+            settings.max_waiters, "awaited jobs", too_many, largest=settings.max_jobs_per_request
         )
 
     async def start(self) -> None:
-        """Start the loops; keys and models are looked at once before, so that the first request finds them."""
+        """Load the API keys and the models, if Redis answers, then start the background loops."""
         with suppress(StoreUnavailable):
             await self.refresh_models()
             await self.callers.refresh()
         channels = [keys.gateway_channel(self.id), keys.NEWS, keys.EVENTS]
-        listener = Subscriber(self.store.connection, channels, self._on_notice, self._on_connect)
-        self.run_in_background(listener.run())
+        subscriber = Subscriber(self.store.connection, channels, self._on_notification, self._on_connect)
+        self.run_in_background(subscriber.run())
         self.run_in_background(self.waiting.run(self.settings.wait_recheck_s))
         self.run_in_background(self.callers.run(self.settings.api_key_refresh_s))
         self.run_in_background(self.limits.run(self.settings.api_key_refresh_s))
@@ -116,26 +117,26 @@ class Gateway:
         self.run_in_background(heap_trim.run(self.settings.sweep_interval_s))
 
     async def stop(self) -> None:
-        """Stop the loops and let go of the store."""
+        """Stop the background loops and close the connection to Redis."""
         await cancel_all(self._loops)
         with suppress(StoreUnavailable):
             await self.agreement.withdraw()
         await self.store.connection.aclose()
 
     async def refresh_models(self) -> None:
-        """Look at the models once. Until SHARDS and tenants' limits are known, no model is: so no job is taken.
+        """Read the announced models; raises StoreUnavailable.
 
-        Raises StoreUnavailable.
+        JITNEY_SHARDS and the tenants' limits are checked first, because no job is accepted before models are known.
         """
         try:
             await self.agreement.check()
-        except ShardsMismatch as error:  # the loop that compares stops this process
+        except ShardsMismatch as error:  # `_compare_settings` stops this process
             raise StoreUnavailable(str(error)) from error
         await self.limits.check()
         await self.catalog.refresh()
 
     async def _compare_settings(self) -> None:
-        """Announce this process and compare it with the others, until cancelled; another SHARDS stops it."""
+        """Announce and compare the settings until cancelled. Stop the process if its JITNEY_SHARDS differs."""
         try:
             await self.agreement.run_until_mismatch()
         except ShardsMismatch as error:
@@ -144,7 +145,7 @@ class Gateway:
             signal.raise_signal(signal.SIGTERM)
 
     async def _refresh_models_periodically(self) -> None:
-        """Look at the models until cancelled, from when what comes before them is known."""
+        """Refresh the models periodically until cancelled."""
         while True:
             try:
                 await self.refresh_models()
@@ -154,19 +155,19 @@ class Gateway:
         await self.catalog.run(self.settings.model_refresh_s)
 
     def end_waits(self) -> None:
-        """Let everybody go who waits here or listens, with what is known."""
+        """Resolve all waiting requests and end all event streams; called on shutdown."""
         self.waiting.close()
         self.events.close()
 
     def reserve_body(self, request: Request, idempotency_key: str) -> BudgetShare:
-        """Begin to receive a body; raises QueueFull where no job would be taken, whatever it is."""
+        """Return the share of the body budget for a request; raises QueueFull if no new job is accepted at present."""
         refusal = self.watermark.refusal("interactive")
         if refusal is not None and not idempotency_key:
             raise refusal
         return self.bodies.hold(request.tenant, request.evict)
 
     async def wait(self, tenant: str, job_id: str, wait_s: float) -> Job:
-        """Read a job, waiting for its end for so long; raises Refused where it is not this tenant's."""
+        """Return a job once it is final or `wait_s` is over; raises Refused if it does not belong to the tenant."""
         future = self.waiting.expect(self._check_job_id(job_id))
         try:
             job = self._check_owner(tenant, job_id, await self.store.wait(job_id, self.id))
@@ -181,17 +182,17 @@ class Gateway:
         return await (self.read(tenant, job_id) if ended is None else self.store.with_output(ended))
 
     async def read(self, tenant: str, job_id: str) -> Job:
-        """Read a job as it stands; raises Refused where it is not this tenant's."""
+        """Return a job in its current state; raises Refused if it does not belong to the tenant."""
         (job,) = await self.store.read([self._check_job_id(job_id)])
         return await self.store.with_output(self._check_owner(tenant, job_id, job))
 
     async def cancel(self, tenant: str, job_id: str) -> Job:
-        """Cancel a job; raises Refused where it can not be."""
+        """Cancel a job; raises Refused if it is unknown or final."""
         await self.store.cancel(self._check_job_id(job_id), tenant)
         return await self.read(tenant, job_id)
 
     async def attach(self, tenant: str, job_id: str, webhook: Any) -> tuple[str, str]:
-        """Give a job a webhook, see `jobs.webhooks.signing_secrets.attach`; raises Refused where it can not have it."""
+        """Attach a webhook to a job, see `signing_secrets.attach_webhook`; raises Refused if it is invalid."""
         return await signing_secrets.attach_webhook(
             self.store, self._check_job_id(job_id), tenant, webhook_request.read_webhook(webhook, self.address_policy)
         )
@@ -207,13 +208,13 @@ class Gateway:
         return job
 
     async def _on_connect(self) -> None:
-        """Look for what was not heard."""
+        """Refresh all cached state: notifications may have been lost while disconnected."""
         self.callers.refresh_now()
         self.limits.refresh_now()
         self.events.refresh_now()
         await self.waiting.refresh_now()
 
-    def _on_notice(self, channel: str, data: bytes) -> None:
+    def _on_notification(self, channel: str, data: bytes) -> None:
         if channel == keys.NEWS:
             if data == api_keys.API_KEYS_CHANGED:
                 self.callers.refresh_now()
@@ -230,14 +231,14 @@ class Gateway:
             self.events.on_notification(data)
 
     def run_in_background(self, loop: Coroutine[Any, Any, Any]) -> None:
-        """Run a loop as long as the gateway; should it end, so does the process."""
+        """Run a loop until the gateway stops. If the loop ends by itself, the process stops."""
         task = asyncio.create_task(loop)
         task.add_done_callback(self._on_task_end)
         self._loops.append(task)
 
     def _on_task_end(self, task: asyncio.Task[Any]) -> None:
-        """Stop the whole process rather than go on without one of its loops: whoever supervises it starts another."""
+        """Stop the process if a loop has ended unexpectedly; its supervisor starts another."""
         if not task.cancelled():
-            log.critical("a loop of the gateway ended, which none should: stopping", exc_info=task.exception())
+            log.critical("a background loop ended unexpectedly: stopping the gateway", exc_info=task.exception())
             self.exit_code = self.exit_code or 1
             signal.raise_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Lets many requests wait for their jobs over one subscription: no polling, no blocked connection per request.
+"""Lets many requests wait for their jobs over one Redis subscription, without polling or a connection per request.
 
-A notice says that jobs became final; small ones ride along as they would be read, others are read from the store. A
-lost notice costs time, never an answer: whoever waits is looked at again on every reconnect and every few seconds.
+A notification lists jobs that became final and includes the small ones. Larger ones are read from the store. All
+awaited jobs are read again periodically and on each reconnect, so a lost notification delays a response and loses none.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from jobs.store.job_store import JobStore
 
 log = logging.getLogger("jitney.api")
 
-RECHECK_BATCH = 500  # jobs of one read when all are looked at: others have their turn between
+RECHECK_JOBS = 500  # jobs per read, so that other tasks run between two reads
 
-JobFuture = asyncio.Future[Job | None]  # None: nothing more is heard here
+JobFuture = asyncio.Future[Job | None]  # None: the wait ended before the job did
 
 
 class JobWaiters:
-    """The requests of this gateway that wait, by job id."""
+    """The waiting requests of this gateway, by job id."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._waiters: dict[str, list[JobFuture]] = {}
-        self._confirmed: set[str] = set()  # the ids among them that the store has, or had
+        self._confirmed: set[str] = set()  # awaited ids that the store is known to have accepted
         self._reads: set[asyncio.Task[None]] = set()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def expect(self, job_id: str) -> JobFuture:
-        """Begin to wait; before the job is submitted, so that no notice is missed."""
+        """Start to wait for a job. Call it before the job is submitted, so that no notification is missed."""
         future: JobFuture = self._running_loop().create_future()
         if self._closed:
             future.set_result(None)
@@ -41,12 +41,12 @@ class JobWaiters:
         return future
 
     def confirm(self, job_id: str) -> None:
-        """Note that the store has this job: should it be gone later, its end is not waited for."""
+        """Note that the store has this job. If it is missing later, its waiters are resolved."""
         if job_id in self._waiters:
             self._confirmed.add(job_id)
 
     async def wait_until_final(self, job_id: str, future: JobFuture, timeout_s: float) -> Job | None:
-        """Give the job once it is final; None where the wait runs out, or this gateway is about to stop."""
+        """Return the job once it is final, or None after `timeout_s` or when this gateway stops."""
         timer = self._running_loop().call_later(timeout_s, end_waits, future)
         try:
             return await future
@@ -55,9 +55,9 @@ class JobWaiters:
             self.forget(job_id, future)
 
     async def wait_until_all_final(self, ends: Mapping[str, JobFuture], timeout_s: float) -> dict[str, Job | None]:
-        """Give each job once all are final; None for those that are not where the wait runs out, or we are to stop.
+        """Return the jobs once all are final, or after `timeout_s` with None for the others, likewise on shutdown.
 
-        Whoever called `expect` forgets them.
+        The caller must call `forget_all` afterwards.
         """
         timer = self._running_loop().call_later(timeout_s, end_all_waits, [*ends.values()])
         try:
@@ -66,12 +66,12 @@ class JobWaiters:
             timer.cancel()
 
     def forget_all(self, ends: Iterable[tuple[str, JobFuture]]) -> None:
-        """Wait for none of these any longer."""
+        """Stop waiting for several jobs."""
         for job_id, future in ends:
             self.forget(job_id, future)
 
     def forget(self, job_id: str, future: JobFuture) -> None:
-        """Wait no longer."""
+        """Stop waiting for a job."""
         futures = self._waiters.get(job_id, [])
         if future in futures:
             futures.remove(future)
@@ -79,12 +79,12 @@ class JobWaiters:
             self._waiters.pop(job_id, None)
             self._confirmed.discard(job_id)
 
-    def on_notification(self, notice: bytes) -> None:
-        """Hear that jobs became final."""
+    def on_notification(self, notification: bytes) -> None:
+        """Resolve the waiters of the jobs that became final."""
         try:
-            ended_jobs = read_notification(notice)
+            ended_jobs = read_notification(notification)
         except ValueError as error:
-            log.warning("a notice can not be read: %s", error)
+            log.warning("cannot read a notification: %s", error)
             self._schedule_read([*self._waiters])
             return
         if unread := [
@@ -93,7 +93,7 @@ class JobWaiters:
             self._schedule_read(unread)
 
     def _resolve(self, job_id: str, job: Job | None) -> bool:
-        """Give a job to all who wait for it; False where it is not known to be final."""
+        """Resolve all waiters of a final job; return False if the job is not known to be final."""
         if job is None or not job.is_final:
             return False
         for future in self._waiters.get(job_id, []):
@@ -107,49 +107,47 @@ class JobWaiters:
         task.add_done_callback(self._reads.discard)
 
     async def refresh_now(self) -> None:
-        """Look at every job that is waited for: notices may have been lost."""
+        """Read all awaited jobs from the store, because notifications may have been lost."""
         ids = list(self._waiters)
-        for at in range(0, len(ids), RECHECK_BATCH):
-            await self._read_and_resolve(ids[at : at + RECHECK_BATCH])
+        for start in range(0, len(ids), RECHECK_JOBS):
+            await self._read_and_resolve(ids[start : start + RECHECK_JOBS])
 
     async def run(self, interval_s: float) -> None:
-        """Look again and again, until cancelled."""
+        """Read all awaited jobs periodically until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             await self.refresh_now()
 
     def close(self) -> None:
-        """Send everybody home with what is known, now and from now on."""
+        """Resolve all waiters, and each new one at once; called on shutdown."""
         self._closed = True
         end_all_waits([future for futures in self._waiters.values() for future in futures])
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """Ask once: Python 3.11 makes a call to the system of each question."""
+        """Return the running loop, cached because Python 3.11 makes a system call for each lookup."""
         self._loop = self._loop or asyncio.get_running_loop()
         return self._loop
 
     async def _read_and_resolve(self, ids: list[str]) -> None:
-        there = self._confirmed.intersection(
-            ids
-        )  # as of now: one submitted while we read is not missed by what we read
+        confirmed = self._confirmed.intersection(ids)  # before the read, which may miss jobs submitted meanwhile
         try:
             jobs = await self._store.read(ids)
         except StoreUnavailable as error:
-            log.debug("jobs that are waited for could not be read: %s", error)  # the connection says it, once
+            log.debug("cannot read the awaited jobs: %s", error)  # the connection logs the outage
             return
         for job_id, job in zip(ids, jobs, strict=True):
-            if not self._resolve(job_id, job) and job is None and job_id in there:  # gone altogether: it has ended too
+            if not self._resolve(job_id, job) and job is None and job_id in confirmed:  # expired, so it has ended
                 for future in self._waiters.get(job_id, []):
                     end_waits(future)
 
 
 def end_waits(future: JobFuture) -> None:
-    """Let whoever waits go with what is known."""
+    """Resolve one waiter without a job."""
     if not future.done():
         future.set_result(None)
 
 
 def end_all_waits(futures: Iterable[JobFuture]) -> None:
-    """Let all of them go."""
+    """Resolve several waiters without a job."""
     for future in futures:
         end_waits(future)

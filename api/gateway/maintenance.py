@@ -1,6 +1,6 @@
-"""The gateway's ticks: lost and overdue jobs of the queue, how fast jobs end, how full its server is; its own CPU time.
+"""Runs the gateway's periodic maintenance: sweeps of the queue, throughput and memory checks, CPU time metrics.
 
-Any number of gateways may tick.
+Any number of gateways may run it at the same time.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ log = logging.getLogger("jitney.api")
 
 
 async def run_sweeps(store: JobStore, interval_s: float, longest_lease_s: Callable[[], float]) -> None:
-    """Sweep until cancelled; jittered, so that gateways spread out.
+    """Sweep periodically until cancelled, with jitter so that gateways do not sweep at the same time.
 
-    `longest_lease_s`: gives the longest lease of a live worker, 0 where none is known.
+    `longest_lease_s` returns the longest lease of a live worker, or 0 if none is known.
     """
     outage = OutageLog(log, "sweep")
     lease_grace = LeaseGracePeriod(interval_s, store.settings.lease_s)
@@ -43,31 +43,31 @@ async def run_sweeps(store: JobStore, interval_s: float, longest_lease_s: Callab
 
 
 async def sweep_once(store: JobStore, lease_grace: LeaseGracePeriod) -> None:
-    """Sweep once."""
+    """Expire overdue jobs, reclaim lost ones and purge old dead letters, once."""
     swept = await maintenance.sweep(store, lease_grace.latest_ms(time.monotonic()))
     if late_s := lease_grace.record_sweep(swept.now_ms, time.monotonic()):
-        message = "the queue's server stood still, or its clock jumped, by %.1f s: no job is taken back for %.1f s"
+        message = "the queue's server stalled, or its clock jumped, by %.1f s: no job is reclaimed for %.1f s"
         log.warning(message, late_s + lease_grace.renewal_s, lease_grace.renewal_s)
     if moved := describe_sweep(swept):
         log.info("swept: %s", moved)
 
 
 def describe_sweep(swept: SweepResult) -> str:
-    """Say what a sweep moved; an empty string where that is nothing."""
+    """Describe what a sweep did, for the log; an empty string if it did nothing."""
     moved = (
-        (swept.reclaimed, "taken back from lost workers"),
-        (swept.given_up, "given up after too many losses"),
+        (swept.reclaimed, "reclaimed from lost workers"),
+        (swept.given_up, "failed after too many lost leases"),
         (swept.expired, "expired"),
-        (swept.due, "due for their retry"),
-        (swept.purged, "old dead letters forgotten"),
+        (swept.due, "queued for a retry"),
+        (swept.purged, "old dead letters purged"),
     )
-    return ", ".join(f"{count} {what}" for count, what in moved if count)
+    return ", ".join(f"{count} {action}" for count, action in moved if count)
 
 
 async def watch_server(
     retry_after: RetryAfterEstimator, watermark: MemoryWatermark, store: JobStore, interval_s: float
 ) -> None:
-    """Look at how many jobs have ended, and how full the server is, until cancelled."""
+    """Read the job counts and the server's memory periodically until cancelled."""
     while True:
         with suppress(StoreUnavailable):
             retry_after.observe(await store.counts(), time.monotonic())
@@ -76,7 +76,7 @@ async def watch_server(
 
 
 async def flush_cpu_time(connection: RedisClient, interval_s: float) -> None:
-    """Tell what CPU time this process uses, until cancelled."""
+    """Add this process's CPU time to the metrics periodically until cancelled."""
     meter = cpu_time.CpuMeter(cpu_time.GATEWAY)
     while True:
         await asyncio.sleep(interval_s)
@@ -84,12 +84,12 @@ async def flush_cpu_time(connection: RedisClient, interval_s: float) -> None:
             await meter.tell(connection)
 
 
-def update_watermark(watermark: MemoryWatermark, seen: ServerMemory) -> None:
-    """Let the watermark see how full the server is, and say when new jobs begin to be refused, and cease to be."""
+def update_watermark(watermark: MemoryWatermark, memory: ServerMemory) -> None:
+    """Update the watermark, and log when it begins or ceases to refuse new jobs."""
     before = watermark.refusal("interactive")
-    watermark.observe(seen)
+    watermark.observe(memory)
     refusal = watermark.refusal("interactive")
     if refusal is not None and before is None:
         log.warning("refusing new jobs: %s", refusal)
     elif refusal is None and before is not None:
-        log.info("taking new jobs again: the queue's server uses %d bytes of memory", seen.used_bytes)
+        log.info("accepting new jobs again: the queue's server uses %d bytes of memory", memory.used_bytes)

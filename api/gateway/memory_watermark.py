@@ -1,31 +1,31 @@
-"""Decides when the queue's server is too full for new jobs, so that those it has taken can end. Owns no clock."""
+"""Refuses new jobs while Redis uses too much memory, so that accepted jobs can still finish."""
 
 from typing import Final
 
 from jobs.contract.errors import QueueFull
 from jobs.metrics.server_memory import ServerMemory
 
-BULK_SHARE: Final = 0.9  # as everywhere: the last tenth of the room is for interactive jobs
+BULK_SHARE: Final = 0.9  # the last tenth is reserved for interactive jobs, as with other limits
 RETRY_AFTER_S: Final = 5
 
 
 class MemoryWatermark:
-    """The share of its memory that the server may use while new jobs are taken."""
+    """A limit on the server's memory, as a share of its maximum, above which new jobs are refused."""
 
     def __init__(self, share: float) -> None:
         self._share = share
         self._memory = ServerMemory(0, 0)
 
     def observe(self, memory: ServerMemory) -> None:
-        """Take in how much memory the server uses."""
+        """Set the server's current memory usage."""
         self._memory = memory
 
     def refusal(self, lane: str) -> QueueFull | None:
-        """Say why no new job of this lane is taken; None: it is."""
+        """Return the error that refuses new jobs of this lane, or None if they are accepted."""
         used, limit = self._memory
         mark = int(limit * self._share * (BULK_SHARE if lane == "bulk" else 1))
         if not limit or used < mark:
             return None
-        which = "bulk jobs" if lane == "bulk" else "jobs"
-        message = f"the queue's server uses {used} bytes of memory, of {limit}; new {which} are taken below {mark}"
+        refused = "bulk jobs" if lane == "bulk" else "jobs"
+        message = f"the queue's server uses {used} of {limit} bytes of memory; new {refused} are accepted below {mark}"
         return QueueFull(message, used_bytes=used, limit_bytes=mark, retry_after_s=RETRY_AFTER_S)

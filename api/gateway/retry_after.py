@@ -1,23 +1,23 @@
-"""How fast each model's jobs end, and from that: when a caller who is refused should come back. Owns no clock."""
+"""Estimates when the full queue of a model has room again, for the Retry-After header of refused requests."""
 
 from collections.abc import Mapping
 from typing import Final
 
-DRAINED_SHARE: Final = 0.01  # a full queue is worth coming back to once so much of it has drained
+FREED_SHARE: Final = 0.01  # retry once this share of the queue's limit has finished
 MIN_RETRY_AFTER_S: Final = 1.0
 MAX_RETRY_AFTER_S: Final = 60.0
-DEFAULT_RETRY_AFTER_S: Final = 10.0  # nothing has ended lately: nobody knows
+DEFAULT_RETRY_AFTER_S: Final = 10.0  # while no job has finished lately
 
 
 class RetryAfterEstimator:
-    """Rates by model, from totals that are looked at now and then."""
+    """Finish rates by model in jobs per second, from successive totals. Callers pass the time."""
 
     def __init__(self) -> None:
         self._totals: dict[str, tuple[float, int]] = {}
         self._rates: dict[str, float] = {}
 
     def observe(self, counts: Mapping[str, int], now: float) -> None:
-        """Take in the store's counts, `finished:<model>:<outcome>`, at a time in seconds."""
+        """Update the rates from the store's counts (`finished:<model>:<outcome>`), read at `now` in seconds."""
         totals: dict[str, int] = {}
         for name, count in counts.items():
             event, model, *_ = name.split(":")
@@ -31,8 +31,8 @@ class RetryAfterEstimator:
         self._totals, self._rates = {model: (now, total) for model, total in totals.items()}, rates
 
     def retry_after_s(self, model: str, limit_jobs: int) -> float:
-        """Say when so many jobs of a model that its queue has room again will have ended."""
+        """Estimate the seconds until the queue of a model, which holds `limit_jobs`, has room again."""
         rate = self._rates.get(model, 0.0)
         if not rate:
             return DEFAULT_RETRY_AFTER_S
-        return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, limit_jobs * DRAINED_SHARE / rate))
+        return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, limit_jobs * FREED_SHARE / rate))

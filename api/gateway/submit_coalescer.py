@@ -1,6 +1,6 @@
-"""Submits of one turn of the event loop go in one script: what a script costs by itself is then shared by all its jobs.
+"""Combines the submits of one event loop iteration into one script call, to share its fixed cost.
 
-A lone submit waits for nobody: what is gathered leaves as soon as the loop has handled what had arrived.
+A lone submit is not delayed: each group is sent as soon as the loop has handled the requests that had arrived.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from jobs.store.job_store import JobStore
 
 SubmitResult = Accepted | JitneyError
 SubmitFuture = asyncio.Future[SubmitResult]
-GroupKey = tuple[str, frozenset[str]]  # the gateway that waits, and the lanes that are closed
+GroupKey = tuple[str, frozenset[str]]  # the waiting gateway, and the closed lanes
 
-# Larger inputs go by themselves, and not too many together: small jobs stay off the connection for large ones.
+# Larger inputs are sent alone, and groups are bounded, so that small jobs do not wait behind large ones.
 LARGE_BYTES: Final = 32 << 10
 MAX_GROUP_BYTES: Final = 128 << 10
 MAX_GROUP_JOBS: Final = 64
@@ -23,41 +23,41 @@ _NONE: Final[frozenset[str]] = frozenset()
 
 
 class PendingSubmits:
-    """Jobs that go together, and who waits for what becomes of each."""
+    """Jobs that are submitted together, and the future of each."""
 
-    __slots__ = ("answers", "jobs", "size_bytes")
+    __slots__ = ("jobs", "results", "size_bytes")
 
     def __init__(self) -> None:
         self.jobs: list[Submission] = []
-        self.answers: list[SubmitFuture] = []
+        self.results: list[SubmitFuture] = []
         self.size_bytes = 0
 
 
 class SubmitCoalescer:
-    """Stands before a store's `submit`, for jobs that come one by one."""
+    """Groups single jobs and submits each group with one call of the store's `submit`."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._open: dict[GroupKey, PendingSubmits] = {}
         self._sends: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None  # asked once, see Waiting
+        self._loop: asyncio.AbstractEventLoop | None = None  # cached, see JobWaiters._running_loop
 
     def submit(self, job: Submission, waiting_gateway: str = "", *, closed: Collection[str] = ()) -> SubmitFuture:
-        """Do as `JobStore.submit` does."""
+        """Submit one job; the future resolves to its result of `JobStore.submit`."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        answer: SubmitFuture = loop.create_future()
+        result: SubmitFuture = loop.create_future()
         group_key = (waiting_gateway, frozenset(closed) if closed else _NONE)
         size_bytes = len(job.input)
         pending = self._open.get(group_key) if size_bytes <= LARGE_BYTES else None
         if pending is None:
             pending = self._begin(group_key, stays_open=size_bytes <= LARGE_BYTES)
         pending.jobs.append(job)
-        pending.answers.append(answer)
+        pending.results.append(result)
         pending.size_bytes += size_bytes
         is_full = len(pending.jobs) >= MAX_GROUP_JOBS or pending.size_bytes + LARGE_BYTES > MAX_GROUP_BYTES
         if is_full and self._open.get(group_key) is pending:
-            del self._open[group_key]  # the next begins another
-        return answer
+            del self._open[group_key]  # the next job begins another group
+        return result
 
     def _begin(self, group_key: GroupKey, *, stays_open: bool) -> PendingSubmits:
         pending = PendingSubmits()
@@ -69,17 +69,17 @@ class SubmitCoalescer:
         return pending
 
     async def _submit(self, pending: PendingSubmits, group_key: GroupKey) -> None:
-        """Begins once the loop has handled what had arrived: until then it fills."""
+        """Close the group and submit it. As a new task it runs after the events that had arrived."""
         if self._open.get(group_key) is pending:
             del self._open[group_key]
         waiting_gateway, closed = group_key
         try:
-            verdicts = await self._store.submit(pending.jobs, waiting_gateway, closed=closed)
-        except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
-            for answer in pending.answers:
-                if not answer.done():
-                    answer.set_exception(error)
+            results = await self._store.submit(pending.jobs, waiting_gateway, closed=closed)
+        except BaseException as error:  # noqa: BLE001 - passed to the callers
+            for future in pending.results:
+                if not future.done():
+                    future.set_exception(error)
             return
-        for answer, verdict in zip(pending.answers, verdicts, strict=True):
-            if not answer.done():
-                answer.set_result(verdict)
+        for future, result in zip(pending.results, results, strict=True):
+            if not future.done():
+                future.set_result(result)

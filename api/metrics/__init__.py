@@ -1,1 +1,1 @@
-"""What `/metrics` shows."""
+"""Prometheus metrics of `/metrics`."""

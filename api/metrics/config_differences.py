@@ -11,7 +11,7 @@ from jobs.config.compared_settings import redact_value
 
 
 class ProcessRef(NamedTuple):
-    """A process that has one of the values."""
+    """A process that has one of the differing values."""
 
     part: str
     id: str
@@ -19,7 +19,7 @@ class ProcessRef(NamedTuple):
 
 
 class ConfigDifference(NamedTuple):
-    """`values`: each value, and who has it; `served`: of a model version, the value that is served; else empty."""
+    """A setting or model file that differs: each value with its processes; `served` is the digest in use, if any."""
 
     code: str
     what: str
@@ -28,54 +28,54 @@ class ConfigDifference(NamedTuple):
 
 
 def list_differences(gateway: Gateway) -> list[ConfigDifference]:
-    """List what differs, as of the last look."""
+    """Return all differences as of the last refresh."""
     settings = [
-        ConfigDifference("setting_differs", one.what, {value: _holders(who) for value, who in one.values.items()})
-        for one in gateway.agreement.differences
+        ConfigDifference("setting_differs", found.what, {value: _holders(ps) for value, ps in found.values.items()})
+        for found in gateway.agreement.differences
     ]
     models = []
     for version, by_digest in gateway.catalog.cluster.digests().items():
         values = {
-            digest: [ProcessRef("worker", one.id, one.host) for one in workers] for digest, workers in by_digest.items()
+            digest: [ProcessRef("worker", w.id, w.host) for w in workers] for digest, workers in by_digest.items()
         }
-        served = next((digest for digest, who in by_digest.items() if any(version in one.models for one in who)), "")
+        served = next((digest for digest, ws in by_digest.items() if any(version in w.models for w in ws)), "")
         models.append(ConfigDifference("model_differs", f"files of model {version}", values, served))
     return [*settings, *models]
 
 
 def warnings(gateway: Gateway) -> list[dict[str, Any]]:
-    """Give what differs for `/readyz`, which needs no key: without hosts, and private settings as digests."""
-    return [_warning(one) for one in list_differences(gateway)]
+    """Return the differences for `/readyz`. It needs no key, so hosts are left out and private values are digests."""
+    return [_warning(difference) for difference in list_differences(gateway)]
 
 
 def families(gateway: Gateway) -> list[Metric]:
-    """Give what differs as metrics: how many things do, and how many processes have which value of each."""
+    """Return the differences as metrics: their number, and the number of processes by value."""
     differing = list_differences(gateway)
     count = GaugeMetricFamily("jitney_differences", "Settings and model files that differ between processes")
     count.add_metric([], len(differing))
     labels = ["what", "value", "part", "host"]
-    sides = GaugeMetricFamily("jitney_differing_processes", "Processes by the value of what differs", labels=labels)
-    for one in differing:
-        for value, holders in one.values.items():
-            for (part, host), processes in Counter((who.part, who.host) for who in holders).items():
-                sides.add_metric([one.what, value, part, host], processes)
-    return [count, sides]
+    by_value = GaugeMetricFamily("jitney_differing_processes", "Processes by the value that differs", labels=labels)
+    for difference in differing:
+        for value, holders in difference.values.items():
+            for (part, host), processes in Counter((holder.part, holder.host) for holder in holders).items():
+                by_value.add_metric([difference.what, value, part, host], processes)
+    return [count, by_value]
 
 
 def _holders(processes: Sequence[Any]) -> list[ProcessRef]:
-    return [ProcessRef(one.part, one.id, one.host) for one in processes]
+    return [ProcessRef(process.part, process.id, process.host) for process in processes]
 
 
-def _warning(one: ConfigDifference) -> dict[str, Any]:
+def _warning(difference: ConfigDifference) -> dict[str, Any]:
     values: list[dict[str, Any]] = [
-        {"value": redact_value(one.what, value), "processes": sorted(f"{who.part} {who.id}" for who in holders)}
-        for value, holders in one.values.items()
+        {"value": redact_value(difference.what, value), "processes": sorted(f"{h.part} {h.id}" for h in holders)}
+        for value, holders in difference.values.items()
     ]
-    if one.code == "model_differs":
-        for side in values:
-            side["served"] = side["value"] == one.served
-        message = "workers have different files under the same version; those that were announced first are served"
+    if difference.code == "model_differs":
+        for entry in values:
+            entry["served"] = entry["value"] == difference.served
+        message = "workers have different files under the same version; only those announced first are served"
     else:
-        message = "this setting should be the same in all processes that use it"
-    what = one.what.partition(" on ")[0]  # a setting on one host: its name stays inside
-    return {"code": one.code, "what": what, "message": message, "values": values}
+        message = "this setting must be the same in all processes that use it"
+    what = difference.what.partition(" on ")[0]  # remove the host name
+    return {"code": difference.code, "what": what, "message": message, "values": values}

@@ -1,4 +1,4 @@
-"""What OpenAPI says of files and batches."""
+"""OpenAPI schemas and responses of the routes of files and batches."""
 
 from typing import Any, Final, get_args
 
@@ -51,7 +51,7 @@ BATCH: Final = {
         "usage": {"type": ["object", "null"]},
         "metadata": _METADATA,
         "retry_of": _TEXT,
-        "stalled": {"type": "string", "description": "why the batch can not go on at present"},
+        "stalled": {"type": "string", "description": "why the batch cannot make progress at present"},
     },
 }
 BATCH_REQUEST: Final = {
@@ -60,11 +60,11 @@ BATCH_REQUEST: Final = {
     "properties": {
         "input_file_id": _TEXT,
         "endpoint": {"const": URL},
-        "completion_window": {"type": "string", "description": "as 24h, 90m or 600s"},
+        "completion_window": {"type": "string", "description": "a duration such as 24h, 90m or 600s"},
         "metadata": _METADATA,
         "output_expires_after": _EXPIRY,
         "webhook": {"type": "string", "format": "uri"},
-        "retry_of": {"type": "string", "description": "a batch: only its lines that failed are run"},
+        "retry_of": {"type": "string", "description": "id of a batch whose failed lines to run again"},
     },
 }
 ERROR: Final = {
@@ -109,10 +109,10 @@ RESPONSES: Final = {
 
 
 def describe_bulk_routes(paths: dict[str, Any]) -> None:
-    """Say what each route takes and answers."""
+    """Add the request bodies and responses of the routes to `paths`."""
     for path, methods in RESPONSES.items():
         for method, name in methods.items():
-            error = {"description": "OpenAI's form of an error", "content": _json("OpenAIError")}
+            error = {"description": "error in OpenAI's format", "content": _json("OpenAIError")}
             paths[path][method]["responses"] = {"200": _response(name), "4XX": error, "503": error}
     form = {
         "type": "object",
@@ -126,10 +126,10 @@ def describe_bulk_routes(paths: dict[str, Any]) -> None:
 def _response(name: str) -> dict[str, Any]:
     if name == "*":
         lines = {"application/jsonl": {"schema": {"type": "string"}}}
-        return {"description": "its lines; of results whatever is there by now", "content": lines}
+        return {"description": "the lines of the file; of a running batch the results so far", "content": lines}
     if not name:
         deleted = {"application/json": {"schema": {"type": "object"}}}
-        return {"description": "that it is deleted", "content": deleted}
+        return {"description": "confirmation of the deletion", "content": deleted}
     return {"description": name, "content": _json(name)}
 
 

@@ -1,4 +1,4 @@
-"""Completes FastAPI's OpenAPI document with the doors that do not go through FastAPI's models."""
+"""Completes FastAPI's OpenAPI document: schemas, responses, and the routes that do not go through FastAPI."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ JOB = {
         "error": {"type": ["object", "null"]},
         "timings": {
             "type": "object",
-            "description": "ms by stage",
+            "description": "ms per stage",
             "properties": dict.fromkeys(("queue", "decode", "batch", "infer", "total"), _NUMBER),
         },
         "batch_size": {"type": ["integer", "null"]},
@@ -95,25 +95,25 @@ _ENTRY = {
 }
 _ENTRIES = {"type": "array", "items": {"anyOf": [{"$ref": "#/components/schemas/Job"}, _ENTRY]}}
 SUBMITTED_JOBS = {"type": "object", "required": ["jobs"], "properties": {"jobs": _ENTRIES}}
-_LETTER = {
+_DEAD_LETTER_FIELDS = {
     "tenant": _TEXT,
     "kind": _TEXT,
     "parameters": {"type": "object"},
     **{name: {"type": "integer"} for name in ("input_bytes", "kills", "losses", "retries")},
     "replayed_as": {"type": ["string", "null"]},
 }
-DEAD_LETTER = {**JOB, "properties": {**JOB["properties"], **_LETTER}}  # type: ignore[dict-item]
+DEAD_LETTER = {**JOB, "properties": {**JOB["properties"], **_DEAD_LETTER_FIELDS}}  # type: ignore[dict-item]
 _CURSOR = {"type": ["string", "null"]}
 _LISTED = {name: schema for name, schema in JOB["properties"].items() if name != "output"}  # type: ignore[attr-defined]
-LISTED_JOB = {**JOB, "description": "a job without its output: read it by itself", "properties": _LISTED}
+LISTED_JOB = {**JOB, "description": "a job without its output; read the job to get it", "properties": _LISTED}
 _JOBS = {
     "type": "array",
     "items": {"$ref": "#/components/schemas/ListedJob"},
-    "description": "a page may be short, even empty, and have a next one",
+    "description": "a page may be short or empty although `next_cursor` is set",
 }
 JOB_LIST = {"type": "object", "properties": {"jobs": _JOBS, "next_cursor": _CURSOR}}
-_LETTERS = {"type": "array", "items": {"$ref": "#/components/schemas/DeadLetter"}}
-DEAD_LETTER_LIST = {"type": "object", "properties": {"deadletters": _LETTERS, "next_cursor": _CURSOR}}
+_DEAD_LETTERS = {"type": "array", "items": {"$ref": "#/components/schemas/DeadLetter"}}
+DEAD_LETTER_LIST = {"type": "object", "properties": {"deadletters": _DEAD_LETTERS, "next_cursor": _CURSOR}}
 SCHEMAS = {
     "Job": JOB,
     "ListedJob": LISTED_JOB,
@@ -129,7 +129,7 @@ SCHEMAS = {
 
 
 def build_document(app: FastAPI) -> dict[str, Any]:
-    """Make the whole document, once."""
+    """Build the document on the first call, and return it."""
     if app.openapi_schema:
         return app.openapi_schema
     schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
@@ -145,41 +145,41 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     paths["/predict"] = {"post": _predict()}
     paths["/v1/jobs"]["get"]["responses"] = _responses(_200="JobList")
     paths["/v1/jobs/{job_id}"]["delete"]["responses"] = _responses(_200="Job")
-    _describe_letters(paths)
-    told = {"description": "the events", "content": {"text/event-stream": {"schema": _TEXT}}}
+    _describe_dead_letters(paths)
+    event_stream = {"description": "the events", "content": {"text/event-stream": {"schema": _TEXT}}}
     for path in ("/v1/events", "/v1/jobs/{job_id}/events"):
-        paths[path]["get"]["responses"] = {**_responses(), "200": told}
-        last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "where to go on"}
+        paths[path]["get"]["responses"] = {**_responses(), "200": event_stream}
+        last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT, "description": "resume after this event"}
         paths[path]["get"].setdefault("parameters", []).append(last)
     _describe_webhooks(paths)
     openapi_bulk.describe_bulk_routes(paths)
-    paths["/v1/models"]["get"]["responses"] = {"200": _any_json("every model, and who serves it")}
-    not_ready = _any_json("not ready, and why")
-    paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready, and what is served"), "503": not_ready}
-    of_model = {**_responses(), "200": _any_json("a live worker serves it"), "503": not_ready}
-    paths["/readyz/models/{name}"]["get"]["responses"] = of_model
+    paths["/v1/models"]["get"]["responses"] = {"200": _any_json("all models and versions with their status")}
+    not_ready = _any_json("not ready, with the reason")
+    paths["/readyz"]["get"]["responses"] = {"200": _any_json("ready, with the models served"), "503": not_ready}
+    model_responses = {**_responses(), "200": _any_json("a live worker serves it"), "503": not_ready}
+    paths["/readyz/models/{name}"]["get"]["responses"] = model_responses
     text = {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}
     paths["/metrics"]["get"]["responses"] = {"200": text}
     app.openapi_schema = schema
     return schema
 
 
-def _describe_letters(paths: dict[str, Any]) -> None:
-    every, one = "/v1/deadletters", "/v1/deadletters/{job_id}"
-    key = {"name": "Idempotency-Key", "in": "header", "schema": _TEXT, "description": "once only"}
-    binary = {"description": "the bytes", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
-    paths[every]["get"]["responses"] = _responses(_200="DeadLetterList")
-    paths[every]["delete"]["responses"] = {**_responses(), "200": _any_json("how many were forgotten")}
-    paths[f"{every}/replay"]["post"]["responses"] = {**_responses(), "200": _any_json("what was sent again")}
-    paths[one]["get"]["responses"] = _responses(_200="DeadLetter")
-    paths[one]["delete"]["responses"] = {**_responses(), "200": _any_json("how many were forgotten")}
-    paths[f"{one}/input"]["get"]["responses"] = {**_responses(), "200": binary}
-    paths[f"{one}/replay"]["post"]["responses"] = _responses(_202="Job")
-    paths[f"{one}/replay"]["post"]["parameters"].append(key)
+def _describe_dead_letters(paths: dict[str, Any]) -> None:
+    all_path, one_path = "/v1/deadletters", "/v1/deadletters/{job_id}"
+    key = {"name": "Idempotency-Key", "in": "header", "schema": _TEXT, "description": "deduplicates retries"}
+    binary = {"description": "the exact input", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+    paths[all_path]["get"]["responses"] = _responses(_200="DeadLetterList")
+    paths[all_path]["delete"]["responses"] = {**_responses(), "200": _any_json("the number purged")}
+    paths[f"{all_path}/replay"]["post"]["responses"] = {**_responses(), "200": _any_json("counts by result")}
+    paths[one_path]["get"]["responses"] = _responses(_200="DeadLetter")
+    paths[one_path]["delete"]["responses"] = {**_responses(), "200": _any_json("the number purged")}
+    paths[f"{one_path}/input"]["get"]["responses"] = {**_responses(), "200": binary}
+    paths[f"{one_path}/replay"]["post"]["responses"] = _responses(_202="Job")
+    paths[f"{one_path}/replay"]["post"]["parameters"].append(key)
 
 
 def _describe_webhooks(paths: dict[str, Any]) -> None:
-    counts = {"200": _any_json("what was done")}
+    counts = {"200": _any_json("the result of the call")}
     for path, methods in webhooks.RESPONSES.items():
         for method, answers in methods.items():
             paths[path][method]["responses"] = {**({} if "_200" in answers else counts), **_responses(**answers)}
@@ -187,7 +187,7 @@ def _describe_webhooks(paths: dict[str, Any]) -> None:
 
 
 def _responses(**answers: str) -> dict[str, Any]:
-    """Describe answers as `_200="Job"`; every door may also answer with a problem."""
+    """Return responses by status, as in `_200="Job"`, plus the problem responses that every route may return."""
     described = {
         status.lstrip("_"): {"description": name, "content": {"application/json": {"schema": _ref(name)}}}
         for status, name in answers.items()
@@ -196,8 +196,8 @@ def _responses(**answers: str) -> dict[str, Any]:
     return {**described, "4XX": problem, "503": problem}
 
 
-def _any_json(what: str) -> dict[str, Any]:
-    return {"description": what, "content": {"application/json": {"schema": {"type": "object"}}}}
+def _any_json(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -208,13 +208,13 @@ def _submit() -> dict[str, Any]:
     binary = {"schema": {"type": "string", "format": "binary"}}
     form = {"type": "object", "properties": {"image": binary["schema"], **dict.fromkeys(parsing.QUERY_FIELDS, _TEXT)}}
     headers = {
-        "Prefer": "wait=N: answer once the job is final, at most N seconds later",
-        "Idempotency-Key": "once only",
+        "Prefer": "wait=N: respond once the job is final, after at most N seconds",
+        "Idempotency-Key": "deduplicates retries",
     }
     many = {"type": "array", "items": _ref("JobRequest"), "minItems": 1}
-    answers = _responses(_200="Job", _202="Job")
+    responses = _responses(_200="Job", _202="Job")
     for status in ("200", "202"):
-        answers[status]["content"]["application/json"]["schema"] = {"anyOf": [_ref("Job"), _ref("JobsTaken")]}
+        responses[status]["content"]["application/json"]["schema"] = {"anyOf": [_ref("Job"), _ref("JobsTaken")]}
     return {
         "tags": ["jobs"],
         "summary": "Submit a job, or many",
@@ -232,7 +232,7 @@ def _submit() -> dict[str, Any]:
                 "application/octet-stream": binary,
             },
         },
-        "responses": answers,
+        "responses": responses,
     }
 
 
@@ -251,11 +251,11 @@ def _read() -> dict[str, Any]:
 def _predict() -> dict[str, Any]:
     image = {"type": "string", "format": "binary"}
     form = {"type": "object", "required": ["image"], "properties": {"image": image, "model": _TEXT}}
-    answer = _any_json("label and probability, best first")
-    late = {"description": "not done in time", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
+    predictions = _any_json("labels and probabilities, best first")
+    late = {"description": "not final in time", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
     return {
         "tags": ["jobs"],
-        "summary": "Classify an image and wait for the answer",
+        "summary": "Classify an image and wait for the result",
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
-        "responses": {**_responses(), "200": answer, "504": late},
+        "responses": {**_responses(), "200": predictions, "504": late},
     }

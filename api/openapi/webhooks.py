@@ -1,4 +1,4 @@
-"""What OpenAPI says of webhooks: schemas, and what the routes take and answer."""
+"""OpenAPI schemas, request body and responses of the routes of webhooks."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ WEBHOOK = {
                     "type": "object",
                     "maxProperties": MAX_HEADERS,
                     "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_CHARS},
-                    "description": "sent along to the receiver, as Authorization; never shown again",
+                    "description": "sent to the receiver, for example Authorization; never returned",
                 },
             },
         },
@@ -35,14 +35,14 @@ _ATTEMPT = {
         "ms": {"type": ["number", "null"]},
         "status": {"type": ["integer", "null"]},
         "error": {"type": ["string", "null"]},
-        "location": {"type": ["string", "null"], "description": "where a redirect would lead; it is not followed"},
+        "location": {"type": ["string", "null"], "description": "target of a redirect, which is not followed"},
     },
 }
 DELIVERY = {
     "type": "object",
     "required": ["id", "job", "type", "url", "endpoint", "state", "created_at", "tries", "attempts", "urls"],
     "properties": {
-        "id": {"type": "string", "description": "the webhook-id, the same with every attempt"},
+        "id": {"type": "string", "description": "the webhook-id, the same for all attempts"},
         "job": _TEXT,
         "type": {"type": "string", "enum": list(WEBHOOK_EVENTS)},
         "url": _TEXT,
@@ -72,7 +72,7 @@ ENDPOINT = {
 SECRET = {
     "type": "object",
     "required": ["key"],
-    "properties": {"key": _TEXT, "previous": {"type": ["string", "null"], "description": "signs too, for a while"}},
+    "properties": {"key": _TEXT, "previous": {"type": ["string", "null"], "description": "signs until it expires"}},
 }
 SCHEMAS = {
     "Webhook": WEBHOOK,
@@ -91,7 +91,7 @@ SCHEMAS = {
     "Endpoint": ENDPOINT,
     "WebhookSecret": SECRET,
 }
-# path → method → the schemas of its answers by status; an object of numbers where none is named
+# path → method → schemas of its responses by status; without one, an object with the result
 RESPONSES: dict[str, dict[str, dict[str, str]]] = {
     "/v1/webhooks": {"get": {"_200": "DeliveryList"}},
     "/v1/webhooks/replay": {"post": {}},
@@ -105,6 +105,6 @@ RESPONSES: dict[str, dict[str, dict[str, str]]] = {
 
 
 def describe_webhook_body(route: dict[str, Any]) -> None:
-    """Say what the door takes that attaches one."""
+    """Add the request body of the route that attaches a webhook."""
     schema = {"$ref": "#/components/schemas/Webhook"}
     route["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -1,1 +1,1 @@
-"""The routes, by subject."""
+"""The HTTP routes, by resource."""

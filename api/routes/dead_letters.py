@@ -1,4 +1,4 @@
-"""The routes of dead letters: list, look, fetch the input, send again, forget; one by one, or all that fit a filter."""
+"""Routes of dead letters: list, read, download the input, replay and purge, one by one or by filter."""
 
 import re
 from collections.abc import Mapping
@@ -25,47 +25,47 @@ from jobs.store.dead_letters import DeadLetter, DeadLetterFilter, Position
 PATH: Final = "/v1/deadletters"
 FILTER_FIELDS: Final = ("model", "code", "since", "until", "replayed")
 ALL_TENANTS: Final = "*"  # in place of a tenant
-MAX_PURGED: Final = 1000  # letters that one call forgets
+MAX_PURGED: Final = 1000  # dead letters purged per call
 _CURSOR: Final = re.compile(r"(\d{1,15})-(\d\d[0-9a-f]{32})")
 _TIME: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
 _BOOLEANS: Final = {"true": True, "false": False}
 
-Cursor = Annotated[str, Query(description="`next_cursor` of an earlier answer")]
-All = Annotated[str, Query(alias="all", description="`true` in place of a filter: every letter")]
+Cursor = Annotated[str, Query(description="`next_cursor` of an earlier response")]
+All = Annotated[str, Query(alias="all", description="`true` in place of a filter: all dead letters")]
 
 
 def read_filters(
     model: str = "",
-    code: Annotated[str, Query(description="why it failed")] = "",
-    since: Annotated[str, Query(description=f"ended then or later: {_TIME}")] = "",
-    until: Annotated[str, Query(description="ended before then")] = "",
-    replayed: Annotated[str, Query(description="`true`: those sent again; `false`: those that were not")] = "",
+    code: Annotated[str, Query(description="error code of the job")] = "",
+    since: Annotated[str, Query(description=f"ended at this time or later: {_TIME}")] = "",
+    until: Annotated[str, Query(description="ended before this time")] = "",
+    replayed: Annotated[str, Query(description="`true`: already replayed; `false`: not replayed yet")] = "",
 ) -> DeadLetterFilter:
-    """Read the filters of a query; raises Refused."""
+    """Parse the filter fields of a query; raises Refused."""
     if code and code not in DEAD_LETTER_CODES:
         raise Refused(
             "invalid_request", f"no dead letter has the code {code[:80]!r}", allowed=sorted(DEAD_LETTER_CODES)
         )
     if replayed and replayed not in _BOOLEANS:
-        raise Refused("invalid_request", "replayed must be one of the allowed words", allowed=list(_BOOLEANS))
+        raise Refused("invalid_request", "replayed must be true or false", allowed=list(_BOOLEANS))
     return DeadLetterFilter(model, code, read_time("since", since), read_time("until", until), _BOOLEANS.get(replayed))
 
 
 def read_requested_tenant(
     request: HttpRequest,
-    tenant: Annotated[str, Query(description="another tenant, or `*` for all: for keys with the role admin")] = "",
+    tenant: Annotated[str, Query(description="another tenant, or `*` for all; needs a key with the role admin")] = "",
 ) -> str | None:
-    """Give the tenant whose letters are meant, None for all; raises Refused."""
+    """Return the tenant of the query, or None for all tenants; raises Refused."""
     caller: Caller = request.scope["caller"]
     if tenant in ("", caller.tenant):
         return caller.tenant
     if not caller.is_admin:
-        raise Refused("forbidden", "letters of other tenants need a key with the role admin, and this one has not")
+        raise Refused("forbidden", "dead letters of other tenants need an API key with the role admin")
     return None if tenant == ALL_TENANTS else tenant
 
 
 def read_visible_tenant(request: HttpRequest) -> str | None:
-    """Give the tenant whose letters are found by id, None for all."""
+    """Return the tenant whose dead letters the caller may read by id, or None for all tenants."""
     caller: Caller = request.scope["caller"]
     return None if caller.is_admin and caller.key_id else caller.tenant
 
@@ -76,12 +76,12 @@ VisibleTenant = Annotated[str | None, Depends(read_visible_tenant)]
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """All routes of dead letters."""
+    """Return the routes of dead letters."""
     routes = APIRouter(prefix=PATH, tags=["dead letters"])
     store = gateway.store
 
     @routes.get("", summary="List own dead letters, newest first")
-    async def list_letters(
+    async def list_dead_letters(
         request: HttpRequest,
         filters: Filters,
         tenant: RequestedTenant,
@@ -90,24 +90,24 @@ def router(gateway: Gateway) -> APIRouter:
     ) -> Response:
         Request(request.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
         page = await dead_letters.list_dead_letters(store, tenant, filters, _read_cursor(cursor), limit)
-        letters = [dead_letter_view(letter) for _, letter in page.letters]
-        return _json({"deadletters": letters, "next_cursor": _write_cursor(page.after)})
+        views = [dead_letter_view(dead_letter) for _, dead_letter in page.letters]
+        return _json({"deadletters": views, "next_cursor": _write_cursor(page.after)})
 
-    @routes.delete("", summary="Forget the dead letters that fit a filter")
-    async def purge_letters(
+    @routes.delete("", summary="Purge the dead letters that match a filter")
+    async def purge_dead_letters(
         request: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
         _check_filter_or_all(request, every)
         page = await dead_letters.list_dead_letters(store, tenant, filters, _read_cursor(cursor), MAX_PURGED)
-        purged = await dead_letters.purge_dead_letters(store, [letter.job.id for _, letter in page.letters])
+        purged = await dead_letters.purge_dead_letters(store, [dead_letter.job.id for _, dead_letter in page.letters])
         return _json({"purged": purged, "more": page.after is not None, "next_cursor": _write_cursor(page.after)})
 
-    @routes.post("/replay", summary="Send the dead letters again that fit a filter")
-    async def replay_letters(
+    @routes.post("/replay", summary="Replay the dead letters that match a filter")
+    async def replay_dead_letters(
         request: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
         _check_filter_or_all(request, every)
-        done = await replay.replay_letters(gateway, tenant, filters, _read_cursor(cursor))
+        done = await replay.replay_dead_letters(gateway, tenant, filters, _read_cursor(cursor))
         view = {**done._asdict(), "next_cursor": _write_cursor(done.after), "stopped": None}
         del view["after"]
         headers: tuple[Header, ...] = ()
@@ -116,70 +116,71 @@ def router(gateway: Gateway) -> APIRouter:
             headers = ((b"retry-after", b"%d" % done.stopped.details.get("retry_after_s", 1)),)
         return _json(view, headers)
 
-    @routes.get("/{job_id}", summary="Look at a dead letter")
-    async def read_letter(tenant: VisibleTenant, job_id: str) -> Response:
+    @routes.get("/{job_id}", summary="Read a dead letter")
+    async def read_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
         return _json(dead_letter_view(await dead_letters.get_dead_letter(store, tenant, job_id)))
 
-    @routes.get("/{job_id}/input", summary="Fetch a dead letter's exact input")
+    @routes.get("/{job_id}/input", summary="Download the exact input of a dead letter")
     async def read_input(tenant: VisibleTenant, job_id: str) -> Response:
-        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        body = await dead_letters.read_input(store, letter)
-        name = image_formats.detect_format(body) if letter.kind == "image" else None
+        dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
+        body = await dead_letters.read_input(store, dead_letter)
+        name = image_formats.detect_format(body) if dead_letter.kind == "image" else None
         content_type = f"image/{name.lower()}" if name else "application/octet-stream"
         attachment = f'attachment; filename="{job_id}.{name.lower() if name else "bin"}"'
         headers = ((b"content-disposition", attachment.encode()),)
         return to_fastapi_response(HttpResponse(200, body, headers, content_type.encode()))
 
-    @routes.post("/{job_id}/replay", summary="Send a dead letter again, as a new job")
-    async def replay_letter(request: HttpRequest, tenant: VisibleTenant, job_id: str) -> Response:
-        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        submitted = await replay.replay_letter(gateway, letter, Request(request.scope).header(b"idempotency-key"))
+    @routes.post("/{job_id}/replay", summary="Replay a dead letter as a new job")
+    async def replay_dead_letter(request: HttpRequest, tenant: VisibleTenant, job_id: str) -> Response:
+        dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
+        key = Request(request.scope).header(b"idempotency-key")
+        submitted = await replay.replay_dead_letter(gateway, dead_letter, key)
         job = await wait_for_outcome(gateway, submitted, 0)
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
         if submitted.accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
         return to_fastapi_response(HttpResponse(202, orjson.dumps(job_view(job)), headers))
 
-    @routes.delete("/{job_id}", summary="Forget a dead letter")
-    async def purge_letter(tenant: VisibleTenant, job_id: str) -> Response:
-        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        return _json({"purged": await dead_letters.purge_dead_letters(store, [letter.job.id])})
+    @routes.delete("/{job_id}", summary="Purge a dead letter")
+    async def purge_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
+        dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
+        return _json({"purged": await dead_letters.purge_dead_letters(store, [dead_letter.job.id])})
 
     return routes
 
 
-def dead_letter_view(letter: DeadLetter) -> dict[str, Any]:
-    """Show a letter, ready for orjson: its job, and what only a letter has."""
-    path = f"{PATH}/{letter.job.id}"
+def dead_letter_view(dead_letter: DeadLetter) -> dict[str, Any]:
+    """Return the JSON view of a dead letter: its job, and the fields that only dead letters have."""
+    path = f"{PATH}/{dead_letter.job.id}"
     return {
-        **job_view(letter.job),
-        "tenant": letter.job.tenant,
-        "kind": letter.kind,
-        "parameters": orjson.Fragment(letter.parameters),
-        "input_bytes": letter.input_bytes,
-        "kills": letter.kills,
-        "losses": letter.losses,
-        "retries": letter.retries,
-        "replayed_as": letter.replayed_as,
+        **job_view(dead_letter.job),
+        "tenant": dead_letter.job.tenant,
+        "kind": dead_letter.kind,
+        "parameters": orjson.Fragment(dead_letter.parameters),
+        "input_bytes": dead_letter.input_bytes,
+        "kills": dead_letter.kills,
+        "losses": dead_letter.losses,
+        "retries": dead_letter.retries,
+        "replayed_as": dead_letter.replayed_as,
         "urls": {
             "self": path,
             "input": f"{path}/input",
             "replay": f"{path}/replay",
-            "job": f"/v1/jobs/{letter.job.id}",
+            "job": f"/v1/jobs/{dead_letter.job.id}",
         },
     }
 
 
 def _check_filter_or_all(request: HttpRequest, every: str) -> None:
-    """Refuse what would meet all letters without saying so."""
+    """Raise Refused unless the query has either a filter or all=true."""
     query = Request(request.scope).query(*FILTER_FIELDS, "tenant", "cursor", "all")
     if every not in ("", "true") or bool(every) == any(query.get(name) for name in FILTER_FIELDS):
-        message = "say which letters: by at least one filter, or all of them by all=true, not both"
+        message = "select dead letters by at least one filter, or all of them by all=true, but not both"
         raise Refused("invalid_request", message, allowed=[*FILTER_FIELDS, "all=true"])
 
 
 def read_time(name: str, text: str) -> int | None:
-    """Read a time in a query, in ms since the epoch; None where none is given. Raises Refused."""
+    """Parse a time of a query to ms since the epoch, or None if it is empty; raises Refused."""
     if not text:
         return None
     try:
@@ -191,8 +192,8 @@ def read_time(name: str, text: str) -> int | None:
     return int(time.timestamp() * 1000)
 
 
-def _write_cursor(place: Position | None) -> str | None:
-    return f"{place.ended_ms}-{place.id}" if place else None
+def _write_cursor(position: Position | None) -> str | None:
+    return f"{position.ended_ms}-{position.id}" if position else None
 
 
 def _read_cursor(cursor: str) -> Position | None:
@@ -200,7 +201,7 @@ def _read_cursor(cursor: str) -> Position | None:
         return None
     match = _CURSOR.fullmatch(cursor)
     if match is None:
-        raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
+        raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
     return Position(int(match[1]), match[2])
 
 

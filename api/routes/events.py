@@ -1,4 +1,4 @@
-"""The routes of event streams: one job's, or all of a tenant's."""
+"""Routes of server-sent event streams: of one job, or of all jobs of a tenant."""
 
 from collections.abc import AsyncGenerator
 
@@ -15,7 +15,7 @@ from jobs.store import events
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """All routes of event streams."""
+    """Return the routes of event streams."""
     routes = APIRouter(tags=["events"])
     streams, is_known = gateway.events, gateway.callers.is_known
 
@@ -28,7 +28,7 @@ def router(gateway: Gateway) -> APIRouter:
         streams.check_stream_limit(caller.tenant)
         job, changes = await events.follow_job(gateway.store, job_id, gateway.id)
         if job is not None and job.is_final and int(last or 0) >= len(changes):
-            return Response(status_code=204)  # a browser comes back after the end, and would again and again
+            return Response(status_code=204)  # 204 stops a browser from reconnecting after the end
         return _stream_response(streams.stream_job(caller, job_id, int(last or 0), is_known))
 
     @routes.get("/v1/events", summary="Follow all own jobs, by server-sent events")
@@ -43,13 +43,13 @@ def router(gateway: Gateway) -> APIRouter:
 
 
 def _read_request(request: HttpRequest) -> tuple[Caller, str]:
-    """Give who asks, and after which event."""
+    """Return the caller and the value of Last-Event-ID."""
     parsed_request = Request(request.scope)
     parsed_request.query()
     return request.scope["caller"], parsed_request.header(b"last-event-id")
 
 
 def _stream_response(events_body: AsyncGenerator[bytes]) -> Response:
-    """Give a stream in FastAPI's form; a proxy is not to gather it."""
+    """Return FastAPI's form of a stream, with a header that disables buffering in proxies."""
     headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS} | {"x-accel-buffering": "no"}
     return StreamingResponse(events_body, media_type="text/event-stream", headers=headers)

@@ -1,7 +1,7 @@
-"""The two hot doors, each one ASGI callable that owns its whole route: submit a job, read a job.
+"""Serves the two hot routes, submit a job and read a job, without FastAPI.
 
-FastAPI's router, validation and response classes cost several times what the work behind these doors costs
-(docs/decisions/0004); every other route goes through FastAPI. OpenAPI learns of these from `api/openapi/document.py`.
+FastAPI's router, validation and response classes cost several times the work of these routes (docs/decisions/0004).
+`api/openapi/document.py` adds them to the OpenAPI document.
 """
 
 import time
@@ -36,7 +36,7 @@ JOBS_PATH = "/v1/jobs"
 
 
 class HotRoutes:
-    """Stands before an app: nothing gets in past the doorman, and the hot routes it takes itself."""
+    """ASGI wrapper: checks access to all routes, then serves the two hot routes and passes the others to the app."""
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
@@ -44,11 +44,11 @@ class HotRoutes:
         self._access_control = AccessControl(gateway.callers, store.tenants, store.settings.tenant_window_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let in who may come, and route by method and path."""
+        """Check access, limits and budget of a request, then route it by method and path."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         request, path, method = Request(scope), scope["path"], scope["method"]
-        under_way: BudgetShare | None = None
+        budget_share: BudgetShare | None = None
         try:
             caller = scope["caller"] = self._access_control.authorize(request)
             headers, refusal = self._access_control.count_request(caller, time.monotonic())
@@ -56,25 +56,25 @@ class HotRoutes:
             if refusal is not None:
                 raise refusal
             if caller is not None:
-                under_way = self._requests.hold(caller.tenant, request.evict)
-                under_way.grow(1)
+                budget_share = self._requests.hold(caller.tenant, request.evict)
+                budget_share.grow(1)
         except JitneyError as error:
             return await error_response(error, path).send(scope, send)
         try:
             if path == JOBS_PATH and method == "POST":
-                answer = await catch_errors(post_job(self._gateway, request, receive), path)
-                return await answer.send(scope, send)
+                response = await catch_errors(post_job(self._gateway, request, receive), path)
+                return await response.send(scope, send)
             if method == "GET" and path.startswith(JOBS_PATH + "/") and "/" not in path[len(JOBS_PATH) + 1 :]:
-                answer = await catch_errors(get_job(self._gateway, request), path)
-                return await answer.send(scope, send)
+                response = await catch_errors(get_job(self._gateway, request), path)
+                return await response.send(scope, send)
             return await self._app(scope, receive, send)
         finally:
-            if under_way is not None:
-                under_way.resize(0)
+            if budget_share is not None:
+                budget_share.resize(0)
 
 
 async def post_job(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
-    """`POST /v1/jobs`: 202 with the job, or all; with `Prefer: wait=N` 200 once it is final, 202 when N ran out."""
+    """Handle `POST /v1/jobs`: 202 with the jobs, or with `Prefer: wait=N` 200 if they are final within N seconds."""
     settings = gateway.settings
     prefer = request.header(b"prefer")
     wait_text = _prefer_wait(prefer) if prefer else ""
@@ -94,9 +94,9 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Http
 async def _submit_body(
     gateway: Gateway, request: Request, receive: Receive, awaited: BudgetShare | None
 ) -> Submitted | list[Submitted | JitneyError]:
-    """Receive the body and hand the job in, or all of them; who waits then holds the body no longer.
+    """Receive the body and submit its jobs. The body is released before the wait for their outcomes.
 
-    `awaited` counts the jobs of a request that brings many and waits for them; None: it does not wait.
+    `awaited` counts the jobs that a multi-job request waits for, and is None if the request does not wait.
     """
     settings, key, waits = gateway.settings, request.header(b"idempotency-key"), awaited is not None
     with gateway.reserve_body(request, key) as share:
@@ -110,7 +110,7 @@ async def _submit_body(
 
 
 async def get_job(gateway: Gateway, request: Request) -> HttpResponse:
-    """`GET /v1/jobs/{id}`: the job as it stands; with `?wait=N`, at most so many seconds later, once it is final."""
+    """Handle `GET /v1/jobs/{id}`: the current job, or with `?wait=N` the job once it is final or N seconds are over."""
     job_id = request.path[len(JOBS_PATH) + 1 :]
     wait_text = request.query("wait").get("wait")
     wait_s = _wait_seconds(wait_text, gateway.settings.max_wait_s) if wait_text is not None else 0
@@ -122,7 +122,7 @@ async def get_job(gateway: Gateway, request: Request) -> HttpResponse:
 
 @cache_short(64)
 def _prefer_wait(prefer: str) -> str:
-    """Find the value of `wait` in a Prefer header (RFC 7240); an empty string where it is not there."""
+    """Return the value of `wait` in a Prefer header (RFC 7240), or an empty string."""
     for preference in prefer.split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
@@ -131,8 +131,8 @@ def _prefer_wait(prefer: str) -> str:
 
 
 def _wait_seconds(text: str, limit_s: float) -> float:
-    """Read how long a caller wants to wait, cut to the limit; raises Refused."""
+    """Parse a wait in seconds, cut to the limit; raises Refused."""
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        message = f"wait must be a whole number of seconds, 0 or more (at most {limit_s:g} are waited)"
+        message = f"wait must be a whole number of seconds, 0 or more; longer waits are cut to {limit_s:g} s"
         raise Refused("invalid_request", message, limit_s=limit_s)
     return min(float(text), limit_s)

@@ -1,4 +1,4 @@
-"""Routes that are not hot: list and cancel jobs, health, metrics, /predict and the page."""
+"""FastAPI routes to list and cancel jobs, and of health, metrics, `/predict` and the demo page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ FAR_FUTURE_US = 1 << 60
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """All routes of one gateway."""
+    """Return the routes of this module."""
     routes = APIRouter()
 
     @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first, without their outputs")
@@ -38,7 +38,7 @@ def router(gateway: Gateway) -> APIRouter:
         parsed_request = Request(request.scope)
         parsed_request.query("limit", "cursor")
         if cursor and not (cursor.isascii() and cursor.isdigit()):
-            raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
+            raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
         jobs, before_us = await gateway.store.newest(parsed_request.tenant, int(cursor or FAR_FUTURE_US), limit)
         page = {"jobs": [listed_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
         return to_fastapi_response(HttpResponse(200, orjson.dumps(page)))
@@ -49,21 +49,21 @@ def router(gateway: Gateway) -> APIRouter:
         return to_fastapi_response(HttpResponse(200, orjson.dumps(job_view(job))))
 
     @routes.post(
-        "/predict", tags=["jobs"], summary="Classify an image and wait for the answer", include_in_schema=False
+        "/predict", tags=["jobs"], summary="Classify an image and wait for the result", include_in_schema=False
     )
     async def classify(request: HttpRequest) -> Response:
-        answer = predict.predict(gateway, Request(request.scope), request.receive)
-        return to_fastapi_response(await catch_errors(answer, predict.PATH))
+        response = predict.predict(gateway, Request(request.scope), request.receive)
+        return to_fastapi_response(await catch_errors(response, predict.PATH))
 
-    @routes.get("/healthz", tags=["health"], summary="This process and its event loop live")
+    @routes.get("/healthz", tags=["health"], summary="Check that the process and its event loop run")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @routes.get("/readyz", tags=["health"], summary="Jobs sent here would be taken: the queue answers")
+    @routes.get("/readyz", tags=["health"], summary="Check that the gateway accepts jobs and Redis answers")
     async def readyz() -> Response:
         return to_fastapi_response(await health.check_ready(gateway))
 
-    @routes.get("/readyz/models/{name}", tags=["health"], summary="A live worker serves this model")
+    @routes.get("/readyz/models/{name}", tags=["health"], summary="Check that a live worker serves a model")
     async def model_readyz(name: str) -> Response:
         return to_fastapi_response(await health.served(gateway, name))
 

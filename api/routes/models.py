@@ -1,4 +1,4 @@
-"""The routes of models: what is there and how each version stands; load, unload, share, promote, roll back (admins)."""
+"""Routes of models: list versions and their status; load, unload, share, promote and roll back (admins only)."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -31,26 +31,26 @@ Body = Mapping[str, Any]
 
 
 class _PlanRequest(NamedTuple):
-    """What an admin asks of a model, and what is to be known for it."""
+    """A requested change to the rollout plan of a model, with the data that it needs."""
 
     cluster: ClusterState
     name: str
-    version: str  # '' = none was named
+    version: str  # empty if the request names none
     percent: int
     counted: Mapping[str, RunCounts]
     watch_s: float
 
     def stable(self, plan: RolloutPlan) -> str:
-        """Give the version that takes the jobs."""
+        """Return the version that takes the jobs."""
         return version_routing.find_stable(self.cluster, plan, self.name)
 
     def ready(self, version: str) -> str:
-        """Give a version that is about to take jobs; raises Refused where none is named, or nobody runs it."""
+        """Return `version`; raises Refused if it is empty or no live worker runs it."""
         if not version:
             raise Refused("invalid_request", 'there is no canary: name a version, as {"version": "2"}')
         running = version_routing.list_running_versions(self.cluster, self.name)
         if version not in running:
-            message = f"no live worker has version {version} of model {self.name} ready: load it, and wait until it is"
+            message = f"no live worker has version {version} of model {self.name} ready: load it and wait"
             raise Refused("version_not_ready", message, allowed=running)
         return version
 
@@ -61,16 +61,14 @@ def _load(plan_request: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
     stable = plan_request.stable(plan)
     if not (version := plan_request.version or stable):
         raise Refused(
-            "invalid_request", "no version takes jobs now: name the one to load", allowed=_list_versions(plan_request)
+            "invalid_request", "no version takes jobs: name the one to load", allowed=_list_versions(plan_request)
         )
     return rollout_plan.load_version(plan, version, stable)
 
 
 def _share(plan_request: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
     if not plan_request.version:
-        raise Refused(
-            "invalid_request", "name the version that is to have a share", allowed=_list_versions(plan_request)
-        )
+        raise Refused("invalid_request", "name the version that gets a share", allowed=_list_versions(plan_request))
     return rollout_plan.set_canary_share(
         plan,
         plan_request.version,
@@ -90,50 +88,51 @@ def _promote(plan_request: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
 
 
 Step = Callable[[_PlanRequest, RolloutPlan], RolloutPlan]
-# verb → (what it does, its fields, its step)
+# verb → (summary, fields, step)
 VERBS: Final[Mapping[str, tuple[str, tuple[str, ...], Step]]] = {
-    "load": ("Load a version, or load it anew", ("version",), _load),
+    "load": ("Load or reload a version", ("version",), _load),
     "unload": (
-        "Let a version go once its lines are empty, or the whole model",
+        "Unload a version, or the whole model, once its queues are empty",
         ("version",),
         lambda plan_request, plan: rollout_plan.unload_version(plan, plan_request.version, plan_request.stable(plan)),
     ),
-    "share": ("Give a version a share of the jobs, as canary", ("version", "percent"), _share),
-    "promote": ("Let a version take all jobs", ("version",), _promote),
+    "share": ("Send a share of the jobs to a version as canary", ("version", "percent"), _share),
+    "promote": ("Send all jobs to a version", ("version",), _promote),
     "rollback": (
-        "End the canary, or give the jobs back to the version before",
+        "End the canary, or return to the previous version",
         (),
         lambda _, plan: rollout_plan.roll_back(plan, ADMIN_REASON),
     ),
-    "follow": ("Let the folder decide again", (), lambda _, plan: rollout_plan.follow_folder(plan)),
+    "follow": ("Follow the versions in the folder again", (), lambda _, plan: rollout_plan.follow_folder(plan)),
 }
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """All routes of models."""
+    """Return the routes of models."""
     routes = APIRouter(tags=["models"])
 
-    @routes.get(PATH, summary="What is served, by whom, and what could not be loaded")
+    @routes.get(PATH, summary="List all models and versions with their status")
     async def list_models() -> Response:
         return _json(await health.list_models(gateway))
 
-    @routes.get(f"{PATH}/{{name}}", summary="How a model's versions stand, and what is planned with them")
+    @routes.get(f"{PATH}/{{name}}", summary="Read the versions and the rollout plan of a model")
     async def read_model(name: str) -> Response:
         await gateway.catalog.refresh()
         return _json(await _view(gateway, _check_model_name(gateway, name)))
 
     for verb in VERBS:
-        _add(routes, gateway, verb)
+        _add_verb(routes, gateway, verb)
     return routes
 
 
-def _add(routes: APIRouter, gateway: Gateway, verb: str) -> None:
-    summary, names, step = VERBS[verb]
-    kinds = {
+def _add_verb(routes: APIRouter, gateway: Gateway, verb: str) -> None:
+    summary, field_names, step = VERBS[verb]
+    schemas = {
         "version": {"type": "string", "pattern": MODEL_VERSION.pattern},
         "percent": {"type": "integer", "maximum": 100},
     }
-    schema = {"type": "object", "additionalProperties": False, "properties": {name: kinds[name] for name in names}}
+    properties = {name: schemas[name] for name in field_names}
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
     body = {"requestBody": {"content": {"application/json": {"schema": schema}}}}
 
     @routes.post(f"{PATH}/{{name}}/{verb}", summary=summary, operation_id=f"{verb}_model", openapi_extra=body)
@@ -143,7 +142,7 @@ def _add(routes: APIRouter, gateway: Gateway, verb: str) -> None:
             text = await parsed_request.body(request.receive, share, MAX_BYTES)
         fields = read_object(text, "the body") if text else {}
         await gateway.catalog.refresh()
-        plan_request = await _read(gateway, _check_model_name(gateway, name), fields, names)
+        plan_request = await _parse_fields(gateway, _check_model_name(gateway, name), fields, field_names)
         plan, changed = await rollout_plan.update_plan(
             gateway.store.connection, name, lambda plan: step(plan_request, plan)
         )
@@ -156,20 +155,20 @@ def _add(routes: APIRouter, gateway: Gateway, verb: str) -> None:
         return _json(await _view(gateway, name))
 
 
-async def _read(gateway: Gateway, name: str, fields: Body, allowed: tuple[str, ...]) -> _PlanRequest:
-    """Read what is asked; raises Refused."""
+async def _parse_fields(gateway: Gateway, name: str, fields: Body, allowed: tuple[str, ...]) -> _PlanRequest:
+    """Validate the fields of a change; raises Refused."""
     if unknown := [field for field in fields if field not in allowed]:
         raise Refused("invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(allowed))
     version, percent = fields.get("version", ""), fields.get("percent", 0)
-    # A version that is null, false or "" is refused: to unload without one is to unload the whole model.
+    # Refuse a version that is null, false or "", because an unload without a version unloads the whole model.
     if "version" in fields and not (isinstance(version, str) and MODEL_VERSION.fullmatch(version)):
         raise Refused("invalid_request", 'field "version" must be a version\'s number as text, such as "2"')
     if type(percent) is not int or not 0 <= percent <= 100 or ("percent" in allowed and "percent" not in fields):
         raise Refused("invalid_request", 'field "percent" must be a whole number from 0 to 100')
     totals = await gateway.store.counts()
     cluster = gateway.catalog.cluster
-    counted = {one: event_counters.get_run_counts(totals, name, one) for one in cluster.versions(name)}
-    plan_request = _PlanRequest(cluster, name, version, percent, counted, gateway.settings.rollback_watch_s)
+    counts = {each: event_counters.get_run_counts(totals, name, each) for each in cluster.versions(name)}
+    plan_request = _PlanRequest(cluster, name, version, percent, counts, gateway.settings.rollback_watch_s)
     if version and version not in _list_versions(plan_request):
         message = f"no live worker has version {version} of model {name}"
         raise Refused("version_not_found", message, allowed=_list_versions(plan_request))
@@ -194,9 +193,10 @@ async def _view(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 def _describe_plan(plan: RolloutPlan) -> str:
-    """Say a plan in a line."""
-    said = {"stable": plan.stable, "canary": plan.canary and f"{plan.canary} ({plan.percent} %)", "before": plan.before}
-    return "unloaded" if plan.unloaded else ", ".join(f"{role} {which}" for role, which in said.items() if which)
+    """Return a one-line description of a plan, for the log."""
+    canary = plan.canary and f"{plan.canary} ({plan.percent} %)"
+    roles = {"stable": plan.stable, "canary": canary, "before": plan.before}
+    return "unloaded" if plan.unloaded else ", ".join(f"{role} {version}" for role, version in roles.items() if version)
 
 
 def _json(view: Mapping[str, Any], status: int = 200) -> Response:

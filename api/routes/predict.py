@@ -1,4 +1,4 @@
-"""`POST /predict`: the contract of the classic Flask tutorial, kept to the letter, over the same queue."""
+"""Serves `POST /predict` with the request and response format of the classic Flask tutorial, over the same queue."""
 
 import asyncio
 
@@ -17,10 +17,10 @@ PATH = "/predict"
 
 
 async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
-    """Classify the form's image and wait for the answer: 200 with label and probability, best first."""
+    """Classify the image of a form and wait for the result: 200 with labels and probabilities, best first."""
     settings = gateway.settings
     submitted = await _submit_form(gateway, request, receive)
-    keyed = bool(request.header(b"idempotency-key"))  # whoever sends one means to come back
+    keyed = bool(request.header(b"idempotency-key"))  # a caller with a key may retry
     cancels = settings.predict_hangup_cancels and not keyed
     hang_up = asyncio.create_task(_wait_for_disconnect(receive)) if cancels else None
     try:
@@ -29,7 +29,7 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpR
         if hang_up is not None:
             hang_up.cancel()
     if not job.is_final:
-        message = f"not done in time; the job goes on: read it at /v1/jobs/{job.id}"
+        message = f"the job is not final within {settings.predict_wait_s:g} s and goes on: read it at /v1/jobs/{job.id}"
         raise Refused("wait_over", message, job=job.id, limit_s=settings.predict_wait_s)
     return HttpResponse(200, orjson.dumps({"success": True, "predictions": _predictions(job)}))
 
@@ -44,7 +44,7 @@ async def _submit_form(gateway: Gateway, request: Request, receive: Receive) -> 
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
-    """Return once the caller is gone. The body has been read: nothing else comes."""
+    """Return once the caller has disconnected. Call it after the body has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -55,5 +55,5 @@ def _predictions(job: Job) -> list[dict[str, object]]:
         raise Refused(error["code"], error["message"], job=job.id)
     output = orjson.loads(job.output)
     if "predictions" not in output:
-        raise Refused("invalid_input", f"model {job.model} gives no predictions: send its jobs to /v1/jobs")
-    return [{"label": one["label"], "probability": one["probability"]} for one in output["predictions"]]
+        raise Refused("invalid_input", f"model {job.model} returns no predictions: send its jobs to /v1/jobs")
+    return [{"label": each["label"], "probability": each["probability"]} for each in output["predictions"]]

@@ -1,4 +1,4 @@
-"""The routes of webhooks: deliveries and their attempts, send again, receivers, the secret, attach to a job."""
+"""Routes of webhooks: list and resend deliveries, list receivers, the signing secret, attach to a job."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -20,30 +20,30 @@ from jobs.webhooks.delivery_log import DELIVERY_ID, ENDPOINT_ID, STATES, Deliver
 
 PATH: Final = "/v1/webhooks"
 FILTER_FIELDS: Final = ("job", "endpoint", "state", "since", "until")
-MAX_REPLAYED: Final = 1000  # deliveries that one call sends again
+MAX_REPLAYED: Final = 1000  # deliveries resent per call
 MAX_WEBHOOK_BYTES: Final = 8 << 10
 
-Cursor = Annotated[str, Query(description="`next_cursor` of an earlier answer")]
-All = Annotated[str, Query(alias="all", description="`true` in place of a filter: every delivery")]
+Cursor = Annotated[str, Query(description="`next_cursor` of an earlier response")]
+All = Annotated[str, Query(alias="all", description="`true` in place of a filter: all deliveries")]
 
 
 def read_filters(
-    job: Annotated[str, Query(description="of this job")] = "",
-    endpoint: Annotated[str, Query(description="to this receiver, by its id")] = "",
+    job: Annotated[str, Query(description="id of the job")] = "",
+    endpoint: Annotated[str, Query(description="id of the receiver")] = "",
     state: Annotated[str, Query(description="`waiting`, `delivered` or `failed`")] = "",
-    since: Annotated[str, Query(description="made then or later, in RFC 3339")] = "",
-    until: Annotated[str, Query(description="made before then")] = "",
+    since: Annotated[str, Query(description="created at this time or later, in RFC 3339")] = "",
+    until: Annotated[str, Query(description="created before this time")] = "",
 ) -> DeliveryFilter:
-    """Read the filters of a query; raises Refused."""
+    """Parse the filter fields of a query; raises Refused."""
     if state and state not in STATES:
-        raise Refused("invalid_request", "state must be one of the allowed words", allowed=list(STATES))
+        raise Refused("invalid_request", "unknown state: see allowed", allowed=list(STATES))
     if endpoint and not ENDPOINT_ID.fullmatch(endpoint):
-        raise Refused("invalid_request", "endpoint must be the `id` of one in GET /v1/webhooks/endpoints")
+        raise Refused("invalid_request", "endpoint must be an `id` from GET /v1/webhooks/endpoints")
     return DeliveryFilter(job, endpoint, state, read_time("since", since), read_time("until", until))
 
 
 def tenant_of(request: HttpRequest) -> str:
-    """Give whose request it is."""
+    """Return the tenant of a request."""
     return Request(request.scope).tenant
 
 
@@ -52,9 +52,9 @@ Tenant = Annotated[str, Depends(tenant_of)]
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """All routes of webhooks."""
+    """Return the routes of webhooks."""
     routes, store = APIRouter(tags=["webhooks"]), gateway.store
-    _add_secret(routes, gateway)  # before what takes any word for a delivery
+    _add_secret(routes, gateway)  # before the route that matches any path segment as a delivery id
 
     @routes.get(PATH, summary="List own deliveries, newest first")
     async def list_deliveries(
@@ -69,7 +69,7 @@ def router(gateway: Gateway) -> APIRouter:
         found = [delivery_view(delivery) for delivery in page.deliveries]
         return _json({"deliveries": found, "next_cursor": _write_cursor(page.after)})
 
-    @routes.post(f"{PATH}/replay", summary="Send the deliveries again that fit a filter")
+    @routes.post(f"{PATH}/replay", summary="Resend the deliveries that match a filter")
     async def replay_deliveries(
         request: HttpRequest, tenant: Tenant, filters: Filters, cursor: Cursor = "", every: All = ""
     ) -> Response:
@@ -80,16 +80,16 @@ def router(gateway: Gateway) -> APIRouter:
         more = page.after is not None
         return _json({"replayed": len(page.deliveries), "more": more, "next_cursor": _write_cursor(page.after)})
 
-    @routes.get(f"{PATH}/endpoints", summary="List own receivers, and how each of them is")
+    @routes.get(f"{PATH}/endpoints", summary="List own receivers and their state")
     async def list_endpoints(tenant: Tenant) -> Response:
         found = await delivery_log.list_endpoints(store, tenant)
         return _json({"endpoints": [endpoint_view(endpoint) for endpoint in found]})
 
-    @routes.get(f"{PATH}/{{delivery_id}}", summary="Look at a delivery and its attempts")
+    @routes.get(f"{PATH}/{{delivery_id}}", summary="Read a delivery and its attempts")
     async def read_delivery(tenant: Tenant, delivery_id: str) -> Response:
         return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)))
 
-    @routes.post(f"{PATH}/{{delivery_id}}/replay", summary="Send a delivery again, at once, under the same webhook-id")
+    @routes.post(f"{PATH}/{{delivery_id}}/replay", summary="Resend a delivery at once, with the same webhook-id")
     async def replay_delivery(tenant: Tenant, delivery_id: str) -> Response:
         await delivery_log.resend(store, tenant, delivery_id)
         return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)), status=202)
@@ -99,10 +99,10 @@ def router(gateway: Gateway) -> APIRouter:
         parsed_request = Request(request.scope)
         with gateway.bodies.hold(tenant, parsed_request.evict) as share:
             body = await parsed_request.body(request.receive, share, MAX_WEBHOOK_BYTES)
-        how, delivery = await gateway.attach(tenant, job_id, read_json(body, "the body"))
+        state, delivery = await gateway.attach(tenant, job_id, read_json(body, "the body"))
         if delivery:
             return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery)), status=202)
-        return _json({"job": job_id, "state": "attached" if how == "open" else how})
+        return _json({"job": job_id, "state": "attached" if state == "open" else state})
 
     return routes
 
@@ -110,18 +110,18 @@ def router(gateway: Gateway) -> APIRouter:
 def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
     connection = gateway.store.connection
 
-    @routes.get(f"{PATH}/secret", summary="Read what own webhooks are signed with")
+    @routes.get(f"{PATH}/secret", summary="Read the secret that signs own webhooks")
     async def read_secret(tenant: Tenant) -> Response:
         return _json(_secret_view(await signing_secrets.read_secrets(connection, tenant)))
 
-    @routes.post(f"{PATH}/secret/rotate", summary="Sign with a new secret; for a while with the old one too")
+    @routes.post(f"{PATH}/secret/rotate", summary="Rotate the secret; the old one also signs for a while")
     async def rotate_secret(tenant: Tenant) -> Response:
         overlap_s = gateway.settings.webhook_secret_overlap_s
         return _json(_secret_view(await signing_secrets.rotate_secret(connection, tenant, overlap_s)))
 
 
 def delivery_view(delivery: Delivery) -> dict[str, Any]:
-    """Show a delivery, ready for orjson."""
+    """Return the JSON view of a delivery."""
     path = f"{PATH}/{delivery.id}"
     job_url = f"/v1/{'batches' if delivery.job.startswith('batch_') else 'jobs'}/{delivery.job}"
     return {
@@ -151,7 +151,7 @@ def _attempt_view(attempt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def endpoint_view(endpoint: Endpoint) -> dict[str, Any]:
-    """Show a receiver, ready for orjson."""
+    """Return the JSON view of a receiver."""
     return {
         "id": endpoint.id,
         "origin": endpoint.origin,
@@ -171,10 +171,10 @@ def _secret_view(secrets: list[str]) -> dict[str, Any]:
 
 
 def _check_filter_or_all(request: HttpRequest, every: str) -> None:
-    """Refuse what would meet all deliveries without saying so."""
+    """Raise Refused unless the query has either a filter or all=true."""
     query = Request(request.scope).query(*FILTER_FIELDS, "cursor", "all")
     if every not in ("", "true") or bool(every) == any(query.get(name) for name in FILTER_FIELDS):
-        message = "say which deliveries: by at least one filter, or all of them by all=true, not both"
+        message = "select deliveries by at least one filter, or all of them by all=true, but not both"
         raise Refused("invalid_request", message, allowed=[*FILTER_FIELDS, "all=true"])
 
 
@@ -182,8 +182,8 @@ def _time(ms: int | None) -> str | None:
     return format_timestamp(None if ms is None else ms * 1000)
 
 
-def _write_cursor(place: Position | None) -> str | None:
-    return f"{place.created_ms}.{place.id}" if place else None
+def _write_cursor(position: Position | None) -> str | None:
+    return f"{position.created_ms}.{position.id}" if position else None
 
 
 def _read_cursor(cursor: str) -> Position | None:
@@ -191,7 +191,7 @@ def _read_cursor(cursor: str) -> Position | None:
         return None
     ms, _, delivery = cursor.partition(".")
     if not (ms.isascii() and ms.isdigit() and len(ms) < 16 and DELIVERY_ID.fullmatch(delivery)):
-        raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier answer")
+        raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
     return Position(int(ms), delivery)
 
 

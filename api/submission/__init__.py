@@ -1,1 +1,1 @@
-"""From a request to submitted jobs: one, many, or a dead letter sent again."""
+"""Submission of jobs: parsing requests, submitting one or many jobs, replaying dead letters."""

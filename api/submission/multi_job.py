@@ -1,6 +1,6 @@
-"""Requests that bring many jobs, as NDJSON or as a JSON array: how they are read, and how the answer shows each job.
+"""Handles requests with many jobs (NDJSON or a JSON array): reads the jobs and builds the response.
 
-A job that is refused is an entry of its own among the others; the request as a whole is refused where none was taken.
+A refused job becomes an error entry among the other jobs. The request fails only if no job was accepted.
 """
 
 import logging
@@ -24,45 +24,45 @@ from jobs.contract.json_reader import BLANK, read_json
 log = logging.getLogger("jitney.api")
 
 PATH: Final = "/v1/jobs"
-ARRAY: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")  # a byte order mark may stand before it
-DEFAULT_FIELDS: Final = ("model", "lane")  # as query fields, for jobs that name none
-LINES_PER_JOB: Final = 8  # blank lines are skipped; counted they are all the same
-MAX_OUTPUTS_BYTES: Final = 32 << 20  # of large outputs in one answer
+ARRAY: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")  # after an optional byte order mark
+DEFAULT_FIELDS: Final = ("model", "lane")  # query fields with the defaults of all jobs
+LINES_PER_JOB: Final = 8  # limit on lines, because blank lines are skipped
+MAX_OUTPUTS_BYTES: Final = 32 << 20  # bytes of all outputs in one response
 
 
 def is_many(request: Request, body: bytes) -> bool:
-    """Whether a request brings many jobs."""
+    """Return whether the body holds several jobs."""
     kind = request.content_type
     return kind == NDJSON or (kind == "application/json" and ARRAY.match(body) is not None)
 
 
 class JobRequests(NamedTuple):
-    """The jobs of a request, counted; each is read when its turn comes, a broken one as its error."""
+    """The jobs of a request, counted but not parsed yet."""
 
-    items: Sequence[tuple[str, Any]]  # what each is called in messages, and the job, parsed or not
+    items: Sequence[tuple[str, Any]]  # its name in messages, and the job as bytes or parsed JSON
     model: str
     lane: str
 
     def read(self) -> Iterator[JobRequest | JitneyError]:
-        """Read one after the other."""
-        return (read_json_job(what, value, self.model, self.lane) for what, value in self.items)
+        """Parse the jobs one by one; yield an error in place of an invalid job."""
+        return (read_json_job(name, value, self.model, self.lane) for name, value in self.items)
 
 
 def read_job_requests(request: Request, body: bytes, limit: int) -> JobRequests:
-    """Find the jobs of a request; raises Refused for the request."""
+    """Split a request into its jobs; raises Refused if the request as a whole is invalid."""
     defaults = request.query(*DEFAULT_FIELDS)
     if (lane := defaults.get("lane", "interactive")) not in LANES:
-        raise Refused("invalid_request", "lane must be one of the allowed words", allowed=list(LANES))
+        raise Refused("invalid_request", "unknown lane: see allowed", allowed=list(LANES))
     items = _lines(body, limit) if request.content_type == NDJSON else _elements(body)
     if not items:
-        raise Refused("invalid_request", "the request brings no job: send at least one")
+        raise Refused("invalid_request", "the request has no job: send at least one")
     if len(items) > limit:
         raise _too_many(f"{len(items)} jobs", limit)
     return JobRequests(items, defaults.get("model", ""), lane)
 
 
 def _lines(body: bytes, limit: int) -> list[tuple[str, Any]]:
-    """List the lines that are not blank, unread, each with its name."""
+    """Return the unparsed lines that are not blank, each with its name."""
     count = body.count(b"\n")
     if count > limit * LINES_PER_JOB:
         raise _too_many(f"{count} lines", limit)
@@ -70,47 +70,48 @@ def _lines(body: bytes, limit: int) -> list[tuple[str, Any]]:
 
 
 def _elements(body: bytes) -> list[tuple[str, Any]]:
-    return [(f"job {place}", value) for place, value in enumerate(read_json(body, "the body"), 1)]
+    return [(f"job {number}", value) for number, value in enumerate(read_json(body, "the body"), 1)]
 
 
-def _too_many(what: str, limit: int) -> Refused:
-    message = f"one request may bring {limit} jobs, and this one has {what}: send the others in another"
+def _too_many(count: str, limit: int) -> Refused:
+    message = f"the request has {count}, and the limit is {limit} jobs: split it into several requests"
     return Refused("too_many_jobs", message, limit=limit)
 
 
 async def respond_to_many(
     gateway: Gateway, submitted: list[Submitted | JitneyError], wait_s: float, headers: list[Header]
 ) -> HttpResponse:
-    """Show all jobs, as sent: 202, 200 where the caller waited until all that were taken are final.
+    """Return the response with all jobs, in order: 200 if the caller waited and all accepted jobs are final, else 202.
 
-    Where none was taken: the problem of the first, with the list.
+    If no job was accepted, return the error of the first one, with all entries.
     """
-    found = iter(await wait_for_outcomes(gateway, [one for one in submitted if isinstance(one, Submitted)], wait_s))
-    ended = [next(found) if isinstance(one, Submitted) else one for one in submitted]
-    entries = await _entries(gateway, ended)
-    jobs = [one for one in ended if isinstance(one, Job)]
-    if not jobs and isinstance(ended[0], JitneyError):
-        return error_response(ended[0], PATH, jobs=entries)
-    if all(one.accepted.replayed for one in submitted if isinstance(one, Submitted)):
+    accepted = [result for result in submitted if isinstance(result, Submitted)]
+    outcomes = iter(await wait_for_outcomes(gateway, accepted, wait_s))
+    results = [next(outcomes) if isinstance(result, Submitted) else result for result in submitted]
+    entries = await _entries(gateway, results)
+    jobs = [result for result in results if isinstance(result, Job)]
+    if not jobs and isinstance(results[0], JitneyError):
+        return error_response(results[0], PATH, jobs=entries)
+    if all(result.accepted.replayed for result in accepted):
         headers.append((b"idempotent-replayed", b"true"))
     return submit_response(
         orjson.dumps({"jobs": entries}), headers, is_final=wait_s > 0 and all(job.is_final for job in jobs)
     )
 
 
-async def _entries(gateway: Gateway, ended: list[Job | JitneyError]) -> list[dict[str, Any]]:
-    """Show each; large outputs as long as they fit, of the others a link to the job."""
+async def _entries(gateway: Gateway, results: list[Job | JitneyError]) -> list[dict[str, Any]]:
+    """Return an entry per job. Outputs beyond `MAX_OUTPUTS_BYTES` in total are replaced by a link to the job."""
     entries: list[dict[str, Any]] = []
     left_bytes = MAX_OUTPUTS_BYTES
-    for one in ended:
-        if isinstance(one, JitneyError):
-            entries.append(_refusal(one))
+    for result in results:
+        if isinstance(result, JitneyError):
+            entries.append(_error_entry(result))
             continue
-        size = one.output_bytes or 0
+        size = result.output_bytes or 0
         try:
-            job = await gateway.store.with_output(one) if size <= left_bytes else one
-        except Refused as error:  # its result is kept no more
-            entries.append(_refusal(error))
+            job = await gateway.store.with_output(result) if size <= left_bytes else result
+        except Refused as error:  # its result has expired
+            entries.append(_error_entry(error))
             continue
         left_bytes -= size if job.output is not None else 0
         is_left_out = size > 0 and job.output is None
@@ -118,5 +119,5 @@ async def _entries(gateway: Gateway, ended: list[Job | JitneyError]) -> list[dic
     return entries
 
 
-def _refusal(error: JitneyError) -> dict[str, Any]:
+def _error_entry(error: JitneyError) -> dict[str, Any]:
     return {"error": {"code": error.code, "message": error.message, "status": error.status, **error.details}}

@@ -1,4 +1,4 @@
-"""Reads what callers send, through any door, into a draft of a job (jobs/contract/job_request.py)."""
+"""Parses the body and query of a request, by its content type, into a `JobRequest`."""
 
 import asyncio
 from typing import Final
@@ -14,11 +14,11 @@ FORM_FIELDS: Final = ("image", *QUERY_FIELDS)
 NDJSON: Final = "application/x-ndjson"
 CONTENT_TYPES: Final = ("application/json", NDJSON, "multipart/form-data", "image/*", "application/octet-stream")
 MAX_TEXT_BYTES: Final = 64 << 10
-FORM_CHUNK_BYTES: Final = 64 << 10  # bytes of a form that are read in a row; then others have their turn
+FORM_CHUNK_BYTES: Final = 64 << 10  # bytes of a form parsed before other tasks run
 
 
 async def read_job_request(request: Request, body: bytes) -> JobRequest:
-    """Read a request by its content type; raises Refused."""
+    """Parse a request by its content type; raises Refused."""
     kind = request.content_type
     if kind == "application/json":
         request.query()
@@ -27,7 +27,7 @@ async def read_job_request(request: Request, body: bytes) -> JobRequest:
         request.query()
         return await read_form(request, body)
     if not kind.startswith("image/") and kind != "application/octet-stream":
-        message = f"content type {kind[:80]!r} is not taken here" if kind else "the request has no content type"
+        message = f"content type {kind[:80]!r} is not supported" if kind else "the request has no content type"
         raise Refused("unsupported_media_type", message, allowed=list(CONTENT_TYPES))
     if not body:
         raise Refused("invalid_request", "the body is empty")
@@ -38,12 +38,12 @@ async def read_job_request(request: Request, body: bytes) -> JobRequest:
 
 @cache_short(256)
 def _read_query_fields(query: bytes) -> JobRequest:
-    """Read it, a short one once: callers whose body is the input send the same query again and again."""
+    """Parse a query. Short ones are cached, because callers repeat them."""
     return read_text_fields(read_query(query, QUERY_FIELDS))
 
 
 async def read_form(request: Request, body: bytes) -> JobRequest:
-    """Read a multipart form: the field `image`, a file or not, and text fields."""
+    """Parse a multipart form: the field `image`, as a file or not, and text fields; raises Refused."""
     texts: dict[str, TextField] = {}
     image = bytearray()
 
@@ -56,9 +56,9 @@ async def read_form(request: Request, body: bytes) -> JobRequest:
 
     form = MultipartForm(request.header(b"content-type"), FORM_FIELDS, begin)
     form.write(body[:FORM_CHUNK_BYTES])
-    for at in range(FORM_CHUNK_BYTES, len(body), FORM_CHUNK_BYTES):
+    for start in range(FORM_CHUNK_BYTES, len(body), FORM_CHUNK_BYTES):
         await asyncio.sleep(0)
-        form.write(body[at : at + FORM_CHUNK_BYTES])
+        form.write(body[start : start + FORM_CHUNK_BYTES])
     if "image" not in form.seen:
         raise Refused("invalid_request", "the form has no field named image", allowed=list(FORM_FIELDS))
     if form.is_in_part:

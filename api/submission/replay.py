@@ -1,4 +1,4 @@
-"""Sends dead letters again: each as a new job for the version that is served now. The letter stays, and names it."""
+"""Replays dead letters as new jobs of the version served now. A dead letter is kept and records its new job."""
 
 import logging
 import time
@@ -13,12 +13,12 @@ from jobs.store.dead_letters import DeadLetter, DeadLetterFilter, Position
 
 log = logging.getLogger("jitney.api")
 
-MAX_REPLAYED: Final = 1000  # letters of one call
+MAX_REPLAYED: Final = 1000  # dead letters per call
 MAX_REPLAY_S: Final = 10.0
 
 
 class ReplayResult(NamedTuple):
-    """What one call did: letters sent again, those that were before, those refused by code; and where to go on."""
+    """The result of one call: counts of dead letters replayed, skipped (already replayed) and refused by code."""
 
     replayed: int
     skipped: int
@@ -28,39 +28,39 @@ class ReplayResult(NamedTuple):
     stopped: RetryLater | None
 
 
-async def replay_letter(gateway: Gateway, letter: DeadLetter, idempotency_key: str = "") -> Submitted:
-    """Send one letter again; raises Refused and NotNow."""
+async def replay_dead_letter(gateway: Gateway, dead_letter: DeadLetter, idempotency_key: str = "") -> Submitted:
+    """Submit one dead letter as a new job; raises Refused or RetryLater."""
     check_idempotency_key(idempotency_key)
-    body = await dead_letters.read_input(gateway.store, letter)
+    body = await dead_letters.read_input(gateway.store, dead_letter)
     submission = admit_replay(
-        letter,
+        dead_letter,
         body,
         gateway.catalog,
         idempotency_key=idempotency_key,
         shards=gateway.store.settings.shards,
         max_deadline_ms=gateway.settings.max_deadline_ms,
     )
-    (one,) = await submit_admitted(gateway, [submission])
-    submitted = unwrap(one)
+    (result,) = await submit_admitted(gateway, [submission])
+    submitted = unwrap(result)
     if not submitted.accepted.replayed:
-        await dead_letters.mark_replayed(gateway.store, letter.job.id, submitted.accepted.id)
+        await dead_letters.mark_replayed(gateway.store, dead_letter.job.id, submitted.accepted.id)
     return submitted
 
 
-async def replay_letters(
+async def replay_dead_letters(
     gateway: Gateway, tenant: str | None, filters: DeadLetterFilter, after: Position | None
 ) -> ReplayResult:
-    """Send letters again that were not before, until the queue is full; raises NotNow where nothing could be done."""
+    """Replay dead letters until the queue is full; raises RetryLater if none could be replayed."""
     begun_s = time.monotonic()
     page = await dead_letters.list_dead_letters(gateway.store, tenant, filters, after, MAX_REPLAYED)
     replayed = skipped = 0
     refused: dict[str, int] = {}
-    for position, letter in page.letters:
+    for position, dead_letter in page.letters:
         if time.monotonic() - begun_s > MAX_REPLAY_S:
             return ReplayResult(replayed, skipped, refused, more=True, after=after, stopped=None)
         try:
-            if letter.replayed_as is None:
-                await replay_letter(gateway, letter)
+            if dead_letter.replayed_as is None:
+                await replay_dead_letter(gateway, dead_letter)
                 replayed += 1
             else:
                 skipped += 1
@@ -71,7 +71,7 @@ async def replay_letters(
         except Exception as failure:
             error = to_jitney_error(failure)
             if error is not failure:
-                log.exception("dead letter %s cannot be sent again", letter.job.id)
+                log.exception("cannot replay dead letter %s", dead_letter.job.id)
             refused[error.code] = refused.get(error.code, 0) + 1
         after = position
     return ReplayResult(replayed, skipped, refused, more=page.after is not None, after=page.after, stopped=None)

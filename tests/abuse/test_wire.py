@@ -176,7 +176,7 @@ def test_a2_requests_under_way_leave_connections_for_other_tenants() -> None:
         refused = greedy.get("/v1/jobs")
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
         assert refused.headers["retry-after"] == "1"
-        assert "14 requests under way of yours" in refused.json()["detail"]
+        assert "14 requests in progress of this tenant" in refused.json()["detail"]
         assert calm.get("/v1/jobs").status_code == 200
         streams[0].close()
         wait_until(lambda: greedy.get("/v1/jobs").status_code == 200, "its share has room again")

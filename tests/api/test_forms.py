@@ -148,7 +148,7 @@ def test_what_is_kept_of_a_header_is_bounded_in_number_and_size() -> None:
 
 def test_readers_of_headers_keep_short_ones_alone() -> None:
     for read_header in (_prefer_wait, _is_local_host):
-        kept = inspect.getclosurevars(read_header).nonlocals["kept"]
+        kept = inspect.getclosurevars(read_header).nonlocals["cached"]
         before = kept.cache_info()
         read_header("1" * 60_000)
         assert kept.cache_info() == before

@@ -31,12 +31,12 @@ def standing(gateway: GatewayProcess) -> dict[str, tuple[str, str | None, float]
 
 
 async def test_every_version_is_shown_with_its_part(gateway: GatewayProcess, worker: Worker) -> None:
-    shelf, failed = {"m": ["1", "2", "3", "4"]}, {"m 3": "file: 3 is broken"}
+    folder_versions, failed = {"m": ["1", "2", "3", "4"]}, {"m 3": "file: 3 is broken"}
     more = {
         "chosen": {"m": "2"},
         "leaving": ["m 1"],
         "loading": ["m 5"],
-        "folder_versions": shelf,
+        "folder_versions": folder_versions,
         "unloadable": failed,
     }
     await announce(worker, gateway, ["1", "2"], **more)

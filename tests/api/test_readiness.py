@@ -83,10 +83,10 @@ def test_a_gateway_that_is_told_to_stop_serves_on_until_balancers_have_seen_it(q
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: gateway.http.get("/readyz").status_code == 503, "it is not ready")
         answer = gateway.http.get("/readyz")
-        assert (answer.json()["status"], answer.json()["reason"]) == ("draining", "this gateway is about to stop")
+        assert (answer.json()["status"], answer.json()["reason"]) == ("draining", "this gateway is shutting down")
         assert states(gateway, "/healthz", "/v1/jobs", "/v1/models") == [200, 200, 200]
         assert httpx2.get(f"http://127.0.0.1:{gateway.port}/healthz", trust_env=False).status_code == 200  # a new one
-        assert "stops in 60 s (JITNEY_LAME_DUCK_S)" in gateway.log()
+        assert "shutting down in 60 s (JITNEY_LAME_DUCK_S)" in gateway.log()
         gateway.process.send_signal(signal.SIGTERM)  # whoever does not want to wait says it again
         assert gateway.process.wait(15) == -signal.SIGTERM
 

@@ -32,7 +32,7 @@ def test_what_is_held_is_counted_until_it_is_let_go() -> None:
         second.grow(30)
         second.resize(20)
         assert shares.used == 60
-        with pytest.raises(QueueFull, match="holds 60 bytes of yours and 0 of others, and may hold 100"):
+        with pytest.raises(QueueFull, match="holds 60 bytes of this tenant and 0 of others, at most 100"):
             second.grow(21)
         assert shares.used == 60
     assert shares.used == 0
@@ -45,7 +45,7 @@ def test_a_tenant_alone_has_four_fifths_and_the_next_finds_room() -> None:
         with pytest.raises(QueueFull):
             greedy.grow(1)
         calm.grow(16)
-        with pytest.raises(QueueFull, match="holds 80 bytes of yours and 16 of others"):
+        with pytest.raises(QueueFull, match="holds 80 bytes of this tenant and 16 of others"):
             greedy.grow(1)
 
 
@@ -76,7 +76,7 @@ def test_who_stands_still_longest_is_ended_first_and_hears_why() -> None:
     third = shares.hold("third")
     third.grow(5)
     assert ended == ["second"]
-    with pytest.raises(QueueFull, match="other tenants need the room"):
+    with pytest.raises(QueueFull, match="other tenants need these bytes"):
         second.grow(1)
     assert (second.size, shares.used) == (0, 20 + 50 + 18 + 5)
 
@@ -106,7 +106,7 @@ def test_tenants_that_hold_nothing_leave_nothing_behind() -> None:
         with shares.hold(f"t{number}", lambda: None) as share:
             share.grow(0)
             share.grow(1)
-    assert (shares.used, shares._held, shares._shares) == (0, {}, {})
+    assert (shares.used, shares._held, shares._evictable_shares) == (0, {}, {})
 
 
 def test_the_largest_body_must_fit() -> None:
@@ -237,7 +237,7 @@ async def test_uploads_that_are_held_are_one_tenants_share(two: Two) -> None:
         answer = two.greedy.submit(PNG.ljust(500_000, b"x"))
         assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
         assert answer.headers["retry-after"] == "1"
-        assert "bytes of request bodies of yours" in answer.json()["detail"]
+        assert "bytes of request bodies of this tenant" in answer.json()["detail"]
         assert two.calm.submit(PNG.ljust(500_000, b"x")).status_code == 202
         assert refused() == before
 
@@ -261,7 +261,7 @@ async def test_jobs_that_many_requests_wait_for_are_counted_by_tenant(two: Two) 
         wait_until(lambda: two.greedy.get("/v1/jobs").text.count('"queued"') == 20, "it waits")
         refused = two.greedy.post("/v1/jobs", content=b"\n".join([line] * 10), headers=headers)
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
-        assert "20 jobs that requests wait for of yours" in refused.json()["detail"]
+        assert "20 awaited jobs of this tenant" in refused.json()["detail"]
         other = pool.submit(two.calm.post, "/v1/jobs", content=b"\n".join([line] * 5), headers=headers)
         wait_until(lambda: two.calm.get("/v1/jobs").text.count('"queued"') == 5, "it waits, too")
         await two.worker.succeed(await two.worker.claim(40))

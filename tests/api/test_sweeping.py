@@ -77,9 +77,9 @@ async def test_a_jump_of_the_clock_is_told_once(store: JobStore, caplog: pytest.
         await maintenance.sweep_once(store, patience)
         await maintenance.sweep_once(store, patience)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "no job is taken back for 0.2 s" in caplog.text
+    assert "no job is reclaimed for 0.2 s" in caplog.text
 
 
 def test_what_moved_is_told_in_words() -> None:
     assert maintenance.describe_sweep(SweepResult(1, 0, 0, 0, 0, 0)) == ""
-    assert maintenance.describe_sweep(SweepResult(1, 2, 0, 1, 0, 0)) == "2 taken back from lost workers, 1 expired"
+    assert maintenance.describe_sweep(SweepResult(1, 2, 0, 1, 0, 0)) == "2 reclaimed from lost workers, 1 expired"

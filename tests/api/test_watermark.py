@@ -42,7 +42,7 @@ def test_a_refusal_says_what_is_used_and_what_is_allowed() -> None:
     watermark.observe(ServerMemory(600, 1000))
     refusal = watermark.refusal("interactive")
     assert refusal is not None
-    assert str(refusal) == "the queue's server uses 600 bytes of memory, of 1000; new jobs are taken below 500"
+    assert str(refusal) == "the queue's server uses 600 of 1000 bytes of memory; new jobs are accepted below 500"
 
 
 class Ballast:
@@ -87,7 +87,7 @@ async def test_a_nearly_full_server_gets_no_new_jobs_and_ends_its_own(
     for answer in refused:
         body = answer.json()
         assert (answer.status_code, body["code"], answer.headers["retry-after"]) == (503, "queue_full", "5")
-        assert "new jobs are taken below" in body["detail"]
+        assert "new jobs are accepted below" in body["detail"]
         assert body["limit_bytes"] < body["used_bytes"]
     assert median(answer.elapsed.total_seconds() for answer in refused) < 0.1
     known = gateway.submit(idempotency_key="1")
@@ -98,7 +98,7 @@ async def test_a_nearly_full_server_gets_no_new_jobs_and_ends_its_own(
     assert await worker.states() == ["succeeded", "succeeded", "failed"]
     ballast.fill(0.5)
     assert gateway.submit().status_code == 202
-    assert gateway.log().count("refusing new jobs") == gateway.log().count("taking new jobs again") == 1
+    assert gateway.log().count("refusing new jobs") == gateway.log().count("accepting new jobs again") == 1
 
 
 async def test_bulk_is_refused_before_the_server_is_nearly_full(gateway: GatewayProcess, ballast: Ballast) -> None:

@@ -132,7 +132,7 @@ def test_a_flood_of_single_requests_forms_batches(page: webdriver.Chrome) -> Non
     flood, words = page.execute_script(f"return [{{...{result}.dataset}}, {result}.innerText]")
     assert (flood["state"], flood["answers"]) == ("done", "256"), words
     assert float(flood["meanBatch"]) > 1
-    assert "All 256 answers equal: 7." in words
+    assert "All 256 results equal: 7." in words
 
 
 def test_the_page_is_quiet_and_asks_only_its_own_origin(page: webdriver.Chrome, service: Service) -> None:

@@ -47,7 +47,7 @@ def test_a_new_version_takes_the_jobs_once_it_is_warm(service: Service, times: M
     assert times.run() == ("2", 2)
     assert times.until(1, "ready", share=0)["role"] == "before"  # as long as the new one is watched
     assert "model times version 2 loaded in" in service.log()
-    assert "its folder brought version 2 in place of 1" in service.log()
+    assert "version 2 from its folder replaces version 1" in service.log()
 
 
 def test_a_new_model_is_served_and_a_mended_one(service: Service, shelf: Path) -> None:

@@ -1,1 +1,1 @@
-"""OpenAI's files and batches, as their clients speak to them: uploads that are streamed, and bulks over them."""
+"""Routes of OpenAI's Files and Batch APIs: streamed uploads, and bulk jobs over the uploaded files."""

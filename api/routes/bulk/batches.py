@@ -1,4 +1,4 @@
-"""The routes of batches: make one over a file, look at it, list, cancel. OpenAI's objects, so that its clients work."""
+"""Routes of bulk jobs (batches in OpenAI's API): create one over a file, read, list, cancel."""
 
 import re
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ MAX_METADATA_KEY, MAX_METADATA_VALUE = 64, 512
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """All routes of batches."""
+    """Return the routes of bulk jobs."""
     routes, store = APIRouter(tags=["batches"]), gateway.store
 
     @routes.post(PATH, summary="Run the lines of a file as one batch")
@@ -45,9 +45,10 @@ def router(gateway: Gateway) -> APIRouter:
         with gateway.bodies.hold(parsed_request.tenant, parsed_request.evict) as share:
             body = await parsed_request.body(request.receive, share, MAX_BYTES)
         fields = read_object(body, "the body")
-        wanted = await _read(gateway, parsed_request, fields)
-        now_ms = await store.connection.now_ms()  # by the server's clock the window ends
-        return _json(bulk_view(await records.create_bulk(store, gateway.bulk, parsed_request.tenant, wanted, now_ms)))
+        bulk_request = await _read(gateway, parsed_request, fields)
+        now_ms = await store.connection.now_ms()  # the window ends by the server's clock
+        bulk = await records.create_bulk(store, gateway.bulk, parsed_request.tenant, bulk_request, now_ms)
+        return _json(bulk_view(bulk))
 
     @routes.get(PATH, summary="List own batches, newest first")
     async def list_batches(
@@ -58,11 +59,11 @@ def router(gateway: Gateway) -> APIRouter:
         found, more = await records.list_bulks(store, parsed_request.tenant, after, limit)
         return _json(page_view([bulk_view(bulk) for bulk in found], has_more=more))
 
-    @routes.get(f"{PATH}/{{batch_id}}", summary="Look at a batch")
+    @routes.get(f"{PATH}/{{batch_id}}", summary="Read a batch")
     async def read_batch(request: HttpRequest, batch_id: str) -> Response:
         return _json(bulk_view(await records.get_bulk(store, Request(request.scope).tenant, batch_id)))
 
-    @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch; what is done is kept")
+    @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch and keep its finished lines")
     async def cancel_batch(request: HttpRequest, batch_id: str) -> Response:
         return _json(bulk_view(await records.cancel_bulk(store, Request(request.scope).tenant, batch_id)))
 
@@ -70,7 +71,7 @@ def router(gateway: Gateway) -> APIRouter:
 
 
 async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -> BulkRequest:
-    """Read what is asked for; raises Refused."""
+    """Validate the fields of a new bulk job; raises Refused."""
     if unknown := [name for name in fields if name not in FIELDS]:
         raise Refused(
             "invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(FIELDS), param=unknown[0][:80]
@@ -80,8 +81,8 @@ async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -
     file, retry_of = await _source(gateway, request.tenant, fields)
     window, window_ms = _window(fields.get("completion_window", "24h"), gateway.settings.max_deadline_ms)
     metadata = _metadata(fields.get("metadata"))
-    kept_s = fields.get("output_expires_after")
-    key, digest, again = _key(request, fields)
+    expiry = fields.get("output_expires_after")
+    key, digest, is_retry = _key(request, fields)
     return BulkRequest(
         file,
         URL,
@@ -91,67 +92,68 @@ async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -
         _webhook(gateway, fields.get("webhook", metadata.get("webhook"))),
         retry_of,
         key,
-        again,
-        0 if kept_s is None else read_expiry_s(kept_s, gateway.bulk.bulk_ttl_s, "output_expires_after"),
+        is_retry,
+        0 if expiry is None else read_expiry_s(expiry, gateway.bulk.bulk_ttl_s, "output_expires_after"),
         digest,
     )
 
 
 async def _source(gateway: Gateway, tenant: str, fields: Mapping[str, Any]) -> tuple[str, str]:
-    """Read which file is meant, and of which batch only the lines that failed."""
+    """Return the input file, and the bulk job whose failed lines to retry, if any; raises Refused."""
     file, retry_of = fields.get("input_file_id"), fields.get("retry_of")
     if retry_of is None:
         if not isinstance(file, str):
-            raise Refused("invalid_request", "input_file_id must be a file's id", param="input_file_id")
+            raise Refused("invalid_request", "input_file_id must be the id of a file", param="input_file_id")
         return file, ""
     if not isinstance(retry_of, str):
-        raise Refused("invalid_request", "retry_of must be a batch's id", param="retry_of")
+        raise Refused("invalid_request", "retry_of must be the id of a batch", param="retry_of")
     before = await records.get_bulk(gateway.store, tenant, retry_of)
     if not before.is_final or before.status == "failed" or before.ended < before.total:
-        message = f"{retry_of} is {before.status}: only a batch whose lines have all ended has lines to run again"
+        message = f"{retry_of} is {before.status}: only a batch whose lines have all ended can be retried"
         raise Refused("invalid_request", message, param="retry_of")
     if not before.failed:
-        raise Refused("invalid_request", f"no line of {retry_of} has failed", param="retry_of")
+        raise Refused("invalid_request", f"no line of {retry_of} failed", param="retry_of")
     if file not in (None, before.file):
-        message = f"input_file_id must be that of {retry_of}, {before.file}, or be left out"
+        message = f"input_file_id must be {before.file}, as in {retry_of}, or absent"
         raise Refused("invalid_request", message, param="input_file_id")
     return before.file, before.id
 
 
-def _window(given: Any, most_ms: int) -> tuple[str, int]:
-    matched = WINDOW.fullmatch(given) if isinstance(given, str) else None
+def _window(value: Any, max_ms: int) -> tuple[str, int]:
+    matched = WINDOW.fullmatch(value) if isinstance(value, str) else None
     window_ms = int(matched[1]) * UNITS_MS[matched[2]] if matched else 0
-    if not 0 < window_ms <= most_ms:
-        message = f"completion_window must be a time as 24h, 90m or 600s, at most {most_ms // 1000}s"
+    if not 0 < window_ms <= max_ms:
+        message = f"completion_window must be a duration such as 24h, 90m or 600s, at most {max_ms // 1000}s"
         raise Refused("invalid_request", message, param="completion_window")
-    return given, window_ms
+    return value, window_ms
 
 
-def _metadata(given: Any) -> dict[str, str]:
-    metadata = {} if given is None else given
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+def _metadata(value: Any) -> dict[str, str]:
+    metadata = {} if value is None else value
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise Refused("invalid_request", "metadata must be an object of strings", param="metadata")
-    long = any(len(k) > MAX_METADATA_KEY or len(v) > MAX_METADATA_VALUE for k, v in metadata.items())
-    if len(metadata) > MAX_METADATA or long:
-        message = f"metadata takes {MAX_METADATA} pairs, keys of {MAX_METADATA_KEY} and values of {MAX_METADATA_VALUE}"
+    is_long = any(len(k) > MAX_METADATA_KEY or len(v) > MAX_METADATA_VALUE for k, v in metadata.items())
+    if len(metadata) > MAX_METADATA or is_long:
+        lengths = f"keys of {MAX_METADATA_KEY} and values of {MAX_METADATA_VALUE} characters"
+        message = f"metadata may have {MAX_METADATA} pairs, {lengths}"
         raise Refused("invalid_request", message, param="metadata", limit=MAX_METADATA)
     return metadata
 
 
-def _webhook(gateway: Gateway, given: Any) -> str:
-    """Read whom to tell of the batch's end: all its ends."""
-    if given is None:
+def _webhook(gateway: Gateway, value: Any) -> str:
+    """Return the encoded webhook of a bulk job, or an empty string; raises Refused."""
+    if value is None:
         return ""
-    if not isinstance(given, str) and not (isinstance(given, dict) and set(given) <= {"url", "headers"}):
+    if not isinstance(value, str) and not (isinstance(value, dict) and set(value) <= {"url", "headers"}):
         message = "webhook must be a URL, or an object of url and headers"
         raise Refused("invalid_request", message, param="webhook", allowed=["url", "headers"])
-    return webhook_request.read_webhook(given, gateway.address_policy)
+    return webhook_request.read_webhook(value, gateway.address_policy)
 
 
 def _key(request: Request, fields: Mapping[str, Any]) -> tuple[str, str, bool]:
-    """Give what makes this request unlike others, a digest of its body, and whether what it made is to be found.
+    """Return the idempotency key, a digest of the body, and whether to look for a bulk job of an earlier attempt.
 
-    OpenAI's clients send a request again without a key, but say that they do.
+    OpenAI's clients retry without a key, but mark a retry with a header.
     """
     digest = sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
     if key := request.header(b"idempotency-key"):

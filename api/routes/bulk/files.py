@@ -1,4 +1,4 @@
-"""The routes of files: upload, list, look at, download, delete. OpenAI's objects, so that its clients work."""
+"""Routes of files (OpenAI's Files API): upload, list, read, download, delete."""
 
 from collections.abc import AsyncIterator
 from pathlib import PurePath
@@ -27,26 +27,26 @@ JSONL: Final = "application/jsonl"
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """All routes of files."""
+    """Return the routes of files."""
     routes, store, storage = APIRouter(tags=["files"]), gateway.store, gateway.storage
 
-    @routes.post(PATH, summary="FileUpload a file of lines for a batch")
+    @routes.post(PATH, summary="Upload a file of lines for a batch")
     async def upload(request: HttpRequest) -> Response:
         parsed_request = Request(request.scope)
         parsed_request.query()
         form = FileUpload(parsed_request, gateway.bulk.bulk_file_bytes)
         file_id = files.new_file_id(choose_shard(store.settings.shards, parsed_request.tenant, ""))
-        # Before its first byte: whatever ends this process, the sweep finds the content of a file without a record.
-        await files.register_upload(store, file_id, gateway.settings.body_timeout_s + _longest_s(gateway))
+        # Registered before the first byte, so that a sweep removes the content if this process dies.
+        await files.register_upload(store, file_id, gateway.settings.body_timeout_s + _max_upload_s(gateway))
         try:
             with gateway.bodies.hold(parsed_request.tenant, parsed_request.evict) as share:
                 blocks = form.blocks(request.receive, share, storage.buffer_bytes)
                 size = await storage.write(files.content_key(file_id), blocks)
-            expires_ms = await store.connection.now_ms() + 1000 * _kept_s(gateway, form)
+            expires_ms = await store.connection.now_ms() + 1000 * _expiry_s(gateway, form)
             name = PurePath(form.file_name).name[:MAX_NAME_CHARS] or "file"
             file = File(file_id, parsed_request.tenant, name, _purpose(form), size, 0, expires_ms)
             await files.add_file(store, gateway.bulk, file)
-        except StoreUnavailable:  # the record may have been written: the sweep knows
+        except StoreUnavailable:  # the record may exist: a sweep removes the content if not
             raise
         except Exception:
             await files.discard_upload(store, storage, file_id)
@@ -69,15 +69,15 @@ def router(gateway: Gateway) -> APIRouter:
         )
         return _json(page_view([file_view(file) for file in found], has_more=more))
 
-    @routes.get(f"{PATH}/{{file_id}}", summary="Look at a file's record")
+    @routes.get(f"{PATH}/{{file_id}}", summary="Read the record of a file")
     async def read_file(request: HttpRequest, file_id: str) -> Response:
         return _json(file_view(await files.get_file(store, Request(request.scope).tenant, file_id)))
 
-    @routes.get(f"{PATH}/{{file_id}}/content", summary="Download a file; of results whatever is there by now")
+    @routes.get(f"{PATH}/{{file_id}}/content", summary="Download a file, or the results so far")
     async def download(request: HttpRequest, file_id: str) -> Response:
         file = await files.get_file(store, Request(request.scope).tenant, file_id)
         blocks = files.read_content(store, storage, file)
-        first = await anext(blocks, b"")  # what can not be had at all is an error, not a broken download
+        first = await anext(blocks, b"")  # fails here with an error, before the response has begun
         headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
         headers["content-disposition"] = f'attachment; filename="{_safe_file_name(file.name)}"'
         return StreamingResponse(_prepend(first, blocks), media_type=JSONL, headers=headers)
@@ -91,7 +91,7 @@ def router(gateway: Gateway) -> APIRouter:
 
 
 def file_view(file: File) -> dict[str, Any]:
-    """Show a file as OpenAI's object, ready for orjson."""
+    """Return OpenAI's JSON object of a file."""
     return {
         "id": file.id,
         "object": "file",
@@ -106,31 +106,31 @@ def file_view(file: File) -> dict[str, Any]:
 
 
 def page_view(views: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """Show a page; without `has_more` clients of OpenAI's would ask for ever."""
+    """Return OpenAI's JSON object of a page. Without `has_more` its clients would request pages for ever."""
     first, last = (views[0]["id"], views[-1]["id"]) if views else (None, None)
     return {"object": "list", "data": views, "first_id": first, "last_id": last, "has_more": has_more}
 
 
-def read_expiry_s(given: Any, most_s: int, what: str) -> int:
-    """Read how long something is to be kept: `{anchor: "created_at", seconds}`; raises Refused."""
-    seconds = given.get("seconds") if isinstance(given, dict) else None
-    if not isinstance(given, dict) or given.get("anchor") != "created_at" or type(seconds) is not int or seconds < 1:
-        message = f'{what} must be an object of anchor, "created_at", and seconds'
-        raise Refused("invalid_request", message, param=what)
-    return min(seconds, most_s)
+def read_expiry_s(value: Any, max_s: int, field: str) -> int:
+    """Parse an expiry `{anchor: "created_at", seconds}` to seconds, at most `max_s`; raises Refused."""
+    seconds = value.get("seconds") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or value.get("anchor") != "created_at" or type(seconds) is not int or seconds < 1:
+        message = f'{field} must be an object with anchor "created_at" and seconds'
+        raise Refused("invalid_request", message, param=field)
+    return min(seconds, max_s)
 
 
-def _kept_s(gateway: Gateway, form: FileUpload) -> int:
+def _expiry_s(gateway: Gateway, form: FileUpload) -> int:
     anchor, seconds = (form.fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
     if anchor is None and seconds is None:
         return gateway.bulk.bulk_ttl_s
     is_number = seconds is not None and seconds.isascii() and seconds.isdigit() and len(seconds) <= MAX_DIGITS
-    given = {"anchor": anchor, "seconds": int(seconds or 0) if is_number else None}
-    return read_expiry_s(given, gateway.bulk.bulk_ttl_s, "expires_after")
+    expiry = {"anchor": anchor, "seconds": int(seconds or 0) if is_number else None}
+    return read_expiry_s(expiry, gateway.bulk.bulk_ttl_s, "expires_after")
 
 
-def _longest_s(gateway: Gateway) -> float:
-    """Give how long an upload may take that brings as many bytes a second as it must."""
+def _max_upload_s(gateway: Gateway) -> float:
+    """Return the seconds that the largest upload takes at the minimum rate."""
     return gateway.bulk.bulk_file_bytes / gateway.bulk.bulk_upload_rate
 
 
@@ -143,7 +143,7 @@ def _purpose(form: FileUpload) -> str:
 
 
 def _safe_file_name(name: str) -> str:
-    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "-_. ") else "_" for sign in name)
+    return "".join(char if char.isascii() and (char.isalnum() or char in "-_. ") else "_" for char in name)
 
 
 async def _prepend(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""A file on its way in: the multipart body is taken apart as it comes, and its file goes on block by block."""
+"""Streams an uploaded file: parses the multipart body as it arrives and yields the file in blocks."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -12,40 +12,40 @@ from jobs.contract.json_reader import reject_wide_encoding
 
 BLOCK_BYTES: Final = 256 << 10
 TEXT_BYTES: Final = 8 << 10
-OVERHEAD_BYTES: Final = 64 << 10  # of a multipart body beside its file
-HEAD_BYTES: Final = 4  # of a file, which tell its encoding
+OVERHEAD_BYTES: Final = 64 << 10  # of a multipart body besides its file
+HEAD_BYTES: Final = 4  # first bytes of a file, which show its encoding
 FIELDS: Final = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
 class FileUpload:
-    """A form with one file. Give its blocks to storage; then the other fields are known."""
+    """A form with one file. Consume `blocks` first; then `fields` holds the other fields."""
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
-        """Begin; raises Refused for what is no such form, or says that it is too large."""
+        """Create the parser; raises Refused for another content type or a declared size above the limit."""
         self._limit_bytes, self._file_bytes = limit_bytes, 0
         if request.declared_bytes > limit_bytes + OVERHEAD_BYTES:
             raise self._too_large()
         if "boundary=" not in request.header(b"content-type"):
-            message = "a file comes as a multipart form, with a boundary, of the fields file and purpose"
+            message = "send a multipart form, with a boundary, of the fields file and purpose"
             raise Refused("unsupported_media_type", message, allowed=[MULTIPART])
         self._form = MultipartForm(request.header(b"content-type"), FIELDS, self._begin)
         self._request = request
         self._texts: dict[str, TextField] = {}
         self._blocks = bytearray()
         self.file_name = ""
-        self._is_encoding_checked = False  # whether the file's encoding was
+        self._is_encoding_checked = False
 
     async def blocks(self, receive: Receive, share: BudgetShare, stored_bytes: int) -> AsyncIterator[bytes]:
-        """Give the file as it comes; raises Refused where the form is broken, incomplete or too large.
+        """Yield the file in blocks; raises Refused if the form is malformed, incomplete or too large.
 
-        `held` counts what of it is in memory; storage keeps up to `stored_bytes` of what it was given there, too.
-        Raises QueueFull where there is no room for more.
+        `share` counts the bytes in memory, including up to `stored_bytes` that the storage buffers. Raises QueueFull if
+        the budget is used up.
         """
-        receive, more, size_bytes, yielded_bytes = self._request.unpacking(receive), True, 0, 0
+        receive, more, size_bytes, yielded_bytes = self._request.decompress(receive), True, 0, 0
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Refused("malformed_request", "the caller hung up before the file was complete")
+                raise Refused("malformed_request", "the caller disconnected before the file was complete")
             more, data = message.get("more_body", False), message.get("body", b"")
             size_bytes += len(data)
             if size_bytes > self._limit_bytes + OVERHEAD_BYTES:
@@ -57,7 +57,7 @@ class FileUpload:
                 yielded_bytes += len(block)
                 yield block
         if not self._form.is_complete:
-            raise Refused("malformed_request", "the multipart body ends before its last boundary")
+            raise Refused("malformed_request", "the multipart body ends before its closing boundary")
         if "file" not in self._form.seen:
             raise Refused(
                 "invalid_request", "the form has no file field named file", allowed=list(FIELDS), param="file"
@@ -65,20 +65,20 @@ class FileUpload:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Give the text fields, once the file has been read; raises Refused where one is no text."""
+        """Return the text fields, once the file has been read; raises Refused if one is not UTF-8."""
         return {name: text.read() for name, text in self._texts.items()}
 
     def _too_large(self) -> Refused:
-        message = f"a file may have {self._limit_bytes} bytes"
+        message = f"the file is larger than the limit of {self._limit_bytes} bytes"
         return Refused("body_too_large", message, limit_bytes=self._limit_bytes, param="file")
 
     def _begin(self, part: FormPart) -> Sink:
         if part.name != "file":
             return self._texts.setdefault(part.name, TextField(part.name, TEXT_BYTES))
         self.file_name = part.file_name or "file"
-        return self._take
+        return self._write
 
-    def _take(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         self._file_bytes += len(data)
         if self._file_bytes > self._limit_bytes:
             raise self._too_large()
