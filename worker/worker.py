@@ -52,7 +52,7 @@ class Worker:
         threads = self.threads.size + 2  # the device's, and the loop's
         self.journal = InFlightJournal(black_box, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
         self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
-        channels = [keys.wake_channel(self.id), keys.NEWS]
+        channels = [keys.wake_channel(self.id), keys.INVALIDATION]
         self.listener = Subscriber(store.connection, channels, self._on_notice, self._wake_all)
         shared = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
         self.loaded_models = LoadedModels(shared, self.supervisor, self.listener.catch_up)
@@ -151,7 +151,7 @@ class Worker:
 
     def _on_notice(self, channel: str, payload: bytes) -> None:
         """A model version has work; or here it is; or, with a minus, a job of ours was canceled or expired."""
-        if channel == keys.NEWS:
+        if channel == keys.INVALIDATION:
             if payload == rollout_plan.PLANS_CHANGED:
                 self.reconciler.refresh_now()
             elif payload == stored_limits.LIMITS_CHANGED:

@@ -140,7 +140,7 @@ async def check_shards(connection: RedisClient, shards: int) -> None:
     kept = await connection.command("HGET", keys.AGREEMENT, "shards")
     if kept is None:  # an empty queue, or one of a release that did not write it down
         beyond = range(shards, MAX_SHARDS + 1)
-        there = await connection.pipeline([("EXISTS", keys.load(shard)) for shard in beyond])
+        there = await connection.pipeline([("EXISTS", keys.open_totals(shard)) for shard in beyond])
         if used := [shard for shard, is_there in zip(beyond, there, strict=True) if is_there]:
             raise ShardsMismatch(shards, str(used[-1] + 1))
     elif kept.decode() != str(shards):

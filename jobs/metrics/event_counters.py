@@ -36,7 +36,7 @@ class RunCounts(NamedTuple):
 
 
 def sum_shard_counts(counts: Mapping[bytes, bytes], sums: Mapping[bytes, bytes]) -> dict[str, int]:
-    """Read a shard's `:counts` and the jobs submitted among its `:load`."""
+    """Read a shard's `:counts` and the jobs submitted among its `:open_totals`."""
     totals: Counter[str] = Counter()
     for name, value in counts.items():
         if not value.isdigit():

@@ -1,8 +1,8 @@
 """Dead letters: failed jobs that are kept with their exact input, to be looked at, sent again, or forgotten.
 
-A letter is a job in `:dead` whose hash still has its input; whatever else is there is none. Sending one again makes a
-new job: a final state never changes. Where there are too many letters, or too many bytes, the tenant that holds most
-loses its oldest: one tenant's failures do not push out another's letters.
+A letter is a job in `:dead_letters` whose hash still has its input; whatever else is there is none. Sending one again
+makes a new job: a final state never changes. Where there are too many letters, or too many bytes, the tenant that
+holds most loses its oldest: one tenant's failures do not push out another's letters.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger("jitney.jobs")
 MAX_SCANNED: Final = 1000  # letters that one page looks at, whether or not they are wanted
 CHUNK: Final = 100
 PAGE_BYTES: Final = 16 << 20  # of parameters, metadata and errors in one page; it may be short
-_FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost", "retries", "webhook", "replayed")
+_FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost_leases", "retries", "webhook", "replayed")
 
 
 class Position(NamedTuple):
@@ -123,8 +123,8 @@ async def purge_dead_letters(store: JobStore, job_ids: Sequence[str]) -> int:
 async def count_dead_letters(store: JobStore) -> tuple[int, int]:
     """Count all letters, and the bytes of their inputs."""
     shards = range(store.settings.shards)
-    counts = await store.connection.pipeline([("ZCARD", keys.dead(shard)) for shard in shards])
-    sizes = await store.connection.pipeline([("GET", keys.dead_bytes(shard)) for shard in shards])
+    counts = await store.connection.pipeline([("ZCARD", keys.dead_letters(shard)) for shard in shards])
+    sizes = await store.connection.pipeline([("GET", keys.dead_letter_bytes(shard)) for shard in shards])
     return sum(counts), sum(int(size or 0) for size in sizes)
 
 
@@ -151,7 +151,9 @@ async def _list_positions(
     latest += [wanted.until_ms - 1] if wanted.until_ms is not None else []
     span = (min(latest) if latest else "+inf", "-inf" if wanted.since_ms is None else wanted.since_ms)
     shards = range(store.settings.shards)
-    lists = [keys.dead(shard) if tenant is None else keys.letters(shard, tenant) for shard in shards]
+    lists = [
+        keys.dead_letters(shard) if tenant is None else keys.tenant_dead_letters(shard, tenant) for shard in shards
+    ]
     found = [place for one in lists for place in await _list_older(store, one, span, after)]
     return sorted(found, reverse=True)[:CHUNK]
 

@@ -152,7 +152,7 @@ class JobStore:
             answers = await self.connection.pipeline(commands, large=True) if found else []
             gone = [job_id for (job_id, _), values in zip(found, answers, strict=True) if not any(values)]
             if gone:
-                await self.connection.pipeline([("ZREM", keys.own(shard_of(one), tenant), one) for one in gone])
+                await self.connection.pipeline([("ZREM", keys.tenant_jobs(shard_of(one), tenant), one) for one in gone])
             for (job_id, us), values in zip(found, answers, strict=True):
                 before_us = us
                 if any(values) and (job := codec.read_listed_job(job_id, values)) is not None:
@@ -167,14 +167,16 @@ class JobStore:
     async def _listed(self, tenant: str, before_us: int, count: int) -> list[tuple[str, int]]:
         """List the next ids of a tenant's list, newest first, each with the time of its acceptance."""
         words = (f"({before_us}", "-inf", "WITHSCORES", "LIMIT", 0, count)
-        commands = [("ZREVRANGEBYSCORE", keys.own(shard, tenant), *words) for shard in range(self.settings.shards)]
+        commands = [
+            ("ZREVRANGEBYSCORE", keys.tenant_jobs(shard, tenant), *words) for shard in range(self.settings.shards)
+        ]
         answers = await self.connection.pipeline(commands)
         found = [(job_id.decode(), int(us)) for answer in answers for job_id, us in answer]
         return sorted(found, key=lambda one: -one[1])[:count]
 
     async def position(self, job: Job) -> int | None:
         """Count from 1 where a queued job stands in its line; None once it has left."""
-        line = keys.line(shard_of(job.id), job.model, job.version, job.lane, job.tenant)
+        line = keys.queue(shard_of(job.id), job.model, job.version, job.lane, job.tenant)
         rank = await self.connection.command("ZRANK", line, job.id)
         return None if rank is None else int(rank) + 1
 
@@ -191,7 +193,7 @@ class JobStore:
         found: dict[bytes, bytes] = {}
         cursor: bytes = b"0"
         while True:
-            words = ("HSCAN", keys.load(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_BATCH)
+            words = ("HSCAN", keys.open_totals(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_BATCH)
             cursor, fields = await self.connection.command(*words)
             found.update(zip(fields[::2], fields[1::2], strict=True))
             if int(cursor) == 0:
@@ -281,7 +283,7 @@ class JobStore:
         """Have no more jobs handed over; those that were before this are still to arrive."""
         shards, note = range(self.settings.shards), f"{worker} {self._lease_ms}"  # as claim.lua notes it
         await self.connection.pipeline(
-            [("ZREM", keys.seats(shard, model, version), note) for shard in shards]
+            [("ZREM", keys.free_slots(shard, model, version), note) for shard in shards]
             + [("SREM", keys.hosts(shard, model, version), note) for shard in shards]
         )
 

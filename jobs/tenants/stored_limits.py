@@ -63,7 +63,7 @@ async def update_limits(connection: RedisClient, tenant: str, given: Mapping[str
         after = LimitOverride(**{**before.model_dump(exclude_none=True), **given})
         words = after.model_dump_json(exclude_none=True) if after != LimitOverride() else ""
         if await connection.script("generic/compare_and_set", keys.TENANTS, tenant, text, words):
-            await connection.command("PUBLISH", keys.NEWS, LIMITS_CHANGED)
+            await connection.command("PUBLISH", keys.INVALIDATION, LIMITS_CHANGED)
             return after
     raise StoreUnavailable(f"the limits of tenant {tenant} are being changed by others all the time", retry_after_s=1)
 
@@ -71,5 +71,5 @@ async def update_limits(connection: RedisClient, tenant: str, given: Mapping[str
 async def delete_limits(connection: RedisClient, tenant: str) -> bool:
     """Forget a tenant's own limits, whether or not it had some: the default ones hold."""
     gone = bool(await connection.command("HDEL", keys.TENANTS, tenant))
-    await connection.command("PUBLISH", keys.NEWS, LIMITS_CHANGED)
+    await connection.command("PUBLISH", keys.INVALIDATION, LIMITS_CHANGED)
     return gone

@@ -11,10 +11,10 @@ redis.call('HDEL', key, 'open', 'part', 'stalled', 'webhook', 'faults', 'losses'
 redis.call('HINCRBY', root .. ':counts', 'bulks:ended:' .. status, 1)
 redis.call('HINCRBY', file_key(file), 'uses', -1)
 redis.call('EXPIRE', file_key(file), kept_s)
-redis.call('DEL', root .. ':marks:' .. bulk, root .. ':outcomes:' .. bulk)
-redis.call('ZREM', root .. ':stepping', bulk)
-take_place(root .. ':steps', tenant)  -- its next batch may have waited for this one's thread
-for _, kept in ipairs({key, root .. ':parts:' .. bulk .. ':out', root .. ':parts:' .. bulk .. ':err'}) do
+redis.call('DEL', root .. ':done_lines:' .. bulk, root .. ':bulk_outcomes:' .. bulk)
+redis.call('ZREM', root .. ':bulk_running', bulk)
+take_place(root .. ':bulk_due', tenant)  -- its next batch may have waited for this one's thread
+for _, kept in ipairs({key, root .. ':bulk_parts:' .. bulk .. ':out', root .. ':bulk_parts:' .. bulk .. ':err'}) do
   redis.call('EXPIRE', kept, kept_s)
 end
 local origin, url, _, headers = read_webhook(webhook)

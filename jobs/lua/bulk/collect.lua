@@ -10,14 +10,14 @@ if not flies(bulk, flight, flight_ms) then return 0 end
 local facts = redis.call('HMGET', key, 'collected', 'part', 'tenant')
 if facts[2] == part then return 1 end
 if facts[1] ~= before then return 0 end
-redis.call('LTRIM', root .. ':outcomes:' .. bulk, count, -1)
+redis.call('LTRIM', root .. ':bulk_outcomes:' .. bulk, count, -1)
 redis.call('HSET', key, 'collected', whole(before + count), 'part', part)
 redis.call('HINCRBY', key, 'bytes', 0 - bytes)
 went_well(bulk)
 for nth, kind in ipairs({'out', 'err'}) do
   local size, file = tonumber(ARGV[7 + nth]), redis.call('HGET', key, kind .. '_file')
   if size > 0 then
-    redis.call('RPUSH', root .. ':parts:' .. bulk .. ':' .. kind, size .. ' ' .. part)
+    redis.call('RPUSH', root .. ':bulk_parts:' .. bulk .. ':' .. kind, size .. ' ' .. part)
     if redis.call('HSETNX', file_key(file), 'tenant', facts[3]) == 1 then
       redis.call('HSET', file_key(file), 'name', 'batch_' .. bulk .. (kind == 'out' and '_output' or '_error') .. '.jsonl',
         'purpose', 'batch_output', 'bulk', bulk, 'kind', kind, 'created', whole(now_ms), 'expires', ARGV[12])

@@ -6,7 +6,7 @@
 -- Safe to send again: a bulk that is there stays as it is.
 -- with events, queues, outbox, completion, bulk
 local bulk, tenant, file, kept_s, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7]
-local listed, made_by = root .. ':bulks:' .. tenant, root .. ':idem:' .. tenant .. ':' .. ARGV[6]
+local listed, made_by = root .. ':bulks:' .. tenant, root .. ':idempotency:' .. tenant .. ':' .. ARGV[6]
 if redis.call('EXISTS', bulk_key(bulk)) == 1 then return {'new', bulk} end
 local made = ARGV[8] == '1' and redis.call('GET', made_by)
 if made then
@@ -14,7 +14,7 @@ if made then
   local differs = its_digest ~= '' and digest ~= '' and its_digest ~= digest
   return {differs and 'mismatch' or 'known', known}
 end
-local facts = redis.call('HMGET', file_key(file), 'tenant', 'gone', 'bulk')
+local facts = redis.call('HMGET', file_key(file), 'tenant', 'deleted', 'bulk')
 if facts[1] ~= tenant or facts[2] or facts[3] then return {'file'} end
 redis.call('ZREMRANGEBYSCORE', listed, '-inf', whole(now_ms - kept_s * 1000))
 if redis.call('ZCARD', listed) >= tonumber(ARGV[4]) then return {'many'} end

@@ -5,7 +5,7 @@
 --       say nothing)
 -- gives {ms until one is due (-1: none is), bulk, flight, bulk, flight ...}
 -- with events, queues, outbox, completion, bulk
-local ring, stepping, handed, count_handed = root .. ':steps', root .. ':stepping', {-1}, 0
+local ring, stepping, handed, count_handed = root .. ':bulk_due', root .. ':bulk_running', {-1}, 0
 local want, slots, flight_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local RETRY_MS = 100  -- until a tenant that may not have a second step right now is looked at again; a step's end comes first
 local RESTING = 16  -- bulks of a tenant that are looked at in one turn, past those that rest
@@ -34,7 +34,7 @@ local function give_turn(tenant)
       redis.call('ZREM', ring .. ':' .. tenant, bulk)
     end
     if open and not rests then
-      handed[#handed + 1], handed[#handed + 2] = bulk, redis.call('HINCRBY', bulk_key(bulk), 'flight', 1)
+      handed[#handed + 1], handed[#handed + 2] = bulk, redis.call('HINCRBY', bulk_key(bulk), 'lease_token', 1)
       redis.call('ZADD', stepping, whole(now_ms + flight_ms), bulk)
       count_handed, under_way[tenant] = count_handed + 1, (under_way[tenant] or 0) + 1
       break

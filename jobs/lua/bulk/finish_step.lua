@@ -16,6 +16,6 @@ if ARGV[5] == '1' then
 else
   went_well(bulk)
 end
-redis.call('ZREM', root .. ':stepping', bulk)
+redis.call('ZREM', root .. ':bulk_running', bulk)
 step_at(bulk, tenant, now_ms + (waits and ARGV[4] == '' and 0 or ARGV[3]))
 return 1

@@ -2,7 +2,7 @@
 -- ARGV  bulk, count, bytes (of all of them together)
 -- gives the outcomes
 -- with events, queues, outbox, completion, bulk
-local log, found, bytes = root .. ':outcomes:' .. ARGV[1], {}, 0
+local log, found, bytes = root .. ':bulk_outcomes:' .. ARGV[1], {}, 0
 for at = 0, ARGV[2] - 1 do
   local outcome = redis.call('LINDEX', log, at)
   bytes = bytes + (outcome and #outcome or 0)

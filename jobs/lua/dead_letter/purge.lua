@@ -11,7 +11,7 @@ for at = 6, #ARGV do
 end
 if #ARGV < 6 then
   local latest = whole(now_ms - ends.dead_ttl_ms)
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', root .. ':dead', '-inf', latest, 'LIMIT', 0, limit)) do
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', root .. ':dead_letters', '-inf', latest, 'LIMIT', 0, limit)) do
     letters.forget(member)
     gone = gone + 1
   end

@@ -32,7 +32,7 @@ end
 -- Seat a job; false where it must stay in its line: it is too large for this answer, or of a later release.
 local function seat(id)
   local job = facts_of(id, 'state', 'deadline', 'kind', 'size', 'parameters', 'created', 'v', 'attempts', 'model', 'retries',
-    'followers', 'log', 'tenant')
+    'followers', 'event_log', 'tenant')
   if job[1] ~= 'queued' then return true end
   if (tonumber(job[7]) or 0) > version_read then return false end
   local readable = tonumber(job[2]) and job[3] and tonumber(job[4]) and job[5] and tonumber(job[6]) and tonumber(job[7]) == version_read
@@ -69,7 +69,7 @@ end
 local function room_of(tenant, most)
   if most >= 2 ^ 53 then return most, nil end
   local field = '@' .. tenant .. ':running'
-  return most - (tonumber(redis.call('HGET', root .. ':load', field)) or 0), field
+  return most - (tonumber(redis.call('HGET', root .. ':open_totals', field)) or 0), field
 end
 
 -- As `fill`, by weight: in each round a tenant has seats for as much as it weighs. A turn that the end of a claim cuts short
@@ -82,17 +82,17 @@ local function fill_by_weight(lane, seats)
   for _, tenant in ipairs(redis.call('LRANGE', ring, 0, seats - 1)) do sum = sum + (shares[tenant] or shares[''])[1] end
   if sum == 0 then return end
   local unit, turn = math.ceil(seats / sum), model .. ':' .. version .. ':' .. lane
-  local left, whose = string.match(redis.call('HGET', root .. ':turns', turn) or '', '^(%d+) (.+)$')
+  local left, whose = string.match(redis.call('HGET', root .. ':fair_share', turn) or '', '^(%d+) (.+)$')
   while #claimed < goal and budget > 0 do
     local tenant = redis.call('LPOP', ring)
     if not tenant then break end
     local weight, most = unpack(shares[tenant] or shares[''])
     local credit = (tenant == whose and tonumber(left) or weight) * unit
     local before, room, field = #claimed, room_of(tenant, most)
-    seat_mark = field and {'seat', '@' .. tenant} or {}
+    seat_mark = field and {'running_mark', '@' .. tenant} or {}
     local waits = room <= 0 or seat_from(line_key(model, version, lane, tenant), math.min(goal - #claimed, credit, room))
     local taken = #claimed - before
-    if field and taken > 0 then redis.call('HINCRBY', root .. ':load', field, taken) end
+    if field and taken > 0 then redis.call('HINCRBY', root .. ':open_totals', field, taken) end
     local units = math.ceil((credit - taken) / unit)
     whose = nil
     if waits and room <= taken then
@@ -107,7 +107,7 @@ local function fill_by_weight(lane, seats)
     end
   end
   seat_mark = {}
-  if whose then redis.call('HSET', root .. ':turns', turn, whole(left) .. ' ' .. whose) else redis.call('HDEL', root .. ':turns', turn) end
+  if whose then redis.call('HSET', root .. ':fair_share', turn, whole(left) .. ' ' .. whose) else redis.call('HDEL', root .. ':fair_share', turn) end
 end
 
 -- Fill up to `seats` more from a lane; its tenants take turns, at most `turns` of them.
@@ -150,7 +150,7 @@ end
 
 local function fill_seats()
   local turns = model .. ':' .. version
-  local given = tonumber(redis.call('HGET', root .. ':turns', turns)) or 0
+  local given = tonumber(redis.call('HGET', root .. ':fair_share', turns)) or 0
   local for_bulk = math.floor((given + want) / bulk_share) - math.floor(given / bulk_share)
   fill('bulk', math.min(want, most_bulk or for_bulk), math.huge)
   local before = #claimed
@@ -162,7 +162,7 @@ local function fill_seats()
     held = redis.call('EXISTS', ring_key(model, version, 'bulk')) == 1
   end
   bulk = #claimed - interactive
-  if #claimed > 0 then redis.call('HSET', root .. ':turns', turns, (given + #claimed) % 1000000) end
+  if #claimed > 0 then redis.call('HSET', root .. ':fair_share', turns, (given + #claimed) % 1000000) end
 end
 
 if ARGV[8] == '1' then try_suspects() else fill_seats() end

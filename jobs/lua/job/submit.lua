@@ -39,7 +39,7 @@ end
 
 local function load_of(model)
   if not loads[model] then
-    local sums = redis.call('HMGET', root .. ':load', model .. ':jobs', model .. ':bytes', model .. ':submitted', 'ticket')
+    local sums = redis.call('HMGET', root .. ':open_totals', model .. ':jobs', model .. ':bytes', model .. ':submitted', 'sequence')
     loads[model] = {jobs = tonumber(sums[1]) or 0, bytes = tonumber(sums[2]) or 0, submitted = tonumber(sums[3]) or 0, new = 0}
     ticket = ticket or ticket_after(tonumber(sums[4]) or 0)
   end
@@ -55,8 +55,8 @@ end
 -- Where it is kept what a key made; and under which field, for one of many jobs of a request: its place in that.
 local function made_by(tenant, key)
   local shared, place = string.match(key, '^(%S+) (%d+)$')
-  if shared then return root .. ':idems:' .. tenant .. ':' .. shared, place end
-  return root .. ':idem:' .. tenant .. ':' .. key
+  if shared then return root .. ':idempotency_many:' .. tenant .. ':' .. shared, place end
+  return root .. ':idempotency:' .. tenant .. ':' .. key
 end
 
 local function earlier(tenant, key, digest)
@@ -188,12 +188,12 @@ local function accept(at)
     line.is_cut = line.is_cut or tonumber(string.sub(id, -2), 16) % OWN_STEP == 0
   end
   if logged == '1' then
-    redis.call('HSET', job, 'log', tenant)
+    redis.call('HSET', job, 'event_log', tenant)
     changed(id, 'queued', nil, tenant)
     if taker then changed(id, 'running', nil, tenant) end
   end
   if own then
-    redis.call('HSET', job, 'payer', '@' .. tenant)
+    redis.call('HSET', job, 'quota_mark', '@' .. tenant)
     own.jobs, own.bytes, own.new = own.jobs + 1, own.bytes + #input, own.new + 1
   end
   if key ~= '' then
@@ -225,7 +225,7 @@ for name, taker in pairs(takers) do
   if taker then hand_over(name) end
 end
 for key, line in pairs(lines) do if line then
-  local own = root .. ':own:' .. line.tenant
+  local own = root .. ':tenant_jobs:' .. line.tenant
   if line.is_empty and #line > 0 then
     redis.call('RPUSH', ring_key(line.model, line.version, line.lane), line.tenant)
   end
@@ -239,8 +239,8 @@ end end
 for model, load in pairs(loads) do
   if load.new > 0 then
     local submitted = string.sub(model, 1, 1) ~= '@' and {model .. ':submitted', whole(load.submitted + load.new)} or {}
-    redis.call('HSET', root .. ':load', model .. ':jobs', whole(load.jobs), model .. ':bytes', whole(load.bytes),
-      'ticket', whole(ticket - 1), unpack(submitted))
+    redis.call('HSET', root .. ':open_totals', model .. ':jobs', whole(load.jobs), model .. ':bytes', whole(load.bytes),
+      'sequence', whole(ticket - 1), unpack(submitted))
   end
 end
 for _, line in pairs(lines) do  -- a worker for each job that waits, as long as there are some

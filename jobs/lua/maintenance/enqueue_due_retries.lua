@@ -3,9 +3,9 @@
 -- ARGV  limit
 -- gives how many did
 -- with events, queues
-local due = redis.call('ZRANGEBYSCORE', root .. ':later', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
+local due = redis.call('ZRANGEBYSCORE', root .. ':retries', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
-  redis.call('ZREM', root .. ':later', id)
+  redis.call('ZREM', root .. ':retries', id)
   local place = facts_of(id, 'state')[1] == 'queued' and place_of(id)
   if place then
     local model, version, lane, tenant, ticket = unpack(place)

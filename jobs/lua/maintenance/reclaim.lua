@@ -8,7 +8,7 @@ local back, failed, ends = 0, 0, ends_at(4)
 if now_ms > tonumber(ARGV[3]) then return {now_ms, 0, 0} end
 local due = redis.call('ZRANGEBYSCORE', root .. ':leases', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
-  local job = facts_of(id, 'state', 'lost', 'model')
+  local job = facts_of(id, 'state', 'lost_leases', 'model')
   local lost = (tonumber(job[2]) or 0) + 1
   if job[1] ~= 'running' then
     redis.call('ZREM', root .. ':leases', id)
@@ -17,9 +17,9 @@ for _, id in ipairs(due) do
     conclude(id, 'failed', ends, 'error', failure('too_many_attempts', message), true)
     failed = failed + 1
   else
-    redis.call('HSET', job_key(id), 'lost', lost)
+    redis.call('HSET', job_key(id), 'lost_leases', lost)
     -- Twice may be chance. From then on it rides alone, so that nobody else is lost with it.
-    if lost >= 2 then redis.call('HSET', job_key(id), 'cell', id) end
+    if lost >= 2 then redis.call('HSET', job_key(id), 'suspect_group', id) end
     if requeue(id) then
       count('reclaimed', job[3])
       back = back + 1

@@ -48,7 +48,7 @@ for nth, id in ipairs(suspects) do
   if is_poison(id) then
     failed = failed + 1
   else
-    redis.call('HSET', job_key(id), 'cell', worker .. (nth <= #suspects / 2 and 'a' or 'b'))
+    redis.call('HSET', job_key(id), 'suspect_group', worker .. (nth <= #suspects / 2 and 'a' or 'b'))
     requeue(id)
   end
 end

@@ -20,7 +20,7 @@ end
 
 -- What is read of a job when it ends: by whoever ends it, and for those who wait for it.
 local FACTS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant', 'created', 'started',
-  'metadata', 'payer', 'seat', 'webhook', 'log', 'bulk'}
+  'metadata', 'quota_mark', 'running_mark', 'webhook', 'event_log', 'bulk'}
 local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024  -- how much of a job rides along in a notice
 local told_bytes = 0
 local NOW_US = whole(now_us)
@@ -37,8 +37,8 @@ end
 
 -- Have a bulk's next step come at once, if it waits for one; true where it does.
 local function hurry(bulk, tenant)
-  local waits = redis.call('ZADD', root .. ':steps:' .. tenant, 'XX', 'LT', 'CH', whole(now_ms), bulk) == 1
-  if waits then take_place(root .. ':steps', tenant) end
+  local waits = redis.call('ZADD', root .. ':bulk_due:' .. tenant, 'XX', 'LT', 'CH', whole(now_ms), bulk) == 1
+  if waits then take_place(root .. ':bulk_due', tenant) end
   return waits
 end
 
@@ -52,7 +52,7 @@ end
 -- Write a bulk's outcomes to its log, each line's once, whatever is run or sent twice. A bulk that is over takes none.
 local WAKE = 500  -- outcomes in a log that are worth a step
 local function log_lines(bulk, lines)
-  local key, marks, log = root .. ':bulk:' .. bulk, root .. ':marks:' .. bulk, root .. ':outcomes:' .. bulk
+  local key, marks, log = root .. ':bulk:' .. bulk, root .. ':done_lines:' .. bulk, root .. ':bulk_outcomes:' .. bulk
   local facts = redis.call('HMGET', key, 'open', 'expanded', 'tenant')
   local outcomes, bytes, succeeded = {}, 0, 0
   for _, line in ipairs(facts[1] and lines or {}) do
@@ -74,7 +74,7 @@ end
 -- Write down what was gathered, and tell each gateway once, whatever the number of jobs. Every script that ends, counts or
 -- weighs jobs closes with it.
 local function close()
-  local load = root .. ':load'
+  local load = root .. ':open_totals'
   for_many('ZREM', root .. ':leases', ended)
   for_many('ZREM', root .. ':deadlines', ended)
   for field, times in pairs(counted) do redis.call('HINCRBY', root .. ':counts', field, times) end
@@ -90,16 +90,16 @@ local function close()
   if posted then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 
--- Dead letters: `:dead` has all of the shard, `:letters:<tenant>` those of a tenant, both by the ms of their end, as
--- `<id> <bytes> <tenant>`. How many letters and how many bytes each tenant holds is in `:dead_counts` and `:dead_sizes`: who
+-- Dead letters: `:dead_letters` has all of the shard, `:tenant_dead_letters:<tenant>` those of a tenant, both by the ms of their end, as
+-- `<id> <bytes> <tenant>`. How many letters and how many bytes each tenant holds is in `:dead_letter_counts` and `:dead_letter_sizes`: who
 -- holds most makes room first. Gives what is done with them: most scripts end no job so, and need none of it.
 local function dead_letters(ends)
-  local dead, letters = root .. ':dead', {}
+  local dead, letters = root .. ':dead_letters', {}
 
   function letters.member(id, size, tenant) return id .. ' ' .. (size or 0) .. ' ' .. (tenant or '?') end
 
   local function weigh_letter(tenant, count, bytes)
-    for key, more in pairs({[root .. ':dead_counts'] = count, [root .. ':dead_sizes'] = bytes}) do
+    for key, more in pairs({[root .. ':dead_letter_counts'] = count, [root .. ':dead_letter_sizes'] = bytes}) do
       if tonumber(redis.call('ZINCRBY', key, more, tenant)) <= 0 then redis.call('ZREM', key, tenant) end
     end
   end
@@ -110,8 +110,8 @@ local function dead_letters(ends)
     local id, size, tenant = string.match(member, '^(%S+) (%d+) ?(%S*)$')
     local there = redis.call('ZREM', dead, member) == 1
     if not there or not id then return there end
-    redis.call('DECRBY', root .. ':dead_bytes', size)
-    if redis.call('ZREM', root .. ':letters:' .. tenant, member) == 1 then weigh_letter(tenant, -1, 0 - size) end
+    redis.call('DECRBY', root .. ':dead_letter_bytes', size)
+    if redis.call('ZREM', root .. ':tenant_dead_letters:' .. tenant, member) == 1 then weigh_letter(tenant, -1, 0 - size) end
     if facts_of(id, 'state')[1] ~= 'failed' then return true end
     if redis.call('HDEL', job_key(id), 'input', 'webhook') > 0 then redis.call('PEXPIRE', job_key(id), ends.ttl_ms) end
     return true
@@ -122,15 +122,15 @@ local function dead_letters(ends)
   function letters.make_room(most)
     local gone = 0
     while gone < most do
-      local is_large = (tonumber(redis.call('GET', root .. ':dead_bytes')) or 0) > ends.dead_bytes
+      local is_large = (tonumber(redis.call('GET', root .. ':dead_letter_bytes')) or 0) > ends.dead_bytes
       if not is_large and redis.call('ZCARD', dead) <= ends.dead_letters then break end
-      local holder, held = unpack(redis.call('ZRANGE', root .. (is_large and ':dead_sizes' or ':dead_counts'), 0, 0, 'REV', 'WITHSCORES'))
+      local holder, held = unpack(redis.call('ZRANGE', root .. (is_large and ':dead_letter_sizes' or ':dead_letter_counts'), 0, 0, 'REV', 'WITHSCORES'))
       local has_most = holder and (is_large or tonumber(held) > 1)
-      local oldest = has_most and redis.call('ZRANGE', root .. ':letters:' .. holder, 0, 0)[1]
+      local oldest = has_most and redis.call('ZRANGE', root .. ':tenant_dead_letters:' .. holder, 0, 0)[1]
       if not oldest or not letters.forget(oldest) then  -- nobody has two; or junk lies in place of what a tenant holds
         oldest = redis.call('ZRANGE', dead, 0, 0)[1]
         if not oldest then  -- there is no letter, whatever the sum says
-          redis.call('DEL', root .. ':dead_bytes')
+          redis.call('DEL', root .. ':dead_letter_bytes')
           break
         end
         letters.forget(oldest)
@@ -143,9 +143,9 @@ local function dead_letters(ends)
   -- Keep a failed job's input: it is a dead letter now. Others make room: some with each letter, the rest with the next sweep.
   function letters.keep(id, size, tenant)
     local member = letters.member(id, size, tenant)
-    redis.call('ZADD', root .. ':letters:' .. (tenant or '?'), whole(now_ms), member)
+    redis.call('ZADD', root .. ':tenant_dead_letters:' .. (tenant or '?'), whole(now_ms), member)
     if redis.call('ZADD', dead, whole(now_ms), member) == 1 then  -- else a letter of this id was there already, and is counted
-      redis.call('INCRBY', root .. ':dead_bytes', size)
+      redis.call('INCRBY', root .. ':dead_letter_bytes', size)
       weigh_letter(tenant or '?', 1, size)
     end
     redis.call('PEXPIRE', job_key(id), math.max(ends.dead_ttl_ms, ends.ttl_ms))
@@ -178,10 +178,10 @@ local function conclude(id, state, ends, field, body, dead, facts, run)
   if facts[14] and size then weigh(facts[14], -1, 0 - size) end
   if facts[15] then unseat(facts[15]) end
   if dead then
-    redis.call('HDEL', job, 'watchers', 'seat', 'followers', 'log')
+    redis.call('HDEL', job, 'watchers', 'running_mark', 'followers', 'event_log')
     dead_letters(ends).keep(id, whole(size or 0), facts[10])
   else
-    redis.call('HDEL', job, 'watchers', 'input', 'seat', 'followers', 'log', 'webhook')
+    redis.call('HDEL', job, 'watchers', 'input', 'running_mark', 'followers', 'event_log', 'webhook')
     redis.call('PEXPIRE', job, facts[18] and math.min(LINE_TTL_MS, ends.ttl_ms) or ends.ttl_ms)
   end
   ended[#ended + 1] = id

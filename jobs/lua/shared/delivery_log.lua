@@ -1,9 +1,9 @@
 -- Functions for webhook deliveries: log attempts, end deliveries, trim old ones (`with delivery_log`, after `outbox`).
-local function flights_key(lane, tenant) return root .. ':flights:' .. lane .. ':' .. tenant end
+local function flights_key(lane, tenant) return root .. ':tenant_deliveries_running:' .. lane .. ':' .. tenant end
 
 -- Ended deliveries of a tenant beyond `most`, the oldest first, and those that were kept long enough; some at a time.
 local function trim(tenant, most, ttl_ms)
-  local ended_key, listed = root .. ':ended:' .. tenant, root .. ':deliveries:' .. tenant
+  local ended_key, listed = root .. ':ended_deliveries:' .. tenant, root .. ':deliveries:' .. tenant
   local over = math.min(redis.call('ZCARD', ended_key) - most, 10)
   local old = over > 0 and redis.call('ZRANGE', ended_key, 0, over - 1)
     or redis.call('ZRANGEBYSCORE', ended_key, '-inf', whole(now_ms - ttl_ms), 'LIMIT', 0, 10)
@@ -39,9 +39,9 @@ local function end_delivery(delivery, state, log, ttl_ms)
   local kept_s = math.ceil(ttl_ms / 1000)
   redis.call('HSET', delivery_key(delivery), 'state', state, 'ended', whole(now_ms))
   redis.call('PEXPIRE', delivery_key(delivery), ttl_ms)
-  redis.call('ZADD', root .. ':ended:' .. tenant, whole(now_ms), delivery)
+  redis.call('ZADD', root .. ':ended_deliveries:' .. tenant, whole(now_ms), delivery)
   redis.call('ZREM', unended_key(tenant), delivery)
-  redis.call('EXPIRE', root .. ':ended:' .. tenant, whole(math.max(KEPT_S, kept_s)))
+  redis.call('EXPIRE', root .. ':ended_deliveries:' .. tenant, whole(math.max(KEPT_S, kept_s)))
   keep_lists(tenant, endpoint, kept_s)
   redis.call('HINCRBY', root .. ':counts', 'webhooks:ended:' .. state, 1)
   trim(tenant, tonumber(log), ttl_ms)

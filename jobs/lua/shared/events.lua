@@ -10,7 +10,7 @@ local function changed(id, state, followers, log)
     redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cmsgpack.pack({{id}}))
   end
   if not log then return end
-  redis.call('XADD', root .. ':log:' .. log, 'MAXLEN', '~', 10000, '*', 'id', id, 'status', state)
-  redis.call('EXPIRE', root .. ':log:' .. log, 3600)
+  redis.call('XADD', root .. ':job_events:' .. log, 'MAXLEN', '~', 10000, '*', 'id', id, 'status', state)
+  redis.call('EXPIRE', root .. ':job_events:' .. log, 3600)
   redis.call('PUBLISH', 'jitney:events', log)
 end

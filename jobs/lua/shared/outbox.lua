@@ -10,8 +10,8 @@ local LANES = {'fast', 'slow'}
 local function delivery_key(id) return root .. ':delivery:' .. id end
 local function endpoint_key(endpoint) return root .. ':endpoint:' .. endpoint end
 local function outbox_key(endpoint) return root .. ':outbox:' .. endpoint end
-local function airborne_key(endpoint) return root .. ':airborne:' .. endpoint end
-local function unended_key(tenant) return root .. ':unended:' .. tenant end
+local function airborne_key(endpoint) return root .. ':deliveries_running:' .. endpoint end
+local function unended_key(tenant) return root .. ':open_deliveries:' .. tenant end
 local function due_key(lane) return root .. ':due:' .. lane end
 
 -- The time as rings of tenants have it: ms with a fraction, so that two turns in one ms have an order.
@@ -30,7 +30,7 @@ end
 -- Say when something is to be done next for an endpoint: a delivery is due and has room, or an attempt was lost.
 -- `not_before`: in any case not earlier.
 local function reschedule(endpoint, not_before)
-  local facts = redis.call('HMGET', endpoint_key(endpoint), 'slow', 'not_before', 'room', 'tenant')
+  local facts = redis.call('HMGET', endpoint_key(endpoint), 'slow', 'not_before', 'concurrency', 'tenant')
   local airborne = redis.call('ZCARD', airborne_key(endpoint))
   local waiting = redis.call('ZRANGE', outbox_key(endpoint), 0, 0, 'WITHSCORES')
   local at, tenant = nil, facts[4]
@@ -81,7 +81,7 @@ end
 local function write_delivery(delivery, id, tenant, event, origin, url, headers, told, size)
   local endpoint = string.sub(redis.sha1hex(tenant .. ' ' .. origin), 1, 16)
   redis.call('HSET', delivery_key(delivery), 'state', 'waiting', 'event', event, 'url', url, 'tenant', tenant, 'job', id,
-    'endpoint', endpoint, 'created', whole(now_ms), 'tries', 0, 'since', 0, 'flight', 0, 'told', told, 'output_bytes', size)
+    'endpoint', endpoint, 'created', whole(now_ms), 'tries', 0, 'tries_before_resend', 0, 'lease_token', 0, 'payload', told, 'output_bytes', size)
   if headers ~= '' then redis.call('HSET', delivery_key(delivery), 'headers', headers) end
   redis.call('EXPIRE', delivery_key(delivery), KEPT_S)
   redis.call('HSET', endpoint_key(endpoint), 'tenant', tenant, 'origin', origin)

@@ -1,11 +1,11 @@
 -- Where jobs wait, and who waits for them: for scripts that say `with queues`.
 local function line_key(model, version, lane, tenant)
-  return root .. ':line:' .. model .. ':' .. version .. ':' .. lane .. ':' .. tenant
+  return root .. ':queue:' .. model .. ':' .. version .. ':' .. lane .. ':' .. tenant
 end
-local function ring_key(model, version, lane) return root .. ':ring:' .. model .. ':' .. version .. ':' .. lane end
-local function seats_key(model, version) return root .. ':seats:' .. model .. ':' .. version end
+local function ring_key(model, version, lane) return root .. ':tenant_rotation:' .. model .. ':' .. version .. ':' .. lane end
+local function seats_key(model, version) return root .. ':free_slots:' .. model .. ':' .. version end
 local function hosts_key(model, version) return root .. ':hosts:' .. model .. ':' .. version end
-local function trial_key_of(model, version) return root .. ':trial:' .. (model or '') .. ':' .. (version or '') end
+local function trial_key_of(model, version) return root .. ':isolation:' .. (model or '') .. ':' .. (version or '') end
 
 -- Half a seat more tells that a worker keeps its free seats from bulk jobs for now: it looks for them by itself, and soon.
 local KEPT_FROM_BULK = 0.5
@@ -56,7 +56,7 @@ end
 -- Where a job stands in line: {model, version, lane, tenant, ticket}; and {its seat, who follows it, its log}. A suspect stands
 -- in its cell's line, apart from all others. nil where its record does not tell.
 local function place_of(id)
-  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'cell', 'seat', 'followers', 'log')
+  local job = facts_of(id, 'model', 'version', 'lane', 'tenant', 'created', 'suspect_group', 'running_mark', 'followers', 'event_log')
   if not (job[1] and job[2] and job[3] and job[4] and tonumber(job[5])) then return nil end
   local more = {job[7], job[8], job[9]}
   if job[6] then return {job[1], job[2], 'suspect', job[6], job[5]}, more end
@@ -80,14 +80,14 @@ end
 
 -- Of a tenant that may run so many at a time (`seat`: '@' and its name), one runs no more: its next is woken for.
 local function unseat(seat)
-  local load, field = root .. ':load', seat .. ':running'
+  local load, field = root .. ':open_totals', seat .. ':running'
   if redis.call('HINCRBY', load, field, -1) <= 0 then redis.call('HDEL', load, field) end
   unpark(string.sub(seat, 2))
 end
 
 -- Take a queued id out of its line, or out of those that wait for their retry. A line that is empty leaves the ring.
 local function unline(id)
-  redis.call('ZREM', root .. ':later', id)
+  redis.call('ZREM', root .. ':retries', id)
   local place = place_of(id)
   if not place then return end
   local model, version, lane, tenant = unpack(place)
@@ -109,11 +109,11 @@ local function requeue(id, after_ms)
   local model, version, lane, tenant, ticket = unpack(place)
   redis.call('ZREM', root .. ':leases', id)
   redis.call('HSET', job_key(id), 'state', 'queued')
-  redis.call('HDEL', job_key(id), 'owner', 'seat')
+  redis.call('HDEL', job_key(id), 'owner', 'running_mark')
   local seat, followers, log = unpack(more)
   if seat then unseat(seat) end
   if after_ms then
-    redis.call('ZADD', root .. ':later', whole(now_ms + after_ms), id)
+    redis.call('ZADD', root .. ':retries', whole(now_ms + after_ms), id)
   else
     enline(id, ticket, model, version, lane, tenant)
     wake(model, version, lane)

@@ -5,8 +5,8 @@
 --       nothing where this flight is not the delivery's last one, or has been settled: then nothing may be sent
 -- with events, outbox, delivery_log
 local delivery = ARGV[1]
-local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'flight', 'url', 'tenant', 'event', 'tries', 'since',
-  'created', 'output_bytes', 'told', 'headers')
+local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'lease_token', 'url', 'tenant', 'event', 'tries', 'tries_before_resend',
+  'created', 'output_bytes', 'payload', 'headers')
 if not facts[1] or not facts[4] or facts[2] ~= ARGV[2] or not redis.call('ZSCORE', airborne_key(facts[1]), delivery) then return nil end
 redis.call('ZADD', airborne_key(facts[1]), 'XX', whole(now_ms + ARGV[3]), delivery)
 for _, lane in ipairs(LANES) do

@@ -60,7 +60,7 @@ local function hand_out(tenant, endpoint, room)
   for _, delivery in ipairs(due) do
     redis.call('ZREM', outbox_key(endpoint), delivery)
     if redis.call('HGET', delivery_key(delivery), 'state') == 'waiting' then
-      local flight = redis.call('HINCRBY', delivery_key(delivery), 'flight', 1)
+      local flight = redis.call('HINCRBY', delivery_key(delivery), 'lease_token', 1)
       redis.call('ZADD', airborne_key(endpoint), whole(now_ms + flight_ms), delivery)
       redis.call('ZADD', flights_key(lane, tenant), whole(now_ms + flight_ms), delivery)
       redis.call('PEXPIRE', flights_key(lane, tenant), flight_ms)
@@ -74,7 +74,7 @@ local function is_scarce() return 2 * (want - count_handed) <= slots end
 
 local function serve(tenant, endpoint)
   take_back(endpoint)
-  local facts = redis.call('HMGET', endpoint_key(endpoint), 'paused_until', 'room', 'not_before')
+  local facts = redis.call('HMGET', endpoint_key(endpoint), 'paused_until', 'concurrency', 'not_before')
   local paused_until, not_before = tonumber(facts[1]), tonumber(facts[3]) or 0
   if paused_until and paused_until > now_ms then
     give_up(endpoint, now_ms, AT_ONCE, 'the endpoint is paused: it has failed for too long')

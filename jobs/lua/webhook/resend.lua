@@ -9,9 +9,9 @@ local endpoint = facts[1]
 if not endpoint or facts[2] ~= ARGV[2] then return 0 end
 if redis.call('ZSCORE', airborne_key(endpoint), delivery) then return 1 end
 if facts[3] ~= 'waiting' then
-  redis.call('HSET', delivery_key(delivery), 'state', 'waiting', 'since', facts[4] or 0)
+  redis.call('HSET', delivery_key(delivery), 'state', 'waiting', 'tries_before_resend', facts[4] or 0)
   redis.call('HDEL', delivery_key(delivery), 'ended')
-  redis.call('ZREM', root .. ':ended:' .. facts[2], delivery)
+  redis.call('ZREM', root .. ':ended_deliveries:' .. facts[2], delivery)
   redis.call('ZADD', unended_key(facts[2]), whole(now_ms), delivery)
   redis.call('EXPIRE', delivery_key(delivery), KEPT_S)
   redis.call('HINCRBY', root .. ':counts', 'webhooks:posted', 1)

@@ -9,21 +9,21 @@
 -- with events, outbox, delivery_log
 local delivery, flight, verdict, entry, after_ms, rest_ms, slow, room, pause_after_ms, pause_ms, log, ttl_ms, result_ttl_ms,
   bucket, first_ms = unpack(ARGV)
-local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'flight', 'job', 'tenant')
+local facts = redis.call('HMGET', delivery_key(delivery), 'endpoint', 'lease_token', 'job', 'tenant')
 local endpoint, tenant = facts[1], facts[4]
 if not endpoint or facts[2] ~= flight or redis.call('ZREM', airborne_key(endpoint), delivery) == 0 then return 0 end
 for _, lane in ipairs(LANES) do redis.call('ZREM', flights_key(lane, tenant), delivery) end
 local its_key, counts, news = endpoint_key(endpoint), root .. ':counts', 1
 
 local function is_well()
-  redis.call('HSET', its_key, 'room', room, 'succeeded', whole(now_ms))
+  redis.call('HSET', its_key, 'concurrency', room, 'succeeded', whole(now_ms))
   if redis.call('HDEL', its_key, 'failing_since', 'paused_until', 'not_before', 'failures') > 0 then news = 3 end
 end
 
 local function fails()
   if redis.call('HSETNX', its_key, 'failing_since', whole(now_ms)) == 1 then news = 2 end
   redis.call('HINCRBY', its_key, 'failures', 1)
-  redis.call('HSET', its_key, 'room', 1, 'failed', whole(now_ms))
+  redis.call('HSET', its_key, 'concurrency', 1, 'failed', whole(now_ms))
   if tonumber(rest_ms) > 0 then redis.call('HSET', its_key, 'not_before', whole(now_ms + rest_ms)) end
   if now_ms - redis.call('HGET', its_key, 'failing_since') >= tonumber(pause_after_ms) then
     if redis.call('HSET', its_key, 'paused_until', whole(now_ms + pause_ms)) == 1 then news = 4 end
