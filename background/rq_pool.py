@@ -124,7 +124,7 @@ class RqPool:
         self._address, self._is_queue = address, is_queue
         self._outage = OutageLog(log, f"use rq's server at {address.shown}")
         self._classes = {
-            lane: type(f"{lane.title()}Attempt", (AttemptJob,), {"carry": staticmethod(count_and_run(lane))})
+            lane: type(f"{lane.title()}Attempt", (AttemptJob,), {"run_attempt": staticmethod(count_and_run(lane))})
             for lane in WORK_KINDS
         }
         self._closed = threading.Event()
