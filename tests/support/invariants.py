@@ -127,7 +127,7 @@ def _places(client: Any, found: list[str]) -> dict[str, set[str]]:
 def _wrong_rings(client: Any, found: list[str]) -> list[str]:
     wanted: dict[str, set[str]] = defaultdict(set)
     for key in found:
-        if ":queue:" in key:
+        if ":queue:" in key and key.startswith(SHARD):  # rq has keys of that name, too
             ring, tenant = key.replace(":queue:", ":tenant_rotation:").rsplit(":", 1)
             wanted[ring].add(tenant)
     rings = {key: [t.decode() for t in client.lrange(key, 0, -1)] for key in found if ":tenant_rotation:" in key}
