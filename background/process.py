@@ -121,9 +121,9 @@ async def _run_until_stopped(
         wake()
 
     def on_notification(channel: str, data: bytes) -> None:
-        (limits.refresh_now if (channel, data) == (keys.NEWS, stored_limits.LIMITS_CHANGED) else wake)()
+        (limits.refresh_now if (channel, data) == (keys.INVALIDATION, stored_limits.LIMITS_CHANGED) else wake)()
 
-    listener = Subscriber(connection, [keys.OUTBOX, keys.NEWS], on_notification, on_connect)
+    listener = Subscriber(connection, [keys.OUTBOX, keys.INVALIDATION], on_notification, on_connect)
     rq_pool.start({**slots, BULK: bulk_settings.bulk_concurrency})
     work_loops = (*map(dispatcher.run, LANES), bulk_dispatcher.run(), bulk_dispatcher.sweep(), listener.run())
     refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))

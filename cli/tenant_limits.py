@@ -62,7 +62,7 @@ async def _list(connection: RedisClient) -> int:
     known = await stored_limits.read_limits(connection)
     shards = await settings_agreement.read_shards(connection)
     default = await _default_limits(connection)
-    loads = await connection.pipeline([("HGETALL", keys.load(shard)) for shard in range(shards)])
+    loads = await connection.pipeline([("HGETALL", keys.open_totals(shard)) for shard in range(shards)])
     names = ("tenant", *_LIMIT_HELP, "open jobs", "open bytes", "running now")
     print("  ".join(name.ljust(20 if name == "tenant" else _COLUMN_WIDTH) for name in names).rstrip())
     for tenant, limits in sorted(known.items()):

@@ -68,7 +68,7 @@ def test_every_lua_script_says_what_it_takes_and_gives() -> None:
         "read_and_wait",
     }
     assert [
-        path.name for path in scripts if not {"-- ARGV", "-- gives"} <= set(re.findall(r"-- \w+", path.read_text()))
+        path.name for path in scripts if not {"-- ARGV", "-- returns"} <= set(re.findall(r"-- \w+", path.read_text()))
     ] == []
 
 

@@ -52,7 +52,7 @@ class Worker:
         threads = self.threads.size + 2  # plus the device thread and the event loop
         self.journal = InFlightJournal(journal, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
         self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
-        channels = [keys.wake_channel(self.id), keys.NEWS]
+        channels = [keys.wake_channel(self.id), keys.INVALIDATION]
         self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
         resources = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
         self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
@@ -153,7 +153,7 @@ class Worker:
 
     def _on_notification(self, channel: str, payload: bytes) -> None:
         """Handle a notification: a version with work, a handoff, a job to cancel (minus sign), or an invalidation."""
-        if channel == keys.NEWS:
+        if channel == keys.INVALIDATION:
             if payload == rollout_plan.PLANS_CHANGED:
                 self.reconciler.refresh_now()
             elif payload == stored_limits.LIMITS_CHANGED:

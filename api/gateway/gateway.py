@@ -95,7 +95,7 @@ class Gateway:
         with suppress(StoreUnavailable):
             await self.refresh_models()
             await self.callers.refresh()
-        channels = [keys.gateway_channel(self.id), keys.NEWS, keys.EVENTS]
+        channels = [keys.gateway_channel(self.id), keys.INVALIDATION, keys.EVENTS]
         subscriber = Subscriber(self.store.connection, channels, self._on_notification, self._on_connect)
         self.run_in_background(subscriber.run())
         self.run_in_background(self.waiting.run(self.settings.wait_recheck_s))
@@ -215,7 +215,7 @@ class Gateway:
         await self.waiting.refresh_now()
 
     def _on_notification(self, channel: str, data: bytes) -> None:
-        if channel == keys.NEWS:
+        if channel == keys.INVALIDATION:
             if data == api_keys.API_KEYS_CHANGED:
                 self.callers.refresh_now()
             elif data == stored_limits.LIMITS_CHANGED:

@@ -107,7 +107,7 @@ async def update_bulk(
 
 async def read_done_lines(store: JobStore, bulk: Bulk, first: int, last: int) -> Bitmap:
     """Return which of the lines `first` to `last` have an outcome."""
-    data = await store.connection.command("GETRANGE", keys.marks(bulk.id), first >> 3, last >> 3)
+    data = await store.connection.command("GETRANGE", keys.done_lines(bulk.id), first >> 3, last >> 3)
     return Bitmap(bytes(first >> 3) + data)
 
 

@@ -58,7 +58,7 @@ def part_key(bulk_id: str, kind: str, part: str) -> str:
 async def register_upload(store: JobStore, file_id: str, longest_s: float) -> None:
     """Register content that is about to be stored. The sweep removes it if no file is added within `longest_s`."""
     until_ms = await store.connection.now_ms() + int(longest_s * 1000) + DELETE_RETRY_MS
-    await store.connection.command("ZADD", keys.expiring(shard_of(file_id)), until_ms, file_id)
+    await store.connection.command("ZADD", keys.expiring_files(shard_of(file_id)), until_ms, file_id)
 
 
 async def discard_upload(store: JobStore, storage: Storage, file_id: str) -> None:
@@ -104,7 +104,7 @@ async def _content(store: JobStore, storage: Storage, file: File) -> AsyncIterat
 
 async def _parts(store: JobStore, file: File, first: int) -> list[str]:
     """Return the storage keys of some parts of a result file, starting with the part `first`."""
-    args = ("LRANGE", keys.parts(file.bulk, file.kind), first, first + PARTS_BATCH - 1)
+    args = ("LRANGE", keys.bulk_parts(file.bulk, file.kind), first, first + PARTS_BATCH - 1)
     return [
         part_key(file.bulk, file.kind, part.decode().split(" ")[1]) for part in await store.connection.command(*args)
     ]
@@ -178,7 +178,7 @@ async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> in
     removed, first_error = 0, None
     for root, shard in zip(store.roots, range(store.settings.shards), strict=True):
         args = ("-inf", until_ms, "LIMIT", 0, SWEEP_BATCH)
-        for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring(shard), *args):
+        for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring_files(shard), *args):
             try:
                 status, *origin = await store.run("bulk_file/unlink", root, name, "", DELETE_RETRY_MS)
                 if status == b"dropped":
@@ -189,7 +189,7 @@ async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> in
             except Exception as error:  # noqa: BLE001 (any error of storage, or a malformed name)
                 first_error = first_error or error
                 later_ms = until_ms + DELETE_RETRY_MS
-                await store.connection.command("ZADD", keys.expiring(shard), "XX", later_ms, name)
+                await store.connection.command("ZADD", keys.expiring_files(shard), "XX", later_ms, name)
     if first_error is not None:
         raise first_error
     return removed
@@ -218,7 +218,7 @@ async def _read(store: JobStore, ids: Sequence[str]) -> list[File | None]:
             record.get("kind", ""),
             int(record.get("lines", 0)),
         )
-        if "bytes" in record and "gone" not in record
+        if "bytes" in record and "deleted" not in record
         else None
         for file_id, record in zip(ids, texts, strict=True)
     ]

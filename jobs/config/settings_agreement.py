@@ -142,7 +142,7 @@ async def check_shards(connection: RedisClient, shards: int) -> None:
     kept = await connection.command("HGET", keys.AGREEMENT, "shards")
     if kept is None:  # an empty queue, or one of a release that did not record the number
         beyond = range(shards, MAX_SHARDS + 1)
-        exists = await connection.pipeline([("EXISTS", keys.load(shard)) for shard in beyond])
+        exists = await connection.pipeline([("EXISTS", keys.open_totals(shard)) for shard in beyond])
         if used := [shard for shard, is_used in zip(beyond, exists, strict=True) if is_used]:
             raise ShardsMismatch(shards, str(used[-1] + 1))
     elif kept.decode() != str(shards):

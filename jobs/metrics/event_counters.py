@@ -36,7 +36,7 @@ class RunCounts(NamedTuple):
 
 
 def sum_shard_counts(counts: Mapping[bytes, bytes], sums: Mapping[bytes, bytes]) -> dict[str, int]:
-    """Parse the `:counts` hash of a shard and the submitted jobs in its `:load` hash."""
+    """Parse the `:counts` hash of a shard and the submitted jobs in its `:open_totals` hash."""
     totals: Counter[str] = Counter()
     for name, value in counts.items():
         if not value.isdigit():

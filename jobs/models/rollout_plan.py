@@ -104,7 +104,7 @@ async def update_plan(
         if await connection.script(
             "generic/compare_and_set", keys.PLANS, model, text, orjson.dumps(replace(updated, stamp=token_hex(4)))
         ):
-            await connection.command("PUBLISH", keys.NEWS, PLANS_CHANGED)
+            await connection.command("PUBLISH", keys.INVALIDATION, PLANS_CHANGED)
             return updated, True
     raise StoreUnavailable(f"the plan of model {model} is being changed concurrently; try again", retry_after_s=1)
 

@@ -167,7 +167,7 @@ async def claim_digests(
 
 async def notify_models_changed(connection: RedisClient) -> None:
     """Notify gateways that the models changed, so that they refresh at once."""
-    await connection.command("PUBLISH", keys.NEWS, "models")
+    await connection.command("PUBLISH", keys.INVALIDATION, "models")
 
 
 async def forget_version(connection: RedisClient, name: str, version: str) -> None:

@@ -1,80 +1,84 @@
-"""Every key and channel in Redis, with its type, its lifetime and what it means. In Python nothing else builds a key.
+"""The names of all Redis keys and channels, with their types and lifetimes. No other Python module builds a key.
 
-Lua builds the keys of a shard from the shard's root by the same names (`jobs/lua/shared/`); each carries the root's
-hash tag, so all of a shard lies in one slot of a Cluster.
+Lua scripts build the keys of a shard from the shard's root, by the same names (`jobs/lua/shared/`). Every key carries
+the root's hash tag, so that all keys of a shard lie in one shard slot of a Redis Cluster.
 
-| under the root `jitney:{sNN}` | type | lifetime | what |
+"Score" is the score of a sorted set; times are ms since the epoch. A sequence number is the µs at which a job was
+accepted, or one more than the last. A job that is not final is called open.
+
+| under the root `jitney:{sNN}` | type | lifetime | content |
 |---|---|---|---|
-| `:job:<id>` | hash | kept until final, then `result_ttl_s` | the job: the only truth about it |
-| `:line:<model>:<version>:<lane>:<tenant>` | sorted set | while not empty | waiting ids by ticket (µs of acceptance) |
-| `:ring:<model>:<version>:<lane>` | list | while not empty | tenants whose line is not empty, in turn |
-| `:line:<model>:<version>:suspect:<cell>` | sorted set | while not empty | suspects of one cell, who ride together |
-| `:ring:<model>:<version>:suspect` | list | while not empty | cells whose line is not empty |
-| `:turns` | hash | for ever, a field per model version | seats given so far: decides turns |
-| `:leases` | sorted set | while not empty | running ids by the ms at which their lease ends |
-| `:deadlines` | sorted set | while not empty | ids that are not final by the ms of their deadline |
-| `:seats:<model>:<version>` | sorted set | 60 s after the last claim | `<worker> <ms of its leases>` by free seats |
-| `:hosts:<model>:<version>` | set | 60 s after the last claim | the same of workers that found more, and take a guest |
-| `:trial:<model>:<version>` | string | a day | the cell of suspects that is tried; `-`: the last killed |
-| `:later` | sorted set | while not empty | queued ids that wait for their retry by the ms at which it is due |
-| `:parked` | sorted set | while not empty | tenants of which as many jobs run as may, by the ms since when |
-| `:parked:<tenant>` | set | likewise | the rings that it left meanwhile, `<model> <version> <lane>` |
-| `:dead` | sorted set | members `dead_letter_ttl_s` | dead letters, `<id> <bytes> <tenant>` by the ms of their end |
-| `:letters:<tenant>` | sorted set | likewise | the tenant's among them |
-| `:dead_counts`, `:dead_sizes` | sorted set | likewise | tenants by the letters they hold, and by their bytes |
-| `:dead_bytes` | string | for ever | the sum of those bytes |
-| `:load` | hash | for ever, three fields per model | jobs open, bytes of their inputs, jobs submitted; last ticket |
-| `:load`, fields `@<tenant>:…` | | while it has a limit and jobs | the same of a tenant, and how many of it run |
-| `:counts` | hash | for ever, a few fields per model version | what has happened (jobs/metrics/event_counters.py) |
-| `:own:<tenant>` | sorted set | a week and more after the last submit | the tenant's newest ids, for listing |
-| `:log:<tenant>` | stream | an hour after the last word | states that its jobs came into, while somebody listens |
-| `:idem:<tenant>:<key>` | string | `idempotency_ttl_s`, or its deadline | the job that this Idempotency-Key made |
-| `:idems:<tenant>:<key>` | hash | likewise | the same of a request of many jobs, by their places in it |
-| `:delivery:<id>` | hash | 30 days; ended: `webhook_log_ttl_s` | a job's end to be told to one URL, and how that went |
-| `:outbox:<endpoint>` | sorted set | while not empty | deliveries that wait, by the ms at which they are due |
-| `:airborne:<endpoint>` | sorted set | while not empty | deliveries under way, by the ms at which they count as lost |
-| `:due:<lane>` | sorted set | while not empty | tenants by the ms at which their turn is due; lane `fast` or `slow` |
-| `:due:<lane>:<tenant>` | sorted set | while not empty | its endpoints by the ms at which something is to be done |
-| `:flights:<lane>:<tenant>` | sorted set | as a flight | its deliveries under way, by the ms when they are lost |
-| `:endpoint:<endpoint>` | hash | 30 days | a tenant's receiver: how it is, how much it gets at a time |
-| `:endpoints:<tenant>` | sorted set | 30 days | the tenant's endpoints by the ms of their last delivery |
-| `:deliveries:<tenant>` | sorted set | 30 days | the tenant's deliveries by the ms of their making, for listing |
-| `:unended:<tenant>` | sorted set | 30 days | those of them that have not ended, by the ms of their making |
-| `:ended:<tenant>` | sorted set | 30 days | those of them that have ended, by the ms of their end |
-| `:file:<id>` | hash | `bulk_ttl_s` and a day; in use: no end | a stored file: name, bytes, whose it is |
-| `:files:<tenant>` | sorted set | likewise | the tenant's files by the ms of their making, for listing |
-| `:expiring` | sorted set | while not empty | files by the ms at which their content is removed |
-| `:bulk:<id>` | hash | while open; then `bulk_ttl_s` and a day | a bulk: its status, how far its lines are taken |
-| `:bulks:<tenant>` | sorted set | twice that | the tenant's bulks by the ms of their making, for listing |
-| `:marks:<id>` | string | while the bulk is open | a bit for each line that has an outcome |
-| `:outcomes:<id>` | list | while not empty | a bulk's log: outcomes that are not yet stored |
-| `:parts:<id>:<kind>` | list | as the bulk | the parts of its output (`out`) and error (`err`) file, `<bytes> <name>` |
-| `:steps` | sorted set | while not empty | tenants with open bulks, by the ms at which their turn is due |
-| `:steps:<tenant>` | sorted set | while not empty | the tenant's open bulks by the ms at which their next step is due |
-| `:stepping` | sorted set | while not empty | bulks whose step is made, by the ms at which it counts as lost |
+| `:job:<id>` | hash | while open, then `result_ttl_s` | the job's record: its only source of truth |
+| `:queue:<model>:<version>:<lane>:<tenant>` | sorted set | while not empty | queued ids, score: sequence number |
+| `:tenant_rotation:<model>:<version>:<lane>` | list | while not empty | tenants with a queue, next one first |
+| `:queue:<model>:<version>:suspect:<group>` | sorted set | while not empty | jobs of one suspect group |
+| `:tenant_rotation:<model>:<version>:suspect` | list | while not empty | suspect groups with a queue |
+| `:isolation:<model>:<version>` | string | a day | ids of the isolated run; `-`: cooldown after it |
+| `:fair_share` | hash | permanent, a field per model version | scheduler positions |
+| `:leases` | sorted set | while not empty | ids of running jobs, score: end of the lease |
+| `:deadlines` | sorted set | while not empty | ids of open jobs, score: deadline |
+| `:free_slots:<model>:<version>` | sorted set | 60 s after the last claim | `<worker> <lease_ms>`, score: free slots |
+| `:hosts:<model>:<version>` | set | 60 s after the last claim | workers that take an overflow job |
+| `:retries` | sorted set | while not empty | ids of queued jobs that wait for a retry, score: when it is due |
+| `:parked` | sorted set | while not empty | tenants at their limit of running jobs, score: since when |
+| `:parked:<tenant>` | set | while not empty | the rotations it was taken out of, `<model> <version> <lane>` |
+| `:dead_letters` | sorted set | members `dead_letter_ttl_s` | `<id> <bytes> <tenant>`, score: when it ended |
+| `:tenant_dead_letters:<tenant>` | sorted set | members `dead_letter_ttl_s` | the tenant's members of `:dead_letters` |
+| `:dead_letter_counts` | sorted set | as `:dead_letters` | tenants, score: number of their dead letters |
+| `:dead_letter_sizes` | sorted set | as `:dead_letters` | tenants, score: bytes of their dead letters |
+| `:dead_letter_bytes` | string | permanent | bytes of all dead letters |
+| `:open_totals` | hash | permanent, 3 fields per model | open jobs and bytes, jobs submitted |
+| `:open_totals`, fields `@<tenant>:…` | | while it has a limit and jobs | open jobs and bytes, running jobs |
+| `:counts` | hash | permanent, a few fields per model version | event counters (`jobs/metrics/event_counters.py`) |
+| `:tenant_jobs:<tenant>` | sorted set | a week after the last submit | newest ids, score: sequence number |
+| `:job_events:<tenant>` | stream | an hour after the last event | state changes of its jobs, while a client listens |
+| `:idempotency:<tenant>:<key>` | string | `idempotency_ttl_s` or the deadline | the job of this Idempotency-Key |
+| `:idempotency_many:<tenant>:<key>` | hash | the same | the same for a request of many jobs, by place |
+| `:delivery:<id>` | hash | 30 days; ended: `webhook_log_ttl_s` | one notification of one URL, with its attempts |
+| `:outbox:<endpoint>` | sorted set | while not empty | waiting deliveries, score: when they are due |
+| `:deliveries_running:<endpoint>` | sorted set | while not empty | running deliveries, score: end of the lease |
+| `:tenant_deliveries_running:<lane>:<tenant>` | sorted set | as the leases | its running deliveries, by lane |
+| `:due:<lane>` | sorted set | while not empty | tenants, score: when an endpoint is due; lane `fast` or `slow` |
+| `:due:<lane>:<tenant>` | sorted set | while not empty | the tenant's endpoints, score: when each is due |
+| `:endpoint:<endpoint>` | hash | 30 days | a tenant's receiver: its health and its concurrency |
+| `:endpoints:<tenant>` | sorted set | 30 days | the tenant's endpoints, score: when the last delivery was created |
+| `:deliveries:<tenant>` | sorted set | 30 days | the tenant's deliveries for listing, score: when created |
+| `:open_deliveries:<tenant>` | sorted set | 30 days | deliveries that have not ended, score: when created |
+| `:ended_deliveries:<tenant>` | sorted set | 30 days | deliveries that have ended, score: when they ended |
+| `:file:<id>` | hash | `bulk_ttl_s` and a day; permanent while in use | a stored file: name, bytes, tenant |
+| `:files:<tenant>` | sorted set | `bulk_ttl_s` and a day | the tenant's files for listing, score: when created |
+| `:expiring_files` | sorted set | while not empty | files, score: when their content is deleted |
+| `:bulk:<id>` | hash | while open, then `bulk_ttl_s` and a day | a bulk job: its status and progress |
+| `:bulks:<tenant>` | sorted set | twice that | the tenant's bulk jobs for listing, score: when created |
+| `:done_lines:<id>` | string | while the bulk job is open | a bit for each line that has an outcome |
+| `:bulk_outcomes:<id>` | list | while not empty | outcomes of lines that are not yet stored |
+| `:bulk_parts:<id>:<kind>` | list | as the bulk job | parts of its `out` or `err` file, `<bytes> <name>` |
+| `:bulk_due` | sorted set | while not empty | tenants with open bulk jobs, score: when a step is due |
+| `:bulk_due:<tenant>` | sorted set | while not empty | the tenant's open bulk jobs, score: when the next step is due |
+| `:bulk_running` | sorted set | while not empty | bulk jobs with a running step, score: end of its lease |
 
-Each use begins the 30 days again; they are more where a delivery is kept longer, or waits longer for an attempt.
+The 30 days restart with each use. They grow when deliveries are kept longer or wait longer for an attempt.
 
-| beside the shards | type | lifetime | what |
+| other keys and channels | type | lifetime | content |
 |---|---|---|---|
-| `jitney:models` | hash | for ever, a field per model version | what workers announced, and when it was last seen |
-| `jitney:workers` | set | a day after the last beat | ids of workers that may be alive |
-| `jitney:worker:<id>` | string | three beats | a live worker: its models, and those it could not load |
-| `jitney:plans` | hash | for ever, a field per model | plans for its versions (jobs/models/rollout_plan.py) |
-| `jitney:stats:<model>` | hash | for ever, ~100 fields | histograms of batch sizes and stage times |
-| `jitney:agreement` | hash | for ever, a field per live process | the number of shards; settings of processes |
-| `jitney:digests` | hash | for ever, a field per model version | which files are served, and who has which |
-| `jitney:tenants` | hash | for ever, a field per tenant | limits of tenants that are not the default ones |
-| `jitney:keys` | hash | for ever, a field per API key | the keys' hashes, tenants and roles; no key itself |
-| `jitney:cpu` | hash | for ever, two fields | CPU time in µs that gateways, and that workers, have used |
-| `jitney:listening` | sorted set | half a minute | tenants to whose jobs somebody listens, by the ms until which |
-| `jitney:gateway:<id>` | channel | | ids that became final, for a gateway that waits for them |
-| `jitney:wake:<id>` | channel | | a worker's wake: a model version has work, or here is some |
-| `jitney:events` | channel | | a tenant's log has grown |
-| `jitney:news` | channel | | models, plans, API keys or listeners came or went |
-| `jitney:secret:<tenant>` | hash | for ever | what the tenant's webhooks are signed with, and what they were before |
-| `jitney:{rq}:…` | | rq's own | rq's keys, all in one slot (`RQ_KEY_PREFIX`) |
-| `jitney:outbox` | channel | | a delivery was written |
+| `jitney:models` | hash | permanent, a field per model version | what workers serve, and when it was last seen |
+| `jitney:workers` | set | a day after the last heartbeat | ids of workers that may be alive |
+| `jitney:worker:<id>` | string | three heartbeats | a live worker: its models, and those it could not load |
+| `jitney:plans` | hash | permanent, a field per model | rollout plans (`jobs/models/rollout_plan.py`) |
+| `jitney:stats:<model>` | hash | permanent, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:agreement` | hash | permanent, a field per live process | the number of shards; the settings of processes |
+| `jitney:digests` | hash | permanent, a field per model version | the digest of the served files, and each worker's |
+| `jitney:tenants` | hash | permanent, a field per tenant | limits that differ from the default |
+| `jitney:keys` | hash | permanent, a field per API key | hash, tenant and role of each key; never the key |
+| `jitney:cpu` | hash | permanent, 2 fields | CPU time in µs used by gateways and by workers |
+| `jitney:listening` | sorted set | half a minute | tenants whose job events a client reads, score: until when |
+| `jitney:secret:<tenant>` | hash | permanent | the tenant's webhook signing secret and the previous one |
+| `jitney:{rq}:…` | | rq's own | rq's keys, all in one shard slot (`RQ_KEY_PREFIX`) |
+| `jitney:gateway:<id>` | channel | | jobs that became final or changed, for a waiting gateway |
+| `jitney:wake:<id>` | channel | | for a worker: a model version has work, a handoff, a cancelled job |
+| `jitney:events` | channel | | a tenant's `:job_events` has grown |
+| `jitney:invalidation` | channel | | models, plans, API keys, limits or listeners have changed |
+| `jitney:outbox` | channel | | a delivery was written, or a bulk job's step is due |
 """
 
 from typing import Final
@@ -82,7 +86,7 @@ from typing import Final
 MODELS: Final = "jitney:models"
 WORKERS: Final = "jitney:workers"
 PLANS: Final = "jitney:plans"
-NEWS: Final = "jitney:news"
+INVALIDATION: Final = "jitney:invalidation"
 OUTBOX: Final = "jitney:outbox"
 WORKER_PREFIX: Final = "jitney:worker:"
 STATS_PREFIX: Final = "jitney:stats:"
@@ -94,10 +98,11 @@ TENANTS: Final = "jitney:tenants"
 LISTENING: Final = "jitney:listening"
 EVENTS: Final = "jitney:events"
 
-# Keys that may stay without an expiry; the leak test knows no others.
+# Patterns of all keys that may have no expiry even when the queue is idle. The tests for leaked keys read this list.
 LASTING: Final = (
-    r"jitney:\{s\d\d\}:(turns|counts|load|dead|dead_bytes|dead_counts|dead_sizes)",
-    r"jitney:\{s\d\d\}:letters:.+",
+    r"jitney:\{s\d\d\}:(fair_share|counts|open_totals)",
+    r"jitney:\{s\d\d\}:dead_letter(s|_bytes|_counts|_sizes)",
+    r"jitney:\{s\d\d\}:tenant_dead_letters:.+",
     r"jitney:models",
     r"jitney:plans",
     r"jitney:stats:.+",
@@ -109,26 +114,22 @@ LASTING: Final = (
 
 
 def root(shard: int) -> str:
-    """What every key of this shard begins with."""
+    """Return the prefix of every key of this shard."""
     return f"jitney:{{s{shard:02d}}}"
 
 
 def job(job_id: str) -> str:
-    """Where a job lies: its id names its shard."""
+    """Return the key of a job's record. A job id begins with the two digits of its shard."""
     return f"jitney:{{s{job_id[:2]}}}:job:{job_id}"
 
 
-def line(shard: int, model: str, version: str, lane: str, tenant: str) -> str:
-    return f"{root(shard)}:line:{model}:{version}:{lane}:{tenant}"
+def queue(shard: int, model: str, version: str, lane: str, tenant: str) -> str:
+    return f"{root(shard)}:queue:{model}:{version}:{lane}:{tenant}"
 
 
-def ring(shard: int, model: str, version: str, lane: str) -> str:
-    return f"{root(shard)}:ring:{model}:{version}:{lane}"
-
-
-def seats(shard: int, model: str, version: str) -> str:
-    """Worker and its lease in ms → how many seats it keeps free; half a seat more where bulk jobs are kept out."""
-    return f"{root(shard)}:seats:{model}:{version}"
+def free_slots(shard: int, model: str, version: str) -> str:
+    """Return the key of `<worker> <lease_ms>` by free slots; a score with a half excludes jobs of lane bulk."""
+    return f"{root(shard)}:free_slots:{model}:{version}"
 
 
 def hosts(shard: int, model: str, version: str) -> str:
@@ -139,32 +140,28 @@ def counts(shard: int) -> str:
     return f"{root(shard)}:counts"
 
 
-def load(shard: int) -> str:
-    return f"{root(shard)}:load"
+def open_totals(shard: int) -> str:
+    return f"{root(shard)}:open_totals"
 
 
-def dead(shard: int) -> str:
-    return f"{root(shard)}:dead"
+def dead_letters(shard: int) -> str:
+    return f"{root(shard)}:dead_letters"
 
 
-def dead_bytes(shard: int) -> str:
-    return f"{root(shard)}:dead_bytes"
+def dead_letter_bytes(shard: int) -> str:
+    return f"{root(shard)}:dead_letter_bytes"
 
 
-def letters(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:letters:{tenant}"
+def tenant_dead_letters(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:tenant_dead_letters:{tenant}"
 
 
-def later(shard: int) -> str:
-    return f"{root(shard)}:later"
+def tenant_jobs(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:tenant_jobs:{tenant}"
 
 
-def own(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:own:{tenant}"
-
-
-def log(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:log:{tenant}"
+def job_events(shard: int, tenant: str) -> str:
+    return f"{root(shard)}:job_events:{tenant}"
 
 
 def worker(worker_id: str) -> str:
@@ -184,7 +181,7 @@ def wake_channel(worker_id: str) -> str:
 
 
 def delivery(delivery_id: str) -> str:
-    """Where a delivery lies: in the shard of its job, which its id begins with."""
+    """Return the key of a delivery's record. It lies in its job's shard: the id begins with the job's id."""
     return f"jitney:{{s{delivery_id[:2]}}}:delivery:{delivery_id}"
 
 
@@ -204,8 +201,8 @@ def outbox(shard: int, endpoint_id: str) -> str:
     return f"{root(shard)}:outbox:{endpoint_id}"
 
 
-def airborne(shard: int, endpoint_id: str) -> str:
-    return f"{root(shard)}:airborne:{endpoint_id}"
+def deliveries_running(shard: int, endpoint_id: str) -> str:
+    return f"{root(shard)}:deliveries_running:{endpoint_id}"
 
 
 def file(shard: int, file_id: str) -> str:
@@ -216,12 +213,12 @@ def files(shard: int, tenant: str) -> str:
     return f"{root(shard)}:files:{tenant}"
 
 
-def expiring(shard: int) -> str:
-    return f"{root(shard)}:expiring"
+def expiring_files(shard: int) -> str:
+    return f"{root(shard)}:expiring_files"
 
 
 def bulk(bulk_id: str) -> str:
-    """Where a bulk lies: in the shard of its file, which its id begins with."""
+    """Return the key of a bulk job's record. It lies in its input file's shard: the id begins with that shard."""
     return f"jitney:{{s{bulk_id[:2]}}}:bulk:{bulk_id}"
 
 
@@ -229,12 +226,12 @@ def bulks(shard: int, tenant: str) -> str:
     return f"{root(shard)}:bulks:{tenant}"
 
 
-def parts(bulk_id: str, kind: str) -> str:
-    return f"jitney:{{s{bulk_id[:2]}}}:parts:{bulk_id}:{kind}"
+def bulk_parts(bulk_id: str, kind: str) -> str:
+    return f"jitney:{{s{bulk_id[:2]}}}:bulk_parts:{bulk_id}:{kind}"
 
 
-def marks(bulk_id: str) -> str:
-    return f"jitney:{{s{bulk_id[:2]}}}:marks:{bulk_id}"
+def done_lines(bulk_id: str) -> str:
+    return f"jitney:{{s{bulk_id[:2]}}}:done_lines:{bulk_id}"
 
 
 def secret(tenant: str) -> str:

@@ -1,7 +1,7 @@
 """Dead letters: failed jobs that are kept with their input; list, read, replay and purge.
 
-A dead letter is a job in the set `:dead` whose hash still has its input. A replay creates a new job, because a final
-state never changes. Above the limit of letters or bytes, the tenant that holds most loses its oldest, so that the
+A dead letter is a job in the set `:dead_letters` whose hash still has its input. A replay creates a new job, because a
+final state never changes. Above the limit of letters or bytes, the tenant that holds most loses its oldest, so that the
 failures of one tenant do not push out another's letters.
 """
 
@@ -25,7 +25,7 @@ log = logging.getLogger("jitney.jobs")
 MAX_SCANNED: Final = 1000  # dead letters that one page reads, matching or not
 CHUNK: Final = 100
 PAGE_BYTES: Final = 16 << 20  # of parameters, metadata and errors in one page; a page may be short for it
-_FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost", "retries", "webhook", "replayed")
+_FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost_leases", "retries", "webhook", "replayed")
 
 
 class Position(NamedTuple):
@@ -123,8 +123,8 @@ async def purge_dead_letters(store: JobStore, job_ids: Sequence[str]) -> int:
 async def count_dead_letters(store: JobStore) -> tuple[int, int]:
     """Return the number of dead letters of all tenants, and the bytes of their inputs."""
     shards = range(store.settings.shards)
-    counts = await store.connection.pipeline([("ZCARD", keys.dead(shard)) for shard in shards])
-    sizes = await store.connection.pipeline([("GET", keys.dead_bytes(shard)) for shard in shards])
+    counts = await store.connection.pipeline([("ZCARD", keys.dead_letters(shard)) for shard in shards])
+    sizes = await store.connection.pipeline([("GET", keys.dead_letter_bytes(shard)) for shard in shards])
     return sum(counts), sum(int(size or 0) for size in sizes)
 
 
@@ -151,7 +151,9 @@ async def _list_positions(
     latest += [query.until_ms - 1] if query.until_ms is not None else []
     span = (min(latest) if latest else "+inf", "-inf" if query.since_ms is None else query.since_ms)
     shards = range(store.settings.shards)
-    lists = [keys.dead(shard) if tenant is None else keys.letters(shard, tenant) for shard in shards]
+    lists = [
+        keys.dead_letters(shard) if tenant is None else keys.tenant_dead_letters(shard, tenant) for shard in shards
+    ]
     positions = [position for key in lists for position in await _list_older(store, key, span, after)]
     return sorted(positions, reverse=True)[:CHUNK]
 

@@ -62,7 +62,7 @@ async def register_listeners(store: JobStore, tenants: Collection[str], ttl_s: f
 
 async def notify_listeners_changed(store: JobStore) -> None:
     """Notify all gateways that the set of listeners changed."""
-    await store.connection.command("PUBLISH", keys.NEWS, LISTENERS_CHANGED)
+    await store.connection.command("PUBLISH", keys.INVALIDATION, LISTENERS_CHANGED)
 
 
 async def find_log_end(store: JobStore, tenant: str) -> str:
@@ -101,7 +101,7 @@ def is_log_position(store: JobStore, text: str) -> bool:
 
 
 def _logs(store: JobStore, tenant: str) -> Sequence[str]:
-    return [keys.log(shard, tenant) for shard in range(store.settings.shards)]
+    return [keys.job_events(shard, tenant) for shard in range(store.settings.shards)]
 
 
 def _entry_order(entry_id: str) -> tuple[int, int]:

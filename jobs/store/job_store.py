@@ -153,7 +153,9 @@ class JobStore:
             answers = await self.connection.pipeline(commands, large=True) if listed else []
             expired = [job_id for (job_id, _), values in zip(listed, answers, strict=True) if not any(values)]
             if expired:
-                await self.connection.pipeline([("ZREM", keys.own(shard_of(id_), tenant), id_) for id_ in expired])
+                await self.connection.pipeline(
+                    [("ZREM", keys.tenant_jobs(shard_of(id_), tenant), id_) for id_ in expired]
+                )
             for (job_id, us), values in zip(listed, answers, strict=True):
                 before_us = us
                 if any(values) and (job := codec.read_listed_job(job_id, values)) is not None:
@@ -168,14 +170,16 @@ class JobStore:
     async def _list_ids(self, tenant: str, before_us: int, count: int) -> list[tuple[str, int]]:
         """Return the next ids of a tenant's list, newest first, with the times of acceptance in µs."""
         args = (f"({before_us}", "-inf", "WITHSCORES", "LIMIT", 0, count)
-        commands = [("ZREVRANGEBYSCORE", keys.own(shard, tenant), *args) for shard in range(self.settings.shards)]
+        commands = [
+            ("ZREVRANGEBYSCORE", keys.tenant_jobs(shard, tenant), *args) for shard in range(self.settings.shards)
+        ]
         answers = await self.connection.pipeline(commands)
         listed = [(job_id.decode(), int(us)) for answer in answers for job_id, us in answer]
         return sorted(listed, key=lambda entry: -entry[1])[:count]
 
     async def position(self, job: Job) -> int | None:
         """Return a queued job's position in its queue, from 1; None if it is not queued."""
-        queue = keys.line(shard_of(job.id), job.model, job.version, job.lane, job.tenant)
+        queue = keys.queue(shard_of(job.id), job.model, job.version, job.lane, job.tenant)
         rank = await self.connection.command("ZRANK", queue, job.id)
         return None if rank is None else int(rank) + 1
 
@@ -192,7 +196,7 @@ class JobStore:
         submitted: dict[bytes, bytes] = {}
         cursor: bytes = b"0"
         while True:
-            args = ("HSCAN", keys.load(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_BATCH)
+            args = ("HSCAN", keys.open_totals(shard), cursor, "MATCH", "*:submitted", "COUNT", TENANTS_BATCH)
             cursor, fields = await self.connection.command(*args)
             submitted.update(zip(fields[::2], fields[1::2], strict=True))
             if int(cursor) == 0:
@@ -282,7 +286,7 @@ class JobStore:
         """Stop handoffs to this worker; those already made may still arrive."""
         shards, entry = range(self.settings.shards), f"{worker} {self._lease_ms}"  # as claim.lua writes it
         await self.connection.pipeline(
-            [("ZREM", keys.seats(shard, model, version), entry) for shard in shards]
+            [("ZREM", keys.free_slots(shard, model, version), entry) for shard in shards]
             + [("SREM", keys.hosts(shard, model, version), entry) for shard in shards]
         )
 

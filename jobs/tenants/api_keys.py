@@ -82,4 +82,4 @@ def _parse_key(text: bytes) -> ApiKey | None:
 
 
 async def _notify_changed(connection: RedisClient) -> None:
-    await connection.command("PUBLISH", keys.NEWS, API_KEYS_CHANGED)
+    await connection.command("PUBLISH", keys.INVALIDATION, API_KEYS_CHANGED)

@@ -63,7 +63,7 @@ async def update_limits(connection: RedisClient, tenant: str, changes: Mapping[s
         after = LimitOverride(**{**before.model_dump(exclude_none=True), **changes})
         record = after.model_dump_json(exclude_none=True) if after != LimitOverride() else ""
         if await connection.script("generic/compare_and_set", keys.TENANTS, tenant, text, record):
-            await connection.command("PUBLISH", keys.NEWS, LIMITS_CHANGED)
+            await connection.command("PUBLISH", keys.INVALIDATION, LIMITS_CHANGED)
             return after
     raise StoreUnavailable(f"the limits of tenant {tenant} are being changed concurrently; try again", retry_after_s=1)
 
@@ -71,5 +71,5 @@ async def update_limits(connection: RedisClient, tenant: str, changes: Mapping[s
 async def delete_limits(connection: RedisClient, tenant: str) -> bool:
     """Delete a tenant's own limits, so that the defaults apply; return whether it had any."""
     existed = bool(await connection.command("HDEL", keys.TENANTS, tenant))
-    await connection.command("PUBLISH", keys.NEWS, LIMITS_CHANGED)
+    await connection.command("PUBLISH", keys.INVALIDATION, LIMITS_CHANGED)
     return existed

@@ -202,7 +202,7 @@ async def _read_endpoints(store: JobStore, shard: int, names: Sequence[str]) -> 
         for command in (
             ("HGETALL", keys.endpoint(shard, name)),
             ("ZCARD", keys.outbox(shard, name)),
-            ("ZCARD", keys.airborne(shard, name)),
+            ("ZCARD", keys.deliveries_running(shard, name)),
         )
     ]
     answers = await store.connection.pipeline(commands) if commands else []

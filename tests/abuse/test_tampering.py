@@ -53,7 +53,7 @@ def test_a17_junk_in_the_queue_goes_to_the_dead_letters_and_the_worker_lives(
 ) -> None:
     pid, trap = service.pid("worker"), tmp_path / "unpickled"
     pickled = pickle.dumps(Touch(trap))
-    line = f"{ROOT}:line:double:1:interactive:default"
+    line = f"{ROOT}:queue:double:1:interactive:default"
     good: dict[str, Any] = {
         "v": "1", "state": "queued", "model": "double", "version": "1", "lane": "interactive", "tenant": "default",
         "created": "1", "deadline": str(1 << 50), "attempts": "0", "kind": "raw", "size": "16", "parameters": "{}",
@@ -86,8 +86,8 @@ def test_a17_junk_in_the_queue_goes_to_the_dead_letters_and_the_worker_lives(
         client.zadd(line, {job_id: 1})
     for strange in ("", "no job", "x" * 10_000, new_job_id(0)):
         client.zadd(line, {strange: 2})
-    client.rpush(f"{ROOT}:ring:double:1:interactive", "default")
-    client.publish("jitney:news", "junk")
+    client.rpush(f"{ROOT}:tenant_rotation:double:1:interactive", "default")
+    client.publish("jitney:invalidation", "junk")
     client.hset(
         "jitney:models",
         mapping={"junk": pickled, "a b": b"{}", "../x 1": b'{"name":"../x","version":"1","seen":9e9,"kinds":[]}'},

@@ -184,9 +184,9 @@ async def test_a_plain_job_writes_no_log(anyio_backend: str) -> None:
         await worker.succeed(await worker.claim())
         gateway.submit()
         with queue.client() as client:
-            assert list(client.scan_iter("*:log:*")) == []
+            assert list(client.scan_iter("*:job_events:*")) == []
             for key in client.scan_iter("jitney:{s00}:job:*"):
-                assert client.hmget(key, "log", "followers") == [None, None]
+                assert client.hmget(key, "event_log", "followers") == [None, None]
         await worker.connection.aclose()
     queue.close()
 
@@ -201,7 +201,7 @@ async def test_another_gateway_writes_the_log_too(queue: Server, gateway: Gatewa
 
 def logged(queue: Server) -> bool:
     with queue.client() as client:
-        return bool(client.exists("jitney:{s00}:log:default"))
+        return bool(client.exists("jitney:{s00}:job_events:default"))
 
 
 def test_a_stream_too_many_is_refused_and_room_comes_back(gateway: GatewayProcess) -> None:

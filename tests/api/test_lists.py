@@ -40,7 +40,7 @@ async def test_pages_of_expired_results_are_short_and_go_on(gateway: GatewayProc
     http = gateway.http
     oldest = http.post("/v1/jobs?model=m", content=PNG, headers=IMAGE).json()["id"]
     with gateway.server.client() as client:
-        client.zadd("jitney:{s00}:own:default", {f"00{nth:032x}": (1 << 51) + nth for nth in range(1100)})
+        client.zadd("jitney:{s00}:tenant_jobs:default", {f"00{nth:032x}": (1 << 51) + nth for nth in range(1100)})
     found, cursor, pages = [], "", 0
     while cursor is not None:
         answer = http.get("/v1/jobs", params={"limit": 1, "cursor": cursor}).json()

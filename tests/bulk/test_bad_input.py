@@ -156,7 +156,7 @@ async def test_what_is_no_upload_is_refused_and_leaves_nothing(plant: BulkStack)
         if "16" in what:
             assert "UTF-16" in answer.json()["error"]["message"]
     with plant.server.client() as client:
-        assert client.zcard("jitney:{s00}:expiring") == 0
+        assert client.zcard("jitney:{s00}:expiring_files") == 0
 
 
 async def test_a_file_may_begin_with_a_byte_order_mark(plant: BulkStack) -> None:

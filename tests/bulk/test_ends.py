@@ -46,7 +46,9 @@ async def test_a_cancelled_batch_keeps_what_is_done(plant: BulkStack) -> None:
     assert (len(good), {one["error"]["code"] for one in bad}) == (25, {"batch_cancelled"})
     with plant.server.client() as client:
         assert [
-            key for key in client.scan_iter("*") if any(part in key for part in (b":marks:", b":outcomes:", b":line:"))
+            key
+            for key in client.scan_iter("*")
+            if any(part in key for part in (b":done_lines:", b":bulk_outcomes:", b"s00}:queue:"))
         ] == []
 
 

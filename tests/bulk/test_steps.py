@@ -181,14 +181,14 @@ async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: 
     root, key = store.roots[0], f"jitney:{{s00}}:bulk:{bulk.id}"
 
     def wake(client: Any) -> None:
-        client.zadd(f"jitney:{{s00}}:steps:{bulk.tenant}", {bulk.id: 1})
-        client.zadd("jitney:{s00}:steps", {bulk.tenant: 1})
+        client.zadd(f"jitney:{{s00}}:bulk_due:{bulk.tenant}", {bulk.id: 1})
+        client.zadd("jitney:{s00}:bulk_due", {bulk.tenant: 1})
 
     async def fly_again() -> BackgroundLease:
         """Dispatch it though it rests."""
         with store_client(store) as client:
             client.hdel(key, "not_before")
-            if client.zscore(f"jitney:{{s00}}:steps:{bulk.tenant}", bulk.id) is not None:
+            if client.zscore(f"jitney:{{s00}}:bulk_due:{bulk.tenant}", bulk.id) is not None:
                 wake(client)
         return await fly(store)
 
@@ -196,7 +196,7 @@ async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: 
         lease = await fly_again()
         assert (await stand(store, lease)).bulk.losses == lost
         with store_client(store) as client:
-            client.zadd("jitney:{s00}:stepping", {bulk.id: 1})  # it says nothing for so long
+            client.zadd("jitney:{s00}:bulk_running", {bulk.id: 1})  # it says nothing for so long
     assert (await checkpoints.dispatch_due_steps(store, root, 5, 5, FLIGHT_MS))[0] == []  # it rests
     lease = await fly_again()
     await checkpoints.finish_step(store, lease, 60, "it failed", is_fault=True)

@@ -116,11 +116,11 @@ async def test_an_upload_whose_gateway_dies_leaves_nothing(gateway: GatewayProce
         now_ms = await store.connection.now_ms()
         assert await files.remove_expired(store, LocalStorage(folder), now_ms) == 0  # it might go on
         with gateway.server.client() as client:
-            client.zadd("jitney:{s00}:expiring", {"junk": 1})
+            client.zadd("jitney:{s00}:expiring_files", {"junk": 1})
         with pytest.raises(ValueError, match="invalid literal"):  # and keeps no other
             await files.remove_expired(store, LocalStorage(folder), now_ms + 8 * 86_400_000)
         assert [path for path in folder.rglob("*") if path.is_file()] == []
         with gateway.server.client() as client:
-            assert client.zrange("jitney:{s00}:expiring", 0, -1) == [b"junk"]
+            assert client.zrange("jitney:{s00}:expiring_files", 0, -1) == [b"junk"]
     finally:
         await store.connection.aclose()

@@ -67,7 +67,7 @@ def _all_jobs(gateway: ManagedGateway, history: History) -> dict[str, dict[str, 
 def open_jobs(cluster: Cluster) -> dict[str, int]:
     """The jobs that are not final, by model."""
     with cluster.queue() as client:
-        load: dict[bytes, bytes] = client.hgetall("jitney:{s00}:load")
+        load: dict[bytes, bytes] = client.hgetall("jitney:{s00}:open_totals")
     return {name.decode()[:-5]: int(n) for name, n in load.items() if name.endswith(b":jobs")}
 
 

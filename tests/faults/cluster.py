@@ -144,7 +144,7 @@ class Cluster:
     def counts(self) -> dict[str, int]:
         """How many jobs were submitted and finished since the queue began."""
         with self.queue() as client:
-            found: list[dict[bytes, bytes]] = [client.hgetall(key) for key in (COUNTS, keys.load(0))]
+            found: list[dict[bytes, bytes]] = [client.hgetall(key) for key in (COUNTS, keys.open_totals(0))]
         return counts.sum_shard_counts(*found)
 
     def forget_jobs(self) -> None:

@@ -142,7 +142,7 @@ def test_the_same_submit_fifty_times_at_once_is_one_job(scenario: Scenario) -> N
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
     scenario.final([job_id])
     with cluster.queue() as client:
-        assert 86_000 < client.ttl("jitney:{s00}:idem:default:same") <= 86_400
+        assert 86_000 < client.ttl("jitney:{s00}:idempotency:default:same") <= 86_400
         client.pexpire(f"jitney:{{s00}}:job:{job_id}", 1)  # as if its hour were over
         wait_until(lambda: not client.exists(f"jitney:{{s00}}:job:{job_id}"), "the result is gone")
     replayed = scenario.caller.send(what, cluster.gateways[1], "same")

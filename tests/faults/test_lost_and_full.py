@@ -132,7 +132,9 @@ def test_after_a_failover_what_is_left_ends_and_keys_bring_back_the_rest(scenari
         slow = scenario.submit(3 * BATCH)
         for key in keys[:30]:
             scenario.caller.submit(asked[key], key=key)
-        wait_until(lambda: client.exists("jitney:{s00}:idem:default:failover-29"), "the replica has heard of them")
+        wait_until(
+            lambda: client.exists("jitney:{s00}:idempotency:default:failover-29"), "the replica has heard of them"
+        )
         way.cut()
         for key in keys[30:]:
             scenario.caller.submit(asked[key], key=key)

@@ -68,7 +68,7 @@ class StoreBench:
     def end_cooldown(self) -> None:
         """Let the next trial begin at once, though the last has killed its worker."""
         with self.server.client() as client:
-            client.delete("jitney:{s00}:trial:m:1")
+            client.delete("jitney:{s00}:isolation:m:1")
 
     async def sweep(self) -> SweepResult:
         """As a gateway does that has no reason to wait."""

@@ -58,11 +58,11 @@ async def test_another_number_of_shards_is_refused_with_both(bench: StoreBench, 
 
 async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_down(bench: StoreBench) -> None:
     with bench.server.client() as client:
-        client.hset(keys.load(3), "ticket", 1)
+        client.hset(keys.open_totals(3), "sequence", 1)
         with pytest.raises(ShardsMismatch, match="JITNEY_SHARDS=1, but this queue uses JITNEY_SHARDS=4"):
             await one(bench, "late").check()
         await one(bench, "good", shards=4).check()
-        client.delete(keys.load(3))
+        client.delete(keys.open_totals(3))
 
 
 async def test_a_queue_that_is_emptied_takes_the_next_value_and_one_that_is_away_refuses_nobody(

@@ -41,7 +41,7 @@ async def test_a_list_of_expired_results_is_read_in_pages_with_an_end(bench: Sto
     (oldest,) = await bench.submit()
     with bench.server.client() as client:
         gone = {f"00{nth:032x}": 1 << 51 for nth in range(2500)}
-        client.zadd(f"{ROOT}:own:default", {name: at + nth for nth, (name, at) in enumerate(gone.items())})
+        client.zadd(f"{ROOT}:tenant_jobs:default", {name: at + nth for nth, (name, at) in enumerate(gone.items())})
     found: list[str] = []
     before_us: int | None = 1 << 60
     pages = 0
@@ -52,7 +52,7 @@ async def test_a_list_of_expired_results_is_read_in_pages_with_an_end(bench: Sto
     assert found == [oldest]
     assert 2 < pages <= 2500 // store_module.MAX_SCANNED + 3
     with bench.server.client() as client:
-        assert client.zcard(f"{ROOT}:own:default") == 1
+        assert client.zcard(f"{ROOT}:tenant_jobs:default") == 1
 
 
 async def test_a_list_keeps_what_only_a_later_release_can_read(bench: StoreBench) -> None:
@@ -60,7 +60,7 @@ async def test_a_list_keeps_what_only_a_later_release_can_read(bench: StoreBench
     with bench.server.client() as client:
         client.hset(f"{ROOT}:job:{job_id}", "v", "999")
         assert await bench.store.newest("default", 1 << 60, 10) == ([], None)
-        assert client.zcard(f"{ROOT}:own:default") == 1
+        assert client.zcard(f"{ROOT}:tenant_jobs:default") == 1
 
 
 # ---- tenants of a ring
@@ -70,9 +70,9 @@ def many_that_may_not_run(bench: StoreBench) -> None:
     """Have very many tenants wait, of each of which as many jobs run as may."""
     with bench.server.client() as client, client.pipeline() as pipe:
         for nth in range(MANY_TENANTS):
-            pipe.rpush(f"{ROOT}:ring:m:1:interactive", f"t{nth}")
-            pipe.zadd(f"{ROOT}:line:m:1:interactive:t{nth}", {f"00{nth:032x}": 1})
-            pipe.hset(f"{ROOT}:load", f"@t{nth}:running", 1)
+            pipe.rpush(f"{ROOT}:tenant_rotation:m:1:interactive", f"t{nth}")
+            pipe.zadd(f"{ROOT}:queue:m:1:interactive:t{nth}", {f"00{nth:032x}": 1})
+            pipe.hset(f"{ROOT}:open_totals", f"@t{nth}:running", 1)
         pipe.execute()
 
 
@@ -102,7 +102,7 @@ async def test_a_parked_tenant_comes_back_when_it_may_run_more(bench: StoreBench
     assert await bench.claim() == []
     with_settings(bench, tenant_running=4)
     with bench.server.client() as client:
-        assert client.lrange(f"{ROOT}:ring:m:1:interactive", 0, -1) == []
+        assert client.lrange(f"{ROOT}:tenant_rotation:m:1:interactive", 0, -1) == []
         client.zadd(f"{ROOT}:parked", {"a": 1})
     await bench.sweep()
     assert len(await bench.claim()) == 3
@@ -187,7 +187,7 @@ async def test_old_letters_go_in_parts(bench: StoreBench, monkeypatch: pytest.Mo
     ids = await bench.submit(10)
     await bench.store.finish("w1", fail(await bench.claim()))
     with bench.server.client() as client:
-        for key in ("dead", "letters:default"):
+        for key in ("dead_letters", "tenant_dead_letters:default"):
             client.zadd(f"{ROOT}:{key}", {f"{job_id} 2 default": 1 for job_id in ids})
     assert (await bench.sweep()).purged == 10
     assert await dead_letters.count_dead_letters(bench.store) == (0, 0)
@@ -207,7 +207,7 @@ async def test_a_bound_that_was_lowered_is_kept_in_parts(bench: StoreBench, monk
 async def test_a_sum_of_letters_that_is_wrong_lets_jobs_end(bench: StoreBench) -> None:
     await bench.submit(2)
     with bench.server.client() as client:
-        client.set(f"{ROOT}:dead_bytes", 1 << 40)
+        client.set(f"{ROOT}:dead_letter_bytes", 1 << 40)
     await bench.store.finish("w1", fail(await bench.claim(1)))
     await bench.store.finish("w1", fail(await bench.claim(1)))
     assert (await dead_letters.count_dead_letters(bench.store))[0] == 1

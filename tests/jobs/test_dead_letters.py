@@ -44,7 +44,7 @@ async def found(
 
 def at(bench: StoreBench, job_id: str, ended_ms: int) -> None:
     with bench.server.client() as client:
-        for key in ("dead", "letters:default"):
+        for key in ("dead_letters", "tenant_dead_letters:default"):
             client.zadd(f"jitney:{{s00}}:{key}", {f"{job_id} 2 default": ended_ms})
 
 
@@ -198,7 +198,7 @@ async def test_where_nobody_has_two_letters_the_oldest_of_all_goes(bench: StoreB
         (job_id,) = await die(bench, tenant=tenant)
         ids.append(job_id)
         with bench.server.client() as client:  # two may die in one ms
-            for key in ("dead", f"letters:{tenant}"):
+            for key in ("dead_letters", f"tenant_dead_letters:{tenant}"):
                 client.zadd(f"jitney:{{s00}}:{key}", {f"{job_id} 2 {tenant}": nth}, xx=True)
     (newest,) = await die(bench, tenant="c")
     assert await found(bench.store, ALL, tenant=None) == {*ids[3:], newest}

@@ -100,7 +100,7 @@ async def test_after_a_trial_that_killed_nobody_tries_until_its_worker_is_back(b
     assert await bench.claim_suspects("w3") == []
     assert not (await bench.store.claim("m", "1", "w3", 32)).suspects
     with bench.server.client() as client:
-        assert 0 < client.pttl("jitney:{s00}:trial:m:1") <= 3000
+        assert 0 < client.pttl("jitney:{s00}:isolation:m:1") <= 3000
     bench.end_cooldown()
     assert len(await bench.claim_suspects("w3")) == 1
 
@@ -144,7 +144,7 @@ async def test_a_retry_waits_and_goes_back_to_its_place(bench: StoreBench) -> No
     assert [await bench.store.finish("w1", [again(claimed, 60_000)]) for _ in range(2)] == [0, 0]  # sent twice
     assert await bench.state(claimed.id) == "queued"
     assert (await bench.sweep()).due == 0
-    bench.age("later", claimed.id)
+    bench.age("retries", claimed.id)
     assert (await bench.sweep()).due == 1
     retried = await bench.claim()
     assert [(job.id, job.retries) for job in retried] == [(ids[0], 1), (ids[1], 0)]
@@ -185,7 +185,7 @@ async def test_a_dead_letter_keeps_its_input_until_it_is_old(bench: StoreBench) 
     await bench.store.finish("w1", [failed(claimed, dead=True)])
     with bench.server.client() as client:
         assert client.hget(f"jitney:{{s00}}:job:{job_id}", "input") == b"exactly this"
-        client.zadd("jitney:{s00}:dead", {f"{job_id} 12 default": 1})
+        client.zadd("jitney:{s00}:dead_letters", {f"{job_id} 12 default": 1})
         assert (await bench.sweep()).purged == 1
         assert client.hget(f"jitney:{{s00}}:job:{job_id}", "input") is None
     assert await bench.state(job_id) == "failed"
@@ -199,7 +199,7 @@ async def test_dead_letters_make_room_for_newer_ones(bench: StoreBench) -> None:
     with bench.server.client() as client:
         for claimed in await bench.claim():
             await store.finish("w1", [failed(claimed, dead=True)])
-            kept = [int(member.split()[1]) for member in client.zrange("jitney:{s00}:dead", 0, -1)]
+            kept = [int(member.split()[1]) for member in client.zrange("jitney:{s00}:dead_letters", 0, -1)]
             assert 1 <= len(kept) <= 3
             assert sum(kept) <= 20
 
@@ -227,5 +227,5 @@ async def test_a_claim_that_is_named_twice_is_one_suspect(bench: StoreBench) -> 
     (job,) = await bench.claim()
     assert (await recover_dead_worker(bench.store, "w1", [job.claim, job.claim])).suspects == 1
     with bench.server.client() as client:
-        (line,) = client.keys("jitney:{s00}:line:*")
+        (line,) = client.keys("jitney:{s00}:queue:*")
         assert client.zrange(line, 0, -1) == [job_id.encode()]

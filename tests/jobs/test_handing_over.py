@@ -71,8 +71,8 @@ async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: StoreBench) ->
         assert takes() == b"m 1"
         await bench.submit(lane="bulk", input=LARGE)  # nobody else waits for bulk
         with bench.server.client() as client:
-            assert client.zrange("jitney:{s00}:seats:m:1", 0, -1) == [b"keeps 20000"]
-            assert client.ttl("jitney:{s00}:seats:m:1") > 0
+            assert client.zrange("jitney:{s00}:free_slots:m:1", 0, -1) == [b"keeps 20000"]
+            assert client.ttl("jitney:{s00}:free_slots:m:1") > 0
         both = [bench.job(lane="bulk", tenant="b"), bench.job()]  # in one step
         await bench.take(*both)
         _, handed = codec.read_handoff(keeps())
@@ -218,4 +218,4 @@ async def test_a_job_that_is_handed_over_has_the_lease_that_its_worker_renews(
             left_s = (client.zscore("jitney:{s00}:leases", job.id) - now_ms) / 1000
             assert of_worker_s - 1.5 < left_s <= of_worker_s
         await worker.withdraw_free_slots("m", "1", "w1")
-        assert client.exists("jitney:{s00}:seats:m:1", "jitney:{s00}:hosts:m:1") == 0
+        assert client.exists("jitney:{s00}:free_slots:m:1", "jitney:{s00}:hosts:m:1") == 0

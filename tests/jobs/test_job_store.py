@@ -325,13 +325,13 @@ async def test_large_inputs_are_claimed_a_few_at_a_time(bench: StoreBench) -> No
     assert [(len(claim.jobs), claim.more) for claim in claims] == [(2, True), (2, True), (1, False), (0, False)]
 
 
-@pytest.mark.parametrize("place", ["leases", "deadlines", "line:m:1:interactive:default"])
+@pytest.mark.parametrize("place", ["leases", "deadlines", "queue:m:1:interactive:default"])
 async def test_what_is_no_job_stops_nobody(bench: StoreBench, place: str) -> None:
     with bench.server.client() as client:
         client.set("jitney:{s00}:job:00" + "e" * 32, "junk", ex=60)
         client.zadd(f"jitney:{{s00}}:{place}", {"00" + "e" * 32: 1})
-        if place.startswith("line"):
-            client.rpush("jitney:{s00}:ring:m:1:interactive", "default")
+        if place.startswith("queue"):
+            client.rpush("jitney:{s00}:tenant_rotation:m:1:interactive", "default")
         lost, overdue = await bench.submit(2)
         claimed = await bench.claim()
         assert {job.id for job in claimed} == {lost, overdue}
@@ -360,8 +360,8 @@ async def test_a_handwritten_record_ends_and_harms_no_other(bench: StoreBench) -
     ghost = "00" + "f" * 32
     with bench.server.client() as client:
         client.hset(f"jitney:{{s00}}:job:{ghost}", mapping={"state": "queued", "model": "m"})
-        client.zadd("jitney:{s00}:line:m:1:interactive:default", {ghost: 1})
-        client.rpush("jitney:{s00}:ring:m:1:interactive", "default")
+        client.zadd("jitney:{s00}:queue:m:1:interactive:default", {ghost: 1})
+        client.rpush("jitney:{s00}:tenant_rotation:m:1:interactive", "default")
     good = await bench.submit(3)
     assert [job.id for job in await bench.claim()] == good
     with bench.server.client() as client:
@@ -376,7 +376,7 @@ async def test_an_empty_input_is_an_input(bench: StoreBench) -> None:
 @pytest.mark.parametrize("junk", ["soon", "1e300"])
 async def test_a_junk_clock_stops_nobody(bench: StoreBench, junk: str) -> None:
     with bench.server.client() as client:
-        client.hset("jitney:{s00}:load", "ticket", junk)
+        client.hset("jitney:{s00}:open_totals", "sequence", junk)
         await bench.submit()
     assert len(await bench.submit(2)) == 2
 
@@ -419,10 +419,10 @@ def test_the_cluster_server_really_checks_slots() -> None:
 
 async def test_junk_in_place_of_a_line_refuses_its_own_jobs_and_no_others(bench: StoreBench) -> None:
     with bench.server.client() as client:
-        client.set("jitney:{s00}:line:junk:1:interactive:default", "no line")
+        client.set("jitney:{s00}:queue:junk:1:interactive:default", "no line")
         mine, other = bench.job(), bench.job(model="junk", idempotency_key="k")
         accepted, refused = await bench.store.submit([mine, other])
-        client.delete("jitney:{s00}:line:junk:1:interactive:default")
+        client.delete("jitney:{s00}:queue:junk:1:interactive:default")
     assert isinstance(accepted, Accepted)
     assert isinstance(refused, StoreUnavailable)
     assert "the queue of model junk is of another type" in refused.message

@@ -11,8 +11,8 @@ async def test_a_request_of_many_leaves_one_small_record(bench: StoreBench) -> N
     jobs = [bench.job(idempotency_key=f"k {place}", digest=FACTS) for place in range(100)]
     made = [accepted.id for accepted in await bench.take(*jobs)]
     with bench.server.client() as client:
-        (key,) = client.keys("*:idems:*")
-        assert client.keys("*:idem:*") == []
+        (key,) = client.keys("*:idempotency_many:*")
+        assert client.keys("*:idempotency:*") == []
         assert client.hlen(key) == 100
         assert client.object("encoding", key) == b"listpack"
         assert 0 < client.ttl(key) <= bench.store.settings.idempotency_ttl_s

@@ -45,9 +45,9 @@ def left_s(bench: StoreBench, name: str) -> int:
 @pytest.mark.parametrize("last_digits", ["01", "40"])  # only with the latter it is cut too
 async def test_every_submit_renews_its_tenants_list(bench: StoreBench, last_digits: str) -> None:
     await bench.submit()
-    age(bench, "own:default")
+    age(bench, "tenant_jobs:default")
     await bench.take(bench.job(id="00" + "0" * 30 + last_digits))
-    assert left_s(bench, "own:default") >= store_module.JOB_LIST_TTL_S
+    assert left_s(bench, "tenant_jobs:default") >= store_module.JOB_LIST_TTL_S
 
 
 async def test_a_tenants_list_is_cut(bench: StoreBench) -> None:
@@ -63,12 +63,12 @@ async def test_a_key_stands_as_long_as_its_job_may_be_open(bench: StoreBench) ->
     week_ms = 7 * 86_400_000
     await bench.take(bench.job(idempotency_key="k", digest="d", deadline_ms=week_ms))
     await bench.take(bench.job(idempotency_key="short", digest="d", deadline_ms=1000))
-    assert left_s(bench, "idem:default:k") > 7 * 86_400 - 60
-    assert 86_400 - 60 < left_s(bench, "idem:default:short") <= 86_400
+    assert left_s(bench, "idempotency:default:k") > 7 * 86_400 - 60
+    assert 86_400 - 60 < left_s(bench, "idempotency:default:short") <= 86_400
     many = [bench.job(idempotency_key=f"many {nth}", digest="d", deadline_ms=week_ms // nth) for nth in (1, 7)]
     await bench.take(*many)
     await bench.take(bench.job(idempotency_key="many 8", digest="d", deadline_ms=1000))
-    assert left_s(bench, "idems:default:many") > 7 * 86_400 - 60
+    assert left_s(bench, "idempotency_many:default:many") > 7 * 86_400 - 60
 
 
 async def test_a_failed_job_is_read_as_long_as_any_result(bench: StoreBench) -> None:
@@ -125,7 +125,7 @@ async def test_lists_live_as_long_as_deliveries_are_kept(bench: StoreBench) -> N
     kept_s = 3 * MONTH_S
     limits = LIMITS._replace(ttl_ms=kept_s * 1000)
     await outbox.settle_attempt(bench.store, await take(bench), Settlement("delivered", {"status": 200}), limits)
-    for name in ("deliveries:default", "ended:default", "endpoints:default"):
+    for name in ("deliveries:default", "ended_deliveries:default", "endpoints:default"):
         assert left_s(bench, name) >= kept_s, name
 
 
@@ -150,4 +150,4 @@ async def test_what_removes_a_file_waits_as_long_as_the_file_is_in_use(bench: St
     asked = BulkRequest(file.id, "/v1/jobs", "24h", 60_000, b"{}", "", "", "k", False, 0)
     await records.create_bulk(bench.store, SETTINGS, "default", asked, 1_000)
     assert left_s(bench, "files:default") > MONTH_S
-    assert left_s(bench, "expiring") == -1  # until the file is gone
+    assert left_s(bench, "expiring_files") == -1  # until the file is gone

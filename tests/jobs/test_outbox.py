@@ -299,7 +299,7 @@ async def test_the_linked_job_outlives_its_attempts(bench: StoreBench) -> None:
 async def test_junk_in_place_of_a_delivery_ends_it(bench: StoreBench) -> None:
     (job,) = await end(bench)
     with bench.server.client() as client:
-        client.hset(f"jitney:{{s00}}:delivery:{job}-1", "told", "junk")
+        client.hset(f"jitney:{{s00}}:delivery:{job}-1", "payload", "junk")
     (lease,) = await take(bench)
     assert await outbox.begin_attempt(bench.store, lease, LIMITS) is None
     (delivery,) = await listed(bench)

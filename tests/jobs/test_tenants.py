@@ -35,7 +35,7 @@ def limited(bench: StoreBench) -> Limited:
 def load(bench: StoreBench, tenant: str) -> dict[str, int]:
     """Read what is counted of a tenant."""
     with bench.server.client() as client:
-        fields = client.hgetall("jitney:{s00}:load").items()
+        fields = client.hgetall("jitney:{s00}:open_totals").items()
     return {name.decode().split(":")[1]: int(n) for name, n in fields if name.startswith(b"@%s:" % tenant.encode())}
 
 
@@ -206,7 +206,7 @@ async def test_without_limits_nothing_is_counted(bench: StoreBench) -> None:
     assert load(bench, "a") == {}
     with bench.server.client() as client:
         for key in client.scan_iter("jitney:{s00}:job:*"):
-            assert client.hmget(key, "payer", "seat") == [None, None]
+            assert client.hmget(key, "quota_mark", "running_mark") == [None, None]
 
 
 @pytest.mark.parametrize("text", ["[", "[]", '{"A": {}}', '{"a": {"weight": 0}}', '{"a": {"jobz": 1}}', '{"a": 1}'])

@@ -151,7 +151,7 @@ async def test_the_end_of_a_batch_makes_room_for_its_tenants_next(bench: StoreBe
         await open_bulk(bench, "a")
     (first,) = await dispatch(bench, 2, 2)  # the other one has to leave a thread to others
     with bench.server.client() as client:
-        client.zadd("jitney:{s00}:steps", {"a": 1 << 50})  # as long as the step may take
+        client.zadd("jitney:{s00}:bulk_due", {"a": 1 << 50})  # as long as the step may take
     assert await dispatch(bench, 2, 2) == []
     await checkpoints.close_bulk(bench.store, first, checkpoints.BulkCompletion("completed", "", b"", {}), 60)
     (second,) = await dispatch(bench, 2, 2)
@@ -162,7 +162,7 @@ async def test_a_step_that_is_lost_comes_back(bench: StoreBench) -> None:
     bulk = await open_bulk(bench, "a")
     (lost,) = await dispatch(bench, 1, 1)
     with bench.server.client() as client:
-        client.zadd("jitney:{s00}:stepping", {bulk.id: 1})
+        client.zadd("jitney:{s00}:bulk_running", {bulk.id: 1})
     assert await dispatch(bench, 1, 1) == [BackgroundLease(bulk.id, lost.number + 1)]
 
 

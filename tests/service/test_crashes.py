@@ -44,7 +44,7 @@ def assert_all_done_once(service: Service, ids: list[str]) -> None:
     assert {job["status"] for job in jobs} == {"succeeded"}, service.log()
     assert [job["output"]["tensors"]["y"]["data"] for job in jobs] == [DOUBLED] * len(ids)
     with queue(service) as client:
-        found = event_counters.sum_shard_counts(client.hgetall(keys.counts(0)), client.hgetall(keys.load(0)))
+        found = event_counters.sum_shard_counts(client.hgetall(keys.counts(0)), client.hgetall(keys.open_totals(0)))
         assert found["finished:slow:succeeded"] == found["submitted:slow"] == len(ids)
         invariants.check(client)
 

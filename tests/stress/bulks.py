@@ -231,7 +231,7 @@ async def check_contents(world: World, bulks: Bulks) -> None:
     """Whatever is stored of uploads, a sweep will find."""
     found: set[str] = set()
     for shard in range(world.settings.shards):
-        found |= {name.decode() for name in await world.connection.command("ZRANGE", keys.expiring(shard), 0, -1)}
+        found |= {name.decode() for name in await world.connection.command("ZRANGE", keys.expiring_files(shard), 0, -1)}
     stored = {place.partition("/")[2] for place in bulks.shelf.parts if place.startswith("files/")}
     if not stored <= found:
         raise Violation(f"the contents of {stored - found} are stored, and no sweep will find them")
@@ -242,7 +242,7 @@ async def sweep_all(world: World, bulks: Bulks) -> None:
     while await files.remove_expired(world.store, bulks.shelf, FAR_MS + 1):
         pass
     await check_contents(world, bulks)
-    left = await world.connection.command("KEYS", "jitney:*:expiring")
+    left = await world.connection.command("KEYS", "jitney:*:expiring_files")
     stored = [place for place in bulks.shelf.parts if place.startswith("files/")]
     if left or stored:
         raise Violation(f"after everything has expired, {left} is there, and {stored} is stored")

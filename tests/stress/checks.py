@@ -13,7 +13,7 @@ from tests.support.invariants import UNEXPIRING_WHILE_OPEN
 
 LASTING: Final = [re.compile(pattern) for pattern in keys.LASTING]
 ENDLESS: Final = -1
-QUEUE_KINDS: Final = {"line", "leases", "deadlines", "later", "dead"}
+QUEUE_KINDS: Final = {"queue", "leases", "deadlines", "retries", "dead_letters"}
 
 
 async def check_all(world: World, bulks: Bulks) -> None:
@@ -72,20 +72,20 @@ async def _wrong_places(world: World, found: list[str]) -> list[str]:
 
 def _is_in_place(job: Job, lies: Counter[str]) -> bool:
     if job.state in FINAL:
-        return lies in (Counter(), Counter(["dead"]))
+        return lies in (Counter(), Counter(["dead_letters"]))
     if job.is_rerun:  # the letter of its earlier life may not have been swept yet
-        lies = lies - Counter(["dead"])
+        lies = lies - Counter(["dead_letters"])
     if job.state == State.RUNNING:
         return lies == Counter(["leases", "deadlines"])
-    return lies in (Counter(["line", "deadlines"]), Counter(["later", "deadlines"]))
+    return lies in (Counter(["queue", "deadlines"]), Counter(["retries", "deadlines"]))
 
 
 async def _wrong_rings(world: World, found: list[str]) -> list[str]:
     """Exactly the tenants (or cells) whose line is not empty take turns, or are parked and have that ring noted."""
-    wanted: dict[str, set[str]] = {key: set() for key in found if ":ring:" in key}
+    wanted: dict[str, set[str]] = {key: set() for key in found if ":tenant_rotation:" in key}
     for key in found:
-        if ":line:" in key:
-            ring, whose = key.replace(":line:", ":ring:").rsplit(":", 1)
+        if ":queue:" in key:
+            ring, whose = key.replace(":queue:", ":tenant_rotation:").rsplit(":", 1)
             wanted.setdefault(ring, set()).add(whose)
     rings = list(wanted)
     turns = await world.connection.pipeline([("LRANGE", ring, 0, -1) for ring in rings]) if rings else []
@@ -114,7 +114,7 @@ async def _parked(world: World, root: str, found: list[str]) -> dict[str, list[s
     listed = [key for key in found if key.startswith(prefix)]
     left = await world.connection.pipeline([("SMEMBERS", key) for key in listed]) if listed else []
     return {
-        key.removeprefix(prefix): [f"{root}:ring:{name.decode().replace(' ', ':')}" for name in names]
+        key.removeprefix(prefix): [f"{root}:tenant_rotation:{name.decode().replace(' ', ':')}" for name in names]
         for key, names in zip(listed, left, strict=True)
     }
 
@@ -123,11 +123,11 @@ async def _wrong_loads(world: World) -> list[str]:
     """What is counted as open, and as running, is what is open and runs."""
     wrong = []
     for shard in range(world.settings.shards):
-        record = await world.connection.command("HGETALL", keys.load(shard))
+        record = await world.connection.command("HGETALL", keys.open_totals(shard))
         counted = {
             name.decode(): int(count)
             for name, count in record.items()
-            if name != b"ticket" and not name.endswith(b":submitted") and int(count)
+            if name != b"sequence" and not name.endswith(b":submitted") and int(count)
         }
         wanted = {name: n for (where, name), n in world.ledger.loads.items() if where == shard and n}
         for tenant in TENANTS:
@@ -172,7 +172,11 @@ async def _wrong_turns(world: World, bulks: Bulks, found: list[str]) -> list[str
     places: dict[str, list[str]] = {known.id: [] for known in bulks.known.values() if not known.is_closed}
     wrong = []
     for root in world.store.roots:
-        names = [f"{root}:steps", f"{root}:stepping", *(key for key in found if key.startswith(f"{root}:steps:"))]
+        names = [
+            f"{root}:bulk_due",
+            f"{root}:bulk_running",
+            *(key for key in found if key.startswith(f"{root}:bulk_due:")),
+        ]
         turns, *answers = await world.connection.pipeline([("ZRANGE", name, 0, -1) for name in names])
         for name, members in zip(names[1:], answers, strict=True):
             for bulk_id in members:
@@ -187,7 +191,9 @@ async def _wrong_turns(world: World, bulks: Bulks, found: list[str]) -> list[str
             )
         elif known.is_closed:
             wrong.append(f"{known} is over, and lies in {lies}")
-        elif lies not in ([f"{keys.root(known.shard)}:{where}"] for where in (f"steps:{known.tenant}", "stepping")):
+        elif lies not in (
+            [f"{keys.root(known.shard)}:{where}"] for where in (f"bulk_due:{known.tenant}", "bulk_running")
+        ):
             wrong.append(f"{known} is open, and lies in {lies}")
     return wrong
 

@@ -13,7 +13,7 @@ TIE_MS: Final = 1  # the score of a letter is the ms of its end
 
 
 class ListedDeadLetter(NamedTuple):
-    """A letter as `:dead` lists it."""
+    """A letter as `:dead_letters` lists it."""
 
     id: str
     size: int
@@ -31,7 +31,7 @@ def read(found: Iterable[Sequence[bytes]]) -> dict[str, ListedDeadLetter]:
 
 
 class KeptDeadLetters:
-    """What lay in `:dead` of each shard when it was last compared."""
+    """What lay in `:dead_letters` of each shard when it was last compared."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -51,7 +51,7 @@ class KeptDeadLetters:
         fresh, self._fresh = self._fresh, {}
         made_room = 0
         for shard, some in fresh.items():
-            words = ("ZRANGE", keys.dead(shard), 0, -1, "WITHSCORES")
+            words = ("ZRANGE", keys.dead_letters(shard), 0, -1, "WITHSCORES")
             found = read(await self._store.connection.command(*words))
             made_room += self._compare(jobs, some, self._known.get(shard, {}), found, now_ms)
             self._known[shard] = found
@@ -111,10 +111,10 @@ class KeptDeadLetters:
         for shard, root in enumerate(self._store.roots):
             dead, counts, sizes, whole = await self._store.connection.pipeline(
                 [
-                    ("ZRANGE", keys.dead(shard), 0, -1, "WITHSCORES"),
-                    ("ZRANGE", f"{root}:dead_counts", 0, -1, "WITHSCORES"),
-                    ("ZRANGE", f"{root}:dead_sizes", 0, -1, "WITHSCORES"),
-                    ("GET", keys.dead_bytes(shard)),
+                    ("ZRANGE", keys.dead_letters(shard), 0, -1, "WITHSCORES"),
+                    ("ZRANGE", f"{root}:dead_letter_counts", 0, -1, "WITHSCORES"),
+                    ("ZRANGE", f"{root}:dead_letter_sizes", 0, -1, "WITHSCORES"),
+                    ("GET", keys.dead_letter_bytes(shard)),
                 ]
             )
             found = read(dead)
@@ -132,9 +132,11 @@ class KeptDeadLetters:
                 raise Violation(f"{root}: {by_count} dead letters of {by_size} bytes are too many")
 
     async def _listed(self, root: str, shard: int) -> dict[str, ListedDeadLetter]:
-        names = [name.decode() for name in await self._store.connection.command("KEYS", f"{root}:letters:*")]
-        tenants = [name.removeprefix(f"{root}:letters:") for name in names]
-        commands = [("ZRANGE", keys.letters(shard, tenant), 0, -1, "WITHSCORES") for tenant in tenants]
+        names = [
+            name.decode() for name in await self._store.connection.command("KEYS", f"{root}:tenant_dead_letters:*")
+        ]
+        tenants = [name.removeprefix(f"{root}:tenant_dead_letters:") for name in names]
+        commands = [("ZRANGE", keys.tenant_dead_letters(shard, tenant), 0, -1, "WITHSCORES") for tenant in tenants]
         answers = await self._store.connection.pipeline(commands) if commands else []
         listed: dict[str, ListedDeadLetter] = {}
         for tenant, answer in zip(tenants, answers, strict=True):

@@ -140,7 +140,7 @@ class Ledger:
         self.claims: deque[tuple[str, ClaimedJob]] = deque(maxlen=120)  # current and stale ones
         self.deliveries: dict[str, Delivery] = {}
         self.counts: Counter[str] = Counter()  # as jobs/metrics/event_counters.py names them
-        self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:load`)
+        self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:open_totals`)
         self.letters: dict[int, list[Job]] = {}  # by shard, the oldest first
         self.lines_stored = 0  # of bulks that are over
         self.passed: Counter[tuple[str, str, int, str, str]] = Counter()  # seats given to others while one waited

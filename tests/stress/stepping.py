@@ -271,7 +271,7 @@ async def check_results(world: World, bulks: Bulks, known: KnownBulk, bulk: Bulk
     """Output lines and error lines are the input lines, each once."""
     lines: list[tuple[int, str]] = []
     for kind in ("out", "err"):
-        for part in await world.connection.command("LRANGE", keys.parts(bulk.id, kind), 0, -1):
+        for part in await world.connection.command("LRANGE", keys.bulk_parts(bulk.id, kind), 0, -1):
             lines += bulks.shelf.parts[files.part_key(bulk.id, kind, part.decode().split(" ")[1])]
     numbers = sorted(number for number, _ in lines)
     if numbers != sorted(known.lines):

@@ -73,9 +73,9 @@ async def end_cooldowns(world: World, bulks: Bulks) -> None:
             continue
         root = keys.root(known.shard)
         await world.connection.command("HDEL", f"{root}:bulk:{known.id}", "not_before")
-        if await world.connection.command("ZADD", f"{root}:steps:{known.tenant}", "XX", "CH", 1, known.id):
+        if await world.connection.command("ZADD", f"{root}:bulk_due:{known.tenant}", "XX", "CH", 1, known.id):
             # Behind the tenants that wait for their turn already.
-            await world.connection.command("ZADD", f"{root}:steps", "XX", "LT", int(now_ms()), known.tenant)
+            await world.connection.command("ZADD", f"{root}:bulk_due", "XX", "LT", int(now_ms()), known.tenant)
         known.rests_until_ms = 0
 
 

@@ -189,13 +189,13 @@ class World:
             if attempt <= job.attempt:
                 raise Violation(f"job {job.id} runs a second time under claim {attempt} of {owner}")
             job.owner, job.attempt = owner, attempt
-            job.has_seat = bool(self.tenants.limits(job.sub.tenant).running) and b"cell" not in record
+            job.has_seat = bool(self.tenants.limits(job.sub.tenant).running) and b"suspect_group" not in record
             lease_ms = self.leases_s[owner] * 1000
             job.lease_from_ms, job.lease_until_ms = moment.begin_ms + lease_ms, moment.end_ms + lease_ms
         if state != job.state and state not in FINAL:  # of this too a gateway may have been told that follows it
             self.told -= {(gateway, job.id) for gateway in job.watchers}
         self.ledger.move(job, state)
-        job.is_suspect = b"cell" in record
+        job.is_suspect = b"suspect_group" in record
         if state in FINAL:
             self._end(job, record, moment)
 

@@ -12,24 +12,24 @@ from tests.support.waiting import wait_until
 LASTING = [re.compile(pattern) for pattern in keys.LASTING]
 SHARD = "jitney:{s"
 UNEXPIRING_WHILE_OPEN = (
-    ":line:",
-    ":ring:",
+    ":queue:",
+    ":tenant_rotation:",
     ":leases",
     ":deadlines",
-    ":later",
+    ":retries",
     ":job:",
     ":outbox:",
-    ":airborne:",
+    ":deliveries_running:",
     ":due:",
     ":parked",
-    ":expiring",
-    ":steps",
-    ":stepping",
+    ":expiring_files",
+    ":bulk_due",
+    ":bulk_running",
     ":bulk:",
     ":file:",
-    ":marks:",
-    ":outcomes:",
-    ":parts:",
+    ":done_lines:",
+    ":bulk_outcomes:",
+    ":bulk_parts:",
 )
 
 
@@ -77,14 +77,14 @@ def check_outbox(client: Any) -> None:
     wrong, busy = [], defaultdict(set)
     for key in found:
         root, kind, name = key.split(":", 3)[0] + ":" + key.split(":")[1], key.split(":")[2], key.rpartition(":")[2]
-        if kind in {"outbox", "airborne"}:
+        if kind in {"outbox", "deliveries_running"}:
             busy[root].add(name)
         if kind == "delivery":
             one = _text(client.hgetall(key))
-            lines = [f"{root}:{line}:{one['endpoint']}" for line in ("outbox", "airborne")]
+            lines = [f"{root}:{line}:{one['endpoint']}" for line in ("outbox", "deliveries_running")]
             lies = [line for line in lines if client.zscore(line, name) is not None]
-            is_open = client.zscore(f"{root}:unended:{one['tenant']}", name) is not None
-            is_ended = client.zscore(f"{root}:ended:{one['tenant']}", name) is not None
+            is_open = client.zscore(f"{root}:open_deliveries:{one['tenant']}", name) is not None
+            is_ended = client.zscore(f"{root}:ended_deliveries:{one['tenant']}", name) is not None
             if (len(lies), is_open, is_ended) != ((1, True, False) if one["state"] == "waiting" else (0, False, True)):
                 wrong.append(f"{name} is {one['state']}, lies in {lies}, is open: {is_open}, has ended: {is_ended}")
     for root, endpoints in busy.items():
@@ -103,14 +103,14 @@ def _faults(client: Any, job_id: str, job: dict[str, str], places: set[str]) -> 
     state = job["state"]
     if state in FINAL:
         expires = client.ttl(f"jitney:{{s{job_id[:2]}}}:job:{job_id}") > 0
-        dead, unreadable = "dead" in places, "unreadable_job" in job.get("error", "")
+        dead, unreadable = "dead_letters" in places, "unreadable_job" in job.get("error", "")
         faults = [] if expires else ["final, and never expires"]
-        faults += ["final, and keeps its seat"] if "seat" in job else []
+        faults += ["final, and keeps its running mark"] if "running_mark" in job else []
         faults += ["final, and keeps watchers"] if "watchers" in job else []
         faults += ["final, and keeps its input, but is no dead letter"] if "input" in job and not dead else []
         faults += ["a dead letter without its input"] if dead and "input" not in job and not unreadable else []
-        return faults + ([f"final, and lies in {sorted(places)}"] if places - {"dead"} else [])
-    wanted = {"queued": [{"line", "deadlines"}, {"later", "deadlines"}], "running": [{"leases", "deadlines"}]}[state]
+        return faults + ([f"final, and lies in {sorted(places)}"] if places - {"dead_letters"} else [])
+    wanted = {"queued": [{"queue", "deadlines"}, {"retries", "deadlines"}], "running": [{"leases", "deadlines"}]}[state]
     return [] if places in wanted else [f"{state}, and lies in {sorted(places)}"]
 
 
@@ -118,7 +118,7 @@ def _places(client: Any, found: list[str]) -> dict[str, set[str]]:
     places: dict[str, set[str]] = defaultdict(set)
     for key in found:
         kind = key.split(":")[2] if key.startswith(SHARD) else ""
-        if kind in {"line", "leases", "deadlines", "later", "dead"}:
+        if kind in {"queue", "leases", "deadlines", "retries", "dead_letters"}:
             for member in client.zrange(key, 0, -1):
                 places[member.decode().partition(" ")[0]].add(kind)
     return places
@@ -127,15 +127,15 @@ def _places(client: Any, found: list[str]) -> dict[str, set[str]]:
 def _wrong_rings(client: Any, found: list[str]) -> list[str]:
     wanted: dict[str, set[str]] = defaultdict(set)
     for key in found:
-        if ":line:" in key:
-            ring, tenant = key.replace(":line:", ":ring:").rsplit(":", 1)
+        if ":queue:" in key and key.startswith(SHARD):  # rq has keys of that name, too
+            ring, tenant = key.replace(":queue:", ":tenant_rotation:").rsplit(":", 1)
             wanted[ring].add(tenant)
-    rings = {key: [t.decode() for t in client.lrange(key, 0, -1)] for key in found if ":ring:" in key}
+    rings = {key: [t.decode() for t in client.lrange(key, 0, -1)] for key in found if ":tenant_rotation:" in key}
     for key in found:  # a tenant that is parked waits all the same
         if ":parked:" in key:
             root, tenant = key.split(":parked:")
             for left in client.smembers(key):
-                rings.setdefault(f"{root}:ring:{left.decode().replace(' ', ':')}", []).append(tenant)
+                rings.setdefault(f"{root}:tenant_rotation:{left.decode().replace(' ', ':')}", []).append(tenant)
     return [
         f"{ring} turns among {rings.get(ring, [])}, its lines are of {sorted(wanted[ring])}"
         for ring in {*rings, *wanted}
@@ -148,19 +148,19 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
     counted = {
         f"{key}:{name.decode()}": int(n)
         for key in found
-        if key.endswith(":load")
+        if key.endswith(":open_totals")
         for name, n in client.hgetall(key).items()
-        if name != b"ticket" and not name.endswith(b":submitted")
+        if name != b"sequence" and not name.endswith(b":submitted")
     }
     there: dict[str, int] = defaultdict(int)
     for job_id, job in jobs.items():
         if job["state"] not in FINAL:
-            load = f"jitney:{{s{job_id[:2]}}}:load:{job['model']}"
-            for whose in filter(None, (load, job.get("payer") and load.replace(job["model"], job["payer"]))):
+            load = f"jitney:{{s{job_id[:2]}}}:open_totals:{job['model']}"
+            for whose in filter(None, (load, job.get("quota_mark") and load.replace(job["model"], job["quota_mark"]))):
                 there[f"{whose}:jobs"] += 1
                 there[f"{whose}:bytes"] += int(job["size"])
-            if "seat" in job:
-                there[f"{load.replace(job['model'], job['seat'])}:running"] += 1
+            if "running_mark" in job:
+                there[f"{load.replace(job['model'], job['running_mark'])}:running"] += 1
     return [
         f"{name}: counted {counted.get(name)}, there are {there.get(name)}"
         for name in {*counted, *there}
@@ -170,9 +170,11 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
 
 def _wrong_letters(client: Any, found: list[str]) -> list[str]:
     """The dead letters and their bytes that are counted, in all and of each tenant, are those that there are."""
-    roots = {key.rsplit(":", 1)[0] for key in found if key.endswith(("}:dead", "}:dead_bytes"))}
-    sums = {root: sum(int(member.split()[1]) for member in client.zrange(f"{root}:dead", 0, -1)) for root in roots}
-    counted = {root: int(client.get(f"{root}:dead_bytes") or 0) for root in roots}
+    roots = {key.rsplit(":", 1)[0] for key in found if key.endswith(("}:dead_letters", "}:dead_letter_bytes"))}
+    sums = {
+        root: sum(int(member.split()[1]) for member in client.zrange(f"{root}:dead_letters", 0, -1)) for root in roots
+    }
+    counted = {root: int(client.get(f"{root}:dead_letter_bytes") or 0) for root in roots}
     wrong = [
         f"{root}: {counted[root]} bytes of dead letters counted, there are {sums[root]}"
         for root in roots
@@ -180,13 +182,15 @@ def _wrong_letters(client: Any, found: list[str]) -> list[str]:
     ]
     for root in roots:
         held: dict[str, list[int]] = defaultdict(list)
-        for member in client.zrange(f"{root}:dead", 0, -1):
+        for member in client.zrange(f"{root}:dead_letters", 0, -1):
             _, size, tenant = member.decode().split(" ")
             held[tenant].append(int(size))
-        letters = {key.rpartition(":")[2]: client.zcard(key) for key in found if key.startswith(f"{root}:letters:")}
+        letters = {
+            key.rpartition(":")[2]: client.zcard(key) for key in found if key.startswith(f"{root}:tenant_dead_letters:")
+        }
         counts, sizes = (
             {name.decode(): int(score) for name, score in client.zrange(f"{root}:{kind}", 0, -1, withscores=True)}
-            for kind in ("dead_counts", "dead_sizes")
+            for kind in ("dead_letter_counts", "dead_letter_sizes")
         )
         by_tenant = {tenant: len(some) for tenant, some in held.items()}
         bytes_held = {tenant: sum(some) for tenant, some in held.items() if sum(some)}

@@ -1,13 +1,13 @@
--- Have a bulk's steps end it. What has an outcome keeps it.
--- ARGV  bulk, tenant
--- gives 'unknown' (also another tenant's) | 'final' | 'cancelling'
+-- Cancel a bulk job: its next steps end it. Lines that have an outcome keep it.
+-- ARGV     bulk, tenant
+-- returns  'unknown' (also for another tenant's) | 'final' | 'cancelling'
 -- with events, queues, outbox, completion, bulk
 local bulk = ARGV[1]
-local facts = redis.call('HMGET', bulk_key(bulk), 'tenant', 'open', 'status')
-if facts[1] ~= ARGV[2] then return 'unknown' end
-if not facts[2] then return 'final' end
-if facts[3] ~= 'cancelling' then
-  redis.call('HSET', bulk_key(bulk), 'status', 'cancelling', 'cancelling_ms', whole(now_ms))
-  if hurry(bulk, facts[1]) then redis.call('PUBLISH', 'jitney:outbox', '') end
+local owner, is_open, status = unpack(redis.call('HMGET', bulk_key(bulk), 'tenant', 'open', 'status'))
+if owner ~= ARGV[2] then return 'unknown' end
+if not is_open then return 'final' end
+if status ~= 'cancelling' then
+  redis.call('HSET', bulk_key(bulk), 'status', 'cancelling', 'cancelling_ms', int_text(now_ms))
+  if make_step_due(bulk, owner) then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 return 'cancelling'

@@ -1,25 +1,26 @@
--- A bulk is over: every line has an outcome, and all are stored; or it was refused as a whole.
--- ARGV  bulk, flight, status, kept_s, webhook (origin, URL, headers; '' = none), told (what the webhook tells, in JSON), fields and values
--- gives 1 = written | 0 = this flight may not
+-- Close a bulk job that was refused, or whose outcomes are all stored.
+-- ARGV     bulk, token, status, keep_s, webhook ('<origin> <URL>' and headers; '' = none), payload (of the webhook, in
+--          JSON), then fields and values of the record
+-- returns  1 = closed | 0 = the lease is lost
 -- with events, queues, outbox, completion, bulk
-local bulk, status, kept_s, webhook = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
+local bulk, status, keep_s, webhook = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
 local key = bulk_key(bulk)
-if not flies(bulk, ARGV[2], 0) then return 0 end
+if not renew_lease(bulk, ARGV[2], 0) then return 0 end
 local tenant, file = unpack(redis.call('HMGET', key, 'tenant', 'file'))
 redis.call('HSET', key, 'status', status, unpack(ARGV, 7))
 redis.call('HDEL', key, 'open', 'part', 'stalled', 'webhook', 'faults', 'losses', 'not_before')
 redis.call('HINCRBY', root .. ':counts', 'bulks:ended:' .. status, 1)
 redis.call('HINCRBY', file_key(file), 'uses', -1)
-redis.call('EXPIRE', file_key(file), kept_s)
-redis.call('DEL', root .. ':marks:' .. bulk, root .. ':outcomes:' .. bulk)
-redis.call('ZREM', root .. ':stepping', bulk)
-take_place(root .. ':steps', tenant)  -- its next batch may have waited for this one's thread
-for _, kept in ipairs({key, root .. ':parts:' .. bulk .. ':out', root .. ':parts:' .. bulk .. ':err'}) do
-  redis.call('EXPIRE', kept, kept_s)
+redis.call('EXPIRE', file_key(file), keep_s)
+redis.call('DEL', root .. ':done_lines:' .. bulk, root .. ':bulk_outcomes:' .. bulk)
+redis.call('ZREM', root .. ':bulk_running', bulk)
+update_due(root .. ':bulk_due', tenant)  -- another bulk job of the tenant may have waited for this one's thread
+for _, kept in ipairs({key, root .. ':bulk_parts:' .. bulk .. ':out', root .. ':bulk_parts:' .. bulk .. ':err'}) do
+  redis.call('EXPIRE', kept, keep_s)
 end
-local origin, url, _, headers = read_webhook(webhook)
+local origin, url, _, headers = parse_webhook(webhook)
 if url then
-  write_delivery(bulk .. 'ffffffff-1', 'batch_' .. bulk, tenant, status, origin, url, headers, ARGV[6], 0)
+  create_delivery(bulk .. 'ffffffff-1', 'batch_' .. bulk, tenant, status, origin, url, headers, ARGV[6], 0)
   redis.call('PUBLISH', 'jitney:outbox', '')
 end
 return 1

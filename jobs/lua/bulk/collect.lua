@@ -1,33 +1,35 @@
--- Outcomes of a bulk are stored, in parts of its files: they leave the log.
--- ARGV  bulk, flight, flight_ms, before (outcomes stored so far), count, bytes (of these outcomes), part (its number and a random
---       word, as no other has), bytes of it in the output file, and in the error file (0 = there is none), lines of each,
---       expires_ms and kept_s of these files
--- gives 1 = written | 0 = this flight may not write, or another was faster
+-- Record that a bulk job's oldest outcomes are stored in a part of its files, and remove them from `:bulk_outcomes`.
+-- ARGV     bulk, token, lease_ms, collected (outcomes stored before), count and bytes of these outcomes, part (its
+--          number and a random suffix), bytes of it in the output file and in the error file (0 = none), lines in each,
+--          expires_ms and keep_s of these files
+-- returns  1 = recorded | 0 = the lease is lost, or these outcomes were stored before
 -- with events, queues, outbox, completion, bulk
-local bulk, flight, flight_ms, before, count, bytes, part = unpack(ARGV, 1, 7)
+local bulk, token, lease_ms, before, count, bytes, part = unpack(ARGV, 1, 7)
 local key = bulk_key(bulk)
-if not flies(bulk, flight, flight_ms) then return 0 end
-local facts = redis.call('HMGET', key, 'collected', 'part', 'tenant')
-if facts[2] == part then return 1 end
-if facts[1] ~= before then return 0 end
-redis.call('LTRIM', root .. ':outcomes:' .. bulk, count, -1)
-redis.call('HSET', key, 'collected', whole(before + count), 'part', part)
+if not renew_lease(bulk, token, lease_ms) then return 0 end
+local collected, last_part, tenant = unpack(redis.call('HMGET', key, 'collected', 'part', 'tenant'))
+if last_part == part then return 1 end
+if collected ~= before then return 0 end
+redis.call('LTRIM', root .. ':bulk_outcomes:' .. bulk, count, -1)
+redis.call('HSET', key, 'collected', int_text(before + count), 'part', part)
 redis.call('HINCRBY', key, 'bytes', 0 - bytes)
-went_well(bulk)
-for nth, kind in ipairs({'out', 'err'}) do
-  local size, file = tonumber(ARGV[7 + nth]), redis.call('HGET', key, kind .. '_file')
+clear_faults(bulk)
+for number, kind in ipairs({'out', 'err'}) do
+  local size, file = tonumber(ARGV[7 + number]), redis.call('HGET', key, kind .. '_file')
   if size > 0 then
-    redis.call('RPUSH', root .. ':parts:' .. bulk .. ':' .. kind, size .. ' ' .. part)
-    if redis.call('HSETNX', file_key(file), 'tenant', facts[3]) == 1 then
-      redis.call('HSET', file_key(file), 'name', 'batch_' .. bulk .. (kind == 'out' and '_output' or '_error') .. '.jsonl',
-        'purpose', 'batch_output', 'bulk', bulk, 'kind', kind, 'created', whole(now_ms), 'expires', ARGV[12])
+    redis.call('RPUSH', root .. ':bulk_parts:' .. bulk .. ':' .. kind, size .. ' ' .. part)
+    if redis.call('HSETNX', file_key(file), 'tenant', tenant) == 1 then
+      local name = 'batch_' .. bulk .. (kind == 'out' and '_output' or '_error') .. '.jsonl'
+      redis.call('HSET', file_key(file), 'name', name, 'purpose', 'batch_output', 'bulk', bulk,
+        'kind', kind, 'created', int_text(now_ms), 'expires', ARGV[12])
       redis.call('EXPIRE', file_key(file), ARGV[13])
-      list_file(file, facts[3], ARGV[12], ARGV[13])
+      list_file(file, tenant, ARGV[12], ARGV[13])
     end
     redis.call('HINCRBY', file_key(file), 'bytes', size)
-    redis.call('HINCRBY', file_key(file), 'lines', ARGV[9 + nth])
+    redis.call('HINCRBY', file_key(file), 'lines', ARGV[9 + number])
     redis.call('HSET', key, kind .. '_exists', 1)
-    redis.call('HINCRBY', root .. ':counts', 'bulks:lines:' .. (kind == 'out' and 'succeeded' or 'failed'), ARGV[9 + nth])
+    local outcome = kind == 'out' and 'succeeded' or 'failed'
+    redis.call('HINCRBY', root .. ':counts', 'bulks:lines:' .. outcome, ARGV[9 + number])
   end
 end
 return 1

@@ -1,12 +1,12 @@
--- Read the oldest outcomes of a bulk's log, up to a count and a byte limit, but at least one if there is any.
--- ARGV  bulk, count, bytes (of all of them together)
--- gives the outcomes
+-- Read a bulk job's oldest outcomes, up to a count and a byte limit, but at least one if there is any.
+-- ARGV     bulk, count, bytes (of all of them together)
+-- returns  the outcomes
 -- with events, queues, outbox, completion, bulk
-local log, found, bytes = root .. ':outcomes:' .. ARGV[1], {}, 0
+local key, outcomes, bytes = root .. ':bulk_outcomes:' .. ARGV[1], {}, 0
 for at = 0, ARGV[2] - 1 do
-  local outcome = redis.call('LINDEX', log, at)
+  local outcome = redis.call('LINDEX', key, at)
   bytes = bytes + (outcome and #outcome or 0)
   if not outcome or (at > 0 and bytes > tonumber(ARGV[3])) then break end
-  found[#found + 1] = outcome
+  outcomes[#outcomes + 1] = outcome
 end
-return found
+return outcomes

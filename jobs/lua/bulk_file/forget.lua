@@ -1,6 +1,6 @@
--- A file's content is removed: forget that there was one.
--- ARGV  file
--- gives how many keys went
+-- Delete the record of a file whose content has been removed.
+-- ARGV     file
+-- returns  the number of deleted keys
 -- with events, queues, outbox, completion, bulk
-redis.call('ZREM', root .. ':expiring', ARGV[1])
+redis.call('ZREM', root .. ':expiring_files', ARGV[1])
 return redis.call('DEL', file_key(ARGV[1]))

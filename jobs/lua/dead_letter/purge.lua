@@ -1,20 +1,19 @@
--- Forget dead letters: those named or, where none is, those that have been kept long enough, and those for which there is no
--- room any more.
--- ARGV  limit (letters that go at most), how long what has ended is kept; then ids
--- gives how many went
+-- Remove dead letters: the named ones or, without names, the expired ones and those beyond the limits.
+-- ARGV     limit (letters to remove without names), retention (4 arguments); then ids
+-- returns  the number of removed letters
 -- with events, queues, outbox, completion
-local limit, ends, gone = tonumber(ARGV[1]), ends_at(2), 0
-local letters = dead_letters(ends)
+local limit, retention, removed = tonumber(ARGV[1]), retention_at(2), 0
+local letters = dead_letter_functions(retention)
 for at = 6, #ARGV do
-  local size, tenant = unpack(facts_of(ARGV[at], 'size', 'tenant'))
-  if letters.forget(letters.member(ARGV[at], size, tenant)) then gone = gone + 1 end
+  local size, tenant = unpack(job_fields(ARGV[at], 'size', 'tenant'))
+  if letters.remove(letters.member(ARGV[at], size, tenant)) then removed = removed + 1 end
 end
 if #ARGV < 6 then
-  local latest = whole(now_ms - ends.dead_ttl_ms)
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', root .. ':dead', '-inf', latest, 'LIMIT', 0, limit)) do
-    letters.forget(member)
-    gone = gone + 1
+  local latest = int_text(now_ms - retention.dead_ttl_ms)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', root .. ':dead_letters', '-inf', latest, 'LIMIT', 0, limit)) do
+    letters.remove(member)
+    removed = removed + 1
   end
-  gone = gone + letters.make_room(limit - gone)
+  removed = removed + letters.make_room(limit - removed)
 end
-return gone
+return removed

@@ -1,6 +1,7 @@
--- Write one key, also when the server's memory is full: what keeps the queue running must not stop then.
--- ARGV  ttl_s ('' = it stays as it is), a command and its words, less the key
--- gives what the command gives
-local answer = redis.call(ARGV[2], root, unpack(ARGV, 3))
+-- Run one write command on a key and set its lifetime, even if the server's memory is full.
+-- ARGV     ttl_s ('' = leave it unchanged), the command and its arguments without the key
+-- returns  the command's reply
+-- Used for keys that keep the queue running.
+local reply = redis.call(ARGV[2], root, unpack(ARGV, 3))
 if ARGV[1] ~= '' then redis.call('EXPIRE', root, ARGV[1]) end
-return answer
+return reply

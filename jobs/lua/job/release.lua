@@ -1,11 +1,12 @@
--- Give claimed jobs back to their lines unrun (a worker that drains and has no time left).
--- ARGV  worker; then per job: id, attempt
--- gives how many went back
+-- Return claimed jobs to their queues unrun, for a worker that stops.
+-- ARGV     worker; then per job: id, attempt
+-- returns  the number of jobs that were returned
 -- with events, queues
-local back = 0
+local released = 0
 for at = 2, #ARGV, 2 do
   local id = ARGV[at]
-  local job = facts_of(id, 'state', 'owner', 'attempts')
-  if job[1] == 'running' and job[2] == ARGV[1] and job[3] == ARGV[at + 1] and requeue(id) then back = back + 1 end
+  local job = job_fields(id, 'state', 'owner', 'attempts')
+  local is_held = job[1] == 'running' and job[2] == ARGV[1] and job[3] == ARGV[at + 1]
+  if is_held and requeue(id) then released = released + 1 end
 end
-return back
+return released

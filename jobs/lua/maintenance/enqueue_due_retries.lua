@@ -1,20 +1,21 @@
--- Jobs whose retry is due go back to their lines. Tenants that have been parked for some seconds go back to their rings, and the
--- next claim looks at them again: the number of jobs that they may run may have changed.
--- ARGV  limit
--- gives how many did
+-- Return jobs whose retry is due to their queues, and unpark tenants that have been parked for 5 seconds.
+-- ARGV     limit (jobs, and tenants)
+-- returns  the number of due retries
+-- The next claim parks such a tenant again if its limit of running jobs has not changed.
 -- with events, queues
-local due = redis.call('ZRANGEBYSCORE', root .. ':later', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
+local PARKED_MS = 5000
+local due = redis.call('ZRANGEBYSCORE', root .. ':retries', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
-  redis.call('ZREM', root .. ':later', id)
-  local place = facts_of(id, 'state')[1] == 'queued' and place_of(id)
+  redis.call('ZREM', root .. ':retries', id)
+  local place = job_fields(id, 'state')[1] == 'queued' and place_of(id)
   if place then
-    local model, version, lane, tenant, ticket = unpack(place)
-    enline(id, ticket, model, version, lane, tenant)
-    wake(model, version, lane)
+    local model, version, lane, tenant, sequence = unpack(place)
+    enqueue(id, sequence, model, version, lane, tenant)
+    wake_worker(model, version, lane)
   end
 end
-local PARKED_MS = 5000
-for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', root .. ':parked', '-inf', whole(now_ms - PARKED_MS), 'LIMIT', 0, ARGV[1])) do
+local parked_before = int_text(now_ms - PARKED_MS)
+for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', root .. ':parked', '-inf', parked_before, 'LIMIT', 0, ARGV[1])) do
   unpark(tenant)
 end
 return #due

@@ -1,33 +1,33 @@
--- Take back jobs whose lease has ended: their worker is gone, and nobody has said how.
--- ARGV  limit, max_losses, latest_ms (nothing is taken back if the clock has jumped beyond), how long what has ended is kept
--- gives {now_ms, how many went back to their lines, how many failed for good}
--- Any number of gateways may run it at any time: each job moves once.
+-- Return jobs whose lease has ended to their queues; fail those that have lost too many leases.
+-- ARGV     limit (jobs), max_lost_leases, latest_ms (later than this, nothing is reclaimed), retention (4 arguments)
+-- returns  {now_ms, jobs returned to their queues, jobs failed}
+-- Any number of gateways may run it at any time: each job is reclaimed once.
 -- with events, queues, outbox, completion
-local back, failed, ends = 0, 0, ends_at(4)
--- This very script may have lain in the socket of a server that stood still: then no worker could renew its leases.
+local reclaimed, failed, retention = 0, 0, retention_at(4)
+-- This call may have waited in the socket of a stopped server, during which no worker could renew its leases.
 if now_ms > tonumber(ARGV[3]) then return {now_ms, 0, 0} end
 local due = redis.call('ZRANGEBYSCORE', root .. ':leases', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
-  local job = facts_of(id, 'state', 'lost', 'model')
+  local job = job_fields(id, 'state', 'lost_leases', 'model')
   local lost = (tonumber(job[2]) or 0) + 1
   if job[1] ~= 'running' then
     redis.call('ZREM', root .. ':leases', id)
   elseif lost >= tonumber(ARGV[2]) then
-    local message = 'its worker was lost ' .. lost .. ' times, the most that is allowed'
-    conclude(id, 'failed', ends, 'error', failure('too_many_attempts', message), true)
+    local message = 'the job lost its worker ' .. lost .. ' times, which is the limit'
+    end_job(id, 'failed', retention, 'error', error_body('too_many_attempts', message), true)
     failed = failed + 1
   else
-    redis.call('HSET', job_key(id), 'lost', lost)
-    -- Twice may be chance. From then on it rides alone, so that nobody else is lost with it.
-    if lost >= 2 then redis.call('HSET', job_key(id), 'cell', id) end
+    redis.call('HSET', job_key(id), 'lost_leases', lost)
+    -- Two losses may be chance. After them the job runs isolated, as its own suspect group, to endanger no other.
+    if lost >= 2 then redis.call('HSET', job_key(id), 'suspect_group', id) end
     if requeue(id) then
-      count('reclaimed', job[3])
-      back = back + 1
+      count_event('reclaimed', job[3])
+      reclaimed = reclaimed + 1
     else
-      conclude(id, 'failed', ends, 'error', UNREADABLE, true)
+      end_job(id, 'failed', retention, 'error', UNREADABLE, true)
       failed = failed + 1
     end
   end
 end
-close()
-return {now_ms, back, failed}
+commit()
+return {now_ms, reclaimed, failed}

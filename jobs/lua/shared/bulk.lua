@@ -1,27 +1,29 @@
--- Bulks, jobs of many lines, and the steps that take them forward: for scripts that say `with bulk`, after `completion`.
--- A bulk waits for its next step in `:steps:<tenant>`, by the ms at which it is due; `:steps` has the tenants, who take turns.
--- While a step is made the bulk is in `:stepping`, by the ms at which the step counts as lost. A flight is one handing out; only
--- a bulk's last one may write.
+-- Bulk jobs and the leases of their steps (`with bulk`, after `completion`).
+-- `:bulk_due:<tenant>` holds a tenant's open bulk jobs by the ms at which their next step is due, `:bulk_due` the
+-- tenants in the order of service. While a step runs, `:bulk_running` holds its bulk job by the ms at which the step's
+-- lease ends. Each lease has a token; only the newest one may write.
 local function bulk_key(bulk) return root .. ':bulk:' .. bulk end
 local function file_key(file) return root .. ':file:' .. file end
 
--- Whether this flight may write; if so it counts for as long again.
-local function flies(bulk, flight, flight_ms)
-  local lasts = redis.call('HGET', bulk_key(bulk), 'flight') == flight and redis.call('ZSCORE', root .. ':stepping', bulk)
-  if lasts then redis.call('ZADD', root .. ':stepping', whole(now_ms + flight_ms), bulk) end
-  return lasts
+-- Renew the lease of a step; false if the token is not the newest one or the step has ended.
+local function renew_lease(bulk, token, lease_ms)
+  local is_valid = redis.call('HGET', bulk_key(bulk), 'lease_token') == token
+    and redis.call('ZSCORE', root .. ':bulk_running', bulk)
+  if is_valid then redis.call('ZADD', root .. ':bulk_running', int_text(now_ms + lease_ms), bulk) end
+  return is_valid
 end
 
--- Have a bulk's next step made at a time.
-local function step_at(bulk, tenant, ms)
-  redis.call('ZADD', root .. ':steps:' .. tenant, whole(ms), bulk)
-  take_place(root .. ':steps', tenant)
+-- Schedule a bulk job's next step.
+local function schedule_step(bulk, tenant, ms)
+  redis.call('ZADD', root .. ':bulk_due:' .. tenant, int_text(ms), bulk)
+  update_due(root .. ':bulk_due', tenant)
 end
 
--- The bulks whose step is made: tenant → how many, and those of which nothing is heard any more. No more than there are threads.
-local function steps_under_way()
+-- Return the number of running steps by tenant, and {bulk, tenant} of each step whose lease has ended. Both are short:
+-- no more steps run than the background processes have threads.
+local function running_steps()
   local by_tenant, lost = {}, {}
-  local members = redis.call('ZRANGE', root .. ':stepping', 0, -1, 'WITHSCORES')
+  local members = redis.call('ZRANGE', root .. ':bulk_running', 0, -1, 'WITHSCORES')
   for at = 1, #members, 2 do
     local tenant = redis.call('HGET', bulk_key(members[at]), 'tenant') or ''
     if tonumber(members[at + 1]) <= now_ms then
@@ -33,12 +35,12 @@ local function steps_under_way()
   return by_tenant, lost
 end
 
--- A step came to its checkpoint or to its end: the faults and losses before it do not count any more.
-local function went_well(bulk) redis.call('HDEL', bulk_key(bulk), 'faults', 'losses', 'not_before') end
+-- Reset the faults and losses in a row: a step reached a checkpoint or its end.
+local function clear_faults(bulk) redis.call('HDEL', bulk_key(bulk), 'faults', 'losses', 'not_before') end
 
--- A file is in its tenant's list, and among those that expire.
-local function list_file(file, tenant, expires_ms, kept_s)
-  redis.call('ZADD', root .. ':files:' .. tenant, whole(now_ms), file)
-  redis.call('EXPIRE', root .. ':files:' .. tenant, kept_s)
-  redis.call('ZADD', root .. ':expiring', expires_ms, file)
+-- Add a file to its tenant's list and to the files that expire.
+local function list_file(file, tenant, expires_ms, keep_s)
+  redis.call('ZADD', root .. ':files:' .. tenant, int_text(now_ms), file)
+  redis.call('EXPIRE', root .. ':files:' .. tenant, keep_s)
+  redis.call('ZADD', root .. ':expiring_files', expires_ms, file)
 end

@@ -1,208 +1,225 @@
--- How jobs end: for scripts that say `with completion`, and close with close().
--- What a script gathers, to be written down at once: a batch's jobs share most of their keys.
-local notices = {}  -- gateway → jobs that became final, each {id, fields as read}
-local ended = {}  -- their ids: they leave the leases and the deadlines
-local counted = {}  -- field of counts → how often
-local weighed = {}  -- model → {jobs, bytes} that are open no more, or anew
-local posted = false  -- whether a delivery was written
-local lines_ended = {}  -- bulk → its lines that ended, each {number, outcome, bytes that its end adds, whether it succeeded}
+-- Ends of jobs: results, dead letters, notifications, totals (`with completion`, after `queues` and `outbox`).
+-- A script gathers its writes in these tables and ends with commit(): the jobs of a batch share most of their keys.
+local notifications = {}  -- gateway → entries of jobs that became final (see notification_entry)
+local ended_ids = {}  -- ids to remove from the leases and the deadlines
+local event_counts = {}  -- field of `:counts` → increment
+local total_changes = {}  -- model, or '@' and a tenant → {change of open jobs, change of their bytes}
+local delivery_written = false  -- whether background processes have new work
+local ended_lines = {}  -- bulk → lines, each {number, outcome, change of the bulk's bytes, whether it succeeded}
 
-local function count(event, model)
+local function count_event(event, model)
   local field = event .. ':' .. (model or '?')
-  counted[field] = (counted[field] or 0) + 1
+  event_counts[field] = (event_counts[field] or 0) + 1
 end
 
--- Count what is not final of a model, or of '@' and a tenant: `jobs` and `bytes` more (or fewer).
-local function weigh(model, jobs, bytes)
-  local sum = weighed[model] or {0, 0}
-  weighed[model] = {sum[1] + jobs, sum[2] + bytes}
+-- Change the open jobs and bytes of a model, or of '@' and a tenant.
+local function change_totals(model, jobs, bytes)
+  local change = total_changes[model] or {0, 0}
+  total_changes[model] = {change[1] + jobs, change[2] + bytes}
 end
 
--- What is read of a job when it ends: by whoever ends it, and for those who wait for it.
-local FACTS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant', 'created', 'started',
-  'metadata', 'payer', 'seat', 'webhook', 'log', 'bulk'}
-local BYTES_OF_JOB, BYTES_OF_NOTICE = 4096, 1024 * 1024  -- how much of a job rides along in a notice
-local told_bytes = 0
-local NOW_US = whole(now_us)
+-- The fields that end_job reads of a job, for its own work and for the notification.
+local JOB_FIELDS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant',
+  'created', 'started', 'metadata', 'quota_mark', 'running_mark', 'webhook', 'event_log', 'bulk'}
+local MAX_ENTRY_BYTES, MAX_NOTIFICATION_BYTES = 4096, 1024 * 1024  -- of jobs that a notification includes
+local notified_bytes = 0
+local NOW_US = int_text(now_us)
 
--- A job for a notice: {id, what a gateway reads of it, in codec.py's order}, or {id} where that is much.
-local function told(id, facts, state, field, body, run)
-  local bytes = #body + #(facts[13] or '')
-  if bytes > BYTES_OF_JOB or told_bytes + bytes > BYTES_OF_NOTICE then return {id} end
-  told_bytes = told_bytes + bytes
-  local output, failed = field == 'output' and body, field == 'error' and body
-  return {id, facts[7], state, facts[4], facts[8], facts[9], facts[10], facts[11], facts[3], facts[12], NOW_US, facts[13],
-    output, failed, run and run[2] or false, run and run[4] or false}
+-- Return a job for a notification: {id, its READ_FIELDS as in codec.py}, or {id} if it is large.
+local function notification_entry(id, fields, state, field, body, run)
+  local _, _, attempts, model, _, _, v, version, lane, tenant, created, started, metadata = unpack(fields, 1, 13)
+  local bytes = #body + #(metadata or '')
+  if bytes > MAX_ENTRY_BYTES or notified_bytes + bytes > MAX_NOTIFICATION_BYTES then return {id} end
+  notified_bytes = notified_bytes + bytes
+  local output, failure = field == 'output' and body, field == 'error' and body
+  return {id, v, state, model, version, lane, tenant, created, attempts, started, NOW_US, metadata,
+    output, failure, run and run[2] or false, run and run[4] or false}
 end
 
--- Have a bulk's next step come at once, if it waits for one; true where it does.
-local function hurry(bulk, tenant)
-  local waits = redis.call('ZADD', root .. ':steps:' .. tenant, 'XX', 'LT', 'CH', whole(now_ms), bulk) == 1
-  if waits then take_place(root .. ':steps', tenant) end
+-- Make a bulk job's next step due now; false if it does not wait for a step.
+local function make_step_due(bulk, tenant)
+  local waits = redis.call('ZADD', root .. ':bulk_due:' .. tenant, 'XX', 'LT', 'CH', int_text(now_ms), bulk) == 1
+  if waits then update_due(root .. ':bulk_due', tenant) end
   return waits
 end
 
--- The outcome of a bulk's line, to be written to the bulk's own log. A line's id is its bulk's and eight digits of its number.
-local function line_ended(id, outcome, bytes, succeeded)
+-- Add the outcome of a bulk job's line. A line's id is the id of its bulk job and eight hex digits of the line number.
+local function add_outcome(id, outcome, bytes, succeeded)
   local bulk = string.sub(id, 1, 26)
-  lines_ended[bulk] = lines_ended[bulk] or {}
-  table.insert(lines_ended[bulk], {tonumber(string.sub(id, 27), 16), cjson.encode(outcome), bytes, succeeded})
+  ended_lines[bulk] = ended_lines[bulk] or {}
+  table.insert(ended_lines[bulk], {tonumber(string.sub(id, 27), 16), cjson.encode(outcome), bytes, succeeded})
 end
 
--- Write a bulk's outcomes to its log, each line's once, whatever is run or sent twice. A bulk that is over takes none.
-local WAKE = 500  -- outcomes in a log that are worth a step
-local function log_lines(bulk, lines)
-  local key, marks, log = root .. ':bulk:' .. bulk, root .. ':marks:' .. bulk, root .. ':outcomes:' .. bulk
-  local facts = redis.call('HMGET', key, 'open', 'expanded', 'tenant')
-  local outcomes, bytes, succeeded = {}, 0, 0
-  for _, line in ipairs(facts[1] and lines or {}) do
-    if redis.call('SETBIT', marks, line[1], 1) == 0 then
-      outcomes[#outcomes + 1], bytes, succeeded = line[2], bytes + line[3], succeeded + (line[4] and 1 or 0)
+-- Write a bulk job's outcomes to `:bulk_outcomes`, once per line even if a script is sent again. A closed one takes
+-- none.
+local STEP_OUTCOMES = 500  -- outcomes that make the next step due at once
+local function store_outcomes(bulk, lines)
+  local key, done = root .. ':bulk:' .. bulk, root .. ':done_lines:' .. bulk
+  local outcomes = root .. ':bulk_outcomes:' .. bulk
+  local is_open, expanded, tenant = unpack(redis.call('HMGET', key, 'open', 'expanded', 'tenant'))
+  local new, bytes, succeeded = {}, 0, 0
+  for _, line in ipairs(is_open and lines or {}) do
+    if redis.call('SETBIT', done, line[1], 1) == 0 then
+      new[#new + 1], bytes, succeeded = line[2], bytes + line[3], succeeded + (line[4] and 1 or 0)
     end
   end
-  if #outcomes == 0 then return end
-  for_many('RPUSH', log, outcomes)
+  if #new == 0 then return end
+  call_in_chunks('RPUSH', outcomes, new)
   redis.call('HINCRBY', key, 'bytes', bytes)
   local completed = redis.call('HINCRBY', key, 'completed', succeeded)
-  local ended = completed + redis.call('HINCRBY', key, 'failed_lines', #outcomes - succeeded)
-  local length = redis.call('LLEN', log)
-  if (length >= WAKE and length - #outcomes < WAKE) or ended == tonumber(facts[2]) then
-    posted = hurry(bulk, facts[3]) or posted
+  local ended = completed + redis.call('HINCRBY', key, 'failed_lines', #new - succeeded)
+  local length = redis.call('LLEN', outcomes)
+  if (length >= STEP_OUTCOMES and length - #new < STEP_OUTCOMES) or ended == tonumber(expanded) then
+    delivery_written = make_step_due(bulk, tenant) or delivery_written
   end
 end
 
--- Write down what was gathered, and tell each gateway once, whatever the number of jobs. Every script that ends, counts or
--- weighs jobs closes with it.
-local function close()
-  local load = root .. ':load'
-  for_many('ZREM', root .. ':leases', ended)
-  for_many('ZREM', root .. ':deadlines', ended)
-  for field, times in pairs(counted) do redis.call('HINCRBY', root .. ':counts', field, times) end
-  for model, sum in pairs(weighed) do
-    if redis.call('HINCRBY', load, model .. ':jobs', sum[1]) <= 0 then
-      redis.call('HDEL', load, model .. ':jobs', model .. ':bytes')
+-- Write what was gathered, and notify each gateway once. Every script that ends or counts jobs calls this last.
+local function commit()
+  local totals = root .. ':open_totals'
+  call_in_chunks('ZREM', root .. ':leases', ended_ids)
+  call_in_chunks('ZREM', root .. ':deadlines', ended_ids)
+  for field, times in pairs(event_counts) do redis.call('HINCRBY', root .. ':counts', field, times) end
+  for model, change in pairs(total_changes) do
+    if redis.call('HINCRBY', totals, model .. ':jobs', change[1]) <= 0 then
+      redis.call('HDEL', totals, model .. ':jobs', model .. ':bytes')
     else
-      redis.call('HINCRBY', load, model .. ':bytes', sum[2])
+      redis.call('HINCRBY', totals, model .. ':bytes', change[2])
     end
   end
-  for bulk, lines in pairs(lines_ended) do log_lines(bulk, lines) end
-  for gateway, ids in pairs(notices) do redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cmsgpack.pack(ids)) end
-  if posted then redis.call('PUBLISH', 'jitney:outbox', '') end
+  for bulk, lines in pairs(ended_lines) do store_outcomes(bulk, lines) end
+  for gateway, entries in pairs(notifications) do
+    redis.call('PUBLISH', 'jitney:gateway:' .. gateway, cmsgpack.pack(entries))
+  end
+  if delivery_written then redis.call('PUBLISH', 'jitney:outbox', '') end
 end
 
--- Dead letters: `:dead` has all of the shard, `:letters:<tenant>` those of a tenant, both by the ms of their end, as
--- `<id> <bytes> <tenant>`. How many letters and how many bytes each tenant holds is in `:dead_counts` and `:dead_sizes`: who
--- holds most makes room first. Gives what is done with them: most scripts end no job so, and need none of it.
-local function dead_letters(ends)
-  local dead, letters = root .. ':dead', {}
+-- Return the functions for dead letters; built on demand, because most scripts make none. `:dead_letters` holds those
+-- of the shard, `:tenant_dead_letters:<tenant>` those of a tenant, as '<id> <bytes> <tenant>' by the ms of their end.
+-- `:dead_letter_counts` and `:dead_letter_sizes` hold the letters and bytes of each tenant. `retention`: see
+-- retention_at.
+local function dead_letter_functions(retention)
+  local dead, letters = root .. ':dead_letters', {}
 
   function letters.member(id, size, tenant) return id .. ' ' .. (size or 0) .. ' ' .. (tenant or '?') end
 
-  local function weigh_letter(tenant, count, bytes)
-    for key, more in pairs({[root .. ':dead_counts'] = count, [root .. ':dead_sizes'] = bytes}) do
-      if tonumber(redis.call('ZINCRBY', key, more, tenant)) <= 0 then redis.call('ZREM', key, tenant) end
+  local function change_tenant_totals(tenant, count, bytes)
+    for key, change in pairs({[root .. ':dead_letter_counts'] = count, [root .. ':dead_letter_sizes'] = bytes}) do
+      if tonumber(redis.call('ZINCRBY', key, change, tenant)) <= 0 then redis.call('ZREM', key, tenant) end
     end
   end
 
-  -- Forget a dead letter: its input and its webhook go, and what is left of the job stays as long as any result. False where
-  -- there is no such letter. A job that was made anew under the id of a letter whose record is gone keeps what it has.
-  function letters.forget(member)
+  -- Remove a dead letter. Its input and webhook are deleted; the rest of the job expires as any result. Return a false
+  -- value if there is no such letter. A newer job under the id of a letter whose record had expired keeps its input.
+  function letters.remove(member)
     local id, size, tenant = string.match(member, '^(%S+) (%d+) ?(%S*)$')
-    local there = redis.call('ZREM', dead, member) == 1
-    if not there or not id then return there end
-    redis.call('DECRBY', root .. ':dead_bytes', size)
-    if redis.call('ZREM', root .. ':letters:' .. tenant, member) == 1 then weigh_letter(tenant, -1, 0 - size) end
-    if facts_of(id, 'state')[1] ~= 'failed' then return true end
-    if redis.call('HDEL', job_key(id), 'input', 'webhook') > 0 then redis.call('PEXPIRE', job_key(id), ends.ttl_ms) end
+    local existed = redis.call('ZREM', dead, member) == 1
+    if not existed or not id then return end
+    redis.call('DECRBY', root .. ':dead_letter_bytes', size)
+    if redis.call('ZREM', root .. ':tenant_dead_letters:' .. tenant, member) == 1 then
+      change_tenant_totals(tenant, -1, 0 - size)
+    end
+    if job_fields(id, 'state')[1] ~= 'failed' then return true end
+    if redis.call('HDEL', job_key(id), 'input', 'webhook') > 0 then
+      redis.call('PEXPIRE', job_key(id), retention.ttl_ms)
+    end
     return true
   end
 
-  -- Forget letters as long as there are too many, or too many bytes, at most `most` of them; gives how many. The tenant that
-  -- holds most letters, or most bytes, loses its oldest; where nobody has two, the oldest of all goes.
-  function letters.make_room(most)
-    local gone = 0
-    while gone < most do
-      local is_large = (tonumber(redis.call('GET', root .. ':dead_bytes')) or 0) > ends.dead_bytes
-      if not is_large and redis.call('ZCARD', dead) <= ends.dead_letters then break end
-      local holder, held = unpack(redis.call('ZRANGE', root .. (is_large and ':dead_sizes' or ':dead_counts'), 0, 0, 'REV', 'WITHSCORES'))
+  -- Remove letters while there are too many or too many bytes, at most `limit`. Return how many. The tenant with the
+  -- most letters, or the most bytes, loses its oldest. If no tenant has two letters, the oldest of all is removed.
+  function letters.make_room(limit)
+    local removed = 0
+    while removed < limit do
+      local is_large = (tonumber(redis.call('GET', root .. ':dead_letter_bytes')) or 0) > retention.dead_bytes
+      if not is_large and redis.call('ZCARD', dead) <= retention.dead_letters then break end
+      local by_tenant = root .. (is_large and ':dead_letter_sizes' or ':dead_letter_counts')
+      local holder, held = unpack(redis.call('ZRANGE', by_tenant, 0, 0, 'REV', 'WITHSCORES'))
       local has_most = holder and (is_large or tonumber(held) > 1)
-      local oldest = has_most and redis.call('ZRANGE', root .. ':letters:' .. holder, 0, 0)[1]
-      if not oldest or not letters.forget(oldest) then  -- nobody has two; or junk lies in place of what a tenant holds
+      local oldest = has_most and redis.call('ZRANGE', root .. ':tenant_dead_letters:' .. holder, 0, 0)[1]
+      if not oldest or not letters.remove(oldest) then  -- no tenant has two, or a member is invalid
         oldest = redis.call('ZRANGE', dead, 0, 0)[1]
-        if not oldest then  -- there is no letter, whatever the sum says
-          redis.call('DEL', root .. ':dead_bytes')
+        if not oldest then  -- there is no letter: the sum of bytes is wrong
+          redis.call('DEL', root .. ':dead_letter_bytes')
           break
         end
-        letters.forget(oldest)
+        letters.remove(oldest)
       end
-      gone = gone + 1
+      removed = removed + 1
     end
-    return gone
+    return removed
   end
 
-  -- Keep a failed job's input: it is a dead letter now. Others make room: some with each letter, the rest with the next sweep.
-  function letters.keep(id, size, tenant)
+  -- Keep a failed job's input as a dead letter. At most 100 others make room for it; the next sweep removes the rest.
+  function letters.add(id, size, tenant)
     local member = letters.member(id, size, tenant)
-    redis.call('ZADD', root .. ':letters:' .. (tenant or '?'), whole(now_ms), member)
-    if redis.call('ZADD', dead, whole(now_ms), member) == 1 then  -- else a letter of this id was there already, and is counted
-      redis.call('INCRBY', root .. ':dead_bytes', size)
-      weigh_letter(tenant or '?', 1, size)
+    redis.call('ZADD', root .. ':tenant_dead_letters:' .. (tenant or '?'), int_text(now_ms), member)
+    if redis.call('ZADD', dead, int_text(now_ms), member) == 1 then  -- otherwise a letter of this id is already counted
+      redis.call('INCRBY', root .. ':dead_letter_bytes', size)
+      change_tenant_totals(tenant or '?', 1, size)
     end
-    redis.call('PEXPIRE', job_key(id), math.max(ends.dead_ttl_ms, ends.ttl_ms))
+    redis.call('PEXPIRE', job_key(id), math.max(retention.dead_ttl_ms, retention.ttl_ms))
     letters.make_room(100)
   end
 
   return letters
 end
 
--- How long what has ended is kept: the four words with which every script that ends jobs begins, after its own.
-local function ends_at(at)
-  return {ttl_ms = tonumber(ARGV[at]), dead_ttl_ms = tonumber(ARGV[at + 1]), dead_letters = tonumber(ARGV[at + 2]), dead_bytes = tonumber(ARGV[at + 3])}
+-- Read the 4 retention arguments of every script that ends jobs, from this position on: the lifetimes of results and of
+-- dead letters in ms, and how many dead letters and bytes of them are kept.
+local function retention_at(at)
+  return {ttl_ms = tonumber(ARGV[at]), dead_ttl_ms = tonumber(ARGV[at + 1]), dead_letters = tonumber(ARGV[at + 2]),
+    dead_bytes = tonumber(ARGV[at + 3])}
 end
 
--- What became of a bulk's line lies in the bulk's log; the job itself stays only for a finish that is sent twice.
+-- Lifetime of a bulk line's record after its end. Its outcome is in `:bulk_outcomes`; the record is only read by a
+-- finish that is sent again.
 local LINE_TTL_MS = 10000
 
--- End a job: `field` is 'output' or 'error', `body` its JSON. A large output lies in a field of its own, so that a reader of the
--- job does not read it too. The input and the webhook go, the result stays for a while; `dead` keeps input and webhook. The job's watchers hear of its end when the script closes, and its webhook has a
--- delivery from now on. `facts`: its FACTS, where the script has read them;
--- `run`: {'stages', …, 'batch_size', …} of a job that was run.
-local function conclude(id, state, ends, field, body, dead, facts, run)
+-- End a job. `field` is 'output' or 'error', `body` its JSON. A large output goes into `large_output`, so that reading
+-- the job does not read it. The input and the webhook are deleted unless `dead` keeps them. Watchers are notified in
+-- commit; the webhook's delivery is created here. `fields`: the job's JOB_FIELDS, if the script has read them; `run`:
+-- {'stages', …, 'batch_size', …} of a job that was run.
+local function end_job(id, state, retention, field, body, dead, fields, run)
   local job = job_key(id)
-  facts = facts or redis.call('HMGET', job, unpack(FACTS))
-  local model, size = facts[4], tonumber(facts[6])
-  local is_large = field == 'output' and #body > MOST_INLINE
-  redis.call('HSET', job, 'state', state, 'finished', NOW_US, is_large and 'large_output' or field, body, unpack(run or {}))
+  fields = fields or redis.call('HMGET', job, unpack(JOB_FIELDS))
+  local _, _, attempts, model, watchers, size, v, version, lane, tenant, created, started, metadata, quota_mark,
+    running_mark, webhook, event_log, bulk = unpack(fields, 1, #JOB_FIELDS)
+  size = tonumber(size)
+  local is_large = field == 'output' and #body > MAX_INLINE_BYTES
+  redis.call('HSET', job, 'state', state, 'finished', NOW_US, is_large and 'large_output' or field, body,
+    unpack(run or {}))
   if is_large then redis.call('HSET', job, 'output_bytes', #body) end
-  if model and size then weigh(model, -1, 0 - size) end  -- 0 - x: Lua's -0 is no integer to Redis
-  if facts[14] and size then weigh(facts[14], -1, 0 - size) end
-  if facts[15] then unseat(facts[15]) end
+  if model and size then change_totals(model, -1, 0 - size) end  -- 0 - x: Redis reads Lua's -0 as no integer
+  if quota_mark and size then change_totals(quota_mark, -1, 0 - size) end
+  if running_mark then release_running(running_mark) end
   if dead then
-    redis.call('HDEL', job, 'watchers', 'seat', 'followers', 'log')
-    dead_letters(ends).keep(id, whole(size or 0), facts[10])
+    redis.call('HDEL', job, 'watchers', 'running_mark', 'followers', 'event_log')
+    dead_letter_functions(retention).add(id, int_text(size or 0), tenant)
   else
-    redis.call('HDEL', job, 'watchers', 'input', 'seat', 'followers', 'log', 'webhook')
-    redis.call('PEXPIRE', job, facts[18] and math.min(LINE_TTL_MS, ends.ttl_ms) or ends.ttl_ms)
+    redis.call('HDEL', job, 'watchers', 'input', 'running_mark', 'followers', 'event_log', 'webhook')
+    redis.call('PEXPIRE', job, bulk and math.min(LINE_TTL_MS, retention.ttl_ms) or retention.ttl_ms)
   end
-  ended[#ended + 1] = id
-  local which = (model or '?') .. ':' .. (facts[8] or '?')
-  count('finished', which .. ':' .. state)
-  if dead then count('faults', which) end
-  if facts[18] then
-    local output, failed = field == 'output' and body, field == 'error' and body
-    local outcome = {id, facts[18], facts[7], state, model, facts[8], facts[9], facts[10], facts[11], facts[3], facts[12],
-      NOW_US, facts[13], output, failed, run and run[2] or false, run and run[4] or false}
-    line_ended(id, outcome, #body - (size or 0), state == 'succeeded')
+  ended_ids[#ended_ids + 1] = id
+  local model_version = (model or '?') .. ':' .. (version or '?')
+  count_event('finished', model_version .. ':' .. state)
+  if dead then count_event('faults', model_version) end
+  if bulk then
+    local output, failure = field == 'output' and body, field == 'error' and body
+    local outcome = {id, bulk, v, state, model, version, lane, tenant, created, attempts, started,
+      NOW_US, metadata, output, failure, run and run[2] or false, run and run[4] or false}
+    add_outcome(id, outcome, #body - (size or 0), state == 'succeeded')
   end
-  if facts[17] then changed(id, state, nil, facts[17]) end
-  if facts[16] then posted = post(id, state, facts[16]) and true or posted end
-  for gateway in string.gmatch(facts[5] or '', '[^ ]+') do
-    notices[gateway] = notices[gateway] or {}
-    table.insert(notices[gateway], told(id, facts, state, field, body, run))
+  if event_log then publish_state(id, state, nil, event_log) end
+  if webhook then delivery_written = deliver_end(id, state, webhook) and true or delivery_written end
+  for gateway in string.gmatch(watchers or '', '[^ ]+') do
+    notifications[gateway] = notifications[gateway] or {}
+    table.insert(notifications[gateway], notification_entry(id, fields, state, field, body, run))
   end
 end
 
-local function failure(code, message) return cjson.encode({code = code, message = message, status = 422}) end
+-- Return an error body with status 422.
+local function error_body(code, message) return cjson.encode({code = code, message = message, status = 422}) end
 
-local UNREADABLE = '{"code":"unreadable_job","message":"the record in the queue can not be read","status":422}'
+local UNREADABLE = '{"code":"unreadable_job","message":"the record in the queue cannot be read","status":422}'
 local EXPIRED = '{"code":"deadline_exceeded","message":"the deadline passed before the job was done","status":504}'

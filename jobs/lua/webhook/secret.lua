@@ -1,14 +1,15 @@
--- Read a tenant's secret, made when it is first asked for; or put a new one in its place, which the old one outlives a while.
--- ARGV  a new secret, rotate ('1' | ''), overlap_ms
--- gives the secrets to sign with: the newest, and the one before where it is still good
-local held = redis.call('HMGET', root, 'secret', 'before', 'before_until')
-if not held[1] then
+-- Read a tenant's signing secrets: create the first one, or rotate.
+-- ARGV     a new secret, rotate ('1' | ''), overlap_ms (how long the previous secret stays valid)
+-- returns  the secrets to sign with: the current one, and the previous one while it is valid
+-- Safe to send again: the same new secret rotates once.
+local current, previous, previous_until = unpack(redis.call('HMGET', root, 'secret', 'previous', 'previous_until'))
+if not current then
   redis.call('HSET', root, 'secret', ARGV[1])
   return {ARGV[1]}
 end
-if ARGV[2] == '1' and held[1] ~= ARGV[1] then  -- sent again, it rotates once
-  redis.call('HSET', root, 'secret', ARGV[1], 'before', held[1], 'before_until', whole(now_ms + ARGV[3]))
-  return {ARGV[1], held[1]}
+if ARGV[2] == '1' and current ~= ARGV[1] then
+  redis.call('HSET', root, 'secret', ARGV[1], 'previous', current, 'previous_until', int_text(now_ms + ARGV[3]))
+  return {ARGV[1], current}
 end
-if held[2] and tonumber(held[3]) > now_ms then return {held[1], held[2]} end
-return {held[1]}
+if previous and tonumber(previous_until) > now_ms then return {current, previous} end
+return {current}
