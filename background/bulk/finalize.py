@@ -35,7 +35,7 @@ class StepBackoff(NamedTuple):
 def backoff_after(faults: int, first_s: float, fault: str) -> StepBackoff:
     """Give the rest after an unexpected failure that follows so many others in a row: each twice as long."""
     after_s = min(MAX_BACKOFF_S, first_s * 2 ** min(faults, MAX_DOUBLINGS))
-    stalled = f"a step failed unexpectedly ({fault}) and is tried again; the log of `jitney deliver` has the details"
+    stalled = f"a step failed unexpectedly ({fault}) and is tried again; the log of `jitney background` has the details"
     return StepBackoff(after_s, stalled, is_fault=True)
 
 

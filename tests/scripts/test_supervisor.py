@@ -18,14 +18,14 @@ from tests.support.waiting import wait_until
 # Each child tells its name and pid, and on SIGTERM that it stops.
 SUPERVISE = """
 import os, sys
-from cli.serve.supervisor import Backoff, CannotStart, Child, Supervisor, say
+from cli.serve.supervisor import Backoff, CannotStart, ChildProcess, Supervisor, print_line
 
 TELL = "import os, signal, sys, time; tell = lambda text: print(text, os.getpid(), flush=True)\\n"
 END = "signal.signal(signal.SIGTERM, lambda *_: (tell('ends ' + NAME), sys.exit()))\\n"
 
 def child(name, code="tell('up ' + NAME); time.sleep(60)", **more):
     text = TELL + f"NAME = {{name!r}}\\n" + more.pop("on_term", END) + code
-    return Child(name, (sys.executable, "-S", "-c", text), {{**os.environ, "WHO": name}}, **more)
+    return ChildProcess(name, (sys.executable, "-S", "-c", text), {{**os.environ, "WHO": name}}, **more)
 
 def after(code):
     return sys.executable, "-S", "-c", TELL + "NAME = 'after ' + os.environ['WHO']\\n" + code
