@@ -105,7 +105,7 @@ def test_keys_speaks_to_no_queue_that_nobody_named(tmp_path: Path, *, was_there:
     assert done.returncode == EX_UNAVAILABLE
     (line,) = done.stderr.splitlines()
     assert (
-        f"no queue is named by JITNEY_REDIS_URL, and none runs in JITNEY_DATA_DIR={tmp_path / 'data'}: "
+        f"JITNEY_REDIS_URL is not set, and no server runs in JITNEY_DATA_DIR={tmp_path / 'data'}: "
         "start `jitney up`" in line
     )
 
@@ -120,5 +120,5 @@ def test_a_queue_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> No
 
 def test_no_data_folder_is_named_as_the_default_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(QueueNotFound, match=r"none runs in \.data, as JITNEY_DATA_DIR is not set"):
+    with pytest.raises(QueueNotFound, match=r"no server runs in \.data \(JITNEY_DATA_DIR is not set\)"):
         locate({})
