@@ -18,14 +18,14 @@ EX_CONFIG = 78  # the supervisor does not restart a process that a restart canno
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one background process; returns the exit code."""
     argparse.ArgumentParser(
-        prog="jitney deliver",
+        prog="jitney background",
         description="Deliver signed webhooks, with retries on a schedule, and run bulk jobs.",
         epilog="Settings: docs/configuration.md (JITNEY_WEBHOOK_…, JITNEY_BULK_…). What receivers see: docs/api.md.",
     ).parse_args(argv)
     try:
         settings, store_settings, bulk_settings = BackgroundSettings(), StoreSettings(), BulkSettings()
     except ValidationError as error:
-        sys.stderr.write(f"jitney deliver: {format_validation_error(error)}\n")
+        sys.stderr.write(f"jitney background: {format_validation_error(error)}\n")
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s deliver %(levelname)s %(message)s")
     logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # its debug log has every header

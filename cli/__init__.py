@@ -1,1 +1,1 @@
-"""The command `jitney`: each verb in a module or package of its own."""
+"""The `jitney` command line: one module or package for each verb."""

@@ -1,4 +1,4 @@
-"""The installed command `jitney`: hands each verb to the part it names, imported only then."""
+"""Entry point of the `jitney` command: imports the module of a verb and runs it."""
 
 import argparse
 import importlib
@@ -7,70 +7,53 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-# verb → (module with main(argv) -> exit code, what it does)
+# verb → (module with main(argv) -> exit code, description)
 VERBS = {
-    "up": ("cli.serve.up", "run the queue's server, workers, the deliverer and the gateway together on this machine"),
-    "api": (
-        "cli.serve.gateway_processes",
-        "run the gateway: HTTP in, HTTP out; several processes of it on one port, if asked to",
-    ),
-    "worker": (
-        "cli.serve.worker_processes",
-        "keep workers running, which gather requests into batches and run the models",
-    ),
-    "models": (
-        "cli.models",
-        "what is served, version by version; what model files are fit for: doctor, check, profile, optimize",
-    ),
-    "keys": ("cli.api_keys", "make, list and revoke API keys"),
+    "up": ("cli.serve.up", "run Redis or Valkey, workers, the background process and gateways on this machine"),
+    "api": ("cli.serve.gateway_processes", "run the HTTP gateway, as one process or several on one port"),
+    "worker": ("cli.serve.worker_processes", "run worker processes, which batch jobs and run the models"),
+    "background": ("background.__main__", "send webhooks and run bulk jobs"),
+    "models": ("cli.models", "manage served versions; check, profile, import and optimize model files"),
+    "keys": ("cli.api_keys", "create, list and revoke API keys"),
     "tenants": ("cli.tenant_limits", "list, set and unset the limits of single tenants"),
-    "deliver": ("background.__main__", "deliver webhooks: signed, retried on a schedule"),
-    "bulk": (
-        "cli.bulk",
-        "run a folder, an archive or a table through a service or in this process: results in a file",
-    ),
-    "gpu-report": (
-        "cli.gpu_report.report",
-        "measure a model by CPU, CUDA and TensorRT: agreement and speed",
-    ),
-    "bench": ("cli.bench", "measure a running Jitney: throughput, and where the time of a request goes"),
+    "bulk": ("cli.bulk", "run a folder, an archive or a table and write the results to a file"),
+    "gpu-report": ("cli.gpu_report.command", "compare speed and outputs of a model on CPU, CUDA and TensorRT"),
+    "bench": ("cli.bench", "measure the throughput and latency of a running service"),
 }
 RUNS_MODELS = ("up", "worker", "gpu-report")
 
-_ENVIRONMENT = """environment (all optional; `jitney VERB --help` tells more):
-  JITNEY_REDIS_URL    Redis >= 7.0 or Valkey that keeps the queue; `up` brings its own without it
-  JITNEY_REDIS_URL_FILE  a file that holds this URL
-  PORT, HOST   where the gateway listens (8000, 127.0.0.1)
-  JITNEY_MODELS_DIR   the folder of models (models)
-  WORKERS      worker processes of `worker` and `up` (1)
-  GATEWAYS     gateway processes of `api` and `up` (1)
-  JITNEY_DATA_DIR     where `up` keeps the queue (.data)"""
+_ENVIRONMENT = """environment (all optional; see also `jitney VERB --help`):
+  JITNEY_REDIS_URL       URL of Redis >= 7.0 or Valkey; without it, `up` starts a server
+  JITNEY_REDIS_URL_FILE  file that contains this URL
+  JITNEY_HOST            address the gateway listens on (127.0.0.1)
+  JITNEY_PORT            port the gateway listens on (8000)
+  JITNEY_MODELS_DIR      folder of models (models)
+  JITNEY_WORKERS         worker processes of `worker` and `up` (1)
+  JITNEY_GATEWAYS        gateway processes of `api` and `up` (1)
+  JITNEY_DATA_DIR        folder of the server that `up` starts (.data)
+REDIS_URL and PORT are also read without the prefix."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns its exit code."""
+    """Run one verb and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="jitney",
-        description="An async batching inference queue: requests in over HTTP, answers in micro-batches.",
-        epilog="verbs:\n"
-        + "\n".join(f"  {verb:12} {does}" for verb, (_, does) in VERBS.items())
-        + "\n\n"
-        + _ENVIRONMENT,
+        description="An async batching inference queue: HTTP gateway, Redis queue, workers with micro-batches.",
+        epilog="\n".join(["verbs:", *(f"  {verb:12} {text}" for verb, (_, text) in VERBS.items()), "", _ENVIRONMENT]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"jitney {importlib.metadata.version('jitney')}")
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of: " + ", ".join(VERBS))
-    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="what the verb takes")
-    given = parser.parse_args(argv)
-    if given.verb in RUNS_MODELS and importlib.util.find_spec("onnxruntime") is None:
-        parser.error(
-            f'{given.verb} runs models and needs ONNX Runtime: pip install -e ".[cpu]" in its checkout, or ".[gpu]"'
-        )
-    if given.verb == "bulk" and importlib.util.find_spec("tqdm") is None:
-        parser.error('bulk shows its progress with tqdm: pip install -e ".[bulk]" in its checkout')
+    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="arguments of the verb")
+    parsed = parser.parse_args(argv)
+    asks_for_help = not {"-h", "--help"}.isdisjoint(parsed.args)
+    if parsed.verb in RUNS_MODELS and not asks_for_help and importlib.util.find_spec("onnxruntime") is None:
+        parser.error(f'{parsed.verb} needs ONNX Runtime: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
+    if parsed.verb == "bulk" and not asks_for_help and importlib.util.find_spec("tqdm") is None:
+        parser.error('bulk needs tqdm for its progress bar: pip install -e ".[bulk]" in the checkout')
     try:
-        code: int = importlib.import_module(VERBS[given.verb][0]).main(given.args)
-    except KeyboardInterrupt:  # before the verb listens to signals itself; what it had begun is undone by now
+        code: int = importlib.import_module(VERBS[parsed.verb][0]).main(parsed.args)
+    except KeyboardInterrupt:  # arrived before the verb installed its own signal handlers
         return 130
     return code
 

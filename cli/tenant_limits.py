@@ -1,4 +1,4 @@
-"""`jitney tenants list|set|unset`: limits of single tenants, kept in the queue, where every process reads them."""
+"""`jitney tenants list|set|unset`: manages the limits of single tenants, which are stored in Redis."""
 
 import argparse
 import asyncio
@@ -19,88 +19,88 @@ from jobs.tenants import stored_limits
 from jobs.tenants.limits import MAX_LIMIT, MAX_WEIGHT, LimitOverride
 
 _LIMIT_HELP: Final = {
-    "weight": f"its share of the seats beside other tenants, 1 to {MAX_WEIGHT}",
-    "requests": "requests in JITNEY_TENANT_WINDOW_S at one gateway",
-    "jobs": "jobs that may wait or run",
-    "bytes": "bytes of their inputs",
-    "running": "jobs that may run at a time",
+    "weight": f"its share of the free slots relative to other tenants, 1 to {MAX_WEIGHT}",
+    "requests": "requests per JITNEY_TENANT_WINDOW_S and gateway",
+    "jobs": "open jobs, queued or running",
+    "bytes": "input bytes of open jobs",
+    "running": "jobs that run at the same time",
 }
 _COLUMN_WIDTH: Final = 14
 
 
-async def run(given: argparse.Namespace, queue: QueueAddress) -> int:
-    """Do what was asked; returns the exit code, raises StoreUnavailable."""
+async def run(args: argparse.Namespace, queue: QueueAddress) -> int:
+    """Run one subcommand and return its exit code. Raises StoreUnavailable."""
     connection = RedisClient(queue.address.url, TIMEOUT_S, url_file=queue.address.file)
     try:
-        if given.what == "set":
-            return await _set(connection, given)
-        if given.what == "unset":
-            return await _unset(connection, given.tenant)
-        return await _list(connection)
+        if args.what == "set":
+            return await _set_limits(connection, args)
+        if args.what == "unset":
+            return await _unset_limits(connection, args.tenant)
+        return await _list_limits(connection)
     finally:
         await connection.aclose()
 
 
-async def _set(connection: RedisClient, given: argparse.Namespace) -> int:
-    limits = {name: getattr(given, name) for name in _LIMIT_HELP if name in given}
-    kept = await stored_limits.update_limits(connection, given.tenant, limits)
-    own = ", ".join(f"{name} {value}" for name, value in kept if value is not None) or "none of its own"
-    print(f"limits of tenant {given.tenant}: {own}; the others are the default ones", file=sys.stderr)
+async def _set_limits(connection: RedisClient, args: argparse.Namespace) -> int:
+    limits = {name: getattr(args, name) for name in _LIMIT_HELP if name in args}
+    stored = await stored_limits.update_limits(connection, args.tenant, limits)
+    own = ", ".join(f"{name} {value}" for name, value in stored if value is not None) or "none"
+    print(f"own limits of tenant {args.tenant}: {own}; the others are the defaults", file=sys.stderr)
     return 0
 
 
-async def _unset(connection: RedisClient, tenant: str) -> int:
+async def _unset_limits(connection: RedisClient, tenant: str) -> int:
     if not await stored_limits.delete_limits(connection, tenant):
-        message = f"jitney tenants: tenant {tenant} has no limits of its own; `jitney tenants list` shows who has"
+        message = f"jitney tenants: tenant {tenant} has no own limits; `jitney tenants list` shows the tenants that do"
         print(message, file=sys.stderr)
         return 1
-    print(f"tenant {tenant} has the default limits", file=sys.stderr)
+    print(f"tenant {tenant} has the default limits again", file=sys.stderr)
     return 0
 
 
-async def _list(connection: RedisClient) -> int:
-    known = await stored_limits.read_limits(connection)
+async def _list_limits(connection: RedisClient) -> int:
+    overrides = await stored_limits.read_limits(connection)
     shards = await settings_agreement.read_shards(connection)
     default = await _default_limits(connection)
     loads = await connection.pipeline([("HGETALL", keys.open_totals(shard)) for shard in range(shards)])
     names = ("tenant", *_LIMIT_HELP, "open jobs", "open bytes", "running now")
     print("  ".join(name.ljust(20 if name == "tenant" else _COLUMN_WIDTH) for name in names).rstrip())
-    for tenant, limits in sorted(known.items()):
-        used = [_current_usage(loads, tenant, what) for what in ("jobs", "bytes", "running")]
+    for tenant, limits in sorted(overrides.items()):
+        used = [_current_usage(loads, tenant, field) for field in ("jobs", "bytes", "running")]
         print(_format_row(tenant, [_format_limit(limits, name, default) for name in _LIMIT_HELP], used))
     print(_format_row("(all others)", [default.get(name, "?") for name in _LIMIT_HELP], []))
     return 0
 
 
 def _format_row(tenant: str, limits: Sequence[str], used: Sequence[str]) -> str:
-    return "  ".join([tenant.ljust(20), *(word.ljust(_COLUMN_WIDTH) for word in (*limits, *used))]).rstrip()
+    return "  ".join([tenant.ljust(20), *(cell.ljust(_COLUMN_WIDTH) for cell in (*limits, *used))]).rstrip()
 
 
 def _format_limit(limits: LimitOverride, name: str, default: Mapping[str, str]) -> str:
-    """Give a limit as a word: in brackets where it is the default one, 0 = no limit."""
+    """Format a limit; a default one stands in parentheses. 0 means no limit."""
     value = getattr(limits, name)
     return f"({default.get(name, '?')})" if value is None else str(value)
 
 
 async def _default_limits(connection: RedisClient) -> dict[str, str]:
-    """Give the default limits by what a live gateway has announced; empty where none lives."""
-    found = [one for one in await settings_agreement.read_processes(connection) if one.part == "gateway"]
-    if not found:
+    """Return the default limits that a live gateway has registered; empty without one."""
+    gateways = [process for process in await settings_agreement.read_processes(connection) if process.part == "gateway"]
+    if not gateways:
         return {}
-    settings = found[0].settings
+    settings = gateways[0].settings
     return {"weight": "1", **{name: settings.get(f"JITNEY_TENANT_{name.upper()}", "?") for name in [*_LIMIT_HELP][1:]}}
 
 
-def _current_usage(loads: Sequence[Mapping[bytes, bytes]], tenant: str, what: str) -> str:
-    """Give what is counted of a tenant now; "-" where nothing is, as without a limit."""
-    counts = [int(load[field]) for load in loads if (field := f"@{tenant}:{what}".encode()) in load]
+def _current_usage(loads: Sequence[Mapping[bytes, bytes]], tenant: str, name: str) -> str:
+    """Return a tenant's total over all shards; "-" where Redis counts nothing, as without a limit."""
+    counts = [int(load[field]) for load in loads if (field := f"@{tenant}:{name}".encode()) in load]
     return str(sum(counts)) if counts else "-"
 
 
 def _parse_tenant(text: str) -> str:
     if ids.TENANT_NAME.fullmatch(text):
         return text
-    message = f"{text[:80]!r} is no tenant's name: 1 to 64 of a-z, 0-9, _ and -, the first a letter or a digit"
+    message = f"{text[:80]!r} is not a tenant name: use 1 to 64 of a-z, 0-9, _ and -; begin with a letter or digit"
     raise argparse.ArgumentTypeError(message)
 
 
@@ -111,37 +111,38 @@ def _limit_parser(low: int, high: int) -> Callable[[str], int | None]:
         if text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high:
             return int(text)
         zero = " (0 = no limit)" if low == 0 else ""
-        raise argparse.ArgumentTypeError(f"{text[:40]!r}: a whole number from {low} to {high}{zero}, or default")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be an integer from {low} to {high}{zero}, or default")
 
     return read
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb `tenants`; returns the exit code."""
+    """Run `jitney tenants` and return its exit code."""
     where = (
-        "The queue is the one that JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE names or, without them, "
-        "the one that runs in JITNEY_DATA_DIR "
-        "(.data). Which one it is goes to stderr."
+        "The queue is the one that JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE names; without them, the one that "
+        "`jitney up` runs in JITNEY_DATA_DIR (.data). The command prints its address on stderr."
     )
-    parser = argparse.ArgumentParser(prog="jitney tenants", description="Limits of single tenants.", epilog=where)
+    parser = argparse.ArgumentParser(
+        prog="jitney tenants", description="Manage limits of single tenants.", epilog=where
+    )
     verbs = parser.add_subparsers(dest="what", required=True, metavar="list|set|unset")
-    verbs.add_parser("list", help="list tenants with limits of their own, and what they use")
-    change = verbs.add_parser("set", help="set some of a tenant's limits, and leave its others", epilog=where)
-    change.add_argument("tenant", type=_parse_tenant, help="as its API keys name it")
+    verbs.add_parser("list", help="list the tenants that have own limits, with their current usage")
+    change = verbs.add_parser("set", help="set some limits of a tenant and keep the others", epilog=where)
+    change.add_argument("tenant", type=_parse_tenant, help="the tenant name in its API keys")
     for name, meaning in _LIMIT_HELP.items():
         low, high = (1, MAX_WEIGHT) if name == "weight" else (0, MAX_LIMIT)
-        words = {"type": _limit_parser(low, high), "default": argparse.SUPPRESS, "metavar": "N"}
-        change.add_argument(f"--{name}", help=f"{meaning}; default: as TENANT_* says", **words)  # type: ignore[arg-type]
-    forget = verbs.add_parser("unset", help="give a tenant the default limits again")
-    forget.add_argument("tenant", type=_parse_tenant, help="as `list` shows it")
-    given = parser.parse_args(argv)
-    if given.what == "set" and not any(name in given for name in _LIMIT_HELP):
-        change.error("name a limit to set, such as --jobs 1000")
-    logging.getLogger("jitney.jobs").setLevel(logging.CRITICAL)  # what goes wrong is said below
+        options = {"type": _limit_parser(low, high), "default": argparse.SUPPRESS, "metavar": "N"}
+        change.add_argument(f"--{name}", help=f"{meaning}; `default` restores the setting JITNEY_TENANT_*", **options)  # type: ignore[arg-type]
+    forget = verbs.add_parser("unset", help="restore the default limits of a tenant")
+    forget.add_argument("tenant", type=_parse_tenant, help="the tenant name, as `list` shows it")
+    args = parser.parse_args(argv)
+    if args.what == "set" and not any(name in args for name in _LIMIT_HELP):
+        change.error("give at least one limit, such as --jobs 1000")
+    logging.getLogger("jitney.jobs").setLevel(logging.CRITICAL)  # errors are printed below
     try:
         queue = locate(os.environ)
         print(f"jitney tenants: the queue is {queue}", file=sys.stderr)
-        return asyncio.run(run(given, queue))
+        return asyncio.run(run(args, queue))
     except ValueError as error:
         print(f"jitney tenants: {error}", file=sys.stderr)
         return EX_CONFIG

@@ -1,10 +1,10 @@
-"""A trained model behind a page, in one file and one process: no queue, no worker, no batches.
+"""Serves a model and a demo page in one file and one process: no queue, no workers, no batches.
 
-python3 examples/one_file_demo.py [MODEL_FOLDER]      then open http://127.0.0.1:5000 (PORT), or
+python3 examples/one_file_demo.py [MODEL_FOLDER]      then open http://127.0.0.1:5000 (JITNEY_PORT sets the port), or
 curl -F image=@photo.jpg http://127.0.0.1:5000/predict
 
-Enough to show a model to somebody. Every request runs alone, and what is under way is lost with the process: when
-callers come, the same folder is served by `JITNEY_MODELS_DIR=... make run`, and this same request goes on working.
+It is enough for a demo: every request runs alone, and requests in progress are lost with the process. For production,
+`JITNEY_MODELS_DIR=... make run` serves the same folder, and the same request works there.
 """
 
 import os
@@ -23,15 +23,15 @@ PAGE = """<!doctype html><meta charset=utf-8><title>Demo</title>
 <h1>What is it?</h1><input type=file accept="image/*" aria-label="A picture"><ol></ol><script>
 document.querySelector("input").onchange = async ({ target }) => {
   const body = new FormData(); body.append("image", target.files[0]);
-  const told = await (await fetch("/predict", { method: "POST", body })).json();
+  const answer = await (await fetch("/predict", { method: "POST", body })).json();
   const line = (textContent) => Object.assign(document.createElement("li"), { textContent });
-  const said = ({ label, probability }) => `${label}: ${(100 * probability).toFixed(1)} %`;
-  document.querySelector("ol").replaceChildren(...(told.predictions?.map(said) ?? [told.detail]).map(line));
+  const text = ({ label, probability }) => `${label}: ${(100 * probability).toFixed(1)} %`;
+  document.querySelector("ol").replaceChildren(...(answer.predictions?.map(text) ?? [answer.detail]).map(line));
 };</script>"""
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "models" / "digits").resolve()
-(found,) = list_models(folder.parent, [folder.name])
-model = load_model(found)
+(listed,) = list_models(folder.parent, [folder.name])
+model = load_model(listed)
 app = FastAPI()
 
 
@@ -50,7 +50,7 @@ def predict(image: UploadFile):
         return JSONResponse({"success": False, "detail": str(error)}, 400)
     return {
         "success": True,
-        "predictions": [{name: one[name] for name in ("label", "probability")} for one in predictions],
+        "predictions": [{name: row[name] for name in ("label", "probability")} for row in predictions],
     }
 
 

@@ -1,15 +1,15 @@
-"""Train the bundled digits model: a small CNN, written to models/digits as an ONNX file.
+"""Trains the bundled digits model, a small CNN, and writes it to models/digits as an ONNX file.
 
-Data: the 1,797 handwritten digits that come with scikit-learn (8 x 8, values 0..16; UCI "Optical Recognition of
-Handwritten Digits"); nothing is downloaded. A stratified fifth is held out, used once, at the end, to measure the
-written file; the recipe was chosen on a slice of the rest and on a few drawings. People send more than scans, so most
-images are redrawn: moved, turned, scaled, bent, and often drawn again along the digit's centre line with another brush.
+Data: the 1,797 handwritten digits in scikit-learn (8 x 8, values 0..16; UCI "Optical Recognition of Handwritten
+Digits"); nothing is downloaded. A stratified fifth is held out and used once, to measure the written file. The recipe
+was chosen on a part of the rest and on a few drawings. Most training images are augmented: moved, rotated, scaled,
+bent, and often redrawn along the centre line of the digit with another brush.
 
     pip install -e ".[train]"
     python scripts/train_digits.py
 
-A few minutes on two cores; writes models/digits/1/model.onnx, models/digits/accuracy.json and samples/digits/*.png.
-models/digits/model.toml describes the same preprocessing as `prepare` here.
+It takes a few minutes on two cores and writes models/digits/1/model.onnx, models/digits/accuracy.json and
+samples/digits/*.png. models/digits/model.toml describes the same preprocessing as `preprocess` here.
 """
 
 import io
@@ -32,9 +32,9 @@ from torch.nn import functional as nnf
 
 MODEL, SAMPLES = (Path(__file__).resolve().parent.parent / folder / "digits" for folder in ("models", "samples"))
 SEED, SIZE, PICTURE, EPOCHS, BATCH = 0, 28, 128, 100, 64  # SIZE: the model's input; PICTURE: a PNG's side
-BOX, ROOM = 48, 72  # the side of the digit that is redrawn, and with the empty edge around it
-# A pixel's neighbours, clockwise from above, as shifts that bring each onto it; and the groups of them that must have
-# a gap for the pixel to go, in either half of a round of thinning.
+BOX, CANVAS = 48, 72  # sides of a digit for augmentation, without and with its empty margin
+# Zhang-Suen thinning: the shifts to a pixel's neighbours, clockwise from above, and, for both halves of a round, the
+# groups of neighbours that must have a gap before the pixel is removed.
 NEIGHBOURS = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
 HALVES = (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6)))
 OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,18 +46,18 @@ OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 Array = NDArray[Any]
-Tensor = Any  # torch's; Any, so that this file type-checks without torch
+Tensor = Any  # of torch; Any, so that this file type-checks without torch
 
 
 def png(digit: Array) -> bytes:
-    """Return one 8 x 8 digit as the PNG people would send: 8-bit grey, enlarged smoothly, bright ink on black."""
+    """Return an 8 x 8 digit as a PNG: 8-bit grey, enlarged smoothly, bright ink on black."""
     pixels, out = (digit / 16 * 255).round().astype(np.uint8), io.BytesIO()
     Image.fromarray(pixels).resize((PICTURE, PICTURE), Image.Resampling.BICUBIC).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
-def prepare(data: bytes) -> Array:
-    """Do what the server does with an image: models/digits/model.toml says the same."""
+def preprocess(data: bytes) -> Array:
+    """Preprocess an image as the server does with models/digits/model.toml."""
     with Image.open(io.BytesIO(data)) as image:
         small = image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     return np.asarray(small, np.float32)[None] / np.float32(255)
@@ -68,23 +68,23 @@ def centre_lines(ink: Array) -> Array:
     while True:
         before = ink.sum()
         for groups in HALVES:
-            ring = np.stack([np.roll(ink, shift, (1, 2)) for shift in NEIGHBOURS])
-            count, turns = ring.sum(0), (~ring & np.roll(ring, -1, 0)).sum(0)
-            inside = np.any([ring[list(group)].all(0) for group in groups], axis=0)
-            ink = ink & ~((count >= 2) & (count <= 6) & (turns == 1) & ~inside)
+            around = np.stack([np.roll(ink, shift, (1, 2)) for shift in NEIGHBOURS])
+            count, crossings = around.sum(0), (~around & np.roll(around, -1, 0)).sum(0)
+            inside = np.any([around[list(group)].all(0) for group in groups], axis=0)
+            ink = ink & ~((count >= 2) & (count <= 6) & (crossings == 1) & ~inside)
         if ink.sum() == before:
             return ink
 
 
-def redrawable(digits: Array) -> Tensor:
-    """Return [N, 3, H, W]: the grey digit, and how far each pixel is from its centre line, found at two thresholds."""
+def augmentation_layers(digits: Array) -> Tensor:
+    """Return [N, 3, H, W]: the grey digit, and the distance of each pixel to its centre line at two thresholds."""
     grey = nnf.interpolate(torch.from_numpy(digits)[:, None].float() / 16, BOX, mode="bicubic")
-    layers = [nnf.pad(grey[:, 0].clamp(0, 1), [(ROOM - BOX) // 2] * 4)]
-    where = torch.cartesian_prod(torch.arange(ROOM), torch.arange(ROOM)).float()
+    layers = [nnf.pad(grey[:, 0].clamp(0, 1), [(CANVAS - BOX) // 2] * 4)]
+    where = torch.cartesian_prod(torch.arange(CANVAS), torch.arange(CANVAS)).float()
     for threshold in (0.4, 0.55):
         lines = torch.from_numpy(centre_lines((layers[0] > threshold).numpy()))
-        far = [torch.cdist(where, line.nonzero().float()).min(1).values for line in lines]
-        layers.append(torch.stack(far).view(-1, ROOM, ROOM) / BOX)
+        distances = [torch.cdist(where, line.nonzero().float()).min(1).values for line in lines]
+        layers.append(torch.stack(distances).view(-1, CANVAS, CANVAS) / BOX)
     return torch.stack(layers, 1)
 
 
@@ -93,27 +93,27 @@ def uniform(count: int, low: float = 0, high: float = 1) -> Tensor:
 
 
 def pixel_sources(count: int, scale: Tensor, side: int) -> Tensor:
-    """Return where each pixel of a redrawn image comes from: scale, squeeze, turn, shear, shift and a gentle bend."""
-    turn, shear = uniform(count, -0.22, 0.22), uniform(count, -0.28, 0.28)
-    room, axis = (1.05 - scale).clamp(min=0.05), torch.linspace(-1, 1, side)
-    y = axis.view(1, side, 1, 1) - room * uniform(count, -1, 1)
-    x = axis.view(1, 1, side, 1) - room * uniform(count, -1, 1)
-    x, y = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
+    """Return the source position of each pixel: random scale, squeeze, rotation, shear, shift and bend."""
+    angle, shear = uniform(count, -0.22, 0.22), uniform(count, -0.28, 0.28)
+    margin, axis = (1.05 - scale).clamp(min=0.05), torch.linspace(-1, 1, side)
+    y = axis.view(1, side, 1, 1) - margin * uniform(count, -1, 1)
+    x = axis.view(1, 1, side, 1) - margin * uniform(count, -1, 1)
+    x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
     x = (x + shear * y) / uniform(count, 0.75, 1.25)
     bend = nnf.interpolate(torch.randn(count, 2, 4, 4) * 0.04, side, mode="bicubic").permute(0, 2, 3, 1)
-    return torch.cat([x, y], 3) / scale * (BOX / ROOM) + bend
+    return torch.cat([x, y], 3) / scale * (BOX / CANVAS) + bend
 
 
 def redraw(source: Tensor) -> Tensor:
-    """Return [N, 1, SIZE, SIZE]: each digit elsewhere on the canvas, its ink retouched or drawn anew with a brush."""
+    """Return [N, 1, SIZE, SIZE]: each digit moved on the canvas, with changed ink or redrawn with a brush."""
     count, side = len(source), 2 * SIZE
     scale, low, axis = uniform(count, 0.5, 1.05), uniform(count, 0, 0.45), torch.linspace(0, 1, side)
     moved = nnf.grid_sample(source, pixel_sources(count, scale, side), padding_mode="border", align_corners=False)
     inked = ((moved[:, :1] - low) / uniform(count, 0.4, 1.0) / (1 - low)).clamp(0, 1)
-    far = torch.where(uniform(count) < 0.5, moved[:, 1:2], moved[:, 2:3]) * scale
-    dot = torch.hypot(axis - uniform(count), axis[:, None] - uniform(count))  # the pen touched down
-    far = torch.where(uniform(count) < 0.06, torch.minimum(far, dot), far)
-    drawn = ((uniform(count, 0.022, 0.08) - far) * side + 0.5).clamp(0, 1)
+    distance = torch.where(uniform(count) < 0.5, moved[:, 1:2], moved[:, 2:3]) * scale
+    dot = torch.hypot(axis - uniform(count), axis[:, None] - uniform(count))  # a dot of the pen
+    distance = torch.where(uniform(count) < 0.06, torch.minimum(distance, dot), distance)
+    drawn = ((uniform(count, 0.022, 0.08) - distance) * side + 0.5).clamp(0, 1)
     image = torch.where(uniform(count) < 0.35, inked, drawn)
     image = torch.where(uniform(count) < 0.25, nnf.avg_pool2d(image, 3, 1, 1), image)
     small = nnf.interpolate(image, SIZE, mode="bilinear", antialias=True)
@@ -122,10 +122,10 @@ def redraw(source: Tensor) -> Tensor:
 
 
 def train(digits: Array, labels: Array) -> Tensor:
-    """Train on the digits as they are served (a quarter of each batch) and redrawn (the rest)."""
+    """Train on preprocessed digits (a quarter of each batch) and augmented ones (the rest)."""
     torch.manual_seed(SEED)
-    plain = torch.from_numpy(np.stack([prepare(png(digit)) for digit in digits]))
-    source, truth, steps = redrawable(digits), torch.from_numpy(labels).long(), len(digits) // BATCH
+    plain = torch.from_numpy(np.stack([preprocess(png(digit)) for digit in digits]))
+    source, targets, steps = augmentation_layers(digits), torch.from_numpy(labels).long(), len(digits) // BATCH
     net = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -136,9 +136,9 @@ def train(digits: Array, labels: Array) -> Tensor:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.004, EPOCHS * steps)
     for epoch in range(EPOCHS):
         for pick in torch.randperm(len(digits))[: steps * BATCH].view(steps, BATCH):
-            again = pick.repeat(3)
-            batch = torch.cat([plain[pick], redraw(source[again])])
-            loss = nnf.cross_entropy(net(batch), truth[torch.cat([pick, again])])
+            repeated = pick.repeat(3)
+            batch = torch.cat([plain[pick], redraw(source[repeated])])
+            loss = nnf.cross_entropy(net(batch), targets[torch.cat([pick, repeated])])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -148,7 +148,7 @@ def train(digits: Array, labels: Array) -> Tensor:
 
 
 def to_onnx(net: Tensor) -> onnx.ModelProto:
-    """Write the trained layers as ONNX nodes, one for one; dropout has no part in answering."""
+    """Convert the trained layers to ONNX nodes, one by one, without dropout."""
     nodes, weights, names = [], [], ["image"]
     layers = [layer for layer in net if not isinstance(layer, nn.Dropout)]
     for index, layer in enumerate(layers):
@@ -166,9 +166,9 @@ def to_onnx(net: Tensor) -> onnx.ModelProto:
 
 
 def accuracy(model: bytes, images: list[bytes], labels: Array) -> float:
-    """Return the share of PNGs that the ONNX file reads right, by ONNX Runtime."""
+    """Return the accuracy of the ONNX file on PNGs, with ONNX Runtime."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    logits = session.run(None, {"image": np.stack([prepare(image) for image in images])})[0]
+    logits = session.run(None, {"image": np.stack([preprocess(image) for image in images])})[0]
     return float((np.asarray(logits).argmax(1) == labels).mean())
 
 

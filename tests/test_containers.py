@@ -219,9 +219,9 @@ def test_a_container_is_confined_and_has_time_to_stop(name: str) -> None:
     assert int(service["stop_grace_period"].removesuffix("s")) > aboard_s
 
 
-def test_gateways_and_deliverers_share_the_files_of_batches() -> None:
+def test_gateways_and_the_background_process_share_bulk_files() -> None:
     place = _env("api")["JITNEY_BULK_STORE"]
-    assert SERVICES["api"]["volumes"] == SERVICES["deliver"]["volumes"] == [f"bulk:{place}"]
+    assert SERVICES["api"]["volumes"] == SERVICES["background"]["volumes"] == [f"bulk:{place}"]
     assert f"chown 10001:10001 {place}" in " ".join(_said("api", "RUN"))
     assert "bulk" in COMPOSE["volumes"]
 

@@ -35,7 +35,7 @@ class StepBackoff(NamedTuple):
 def backoff_after(faults: int, first_s: float, fault: str) -> StepBackoff:
     """Return the backoff after an unexpected failure: `first_s`, doubled for each of `faults` earlier ones in a row."""
     after_s = min(MAX_BACKOFF_S, first_s * 2 ** min(faults, MAX_DOUBLINGS))
-    stalled = f"a step failed unexpectedly ({fault}) and will be retried; see the log of `jitney deliver`"
+    stalled = f"a step failed unexpectedly ({fault}) and will be retried; see the log of `jitney background`"
     return StepBackoff(after_s, stalled, is_fault=True)
 
 

@@ -1,4 +1,4 @@
-"""`jitney bench`: what a user can measure against a running service, beside ONNX Runtime alone on the same model."""
+"""`jitney bench`: measures a running service, and ONNX Runtime alone on the same model."""
 
 from cli.bench.command import main
 

@@ -1,7 +1,4 @@
-"""The limit that no queue beats: the same model in ONNX Runtime in a loop, in this process, one thread asking.
-
-No HTTP, no Redis, no batcher: prepared arrays go in, arrays come out.
-"""
+"""The raw baseline: runs the model with ONNX Runtime in a loop in this process, without HTTP, Redis and batching."""
 
 import itertools
 import time
@@ -27,47 +24,47 @@ WARMUP_S = 0.3
 
 
 class RawBaseline:
-    """The model with its inputs prepared, at batch 1 and at its largest batch."""
+    """A model with preprocessed inputs, at batch size 1 and at its largest batch."""
 
     def __init__(self, model: Model, inputs: Inputs) -> None:
         self.card = model.card()
         self.threads = model.spec.threads
         self._model, self._inputs = model, inputs
         prepared = [model.preprocess(inputs.kind, body, {}) for body in inputs.bodies]
-        items = itertools.cycle(one for one in prepared if group_of(one) == group_of(prepared[0]))
+        items = itertools.cycle(row for row in prepared if group_of(row) == group_of(prepared[0]))
         sizes = sorted({1, model.max_batch})
         self._batches: dict[int, Any] = {size: stack_items([next(items) for _ in range(size)]) for size in sizes}
 
     def measure(self, seconds: float) -> RawRound:
-        """Shares the seconds evenly: preparing, and running each batch size."""
-        foreign, share = OtherCpuLoad(), seconds / (len(self._batches) + 1)
+        """Measure preprocessing and each batch size, with equal shares of the seconds."""
+        other_load, share = OtherCpuLoad(), seconds / (len(self._batches) + 1)
         rates = {
             size: size * _call_rate(partial(self._model.run, batch), share) for size, batch in self._batches.items()
         }
         bodies = itertools.cycle(self._inputs.bodies)
-        prepares = _call_rate(lambda: self._model.preprocess(self._inputs.kind, next(bodies), {}), share)
-        return RawRound(rates, 1 / prepares, foreign.cores())
+        preprocess_rate = _call_rate(lambda: self._model.preprocess(self._inputs.kind, next(bodies), {}), share)
+        return RawRound(rates, 1 / preprocess_rate, other_load.cores())
 
 
 def open_raw_baseline(models_dir: Path, target: Target, inputs: Inputs) -> RawBaseline:
-    """Loads the model as a worker does; raises CannotMeasure, with the reason for having no raw side."""
+    """Load the model as a worker does. Raises CannotMeasure with the reason if there is no comparable model."""
     try:
-        (found,) = list_models(models_dir, [target.model])
-        if isinstance(found, BrokenModel):
-            raise CannotMeasure(found.reason)
-        if found.version != target.version:
-            raise CannotMeasure(f"{found.path} has version {found.version}, the service runs {target.version}")
-        side = RawBaseline(load_model(found, hardware_from_environment()), inputs)
+        (listed,) = list_models(models_dir, [target.model])
+        if isinstance(listed, BrokenModel):
+            raise CannotMeasure(listed.reason)
+        if listed.version != target.version:
+            raise CannotMeasure(f"{listed.path} has version {listed.version}, the service runs {target.version}")
+        side = RawBaseline(load_model(listed, hardware_from_environment()), inputs)
     except (ModelError, JitneyError, RunFailed) as error:
         raise CannotMeasure(str(error)) from error
     for key in ("inputs", "outputs", "max_batch", "provider"):
         if side.card[key] != target.card[key]:
-            raise CannotMeasure(f"{found.path}: {key} is {side.card[key]}, the service's model has {target.card[key]}")
+            raise CannotMeasure(f"{listed.path}: {key} is {side.card[key]}, the service's model has {target.card[key]}")
     return side
 
 
 def _call_rate(call: Callable[[], Any], seconds: float) -> float:
-    """Calls per second; at least one call, warmed up."""
+    """Return calls per second over at least one call, after a warm-up."""
     _count_calls(call, WARMUP_S)
     started = time.perf_counter()
     count = _count_calls(call, seconds)
@@ -75,8 +72,8 @@ def _call_rate(call: Callable[[], Any], seconds: float) -> float:
 
 
 def _count_calls(call: Callable[[], Any], seconds: float) -> int:
-    until, count = time.perf_counter() + seconds, 0
-    while not count or time.perf_counter() < until:
+    deadline, count = time.perf_counter() + seconds, 0
+    while not count or time.perf_counter() < deadline:
         call()
         count += 1
     return count

@@ -1,4 +1,4 @@
-"""The verb `bench`: has a session measured, prints and draws it; owns the exit codes."""
+"""`jitney bench`: runs a measurement, prints and plots it, and returns the exit code."""
 
 import argparse
 import importlib
@@ -23,20 +23,20 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns the exit code: 0, 1 where only the picture failed, 2 where nothing was measured, 130 after Ctrl-C."""
+    """Return the exit code: 0, 1 if only the plot failed, 2 if nothing was measured, 130 after Ctrl-C."""
     args = options.read(argv)
     session: BenchSession | None = None
     code = 0
     try:
         _check_plot(args.plot)
-        session = _session(args)
-        session.prepare(_say)
-        session.run(_say)
+        session = _create_session(args)
+        session.prepare(_print_message)
+        session.run(_print_message)
     except CannotMeasure as error:
-        _say(str(error))
+        _print_message(str(error))
         return EXIT_CANNOT_MEASURE
     except KeyboardInterrupt:
-        _say("broken off")
+        _print_message("interrupted")
         code = EXIT_INTERRUPTED
     if session is not None and (session.slices or session.raws):
         _print(json.dumps(table.build_document(session), indent=2) if args.json else table.format_report(session))
@@ -45,8 +45,8 @@ def main(argv: Sequence[str]) -> int:
     return code
 
 
-def _session(args: argparse.Namespace) -> BenchSession:
-    found = target.find_target(Address.of(args.url), args.model)
+def _create_session(args: argparse.Namespace) -> BenchSession:
+    selected = target.find_target(Address.of(args.url), args.model)
     plan = MeasurementPlan(
         modes=args.mode,
         concurrencies=args.concurrency,
@@ -57,37 +57,35 @@ def _session(args: argparse.Namespace) -> BenchSession:
         rounds=args.rounds,
         models_dir=args.models_dir,
     )
-    return BenchSession(found, inputs.gather_inputs(found, args.input), plan, ServiceCpu(found.address))
+    return BenchSession(selected, inputs.gather_inputs(selected, args.input), plan, ServiceCpu(selected.address))
 
 
 def _check_plot(file: Path | None) -> None:
-    """Before anything is measured: what would be drawn at the end can be drawn."""
+    """Raise CannotMeasure if the plot cannot be written, before anything is measured."""
     if file is None:
         return
     if importlib.util.find_spec("matplotlib") is None:
-        raise CannotMeasure(
-            '--plot draws with matplotlib, which is not installed: pip install -e ".[plot]" in the checkout'
-        )
+        raise CannotMeasure('--plot needs matplotlib: pip install -e ".[plot]" in the checkout')
     if not os.access(file.parent, os.W_OK) or file.is_dir():
-        raise CannotMeasure(f"--plot {file}: can not be written")
+        raise CannotMeasure(f"--plot {file}: cannot be written")
 
 
 def _draw(session: BenchSession, file: Path) -> bool:
     try:
         importlib.import_module("cli.bench.report.plot").draw(session, file)
     except OSError as error:
-        _say(f"--plot {file}: {error.strerror}")
+        _print_message(f"--plot {file}: {error.strerror}")
         return False
-    _say(f"drawn: {file}")
+    _print_message(f"plot written to {file}")
     return True
 
 
 def _print(text: str) -> None:
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # Ctrl-C also ends what we are piped into
+    except BrokenPipeError:  # Ctrl-C also ends the process at the other end of the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
-def _say(line: str) -> None:
+def _print_message(line: str) -> None:
     print(f"jitney bench: {line}", file=sys.stderr, flush=True)

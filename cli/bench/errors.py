@@ -1,5 +1,5 @@
-"""The one way a measurement ends before it begins."""
+"""The error of `jitney bench`."""
 
 
 class CannotMeasure(Exception):
-    """There is nothing to measure, or nothing came back; the message is for the person at the terminal."""
+    """Nothing can be measured, or no request succeeded. The message is for the terminal."""

@@ -1,4 +1,4 @@
-"""What is asked of the service in one stretch: by which mode, and how many in flight or how many a second."""
+"""Load levels: a submit mode with requests in flight (closed loop) or jobs per second (open loop)."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ MODES: Final = (WAIT, POLL, BULK)
 
 
 class LoadLevel(NamedTuple):
-    """Closed loop: `concurrency` requests in flight, and `rate` None. Open loop: `rate` jobs a second."""
+    """Closed loop: `concurrency` requests in flight, `rate` None. Open loop: `rate` jobs per second."""
 
     mode: str
     concurrency: int = 0
@@ -18,7 +18,7 @@ class LoadLevel(NamedTuple):
 
     @property
     def size(self) -> str:
-        """How much of it, for a line of a table."""
+        """The concurrency or rate, formatted for a table."""
         return str(self.concurrency) if self.rate is None else f"{self.rate:g}/s"
 
     def __str__(self) -> str:
@@ -27,9 +27,9 @@ class LoadLevel(NamedTuple):
 
 
 def list_load_levels(modes: Sequence[str], concurrencies: Sequence[int], rates: Sequence[float]) -> list[LoadLevel]:
-    """In the order in which they are measured: mode by mode, closed loop first."""
+    """Return the load levels in measuring order: mode by mode, closed loop first."""
     return [
         load
         for mode in modes
-        for load in (*(LoadLevel(mode, one) for one in concurrencies), *(LoadLevel(mode, rate=one) for one in rates))
+        for load in (*(LoadLevel(mode, n) for n in concurrencies), *(LoadLevel(mode, rate=rate) for rate in rates))
     ]

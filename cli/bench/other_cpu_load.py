@@ -1,4 +1,4 @@
-"""Who else uses this machine's CPUs: what runs beside a measurement shows in it. Linux only."""
+"""Measures the CPU use of other processes on this machine during a measurement. Linux only."""
 
 import os
 import time
@@ -7,17 +7,17 @@ from typing import Final
 
 _STAT: Final = Path("/proc/stat")
 _IDLE: Final = (3, 4)  # idle and iowait, counted from user
-_GUEST: Final = 8  # from here on, time that is counted in user already
+_GUEST: Final = 8  # guest times, which are already included in user
 
 
 class OtherCpuLoad:
-    """Meant for stretches in which the service idles: then all that is busy and not this process is foreign."""
+    """CPU use of other processes since it was created; use it while the service is idle."""
 
     def __init__(self) -> None:
         self._wall, self._own, self._busy = time.perf_counter(), time.process_time(), _busy_s()
 
     def cores(self) -> float | None:
-        """Mean cores used by others since this was made."""
+        """Return the mean cores used by others; None if unknown."""
         busy = _busy_s()
         if busy is None or self._busy is None:
             return None
@@ -28,7 +28,7 @@ class OtherCpuLoad:
 def _busy_s() -> float | None:
     try:
         line = _STAT.read_text(encoding="ascii").partition("\n")[0]
-        ticks = [int(word) for word in line.split()[1:]][:_GUEST]
-        return sum(count for place, count in enumerate(ticks) if place not in _IDLE) / os.sysconf("SC_CLK_TCK")
+        ticks = [int(field) for field in line.split()[1:]][:_GUEST]
+        return sum(count for index, count in enumerate(ticks) if index not in _IDLE) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError):
         return None

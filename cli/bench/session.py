@@ -1,6 +1,6 @@
-"""The rounds of one measurement, raw and service in turn: raw, every load of the service, then raw again.
+"""Runs the rounds of a measurement; each measures the raw model first and then every load of the service.
 
-Keeps what was measured so far, so that a measurement that is broken off still has something to show.
+An interrupted measurement keeps the figures so far.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MeasurementPlan:
-    """What was asked for."""
+    """What to measure."""
 
     modes: Sequence[str]
     concurrencies: Sequence[int]
@@ -45,7 +45,7 @@ class MeasurementPlan:
 
 @dataclass(slots=True)
 class BenchSession:
-    """`no_raw`: why there is no raw side, empty where there is one."""
+    """The state and results of a measurement. `no_raw`: why there is no raw baseline, or empty."""
 
     target: Target
     inputs: Inputs
@@ -59,47 +59,49 @@ class BenchSession:
     is_complete: bool = False
 
     def prepare(self, say: PrintLine) -> None:
-        """Loads the raw side and tries every input, and every mode, once; raises CannotMeasure."""
+        """Send every input and mode once, and load the raw baseline. Raises CannotMeasure."""
         target, inputs = self.target, self.inputs
         say(f"trying {len(inputs.bodies)} inputs on model {target.model} at {target.address}")
-        alone = build_exchange(WAIT, target, inputs, 1)
-        for name, body in zip(inputs.names, alone.requests, strict=True):
-            _run(check_request(target.address, alone, body, name))
+        single = build_exchange(WAIT, target, inputs, 1)
+        for name, body in zip(inputs.names, single.requests, strict=True):
+            _run(check_request(target.address, single, body, name))
         for mode in self.plan.modes:
-            self.exchanges[mode] = made = build_exchange(mode, target, inputs, self.plan.bulk_size)
-            _run(check_request(target.address, made, made.requests[0], f"--mode {mode}"))
-        say("loading the same model for the raw side")
+            self.exchanges[mode] = exchange = build_exchange(mode, target, inputs, self.plan.bulk_size)
+            _run(check_request(target.address, exchange, exchange.requests[0], f"--mode {mode}"))
+        say("loading the same model for the raw baseline")
         try:
             self.raw_side = _open_raw(self.plan.models_dir, target, inputs)
         except CannotMeasure as error:
             self.no_raw = str(error)
-            say(f"no raw side: {error}")
+            say(f"no raw baseline: {error}")
 
     def run(self, say: PrintLine) -> None:
-        """All rounds; raises CannotMeasure where not one request was answered."""
+        """Run all rounds. Raises CannotMeasure if no job succeeded."""
         gc.collect()
-        gc.freeze()  # a full collection over the runtime's modules would be seen in p99
+        gc.freeze()  # a full collection over the imported modules would show in p99
         try:
             self.cpu.settle()
             for number in range(1, self.plan.rounds + 1):
                 self._run_round(f"round {number} of {self.plan.rounds}", say)
         finally:
             gc.unfreeze()
-        if not any(one.in_time for slices in self.slices.values() for one in slices):
-            reason = self.first_problem() or "none came in time; take more --seconds"
-            raise CannotMeasure(f"not one answer was a result. The first problem: {reason}")
+        if not any(part.in_time for slices in self.slices.values() for part in slices):
+            reason = self.first_problem() or "no answer in time; increase --seconds"
+            raise CannotMeasure(f"no job succeeded. First problem: {reason}")
         self.is_complete = True
 
     def raw(self) -> RawSummary | None:
         return summarise_raw(self.raws) if self.raws else None
 
     def rows(self) -> list[LoadSummary]:
-        """One for each load measured so far."""
+        """Return a summary of each load measured so far."""
         return [summarise_load(slices, self.raws) for slices in self.slices.values()]
 
     def first_problem(self) -> str:
-        """Of those that were counted as refused or failed."""
-        return next((one.first_problem for slices in self.slices.values() for one in slices if one.first_problem), "")
+        """Return the first refusal or failure, or an empty text."""
+        return next(
+            (part.first_problem for slices in self.slices.values() for part in slices if part.first_problem), ""
+        )
 
     def _run_round(self, name: str, say: PrintLine) -> None:
         plan = self.plan
@@ -117,24 +119,24 @@ class BenchSession:
             say(f"{name}: {load}: {result.throughput:.0f}/s{problems}")
 
     async def _measure(self, load: LoadLevel) -> Slice:
-        address, made, seconds = self.target.address, self.exchanges[load.mode], self.plan.seconds
+        address, exchange, seconds = self.target.address, self.exchanges[load.mode], self.plan.seconds
         if load.rate is not None:
-            return await open_loop.measure(address, made, load, seconds, self.plan.connections)
-        result = await closed_loop.measure(address, made, load, seconds)
-        if made.submit_only:
-            await accept_burst.measure_accept_rate(address, made, result, seconds)
+            return await open_loop.measure(address, exchange, load, seconds, self.plan.connections)
+        result = await closed_loop.measure(address, exchange, load, seconds)
+        if exchange.submit_only:
+            await accept_burst.measure_accept_rate(address, exchange, result, seconds)
         return result
 
 
 def _open_raw(models_dir: Path, target: Target, inputs: Inputs) -> "RawBaseline":
     if importlib.util.find_spec("onnxruntime") is None:
         raise CannotMeasure('ONNX Runtime is not installed here: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
-    side: RawBaseline = importlib.import_module("cli.bench.baseline").open_raw(models_dir, target, inputs)
-    return side
+    baseline: RawBaseline = importlib.import_module("cli.bench.baseline").open_raw_baseline(models_dir, target, inputs)
+    return baseline
 
 
 def _run(measurement: Coroutine[Any, Any, T]) -> T:
-    """On uvloop where it is installed, as the service itself."""
+    """Run a coroutine, with uvloop if it is installed, as in the service."""
     factory = importlib.import_module("uvloop").new_event_loop if importlib.util.find_spec("uvloop") else None
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(_cancellable(measurement))
@@ -142,5 +144,5 @@ def _run(measurement: Coroutine[Any, Any, T]) -> T:
 
 async def _cancellable(measurement: Coroutine[Any, Any, T]) -> T:
     result = await measurement
-    await asyncio.sleep(0)  # Ctrl-C during the last step asks for a cancellation that nothing else would deliver
+    await asyncio.sleep(0)  # delivers the cancellation of a Ctrl-C during the last step
     return result

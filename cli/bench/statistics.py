@@ -1,4 +1,4 @@
-"""From counted answers to figures: percentiles, mean batch, medians over rounds, ratios; asks and prints nothing."""
+"""Computes the figures of a measurement: percentiles, mean batch, medians over rounds, ratios."""
 
 import math
 from collections import Counter
@@ -9,12 +9,12 @@ from typing import Final, NamedTuple
 
 from cli.bench.load_levels import LoadLevel
 
-# As the service reports them on a job, in the order in which they pass.
+# The stages in the timings of a job, in order.
 STAGES: Final = ("queue", "decode", "batch", "infer")
 
 
 class CpuUsage(NamedTuple):
-    """What the parts of the service used of CPU time over a slice, and how many jobs they ended with it."""
+    """CPU seconds of the parts of the service over a slice, and the jobs that ended meanwhile."""
 
     seconds: dict[str, float]
     jobs: float
@@ -22,12 +22,12 @@ class CpuUsage(NamedTuple):
 
 @dataclass(slots=True)
 class Slice:
-    """One measured stretch at one load. A job with a result is an answer; `in_time`: those that came while it was open.
+    """One measured period at one load. An answer is a job with a result; `in_time` counts those during the period.
 
-    `latencies_ms`: one a request, of whatever many jobs. `batches`: how many whole batches the answers came from.
-    `stages_ms` are sums over the answers. What was no answer, by kind: `refused` by a service that has too much to do,
-    and other `failures`. In an open loop `overdue` jobs left late, and `unsent` ones not at all: `unsent_ms` is how
-    long their requests had waited at the end. `accepted` jobs in `accepting_s`: a burst that nobody waited for.
+    `latencies_ms`: one per request. `batches`: the number of batches that the answers amount to.
+    `stages_ms`: sums over the answers. `refused` (429, 503) and other `failures` are counted by kind.
+    Open loop: `overdue` jobs were sent late, `unsent` ones never; `unsent_ms`: how long the unsent requests waited.
+    `accepted` jobs in `accepting_s`: a burst of requests without a wait.
     """
 
     load: LoadLevel
@@ -55,16 +55,16 @@ class Slice:
 
     @property
     def percentiles_ms(self) -> list[float]:
-        """At 50, 90 and 99 %. What was not sent took at least as long as it had waited."""
+        """The latency at 50, 90 and 99 %. An unsent request counts with the time it waited, a lower bound."""
         ascending = sorted([*self.latencies_ms, *self.unsent_ms])
         return [percentile(ascending, percent) for percent in (50, 90, 99)]
 
 
 @dataclass(frozen=True, slots=True)
 class RawRound:
-    """ONNX Runtime alone, once: rows per second by batch size, and the seconds that preparing one input takes.
+    """One measurement of ONNX Runtime alone: rows per second by batch size, and seconds to preprocess one input.
 
-    `other_cpu_cores`: cores that others used meanwhile, None where that can not be told.
+    `other_cpu_cores`: cores used by other processes meanwhile; None if unknown.
     """
 
     rates: dict[int, float]
@@ -72,13 +72,13 @@ class RawRound:
     other_cpu_cores: float | None = None
 
     def serial_limit(self, batch: int) -> float:
-        """Inputs per second where each is first prepared and then run, one after the other."""
+        """Return inputs per second if each is preprocessed and then run, without overlap."""
         return 1 / (self.prepare_s + 1 / self.rates[batch])
 
 
 @dataclass(frozen=True, slots=True)
 class RawSummary:
-    """Medians over the raw rounds; `best_batch` is the batch size with the highest rate."""
+    """Medians over the raw rounds; `best_batch`: the batch size with the highest rate."""
 
     rates: dict[int, float]
     best_batch: int
@@ -90,9 +90,9 @@ class RawSummary:
 
 @dataclass(frozen=True, slots=True)
 class LoadSummary:
-    """One load: medians over rounds; counts of jobs are sums. None: no answer, or no raw side, or not measured.
+    """The figures of one load: medians over rounds, sums of job counts. None: no answer, no raw side, not measured.
 
-    `cpu_us`: of each part of the service for each job that it ended, all rounds together.
+    `cpu_us`: CPU time in microseconds per finished job, by part of the service, over all rounds.
     """
 
     mode: str
@@ -119,79 +119,79 @@ class LoadSummary:
 
     @property
     def load(self) -> LoadLevel:
-        """What was asked for."""
+        """The load level of this row."""
         return LoadLevel(self.mode, self.concurrency or 0, self.rate)
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent of all values do not exceed (nearest rank)."""
+    """Return the nearest-rank percentile of ascending values."""
     return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
 
 
 def mean_batch(answers: int, batches: float) -> float:
-    """Riders per batch, not batch size per rider: each answer stands for 1/batch_size of a batch."""
+    """Return items per batch, averaged over batches: each answer counts as 1/batch_size of a batch."""
     return answers / batches
 
 
 def summarise_raw(rounds: Sequence[RawRound]) -> RawSummary:
-    """At least one round."""
-    rates = {batch: median(one.rates[batch] for one in rounds) for batch in rounds[0].rates}
-    best = max(rates, key=lambda batch: rates[batch])
-    limit = median(one.serial_limit(best) for one in rounds)
-    foreign = _median([one.other_cpu_cores for one in rounds if one.other_cpu_cores is not None])
-    return RawSummary(rates, best, rates[best], median(one.prepare_s for one in rounds) * 1000, limit, foreign)
+    """Return medians over one or more rounds."""
+    rates = {size: median(raw.rates[size] for raw in rounds) for size in rounds[0].rates}
+    best = max(rates, key=lambda size: rates[size])
+    limit = median(raw.serial_limit(best) for raw in rounds)
+    other_cores = _median([raw.other_cpu_cores for raw in rounds if raw.other_cpu_cores is not None])
+    return RawSummary(rates, best, rates[best], median(raw.prepare_s for raw in rounds) * 1000, limit, other_cores)
 
 
 def summarise_load(slices: Sequence[Slice], raws: Sequence[RawRound]) -> LoadSummary:
-    """The slices of one load, at least one. A slice is compared with the raw round that went before it."""
-    rates = [one.throughput for one in slices]
-    answered = [one for one in slices if one.latencies_ms]
+    """Summarise one or more slices of a load. Each is compared with the raw round before it."""
+    rates = [part.throughput for part in slices]
+    answered = [part for part in slices if part.latencies_ms]
     best = summarise_raw(raws).best_batch if raws else 0
     pairs = list(zip(rates, raws, strict=False))
-    waited = [one.percentiles_ms for one in slices if one.latencies_ms or one.unsent_ms]
-    p50, p90, p99 = (_median([percentiles[place] for percentiles in waited]) for place in range(3))
+    timed = [part.percentiles_ms for part in slices if part.latencies_ms or part.unsent_ms]
+    p50, p90, p99 = (_median([percentiles[index] for percentiles in timed]) for index in range(3))
     load = slices[0].load
     return LoadSummary(
         mode=load.mode,
         concurrency=load.concurrency if load.rate is None else None,
         rate=load.rate,
         rounds=len(slices),
-        answers=sum(one.answers for one in slices),
+        answers=sum(part.answers for part in slices),
         throughput=median(rates),
         throughput_range=(min(rates), max(rates)),
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
-        mean_batch=_median([mean_batch(one.answers, one.batches) for one in answered]),
+        mean_batch=_median([mean_batch(part.answers, part.batches) for part in answered]),
         stages_ms=_stages(answered),
-        accepted_rate=_median([one.accepted / one.accepting_s for one in slices if one.accepted]),
-        cpu_us=_cpu_us([one.cpu for one in slices if one.cpu is not None]),
-        refused=dict(sum((one.refused for one in slices), Counter[str]())),
-        failures=dict(sum((one.failures for one in slices), Counter[str]())),
-        overdue=sum(one.overdue for one in slices),
-        unsent=sum(one.unsent for one in slices),
-        generator_cpu=max(one.generator_cpu for one in slices),
+        accepted_rate=_median([part.accepted / part.accepting_s for part in slices if part.accepted]),
+        cpu_us=_cpu_us([part.cpu for part in slices if part.cpu is not None]),
+        refused=dict(sum((part.refused for part in slices), Counter[str]())),
+        failures=dict(sum((part.failures for part in slices), Counter[str]())),
+        overdue=sum(part.overdue for part in slices),
+        unsent=sum(part.unsent for part in slices),
+        generator_cpu=max(part.generator_cpu for part in slices),
         ratio_raw_best=_median([rate / raw.rates[best] for rate, raw in pairs]),
         ratio_serial_limit=_median([rate / raw.serial_limit(best) for rate, raw in pairs]),
     )
 
 
 def _stages(answered: Sequence[Slice]) -> dict[str, float]:
-    """Mean ms per answer, all rounds together: means add up, medians of means do not."""
-    answers, requests = (sum(one.answers for one in answered), sum(len(one.latencies_ms) for one in answered))
+    """Return mean ms per answer over all rounds: unlike medians, means of stages add up."""
+    answers, requests = (sum(part.answers for part in answered), sum(len(part.latencies_ms) for part in answered))
     if not answers:
         return {}
-    sums = {name: sum(one.stages_ms[name] for one in answered) / answers for name in (*STAGES, "total")}
-    latency = sum(sum(one.latencies_ms) for one in answered) / requests
+    sums = {name: sum(part.stages_ms[name] for part in answered) / answers for name in (*STAGES, "total")}
+    latency = sum(sum(part.latencies_ms) for part in answered) / requests
     total = sums.pop("total")
     return {**sums, "finish": total - sum(sums.values()), "http": latency - total, "latency": latency}
 
 
 def _cpu_us(spent: Sequence[CpuUsage]) -> dict[str, float]:
-    jobs = sum(one.jobs for one in spent)
+    jobs = sum(usage.jobs for usage in spent)
     if not jobs:
         return {}
-    parts = {part: sum(one.seconds[part] for one in spent) * 1e6 / jobs for part in spent[0].seconds}
+    parts = {name: sum(usage.seconds[name] for usage in spent) * 1e6 / jobs for name in spent[0].seconds}
     return {**parts, "all": sum(parts.values())}
 
 

@@ -1,4 +1,4 @@
-"""`jitney bulk`: from a folder, an archive or a table to a results file, through a service or in this process."""
+"""`jitney bulk`: runs a folder, an archive or a table through a service or locally, into a results file."""
 
 from cli.bulk.command import main
 

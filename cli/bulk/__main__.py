@@ -1,4 +1,4 @@
-"""`python -m cli.bulk`: the verb `bulk` by itself."""
+"""Entry point of `python -m cli.bulk`, the same as `jitney bulk`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""`--cancel`: stops the process that runs, and cancels those jobs of the run that have not ended.
+"""`jitney bulk run --cancel`: stops the process of a run and cancels its open jobs.
 
-Jobs are found by their metadata, so that a run that was killed can be canceled too.
+It finds the jobs by their metadata, so that a killed run can be canceled too.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ OPEN_STATES: Final = ("queued", "running")
 
 
 async def cancel(journal: Path, url: str | None) -> int:
-    """Returns the exit code; raises CannotRun."""
+    """Cancel a run and its retry; return the exit code. Raises CannotRun."""
     state = read_state(journal)
     if state is None:
-        raise CannotRun(f"there is no run of {journal}")
+        raise CannotRun(f"no run has written {journal}")
     await _stop_process(journal, state.pid)
     runs = {}
-    for one in (journal, retry_journal_path(journal)):
-        if (state := read_state(one)) is not None and state.ended != "finished":
-            runs[state.run] = one
+    for path in (journal, retry_journal_path(journal)):
+        if (state := read_state(path)) is not None and state.ended != "finished":
+            runs[state.run] = path
     if not runs:
-        print_message("the run had finished: there is nothing to cancel")
+        print_message("the run has finished: nothing to cancel")
         return 0
     count = 0
-    if state_url := url or _service_url(journal):
-        async with ServiceClient(state_url) as client:
+    if service_url := url or _service_url(journal):
+        async with ServiceClient(service_url) as client:
             count = await _cancel_jobs(client, set(runs))
-    for one in runs.values():
-        if (state := read_state(one)) is not None:
-            state.generation += 1  # what was canceled stays so: the next jobs have other keys
+    for path in runs.values():
+        if (state := read_state(path)) is not None:
+            state.generation += 1  # canceled jobs stay canceled: a resumed run needs new keys
             state.ended = "canceled"
-            write_state(one, state)
-    print_message(f"canceled, {count} jobs with it; the same command goes on where it was")
+            write_state(path, state)
+    print_message(f"canceled the run and {count} jobs; the same command resumes it")
     return 0
 
 
@@ -58,24 +58,23 @@ async def _stop_process(journal: Path, pid: int) -> None:
         await asyncio.sleep(0.05)
         if not is_locked(journal):
             return
-    raise CannotRun(f"process {pid} runs it, and did not stop within {STOP_TIMEOUT_S:g} s of being told to")
+    raise CannotRun(f"process {pid} of the run did not stop within {STOP_TIMEOUT_S:g} s of SIGTERM")
 
 
 async def _cancel_jobs(client: ServiceClient, runs: set[str]) -> int:
-    """Look through the newest jobs, as far as they are listed; gives how many were canceled."""
-    found, cursor = [], ""
+    """Cancel the open jobs of the runs, as far as the service lists jobs; return their number."""
+    job_ids, cursor = [], ""
     while True:
         page = (await client.request_or_fail("GET", f"/v1/jobs?limit=100{cursor}")).body
-        found += [job["id"] for job in page.get("jobs", ()) if _belongs_to_runs(job, runs)]
+        job_ids += [job["id"] for job in page.get("jobs", ()) if _belongs_to_runs(job, runs)]
         if not page.get("next_cursor"):
             break
         cursor = f"&cursor={page['next_cursor']}"
     canceled = 0
-    for at in range(0, len(found), CANCEL_CONCURRENCY):
-        asked = (
-            client.request_or_fail("DELETE", f"/v1/jobs/{job_id}") for job_id in found[at : at + CANCEL_CONCURRENCY]
-        )
-        canceled += sum(answer.status == 200 for answer in await asyncio.gather(*asked))
+    for start in range(0, len(job_ids), CANCEL_CONCURRENCY):
+        some = job_ids[start : start + CANCEL_CONCURRENCY]
+        requests = (client.request_or_fail("DELETE", f"/v1/jobs/{job_id}") for job_id in some)
+        canceled += sum(response.status == 200 for response in await asyncio.gather(*requests))
     return canceled
 
 

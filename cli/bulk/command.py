@@ -1,4 +1,4 @@
-"""The verb `bulk`: runs, or tells of a run, or cancels it; owns the exit codes."""
+"""`jitney bulk`: starts, shows or cancels a bulk run, and returns the exit code."""
 
 import argparse
 import asyncio
@@ -25,35 +25,35 @@ EXIT_SIGNAL_BASE: Final = 128
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns the exit code: 0, 1 where lines failed, 2 where it can not run, 128 and the signal that stopped it."""
-    given = options.read_options(argv)
+    """Return the exit code: 0, 1 if lines failed, 2 if it cannot run, 128 + the signal that stopped it."""
+    args = options.read_options(argv)
     try:
-        journal = rows.journal_path(given.output)
-        if given.status:
+        journal = rows.journal_path(args.output)
+        if args.status:
             return _print_status(journal)
-        if given.cancel:
-            return asyncio.run(cancel.cancel(journal, given.url))
-        return _run(given, journal)
+        if args.cancel:
+            return asyncio.run(cancel.cancel(journal, args.url))
+        return _run(args, journal)
     except CannotRun as error:
         print_message(str(error))
         return EXIT_CANNOT_RUN
 
 
-def _run(given: argparse.Namespace, journal: Path) -> int:
-    began = time.monotonic()
-    failures, number = asyncio.run(run_until_stopped(BulkRun(given)))
+def _run(args: argparse.Namespace, journal: Path) -> int:
+    started = time.monotonic()
+    failures, signal_number = asyncio.run(run_until_stopped(BulkRun(args)))
     state = read_state(journal)
     if state is None:
-        return EXIT_SIGNAL_BASE + number
-    if number:
-        print_message(f"stopped after {state.lines} lines; the same command goes on from there")
-        return EXIT_SIGNAL_BASE + number
-    print_message(f"{summary(state)} in {time.monotonic() - began:.1f} s: {given.output}")
+        return EXIT_SIGNAL_BASE + signal_number
+    if signal_number:
+        print_message(f"stopped after {state.lines} lines; the same command resumes the run")
+        return EXIT_SIGNAL_BASE + signal_number
+    print_message(f"{summary(state)} in {time.monotonic() - started:.1f} s: {args.output}")
     return EXIT_SOME_FAILED if failures else 0
 
 
 def summary(state: RunState) -> str:
-    """Say how a run ended."""
+    """Describe how a run ended."""
     text = f"{state.lines} lines, {state.lines - state.failures} succeeded, {state.failures} failed"
     if state.failed:
         text += f" ({', '.join(f'{code} {count}' for code, count in sorted(state.failed.items()))})"
@@ -63,10 +63,10 @@ def summary(state: RunState) -> str:
 def _print_status(journal: Path) -> int:
     state = read_state(journal)
     if state is None:
-        raise CannotRun(f"there is no run of {journal}")
-    told = {
+        raise CannotRun(f"no run has written {journal}")
+    status = {
         "status": "running" if is_locked(journal) else state.ended or "killed",
-        "input": describe_input(state.given),
+        "input": describe_input(state.inputs),
         "model": state.model,
         "where": state.where,
         "lines": state.lines,
@@ -76,6 +76,6 @@ def _print_status(journal: Path) -> int:
         "mean_batch": round(state.mean_batch, 1),
     }
     if (retry := read_state(retry_journal_path(journal))) is not None:
-        told["retry"] = {"lines": retry.lines, "total": retry.total, "failed": retry.failed}
-    sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode() + "\n")
+        status["retry"] = {"lines": retry.lines, "total": retry.total, "failed": retry.failed}
+    sys.stdout.write(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode() + "\n")
     return 0

@@ -1,4 +1,4 @@
-"""Runs lines in this process: a model's folder, its decode pool, its device; no service, no queue."""
+"""Runs the lines of a bulk run in this process, without a service or Redis."""
 
 import warnings
 from collections import deque
@@ -24,26 +24,26 @@ from model_runtime.spec.model_toml import ModelError
 from worker.offline import Offline, OfflineInput, OfflineResult
 from worker.versions.hardware import hardware_from_environment
 
-# What a decoder makes of a picture is told by its row; its warnings would tear the progress bar.
+# The row of an image reports decoding errors; warnings of Pillow would break the progress bar.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 def open_model(folder: Path, model: str | None) -> Model:
-    """Load a model's folder, or the model of that name in a folder of models; raises CannotRun."""
+    """Load a model folder, or the named model from a folder of models. Raises CannotRun."""
     place = folder / model if model is not None and (folder / model).is_dir() else folder.resolve()
     if model is not None and place.name != model:
-        raise CannotRun(f"there is no model {model} in {folder}")
+        raise CannotRun(f"no model {model} in {folder}")
     try:
-        (found,) = list_models(place.parent, [place.name])
-        if isinstance(found, BrokenModel):
-            raise CannotRun(f"--local {folder}: {found.reason}")
-        return load_model(found, hardware_from_environment())
+        (listed,) = list_models(place.parent, [place.name])
+        if isinstance(listed, BrokenModel):
+            raise CannotRun(f"--local {folder}: {listed.reason}")
+        return load_model(listed, hardware_from_environment())
     except ModelError as error:
         raise CannotRun(f"--local {folder}: {error}") from error
 
 
 class LocalRunner:
-    """A loaded model, for one run."""
+    """Runs lines with a loaded model."""
 
     def __init__(self, model: Model, parameters: Mapping[str, Any]) -> None:
         kinds = model.card()["kinds"]
@@ -51,53 +51,54 @@ class LocalRunner:
         self._kind = next((kind for kind in ("image", "raw") if kind in kinds), "tensors")
 
     async def run(self, items: Iterator[Item]) -> AsyncIterator[list[ResultRow]]:
-        """Give the rows of all lines, in order; raises CannotRun."""
-        riding: deque[Item] = deque()
+        """Yield the rows of all lines in order. Raises CannotRun."""
+        running: deque[Item] = deque()
 
         def offline_inputs() -> Iterator[OfflineInput]:
             for item in items:
-                riding.append(item)
-                yield self._ride(item)
+                running.append(item)
+                yield self._offline_input(item)
 
-        async for ends in Offline(self._model, usable_cpus()).run(offline_inputs()):
-            yield [_result_row(riding.popleft(), end) for end in ends]
+        async for results in Offline(self._model, usable_cpus()).run(offline_inputs()):
+            yield [_result_row(running.popleft(), result) for result in results]
 
-    def _ride(self, item: Item) -> OfflineInput:
+    def _offline_input(self, item: Item) -> OfflineInput:
         if item.job is None:
             return OfflineInput(self._kind, item.read, self._parameters)
-        given, parameters = item.job["input"], item.job.get("parameters")
-        own = self._parameters if parameters is None else orjson.dumps(parameters)
-        if isinstance(given.get("tensors"), dict):
-            return OfflineInput("tensors", lambda: _pack_tensors(given["tensors"]), own)
-        return OfflineInput("image", lambda: _image(given), own)
+        job_input, parameters = item.job["input"], item.job.get("parameters")
+        encoded = self._parameters if parameters is None else orjson.dumps(parameters)
+        if isinstance(job_input.get("tensors"), dict):
+            return OfflineInput("tensors", lambda: _pack_tensors(job_input["tensors"]), encoded)
+        return OfflineInput("image", lambda: _decode_image(job_input), encoded)
 
 
-def _image(given: Mapping[str, Any]) -> bytes:
-    if isinstance(image := given.get("image"), str):
+def _decode_image(job_input: Mapping[str, Any]) -> bytes:
+    if isinstance(image := job_input.get("image"), str):
         return decode_base64(image)
-    names = ", ".join(describe_value(name) for name in sorted(given)[:5])
-    raise BadItem(MALFORMED, f"a job's input has an image in base64, or tensors; this one has {names}")
+    names = ", ".join(describe_value(name) for name in sorted(job_input)[:5])
+    raise BadItem(MALFORMED, f"the input of a job must have an image in base64, or tensors; this one has {names}")
 
 
-def _pack_tensors(given: Mapping[str, Any]) -> bytes:
-    """Pack a job's tensors as the gateway does; the task checks them against the model. Raises BadItem."""
+def _pack_tensors(values: Mapping[str, Any]) -> bytes:
+    """Pack JSON tensors as the gateway does; the task checks them against the model. Raises BadItem."""
     try:
-        return tensors.pack_tensors({name: _tensor(name, one) for name, one in given.items()})
+        return tensors.pack_tensors({name: _read_tensor(name, value) for name, value in values.items()})
     except Refused as error:
         raise BadItem(MALFORMED if error.code == "invalid_request" else error.code, error.message) from error
 
 
-def _tensor(name: str, one: Any) -> Tensor:
-    datatype, shape = tensors.read_tensor_header(name, one)
-    return tensors.read_tensor_values(name, datatype, shape, one)
+def _read_tensor(name: str, value: Any) -> Tensor:
+    datatype, shape = tensors.read_tensor_header(name, value)
+    return tensors.read_tensor_values(name, datatype, shape, value)
 
 
-def _result_row(item: Item, end: OfflineResult) -> ResultRow:
-    if isinstance(end, Outcome):
-        if end.state == State.SUCCEEDED:
-            return ResultRow(item, end.state.value, end.body, None, end.batch_size)
-        error = orjson.loads(end.body)
-        return failed_row(item, error["code"], error["message"], end.state.value)._replace(batch_size=end.batch_size)
-    if isinstance(end, BadItem | JitneyError):
-        return failed_row(item, end.code, end.message)
-    return failed_row(item, "internal_error", f"{type(end).__name__}: {end}")
+def _result_row(item: Item, result: OfflineResult) -> ResultRow:
+    if isinstance(result, Outcome):
+        state, batch_size = result.state, result.batch_size
+        if state == State.SUCCEEDED:
+            return ResultRow(item, state.value, result.body, None, batch_size)
+        error = orjson.loads(result.body)
+        return failed_row(item, error["code"], error["message"], state.value)._replace(batch_size=batch_size)
+    if isinstance(result, BadItem | JitneyError):
+        return failed_row(item, result.code, result.message)
+    return failed_row(item, "internal_error", f"{type(result).__name__}: {result}")

@@ -1,4 +1,4 @@
-"""The command line of `jitney bulk`: what may be asked for, and what is meant where nothing is said."""
+"""Command line options of `jitney bulk` and their defaults."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,71 +15,69 @@ MAX_IN_FLIGHT_LIMIT: Final = 100_000
 
 
 def read_options(argv: Sequence[str]) -> argparse.Namespace:
-    """Ends the process, with words, where it makes no sense."""
+    """Parse the command line; exit with a message if it is invalid."""
     parser, run = _parsers()
-    given = parser.parse_args(argv)
-    if given.local and given.url:
-        run.error("--local runs in this process, --url through a service: give one of them")
-    if sum((given.status, given.cancel, given.retry_failed)) > 1:
-        run.error("give one of --status, --cancel and --retry-failed")
-    return given
+    args = parser.parse_args(argv)
+    if args.local and args.url:
+        run.error("use either --local or --url: --local runs without a service")
+    if sum((args.status, args.cancel, args.retry_failed)) > 1:
+        run.error("use only one of --status, --cancel and --retry-failed")
+    return args
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    parser = argparse.ArgumentParser(prog="jitney bulk", description="Many inputs, one results file.")
+    parser = argparse.ArgumentParser(prog="jitney bulk", description="Run many inputs into one results file.")
     verbs = parser.add_subparsers(dest="what", required=True, metavar="run")
     run = verbs.add_parser(
         "run",
-        help="run every line of an input, and write what became of it",
-        description="Run every line of INPUT and write a row for each, in the same order. Stopped or killed at any "
-        "moment, the same command goes on where it was.",
-        epilog="exit code: 0 all succeeded, 1 some lines failed, 2 nothing was run or it can not go on, "
-        "130 stopped by Ctrl-C. JITNEY_API_KEY is sent to the service as the API key.",
+        help="run every line of an input and write its result",
+        description="Run every line of INPUT and write a row for each, in the same order. If the run is stopped or "
+        "killed, the same command resumes it.",
+        epilog="exit code: 0 all succeeded, 1 some lines failed, 2 the run cannot start or continue, 130 stopped by "
+        "Ctrl-C. JITNEY_API_KEY is sent to the service as the API key.",
     )
     add = run.add_argument
-    what = (
-        "a folder, images, a glob in quotes, .zip, .tar*, .jsonl, .csv, .parquet, s3://BUCKET/PREFIX; none: as before"
-    )
-    add("input", nargs="*", metavar="INPUT", help=what)
-    add("-o", "--output", type=Path, required=True, metavar="FILE", help="results: .jsonl, .csv or .parquet")
-    add("--model", metavar="NAME", help="the model (default: the only one)")
-    add("--url", help=f"where the service listens ({DEFAULT_URL})")
-    local = "run in this process, without a service: a model's folder, or a folder of models with --model"
+    kinds = "folder, images, quoted glob, .zip, .tar*, .jsonl, .csv, .parquet or s3://BUCKET/PREFIX"
+    add("input", nargs="*", metavar="INPUT", help=f"{kinds}; may be omitted to resume a run")
+    add("-o", "--output", type=Path, required=True, metavar="FILE", help="results file: .jsonl, .csv or .parquet")
+    add("--model", metavar="NAME", help="model (default: the only one)")
+    add("--url", help=f"URL of the service ({DEFAULT_URL})")
+    local = "run without a service: a model folder, or a folder of models with --model"
     add("--local", type=Path, metavar="MODEL_DIR", help=local)
     add(
         "--parameters",
         type=_parse_json_object,
         default={},
         metavar="JSON",
-        help="of each job that has none, such as '{\"top_k\": 1}'",
+        help="parameters of jobs that have none, such as '{\"top_k\": 1}'",
     )
     add(
         "--column",
         metavar="NAME",
-        help="of a table: the column with paths or URLs (path, file, filename, image, url, uri)",
+        help="table column with paths or URLs (path, file, filename, image, url, uri)",
     )
-    add("--encoding", type=_encoding, metavar="NAME", help="of a .csv that is not UTF-8, such as cp1252 (Windows)")
-    add("--retry-failed", action="store_true", help="run the lines that failed again, and put their new rows in place")
-    most = f"jobs in flight at most ({DEFAULT_MAX_IN_FLIGHT}); fewer while the service says 429 or 503"
+    add("--encoding", type=_parse_encoding, metavar="NAME", help="encoding of a .csv that is not UTF-8, such as cp1252")
+    add("--retry-failed", action="store_true", help="rerun the failed lines and replace their rows")
+    limit = f"maximum jobs in flight ({DEFAULT_MAX_IN_FLIGHT}); fewer after 429 or 503"
     add(
         "--max-in-flight",
         type=arguments.int_between(1, MAX_IN_FLIGHT_LIMIT),
         default=DEFAULT_MAX_IN_FLIGHT,
         metavar="N",
-        help=most,
+        help=limit,
     )
-    add("--status", action="store_true", help="tell how far the run of these results is, as JSON")
-    add("--cancel", action="store_true", help="stop the run of these results, and cancel its jobs")
-    add("--quiet", action="store_true", help="say nothing until the end")
+    add("--status", action="store_true", help="print the progress of the run as JSON")
+    add("--cancel", action="store_true", help="stop the run and cancel its jobs")
+    add("--quiet", action="store_true", help="show no progress")
     return parser, run
 
 
-def _encoding(text: str) -> str:
+def _parse_encoding(text: str) -> str:
     try:
-        "".encode(text)  # refuses codecs that are not of text, too
+        "".encode(text)  # also refuses codecs that do not encode text
     except (LookupError, ValueError) as error:
         raise argparse.ArgumentTypeError(
-            f"{text[:40]!r} is no encoding of text; allowed: cp1252, utf-16, latin-1 and the others that Python knows"
+            f"{text[:40]!r} is not a text encoding; allowed: cp1252, utf-16, latin-1 and others that Python supports"
         ) from error
     return text
 
@@ -90,5 +88,5 @@ def _parse_json_object(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"a JSON object, not {text[:40]}")
+        raise argparse.ArgumentTypeError(f"must be a JSON object, not {text[:40]}")
     return value

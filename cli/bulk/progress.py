@@ -1,74 +1,76 @@
-"""What the person at the terminal sees: a bar, or a line now and then where nobody watches a terminal."""
+"""Shows the progress of a bulk run: a bar on a terminal, otherwise a line every 10 seconds."""
 
 import sys
 import time
-from typing import Any, Final
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, Final
 
 from cli.bulk.results.results_journal import RunState
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 PRINT_INTERVAL_S: Final = 10.0
 
 
 class Progress:
-    """Shows a run's state as it grows."""
+    """Shows the state of one run."""
 
     def __init__(self, state: RunState, *, quiet: bool) -> None:
-        self._state, self._began_with, self._began_at = state, state.lines, time.monotonic()
-        self._printed_at, self._trouble, self._bar = time.monotonic(), "", None
+        self._state, self._resumed_lines, self._began_at = state, state.lines, time.monotonic()
+        self._printed_at, self._problem = time.monotonic(), ""
         self._quiet = quiet
-        if sys.stderr.isatty() and not quiet:
-            self._bar = self._draw()
+        self._bar = self._create_bar() if sys.stderr.isatty() and not quiet else None
 
-    def _draw(self) -> "tqdm[Any]":
+    def _create_bar(self) -> "tqdm[Any]":
+        from tqdm import tqdm  # noqa: PLC0415 (without tqdm, `--help` still works)
+
         state = self._state
-        form = "{percentage:3.0f}% {bar:24} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}"
+        bar_format = "{percentage:3.0f}% {bar:24} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}"
         if state.total is None:
-            form = "{n_fmt} {rate_fmt} in {elapsed}{postfix}"
+            bar_format = "{n_fmt} {rate_fmt} in {elapsed}{postfix}"
         return tqdm(
-            total=state.total, initial=state.lines, bar_format=form, unit="", dynamic_ncols=True, smoothing=0.05
+            total=state.total, initial=state.lines, bar_format=bar_format, unit="", dynamic_ncols=True, smoothing=0.05
         )
 
     def update(self) -> None:
-        """Show how far it is now."""
+        """Show the current state."""
         if self._bar is not None:
-            self._bar.set_postfix_str(self._words(), refresh=False)
+            self._bar.set_postfix_str(self._summary(), refresh=False)
             self._bar.update(self._state.lines - self._bar.n)
         elif not self._quiet and time.monotonic() - self._printed_at >= PRINT_INTERVAL_S:
             self._printed_at = time.monotonic()
-            print_message(f"{self._far()}, {self._rate():.0f}/s{self._eta()}, {self._words()}")
+            print_message(f"{self._done()}, {self._rate():.0f}/s{self._eta()}, {self._summary()}")
 
-    def on_problem(self, words: str) -> None:
-        """Hear what holds the run up; nothing when it goes on."""
-        self._trouble = words
+    def on_problem(self, text: str) -> None:
+        """Show what delays the run; an empty text means that it continues."""
+        self._problem = text
         if self._bar is not None:
-            self._bar.set_postfix_str(self._words())
-        elif words:
-            print_message(words)
+            self._bar.set_postfix_str(self._summary())
+        elif text:
+            print_message(text)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar."""
         if self._bar is not None:
             self._bar.close()
 
-    def _far(self) -> str:
+    def _done(self) -> str:
         total = self._state.total
         return f"{self._state.lines}" if total is None else f"{self._state.lines}/{total}"
 
     def _rate(self) -> float:
-        return (self._state.lines - self._began_with) / max(1e-9, time.monotonic() - self._began_at)
+        return (self._state.lines - self._resumed_lines) / max(1e-9, time.monotonic() - self._began_at)
 
     def _eta(self) -> str:
         total, rate = self._state.total, self._rate()
         return f", ETA {(total - self._state.lines) / rate:.0f} s" if total and rate else ""
 
-    def _words(self) -> str:
+    def _summary(self) -> str:
         batch = f", mean batch {self._state.mean_batch:.1f}" if self._state.ran else ""
-        trouble = f", {self._trouble[:60]}" if self._trouble and self._bar is not None else ""
-        return f"{self._state.failures} failed{batch}{trouble}"
+        problem = f", {self._problem[:60]}" if self._problem and self._bar is not None else ""
+        return f"{self._state.failures} failed{batch}{problem}"
 
 
 def print_message(line: str) -> None:
-    """Tell the person at the terminal."""
+    """Print a message on stderr."""
     print(f"jitney bulk: {line}", file=sys.stderr, flush=True)

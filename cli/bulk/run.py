@@ -1,4 +1,4 @@
-"""One run: its lines through its engine into its ledger, from where the last process stopped."""
+"""Runs a bulk run: reads lines, runs them through a service or locally, and writes the journal."""
 
 import argparse
 import asyncio
@@ -29,155 +29,150 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Engine(Protocol):
-    """What runs lines."""
+    """Runs lines: a ServiceRunner or a LocalRunner."""
 
     def run(self, items: Iterator[Item]) -> AsyncIterator[list[ResultRow]]:
-        """Give the rows of all lines, in order; raises CannotRun."""
+        """Yield the rows of all lines in order. Raises CannotRun."""
 
 
 class BulkRun:
-    """What a command asks for, with the model it runs on."""
+    """One invocation of `jitney bulk run`."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
-        self._given, self._output = given, given.output
-        self._journal = rows.journal_path(given.output)
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args, self._output = args, args.output
+        self._journal_path = rows.journal_path(args.output)
         self._client: ServiceClient | None = None
         self._card: dict[str, Any] = {}
         self._model: Any = None
 
     async def run(self) -> int:
-        """Run to the end; gives how many lines failed. Raises CannotRun, and CancelledError when it is stopped."""
-        given = self._given
+        """Run to the end and return the number of failed lines. Raises CannotRun; CancelledError if stopped."""
+        args = self._args
         rows.check_output_format(self._output)
-        retry_failed.finish_merge(self._journal)
-        known = read_state(self._journal)
-        what = given.input or (known.given if known else [])
-        source = open_source(what, given.column, given.encoding)
+        retry_failed.finish_merge(self._journal_path)
+        state = read_state(self._journal_path)
+        inputs = args.input or (state.inputs if state else [])
+        source = open_source(inputs, args.column, args.encoding)
         async with AsyncExitStack() as stack:
-            await self._open(stack)
-            ledger = ResultsJournal(self._journal, self._begin(what, source))
-            self._check(ledger, what)
-            await self._pass(ledger, source.items(), source)
+            await self._open_model(stack)
+            journal = ResultsJournal(self._journal_path, self._initial_state(inputs, source))
+            self._check_same_run(journal, inputs)
+            await self._run_lines(journal, source.items(), source)
             try:
-                if given.retry_failed and ledger.state.failed:
-                    await self._retry(ledger, source)
-                rows.convert_journal(self._journal, self._output)
+                if args.retry_failed and journal.state.failed:
+                    await self._retry_failed(journal, source)
+                rows.convert_journal(self._journal_path, self._output)
             except OSError as error:
                 raise _write_error(self._output, error) from error
-        return ledger.state.failures
+        return journal.state.failures
 
-    async def _open(self, stack: AsyncExitStack) -> None:
-        given = self._given
-        if given.local is None:
-            if not given.url:
-                print_message(f"the service is {DEFAULT_URL}: --url names no other")
-            self._client = await stack.enter_async_context(ServiceClient(given.url or DEFAULT_URL))
-            self._card = await self._client.card(given.model)
+    async def _open_model(self, stack: AsyncExitStack) -> None:
+        args = self._args
+        if args.local is None:
+            if not args.url:
+                print_message(f"using the service at {DEFAULT_URL}; --url sets another")
+            self._client = await stack.enter_async_context(ServiceClient(args.url or DEFAULT_URL))
+            self._card = await self._client.model_card(args.model)
             return
         if importlib.util.find_spec("onnxruntime") is None:
             raise CannotRun('--local needs ONNX Runtime: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
-        self._model = importlib.import_module("cli.bulk.local_runner").open_model(given.local, given.model)
+        self._model = importlib.import_module("cli.bulk.local_runner").open_model(args.local, args.model)
         self._card = self._model.card()
 
-    def _begin(self, what: list[str], source: InputSource) -> RunState:
-        where = str(self._given.local) if self._client is None else self._client.url
-        chunk = min(CHUNK_LINES, self._given.max_in_flight)
-        return RunState(given=what, where=where, model=self._card["name"], chunk=chunk, total=source.total)
+    def _initial_state(self, inputs: list[str], source: InputSource) -> RunState:
+        where = str(self._args.local) if self._client is None else self._client.url
+        chunk = min(CHUNK_LINES, self._args.max_in_flight)
+        return RunState(inputs=inputs, where=where, model=self._card["name"], chunk=chunk, total=source.total)
 
-    def _check(self, ledger: ResultsJournal, what: list[str]) -> None:
-        state = ledger.state
+    def _check_same_run(self, journal: ResultsJournal, inputs: list[str]) -> None:
+        """Raise CannotRun if the journal belongs to another input or model."""
+        state = journal.state
         for name, before, now in (
-            ("INPUT", describe_input(state.given), describe_input(what)),
+            ("INPUT", describe_input(state.inputs), describe_input(inputs)),
             ("model", state.model, self._card["name"]),
         ):
             if before != now:
-                ledger.drop()
-                raise CannotRun(
-                    f"{ledger.journal} belongs to a run with the {name} {before}, not {now}: name another -o"
-                )
-        state.where = self._begin(what, InputSource(lambda: iter(()), None)).where
+                journal.release()
+                raise CannotRun(f"{journal.path} belongs to a run with the {name} {before}, not {now}: use another -o")
+        state.where = self._initial_state(inputs, InputSource(lambda: iter(()), None)).where
 
     def _engine(self, state: RunState, progress: Progress) -> Engine:
-        given = self._given
+        args = self._args
         if self._client is None:
-            engine: Engine = importlib.import_module("cli.bulk.local_runner").Local(self._model, given.parameters)
+            engine: Engine = importlib.import_module("cli.bulk.local_runner").LocalRunner(self._model, args.parameters)
             return engine
-        wording = JobEncoder(self._card, given.parameters, state.run)
-        window = InFlightWindow(given.max_in_flight, asyncio.get_running_loop().time)
-        service = ServiceRunner(self._client, wording, f"{state.run}.{state.generation}", window, state.chunk)
+        encoder = JobEncoder(self._card, args.parameters, state.run)
+        window = InFlightWindow(args.max_in_flight, asyncio.get_running_loop().time)
+        service = ServiceRunner(self._client, encoder, f"{state.run}.{state.generation}", window, state.chunk)
         service.on_problem = progress.on_problem
         return service
 
-    async def _pass(self, ledger: ResultsJournal, items: Iterator[Item], source: InputSource) -> None:
-        """Run the lines that a ledger does not have, and close it; raises CannotRun."""
-        state = ledger.state
+    async def _run_lines(self, journal: ResultsJournal, items: Iterator[Item], source: InputSource) -> None:
+        """Run the lines that are not in the journal, and close it. Raises CannotRun."""
+        state = journal.state
         state.total = source.total
         ended = "interrupted"
-        progress = Progress(state, quiet=self._given.quiet)
+        progress = Progress(state, quiet=self._args.quiet)
         try:
-            left = _skip_done(_check_input_errors(items, state), state)
-            left = remote.read_ahead(left) if source.is_remote else left
-            async with aclosing(self._engine(state, progress).run(left)) as made:  # type: ignore[type-var]
-                async for some in made:
-                    ledger.commit(some)
+            rest = _skip_done(_check_input_errors(items, state), state)
+            rest = remote.read_ahead(rest) if source.is_remote else rest
+            async with aclosing(self._engine(state, progress).run(rest)) as results:  # type: ignore[type-var]
+                async for chunk in results:
+                    journal.commit(chunk)
                     progress.update()
             ended = "finished"
         except OSError as error:
-            ledger.drop()
-            raise _write_error(ledger.journal, error) from error
+            journal.release()
+            raise _write_error(journal.path, error) from error
         finally:
             progress.close()
-            if not ledger.is_dropped:
-                ledger.close(ended)
+            if not journal.is_released:
+                journal.close(ended)
 
-    async def _retry(self, ledger: ResultsJournal, source: InputSource) -> None:
-        journal = retry_failed.retry_journal_path(self._journal)
-        lines = retry_failed.list_failed_lines(self._journal)
-        print_message(f"{len(lines)} lines are tried again")
-        again = source._replace(total=len(lines))
-        retry = ResultsJournal(journal, self._begin(ledger.state.given, again))
-        await self._pass(retry, retry_failed.select_lines(source.items(), lines), again)
-        retry_failed.merge_retried(self._journal)
-        retry_failed.adopt_merge(ledger)
+    async def _retry_failed(self, journal: ResultsJournal, source: InputSource) -> None:
+        lines = retry_failed.list_failed_lines(self._journal_path)
+        print_message(f"retrying {len(lines)} failed lines")
+        subset = source._replace(total=len(lines))
+        initial = self._initial_state(journal.state.inputs, subset)
+        retry = ResultsJournal(retry_failed.retry_journal_path(self._journal_path), initial)
+        await self._run_lines(retry, retry_failed.select_lines(source.items(), lines), subset)
+        retry_failed.merge_retried(self._journal_path)
+        retry_failed.reload_merged_state(journal)
 
 
 def _check_input_errors(items: Iterator[Item], state: RunState) -> Iterator[Item]:
-    """Say whose fault it is where an input breaks off; raises CannotRun."""
+    """Raise CannotRun for an error of the input, so that it is not taken for a write error."""
     try:
         yield from items
-    except (OSError, ValueError, EOFError) as error:  # pyarrow's own are among these
-        raise CannotRun(f"{describe_input(state.given)} can not be read to its end: {error}") from error
+    except (OSError, ValueError, EOFError) as error:  # pyarrow's errors derive from these
+        raise CannotRun(f"{describe_input(state.inputs)} cannot be read to its end: {error}") from error
 
 
 def _skip_done(items: Iterator[Item], state: RunState) -> Iterator[Item]:
-    """Skip what the ledger has; raises CannotRun where the input is not what it was."""
+    """Skip the lines in the journal. Raises CannotRun if the input has changed."""
     last = ""
-    for had in range(state.lines):
+    source = describe_input(state.inputs)
+    for count in range(state.lines):
         item = next(items, None)
         if item is None:
-            raise CannotRun(
-                f"{describe_input(state.given)} has {had} lines, and {state.lines} were run before: name another -o"
-            )
+            raise CannotRun(f"{source} has {count} lines, and {state.lines} were run before: use another -o")
         last = item.name
     if last != state.name:
-        raise CannotRun(
-            f"{describe_input(state.given)} has changed: line {state.lines} was {state.name} and is {last}; "
-            "name another -o"
-        )
+        raise CannotRun(f"{source} has changed: line {state.lines} was {state.name}, now {last}; use another -o")
     return items
 
 
 def _write_error(journal: Path, error: OSError) -> CannotRun:
-    kept = "what is safe on the disk stays, and the same command goes on from there"
-    return CannotRun(f"{error.filename or journal} can not be written: {error.strerror or error}; {kept}")
+    hint = "synced results stay, and the same command resumes the run"
+    return CannotRun(f"{error.filename or journal} cannot be written: {error.strerror or error}; {hint}")
 
 
 async def run_until_stopped(run: BulkRun) -> tuple[int, int]:
-    """Run until the end or a signal; gives how many failed, and the signal's number, 0 where none came."""
-    task, loop, told = asyncio.ensure_future(run.run()), asyncio.get_running_loop(), [0]
+    """Run until the end or a signal; return the number of failed lines and the signal number, or 0."""
+    task, loop, received = asyncio.ensure_future(run.run()), asyncio.get_running_loop(), [0]
 
     def stop(number: int) -> None:
-        told[0] = number
+        received[0] = number
         task.cancel()
 
     for number in STOP_SIGNALS:
@@ -185,12 +180,12 @@ async def run_until_stopped(run: BulkRun) -> tuple[int, int]:
     try:
         return await task, 0
     except asyncio.CancelledError:
-        return 0, told[0]
+        return 0, received[0]
     finally:
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
 
 
 def send_stop_signal(pid: int) -> None:
-    """Let another process's run stop as Ctrl-C would."""
+    """Stop the run of another process, as Ctrl-C would."""
     os.kill(pid, signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""`jitney gpu-report`: a model measured by CPU, CUDA and TensorRT."""
+"""`jitney gpu-report`: compares a model on CPU, CUDA and TensorRT."""

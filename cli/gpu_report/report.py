@@ -1,6 +1,6 @@
-"""`jitney gpu-report`: one model by CPU, CUDA and TensorRT: whether they agree, how fast each is, also queued.
+"""Measures a model on CPU, CUDA and TensorRT: agreement of outputs, speed alone, and speed through the queue.
 
-One JSON document on stdout, words on stderr. A provider that can not be used here is a row that says what is missing.
+It prints one JSON document on stdout and messages on stderr. An unavailable provider becomes a row with the reason.
 """
 
 import argparse
@@ -19,8 +19,10 @@ import numpy as np
 from batching import buckets
 from batching.collation import split_outputs, stack_items
 from cli.bench.report.environment import describe_machine
+from cli.gpu_report.command import CANNOT_MEASURE, DISAGREES, MISSING
 from cli.gpu_report.service import CannotServe, measure_service
-from cli.models.model_paths import ModelPath, ModelPathNotFound, find_models
+from cli.models.errors import ModelPathNotFound
+from cli.models.model_paths import ModelPath, find_models
 from model_runtime.engine.device_info import query_driver
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.engine.onnx_runtime import VERSION
@@ -30,96 +32,68 @@ from model_runtime.profiling.batch_cap import MAX_MEASURED_BATCH, zero_batch
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array
 
-PROVIDERS: Final = ("cpu", "cuda", "tensorrt")
-ROWS: Final = 32  # of noise, on which providers are compared with the CPU
+ROWS: Final = 32  # rows of noise on which providers are compared with the CPU
 MIN_RUNS: Final = 5
-
-DISAGREES, CANNOT_MEASURE, MISSING = 1, 2, 3
 
 Row = Mapping[str, Array]
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb `gpu-report`; returns the exit code."""
-    given = _read(argv)
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the report, and return the exit code."""
     try:
-        place = _find_model(given.path)
-        report = _report(place, given)
+        report = _build_report(_find_model(args.path), args)
     except (ModelPathNotFound, ModelError, RunFailed) as error:
-        _print_line(str(error))
+        _print_message(str(error))
         return CANNOT_MEASURE
     print(json.dumps(report, indent=2))
     rows = report["providers"]
     for name, row in rows.items():
         if not row["ran"]:
-            _print_line(f"{name} was not measured: {row['missing']}")
+            _print_message(f"{name} was not measured: {row['missing']}")
         elif not row["agrees"]:
-            _print_line(f"{name} does NOT agree with the CPU: drift {row['drift']:.3g}, allowed {row['tolerance']:g}")
+            _print_message(
+                f"{name} does NOT agree with the CPU: drift {row['drift']:.3g}, allowed {row['tolerance']:g}"
+            )
     if not all(row["agrees"] for row in rows.values() if row["ran"]):
         return DISAGREES
     return 0 if all(row["ran"] for row in rows.values()) else MISSING
 
 
-def _read(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="jitney gpu-report",
-        description="Measure a model by CPU, CUDA and TensorRT, alone and through the queue; prints JSON.",
-        epilog=f"exit code: 0 all were measured and agree, {DISAGREES} one does not agree with the CPU, "
-        f"{CANNOT_MEASURE} nothing could be measured, {MISSING} a provider is missing here. docs/gpu.md",
-    )
-    add = parser.add_argument
-    add("path", type=Path, nargs="?", default=Path("models/digits"), help="a model's folder (%(default)s)")
-    add("--providers", default=",".join(PROVIDERS), metavar="NAMES", help="which, beside the CPU (%(default)s)")
-    add("--device", type=int, default=0, metavar="N", help="the GPU's number (0)")
-    add("--seconds", type=float, default=2.0, help="for each batch size, and each load of the service (2)")
-    add("--concurrency", type=int, default=64, metavar="N", help="requests in flight at the service (64)")
-    add("--input", nargs="+", type=Path, default=[], metavar="FILE", help="request bodies, for models of images")
-    add("--no-service", action="store_true", help="leave the queue out")
-    add("--engine-cache", type=Path, default=Path(".data/engines"), help="where TensorRT keeps what it builds")
-    given = parser.parse_args(argv)
-    names = [name.strip() for name in given.providers.split(",")]
-    if not set(names) <= set(PROVIDERS):
-        parser.error(f"--providers {given.providers}: one or more of {', '.join(PROVIDERS)}, commas between")
-    if not (0 < given.seconds <= 3600 and 1 <= given.concurrency <= 4096 and 0 <= given.device < 1024):
-        parser.error("--seconds: above 0, at most 3600; --concurrency: 1 to 4096; --device: 0 to 1023")
-    given.providers = [name for name in PROVIDERS if name == "cpu" or name in names]
-    return given
-
-
 def _find_model(path: Path) -> ModelPath:
-    """The one model meant; raises NothingThere, ModelError."""
+    """Return the model in a folder. Raises ModelPathNotFound, ModelError."""
     places = find_models(path)
     if len(places) > 1:
-        raise ModelPathNotFound(f"{path}: {len(places)} models are there; name one")
+        raise ModelPathNotFound(f"{path}: contains {len(places)} models; name one of them")
     if isinstance(places[0], ModelError):
         raise places[0]
     folder = places[0].folder
     if folder is None or folder.spec.engine is not None:
-        raise ModelPathNotFound(f"{path}: allowed is the folder of a model that ONNX Runtime runs")
+        raise ModelPathNotFound(f"{path}: must be the folder of a model that ONNX Runtime runs")
     return places[0]
 
 
-def _report(place: ModelPath, given: argparse.Namespace) -> dict[str, Any]:
+def _build_report(place: ModelPath, args: argparse.Namespace) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
-    truth: list[Row] = []
-    made: list[dict[str, Array]] = []
-    for name in given.providers:
-        _print_line(f"{name}: opening {place.title}")
+    expected: list[Row] = []
+    inputs: list[dict[str, Array]] = []
+    for name in args.providers:
+        _print_message(f"{name}: loading {place.title}")
         started = time.perf_counter()
         try:
-            engine = _open_engine(place, name, given)
+            engine = _open_engine(place, name, args)
         except ModelError as error:
             if name == "cpu":
                 raise
             rows[name] = {"ran": False, "missing": error.reason}
             continue
-        opened_s = time.perf_counter() - started
-        if not truth:
-            made = synthetic_inputs.make_rows(
+        load_s = time.perf_counter() - started
+        if not expected:
+            inputs = synthetic_inputs.make_rows(
                 engine.inputs, ROWS, batch_consistency.SEED, partial(_run_single, engine)
             ).rows
-            truth = [_run_single(engine, row) for row in made]
-        rows[name] = {"ran": True, "load_s": round(opened_s, 3), **_measure_provider(place, engine, made, truth, given)}
+            expected = [_run_single(engine, row) for row in inputs]
+        measured = _measure_provider(place, engine, inputs, expected, args)
+        rows[name] = {"ran": True, "load_s": round(load_s, 3), **measured}
     driver = query_driver()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -129,34 +103,32 @@ def _report(place: ModelPath, given: argparse.Namespace) -> dict[str, Any]:
         "gpu_driver": {"gpus": driver.gpus, "cuda": driver.cuda / 1000, "problem": driver.problem},
         "model": place.title,
         "rows_compared": ROWS,
-        "seconds": given.seconds,
+        "seconds": args.seconds,
         "providers": rows,
     }
 
 
-def _open_engine(place: ModelPath, provider: str, given: argparse.Namespace) -> OnnxEngine:
-    assert place.folder is not None  # noqa: S101 - `_place` has seen to it
+def _open_engine(place: ModelPath, provider: str, args: argparse.Namespace) -> OnnxEngine:
+    assert place.folder is not None  # noqa: S101 - `_find_model` has checked it
     spec = place.folder.spec
-    return OnnxEngine(place.onnx, provider, spec.threads, gpu_options(spec, Hardware(given.device, given.engine_cache)))
+    return OnnxEngine(place.onnx, provider, spec.threads, gpu_options(spec, Hardware(args.device, args.engine_cache)))
 
 
 def _measure_provider(
-    place: ModelPath, engine: OnnxEngine, made: Sequence[Row], truth: Sequence[Row], given: argparse.Namespace
+    place: ModelPath, engine: OnnxEngine, inputs: Sequence[Row], expected: Sequence[Row], args: argparse.Namespace
 ) -> dict[str, Any]:
-    assert place.folder is not None  # noqa: S101 - likewise
+    assert place.folder is not None  # noqa: S101 - as above
     spec = place.folder.spec
     cap = spec.max_batch or MAX_MEASURED_BATCH
-    sizes = (
-        buckets.choose_buckets("cuda", cap, spec.buckets) if engine.batchable else (1,)
-    )  # the same for all that are compared
-    sized = [_measure_batch_size(engine, size, given.seconds) for size in sizes]
-    for bucket in sized:  # as a worker runs them by now
-        found = _run_batched(engine, made, bucket["rows"])
-        bucket["drift"] = max(
-            map(batch_consistency.relative_difference, truth, found)
-        )  # as a share of an output's largest number
-        bucket["max_abs_drift"] = max(map(_max_difference, truth, found))
-        bucket["top1_agreement"] = sum(map(_same_top_share, truth, found)) / len(truth)
+    # The same sizes for all providers.
+    sizes = buckets.choose_buckets("cuda", cap, spec.buckets) if engine.batchable else (1,)
+    sized = [_measure_batch_size(engine, size, args.seconds) for size in sizes]
+    for bucket in sized:  # warmed up by now, as in a worker
+        outputs = _run_batched(engine, inputs, bucket["rows"])
+        # Relative to the largest number of an output.
+        bucket["drift"] = max(map(batch_consistency.relative_difference, expected, outputs))
+        bucket["max_abs_drift"] = max(map(_max_difference, expected, outputs))
+        bucket["top1_agreement"] = sum(map(_has_same_top, expected, outputs)) / len(expected)
     drift = max(bucket["drift"] for bucket in sized)
     tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
     row = {
@@ -171,77 +143,77 @@ def _measure_provider(
         "buckets": sized,
         "service": None,
     }
-    if not given.no_service:
-        best = max(one["rows_per_s"] for one in sized)
-        row["service"] = _measure_service(place, engine.provider, best, given)
+    if not args.no_service:
+        best = max(bucket["rows_per_s"] for bucket in sized)
+        row["service"] = _measure_service(place, engine.provider, best, args)
     return row
 
 
 def _measure_batch_size(engine: OnnxEngine, size: int, seconds: float) -> dict[str, Any]:
-    """One batch size, as ONNX Runtime runs it by itself, and as a worker does: bound, and recorded where it can be."""
+    """Measure a batch size in a plain session, and as a worker runs it: with bound buffers and CUDA graphs."""
     batch = zero_batch(engine.inputs, size)
     raw = _time_calls(lambda: engine.run(batch), seconds / 2)
     started = time.perf_counter()
     engine.warm_up(batch)
     prepare_ms = (time.perf_counter() - started) * 1000
-    ours = _time_calls(lambda: engine.run(batch), seconds / 2)
-    raw_s, ours_s = (times[len(times) // 2] for times in (raw, ours))
+    prepared = _time_calls(lambda: engine.run(batch), seconds / 2)
+    raw_s, prepared_s = (times[len(times) // 2] for times in (raw, prepared))
     return {
         "rows": size,
-        "p50_ms": round(ours_s * 1000, 4),
-        "p99_ms": round(ours[min(len(ours) - 1, int(0.99 * len(ours)))] * 1000, 4),
-        "rows_per_s": round(size / ours_s, 1),
+        "p50_ms": round(prepared_s * 1000, 4),
+        "p99_ms": round(prepared[min(len(prepared) - 1, int(0.99 * len(prepared)))] * 1000, 4),
+        "rows_per_s": round(size / prepared_s, 1),
         "raw_rows_per_s": round(size / raw_s, 1),
-        "share_of_raw": round(raw_s / ours_s, 3),
+        "share_of_raw": round(raw_s / prepared_s, 3),
         "prepare_ms": round(prepare_ms, 1),
     }
 
 
 def _time_calls(call: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each call, ascending; warmed up."""
+    """Return the seconds of each call, ascending, after a warm-up call."""
     call()
     times: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(times) < MIN_RUNS or time.perf_counter() < until:
-        began = time.perf_counter()
+    deadline = time.perf_counter() + seconds
+    while len(times) < MIN_RUNS or time.perf_counter() < deadline:
+        started = time.perf_counter()
         call()
-        times.append(max(1e-9, time.perf_counter() - began))
+        times.append(max(1e-9, time.perf_counter() - started))
     return sorted(times)
 
 
-def _measure_service(place: ModelPath, provider: str, best: float, given: argparse.Namespace) -> dict[str, Any]:
-    """Through the queue; `best`: rows a second of the engine alone."""
-    _print_line(f"{provider}: through the queue")
-    assert place.folder is not None  # noqa: S101 - likewise
+def _measure_service(place: ModelPath, provider: str, best: float, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure through the queue. `best`: rows per second of the engine alone."""
+    _print_message(f"{provider}: measuring through the queue")
+    assert place.folder is not None  # noqa: S101 - as above
     try:
-        found = measure_service(place.folder, provider, given.device, given.engine_cache, given)
+        measured = measure_service(place.folder, provider, args.device, args.engine_cache, args)
     except CannotServe as error:
         return {"missing": str(error)}
-    return {**found, "share_of_best_bucket": round(found["throughput"] / best, 3)}
+    return {**measured, "share_of_best_bucket": round(measured["throughput"] / best, 3)}
 
 
 def _run_single(engine: OnnxEngine, row: Row) -> Row:
     return {name: value[0] for name, value in engine.run(stack_items([row])).items()}
 
 
-def _run_batched(engine: OnnxEngine, made: Sequence[Row], size: int) -> list[Row]:
-    """Answers of batches that are padded to the size, as a worker pads them."""
-    found: list[Row] = []
-    for start in range(0, len(made), size):
-        some = made[start : start + size]
-        found += split_outputs(engine.run(stack_items(some, size)), len(some), size)
-    return found
+def _run_batched(engine: OnnxEngine, inputs: Sequence[Row], size: int) -> list[Row]:
+    """Return the outputs of batches that are padded to the size, as in a worker."""
+    outputs: list[Row] = []
+    for start in range(0, len(inputs), size):
+        batch = inputs[start : start + size]
+        outputs += split_outputs(engine.run(stack_items(batch, size)), len(batch), size)
+    return outputs
 
 
-def _max_difference(one: Row, other: Row) -> float:
-    pairs = [(value.astype("f8"), other[name].astype("f8")) for name, value in one.items()]
-    return max(float(np.max(np.abs(mine - theirs), initial=0)) for mine, theirs in pairs)
+def _max_difference(expected: Row, actual: Row) -> float:
+    pairs = [(value.astype("f8"), actual[name].astype("f8")) for name, value in expected.items()]
+    return max(float(np.max(np.abs(first - second), initial=0)) for first, second in pairs)
 
 
-def _same_top_share(one: Row, other: Row) -> bool:
-    """By the largest number of each output."""
-    return all(int(value.argmax()) == int(other[name].argmax()) for name, value in one.items())
+def _has_same_top(expected: Row, actual: Row) -> bool:
+    """Return whether the largest number of each output has the same position."""
+    return all(int(value.argmax()) == int(actual[name].argmax()) for name, value in expected.items())
 
 
-def _print_line(line: str) -> None:
+def _print_message(line: str) -> None:
     print(f"jitney gpu-report: {line}", file=sys.stderr, flush=True)

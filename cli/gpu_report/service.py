@@ -1,4 +1,4 @@
-"""A whole Jitney for one model and one provider, started for a measurement by `jitney bench`, and stopped after it."""
+"""Runs `jitney up` for one model and provider, and measures it with `jitney bench`."""
 
 import argparse
 import json
@@ -17,18 +17,18 @@ from typing import Any, Final
 from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import SPEC_FILE
 
-START_TIMEOUT_S: Final = 1800.0  # TensorRT builds for minutes
+START_TIMEOUT_S: Final = 1800.0  # TensorRT builds engines for minutes
 STOP_TIMEOUT_S: Final = 30.0
 
 
 class CannotServe(Exception):
-    """The service did not start, or was not measured. One line."""
+    """The service did not start or could not be measured; the message is one line."""
 
 
 def measure_service(
-    folder: ModelFolder, provider: str, device: int, engine_cache: Path, asked: argparse.Namespace
+    folder: ModelFolder, provider: str, device: int, engine_cache: Path, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """What `jitney bench` finds; raises CannotServe. `asked`: concurrency, seconds, input."""
+    """Return the figures of `jitney bench`. `args` has concurrency, seconds and input. Raises CannotServe."""
     with tempfile.TemporaryDirectory(prefix="jitney-gpu-report-") as name:
         place = Path(name)
         _copy(folder, place / "models", provider)
@@ -39,23 +39,28 @@ def measure_service(
         }
         with _run_service(place, env) as url:
             command = [*_jitney("bench"), "--json", "--url", url, "--model", folder.name, "--rounds", "1"]
-            command += ["--models-dir", str(place / "none"), "--seconds", str(asked.seconds)]  # the raw side is ours
-            command += ["--concurrency", str(asked.concurrency)]
-            command += ["--input", *map(str, asked.input)] if asked.input else []
+            command += [
+                "--models-dir",
+                str(place / "none"),
+                "--seconds",
+                str(args.seconds),
+            ]  # no baseline
+            command += ["--concurrency", str(args.concurrency)]
+            command += ["--input", *map(str, args.input)] if args.input else []
             done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotServe(_last_line(done.stderr))
     (row,) = json.loads(done.stdout)["service"]
-    return {"concurrency": asked.concurrency, "throughput": row["throughput"], "measured": row}
+    return {"concurrency": args.concurrency, "throughput": row["throughput"], "measured": row}
 
 
 def _copy(folder: ModelFolder, models: Path, provider: str) -> None:
-    """The served version alone, with the provider pinned."""
+    """Copy the served version of a model, and pin the provider in its model.toml."""
     shutil.copytree(
         folder.path,
         models / folder.name,
-        ignore=lambda where, names: [
-            name for name in names if Path(where) == folder.path and name.isdigit() and name != folder.version
+        ignore=lambda source, names: [
+            name for name in names if Path(source) == folder.path and name.isdigit() and name != folder.version
         ],
     )
     file = models / folder.name / SPEC_FILE
@@ -66,28 +71,27 @@ def _copy(folder: ModelFolder, models: Path, provider: str) -> None:
 
 @contextmanager
 def _run_service(place: Path, env: dict[str, str]) -> Iterator[str]:
-    """Gives its address, once it is ready; raises CannotServe."""
-    mine = {
+    """Run the service and yield its URL once it is ready. Raises CannotServe."""
+    own = {
         "JITNEY_MODELS_DIR": str(place / "models"),
         "JITNEY_DATA_DIR": str(place / "data"),
         "JITNEY_PORT": "0",
         "JITNEY_HOST": "127.0.0.1",
-    }
-    mine |= {
+        # Start a Redis server of its own: a measurement must not use a shared queue.
         "JITNEY_REDIS_URL": "",
         "REDIS_URL": "",
         "JITNEY_REDIS_URL_FILE": "",
-    }  # a measurement never uses a queue that others use
-    log = place / "log"
-    with log.open("wb") as out, (place / "out").open("wb") as said:
-        process = subprocess.Popen(_jitney("up"), env={**env, **mine}, stdout=said, stderr=out)
+    }
+    log, output = place / "log", place / "out"
+    with log.open("wb") as stderr, output.open("wb") as stdout:
+        process = subprocess.Popen(_jitney("up"), env={**env, **own}, stdout=stdout, stderr=stderr)
     try:
-        until = time.monotonic() + START_TIMEOUT_S
-        while not (found := re.search(r"ready in .*: (http\S+)", (place / "out").read_text())):
-            if process.poll() is not None or time.monotonic() > until or "is not served: " in log.read_text():
-                raise CannotServe(f"the service did not get ready: {_last_line(log.read_text())}")
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (match := re.search(r"ready in .*: (http\S+)", output.read_text())):
+            if process.poll() is not None or time.monotonic() > deadline or "is not served: " in log.read_text():
+                raise CannotServe(f"the service did not become ready: {_last_line(log.read_text())}")
             time.sleep(0.1)
-        yield found[1]
+        yield match[1]
     finally:
         process.terminate()
         try:
@@ -102,4 +106,4 @@ def _jitney(verb: str) -> list[str]:
 
 
 def _last_line(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no output")

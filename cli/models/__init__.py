@@ -1,4 +1,4 @@
-"""`jitney models VERB`: what is served, what becomes of each version, and what model files are fit for."""
+"""`jitney models VERB`: manages served versions, and checks, profiles, imports and optimizes model files."""
 
 import importlib
 import importlib.util
@@ -6,66 +6,67 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-# These ask a gateway: cli/models/admin/verbs.py.
+# Calls of a gateway: cli/models/admin/verbs.py.
 VERBS: Final = {
-    "list": "every version: how it stands, and its share of the jobs",
-    "load": "load a version, or load it anew",
-    "unload": "let a version go once its lines are empty, or the whole model",
-    "share": "give a version a share of the jobs, as canary",
-    "promote": "let a version take all jobs",
-    "rollback": "end the canary, or give the jobs back to the version before",
-    "follow": "let the folder decide again",
+    "list": "list versions with their status and share of the jobs",
+    "load": "load or reload a version",
+    "unload": "unload a version or a model once its queues are empty",
+    "share": "send a share of the jobs to a version, as canary",
+    "promote": "send all jobs to a version",
+    "rollback": "end the canary, or return to the previous version",
+    "follow": "serve what the model folder selects",
 }
-# These look at files, need ONNX Runtime, and share their options: cli/models/file_commands.py.
+# Checks of model files, which need ONNX Runtime: cli/models/file_commands.py.
 FILE_VERBS: Final = {
-    "doctor": "tell whether a model can be batched, and mend it where that is sound",
-    "check": "prove that batching does not change a model's answers",
-    "profile": "measure the latency of each batch size, and keep it",
+    "doctor": "diagnose whether a model can be batched, and fix it if possible",
+    "check": "test that batching does not change the outputs of a model",
+    "profile": "measure and store the latency of each batch size",
 }
-# What needs packages of its own: verb → (module, the packages, the extra that brings them, what it does).
+# Verbs that need more packages: verb → (module, packages, extras that install them, description).
 VERBS_WITH_EXTRAS: Final = {
     "import": (
         "cli.models.importing.command",
         ("onnxruntime", "onnx"),
         "cpu,models",
-        "make a model folder of a network from elsewhere",
+        "create a model folder from a file or a model library",
     ),
     "optimize": (
         "cli.models.optimizing.command",
         ("onnxruntime", "onnx", "sympy", "tqdm"),
         "cpu,optimize",
-        "make a faster version: simplified, fp16, int8, the pipeline in the graph",
+        "add a faster version: simplified, FP16, INT8, preprocessing in the graph",
     ),
 }
 EX_USAGE: Final = 64
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a verb; returns its exit code."""
+    """Run `jitney models` and return its exit code."""
+    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
     if argv and argv[0] in VERBS:
         code: int = importlib.import_module("cli.models.admin.verbs").main(argv)
         return code
     if argv and argv[0] in FILE_VERBS:
-        if importlib.util.find_spec("onnxruntime") is None:
-            words = 'needs ONNX Runtime: pip install -e ".[cpu]" in the checkout, or ".[gpu]"'
-            print(f"jitney models: {argv[0]} runs models and {words}", file=sys.stderr)
+        if not asks_for_help and importlib.util.find_spec("onnxruntime") is None:
+            hint = 'needs ONNX Runtime: pip install -e ".[cpu]" in the checkout, or ".[gpu]"'
+            print(f"jitney models: {argv[0]} {hint}", file=sys.stderr)
             return EX_USAGE
-        of_files: int = importlib.import_module("cli.models.file_commands").main(argv)
-        return of_files
+        file_code: int = importlib.import_module("cli.models.file_commands").main(argv)
+        return file_code
     if argv and argv[0] in VERBS_WITH_EXTRAS:
         module, packages, extra, _ = VERBS_WITH_EXTRAS[argv[0]]
-        if missing := [one for one in packages if importlib.util.find_spec(one) is None]:
-            words = f'needs {", ".join(missing)}: pip install -e ".[{extra}]" in the checkout'
-            print(f"jitney models: {argv[0]} {words}", file=sys.stderr)
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing and not asks_for_help:
+            hint = f'needs {", ".join(missing)}: pip install -e ".[{extra}]" in the checkout'
+            print(f"jitney models: {argv[0]} {hint}", file=sys.stderr)
             return EX_USAGE
-        with_extras: int = importlib.import_module(module).main(argv[1:])
-        return with_extras
-    asked_for_help = bool(argv) and argv[0] in ("-h", "--help")
-    if argv and not asked_for_help:
-        print(f"jitney models: there is no verb {argv[0][:80]!r}; there are:", file=sys.stderr)
-    lines = ["usage: jitney models VERB ..., and `jitney models VERB --help` tells more", ""]
-    every = VERBS | FILE_VERBS
-    every |= {verb: does for verb, (*_, does) in VERBS_WITH_EXTRAS.items()}
-    lines += [f"  {verb:10} {does}" for verb, does in every.items()]
-    print("\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
-    return 0 if asked_for_help else EX_USAGE
+        code_with_extras: int = importlib.import_module(module).main(argv[1:])
+        return code_with_extras
+    is_help = bool(argv) and argv[0] in ("-h", "--help")
+    if argv and not is_help:
+        print(f"jitney models: unknown verb {argv[0][:80]!r}; the verbs are:", file=sys.stderr)
+    verbs = VERBS | FILE_VERBS | {verb: text for verb, (*_, text) in VERBS_WITH_EXTRAS.items()}
+    lines = ["usage: jitney models VERB ... (see also `jitney models VERB --help`)", ""]
+    lines += [f"  {verb:10} {text}" for verb, text in verbs.items()]
+    print("\n".join(lines), file=sys.stdout if is_help else sys.stderr)
+    return 0 if is_help else EX_USAGE

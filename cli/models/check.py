@@ -1,4 +1,4 @@
-"""`jitney models check`: the same rows alone, in each batch size, padded, shuffled and beside noise."""
+"""`jitney models check`: compares the outputs of rows run alone with those of the same rows in batches."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,45 +14,45 @@ from model_runtime.profiling.batch_consistency import ConsistencyReport
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tasks import load_task
 
-# Where nobody says which: the least, an odd one, and one that many kernels are made for, unless that takes long.
+# Defaults: the smallest, an odd one, and a typical kernel size, which is skipped for slow models.
 BATCH_SIZES: Final = (2, 3, 8)
 LONG_ROW_S: Final = 0.05
 MAX_LINES: Final = 3
 
 
 class CheckResult(NamedTuple):
-    """`reason`: why not, one line, empty where it passed. `found` is None where nothing could be run together."""
+    """The result of a check. `reason`: why it failed, or empty. `report` is None if no batch can run."""
 
     title: str
     device: str
     sizes: Sequence[int]
     reason: str
-    found: ConsistencyReport | None
+    report: ConsistencyReport | None
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Format the result as text."""
         head = f"{self.title}: {'FAILS the check: ' + self.reason if self.reason else 'passes the check'}"
-        if self.found is None:
+        if self.report is None:
             return [head]
         sizes = ", ".join(map(str, self.sizes))
-        drift = f"{self.found.drift:.3g} {self.found.where}" if self.found.drift else "none: equal to the last bit"
+        drift = f"{self.report.drift:.3g} {self.report.where}" if self.report.drift else "none, bitwise equal"
         details = [
-            f"{self.found.runs} runs of made-up rows in batches of {sizes} on {self.device}",
-            f"largest drift: {drift}; allowed: {self.found.tolerance:g} of an answer's largest number",
-            *_first_lines([*self.found.leaks, *self.found.broken]),
+            f"{self.report.runs} runs of synthetic rows in batches of {sizes} on {self.device}",
+            f"largest drift: {drift}; allowed: {self.report.tolerance:g} of the largest number of an output",
+            *_first_lines([*self.report.leaks, *self.report.broken]),
         ]
-        return [head, *(f"  {line}" for line in [*details, *filter(None, [self.found.note])])]
+        return [head, *(f"  {line}" for line in [*details, *filter(None, [self.report.note])])]
 
     def as_json(self) -> dict[str, Any]:
-        found = asdict(self.found) if self.found else None
+        report = asdict(self.report) if self.report else None
         return {"model": self.title, "device": self.device, "passed": not self.reason, "reason": self.reason} | {
             "sizes": list(self.sizes),
-            "found": found,
+            "found": report,
         }
 
 
 def _first_lines(lines: Sequence[str]) -> list[str]:
-    """A few say enough; JSON has all."""
+    """Return the first few lines and the number of others; JSON has all."""
     return [
         *lines[:MAX_LINES],
         *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else []),
@@ -60,10 +60,10 @@ def _first_lines(lines: Sequence[str]) -> list[str]:
 
 
 def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> CheckResult:
-    """Open a model as a worker does, with its whole folder, and try it; raises ModelError."""
+    """Open a model folder as a worker does, or a single file, and check it. Raises ModelError."""
     if place.folder is None:
-        alone = OnnxEngine(place.onnx, provider)
-        return check_engine(place.title, alone, sizes or default_sizes(alone), tolerance=tolerance, seed=seed)
+        single = OnnxEngine(place.onnx, provider)
+        return check_engine(place.title, single, sizes or default_sizes(single), tolerance=tolerance, seed=seed)
     spec = place.folder.spec
     engine = open_engine(place.folder, provider=provider)
     load_task(spec, place.folder.path, engine.inputs, engine.outputs)
@@ -79,14 +79,14 @@ def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: floa
 
 
 def default_sizes(engine: AnyEngine) -> Sequence[int]:
-    """By how long one row takes; those of open shape are taken for short."""
-    if not engine.batchable or not all(port.is_fixed for port in engine.inputs):
+    """Return the batch sizes to try, by the latency of one row; open shapes count as fast."""
+    if not engine.batchable or not all(spec.is_fixed for spec in engine.inputs):
         return BATCH_SIZES
-    trial = MeasuredModel(engine.inputs, engine.run)
+    model = MeasuredModel(engine.inputs, engine.run)
     try:
-        trial.warm_up(1)
-        return BATCH_SIZES[:2] if trial.time(1).run_s > LONG_ROW_S else BATCH_SIZES
-    except RunFailed:  # zeros are not to its taste
+        model.warm_up(1)
+        return BATCH_SIZES[:2] if model.time(1).run_s > LONG_ROW_S else BATCH_SIZES
+    except RunFailed:  # the model cannot run zeros
         return BATCH_SIZES
 
 
@@ -99,16 +99,16 @@ def check_engine(
     seed: int = batch_consistency.SEED,
     prepared: Sequence[int] = (),
 ) -> CheckResult:
-    """Try what is open; raises ModelError where not even one made-up row runs."""
+    """Check an open engine. Raises ModelError if no synthetic row runs."""
     if not engine.batchable:
-        reason = f"it can not be batched: {engine.batch_note}; `jitney models doctor` tells whether that can be mended"
+        reason = f"it cannot be batched: {engine.batch_note}; `jitney models doctor` shows whether that can be fixed"
         return CheckResult(title, engine.device, sizes, reason, None)
     allowed = tolerance or batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
-    trial = batch_consistency.ConsistencyCheck(
+    consistency = batch_consistency.ConsistencyCheck(
         engine.inputs, engine.run, lambda rows: buckets.padded_size(prepared, rows), allowed
     )
     try:
-        found = trial.full(sizes, seed)
+        report = consistency.full(sizes, seed)
     except RunFailed as error:
-        raise ModelError(title, None, f"made-up rows do not run, so nothing can be told: {error}") from error
-    return CheckResult(title, engine.device, sizes, found.reason, found)
+        raise ModelError(title, None, f"synthetic rows do not run, so it cannot be checked: {error}") from error
+    return CheckResult(title, engine.device, sizes, report.reason, report)

@@ -1,4 +1,4 @@
-"""`jitney models doctor|check|profile PATH`: the verbs, their options, and their exit codes."""
+"""`jitney models doctor|check|profile`: parses the options, runs the verb, and returns the exit code."""
 
 import argparse
 import importlib.util
@@ -7,22 +7,24 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cli import arguments
-from cli.models import model_paths
-from cli.models.model_paths import ModelPath, ModelPathNotFound
+from cli.models.errors import ModelPathNotFound
 from model_runtime.spec.model_toml import ModelError
 
+if TYPE_CHECKING:
+    from cli.models.model_paths import ModelPath
+
 YES, NO, NOTHING_THERE = 0, 1, 2
-_PATH: Final = "an .onnx file, a version's folder, a model's folder, or a folder of models"
+_PATH: Final = "an .onnx file, a version folder, a model folder, or a folder of models"
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb `models`; returns the exit code."""
-    given = _parser().parse_args(argv)
+    """Run one of the verbs and return its exit code."""
+    args = _parser().parse_args(argv)
     try:
-        code: int = given.does(given)
+        code: int = args.command(args)
     except ModelPathNotFound as error:
         print(f"jitney models: {error}", file=sys.stderr)
         return NOTHING_THERE
@@ -32,88 +34,95 @@ def main(argv: Sequence[str]) -> int:
     return code
 
 
-def _doctor(given: argparse.Namespace) -> int:
-    path = model_paths.find_single_model(given.path)
+def _doctor(args: argparse.Namespace) -> int:
+    from cli.models.model_paths import find_single_model  # noqa: PLC0415 (needs numpy)
+
+    path = find_single_model(args.path)
     if importlib.util.find_spec("onnx") is None:
-        words = 'doctor reads graphs with the onnx package: pip install -e ".[models]" in the checkout'
-        print(f"jitney models: {words}", file=sys.stderr)
+        hint = 'doctor needs the onnx package: pip install -e ".[models]" in the checkout'
+        print(f"jitney models: {hint}", file=sys.stderr)
         return NOTHING_THERE
-    from cli.models.doctor.command import examine  # noqa: PLC0415 (only now is it known that onnx is there)
+    from cli.models.doctor.command import examine  # noqa: PLC0415 (needs onnx)
 
-    answer = examine(path, given.fix, given.provider)
-    print("\n".join(answer.lines))
-    return YES if answer.good else NO
-
-
-def _check(given: argparse.Namespace) -> int:
-    from cli.models.check import check  # noqa: PLC0415 (what needs the runtime is loaded when it is used)
-
-    return _for_each_model(given, lambda place: check(place, given.sizes, given.provider, given.tolerance, given.seed))
+    result = examine(path, args.fix, args.provider)
+    print("\n".join(result.lines))
+    return YES if result.good else NO
 
 
-def _profile(given: argparse.Namespace) -> int:
-    from cli.models.profile import profile  # noqa: PLC0415 (likewise)
+def _check(args: argparse.Namespace) -> int:
+    from cli.models.check import check  # noqa: PLC0415 (needs ONNX Runtime)
+
+    return _for_each_model(args, lambda place: check(place, args.sizes, args.provider, args.tolerance, args.seed))
+
+
+def _profile(args: argparse.Namespace) -> int:
+    from cli.models.profile import profile  # noqa: PLC0415 (as above)
 
     return _for_each_model(
-        given, lambda place: profile(place, given.provider, given.seconds, given.largest, store_profile=given.keep)
+        args, lambda place: profile(place, args.provider, args.seconds, args.largest, store_profile=args.keep)
     )
 
 
-def _for_each_model(given: argparse.Namespace, look: Callable[[ModelPath], Any]) -> int:
-    """Look at every model meant; one that is broken does not hide the others. NO where one of them is, or fails."""
-    code, told = YES, []
-    for place in model_paths.find_models(given.path):
+def _for_each_model(args: argparse.Namespace, inspect: Callable[["ModelPath"], Any]) -> int:
+    """Inspect and report every model; return NO if any of them is broken or fails."""
+    from cli.models.model_paths import find_models  # noqa: PLC0415 (needs numpy)
+
+    code, reports = YES, []
+    for place in find_models(args.path):
         try:
             if isinstance(place, ModelError):
                 raise place
-            seen = look(place)
+            result = inspect(place)
         except ModelError as error:
             code = NO
-            told.append({"model": getattr(place, "title", error.file), "passed": False, "reason": str(error)})
-            if not given.json:
+            reports.append({"model": getattr(place, "title", error.file), "passed": False, "reason": str(error)})
+            if not args.json:
                 print(f"jitney models: {error}", file=sys.stderr)
             continue
-        code = NO if getattr(seen, "reason", "") else code
-        told.append(seen.as_json())
-        if not given.json:
-            print("\n".join(seen.lines()), flush=True)
-    if given.json:
-        print(json.dumps(told, indent=1))
+        code = NO if getattr(result, "reason", "") else code
+        reports.append(result.as_json())
+        if not args.json:
+            print("\n".join(result.lines()), flush=True)
+    if args.json:
+        print(json.dumps(reports, indent=1))
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
-    ends = "exit code: 0 yes, 1 no, with the reason, 2 there is nothing to look at"
+    exit_codes = "exit code: 0 yes, 1 no, with the reason, 2 no model found"
     parser = argparse.ArgumentParser(
-        prog="jitney models", description="Looks at model files before they are served.", epilog=ends
+        prog="jitney models", description="Inspect model files before they are served.", epilog=exit_codes
     )
     verbs = parser.add_subparsers(dest="what", required=True, metavar="doctor|check|profile")
     doctor = verbs.add_parser(
-        "doctor", epilog=ends, help="tell whether a model can be batched; --fix writes a copy that can"
+        "doctor", epilog=exit_codes, help="diagnose whether a model can be batched; --fix writes a fixed copy"
     )
-    doctor.add_argument("--fix", type=Path, metavar="OUT", help="write a copy that can be batched, if that is sound")
-    doctor.set_defaults(does=_doctor)
-    check = verbs.add_parser("check", epilog=ends, help="prove that batching does not change a model's answers")
+    doctor.add_argument("--fix", type=Path, metavar="OUT", help="write a copy that can be batched, if possible")
+    doctor.set_defaults(command=_doctor)
+    check = verbs.add_parser("check", epilog=exit_codes, help="test that batching does not change outputs")
     check.add_argument("--sizes", type=_parse_sizes, default=(), metavar="2,3,8", help="batch sizes to try")
     check.add_argument(
-        "--tolerance", type=arguments.float_between(1e-9, 1), help="largest difference that passes (0.001; FP16: 0.01)"
+        "--tolerance", type=arguments.float_between(1e-9, 1), help="largest allowed difference (0.001; FP16: 0.01)"
     )
-    check.add_argument("--seed", type=int, default=7, help="of the made-up rows")
-    check.set_defaults(does=_check)
-    profile = verbs.add_parser("profile", epilog=ends, help="measure the latency of each batch size, and keep it")
+    check.add_argument("--seed", type=int, default=7, help="seed of the synthetic rows (7)")
+    check.set_defaults(command=_check)
+    profile = verbs.add_parser("profile", epilog=exit_codes, help="measure and store the latency of each batch size")
     profile.add_argument(
-        "--seconds", type=arguments.float_between(0.01, 3600), default=10.0, help="how long to measure a model (10)"
+        "--seconds",
+        type=arguments.float_between(0.01, 3600),
+        default=10.0,
+        help="duration of the measurement of a model (10)",
     )
     profile.add_argument("--largest", type=_parse_size, default=64, help="largest batch to measure (64)")
     profile.add_argument("--no-keep", dest="keep", action="store_false", help="do not write profile.json")
-    profile.set_defaults(does=_profile)
+    profile.set_defaults(command=_profile)
     for verb in (doctor, check, profile):
         verb.add_argument(
-            "--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="what runs it"
+            "--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="execution provider (auto)"
         )
     for verb in (check, profile):
         verb.add_argument("--json", action="store_true", help="print JSON")
-    doctor.add_argument("path", type=Path, metavar="PATH", help="an .onnx file, or the folder of one model")
+    doctor.add_argument("path", type=Path, metavar="PATH", help="an .onnx file, or a model folder")
     check.add_argument("path", type=Path, metavar="PATH", help=_PATH)
     home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
     profile.add_argument(
@@ -126,4 +135,4 @@ _parse_size = arguments.int_between(1, 4096)
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:
-    return tuple(_parse_size(one.strip()) for one in text.split(","))
+    return tuple(_parse_size(part.strip()) for part in text.split(","))

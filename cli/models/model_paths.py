@@ -1,18 +1,15 @@
-"""What a PATH on the command line means: an ONNX file, a version's folder, a model's folder, or a folder of models."""
+"""Resolves a PATH on the command line to ONNX files: a file, a version, a model, or a folder of models."""
 
 from pathlib import Path
 from typing import NamedTuple
 
+from cli.models.errors import ModelPathNotFound
 from model_runtime.repository.repository import ONNX_FILE, BrokenModel, ModelFolder, list_models, with_version_spec
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
 
 
-class ModelPathNotFound(Exception):
-    """There is nothing at PATH that could be looked at. One line."""
-
-
 class ModelPath(NamedTuple):
-    """One ONNX file; `folder`: the model it is a version of, None for a file by itself."""
+    """An ONNX file. `folder`: the model folder of its version, None for a single file."""
 
     onnx: Path
     folder: ModelFolder | None
@@ -23,7 +20,7 @@ class ModelPath(NamedTuple):
 
 
 def find_models(path: Path) -> list[ModelPath | ModelError]:
-    """Every model meant, and for each that is broken, why; raises NothingThere."""
+    """Return every model at a path, broken ones as ModelError. Raises ModelPathNotFound."""
     if path.is_file() and path.parent.name.isdigit() and (path.parent.parent / SPEC_FILE).exists():
         path = path.parent
     if path.is_file():
@@ -32,45 +29,45 @@ def find_models(path: Path) -> list[ModelPath | ModelError]:
         message = f"{path}: no such file or folder"
         raise ModelPathNotFound(message)
     if path.name.isdigit() and ((path / ONNX_FILE).is_file() or (path.resolve().parent / SPEC_FILE).is_file()):
-        return [_version(path)]
+        return [_version_path(path)]
     if (path / SPEC_FILE).exists() or any((path / name / ONNX_FILE).is_file() for name in _version_numbers(path)):
-        return [_model_path(one) for one in list_models(path.resolve().parent, [path.resolve().name])]
-    found = list_models(path)
-    if not found:
-        message = f"{path}: no model in it; allowed: an .onnx file, a folder with {SPEC_FILE}, or a folder of such"
+        return [_model_path(listed) for listed in list_models(path.resolve().parent, [path.resolve().name])]
+    models = list_models(path)
+    if not models:
+        message = f"{path}: contains no model; allowed: an .onnx file, a folder with {SPEC_FILE}, or a folder of these"
         raise ModelPathNotFound(message)
-    return [_model_path(one) for one in found]
+    return [_model_path(listed) for listed in models]
 
 
 def find_single_model(path: Path) -> Path:
-    """The one ONNX file meant; raises NothingThere, and ModelError where its folder is broken."""
+    """Return the ONNX file at a path. Raises ModelPathNotFound, and ModelError if its folder is broken."""
     if path.is_file():
         return path
     places = find_models(path)
     if len(places) > 1:
-        message = f"{path}: {len(places)} models are there; name one"
+        message = f"{path}: contains {len(places)} models; name one of them"
         raise ModelPathNotFound(message)
     if isinstance(places[0], ModelError):
         raise places[0]
     return places[0].onnx
 
 
-def _version(path: Path) -> ModelPath | ModelError:
+def _version_path(path: Path) -> ModelPath | ModelError:
     parent = path.resolve().parent
     place = _model_path(*list_models(parent.parent, [parent.name]))
     if isinstance(place, ModelError) or place.folder is None:
         return place
     onnx = parent / path.name / ONNX_FILE
-    return _folder_versions(place.folder._replace(version=path.name, onnx=onnx))
+    return _with_version_spec(place.folder._replace(version=path.name, onnx=onnx))
 
 
-def _model_path(found: ModelFolder | BrokenModel) -> ModelPath | ModelError:
-    if isinstance(found, BrokenModel):
-        return ModelError(found.name, None, found.reason)
-    return _folder_versions(found)
+def _model_path(listed: ModelFolder | BrokenModel) -> ModelPath | ModelError:
+    if isinstance(listed, BrokenModel):
+        return ModelError(listed.name, None, listed.reason)
+    return _with_version_spec(listed)
 
 
-def _folder_versions(folder: ModelFolder) -> ModelPath | ModelError:
+def _with_version_spec(folder: ModelFolder) -> ModelPath | ModelError:
     try:
         return ModelPath(folder.onnx, with_version_spec(folder))
     except ModelError as error:
@@ -78,4 +75,4 @@ def _folder_versions(folder: ModelFolder) -> ModelPath | ModelError:
 
 
 def _version_numbers(path: Path) -> list[str]:
-    return [one.name for one in path.iterdir() if one.name.isdigit()]
+    return [child.name for child in path.iterdir() if child.name.isdigit()]

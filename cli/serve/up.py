@@ -1,7 +1,4 @@
-"""`jitney up`: the queue's server, workers, deliverer and gateway on this machine, and a line when it is ready.
-
-Knows how the parts are called and what they are given, not what they do.
-"""
+"""`jitney up`: runs Redis or Valkey, workers, the background process and gateways on this machine."""
 
 import argparse
 import os
@@ -19,86 +16,86 @@ from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, ChildProces
 from jobs.config import environment
 
 SETTINGS_HELP = """environment:
-  PORT         where the gateway listens (default 8000; 0 for any free port)
-  HOST         on which address (default 127.0.0.1: this machine only; 0.0.0.0 for all)
-  JITNEY_MODELS_DIR   the folder of models (default models)
-  JITNEY_DATA_DIR     where the queue is kept (default .data)
-  WORKERS      worker processes (default 1)
-  GATEWAYS     gateway processes, which share the port (default 1)
-  JITNEY_REDIS_URL    an existing Redis >= 7.0 or Valkey to use instead of a server of our own
-  JITNEY_REDIS_URL_FILE  a file that holds its URL
-The settings of `jitney api`, `jitney worker` and `jitney deliver` hold here too."""
-BACKGROUND_STOP_TIMEOUT_S = 4.0  # JITNEY_BACKGROUND_DRAIN_S, and 2
+  JITNEY_PORT            port of the gateway (default 8000; 0: any free port)
+  JITNEY_HOST            address of the gateway (default 127.0.0.1: this machine only; 0.0.0.0: all)
+  JITNEY_MODELS_DIR      folder of models (default models)
+  JITNEY_DATA_DIR        data folder of the Redis or Valkey server (default .data)
+  JITNEY_WORKERS         worker processes (default 1)
+  JITNEY_GATEWAYS        gateway processes, which share the port (default 1)
+  JITNEY_REDIS_URL       URL of an existing Redis >= 7.0 or Valkey; without it, a server is started
+  JITNEY_REDIS_URL_FILE  file that contains this URL
+PORT and REDIS_URL are also read without the prefix.
+The settings of `jitney api`, `jitney worker` and `jitney background` apply too."""
+BACKGROUND_STOP_TIMEOUT_S = 4.0  # JITNEY_BACKGROUND_DRAIN_S + 2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `up` itself needs to know."""
+    """Settings of `jitney up`."""
 
     models_dir: str
     data_dir: Path
-    redis_url: str | None  # None: a server of our own; empty: JITNEY_REDIS_URL_FILE names it
-    door: gateway_processes.Settings = field(default_factory=gateway_processes.Settings)
-    pool: worker_processes.Settings = field(default_factory=worker_processes.Settings)
+    redis_url: str | None  # None: start a server; empty: use JITNEY_REDIS_URL_FILE
+    gateways: gateway_processes.Settings = field(default_factory=gateway_processes.Settings)
+    workers: worker_processes.Settings = field(default_factory=worker_processes.Settings)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
-        """Raises CannotStart for a number that is none, as a PORT of 65536. An empty variable counts as unset."""
+        """Read the environment; an empty variable counts as unset. Raises BadSetting for an invalid value."""
         return cls(
             models_dir=env.get("JITNEY_MODELS_DIR") or "models",
             data_dir=Path(env.get("JITNEY_DATA_DIR") or ".data"),
             redis_url="" if env.get("JITNEY_REDIS_URL_FILE") else environment.read(env, "REDIS_URL") or None,
-            door=gateway_processes.Settings.from_env(env),
-            pool=worker_processes.Settings.from_env(env),
+            gateways=gateway_processes.Settings.from_env(env),
+            workers=worker_processes.Settings.from_env(env),
         )
 
 
 def run(settings: Settings, started_at: float) -> int:
-    """Until stopped; returns the exit code, raises CannotStart."""
-    with ExitStack() as held:
-        host = settings.door.host
-        listener = held.enter_context(closing(gateway_processes.listen(host, settings.door.port)))
+    """Run all processes until stopped and return the exit code. Raises CannotStart."""
+    with ExitStack() as stack:
+        host = settings.gateways.host
+        listener = stack.enter_context(closing(gateway_processes.listen(host, settings.gateways.port)))
         port = listener.getsockname()[1]
-        kept: list[ChildProcess] = []
+        children: list[ChildProcess] = []
         redis_url = settings.redis_url
         if redis_url is None:
-            server = held.enter_context(closing(EmbeddedRedis(settings.data_dir)))
+            server = stack.enter_context(closing(EmbeddedRedis(settings.data_dir)))
             redis_url = server.url
-            kept.append(server.child)
-        parts = {
+            children.append(server.child)
+        data_dir = settings.data_dir
+        env = {
+            **os.environ,
             "JITNEY_REDIS_URL": redis_url,
             "JITNEY_MODELS_DIR": settings.models_dir,
             "JITNEY_HOST": host,
             "JITNEY_PORT": str(port),
+            "JITNEY_BULK_STORE": os.environ.get("JITNEY_BULK_STORE") or str(data_dir / "bulk"),
+            "JITNEY_TENSORRT_CACHE_DIR": os.environ.get("JITNEY_TENSORRT_CACHE_DIR") or str(data_dir / "engines"),
         }
-        parts["JITNEY_BULK_STORE"] = os.environ.get("JITNEY_BULK_STORE") or str(settings.data_dir / "bulk")
-        parts["JITNEY_TENSORRT_CACHE_DIR"] = os.environ.get("JITNEY_TENSORRT_CACHE_DIR") or str(
-            settings.data_dir / "engines"
+        gateways = stack.enter_context(closing(gateway_processes.GatewayProcesses(settings.gateways, listener, env)))
+        workers = worker_processes.worker_children(
+            settings.workers, stack.enter_context(worker_processes.journal_folder()), env
         )
-        env = {**os.environ, **parts}
-        door = held.enter_context(closing(gateway_processes.GatewayProcesses(settings.door, listener, env)))
-        pool = worker_processes.worker_children(
-            settings.pool, held.enter_context(worker_processes.journal_folder()), env
-        )
-        kept += [*pool, _background_process(env), *door.children]
-        ready = held.enter_context(closing(ReadyLine(host, port, started_at, door.are_ready)))
-        # Closed before the gateways end: no caller is to wait in the backlog of a service that stops.
-        return Supervisor(kept, backoff=settings.pool.backoff, tick=ready.tick, on_stop=listener.close).run()
+        children += [*workers, _background_process(env), *gateways.children]
+        ready = stack.enter_context(closing(ReadyLine(host, port, started_at, gateways.are_ready)))
+        # Close the socket before the gateways end: no caller should wait in the backlog of a stopping service.
+        return Supervisor(children, backoff=settings.workers.backoff, tick=ready.tick, on_stop=listener.close).run()
 
 
 def _background_process(env: Mapping[str, str]) -> ChildProcess:
-    """Whoever delivers webhooks; it stops with the workers: what they still end lies in the outbox."""
-    # -P: a folder named worker where the command is called is not ours.
+    """Describe the background process. It stops with the workers; webhooks of their last jobs wait in the outbox."""
+    # -P: do not import a folder named background from the current directory.
     command = (sys.executable, "-P", "-m", "background")
-    return ChildProcess("deliverer", command, env, stop_s=BACKGROUND_STOP_TIMEOUT_S, part="worker")
+    return ChildProcess("background", command, env, stop_s=BACKGROUND_STOP_TIMEOUT_S, part="worker")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb `up`; returns the exit code."""
-    began_at = time.time() - time.process_time()  # includes our own imports
+    """Run `jitney up` and return its exit code."""
+    began_at = time.time() - time.process_time()  # include the imports
     parser = argparse.ArgumentParser(
         prog="jitney up",
-        description="Start the queue's server, workers, the deliverer and the gateway; Ctrl-C stops all.",
+        description="Run Redis or Valkey, workers, the background process and gateways; Ctrl-C stops all of them.",
         epilog=SETTINGS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -109,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
         print_line(str(error))
         return EX_CONFIG
     try:
-        # Set by `make run`, so that the time it reports includes the installation.
+        # `make run` sets JITNEY_STARTED_AT, so that the reported time includes the installation.
         return run(Settings.from_env(os.environ), _started_at(began_at))
     except BadSetting as error:
         print_line(str(error))
@@ -120,8 +117,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _started_at(began_at: float) -> float:
-    given = os.environ.get("JITNEY_STARTED_AT") or str(began_at)
+    text = os.environ.get("JITNEY_STARTED_AT") or str(began_at)
     try:
-        return float(given)
+        return float(text)
     except ValueError as error:
-        raise BadSetting(f"JITNEY_STARTED_AT={given} is not a time in seconds since 1970") from error
+        raise BadSetting(f"JITNEY_STARTED_AT={text} is not a time in seconds since 1970") from error

@@ -1,7 +1,7 @@
-"""`jitney worker`: keeps worker processes running, and has the jobs of one that died given back at once.
+"""`jitney worker`: supervises worker processes and recovers the jobs of one that died.
 
-Each worker notes in a file of its own, its black box, which jobs it has in hands; when it dies,
-`worker.crash_recovery.recover` reads it. Knows how these two are called, not what they do.
+Each worker writes the jobs it executes to its in-flight journal, a file. When it dies,
+`worker.crash_recovery.recover` reads that file and returns the jobs to the queue.
 """
 
 import argparse
@@ -20,34 +20,35 @@ from model_runtime.cpus import Cpus, cpus_of_process, read_cpus, usable_cpus
 
 MAX_PROCESSES = 256
 MAX_GPUS = 1024
-DRAIN_S = 3.0  # the worker's own default
+DRAIN_S = 3.0  # the default of the worker
 STOP_TIMEOUT_AFTER_DRAIN_S = 2.0
-MAX_SECONDS = 1e9  # the system waits no longer
+MAX_SECONDS = 1e9  # the longest timeout of the system
 
 SETTINGS_HELP = """environment:
-  WORKERS          worker processes (default 1), so many on each GPU
-  CPUS             CPUs of each (default its share of all), or a list for all of them, as 8-15
-  JITNEY_GPU_DEVICES       numbers of the GPUs to use, as CUDA counts them (default 0)
-  JITNEY_MODELS_DIR       the folder of models (default models)
-  JITNEY_REDIS_URL        Redis >= 7.0 or Valkey that keeps the queue (default redis://127.0.0.1:6379/0)
-  JITNEY_REDIS_URL_FILE   a file that holds this URL
-  JITNEY_RESTART_LIMIT_S  longest wait before a worker that died is started again (default 10)
-docs/configuration.md has all of them. One process alone, supervised by something else: python -m worker."""
+  JITNEY_WORKERS          worker processes per GPU (default 1)
+  JITNEY_CPUS             CPUs of each process (default: an equal share), or one list for all, such as 8-15
+  JITNEY_GPU_DEVICES      CUDA device numbers of the GPUs to use (default 0)
+  JITNEY_MODELS_DIR       folder of models (default models)
+  JITNEY_SERVE_MODELS     names of the models to serve, separated by commas (default: all)
+  JITNEY_REDIS_URL        URL of Redis >= 7.0 or Valkey (default redis://127.0.0.1:6379/0)
+  JITNEY_REDIS_URL_FILE   file that contains this URL
+  JITNEY_RESTART_LIMIT_S  longest delay before a dead worker restarts (default 10)
+docs/configuration.md lists all settings. To run one process under another supervisor: python -m worker."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What keeping workers needs to know."""
+    """Settings of the worker supervisor."""
 
     processes: int = 1
     devices: tuple[int, ...] = (0,)
     drain_s: float = DRAIN_S
-    cpus: Cpus | None = None  # None: each has its share of all
+    cpus: Cpus | None = None  # None: an equal share for each process
     backoff: Backoff = field(default_factory=Backoff)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Settings":
-        """Raises CannotStart for a number that is none. An empty variable counts as unset."""
+        """Read the environment; an empty variable counts as unset. Raises BadSetting for an invalid value."""
         default = Backoff()
         limit_s = _parse_seconds(env, "JITNEY_RESTART_LIMIT_S", default.limit_s)
         return cls(
@@ -59,20 +60,17 @@ class Settings:
         )
 
 
-def _parse_count(given_as: str, text: str) -> int:
+def _parse_count(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
-        raise BadSetting(f"{given_as}{text} is not a number of worker processes: 1 to {MAX_PROCESSES}")
+        raise BadSetting(f"{name}{text} is not a number of worker processes: use 1 to {MAX_PROCESSES}")
     return int(text)
 
 
-def _parse_devices(given_as: str, text: str) -> tuple[int, ...]:
-    parts = [cpus_of_process.strip() for cpus_of_process in text.split(",")]
-    if not all(
-        cpus_of_process.isascii() and cpus_of_process.isdigit() and int(cpus_of_process) < MAX_GPUS
-        for cpus_of_process in parts
-    ):
-        raise BadSetting(f"{given_as}{text} names no GPUs: numbers from 0 to {MAX_GPUS - 1}, with commas between")
-    return tuple(dict.fromkeys(int(cpus_of_process) for cpus_of_process in parts))
+def _parse_devices(name: str, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) < MAX_GPUS for part in parts):
+        raise BadSetting(f"{name}{text} is not a list of GPUs: use 0 to {MAX_GPUS - 1}, separated by commas")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def _parse_cpus(text: str) -> Cpus | None:
@@ -89,73 +87,71 @@ def _parse_seconds(env: Mapping[str, str], name: str, default_s: float) -> float
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= MAX_SECONDS:
-        raise BadSetting(f"{name}={text} is not a time in seconds: a number above 0, at most {MAX_SECONDS:.0f}")
+        raise BadSetting(f"{name}={text} is not a time in seconds: use a number above 0, at most {MAX_SECONDS:.0f}")
     return seconds
 
 
 @contextmanager
 def journal_folder() -> Iterator[Path]:
-    """A folder for the workers' black boxes: it outlives each worker, and goes with the process that keeps them."""
+    """Create a folder for in-flight journals, which lives as long as the supervisor. Raises CannotStart."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="jitney-workers-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise CannotStart(f"no temporary folder can be made: {error} (TMPDIR sets where)") from error
+        raise CannotStart(f"cannot create a temporary folder: {error} (TMPDIR sets its place)") from error
     with folder as path:
         yield Path(path)
 
 
 def worker_children(settings: Settings, folder: Path, env: Mapping[str, str]) -> list[ChildProcess]:
-    """The workers to keep, on each GPU as many; they share the CPUs, and drain at the same time, however many."""
-    # -P: a folder named worker where the command is called is not ours.
+    """Describe the worker processes: equally many per GPU, with equal shares of the CPUs; all drain together."""
+    # -P: do not import a folder named worker from the current directory.
     python = (sys.executable, "-P", "-m")
     gpus = [gpu for _ in range(settings.processes) for gpu in settings.devices]
     cpus = settings.cpus
-    share = max(1, usable_cpus() // len(gpus))  # together they have no more threads than there are CPUs
-    boxes = [(str(folder / f"worker-{number}"), gpu) for number, gpu in enumerate(gpus, 1)]
+    share = max(1, usable_cpus() // len(gpus))  # in total, no more threads than CPUs
+    journals = [(str(folder / f"worker-{number}"), gpu) for number, gpu in enumerate(gpus, 1)]
     return [
         ChildProcess(
-            name="worker" if len(boxes) == 1 else Path(box).name,
-            command=(*python, "worker", "--black-box", box),
+            name="worker" if len(journals) == 1 else Path(journal).name,
+            command=(*python, "worker", "--black-box", journal),
             env={
                 **env,
                 "JITNEY_GPU_DEVICE": str(gpu),
-                "JITNEY_CPUS": str(share) if cpus is None else cpus_of_process(cpus, nth, len(boxes)),
+                "JITNEY_CPUS": str(share) if cpus is None else cpus_of_process(cpus, index, len(journals)),
             },
             stop_s=settings.drain_s + STOP_TIMEOUT_AFTER_DRAIN_S,
-            on_death=(*python, "worker.crash_recovery.recover", box),
+            on_death=(*python, "worker.crash_recovery.recover", journal),
             part="worker",
         )
-        for nth, (box, gpu) in enumerate(boxes)
+        for index, (journal, gpu) in enumerate(journals)
     ]
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb `worker`; returns the exit code."""
+    """Run `jitney worker` and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="jitney worker",
-        description="Keep worker processes running, which claim jobs and run them in batches; SIGTERM drains them.",
+        description="Supervise worker processes, which claim jobs and run them in batches; SIGTERM drains them.",
         epilog=SETTINGS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--processes", metavar="N", help="how many, on each GPU (default: WORKERS, or 1)")
-    parser.add_argument(
-        "--device", metavar="N[,N]", help="which GPUs, a worker process for each (default: JITNEY_GPU_DEVICES, or 0)"
-    )
-    parser.add_argument("--models", metavar="NAMES", help="which models, with commas between (default: MODELS, or all)")
-    given = parser.parse_args(argv)
+    parser.add_argument("--processes", metavar="N", help="worker processes per GPU (default: JITNEY_WORKERS, or 1)")
+    parser.add_argument("--device", metavar="N[,N]", help="GPUs to use (default: JITNEY_GPU_DEVICES, or 0)")
+    parser.add_argument("--models", metavar="NAMES", help="models to serve (default: JITNEY_SERVE_MODELS, or all)")
+    args = parser.parse_args(argv)
     try:
         redis_address.check(os.environ)
         settings = Settings.from_env(os.environ)
-        if given.processes is not None:
-            settings = replace(settings, processes=_parse_count("--processes ", given.processes))
-        if given.device is not None:
-            settings = replace(settings, devices=_parse_devices("--device ", given.device))
+        if args.processes is not None:
+            settings = replace(settings, processes=_parse_count("--processes ", args.processes))
+        if args.device is not None:
+            settings = replace(settings, devices=_parse_devices("--device ", args.device))
     except CannotStart as error:
         print_line(str(error))
         return EX_CONFIG
     try:
         with journal_folder() as folder:
-            env = os.environ if given.models is None else {**os.environ, "JITNEY_SERVE_MODELS": given.models}
+            env = os.environ if args.models is None else {**os.environ, "JITNEY_SERVE_MODELS": args.models}
             return Supervisor(worker_children(settings, folder, env), backoff=settings.backoff).run()
     except CannotStart as error:
         print_line(str(error))

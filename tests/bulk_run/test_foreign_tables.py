@@ -90,11 +90,11 @@ def test_csv_that_is_not_utf_8_is_refused_unless_its_encoding_is_named(folder: P
     text = CSV["semicolons"]
     (folder / "t.csv").write_bytes(text.encode("cp1252"))
     words = wrong(folder / "t.csv")
-    assert words.startswith(f"{folder / 't.csv'} is not text in UTF-8 (byte 0xF6 does not occur there); allowed: ")
-    assert "a copy saved as UTF-8, or --encoding cp1252" in words
+    assert words.startswith(f"{folder / 't.csv'} is not text in UTF-8 (invalid byte 0xF6): ")
+    assert "save a copy as UTF-8, or use --encoding cp1252" in words
     assert ids(folder / "t.csv", encoding="cp1252") == ["1", "2", "3"]
     (folder / "t.csv").write_bytes(b"id;path\n1;\x81.png\n")
-    assert "is not text in CP1252 (byte 0x81 does not occur there)" in wrong(folder / "t.csv", "cp1252")
+    assert "is not text in CP1252 (invalid byte 0x81)" in wrong(folder / "t.csv", "cp1252")
     (folder / "t.csv").write_text(text, encoding="utf-8-sig")
     assert ids(folder / "t.csv", encoding="UTF-8") == ["1", "2", "3"]
 
@@ -104,20 +104,20 @@ def test_utf_16_is_named(folder: Path, encoding: str) -> None:
     name = encoding.upper()[:6]
     (folder / "t.csv").write_bytes(f"\ufeff{CSV['semicolons']}".encode(encoding))
     assert wrong(folder / "t.csv") == (
-        f"{folder / 't.csv'} is text in {name}; allowed: a copy saved as UTF-8, or --encoding {name.lower()}"
+        f"{folder / 't.csv'} is text in {name}: save a copy as UTF-8, or use --encoding {name.lower()}"
     )
     assert ids(folder / "t.csv", encoding=name.lower()) == ["1", "2", "3"]
     (folder / "t.jsonl").write_bytes('\ufeff{"path": "a.png"}\n'.encode(encoding))
-    assert wrong(folder / "t.jsonl") == f"{folder / 't.jsonl'} is text in {name}; allowed: a copy saved as UTF-8"
+    assert wrong(folder / "t.jsonl") == f"{folder / 't.jsonl'} is text in {name}: save a copy as UTF-8"
 
 
 def test_an_encoding_is_for_csv_and_must_be_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "t.jsonl").write_text('"a.png"\n')
-    assert "--encoding is for .csv" in wrong(folder / "t.jsonl", "cp1252")
+    assert "--encoding applies only to .csv" in wrong(folder / "t.jsonl", "cp1252")
     for name in ("klingon", "base64", "rot13", "a\0b"):
         with pytest.raises(SystemExit):
             options.read_options(["run", "t.csv", "-o", "r.jsonl", "--encoding", name])
-        assert "is no encoding of text; allowed: cp1252" in capsys.readouterr().err
+        assert "is not a text encoding; allowed: cp1252" in capsys.readouterr().err
 
 
 def test_a_mark_before_the_first_line_of_json_lines_is_no_part_of_it(folder: Path) -> None:
@@ -158,7 +158,7 @@ def test_what_systems_leave_beside_files_is_no_input(tmp_path: Path) -> None:
     only = tmp_path / "only.zip"
     with zipfile.ZipFile(only, "w") as packed:
         packed.writestr("__MACOSX/._x", b"")
-    assert wrong(only) == f"{only} has nothing in it"
+    assert wrong(only) == f"{only} contains no input"
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["--local", "through a service"])

@@ -171,13 +171,13 @@ def test_a_line_that_never_ends_is_one_line(tmp_path: Path, monkeypatch: pytest.
     ("name", "data", "words"),
     [
         ("empty.jsonl", b"", "is empty"),
-        ("blank.jsonl", b"\n\n\n", "has nothing in it"),
-        ("t.csv", b"a,b\n1,2\n", "name it with --column; .* has the columns a, b"),
-        ("t.csv", b"path\n", "has nothing in it"),
-        ("t.zip", b"PK no zip", "can not be read as what its name says"),
-        ("t.tar.gz", b"\x1f\x8b no tar", "can not be read as what its name says"),
-        ("t.parquet", b"PAR1 no parquet", "can not be read as what its name says"),
-        ("t.docx", b"words", "is a file of no kind that can be taken"),
+        ("blank.jsonl", b"\n\n\n", "contains no input"),
+        ("t.csv", b"a,b\n1,2\n", "name the column of paths or URLs with --column; .* has the columns a, b"),
+        ("t.csv", b"path\n", "contains no input"),
+        ("t.zip", b"PK no zip", "is not what its suffix says"),
+        ("t.tar.gz", b"\x1f\x8b no tar", "is not what its suffix says"),
+        ("t.parquet", b"PAR1 no parquet", "is not what its suffix says"),
+        ("t.docx", b"words", "is not a supported kind of file"),
     ],
 )
 def test_what_is_wrong_as_a_whole_is_refused(tmp_path: Path, name: str, data: bytes, words: str) -> None:
@@ -196,14 +196,14 @@ def test_a_table_that_is_broken_in_its_middle_ends_the_run_with_words(tmp_path: 
     (tmp_path / "t.parquet").write_bytes(data)
     done = bulk.run(tmp_path / "t.parquet", "-o", tmp_path / "r.jsonl", "--local", bulk.DIGITS_MODEL)
     assert done.code == 2, done
-    assert "can not be read to its end" in done.said
+    assert "cannot be read to its end" in done.said
     assert "Traceback" not in done.said
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     wanted: dict[Path | str, str] = {
-        tmp_path / "empty": "nothing in it",
+        tmp_path / "empty": "contains no input",
         tmp_path / "no": "does not exist",
         f"{tmp_path}/*.x": "no file match",
     }
@@ -228,7 +228,7 @@ def test_a_bucket_that_speaks_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             store.put(f"in/{digit.name}", digit.read_bytes())
         store.put("other/x.png", PNG)
         assert read("s3://bulk/in/") == [(f"s3://bulk/in/{one.name}", one.read_bytes()) for one in DIGITS[:30]]
-        with pytest.raises(CannotRun, match="can not be listed"):
+        with pytest.raises(CannotRun, match="cannot list"):
             read("s3://nosuch/in")
         args = ("-o", tmp_path / "r.jsonl", "--local", bulk.DIGITS_MODEL)
         done = bulk.run("s3://bulk/in", *args, env=env)
@@ -271,7 +271,7 @@ def test_an_output_of_no_known_kind_is_refused(tmp_path: Path, name: str) -> Non
 def test_a_folder_that_can_not_be_written_to_is_named(tmp_path: Path) -> None:
     done = bulk.run(DIGITS[0].parent, "-o", tmp_path / "no" / "r.jsonl", "--local", bulk.DIGITS_MODEL)
     assert done.code == 2
-    assert "can not be written: No such file or directory" in done.said
+    assert "cannot be written: No such file or directory" in done.said
 
 
 def test_lines_begin_with_a_byte_order_mark_and_end_as_on_windows(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_what_is_behind_the_state_is_cut_off(tmp_path: Path) -> None:
 def test_results_that_no_run_wrote_are_left_alone(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
     journal.write_text("a year's work\n")
-    with pytest.raises(CannotRun, match="no run wrote it"):
+    with pytest.raises(CannotRun, match="was not written by a run"):
         ResultsJournal(journal, RunState())
     assert journal.read_text() == "a year's work\n"
 
@@ -50,7 +50,7 @@ def test_results_that_no_run_wrote_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "\x00", '{"lines": 3}'])
 def test_a_state_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     state_path(tmp_path / "r.jsonl").write_text(text)
-    with pytest.raises(CannotRun, match="is no state of a run"):
+    with pytest.raises(CannotRun, match="is not a state file"):
         ResultsJournal(tmp_path / "r.jsonl", RunState())
 
 
@@ -60,7 +60,7 @@ def test_results_that_were_shortened_are_not_gone_on_with(tmp_path: Path) -> Non
     ledger.commit(good(1, 2))
     ledger.close("interrupted")
     journal.write_bytes(journal.read_bytes()[:20])
-    with pytest.raises(CannotRun, match="has 20 bytes, and the run wrote"):
+    with pytest.raises(CannotRun, match="has 20 bytes, but the run wrote"):
         ResultsJournal(journal, RunState())
 
 
@@ -68,7 +68,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
     ledger = ResultsJournal(journal, RunState())
     assert is_locked(journal)
-    with pytest.raises(CannotRun, match="another run writes"):
+    with pytest.raises(CannotRun, match="another run is writing"):
         ResultsJournal(journal, RunState())
     ledger.close("finished")
     assert not is_locked(journal)
@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_costs_no_line(tmp_path: Path) -> 
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
     assert full.returncode == 2, full
-    assert "can not be written: File too large; what is safe on the disk stays" in full.stderr
+    assert "cannot be written: File too large; synced results stay" in full.stderr
     assert 0 < results.stat().st_size <= 100_000
     done = bulk.run(*args)
     assert done.code == 0, done

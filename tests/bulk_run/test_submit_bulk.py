@@ -51,7 +51,7 @@ def test_it_says_what_is_wrong_and_ends(service: Service, tmp_path: Path) -> Non
     process = start(DIGITS[0].parent, tmp_path / "q.jsonl", f"{service.url}/nowhere")
     _, said = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "answers 404" in said
+    assert "returned 404" in said
 
 
 def test_it_is_short_enough_to_be_read() -> None:

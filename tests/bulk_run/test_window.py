@@ -19,7 +19,7 @@ def test_it_grows_while_all_is_taken_and_not_beyond_the_most() -> None:
     window = InFlightWindow(1000, Clock())
     assert window.limit == INITIAL_SIZE
     for _ in range(40):
-        window.taken(100)
+        window.on_accepted(100)
     assert window.limit == 1000
 
 
@@ -27,15 +27,15 @@ def test_a_refusal_halves_it_once_for_all_who_met_it_and_growth_is_slow_then() -
     clock = Clock()
     window = InFlightWindow(1000, clock)
     for _ in range(40):
-        window.taken(100)
+        window.on_accepted(100)
     clock.now = 10
     for _ in range(5):
-        window.refused(2)
+        window.on_refused(2)
     assert window.limit == 500
     clock.now = 12
-    window.refused(2)
+    window.on_refused(2)
     assert window.limit == 250
-    window.taken(100)
+    window.on_accepted(100)
     assert window.limit == 252
 
 
@@ -44,8 +44,8 @@ def test_it_never_closes_altogether() -> None:
     window = InFlightWindow(4, clock)
     for _ in range(20):
         clock.now += 5
-        window.refused(1)
-    assert (window.limit, window.share) == (1, 1)
+        window.on_refused(1)
+    assert (window.limit, window.request_size) == (1, 1)
 
 
 @pytest.mark.anyio

@@ -116,7 +116,7 @@ async def _round(address: Address, requests: list[bytes], callers: int, seconds:
     async def call() -> None:
         connection = await connect(address)
         while time.perf_counter() < stop_at:
-            job = orjson.loads((await connection.ask(next(turn))).body)
+            job = orjson.loads((await connection.request(next(turn))).body)
             ends[job["status"] if job["status"] == "succeeded" else (job.get("error") or job)["code"]] += 1
             seats[0] += 1 / (job.get("batch_size") or 1)
         connection.close()

@@ -68,7 +68,7 @@ class MixedLoad:
             line, *headers = head
             lines = [f"{line} HTTP/1.1", f"Host: {address.authority}", f"Content-Length: {len(body)}", *headers]
             sent = "\r\n".join([*lines, "", ""]).encode() + body
-            answer = await asyncio.wait_for(connection.ask(sent), PATIENCE_S)
+            answer = await asyncio.wait_for(connection.request(sent), PATIENCE_S)
         except (OSError, TimeoutError):
             return None
         finally:

@@ -143,7 +143,7 @@ def test_drift_is_measured_against_what_is_allowed(tmp_path: Path, capsys: Said)
 
 def test_what_can_not_be_batched_fails_with_the_reason(shared_data: Path, capsys: Said) -> None:
     assert check(shared_data / "models" / "squeezenet1.1_fp16.onnx") == 1
-    assert "it can not be batched: input 'data_0' has its first dimension fixed at 1" in capsys.readouterr().out
+    assert "it cannot be batched: input 'data_0' has its first dimension fixed at 1" in capsys.readouterr().out
 
 
 def test_open_dimensions_are_guessed_and_said(tmp_path: Path, capsys: Said) -> None:

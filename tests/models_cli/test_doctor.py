@@ -33,7 +33,7 @@ def test_a_baked_batch_is_mended_and_every_row_has_its_answer(
     path, out = MENDABLE[case](tmp_path / "made.onnx", batch), tmp_path / "2" / "model.onnx"
     assert doctor(path) == 1
     told = capsys.readouterr().out
-    assert "can not be batched as it is" in told
+    assert "cannot be batched as it is" in told
     assert "jitney models doctor" in told
     assert doctor(path, "--fix", out) == 0, capsys.readouterr()
     assert "written, can be batched" in capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_an_operator_that_couples_rows_is_refused_by_name(
     path, out = make(tmp_path / "made.onnx", batch), tmp_path / "out.onnx"
     assert doctor(path, "--fix", out) == 1
     told = capsys.readouterr().out
-    assert "can not be batched, and no copy can mend it" in told
+    assert "cannot be batched, and this cannot be fixed" in told
     assert f"{operator} 'the-culprit': " in told
     assert [one.name for one in tmp_path.iterdir()] == ["made.onnx"], "nothing was written"
 
@@ -130,7 +130,7 @@ def test_a_copy_that_fails_its_proof_is_thrown_away(
     monkeypatch.setattr("model_runtime.graph.batch_axis_flow.RULES", wrong)
     path, out = COUPLED["a softmax over the batch"][1](tmp_path / "made.onnx", 1), tmp_path / "out.onnx"
     assert doctor(path, "--fix", out) == 1
-    assert "a copy was made and is thrown away: rows are mixed: beside neighbours " in capsys.readouterr().out
+    assert "the fixed copy was discarded: rows are mixed: beside neighbours " in capsys.readouterr().out
     assert [one.name for one in tmp_path.iterdir()] == ["made.onnx"]
 
 
@@ -138,7 +138,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: Said) -> None:
     path, out = MENDABLE["reshape"](tmp_path / "made.onnx", 1), tmp_path / "out.onnx"
     out.write_text("mine")
     assert doctor(path, "--fix", out) == 1
-    assert f"{out}: --fix: is there already" in capsys.readouterr().err
+    assert f"{out}: --fix: already exists" in capsys.readouterr().err
     assert out.read_text() == "mine"
 
 
@@ -171,11 +171,11 @@ def test_nothing_there_is_another_exit_code(tmp_path: Path, capsys: Said) -> Non
     assert doctor(tmp_path / "none.onnx") == 2
     assert "no such file or folder" in capsys.readouterr().err
     assert doctor(tmp_path) == 2
-    assert "no model in it" in capsys.readouterr().err
+    assert "contains no model" in capsys.readouterr().err
 
 
 def test_a_folder_is_looked_at_in_its_version(tmp_path: Path, capsys: Said) -> None:
     folder = models.doubling(tmp_path)
     write(folder / "2" / "model.onnx", [node("Add", ["x", "x"], ["y"])], {"x": [1, 4]}, {"y": [1, 4]})
     assert [doctor(folder), doctor(folder / "1"), doctor(folder / "2")] == [1, 0, 1]
-    assert "2/model.onnx: can not be batched as it is" in capsys.readouterr().out
+    assert "2/model.onnx: cannot be batched as it is" in capsys.readouterr().out

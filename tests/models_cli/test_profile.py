@@ -100,7 +100,7 @@ def test_a_folder_that_can_not_be_written_says_so(
 
     monkeypatch.setattr("model_runtime.profiling.profile_store.tempfile.mkstemp", refuse)
     assert profile(tmp_path) == 1
-    assert "can not be kept: Permission denied; allowed: a folder that can be written to, or --no-keep" in (
+    assert "cannot store the profile: Permission denied; allowed: a writable folder, or --no-keep" in (
         capsys.readouterr().err
     )
     assert profile(tmp_path, "--no-keep") == 0
@@ -110,9 +110,9 @@ def test_open_shapes_and_files_alone(tmp_path: Path, capsys: Said) -> None:
     nodes = [node("MatMul", ["x", "w"], ["y"])]
     path = write(tmp_path / "m.onnx", nodes, {"x": ["N", "S"]}, {"y": ["N", 2]}, {"w": numbers(4, 2)})
     assert profile(path) == 1
-    assert "can not be measured: a row has open dimensions: 'x' [-1]" in capsys.readouterr().err
+    assert "cannot be measured: a row has open dimensions: 'x' [-1]" in capsys.readouterr().err
     alone = models.doubling(tmp_path / "models") / "1" / "model.onnx"
     lonely = tmp_path / "lonely.onnx"
     lonely.write_bytes(alone.read_bytes())
     assert profile(lonely) == 0
-    assert "kept nowhere" in capsys.readouterr().out
+    assert "not stored" in capsys.readouterr().out

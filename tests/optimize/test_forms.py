@@ -109,7 +109,7 @@ def test_a_bar_is_shown_at_a_terminal_and_the_table_follows(models_dir: Path) ->
         os.close(watching)
     table, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    for stage in ("looking at files", "calibrating", "comparing answers", "measuring"):
+    for stage in ("reading files", "calibrating", "comparing answers", "measuring"):
         assert f"{stage}:   0%".encode() in shown
     assert table.decode().startswith("digits: version 1, int8, simplified, on ")
     assert b"throughput, rows/s" in table

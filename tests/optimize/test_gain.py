@@ -46,18 +46,18 @@ def test_it_must_gain_more_than_chance(gain: float, least: float, *, is_taken: b
 def test_what_can_not_be_measured_is_not_called_faster() -> None:
     unmeasured = OptimizationReport("m", "1", "int8")
     assert "its speed cannot be measured" in _no_gain_reason(unmeasured, OptimizeOptions())
-    assert "--no-measure writes it all the same" in _no_gain_reason(unmeasured, OptimizeOptions())
+    assert "--no-measure skips the measurement" in _no_gain_reason(unmeasured, OptimizeOptions())
     assert not _no_gain_reason(unmeasured, OptimizeOptions(min_gain=0.0))
 
 
 def test_the_last_line_says_what_took_over() -> None:
     slower = measured(0.77, written="models/m/2")
-    assert slower.lines()[-1].endswith("unless another is pinned; it is SLOWER here: 0.77 x the throughput")
+    assert slower.lines()[-1].endswith("unless another version is pinned; it is SLOWER here: 0.77 x the throughput")
     assert slower.as_json()["gain"] == 0.77
     assert (
         OptimizationReport("m", "1", "int8", written="models/m/2").lines()[-1].endswith("; its speed was not measured")
     )
-    assert measured(1.5, written="models/m/2").lines()[-1].endswith("unless another is pinned")
+    assert measured(1.5, written="models/m/2").lines()[-1].endswith("unless another version is pinned")
 
 
 @pytest.fixture

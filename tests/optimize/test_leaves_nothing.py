@@ -67,7 +67,7 @@ def test_without_room_it_says_so_and_leaves_nothing(models_dir: Path, kilobytes:
     assert process.returncode == 1
     assert said.decode() == (
         f"jitney models: {models_dir}/digits: File too large: no version was written; "
-        "allowed: a folder with room that can be written to\n"
+        "allowed: a writable folder with free space\n"
     )
     assert everything(models_dir) == before
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.gpu_report import report as gpu_report
+from cli.gpu_report import command as gpu_report
 from model_runtime.engine.device_info import query_driver
 from tests.support import models
 from tests.support.engines import numpy_model
@@ -56,9 +56,9 @@ def test_a_model_that_the_cpu_can_not_run_is_one_line(tmp_path: Path) -> None:
 
 def test_several_models_and_other_engines_are_refused(tmp_path: Path) -> None:
     numpy_model(tmp_path)
-    assert "allowed is the folder of a model that ONNX Runtime runs" in asked(str(tmp_path / "own"))[2]
+    assert "must be the folder of a model that ONNX Runtime runs" in asked(str(tmp_path / "own"))[2]
     models.doubling(tmp_path)
-    assert "2 models are there; name one" in asked(str(tmp_path))[2]
+    assert "contains 2 models; name one of them" in asked(str(tmp_path))[2]
 
 
 def test_without_the_queue_and_for_one_provider(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def test_a_number_within_bounds(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "3600.1", "nan", "inf", "-1", "ten", "", "1,5"])
 def test_no_number_within_bounds(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"a number from 0\.01 to 3600"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be a number from 0\.01 to 3600"):
         arguments.float_between(0.01, 3600)(text)
 
 
@@ -25,5 +25,5 @@ def test_a_whole_number_within_bounds(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["9", "-1", "1.5", "²", "", "1" * 5000])
 def test_no_whole_number_within_bounds(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"a whole number from 0 \(all\) to 8"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be an integer from 0 \(all\) to 8"):
         arguments.int_between(0, 8, "all")(text)

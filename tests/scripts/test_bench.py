@@ -101,9 +101,7 @@ def test_a_picture_without_matplotlib_is_said_before_anything_is_asked(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main(["--url", "http://127.0.0.1:9", "--plot", "bench.png"]) == 2
     said = capsys.readouterr()
-    assert said.err == (
-        'jitney bench: --plot draws with matplotlib, which is not installed: pip install -e ".[plot]" in the checkout\n'
-    )
+    assert said.err == ('jitney bench: --plot needs matplotlib: pip install -e ".[plot]" in the checkout\n')
 
 
 def test_a_picture_that_can_not_be_written_is_said_before_anything_is_asked(
@@ -111,7 +109,7 @@ def test_a_picture_that_can_not_be_written_is_said_before_anything_is_asked(
 ) -> None:
     file = tmp_path / "nowhere" / "bench.png"
     assert main(["--url", "http://127.0.0.1:9", "--plot", str(file)]) == 2
-    assert f"--plot {file}: can not be written" in capsys.readouterr().err
+    assert f"--plot {file}: cannot be written" in capsys.readouterr().err
 
 
 def test_without_the_models_folder_the_table_says_that_there_is_no_raw_side(
@@ -121,7 +119,7 @@ def test_without_the_models_folder_the_table_says_that_there_is_no_raw_side(
     assert main(["--url", service.url, *QUICK, *options]) == 0
     out = capsys.readouterr().out
     assert "model digits version 1" in out
-    assert "WARNING: no raw side to compare with: no such model" in out
+    assert "WARNING: no raw measurement to compare with: no such model" in out
     assert "how it was measured" in out
 
 
@@ -151,7 +149,7 @@ def test_a_service_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None
         unheard.bind(("127.0.0.1", 0))
         assert main(["--url", f"http://127.0.0.1:{unheard.getsockname()[1]}"]) == 2
     said = capsys.readouterr()
-    assert "nothing answers at http://127.0.0.1:" in said.err
+    assert "cannot reach the service at http://127.0.0.1:" in said.err
     assert not said.out
 
 

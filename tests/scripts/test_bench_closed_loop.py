@@ -71,7 +71,7 @@ def test_the_first_problem_is_told_with_code_and_detail() -> None:
 
 
 def test_a_service_that_does_not_answer_ends_the_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer_counter, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(answer_counter, "ANSWER_TIMEOUT_S", 0.2)
 
     never = asyncio.Event()
 

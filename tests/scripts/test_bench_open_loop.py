@@ -52,7 +52,7 @@ def test_a_service_that_stands_still_is_felt_by_all_who_were_due_meanwhile() -> 
 
 
 def test_what_was_due_and_not_sent_is_counted_and_is_in_the_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer_counter, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(answer_counter, "ANSWER_TIMEOUT_S", 1.0)
 
     async def slow(_: StubRequest) -> tuple[int, object]:
         await pass_time(0.1)

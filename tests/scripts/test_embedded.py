@@ -118,14 +118,14 @@ def test_a_long_queue_is_waited_for_while_it_is_read_back(
     monkeypatch.setattr(embedded_redis, "LOADING_NOTICE_DELAY_S", 0.0)
     with closing(EmbeddedRedis(data_dir)) as server:
         assert [server.is_ready() for _ in range(4)] == [False, False, False, True]
-    assert capfd.readouterr().err.count("is reading the queue back") == 1
+    assert capfd.readouterr().err.count("is loading the queue") == 1
 
 
 def test_a_server_that_never_answers_is_given_up(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_redis, "ANSWER_TIMEOUT_S", 0.0)
     with closing(EmbeddedRedis(data_dir)) as server:
         assert not server.is_ready()
-        with pytest.raises(CannotStart, match="does not answer after 0 s"):
+        with pytest.raises(CannotStart, match="did not answer within 0 s"):
             server.is_ready()
 
 
@@ -175,7 +175,7 @@ def test_data_of_valkey_are_refused_to_redis(data_dir: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(redis_binary, "_wheel", list)
     redis_binary.write_pin(data_dir / "engine", redis_binary.RedisEngine("valkey", (9, 1, 2), tmp_path / "gone"))
-    with pytest.raises(CannotStart, match=r"written by valkey 9.1.2 .*can not be read by redis 7"):
+    with pytest.raises(CannotStart, match=r"written by valkey 9.1.2 .*cannot be read by redis 7"):
         EmbeddedRedis(data_dir)
 
 

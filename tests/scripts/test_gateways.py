@@ -196,8 +196,8 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
     monkeypatch.setenv("JITNEY_GATEWAYS", number)
     assert gateway_processes.main([]) == 78
     assert capsys.readouterr().err == (
-        f"jitney: --workers {number} is not a number of gateway processes: 1 to 64\n"
-        f"jitney: JITNEY_GATEWAYS={number} is not a number of gateway processes: 1 to 64\n"
+        f"jitney: --workers {number} is not a number of gateway processes: use 1 to 64\n"
+        f"jitney: JITNEY_GATEWAYS={number} is not a number of gateway processes: use 1 to 64\n"
     )
 
 
@@ -209,7 +209,7 @@ def test_a_port_that_is_taken_and_an_option_too_many_are_named(
         assert gateway_processes.main(["--workers", "2"]) == 78
     assert "is in use" in capsys.readouterr().err
     assert gateway_processes.main(["--workers", "2", "--fd", "3"]) == 78
-    assert "2 gateways take no other option, and not --fd" in capsys.readouterr().err
+    assert "2 gateways take no other options: remove --fd" in capsys.readouterr().err
     with pytest.raises(CannotStart, match="JITNEY_PORT=http is not a port"):
         gateway_processes.Settings.from_env({"JITNEY_PORT": "http"})
 

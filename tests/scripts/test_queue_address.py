@@ -19,11 +19,11 @@ PROCESSES = {
     "api": ("cli.main", "api"),
     "several gateways": ("cli.main", "api", "--workers", "2"),
     "worker": ("cli.main", "worker"),
-    "deliver": ("cli.main", "deliver"),
+    "background": ("cli.main", "background"),
     "keys": ("cli.main", "keys", "list"),
     "a bare gateway": ("api",),
     "a bare worker": ("worker",),
-    "a bare deliverer": ("background",),
+    "a bare background process": ("background",),
 }
 
 
@@ -59,7 +59,7 @@ def test_a_malformed_url_is_one_line_without_the_password(process: str, tmp_path
     assert "JITNEY_REDIS_URL=redis://:***@127.0.0.1:none/0: it has no port from 1 to 65535" in line
 
 
-@pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare deliverer"])
+@pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare background process"])
 def test_so_is_a_database_that_the_server_does_not_have(process: str, tmp_path: Path, server: Server) -> None:
     """Only the server knows how many it has."""
     done = run(PROCESSES[process], tmp_path, REDIS_URL=f"redis://127.0.0.1:{server.port}/999")
@@ -68,7 +68,7 @@ def test_so_is_a_database_that_the_server_does_not_have(process: str, tmp_path: 
     assert f"Redis at redis://127.0.0.1:{server.port}/999 cannot be used: DB index is out of range" in line
 
 
-@pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare deliverer"])
+@pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare background process"])
 def test_with_require_durable_a_server_that_may_lose_jobs_is_refused(
     process: str, tmp_path: Path, server: Server
 ) -> None:
@@ -105,7 +105,7 @@ def test_keys_speaks_to_no_queue_that_nobody_named(tmp_path: Path, *, was_there:
     assert done.returncode == EX_UNAVAILABLE
     (line,) = done.stderr.splitlines()
     assert (
-        f"no queue is named by JITNEY_REDIS_URL, and none runs in JITNEY_DATA_DIR={tmp_path / 'data'}: "
+        f"JITNEY_REDIS_URL is not set, and no server runs in JITNEY_DATA_DIR={tmp_path / 'data'}: "
         "start `jitney up`" in line
     )
 
@@ -120,5 +120,5 @@ def test_a_queue_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> No
 
 def test_no_data_folder_is_named_as_the_default_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(QueueNotFound, match=r"none runs in \.data, as JITNEY_DATA_DIR is not set"):
+    with pytest.raises(QueueNotFound, match=r"no server runs in \.data \(JITNEY_DATA_DIR is not set\)"):
         locate({})

@@ -41,7 +41,7 @@ def test_it_tells_what_a_gateway_that_is_not_ready_says(
     line = ReadyLine("127.0.0.1", gateway.getsockname()[1], 0.0)
     assert line.tick()
     answer(gateway, "503 Service Unavailable\r\nContent-Length: 18\r\n\r\nno model is loaded")
-    why = "jitney: not ready yet: /readyz answers 503: no model is loaded\n"
+    why = "jitney: not ready yet: /readyz returned 503: no model is loaded\n"
     wait_until(lambda: line.tick() and why in capsys.readouterr().err, "the reason is told")
     line.close()
 
@@ -53,7 +53,7 @@ def test_it_gives_up_asking_but_stops_nothing(
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     assert not ReadyLine("127.0.0.1", port, 0.0).tick()
-    assert "still not ready after 0 s: the gateway does not answer" in capsys.readouterr().err
+    assert "not ready after 0 s: the gateway does not answer" in capsys.readouterr().err
 
 
 def test_an_ipv6_host_is_printed_as_a_url() -> None:

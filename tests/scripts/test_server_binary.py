@@ -73,7 +73,7 @@ def test_a_pin_is_read_back_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"engine": "redis"}', '{"engine": "redis", "version": "7", "path": "/x"}'])
 def test_a_broken_pin_is_an_error_and_not_a_new_folder(tmp_path: Path, text: str) -> None:
     (tmp_path / "engine").write_text(text)
-    with pytest.raises(CannotStart, match="which server wrote the data"):
+    with pytest.raises(CannotStart, match="which names the server that wrote this data folder"):
         redis_binary.read_pin(tmp_path / "engine")
 
 

@@ -109,7 +109,7 @@ def test_a_configuration_error_stops_everything(tmp_path: Path) -> None:
     setup = "children = [child('server'), child('worker', 'sys.exit(78)')]"
     with supervised(tmp_path, setup) as watched:
         assert watched.process.wait(10) == 78
-        assert "worker refuses its configuration (exit code 78" in watched.text()
+        assert "worker has an invalid configuration (exit code 78" in watched.text()
         assert "restarting" not in watched.text()
 
 
@@ -117,7 +117,7 @@ def test_a_program_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     setup = "children = [child('server'), Child('worker', ('/no/such/program',), {})]"
     with supervised(tmp_path, setup) as watched:
         assert watched.process.wait(10) == 1
-        assert "jitney: worker can not be started: " in watched.text()
+        assert "jitney: worker cannot be started: " in watched.text()
         assert "Traceback" not in watched.text()
 
 
@@ -216,7 +216,7 @@ backoff = Backoff(first_s=0.01, limit_s=0.01)
         one_life = ["up worker", "up after worker", "cleared"]
         assert re.findall(r"^(up .*|cleared) \d+$", watched.text(), re.MULTILINE)[:7] == [*one_life * 2, "up worker"]
         ours = re.findall(r"jitney: (.*)", watched.text())
-        assert ours[:2] == ["worker died: exit code 3", "cleared up after worker; restarting in 0.01 s"]
+        assert ours[:2] == ["worker died: exit code 3", "cleaned up after worker; restarting in 0.01 s"]
 
 
 def test_after_deaths_that_are_explained_the_wait_stays_short(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ backoff = Backoff(first_s=0.01, explained_s=0.02)
 """
     with supervised(tmp_path, setup) as watched:
         wait_until(lambda: watched.text().count("restarting") >= 3, "it died three times")
-        said = "cleared up after worker: what it may have died of is set apart; restarting in"
+        said = "cleaned up after worker: the suspect jobs are isolated; restarting in"
         assert re.findall(r"jitney: (cleared.*)", watched.text())[:3] == [f"{said} {s} s" for s in (0.01, 0.02, 0.02)]
 
 
@@ -242,8 +242,8 @@ def test_nothing_follows_an_orderly_stop_or_a_refused_configuration(tmp_path: Pa
 @pytest.mark.parametrize(
     ("on_death", "said"),
     [
-        ("after('sys.exit(5)')", "clearing up after worker failed: exit code 5; restarting in"),
-        ("('/no/such/program',)", "clearing up after worker can not be started: "),
+        ("after('sys.exit(5)')", "cleanup after worker failed: exit code 5; restarting in"),
+        ("('/no/such/program',)", "cleanup after worker cannot be started: "),
     ],
 )
 def test_a_clearing_up_that_fails_keeps_no_successor_away(tmp_path: Path, on_death: str, said: str) -> None:
@@ -265,7 +265,7 @@ backoff = Backoff(first_s=0.01)
         watched.wait_for("up worker")
         os.kill(watched.pids("worker")[0], signal.SIGKILL)
         wait_until(lambda: len(watched.pids("worker")) == 2, "it is up again")
-        assert "clearing up after worker took more than 2 s: killed; restarting in 0.01 s" in watched.text()
+        assert "cleanup after worker took more than 2 s: killed; restarting in 0.01 s" in watched.text()
         pids = watched.pids("after worker") + watched.pids("grandchild")
         assert len(pids) == 2
         wait_until(lambda: not any(is_running(pid) for pid in pids), "nothing of it is left")

@@ -151,14 +151,14 @@ def test_as_many_workers_as_set_and_a_dead_one_is_named_by_its_number(tmp_path: 
         os.kill(started.pids()["worker"], signal.SIGKILL)
         wait_until(lambda: started.text().count("box worker-") == 3, "another is up")
         assert re.search(r"jitney: worker-[12] died: killed by signal 9$", started.text(), re.MULTILINE)
-        assert re.search(r"up after worker-[12].*; restarting in 0.1 s$", started.text(), re.MULTILINE)
+        assert re.search(r"cleaned up after worker-[12].*; restarting in 0.1 s$", started.text(), re.MULTILINE)
 
 
 def test_a_refused_configuration_ends_it_with_the_parts_own_words(tmp_path: Path) -> None:
     with up(tmp_path, worker="import sys; print('JITNEY_MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78
         assert "JITNEY_MODELS_DIR is empty" in started.text()
-        assert "jitney: worker refuses its configuration" in started.text()
+        assert "jitney: worker has an invalid configuration" in started.text()
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with up(tmp_path, {"JITNEY_PORT": str(port)}) as started:
             assert started.process.wait(10) == 1
-            line = f"jitney: port {port} is in use: set PORT to another, or JITNEY_PORT=0 for any free one\n"
+            line = f"jitney: port {port} is in use: set JITNEY_PORT to another, or 0 for any free one\n"
             assert started.text() == line
 
 
@@ -177,7 +177,7 @@ def test_a_port_that_is_none_is_refused(port: str) -> None:
 
 
 def test_a_number_of_workers_that_is_none_is_refused() -> None:
-    with pytest.raises(CannotStart, match="JITNEY_WORKERS=many is not a number of worker processes: 1 to 256"):
+    with pytest.raises(CannotStart, match="JITNEY_WORKERS=many is not a number of worker processes: use 1 to 256"):
         Settings.from_env({"JITNEY_WORKERS": "many"})
 
 
@@ -203,7 +203,7 @@ def test_empty_settings_count_as_unset() -> None:
 
 
 def test_a_host_that_is_not_ours_is_named() -> None:
-    with pytest.raises(CannotStart, match=r"can not listen on 192\.0\.2\.1 port 0"):
+    with pytest.raises(CannotStart, match=r"cannot listen on 192\.0\.2\.1 port 0"):
         listen("192.0.2.1", 0)
     with pytest.raises(CannotStart, match=r"JITNEY_HOST=no such host cannot be resolved"):
         listen("no such host", 0)

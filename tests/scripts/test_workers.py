@@ -83,7 +83,7 @@ def test_a_dead_worker_is_buried_and_another_takes_its_box(tmp_path: Path) -> No
         text = started.text()
         assert f"buried {box} {pid} redis://queue:1\n" in text  # before its successor took the box
         assert "jitney: worker died: killed by signal 9\n" in text
-        assert "jitney: cleared up after worker; restarting in 0.2 s\n" in text
+        assert "jitney: cleaned up after worker; restarting in 0.2 s\n" in text
 
 
 def test_as_many_as_asked_each_with_its_own_box_and_nothing_left_behind(tmp_path: Path) -> None:
@@ -124,11 +124,11 @@ time.sleep(60)
 @pytest.mark.parametrize("devices", ["", ",", "a", "-1", "0,,1", "1024", "٣"])
 def test_gpus_that_are_none_are_one_clear_line(capsys: pytest.CaptureFixture[str], devices: str) -> None:
     assert worker_processes.main([f"--device={devices}"]) == 78
-    said = f"jitney: --device {devices} names no GPUs: numbers from 0 to 1023, with commas between\n"
+    said = f"jitney: --device {devices} is not a list of GPUs: use 0 to 1023, separated by commas\n"
     assert capsys.readouterr().err == said
     if devices:
-        with pytest.raises(CannotStart, match=r"JITNEY_GPU_DEVICE=.* names no GPUs"):
-            worker_processes.Settings.from_env({"JITNEY_GPU_DEVICE": devices})
+        with pytest.raises(CannotStart, match=r"JITNEY_GPU_DEVICES=.* is not a list of GPUs"):
+            worker_processes.Settings.from_env({"JITNEY_GPU_DEVICES": devices})
 
 
 def test_a_refused_configuration_ends_it_for_all(tmp_path: Path) -> None:
@@ -152,15 +152,15 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
     monkeypatch.setenv("JITNEY_WORKERS", number)
     assert worker_processes.main([]) == 78
     assert capsys.readouterr().err == (
-        f"jitney: --processes {number} is not a number of worker processes: 1 to 256\n"
-        f"jitney: JITNEY_WORKERS={number} is not a number of worker processes: 1 to 256\n"
+        f"jitney: --processes {number} is not a number of worker processes: use 1 to 256\n"
+        f"jitney: JITNEY_WORKERS={number} is not a number of worker processes: use 1 to 256\n"
     )
 
 
 @pytest.mark.parametrize("name", ["JITNEY_RESTART_LIMIT_S", "JITNEY_DRAIN_S"])
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
 def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
-    with pytest.raises(CannotStart, match=f"{name}={seconds} is not a time in seconds: a number above 0"):
+    with pytest.raises(CannotStart, match=f"{name}={seconds} is not a time in seconds: use a number above 0"):
         worker_processes.Settings.from_env({name: seconds})
 
 
@@ -189,7 +189,7 @@ def test_settings_are_documented_with_their_defaults() -> None:
 
 def test_without_a_temporary_folder_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
-    with pytest.raises(CannotStart, match=r"no temporary folder can be made: .* \(TMPDIR sets where\)"):
+    with pytest.raises(CannotStart, match=r"cannot create a temporary folder: .* \(TMPDIR sets its place\)"):
         worker_processes.journal_folder().__enter__()
 
 

@@ -1,4 +1,4 @@
-"""`jitney deliver` as a process of its own, with a schedule in fractions of seconds."""
+"""`jitney background` as a process of its own, with a schedule in fractions of seconds."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A queue, a gateway before it, the test as the worker behind it, and a real `jitney deliver` with real receivers."""
+"""A queue, a gateway before it, the test as the worker behind it, a real `jitney background`, with real receivers."""
 
 import base64
 from collections.abc import AsyncIterator, Iterator

@@ -1,6 +1,6 @@
 """`make deliveries`: ten thousand deliveries through an outage of everything, and how soon the first attempt comes.
 
-All real: a queue's server, `jitney deliver`, receivers on loopback. Prints what it found; exits 1 where one was lost.
+All real: a queue's server, `jitney background`, receivers on loopback. Prints what it found; exits 1 if one was lost.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Load:
 
 
 async def outage(count: int) -> bool:
-    """Have receivers away, `jitney deliver` killed, the queue's server killed; then wait for the last to arrive."""
+    """Have receivers away, `jitney background` killed, the queue's server killed; then wait for the last to arrive."""
     with ExitStack() as held:
         server = Server()
         held.callback(server.close)

@@ -1,1 +1,1 @@
-"""The load that a measurement puts on a service."""
+"""Load generation: inputs, connections, submit modes, closed and open loop."""

@@ -1,4 +1,4 @@
-"""Counts what comes back while a slice is open, and lets callers end: the same for a closed and an open loop."""
+"""Counts the results of a slice, and waits for or cancels its callers; shared by the closed and the open loop."""
 
 import asyncio
 import time
@@ -9,12 +9,12 @@ from cli.bench.load.connection import Address, Connection, connect
 from cli.bench.load.submit_modes import WAIT_S, ExchangeResult
 from cli.bench.statistics import STAGES, Slice
 
-# Longer than the service's own wait: it is to say 202 itself.
-PATIENCE_S: Final = WAIT_S + 5.0
+# Longer than the wait of the service, so that the service can answer 202.
+ANSWER_TIMEOUT_S: Final = WAIT_S + 5.0
 
 
 class AnswerCounter:
-    """What the callers of one slice share. It is open from `opened_at` until `closed_at`."""
+    """The counters that the callers of a slice share. The slice is open from `opened_at` until `closed_at`."""
 
     def __init__(self, result: Slice, jobs: int) -> None:
         self.result = result
@@ -22,42 +22,45 @@ class AnswerCounter:
         self._jobs, self._cpu = jobs, 0.0
 
     def open(self) -> None:
-        """Begin to count the generator's own CPU time; and answers, where the loop did not say from when on."""
+        """Start counting: CPU time of the generator, and answers unless `opened_at` is already set."""
         self.opened_at, self._cpu = min(self.opened_at, time.perf_counter()), time.process_time()
 
     def close(self) -> None:
-        """Answers to what was asked while it was open may still come."""
+        """End the measured time; responses to earlier requests may still arrive."""
         self.closed_at = min(self.closed_at, time.perf_counter())
         self.result.wall_s = self.closed_at - self.opened_at
         self.result.generator_cpu = (time.process_time() - self._cpu) / self.result.wall_s
 
-    def add(self, done: ExchangeResult, started: float, place: float) -> bool:
-        """Tells whether all had results. The slice counts results whose `place` it was open at, and failures since."""
-        result, views = self.result, [one.view for one in done.verdicts if one.view is not None]
+    def add(self, done: ExchangeResult, started: float, counted_at: float) -> bool:
+        """Count an exchange; return whether all its jobs had results.
+
+        `counted_at`: the time that decides whether the results belong to the slice. Failures count from then on too.
+        """
+        result, views = self.result, [outcome.view for outcome in done.outcomes if outcome.view is not None]
         if self.opened_at <= done.at < self.closed_at:
             result.in_time += len(views)
-        if views and self.opened_at <= place < self.closed_at:
+        if views and self.opened_at <= counted_at < self.closed_at:
             result.latencies_ms.append((done.at - started) * 1000)
             for view in views:
                 self._add_view(view)
-        for one in done.verdicts:
-            if one.view is None and place >= self.opened_at:
-                kinds = result.refused if one.is_refusal else result.failures
-                kinds[one.kind] += 1
-                result.first_problem = result.first_problem or one.problem
-        return len(views) == len(done.verdicts)
+        for outcome in done.outcomes:
+            if outcome.view is None and counted_at >= self.opened_at:
+                kinds = result.refused if outcome.is_refusal else result.failures
+                kinds[outcome.kind] += 1
+                result.first_problem = result.first_problem or outcome.problem
+        return len(views) == len(done.outcomes)
 
-    def fail(self, kind: str, problem: str, place: float, requests: int = 1) -> None:
-        """Requests to which no answer came."""
-        if place >= self.opened_at:
+    def add_failure(self, kind: str, problem: str, counted_at: float, requests: int = 1) -> None:
+        """Count requests without a response."""
+        if counted_at >= self.opened_at:
             self.result.failures[kind] += requests * self._jobs
             self.result.first_problem = self.result.first_problem or problem
 
-    def broke(self, error: OSError, place: float) -> None:
-        self.fail("connection", f"the connection broke or was refused: {error}", place)
+    def add_connection_error(self, error: OSError, counted_at: float) -> None:
+        self.add_failure("connection", f"the connection broke or was refused: {error}", counted_at)
 
-    def unsent(self, due: float) -> None:
-        """A request was not sent at all; it had waited until the end."""
+    def add_unsent(self, due: float) -> None:
+        """Count a request that was due but not sent before the end."""
         self.result.unsent += self._jobs
         self.result.unsent_ms.append((self.closed_at - due) * 1000)
 
@@ -70,28 +73,28 @@ class AnswerCounter:
 
 
 async def wait_for_callers(callers: Sequence["asyncio.Task[None]"], count: AnswerCounter) -> None:
-    """Wait for what is in flight."""
-    _, unanswered = await asyncio.wait(callers, timeout=PATIENCE_S)
+    """Wait until all callers have ended, at most the answer timeout."""
+    _, unanswered = await asyncio.wait(callers, timeout=ANSWER_TIMEOUT_S)
     if unanswered:
-        count.fail("no_answer", f"no answer within {PATIENCE_S:g} s", time.perf_counter(), len(unanswered))
+        count.add_failure("no_answer", f"no answer within {ANSWER_TIMEOUT_S:g} s", time.perf_counter(), len(unanswered))
 
 
 async def cancel_callers(callers: Sequence["asyncio.Task[None]"]) -> None:
-    """End them at once; raises what one of them ended with."""
+    """Cancel all callers at once; raise the first error of one."""
     for caller in callers:
         caller.cancel()
-    for fault in await asyncio.gather(*callers, return_exceptions=True):
-        if isinstance(fault, Exception):
-            raise fault
+    for error in await asyncio.gather(*callers, return_exceptions=True):
+        if isinstance(error, Exception):
+            raise error
 
 
 async def ensure_connected(address: Address, connection: Connection | None) -> Connection:
-    """The same connection while it is open, else another; raises OSError."""
+    """Return the connection if it is open, else a new one. Raises OSError."""
     return connection if connection is not None and connection.is_open else await connect(address)
 
 
 async def close_connection(connection: Connection | None) -> None:
-    """Close it, and give the loop a turn to do so."""
+    """Close a connection and let the event loop run once."""
     if connection is not None:
         connection.close()
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Closed loop: so many callers, each with one request in flight, and the next as soon as the answer is there."""
+"""Closed loop: a fixed number of callers, each of which sends its next request when the last one is answered."""
 
 import asyncio
 import itertools
@@ -25,14 +25,16 @@ PAUSE_AFTER_FAILURE_S: Final = 0.1
 
 
 async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds: float) -> Slice:
-    """Warms up until every caller had an answer, counts for `seconds`, and lets what is in flight end."""
-    count, called = AnswerCounter(Slice(load), exchange.jobs), _FirstAnswers(load.concurrency)
+    """Warm up until every caller had an answer, count for `seconds`, then wait for requests in flight."""
+    count, first_answers = AnswerCounter(Slice(load), exchange.jobs), _FirstAnswers(load.concurrency)
     requests = itertools.cycle(exchange.requests)
-    callers = [asyncio.create_task(_call(address, exchange, count, requests, called)) for _ in range(load.concurrency)]
+    callers = [
+        asyncio.create_task(_call(address, exchange, count, requests, first_answers)) for _ in range(load.concurrency)
+    ]
     try:
         await asyncio.sleep(WARMUP_S)
-        # Before every caller had an answer, throughput is that of a queue that still fills.
-        await wait_for_event(called.by_all, answer_counter.PATIENCE_S)
+        # Until every caller had an answer, the queue still fills and throughput is not steady.
+        await wait_for_event(first_answers.all_answered, answer_counter.ANSWER_TIMEOUT_S)
         count.open()
         await asyncio.sleep(seconds)
         count.close()
@@ -43,20 +45,20 @@ async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds
 
 
 class _FirstAnswers:
-    """How many callers had their first answer, of whatever kind."""
+    """Counts the callers that had a first answer of any kind."""
 
     def __init__(self, callers: int) -> None:
-        self._left = callers
-        self.by_all = asyncio.Event()
+        self._missing = callers
+        self.all_answered = asyncio.Event()
 
-    def once(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self.by_all.set()
+    def add(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self.all_answered.set()
 
 
 async def _call(
-    address: Address, exchange: Exchange, count: AnswerCounter, requests: Iterator[bytes], called: _FirstAnswers
+    address: Address, exchange: Exchange, count: AnswerCounter, requests: Iterator[bytes], first_answers: _FirstAnswers
 ) -> None:
     connection: Connection | None = None
     is_first = True
@@ -68,10 +70,10 @@ async def _call(
                 done = await exchange.send(connection, next(requests))
                 is_result = count.add(done, started, done.at)
             except OSError as error:
-                count.broke(error, time.perf_counter())
+                count.add_connection_error(error, time.perf_counter())
                 is_result = False
             if is_first:
-                called.once()
+                first_answers.add()
                 is_first = False
             if not is_result:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)

@@ -1,4 +1,4 @@
-"""What is sent: files, the bundled samples, or random numbers in the shape the model asks for."""
+"""Request bodies to measure with: files, the bundled samples, or random tensors."""
 
 import base64
 import random
@@ -18,7 +18,7 @@ RANDOM_INPUTS: Final = 8
 
 
 class Inputs(NamedTuple):
-    """Request bodies with their content types and names. `kind` is the door's word: image or raw."""
+    """Request bodies with their content types and names. `kind`: image or raw, as in the gateway."""
 
     kind: str
     bodies: list[bytes]
@@ -27,37 +27,37 @@ class Inputs(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """In a few words."""
+        """The names of the first and last input."""
         return " … ".join(dict.fromkeys((self.names[0], self.names[-1])))
 
 
 def gather_inputs(target: Target, files: Sequence[Path]) -> Inputs:
-    """Raises CannotMeasure, also for a file that the model can not take."""
+    """Return the inputs to send. Raises CannotMeasure, also for a file that does not fit the model."""
     if "image" in target.card["kinds"]:
         return _image_inputs(target.model, files)
-    wanted = target.card["raw_bytes"]
-    if wanted is None:
-        takes = ", ".join(f"{port['name']} {port['datatype']} {port['shape']}" for port in target.card["inputs"])
-        reason = "measured are models that take an image or one tensor of a fixed shape"
-        raise CannotMeasure(f"model {target.model} takes {takes}; {reason}")
+    size = target.card["raw_bytes"]
+    if size is None:
+        specs = ", ".join(f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in target.card["inputs"])
+        reason = "only models with an image or one tensor of fixed shape can be measured"
+        raise CannotMeasure(f"model {target.model} takes {specs}; {reason}")
     if not files:
-        return _random_inputs(target.card["inputs"][0], wanted)
+        return _random_inputs(target.card["inputs"][0], size)
     bodies = [_read(file) for file in files]
     for file, body in zip(files, bodies, strict=True):
-        if len(body) != wanted:
-            raise CannotMeasure(f"{file} has {len(body)} bytes, model {target.model} takes {wanted}")
+        if len(body) != size:
+            raise CannotMeasure(f"{file} has {len(body)} bytes, model {target.model} needs {size}")
     return Inputs("raw", bodies, ["application/octet-stream"] * len(bodies), [*map(str, files)])
 
 
 def ndjson_jobs(target: Target, inputs: Inputs) -> list[bytes]:
-    """Each input as a job in JSON, on a line."""
+    """Encode each input as a job, a line of NDJSON."""
     texts = [base64.b64encode(body).decode() for body in inputs.bodies]
     if inputs.kind == "image":
         return [orjson.dumps({"model": target.model, "input": {"image": text}}) for text in texts]
-    port = target.card["inputs"][0]
-    facts = {"datatype": port["datatype"], "shape": port["shape"]}
-    tensors = [{port["name"]: {**facts, "b64": text}} for text in texts]
-    return [orjson.dumps({"model": target.model, "input": {"tensors": one}}) for one in tensors]
+    spec = target.card["inputs"][0]
+    header = {"datatype": spec["datatype"], "shape": spec["shape"]}
+    tensors = [{spec["name"]: {**header, "b64": text}} for text in texts]
+    return [orjson.dumps({"model": target.model, "input": {"tensors": tensor}}) for tensor in tensors]
 
 
 def _image_inputs(model: str, files: Sequence[Path]) -> Inputs:
@@ -65,23 +65,23 @@ def _image_inputs(model: str, files: Sequence[Path]) -> Inputs:
         files = sorted(SAMPLES.glob("*.png")) if model == BUNDLED_MODEL else []
     if not files:
         where = f", and there are no samples in {SAMPLES.resolve()}" if model == BUNDLED_MODEL else ""
-        raise CannotMeasure(f"model {model} takes images{where}: name some with --input FILE ...")
+        raise CannotMeasure(f"model {model} takes images{where}: give files with --input FILE ...")
     bodies = [_read(file) for file in files]
     formats = [detect_format(body) for body in bodies]
     if None in formats:
-        raise CannotMeasure(f"{files[formats.index(None)]} is not an image in a format that is taken")
+        raise CannotMeasure(f"{files[formats.index(None)]} is not an image in a supported format")
     return Inputs("image", bodies, [f"image/{name}".lower() for name in formats], [*map(str, files)])
 
 
-def _random_inputs(port: dict[str, Any], size: int) -> Inputs:
-    """Floats from 0 to 1; whole numbers of 0 and 1, for they may be indices."""
-    rng = random.Random(0)  # noqa: S311 - the same numbers every time, on purpose
-    datatype = port["datatype"]
-    whole = (lambda: rng.random() < 0.5) if datatype == "BOOL" else (lambda: rng.randrange(2))
-    draw = rng.random if datatype.startswith("FP") else whole
+def _random_inputs(spec: dict[str, Any], size: int) -> Inputs:
+    """Draw floats from 0 to 1, and only 0 or 1 for integers, which may be indices."""
+    rng = random.Random(0)  # noqa: S311 - reproducible on purpose
+    datatype = spec["datatype"]
+    draw_integer = (lambda: rng.random() < 0.5) if datatype == "BOOL" else (lambda: rng.randrange(2))
+    draw = rng.random if datatype.startswith("FP") else draw_integer
     count = size // DATATYPES[datatype][0]
     rows = [[draw() for _ in range(count)] for _ in range(RANDOM_INPUTS)]
-    bodies = [bytes(from_numbers(port["name"], datatype, (count,), row).data) for row in rows]
+    bodies = [bytes(from_numbers(spec["name"], datatype, (count,), row).data) for row in rows]
     return Inputs(
         "raw", bodies, ["application/octet-stream"] * len(bodies), [f"random {datatype} values"] * len(bodies)
     )

@@ -1,6 +1,6 @@
-"""Open loop: requests are due at a fixed rate, whether or not the last is answered, each measured from when it was due.
+"""Open loop: sends requests at a fixed rate and measures each from the time it was due.
 
-So a service that stands still is felt by all who would have come meanwhile: no coordinated omission.
+A stalled service therefore delays all later requests in the figures: no coordinated omission.
 """
 
 import asyncio
@@ -24,22 +24,22 @@ from cli.bench.statistics import Slice
 
 WARMUP_S: Final = 0.5
 CONNECT_S: Final = 0.1
-# A loop's timers count whole milliseconds. Who leaves early is measured from then, so it may, and late it may not.
+# Timers of the loop have a resolution of 1 ms. A request may leave early, as it is measured from then; never late.
 EARLY_S: Final = 0.001
 OVERDUE_S: Final = 0.01
 
 
 async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds: float, connections: int) -> Slice:
-    """Counts what is due in `seconds`, after a warm-up at the same rate, and lets what is in flight end."""
-    gap = exchange.jobs / (load.rate or 1)
+    """Warm up at the same rate, count the requests due in `seconds`, then wait for those in flight."""
+    interval = exchange.jobs / (load.rate or 1)
     count = AnswerCounter(Slice(load), exchange.jobs)
     first = time.perf_counter() + CONNECT_S
     count.opened_at, end = first + WARMUP_S, first + WARMUP_S + seconds
-    dues = (first + number * gap for number in range(math.ceil((end - first) / gap)))
+    dues = (first + number * interval for number in range(math.ceil((end - first) / interval)))
     requests = itertools.cycle(exchange.requests)
     senders = [
         asyncio.create_task(_send(address, exchange, count, requests, dues))
-        for _ in range(min(connections, math.ceil((end - first) / gap)))
+        for _ in range(min(connections, math.ceil((end - first) / interval)))
     ]
     try:
         await asyncio.sleep(count.opened_at - time.perf_counter())
@@ -49,7 +49,7 @@ async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds
         count.close()
         for due in dues:
             if due >= count.opened_at:
-                count.unsent(due)
+                count.add_unsent(due)
         await wait_for_callers(senders, count)
     finally:
         await cancel_callers(senders)
@@ -61,19 +61,19 @@ async def _send(
 ) -> None:
     connection: Connection | None = None
     try:
-        for due in dues:  # all senders take from the same
+        for due in dues:  # all senders share this iterator
             if due < count.opened_at < time.perf_counter():  # left over from the warm-up
                 continue
             try:
                 connection = await ensure_connected(address, connection)
-                if (early := due - EARLY_S - time.perf_counter()) > 0:
-                    await asyncio.sleep(early)
+                if (delay_s := due - EARLY_S - time.perf_counter()) > 0:
+                    await asyncio.sleep(delay_s)
                 sent = time.perf_counter()
                 if due >= count.opened_at and sent - due > OVERDUE_S:
                     count.result.overdue += exchange.jobs
                 done = await exchange.send(connection, next(requests))
                 count.add(done, min(due, sent), due)
             except OSError as error:
-                count.broke(error, due)
+                count.add_connection_error(error, due)
     finally:
         await close_connection(connection)

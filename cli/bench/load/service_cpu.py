@@ -1,4 +1,4 @@
-"""CPU time of the service's parts over a slice, from what the service itself says at `/metrics`, wherever it runs."""
+"""Measures the CPU time of the parts of a service over a slice, from its `/metrics`."""
 
 import http.client
 import time
@@ -9,44 +9,44 @@ from prometheus_client.parser import text_string_to_metric_families
 from cli.bench.load.connection import Address, get
 from cli.bench.statistics import CpuUsage
 
-# Processes tell theirs once a second (JITNEY_METRICS_FLUSH_S): after so long, all that a slice used has been told.
+# Processes report their CPU time once a second (JITNEY_METRICS_FLUSH_S); after this delay, a slice is complete.
 TICK_S: Final = 1.2
 
 
 class CpuReading(NamedTuple):
-    """Totals since ever: CPU seconds by part, and jobs that ended."""
+    """Totals of the service: CPU seconds by part, and finished jobs."""
 
     seconds: dict[str, float]
     jobs: float
 
 
 class ServiceCpu:
-    """What a service uses; `unknown`: why that is not known, empty where it is."""
+    """Reads the CPU time of a service. `unknown`: the reason why it cannot be read, or empty."""
 
     def __init__(self, address: Address) -> None:
         self._address, self.unknown = address, ""
 
     def settle(self) -> None:
-        """Have all told that was used so far."""
+        """Wait until all CPU time used so far is reported."""
         self.read()
         self._wait()
 
     def read(self) -> CpuReading | None:
-        """Read now."""
+        """Read the totals; None if they are unknown."""
         if self.unknown:
             return None
         try:
             status, body = get(self._address, "/metrics")
             reading = parse_cpu_totals(body.decode()) if status == 200 else None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            self.unknown = f"{self._address}/metrics can not be read: {error}"
+            self.unknown = f"{self._address}/metrics cannot be read: {error}"
             return None
         if reading is None:
-            self.unknown = f"{self._address}/metrics does not tell it (it answers {status})"
+            self.unknown = f"{self._address}/metrics has no CPU time (status {status})"
         return reading
 
     def since(self, before: CpuReading | None) -> CpuUsage | None:
-        """Wait until all is told, and say what was used; None where the service does not tell, or began anew."""
+        """Wait for the last report and return the usage; None if it is unknown or the service restarted."""
         self._wait()
         after = self.read()
         if before is None or after is None:
@@ -60,7 +60,8 @@ class ServiceCpu:
 
 
 def parse_cpu_totals(text: str) -> CpuReading | None:
-    """Read Prometheus' text; None where it says nothing of CPU time. Raises ValueError for what is no such text."""
+    """Parse Prometheus text; None if it has no CPU time. Raises ValueError for invalid text."""
     families = {family.name: family.samples for family in text_string_to_metric_families(text)}
-    seconds = {one.labels["part"]: one.value for one in families.get("jitney_cpu_seconds", ())}
-    return CpuReading(seconds, sum(one.value for one in families.get("jitney_jobs_finished", ()))) if seconds else None
+    seconds = {sample.labels["part"]: sample.value for sample in families.get("jitney_cpu_seconds", ())}
+    jobs = sum(sample.value for sample in families.get("jitney_jobs_finished", ()))
+    return CpuReading(seconds, jobs) if seconds else None

@@ -1,4 +1,4 @@
-"""How a job is handed in and its end heard of, by mode: in one request, by polling, or many at once."""
+"""Submit modes: wait for the result in the same request, poll for it, or submit many jobs at once."""
 
 import itertools
 import time
@@ -16,13 +16,13 @@ from cli.bench.load_levels import BULK, POLL
 
 WAIT_S: Final = 10
 NDJSON: Final = "application/x-ndjson"
-BULK_REQUESTS: Final = 8  # different ones, used in turn
+BULK_REQUESTS: Final = 8  # distinct request bodies, used in rotation
 _OPEN_STATES: Final = ("queued", "running")
 _REFUSAL_STATUSES: Final = (429, 503)
 
 
 class JobOutcome(NamedTuple):
-    """What became of one job: the service's view of it where it has a result, else what kind of failure, in words."""
+    """The result of one job: the JSON of a succeeded job, or else the kind and text of the failure."""
 
     view: dict[str, Any] | None
     kind: str = ""
@@ -31,15 +31,15 @@ class JobOutcome(NamedTuple):
 
 
 class ExchangeResult(NamedTuple):
-    """One exchange that is over; `at`: when the last byte of its last answer was read."""
+    """A finished exchange; `at` is the time its last byte was read."""
 
     at: float
-    verdicts: list[JobOutcome]
+    outcomes: list[JobOutcome]
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Each of the `requests` carries `jobs`; `submit_only`: the same without a wait, where that is measured."""
+    """Requests of one mode, each with `jobs` jobs. `submit_only`: the same requests without a wait, or none."""
 
     jobs: int
     requests: Sequence[bytes]
@@ -48,24 +48,24 @@ class Exchange:
 
 
 def build_exchange(mode: str, target: Target, inputs: Inputs, bulk_size: int) -> Exchange:
-    """All that one mode sends."""
-    address, make = target.address, partial(build_submit_request, target.address, target.model)
+    """Build the requests of a mode."""
+    address, build = target.address, partial(build_submit_request, target.address, target.model)
     if mode == BULK:
         lines = itertools.cycle(ndjson_jobs(target, inputs))
         count = min(BULK_REQUESTS, len(inputs.bodies))
         bodies = [b"\n".join(itertools.islice(lines, bulk_size)) for _ in range(count)]
-        waiting, submit_only = ([make(NDJSON, body, wait_s=wait_s) for body in bodies] for wait_s in (WAIT_S, 0))
+        waiting, submit_only = ([build(NDJSON, body, wait_s=wait_s) for body in bodies] for wait_s in (WAIT_S, 0))
         return Exchange(bulk_size, waiting, partial(_submit_many, bulk_size), submit_only)
     pairs = list(zip(inputs.content_types, inputs.bodies, strict=True))
     if mode == POLL:
-        return Exchange(1, [make(*pair, wait_s=0) for pair in pairs], partial(_submit_and_poll, address))
-    return Exchange(1, [make(*pair) for pair in pairs], submit_and_wait)
+        return Exchange(1, [build(*pair, wait_s=0) for pair in pairs], partial(_submit_and_poll, address))
+    return Exchange(1, [build(*pair) for pair in pairs], submit_and_wait)
 
 
 def build_submit_request(
     address: Address, model: str, content_type: str, body: bytes, *, wait_s: int = WAIT_S
 ) -> bytes:
-    """One whole `POST /v1/jobs`, which waits for its answer or, with 0, for nothing."""
+    """Build a complete `POST /v1/jobs` that waits `wait_s` seconds for the result."""
     prefer = f"Prefer: wait={wait_s}\r\n" if wait_s else ""
     head = (
         f"POST {address.prefix}/v1/jobs?model={model} HTTP/1.1\r\n{address.head}"
@@ -75,37 +75,37 @@ def build_submit_request(
 
 
 def build_poll_request(address: Address, job_id: str, wait_s: int = WAIT_S) -> bytes:
-    """One whole `GET /v1/jobs/{id}`, a long poll."""
+    """Build a complete `GET /v1/jobs/{id}`, a long poll."""
     path = f"{address.prefix}/v1/jobs/{job_id}?wait={wait_s}"
     return f"GET {path} HTTP/1.1\r\n{address.head}\r\n".encode()
 
 
 async def submit_and_wait(connection: Connection, request: bytes) -> ExchangeResult:
-    """The answer comes in the same request."""
-    answer = await connection.ask(request)
-    return ExchangeResult(answer.at, [classify_job(answer.status, parse_json_object(answer.body))])
+    """Submit a job and read its result from the same response."""
+    response = await connection.request(request)
+    return ExchangeResult(response.at, [classify_job(response.status, parse_json_object(response.body))])
 
 
 async def _submit_and_poll(address: Address, connection: Connection, request: bytes) -> ExchangeResult:
-    answer = await connection.ask(request)
-    job, until = parse_json_object(answer.body), time.perf_counter() + WAIT_S
-    while answer.status in (200, 202) and is_open(job) and time.perf_counter() < until:
-        answer = await connection.ask(build_poll_request(address, job["id"]))
-        job = parse_json_object(answer.body)
-    return ExchangeResult(answer.at, [classify_job(answer.status, job)])
+    response = await connection.request(request)
+    job, deadline = parse_json_object(response.body), time.perf_counter() + WAIT_S
+    while response.status in (200, 202) and is_open(job) and time.perf_counter() < deadline:
+        response = await connection.request(build_poll_request(address, job["id"]))
+        job = parse_json_object(response.body)
+    return ExchangeResult(response.at, [classify_job(response.status, job)])
 
 
 async def _submit_many(jobs: int, connection: Connection, request: bytes) -> ExchangeResult:
-    answer = await connection.ask(request)
-    body = parse_json_object(answer.body)
+    response = await connection.request(request)
+    body = parse_json_object(response.body)
     listed = body.get("jobs")
-    if answer.status not in (200, 202) or not isinstance(listed, list) or len(listed) != jobs:
-        return ExchangeResult(answer.at, [classify_job(answer.status, body)] * jobs)
-    return ExchangeResult(answer.at, [classify_listed_job(one) for one in listed])
+    if response.status not in (200, 202) or not isinstance(listed, list) or len(listed) != jobs:
+        return ExchangeResult(response.at, [classify_job(response.status, body)] * jobs)
+    return ExchangeResult(response.at, [classify_listed_job(job) for job in listed])
 
 
 def classify_listed_job(job: dict[str, Any]) -> JobOutcome:
-    """Judge one job of a list, which may be one that was not taken."""
+    """Classify an entry of a list of jobs; an entry without an id was not accepted."""
     if "id" in job:
         return classify_job(200, job)
     error = job.get("error") or {}
@@ -113,7 +113,7 @@ def classify_listed_job(job: dict[str, Any]) -> JobOutcome:
 
 
 def classify_job(status: int, job: dict[str, Any]) -> JobOutcome:
-    """Tell a result from a refusal (429, 503) and from any other failure."""
+    """Classify a response as a result, a refusal (429, 503) or another failure."""
     state = job.get("status")
     if status == 200 and state == "succeeded":
         return JobOutcome(job)
@@ -124,23 +124,23 @@ def classify_job(status: int, job: dict[str, Any]) -> JobOutcome:
 
 
 def describe_failure(status: int, job: dict[str, Any]) -> str:
-    """What an answer that is no result says of itself: its code and its detail."""
+    """Describe a response that is not a result: its status, code and detail."""
     state = job.get("status")
     if status == 202 or (status == 200 and is_open(job)):
         return f"{status}: the job was not done within {WAIT_S} s (it is {state or '?'})"
     if status == 200:
         error = job.get("error") or {}
-        return f"the job {state or 'is none'}: {error.get('code', '')}: {error.get('message', '')}"
+        return f"the job {state or 'has no status'}: {error.get('code', '')}: {error.get('message', '')}"
     return f"{status} {job.get('code', '')}: {job.get('detail', '')}"
 
 
 def is_open(job: dict[str, Any]) -> bool:
-    """Whether it is yet to end."""
+    """Return whether a job is queued or running."""
     return job.get("status") in _OPEN_STATES
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object of an answer; an empty one where it is none."""
+    """Parse a response body; return {} if it is not a JSON object."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:

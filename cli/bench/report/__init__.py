@@ -1,1 +1,1 @@
-"""What a measurement found, as a table and as a picture."""
+"""Reports of a measurement: table, JSON and plot."""

@@ -1,6 +1,6 @@
-"""Draws a measurement: throughput above, latency below; over requests in flight, and over the rate of jobs due.
+"""Plots a measurement: throughput and latency over requests in flight and over the rate.
 
-Needs matplotlib, and is imported only where a picture is asked for.
+It needs matplotlib and is imported only for --plot.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,14 @@ PANEL_INCHES: Final = (5.6, 3.4)
 
 
 def draw(session: BenchSession, file: Path) -> None:
-    """Raises OSError."""
+    """Write the plot to a file. Raises OSError."""
     rows = session.rows()
-    sides = [side for is_closed in (True, False) if (side := [one for one in rows if (one.rate is None) is is_closed])]
+    loops = ([row for row in rows if (row.rate is None) is is_closed] for is_closed in (True, False))
+    sides = [side for side in loops if side]
     size = (max(7.5, PANEL_INCHES[0] * len(sides)), 2 * PANEL_INCHES[1] + 0.8)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(2, len(sides), squeeze=False, sharex="col")
-    if len(sides) > 1:  # latencies compare; the throughput of an open loop is that which is due
+    if len(sides) > 1:  # latencies are comparable; the throughput of an open loop is its rate
         panels[1][1].sharey(panels[1][0])
     for (above, below), side in zip(panels.T, sides, strict=True):
         _throughput(above, side, session)
@@ -46,9 +47,9 @@ def draw(session: BenchSession, file: Path) -> None:
 
 def _throughput(axes: Axes, side: Sequence[LoadSummary], session: BenchSession) -> None:
     for mode, rows in _by_mode(side):
-        rates = [one.throughput for one in rows]
-        below = [one.throughput - one.throughput_range[0] for one in rows]
-        above = [one.throughput_range[1] - one.throughput for one in rows]
+        rates = [row.throughput for row in rows]
+        below = [row.throughput - row.throughput_range[0] for row in rows]
+        above = [row.throughput_range[1] - row.throughput for row in rows]
         axes.errorbar(
             _load_values(rows),
             rates,
@@ -62,23 +63,23 @@ def _throughput(axes: Axes, side: Sequence[LoadSummary], session: BenchSession) 
     raw = session.raw()
     if raw is not None and side[0].rate is None:
         axes.axhline(raw.serial_limit, color=MUTED_COLOUR, linestyle="--", linewidth=1)
-        place, what = (0.02, raw.serial_limit), "decode + run on one thread, no service"
-        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        place, text = (0.02, raw.serial_limit), "decode + run on one thread, no service"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         axes.text(
-            *place, what, transform=axes.get_yaxis_transform(), va="center", color=MUTED_COLOUR, fontsize=8, bbox=behind
+            *place, text, transform=axes.get_yaxis_transform(), va="center", color=MUTED_COLOUR, fontsize=8, bbox=box
         )
     if side[0].rate is not None:
         due = sorted(set(_load_values(side)))
-        axes.plot(due, due, color=MUTED_COLOUR, linestyle="--", linewidth=1, label="all that is due")
+        axes.plot(due, due, color=MUTED_COLOUR, linestyle="--", linewidth=1, label="jobs due")
 
 
 def _latency(axes: Axes, side: Sequence[LoadSummary], session: BenchSession) -> None:
     for mode, rows in _by_mode(side):
-        known = [one for one in rows if one.p99_ms is not None]
-        tails, middles = [one.p99_ms or 0.0 for one in known], [one.p50_ms or 0.0 for one in known]
+        known = [row for row in rows if row.p99_ms is not None]
+        p99s, p50s = [row.p99_ms or 0.0 for row in known], [row.p50_ms or 0.0 for row in known]
         colour, name = COLOURS[mode], _mode_label(mode, session)
-        axes.plot(_load_values(known), tails, color=colour, marker=MARKERS[mode], markersize=5, label=f"{name}: p99")
-        axes.plot(_load_values(known), middles, color=colour, linestyle=":", label=f"{name}: p50")
+        axes.plot(_load_values(known), p99s, color=colour, marker=MARKERS[mode], markersize=5, label=f"{name}: p99")
+        axes.plot(_load_values(known), p50s, color=colour, linestyle=":", label=f"{name}: p50")
     axes.set_yscale("log")
 
 
@@ -99,27 +100,27 @@ def _format_axes(axes: Axes, loads: Sequence[float]) -> None:
 
 
 def _by_mode(side: Sequence[LoadSummary]) -> list[tuple[str, list[LoadSummary]]]:
-    """Each mode's rows by load."""
-    found = {mode: [one for one in side if one.mode == mode] for mode in MODES}
-    return [(mode, sorted(rows, key=_load_value)) for mode, rows in found.items() if rows]
+    """Group rows by mode, sorted by load."""
+    groups = {mode: [row for row in side if row.mode == mode] for mode in MODES}
+    return [(mode, sorted(rows, key=_load_value)) for mode, rows in groups.items() if rows]
 
 
 def _mode_label(mode: str, session: BenchSession) -> str:
     return f"bulk of {session.plan.bulk_size}" if mode == BULK else mode
 
 
-def _load_value(one: LoadSummary) -> float:
-    return one.load.concurrency if one.rate is None else one.rate
+def _load_value(row: LoadSummary) -> float:
+    return row.load.concurrency if row.rate is None else row.rate
 
 
 def _load_values(rows: Sequence[LoadSummary]) -> list[float]:
-    return [_load_value(one) for one in rows]
+    return [_load_value(row) for row in rows]
 
 
 def _title(session: BenchSession) -> str:
-    card, here = session.target.card, describe_machine()
-    what = f"jitney bench: {card['name']} version {card['version']} on {card['provider']}"
-    where = f"{here['cpus']} CPUs, {here['system']}, jitney {here['versions'].get('jitney', '')}"
+    card, machine = session.target.card, describe_machine()
+    model = f"jitney bench: {card['name']} version {card['version']} on {card['provider']}"
+    where = f"{machine['cpus']} CPUs, {machine['system']}, jitney {machine['versions'].get('jitney', '')}"
     rounds = f"medians of {session.plan.rounds} rounds" if session.plan.rounds > 1 else "1 round"
-    broken_off = "" if session.is_complete else " (broken off)"
-    return f"{what}{broken_off}\n{where}; {rounds} of {session.plan.seconds:g} s"
+    interrupted = "" if session.is_complete else " (interrupted)"
+    return f"{model}{interrupted}\n{where}; {rounds} of {session.plan.seconds:g} s"

@@ -1,4 +1,4 @@
-"""Shows a measurement: one JSON document, or a table and how it was made. Measures nothing."""
+"""Formats a measurement as a JSON document or as text tables."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from cli.bench.statistics import LoadSummary
 
 
 def build_document(session: BenchSession) -> dict[str, Any]:
-    """JSON-able; the field names say the unit."""
+    """Return the JSON document of a measurement; field names contain the unit."""
     raw = session.raw()
     target, plan, inputs = session.target, session.plan, session.inputs
     return {
@@ -38,7 +38,7 @@ def build_document(session: BenchSession) -> dict[str, Any]:
         "raw": None if raw is None else asdict(raw),
         "no_raw": session.no_raw,
         "no_cpu": session.cpu.unknown,
-        "service": [asdict(one) for one in session.rows()],
+        "service": [asdict(row) for row in session.rows()],
         "first_problem": session.first_problem(),
         "warnings": list_warnings(session),
         "method": describe_method(session),
@@ -46,33 +46,33 @@ def build_document(session: BenchSession) -> dict[str, Any]:
 
 
 def format_report(session: BenchSession) -> str:
-    """For people."""
-    found = build_document(session)
-    model, inputs = found["model"], found["inputs"]
+    """Format a measurement as text."""
+    document = build_document(session)
+    model, inputs = document["model"], document["inputs"]
     lines = [
         f"model {model['name']} version {model['version']} ({model['provider']}, max batch {model['max_batch']})",
-        f"at {found['url']}; {inputs['count']} inputs, mean {inputs['mean_bytes']} bytes: {inputs['origin']}",
+        f"at {document['url']}; {inputs['count']} inputs, mean {inputs['mean_bytes']} bytes: {inputs['origin']}",
         "",
         *(line for part in _service_tables(session.rows()) for line in (*part, "")),
         *_raw_table(session),
         "",
-        *(f"WARNING: {line}" for line in found["warnings"]),
-        *([f"first problem: {found['first_problem']}"] if found["first_problem"] else []),
+        *(f"WARNING: {line}" for line in document["warnings"]),
+        *([f"first problem: {document['first_problem']}"] if document["first_problem"] else []),
         "how it was measured",
-        *(f"- {line}" for line in found["method"]),
-        *([] if session.is_complete else ["", "broken off: only what was measured until then"]),
+        *(f"- {line}" for line in document["method"]),
+        *([] if session.is_complete else ["", "interrupted: only what was measured until then"]),
     ]
     return "\n".join(lines)
 
 
 def _service_tables(rows: Sequence[LoadSummary]) -> list[list[str]]:
-    """The tables that there is something for."""
-    closed, opened = ([one for one in rows if (one.rate is None) is is_closed] for is_closed in (True, False))
-    tables = [_closed_loop_table(closed)] if closed else []
-    tables += [_open_loop_table(opened)] if opened else []
-    tables.append(["where the time of a job goes, mean ms", *_stage_table(rows)])
-    if any(one.cpu_us for one in rows):
-        tables.append(["CPU time of the service, us a job", *_cpu_table(rows)])
+    """Return the tables that have rows."""
+    closed_loop, open_loop = ([row for row in rows if (row.rate is None) is is_closed] for is_closed in (True, False))
+    tables = [_closed_loop_table(closed_loop)] if closed_loop else []
+    tables += [_open_loop_table(open_loop)] if open_loop else []
+    tables.append(["time per job by stage, mean ms", *_stage_table(rows)])
+    if any(row.cpu_us for row in rows):
+        tables.append(["CPU time of the service, us per job", *_cpu_table(rows)])
     return tables
 
 
@@ -81,48 +81,50 @@ def _closed_loop_table(rows: Sequence[LoadSummary]) -> list[str]:
     head += ["/ raw best", "/ serial limit", "refused", "failures", "gen cpu"]
     lines = [
         [
-            *_rates(one),
-            *("-" if ratio is None else f"{ratio:.3f}" for ratio in (one.ratio_raw_best, one.ratio_serial_limit)),
-            *_failure_text(one),
+            *_rates(row),
+            *("-" if ratio is None else f"{ratio:.3f}" for ratio in (row.ratio_raw_best, row.ratio_serial_limit)),
+            *_failure_counts(row),
         ]
-        for one in rows
+        for row in rows
     ]
-    if any(one.accepted_rate is not None for one in rows):
+    if any(row.accepted_rate is not None for row in rows):
         head.insert(4, "accepted/s")
-        for one, line in zip(rows, lines, strict=True):
-            line.insert(4, format_number(one.accepted_rate))
+        for row, line in zip(rows, lines, strict=True):
+            line.insert(4, format_number(row.accepted_rate))
     return format_table(head, lines)
 
 
 def _open_loop_table(rows: Sequence[LoadSummary]) -> list[str]:
     head = ["mode", "jobs due", "answers/s", "range", "p50 ms", "p90 ms", "p99 ms", "mean batch"]
     head += ["overdue", "unsent", "refused", "failures", "gen cpu"]
-    return format_table(head, [[*_rates(one), str(one.overdue), str(one.unsent), *_failure_text(one)] for one in rows])
+    return format_table(
+        head, [[*_rates(row), str(row.overdue), str(row.unsent), *_failure_counts(row)] for row in rows]
+    )
 
 
-def _rates(one: LoadSummary) -> list[str]:
-    spread = "-".join(format_number(rate) for rate in one.throughput_range)
-    figures = (one.p50_ms, one.p90_ms, one.p99_ms, one.mean_batch)
-    return [one.mode, one.load.size, format_number(one.throughput), spread, *map(format_number, figures)]
+def _rates(row: LoadSummary) -> list[str]:
+    spread = "-".join(format_number(rate) for rate in row.throughput_range)
+    figures = (row.p50_ms, row.p90_ms, row.p99_ms, row.mean_batch)
+    return [row.mode, row.load.size, format_number(row.throughput), spread, *map(format_number, figures)]
 
 
-def _failure_text(one: LoadSummary) -> list[str]:
-    return [str(sum(one.refused.values())), str(sum(one.failures.values())), f"{one.generator_cpu:.2f}"]
+def _failure_counts(row: LoadSummary) -> list[str]:
+    return [str(sum(row.refused.values())), str(sum(row.failures.values())), f"{row.generator_cpu:.2f}"]
 
 
 def _stage_table(rows: Sequence[LoadSummary]) -> list[str]:
-    return _by_name(rows, [one.stages_ms for one in rows])
+    return _by_name(rows, [row.stages_ms for row in rows])
 
 
 def _cpu_table(rows: Sequence[LoadSummary]) -> list[str]:
-    return _by_name(rows, [one.cpu_us for one in rows])
+    return _by_name(rows, [row.cpu_us for row in rows])
 
 
 def _by_name(rows: Sequence[LoadSummary], figures: Sequence[dict[str, float]]) -> list[str]:
-    names = next((list(one) for one in figures if one), [])
+    names = next((list(values) for values in figures if values), [])
     lines = [
-        [one.mode, one.load.size, *(format_number(of.get(name)) for name in names)]
-        for one, of in zip(rows, figures, strict=True)
+        [row.mode, row.load.size, *(format_number(values.get(name)) for name in names)]
+        for row, values in zip(rows, figures, strict=True)
     ]
     return format_table(["mode", "load", *names], lines)
 
@@ -137,11 +139,11 @@ def _raw_table(session: BenchSession) -> list[str]:
     ]
     lines.append(["decode alone", format_number(1000 / raw.prepare_ms), format_number(raw.prepare_ms)])
     lines.append([f"serial limit (batch {raw.best_batch})", format_number(raw.serial_limit), ""])
-    return format_table(["raw ONNX Runtime", "inputs/s", "ms a call"], lines)
+    return format_table(["raw ONNX Runtime", "inputs/s", "ms per call"], lines)
 
 
 def format_number(value: float | None) -> str:
-    """Three digits that mean something; a dash for none."""
+    """Format a number with two or three significant digits; None as a dash."""
     if value is None:
         return "-"
     if abs(value) >= 100:
@@ -150,6 +152,6 @@ def format_number(value: float | None) -> str:
 
 
 def format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """Right-aligned columns."""
+    """Format rows as right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in (head, *lines)]

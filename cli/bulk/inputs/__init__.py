@@ -1,1 +1,1 @@
-"""What a bulk run reads: files, archives, tables, URLs and object stores."""
+"""Readers of bulk inputs: files, archives, tables, URLs and object stores."""

@@ -1,4 +1,4 @@
-"""Reads CSV files: detects the delimiter, honours a `sep=` line, and decodes UTF-8 or a given encoding."""
+"""Reads CSV files: detects the delimiter, honours a `sep=` line, and decodes UTF-8 or another encoding."""
 
 import codecs
 import csv
@@ -13,7 +13,7 @@ UTF_8: Final = "utf-8"
 MAX_FIELD_BYTES: Final = 32 << 20
 _DELIMITERS: Final = (",", ";", "\t", "|")
 _MAX_HEADER_BYTES: Final = 1 << 20  # characters
-# Longer marks first: that of UTF-32 begins as that of UTF-16 does.
+# Longer marks first: the UTF-32 mark starts with the UTF-16 mark.
 _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -25,7 +25,7 @@ Row = Mapping[str, Any] | BadItem
 
 
 class Table(NamedTuple):
-    """The names of the columns, what gives all rows from the first on, and how many there are."""
+    """Column names, a function that iterates over all rows, and their number."""
 
     names: list[str]
     rows: Callable[[], Iterator[Row]]
@@ -33,9 +33,9 @@ class Table(NamedTuple):
 
 
 def read(path: Path, encoding: str, known: Collection[str]) -> Table:
-    """Look at a file to its end; raises CannotRun where it is not text in this encoding.
+    """Read a file once and count its rows. Raises CannotRun if it is not text in this encoding.
 
-    `known`: names of columns, in small letters. Of the delimiters the one counts that makes one of them.
+    `known`: lowercase column names; a delimiter that yields one of them is preferred.
     """
     refuse_other_encodings(path, encoding)
     csv.field_size_limit(min(sys.maxsize, MAX_FIELD_BYTES))
@@ -51,28 +51,28 @@ def read(path: Path, encoding: str, known: Collection[str]) -> Table:
 
 
 def refuse_other_encodings(path: Path, encoding: str = UTF_8) -> None:
-    """Raise CannotRun where a file begins as text in UTF-16 or UTF-32 does, and nobody said that it is."""
+    """Raise CannotRun for a byte order mark of UTF-16 or UTF-32, unless another encoding than UTF-8 is set."""
     with path.open("rb") as file:
-        begin = file.read(4)
+        start = file.read(4)
     for mark, name in _BYTE_ORDER_MARKS:
-        if begin.startswith(mark) and codecs.lookup(encoding).name == UTF_8:
-            also = f", or --encoding {name.lower()}" if path.suffix.lower() == ".csv" else ""
-            raise CannotRun(f"{path} is text in {name}; allowed: a copy saved as UTF-8{also}")
+        if start.startswith(mark) and codecs.lookup(encoding).name == UTF_8:
+            alternative = f", or use --encoding {name.lower()}" if path.suffix.lower() == ".csv" else ""
+            raise CannotRun(f"{path} is text in {name}: save a copy as UTF-8{alternative}")
 
 
 def _detect_delimiter(file: TextIO, known: Collection[str]) -> str:
-    """Find the delimiter by the first line, and place the file at the header."""
+    """Detect the delimiter from the first line, and move to the header."""
     line = file.readline(_MAX_HEADER_BYTES)
-    said = line.strip().strip('"')
-    if said[:4].lower() == "sep=" and len(said) <= len("sep=;"):  # Excel's word; no column is called that
-        return said[4:] or "\t"
+    text = line.strip().strip('"')
+    if text[:4].lower() == "sep=" and len(text) <= len("sep=;"):  # written by Excel
+        return text[4:] or "\t"
     file.seek(0)
 
     def fitness(delimiter: str) -> tuple[bool, int]:
         names = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
         return any(name.strip().lower() in known for name in names), len(names)
 
-    return max(_DELIMITERS, key=fitness)  # the first of equals
+    return max(_DELIMITERS, key=fitness)  # the first one wins a tie
 
 
 def _rows(path: Path, codec: str, known: Collection[str]) -> Iterator[Row]:
@@ -85,17 +85,17 @@ def _rows(path: Path, codec: str, known: Collection[str]) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadItem(MALFORMED, f"not a line of CSV: {error}")
+                yield BadItem(MALFORMED, f"not valid CSV: {error}")
                 continue
             if values:
                 yield dict(zip(names, values, strict=False))
 
 
 def _encoding_error(path: Path, encoding: str, error: UnicodeError) -> str:
-    named = codecs.lookup(encoding).name
-    what = f"{path} is not text in {named.upper()}"
+    name = codecs.lookup(encoding).name
+    reason = f"{path} is not text in {name.upper()}"
     if isinstance(error, UnicodeDecodeError):
-        what += f" (byte 0x{error.object[error.start]:02X} does not occur there)"
-    if named != UTF_8:
-        return f"{what}; allowed: --encoding with the name of the encoding that it was saved in"
-    return f"{what}; allowed: a copy saved as UTF-8, or --encoding cp1252 for one that Windows programs saved"
+        reason += f" (invalid byte 0x{error.object[error.start]:02X})"
+    if name != UTF_8:
+        return f"{reason}: set --encoding to the encoding of the file"
+    return f"{reason}: save a copy as UTF-8, or use --encoding cp1252 for a file from Windows programs"

@@ -1,4 +1,4 @@
-"""One line of a run: what it is called, and how its bytes are had."""
+"""Items: the lines of a bulk run, with their names and how to read their bytes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,15 +8,14 @@ from cli.bulk.errors import TOO_LARGE, UNREADABLE, BadItem
 from jobs.contract.base64_reader import read_base64_or_url
 from jobs.contract.errors import Refused
 
-# A gateway takes 32 MiB in one body (JITNEY_MAX_BODY_BYTES), and base64 makes three bytes four.
+# A gateway accepts bodies of 32 MiB (JITNEY_MAX_BODY_BYTES); base64 adds a third.
 MAX_BYTES: Final = 24 << 20
 
 
 class Item(NamedTuple):
-    """A line, counted from 1. `size` in bytes where it is known; `id` as the input names it.
+    """A line of the input; `line` counts from 1. `size`: its bytes, or an estimate; `id`: its id in the input.
 
-    `read` gives the bytes, or raises BadItem. `job`: the line is a job as POST /v1/jobs takes it, and `read` is not
-    asked.
+    `read` returns the bytes or raises BadItem; it is unused if `job`, a job for POST /v1/jobs, is set.
     """
 
     line: int
@@ -28,7 +27,7 @@ class Item(NamedTuple):
 
 
 class InputSource(NamedTuple):
-    """An input as a whole. `total`: how many lines, where that is known. `is_remote`: reading waits for a network."""
+    """An opened INPUT. `total`: the number of lines, if known. `is_remote`: reading it needs the network."""
 
     items: Callable[[], Iterator[Item]]
     total: int | None
@@ -36,7 +35,7 @@ class InputSource(NamedTuple):
 
 
 def invalid_item(line: int, name: str, error: BadItem, item_id: str | None = None) -> Item:
-    """Give a line that is known to be of no use."""
+    """Return an item whose `read` raises this error."""
 
     def read() -> bytes:
         raise error
@@ -45,7 +44,7 @@ def invalid_item(line: int, name: str, error: BadItem, item_id: str | None = Non
 
 
 def file_item(line: int, name: str, path: Path, item_id: str | None = None) -> Item:
-    """Give a line whose bytes are a file's."""
+    """Return an item that reads a file."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -63,12 +62,12 @@ def file_item(line: int, name: str, path: Path, item_id: str | None = None) -> I
 
 
 def too_large_error(name: str, size: int) -> BadItem:
-    """Say that these are more bytes than a job may have."""
-    return BadItem(TOO_LARGE, f"{name} has {size} bytes; a line may have {MAX_BYTES}")
+    """Return the error of a line that exceeds the limit of a job."""
+    return BadItem(TOO_LARGE, f"{name} has {size} bytes; the limit is {MAX_BYTES}")
 
 
 def decode_base64(text: str) -> bytes:
-    """Read base64, or a data: URL of it; raises BadItem."""
+    """Decode base64 or a data: URL. Raises BadItem."""
     try:
         return read_base64_or_url(text, "the image")
     except Refused as error:
@@ -76,4 +75,4 @@ def decode_base64(text: str) -> bytes:
 
 
 def _unreadable_error(name: str, error: OSError) -> BadItem:
-    return BadItem(UNREADABLE, f"{name} can not be read: {error.strerror or error}")
+    return BadItem(UNREADABLE, f"cannot read {name}: {error.strerror or error}")

@@ -8,6 +8,6 @@ _FILES: Final = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini
 
 
 def is_junk_file(name: str) -> bool:
-    """Whether a file, named within its folder or archive, is such a one: of macOS, Windows or a NAS."""
+    """Return whether a path within a folder or archive is a junk file of macOS, Windows or a NAS."""
     *folders, file = PurePosixPath(name.replace("\\", "/")).parts or ("",)
     return file.lower() in _FILES or file.startswith("._") or any(part.lower() in _FOLDERS for part in folders)

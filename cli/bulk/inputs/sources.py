@@ -1,4 +1,4 @@
-"""What INPUT may be: folder, glob, archive, table, object store; always the same lines in the same order."""
+"""Opens an INPUT: folder, files, glob, archive, table or object store. The order of its lines is stable."""
 
 import glob
 import os
@@ -20,33 +20,34 @@ ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".t
 INPUT_KINDS: Final = "a folder, image files, a glob, .zip or .tar*, .jsonl, .csv or .parquet, or s3://BUCKET/PREFIX"
 
 
-def open_source(given: Sequence[str], column: str | None, encoding: str | None = None) -> InputSource:
-    """Look at INPUT, one or several files; raises CannotRun where it can not be read, or has no line at all."""
-    if not given:
-        raise CannotRun(f"which INPUT? There is no run of these results yet; allowed: {INPUT_KINDS}")
-    source = _open(given[0], column, encoding) if len(given) == 1 else _file_source([Path(one) for one in given], None)
+def open_source(inputs: Sequence[str], column: str | None, encoding: str | None = None) -> InputSource:
+    """Open INPUT, which is one source or several files. Raises CannotRun if it is unreadable or empty."""
+    if not inputs:
+        raise CannotRun(f"give an INPUT: these results have no run to resume; allowed: {INPUT_KINDS}")
+    is_single = len(inputs) == 1
+    source = _open(inputs[0], column, encoding) if is_single else _file_source([Path(name) for name in inputs], None)
     if source.total == 0:
-        raise CannotRun(f"{describe_input(given)} has nothing in it")
+        raise CannotRun(f"{describe_input(inputs)} contains no input")
     return source
 
 
-def describe_input(given: Sequence[str]) -> str:
-    """Name an input for people."""
-    return given[0] if len(given) == 1 else f"{len(given)} files from {given[0]} to {given[-1]}"
+def describe_input(inputs: Sequence[str]) -> str:
+    """Describe an INPUT in messages."""
+    return inputs[0] if len(inputs) == 1 else f"{len(inputs)} files from {inputs[0]} to {inputs[-1]}"
 
 
-def _open(given: str, column: str | None, encoding: str | None) -> InputSource:
-    if given.startswith("s3://"):
-        return remote.list_objects(given)
-    path = Path(given)
+def _open(text: str, column: str | None, encoding: str | None) -> InputSource:
+    if text.startswith("s3://"):
+        return remote.list_objects(text)
+    path = Path(text)
     if path.is_dir():
         return _file_source([path / name for name in _list_folder(path)], path)
     if not path.exists():
-        return _expand_globs(given)
+        return _expand_globs(text)
     if not os.access(path, os.R_OK):
-        raise CannotRun(f"{given} can not be read: permission denied")
+        raise CannotRun(f"cannot read {text}: permission denied")
     if path.stat().st_size == 0:
-        raise CannotRun(f"{given} is empty (0 bytes)")
+        raise CannotRun(f"{text} is empty (0 bytes)")
     name = path.name.lower()
     try:
         if name.endswith(ARCHIVES):
@@ -57,28 +58,28 @@ def _open(given: str, column: str | None, encoding: str | None) -> InputSource:
             if detect_format(file.read(16)):
                 return _file_source([path], None)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise CannotRun(f"{given} can not be read as what its name says: {error}") from error
-    raise CannotRun(f"{given} is a file of no kind that can be taken; allowed: {INPUT_KINDS}")
+        raise CannotRun(f"{text} is not what its suffix says: {error}") from error
+    raise CannotRun(f"{text} is not a supported kind of file; allowed: {INPUT_KINDS}")
 
 
-def _expand_globs(given: str) -> InputSource:
-    if not glob.has_magic(given):
-        raise CannotRun(f"{given} does not exist; allowed: {INPUT_KINDS}")
-    matching = glob.iglob(given, recursive=True)  # noqa: PTH207 - absolute too
-    found = sorted(name for name in matching if not is_junk_file(name) and Path(name).is_file())
-    if not found:
-        raise CannotRun(f"no file matches {given}")
-    return _file_source([Path(name) for name in found], None)
+def _expand_globs(text: str) -> InputSource:
+    if not glob.has_magic(text):
+        raise CannotRun(f"{text} does not exist; allowed: {INPUT_KINDS}")
+    matching = glob.iglob(text, recursive=True)  # noqa: PTH207 - the pattern may be absolute
+    names = sorted(name for name in matching if not is_junk_file(name) and Path(name).is_file())
+    if not names:
+        raise CannotRun(f"no file matches {text}")
+    return _file_source([Path(name) for name in names], None)
 
 
 def _list_folder(folder: Path) -> list[str]:
-    """List every file by its name within the folder, but litter and those whose name begins with a dot."""
-    found: list[str] = []
-    for at, folders, files in os.walk(folder):
+    """Return the relative paths of all files, sorted, without junk files and hidden ones."""
+    paths: list[str] = []
+    for current, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        within = os.path.relpath(at, folder)
-        found += [os.path.normpath(os.path.join(within, name)) for name in files if not name.startswith(".")]  # noqa: PTH118 - a million of them
-    return sorted(name for name in found if not is_junk_file(name))
+        prefix = os.path.relpath(current, folder)
+        paths += [os.path.normpath(os.path.join(prefix, name)) for name in files if not name.startswith(".")]  # noqa: PTH118 - fast
+    return sorted(path for path in paths if not is_junk_file(path))
 
 
 def _file_source(paths: list[Path], root: Path | None) -> InputSource:
@@ -91,16 +92,16 @@ def _file_source(paths: list[Path], root: Path | None) -> InputSource:
 
 def _zip_source(path: Path) -> InputSource:
     archive, lock = zipfile.ZipFile(path), threading.Lock()
-    members = [one for one in archive.infolist() if not one.is_dir() and not is_junk_file(one.filename)]
+    members = [member for member in archive.infolist() if not member.is_dir() and not is_junk_file(member.filename)]
 
     def read(member: zipfile.ZipInfo) -> bytes:
         try:
             with lock:
                 return archive.read(member)
         except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
-            raise BadItem(UNREADABLE, f"{member.filename} can not be read from {path.name}: {error}") from error
-        except Exception as error:  # a packer's own errors share no base
-            raise BadItem(UNREADABLE, f"{member.filename} can not be unpacked: {error}") from error
+            raise BadItem(UNREADABLE, f"cannot read {member.filename} from {path.name}: {error}") from error
+        except Exception as error:  # decompressors raise errors without a common base
+            raise BadItem(UNREADABLE, f"cannot unpack {member.filename}: {error}") from error
 
     def items() -> Iterator[Item]:
         for line, member in enumerate(members, 1):
@@ -114,7 +115,7 @@ def _zip_source(path: Path) -> InputSource:
 
 
 def _tar_source(path: Path) -> InputSource:
-    """Read from front to back: an archive that is packed as a whole has no other way."""
+    """Return a source that reads the archive sequentially: a compressed tar allows no other access."""
     with tarfile.open(path) as archive:
         if archive.next() is None:
             return InputSource(lambda: iter(()), 0)
@@ -132,8 +133,8 @@ def _members(path: Path) -> Iterator[Item]:
                 if member.size > MAX_BYTES:
                     yield invalid_item(line, member.name, too_large_error(member.name, member.size))
                 else:
-                    held = archive.extractfile(member)
-                    data = held.read() if held else b""
+                    file = archive.extractfile(member)
+                    data = file.read() if file else b""
                     yield Item(line, member.name, len(data), lambda data=data: data)  # type: ignore[misc]
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise CannotRun(f"{path} breaks off behind file {line}: {error}") from error
+        raise CannotRun(f"{path} is truncated or broken after file {line}: {error}") from error

@@ -1,4 +1,4 @@
-"""Tables: .jsonl, .csv and .parquet, a line each with a path or a URL, an image in base64, or a whole job."""
+"""Reads .jsonl, .csv and .parquet; each row has a path, a URL, an image in base64, or a complete job."""
 
 import codecs
 import importlib
@@ -24,10 +24,10 @@ Row = csv_table.Row
 
 
 def open_table(path: Path, column: str | None, encoding: str | None = None) -> InputSource:
-    """Look at a table; raises CannotRun where it has no column that names inputs, or is not text in `encoding`."""
+    """Open a table. Raises CannotRun if it has no column of inputs, or is not text in `encoding`."""
     suffix = path.suffix.lower()
     if encoding is not None and suffix != ".csv":
-        raise CannotRun(f"--encoding is for .csv: {path} has an encoding of its own")
+        raise CannotRun(f"--encoding applies only to .csv, not to {path}")
     if suffix == ".csv":
         known = {*INPUT_COLUMNS, *ID_COLUMNS, *([column.strip().lower()] if column else [])}
         names, rows, total = csv_table.read(path, encoding or csv_table.UTF_8, known)
@@ -43,23 +43,23 @@ def open_table(path: Path, column: str | None, encoding: str | None = None) -> I
 
 
 def _choose_column(path: Path, names: list[str], column: str | None) -> str:
-    there = f"{path} has the columns {', '.join(names[:30]) or '(none)'}"
+    columns = f"{path} has the columns {', '.join(names[:30]) or '(none)'}"
     if column is not None:
-        if (found := _find_column(column, names)) is None:
-            raise CannotRun(f"no column {column!r}: {there}")
-        return found
+        if (match := _find_column(column, names)) is None:
+            raise CannotRun(f"no column {column!r}: {columns}")
+        return match
     for name in INPUT_COLUMNS:
-        if (found := _find_column(name, names)) is not None:
-            return found
-    raise CannotRun(f"which column has the paths or URLs? name it with --column; {there}")
+        if (match := _find_column(name, names)) is not None:
+            return match
+    raise CannotRun(f"name the column of paths or URLs with --column; {columns}")
 
 
-def _find_column(wanted: str, names: Iterable[str]) -> str | None:
-    """Find a name, written with capital letters or not; one that is written just so comes first."""
-    there = [*names]
-    if wanted in there:
-        return wanted
-    return next((name for name in there if name.strip().lower() == wanted.strip().lower()), None)
+def _find_column(column: str, names: Iterable[str]) -> str | None:
+    """Find a name regardless of case; an exact match is preferred."""
+    listed = [*names]
+    if column in listed:
+        return column
+    return next((name for name in listed if name.strip().lower() == column.strip().lower()), None)
 
 
 def _parquet(path: Path) -> tuple[list[str], Callable[[], Iterator[Row]], int]:
@@ -77,7 +77,7 @@ def _parquet(path: Path) -> tuple[list[str], Callable[[], Iterator[Row]], int]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Give every line that is not blank; of one that is too long only as much as shows that."""
+    """Yield every line that is not blank; a line that is too long is cut to MAX_LINE_BYTES."""
     with path.open("rb") as file:
         if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
             file.seek(0)
@@ -107,50 +107,50 @@ def _not_an_object() -> BadItem:
 
 
 def _items(path: Path, rows: Callable[[], Iterator[Row]], column: str | None) -> Iterator[Item]:
-    seen: dict[int, int] = {}  # the hash of an id → its line
+    seen: dict[int, int] = {}  # hash of an id → its line
     for line, row in enumerate(rows(), 1):
         if isinstance(row, BadItem):
             yield invalid_item(line, "", row)
             continue
         item_id = next((str(value) for name in ID_COLUMNS if (value := _column_value(row, name)) is not None), None)
         if item_id is not None and (before := seen.setdefault(hash(item_id), line)) != line:
-            error = BadItem(DUPLICATE, f"the id {item_id[:80]!r} was on line {before} already")
+            error = BadItem(DUPLICATE, f"the id {item_id[:80]!r} is already used on line {before}")
             yield invalid_item(line, "", error, item_id)
         else:
             yield _item(path, line, row, column, item_id)
 
 
 def _item(table: Path, line: int, row: Mapping[str, Any], column: str | None, item_id: str | None) -> Item:
-    job = row.get("body", row)  # as in a batch file of OpenAI's
+    job = row.get("body", row)  # as in OpenAI's batch files
     if column is None and isinstance(job, dict) and isinstance(job.get("input"), dict):
         return _job_item(line, job, item_id)
     chosen = column or next((name for name in INPUT_COLUMNS if _find_column(name, row) is not None), "")
     value = _column_value(row, chosen)
     if not isinstance(value, str) or not value:
-        wanted = f"{chosen!r}" if chosen else f"one of {', '.join(INPUT_COLUMNS)}"
-        return invalid_item(line, "", BadItem(MALFORMED, f"the line has no text as {wanted}"), item_id)
+        names = f"{chosen!r}" if chosen else f"any of {', '.join(INPUT_COLUMNS)}"
+        return invalid_item(line, "", BadItem(MALFORMED, f"the line has no text in {names}"), item_id)
     if value.startswith("data:"):
         return _base64_item(line, value, item_id)
     if remote.is_remote(value):
         return remote.url_item(line, value, item_id)
     if "\0" in value:
-        return invalid_item(line, "", BadItem(MALFORMED, "a path has no zero bytes"), item_id)
+        return invalid_item(line, "", BadItem(MALFORMED, "a path must not contain zero bytes"), item_id)
     return file_item(line, value, table.parent / value, item_id)
 
 
 def _column_value(row: Mapping[str, Any], name: str) -> Any:
-    """What a row has under this name, written with capital letters or not; None where it has no such."""
+    """Return the value of a column, regardless of case; None if the row has no such column."""
     value = row.get(name)
     if value is not None or name in row:
         return value
-    return next((one for key, one in row.items() if key.strip().lower() == name.lower()), None)
+    return next((cell for key, cell in row.items() if key.strip().lower() == name.lower()), None)
 
 
 def _job_item(line: int, job: Mapping[str, Any], item_id: str | None) -> Item:
-    """Give a line that is a job itself; an image in it is taken out, everything else is for the service to judge."""
-    given = job["input"]
-    image = given.get("image")
-    if set(job) == {"input"} and set(given) == {"image"} and isinstance(image, str):
+    """Return the item of a line that is a job. A lone image is decoded here; the service validates anything else."""
+    job_input = job["input"]
+    image = job_input.get("image")
+    if set(job) == {"input"} and set(job_input) == {"image"} and isinstance(image, str):
         return _base64_item(line, image, item_id)
     size = len(image) if isinstance(image, str) else 1024
     return Item(line, "", size, lambda: b"", item_id, job)
@@ -159,5 +159,4 @@ def _job_item(line: int, job: Mapping[str, Any], item_id: str | None) -> Item:
 def _base64_item(line: int, text: str, item_id: str | None) -> Item:
     if len(text) > MAX_BYTES * 4 // 3:
         return invalid_item(line, "", too_large_error("the image", len(text) * 3 // 4), item_id)
-
     return Item(line, "", len(text) * 3 // 4, partial(decode_base64, text), item_id)

@@ -1,1 +1,1 @@
-"""What a bulk run writes: rows, and how far they are known to be good."""
+"""Result files of a bulk run: rows, the journal with its state, and retries."""

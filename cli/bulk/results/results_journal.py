@@ -1,7 +1,7 @@
-"""The results as they grow, and how far they are known to be good: a run that is killed loses and doubles nothing.
+"""The results journal of a bulk run: a killed run resumes without lost or duplicate rows.
 
-Rows are appended in the order of the lines. The state beside them, `NAME.state`, says how many lines and bytes are safe
-on the disk; what lies behind that is cut off when the run goes on, and made again.
+Rows are appended in input order. The state file, `NAME.state`, records how many lines and bytes are synced to disk.
+A resumed run truncates the journal to that length and continues from there.
 """
 
 import fcntl
@@ -20,22 +20,23 @@ import orjson
 from cli.bulk.errors import CannotRun
 from cli.bulk.results.rows import ResultRow
 
-SYNC_INTERVAL_S: Final = 0.5  # between two states; each costs two waits for the disk
-LOCK_ATTEMPTS: Final = 5  # somebody who asks for the status holds the journal for a moment
+SYNC_INTERVAL_S: Final = 0.5  # between two state files; each costs two fsyncs
+LOCK_ATTEMPTS: Final = 5  # --status locks the journal for a moment
 
 
 @dataclass
 class RunState:
-    """How far a run is. `name` is that of its last line; `ended`: finished, interrupted or canceled, else it runs.
+    """The progress of a run.
 
-    `run`, `generation` and `chunk` are what its Idempotency-Keys are made of.
+    `name`: the input of its last line. `ended`: finished, interrupted or canceled; empty while it runs.
+    `run`, `generation` and `chunk` make up its Idempotency-Keys.
     """
 
-    given: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
     where: str = ""
     model: str = ""
     run: str = field(default_factory=lambda: secrets.token_hex(8))
-    generation: int = 1  # counts cancellations: what was canceled is sent under another key
+    generation: int = 1  # counts cancellations: lines whose jobs were canceled are sent under a new key
     chunk: int = 0
     total: int | None = None
     lines: int = 0
@@ -50,7 +51,7 @@ class RunState:
 
     @property
     def mean_batch(self) -> float:
-        """How many rode together, on average over batches."""
+        """The mean size of the batches in which lines ran."""
         return self.ran / self.batches if self.batches else 0.0
 
     @property
@@ -59,21 +60,19 @@ class RunState:
 
 
 def read_state(journal: Path) -> RunState | None:
-    """Read how far a run is; None where there is none. Raises CannotRun."""
+    """Read the state of a run; None if there is none. Raises CannotRun."""
     path = state_path(journal)
     try:
-        told: dict[str, Any] = orjson.loads(path.read_bytes())
-        return RunState(**{one.name: told[one.name] for one in fields(RunState)})
+        values: dict[str, Any] = orjson.loads(path.read_bytes())
+        return RunState(**{field.name: values[field.name] for field in fields(RunState)})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CannotRun(
-            f"{path} is no state of a run: {error!r}; remove it and {journal.name} to begin anew"
-        ) from error
+        raise CannotRun(f"{path} is not a state file ({error!r}): to restart, remove it and {journal.name}") from error
 
 
 def write_state(journal: Path, state: RunState) -> None:
-    """Put the state on the disk, whole or not at all; raises OSError."""
+    """Write and sync the state file, atomically. Raises OSError."""
     path = state_path(journal)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -89,12 +88,12 @@ def write_state(journal: Path, state: RunState) -> None:
 
 
 def state_path(journal: Path) -> Path:
-    """Name the state of a journal."""
+    """Return the path of the state file of a journal."""
     return journal.with_name(journal.name + ".state")
 
 
 def is_locked(journal: Path) -> bool:
-    """Whether a run writes there at this moment."""
+    """Return whether a run is writing the journal."""
     try:
         with journal.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -106,43 +105,43 @@ def is_locked(journal: Path) -> bool:
 
 
 class ResultsJournal:
-    """One run's results, held by one process until it is closed."""
+    """The journal of one run, locked by one process until it is closed."""
 
-    def __init__(self, journal: Path, begins: RunState) -> None:
-        """Go on where the last run stopped, else begin; raises CannotRun."""
-        self.journal = journal
-        self._file = _lock_journal(journal)
+    def __init__(self, path: Path, initial: RunState) -> None:
+        """Resume the run of this journal, or start one from `initial`. Raises CannotRun."""
+        self.path = path
+        self._file = _lock_journal(path)
         try:
-            known = read_state(journal)
-            self.state = begins if known is None else known
-            self._cut(is_new=known is None)
+            stored = read_state(path)
+            self.state = initial if stored is None else stored
+            self._truncate(is_new=stored is None)
             self.state.pid, self.state.ended = os.getpid(), ""
-            write_state(journal, self.state)  # before the first row: whose it is must be known
+            write_state(path, self.state)  # before the first row, so that no journal lacks a state
         except OSError as error:
             self._file.close()
-            raise CannotRun(f"{state_path(journal)} can not be written: {error.strerror}") from error
+            raise CannotRun(f"{state_path(path)} cannot be written: {error.strerror}") from error
         except BaseException:
             self._file.close()
             raise
         self._failed = Counter(self.state.failed)
         self._began_at = time.monotonic() - self.state.seconds
-        self._wrote_at = 0.0
+        self._saved_at = 0.0
 
-    def _cut(self, *, is_new: bool) -> None:
+    def _truncate(self, *, is_new: bool) -> None:
         size = self._file.seek(0, os.SEEK_END)
         if is_new and size:
-            raise CannotRun(f"{self.journal} exists, and no run wrote it: name another -o, or remove it")
+            raise CannotRun(f"{self.path} exists and was not written by a run: use another -o, or remove it")
         if size < self.state.bytes:
-            what = f"{self.journal} has {size} bytes, and the run wrote {self.state.bytes}"
-            raise CannotRun(f"{what}: remove it and {state_path(self.journal).name} to begin anew")
+            reason = f"{self.path} has {size} bytes, but the run wrote {self.state.bytes}"
+            raise CannotRun(f"{reason}: to restart, remove it and {state_path(self.path).name}")
         self._file.truncate(self.state.bytes)
 
     def commit(self, rows: Sequence[ResultRow]) -> None:
-        """Append rows; twice a second they, and that they are there, are put on the disk. Raises OSError."""
+        """Append rows; sync them and the state twice a second. Raises OSError."""
         data = b"".join(row.json_line() for row in rows)
-        left = memoryview(data)
-        while left:  # a disk that fills up takes some, and then says so
-            left = left[self._file.write(left) :]
+        rest = memoryview(data)
+        while rest:  # a disk that fills up accepts a part first
+            rest = rest[self._file.write(rest) :]
         state = self.state
         state.lines += len(rows)
         state.bytes += len(data)
@@ -153,29 +152,29 @@ class ResultsJournal:
             if row.batch_size:
                 state.ran += 1
                 state.batches += 1 / row.batch_size
-        if time.monotonic() - self._wrote_at >= SYNC_INTERVAL_S:
+        if time.monotonic() - self._saved_at >= SYNC_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
-        """Put everything on the disk; raises OSError."""
+        """Sync the rows and the state to disk. Raises OSError."""
         os.fsync(self._file.fileno())
         self.state.failed = dict(self._failed)
         self.state.seconds = time.monotonic() - self._began_at
-        write_state(self.journal, self.state)
-        self._wrote_at = time.monotonic()
+        write_state(self.path, self.state)
+        self._saved_at = time.monotonic()
 
     def close(self, ended: str) -> None:
-        """Say how it ended, and let go."""
+        """Record how the run ended, and release the journal."""
         self.state.ended = ended
         self.save()
-        self.drop()
+        self.release()
 
-    def drop(self) -> None:
-        """Let go, with the state as it was put down last."""
+    def release(self) -> None:
+        """Release the journal without saving the state."""
         self._file.close()
 
     @property
-    def is_dropped(self) -> bool:
+    def is_released(self) -> bool:
         return self._file.closed
 
 
@@ -183,11 +182,11 @@ def _lock_journal(journal: Path) -> BinaryIO:
     try:
         file = journal.open("ab", buffering=0)
     except OSError as error:
-        raise CannotRun(f"{journal} can not be written: {error.strerror}") from error
+        raise CannotRun(f"{journal} cannot be written: {error.strerror}") from error
     for _ in range(LOCK_ATTEMPTS):
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return file
         time.sleep(0.02)
     file.close()
-    raise CannotRun(f"another run writes {journal}; --status tells how far it is, --cancel ends it")
+    raise CannotRun(f"another run is writing {journal}; --status shows its progress, --cancel stops it")

@@ -1,7 +1,7 @@
-"""`--retry-failed`: the lines that failed run again into a journal of their own, and then take their rows' places.
+"""`--retry-failed`: reruns the failed lines into a second journal and merges their rows into the first.
 
-The exchange is finished after a kill at any point of it: once the new journal is whole on the disk, the retry's state
-says so, and whoever comes next does the rest.
+The merge survives a kill at any point: its state file marks it as started once the merged journal is on disk,
+and the next run finishes it.
 """
 
 import os
@@ -20,31 +20,31 @@ MERGING = "merging"
 
 
 def retry_journal_path(journal: Path) -> Path:
-    """Name the journal of the lines that are tried again."""
+    """Return the path of the journal of retried lines."""
     return journal.with_name(journal.name + ".retry.jsonl")
 
 
 def list_failed_lines(journal: Path) -> set[int]:
-    """List the lines that did not succeed."""
+    """Return the numbers of the lines that did not succeed."""
     return {row["line"] for row in read_rows(journal) if row["status"] != "succeeded"}
 
 
 def select_lines(items: Iterator[Item], lines: set[int]) -> Iterator[Item]:
-    """Give those items whose line is wanted."""
+    """Filter items by line number."""
     return (item for item in items if item.line in lines)
 
 
 def merge_retried(journal: Path) -> None:
-    """Put the retried rows in place of the failed ones; raises OSError."""
+    """Replace the failed rows by the retried ones. Raises OSError."""
     retry = retry_journal_path(journal)
-    again = read_rows(retry)
-    part = _part(journal)
-    with part.open("wb") as file, journal.open("rb") as before:
-        row = next(again, None)
-        for line in before:
+    retried = read_rows(retry)
+    merged = _merged_path(journal)
+    with merged.open("wb") as file, journal.open("rb") as lines:
+        row = next(retried, None)
+        for line in lines:
             if row is not None and orjson.loads(line)["line"] == row["line"]:
                 file.write(orjson.dumps(row) + b"\n")
-                row = next(again, None)
+                row = next(retried, None)
             else:
                 file.write(line)
         file.flush()
@@ -56,13 +56,13 @@ def merge_retried(journal: Path) -> None:
 
 
 def finish_merge(journal: Path) -> None:
-    """Do what is left of a merge; nothing where there is none."""
+    """Finish a merge that was started; do nothing if there is none."""
     retry = retry_journal_path(journal)
-    merged, state = read_state(retry), read_state(journal)
-    if merged is None or state is None or merged.ended != MERGING:
+    retry_state, state = read_state(retry), read_state(journal)
+    if retry_state is None or state is None or retry_state.ended != MERGING:
         return
     with suppress(FileNotFoundError):
-        _part(journal).replace(journal)
+        _merged_path(journal).replace(journal)
     state.bytes = journal.stat().st_size
     state.failed = dict(Counter(row["error"]["code"] for row in read_rows(journal) if row["error"]))
     write_state(journal, state)
@@ -70,11 +70,11 @@ def finish_merge(journal: Path) -> None:
     retry.unlink(missing_ok=True)
 
 
-def adopt_merge(ledger: ResultsJournal) -> None:
-    """Let a ledger that is open know what the merge made of its journal."""
-    if (state := read_state(ledger.journal)) is not None:
-        ledger.state.bytes, ledger.state.failed = state.bytes, state.failed
+def reload_merged_state(results: ResultsJournal) -> None:
+    """Update the state of an open journal after a merge."""
+    if (state := read_state(results.path)) is not None:
+        results.state.bytes, results.state.failed = state.bytes, state.failed
 
 
-def _part(journal: Path) -> Path:
+def _merged_path(journal: Path) -> Path:
     return journal.with_name(journal.name + ".merged")

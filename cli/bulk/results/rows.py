@@ -1,4 +1,4 @@
-"""What became of a line, and how that looks in a results file: JSONL as the run goes on, CSV and Parquet from it."""
+"""Result rows and the file formats they are written in: JSONL during the run, CSV and Parquet at its end."""
 
 import csv
 import importlib
@@ -21,7 +21,7 @@ PYARROW_MISSING: Final = 'writing .parquet needs pyarrow: pip install -e ".[parq
 
 
 class ResultRow(NamedTuple):
-    """How a line ended. `output` is JSON, or None; `error` is None, or code and message; `batch_size` 0: not run."""
+    """The result of a line. `output` is JSON or None, `error` is (code, message) or None; `batch_size` 0: not run."""
 
     item: Item
     status: str
@@ -30,7 +30,7 @@ class ResultRow(NamedTuple):
     batch_size: int = 0
 
     def json_line(self) -> bytes:
-        """Write it as a line of the results."""
+        """Encode the row as a line of JSON."""
         row: dict[str, Any] = {"line": self.item.line, "input": self.item.name}
         if self.item.id is not None:
             row["id"] = self.item.id
@@ -41,26 +41,26 @@ class ResultRow(NamedTuple):
 
 
 def failed_row(item: Item, code: str, message: str, status: str = "failed") -> ResultRow:
-    """End a line with an error."""
+    """Return the row of a line that failed."""
     return ResultRow(item, status, None, (code, message))
 
 
 def check_output_format(output: Path) -> None:
-    """Raise CannotRun for results that can not be written as their name says."""
+    """Raise CannotRun if the results cannot be written in the format of their file name."""
     suffix = output.suffix.lower()
     if suffix not in SUFFIXES:
-        raise CannotRun(f"-o {output}: the results' format is told by the name; allowed: {', '.join(SUFFIXES)}")
+        raise CannotRun(f"-o {output}: the suffix sets the format; allowed: {', '.join(SUFFIXES)}")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise CannotRun(PYARROW_MISSING)
 
 
 def journal_path(output: Path) -> Path:
-    """Name the file that is appended to: the results themselves, or the lines that they are made of at the end."""
+    """Return the JSONL file that a run appends to: the output itself, or a file that is converted at the end."""
     return output if output.suffix.lower() in SUFFIXES[:2] else output.with_name(output.name + ".lines.jsonl")
 
 
 def convert_journal(journal: Path, output: Path) -> None:
-    """Make CSV or Parquet of a journal, whole or not at all; raises OSError."""
+    """Convert a journal to CSV or Parquet, atomically. Raises OSError."""
     if journal == output:
         return
     part = output.with_name(output.name + ".part")
@@ -71,7 +71,7 @@ def convert_journal(journal: Path, output: Path) -> None:
 
 
 def read_rows(journal: Path) -> Iterator[dict[str, Any]]:
-    """Read the rows of a journal that is not being written."""
+    """Read the rows of a journal that no run is writing."""
     with journal.open("rb") as file:
         for line in file:
             yield json.loads(line)
@@ -113,7 +113,7 @@ def _write_parquet(journal: Path, part: Path) -> None:
 
 
 def _with_column_types(row: dict[str, Any]) -> dict[str, Any]:
-    """A task of one's own may call anything a label, and anything a probability."""
+    """Convert label and probability to the types of their columns; a custom task may return any type."""
     label, probability = row["label"], row["probability"]
     row["label"] = label if label is None else str(label)
     row["probability"] = probability if isinstance(probability, int | float) else None

@@ -1,1 +1,1 @@
-"""A bulk run through a service."""
+"""Runs the lines of a bulk run as jobs of a service, over HTTP."""

@@ -1,4 +1,4 @@
-"""Many lines in one request: how they are cut, how each looks as a job, and what the service's answer says of each."""
+"""Splits lines into chunks, encodes a chunk as one NDJSON request, and classifies the entries of the response."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +14,17 @@ from cli.bulk.results.rows import ResultRow, failed_row
 
 CHUNK_LINES: Final = 100
 CHUNK_BYTES: Final = 2 << 20
-SETTLED: Final = b"0"  # at the place of a line that needs no answer any more: no job, and no key is touched
+SETTLED: Final = b"0"  # replaces a line that has its result: the service rejects it and creates no job
 
-# Not now: the same request may pass later. 500 is a fault, which may pass too, but not for ever.
+# The same request may succeed later. 500 is a fault of the service: its retries are limited.
 RETRYABLE_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 FAULT: Final = 500
-# The key's job is of no use to us: its result is gone, or the input was another when it was made.
+# The job of this key is unusable: its result expired, or its input differs.
 RESUBMIT_CODES: Final = frozenset({"result_expired", "idempotency_mismatch", "job_not_found"})
 
 
 def split_chunks(items: Iterator[Item], lines: int) -> Iterator[list[Item]]:
-    """Cut lines into chunks: always the same way from the same line on, so that a key stands for the same jobs."""
+    """Split lines into chunks, always at the same lines, so that each Idempotency-Key names the same jobs."""
     chunk: list[Item] = []
     size = 0
     for item in items:
@@ -38,79 +38,79 @@ def split_chunks(items: Iterator[Item], lines: int) -> Iterator[list[Item]]:
 
 
 class JobEncoder:
-    """How an item becomes a job of one model."""
+    """Encodes items as jobs of one model."""
 
     def __init__(self, card: Mapping[str, Any], parameters: Mapping[str, Any], run: str) -> None:
-        """`card`: what the service says of the model. `run`: its id, by which its jobs are found again."""
+        """`card`: the service's description of the model. `run`: the run id in the metadata of its jobs."""
         self.model, self._parameters, self._run = str(card["name"]), parameters, run
-        self._port: dict[str, Any] | None = None
+        self._tensor_spec: dict[str, Any] | None = None
         if "image" not in card["kinds"] and card["raw_bytes"] is not None:
-            self._port = card["inputs"][0]
-        self.takes_files = "image" in card["kinds"] or self._port is not None
+            self._tensor_spec = card["inputs"][0]
+        self.takes_files = "image" in card["kinds"] or self._tensor_spec is not None
 
-    def line(self, item: Item) -> bytes:
-        """Write a job as NDJSON; raises BadItem."""
+    def encode(self, item: Item) -> bytes:
+        """Return a job as a line of NDJSON. Raises BadItem."""
         job: dict[str, Any] = {"parameters": self._parameters} if self._parameters else {}
         metadata = {"bulk": self._run, "line": str(item.line)}
         if item.job is not None:
             job |= {name: value for name, value in item.job.items() if name not in ID_COLUMNS}
-            own = job.get("metadata")
-            job["metadata"] = {**own, **metadata} if isinstance(own, dict) else metadata
+            own_metadata = job.get("metadata")
+            job["metadata"] = {**own_metadata, **metadata} if isinstance(own_metadata, dict) else metadata
         elif not self.takes_files:
             raise BadItem(
-                "invalid_input", "the model takes neither an image nor bytes: give jobs with tensors, in .jsonl"
+                "invalid_input", "the model accepts neither images nor bytes: send jobs with tensors, in .jsonl"
             )
         else:
             job |= {"input": self._input(item.read()), "metadata": metadata}
         try:
             return orjson.dumps(job)
         except TypeError as error:
-            raise BadItem("malformed_request", f"the job can not be written: {error}") from error
+            raise BadItem("malformed_request", f"cannot encode the job: {error}") from error
 
     def _input(self, data: bytes) -> dict[str, Any]:
-        if self._port is None:
+        if self._tensor_spec is None:
             return {"image": pybase64.b64encode_as_string(data)}
-        port = self._port
-        tensor = {"datatype": port["datatype"], "shape": port["shape"], "b64": base64.b64encode(data).decode()}
-        return {"tensors": {port["name"]: tensor}}
+        spec = self._tensor_spec
+        tensor = {"datatype": spec["datatype"], "shape": spec["shape"], "b64": base64.b64encode(data).decode()}
+        return {"tensors": {spec["name"]: tensor}}
 
 
-def encode_chunk(wording: JobEncoder, chunk: Sequence[Item]) -> tuple[dict[int, bytes], dict[int, ResultRow]]:
-    """Read and write a chunk's lines by place, and the rows of those that can not be sent."""
+def encode_chunk(encoder: JobEncoder, chunk: Sequence[Item]) -> tuple[dict[int, bytes], dict[int, ResultRow]]:
+    """Encode the lines of a chunk; return the lines and the rows of lines that cannot be sent, by position."""
     lines: dict[int, bytes] = {}
     rows: dict[int, ResultRow] = {}
-    for place, item in enumerate(chunk):
+    for position, item in enumerate(chunk):
         try:
-            lines[place] = wording.line(item)
+            lines[position] = encoder.encode(item)
         except BadItem as error:
-            rows[place] = failed_row(item, error.code, error.message)
+            rows[position] = failed_row(item, error.code, error.message)
     return lines, rows
 
 
 class EntryOutcome(NamedTuple):
-    """What an entry says: a row, an open job's id, or when and how to try again."""
+    """The result of an entry: a row, the id of an open job, or how to retry."""
 
     row: ResultRow | None = None
     open_job_id: str = ""
-    anew: bool = False
+    resubmit: bool = False  # under another Idempotency-Key
     retry_later_s: float | None = None
-    fault: bool = False
+    is_fault: bool = False
 
 
 def classify_entry(item: Item, entry: Mapping[str, Any]) -> EntryOutcome:
-    """Read one entry of an answer, a job or an error."""
+    """Classify an entry of a response, which is a job or an error."""
     status = entry.get("status")
     if status == "succeeded":
         return EntryOutcome(ResultRow(item, status, orjson.dumps(entry["output"]), None, entry.get("batch_size") or 0))
     if status in ("queued", "running"):
         return EntryOutcome(open_job_id=str(entry["id"]))
     error = entry.get("error") or {}
-    code, message = str(error.get("code", "internal_error")), str(error.get("message", "the service gave no reason"))
+    code, message = str(error.get("code", "internal_error")), str(error.get("message", "the service sent no reason"))
     if isinstance(status, str):  # a job that failed, expired or was canceled
         return EntryOutcome(failed_row(item, code, message, status)._replace(batch_size=entry.get("batch_size") or 0))
     if code in RESUBMIT_CODES:
-        return EntryOutcome(failed_row(item, code, message), anew=True)
-    number = error.get("status")
-    if number in RETRYABLE_STATUSES:
+        return EntryOutcome(failed_row(item, code, message), resubmit=True)
+    error_status = error.get("status")
+    if error_status in RETRYABLE_STATUSES:
         return EntryOutcome(retry_later_s=float(error.get("retry_after_s") or 1))
-    return EntryOutcome(failed_row(item, code, message), fault=number == FAULT)
+    return EntryOutcome(failed_row(item, code, message), is_fault=error_status == FAULT)

@@ -1,4 +1,4 @@
-"""The service as a run speaks to it: one pool of connections, JSON in and out. Knows no lines and no files."""
+"""HTTP client of a Jitney service: a connection pool, JSON requests and responses."""
 
 import os
 from collections.abc import Mapping
@@ -11,83 +11,90 @@ import orjson
 from cli.bulk.errors import CannotRun
 
 CONNECTIONS: Final = 64
-WAIT_S: Final = 55  # a gateway waits for 58 s at most (JITNEY_MAX_WAIT_S)
+WAIT_S: Final = 55  # less than the maximum of a gateway, 58 s (JITNEY_MAX_WAIT_S)
 RESPONSE_TIMEOUT_S: Final = WAIT_S + 30.0
 API_KEY_VARIABLE: Final = "JITNEY_API_KEY"
 CONNECTION_ERRORS: Final = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)
 
 
 class HttpResponse(NamedTuple):
-    """What came back; `body` is {} where it is no JSON object. `retry_after_s`: None where the answer names none."""
+    """A response. `body` is {} if it is not a JSON object; `retry_after_s` is None without Retry-After."""
 
     status: int
     body: Mapping[str, Any]
     retry_after_s: float | None
 
     @property
-    def words(self) -> str:
-        """What it says, for people."""
-        return str(self.body.get("detail") or f"the service answers {self.status}")
+    def message(self) -> str:
+        """The detail of a problem, or the status."""
+        return str(self.body.get("detail") or f"the service returned {self.status}")
 
 
 class ServiceClient:
-    """Use it in an `async with`."""
+    """The client; use it in an `async with`."""
 
     def __init__(self, url: str) -> None:
-        """`url`: http:// or https://, with a path where the service has one. Raises CannotRun."""
+        """Create a client of `url`, http:// or https://, which may have a path. Raises CannotRun."""
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise CannotRun(f"--url {url}: give it as http://HOST:PORT")
+            raise CannotRun(f"--url {url}: must be http://HOST:PORT or https://HOST:PORT")
         key = os.environ.get(API_KEY_VARIABLE, "")
         self._headers = [("Authorization", f"Bearer {key}")] if key else []
         self._pool = httpcore2.AsyncConnectionPool(max_connections=CONNECTIONS, keepalive_expiry=3)
 
-    async def ask(
+    async def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> HttpResponse:
-        """Send a request; raises one of UNREACHED."""
-        sent = [("Host", self.url.partition("://")[2].partition("/")[0]), *self._headers, *(headers or {}).items()]
+        """Send a request and read the response. Raises one of CONNECTION_ERRORS."""
+        fields = [
+            ("Host", self.url.partition("://")[2].partition("/")[0]),
+            *self._headers,
+            *(headers or {}).items(),
+        ]
         if body is not None:
-            sent.append(("Content-Length", str(len(body))))
+            fields.append(("Content-Length", str(len(body))))
         timeouts = {"connect": 10.0, "write": 60.0, "read": RESPONSE_TIMEOUT_S, "pool": None}
-        answer = await self._pool.request(
-            method, f"{self.url}{path}", headers=sent, content=body, extensions={"timeout": timeouts}
+        response = await self._pool.request(
+            method, f"{self.url}{path}", headers=fields, content=body, extensions={"timeout": timeouts}
         )
         try:
-            said = orjson.loads(answer.content)
+            content = orjson.loads(response.content)
         except ValueError:
-            said = {}
-        told = {name.lower(): value for name, value in answer.headers}.get(b"retry-after", b"")
+            content = {}
+        retry_after = {name.lower(): value for name, value in response.headers}.get(b"retry-after", b"")
         return HttpResponse(
-            answer.status, said if isinstance(said, dict) else {}, float(told) if told.isdigit() else None
+            response.status,
+            content if isinstance(content, dict) else {},
+            float(retry_after) if retry_after.isdigit() else None,
         )
 
     async def request_or_fail(self, method: str, path: str) -> HttpResponse:
-        """Send a request that tells whether a run makes sense; raises CannotRun where nothing or nobody answers."""
+        """Send a request without retries. Raises CannotRun if the service is unreachable or denies access."""
         try:
-            answer = await self.ask(method, path)
+            response = await self.request(method, path)
         except CONNECTION_ERRORS as error:
-            reason = f"nothing answers at {self.url} ({error or type(error).__name__})"
-            raise CannotRun(f"{reason}; `jitney up` starts a service, --local runs without one") from error
-        check_authorized(answer)
-        return answer
+            reason = f"cannot reach the service at {self.url}: {error or type(error).__name__}"
+            raise CannotRun(f"{reason}; `jitney up` starts one, --local runs without one") from error
+        check_authorized(response)
+        return response
 
-    async def card(self, model: str | None) -> dict[str, Any]:
-        """Give what the service says of the model, or of its only one; raises CannotRun."""
-        answer = await self.request_or_fail("GET", "/v1/models")
-        listed = answer.body.get("models")
-        if answer.status != 200 or not isinstance(listed, list):
-            raise CannotRun(f"{self.url}/v1/models answers {answer.status}, not a list of models")
-        names = sorted({one["name"] for one in listed})
+    async def model_card(self, model: str | None) -> dict[str, Any]:
+        """Return the service's description of the model, or of its only one. Raises CannotRun."""
+        response = await self.request_or_fail("GET", "/v1/models")
+        listed = response.body.get("models")
+        if response.status != 200 or not isinstance(listed, list):
+            raise CannotRun(f"{self.url}/v1/models returned {response.status}, not a list of models")
+        names = sorted({card["name"] for card in listed})
+        served = f"the service has: {', '.join(names) or 'none'}"
         if model is None and len(names) != 1:
-            raise CannotRun(f"which model? name one with --model; served are: {', '.join(names) or 'none'}")
-        named = names[0] if model is None else model
-        cards = [one for one in listed if one["name"] == named]
-        ready = [one for one in cards if one["status"] == "ready"]
+            raise CannotRun(f"name a model with --model; {served}")
+        name = names[0] if model is None else model
+        cards = [card for card in listed if card["name"] == name]
+        ready = [card for card in cards if card["status"] == "ready"]
         if not ready:
-            why = f"is {cards[-1]['status']}: {cards[-1]['reason']}" if cards else "is not served"
-            raise CannotRun(f"model {named} {why}; served are: {', '.join(names) or 'none'}")
-        return dict(max(ready, key=lambda one: int(one["version"])))
+            reason = f"is {cards[-1]['status']}: {cards[-1]['reason']}" if cards else "is not served"
+            raise CannotRun(f"model {name} {reason}; {served}")
+        return dict(max(ready, key=lambda card: int(card["version"])))
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,9 +103,7 @@ class ServiceClient:
         await self._pool.aclose()
 
 
-def check_authorized(answer: HttpResponse) -> None:
-    """Raise CannotRun where the service lets us not in."""
-    if answer.status in (401, 403):
-        raise CannotRun(
-            f"{answer.words} ({answer.status}); the environment's {API_KEY_VARIABLE} is sent as the API key"
-        )
+def check_authorized(response: HttpResponse) -> None:
+    """Raise CannotRun if the service denied access."""
+    if response.status in (401, 403):
+        raise CannotRun(f"{response.message} ({response.status}); the API key is read from {API_KEY_VARIABLE}")

@@ -1,1 +1,1 @@
-"""Versions of models, changed and listed through a gateway."""
+"""The verbs of `jitney models` that list and change versions through a gateway."""

@@ -1,4 +1,4 @@
-"""The verbs of `jitney models` that ask a gateway: list, load, unload, share, promote, rollback, follow."""
+"""`jitney models list|load|unload|share|promote|rollback|follow`: parses the options and calls a gateway."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,71 +16,73 @@ from cli.models.admin.client import (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb that argv begins with; returns the exit code."""
+    """Run the verb in argv[0] and return its exit code."""
     return _VERBS[argv[0]](argv[1:])
 
 
 def _list(argv: Sequence[str]) -> int:
-    arguments = build_parser("list", "List every version: how it stands, and its share of the jobs")
-    arguments.add_argument("model", nargs="?", help="of this model alone")
-    arguments.add_argument("--json", action="store_true", help="as /v1/models shows it")
-    given = arguments.parse_args(argv)
+    parser = build_parser("list", "List versions with their status and share of the jobs")
+    parser.add_argument("model", nargs="?", help="show only this model")
+    parser.add_argument("--json", action="store_true", help="print the JSON of /v1/models")
+    args = parser.parse_args(argv)
     try:
-        path = f"/v1/models/{quote(given.model, safe='')}" if given.model else "/v1/models"
-        shown = call_gateway(given.url, path)
+        path = f"/v1/models/{quote(args.model, safe='')}" if args.model else "/v1/models"
+        response = call_gateway(args.url, path)
     except GatewayCallError as error:
         return print_error(error)
-    print(json.dumps(shown, indent=1) if given.json else format_versions(shown.get("versions") or shown.get("models")))
+    print(
+        json.dumps(response, indent=1)
+        if args.json
+        else format_versions(response.get("versions") or response.get("models"))
+    )
     return 0
 
 
 def _load(argv: Sequence[str]) -> int:
-    does = "Load a version of the folder, or load it anew; it takes no jobs by that, unless nothing else does"
-    arguments = build_parser("load", does)
-    arguments.add_argument("model")
-    arguments.add_argument("version", nargs="?", help="left out: the one that takes the jobs, or all that was unloaded")
-    given = arguments.parse_args(argv)
-    return change_model("load", given, version=given.version)
+    description = "Load or reload a version; it receives jobs only if no other version does"
+    parser = build_parser("load", description)
+    parser.add_argument("model")
+    parser.add_argument("version", nargs="?", help="default: the version with the jobs, or all unloaded ones")
+    args = parser.parse_args(argv)
+    return change_model("load", args, version=args.version)
 
 
 def _unload(argv: Sequence[str]) -> int:
-    arguments = build_parser("unload", "Let a version go once its lines are empty; jobs that were taken are run")
-    arguments.add_argument("model")
-    arguments.add_argument("version", nargs="?", help="left out: the whole model, which then takes no jobs any more")
-    given = arguments.parse_args(argv)
-    return change_model("unload", given, version=given.version)
+    parser = build_parser("unload", "Unload a version once its queues are empty; accepted jobs are still run")
+    parser.add_argument("model")
+    parser.add_argument("version", nargs="?", help="default: the whole model, which then accepts no jobs")
+    args = parser.parse_args(argv)
+    return change_model("unload", args, version=args.version)
 
 
 def _share(argv: Sequence[str]) -> int:
-    arguments = build_parser(
-        "share", "Give a version so many of a hundred jobs, as canary beside the one that takes them"
-    )
-    arguments.add_argument("model")
-    arguments.add_argument("version")
-    arguments.add_argument("percent", type=int, help="0 to 100")
-    given = arguments.parse_args(argv)
-    return change_model("share", given, version=given.version, percent=given.percent)
+    parser = build_parser("share", "Send a percentage of the jobs to a version, as canary")
+    parser.add_argument("model")
+    parser.add_argument("version")
+    parser.add_argument("percent", type=int, help="0 to 100")
+    args = parser.parse_args(argv)
+    return change_model("share", args, version=args.version, percent=args.percent)
 
 
 def _promote(argv: Sequence[str]) -> int:
-    arguments = build_parser("promote", "Let a version take all jobs; the one that did stays loaded, as the way back")
-    arguments.add_argument("model")
-    arguments.add_argument("version", nargs="?", help="left out: the canary")
-    given = arguments.parse_args(argv)
-    return change_model("promote", given, version=given.version)
+    parser = build_parser("promote", "Send all jobs to a version; the previous one stays loaded for a rollback")
+    parser.add_argument("model")
+    parser.add_argument("version", nargs="?", help="default: the canary")
+    args = parser.parse_args(argv)
+    return change_model("promote", args, version=args.version)
 
 
 def _rollback(argv: Sequence[str]) -> int:
-    arguments = build_parser("rollback", "End the canary or, without one, give the jobs back to the version before")
-    arguments.add_argument("model")
-    return change_model("rollback", arguments.parse_args(argv))
+    parser = build_parser("rollback", "End the canary or, without one, return to the previous version")
+    parser.add_argument("model")
+    return change_model("rollback", parser.parse_args(argv))
 
 
 def _follow(argv: Sequence[str]) -> int:
-    does = "Let the folder decide again: its highest version, or what model.toml pins"
-    arguments = build_parser("follow", does)
-    arguments.add_argument("model")
-    return change_model("follow", arguments.parse_args(argv))
+    description = "Serve what the folder selects: its highest version, or the one that model.toml pins"
+    parser = build_parser("follow", description)
+    parser.add_argument("model")
+    return change_model("follow", parser.parse_args(argv))
 
 
 _VERBS: Final[dict[str, Callable[[Sequence[str]], int]]] = {

@@ -1,1 +1,1 @@
-"""`jitney models doctor`."""
+"""`jitney models doctor`: diagnoses and fixes ONNX files that cannot be batched."""

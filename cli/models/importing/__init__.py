@@ -1,1 +1,1 @@
-"""`jitney models import`: a network from elsewhere as a complete model folder; a module a source, behind source.py."""
+"""`jitney models import`: creates model folders from files and model libraries; one module per source."""

@@ -1,4 +1,4 @@
-"""`jitney models import SOURCE`: its options, its sources, and what it says."""
+"""`jitney models import`: parses its options, selects the source, and prints the result."""
 
 import argparse
 import importlib
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cli.models.importing.folder import import_model
 from cli.models.importing.source import Fetch, ImportFailed, ImportRequest
 from model_runtime.spec.model_toml import ModelError
 
@@ -18,7 +17,7 @@ IMPORTED, NOT = 0, 1
 
 
 class ImportSource(NamedTuple):
-    """`module`, `function`: who fetches; `needs`: packages, which the extra of the source's name brings."""
+    """A source: the function that fetches a model, and the packages it needs (the extra of the same name)."""
 
     module: str
     function: str
@@ -37,12 +36,14 @@ IMPORT_SOURCES: Final = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb `import`; returns the exit code."""
-    given = _parser().parse_args(argv)
+    """Run `jitney models import` and return its exit code."""
+    args = _parser().parse_args(argv)
+    from cli.models.importing.folder import import_model  # noqa: PLC0415 (needs onnx, which `--help` does not)
+
     try:
-        fetch, wanted = _source(given)
-        name = given.name or _model_name(wanted.name)
-        place, said = import_model(fetch, wanted, given.models_dir, name, as_it_is=given.as_it_is)
+        fetch, request = _select_source(args)
+        name = args.name or _model_name(request.name)
+        folder, notes = import_model(fetch, request, args.models_dir, name, as_it_is=args.as_it_is)
     except ImportFailed as error:
         print(f"jitney models import: {error}", file=sys.stderr)
         return NOT
@@ -50,26 +51,28 @@ def main(argv: Sequence[str]) -> int:
         print(f"jitney models import: {error.reason}", file=sys.stderr)
         return NOT
     except OSError as error:
-        print(f"jitney models import: {given.models_dir} can not be written: {error.strerror}", file=sys.stderr)
+        print(f"jitney models import: {args.models_dir} cannot be written: {error.strerror}", file=sys.stderr)
         return NOT
-    print("\n".join([f"{place}: imported", *(f"  {line}" for line in said)]))
+    print("\n".join([f"{folder}: imported", *(f"  {line}" for line in notes)]))
     return IMPORTED
 
 
-def _source(given: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
-    kind, colon, name = given.source.partition(":")
-    wanted = ImportRequest(name, given.weights, given.file, given.preset)
-    if Path(given.source).is_file():
-        kind, wanted = "local", wanted._replace(name=given.source)
-        origin = ImportSource("local", "fetch", (), "")
+def _select_source(args: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
+    kind, colon, name = args.source.partition(":")
+    request = ImportRequest(name, args.weights, args.file, args.preset)
+    if Path(args.source).is_file():
+        kind, request = "local", request._replace(name=args.source)
+        source = ImportSource("local", "fetch", (), "")
     elif colon and kind in IMPORT_SOURCES:
-        origin = IMPORT_SOURCES[kind]
-        _require_packages(kind, origin.needs)
+        source = IMPORT_SOURCES[kind]
+        _require_packages(kind, source.needs)
     else:
-        known = ", ".join(origin.example for origin in IMPORT_SOURCES.values())
-        raise ImportFailed(f"{given.source[:80]!r} is no file and no source; allowed: a path to an .onnx file, {known}")
-    found: Fetch = getattr(importlib.import_module(f"cli.models.importing.{origin.module}"), origin.function)
-    return found, wanted
+        known = ", ".join(source.example for source in IMPORT_SOURCES.values())
+        raise ImportFailed(
+            f"{args.source[:80]!r} is neither a file nor a source; allowed: a path to an .onnx file, {known}"
+        )
+    fetch: Fetch = getattr(importlib.import_module(f"cli.models.importing.{source.module}"), source.function)
+    return fetch, request
 
 
 def _require_packages(extra: str, packages: Sequence[str]) -> None:
@@ -79,26 +82,26 @@ def _require_packages(extra: str, packages: Sequence[str]) -> None:
 
 
 def _model_name(source: str) -> str:
-    """A network's or a file's name, as a model may be called."""
+    """Derive a valid model name from the name of a network or file."""
     base = source.partition("@")[0].rpartition("/")[2].removesuffix(".onnx")
     return re.sub(r"[^A-Za-z0-9._-]", "-", base).strip("-._").lower()[:64]
 
 
 def _parser() -> argparse.ArgumentParser:
-    examples = ", ".join(origin.example for origin in IMPORT_SOURCES.values())
+    examples = ", ".join(source.example for source in IMPORT_SOURCES.values())
     parser = argparse.ArgumentParser(
         prog="jitney models import",
-        description="Makes a complete model folder of a network from elsewhere.",
-        epilog="exit code: 0 imported, 1 not, with the reason; nothing half-written is left",
+        description="Create a complete model folder from a file or a model library.",
+        epilog="exit code: 0 imported, 1 failed, with the reason; a failed import leaves no files",
     )
     parser.add_argument("source", metavar="SOURCE", help=f"a path to an .onnx file, or {examples}")
-    parser.add_argument("--name", help="what it is called here (by default the network's own name, in small letters)")
+    parser.add_argument("--name", help="name of the model (default: the name of the network, in lowercase)")
     home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
     parser.add_argument(
-        "--models-dir", type=Path, default=home, metavar="DIR", help="where models lie (JITNEY_MODELS_DIR)"
+        "--models-dir", type=Path, default=home, metavar="DIR", help="folder of models (JITNEY_MODELS_DIR)"
     )
-    parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: to try the road")
-    parser.add_argument("--file", help="hf: which of a repository's .onnx files")
-    parser.add_argument("--preset", choices=("torch", "tf", "caffe"), help="a local file: how its images are made")
-    parser.add_argument("--as-it-is", action="store_true", help="also a model that can not be batched")
+    parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: only for tests")
+    parser.add_argument("--file", help="hf: the .onnx file of the repository")
+    parser.add_argument("--preset", choices=("torch", "tf", "caffe"), help="local file: preprocessing of images")
+    parser.add_argument("--as-it-is", action="store_true", help="accept a model that cannot be batched")
     return parser

@@ -1,4 +1,4 @@
-"""The folder that an imported model becomes: written aside, tried, and moved into its place as a whole."""
+"""Creates the folder of an imported model: writes it aside, checks that it loads, and moves it into place."""
 
 import json
 import tempfile
@@ -18,46 +18,48 @@ LABELS_FILE: Final = "labels.txt"
 
 
 def import_model(
-    fetch: Fetch, wanted: ImportRequest, models_dir: Path, name: str, *, as_it_is: bool = False
+    fetch: Fetch, request: ImportRequest, models_dir: Path, name: str, *, as_it_is: bool = False
 ) -> tuple[Path, list[str]]:
-    """Import; gives the folder and what there is to say. Raises NotImported, ModelError, OSError, and leaves nothing.
+    """Import a model; return its folder and notes. Raises ImportFailed, ModelError, OSError, leaving no files.
 
-    `as_it_is`: also a model that can not be batched, which is served one job at a time.
+    `as_it_is`: accept a model that cannot be batched, which then runs one job at a time.
     """
     place = models_dir / name
     if not NAME.fullmatch(name):
-        raise ImportFailed(f"{name[:80]!r} is no name; allowed: 1 to 64 letters, digits, '.', '_' and '-' (--name)")
+        raise ImportFailed(
+            f"{name[:80]!r} is not a model name; allowed: 1 to 64 letters, digits, '.', '_' and '-' (--name)"
+        )
     if place.exists() or place.is_symlink():
-        raise ImportFailed(f"{place} is there already; allowed: another --name")
+        raise ImportFailed(f"{place} already exists; allowed: another --name")
     models_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".jitney-import-", dir=models_dir) as room:
-        folder = Path(room) / name
+    with tempfile.TemporaryDirectory(prefix=".jitney-import-", dir=models_dir) as temporary:
+        folder = Path(temporary) / name
         onnx = folder / "1" / ONNX_FILE
         onnx.parent.mkdir(parents=True)
-        imported = fetch(wanted, onnx)
-        said = _make_batchable(onnx, as_it_is=as_it_is)
+        imported = fetch(request, onnx)
+        notes = _make_batchable(onnx, as_it_is=as_it_is)
         _write(folder, imported)
         _check_loads(folder)
         folder.rename(place)
-    return place, [*said, *imported.notes]
+    return place, [*notes, *imported.notes]
 
 
 def _make_batchable(onnx: Path, *, as_it_is: bool) -> list[str]:
-    """Mend it where that is sound; what the doctor says of it."""
-    answer = examine(onnx, None)
-    if answer.good:
+    """Fix the file if it cannot be batched; return notes. Raises ImportFailed."""
+    result = examine(onnx, None)
+    if result.good:
         return []
-    mended = onnx.with_name("mended.onnx")
-    answer = examine(onnx, mended)
-    if answer.good:
-        for old in onnx.parent.iterdir():  # weights beside it are within it now
-            if old != mended:
+    fixed = onnx.with_name("fixed.onnx")
+    result = examine(onnx, fixed)
+    if result.good:
+        for old in onnx.parent.iterdir():  # the fixed file contains external weights
+            if old != fixed:
                 old.unlink()
-        mended.rename(onnx)
-        return ["its batch was fixed: mended by jitney models doctor"]
-    reasons = "; ".join(line.strip() for line in answer.lines[1:]) or answer.lines[0].rpartition(": ")[2]
+        fixed.rename(onnx)
+        return ["its fixed batch size was removed by jitney models doctor"]
+    reasons = "; ".join(line.strip() for line in result.lines[1:]) or result.lines[0].rpartition(": ")[2]
     if not as_it_is:
-        raise ImportFailed(f"it can not be batched ({reasons}); --as-it-is imports it, to run one job at a time")
+        raise ImportFailed(f"it cannot be batched ({reasons}); --as-it-is imports it, to run one job at a time")
     return [f"it runs one job at a time: {reasons}"]
 
 
@@ -76,14 +78,14 @@ def _write(folder: Path, imported: ImportedModel) -> None:
 def _toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml_value, value))}]"
-    return json.dumps(value)  # of texts, numbers and truths both have the same form
+    return json.dumps(value)  # strings, numbers and booleans look the same in both
 
 
 def _check_loads(folder: Path) -> None:
-    """As a worker would load it; raises ModelError."""
-    (found,) = list_models(folder.parent, [folder.name])
-    if isinstance(found, BrokenModel):
-        raise ModelError(folder.name, None, found.reason)
-    check_folder(found.path, found.onnx)
-    engine = OnnxEngine(found.onnx, "cpu", found.spec.threads)
-    load_task(found.spec, found.path, engine.inputs, engine.outputs)
+    """Load the model as a worker does. Raises ModelError."""
+    (listed,) = list_models(folder.parent, [folder.name])
+    if isinstance(listed, BrokenModel):
+        raise ModelError(folder.name, None, listed.reason)
+    check_folder(listed.path, listed.onnx)
+    engine = OnnxEngine(listed.onnx, "cpu", listed.spec.threads)
+    load_task(listed.spec, listed.path, engine.inputs, engine.outputs)

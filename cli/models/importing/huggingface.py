@@ -1,4 +1,4 @@
-"""`hf:REPO@REVISION`: an ONNX file of a repository on a hub, prepared for as its preprocessor_config.json says."""
+"""`hf:REPO@REVISION`: imports an ONNX file from Hugging Face, with its preprocessor_config.json."""
 
 import json
 import shutil
@@ -9,26 +9,33 @@ from typing import Any, Final
 from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest, import_library, one_line
 
 _DEFAULT_FILES: Final = ("model.onnx", "onnx/model.onnx")
-_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by PIL's numbers
-_WEIGHT_SUFFIXES: Final = ("_data", ".data")  # of a file whose weights lie beside it
+_FILTERS: Final = (
+    "nearest",
+    "lanczos",
+    "bilinear",
+    "bicubic",
+    "box",
+    "hamming",
+)  # indexed by Pillow's resampling constants
+_WEIGHT_SUFFIXES: Final = ("_data", ".data")  # of files with external weights
 
 
-def fetch(wanted: ImportRequest, onnx: Path) -> ImportedModel:
-    """Download the file, what lies beside it, and what says how it is fed."""
-    repo, _, revision = wanted.name.partition("@")
+def fetch(request: ImportRequest, onnx: Path) -> ImportedModel:
+    """Download the file, its external weights and its configuration. Raises ImportFailed."""
+    repo, _, revision = request.name.partition("@")
     if not revision:
-        raise ImportFailed(f"name a revision of {repo}, best a commit, which stays what it is: hf:{repo}@main")
+        raise ImportFailed(f"name a revision of {repo}, preferably a commit: hf:{repo}@main")
     hub = import_library("huggingface_hub")
-    import_library("huggingface_hub.utils").logging.set_verbosity_error()  # what goes wrong is told by us, once
+    import_library("huggingface_hub.utils").logging.set_verbosity_error()  # errors are reported below
     try:
         files = hub.HfApi().list_repo_files(repo, revision=revision)
-        file = _choose_file(repo, files, wanted.file)
+        file = _choose_file(repo, files, request.file)
         shutil.copyfile(hub.hf_hub_download(repo, file, revision=revision), onnx)
         for end in _WEIGHT_SUFFIXES:
             if f"{file}{end}" in files:
-                beside = Path(f"{file}{end}").name  # by the name that the file points at
-                shutil.copyfile(hub.hf_hub_download(repo, f"{file}{end}", revision=revision), onnx.parent / beside)
-        config, how = (
+                weights = Path(f"{file}{end}").name  # the ONNX file refers to this name
+                shutil.copyfile(hub.hf_hub_download(repo, f"{file}{end}", revision=revision), onnx.parent / weights)
+        config, preprocessor = (
             json.loads(Path(hub.hf_hub_download(repo, name, revision=revision)).read_text("utf-8"))
             if name in files
             else {}
@@ -36,43 +43,43 @@ def fetch(wanted: ImportRequest, onnx: Path) -> ImportedModel:
         )
     except ImportFailed:
         raise
-    except Exception as error:  # of its HTTP client, of its own, of JSON
-        raise ImportFailed(f"{repo}@{revision} can not be had: {one_line(error)}") from error
+    except Exception as error:  # of its HTTP client, of the hub, of JSON
+        raise ImportFailed(f"cannot download {repo}@{revision}: {one_line(error)}") from error
     description = f"{file} of {repo} at {revision}"
-    if not how:
-        note = "there is no preprocessor_config.json: it takes tensors, until model.toml says how images are made"
+    if not preprocessor:
+        note = "it has no preprocessor_config.json and takes tensors; for images, add [image] to model.toml"
         return ImportedModel("tensor", description, notes=[note])
-    return ImportedModel("image-classification", description, _image_section(how), {}, _labels(config))
+    return ImportedModel("image-classification", description, _image_section(preprocessor), {}, _labels(config))
 
 
-def _choose_file(repo: str, files: Sequence[str], asked: str | None) -> str:
-    found = [name for name in files if name.endswith(".onnx")]
-    if not found:
-        raise ImportFailed(f"{repo} has no .onnx file; allowed: a repository with one, or an export of your own")
-    usual = [asked] if asked else [name for name in _DEFAULT_FILES if name in found] or found
-    if (asked and asked not in found) or (len(usual) > 1 and usual[0] not in _DEFAULT_FILES):
-        raise ImportFailed(f"{repo} has {', '.join(found)}; allowed: --file with one of them")
-    return usual[0]
+def _choose_file(repo: str, files: Sequence[str], requested: str | None) -> str:
+    names = [name for name in files if name.endswith(".onnx")]
+    if not names:
+        raise ImportFailed(f"{repo} has no .onnx file; allowed: a repository that has one, or your own export")
+    candidates = [requested] if requested else [name for name in _DEFAULT_FILES if name in names] or names
+    if (requested and requested not in names) or (len(candidates) > 1 and candidates[0] not in _DEFAULT_FILES):
+        raise ImportFailed(f"{repo} has {', '.join(names)}; allowed: --file with one of them")
+    return candidates[0]
 
 
-def _image_section(how: Mapping[str, Any]) -> dict[str, Any]:
-    """Its words in ours."""
-    size, crop = _sides(how.get("size", 224)), _sides(how.get("crop_size"))
+def _image_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate a preprocessor configuration into the [image] table of model.toml."""
+    size, crop = _sides(config.get("size", 224)), _sides(config.get("crop_size"))
     image: dict[str, Any] = {"resize": size}
-    if how.get("do_center_crop") and crop:
+    if config.get("do_center_crop") and crop:
         image["crop"] = crop
-    resample = how.get("resample", 2)
+    resample = config.get("resample", 2)
     image["filter"] = _FILTERS[resample] if resample in range(len(_FILTERS)) else "bilinear"
-    image["scale"] = float(how.get("rescale_factor", 1 / 255)) if how.get("do_rescale", True) else 1.0
-    if how.get("do_normalize", True):
+    image["scale"] = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+    if config.get("do_normalize", True):
         for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
-            if theirs in how:
-                image[ours] = [float(part) for part in how[theirs]]
+            if theirs in config:
+                image[ours] = [float(part) for part in config[theirs]]
     return image
 
 
 def _sides(size: Any) -> Any:
-    """A shorter side, or [height, width]."""
+    """Return the shorter side, or [height, width]."""
     if isinstance(size, Mapping):
         return size["shortest_edge"] if "shortest_edge" in size else [size["height"], size["width"]]
     return [size, size] if isinstance(size, int) else size

@@ -1,4 +1,4 @@
-"""`keras:NAME`: the networks of keras.applications, prepared for as their own `preprocess_input` does."""
+"""`keras:NAME`: imports networks of keras.applications, with the preprocessing of their `preprocess_input`."""
 
 import difflib
 import os
@@ -10,7 +10,7 @@ import numpy as np
 
 from cli.models.importing.source import SEED, ImportedModel, ImportFailed, ImportRequest, import_library, one_line
 
-# Network → the module whose preprocess_input is its own, and what that does to pixels of 0 to 255.
+# Preset of preprocess_input → module of keras.applications → its networks.
 _FAMILIES: Final = {
     "caffe": {"resnet": "ResNet50 ResNet101 ResNet152", "vgg16": "VGG16", "vgg19": "VGG19"},
     "tf": {
@@ -23,7 +23,7 @@ _FAMILIES: Final = {
         "nasnet": "NASNetMobile NASNetLarge",
     },
     "torch": {"densenet": "DenseNet121 DenseNet169 DenseNet201"},
-    "": {  # theirs is in the graph
+    "": {  # their preprocessing is in the graph
         "efficientnet": " ".join(f"EfficientNetB{n}" for n in range(8)),
         "efficientnet_v2": " ".join(f"EfficientNetV2{n}" for n in ("B0", "B1", "B2", "B3", "S", "M", "L")),
         "mobilenet_v3": "MobileNetV3Small MobileNetV3Large",
@@ -36,46 +36,48 @@ NETWORKS: Final = {
 _CLASSES: Final = 1000
 
 
-def fetch(wanted: ImportRequest, onnx: Path) -> ImportedModel:
-    """Build the network, with ImageNet's weights or random ones, and export it."""
-    if wanted.name not in NETWORKS:
-        near = difflib.get_close_matches(wanted.name, NETWORKS, 3, 0.4) or sorted(NETWORKS)[:5]
-        raise ImportFailed(f"keras has no network {wanted.name[:80]!r} that is known here; near it: {', '.join(near)}")
+def fetch(request: ImportRequest, onnx: Path) -> ImportedModel:
+    """Build a network with ImageNet or random weights, and export it. Raises ImportFailed."""
+    if request.name not in NETWORKS:
+        near = difflib.get_close_matches(request.name, NETWORKS, 3, 0.4) or sorted(NETWORKS)[:5]
+        raise ImportFailed(f"keras has no supported network {request.name[:80]!r}; similar: {', '.join(near)}")
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # exporting needs none
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the export needs no GPU
     keras = import_library("keras")
     keras.utils.set_random_seed(SEED)
     try:
-        network = getattr(keras.applications, wanted.name)(weights="imagenet" if wanted.weights == "trained" else None)
-    except Exception as error:  # of urllib, of h5py and of its own
-        raise ImportFailed(f"the weights of {wanted.name} can not be had: {one_line(error)}") from error
+        network = getattr(keras.applications, request.name)(
+            weights="imagenet" if request.weights == "trained" else None
+        )
+    except Exception as error:  # of urllib, h5py or Keras
+        raise ImportFailed(f"cannot load the weights of {request.name}: {one_line(error)}") from error
     _export(network, onnx)
     height, width = network.input_shape[1:3]
-    labels, notes = _labels(keras, wanted)
-    preset = NETWORKS[wanted.name]
-    # As the classic tutorial does it: PIL's own resize, to the square, whatever the picture's proportions.
+    labels, notes = _labels(keras, request)
+    preset = NETWORKS[request.name]
+    # As in the Keras tutorial: Pillow's resize to the square, without keeping the aspect ratio.
     image: dict[str, Any] = {"preset": preset} if preset else {}
     image |= {"resize": [height, width], "filter": "bicubic", "layout": "NHWC"}
-    description = f"{wanted.name} of keras.applications {keras.__version__}, {wanted.weights} weights"
+    description = f"{request.name} of keras.applications {keras.__version__}, {request.weights} weights"
     return ImportedModel("image-classification", description, image, {"softmax": False}, labels, notes)
 
 
 def _export(network: Any, onnx: Path) -> None:
-    network(np.zeros((1, *network.input_shape[1:]), np.float32))  # one that never ran is not exported
+    network(np.zeros((1, *network.input_shape[1:]), np.float32))  # the export requires a first run
     try:
-        with warnings.catch_warnings():  # of the tracer, about its own code
+        with warnings.catch_warnings():  # from the tracer
             warnings.simplefilter("ignore")
             network.export(str(onnx), format="onnx", verbose=False)
-    except Exception as error:  # of torch.onnx, of tf2onnx: they share no base
-        raise ImportFailed(f"keras can not export it to ONNX: {one_line(error)}") from error
+    except Exception as error:  # torch.onnx and tf2onnx raise errors without a common base
+        raise ImportFailed(f"keras cannot export it to ONNX: {one_line(error)}") from error
 
 
-def _labels(keras: Any, wanted: ImportRequest) -> tuple[list[str] | None, list[str]]:
-    """ImageNet's names as Keras has them, which are a file of its own to be fetched."""
-    if wanted.weights == "random":
-        return None, ["random weights: its answers mean nothing, and classes have numbers"]
+def _labels(keras: Any, request: ImportRequest) -> tuple[list[str] | None, list[str]]:
+    """Return the class names of ImageNet, which Keras downloads, and notes."""
+    if request.weights == "random":
+        return None, ["random weights: predictions are meaningless, classes are numbered"]
     try:
         decoded = keras.applications.imagenet_utils.decode_predictions(np.eye(_CLASSES), top=1)
     except Exception as error:  # noqa: BLE001 (as with the weights)
-        return None, [f"the names of the classes can not be had, they have numbers: {one_line(error)}"]
+        return None, [f"classes are numbered, as their names cannot be downloaded: {one_line(error)}"]
     return [str(best[0][1]) for best in decoded], []

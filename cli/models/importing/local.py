@@ -1,4 +1,4 @@
-"""A path to an ONNX file: copied, with what lies beside it if that holds its weights."""
+"""Imports a local ONNX file and its external weights."""
 
 import shutil
 from pathlib import Path
@@ -8,18 +8,18 @@ from cli.models.importing.source import ImportedModel, ImportFailed, ImportReque
 _WEIGHT_SUFFIXES = ("_data", ".data")
 
 
-def fetch(wanted: ImportRequest, onnx: Path) -> ImportedModel:
-    """As tensors, unless a preset says that it takes images."""
-    path = Path(wanted.name)
+def fetch(request: ImportRequest, onnx: Path) -> ImportedModel:
+    """Copy the file; it takes tensors, or images with a preset. Raises ImportFailed."""
+    path = Path(request.name)
     try:
         shutil.copyfile(path, onnx)
         for end in _WEIGHT_SUFFIXES:
-            beside = path.with_name(path.name + end)
-            if beside.is_file():
-                shutil.copyfile(beside, onnx.parent / beside.name)
+            weights = path.with_name(path.name + end)
+            if weights.is_file():
+                shutil.copyfile(weights, onnx.parent / weights.name)
     except OSError as error:
-        raise ImportFailed(f"{path} can not be copied: {error.strerror}") from error
-    if wanted.preset is None:
-        note = "it takes tensors; for images, import it with --preset, or write [image] into its model.toml"
+        raise ImportFailed(f"cannot copy {path}: {error.strerror}") from error
+    if request.preset is None:
+        note = "it takes tensors; for images, import it with --preset, or add [image] to its model.toml"
         return ImportedModel("tensor", f"{path.name}, imported", notes=[note])
-    return ImportedModel("image-classification", f"{path.name}, imported", {"preset": wanted.preset})
+    return ImportedModel("image-classification", f"{path.name}, imported", {"preset": request.preset})

@@ -1,4 +1,4 @@
-"""What a source gives: an ONNX file where it is told to put it, and what must be known to serve that."""
+"""The interface of import sources: the request, the imported model, and their error."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Weights = Literal["trained", "random"]
-SEED = 7  # of random weights
+SEED = 7  # seed of random weights
 
 
 class ImportFailed(Exception):
-    """What was asked for can not be had. One line."""
+    """The model cannot be imported; the message is one line."""
 
 
 class ImportedModel(NamedTuple):
-    """`image`, `classification`: tables of model.toml; `labels`: a name a class; `notes`: what is to be known."""
+    """Contents of model.toml. `image`, `classification`: its tables; `labels`: class names; `notes`: for the user."""
 
     task: str
     description: str
@@ -25,7 +25,7 @@ class ImportedModel(NamedTuple):
 
 
 class ImportRequest(NamedTuple):
-    """`name` is what stands behind the source's colon, `file` one of several where a source has such."""
+    """What to import. `name`: the part of SOURCE after the colon; `file`: one of several files of a repository."""
 
     name: str
     weights: Weights = "trained"
@@ -34,18 +34,18 @@ class ImportRequest(NamedTuple):
 
 
 Fetch = Callable[[ImportRequest, Path], ImportedModel]
-"""Writes the ONNX file; raises NotImported."""
+"""Write the ONNX file to the path. Raises ImportFailed."""
 
 
 def import_library(name: str) -> Any:
-    """Another's module; raises NotImported where it is there and does not start, as beside another PyTorch."""
+    """Import a third-party module. Raises ImportFailed if it is broken, as with an incompatible PyTorch."""
     try:
         return importlib.import_module(name)
-    except Exception as error:  # of compiled parts and of their registering: they share no base
-        raise ImportFailed(f"{name} is installed and does not start: {one_line(error)}") from error
+    except Exception as error:  # compiled extensions raise errors without a common base
+        raise ImportFailed(f"{name} is installed but cannot be imported: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:
-    """An error of somebody else's library on one line."""
+    """Return the message of a third-party error on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,4 +1,4 @@
-"""`torchvision:NAME` and `timm:NAME`: exported by torch.onnx, prepared for as their weights say."""
+"""`torchvision:NAME` and `timm:NAME`: exports networks with torch.onnx, with the preprocessing of their weights."""
 
 import difflib
 import math
@@ -13,68 +13,68 @@ OPSET: Final = 17
 _FILTERS: Final = {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"}
 
 
-def fetch_torchvision(wanted: ImportRequest, onnx: Path) -> ImportedModel:
-    """A classifier of torchvision.models, with its default weights."""
+def fetch_torchvision(request: ImportRequest, onnx: Path) -> ImportedModel:
+    """Import a classifier of torchvision.models, with its default weights. Raises ImportFailed."""
     vision = import_library("torchvision.models")
-    _check_name("torchvision", wanted.name, vision.list_models(module=vision))
+    _check_name("torchvision", request.name, vision.list_models(module=vision))
     _seed()
-    weights = vision.get_model_weights(wanted.name).DEFAULT
+    weights = vision.get_model_weights(request.name).DEFAULT
     network = _build_network(
-        "torchvision", wanted, lambda: vision.get_model(wanted.name, weights=_if_trained(wanted, weights))
+        "torchvision", request, lambda: vision.get_model(request.name, weights=_if_trained(request, weights))
     )
-    how = weights.transforms()
+    transforms = weights.transforms()
     image = {
-        "resize": how.resize_size[0],
-        "crop": how.crop_size[0],
-        "filter": _resize_filter(how.interpolation.value),
-        **_normalization(how.mean, how.std),
+        "resize": transforms.resize_size[0],
+        "crop": transforms.crop_size[0],
+        "filter": _resize_filter(transforms.interpolation.value),
+        **_normalization(transforms.mean, transforms.std),
     }
-    _export(network, (3, how.crop_size[0], how.crop_size[0]), onnx)
-    labels = list(weights.meta["categories"]) if wanted.weights == "trained" else None
+    _export(network, (3, transforms.crop_size[0], transforms.crop_size[0]), onnx)
+    labels = list(weights.meta["categories"]) if request.weights == "trained" else None
     return ImportedModel(
-        "image-classification", _describe_network("torchvision", wanted), image, {}, labels, _notes(wanted)
+        "image-classification", _describe_network("torchvision", request), image, {}, labels, _notes(request)
     )
 
 
-def fetch_timm(wanted: ImportRequest, onnx: Path) -> ImportedModel:
-    """A classifier of timm, by its name, such as resnet18.a1_in1k."""
+def fetch_timm(request: ImportRequest, onnx: Path) -> ImportedModel:
+    """Import a classifier of timm by name, such as resnet18.a1_in1k. Raises ImportFailed."""
     timm = import_library("timm")
     data = import_library("timm.data")
-    _check_name("timm", wanted.name.partition(".")[0], timm.list_models())
+    _check_name("timm", request.name.partition(".")[0], timm.list_models())
     _seed()
     network = _build_network(
-        "timm", wanted, lambda: timm.create_model(wanted.name, pretrained=wanted.weights == "trained")
+        "timm", request, lambda: timm.create_model(request.name, pretrained=request.weights == "trained")
     )
-    how = data.resolve_model_data_config(network)
-    side = how["input_size"][-1]
+    config = data.resolve_model_data_config(network)
+    side = config["input_size"][-1]
     image = {
-        "resize": math.floor(side / how["crop_pct"]),
+        "resize": math.floor(side / config["crop_pct"]),
         "crop": side,
-        "filter": _resize_filter(how["interpolation"]),
-        **_normalization(how["mean"], how["std"]),
+        "filter": _resize_filter(config["interpolation"]),
+        **_normalization(config["mean"], config["std"]),
     }
-    _export(network, how["input_size"], onnx)
-    subset = data.infer_imagenet_subset(network) if wanted.weights == "trained" else None
+    _export(network, config["input_size"], onnx)
+    subset = data.infer_imagenet_subset(network) if request.weights == "trained" else None
     info = data.ImageNetInfo(subset) if subset else None
-    labels = [info.index_to_description(at) for at in range(info.num_classes())] if info else None
-    return ImportedModel("image-classification", _describe_network("timm", wanted), image, {}, labels, _notes(wanted))
+    labels = [info.index_to_description(index) for index in range(info.num_classes())] if info else None
+    return ImportedModel("image-classification", _describe_network("timm", request), image, {}, labels, _notes(request))
 
 
 def _check_name(source: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, 3, 0.4)
-        raise ImportFailed(f"{source} has no network {name[:80]!r}; near it: {', '.join(near) or ', '.join(known[:5])}")
+        raise ImportFailed(f"{source} has no network {name[:80]!r}; similar: {', '.join(near) or ', '.join(known[:5])}")
 
 
-def _build_network(source: str, wanted: ImportRequest, make: Any) -> Any:
+def _build_network(source: str, request: ImportRequest, make: Any) -> Any:
     try:
         return make()
-    except Exception as error:  # of urllib, of a hub's client, of torch's own loader
-        raise ImportFailed(f"{source}'s {wanted.name} can not be had: {one_line(error)}") from error
+    except Exception as error:  # of urllib, the hub client or torch's loader
+        raise ImportFailed(f"cannot load {request.name} of {source}: {one_line(error)}") from error
 
 
-def _if_trained(wanted: ImportRequest, weights: Any) -> Any:
-    return weights if wanted.weights == "trained" else None
+def _if_trained(request: ImportRequest, weights: Any) -> Any:
+    return weights if request.weights == "trained" else None
 
 
 def _seed() -> None:
@@ -86,13 +86,13 @@ def _export(network: Any, shape: Sequence[int], onnx: Path) -> None:
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["scores"], "opset_version": OPSET}
     open_batch = {"image": {0: "batch"}, "scores": {0: "batch"}}
     try:
-        with warnings.catch_warnings():  # of the tracer, about its own code
+        with warnings.catch_warnings():  # from the tracer
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network.eval(), (torch.zeros(1, *shape),), str(onnx), dynamic_axes=open_batch, dynamo=False, **names
             )
-    except Exception as error:  # the exporter's errors share no base
-        raise ImportFailed(f"torch can not export it to ONNX: {one_line(error)}") from error
+    except Exception as error:  # the exporter raises errors without a common base
+        raise ImportFailed(f"torch cannot export it to ONNX: {one_line(error)}") from error
 
 
 def _normalization(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
@@ -103,10 +103,10 @@ def _resize_filter(name: str) -> str:
     return name if name in _FILTERS else "bilinear"
 
 
-def _describe_network(source: str, wanted: ImportRequest) -> str:
+def _describe_network(source: str, request: ImportRequest) -> str:
     version = import_library(source).__version__
-    return f"{wanted.name} of {source} {version}, {wanted.weights} weights"
+    return f"{request.name} of {source} {version}, {request.weights} weights"
 
 
-def _notes(wanted: ImportRequest) -> list[str]:
-    return ["random weights: its answers mean nothing, and classes have numbers"] if wanted.weights == "random" else []
+def _notes(request: ImportRequest) -> list[str]:
+    return ["random weights: predictions are meaningless, classes are numbered"] if request.weights == "random" else []

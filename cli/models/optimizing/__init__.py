@@ -1,4 +1,4 @@
-"""`jitney models optimize`: a faster version of a model, measured against the one it is made from before it appears.
+"""`jitney models optimize`: adds a faster version of a model after comparing it with the original.
 
-Works on files alone. A version is written whole or not at all, and never one that answers otherwise than is allowed.
+It works on files only. It writes a version atomically, and none whose outputs differ more than allowed.
 """

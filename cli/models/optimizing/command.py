@@ -1,4 +1,4 @@
-"""`jitney models optimize NAME|PATH`: its options, its exit codes."""
+"""`jitney models optimize`: parses its options, runs it, and returns the exit code."""
 
 import argparse
 import json
@@ -11,11 +11,8 @@ from types import FrameType
 from typing import Final
 
 from cli import arguments
-from cli.models.model_paths import ModelPathNotFound
-from cli.models.optimizing.evaluation.loaded_version import find_model_folder
+from cli.models.errors import ModelPathNotFound
 from cli.models.optimizing.options import DEFAULT_MIN_GAIN, MIN_EXAMPLES, OptimizeOptions, Precision
-from cli.models.optimizing.progress import Progress
-from cli.models.optimizing.run import optimize
 from model_runtime.spec.model_toml import ModelError
 
 YES, NO, NOTHING_THERE = 0, 1, 2
@@ -23,102 +20,111 @@ _EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb; returns its exit code."""
+    """Run `jitney models optimize` and return its exit code."""
     parser = _parser()
-    given = parser.parse_args(argv)
-    wishes = _read_options(parser, given)
-    before = signal.signal(signal.SIGTERM, _on_sigterm)  # so that what was begun is undone
+    args = parser.parse_args(argv)
+    options = _read_options(parser, args)
+    from cli.models.optimizing.evaluation.loaded_version import find_model_folder  # noqa: PLC0415 (needs ONNX Runtime)
+    from cli.models.optimizing.progress import Progress  # noqa: PLC0415 (needs tqdm)
+    from cli.models.optimizing.run import optimize  # noqa: PLC0415 (needs onnx)
+
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)  # so that temporary files are removed
     try:
-        report = optimize(find_model_folder(given.model, given.models_dir), wishes, Progress(quiet=given.json))
+        report = optimize(find_model_folder(args.model, args.models_dir), options, Progress(quiet=args.json))
     except (ModelPathNotFound, ModelError) as error:
-        if given.json:
-            print(json.dumps({"model": given.model, "reason": str(error)}, indent=1))
+        if args.json:
+            print(json.dumps({"model": args.model, "reason": str(error)}, indent=1))
         print(f"jitney models: {error}", file=sys.stderr)
         return NOTHING_THERE if isinstance(error, ModelPathNotFound) else NO
     except MemoryError:
-        print(f"jitney models: {given.model}: there is not enough memory to optimize it here", file=sys.stderr)
+        print(f"jitney models: {args.model}: not enough memory to optimize it", file=sys.stderr)
         return NO
     finally:
-        signal.signal(signal.SIGTERM, before)
-    print(json.dumps(report.as_json(), indent=1) if given.json else "\n".join(report.lines()))
+        signal.signal(signal.SIGTERM, previous)
+    print(json.dumps(report.as_json(), indent=1) if args.json else "\n".join(report.lines()))
     return NO if report.reason else YES
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal's
+def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
     raise SystemExit(_EXIT_TERMINATED)
 
 
-def _read_options(parser: argparse.ArgumentParser, given: argparse.Namespace) -> OptimizeOptions:
-    precision: Precision = "int8" if given.int8 else "fp16" if given.fp16 else "fp32"
-    if given.int8 and given.calibrate is None:
-        least = f"a folder of {MIN_EXAMPLES} examples or more, as callers will send them"
-        parser.error(f"--int8 needs --calibrate FOLDER: {least} (images; for a model of tensors .npz files)")
-    if given.calibrate is not None and not given.int8:
-        parser.error("--calibrate goes with --int8; to judge by a folder of your own: --validate FOLDER")
-    if precision == "fp32" and not given.fold and not given.graph:
-        parser.error("with --no-graph nothing is left to do; allowed beside it: --fp16, --int8, --fold")
+def _read_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> OptimizeOptions:
+    precision: Precision = "int8" if args.int8 else "fp16" if args.fp16 else "fp32"
+    if args.int8 and args.calibrate is None:
+        folder = f"a folder of {MIN_EXAMPLES} or more examples of real inputs"
+        parser.error(f"--int8 needs --calibrate FOLDER: {folder} (images, or .npz files for tensor models)")
+    if args.calibrate is not None and not args.int8:
+        parser.error("--calibrate requires --int8; to compare on your own examples, use --validate FOLDER")
+    if precision == "fp32" and not args.fold and not args.graph:
+        parser.error("--no-graph leaves nothing to do: combine it with --fp16, --int8 or --fold")
     return OptimizeOptions(
         precision,
-        given.calibrate,
-        given.validate,
-        fold=given.fold,
-        graph=given.graph,
-        write=given.write,
-        min_agreement=given.min_agreement,
-        min_gain=given.min_gain,
-        provider=given.provider,
-        threads=given.threads,
-        seconds=given.seconds if given.measure else 0.0,
+        args.calibrate,
+        args.validate,
+        fold=args.fold,
+        graph=args.graph,
+        write=args.write,
+        min_agreement=args.min_agreement,
+        min_gain=args.min_gain,
+        provider=args.provider,
+        threads=args.threads,
+        seconds=args.seconds if args.measure else 0.0,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jitney models optimize",
-        description="Makes a faster version of a model, compares it with the one it is made from, and adds it.",
-        epilog="exit code: 0 done, 1 not, with the reason, 2 there is nothing to optimize",
+        description="Build a faster version of a model, compare it with the original, and add it.",
+        epilog="exit code: 0 done, 1 refused, with the reason, 2 no model found",
     )
-    parser.add_argument("model", metavar="NAME|PATH", help="a model's name or folder, or a version's folder")
+    parser.add_argument("model", metavar="NAME|PATH", help="a model name, a model folder, or a version folder")
     home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
     parser.add_argument(
-        "--models-dir", type=Path, default=home, metavar="DIR", help="where NAME is (JITNEY_MODELS_DIR)"
+        "--models-dir", type=Path, default=home, metavar="DIR", help="folder of models (JITNEY_MODELS_DIR)"
     )
     precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--fp16", action="store_true", help="weights and arithmetic of 16 bits; inputs stay")
-    precision.add_argument("--int8", action="store_true", help="weights and activations of 8 bits; needs --calibrate")
-    parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="examples of what callers send")
-    parser.add_argument("--fold", action="store_true", help="the image pipeline's arithmetic into the graph")
+    precision.add_argument("--fp16", action="store_true", help="16-bit weights and arithmetic; inputs are unchanged")
+    precision.add_argument("--int8", action="store_true", help="8-bit weights and activations; needs --calibrate")
+    parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="examples of real inputs")
+    parser.add_argument("--fold", action="store_true", help="move image preprocessing arithmetic into the graph")
     parser.add_argument(
-        "--validate", type=Path, metavar="FOLDER", help="examples to judge by (half of --calibrate, or made-up ones)"
+        "--validate",
+        type=Path,
+        metavar="FOLDER",
+        help="examples to compare on (half of --calibrate, or synthetic)",
     )
     parser.add_argument(
         "--min-agreement",
         type=arguments.float_between(0, 1),
         default=0.95,
         metavar="SHARE",
-        help="or it is refused (0.95)",
+        help="refuse a version with less agreement (0.95)",
     )
     parser.add_argument(
         "--min-gain",
         type=arguments.float_between(0, 1000),
         default=DEFAULT_MIN_GAIN,
         metavar="FACTOR",
-        help=f"refuse a version below this times the throughput of the present one ({DEFAULT_MIN_GAIN:g}; 0: none)",
+        help=f"refuse a version with less than this multiple of throughput ({DEFAULT_MIN_GAIN:g}; 0: none)",
     )
     parser.add_argument("--no-graph", dest="graph", action="store_false", help="do not simplify the graph")
     parser.add_argument(
-        "--no-measure", dest="measure", action="store_false", help="write it unmeasured: it may be slower"
+        "--no-measure", dest="measure", action="store_false", help="do not measure speed: the version may be slower"
     )
-    parser.add_argument("--no-write", dest="write", action="store_false", help="only tell; add no version")
+    parser.add_argument("--no-write", dest="write", action="store_false", help="only report; add no version")
     parser.add_argument(
-        "--seconds", type=arguments.float_between(0.01, 3600), default=10.0, help="how long to measure (10)"
+        "--seconds", type=arguments.float_between(0.01, 3600), default=10.0, help="duration of the measurement (10)"
     )
-    parser.add_argument("--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="what runs it")
+    parser.add_argument(
+        "--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="execution provider (auto)"
+    )
     parser.add_argument(
         "--threads",
-        type=arguments.int_between(0, 1024, "model.toml's"),
+        type=arguments.int_between(0, 1024, "as in model.toml"),
         default=0,
-        help="of a run, while it is measured (model.toml's)",
+        help="threads per run during the measurement (as in model.toml)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -1,18 +1,19 @@
-"""What is asked for on the command line, and what the version that comes of it is called."""
+"""Options of `jitney models optimize` and their defaults."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 MIN_EXAMPLES = 8
-DEFAULT_MIN_GAIN = 1.05  # times the throughput: two measurements of the same version differ by less
+DEFAULT_MIN_GAIN = 1.05  # a factor above the noise between two measurements of the same version
 Precision = Literal["fp32", "fp16", "int8"]
 
 
 class OptimizeOptions(NamedTuple):
-    """`precision`: of weights and arithmetic; `graph`: whether the graph is simplified; `fold`: the pipeline into it.
+    """How to optimize a model.
 
-    `min_gain`: times the throughput that the new version must have, where it is measured.
-    `provider`, `threads` ("auto", 0: as model.toml says): what measures. `seconds`: how long, 0 for not at all.
+    `precision`: of weights and arithmetic. `graph`: simplify the graph. `fold`: move preprocessing into the graph.
+    `min_gain`: the minimum factor of throughput, if it is measured. `seconds`: duration of the measurement, 0: none.
+    `provider`, `threads`: those of the measurement; "auto" and 0 mean as in model.toml.
     """
 
     precision: Precision = "fp32"
@@ -28,11 +29,11 @@ class OptimizeOptions(NamedTuple):
     seconds: float = 10.0
 
     @property
-    def words(self) -> str:
-        """Such as "int8, pipeline in the graph"."""
+    def summary(self) -> str:
+        """A description such as "int8, preprocessing in the graph"."""
         parts = [
             "" if self.precision == "fp32" else self.precision,
-            "pipeline in the graph" if self.fold else "",
+            "preprocessing in the graph" if self.fold else "",
             "simplified" if self.graph else "",
         ]
         return ", ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while it works: a bar for each stage that is long, on a terminal alone."""
+"""Shows a progress bar for each long stage of `jitney models optimize`, only on a terminal."""
 
 from collections.abc import Iterable, Sized
 from typing import TypeVar
@@ -9,15 +9,15 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Shows stages, one after the other."""
+    """Shows the progress of stages."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
 
-    def over(self, words: str, items: Iterable[T]) -> Iterable[T]:
-        """Hand on the items, and show how far it is."""
-        # None: shown where somebody watches a terminal.
+    def track(self, label: str, items: Iterable[T]) -> Iterable[T]:
+        """Iterate over items and show the progress."""
+        # disable=None shows the bar only on a terminal.
         total = len(items) if isinstance(items, Sized) else None
         return tqdm(
-            items, words, total, leave=False, disable=True if self._quiet else None, unit="", dynamic_ncols=True
+            items, label, total, leave=False, disable=True if self._quiet else None, unit="", dynamic_ncols=True
         )

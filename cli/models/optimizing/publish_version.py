@@ -1,4 +1,4 @@
-"""A new version in a model's folder: made in a hidden one beside the others, and moved in by one rename."""
+"""Publishes a new version in a model folder: builds it in a hidden folder and renames that."""
 
 import contextlib
 import tempfile
@@ -15,35 +15,33 @@ _MAX_ATTEMPTS: Final = 100
 
 @contextlib.contextmanager
 def staging_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder that is gone afterwards, however it ends; raises ModelError where nothing can be written."""
+    """Create a hidden folder, and remove it at the end. Raises ModelError if it cannot be written."""
     try:
-        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as made:
-            yield Path(made)
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as name:
+            yield Path(name)
     except OSError as error:
-        reason = (
-            f"{error.strerror or error}: no version was written; allowed: a folder with room that can be written to"
-        )
+        reason = f"{error.strerror or error}: no version was written; allowed: a writable folder with free space"
         raise ModelError(folder, None, reason) from error
 
 
 def next_version_number(folder: Path) -> int:
-    """Above everything that is there, were it only half a version."""
-    there = [int(path.name) for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
-    return max(there, default=0) + 1
+    """Return a number above those of all existing version folders, even incomplete ones."""
+    numbers = [int(path.name) for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
+    return max(numbers, default=0) + 1
 
 
-def publish(made: Path, folder: Path) -> Path:
-    """Let the version appear, whole, under the next number; raises OSError."""
+def publish(staged: Path, folder: Path) -> Path:
+    """Move a version to the next free number, atomically; return its folder. Raises OSError."""
     for _ in range(_MAX_ATTEMPTS):
         place = folder / str(next_version_number(folder))
         try:
-            made.rename(place)
-        except FileExistsError:  # somebody was quicker
+            staged.rename(place)
+        except FileExistsError:  # another process took the number
             continue
         except OSError:
-            if place.exists():  # likewise: a folder that is not empty
+            if place.exists():  # as above: the target folder is not empty
                 continue
             raise
         return place
-    message = f"{folder}: {_MAX_ATTEMPTS} numbers were taken one after the other"
+    message = f"{folder}: no free version number after {_MAX_ATTEMPTS} attempts"
     raise OSError(message)

@@ -1,4 +1,4 @@
-"""The whole of it: open, make, try, compare, measure, and only then move in; what fails on the way leaves nothing."""
+"""Optimizes a model: builds a version, checks, compares and measures it, and then publishes it."""
 
 import json
 from datetime import UTC, datetime
@@ -23,77 +23,77 @@ from model_runtime.spec.model_toml import ModelError, read_spec
 
 
 class ExampleSets(NamedTuple):
-    """What it is calibrated with, None where it is not, and what it is judged by."""
+    """The examples for calibration, or None, and those for comparison."""
 
     calibration: Examples | None
     validation: Examples
 
 
-def optimize(folder: ModelFolder, wishes: OptimizeOptions, progress: Progress) -> OptimizationReport:
-    """Raises ModelError and NothingThere; where the new version answers too differently, the report has a reason."""
-    old = open_version(folder, wishes.provider, wishes.threads)
+def optimize(folder: ModelFolder, options: OptimizeOptions, progress: Progress) -> OptimizationReport:
+    """Optimize a version; if it is refused, the report has the reason. Raises ModelError, ModelPathNotFound."""
+    old = open_version(folder, options.provider, options.threads)
     if not old.engine.batchable:
-        reason = f"can not be batched: {old.engine.batch_note}; `jitney models doctor` tells whether that can be mended"
+        reason = f"cannot be batched: {old.engine.batch_note}; `jitney models doctor` shows whether that can be fixed"
         raise ModelError(folder.onnx, None, reason)
-    if wishes.fold:
+    if options.fold:
         fold_preprocessing.check_foldable(old)
-    given = _load_example_sets(old, wishes, progress)
-    with publish_version.staging_folder(folder.path) as room:
-        version = room / "version"
+    examples = _load_example_sets(old, options, progress)
+    with publish_version.staging_folder(folder.path) as staging:
+        version = staging / "version"
         version.mkdir()
-        notes = build.build_version(old, wishes, given.calibration, version / ONNX_FILE, progress)
-        new = _open_new_version(old, version, wishes)
-        report = _start_report(old, new, wishes, given)
+        notes = build.build_version(old, options, examples.calibration, version / ONNX_FILE, progress)
+        new = _open_new_version(old, version, options)
+        report = _start_report(old, new, options, examples)
         report.notes += notes
         report.agreement = agreement.compare_versions(
-            old, new, given.validation, partial(progress.over, "comparing answers")
+            old, new, examples.validation, partial(progress.track, "comparing answers")
         )
-        if wishes.seconds:
-            _measure(report, (old, new), given, wishes.seconds, progress)
-        report.reason = _rejection_reason(new, report, wishes)
-        if wishes.write and not report.reason:
+        if options.seconds:
+            _measure(report, (old, new), examples, options.seconds, progress)
+        report.reason = _rejection_reason(new, report, options)
+        if options.write and not report.reason:
             _publish(version, report, old)
     return report
 
 
-def _load_example_sets(old: LoadedVersion, wishes: OptimizeOptions, progress: Progress) -> ExampleSets:
-    """Raises ModelError where there are too few. Nothing is judged by what it was calibrated with."""
-    look = partial(progress.over, "looking at files")
+def _load_example_sets(old: LoadedVersion, options: OptimizeOptions, progress: Progress) -> ExampleSets:
+    """Load the examples; calibration and comparison never share any. Raises ModelError if there are too few."""
+    track = partial(progress.track, "reading files")
     calibration = validation = None
-    if wishes.calibrate is not None:
-        calibration = calibration_data.load_examples(wishes.calibrate, old, "--calibrate", look)
-    if wishes.validate is not None:
-        validation = calibration_data.load_examples(wishes.validate, old, "--validate", look)
+    if options.calibrate is not None:
+        calibration = calibration_data.load_examples(options.calibrate, old, "--calibrate", track)
+    if options.validate is not None:
+        validation = calibration_data.load_examples(options.validate, old, "--validate", track)
     elif calibration is not None:
         calibration, validation = calibration_data.split_examples(calibration)
     return ExampleSets(calibration, validation or calibration_data.make_synthetic_examples(old))
 
 
-def _open_new_version(old: LoadedVersion, version: Path, wishes: OptimizeOptions) -> LoadedVersion:
-    """Raises ModelError where a worker could not serve it, or its riders would mix."""
+def _open_new_version(old: LoadedVersion, version: Path, options: OptimizeOptions) -> LoadedVersion:
+    """Open the new version as a worker does. Raises ModelError if its inputs or outputs changed."""
     spec = read_spec(version.parent.parent, str(version.relative_to(version.parent.parent)))
     folder = old.folder._replace(onnx=version / ONNX_FILE, spec=spec)
-    new = open_version(folder, wishes.provider, wishes.threads)
-    if new.engine.outputs != old.engine.outputs or (not wishes.fold and new.engine.inputs != old.engine.inputs):
-        ports = [port.card() for port in (*new.engine.inputs, *new.engine.outputs)]
-        raise ModelError(old.folder.onnx, None, f"optimized, it would take or give something else: {ports}")
+    new = open_version(folder, options.provider, options.threads)
+    if new.engine.outputs != old.engine.outputs or (not options.fold and new.engine.inputs != old.engine.inputs):
+        specs = [spec.card() for spec in (*new.engine.inputs, *new.engine.outputs)]
+        raise ModelError(old.folder.onnx, None, f"optimization changed its inputs or outputs: {specs}")
     return new
 
 
 def _start_report(
-    old: LoadedVersion, new: LoadedVersion, wishes: OptimizeOptions, given: ExampleSets
+    old: LoadedVersion, new: LoadedVersion, options: OptimizeOptions, examples: ExampleSets
 ) -> OptimizationReport:
-    skipped = [*(given.calibration.skipped if given.calibration else ()), *given.validation.skipped]
+    skipped = [*(examples.calibration.skipped if examples.calibration else ()), *examples.validation.skipped]
     return OptimizationReport(
         old.folder.name,
         old.folder.version,
-        wishes.words,
+        options.summary,
         device=new.engine.device,
         runtime=new.engine.runtime,
         bytes_old=old.size_bytes,
         bytes_new=new.size_bytes,
-        calibrated_with=given.calibration.what if given.calibration else "",
-        min_agreement=wishes.min_agreement,
+        calibrated_with=examples.calibration.what if examples.calibration else "",
+        min_agreement=options.min_agreement,
         notes=skipped,
     )
 
@@ -101,44 +101,44 @@ def _start_report(
 def _measure(
     report: OptimizationReport,
     pair: tuple[LoadedVersion, LoadedVersion],
-    given: ExampleSets,
+    examples: ExampleSets,
     seconds: float,
     progress: Progress,
 ) -> None:
     old, new = pair
-    watch = partial(progress.over, "measuring")
-    report.latency_ms = timing.measure_latency((old.engine, new.engine), timing.batch_sizes(new), seconds, watch)
+    track = partial(progress.track, "measuring")
+    report.latency_ms = timing.measure_latency((old.engine, new.engine), timing.batch_sizes(new), seconds, track)
     if old.takes_images:
-        report.prepare_ms = timing.measure_preprocessing(old, new, given.validation.rows)
+        report.prepare_ms = timing.measure_preprocessing(old, new, examples.validation.rows)
 
 
-def _rejection_reason(new: LoadedVersion, report: OptimizationReport, wishes: OptimizeOptions) -> str:
-    """Why it is not to be had: it answers otherwise, fails the check of a worker, or is not faster."""
-    found = report.agreement
-    if found and found.share < wishes.min_agreement:
-        words = f"{found.share:.1%} of {found.rows} answers agree with version {report.made_from}'s"
-        return f"{words}; allowed: {wishes.min_agreement:.1%} or more (--min-agreement)"
-    checked = check(ModelPath(new.folder.onnx, new.folder), (), wishes.provider, None, SEED)
+def _rejection_reason(new: LoadedVersion, report: OptimizationReport, options: OptimizeOptions) -> str:
+    """Return why a version is refused: less agreement, a failed batch check, or too little gain. Empty: accepted."""
+    compared = report.agreement
+    if compared and compared.share < options.min_agreement:
+        share = f"{compared.share:.1%} of {compared.rows} outputs agree with version {report.made_from}"
+        return f"{share}; allowed: {options.min_agreement:.1%} or more (--min-agreement)"
+    checked = check(ModelPath(new.folder.onnx, new.folder), (), options.provider, None, SEED)
     if checked.reason:
         return f"it fails `jitney models check`: {checked.reason}"
-    return _no_gain_reason(report, wishes) if wishes.seconds else ""
+    return _no_gain_reason(report, options) if options.seconds else ""
 
 
-def _no_gain_reason(report: OptimizationReport, wishes: OptimizeOptions) -> str:
-    """Why it is not worth its place: written, it would take over."""
+def _no_gain_reason(report: OptimizationReport, options: OptimizeOptions) -> str:
+    """Return why a version has too little gain, or empty; once published, workers would serve it."""
     if not report.latency_ms:
-        if not wishes.min_gain:
+        if not options.min_gain:
             return ""
-        unmeasured = "its speed cannot be measured, for its inputs have open dimensions or zeros do not run"
-        return f"{unmeasured}; --no-measure writes it all the same"
-    if report.gain >= wishes.min_gain:
+        unmeasured = "its speed cannot be measured: its inputs have open dimensions, or zeros do not run"
+        return f"{unmeasured}; --no-measure skips the measurement"
+    if report.gain >= options.min_gain:
         return ""
-    asked = f"allowed: {wishes.min_gain:g} x or more (--min-gain; differences below 5 % may be chance)"
-    return f"it is not faster here: {report.gain:.2f} x the throughput of version {report.made_from}; {asked}"
+    limit = f"allowed: {options.min_gain:g} x or more (--min-gain; differences below 5 % may be noise)"
+    return f"it is not faster here: {report.gain:.2f} x the throughput of version {report.made_from}; {limit}"
 
 
 def _publish(version: Path, report: OptimizationReport, old: LoadedVersion) -> None:
-    """With a record of how it was made beside the file; raises OSError."""
+    """Write optimized.json into the version and publish it. Raises OSError."""
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     record = {"made_at": now, "made_from_sha256": model_digest(old.folder.onnx), **report.as_json()}
     del record["reason"], record["written"], record["version"]

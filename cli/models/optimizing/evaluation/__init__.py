@@ -1,1 +1,1 @@
-"""How good and how fast an optimized version is."""
+"""Compares an optimized version with the original: agreement of outputs, and speed."""

@@ -1,4 +1,4 @@
-"""How far a version's answers agree with those of the one it was made from."""
+"""Compares the outputs of an optimized version with those of the original."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
@@ -13,13 +13,11 @@ from model_runtime.profiling.synthetic_inputs import Row
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array
 
-MAX_OUTPUT_DIFFERENCE: Final = (
-    0.05  # of an answer's largest number: what passes for the same where there are no classes
-)
+MAX_OUTPUT_DIFFERENCE: Final = 0.05  # of the largest number of an output, for models without classes
 
 
 class Agreement(NamedTuple):
-    """`share`: of the examples that have the same answer. `drift`: the largest difference, of `unit`."""
+    """`share`: examples with the same result. `drift`: the largest difference, relative to `unit`."""
 
     share: float
     drift: float
@@ -33,40 +31,44 @@ class Agreement(NamedTuple):
 
 
 def compare_versions(
-    old: LoadedVersion, new: LoadedVersion, examples: Examples, watch: Callable[[Iterable[Example]], Iterable[Example]]
+    old: LoadedVersion, new: LoadedVersion, examples: Examples, track: Callable[[Iterable[Example]], Iterable[Example]]
 ) -> Agreement:
-    """Ask both, a row at a time; raises ModelError where the new one can not answer what the old one can."""
+    """Run both versions on one row at a time. Raises ModelError if an example does not run.
+
+    `track` shows the progress of an iteration.
+    """
     classes = old.folder.spec.task == "image-classification"
     same, drift = 0, 0.0
-    for example in watch(examples.rows):
-        one, other = _run_example(old, example), _run_example(new, example)
+    for example in track(examples.rows):
+        expected, actual = _run_example(old, example), _run_example(new, example)
         if classes:
-            one_p, other_p = _probabilities(old, one), _probabilities(new, other)
-            apart, is_same = float(np.abs(one_p - other_p).max()), bool(one_p.argmax() == other_p.argmax())
-            if not np.isfinite(apart):
-                apart, is_same = float("inf"), False
+            expected_p, actual_p = _probabilities(old, expected), _probabilities(new, actual)
+            difference = float(np.abs(expected_p - actual_p).max())
+            is_same = bool(expected_p.argmax() == actual_p.argmax())
+            if not np.isfinite(difference):
+                difference, is_same = float("inf"), False
         else:
-            apart = batch_consistency.relative_difference(one, other)
-            is_same = apart <= MAX_OUTPUT_DIFFERENCE
+            difference = batch_consistency.relative_difference(expected, actual)
+            is_same = difference <= MAX_OUTPUT_DIFFERENCE
         same += is_same
-        drift = max(drift, apart)
+        drift = max(drift, difference)
     rule = "the same first label" if classes else f"every output within {MAX_OUTPUT_DIFFERENCE:g} of its largest number"
-    unit = "a probability" if classes else "an output's largest number"
+    unit = "a probability" if classes else "the largest number of an output"
     return Agreement(same / len(examples.rows), drift, len(examples.rows), examples.what, rule, unit)
 
 
-def _run_example(served: LoadedVersion, example: Example) -> Row:
+def _run_example(version: LoadedVersion, example: Example) -> Row:
     try:
-        return split_outputs(served.engine.run(stack_items([example(served.task)])), 1)[0]
+        return split_outputs(version.engine.run(stack_items([example(version.task)])), 1)[0]
     except MemoryError:
         raise
-    except Exception as error:  # a task of the user's own may raise anything
-        raise ModelError(served.folder.onnx, None, f"an example does not run: {error}") from error
+    except Exception as error:  # a custom task may raise anything
+        raise ModelError(version.folder.onnx, None, f"an example does not run: {error}") from error
 
 
-def _probabilities(served: LoadedVersion, answer: Row) -> Array:
-    numbers: Array = answer[served.engine.outputs[0].name].ravel().astype(np.float64)
-    if served.folder.spec.classification.softmax:
+def _probabilities(version: LoadedVersion, answer: Row) -> Array:
+    numbers: Array = answer[version.engine.outputs[0].name].ravel().astype(np.float64)
+    if version.folder.spec.classification.softmax:
         powers = np.exp(numbers - numbers.max())
         numbers = powers / powers.sum()
     return numbers

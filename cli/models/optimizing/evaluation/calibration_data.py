@@ -1,6 +1,6 @@
-"""What a model is calibrated with and judged by: pictures or tensors of the user's own, or such as are made up here.
+"""Example inputs for calibration and comparison: images or tensors from a folder, or synthetic ones.
 
-Read again each time they are needed, so that many of them take no memory.
+Files are read again for each use, so that many of them need no memory.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from batching.collation import stack_items
-from cli.models.model_paths import ModelPathNotFound
+from cli.models.errors import ModelPathNotFound
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
 from cli.models.optimizing.options import MIN_EXAMPLES
 from jobs.contract.image_formats import detect_format
@@ -26,15 +26,15 @@ from model_runtime.spec.model_toml import ModelError
 from model_runtime.tasks import Task
 from model_runtime.tensor_spec import DTYPES
 
-MAX_EXAMPLES: Final = 500  # more tells little and takes long; they are picked evenly from all
+MAX_EXAMPLES: Final = 500  # more would take long for little gain; they are sampled evenly
 SYNTHETIC_EXAMPLES: Final = 16
 
-# The row of a task: two versions may prepare the same picture in two ways.
+# Preprocesses an example with a task: two versions may preprocess the same image differently.
 Example = Callable[[Task], Row]
 
 
 class Examples(NamedTuple):
-    """`what`: in words, such as "24 images of photos/". `skipped`: files that are none, a line each reason."""
+    """`what`: a description, such as "24 images of photos/". `skipped`: unusable files, a line per reason."""
 
     what: str
     rows: Sequence[Example]
@@ -42,9 +42,9 @@ class Examples(NamedTuple):
 
 
 def load_examples(
-    folder: Path, served: LoadedVersion, option: str, watch: Callable[[Iterable[Path]], Iterable[Path]]
+    folder: Path, version: LoadedVersion, option: str, track: Callable[[Iterable[Path]], Iterable[Path]]
 ) -> Examples:
-    """Every file that the model takes; raises NothingThere, and ModelError where they are too few."""
+    """Load all usable files of a folder. Raises ModelPathNotFound, and ModelError if there are too few."""
     if not folder.is_dir():
         message = f"{option} {folder}: no such folder"
         raise ModelPathNotFound(message)
@@ -54,61 +54,61 @@ def load_examples(
     rows: list[Example] = []
     first: dict[str, str] = {}
     reasons: Counter[str] = Counter()
-    for path in watch(files):
+    for path in track(files):
         try:
-            rows += _image_example(path, served) if served.takes_images else _tensor_examples(path, served)
+            rows += _image_example(path, version) if version.takes_images else _tensor_examples(path, version)
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a file, or a task of the user's own, comes up with
+        except Exception as error:  # noqa: BLE001 - files and custom tasks may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             reasons[reason] += 1
             first.setdefault(reason, path.name)
     skipped = [f"{count} skipped, such as {first[reason]}: {reason}" for reason, count in reasons.most_common()]
-    kind = "images" if served.takes_images else "rows of .npz files"
+    kind = "images" if version.takes_images else "rows of .npz files"
     if len(rows) < MIN_EXAMPLES:
-        allowed = f"allowed: {MIN_EXAMPLES} or more, as many as show what callers will send"
+        allowed = f"allowed: {MIN_EXAMPLES} or more representative ones"
         reason = f"{len(rows)} usable {kind}; {allowed}"
         raise ModelError(folder, option, "; ".join([reason, *skipped[:3]]))
     return Examples(f"{len(rows)} {kind} of {folder}", rows, skipped)
 
 
-def split_examples(all_of_them: Examples) -> tuple[Examples, Examples]:
-    """Every other one, so that neither half has what comes first in the folder."""
-    halves = (all_of_them.rows[::2], all_of_them.rows[1::2])
-    one, other = (Examples(f"{len(half)} of the {all_of_them.what}", half) for half in halves)
-    return one._replace(skipped=all_of_them.skipped), other
+def split_examples(examples: Examples) -> tuple[Examples, Examples]:
+    """Split the examples in two, alternately, so that the order in the folder does not matter."""
+    halves = (examples.rows[::2], examples.rows[1::2])
+    first, second = (Examples(f"{len(half)} of the {examples.what}", half) for half in halves)
+    return first._replace(skipped=examples.skipped), second
 
 
-def make_synthetic_examples(served: LoadedVersion) -> Examples:
-    """Where nobody gave any: the same for the same model. Raises ModelError where it takes none of them."""
-    if served.takes_images:
+def make_synthetic_examples(version: LoadedVersion) -> Examples:
+    """Return reproducible synthetic examples. Raises ModelError if the model cannot run them."""
+    if version.takes_images:
         random = np.random.default_rng(SEED)
         pictures = [_synthetic_image(random) for _ in range(SYNTHETIC_EXAMPLES)]
         rows: list[Example] = [partial(_preprocessed_row, data=data) for data in pictures]
-        return Examples(f"{SYNTHETIC_EXAMPLES} made-up images", rows)
+        return Examples(f"{SYNTHETIC_EXAMPLES} synthetic images", rows)
     try:
-        made = synthetic_inputs.make_rows(
-            served.engine.inputs, SYNTHETIC_EXAMPLES, SEED, lambda row: served.engine.run(stack_items([row]))
+        synthetic = synthetic_inputs.make_rows(
+            version.engine.inputs, SYNTHETIC_EXAMPLES, SEED, lambda row: version.engine.run(stack_items([row]))
         )
     except RunFailed as error:
-        reason = f"made-up rows do not run: {error}; allowed: --validate FOLDER with rows that do"
-        raise ModelError(served.folder.onnx, None, reason) from error
-    return Examples(f"{SYNTHETIC_EXAMPLES} made-up rows", [partial(_unchanged_row, row) for row in made.rows])
+        reason = f"synthetic rows do not run: {error}; allowed: --validate FOLDER with rows that do"
+        raise ModelError(version.folder.onnx, None, reason) from error
+    return Examples(f"{SYNTHETIC_EXAMPLES} synthetic rows", [partial(_unchanged_row, row) for row in synthetic.rows])
 
 
 def _sample_evenly(files: Sequence[Path]) -> Sequence[Path]:
     if len(files) <= MAX_EXAMPLES:
         return files
-    return [files[at * len(files) // MAX_EXAMPLES] for at in range(MAX_EXAMPLES)]
+    return [files[index * len(files) // MAX_EXAMPLES] for index in range(MAX_EXAMPLES)]
 
 
-def _image_example(path: Path, served: LoadedVersion) -> list[Example]:
+def _image_example(path: Path, version: LoadedVersion) -> list[Example]:
     with path.open("rb") as file:
         if detect_format(file.read(64)) is None:
             message = "not an image"
             raise ValueError(message)
     example = partial(_file_example, path)
-    example(served.task)
+    example(version.task)
     return [example]
 
 
@@ -120,35 +120,35 @@ def _preprocessed_row(task: Task, data: bytes) -> Row:
     return dict(task.preprocess("image", data, {}))
 
 
-def _unchanged_row(row: Row, task: Task) -> Row:  # noqa: ARG001 - tensors are every task's alike
+def _unchanged_row(row: Row, task: Task) -> Row:  # noqa: ARG001 - tensors need no preprocessing
     return row
 
 
-def _tensor_examples(path: Path, served: LoadedVersion) -> list[Example]:
-    """One row or many of an .npz file with an array for each input."""
+def _tensor_examples(path: Path, version: LoadedVersion) -> list[Example]:
+    """Read the rows of an .npz file with an array per input. Raises ValueError."""
     if path.suffix != ".npz":
-        message = "not an .npz file with an array for each input, which is what a model of tensors is calibrated with"
+        message = "not an .npz file with an array per input, which tensor models need"
         raise ValueError(message)
     with np.load(path, allow_pickle=False) as arrays:
-        found = {port.name: arrays[port.name] for port in served.engine.inputs if port.name in arrays}
+        values = {spec.name: arrays[spec.name] for spec in version.engine.inputs if spec.name in arrays}
     batches: Row = {}
-    for port in served.engine.inputs:
-        wanted = f"expected {port.name!r}, {port.datatype} of shape {list(port.shape)} or many of them"
-        if port.name not in found:
-            raise ValueError(wanted)
-        array = found[port.name]
-        batch = array[np.newaxis] if port.fits(array.shape) else array
-        if array.dtype != DTYPES[port.datatype] or not port.fits(batch.shape[1:]):
-            message = f"{wanted}, got {array.dtype} of shape {list(array.shape)}"
+    for spec in version.engine.inputs:
+        expected = f"expected {spec.name!r}, {spec.datatype} of shape {list(spec.shape)} or a batch of them"
+        if spec.name not in values:
+            raise ValueError(expected)
+        array = values[spec.name]
+        batch = array[np.newaxis] if spec.fits(array.shape) else array
+        if array.dtype != DTYPES[spec.datatype] or not spec.fits(batch.shape[1:]):
+            message = f"{expected}, got {array.dtype} of shape {list(array.shape)}"
             raise ValueError(message)
-        batches[port.name] = batch
-    count = min(len(batch) for batch in batches.values())
-    return [partial(_unchanged_row, {name: batch[at] for name, batch in batches.items()}) for at in range(count)]
+        batches[spec.name] = batch
+    rows = [{name: batch[index] for name, batch in batches.items()} for index in range(min(map(len, batches.values())))]
+    return [partial(_unchanged_row, row) for row in rows]
 
 
 def _synthetic_image(random: np.random.Generator) -> bytes:
-    """Blots of colour, smooth as photographs are."""
-    blots = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    """Return a PNG of smooth random colours, similar to a photograph."""
+    pixels = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     file = io.BytesIO()
-    blots.resize((320, 320), Image.Resampling.BICUBIC).save(file, "PNG")
+    pixels.resize((320, 320), Image.Resampling.BICUBIC).save(file, "PNG")
     return file.getvalue()

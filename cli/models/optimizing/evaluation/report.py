@@ -1,4 +1,4 @@
-"""What came of it: a table for people, JSON for scripts, and the record that lies in the version."""
+"""The report of an optimization, as a text table and as JSON, which is also stored in the new version."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ UNITS = ((1 << 20, "MiB"), (1 << 10, "KiB"))
 
 @dataclass
 class OptimizationReport:
-    """`reason`: why no version was written, empty where one was, or was not to be. `written`: its folder."""
+    """The result. `reason`: why the version was refused, or empty. `written`: the folder of the new version."""
 
     model: str
     made_from: str
@@ -33,7 +33,7 @@ class OptimizationReport:
 
     @property
     def gain(self) -> float:
-        """How many times the throughput, once it was measured."""
+        """The measured throughput as a multiple of the original."""
         old, new = max_rows_per_s(self.latency_ms)
         return new / old
 
@@ -41,66 +41,61 @@ class OptimizationReport:
         latency = {str(size): _pair_json(pair) for size, pair in self.latency_ms.items()}
         agreement = self.agreement.as_json() if self.agreement else None
         prepare = _pair_json(self.prepare_ms) if self.prepare_ms else None
-        said = {one: value for one, value in asdict(self).items() if one not in {"latency_ms", "prepare_ms"}}
-        said |= {"agreement": agreement, "latency_ms": latency, "prepare_ms": prepare}
+        document = {name: value for name, value in asdict(self).items() if name not in {"latency_ms", "prepare_ms"}}
+        document |= {"agreement": agreement, "latency_ms": latency, "prepare_ms": prepare}
         if self.latency_ms:
-            said["gain"] = round(self.gain, 3)
-            said["rows_per_s"] = dict(zip(("old", "new"), max_rows_per_s(self.latency_ms), strict=True))
-        return said
+            document["gain"] = round(self.gain, 3)
+            document["rows_per_s"] = dict(zip(("old", "new"), max_rows_per_s(self.latency_ms), strict=True))
+        return document
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Format the report as text."""
         head = f"{self.model}: version {self.made_from}, {self.what}, on {self.device} (ONNX Runtime {self.runtime})"
         table = [("", f"version {self.made_from}", "optimized", "")]
-        table.append(
-            (
-                "size",
-                _format_bytes(self.bytes_old),
-                _format_bytes(self.bytes_new),
-                _ratio_text(self.bytes_old, self.bytes_new),
-            )
-        )
+        ratio = _ratio_text(self.bytes_old, self.bytes_new)
+        table.append(("size", _format_bytes(self.bytes_old), _format_bytes(self.bytes_new), ratio))
         for size, pair in self.latency_ms.items():
-            table.append(_row(f"{size} row{'s' * (size > 1)}, ms (least, median)", pair))
+            table.append(_table_row(f"{size} row{'s' * (size > 1)}, ms (min, median)", pair))
         if self.latency_ms:
             old, new = max_rows_per_s(self.latency_ms)
             table.append(("throughput, rows/s", f"{old:.0f}", f"{new:.0f}", _ratio_text(new, old)))
         if self.prepare_ms:
-            table.append(_row("prepare a row, ms (least, median)", self.prepare_ms))
-        lines = [f"  {what:36}{old:>18}{new:>18}{times:>10}".rstrip() for what, old, new, times in table]
+            table.append(_table_row("preprocess a row, ms (min, median)", self.prepare_ms))
+        lines = [f"  {name:36}{old:>18}{new:>18}{ratio:>10}".rstrip() for name, old, new, ratio in table]
         return [head, *lines, *(f"  {line}" for line in [*self._agreement_text(), *self.notes]), self._verdict()]
 
     def _agreement_text(self) -> list[str]:
-        one = self.agreement
-        if one is None:
+        agreement = self.agreement
+        if agreement is None:
             return []
-        share = f"agreement: {round(one.share * one.rows)} of {one.rows} ({one.share:.1%}) have {one.rule}"
-        drift = f"largest difference: {one.drift:.3g} of {one.unit}"
+        count, rows = round(agreement.share * agreement.rows), agreement.rows
+        share = f"agreement: {count} of {rows} ({agreement.share:.1%}) have {agreement.rule}"
+        drift = f"largest difference: {agreement.drift:.3g} of {agreement.unit}"
         calibrated = [f"calibrated with {self.calibrated_with}"] if self.calibrated_with else []
-        return [f"{share}; {drift}", f"judged by {one.what}", *calibrated]
+        return [f"{share}; {drift}", f"compared on {agreement.what}", *calibrated]
 
     def _verdict(self) -> str:
         if self.reason:
             return f"no version was written: {self.reason}"
         if not self.written:
-            return "no version was written, as was asked for"
-        taken = f"written: {self.written}; workers that watch the folder let it take over, unless another is pinned"
+            return "no version was written (--no-write)"
+        text = f"written: {self.written}; workers that watch the folder serve it, unless another version is pinned"
         if not self.latency_ms:
-            return f"{taken}; its speed was not measured"
-        return f"{taken}; it is SLOWER here: {self.gain:.2f} x the throughput" if self.gain < 1 else taken
+            return f"{text}; its speed was not measured"
+        return f"{text}; it is SLOWER here: {self.gain:.2f} x the throughput" if self.gain < 1 else text
 
 
 def _pair_json(pair: LatencyPair) -> dict[str, Any]:
     return {"old": pair.old._asdict(), "new": pair.new._asdict()}
 
 
-def _row(what: str, pair: LatencyPair) -> tuple[str, str, str, str]:
-    old, new = (f"{one.min_ms:.3f}  {one.p50_ms:.3f}" for one in pair)
-    return what, old, new, _ratio_text(pair.old.p50_ms, pair.new.p50_ms)
+def _table_row(name: str, pair: LatencyPair) -> tuple[str, str, str, str]:
+    old, new = (f"{latency.min_ms:.3f}  {latency.p50_ms:.3f}" for latency in pair)
+    return name, old, new, _ratio_text(pair.old.p50_ms, pair.new.p50_ms)
 
 
-def _ratio_text(one: float, other: float) -> str:
-    return f"{one / other:.2f} x" if other else ""
+def _ratio_text(value: float, reference: float) -> str:
+    return f"{value / reference:.2f} x" if reference else ""
 
 
 def _format_bytes(count: int) -> str:

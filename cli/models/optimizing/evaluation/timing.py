@@ -1,4 +1,4 @@
-"""How long two versions take for each batch size: in turns, round after round, so that other work falls on both."""
+"""Measures the latency of two versions per batch size, in alternation, so that other load affects both."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,32 +11,32 @@ from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.profiling.batch_cap import MeasuredModel
 
 DEFAULT_BATCH_SIZES: Final = (1, 2, 4, 8, 16)
-MAX_RUN_S: Final = 2.0  # a run that takes longer is not measured, nor is a larger one
+MAX_RUN_S: Final = 2.0  # larger batches are not measured after a run this long
 MIN_ROUNDS: Final = 5
-_PREPARED: Final = 16
+_MAX_PREPROCESSED: Final = 16
 
 
 class Latency(NamedTuple):
-    """Of one run of a size, in ms: the shortest, and the median."""
+    """The minimum and median duration of a run, in ms."""
 
     min_ms: float
     p50_ms: float
 
 
 class LatencyPair(NamedTuple):
-    """The same of the version there was and of the new one."""
+    """The latencies of the original and the new version."""
 
     old: Latency
     new: Latency
 
 
-def batch_sizes(served: LoadedVersion) -> Sequence[int]:
-    """What workers prepare the model for; where they prepare for none, the usual ones that it may be given."""
-    if not served.engine.batchable:
+def batch_sizes(version: LoadedVersion) -> Sequence[int]:
+    """Return the padded sizes that workers use for the model; without such, common batch sizes."""
+    if not version.engine.batchable:
         return (1,)
-    most = served.folder.spec.max_batch or max(DEFAULT_BATCH_SIZES)
-    return buckets.choose_buckets(served.engine.provider, most, served.folder.spec.buckets) or [
-        size for size in DEFAULT_BATCH_SIZES if size <= most
+    max_batch = version.folder.spec.max_batch or max(DEFAULT_BATCH_SIZES)
+    return buckets.choose_buckets(version.engine.provider, max_batch, version.folder.spec.buckets) or [
+        size for size in DEFAULT_BATCH_SIZES if size <= max_batch
     ]
 
 
@@ -44,49 +44,49 @@ def measure_latency(
     engines: tuple[OnnxEngine, OnnxEngine],
     sizes: Sequence[int],
     seconds: float,
-    watch: Callable[[Iterable[int]], Iterable[int]],
+    track: Callable[[Iterable[int]], Iterable[int]],
 ) -> dict[int, LatencyPair]:
-    """Each size has its share of the time; empty where rows have open dimensions or zeros do not run."""
-    if not all(port.is_fixed for engine in engines for port in engine.inputs):
+    """Measure each size for an equal share of the seconds. Empty if rows have open dimensions or zeros do not run."""
+    if not all(spec.is_fixed for engine in engines for spec in engine.inputs):
         return {}
-    found: dict[int, LatencyPair] = {}
-    trials = [MeasuredModel(engine.inputs, engine.run) for engine in engines]
+    latencies: dict[int, LatencyPair] = {}
+    models = [MeasuredModel(engine.inputs, engine.run) for engine in engines]
     try:
-        for size in watch(sizes):
-            for trial in trials:
-                trial.warm_up(size)
-            until = time.perf_counter() + seconds / len(sizes)
-            seen: tuple[list[float], list[float]] = ([], [])
-            while len(seen[0]) < MIN_ROUNDS or time.perf_counter() < until:
-                for trial, times in zip(trials, seen, strict=True):
-                    times.append(trial.time(size).run_s)
-            found[size] = LatencyPair(*map(_to_latency, seen))
-            if min(seen[0]) > MAX_RUN_S:
+        for size in track(sizes):
+            for model in models:
+                model.warm_up(size)
+            deadline = time.perf_counter() + seconds / len(sizes)
+            durations: tuple[list[float], list[float]] = ([], [])
+            while len(durations[0]) < MIN_ROUNDS or time.perf_counter() < deadline:
+                for model, times in zip(models, durations, strict=True):
+                    times.append(model.time(size).run_s)
+            latencies[size] = LatencyPair(*map(_to_latency, durations))
+            if min(durations[0]) > MAX_RUN_S:
                 break
     except RunFailed:
-        return found
-    return found
+        return latencies
+    return latencies
 
 
 def measure_preprocessing(old: LoadedVersion, new: LoadedVersion, examples: Sequence[Example]) -> LatencyPair:
-    """What a row costs before it rides, read and decoded and made into the input: the best of some looks at each."""
-    seen: tuple[list[float], list[float]] = ([], [])
-    for example in examples[:_PREPARED]:
-        example(old.task)  # so that neither of them finds the file cold
-        looks: tuple[list[float], list[float]] = ([], [])
+    """Measure reading and preprocessing of examples; the best of three runs counts for each."""
+    durations: tuple[list[float], list[float]] = ([], [])
+    for example in examples[:_MAX_PREPROCESSED]:
+        example(old.task)  # warm the file cache for both
+        runs: tuple[list[float], list[float]] = ([], [])
         for which in (0, 1, 1, 0, 0, 1):
-            began = time.perf_counter()
+            started = time.perf_counter()
             example((old, new)[which].task)
-            looks[which].append(time.perf_counter() - began)
-        for best, times in zip(seen, looks, strict=True):
+            runs[which].append(time.perf_counter() - started)
+        for best, times in zip(durations, runs, strict=True):
             best.append(min(times))
-    return LatencyPair(*map(_to_latency, seen))
+    return LatencyPair(*map(_to_latency, durations))
 
 
-def max_rows_per_s(found: Mapping[int, LatencyPair]) -> tuple[float, float]:
-    """The most that each of them manages, of all sizes, by their medians."""
-    old = max(size * 1000 / pair.old.p50_ms for size, pair in found.items())
-    return old, max(size * 1000 / pair.new.p50_ms for size, pair in found.items())
+def max_rows_per_s(latencies: Mapping[int, LatencyPair]) -> tuple[float, float]:
+    """Return the highest rows per second of each version over all sizes, by medians."""
+    old = max(size * 1000 / pair.old.p50_ms for size, pair in latencies.items())
+    return old, max(size * 1000 / pair.new.p50_ms for size, pair in latencies.items())
 
 
 def _to_latency(seconds: Sequence[float]) -> Latency:

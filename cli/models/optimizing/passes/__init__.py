@@ -1,1 +1,1 @@
-"""What is done to the graph of a version."""
+"""Graph transformations of `jitney models optimize`."""

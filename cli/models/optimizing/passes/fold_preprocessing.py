@@ -1,6 +1,6 @@
-"""The pipeline's arithmetic moved into the graph: pixels go in as they are, and become numbers on the device.
+"""Moves the arithmetic of image preprocessing into the graph, whose input becomes 8-bit pixels.
 
-A row is a quarter of the bytes then, and threads that decode have less to do. Decoding, resizing and cropping stay.
+A row then has a quarter of the bytes, and decode threads do less. Decoding, resizing and cropping stay outside.
 """
 
 import json
@@ -17,41 +17,37 @@ from model_runtime.spec.image import ImageSpec
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
 from model_runtime.tensor_spec import Array
 
-MIN_OPSET: Final = 7  # the first in which Mul and Add take operands of different shapes as numpy does
-# An operator, its constant operand if it has one, and its attributes.
+MIN_OPSET: Final = 7  # the first in which Mul and Add broadcast like numpy
+# Operator, constant operand or None, attributes.
 Step = tuple[str, Array | None, dict[str, Any]]
 _TYPES: Final = {"FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE}
 
 
-def check_foldable(served: LoadedVersion) -> None:
-    """Raises ModelError where there is no pipeline to fold, or it is in the graph already."""
-    title, key = served.folder.onnx, "--fold"
-    if served.folder.spec.task == "tensor" or not served.takes_images:
-        raise ModelError(title, key, "the model takes tensors, no images; allowed: an image task")
-    if ".py:" in served.folder.spec.task:
-        raise ModelError(
-            title, key, "its task is code of your own, which may prepare as it likes; allowed: our image tasks"
-        )
-    ports = served.engine.inputs
-    if len(ports) != 1 or ports[0].datatype not in _TYPES:
-        kinds = ", ".join(f"{port.name} {port.datatype}" for port in ports)
-        raise ModelError(
-            title, key, f"it takes {kinds}; allowed: one input of {', '.join(_TYPES)}: pixels are there to be folded"
-        )
+def check_foldable(version: LoadedVersion) -> None:
+    """Raise ModelError if there is no preprocessing to fold, or it is already in the graph."""
+    title, key = version.folder.onnx, "--fold"
+    if version.folder.spec.task == "tensor" or not version.takes_images:
+        raise ModelError(title, key, "the model takes tensors, not images; allowed: an image task")
+    if ".py:" in version.folder.spec.task:
+        raise ModelError(title, key, "its custom task may preprocess in any way; allowed: a built-in image task")
+    inputs = version.engine.inputs
+    if len(inputs) != 1 or inputs[0].datatype not in _TYPES:
+        kinds = ", ".join(f"{spec.name} {spec.datatype}" for spec in inputs)
+        raise ModelError(title, key, f"it takes {kinds}; allowed: one input of {', '.join(_TYPES)}")
 
 
-def write(source: Path, target: Path, served: LoadedVersion) -> None:
-    """Put `(pixel * scale - mean) / std`, the order of channels and the layout in front of the graph."""
-    image, port = served.folder.spec.image, served.engine.inputs[0]
-    model = onnx_graphs.upgrade_opset(onnx_graphs.read(source), MIN_OPSET, served.folder.onnx)
+def write(source: Path, target: Path, version: LoadedVersion) -> None:
+    """Prepend `(pixel * scale - mean) / std`, the channel order and the layout to the graph."""
+    image, spec = version.folder.spec.image, version.engine.inputs[0]
+    model = onnx_graphs.upgrade_opset(onnx_graphs.read(source), MIN_OPSET, version.folder.onnx)
     graph, old = model.graph, model.graph.input[0]
     name = _free_name(model)
-    nodes, constants = _chain(name, old.name, _steps(image, port.datatype))
+    nodes, constants = _chain(name, old.name, _steps(image, spec.datatype))
     batch = old.type.tensor_type.shape.dim[0]
     rows = batch.dim_param or (batch.dim_value if batch.HasField("dim_value") else "N")
-    pixels = helper.make_tensor_value_info(name, TensorProto.UINT8, [rows, *size(image, port.shape), image.channels])
-    rest = list(graph.node)
-    for field, values in ((graph.node, [*nodes, *rest]), (graph.input, [pixels])):
+    pixels = helper.make_tensor_value_info(name, TensorProto.UINT8, [rows, *size(image, spec.shape), image.channels])
+    nodes += list(graph.node)
+    for field, values in ((graph.node, nodes), (graph.input, [pixels])):
         del field[:]
         field.extend(values)
     graph.initializer.extend(constants)
@@ -59,9 +55,9 @@ def write(source: Path, target: Path, served: LoadedVersion) -> None:
 
 
 def _steps(image: ImageSpec, datatype: str) -> list[Step]:
-    """The same arithmetic as `model_runtime.images.decode.to_array`, to the last bit but for fused rounding.
+    """Return the arithmetic of `model_runtime.images.decode.to_array`; only fused rounding differs.
 
-    What moves numbers comes first, while they are of one byte, and moves whole planes where the layout has such.
+    Steps that move data come first, while numbers have one byte, and move whole planes if the layout has planes.
     """
     planes = image.layout == "NCHW"
     shape, axis = ((-1, 1, 1), 1) if planes else ((-1,), 3)
@@ -92,27 +88,27 @@ def _chain(first: str, last: str, steps: list[Step]) -> tuple[list[onnx.NodeProt
 
 
 def _free_name(model: onnx.ModelProto) -> str:
-    """For the input, and for what is called after it."""
+    """Return an unused name for the input, also unused as the prefix of other names."""
     graph = model.graph
-    taken = {name for node in graph.node for name in (*node.input, *node.output, node.name)}
-    taken |= {one.name for one in (*graph.initializer, *graph.input)}
-    names = ("pixels", *(f"pixels{number}" for number in range(len(taken))))
-    return next(name for name in names if not any(one.startswith(name) for one in taken))
+    used = {name for node in graph.node for name in (*node.input, *node.output, node.name)}
+    used |= {value.name for value in (*graph.initializer, *graph.input)}
+    names = ("pixels", *(f"pixels{number}" for number in range(len(used))))
+    return next(name for name in names if not any(other.startswith(name) for other in used))
 
 
 def size(image: ImageSpec, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Of every prepared image, height first: as written, or else the model's own."""
+    """Return height and width of preprocessed images: those of model.toml, or else of the input."""
     if image.size is not None:
         return image.size
     height, width = shape[1:] if image.layout == "NCHW" else shape[:2]
     return height, width
 
 
-def folded_spec(served: LoadedVersion) -> str:
-    """The version's `model.toml`: its `[image]` decodes, resizes and crops as before, and leaves pixels as they are."""
-    image = served.folder.spec.image
+def folded_spec(version: LoadedVersion) -> str:
+    """Return the `model.toml` of the version; its `[image]` decodes, resizes and crops, but leaves pixels unchanged."""
+    image = version.folder.spec.image
     keys: dict[str, object] = {
-        "resize": image.resize or size(image, served.engine.inputs[0].shape),
+        "resize": image.resize or size(image, version.engine.inputs[0].shape),
         "crop": image.crop,
         "filter": image.filter,
         "color": "gray" if image.color == "gray" else "RGB",
@@ -120,9 +116,10 @@ def folded_spec(served: LoadedVersion) -> str:
         "background": image.background,
         "max_pixels": image.max_pixels,
     }
-    # What TOML and JSON write alike: words in quotes, whole numbers, lists of them.
+    # Strings, integers and lists of them look the same in TOML and JSON.
     lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items() if value is not None]
-    head = (
-        f"# What this version differs in from ../{SPEC_FILE}: its graph takes pixels as they are, and has scale, mean,"
-    )
-    return "\n".join([head, "# std, the order of channels and the layout inside.", "[image]", *lines, ""])
+    comments = [
+        f"# Differences of this version from ../{SPEC_FILE}: its graph takes unscaled pixels and contains scale, mean,",
+        "# std, channel order and layout.",
+    ]
+    return "\n".join([*comments, "[image]", *lines, ""])

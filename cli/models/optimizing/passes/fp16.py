@@ -1,4 +1,4 @@
-"""FP16: weights and arithmetic of half the width; inputs and outputs stay as they are."""
+"""Converts weights and arithmetic to FP16; inputs and outputs keep their types."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from model_runtime.spec.model_toml import ModelError
 
 
 def write(source: Path, target: Path, title: Path) -> None:
-    """Raises ModelError where there is nothing to halve, or it can not be done."""
+    """Convert a file. Raises ModelError if it has no FP32 weights or cannot be converted."""
     model = onnx_graphs.read(source)
-    if not any(one.data_type == onnx.TensorProto.FLOAT for one in model.graph.initializer):
+    if not any(weight.data_type == onnx.TensorProto.FLOAT for weight in model.graph.initializer):
         raise ModelError(title, "--fp16", "it has no FP32 weights; allowed: a model that has some")
     try:
         with onnx_graphs.silence_logging():
-            halved = convert_float_to_float16(model, keep_io_types=True)
-    except Exception as error:  # its errors share no base
-        raise ModelError(title, "--fp16", f"can not be converted: {onnx_graphs.one_line(error)}") from error
-    onnx_graphs.save(halved, target)
+            converted = convert_float_to_float16(model, keep_io_types=True)
+    except Exception as error:  # the converter raises errors without a common base
+        raise ModelError(title, "--fp16", f"cannot be converted: {onnx_graphs.one_line(error)}") from error
+    onnx_graphs.save(converted, target)

@@ -1,6 +1,6 @@
-"""Static int8: weights of a scale by the channel, activations by what examples of the user's own have shown.
+"""Static INT8 quantization: weights scaled per channel, activations calibrated with examples.
 
-Written as QuantizeLinear and DequantizeLinear around each operator (QDQ), which ONNX Runtime and TensorRT fuse.
+The result has QuantizeLinear and DequantizeLinear around each operator (QDQ), which ONNX Runtime and TensorRT fuse.
 """
 
 import platform
@@ -19,15 +19,15 @@ from model_runtime.profiling.synthetic_inputs import Row
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array
 
-MIN_OPSET: Final = 13  # the first with a scale by the channel
+MIN_OPSET: Final = 13  # the first with per-channel scales
 GPU_PROVIDERS: Final = frozenset({"cuda", "tensorrt"})
 _WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _QUANTIZABLE: Final = (QDQRegistry.keys() | QLinearOpsRegistry.keys()) - {"Softmax"}
 _HELPER_OPERATORS: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "Constant", "Identity"})
 
 
-class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # its package has no types
-    """Hands over a row at a time, as a batch of one."""
+class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # an untyped package
+    """Returns one row at a time, as a batch of one."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows: Iterator[Row] = iter(rows)
@@ -38,13 +38,13 @@ class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # its pa
 
 
 def write(source: Path, target: Path, title: Path, rows: Iterable[Row], provider: str) -> list[str]:
-    """Calibrate and write; gives what is to be said of it. Raises ModelError where nothing of it can be quantized."""
+    """Calibrate, quantize and write; return notes. Raises ModelError if nothing can be quantized."""
     model = onnx_graphs.read(source)
     _check_quantizable(model, title)
-    for number, node in enumerate(model.graph.node):  # what is left out is left out by name
+    for number, node in enumerate(model.graph.node):  # excluded nodes need names
         node.name = node.name or f"{node.op_type}_{number}"
     onnx_graphs.save(model, source)
-    symmetric = provider in GPU_PROVIDERS  # TensorRT takes no other
+    symmetric = provider in GPU_PROVIDERS  # TensorRT requires it
     try:
         with onnx_graphs.silence_logging():
             quantize_static(
@@ -62,36 +62,36 @@ def write(source: Path, target: Path, title: Path, rows: Iterable[Row], provider
             )
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # its errors share no base
-        raise ModelError(title, "--int8", f"can not be quantized: {onnx_graphs.one_line(error)}") from error
+    except Exception as error:  # the quantizer raises errors without a common base
+        raise ModelError(title, "--int8", f"cannot be quantized: {onnx_graphs.one_line(error)}") from error
     return _describe_operators(onnx_graphs.read(target), title, seven_bits=not symmetric and _has_saturating_int8())
 
 
 def _check_quantizable(model: onnx.ModelProto, title: Path) -> None:
-    there = Counter(node.op_type for node in model.graph.node)
-    if there["QuantizeLinear"]:
-        raise ModelError(title, "--int8", "it is in int8 already; allowed: the version it was made from")
-    if not there.keys() & _WEIGHTED:
-        present, weighted = _list_operators(there), _list_operators(_WEIGHTED)
-        reason = f"none of its operators gain by it: {present}; allowed: a model with {weighted}"
+    operators = Counter(node.op_type for node in model.graph.node)
+    if operators["QuantizeLinear"]:
+        raise ModelError(title, "--int8", "it is already quantized; allowed: its original version")
+    if not operators.keys() & _WEIGHTED:
+        present, weighted = _list_operators(operators), _list_operators(_WEIGHTED)
+        reason = f"none of its operators benefits: {present}; allowed: a model with {weighted}"
         raise ModelError(title, "--int8", reason)
 
 
 def _output_nodes(model: onnx.ModelProto) -> list[str]:
-    """What comes after the last weights on the way to each output: cheap, and coarse numbers there are seen at once."""
-    makers = {output: node for node in model.graph.node for output in node.output}
-    waiting = [output.name for output in model.graph.output]
+    """Return the nodes after the last weighted operator before each output: cheap, but sensitive to quantization."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    pending = [output.name for output in model.graph.output]
     last: dict[str, None] = {}
-    while waiting:
-        node = makers.get(waiting.pop())
+    while pending:
+        node = producers.get(pending.pop())
         if node is not None and node.op_type not in _WEIGHTED and node.name not in last:
             last[node.name] = None
-            waiting += node.input
+            pending += node.input
     return [*last]
 
 
 def _has_saturating_int8() -> bool:
-    """Whether sums of two products overflow their 16 bits: x86 without VNNI. Seven bits of weight then have to do."""
+    """Return whether INT8 products overflow 16 bits (x86 without VNNI); weights then need 7 bits."""
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         return False
     try:
@@ -101,21 +101,21 @@ def _has_saturating_int8() -> bool:
 
 
 def _describe_operators(model: onnx.ModelProto, title: Path, *, seven_bits: bool) -> list[str]:
-    """Which operators run in int8 now and which were left in float, by name."""
+    """Return notes on which operators run in INT8. Raises ModelError if no weighted operator does."""
     from_int = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    inside: Counter[str] = Counter()
-    left: Counter[str] = Counter()
+    quantized: Counter[str] = Counter()
+    unquantized: Counter[str] = Counter()
     for node in model.graph.node:
         if node.op_type not in _HELPER_OPERATORS:
-            is_inside = node.op_type in _QUANTIZABLE and any(name in from_int for name in node.input[:1])
-            (inside if is_inside else left)[node.op_type] += 1
-    if not inside.keys() & _WEIGHTED:
-        raise ModelError(title, "--int8", f"nothing of it could be quantized; it has {_list_operators(left)}")
-    lines = [f"in int8: {_list_operators(inside)}"]
-    if left:
-        lines.append(f"left in float: {_list_operators(left)}")
+            is_quantized = node.op_type in _QUANTIZABLE and any(name in from_int for name in node.input[:1])
+            (quantized if is_quantized else unquantized)[node.op_type] += 1
+    if not quantized.keys() & _WEIGHTED:
+        raise ModelError(title, "--int8", f"no operator could be quantized; it has {_list_operators(unquantized)}")
+    lines = [f"in int8: {_list_operators(quantized)}"]
+    if unquantized:
+        lines.append(f"left in float: {_list_operators(unquantized)}")
     if seven_bits:
-        lines.append("weights have 7 bits: this processor has no VNNI, and would overflow with 8")
+        lines.append("weights have 7 bits: 8 would overflow on this CPU, which has no VNNI")
     return lines
 
 

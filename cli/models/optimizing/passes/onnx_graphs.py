@@ -1,4 +1,4 @@
-"""Reading, raising, simplifying and writing graphs: what every kind of optimization begins or ends with."""
+"""Reads, writes, upgrades and simplifies ONNX graphs, for all passes."""
 
 import contextlib
 import logging
@@ -17,81 +17,80 @@ from model_runtime.repository.host_memory import format_bytes
 from model_runtime.spec.model_toml import ModelError
 
 MAX_PROTOBUF_BYTES: Final = 2**31 - 1
-MIN_IR_VERSION: Final = 7  # which opset 13 came with
+MIN_IR_VERSION: Final = 7  # introduced with opset 13
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """With its weights, and none of them declared as an input besides; raises ModelError."""
+    """Read a model with its weights, and remove weights from its inputs. Raises ModelError."""
     try:
         model = onnx.load(path)
-    except Exception as error:  # the package's errors, protobuf's and the system's share no base
-        raise ModelError(path, None, f"can not be read as an ONNX model: {error}") from error
-    constants = {one.name for one in model.graph.initializer}
-    inputs = [one for one in model.graph.input if one.name not in constants]
+    except Exception as error:  # onnx, protobuf and the system raise errors without a common base
+        raise ModelError(path, None, f"cannot be read as an ONNX model: {error}") from error
+    weights = {weight.name for weight in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     return model
 
 
 def save(model: onnx.ModelProto, path: Path) -> Path:
-    """In one file; raises ModelError where that has no room for it, and OSError where the disk has none."""
+    """Write a model to one file. Raises ModelError if it exceeds the limit of protobuf, and OSError."""
     if model.ByteSize() > MAX_PROTOBUF_BYTES:
         size, limit = format_bytes(model.ByteSize()), format_bytes(MAX_PROTOBUF_BYTES)
-        reason = f"would have {size} with its weights; allowed in one file: {limit}"
-        raise ModelError(path.name, None, reason)
+        raise ModelError(path.name, None, f"would have {size} with its weights; the limit of one file is {limit}")
     onnx.save(model, path)
     return path
 
 
 def is_half(model: onnx.ModelProto) -> bool:
-    """Whether it has FP16 weights."""
-    return any(one.data_type == onnx.TensorProto.FLOAT16 for one in model.graph.initializer)
+    """Return whether a model has FP16 weights."""
+    return any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in model.graph.initializer)
 
 
 def opset(model: onnx.ModelProto) -> int:
-    """Of ONNX's own operators."""
-    return max((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), default=1)
+    """Return the opset version of the standard ONNX operators."""
+    return max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=1)
 
 
-def upgrade_opset(model: onnx.ModelProto, least: int, source: Path) -> onnx.ModelProto:
-    """As it is where it is new enough; raises ModelError where an operator can not be carried over."""
-    if opset(model) >= least:
+def upgrade_opset(model: onnx.ModelProto, minimum: int, source: Path) -> onnx.ModelProto:
+    """Convert a model to a minimum opset. Raises ModelError if an operator cannot be converted."""
+    if opset(model) >= minimum:
         return model
     try:
-        newer = version_converter.convert_version(model, least)
-    except Exception as error:  # it raises RuntimeError for some, its own for others
-        reason = f"its opset {opset(model)} can not be raised to {least}, which int8 needs: {one_line(error)}"
-        raise ModelError(source, None, f"{reason}; allowed: the model, exported for opset {least} or newer") from error
+        newer = version_converter.convert_version(model, minimum)
+    except Exception as error:  # RuntimeError, or an error of its own
+        reason = f"cannot upgrade its opset {opset(model)} to {minimum}: {one_line(error)}"
+        raise ModelError(source, None, f"{reason}; allowed: an export with opset {minimum} or newer") from error
     newer.ir_version = max(newer.ir_version, MIN_IR_VERSION)
     return newer
 
 
 def simplify(source: Path, target: Path, *, optimize: bool) -> Path:
-    """Constants folded, what does nothing removed, batch norms in their convolutions, and every shape written down.
+    """Fold constants, remove no-ops, fuse batch norms into convolutions, and infer all shapes.
 
-    ONNX Runtime's "basic" level, which is plain ONNX and runs anywhere; the levels above it write operators and layouts
-    of this very processor, and a worker applies them by itself when it loads the model. `optimize` False: shapes alone.
+    This is the "basic" level of ONNX Runtime, whose result is portable ONNX. Higher levels depend on the CPU; workers
+    apply them when they load the model. `optimize` False: only infer shapes.
     """
     with silence_logging():
         try:
             quant_pre_process(str(source), str(target), skip_optimization=not optimize)
         except OSError:
             raise
-        except Exception:  # noqa: BLE001 - shapes by symbols fail on some graphs that are well without them
+        except Exception:  # noqa: BLE001 - symbolic shape inference fails on some valid graphs
             quant_pre_process(str(source), str(target), skip_optimization=not optimize, skip_symbolic_shape=True)
     return target
 
 
 @contextlib.contextmanager
 def silence_logging() -> Iterator[None]:
-    """Let the tools work without a word: what matters is told by us, once."""
+    """Silence logging, warnings and stdout of the tools; failures are reported by exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with (
             warnings.catch_warnings(),
-            open(os.devnull, "w", encoding="utf-8") as nowhere,  # noqa: PTH123 - a device, not a path of ours
-            contextlib.redirect_stdout(nowhere),
+            open(os.devnull, "w", encoding="utf-8") as devnull,  # noqa: PTH123 - a device
+            contextlib.redirect_stdout(devnull),
         ):
             warnings.simplefilter("ignore")
             yield
@@ -100,5 +99,5 @@ def silence_logging() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    text = re.sub(r"^.* Assertion `.*?` failed: ", "", " ".join(str(error).split()))  # where in its sources
+    text = re.sub(r"^.* Assertion `.*?` failed: ", "", " ".join(str(error).split()))  # its source location
     return text if len(text) <= 200 else f"{text[:197]}..."
