@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         sys.stderr.write(f"jitney background: {format_validation_error(error)}\n")
         return EX_CONFIG
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s deliver %(levelname)s %(message)s")
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s background %(levelname)s %(message)s")
     logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # its debug log has every header
     from background.process import run  # noqa: PLC0415 (importing rq is slow and reads RQ_KEY_PREFIX)
 

@@ -36,7 +36,7 @@ from jobs.tenants import stored_limits
 from jobs.tenants.stored_limits import StoredLimits
 from jobs.webhooks.outbox import LANES
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 AGREEMENT_POLL_S = 2.0  # between two refreshes of other processes' settings and of tenants' limits

@@ -29,7 +29,7 @@ from jobs.redis_client.outage_log import OutageLog
 from jobs.redis_client.redis_url import RedisAddress
 from jobs.webhooks.outbox import LANES, Lane
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 AttemptFunction = Callable[[str, int], None]
 WorkKind = Literal[Lane, "bulk"]  # selects the threads: of a delivery lane, or of bulk jobs

@@ -14,7 +14,7 @@ from jobs.contract.errors import RetryLater, StoreUnavailable
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 PAUSE_S: Final = 0.2
 

@@ -21,7 +21,7 @@ from jobs.contract.job_request import JobRequest, read_json_fields
 from jobs.models.catalog import ModelCatalog
 from jobs.store.admission import admit
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 LINES_PER_YIELD: Final = 50  # lines read between two yields to the event loop
 MAX_CHUNK_BYTES: Final = 4 << 20  # of inputs in one chunk

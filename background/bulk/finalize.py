@@ -18,7 +18,7 @@ from jobs.contract.job_view import format_timestamp
 from jobs.redis_client.pipelined_connection import Arg
 from jobs.store.job_store import JobStore
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 MAX_BACKOFF_S: Final = 60.0  # longest pause before a failed step is retried
 MAX_DOUBLINGS: Final = 10

@@ -10,7 +10,7 @@ from jobs.contract.job import Job
 from jobs.contract.job_view import job_view
 from jobs.store import codec
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 JOB_OUTCOME_LENGTH: Final = 17  # elements of the outcome of a line that was a job; others have fewer
 # Error codes and messages of lines that ended with their bulk job, by job state.

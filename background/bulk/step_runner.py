@@ -32,7 +32,7 @@ from jobs.models.catalog import ModelCatalog
 from jobs.redis_client.pipelined_connection import Arg
 from jobs.store.job_store import JobStore
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 PAUSE_S: Final = 0.2
 LOST_STEP_FACTOR: Final = 4  # lost steps allowed, as a multiple of failed ones: another job may have killed the process

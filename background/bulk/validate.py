@@ -16,7 +16,7 @@ from jobs.bulk.storage import Storage, single_block
 from jobs.contract.errors import JitneyError, Refused, RetryLater, to_jitney_error
 from jobs.models.catalog import ModelCatalog
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 MAX_REASONS: Final = 100
 

@@ -18,7 +18,7 @@ from jobs.store.job_store import JobStore
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import LANES, DeliveryLimits, Lane
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 PAUSE_S: Final = 0.2
 

@@ -24,7 +24,7 @@ from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Attempt, Settlement, SettleResult
 from jobs.webhooks.signing_secrets import read_secrets
 
-log = logging.getLogger("jitney.deliver")
+log = logging.getLogger("jitney.background")
 
 USER_AGENT: Final = "Jitney-Webhooks/1"
 BODY_BYTES: Final = 64 << 10

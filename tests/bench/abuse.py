@@ -49,7 +49,7 @@ MEMORY_ROUNDS, MEMORY_SECONDS = 5, 25.0
 LIMIT: Final = 3.0
 GROWTH: Final = 1.10
 SETTLED_S: Final = 90.0
-PARTS: Final = {"gateway": "api", "worker": "worker", "background process": "deliver", "queue's server": "server"}
+PARTS: Final = {"gateway": "api", "worker": "worker", "background process": "background", "queue's server": "server"}
 NEIGHBOUR_KINDS: Final = (("valid requests", False), ("abuse", True))
 # Times are short, so that a round leaves little to the next.
 ENV: Final = {

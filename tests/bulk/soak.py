@@ -27,7 +27,7 @@ from tests.support import bulks
 from tests.support.service import DIGITS, Service
 from tests.support.waiting import wait_until
 
-PARTS = ("deliver", "worker", "api", "server")
+PARTS = ("background", "worker", "api", "server")
 MOST_BYTES = 200 << 20
 LIMIT_S = 3600.0
 ODD_SHARE = 0.03

@@ -32,7 +32,7 @@ def test_f25_a_batch_goes_on_whatever_is_killed(shared_data: Path) -> None:
         good_ids |= set() if is_odd else {ids[-1]}
     with Service(env=ENV) as service, bulks.client(service.url, max_retries=5) as ai:
         batch = bulks.start_batch(ai, lines)
-        for nth, part in enumerate(("deliver", "worker", "api", "server", "deliver", "server", "worker"), 1):
+        for nth, part in enumerate(("background", "worker", "api", "server", "background", "server", "worker"), 1):
             goal = nth * COUNT // 10
 
             def has_come_so_far(seen: Batch, goal: int = goal) -> bool:

@@ -44,7 +44,7 @@ def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
             service.stop()
             everything = service.log()
         assert Counter(re.findall(AWAY, away)) == {
-            (part, f"redis://:***@127.0.0.1:{server.port}/0"): 1 for part in ("api", "worker", "deliver")
+            (part, f"redis://:***@127.0.0.1:{server.port}/0"): 1 for part in ("api", "worker", "background")
         }
         assert len(away.splitlines()) == 3, away
     finally:

@@ -81,9 +81,9 @@ class Service:
         return self._log.read_text()
 
     def pid(self, part: str) -> int:
-        """Find the process of a part: api, worker, deliver or server."""
+        """Find the process of a part: api, worker, background or server."""
         listed = subprocess.run(["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        commands = {"api": "-m api", "worker": "-m worker --black-box", "deliver": "-m background"}
+        commands = {"api": "-m api", "worker": "-m worker --black-box", "background": "-m background"}
         wanted = {**commands, "server": str(self.folder)}[part]
         for line in listed.splitlines()[1:]:
             pid, parent, args = line.split(maxsplit=2)

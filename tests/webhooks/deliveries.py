@@ -71,7 +71,7 @@ async def outage(count: int) -> bool:
             urls = [receivers[nth % ENDPOINTS].url for nth in range(first, min(first + 500, count))]
             expected |= {f"{job}-1" for job in await load.end(urls)}
         print(f"{len(expected)} jobs ended, {ENDPOINTS} receivers answer 503, after {time.monotonic() - began_s:.0f} s")
-        for at_s, what in ((30, "deliver"), (60, "queue"), (90, "deliver"), (120, "deliver")):
+        for at_s, what in ((30, "background"), (60, "queue"), (90, "background"), (120, "background")):
             await pass_time(max(0.0, began_s + at_s - time.monotonic()))
             if what == "queue":
                 server.kill()

@@ -65,5 +65,5 @@ def test_a_server_that_is_away_is_said_once_with_its_address(moving: Moving, cap
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             moving.rq_pool.queued("fast")
-    (said,) = [record.message for record in caplog.records if record.name == "jitney.deliver"]
+    (said,) = [record.message for record in caplog.records if record.name == "jitney.background"]
     assert said.startswith(f"cannot use rq's server at redis://127.0.0.1:{moving.old.port}/0 (from {moving.file})")
