@@ -20,7 +20,7 @@ EX_CONFIG = 78  # the supervisor does not restart a process that a restart canno
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker; returns the exit code."""
     parser = argparse.ArgumentParser(prog="jitney worker", description="Claim jobs and run them in micro-batches.")
-    parser.add_argument("--black-box", dest="journal", type=Path, help="file that records which jobs are executing")
+    parser.add_argument("--journal", type=Path, help="file that records which jobs are executing")
     args = parser.parse_args(argv)
     try:
         settings, store_settings = WorkerSettings(), StoreSettings()

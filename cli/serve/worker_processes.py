@@ -113,7 +113,7 @@ def worker_children(settings: Settings, folder: Path, env: Mapping[str, str]) ->
     return [
         ChildProcess(
             name="worker" if len(journals) == 1 else Path(journal).name,
-            command=(*python, "worker", "--black-box", journal),
+            command=(*python, "worker", "--journal", journal),
             env={
                 **env,
                 "JITNEY_GPU_DEVICE": str(gpu),

@@ -24,7 +24,7 @@ from worker.settings import WorkerSettings
 WORKER = """
 import os, pathlib, sys, time
 option, box = sys.argv[1:]
-assert option == "--black-box"
+assert option == "--journal"
 pathlib.Path(box).write_text(str(os.getpid()))
 print("up", box, os.getpid(), flush=True)
 time.sleep(60)
@@ -220,7 +220,7 @@ def test_real_workers_show_up_come_back_and_go(tmp_path: Path) -> None:
 def _workers_of(supervisor: subprocess.Popen[bytes]) -> list[int]:
     listed = subprocess.run(["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()[1:]]
-    return [int(pid) for pid, parent, args in rows if int(parent) == supervisor.pid and "worker --black-box" in args]
+    return [int(pid) for pid, parent, args in rows if int(parent) == supervisor.pid and "worker --journal" in args]
 
 
 def test_two_workers_behind_a_gateway() -> None:

@@ -83,7 +83,7 @@ class Service:
     def pid(self, part: str) -> int:
         """Find the process of a part: api, worker, background or server."""
         listed = subprocess.run(["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        commands = {"api": "-m api", "worker": "-m worker --black-box", "background": "-m background"}
+        commands = {"api": "-m api", "worker": "-m worker --journal", "background": "-m background"}
         wanted = {**commands, "server": str(self.folder)}[part]
         for line in listed.splitlines()[1:]:
             pid, parent, args = line.split(maxsplit=2)
