@@ -65,6 +65,7 @@ The 30 days restart with each use. They grow when deliveries are kept longer or 
 | `jitney:worker:<id>` | string | three heartbeats | a live worker: its models, and those it could not load |
 | `jitney:plans` | hash | permanent, a field per model | rollout plans (`jobs/models/rollout_plan.py`) |
 | `jitney:stats:<model>` | hash | permanent, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:format` | string | permanent | the format of keys and records; another one is refused at start |
 | `jitney:agreement` | hash | permanent, a field per live process | the number of shards; the settings of processes |
 | `jitney:digests` | hash | permanent, a field per model version | the digest of the served files, and each worker's |
 | `jitney:tenants` | hash | permanent, a field per tenant | limits that differ from the default |
@@ -92,6 +93,8 @@ STATS_PREFIX: Final = "jitney:stats:"
 CPU: Final = "jitney:cpu"
 API_KEYS: Final = "jitney:keys"
 AGREEMENT: Final = "jitney:agreement"
+FORMAT: Final = "jitney:format"
+TOTALS_OF_FORMAT_1: Final = "jitney:{s00}:load"  # exists in every queue of that format that had a job
 DIGESTS: Final = "jitney:digests"
 TENANTS: Final = "jitney:tenants"
 LISTENING: Final = "jitney:listening"
@@ -106,7 +109,7 @@ LASTING: Final = (
     r"jitney:plans",
     r"jitney:stats:.+",
     r"jitney:cpu",
-    r"jitney:(keys|tenants|agreement|digests)",
+    r"jitney:(keys|tenants|agreement|digests|format)",
     r"jitney:secret:.+",
     r"jitney:\{rq\}:.+",
 )

@@ -15,9 +15,11 @@ from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
 from jobs.config import compared_settings, settings_agreement
 from jobs.config.settings_agreement import (
+    FormatMismatch,
     Process,
     SettingsAgreement,
     ShardsMismatch,
+    check_shards,
     check_shards_at_start,
     find_differences,
 )
@@ -63,6 +65,24 @@ async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_do
             await one(bench, "late").check()
         await one(bench, "good", shards=4).check()
         client.delete(keys.open_totals(3))
+
+
+async def test_a_queue_of_another_format_is_refused_in_one_line(bench: StoreBench) -> None:
+    connection = bench.store.connection
+    await check_shards(connection, 1)
+    assert await connection.command("GET", keys.FORMAT) == b"2"
+    await check_shards(connection, 1)
+    with bench.server.client() as client:
+        client.set(keys.FORMAT, "3")
+        with pytest.raises(
+            FormatMismatch, match=r"the format 3, and this release uses 2: .*FLUSHDB.*JITNEY_DATA_DIR"
+        ):
+            await check_shards(connection, 1)
+        client.delete(keys.FORMAT)
+        client.hset("jitney:{s00}:load", "m:jobs", 1)  # as the first format had it
+        with pytest.raises(FormatMismatch, match="the format 1, and"):
+            await check_shards(connection, 1)
+        client.delete("jitney:{s00}:load", keys.FORMAT)
 
 
 async def test_a_queue_that_is_emptied_takes_the_next_value_and_one_that_is_away_refuses_nobody(
