@@ -82,7 +82,7 @@ async def test_a_queue_of_another_format_is_refused_in_one_line(bench: StoreBenc
         client.hset("jitney:{s00}:load", "m:jobs", 1)  # as the first format had it
         with pytest.raises(FormatMismatch, match="the format 1, and"):
             await check_shards(connection, 1)
-        client.delete("jitney:{s00}:load", keys.FORMAT)
+        client.delete("jitney:{s00}:load")
 
 
 async def test_a_queue_that_is_emptied_takes_the_next_value_and_one_that_is_away_refuses_nobody(
