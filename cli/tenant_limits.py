@@ -88,7 +88,7 @@ async def _default_limits(connection: RedisClient) -> dict[str, str]:
     if not gateways:
         return {}
     settings = gateways[0].settings
-    return {"weight": "1", **{name: settings.get(f"TENANT_{name.upper()}", "?") for name in [*_LIMIT_HELP][1:]}}
+    return {"weight": "1", **{name: settings.get(f"JITNEY_TENANT_{name.upper()}", "?") for name in [*_LIMIT_HELP][1:]}}
 
 
 def _current_usage(loads: Sequence[Mapping[bytes, bytes]], tenant: str, name: str) -> str:

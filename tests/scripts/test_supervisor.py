@@ -35,7 +35,7 @@ backoff = Backoff()
 try:
     sys.exit(Supervisor(children, backoff=backoff).run())
 except CannotStart as error:
-    say(str(error))
+    print_line(str(error))
     sys.exit(1)
 """
 
@@ -114,7 +114,7 @@ def test_a_configuration_error_stops_everything(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    setup = "children = [child('server'), Child('worker', ('/no/such/program',), {})]"
+    setup = "children = [child('server'), ChildProcess('worker', ('/no/such/program',), {})]"
     with supervised(tmp_path, setup) as watched:
         assert watched.process.wait(10) == 1
         assert "jitney: worker cannot be started: " in watched.text()
@@ -128,7 +128,7 @@ asked = []
 def is_ready():
     asked.append(1)
     if len(asked) == 3:
-        say("asked")
+        print_line("asked")
     return os.path.exists({str(flag)!r})
 children = [child('server', is_ready=is_ready), child('worker')]
 """
