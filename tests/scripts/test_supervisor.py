@@ -227,7 +227,7 @@ backoff = Backoff(first_s=0.01, explained_s=0.02)
     with supervised(tmp_path, setup) as watched:
         wait_until(lambda: watched.text().count("restarting") >= 3, "it died three times")
         said = "cleaned up after worker: the suspect jobs are isolated; restarting in"
-        assert re.findall(r"jitney: (cleared.*)", watched.text())[:3] == [f"{said} {s} s" for s in (0.01, 0.02, 0.02)]
+        assert re.findall(r"jitney: (cleaned.*)", watched.text())[:3] == [f"{said} {s} s" for s in (0.01, 0.02, 0.02)]
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [("tell('up'); time.sleep(60)", 0), ("tell('up'); sys.exit(78)", 78)])
