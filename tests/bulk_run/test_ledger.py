@@ -147,7 +147,7 @@ def test_another_input_and_a_changed_one_are_refused(tmp_path: Path) -> None:
     (given / "4.png").unlink()
     assert "has 4 lines, and 5 were run before" in bulk.run(given, *args).said
     (given / "40.png").write_bytes(DIGITS[0].read_bytes())
-    assert "has changed: line 5 was 4.png, and is 40.png" in bulk.run(*args).said  # the INPUT is known
+    assert "has changed: line 5 was 4.png, now 40.png" in bulk.run(*args).said  # the INPUT is known
     (given / "40.png").rename(given / "4.png")
     (given / "5.png").write_bytes(DIGITS[1].read_bytes())
     assert bulk.run(given, *args).code == 0  # more is no change

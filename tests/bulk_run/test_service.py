@@ -187,12 +187,12 @@ def test_lines_that_failed_run_again_and_take_their_places(service: Service, tmp
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--model", "nosuch"], "model nosuch is not served; served are: digits"),
+        (["--model", "nosuch"], "model nosuch is not served; the service has: digits"),
         (["--url", "http://127.0.0.1:9"], "`jitney up` starts one, --local runs without one"),
         (["--url", "ftp://x"], "must be http://HOST:PORT"),
         (["--parameters", "[]"], "a JSON object"),
         (["--max-in-flight", "0"], "must be an integer from 1"),
-        (["--status", "--cancel"], "use either --local or --url"),
+        (["--status", "--cancel"], "use only one of"),
     ],
 )
 def test_what_makes_no_sense_is_refused_as_a_whole(

@@ -137,7 +137,7 @@ def test_ctrl_c_prints_what_was_measured_until_then(
         if line.startswith(f"round 1 of 50: {first}:"):
             ctrl_c.start()
 
-    monkeypatch.setattr(command, "_say", say)
+    monkeypatch.setattr(command, "_print_message", say)
     assert main(["--url", service.url, "--seconds", "0.3", "--rounds", "50", *load, "--json"]) == 130
     found = json.loads(capsys.readouterr().out)
     assert not found["complete"]
@@ -212,7 +212,7 @@ def test_a_tensor_model_gets_random_values_that_any_model_can_take(datatype: str
 def test_a_tensor_file_of_another_size_and_a_model_of_free_shapes_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.bin"
     file.write_bytes(b"123")
-    with pytest.raises(CannotMeasure, match="has 3 bytes, model t takes 16"):
+    with pytest.raises(CannotMeasure, match="has 3 bytes, model t needs 16"):
         gather_inputs(tensor_model("FP32", 16), [file])
     with pytest.raises(CannotMeasure, match=r"model t takes x FP32 \[4\]"):
         gather_inputs(tensor_model("FP32", None), [])

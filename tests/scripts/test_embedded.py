@@ -113,7 +113,7 @@ def test_a_long_queue_is_waited_for_while_it_is_read_back(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answers = iter(["", "-LOADING", "-LOADING", "+PONG"])
-    monkeypatch.setattr(embedded_redis, "_ask", lambda *_: next(answers))
+    monkeypatch.setattr(embedded_redis, "_send_command", lambda *_: next(answers))
     monkeypatch.setattr(embedded_redis, "ANSWER_TIMEOUT_S", 0.0)
     monkeypatch.setattr(embedded_redis, "LOADING_NOTICE_DELAY_S", 0.0)
     with closing(EmbeddedRedis(data_dir)) as server:
@@ -182,9 +182,9 @@ def test_data_of_valkey_are_refused_to_redis(data_dir: Path, tmp_path: Path, mon
 STARTER = """
 import sys, time
 from pathlib import Path
-from cli.serve import embedded_redis, supervisor
+from cli.serve import child_process, embedded_redis
 {before}
-with embedded_redis.running(Path("data")):
+with embedded_redis.running_server(Path("data")):
     print("up", flush=True)
     time.sleep(60)
 """
@@ -203,7 +203,7 @@ def test_the_server_goes_with_the_process_that_started_it(tmp_path: Path) -> Non
 
 def test_a_server_that_outlived_its_supervisor_is_ended_first(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    without_the_signal = "supervisor._end_with_parent = lambda: None"
+    without_the_signal = "child_process._end_with_parent = lambda: None"
     with program(STARTER.format(before=without_the_signal), log) as starter:
         wait_until(lambda: "up" in log.read_text(), "the server is up")
         leftover = server_pid(tmp_path / "data")

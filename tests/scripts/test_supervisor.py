@@ -114,7 +114,7 @@ def test_a_configuration_error_stops_everything(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    setup = "children = [child('server'), Child('worker', ('/no/such/program',), {})]"
+    setup = "children = [child('server'), ChildProcess('worker', ('/no/such/program',), {})]"
     with supervised(tmp_path, setup) as watched:
         assert watched.process.wait(10) == 1
         assert "jitney: worker cannot be started: " in watched.text()
@@ -128,7 +128,7 @@ asked = []
 def is_ready():
     asked.append(1)
     if len(asked) == 3:
-        say("asked")
+        print_line("asked")
     return os.path.exists({str(flag)!r})
 children = [child('server', is_ready=is_ready), child('worker')]
 """
@@ -227,7 +227,7 @@ backoff = Backoff(first_s=0.01, explained_s=0.02)
     with supervised(tmp_path, setup) as watched:
         wait_until(lambda: watched.text().count("restarting") >= 3, "it died three times")
         said = "cleaned up after worker: the suspect jobs are isolated; restarting in"
-        assert re.findall(r"jitney: (cleared.*)", watched.text())[:3] == [f"{said} {s} s" for s in (0.01, 0.02, 0.02)]
+        assert re.findall(r"jitney: (cleaned.*)", watched.text())[:3] == [f"{said} {s} s" for s in (0.01, 0.02, 0.02)]
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [("tell('up'); time.sleep(60)", 0), ("tell('up'); sys.exit(78)", 78)])

@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 # Answers every request with 200 on the socket it is given, once the worker's file is there.
 GATEWAY = """
 import http.server, os, pathlib, socket, sys
-print("gateway", os.getpid(), os.environ["PORT"], os.environ["JITNEY_REDIS_URL"], flush=True)
+print("gateway", os.getpid(), os.environ["JITNEY_PORT"], os.environ["JITNEY_REDIS_URL"], flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         is_ready = pathlib.Path("worker-is-up").exists()
@@ -41,9 +41,9 @@ print("box", pathlib.Path(sys.argv[2]).name, flush=True)
 pathlib.Path("worker-is-up").touch()
 time.sleep(60)
 """
-DELIVERER = """
+BACKGROUND = """
 import os, time
-print("deliverer", os.getpid(), os.environ["JITNEY_REDIS_URL"], flush=True)
+print("background", os.getpid(), os.environ["JITNEY_REDIS_URL"], flush=True)
 time.sleep(60)
 """
 UP = "import sys; from cli.main import main; sys.exit(main(['up']))"
@@ -66,7 +66,7 @@ class Up:
     def pids(self) -> dict[str, int]:
         """The newest process of each part."""
         pids = {
-            name: int(pid) for name, pid in re.findall(r"^(gateway|worker|deliverer) (\d+)", self.text(), re.MULTILINE)
+            name: int(pid) for name, pid in re.findall(r"^(gateway|worker|background) (\d+)", self.text(), re.MULTILINE)
         }
         return {**pids, "server": int((self.folder / ".data" / "server.pid").read_text())}
 
@@ -74,7 +74,7 @@ class Up:
 @contextmanager
 def up(tmp_path: Path, env: Mapping[str, str] | None = None, *, worker: str = WORKER) -> Iterator[Up]:
     parts = tmp_path / "parts"
-    for name, code in {"api": GATEWAY, "worker": worker, "background": DELIVERER}.items():
+    for name, code in {"api": GATEWAY, "worker": worker, "background": BACKGROUND}.items():
         (parts / name).mkdir(parents=True)
         (parts / name / "__init__.py").touch()
         (parts / name / "__main__.py").write_text(code)

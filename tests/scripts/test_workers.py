@@ -104,7 +104,7 @@ def test_as_many_as_asked_each_with_its_own_box_and_nothing_left_behind(tmp_path
 
 
 def test_the_models_that_are_named_are_the_workers_own(tmp_path: Path) -> None:
-    says = "import os, time; print('serves', os.environ['MODELS'], flush=True); time.sleep(60)"
+    says = "import os, time; print('serves', os.environ['JITNEY_SERVE_MODELS'], flush=True); time.sleep(60)"
     with kept(tmp_path, "--models", "a,b", env={"JITNEY_SERVE_MODELS": "c"}, worker=says) as started:
         wait_until(lambda: "serves a,b\n" in started.text(), "it serves these")
 

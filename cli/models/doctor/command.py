@@ -44,7 +44,7 @@ def examine(path: Path, fix: Path | None, provider: str = "auto") -> DoctorResul
     if fix is None:
         hint = f"  all of it can be fixed in a copy: jitney models doctor {path} --fix OUT.onnx"
         return DoctorResult(good=False, lines=[f"{path}: cannot be batched as it is", *_list_findings(diagnosis), hint])
-    return _mend(path, diagnosis, diagnosis.mended, fix, provider)
+    return _write_fixed_copy(path, diagnosis, diagnosis.mended, fix, provider)
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -64,18 +64,20 @@ def _try_unchanged(path: Path, diagnosis: Diagnosis, provider: str) -> DoctorRes
     return DoctorResult(good=True, lines=[f"{path}: can be batched", *checked.lines()[1:], *doubts])
 
 
-def _mend(path: Path, diagnosis: Diagnosis, mended: onnx.ModelProto, out: Path, provider: str) -> DoctorResult:
+def _write_fixed_copy(
+    path: Path, diagnosis: Diagnosis, fixed: onnx.ModelProto, out: Path, provider: str
+) -> DoctorResult:
     """Write the copy to a temporary folder, verify it, and move it into place."""
     if out.exists() or out.is_symlink():
         raise ModelError(out, "--fix", "already exists; allowed: a new file, such as in a new version folder")
-    if mended.ByteSize() > MAX_PROTOBUF_BYTES:
-        size, limit = format_bytes(mended.ByteSize()), format_bytes(MAX_PROTOBUF_BYTES)
+    if fixed.ByteSize() > MAX_PROTOBUF_BYTES:
+        size, limit = format_bytes(fixed.ByteSize()), format_bytes(MAX_PROTOBUF_BYTES)
         raise ModelError(out, "--fix", f"would have {size} with its weights; the limit of one file is {limit}")
     folder = next(parent for parent in out.absolute().parents if parent.is_dir())
     try:
         with tempfile.TemporaryDirectory(prefix=".jitney-", dir=folder) as temporary:
             copy = Path(temporary) / out.name
-            onnx.save(mended, copy)
+            onnx.save(fixed, copy)
             checked, reason = _verify_copy(path, copy, str(out), provider)
             if checked is None or reason:
                 verdict = f"{path}: the fixed copy was discarded: {reason}"
