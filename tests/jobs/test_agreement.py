@@ -74,9 +74,7 @@ async def test_a_queue_of_another_format_is_refused_in_one_line(bench: StoreBenc
     await check_shards(connection, 1)
     with bench.server.client() as client:
         client.set(keys.FORMAT, "3")
-        with pytest.raises(
-            FormatMismatch, match=r"the format 3, and this release uses 2: .*FLUSHDB.*JITNEY_DATA_DIR"
-        ):
+        with pytest.raises(FormatMismatch, match=r"the format 3, and this release uses 2: .*FLUSHDB.*JITNEY_DATA_DIR"):
             await check_shards(connection, 1)
         client.delete(keys.FORMAT)
         client.hset("jitney:{s00}:load", "m:jobs", 1)  # as the first format had it

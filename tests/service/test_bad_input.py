@@ -129,7 +129,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, str], int, str, str]] = {
     "a job id too long": ("GET", "/v1/jobs/" + "0" * 5000, {}, 404, "job_not_found", "no job"),
     "waiting for an unknown job": ("GET", "/v1/jobs/00" + "0" * 32 + "?wait=5", {}, 404, "job_not_found", "no job"),
     "canceling an unknown job": ("DELETE", "/v1/jobs/00" + "0" * 32, {}, 404, "job_not_found", "no job"),
-    "a wait below zero": ("GET", "/v1/jobs/00" + "0" * 32 + "?wait=-1", {}, 422, "invalid_request", "at most 58"),
+    "a wait below zero": ("GET", "/v1/jobs/00" + "0" * 32 + "?wait=-1", {}, 422, "invalid_request", "cut to 58 s"),
     "a wait that is none": ("GET", "/v1/jobs/00" + "0" * 32 + "?wait=soon", {}, 422, "invalid_request", "seconds"),
     "an unknown query": ("GET", "/v1/jobs/00" + "0" * 32 + "?wiat=1", {}, 422, "invalid_request", "wait"),
     "a preference below zero": ("POST", "/v1/jobs", {"prefer": "wait=-1"}, 422, "invalid_request", "0 or more"),
@@ -176,7 +176,7 @@ def test_what_only_decoding_shows_fails_that_job_alone(two: Service) -> None:
     assert (jobs[1]["error"]["code"], jobs[1]["error"]["status"]) == ("invalid_image", 422)
     assert jobs[1]["output"] is None
     answer = two.http.post("/predict", files={"image": cut}, data={"model": "digits"})
-    assert_problem(answer, 422, "invalid_image", "cut short")
+    assert_problem(answer, 422, "invalid_image", "damaged or truncated")
     assert answer.json()["success"] is False
 
 
