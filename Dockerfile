@@ -63,7 +63,7 @@ ENV PATH=/srv/jitney/bin:$PATH
 STOPSIGNAL SIGTERM
 
 
-# No numpy, Pillow or ONNX Runtime here; obstore, for JITNEY_BULK_STORE=s3://bucket/prefix. Listens on loopback inside the container until HOST says otherwise.
+# No numpy, Pillow or ONNX Runtime here; obstore, for JITNEY_BULK_STORE=s3://bucket/prefix. Listens on loopback inside the container until JITNEY_HOST says otherwise.
 FROM runtime AS api
 COPY --from=api-dependencies /srv/jitney /srv/jitney
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
@@ -73,9 +73,9 @@ RUN mkdir /bulk && chown 10001:10001 /bulk
 ENV JITNEY_BULK_STORE=/bulk
 USER 10001:10001
 EXPOSE 8000
-# That it lives. Whether jobs would be run is /readyz, which no restart of the gateway can mend.
+# Liveness only. Readiness is /readyz, which a restart of the gateway cannot repair.
 HEALTHCHECK --interval=10s --timeout=3s --retries=3 --start-period=30s --start-interval=1s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/healthz' % os.environ.get('PORT', 8000), timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/healthz' % (os.environ.get('JITNEY_PORT') or os.environ.get('PORT') or 8000), timeout=2)"]
 CMD ["jitney", "api"]
 
 

@@ -41,7 +41,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 TARGETS = ["api", "worker", "worker-gpu"]
 PARTS = (GatewaySettings, WorkerSettings, BackgroundSettings, StoreSettings, BulkSettings)
-SETTINGS = {name.upper() for kind in PARTS for name in kind.model_fields}
+SETTINGS = {f"JITNEY_{name.upper()}" for kind in PARTS for name in kind.model_fields}
 NOT_OURS = re.compile("PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|ORT_DISABLE_TELEMETRY|NVIDIA_DRIVER_CAPABILITIES")
 RUNS_MODELS = {"numpy", "pillow", "onnxruntime", "onnxruntime-gpu"}
 FROM_STAGE = re.compile(r"(?:--from|,from)=([\w-]+)")
@@ -204,7 +204,7 @@ def test_a_worker_finds_its_models_and_reports_to_nobody_outside(target: str) ->
 
 def test_only_the_gateway_is_published_and_only_on_loopback() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"api": [f"127.0.0.1:${{PORT:-8000}}:{SERVICES['api']['environment']['PORT']}"]}
+    assert published == {"api": [f"127.0.0.1:${{PORT:-8000}}:{SERVICES['api']['environment']['JITNEY_PORT']}"]}
     assert [name for name, service in SERVICES.items() if "network_mode" in service] == []
 
 
