@@ -30,6 +30,7 @@ from api.settings import GatewaySettings
 from background.settings import BackgroundSettings
 from cli.serve import redis_binary
 from jobs.bulk.settings import BulkSettings
+from jobs.config.environment import OF_THE_COMMAND_LINE
 from jobs.store.settings import StoreSettings
 from tests.support.waiting import wait_until
 from worker.settings import WorkerSettings
@@ -41,7 +42,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 TARGETS = ["api", "worker", "worker-gpu"]
 PARTS = (GatewaySettings, WorkerSettings, BackgroundSettings, StoreSettings, BulkSettings)
-SETTINGS = {f"JITNEY_{name.upper()}" for kind in PARTS for name in kind.model_fields}
+SETTINGS = {f"JITNEY_{name.upper()}" for kind in PARTS for name in kind.model_fields} | OF_THE_COMMAND_LINE
 NOT_OURS = re.compile("PATH|PYTHON[A-Z]+|PIP_[A-Z_]+|ORT_DISABLE_TELEMETRY|NVIDIA_DRIVER_CAPABILITIES")
 RUNS_MODELS = {"numpy", "pillow", "onnxruntime", "onnxruntime-gpu"}
 FROM_STAGE = re.compile(r"(?:--from|,from)=([\w-]+)")

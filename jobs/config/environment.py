@@ -16,7 +16,7 @@ _OF_KUBERNETES: Final = re.compile(
 )
 _PORT_OF_KUBERNETES: Final = re.compile(r"JITNEY_(.+_)?PORT")
 # Read by the command line alone, or set by one process for its children.
-_OF_THE_COMMAND_LINE: Final = frozenset(
+OF_THE_COMMAND_LINE: Final = frozenset(
     {
         *("JITNEY_URL", "JITNEY_API_KEY", "JITNEY_DATA_DIR", "JITNEY_WORKERS", "JITNEY_GATEWAYS"),
         *("JITNEY_GPU_DEVICES", "JITNEY_RESTART_LIMIT_S", "JITNEY_STARTED_AT"),
@@ -49,7 +49,7 @@ def unknown(env: Mapping[str, str], known: Collection[str]) -> list[str]:
         known: full names of all settings, such as `JITNEY_LEASE_S`.
 
     """
-    names = {*known, *_OF_THE_COMMAND_LINE}
+    names = {*known, *OF_THE_COMMAND_LINE}
     return [_refusal(name, names) for name in sorted(env) if _is_unknown(name, env[name], names)]
 
 
