@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures for all tests."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rules about the code itself: file sizes, sleeps, names, and documents that must say what the code says."""
+"""Rules about the code: file sizes, sleeps, names, and documents that must agree with the code."""
 
 import ast
 import re

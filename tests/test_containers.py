@@ -1,4 +1,4 @@
-"""Dockerfile and docker-compose.yml against the code: what they name exists, and what they promise they say.
+"""Dockerfile and docker-compose.yml agree with the code: names exist, and promises hold.
 
 Nothing is built here; where the compose plugin is installed, it reads the file too.
 """
@@ -215,8 +215,8 @@ def test_a_container_is_confined_and_has_time_to_stop(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not service.get("privileged")
     assert name in OURS or re.match("[1-9]", service["user"])
-    aboard_s = max(DRAIN_S, WorkerSettings.model_fields["drain_s"].default + 2)
-    assert int(service["stop_grace_period"].removesuffix("s")) > aboard_s
+    longest_drain_s = max(DRAIN_S, WorkerSettings.model_fields["drain_s"].default + 2)
+    assert int(service["stop_grace_period"].removesuffix("s")) > longest_drain_s
 
 
 def test_gateways_and_the_background_process_share_bulk_files() -> None:

@@ -1,4 +1,4 @@
-"""A setting with a bad value is one line that names the variable, its value and what is allowed; never a traceback."""
+"""A setting with a bad value is one line with the variable, its value and the allowed ones; no traceback."""
 
 import os
 import subprocess

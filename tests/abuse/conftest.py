@@ -1,4 +1,4 @@
-"""A gateway with bounds so tight that a test meets them soon, or a whole Jitney with a model."""
+"""Fixtures: a gateway with tight limits, and a whole Jitney with a model."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Raw connections, for what no well-behaved client can be made to send; and looks at what a process uses."""
+"""Raw socket helpers for malformed traffic, and readings of a process's memory and descriptors."""
 
 import os
 import resource

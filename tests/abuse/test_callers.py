@@ -1,4 +1,4 @@
-"""A9 to A12, A16, A18 to A20: what one caller can learn of another, or take from them.
+"""A9 to A12, A16, A18 to A20: a caller cannot read, guess or exhaust the resources of another.
 
 A13, poison as a weapon, is tests/faults (F16, F17): it takes workers that die.
 """
@@ -105,11 +105,11 @@ async def test_a11_a_flood_is_refused_with_429_and_the_others_are_next(
     assert Counter(answer.status_code for answer in answers) == {202: 20, 429: 180}
     assert all(int(one.headers["retry-after"]) >= 1 for one in answers if one.status_code == 429)
     mine = calm.submit(PNG).json()["id"]
-    assert mine in {job.id for job in await worker.claim(2)}  # of the next two seats one is its
+    assert mine in {job.id for job in await worker.claim(2)}  # one of the next two rows is its
     await worker.connection.aclose()
 
 
-async def test_a12_jobs_that_are_dear_to_run_leave_seats_for_the_others(
+async def test_a12_jobs_that_are_expensive_to_run_leave_rows_for_the_others(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     dear, calm = callers(queue, gateway, "dear", "calm")

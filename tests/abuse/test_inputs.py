@@ -1,4 +1,4 @@
-"""A4, A5, A7, A8, A15: images, forms, names and tensors that lie. The doors of the v2 protocol are yet to come."""
+"""A4, A5, A7, A8, A15: malicious images, forms, names and tensors are refused."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""A17: whoever can write to the queue owns it, and yet what they write there runs nothing and stops nobody."""
+"""A17: data that an attacker writes into the queue cannot execute code or stop a process."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""A1, A2, A3, A6, A14: what comes over the wire too large, too slowly, packed, in crumbs, or in no order.
+"""A1, A2, A3, A6, A14: oversized, slow, compressed, fragmented and malformed HTTP traffic.
 
 Whatever it is, the gateway answers or closes within its bounds, its memory stays as it was, and others are served.
 """

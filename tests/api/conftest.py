@@ -1,4 +1,4 @@
-"""A queue, a gateway before it, and the test as the worker behind it."""
+"""Fixtures: a queue, a gateway in front of it, and the test in the role of the worker."""
 
 from collections.abc import AsyncIterator, Iterator
 

@@ -1,4 +1,4 @@
-"""An answer's head is what HTTP says, and no field of it breaks out of its line."""
+"""Response headers are valid HTTP, and no value can inject a line break."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The doors of dead letters, on a real queue whose worker is the test."""
+"""The dead-letter routes on a real queue; the test is the worker."""
 
 from typing import Any
 

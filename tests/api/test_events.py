@@ -1,4 +1,4 @@
-"""Server-sent events: each change once, in order, also after a break; nothing is written that nobody listens to."""
+"""Server-sent events: each change once and in order, also after a reconnect; none without a listener."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Forms are UTF-8, whatever a caller says of them; the image is the part named image, with a file name or without.
+"""Multipart forms are read as UTF-8; the part named image is the image, with or without a file name.
 
 The row: `charset=punycode` held a gateway's loop for up to 23 s, and unknown charsets were never forgotten.
 """

@@ -1,4 +1,4 @@
-"""Bytes are handed to the parser so that it stops where a request ends, however they were cut on their way."""
+"""The HTTP parser stops where a request ends, however its bytes are split on the way."""
 
 import httptools
 import pytest

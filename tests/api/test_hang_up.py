@@ -1,4 +1,4 @@
-"""A caller who hangs up on /predict leaves its seat to others, and nobody else does."""
+"""A caller that disconnects from /predict frees its place in the batch; other disconnects cancel nothing."""
 
 import socket
 from collections.abc import Iterator

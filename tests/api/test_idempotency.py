@@ -1,4 +1,4 @@
-"""What a key says once the result of its job is gone: never a second run, never a 404."""
+"""An Idempotency-Key whose result has expired gives neither a second run nor a 404."""
 
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server

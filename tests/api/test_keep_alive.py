@@ -1,4 +1,4 @@
-"""Connections that are kept: closed without a word when nothing of a next request comes; HEAD leaves them sane."""
+"""Keep-alive connections: idle ones are closed silently, and HEAD leaves them usable."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""API keys: who may call, in which ways a key is sent, and how soon a revoked one opens no door."""
+"""API keys: who may call, how a key is sent, and how soon a revoked key is refused."""
 
 from collections.abc import Iterator
 

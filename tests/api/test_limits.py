@@ -1,4 +1,4 @@
-"""What one tenant may send: requests in a time, open jobs; what is left is told, and when to come back."""
+"""Limits of a tenant: request rate and open jobs, the remaining quota, and Retry-After."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Lists of jobs over HTTP: without outputs, in pages that may be short; and answers to many jobs, which have a bound.
+"""Job lists over HTTP have no outputs and are paged; responses about many jobs are bounded in size.
 
 The row: `GET /v1/jobs?limit=100` over 50 results of 10 MB was one answer, built in one read.
 """

@@ -1,4 +1,4 @@
-"""Many jobs in one request: each answered in its place as it would be alone, whatever its neighbours are."""
+"""Many jobs in one request: each gets the response that it would get alone."""
 
 import json
 import socket

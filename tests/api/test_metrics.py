@@ -1,4 +1,4 @@
-"""What the whole queue's metrics say, after each of the things that they count."""
+"""The metrics of the whole queue after each event that they count."""
 
 import os
 import time

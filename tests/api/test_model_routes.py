@@ -1,4 +1,4 @@
-"""/v1/models: how versions stand, what admins may do with them, and what is refused with what is allowed."""
+"""/v1/models: the state of versions, what admins may change, and refusals that name what is allowed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -107,7 +107,7 @@ async def test_an_unloaded_model_takes_no_jobs_until_it_is_loaded(gateway: Gatew
         ("m/explode", {}, 404, "route_not_found", "explode"),
     ],
 )
-async def test_what_can_not_be_is_refused_and_changes_nothing(
+async def test_what_cannot_be_is_refused_and_changes_nothing(
     gateway: GatewayProcess, worker: Worker, *, path: str, body: object, status: int, code: str, word: str
 ) -> None:
     await announce(worker, gateway, ["1"], chosen={"m": "1"}, folder_versions={"m": ["1", "2"]})

@@ -1,4 +1,4 @@
-"""When a refused caller should come back: from how fast jobs end, with a clock that is only a number."""
+"""Retry-after estimates follow from how fast jobs end; the clock is a plain number."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""When leases may be called in, decided with clocks that are only numbers: lease 20 s, a sweep every 1.5 s."""
+"""The grace period of leases, with plain numbers as clocks: lease 20 s, a sweep every 1.5 s."""
 
 from api.gateway.lease_grace import LeaseGracePeriod
 

@@ -1,4 +1,4 @@
-"""Nothing is accepted ahead of its answer without a count: requests, bodies, answers, connections.
+"""Pipelined requests, bodies, responses and connections are all bounded before they are accepted.
 
 The row: 30 connections that pipelined 9 MB took a gateway from 62 to 969 MB, for each request behind the one that was
 being answered was parsed at once.
@@ -194,7 +194,7 @@ def test_a_count_that_is_old_cuts_nobody_off() -> None:
     assert (read.ended, newest.ended, table.buffered_bytes) == ("", "", 200)
 
 
-def test_room_is_made_by_whoever_waits_longest_for_nothing() -> None:
+def test_the_longest_idle_connection_is_closed_to_make_room() -> None:
     table = ConnectionTable(limit_bytes=1000)
     first, busy, second, newcomer = (Stub("", 0) for _ in range(4))
     for stub in (first, busy, second):

@@ -1,4 +1,4 @@
-"""A queue's server that may lose jobs: the gateway's log, `/readyz` and a metric say so."""
+"""A queue server that may lose jobs is reported in the gateway's log, in `/readyz` and by a metric."""
 
 from collections.abc import Iterator
 

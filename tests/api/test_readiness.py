@@ -1,4 +1,4 @@
-"""Live, ready, served: `/healthz`, `/readyz`, `/readyz/models/{name}`; differing settings; JITNEY_LAME_DUCK_S.
+"""`/healthz`, `/readyz` and `/readyz/models/{name}`; differing settings; JITNEY_LAME_DUCK_S.
 
 The rows: `/readyz` was 503 without workers, so that scaling workers to zero took every gateway out of a load balancer;
 a gateway that was told to stop was gone before any balancer could know; settings that differed were told nowhere.
@@ -87,7 +87,7 @@ def test_a_gateway_that_is_told_to_stop_serves_on_until_balancers_have_seen_it(q
         assert states(gateway, "/healthz", "/v1/jobs", "/v1/models") == [200, 200, 200]
         assert httpx2.get(f"http://127.0.0.1:{gateway.port}/healthz", trust_env=False).status_code == 200  # a new one
         assert "shutting down in 60 s (JITNEY_LAME_DUCK_S)" in gateway.log()
-        gateway.process.send_signal(signal.SIGTERM)  # whoever does not want to wait says it again
+        gateway.process.send_signal(signal.SIGTERM)  # a second signal stops it without the wait
         assert gateway.process.wait(15) == -signal.SIGTERM
 
 

@@ -1,4 +1,4 @@
-"""A process holds so many bytes of request bodies, and no more; each tenant has a share of them."""
+"""The memory for request bodies is bounded for a process, and each tenant has a share of it."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""Where llhttp stops, or reads a request otherwise than a gateway does.
+"""Requests at which llhttp stops, or that it reads differently from a gateway.
 
 The row: behind a head with `Upgrade` the body was dropped, or run as a request of its own (`curl --http2 -d` failed).
 """

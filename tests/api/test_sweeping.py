@@ -1,4 +1,4 @@
-"""The sweep on a real server: whose worker lives keeps their jobs, whatever the server goes through."""
+"""The sweep on a real server: the jobs of a live worker stay with it through every outage."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Limits of single tenants are kept in the queue: `jitney tenants` sets them, every process follows, none is restarted.
+"""Limits of a tenant are stored in the queue by `jitney tenants`; all processes follow without a restart.
 
 The row: they were in each process's environment, where gateways and workers could differ without a word.
 """
@@ -126,7 +126,7 @@ async def test_two_who_change_a_tenant_at_once_lose_nothing(worker: Worker) -> N
     assert Counter((await stored_limits.read_limits(worker.connection))["a"].model_dump().values()) == {7: 4, None: 1}
 
 
-async def test_limits_that_can_not_be_read_are_the_default_ones(queue: Server, worker: Worker) -> None:
+async def test_limits_that_cannot_be_read_are_the_default_ones(queue: Server, worker: Worker) -> None:
     store = JobStore(StoreSettings(redis_url=queue.url, tenant_jobs=9), worker.connection)
     with queue.client() as client:
         for name, text in {"a": "{", "b": '{"jobs": -1}', "C": "{}", b"\xff": "{}", "d": '{"jobs": 3}'}.items():

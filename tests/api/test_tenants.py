@@ -1,4 +1,4 @@
-"""What is one tenant's, no other sees: each door answers about it byte for byte as about what was never there (P10)."""
+"""Tenants cannot see each other's data: foreign ids get the same bytes as unknown ones, on every route (P10)."""
 
 import re
 from collections.abc import Iterator

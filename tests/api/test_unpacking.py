@@ -1,4 +1,4 @@
-"""Bodies packed by gzip are unpacked step by step, counted and bounded as they have unpacked; they were refused."""
+"""Gzip bodies are decompressed step by step, and their decompressed size is counted and bounded."""
 
 import asyncio
 import gzip

@@ -1,4 +1,4 @@
-"""How values are read at every route that takes JSON: one set of bounds, encodings, and what a key stands for."""
+"""All JSON routes read values with the same bounds, encodings and meaning of keys."""
 
 import base64
 import codecs

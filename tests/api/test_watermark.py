@@ -1,4 +1,4 @@
-"""A server that is nearly full gets no new jobs, and those that it has taken end."""
+"""A server that is nearly full gets no new jobs, and the accepted ones end."""
 
 from collections.abc import Iterator
 from statistics import median

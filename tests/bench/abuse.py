@@ -1,4 +1,4 @@
-"""`make abuse`: how long a calm tenant waits beside 30 tenants that abuse the service, and beside 30 that do not.
+"""`make abuse`: the latency of a calm tenant beside 30 abusive tenants, and beside 30 normal ones.
 
 A whole Jitney with API keys. The calm tenant sends 10 pictures a second and waits for each answer. Beside it 30 tenants
 make one act a second each: three of them each kind that `abusers.KINDS` lists; or, in turn with that, as many valid
@@ -76,7 +76,7 @@ FULL: Final = {
 
 
 class Receiver:
-    """Whoever answers webhooks at once, and whoever accepts them and says nothing."""
+    """Webhook receivers: one answers at once, one accepts connections and sends nothing."""
 
     def __init__(self) -> None:
         self.came: dict[str, float] = {}

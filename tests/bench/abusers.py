@@ -1,4 +1,4 @@
-"""What the tenants of `make abuse` send: ten kinds of abuse, and for each the valid requests that it is compared with.
+"""The traffic of `make abuse`: ten kinds of abuse, and for each the valid requests it is compared with.
 
 Everything is written to sockets by hand: no client library would send it. It runs in a process of its own, so that its
 cost does not delay the tenant whose waiting is measured.

@@ -1,4 +1,4 @@
-"""`make bulk-long`: what an item costs from the first to the last of a long run, in windows; draws docs/bulk-run.png.
+"""`make bulk-long`: the cost of an item over a long run, in windows; draws docs/bulk-run.png.
 
 Digits through a whole service, by `jitney bulk run`. CPU time of every part is read once a second; a window is a
 twenty-fifth of the run. Exit code 1: the cost grows by more than three standard errors, and by more than 5 %.

@@ -1,11 +1,11 @@
-"""`make fairness`: how long a calm tenant waits beside one that floods, and beside one that sends just its fair share.
+"""`make fairness`: the latency of a calm tenant beside one that floods, and beside one that sends its fair share.
 
 Two models that take 32 ms for a batch of 16 (so 500 a second), behind a whole Jitney with API keys: `sharing` 16 ms a
-batch and 1 ms a rider; `linear` 2 ms a rider, so that company gains nothing. The calm tenant sends 20 jobs a second and
+batch and 1 ms an item; `linear` 2 ms an item, so that company gains nothing. The calm tenant sends 20 jobs a second and
 waits for each; the other one keeps thousands of jobs in line (429 stops it from more), or sends 250 a second. In turn,
 so that both meet the same weather. Exit code 1: with `sharing`, the median of its rounds' p99 beside the flood is more
-than twice the other. With `linear` it can not be less: who comes into a full batch waits for half of it and then rides
-32 ms, beside half of the load 2 or 3 riders' time.
+than twice the other. With `linear` it cannot be less: a job that arrives during a full batch waits for half
+of it and then runs 32 ms, beside half of the load the time of 2 or 3 items.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ LIMIT: Final = 2.0
 BODY: Final = bytes(16)
 RAW: Final = {"content-type": "application/octet-stream"}
 LINE: Final = b'{"model":"%s","input":{"tensors":{"x":{"datatype":"FP32","shape":[4],"data":[0,0,0,0]}}}}\n'
-MODELS: Final = {"sharing": (0.016, 0.001), "linear": (0.0, 0.002)}  # seconds of a batch, and of a rider
+MODELS: Final = {"sharing": (0.016, 0.001), "linear": (0.0, 0.002)}  # seconds of a batch, and of an item
 TASK: Final = """
 import threading
 from jitney import TensorTask
@@ -54,13 +54,13 @@ async def calm(http: httpx2.AsyncClient, model: str, until: float) -> list[float
     """Send jobs at random moments, and give the ms that each took."""
     took: list[float] = []
 
-    async def ride() -> None:
+    async def send() -> None:
         begun = time.perf_counter()
         answer = await http.post(f"/v1/jobs?model={model}", content=BODY, headers={**RAW, "prefer": "wait=30"})
         assert (answer.status_code, answer.json()["status"]) == (200, "succeeded"), answer.text
         took.append((time.perf_counter() - begun) * 1000)
 
-    await run_at_random(ride, CALM_RATE, until)
+    await run_at_random(send, CALM_RATE, until)
     return took
 
 
@@ -166,9 +166,9 @@ def verdict(model: str, waited: dict[str, list[list[float]]]) -> float:
 def main() -> int:
     """Measure and print; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="jit") as folder:
-        for name, (of_batch, of_rider) in MODELS.items():
+        for name, (of_batch, of_item) in MODELS.items():
             model = models.doubling(Path(folder), name, 'task = "slow.py:Slow"\nmax_batch = 16')
-            (model / "slow.py").write_text(TASK.format(of_batch, of_rider))
+            (model / "slow.py").write_text(TASK.format(of_batch, of_item))
         with Service(Path(folder), {"JITNEY_TENANT_JOBS": str(MOST_IN_LINE)}) as service:
             keys = {name: make_key(service, name) for name in ("calm", "other")}
             header = {"authorization": f"Bearer {keys['other']}"}

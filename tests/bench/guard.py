@@ -1,4 +1,4 @@
-"""`make bench-guard`: what a small job costs, as a ratio to a request that does nothing, in the same run.
+"""`make bench-guard`: the cost of a small job as a ratio to a request that does nothing, in the same run.
 
 The bare server is the same HTTP server with nothing behind it, answered by the same client, so that the ratio says the
 same on a fast machine and on a slow one. Exit code 1: some ratio is above its limit, which is a third above what was

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.waiting`: what a million bulk jobs in the queue cost those who want an answer now (S13).
+"""`python -m tests.bench.waiting`: the latency of interactive jobs while a million bulk jobs are queued (S13).
 
 The same closed loop against two services in turn, one of which has the bulk jobs. They are of the same model, and
-take their share of the seats; while the other service is measured, this one's worker stands still.
+take their share of the slots; while the other service is measured, this one's worker stands still.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A queue, a gateway and a deliverer of their own, the test as the worker behind them, OpenAI's client before them."""
+"""Fixtures: a queue, a gateway, a background process, OpenAI's client, and the test as the worker."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ class BulkStack:
 
     server: Server
     gateway: GatewayProcess
-    deliver: BackgroundProcess
+    background_process: BackgroundProcess
     worker: Worker
     folder: Path
     ai: OpenAI
@@ -85,11 +85,11 @@ async def plant(
 ) -> AsyncIterator[BulkStack]:
     """Serve the model `m`; what is left in the queue is checked."""
     del anyio_backend
-    server, gateway, deliver = processes
+    server, gateway, background = processes
     worker = Worker(server)
     await worker.announce(gateway)
     with bulks.client(f"http://127.0.0.1:{gateway.port}", max_retries=0) as ai:
-        yield BulkStack(server, gateway, deliver, worker, tmp_path / "bulk", ai)
+        yield BulkStack(server, gateway, background, worker, tmp_path / "bulk", ai)
     await worker.connection.aclose()
     with server.client() as client:
         invariants.check(client)

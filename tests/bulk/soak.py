@@ -1,4 +1,4 @@
-"""`make bulk-soak`: a batch of many digits while every part is killed in turn; the sum of its results, exactly.
+"""`make bulk-soak`: a bulk job of many digits while every part is killed in turn; its results must add up exactly.
 
 All real: `jitney up`, OpenAI's client, kill -9 of gateway, worker, deliverer and the queue's server. Exits 1 where a
 line is lost or twice, or the queue's server takes 200 MB.

@@ -1,4 +1,4 @@
-"""What callers send that is no good: counted with line number and code, never lost, never in the way of the rest."""
+"""Invalid lines of a bulk job get a line number and a code, and do not stop the others."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""How batches end: done, cancelled, expired, run again; what is told of it, and what is kept of it."""
+"""How bulk jobs end: completed, cancelled, expired or repeated; their reports and their lifetime."""
 
 import json
 from collections.abc import Mapping
@@ -161,7 +161,7 @@ class TestExpiry:
 
 
 async def test_jobs_of_a_batch_are_bounded_and_no_others_see_them(plant: BulkStack) -> None:
-    """No more than JITNEY_BULK_IN_FLIGHT are in the queue; a tenant's own jobs are not buried under them."""
+    """No more than JITNEY_BULK_IN_FLIGHT are in the queue; a tenant's own jobs do not wait behind all of them."""
     batch = bulks.start_batch(plant.ai, [line(name) for name in names(500)])
     wait_until(lambda: plant.jobs() == 40, "as many wait as may")
     assert plant.gateway.http.get("/v1/jobs").json()["jobs"] == []
@@ -193,13 +193,13 @@ async def test_batches_share_what_may_be_in_flight(plant: BulkStack) -> None:
 
 
 def test_what_is_told_of_a_line_is_the_job(service: Any) -> None:
-    """Less what can not be asked of it any more."""
+    """Less what cannot be asked of it any more."""
     from tests.support.service import DIGITS  # noqa: PLC0415
 
     with bulks.client(service.url) as ai:
-        text = line("seven", DIGITS[-1].read_bytes(), "digits", metadata={"shelf": "7"}, parameters={"top_k": 1})
+        text = line("seven", DIGITS[-1].read_bytes(), "digits", metadata={"camera": "7"}, parameters={"top_k": 1})
         (good,), _ = bulks.check_batch(ai, bulks.wait_for_end(ai, bulks.start_batch(ai, [text])), ["seven"])
     body = good["response"]["body"]
     alone = service.submit(DIGITS[-1].read_bytes(), wait=10, model="digits", parameters=json.dumps({"top_k": 1})).json()
     assert set(alone) - set(body) == {"urls", "position", "eta_ms"}
-    assert (body["metadata"], body["lane"], body["output"]) == ({"shelf": "7"}, "bulk", alone["output"])
+    assert (body["metadata"], body["lane"], body["output"]) == ({"camera": "7"}, "bulk", alone["output"])

@@ -1,4 +1,4 @@
-"""Lines that name their image: by a URL that the operator allows, or by a key in the operator's store."""
+"""Lines that refer to their image by an allowed URL or by a key in the operator's store."""
 
 import base64
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""F25: every part is killed while a batch runs; P9 holds, and it goes on by itself."""
+"""F25: a bulk job continues by itself, and P9 holds, while every part is killed."""
 
 import random
 from pathlib import Path

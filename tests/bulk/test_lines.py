@@ -1,4 +1,4 @@
-"""Lines come out of blocks the same, however the blocks are cut."""
+"""A stream is split into the same lines for any block boundaries."""
 
 import asyncio
 from collections.abc import AsyncGenerator

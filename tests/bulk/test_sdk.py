@@ -1,4 +1,4 @@
-"""OpenAI's own client, as it is, on a real service: every call that it has for files and batches."""
+"""OpenAI's unmodified client on a real service: every call for files and batches."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The atomic steps of a bulk: what is sent or run twice counts once, and who is not the last writes nothing."""
+"""The atomic steps of a bulk job: repeated ones count once, and a stale process writes nothing."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Both sides of the storage port: a folder, and a real server that speaks S3's protocol. And a disk that is full."""
+"""Both storage backends: a folder, and a real server with the S3 protocol; also on a full disk."""
 
 import json
 import resource
@@ -70,8 +70,8 @@ async def test_what_is_written_is_read(storage: Storage) -> None:
     whole = await read(storage, "files/a")
     assert whole == b"".join([block async for block in blocks(40, 1 << 19)])
     assert await read(storage, "files/a", 12 << 20) == whole[12 << 20 :]
-    assert await storage.write("files/a", single_block(b"anew")) == 4
-    assert await read(storage, "files/a") == b"anew"
+    assert await storage.write("files/a", single_block(b"next")) == 4
+    assert await read(storage, "files/a") == b"next"
 
 
 async def test_what_breaks_off_was_never_there(storage: Storage) -> None:
@@ -130,7 +130,7 @@ async def test_a_full_disk_stops_a_batch_until_there_is_room(plant: BulkStack) -
     names = [f"line-{nth}" for nth in range(60)]
     batch = bulks.start_batch(plant.ai, [line(name) for name in names])
     wait_until(lambda: plant.jobs() == 40, "as many wait as may")
-    process = plant.deliver.process.pid
+    process = plant.background_process.process.pid
     before = resource.prlimit(process, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     await plant.run_exactly(40)
 

@@ -1,4 +1,4 @@
-"""P10 of files and batches: what is one tenant's, no other sees; a foreign id is answered as an unknown one is."""
+"""P10 for files and bulk jobs: foreign ids are answered exactly as unknown ones."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Uploads take as long as they need while they keep coming; what only drips is cut off; none is held in memory."""
+"""Uploads have no time limit while data arrives; too slow ones are cut off; none is held in memory."""
 
 import contextlib
 import os

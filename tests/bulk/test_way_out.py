@@ -1,4 +1,4 @@
-"""Every batch has a way to its end, whatever is wrong with its files, steps or lines, and no other waits for it."""
+"""Every bulk job ends in spite of broken files, steps or lines, and delays no other."""
 
 import json
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ async def test_a_batch_over_lines_that_nobody_knows_any_more_fails(plant: BulkSt
     assert (done.status, found["code"], found["param"]) == ("failed", "file_not_found", "retry_of")
     assert first.id in found["message"]
     assert plant.ai.files.delete(first.input_file_id).deleted  # nothing holds it any more
-    assert "Traceback" not in plant.deliver.log()
+    assert "Traceback" not in plant.background_process.log()
 
 
 async def test_a_batch_whose_steps_fail_again_and_again_fails_with_the_reason(plant: BulkStack) -> None:
@@ -79,19 +79,21 @@ async def test_a_batch_whose_steps_fail_again_and_again_fails_with_the_reason(pl
     good = bulks.results(plant.ai, done.output_file_id)
     assert done.request_counts is not None
     assert done.request_counts.completed == len(good) >= 10
-    assert TRIES <= plant.deliver.log().count("Traceback") <= 3 * TRIES  # those before it stored outcomes do not count
+    assert (
+        TRIES <= plant.background_process.log().count("Traceback") <= 3 * TRIES
+    )  # those before it stored outcomes do not count
     assert await completes(plant)
 
 
 async def test_a_batch_whose_steps_end_their_process_fails_too(plant: BulkStack) -> None:
     batch = await begun(plant)
-    plant.deliver.kill()
+    plant.background_process.kill()
     bulk = batch.id.removeprefix("batch_")
     with plant.server.client() as client:  # as if it had died of this batch each time
         client.zrem("jitney:{s00}:bulk_running", bulk)
         client.hset(f"jitney:{{s00}}:bulk:{bulk}", "losses", 4 * TRIES)
         client.zadd("jitney:{s00}:bulk_due", {bulk: 1})
-    plant.deliver.start()
+    plant.background_process.start()
     done = bulks.wait_for_end(plant.ai, batch)
     assert (done.status, reason(done)["code"]) == ("failed", "internal_error")
     assert len(bulks.results(plant.ai, done.output_file_id)) == 10
@@ -110,7 +112,7 @@ async def test_a_batch_whose_files_are_gone_fails_at_once(plant: BulkStack) -> N
         assert len(bulks.results(plant.ai, done.output_file_id)) >= 10
         while await plant.run(32):  # jobs of lines whose batch has failed meanwhile
             pass
-    assert "Traceback" not in plant.deliver.log()
+    assert "Traceback" not in plant.background_process.log()
 
 
 async def test_a_batch_without_storage_can_be_cancelled_and_expires(plant: BulkStack) -> None:

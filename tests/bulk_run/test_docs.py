@@ -1,4 +1,4 @@
-"""docs/bulk-run.md, executed as it stands; its tables say what the code says."""
+"""docs/bulk-run.md: its examples are executed, and its tables agree with the code."""
 
 import json
 import re

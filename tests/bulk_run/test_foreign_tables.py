@@ -1,4 +1,4 @@
-"""Inputs as other programs write them: CSV of Excel, UTF-8 with a mark, archives of macOS. Lines of them were lost."""
+"""Inputs from other programs: CSV of Excel, UTF-8 with a byte-order mark, archives of macOS."""
 
 import io
 import json

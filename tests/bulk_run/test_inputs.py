@@ -1,4 +1,4 @@
-"""Every kind of input and of output, whole and broken: each line ends once, with its number and its code."""
+"""Every kind of input and output, whole and broken: each line ends once, with its number and its code."""
 
 import base64
 import csv
@@ -187,7 +187,7 @@ def test_what_is_wrong_as_a_whole_is_refused(tmp_path: Path, name: str, data: by
 
 
 def test_a_table_that_is_broken_in_its_middle_ends_the_run_with_words(tmp_path: Path) -> None:
-    """What was before the break is written; the run can not go on, and says why."""
+    """What was before the break is written; the run cannot go on, and says why."""
     parquet.write_table(table({"path": [str(DIGITS[0])] * 5000}), tmp_path / "t.parquet", row_group_size=500)
     data = bytearray((tmp_path / "t.parquet").read_bytes())
     middle = parquet.ParquetFile(tmp_path / "t.parquet").metadata.row_group(8).column(0)
@@ -268,7 +268,7 @@ def test_an_output_of_no_known_kind_is_refused(tmp_path: Path, name: str) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_can_not_be_written_to_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     done = bulk.run(DIGITS[0].parent, "-o", tmp_path / "no" / "r.jsonl", "--local", bulk.DIGITS_MODEL)
     assert done.code == 2
     assert "cannot be written: No such file or directory" in done.said

@@ -1,4 +1,4 @@
-"""The checkpoint: what is cut off, what is refused, and a disk that fills up."""
+"""The checkpoint file: truncation, refusals and a full disk."""
 
 import json
 import resource

@@ -1,4 +1,4 @@
-"""`--local`: the worker's pipeline in one process, which needs no service and resumes like any run."""
+"""`jitney bulk run --local`: the worker's pipeline in one process, without a service; it resumes too."""
 
 import json
 import struct
@@ -101,7 +101,7 @@ def test_what_may_pass_is_tried_again_and_the_order_stays(tmp_path: Path) -> Non
     assert [row["output"]["tensors"]["y"]["data"][0] for row in found] == [2.0 ** (n * 2 + 1) for n in range(20)]
 
 
-def test_a_model_that_can_not_be_loaded_is_named(shared_data: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_named(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "model.toml").write_text('task = "tensor"')
     broken = shared_data / "models" / "resnet8-cifar10" / "network.onnx"

@@ -1,4 +1,4 @@
-"""Runs through a real service: killed at any moment, on either side, no line is lost, none twice, no job made twice."""
+"""Bulk runs through a real service: kills on either side lose no line and repeat none."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""scripts/submit_bulk.py, the example that people copy: it stands alone, resumes, and makes no job twice."""
+"""scripts/submit_bulk.py has no dependencies, resumes, and creates no job twice."""
 
 import json
 import signal

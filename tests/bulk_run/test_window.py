@@ -1,4 +1,4 @@
-"""How much is in flight, on a clock of the test's."""
+"""The number of jobs in flight of a bulk run, on a manual clock."""
 
 import asyncio
 

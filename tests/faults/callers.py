@@ -1,4 +1,4 @@
-"""Callers: what they send, and how a patient one gets an answer out of a service whose parts fail."""
+"""Callers for the fault tests: their requests, and how a patient caller retries."""
 
 import random
 import struct

@@ -1,4 +1,4 @@
-"""What must hold after every fault, whatever it was: run once the cluster is whole again."""
+"""The checks that run after every fault, once the cluster is whole again."""
 
 from collections import Counter
 from typing import Any

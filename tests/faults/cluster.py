@@ -1,4 +1,4 @@
-"""A Jitney as large as it takes to break one part and watch the others: a queue, two gateways, three workers."""
+"""A Jitney cluster for the fault tests: a queue, two gateways, three workers."""
 
 import json
 import shutil
@@ -169,7 +169,7 @@ class Cluster:
                 assert resident_mib(pid) <= mib + SPARE_MIB, f"{name} had {mib:.0f} MiB, has {resident_mib(pid):.0f}"
 
     def last_words(self, lines: int = 12) -> str:
-        """The ends of all logs, for whoever reads a failure."""
+        """The last lines of all logs, for the message of a failed test."""
         return "".join(f"--- {part.name}\n" + "".join(part.log().splitlines(True)[-lines:]) for part in self.parts)
 
     def close(self) -> None:

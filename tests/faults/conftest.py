@@ -1,4 +1,4 @@
-"""One cluster for all tests of faults: each breaks something, is healed, and is held to every promise."""
+"""One cluster for all fault tests; after each test it is repaired and every promise is checked."""
 
 import os
 import secrets

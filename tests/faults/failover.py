@@ -1,4 +1,4 @@
-"""`make failover ROUNDS=10`: a managed failover under load, the old primary alive and its connections open.
+"""`make failover ROUNDS=10`: a managed failover under load; the old primary stays alive with its connections.
 
 Two real servers, one a replica of the other, behind a forwarder that leads new connections to the primary of the
 moment. Each round they change places while callers submit and wait. Prints what each round cost them.

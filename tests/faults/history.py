@@ -1,4 +1,4 @@
-"""The log of what callers did and saw, from which the checker proves that every promise was kept."""
+"""The log of what callers did and saw; the checker verifies every promise from it."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What kills, and how long it takes until the work of the dead is done by others."""
+"""The ways to kill a part of a cluster, and the time until others have done its work."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ class Killer:
                 return
 
     def _strike(self, kind: str) -> float:
-        """Break one thing, mend it as its keeper would, and give the seconds until what it held had ended."""
+        """Break one thing, repair it as its supervisor would, and give the seconds until what it held had ended."""
         cluster = self._cluster
         held = cluster.held()
         victim = self._chance.choice(cluster.workers)
@@ -122,7 +122,7 @@ def _kill_all(cluster: Cluster, at: int) -> None:
     top = worker.started
     pid = worker.pid
     if top is not None:
-        os.kill(top.pid, signal.SIGSTOP)  # or it would bury its child first
+        os.kill(top.pid, signal.SIGSTOP)  # otherwise it would recover its child first
         os.kill(pid, signal.SIGKILL)
         os.kill(top.pid, signal.SIGKILL)
         top.wait()

@@ -1,4 +1,4 @@
-"""Callers of every kind, in one thread: they come back with the same key until they are told, through any gateway."""
+"""Mixed load in one thread: callers retry with the same key, through any gateway, until they are answered."""
 
 import asyncio
 import io
@@ -20,7 +20,7 @@ KINDS = {"wait": 50, "poll": 20, "predict": 8, "bulk": 10, "broken": 4, "cancel"
 
 
 class MixedLoad:
-    """What was accepted, what is known of it, and how it ended for whoever read it."""
+    """The accepted jobs, what is known of each, and how each ended for every reader."""
 
     def __init__(self, ports: list[int], seed: int, stop: asyncio.Event) -> None:
         self._addresses = [Address("127.0.0.1", port, "") for port in ports]

@@ -1,4 +1,4 @@
-"""The processes of a cluster, each with its own way to the queue: started, stopped, frozen and killed by their pid."""
+"""The processes of a cluster, each with its own connection to the queue: start, stop, freeze and kill."""
 
 import os
 import re

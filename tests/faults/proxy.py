@@ -1,4 +1,4 @@
-"""A TCP proxy before one server, which can be slow, silent or gone: what a network does, without privileges."""
+"""A TCP proxy in front of one server that can delay, swallow or refuse traffic, without privileges."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""One test's stay in the cluster: what it sends and sees is written down, and checked when it leaves."""
+"""One test's use of the cluster: its requests and responses are recorded, and checked at the end."""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""`make soak MINUTES=20`: mixed load on a whole cluster at production times, and every 20 s something is killed.
+"""`make soak MINUTES=20`: mixed load on a whole cluster at production timings, with a kill every 20 s.
 
 Prints what it found: jobs, lost, doubled, stuck, and how long the jobs of each killed part took to be done elsewhere.
 """

@@ -1,4 +1,4 @@
-"""The checker itself: what it must not overlook, shown by a history that is made to be wrong."""
+"""The checker finds the errors in a history that is wrong on purpose."""
 
 from typing import Any
 

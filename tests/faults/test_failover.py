@@ -1,4 +1,4 @@
-"""The queue's primary and replica change places while the old primary lives on and keeps its connections open (F14).
+"""The primary and the replica of the queue swap while the old primary lives and keeps its connections (F14).
 
 `make failover` runs ten rounds and prints what they cost.
 """

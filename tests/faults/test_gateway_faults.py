@@ -1,4 +1,4 @@
-"""Gateways that die, or whose answers are lost, while callers wait."""
+"""Gateways die, or their responses are lost, while callers wait."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +97,7 @@ def test_a_caller_whose_gateway_dies_is_cut_off_and_the_job_is_unharmed(scenario
 
 @pytest.mark.timeout(150)
 def test_a_rolling_restart_under_load_refuses_nobody(scenario: Scenario) -> None:
-    """F21: SIGTERM to one part after the other; whoever meets a closed door knocks at the next."""
+    """F21: SIGTERM to one part after the other; a caller whose gateway is closed asks the next one."""
     cluster = scenario.cluster
     with scenario.load(callers=6, models=("digits", "double", "slow")) as load:
         for part in cluster.parts:
@@ -113,7 +113,7 @@ def test_a_rolling_restart_under_load_refuses_nobody(scenario: Scenario) -> None
     assert {end.partition(":")[0] for ends in scenario.history.ends.values() for end in ends} == {"succeeded"}
 
 
-def test_a_model_that_can_not_be_loaded_is_shown_and_harms_no_other(scenario: Scenario) -> None:
+def test_a_model_that_cannot_be_loaded_is_shown_and_harms_no_other(scenario: Scenario) -> None:
     """F22: a truncated file lies among the models; every gateway says so, and the others are served by all workers."""
     for gateway in scenario.cluster.gateways:
         with gateway.client() as http:

@@ -1,4 +1,4 @@
-"""The queue's server loses its data, has no room left, or is replaced by its replica."""
+"""The queue server loses its data, runs out of memory, or is replaced by its replica."""
 
 import resource
 import shutil
@@ -56,7 +56,7 @@ def test_after_the_loss_of_all_data_nobody_hangs_and_work_goes_on(
 
 
 def test_a_gateway_remembers_its_models_when_the_queue_forgets_them(scenario: Scenario) -> None:
-    """F10: until workers have announced themselves anew, a submit is put off or taken; the model is not unheard of."""
+    """F10: until workers have registered again, a submit is deferred or accepted; the model stays known."""
     cluster = scenario.cluster
     for worker in cluster.workers:
         worker.freeze()
@@ -87,7 +87,7 @@ def test_a_queue_without_memory_refuses_at_once_and_ends_what_it_took(scenario: 
 
 
 def test_a_full_disk_is_a_503_and_is_over_when_there_is_room(scenario: Scenario) -> None:
-    """F12: the append-only file can not grow; nothing is accepted meanwhile, and afterwards nobody needs to help."""
+    """F12: the append-only file cannot grow; nothing is accepted meanwhile, and afterwards nobody needs to help."""
     cluster = scenario.cluster
     server = cluster.server.process
     assert server is not None

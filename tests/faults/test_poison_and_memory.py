@@ -1,4 +1,4 @@
-"""Inputs that kill their worker, or want more memory than there is, beside inputs that do no harm."""
+"""Inputs that kill their worker or need too much memory, beside harmless inputs."""
 
 import math
 import re

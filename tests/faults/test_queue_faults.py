@@ -1,4 +1,4 @@
-"""The queue's server dies, stops, forgets or fills up."""
+"""The queue server dies, stops, loses data or fills up."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def refuses_soon(scenario: Scenario, gateway: ManagedGateway) -> bool:
 
 @pytest.mark.timeout(120)
 def test_nothing_accepted_is_lost_when_the_server_is_killed(scenario: Scenario) -> None:
-    """F7: kill -9 of the server under load, started again on its data after 3 s; no process of ours starts anew."""
+    """F7: kill -9 of the server under load, started again on its data after 3 s; no process of Jitney restarts."""
     cluster, pids = scenario.cluster, [part.pid for part in scenario.cluster.parts]
     slow = scenario.submit(24)
     with scenario.load() as load:
@@ -70,7 +70,7 @@ def test_a_server_that_stands_still_makes_no_doubles_and_no_ghosts(scenario: Sce
 
 
 def test_what_is_read_while_the_server_is_away_is_a_503(scenario: Scenario) -> None:
-    """F7: a job can not be read meanwhile, and nobody is told that it does not exist."""
+    """F7: a job cannot be read meanwhile, and nobody is told that it does not exist."""
     (job_id,) = scenario.submit(1)
     scenario.cluster.server.kill()
     for gateway in scenario.cluster.gateways:

@@ -1,4 +1,4 @@
-"""Deadlines, callers who leave, and clocks that are wrong."""
+"""Deadlines, callers that disconnect, and wrong clocks."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Workers that are killed, frozen or cut off in the middle of their work."""
+"""Workers are killed, frozen or disconnected in the middle of their work."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_the_sweep_goes_on_when_a_sweeper_dies_in_it(scenario: Scenario) -> None
     assert max(job["attempts"] for job in jobs) >= 2
 
 
-def test_a_worker_that_slept_too_long_can_not_write(scenario: Scenario) -> None:
+def test_a_worker_that_slept_too_long_cannot_write(scenario: Scenario) -> None:
     """F4: SIGSTOP beyond the lease; when it wakes up its jobs are others', and its results are refused."""
     worker, held = scenario.full_batch()
     late = scenario.cluster.counts().get("late:slow", 0)
@@ -91,7 +91,7 @@ def test_a_worker_that_slept_too_long_can_not_write(scenario: Scenario) -> None:
     wait_until(lambda: scenario.cluster.counts().get("late:slow", 0) > late, "late results are refused and counted")
 
 
-def test_a_worker_cut_off_from_the_queue_is_replaced_and_can_not_write_late(scenario: Scenario) -> None:
+def test_a_worker_cut_off_from_the_queue_is_replaced_and_cannot_write_late(scenario: Scenario) -> None:
     """F9: the way of one worker is half open, longer than its leases; then everything that it sent arrives."""
     worker, held = scenario.full_batch()
     worker.proxy.stall()
@@ -108,7 +108,7 @@ def test_a_slow_way_to_the_queue_costs_time_and_nothing_else(scenario: Scenario)
     """F13: every answer of the server takes 200 ms more; no live worker is taken for dead, no caller is refused."""
     for part in scenario.cluster.parts:
         part.proxy.delay(0.1)
-    wait_until(scenario.cluster.is_whole, "all parts have connected anew, or waited")
+    wait_until(scenario.cluster.is_whole, "all parts have connected again, or waited")
     ids = scenario.submit(3 * BATCH)
     with scenario.load() as load:
         wait_until(lambda: load.done >= 20, "callers get answers", 30)

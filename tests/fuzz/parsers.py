@@ -1,4 +1,4 @@
-"""`make fuzz`: a coverage-guided fuzzer over all that reads what others wrote: requests, keys, records, notices.
+"""`make fuzz`: a coverage-guided fuzzer for all parsers: requests, keys, records, notifications.
 
 Each may refuse, in its own terms; anything else that is raised is a fault. Needs atheris, which the make target
 installs. Exit code 77: a fault was found; its input is kept and shown.

@@ -1,4 +1,4 @@
-"""Files and hubs on this machine: what is made of them, and that nothing is left of what went wrong."""
+"""Imports from files and local hubs: the resulting model folder, and nothing left after a failure."""
 
 import http.server
 import importlib.util
@@ -58,7 +58,7 @@ def test_a_fixed_batch_is_opened_on_the_way(tmp_path: Path, shared_data: Path) -
     assert [path.name for path in (tmp_path / "half" / "1").iterdir()] == ["model.onnx"]
 
 
-def test_what_can_not_be_imported_leaves_nothing(tmp_path: Path) -> None:
+def test_what_cannot_be_imported_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     here = tmp_path / "models"
     shutil.copytree(ROOT / "models" / "digits", here / "digits")
@@ -90,7 +90,7 @@ def test_a_library_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     assert "huggingface_hub is installed but cannot be imported: operator nms does not exist" in told
 
 
-def test_a_folder_that_can_not_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     file = tmp_path / "no-folder"
     file.write_text("")
     done = run(file, str(DIGITS_ONNX))

@@ -1,4 +1,4 @@
-"""The classic: Keras' ResNet-50 behind the tutorial's request, beside Keras itself. Where Keras is installed."""
+"""Keras' ResNet-50 with the tutorial's request, compared with Keras itself, where Keras is installed."""
 
 import importlib.util
 import io

@@ -1,4 +1,4 @@
-"""A job store on each server that we promise to run on, empty before each test, checked after it."""
+"""A job store on each supported server, empty before each test and checked after it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What all processes of a queue must agree on: SHARDS is enforced, other settings and model files are compared.
+"""Settings of all processes of a queue: SHARDS must be equal; others, and model files, are compared.
 
 The row: with SHARDS 4 and then 1, 27 of 40 jobs were stuck for ever; gateways and workers that differed said nothing.
 """

@@ -1,4 +1,4 @@
-"""Base64 is taken in every form that encoders write, and refused where bytes would be guessed."""
+"""Base64 is accepted in every form that encoders write, and refused where it is ambiguous."""
 
 import base64
 

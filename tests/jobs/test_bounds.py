@@ -1,4 +1,4 @@
-"""Nothing that is stored can make a script or a read run without end: each looks at so much, and the next goes on.
+"""Scripts and reads process a bounded amount of stored data, and the next call continues.
 
 The row: `GET /v1/jobs?limit=1` over a thousand expired results recursed until the gateway died, and a claim lost all
 tenants of a ring of more than 8,000 whose jobs might not run, for Lua's `unpack` has a limit.
@@ -161,7 +161,7 @@ async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: StoreBench) ->
             assert noted == [f"gateway{nth}" for nth in range(36, 100)]
 
 
-async def test_a_dead_worker_is_buried_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dead_worker_is_recovered_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "RECOVER_LIMIT", 3)
     await bench.submit(20)
     for _ in range(5):

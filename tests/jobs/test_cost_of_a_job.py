@@ -1,4 +1,4 @@
-"""What a job costs the queue's server, counted exactly: a command more in a script is seen here, on any machine.
+"""The exact number of commands that a job costs the queue server.
 
 Time is not looked at; `make bench-guard` does that.
 """
@@ -32,7 +32,7 @@ COMMANDS = {
         {"hmget": 1, "hset": 1, "hdel": 1, "pexpire": 1},
     ),
 }
-# Where a worker keeps seats free, submit hands it the jobs: then there is no claim.
+# Where a worker has free slots, submit hands the jobs off to it: then there is no claim.
 HANDED = (
     {"evalsha": 1, "time": 1, "hmget": 1, "hset": 1, "zcard": 1, "zadd": 3, "expire": 1}
     | {"zrange": 1, "pubsub|numsub": 1, "zincrby": 1, "publish": 1},

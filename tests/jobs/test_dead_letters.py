@@ -1,4 +1,4 @@
-"""Dead letters in the store: found page by page, by what they are, and never one that is none."""
+"""Dead letters in the store: paging, filters, and only true dead letters."""
 
 from typing import Any
 
@@ -134,7 +134,7 @@ async def test_a_purged_letter_is_not_marked(bench: StoreBench) -> None:
         assert not client.exists(f"jitney:{{s00}}:job:{job_id}")
 
 
-async def test_a_job_made_anew_under_the_id_of_a_letter_keeps_its_input(bench: StoreBench) -> None:
+async def test_a_new_job_under_the_id_of_a_dead_letter_keeps_its_input(bench: StoreBench) -> None:
     """A line of a batch has the same id whenever it is read; its old letter was forgotten with the new job's input."""
     (job_id,) = await die(bench)
     with bench.server.client() as client:

@@ -1,4 +1,4 @@
-"""What the queue's server says of itself: whatever may lose jobs is found, warned of once, and refused if asked to."""
+"""Server settings that may lose jobs are found, warned of once, and refused on request."""
 
 import logging
 from collections.abc import Iterator

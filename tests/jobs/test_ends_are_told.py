@@ -1,4 +1,4 @@
-"""What a gateway hears of a job's end is what it would read; what is large is only named."""
+"""The notification of a job's end holds what a read would return; large results are only named."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def told(
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELED])
-async def test_a_small_job_rides_along_as_it_is_read(bench: StoreBench, state: State) -> None:
+async def test_a_small_job_is_in_its_notification_as_it_is_read(bench: StoreBench, state: State) -> None:
     notice, (job,) = await told(bench, '{"label":"é / \\"7\\""}'.encode(), state)
     assert job is not None
     assert job.state == state

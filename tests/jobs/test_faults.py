@@ -1,4 +1,4 @@
-"""What the store does with dead workers, suspects, retries and dead letters. A job that kills is found by halves."""
+"""Dead workers, suspects, retries and dead letters in the store; a job that kills is found by bisection."""
 
 import itertools
 
@@ -114,7 +114,7 @@ async def test_a_claim_that_was_taken_over_is_no_suspect(bench: StoreBench) -> N
     assert await recover_dead_worker(bench.store, "w1", [old.claim]) == (1, 0, 0)
 
 
-async def test_a_job_lost_twice_rides_alone(bench: StoreBench) -> None:
+async def test_a_job_lost_twice_runs_alone(bench: StoreBench) -> None:
     ids = await bench.submit(2)
     for _ in range(2):
         assert len(await bench.claim()) == 2

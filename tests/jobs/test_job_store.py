@@ -1,4 +1,4 @@
-"""The store's contract, over every server that we promise to run on."""
+"""The store's contract, on every supported server."""
 
 import pytest
 
@@ -45,16 +45,16 @@ async def test_tenants_take_turns(bench: StoreBench) -> None:
     assert late in [job.id for job in await bench.claim(4)]
 
 
-async def test_bulk_rides_in_empty_seats_and_never_starves(bench: StoreBench) -> None:
+async def test_bulk_fills_empty_rows_and_never_starves(bench: StoreBench) -> None:
     bulk = set(await bench.submit(40, lane="bulk"))
     await bench.submit(40)
     taken = [job.id in bulk for _ in range(10) for job in await bench.claim(4)]
-    assert sum(taken) == 5  # one seat in eight while both wait
+    assert sum(taken) == 5  # one row in eight while both wait
     rest = [job.id in bulk for job in await bench.claim(40)]
-    assert (len(rest), sum(rest)) == (40, 35)  # and every seat that is left
+    assert (len(rest), sum(rest)) == (40, 35)  # and every row that is left
 
 
-async def test_bulk_can_be_held_to_so_many_seats(bench: StoreBench) -> None:
+async def test_bulk_can_be_limited_to_a_number_of_rows(bench: StoreBench) -> None:
     bulk = set(await bench.submit(100, lane="bulk"))
     await bench.submit(5)
     for most, interactive in ((4, 5), (0, 0), (4, 0)):
@@ -62,13 +62,13 @@ async def test_bulk_can_be_held_to_so_many_seats(bench: StoreBench) -> None:
         assert (claim.bulk, claim.interactive, claim.held) == (most, interactive, True)
         assert sum(job.id in bulk for job in claim.jobs) == most
     full = await bench.store.claim("m", "1", "w1", 1, max_bulk=4)
-    assert (full.bulk, full.held) == (1, False)  # seats were what it lacked
+    assert (full.bulk, full.held) == (1, False)  # it lacked rows
     claim = await bench.store.claim("m", "1", "w1", 100)
     assert (claim.bulk, claim.interactive, claim.held) == (91, 0, False)
     assert not (await bench.store.claim("m", "1", "w1", 32, max_bulk=4)).held
 
 
-async def test_bulk_is_held_to_so_many_seats_of_all_shards_together(bench: StoreBench) -> None:
+async def test_the_bulk_limit_counts_rows_of_all_shards_together(bench: StoreBench) -> None:
     store = JobStore(StoreSettings(redis_url=bench.server.url, shards=4), bench.store.connection)
     await bench.take(*(bench.job(lane="bulk", shard=shard) for shard in range(4) for _ in range(10)), store=store)
     claim = await store.claim("m", "1", "w1", 32, max_bulk=6)

@@ -1,4 +1,4 @@
-"""JSON of callers is read within one set of bounds, and what was read is safe to write, compare and show."""
+"""JSON of callers is read within one set of bounds, and is then safe to write, compare and show."""
 
 import codecs
 import json

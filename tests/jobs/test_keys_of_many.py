@@ -1,4 +1,4 @@
-"""An Idempotency-Key that many jobs of a request share is one record, whatever their number."""
+"""An Idempotency-Key for many jobs of one request is stored as one record."""
 
 from jobs.contract.errors import Refused
 from jobs.store.admission import DIGEST_CHARS

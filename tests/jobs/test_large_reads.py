@@ -1,4 +1,4 @@
-"""Reads have a bound in bytes, and what may be large does not come over the connection of small answers.
+"""Reads are bounded in bytes, and large values use a connection of their own.
 
 The row: a page of `GET /v1/jobs` over 50 results of 10 MB held up everybody else's jobs.
 """

@@ -1,4 +1,4 @@
-"""What lists or names something lives as long as that, and each use begins its life anew.
+"""Index entries live as long as the records they name, and each use restarts the lifetime.
 
 The row: a tenant's list of jobs vanished a week after its first job, whatever came later.
 """

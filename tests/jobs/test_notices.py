@@ -1,4 +1,4 @@
-"""One subscription for a process: it hears, it notices a dead server, and it comes back by itself."""
+"""The subscription of a process: it receives, notices a dead server, and reconnects by itself."""
 
 import asyncio
 

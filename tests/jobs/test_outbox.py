@@ -1,4 +1,4 @@
-"""Deliveries over every server that we promise to run on: written with a job's end, handed out, settled."""
+"""Webhook deliveries on every supported server: written with a job's end, handed out, settled."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

@@ -1,4 +1,4 @@
-"""The auto-pipelining connection: order, one write for many, errors as values, timeouts, and coming back."""
+"""The auto-pipelining connection: order, write coalescing, errors as values, timeouts, reconnects."""
 
 import asyncio
 import signal

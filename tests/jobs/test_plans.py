@@ -1,4 +1,4 @@
-"""Plans: what each step makes of one, that two who take steps at once lose none, and by what a version is judged."""
+"""Rollout plans: the result of each step, concurrent steps, and how a version is judged."""
 
 import asyncio
 from dataclasses import replace
@@ -87,7 +87,7 @@ async def test_a_step_that_changes_nothing_is_told_to_nobody(bench: StoreBench) 
 
 
 @pytest.mark.parametrize("junk", [b"{", b"[]", b"17", b'{"watch": {"no": 1}}', b'{"watch": 3}', b'{"stable": 2}'])
-async def test_a_plan_that_can_not_be_read_is_none(bench: StoreBench, junk: bytes) -> None:
+async def test_a_plan_that_cannot_be_read_is_none(bench: StoreBench, junk: bytes) -> None:
     watched = rollout_plan.promote(FOLLOW_FOLDER, "2", "1", {"1": RunCounts(3, 1)}, watch_s=60, now_s=0)
     await bench.store.connection.command("HSET", keys.PLANS, "broken", junk, "later", b'{"stable": "2", "of": "2031"}')
     await rollout_plan.update_plan(bench.store.connection, "good", lambda _: watched)
@@ -109,6 +109,6 @@ async def test_only_faults_speak_against_a_version(bench: StoreBench) -> None:
     assert totals["finished:m:failed"] == totals["outcomes:m:1:failed"] == 2
 
 
-def test_what_came_on_top_is_told_apart_and_a_queue_that_lost_its_data_begins_anew() -> None:
+def test_increases_are_computed_and_a_queue_that_lost_its_data_starts_from_zero() -> None:
     assert RunCounts(5, 3, 1).less(RunCounts(2, 1, 0)) == RunCounts(3, 2, 1)
     assert RunCounts(1, 0, 0).less(RunCounts(9, 1, 0)) == RunCounts(1, 0, 0)

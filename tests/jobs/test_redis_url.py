@@ -1,4 +1,4 @@
-"""What is no Redis URL is refused with what is wrong with it, and no password is ever shown."""
+"""Invalid Redis URLs are refused with the reason, and passwords are never shown."""
 
 import traceback
 from pathlib import Path

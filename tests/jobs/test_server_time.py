@@ -1,4 +1,4 @@
-"""The time of the queue's server decides, and no clock of ours.
+"""Times are decided by the clock of the queue server, never by a local one.
 
 The row: with a clock 25 hours behind on a worker, or two days ahead on a gateway, a ready model was a 404.
 """

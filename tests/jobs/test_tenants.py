@@ -1,4 +1,4 @@
-"""What tenants may take: quotas at submit, running jobs and weights at claim. Without any, nothing is counted."""
+"""Tenant quotas at submit, running limits and weights at claim; nothing is counted without limits."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -141,7 +141,7 @@ async def end_by_deadline(bench: StoreBench, job: ClaimedJob) -> None:
     assert (await bench.sweep()).expired == 1
 
 
-async def end_by_burial(bench: StoreBench, job: ClaimedJob) -> None:
+async def end_by_recovery(bench: StoreBench, job: ClaimedJob) -> None:
     assert (await recover_dead_worker(bench.store, "w1", [])).back == 1
     del job
 
@@ -152,14 +152,12 @@ async def end_as_suspect(bench: StoreBench, job: ClaimedJob) -> None:
 
 ENDS = [
     *(end_by_cancel, end_by_finish, end_as_dead_letter, end_by_retry, end_by_release),
-    *(end_by_lost_lease, end_by_deadline, end_by_burial, end_as_suspect),
+    *(end_by_lost_lease, end_by_deadline, end_by_recovery, end_as_suspect),
 ]
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_whichever_way_a_job_leaves_its_seat_another_may_run(
-    bench: StoreBench, limited: Limited, end: Any
-) -> None:
+async def test_another_job_may_run_however_a_running_one_ends(bench: StoreBench, limited: Limited, end: Any) -> None:
     limited(tenant_running=1)
     await bench.submit(2, tenant="a")
     (first,) = await bench.claim()
@@ -170,7 +168,9 @@ async def test_whichever_way_a_job_leaves_its_seat_another_may_run(
     assert len(await bench.claim()) == 1
 
 
-async def test_who_has_enough_running_is_passed_by_and_keeps_its_turn(bench: StoreBench, limited: Limited) -> None:
+async def test_a_tenant_at_its_running_limit_is_skipped_and_keeps_its_position(
+    bench: StoreBench, limited: Limited
+) -> None:
     limited(tenants='{"a": {"running": 2}}')
     await bench.submit(10, tenant="a")
     await bench.submit(10, tenant="b")
@@ -181,20 +181,18 @@ async def test_who_has_enough_running_is_passed_by_and_keeps_its_turn(bench: Sto
 
 
 @pytest.mark.parametrize("want", [1, 2, 3, 8, 32])
-async def test_tenants_have_seats_by_their_weights_whatever_the_batch(
-    bench: StoreBench, limited: Limited, want: int
-) -> None:
+async def test_tenants_share_rows_by_weight_for_any_batch_size(bench: StoreBench, limited: Limited, want: int) -> None:
     limited(tenants='{"a": {"weight": 3}}')
     for tenant in ("b", "a", "c"):
         await bench.submit(300, tenant=tenant)
-    seats: Counter[str] = Counter()
-    while seats.total() < 160:
-        seats += by_tenant(bench, await bench.claim(want))
-    shares = {tenant: seats[tenant] / seats.total() for tenant in "abc"}
+    rows: Counter[str] = Counter()
+    while rows.total() < 160:
+        rows += by_tenant(bench, await bench.claim(want))
+    shares = {tenant: rows[tenant] / rows.total() for tenant in "abc"}
     assert shares == pytest.approx({"a": 0.6, "b": 0.2, "c": 0.2}, abs=0.04)
 
 
-async def test_a_lone_tenant_of_little_weight_has_all_seats(bench: StoreBench, limited: Limited) -> None:
+async def test_a_lone_tenant_of_little_weight_has_all_rows(bench: StoreBench, limited: Limited) -> None:
     limited(tenants='{"a": {"weight": 100}}')
     await bench.submit(32, tenant="b")
     assert len(await bench.claim(32)) == 32
@@ -210,7 +208,7 @@ async def test_without_limits_nothing_is_counted(bench: StoreBench) -> None:
 
 
 @pytest.mark.parametrize("text", ["[", "[]", '{"A": {}}', '{"a": {"weight": 0}}', '{"a": {"jobz": 1}}', '{"a": 1}'])
-def test_tenants_that_make_no_sense_stop_the_start_with_a_word(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_tenants_stop_the_start_with_a_message(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITNEY_TENANTS", text)
     with pytest.raises(ValidationError) as found:
         StoreSettings()

@@ -1,4 +1,4 @@
-"""Values of tensors in JSON have the JSON type of their datatype, and the order that their shape says."""
+"""JSON values of tensors have the type of their datatype and the order of their shape."""
 
 import base64
 import struct

@@ -1,4 +1,4 @@
-"""Tenants take turns at what all share, however many origins, batches or deliveries one of them names.
+"""Tenants take turns at shared resources, for any number of origins, bulk jobs or deliveries.
 
 The row: one tenant whose webhooks named 240 silent origins delayed another's by two minutes.
 """

@@ -1,4 +1,4 @@
-"""A URL lies below a prefix where its server would say so, however it is written."""
+"""A URL matches a prefix exactly when its server would say so, in any spelling."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""Which version a new job gets: the plan laid over what workers run."""
+"""The version that a new job gets, from the rollout plan and the versions that workers run."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Waiting with an end: for an event, for so long, and for nothing once the waiting is canceled."""
+"""Waiting with a time limit and for events, and how cancellation ends it."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def test_it_tells_whether_the_event_came() -> None:
 
 @pytest.mark.parametrize("ticks", range(5))
 async def test_a_cancellation_that_comes_with_the_event_is_heard(ticks: int) -> None:
-    """Or the loop would go on, and whoever canceled it wait for ever."""
+    """Otherwise the loop would go on, and its canceler would wait for ever."""
     event = asyncio.Event()
 
     async def loop() -> None:

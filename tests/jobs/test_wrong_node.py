@@ -1,4 +1,4 @@
-"""Errors of Redis sorted into again, elsewhere and never; what says "elsewhere" opens every connection anew."""
+"""Redis errors are sorted into retry, retry elsewhere and fail; "elsewhere" reopens every connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -201,7 +201,7 @@ async def test_what_the_old_node_was_sent_before_is_still_answered_there(two: Tw
         assert client.hget("k", "field") == b"1"
 
 
-async def test_a_password_that_was_changed_is_read_from_the_file_anew(tmp_path: Path) -> None:
+async def test_a_changed_password_is_read_again_from_its_file(tmp_path: Path) -> None:
     server, file = Server(), tmp_path / "url"
     try:
         with server.client() as client:

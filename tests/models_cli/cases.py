@@ -1,4 +1,4 @@
-"""Graphs that bake a batch in, and graphs that mix rows: each is named for its fault."""
+"""ONNX graphs with a fixed batch size, and graphs that mix rows; each is named for its fault."""
 
 from collections.abc import Callable
 from pathlib import Path

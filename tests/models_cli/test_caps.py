@@ -1,4 +1,4 @@
-"""Caps that nobody set: small where company costs, large where it is free, and never far from the best of a sweep."""
+"""Measured batch caps: small where batching is costly, large where it is free, near the best of a sweep."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`jitney models check` finds planted leaks and planted padding bugs, passes what is sound, and says which it was."""
+"""`jitney models check` finds planted leaks and padding bugs, names them, and passes sound models."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def faint(path: Path) -> Path:
 
 
 def reversed_rows(path: Path) -> Path:
-    """Everybody gets somebody else's answer, and an odd batch's middle rider the right one."""
+    """Everybody gets somebody else's answer, and only an odd batch's middle row is right."""
     ends = {
         "from": int64_constant(-1),
         "to": int64_constant(-(2**31)),
@@ -55,7 +55,7 @@ def counted(path: Path) -> Path:
 
 
 def pixels(path: Path) -> Path:
-    """A leak of whole numbers, where NaN can not be sent."""
+    """A leak of whole numbers, where NaN cannot be sent."""
     nodes = [
         node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
         node("ReduceMax", ["f"], ["m"], axes=[0]),
@@ -88,7 +88,7 @@ def test_every_operator_that_couples_rows_shows(case: str, tmp_path: Path, capsy
 
 
 def fold_padding_first(items: Sequence[collation.Arrays], padded_size: int = 0) -> dict[str, Any]:
-    """A padding bug of ours: the empty seats are filled from the front, and everybody sits further back."""
+    """A padding bug of ours: padding is added in front, and every row moves back."""
     padding = [items[0]] * (padded_size - len(items))
     return {name: np.stack([item[name] for item in [*padding, *items]]) for name in items[0]}
 
@@ -141,7 +141,7 @@ def test_drift_is_measured_against_what_is_allowed(tmp_path: Path, capsys: Said)
     assert "times its largest number in a batch of 3" in capsys.readouterr().out
 
 
-def test_what_can_not_be_batched_fails_with_the_reason(shared_data: Path, capsys: Said) -> None:
+def test_what_cannot_be_batched_fails_with_the_reason(shared_data: Path, capsys: Said) -> None:
     assert check(shared_data / "models" / "squeezenet1.1_fp16.onnx") == 1
     assert "it cannot be batched: input 'data_0' has its first dimension fixed at 1" in capsys.readouterr().out
 

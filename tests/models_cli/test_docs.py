@@ -1,4 +1,4 @@
-"""The examples of docs/doctor.md, executed: what is printed there is what is said."""
+"""The examples of docs/doctor.md, executed: the printed output is the documented one."""
 
 import re
 import shutil

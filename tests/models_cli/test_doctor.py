@@ -1,4 +1,4 @@
-"""The doctor finds what stands in the way of batching, names it, and mends what can be mended, proven."""
+"""The doctor finds and names what prevents batching, and repairs it with proof where it can."""
 
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def test_what_can_be_batched_is_said_to_be_and_left_alone(tmp_path: Path, capsys
     assert not out.exists()
 
 
-def test_what_can_not_be_told_is_not_mended(shared_data: Path, tmp_path: Path, capsys: Said) -> None:
+def test_what_cannot_be_told_is_not_mended(shared_data: Path, tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "out.onnx"
     assert doctor(shared_data / "fault_models" / "slow_by_input.onnx", "--fix", out) == 1
     assert "not certain: Loop" in capsys.readouterr().out

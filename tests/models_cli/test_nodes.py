@@ -1,4 +1,4 @@
-"""The doctor on every operator that ONNX itself has a test for: nothing falls over, what is claimed is true."""
+"""The doctor on every operator that ONNX has a test for: no crash, and only true claims."""
 
 import collections
 import warnings

@@ -1,4 +1,4 @@
-"""`jitney models profile` measures and keeps; a worker that finds what was kept on its device believes it."""
+"""`jitney models profile` measures and stores; a worker on the same device uses the stored profile."""
 
 import json
 import stat
@@ -71,7 +71,7 @@ def test_what_was_measured_of_something_else_counts_for_nothing(change: str, tmp
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 1, "profiles": [{}]}', '{"profiles": null}', "\xff"])
-def test_a_broken_profile_is_said_and_measured_anew(
+def test_a_broken_profile_is_reported_and_measured_again(
     text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (models.doubling(tmp_path) / "1" / "profile.json").write_text(text, encoding="latin-1")
@@ -89,9 +89,7 @@ def test_what_the_operator_set_stands(tmp_path: Path) -> None:
     assert list(found["run_ms"]) == ["1", "2", "4", "5"]  # type: ignore[call-overload]
 
 
-def test_a_folder_that_can_not_be_written_says_so(
-    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = models.doubling(tmp_path) / "1"
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
 

@@ -1,4 +1,4 @@
-"""The bundled digits in a repository of the test's own, and the command as a user gives it."""
+"""Fixtures: the bundled digits in a repository of the test, and the command as a user gives it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""More photographs than there are: cuts and mirror images of those beside the checkout, the same each time."""
+"""More photographs: deterministic crops and mirror images of the shared ones."""
 
 import random
 from pathlib import Path

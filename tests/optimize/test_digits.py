@@ -1,4 +1,4 @@
-"""The bundled digits in int8, in fp16 and with their pipeline in the graph: added, served, and answering right."""
+"""The bundled digits in int8, in fp16 and with preprocessing in the graph: added, served, and correct."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""docs/optimizing.md: its example, executed, and its table of options, which has every one there is."""
+"""docs/optimizing.md: its example is executed, and its table lists every option."""
 
 import re
 import shutil

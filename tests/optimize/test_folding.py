@@ -1,4 +1,4 @@
-"""The pipeline in the graph gives the answers of the pipeline before it, for every preset, layout and colour."""
+"""Preprocessing in the graph gives the same answers as before, for every preset, layout and colour."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The forms of int8 for other processors, files with their weights beside them, sizes, and the bar at the terminal."""
+"""The int8 formats for other processors, external weights, sizes, and the progress bar."""
 
 import os
 import pty

@@ -1,4 +1,4 @@
-"""However it ends, the repository has a whole version more, or nothing: hidden remains only after kill -9."""
+"""The repository gets a whole version or nothing; hidden files remain only after kill -9."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def test_without_room_it_says_so_and_leaves_nothing(models_dir: Path, kilobytes:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
-def test_a_folder_that_can_not_be_written_to_is_named(models_dir: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_named(models_dir: Path) -> None:
     (models_dir / "digits").chmod(0o555)
     try:
         with (

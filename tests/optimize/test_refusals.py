@@ -1,4 +1,4 @@
-"""What can not be optimized is refused in one line, with an exit code, and leaves the repository as it was."""
+"""Models that cannot be optimized are refused in one line, and the repository stays as it was."""
 
 import io
 import re
@@ -131,7 +131,7 @@ def test_a_file_by_itself_has_no_repository_for_a_version(say: Say, models_dir: 
     assert "is a single file; allowed: a model folder" in said
 
 
-def test_what_can_not_be_batched_is_sent_to_the_doctor(say: Say, models_dir: Path) -> None:
+def test_what_cannot_be_batched_is_sent_to_the_doctor(say: Say, models_dir: Path) -> None:
     node = graphs.node("Relu", ["x"], ["y"])
     lay_out(models_dir, "single", TENSOR, node, inputs={"x": [1, 4]}, outputs={"y": [1, 4]})
     code, said = say(name="single")
@@ -219,7 +219,7 @@ def test_int8_of_int8_and_fold_of_folded_are_refused(optimize: Optimize, say: Sa
     assert "--int8: it is already quantized; allowed: its original version" in said
 
 
-def test_an_opset_that_can_not_be_raised_is_named(say: Say, models_dir: Path, tmp_path: Path) -> None:
+def test_an_opset_that_cannot_be_raised_is_named(say: Say, models_dir: Path, tmp_path: Path) -> None:
     nodes = [graphs.node("MatMul", ["x", "w"], ["h"]), graphs.node("ThresholdedRelu", ["h"], ["y"])]
     ports = {"inputs": {"x": ["N", 8]}, "outputs": {"y": ["N", 8]}}
     lay_out(models_dir, "old", TENSOR, *nodes, **ports, constants={"w": graphs.numbers(8, 8)}, opset=9)

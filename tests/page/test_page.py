@@ -1,4 +1,4 @@
-"""The page in a real browser: a drawn digit is read, a flood forms batches, and nothing leaves the origin."""
+"""The page in a real browser: it reads a drawn digit, shows batches, and loads nothing from elsewhere."""
 
 import json
 import os

@@ -1,8 +1,8 @@
-"""Asks ONNX Runtime's own GPU providers what they say of options, on a machine without a GPU.
+"""Asks ONNX Runtime's own GPU providers which options they accept, on a machine without a GPU.
 
 The providers' libraries want CUDA's and TensorRT's. Stand-ins for these, compiled on the spot, have every function that
 is wanted; they find one GPU, and say "no device" to all that is asked of it. So a provider is loaded and reads its
-options, and only then can not go on. Needs gcc, nm, and an `onnxruntime-gpu` in a virtual environment apart:
+options, and only then cannot go on. Needs gcc, nm, and an `onnxruntime-gpu` in a virtual environment apart:
 `make provider-options`.
 """
 

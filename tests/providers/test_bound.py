@@ -1,4 +1,4 @@
-"""Batch sizes whose arrays stay on the device: the same answers, each caller's own. Here the device is the CPU."""
+"""Batch sizes with I/O binding give each caller the same answer; the CPU stands in for the device."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -103,7 +103,7 @@ def test_outputs_of_no_fixed_shape_are_not_bound(tmp_path: Path) -> None:
     assert np.array_equal(engine.run({"x": rows(2)})["y"], rows(2))
 
 
-def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
+def test_a_model_that_cannot_be_recorded_is_opened_again_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime refuses the session as a whole, where a node stays on the CPU: here the CPU plays CUDA."""

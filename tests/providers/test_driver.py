@@ -1,4 +1,4 @@
-"""NVIDIA's driver, played by a library of five functions, compiled on the spot: what a machine is said to have."""
+"""Readings of NVIDIA's driver, against a fake library of five functions compiled on the spot."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What TensorRT has built lies there whole or not at all, one process builds, and a full disk is one line."""
+"""TensorRT engines are cached whole or not at all, built by one process; a full disk is one line."""
 
 import threading
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_what_was_built_is_found_again_by_the_same_facts_alone(tmp_path: Path) -
             assert not (other / "one.engine").exists()
 
 
-def test_a_build_that_was_broken_off_is_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_build_starts_again(tmp_path: Path) -> None:
     def broken_off() -> None:
         with open_engine_folder(tmp_path, "net", FACTS, 1) as folder:
             (folder / "half.engine").write_text("hal")

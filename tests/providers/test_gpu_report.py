@@ -1,4 +1,4 @@
-"""`jitney gpu-report` as it is called, without a GPU: the CPU is measured, and of the others what is missing."""
+"""`jitney gpu-report` without a GPU: the CPU is measured, and the gaps of the others are named."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def test_the_cpu_is_measured_through_the_queue_too_and_the_others_say_what_is_mi
     assert report["gpu_driver"]["gpus"] == 0
 
 
-def test_a_model_that_the_cpu_can_not_run_is_one_line(tmp_path: Path) -> None:
+def test_a_model_that_the_cpu_cannot_run_is_one_line(tmp_path: Path) -> None:
     (models.doubling(tmp_path) / "1" / "model.onnx").write_bytes(b"xx")
     code, report, words = asked(str(tmp_path / "double"), "--no-service")
     assert (code, report) == (gpu_report.CANNOT_MEASURE, {})

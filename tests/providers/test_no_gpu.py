@@ -1,4 +1,4 @@
-"""A machine without a GPU, with real workers: what is asked of one fails in one line, `auto` serves and says so."""
+"""Workers on a machine without a GPU: a GPU provider fails in one line, `auto` serves and says so."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is read of an ONNX file before a runtime opens it is what the runtime, and ONNX's own library, say of it."""
+"""The metadata that is read from an ONNX file equals what the runtime and ONNX's own library read."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime is asked for: options are data, and each is one that the providers' own parsers take.
+"""Provider options are data, and the providers' own parsers accept each of them.
 
 `make provider-options` asks the parsers themselves (ask_parsers.py); TAKEN is what they took, kept for machines where
 no onnxruntime-gpu is. It was asked of onnxruntime-gpu 1.31.1.
@@ -57,7 +57,7 @@ def test_a_cpu_is_asked_for_nothing_more() -> None:
     assert providers.provider_options("cpu", GpuOptions(device=3)) == ["CPUExecutionProvider"]
 
 
-def test_cuda_takes_the_gpu_that_is_named_and_does_not_tune_anew() -> None:
+def test_cuda_takes_the_named_gpu_and_does_not_tune_again() -> None:
     asked = providers.provider_options("cuda", GpuOptions(device=3))
     options = providers.cuda_options(GpuOptions(device=3))
     assert asked == [("CUDAExecutionProvider", options), "CPUExecutionProvider"]

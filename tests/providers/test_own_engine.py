@@ -1,4 +1,4 @@
-"""An engine of one's own: a class in the model's folder, or an installed one, in ONNX Runtime's place."""
+"""Custom engines: a class in the model's folder or an installed one replaces ONNX Runtime."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def opened(models_dir: Path) -> Model:
 
 
 def refusal(models_dir: Path) -> str:
-    """Why a model can not be loaded; one line."""
+    """Why a model cannot be loaded; one line."""
     (found,) = list_models(models_dir)
     if isinstance(found, BrokenModel):
         return found.reason
@@ -87,7 +87,7 @@ def test_only_files_of_the_folder_and_modules_have_names(tmp_path: Path, engine:
         (changed('"numpy", np', "None, np"), "device = None; allowed: a string"),
     ],
 )
-def test_one_that_can_not_be_made_says_why_in_one_line(tmp_path: Path, source: str, reason: str) -> None:
+def test_one_that_cannot_be_made_says_why_in_one_line(tmp_path: Path, source: str, reason: str) -> None:
     numpy_model(tmp_path, source=source)
     assert f'model.toml: engine: "own.py:Numpy" cannot be used: {reason}' in refusal(tmp_path)
 

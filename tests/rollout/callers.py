@@ -1,4 +1,4 @@
-"""Callers who never stop asking, and check of every answer that the version gave it that the job names."""
+"""Callers that send without pause, and check each answer against the version that its job names."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""`python -m tests.rollout.long --minutes N`: lives of a model under load, and workers that are killed in the middle.
+"""`python -m tests.rollout.long --minutes N`: rollouts under load while workers are killed.
 
 Prints what callers noticed; ends with 1 where one of them noticed anything but the time.
 """

@@ -1,4 +1,4 @@
-"""One life of a model under load: upgraded by its folder, canaried, promoted, rolled back, loaded anew, unloaded."""
+"""The steps of a rollout under load: upgrade by folder, canary, promote, roll back, reload, unload."""
 
 import time
 from pathlib import Path
@@ -94,11 +94,11 @@ class Life(Models):
         self._until_all_are(to, began, "roll back")
 
     def reload(self, version: int) -> None:
-        """Load the version that takes all jobs anew, in every worker."""
+        """Reload the version that takes all jobs, in every worker."""
         loads = f"model {NAME} version {version} loaded"
         before, workers = self.service.log().count(loads), self.entry(version)["workers"]
         self.ask("load", version=str(version))
-        self._until(lambda: self.service.log().count(loads) >= before + workers, "it is loaded anew")
+        self._until(lambda: self.service.log().count(loads) >= before + workers, "it is loaded again")
 
     def unload(self, version: int) -> None:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What an unloaded version took is given back: versions may come and go for ever."""
+"""The memory of an unloaded version is freed, however often versions change."""
 
 from pathlib import Path
 

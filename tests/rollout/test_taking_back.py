@@ -1,4 +1,4 @@
-"""A version that does worse than the one before is taken back by itself, and everybody who looks is told why."""
+"""A version that does worse than its predecessor is rolled back automatically, with the reason."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ WATCHED = {**QUICK, "JITNEY_ROLLBACK_JOBS": "10", "JITNEY_MODEL_REFRESH_S": "0.2
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def models_dir(tmp_path: Path) -> Path:
     models.picking(tmp_path, "pick", rows=100)
     return tmp_path
 
@@ -27,11 +27,11 @@ def ask(service: Service, row: int = 50) -> tuple[str, str]:
     return job["version"], job["status"]
 
 
-def test_a_version_that_a_folder_brought_is_taken_back(shelf: Path) -> None:
-    with Service(shelf, WATCHED) as service:
+def test_a_version_that_a_folder_brought_is_taken_back(models_dir: Path) -> None:
+    with Service(models_dir, WATCHED) as service:
         pick = Models(service, "pick")
         assert {ask(service) for _ in range(20)} == {("1", "succeeded")}
-        models.picking(shelf, "pick", rows=1)
+        models.picking(models_dir, "pick", rows=1)
         pick.until(2, "ready", share=100)
         assert ask(service) == ("2", "failed")
         wait_until(lambda: ask(service) == ("1", "succeeded"), "version 1 has the jobs again")
@@ -39,17 +39,17 @@ def test_a_version_that_a_folder_brought_is_taken_back(shelf: Path) -> None:
         assert "rolled back automatically" in entry["reason"]
         assert "version 2 is rolled back automatically" in service.log()
         assert 'jitney_rollbacks_total{model="pick"} 1.0' in service.http.get("/metrics").text
-        models.picking(shelf, "pick", rows=100)  # the folder's next is not held against it
+        models.picking(models_dir, "pick", rows=100)  # the folder's next is not held against it
         pick.until(3, "ready", share=100)
         assert ask(service) == ("3", "succeeded")
 
 
-def test_a_canary_that_fails_is_taken_back_and_one_that_does_well_is_not(shelf: Path) -> None:
-    with Service(shelf, {**WATCHED, "JITNEY_WORKERS": "2"}) as service:
+def test_a_canary_that_fails_is_taken_back_and_one_that_does_well_is_not(models_dir: Path) -> None:
+    with Service(models_dir, {**WATCHED, "JITNEY_WORKERS": "2"}) as service:
         pick = Models(service, "pick")
         pick.ask("promote", version="1")
-        models.picking(shelf, "pick", rows=100)
-        models.picking(shelf, "pick", rows=1)
+        models.picking(models_dir, "pick", rows=100)
+        models.picking(models_dir, "pick", rows=1)
         pick.until(3, "available")
         pick.ask("share", version="2", percent=50)
         pick.until(2, "ready", share=50)

@@ -1,4 +1,4 @@
-"""Numbers on a command line: what is out of bounds, or no number, is refused with what is allowed."""
+"""Command-line numbers that are invalid or out of bounds are refused with the allowed range."""
 
 import argparse
 

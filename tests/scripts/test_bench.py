@@ -1,4 +1,4 @@
-"""`jitney bench` as a user runs it, on a whole service; and what it says where there is nothing to measure."""
+"""`jitney bench` as a user runs it, on a whole service; and its messages where it cannot measure."""
 
 import json
 import os
@@ -104,7 +104,7 @@ def test_a_picture_without_matplotlib_is_said_before_anything_is_asked(
     assert said.err == ('jitney bench: --plot needs matplotlib: pip install -e ".[plot]" in the checkout\n')
 
 
-def test_a_picture_that_can_not_be_written_is_said_before_anything_is_asked(
+def test_a_picture_that_cannot_be_written_is_said_before_anything_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "nowhere" / "bench.png"
@@ -159,9 +159,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones(service: Service, caps
 
 
 @pytest.mark.parametrize(("file", "said"), [("nowhere.png", "No such file"), ("Makefile", "is not an image")])
-def test_a_file_that_can_not_be_sent(
-    service: Service, capsys: pytest.CaptureFixture[str], file: str, said: str
-) -> None:
+def test_a_file_that_cannot_be_sent(service: Service, capsys: pytest.CaptureFixture[str], file: str, said: str) -> None:
     assert main(["--url", service.url, "--input", file]) == 2
     assert said in capsys.readouterr().err
 

@@ -126,6 +126,6 @@ def test_an_ipv6_address_keeps_its_brackets_on_the_wire() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://a.example", "http://a:99999", "http://", "ftp://a", "http://a/?b=c"])
-def test_a_url_that_can_not_be_measured_is_refused(url: str) -> None:
+def test_a_url_that_cannot_be_measured_is_refused(url: str) -> None:
     with pytest.raises(CannotMeasure, match="--url"):
         Address.of(url)

@@ -1,4 +1,4 @@
-"""The modes of `jitney bench` against a service that keeps to the contract, and one that does not."""
+"""The modes of `jitney bench` against a service that keeps the contract, and one that does not."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""The arithmetic of `jitney bench`: what is made of counted answers."""
+"""The arithmetic of `jitney bench`: figures from counted answers."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ def test_every_percentile_of_one_value_is_that_value() -> None:
     assert [percentile([7.0], percent) for percent in (1, 50, 99)] == [7.0, 7.0, 7.0]
 
 
-def test_mean_batch_counts_batches_not_riders() -> None:
+def test_mean_batch_counts_batches_not_items() -> None:
     sizes = [9] * 9 + [1]  # two batches: one of nine, one of one
     assert mean_batch(len(sizes), sum(1 / size for size in sizes)) == pytest.approx(5)
 

@@ -1,4 +1,4 @@
-"""The open loop of `jitney bench`: what is due is due, whatever the service does, and is measured from then."""
+"""The open loop of `jitney bench`: requests are sent and measured by schedule, however slow the service is."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The command `jitney`: each verb goes where its name says, with what stands behind it."""
+"""The command `jitney`: each verb calls its own code with the rest of the arguments."""
 
 import sys
 from types import SimpleNamespace

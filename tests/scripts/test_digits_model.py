@@ -1,4 +1,4 @@
-"""The bundled digits model: small, batchable, and as good as its accuracy.json says."""
+"""The bundled digits model: small, batchable, and as accurate as accuracy.json says."""
 
 import json
 import tomllib

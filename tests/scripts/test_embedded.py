@@ -1,4 +1,4 @@
-"""The server of a data folder, with real servers: what is in the queue stays there, and one opens it at a time."""
+"""The queue server of a data folder: its data persists, and only one process opens it at a time."""
 
 import os
 import shutil
@@ -79,7 +79,7 @@ def test_a_second_start_on_the_same_folder_names_the_first(data_dir: Path) -> No
         pass
 
 
-def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotStart, match=r"file/data cannot be used: .*JITNEY_DATA_DIR"):
         EmbeddedRedis(tmp_path / "file" / "data")

@@ -1,4 +1,4 @@
-"""Several gateways behind one port as a user starts them, on a real queue: one may die, all are counted, all go."""
+"""Several gateways behind one port, on a real queue: crashes, shared metrics, and shutdown."""
 
 import os
 import re
@@ -109,7 +109,7 @@ async def test_they_share_the_port_and_count_as_one(tmp_path: Path) -> None:
         seen = {http.get("/metrics").text for http in callers if http}
         counts = {line for text in seen for line in text.splitlines() if line.startswith("jitney_jobs_")}
         assert 'jitney_jobs_submitted_total{model="m"} 40.0' in counts
-        assert len(counts) == 2  # submitted, finished: the same whoever is asked
+        assert len(counts) == 2  # submitted, finished: the same from every gateway
         # Who reads elsewhere waits as well: the end is told to each gateway that has a caller.
         last = callers[0].post("/v1/jobs?model=m", content=PNG, headers={"content-type": "image/png"}).json()
         with ThreadPoolExecutor(40) as pool:

@@ -1,4 +1,4 @@
-"""`jitney models`: what an operator types, and what is said."""
+"""`jitney models`: an operator's commands and their output."""
 
 import os
 import subprocess

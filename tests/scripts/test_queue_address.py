@@ -1,4 +1,4 @@
-"""Which queue a process or a verb speaks to: a wrong address is one line and exit code 78, none is never guessed."""
+"""The queue's address: a wrong one is one line and exit code 78, and none is ever guessed."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The line that says Jitney is ready: it never blocks, and tells why it is not printed yet."""
+"""The line that says Jitney is ready: it never blocks, and a delay is explained."""
 
 import socket
 from collections.abc import Iterator

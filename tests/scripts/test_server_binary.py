@@ -1,4 +1,4 @@
-"""Which server may open which data: a queue must never be opened, emptied or lost by one that can not read it."""
+"""Which server binary may open which data: one that cannot read a queue's data never touches it."""
 
 import stat
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_data_are_opened_by_their_own_server_or_one_that_reads_them(
         (redis(7, 4), valkey(9, 1)),
     ],
 )
-def test_data_are_not_opened_by_a_server_that_can_not_read_them(pinned: RedisEngine, found: RedisEngine) -> None:
+def test_data_are_not_opened_by_a_server_that_cannot_read_them(pinned: RedisEngine, found: RedisEngine) -> None:
     with pytest.raises(CannotStart, match=f"written by {pinned.family}"):
         redis_binary.choose_engine(pinned, [found])
 

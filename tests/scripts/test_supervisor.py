@@ -1,4 +1,4 @@
-"""The supervisor with real, tiny children: what dies comes back with its reason, and nothing is left behind."""
+"""The supervisor with real, tiny children: it restarts dead ones, logs why, and leaves nothing behind."""
 
 import os
 import re

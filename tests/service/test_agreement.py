@@ -1,4 +1,4 @@
-"""Processes that are set to different things, or have different files of a model: nothing is lost, run twice, or wrong.
+"""Processes with differing settings or model files: no job is lost, run twice or answered wrongly.
 
 The rows: JITNEY_SHARDS=4 at the gateway and 1 at the worker left 28 of 40 jobs hanging; with another JITNEY_LEASE_S
 every job ran twice; the

@@ -1,4 +1,4 @@
-"""A full queue refuses at once, says when to come back, and harms nothing that it has taken."""
+"""A full queue refuses at once with Retry-After, and finishes the accepted jobs."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever callers send: a 4xx that says what, which limit and what is allowed; never a 5xx, never a hung request."""
+"""Invalid requests get a 4xx that names the limit and what is allowed; never a 5xx, never a hang."""
 
 import base64
 import json

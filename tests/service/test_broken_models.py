@@ -1,4 +1,4 @@
-"""A broken model takes nothing else down, and says in one line what is wrong with it, to log, readiness and callers."""
+"""A broken model harms no other; its fault is one line in the log, in readiness and for callers."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Kill -9 at the worst moment: nothing acknowledged is lost, and nothing ends twice."""
+"""Kill -9 at the worst moment: no acknowledged job is lost, and none ends twice."""
 
 import struct
 from collections.abc import Iterator

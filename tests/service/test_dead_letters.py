@@ -1,4 +1,4 @@
-"""A job that the model fails is kept with its input, and runs again once the model is mended."""
+"""A job that its model fails is kept with its input, and runs again once the model is repaired."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Detection and embedding from the picture to the answer, with models whose right answer is known by construction."""
+"""Detection and embedding from picture to answer, with models whose answer is known by construction."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""A job's life as a caller sees it: wait, poll, list, cancel, keys, deadlines, and several gateways at once."""
+"""A job's life for a caller: wait, poll, list, cancel, keys, deadlines, several gateways at once."""
 
 import re
 import struct

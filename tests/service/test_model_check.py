@@ -1,4 +1,4 @@
-"""Models that were not made for batching, served: one whose rows mix runs alone and says so, another pads."""
+"""Served models that do not batch: one that mixes rows runs alone and says so, another is padded."""
 
 from collections.abc import Iterator
 
@@ -54,7 +54,7 @@ def test_padded_batches_give_everybody_their_own(mixed: Service) -> None:
     assert (card["buckets"], card["checked"]) == ([8], True)
     told, together = answers(mixed, "padded")
     assert told == [[2 * one for one in row] for row in ROWS]
-    assert max(together) <= 3, "riders are counted, not seats"
+    assert max(together) <= 3, "items are counted, not padding rows"
 
 
 def test_a_kept_profile_is_shown(mixed: Service) -> None:

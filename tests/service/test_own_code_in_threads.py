@@ -1,4 +1,4 @@
-"""A user's own code never runs on the worker's event loop, nor in the device's thread but for its engine's runs.
+"""Custom code never runs on the worker's event loop, and only engine runs use the device's thread.
 
 A `postprocess` that took 13 s held every model of the worker and then ended it. Whatever is called notes its thread.
 """

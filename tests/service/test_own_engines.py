@@ -1,4 +1,4 @@
-"""Engines of users' own, served by real workers: one of numpy answers, broken ones take nothing else down."""
+"""Custom engines in real workers: one of numpy answers, and broken ones harm no other model."""
 
 from collections.abc import Iterator
 

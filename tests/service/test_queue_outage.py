@@ -1,4 +1,4 @@
-"""A queue's server that is away: each process says so in one line with its address, and is silent until it is back."""
+"""During an outage of the queue server each process logs one line with its address, and one when it is back."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The README's first screenful, executed: what it tells a newcomer to type gives what it shows."""
+"""The commands at the top of the README, executed, give the output it shows."""
 
 import json
 import os

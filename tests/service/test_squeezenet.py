@@ -1,4 +1,4 @@
-"""A real ImageNet network, served by writing a model.toml and labels for it, gives the reference answers."""
+"""A real ImageNet network, served with a model.toml and labels, gives the reference answers."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A tenant's costly inputs hold up that tenant: another's are prepared meanwhile, of this model and of others.
+"""Costly inputs delay only their own tenant: those of others are prepared meanwhile, for all models.
 
 One tenant's pictures, each of seconds, held all decode threads, and everybody's inputs waited behind all of them.
 """

@@ -1,4 +1,4 @@
-"""Everything that lies in Redis, compared with the ledger: queues, leases, counters, lifetimes, keys that are left."""
+"""Compares everything in Redis with the ledger: queues, leases, counters, lifetimes, leftover keys."""
 
 import re
 from collections import Counter

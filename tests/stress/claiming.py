@@ -1,4 +1,4 @@
-"""Claims: what came must be what was promised, of the right lines, in the right order, and nobody is left waiting."""
+"""Steps that claim: the jobs must be the promised ones, from the right queues, in the right order."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ async def claim(world: World) -> None:
 
 async def claim_and_check(world: World, wish: ClaimRequest) -> None:
     """Claim, and compare what came with the lines."""
-    before, seats = waiting(world, wish.station), _running_marks(world)
+    before, marks = waiting(world, wish.station), _running_marks(world)
     store = world.workers[wish.worker]
     answer, moment, _ = await world.call(
         lambda: store.claim(*wish.station, wish.worker, wish.want, trial=wish.trial, max_bulk=wish.max_bulk)
@@ -65,7 +65,7 @@ async def claim_and_check(world: World, wish: ClaimRequest) -> None:
     for one in answer.jobs if answer is not None else ():
         if not world.ledger.jobs[one.id].is_held(wish.worker, one.attempt):
             raise Violation(f"{wish} gave {one}, and it is {world.ledger.jobs[one.id]}")
-    _check_running(world, seats)
+    _check_running(world, marks)
 
 
 def _take(world: World, wish: ClaimRequest, answer: ClaimResult, moment: Moment) -> list[Job]:
@@ -79,7 +79,7 @@ def _take(world: World, wish: ClaimRequest, answer: ClaimResult, moment: Moment)
         if job.state != State.QUEUED or one.attempt <= job.attempt or job.is_overdue(moment):
             raise Violation(f"{wish} gave {one}, and it is {job}")
         if job.is_suspect != wish.trial:
-            raise Violation(f"{wish} gave {job}: suspects ride on trial, and nobody else does")
+            raise Violation(f"{wish} gave {job}: only suspects run in isolation")
         if moment.end_ms + SLACK_MS < job.due_from_ms:
             raise Violation(f"{wish} gave {job} before its retry is due, at {moment}")
         job.due_from_ms = job.due_until_ms = 0
@@ -104,7 +104,7 @@ def _is_ready(job: Job, moment: Moment) -> bool:
 def _check_left(
     world: World, wish: ClaimRequest, answer: ClaimResult, taken: Sequence[Job], left: Sequence[Job]
 ) -> None:
-    """No seat stays empty while a job waits that may run."""
+    """No row stays empty while a job that may run waits."""
     if len(taken) < wish.want and not answer.more and wish.max_bulk is None:
         ready = [job for job in left if _has_running_mark(world, job, taken)]
         if ready:
@@ -150,7 +150,7 @@ def _check_turns(world: World, wish: ClaimRequest, taken: Sequence[Job], left: S
 
 
 def _running_marks(world: World) -> Counter[tuple[str, int]]:
-    """Count the seats that tenants take, by tenant and shard."""
+    """Count the running marks that tenants hold, by tenant and shard."""
     shards = range(world.settings.shards)
     return Counter({(tenant, shard): world.running(tenant, shard) for tenant in TENANTS for shard in shards})
 

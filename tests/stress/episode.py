@@ -1,4 +1,4 @@
-"""An episode: some thousand random steps on an empty server, then everything is driven to its end and compared."""
+"""An episode: a few thousand random steps on an empty server; then all work is finished and compared."""
 
 import itertools
 import random
@@ -46,7 +46,7 @@ class Episode:
             "extend": (lambda: working.extend(world), 4),
             "release": (lambda: working.release(world), 3),
             "sweep": (lambda: working.sweep(world), 5),
-            "bury": (lambda: working.recover_worker(world), 2),
+            "recover": (lambda: working.recover_worker(world), 2),
             "cancel": (lambda: submitting.cancel(world), 3),
             "wait": (lambda: submitting.wait(world), 3),
             "follow": (lambda: submitting.follow(world), 2),

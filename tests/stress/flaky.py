@@ -1,4 +1,4 @@
-"""A connection to the queue's server on which answers get lost, and scripts arrive twice, when the test says so."""
+"""A connection to the queue server that loses answers, or sends scripts twice, when the test says so."""
 
 from collections import Counter
 from collections.abc import Callable

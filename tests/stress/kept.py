@@ -1,4 +1,4 @@
-"""The dead letters that are kept on each shard, compared with those that should be: caps, shares of tenants, sums."""
+"""Compares the stored dead letters of each shard with the expected ones: caps, tenant shares, sums."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the callers of the store were promised: the small model that the stress compares the store with."""
+"""The ledger: a small model of what the store promised its callers."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -38,11 +38,13 @@ class Job:
     due_from_ms: float = 0  # a retry's back-off ends between the two; 0: it waits for none
     due_until_ms: float = 0
     is_suspect: bool = False
-    has_seat: bool = False  # it runs, and is counted so: its tenant had a limit of running jobs when it was claimed
+    has_running_mark: bool = (
+        False  # it runs, and is counted so: its tenant had a limit of running jobs when it was claimed
+    )
     has_quota: bool = False  # it is counted among its tenant's open jobs: that had a limit when it was accepted
-    losses: int = 0  # leases that ended, and burials
+    losses: int = 0  # leases that ended, and recoveries
     reclaims: int = 0  # those of them that a sweep took back
-    kills: int = 0  # burials that named this job's current claim
+    kills: int = 0  # recoveries that named this job's current claim
     watchers: set[str] = field(default_factory=set)  # gateways to be told of the end
     body: bytes = b""  # the output or the error; set once the job is final
     finished_us: int = 0
@@ -143,7 +145,7 @@ class Ledger:
         self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:open_totals`)
         self.letters: dict[int, list[Job]] = {}  # by shard, the oldest first
         self.lines_stored = 0  # of bulks that are over
-        self.passed: Counter[tuple[str, str, int, str, str]] = Counter()  # seats given to others while one waited
+        self.passed: Counter[tuple[str, str, int, str, str]] = Counter()  # rows given to others while one waited
         self.steps: Counter[str] = Counter()
         self.trace: deque[str] = deque(maxlen=60)
 

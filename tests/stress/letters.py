@@ -1,4 +1,4 @@
-"""Steps of callers who look after dead letters: read, purge, send again."""
+"""Steps of callers with dead letters: read, purge, replay."""
 
 from typing import cast
 
@@ -62,7 +62,7 @@ async def purge(world: World) -> None:
         job.is_purged = True
     _, _, fate = await world.call(lambda: dead_letters.purge_dead_letters(world.store, [job.id for job in picked]))
     if fate in ("once", "twice"):
-        same = [job for job in picked if world.ledger.jobs[job.id] is job]  # no line that was made anew since then
+        same = [job for job in picked if world.ledger.jobs[job.id] is job]  # no job that was created again since then
         left = [await world.connection.command("HEXISTS", keys.job(job.id), "input") for job in same]
         if any(left):
             raise Violation(f"the dead letters {picked} were purged, and keep their inputs")
@@ -88,9 +88,9 @@ async def replay(world: World) -> None:
     )
     earlier = world.ledger.jobs.get(again.id)
     if earlier is not None and earlier.is_final:
-        return  # whoever sent it before died before that was noted: its job has ended, and its id is not free
+        return  # the earlier sender died before that was noted: its job has ended, and its id is not free
     (is_taken,) = await submit_jobs(world, [again])
-    if is_taken and world.chance(0.8):  # else whoever sends it dies here
+    if is_taken and world.chance(0.8):  # else the sender dies here
         await dead_letters.mark_replayed(world.store, job.id, again.id)
         noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
         if noted is not None and noted.decode() != again.id:

@@ -1,4 +1,4 @@
-"""Steps of everybody else: listeners and their logs, statistics, plans, announcements, workers that lose notices."""
+"""Other steps: listeners and their logs, statistics, plans, registrations, workers that lose notifications."""
 
 from collections import Counter
 from typing import Final
@@ -110,10 +110,10 @@ class OtherSteps:
             raise Violation(f"{tenant} is kept with {kept.get(tenant)}, and was given {wanted}")
         world.tenants.update(kept)
         world.limited_ms[tenant] = now_ms()
-        world.ledger.passed.clear()  # with other weights turns are shared anew
+        world.ledger.passed.clear()  # with other weights scheduler positions are reset
 
     async def turn_deaf(self) -> None:
-        """A worker loses what is handed over to it, or hears again; or it leaves its free seats."""
+        """Have a worker lose its handoffs, hear again, or withdraw its free slots."""
         world, worker = self._world, self._world.rng.choice(WORKERS)
         if worker in world.deaf:
             world.deaf.discard(worker)
@@ -123,7 +123,7 @@ class OtherSteps:
             await world.workers[worker].withdraw_free_slots(*world.rng.choice(STATIONS), worker)
 
     async def announce(self) -> None:
-        """Announce a worker and its model: whoever looks finds both."""
+        """Register a worker and its model; a read finds both."""
         world, worker = self._world, self._world.rng.choice(WORKERS)
         name, version = world.rng.choice(STATIONS)
         report = WorkerReport(worker, 1, "host", models=[f"{name} {version}"])

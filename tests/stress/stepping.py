@@ -1,4 +1,4 @@
-"""Steps of processes that take bulks forward: one script a step; they may die anywhere, and others go on."""
+"""Steps of processes that advance bulk jobs, one script a step; each may die anywhere and others continue."""
 
 from typing import Any, Final
 
@@ -194,7 +194,7 @@ async def _read_outcomes(world: World, bulks: Bulks, course: BulkStepper, bulk: 
     name = f"{bulk.collected:010d}-{world.rng.getrandbits(32):08x}"
     for kind, lines in shown.items():
         if lines:
-            bulks.shelf.parts[files.part_key(bulk.id, kind, name)] = lines
+            bulks.storage.parts[files.part_key(bulk.id, kind, name)] = lines
     sizes = [10 * len(shown["out"]), 10 * len(shown["err"]), len(shown["out"]), len(shown["err"])]
     course.part = ResultPart(name, len(course.found), 10, *sizes)
     course.next = "collect"
@@ -272,7 +272,7 @@ async def check_results(world: World, bulks: Bulks, known: KnownBulk, bulk: Bulk
     lines: list[tuple[int, str]] = []
     for kind in ("out", "err"):
         for part in await world.connection.command("LRANGE", keys.bulk_parts(bulk.id, kind), 0, -1):
-            lines += bulks.shelf.parts[files.part_key(bulk.id, kind, part.decode().split(" ")[1])]
+            lines += bulks.storage.parts[files.part_key(bulk.id, kind, part.decode().split(" ")[1])]
     numbers = sorted(number for number, _ in lines)
     if numbers != sorted(known.lines):
         raise Violation(f"the lines {numbers} were stored of {known}")

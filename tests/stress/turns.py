@@ -1,4 +1,4 @@
-"""Turns of bulks: which step is handed out when, fair by tenant, and how bulks rest after faults and lost steps."""
+"""The order of bulk steps: fair by tenant, with backoff after faults and lost steps."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -27,7 +27,7 @@ async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
     leases = answer[0] if answer else []
     for lease in leases:
         known = bulks.known.get(lease.delivery)
-        if known is None:  # whoever made it never heard of it
+        if known is None:  # its creator never heard of it
             known = await _adopt(world, bulks, lease.delivery)
             known.most_faults = known.most_losses = lease.number
         _check_flight(known, lease, moment)

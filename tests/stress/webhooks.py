@@ -1,4 +1,4 @@
-"""Steps of those who deliver webhooks, and of callers who look after theirs."""
+"""Steps of processes that deliver webhooks, and of callers that manage theirs."""
 
 from collections import Counter
 from typing import Final

@@ -1,4 +1,4 @@
-"""Steps of workers and sweepers: extend, finish, release, sweep, bury. Some claims are stale, or another worker's."""
+"""Steps of workers and sweepers: extend, finish, release, sweep, recover; also with stale or foreign claims."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -206,7 +206,7 @@ async def _observe_swept(world: World, moment: Moment, latest_ms: int) -> None:
 
 
 async def recover_worker(world: World) -> None:
-    """Bury a worker: all that it held goes back, and those it had in hands are suspects."""
+    """Recover a dead worker: all jobs that it held go back, and those it was executing are suspects."""
     worker = world.rng.choice(WORKERS)
     held = [job for job in world.ledger.open.values() if (job.state, job.owner) == (State.RUNNING, worker)]
     in_hands = world.rng.sample(held, world.rng.randint(0, min(3, len(held))))
@@ -227,7 +227,7 @@ async def recover_worker(world: World) -> None:
     if fate in ("once", "twice"):
         left = [job for job in held if job.state == State.RUNNING]
         if left:
-            raise Violation(f"{worker} was buried, and holds {left[:1]}")
+            raise Violation(f"{worker} was recovered, and holds {left[:1]}")
 
 
 def count_states(world: World) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""One episode of the stress: its settings, its store, the ledger, and how the two are compared after each call."""
+"""The state of an episode: settings, store and ledger, and their comparison after each call."""
 
 import random
 import time
@@ -133,9 +133,9 @@ class World:
         return max(1, limit // self.settings.shards) if limit else 1 << 53
 
     def running(self, tenant: str, shard: int) -> int:
-        """Count a tenant's running jobs that take one of its seats; suspects on trial take none."""
+        """Count a tenant's running jobs that hold a running mark; suspects in isolation hold none."""
         return sum(
-            job.state == State.RUNNING and job.has_seat and job.shard == shard and job.sub.tenant == tenant
+            job.state == State.RUNNING and job.has_running_mark and job.shard == shard and job.sub.tenant == tenant
             for job in self.ledger.open.values()
         )
 
@@ -189,7 +189,7 @@ class World:
             if attempt <= job.attempt:
                 raise Violation(f"job {job.id} runs a second time under claim {attempt} of {owner}")
             job.owner, job.attempt = owner, attempt
-            job.has_seat = bool(self.tenants.limits(job.sub.tenant).running) and b"suspect_group" not in record
+            job.has_running_mark = bool(self.tenants.limits(job.sub.tenant).running) and b"suspect_group" not in record
             lease_ms = self.leases_s[owner] * 1000
             job.lease_from_ms, job.lease_until_ms = moment.begin_ms + lease_ms, moment.end_ms + lease_ms
         if state != job.state and state not in FINAL:  # of this too a gateway may have been told that follows it

@@ -1,4 +1,4 @@
-"""`jitney bulk run` as a process of its own, and what it wrote."""
+"""`jitney bulk run` as a process of its own, and its output."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Bulks as their callers make them, with OpenAI's own client; and the sum that must hold of every one that ended."""
+"""Bulk jobs made with OpenAI's client, and the sum that must hold for each finished one."""
 
 import base64
 import json

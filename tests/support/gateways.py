@@ -1,4 +1,4 @@
-"""A gateway as a process of its own on a queue of the test's; the test itself is the worker."""
+"""A gateway as a process of its own, on the test's queue; the test itself is the worker."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What must hold of everything in Redis at any quiet moment; every test of the store ends with it."""
+"""Invariants of all data in Redis at rest; every test of the store ends with them."""
 
 import re
 from collections import defaultdict

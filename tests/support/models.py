@@ -1,4 +1,4 @@
-"""Models that tests need and the project does not: made on the spot, as an operator would lay them out."""
+"""Model folders for tests, generated in an operator's layout."""
 
 import itertools
 from collections.abc import Sequence
@@ -142,7 +142,7 @@ def heavy(models_dir: Path, version: int, weights_mib: int, name: str = "heavy")
 
 
 def slow(models_dir: Path, name: str = "slow") -> None:
-    """Lay out a doubling model that takes its time: 50 ms a rider, batches of 8."""
+    """Lay out a doubling model that takes its time: 50 ms an item, batches of 8."""
     folder = doubling(models_dir, name, 'task = "tensor"\nengine = "slow.py:Slow"\nmax_batch = 8\ncheck = false')
     (folder / "slow.py").write_text(SLOW_ENGINE)
 

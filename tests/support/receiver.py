@@ -1,4 +1,4 @@
-"""A receiver of webhooks on loopback that behaves as a test wants it to; it notes all that it is sent."""
+"""A webhook receiver on loopback with scripted behaviour; it records all requests."""
 
 import asyncio
 import json

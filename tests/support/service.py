@@ -1,4 +1,4 @@
-"""A whole Jitney as a user starts it, `jitney up`, on a free port and a queue of its own."""
+"""A whole Jitney as a user starts it, `jitney up`, on a free port and with its own queue."""
 
 import os
 import re

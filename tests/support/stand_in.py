@@ -1,4 +1,4 @@
-"""A service that answers as a test wants it to: HTTP/1.1 with keep-alive, and no more."""
+"""A fake service with scripted answers: HTTP/1.1 with keep-alive, and no more."""
 
 import asyncio
 import json

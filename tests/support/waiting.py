@@ -1,4 +1,4 @@
-"""The one place where a test may sleep: until something is so, and not for long."""
+"""Polling helpers: wait until a condition holds, with a short time limit; no other test code sleeps."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The gateway's HTTP protocol before an ASGI app of the test's, in this process, over real sockets."""
+"""The gateway's HTTP protocol in front of a test's ASGI app, in this process, over real sockets."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""A worker as a process of its own, on a queue and a folder of models of the test's."""
+"""A worker as a process of its own, on the test's queue and models folder."""
 
 import os
 import subprocess

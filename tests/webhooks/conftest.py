@@ -1,4 +1,4 @@
-"""A queue, a gateway before it, the test as the worker behind it, a real `jitney background`, with real receivers."""
+"""Fixtures: a queue, a gateway, a real `jitney background`, real receivers, and the test as the worker."""
 
 import base64
 from collections.abc import AsyncIterator, Iterator
@@ -29,7 +29,7 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
 
 
 @pytest.fixture(scope="module")
-def deliver(queue: Server) -> Iterator[BackgroundProcess]:
+def background_process(queue: Server) -> Iterator[BackgroundProcess]:
     with BackgroundProcess(queue) as process:
         yield process
 

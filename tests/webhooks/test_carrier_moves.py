@@ -1,4 +1,4 @@
-"""rq's own server may move as the queue's does: its connections leave a node that became a replica."""
+"""rq's connections follow its server when a node becomes a replica."""
 
 import queue
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a receiver is told, and when: from a job's end to a signed request."""
+"""The content and time of a webhook: from a job's end to a signed request."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ from tests.support.receiver import ReceivedRequest, Receiver, answer
 from tests.support.waiting import wait_until
 from tests.webhooks.conftest import IMAGE, WebhookStack
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("background_process")]
 
 
 def verify(got: ReceivedRequest, secret: str) -> None:
@@ -227,14 +227,14 @@ async def test_the_list_is_filtered_and_paged(post: WebhookStack, receiver: Rece
 
 
 async def test_what_a_broken_receiver_says_is_shown_to_nobody(
-    post: WebhookStack, receiver: Receiver, deliver: BackgroundProcess
+    post: WebhookStack, receiver: Receiver, background_process: BackgroundProcess
 ) -> None:
     receiver.behaves = answer(500, {"x-inside": "tell-tale"}, b"tell-tale")
     job = post.submit(receiver.url)
     await post.finish()
     shown = post.ended(job, "failed")
     assert [attempt["status"] for attempt in shown["attempts"]] == [500] * 4
-    assert "tell-tale" not in json.dumps(shown) + deliver.log()
+    assert "tell-tale" not in json.dumps(shown) + background_process.log()
 
 
 async def test_the_metrics_count_deliveries(post: WebhookStack, receiver: Receiver) -> None:

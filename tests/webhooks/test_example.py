@@ -1,4 +1,4 @@
-"""The receiver that people copy, with a real delivery; and what it does with one that is not ours."""
+"""The example receiver with a real delivery, and with a forged one."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 from tests.webhooks.conftest import WebhookStack
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("background_process")]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "webhook_receiver.py"
 

@@ -1,4 +1,4 @@
-"""W3, W4: which addresses are spoken to, by their text at submit and by what they stand for with each attempt."""
+"""W3, W4: allowed addresses, checked by text at submit and by resolved address at each attempt."""
 
 import ipaddress
 import ssl
@@ -260,7 +260,7 @@ async def test_w3_the_checked_address_is_the_one_connected_to(
         assert outside.got[0].headers["host"] == f"receiver.example:{outside.port}"
         assert names == (["receiver.example"] if tls else [])
         await told.sender.close(1)
-        told.sender = Sender(told.settings, told.store, told._resolve)  # a new connection asks anew
+        told.sender = Sender(told.settings, told.store, told._resolve)  # a new connection resolves again
         second = await told.attempt(url)
         assert (second.state, second.attempts[0]["status"]) == ("waiting", None)
         assert "127.0.0.2, which is not a public address" in second.attempts[0]["error"]

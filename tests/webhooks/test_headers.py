@@ -1,4 +1,4 @@
-"""Headers that a receiver wants to get, as a token; and redirects, which are logged and not followed."""
+"""Headers of a webhook, such as a token; redirects are logged and not followed."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from tests.support.delivering import BackgroundProcess
 from tests.support.receiver import Receiver, answer
 from tests.webhooks.conftest import IMAGE, WebhookStack
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("background_process")]
 
 TOKEN = "Bearer s3cr3t-t0k3n"  # noqa: S105 (of nobody)
 
@@ -19,7 +19,7 @@ def hook(receiver: Receiver, **headers: str) -> dict[str, Any]:
 
 
 async def test_a_receivers_headers_are_sent_with_every_attempt_and_shown_nowhere(
-    post: WebhookStack, receiver: Receiver, deliver: BackgroundProcess
+    post: WebhookStack, receiver: Receiver, background_process: BackgroundProcess
 ) -> None:
     receiver.behaves = answer(500)
     job = post.submit(hook(receiver, Authorization=TOKEN, **{"X-Team": "vision lab"}))
@@ -36,7 +36,7 @@ async def test_a_receivers_headers_are_sent_with_every_attempt_and_shown_nowhere
     assert again.headers["authorization"] == TOKEN
     shown += json.dumps(post.deliveries()) + json.dumps(delivery) + post.gateway.http.get(f"/v1/jobs/{job}").text
     shown += post.gateway.http.get("/v1/jobs").text + post.gateway.http.get("/v1/webhooks/endpoints").text
-    assert "s3cr3t" not in shown + deliver.log() + json.dumps([got.message for got in receiver.got])
+    assert "s3cr3t" not in shown + background_process.log() + json.dumps([got.message for got in receiver.got])
 
 
 async def test_headers_are_attached_later_too_and_stay_no_longer_than_the_webhook(

@@ -1,4 +1,4 @@
-"""W1, W5, W8 with a delivering process of each test's own: killed, stopped, and with other settings."""
+"""W1, W5, W8 with a background process of the test's own: killed, stopped, and with other settings."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -36,13 +36,13 @@ async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: WebhookSta
 
 async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: WebhookStack, queue: Server) -> None:
     """W5: the same webhook-id; a receiver that knows what it has handled sees one."""
-    with BackgroundProcess(queue) as deliver, Receiver(hang) as receiver:
+    with BackgroundProcess(queue) as background_process, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
         await post.finish()
         receiver.wait_for(1)
-        deliver.kill()
+        background_process.kill()
         receiver.behaves = answer(200)
-        deliver.start()
+        background_process.start()
         first, second = receiver.wait_for(2)[:2]
         assert (first.id, first.body) == (second.id, second.body)
         assert post.ended(job, "delivered")["tries"] == 1
@@ -50,7 +50,7 @@ async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: Web
 
 async def test_it_goes_on_when_the_queue_is_back(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """What was written before is delivered after, by the same process, and soon."""
-    with BackgroundProcess(queue) as deliver:
+    with BackgroundProcess(queue) as background_process:
         first = post.submit(receiver.url)
         await post.finish()
         post.ended(first, "delivered")
@@ -61,18 +61,18 @@ async def test_it_goes_on_when_the_queue_is_back(post: WebhookStack, queue: Serv
         await post.finish()
         post.ended(waits, "delivered", 5)
         assert len(receiver.got) == 2
-        assert deliver.process.poll() is None
+        assert background_process.process.poll() is None
 
 
 async def test_a_process_that_stops_gives_back_what_is_under_way(post: WebhookStack, queue: Server) -> None:
     env = {"JITNEY_WEBHOOK_TIMEOUT_S": "20", "JITNEY_WEBHOOK_LEASE_S": "60", "JITNEY_BACKGROUND_DRAIN_S": "0.2"}
-    with BackgroundProcess(queue, env) as deliver, Receiver(hang) as receiver:
+    with BackgroundProcess(queue, env) as background_process, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
         await post.finish()
         receiver.wait_for(1)
-        assert deliver.stop() == 0
+        assert background_process.stop() == 0
         receiver.behaves = answer(200)
-        deliver.start()
+        background_process.start()
         receiver.wait_for(2)  # at once, though the flight would have lasted a minute
         assert post.ended(job, "delivered")["tries"] == 1
 

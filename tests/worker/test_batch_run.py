@@ -1,6 +1,6 @@
-"""A batch that fails is parted until who fails is alone: how many runs that takes, and who is judged how.
+"""A failing batch is bisected until the failing item is alone: the number of runs, and the verdicts.
 
-The model here is a stand-in, for its faults: the runtime's own (out of memory, a lost GPU) can not be had on demand.
+The model here is a stand-in, for its faults: the runtime's own (out of memory, a lost GPU) cannot be had on demand.
 """
 
 import math
@@ -58,11 +58,11 @@ def items(*values: int, expires_at: float = float("inf"), retries: int = 0) -> l
 
 
 def run(
-    model: Faulty, aboard: list[WorkItem], ceilings: MemoryLimits | None = None, journal: Path | None = None
+    model: Faulty, in_batch: list[WorkItem], ceilings: MemoryLimits | None = None, journal: Path | None = None
 ) -> list[CompletedItem]:
     limits = ceilings or MemoryLimits(32)
     context: Any = RunContext(model, limits, InFlightJournal(journal, "w1", 1, 32), InlineRunPolicy([]))  # type: ignore[arg-type]
-    return [one for one in BatchRun(context, "group", aboard)() if isinstance(one, CompletedItem)]
+    return [one for one in BatchRun(context, "group", in_batch)() if isinstance(one, CompletedItem)]
 
 
 @pytest.mark.parametrize("size", [2, 7, 8, 32])
@@ -100,13 +100,13 @@ def test_who_finds_no_memory_alone_is_tried_again_later_and_at_last_a_dead_lette
     assert last.dead
 
 
-def test_a_lost_device_ends_the_run_and_its_riders_are_the_suspects(tmp_path: Path) -> None:
-    aboard = items(1, -2, 3)
+def test_a_lost_device_ends_the_run_and_its_items_are_the_suspects(tmp_path: Path) -> None:
+    in_batch = items(1, -2, 3)
     with pytest.raises(DeviceLost):
-        run(Faulty(), aboard, journal=tmp_path / "box")
+        run(Faulty(), in_batch, journal=tmp_path / "box")
     left = read_journal(tmp_path / "box")
     assert left is not None
-    assert left.claims == [item.job.claim for item in aboard]
+    assert left.claims == [item.job.claim for item in in_batch]
 
 
 def test_after_a_good_run_nobody_is_in_hands(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_padding_that_memory_has_no_room_for_is_left_out_from_then_on() -> None:
     assert ceilings.of("group", 0) < 8
     model.runs = 0
     assert [outcome.state for _, outcome in run(model, items(1), ceilings)] == [State.SUCCEEDED]
-    assert model.runs == 1, "alone and without empty seats at once"
+    assert model.runs == 1, "alone and without padding rows at once"
 
 
-def test_a_lone_rider_whose_empty_seats_were_too_many_is_tried_again_without_them() -> None:
+def test_a_lone_item_with_too_many_padding_rows_is_tried_again_without_them() -> None:
     model, ceilings = Faulty(room=1, bucket=8), MemoryLimits(32)
     (first,) = run(model, items(1), ceilings)
     assert first.outcome.state == State.QUEUED

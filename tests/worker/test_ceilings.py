@@ -1,4 +1,4 @@
-"""What memory has room for: learned from failures, forgotten by and by."""
+"""Memory limits of batches: learned from failures, and forgotten with time."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""CPUS: a number of CPUs, or a list of them; the row: `JITNEY_CPUS=8-15` was refused."""
+"""JITNEY_CPUS takes a number of CPUs or a list of them."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A worker's files of a version beside those that are served: loaded, refused, overruled, changed in place."""
+"""A worker compares its files of a version with the served ones: loaded, refused, overruled, changed."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
@@ -89,7 +89,7 @@ async def test_files_that_fail_to_load_make_way(hosts: list[Host]) -> None:
     assert await b.may_load()
 
 
-async def test_a_shared_folder_that_changes_is_loaded_anew_by_all_and_nobody_stops_meanwhile(hosts: list[Host]) -> None:
+async def test_a_changed_shared_folder_is_loaded_again_by_all_workers_without_a_pause(hosts: list[Host]) -> None:
     a, b = hosts
     assert [await a.may_load(), await b.may_load()] == [True, True]
     for host in hosts:
@@ -120,7 +120,7 @@ async def test_a_worker_that_was_silent_for_too_long_is_overruled(
     await silent.connection.aclose()
 
 
-async def test_files_that_can_not_be_read_are_left_to_who_loads_them(hosts: list[Host]) -> None:
+async def test_unreadable_files_are_left_to_the_loader(hosts: list[Host]) -> None:
     broken = hosts[0].found._replace(path=hosts[0].folder / "nowhere")
     assert await hosts[0].files.may_load(NAME, "gone", broken)
     assert hosts[0].files.announced == {}

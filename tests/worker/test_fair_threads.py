@@ -1,4 +1,4 @@
-"""Tenants take turns in what threads do for them; nobody's slow inputs hold all threads, however many there are."""
+"""Tenants take turns in the thread pool; slow inputs of one tenant never hold all threads."""
 
 import asyncio
 import math

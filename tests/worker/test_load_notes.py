@@ -1,4 +1,4 @@
-"""A worker that died while it loaded a version: the next one knows, tries it once more, and then leaves it alone."""
+"""A worker that died while it loaded a version: the next one tries once more, then leaves it alone."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_two_deaths_are_enough_and_other_files_are_another_matter(tmp_path: Path
     assert notes.is_blocked("m 2", "as it was")
     assert not notes.is_blocked("m 2", "mended")
     assert not notes.is_suspect("m 1")
-    assert LoadCrashLog(tmp_path / "notes").is_blocked("m 2", "as it was")  # whoever died of what meanwhile
+    assert LoadCrashLog(tmp_path / "notes").is_blocked("m 2", "as it was")  # other crashes in between change nothing
 
 
 def test_what_loads_or_is_refused_is_forgiven(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_what_loads_or_is_refused_is_forgiven(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"deaths": 3, "loading": []}', b'{"deaths": {"m": 3}}'])
-def test_notes_that_can_not_be_read_are_none(tmp_path: Path, junk: bytes) -> None:
+def test_notes_that_cannot_be_read_are_none(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "notes").write_bytes(junk)
     assert not LoadCrashLog(tmp_path / "notes").is_suspect("m")
 

@@ -1,4 +1,4 @@
-"""What a worker sees in its folder: which versions there are, and whether one has changed."""
+"""The snapshot of a models folder: its versions, and whether one has changed."""
 
 from pathlib import Path
 
@@ -68,5 +68,5 @@ def test_broken_and_absent_models_are_told_apart(folder: Path) -> None:
 def test_a_folder_with_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no models in"):
         check_models_dir(tmp_path, [])
-    with pytest.raises(ModelError, match="can not be read"):
+    with pytest.raises(ModelError, match="cannot be read"):
         check_models_dir(tmp_path / "nowhere", [])

@@ -1,4 +1,4 @@
-"""Short runs stay on the loop's thread once they have shown to be short; one that is not costs a worker, no more."""
+"""Short runs execute on the event loop's thread once measured; a long one costs a worker at most."""
 
 import signal
 from pathlib import Path

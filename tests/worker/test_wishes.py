@@ -1,4 +1,4 @@
-"""Which versions a worker runs, by folder, plan and what it runs already."""
+"""The versions that a worker should run, from folder, plan and the loaded ones."""
 
 from pathlib import Path
 

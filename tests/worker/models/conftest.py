@@ -1,4 +1,4 @@
-"""Models and pictures made on the spot, and the shared test data where it lies beside the checkout."""
+"""Fixtures: generated models and pictures, and the shared test data where it is present."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

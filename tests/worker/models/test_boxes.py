@@ -1,4 +1,4 @@
-"""Which boxes are kept, beside the slow and obvious way; and outputs in the forms that detectors have."""
+"""Which boxes are kept, compared with a slow and obvious algorithm; output layouts of detectors."""
 
 from pathlib import Path
 from typing import Any

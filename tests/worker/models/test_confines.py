@@ -1,4 +1,4 @@
-"""What an ONNX file points at is looked at before the runtime opens it; each refusal is one line."""
+"""References in an ONNX file are checked before the runtime opens it; each refusal is one line."""
 
 import os
 from collections.abc import Callable
@@ -135,7 +135,7 @@ def test_a_model_of_forty_gigabytes_is_refused_before_it_is_opened(tmp_path: Pat
     assert "allowed here: " in refusal(tmp_path / "model.onnx")
 
 
-def test_a_row_that_can_not_fit_is_refused_untried(tmp_path: Path) -> None:
+def test_a_row_that_cannot_fit_is_refused_untried(tmp_path: Path) -> None:
     shape: list[int | str] = ["N", 1 << 20, 1 << 24]
     path = write(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])], {"x": shape}, {"y": shape})
     with pytest.raises(
@@ -144,7 +144,7 @@ def test_a_row_that_can_not_fit_is_refused_untried(tmp_path: Path) -> None:
         OnnxEngine(path, "cpu", 1)
 
 
-def test_a_run_that_can_not_fit_is_refused_with_what_it_wanted(tmp_path: Path) -> None:
+def test_a_run_that_cannot_fit_is_refused_with_what_it_wanted(tmp_path: Path) -> None:
     """Nothing in the file is large: what it computes on the way is."""
     nodes = [
         node("ConstantOfShape", ["many"], ["z"]),

@@ -1,4 +1,4 @@
-"""Whether rows may share a run, from what a model declares and from what it does with zeros."""
+"""Whether rows may share a run, from a model's declaration and from a run on zeros."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an engine finds out about a model by opening it, and what it refuses; the process lives through all of it."""
+"""What an engine finds when it opens a model, and what it refuses without harming the process."""
 
 import time
 from collections.abc import Callable, Sequence

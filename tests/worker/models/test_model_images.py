@@ -1,4 +1,4 @@
-"""From encoded bytes to the model's pixels: the formats, the limits and the odd corners of each."""
+"""Decoding of images to the model's pixels: formats, limits and corner cases."""
 
 import io
 import json

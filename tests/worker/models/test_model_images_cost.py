@@ -1,4 +1,4 @@
-"""What a picture costs is bounded before it is decoded: 1 kB of run-length BMP kept the interpreter's lock for 5.5 s.
+"""The decoding cost of a picture is bounded beforehand: 1 kB of BMP once held the interpreter's lock for 5.5 s.
 
 The kind: decoders and readers of Pillow's that work in Python, a step for each few bytes, or pass over all pixels as
 often as the file says. Steps are counted as lines of Python, not as seconds: a busy machine changes nothing.

@@ -1,4 +1,4 @@
-"""Files whose pixels are all there are read, whatever else is wrong with them; those that lack pixels are not."""
+"""Damaged image files are read if all pixels are there, and refused otherwise."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""A model's folder may bring its own task; whatever that file does at load is an operator's line, not a crash."""
+"""A model's folder may hold its own task; its errors at load are one line for the operator."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The batch cap follows from measuring: with a manual clock, and with a real network."""
+"""The batch cap follows from measurement: with a manual clock, and with a real network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_where_the_call_is_what_costs_the_cap_is_large() -> None:
     assert found.run_ms[1] == pytest.approx(1.001)
 
 
-def test_where_each_row_costs_much_nobody_rides_together_and_large_batches_are_not_tried() -> None:
+def test_expensive_rows_are_not_batched_and_large_batches_are_not_tried() -> None:
     machine = Machine(lambda rows: 0.06 * rows)
     assert machine.measure().cap == 1
     assert max(machine.sizes) == 4

@@ -1,4 +1,4 @@
-"""Which folders are models, which version is served, and that a broken one never hides the others."""
+"""Which folders are models, which version is served; a broken model never hides the others."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders to answers through `load`: a real network on real photographs, and the card a model is announced by."""
+"""From folder to answer: a real network on real photographs, and the card that announces a model."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What may stand in `model.toml`, and that every refusal names the file, the key and what is allowed."""
+"""The contents of `model.toml`; every refusal names the file, the key and the allowed values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the two built-in tasks take, refuse and answer, without a runtime behind them."""
+"""What the two built-in tasks accept, refuse and return, without a runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def test_without_labels_the_index_is_the_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scores", [[np.nan, 1, 2, 3], [np.inf, 1, 2, 3], [np.inf, np.inf, 0, 0], [-np.inf] * 4])
-def test_an_answer_that_is_no_number_fails_that_rider(tmp_path: Path, scores: list[float]) -> None:
+def test_an_answer_that_is_no_number_fails_that_item(tmp_path: Path, scores: list[float]) -> None:
     with pytest.raises(Refused) as caught:
         image_task(tmp_path).postprocess({"scores": np.array(scores, np.float32)}, {})
     assert caught.value.code == "inference_failed"
@@ -181,7 +181,7 @@ def test_raw_bytes_are_the_one_fixed_tensor() -> None:
     assert "INT16 of shape [2, 2], 8 bytes; got 7 bytes" in refusal(task, "raw", bytes(7)).message
 
 
-def test_values_json_can_not_carry_are_null() -> None:
+def test_values_json_cannot_carry_are_null() -> None:
     task = load_task(ModelSpec(task="tensor"), Path(), [CLASSES], [CLASSES, TensorSpec("flags", "BOOL", (2,))])
     shown = task.postprocess(
         {"scores": np.array([[1.5, np.nan], [np.inf, -2]], "f4"), "flags": np.array([True, False])}, {}

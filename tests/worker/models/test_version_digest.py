@@ -1,4 +1,4 @@
-"""The digest of a model version: equal for the same files on two hosts, another where an answer could be."""
+"""The digest of a model version: equal for equal files, different where an answer could differ."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A version's own `model.toml`: what it says instead of the model's, for that version alone."""
+"""A version's own `model.toml` overrides the model's, for that version alone."""
 
 from collections.abc import Callable
 from pathlib import Path
