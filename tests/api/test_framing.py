@@ -53,9 +53,7 @@ class Parsed:
     kinds=st.lists(st.sampled_from([GET, LENGTH, CHUNKED, TRAILERS, EMPTY, LEADING]), min_size=1, max_size=8),
     cuts=st.lists(st.integers(1, 60), max_size=30),
 )
-def test_no_piece_holds_the_end_of_one_request_and_the_beginning_of_the_next(
-    kinds: list[bytes], cuts: list[int]
-) -> None:
+def test_no_chunk_holds_the_end_of_one_request_and_the_start_of_the_next(kinds: list[bytes], cuts: list[int]) -> None:
     data = b"".join(kind % number for number, kind in enumerate(kinds))
     parsed = Parsed()
     for cut in cuts:
@@ -66,7 +64,7 @@ def test_no_piece_holds_the_end_of_one_request_and_the_beginning_of_the_next(
 
 
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1\nHost: x\n\n", b"GET / HTTP/1.1\r\nHost: x\n\r\n"])
-def test_a_line_without_a_carriage_return_ends_no_head(line: bytes) -> None:
+def test_a_line_without_a_carriage_return_does_not_end_the_headers(line: bytes) -> None:
     """What the cuts rest on: llhttp takes no other end of a head."""
     with pytest.raises(httptools.HttpParserError):
         Parsed().parser.feed_data(line)

@@ -4,7 +4,7 @@ from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
 
 
-async def test_a_key_whose_result_is_gone_says_so_at_both_doors(
+async def test_a_key_whose_result_has_expired_says_so_on_both_routes(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     job_id = gateway.submit(idempotency_key="a").json()["id"]

@@ -39,7 +39,7 @@ def test_a_connection_that_says_nothing_at_all_is_closed_without_an_answer(hasty
 
 @pytest.mark.parametrize("before", [b"", GET])
 @pytest.mark.parametrize("begun", [b"G", GET[:-2], b"\r\n"])
-def test_half_a_head_is_told_that_it_took_too_long(hasty: GatewayProcess, before: bytes, begun: bytes) -> None:
+def test_incomplete_headers_get_a_timeout_response(hasty: GatewayProcess, before: bytes, begun: bytes) -> None:
     with connect(hasty.port) as slow:
         slow.sendall(before + begun)
         data, closed = read_until_closed(slow)
@@ -104,7 +104,7 @@ async def test_head_is_answered_as_get_without_a_body(gateway: GatewayProcess, w
         assert int(fields(by_head.data)[b"content-length"]) > 0
 
 
-def test_head_of_a_stream_leaves_no_stream_behind(queue: Server) -> None:
+def test_head_on_a_stream_opens_no_stream(queue: Server) -> None:
     with GatewayProcess(queue, {"JITNEY_MAX_STREAMS": "2"}) as gateway:
         for _ in range(6):
             assert gateway.http.head("/v1/events").status_code == 200
@@ -116,7 +116,7 @@ def test_head_of_a_stream_leaves_no_stream_behind(queue: Server) -> None:
         wait_until(has_room, "the streams are ended")
 
 
-def test_what_get_is_allowed_for_head_is_too(gateway: GatewayProcess) -> None:
+def test_head_is_allowed_wherever_get_is(gateway: GatewayProcess) -> None:
     answer = gateway.http.put("/v1/jobs")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
     assert gateway.http.head("/predict").status_code == 405

@@ -20,7 +20,7 @@ def metrics(gateway: GatewayProcess) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
-async def test_every_event_is_counted_as_what_it_is(queue: Server, gateway: GatewayProcess, worker: Worker) -> None:
+async def test_every_event_is_counted_by_its_kind(queue: Server, gateway: GatewayProcess, worker: Worker) -> None:
     for _ in range(4):
         gateway.submit()
     lost, retried, suspect = (await worker.claim(3))[:3]

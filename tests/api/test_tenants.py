@@ -42,7 +42,7 @@ def shape(answer: httpx2.Response, job_id: str) -> tuple[int, dict[str, str], by
 
 
 @pytest.mark.parametrize(("method", "path"), BY_ID)
-async def test_anothers_id_is_answered_as_an_unknown_one(
+async def test_a_foreign_id_is_answered_as_an_unknown_one(
     people: list[Caller], worker: Worker, method: str, path: str
 ) -> None:
     acme, bolt, _ = people
@@ -55,7 +55,7 @@ async def test_anothers_id_is_answered_as_an_unknown_one(
     assert acme.request(method, path.format(job_id)).status_code in {200, 202}
 
 
-async def test_lists_hold_ones_own_alone(people: list[Caller], worker: Worker) -> None:
+async def test_lists_hold_only_the_tenants_own_records(people: list[Caller], worker: Worker) -> None:
     acme, bolt, admin = people
     mine, theirs = acme.submit(PNG).json()["id"], bolt.submit(PNG).json()["id"]
     assert [[job["id"] for job in one.get("/v1/jobs").json()["jobs"]] for one in people] == [[mine], [theirs], []]
@@ -73,7 +73,7 @@ async def test_lists_hold_ones_own_alone(people: list[Caller], worker: Worker) -
     assert letters(admin, tenant="*") == [mine]
 
 
-async def test_an_admins_replay_is_a_job_of_the_letters_tenant(people: list[Caller], worker: Worker) -> None:
+async def test_an_admins_replay_belongs_to_the_tenant_of_the_dead_letter(people: list[Caller], worker: Worker) -> None:
     acme, _, admin = people
     mine = acme.submit(PNG).json()["id"]
     await worker.fail(await worker.claim())
@@ -82,7 +82,7 @@ async def test_an_admins_replay_is_a_job_of_the_letters_tenant(people: list[Call
     assert admin.get(f"/v1/jobs/{again}").status_code == 404
 
 
-async def test_an_idempotency_key_is_its_tenants(people: list[Caller]) -> None:
+async def test_an_idempotency_key_belongs_to_its_tenant(people: list[Caller]) -> None:
     acme, bolt, _ = people
     first, second = (one.submit(PNG, {"idempotency-key": "same"}) for one in (acme, bolt))
     assert (first.status_code, second.status_code) == (202, 202)

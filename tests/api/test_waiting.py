@@ -37,7 +37,7 @@ def waiting(store: FakeStore) -> JobWaiters:
     return JobWaiters(cast("JobStore", store))
 
 
-async def test_a_notice_brings_the_answer_to_all_who_wait(waiting: JobWaiters, store: FakeStore) -> None:
+async def test_a_notification_resolves_all_waiters(waiting: JobWaiters, store: FakeStore) -> None:
     futures = [waiting.expect("a") for _ in range(3)]
     store.put("a", State.SUCCEEDED)
     waiting.on_notification(b'[["z"],["a"]]')
@@ -47,7 +47,7 @@ async def test_a_notice_brings_the_answer_to_all_who_wait(waiting: JobWaiters, s
 
 
 @pytest.mark.parametrize("notice", [b"a", b"{}", b"[1]", b"[[]]", b"\xff"])
-async def test_after_a_notice_that_nobody_can_read_all_who_wait_are_looked_at(
+async def test_an_unreadable_notification_rechecks_all_waiters(
     waiting: JobWaiters, store: FakeStore, notice: bytes
 ) -> None:
     future = waiting.expect("a")
@@ -56,7 +56,7 @@ async def test_after_a_notice_that_nobody_can_read_all_who_wait_are_looked_at(
     assert await waiting.wait_until_final("a", future, 5)
 
 
-async def test_a_lost_notice_is_made_up_for(waiting: JobWaiters, store: FakeStore) -> None:
+async def test_a_lost_notification_is_made_up_by_polling(waiting: JobWaiters, store: FakeStore) -> None:
     future = waiting.expect("a")
     store.put("a", State.FAILED)
     await waiting.refresh_now()
@@ -65,7 +65,7 @@ async def test_a_lost_notice_is_made_up_for(waiting: JobWaiters, store: FakeStor
     assert answer.state == State.FAILED
 
 
-async def test_a_job_that_is_not_final_is_waited_for_on(waiting: JobWaiters, store: FakeStore) -> None:
+async def test_a_job_that_is_not_final_is_awaited_further(waiting: JobWaiters, store: FakeStore) -> None:
     future = waiting.expect("a")
     store.put("a", State.RUNNING)
     await waiting.refresh_now()
@@ -73,7 +73,7 @@ async def test_a_job_that_is_not_final_is_waited_for_on(waiting: JobWaiters, sto
     assert waiting._waiters == {}
 
 
-async def test_a_job_whose_submit_is_under_way_is_not_taken_for_gone(waiting: JobWaiters, store: FakeStore) -> None:
+async def test_a_job_that_is_being_submitted_does_not_count_as_gone(waiting: JobWaiters, store: FakeStore) -> None:
     future = waiting.expect("a")
     await waiting.refresh_now()
     store.put("a", State.SUCCEEDED)
@@ -83,14 +83,14 @@ async def test_a_job_whose_submit_is_under_way_is_not_taken_for_gone(waiting: Jo
     assert answer is not None
 
 
-async def test_a_job_that_is_gone_is_not_waited_for(waiting: JobWaiters) -> None:
+async def test_a_job_that_is_gone_is_not_awaited(waiting: JobWaiters) -> None:
     future = waiting.expect("a")
     waiting.confirm("a")
     await waiting.refresh_now()
     assert await asyncio.wait_for(waiting.wait_until_final("a", future, 60), 1) is None
 
 
-async def test_closing_sends_everybody_home_now_and_later(waiting: JobWaiters, store: FakeStore) -> None:
+async def test_closing_resolves_present_and_later_waiters(waiting: JobWaiters, store: FakeStore) -> None:
     store.put("a", State.RUNNING)
     before = waiting.expect("a")
     waiting.close()

@@ -30,14 +30,14 @@ def test_bulk_is_refused_first(used: int, refused: set[str]) -> None:
     assert {lane for lane in ("bulk", "interactive") if watermark.refusal(lane)} == refused
 
 
-def test_what_is_unknown_refuses_nobody() -> None:
+def test_unknown_memory_usage_refuses_no_job() -> None:
     watermark = MemoryWatermark(0.8)
     assert watermark.refusal("bulk") is None
     watermark.observe(ServerMemory(10, 0))
     assert watermark.refusal("bulk") is None
 
 
-def test_a_refusal_says_what_is_used_and_what_is_allowed() -> None:
+def test_a_refusal_names_the_used_and_the_allowed_memory() -> None:
     watermark = MemoryWatermark(0.5)
     watermark.observe(ServerMemory(600, 1000))
     refusal = watermark.refusal("interactive")
@@ -75,7 +75,7 @@ def ballast(queue: Server, gateway: GatewayProcess, worker: Worker) -> Iterator[
     ballast.fill(None)
 
 
-async def test_a_nearly_full_server_gets_no_new_jobs_and_ends_its_own(
+async def test_a_nearly_full_server_gets_no_new_jobs_and_ends_accepted_ones(
     gateway: GatewayProcess, worker: Worker, ballast: Ballast
 ) -> None:
     ids = [gateway.submit(idempotency_key=f"{nth}").json()["id"] for nth in range(3)]
@@ -113,7 +113,7 @@ async def test_bulk_is_refused_before_the_server_is_nearly_full(gateway: Gateway
     assert gateway.submit().status_code == 202
 
 
-async def test_a_server_that_is_full_altogether_still_ends_its_jobs(
+async def test_a_completely_full_server_still_ends_its_jobs(
     gateway: GatewayProcess, worker: Worker, ballast: Ballast
 ) -> None:
     gateway.submit()

@@ -52,7 +52,7 @@ def naming(custom_id: str, **given: Any) -> str:
     return line(custom_id, input=given)
 
 
-async def test_images_are_fetched_and_each_fails_alone(plant: BulkStack, server: Receiver) -> None:
+async def test_images_are_fetched_and_failures_stay_separate(plant: BulkStack, server: Receiver) -> None:
     url = server.url
     lines: dict[str, dict[str, Any]] = {
         "url": {"image_url": f"{url}/cat.png"},

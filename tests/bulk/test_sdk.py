@@ -56,7 +56,7 @@ def test_every_field_of_the_typed_objects_parses(ai: OpenAI) -> None:
     assert [ai.files.retrieve(str(done.output_file_id)).purpose, raw["purpose"]] == ["batch_output", "batch_output"]
 
 
-def test_lists_end_and_go_on_where_they_are_told(ai: OpenAI) -> None:
+def test_lists_are_paged_by_cursor(ai: OpenAI) -> None:
     made = [bulks.start_batch(ai, digits(1)) for _ in range(5)]
     pages = [one.id for one in ai.batches.list(limit=2)]  # the client asks for page after page
     assert pages[:5] == [batch.id for batch in reversed(made)]
@@ -115,7 +115,7 @@ def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
         ai.batches.retrieve("batch_of_mine")
 
 
-def test_a_create_that_is_sent_again_is_one_batch(ai: OpenAI) -> None:
+def test_a_repeated_create_makes_one_batch(ai: OpenAI) -> None:
     """The client sends no idempotency key, but says how often it has tried."""
     file = ai.files.create(file=("a", "\n".join(digits(2)).encode()), purpose="batch")
 

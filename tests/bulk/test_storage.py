@@ -65,7 +65,7 @@ async def blocks(count: int, size: int, *, breaks: bool = False) -> AsyncIterato
         raise Refused("malformed_request", "the caller hung up")
 
 
-async def test_what_is_written_is_read(storage: Storage) -> None:
+async def test_written_files_are_read_back(storage: Storage) -> None:
     assert await storage.write("files/a", blocks(40, 1 << 19)) == 20 << 20
     whole = await read(storage, "files/a")
     assert whole == b"".join([block async for block in blocks(40, 1 << 19)])
@@ -74,14 +74,14 @@ async def test_what_is_written_is_read(storage: Storage) -> None:
     assert await read(storage, "files/a") == b"next"
 
 
-async def test_what_breaks_off_was_never_there(storage: Storage) -> None:
+async def test_an_interrupted_write_leaves_no_file(storage: Storage) -> None:
     with pytest.raises(Refused, match="hung up"):
         await storage.write("files/b", blocks(30, 1 << 19, breaks=True))
     with pytest.raises(KeyError):
         await read(storage, "files/b")
 
 
-async def test_what_is_removed_is_gone_with_all_below(storage: Storage) -> None:
+async def test_removing_a_prefix_removes_everything_below(storage: Storage) -> None:
     for key in ("bulks/x/out/1.jsonl", "bulks/x/out/2.jsonl", "bulks/x/err/1.jsonl", "files/x"):
         await storage.write(key, single_block(b"1"))
     await storage.remove("bulks/x/out")
@@ -93,7 +93,7 @@ async def test_what_is_removed_is_gone_with_all_below(storage: Storage) -> None:
             await read(storage, key)
 
 
-async def test_a_store_that_is_not_there_is_not_now(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_store_is_a_temporary_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
         monkeypatch.setenv(name, value)
     storage = open_storage("s3://night/x")
@@ -103,7 +103,7 @@ async def test_a_store_that_is_not_there_is_not_now(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("key", ["../a", "a/../../b", "/etc/passwd", "", "a//b", ".", "a\0b", " a"])
-async def test_a_key_leads_to_nothing_outside(tmp_path: Path, key: str) -> None:
+async def test_a_key_cannot_escape_the_storage(tmp_path: Path, key: str) -> None:
     (tmp_path / "a").write_bytes(b"secret")
     with pytest.raises(Refused) as caught:
         await ImageStore(LocalStorage(tmp_path / "below")).read(key, 100)
@@ -158,6 +158,6 @@ async def test_a_full_disk_refuses_an_upload(plant: BulkStack) -> None:
 
 
 @pytest.mark.parametrize("place", ["ftp://host/x", "s3://", "http://bucket"])
-def test_a_place_that_is_none_is_said_at_the_start(place: str) -> None:
+def test_an_invalid_storage_setting_is_reported_at_the_start(place: str) -> None:
     with pytest.raises(ValidationError, match="must be a folder, or s3://bucket/prefix"):
         BulkSettings(bulk_store=place)

@@ -69,20 +69,20 @@ def send(gateway: GatewayProcess, block: bytes, seconds: float) -> bytes:
         return answer
 
 
-def test_an_upload_that_keeps_coming_may_take_long(gateway: GatewayProcess) -> None:
+def test_an_upload_that_makes_progress_may_take_long(gateway: GatewayProcess) -> None:
     answer = send(gateway, b"x" * 20_000, 1.5)
     assert answer.startswith(b"HTTP/1.1 200")
     assert len(gateway.http.get("/v1/files").json()["data"]) == 1
 
 
-def test_one_that_drips_is_cut_off_in_the_clients_own_terms(gateway: GatewayProcess, tmp_path: Path) -> None:
+def test_a_dripping_upload_is_cut_off_with_an_error_the_client_knows(gateway: GatewayProcess, tmp_path: Path) -> None:
     answer = send(gateway, b"x", 1.5)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b'"error":{"message":"the body did not arrive' in answer
     wait_until(lambda: not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing of it is left")
 
 
-def test_a_large_upload_is_not_held(gateway: GatewayProcess) -> None:
+def test_a_large_upload_is_not_held_in_memory(gateway: GatewayProcess) -> None:
     def held_kib() -> int:
         status = Path(f"/proc/{gateway.process.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))

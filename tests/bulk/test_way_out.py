@@ -56,7 +56,7 @@ async def completes(plant: BulkStack) -> bool:
     return done.status == "completed"
 
 
-async def test_a_batch_over_lines_that_nobody_knows_any_more_fails(plant: BulkStack) -> None:
+async def test_a_batch_whose_lines_are_lost_fails(plant: BulkStack) -> None:
     """With the error file of its predecessor gone it was validating for ever, and a traceback every 2 s."""
     first = await plant.run_all(bulks.start_batch(plant.ai, [line("good"), "broken"]))
     plant.ai.files.delete(first.error_file_id or "")
@@ -85,7 +85,7 @@ async def test_a_batch_whose_steps_fail_again_and_again_fails_with_the_reason(pl
     assert await completes(plant)
 
 
-async def test_a_batch_whose_steps_end_their_process_fails_too(plant: BulkStack) -> None:
+async def test_a_batch_whose_steps_kill_their_process_fails_too(plant: BulkStack) -> None:
     batch = await begun(plant)
     plant.background_process.kill()
     bulk = batch.id.removeprefix("batch_")
@@ -156,7 +156,7 @@ async def test_one_line_of_a_model_that_cannot_be_read_fails_alone(plant: BulkSt
     await plant.run_exactly(2)
 
 
-async def test_what_never_passes_is_final_for_its_line_alone(plant: BulkStack) -> None:
+async def test_a_permanent_refusal_is_final_for_its_line_alone(plant: BulkStack) -> None:
     """A line above its tenant's bytes stalled those behind it; a deadline beyond the window failed its line."""
     lines = [line("big", PNG + bytes(30_000)), line("late", deadline_ms=86_400_000), line("good")]
     batch = bulks.start_batch(plant.ai, lines, window="10m")
@@ -175,7 +175,7 @@ async def test_what_never_passes_is_final_for_its_line_alone(plant: BulkStack) -
     assert "retry-after" not in answer.headers
 
 
-def test_an_outcome_that_cannot_be_read_is_a_line_that_failed() -> None:
+def test_an_unreadable_outcome_is_a_failed_line() -> None:
     """One of them kept all others of its batch from being stored."""
     line_id = job_id("00" + "a" * 24, 7)
     broken: list[list[Any]] = [["succeeded", "no JSON"], ["no state"], ["1"] * 15, [None] * 15, [{}] * 15, [[], "{}"]]

@@ -30,7 +30,7 @@ def test_callers_are_refused_once_at_most_and_answered_within_a_second(running: 
         assert one.back_s < 5  # below 1 where the machine is free: `make failover`
 
 
-def test_jobs_that_the_new_primary_never_had_are_sent_again_by_their_callers(running: tuple[Pair, Service]) -> None:
+def test_jobs_unknown_to_the_new_primary_are_submitted_again_by_their_callers(running: tuple[Pair, Service]) -> None:
     """Replication is asynchronous: a job that only the old primary had is a 503, not a 404 for what was just taken."""
     pair, service = running
     with Callers(service.url).running() as callers:

@@ -33,7 +33,7 @@ def restart_empty(cluster: Cluster) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("lose", [flush, restart_empty])
-def test_after_the_loss_of_all_data_nobody_hangs_and_work_goes_on(
+def test_after_the_loss_of_all_data_no_caller_hangs_and_work_continues(
     scenario: Scenario, lose: Callable[[Cluster], None]
 ) -> None:
     """F10: everything in the queue is gone under load; who waits for a job hears that it is not there."""
@@ -55,7 +55,7 @@ def test_after_the_loss_of_all_data_nobody_hangs_and_work_goes_on(
     assert {(job["status"], job["attempts"]) for job in more} == {("succeeded", 1)}
 
 
-def test_a_gateway_remembers_its_models_when_the_queue_forgets_them(scenario: Scenario) -> None:
+def test_a_gateway_remembers_its_models_when_the_queue_loses_them(scenario: Scenario) -> None:
     """F10: until workers have registered again, a submit is deferred or accepted; the model stays known."""
     cluster = scenario.cluster
     for worker in cluster.workers:
@@ -67,7 +67,7 @@ def test_a_gateway_remembers_its_models_when_the_queue_forgets_them(scenario: Sc
         assert answer.status_code in {202, 503}, answer.text
 
 
-def test_a_queue_without_memory_refuses_at_once_and_ends_what_it_took(scenario: Scenario) -> None:
+def test_a_queue_without_memory_refuses_at_once_and_ends_accepted_jobs(scenario: Scenario) -> None:
     """F11: maxmemory is reached; what was accepted runs and is written all the same, and no part of ours dies of it."""
     cluster, pids = scenario.cluster, [part.pid for part in scenario.cluster.parts]
     ids = scenario.submit(3 * BATCH)
@@ -86,7 +86,7 @@ def test_a_queue_without_memory_refuses_at_once_and_ends_what_it_took(scenario: 
     wait_until(lambda: _sent(scenario, 6) == 6 * [(202, "")], "jobs are taken again")
 
 
-def test_a_full_disk_is_a_503_and_is_over_when_there_is_room(scenario: Scenario) -> None:
+def test_a_full_disk_gives_503_until_there_is_room(scenario: Scenario) -> None:
     """F12: the append-only file cannot grow; nothing is accepted meanwhile, and afterwards nobody needs to help."""
     cluster = scenario.cluster
     server = cluster.server.process
@@ -119,7 +119,7 @@ def _sent(scenario: Scenario, count: int) -> list[tuple[int, str]]:
 
 
 @pytest.mark.timeout(120)
-def test_after_a_failover_what_is_left_ends_and_keys_bring_back_the_rest(scenario: Scenario) -> None:
+def test_after_a_failover_surviving_jobs_end_and_keys_restore_the_others(scenario: Scenario) -> None:
     """F14: the replica takes over without what it had not heard of; acknowledged jobs may be lost, nothing is stuck."""
     cluster, replica = scenario.cluster, Server()
     way = Proxy(cluster.network, cluster.server.socket)

@@ -42,7 +42,9 @@ def is_dead_letter(scenario: Scenario, job_id: str) -> bool:
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("number", [-5, -1], ids=["where it is prepared", "where it is shown"])
-def test_an_input_that_kills_ends_as_poison_and_its_neighbours_succeed(scenario: Scenario, number: int) -> None:
+def test_an_input_that_kills_its_worker_ends_as_poison_and_its_neighbours_succeed(
+    scenario: Scenario, number: int
+) -> None:
     """F16: one of a batch of 8 ends the process each time; it is found by halves, and nobody else fails."""
     before = deaths(scenario)
     inputs = [four(scenario.random, "poison") for _ in range(BATCH - 1)]
@@ -58,7 +60,7 @@ def test_an_input_that_kills_ends_as_poison_and_its_neighbours_succeed(scenario:
 
 
 @pytest.mark.timeout(240)
-def test_many_poisons_at_once_leave_the_others_served(scenario: Scenario) -> None:
+def test_many_poison_inputs_at_once_do_not_stop_the_others(scenario: Scenario) -> None:
     """F17: 20 inputs that kill, at once. Who asks something else gets an answer soon, all the time."""
     before = deaths(scenario)
     with scenario.load(callers=3, models=("digits",)) as load:

@@ -55,7 +55,7 @@ def test_a_pause_shorter_than_the_lease_takes_no_job_from_its_worker(scenario: S
 
 
 @pytest.mark.timeout(120)
-def test_a_server_that_stands_still_makes_no_doubles_and_no_ghosts(scenario: Scenario) -> None:
+def test_a_frozen_server_causes_no_duplicate_and_no_phantom_jobs(scenario: Scenario) -> None:
     """F8: the server stands still under load, longer than a lease and than every patience with it."""
     cluster = scenario.cluster
     with scenario.load() as load:
@@ -69,7 +69,7 @@ def test_a_server_that_stands_still_makes_no_doubles_and_no_ghosts(scenario: Sce
         wait_until(lambda: load.done >= done + 50, "callers get answers again")
 
 
-def test_what_is_read_while_the_server_is_away_is_a_503(scenario: Scenario) -> None:
+def test_reads_while_the_server_is_away_give_503(scenario: Scenario) -> None:
     """F7: a job cannot be read meanwhile, and nobody is told that it does not exist."""
     (job_id,) = scenario.submit(1)
     scenario.cluster.server.kill()

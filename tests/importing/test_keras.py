@@ -78,7 +78,9 @@ def expected(pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return told
 
 
-def test_it_agrees_with_keras_on_fifty_pictures(imported: Path, pictures: list[Path], expected: Array) -> None:
+def test_the_imported_model_agrees_with_keras_on_fifty_pictures(
+    imported: Path, pictures: list[Path], expected: Array
+) -> None:
     (folder,) = list_models(imported)
     assert isinstance(folder, ModelFolder)
     model = load_model(folder)

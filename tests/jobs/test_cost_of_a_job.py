@@ -85,7 +85,7 @@ def commands(count: int, of_call: dict[str, int], of_job: dict[str, int], step: 
 
 
 @pytest.mark.parametrize("count", [1, MANY])
-async def test_the_commands_of_a_job_are_just_these(bench: StoreBench, count: int) -> None:
+async def test_a_job_costs_exactly_these_commands(bench: StoreBench, count: int) -> None:
     await journey(bench, 1)  # the scripts are known from then on
     steps = await journey(bench, count)
     for step, (of_call, of_job) in COMMANDS.items():
@@ -93,7 +93,7 @@ async def test_the_commands_of_a_job_are_just_these(bench: StoreBench, count: in
 
 
 @pytest.mark.parametrize("count", [1, MANY])
-async def test_a_job_that_is_handed_over_costs_no_claim(bench: StoreBench, count: int) -> None:
+async def test_a_handed_off_job_costs_no_claim(bench: StoreBench, count: int) -> None:
     await journey(bench, 1)
     step: dict[str, Any] = {}
     with bench.subscribe_worker("w1"):

@@ -38,13 +38,13 @@ async def test_a_small_job_is_in_its_notification_as_it_is_read(bench: StoreBenc
     assert notice == [(job.id, job)]
 
 
-async def test_a_large_job_is_named(bench: StoreBench) -> None:
+async def test_a_large_job_is_only_named(bench: StoreBench) -> None:
     notice, (job,) = await told(bench, b'"%s"' % (b"x" * 5000))
     assert job is not None
     assert notice == [(job.id, None)]
 
 
-async def test_a_batch_is_one_notice(bench: StoreBench) -> None:
+async def test_the_jobs_of_a_batch_share_one_notification(bench: StoreBench) -> None:
     heard: list[bytes] = []
     wire = await bench.store.connection.subscribe([keys.gateway_channel("g")], lambda push: heard.append(push[2]))
     jobs = [bench.job() for _ in range(3)]
@@ -56,6 +56,6 @@ async def test_a_batch_is_one_notice(bench: StoreBench) -> None:
     wire.close()
 
 
-def test_an_outcomes_times_are_json() -> None:
+def test_the_timings_of_an_outcome_are_json() -> None:
     words = codec.outcome_args(Outcome("id", 1, State.SUCCEEDED, b"{}", 0.12345, 1e-9, 1234.5))
     assert words[4] == "[0.123,0.000,1234.500]"

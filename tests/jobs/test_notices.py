@@ -23,7 +23,7 @@ class Ear:
         self.connected.put_nowait(True)
 
 
-async def test_a_notice_is_heard(own: tuple[Server, RedisClient]) -> None:
+async def test_a_notification_is_received(own: tuple[Server, RedisClient]) -> None:
     _, connection = own
     ear = Ear(connection)
     listening = asyncio.create_task(ear.listener.run())
@@ -33,7 +33,7 @@ async def test_a_notice_is_heard(own: tuple[Server, RedisClient]) -> None:
     listening.cancel()
 
 
-async def test_it_comes_back_when_the_server_does(own: tuple[Server, RedisClient]) -> None:
+async def test_the_subscription_reconnects_when_the_server_is_back(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     ear = Ear(connection)
     listening = asyncio.create_task(ear.listener.run())

@@ -22,7 +22,7 @@ REPORT = WorkerReport("w1", 1, "here", ["m 1"])
 
 
 @pytest.mark.parametrize("off_s", [-25 * 3600, 2 * 86_400])
-async def test_a_model_is_known_whatever_our_clocks_say(
+async def test_a_model_is_known_whatever_the_local_clock_says(
     bench: StoreBench, monkeypatch: pytest.MonkeyPatch, off_s: int
 ) -> None:
     connection = bench.store.connection
@@ -48,7 +48,7 @@ async def test_a_model_that_nobody_has_announced_for_a_day_is_forgotten(bench: S
         assert client.hkeys(keys.MODELS) == [b"m 2"]
 
 
-def test_nothing_reads_a_clock_that_tells_the_date() -> None:
+def test_no_code_reads_the_wall_clock() -> None:
     """What compares it with a stored time would be wrong with each clock that is wrong."""
     read = re.compile(r"\btime\.time(_ns)?\(|datetime\.(now|utcnow|today)\(")
     sources = [

@@ -44,7 +44,7 @@ def by_tenant(bench: StoreBench, claimed: list[ClaimedJob]) -> Counter[str]:
         return Counter(client.hget(f"jitney:{{s00}}:job:{job.id}", "tenant").decode() for job in claimed)
 
 
-async def test_a_tenant_has_so_many_open_jobs_and_the_others_theirs(bench: StoreBench, limited: Limited) -> None:
+async def test_the_open_jobs_of_each_tenant_are_limited_separately(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=2, tenants='{"big": {"jobs": 3}}')
     for tenant, most in (("a", 2), ("big", 3), ("b", 2)):
         await bench.submit(most, tenant=tenant)
@@ -56,7 +56,7 @@ async def test_a_tenant_has_so_many_open_jobs_and_the_others_theirs(bench: Store
     await bench.submit(tenant="a")
 
 
-async def test_a_tenant_has_so_many_bytes(bench: StoreBench, limited: Limited) -> None:
+async def test_the_bytes_of_a_tenant_are_limited(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_bytes=100)
     await bench.submit(tenant="a", input=b"x" * 60)
     with pytest.raises(OverLimit):
@@ -65,7 +65,7 @@ async def test_a_tenant_has_so_many_bytes(bench: StoreBench, limited: Limited) -
     await bench.submit(tenant="b", input=b"x" * 100)
 
 
-async def test_what_no_wait_helps_is_refused_for_good(bench: StoreBench, limited: Limited) -> None:
+async def test_a_request_above_the_quota_is_refused_for_good(bench: StoreBench, limited: Limited) -> None:
     """A job above its tenant's bytes, or its model's, was told to come back."""
     for settings, most in (({"tenant_bytes": 100}, 100), ({"max_input_bytes": 100}, 100)):
         limited(**settings)
@@ -84,7 +84,9 @@ async def test_what_no_wait_helps_is_refused_for_good(bench: StoreBench, limited
     await bench.submit(lane="bulk")
 
 
-async def test_what_no_wait_helps_is_refused_for_good_in_a_full_queue_too(bench: StoreBench, limited: Limited) -> None:
+async def test_a_request_above_the_quota_is_refused_for_good_in_a_full_queue_too(
+    bench: StoreBench, limited: Limited
+) -> None:
     """It was told to come back as long as the queue was full, or its tenant had as many jobs as it may."""
     for settings in ({"tenant_bytes": 100, "max_jobs": 1}, {"max_input_bytes": 100, "tenant_jobs": 1}):
         limited(**settings)
@@ -96,14 +98,14 @@ async def test_what_no_wait_helps_is_refused_for_good_in_a_full_queue_too(bench:
         await bench.store.finish("w1", bench.succeed(await bench.claim()))
 
 
-async def test_of_many_jobs_in_one_call_those_are_taken_that_fit(bench: StoreBench, limited: Limited) -> None:
+async def test_jobs_of_one_call_are_accepted_up_to_the_quota(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=2)
     jobs = [bench.job(tenant=tenant) for tenant in ("a", "a", "a", "b", "a", "b", "b")]
     verdicts = await bench.store.submit(jobs)
     assert [isinstance(verdict, OverLimit) for verdict in verdicts] == [False, False, True, False, True, False, True]
 
 
-async def test_the_same_key_is_found_though_the_quota_is_used_up(bench: StoreBench, limited: Limited) -> None:
+async def test_a_known_key_is_found_though_the_quota_is_used_up(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=1)
     job = bench.job(tenant="a", idempotency_key="k", digest="d")
     (first,) = await bench.take(job)

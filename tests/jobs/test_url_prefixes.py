@@ -67,12 +67,12 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("url", INSIDE)
-def test_what_lies_below_is_fetched_in_its_normal_form(url: str) -> None:
+def test_a_url_below_a_prefix_is_fetched_in_its_normal_form(url: str) -> None:
     assert PREFIXES.find(url) == INSIDE[url]
 
 
 @pytest.mark.parametrize("url", OUTSIDE)
-def test_what_lies_elsewhere_is_found_nowhere(url: str) -> None:
+def test_a_url_outside_the_prefixes_is_refused(url: str) -> None:
     """The prefix was left by `..` and `%2e%2e`."""
     assert PREFIXES.find(url) is None
 

@@ -10,7 +10,7 @@ from tests.support.waiting import pass_time
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_tells_whether_the_event_came() -> None:
+async def test_a_wait_returns_whether_the_event_was_set() -> None:
     event = asyncio.Event()
     assert await wait_for_event(event, 0.01) is False
     event.set()
@@ -18,7 +18,7 @@ async def test_it_tells_whether_the_event_came() -> None:
 
 
 @pytest.mark.parametrize("ticks", range(5))
-async def test_a_cancellation_that_comes_with_the_event_is_heard(ticks: int) -> None:
+async def test_a_cancellation_at_the_same_time_as_the_event_is_not_lost(ticks: int) -> None:
     """Otherwise the loop would go on, and its canceler would wait for ever."""
     event = asyncio.Event()
 

@@ -69,7 +69,7 @@ def _classes() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("error", [TimeoutError("no answer"), ConnectionResetError(), exceptions.TimeoutError()])
-async def test_what_was_not_answered_is_tried_again(error: Exception) -> None:
+async def test_an_unanswered_command_is_retried(error: Exception) -> None:
     assert classify_error(error) is ErrorKind.RETRY
 
 
@@ -127,7 +127,7 @@ async def test_a_command_that_a_replica_refused_is_sent_to_the_new_primary(two: 
         assert client.get("k") == b"new"
 
 
-async def test_so_is_a_script_that_is_sent_once_for_the_replica_has_not_run_it(two: Two) -> None:
+async def test_a_script_that_is_sent_only_once_is_resent_after_a_replica_refused_it(two: Two) -> None:
     await two.connection.script("generic/increment", "k", "field", 1)
     two.demote_old()
     two.lead_to_new()
@@ -136,7 +136,7 @@ async def test_so_is_a_script_that_is_sent_once_for_the_replica_has_not_run_it(t
         assert client.hget("k", "field") == b"100"
 
 
-async def test_it_waits_a_moment_for_an_address_that_leads_to_the_old_primary_still(two: Two) -> None:
+async def test_a_retry_waits_while_the_address_still_leads_to_the_old_primary(two: Two) -> None:
     await two.connection.command("PING")
     two.demote_old()
     asking = asyncio.create_task(two.connection.script("generic/increment", "k", "field", 1))
@@ -146,7 +146,7 @@ async def test_it_waits_a_moment_for_an_address_that_leads_to_the_old_primary_st
     await asking
 
 
-async def test_an_address_that_stays_wrong_is_said_and_reads_nothing_old(two: Two) -> None:
+async def test_an_address_that_stays_wrong_is_reported_and_returns_no_stale_data(two: Two) -> None:
     """What a replica has is as old as its link: it is not read from."""
     await two.connection.command("SET", "k", "old")
     two.demote_old()
@@ -176,7 +176,7 @@ async def test_a_subscription_leaves_a_node_that_became_a_replica(two: Two) -> N
     listening.cancel()
 
 
-async def test_connections_to_another_node_take_the_subscription_along(two: Two) -> None:
+async def test_a_subscription_moves_with_the_connections_to_another_node(two: Two) -> None:
     """The address moved, some connections broke, and the old primary goes on as one, cut off from all others."""
     wire = await two.connection.subscribe(["c"], lambda _push: None)
     await two.connection.command("PING")
@@ -186,7 +186,7 @@ async def test_connections_to_another_node_take_the_subscription_along(two: Two)
     assert wire.lost.is_set()
 
 
-async def test_what_the_old_node_was_sent_before_is_still_answered_there(two: Two) -> None:
+async def test_commands_sent_before_the_move_are_answered_by_the_old_node(two: Two) -> None:
     """Connections are retired, not cut: nobody knows otherwise whether such a command was carried out."""
     await two.connection.command("PING")
     with two.old.client() as client:
@@ -225,7 +225,7 @@ async def test_a_changed_password_is_read_again_from_its_file(tmp_path: Path) ->
         server.close()
 
 
-async def test_a_lone_failure_of_each_kind_is_told_as_what_it_is(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_single_failure_of_each_kind_is_reported_as_such(two: Two, caplog: pytest.LogCaptureFixture) -> None:
     """A command that can never work is an error in the log, once, however often it is sent."""
     for _ in range(3):
         with pytest.raises(StoreUnavailable, match="unknown command"):
@@ -233,7 +233,7 @@ async def test_a_lone_failure_of_each_kind_is_told_as_what_it_is(two: Two, caplo
     assert [record.levelname for record in caplog.records if "NOSUCH" in record.message] == ["ERROR"]
 
 
-async def test_a_connection_finds_back_after_a_wrong_url_in_the_file(two: Two, tmp_path: Path) -> None:
+async def test_a_connection_recovers_after_a_wrong_url_in_the_file(two: Two, tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"redis://127.0.0.1:{two.old.port}/0")
     connection = RedisClient("", 2, url_file=file)
@@ -251,7 +251,7 @@ async def test_a_connection_finds_back_after_a_wrong_url_in_the_file(two: Two, t
     await connection.aclose()
 
 
-async def test_a_full_server_is_said_once_and_not_with_each_heartbeat(
+async def test_a_full_server_is_logged_once_and_not_with_each_heartbeat(
     two: Two, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Scripts that end work still run, between heartbeats that are refused: it is not back with each of them."""
@@ -265,7 +265,7 @@ async def test_a_full_server_is_said_once_and_not_with_each_heartbeat(
     assert [record.levelname for record in caplog.records if "memory" in record.message] == ["WARNING"]
 
 
-async def test_a_server_that_cannot_write_is_two_lines(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_cannot_write_gives_two_log_lines(two: Two, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "jitney.jobs")
     with two.old.client() as client:
         client.config_set("min-replicas-to-write", 1)

@@ -20,7 +20,7 @@ def test_random_batch_sizes_leave_memory_flat(toml: str, tmp_path: Path) -> None
     assert found["growth"] <= flat.MOST_GROWTH, found
 
 
-def test_a_network_of_convolutions_too(tmp_path: Path) -> None:
+def test_random_batch_sizes_leave_memory_of_a_convolutional_network_flat(tmp_path: Path) -> None:
     shutil.copytree(flat.ROOT / "models" / "digits", tmp_path / "digits")
     found = flat.measure_in_subprocess(tmp_path / "digits", SHORT)
     assert found["growth"] <= flat.MOST_GROWTH, found

@@ -17,7 +17,7 @@ RARELY = 10  # rules that are wrong for odd inputs are caught by the check; most
 
 
 @pytest.mark.timeout(300)
-def test_what_is_mended_is_so_and_nothing_falls_over(tmp_path: Path) -> None:
+def test_repaired_models_are_batchable_and_nothing_crashes(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the package's own reference code
         graphs = {case.name: case.model for case in collect_testcases(None) if case.model is not None}

@@ -20,7 +20,7 @@ def without_numbers(said: str, folder: str = "") -> str:
     return re.sub(r"\s+", " ", re.sub(r"[\d.]+(e-\d+)?", "#", said))
 
 
-def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     ((command, said),) = re.findall(r"```\n\$ jitney (models optimize .+)\n((?:.+\n)+?)```", TEXT)
     shutil.copytree(ROOT / "models", tmp_path / "models")
     shutil.copytree(ROOT / "samples", tmp_path / "samples")

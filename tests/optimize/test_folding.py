@@ -60,7 +60,7 @@ def test_every_number_of_the_input_is_the_same(tmp_path: Path, pipeline: str) ->
     assert np.abs(one - other).max() <= 1e-4 * np.abs(one).max()
 
 
-def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:
+def test_existing_names_are_not_reused(tmp_path: Path) -> None:
     before = lay_out(tmp_path / "same", *PIPELINES["gray"])
     model = onnx.load(before.folder.onnx)
     model.graph.node[0].name = "pixels_1"
@@ -69,7 +69,7 @@ def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "folded.onnx").graph.input[0].name == "pixels0"
 
 
-def test_the_spec_of_its_own_says_all_that_decoding_needs(tmp_path: Path) -> None:
+def test_the_version_spec_holds_all_that_decoding_needs(tmp_path: Path) -> None:
     image = 'preset = "caffe"\nfilter = "lanczos"\nbackground = [1, 2, 3]\nmax_pixels = 1000000'
     before = lay_out(tmp_path / "same", image, [3, 224, 224], TensorProto.FLOAT)
     shutil.copytree(tmp_path / "same" / "1", tmp_path / "same" / "2")

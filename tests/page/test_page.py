@@ -146,7 +146,7 @@ def test_the_page_is_quiet_and_asks_only_its_own_origin(page: webdriver.Chrome, 
     assert [url for url in asked if not url.startswith(own)] == []
 
 
-def test_where_keys_exist_the_page_asks_for_one(browser: webdriver.Chrome) -> None:
+def test_the_page_asks_for_a_key_where_keys_exist(browser: webdriver.Chrome) -> None:
     with Jitney() as running:
         env = {**os.environ, "JITNEY_DATA_DIR": str(running.folder / "data")}
         env.pop("JITNEY_REDIS_URL", None)
@@ -167,7 +167,7 @@ def test_where_keys_exist_the_page_asks_for_one(browser: webdriver.Chrome) -> No
         wait_for_answer(browser, "7")
 
 
-def test_versions_of_a_model_are_shown_with_their_part(browser: webdriver.Chrome, tmp_path: Path) -> None:
+def test_versions_of_a_model_are_shown_with_their_role(browser: webdriver.Chrome, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "digits", tmp_path / "digits")
     shutil.copytree(tmp_path / "digits" / "1", tmp_path / "digits" / "2")
     with Jitney(tmp_path) as jitney:

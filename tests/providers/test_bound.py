@@ -29,7 +29,7 @@ def rows(count: int, first: float = 0) -> np.ndarray[tuple[int, ...], np.dtype[n
     return (np.arange(count * 4, dtype=np.float32) + first).reshape(count, 4)
 
 
-def test_a_bound_size_answers_as_it_did(session: OnnxSession) -> None:
+def test_a_bound_size_gives_the_same_answer(session: OnnxSession) -> None:
     assert np.array_equal(session.run({"x": rows(4)})["y"], 2 * rows(4))
     assert session.note == ""
 
@@ -40,12 +40,12 @@ def test_an_answer_is_not_overwritten_by_the_next(session: OnnxSession) -> None:
     assert np.array_equal(first, 2 * rows(4))
 
 
-def test_other_sizes_run_as_ever(session: OnnxSession) -> None:
+def test_other_sizes_run_unbound(session: OnnxSession) -> None:
     for count in (1, 3, 5):
         assert np.array_equal(session.run({"x": rows(count)})["y"], 2 * rows(count))
 
 
-def test_what_does_not_fit_fails_as_it_does_unbound(session: OnnxSession) -> None:
+def test_an_input_that_does_not_fit_fails_as_unbound(session: OnnxSession) -> None:
     for wrong in (np.ones((4, 5), np.float32), np.ones((4, 4), np.float64)):
         with pytest.raises(RunFailed) as caught:
             session.run({"x": wrong})
@@ -69,7 +69,7 @@ def test_a_bound_run_is_stopped_too(session: OnnxSession) -> None:
     assert caught.value.fault == "stopped"
 
 
-def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: OnnxSession) -> None:
+def test_each_bound_size_has_its_own_graph_and_other_sizes_have_none(session: OnnxSession) -> None:
     """On CUDA each run says which graph it is; the CPU takes the same options, and records nothing."""
     session.provider = "cuda"  # what the options go by
     stop = Stop()
@@ -79,7 +79,7 @@ def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: Onnx
     assert stop.options.get_run_config_entry("gpu_graph_id") == "-1"
 
 
-def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
+def test_a_bound_size_with_differing_answers_is_dropped_and_reported(
     session: OnnxSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model_runtime.engine.io_binding.IoBinding.run", lambda *_: {"y": np.ones((2, 4), np.float32)})
@@ -88,7 +88,7 @@ def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
     assert np.array_equal(session.run({"x": rows(2)})["y"], 2 * rows(2))
 
 
-def test_where_nodes_run_is_told(session: OnnxSession) -> None:
+def test_the_placement_of_nodes_is_reported(session: OnnxSession) -> None:
     assert session.placement == {"cpu": 1}
 
 
@@ -103,7 +103,7 @@ def test_outputs_of_no_fixed_shape_are_not_bound(tmp_path: Path) -> None:
     assert np.array_equal(engine.run({"x": rows(2)})["y"], rows(2))
 
 
-def test_a_model_that_cannot_be_recorded_is_opened_again_and_says_why(
+def test_a_model_that_cannot_be_recorded_is_reopened_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime refuses the session as a whole, where a node stays on the CPU: here the CPU plays CUDA."""
@@ -130,7 +130,7 @@ def test_a_model_that_cannot_be_recorded_is_opened_again_and_says_why(
         stop.options.get_run_config_entry("gpu_graph_id")
 
 
-def test_all_runs_that_may_be_recorded_are_of_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_recordable_runs_use_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime allows no other for CUDA graphs; here the CPU plays CUDA."""
     path, threads, open_it = models.doubling(tmp_path) / "1" / "model.onnx", set(), OnnxSession._create_session
 

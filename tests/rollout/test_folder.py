@@ -50,7 +50,7 @@ def test_a_new_version_takes_the_jobs_once_it_is_warm(service: Service, times: M
     assert "version 2 from its folder replaces version 1" in service.log()
 
 
-def test_a_new_model_is_served_and_a_mended_one(service: Service, models_dir: Path) -> None:
+def test_a_new_model_and_a_repaired_one_are_served(service: Service, models_dir: Path) -> None:
     broken = models.doubling(models_dir, "late", 'task = "tensr"') / "model.toml"
     late = Models(service, "late")
     refused = _refused(service, "late")
@@ -82,7 +82,7 @@ def test_files_that_change_under_their_number_are_loaded_again(
     assert service.log().count("model times version 1 loaded") == 2
 
 
-def test_a_folder_that_is_not_watched_counts_once_an_admin_asks(models_dir: Path) -> None:
+def test_an_unwatched_folder_is_read_when_an_admin_asks(models_dir: Path) -> None:
     with Service(models_dir, {**QUICK, "JITNEY_MODELS_POLL_S": "0"}) as service:
         times = Models(service)
         models.times(models_dir, 2)
@@ -95,16 +95,14 @@ def test_a_folder_that_is_not_watched_counts_once_an_admin_asks(models_dir: Path
         assert times.run() == ("2", 2)
 
 
-def test_a_broken_model_toml_leaves_what_runs(service: Service, times: Models, models_dir: Path) -> None:
+def test_a_broken_model_toml_leaves_the_running_version(service: Service, times: Models, models_dir: Path) -> None:
     (models_dir / "times" / "model.toml").write_text("task = 17")
     wait_until(lambda: "model times is not served" in service.log(), "the error is told")
     assert times.entry(1)["status"] == "ready"
     assert times.run() == ("1", 1)
 
 
-def test_a_version_that_is_removed_makes_way_for_the_one_below(
-    service: Service, times: Models, models_dir: Path
-) -> None:
+def test_a_removed_version_is_replaced_by_the_next_lower_one(service: Service, times: Models, models_dir: Path) -> None:
     models.times(models_dir, 2)
     times.until(2, "ready", share=100)
     shutil.rmtree(models_dir / "times" / "2")
@@ -114,9 +112,7 @@ def test_a_version_that_is_removed_makes_way_for_the_one_below(
     assert "model times version 2 is unloaded" in service.log()
 
 
-def test_a_model_that_is_removed_is_refused_and_the_others_go_on(
-    service: Service, times: Models, models_dir: Path
-) -> None:
+def test_a_removed_model_is_refused_and_the_others_continue(service: Service, times: Models, models_dir: Path) -> None:
     shutil.rmtree(models_dir / "times")
     refused = _refused(service, "times")
     assert (refused.json()["code"], "files are gone" in refused.json()["detail"]) == ("model_unavailable", True)
@@ -127,7 +123,7 @@ def test_a_model_that_is_removed_is_refused_and_the_others_go_on(
 
 
 @pytest.mark.timeout(90)
-def test_a_version_that_kills_its_worker_is_left_alone(service: Service, times: Models, models_dir: Path) -> None:
+def test_a_version_that_kills_its_worker_is_not_loaded_again(service: Service, times: Models, models_dir: Path) -> None:
     folder = models.doubling(models_dir, "deadly", 'task = "deadly.py:Deadly"')
     (folder / "deadly.py").write_text(DEADLY)
     deadly = Models(service, "deadly")
@@ -147,9 +143,7 @@ def test_a_worker_stops_in_the_middle_of_a_load(service: Service, models_dir: Pa
     assert "worker did not stop" not in service.log()
 
 
-def test_an_empty_folder_is_taken_for_one_that_is_not_mounted(
-    service: Service, times: Models, models_dir: Path
-) -> None:
+def test_an_empty_folder_counts_as_not_mounted(service: Service, times: Models, models_dir: Path) -> None:
     hidden = models_dir.with_name("hidden")
     models_dir.rename(hidden)
     wait_until(lambda: "cannot read the models folder" in service.log(), "the worker has looked")
@@ -159,7 +153,7 @@ def test_an_empty_folder_is_taken_for_one_that_is_not_mounted(
     hidden.rename(models_dir)
 
 
-async def test_jobs_of_a_version_that_nobody_runs_are_run_all_the_same(models_dir: Path, anyio_backend: str) -> None:
+async def test_jobs_of_a_version_without_a_worker_are_still_run(models_dir: Path, anyio_backend: str) -> None:
     """As a gateway sends them that has not heard of anything for long."""
     del anyio_backend
     with Service(models_dir, {**QUICK, "JITNEY_ROLLBACK_WATCH_S": "0"}) as service:

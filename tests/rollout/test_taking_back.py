@@ -27,7 +27,7 @@ def ask(service: Service, row: int = 50) -> tuple[str, str]:
     return job["version"], job["status"]
 
 
-def test_a_version_that_a_folder_brought_is_taken_back(models_dir: Path) -> None:
+def test_a_new_version_from_the_folder_is_rolled_back(models_dir: Path) -> None:
     with Service(models_dir, WATCHED) as service:
         pick = Models(service, "pick")
         assert {ask(service) for _ in range(20)} == {("1", "succeeded")}
@@ -44,7 +44,7 @@ def test_a_version_that_a_folder_brought_is_taken_back(models_dir: Path) -> None
         assert ask(service) == ("3", "succeeded")
 
 
-def test_a_canary_that_fails_is_taken_back_and_one_that_does_well_is_not(models_dir: Path) -> None:
+def test_a_failing_canary_is_rolled_back_and_a_good_one_is_not(models_dir: Path) -> None:
     with Service(models_dir, {**WATCHED, "JITNEY_WORKERS": "2"}) as service:
         pick = Models(service, "pick")
         pick.ask("promote", version="1")
@@ -63,7 +63,7 @@ def test_a_canary_that_fails_is_taken_back_and_one_that_does_well_is_not(models_
 
 
 @pytest.mark.timeout(120)
-def test_a_version_that_kills_its_workers_is_taken_back(tmp_path: Path) -> None:
+def test_a_version_that_kills_its_workers_is_rolled_back(tmp_path: Path) -> None:
     """Its task ends the process where an answer is below zero, which those of version 1 never are."""
     models.times(tmp_path, 1, toml='task = "poison.py:Poison"\nmax_batch = 8')
     (tmp_path / "times" / "poison.py").write_text(models.POISON_TASK)

@@ -86,7 +86,7 @@ def connections_of(pid: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="who has which connection is read in /proc")
-async def test_they_share_the_port_and_count_as_one(tmp_path: Path) -> None:
+async def test_gateways_share_the_port_and_their_metrics(tmp_path: Path) -> None:
     with pair(tmp_path) as started, ExitStack() as stack:
         worker = await serve(started)
         assert len(set(re.findall(r"gateway ([0-9a-f]{16}) listens", started.log()))) == 2
@@ -119,7 +119,7 @@ async def test_they_share_the_port_and_count_as_one(tmp_path: Path) -> None:
         await worker.connection.aclose()
 
 
-async def test_one_that_is_killed_under_load_comes_back_and_no_job_is_lost(tmp_path: Path) -> None:
+async def test_a_gateway_killed_under_load_is_restarted_and_no_job_is_lost(tmp_path: Path) -> None:
     with pair(tmp_path) as started:
         worker = await serve(started)
         done = threading.Event()
@@ -159,7 +159,7 @@ async def test_one_that_is_killed_under_load_comes_back_and_no_job_is_lost(tmp_p
         await worker.connection.aclose()
 
 
-async def test_a_stop_sends_all_who_wait_home_with_what_is_known(tmp_path: Path) -> None:
+async def test_a_stop_answers_all_waiting_callers_with_the_current_state(tmp_path: Path) -> None:
     with pair(tmp_path) as started, ThreadPoolExecutor(20) as pool, ExitStack() as stack:
         worker = await serve(started)
         callers = [stack.enter_context(started.ask()) for _ in range(20)]
@@ -189,7 +189,7 @@ async def test_two_behind_up_are_ready_when_both_answer() -> None:
 
 
 @pytest.mark.parametrize("number", ["0", "65", "two", "-1"])
-def test_a_number_of_processes_that_is_none_is_one_clear_line(
+def test_an_invalid_number_of_processes_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     assert gateway_processes.main([f"--workers={number}"]) == 78
@@ -201,7 +201,7 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
     )
 
 
-def test_a_port_that_is_taken_and_an_option_too_many_are_named(
+def test_a_port_in_use_and_an_unknown_option_are_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -103,13 +103,13 @@ def test_each_of_the_requested_workers_has_its_own_journal_and_nothing_is_left_b
         assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_the_models_that_are_named_are_the_workers_own(tmp_path: Path) -> None:
+def test_the_models_option_is_passed_to_the_worker(tmp_path: Path) -> None:
     says = "import os, time; print('serves', os.environ['MODELS'], flush=True); time.sleep(60)"
     with kept(tmp_path, "--models", "a,b", env={"JITNEY_SERVE_MODELS": "c"}, worker=says) as started:
         wait_until(lambda: "serves a,b\n" in started.text(), "it serves these")
 
 
-def test_each_gpu_that_is_named_has_workers_of_its_own(tmp_path: Path) -> None:
+def test_each_named_gpu_has_its_own_workers(tmp_path: Path) -> None:
     says = """
 import os, sys, time
 print("on", os.environ["JITNEY_GPU_DEVICE"], os.path.basename(sys.argv[2]), flush=True)
@@ -122,7 +122,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("devices", ["", ",", "a", "-1", "0,,1", "1024", "٣"])
-def test_gpus_that_are_none_are_one_clear_line(capsys: pytest.CaptureFixture[str], devices: str) -> None:
+def test_invalid_gpus_are_one_clear_line(capsys: pytest.CaptureFixture[str], devices: str) -> None:
     assert worker_processes.main([f"--device={devices}"]) == 78
     said = f"jitney: --device {devices} is not a list of GPUs: use 0 to 1023, separated by commas\n"
     assert capsys.readouterr().err == said
@@ -131,7 +131,7 @@ def test_gpus_that_are_none_are_one_clear_line(capsys: pytest.CaptureFixture[str
             worker_processes.Settings.from_env({"JITNEY_GPU_DEVICES": devices})
 
 
-def test_a_refused_configuration_ends_it_for_all(tmp_path: Path) -> None:
+def test_a_refused_configuration_ends_all_workers(tmp_path: Path) -> None:
     with kept(tmp_path, worker="import sys; print('JITNEY_MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78
         assert "JITNEY_MODELS_DIR is empty" in started.text()
@@ -145,7 +145,7 @@ def test_the_longest_wait_for_a_restart_can_be_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5", "257", "٣"])
-def test_a_number_of_processes_that_is_none_is_one_clear_line(
+def test_an_invalid_number_of_processes_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     assert worker_processes.main([f"--processes={number}"]) == 78
@@ -159,7 +159,7 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
 
 @pytest.mark.parametrize("name", ["JITNEY_RESTART_LIMIT_S", "JITNEY_DRAIN_S"])
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
-def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
+def test_an_invalid_time_is_named(name: str, seconds: str) -> None:
     with pytest.raises(CannotStart, match=f"{name}={seconds} is not a time in seconds: use a number above 0"):
         worker_processes.Settings.from_env({name: seconds})
 
@@ -168,7 +168,7 @@ def test_recovery_and_supervisor_share_the_exit_code() -> None:
     assert recover.EX_SUSPECTS_ISOLATED == supervisor.EX_REASON_LOGGED
 
 
-def test_a_worker_has_time_to_drain_and_a_little_more() -> None:
+def test_a_worker_has_its_drain_time_and_two_seconds_more() -> None:
     assert WorkerSettings.model_fields["drain_s"].default == worker_processes.DRAIN_S
     settings = worker_processes.Settings.from_env({"JITNEY_DRAIN_S": "20"})
     assert [child.stop_s for child in worker_processes.worker_children(settings, Path(), {})] == [22]
@@ -193,7 +193,7 @@ def test_without_a_temporary_folder_it_says_what_to_set(tmp_path: Path, monkeypa
         worker_processes.journal_folder().__enter__()
 
 
-def test_real_workers_show_up_come_back_and_go(tmp_path: Path) -> None:
+def test_real_workers_register_are_restarted_and_stop(tmp_path: Path) -> None:
     with closing(Server()) as server, server.client() as client:
         env = {
             **QUICK,
@@ -223,6 +223,6 @@ def _workers_of(supervisor: subprocess.Popen[bytes]) -> list[int]:
     return [int(pid) for pid, parent, args in rows if int(parent) == supervisor.pid and "worker --journal" in args]
 
 
-def test_two_workers_behind_a_gateway() -> None:
+def test_two_workers_serve_one_gateway() -> None:
     with Service(env={"JITNEY_WORKERS": "2"}) as service:
         wait_until(lambda: service.http.get("/readyz").json().get("workers") == 2, "both workers are alive", 30)

@@ -16,7 +16,7 @@ def shares(service: Service) -> dict[str, float]:
     return {model["version"]: model["share"] for model in service.http.get("/v1/models").json()["models"]}
 
 
-def test_a_failed_job_runs_again_once_its_model_is_mended(tmp_path: Path) -> None:
+def test_a_failed_job_runs_again_once_its_model_is_repaired(tmp_path: Path) -> None:
     models.picking(tmp_path)
     with Service(tmp_path) as service:
         http = service.http

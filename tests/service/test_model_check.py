@@ -49,7 +49,7 @@ def test_an_operator_may_trust_a_model(mixed: Service) -> None:
     assert (card["batchable"], card["max_batch"], card["checked"]) == (True, 8, None)
 
 
-def test_padded_batches_give_everybody_their_own(mixed: Service) -> None:
+def test_padded_batches_give_each_job_its_own_answer(mixed: Service) -> None:
     card = {one["name"]: one for one in mixed.http.get("/v1/models").json()["models"]}["padded"]
     assert (card["buckets"], card["checked"]) == ([8], True)
     told, together = answers(mixed, "padded")
@@ -57,7 +57,7 @@ def test_padded_batches_give_everybody_their_own(mixed: Service) -> None:
     assert max(together) <= 3, "items are counted, not padding rows"
 
 
-def test_a_kept_profile_is_shown(mixed: Service) -> None:
+def test_a_stored_profile_is_shown(mixed: Service) -> None:
     card = {one["name"]: one for one in mixed.http.get("/v1/models").json()["models"]}["padded"]
     (profile,) = card["profiles"]
     assert (profile["provider"], profile["device"]) == (card["provider"], card["device"])

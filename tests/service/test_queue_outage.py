@@ -13,7 +13,7 @@ BODY = b"\0\0\x80?" * 4
 AWAY = r" (\w+) WARNING cannot reach Redis, trying again: (redis:\S+): "
 
 
-def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
+def test_an_outage_gives_two_log_lines_of_each_process(tmp_path: Path) -> None:
     """Each loop said it for itself, without the address: a dozen lines of each process, more with each request."""
     models.doubling(tmp_path / "models")
     server = Server(port=free_port())

@@ -38,7 +38,7 @@ def test_photographs_get_their_reference_label(squeezenets: Service, sure: dict[
         assert job["output"]["predictions"][0]["label"] == label, photo.name
 
 
-def test_in_a_batch_they_get_the_same(squeezenets: Service, sure: dict[Path, str]) -> None:
+def test_photographs_in_a_batch_get_the_same_labels(squeezenets: Service, sure: dict[Path, str]) -> None:
     photos = list(sure) * 8
     sent = [squeezenets.submit(photo.read_bytes(), "image/jpeg", model="batched").json()["id"] for photo in photos]
     jobs = [squeezenets.final(job_id) for job_id in sent]
@@ -46,7 +46,7 @@ def test_in_a_batch_they_get_the_same(squeezenets: Service, sure: dict[Path, str
     assert max(job["batch_size"] for job in jobs) > 1
 
 
-def test_models_say_what_they_are(squeezenets: Service) -> None:
+def test_the_model_list_describes_each_model(squeezenets: Service) -> None:
     cards = {card["name"]: card for card in squeezenets.http.get("/v1/models").json()["models"]}
     assert cards["batched"]["batchable"] is True
     assert (cards["single"]["batchable"], cards["single"]["max_batch"]) == (False, 1)

@@ -43,7 +43,7 @@ def gated(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def test_another_tenants_inputs_are_prepared_meanwhile(gated: Service, tmp_path: Path) -> None:
+def test_inputs_of_another_tenant_are_prepared_meanwhile(gated: Service, tmp_path: Path) -> None:
     socket = wait_until(lambda: next(iter(gated.folder.rglob("*.sock")), None), "the queue's socket")
     made = [jitney_keys(f"unix://{socket}", "create", "--tenant", name).stdout.strip() for name in ("costly", "calm")]
     costly, calm = ({"authorization": f"Bearer {key}"} for key in made)

@@ -50,7 +50,7 @@ def moving(tmp_path: Path) -> Iterator[Moving]:
     moving.close()
 
 
-def test_the_file_with_the_url_is_read_again(moving: Moving) -> None:
+def test_the_url_file_is_read_again(moving: Moving) -> None:
     """The name itself is another one now; the old server is alive, and a replica."""
     assert moving.send("before") == "before"
     moving.file.write_text(f"redis://127.0.0.1:{moving.new.port}/0")
@@ -60,7 +60,9 @@ def test_the_file_with_the_url_is_read_again(moving: Moving) -> None:
     assert moving.send("after") == "after"
 
 
-def test_a_server_that_is_away_is_said_once_with_its_address(moving: Moving, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_server_is_logged_once_with_its_address(
+    moving: Moving, caplog: pytest.LogCaptureFixture
+) -> None:
     moving.old.kill()
     for _ in range(3):
         with pytest.raises(StoreUnavailable):

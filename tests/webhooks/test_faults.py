@@ -17,7 +17,7 @@ MODES: dict[str, Behaviour] = {"hang": hang, "drip": drip, "reset": reset, "erro
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.usefixtures("background_process")
-async def test_w1_a_receiver_that_fails_is_tried_on_schedule(post: WebhookStack, receiver: Receiver, mode: str) -> None:
+async def test_w1_a_failing_receiver_is_retried_on_schedule(post: WebhookStack, receiver: Receiver, mode: str) -> None:
     """W1: total time limit, the schedule, one webhook-id, a timestamp of each attempt's own."""
     receiver.behaves = MODES[mode]
     job = post.submit(receiver.url)
@@ -33,7 +33,7 @@ async def test_w1_a_receiver_that_fails_is_tried_on_schedule(post: WebhookStack,
 
 
 @pytest.mark.usefixtures("background_process")
-async def test_w1_a_gigabyte_in_answer_is_not_read(
+async def test_w1_a_response_of_a_gigabyte_is_not_read(
     post: WebhookStack, receiver: Receiver, background_process: BackgroundProcess
 ) -> None:
     receiver.behaves = flood
@@ -66,7 +66,7 @@ async def test_w2_redirects_are_failures_and_never_followed(
 
 @pytest.mark.usefixtures("background_process")
 @pytest.mark.parametrize("end", [answer(410), answer(503, {"webhook-delivery": "abort-message"})], ids=["410", "abort"])
-async def test_w6_a_receiver_can_stop_it(post: WebhookStack, receiver: Receiver, end: Behaviour) -> None:
+async def test_w6_a_receiver_can_stop_its_deliveries(post: WebhookStack, receiver: Receiver, end: Behaviour) -> None:
     """W6: 410, and `webhook-delivery: abort-message`."""
     receiver.behaves = end
     job = post.submit(receiver.url)
@@ -77,7 +77,7 @@ async def test_w6_a_receiver_can_stop_it(post: WebhookStack, receiver: Receiver,
 
 
 @pytest.mark.usefixtures("background_process")
-async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: WebhookStack, receiver: Receiver) -> None:
+async def test_w6_retry_after_applies_to_the_whole_endpoint(post: WebhookStack, receiver: Receiver) -> None:
     async def busy_once(got: ReceivedRequest, writer: Writer) -> None:
         first = len(receiver.got) == 1
         await answer(429, {"retry-after": "2"})(got, writer) if first else await answer(200)(got, writer)
@@ -92,7 +92,7 @@ async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: WebhookStack,
 
 
 @pytest.mark.usefixtures("background_process")
-async def test_rq_runs_nothing_but_attempts(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
+async def test_rq_runs_only_delivery_attempts(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """Who can write to the queue's server cannot have a function of their choice run."""
     with queue.client() as client:
         rq_pool = import_module("background.rq_pool")  # rq reads its prefix when it is imported: by this one

@@ -116,7 +116,7 @@ def guard(allowed: str = "") -> AddressPolicy:
 
 
 @pytest.mark.parametrize("url", PUBLIC)
-def test_public_addresses_are_taken(url: str) -> None:
+def test_public_addresses_are_accepted(url: str) -> None:
     target = guard().target(url)
     assert target.host == target.host.lower()
     assert guard().target(target.url) == target
@@ -131,12 +131,12 @@ def test_w4_other_addresses_are_refused(url: str) -> None:
     assert refused.value.details["allowed"]
 
 
-def test_what_has_one_health_has_one_origin() -> None:
+def test_urls_of_one_server_share_one_origin() -> None:
     urls = ["https://Example.com/a", "https://example.com:443/b?c", "https://example.com"]
     assert {guard().target(url).origin for url in urls} == {"https://example.com:443"}
 
 
-def test_private_receivers_are_opened_by_cidr_and_no_others() -> None:
+def test_only_private_receivers_in_a_configured_cidr_are_allowed() -> None:
     opened = guard("10.0.0.0/8, fd00::/8")
     assert opened.target("http://10.1.2.3:5000/x").port == 5000
     assert opened.target("http://[fd00::1]:5000/x").origin == "http://[fd00::1]:5000"
@@ -174,12 +174,12 @@ def test_ports_and_addresses_are_checked_together() -> None:
 
 
 @pytest.mark.parametrize("name", ["webhook_allow_cidrs", "webhook_schemes", "webhook_ports"])
-def test_settings_that_make_no_sense_are_refused(name: str) -> None:
+def test_invalid_settings_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         AddressPolicySettings.model_validate({name: "10.0.0.1/8,x"})
 
 
-async def test_w4_refused_at_submit_in_words(queue: Server) -> None:
+async def test_w4_refused_at_submit_with_the_reason(queue: Server) -> None:
     with GatewayProcess(queue) as gateway:
         post = WebhookStack(gateway, None)  # type: ignore[arg-type] # nobody works here
         job = {"model": "m", "input": {"image": IMAGE}, "webhook": "http://169.254.169.254/latest"}
@@ -282,5 +282,5 @@ async def test_a_certificate_of_another_name_is_refused(own: tuple[Server, Redis
     await told.sender.close(1)
 
 
-def test_networks_are_read() -> None:
+def test_networks_are_parsed() -> None:
     assert [str(network) for network in parse_networks("10.0.0.0/8, ::1/128")] == ["10.0.0.0/8", "::1/128"]

@@ -15,7 +15,7 @@ from tests.webhooks.conftest import WebhookStack
 pytestmark = pytest.mark.anyio
 
 
-async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: WebhookStack, queue: Server) -> None:
+async def test_w1_eight_dead_endpoints_do_not_delay_the_others(post: WebhookStack, queue: Server) -> None:
     """W1: who hangs is parted from the others, whose deliveries arrive within a second all the while."""
     env = {"JITNEY_WEBHOOK_TIMEOUT_S": "10", "JITNEY_WEBHOOK_LEASE_S": "20", "JITNEY_WEBHOOK_SCHEDULE": "0,60"}
     with BackgroundProcess(queue, env), ExitStack() as held:
@@ -34,7 +34,7 @@ async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: WebhookSta
         assert [len(receiver.got) for receiver in dead] == [1] * 8
 
 
-async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: WebhookStack, queue: Server) -> None:
+async def test_w5_a_process_killed_before_it_recorded_a_delivery_resends_it(post: WebhookStack, queue: Server) -> None:
     """W5: the same webhook-id; a receiver that knows what it has handled sees one."""
     with BackgroundProcess(queue) as background_process, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
@@ -48,7 +48,9 @@ async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: Web
         assert post.ended(job, "delivered")["tries"] == 1
 
 
-async def test_it_goes_on_when_the_queue_is_back(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
+async def test_deliveries_continue_when_the_queue_is_back(
+    post: WebhookStack, queue: Server, receiver: Receiver
+) -> None:
     """What was written before is delivered after, by the same process, and soon."""
     with BackgroundProcess(queue) as background_process:
         first = post.submit(receiver.url)
@@ -64,7 +66,7 @@ async def test_it_goes_on_when_the_queue_is_back(post: WebhookStack, queue: Serv
         assert background_process.process.poll() is None
 
 
-async def test_a_process_that_stops_gives_back_what_is_under_way(post: WebhookStack, queue: Server) -> None:
+async def test_a_stopping_process_gives_back_its_deliveries(post: WebhookStack, queue: Server) -> None:
     env = {"JITNEY_WEBHOOK_TIMEOUT_S": "20", "JITNEY_WEBHOOK_LEASE_S": "60", "JITNEY_BACKGROUND_DRAIN_S": "0.2"}
     with BackgroundProcess(queue, env) as background_process, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
@@ -179,7 +181,7 @@ async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(pos
         assert 20 <= len(endpoints) <= 30 + 20
 
 
-async def test_old_deliveries_make_room(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
+async def test_old_deliveries_are_removed_for_new_ones(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
     """Only those that have ended: what waits for a dead endpoint stays, and keeps nobody else's."""
     with queue.client() as client:
         client.flushall()

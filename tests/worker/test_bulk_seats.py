@@ -64,7 +64,7 @@ def test_a_stream_that_ends_is_forgotten_soon() -> None:
     assert bulk.bulk_limit(1.0 + 2 * CLAIM_INTERVAL_S) is None
 
 
-def test_what_is_owed_is_a_batch_at_most() -> None:
+def test_at_most_one_batch_is_owed_to_bulk() -> None:
     bulk = BulkSlotShare(runs(SHORT_S), SLOTS, SHARE)
     bulk.bulk_limit(1.0)
     bulk.record_interactive(1_000_000)
@@ -79,7 +79,7 @@ def test_no_slot_stays_empty_where_bulk_has_all_slots() -> None:
     assert taken(BulkSlotShare(runs(SHORT_S), SLOTS, 1), 5000, 500) == (0, 0)
 
 
-def test_a_few_runs_that_were_held_up_change_nothing() -> None:
+def test_a_few_delayed_runs_change_nothing() -> None:
     inline_policy = runs(0)
     for _ in range(RECENT_RUNS // 2 - 1):
         inline_policy.record_inference(60)

@@ -68,7 +68,7 @@ async def hosts(queue: Server, tmp_path: Path, anyio_backend: str) -> AsyncItera
         await host.connection.aclose()
 
 
-async def test_other_files_are_refused_by_name_until_they_are_the_same(hosts: list[Host]) -> None:
+async def test_differing_files_are_refused_by_name_until_they_are_equal(hosts: list[Host]) -> None:
     a, b = hosts
     assert await a.may_load()
     b.lay(3)
@@ -81,7 +81,7 @@ async def test_other_files_are_refused_by_name_until_they_are_the_same(hosts: li
     assert b.files.refused == {}
 
 
-async def test_files_that_fail_to_load_make_way(hosts: list[Host]) -> None:
+async def test_files_that_fail_to_load_give_way_to_others(hosts: list[Host]) -> None:
     a, b = hosts
     assert await a.files.may_load(NAME, a.fingerprint, a.found)
     await a.files.loaded(NAME, succeeded=False)
@@ -102,7 +102,7 @@ async def test_a_changed_shared_folder_is_loaded_again_by_all_workers_without_a_
     assert (a.woken, b.woken) == (0, 0)
 
 
-async def test_a_worker_that_was_silent_for_too_long_is_overruled(
+async def test_a_worker_that_is_silent_for_too_long_loses_its_say(
     queue: Server, hosts: list[Host], tmp_path: Path
 ) -> None:
     silent, other = Host(queue, tmp_path, "silent", ttl_s=0.05), hosts[0]

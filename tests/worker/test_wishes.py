@@ -56,7 +56,7 @@ def model_versions(*versions: str, pins: str | None = None) -> ModelVersions:
         pytest.param(None, RolloutPlan("1", True), "1", "1", "", ("1", {"1"}), id="removed, but pinned"),
     ],
 )
-def test_wish(
+def test_desired_versions(
     *,
     folder: ModelVersions | None,
     plan: RolloutPlan,

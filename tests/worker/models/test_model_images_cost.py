@@ -134,7 +134,7 @@ def test_a_file_costs_few_steps_of_python(data: bytes, wanted: str) -> None:
     assert lines < MOST_LINES
 
 
-def test_a_refusal_says_what_there_is_too_much_of_and_what_to_do() -> None:
+def test_a_refusal_names_the_exceeded_limit_and_the_remedy() -> None:
     with pytest.raises(
         Refused, match=r"more than 1048576 bytes of run-length data; allowed: a BMP without compression"
     ):
@@ -154,14 +154,14 @@ def progressive(width: int, height: int, scans: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "scans", "most"), [(7000, 30, 20), (4000, 30, 25), (100, 120, 100)])
-def test_scans_count_by_the_pixels_that_each_passes_over(width: int, scans: int, most: int) -> None:
+def test_scans_are_counted_by_the_pixels_they_cover(width: int, scans: int, most: int) -> None:
     data = progressive(width, width, scans)
     with pytest.raises(Refused, match=f"more than {most} scans") as caught:
         decode(data, PIPELINE)
     assert caught.value.details["limit"] == most
 
 
-def test_what_stands_behind_a_picture_or_in_a_comment_is_no_scan() -> None:
+def test_data_behind_a_picture_or_in_a_comment_is_no_scan() -> None:
     whole = encoded("JPEG", progressive=True)
     scan = whole.index(b"\xff\xda")
     comment = segment(0xFE, b"\xff\xda\xff\xd9" * 1000)
@@ -171,7 +171,7 @@ def test_what_stands_behind_a_picture_or_in_a_comment_is_no_scan() -> None:
     strip_jpeg.check_scans(strip_jpeg.strip_file(whole[:between] + comment + whole[between:]), 50_000_000)
 
 
-def test_packed_profiles_are_not_unpacked() -> None:
+def test_compressed_profiles_are_not_decompressed() -> None:
     """8 MB of them took 17 s, each unpacking a megabyte."""
     profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1_000_000)))
     assert decode(png(profile * 4000), PIPELINE).size == (8, 8)
@@ -191,7 +191,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_run_length_codes_make_the_same_pixels_as_before(name: str) -> None:
+def test_run_length_codes_decode_to_the_same_pixels(name: str) -> None:
     codes, four_bits = RUNS[name]
     data = bmp(3, 2, codes, four_bits=four_bits)
     with Image.open(io.BytesIO(data)) as ours:
@@ -227,7 +227,7 @@ def test_a_side_of_millions_is_shrunk_in_little_memory(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "9.0\n"
 
 
-def test_a_long_picture_is_shrunk_to_what_it_shows() -> None:
+def test_a_long_picture_is_shrunk_to_its_visible_size() -> None:
     left_to_right = Image.fromarray(np.repeat(np.arange(0, 250, 5, dtype=np.uint8), 2000)[np.newaxis])
     spec = ImageSpec.model_validate({"resize": [1, 50], "color": "gray"})
     assert np.abs(to_array(left_to_right, spec).ravel() - np.arange(0, 250, 5)).max() <= 2

@@ -61,7 +61,7 @@ def refusal(task: Task, kind: str, data: bytes, parameters: dict[str, Any] | Non
         (PIXELS, CLASSES, {"classification": {"labels": "link.txt"}}, "link.txt leads outside of the folder"),
     ],
 )
-def test_what_does_not_fit_is_found_at_load(
+def test_an_unsuitable_model_is_found_at_load(
     tmp_path: Path, port: TensorSpec, output: TensorSpec, toml: dict[str, Any], reason: str
 ) -> None:
     (tmp_path / "labels.txt").write_text(LABELS, encoding="utf-8")
@@ -88,7 +88,7 @@ def test_an_image_becomes_the_models_own_type_and_size(tmp_path: Path) -> None:
     ] == (6, 7)
 
 
-def test_predictions_are_named_sorted_and_plain(tmp_path: Path) -> None:
+def test_predictions_are_named_sorted_and_plain_values(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text(LABELS, encoding="utf-8-sig")
     task = image_task(tmp_path, output=CLASSES._replace(shape=(4, 1, 1)), classification={"labels": "labels.txt"})
     assert task.label_count == 4
@@ -164,7 +164,7 @@ def test_tensors_that_do_not_fit_are_named(sent: dict[str, Any], reason: str) ->
     assert reason in refused.message
 
 
-def test_a_frame_whose_shapes_lie_is_refused() -> None:
+def test_a_frame_with_false_shapes_is_refused() -> None:
     task = tensor_task(TensorSpec("a", "UINT8", (-1,)), TensorSpec("b", "UINT8", (-1,)))
     frame = tensors.pack_tensors(
         {"a": tensors.Tensor("UINT8", (9,), bytes(4)), "b": tensors.Tensor("UINT8", (-5,), b"")}
