@@ -25,7 +25,7 @@ BAGS = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager
 
 
 def sources(*folders: str) -> list[Path]:
-    """Every Python file of ours in these folders."""
+    """Every Python file of the project in these folders."""
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -73,7 +73,7 @@ def test_every_lua_script_documents_its_arguments_and_result() -> None:
 
 
 def test_a_script_is_preceded_by_the_shared_code_it_needs() -> None:
-    """A name that is missing would show only when the script comes to it."""
+    """Otherwise a missing name would fail only when the script reaches it."""
     folder = ROOT / "jobs" / "lua"
     defined = {
         path.stem: set(re.findall(r"^local (?:function )?([\w]+)", path.read_text(), re.MULTILINE))

@@ -65,7 +65,7 @@ STAGES = _stages()
 
 
 def _said(target: str, word: str) -> list[str]:
-    """What these instructions say in a target and in all that it is FROM, the deepest first."""
+    """The values of these instructions in a target and its base stages, the deepest first."""
     if target not in STAGES:
         return []
     (_, base), *steps = STAGES[target]
@@ -73,7 +73,7 @@ def _said(target: str, word: str) -> list[str]:
 
 
 def _origins(target: str) -> set[str]:
-    """The stages that a target's files come from, itself included."""
+    """The stages that a target's files come from, including itself."""
     named = {STAGES[target][0][1]}.union(*(FROM_STAGE.findall(rest) for _, rest in STAGES[target]))
     return {target}.union(*(_origins(name) for name in named & STAGES.keys()))
 
@@ -89,7 +89,7 @@ def _copied() -> set[str]:
 
 
 def _is_sent(path: str) -> bool:
-    """Whether .dockerignore lets it into a build; the last line that fits it or a folder above it decides."""
+    """Whether .dockerignore admits a path; the last line that matches it or a parent folder decides."""
     sent, parts = True, Path(path).parts
     above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
     for line in (ROOT / ".dockerignore").read_text().splitlines():

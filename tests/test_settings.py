@@ -32,7 +32,7 @@ def numbers() -> Iterator[tuple[type[BaseSettings], str]]:
 def test_only_valid_numbers_are_accepted(
     settings: type[BaseSettings], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An infinite or huge one passed the check, and was a traceback, or an error of Redis at each job, later on."""
+    """An infinite or huge number used to pass the check, and failed later with a traceback or Redis errors."""
     for text in NONSENSE:
         monkeypatch.setenv(name, text)
         with pytest.raises(ValidationError) as refused:

@@ -28,7 +28,7 @@ def queue() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def tight(queue: Server) -> Iterator[GatewayProcess]:
-    """A gateway whose patience is short."""
+    """A gateway with short timeouts."""
     with GatewayProcess(queue, TIGHT) as process:
         yield process
 

@@ -62,7 +62,7 @@ def medians(first: Callable[[], object], second: Callable[[], object], rounds: i
 async def test_a9_a_foreign_job_is_denied_as_fast_as_an_unknown_one(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
-    """That the answers are the same is in tests/api/test_tenants.py. Webhooks' logs and bulk files are yet to come."""
+    """tests/api/test_tenants.py shows that the answers are equal. Webhook logs and bulk files are not covered yet."""
     acme, bolt = callers(queue, gateway, "acme", "bolt")
     job_id = acme.submit(PNG).json()["id"]
     for method in ("GET", "DELETE"):

@@ -133,7 +133,7 @@ def test_a5_a_malformed_form_costs_little_and_delays_no_other(big: GatewayProces
 
 @pytest.fixture(scope="module")
 def big(queue: Server) -> Iterator[GatewayProcess]:
-    """A gateway with the bounds as they come."""
+    """A gateway with default limits."""
     with GatewayProcess(queue) as process:
         yield process
 
@@ -206,7 +206,7 @@ def test_a8_no_name_can_reach_a_file_or_another_key(queue: Server, tmp_path: Pat
 
 
 def attempts(gateway: GatewayProcess, name: str) -> Iterator[Any]:
-    """Put a name wherever one is taken."""
+    """Use a name in every place that accepts one."""
     http, escaped = gateway.http, quote(name, safe="")
     yield http.post("/v1/jobs", json={"model": name, "input": {"image": base64.b64encode(PNG).decode()}})
     yield http.post("/v1/jobs", params={"model": name}, content=PNG, headers={"content-type": "image/png"})

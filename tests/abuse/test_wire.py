@@ -43,7 +43,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @contextmanager
 def unharmed(gateway: GatewayProcess, more_bytes: int = 40 << 20) -> Iterator[None]:
-    """Let something happen after which the same process serves, with the memory and the open files that it had."""
+    """Check that the same process serves afterwards, with unchanged memory and open files."""
     gateway.http.get("/healthz")
     pid = gateway.process.pid
     files, memory = open_files(pid), rss_bytes(pid)
@@ -141,7 +141,7 @@ def test_a2_a_thousand_slow_senders_are_cut_off_and_the_others_do_not_wait(tight
 
 
 def test_a2_a_caller_that_does_not_read_its_response_is_cut_off(tight: GatewayProcess) -> None:
-    """Many requests in a row whose answers are taken by nobody: sending is stopped, then the connection is ended."""
+    """Pipelined requests without a reader: the gateway stops reading, then closes the connection."""
     with unharmed(tight), connect(tight.port) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         asks = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
@@ -150,7 +150,7 @@ def test_a2_a_caller_that_does_not_read_its_response_is_cut_off(tight: GatewayPr
 
 
 def _tcp_states(connection: socket.socket) -> bytes:
-    """What the system says of a connection without anybody reading from it: 01 stands for established."""
+    """Return the kernel's state of a connection, without a read from it; 01 means established."""
     return b"%02d" % connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
@@ -165,7 +165,7 @@ def test_a2_a_full_connection_table_closes_the_longest_idle_connection(queue: Se
 
 
 def test_a2_requests_under_way_leave_connections_for_other_tenants() -> None:
-    """One tenant's streams filled the table; after that all tenants were refused."""
+    """Streams of one tenant used to fill the table; then all tenants were refused."""
     with ExitStack() as stack:
         queue = Server()  # with keys, which the other tests do without
         stack.callback(queue.close)
@@ -183,7 +183,7 @@ def test_a2_requests_under_way_leave_connections_for_other_tenants() -> None:
 
 
 def test_a2_pipelining_connections_of_unknown_callers_cost_nothing(tight: GatewayProcess) -> None:
-    """30 of them with 9 MB of requests: 900 MB, and others waited for 3 s."""
+    """30 connections with 9 MB of requests used to take 900 MB and delay others by 3 s."""
     ask = b"GET /openapi.json HTTP/1.1\r\n\r\n"
     with unharmed(tight, 30 << 20), many(tight, 30) as deaf:
         for connection in deaf:
@@ -283,7 +283,7 @@ def test_a6_bytes_outside_the_body_are_bounded_too(tight: GatewayProcess, flood:
 
 
 def test_a6_headers_behind_a_waiting_request_are_bounded_too(tight: GatewayProcess) -> None:
-    """The parser goes on reading while the first answer is awaited."""
+    """The parser continues to read while the first response is pending."""
     waits = post("/v1/jobs", "Prefer: wait=30", JSON, "Content-Length: 10", body=b"{}")
     with unharmed(tight):
         said = send_and_read(
@@ -391,7 +391,7 @@ def test_a14_caller_data_cannot_start_a_new_log_line(tight: GatewayProcess) -> N
 
 
 def test_no_abuse_blocks_the_event_loop(tight: GatewayProcess) -> None:
-    """The worst of the above, while others ask: none of them waits for long."""
+    """The worst of the above while others send requests: none of them waits long."""
     waits: list[float] = []
     done = threading.Event()
 

@@ -17,7 +17,7 @@ NOBODY = "00" + "0" * 32
 
 
 async def die(gateway: GatewayProcess, worker: Worker, count: int = 1, **headers: str) -> list[str]:
-    """Make dead letters through the front door; gives their ids, oldest first."""
+    """Create dead letters over HTTP; return their ids, oldest first."""
     ids = [gateway.submit(PNG + b"%d" % nth, **headers).json()["id"] for nth in range(count)]
     await worker.fail(await worker.claim(count))
     return ids
@@ -249,7 +249,7 @@ def test_the_openapi_description_names_every_route(gateway: GatewayProcess) -> N
 async def test_a_dead_letter_that_cannot_be_replayed_does_not_stop_the_others(
     gateway: GatewayProcess, worker: Worker
 ) -> None:
-    """A replay of many stopped at it each time, with Retry-After, whatever came behind it."""
+    """A replay of many used to stop at such a dead letter each time, with Retry-After."""
     big, small = gateway.submit(PNG + bytes(500)), gateway.submit(PNG)
     assert {big.status_code, small.status_code} == {202}
     await worker.fail(await worker.claim())

@@ -37,7 +37,7 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
 
 @contextmanager
 def stream(client: httpx2.Client, path: str, last: str = "") -> Iterator[Iterator[Event | str]]:
-    """Read a stream: events, and comments as they are."""
+    """Read a stream: parsed events, and raw comments."""
     headers = {"last-event-id": last} if last else {}
     with client.stream("GET", path, headers=headers) as answer:
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
@@ -61,7 +61,7 @@ def parsed(lines: Iterator[str]) -> Generator[Event | str]:
 
 
 def events(read: Iterator[Event | str], count: int) -> list[Event]:
-    """Read so many events, past what else is said."""
+    """Read a number of events and skip comments."""
     found: list[Event] = []
     while len(found) < count:
         one = next(read)
@@ -71,7 +71,7 @@ def events(read: Iterator[Event | str], count: int) -> list[Event]:
 
 
 def beat(read: Iterator[Event | str]) -> None:
-    """Wait until the stream has nothing more to tell."""
+    """Wait until the stream sends a keepalive."""
     while (one := next(read)) != BEAT:
         assert isinstance(one, str), one
 

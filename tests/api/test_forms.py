@@ -69,7 +69,7 @@ def test_unknown_charsets_leave_nothing_behind() -> None:
 
 @pytest.mark.parametrize("encoding", ["base64", "quoted-printable", "x-uuencode", "7bit"])
 def test_the_transfer_encoding_of_a_part_is_ignored(encoding: str) -> None:
-    """RFC 7578, 4.7: such a field is deprecated, and what it says is not done."""
+    """RFC 7578, 4.7: such a field is deprecated, and its value is ignored."""
     image = part("image", PNG, '; filename="x"', f"\r\nContent-Transfer-Encoding: {encoding}")
     assert read(image).image == PNG
 
@@ -88,7 +88,7 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
 
 
 def test_an_image_without_a_file_name_is_the_image() -> None:
-    """As curl sends `-F 'image=<x.png'`; it was decoded as text."""
+    """curl sends `-F 'image=<x.png'` like this; it used to be decoded as text."""
     large = PNG + random.Random(1).randbytes(200_000)
     assert read(part("image", large)).image == large
     scope = {

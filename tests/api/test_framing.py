@@ -16,7 +16,7 @@ LEADING = b"\r\n\r\nGET /%d HTTP/1.1\r\n\r\n"
 
 
 class Parsed:
-    """What llhttp makes of the pieces: the requests that began and that ended in each."""
+    """Feed the chunks to llhttp; return the requests that began and ended in each."""
 
     def __init__(self) -> None:
         self.framing, self.parser = RequestSplitter(), httptools.HttpRequestParser(self)
@@ -65,6 +65,6 @@ def test_no_chunk_holds_the_end_of_one_request_and_the_start_of_the_next(kinds: 
 
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1\nHost: x\n\n", b"GET / HTTP/1.1\r\nHost: x\n\r\n"])
 def test_a_line_without_a_carriage_return_does_not_end_the_headers(line: bytes) -> None:
-    """What the cuts rest on: llhttp takes no other end of a head."""
+    """The splits rely on this: llhttp accepts no other end of the headers."""
     with pytest.raises(httptools.HttpParserError):
         Parsed().parser.feed_data(line)

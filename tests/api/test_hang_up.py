@@ -19,7 +19,7 @@ TYPE = "multipart/form-data; boundary=b"
 
 @contextmanager
 def request(gateway: GatewayProcess, target: str, *headers: str) -> Iterator[socket.socket]:
-    """Send a whole request and keep the line open."""
+    """Send a whole request and keep the connection open."""
     lines = (f"POST {target} HTTP/1.1", "Host: x", f"Content-Type: {TYPE}", f"Content-Length: {len(FORM)}", *headers)
     with socket.create_connection(("127.0.0.1", gateway.port)) as caller:
         caller.sendall("\r\n".join((*lines, "", "")).encode() + FORM)

@@ -16,13 +16,13 @@ GET: Final = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def hasty(queue: Server) -> Iterator[GatewayProcess]:
-    """A gateway whose patience is short, but longer with a connection that it has kept."""
+    """A gateway with short timeouts, and a longer one for kept connections."""
     with GatewayProcess(queue, {"JITNEY_HEADER_TIMEOUT_S": "0.5", "JITNEY_KEEPALIVE_TIMEOUT_S": "1.5"}) as process:
         yield process
 
 
 def test_an_idle_kept_connection_is_closed_without_an_answer(hasty: GatewayProcess) -> None:
-    """It was closed after 5 s, whatever a proxy before it thought; with more time it would have got a 408."""
+    """It used to be closed after 5 s, which broke proxies; a longer timeout would have sent a 408."""
     with connect(hasty.port) as kept:
         kept.sendall(GET)
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
@@ -32,7 +32,7 @@ def test_an_idle_kept_connection_is_closed_without_an_answer(hasty: GatewayProce
 
 
 def test_a_connection_that_says_nothing_at_all_is_closed_without_an_answer(hasty: GatewayProcess) -> None:
-    """Browsers open some in advance, and show what comes over them."""
+    """Browsers open connections in advance and show any response on them."""
     with connect(hasty.port) as silent:
         assert read_until_closed(silent) == (b"", True)
 

@@ -24,7 +24,7 @@ PRIVATE = (
 
 @pytest.fixture
 def queue() -> Iterator[Server]:
-    """A queue for each test: keys that one made would close the doors of the others."""
+    """A queue for each test, because keys of one test would lock out the others."""
     server = Server()
     yield server
     server.close()

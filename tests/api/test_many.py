@@ -35,7 +35,7 @@ def post(gateway: GatewayProcess, body: bytes, kind: str = NDJSON, path: str = P
 
 
 def codes(answer: httpx2.Response) -> list[str]:
-    """Say of each entry why it was refused, or the state it is in."""
+    """Return the refusal code or the state of each entry."""
     return [one["error"]["code"] if one.get("error") else one["status"] for one in answer.json()["jobs"]]
 
 

@@ -84,6 +84,6 @@ STEPS_S = 0.025  # the system counts user and system time in whole steps of 10 m
 
 
 def cpu_s(pid: int) -> float:
-    """Ask the system what CPU time a process has used."""
+    """Return the CPU time that a process has used."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

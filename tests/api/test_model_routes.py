@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 
 async def announce(worker: Worker, gateway: GatewayProcess, runs: Sequence[str], **more: Any) -> None:
-    """Run versions of the model `m`, and wait until the gateway knows of all."""
+    """Announce versions of the model `m`, and wait until the gateway knows them all."""
     report = WorkerReport("w1", 1, "here", [f"m {one}" for one in runs], **more)
     cards = [{**CARD, "version": one} for one in runs]
     await worker_registry.register_worker(worker.connection, report, cards, 600)

@@ -6,7 +6,7 @@ SERVER_MS = 1_700_000_000_000
 
 
 def known(now_s: float = 100.0) -> LeaseGracePeriod:
-    """One that has heard the server, and held for its workers as long as it must."""
+    """A grace period that knows the server's clock and has waited for the workers."""
     patience = LeaseGracePeriod(1.5, 20)
     patience.latest_ms(now_s - 6)
     patience.record_sweep(SERVER_MS - 6000, now_s - 6)

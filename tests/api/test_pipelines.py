@@ -20,7 +20,7 @@ GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Gate:
-    """An app that answers its path once the gate is open, and notes what was asked."""
+    """An app that responds with its path once the gate is open, and records the requests."""
 
     def __init__(self, body: bytes = b"", *, is_open: bool = False) -> None:
         self.asked: list[str] = []
@@ -132,7 +132,7 @@ async def test_unread_responses_are_cut_off_at_the_tenant_that_holds_most() -> N
 
 
 async def test_a_caller_that_reads_nothing_is_cut_off_also_behind_connection_close() -> None:
-    """An answer behind which the connection closes stayed for as long as its caller liked."""
+    """A response before a close used to stay for as long as its caller liked."""
     gate = Gate(bytes(LARGE), is_open=True)
     async with serving(gate, BOUNDS._replace(send_timeout_s=0.5)) as wire:
         with await wire.connect(receive_buffer=4096) as deaf:
@@ -147,7 +147,7 @@ async def test_a_caller_that_reads_nothing_is_cut_off_also_behind_connection_clo
 
 
 class Stub:
-    """A connection that only counts."""
+    """A fake connection that only counts."""
 
     def __init__(self, tenant: str, size_bytes: int, last_progress_at: float = 0) -> None:
         self.tenant, self.size_bytes, self.last_progress_at = tenant, size_bytes, last_progress_at

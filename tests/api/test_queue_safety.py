@@ -20,7 +20,7 @@ def unsafe() -> Iterator[Server]:
 
 
 async def test_a_hazard_is_reported_in_the_log_in_readyz_and_in_metrics(unsafe: Server) -> None:
-    """99 of 314 results vanished from such a server, and nothing said a word."""
+    """99 of 314 results vanished from such a server without a log line."""
     with GatewayProcess(unsafe) as gateway:
         worker = Worker(unsafe)
         await worker.announce(gateway)

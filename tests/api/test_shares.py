@@ -50,7 +50,7 @@ def test_a_lone_tenant_has_four_fifths_and_the_next_finds_room() -> None:
 
 
 def test_one_more_tenant_finds_room_beside_thirty_greedy_ones() -> None:
-    """128 uploads that had only begun held all bytes there were, and nobody could submit."""
+    """128 started uploads used to hold the whole budget, and all submits were refused."""
     shares, ended = TenantBudget(256 << 20, "bytes", refuse), list[int]()
     for number in range(30):
         with contextlib.suppress(QueueFull):
@@ -162,7 +162,7 @@ async def test_a_waiting_caller_holds_no_body(narrow: GatewayProcess, worker: Wo
 
 
 class Two(NamedTuple):
-    """A gateway with little room, and two tenants before it."""
+    """A gateway with a small budget, and two tenants."""
 
     gateway: GatewayProcess
     greedy: Caller
@@ -191,7 +191,7 @@ async def two(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Two]:
 
 
 def begin_uploads(two: Two, stack: ExitStack, count: int, size_bytes: int) -> list[socket.socket]:
-    """Begin uploads and send so much of each file."""
+    """Begin uploads and send a part of each file."""
     key = two.greedy.headers["authorization"]
     head = (
         f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: 1000000\r\n"
@@ -205,7 +205,7 @@ def begin_uploads(two: Two, stack: ExitStack, count: int, size_bytes: int) -> li
 
 
 async def test_started_uploads_leave_room_for_others_and_for_their_own_tenant(two: Two) -> None:
-    """Each was charged 2 MiB at its first byte: 128 of them shut every door for all tenants."""
+    """Each was charged 2 MiB at its first byte: 128 of them blocked all tenants."""
     with ExitStack() as stack:
         begun = begin_uploads(two, stack, 128, 1)
         await pass_time(0.3)
@@ -218,7 +218,7 @@ async def test_started_uploads_leave_room_for_others_and_for_their_own_tenant(tw
 
 
 async def test_held_uploads_are_limited_to_the_share_of_their_tenant(two: Two) -> None:
-    """200 kB of each lie in memory, as they are no block yet: more than one tenant may hold."""
+    """200 kB of each are in memory, as they fill no block yet: more than one tenant may hold."""
     with ExitStack() as stack:
         begun = begin_uploads(two, stack, 30, 200_000)
 
@@ -253,7 +253,7 @@ def _is_answered(connection: socket.socket) -> bool:
 
 
 async def test_jobs_awaited_by_many_requests_are_counted_by_tenant(two: Two) -> None:
-    """A thousand for each request, over as many connections as one likes."""
+    """A thousand jobs for each request, over any number of connections."""
     line = b'{"model":"m","input":{"image":"iVBORw0KGgo="}}'
     headers = {"content-type": "application/x-ndjson", "prefer": "wait=20"}
     with ThreadPoolExecutor() as pool:

@@ -17,7 +17,7 @@ INNER = b"GET /inner HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with what was asked: method, path, header names, body."""
+    """Respond with the request's method, path, header names and body."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -30,7 +30,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 def answers(heard: bytes) -> list[tuple[int, Any]]:
-    """Take answers apart: their status, and what `echo` said."""
+    """Split responses into status and the body of `echo`."""
     found = []
     for part in heard.split(b"HTTP/1.1 ")[1:]:
         head, _, body = part.partition(b"\r\n\r\n")
@@ -70,7 +70,7 @@ async def test_an_upgrade_is_ignored_and_the_body_read(fields: bytes, body: str,
 
 
 async def test_an_upgrade_request_with_expect_100_gets_a_continue() -> None:
-    """As curl does it with --http2 and a body above 1 MB."""
+    """curl does this with --http2 and a body above 1 MB."""
     head = b"POST /asked HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n" + UPGRADE + b"\r\n"
     async with serving(echo) as wire:
         with await wire.connect() as caller:
@@ -120,7 +120,7 @@ async def test_bytes_behind_connection_close_are_no_request() -> None:
 
 
 async def test_the_response_to_junk_follows_that_of_the_request_before_it() -> None:
-    """The junk was answered in place of the request that was under way."""
+    """The junk used to be answered in place of the pending request."""
     async with serving(echo) as wire:
         first, junk = await ask(wire, INNER + b"\x00junk\r\n\r\n")
     assert (first[0], first[1][1], junk[0]) == (200, "/inner", 400)
@@ -129,7 +129,7 @@ async def test_the_response_to_junk_follows_that_of_the_request_before_it() -> N
 @pytest.mark.parametrize("message", ["jitney.answer", "http.response.start"])
 @pytest.mark.parametrize("method", [b"POST", b"HEAD"])
 async def test_a_response_before_the_end_of_its_request_announces_the_close(message: str, method: bytes) -> None:
-    """A client that was not told sent its next request, and found the connection closed."""
+    """A client without this notice sent its next request into a closed connection."""
 
     async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": message, "status": 413, "headers": [(b"content-length", b"2")], "body": b"no"})

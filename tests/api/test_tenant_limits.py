@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def gateway(queue: Server) -> Iterator[GatewayProcess]:
-    """News alone must tell: the next look of its own is an hour away."""
+    """Only the notification can tell: the next refresh is an hour away."""
     env = {
         "JITNEY_API_KEY_REFRESH_S": "3600",
         "JITNEY_TENANT_JOBS": "100",

@@ -23,7 +23,7 @@ LINES: Final = b'{"a": 1}\n' * 200_000
 
 
 def steps(packed: bytes, cut: int) -> list[bytes]:
-    """Unpack a body that arrives in pieces of a size."""
+    """Decompress a body that arrives in chunks of one size."""
     pieces = [packed[at : at + cut] for at in range(0, len(packed), cut)] or [b""]
     messages = iter([{"type": "http.request", "body": one, "more_body": True} for one in pieces[:-1]])
 

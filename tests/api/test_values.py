@@ -93,7 +93,7 @@ VALUES = {"1,000 levels": DEEP, "240 levels": "[" * 240 + "]" * 240, "5,000 digi
 @pytest.mark.parametrize("where", ROUTES)
 @pytest.mark.usefixtures("worker")
 async def test_no_value_causes_a_server_error_in_any_place(gateway: GatewayProcess, where: str) -> None:
-    """`"datatype": [[[…]]]` was a 500; so were `retry_of` and `output_expires_after` that were nested as deep."""
+    """`"datatype": [[[…]]]` was a 500, and so were equally nested `retry_of` and `output_expires_after`."""
     ask, text = ROUTES[where]
     for what, value in VALUES.items():
         answer = ask(gateway, text.replace("%s", value).encode())
@@ -135,7 +135,7 @@ async def test_another_encoding_is_refused_by_name(gateway: GatewayProcess, enco
 
 @pytest.mark.parametrize("declared", [b"0" * 5000 + b"2", b"9" * 19, b"\xb2", b"+2", b"0x2", b"2" * 5000])
 def test_no_declared_length_causes_a_server_error(gateway: GatewayProcess, declared: bytes) -> None:
-    """`int()` refuses a text of some thousand digits, even of zeros, and takes `isdigit()`'s superscripts for none."""
+    """`int()` refuses thousands of digits, even zeros, and the superscripts that `isdigit()` accepts."""
     for path in (b"/v1/jobs", b"/v1/files"):
         head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n" % path
         with socket.create_connection(("127.0.0.1", gateway.port), 10) as connection:
@@ -181,7 +181,7 @@ async def test_a_boolean_model_accepts_booleans(gateway: GatewayProcess, worker:
 
 @pytest.mark.parametrize("version", [None, False, 0, "", [], {}, 2])
 async def test_a_version_may_be_named_or_omitted(gateway: GatewayProcess, worker: Worker, version: Any) -> None:
-    """`{"version": null}` unloaded the whole model, as if none had been named."""
+    """`{"version": null}` used to unload the whole model, as if no version were named."""
     await worker.announce(gateway, version="2")
     for verb in ("unload", "load", "promote"):
         answer = gateway.http.post(f"/v1/models/m/{verb}", json={"version": version})
@@ -213,7 +213,7 @@ async def test_deadline_webhook_and_metadata_are_part_of_a_keys_request(
 
 @pytest.mark.usefixtures("worker")
 async def test_the_key_of_many_jobs_covers_the_whole_request(gateway: GatewayProcess) -> None:
-    """Another body under the same key gave the first body's batch."""
+    """A different body under the same key used to return the first body's batch."""
     files = {"file": ("a.jsonl", b"{}\n")}
     file = gateway.http.post("/v1/files", data={"purpose": "batch"}, files=files).json()["id"]
     key = {"idempotency-key": "night"}

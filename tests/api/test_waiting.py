@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FakeStore:
-    """The one thing Waiting asks of a store: to read jobs. What is read is whatever was put there."""
+    """A store with the one method that JobWaiters needs: it reads the jobs that a test put there."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}

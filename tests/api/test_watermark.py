@@ -54,7 +54,7 @@ class Ballast:
             client.set("ballast", b"x" * (20 << 20), ex=600)
 
     def fill(self, share: float | None) -> None:
-        """Let so much of the server's limit be used, and wait until the gateway has seen it; None: no limit."""
+        """Fill the server to a share of its limit and wait until the gateway knows; None: no limit."""
         with self._server.client() as client:
             limit = int(client.info("memory")["used_memory"] / share) if share else 0
             client.config_set("maxmemory", limit)

@@ -28,7 +28,7 @@ NETWORK: Final = "squeezenet1.1_fp32_dynbatch.derived.onnx"
 
 
 class Subject(NamedTuple):
-    """A network, the caps to sweep, and what is sent to it."""
+    """A network, the caps to sweep, and its input."""
 
     name: str
     caps: tuple[int, ...]

@@ -74,7 +74,7 @@ async def fair(http: httpx2.AsyncClient, model: str, until: float, seen: Counter
 
 
 async def flood(http: httpx2.AsyncClient, model: str, until: float, seen: Counter[int]) -> None:
-    """Send as many jobs as are taken, and more."""
+    """Send more jobs than are accepted."""
 
     lines = LINE % model.encode() * MANY
 
@@ -91,7 +91,7 @@ async def flood(http: httpx2.AsyncClient, model: str, until: float, seen: Counte
 
 
 async def run_at_random(act: object, rate: float, until: float) -> None:
-    """Do something so often a second, at random moments, whether or not the last time has ended."""
+    """Call something at a mean rate, at random moments, independent of how long a call takes."""
     chance, running = random.Random(1), set[asyncio.Task[None]]()
     due = time.perf_counter()
     while due < until:
@@ -104,7 +104,7 @@ async def run_at_random(act: object, rate: float, until: float) -> None:
 
 
 async def measure(url: str, model: str, keys: dict[str, str]) -> dict[str, list[list[float]]]:
-    """Let both kinds of neighbour take turns; gives what the calm one waited, by round."""
+    """Alternate both kinds of neighbours; return the latencies of the calm tenant by round."""
     waited: dict[str, list[list[float]]] = {"fair share": [], "flood": []}
     clients = {name: client(url, key) for name, key in keys.items()}
     for number, (name, neighbour) in itertools.product(range(ROUNDS), (("fair share", fair), ("flood", flood))):
@@ -123,7 +123,7 @@ async def measure(url: str, model: str, keys: dict[str, str]) -> dict[str, list[
 
 
 async def cancel_queued(http: httpx2.AsyncClient) -> None:
-    """Cancel what is left in line."""
+    """Cancel the queued jobs."""
     while True:
         jobs = (await http.get("/v1/jobs?limit=100")).json()["jobs"]
         waiting = [job["id"] for job in jobs if job["status"] in {"queued", "running"}]
@@ -150,7 +150,7 @@ def make_key(service: Service, tenant: str) -> str:
 
 
 def verdict(model: str, waited: dict[str, list[list[float]]]) -> float:
-    """Print a model's figures; gives how many times the one p99 is the other."""
+    """Print a model's figures; return the ratio of the p99s."""
     p99 = {name: statistics.median(p(took, 99) for took in rounds) for name, rounds in waited.items()}
     for name, rounds in waited.items():
         every = list(itertools.chain(*rounds))

@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def make_models(where: Path) -> list[Path]:
-    """A tiny network, one with buckets, digits and, where the shared data is, a real network, with and without."""
+    """A tiny network and, where shared data exists, a real one, each with and without buckets; and digits."""
     models.perceptron(where, "tiny")
     models.perceptron(where, "tiny-padded")
     _add(where / "tiny-padded", "buckets = [1, 4, 16, 64]")
@@ -70,7 +70,7 @@ def measure_in_subprocess(folder: Path, batches: int) -> dict[str, float]:
 
 
 def measure(folder: Path, batches: int) -> dict[str, float]:
-    """Resident MiB after warm-up, the most seen since and the last, over so many batches of 1 to the cap."""
+    """Resident MiB after warm-up, the later maximum and the last, over batches of 1 to the cap."""
     (found,) = list_models(folder.parent, [folder.name])
     assert isinstance(found, ModelFolder)
     model = load_model(found)

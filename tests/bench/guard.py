@@ -111,7 +111,7 @@ def measure_job_us(address: Address, cpu: ServiceCpu, size: int) -> dict[str, fl
 
 
 def load(address: Address, size: int) -> float:
-    """Keep so many requests in flight; gives how many were answered, those of the warm-up too."""
+    """Keep a number of requests in flight; return how many were answered, with those of the warm-up."""
     request = build_submit_request(address, "perceptron", "application/octet-stream", BODY)
     started = time.perf_counter()
     measured = closed_loop.measure(address, Exchange(1, [request], submit_and_wait), LoadLevel(WAIT, size), SECONDS)

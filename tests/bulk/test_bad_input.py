@@ -18,7 +18,7 @@ from tests.support.service import DIGITS, Service
 
 
 def change(text: str, **fields: Any) -> str:
-    """A line with other fields; None takes one away."""
+    """A line with changed fields; None removes one."""
     given = {**json.loads(text), **fields}
     return json.dumps({name: value for name, value in given.items() if value is not None})
 
@@ -102,7 +102,7 @@ async def test_the_first_hundred_of_many_reasons_are_reported(plant: BulkStack) 
 
 
 async def test_a_file_that_is_too_large_is_refused(plant: BulkStack) -> None:
-    """Not even its first bytes where it says how large it is; otherwise not one byte more than is allowed."""
+    """Nothing is stored where the size is declared; otherwise at most the allowed bytes."""
     with pytest.raises(openai.APIStatusError) as declared:
         plant.ai.files.create(file=("big", bytes(2_100_000)), purpose="batch")
     assert (declared.value.status_code, declared.value.code) == (413, "body_too_large")
@@ -147,7 +147,7 @@ FORMS = {
 
 
 async def test_an_invalid_upload_is_refused_and_leaves_nothing(plant: BulkStack) -> None:
-    """`expires_after` of 5,000 digits was a 500, and left the file for ever."""
+    """`expires_after` of 5,000 digits was a 500, and the file was never removed."""
     for what, (body, kind, code) in FORMS.items():
         headers = {"content-type": kind or "multipart/form-data; boundary=b"}
         answer = plant.gateway.http.post("/v1/files", content=body, headers=headers)
@@ -183,7 +183,7 @@ async def test_a_file_name_is_not_used_as_a_path(plant: BulkStack) -> None:
 
 
 def test_odd_images_among_digits(service: Service, shared_data: Path) -> None:
-    """3 % of all images are of the kind that breaks decoders: each fails alone, by its own code."""
+    """3 % of the images break decoders: each fails alone, with its own code."""
     odd = [path for path in sorted((shared_data / "odd").rglob("*")) if path.is_file()]
     images = {f"odd-{nth}": path.read_bytes() for nth, path in enumerate(odd)}
     count = len(odd) * 100 // 3

@@ -34,7 +34,7 @@ async def test_results_are_visible_while_a_batch_runs(plant: BulkStack) -> None:
 
 
 async def test_a_cancelled_batch_keeps_its_finished_lines(plant: BulkStack) -> None:
-    """Lines that ran, that wait, that run, and that were never taken: each has its end, once."""
+    """Finished, queued, running and unread lines: each ends exactly once."""
     batch = bulks.start_batch(plant.ai, [line(name) for name in names(150)])
     await plant.run_exactly(25)
     running = await plant.worker.claim(5)
@@ -174,7 +174,7 @@ async def test_jobs_of_a_batch_are_bounded_and_hidden_from_job_lists(plant: Bulk
 
 
 async def test_batches_share_the_in_flight_limit(plant: BulkStack) -> None:
-    """Nobody's batch waits for another's end."""
+    """No batch waits for the end of another."""
     batches = [bulks.start_batch(plant.ai, [line(name) for name in names(100)]) for _ in range(3)]
     for batch in batches:
         bulks.wait_for_batch(plant.ai, batch, lambda one: one.status == "in_progress", "it runs")
@@ -193,7 +193,7 @@ async def test_batches_share_the_in_flight_limit(plant: BulkStack) -> None:
 
 
 def test_a_result_line_equals_its_job(service: Any) -> None:
-    """Less what cannot be asked of it any more."""
+    """Apart from fields that no longer apply."""
     from tests.support.service import DIGITS  # noqa: PLC0415
 
     with bulks.client(service.url) as ai:

@@ -15,7 +15,7 @@ from tests.support.receiver import Behaviour, ReceivedRequest, Receiver, Writer,
 
 
 async def pictures(got: ReceivedRequest, writer: Writer) -> None:
-    """Serve images, and what servers do instead."""
+    """Serve images, and the failures of real servers."""
     how: dict[str, Behaviour] = {
         "/cat.png": answer(200, body=PNG + b"cat"),
         "/moved.png": answer(302, {"location": "/cat.png"}),

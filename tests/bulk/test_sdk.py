@@ -39,7 +39,7 @@ def test_a_batch_from_upload_to_download(ai: OpenAI) -> None:
 
 
 def test_every_field_of_the_typed_objects_parses(ai: OpenAI) -> None:
-    """The client itself does not validate; its types do when they are asked to."""
+    """The client does not validate by itself; its types do on request."""
     done = bulks.wait_for_end(ai, bulks.start_batch(ai, [*digits(3), "broken"]))
     raw = ai.batches.with_raw_response.retrieve(done.id).http_response.json()
     assert set(Batch.model_fields) <= set(raw)
@@ -92,7 +92,7 @@ def test_a_batch_is_cancelled(ai: OpenAI) -> None:
 
 
 def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
-    """Also that it does not try again what is no use: it would, at 409."""
+    """Also checks that the client does not retry in vain: it would at 409."""
     done = bulks.wait_for_end(ai, bulks.start_batch(ai, digits(1)))
     with pytest.raises(openai.ConflictError) as conflict:
         ai.batches.with_raw_response.cancel(done.id)
@@ -116,7 +116,7 @@ def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
 
 
 def test_a_repeated_create_makes_one_batch(ai: OpenAI) -> None:
-    """The client sends no idempotency key, but says how often it has tried."""
+    """The client sends no idempotency key, but its retry count."""
     file = ai.files.create(file=("a", "\n".join(digits(2)).encode()), purpose="batch")
 
     def create(**headers: str) -> str:

@@ -93,7 +93,7 @@ async def test_an_outcome_is_logged_once_for_repeated_steps(store: JobStore) -> 
 
 
 async def test_a_line_that_ends_without_a_run_removes_its_job(store: JobStore) -> None:
-    """One that waits, one that runs, one that has ended, and one that never was a job."""
+    """A queued, a running, a finished and a never created job."""
     bulk = await open_bulk(store)
     lease = await fly(store)
     await store.submit([job(bulk, n) for n in (1, 2, 3)])
@@ -176,7 +176,7 @@ async def test_a_repeated_request_makes_one_bulk_job_and_records_are_bounded(sto
 
 
 async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: JobStore) -> None:
-    """A step that kills its process was made again for ever: the bulk's record says how often, and it rests between."""
+    """A step that kills its process used to repeat for ever: now it is counted, with pauses between."""
     bulk = await open_bulk(store)
     root, key = store.roots[0], f"jitney:{{s00}}:bulk:{bulk.id}"
 
@@ -185,7 +185,7 @@ async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: 
         client.zadd("jitney:{s00}:bulk_due", {bulk.tenant: 1})
 
     async def fly_again() -> BackgroundLease:
-        """Dispatch it though it rests."""
+        """Dispatch it in spite of its backoff."""
         with store_client(store) as client:
             client.hdel(key, "not_before")
             if client.zscore(f"jitney:{{s00}}:bulk_due:{bulk.tenant}", bulk.id) is not None:

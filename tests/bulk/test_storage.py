@@ -34,7 +34,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_REGION"
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """A server with the bucket `night`; gives the environment in which it is found."""
+    """A server with the bucket `night`; returns the environment that points to it."""
     port = free_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     with program(MOTO.format(port=port), log):
@@ -126,7 +126,7 @@ class TestInS3:
 
 
 async def test_a_full_disk_stops_a_batch_until_there_is_room(plant: BulkStack) -> None:
-    """Nothing is lost, and the batch says why it stands still. A process that may write no byte stands for the disk."""
+    """No line is lost, and the batch says why it waits. A process without write space simulates the disk."""
     names = [f"line-{nth}" for nth in range(60)]
     batch = bulks.start_batch(plant.ai, [line(name) for name in names])
     wait_until(lambda: plant.jobs() == 40, "as many wait as may")

@@ -49,7 +49,7 @@ def gateway(settings: Mapping[str, str]) -> Iterator[GatewayProcess]:
 
 
 def send(gateway: GatewayProcess, block: bytes, seconds: float) -> bytes:
-    """Send an upload block by block for so long; gives the answer."""
+    """Send an upload block by block for some time; return the response."""
     with socket.create_connection(("127.0.0.1", gateway.port)) as connection:
         connection.sendall(HEAD + chunk(FIRST + FILE))
 
@@ -103,7 +103,7 @@ def test_a_large_upload_is_not_held_in_memory(gateway: GatewayProcess) -> None:
 
 @pytest.mark.anyio
 async def test_an_upload_whose_gateway_dies_leaves_nothing(gateway: GatewayProcess, tmp_path: Path) -> None:
-    """What lay in storage under no record was there for ever: in no list, and counted by nothing."""
+    """Stored content without a record used to stay for ever, unlisted and uncounted."""
     folder = tmp_path / "bulk"
     with socket.create_connection(("127.0.0.1", gateway.port)) as connection:
         connection.sendall(HEAD + chunk(FIRST + FILE) + chunk(b"x" * 600_000))

@@ -42,7 +42,7 @@ def reason(batch: Batch) -> dict[str, Any]:
 
 
 async def begun(plant: BulkStack, count: int = 100, **more: Any) -> Batch:
-    """Give a batch of which ten lines have run, and are stored."""
+    """Return a batch with ten finished and stored lines."""
     batch = bulks.start_batch(plant.ai, [line(name) for name in names(count)], **more)
     await plant.run_exactly(10)
     return bulks.wait_for_batch(
@@ -57,7 +57,7 @@ async def completes(plant: BulkStack) -> bool:
 
 
 async def test_a_batch_whose_lines_are_lost_fails(plant: BulkStack) -> None:
-    """With the error file of its predecessor gone it was validating for ever, and a traceback every 2 s."""
+    """Without its predecessor's error file it used to validate for ever, with a traceback every 2 s."""
     first = await plant.run_all(bulks.start_batch(plant.ai, [line("good"), "broken"]))
     plant.ai.files.delete(first.error_file_id or "")
     again = bulks.create_batch(plant.ai, first.input_file_id, extra_body={"retry_of": first.id})
@@ -139,7 +139,7 @@ def plan_of(plant: BulkStack, batch: Batch) -> Path:
 
 
 async def test_one_line_of_a_model_that_cannot_be_read_fails_alone(plant: BulkStack) -> None:
-    """What a line fails of is its own, also where it is no error of ours; and so it is with many jobs in a request."""
+    """The failure of a line affects that line alone; the same holds for many jobs in a request."""
     await plant.worker.announce(plant.gateway, name="odd", inputs=[{"name": "x"}])
     odd = {"model": "odd", "input": {"tensors": {"x": {"datatype": "FP32", "shape": [1], "data": [1]}}}}
     text = json.dumps({"custom_id": "odd", "method": "POST", "url": "/v1/jobs", "body": odd})
@@ -157,7 +157,7 @@ async def test_one_line_of_a_model_that_cannot_be_read_fails_alone(plant: BulkSt
 
 
 async def test_a_permanent_refusal_is_final_for_its_line_alone(plant: BulkStack) -> None:
-    """A line above its tenant's bytes stalled those behind it; a deadline beyond the window failed its line."""
+    """A line above its tenant's bytes used to stall those behind it; a deadline beyond the window failed its line."""
     lines = [line("big", PNG + bytes(30_000)), line("late", deadline_ms=86_400_000), line("good")]
     batch = bulks.start_batch(plant.ai, lines, window="10m")
     jobs = wait_until(lambda: plant.open_jobs() == 2, "both are jobs")
@@ -176,7 +176,7 @@ async def test_a_permanent_refusal_is_final_for_its_line_alone(plant: BulkStack)
 
 
 def test_an_unreadable_outcome_is_a_failed_line() -> None:
-    """One of them kept all others of its batch from being stored."""
+    """One such line used to keep all others of its batch from being stored."""
     line_id = job_id("00" + "a" * 24, 7)
     broken: list[list[Any]] = [["succeeded", "no JSON"], ["no state"], ["1"] * 15, [None] * 15, [{}] * 15, [[], "{}"]]
     for words in broken:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def ids(path: Path, column: str | None = None, encoding: str | None = None) -> list[str | None]:
-    """The id of each line, all of whose bytes are read."""
+    """Return the id of each line, after reading all its bytes."""
     found = []
     for item in open_source([str(path)], column, encoding).items():
         assert item.read().startswith(PNG)

@@ -187,7 +187,7 @@ def test_an_invalid_input_is_refused_as_a_whole(tmp_path: Path, name: str, data:
 
 
 def test_a_table_broken_in_the_middle_ends_the_run_with_the_reason(tmp_path: Path) -> None:
-    """What was before the break is written; the run cannot go on, and says why."""
+    """Rows before the damage are written; the run cannot continue and says why."""
     parquet.write_table(table({"path": [str(DIGITS[0])] * 5000}), tmp_path / "t.parquet", row_group_size=500)
     data = bytearray((tmp_path / "t.parquet").read_bytes())
     middle = parquet.ParquetFile(tmp_path / "t.parquet").metadata.row_group(8).column(0)
@@ -275,7 +275,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
 
 
 def test_byte_order_marks_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
-    """The first of five was lost: "not JSON"."""
+    """The first of five lines used to be lost as "not JSON"."""
     for nth in range(5):
         (tmp_path / f"{nth}.png").write_bytes(PNG)
     rows = [json.dumps({"path": f"{nth}.png"}) for nth in range(5)]

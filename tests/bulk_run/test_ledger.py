@@ -88,7 +88,7 @@ def retried(journal: Path) -> None:
 
 @pytest.mark.parametrize("last", ["nothing", "renamed", "told"])
 def test_a_replacement_of_rows_is_finished_after_a_kill_at_any_point(tmp_path: Path, last: str) -> None:
-    """Each file as it is right behind one step of the exchange, as a kill there leaves them."""
+    """Return the files after one step of the replacement, as a kill leaves them."""
     journal = tmp_path / "r.jsonl"
     retried(journal)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -14,7 +14,7 @@ SCRIPT = ROOT / "scripts" / "submit_bulk.py"
 
 
 def start(*args: object) -> "subprocess.Popen[str]":
-    """Start a copy of it, with an interpreter that sees nothing of ours and no library."""
+    """Start a copy of the script with an interpreter that sees no library and no project code."""
     command = [sys.executable, "-I", "-S", str(SCRIPT), *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -109,7 +109,7 @@ def _kind(body: bytes) -> str:
 
 
 async def _round(address: Address, requests: list[bytes], callers: int, seconds: float) -> tuple[Counter[str], float]:
-    """Count what jobs ended as: succeeded, or the code of their error; and the mean batch."""
+    """Count the ends of jobs by success or error code, and compute the mean batch."""
     ends: Counter[str] = Counter()
     rows, turn, stop_at = [0.0], itertools.cycle(requests), time.perf_counter() + seconds
 

@@ -51,7 +51,7 @@ def test_a_gateway_killed_during_submit_loses_and_duplicates_nothing(scenario: S
 
 
 def test_a_gateway_cut_off_from_the_queue_reports_it_soon_and_recovers(scenario: Scenario) -> None:
-    """F9: the way of one gateway is half open. What it sent meanwhile arrives late, and makes no second job."""
+    """F9: the connection of one gateway is half open. Its late commands make no second job."""
     gateway, other = scenario.cluster.gateways
     wait_until(lambda: scenario.caller.submit(digit(scenario.random), gateway), "the gateway takes jobs")
     gateway.proxy.stall()
@@ -114,7 +114,7 @@ def test_a_rolling_restart_under_load_refuses_nobody(scenario: Scenario) -> None
 
 
 def test_a_model_that_cannot_be_loaded_is_shown_and_affects_no_other(scenario: Scenario) -> None:
-    """F22: a truncated file lies among the models; every gateway says so, and the others are served by all workers."""
+    """F22: one model file is truncated; every gateway reports it, and all workers serve the others."""
     for gateway in scenario.cluster.gateways:
         with gateway.client() as http:
             shown = {model["name"]: model for model in http.get("/v1/models").json()["models"]}
@@ -127,7 +127,7 @@ def test_a_model_that_cannot_be_loaded_is_shown_and_affects_no_other(scenario: S
 
 
 def test_the_same_submit_fifty_times_at_once_makes_one_job(scenario: Scenario) -> None:
-    """F23: one key from fifty callers through both gateways; with another body it is refused; for a day it stands."""
+    """F23: one key from fifty callers through both gateways; a different body is refused; it lives for a day."""
     cluster, what = scenario.cluster, digit(scenario.random)
     gateways = cluster.gateways * 25
     callers = [Caller(cluster, scenario.history) for _ in gateways]

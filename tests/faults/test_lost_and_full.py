@@ -36,7 +36,7 @@ def restart_empty(cluster: Cluster) -> None:
 def test_after_the_loss_of_all_data_no_caller_hangs_and_work_continues(
     scenario: Scenario, lose: Callable[[Cluster], None]
 ) -> None:
-    """F10: everything in the queue is gone under load; who waits for a job hears that it is not there."""
+    """F10: all data of the queue is lost under load; waiting callers get a 404."""
     cluster = scenario.cluster
     with scenario.load() as load:
         wait_until(lambda: load.done >= 50, "callers get answers")
@@ -68,7 +68,7 @@ def test_a_gateway_remembers_its_models_when_the_queue_loses_them(scenario: Scen
 
 
 def test_a_queue_without_memory_refuses_at_once_and_ends_accepted_jobs(scenario: Scenario) -> None:
-    """F11: maxmemory is reached; what was accepted runs and is written all the same, and no part of ours dies of it."""
+    """F11: maxmemory is reached; accepted jobs still run and are written, and no process dies."""
     cluster, pids = scenario.cluster, [part.pid for part in scenario.cluster.parts]
     ids = scenario.submit(3 * BATCH)
     with cluster.queue() as client:
@@ -87,7 +87,7 @@ def test_a_queue_without_memory_refuses_at_once_and_ends_accepted_jobs(scenario:
 
 
 def test_a_full_disk_gives_503_until_there_is_room(scenario: Scenario) -> None:
-    """F12: the append-only file cannot grow; nothing is accepted meanwhile, and afterwards nobody needs to help."""
+    """F12: the append-only file cannot grow; submits are refused meanwhile, and recovery is automatic."""
     cluster = scenario.cluster
     server = cluster.server.process
     assert server is not None
@@ -120,7 +120,7 @@ def _sent(scenario: Scenario, count: int) -> list[tuple[int, str]]:
 
 @pytest.mark.timeout(120)
 def test_after_a_failover_surviving_jobs_end_and_keys_restore_the_others(scenario: Scenario) -> None:
-    """F14: the replica takes over without what it had not heard of; acknowledged jobs may be lost, nothing is stuck."""
+    """F14: the replica takes over without the latest writes; acknowledged jobs may be lost, none is stuck."""
     cluster, replica = scenario.cluster, Server()
     way = Proxy(cluster.network, cluster.server.socket)
     with cluster.queue() as primary, replica.client() as client:

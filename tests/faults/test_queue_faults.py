@@ -38,7 +38,7 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(scenario: Scenario) 
 
 
 def test_a_pause_shorter_than_the_lease_takes_no_job_from_its_worker(scenario: Scenario) -> None:
-    """F8: the server stands still for half a lease, with a batch running; at its wake-up nobody takes leases over."""
+    """F8: the server freezes for half a lease during a batch; no lease is reclaimed afterwards."""
     _, held = scenario.full_batch()
 
     def shortest_ms() -> float:
@@ -56,7 +56,7 @@ def test_a_pause_shorter_than_the_lease_takes_no_job_from_its_worker(scenario: S
 
 @pytest.mark.timeout(120)
 def test_a_frozen_server_causes_no_duplicate_and_no_phantom_jobs(scenario: Scenario) -> None:
-    """F8: the server stands still under load, longer than a lease and than every patience with it."""
+    """F8: the server freezes under load, longer than a lease and all timeouts."""
     cluster = scenario.cluster
     with scenario.load() as load:
         wait_until(lambda: load.done >= 50, "callers get answers")
@@ -70,7 +70,7 @@ def test_a_frozen_server_causes_no_duplicate_and_no_phantom_jobs(scenario: Scena
 
 
 def test_reads_while_the_server_is_away_give_503(scenario: Scenario) -> None:
-    """F7: a job cannot be read meanwhile, and nobody is told that it does not exist."""
+    """F7: a job cannot be read meanwhile, and no caller gets a 404."""
     (job_id,) = scenario.submit(1)
     scenario.cluster.server.kill()
     for gateway in scenario.cluster.gateways:

@@ -48,7 +48,7 @@ def test_photographs_of_a_killed_worker_get_their_reference_labels(scenario: Sce
 
 @pytest.mark.parametrize("end", ["killed", "healed"])
 def test_a_written_result_stands_though_its_worker_got_no_reply(scenario: Scenario, end: str) -> None:
-    """F2: the worker's write goes through and its answer does not; then it dies, or it writes once more."""
+    """F2: the worker's write succeeds but its reply is lost; then it dies, or writes once more."""
     cluster = scenario.cluster
     worker, held = scenario.full_batch()
     worker.proxy.stall("answers")
@@ -67,7 +67,7 @@ def test_a_written_result_stands_though_its_worker_got_no_reply(scenario: Scenar
 
 
 def test_the_sweep_continues_after_a_sweeper_dies(scenario: Scenario) -> None:
-    """F3: a gateway dies with its sweep under way. The worker that is gone stands still: nobody else sees its end."""
+    """F3: a gateway dies during its sweep. The lost worker is frozen, so that no other process sees its end."""
     first, other = scenario.cluster.gateways
     worker, held = scenario.full_batch()
     worker.freeze()
@@ -81,7 +81,7 @@ def test_the_sweep_continues_after_a_sweeper_dies(scenario: Scenario) -> None:
 
 
 def test_a_worker_frozen_beyond_its_lease_cannot_write(scenario: Scenario) -> None:
-    """F4: SIGSTOP beyond the lease; when it wakes up its jobs are others', and its results are refused."""
+    """F4: SIGSTOP beyond the lease; afterwards other workers hold its jobs, and its results are refused."""
     worker, held = scenario.full_batch()
     late = scenario.cluster.counts().get("late:slow", 0)
     worker.freeze()
@@ -92,7 +92,7 @@ def test_a_worker_frozen_beyond_its_lease_cannot_write(scenario: Scenario) -> No
 
 
 def test_a_worker_cut_off_from_the_queue_is_replaced_and_cannot_write_late(scenario: Scenario) -> None:
-    """F9: the way of one worker is half open, longer than its leases; then everything that it sent arrives."""
+    """F9: the connection of one worker is half open, longer than its leases; then its commands arrive."""
     worker, held = scenario.full_batch()
     worker.proxy.stall()
     jobs = scenario.final(held)
@@ -105,7 +105,7 @@ def test_a_worker_cut_off_from_the_queue_is_replaced_and_cannot_write_late(scena
 
 
 def test_a_slow_connection_to_the_queue_costs_only_time(scenario: Scenario) -> None:
-    """F13: every answer of the server takes 200 ms more; no live worker is taken for dead, no caller is refused."""
+    """F13: every server reply is delayed by 200 ms; no live worker counts as dead, no caller is refused."""
     for part in scenario.cluster.parts:
         part.proxy.delay(0.1)
     wait_until(scenario.cluster.is_whole, "all parts have connected again, or waited")

@@ -63,7 +63,7 @@ def client(service: Service, key: str) -> httpx2.Client:
 
 
 def run(program: str, service: Service, folder: Path) -> int:
-    """Let the requests be made; prints what came of them, gives the exit code."""
+    """Make the requests, print the results, return the exit code."""
     keys = {name: make_key(service, name, *more) for name, *more in (("acme", "--admin"), ("bolt",), ("third",))}
     users = [
         {"name": name, "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {key}"}]}

@@ -26,7 +26,7 @@ def run(models_dir: Path, *words: str, env: Mapping[str, str] | None = None) -> 
 
 
 def refused(models_dir: Path, *words: str, env: Mapping[str, str] | None = None) -> str:
-    """Import what must be refused with one line, and leave the folder as it was; gives the line."""
+    """Import with an expected one-line refusal and an unchanged folder; return the line."""
     before = sorted(models_dir.rglob("*")) if models_dir.exists() else []
     done = run(models_dir, *words, env=env)
     assert (done.returncode, done.stdout) == (1, "")

@@ -58,7 +58,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Fifty, of all proportions and modes: shades and blocks, as networks see something in."""
+    """Fifty pictures of all proportions and modes, with shades and blocks that networks react to."""
     folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(5)
     paths = []
     for number in range(PICTURES):

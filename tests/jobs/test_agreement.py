@@ -120,7 +120,7 @@ async def test_a_process_without_a_heartbeat_is_gone_and_junk_is_ignored(bench: 
 
 
 def test_settings_that_a_process_does_not_use_may_differ() -> None:
-    """Operators set a variable where it is used: a worker without the gateways' settings differs in nothing."""
+    """Operators set a variable where it is used: a worker without gateway settings does not differ."""
     gateway = Process.this(
         "gateway", "g", StoreSettings(max_jobs=5, job_list_limit=7, max_lost_leases=2), GatewaySettings()
     )

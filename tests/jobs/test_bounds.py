@@ -67,7 +67,7 @@ async def test_a_list_keeps_records_of_a_later_release(bench: StoreBench) -> Non
 
 
 def many_that_may_not_run(bench: StoreBench) -> None:
-    """Have very many tenants wait, of each of which as many jobs run as may."""
+    """Queue jobs of very many tenants that are at their running limit."""
     with bench.server.client() as client, client.pipeline() as pipe:
         for nth in range(MANY_TENANTS):
             pipe.rpush(f"{ROOT}:tenant_rotation:m:1:interactive", f"t{nth}")
@@ -150,7 +150,7 @@ async def test_waiting_jobs_of_many_tenants_are_counted_in_parts(
 
 
 async def test_the_number_of_gateways_notified_of_a_job_is_bounded(bench: StoreBench) -> None:
-    """Each restart of a gateway adds one to the jobs that are waited for."""
+    """Each restart of a gateway adds a listener to the awaited jobs."""
     (job_id,) = await bench.submit()
     for nth in range(100):
         await bench.store.wait(job_id, f"gateway{nth}")

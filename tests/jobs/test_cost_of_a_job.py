@@ -44,14 +44,14 @@ MOST_BYTES = {"submit": 500, "claim": 250, "finish": 300}
 
 
 def some_jobs(bench: StoreBench, count: int) -> list[Submission]:
-    """Make jobs; the last of many has an id by which the tenant's list is cut."""
+    """Create jobs; the id of the last of many causes the tenant's list to be trimmed."""
     ids = [f"{new_job_id(0)[:-2]}{'40' if nth == MANY - 1 else '01'}" for nth in range(count)]
     return [bench.job(id=job_id, input=INPUT) for job_id in ids]
 
 
 @asynccontextmanager
 async def counted(bench: StoreBench, into: dict[str, Any]) -> AsyncIterator[None]:
-    """Count what the server is asked meanwhile."""
+    """Count the commands of the server meanwhile."""
     with bench.server.client() as client:
         client.config_resetstat()
         before = client.info("stats")
@@ -63,7 +63,7 @@ async def counted(bench: StoreBench, into: dict[str, Any]) -> AsyncIterator[None
 
 
 async def journey(bench: StoreBench, count: int) -> dict[str, dict[str, Any]]:
-    """Take so many jobs through submit, claim and finish, each in one call."""
+    """Submit, claim and finish a number of jobs, with one call for each step."""
     steps: dict[str, dict[str, Any]] = {step: {} for step in COMMANDS}
     jobs = some_jobs(bench, count)
     async with counted(bench, steps["submit"]):
@@ -76,7 +76,7 @@ async def journey(bench: StoreBench, count: int) -> dict[str, dict[str, Any]]:
 
 
 def commands(count: int, of_call: dict[str, int], of_job: dict[str, int], step: str) -> Counter[str]:
-    """All commands of a call for so many jobs."""
+    """The expected commands of a call for a number of jobs."""
     now_and_then = OF_MANY if step == "submit" and count == MANY else {}
     now_and_then = (
         {"llen": 1 + (count == MANY)} if step == "claim" else now_and_then

@@ -133,7 +133,7 @@ async def test_a_purged_dead_letter_is_not_marked_as_replayed(bench: StoreBench)
 
 
 async def test_a_new_job_under_the_id_of_a_dead_letter_keeps_its_input(bench: StoreBench) -> None:
-    """A line of a batch has the same id whenever it is read; its old letter was forgotten with the new job's input."""
+    """A line of a bulk job has a stable id; purging its old dead letter once removed the new job's input."""
     (job_id,) = await die(bench)
     with bench.server.client() as client:
         client.delete(f"jitney:{{s00}}:job:{job_id}")  # its time is over, and no sweep was there yet
@@ -164,7 +164,7 @@ async def test_junk_among_the_dead_letters_is_skipped(bench: StoreBench) -> None
 
 
 async def test_failures_of_one_tenant_do_not_evict_dead_letters_of_another(bench: StoreBench) -> None:
-    """The row: a budget that all share, without a share for each."""
+    """Regression: the tenants shared one budget without a share for each."""
     bench.store = JobStore(bench.store.settings.model_copy(update={"dead_letters": 6}), bench.store.connection)
     calm = await die(bench, 2, tenant="calm")
     other = await die(bench, 1, tenant="other")
@@ -210,7 +210,7 @@ async def test_a_lone_tenant_may_use_all_the_room(bench: StoreBench) -> None:
 
 
 async def test_a_short_lifetime_of_dead_letters_does_not_shorten_results(bench: StoreBench) -> None:
-    """With JITNEY_DEAD_LETTER_TTL_S below JITNEY_RESULT_TTL_S a failed job's record went before other results did."""
+    """With JITNEY_DEAD_LETTER_TTL_S below JITNEY_RESULT_TTL_S a failed job's record used to expire too early."""
     settings = bench.store.settings.model_copy(update={"dead_letter_ttl_s": 5.0, "result_ttl_s": 500.0})
     bench.store = JobStore(settings, bench.store.connection)
     (job_id,) = await die(bench)

@@ -24,7 +24,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def settled(server: Server) -> Server:
-    """A server as it should be."""
+    """A server with safe settings."""
     with server.client() as client:
         client.config_set("appendonly", "yes")
         client.config_set("maxmemory-policy", "noeviction")

@@ -14,7 +14,7 @@ from tests.jobs.conftest import StoreBench
 async def told(
     bench: StoreBench, body: bytes, state: State = State.SUCCEEDED
 ) -> tuple[list[tuple[str, Job | None]], list[Job | None]]:
-    """End a job that a gateway waits for: what the gateway hears, and what it would read."""
+    """End a job that a gateway waits for; return the notification, and the result of a read."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     on_push = lambda push: heard.put_nowait(push[2]) if push[0] == b"message" else None  # noqa: E731 - one line says it
     wire = await bench.store.connection.subscribe([keys.gateway_channel("g")], on_push)

@@ -222,7 +222,7 @@ async def test_workers_stay_registered_on_a_full_server(bench: StoreBench) -> No
 
 
 async def test_a_claim_that_is_named_twice_is_one_suspect(bench: StoreBench) -> None:
-    """It was put into both cells, so that one job lay in two lines; and alone, it never counted as alone."""
+    """It was once put into both suspect groups, so it was queued twice and never counted as alone."""
     (job_id,) = await bench.submit()
     (job,) = await bench.claim()
     assert (await recover_dead_worker(bench.store, "w1", [job.claim, job.claim])).suspects == 1

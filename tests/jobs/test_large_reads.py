@@ -33,7 +33,7 @@ HOOK = webhook_request.read_webhook("https://receiver.example/hook", AddressPoli
 
 @contextmanager
 def at_most(bench: StoreBench, size_bytes: int) -> Iterator[None]:
-    """Fail where the server gives more bytes than that meanwhile."""
+    """Fail if the server sends more bytes than that meanwhile."""
     with bench.server.client() as client:
         before = client.info("stats")["total_net_output_bytes"]
         yield
@@ -54,7 +54,7 @@ async def connection_of(bench: StoreBench, *, large: bool) -> int:
 
 
 def last_commands(bench: StoreBench) -> dict[int, str]:
-    """List what each connection asked last."""
+    """List the last command of each connection."""
     with bench.server.client() as client:
         return {int(one["id"]): one["cmd"].split("|")[0] for one in client.client_list()}
 
@@ -103,7 +103,7 @@ async def test_an_expired_output_is_unknown(bench: StoreBench) -> None:
 
 
 async def test_many_jobs_are_read_without_their_large_outputs(bench: StoreBench) -> None:
-    """As all are that a gateway's requests wait for, after each break of its connection."""
+    """A gateway does this for all awaited jobs after each break of its connection."""
     ids = await run(bench, LARGE, 10)
     with at_most(bench, 20_000):
         assert {job.output_bytes if job else None for job in await bench.store.read(ids)} == {len(LARGE)}
@@ -187,7 +187,7 @@ async def test_a_page_of_batches_or_files_reads_no_more_than_it_shows(bench: Sto
 
 
 async def test_outcomes_of_a_bulk_job_are_read_up_to_a_number_of_bytes(bench: StoreBench) -> None:
-    """However few bytes its lines had as inputs."""
+    """However small its inputs were."""
     bulk = await open_bulk(bench)
     jobs = [
         Submission(checkpoints.job_id(bulk.id, nth), "m", "1", "raw", b"in", lane="bulk", bulk=f"line-{nth}")

@@ -31,7 +31,7 @@ SETTINGS = BulkSettings()
 
 
 def age(bench: StoreBench, *names: str) -> None:
-    """Let keys have a minute left."""
+    """Set the lifetime of keys to one minute."""
     with bench.server.client() as client:
         for name in names:
             assert client.expire(f"{ROOT}:{name}", 60), name
@@ -86,7 +86,7 @@ async def test_a_failed_job_can_be_read_as_long_as_any_result(bench: StoreBench)
 
 
 async def delivered(bench: StoreBench) -> delivery_log.Delivery:
-    """Make a delivery that was made well."""
+    """Create a successful delivery."""
     await bench.submit(webhook=HOOK)
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
     await outbox.settle_attempt(bench.store, await take(bench), Settlement("delivered", {"status": 200}), LIMITS)
@@ -108,7 +108,7 @@ async def test_a_resent_delivery_stays_listed(bench: StoreBench) -> None:
 
 
 async def test_a_delivery_outlives_the_wait_for_its_next_attempt(bench: StoreBench) -> None:
-    """Whatever the schedule."""
+    """For any retry schedule."""
     await bench.submit(webhook=HOOK)
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
     lease = await take(bench)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Ear:
-    """A listener on channel `c`, with what it heard and how often it (re)connected."""
+    """A subscriber of channel `c`, its received messages, and its number of (re)connects."""
 
     def __init__(self, connection: RedisClient) -> None:
         self.heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()

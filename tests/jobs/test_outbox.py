@@ -40,7 +40,7 @@ LIMITS = DeliveryLimits(
 
 @pytest.fixture(autouse=True)
 def checked(bench: StoreBench) -> Iterator[None]:
-    """What is left in the outbox holds together."""
+    """Check that the remaining outbox is consistent."""
     yield
     with bench.server.client() as client:
         invariants.check_outbox(client)
@@ -68,7 +68,7 @@ async def begin(bench: StoreBench, lease: BackgroundLease) -> Attempt:
 
 
 async def end(bench: StoreBench, count: int = 1, webhook: str = "", tenant: str = "default") -> list[str]:
-    """Have jobs succeed that have a webhook."""
+    """Finish jobs that have a webhook."""
     ids = await bench.submit(count, webhook=webhook or hook(), tenant=tenant)
     await bench.store.finish("w1", bench.succeed(await bench.claim(count)))
     return ids
@@ -188,7 +188,7 @@ async def test_an_endpoint_gets_one_attempt_at_a_time_until_one_succeeds(bench: 
 
 
 async def test_an_endpoint_that_has_just_failed_leaves_slots_to_others(bench: StoreBench) -> None:
-    """Once half of the slots are taken, nobody gets a second."""
+    """Once half of the slots are taken, no endpoint gets a second one."""
     for nth in range(4):
         await end(bench, 9, hook(f"https://{nth}.example/"))
     for lease in await take(bench, 4):

@@ -58,7 +58,7 @@ async def test_a_cancelled_command_does_not_shift_the_others(own: tuple[Server, 
 
 
 async def test_a_lost_connection_sends_nothing_more(own: tuple[Server, RedisClient]) -> None:
-    """Or the next connection's first answer would go to a command that was never sent."""
+    """Otherwise the next connection's first reply would go to a command that was never sent."""
     _, connection = own
     wire = await connection.subscribe(["c"], lambda _push: None)
     wire.close()
@@ -75,7 +75,7 @@ async def test_an_empty_pipeline_is_answered_and_delays_nothing(own: tuple[Serve
 
 
 class Dripper(asyncio.Protocol):
-    """Answers whatever comes with ten bytes, one every 50 ms."""
+    """Answers any command with ten bytes, one every 50 ms."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)

@@ -96,7 +96,7 @@ async def test_an_unreadable_plan_counts_as_none(bench: StoreBench, junk: bytes)
 
 
 async def test_only_faults_count_against_a_version(bench: StoreBench) -> None:
-    """What its callers did wrong, canceled or let expire does not."""
+    """Errors of callers, cancels and expiries do not count."""
     await bench.submit(4)
     dead, wrong, good, canceled = await bench.claim(4)
     error = b'{"code":"no","message":"no","status":422}'

@@ -49,7 +49,7 @@ async def test_a_model_that_nobody_has_announced_for_a_day_is_forgotten(bench: S
 
 
 def test_no_code_reads_the_wall_clock() -> None:
-    """What compares it with a stored time would be wrong with each clock that is wrong."""
+    """A comparison of it with a stored time would depend on every local clock."""
     read = re.compile(r"\btime\.time(_ns)?\(|datetime\.(now|utcnow|today)\(")
     sources = [
         path

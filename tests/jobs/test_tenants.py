@@ -33,7 +33,7 @@ def limited(bench: StoreBench) -> Limited:
 
 
 def load(bench: StoreBench, tenant: str) -> dict[str, int]:
-    """Read what is counted of a tenant."""
+    """Read the counters of a tenant."""
     with bench.server.client() as client:
         fields = client.hgetall("jitney:{s00}:open_totals").items()
     return {name.decode().split(":")[1]: int(n) for name, n in fields if name.startswith(b"@%s:" % tenant.encode())}
@@ -66,7 +66,7 @@ async def test_the_bytes_of_a_tenant_are_limited(bench: StoreBench, limited: Lim
 
 
 async def test_a_request_above_the_quota_is_refused_for_good(bench: StoreBench, limited: Limited) -> None:
-    """A job above its tenant's bytes, or its model's, was told to come back."""
+    """A job above the byte limit of its tenant or model used to get Retry-After."""
     for settings, most in (({"tenant_bytes": 100}, 100), ({"max_input_bytes": 100}, 100)):
         limited(**settings)
         await bench.submit(tenant="a", input=b"x" * 60)
@@ -87,7 +87,7 @@ async def test_a_request_above_the_quota_is_refused_for_good(bench: StoreBench, 
 async def test_a_request_above_the_quota_is_refused_for_good_in_a_full_queue_too(
     bench: StoreBench, limited: Limited
 ) -> None:
-    """It was told to come back as long as the queue was full, or its tenant had as many jobs as it may."""
+    """It used to get Retry-After while the queue was full, or its tenant at its job limit."""
     for settings in ({"tenant_bytes": 100, "max_jobs": 1}, {"max_input_bytes": 100, "tenant_jobs": 1}):
         limited(**settings)
         await bench.submit(tenant="a")

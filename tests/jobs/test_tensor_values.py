@@ -27,7 +27,7 @@ def refusal(datatype: Any, shape: Any, **values: Any) -> Refused:
 
 @pytest.mark.parametrize("wrong", ["false", 0.5, [0], None, 0, 1, {}, "", 1e300, [True]])
 def test_a_boolean_is_true_or_false_and_nothing_else(wrong: Any) -> None:
-    """`"false"`, `0.5` and `[0]` were true, `null` was false, with 200."""
+    """`"false"`, `0.5` and `[0]` used to be read as true and `null` as false, with 200."""
     error = refusal("BOOL", [2], data=[True, wrong])
     assert (error.code, error.status) == ("invalid_input", 422)
     assert to_numbers(read("BOOL", [2], data=[True, False])) == [True, False]
@@ -42,7 +42,7 @@ def test_raw_bytes_of_a_boolean_are_0_or_1() -> None:
 @pytest.mark.parametrize("datatype", [*INTEGERS, *FLOATS])
 @pytest.mark.parametrize("wrong", [True, False, None, "1", {}])
 def test_booleans_and_strings_are_no_numbers(datatype: str, wrong: Any) -> None:
-    """`true` counted as 1.0."""
+    """`true` used to count as 1.0."""
     assert refusal(datatype, [2], data=[1, wrong]).code == "invalid_input"
 
 

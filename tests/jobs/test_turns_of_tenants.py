@@ -29,7 +29,7 @@ FLIGHT_MS = 60_000
 
 @pytest.fixture(autouse=True)
 def checked(bench: StoreBench) -> Iterator[None]:
-    """What is left in the outbox holds together."""
+    """Check that the remaining outbox is consistent."""
     yield
     with bench.server.client() as client:
         invariants.check_outbox(client)
@@ -146,7 +146,7 @@ async def test_a_tenant_leaves_a_thread_to_others(bench: StoreBench) -> None:
 
 
 async def test_the_end_of_a_bulk_job_makes_room_for_the_next_of_its_tenant(bench: StoreBench) -> None:
-    """A step's end brings the tenant's turn forward; the last step of a batch did not, and the next batch waited."""
+    """The end of a step advances its tenant's turn; the last step of a bulk job once did not."""
     for _ in range(2):
         await open_bulk(bench, "a")
     (first,) = await dispatch(bench, 2, 2)  # the other one has to leave a thread to others

@@ -73,7 +73,7 @@ def test_a_url_below_a_prefix_is_fetched_in_its_normal_form(url: str) -> None:
 
 @pytest.mark.parametrize("url", OUTSIDE)
 def test_a_url_outside_the_prefixes_is_refused(url: str) -> None:
-    """The prefix was left by `..` and `%2e%2e`."""
+    """`..` and `%2e%2e` used to escape the prefix."""
     assert PREFIXES.find(url) is None
 
 

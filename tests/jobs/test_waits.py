@@ -38,7 +38,7 @@ async def test_a_cancellation_at_the_same_time_as_the_event_is_not_lost(ticks: i
 
 
 async def test_a_task_that_swallows_a_cancellation_is_canceled_again() -> None:
-    """A worker that was told to stop while it connected went on for ever: redis-py had swallowed it."""
+    """A worker stopped while it connected used to run for ever: redis-py swallowed the cancellation."""
 
     async def deaf() -> None:
         try:

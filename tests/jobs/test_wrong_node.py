@@ -74,7 +74,7 @@ async def test_an_unanswered_command_is_retried(error: Exception) -> None:
 
 
 class Two:
-    """Two servers that know nothing of each other, and a forwarder before them."""
+    """Two independent servers, and a forwarder in front of them."""
 
     def __init__(self) -> None:
         self.old, self.new = Server(port=free_port()), Server(port=free_port())
@@ -147,7 +147,7 @@ async def test_a_retry_waits_while_the_address_still_leads_to_the_old_primary(tw
 
 
 async def test_an_address_that_stays_wrong_is_reported_and_returns_no_stale_data(two: Two) -> None:
-    """What a replica has is as old as its link: it is not read from."""
+    """A replica may be as old as its last sync: it is not read from."""
     await two.connection.command("SET", "k", "old")
     two.demote_old()
     with pytest.raises(StoreUnavailable, match="READONLY"):
@@ -157,7 +157,7 @@ async def test_an_address_that_stays_wrong_is_reported_and_returns_no_stale_data
 
 
 async def test_a_subscription_leaves_a_node_that_became_a_replica(two: Two) -> None:
-    """It hears no error: nobody sends a command on it, and no notice comes there any more."""
+    """It gets no error: no command is sent on it, and no notification arrives any more."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     connected: asyncio.Queue[bool] = asyncio.Queue()
 
@@ -177,7 +177,7 @@ async def test_a_subscription_leaves_a_node_that_became_a_replica(two: Two) -> N
 
 
 async def test_a_subscription_moves_with_the_connections_to_another_node(two: Two) -> None:
-    """The address moved, some connections broke, and the old primary goes on as one, cut off from all others."""
+    """The address moved, some connections broke, and the isolated old primary remains a primary."""
     wire = await two.connection.subscribe(["c"], lambda _push: None)
     await two.connection.command("PING")
     two.lead_to_new()
@@ -187,7 +187,7 @@ async def test_a_subscription_moves_with_the_connections_to_another_node(two: Tw
 
 
 async def test_commands_sent_before_the_move_are_answered_by_the_old_node(two: Two) -> None:
-    """Connections are retired, not cut: nobody knows otherwise whether such a command was carried out."""
+    """Connections are drained, not cut: otherwise it is unknown whether such a command was executed."""
     await two.connection.command("PING")
     with two.old.client() as client:
         client.execute_command("CLIENT", "PAUSE", "10000", "WRITE")
@@ -226,7 +226,7 @@ async def test_a_changed_password_is_read_again_from_its_file(tmp_path: Path) ->
 
 
 async def test_a_single_failure_of_each_kind_is_reported_as_such(two: Two, caplog: pytest.LogCaptureFixture) -> None:
-    """A command that can never work is an error in the log, once, however often it is sent."""
+    """A command that can never work is logged as an error once."""
     for _ in range(3):
         with pytest.raises(StoreUnavailable, match="unknown command"):
             await two.connection.command("NOSUCH")
@@ -254,7 +254,7 @@ async def test_a_connection_recovers_after_a_wrong_url_in_the_file(two: Two, tmp
 async def test_a_full_server_is_logged_once_and_not_with_each_heartbeat(
     two: Two, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Scripts that end work still run, between heartbeats that are refused: it is not back with each of them."""
+    """Finish scripts still run between refused heartbeats: they do not count as a recovery."""
     with two.old.client() as client:
         client.config_set("maxmemory", 1)
         for _ in range(3):

@@ -33,7 +33,7 @@ def faint(path: Path) -> Path:
 
 
 def reversed_rows(path: Path) -> Path:
-    """Everybody gets somebody else's answer, and only an odd batch's middle row is right."""
+    """Rows are returned in reverse order; only the middle row of an odd batch is right."""
     ends = {
         "from": int64_constant(-1),
         "to": int64_constant(-(2**31)),
@@ -45,7 +45,7 @@ def reversed_rows(path: Path) -> Path:
 
 
 def counted(path: Path) -> Path:
-    """A padding bug of the model's: each answer is divided by the rows of the batch, those nobody asked for too."""
+    """A padding bug of a model: each answer is divided by the number of rows, padding included."""
     nodes = [
         node("Shape", ["x"], ["s"], end=1),
         node("Cast", ["s"], ["n"], to=TensorProto.FLOAT),
@@ -82,19 +82,19 @@ def test_the_faintest_leak_is_named_as_such(tmp_path: Path, capsys: Said) -> Non
 
 @pytest.mark.parametrize("case", [case for case in COUPLED if case != "one list for all"])
 def test_every_operator_that_couples_rows_shows(case: str, tmp_path: Path, capsys: Said) -> None:
-    """The doctor's list and the check's findings agree, each without the other."""
+    """The doctor's list and the check's findings agree independently."""
     assert check(COUPLED[case][1](tmp_path / "model.onnx", "N")) == 1
     assert "FAILS the check" in capsys.readouterr().out
 
 
 def fold_padding_first(items: Sequence[collation.Arrays], padded_size: int = 0) -> dict[str, Any]:
-    """A padding bug of ours: padding is added in front, and every row moves back."""
+    """A padding bug of collation: padding is added in front, and every row moves back."""
     padding = [items[0]] * (padded_size - len(items))
     return {name: np.stack([item[name] for item in [*padding, *items]]) for name in items[0]}
 
 
 def fold_with_stale_rows(items: Sequence[collation.Arrays], padded_size: int = 0) -> dict[str, Any]:
-    """Another: a buffer is used again, and its last row is written too early."""
+    """Another padding bug: a buffer is reused, and its last row is written too early."""
     batch = collation.stack_items(items, padded_size)
     if padded_size > len(items):
         for array in batch.values():

@@ -48,7 +48,7 @@ def test_a_fixed_batch_size_is_repaired_and_every_row_has_its_answer(
 
 
 def original(path: Path, rows: Values) -> Values:
-    """What the file itself says to a whole batch of the size it is made for, by the reference implementation."""
+    """The answers of the original file to a batch of its fixed size, by the reference implementation."""
     is_recurrent = onnx.load(path).graph.node[0].op_type == "LSTM"
     given = np.moveaxis(rows, 0, 1) if is_recurrent else rows
     (answer,) = ReferenceEvaluator(str(path)).run(["y"], {"x": given})
@@ -80,7 +80,7 @@ def test_the_original_squeezenet_is_repaired_and_passes_the_check(
 
 @pytest.mark.timeout(180)  # 25 million weights, run some fifty times
 def test_resnet_50_is_repaired_and_passes_the_check(tmp_path: Path, capsys: Said) -> None:
-    """With weights that differ: those that come with the package give every picture one answer."""
+    """With other weights: those of the package give the same answer for every picture."""
     source = with_random_weights(LIGHT / "light_resnet50.onnx", tmp_path / "resnet50.onnx")
     out = tmp_path / "mended.onnx"
     assert doctor(source) == 1
@@ -127,7 +127,7 @@ def test_a_model_with_an_uncertain_diagnosis_is_not_repaired(shared_data: Path, 
 def test_a_repaired_copy_that_fails_its_proof_is_deleted(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were a rule of the doctor's wrong, the check would find it."""
+    """The check finds a wrong rule of the doctor."""
     wrong = {**compute_rules.RULES, "Softmax": compute_rules.pointwise}
     monkeypatch.setattr("model_runtime.graph.batch_axis_flow.RULES", wrong)
     path, out = COUPLED["a softmax over the batch"][1](tmp_path / "made.onnx", 1), tmp_path / "out.onnx"

@@ -35,7 +35,7 @@ def test_repaired_models_are_batchable_and_nothing_crashes(tmp_path: Path) -> No
 
 
 def verdict(path: Path) -> str:
-    """What became of a copy that the doctor made."""
+    """The result of a copy that the doctor made."""
     try:
         engine = OnnxEngine(path, "cpu", 1)
     except ModelError:  # types and opsets that this runtime does not have

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 
 def cuts(photos: Path, folder: Path, each: int, seed: int) -> Path:
-    """So many of each photograph, half of them mirrored: half to nearly all of its width and height."""
+    """A number of crops of each photograph, half of them mirrored, of half to nearly full size."""
     rng = random.Random(seed)
     folder.mkdir(parents=True)
     for path in sorted(photos.iterdir()):

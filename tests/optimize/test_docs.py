@@ -14,7 +14,7 @@ TEXT = (ROOT / "docs" / "optimizing.md").read_text()
 
 
 def without_numbers(said: str, folder: str = "") -> str:
-    """What is the same on every machine."""
+    """Keep what is the same on every machine."""
     said = re.sub(r"on .+? \(ONNX", "on a CPU (ONNX", said.replace(folder, "") if folder else said)
     said = re.sub(r"; it is SLOWER here: .*", "", said)
     return re.sub(r"\s+", " ", re.sub(r"[\d.]+(e-\d+)?", "#", said))

@@ -27,7 +27,7 @@ PIPELINES = {
 
 
 def lay_out(folder: Path, image: str, row: list[int], kind: int) -> LoadedVersion:
-    """A model that gives back what it is given, flat: every number of the input shows."""
+    """A model that returns its input, flattened: every number of the input is visible."""
     taken: dict[str, graphs.Shape] = {"image": ["N", *row]}
     given: dict[str, graphs.Shape] = {"flat": ["N", int(np.prod(row))]}
     kinds = {"image": kind, "flat": kind}

@@ -32,7 +32,7 @@ def digits() -> LoadedVersion:
 def quantized(
     served: LoadedVersion, folder: Path, provider: str
 ) -> tuple[dict[str, np.ndarray], onnx.GraphProto, list[str]]:
-    """Constants by name, the graph, and what was said."""
+    """Return the constants by name, the graph, and the output."""
     shown = calibration_data.load_examples(SAMPLES, served, "--calibrate", lambda items: items)
     source = onnx_graphs.simplify(served.folder.onnx, folder / "source.onnx", optimize=True)
     rows = (example(served.task) for example in shown.rows)
@@ -42,7 +42,7 @@ def quantized(
 
 
 def test_int8_for_a_gpu_is_symmetric(digits: LoadedVersion, tmp_path: Path) -> None:
-    """TensorRT takes no zero point but 0."""
+    """TensorRT accepts only the zero point 0."""
     constants, graph, _ = quantized(digits, tmp_path, "tensorrt")
     points = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
     assert points

@@ -62,7 +62,7 @@ def test_the_last_line_names_the_live_version() -> None:
 
 @pytest.fixture
 def tiny(models_dir: Path, tmp_path: Path) -> list[str]:
-    """A product so small that turning its ends to int8 and back takes longer than it; options to do that."""
+    """A product that is smaller than its int8 conversions, and the options to quantize it."""
     node = graphs.node("MatMul", ["x", "w"], ["y"])
     file, weights = models_dir / "tiny" / "1" / "model.onnx", {"w": graphs.numbers(8, 8)}
     graphs.write(file, [node], inputs={"x": ["N", 8]}, outputs={"y": ["N", 8]}, constants=weights)

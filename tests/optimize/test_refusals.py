@@ -21,7 +21,7 @@ TENSOR = 'task = "tensor"'
 
 @pytest.fixture
 def say(models_dir: Path, capsys: pytest.CaptureFixture[str]) -> Say:
-    """The command for people: its exit code, and the one line of its complaint."""
+    """Run the command without --json; return its exit code and its one-line error."""
 
     def run(*argv: str | Path, name: str = "digits") -> tuple[int, str]:
         before = everything(models_dir)
@@ -45,7 +45,7 @@ def lay_out(models_dir: Path, name: str, toml: str, *nodes: object, **more: obje
 
 
 def test_no_version_appears_below_the_minimum_agreement(models_dir: Path, optimize: Optimize, tmp_path: Path) -> None:
-    """Calibrated on black alone, every activation of a real digit is beyond what int8 can say."""
+    """Calibrated on black alone, every activation of a real digit is out of int8's range."""
     black = tmp_path / "black"
     black.mkdir()
     picture = a_black_picture()
@@ -155,7 +155,7 @@ def rows(folder: Path, width: int, count: int = 16) -> Path:
 
 
 def test_a_model_of_tensors_is_calibrated_with_npz(models_dir: Path, optimize: Optimize, tmp_path: Path) -> None:
-    """What int8 has no form for stays in float, and is named."""
+    """Operators without an int8 form stay in float, and are named."""
     nodes = [
         graphs.node("MatMul", ["x", "w0"], ["h"]),
         graphs.node("Erf", ["h"], ["e"]),

@@ -65,7 +65,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def page(browser: webdriver.Chrome, service: Service) -> webdriver.Chrome:
-    """The page, freshly loaded, its models listed, earlier logs forgotten."""
+    """Load the page, wait for its list of models, and clear earlier logs."""
     for log in ("browser", "performance"):
         logged(browser, log)
     browser.get(service.url)
@@ -82,7 +82,7 @@ def wait_until(page: webdriver.Chrome, condition: str, description: str) -> None
 
 
 def logged(page: Any, log: str) -> list[dict[str, Any]]:
-    """What the browser wrote to this log since it was last asked."""
+    """Return what the browser wrote to this log since the last call."""
     entries: list[dict[str, Any]] = page.get_log(log)
     return entries
 

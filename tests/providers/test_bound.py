@@ -19,7 +19,7 @@ from tests.support import models
 
 @pytest.fixture
 def session(tmp_path: Path) -> OnnxSession:
-    """Doubles; batches of 4 are bound, to the CPU's memory."""
+    """A doubling model; batches of 4 are bound to the CPU's memory."""
     opened = OnnxSession(models.doubling(tmp_path) / "1" / "model.onnx", "cpu", 1, GpuOptions())
     opened.bind_buffers({"x": np.zeros((4, 4), np.float32)}, "cpu")
     return opened
@@ -70,7 +70,7 @@ def test_a_bound_run_is_stopped_too(session: OnnxSession) -> None:
 
 
 def test_each_bound_size_has_its_own_graph_and_other_sizes_have_none(session: OnnxSession) -> None:
-    """On CUDA each run says which graph it is; the CPU takes the same options, and records nothing."""
+    """On CUDA each run names its graph; the CPU accepts the same options and records nothing."""
     session.provider = "cuda"  # what the options go by
     stop = Stop()
     assert np.array_equal(session.run({"x": rows(4)}, stop)["y"], 2 * rows(4))
@@ -93,7 +93,7 @@ def test_the_placement_of_nodes_is_reported(session: OnnxSession) -> None:
 
 
 def test_outputs_of_no_fixed_shape_are_not_bound(tmp_path: Path) -> None:
-    """What a detector finds differs from run to run: there is no room that is right for all."""
+    """The number of detections varies from run to run: no buffer size fits all."""
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "S"]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", ports[:1], ports[1:])
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
@@ -106,7 +106,7 @@ def test_outputs_of_no_fixed_shape_are_not_bound(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_recorded_is_reopened_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime refuses the session as a whole, where a node stays on the CPU: here the CPU plays CUDA."""
+    """ONNX Runtime refuses the whole session if a node stays on the CPU; the CPU stands in for CUDA."""
     path, asked = models.doubling(tmp_path) / "1" / "model.onnx", []
     open_it = OnnxSession._create_session
 
@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_recorded_is_reopened_and_says_why(
 
 
 def test_all_recordable_runs_use_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime allows no other for CUDA graphs; here the CPU plays CUDA."""
+    """ONNX Runtime allows only this for CUDA graphs; the CPU stands in for CUDA."""
     path, threads, open_it = models.doubling(tmp_path) / "1" / "model.onnx", set(), OnnxSession._create_session
 
     def on_the_cpu(self: OnnxSession, count: int, _: ProviderOptions) -> object:

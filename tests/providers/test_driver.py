@@ -28,7 +28,7 @@ ASK = (
 
 
 def said(folder: Path, init: int = 0, count: int = 2, version: int = 13000) -> str:
-    """What a process makes of such a driver."""
+    """Return what a process reads from such a driver."""
     (folder / "driver.c").write_text(SOURCE)
     values = [f"-DINIT={init}", f"-DCOUNT={count}", f"-DVERSION={version}"]
     command = ["gcc", "-shared", "-fPIC", *values, "-o", str(folder / DRIVER), str(folder / "driver.c")]

@@ -22,7 +22,7 @@ BUCKET |= {"drift", "max_abs_drift", "top1_agreement"}
 
 
 def asked(*argv: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, report and words."""
+    """Return the exit code, the report and the output."""
     command = [sys.executable, "-m", "cli.main", "gpu-report", "--seconds", "0.1", *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr

@@ -21,7 +21,7 @@ def opened(models_dir: Path) -> Model:
 
 
 def refusal(models_dir: Path) -> str:
-    """Why a model cannot be loaded; one line."""
+    """Return the one-line reason why a model cannot be loaded."""
     (found,) = list_models(models_dir)
     if isinstance(found, BrokenModel):
         return found.reason

@@ -154,7 +154,7 @@ def test_an_empty_folder_counts_as_not_mounted(service: Service, times: Models, 
 
 
 async def test_jobs_of_a_version_without_a_worker_are_still_run(models_dir: Path, anyio_backend: str) -> None:
-    """As a gateway sends them that has not heard of anything for long."""
+    """Submit like a gateway with outdated information."""
     del anyio_backend
     with Service(models_dir, {**QUICK, "JITNEY_ROLLBACK_WATCH_S": "0"}) as service:
         times = Models(service)
@@ -179,7 +179,7 @@ def _submit(service: Service, model: str) -> httpx2.Response:
 
 
 def _refused(service: Service, model: str) -> httpx2.Response:
-    """Wait until jobs for a model are refused for now; gives the answer."""
+    """Wait until jobs for a model are refused temporarily; return the response."""
 
     def refusal() -> httpx2.Response | None:
         answer = _submit(service, model)

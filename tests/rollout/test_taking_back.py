@@ -20,7 +20,7 @@ def models_dir(tmp_path: Path) -> Path:
 
 
 def ask(service: Service, row: int = 50) -> tuple[str, str]:
-    """Ask for a row; gives the version that was asked, and how that ended."""
+    """Request a row; return the version used, and the result."""
     tensor = {"datatype": "INT64", "shape": [1], "data": [row]}
     body = {"model": "pick", "input": {"tensors": {"x": tensor}}}
     job = service.http.post("/v1/jobs", json=body, headers={"prefer": "wait=20"}).json()
@@ -64,7 +64,7 @@ def test_a_failing_canary_is_rolled_back_and_a_good_one_is_not(models_dir: Path)
 
 @pytest.mark.timeout(120)
 def test_a_version_that_kills_its_workers_is_rolled_back(tmp_path: Path) -> None:
-    """Its task ends the process where an answer is below zero, which those of version 1 never are."""
+    """Its task kills the process if an answer is below zero; those of version 1 never are."""
     models.times(tmp_path, 1, toml='task = "poison.py:Poison"\nmax_batch = 8')
     (tmp_path / "times" / "poison.py").write_text(models.POISON_TASK)
     with Service(tmp_path, {**WATCHED, "JITNEY_SUSPECT_COOLDOWN_S": "0.2"}) as service:

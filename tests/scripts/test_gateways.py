@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Pair:
-    """Two gateways that answer, on a queue of their own."""
+    """Two running gateways on their own queue."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, server: Server) -> None:
         self.process, self._log, self.server = process, log, server
@@ -46,7 +46,7 @@ class Pair:
         return [int(pid) for pid, parent, args in rows if int(parent) == self.process.pid and "-m api --fd" in args]
 
     def ask(self) -> httpx2.Client:
-        """Open a connection of its own: to whichever gateway takes it."""
+        """Open a new connection, which any gateway may accept."""
         return httpx2.Client(base_url=self.url, timeout=20, trust_env=False)
 
 
@@ -80,7 +80,7 @@ async def serve(started: Pair) -> Worker:
 
 
 def connections_of(pid: int) -> int:
-    """Count the sockets that a process has open, where the system tells."""
+    """Count the open sockets of a process, where the system shows them."""
     links = [str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir() if one.is_symlink()]
     return sum(link.startswith("socket:") for link in links)
 

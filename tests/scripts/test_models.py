@@ -57,7 +57,7 @@ def test_an_unreachable_gateway_is_reported(url: str, code: int) -> None:
 
 
 def test_the_default_gateway_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It asked the usual port in silence, whatever was meant."""
+    """It used to call the default port silently."""
     monkeypatch.setenv("JITNEY_PORT", "9")
     done = jitney_models("", "list")
     told = "jitney models: using the gateway at http://127.0.0.1:8000; --url or JITNEY_URL sets another"

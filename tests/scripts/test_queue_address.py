@@ -61,7 +61,7 @@ def test_a_malformed_url_is_one_line_without_the_password(process: str, tmp_path
 
 @pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare background process"])
 def test_a_database_that_the_server_does_not_have_is_one_line(process: str, tmp_path: Path, server: Server) -> None:
-    """Only the server knows how many it has."""
+    """Only the server knows its number of databases."""
     done = run(PROCESSES[process], tmp_path, REDIS_URL=f"redis://127.0.0.1:{server.port}/999")
     assert done.returncode == EX_CONFIG, done.stderr
     (line,) = done.stderr.splitlines()
@@ -95,7 +95,7 @@ def test_the_keys_verb_names_its_queue(tmp_path: Path, server: Server) -> None:
 
 @pytest.mark.parametrize("was_there", [False, True], ids=["mistyped", "stopped"])
 def test_the_keys_verb_needs_an_explicit_queue(tmp_path: Path, *, was_there: bool) -> None:
-    """A mistyped JITNEY_DATA_DIR made keys in whatever Redis ran at the usual port of this machine."""
+    """With a mistyped JITNEY_DATA_DIR keys were once created in any Redis at the default port."""
     if was_there:
         with embedded_redis.running_server(tmp_path / "data"):
             pass

@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def gateway() -> Iterator[socket.socket]:
-    """A listening socket that nobody serves yet."""
+    """A listening socket that no process serves yet."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
 

@@ -41,7 +41,7 @@ except CannotStart as error:
 
 
 class Watched:
-    """A supervisor's process and what it and its children said."""
+    """A supervisor's process and the output of it and its children."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process

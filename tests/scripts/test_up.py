@@ -51,7 +51,7 @@ READY = r"^Jitney is ready in \d+\.\d s: (http://127\.0\.0\.1:\d+)\n  try: curl 
 
 
 class Up:
-    """A running `jitney up` and what it said."""
+    """A running `jitney up` and its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         self.process = process

@@ -37,7 +37,7 @@ print("recovered", journal, pathlib.Path(journal).read_text(), os.environ["JITNE
 
 
 class Kept:
-    """A running `jitney worker` and what it said."""
+    """A running `jitney worker` and its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process

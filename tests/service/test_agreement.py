@@ -48,7 +48,7 @@ def queue() -> Iterator[Server]:
 
 
 def ask(gateway: GatewayProcess, model: str, name: str, datatype: str, data: list[float]) -> dict[str, Any]:
-    """Have a job run, and give it back once it is final."""
+    """Run a job, and return it once it is final."""
     tensor = {"datatype": datatype, "shape": [len(data)], "data": data}
     body = {"model": model, "input": {"tensors": {name: tensor}}}
     job: dict[str, Any] = gateway.http.post("/v1/jobs", json=body, headers={"prefer": "wait=30"}).json()
@@ -85,7 +85,7 @@ def test_a_differing_number_of_shards_is_refused_at_the_start_and_both_are_named
 
 
 def test_a_differing_number_of_shards_is_found_when_the_queue_is_back(queue: Server) -> None:
-    """A gateway may start while the queue is away; it takes no job before it knows, and stops then."""
+    """A gateway may start while the queue is away; it accepts no job before the comparison, and then stops."""
     queue.kill()
     with GatewayProcess(queue, {"JITNEY_SHARDS": "1"}) as late:
         queue.start()
@@ -100,7 +100,7 @@ def test_a_differing_number_of_shards_is_found_when_the_queue_is_back(queue: Ser
 def test_each_job_runs_once_with_differing_lease_settings(
     queue: Server, tmp_path: Path, of_gateway: str, of_worker: str
 ) -> None:
-    """JITNEY_HEARTBEAT_S stays at its default of 5 s: a worker renews in time, whatever it is set to."""
+    """JITNEY_HEARTBEAT_S keeps its default of 5 s: a worker renews in time for any lease."""
     folder = engines.numpy_model(tmp_path, "slow", 'task = "tensor"\nengine = "own.py:Slow"', SLOW)
     assert folder.is_dir()
     with (

@@ -200,7 +200,7 @@ def test_odd_images_get_exactly_the_expected_answers(two: Service, shared_data: 
 
 
 def assert_problem(answer: httpx2.Response, status: int, code: str, says: str) -> None:
-    """One shape for all refusals, with the fact that helps in it."""
+    """All refusals have one shape and contain the helpful fact."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()

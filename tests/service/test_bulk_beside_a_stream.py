@@ -18,7 +18,7 @@ LINE = orjson.dumps({"input": {"tensors": {"x": {"datatype": "FP32", "shape": [4
 
 
 def waiting(service: Service) -> int:
-    """How many bulk jobs wait."""
+    """Return the number of queued bulk jobs."""
     (line,) = [
         line
         for line in service.http.get("/metrics").text.splitlines()

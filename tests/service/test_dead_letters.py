@@ -12,7 +12,7 @@ RAW = "application/octet-stream"
 
 
 def shares(service: Service) -> dict[str, float]:
-    """The percentage of new jobs that each version gets: a worker that was killed has its part until it is missed."""
+    """The percentage of new jobs of each version: a killed worker counts until it is missed."""
     return {model["version"]: model["share"] for model in service.http.get("/v1/models").json()["models"]}
 
 

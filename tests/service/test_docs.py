@@ -27,7 +27,7 @@ MODELS = (ROOT / "docs" / "models.md").read_text()
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Serve what the documents speak of: digits, double, and digits again with the task of one's own."""
+    """Serve the documented models: digits, double, and digits again with a custom task."""
     models_dir = tmp_path_factory.mktemp("models")
     models.doubling(models_dir)
     shutil.copytree(ROOT / "models" / "digits", models_dir / "digits")
@@ -103,7 +103,7 @@ def test_the_documented_rollout_commands_work(tmp_path: Path) -> None:
             here = line.replace("mv incoming/2 models", f"mv {tmp_path}/incoming/2 {tmp_path}/models")
 
             def does(command: str = here) -> bool:
-                """A version has to be seen in the folder, and loaded, before it can be spoken of."""
+                """A version must be found in the folder and loaded before it can be used."""
                 return subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, check=False).returncode == 0
 
             wait_until(does, line, 20)

@@ -85,7 +85,7 @@ def test_boxes_are_returned_in_pixels_of_the_picture(service: Service, model: st
 
 
 def test_a_picture_of_other_proportions_is_letterboxed(service: Service) -> None:
-    """1536 x 2048 on 96 x 64: 48 x 64 in the middle, a pixel of which is 32 of the picture's."""
+    """1536 x 2048 on 96 x 64: 48 x 64 in the middle; one pixel stands for 32 of the picture."""
     assert output(service, "finder", encoded(scene((1536, 2048)))) == {
         "detections": BOTH,
         "width": 1536,

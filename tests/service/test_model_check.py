@@ -27,7 +27,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def answers(service: Service, model: str) -> tuple[list[list[float]], set[int]]:
-    """What each of the rows is told, sent in one request; and how many rode together."""
+    """Send rows in one request; return their answers and batch sizes."""
     inputs = [{"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": row}}} for row in ROWS]
     taken = service.http.post("/v1/jobs", json=[{"model": model, "input": one} for one in inputs]).json()["jobs"]
     jobs = [service.final(job["id"]) for job in taken]

@@ -14,7 +14,7 @@ AWAY = r" (\w+) WARNING cannot reach Redis, trying again: (redis:\S+): "
 
 
 def test_an_outage_gives_two_log_lines_of_each_process(tmp_path: Path) -> None:
-    """Each loop said it for itself, without the address: a dozen lines of each process, more with each request."""
+    """Each loop used to log the outage itself, without the address: a dozen lines of each process."""
     models.doubling(tmp_path / "models")
     server = Server(port=free_port())
     env = {"JITNEY_REDIS_URL": f"redis://:s3cret@127.0.0.1:{server.port}/0"}

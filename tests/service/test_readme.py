@@ -34,7 +34,7 @@ def test_each_curl_command_gives_the_shown_output(service: Service, command: str
 
 
 def steady(value: Any) -> Any:
-    """Leave out what differs from run to run, and the last digits of probabilities."""
+    """Remove values that differ between runs, and the last digits of probabilities."""
     if isinstance(value, dict):
         return {name: "…" if name in VOLATILE else steady(part) for name, part in value.items()}
     if isinstance(value, list):

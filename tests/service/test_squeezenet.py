@@ -24,7 +24,7 @@ def squeezenets(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def sure(shared_data: Path) -> dict[Path, str]:
-    """Photographs whose top-1 is beyond doubt, with it."""
+    """Photographs with an unambiguous top-1 label, and that label."""
     reference = json.loads((shared_data / "reference_top5.json").read_text())["images"]
     top = {name: entry["top5"][0] for name, entry in reference.items() if name not in UNSURE}
     return {shared_data / "photos" / name: one["label"] for name, one in top.items() if one["p"] >= 0.6}

@@ -35,7 +35,7 @@ MANY = 20  # more than the worker takes in at a time
 
 @pytest.fixture
 def gated(tmp_path: Path) -> Iterator[Service]:
-    """One decode thread, and models of the gate above."""
+    """One decode thread, and models with the gate above."""
     for name in ("gated", "other"):
         folder = models.doubling(tmp_path / "models", name, 'task = "gated.py:Gated"\nmax_batch = 4')
         (folder / "gated.py").write_text(GATED)

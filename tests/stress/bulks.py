@@ -41,7 +41,7 @@ class MemoryStorage:
 
 @dataclass(slots=True)
 class KnownBulk:
-    """A bulk as its maker knows it. `lines`: by number, whether it can be run."""
+    """A bulk job as its creator knows it. `lines`: by number, whether the line is valid."""
 
     id: str
     tenant: str
@@ -66,7 +66,7 @@ class KnownBulk:
 
 @dataclass(slots=True, eq=False)
 class BulkStepper:
-    """One process that takes a bulk forward, and what it has read."""
+    """One process that advances a bulk job, and the state it has read."""
 
     lease: BackgroundLease
     known: KnownBulk
@@ -91,7 +91,7 @@ class Bulks:
         self.unheard: set[str] = set()  # files over which there may be a bulk that nobody heard of
 
     async def may_be(self, world: World, bulk_id: str) -> Bulk | None:
-        """Read a bulk that nobody heard of; None where nobody can have made it."""
+        """Read a bulk job of an unanswered request; None where it cannot exist."""
         bulk = records.parse_bulk(bulk_id, await world.connection.command("HGETALL", keys.bulk(bulk_id)))
         return bulk if bulk is not None and bulk.file in self.unheard else None
 
@@ -132,7 +132,7 @@ async def upload(world: World, bulks: Bulks) -> None:
 
 
 async def open_bulk(world: World, bulks: Bulks) -> None:
-    """Make a bulk over a file; a request that is sent again after a lost answer finds it."""
+    """Create a bulk job over a file; a retry after a lost answer finds it."""
     if not bulks.files:
         return
     file = world.pick(bulks.files)
@@ -155,7 +155,7 @@ async def open_bulk(world: World, bulks: Bulks) -> None:
 
 
 async def _ask(world: World, bulks: Bulks, tenant: str, asked: BulkRequest) -> Bulk | None:
-    """Ask for a bulk; None: the answer was lost, and there may be one all the same."""
+    """Request a bulk job; None: the answer was lost, and the job may exist."""
     made: Bulk | None
     made, _, fate = await world.call(lambda: records.create_bulk(world.store, world.bulk, tenant, asked, int(now_ms())))
     if made is None and fate != "unsent":
@@ -228,7 +228,7 @@ async def cancel(world: World, bulks: Bulks) -> None:
 
 
 async def check_contents(world: World, bulks: Bulks) -> None:
-    """Whatever is stored of uploads, a sweep will find."""
+    """Check that a sweep can find all stored uploads."""
     found: set[str] = set()
     for shard in range(world.settings.shards):
         found |= {name.decode() for name in await world.connection.command("ZRANGE", keys.expiring_files(shard), 0, -1)}
@@ -238,7 +238,7 @@ async def check_contents(world: World, bulks: Bulks) -> None:
 
 
 async def sweep_all(world: World, bulks: Bulks) -> None:
-    """Let everything expire: no content is left, and no note of it."""
+    """Expire everything: no content and no record is left."""
     while await files.remove_expired(world.store, bulks.storage, FAR_MS + 1):
         pass
     await check_contents(world, bulks)

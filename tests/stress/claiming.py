@@ -14,7 +14,7 @@ Station = tuple[str, str]
 
 
 class ClaimRequest(NamedTuple):
-    """What a worker claims: up to `want` jobs, `max_bulk` of them of bulk (None: any), or suspects on trial."""
+    """A claim: up to `want` jobs, `max_bulk` of them bulk (None: any), or suspects for isolation."""
 
     station: Station
     worker: str
@@ -30,7 +30,7 @@ def waiting(world: World, station: Station) -> list[Job]:
 
 
 async def claim(world: World) -> None:
-    """Claim for a worker: any number, with or without room for bulk, or suspects on trial."""
+    """Claim for a worker: any number, with or without room for bulk, or suspects for isolation."""
     rng = world.rng
     trial = world.chance(0.15)
     max_bulk = None if trial else rng.choice([None, None, None, 0, 2])
@@ -40,7 +40,7 @@ async def claim(world: World) -> None:
 
 
 async def claim_and_check(world: World, wish: ClaimRequest) -> None:
-    """Claim, and compare what came with the lines."""
+    """Claim, and compare the jobs with the queues."""
     before, marks = waiting(world, wish.station), _running_marks(world)
     store = world.workers[wish.worker]
     answer, moment, _ = await world.call(
@@ -69,7 +69,7 @@ async def claim_and_check(world: World, wish: ClaimRequest) -> None:
 
 
 def _take(world: World, wish: ClaimRequest, answer: ClaimResult, moment: Moment) -> list[Job]:
-    """Compare each job with what was accepted; gives them."""
+    """Compare each job with the accepted one; return them."""
     taken = []
     for one in answer.jobs:
         job = world.ledger.jobs.get(one.id)
@@ -97,7 +97,7 @@ def _check_counts(wish: ClaimRequest, answer: ClaimResult, taken: Sequence[Job])
 
 
 def _is_ready(job: Job, moment: Moment) -> bool:
-    """Whether a queued job surely waited in its line."""
+    """Whether a queued job surely waited in its queue."""
     return not (job.is_suspect or job.due_until_ms or job.may_be_overdue(moment))
 
 
@@ -119,7 +119,7 @@ def _has_running_mark(world: World, job: Job, taken: Iterable[Job]) -> bool:
 
 
 def _check_order(taken: Sequence[Job], left: Sequence[Job]) -> None:
-    """Of one tenant's line those come first that were accepted first."""
+    """Jobs of one tenant are claimed in the order of acceptance."""
     lines: dict[tuple[int, str, str], list[int]] = defaultdict(list)
     for job in taken:
         lines[job.shard, job.sub.lane, job.sub.tenant].append(job.created_us)
@@ -133,7 +133,7 @@ def _check_order(taken: Sequence[Job], left: Sequence[Job]) -> None:
 
 
 def _check_turns(world: World, wish: ClaimRequest, taken: Sequence[Job], left: Sequence[Job]) -> None:
-    """No tenant that could run a job is passed for longer than two whole turns of the others take."""
+    """No tenant with a runnable job is skipped for longer than two whole rounds of the others."""
     passed = world.ledger.passed
     served = {(job.shard, job.sub.lane, job.sub.tenant) for job in taken}
     could = {(job.shard, job.sub.lane, job.sub.tenant) for job in left if _has_running_mark(world, job, taken)}
@@ -156,7 +156,7 @@ def _running_marks(world: World) -> Counter[tuple[str, int]]:
 
 
 def _check_running(world: World, before: Counter[tuple[str, int]]) -> None:
-    """No tenant begins to run more than it may; those that ran before its limit was set, run on."""
+    """No tenant starts more jobs than its limit; jobs that ran before the limit was set continue."""
     for (tenant, shard), count in _running_marks(world).items():
         limit = world.tenants.limits(tenant).running
         if limit and count > max(before[tenant, shard], world.quota_of_shard(limit)):

@@ -48,7 +48,7 @@ class StubSubscriber:
         self._wire = await self._connection.subscribe(channels, self._take)
 
     async def catch_up(self) -> None:
-        """Wait until everything is heard that was published before now."""
+        """Wait until all messages published before now are received."""
         if self._wire is not None:
             await self._wire.send([("PING",)], at_once=True)
 

@@ -18,7 +18,7 @@ class Violation(AssertionError):
 
 
 class Moment(NamedTuple):
-    """When a call was made: the server's time in ms lies between the two."""
+    """The time of a call: the server's time in ms lies between the two."""
 
     begin_ms: float
     end_ms: float
@@ -26,7 +26,7 @@ class Moment(NamedTuple):
 
 @dataclass(slots=True, repr=False, eq=False)
 class Job:
-    """One accepted job, as the answers so far say it stands."""
+    """One accepted job, in the state of the answers so far."""
 
     sub: Submission
     created_us: int
@@ -92,7 +92,7 @@ class Job:
 
 
 class WebhookRecord(NamedTuple):
-    """A webhook's record, read: the ends that it is told of (none: all), and the headers that its receiver gets."""
+    """A parsed webhook record: its subscribed ends (none: all), and the headers for its receiver."""
 
     url: str
     events: list[str]
@@ -106,7 +106,7 @@ def read_webhook(hook: str) -> WebhookRecord:
 
 
 class KnownIdempotencyKey(NamedTuple):
-    """What an Idempotency-Key stands for, and until when at least."""
+    """The request of an Idempotency-Key, and its minimum lifetime."""
 
     job_id: str
     digest: str
@@ -115,7 +115,7 @@ class KnownIdempotencyKey(NamedTuple):
 
 @dataclass(slots=True)
 class Delivery:
-    """One webhook message that must be told."""
+    """One webhook message that must be delivered."""
 
     id: str
     tenant: str
@@ -168,7 +168,7 @@ class Ledger:
             self.loads[job.shard, f"{whose}:bytes"] += sign * len(job.sub.input)
 
     def move(self, job: Job, state: State) -> None:
-        """Take a step of the lifecycle; fails for one that is not in its table."""
+        """Make a transition of the lifecycle; fail if it is not in the table."""
         if state == job.state:
             return
         if (job.state, state) not in TRANSITIONS:

@@ -14,7 +14,7 @@ from tests.stress.world import World, now_ms
 
 
 class FixedCatalog:
-    """A catalogue in which every model takes what a dead letter holds."""
+    """A catalogue in which every model accepts the input of any dead letter."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -30,7 +30,7 @@ def list_letters(world: World) -> list[Job]:
 
 
 async def read_letter(world: World) -> None:
-    """Read a dead letter: while it is kept, it has its exact input."""
+    """Read a dead letter: it keeps its exact input."""
     among = list_letters(world)
     if not among:
         return
@@ -46,14 +46,14 @@ async def read_letter(world: World) -> None:
 
 
 def _check_gone(world: World, job: Job) -> None:
-    """A letter goes when it is purged, too old, or made room, which `Kept` has noted."""
+    """A dead letter is removed when purged, expired, or evicted, which `Kept` has recorded."""
     if not world.kept.is_old(job.final_ms, now_ms()):
         raise Violation(f"the dead letter {job} is gone too early")
     job.is_forgotten = True
 
 
 async def purge(world: World) -> None:
-    """Forget some letters."""
+    """Purge some dead letters."""
     among = list_letters(world)
     if not among:
         return
@@ -71,7 +71,7 @@ async def purge(world: World) -> None:
 
 
 async def replay(world: World) -> None:
-    """Send a letter again: as one new job, however often it is sent for the same state of the letter."""
+    """Replay a dead letter: as one new job, however often it is replayed in the same state."""
     among = list_letters(world)
     if not among:
         return

@@ -24,7 +24,7 @@ Responses = Callable[[StubRequest], Response | Awaitable[Response]]
 
 
 async def run_against(responses: Responses, act: Callable[[Address], Awaitable[T]]) -> T:
-    """Let `act` talk to it."""
+    """Run `act` with it."""
     served = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

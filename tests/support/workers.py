@@ -16,7 +16,7 @@ QUICK = {"JITNEY_IDLE_POLL_S": "0.2", "JITNEY_MODELS_POLL_S": "0.2", "JITNEY_MET
 
 
 class WorkerProcess:
-    """Started when made. Use it in a `with`."""
+    """Starts on creation. Use it in a `with`."""
 
     def __init__(self, server: Server, models_dir: Path, env: Mapping[str, str] | None = None) -> None:
         self._log = Path(tempfile.mkstemp(prefix="jit")[1])

@@ -53,7 +53,7 @@ class Load:
 
 
 async def outage(count: int) -> bool:
-    """Have receivers away, `jitney background` killed, the queue's server killed; then wait for the last to arrive."""
+    """Stop the receivers, kill `jitney background` and the queue server; then wait for the last delivery."""
     with ExitStack() as held:
         server = Server()
         held.callback(server.close)
@@ -148,7 +148,7 @@ def _delivering(server: Server) -> Iterator[BackgroundProcess]:
 
 
 class _Clock(Receiver):
-    """Notes how late each message comes."""
+    """Records the delay of each message."""
 
     def __init__(self) -> None:
         self.late_ms: list[float] = []

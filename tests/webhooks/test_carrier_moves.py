@@ -14,7 +14,7 @@ from tests.support.servers import Server, free_port
 
 
 class Moving:
-    """Two servers, an address that is read from a file, and a carrier that uses it."""
+    """Two servers, an address that is read from a file, and an rq pool that uses it."""
 
     def __init__(self, folder: Path) -> None:
         self.old, self.new = Server(port=free_port()), Server(port=free_port())
@@ -32,7 +32,7 @@ class Moving:
             client.execute_command("REPLICAOF", "127.0.0.1", str(self.new.port))
 
     def send(self, name: str) -> str:
-        """Hand over one flight, and wait until a thread has carried it."""
+        """Dispatch one lease, and wait until a thread has processed it."""
         self.rq_pool.put("fast", [BackgroundLease(name, 1)])
         return self.carried.get(timeout=10)
 
@@ -51,7 +51,7 @@ def moving(tmp_path: Path) -> Iterator[Moving]:
 
 
 def test_the_url_file_is_read_again(moving: Moving) -> None:
-    """The name itself is another one now; the old server is alive, and a replica."""
+    """The file names another server now; the old one is alive, and a replica."""
     assert moving.send("before") == "before"
     moving.file.write_text(f"redis://127.0.0.1:{moving.new.port}/0")
     moving.demote_old()

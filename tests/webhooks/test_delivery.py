@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("background_process")]
 
 
 def verify(got: ReceivedRequest, secret: str) -> None:
-    """Raise unless both libraries take it."""
+    """Raise unless both libraries accept it."""
     read = standardwebhooks.Webhook(secret).verify(got.body, dict(got.headers))
     assert read == json.loads(got.body)
     svix.webhooks.Webhook(secret).verify(got.body, dict(got.headers))
@@ -136,7 +136,7 @@ async def test_a_large_output_is_a_link(post: WebhookStack, receiver: Receiver) 
 
 
 async def test_a_webhook_can_be_attached_later(post: WebhookStack, receiver: Receiver) -> None:
-    """To an open job in place of the one it has; to one that has ended, whose end is then told at once."""
+    """On an open job it replaces the webhook; on an ended job the delivery is made at once."""
     http, job = post.gateway.http, post.submit(f"{receiver.url}/first")
     path = f"/v1/jobs/{job}/webhook"
     assert http.put(path, json=f"{receiver.url}/second").json() == {"job": job, "state": "attached"}
@@ -187,7 +187,7 @@ async def test_the_end_of_a_replayed_dead_letter_is_delivered_too(post: WebhookS
 
 
 async def test_a_delivery_is_resent_on_request(post: WebhookStack, receiver: Receiver) -> None:
-    """Under the same webhook-id, which a receiver that has handled it knows."""
+    """It has the same webhook-id, so that a receiver recognises it."""
     http, job = post.gateway.http, post.submit(receiver.url)
     await post.finish()
     receiver.wait_for(1)

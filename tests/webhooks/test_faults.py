@@ -93,7 +93,7 @@ async def test_w6_retry_after_applies_to_the_whole_endpoint(post: WebhookStack, 
 
 @pytest.mark.usefixtures("background_process")
 async def test_rq_runs_only_delivery_attempts(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
-    """Who can write to the queue's server cannot have a function of their choice run."""
+    """Write access to the queue server is not enough to run a chosen function."""
     with queue.client() as client:
         rq_pool = import_module("background.rq_pool")  # rq reads its prefix when it is imported: by this one
         line = rq_pool.rq.Queue("deliveries-fast", connection=client, serializer=rq_pool.JSONSerializer)

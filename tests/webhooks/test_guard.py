@@ -199,7 +199,7 @@ async def _announce(queue: Server, gateway: GatewayProcess) -> None:
 
 
 async def test_w4_refused_again_at_send(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
-    """W4: what was taken under other settings, or by another release, is not sent."""
+    """W4: a webhook accepted under other settings, or by another release, is not sent."""
     with BackgroundProcess(queue, {"JITNEY_WEBHOOK_ALLOW_CIDRS": ""}):
         job = post.submit(receiver.url)
         await post.finish()
@@ -226,7 +226,7 @@ class Told:
         return [ipaddress.ip_address(self._answers.pop(0))]
 
     async def attempt(self, url: str) -> delivery_log.Delivery:
-        """Make the attempt that is due, the first of a new job's or the next; gives the delivery as it is then."""
+        """Make the due attempt, the first of a new job or the next; return the delivery afterwards."""
         root = self.store.roots[0]
         leases, _ = await outbox.dispatch_due(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
         if not leases:
@@ -243,7 +243,7 @@ class Told:
 async def test_w3_the_checked_address_is_the_one_connected_to(
     own: tuple[Server, RedisClient], scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W3: the resolver says one thing first and another thing later; Host and the TLS name stay the name's."""
+    """W3: the resolver changes its answer; Host and TLS keep the name."""
     server, connection = own
     authority, names = trustme.CA(), list[str | None]()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

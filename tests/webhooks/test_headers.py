@@ -108,7 +108,7 @@ async def test_a_refusal_does_not_repeat_the_value(post: WebhookStack) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_logged_with_its_target(post: WebhookStack, receiver: Receiver, status: int) -> None:
-    """The row: the log said `status 302`, and nobody knew why nothing came."""
+    """Regression: the log only said `status 302`, without the reason."""
     receiver.behaves = answer(status, {"location": f"{receiver.url}/moved\x80"})
     job = post.submit(receiver.url)
     await post.finish()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_w1_eight_dead_endpoints_do_not_delay_the_others(post: WebhookStack, queue: Server) -> None:
-    """W1: who hangs is parted from the others, whose deliveries arrive within a second all the while."""
+    """W1: hanging endpoints are separated from the others, whose deliveries arrive within a second."""
     env = {"JITNEY_WEBHOOK_TIMEOUT_S": "10", "JITNEY_WEBHOOK_LEASE_S": "20", "JITNEY_WEBHOOK_SCHEDULE": "0,60"}
     with BackgroundProcess(queue, env), ExitStack() as held:
         dead = [held.enter_context(Receiver(hang)) for _ in range(8)]
@@ -35,7 +35,7 @@ async def test_w1_eight_dead_endpoints_do_not_delay_the_others(post: WebhookStac
 
 
 async def test_w5_a_process_killed_before_it_recorded_a_delivery_resends_it(post: WebhookStack, queue: Server) -> None:
-    """W5: the same webhook-id; a receiver that knows what it has handled sees one."""
+    """W5: the webhook-id is the same; a receiver that deduplicates sees one."""
     with BackgroundProcess(queue) as background_process, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
         await post.finish()
@@ -51,7 +51,7 @@ async def test_w5_a_process_killed_before_it_recorded_a_delivery_resends_it(post
 async def test_deliveries_continue_when_the_queue_is_back(
     post: WebhookStack, queue: Server, receiver: Receiver
 ) -> None:
-    """What was written before is delivered after, by the same process, and soon."""
+    """Deliveries written before are sent afterwards, by the same process, and soon."""
     with BackgroundProcess(queue) as background_process:
         first = post.submit(receiver.url)
         await post.finish()
@@ -94,7 +94,7 @@ def impatient(queue: Server) -> Iterator[BackgroundProcess]:
 async def test_w8_an_endpoint_that_fails_for_long_is_paused(
     post: WebhookStack, receiver: Receiver, impatient: BackgroundProcess
 ) -> None:
-    """W8: the endpoint is paused, what comes fails at once; all is listed and can be sent again."""
+    """W8: the endpoint is paused, and new deliveries fail at once; all are listed and can be resent."""
     receiver.behaves = answer(500)
     for _ in range(4):
         post.submit(receiver.url)
@@ -165,7 +165,7 @@ async def test_w8_the_queue_of_an_endpoint_is_bounded(post: WebhookStack, queue:
 
 
 async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(post: WebhookStack, queue: Server) -> None:
-    """A tenant chooses how many origins it names: a bound for each endpoint alone bounds nothing."""
+    """A tenant may name any number of origins: a bound for each endpoint alone is not enough."""
     with BackgroundProcess(
         queue, {"JITNEY_WEBHOOK_SCHEDULE": "0,60", "JITNEY_WEBHOOK_TENANT_BACKLOG": "20", "JITNEY_WEBHOOK_LOG": "30"}
     ):
@@ -182,7 +182,7 @@ async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(pos
 
 
 async def test_old_deliveries_are_removed_for_new_ones(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
-    """Only those that have ended: what waits for a dead endpoint stays, and keeps nobody else's."""
+    """Only ended ones are removed: those waiting for a dead endpoint stay, and block no others."""
     with queue.client() as client:
         client.flushall()
     await post.worker.announce(post.gateway)

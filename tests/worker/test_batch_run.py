@@ -25,7 +25,7 @@ from worker.execution.pending_items import CompletedItem, WorkItem
 
 
 class Faulty:
-    """Adds one; fails where a row is negative (its fault by its value), or where more rows come than have room."""
+    """A fake model: adds one; fails if a row is negative (the value selects the fault), or for too many rows."""
 
     name = "faulty"
     has_custom_task = False

@@ -10,7 +10,7 @@ SLOTS, SHARE = 64, 8
 
 
 def runs(seconds: float) -> InlineRunPolicy:
-    """Those of a model that always takes so long; its inputs may say how much is to be done."""
+    """The policy of a model with constant run time; its inputs may control the amount of work."""
     inline_policy = InlineRunPolicy([TensorSpec("n", "INT64", (1,))])
     for _ in range(RECENT_RUNS):
         inline_policy.record_inference(seconds)
@@ -18,7 +18,7 @@ def runs(seconds: float) -> InlineRunPolicy:
 
 
 def taken(bulk: BulkSlotShare, jobs_s: float, claims_s: float, seconds: float = 1.0) -> tuple[int, int]:
-    """Let interactive jobs come at a steady rate, and claim as often; gives how often bulk was held, and had what."""
+    """Add interactive jobs and claim at steady rates; return how often bulk was limited, and its total."""
     held = got = record_interactive = 0
     for at in range(round(seconds * claims_s)):
         now = at / claims_s

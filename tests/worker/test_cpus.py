@@ -17,7 +17,7 @@ from worker.settings import WorkerSettings
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have 16 CPUs, whatever runs the tests has."""
+    """Pretend to have 16 CPUs."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)), raising=False)
 
 

@@ -37,7 +37,7 @@ class Host:
         self.lay(2)
 
     def lay(self, factor: float) -> None:
-        """Have these files from now on."""
+        """Use these files from now on."""
         models.times(self.folder / str(factor), 1, factor=factor)
         (found,) = list_models(self.folder / str(factor))
         assert isinstance(found, ModelFolder)

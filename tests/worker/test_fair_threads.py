@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Desk:
-    """Work that waits until it is let go; `order` tells what began when. Its clock stands still."""
+    """Work that waits for its release; `order` is the order of the starts. Its clock is frozen."""
 
     def __init__(self, threads: int) -> None:
         self.now = 0.0
@@ -28,7 +28,7 @@ class Desk:
         return self.turns.submit(Work(tenant or name[0], model, partial(self._work, name), until=until))
 
     def give_both(self, *names: str) -> "dict[str, asyncio.Future[str]]":
-        """One after the other, each when the one before has begun."""
+        """Release one after the other, each when the one before has begun."""
         given = {}
         for name in names:
             given[name] = self.give(name)

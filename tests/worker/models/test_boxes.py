@@ -24,7 +24,7 @@ score = st.integers(0, 10).map(lambda tenths: tenths / 10)
 
 
 def plainly(boxes: Array, scores: Array, min_score: float, max_overlap: float, count: int) -> list[tuple[int, int]]:
-    """Box and class of each that is kept."""
+    """Return box and class of each kept detection."""
     left = [(-s, place_, k) for place_, row in enumerate(scores) for k, s in enumerate(row) if s >= min_score]
     kept: list[tuple[int, int]] = []
     for _, at, k in sorted(left):

@@ -145,7 +145,7 @@ def test_a_row_that_cannot_fit_is_refused_without_a_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_needed_memory(tmp_path: Path) -> None:
-    """Nothing in the file is large: what it computes on the way is."""
+    """Nothing in the file is large, but an intermediate result is."""
     nodes = [
         node("ConstantOfShape", ["many"], ["z"]),
         node("ReduceSum", ["z"], ["s"], keepdims=0),
@@ -194,7 +194,7 @@ def test_a_file_of_a_folder_may_not_link_outside(tmp_path: Path) -> None:
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_junk_is_refused_or_harmless(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Bytes of a real model, turned over here and there: an answer or a ModelError, and nothing else."""
+    """A real model with flipped bytes gives an answer or a ModelError, and nothing else."""
     folder = tmp_path_factory.getbasetemp() / "junk"
     folder.mkdir(exist_ok=True)
     w = {"w": numpy_helper.to_array(numpy_helper.from_array(np.ones(4, np.float32)))}

@@ -28,11 +28,11 @@ PIPELINE = ImageSpec.model_validate({"resize": 32, "crop": 32})
 
 
 class TooManyLinesError(BaseException):
-    """No Exception: what reads pictures would make a Refused of it."""
+    """No subclass of Exception, because the image reader would turn it into a Refused."""
 
 
 def lines_of_python(data: bytes) -> tuple[int, str]:
-    """How many lines run until it is decoded or refused, and with which code."""
+    """Return the number of executed lines until it is decoded or refused, and the code."""
     count = 0
 
     def trace(_frame: FrameType, event: str, _argument: Any) -> Callable[..., Any]:
@@ -146,7 +146,7 @@ def test_a_refusal_names_the_exceeded_limit_and_the_remedy() -> None:
 
 
 def progressive(width: int, height: int, scans: int) -> bytes:
-    """A progressive JPEG whose header declares so many pixels; its data is of few."""
+    """A progressive JPEG whose header declares many pixels; its data has few."""
     data = bytearray(encoded("JPEG", progressive=True))
     at = data.index(b"\xff\xc2") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
@@ -172,7 +172,7 @@ def test_data_behind_a_picture_or_in_a_comment_is_no_scan() -> None:
 
 
 def test_compressed_profiles_are_not_decompressed() -> None:
-    """8 MB of them took 17 s, each unpacking a megabyte."""
+    """8 MB of them used to take 17 s, as each decompressed to a megabyte."""
     profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1_000_000)))
     assert decode(png(profile * 4000), PIPELINE).size == (8, 8)
     texts = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3_000_000)))
@@ -221,7 +221,7 @@ print(to_array(picture, spec).mean(), flush=True)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="its memory is limited as Linux does it")
 def test_a_side_of_millions_is_shrunk_in_little_memory(tmp_path: Path) -> None:
-    """Pillow's weights for it took a gigabyte, and a second with the interpreter's lock."""
+    """Pillow's resize weights for it took a gigabyte, and a second with the interpreter's lock."""
     with program(LONG, tmp_path / "log") as process:
         assert process.wait(30) == 0, (tmp_path / "log").read_text()
     assert (tmp_path / "log").read_text() == "9.0\n"

@@ -18,7 +18,7 @@ SIGNATURE = 8
 
 
 def photo(width: int = 67, height: int = 45, mode: str = "RGB") -> Image.Image:
-    """Smooth, with noise: every scan of it has something to say."""
+    """A smooth picture with noise: every scan of it changes something."""
     random = np.random.default_rng(3)
     blots = Image.fromarray(random.integers(0, 256, (5, 6, 3), np.uint8)).resize((width, height))
     noise = random.integers(0, 40, (height, width, 3))

@@ -17,7 +17,7 @@ ROW = [TensorSpec("x", "FP32", (3,))]
 
 
 class Machine:
-    """Runs take as long as they are said to, and are counted."""
+    """A fake model whose runs take a given time and are counted."""
 
     def __init__(self, seconds: Callable[[int], float]) -> None:
         self.now, self.sizes, self._seconds = 0.0, list[int](), seconds
@@ -106,7 +106,7 @@ def test_a_cap_set_by_the_operator_is_not_measured(tmp_path: Path) -> None:
 
 
 def test_cpu_time_decides_on_a_cpu_and_not_wall_time() -> None:
-    """On a busy machine the first runs of larger batches were held up, and cost no more for that."""
+    """On a busy machine the first runs of larger batches are delayed, but cost no more."""
 
     def seconds(rows: int) -> float:
         return 0.001 * rows * (1 if rows == 1 else 3)

@@ -47,7 +47,7 @@ def load_only(models_dir: Path) -> Model:
 
 
 def answers(model: Model, items: list[dict[str, Array]]) -> list[dict[str, Any]]:
-    """Fold, run, unfold, present."""
+    """Stack, run, split, postprocess."""
     outputs = model.run({name: np.stack([item[name] for item in items]) for name in items[0]})
     return [
         model.postprocess({name: rows[at] for name, rows in outputs.items()}, {"top_k": 3})["predictions"][0]
