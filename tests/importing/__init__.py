@@ -1,1 +1,1 @@
-"""Networks from elsewhere: what becomes of them on disk, and whether they answer as where they came from."""
+"""Imported networks: the files that result, and whether their answers equal the original's."""

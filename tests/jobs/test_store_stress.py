@@ -1,4 +1,4 @@
-"""The store under random interleavings of all its scripts, beside a model of what was promised (tests/stress).
+"""The store under random interleavings of all its scripts, compared with a model (tests/stress).
 
 2,000 steps here; `make store-stress STEPS=100000` makes as many as wanted, with other seeds, and makes an episode that
 broke a promise once more with a comparison after every step.

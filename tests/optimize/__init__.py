@@ -1,1 +1,1 @@
-"""A model is made faster, and what answers otherwise is refused: on files, and served."""
+"""Optimized models: faster ones are accepted, differing ones refused; on files and served."""

@@ -1,1 +1,1 @@
-"""Versions of a model are replaced under load, and nobody loses a job by it."""
+"""Versions of a model are replaced under load without losing a job."""
