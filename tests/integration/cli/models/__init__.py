@@ -1,0 +1,1 @@
+"""`jitney models` as an operator types it, and the examples of its page."""

@@ -1,0 +1,1 @@
+"""Model code that needs a process of its own: memory, image costs, CPUs, drivers."""

@@ -1,1 +1,0 @@
-"""A model is made faster, and what answers otherwise is refused: on files, and served."""
