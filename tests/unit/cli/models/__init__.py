@@ -1,1 +1,1 @@
-"""`jitney models check`, `doctor` and `profile` on files, in this process."""
+"""`jitney models check` and `profile` on files, in this process."""
