@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures for all tests."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,14 +20,14 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """Serve the bundled models, once for all tests that only ask."""
+    """Serve the bundled models, once for all read-only tests."""
     with Service() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real models and photographs beside the checkout; skips where they are not."""
+    """Real models and photographs beside the checkout; skips where they are missing."""
     if not SHARED_DATA.is_dir():
         pytest.skip("no shared data beside the checkout")
     return SHARED_DATA

@@ -1,4 +1,4 @@
-"""Rules about the code itself: file sizes, sleeps, names, and documents that must say what the code says."""
+"""Rules about the code: file sizes, sleeps, names, and documents that must agree with the code."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ BAGS = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager
 
 
 def sources(*folders: str) -> list[Path]:
-    """Every Python file of ours in these folders."""
+    """Every Python file of the project in these folders."""
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -34,7 +34,7 @@ def test_files_stay_small() -> None:
     assert {path: lines for path, lines in long.items() if lines > LONG_FILES.get(path, MAX_LINES)} == {}
 
 
-def test_no_file_is_a_bag() -> None:
+def test_no_module_is_a_grab_bag() -> None:
     assert [path for path in sources(*FOLDERS) if path.stem in BAGS or path.parent.name in BAGS] == []
 
 
@@ -56,7 +56,7 @@ def _is_sleep(node: ast.AST) -> bool:
     )
 
 
-def test_every_lua_script_says_what_it_takes_and_gives() -> None:
+def test_every_lua_script_documents_its_arguments_and_result() -> None:
     scripts = [path for path in (ROOT / "jobs" / "lua").rglob("*.lua") if path.parent.name != "shared"]
     assert {path.stem for path in scripts} >= {
         "submit",
@@ -72,8 +72,8 @@ def test_every_lua_script_says_what_it_takes_and_gives() -> None:
     ] == []
 
 
-def test_a_script_has_before_it_what_it_names_and_needs() -> None:
-    """A name that is missing would show only when the script comes to it."""
+def test_a_script_is_preceded_by_the_shared_code_it_needs() -> None:
+    """Otherwise a missing name would fail only when the script reaches it."""
     folder = ROOT / "jobs" / "lua"
     defined = {
         path.stem: set(re.findall(r"^local (?:function )?([\w]+)", path.read_text(), re.MULTILINE))
@@ -104,16 +104,16 @@ def test_every_key_in_lua_is_in_the_table() -> None:
     assert used == named
 
 
-def test_a_final_state_has_no_way_out() -> None:
+def test_a_final_state_has_no_transitions() -> None:
     assert {State.SUCCEEDED, State.FAILED, State.CANCELED, State.EXPIRED} == FINAL
     assert {target for _, target in TRANSITIONS} | {State.QUEUED} == set(State)
 
 
-def test_the_picture_of_a_jobs_life_is_drawn_from_the_table() -> None:
+def test_the_diagram_of_job_states_matches_the_table() -> None:
     assert draw_diagram() in (ROOT / "docs" / "lifecycle.md").read_text()
 
 
-def test_the_list_of_error_codes_is_the_codes_list() -> None:
+def test_the_documented_error_codes_are_those_of_the_code() -> None:
     documented = re.findall(r"^\| `(\w+)` \| (\d+) \| (.+) \|$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert documented == [(code, str(status), meaning) for code, (status, meaning) in CODES.items()]
 
@@ -131,13 +131,13 @@ def test_every_setting_is_documented_with_its_meaning(settings: type[BaseSetting
     assert missing == []
 
 
-def test_every_decision_that_is_cited_exists() -> None:
+def test_every_cited_decision_exists() -> None:
     texts = [path.read_text() for path in [*sources(*FOLDERS), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]]
     cited = {number for text in texts for number in re.findall(r"docs/decisions/(\d{4})", text)}
     assert cited <= {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("*.md")}
 
 
-def test_the_project_speaks_of_itself_alone() -> None:
+def test_the_project_mentions_only_itself() -> None:
     """No path of one machine in anything that is committed."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     texts = {

@@ -1,4 +1,4 @@
-"""One cluster for all tests of faults: each breaks something, is healed, and is held to every promise."""
+"""One cluster for all fault tests; after each test it is repaired and every promise is checked."""
 
 import os
 import secrets
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every model that a fault is tried on."""
+    """All models of the fault tests."""
     folder = tmp_path_factory.mktemp("faults") / "models"
     shutil.copytree(ROOT / "models" / "digits", folder / "digits")
     models.doubling(folder)
@@ -46,7 +46,7 @@ def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let the scenario know whether its test has failed: then what was seen matters more than what holds."""
+    """Tell the scenario whether its test has failed: then its history matters more than the checks."""
     report = yield
     if report.failed:
         item.stash[FAILED] = True
@@ -55,7 +55,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def scenario(whole_cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scenario]:
-    """A healthy cluster to break; at the end it is healed, and everything that was promised is checked."""
+    """A healthy cluster to break; at the end it is repaired, and every promise is checked."""
     seed = int(os.environ.get("FAULT_SEED") or secrets.randbelow(1 << 32))
     sys.stdout.write(f"FAULT_SEED={seed} repeats this\n")
     one = Scenario(whole_cluster, seed, tmp_path / "history.jsonl")

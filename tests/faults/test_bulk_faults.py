@@ -1,4 +1,4 @@
-"""F25: every part is killed while a batch runs; P9 holds, and it goes on by itself."""
+"""F25: a bulk job continues by itself, and P9 holds, while every part is killed."""
 
 import random
 from pathlib import Path
@@ -19,7 +19,7 @@ ENV = {
 }
 
 
-def test_f25_a_batch_goes_on_whatever_is_killed(shared_data: Path) -> None:
+def test_f25_a_batch_continues_whatever_part_is_killed(shared_data: Path) -> None:
     odd = [path for path in sorted((shared_data / "odd").rglob("*")) if path.is_file()]
     chance = random.Random(25)
     images = [path.read_bytes() for path in DIGITS]

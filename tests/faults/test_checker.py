@@ -1,4 +1,4 @@
-"""The checker itself: what it must not overlook, shown by a history that is made to be wrong."""
+"""The checker finds the errors in a history that is wrong on purpose."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ def job(job_id: str, status: str = "succeeded", **more: Any) -> dict[str, Any]:
     return {"id": job_id, "status": status, "output": None, "error": None, "attempts": 1, "finished_at": "t", **more}
 
 
-def test_a_job_that_is_not_there_is_lost(scenario: Scenario) -> None:
+def test_a_missing_job_counts_as_lost(scenario: Scenario) -> None:
     history = History()
     history.submitted("gateway0", "", job("00" + "0" * 32))
     with pytest.raises(AssertionError, match="is lost"):
         checker.check(scenario.cluster, history)
 
 
-def test_a_wrong_answer_is_seen(scenario: Scenario) -> None:
+def test_a_wrong_answer_is_found(scenario: Scenario) -> None:
     history = History()
     job_id = scenario.caller.submit(digit(scenario.random))
     history.submitted("gateway0", "", job(job_id), expected="no digit at all")
@@ -29,7 +29,7 @@ def test_a_wrong_answer_is_seen(scenario: Scenario) -> None:
         checker.check(scenario.cluster, history)
 
 
-def test_two_jobs_of_one_key_two_ends_and_a_step_back_are_seen(scenario: Scenario) -> None:
+def test_two_jobs_of_one_key_two_ends_and_a_backward_transition_are_found(scenario: Scenario) -> None:
     history = History()
     first, second = (scenario.caller.submit(digit(scenario.random)) for _ in range(2))
     for job_id in (first, second):
@@ -43,7 +43,7 @@ def test_two_jobs_of_one_key_two_ends_and_a_step_back_are_seen(scenario: Scenari
     assert "was read as running after its end" in str(error.value)
 
 
-def test_a_job_that_nobody_asked_for_is_seen(scenario: Scenario) -> None:
+def test_a_job_that_nobody_submitted_is_found(scenario: Scenario) -> None:
     scenario.final([scenario.caller.submit(digit(scenario.random))])
     with pytest.raises(AssertionError, match="1 jobs that nobody asked for"):
         checker.check(scenario.cluster, History(), scenario.submitted_before)

@@ -1,4 +1,4 @@
-"""The queue's primary and replica change places while the old primary lives on and keeps its connections open (F14).
+"""The primary and the replica of the queue swap while the old primary lives and keeps its connections (F14).
 
 `make long NAME=failover` runs ten rounds and prints what they cost.
 """
@@ -23,14 +23,14 @@ def running() -> Iterator[tuple[Pair, Service]]:
 
 
 def test_callers_are_refused_once_at_most_and_answered_within_a_second(running: tuple[Pair, Service]) -> None:
-    """There and back, at the default times: connections that stay open to a read-only replica were used for ever."""
+    """Back and forth with default settings: open connections to a read-only replica were once used for ever."""
     pair, service = running
     for one in failover.rounds(pair, service, 2):
         assert one.refusals <= 1
         assert one.back_s < 5  # below 1 where the machine is free: `make long NAME=failover`
 
 
-def test_jobs_that_the_new_primary_never_had_are_sent_again_by_their_callers(running: tuple[Pair, Service]) -> None:
+def test_jobs_unknown_to_the_new_primary_are_submitted_again_by_their_callers(running: tuple[Pair, Service]) -> None:
     """Replication is asynchronous: a job that only the old primary had is a 503, not a 404 for what was just taken."""
     pair, service = running
     with Callers(service.url).running() as callers:
@@ -42,7 +42,7 @@ def test_jobs_that_the_new_primary_never_had_are_sent_again_by_their_callers(run
 
 
 def _promote_at_once(pair: Pair) -> None:
-    """Promote the replica as it is: what it has not heard of is lost."""
+    """Promote the replica as it is: unreplicated writes are lost."""
     old, new = pair.primary, pair.replica
     with old.client() as before, new.client() as after:
         after.execute_command("REPLICAOF", "NO", "ONE")
@@ -51,7 +51,7 @@ def _promote_at_once(pair: Pair) -> None:
 
 
 def test_webhooks_are_delivered_by_the_new_primary(running: tuple[Pair, Service]) -> None:
-    """rq has connections of its own, which block: they too leave the old primary."""
+    """rq's own blocking connections leave the old primary too."""
     pair, service = running
     with Receiver() as receiver:
         job = {"model": "double", "webhook": receiver.url + "/before", "input": {"tensors": {"x": TENSOR}}}

@@ -1,4 +1,4 @@
-"""Gateways that die, or whose answers are lost, while callers wait."""
+"""Gateways die, or their responses are lost, while callers wait."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ KILLS = 4
 ANSWER_BYTES = 300  # less than any answer to a submit has
 
 
-def test_a_submit_whose_answer_was_lost_is_one_job(scenario: Scenario) -> None:
+def test_a_submit_whose_response_was_lost_makes_one_job(scenario: Scenario) -> None:
     """F5: the connection breaks before or within the answer; the same key, sent elsewhere, gives the same job."""
     gateway, other = scenario.cluster.gateways
     proxy, door = scenario.cluster.before(gateway)
@@ -36,7 +36,7 @@ def test_a_submit_whose_answer_was_lost_is_one_job(scenario: Scenario) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_gateway_killed_in_mid_submit_loses_and_doubles_nothing(scenario: Scenario) -> None:
+def test_a_gateway_killed_during_submit_loses_and_duplicates_nothing(scenario: Scenario) -> None:
     """F5: kill -9 of a gateway at random moments; callers send their key again until somebody takes it."""
     with scenario.load(callers=8) as load:
         for _ in range(KILLS):
@@ -50,8 +50,8 @@ def test_a_gateway_killed_in_mid_submit_loses_and_doubles_nothing(scenario: Scen
         wait_until(lambda: load.done >= done + 20, "callers get answers still")
 
 
-def test_a_gateway_cut_off_from_the_queue_says_so_soon_and_recovers(scenario: Scenario) -> None:
-    """F9: the way of one gateway is half open. What it sent meanwhile arrives late, and makes no second job."""
+def test_a_gateway_cut_off_from_the_queue_reports_it_soon_and_recovers(scenario: Scenario) -> None:
+    """F9: the connection of one gateway is half open. Its late commands make no second job."""
     gateway, other = scenario.cluster.gateways
     wait_until(lambda: scenario.caller.submit(digit(scenario.random), gateway), "the gateway takes jobs")
     gateway.proxy.stall()
@@ -66,7 +66,7 @@ def test_a_gateway_cut_off_from_the_queue_says_so_soon_and_recovers(scenario: Sc
     scenario.caller.submit(digit(scenario.random), gateway)
 
 
-def test_a_caller_whose_gateway_dies_is_cut_off_and_the_job_is_unharmed(scenario: Scenario) -> None:
+def test_the_death_of_a_gateway_disconnects_its_caller_but_not_the_job(scenario: Scenario) -> None:
     """F6: kill -9 of a gateway while one caller waits for a job and another for `/predict`."""
     cluster, (gateway, _) = scenario.cluster, scenario.cluster.gateways
     for worker in cluster.workers:
@@ -97,7 +97,7 @@ def test_a_caller_whose_gateway_dies_is_cut_off_and_the_job_is_unharmed(scenario
 
 @pytest.mark.timeout(150)
 def test_a_rolling_restart_under_load_refuses_nobody(scenario: Scenario) -> None:
-    """F21: SIGTERM to one part after the other; whoever meets a closed door knocks at the next."""
+    """F21: SIGTERM to one part after the other; a caller whose gateway is closed asks the next one."""
     cluster = scenario.cluster
     with scenario.load(callers=6, models=("digits", "double", "slow")) as load:
         for part in cluster.parts:
@@ -113,8 +113,8 @@ def test_a_rolling_restart_under_load_refuses_nobody(scenario: Scenario) -> None
     assert {end.partition(":")[0] for ends in scenario.history.ends.values() for end in ends} == {"succeeded"}
 
 
-def test_a_model_that_can_not_be_loaded_is_shown_and_harms_no_other(scenario: Scenario) -> None:
-    """F22: a truncated file lies among the models; every gateway says so, and the others are served by all workers."""
+def test_a_model_that_cannot_be_loaded_is_shown_and_affects_no_other(scenario: Scenario) -> None:
+    """F22: one model file is truncated; every gateway reports it, and all workers serve the others."""
     for gateway in scenario.cluster.gateways:
         with gateway.client() as http:
             shown = {model["name"]: model for model in http.get("/v1/models").json()["models"]}
@@ -126,8 +126,8 @@ def test_a_model_that_can_not_be_loaded_is_shown_and_harms_no_other(scenario: Sc
             assert (refused.status_code, refused.json()["code"]) == (503, "model_unavailable")
 
 
-def test_the_same_submit_fifty_times_at_once_is_one_job(scenario: Scenario) -> None:
-    """F23: one key from fifty callers through both gateways; with another body it is refused; for a day it stands."""
+def test_the_same_submit_fifty_times_at_once_makes_one_job(scenario: Scenario) -> None:
+    """F23: one key from fifty callers through both gateways; a different body is refused; it lives for a day."""
     cluster, what = scenario.cluster, digit(scenario.random)
     gateways = cluster.gateways * 25
     callers = [Caller(cluster, scenario.history) for _ in gateways]

@@ -1,4 +1,4 @@
-"""The queue's server loses its data, has no room left, or is replaced by its replica."""
+"""The queue server loses its data, runs out of memory, or is replaced by its replica."""
 
 import resource
 import shutil
@@ -33,10 +33,10 @@ def restart_empty(cluster: Cluster) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("lose", [flush, restart_empty])
-def test_after_the_loss_of_all_data_nobody_hangs_and_work_goes_on(
+def test_after_the_loss_of_all_data_no_caller_hangs_and_work_continues(
     scenario: Scenario, lose: Callable[[Cluster], None]
 ) -> None:
-    """F10: everything in the queue is gone under load; who waits for a job hears that it is not there."""
+    """F10: all data of the queue is lost under load; waiting callers get a 404."""
     cluster = scenario.cluster
     with scenario.load() as load:
         wait_until(lambda: load.done >= 50, "callers get answers")
@@ -55,8 +55,8 @@ def test_after_the_loss_of_all_data_nobody_hangs_and_work_goes_on(
     assert {(job["status"], job["attempts"]) for job in more} == {("succeeded", 1)}
 
 
-def test_a_gateway_remembers_its_models_when_the_queue_forgets_them(scenario: Scenario) -> None:
-    """F10: until workers have announced themselves anew, a submit is put off or taken; the model is not unheard of."""
+def test_a_gateway_remembers_its_models_when_the_queue_loses_them(scenario: Scenario) -> None:
+    """F10: until workers have registered again, a submit is deferred or accepted; the model stays known."""
     cluster = scenario.cluster
     for worker in cluster.workers:
         worker.freeze()
@@ -67,8 +67,8 @@ def test_a_gateway_remembers_its_models_when_the_queue_forgets_them(scenario: Sc
         assert answer.status_code in {202, 503}, answer.text
 
 
-def test_a_queue_without_memory_refuses_at_once_and_ends_what_it_took(scenario: Scenario) -> None:
-    """F11: maxmemory is reached; what was accepted runs and is written all the same, and no part of ours dies of it."""
+def test_a_queue_without_memory_refuses_at_once_and_ends_accepted_jobs(scenario: Scenario) -> None:
+    """F11: maxmemory is reached; accepted jobs still run and are written, and no process dies."""
     cluster, pids = scenario.cluster, [part.pid for part in scenario.cluster.parts]
     ids = scenario.submit(3 * BATCH)
     with cluster.queue() as client:
@@ -86,8 +86,8 @@ def test_a_queue_without_memory_refuses_at_once_and_ends_what_it_took(scenario: 
     wait_until(lambda: _sent(scenario, 6) == 6 * [(202, "")], "jobs are taken again")
 
 
-def test_a_full_disk_is_a_503_and_is_over_when_there_is_room(scenario: Scenario) -> None:
-    """F12: the append-only file can not grow; nothing is accepted meanwhile, and afterwards nobody needs to help."""
+def test_a_full_disk_gives_503_until_there_is_room(scenario: Scenario) -> None:
+    """F12: the append-only file cannot grow; submits are refused meanwhile, and recovery is automatic."""
     cluster = scenario.cluster
     server = cluster.server.process
     assert server is not None
@@ -119,8 +119,8 @@ def _sent(scenario: Scenario, count: int) -> list[tuple[int, str]]:
 
 
 @pytest.mark.timeout(120)
-def test_after_a_failover_what_is_left_ends_and_keys_bring_back_the_rest(scenario: Scenario) -> None:
-    """F14: the replica takes over without what it had not heard of; acknowledged jobs may be lost, nothing is stuck."""
+def test_after_a_failover_surviving_jobs_end_and_keys_restore_the_others(scenario: Scenario) -> None:
+    """F14: the replica takes over without the latest writes; acknowledged jobs may be lost, none is stuck."""
     cluster, replica = scenario.cluster, Server()
     way = Proxy(cluster.network, cluster.server.socket)
     with cluster.queue() as primary, replica.client() as client:

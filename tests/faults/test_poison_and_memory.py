@@ -1,4 +1,4 @@
-"""Inputs that kill their worker, or want more memory than there is, beside inputs that do no harm."""
+"""Inputs that kill their worker or need too much memory, beside harmless inputs."""
 
 import math
 import re
@@ -24,13 +24,13 @@ SOON_S = 30  # all workers die at first, until nobody is left who is no suspect;
 
 @pytest.fixture(scope="module")
 def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
-    """One with the lease and the back-off of production: here it matters that nobody waits for either."""
+    """A cluster with production lease and backoff: here no caller may wait for either."""
     with Cluster(models_dir, {"JITNEY_LEASE_S": "20", "JITNEY_SUSPECT_COOLDOWN_S": "1"}) as cluster:
         yield cluster
 
 
 def deaths(scenario: Scenario) -> int:
-    """How often a worker process has died, as those who keep them say."""
+    """The number of worker deaths in the logs of the supervisors."""
     return sum(len(re.findall(r"worker died", worker.log())) for worker in scenario.cluster.workers)
 
 
@@ -42,8 +42,10 @@ def is_dead_letter(scenario: Scenario, job_id: str) -> bool:
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("number", [-5, -1], ids=["where it is prepared", "where it is shown"])
-def test_an_input_that_kills_ends_as_poison_and_its_neighbours_succeed(scenario: Scenario, number: int) -> None:
-    """F16: one of a batch of 8 ends the process each time; it is found by halves, and nobody else fails."""
+def test_an_input_that_kills_its_worker_ends_as_poison_and_its_neighbours_succeed(
+    scenario: Scenario, number: int
+) -> None:
+    """F16: one of a batch of 8 kills the process each time; bisection finds it, and no other fails."""
     before = deaths(scenario)
     inputs = [four(scenario.random, "poison") for _ in range(BATCH - 1)]
     place = scenario.random.randrange(BATCH)
@@ -58,8 +60,8 @@ def test_an_input_that_kills_ends_as_poison_and_its_neighbours_succeed(scenario:
 
 
 @pytest.mark.timeout(240)
-def test_many_poisons_at_once_leave_the_others_served(scenario: Scenario) -> None:
-    """F17: 20 inputs that kill, at once. Who asks something else gets an answer soon, all the time."""
+def test_many_poison_inputs_at_once_do_not_stop_the_others(scenario: Scenario) -> None:
+    """F17: 20 killing inputs at once. Other requests are answered soon, all the time."""
     before = deaths(scenario)
     with scenario.load(callers=3, models=("digits",)) as load:
         wait_until(lambda: load.done >= 20, "callers get answers")
@@ -87,7 +89,7 @@ def cancel(scenario: Scenario, ids: set[str]) -> None:
 
 
 def test_an_input_too_large_for_memory_fails_alone(scenario: Scenario) -> None:
-    """F15: every worker may take half a GB more, and one input wants 4: it alone fails, and no worker dies."""
+    """F15: every worker may use half a GB more, and one input needs 4: it alone fails, and no worker dies."""
     workers = scenario.cluster.workers
     pids = [worker.pid for worker in workers]
     for worker in workers:
@@ -107,6 +109,6 @@ def test_an_input_too_large_for_memory_fails_alone(scenario: Scenario) -> None:
 
 
 def limit(worker: ManagedWorker, bytes_: int) -> None:
-    """How much address space a worker may take."""
+    """The address space limit of a worker."""
     if worker.pid:
         resource.prlimit(worker.pid, resource.RLIMIT_AS, (bytes_, resource.RLIM_INFINITY))

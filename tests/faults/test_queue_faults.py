@@ -1,4 +1,4 @@
-"""The queue's server dies, stops, forgets or fills up."""
+"""The queue server dies, stops, loses data or fills up."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def refuses_soon(scenario: Scenario, gateway: ManagedGateway) -> bool:
 
 @pytest.mark.timeout(120)
 def test_nothing_accepted_is_lost_when_the_server_is_killed(scenario: Scenario) -> None:
-    """F7: kill -9 of the server under load, started again on its data after 3 s; no process of ours starts anew."""
+    """F7: kill -9 of the server under load, started again on its data after 3 s; no process of Jitney restarts."""
     cluster, pids = scenario.cluster, [part.pid for part in scenario.cluster.parts]
     slow = scenario.submit(24)
     with scenario.load() as load:
@@ -38,7 +38,7 @@ def test_nothing_accepted_is_lost_when_the_server_is_killed(scenario: Scenario) 
 
 
 def test_a_pause_shorter_than_the_lease_takes_no_job_from_its_worker(scenario: Scenario) -> None:
-    """F8: the server stands still for half a lease, with a batch running; at its wake-up nobody takes leases over."""
+    """F8: the server freezes for half a lease during a batch; no lease is reclaimed afterwards."""
     _, held = scenario.full_batch()
 
     def shortest_ms() -> float:
@@ -55,8 +55,8 @@ def test_a_pause_shorter_than_the_lease_takes_no_job_from_its_worker(scenario: S
 
 
 @pytest.mark.timeout(120)
-def test_a_server_that_stands_still_makes_no_doubles_and_no_ghosts(scenario: Scenario) -> None:
-    """F8: the server stands still under load, longer than a lease and than every patience with it."""
+def test_a_frozen_server_causes_no_duplicate_and_no_phantom_jobs(scenario: Scenario) -> None:
+    """F8: the server freezes under load, longer than a lease and all timeouts."""
     cluster = scenario.cluster
     with scenario.load() as load:
         wait_until(lambda: load.done >= 50, "callers get answers")
@@ -69,8 +69,8 @@ def test_a_server_that_stands_still_makes_no_doubles_and_no_ghosts(scenario: Sce
         wait_until(lambda: load.done >= done + 50, "callers get answers again")
 
 
-def test_what_is_read_while_the_server_is_away_is_a_503(scenario: Scenario) -> None:
-    """F7: a job can not be read meanwhile, and nobody is told that it does not exist."""
+def test_reads_while_the_server_is_away_give_503(scenario: Scenario) -> None:
+    """F7: a job cannot be read meanwhile, and no caller gets a 404."""
     (job_id,) = scenario.submit(1)
     scenario.cluster.server.kill()
     for gateway in scenario.cluster.gateways:

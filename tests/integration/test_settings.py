@@ -1,4 +1,4 @@
-"""A setting with a bad value is one line that names the variable, its value and what is allowed; never a traceback."""
+"""A setting with a bad value is one line with the variable, its value and the allowed ones; no traceback."""
 
 import os
 import subprocess
@@ -29,10 +29,10 @@ def numbers() -> Iterator[tuple[type[BaseSettings], str]]:
 
 
 @pytest.mark.parametrize(("settings", "name"), [*numbers()])
-def test_no_number_but_a_sensible_one_is_taken(
+def test_only_valid_numbers_are_accepted(
     settings: type[BaseSettings], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An infinite or huge one passed the check, and was a traceback, or an error of Redis at each job, later on."""
+    """An infinite or huge number used to pass the check, and failed later with a traceback or Redis errors."""
     for text in NONSENSE:
         monkeypatch.setenv(name, text)
         with pytest.raises(ValidationError) as refused:
@@ -61,7 +61,7 @@ def test_no_number_but_a_sensible_one_is_taken(
         ),
     ],
 )
-def test_words_are_named_with_what_is_allowed(
+def test_invalid_words_are_refused_with_what_is_allowed(
     name: str, text: str, allowed: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, text)
@@ -125,7 +125,7 @@ def test_a_verb_ends_with_one_line_and_exit_code_78(verb: str, name: str, text: 
     assert done.stderr.startswith(last)
 
 
-def test_a_part_of_a_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_invalid_part_of_a_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITNEY_TENANTS", '{"a": {"weight": 0}}')
     with pytest.raises(ValidationError) as refused:
         StoreSettings()

@@ -1,4 +1,4 @@
-"""Ten thousand deliveries through an outage of everything, and how soon the first attempt comes.
+"""Ten thousand deliveries through a total outage, and the delay of the first attempt.
 
 All real: a queue's server, `jitney background`, receivers on loopback. Prints what it found; exits 1 if one was lost.
 """
@@ -53,7 +53,7 @@ class Load:
 
 
 async def outage(count: int) -> bool:
-    """Have receivers away, `jitney background` killed, the queue's server killed; then wait for the last to arrive."""
+    """Stop the receivers, kill `jitney background` and the queue server; then wait for the last delivery."""
     with ExitStack() as held:
         server = Server()
         held.callback(server.close)
@@ -63,7 +63,7 @@ async def outage(count: int) -> bool:
             "JITNEY_WEBHOOK_TIMEOUT_S": "5",
             "JITNEY_WEBHOOK_LEASE_S": "10",
         }
-        deliver = held.enter_context(BackgroundProcess(server, env))
+        background_process = held.enter_context(BackgroundProcess(server, env))
         receivers = [held.enter_context(Receiver(answer(503))) for _ in range(ENDPOINTS)]
         load, expected = Load(server), set[str]()
         began_s = time.monotonic()
@@ -78,8 +78,8 @@ async def outage(count: int) -> bool:
                 await pass_time(2)
                 server.start()
             else:
-                deliver.kill()
-                deliver.start()
+                background_process.kill()
+                background_process.start()
             tried = sum(len(receiver.got) for receiver in receivers)
             print(f"{time.monotonic() - began_s:5.0f} s: {what} killed and back; {tried} attempts so far")
         await pass_time(max(0.0, began_s + AWAY_S - time.monotonic()))
@@ -148,7 +148,7 @@ def _delivering(server: Server) -> Iterator[BackgroundProcess]:
 
 
 class _Clock(Receiver):
-    """Notes how late each message comes."""
+    """Records the delay of each message."""
 
     def __init__(self) -> None:
         self.late_ms: list[float] = []

@@ -1,8 +1,8 @@
-"""Asks ONNX Runtime's own GPU providers what they say of options, on a machine without a GPU.
+"""Asks ONNX Runtime's own GPU providers which options they accept, on a machine without a GPU.
 
 The providers' libraries want CUDA's and TensorRT's. Stand-ins for these, compiled on the spot, have every function that
 is wanted; they find one GPU, and say "no device" to all that is asked of it. So a provider is loaded and reads its
-options, and only then can not go on. Needs gcc, nm, and an `onnxruntime-gpu` in a virtual environment apart:
+options, and only then cannot go on. Needs gcc, nm, and an `onnxruntime-gpu` in a virtual environment apart:
 `make long NAME=provider-options`.
 """
 
@@ -63,7 +63,7 @@ REFUSED: Final = re.compile(
 
 
 def build_stand_ins(capi: Path, folder: Path) -> None:
-    """Compiles them: one library for each that the providers' libraries in `capi` want; raises CalledProcessError."""
+    """Compile a stub for each library that the providers in `capi` need; raises CalledProcessError."""
     functions: dict[str, set[str]] = defaultdict(set)
     for provider in ("cuda", "tensorrt"):
         command = ["nm", "-D", "--undefined-only", str(capi / f"libonnxruntime_providers_{provider}.so")]
@@ -92,7 +92,7 @@ def _function(name: str) -> str:
 
 
 def ask(python: Path, folder: Path, provider: str, options: dict[str, str]) -> str:
-    """What ONNX Runtime says of these options."""
+    """Return ONNX Runtime's message about these options."""
     model = ROOT / "models" / "digits" / "1" / "model.onnx"
     arguments = [str(folder), str(model), json.dumps([provider, options]), json.dumps(LIBRARIES)]
     found = subprocess.run([str(python), "-c", ASK, *arguments], capture_output=True, text=True, check=False)
@@ -103,7 +103,7 @@ def ask(python: Path, folder: Path, provider: str, options: dict[str, str]) -> s
 
 
 def ours() -> list[tuple[str, dict[str, str]]]:
-    """Every set of options that we give."""
+    """Return every set of options that Jitney uses."""
     ports = [TensorSpec("image", "FP32", (1, 28, 28))]
     gpus = [GpuOptions(graphs=graphs) for graphs in (True, False)]
     gpus += [GpuOptions(precision=precision, cache=ROOT) for precision in ("fp16", "int8")]
@@ -112,7 +112,7 @@ def ours() -> list[tuple[str, dict[str, str]]]:
 
 
 def main(python: Path) -> int:
-    """Prints a line for each question; 0 where all ours are read, and all that are wrong are refused."""
+    """Print a line for each option set; return 0 if all used ones are accepted and all wrong ones refused."""
     where = "import onnxruntime.capi, pathlib; print(pathlib.Path(onnxruntime.capi.__file__).parent)"
     capi = Path(subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip())
     wrong = [

@@ -1,4 +1,4 @@
-"""Lives of a model under load, and workers that are killed in the middle.
+"""Rollouts under load while workers are killed.
 
 Prints what callers noticed; ends with 1 where one of them noticed anything but the time.
 """
@@ -30,7 +30,7 @@ QUICK = {
 
 
 def live(life: Life, models_dir: Path, first: int, *, kills: bool) -> int:
-    """One life from version `first` on; gives the version that the next one begins with."""
+    """Run one rollout from version `first`; return the first version of the next."""
     second, third = first + 1, first + 2
     life.upgrade(second)
     life.canary(third, percent=25, beside=second)
@@ -50,7 +50,7 @@ def live(life: Life, models_dir: Path, first: int, *, kills: bool) -> int:
 
 
 def kill_a_worker(service: Service) -> None:
-    """End one as a crash does, when all are there: the other goes on."""
+    """Kill one worker when all are running: the other continues."""
 
     def is_whole() -> bool:
         started = len(re.findall(r"worker \w+ serves ", service.log()))

@@ -1,4 +1,4 @@
-"""A gateway with bounds so tight that a test meets them soon, or a whole Jitney with a model."""
+"""Fixtures: a gateway with tight limits, and a whole Jitney with a model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def queue() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def tight(queue: Server) -> Iterator[GatewayProcess]:
-    """A gateway whose patience is short."""
+    """A gateway with short timeouts."""
     with GatewayProcess(queue, TIGHT) as process:
         yield process
 

@@ -1,4 +1,4 @@
-"""A9 to A12, A16, A18 to A20: what one caller can learn of another, or take from them.
+"""A9 to A12, A16, A18 to A20: a caller cannot read, guess or exhaust the resources of another.
 
 A13, poison as a weapon, is tests/faults (F16, F17): it takes workers that die.
 """
@@ -59,10 +59,10 @@ def medians(first: Callable[[], object], second: Callable[[], object], rounds: i
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-async def test_a9_anothers_job_takes_as_long_to_deny_as_one_that_never_was(
+async def test_a9_a_foreign_job_is_denied_as_fast_as_an_unknown_one(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
-    """That the answers are the same is in test_tenant_isolation.py. Webhooks' logs and bulk files are yet to come."""
+    """test_tenant_isolation.py shows that the answers are equal. Webhook logs and bulk files are not covered yet."""
     acme, bolt = callers(queue, gateway, "acme", "bolt")
     job_id = acme.submit(PNG).json()["id"]
     for method in ("GET", "DELETE"):
@@ -86,7 +86,7 @@ def test_a10_an_id_is_128_random_bits_and_says_nothing_else() -> None:
     assert ids != sorted(ids)
 
 
-async def test_a10_guesses_find_nothing_and_are_braked(queue: Server, worker: Worker) -> None:
+async def test_a10_guesses_find_nothing_and_are_rate_limited(queue: Server, worker: Worker) -> None:
     with GatewayProcess(queue, {"JITNEY_TENANT_REQUESTS": "500"}) as gateway:
         (acme,) = callers(queue, gateway, "acme")
         statuses = Counter(acme.get(f"/v1/jobs/{new_job_id(0)}").status_code for _ in range(1500))
@@ -95,7 +95,7 @@ async def test_a10_guesses_find_nothing_and_are_braked(queue: Server, worker: Wo
     await worker.connection.aclose()
 
 
-async def test_a11_a_flood_is_refused_with_429_and_the_others_are_next(
+async def test_a11_a_flood_is_refused_with_429_and_the_others_are_served_next(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     """The long form, with times, is `make long NAME=fairness`."""
@@ -105,11 +105,11 @@ async def test_a11_a_flood_is_refused_with_429_and_the_others_are_next(
     assert Counter(answer.status_code for answer in answers) == {202: 20, 429: 180}
     assert all(int(one.headers["retry-after"]) >= 1 for one in answers if one.status_code == 429)
     mine = calm.submit(PNG).json()["id"]
-    assert mine in {job.id for job in await worker.claim(2)}  # of the next two seats one is its
+    assert mine in {job.id for job in await worker.claim(2)}  # one of the next two rows is its
     await worker.connection.aclose()
 
 
-async def test_a12_jobs_that_are_dear_to_run_leave_seats_for_the_others(
+async def test_a12_jobs_that_are_expensive_to_run_leave_rows_for_the_others(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     dear, calm = callers(queue, gateway, "dear", "calm")
@@ -121,9 +121,7 @@ async def test_a12_jobs_that_are_dear_to_run_leave_seats_for_the_others(
     await worker.connection.aclose()
 
 
-def test_a16_without_a_good_key_the_answer_is_401_fast_and_as_fast_for_a_near_miss(
-    queue: Server, gateway: GatewayProcess
-) -> None:
+def test_a16_a_bad_key_gets_401_in_the_same_time_as_a_near_miss(queue: Server, gateway: GatewayProcess) -> None:
     key = make_key(queue.url, "acme")
     good = Caller(gateway, key)
     wait_until(lambda: good.get("/v1/jobs").status_code == 200, "the key is known")
@@ -152,9 +150,7 @@ def test_a16_without_a_good_key_the_answer_is_401_fast_and_as_fast_for_a_near_mi
     assert body_is_not_read.status_code == 401
 
 
-async def test_a18_results_nobody_collects_are_gone_after_their_time(
-    queue: Server, gateway: GatewayProcess, worker: Worker
-) -> None:
+async def test_a18_uncollected_results_expire(queue: Server, gateway: GatewayProcess, worker: Worker) -> None:
     (acme,) = callers(queue, gateway, "acme")
     with queue.client() as client:
         before = client.dbsize()
@@ -203,7 +199,7 @@ async def test_a19_a_poll_storm_costs_the_queue_two_commands_a_poll_and_a_wait_c
     await worker.connection.aclose()
 
 
-async def test_a20_what_callers_invent_makes_no_metric_and_no_log(
+async def test_a20_names_invented_by_callers_create_no_metrics_or_log_lines(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     acme, admin = callers(queue, gateway, "acme", "admin")

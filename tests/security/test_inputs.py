@@ -1,4 +1,4 @@
-"""A4, A5, A7, A8, A15: images, forms, names and tensors that lie. The doors of the v2 protocol are yet to come."""
+"""A4, A5, A7, A8, A15: malicious images, forms, names and tensors are refused."""
 
 import base64
 import io
@@ -42,7 +42,7 @@ def png(width: int, height: int) -> bytes:
 # ---- A4: image bombs
 
 
-def test_a4_an_image_bomb_is_refused_by_what_it_declares(whole: Service) -> None:
+def test_a4_an_image_bomb_is_refused_by_its_declared_size(whole: Service) -> None:
     bomb = png(13_300, 13_300)
     assert len(bomb) < 25_000
     worker = whole.pid("worker")
@@ -106,7 +106,7 @@ FORMS: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize("what", FORMS)
-def test_a5_a_malformed_form_costs_little_and_holds_nobody_up(big: GatewayProcess, what: str) -> None:
+def test_a5_a_malformed_form_costs_little_and_delays_no_other(big: GatewayProcess, what: str) -> None:
     kind, body = FORMS[what]
     waits: list[float] = []
     done = threading.Event()
@@ -133,7 +133,7 @@ def test_a5_a_malformed_form_costs_little_and_holds_nobody_up(big: GatewayProces
 
 @pytest.fixture(scope="module")
 def big(queue: Server) -> Iterator[GatewayProcess]:
-    """A gateway with the bounds as they come."""
+    """A gateway with default limits."""
     with GatewayProcess(queue) as process:
         yield process
 
@@ -141,7 +141,7 @@ def big(queue: Server) -> Iterator[GatewayProcess]:
 # ---- A7: odd images among good ones
 
 
-def test_a7_odd_images_have_their_answers_and_the_good_ones_theirs(whole: Service, shared_data: Path) -> None:
+def test_a7_odd_and_good_images_together_each_get_the_right_answer(whole: Service, shared_data: Path) -> None:
     expected = json.loads((shared_data / "odd_expected.json").read_text())["files"]
 
     def ask(image: bytes) -> tuple[int, Any]:
@@ -173,7 +173,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_a8_no_name_reaches_a_file_or_another_key(queue: Server, tmp_path: Path) -> None:
+def test_a8_no_name_can_reach_a_file_or_another_key(queue: Server, tmp_path: Path) -> None:
     opened = tmp_path / "opened"
     env = {"PYTHONPATH": str(Path(__file__).parent / "audit"), "JIT_OPENED": str(opened)}
     with GatewayProcess(queue, env) as gateway:
@@ -206,7 +206,7 @@ def test_a8_no_name_reaches_a_file_or_another_key(queue: Server, tmp_path: Path)
 
 
 def attempts(gateway: GatewayProcess, name: str) -> Iterator[Any]:
-    """Put a name wherever one is taken."""
+    """Use a name in every place that accepts one."""
     http, escaped = gateway.http, quote(name, safe="")
     yield http.post("/v1/jobs", json={"model": name, "input": {"image": base64.b64encode(PNG).decode()}})
     yield http.post("/v1/jobs", params={"model": name}, content=PNG, headers={"content-type": "image/png"})
@@ -245,7 +245,7 @@ LIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", LIES)
-def test_a15_a_tensor_that_lies_is_refused_before_anything_is_made_of_it(whole: Service, what: str) -> None:
+def test_a15_a_tensor_with_a_false_shape_is_refused_before_it_is_built(whole: Service, what: str) -> None:
     tensor = {"datatype": "FP32", "shape": [4], **LIES[what]}
     before = rss_bytes(whole.pid("api"))
     body = json.dumps({"model": "double", "input": {"tensors": {"x": tensor}}})
@@ -255,7 +255,7 @@ def test_a15_a_tensor_that_lies_is_refused_before_anything_is_made_of_it(whole: 
     assert rss_bytes(whole.pid("api")) - before < 20 << 20
 
 
-def test_a15_raw_bytes_of_any_other_length_are_refused(whole: Service) -> None:
+def test_a15_raw_bytes_of_a_wrong_length_are_refused(whole: Service) -> None:
     for size in (0, 1, 15, 17, 1 << 20):
         answer = whole.submit(bytes(size), "application/octet-stream", model="double")
         assert answer.json()["code"] in {"invalid_input", "invalid_request"}

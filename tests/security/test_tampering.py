@@ -1,4 +1,4 @@
-"""A17: whoever can write to the queue owns it, and yet what they write there runs nothing and stops nobody."""
+"""A17: data that an attacker writes into the queue cannot execute code or stop a process."""
 
 import os
 import pickle
@@ -108,7 +108,7 @@ def test_a17_junk_in_the_queue_goes_to_the_dead_letters_and_the_worker_lives(
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"[" * 5000, b'[["00", 1]]', pickle.dumps([1]), b"\xff" * 1000])
-def test_a17_junk_notices_are_survived(service: Service, client: "redis.Redis", junk: bytes) -> None:
+def test_a17_junk_notifications_are_survived(service: Service, client: "redis.Redis", junk: bytes) -> None:
     for channel in client.pubsub_channels("jitney:*"):
         client.publish(channel, junk)
     answer = service.submit(BODY, "application/octet-stream", wait=20, model="double")

@@ -1,4 +1,4 @@
-"""A1, A2, A3, A6, A14: what comes over the wire too large, too slowly, packed, in crumbs, or in no order.
+"""A1, A2, A3, A6, A14: oversized, slow, compressed, fragmented and malformed HTTP traffic.
 
 Whatever it is, the gateway answers or closes within its bounds, its memory stays as it was, and others are served.
 """
@@ -43,7 +43,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @contextmanager
 def unharmed(gateway: GatewayProcess, more_bytes: int = 40 << 20) -> Iterator[None]:
-    """Let something happen after which the same process serves, with the memory and the open files that it had."""
+    """Check that the same process serves afterwards, with unchanged memory and open files."""
     gateway.http.get("/healthz")
     pid = gateway.process.pid
     files, memory = open_files(pid), rss_bytes(pid)
@@ -90,14 +90,14 @@ def test_a1_lengths_that_contradict_themselves_are_refused(tight: GatewayProcess
     assert json.loads(said.data.partition(b"\r\n\r\n")[2])["code"] == "malformed_request"
 
 
-def test_a1_a_body_shorter_than_declared_is_waited_for_and_no_longer(tight: GatewayProcess) -> None:
+def test_a1_a_body_shorter_than_declared_is_awaited_for_a_limited_time(tight: GatewayProcess) -> None:
     begun = time.monotonic()
     said = send_and_read(tight.port, post("/v1/jobs", JSON, "Content-Length: 100", body=b"{}"))
     assert (said.status, said.closed) == (408, True)
     assert time.monotonic() - begun < 3 + 2
 
 
-def test_a1_who_is_refused_for_another_reason_is_not_read_on_either(tight: GatewayProcess) -> None:
+def test_a1_a_body_refused_for_another_reason_is_not_read_further_either(tight: GatewayProcess) -> None:
     pieces = itertools.chain([post("/nowhere", "Content-Length: 1073741824")], itertools.repeat(b"x" * 65_536, 16_384))
     with unharmed(tight):
         said = send_and_read(tight.port, pieces)
@@ -140,8 +140,8 @@ def test_a2_a_thousand_slow_senders_are_cut_off_and_the_others_do_not_wait(tight
         assert statistics.median(served) < max(2 * quiet_s, 0.02)
 
 
-def test_a2_who_does_not_read_an_answer_is_cut_off(tight: GatewayProcess) -> None:
-    """Many requests in a row whose answers are taken by nobody: sending is stopped, then the connection is ended."""
+def test_a2_a_caller_that_does_not_read_its_response_is_cut_off(tight: GatewayProcess) -> None:
+    """Pipelined requests without a reader: the gateway stops reading, then closes the connection."""
     with unharmed(tight), connect(tight.port) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         asks = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
@@ -150,11 +150,11 @@ def test_a2_who_does_not_read_an_answer_is_cut_off(tight: GatewayProcess) -> Non
 
 
 def _tcp_states(connection: socket.socket) -> bytes:
-    """What the system says of a connection without anybody reading from it: 01 stands for established."""
+    """Return the kernel's state of a connection, without a read from it; 01 means established."""
     return b"%02d" % connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
-def test_a2_a_full_table_makes_room_by_the_connection_that_is_idle_longest(queue: Server) -> None:
+def test_a2_a_full_connection_table_closes_the_longest_idle_connection(queue: Server) -> None:
     with GatewayProcess(queue, {"JITNEY_MAX_CONNECTIONS": "20"}) as gateway, many(gateway, 40) as opened:
         assert [read_until_closed(connection) for connection in opened[:15]] == [(b"", True)] * 15
         kept = opened[-1]
@@ -165,7 +165,7 @@ def test_a2_a_full_table_makes_room_by_the_connection_that_is_idle_longest(queue
 
 
 def test_a2_requests_under_way_leave_connections_for_other_tenants() -> None:
-    """One tenant's streams filled the table; after that all tenants were refused."""
+    """Streams of one tenant used to fill the table; then all tenants were refused."""
     with ExitStack() as stack:
         queue = Server()  # with keys, which the other tests do without
         stack.callback(queue.close)
@@ -182,8 +182,8 @@ def test_a2_requests_under_way_leave_connections_for_other_tenants() -> None:
         wait_until(lambda: greedy.get("/v1/jobs").status_code == 200, "its share has room again")
 
 
-def test_a2_connections_whose_callers_are_not_known_pipeline_and_cost_nothing(tight: GatewayProcess) -> None:
-    """30 of them with 9 MB of requests: 900 MB, and others waited for 3 s."""
+def test_a2_pipelining_connections_of_unknown_callers_cost_nothing(tight: GatewayProcess) -> None:
+    """30 connections with 9 MB of requests used to take 900 MB and delay others by 3 s."""
     ask = b"GET /openapi.json HTTP/1.1\r\n\r\n"
     with unharmed(tight, 30 << 20), many(tight, 30) as deaf:
         for connection in deaf:
@@ -229,7 +229,7 @@ def fed(connection: socket.socket, drip: bytes) -> bool:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip"])
-def test_a3_a_packed_bomb_is_unpacked_to_the_limit_and_no_further(tight: GatewayProcess, encoding: str) -> None:
+def test_a3_a_gzip_bomb_is_decompressed_only_up_to_the_limit(tight: GatewayProcess, encoding: str) -> None:
     bomb = gzip.compress(bytes(300_000_000), 9)
     before_s = cpu_s(tight.process.pid)
     with unharmed(tight, 10 << 20):
@@ -241,7 +241,7 @@ def test_a3_a_packed_bomb_is_unpacked_to_the_limit_and_no_further(tight: Gateway
 
 
 @pytest.mark.parametrize("encoding", ["deflate", "br", "gzip, gzip", "zstd"])
-def test_a3_another_packing_is_refused_and_not_unpacked(tight: GatewayProcess, encoding: str) -> None:
+def test_a3_another_content_encoding_is_refused_and_not_decompressed(tight: GatewayProcess, encoding: str) -> None:
     bomb = zlib.compress(bytes(50_000_000), 9)
     with unharmed(tight):
         headers = {"content-encoding": encoding, "content-type": "application/json"}
@@ -253,7 +253,7 @@ def test_a3_another_packing_is_refused_and_not_unpacked(tight: GatewayProcess, e
 # ---- A6: crumbs
 
 
-def test_a6_half_a_million_chunks_of_a_byte_are_read_or_refused_and_leave_nothing(tight: GatewayProcess) -> None:
+def test_a6_half_a_million_one_byte_chunks_are_read_or_refused_and_leave_nothing(tight: GatewayProcess) -> None:
     crumbs = b"1\r\nx\r\n" * 5000
     before_s = cpu_s(tight.process.pid)
     with unharmed(tight):
@@ -265,7 +265,7 @@ def test_a6_half_a_million_chunks_of_a_byte_are_read_or_refused_and_leave_nothin
 
 
 @pytest.mark.parametrize("flood", ["trailers", "extensions", "headers", "one header", "a line", "empty lines"])
-def test_a6_what_is_no_body_is_bounded_too(tight: GatewayProcess, flood: str) -> None:
+def test_a6_bytes_outside_the_body_are_bounded_too(tight: GatewayProcess, flood: str) -> None:
     head = post("/v1/jobs", JSON, CHUNKED)
     begin, piece = {
         "trailers": (head + b"1\r\nx\r\n0\r\n", b"a: b\r\n"),
@@ -282,8 +282,8 @@ def test_a6_what_is_no_body_is_bounded_too(tight: GatewayProcess, flood: str) ->
     assert said.status in {0, 400, 408, 431}
 
 
-def test_a6_a_head_behind_a_request_that_waits_is_bounded_too(tight: GatewayProcess) -> None:
-    """The parser goes on reading while the first answer is awaited."""
+def test_a6_headers_behind_a_waiting_request_are_bounded_too(tight: GatewayProcess) -> None:
+    """The parser continues to read while the first response is pending."""
     waits = post("/v1/jobs", "Prefer: wait=30", JSON, "Content-Length: 10", body=b"{}")
     with unharmed(tight):
         said = send_and_read(
@@ -322,7 +322,7 @@ HEADS: dict[str, tuple[bytes, set[int]]] = {
 
 
 @pytest.mark.parametrize("what", HEADS)
-def test_a14_a_strange_head_is_answered_or_closed(tight: GatewayProcess, what: str) -> None:
+def test_a14_strange_headers_are_answered_or_the_connection_is_closed(tight: GatewayProcess, what: str) -> None:
     request, allowed = HEADS[what]
     with unharmed(tight), connect(tight.port, 3) as connection:
         connection.sendall(request)
@@ -358,7 +358,7 @@ JSONS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("what", JSONS)
 @pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
-def test_a14_strange_json_is_refused_in_its_own_terms(tight: GatewayProcess, what: str, kind: str) -> None:
+def test_a14_strange_json_is_refused_with_the_reason(tight: GatewayProcess, what: str, kind: str) -> None:
     with unharmed(tight):
         answer = tight.http.post("/v1/jobs", content=JSONS[what], headers={"content-type": kind})
     assert answer.status_code in {400, 404, 413, 422}, answer.text[:300]
@@ -380,7 +380,7 @@ def test_a14_json_of_very_many_values_is_counted_before_it_is_read() -> None:
                 assert cpu_s(gateway.process.pid) - begun_s < 1
 
 
-def test_a14_what_is_logged_of_callers_has_no_line_of_its_own(tight: GatewayProcess) -> None:
+def test_a14_caller_data_cannot_start_a_new_log_line(tight: GatewayProcess) -> None:
     for name in ("x\r\n2026-01-01 api CRITICAL forged", "x\nforged", "\x1b[31mred"):
         body = json.dumps({"model": name, "input": {"image": "iVBORw0KGgo="}})
         tight.http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
@@ -390,8 +390,8 @@ def test_a14_what_is_logged_of_callers_has_no_line_of_its_own(tight: GatewayProc
     assert "\x1b" not in tight.log()
 
 
-def test_the_loop_is_not_held_up_by_any_of_it(tight: GatewayProcess) -> None:
-    """The worst of the above, while others ask: none of them waits for long."""
+def test_no_abuse_blocks_the_event_loop(tight: GatewayProcess) -> None:
+    """The worst of the above while others send requests: none of them waits long."""
     waits: list[float] = []
     done = threading.Event()
 

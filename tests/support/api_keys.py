@@ -1,4 +1,4 @@
-"""API keys for tests: made as an operator makes them, by the command."""
+"""API keys for tests, made with the operator's command."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def make_key(url: str, tenant: str, *more: str) -> str:
 
 
 class Caller(httpx2.Client):
-    """Whoever has this key."""
+    """The caller that has this key."""
 
     def __init__(self, gateway: GatewayProcess, key: str, **more: Any) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}

@@ -25,7 +25,7 @@ QUICK = {
 
 
 class BackgroundProcess:
-    """Started when made, and delivering. Use it in a `with`."""
+    """Starts on creation and waits until it delivers. Use it in a `with`."""
 
     def __init__(self, server: Server, env: Mapping[str, str] | None = None) -> None:
         self.server, self._env = server, {**QUICK, **(env or {})}
@@ -33,7 +33,7 @@ class BackgroundProcess:
         self.start()
 
     def start(self) -> None:
-        """Start it, or another in its place."""
+        """Start it, or start it again."""
         self._log.write_bytes(b"")
         with self._log.open("wb") as log:
             command = [sys.executable, "-m", "background"]
@@ -45,7 +45,7 @@ class BackgroundProcess:
         return self._log.read_text()
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill it like a crash."""
         self.process.kill()
         self.process.wait()
 

@@ -1,4 +1,4 @@
-"""`jitney bulk run` as a process of its own, and what it wrote."""
+"""`jitney bulk run` as a process of its own, and its output."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def start(*args: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT)
 
 
 class CompletedRun:
-    """A run that has ended: its exit code, and what it said."""
+    """A finished run: its exit code and output."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         try:
@@ -53,7 +53,7 @@ def run(*args: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -
 
 @contextmanager
 def running(*args: object, env: Mapping[str, str] | None = None) -> Iterator["subprocess.Popen[str]"]:
-    """Let a run go on for the length of a `with`."""
+    """Keep a run going during a `with`."""
     process = start(*args, env=env)
     try:
         yield process
@@ -64,7 +64,7 @@ def running(*args: object, env: Mapping[str, str] | None = None) -> Iterator["su
 
 
 def kill_after(results: Path, lines: int, *args: object) -> bool:
-    """Run until so many lines are written, then `kill -9`; tells whether it was still at work."""
+    """Run until a number of lines is written, then `kill -9`; return whether it was still running."""
     with running(*args) as process:
         wait_until(lambda: count(results) >= lines or process.poll() is not None, f"{lines} lines are written", 30)
         process.send_signal(signal.SIGKILL)
@@ -83,7 +83,7 @@ def read_rows(results: Path) -> list[dict[str, Any]]:
 
 
 def read_complete_rows(results: Path, lines: int) -> list[dict[str, Any]]:
-    """Read results, and see that every line is there, once and in order."""
+    """Read results, and check that every line is there, once and in order."""
     found = read_rows(results)
     assert [row["line"] for row in found] == list(range(1, lines + 1))
     return found
@@ -95,13 +95,13 @@ def count_error_codes(found: list[dict[str, Any]]) -> Counter[str]:
 
 
 def count_submitted(service: Service) -> int:
-    """Count the jobs that a service made since ever."""
+    """Count all jobs that a service ever created."""
     text = service.http.get("/metrics").text
     return sum(int(float(n)) for n in re.findall(r"^jitney_jobs_submitted_total\{[^}]*\} (\S+)$", text, re.MULTILINE))
 
 
 def digits_table(path: Path, lines: int) -> list[str]:
-    """Write a table of digits, again and again, each with an id of its own; gives the labels."""
+    """Write a table of repeated digits, each with its own id; return the labels."""
     chosen = [DIGITS[number * 7 % len(DIGITS)] for number in range(lines)]
     path.write_text("".join(json.dumps({"id": f"n{n}", "path": str(one)}) + "\n" for n, one in enumerate(chosen)))
     return [one.name[0] for one in chosen]

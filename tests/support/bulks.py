@@ -1,4 +1,4 @@
-"""Bulks as their callers make them, with OpenAI's own client; and the sum that must hold of every one that ended."""
+"""Bulk jobs made with OpenAI's client, and the sum that must hold for each finished one."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ QUICK = {
 
 
 def client(url: str, key: str = "none", **more: Any) -> OpenAI:
-    """OpenAI's client as its users make it, but for the address."""
+    """OpenAI's client with default settings, but for the address."""
     return OpenAI(base_url=f"{url}/v1", api_key=key, **more)
 
 
@@ -47,7 +47,7 @@ def start_batch(ai: OpenAI, lines: Sequence[str | bytes], **more: Any) -> Batch:
 
 
 def wait_for_batch(ai: OpenAI, batch: Batch, done: Callable[[Batch], bool], what: str, timeout_s: float = 30) -> Batch:
-    """Look at a batch until it is so."""
+    """Poll a batch until a condition holds."""
 
     def look() -> Batch | None:
         seen = ai.batches.retrieve(batch.id)

@@ -1,4 +1,4 @@
-"""A gateway as a process of its own on a queue of the test's; the test itself is the worker."""
+"""A gateway as a process of its own, on the test's queue; the test itself is the worker."""
 
 import os
 import re
@@ -37,7 +37,7 @@ QUICK = {"JITNEY_SWEEP_INTERVAL_S": "0.2", "JITNEY_MODEL_REFRESH_S": "0.2", "JIT
 
 
 class GatewayProcess:
-    """Started when made, and listening. Use it in a `with`."""
+    """Starts on creation and waits until it listens. Use it in a `with`."""
 
     def __init__(self, server: Server, env: Mapping[str, str] | None = None) -> None:
         self.server = server
@@ -83,7 +83,7 @@ class GatewayProcess:
 
 
 class Worker:
-    """What a worker says to the queue, said by the test."""
+    """The worker's side of the queue, played by the test."""
 
     def __init__(self, server: Server, **settings: Any) -> None:
         self.connection = RedisClient(server.url, 5)

@@ -1,4 +1,4 @@
-"""What must hold of everything in Redis at any quiet moment; every test of the store ends with it."""
+"""Invariants of all data in Redis at rest; every test of the store ends with them."""
 
 import re
 from collections import defaultdict
@@ -37,7 +37,7 @@ SETTLES_S = 2.0
 
 
 def check(client: Any) -> None:
-    """Fail with everything that does not hold, now and a moment later: a late script may run between two reads."""
+    """Fail with every violation that persists for a moment: a late script may run between two reads."""
     wrong: list[str] = []
 
     def holds() -> bool:
@@ -72,7 +72,7 @@ def _violations(client: Any) -> list[str]:
 
 
 def check_outbox(client: Any) -> None:
-    """Fail unless every delivery is where its state says, and every endpoint where something is to be done."""
+    """Fail unless every delivery is where its state says, and every endpoint with work is listed."""
     found = [key.decode() for key in client.scan_iter(count=1000) if key.startswith(SHARD.encode())]
     wrong, busy = [], defaultdict(set)
     for key in found:
@@ -144,7 +144,7 @@ def _wrong_rings(client: Any, found: list[str]) -> list[str]:
 
 
 def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]]) -> list[str]:
-    """The open jobs that are counted are those that there are."""
+    """The counters of open jobs equal their real number."""
     counted = {
         f"{key}:{name.decode()}": int(n)
         for key in found
@@ -169,7 +169,7 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
 
 
 def _wrong_letters(client: Any, found: list[str]) -> list[str]:
-    """The dead letters and their bytes that are counted, in all and of each tenant, are those that there are."""
+    """The counters of dead letters and bytes, in total and by tenant, equal the real ones."""
     roots = {key.rsplit(":", 1)[0] for key in found if key.endswith(("}:dead_letters", "}:dead_letter_bytes"))}
     sums = {
         root: sum(int(member.split()[1]) for member in client.zrange(f"{root}:dead_letters", 0, -1)) for root in roots

@@ -1,4 +1,4 @@
-"""Models that tests need and the project does not: made on the spot, as an operator would lay them out."""
+"""Model folders for tests, generated in an operator's layout."""
 
 import itertools
 from collections.abc import Sequence
@@ -107,7 +107,7 @@ def times(
 
 
 def perceptron(models_dir: Path, name: str = "perceptron", inputs: int = 784) -> None:
-    """Lay out a tiny network, so that all else is what costs: x float32 [N, inputs] → y float32 [N, 10]."""
+    """Lay out a tiny network, whose run costs almost nothing: x float32 [N, inputs] → y float32 [N, 10]."""
     sizes, random = (inputs, 128, 10), np.random.default_rng(1)
     weights = [random.standard_normal(pair, np.float32) * pair[0] ** -0.5 for pair in itertools.pairwise(sizes)]
     nodes = [
@@ -126,7 +126,7 @@ def perceptron(models_dir: Path, name: str = "perceptron", inputs: int = 784) ->
 
 
 def heavy(models_dir: Path, version: int, weights_mib: int, name: str = "heavy") -> None:
-    """Lay out a version with so much weight: x float32 [N, 4] → y float32 [N, 4]."""
+    """Lay out a version with weights of a given size: x float32 [N, 4] → y float32 [N, 4]."""
     rows = (weights_mib << 20) // 16
     table = np.random.default_rng(version).standard_normal((4, rows), np.float32)
     nodes = [
@@ -142,7 +142,7 @@ def heavy(models_dir: Path, version: int, weights_mib: int, name: str = "heavy")
 
 
 def slow(models_dir: Path, name: str = "slow") -> None:
-    """Lay out a doubling model that takes its time: 50 ms a rider, batches of 8."""
+    """Lay out a doubling model that takes its time: 50 ms an item, batches of 8."""
     folder = doubling(models_dir, name, 'task = "tensor"\nengine = "slow.py:Slow"\nmax_batch = 8\ncheck = false')
     (folder / "slow.py").write_text(SLOW_ENGINE)
 

@@ -1,4 +1,4 @@
-"""Real processes in tests: a Python program started from its text, and whether a process still runs."""
+"""Helpers for processes: run a Python program from its text, and check whether a process runs."""
 
 import os
 import signal

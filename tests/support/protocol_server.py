@@ -1,4 +1,4 @@
-"""The gateway's HTTP protocol before an ASGI app of the test's, in this process, over real sockets."""
+"""The gateway's HTTP protocol in front of a test's ASGI app, in this process, over real sockets."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ BOUNDS = ConnectionLimits(
 
 
 class StubServer:
-    """A server, as its `connections` see it."""
+    """A server, from the view of its connections."""
 
     def __init__(self, port: int, protocol: type[GatewayProtocol], server: uvicorn.Server) -> None:
         self.port, self._server = port, server
@@ -31,7 +31,7 @@ class StubServer:
         return list(self._server.server_state.connections)  # type: ignore[arg-type]
 
     async def connect(self, receive_buffer: int = 0) -> "Caller":
-        """Open a connection; with a small receive buffer answers stay where they were made."""
+        """Open a connection; with a small receive buffer responses stay in the server."""
         connection = socket.socket()
         if receive_buffer:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -50,7 +50,7 @@ class Caller:
         await self._loop.sock_sendall(self.socket, data)
 
     async def fill(self, data: bytes) -> int:
-        """Send until the other side takes no more for a while; gives the bytes that it took."""
+        """Send until the peer accepts no more for a while; return the accepted bytes."""
         sent = 0
         with suppress(TimeoutError, ConnectionError):
             while sent < len(data):
@@ -60,7 +60,7 @@ class Caller:
         return sent
 
     async def hear(self, until: Callable[[bytes], object] = lambda _: False) -> bytes:
-        """Read until what was heard is enough, or the other side closes."""
+        """Read until the received data is enough, or the peer closes."""
         heard = b""
         async with asyncio.timeout(10):
             while not until(heard):

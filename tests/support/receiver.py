@@ -1,4 +1,4 @@
-"""A receiver of webhooks on loopback that behaves as a test wants it to; it notes all that it is sent."""
+"""A webhook receiver on loopback with scripted behaviour; it records all requests."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def answer(status: int, headers: Mapping[str, str] | None = None, body: bytes = 
 
 
 async def hang(_got: ReceivedRequest, writer: Writer) -> None:
-    """Say nothing, until the other side gives up."""
+    """Send nothing, until the sender gives up."""
     await writer.wait_closed()
 
 
@@ -78,7 +78,7 @@ async def _moment() -> None:
 
 
 class Receiver:
-    """Runs in a thread of its own. `behaves` may be changed at any time; use it in a `with`."""
+    """Runs in its own thread. `behaves` may be changed at any time; use it in a `with`."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Receiver:
         return f"{'https' if self._ssl else 'http'}://{self._host}:{self.port}"
 
     def wait_for(self, count: int, timeout_s: float = 10) -> list[ReceivedRequest]:
-        """Wait until so many requests have come; gives all of them."""
+        """Wait for a number of requests; return all of them."""
         wait_until(lambda: len(self.got) >= count, f"{count} requests (there are {len(self.got)})", timeout_s)
         return list(self.got)
 

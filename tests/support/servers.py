@@ -42,7 +42,7 @@ class Server:
     def __init__(
         self, engine: str = "valkey", appendfsync: str = "everysec", *, port: int = 0, options: Sequence[str] = ()
     ) -> None:
-        """`port`: on loopback, beside the socket; `options`: more of the server's own, which overrule ours."""
+        """`port`: on loopback, beside the socket; `options`: more server options, which override the defaults."""
         self.engine, self._appendfsync, self.port, self._options = engine, appendfsync, port, options
         self.folder = Path(tempfile.mkdtemp(prefix="jit"))
         self.socket = self.folder / "s"
@@ -86,7 +86,7 @@ class Server:
         return redis.Redis.from_url(self.url)
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill it like a crash."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()

@@ -1,4 +1,4 @@
-"""A whole Jitney as a user starts it, `jitney up`, on a free port and a queue of its own."""
+"""A whole Jitney as a user starts it, `jitney up`, on a free port and with its own queue."""
 
 import os
 import re
@@ -30,7 +30,7 @@ QUICK = {
 
 
 class Service:
-    """Started when made; `url` answers, and a model is served. Use it in a `with`."""
+    """Starts on creation and waits until `url` serves a model. Use it in a `with`."""
 
     def __init__(
         self, models_dir: Path = ROOT / "models", env: Mapping[str, str] | None = None, *, ready: bool = True
@@ -77,7 +77,7 @@ class Service:
         return re.findall(r"listens on \S+ port (\d+)", self.log())
 
     def log(self) -> str:
-        """Everything the parts have said so far."""
+        """The log of all parts so far."""
         return self._log.read_text()
 
     def pid(self, part: str) -> int:
@@ -92,7 +92,7 @@ class Service:
         return 0
 
     def kill(self, part: str) -> None:
-        """End a part as a crash does, and wait until another runs in its place."""
+        """Kill a part like a crash, and wait until a new process replaces it."""
         before = wait_until(lambda: self.pid(part), f"{part} runs")
         os.kill(before, signal.SIGKILL)
         wait_until(lambda: self.pid(part) not in {0, before}, f"another {part} runs")
@@ -111,7 +111,7 @@ class Service:
         return job
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Stop it as Ctrl-C or a service manager does; gives the exit code."""
+        """Stop it like Ctrl-C or a service manager; return the exit code."""
         self.http.close()
         self.process.send_signal(number)
         return self.process.wait(timeout=15)

@@ -1,4 +1,4 @@
-"""Raw connections, for what no well-behaved client can be made to send; and looks at what a process uses."""
+"""Raw socket helpers for malformed traffic, and readings of a process's memory and descriptors."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Received(NamedTuple):
-    """What the other side said until it fell silent, and whether it closed; `sent` bytes were taken of ours."""
+    """The received bytes and whether the peer closed; `sent` bytes were accepted by it."""
 
     data: bytes
     closed: bool
@@ -29,7 +29,7 @@ def connect(port: int, timeout_s: float = 10) -> socket.socket:
 
 
 def send_and_read(port: int, chunks: Iterable[bytes] | bytes, timeout_s: float = 10) -> Received:
-    """Send until refused, then read until the other side closes, or says nothing for so long."""
+    """Send until refused, then read until the peer closes or is silent for the given time."""
     sent = 0
     with connect(port, timeout_s) as connection:
         try:
@@ -42,7 +42,7 @@ def send_and_read(port: int, chunks: Iterable[bytes] | bytes, timeout_s: float =
 
 
 def read_until_closed(connection: socket.socket) -> tuple[bytes, bool]:
-    """Read until the other side closes, or says nothing for the connection's timeout; gives whether it closed."""
+    """Read until the peer closes or the connection's timeout passes; return whether it closed."""
     heard = b""
     try:
         while data := connection.recv(1 << 16):
@@ -61,12 +61,12 @@ def post(path: str, *headers: str, body: bytes = b"") -> bytes:
 
 
 def rss_bytes(pid: int) -> int:
-    """How much memory a process has now."""
+    """Return the current memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def cpu_s(pid: int) -> float:
-    """What CPU time a process has used."""
+    """Return the CPU time that a process has used."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / TICKS
 

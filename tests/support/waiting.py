@@ -1,4 +1,4 @@
-"""The one place where a test may sleep: until something is so, and not for long."""
+"""Polling helpers: wait until a condition holds, with a short time limit; no other test code sleeps."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ def wait_until(predicate: Callable[[], T | None], description: str, timeout_s: f
 
 
 def check_during(look: Callable[[], object], seconds: float) -> int:
-    """Look again and again for so long, while a fault lasts; fails when `look` does. Gives how often it looked."""
+    """Call `look` repeatedly for some time, while a fault lasts; fails when it does. Returns the number of calls."""
     deadline, looks = time.monotonic() + seconds, 0
     while time.monotonic() < deadline:
         look()
@@ -29,7 +29,7 @@ def check_during(look: Callable[[], object], seconds: float) -> int:
 
 
 async def wait_until_async(predicate: Callable[[], Awaitable[bool]], description: str, timeout_s: float = 10.0) -> None:
-    """Wait until `predicate` says yes; fails the test with `description` when it does not in time."""
+    """Wait until `predicate` is true; fails the test with `description` when it is not in time."""
     end = time.monotonic() + timeout_s
     while not await predicate():
         if time.monotonic() > end:
@@ -38,5 +38,5 @@ async def wait_until_async(predicate: Callable[[], Awaitable[bool]], description
 
 
 async def pass_time(seconds: float) -> None:
-    """Let time pass for what is to happen meanwhile elsewhere; not a way to wait for a state."""
+    """Let time pass while other processes work; not a way to wait for a state."""
     await asyncio.sleep(seconds)

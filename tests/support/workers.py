@@ -1,4 +1,4 @@
-"""A worker as a process of its own, on a queue and a folder of models of the test's."""
+"""A worker as a process of its own, on the test's queue and models folder."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ QUICK = {"JITNEY_IDLE_POLL_S": "0.2", "JITNEY_MODELS_POLL_S": "0.2", "JITNEY_MET
 
 
 class WorkerProcess:
-    """Started when made. Use it in a `with`."""
+    """Starts on creation. Use it in a `with`."""
 
     def __init__(self, server: Server, models_dir: Path, env: Mapping[str, str] | None = None) -> None:
         self._log = Path(tempfile.mkstemp(prefix="jit")[1])

@@ -1,4 +1,4 @@
-"""A queue, a gateway before it, and the test as the worker behind it."""
+"""Fixtures: a queue, a gateway in front of it, and the test in the role of the worker."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -24,7 +24,7 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
 
 @pytest.fixture
 async def worker(queue: Server, gateway: GatewayProcess, anyio_backend: str) -> AsyncIterator[Worker]:
-    """Begin with an empty queue and the model `m`; what is left in it is checked."""
+    """Begin with an empty queue and the model `m`; check the remaining data at the end."""
     del anyio_backend
     with queue.client() as client:
         client.flushall()

@@ -1,4 +1,4 @@
-"""A queue, a gateway and a deliverer of their own, the test as the worker behind them, OpenAI's client before them."""
+"""Fixtures: a queue, a gateway, a background process, OpenAI's client, and the test as the worker."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
@@ -18,11 +18,11 @@ from tests.support.waiting import wait_until_async
 
 @dataclass
 class BulkStack:
-    """All parts, and where the files lie."""
+    """All parts, and the folder of the files."""
 
     server: Server
     gateway: GatewayProcess
-    deliver: BackgroundProcess
+    background_process: BackgroundProcess
     worker: Worker
     folder: Path
     ai: OpenAI
@@ -33,18 +33,18 @@ class BulkStack:
             return len(list(client.scan_iter("jitney:*:job:*", count=1000)))
 
     def open_jobs(self) -> int:
-        """Count those of them that have not ended."""
+        """Count the open jobs."""
         with self.server.client() as client:
             return int(client.zcard("jitney:{s00}:deadlines"))
 
     async def run(self, count: int) -> int:
-        """Run jobs that wait, at most so many; gives how many there were."""
+        """Run up to a number of queued jobs; return how many."""
         claimed = await self.worker.claim(count)
         await self.worker.succeed(claimed)
         return len(claimed)
 
     async def run_exactly(self, count: int) -> None:
-        """Run so many jobs, as soon as they are there."""
+        """Run a number of jobs as they arrive."""
         left = count
 
         async def ran() -> bool:
@@ -55,7 +55,7 @@ class BulkStack:
         await wait_until_async(ran, f"{count} jobs ran")
 
     async def run_all(self, batch: Batch, ai: OpenAI | None = None) -> Batch:
-        """Run jobs until the batch has ended; gives it."""
+        """Run jobs until the batch has ended; return it."""
         while (seen := (ai or self.ai).batches.retrieve(batch.id)).status not in bulks.ENDED:
             await self.run(32)
         return seen
@@ -83,13 +83,13 @@ def processes(
 async def plant(
     processes: tuple[Server, GatewayProcess, BackgroundProcess], tmp_path: Path, anyio_backend: str
 ) -> AsyncIterator[BulkStack]:
-    """Serve the model `m`; what is left in the queue is checked."""
+    """Serve the model `m`; check the remaining data at the end."""
     del anyio_backend
-    server, gateway, deliver = processes
+    server, gateway, background = processes
     worker = Worker(server)
     await worker.announce(gateway)
     with bulks.client(f"http://127.0.0.1:{gateway.port}", max_retries=0) as ai:
-        yield BulkStack(server, gateway, deliver, worker, tmp_path / "bulk", ai)
+        yield BulkStack(server, gateway, background, worker, tmp_path / "bulk", ai)
     await worker.connection.aclose()
     with server.client() as client:
         invariants.check(client)

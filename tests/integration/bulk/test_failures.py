@@ -1,4 +1,4 @@
-"""Every batch has a way to its end, whatever is wrong with its files, steps or lines, and no other waits for it."""
+"""Every bulk job ends in spite of broken files, steps or lines, and delays no other."""
 
 import json
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def reason(batch: Batch) -> dict[str, Any]:
 
 
 async def begun(plant: BulkStack, count: int = 100, **more: Any) -> Batch:
-    """Give a batch of which ten lines have run, and are stored."""
+    """Return a batch with ten finished and stored lines."""
     batch = bulks.start_batch(plant.ai, [line(name) for name in names(count)], **more)
     await plant.run_exactly(10)
     return bulks.wait_for_batch(
@@ -56,8 +56,8 @@ async def completes(plant: BulkStack) -> bool:
     return done.status == "completed"
 
 
-async def test_a_batch_over_lines_that_nobody_knows_any_more_fails(plant: BulkStack) -> None:
-    """With the error file of its predecessor gone it was validating for ever, and a traceback every 2 s."""
+async def test_a_batch_whose_lines_are_lost_fails(plant: BulkStack) -> None:
+    """Without its predecessor's error file it used to validate for ever, with a traceback every 2 s."""
     first = await plant.run_all(bulks.start_batch(plant.ai, [line("good"), "broken"]))
     plant.ai.files.delete(first.error_file_id or "")
     again = bulks.create_batch(plant.ai, first.input_file_id, extra_body={"retry_of": first.id})
@@ -66,7 +66,7 @@ async def test_a_batch_over_lines_that_nobody_knows_any_more_fails(plant: BulkSt
     assert (done.status, found["code"], found["param"]) == ("failed", "file_not_found", "retry_of")
     assert first.id in found["message"]
     assert plant.ai.files.delete(first.input_file_id).deleted  # nothing holds it any more
-    assert "Traceback" not in plant.deliver.log()
+    assert "Traceback" not in plant.background_process.log()
 
 
 async def test_a_batch_whose_steps_fail_again_and_again_fails_with_the_reason(plant: BulkStack) -> None:
@@ -79,19 +79,21 @@ async def test_a_batch_whose_steps_fail_again_and_again_fails_with_the_reason(pl
     good = bulks.results(plant.ai, done.output_file_id)
     assert done.request_counts is not None
     assert done.request_counts.completed == len(good) >= 10
-    assert TRIES <= plant.deliver.log().count("Traceback") <= 3 * TRIES  # those before it stored outcomes do not count
+    assert (
+        TRIES <= plant.background_process.log().count("Traceback") <= 3 * TRIES
+    )  # those before it stored outcomes do not count
     assert await completes(plant)
 
 
-async def test_a_batch_whose_steps_end_their_process_fails_too(plant: BulkStack) -> None:
+async def test_a_batch_whose_steps_kill_their_process_fails_too(plant: BulkStack) -> None:
     batch = await begun(plant)
-    plant.deliver.kill()
+    plant.background_process.kill()
     bulk = batch.id.removeprefix("batch_")
     with plant.server.client() as client:  # as if it had died of this batch each time
         client.zrem("jitney:{s00}:bulk_running", bulk)
         client.hset(f"jitney:{{s00}}:bulk:{bulk}", "losses", 4 * TRIES)
         client.zadd("jitney:{s00}:bulk_due", {bulk: 1})
-    plant.deliver.start()
+    plant.background_process.start()
     done = bulks.wait_for_end(plant.ai, batch)
     assert (done.status, reason(done)["code"]) == ("failed", "internal_error")
     assert len(bulks.results(plant.ai, done.output_file_id)) == 10
@@ -110,7 +112,7 @@ async def test_a_batch_whose_files_are_gone_fails_at_once(plant: BulkStack) -> N
         assert len(bulks.results(plant.ai, done.output_file_id)) >= 10
         while await plant.run(32):  # jobs of lines whose batch has failed meanwhile
             pass
-    assert "Traceback" not in plant.deliver.log()
+    assert "Traceback" not in plant.background_process.log()
 
 
 async def test_a_batch_without_storage_can_be_cancelled_and_expires(plant: BulkStack) -> None:
@@ -137,7 +139,7 @@ def plan_of(plant: BulkStack, batch: Batch) -> Path:
 
 
 async def test_one_line_of_a_model_that_cannot_be_read_fails_alone(plant: BulkStack) -> None:
-    """What a line fails of is its own, also where it is no error of ours; and so it is with many jobs in a request."""
+    """The failure of a line affects that line alone; the same holds for many jobs in a request."""
     await plant.worker.announce(plant.gateway, name="odd", inputs=[{"name": "x"}])
     odd = {"model": "odd", "input": {"tensors": {"x": {"datatype": "FP32", "shape": [1], "data": [1]}}}}
     text = json.dumps({"custom_id": "odd", "method": "POST", "url": "/v1/jobs", "body": odd})
@@ -154,8 +156,8 @@ async def test_one_line_of_a_model_that_cannot_be_read_fails_alone(plant: BulkSt
     await plant.run_exactly(2)
 
 
-async def test_what_never_passes_is_final_for_its_line_alone(plant: BulkStack) -> None:
-    """A line above its tenant's bytes stalled those behind it; a deadline beyond the window failed its line."""
+async def test_a_permanent_refusal_is_final_for_its_line_alone(plant: BulkStack) -> None:
+    """A line above its tenant's bytes used to stall those behind it; a deadline beyond the window failed its line."""
     lines = [line("big", PNG + bytes(30_000)), line("late", deadline_ms=86_400_000), line("good")]
     batch = bulks.start_batch(plant.ai, lines, window="10m")
     jobs = wait_until(lambda: plant.open_jobs() == 2, "both are jobs")
@@ -173,8 +175,8 @@ async def test_what_never_passes_is_final_for_its_line_alone(plant: BulkStack) -
     assert "retry-after" not in answer.headers
 
 
-def test_an_outcome_that_cannot_be_read_is_a_line_that_failed() -> None:
-    """One of them kept all others of its batch from being stored."""
+def test_an_unreadable_outcome_is_a_failed_line() -> None:
+    """One such line used to keep all others of its batch from being stored."""
     line_id = job_id("00" + "a" * 24, 7)
     broken: list[list[Any]] = [["succeeded", "no JSON"], ["no state"], ["1"] * 15, [None] * 15, [{}] * 15, [[], "{}"]]
     for words in broken:

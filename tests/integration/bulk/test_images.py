@@ -1,4 +1,4 @@
-"""Lines that name their image: by a URL that the operator allows, or by a key in the operator's store."""
+"""Lines that refer to their image by an allowed URL or by a key in the operator's store."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from tests.support.receiver import Behaviour, ReceivedRequest, Receiver, Writer,
 
 
 async def pictures(got: ReceivedRequest, writer: Writer) -> None:
-    """Serve images, and what servers do instead."""
+    """Serve images, and the failures of real servers."""
     how: dict[str, Behaviour] = {
         "/cat.png": answer(200, body=PNG + b"cat"),
         "/moved.png": answer(302, {"location": "/cat.png"}),
@@ -52,7 +52,7 @@ def naming(custom_id: str, **given: Any) -> str:
     return line(custom_id, input=given)
 
 
-async def test_images_are_fetched_and_each_fails_alone(plant: BulkStack, server: Receiver) -> None:
+async def test_images_are_fetched_and_failures_stay_separate(plant: BulkStack, server: Receiver) -> None:
     url = server.url
     lines: dict[str, dict[str, Any]] = {
         "url": {"image_url": f"{url}/cat.png"},

@@ -1,4 +1,4 @@
-"""Both sides of the storage port: a folder, and a real server that speaks S3's protocol. And a disk that is full."""
+"""Both storage backends: a folder, and a real server with the S3 protocol; also on a full disk."""
 
 import json
 import resource
@@ -34,7 +34,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_REGION"
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """A server with the bucket `night`; gives the environment in which it is found."""
+    """A server with the bucket `night`; returns the environment that points to it."""
     port = free_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     with program(MOTO.format(port=port), log):
@@ -65,23 +65,23 @@ async def blocks(count: int, size: int, *, breaks: bool = False) -> AsyncIterato
         raise Refused("malformed_request", "the caller hung up")
 
 
-async def test_what_is_written_is_read(storage: Storage) -> None:
+async def test_written_files_are_read_back(storage: Storage) -> None:
     assert await storage.write("files/a", blocks(40, 1 << 19)) == 20 << 20
     whole = await read(storage, "files/a")
     assert whole == b"".join([block async for block in blocks(40, 1 << 19)])
     assert await read(storage, "files/a", 12 << 20) == whole[12 << 20 :]
-    assert await storage.write("files/a", single_block(b"anew")) == 4
-    assert await read(storage, "files/a") == b"anew"
+    assert await storage.write("files/a", single_block(b"next")) == 4
+    assert await read(storage, "files/a") == b"next"
 
 
-async def test_what_breaks_off_was_never_there(storage: Storage) -> None:
+async def test_an_interrupted_write_leaves_no_file(storage: Storage) -> None:
     with pytest.raises(Refused, match="hung up"):
         await storage.write("files/b", blocks(30, 1 << 19, breaks=True))
     with pytest.raises(KeyError):
         await read(storage, "files/b")
 
 
-async def test_what_is_removed_is_gone_with_all_below(storage: Storage) -> None:
+async def test_removing_a_prefix_removes_everything_below(storage: Storage) -> None:
     for key in ("bulks/x/out/1.jsonl", "bulks/x/out/2.jsonl", "bulks/x/err/1.jsonl", "files/x"):
         await storage.write(key, single_block(b"1"))
     await storage.remove("bulks/x/out")
@@ -93,7 +93,7 @@ async def test_what_is_removed_is_gone_with_all_below(storage: Storage) -> None:
             await read(storage, key)
 
 
-async def test_a_store_that_is_not_there_is_not_now(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_store_is_a_temporary_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
         monkeypatch.setenv(name, value)
     storage = open_storage("s3://night/x")
@@ -103,7 +103,7 @@ async def test_a_store_that_is_not_there_is_not_now(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("key", ["../a", "a/../../b", "/etc/passwd", "", "a//b", ".", "a\0b", " a"])
-async def test_a_key_leads_to_nothing_outside(tmp_path: Path, key: str) -> None:
+async def test_a_key_cannot_escape_the_storage(tmp_path: Path, key: str) -> None:
     (tmp_path / "a").write_bytes(b"secret")
     with pytest.raises(Refused) as caught:
         await ImageStore(LocalStorage(tmp_path / "below")).read(key, 100)
@@ -126,11 +126,11 @@ class TestInS3:
 
 
 async def test_a_full_disk_stops_a_batch_until_there_is_room(plant: BulkStack) -> None:
-    """Nothing is lost, and the batch says why it stands still. A process that may write no byte stands for the disk."""
+    """No line is lost, and the batch says why it waits. A process without write space simulates the disk."""
     names = [f"line-{nth}" for nth in range(60)]
     batch = bulks.start_batch(plant.ai, [line(name) for name in names])
     wait_until(lambda: plant.jobs() == 40, "as many wait as may")
-    process = plant.deliver.process.pid
+    process = plant.background_process.process.pid
     before = resource.prlimit(process, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     await plant.run_exactly(40)
 
@@ -158,6 +158,6 @@ async def test_a_full_disk_refuses_an_upload(plant: BulkStack) -> None:
 
 
 @pytest.mark.parametrize("place", ["ftp://host/x", "s3://", "http://bucket"])
-def test_a_place_that_is_none_is_said_at_the_start(place: str) -> None:
+def test_an_invalid_storage_setting_is_reported_at_the_start(place: str) -> None:
     with pytest.raises(ValidationError, match="must be a folder, or s3://bucket/prefix"):
         BulkSettings(bulk_store=place)

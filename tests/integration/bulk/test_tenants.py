@@ -1,4 +1,4 @@
-"""P10 of files and batches: what is one tenant's, no other sees; a foreign id is answered as an unknown one is."""
+"""P10 for files and bulk jobs: foreign ids are answered exactly as unknown ones."""
 
 import re
 
@@ -10,7 +10,7 @@ from tests.support.api_keys import callers
 from tests.support.bulks import line
 
 
-async def test_files_and_batches_are_their_tenants_own(plant: BulkStack) -> None:
+async def test_files_and_batches_are_visible_to_their_tenant_only(plant: BulkStack) -> None:
     mine, other, admin = callers(plant.server, plant.gateway, "mine", "other", "admin")
     url = f"http://127.0.0.1:{plant.gateway.port}"
     key = mine.headers["authorization"].removeprefix("Bearer ")
@@ -40,7 +40,7 @@ async def test_files_and_batches_are_their_tenants_own(plant: BulkStack) -> None
         assert [file.id for file in ai.files.list()] != []
 
 
-async def test_without_a_key_there_is_nothing(plant: BulkStack) -> None:
+async def test_requests_without_a_key_are_refused(plant: BulkStack) -> None:
     callers(plant.server, plant.gateway, "mine")
     for method, path in (("GET", "/v1/files"), ("POST", "/v1/files"), ("GET", "/v1/batches"), ("POST", "/v1/batches")):
         answer = plant.gateway.http.request(method, path)

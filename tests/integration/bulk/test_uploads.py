@@ -1,4 +1,4 @@
-"""Uploads take as long as they need while they keep coming; what only drips is cut off; none is held in memory."""
+"""Uploads have no time limit while data arrives; too slow ones are cut off; none is held in memory."""
 
 import contextlib
 import os
@@ -49,7 +49,7 @@ def gateway(settings: Mapping[str, str]) -> Iterator[GatewayProcess]:
 
 
 def send(gateway: GatewayProcess, block: bytes, seconds: float) -> bytes:
-    """Send an upload block by block for so long; gives the answer."""
+    """Send an upload block by block for some time; return the response."""
     with socket.create_connection(("127.0.0.1", gateway.port)) as connection:
         connection.sendall(HEAD + chunk(FIRST + FILE))
 
@@ -69,20 +69,20 @@ def send(gateway: GatewayProcess, block: bytes, seconds: float) -> bytes:
         return answer
 
 
-def test_an_upload_that_keeps_coming_may_take_long(gateway: GatewayProcess) -> None:
+def test_an_upload_that_makes_progress_may_take_long(gateway: GatewayProcess) -> None:
     answer = send(gateway, b"x" * 20_000, 1.5)
     assert answer.startswith(b"HTTP/1.1 200")
     assert len(gateway.http.get("/v1/files").json()["data"]) == 1
 
 
-def test_one_that_drips_is_cut_off_in_the_clients_own_terms(gateway: GatewayProcess, tmp_path: Path) -> None:
+def test_a_dripping_upload_is_cut_off_with_an_error_the_client_knows(gateway: GatewayProcess, tmp_path: Path) -> None:
     answer = send(gateway, b"x", 1.5)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b'"error":{"message":"the body did not arrive' in answer
     wait_until(lambda: not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing of it is left")
 
 
-def test_a_large_upload_is_not_held(gateway: GatewayProcess) -> None:
+def test_a_large_upload_is_not_held_in_memory(gateway: GatewayProcess) -> None:
     def held_kib() -> int:
         status = Path(f"/proc/{gateway.process.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
@@ -103,7 +103,7 @@ def test_a_large_upload_is_not_held(gateway: GatewayProcess) -> None:
 
 @pytest.mark.anyio
 async def test_an_upload_whose_gateway_dies_leaves_nothing(gateway: GatewayProcess, tmp_path: Path) -> None:
-    """What lay in storage under no record was there for ever: in no list, and counted by nothing."""
+    """Stored content without a record used to stay for ever, unlisted and uncounted."""
     folder = tmp_path / "bulk"
     with socket.create_connection(("127.0.0.1", gateway.port)) as connection:
         connection.sendall(HEAD + chunk(FIRST + FILE) + chunk(b"x" * 600_000))

@@ -1,4 +1,4 @@
-"""`jitney gpu-report` as it is called, without a GPU: the CPU is measured, and of the others what is missing."""
+"""`jitney gpu-report` without a GPU: the CPU is measured, and the gaps of the others are named."""
 
 import json
 import shutil
@@ -22,13 +22,13 @@ BUCKET |= {"drift", "max_abs_drift", "top1_agreement"}
 
 
 def asked(*argv: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, report and words."""
+    """Return the exit code, the report and the output."""
     command = [sys.executable, "-m", "cli.main", "gpu-report", "--seconds", "0.1", *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
-def test_the_cpu_is_measured_through_the_queue_too_and_the_others_say_what_is_missing() -> None:
+def test_the_cpu_is_measured_also_through_the_queue_and_missing_providers_are_explained() -> None:
     code, report, words = asked("models/digits", "--concurrency", "8")
     assert code == gpu_report.MISSING, words
     rows = report["providers"]
@@ -47,7 +47,7 @@ def test_the_cpu_is_measured_through_the_queue_too_and_the_others_say_what_is_mi
     assert report["gpu_driver"]["gpus"] == 0
 
 
-def test_a_model_that_the_cpu_can_not_run_is_one_line(tmp_path: Path) -> None:
+def test_a_model_that_the_cpu_cannot_run_gives_one_line(tmp_path: Path) -> None:
     (models.doubling(tmp_path) / "1" / "model.onnx").write_bytes(b"xx")
     code, report, words = asked(str(tmp_path / "double"), "--no-service")
     assert (code, report) == (gpu_report.CANNOT_MEASURE, {})
@@ -61,7 +61,7 @@ def test_several_models_and_other_engines_are_refused(tmp_path: Path) -> None:
     assert "contains 2 models; name one of them" in asked(str(tmp_path))[2]
 
 
-def test_without_the_queue_and_for_one_provider(tmp_path: Path) -> None:
+def test_the_report_can_skip_the_queue_and_be_limited_to_one_provider(tmp_path: Path) -> None:
     models.doubling(tmp_path, toml='task = "tensor"\nprovider = "cuda"\nmax_batch = 2')  # overruled
     code, report, _ = asked(str(tmp_path / "double"), "--no-service", "--providers", "cpu")
     assert code == 0
@@ -70,7 +70,7 @@ def test_without_the_queue_and_for_one_provider(tmp_path: Path) -> None:
     assert [one["rows"] for one in report["providers"]["cpu"]["buckets"]] == [1, 2]
 
 
-def test_a_service_is_of_the_served_version_with_the_provider_pinned(tmp_path: Path) -> None:
+def test_the_measured_service_runs_the_served_version_with_a_pinned_provider(tmp_path: Path) -> None:
     from cli.gpu_report.service import _copy  # noqa: PLC0415
     from model_runtime.repository.repository import BrokenModel, list_models  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A job store on each server that we promise to run on, empty before each test, checked after it."""
+"""A job store on each supported server, empty before each test and checked after it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @dataclass
 class StoreBench:
-    """A store and short words for what tests do with it."""
+    """A store with helpers for tests."""
 
     store: JobStore
     server: Server
@@ -44,7 +44,7 @@ class StoreBench:
         return [accepted.id for accepted in await self.take(*(self.job(**fields) for _ in range(count)))]
 
     async def take(self, *jobs: Submission, gateway: str = "", store: JobStore | None = None) -> list[Accepted]:
-        """Submit jobs that must all be accepted; raises what the first is refused with."""
+        """Submit jobs that must all be accepted; raise the first refusal."""
         verdicts = await (store or self.store).submit(jobs, gateway)
         for verdict in verdicts:
             if isinstance(verdict, JitneyError):
@@ -59,19 +59,19 @@ class StoreBench:
 
     @contextmanager
     def subscribe_worker(self, worker: str) -> Iterator[Callable[[], bytes]]:
-        """Hear what a worker is woken with, or handed: gives what reads the next notice."""
+        """Subscribe as a worker; return a function that reads the next notification or handoff."""
         with self.server.client() as client, client.pubsub(ignore_subscribe_messages=False) as heard:
             heard.subscribe(keys.wake_channel(worker))
             heard.get_message(timeout=5)
             yield lambda: (heard.get_message(timeout=5) or {"data": b""})["data"]
 
     def end_cooldown(self) -> None:
-        """Let the next trial begin at once, though the last has killed its worker."""
+        """End the cooldown after an isolated run that killed its worker."""
         with self.server.client() as client:
             client.delete("jitney:{s00}:isolation:m:1")
 
     async def sweep(self) -> SweepResult:
-        """As a gateway does that has no reason to wait."""
+        """Sweep like a gateway outside any grace period."""
         return await sweep(self.store, FAR_FUTURE_MS)
 
     async def state(self, job_id: str) -> str:
@@ -82,7 +82,7 @@ class StoreBench:
         return [Outcome(job.id, job.attempt, State.SUCCEEDED, body, 1.0, 2.0, 3.0, len(claimed)) for job in claimed]
 
     def age(self, zset: str, job_id: str) -> None:
-        """Let a lease or a deadline lie in the past, without waiting for it."""
+        """Move a lease or a deadline into the past."""
         with self.server.client() as client:
             client.zadd(f"jitney:{{s{job_id[:2]}}}:{zset}", {job_id: 1})
 

@@ -1,4 +1,4 @@
-"""The atomic steps of a bulk: what is sent or run twice counts once, and who is not the last writes nothing."""
+"""The atomic steps of a bulk job: repeated ones count once, and a stale process writes nothing."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -76,7 +76,7 @@ async def stand(store: JobStore, lease: BackgroundLease) -> checkpoints.BulkSnap
     return await checkpoints.begin_step(store, lease, FLIGHT_MS)
 
 
-async def test_an_outcome_is_logged_once_whatever_is_sent_twice(store: JobStore) -> None:
+async def test_an_outcome_is_logged_once_for_repeated_steps(store: JobStore) -> None:
     bulk = await open_bulk(store)
     lease = await fly(store)
     await store.submit([job(bulk, 1), job(bulk, 2)])
@@ -92,8 +92,8 @@ async def test_an_outcome_is_logged_once_whatever_is_sent_twice(store: JobStore)
     assert sorted(ids) == [[checkpoints.job_id(bulk.id, n), f"line-{n}"] for n in (1, 2)]
 
 
-async def test_a_line_that_ends_without_a_run_takes_its_job_with_it(store: JobStore) -> None:
-    """One that waits, one that runs, one that has ended, and one that never was a job."""
+async def test_a_line_that_ends_without_a_run_removes_its_job(store: JobStore) -> None:
+    """A queued, a running, a finished and a never created job."""
     bulk = await open_bulk(store)
     lease = await fly(store)
     await store.submit([job(bulk, n) for n in (1, 2, 3)])
@@ -111,7 +111,7 @@ async def test_a_line_that_ends_without_a_run_takes_its_job_with_it(store: JobSt
     assert (await stand(store, lease)).waiting == 4
 
 
-async def test_who_is_not_the_last_writes_nothing(store: JobStore) -> None:
+async def test_a_superseded_lease_holder_writes_nothing(store: JobStore) -> None:
     bulk = await open_bulk(store)
     (lost,), _ = await checkpoints.dispatch_due_steps(store, store.roots[0], 5, 5, 0)
     lease = await fly(store)  # the first counts as lost at once
@@ -130,7 +130,7 @@ async def test_who_is_not_the_last_writes_nothing(store: JobStore) -> None:
     assert (await stand(store, lease)).bulk == (await records.get_bulk(store, "default", f"batch_{bulk.id}"))
 
 
-async def test_stored_outcomes_leave_the_log_once(store: JobStore) -> None:
+async def test_stored_outcomes_are_removed_from_the_log_once(store: JobStore) -> None:
     bulk = await open_bulk(store)
     lease = await fly(store)
     await store.submit([job(bulk, n) for n in (1, 2, 3)])
@@ -148,7 +148,7 @@ async def test_stored_outcomes_leave_the_log_once(store: JobStore) -> None:
         )
 
 
-async def test_a_bulk_is_woken_when_its_last_line_ends(store: JobStore) -> None:
+async def test_a_bulk_job_is_woken_when_its_last_line_ends(store: JobStore) -> None:
     bulk = await open_bulk(store)
     lease = await fly(store)
     await store.submit([job(bulk, 1)])
@@ -165,7 +165,7 @@ async def test_a_bulk_is_woken_when_its_last_line_ends(store: JobStore) -> None:
     await fly(store)
 
 
-async def test_one_request_sent_again_is_one_bulk_and_what_is_kept_is_bounded(store: JobStore) -> None:
+async def test_a_repeated_request_makes_one_bulk_job_and_records_are_bounded(store: JobStore) -> None:
     first = await open_bulk(store, "same")
     assert (await open_bulk(store, "same", again=True)).id == first.id
     assert (await open_bulk(store, "same")).id != first.id
@@ -176,7 +176,7 @@ async def test_one_request_sent_again_is_one_bulk_and_what_is_kept_is_bounded(st
 
 
 async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: JobStore) -> None:
-    """A step that kills its process was made again for ever: the bulk's record says how often, and it rests between."""
+    """A step that kills its process used to repeat for ever: now it is counted, with pauses between."""
     bulk = await open_bulk(store)
     root, key = store.roots[0], f"jitney:{{s00}}:bulk:{bulk.id}"
 
@@ -185,7 +185,7 @@ async def test_faults_and_losses_in_a_row_are_counted_until_a_checkpoint(store: 
         client.zadd("jitney:{s00}:bulk_due", {bulk.tenant: 1})
 
     async def fly_again() -> BackgroundLease:
-        """Dispatch it though it rests."""
+        """Dispatch it in spite of its backoff."""
         with store_client(store) as client:
             client.hdel(key, "not_before")
             if client.zscore(f"jitney:{{s00}}:bulk_due:{bulk.tenant}", bulk.id) is not None:

@@ -1,4 +1,4 @@
-"""What all processes of a queue must agree on: SHARDS is enforced, other settings and model files are compared.
+"""Settings of all processes of a queue: SHARDS must be equal; others, and model files, are compared.
 
 The row: with SHARDS 4 and then 1, 27 of 40 jobs were stuck for ever; gateways and workers that differed said nothing.
 """
@@ -40,7 +40,9 @@ def one(
 
 
 @pytest.mark.parametrize(("kept", "other"), [(4, 1), (1, 4)])
-async def test_another_number_of_shards_is_refused_with_both(bench: StoreBench, kept: int, other: int) -> None:
+async def test_a_differing_number_of_shards_is_refused_and_both_are_named(
+    bench: StoreBench, kept: int, other: int
+) -> None:
     await one(bench, "first", shards=kept).check()
     await one(bench, "second", "worker", shards=kept).check()
     for refused in (
@@ -56,7 +58,7 @@ async def test_another_number_of_shards_is_refused_with_both(bench: StoreBench, 
     assert await settings_agreement.read_shards(bench.store.connection) == kept
 
 
-async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_down(bench: StoreBench) -> None:
+async def test_a_queue_with_more_shards_from_before_the_number_was_stored_is_refused(bench: StoreBench) -> None:
     with bench.server.client() as client:
         client.hset(keys.open_totals(3), "sequence", 1)
         with pytest.raises(ShardsMismatch, match="JITNEY_SHARDS=1, but this queue uses JITNEY_SHARDS=4"):
@@ -65,7 +67,7 @@ async def test_a_queue_that_was_used_with_more_shards_before_that_was_written_do
         client.delete(keys.open_totals(3))
 
 
-async def test_a_queue_that_is_emptied_takes_the_next_value_and_one_that_is_away_refuses_nobody(
+async def test_an_emptied_queue_takes_a_new_number_and_an_unreachable_one_refuses_none(
     bench: StoreBench,
 ) -> None:
     process = one(bench, "a", shards=4)
@@ -79,7 +81,7 @@ async def test_a_queue_that_is_emptied_takes_the_next_value_and_one_that_is_away
     await away.aclose()
 
 
-async def test_what_differs_names_both_sides_and_is_told_once(
+async def test_a_difference_names_both_sides_and_is_logged_once(
     bench: StoreBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway, worker = one(bench, "g1", result_ttl_s=3600), one(bench, "w1", "worker", result_ttl_s=60.5)
@@ -103,7 +105,7 @@ async def test_what_differs_names_both_sides_and_is_told_once(
     assert ", but 60.5 (worker w1 on " in told[0]
 
 
-async def test_a_process_without_a_beat_is_gone_and_junk_is_none(bench: StoreBench) -> None:
+async def test_a_process_without_a_heartbeat_is_gone_and_junk_is_ignored(bench: StoreBench) -> None:
     gateway, worker = one(bench, "g1"), one(bench, "w1", "worker", result_ttl_s=1)
     await gateway.refresh()
     await worker.refresh()
@@ -117,8 +119,8 @@ async def test_a_process_without_a_beat_is_gone_and_junk_is_none(bench: StoreBen
         assert set(client.hkeys(keys.AGREEMENT)) == {b"shards", b"process:g1", b"process:x"}
 
 
-def test_what_a_part_does_not_use_may_be_anything() -> None:
-    """Operators set a variable where it is used: a worker without the gateways' settings differs in nothing."""
+def test_settings_that_a_process_does_not_use_may_differ() -> None:
+    """Operators set a variable where it is used: a worker without gateway settings does not differ."""
     gateway = Process.this(
         "gateway", "g", StoreSettings(max_jobs=5, job_list_limit=7, max_lost_leases=2), GatewaySettings()
     )
@@ -141,7 +143,7 @@ def test_what_a_part_does_not_use_may_be_anything() -> None:
         ({"webhook_allow_cidrs": "10.0.0.0/8"}, {}, ["JITNEY_WEBHOOK_ALLOW_CIDRS"]),
     ],
 )
-def test_values_are_compared_by_what_they_mean(
+def test_values_are_compared_by_meaning(
     first: Mapping[str, Any], second: Mapping[str, Any], differs: list[str]
 ) -> None:
     processes = [
@@ -150,7 +152,7 @@ def test_values_are_compared_by_what_they_mean(
     assert [one.what for one in find_differences(processes)] == differs
 
 
-def test_the_place_of_bulk_files_is_compared_by_its_kind_and_on_one_host_by_its_path(monkeypatch: Any) -> None:
+def test_bulk_storage_is_compared_by_kind_and_on_one_host_by_path(monkeypatch: Any) -> None:
     def process(host: str, place: str) -> Process:
         monkeypatch.setattr("socket.gethostname", lambda: host)
         return Process.this("gateway", host + place, BulkSettings(bulk_store=place))
@@ -163,7 +165,7 @@ def test_the_place_of_bulk_files_is_compared_by_its_kind_and_on_one_host_by_its_
 
 
 @pytest.mark.parametrize("settings", [StoreSettings, GatewaySettings, WorkerSettings, BackgroundSettings, BulkSettings])
-def test_it_is_decided_for_every_setting_whether_it_is_compared(settings: type[BaseSettings]) -> None:
+def test_every_setting_is_declared_as_compared_or_not(settings: type[BaseSettings]) -> None:
     names = {f"JITNEY_{name.upper()}" for name in settings.model_fields}
     assert names - compared_settings.COMPARED.keys() - compared_settings.NOT_COMPARED == set()
     assert names & compared_settings.COMPARED.keys() & compared_settings.NOT_COMPARED == set()
@@ -176,7 +178,7 @@ async def hold(bench: StoreBench, worker: str, digest: str, ttl_s: float = 60) -
     return (await worker_registry.claim_digests(bench.store.connection, worker, {"m 1": digest}, ttl_s))["m 1"]
 
 
-async def test_the_files_that_were_announced_first_are_served_until_nobody_has_them(bench: StoreBench) -> None:
+async def test_the_first_announced_files_are_served_until_no_worker_has_them(bench: StoreBench) -> None:
     assert [await hold(bench, "w1", "a"), await hold(bench, "w2", "b"), await hold(bench, "w3", "a")] == ["a"] * 3
     await hold(bench, "w1", "a", ttl_s=0)
     assert await hold(bench, "w2", "b") == "a"
@@ -189,7 +191,7 @@ async def test_the_files_that_were_announced_first_are_served_until_nobody_has_t
         assert client.exists(keys.DIGESTS) == 0
 
 
-async def test_a_worker_that_died_holds_its_files_for_a_while_only(bench: StoreBench) -> None:
+async def test_the_files_of_a_dead_worker_count_for_a_limited_time(bench: StoreBench) -> None:
     await hold(bench, "dead", "a", ttl_s=0.05)
 
     async def is_served() -> bool:
@@ -203,7 +205,7 @@ async def test_files_that_change_under_their_number_are_served_once_all_workers_
     assert [await hold(bench, "w2", "b"), await hold(bench, "w1", "c"), await hold(bench, "w2", "c")] == ["b", "b", "c"]
 
 
-async def test_junk_in_place_of_files_is_none(bench: StoreBench) -> None:
+async def test_junk_in_place_of_files_is_ignored(bench: StoreBench) -> None:
     with bench.server.client() as client:
         for junk in ("", "x", "[]", '{"holders": 3}', '{"holders": {"w9": 3}, "served": "z"}'):
             client.hset(keys.DIGESTS, "m 1", junk)

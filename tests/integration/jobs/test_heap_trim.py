@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system; in a process of its own, whose heap nothing else uses."""
+"""Freed memory is returned to the system; measured in a process of its own."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Deliveries over every server that we promise to run on: written with a job's end, handed out, settled."""
+"""Webhook deliveries on every supported server: written with a job's end, handed out, settled."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -40,7 +40,7 @@ LIMITS = DeliveryLimits(
 
 @pytest.fixture(autouse=True)
 def checked(bench: StoreBench) -> Iterator[None]:
-    """What is left in the outbox holds together."""
+    """Check that the remaining outbox is consistent."""
     yield
     with bench.server.client() as client:
         invariants.check_outbox(client)
@@ -68,7 +68,7 @@ async def begin(bench: StoreBench, lease: BackgroundLease) -> Attempt:
 
 
 async def end(bench: StoreBench, count: int = 1, webhook: str = "", tenant: str = "default") -> list[str]:
-    """Have jobs succeed that have a webhook."""
+    """Finish jobs that have a webhook."""
     ids = await bench.submit(count, webhook=webhook or hook(), tenant=tenant)
     await bench.store.finish("w1", bench.succeed(await bench.claim(count)))
     return ids
@@ -126,7 +126,7 @@ ENDS: list[tuple[Callable[[StoreBench], Awaitable[None]], str]] = [
 
 
 @pytest.mark.parametrize(("ends", "state"), ENDS, ids=[ends.__name__ for ends, _ in ENDS])
-async def test_every_end_writes_one_delivery_with_itself(
+async def test_every_end_of_a_job_writes_one_delivery(
     bench: StoreBench, ends: Callable[[StoreBench], Awaitable[None]], state: str
 ) -> None:
     (job,) = await bench.submit(webhook=hook())
@@ -140,7 +140,7 @@ async def test_every_end_writes_one_delivery_with_itself(
     assert (attempt.url, attempt.tries, attempt.job) == (URL, 0, as_read)
 
 
-async def test_an_end_that_is_not_wanted_writes_none(bench: StoreBench) -> None:
+async def test_an_end_without_a_subscription_writes_no_delivery(bench: StoreBench) -> None:
     await end(bench, webhook=hook(URL, "job.failed"))
     assert await listed(bench) == []
     assert await take(bench) == []
@@ -158,7 +158,7 @@ async def test_a_delivery_goes_from_end_to_delivered(bench: StoreBench) -> None:
     assert await outbox.begin_attempt(bench.store, lease, LIMITS) is None
 
 
-async def test_only_the_last_flight_counts(bench: StoreBench) -> None:
+async def test_only_the_latest_lease_of_a_delivery_counts(bench: StoreBench) -> None:
     await end(bench)
     limits = LIMITS._replace(lease_ms=1)
     (lost,) = await take(bench, limits=limits)
@@ -175,7 +175,7 @@ async def test_only_the_last_flight_counts(bench: StoreBench) -> None:
     assert await settle(bench, found[0]) == "written"
 
 
-async def test_an_endpoint_gets_one_attempt_until_it_has_answered_well(bench: StoreBench) -> None:
+async def test_an_endpoint_gets_one_attempt_at_a_time_until_one_succeeds(bench: StoreBench) -> None:
     await end(bench, 10)
     (first,) = await take(bench)
     await settle(bench, first)
@@ -187,8 +187,8 @@ async def test_an_endpoint_gets_one_attempt_until_it_has_answered_well(bench: St
     assert len(await take(bench)) == 1
 
 
-async def test_who_has_just_died_leaves_slots_to_others(bench: StoreBench) -> None:
-    """Once half of the slots are taken, nobody gets a second."""
+async def test_an_endpoint_that_has_just_failed_leaves_slots_to_others(bench: StoreBench) -> None:
+    """Once half of the slots are taken, no endpoint gets a second one."""
     for nth in range(4):
         await end(bench, 9, hook(f"https://{nth}.example/"))
     for lease in await take(bench, 4):
@@ -220,7 +220,7 @@ async def test_a_slow_endpoint_moves_to_the_slow_lane_and_back(bench: StoreBench
     assert len(await take(bench, 1)) == 1
 
 
-async def test_how_an_endpoint_is_is_news_once(bench: StoreBench) -> None:
+async def test_a_change_of_an_endpoints_state_is_reported_once(bench: StoreBench) -> None:
     limits = LIMITS._replace(pause_after_ms=0)
     await end(bench, 4)
     news = []
@@ -259,7 +259,7 @@ async def test_another_tenants_delivery_is_unknown(bench: StoreBench) -> None:
     assert await delivery_log.list_endpoints(bench.store, "other") == []
 
 
-async def test_junk_in_place_of_a_line_stops_nobody_else(bench: StoreBench) -> None:
+async def test_junk_in_place_of_a_queue_stops_no_other(bench: StoreBench) -> None:
     await end(bench)
     await end(bench, 1, hook("https://other.example/"))
     (junk,) = [one.id for one in await delivery_log.list_endpoints(bench.store, "default") if "receiver" in one.origin]
@@ -271,7 +271,7 @@ async def test_junk_in_place_of_a_line_stops_nobody_else(bench: StoreBench) -> N
         client.flushall()
 
 
-async def test_all_shards_are_drained_and_listed_as_one(bench: StoreBench) -> None:
+async def test_all_shards_are_dispatched_and_listed_as_one(bench: StoreBench) -> None:
     store = JobStore(StoreSettings(redis_url=bench.server.url, shards=2), bench.store.connection)
     jobs = [bench.job(shard=nth % 2, webhook=hook()) for nth in range(6)]
     await bench.take(*jobs, store=store)
@@ -306,7 +306,7 @@ async def test_junk_in_place_of_a_delivery_ends_it(bench: StoreBench) -> None:
     assert (delivery.state, delivery.attempts) == ("failed", [{"error": "unreadable"}])
 
 
-async def test_other_headers_to_the_same_url_are_another_delivery(bench: StoreBench) -> None:
+async def test_different_headers_to_the_same_url_are_another_delivery(bench: StoreBench) -> None:
     """Attached with a token to a job that has ended, a webhook was answered with the earlier delivery, without it."""
     (job_id,) = await end(bench)
     with_token = webhook_request.read_webhook({"url": URL, "headers": {"x-token": "t"}}, GUARD)

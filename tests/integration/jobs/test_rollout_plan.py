@@ -1,4 +1,4 @@
-"""Plans: what each step makes of one, that two who take steps at once lose none, and by what a version is judged."""
+"""Rollout plans: the result of each step, concurrent steps, and how a version is judged."""
 
 import asyncio
 from dataclasses import replace
@@ -18,20 +18,20 @@ from tests.integration.jobs.conftest import StoreBench
 NONE: dict[str, RunCounts] = {}
 
 
-def test_a_version_that_is_loaded_takes_no_jobs_unless_nothing_else_does() -> None:
+def test_a_loaded_version_takes_jobs_only_if_no_other_does() -> None:
     beside = rollout_plan.load_version(FOLLOW_FOLDER, "2", takes_jobs="1")
     assert (beside.stable, beside.pinned, beside.kept) == ("1", True, ["2"])
     alone = rollout_plan.load_version(FOLLOW_FOLDER, "2", takes_jobs="")
     assert (alone.stable, alone.pinned, alone.kept) == ("2", True, [])
 
 
-def test_loading_again_changes_nothing_but_how_often_it_was_asked_for() -> None:
+def test_loading_again_changes_only_the_number_of_requests() -> None:
     once = rollout_plan.load_version(FOLLOW_FOLDER, "1", takes_jobs="1")
     assert (once, once.asked) == (replace(FOLLOW_FOLDER, asked={"1": 1}), {"1": 1})
     assert rollout_plan.load_version(once, "1", takes_jobs="1").asked == {"1": 2}
 
 
-def test_a_canary_is_promoted_and_the_one_before_stays_as_the_way_back() -> None:
+def test_a_promoted_canary_keeps_its_predecessor_for_a_rollback() -> None:
     plan = rollout_plan.set_canary_share(FOLLOW_FOLDER, "2", 10, "1", NONE, now_s=0)
     assert (plan.stable, plan.canary, plan.percent, plan.wants("9")) == ("1", "2", 10, {"1", "2"})
     plan = rollout_plan.promote(plan, "2", "1", NONE, watch_s=60, now_s=0)
@@ -44,27 +44,27 @@ def test_a_canary_is_promoted_and_the_one_before_stays_as_the_way_back() -> None
         rollout_plan.roll_back(plan, "again")
 
 
-def test_a_canary_that_ends_leaves_the_way_back_of_the_stable_one() -> None:
+def test_an_ended_canary_keeps_the_rollback_version_of_the_stable_one() -> None:
     plan = rollout_plan.promote(FOLLOW_FOLDER, "2", "1", NONE, watch_s=60, now_s=0)
     plan = rollout_plan.roll_back(rollout_plan.set_canary_share(plan, "3", 5, "2", NONE, now_s=0), "worse")
     assert (plan.stable, plan.canary, plan.before, plan.bad) == ("2", "", "1", {"3": "worse"})
 
 
-def test_what_takes_the_jobs_is_not_unloaded_and_gets_no_share() -> None:
+def test_the_stable_version_cannot_be_unloaded_or_get_a_share() -> None:
     with pytest.raises(Refused, match="promote another first"):
         rollout_plan.unload_version(FOLLOW_FOLDER, "1", takes_jobs="1")
     with pytest.raises(Refused, match="give a share to another"):
         rollout_plan.set_canary_share(FOLLOW_FOLDER, "1", 50, "1", NONE, now_s=0)
 
 
-def test_a_whole_model_is_unloaded_and_comes_back_as_it_was_or_as_another_version() -> None:
+def test_a_whole_model_is_unloaded_and_loaded_as_before_or_in_another_version() -> None:
     gone = rollout_plan.unload_version(rollout_plan.promote(FOLLOW_FOLDER, "2", "1", NONE, 60, now_s=0), "", "2")
     assert gone.wants("3") == set()
     assert rollout_plan.undo_unload(gone).wants("3") == {"2"}
     assert rollout_plan.load_version(gone, "1", "").wants("3") == {"1"}
 
 
-def test_a_version_that_was_taken_back_may_be_tried_again_once_somebody_says_so() -> None:
+def test_a_rolled_back_version_may_be_tried_again_on_request() -> None:
     plan = replace(FOLLOW_FOLDER, bad={"2": "worse", "3": "worse"})
     assert rollout_plan.load_version(plan, "2", "1").bad == {"3": "worse"}
     assert rollout_plan.set_canary_share(plan, "2", 1, "1", NONE, now_s=0).bad == {"3": "worse"}
@@ -72,7 +72,7 @@ def test_a_version_that_was_taken_back_may_be_tried_again_once_somebody_says_so(
     assert rollout_plan.follow_folder(plan) == FOLLOW_FOLDER
 
 
-async def test_of_many_who_take_a_step_at_once_none_is_lost(bench: StoreBench) -> None:
+async def test_no_concurrent_step_is_lost(bench: StoreBench) -> None:
     def once_more(plan: RolloutPlan) -> RolloutPlan:
         return rollout_plan.load_version(plan, "1", takes_jobs="1")
 
@@ -80,14 +80,14 @@ async def test_of_many_who_take_a_step_at_once_none_is_lost(bench: StoreBench) -
     assert (await rollout_plan.read_plans(bench.store.connection))["m"].asked == {"1": 5}
 
 
-async def test_a_step_that_changes_nothing_is_told_to_nobody(bench: StoreBench) -> None:
+async def test_a_step_that_changes_nothing_sends_no_notification(bench: StoreBench) -> None:
     plan, changed = await rollout_plan.update_plan(bench.store.connection, "m", lambda plan: plan)
     assert (plan, changed) == (FOLLOW_FOLDER, False)
     assert await rollout_plan.read_plans(bench.store.connection) == {}
 
 
 @pytest.mark.parametrize("junk", [b"{", b"[]", b"17", b'{"watch": {"no": 1}}', b'{"watch": 3}', b'{"stable": 2}'])
-async def test_a_plan_that_can_not_be_read_is_none(bench: StoreBench, junk: bytes) -> None:
+async def test_an_unreadable_plan_counts_as_none(bench: StoreBench, junk: bytes) -> None:
     watched = rollout_plan.promote(FOLLOW_FOLDER, "2", "1", {"1": RunCounts(3, 1)}, watch_s=60, now_s=0)
     await bench.store.connection.command("HSET", keys.PLANS, "broken", junk, "later", b'{"stable": "2", "of": "2031"}')
     await rollout_plan.update_plan(bench.store.connection, "good", lambda _: watched)
@@ -95,8 +95,8 @@ async def test_a_plan_that_can_not_be_read_is_none(bench: StoreBench, junk: byte
     assert found == {"later": RolloutPlan(stable="2"), "good": watched}
 
 
-async def test_only_faults_speak_against_a_version(bench: StoreBench) -> None:
-    """What its callers did wrong, canceled or let expire does not."""
+async def test_only_faults_count_against_a_version(bench: StoreBench) -> None:
+    """Errors of callers, cancels and expiries do not count."""
     await bench.submit(4)
     dead, wrong, good, canceled = await bench.claim(4)
     error = b'{"code":"no","message":"no","status":422}'
@@ -109,6 +109,6 @@ async def test_only_faults_speak_against_a_version(bench: StoreBench) -> None:
     assert totals["finished:m:failed"] == totals["outcomes:m:1:failed"] == 2
 
 
-def test_what_came_on_top_is_told_apart_and_a_queue_that_lost_its_data_begins_anew() -> None:
+def test_increases_are_computed_and_a_queue_that_lost_its_data_starts_from_zero() -> None:
     assert RunCounts(5, 3, 1).less(RunCounts(2, 1, 0)) == RunCounts(3, 2, 1)
     assert RunCounts(1, 0, 0).less(RunCounts(9, 1, 0)) == RunCounts(1, 0, 0)

@@ -1,4 +1,4 @@
-"""CPUS: a number of CPUs, or a list of them; the row: `JITNEY_CPUS=8-15` was refused."""
+"""JITNEY_CPUS takes a number of CPUs or a list of them."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from worker.settings import WorkerSettings
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have 16 CPUs, whatever runs the tests has."""
+    """Pretend to have 16 CPUs."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)), raising=False)
 
 
@@ -32,7 +32,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1,1-2", 2, (1, 2)),
     ],
 )
-def test_a_number_or_a_list(text: str, count: int, named: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_or_a_list_is_accepted(
+    text: str, count: int, named: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JITNEY_CPUS", text)
     settings = WorkerSettings()
     assert (settings.cpus, settings.cpus.named, settings.decode_threads) == (count, named, count)
@@ -41,12 +43,12 @@ def test_a_number_or_a_list(text: str, count: int, named: tuple[int, ...], monke
 @pytest.mark.parametrize(
     "text", ["0", "-1", "1025", "x", "3-", "5-2", "0,,1", "1-2-3", "0;1", "1e3", "٣", "2.5", "9" * 30]
 )
-def test_nonsense_says_what_is_allowed(text: str) -> None:
+def test_invalid_values_are_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(BadSetting, match=r"JITNEY_CPUS=.+: must be a number of CPUs from 1 to 1024, or a list"):
         worker_processes.Settings.from_env({"JITNEY_CPUS": text})
 
 
-def test_cpus_that_are_not_there_are_named() -> None:
+def test_missing_cpus_are_named() -> None:
     with pytest.raises(BadSetting, match="JITNEY_CPUS=8-16: this process may use CPUs 0-15; allowed"):
         worker_processes.Settings.from_env({"JITNEY_CPUS": "8-16"})
 
@@ -61,13 +63,13 @@ def test_cpus_that_are_not_there_are_named() -> None:
         ({"JITNEY_WORKERS": "2"}, ["8", "8"]),
     ],
 )
-def test_a_list_is_shared_out_among_the_workers(env: Mapping[str, str], each: list[str]) -> None:
+def test_a_list_is_divided_among_the_workers(env: Mapping[str, str], each: list[str]) -> None:
     children = worker_processes.worker_children(worker_processes.Settings.from_env(env), Path(), env)
     assert [child.env["JITNEY_CPUS"] for child in children] == each
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to CPUs")
-def test_a_process_stays_on_the_cpus_that_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_stays_on_the_listed_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     first = min(os.sched_getaffinity(0))
     bound = f"from model_runtime.cpus import bind_process, read_cpus; bind_process(read_cpus('{first}-{first}'))"

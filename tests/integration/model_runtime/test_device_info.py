@@ -1,4 +1,4 @@
-"""NVIDIA's driver, played by a library of five functions, compiled on the spot: what a machine is said to have."""
+"""Readings of NVIDIA's driver, against a fake library of five functions compiled on the spot."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ ASK = (
 
 
 def said(folder: Path, init: int = 0, count: int = 2, version: int = 13000) -> str:
-    """What a process makes of such a driver."""
+    """Return what a process reads from such a driver."""
     (folder / "driver.c").write_text(SOURCE)
     values = [f"-DINIT={init}", f"-DCOUNT={count}", f"-DVERSION={version}"]
     command = ["gcc", "-shared", "-fPIC", *values, "-o", str(folder / DRIVER), str(folder / "driver.c")]

@@ -1,4 +1,4 @@
-"""What a picture costs is bounded before it is decoded: 1 kB of run-length BMP kept the interpreter's lock for 5.5 s.
+"""The decoding cost of a picture is bounded beforehand: 1 kB of BMP once held the interpreter's lock for 5.5 s.
 
 The kind: decoders and readers of Pillow's that work in Python, a step for each few bytes, or pass over all pixels as
 often as the file says. Steps are counted as lines of Python, not as seconds: a busy machine changes nothing.
@@ -28,11 +28,11 @@ PIPELINE = ImageSpec.model_validate({"resize": 32, "crop": 32})
 
 
 class TooManyLinesError(BaseException):
-    """No Exception: what reads pictures would make a Refused of it."""
+    """No subclass of Exception, because the image reader would turn it into a Refused."""
 
 
 def lines_of_python(data: bytes) -> tuple[int, str]:
-    """How many lines run until it is decoded or refused, and with which code."""
+    """Return the number of executed lines until it is decoded or refused, and the code."""
     count = 0
 
     def trace(_frame: FrameType, event: str, _argument: Any) -> Callable[..., Any]:
@@ -134,7 +134,7 @@ def test_a_file_costs_few_steps_of_python(data: bytes, wanted: str) -> None:
     assert lines < MOST_LINES
 
 
-def test_a_refusal_says_what_there_is_too_much_of_and_what_to_do() -> None:
+def test_a_refusal_names_the_exceeded_limit_and_the_remedy() -> None:
     with pytest.raises(
         Refused, match=r"more than 1048576 bytes of run-length data; allowed: a BMP without compression"
     ):
@@ -146,7 +146,7 @@ def test_a_refusal_says_what_there_is_too_much_of_and_what_to_do() -> None:
 
 
 def progressive(width: int, height: int, scans: int) -> bytes:
-    """A progressive JPEG whose header declares so many pixels; its data is of few."""
+    """A progressive JPEG whose header declares many pixels; its data has few."""
     data = bytearray(encoded("JPEG", progressive=True))
     at = data.index(b"\xff\xc2") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
@@ -154,14 +154,14 @@ def progressive(width: int, height: int, scans: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "scans", "most"), [(7000, 30, 20), (4000, 30, 25), (100, 120, 100)])
-def test_scans_count_by_the_pixels_that_each_passes_over(width: int, scans: int, most: int) -> None:
+def test_scans_are_counted_by_the_pixels_they_cover(width: int, scans: int, most: int) -> None:
     data = progressive(width, width, scans)
     with pytest.raises(Refused, match=f"more than {most} scans") as caught:
         decode(data, PIPELINE)
     assert caught.value.details["limit"] == most
 
 
-def test_what_stands_behind_a_picture_or_in_a_comment_is_no_scan() -> None:
+def test_data_behind_a_picture_or_in_a_comment_is_no_scan() -> None:
     whole = encoded("JPEG", progressive=True)
     scan = whole.index(b"\xff\xda")
     comment = segment(0xFE, b"\xff\xda\xff\xd9" * 1000)
@@ -171,8 +171,8 @@ def test_what_stands_behind_a_picture_or_in_a_comment_is_no_scan() -> None:
     strip_jpeg.check_scans(strip_jpeg.strip_file(whole[:between] + comment + whole[between:]), 50_000_000)
 
 
-def test_packed_profiles_are_not_unpacked() -> None:
-    """8 MB of them took 17 s, each unpacking a megabyte."""
+def test_compressed_profiles_are_not_decompressed() -> None:
+    """8 MB of them used to take 17 s, as each decompressed to a megabyte."""
     profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1_000_000)))
     assert decode(png(profile * 4000), PIPELINE).size == (8, 8)
     texts = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3_000_000)))
@@ -191,7 +191,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_run_length_codes_make_the_same_pixels_as_before(name: str) -> None:
+def test_run_length_codes_decode_to_the_same_pixels(name: str) -> None:
     codes, four_bits = RUNS[name]
     data = bmp(3, 2, codes, four_bits=four_bits)
     with Image.open(io.BytesIO(data)) as ours:
@@ -221,13 +221,13 @@ print(to_array(picture, spec).mean(), flush=True)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="its memory is limited as Linux does it")
 def test_a_side_of_millions_is_shrunk_in_little_memory(tmp_path: Path) -> None:
-    """Pillow's weights for it took a gigabyte, and a second with the interpreter's lock."""
+    """Pillow's resize weights for it took a gigabyte, and a second with the interpreter's lock."""
     with program(LONG, tmp_path / "log") as process:
         assert process.wait(30) == 0, (tmp_path / "log").read_text()
     assert (tmp_path / "log").read_text() == "9.0\n"
 
 
-def test_a_long_picture_is_shrunk_to_what_it_shows() -> None:
+def test_a_long_picture_is_shrunk_to_its_visible_size() -> None:
     left_to_right = Image.fromarray(np.repeat(np.arange(0, 250, 5, dtype=np.uint8), 2000)[np.newaxis])
     spec = ImageSpec.model_validate({"resize": [1, 50], "color": "gray"})
     assert np.abs(to_array(left_to_right, spec).ravel() - np.arange(0, 250, 5)).max() <= 2

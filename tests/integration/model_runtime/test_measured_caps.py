@@ -1,4 +1,4 @@
-"""Caps that nobody set: small where company costs, large where it is free, and never far from the best of a sweep."""
+"""Measured batch caps: small where batching is costly, large where it is free, near the best of a sweep."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Sweep(NamedTuple):
-    """CPU-µs by the row, by batch size."""
+    """CPU-µs per row, by batch size."""
 
     cost: dict[int, float]
 
@@ -31,7 +31,7 @@ def loaded(models_dir: Path) -> Model:
 
 
 def sweep(model: Model, rounds: int) -> Sweep:
-    """The least of some rounds through all sizes: what makes a run dearer is other work."""
+    """The minimum over some rounds through all sizes, because other work only makes a run slower."""
     trial, best = MeasuredModel(model.inputs, model.run, spent=time.process_time), dict[int, RunTimes]()
     for size in SIZES:
         trial.warm_up(size)

@@ -1,4 +1,4 @@
-"""A queue, a gateway before it, the test as the worker behind it, a real `jitney background`, with real receivers."""
+"""Fixtures: a queue, a gateway, a real `jitney background`, real receivers, and the test as the worker."""
 
 import base64
 from collections.abc import AsyncIterator, Iterator
@@ -29,27 +29,27 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
 
 
 @pytest.fixture(scope="module")
-def deliver(queue: Server) -> Iterator[BackgroundProcess]:
+def background_process(queue: Server) -> Iterator[BackgroundProcess]:
     with BackgroundProcess(queue) as process:
         yield process
 
 
 @dataclass
 class WebhookStack:
-    """A gateway and a worker, and short words for what tests do with them."""
+    """A gateway and a worker, with helpers for tests."""
 
     gateway: GatewayProcess
     worker: Worker
 
     def submit(self, webhook: Any, **fields: Any) -> str:
-        """Hand in a job with a webhook; gives its id."""
+        """Submit a job with a webhook; return its id."""
         job = {"model": "m", "input": {"image": IMAGE}, "webhook": webhook, **fields}
         answer = self.gateway.http.post("/v1/jobs", json=job)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     async def finish(self, count: int = 1) -> None:
-        """Run jobs that wait."""
+        """Run the queued jobs."""
         claimed = await self.worker.claim(count)
         assert len(claimed) == count
         await self.worker.succeed(claimed)
@@ -59,7 +59,7 @@ class WebhookStack:
         return found
 
     def ended(self, job: str, state: str, timeout_s: float = 10) -> dict[str, Any]:
-        """Wait until the delivery of a job has ended so; gives it."""
+        """Wait until the delivery of a job has this state; return it."""
         wait_until(
             lambda: [one["state"] for one in self.deliveries(job=job)] == [state],
             f"the delivery is {state}: {self.deliveries(job=job)}",
@@ -82,7 +82,7 @@ IMAGE = base64.b64encode(PNG).decode()
 
 @pytest.fixture
 async def post(queue: Server, gateway: GatewayProcess, anyio_backend: str) -> AsyncIterator[WebhookStack]:
-    """Begin with the model `m`; what is left in the queue is checked."""
+    """Begin with the model `m`; check the remaining data at the end."""
     del anyio_backend
     worker = Worker(queue)
     await worker.announce(gateway)

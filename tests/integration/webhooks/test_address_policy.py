@@ -1,4 +1,4 @@
-"""W3, W4: which addresses are spoken to, by their text at submit and by what they stand for with each attempt."""
+"""W3, W4: allowed addresses, checked by text at submit and by resolved address at each attempt."""
 
 import ipaddress
 import ssl
@@ -116,7 +116,7 @@ def guard(allowed: str = "") -> AddressPolicy:
 
 
 @pytest.mark.parametrize("url", PUBLIC)
-def test_public_addresses_are_taken(url: str) -> None:
+def test_public_addresses_are_accepted(url: str) -> None:
     target = guard().target(url)
     assert target.host == target.host.lower()
     assert guard().target(target.url) == target
@@ -131,12 +131,12 @@ def test_w4_other_addresses_are_refused(url: str) -> None:
     assert refused.value.details["allowed"]
 
 
-def test_what_has_one_health_has_one_origin() -> None:
+def test_urls_of_one_server_share_one_origin() -> None:
     urls = ["https://Example.com/a", "https://example.com:443/b?c", "https://example.com"]
     assert {guard().target(url).origin for url in urls} == {"https://example.com:443"}
 
 
-def test_private_receivers_are_opened_by_cidr_and_no_others() -> None:
+def test_only_private_receivers_in_a_configured_cidr_are_allowed() -> None:
     opened = guard("10.0.0.0/8, fd00::/8")
     assert opened.target("http://10.1.2.3:5000/x").port == 5000
     assert opened.target("http://[fd00::1]:5000/x").origin == "http://[fd00::1]:5000"
@@ -174,12 +174,12 @@ def test_ports_and_addresses_are_checked_together() -> None:
 
 
 @pytest.mark.parametrize("name", ["webhook_allow_cidrs", "webhook_schemes", "webhook_ports"])
-def test_settings_that_make_no_sense_are_refused(name: str) -> None:
+def test_invalid_settings_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         AddressPolicySettings.model_validate({name: "10.0.0.1/8,x"})
 
 
-async def test_w4_refused_at_submit_in_words(queue: Server) -> None:
+async def test_w4_refused_at_submit_with_the_reason(queue: Server) -> None:
     with GatewayProcess(queue) as gateway:
         post = WebhookStack(gateway, None)  # type: ignore[arg-type] # nobody works here
         job = {"model": "m", "input": {"image": IMAGE}, "webhook": "http://169.254.169.254/latest"}
@@ -199,7 +199,7 @@ async def _announce(queue: Server, gateway: GatewayProcess) -> None:
 
 
 async def test_w4_refused_again_at_send(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
-    """W4: what was taken under other settings, or by another release, is not sent."""
+    """W4: a webhook accepted under other settings, or by another release, is not sent."""
     with BackgroundProcess(queue, {"JITNEY_WEBHOOK_ALLOW_CIDRS": ""}):
         job = post.submit(receiver.url)
         await post.finish()
@@ -226,7 +226,7 @@ class Told:
         return [ipaddress.ip_address(self._answers.pop(0))]
 
     async def attempt(self, url: str) -> delivery_log.Delivery:
-        """Make the attempt that is due, the first of a new job's or the next; gives the delivery as it is then."""
+        """Make the due attempt, the first of a new job or the next; return the delivery afterwards."""
         root = self.store.roots[0]
         leases, _ = await outbox.dispatch_due(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
         if not leases:
@@ -243,7 +243,7 @@ class Told:
 async def test_w3_the_checked_address_is_the_one_connected_to(
     own: tuple[Server, RedisClient], scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W3: the resolver says one thing first and another thing later; Host and the TLS name stay the name's."""
+    """W3: the resolver changes its answer; Host and TLS keep the name."""
     server, connection = own
     authority, names = trustme.CA(), list[str | None]()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -260,7 +260,7 @@ async def test_w3_the_checked_address_is_the_one_connected_to(
         assert outside.got[0].headers["host"] == f"receiver.example:{outside.port}"
         assert names == (["receiver.example"] if tls else [])
         await told.sender.close(1)
-        told.sender = Sender(told.settings, told.store, told._resolve)  # a new connection asks anew
+        told.sender = Sender(told.settings, told.store, told._resolve)  # a new connection resolves again
         second = await told.attempt(url)
         assert (second.state, second.attempts[0]["status"]) == ("waiting", None)
         assert "127.0.0.2, which is not a public address" in second.attempts[0]["error"]
@@ -282,5 +282,5 @@ async def test_a_certificate_of_another_name_is_refused(own: tuple[Server, Redis
     await told.sender.close(1)
 
 
-def test_networks_are_read() -> None:
+def test_networks_are_parsed() -> None:
     assert [str(network) for network in parse_networks("10.0.0.0/8, ::1/128")] == ["10.0.0.0/8", "::1/128"]

@@ -1,4 +1,4 @@
-"""W1, W5, W8 with a delivering process of each test's own: killed, stopped, and with other settings."""
+"""W1, W5, W8 with a background process of the test's own: killed, stopped, and with other settings."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.anyio
 
 
-async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: WebhookStack, queue: Server) -> None:
-    """W1: who hangs is parted from the others, whose deliveries arrive within a second all the while."""
+async def test_w1_eight_dead_endpoints_do_not_delay_the_others(post: WebhookStack, queue: Server) -> None:
+    """W1: hanging endpoints are separated from the others, whose deliveries arrive within a second."""
     env = {"JITNEY_WEBHOOK_TIMEOUT_S": "10", "JITNEY_WEBHOOK_LEASE_S": "20", "JITNEY_WEBHOOK_SCHEDULE": "0,60"}
     with BackgroundProcess(queue, env), ExitStack() as held:
         dead = [held.enter_context(Receiver(hang)) for _ in range(8)]
@@ -34,23 +34,25 @@ async def test_w1_eight_dead_endpoints_leave_the_others_unmoved(post: WebhookSta
         assert [len(receiver.got) for receiver in dead] == [1] * 8
 
 
-async def test_w5_a_process_killed_before_it_could_note_it_sends_again(post: WebhookStack, queue: Server) -> None:
-    """W5: the same webhook-id; a receiver that knows what it has handled sees one."""
-    with BackgroundProcess(queue) as deliver, Receiver(hang) as receiver:
+async def test_w5_a_process_killed_before_it_recorded_a_delivery_resends_it(post: WebhookStack, queue: Server) -> None:
+    """W5: the webhook-id is the same; a receiver that deduplicates sees one."""
+    with BackgroundProcess(queue) as background_process, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
         await post.finish()
         receiver.wait_for(1)
-        deliver.kill()
+        background_process.kill()
         receiver.behaves = answer(200)
-        deliver.start()
+        background_process.start()
         first, second = receiver.wait_for(2)[:2]
         assert (first.id, first.body) == (second.id, second.body)
         assert post.ended(job, "delivered")["tries"] == 1
 
 
-async def test_it_goes_on_when_the_queue_is_back(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
-    """What was written before is delivered after, by the same process, and soon."""
-    with BackgroundProcess(queue) as deliver:
+async def test_deliveries_continue_when_the_queue_is_back(
+    post: WebhookStack, queue: Server, receiver: Receiver
+) -> None:
+    """Deliveries written before are sent afterwards, by the same process, and soon."""
+    with BackgroundProcess(queue) as background_process:
         first = post.submit(receiver.url)
         await post.finish()
         post.ended(first, "delivered")
@@ -61,18 +63,18 @@ async def test_it_goes_on_when_the_queue_is_back(post: WebhookStack, queue: Serv
         await post.finish()
         post.ended(waits, "delivered", 5)
         assert len(receiver.got) == 2
-        assert deliver.process.poll() is None
+        assert background_process.process.poll() is None
 
 
-async def test_a_process_that_stops_gives_back_what_is_under_way(post: WebhookStack, queue: Server) -> None:
+async def test_a_stopping_process_gives_back_its_deliveries(post: WebhookStack, queue: Server) -> None:
     env = {"JITNEY_WEBHOOK_TIMEOUT_S": "20", "JITNEY_WEBHOOK_LEASE_S": "60", "JITNEY_BACKGROUND_DRAIN_S": "0.2"}
-    with BackgroundProcess(queue, env) as deliver, Receiver(hang) as receiver:
+    with BackgroundProcess(queue, env) as background_process, Receiver(hang) as receiver:
         job = post.submit(receiver.url)
         await post.finish()
         receiver.wait_for(1)
-        assert deliver.stop() == 0
+        assert background_process.stop() == 0
         receiver.behaves = answer(200)
-        deliver.start()
+        background_process.start()
         receiver.wait_for(2)  # at once, though the flight would have lasted a minute
         assert post.ended(job, "delivered")["tries"] == 1
 
@@ -92,7 +94,7 @@ def impatient(queue: Server) -> Iterator[BackgroundProcess]:
 async def test_w8_an_endpoint_that_fails_for_long_is_paused(
     post: WebhookStack, receiver: Receiver, impatient: BackgroundProcess
 ) -> None:
-    """W8: the endpoint is paused, what comes fails at once; all is listed and can be sent again."""
+    """W8: the endpoint is paused, and new deliveries fail at once; all are listed and can be resent."""
     receiver.behaves = answer(500)
     for _ in range(4):
         post.submit(receiver.url)
@@ -163,7 +165,7 @@ async def test_w8_the_queue_of_an_endpoint_is_bounded(post: WebhookStack, queue:
 
 
 async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(post: WebhookStack, queue: Server) -> None:
-    """A tenant chooses how many origins it names: a bound for each endpoint alone bounds nothing."""
+    """A tenant may name any number of origins: a bound for each endpoint alone is not enough."""
     with BackgroundProcess(
         queue, {"JITNEY_WEBHOOK_SCHEDULE": "0,60", "JITNEY_WEBHOOK_TENANT_BACKLOG": "20", "JITNEY_WEBHOOK_LOG": "30"}
     ):
@@ -179,8 +181,8 @@ async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(pos
         assert 20 <= len(endpoints) <= 30 + 20
 
 
-async def test_old_deliveries_make_room(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
-    """Only those that have ended: what waits for a dead endpoint stays, and keeps nobody else's."""
+async def test_old_deliveries_are_removed_for_new_ones(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
+    """Only ended ones are removed: those waiting for a dead endpoint stay, and block no others."""
     with queue.client() as client:
         client.flushall()
     await post.worker.announce(post.gateway)

@@ -1,4 +1,4 @@
-"""What a receiver is told, and when: from a job's end to a signed request."""
+"""The content and time of a webhook: from a job's end to a signed request."""
 
 import json
 from typing import Any
@@ -15,17 +15,17 @@ from tests.support.gateways import PNG
 from tests.support.receiver import ReceivedRequest, Receiver, answer
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("background_process")]
 
 
 def verify(got: ReceivedRequest, secret: str) -> None:
-    """Raise unless both libraries take it."""
+    """Raise unless both libraries accept it."""
     read = standardwebhooks.Webhook(secret).verify(got.body, dict(got.headers))
     assert read == json.loads(got.body)
     svix.webhooks.Webhook(secret).verify(got.body, dict(got.headers))
 
 
-async def test_a_jobs_end_is_told(post: WebhookStack, receiver: Receiver) -> None:
+async def test_the_end_of_a_job_is_delivered(post: WebhookStack, receiver: Receiver) -> None:
     job = post.submit(f"{receiver.url}/hook?order=17", metadata={"order": "17"})
     await post.finish()
     (got,) = receiver.wait_for(1)
@@ -63,7 +63,7 @@ async def test_w7_both_secrets_sign_after_a_rotation(post: WebhookStack, receive
         verify(got, secret)
 
 
-async def test_every_door_takes_a_webhook(post: WebhookStack, receiver: Receiver) -> None:
+async def test_every_submit_route_accepts_a_webhook(post: WebhookStack, receiver: Receiver) -> None:
     http, url = post.gateway.http, f"{receiver.url}/"
     hook = json.dumps({"url": url + "form", "events": ["job.succeeded"]})
     files: Any = {"image": ("x.png", PNG)}
@@ -88,14 +88,14 @@ async def test_every_door_takes_a_webhook(post: WebhookStack, receiver: Receiver
 @pytest.mark.parametrize(
     "webhook", [17, {}, {"url": 1}, {"uri": "https://x.example"}, {"url": "https://x.example", "events": ["done"]}]
 )
-async def test_a_webhook_that_is_none_is_refused(post: WebhookStack, webhook: Any) -> None:
+async def test_an_invalid_webhook_is_refused(post: WebhookStack, webhook: Any) -> None:
     job = {"model": "m", "input": {"image": IMAGE}, "webhook": webhook}
     answer = post.gateway.http.post("/v1/jobs", json=job)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert answer.json()["allowed"]
 
 
-async def test_only_the_wanted_ends_are_told(post: WebhookStack, receiver: Receiver) -> None:
+async def test_only_the_subscribed_ends_are_delivered(post: WebhookStack, receiver: Receiver) -> None:
     unwanted = post.submit({"url": f"{receiver.url}/quiet", "events": ["job.failed", "job.expired"]})
     await post.finish()
     canceled = post.submit({"url": f"{receiver.url}/loud", "events": ["job.canceled"]})
@@ -109,7 +109,7 @@ async def test_only_the_wanted_ends_are_told(post: WebhookStack, receiver: Recei
     assert post.deliveries(job=unwanted) == []
 
 
-async def test_an_expired_and_a_failed_job_are_told(post: WebhookStack, receiver: Receiver) -> None:
+async def test_expired_and_failed_jobs_are_delivered(post: WebhookStack, receiver: Receiver) -> None:
     post.submit(receiver.url, deadline_ms=50)
     post.submit(receiver.url)
     expired = receiver.wait_for(1)[0]
@@ -136,7 +136,7 @@ async def test_a_large_output_is_a_link(post: WebhookStack, receiver: Receiver) 
 
 
 async def test_a_webhook_can_be_attached_later(post: WebhookStack, receiver: Receiver) -> None:
-    """To an open job in place of the one it has; to one that has ended, whose end is then told at once."""
+    """On an open job it replaces the webhook; on an ended job the delivery is made at once."""
     http, job = post.gateway.http, post.submit(f"{receiver.url}/first")
     path = f"/v1/jobs/{job}/webhook"
     assert http.put(path, json=f"{receiver.url}/second").json() == {"job": job, "state": "attached"}
@@ -153,7 +153,7 @@ async def test_a_webhook_can_be_attached_later(post: WebhookStack, receiver: Rec
     assert len(receiver.got) == 2
 
 
-async def test_attaching_is_refused_in_words(post: WebhookStack, receiver: Receiver) -> None:
+async def test_a_refused_attachment_gives_the_reason(post: WebhookStack, receiver: Receiver) -> None:
     http, unknown = post.gateway.http, "00" + "0" * 32
     job = post.submit(None)
     await post.finish()
@@ -166,7 +166,7 @@ async def test_attaching_is_refused_in_words(post: WebhookStack, receiver: Recei
     receiver.wait_for(9)
 
 
-async def test_a_key_stands_for_the_webhook_too(post: WebhookStack, receiver: Receiver) -> None:
+async def test_the_webhook_is_part_of_the_request_of_a_key(post: WebhookStack, receiver: Receiver) -> None:
     job: dict[str, Any] = {"model": "m", "input": {"image": IMAGE}, "webhook": receiver.url}
     first, again, other = (
         post.gateway.http.post("/v1/jobs", json={**job, **more}, headers={"idempotency-key": "with-webhook"})
@@ -177,7 +177,7 @@ async def test_a_key_stands_for_the_webhook_too(post: WebhookStack, receiver: Re
     receiver.wait_for(1)
 
 
-async def test_a_dead_letter_sent_again_tells_its_end_too(post: WebhookStack, receiver: Receiver) -> None:
+async def test_the_end_of_a_replayed_dead_letter_is_delivered_too(post: WebhookStack, receiver: Receiver) -> None:
     job = post.submit(receiver.url)
     await post.worker.fail(await post.worker.claim(1))
     receiver.wait_for(1)
@@ -186,8 +186,8 @@ async def test_a_dead_letter_sent_again_tells_its_end_too(post: WebhookStack, re
     assert receiver.wait_for(2)[1].message["data"]["id"] == again
 
 
-async def test_a_delivery_is_sent_again_on_request(post: WebhookStack, receiver: Receiver) -> None:
-    """Under the same webhook-id, which a receiver that has handled it knows."""
+async def test_a_delivery_is_resent_on_request(post: WebhookStack, receiver: Receiver) -> None:
+    """It has the same webhook-id, so that a receiver recognises it."""
     http, job = post.gateway.http, post.submit(receiver.url)
     await post.finish()
     receiver.wait_for(1)
@@ -226,15 +226,15 @@ async def test_the_list_is_filtered_and_paged(post: WebhookStack, receiver: Rece
     assert http.post("/v1/webhooks/replay").status_code == 422
 
 
-async def test_what_a_broken_receiver_says_is_shown_to_nobody(
-    post: WebhookStack, receiver: Receiver, deliver: BackgroundProcess
+async def test_the_response_of_a_broken_receiver_is_not_shown(
+    post: WebhookStack, receiver: Receiver, background_process: BackgroundProcess
 ) -> None:
     receiver.behaves = answer(500, {"x-inside": "tell-tale"}, b"tell-tale")
     job = post.submit(receiver.url)
     await post.finish()
     shown = post.ended(job, "failed")
     assert [attempt["status"] for attempt in shown["attempts"]] == [500] * 4
-    assert "tell-tale" not in json.dumps(shown) + deliver.log()
+    assert "tell-tale" not in json.dumps(shown) + background_process.log()
 
 
 async def test_the_metrics_count_deliveries(post: WebhookStack, receiver: Receiver) -> None:

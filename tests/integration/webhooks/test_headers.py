@@ -1,4 +1,4 @@
-"""Headers that a receiver wants to get, as a token; and redirects, which are logged and not followed."""
+"""Headers of a webhook, such as a token; redirects are logged and not followed."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from tests.integration.webhooks.conftest import IMAGE, WebhookStack
 from tests.support.background_process import BackgroundProcess
 from tests.support.receiver import Receiver, answer
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("background_process")]
 
 TOKEN = "Bearer s3cr3t-t0k3n"  # noqa: S105 (of nobody)
 
@@ -18,8 +18,8 @@ def hook(receiver: Receiver, **headers: str) -> dict[str, Any]:
     return {"url": receiver.url, "headers": headers}
 
 
-async def test_a_receivers_headers_are_sent_with_every_attempt_and_shown_nowhere(
-    post: WebhookStack, receiver: Receiver, deliver: BackgroundProcess
+async def test_webhook_headers_are_sent_with_every_attempt_and_shown_nowhere(
+    post: WebhookStack, receiver: Receiver, background_process: BackgroundProcess
 ) -> None:
     receiver.behaves = answer(500)
     job = post.submit(hook(receiver, Authorization=TOKEN, **{"X-Team": "vision lab"}))
@@ -36,10 +36,10 @@ async def test_a_receivers_headers_are_sent_with_every_attempt_and_shown_nowhere
     assert again.headers["authorization"] == TOKEN
     shown += json.dumps(post.deliveries()) + json.dumps(delivery) + post.gateway.http.get(f"/v1/jobs/{job}").text
     shown += post.gateway.http.get("/v1/jobs").text + post.gateway.http.get("/v1/webhooks/endpoints").text
-    assert "s3cr3t" not in shown + deliver.log() + json.dumps([got.message for got in receiver.got])
+    assert "s3cr3t" not in shown + background_process.log() + json.dumps([got.message for got in receiver.got])
 
 
-async def test_headers_are_attached_later_too_and_stay_no_longer_than_the_webhook(
+async def test_headers_can_be_attached_later_and_live_as_long_as_the_webhook(
     post: WebhookStack, receiver: Receiver
 ) -> None:
     job = post.submit(hook(receiver, authorization="Bearer first"))
@@ -54,7 +54,7 @@ async def test_headers_are_attached_later_too_and_stay_no_longer_than_the_webhoo
     assert receiver.wait_for(2)[1].headers["x-key"] == "k"
 
 
-async def test_a_dead_letter_sent_again_sends_the_headers_too(post: WebhookStack, receiver: Receiver) -> None:
+async def test_a_replayed_dead_letter_sends_the_headers_too(post: WebhookStack, receiver: Receiver) -> None:
     job = post.submit(hook(receiver, authorization=TOKEN))
     await post.worker.fail(await post.worker.claim(1))
     receiver.wait_for(1)
@@ -65,7 +65,7 @@ async def test_a_dead_letter_sent_again_sends_the_headers_too(post: WebhookStack
     assert receiver.wait_for(2)[1].headers["authorization"] == TOKEN
 
 
-async def test_other_headers_under_the_same_key_are_another_request(post: WebhookStack, receiver: Receiver) -> None:
+async def test_different_headers_under_the_same_key_are_another_request(post: WebhookStack, receiver: Receiver) -> None:
     job: dict[str, Any] = {"model": "m", "input": {"image": IMAGE}}
     first, again, other = (
         post.gateway.http.post(
@@ -92,7 +92,7 @@ async def test_other_headers_under_the_same_key_are_another_request(post: Webhoo
         "x-a: 1",
     ],
 )
-async def test_headers_that_may_not_be_set_are_refused(post: WebhookStack, headers: Any) -> None:
+async def test_forbidden_headers_are_refused(post: WebhookStack, headers: Any) -> None:
     webhook = {"url": "http://127.0.0.1:9/", "headers": headers}
     job = {"model": "m", "input": {"image": IMAGE}, "webhook": webhook}
     refused = post.gateway.http.post("/v1/jobs", json=job)
@@ -100,15 +100,15 @@ async def test_headers_that_may_not_be_set_are_refused(post: WebhookStack, heade
     assert "webhook.headers" in refused.json()["detail"]
 
 
-async def test_no_value_is_repeated_where_it_is_refused(post: WebhookStack) -> None:
+async def test_a_refusal_does_not_repeat_the_value(post: WebhookStack) -> None:
     webhook = {"url": "http://127.0.0.1:9/", "headers": {"authorization": f" {TOKEN}"}}
     job = {"model": "m", "input": {"image": IMAGE}, "webhook": webhook}
     assert "s3cr3t" not in post.gateway.http.post("/v1/jobs", json=job).text
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_logged_with_where_it_leads(post: WebhookStack, receiver: Receiver, status: int) -> None:
-    """The row: the log said `status 302`, and nobody knew why nothing came."""
+async def test_a_redirect_is_logged_with_its_target(post: WebhookStack, receiver: Receiver, status: int) -> None:
+    """Regression: the log only said `status 302`, without the reason."""
     receiver.behaves = answer(status, {"location": f"{receiver.url}/moved\x80"})
     job = post.submit(receiver.url)
     await post.finish()

@@ -1,4 +1,4 @@
-"""The receiver that people copy, with a real delivery; and what it does with one that is not ours."""
+"""The example receiver with a real delivery, and with a forged one."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.integration.webhooks.conftest import WebhookStack
 from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("deliver")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("background_process")]
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "webhook_receiver.py"
 
@@ -41,7 +41,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-async def test_it_verifies_and_prints_each_message_once(post: WebhookStack, example: tuple[str, Path]) -> None:
+async def test_the_example_verifies_and_prints_each_message_once(post: WebhookStack, example: tuple[str, Path]) -> None:
     url, said = example
     job = post.submit(url)
     await post.finish()
@@ -52,13 +52,13 @@ async def test_it_verifies_and_prints_each_message_once(post: WebhookStack, exam
     assert line.startswith(f"job.succeeded {job} {{'predictions'")
 
 
-async def test_it_refuses_what_is_not_ours(example: tuple[str, Path]) -> None:
+async def test_the_example_refuses_forged_messages(example: tuple[str, Path]) -> None:
     url, said = example
     headers = {"webhook-id": "x", "webhook-timestamp": "1", "webhook-signature": "v1,x v1,y"}
     assert httpx2.post(url, content=b"{}", headers=headers, trust_env=False).status_code == 401
     assert said.read_text() == ""
 
 
-def test_it_is_short_enough_to_copy() -> None:
+def test_the_example_is_short_enough_to_copy() -> None:
     code = EXAMPLE.read_text().split('"""')[2]
     assert len([line for line in code.splitlines() if line.strip()]) <= 30

@@ -1,4 +1,4 @@
-"""W1, W2, W6: receivers that fail in every way; and what rq may not run."""
+"""W1, W2, W6: receivers that fail in every way, and functions that rq must not run."""
 
 from importlib import import_module
 
@@ -16,8 +16,8 @@ MODES: dict[str, Behaviour] = {"hang": hang, "drip": drip, "reset": reset, "erro
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.usefixtures("deliver")
-async def test_w1_a_receiver_that_fails_is_tried_on_schedule(post: WebhookStack, receiver: Receiver, mode: str) -> None:
+@pytest.mark.usefixtures("background_process")
+async def test_w1_a_failing_receiver_is_retried_on_schedule(post: WebhookStack, receiver: Receiver, mode: str) -> None:
     """W1: total time limit, the schedule, one webhook-id, a timestamp of each attempt's own."""
     receiver.behaves = MODES[mode]
     job = post.submit(receiver.url)
@@ -32,24 +32,24 @@ async def test_w1_a_receiver_that_fails_is_tried_on_schedule(post: WebhookStack,
     assert post.endpoint(receiver)["slow"] == (mode in {"hang", "drip"})
 
 
-@pytest.mark.usefixtures("deliver")
-async def test_w1_a_gigabyte_in_answer_is_not_read(
-    post: WebhookStack, receiver: Receiver, deliver: BackgroundProcess
+@pytest.mark.usefixtures("background_process")
+async def test_w1_a_response_of_a_gigabyte_is_not_read(
+    post: WebhookStack, receiver: Receiver, background_process: BackgroundProcess
 ) -> None:
     receiver.behaves = flood
     job = post.submit(receiver.url)
-    before = _resident_kib(deliver)
+    before = _resident_kib(background_process)
     await post.finish()
     assert post.ended(job, "delivered")["attempts"][0]["ms"] < 1000
-    assert _resident_kib(deliver) - before < 8 << 10
+    assert _resident_kib(background_process) - before < 8 << 10
 
 
-def _resident_kib(deliver: BackgroundProcess) -> int:
-    with open(f"/proc/{deliver.process.pid}/status") as status:  # noqa: PTH123
+def _resident_kib(background_process: BackgroundProcess) -> int:
+    with open(f"/proc/{background_process.process.pid}/status") as status:  # noqa: PTH123
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
 
-@pytest.mark.usefixtures("deliver")
+@pytest.mark.usefixtures("background_process")
 @pytest.mark.parametrize("target", ["http://169.254.169.254/latest/meta-data", "http://127.0.0.1:{port}/inside"])
 async def test_w2_redirects_are_failures_and_never_followed(
     post: WebhookStack, receiver: Receiver, target: str
@@ -64,9 +64,9 @@ async def test_w2_redirects_are_failures_and_never_followed(
         assert inside.connections == 0
 
 
-@pytest.mark.usefixtures("deliver")
+@pytest.mark.usefixtures("background_process")
 @pytest.mark.parametrize("end", [answer(410), answer(503, {"webhook-delivery": "abort-message"})], ids=["410", "abort"])
-async def test_w6_a_receiver_can_stop_it(post: WebhookStack, receiver: Receiver, end: Behaviour) -> None:
+async def test_w6_a_receiver_can_stop_its_deliveries(post: WebhookStack, receiver: Receiver, end: Behaviour) -> None:
     """W6: 410, and `webhook-delivery: abort-message`."""
     receiver.behaves = end
     job = post.submit(receiver.url)
@@ -76,8 +76,8 @@ async def test_w6_a_receiver_can_stop_it(post: WebhookStack, receiver: Receiver,
     assert delivery["attempts"][0]["error"] == "the receiver refused further attempts"
 
 
-@pytest.mark.usefixtures("deliver")
-async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: WebhookStack, receiver: Receiver) -> None:
+@pytest.mark.usefixtures("background_process")
+async def test_w6_retry_after_applies_to_the_whole_endpoint(post: WebhookStack, receiver: Receiver) -> None:
     async def busy_once(got: ReceivedRequest, writer: Writer) -> None:
         first = len(receiver.got) == 1
         await answer(429, {"retry-after": "2"})(got, writer) if first else await answer(200)(got, writer)
@@ -91,9 +91,9 @@ async def test_w6_retry_after_is_kept_for_the_whole_endpoint(post: WebhookStack,
         post.ended(job, "delivered")
 
 
-@pytest.mark.usefixtures("deliver")
-async def test_rq_runs_nothing_but_attempts(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
-    """Who can write to the queue's server can not have a function of their choice run."""
+@pytest.mark.usefixtures("background_process")
+async def test_rq_runs_only_delivery_attempts(post: WebhookStack, queue: Server, receiver: Receiver) -> None:
+    """Write access to the queue server is not enough to run a chosen function."""
     with queue.client() as client:
         rq_pool = import_module("background.rq_pool")  # rq reads its prefix when it is imported: by this one
         line = rq_pool.rq.Queue("deliveries-fast", connection=client, serializer=rq_pool.JSONSerializer)

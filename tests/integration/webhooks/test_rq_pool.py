@@ -1,4 +1,4 @@
-"""rq's own server may move as the queue's does: its connections leave a node that became a replica."""
+"""rq's connections follow its server when a node becomes a replica."""
 
 import queue
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.support.servers import Server, free_port
 
 
 class Moving:
-    """Two servers, an address that is read from a file, and a carrier that uses it."""
+    """Two servers, an address that is read from a file, and an rq pool that uses it."""
 
     def __init__(self, folder: Path) -> None:
         self.old, self.new = Server(port=free_port()), Server(port=free_port())
@@ -32,7 +32,7 @@ class Moving:
             client.execute_command("REPLICAOF", "127.0.0.1", str(self.new.port))
 
     def send(self, name: str) -> str:
-        """Hand over one flight, and wait until a thread has carried it."""
+        """Dispatch one lease, and wait until a thread has processed it."""
         self.rq_pool.put("fast", [BackgroundLease(name, 1)])
         return self.carried.get(timeout=10)
 
@@ -50,8 +50,8 @@ def moving(tmp_path: Path) -> Iterator[Moving]:
     moving.close()
 
 
-def test_the_file_with_the_url_is_read_again(moving: Moving) -> None:
-    """The name itself is another one now; the old server is alive, and a replica."""
+def test_the_url_file_is_read_again(moving: Moving) -> None:
+    """The file names another server now; the old one is alive, and a replica."""
     assert moving.send("before") == "before"
     moving.file.write_text(f"redis://127.0.0.1:{moving.new.port}/0")
     moving.demote_old()
@@ -60,7 +60,9 @@ def test_the_file_with_the_url_is_read_again(moving: Moving) -> None:
     assert moving.send("after") == "after"
 
 
-def test_a_server_that_is_away_is_said_once_with_its_address(moving: Moving, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_server_is_logged_once_with_its_address(
+    moving: Moving, caplog: pytest.LogCaptureFixture
+) -> None:
     moving.old.kill()
     for _ in range(3):
         with pytest.raises(StoreUnavailable):

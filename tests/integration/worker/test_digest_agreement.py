@@ -1,4 +1,4 @@
-"""A worker's files of a version beside those that are served: loaded, refused, overruled, changed in place."""
+"""A worker compares its files of a version with the served ones: loaded, refused, overruled, changed."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
@@ -37,7 +37,7 @@ class Host:
         self.lay(2)
 
     def lay(self, factor: float) -> None:
-        """Have these files from now on."""
+        """Use these files from now on."""
         models.times(self.folder / str(factor), 1, factor=factor)
         (found,) = list_models(self.folder / str(factor))
         assert isinstance(found, ModelFolder)
@@ -68,7 +68,7 @@ async def hosts(queue: Server, tmp_path: Path, anyio_backend: str) -> AsyncItera
         await host.connection.aclose()
 
 
-async def test_other_files_are_refused_by_name_until_they_are_the_same(hosts: list[Host]) -> None:
+async def test_differing_files_are_refused_by_name_until_they_are_equal(hosts: list[Host]) -> None:
     a, b = hosts
     assert await a.may_load()
     b.lay(3)
@@ -81,7 +81,7 @@ async def test_other_files_are_refused_by_name_until_they_are_the_same(hosts: li
     assert b.files.refused == {}
 
 
-async def test_files_that_fail_to_load_make_way(hosts: list[Host]) -> None:
+async def test_files_that_fail_to_load_give_way_to_others(hosts: list[Host]) -> None:
     a, b = hosts
     assert await a.files.may_load(NAME, a.fingerprint, a.found)
     await a.files.loaded(NAME, succeeded=False)
@@ -89,7 +89,7 @@ async def test_files_that_fail_to_load_make_way(hosts: list[Host]) -> None:
     assert await b.may_load()
 
 
-async def test_a_shared_folder_that_changes_is_loaded_anew_by_all_and_nobody_stops_meanwhile(hosts: list[Host]) -> None:
+async def test_a_changed_shared_folder_is_loaded_again_by_all_workers_without_a_pause(hosts: list[Host]) -> None:
     a, b = hosts
     assert [await a.may_load(), await b.may_load()] == [True, True]
     for host in hosts:
@@ -102,7 +102,7 @@ async def test_a_shared_folder_that_changes_is_loaded_anew_by_all_and_nobody_sto
     assert (a.woken, b.woken) == (0, 0)
 
 
-async def test_a_worker_that_was_silent_for_too_long_is_overruled(
+async def test_a_worker_that_is_silent_for_too_long_loses_its_say(
     queue: Server, hosts: list[Host], tmp_path: Path
 ) -> None:
     silent, other = Host(queue, tmp_path, "silent", ttl_s=0.05), hosts[0]
@@ -120,7 +120,7 @@ async def test_a_worker_that_was_silent_for_too_long_is_overruled(
     await silent.connection.aclose()
 
 
-async def test_files_that_can_not_be_read_are_left_to_who_loads_them(hosts: list[Host]) -> None:
+async def test_unreadable_files_are_left_to_the_loader(hosts: list[Host]) -> None:
     broken = hosts[0].found._replace(path=hosts[0].folder / "nowhere")
     assert await hosts[0].files.may_load(NAME, "gone", broken)
     assert hosts[0].files.announced == {}

@@ -1,4 +1,4 @@
-"""The black box tells who was in hands, however the process ended."""
+"""The in-flight journal names the executing jobs, however the process ended."""
 
 from pathlib import Path
 
@@ -12,37 +12,37 @@ DYING = """
 import ctypes, threading
 from pathlib import Path
 from worker.crash_recovery.in_flight_journal import InFlightJournal
-box = InFlightJournal(Path("box"), "w1", 3, 2)
-box.record([("{0}", 1), ("{1}", 2)])
-other = threading.Thread(target=lambda: (box.record([("{2}", 1)]), box.clear(), box.record([("{3}", 12)])))
+journal = InFlightJournal(Path("journal"), "w1", 3, 2)
+journal.record([("{0}", 1), ("{1}", 2)])
+other = threading.Thread(target=lambda: (journal.record([("{2}", 1)]), journal.clear(), journal.record([("{3}", 12)])))
 other.start()
 other.join()
 ctypes.string_at(0)
 """
 
 
-def test_a_process_that_dies_of_a_signal_leaves_what_each_thread_had_in_hands(tmp_path: Path) -> None:
+def test_a_process_killed_by_a_signal_leaves_the_executing_jobs_of_each_thread(tmp_path: Path) -> None:
     with program(DYING.format(*IDS), tmp_path / "log") as process:
         assert wait_until(process.poll, "it dies") < 0
-    left = read_journal(tmp_path / "box")
+    left = read_journal(tmp_path / "journal")
     assert left is not None
     assert left.worker == "w1"
     assert left.claims == [(IDS[0], 1), (IDS[1], 2), (IDS[3], 12)]
-    delete_journal(tmp_path / "box")
-    assert read_journal(tmp_path / "box") is None
+    delete_journal(tmp_path / "journal")
+    assert read_journal(tmp_path / "journal") is None
 
 
-def test_one_that_was_asked_to_stop_suspects_nobody(tmp_path: Path) -> None:
-    journal = InFlightJournal(tmp_path / "box", "w1", 1, 1)
+def test_a_disabled_journal_names_no_suspects(tmp_path: Path) -> None:
+    journal = InFlightJournal(tmp_path / "journal", "w1", 1, 1)
     journal.record([(IDS[0], 1)])
     journal.disable()
     journal.record([(IDS[1], 1)])
-    left = read_journal(tmp_path / "box")
+    left = read_journal(tmp_path / "journal")
     assert left is not None
     assert left.claims == []
 
 
-def test_without_a_file_it_does_nothing(tmp_path: Path) -> None:
+def test_a_journal_without_a_file_does_nothing(tmp_path: Path) -> None:
     journal = InFlightJournal(None, "w1", 1, 1)
     journal.record([(IDS[0], 1)])
     journal.clear()

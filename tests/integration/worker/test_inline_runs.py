@@ -1,4 +1,4 @@
-"""Short runs stay on the loop's thread once they have shown to be short; one that is not costs a worker, no more."""
+"""Short runs execute on the event loop's thread once measured; a long one costs a worker at most."""
 
 import signal
 from pathlib import Path
@@ -28,14 +28,14 @@ def trusted() -> InlineRunPolicy:
     return runs
 
 
-def test_a_larger_batch_is_tried_elsewhere_before_it_is_trusted() -> None:
+def test_a_larger_batch_first_runs_off_the_loop() -> None:
     runs = trusted()
     assert not runs.is_expected_short(9)
     runs.record_run(SHORT_S, 9)
     assert runs.is_expected_short(9)
 
 
-def test_batches_that_are_never_short_go_elsewhere() -> None:
+def test_batches_that_are_never_short_run_off_the_loop() -> None:
     runs = trusted()
     for _ in range(MAX_DELAYED_RUNS):
         assert runs.is_expected_short(6)
@@ -44,7 +44,7 @@ def test_batches_that_are_never_short_go_elsewhere() -> None:
     assert runs.is_expected_short(5)
 
 
-def test_a_long_run_costs_the_trust_for_a_long_time() -> None:
+def test_a_long_run_ends_inline_runs_for_a_long_time() -> None:
     runs = trusted()
     runs.record_run(2 * LONG_S, 8)
     for _ in range(RUNS_AFTER_LONG + MIN_SHORT_RUNS):
@@ -53,21 +53,21 @@ def test_a_long_run_costs_the_trust_for_a_long_time() -> None:
     assert runs.is_expected_short(1)
 
 
-def test_a_run_that_was_delayed_says_nothing() -> None:
+def test_a_delayed_run_is_ignored() -> None:
     runs = trusted()
     runs.record_run(LONG_S / 2, 8)
     assert runs.is_expected_short(8)
 
 
 @pytest.mark.parametrize("port", [TensorSpec("n", "INT64", (1,)), TensorSpec("x", "FP32", (-1,))])
-def test_inputs_that_may_say_how_much_is_to_be_done_are_never_trusted(port: TensorSpec) -> None:
+def test_inputs_that_may_control_the_amount_of_work_never_run_inline(port: TensorSpec) -> None:
     runs = InlineRunPolicy([*FLOATS, port])
     for _ in range(2 * MIN_SHORT_RUNS):
         runs.record_run(0, 1)
     assert not runs.is_expected_short(1)
 
 
-def test_one_that_does_not_end_ends_its_process(tmp_path: Path) -> None:
+def test_an_inline_run_that_hangs_ends_its_process(tmp_path: Path) -> None:
     code = """
 import asyncio, signal, time
 from worker.execution.device import Device

@@ -1,4 +1,4 @@
-"""A worker that died while it loaded a version: the next one knows, tries it once more, and then leaves it alone."""
+"""A worker that died while it loaded a version: the next one tries once more, then leaves it alone."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def die(folder: Path) -> None:
         assert wait_until(process.poll, "it dies") < 0
 
 
-def test_two_deaths_are_enough_and_other_files_are_another_matter(tmp_path: Path) -> None:
+def test_two_deaths_block_a_version_until_its_files_change(tmp_path: Path) -> None:
     die(tmp_path)
     notes = LoadCrashLog(tmp_path / "notes")
     assert (notes.is_suspect("m 2"), notes.is_blocked("m 2", "as it was")) == (True, False)
@@ -31,10 +31,10 @@ def test_two_deaths_are_enough_and_other_files_are_another_matter(tmp_path: Path
     assert notes.is_blocked("m 2", "as it was")
     assert not notes.is_blocked("m 2", "mended")
     assert not notes.is_suspect("m 1")
-    assert LoadCrashLog(tmp_path / "notes").is_blocked("m 2", "as it was")  # whoever died of what meanwhile
+    assert LoadCrashLog(tmp_path / "notes").is_blocked("m 2", "as it was")  # other crashes in between change nothing
 
 
-def test_what_loads_or_is_refused_is_forgiven(tmp_path: Path) -> None:
+def test_a_version_that_loads_or_is_refused_is_unblocked(tmp_path: Path) -> None:
     die(tmp_path)
     notes = LoadCrashLog(tmp_path / "notes")
     with pytest.raises(RuntimeError), notes.loading("m 2", "as it was"):
@@ -43,7 +43,7 @@ def test_what_loads_or_is_refused_is_forgiven(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"deaths": 3, "loading": []}', b'{"deaths": {"m": 3}}'])
-def test_notes_that_can_not_be_read_are_none(tmp_path: Path, junk: bytes) -> None:
+def test_unreadable_notes_count_as_none(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "notes").write_bytes(junk)
     assert not LoadCrashLog(tmp_path / "notes").is_suspect("m")
 

@@ -1,4 +1,4 @@
-"""How long a calm tenant waits beside 30 tenants that abuse the service, and beside 30 that do not.
+"""The latency of a calm tenant beside 30 abusive tenants, and beside 30 normal ones.
 
 A whole Jitney with API keys. The calm tenant sends 10 pictures a second and waits for each answer. Beside it 30 tenants
 make one act a second each: three of them each kind that `abusers.KINDS` lists; or, in turn with that, as many valid
@@ -76,7 +76,7 @@ FULL: Final = {
 
 
 class Receiver:
-    """Whoever answers webhooks at once, and whoever accepts them and says nothing."""
+    """Webhook receivers: one answers at once, one accepts connections and sends nothing."""
 
     def __init__(self) -> None:
         self.came: dict[str, float] = {}
@@ -91,7 +91,7 @@ class Receiver:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Send no response."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
@@ -117,7 +117,7 @@ class Receiver:
 
 
 class CalmTenant:
-    """The tenant whose waiting is measured, and what became of each of its requests."""
+    """The measured tenant, and the result of each of its requests."""
 
     def __init__(self, service: Service, key: str, receiver: Receiver) -> None:
         self._service, self._key, self._receiver = service, key, receiver
@@ -184,7 +184,7 @@ def neighbours(
     *,
     abuses: bool,
 ) -> None:
-    """Let the 30 tenants act; runs in a process of its own."""
+    """Run the 30 tenants; in a process of its own."""
     told.put(dict(asyncio.run(abusers.run_all(target, keys, RATE, seconds, abuses=abuses))))
 
 
@@ -200,7 +200,7 @@ class Neighbours:
         asyncio.run(abusers.fill_lists(self._target, self._keys[True]))
 
     async def act(self, seconds: float, *, abuses: bool) -> dict[str, int]:
-        """Act for so long; gives what they were answered."""
+        """Act for a number of seconds; return the responses."""
         context = multiprocessing.get_context("spawn")
         told = context.SimpleQueue()
         process = context.Process(
@@ -216,7 +216,7 @@ class Neighbours:
 
 
 def settle(service: Service, keys: list[str]) -> float:
-    """Wait until nothing is left to do; gives how long that took, SETTLED_S where it does not end."""
+    """Wait until all work is done; return the seconds, or SETTLED_S where it does not end."""
     begun = time.perf_counter()
 
     def is_quiet() -> bool:
@@ -234,7 +234,7 @@ def settle(service: Service, keys: list[str]) -> float:
 
 
 async def make_keys(service: Service, tenants: list[str]) -> list[str]:
-    """Make a key for each tenant, faster than by a command for each."""
+    """Create a key for each tenant, faster than with one command each."""
     connection = RedisClient(queue_url(service), 5)
     try:
         return [(await api_keys.create_key(connection, tenant, "key"))[1] for tenant in tenants]
@@ -243,7 +243,7 @@ async def make_keys(service: Service, tenants: list[str]) -> list[str]:
 
 
 def queue_url(service: Service) -> str:
-    """Where the queue's own server listens."""
+    """Return the address of the queue server."""
     command = ["ps", "-ww", "-o", "args=", "-p", str(service.pid("server"))]
     words = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     path = next((word.removeprefix("unixsocket:") for word in words if word.startswith("unixsocket:")), "")
@@ -252,7 +252,7 @@ def queue_url(service: Service) -> str:
 
 
 async def measure(service: Service, neighbours_: Neighbours, calm_key: str, receiver: Receiver, keys: list[str]) -> int:
-    """Let both kinds of neighbour take turns; gives the exit code."""
+    """Alternate both kinds of neighbours; return the exit code."""
     waited: dict[str, list[list[float]]] = {name: [] for name, _ in NEIGHBOUR_KINDS}
     told: dict[str, list[float]] = {name: [] for name, _ in NEIGHBOUR_KINDS}
     wrong: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What abusive tenants send: ten kinds of abuse, and for each the valid requests that it is compared with.
+"""The traffic of abusive tenants: ten kinds of abuse, and for each the valid requests it is compared with.
 
 Everything is written to sockets by hand: no client library would send it. It runs in a process of its own, so that its
 cost does not delay the tenant whose waiting is measured.
@@ -50,7 +50,7 @@ def form(fields: list[tuple[str, bytes]], file: bytes | None = None) -> bytes:
 
 @dataclass
 class Target:
-    """The service, and what the acts need of the test. `image` is a picture that the model reads."""
+    """The service and the test data of the acts. `image` is a valid input of the model."""
 
     port: int
     image: bytes
@@ -182,7 +182,7 @@ async def plain_form(target: Target, key: str, nth: int) -> None:
 
 
 async def begin_uploads(target: Target, key: str, nth: int) -> None:
-    """Begin uploads, and leave them."""
+    """Begin uploads and abandon them."""
     del nth
     begun = form([], b"a").removesuffix(b"\r\n--x--\r\n")
     head = target.request("POST", "/v1/files", key, b"", FORM.decode()).replace(b"Length: 0", b"Length: 100000")
@@ -305,7 +305,7 @@ async def _make(act: Act, target: Target, key: str, nth: int) -> None:
 
 
 async def run_tenant(target: Target, kind: int, key: str, rate: float, seconds: float, *, abuses: bool) -> None:
-    """Act at a fixed rate, whether or not the last act has ended."""
+    """Act at a fixed rate, independent of how long an act takes."""
     _, abuse, valid = KINDS[kind]
     act = abuse if abuses else valid
     loop, chance = asyncio.get_running_loop(), random.Random(key)
@@ -319,7 +319,7 @@ async def run_tenant(target: Target, kind: int, key: str, rate: float, seconds: 
 
 
 async def run_all(target: Target, keys: list[str], rate: float, seconds: float, *, abuses: bool) -> Counter[str]:
-    """Let all tenants act; each does one kind. Gives what they were answered."""
+    """Run all tenants, one kind each; return the responses."""
     each = [run_tenant(target, n % len(KINDS), key, rate, seconds, abuses=abuses) for n, key in enumerate(keys)]
     try:
         await asyncio.gather(*each)

@@ -1,4 +1,4 @@
-"""The batch cap that a worker finds by itself, beside the best of a sweep, by CPU time a job.
+"""The batch cap that a worker measures, compared with the best of a sweep, by CPU time a job.
 
 A tiny network and, where the shared data is, SqueezeNet on photographs; each cap is a model of its own in one service,
 loaded in turn, and the least of some rounds counts: what makes a job dearer is other work. Exit code 1: a found cap
@@ -28,7 +28,7 @@ NETWORK: Final = "squeezenet1.1_fp32_dynbatch.derived.onnx"
 
 
 class Subject(NamedTuple):
-    """A network, the caps to sweep, and what is sent to it."""
+    """A network, the caps to sweep, and its input."""
 
     name: str
     caps: tuple[int, ...]

@@ -1,11 +1,11 @@
-"""How long a calm tenant waits beside one that floods, and beside one that sends just its fair share.
+"""The latency of a calm tenant beside one that floods, and beside one that sends its fair share.
 
 Two models that take 32 ms for a batch of 16 (so 500 a second), behind a whole Jitney with API keys: `sharing` 16 ms a
-batch and 1 ms a rider; `linear` 2 ms a rider, so that company gains nothing. The calm tenant sends 20 jobs a second and
+batch and 1 ms an item; `linear` 2 ms an item, so that company gains nothing. The calm tenant sends 20 jobs a second and
 waits for each; the other one keeps thousands of jobs in line (429 stops it from more), or sends 250 a second. In turn,
 so that both meet the same weather. Exit code 1: with `sharing`, the median of its rounds' p99 beside the flood is more
-than twice the other. With `linear` it can not be less: who comes into a full batch waits for half of it and then rides
-32 ms, beside half of the load 2 or 3 riders' time.
+than twice the other. With `linear` it cannot be less: a job that arrives during a full batch waits for half
+of it and then runs 32 ms, beside half of the load the time of 2 or 3 items.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ LIMIT: Final = 2.0
 BODY: Final = bytes(16)
 RAW: Final = {"content-type": "application/octet-stream"}
 LINE: Final = b'{"model":"%s","input":{"tensors":{"x":{"datatype":"FP32","shape":[4],"data":[0,0,0,0]}}}}\n'
-MODELS: Final = {"sharing": (0.016, 0.001), "linear": (0.0, 0.002)}  # seconds of a batch, and of a rider
+MODELS: Final = {"sharing": (0.016, 0.001), "linear": (0.0, 0.002)}  # seconds of a batch, and of an item
 TASK: Final = """
 import threading
 from jitney import TensorTask
@@ -54,13 +54,13 @@ async def calm(http: httpx2.AsyncClient, model: str, until: float) -> list[float
     """Send jobs at random moments, and give the ms that each took."""
     took: list[float] = []
 
-    async def ride() -> None:
+    async def send() -> None:
         begun = time.perf_counter()
         answer = await http.post(f"/v1/jobs?model={model}", content=BODY, headers={**RAW, "prefer": "wait=30"})
         assert (answer.status_code, answer.json()["status"]) == (200, "succeeded"), answer.text
         took.append((time.perf_counter() - begun) * 1000)
 
-    await run_at_random(ride, CALM_RATE, until)
+    await run_at_random(send, CALM_RATE, until)
     return took
 
 
@@ -74,7 +74,7 @@ async def fair(http: httpx2.AsyncClient, model: str, until: float, seen: Counter
 
 
 async def flood(http: httpx2.AsyncClient, model: str, until: float, seen: Counter[int]) -> None:
-    """Send as many jobs as are taken, and more."""
+    """Send more jobs than are accepted."""
 
     lines = LINE % model.encode() * MANY
 
@@ -91,7 +91,7 @@ async def flood(http: httpx2.AsyncClient, model: str, until: float, seen: Counte
 
 
 async def run_at_random(act: object, rate: float, until: float) -> None:
-    """Do something so often a second, at random moments, whether or not the last time has ended."""
+    """Call something at a mean rate, at random moments, independent of how long a call takes."""
     chance, running = random.Random(1), set[asyncio.Task[None]]()
     due = time.perf_counter()
     while due < until:
@@ -104,7 +104,7 @@ async def run_at_random(act: object, rate: float, until: float) -> None:
 
 
 async def measure(url: str, model: str, keys: dict[str, str]) -> dict[str, list[list[float]]]:
-    """Let both kinds of neighbour take turns; gives what the calm one waited, by round."""
+    """Alternate both kinds of neighbours; return the latencies of the calm tenant by round."""
     waited: dict[str, list[list[float]]] = {"fair share": [], "flood": []}
     clients = {name: client(url, key) for name, key in keys.items()}
     for number, (name, neighbour) in itertools.product(range(ROUNDS), (("fair share", fair), ("flood", flood))):
@@ -123,7 +123,7 @@ async def measure(url: str, model: str, keys: dict[str, str]) -> dict[str, list[
 
 
 async def cancel_queued(http: httpx2.AsyncClient) -> None:
-    """Cancel what is left in line."""
+    """Cancel the queued jobs."""
     while True:
         jobs = (await http.get("/v1/jobs?limit=100")).json()["jobs"]
         waiting = [job["id"] for job in jobs if job["status"] in {"queued", "running"}]
@@ -150,7 +150,7 @@ def make_key(service: Service, tenant: str) -> str:
 
 
 def verdict(model: str, waited: dict[str, list[list[float]]]) -> float:
-    """Print a model's figures; gives how many times the one p99 is the other."""
+    """Print a model's figures; return the ratio of the p99s."""
     p99 = {name: statistics.median(p(took, 99) for took in rounds) for name, rounds in waited.items()}
     for name, rounds in waited.items():
         every = list(itertools.chain(*rounds))
@@ -166,9 +166,9 @@ def verdict(model: str, waited: dict[str, list[list[float]]]) -> float:
 def main() -> int:
     """Measure and print; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="jit") as folder:
-        for name, (of_batch, of_rider) in MODELS.items():
+        for name, (of_batch, of_item) in MODELS.items():
             model = models.doubling(Path(folder), name, 'task = "slow.py:Slow"\nmax_batch = 16')
-            (model / "slow.py").write_text(TASK.format(of_batch, of_rider))
+            (model / "slow.py").write_text(TASK.format(of_batch, of_item))
         with Service(Path(folder), {"JITNEY_TENANT_JOBS": str(MOST_IN_LINE)}) as service:
             keys = {name: make_key(service, name) for name in ("calm", "other")}
             header = {"authorization": f"Bearer {keys['other']}"}

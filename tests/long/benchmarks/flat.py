@@ -1,4 +1,4 @@
-"""The memory of a model through batches of random sizes, by its resident size after warm-up.
+"""The resident memory of a model after warm-up, through batches of random sizes.
 
 Each model runs in a process of its own, loaded and run as a worker does: folded, padded where its runtime has buckets,
 unfolded. Exit code 1: some model grew by more than 5 %.
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def make_models(where: Path) -> list[Path]:
-    """A tiny network, one with buckets, digits and, where the shared data is, a real network, with and without."""
+    """A tiny network and, where shared data exists, a real one, each with and without buckets; and digits."""
     models.perceptron(where, "tiny")
     models.perceptron(where, "tiny-padded")
     _add(where / "tiny-padded", "buckets = [1, 4, 16, 64]")
@@ -70,7 +70,7 @@ def measure_in_subprocess(folder: Path, batches: int) -> dict[str, float]:
 
 
 def measure(folder: Path, batches: int) -> dict[str, float]:
-    """Resident MiB after warm-up, the most seen since and the last, over so many batches of 1 to the cap."""
+    """Resident MiB after warm-up, the later maximum and the last, over batches of 1 to the cap."""
     (found,) = list_models(folder.parent, [folder.name])
     assert isinstance(found, ModelFolder)
     model = load_model(found)
@@ -79,11 +79,11 @@ def measure(folder: Path, batches: int) -> dict[str, float]:
     for size in range(1, model.max_batch + 1):
         _run(model, rows[:size])
     warm = most = last = resident_mib(os.getpid())
-    began, ridden = time.perf_counter(), 0
+    began, items = time.perf_counter(), 0
     for number in range(batches):
         size = int(random.integers(1, model.max_batch + 1))
         _run(model, rows[:size])
-        ridden += size
+        items += size
         if number % SAMPLE_EVERY == 0:
             last = resident_mib(os.getpid())
             most = max(most, last)
@@ -91,7 +91,7 @@ def measure(folder: Path, batches: int) -> dict[str, float]:
     most = max(most, last)
     return {
         "batches": batches,
-        "riders": ridden,
+        "items": items,
         "cap": model.max_batch,
         "warm_mib": round(warm, 1),
         "most_mib": round(most, 1),

@@ -1,4 +1,4 @@
-"""What a small job costs, as a ratio to a request that does nothing, in the same run.
+"""The cost of a small job as a ratio to a request that does nothing, in the same run.
 
 The bare server is the same HTTP server with nothing behind it, answered by the same client, so that the ratio says the
 same on a fast machine and on a slow one. Exit code 1: some ratio is above its limit, which is a third above what was
@@ -111,7 +111,7 @@ def measure_job_us(address: Address, cpu: ServiceCpu, size: int) -> dict[str, fl
 
 
 def load(address: Address, size: int) -> float:
-    """Keep so many requests in flight; gives how many were answered, those of the warm-up too."""
+    """Keep a number of requests in flight; return how many were answered, with those of the warm-up."""
     request = build_submit_request(address, "perceptron", "application/octet-stream", BODY)
     started = time.perf_counter()
     measured = closed_loop.measure(address, Exchange(1, [request], submit_and_wait), LoadLevel(WAIT, size), SECONDS)

@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def run(service: Service, jobs: int) -> list[tuple[int, dict[str, float]]]:
-    """Keep 64 jobs in flight; gives after each stretch how many were done and what each part holds, in MiB."""
+    """Keep 64 jobs in flight; after each stretch yield the finished jobs and the MiB of each part."""
     address = Address.of(service.url)
     exchange = Exchange(
         1, [build_submit_request(address, "perceptron", "application/octet-stream", bytes(784 * 4))], submit_and_wait

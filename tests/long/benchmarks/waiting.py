@@ -1,7 +1,7 @@
-"""What a million bulk jobs in the queue cost those who want an answer now (S13).
+"""The latency of interactive jobs while a million bulk jobs are queued (S13).
 
 The same closed loop against two services in turn, one of which has the bulk jobs. They are of the same model, and
-take their share of the seats; while the other service is measured, this one's worker stands still.
+take their share of the slots; while the other service is measured, this one's worker stands still.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def rate(service: Service, seconds: float) -> float:
-    """Answers a second with 64 in flight."""
+    """Return the responses a second with 64 in flight."""
     address = Address.of(service.url)
     exchange = Exchange(
         1, [build_submit_request(address, "perceptron", "application/octet-stream", bytes(4 * INPUTS))], submit_and_wait
@@ -77,7 +77,7 @@ def rate(service: Service, seconds: float) -> float:
 
 @contextmanager
 def paused_worker(service: Service) -> Iterator[None]:
-    """Have its worker stand still meanwhile."""
+    """Freeze its worker meanwhile."""
     worker = service.pid("worker")
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -87,7 +87,7 @@ def paused_worker(service: Service) -> Iterator[None]:
 
 
 def fill_queue(service: Service, jobs: int) -> None:
-    """Have so many bulk jobs wait."""
+    """Queue a number of bulk jobs."""
     tensor = {"datatype": "FP32", "shape": [INPUTS], "b64": base64.b64encode(bytes(4 * INPUTS)).decode()}
     line = orjson.dumps({"input": {"tensors": {"x": tensor}}}) + b"\n"
     query, headers = {"model": "perceptron", "lane": "bulk"}, {"content-type": "application/x-ndjson"}
@@ -99,7 +99,7 @@ def fill_queue(service: Service, jobs: int) -> None:
 
 
 def waiting(service: Service) -> int:
-    """How many jobs wait, as the service says."""
+    """Return the number of queued jobs from the service."""
     with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as http:
         lines = [line for line in http.get("/metrics").text.splitlines() if line.startswith("jitney_waiting_jobs{")]
     return int(sum(float(line.rpartition(" ")[2]) for line in lines))

@@ -40,7 +40,7 @@ NAMES = ("--local / limit", "bulk run / --local", "CPU: limit / --local", "CPU: 
 
 
 class ImageCost(NamedTuple):
-    """What an image costs, in seconds."""
+    """The cost of an image, in seconds."""
 
     wall_s: float
     cpu_s: float
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def make_images(folder: Path, count: int) -> list[Path]:
-    """Photographs as JPEGs of 640 x 480, cut out here and there; a file of each under several names."""
+    """Crops of photographs as JPEGs of 640 x 480; each file under several names."""
     folder.mkdir()
     rng = random.Random(0)
     photos = [Image.open(path).convert("RGB").resize((960, 720)) for path in sorted((SHARED / "photos").iterdir())]
@@ -122,7 +122,7 @@ def measure_decoding(model: Model, images: list[Path]) -> ImageCost:
 
 
 def cost(act: Callable[[], object], seconds: float, images: int) -> ImageCost:
-    """Say what an image costs, where an act does so many."""
+    """Return the cost of an image from an act over many."""
     act()
     began, cpu, count = time.perf_counter(), time.process_time(), 0
     while (passed := time.perf_counter() - began) < seconds:
@@ -132,7 +132,7 @@ def cost(act: Callable[[], object], seconds: float, images: int) -> ImageCost:
 
 
 def bulk_run(images: list[Path], output: Path, *where: str) -> ImageCost:
-    """Run all images; CPU time is that of the command, less what a run of one image takes."""
+    """Run all images; CPU time is that of the command minus that of a run with one image."""
     state, cpu_s = _run(str(images[0].parent), output, *where)
     _, start_s = _run(str(images[0]), output.with_suffix(".one.jsonl"), *where)
     assert (state.lines, state.failed) == (len(images), {})

@@ -1,4 +1,4 @@
-"""What an item costs from the first to the last of a long run, in windows; draws docs/bulk-run.png.
+"""The cost of an item over a long run, in windows; draws docs/bulk-run.png.
 
 Digits through a whole service, by `jitney bulk run`. CPU time of every part is read once a second; a window is a
 twenty-fifth of the run. Exit code 1: the cost grows by more than three standard errors, and by more than 5 %.
@@ -33,7 +33,7 @@ Windows = NDArray[np.float64]
 
 
 class Sample(NamedTuple):
-    """At one moment: lines that are done, CPU seconds by part."""
+    """A sample: finished lines, and CPU seconds by part."""
 
     lines: int
     cpu_s: dict[str, float]
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def sample_run(service: Service, folder: Path) -> list[Sample]:
-    """Run all, and look once a second."""
+    """Run all, and sample once a second."""
     results = folder / "r.jsonl"
     seen: list[Sample] = []
     with bulk.running(folder / "in.jsonl", "-o", results, "--url", service.url, "--quiet") as process:
@@ -89,7 +89,7 @@ def cpu(service: Service, pid: int) -> dict[str, float]:
 
 
 def windows(seen: Sequence[Sample], items: int) -> tuple[Windows, dict[str, Windows]]:
-    """Give the middles of the windows, and CPU µs an item in each by part."""
+    """Return the centres of the windows, and the CPU µs an item in each by part."""
     edges = np.linspace(seen[0].lines, seen[-1].lines, WINDOWS + 1)
     assert edges[-1] > 0.9 * items
     lines = [one.lines for one in seen]
@@ -110,7 +110,7 @@ def line(at: Windows, values: Windows) -> tuple[float, float]:
 
 
 def draw(path: Path, at: Windows, costs: dict[str, Windows], title: str) -> None:
-    """Draw what an item costs over the run."""
+    """Draw the cost of an item over the run."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of what it draws with
 

@@ -1,4 +1,4 @@
-"""A batch of many digits while every part is killed in turn; the sum of its results, exactly.
+"""A bulk job of many digits while every part is killed in turn; its results must add up exactly.
 
 All real: `jitney up`, OpenAI's client, kill -9 of gateway, worker, deliverer and the queue's server. Exits 1 where a
 line is lost or twice, or the queue's server takes 200 MB.
@@ -35,7 +35,7 @@ PATIENT = {"JITNEY_LEASE_S": "5", "JITNEY_HEARTBEAT_S": "1"}
 
 
 def write_lines(path: Path, count: int, chance: random.Random) -> int:
-    """Write a file of lines, 3 % of them with an image that is none; gives how many those are."""
+    """Write a file of lines, 3 % with an invalid image; return the number of those."""
     texts = [base64.b64encode(image.read_bytes()).decode() for image in DIGITS]
     broken = base64.b64encode(DIGITS[0].read_bytes()[:200]).decode()
     odd = 0
@@ -50,7 +50,7 @@ def write_lines(path: Path, count: int, chance: random.Random) -> int:
 
 
 class BulkMonitor(threading.Thread):
-    """Looks at the memory of the queue's server, and at the batch, again and again."""
+    """Samples the memory of the queue server and the batch."""
 
     def __init__(self, service: Service, ai: OpenAI, batch_id: str) -> None:
         super().__init__(daemon=True)
@@ -77,7 +77,7 @@ class BulkMonitor(threading.Thread):
 
 
 def kill_in_turn(service: Service, watch: BulkMonitor, interval_s: float) -> Counter[str]:
-    """Kill a part every so often until the batch has ended."""
+    """Kill a part at intervals until the batch has ended."""
     kills: Counter[str] = Counter()
     for part in itertools.cycle(PARTS):
         if watch.over.wait(interval_s) or watch.status in bulks.ENDED:
@@ -100,7 +100,7 @@ def cpu_s(service: Service) -> dict[str, float]:
 
 
 def count_results(ai: OpenAI, batch: Any, count: int) -> dict[str, int]:
-    """Count what is in both files: lines, and those that are lost, unknown or twice."""
+    """Count the lines of both files, and the lost, unknown and duplicate ones."""
     found: Counter[str] = Counter()
     sizes = {}
     for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
@@ -115,7 +115,7 @@ def count_results(ai: OpenAI, batch: Any, count: int) -> dict[str, int]:
 
 
 def soak(count: int, interval_s: float, seed: int, env: dict[str, str]) -> bool:
-    """Run it; whether all holds."""
+    """Run it; return whether every check holds."""
     with Service(env={**PATIENT, **env}) as service, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "digits.jsonl"
         odd = write_lines(path, count, random.Random(seed))

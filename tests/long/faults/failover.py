@@ -1,4 +1,4 @@
-"""A managed failover under load, the old primary alive and its connections open.
+"""A managed failover under load; the old primary stays alive with its connections.
 
 Two real servers, one a replica of the other, behind a forwarder that leads new connections to the primary of the
 moment. Each round they change places while callers submit and wait. Prints what each round cost them.
@@ -40,7 +40,7 @@ DEFAULTS: Final[dict[str, str]] = {name: value for name, _, value in (one.partit
 
 
 class Pair:
-    """A primary and its replica, and the address that leads to the primary."""
+    """A primary and its replica, and an address that forwards to the primary."""
 
     def __init__(self) -> None:
         at_once = ("--repl-diskless-sync-delay", "0")
@@ -61,14 +61,14 @@ class Pair:
             wait_until(lambda: client.info("replication").get("master_link_status") == "up", "the replica follows", 20)
 
     def managed(self) -> None:
-        """Change places as a managed service does: no write is lost, and the address follows a moment later."""
+        """Swap as a managed service does: no write is lost, and the address follows a moment later."""
         with self.primary.client() as old:
             old.execute_command("FAILOVER", "TO", "127.0.0.1", str(self.replica.port))
             wait_until(lambda: old.info("replication")["role"] == "slave", "the old primary is a replica")
         self.switch()
 
     def by_hand(self) -> None:
-        """Change places by three commands; writes are held back so that none falls between them."""
+        """Swap by three commands; writes are paused so that none is lost between them."""
         with self.primary.client() as old, self.replica.client() as new:
             old.execute_command("CLIENT", "PAUSE", "10000", "WRITE")
             until = int(old.info("replication")["master_repl_offset"])
@@ -79,7 +79,7 @@ class Pair:
             old.execute_command("CLIENT", "UNPAUSE")
 
     def switch(self) -> None:
-        """Lead new connections to the other server, which is the primary from now on."""
+        """Forward new connections to the other server, the new primary."""
         self.primary, self.replica = self.replica, self.primary
         self.forwarder.upstream = self.primary.port
 
@@ -96,7 +96,7 @@ class Pair:
 
 
 class Call(NamedTuple):
-    """One request: when it began and ended, and its status; 0 where there was none."""
+    """One request: its begin, end and status; 0 without a response."""
 
     began: float
     ended: float
@@ -104,7 +104,7 @@ class Call(NamedTuple):
 
 
 class Callers:
-    """So many threads that submit a job and wait for it, one after the other."""
+    """Threads that each submit a job, wait for it, and repeat."""
 
     def __init__(self, url: str, count: int = CALLERS, pause_s: float = 1.0) -> None:
         """`pause_s`: after a refusal; Retry-After says 1 s."""
@@ -142,12 +142,12 @@ class Callers:
                     self._stop.wait(self._pause_s)
 
     def succeed_again(self, since: float) -> bool:
-        """Whether each has had an answer to a request that it began after that."""
+        """Whether each has had a response to a request begun after that time."""
         return all(any(call.status == 200 and call.began >= since for call in [*calls]) for calls in self.calls)
 
 
 class Round(NamedTuple):
-    """What one failover cost: 503s of the caller with most, and seconds until the last caller had its next answer."""
+    """The cost of one failover: the most 503s of a caller, and the seconds until the last next response."""
 
     refusals: int
     back_s: float
@@ -158,7 +158,7 @@ class Round(NamedTuple):
 
 
 def fail_over(callers: Callers, change: Callable[[], None]) -> Round:
-    """Have the servers change places, and look at what the callers saw of it."""
+    """Swap the servers, and measure what the callers saw."""
     seen = [len(calls) for calls in callers.calls]
     change()
     changed_at = time.monotonic()
@@ -171,7 +171,7 @@ def fail_over(callers: Callers, change: Callable[[], None]) -> Round:
 def rounds(
     pair: Pair, service: Service, count: int, tell: Callable[[str], Any] = lambda _line: None, pause_s: float = 1.0
 ) -> list[Round]:
-    """Fail over so many times, there and back, each other time by hand."""
+    """Fail over a number of times, back and forth, every second time by hand."""
     found: list[Round] = []
     with Callers(service.url, pause_s=pause_s).running() as callers:
         wait_until(lambda: callers.succeed_again(0), "every caller is answered", 20)
@@ -200,7 +200,7 @@ def running(env: dict[str, str] | None = None) -> Iterator[tuple[Pair, Service]]
 
 
 def main() -> int:
-    """Run the rounds; returns 1 where a caller was refused twice in one, or waited for a second."""
+    """Run the rounds; return 1 where a caller was refused twice in one, or waited a second."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the healthy keep of their throughput while one input in a hundred makes the run itself fail.
+"""The throughput of good inputs while one input in a hundred makes its run fail.
 
 Closed loop, clean and spoiled rounds in turn on one running service. The culprits fail behind the whole network, so
 that a failed run costs what a good one does. A server that fails whole batches of 32 would keep 0.72.
@@ -110,20 +110,20 @@ def _kind(body: bytes) -> str:
 
 
 async def _round(address: Address, requests: list[bytes], callers: int, seconds: float) -> tuple[Counter[str], float]:
-    """Count what jobs ended as: succeeded, or the code of their error; and the mean batch."""
+    """Count the ends of jobs by success or error code, and compute the mean batch."""
     ends: Counter[str] = Counter()
-    seats, turn, stop_at = [0.0], itertools.cycle(requests), time.perf_counter() + seconds
+    rows, turn, stop_at = [0.0], itertools.cycle(requests), time.perf_counter() + seconds
 
     async def call() -> None:
         connection = await connect(address)
         while time.perf_counter() < stop_at:
             job = orjson.loads((await connection.request(next(turn))).body)
             ends[job["status"] if job["status"] == "succeeded" else (job.get("error") or job)["code"]] += 1
-            seats[0] += 1 / (job.get("batch_size") or 1)
+            rows[0] += 1 / (job.get("batch_size") or 1)
         connection.close()
 
     await asyncio.gather(*(call() for _ in range(callers)))
-    return ends, ends.total() / seats[0]
+    return ends, ends.total() / rows[0]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What kills, and how long it takes until the work of the dead is done by others."""
+"""The ways to kill a part of a cluster, and the time until others have done its work."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ KINDS = {"worker": 5, "gateway": 2, "queue": 2, "worker frozen": 1}
 
 
 class Killer:
-    """Every so often something dies, at random; what it held is followed to its end."""
+    """Kills random parts at intervals, and follows the jobs they held to their ends."""
 
     def __init__(self, cluster: Cluster, chance: random.Random, stop: asyncio.Event) -> None:
         self._cluster, self._chance, self._stop = cluster, chance, stop
@@ -41,7 +41,7 @@ class Killer:
                 return
 
     def _strike(self, kind: str) -> float:
-        """Break one thing, mend it as its keeper would, and give the seconds until what it held had ended."""
+        """Break one part, repair it as its supervisor would, and return the seconds until its jobs had ended."""
         cluster = self._cluster
         held = cluster.held()
         victim = self._chance.choice(cluster.workers)
@@ -117,12 +117,12 @@ def _kill_worker(cluster: Cluster, at: int) -> None:
 
 
 def _kill_all(cluster: Cluster, at: int) -> None:
-    """As when a machine goes: nobody is left who could say that the worker is dead."""
+    """Simulates the loss of a machine: no process remains that could report the dead worker."""
     worker = cluster.workers[at]
     top = worker.started
     pid = worker.pid
     if top is not None:
-        os.kill(top.pid, signal.SIGSTOP)  # or it would bury its child first
+        os.kill(top.pid, signal.SIGSTOP)  # otherwise it would recover its child first
         os.kill(pid, signal.SIGKILL)
         os.kill(top.pid, signal.SIGKILL)
         top.wait()

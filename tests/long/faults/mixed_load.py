@@ -1,4 +1,4 @@
-"""Callers of every kind, in one thread: they come back with the same key until they are told, through any gateway."""
+"""Mixed load in one thread: callers retry with the same key, through any gateway, until they are answered."""
 
 import asyncio
 import io
@@ -20,7 +20,7 @@ KINDS = {"wait": 50, "poll": 20, "predict": 8, "bulk": 10, "broken": 4, "cancel"
 
 
 class MixedLoad:
-    """What was accepted, what is known of it, and how it ended for whoever read it."""
+    """The accepted jobs, what is known of each, and how each ended for every reader."""
 
     def __init__(self, ports: list[int], seed: int, stop: asyncio.Event) -> None:
         self._addresses = [Address("127.0.0.1", port, "") for port in ports]
@@ -34,7 +34,7 @@ class MixedLoad:
         self.statuses: dict[int, int] = {}
 
     async def call(self, number: int) -> None:
-        """One caller, until told to stop."""
+        """Run one caller until stopped."""
         chance = random.Random(self._seed * 1000 + number)
         made = 0
         while not self._stop.is_set():
@@ -60,7 +60,7 @@ class MixedLoad:
         return self._stop.is_set()
 
     async def ask(self, chance: random.Random, head: list[str], body: bytes = b"") -> tuple[int, dict[str, Any]] | None:
-        """Send one request, a line and headers, to some gateway; None where no answer came."""
+        """Send one request to some gateway; None without a response."""
         address = chance.choice(self._addresses)
         connection: Connection | None = None
         try:
@@ -82,7 +82,7 @@ class MixedLoad:
         self.read(job)
 
     def read(self, job: dict[str, Any]) -> bool:
-        """Note how a job stands; tells whether it has ended."""
+        """Record the state of a job; return whether it has ended."""
         if job["status"] not in FINAL:
             return False
         end = orjson.dumps([job["status"], job["output"], job["error"], job["attempts"]])
@@ -92,7 +92,7 @@ class MixedLoad:
 
 
 class _CallerTask:
-    """One caller's one wish."""
+    """One request of one caller."""
 
     def __init__(self, load: MixedLoad, chance: random.Random, key: str) -> None:
         self._load, self._chance, self._key = load, chance, key
@@ -116,7 +116,7 @@ class _CallerTask:
         return None
 
     async def _submit(self, query: str, *, wait: bool, must_be: str = "") -> dict[str, Any] | None:
-        """Send until some gateway takes it."""
+        """Retry until some gateway accepts it."""
         head = [f"POST /v1/jobs?model=digits{query}", "Content-Type: image/png", f"Idempotency-Key: {self._key}"]
         head += ["Prefer: wait=10"] if wait else []
         while True:

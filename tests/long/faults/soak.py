@@ -1,4 +1,4 @@
-"""Mixed load on a whole cluster at production times, and every 20 s something is killed.
+"""Mixed load on a whole cluster at production timings, with a kill every 20 s.
 
 Prints what it found: jobs, lost, doubled, stuck, and how long the jobs of each killed part took to be done elsewhere.
 """
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 async def soak(cluster: Cluster, seconds: float, interval_s: float, callers: int, seed: int) -> int:
-    """Load and kill for so long; then let all end, and judge."""
+    """Load and kill for some time; then wait for all ends, and judge."""
     stop, before, begun = asyncio.Event(), cluster.footprint(), time.monotonic()
     load = MixedLoad([gateway.port for gateway in cluster.gateways], seed, stop)
     killer = kills.Killer(cluster, random.Random(seed), stop)

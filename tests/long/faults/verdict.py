@@ -1,4 +1,4 @@
-"""After a soak: is every accepted job there, with one end, the right one, the same for everybody who reads it?"""
+"""The checks after a soak: every accepted job exists, with one correct end that every reader sees."""
 
 import statistics
 

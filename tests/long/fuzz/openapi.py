@@ -1,4 +1,4 @@
-"""Requests made from our own /openapi.json, against a whole Jitney with API keys; 5,000 or more.
+"""At least 5,000 requests generated from /openapi.json, against a whole Jitney with API keys.
 
 Checked: no server error, no door that opens without a key, none that shows one tenant another's job. Needs
 schemathesis, which the make target installs beside us. Exit code 1: something was found, with a curl line for each.
@@ -32,7 +32,7 @@ ID = os.environ["JIT_FOREIGN_ID"]
 
 @schemathesis.hook
 def map_path_parameters(context, path_parameters):
-    """Half of all ids are a third tenant's: whoever asks must not learn of it."""
+    """Half of all ids belong to a third tenant: the caller must not learn of them."""
     if path_parameters and "job_id" in path_parameters and hash(str(path_parameters)) % 2:
         return {**path_parameters, "job_id": ID}
     return path_parameters
@@ -63,7 +63,7 @@ def client(service: Service, key: str) -> httpx2.Client:
 
 
 def run(program: str, service: Service, folder: Path) -> int:
-    """Let the requests be made; prints what came of them, gives the exit code."""
+    """Make the requests, print the results, return the exit code."""
     keys = {name: make_key(service, name, *more) for name, *more in (("acme", "--admin"), ("bolt",), ("third",))}
     users = [
         {"name": name, "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {key}"}]}

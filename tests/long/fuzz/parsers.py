@@ -1,4 +1,4 @@
-"""A coverage-guided fuzzer over all that reads what others wrote: requests, keys, records, notices.
+"""A coverage-guided fuzzer for all parsers: requests, keys, records, notifications.
 
 Each may refuse, in its own terms; anything else that is raised is a fault. Needs atheris, which the make target
 installs. Exit code 77: a fault was found; its input is kept and shown.
@@ -53,7 +53,7 @@ LOOP: Final = asyncio.new_event_loop()
 
 
 class _Known(ModelCatalog):
-    """A catalogue that has looked once."""
+    """A catalogue that was refreshed once."""
 
     def __init__(self) -> None:
         super().__init__(None, "m")  # type: ignore[arg-type] # it never asks
@@ -87,7 +87,7 @@ def request(data: bytes) -> None:
 
 
 def taken(draft: JobRequest) -> None:
-    """Make a job of a draft, and its words for the queue; a tensor job is read back as a worker does."""
+    """Encode a job request for the queue; decode a tensor job as a worker does."""
     with contextlib.suppress(JitneyError):
         job = admit(draft, CATALOGUE, GUARD, tenant="t", idempotency_key="k", shards=3, max_deadline_ms=1000)
         WRITER.submission(job, "", "")
@@ -96,7 +96,7 @@ def taken(draft: JobRequest) -> None:
 
 
 def heads(data: bytes) -> None:
-    """Read what stands in heads: queries, keys, preferences, cursors, times."""
+    """Read header and query values: queries, keys, preferences, cursors, times."""
     text = data.decode("latin-1")
     readers: tuple[Callable[[str], object], ...] = (
         *(check_idempotency_key, _prefer_wait, api_keys.parse_key_id, _read_cursor, api_keys.hash_key),
@@ -110,7 +110,7 @@ def heads(data: bytes) -> None:
 
 
 def records(data: bytes) -> None:
-    """Read what lies in the queue, where others may have written."""
+    """Read data from the queue that others may have written."""
     given = atheris.FuzzedDataProvider(data)
     values = [given.ConsumeBytes(given.ConsumeIntInRange(0, 12)) or None for _ in codec.READ_FIELDS]
     if given.ConsumeBool():
@@ -156,7 +156,7 @@ class _Cuts:
 
 
 def wire(data: bytes) -> None:
-    """Parse what comes over a connection, in pieces of odd sizes; unpack it, too."""
+    """Parse the bytes of a connection in chunks of odd sizes, and decompress them."""
     given = atheris.FuzzedDataProvider(data)
     sizes = [given.ConsumeIntInRange(1, 40) for _ in range(4)]
     rest = given.ConsumeBytes(given.remaining_bytes())
@@ -172,7 +172,7 @@ def wire(data: bytes) -> None:
 
 
 async def unpack(pieces: list[bytes]) -> None:
-    """Unpack a body that comes in pieces; what comes of it is what zlib makes of it."""
+    """Decompress a body in chunks; the result equals that of zlib."""
     messages = iter([*pieces, b""])
     count = len(pieces) + 1
 

@@ -20,7 +20,7 @@ KILL_EVERY: Final = 700
 
 
 async def stress(server: Server, seed: str, steps: int, kill_every: int) -> tuple[Counter[str], Counter[str]]:
-    """Run episodes of 2,000 steps; gives how often each step and each script was made."""
+    """Run episodes of 2,000 steps; return the counts of each step and each script."""
     made, calls = Counter[str](), Counter[str]()
     for first in range(0, steps, OF_EPISODE):
         name = f"{seed}:{first // OF_EPISODE}"

@@ -1,4 +1,4 @@
-"""An episode: some thousand random steps on an empty server, then everything is driven to its end and compared."""
+"""An episode: a few thousand random steps on an empty server; then all work is finished and compared."""
 
 import itertools
 import random
@@ -56,7 +56,7 @@ class Episode:
             "extend": (lambda: working.extend(world), 4),
             "release": (lambda: working.release(world), 3),
             "sweep": (lambda: working.sweep(world), 5),
-            "bury": (lambda: working.recover_worker(world), 2),
+            "recover": (lambda: working.recover_worker(world), 2),
             "cancel": (lambda: submitting.cancel(world), 3),
             "wait": (lambda: submitting.wait(world), 3),
             "follow": (lambda: submitting.follow(world), 2),
@@ -109,7 +109,7 @@ class Episode:
             await self.world.aclose()
 
     async def _kill(self) -> None:
-        """Kill the server and start it again: what it had answered it still knows."""
+        """Kill the server and start it again: it still knows all acknowledged writes."""
         self.world.ears.close()
         self._server.kill()
         self._server.start()
@@ -123,7 +123,7 @@ class Episode:
     # ---- the end
 
     async def _drive(self) -> None:
-        """Run, tell and store everything that is open, and see that nothing is left."""
+        """Run, deliver and store everything open, and check that nothing is left."""
         world, until_ms = self.world, now_ms() + DRIVE_S * 1000
         world.is_flaky = False
         world.deaf.clear()
@@ -183,14 +183,14 @@ class Episode:
         return f"{list(ledger.open.values())[:3]} {waiting[:3]} {open_bulks[:3]}"
 
     def _check_told(self) -> None:
-        """What counts as delivered was read for sending at least once."""
+        """Every delivered message was read for sending at least once."""
         for one in self.world.ledger.deliveries.values():
             if one.tries <= 0:
                 raise Violation(f"{one} has ended, and was never tried")
 
 
 async def run(server: Server, seed: str, steps: int, *, check_every: int = CHECK_EVERY, kill_every: int = 0) -> Episode:
-    """Run an episode on an emptied server. A violation says where, and what was done before."""
+    """Run an episode on an emptied server. A violation names the step and those before it."""
     with server.client() as client:
         client.flushall()
     episode = Episode(server, seed, check_every=check_every, kill_every=kill_every)

@@ -1,4 +1,4 @@
-"""Tells, in a process started with this folder on its path, which files it opens: one line each, in JIT_OPENED."""
+"""Log every file that a process with this folder on its path opens, one line each, to JIT_OPENED."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Callers: what they send, and how a patient one gets an answer out of a service whose parts fail."""
+"""Callers for the fault tests: their requests, and how a patient caller retries."""
 
 import random
 import struct
@@ -22,7 +22,7 @@ PAUSE_S = 0.05
 
 @dataclass(frozen=True)
 class Input:
-    """One thing to ask, and its answer where it is known."""
+    """A request, and its expected answer where it is known."""
 
     model: str
     body: bytes
@@ -37,7 +37,7 @@ def digit(random_: random.Random) -> Input:
 
 
 def four(random_: random.Random, model: str = "slow") -> Input:
-    """Four numbers for a model that doubles them, other ones each time: an answer to another's input shows."""
+    """Four new numbers for a doubling model: a swapped answer is detected."""
     numbers = [float(random_.randrange(1000)) for _ in range(4)]
     return Input(model, struct.pack("<4f", *numbers), expected=str([2 * number for number in numbers]))
 
@@ -48,7 +48,7 @@ def marked(first: float, expected: str = "poison") -> Input:
 
 
 class Caller:
-    """Sends through any gateway, and writes down what comes back."""
+    """Sends through any gateway, and records the responses."""
 
     def __init__(self, cluster: Cluster, history: History, seed: int = 0) -> None:
         self.cluster, self.history = cluster, history
@@ -56,7 +56,7 @@ class Caller:
         self._clients: dict[str, httpx2.Client] = {}
 
     def http(self, gateway: GatewayAddress) -> httpx2.Client:
-        """The connections to a gateway, which are kept."""
+        """The kept connections to a gateway."""
         if gateway.name not in self._clients:
             self._clients[gateway.name] = gateway.client(REQUEST_TIMEOUT_S)
         return self._clients[gateway.name]
@@ -86,13 +86,13 @@ class Caller:
         return answer
 
     def submit(self, what: Input, gateway: GatewayAddress | None = None, key: str = "") -> str:
-        """Submit where nothing is broken; gives the id."""
+        """Submit while nothing is broken; return the id."""
         answer = self.send(what, gateway or self.any_gateway(), key)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     def submit_until_taken(self, what: Input, key: str, stop: Event) -> str:
-        """Send the same key again, anywhere, until some gateway has taken it; '' where told to stop before."""
+        """Retry the same key on any gateway until one accepts it; '' if stopped before."""
         while not stop.is_set():
             try:
                 answer = self.send(what, self.any_gateway(), key)
@@ -105,7 +105,7 @@ class Caller:
         return ""
 
     def read(self, job_id: str, gateway: GatewayAddress, wait: int = 0) -> dict[str, Any] | None:
-        """Read a job once; None where no answer was to be had. Raises what the connection raises."""
+        """Read a job once; None where no response came. Raises what the connection raises."""
         answer = self.http(gateway).get(f"/v1/jobs/{job_id}", params={"wait": wait} if wait else {})
         if answer.status_code == 200:
             job: dict[str, Any] = answer.json()
@@ -122,7 +122,7 @@ class Caller:
 
 
 class Load:
-    """Callers in threads, each with one job at a time: sent until taken, then waited for."""
+    """Callers in threads, one job at a time each: retried until accepted, then awaited."""
 
     def __init__(self, cluster: Cluster, history: History, seed: int, callers: int, models: Sequence[str]) -> None:
         self._stop = Event()

@@ -1,4 +1,4 @@
-"""What must hold after every fault, whatever it was: run once the cluster is whole again."""
+"""The checks that run after every fault, once the cluster is whole again."""
 
 from collections import Counter
 from typing import Any
@@ -11,7 +11,7 @@ from tests.support.waiting import wait_until
 
 
 def check(cluster: Cluster, history: History, before: int = 0, timeout_s: float = 40) -> None:
-    """Fail with everything that does not hold. `before`: the jobs that were submitted before this history began."""
+    """Fail with every violation. `before`: the jobs submitted before this history began."""
     wait_until(lambda: not open_jobs(cluster), f"every job ends; open: {open_jobs(cluster)}", timeout_s)
     views = [_all_jobs(gateway, history) for gateway in cluster.gateways]
     wrong = list(history.faults)
@@ -40,7 +40,7 @@ def _faults(job_id: str, expected: str, seen: list[dict[str, Any] | None], histo
 
 
 def _all_jobs(gateway: ManagedGateway, history: History) -> dict[str, dict[str, Any]]:
-    """Read every job through one gateway: by pages and one by one, which must say the same, but for the output."""
+    """Read every job through one gateway, by pages and one by one; both must agree, but for the output."""
     listed: dict[str, dict[str, Any]] = {}
     found: dict[str, dict[str, Any]] = {}
     with gateway.client() as http:
@@ -72,7 +72,7 @@ def open_jobs(cluster: Cluster) -> dict[str, int]:
 
 
 def assert_counts_add_up(cluster: Cluster) -> int:
-    """Every job that was submitted has finished, once; gives how many."""
+    """Check that every submitted job has finished once; return how many."""
     submitted, finished = Counter[str](), Counter[str]()
     for name, count in cluster.counts().items():
         event, model, *_ = name.split(":")

@@ -1,4 +1,4 @@
-"""A Jitney as large as it takes to break one part and watch the others: a queue, two gateways, three workers."""
+"""A Jitney cluster for the fault tests: a queue, two gateways, three workers."""
 
 import json
 import shutil
@@ -63,11 +63,11 @@ class Cluster:
         return [*self.gateways, *self.workers]
 
     def queue(self) -> "redis.Redis":
-        """Look into the queue, past all proxies."""
+        """A direct connection to the queue, past all proxies."""
         return self.server.client()
 
     def before(self, gateway: ManagedGateway) -> tuple[Proxy, GatewayAddress]:
-        """A proxy between callers and a gateway, and the door that it is."""
+        """A proxy between callers and a gateway, and its endpoint."""
         proxy = Proxy(self.network, gateway.port)
         return proxy, GatewayAddress(f"before {gateway.name}", proxy.port)
 
@@ -84,7 +84,7 @@ class Cluster:
             self.server.process.send_signal(number)
 
     def move_to(self, server: Server) -> None:
-        """Have every part use another server; the old one is gone for good."""
+        """Move every part to another server; the old one is gone for good."""
         old, self.server = self.server, server
         for part in self.parts:
             part.proxy.upstream = server.socket
@@ -95,7 +95,7 @@ class Cluster:
     # ---- back to health
 
     def heal(self, timeout_s: float = 40) -> None:
-        """Undo every fault: all parts run, all ways are open, and every gateway knows every worker."""
+        """Undo every fault: all parts run, all proxies pass traffic, every gateway knows every worker."""
         self.thaw_server()
         if self.server.process is None or self.server.process.poll() is not None:
             self.server.start()
@@ -113,7 +113,7 @@ class Cluster:
         return self.is_whole()
 
     def is_whole(self) -> bool:
-        """Whether every gateway answers, and counts just the workers that run."""
+        """Whether every gateway responds and counts exactly the running workers."""
         running = {worker.pid for worker in self.workers}
         if 0 in running or set(self.announced().values()) != running:
             return False
@@ -124,7 +124,7 @@ class Cluster:
         return True
 
     def announced(self) -> dict[str, int]:
-        """The live workers by id, with their pids, as they say it themselves."""
+        """The live workers by id, with the pids that they announce."""
         with self.queue() as client:
             texts = [client.get(keys.worker(one.decode())) for one in client.smembers(keys.WORKERS)]
         return {report["id"]: int(report["pid"]) for text in texts if text for report in [json.loads(text)]}
@@ -132,13 +132,13 @@ class Cluster:
     # ---- who holds what
 
     def job(self, job_id: str) -> dict[str, str]:
-        """A job as it lies in the queue."""
+        """The record of a job in the queue."""
         with self.queue() as client:
             fields: dict[bytes, bytes] = client.hgetall(f"jitney:{{s{job_id[:2]}}}:job:{job_id}")
         return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
 
     def held(self) -> dict[ManagedWorker, list[str]]:
-        """The jobs that are with each worker."""
+        """The jobs leased to each worker."""
         pids = self.announced()
         with self.queue() as client, client.pipeline(transaction=False) as pipe:
             leased = [job_id.decode() for job_id in client.zrange("jitney:{s00}:leases", 0, -1)]
@@ -149,13 +149,13 @@ class Cluster:
         return {worker: [job_id for job_id, pid in holders if pid == worker.pid] for worker in self.workers}
 
     def counts(self) -> dict[str, int]:
-        """How many jobs were submitted and finished since the queue began."""
+        """The number of jobs submitted and finished since the queue began."""
         with self.queue() as client:
             found: list[dict[bytes, bytes]] = [client.hgetall(key) for key in (COUNTS, keys.open_totals(0))]
         return counts.sum_shard_counts(*found)
 
     def forget_jobs(self) -> None:
-        """Drop the final jobs of earlier tests, so that looking at all jobs stays cheap. The counts stay."""
+        """Drop the final jobs of earlier tests, so that listing all jobs stays cheap. The counts stay."""
         with self.queue() as client:
             patterns = [f"jitney:*:{kind}" for kind in ("job:*", "own:*", "idem:*", "dead*", "letters:*")]
             gone = [key for pattern in patterns for key in client.scan_iter(pattern, count=1000)]
@@ -169,18 +169,18 @@ class Cluster:
         return {part.pid: (part.name, open_files(part.pid), resident_mib(part.pid)) for part in self.parts if part.pid}
 
     def assert_no_growth(self, before: Mapping[int, tuple[str, int, float]]) -> None:
-        """Fail where a process that has lived on keeps more files or memory than it had."""
+        """Fail where a surviving process holds more files or memory than before."""
         for pid, (name, files, mib) in before.items():
             if is_running(pid):
                 wait_until(lambda pid=pid, files=files: open_files(pid) <= files + SPARE_FILES, f"{name} closes files")  # type: ignore[misc]
                 assert resident_mib(pid) <= mib + SPARE_MIB, f"{name} had {mib:.0f} MiB, has {resident_mib(pid):.0f}"
 
     def last_words(self, lines: int = 12) -> str:
-        """The ends of all logs, for whoever reads a failure."""
+        """The last lines of all logs, for the message of a failed test."""
         return "".join(f"--- {part.name}\n" + "".join(part.log().splitlines(True)[-lines:]) for part in self.parts)
 
     def close(self) -> None:
-        """Stop everything, in the order in which nobody misses another."""
+        """Stop everything, each part before those it depends on."""
         steps: list[Callable[[], object]] = [self.thaw_server, *(part.close for part in self.parts)]
         for step in [*steps, self.network.close, self.server.close]:
             step()
@@ -194,7 +194,7 @@ class Cluster:
 
 
 def ask(gateway: ManagedGateway, path: str) -> dict[str, Any] | None:
-    """What a gateway says there; None where it says nothing."""
+    """The response of a gateway to this path; None without a response."""
     try:
         answer: dict[str, Any] = httpx2.get(gateway.url + path, trust_env=False, verify=False, timeout=5).json()
     except (httpx2.HTTPError, ValueError):

@@ -1,4 +1,4 @@
-"""The log of what callers did and saw, from which the checker proves that every promise was kept."""
+"""The log of what callers did and saw; the checker verifies every promise from it."""
 
 import hashlib
 import json
@@ -27,12 +27,12 @@ class History:
         self.forgiven: set[str] = set()  # ids that a fault may have destroyed, as is documented
 
     def note(self, what: str, **facts: Any) -> None:
-        """Write down that something happened."""
+        """Record an event."""
         with self._lock:
             self.events.append({"t": round(time.monotonic() - self._began, 4), "what": what, **facts})
 
     def submitted(self, gateway: str, key: str, job: dict[str, Any], expected: str = "") -> str:
-        """Write down that a job was accepted; gives its id."""
+        """Record an accepted job; return its id."""
         job_id: str = job["id"]
         self.note("accepted", gateway=gateway, key=key, id=job_id)
         with self._lock:
@@ -42,19 +42,19 @@ class History:
         return job_id
 
     def unsure(self, gateway: str, key: str, why: str) -> None:
-        """Write down that a submit was not accepted as far as its caller knows; it may have been all the same."""
+        """Record a submit that its caller saw refused or unanswered; it may have been accepted."""
         self.note("unsure", gateway=gateway, key=key, why=why)
         with self._lock:
             self._unsure.append(key)
 
     def unknown_at_most(self) -> int:
-        """How many jobs there may be that no caller knows: one per key never answered, one per submit without key."""
+        """The possible jobs unknown to callers: one per unanswered key, one per submit without a key."""
         with self._lock:
             keys = {key for key in self._unsure if key and key not in self.ids_of_key}
             return len(keys) + self._unsure.count("")
 
     def read(self, gateway: str, job: dict[str, Any]) -> bool:
-        """Write down how a job stands; tells whether it is final."""
+        """Record the state of a job; return whether it is final."""
         job_id, state = job["id"], job["status"]
         end = digest(job)
         self.note("read", gateway=gateway, id=job_id, state=state, end=end, attempts=job["attempts"])
@@ -66,18 +66,18 @@ class History:
         return state in FINAL
 
     def missing(self, gateway: str, job_id: str) -> None:
-        """Write down that an accepted job was not there."""
+        """Record that an accepted job was missing."""
         self.note("missing", gateway=gateway, id=job_id)
         with self._lock:
             self.gone.add(job_id)
 
     def forgive(self) -> None:
-        """What was accepted so far may be lost: the queue's data was destroyed."""
+        """Mark all accepted jobs as possibly lost: the queue's data was destroyed."""
         with self._lock:
             self.forgiven |= set(self.accepted)
 
     def refusals(self) -> list[dict[str, Any]]:
-        """List the submits that were not accepted, as far as their callers know."""
+        """List the submits that their callers saw refused or unanswered."""
         with self._lock:
             return [event for event in self.events if event["what"] == "unsure"]
 
@@ -88,7 +88,7 @@ class History:
 
 
 def digest(job: dict[str, Any]) -> str:
-    """What a caller reads of a job's end, in a few characters."""
+    """The end of a job for its caller, in a few characters."""
     if job["status"] not in FINAL:
         return ""
     text = json.dumps([job["output"], job["error"], job["finished_at"], job["attempts"]], sort_keys=True)
@@ -96,7 +96,7 @@ def digest(job: dict[str, Any]) -> str:
 
 
 def outcome_of(job: dict[str, Any]) -> str:
-    """The answer in one word, to be compared with what was expected."""
+    """The answer as a short string, to compare with the expected one."""
     output = job["output"] or {}
     if "predictions" in output:
         return str(output["predictions"][0]["label"])

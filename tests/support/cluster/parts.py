@@ -1,4 +1,4 @@
-"""The processes of a cluster, each with its own way to the queue: started, stopped, frozen and killed by their pid."""
+"""The processes of a cluster, each with its own connection to the queue: start, stop, freeze and kill."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 
 class ManagedProcess:
-    """One program of ours; reaches the queue through `proxy` alone."""
+    """A Jitney process that reaches the queue only through `proxy`."""
 
     def __init__(self, name: str, command: tuple[str, ...], env: Mapping[str, str], folder: Path, proxy: Proxy) -> None:
         self.name, self.proxy = name, proxy
@@ -33,7 +33,7 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int:
-        """The process that does the work; 0 while there is none."""
+        """The pid of the working process; 0 while there is none."""
         return self.started.pid if self.started is not None and self.started.poll() is None else 0
 
     def start(self, env: Mapping[str, str] | None = None) -> None:
@@ -49,11 +49,11 @@ class ManagedProcess:
             )
 
     def log(self) -> str:
-        """Everything it has said so far."""
+        """Its log so far."""
         return self.log_file.read_text() if self.log_file.exists() else ""
 
     def kill(self) -> int:
-        """End it as a crash does; gives the pid that is no more."""
+        """Kill it like a crash; return the old pid."""
         pid = self.pid
         if pid:
             os.kill(pid, signal.SIGKILL)
@@ -71,14 +71,14 @@ class ManagedProcess:
             os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self) -> int:
-        """Stop it as a service manager does; gives the exit code."""
+        """Stop it like a service manager; return the exit code."""
         if self.started is None or self.started.poll() is not None:
             return 0
         self.started.terminate()
         return self.started.wait(20)
 
     def close(self) -> None:
-        """Leave nothing of it behind."""
+        """Remove everything it left behind."""
         if self.started is None:
             return
         self.thaw()
@@ -90,13 +90,13 @@ class ManagedProcess:
             self.started.wait()
 
     def _reap(self, pid: int) -> None:
-        """Take note of its end, where it is a child of ours: nobody else does."""
+        """Reap it if it is a child of this process."""
         if self.started is not None and self.started.pid == pid:
             self.started.wait(10)
 
 
 class GatewayAddress:
-    """Where callers may knock: a gateway, or a proxy before one."""
+    """An endpoint for callers: a gateway, or a proxy in front of one."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name, self.port = name, port
@@ -106,14 +106,14 @@ class GatewayAddress:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, timeout_s: float = 30) -> httpx2.Client:
-        """A caller who comes through this door alone."""
+        """A caller that uses only this endpoint."""
         # An idle connection is let go well before the gateway closes it, or one might be used in that very moment.
         limits = httpx2.Limits(keepalive_expiry=2)
         return httpx2.Client(base_url=self.url, timeout=timeout_s, trust_env=False, verify=False, limits=limits)
 
 
 class ManagedGateway(ManagedProcess, GatewayAddress):
-    """A gateway; comes back on the port that it had first."""
+    """A gateway; restarts on its first port."""
 
     def __init__(self, name: str, env: Mapping[str, str], folder: Path, proxy: Proxy) -> None:
         ManagedProcess.__init__(self, name, ("api",), env, folder, proxy)
@@ -169,7 +169,7 @@ def arguments_of(pid: int) -> list[bytes]:
 
 
 def open_files(pid: int) -> int:
-    """How many files a process has open; 0 where there is no such process."""
+    """The number of open files of a process; 0 if there is no such process."""
     try:
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
     except OSError:
@@ -177,12 +177,12 @@ def open_files(pid: int) -> int:
 
 
 def resident_mib(pid: int) -> float:
-    """How much memory a process has; 0 where there is no such process."""
+    """The resident memory of a process; 0 if there is no such process."""
     return status_kib(pid, "VmRSS") / 1024
 
 
 def status_kib(pid: int, what: str) -> int:
-    """What the system says of a process's memory; 0 where there is no such process."""
+    """A field of the kernel's memory status of a process; 0 if there is no such process."""
     try:
         found = re.search(rf"^{what}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     except OSError:

@@ -1,4 +1,4 @@
-"""A TCP proxy before one server, which can be slow, silent or gone: what a network does, without privileges."""
+"""A TCP proxy in front of one server that can delay, swallow or refuse traffic, without privileges."""
 
 import asyncio
 import socket
@@ -44,7 +44,7 @@ class Network:
 
 
 class Proxy:
-    """Listens on loopback and passes everything on to `upstream`, a Unix socket or a port, until told otherwise."""
+    """Listens on loopback and forwards all traffic to `upstream`, a Unix socket or a port."""
 
     def __init__(self, network: Network, upstream: Path | int) -> None:
         self.upstream = upstream
@@ -71,7 +71,7 @@ class Proxy:
                 gate.clear()
 
     def heal(self) -> None:
-        """Pass everything on again, first what was held back."""
+        """Forward everything again, held-back bytes first."""
         self._do(self._heal)
 
     def _heal(self) -> None:
@@ -79,11 +79,11 @@ class Proxy:
         self._set_open("requests", "answers")
 
     def delay(self, seconds: float) -> None:
-        """Let everything arrive so much later, each way."""
+        """Delay all bytes in both directions."""
         self._do(lambda: setattr(self, "_delay_s", seconds))
 
     def stall(self, *ways: Way) -> None:
-        """Half open: connections stand and new ones are taken, and nothing passes these ways (both by default)."""
+        """Half open: connections stay and new ones are accepted, but nothing passes these ways (default: both)."""
         closed = ways or ("requests", "answers")
         self._do(lambda: self._set_open(*(way for way in self._open if way not in closed)))
 
@@ -97,7 +97,7 @@ class Proxy:
             link.reset()
 
     def cut_after(self, answer_bytes: int) -> None:
-        """Let so many more bytes of answers pass, and from then on reset each connection that an answer comes on."""
+        """Let a number of response bytes pass, then reset each connection with a further response."""
         self._do(lambda: setattr(self, "_answer_bytes", answer_bytes))
 
     def _do(self, change: Callable[[], object]) -> None:
@@ -142,7 +142,7 @@ class _Link:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
-        """Pass bytes on at the time they are due; ends after all that came before the other end closed has passed."""
+        """Forward bytes when they are due; end after all bytes before the close have passed."""
         proxy, now = self._proxy, asyncio.get_running_loop().time
         line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(1000)
         reading = asyncio.create_task(_read_into(line, reader, proxy))

@@ -1,4 +1,4 @@
-"""One test's stay in the cluster: what it sends and sees is written down, and checked when it leaves."""
+"""One test's use of the cluster: its requests and responses are recorded, and checked at the end."""
 
 import random
 import sys
@@ -18,7 +18,7 @@ BATCH = 8  # what a batch of the model `slow` takes
 
 
 class Scenario:
-    """From `enter`, where the cluster is whole, to `leave`, where it is healed and held to its promises."""
+    """One test on the cluster: `enter` needs it whole, `leave` repairs it and checks every promise."""
 
     def __init__(self, cluster: Cluster, seed: int, log: Path) -> None:
         self.cluster, self.history = cluster, History()
@@ -34,7 +34,7 @@ class Scenario:
         self.before = self.cluster.footprint()
 
     def leave(self, *, failed: bool) -> None:
-        """Heal the cluster, and hold it to its promises unless the test has failed by itself."""
+        """Repair the cluster, and check its promises unless the test has failed by itself."""
         self.caller.close()
         try:
             if failed:
@@ -52,15 +52,15 @@ class Scenario:
         sys.stdout.write(f"what callers saw: {self._log}\n{self.cluster.last_words()}")
 
     def load(self, callers: int = 4, models: tuple[str, ...] = ("digits", "double")) -> AbstractContextManager[Load]:
-        """Callers in the background, for as long as the `with` lasts."""
+        """Run callers in the background during the `with`."""
         return Load(self.cluster, self.history, self._seed, callers, models).running()
 
     def submit(self, count: int, make: Callable[[random.Random], Input] = four) -> list[str]:
-        """Send so many jobs; gives their ids."""
+        """Submit a number of jobs; return their ids."""
         return [self.caller.submit(make(self.random)) for _ in range(count)]
 
     def submit_together(self, inputs: Sequence[Input]) -> list[str]:
-        """Have inputs wait for the workers, so that one claim takes all that it has room for."""
+        """Queue inputs before the workers claim, so that one claim fills a batch."""
         for worker in self.cluster.workers:
             worker.freeze()
         ids = [self.caller.submit(one) for one in inputs]
@@ -69,7 +69,7 @@ class Scenario:
         return ids
 
     def full_batch(self) -> tuple[ManagedWorker, list[str]]:
-        """Have every worker run a full batch of slow jobs; gives one and the jobs that it holds: a batch, or two."""
+        """Give every worker a full batch of slow jobs; return one worker and its one or two batches."""
         ids = set(self.submit_together([four(self.random) for _ in range(6 * BATCH)]))
 
         def found() -> tuple[ManagedWorker, list[str]] | None:

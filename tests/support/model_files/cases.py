@@ -1,4 +1,4 @@
-"""Graphs that bake a batch in, and graphs that mix rows: each is named for its fault."""
+"""ONNX graphs with a fixed batch size, and graphs that mix rows; each is named for its fault."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def reshape(path: Path, n: int | str) -> Path:
 
 
 def class_token(path: Path, n: int | str) -> Path:
-    """As vision transformers have it: a constant row joined to each row's patches, and attention over them."""
+    """As in vision transformers: a constant row is joined to each row's patches, with attention over them."""
     heads = [node("MatMul", ["t", weight], [out]) for weight, out in (("wq", "q"), ("wk", "k"), ("wv", "v"))]
     nodes = [
         node("Concat", ["token", "x"], ["t"], axis=1),
@@ -49,7 +49,7 @@ def squeeze(path: Path, n: int | str) -> Path:
 
 
 def heads(path: Path, n: int | str) -> Path:
-    """Dimensions parted and turned, as attention does with its heads, and time folded into the batch and out again."""
+    """Dimensions split and transposed, as for attention heads, and time folded into the batch and back."""
     nodes = [
         node("Reshape", ["x", "parted"], ["p"]),
         node("Transpose", ["p"], ["t"], perm=[0, 2, 1, 3]),
@@ -68,7 +68,7 @@ def heads(path: Path, n: int | str) -> Path:
 
 
 def recurrent(path: Path, n: int | str) -> Path:
-    """Time first, the batch second, with a state to begin from that is made for one."""
+    """Time first, batch second, with an initial state for a batch of one."""
     nodes = [
         node("LSTM", ["x", "w", "r", "", "", "h", "c"], ["all", "last"], hidden_size=5),
         node("Squeeze", ["last", "first"], ["y"]),
@@ -84,7 +84,7 @@ def recurrent(path: Path, n: int | str) -> Path:
 
 
 def added_bias(path: Path, n: int | str) -> Path:
-    """A constant with a copy for each place of the batch."""
+    """A constant with a copy for each row of the batch."""
     nodes = [node("Add", ["x", "b"], ["s"]), node("Gemm", ["s", "w", "c"], ["y"])]
     rows = int(n)
     bias, shift = (np.repeat(numbers(1, side), rows, 0) for side in (4, 5))
@@ -134,7 +134,7 @@ def training(path: Path, n: int | str) -> Path:
 
 
 def looked_at_all(path: Path, n: int | str) -> Path:
-    """Every row by every other: a Gram matrix, brought back to rows."""
+    """Every row times every other: a Gram matrix, reduced to rows."""
     nodes = [
         node("Transpose", ["x"], ["t"], perm=[1, 0]),
         node("MatMul", ["x", "t"], ["g"], name="the-culprit"),

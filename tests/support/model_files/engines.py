@@ -1,4 +1,4 @@
-"""Engines of a user's own, as files of a model's folder."""
+"""Custom engines, as files of a model's folder."""
 
 import re
 from pathlib import Path

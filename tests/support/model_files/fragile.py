@@ -1,4 +1,4 @@
-"""Models whose run fails for some inputs: a guard is put behind a real network, which trips on a bright first pixel."""
+"""Models whose run fails for some inputs: a guard behind a real network fails on a bright first pixel."""
 
 from pathlib import Path
 from typing import Any

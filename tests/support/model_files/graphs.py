@@ -1,4 +1,4 @@
-"""ONNX files for tests of what looks at graphs: small ones, with the fault that each is named for."""
+"""Small ONNX files for tests of graph checks; each is named for its fault."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

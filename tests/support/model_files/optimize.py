@@ -1,4 +1,4 @@
-"""The bundled digits in a repository of the test's own, and the command as a user gives it."""
+"""Fixtures: the bundled digits in a repository of the test, and the command as a user gives it."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def models_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def optimize(models_dir: Path, capsys: pytest.CaptureFixture[str]) -> Optimize:
-    """`jitney models optimize ... --json`: the exit code, and what it said."""
+    """Run `jitney models optimize ... --json`; return the exit code and the output."""
 
     def run(*argv: str | Path, name: str = "digits") -> tuple[int, dict[str, Any]]:
         code = main.main(["models", "optimize", name, "--models-dir", str(models_dir), "--json", *map(str, argv)])
@@ -34,5 +34,5 @@ def optimize(models_dir: Path, capsys: pytest.CaptureFixture[str]) -> Optimize:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, hidden ones too, with what is in it."""
+    """Every file of a folder with its content, hidden ones too."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""More photographs than there are: cuts and mirror images of those beside the checkout, the same each time."""
+"""More photographs: deterministic crops and mirror images of the shared ones."""
 
 import random
 from pathlib import Path
@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 
 def cuts(photos: Path, folder: Path, each: int, seed: int) -> Path:
-    """So many of each photograph, half of them mirrored: half to nearly all of its width and height."""
+    """A number of crops of each photograph, half of them mirrored, of half to nearly full size."""
     rng = random.Random(seed)
     folder.mkdir(parents=True)
     for path in sorted(photos.iterdir()):

@@ -1,4 +1,4 @@
-"""Callers who never stop asking, and check of every answer that the version gave it that the job names."""
+"""Callers that send without pause, and check each answer against the version that its job names."""
 
 import random
 import threading
@@ -12,7 +12,7 @@ CALLERS = 32
 
 
 class CallerResponse(NamedTuple):
-    """What one caller heard. `asked_at`: on the monotonic clock, as is how long it took."""
+    """One response. `asked_at` and the duration are on the monotonic clock."""
 
     asked_at: float
     took_s: float
@@ -21,7 +21,7 @@ class CallerResponse(NamedTuple):
 
 
 class Callers:
-    """Ask the model `times`, whose version n multiplies by n. Use it in a `with`."""
+    """Call the model `times`, whose version n multiplies by n. Use it in a `with`."""
 
     def __init__(self, url: str, callers: int = CALLERS) -> None:
         self._url, self._stop = url, threading.Event()
@@ -36,7 +36,7 @@ class Callers:
                 self.answers.append(CallerResponse(asked_at, time.monotonic() - asked_at, version, fault))
 
     def since(self, moment: float) -> list[CallerResponse]:
-        """List the answers to what was asked from then on."""
+        """List the answers to requests since that time."""
         return [answer for answer in [*self.answers] if answer.asked_at >= moment]
 
     def versions_since(self, moment: float) -> Counter[str]:
@@ -58,7 +58,7 @@ class Callers:
 
 
 def _ask_once(http: httpx2.Client, number: float) -> tuple[str, str]:
-    """Ask once; gives the version that answered, and what was wrong with that."""
+    """Call once; return the version that answered, and the error if there was one."""
     tensor = {"datatype": "FP32", "shape": [4], "data": [number] * 4}
     body = {"model": "times", "input": {"tensors": {"x": tensor}}}
     try:

@@ -1,4 +1,4 @@
-"""One life of a model under load: upgraded by its folder, canaried, promoted, rolled back, loaded anew, unloaded."""
+"""The steps of a rollout under load: upgrade by folder, canary, promote, roll back, reload, unload."""
 
 import time
 from pathlib import Path
@@ -15,13 +15,13 @@ WITHIN_S = 30.0
 
 
 class Models:
-    """What an admin sees of the model `times`, and does with it."""
+    """An admin's view of the model `times`, and the admin's actions."""
 
     def __init__(self, service: Service, name: str = NAME) -> None:
         self.service, self._name = service, name
 
     def entry(self, version: int) -> Any:
-        """How a version stands; None where nobody knows it."""
+        """The state of a version; None where it is unknown."""
         answer = self.service.http.get(f"/v1/models/{self._name}").json()
         return next((one for one in answer.get("versions", []) if one["version"] == str(version)), None)
 
@@ -36,7 +36,7 @@ class Models:
         return shown
 
     def until(self, version: int, status: str, share: float | None = None) -> Any:
-        """Wait until a version stands so, and has this share of the jobs; gives how it stands."""
+        """Wait until a version has this state and share; return its state."""
 
         def stands() -> Any:
             entry = self.entry(version) or {"status": "unknown", "share": 0}
@@ -56,7 +56,7 @@ class Models:
 
 
 class Life(Models):
-    """Its steps, each done when callers hear of it."""
+    """The steps of a rollout; each is done when callers see its effect."""
 
     def __init__(self, service: Service, callers: Callers, models_dir: Path) -> None:
         super().__init__(service)
@@ -64,13 +64,13 @@ class Life(Models):
         self.took_s: dict[str, list[float]] = {}
 
     def upgrade(self, version: int) -> None:
-        """Lay a version into the folder."""
+        """Add a version to the folder."""
         began = time.monotonic()
         models.times(self._models_dir, version)
         self._until_all_are(version, began, "upgrade by the folder")
 
     def canary(self, version: int, percent: int, beside: int) -> float:
-        """Give a version a share, once it is there; gives the share that it had."""
+        """Give a version a share once it is loaded; return the share that it got."""
         self.ask("promote", version=str(beside))  # from here on the folder brings nothing by itself
         models.times(self._models_dir, version)
         self.until(version, "available")
@@ -94,11 +94,11 @@ class Life(Models):
         self._until_all_are(to, began, "roll back")
 
     def reload(self, version: int) -> None:
-        """Load the version that takes all jobs anew, in every worker."""
+        """Reload the version that takes all jobs, in every worker."""
         loads = f"model {NAME} version {version} loaded"
         before, workers = self.service.log().count(loads), self.entry(version)["workers"]
         self.ask("load", version=str(version))
-        self._until(lambda: self.service.log().count(loads) >= before + workers, "it is loaded anew")
+        self._until(lambda: self.service.log().count(loads) >= before + workers, "it is loaded again")
 
     def unload(self, version: int) -> None:
         began = time.monotonic()
@@ -107,7 +107,7 @@ class Life(Models):
         self._note("unload", began)
 
     def _until_all_are(self, version: int, began: float, what: str) -> None:
-        """Wait until everybody who asks hears this version."""
+        """Wait until every caller is answered by this version."""
 
         def heard() -> bool:
             newest = [answer.version for answer in [*self._callers.answers][-200:] if answer.asked_at >= began]

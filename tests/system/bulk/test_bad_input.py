@@ -1,4 +1,4 @@
-"""What callers send that is no good: counted with line number and code, never lost, never in the way of the rest."""
+"""Invalid lines of a bulk job get a line number and a code, and do not stop the others."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.support.service import DIGITS, Service
 
 
 def change(text: str, **fields: Any) -> str:
-    """A line with other fields; None takes one away."""
+    """A line with changed fields; None removes one."""
     given = {**json.loads(text), **fields}
     return json.dumps({name: value for name, value in given.items() if value is not None})
 
@@ -80,7 +80,7 @@ async def test_broken_lines_are_counted_and_the_rest_runs(plant: BulkStack) -> N
         ([line(str(nth)) for nth in range(2100)], {"too_many_jobs"}),
     ],
 )
-async def test_a_file_that_is_wrong_as_a_whole_is_refused(
+async def test_an_invalid_file_is_refused_as_a_whole(
     plant: BulkStack, lines: list[str | bytes], codes: set[str]
 ) -> None:
     done = bulks.wait_for_end(plant.ai, bulks.start_batch(plant.ai, lines))
@@ -94,15 +94,15 @@ async def test_a_file_that_is_wrong_as_a_whole_is_refused(
     assert {reason.code for reason in done.errors.data or []} == codes
 
 
-async def test_of_many_reasons_the_first_hundred_are_told(plant: BulkStack) -> None:
+async def test_the_first_hundred_of_many_reasons_are_reported(plant: BulkStack) -> None:
     done = bulks.wait_for_end(plant.ai, bulks.start_batch(plant.ai, [f"broken {nth}" for nth in range(250)]))
     assert done.errors is not None
     reasons = done.errors.data or []
     assert [reason.line for reason in reasons] == list(range(1, 101))
 
 
-async def test_a_file_that_is_too_large_is_not_taken_in(plant: BulkStack) -> None:
-    """Not even its first bytes where it says how large it is; otherwise not one byte more than is allowed."""
+async def test_a_file_that_is_too_large_is_refused(plant: BulkStack) -> None:
+    """Nothing is stored where the size is declared; otherwise at most the allowed bytes."""
     with pytest.raises(openai.APIStatusError) as declared:
         plant.ai.files.create(file=("big", bytes(2_100_000)), purpose="batch")
     assert (declared.value.status_code, declared.value.code) == (413, "body_too_large")
@@ -146,8 +146,8 @@ FORMS = {
 }
 
 
-async def test_what_is_no_upload_is_refused_and_leaves_nothing(plant: BulkStack) -> None:
-    """`expires_after` of 5,000 digits was a 500, and left the file for ever."""
+async def test_an_invalid_upload_is_refused_and_leaves_nothing(plant: BulkStack) -> None:
+    """`expires_after` of 5,000 digits was a 500, and the file was never removed."""
     for what, (body, kind, code) in FORMS.items():
         headers = {"content-type": kind or "multipart/form-data; boundary=b"}
         answer = plant.gateway.http.post("/v1/files", content=body, headers=headers)
@@ -166,7 +166,7 @@ async def test_a_file_may_begin_with_a_byte_order_mark(plant: BulkStack) -> None
     assert len(good) == 5
 
 
-async def test_a_custom_id_may_have_any_sign_that_ends_a_line_elsewhere(plant: BulkStack) -> None:
+async def test_a_custom_id_may_contain_unicode_line_separators(plant: BulkStack) -> None:
     """The docs' example cut its lines at U+2028, as `splitlines` of a text does."""
     ids = ["a\u2028b", "a\u2029b", "a\x85b", "a\x0bb"]
     done = await plant.run_all(bulks.start_batch(plant.ai, [line(one) for one in ids]))
@@ -174,7 +174,7 @@ async def test_a_custom_id_may_have_any_sign_that_ends_a_line_elsewhere(plant: B
     assert {one["custom_id"] for one in good} == set(ids)
 
 
-async def test_a_name_of_a_file_is_no_path(plant: BulkStack) -> None:
+async def test_a_file_name_is_not_used_as_a_path(plant: BulkStack) -> None:
     file = plant.ai.files.create(file=("../../etc/pass\r\nwd", b"{}"), purpose="batch")
     assert "/" not in file.filename
     answer = plant.gateway.http.get(f"/v1/files/{file.id}/content")
@@ -183,7 +183,7 @@ async def test_a_name_of_a_file_is_no_path(plant: BulkStack) -> None:
 
 
 def test_odd_images_among_digits(service: Service, shared_data: Path) -> None:
-    """3 % of all images are of the kind that breaks decoders: each fails alone, by its own code."""
+    """3 % of the images break decoders: each fails alone, with its own code."""
     odd = [path for path in sorted((shared_data / "odd").rglob("*")) if path.is_file()]
     images = {f"odd-{nth}": path.read_bytes() for nth, path in enumerate(odd)}
     count = len(odd) * 100 // 3

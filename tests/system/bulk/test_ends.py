@@ -1,4 +1,4 @@
-"""How batches end: done, cancelled, expired, run again; what is told of it, and what is kept of it."""
+"""How bulk jobs end: completed, cancelled, expired or repeated; their reports and their lifetime."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def names(count: int) -> list[str]:
     return [f"line-{nth}" for nth in range(count)]
 
 
-async def test_results_are_seen_while_it_runs(plant: BulkStack) -> None:
+async def test_results_are_visible_while_a_batch_runs(plant: BulkStack) -> None:
     batch = bulks.start_batch(plant.ai, [line(name) for name in names(100)])
     await plant.run_exactly(12)
     seen = bulks.wait_for_batch(
@@ -33,8 +33,8 @@ async def test_results_are_seen_while_it_runs(plant: BulkStack) -> None:
     assert done.output_file_id == seen.output_file_id
 
 
-async def test_a_cancelled_batch_keeps_what_is_done(plant: BulkStack) -> None:
-    """Lines that ran, that wait, that run, and that were never taken: each has its end, once."""
+async def test_a_cancelled_batch_keeps_its_finished_lines(plant: BulkStack) -> None:
+    """Finished, queued, running and unread lines: each ends exactly once."""
     batch = bulks.start_batch(plant.ai, [line(name) for name in names(150)])
     await plant.run_exactly(25)
     running = await plant.worker.claim(5)
@@ -52,7 +52,7 @@ async def test_a_cancelled_batch_keeps_what_is_done(plant: BulkStack) -> None:
         ] == []
 
 
-async def test_metrics_tell_of_batches_and_their_lines(plant: BulkStack) -> None:
+async def test_metrics_count_batches_and_their_lines(plant: BulkStack) -> None:
     def told() -> dict[str, float]:
         lines = plant.gateway.http.get("/metrics").text.splitlines()
         return {
@@ -80,7 +80,7 @@ async def test_a_batch_whose_window_is_over_expires(plant: BulkStack) -> None:
     assert (len(good), {one["error"]["code"] for one in bad}) == (7, {"batch_expired"})
 
 
-async def test_lines_that_failed_are_run_again_by_one_flag(plant: BulkStack) -> None:
+async def test_one_flag_runs_failed_lines_again(plant: BulkStack) -> None:
     lines = [line(name) for name in names(40)]
     lines[3] = "broken"
     batch = bulks.start_batch(plant.ai, lines)
@@ -101,7 +101,7 @@ async def test_lines_that_failed_are_run_again_by_one_flag(plant: BulkStack) -> 
     assert plant.gateway.http.get(f"/v1/batches/{second.id}").json()["retry_of"] == first.id
 
 
-async def test_only_lines_that_failed_can_be_run_again(plant: BulkStack) -> None:
+async def test_only_failed_lines_can_be_run_again(plant: BulkStack) -> None:
     done = await plant.run_all(bulks.start_batch(plant.ai, [line("a")]))
     open_one = bulks.start_batch(plant.ai, [line("a")])
     for wrong, why in ((done.id, "has failed"), (open_one.id, "have all ended"), ("batch_x", "no batch")):
@@ -111,7 +111,7 @@ async def test_only_lines_that_failed_can_be_run_again(plant: BulkStack) -> None
 
 
 @pytest.mark.parametrize("how", ["field", "metadata", "headers"])
-async def test_its_end_is_told(plant: BulkStack, how: str) -> None:
+async def test_the_end_of_a_batch_sends_a_webhook(plant: BulkStack, how: str) -> None:
     with Receiver() as receiver:
         hook = f"{receiver.url}/done"
         asked: Any = {"url": hook, "headers": {"Authorization": "Bearer s3cr3t"}} if how == "headers" else hook
@@ -152,7 +152,7 @@ class TestExpiry:
     def settings(self) -> Mapping[str, str]:
         return {"JITNEY_BULK_TTL_S": "2", "JITNEY_BULK_SWEEP_S": "0.2"}
 
-    async def test_files_that_have_expired_leave_nothing(self, plant: BulkStack) -> None:
+    async def test_expired_files_leave_nothing(self, plant: BulkStack) -> None:
         done = await plant.run_all(bulks.start_batch(plant.ai, [line("a"), "broken"]))
         assert plant.ai.files.retrieve(str(done.error_file_id)).expires_at
         wait_until(lambda: list(plant.ai.files.list()) == [], "all files are gone")
@@ -160,8 +160,8 @@ class TestExpiry:
         assert plant.ai.batches.retrieve(done.id).status == "completed"
 
 
-async def test_jobs_of_a_batch_are_bounded_and_no_others_see_them(plant: BulkStack) -> None:
-    """No more than JITNEY_BULK_IN_FLIGHT are in the queue; a tenant's own jobs are not buried under them."""
+async def test_jobs_of_a_batch_are_bounded_and_hidden_from_job_lists(plant: BulkStack) -> None:
+    """No more than JITNEY_BULK_IN_FLIGHT are in the queue; a tenant's own jobs do not wait behind all of them."""
     batch = bulks.start_batch(plant.ai, [line(name) for name in names(500)])
     wait_until(lambda: plant.jobs() == 40, "as many wait as may")
     assert plant.gateway.http.get("/v1/jobs").json()["jobs"] == []
@@ -173,8 +173,8 @@ async def test_jobs_of_a_batch_are_bounded_and_no_others_see_them(plant: BulkSta
     bulks.check_batch(plant.ai, seen, names(500))
 
 
-async def test_batches_share_what_may_be_in_flight(plant: BulkStack) -> None:
-    """Nobody's batch waits for another's end."""
+async def test_batches_share_the_in_flight_limit(plant: BulkStack) -> None:
+    """No batch waits for the end of another."""
     batches = [bulks.start_batch(plant.ai, [line(name) for name in names(100)]) for _ in range(3)]
     for batch in batches:
         bulks.wait_for_batch(plant.ai, batch, lambda one: one.status == "in_progress", "it runs")
@@ -192,14 +192,14 @@ async def test_batches_share_what_may_be_in_flight(plant: BulkStack) -> None:
         bulks.check_batch(plant.ai, plant.ai.batches.retrieve(batch.id), names(100))
 
 
-def test_what_is_told_of_a_line_is_the_job(service: Any) -> None:
-    """Less what can not be asked of it any more."""
+def test_a_result_line_equals_its_job(service: Any) -> None:
+    """Apart from fields that no longer apply."""
     from tests.support.service import DIGITS  # noqa: PLC0415
 
     with bulks.client(service.url) as ai:
-        text = line("seven", DIGITS[-1].read_bytes(), "digits", metadata={"shelf": "7"}, parameters={"top_k": 1})
+        text = line("seven", DIGITS[-1].read_bytes(), "digits", metadata={"camera": "7"}, parameters={"top_k": 1})
         (good,), _ = bulks.check_batch(ai, bulks.wait_for_end(ai, bulks.start_batch(ai, [text])), ["seven"])
     body = good["response"]["body"]
     alone = service.submit(DIGITS[-1].read_bytes(), wait=10, model="digits", parameters=json.dumps({"top_k": 1})).json()
     assert set(alone) - set(body) == {"urls", "position", "eta_ms"}
-    assert (body["metadata"], body["lane"], body["output"]) == ({"shelf": "7"}, "bulk", alone["output"])
+    assert (body["metadata"], body["lane"], body["output"]) == ({"camera": "7"}, "bulk", alone["output"])

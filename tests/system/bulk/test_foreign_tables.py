@@ -1,4 +1,4 @@
-"""Inputs as other programs write them: CSV of Excel, UTF-8 with a mark, archives of macOS. Lines of them were lost."""
+"""Inputs from other programs: CSV of Excel, UTF-8 with a byte-order mark, archives of macOS."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def ids(path: Path, column: str | None = None, encoding: str | None = None) -> list[str | None]:
-    """The id of each line, all of whose bytes are read."""
+    """Return the id of each line, after reading all its bytes."""
     found = []
     for item in open_source([str(path)], column, encoding).items():
         assert item.read().startswith(PNG)
@@ -61,27 +61,27 @@ CSV = {
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "with a mark"])
 @pytest.mark.parametrize("name", CSV)
-def test_csv_as_programs_write_it(folder: Path, name: str, mark: str) -> None:
+def test_csv_variants_of_common_programs_are_read(folder: Path, name: str, mark: str) -> None:
     (folder / "t.csv").write_text(mark + CSV[name], encoding="utf-8", newline="")
     assert ids(folder / "t.csv") == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("text", ["nr;Where\n1;a.png\n", "nr, where\n1, a.png\n", "NR\tWHERE\n1\ta.png\n"])
-def test_a_named_column_is_found_in_any_of_them(folder: Path, text: str) -> None:
+def test_a_named_column_is_found_in_each_variant(folder: Path, text: str) -> None:
     (folder / "t.csv").write_text(text)
     assert ids(folder / "t.csv", column="where") == [None]
     with pytest.raises(CannotRun, match=r"no column 'path': .* has the columns"):
         open_source([str(folder / "t.csv")], "path")
 
 
-def test_capital_names_in_other_tables(folder: Path) -> None:
+def test_capitalised_column_names_are_found_in_other_tables(folder: Path) -> None:
     (folder / "t.jsonl").write_text('{"ID": 1, "Path": "a.png"}\n{"Custom_ID": 2, "File": "a.png"}\n')
     assert ids(folder / "t.jsonl") == ["1", "2"]
     parquet.write_table(table({"ID": ["1"], "FileName": ["a.png"]}), folder / "t.parquet")
     assert ids(folder / "t.parquet") == ["1"]
 
 
-def test_of_two_names_the_one_written_just_so_counts(folder: Path) -> None:
+def test_an_exact_column_name_wins(folder: Path) -> None:
     (folder / "t.csv").write_text("Path,path\nnowhere.png,a.png\n")
     assert ids(folder / "t.csv") == [None]
 
@@ -100,7 +100,7 @@ def test_csv_that_is_not_utf_8_is_refused_unless_its_encoding_is_named(folder: P
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-def test_utf_16_is_named(folder: Path, encoding: str) -> None:
+def test_utf_16_is_refused_by_name(folder: Path, encoding: str) -> None:
     name = encoding.upper()[:6]
     (folder / "t.csv").write_bytes(f"\ufeff{CSV['semicolons']}".encode(encoding))
     assert wrong(folder / "t.csv") == (
@@ -111,7 +111,7 @@ def test_utf_16_is_named(folder: Path, encoding: str) -> None:
     assert wrong(folder / "t.jsonl") == f"{folder / 't.jsonl'} is text in {name}: save a copy as UTF-8"
 
 
-def test_an_encoding_is_for_csv_and_must_be_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_encoding_option_is_for_csv_and_is_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "t.jsonl").write_text('"a.png"\n')
     assert "--encoding applies only to .csv" in wrong(folder / "t.jsonl", "cp1252")
     for name in ("klingon", "base64", "rot13", "a\0b"):
@@ -120,7 +120,7 @@ def test_an_encoding_is_for_csv_and_must_be_one(folder: Path, capsys: pytest.Cap
         assert "is not a text encoding; allowed: cp1252" in capsys.readouterr().err
 
 
-def test_a_mark_before_the_first_line_of_json_lines_is_no_part_of_it(folder: Path) -> None:
+def test_a_byte_order_mark_before_json_lines_is_skipped(folder: Path) -> None:
     lines = [json.dumps({"id": n, "path": "a.png"}) for n in (1, 2)]
     (folder / "t.jsonl").write_text("\n".join(lines), encoding="utf-8-sig")
     assert ids(folder / "t.jsonl") == ["1", "2"]
@@ -140,7 +140,7 @@ LITTER = [
 ]
 
 
-def test_what_systems_leave_beside_files_is_no_input(tmp_path: Path) -> None:
+def test_metadata_files_of_operating_systems_are_skipped(tmp_path: Path) -> None:
     names = sorted([*MEANT, *LITTER])
     with zipfile.ZipFile(tmp_path / "mac.zip", "w") as packed, tarfile.open(tmp_path / "mac.tar.gz", "w:gz") as bundle:
         for name in names:

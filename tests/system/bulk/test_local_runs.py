@@ -1,4 +1,4 @@
-"""`--local`: the worker's pipeline in one process, which needs no service and resumes like any run."""
+"""`jitney bulk run --local`: the worker's pipeline in one process, without a service; it resumes too."""
 
 import json
 import struct
@@ -18,7 +18,7 @@ def test_a_folder_becomes_a_results_file(tmp_path: Path) -> None:
     assert [row["output"]["predictions"][0]["label"] for row in found] == [path.name[0] for path in DIGITS]
 
 
-def test_a_model_of_a_folder_of_models_is_named(tmp_path: Path) -> None:
+def test_a_model_is_chosen_by_name_from_a_models_folder(tmp_path: Path) -> None:
     args = (DIGITS[0].parent, "-o", tmp_path / "r.jsonl", "--local", MODEL.parent)
     refused = bulk.run(*args)
     assert (refused.code, "models" in refused.said) == (2, True), refused
@@ -35,7 +35,7 @@ def test_odd_images_fail_alone_each_with_its_code(shared_data: Path, tmp_path: P
     }
 
 
-def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_run_killed_repeatedly_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     labels = bulk.digits_table(tmp_path / "in.jsonl", LINES)
     args = (tmp_path / "in.jsonl", "-o", tmp_path / "r.jsonl", "--local", MODEL)
     kills = [bulk.kill_after(tmp_path / "r.jsonl", lines, *args) for lines in (1, 500, 1200)]
@@ -45,7 +45,7 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> 
     assert [row["output"]["predictions"][0]["label"] for row in found] == labels
 
 
-def test_it_says_the_same_as_a_service(service: object, tmp_path: Path) -> None:
+def test_a_local_run_gives_the_same_results_as_a_service(service: object, tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 300)
     assert bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "l.jsonl", "--local", MODEL).code == 0
     url = service.url  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def test_it_says_the_same_as_a_service(service: object, tmp_path: Path) -> None:
         assert labels[0] == labels[1]
 
 
-def test_tensors_come_as_bytes_or_as_jobs(tmp_path: Path) -> None:
+def test_tensors_are_read_as_bytes_or_as_jobs(tmp_path: Path) -> None:
     model = models.doubling(tmp_path / "models")
     (tmp_path / "in").mkdir()
     for number in range(10):
@@ -79,7 +79,7 @@ def test_tensors_come_as_bytes_or_as_jobs(tmp_path: Path) -> None:
     assert bulk.count_error_codes(found) == {"malformed_line": 1, "invalid_input": 1}
 
 
-def test_what_may_pass_is_tried_again_and_the_order_stays(tmp_path: Path) -> None:
+def test_temporary_failures_are_retried_and_the_order_stays(tmp_path: Path) -> None:
     folder = models.doubling(tmp_path / "models", "moody", 'task = "moody.py:Moody"\n[retry]\nbackoff_ms = 50')
     (folder / "moody.py").write_text(
         "from jitney import TensorTask, RetryableError\n"
@@ -101,7 +101,7 @@ def test_what_may_pass_is_tried_again_and_the_order_stays(tmp_path: Path) -> Non
     assert [row["output"]["tensors"]["y"]["data"][0] for row in found] == [2.0 ** (n * 2 + 1) for n in range(20)]
 
 
-def test_a_model_that_can_not_be_loaded_is_named(shared_data: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_named(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "model.toml").write_text('task = "tensor"')
     broken = shared_data / "models" / "resnet8-cifar10" / "network.onnx"

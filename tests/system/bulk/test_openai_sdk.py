@@ -1,4 +1,4 @@
-"""OpenAI's own client, as it is, on a real service: every call that it has for files and batches."""
+"""OpenAI's unmodified client on a real service: every call for files and batches."""
 
 import time
 
@@ -39,7 +39,7 @@ def test_a_batch_from_upload_to_download(ai: OpenAI) -> None:
 
 
 def test_every_field_of_the_typed_objects_parses(ai: OpenAI) -> None:
-    """The client itself does not validate; its types do when they are asked to."""
+    """The client does not validate by itself; its types do on request."""
     done = bulks.wait_for_end(ai, bulks.start_batch(ai, [*digits(3), "broken"]))
     raw = ai.batches.with_raw_response.retrieve(done.id).http_response.json()
     assert set(Batch.model_fields) <= set(raw)
@@ -56,7 +56,7 @@ def test_every_field_of_the_typed_objects_parses(ai: OpenAI) -> None:
     assert [ai.files.retrieve(str(done.output_file_id)).purpose, raw["purpose"]] == ["batch_output", "batch_output"]
 
 
-def test_lists_end_and_go_on_where_they_are_told(ai: OpenAI) -> None:
+def test_lists_are_paged_by_cursor(ai: OpenAI) -> None:
     made = [bulks.start_batch(ai, digits(1)) for _ in range(5)]
     pages = [one.id for one in ai.batches.list(limit=2)]  # the client asks for page after page
     assert pages[:5] == [batch.id for batch in reversed(made)]
@@ -92,7 +92,7 @@ def test_a_batch_is_cancelled(ai: OpenAI) -> None:
 
 
 def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
-    """Also that it does not try again what is no use: it would, at 409."""
+    """Also checks that the client does not retry in vain: it would at 409."""
     done = bulks.wait_for_end(ai, bulks.start_batch(ai, digits(1)))
     with pytest.raises(openai.ConflictError) as conflict:
         ai.batches.with_raw_response.cancel(done.id)
@@ -115,8 +115,8 @@ def test_errors_come_as_the_client_knows_them(ai: OpenAI) -> None:
         ai.batches.retrieve("batch_of_mine")
 
 
-def test_a_create_that_is_sent_again_is_one_batch(ai: OpenAI) -> None:
-    """The client sends no idempotency key, but says how often it has tried."""
+def test_a_repeated_create_makes_one_batch(ai: OpenAI) -> None:
+    """The client sends no idempotency key, but its retry count."""
     file = ai.files.create(file=("a", "\n".join(digits(2)).encode()), purpose="batch")
 
     def create(**headers: str) -> str:

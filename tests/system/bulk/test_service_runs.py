@@ -1,4 +1,4 @@
-"""Runs through a real service: killed at any moment, on either side, no line is lost, none twice, no job made twice."""
+"""Bulk runs through a real service: kills on either side lose no line and repeat none."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_odd_images_fail_alone_each_with_its_code(service: Service, shared_data:
     }
 
 
-def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_run_killed_repeatedly_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     labels = bulk.digits_table(tmp_path / "in.jsonl", LINES)
     results = tmp_path / "r.jsonl"
     with Service() as service:
@@ -68,7 +68,7 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path: Path) -> 
         wait_until(lambda: bulk.count_submitted(service) == LINES, "one job a line was made, however often it was sent")
 
 
-def test_parts_of_the_service_die_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_the_run_continues_when_parts_of_the_service_die(tmp_path: Path) -> None:
     labels = bulk.digits_table(tmp_path / "in.jsonl", LINES)
     results = tmp_path / "r.jsonl"
     with Service() as service, bulk.running(tmp_path / "in.jsonl", "-o", results, "--url", service.url) as process:
@@ -81,7 +81,7 @@ def test_parts_of_the_service_die_and_the_run_goes_on(tmp_path: Path) -> None:
         assert [row["output"]["predictions"][0]["label"] for row in found] == labels
 
 
-def test_a_queue_that_is_full_slows_it_down_and_nothing_fails(tmp_path: Path) -> None:
+def test_a_full_queue_slows_the_run_down_and_nothing_fails(tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 1000)
     with Service(env={"JITNEY_MAX_JOBS": "140"}) as service:
         done = bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "r.jsonl", "--url", service.url)
@@ -91,7 +91,7 @@ def test_a_queue_that_is_full_slows_it_down_and_nothing_fails(tmp_path: Path) ->
         wait_until(lambda: bulk.count_submitted(service) == 1000, "one job a line was made")
 
 
-def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
+def test_the_limits_and_the_key_of_the_tenant_are_respected(tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 600)
     limits = {"JITNEY_TENANT_JOBS": "120", "JITNEY_TENANT_REQUESTS": "50", "JITNEY_TENANT_WINDOW_S": "1"}
     with Service(env=limits) as service:
@@ -107,7 +107,7 @@ def test_a_tenants_share_and_its_key_are_minded(tmp_path: Path) -> None:
         bulk.read_complete_rows(tmp_path / "r.jsonl", 600)
 
 
-def test_small_bodies_and_small_requests_are_cut_to(tmp_path: Path) -> None:
+def test_requests_are_split_to_small_limits(tmp_path: Path) -> None:
     bulk.digits_table(tmp_path / "in.jsonl", 150)
     with Service(env={"JITNEY_MAX_BODY_BYTES": "9000", "JITNEY_MAX_JOBS_PER_REQUEST": "30"}) as service:
         done = bulk.run(tmp_path / "in.jsonl", "-o", tmp_path / "r.jsonl", "--url", service.url)
@@ -115,7 +115,7 @@ def test_small_bodies_and_small_requests_are_cut_to(tmp_path: Path) -> None:
         bulk.read_complete_rows(tmp_path / "r.jsonl", 150)
 
 
-def test_it_never_has_more_in_flight_than_it_may(slow: Service, tmp_path: Path) -> None:
+def test_a_run_never_exceeds_its_in_flight_limit(slow: Service, tmp_path: Path) -> None:
     given = numbers(tmp_path / "in", 60)
     results = tmp_path / "r.jsonl"
     with bulk.running(given, "-o", results, "--url", slow.url, "--max-in-flight", "10") as process:
@@ -129,7 +129,7 @@ def test_it_never_has_more_in_flight_than_it_may(slow: Service, tmp_path: Path) 
     ]
 
 
-def test_a_run_tells_how_far_it_is_is_canceled_and_goes_on(slow: Service, tmp_path: Path) -> None:
+def test_a_run_shows_progress_and_continues_after_a_cancel(slow: Service, tmp_path: Path) -> None:
     given, results = numbers(tmp_path / "in", 80), tmp_path / "r.jsonl"
     args = (given, "-o", results, "--url", slow.url, "--max-in-flight", "20")
     with bulk.running(*args) as process:
@@ -151,7 +151,7 @@ def test_a_run_tells_how_far_it_is_is_canceled_and_goes_on(slow: Service, tmp_pa
     assert {row["status"] for row in bulk.read_complete_rows(results, 80)} == {"succeeded"}
 
 
-def test_ctrl_c_stops_it_and_the_same_command_goes_on(slow: Service, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_run_and_the_same_command_resumes(slow: Service, tmp_path: Path) -> None:
     given, results = numbers(tmp_path / "in", 40), tmp_path / "r.jsonl"
     args = (given, "-o", results, "--url", slow.url, "--max-in-flight", "10")
     before = bulk.count_submitted(slow)
@@ -166,7 +166,7 @@ def test_ctrl_c_stops_it_and_the_same_command_goes_on(slow: Service, tmp_path: P
     wait_until(lambda: bulk.count_submitted(slow) - before == 40, "what was in flight was not sent as other jobs")
 
 
-def test_lines_that_failed_run_again_and_take_their_places(service: Service, tmp_path: Path) -> None:
+def test_failed_lines_run_again_and_replace_their_rows(service: Service, tmp_path: Path) -> None:
     given = tmp_path / "in.csv"
     paths = [tmp_path / "late.png" if number % 4 == 0 else DIGITS[number] for number in range(20)]
     given.write_text("path\n" + "".join(f"{path}\n" for path in paths))
@@ -195,7 +195,7 @@ def test_lines_that_failed_run_again_and_take_their_places(service: Service, tmp
         (["--status", "--cancel"], "use either --local or --url"),
     ],
 )
-def test_what_makes_no_sense_is_refused_as_a_whole(
+def test_an_invalid_command_is_refused_as_a_whole(
     service: Service, tmp_path: Path, args: list[str], words: str
 ) -> None:
     url = [] if "--url" in args else ["--url", service.url]

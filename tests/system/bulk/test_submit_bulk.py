@@ -1,4 +1,4 @@
-"""scripts/submit_bulk.py, the example that people copy: it stands alone, resumes, and makes no job twice."""
+"""scripts/submit_bulk.py has no dependencies, resumes, and creates no job twice."""
 
 import json
 import signal
@@ -14,12 +14,12 @@ SCRIPT = ROOT / "scripts" / "submit_bulk.py"
 
 
 def start(*args: object) -> "subprocess.Popen[str]":
-    """Start a copy of it, with an interpreter that sees nothing of ours and no library."""
+    """Start a copy of the script with an interpreter that sees no library and no project code."""
     command = [sys.executable, "-I", "-S", str(SCRIPT), *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_it_is_killed_and_goes_on(tmp_path: Path) -> None:
+def test_a_killed_script_resumes(tmp_path: Path) -> None:
     given, results = tmp_path / "in", tmp_path / "r.jsonl"
     given.mkdir()
     for number in range(230):
@@ -43,7 +43,7 @@ def test_it_is_killed_and_goes_on(tmp_path: Path) -> None:
         wait_until(lambda: bulk.count_submitted(service) == 229, "one job an image was made, none twice")
 
 
-def test_it_says_what_is_wrong_and_ends(service: Service, tmp_path: Path) -> None:
+def test_errors_are_reported_and_end_the_script(service: Service, tmp_path: Path) -> None:
     process = start(DIGITS[0].parent, tmp_path / "r.jsonl", service.url, "nosuch")
     process.communicate(timeout=20)
     rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_bytes().splitlines()]
@@ -54,5 +54,5 @@ def test_it_says_what_is_wrong_and_ends(service: Service, tmp_path: Path) -> Non
     assert "returned 404" in said
 
 
-def test_it_is_short_enough_to_be_read() -> None:
+def test_the_script_is_short_enough_to_be_read() -> None:
     assert len(SCRIPT.read_text().splitlines()) <= 70

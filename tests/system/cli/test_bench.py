@@ -1,4 +1,4 @@
-"""`jitney bench` as a user runs it, on a whole service; and what it says where there is nothing to measure."""
+"""`jitney bench` as a user runs it, on a whole service; and its messages where it cannot measure."""
 
 import json
 import os
@@ -26,9 +26,7 @@ def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_cpu, "TICK_S", 0.2)  # the service's own tick is 0.1 s
 
 
-def test_it_measures_a_service_and_the_raw_model_beside_it(
-    service: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bench_measures_a_service_and_the_raw_model(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--url", service.url, *QUICK, "--concurrency", "1,8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["complete"]
@@ -83,7 +81,7 @@ def test_the_table_shows_every_mode_and_load_with_its_stages_and_cpu_time(
     assert tables[4][1].split() == ["mode", "load", "gateway", "worker", "queue", "all"]
 
 
-def test_what_a_full_service_refuses_is_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_of_a_full_service_are_counted_separately(capsys: pytest.CaptureFixture[str]) -> None:
     with Service(env={"JITNEY_MAX_JOBS": "3"}) as service:
         assert main(["--url", service.url, *QUICK, "--concurrency", "32", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -95,7 +93,7 @@ def test_what_a_full_service_refuses_is_counted_apart(capsys: pytest.CaptureFixt
     assert any(line.startswith("c=32: refused: ") for line in found["warnings"])
 
 
-def test_a_picture_without_matplotlib_is_said_before_anything_is_asked(
+def test_a_missing_matplotlib_is_reported_before_the_first_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
@@ -104,7 +102,7 @@ def test_a_picture_without_matplotlib_is_said_before_anything_is_asked(
     assert said.err == ('jitney bench: --plot needs matplotlib: pip install -e ".[plot]" in the checkout\n')
 
 
-def test_a_picture_that_can_not_be_written_is_said_before_anything_is_asked(
+def test_an_unwritable_picture_is_reported_before_the_first_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "nowhere" / "bench.png"
@@ -112,7 +110,7 @@ def test_a_picture_that_can_not_be_written_is_said_before_anything_is_asked(
     assert f"--plot {file}: cannot be written" in capsys.readouterr().err
 
 
-def test_without_the_models_folder_the_table_says_that_there_is_no_raw_side(
+def test_the_table_says_that_the_raw_side_needs_the_models_folder(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--concurrency", "2", "--models-dir", str(tmp_path), "--input", "samples/digits/7_01.png"]
@@ -124,7 +122,7 @@ def test_without_the_models_folder_the_table_says_that_there_is_no_raw_side(
 
 
 @pytest.mark.parametrize(("load", "first"), [(["--concurrency", "1"], "c=1"), (["--rate", "20"], "20/s")])
-def test_ctrl_c_prints_what_was_measured_until_then(
+def test_ctrl_c_prints_the_measurements_so_far(
     service: Service,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -144,7 +142,7 @@ def test_ctrl_c_prints_what_was_measured_until_then(
     assert found["service"][0]["answers"] > 0
 
 
-def test_a_service_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_service_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as unheard:  # bound, and does not listen
         unheard.bind(("127.0.0.1", 0))
         assert main(["--url", f"http://127.0.0.1:{unheard.getsockname()[1]}"]) == 2
@@ -159,7 +157,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones(service: Service, caps
 
 
 @pytest.mark.parametrize(("file", "said"), [("nowhere.png", "No such file"), ("Makefile", "is not an image")])
-def test_a_file_that_can_not_be_sent(
+def test_a_file_that_cannot_be_sent_is_reported(
     service: Service, capsys: pytest.CaptureFixture[str], file: str, said: str
 ) -> None:
     assert main(["--url", service.url, "--input", file]) == 2
@@ -190,7 +188,7 @@ def test_an_input_that_the_model_refuses_is_named(
         ["--plot", "bench.jpg"],
     ],
 )
-def test_options_are_checked(options: list[str]) -> None:
+def test_invalid_options_are_refused(options: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(options)
 
@@ -201,7 +199,7 @@ def tensor_model(datatype: str, raw_bytes: int | None) -> Target:
 
 
 @pytest.mark.parametrize(("datatype", "size"), [("FP32", 16), ("INT64", 32), ("BOOL", 4), ("FP16", 8)])
-def test_a_tensor_model_gets_random_values_that_any_model_can_take(datatype: str, size: int) -> None:
+def test_a_tensor_model_gets_random_values_that_any_model_accepts(datatype: str, size: int) -> None:
     made = gather_inputs(tensor_model(datatype, size), [])
     assert made.kind == "raw"
     assert {len(body) for body in made.bodies} == {size}

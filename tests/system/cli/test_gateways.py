@@ -1,4 +1,4 @@
-"""Several gateways behind one port as a user starts them, on a real queue: one may die, all are counted, all go."""
+"""Several gateways behind one port, on a real queue: crashes, shared metrics, and shutdown."""
 
 import os
 import re
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Pair:
-    """Two gateways that answer, on a queue of their own."""
+    """Two running gateways on their own queue."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, server: Server) -> None:
         self.process, self._log, self.server = process, log, server
@@ -46,7 +46,7 @@ class Pair:
         return [int(pid) for pid, parent, args in rows if int(parent) == self.process.pid and "-m api --fd" in args]
 
     def ask(self) -> httpx2.Client:
-        """Open a connection of its own: to whichever gateway takes it."""
+        """Open a new connection, which any gateway may accept."""
         return httpx2.Client(base_url=self.url, timeout=20, trust_env=False)
 
 
@@ -80,13 +80,13 @@ async def serve(started: Pair) -> Worker:
 
 
 def connections_of(pid: int) -> int:
-    """Count the sockets that a process has open, where the system tells."""
+    """Count the open sockets of a process, where the system shows them."""
     links = [str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir() if one.is_symlink()]
     return sum(link.startswith("socket:") for link in links)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="who has which connection is read in /proc")
-async def test_they_share_the_port_and_count_as_one(tmp_path: Path) -> None:
+async def test_gateways_share_the_port_and_their_metrics(tmp_path: Path) -> None:
     with pair(tmp_path) as started, ExitStack() as stack:
         worker = await serve(started)
         assert len(set(re.findall(r"gateway ([0-9a-f]{16}) listens", started.log()))) == 2
@@ -109,7 +109,7 @@ async def test_they_share_the_port_and_count_as_one(tmp_path: Path) -> None:
         seen = {http.get("/metrics").text for http in callers if http}
         counts = {line for text in seen for line in text.splitlines() if line.startswith("jitney_jobs_")}
         assert 'jitney_jobs_submitted_total{model="m"} 40.0' in counts
-        assert len(counts) == 2  # submitted, finished: the same whoever is asked
+        assert len(counts) == 2  # submitted, finished: the same from every gateway
         # Who reads elsewhere waits as well: the end is told to each gateway that has a caller.
         last = callers[0].post("/v1/jobs?model=m", content=PNG, headers={"content-type": "image/png"}).json()
         with ThreadPoolExecutor(40) as pool:
@@ -119,7 +119,7 @@ async def test_they_share_the_port_and_count_as_one(tmp_path: Path) -> None:
         await worker.connection.aclose()
 
 
-async def test_one_that_is_killed_under_load_comes_back_and_no_job_is_lost(tmp_path: Path) -> None:
+async def test_a_gateway_killed_under_load_is_restarted_and_no_job_is_lost(tmp_path: Path) -> None:
     with pair(tmp_path) as started:
         worker = await serve(started)
         done = threading.Event()
@@ -159,7 +159,7 @@ async def test_one_that_is_killed_under_load_comes_back_and_no_job_is_lost(tmp_p
         await worker.connection.aclose()
 
 
-async def test_a_stop_sends_all_who_wait_home_with_what_is_known(tmp_path: Path) -> None:
+async def test_a_stop_answers_all_waiting_callers_with_the_current_state(tmp_path: Path) -> None:
     with pair(tmp_path) as started, ThreadPoolExecutor(20) as pool, ExitStack() as stack:
         worker = await serve(started)
         callers = [stack.enter_context(started.ask()) for _ in range(20)]
@@ -189,7 +189,7 @@ async def test_two_behind_up_are_ready_when_both_answer() -> None:
 
 
 @pytest.mark.parametrize("number", ["0", "65", "two", "-1"])
-def test_a_number_of_processes_that_is_none_is_one_clear_line(
+def test_an_invalid_number_of_processes_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     assert gateway_processes.main([f"--workers={number}"]) == 78
@@ -201,7 +201,7 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
     )
 
 
-def test_a_port_that_is_taken_and_an_option_too_many_are_named(
+def test_a_port_in_use_and_an_unknown_option_are_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

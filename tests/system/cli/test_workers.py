@@ -1,4 +1,4 @@
-"""`jitney worker` as a user starts it: with stand-ins for the worker and its burial, and with real ones on a queue."""
+"""`jitney worker` as a user starts it, with stand-ins for worker and recovery, and with real ones."""
 
 import os
 import re
@@ -20,24 +20,24 @@ from tests.support.waiting import wait_until
 from worker.crash_recovery import recover
 from worker.settings import WorkerSettings
 
-# Notes its life in its black box, so that the burial can tell whose box it was given.
+# Writes its id into its journal, so that the recovery can tell whose journal it was given.
 WORKER = """
 import os, pathlib, sys, time
-option, box = sys.argv[1:]
+option, journal = sys.argv[1:]
 assert option == "--journal"
-pathlib.Path(box).write_text(str(os.getpid()))
-print("up", box, os.getpid(), flush=True)
+pathlib.Path(journal).write_text(str(os.getpid()))
+print("up", journal, os.getpid(), flush=True)
 time.sleep(60)
 """
-BURIAL = """
+RECOVERY = """
 import os, pathlib, sys
-box, = sys.argv[1:]
-print("buried", box, pathlib.Path(box).read_text(), os.environ["JITNEY_REDIS_URL"], flush=True)
+journal, = sys.argv[1:]
+print("recovered", journal, pathlib.Path(journal).read_text(), os.environ["JITNEY_REDIS_URL"], flush=True)
 """
 
 
 class Kept:
-    """A running `jitney worker` and what it said."""
+    """A running `jitney worker` and its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -47,19 +47,19 @@ class Kept:
         return self._log.read_text()
 
     def lives(self) -> list[tuple[str, int]]:
-        """Black box and process of every worker so far."""
-        return [(box, int(pid)) for box, pid in re.findall(r"^up (\S+) (\d+)$", self.text(), re.MULTILINE)]
+        """Journal and process id of every worker so far."""
+        return [(journal, int(pid)) for journal, pid in re.findall(r"^up (\S+) (\d+)$", self.text(), re.MULTILINE)]
 
 
 @contextmanager
 def kept(
-    tmp_path: Path, *argv: str, env: Mapping[str, str] | None = None, worker: str = WORKER, burial: str = BURIAL
+    tmp_path: Path, *argv: str, env: Mapping[str, str] | None = None, worker: str = WORKER, recovery: str = RECOVERY
 ) -> Iterator[Kept]:
     package, here, temporary = (tmp_path / name for name in ("parts/worker", "here", "tmp"))
     for folder in (package, here, temporary):
         folder.mkdir(parents=True)
     (package / "crash_recovery").mkdir()
-    parts = {"__init__": "", "__main__": worker, "crash_recovery/__init__": "", "crash_recovery/recover": burial}
+    parts = {"__init__": "", "__main__": worker, "crash_recovery/__init__": "", "crash_recovery/recover": recovery}
     for name, code in parts.items():
         (package / f"{name}.py").write_text(code)
     settings = {
@@ -72,44 +72,44 @@ def kept(
         yield Kept(process, here / "log")
 
 
-def test_a_dead_worker_is_buried_and_another_takes_its_box(tmp_path: Path) -> None:
+def test_a_dead_worker_is_recovered_and_another_takes_its_journal(tmp_path: Path) -> None:
     with kept(tmp_path) as started:
-        [(box, pid)] = wait_until(started.lives, "a worker is up")
-        assert Path(box).parent.parent == tmp_path / "tmp"
-        assert Path(box).name == "worker-1"
+        [(journal, pid)] = wait_until(started.lives, "a worker is up")
+        assert Path(journal).parent.parent == tmp_path / "tmp"
+        assert Path(journal).name == "worker-1"
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: len(started.lives()) == 2, "another is up")
-        assert [name for name, _ in started.lives()] == [box, box]
+        assert [name for name, _ in started.lives()] == [journal, journal]
         text = started.text()
-        assert f"buried {box} {pid} redis://queue:1\n" in text  # before its successor took the box
+        assert f"recovered {journal} {pid} redis://queue:1\n" in text  # before its successor took the journal
         assert "jitney: worker died: killed by signal 9\n" in text
         assert "jitney: cleaned up after worker; restarting in 0.2 s\n" in text
 
 
-def test_as_many_as_asked_each_with_its_own_box_and_nothing_left_behind(tmp_path: Path) -> None:
+def test_each_of_the_requested_workers_has_its_own_journal_and_nothing_is_left_behind(tmp_path: Path) -> None:
     with kept(tmp_path, "--processes", "3", env={"JITNEY_WORKERS": "2"}) as started:
         wait_until(lambda: len(started.lives()) == 3, "three are up")
         lives = dict(started.lives())
-        assert sorted(Path(box).name for box in lives) == ["worker-1", "worker-2", "worker-3"]
-        second = next(box for box in lives if box.endswith("-2"))
+        assert sorted(Path(journal).name for journal in lives) == ["worker-1", "worker-2", "worker-3"]
+        second = next(journal for journal in lives if journal.endswith("-2"))
         os.kill(lives[second], signal.SIGKILL)
         wait_until(lambda: len(started.lives()) == 4, "another is up")
         assert started.lives()[-1][0] == second
         assert "jitney: worker-2 died: killed by signal 9" in started.text()
         started.process.terminate()
         assert started.process.wait(10) == 0
-        assert started.text().count("buried") == 1
+        assert started.text().count("recovered") == 1
         assert [pid for _, pid in started.lives() if is_running(pid)] == []
         assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_the_models_that_are_named_are_the_workers_own(tmp_path: Path) -> None:
+def test_the_models_option_is_passed_to_the_worker(tmp_path: Path) -> None:
     says = "import os, time; print('serves', os.environ['MODELS'], flush=True); time.sleep(60)"
     with kept(tmp_path, "--models", "a,b", env={"JITNEY_SERVE_MODELS": "c"}, worker=says) as started:
         wait_until(lambda: "serves a,b\n" in started.text(), "it serves these")
 
 
-def test_each_gpu_that_is_named_has_workers_of_its_own(tmp_path: Path) -> None:
+def test_each_named_gpu_has_its_own_workers(tmp_path: Path) -> None:
     says = """
 import os, sys, time
 print("on", os.environ["JITNEY_GPU_DEVICE"], os.path.basename(sys.argv[2]), flush=True)
@@ -122,7 +122,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("devices", ["", ",", "a", "-1", "0,,1", "1024", "٣"])
-def test_gpus_that_are_none_are_one_clear_line(capsys: pytest.CaptureFixture[str], devices: str) -> None:
+def test_invalid_gpus_are_one_clear_line(capsys: pytest.CaptureFixture[str], devices: str) -> None:
     assert worker_processes.main([f"--device={devices}"]) == 78
     said = f"jitney: --device {devices} is not a list of GPUs: use 0 to 1023, separated by commas\n"
     assert capsys.readouterr().err == said
@@ -131,21 +131,21 @@ def test_gpus_that_are_none_are_one_clear_line(capsys: pytest.CaptureFixture[str
             worker_processes.Settings.from_env({"JITNEY_GPU_DEVICES": devices})
 
 
-def test_a_refused_configuration_ends_it_for_all(tmp_path: Path) -> None:
+def test_a_refused_configuration_ends_all_workers(tmp_path: Path) -> None:
     with kept(tmp_path, worker="import sys; print('JITNEY_MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78
         assert "JITNEY_MODELS_DIR is empty" in started.text()
-        assert "buried" not in started.text()
+        assert "recovered" not in started.text()
 
 
 def test_the_longest_wait_for_a_restart_can_be_set(tmp_path: Path) -> None:
-    with kept(tmp_path, env={"JITNEY_RESTART_LIMIT_S": "0.01"}, worker="raise SystemExit(3)", burial="") as started:
+    with kept(tmp_path, env={"JITNEY_RESTART_LIMIT_S": "0.01"}, worker="raise SystemExit(3)", recovery="") as started:
         wait_until(lambda: started.text().count("restarting in") >= 3, "it died three times")
         assert set(re.findall(r"restarting in (\S+) s", started.text())) == {"0.01"}
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5", "257", "٣"])
-def test_a_number_of_processes_that_is_none_is_one_clear_line(
+def test_an_invalid_number_of_processes_is_one_clear_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     assert worker_processes.main([f"--processes={number}"]) == 78
@@ -159,16 +159,16 @@ def test_a_number_of_processes_that_is_none_is_one_clear_line(
 
 @pytest.mark.parametrize("name", ["JITNEY_RESTART_LIMIT_S", "JITNEY_DRAIN_S"])
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])
-def test_a_time_that_is_none_is_named(name: str, seconds: str) -> None:
+def test_an_invalid_time_is_named(name: str, seconds: str) -> None:
     with pytest.raises(CannotStart, match=f"{name}={seconds} is not a time in seconds: use a number above 0"):
         worker_processes.Settings.from_env({name: seconds})
 
 
-def test_burial_and_supervisor_mean_the_same() -> None:
+def test_recovery_and_supervisor_share_the_exit_code() -> None:
     assert recover.EX_SUSPECTS_ISOLATED == supervisor.EX_REASON_LOGGED
 
 
-def test_a_worker_has_time_to_drain_and_a_little_more() -> None:
+def test_a_worker_has_its_drain_time_and_two_seconds_more() -> None:
     assert WorkerSettings.model_fields["drain_s"].default == worker_processes.DRAIN_S
     settings = worker_processes.Settings.from_env({"JITNEY_DRAIN_S": "20"})
     assert [child.stop_s for child in worker_processes.worker_children(settings, Path(), {})] == [22]
@@ -193,7 +193,7 @@ def test_without_a_temporary_folder_it_says_what_to_set(tmp_path: Path, monkeypa
         worker_processes.journal_folder().__enter__()
 
 
-def test_real_workers_show_up_come_back_and_go(tmp_path: Path) -> None:
+def test_real_workers_register_are_restarted_and_stop(tmp_path: Path) -> None:
     with closing(Server()) as server, server.client() as client:
         env = {
             **QUICK,
@@ -223,6 +223,6 @@ def _workers_of(supervisor: subprocess.Popen[bytes]) -> list[int]:
     return [int(pid) for pid, parent, args in rows if int(parent) == supervisor.pid and "worker --journal" in args]
 
 
-def test_two_workers_behind_a_gateway() -> None:
+def test_two_workers_serve_one_gateway() -> None:
     with Service(env={"JITNEY_WORKERS": "2"}) as service:
         wait_until(lambda: service.http.get("/readyz").json().get("workers") == 2, "both workers are alive", 30)

@@ -27,7 +27,7 @@ MODELS = (ROOT / "docs" / "models.md").read_text()
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Serve what the documents speak of: digits, double, and digits again with the task of one's own."""
+    """Serve the documented models: digits, double, and digits again with a custom task."""
     models_dir = tmp_path_factory.mktemp("models")
     models.doubling(models_dir)
     shutil.copytree(ROOT / "models" / "digits", models_dir / "digits")
@@ -40,7 +40,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def test_every_door_of_the_api_takes_a_job(documented: Service, tmp_path: Path) -> None:
+def test_every_documented_way_to_submit_works(documented: Service, tmp_path: Path) -> None:
     (block,) = re.findall(r"Five doors.+?```sh\n(.+?)```", API, re.DOTALL)
     script = block.replace("http://localhost:8000", documented.url).replace(
         "curl ", "curl -sS -w '\\n%{http_code}\\n' "
@@ -55,7 +55,7 @@ def test_every_door_of_the_api_takes_a_job(documented: Service, tmp_path: Path) 
         assert documented.final(json.loads(answer)["id"])["status"] == "succeeded"
 
 
-def test_many_jobs_in_one_request_as_written(documented: Service, tmp_path: Path) -> None:
+def test_the_example_of_many_jobs_in_one_request_works(documented: Service, tmp_path: Path) -> None:
     (block,) = re.findall(r"### Many jobs in one request.+?```sh\n(.+?)```", API, re.DOTALL)
     script = block.replace("http://localhost:8000", documented.url).replace("curl ", "curl -sS -w '\\n' ")
     (tmp_path / "samples").symlink_to(ROOT / "samples")
@@ -67,19 +67,19 @@ def test_many_jobs_in_one_request_as_written(documented: Service, tmp_path: Path
     assert json.dumps(tensors[1]) in API
 
 
-def test_a_task_of_ones_own_works_as_written(documented: Service) -> None:
+def test_the_example_of_a_custom_task_works(documented: Service) -> None:
     for digit in (DIGITS[0], DIGITS[-1]):
         files = {"image": (digit.name, digit.read_bytes())}
         answer = documented.http.post("/predict", files=files, data={"model": "parity"}).json()
         assert answer["predictions"][0]["label"] == ("even" if int(digit.name[0]) % 2 == 0 else "odd")
 
 
-def test_the_example_of_squeezenet_is_the_one_that_is_tested() -> None:
+def test_the_example_of_squeezenet_is_the_tested_one() -> None:
     (toml,) = re.findall(r"## SqueezeNet, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
     assert toml.strip() == models.SQUEEZENET_TOML.strip()
 
 
-def test_the_example_of_a_detector_fits_what_yolov8_gives(tmp_path: Path) -> None:
+def test_the_example_of_a_detector_fits_the_output_of_yolov8(tmp_path: Path) -> None:
     (toml,) = re.findall(r"## A detector, as an example.+?```toml\n(.+?)```", MODELS, re.DOTALL)
     (tmp_path / "model.toml").write_text(toml)
     (tmp_path / "labels.txt").write_text("\n".join(f"thing {number}" for number in range(80)))
@@ -93,7 +93,7 @@ def test_the_example_of_a_detector_fits_what_yolov8_gives(tmp_path: Path) -> Non
     ]
 
 
-def test_the_life_of_a_version_goes_as_written(tmp_path: Path) -> None:
+def test_the_documented_rollout_commands_work(tmp_path: Path) -> None:
     (block,) = re.findall(r"```sh\n(jitney models promote.+?)```", MODELS, re.DOTALL)
     shutil.copytree(ROOT / "models" / "digits", tmp_path / "models" / "digits")
     shutil.copytree(ROOT / "models" / "digits" / "1", tmp_path / "incoming" / "2")
@@ -103,7 +103,7 @@ def test_the_life_of_a_version_goes_as_written(tmp_path: Path) -> None:
             here = line.replace("mv incoming/2 models", f"mv {tmp_path}/incoming/2 {tmp_path}/models")
 
             def does(command: str = here) -> bool:
-                """A version has to be seen in the folder, and loaded, before it can be spoken of."""
+                """A version must be found in the folder and loaded before it can be used."""
                 return subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, check=False).returncode == 0
 
             wait_until(does, line, 20)
@@ -111,7 +111,7 @@ def test_the_life_of_a_version_goes_as_written(tmp_path: Path) -> None:
         assert found["plan"]["pinned"] is False
 
 
-def test_the_webhooks_of_the_api_arrive_as_written(tmp_path: Path) -> None:
+def test_the_documented_webhooks_arrive(tmp_path: Path) -> None:
     (block,) = re.findall(r"## Webhooks.+?```sh\n(.+?)```", API, re.DOTALL)
     port = free_port()
     (tmp_path / "samples").symlink_to(ROOT / "samples")

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_night_with_the_sdk(service: Service, folder: Path) -> None:
+def test_the_example_with_the_sdk(service: Service, folder: Path) -> None:
     (code,) = re.findall(r"```python\n(# night\.py.+?)```", BULK, re.DOTALL)
     (folder / "night.py").write_text(code.replace("http://localhost:8000", service.url))
     done = subprocess.run(
@@ -31,7 +31,7 @@ def test_a_night_with_the_sdk(service: Service, folder: Path) -> None:
     assert found == {path.name: path.name[0] for path in DIGITS}
 
 
-def test_the_same_with_curl_and_once_more_what_failed(service: Service, folder: Path) -> None:
+def test_the_examples_with_curl_and_for_failed_lines(service: Service, folder: Path) -> None:
     first, again = re.findall(r"```sh\n(.+?)```", BULK, re.DOTALL)
     with bulks.client(service.url) as ai:
         done = bulks.wait_for_end(ai, ai.batches.retrieve(run(first, service, folder)["id"]))

@@ -1,4 +1,4 @@
-"""docs/bulk-run.md, executed as it stands; its tables say what the code says."""
+"""docs/bulk-run.md: its examples are executed, and its tables agree with the code."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.support.service import ROOT, Service
 DOC = (ROOT / "docs" / "bulk-run.md").read_text()
 
 
-def test_the_commands_give_what_is_shown(service: Service, tmp_path: Path) -> None:
+def test_the_commands_give_the_shown_output(service: Service, tmp_path: Path) -> None:
     block, shown = re.findall(r"```sh\n(.+?)```\n```json\n(.+?)\n```", DOC, re.DOTALL)[0]
     for name in ("samples", "models"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -38,7 +38,7 @@ def test_every_code_of_a_run_is_listed(code: str) -> None:
     assert f"| `{code}` |" in DOC
 
 
-def test_every_option_and_kind_is_told_of() -> None:
+def test_every_option_and_kind_is_documented() -> None:
     (_, run) = options._parsers()
     given = {word for action in run._actions for word in action.option_strings if word.startswith("--")}
     assert [word for word in given - {"--help", "--output", "--quiet"} if word not in DOC] == []

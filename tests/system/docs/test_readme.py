@@ -1,4 +1,4 @@
-"""The README's first screenful, executed: what it tells a newcomer to type gives what it shows."""
+"""The commands at the top of the README, executed, give the output it shows."""
 
 import json
 import os
@@ -22,19 +22,19 @@ EXAMPLES = re.findall(r"```sh\n(curl .+?)\n```\n```json\n(.+?)\n```", RUN_IT, re
 VOLATILE = {"id", "created_at", "started_at", "finished_at", "timings", "urls", "batch_size"}
 
 
-def test_there_is_something_to_try() -> None:
+def test_the_readme_has_commands_to_try() -> None:
     assert len(EXAMPLES) == 2
 
 
 @pytest.mark.parametrize(("command", "shown"), EXAMPLES)
-def test_each_curl_gives_what_is_shown(service: Service, command: str, shown: str) -> None:
+def test_each_curl_command_gives_the_shown_output(service: Service, command: str, shown: str) -> None:
     words = shlex.split(command.replace("http://localhost:8000", service.url))
     done = subprocess.run([*words, "-sS"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
     assert steady(json.loads(done.stdout)) == steady(json.loads(shown))
 
 
 def steady(value: Any) -> Any:
-    """Leave out what differs from run to run, and the last digits of probabilities."""
+    """Remove values that differ between runs, and the last digits of probabilities."""
     if isinstance(value, dict):
         return {name: "…" if name in VOLATILE else steady(part) for name, part in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A full queue refuses at once, says when to come back, and harms nothing that it has taken."""
+"""A full queue refuses at once with Retry-After, and finishes the accepted jobs."""
 
 import struct
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.support.service import Service
 BODY = struct.pack("<4f", 1, 2, 3, 4)
 
 
-def test_a_full_queue_refuses_soon_and_finishes_what_it_took(tmp_path: Path) -> None:
+def test_a_full_queue_refuses_at_once_and_finishes_accepted_jobs(tmp_path: Path) -> None:
     models.slow(tmp_path / "models")
     with Service(tmp_path / "models", {"JITNEY_MAX_JOBS": "30"}) as service:
         answers = [service.submit(BODY, "application/octet-stream") for _ in range(40)]

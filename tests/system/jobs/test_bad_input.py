@@ -1,4 +1,4 @@
-"""Whatever callers send: a 4xx that says what, which limit and what is allowed; never a 5xx, never a hung request."""
+"""Invalid requests get a 4xx that names the limit and what is allowed; never a 5xx, never a hang."""
 
 import base64
 import json
@@ -168,7 +168,7 @@ def test_bad_requests_are_refused_with_what_is_allowed(two: Service, case: str) 
         assert answer.json()["success"] is False
 
 
-def test_what_only_decoding_shows_fails_that_job_alone(two: Service) -> None:
+def test_an_error_found_by_decoding_fails_that_job_alone(two: Service) -> None:
     good, cut = DIGITS[0].read_bytes(), DIGITS[0].read_bytes()[:-200]
     ids = [two.submit(data, model="digits").json()["id"] for data in (good, cut, good)]
     jobs = [two.final(job_id) for job_id in ids]
@@ -180,14 +180,14 @@ def test_what_only_decoding_shows_fails_that_job_alone(two: Service) -> None:
     assert answer.json()["success"] is False
 
 
-def test_parameters_only_a_model_knows_fail_that_job(two: Service) -> None:
+def test_invalid_model_parameters_fail_that_job_alone(two: Service) -> None:
     for parameters in ({"top_k": 0}, {"top_k": "x"}, {"beam": 3}):
         answer = two.http.post("/v1/jobs", json=job(parameters=parameters), headers={"prefer": "wait=10"}).json()
         assert (answer["status"], answer["error"]["code"]) == ("failed", "invalid_request")
         assert "top_k" in answer["error"]["message"]
 
 
-def test_odd_images_get_exactly_their_answers(two: Service, shared_data: Path) -> None:
+def test_odd_images_get_exactly_the_expected_answers(two: Service, shared_data: Path) -> None:
     expected = json.loads((shared_data / "odd_expected.json").read_text())["files"]
     wrong = {}
     for name, entry in expected.items():
@@ -200,7 +200,7 @@ def test_odd_images_get_exactly_their_answers(two: Service, shared_data: Path) -
 
 
 def assert_problem(answer: httpx2.Response, status: int, code: str, says: str) -> None:
-    """One shape for all refusals, with the fact that helps in it."""
+    """All refusals have one shape and contain the helpful fact."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()

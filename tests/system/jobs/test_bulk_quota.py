@@ -1,4 +1,4 @@
-"""Bulk jobs of a model of very short runs, beside callers who stream: these keep the seats, and bulk is not starved."""
+"""Bulk jobs of a fast model beside streaming callers: these keep their slots, and bulk is not starved."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,7 @@ LINE = orjson.dumps({"input": {"tensors": {"x": {"datatype": "FP32", "shape": [4
 
 
 def waiting(service: Service) -> int:
-    """How many bulk jobs wait."""
+    """Return the number of queued bulk jobs."""
     (line,) = [
         line
         for line in service.http.get("/metrics").text.splitlines()
@@ -27,7 +27,7 @@ def waiting(service: Service) -> int:
     return int(float(line.rpartition(" ")[2]))
 
 
-def test_bulk_has_its_share_beside_a_stream_and_all_seats_after_it(tmp_path: Path) -> None:
+def test_bulk_has_its_share_beside_a_stream_and_all_slots_after_it(tmp_path: Path) -> None:
     models.perceptron(tmp_path, inputs=4)
     with Service(tmp_path, {"JITNEY_IDLE_POLL_S": "60"}) as service:
         address = Address.of(service.url)
@@ -42,12 +42,12 @@ def test_bulk_has_its_share_beside_a_stream_and_all_seats_after_it(tmp_path: Pat
             answer = service.http.post("/v1/jobs", params=query, content=1000 * LINE, headers=headers)
             assert answer.status_code == 202
         shares = []
-        for _ in range(3):  # where other processes keep the callers from sending, bulk rightly has their seats: again
+        for _ in range(3):  # where other processes keep the callers from sending, bulk rightly has their slots: again
             before = waiting(service)
             result = asyncio.run(closed_loop.measure(address, exchange, stream, 1))
             assert not result.failures, result.first_problem
             shares.append((before - waiting(service)) / result.answers)
             if shares[-1] < 1:
                 break
-        assert 0 < min(shares) < 1, shares  # a third, or so; where it takes all seats two or three
+        assert 0 < min(shares) < 1, shares  # a third, or so; where it takes all slots two or three
         wait_until(lambda: waiting(service) == 0, "a worker that rests comes back by itself", 30)

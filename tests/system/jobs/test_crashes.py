@@ -1,4 +1,4 @@
-"""Kill -9 at the worst moment: nothing acknowledged is lost, and nothing ends twice."""
+"""Kill -9 at the worst moment: no acknowledged job is lost, and none ends twice."""
 
 import struct
 from collections.abc import Iterator
@@ -57,14 +57,14 @@ def test_jobs_of_a_killed_worker_finish_each_once(slow: Service) -> None:
     assert max(slow.final(job_id)["attempts"] for job_id in ids) == 2
 
 
-def test_what_was_acknowledged_survives_the_queues_death(slow: Service) -> None:
+def test_acknowledged_jobs_survive_a_kill_of_the_queue(slow: Service) -> None:
     ids = submit(slow, 24)
     slow.kill("server")
     wait_until(slow.serves, "the model is served again", 20)
     assert_all_done_once(slow, ids)
 
 
-def test_while_the_queue_is_away_callers_get_503_soon(tmp_path: Path) -> None:
+def test_callers_get_503_soon_while_the_queue_is_away(tmp_path: Path) -> None:
     models.doubling(tmp_path / "models")
     with Service(tmp_path / "models", {"JITNEY_REDIS_URL": "unix:///nowhere/jitney.sock"}, ready=False) as service:
         answer = service.submit(BODY, "application/octet-stream", model="double")
@@ -77,7 +77,7 @@ def test_while_the_queue_is_away_callers_get_503_soon(tmp_path: Path) -> None:
         assert service.http.get("/readyz").json()["status"] == "unready"
 
 
-def test_jobs_still_queued_are_there_after_a_restart(slow: Service) -> None:
+def test_queued_jobs_survive_a_restart(slow: Service) -> None:
     ids = submit(slow, 40)
     assert slow.stop() == 0
     assert slow.pid("worker") == slow.pid("api") == slow.pid("server") == 0
@@ -85,7 +85,7 @@ def test_jobs_still_queued_are_there_after_a_restart(slow: Service) -> None:
     assert_all_done_once(slow, ids)
 
 
-def test_a_waiting_caller_is_sent_home_on_shutdown(slow: Service) -> None:
+def test_a_waiting_caller_is_answered_on_shutdown(slow: Service) -> None:
     (*_, last) = submit(slow, 200)
     with ThreadPoolExecutor(1) as caller, queue(slow) as client:
         waiting = caller.submit(slow.http.get, f"/v1/jobs/{last}", params={"wait": 30})

@@ -1,4 +1,4 @@
-"""A job that the model fails is kept with its input, and runs again once the model is mended."""
+"""A job that its model fails is kept with its input, and runs again once the model is repaired."""
 
 import struct
 from pathlib import Path
@@ -12,11 +12,11 @@ RAW = "application/octet-stream"
 
 
 def shares(service: Service) -> dict[str, float]:
-    """The percentage of new jobs that each version gets: a worker that was killed has its part until it is missed."""
+    """The percentage of new jobs of each version: a killed worker counts until it is missed."""
     return {model["version"]: model["share"] for model in service.http.get("/v1/models").json()["models"]}
 
 
-def test_a_failed_job_runs_again_once_its_model_is_mended(tmp_path: Path) -> None:
+def test_a_failed_job_runs_again_once_its_model_is_repaired(tmp_path: Path) -> None:
     models.picking(tmp_path)
     with Service(tmp_path) as service:
         http = service.http

@@ -1,4 +1,4 @@
-"""Processes that are set to different things, or have different files of a model: nothing is lost, run twice, or wrong.
+"""Processes with differing settings or model files: no job is lost, run twice or answered wrongly.
 
 The rows: JITNEY_SHARDS=4 at the gateway and 1 at the worker left 28 of 40 jobs hanging; with another JITNEY_LEASE_S
 every job ran twice; the
@@ -49,7 +49,7 @@ def queue() -> Iterator[Server]:
 
 
 def ask(gateway: GatewayProcess, model: str, name: str, datatype: str, data: list[float]) -> dict[str, Any]:
-    """Have a job run, and give it back once it is final."""
+    """Run a job, and return it once it is final."""
     tensor = {"datatype": datatype, "shape": [len(data)], "data": data}
     body = {"model": model, "input": {"tensors": {name: tensor}}}
     job: dict[str, Any] = gateway.http.post("/v1/jobs", json=body, headers={"prefer": "wait=30"}).json()
@@ -60,7 +60,7 @@ def served(gateway: GatewayProcess, model: str) -> None:
     wait_until(lambda: gateway.http.get(f"/readyz/models/{model}").status_code == 200, f"{model} is served", 30)
 
 
-def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Server, tmp_path: Path) -> None:
+def test_a_differing_number_of_shards_is_refused_at_the_start_and_both_are_named(queue: Server, tmp_path: Path) -> None:
     models.doubling(tmp_path)
     with GatewayProcess(queue, {"JITNEY_SHARDS": "4"}):
         env = {
@@ -85,8 +85,8 @@ def test_another_number_of_shards_is_refused_at_the_start_with_both(queue: Serve
             assert "Traceback" not in text
 
 
-def test_another_number_of_shards_is_found_when_the_queue_is_back(queue: Server) -> None:
-    """A gateway may start while the queue is away; it takes no job before it knows, and stops then."""
+def test_a_differing_number_of_shards_is_found_when_the_queue_is_back(queue: Server) -> None:
+    """A gateway may start while the queue is away; it accepts no job before the comparison, and then stops."""
     queue.kill()
     with GatewayProcess(queue, {"JITNEY_SHARDS": "1"}) as late:
         queue.start()
@@ -98,10 +98,10 @@ def test_another_number_of_shards_is_found_when_the_queue_is_back(queue: Server)
 
 
 @pytest.mark.parametrize(("of_gateway", "of_worker"), [("1", "20"), ("20", "2")])
-def test_each_job_runs_once_whatever_leases_are_set_to(
+def test_each_job_runs_once_with_differing_lease_settings(
     queue: Server, tmp_path: Path, of_gateway: str, of_worker: str
 ) -> None:
-    """JITNEY_HEARTBEAT_S stays at its default of 5 s: a worker renews in time, whatever it is set to."""
+    """JITNEY_HEARTBEAT_S keeps its default of 5 s: a worker renews in time for any lease."""
     folder = engines.numpy_model(tmp_path, "slow", 'task = "tensor"\nengine = "own.py:Slow"', SLOW)
     assert folder.is_dir()
     with (
@@ -117,7 +117,7 @@ def test_each_job_runs_once_whatever_leases_are_set_to(
         assert "jitney_late_results_total{" not in counts
 
 
-def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Server, tmp_path: Path) -> None:
+def test_one_of_two_workers_with_differing_files_of_a_version_serves_it(queue: Server, tmp_path: Path) -> None:
     models.times(tmp_path / "a", 1, factor=2)
     models.times(tmp_path / "b", 1, factor=3)
     models.doubling(tmp_path / "b", "other")
@@ -151,7 +151,7 @@ def test_of_two_workers_with_other_files_of_a_version_one_serves_it(queue: Serve
                 wait_until(lambda: gateway.http.get("/readyz").json()["warnings"] == [], "nothing differs")
 
 
-def test_a_models_variable_that_names_none_says_what_there_is(queue: Server, tmp_path: Path) -> None:
+def test_an_unknown_name_in_the_models_setting_is_refused_with_the_known_ones(queue: Server, tmp_path: Path) -> None:
     models.doubling(tmp_path)
     with WorkerProcess(queue, tmp_path, {"JITNEY_SERVE_MODELS": "x,y"}) as worker:
         assert worker.process.wait(30) == 78

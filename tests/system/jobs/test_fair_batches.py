@@ -1,4 +1,4 @@
-"""Behind another tenant's flood one rides in the very next batch: it was not filled while the last one ran."""
+"""A job behind another tenant's flood runs in the very next batch."""
 
 import struct
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ LINE = b'{"model":"slow","input":{"tensors":{"x":{"datatype":"FP32","shape":[4],
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[Service]:
-    """A model that takes 50 ms a rider, 400 ms a batch."""
+    """A model that takes 50 ms an item, 400 ms a batch."""
     models.slow(tmp_path / "models")
     with Service(tmp_path / "models") as service:
         yield service
 
 
-def test_who_comes_while_a_batch_runs_rides_in_the_next(slow: Service) -> None:
+def test_a_job_that_arrives_during_a_batch_runs_in_the_next_one(slow: Service) -> None:
     socket = wait_until(lambda: next(iter(slow.folder.rglob("*.sock")), None), "the queue's socket")
     made = [jitney_keys(f"unix://{socket}", "create", "--tenant", name).stdout.strip() for name in ("flooding", "calm")]
     headers = [{"authorization": f"Bearer {key}"} for key in made]

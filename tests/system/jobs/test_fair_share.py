@@ -1,4 +1,4 @@
-"""A tenant's costly inputs hold up that tenant: another's are prepared meanwhile, of this model and of others.
+"""Costly inputs delay only their own tenant: those of others are prepared meanwhile, for all models.
 
 One tenant's pictures, each of seconds, held all decode threads, and everybody's inputs waited behind all of them.
 """
@@ -35,7 +35,7 @@ MANY = 20  # more than the worker takes in at a time
 
 @pytest.fixture
 def gated(tmp_path: Path) -> Iterator[Service]:
-    """One decode thread, and models of the gate above."""
+    """One decode thread, and models with the gate above."""
     for name in ("gated", "other"):
         folder = models.doubling(tmp_path / "models", name, 'task = "gated.py:Gated"\nmax_batch = 4')
         (folder / "gated.py").write_text(GATED)
@@ -43,7 +43,7 @@ def gated(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def test_another_tenants_inputs_are_prepared_meanwhile(gated: Service, tmp_path: Path) -> None:
+def test_inputs_of_another_tenant_are_prepared_meanwhile(gated: Service, tmp_path: Path) -> None:
     socket = wait_until(lambda: next(iter(gated.folder.rglob("*.sock")), None), "the queue's socket")
     made = [jitney_keys(f"unix://{socket}", "create", "--tenant", name).stdout.strip() for name in ("costly", "calm")]
     costly, calm = ({"authorization": f"Bearer {key}"} for key in made)

@@ -1,4 +1,4 @@
-"""A job's life as a caller sees it: wait, poll, list, cancel, keys, deadlines, and several gateways at once."""
+"""A job's life for a caller: wait, poll, list, cancel, keys, deadlines, several gateways at once."""
 
 import re
 import struct
@@ -24,7 +24,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def test_a_job_shows_all_that_was_promised(mixed: Service) -> None:
+def test_a_job_shows_all_documented_fields(mixed: Service) -> None:
     body = {
         "model": "double",
         "input": {"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": [1, 2, 3, 4]}}},
@@ -44,7 +44,7 @@ def test_a_job_shows_all_that_was_promised(mixed: Service) -> None:
     assert 0 <= times["queue"] + times["decode"] + times["batch"] + times["infer"] <= times["total"]
 
 
-def test_every_door_to_a_tensor_model_gives_the_same(mixed: Service) -> None:
+def test_every_route_to_a_tensor_model_gives_the_same(mixed: Service) -> None:
     b64 = {"datatype": "FP32", "shape": [4], "b64": "AACAPwAAAEAAAEBAAACAQA=="}
     by_json = mixed.http.post(
         "/v1/jobs", json={"model": "double", "input": {"tensors": {"x": b64}}}, headers={"prefer": "wait=10"}
@@ -53,7 +53,7 @@ def test_every_door_to_a_tensor_model_gives_the_same(mixed: Service) -> None:
     assert by_json.json()["output"] == by_bytes.json()["output"]
 
 
-def test_a_wait_that_runs_out_gives_the_job_as_it_stands(mixed: Service) -> None:
+def test_a_wait_that_times_out_returns_the_current_job(mixed: Service) -> None:
     for _ in range(40):
         mixed.submit(BODY, RAW["content-type"], model="slow")
     answer = mixed.submit(BODY, RAW["content-type"], wait=1, model="slow")
@@ -65,7 +65,7 @@ def test_a_wait_that_runs_out_gives_the_job_as_it_stands(mixed: Service) -> None
     assert mixed.final(job["id"])["status"] == "succeeded"
 
 
-def test_many_wait_for_one_job(mixed: Service) -> None:
+def test_many_callers_can_wait_for_one_job(mixed: Service) -> None:
     job_id = mixed.submit(BODY, RAW["content-type"], model="slow").json()["id"]
     with ThreadPoolExecutor(8) as callers:
         answers = list(callers.map(lambda _: mixed.final(job_id), range(8)))
@@ -81,7 +81,7 @@ def test_a_queued_job_can_be_canceled_and_a_final_one_not(mixed: Service) -> Non
     assert {mixed.final(job_id)["status"] for job_id in ids[:-1]} == {"succeeded"}
 
 
-def test_own_jobs_are_listed_newest_first_page_by_page(mixed: Service) -> None:
+def test_jobs_are_listed_newest_first_page_by_page(mixed: Service) -> None:
     ids = [mixed.submit(BODY, RAW["content-type"], model="double").json()["id"] for _ in range(5)]
     listed, cursor = [], ""
     for _ in range(3):
@@ -115,7 +115,7 @@ def test_an_overdue_job_expires_and_says_so(mixed: Service) -> None:
     assert (job["status"], job["error"]["code"], job["error"]["status"]) == ("expired", "deadline_exceeded", 504)
 
 
-def test_the_description_names_every_door(mixed: Service) -> None:
+def test_the_openapi_description_names_every_route(mixed: Service) -> None:
     paths = mixed.http.get("/openapi.json").json()["paths"]
     doors = {(path, method) for path, methods in paths.items() for method in methods}
     assert doors >= {

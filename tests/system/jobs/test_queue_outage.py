@@ -1,4 +1,4 @@
-"""A queue's server that is away: each process says so in one line with its address, and is silent until it is back."""
+"""During an outage of the queue server each process logs one line with its address, and one when it is back."""
 
 import re
 from collections import Counter
@@ -13,8 +13,8 @@ BODY = b"\0\0\x80?" * 4
 AWAY = r" (\w+) WARNING cannot reach Redis, trying again: (redis:\S+): "
 
 
-def test_an_outage_is_two_lines_of_each_process(tmp_path: Path) -> None:
-    """Each loop said it for itself, without the address: a dozen lines of each process, more with each request."""
+def test_an_outage_gives_two_log_lines_of_each_process(tmp_path: Path) -> None:
+    """Each loop used to log the outage itself, without the address: a dozen lines of each process."""
     models.doubling(tmp_path / "models")
     server = Server(port=free_port())
     env = {"JITNEY_REDIS_URL": f"redis://:s3cret@127.0.0.1:{server.port}/0"}

@@ -1,4 +1,4 @@
-"""A broken model takes nothing else down, and says in one line what is wrong with it, to log, readiness and callers."""
+"""A broken model harms no other; its fault is one line in the log, in readiness and for callers."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ def models_dir(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_the_others_are_served_and_the_reason_is_shown(models_dir: Path, shared_data: Path) -> None:
+def test_other_models_are_served_and_the_reason_is_shown(models_dir: Path, shared_data: Path) -> None:
     models.doubling(models_dir, "typo", 'task = "tensor"\nmax_bach = 3')
     (models.doubling(models_dir, "corrupt") / "1" / "model.onnx").write_bytes(b"xx")
     foreign = models.doubling(models_dir, "foreign") / "1" / "model.onnx"
@@ -48,7 +48,7 @@ def test_a_folder_without_models_stops_the_start_with_its_reason(tmp_path: Path)
         assert f"no models in {tmp_path / 'empty'}" in service.log()
 
 
-def test_only_broken_models_leave_the_gateway_ready_and_the_model_unready(tmp_path: Path) -> None:
+def test_the_gateway_is_ready_and_the_model_is_not_if_all_models_are_broken(tmp_path: Path) -> None:
     (models.doubling(tmp_path / "models", "corrupt") / "1" / "model.onnx").write_bytes(b"xx")
     with Service(tmp_path / "models", ready=False) as service:
         reason = wait_until(lambda: service.http.get("/readyz").json()["models"], "the worker's word arrives")

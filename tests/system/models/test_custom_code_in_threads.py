@@ -1,4 +1,4 @@
-"""A user's own code never runs on the worker's event loop, nor in the device's thread but for its engine's runs.
+"""Custom code never runs on the worker's event loop, and only engine runs use the device's thread.
 
 A `postprocess` that took 13 s held every model of the worker and then ended it. Whatever is called notes its thread.
 """
@@ -123,7 +123,7 @@ def notes(folder: Path, model: str) -> dict[str, set[str]]:
     return seen
 
 
-def test_a_task_of_ones_own_is_called_in_threads_alone(noting: Service, folder: Path) -> None:
+def test_a_custom_task_is_called_only_in_threads(noting: Service, folder: Path) -> None:
     for _ in range(MANY):
         assert answer(noting, "task", 1).json()["status"] == "succeeded"
     assert answer(noting, "task", 13).json()["error"]["code"] == "too_many_attempts"
@@ -134,7 +134,7 @@ def test_a_task_of_ones_own_is_called_in_threads_alone(noting: Service, folder: 
     assert seen == {place: {"fair"} for place in ("prepare", "present", "text")}
 
 
-def test_an_engine_of_ones_own_runs_in_the_device_s_thread_alone(noting: Service, folder: Path) -> None:
+def test_a_custom_engine_runs_only_in_the_thread_of_the_device(noting: Service, folder: Path) -> None:
     for _ in range(MANY):
         assert answer(noting, "engine", 1).json()["status"] == "succeeded"
     seen = notes(folder, "engine")
@@ -142,7 +142,7 @@ def test_an_engine_of_ones_own_runs_in_the_device_s_thread_alone(noting: Service
     assert seen["run"] == {"load", "device"}
 
 
-def test_a_slow_present_holds_up_nobody_else(noting: Service, folder: Path) -> None:
+def test_a_slow_postprocess_delays_no_other_job(noting: Service, folder: Path) -> None:
     worker = noting.pid("worker")
     slow = noting.http.post("/v1/jobs", json=body("task", 12)).json()["id"]
     wait_until((folder / "task" / "held").exists, "it is shown")

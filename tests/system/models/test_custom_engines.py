@@ -1,4 +1,4 @@
-"""Engines of users' own, served by real workers: one of numpy answers, broken ones take nothing else down."""
+"""Custom engines in real workers: one of numpy answers, and broken ones harm no other model."""
 
 from collections.abc import Iterator
 
@@ -34,7 +34,7 @@ def test_a_model_without_an_onnx_file_answers(service: Service) -> None:
     assert shown["own"]["provider_note"] == "custom engine own.py:Numpy"
 
 
-def test_a_broken_one_is_one_line_and_the_others_serve(service: Service) -> None:
+def test_a_broken_engine_is_one_line_and_the_others_serve(service: Service) -> None:
     shown = {one["name"]: one for one in service.http.get("/v1/models").json()["models"]}
     assert shown["onnx"]["status"] == "ready"
     assert shown["broken"]["status"] == "failed"
@@ -43,7 +43,7 @@ def test_a_broken_one_is_one_line_and_the_others_serve(service: Service) -> None
     assert f"model broken is not served: {shown['broken']['reason']}" in service.log()
 
 
-def test_a_row_that_it_refuses_fails_alone(service: Service) -> None:
+def test_a_row_that_an_engine_refuses_fails_alone(service: Service) -> None:
     ids = []
     for first in (1, -1, 2, -2, 3):
         tensor = {"datatype": "FP32", "shape": [2], "data": [first, 0]}

@@ -1,4 +1,4 @@
-"""A task of a user's own may do anything wrong; it fails its own job, and nobody else's."""
+"""Errors of a custom task fail its own job and no other."""
 
 from collections.abc import Iterator
 
@@ -59,4 +59,4 @@ def test_each_fault_fails_its_own_job_alone(offending: Service) -> None:
     ended = [offending.final(job_id)["status"] for job_id in ids]
     assert ended == ["failed" if 1 <= first <= 7 else "succeeded" for first in sent]
     assert offending.pid("worker") == worker
-    assert "Rider(" not in offending.log()  # what callers send is not for the log
+    assert "WorkItem(" not in offending.log()  # what callers send is not for the log

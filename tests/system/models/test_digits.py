@@ -1,4 +1,4 @@
-"""The main job, through every door: each caller reads their own digit, and batches form by themselves."""
+"""Digits over every route: each caller reads its own digit, and batches form by themselves."""
 
 import json
 import re
@@ -68,15 +68,15 @@ def test_with_64_in_flight_the_mean_batch_is_above_4(
     assert measured["mean_batch"] > 4
 
     def settled() -> tuple[float, float] | None:
-        more_batches, more_riders = batch_metrics(service)
-        return (more_batches, more_riders) if more_riders - items >= measured["answers"] else None
+        more_batches, more_items = batch_metrics(service)
+        return (more_batches, more_items) if more_items - items >= measured["answers"] else None
 
-    more_batches, more_riders = wait_until(settled, "the metrics have counted every answer")
-    assert (more_riders - items) / (more_batches - batches) > 4
+    more_batches, more_items = wait_until(settled, "the metrics have counted every answer")
+    assert (more_items - items) / (more_batches - batches) > 4
 
 
 def batch_metrics(service: Service) -> tuple[float, float]:
-    """Read from the service's own metrics how many batches ran, and how many riders they had."""
+    """Read from the service's own metrics how many batches ran, and how many items they had."""
     text = service.http.get("/metrics").text
     found = [re.search(rf'jitney_batch_size_{what}{{model="digits"}} (\S+)', text) for what in ("count", "sum")]
     batches, items = (float(match[1]) if match else 0.0 for match in found)

@@ -1,4 +1,4 @@
-"""Detection and embedding from the picture to the answer, with models whose right answer is known by construction."""
+"""Detection and embedding from picture to answer, with models whose answer is known by construction."""
 
 import base64
 import io
@@ -80,12 +80,12 @@ BOTH = [seen("red thing", RED), seen("green thing", GREEN)]
     ids=["png", "a JPEG that is decoded at a quarter of its size"],
 )
 @pytest.mark.parametrize("model", ["finder", "stretched"])
-def test_boxes_are_told_in_pixels_of_the_picture(service: Service, model: str, data: bytes) -> None:
+def test_boxes_are_returned_in_pixels_of_the_picture(service: Service, model: str, data: bytes) -> None:
     assert output(service, model, data) == {"detections": BOTH, "width": 1536, "height": 1024}
 
 
-def test_a_picture_of_other_proportions_is_shown_whole(service: Service) -> None:
-    """1536 x 2048 on 96 x 64: 48 x 64 in the middle, a pixel of which is 32 of the picture's."""
+def test_a_picture_of_other_proportions_is_letterboxed(service: Service) -> None:
+    """1536 x 2048 on 96 x 64: 48 x 64 in the middle; one pixel stands for 32 of the picture."""
     assert output(service, "finder", encoded(scene((1536, 2048)))) == {
         "detections": BOTH,
         "width": 1536,
@@ -101,7 +101,7 @@ def test_boxes_lie_where_the_viewer_sees_them(service: Service, tag: int, undo: 
     assert output(service, "finder", lying) == {"detections": BOTH, "width": 1536, "height": 1024}
 
 
-def test_a_caller_may_ask_for_fewer_or_surer_boxes(service: Service) -> None:
+def test_parameters_limit_the_number_and_score_of_boxes(service: Service) -> None:
     data = encoded(scene())
     assert output(service, "finder", data, score_threshold=0.85)["detections"] == BOTH[:1]
     assert output(service, "finder", data, max_detections=1)["detections"] == BOTH[:1]
@@ -122,7 +122,7 @@ def test_a_caller_may_ask_for_fewer_or_surer_boxes(service: Service) -> None:
         ("colour", {"top_k": 1}, "unknown parameter: 'top_k'; allowed: encoding"),
     ],
 )
-def test_other_wishes_are_refused(service: Service, model: str, parameters: dict[str, Any], words: str) -> None:
+def test_other_parameters_are_refused(service: Service, model: str, parameters: dict[str, Any], words: str) -> None:
     text = base64.b64encode(encoded(scene())).decode()
     job = {"model": model, "input": {"image": text}, "parameters": parameters}
     answer = service.http.post("/v1/jobs", json=job, headers={"prefer": "wait=10"}).json()
@@ -138,7 +138,7 @@ def test_a_picture_is_a_vector_of_length_one_or_as_it_comes(service: Service) ->
     assert np.frombuffer(packed, "<f4").tolist() == np.array([1 / 3, 2 / 3, 2 / 3], np.float32).tolist()
 
 
-def test_no_direction_is_an_error_of_that_job_alone(service: Service) -> None:
+def test_a_zero_vector_fails_that_job_alone(service: Service) -> None:
     text = base64.b64encode(encoded(Image.new("RGB", (8, 8)))).decode()
     job = {"model": "colour", "input": {"image": text}}
     answer = service.http.post("/v1/jobs", json=job, headers={"prefer": "wait=10"}).json()
@@ -147,14 +147,14 @@ def test_no_direction_is_an_error_of_that_job_alone(service: Service) -> None:
 
 
 @pytest.mark.parametrize("model", ["finder", "colour"])
-def test_predict_says_where_to_ask_instead(service: Service, model: str) -> None:
+def test_predict_names_the_right_route(service: Service, model: str) -> None:
     files = {"image": ("x.png", encoded(Image.new("RGB", (8, 8), (9, 9, 9))))}
     answer = service.http.post("/predict", files=files, data={"model": model})
     assert (answer.status_code, answer.json()["success"]) == (422, False)
     assert "send its jobs to /v1/jobs" in answer.json()["detail"]
 
 
-def test_cards_name_their_tasks(service: Service) -> None:
+def test_model_cards_name_their_tasks(service: Service) -> None:
     cards = {card["name"]: card for card in service.http.get("/v1/models").json()["models"]}
     assert (cards["finder"]["task"], cards["finder"]["labels"]) == ("object-detection", 2)
     assert cards["colour"]["task"] == "image-embedding"

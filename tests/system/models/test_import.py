@@ -1,4 +1,4 @@
-"""Files and hubs on this machine: what is made of them, and that nothing is left of what went wrong."""
+"""Imports from files and local hubs: the resulting model folder, and nothing left after a failure."""
 
 import http.server
 import importlib.util
@@ -26,7 +26,7 @@ def run(models_dir: Path, *words: str, env: Mapping[str, str] | None = None) -> 
 
 
 def refused(models_dir: Path, *words: str, env: Mapping[str, str] | None = None) -> str:
-    """Import what must be refused with one line, and leave the folder as it was; gives the line."""
+    """Import with an expected one-line refusal and an unchanged folder; return the line."""
     before = sorted(models_dir.rglob("*")) if models_dir.exists() else []
     done = run(models_dir, *words, env=env)
     assert (done.returncode, done.stdout) == (1, "")
@@ -36,7 +36,7 @@ def refused(models_dir: Path, *words: str, env: Mapping[str, str] | None = None)
     return done.stderr
 
 
-def test_a_file_is_a_model_at_once(tmp_path: Path) -> None:
+def test_an_imported_file_can_be_served_at_once(tmp_path: Path) -> None:
     models.doubling(tmp_path / "elsewhere", "double")
     done = run(tmp_path / "models", str(tmp_path / "elsewhere" / "double" / "1" / "model.onnx"), "--name", "twice")
     assert (done.returncode, done.stderr) == (0, "")
@@ -51,14 +51,14 @@ def test_a_file_is_a_model_at_once(tmp_path: Path) -> None:
         assert answer["output"]["tensors"]["y"]["data"] == [2, 4, 6, 8]
 
 
-def test_a_fixed_batch_is_opened_on_the_way(tmp_path: Path, shared_data: Path) -> None:
+def test_a_fixed_batch_size_is_made_dynamic_during_the_import(tmp_path: Path, shared_data: Path) -> None:
     done = run(tmp_path, str(shared_data / "models" / "squeezenet1.1_fp16.onnx"), "--preset", "torch", "--name", "half")
     assert (done.returncode, done.stderr) == (0, "")
     assert "its fixed batch size was removed" in done.stdout
     assert [path.name for path in (tmp_path / "half" / "1").iterdir()] == ["model.onnx"]
 
 
-def test_what_can_not_be_imported_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_import_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     here = tmp_path / "models"
     shutil.copytree(ROOT / "models" / "digits", here / "digits")
@@ -77,12 +77,12 @@ def _of_numbers(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
-def test_a_source_that_is_not_installed_is_said_with_its_extra(tmp_path: Path) -> None:
+def test_a_missing_library_is_reported_with_its_extra(tmp_path: Path) -> None:
     told = refused(tmp_path / "models", "timm:resnet18")
     assert 'pip install -e ".[timm]" in the checkout' in told
 
 
-def test_a_library_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+def test_a_library_that_fails_to_import_is_one_line(tmp_path: Path) -> None:
     library = tmp_path / "libraries" / "huggingface_hub.py"
     library.parent.mkdir()
     library.write_text("raise RuntimeError('operator nms does not exist')")
@@ -90,7 +90,7 @@ def test_a_library_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     assert "huggingface_hub is installed but cannot be imported: operator nms does not exist" in told
 
 
-def test_a_folder_that_can_not_be_written_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "no-folder"
     file.write_text("")
     done = run(file, str(DIGITS_ONNX))
@@ -146,7 +146,7 @@ def on(address: str, tmp_path: Path) -> dict[str, str]:
     return {**home, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "5", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def test_a_repository_of_a_hub_is_fed_as_it_says(hub: tuple[dict[str, bytes], str], tmp_path: Path) -> None:
+def test_a_hub_repository_gives_the_preprocessing(hub: tuple[dict[str, bytes], str], tmp_path: Path) -> None:
     files, address = hub
     how = {"size": {"height": 28, "width": 28}, "do_normalize": False, "rescale_factor": 1 / 255, "resample": 2}
     names = {str(number): f"a {number}" for number in range(10)}
@@ -178,7 +178,7 @@ def test_a_repository_of_a_hub_is_fed_as_it_says(hub: tuple[dict[str, bytes], st
         assert {one["label"] for one in answer["predictions"]} == {"red", "green", "blue"}
 
 
-def test_which_of_several_files_must_be_said(hub: tuple[dict[str, bytes], str], tmp_path: Path) -> None:
+def test_one_of_several_files_must_be_named(hub: tuple[dict[str, bytes], str], tmp_path: Path) -> None:
     files, address = hub
     env = on(address, tmp_path)
     assert "has no .onnx file" in refused(tmp_path / "models", f"hf:o/digits@{COMMIT}", env=env)

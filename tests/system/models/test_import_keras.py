@@ -1,4 +1,4 @@
-"""The classic: Keras' ResNet-50 behind the tutorial's request, beside Keras itself. Where Keras is installed."""
+"""Keras' ResNet-50 with the tutorial's request, compared with Keras itself, where Keras is installed."""
 
 import importlib.util
 import io
@@ -58,7 +58,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Fifty, of all proportions and modes: shades and blocks, as networks see something in."""
+    """Fifty pictures of all proportions and modes, with shades and blocks that networks react to."""
     folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(5)
     paths = []
     for number in range(PICTURES):
@@ -78,7 +78,9 @@ def expected(pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return told
 
 
-def test_it_agrees_with_keras_on_fifty_pictures(imported: Path, pictures: list[Path], expected: Array) -> None:
+def test_the_imported_model_agrees_with_keras_on_fifty_pictures(
+    imported: Path, pictures: list[Path], expected: Array
+) -> None:
     (folder,) = list_models(imported)
     assert isinstance(folder, ModelFolder)
     model = load_model(folder)

@@ -1,4 +1,4 @@
-"""Models that were not made for batching, served: one whose rows mix runs alone and says so, another pads."""
+"""Served models that do not batch: one that mixes rows runs alone and says so, another is padded."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def answers(service: Service, model: str) -> tuple[list[list[float]], set[int]]:
-    """What each of the rows is told, sent in one request; and how many rode together."""
+    """Send rows in one request; return their answers and batch sizes."""
     inputs = [{"tensors": {"x": {"datatype": "FP32", "shape": [4], "data": row}}} for row in ROWS]
     taken = service.http.post("/v1/jobs", json=[{"model": model, "input": one} for one in inputs]).json()["jobs"]
     jobs = [service.final(job["id"]) for job in taken]
@@ -49,15 +49,15 @@ def test_an_operator_may_trust_a_model(mixed: Service) -> None:
     assert (card["batchable"], card["max_batch"], card["checked"]) == (True, 8, None)
 
 
-def test_padded_batches_give_everybody_their_own(mixed: Service) -> None:
+def test_padded_batches_give_each_job_its_own_answer(mixed: Service) -> None:
     card = {one["name"]: one for one in mixed.http.get("/v1/models").json()["models"]}["padded"]
     assert (card["buckets"], card["checked"]) == ([8], True)
     told, together = answers(mixed, "padded")
     assert told == [[2 * one for one in row] for row in ROWS]
-    assert max(together) <= 3, "riders are counted, not seats"
+    assert max(together) <= 3, "items are counted, not padding rows"
 
 
-def test_a_kept_profile_is_shown(mixed: Service) -> None:
+def test_a_stored_profile_is_shown(mixed: Service) -> None:
     card = {one["name"]: one for one in mixed.http.get("/v1/models").json()["models"]}["padded"]
     (profile,) = card["profiles"]
     assert (profile["provider"], profile["device"]) == (card["provider"], card["device"])

@@ -1,4 +1,4 @@
-"""A machine without a GPU, with real workers: what is asked of one fails in one line, `auto` serves and says so."""
+"""Workers on a machine without a GPU: a GPU provider fails in one line, `auto` serves and says so."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def card(service: Service, name: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_gpu_that_is_asked_for_fails_in_one_line(service: Service, provider: str) -> None:
+def test_a_requested_gpu_fails_in_one_line(service: Service, provider: str) -> None:
     found = card(service, provider)
     assert found["status"] == "failed"
     reason = str(found["reason"])
@@ -50,11 +50,11 @@ def test_auto_serves_on_the_cpu_and_says_so(service: Service) -> None:
     assert answer["output"]["tensors"]["y"]["data"] == [2, 4, 6, 8]
 
 
-def test_a_cpu_that_is_asked_for_is_nothing_to_speak_of(service: Service) -> None:
+def test_a_requested_cpu_gives_no_note(service: Service) -> None:
     found = card(service, "cpu")
     assert (found["status"], found["provider_note"]) == ("ready", "")
 
 
-def test_a_precision_that_is_none_names_those_that_are(service: Service) -> None:
+def test_an_unknown_precision_is_refused_with_the_known_ones(service: Service) -> None:
     reason = str(card(service, "half")["reason"])
     assert "model.toml: tensorrt.precision: 'half' is not allowed; allowed: fp32, fp16, int8" in reason

@@ -1,4 +1,4 @@
-"""The bundled digits in int8, in fp16 and with their pipeline in the graph: added, served, and answering right."""
+"""The bundled digits in int8, in fp16 and with preprocessing in the graph: added, served, and correct."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def test_int8_is_a_new_version_with_a_record_and_nothing_else(models_dir: Path, 
     assert (record["made_from"], record["what"]) == ("1", "int8, simplified")
 
 
-def test_its_weights_have_a_scale_by_the_channel(models_dir: Path, optimize: Optimize) -> None:
+def test_int8_weights_have_a_scale_for_each_channel(models_dir: Path, optimize: Optimize) -> None:
     optimize("--int8", "--calibrate", SAMPLES, "--no-measure")
     graph = onnx.load(models_dir / "digits" / "2" / "model.onnx").graph
     scales = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
@@ -43,7 +43,7 @@ def test_its_weights_have_a_scale_by_the_channel(models_dir: Path, optimize: Opt
     assert any(scales[node.input[1]].size > 1 for node in weights)
 
 
-def test_fp16_keeps_its_ends_and_halves_the_file(models_dir: Path, optimize: Optimize) -> None:
+def test_fp16_keeps_input_and_output_types_and_halves_the_file(models_dir: Path, optimize: Optimize) -> None:
     code, said = optimize("--fp16", "--validate", SAMPLES, *QUICK)
     assert code == 0
     assert said["bytes_new"] < 0.6 * said["bytes_old"]
@@ -54,7 +54,7 @@ def test_fp16_keeps_its_ends_and_halves_the_file(models_dir: Path, optimize: Opt
     assert ends == [onnx.TensorProto.FLOAT] * 2
 
 
-def test_fold_is_served_by_a_model_toml_of_its_own(models_dir: Path, optimize: Optimize) -> None:
+def test_a_folded_version_has_its_own_model_toml(models_dir: Path, optimize: Optimize) -> None:
     code, said = optimize("--fold", "--no-measure")
     assert code == 0
     assert said["agreement"]["drift"] < 1e-4
@@ -70,7 +70,7 @@ def test_fold_is_served_by_a_model_toml_of_its_own(models_dir: Path, optimize: O
     assert [(port.datatype, port.shape) for port in before.inputs] == [("FP32", (1, 28, 28))]
 
 
-def test_what_a_version_says_of_itself_goes_on_to_the_next(models_dir: Path, optimize: Optimize) -> None:
+def test_the_model_toml_of_a_version_is_inherited_by_the_next(models_dir: Path, optimize: Optimize) -> None:
     optimize("--fold", "--no-measure")
     code, said = optimize("--int8", "--calibrate", SAMPLES, "--no-measure")
     assert (code, said["made_from"], said["version"]) == (0, "2", "3")
@@ -78,7 +78,7 @@ def test_what_a_version_says_of_itself_goes_on_to_the_next(models_dir: Path, opt
     assert own[0] == own[1]
 
 
-def test_an_fp16_version_is_not_blown_up_again_by_simplifying(optimize: Optimize) -> None:
+def test_simplifying_does_not_enlarge_an_fp16_version(optimize: Optimize) -> None:
     optimize("--fp16", "--no-measure")
     code, said = optimize("--fold", "--no-measure")
     assert code == 0
@@ -86,7 +86,7 @@ def test_an_fp16_version_is_not_blown_up_again_by_simplifying(optimize: Optimize
     assert any("not simplified: it is FP16" in note for note in said["notes"])
 
 
-def test_only_told_where_nothing_is_to_be_written(models_dir: Path, optimize: Optimize) -> None:
+def test_a_dry_run_reports_and_writes_nothing(models_dir: Path, optimize: Optimize) -> None:
     before = everything(models_dir)
     code, said = optimize("--fp16", "--no-write", *QUICK)
     assert (code, said["written"], said["version"]) == (0, "", "")
@@ -94,7 +94,7 @@ def test_only_told_where_nothing_is_to_be_written(models_dir: Path, optimize: Op
     assert everything(models_dir) == before
 
 
-def test_optimized_versions_are_served_and_answer_right(models_dir: Path, optimize: Optimize) -> None:
+def test_optimized_versions_are_served_and_answer_correctly(models_dir: Path, optimize: Optimize) -> None:
     shutil.copytree(models_dir / "digits", models_dir / "halved")
     assert optimize("--int8", "--fold", "--calibrate", SAMPLES, "--no-measure")[0] == 0
     assert optimize("--fp16", "--no-measure", name="halved")[0] == 0
@@ -113,7 +113,7 @@ def test_optimized_versions_are_served_and_answer_right(models_dir: Path, optimi
 
 
 @pytest.mark.parametrize("place", ["digits", "digits/1"])
-def test_a_path_means_the_same_as_a_name(
+def test_a_path_and_a_name_give_the_same_result(
     models_dir: Path, optimize: Optimize, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     monkeypatch.chdir(ROOT)

@@ -1,4 +1,4 @@
-"""A real ImageNet network, served by writing a model.toml and labels for it, gives the reference answers."""
+"""A real ImageNet network, served with a model.toml and labels, gives the reference answers."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def squeezenets(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def sure(shared_data: Path) -> dict[Path, str]:
-    """Photographs whose top-1 is beyond doubt, with it."""
+    """Photographs with an unambiguous top-1 label, and that label."""
     reference = json.loads((shared_data / "reference_top5.json").read_text())["images"]
     top = {name: entry["top5"][0] for name, entry in reference.items() if name not in UNSURE}
     return {shared_data / "photos" / name: one["label"] for name, one in top.items() if one["p"] >= 0.6}
@@ -38,7 +38,7 @@ def test_photographs_get_their_reference_label(squeezenets: Service, sure: dict[
         assert job["output"]["predictions"][0]["label"] == label, photo.name
 
 
-def test_in_a_batch_they_get_the_same(squeezenets: Service, sure: dict[Path, str]) -> None:
+def test_photographs_in_a_batch_get_the_same_labels(squeezenets: Service, sure: dict[Path, str]) -> None:
     photos = list(sure) * 8
     sent = [squeezenets.submit(photo.read_bytes(), "image/jpeg", model="batched").json()["id"] for photo in photos]
     jobs = [squeezenets.final(job_id) for job_id in sent]
@@ -46,7 +46,7 @@ def test_in_a_batch_they_get_the_same(squeezenets: Service, sure: dict[Path, str
     assert max(job["batch_size"] for job in jobs) > 1
 
 
-def test_models_say_what_they_are(squeezenets: Service) -> None:
+def test_the_model_list_describes_each_model(squeezenets: Service) -> None:
     cards = {card["name"]: card for card in squeezenets.http.get("/v1/models").json()["models"]}
     assert cards["batched"]["batchable"] is True
     assert (cards["single"]["batchable"], cards["single"]["max_batch"]) == (False, 1)

@@ -1,4 +1,4 @@
-"""The page in a real browser: a drawn digit is read, a flood forms batches, and nothing leaves the origin."""
+"""The page in a real browser: it reads a drawn digit, shows batches, and loads nothing from elsewhere."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def page(browser: webdriver.Chrome, service: Service) -> webdriver.Chrome:
-    """The page, freshly loaded, its models listed, earlier logs forgotten."""
+    """Load the page, wait for its list of models, and clear earlier logs."""
     for log in ("browser", "performance"):
         logged(browser, log)
     browser.get(service.url)
@@ -82,7 +82,7 @@ def wait_until(page: webdriver.Chrome, condition: str, description: str) -> None
 
 
 def logged(page: Any, log: str) -> list[dict[str, Any]]:
-    """What the browser wrote to this log since it was last asked."""
+    """Return what the browser wrote to this log since the last call."""
     entries: list[dict[str, Any]] = page.get_log(log)
     return entries
 
@@ -146,7 +146,7 @@ def test_the_page_is_quiet_and_asks_only_its_own_origin(page: webdriver.Chrome, 
     assert [url for url in asked if not url.startswith(own)] == []
 
 
-def test_where_keys_exist_the_page_asks_for_one(browser: webdriver.Chrome) -> None:
+def test_the_page_asks_for_a_key_where_keys_exist(browser: webdriver.Chrome) -> None:
     with Jitney() as running:
         env = {**os.environ, "JITNEY_DATA_DIR": str(running.folder / "data")}
         env.pop("JITNEY_REDIS_URL", None)
@@ -167,7 +167,7 @@ def test_where_keys_exist_the_page_asks_for_one(browser: webdriver.Chrome) -> No
         wait_for_answer(browser, "7")
 
 
-def test_versions_of_a_model_are_shown_with_their_part(browser: webdriver.Chrome, tmp_path: Path) -> None:
+def test_versions_of_a_model_are_shown_with_their_role(browser: webdriver.Chrome, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "digits", tmp_path / "digits")
     shutil.copytree(tmp_path / "digits" / "1", tmp_path / "digits" / "2")
     with Jitney(tmp_path) as jitney:

@@ -1,4 +1,4 @@
-"""A whole Jitney with the models `times` and `other`, quick to look at its folder."""
+"""Fixtures: a whole Jitney with the models `times` and `other` that polls its folder often."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +13,15 @@ QUICK = {"JITNEY_MODELS_POLL_S": "0.2", "JITNEY_UNLOAD_AFTER_S": "0.5", "JITNEY_
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def models_dir(tmp_path: Path) -> Path:
     models.times(tmp_path, 1)
     models.doubling(tmp_path, "other")
     return tmp_path
 
 
 @pytest.fixture
-def service(shelf: Path) -> Iterator[Service]:
-    with Service(shelf, QUICK) as service:
+def service(models_dir: Path) -> Iterator[Service]:
+    with Service(models_dir, QUICK) as service:
         yield service
 
 

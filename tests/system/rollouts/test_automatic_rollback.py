@@ -1,4 +1,4 @@
-"""A version that does worse than the one before is taken back by itself, and everybody who looks is told why."""
+"""A version that does worse than its predecessor is rolled back automatically, with the reason."""
 
 from pathlib import Path
 
@@ -14,24 +14,24 @@ WATCHED = {**QUICK, "JITNEY_ROLLBACK_JOBS": "10", "JITNEY_MODEL_REFRESH_S": "0.2
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def models_dir(tmp_path: Path) -> Path:
     models.picking(tmp_path, "pick", rows=100)
     return tmp_path
 
 
 def ask(service: Service, row: int = 50) -> tuple[str, str]:
-    """Ask for a row; gives the version that was asked, and how that ended."""
+    """Request a row; return the version used, and the result."""
     tensor = {"datatype": "INT64", "shape": [1], "data": [row]}
     body = {"model": "pick", "input": {"tensors": {"x": tensor}}}
     job = service.http.post("/v1/jobs", json=body, headers={"prefer": "wait=20"}).json()
     return job["version"], job["status"]
 
 
-def test_a_version_that_a_folder_brought_is_taken_back(shelf: Path) -> None:
-    with Service(shelf, WATCHED) as service:
+def test_a_new_version_from_the_folder_is_rolled_back(models_dir: Path) -> None:
+    with Service(models_dir, WATCHED) as service:
         pick = Models(service, "pick")
         assert {ask(service) for _ in range(20)} == {("1", "succeeded")}
-        models.picking(shelf, "pick", rows=1)
+        models.picking(models_dir, "pick", rows=1)
         pick.until(2, "ready", share=100)
         assert ask(service) == ("2", "failed")
         wait_until(lambda: ask(service) == ("1", "succeeded"), "version 1 has the jobs again")
@@ -39,17 +39,17 @@ def test_a_version_that_a_folder_brought_is_taken_back(shelf: Path) -> None:
         assert "rolled back automatically" in entry["reason"]
         assert "version 2 is rolled back automatically" in service.log()
         assert 'jitney_rollbacks_total{model="pick"} 1.0' in service.http.get("/metrics").text
-        models.picking(shelf, "pick", rows=100)  # the folder's next is not held against it
+        models.picking(models_dir, "pick", rows=100)  # the folder's next is not held against it
         pick.until(3, "ready", share=100)
         assert ask(service) == ("3", "succeeded")
 
 
-def test_a_canary_that_fails_is_taken_back_and_one_that_does_well_is_not(shelf: Path) -> None:
-    with Service(shelf, {**WATCHED, "JITNEY_WORKERS": "2"}) as service:
+def test_a_failing_canary_is_rolled_back_and_a_good_one_is_not(models_dir: Path) -> None:
+    with Service(models_dir, {**WATCHED, "JITNEY_WORKERS": "2"}) as service:
         pick = Models(service, "pick")
         pick.ask("promote", version="1")
-        models.picking(shelf, "pick", rows=100)
-        models.picking(shelf, "pick", rows=1)
+        models.picking(models_dir, "pick", rows=100)
+        models.picking(models_dir, "pick", rows=1)
         pick.until(3, "available")
         pick.ask("share", version="2", percent=50)
         pick.until(2, "ready", share=50)
@@ -63,8 +63,8 @@ def test_a_canary_that_fails_is_taken_back_and_one_that_does_well_is_not(shelf: 
 
 
 @pytest.mark.timeout(120)
-def test_a_version_that_kills_its_workers_is_taken_back(tmp_path: Path) -> None:
-    """Its task ends the process where an answer is below zero, which those of version 1 never are."""
+def test_a_version_that_kills_its_workers_is_rolled_back(tmp_path: Path) -> None:
+    """Its task kills the process if an answer is below zero; those of version 1 never are."""
     models.times(tmp_path, 1, toml='task = "poison.py:Poison"\nmax_batch = 8')
     (tmp_path / "times" / "poison.py").write_text(models.POISON_TASK)
     with Service(tmp_path, {**WATCHED, "JITNEY_SUSPECT_COOLDOWN_S": "0.2"}) as service:

@@ -1,4 +1,4 @@
-"""What comes and goes in the folder of models while they are served."""
+"""Models and versions appear and disappear in the models folder while they are served."""
 
 import shutil
 from pathlib import Path
@@ -40,9 +40,9 @@ class Endless(TensorTask):
 '''
 
 
-def test_a_new_version_takes_the_jobs_once_it_is_warm(service: Service, times: Models, shelf: Path) -> None:
+def test_a_new_version_takes_the_jobs_once_it_is_warm(service: Service, times: Models, models_dir: Path) -> None:
     assert times.run() == ("1", 1)
-    models.times(shelf, 2)
+    models.times(models_dir, 2)
     times.until(2, "ready", share=100)
     assert times.run() == ("2", 2)
     assert times.until(1, "ready", share=0)["role"] == "before"  # as long as the new one is watched
@@ -50,8 +50,8 @@ def test_a_new_version_takes_the_jobs_once_it_is_warm(service: Service, times: M
     assert "version 2 from its folder replaces version 1" in service.log()
 
 
-def test_a_new_model_is_served_and_a_mended_one(service: Service, shelf: Path) -> None:
-    broken = models.doubling(shelf, "late", 'task = "tensr"') / "model.toml"
+def test_a_new_model_and_a_repaired_one_are_served(service: Service, models_dir: Path) -> None:
+    broken = models.doubling(models_dir, "late", 'task = "tensr"') / "model.toml"
     late = Models(service, "late")
     refused = _refused(service, "late")
     assert refused.json()["code"] == "model_unavailable"
@@ -61,29 +61,31 @@ def test_a_new_model_is_served_and_a_mended_one(service: Service, shelf: Path) -
     assert late.run() == ("1", 2)
 
 
-def test_a_version_that_can_not_be_loaded_changes_nothing(service: Service, times: Models, shelf: Path) -> None:
-    (shelf / "times" / "2").mkdir()
-    (shelf / "times" / "2" / "model.onnx").write_bytes(b"xx")
+def test_a_version_that_cannot_be_loaded_changes_nothing(service: Service, times: Models, models_dir: Path) -> None:
+    (models_dir / "times" / "2").mkdir()
+    (models_dir / "times" / "2" / "model.onnx").write_bytes(b"xx")
     reason = times.until(2, "failed")["reason"]
-    assert str(shelf / "times" / "2" / "model.onnx") in reason
+    assert str(models_dir / "times" / "2" / "model.onnx") in reason
     assert times.run() == ("1", 1)
-    shutil.rmtree(shelf / "times" / "2")
-    models.times(shelf, 2)
+    shutil.rmtree(models_dir / "times" / "2")
+    models.times(models_dir, 2)
     times.until(2, "ready", share=100)
     assert "model times version 1 is unloaded" not in service.log()
 
 
-def test_files_that_change_under_their_number_are_loaded_anew(service: Service, times: Models, shelf: Path) -> None:
-    models.times(shelf, 1, name="seven", factor=7)
-    (shelf / "seven" / "1" / "model.onnx").replace(shelf / "times" / "1" / "model.onnx")
+def test_files_that_change_under_their_number_are_loaded_again(
+    service: Service, times: Models, models_dir: Path
+) -> None:
+    models.times(models_dir, 1, name="seven", factor=7)
+    (models_dir / "seven" / "1" / "model.onnx").replace(models_dir / "times" / "1" / "model.onnx")
     wait_until(lambda: times.run() == ("1", 7), "the new file answers")
     assert service.log().count("model times version 1 loaded") == 2
 
 
-def test_a_folder_that_is_not_watched_counts_once_an_admin_asks(shelf: Path) -> None:
-    with Service(shelf, {**QUICK, "JITNEY_MODELS_POLL_S": "0"}) as service:
+def test_an_unwatched_folder_is_read_when_an_admin_asks(models_dir: Path) -> None:
+    with Service(models_dir, {**QUICK, "JITNEY_MODELS_POLL_S": "0"}) as service:
         times = Models(service)
-        models.times(shelf, 2)
+        models.times(models_dir, 2)
         times.until(2, "available")
         assert times.run() == ("1", 1)
         times.ask("load", version="2")
@@ -93,36 +95,36 @@ def test_a_folder_that_is_not_watched_counts_once_an_admin_asks(shelf: Path) -> 
         assert times.run() == ("2", 2)
 
 
-def test_a_broken_model_toml_leaves_what_runs(service: Service, times: Models, shelf: Path) -> None:
-    (shelf / "times" / "model.toml").write_text("task = 17")
+def test_a_broken_model_toml_leaves_the_running_version(service: Service, times: Models, models_dir: Path) -> None:
+    (models_dir / "times" / "model.toml").write_text("task = 17")
     wait_until(lambda: "model times is not served" in service.log(), "the error is told")
     assert times.entry(1)["status"] == "ready"
     assert times.run() == ("1", 1)
 
 
-def test_a_version_that_is_removed_makes_way_for_the_one_below(service: Service, times: Models, shelf: Path) -> None:
-    models.times(shelf, 2)
+def test_a_removed_version_is_replaced_by_the_next_lower_one(service: Service, times: Models, models_dir: Path) -> None:
+    models.times(models_dir, 2)
     times.until(2, "ready", share=100)
-    shutil.rmtree(shelf / "times" / "2")
+    shutil.rmtree(models_dir / "times" / "2")
     times.until(1, "ready", share=100)
     assert times.run() == ("1", 1)
     wait_until(lambda: times.entry(2) is None, "nobody knows version 2 any more")
     assert "model times version 2 is unloaded" in service.log()
 
 
-def test_a_model_that_is_removed_is_refused_and_the_others_go_on(service: Service, times: Models, shelf: Path) -> None:
-    shutil.rmtree(shelf / "times")
+def test_a_removed_model_is_refused_and_the_others_continue(service: Service, times: Models, models_dir: Path) -> None:
+    shutil.rmtree(models_dir / "times")
     refused = _refused(service, "times")
     assert (refused.json()["code"], "files are gone" in refused.json()["detail"]) == ("model_unavailable", True)
     wait_until(lambda: _submit(service, "times").status_code == 404, "it is unknown")
     assert Models(service, "other").run() == ("1", 2)
-    models.times(shelf, 1)
+    models.times(models_dir, 1)
     times.until(1, "ready", share=100)
 
 
 @pytest.mark.timeout(90)
-def test_a_version_that_kills_its_worker_is_left_alone(service: Service, times: Models, shelf: Path) -> None:
-    folder = models.doubling(shelf, "deadly", 'task = "deadly.py:Deadly"')
+def test_a_version_that_kills_its_worker_is_not_loaded_again(service: Service, times: Models, models_dir: Path) -> None:
+    folder = models.doubling(models_dir, "deadly", 'task = "deadly.py:Deadly"')
     (folder / "deadly.py").write_text(DEADLY)
     deadly = Models(service, "deadly")
     assert "workers died" in deadly.until(1, "failed")["reason"]
@@ -133,30 +135,30 @@ def test_a_version_that_kills_its_worker_is_left_alone(service: Service, times: 
     deadly.until(1, "ready", share=100)
 
 
-def test_a_worker_stops_in_the_middle_of_a_load(service: Service, shelf: Path) -> None:
-    folder = models.doubling(shelf, "endless", 'task = "endless.py:Endless"')
+def test_a_worker_stops_in_the_middle_of_a_load(service: Service, models_dir: Path) -> None:
+    folder = models.doubling(models_dir, "endless", 'task = "endless.py:Endless"')
     (folder / "endless.py").write_text(ENDLESS)
     Models(service, "endless").until(1, "loading")
     assert service.stop() == 0
     assert "worker did not stop" not in service.log()
 
 
-def test_an_empty_folder_is_taken_for_one_that_is_not_mounted(service: Service, times: Models, shelf: Path) -> None:
-    hidden = shelf.with_name("hidden")
-    shelf.rename(hidden)
+def test_an_empty_folder_counts_as_not_mounted(service: Service, times: Models, models_dir: Path) -> None:
+    hidden = models_dir.with_name("hidden")
+    models_dir.rename(hidden)
     wait_until(lambda: "cannot read the models folder" in service.log(), "the worker has looked")
-    shelf.mkdir()
+    models_dir.mkdir()
     assert times.run() == ("1", 1)
-    shelf.rmdir()
-    hidden.rename(shelf)
+    models_dir.rmdir()
+    hidden.rename(models_dir)
 
 
-async def test_jobs_of_a_version_that_nobody_runs_are_run_all_the_same(shelf: Path, anyio_backend: str) -> None:
-    """As a gateway sends them that has not heard of anything for long."""
+async def test_jobs_of_a_version_without_a_worker_are_still_run(models_dir: Path, anyio_backend: str) -> None:
+    """Submit like a gateway with outdated information."""
     del anyio_backend
-    with Service(shelf, {**QUICK, "JITNEY_ROLLBACK_WATCH_S": "0"}) as service:
+    with Service(models_dir, {**QUICK, "JITNEY_ROLLBACK_WATCH_S": "0"}) as service:
         times = Models(service)
-        models.times(shelf, 2)
+        models.times(models_dir, 2)
         times.until(1, "available")
         connection = RedisClient(locate({"JITNEY_DATA_DIR": str(service.folder / "data")}).address.url, 5)
         store = JobStore(StoreSettings(), connection)
@@ -177,7 +179,7 @@ def _submit(service: Service, model: str) -> httpx2.Response:
 
 
 def _refused(service: Service, model: str) -> httpx2.Response:
-    """Wait until jobs for a model are refused for now; gives the answer."""
+    """Wait until jobs for a model are refused temporarily; return the response."""
 
     def refusal() -> httpx2.Response | None:
         answer = _submit(service, model)

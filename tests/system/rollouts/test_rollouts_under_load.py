@@ -1,4 +1,4 @@
-"""Under load from 32 callers a model is upgraded, canaried, promoted, rolled back and unloaded: nobody notices."""
+"""A model is upgraded, canaried, promoted, rolled back and unloaded under 32 callers without a failure."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an unloaded version took is given back: versions may come and go for ever."""
+"""The memory of an unloaded version is freed, however often versions change."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ def resident_mib(pid: int) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what a process holds")
 @pytest.mark.timeout(120)
-def test_versions_that_come_and_go_leave_no_memory_behind(tmp_path: Path) -> None:
-    """The first one too, which was there when the worker started."""
+def test_loading_and_unloading_versions_leaks_no_memory(tmp_path: Path) -> None:
+    """This includes the first version, which was there when the worker started."""
     for version in (1, 2):
         models.heavy(tmp_path, version, WEIGHTS_MIB)
     (tmp_path / "heavy" / "model.toml").write_text('task = "tensor"\nversion = "1"\nmax_batch = 4')

@@ -1,4 +1,4 @@
-"""Many requests wait over one subscription; a lost notice costs time, never an answer."""
+"""Many requests wait over one subscription; a lost notification delays a response but never loses it."""
 
 import asyncio
 from typing import Any, cast
@@ -13,8 +13,8 @@ from jobs.store.job_store import JobStore
 pytestmark = pytest.mark.anyio
 
 
-class Shelf:
-    """The one thing Waiting asks of a store: to read jobs. What is read is whatever was put there."""
+class FakeStore:
+    """A store with the one method that JobWaiters needs: it reads the jobs that a test put there."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
@@ -28,18 +28,18 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+def store() -> FakeStore:
+    return FakeStore()
 
 
 @pytest.fixture
-def waiting(shelf: Shelf) -> JobWaiters:
-    return JobWaiters(cast("JobStore", shelf))
+def waiting(store: FakeStore) -> JobWaiters:
+    return JobWaiters(cast("JobStore", store))
 
 
-async def test_a_notice_brings_the_answer_to_all_who_wait(waiting: JobWaiters, shelf: Shelf) -> None:
+async def test_a_notification_resolves_all_waiters(waiting: JobWaiters, store: FakeStore) -> None:
     futures = [waiting.expect("a") for _ in range(3)]
-    shelf.put("a", State.SUCCEEDED)
+    store.put("a", State.SUCCEEDED)
     waiting.on_notification(b'[["z"],["a"]]')
     answers = await asyncio.gather(*(waiting.wait_until_final("a", future, 5) for future in futures))
     assert [answer.id for answer in answers if answer] == ["a"] * 3
@@ -47,51 +47,51 @@ async def test_a_notice_brings_the_answer_to_all_who_wait(waiting: JobWaiters, s
 
 
 @pytest.mark.parametrize("notice", [b"a", b"{}", b"[1]", b"[[]]", b"\xff"])
-async def test_after_a_notice_that_nobody_can_read_all_who_wait_are_looked_at(
-    waiting: JobWaiters, shelf: Shelf, notice: bytes
+async def test_an_unreadable_notification_rechecks_all_waiters(
+    waiting: JobWaiters, store: FakeStore, notice: bytes
 ) -> None:
     future = waiting.expect("a")
-    shelf.put("a", State.SUCCEEDED)
+    store.put("a", State.SUCCEEDED)
     waiting.on_notification(notice)
     assert await waiting.wait_until_final("a", future, 5)
 
 
-async def test_a_lost_notice_is_made_up_for(waiting: JobWaiters, shelf: Shelf) -> None:
+async def test_a_lost_notification_is_made_up_by_polling(waiting: JobWaiters, store: FakeStore) -> None:
     future = waiting.expect("a")
-    shelf.put("a", State.FAILED)
+    store.put("a", State.FAILED)
     await waiting.refresh_now()
     answer = await waiting.wait_until_final("a", future, 5)
     assert answer is not None
     assert answer.state == State.FAILED
 
 
-async def test_a_job_that_is_not_final_is_waited_for_on(waiting: JobWaiters, shelf: Shelf) -> None:
+async def test_a_job_that_is_not_final_is_awaited_further(waiting: JobWaiters, store: FakeStore) -> None:
     future = waiting.expect("a")
-    shelf.put("a", State.RUNNING)
+    store.put("a", State.RUNNING)
     await waiting.refresh_now()
     assert await waiting.wait_until_final("a", future, 0.01) is None
     assert waiting._waiters == {}
 
 
-async def test_a_job_whose_submit_is_under_way_is_not_taken_for_gone(waiting: JobWaiters, shelf: Shelf) -> None:
+async def test_a_job_that_is_being_submitted_does_not_count_as_gone(waiting: JobWaiters, store: FakeStore) -> None:
     future = waiting.expect("a")
     await waiting.refresh_now()
-    shelf.put("a", State.SUCCEEDED)
+    store.put("a", State.SUCCEEDED)
     waiting.confirm("a")
     waiting.on_notification(b'[["a"]]')
     answer = await waiting.wait_until_final("a", future, 5)
     assert answer is not None
 
 
-async def test_a_job_that_is_gone_is_not_waited_for(waiting: JobWaiters) -> None:
+async def test_a_job_that_is_gone_is_not_awaited(waiting: JobWaiters) -> None:
     future = waiting.expect("a")
     waiting.confirm("a")
     await waiting.refresh_now()
     assert await asyncio.wait_for(waiting.wait_until_final("a", future, 60), 1) is None
 
 
-async def test_closing_sends_everybody_home_now_and_later(waiting: JobWaiters, shelf: Shelf) -> None:
-    shelf.put("a", State.RUNNING)
+async def test_closing_resolves_present_and_later_waiters(waiting: JobWaiters, store: FakeStore) -> None:
+    store.put("a", State.RUNNING)
     before = waiting.expect("a")
     waiting.close()
     after = waiting.expect("a")

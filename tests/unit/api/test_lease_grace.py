@@ -1,4 +1,4 @@
-"""When leases may be called in, decided with clocks that are only numbers: lease 20 s, a sweep every 1.5 s."""
+"""The grace period of leases, with plain numbers as clocks: lease 20 s, a sweep every 1.5 s."""
 
 from api.gateway.lease_grace import LeaseGracePeriod
 
@@ -6,7 +6,7 @@ SERVER_MS = 1_700_000_000_000
 
 
 def known(now_s: float = 100.0) -> LeaseGracePeriod:
-    """One that has heard the server, and held for its workers as long as it must."""
+    """A grace period that knows the server's clock and has waited for the workers."""
     patience = LeaseGracePeriod(1.5, 20)
     patience.latest_ms(now_s - 6)
     patience.record_sweep(SERVER_MS - 6000, now_s - 6)
@@ -16,18 +16,18 @@ def known(now_s: float = 100.0) -> LeaseGracePeriod:
     return patience
 
 
-def test_a_fresh_gateway_takes_nothing_back_until_it_knows_the_clock() -> None:
+def test_a_new_gateway_reclaims_no_lease_until_it_knows_the_clock() -> None:
     patience = LeaseGracePeriod(1.5, 20)
     assert patience.latest_ms(0) == 0
     assert patience.record_sweep(SERVER_MS, 0) == 0
     assert [patience.latest_ms(now_s) for now_s in (1.5, 3, 4.9)] == [0, 0, 0]
 
 
-def test_leases_are_called_in_up_to_the_time_it_must_be_there_by_now() -> None:
+def test_leases_are_reclaimed_up_to_the_estimated_server_time() -> None:
     assert known().latest_ms(101.5) == SERVER_MS + 1500 + 5000
 
 
-def test_a_server_that_was_away_gives_workers_a_beat_once_it_is_back() -> None:
+def test_workers_get_one_heartbeat_of_grace_after_an_outage() -> None:
     patience = known()
     assert patience.latest_ms(104.1) == 0  # not within two sweeps and a second
     assert patience.latest_ms(130) == 0  # and it is still away
@@ -38,7 +38,7 @@ def test_a_server_that_was_away_gives_workers_a_beat_once_it_is_back() -> None:
         patience.record_sweep(SERVER_MS + int((now_s - 100) * 1000), now_s)
 
 
-def test_a_jump_of_its_clock_takes_no_lease_and_holds() -> None:
+def test_a_jump_of_the_server_clock_reclaims_no_lease_and_pauses_reclaiming() -> None:
     patience = known()
     latest_ms = patience.latest_ms(101.5)
     assert patience.record_sweep(latest_ms + 600_000, 101.5) == 600
@@ -49,14 +49,14 @@ def test_a_jump_of_its_clock_takes_no_lease_and_holds() -> None:
     assert patience.latest_ms(106.6) == latest_ms + 603_500 + 1600 + 5000
 
 
-def test_a_script_that_lay_in_the_socket_of_a_stopped_server_holds() -> None:
+def test_a_script_delayed_in_the_socket_of_a_stopped_server_pauses_reclaiming() -> None:
     patience = known()
     patience.latest_ms(101.5)
     assert patience.record_sweep(SERVER_MS + 9500, 109.5) == 3
     assert patience.latest_ms(111) == 0
 
 
-def test_a_clock_that_goes_back_is_followed() -> None:
+def test_a_clock_that_moves_back_is_followed() -> None:
     patience = known()
     patience.latest_ms(101.5)
     assert patience.record_sweep(SERVER_MS - 600_000, 101.5) == 0

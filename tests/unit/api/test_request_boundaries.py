@@ -1,4 +1,4 @@
-"""Bytes are handed to the parser so that it stops where a request ends, however they were cut on their way."""
+"""The HTTP parser stops where a request ends, however its bytes are split on the way."""
 
 import httptools
 import pytest
@@ -16,7 +16,7 @@ LEADING = b"\r\n\r\nGET /%d HTTP/1.1\r\n\r\n"
 
 
 class Parsed:
-    """What llhttp makes of the pieces: the requests that began and that ended in each."""
+    """Feed the chunks to llhttp; return the requests that began and ended in each."""
 
     def __init__(self) -> None:
         self.framing, self.parser = RequestSplitter(), httptools.HttpRequestParser(self)
@@ -53,9 +53,7 @@ class Parsed:
     kinds=st.lists(st.sampled_from([GET, LENGTH, CHUNKED, TRAILERS, EMPTY, LEADING]), min_size=1, max_size=8),
     cuts=st.lists(st.integers(1, 60), max_size=30),
 )
-def test_no_piece_holds_the_end_of_one_request_and_the_beginning_of_the_next(
-    kinds: list[bytes], cuts: list[int]
-) -> None:
+def test_no_chunk_holds_the_end_of_one_request_and_the_start_of_the_next(kinds: list[bytes], cuts: list[int]) -> None:
     data = b"".join(kind % number for number, kind in enumerate(kinds))
     parsed = Parsed()
     for cut in cuts:
@@ -66,7 +64,7 @@ def test_no_piece_holds_the_end_of_one_request_and_the_beginning_of_the_next(
 
 
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1\nHost: x\n\n", b"GET / HTTP/1.1\r\nHost: x\n\r\n"])
-def test_a_line_without_a_carriage_return_ends_no_head(line: bytes) -> None:
-    """What the cuts rest on: llhttp takes no other end of a head."""
+def test_a_line_without_a_carriage_return_does_not_end_the_headers(line: bytes) -> None:
+    """The splits rely on this: llhttp accepts no other end of the headers."""
     with pytest.raises(httptools.HttpParserError):
         Parsed().parser.feed_data(line)

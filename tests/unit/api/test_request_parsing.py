@@ -1,4 +1,4 @@
-"""Forms are UTF-8, whatever a caller says of them; the image is the part named image, with a file name or without.
+"""Multipart forms are read as UTF-8; the part named image is the image, with or without a file name.
 
 The row: `charset=punycode` held a gateway's loop for up to 23 s, and unknown charsets were never forgotten.
 """
@@ -40,14 +40,14 @@ IMAGE: Final = part("image", PNG, '; filename="x.png"')
 @pytest.mark.parametrize(
     "charset", ["punycode", "idna", "rot13", "utf-16", "latin-1", "klingon", "zip", "unicode_escape"]
 )
-def test_a_charset_is_not_looked_at(charset: str) -> None:
+def test_the_charset_is_ignored(charset: str) -> None:
     kind = f"multipart/form-data; boundary=x; charset={charset}"
     metadata = part("metadata", '{"a":"é"}'.encode(), headers=f"\r\nContent-Type: text/plain; charset={charset}")
     draft = read(IMAGE, part("model", b"m"), metadata, kind=kind)
     assert (draft.model, draft.metadata, draft.image) == ("m", {"a": "é"}, PNG)
 
 
-def test_what_a_charset_made_slow_is_not() -> None:
+def test_a_slow_charset_does_not_slow_down_parsing() -> None:
     """64 kB of punycode cost 0.4 s, and a form may have several such fields."""
     kind = "multipart/form-data; boundary=x; charset=punycode"
     begun = time.process_time()
@@ -58,7 +58,7 @@ def test_what_a_charset_made_slow_is_not() -> None:
     assert time.process_time() - begun < 0.1
 
 
-def test_charsets_that_nobody_knows_leave_nothing_behind() -> None:
+def test_unknown_charsets_leave_nothing_behind() -> None:
     known = set(encodings._cache)
     for number in range(20):
         read(IMAGE, kind=f"multipart/form-data; boundary=x; charset=klingon-{number}")
@@ -68,8 +68,8 @@ def test_charsets_that_nobody_knows_leave_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["base64", "quoted-printable", "x-uuencode", "7bit"])
-def test_a_transfer_encoding_of_a_part_is_not_looked_at(encoding: str) -> None:
-    """RFC 7578, 4.7: such a field is deprecated, and what it says is not done."""
+def test_the_transfer_encoding_of_a_part_is_ignored(encoding: str) -> None:
+    """RFC 7578, 4.7: such a field is deprecated, and its value is ignored."""
     image = part("image", PNG, '; filename="x"', f"\r\nContent-Transfer-Encoding: {encoding}")
     assert read(image).image == PNG
 
@@ -77,7 +77,7 @@ def test_a_transfer_encoding_of_a_part_is_not_looked_at(encoding: str) -> None:
 @pytest.mark.parametrize(
     "more", ["; filename*=klingon''%41", "; filename*0*=utf-7''+AEE-; filename*999999999999*=b", "; name*=idna''model"]
 )
-def test_an_extended_parameter_is_not_looked_at(more: str) -> None:
+def test_extended_parameters_are_ignored(more: str) -> None:
     assert read(part("image", PNG, more)).image == PNG
 
 
@@ -88,7 +88,7 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
 
 
 def test_an_image_without_a_file_name_is_the_image() -> None:
-    """As curl sends `-F 'image=<x.png'`; it was decoded as text."""
+    """curl sends `-F 'image=<x.png'` like this; it used to be decoded as text."""
     large = PNG + random.Random(1).randbytes(200_000)
     assert read(part("image", large)).image == large
     scope = {
@@ -111,7 +111,7 @@ def test_an_image_without_a_file_name_is_the_image() -> None:
         ([IMAGE, part("picture", b"")], "invalid_request", "unknown form field"),
     ],
 )
-def test_a_form_that_will_not_do_is_refused(parts: list[bytes], code: str, says: str) -> None:
+def test_an_unsuitable_form_is_refused(parts: list[bytes], code: str, says: str) -> None:
     with pytest.raises(Refused, match=says) as refused:
         read(*parts)
     assert refused.value.code == code
@@ -133,7 +133,7 @@ def test_headers_of_quotes_and_semicolons_cost_no_more_than_their_length() -> No
 # ---- what is kept of what callers send
 
 
-def test_what_is_kept_of_a_header_is_bounded_in_number_and_size() -> None:
+def test_cached_headers_are_bounded_in_number_and_size() -> None:
     calls: list[str] = []
 
     @cache_short(4)
@@ -146,7 +146,7 @@ def test_what_is_kept_of_a_header_is_bounded_in_number_and_size() -> None:
     assert calls == ["a", "b", "x" * (MAX_CACHED_BYTES + 1), "x" * (MAX_CACHED_BYTES + 1)]
 
 
-def test_readers_of_headers_keep_short_ones_alone() -> None:
+def test_header_caches_keep_only_short_headers() -> None:
     for read_header in (_prefer_wait, _is_local_host):
         kept = inspect.getclosurevars(read_header).nonlocals["cached"]
         before = kept.cache_info()
@@ -156,14 +156,14 @@ def test_readers_of_headers_keep_short_ones_alone() -> None:
     assert _media_type(b"Image/PNG; a=" + b"b" * 60_000) == "image/png"
 
 
-def test_tenants_that_have_their_quota_again_are_forgotten() -> None:
+def test_tenants_with_a_full_quota_are_forgotten() -> None:
     rates = RateLimiter(60)
     for number in range(3 * PRUNE_THRESHOLD):
         assert rates.take(f"t{number}", 10, now=float(number)).is_allowed
     assert len(rates._full_at) <= PRUNE_THRESHOLD + 1
 
 
-def test_models_that_are_counted_no_more_are_forgotten() -> None:
+def test_models_that_are_no_longer_counted_are_forgotten() -> None:
     pace = RetryAfterEstimator()
     for second in range(50):
         pace.observe({f"finished:m{second}:succeeded": 5, f"finished:m{second + 1}:succeeded": 9}, now=float(second))

@@ -1,4 +1,4 @@
-"""When a batch closes and who rides: with a clock that is only a number."""
+"""When a batch closes and which items it holds; the clock is a plain number."""
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from batching.batcher import Batcher, BatchLimits
 
 
-def test_a_lone_item_leaves_at_once_without_a_window() -> None:
+def test_a_lone_item_is_taken_at_once_without_a_window() -> None:
     batcher: Batcher[str] = Batcher(BatchLimits(max_items=4))
     batcher.add("a", now=1.0)
     batch = batcher.take(now=1.0)
@@ -39,7 +39,7 @@ def test_a_full_batch_waits_for_no_window() -> None:
     assert batcher.take(now=0) is None
 
 
-def test_who_is_let_in_first_rides_in_place_of_the_last() -> None:
+def test_an_item_added_first_takes_the_place_of_the_last() -> None:
     batcher: Batcher[str] = Batcher(BatchLimits(max_items=2))
     batcher.add("b1", now=0, group="b")
     for at, item in enumerate(["a1", "a2"], start=1):
@@ -50,7 +50,7 @@ def test_who_is_let_in_first_rides_in_place_of_the_last() -> None:
     assert batches == [["guest", "b1"], ["other guest", "a1"], ["a2"]]
 
 
-def test_only_one_group_rides_and_the_oldest_goes_first() -> None:
+def test_a_batch_holds_one_group_and_the_oldest_goes_first() -> None:
     batcher: Batcher[str] = Batcher(BatchLimits(max_items=8))
     for at, item in enumerate(["a1", "b1", "a2", "b2"]):
         batcher.add(item, now=at, group=item[0])
@@ -70,7 +70,7 @@ def test_a_full_group_does_not_overtake_an_aged_one_for_ever() -> None:
     assert batch.items == ["old"]
 
 
-def test_cost_caps_a_batch_and_a_dear_item_travels_alone() -> None:
+def test_cost_caps_a_batch_and_an_expensive_item_runs_alone() -> None:
     batcher: Batcher[str] = Batcher(BatchLimits(max_items=8, max_cost=10))
     for item, cost in (("a", 6), ("b", 6), ("huge", 99), ("c", 1)):
         batcher.add(item, now=0, cost=cost)
@@ -78,7 +78,7 @@ def test_cost_caps_a_batch_and_a_dear_item_travels_alone() -> None:
     assert [batch.items for batch in taken if batch] == [["a"], ["b"], ["huge"], ["c"]]
 
 
-def test_removed_items_do_not_ride() -> None:
+def test_removed_items_are_not_batched() -> None:
     batcher: Batcher[str] = Batcher(BatchLimits(max_items=8))
     items = ["a" * 50, "b" * 50]
     for item in items:
@@ -92,7 +92,7 @@ def test_removed_items_do_not_ride() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"max_items": 0}, {"max_cost": 0}, {"max_wait_s": -1}])
-def test_senseless_limits_are_refused(bad: dict[str, float]) -> None:
+def test_invalid_limits_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="max_items must be at least 1"):
         BatchLimits(**bad)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Which sizes a runtime is prepared for, and how many seats a batch has by them."""
+"""The batch sizes that a runtime is prepared for, and the padded size of a batch."""
 
 import pytest
 
@@ -23,6 +23,6 @@ def test_sizes_go_up_to_the_cap(
     assert choose_buckets(provider, cap, wanted) == sizes
 
 
-def test_riders_take_the_next_bucket_or_as_many_seats_as_they_are() -> None:
+def test_a_batch_is_padded_to_the_next_bucket_or_not_at_all() -> None:
     assert [padded_size((1, 4, 16), items) for items in (1, 2, 4, 5, 16)] == [1, 4, 4, 16, 16]
     assert [padded_size((), items) for items in (1, 3, 7)] == [1, 3, 7]

@@ -1,4 +1,4 @@
-"""The arithmetic of `jitney bench`: what is made of counted answers."""
+"""The arithmetic of `jitney bench`: figures from counted answers."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ def test_every_percentile_of_one_value_is_that_value() -> None:
     assert [percentile([7.0], percent) for percent in (1, 50, 99)] == [7.0, 7.0, 7.0]
 
 
-def test_mean_batch_counts_batches_not_riders() -> None:
+def test_mean_batch_counts_batches_not_items() -> None:
     sizes = [9] * 9 + [1]  # two batches: one of nine, one of one
     assert mean_batch(len(sizes), sum(1 / size for size in sizes)) == pytest.approx(5)
 
@@ -76,7 +76,7 @@ def test_a_ratio_compares_within_its_round() -> None:
     assert made.ratio_serial_limit == pytest.approx(1.0)
 
 
-def test_a_round_that_was_broken_off_leaves_its_raw_part_out_of_the_ratios() -> None:
+def test_the_raw_part_of_an_interrupted_round_is_not_in_the_ratios() -> None:
     raws = [RawRound({1: 1000.0}, 0.001), RawRound({1: 100.0}, 0.01)]
     assert summarise_load([a_slice([1.0] * 500)], raws).ratio_raw_best == pytest.approx(0.5)
 
@@ -104,7 +104,7 @@ def test_cpu_time_a_job_is_that_of_all_rounds_over_the_jobs_of_all_rounds() -> N
     assert summarise_load(slices[2:], []).cpu_us == {}
 
 
-def test_what_was_not_sent_is_in_the_percentiles_with_what_it_had_waited() -> None:
+def test_unsent_requests_are_in_the_percentiles_with_their_waiting_time() -> None:
     one = a_slice([10.0] * 50)
     one.unsent, one.unsent_ms = 50, [200.0] * 50
     made = summarise_load([one], [])
@@ -123,6 +123,6 @@ jitney_jobs_finished_total{model="b",outcome="failed"} 4
     assert parse_cpu_totals("# TYPE other gauge\nother 1\n") is None
 
 
-def test_loads_come_mode_by_mode_and_say_what_they_are() -> None:
+def test_loads_are_listed_by_mode_with_labels() -> None:
     made = list_load_levels(["wait", "bulk"], [1, 8], [50.0])
     assert [str(one) for one in made] == ["c=1", "c=8", "50/s", "bulk c=1", "bulk c=8", "bulk 50/s"]

@@ -1,4 +1,4 @@
-"""How much is in flight, on a clock of the test's."""
+"""The number of jobs in flight of a bulk run, on a manual clock."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def test_it_grows_while_all_is_taken_and_not_beyond_the_most() -> None:
+def test_the_window_grows_while_all_is_accepted_up_to_its_maximum() -> None:
     window = InFlightWindow(1000, Clock())
     assert window.limit == INITIAL_SIZE
     for _ in range(40):
@@ -23,7 +23,7 @@ def test_it_grows_while_all_is_taken_and_not_beyond_the_most() -> None:
     assert window.limit == 1000
 
 
-def test_a_refusal_halves_it_once_for_all_who_met_it_and_growth_is_slow_then() -> None:
+def test_concurrent_refusals_halve_the_window_once_and_growth_is_slow_afterwards() -> None:
     clock = Clock()
     window = InFlightWindow(1000, clock)
     for _ in range(40):
@@ -39,7 +39,7 @@ def test_a_refusal_halves_it_once_for_all_who_met_it_and_growth_is_slow_then() -
     assert window.limit == 252
 
 
-def test_it_never_closes_altogether() -> None:
+def test_the_window_never_closes_completely() -> None:
     clock = Clock()
     window = InFlightWindow(4, clock)
     for _ in range(20):
@@ -49,7 +49,7 @@ def test_it_never_closes_altogether() -> None:
 
 
 @pytest.mark.anyio
-async def test_who_comes_waits_for_room_and_one_that_is_too_large_goes_alone() -> None:
+async def test_requests_wait_for_room_and_an_oversized_one_is_sent_alone() -> None:
     window = InFlightWindow(100, Clock())
     await window.enter(250)
     second = asyncio.create_task(window.enter(60))

@@ -1,4 +1,4 @@
-"""The command `jitney`: each verb goes where its name says, with what stands behind it."""
+"""The command `jitney`: each verb calls its own code with the rest of the arguments."""
 
 import sys
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 from cli import main as cli
 
 
-def test_a_verb_gets_all_that_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verb_gets_all_remaining_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
 
     def main(argv: list[str]) -> int:
@@ -45,7 +45,7 @@ def test_the_help_names_every_verb_and_setting(capsys: pytest.CaptureFixture[str
     ] == []
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out.startswith("jitney 0.")

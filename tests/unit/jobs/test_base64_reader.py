@@ -1,4 +1,4 @@
-"""Base64 is taken in every form that encoders write, and refused where bytes would be guessed."""
+"""Base64 is accepted in every form that encoders write, and refused where it is ambiguous."""
 
 import base64
 
@@ -25,7 +25,7 @@ def forms(data: bytes) -> dict[str, str]:
 
 
 @given(st.binary(max_size=200))
-def test_every_form_is_the_same_bytes(data: bytes) -> None:
+def test_every_form_gives_the_same_bytes(data: bytes) -> None:
     for what, text in forms(data).items():
         assert read_base64(text, "it") == data, what
         for url in (f"data:image/png;base64,{text}", f"DATA:;BASE64,{text}"):
@@ -37,7 +37,7 @@ def test_every_form_is_the_same_bytes(data: bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["A", "AAAAA", "AA=A", "AAAA=", "AAAA====", "=", "A===", "AA==AA==", "####", "é", "a.b"]
 )
-def test_what_is_none_is_refused(text: str) -> None:
+def test_invalid_base64_is_refused(text: str) -> None:
     for one in (text, text + "\n"):
         with pytest.raises(Refused, match="it is not base64") as refused:
             read_base64(one, "it")

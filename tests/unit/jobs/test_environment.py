@@ -37,9 +37,7 @@ def test_a_variable_that_resembles_none_is_refused_too() -> None:
         ("JITNEY_GATEWAY_PORT_8000_UDP_PROTO", "udp"),
     ],
 )
-def test_what_kubernetes_injects_for_a_service_is_ignored(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_variables_that_kubernetes_injects_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     assert GatewaySettings().port == 8000
 

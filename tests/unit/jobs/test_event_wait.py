@@ -1,4 +1,4 @@
-"""Waiting with an end: for an event, for so long, and for nothing once the waiting is canceled."""
+"""Waiting with a time limit and for events, and how cancellation ends it."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from tests.support.waiting import pass_time
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_tells_whether_the_event_came() -> None:
+async def test_a_wait_returns_whether_the_event_was_set() -> None:
     event = asyncio.Event()
     assert await wait_for_event(event, 0.01) is False
     event.set()
@@ -18,8 +18,8 @@ async def test_it_tells_whether_the_event_came() -> None:
 
 
 @pytest.mark.parametrize("ticks", range(5))
-async def test_a_cancellation_that_comes_with_the_event_is_heard(ticks: int) -> None:
-    """Or the loop would go on, and whoever canceled it wait for ever."""
+async def test_a_cancellation_at_the_same_time_as_the_event_is_not_lost(ticks: int) -> None:
+    """Otherwise the loop would go on, and its canceler would wait for ever."""
     event = asyncio.Event()
 
     async def loop() -> None:
@@ -38,7 +38,7 @@ async def test_a_cancellation_that_comes_with_the_event_is_heard(ticks: int) -> 
 
 
 async def test_a_task_that_swallows_a_cancellation_is_canceled_again() -> None:
-    """A worker that was told to stop while it connected went on for ever: redis-py had swallowed it."""
+    """A worker stopped while it connected used to run for ever: redis-py swallowed the cancellation."""
 
     async def deaf() -> None:
         try:

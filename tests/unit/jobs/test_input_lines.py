@@ -1,4 +1,4 @@
-"""Lines come out of blocks the same, however the blocks are cut."""
+"""A stream is split into the same lines for any block boundaries."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -25,7 +25,7 @@ def read(data: bytes, cuts: list[int], number: int = 0, offset: int = 0) -> list
 
 
 @given(TEXTS, st.lists(st.integers(0, 200), max_size=8), st.booleans())
-def test_lines_are_the_same_however_they_arrive(texts: list[bytes], cuts: list[int], ends: bool) -> None:
+def test_lines_are_the_same_for_any_blocks(texts: list[bytes], cuts: list[int], ends: bool) -> None:
     data = b"\n".join(texts) + (b"\n" if ends and texts else b"")
     lines = read(data, cuts)
     wanted = [(nth, None if len(text) > 10 else text) for nth, text in enumerate(texts, 1) if text.strip()]
@@ -35,7 +35,7 @@ def test_lines_are_the_same_however_they_arrive(texts: list[bytes], cuts: list[i
 
 
 @given(st.sets(st.integers(1, 5000)))
-def test_bits_are_those_that_were_set(numbers: set[int]) -> None:
+def test_a_bitmap_holds_the_bits_that_were_set(numbers: set[int]) -> None:
     bits = Bitmap()
     for number in numbers:
         bits.add(number)
@@ -44,6 +44,6 @@ def test_bits_are_those_that_were_set(numbers: set[int]) -> None:
 
 
 @given(st.binary(max_size=40) | st.sampled_from([b"{}", b"null", b'{"custom_id": 1}', b'{"custom_id": "a"}']))
-def test_whatever_a_line_is_it_asks_for_something_or_is_an_error(data: bytes) -> None:
+def test_any_line_is_a_request_or_an_error(data: bytes) -> None:
     asks = read_line(Line(1, len(data), data), 100)
     assert asks.error is not None

@@ -1,4 +1,4 @@
-"""JSON of callers is read within one set of bounds, and what was read is safe to write, compare and show."""
+"""JSON of callers is read within one set of bounds, and is then safe to write, compare and show."""
 
 import codecs
 import json
@@ -37,13 +37,13 @@ def nested(levels: int, bracket: str = "[]") -> str:
 
 
 @given(VALUES)
-def test_what_is_within_the_bounds_is_read_as_it_is(value: object) -> None:
+def test_json_within_the_bounds_is_read_unchanged(value: object) -> None:
     text = json.dumps(value)
     assert read_json(text, "it") == read_json(text.encode(), "it") == orjson.loads(text)
 
 
 @pytest.mark.parametrize("bracket", ["[]", "{}"])
-def test_depth_is_bounded_whatever_the_parser_takes(bracket: str) -> None:
+def test_depth_is_bounded_below_the_limit_of_the_parser(bracket: str) -> None:
     """`"datatype": [[[…]]]` was a 500, because `str()` of 1,000 levels ends in a RecursionError."""
     value = read_json(nested(MAX_DEPTH, bracket), "it")
     assert orjson.dumps(value)
@@ -54,7 +54,7 @@ def test_depth_is_bounded_whatever_the_parser_takes(bracket: str) -> None:
         assert f"{MAX_DEPTH} levels" in message
 
 
-def test_depth_is_told_by_nesting_and_not_by_brackets() -> None:
+def test_depth_counts_nesting_and_not_brackets() -> None:
     wide = "[" + ",".join([nested(3)] * 5000) + "]"
     assert len(read_json(wide, "it")) == 5000
     assert read_json(json.dumps({"text": "[{" * 5000}), "it")
@@ -69,7 +69,7 @@ def test_values_are_counted_before_they_are_read() -> None:
     assert read_json(b'"' + b"x" * (2 * MAX_VALUES) + b'"', "it")
 
 
-def test_numbers_of_many_digits_are_read_or_refused_soon() -> None:
+def test_numbers_of_many_digits_are_read_or_refused_quickly() -> None:
     assert code(b"1" * 5000)[0] == "malformed_request"
     assert code(b'{"deadline_ms": %s}' % (b"9" * 1_000_000))[0] == "malformed_request"
     assert read_json(b"1" * 300, "it") == float("1" * 300)
@@ -92,18 +92,18 @@ def test_a_byte_order_mark_is_skipped_and_other_encodings_are_named(text: str) -
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"NaN", b'{"a": 1}}', b'"\xff"', b'"\\ud800"', "\ud800", b"1e400"])
-def test_what_is_no_json_is_refused(text: bytes | str) -> None:
+def test_invalid_json_is_refused(text: bytes | str) -> None:
     assert code(text)[0] == "malformed_request"
 
 
-def test_what_must_be_an_object_is_one() -> None:
+def test_a_value_that_must_be_an_object_is_checked() -> None:
     assert read_object(b'{"a": 1}', "it") == require_object({"a": 1}, "it")
     for other in (b"[]", b"1", b"null", b'"{}"'):
         with pytest.raises(Refused, match="it must be a JSON object"):
             read_object(other, "it")
 
 
-def test_whatever_a_value_is_a_message_shows_it_short() -> None:
+def test_any_value_is_shortened_in_messages() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
@@ -113,6 +113,6 @@ def test_whatever_a_value_is_a_message_shows_it_short() -> None:
     assert [describe_value(value) for value in texts.values()] == [*texts]
 
 
-def test_a_line_of_a_mark_alone_is_blank() -> None:
+def test_a_line_with_only_a_byte_order_mark_is_blank() -> None:
     assert not (codecs.BOM_UTF8 + b" \r").strip(BLANK)
     assert b"{}".strip(BLANK)

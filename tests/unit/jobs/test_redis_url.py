@@ -1,4 +1,4 @@
-"""What is no Redis URL is refused with what is wrong with it, and no password is ever shown."""
+"""Invalid Redis URLs are refused with the reason, and passwords are never shown."""
 
 import traceback
 from pathlib import Path
@@ -63,7 +63,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize(("url", "why"), WRONG.items())
-def test_what_is_no_url_is_refused_in_one_line(url: str, why: str) -> None:
+def test_an_invalid_url_is_refused_in_one_line(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as caught:
         check_url(url)
     assert "\n" not in str(caught.value)
@@ -81,7 +81,7 @@ def test_no_refusal_shows_a_password(url: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("url", RIGHT)
-def test_what_redis_py_takes_is_taken(url: str) -> None:
+def test_urls_that_redis_py_accepts_are_accepted(url: str) -> None:
     assert check_url(url) == url
 
 
@@ -96,7 +96,7 @@ def test_a_url_is_shown_without_its_password() -> None:
     )
 
 
-def test_a_file_overrules_the_variable_and_is_read_each_time(tmp_path: Path) -> None:
+def test_a_file_overrides_the_variable_and_is_read_each_time(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text("redis://first/0\n")
     address = find_address({"JITNEY_REDIS_URL": "redis://other/0", "JITNEY_REDIS_URL_FILE": str(file)})
@@ -119,7 +119,7 @@ def test_a_file_without_a_url_is_refused_by_name(tmp_path: Path, text: str | Non
     assert why in format_validation_error(caught.value)
 
 
-def test_rqs_own_server_is_named_and_refused_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_url_of_rqs_server_is_refused_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BackgroundSettings().rq_address() is None
     monkeypatch.setenv("JITNEY_RQ_REDIS_URL", "redis://:s3cret@host:abc/0")
     with pytest.raises(ValidationError) as caught:

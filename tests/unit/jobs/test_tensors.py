@@ -1,4 +1,4 @@
-"""Values of tensors in JSON have the JSON type of their datatype, and the order that their shape says."""
+"""JSON values of tensors have the type of their datatype and the order of their shape."""
 
 import base64
 import struct
@@ -26,14 +26,14 @@ def refusal(datatype: Any, shape: Any, **values: Any) -> Refused:
 
 
 @pytest.mark.parametrize("wrong", ["false", 0.5, [0], None, 0, 1, {}, "", 1e300, [True]])
-def test_a_truth_is_true_or_false_and_nothing_else(wrong: Any) -> None:
-    """`"false"`, `0.5` and `[0]` were true, `null` was false, with 200."""
+def test_a_boolean_is_true_or_false_and_nothing_else(wrong: Any) -> None:
+    """`"false"`, `0.5` and `[0]` used to be read as true and `null` as false, with 200."""
     error = refusal("BOOL", [2], data=[True, wrong])
     assert (error.code, error.status) == ("invalid_input", 422)
     assert to_numbers(read("BOOL", [2], data=[True, False])) == [True, False]
 
 
-def test_raw_bytes_of_a_truth_are_0_or_1() -> None:
+def test_raw_bytes_of_a_boolean_are_0_or_1() -> None:
     """A byte of 2 is a bool that is neither true nor false to numpy."""
     assert to_numbers(read("BOOL", [2], b64=base64.b64encode(b"\1\0").decode())) == [True, False]
     assert "0 or 1" in refusal("BOOL", [2], b64=base64.b64encode(b"\1\2").decode()).message
@@ -41,19 +41,19 @@ def test_raw_bytes_of_a_truth_are_0_or_1() -> None:
 
 @pytest.mark.parametrize("datatype", [*INTEGERS, *FLOATS])
 @pytest.mark.parametrize("wrong", [True, False, None, "1", {}])
-def test_a_truth_is_no_number_and_neither_is_a_text(datatype: str, wrong: Any) -> None:
-    """`true` counted as 1.0."""
+def test_booleans_and_strings_are_no_numbers(datatype: str, wrong: Any) -> None:
+    """`true` used to count as 1.0."""
     assert refusal(datatype, [2], data=[1, wrong]).code == "invalid_input"
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)
 @pytest.mark.parametrize("wrong", [1.0, 0.5, 1e300, 2**64])
-def test_a_whole_number_has_no_point_and_fits(datatype: str, wrong: Any) -> None:
+def test_an_integer_has_no_decimal_point_and_fits_its_type(datatype: str, wrong: Any) -> None:
     assert refusal(datatype, [1], data=[wrong]).code == "invalid_input"
 
 
 @pytest.mark.parametrize("datatype", FLOATS)
-def test_a_whole_number_is_a_number(datatype: str) -> None:
+def test_an_integer_is_accepted_as_a_float(datatype: str) -> None:
     assert to_numbers(read(datatype, [3], data=[1, 2.0, -3])) == [1, 2, -3]
     assert refusal("FP16", [1], data=[1e6]).code == "invalid_input"
 
@@ -118,10 +118,10 @@ for _ in range(90):
         ("FP32", [1], {"data": [1], "more": 1}),
     ],
 )
-def test_a_head_is_checked_before_its_values(datatype: Any, shape: Any, values: dict[str, Any]) -> None:
+def test_the_tensor_header_is_checked_before_the_values(datatype: Any, shape: Any, values: dict[str, Any]) -> None:
     assert refusal(datatype, shape, **values).status in (400, 422)
 
 
-def test_a_long_list_is_packed_as_it_is() -> None:
+def test_a_long_list_is_packed_without_conversion() -> None:
     values = [float(number) for number in range(100_000)]
     assert from_numbers("x", "FP64", (100_000,), values).data == struct.pack("<100000d", *values)

@@ -1,4 +1,4 @@
-"""A URL lies below a prefix where its server would say so, however it is written."""
+"""A URL matches a prefix exactly when its server would say so, in any spelling."""
 
 import pytest
 from pydantic import ValidationError
@@ -67,13 +67,13 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("url", INSIDE)
-def test_what_lies_below_is_fetched_in_its_normal_form(url: str) -> None:
+def test_a_url_below_a_prefix_is_fetched_in_its_normal_form(url: str) -> None:
     assert PREFIXES.find(url) == INSIDE[url]
 
 
 @pytest.mark.parametrize("url", OUTSIDE)
-def test_what_lies_elsewhere_is_found_nowhere(url: str) -> None:
-    """The prefix was left by `..` and `%2e%2e`."""
+def test_a_url_outside_the_prefixes_is_refused(url: str) -> None:
+    """`..` and `%2e%2e` used to escape the prefix."""
     assert PREFIXES.find(url) is None
 
 

@@ -1,4 +1,4 @@
-"""Which version a new job gets: the plan laid over what workers run."""
+"""The version that a new job gets, from the rollout plan and the versions that workers run."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,7 +60,7 @@ def test_shares(workers: list[WorkerReport], plan: RolloutPlan, shares: dict[str
     assert version_routing.compute_shares(announced(*workers), plan, "m") == shares
 
 
-def test_shares_add_up_whatever_is_mixed() -> None:
+def test_shares_add_up_for_any_mix() -> None:
     found = announced(worker("1", "1", "3"), worker("2", "2"), worker("2", "2", "3"))
     shares = version_routing.compute_shares(found, replace(FOLLOW_FOLDER, canary="3", percent=7), "m")
     assert shares == pytest.approx({"1": 31, "2": 62, "3": 7})

@@ -1,4 +1,4 @@
-"""Models and pictures made on the spot, and the shared test data where it lies beside the checkout."""
+"""Fixtures: generated models and pictures, and the shared test data where it is present."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,13 +31,13 @@ def _save_graph(
 
 @pytest.fixture
 def save_graph() -> SaveGraph:
-    """Writes an ONNX file of nodes, inputs, outputs and constants."""
+    """Write an ONNX file of nodes, inputs, outputs and constants."""
     return _save_graph
 
 
 @pytest.fixture
 def relu(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a model folder whose model answers max(x, 0), for float inputs of a shape; returns the folder."""
+    """Write a model folder whose model returns max(x, 0), for float inputs of a shape; return the folder."""
 
     def make(toml: str, shape: Sequence[int | str], name: str = "relu", version: str = "1") -> Path:
         port = (onnx.TensorProto.FLOAT, shape)

@@ -1,4 +1,4 @@
-"""The batch cap follows from measuring: with a manual clock, and with a real network."""
+"""The batch cap follows from measurement: with a manual clock, and with a real network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ ROW = [TensorSpec("x", "FP32", (3,))]
 
 
 class Machine:
-    """Runs take as long as they are said to, and are counted."""
+    """A fake model whose runs take a given time and are counted."""
 
     def __init__(self, seconds: Callable[[int], float]) -> None:
         self.now, self.sizes, self._seconds = 0.0, list[int](), seconds
@@ -32,19 +32,19 @@ class Machine:
         return batch_cap.measure_profile(MeasuredModel(ROW, self.run, lambda: self.now))
 
 
-def test_where_the_call_is_what_costs_the_cap_is_large() -> None:
+def test_the_cap_is_large_where_the_call_overhead_dominates() -> None:
     found = Machine(lambda rows: 0.001 + 0.000001 * rows).measure()
     assert found.cap == MAX_MEASURED_BATCH
     assert found.run_ms[1] == pytest.approx(1.001)
 
 
-def test_where_each_row_costs_much_nobody_rides_together_and_large_batches_are_not_tried() -> None:
+def test_expensive_rows_are_not_batched_and_large_batches_are_not_tried() -> None:
     machine = Machine(lambda rows: 0.06 * rows)
     assert machine.measure().cap == 1
     assert max(machine.sizes) == 4
 
 
-def test_where_each_row_costs_the_same_there_is_company_as_long_as_it_is_short() -> None:
+def test_rows_of_equal_cost_are_batched_as_long_as_the_run_is_short() -> None:
     machine = Machine(lambda rows: 0.005 * rows)
     assert machine.measure().cap == 8  # 40 ms
     assert max(machine.sizes) == 8
@@ -55,7 +55,7 @@ def test_a_batch_that_is_slower_by_the_row_is_too_large() -> None:
     assert Machine(lambda rows: times[rows] / 1000).measure().cap == 8
 
 
-def test_of_long_batches_the_smallest_that_is_nearly_best_is_taken() -> None:
+def test_the_smallest_nearly_best_size_is_chosen_of_long_batches() -> None:
     times = {1: 400.0, 2: 440.0, 4: 840.0}
     found = Machine(lambda rows: times[rows] / 10_000).measure()
     assert found.cap == 2  # 44 ms; 4 is hardly faster by the row
@@ -63,7 +63,7 @@ def test_of_long_batches_the_smallest_that_is_nearly_best_is_taken() -> None:
     assert Machine(lambda rows: times[rows] / 1000).measure().cap == 4
 
 
-def test_one_slow_run_is_no_reason_to_take_a_model_for_slow() -> None:
+def test_one_slow_run_does_not_make_a_model_slow() -> None:
     machine = Machine(lambda rows: 0.5 if len(machine.sizes) == 2 else 0.001 + 0.000001 * rows)
     assert machine.measure().cap == MAX_MEASURED_BATCH
 
@@ -75,7 +75,7 @@ def test_a_slow_model_is_not_measured_for_long() -> None:
     assert machine.now <= BUDGET_S
 
 
-def test_a_size_that_fails_ends_it() -> None:
+def test_a_failing_size_ends_the_measurement() -> None:
     def seconds(rows: int) -> float:
         if rows == 8:
             raise MemoryError
@@ -94,7 +94,7 @@ def test_open_shapes_and_models_that_take_no_zeros_are_not_measured() -> None:
     assert isinstance(found.error, ValueError)
 
 
-def test_what_the_operator_set_is_not_measured(tmp_path: Path) -> None:
+def test_a_cap_set_by_the_operator_is_not_measured(tmp_path: Path) -> None:
     models.doubling(tmp_path, "set", 'task = "tensor"\nmax_batch = 5')
     models.doubling(tmp_path, "found")
     folders = [one for one in list_models(tmp_path) if isinstance(one, ModelFolder)]
@@ -105,8 +105,8 @@ def test_what_the_operator_set_is_not_measured(tmp_path: Path) -> None:
     assert load_model(folders[0]).run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2.0] * 4]
 
 
-def test_where_the_cpu_is_the_device_its_time_decides_and_not_what_delayed_it() -> None:
-    """On a busy machine the first runs of larger batches were held up, and cost no more for that."""
+def test_cpu_time_decides_on_a_cpu_and_not_wall_time() -> None:
+    """On a busy machine the first runs of larger batches are delayed, but cost no more."""
 
     def seconds(rows: int) -> float:
         return 0.001 * rows * (1 if rows == 1 else 3)

@@ -1,4 +1,4 @@
-"""The bundled digits model: small, batchable, and as good as its accuracy.json says."""
+"""The bundled digits model: small, batchable, and as accurate as accuracy.json says."""
 
 import json
 import tomllib
@@ -42,7 +42,7 @@ def test_file_is_small() -> None:
     assert FILE.stat().st_size <= 1_000_000
 
 
-def test_ports_are_what_model_toml_describes(session: onnxruntime.InferenceSession) -> None:
+def test_tensor_specs_match_model_toml(session: onnxruntime.InferenceSession) -> None:
     (image,), (logits,) = session.get_inputs(), session.get_outputs()
     labels = (MODEL / SPEC["classification"]["labels"]).read_text().split()
     assert (image.name, image.type, image.shape) == ("image", "tensor(float)", ["N", 1, *SPEC["image"]["resize"]])
@@ -51,7 +51,7 @@ def test_ports_are_what_model_toml_describes(session: onnxruntime.InferenceSessi
 
 
 @pytest.mark.parametrize("size", [1, 7, SPEC["max_batch"]])
-def test_batch_equals_singles(session: onnxruntime.InferenceSession, size: int) -> None:
+def test_a_batch_gives_the_same_answers_as_single_runs(session: onnxruntime.InferenceSession, size: int) -> None:
     images = [prepare(file) for file in SAMPLES[:size]]
     singles = np.concatenate([read(session, [image]) for image in images])
     np.testing.assert_allclose(read(session, images), singles, rtol=1e-4, atol=1e-4)
@@ -64,7 +64,7 @@ def test_accuracy_on_held_out_images_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_samples_are_read_right(session: onnxruntime.InferenceSession, mode: str) -> None:
+def test_samples_are_recognised_correctly(session: onnxruntime.InferenceSession, mode: str) -> None:
     truth = [int(file.name[0]) for file in SAMPLES]
     assert np.bincount(truth).tolist() == [5] * 10
     answers = read(session, [prepare(file, mode) for file in SAMPLES]).argmax(1)

@@ -1,4 +1,4 @@
-"""Folders to answers through `load`: a real network on real photographs, and the card a model is announced by."""
+"""From folder to answer: a real network on real photographs, and the card that announces a model."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def load_only(models_dir: Path) -> Model:
 
 
 def answers(model: Model, items: list[dict[str, Array]]) -> list[dict[str, Any]]:
-    """Fold, run, unfold, present."""
+    """Stack, run, split, postprocess."""
     outputs = model.run({name: np.stack([item[name] for item in items]) for name in items[0]})
     return [
         model.postprocess({name: rows[at] for name, rows in outputs.items()}, {"top_k": 3})["predictions"][0]
@@ -66,7 +66,7 @@ def squeezenet(request: pytest.FixtureRequest, tmp_path: Path, shared_data: Path
     return load_only(tmp_path)
 
 
-def test_squeezenet_sees_what_the_reference_saw(squeezenet: Model, shared_data: Path) -> None:
+def test_squeezenet_gives_the_reference_answers(squeezenet: Model, shared_data: Path) -> None:
     reference = json.loads((shared_data / "reference_top5.json").read_text())["images"]
     photos = {name: (shared_data / "photos" / name).read_bytes() for name in TOP_1}
     items = [squeezenet.preprocess("image", data, {"top_k": 3}) for data in photos.values()]
@@ -80,7 +80,7 @@ def test_squeezenet_sees_what_the_reference_saw(squeezenet: Model, shared_data: 
         assert answers(squeezenet, items) == alone, "a batch gives everyone the same answer as being alone"
 
 
-def test_squeezenets_card(squeezenet: Model) -> None:
+def test_the_card_of_squeezenet(squeezenet: Model) -> None:
     card = json.loads(json.dumps(squeezenet.card()))
     half = squeezenet.name.endswith("fp16")
     assert card.pop("load_ms") > 0
@@ -112,7 +112,7 @@ def test_squeezenets_card(squeezenet: Model) -> None:
     }
 
 
-def test_mnist_reads_digits_with_next_to_no_settings(tmp_path: Path, shared_data: Path) -> None:
+def test_mnist_reads_digits_with_almost_no_settings(tmp_path: Path, shared_data: Path) -> None:
     folder = tmp_path / "mnist"
     (folder / "8").mkdir(parents=True)
     shutil.copy(shared_data / "models" / "mnist-8" / "model.onnx", folder / "8" / "model.onnx")
@@ -123,7 +123,7 @@ def test_mnist_reads_digits_with_next_to_no_settings(tmp_path: Path, shared_data
         assert answers(model, [item])[0]["label"] == digit
 
 
-def test_a_tensor_models_card(relu: Relu, tmp_path: Path) -> None:
+def test_the_card_of_a_tensor_model(relu: Relu, tmp_path: Path) -> None:
     relu('task = "tensor"\nprovider = "cpu"\ndeadline_ms = 900\ndescription = "max(x, 0)"', ["N", 2, 3])
     card = load_only(tmp_path).card()
     assert (card["kinds"], card["raw_bytes"], card["limits"]) == (["raw", "tensors"], 24, {"max_pixels": None})

@@ -1,4 +1,4 @@
-"""What may stand in `model.toml`, and that every refusal names the file, the key and what is allowed."""
+"""The contents of `model.toml`; every refusal names the file, the key and the allowed values."""
 
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def test_a_wrong_key_is_one_line_with_file_key_and_what_is_allowed(tmp_path: Pat
     assert "\n" not in str(error)
 
 
-def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_several_problems_are_reported_at_once(tmp_path: Path) -> None:
     error = refusal(tmp_path, 'max_batch = 0\n[image]\nsize = 1\nfilter = "x"')
     assert error.key is None
     for key in ("task: ", "max_batch: ", "image.size: ", "image.filter: "):

@@ -1,6 +1,6 @@
-"""A batch that fails is parted until who fails is alone: how many runs that takes, and who is judged how.
+"""A failing batch is bisected until the failing item is alone: the number of runs, and the verdicts.
 
-The model here is a stand-in, for its faults: the runtime's own (out of memory, a lost GPU) can not be had on demand.
+The model here is a stand-in, for its faults: the runtime's own (out of memory, a lost GPU) cannot be had on demand.
 """
 
 import math
@@ -25,7 +25,7 @@ from worker.execution.pending_items import CompletedItem, WorkItem
 
 
 class Faulty:
-    """Adds one; fails where a row is negative (its fault by its value), or where more rows come than have room."""
+    """A fake model: adds one; fails if a row is negative (the value selects the fault), or for too many rows."""
 
     name = "faulty"
     has_custom_task = False
@@ -58,15 +58,15 @@ def items(*values: int, expires_at: float = float("inf"), retries: int = 0) -> l
 
 
 def run(
-    model: Faulty, aboard: list[WorkItem], ceilings: MemoryLimits | None = None, journal: Path | None = None
+    model: Faulty, in_batch: list[WorkItem], ceilings: MemoryLimits | None = None, journal: Path | None = None
 ) -> list[CompletedItem]:
     limits = ceilings or MemoryLimits(32)
     context: Any = RunContext(model, limits, InFlightJournal(journal, "w1", 1, 32), InlineRunPolicy([]))  # type: ignore[arg-type]
-    return [one for one in BatchRun(context, "group", aboard)() if isinstance(one, CompletedItem)]
+    return [one for one in BatchRun(context, "group", in_batch)() if isinstance(one, CompletedItem)]
 
 
 @pytest.mark.parametrize("size", [2, 7, 8, 32])
-def test_one_culprit_costs_few_runs_wherever_it_sits(size: int) -> None:
+def test_one_bad_item_costs_few_runs_at_any_position(size: int) -> None:
     for mark_ready in range(size):
         model = Faulty()
         ended = run(model, items(*(-1 if n == mark_ready else n for n in range(size))))
@@ -78,12 +78,12 @@ def test_one_culprit_costs_few_runs_wherever_it_sits(size: int) -> None:
         assert model.runs - 1 <= 2 * math.ceil(math.log2(size)) + 1
 
 
-def test_all_may_be_culprits() -> None:
+def test_all_items_may_be_bad() -> None:
     ended = run(Faulty(), items(*[-1] * 8))
     assert {outcome.state for _, outcome in ended} == {State.FAILED}
 
 
-def test_memory_halves_and_is_remembered_and_everybody_succeeds() -> None:
+def test_out_of_memory_halves_the_batch_is_remembered_and_all_items_succeed() -> None:
     model, ceilings = Faulty(room=8), MemoryLimits(32)
     ended = run(model, items(*range(32)), ceilings)
     assert {outcome.state for _, outcome in ended} == {State.SUCCEEDED}
@@ -91,7 +91,7 @@ def test_memory_halves_and_is_remembered_and_everybody_succeeds() -> None:
     assert ceilings.of("group", 0) == 8
 
 
-def test_who_finds_no_memory_alone_is_tried_again_later_and_at_last_a_dead_letter() -> None:
+def test_an_item_too_large_alone_is_retried_later_and_finally_a_dead_letter() -> None:
     first, second, last = (run(Faulty(), items(-4, retries=n))[0].outcome for n in range(3))
     assert [one.state for one in (first, second, last)] == [State.QUEUED, State.QUEUED, State.FAILED]
     assert 800 <= first.after_ms <= 1200
@@ -100,39 +100,39 @@ def test_who_finds_no_memory_alone_is_tried_again_later_and_at_last_a_dead_lette
     assert last.dead
 
 
-def test_a_lost_device_ends_the_run_and_its_riders_are_the_suspects(tmp_path: Path) -> None:
-    aboard = items(1, -2, 3)
+def test_a_lost_device_ends_the_run_and_its_items_are_the_suspects(tmp_path: Path) -> None:
+    in_batch = items(1, -2, 3)
     with pytest.raises(DeviceLost):
-        run(Faulty(), aboard, journal=tmp_path / "box")
+        run(Faulty(), in_batch, journal=tmp_path / "box")
     left = read_journal(tmp_path / "box")
     assert left is not None
-    assert left.claims == [item.job.claim for item in aboard]
+    assert left.claims == [item.job.claim for item in in_batch]
 
 
-def test_after_a_good_run_nobody_is_in_hands(tmp_path: Path) -> None:
+def test_after_a_good_run_the_journal_is_empty(tmp_path: Path) -> None:
     run(Faulty(), items(1, 2), journal=tmp_path / "box")
     left = read_journal(tmp_path / "box")
     assert left is not None
     assert left.claims == []
 
 
-def test_a_stopped_run_expires_who_is_overdue_and_gives_back_who_is_not() -> None:
+def test_a_stopped_run_expires_overdue_items_and_releases_the_others() -> None:
     (overdue,) = run(Faulty(), items(-3, expires_at=0.0))
     (other,) = run(Faulty(), items(-3))
     assert (overdue.outcome.state, other.outcome.state) == (State.EXPIRED, State.QUEUED)
 
 
-def test_padding_that_memory_has_no_room_for_is_left_out_from_then_on() -> None:
+def test_padding_that_does_not_fit_into_memory_is_left_out_from_then_on() -> None:
     model, ceilings = Faulty(room=4, bucket=8), MemoryLimits(32)
     states = [outcome.state for _, outcome in run(model, items(1, 2, 3), ceilings)]
     assert states == [State.SUCCEEDED] * 3
     assert ceilings.of("group", 0) < 8
     model.runs = 0
     assert [outcome.state for _, outcome in run(model, items(1), ceilings)] == [State.SUCCEEDED]
-    assert model.runs == 1, "alone and without empty seats at once"
+    assert model.runs == 1, "alone and without padding rows at once"
 
 
-def test_a_lone_rider_whose_empty_seats_were_too_many_is_tried_again_without_them() -> None:
+def test_a_lone_item_with_too_many_padding_rows_is_tried_again_without_them() -> None:
     model, ceilings = Faulty(room=1, bucket=8), MemoryLimits(32)
     (first,) = run(model, items(1), ceilings)
     assert first.outcome.state == State.QUEUED

@@ -1,4 +1,4 @@
-"""While interactive jobs stream to a model of short runs, bulk has its share of the seats; else all that stay empty."""
+"""While interactive jobs stream to a fast model, bulk has its share of the slots; otherwise all free ones."""
 
 import pytest
 
@@ -6,11 +6,11 @@ from model_runtime.tensor_spec import TensorSpec
 from worker.execution.bulk_quota import CLAIM_INTERVAL_S, STREAM_JOBS, BulkSlotShare
 from worker.execution.inline_runs import RECENT_RUNS, SHORT_S, InlineRunPolicy
 
-SEATS, SHARE = 64, 8
+SLOTS, SHARE = 64, 8
 
 
 def runs(seconds: float) -> InlineRunPolicy:
-    """Those of a model that always takes so long; its inputs may say how much is to be done."""
+    """The policy of a model with constant run time; its inputs may control the amount of work."""
     inline_policy = InlineRunPolicy([TensorSpec("n", "INT64", (1,))])
     for _ in range(RECENT_RUNS):
         inline_policy.record_inference(seconds)
@@ -18,7 +18,7 @@ def runs(seconds: float) -> InlineRunPolicy:
 
 
 def taken(bulk: BulkSlotShare, jobs_s: float, claims_s: float, seconds: float = 1.0) -> tuple[int, int]:
-    """Let interactive jobs come at a steady rate, and claim as often; gives how often bulk was held, and had what."""
+    """Add interactive jobs and claim at steady rates; return how often bulk was limited, and its total."""
     held = got = record_interactive = 0
     for at in range(round(seconds * claims_s)):
         now = at / claims_s
@@ -33,30 +33,30 @@ def taken(bulk: BulkSlotShare, jobs_s: float, claims_s: float, seconds: float = 
 
 
 @pytest.mark.parametrize("claims_s", [100, 500, 3000])
-def test_a_stream_keeps_its_seats_however_often_is_claimed(claims_s: int) -> None:
-    """Bulk has an eighth of all seats, and an eighth of a batch in each rest."""
+def test_a_stream_keeps_its_slots_at_any_claim_rate(claims_s: int) -> None:
+    """Bulk has an eighth of all slots, and an eighth of a batch in each rest."""
     jobs_s = 5000
-    held, got = taken(BulkSlotShare(runs(SHORT_S), SEATS, SHARE), jobs_s, claims_s)
+    held, got = taken(BulkSlotShare(runs(SHORT_S), SLOTS, SHARE), jobs_s, claims_s)
     assert held > 0.95 * claims_s
-    assert got == pytest.approx(jobs_s / (SHARE - 1) + SEATS / SHARE / CLAIM_INTERVAL_S, rel=0.1)
+    assert got == pytest.approx(jobs_s / (SHARE - 1) + SLOTS / SHARE / CLAIM_INTERVAL_S, rel=0.1)
 
 
-@pytest.mark.parametrize("seats", [1, 4, 8, 64])
-def test_a_few_callers_are_no_stream(seats: int) -> None:
-    held, _ = taken(BulkSlotShare(runs(SHORT_S), seats, SHARE), 0.6 * STREAM_JOBS / CLAIM_INTERVAL_S, 1000)
+@pytest.mark.parametrize("slots", [1, 4, 8, 64])
+def test_a_few_callers_are_no_stream(slots: int) -> None:
+    held, _ = taken(BulkSlotShare(runs(SHORT_S), slots, SHARE), 0.6 * STREAM_JOBS / CLAIM_INTERVAL_S, 1000)
     assert held == 0
 
 
-@pytest.mark.parametrize("seats", [1, 4])
-def test_bulk_never_starves_in_a_model_of_few_seats(seats: int) -> None:
-    bulk = BulkSlotShare(runs(SHORT_S), seats, SHARE)
+@pytest.mark.parametrize("slots", [1, 4])
+def test_bulk_never_starves_in_a_model_of_few_slots(slots: int) -> None:
+    bulk = BulkSlotShare(runs(SHORT_S), slots, SHARE)
     held, got = taken(bulk, 2000, 2000)
     assert held > 1900
     assert got >= 2000 / SHARE
 
 
 def test_a_stream_that_ends_is_forgotten_soon() -> None:
-    bulk = BulkSlotShare(runs(SHORT_S), SEATS, SHARE)
+    bulk = BulkSlotShare(runs(SHORT_S), SLOTS, SHARE)
     bulk.record_interactive(STREAM_JOBS)
     assert bulk.bulk_limit(1.0) is None  # so many within a second are few
     bulk.record_interactive(STREAM_JOBS)
@@ -64,22 +64,22 @@ def test_a_stream_that_ends_is_forgotten_soon() -> None:
     assert bulk.bulk_limit(1.0 + 2 * CLAIM_INTERVAL_S) is None
 
 
-def test_what_is_owed_is_a_batch_at_most() -> None:
-    bulk = BulkSlotShare(runs(SHORT_S), SEATS, SHARE)
+def test_at_most_one_batch_is_owed_to_bulk() -> None:
+    bulk = BulkSlotShare(runs(SHORT_S), SLOTS, SHARE)
     bulk.bulk_limit(1.0)
     bulk.record_interactive(1_000_000)
-    assert bulk.bulk_limit(1.001) == SEATS
+    assert bulk.bulk_limit(1.001) == SLOTS
 
 
-def test_where_the_device_is_what_jobs_wait_for_no_seat_stays_empty() -> None:
-    assert taken(BulkSlotShare(runs(1.1 * SHORT_S), SEATS, SHARE), 5000, 500) == (0, 0)
+def test_no_slot_stays_empty_where_jobs_wait_for_the_device() -> None:
+    assert taken(BulkSlotShare(runs(1.1 * SHORT_S), SLOTS, SHARE), 5000, 500) == (0, 0)
 
 
-def test_where_all_seats_are_bulks_none_stays_empty() -> None:
-    assert taken(BulkSlotShare(runs(SHORT_S), SEATS, 1), 5000, 500) == (0, 0)
+def test_no_slot_stays_empty_where_bulk_has_all_slots() -> None:
+    assert taken(BulkSlotShare(runs(SHORT_S), SLOTS, 1), 5000, 500) == (0, 0)
 
 
-def test_a_few_runs_that_were_held_up_change_nothing() -> None:
+def test_a_few_delayed_runs_change_nothing() -> None:
     inline_policy = runs(0)
     for _ in range(RECENT_RUNS // 2 - 1):
         inline_policy.record_inference(60)

@@ -1,4 +1,4 @@
-"""Which versions a worker runs, by folder, plan and what it runs already."""
+"""The versions that a worker should run, from folder, plan and the loaded ones."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def model_versions(*versions: str, pins: str | None = None) -> ModelVersions:
         pytest.param(None, RolloutPlan("1", True), "1", "1", "", ("1", {"1"}), id="removed, but pinned"),
     ],
 )
-def test_wish(
+def test_desired_versions(
     *,
     folder: ModelVersions | None,
     plan: RolloutPlan,

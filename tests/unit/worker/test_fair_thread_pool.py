@@ -1,4 +1,4 @@
-"""Tenants take turns in what threads do for them; nobody's slow inputs hold all threads, however many there are."""
+"""Tenants take turns in the thread pool; slow inputs of one tenant never hold all threads."""
 
 import asyncio
 import math
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Desk:
-    """Work that waits until it is let go; `order` tells what began when. Its clock stands still."""
+    """Work that waits for its release; `order` is the order of the starts. Its clock is frozen."""
 
     def __init__(self, threads: int) -> None:
         self.now = 0.0
@@ -28,7 +28,7 @@ class Desk:
         return self.turns.submit(Work(tenant or name[0], model, partial(self._work, name), until=until))
 
     def give_both(self, *names: str) -> "dict[str, asyncio.Future[str]]":
-        """One after the other, each when the one before has begun."""
+        """Release one after the other, each when the one before has begun."""
         given = {}
         for name in names:
             given[name] = self.give(name)
@@ -87,7 +87,7 @@ async def test_one_tenant_alone_has_as_many_threads_as_are_configured() -> None:
     desk.open()
 
 
-async def test_the_last_thread_is_not_for_tenants_whose_inputs_were_slow(desk: Desk) -> None:
+async def test_the_last_thread_is_reserved_from_tenants_with_slow_inputs(desk: Desk) -> None:
     for name in ("a0", "b0"):
         await desk.let_go(desk.give(name), name, took_s=2 * SLOW_S)
     assert desk.turns.is_slow("a")
@@ -100,14 +100,14 @@ async def test_the_last_thread_is_not_for_tenants_whose_inputs_were_slow(desk: D
     await desk.let_go(slow["b1"], "b1")
 
 
-async def test_a_tenant_that_was_slow_is_forgiven(desk: Desk) -> None:
+async def test_a_slow_tenant_is_forgiven_later(desk: Desk) -> None:
     await desk.let_go(desk.give("a0"), "a0", took_s=3 * SLOW_S)
     for n in range(1, 5):
         await desk.let_go(desk.give(f"a{n}"), f"a{n}")
     assert not desk.turns.is_slow("a")
 
 
-async def test_models_of_one_tenant_take_turns_and_give_it_no_more(desk: Desk) -> None:
+async def test_models_of_one_tenant_take_turns_within_its_share(desk: Desk) -> None:
     given = desk.give_both("a1", "b1")
     names = [("a2", "m"), ("a3", "m"), ("a4", "n"), ("a5", "o")]
     given |= {name: desk.give(name, model=model) for name, model in names}
@@ -118,7 +118,7 @@ async def test_models_of_one_tenant_take_turns_and_give_it_no_more(desk: Desk) -
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit("bye"), KeyboardInterrupt(), asyncio.CancelledError()])
-async def test_whatever_work_raises_the_thread_goes_on(desk: Desk, error: BaseException) -> None:
+async def test_a_thread_survives_any_exception(desk: Desk, error: BaseException) -> None:
     def work() -> None:
         raise error
 
@@ -128,7 +128,7 @@ async def test_whatever_work_raises_the_thread_goes_on(desk: Desk, error: BaseEx
     await desk.let_go(desk.give("a1"), "a1")
 
 
-async def test_closed_it_begins_nothing_more(desk: Desk) -> None:
+async def test_a_closed_pool_starts_no_work(desk: Desk) -> None:
     first, second = desk.give("a1"), desk.give("a2")
     desk.begun("a1")
     desk.turns.close()
@@ -138,7 +138,7 @@ async def test_closed_it_begins_nothing_more(desk: Desk) -> None:
     assert desk.order == ["a1"]
 
 
-async def test_it_tells_when_every_thread_is_held_by_what_nobody_wants_any_more(desk: Desk) -> None:
+async def test_the_pool_reports_when_abandoned_work_holds_every_thread(desk: Desk) -> None:
     desk.give("a1", until=5.0)
     desk.give("b1", until=8.0)
     desk.begun("a1", "b1")

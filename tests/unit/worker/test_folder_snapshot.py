@@ -1,4 +1,4 @@
-"""What a worker sees in its folder: which versions there are, and whether one has changed."""
+"""The snapshot of a models folder: its versions, and whether one has changed."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_versions_are_in_order_and_the_highest_is_best(folder: Path) -> None:
     assert found.folder("2").onnx == folder / "times" / "2" / "model.onnx"
 
 
-def test_what_model_toml_pins_is_best_unless_it_was_taken_back(folder: Path) -> None:
+def test_the_version_pinned_in_model_toml_is_best_unless_it_was_rolled_back(folder: Path) -> None:
     (folder / "times" / "model.toml").write_text('task = "tensor"\nversion = "2"')
     found = take_snapshot(folder, []).models["times"]
     assert (found.best([]), found.best(["2"])) == (["2"], ["10", "1"])
@@ -48,9 +48,7 @@ def test_what_model_toml_pins_is_best_unless_it_was_taken_back(folder: Path) -> 
         (".hidden", "xx", set()),
     ],
 )
-def test_a_version_has_changed_when_what_it_is_made_of_has(
-    folder: Path, file: str, text: str, changed: set[str]
-) -> None:
+def test_a_version_has_changed_when_one_of_its_files_has(folder: Path, file: str, text: str, changed: set[str]) -> None:
     before = fingerprints(folder)
     (folder / "times" / file).write_text(text)
     after = fingerprints(folder)
@@ -68,5 +66,5 @@ def test_broken_and_absent_models_are_told_apart(folder: Path) -> None:
 def test_a_folder_with_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no models in"):
         check_models_dir(tmp_path, [])
-    with pytest.raises(ModelError, match="can not be read"):
+    with pytest.raises(ModelError, match="cannot be read"):
         check_models_dir(tmp_path / "nowhere", [])

@@ -1,4 +1,4 @@
-"""Who is aboard: by claim, so that a job this worker claims again is another rider."""
+"""Pending items are kept by claim: a second claim of the same job is another item."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ def item(job_id: str = "a", attempt: int = 1, expires_at: float = float("inf")) 
     return WorkItem(ClaimedJob(job_id, attempt, "raw", b"", b"{}", 0, 0, 0), {}, claimed_at=0.0, expires_at=expires_at)
 
 
-async def test_room_is_made_by_departing_not_by_finishing() -> None:
+async def test_taking_a_batch_makes_room_before_its_jobs_finish() -> None:
     pending = PendingItems(BatchLimits(max_items=2))
     items = [item("a"), item("b")]
     for one in items:
@@ -34,7 +34,7 @@ async def test_room_is_made_by_departing_not_by_finishing() -> None:
     assert pending.is_empty
 
 
-async def test_a_later_claim_of_the_same_job_takes_the_earlier_ones_seat() -> None:
+async def test_a_later_claim_of_the_same_job_replaces_the_earlier_one() -> None:
     pending = PendingItems(BatchLimits(max_items=8))
     old, new = item(attempt=1), item(attempt=2)
     pending.add(old)
@@ -57,7 +57,7 @@ async def test_the_earlier_claims_end_does_not_touch_the_later_one() -> None:
     assert pending.held() == [new.job]
 
 
-async def test_a_lost_rider_does_not_depart() -> None:
+async def test_a_lost_item_is_not_batched() -> None:
     pending = PendingItems(BatchLimits(max_items=8))
     lost, kept = item("a"), item("b")
     for one in (lost, kept):
@@ -69,7 +69,7 @@ async def test_a_lost_rider_does_not_depart() -> None:
     assert batch.items == [kept]
 
 
-async def test_closing_ends_the_wait_for_room_and_for_company() -> None:
+async def test_closing_ends_the_waits_for_room_and_for_a_fuller_batch() -> None:
     pending = PendingItems(BatchLimits(max_items=2, max_wait_s=3600))
     one = item()
     pending.add(one)
@@ -83,7 +83,7 @@ async def test_closing_ends_the_wait_for_room_and_for_company() -> None:
     assert pending.next_batch() is not None
 
 
-async def test_who_is_overdue_leaves_the_board_unrun_and_stays_ours_until_that_is_written() -> None:
+async def test_an_overdue_item_is_not_run_and_is_held_until_its_end_is_written() -> None:
     pending = PendingItems(BatchLimits(max_items=4))
     late, early = item("late", expires_at=5.0), item("early", expires_at=50.0)
     for one in (late, early):
@@ -96,7 +96,7 @@ async def test_who_is_overdue_leaves_the_board_unrun_and_stays_ours_until_that_i
     assert batch.items == [early]
 
 
-async def test_nobody_rides_whose_job_was_dismissed() -> None:
+async def test_an_item_whose_job_was_canceled_is_not_run() -> None:
     pending = PendingItems(BatchLimits(max_items=4))
     one, other = item("one"), item("other")
     for each in (one, other):
@@ -107,7 +107,7 @@ async def test_nobody_rides_whose_job_was_dismissed() -> None:
     assert (pending.is_running(one), pending.is_running(other)) == (False, True)
 
 
-async def test_a_group_that_memory_has_no_room_for_rides_in_smaller_batches() -> None:
+async def test_a_group_that_does_not_fit_into_memory_runs_in_smaller_batches() -> None:
     ceilings = MemoryLimits(4)
     pending = PendingItems(BatchLimits(max_items=4), ceilings)
     ceilings.too_many(None, 4, time.monotonic())

@@ -1,4 +1,4 @@
-"""API keys: who may call, in which ways a key is sent, and how soon a revoked one opens no door."""
+"""API keys: who may call, how a key is sent, and how soon a revoked key is refused."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ PRIVATE = (
 
 @pytest.fixture
 def queue() -> Iterator[Server]:
-    """A queue for each test: keys that one made would close the doors of the others."""
+    """A queue for each test, because keys of one test would lock out the others."""
     server = Server()
     yield server
     server.close()
@@ -63,7 +63,7 @@ def test_metrics_need_the_role_admin(queue: Server, gateway: GatewayProcess) -> 
     assert admin.get("/metrics").status_code == 200
 
 
-def test_to_change_models_needs_the_role_admin_to_look_at_them_does_not(queue: Server, gateway: GatewayProcess) -> None:
+def test_changing_models_needs_the_role_admin_and_reading_them_does_not(queue: Server, gateway: GatewayProcess) -> None:
     caller, admin = callers(queue, gateway, "acme", "admin")
     assert (caller.get("/v1/models").status_code, caller.get("/v1/models/m").status_code) == (200, 404)
     for verb in ("load", "unload", "share", "promote", "rollback", "follow", "of-a-later-release"):
@@ -76,14 +76,16 @@ def test_to_change_models_needs_the_role_admin_to_look_at_them_does_not(queue: S
     "name",
     ["Authorization: Bearer {}", "authorization: bearer {}", "Authorization: Key {}", "X-API-Key: {}", "api-key: {}"],
 )
-def test_a_key_is_taken_in_the_ways_that_clients_send_it(queue: Server, gateway: GatewayProcess, name: str) -> None:
+def test_a_key_is_accepted_in_all_the_ways_that_clients_send_it(
+    queue: Server, gateway: GatewayProcess, name: str
+) -> None:
     key = make_key(queue.url, "acme")
     header, _, form = name.partition(": ")
     headers = {header: form.format(key)}
     wait_until(lambda: gateway.http.get("/v1/jobs", headers=headers).status_code == 200, "it is taken")
 
 
-def test_what_is_no_key_of_ours_is_refused(queue: Server, gateway: GatewayProcess) -> None:
+def test_an_unknown_key_is_refused(queue: Server, gateway: GatewayProcess) -> None:
     key = make_key(queue.url, "acme")
     wait_until(lambda: Caller(gateway, key).get("/metrics").status_code == 403, "the key is known")
     other_end = "A" if key[-2] != "A" else "B"
@@ -104,7 +106,9 @@ def test_what_is_no_key_of_ours_is_refused(queue: Server, gateway: GatewayProces
     assert key not in gateway.log()
 
 
-def test_a_revoked_key_opens_no_door_and_the_last_one_does_not_open_all(queue: Server, gateway: GatewayProcess) -> None:
+def test_a_revoked_key_is_refused_and_revoking_the_last_one_does_not_allow_anonymous(
+    queue: Server, gateway: GatewayProcess
+) -> None:
     (caller,) = callers(queue, gateway, "acme")
     listed = jitney_keys(queue.url, "list").stdout
     key_id = listed.splitlines()[1].split()[0]
@@ -115,7 +119,7 @@ def test_a_revoked_key_opens_no_door_and_the_last_one_does_not_open_all(queue: S
     assert jitney_keys(queue.url, "revoke", key_id).returncode == 1
 
 
-def test_a_key_lies_in_the_queue_as_a_hash_only(queue: Server) -> None:
+def test_a_key_is_stored_only_as_a_hash(queue: Server) -> None:
     key = make_key(queue.url, "acme", "--note", "the cron job")
     with queue.client() as client:
         kept = client.hgetall("jitney:keys")
@@ -126,7 +130,7 @@ def test_a_key_lies_in_the_queue_as_a_hash_only(queue: Server) -> None:
     assert (record["tenant"], record["role"], record["note"]) == ("acme", "key", "the cron job")
 
 
-def test_names_of_tenants_are_from_a_list_of_characters(queue: Server) -> None:
+def test_tenant_names_have_allowed_characters(queue: Server) -> None:
     for name in ("", "a:b", "A", "a b", "../a", "a" * 65, "é", "-a", "*"):
         done = jitney_keys(queue.url, "create", "--tenant", name)
         assert (done.returncode, done.stdout) == (2, ""), name
@@ -137,7 +141,7 @@ def test_names_of_tenants_are_from_a_list_of_characters(queue: Server) -> None:
     ("listens", "open_to", "status"),
     [("0.0.0.0", "", 401), ("0.0.0.0", "anyone", 200), ("127.0.0.1", "nobody", 401), ("127.0.0.1", "", 200)],
 )
-def test_beyond_loopback_nobody_is_let_in_without_a_key_unless_a_setting_says_so(
+def test_anonymous_callers_beyond_loopback_need_a_setting(
     queue: Server, listens: str, open_to: str, status: int
 ) -> None:
     with GatewayProcess(queue, {"JITNEY_HOST": listens, "JITNEY_ALLOW_ANONYMOUS": open_to}) as gateway:
@@ -152,7 +156,7 @@ def test_beyond_loopback_nobody_is_let_in_without_a_key_unless_a_setting_says_so
         assert gateway.log().count(says) == 1
 
 
-def test_junk_in_place_of_a_key_closes_the_doors_and_opens_none(queue: Server) -> None:
+def test_junk_in_place_of_a_key_admits_no_caller(queue: Server) -> None:
     with queue.client() as client:
         client.hset("jitney:keys", mapping={"a" * 16: b"junk", "b" * 16: orjson.dumps({"id": "b" * 16}), "": b"{}"})
     with GatewayProcess(queue) as gateway:
@@ -161,7 +165,7 @@ def test_junk_in_place_of_a_key_closes_the_doors_and_opens_none(queue: Server) -
         assert "open no door" in gateway.log()
 
 
-def test_without_keys_no_other_sites_page_gets_in(gateway: GatewayProcess) -> None:
+def test_pages_of_other_sites_are_refused_where_no_keys_exist(gateway: GatewayProcess) -> None:
     for headers in ({"sec-fetch-site": "cross-site"}, {"host": "rebound.example.com"}, {"host": "a.b:8000"}):
         answer = gateway.http.post("/v1/jobs?model=m", content=PNG, headers={"content-type": "image/png", **headers})
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
@@ -169,7 +173,9 @@ def test_without_keys_no_other_sites_page_gets_in(gateway: GatewayProcess) -> No
         assert gateway.http.get("/v1/jobs", headers={"host": host}).status_code == 200
 
 
-async def test_a_key_costs_the_queue_no_command(queue: Server, gateway: GatewayProcess, anyio_backend: str) -> None:
+async def test_checking_a_key_costs_the_queue_no_command(
+    queue: Server, gateway: GatewayProcess, anyio_backend: str
+) -> None:
     del anyio_backend
     worker = Worker(queue)
     await worker.announce(gateway)

@@ -1,4 +1,4 @@
-"""What one tenant may send: requests in a time, open jobs; what is left is told, and when to come back."""
+"""Limits of a tenant: request rate and open jobs, the remaining quota, and Retry-After."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
         yield process
 
 
-def test_requests_come_back_evenly() -> None:
+def test_request_quota_refills_evenly() -> None:
     rates = RateLimiter(window_s=60)
     at_once = [rates.take("a", 6, now=0) for _ in range(7)]
     assert [one.is_allowed for one in at_once] == [True] * 6 + [False]
@@ -40,7 +40,7 @@ def test_requests_come_back_evenly() -> None:
     assert rates.take("a", 6, now=1000).remaining == 5
 
 
-async def test_too_many_requests_are_refused_with_what_is_left_told_before(
+async def test_the_remaining_requests_are_reported_before_a_refusal(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     del worker

@@ -1,4 +1,4 @@
-"""Limits of single tenants are kept in the queue: `jitney tenants` sets them, every process follows, none is restarted.
+"""Limits of a tenant are stored in the queue by `jitney tenants`; all processes follow without a restart.
 
 The row: they were in each process's environment, where gateways and workers could differ without a word.
 """
@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def gateway(queue: Server) -> Iterator[GatewayProcess]:
-    """News alone must tell: the next look of its own is an hour away."""
+    """Only the notification can tell: the next refresh is an hour away."""
     env = {
         "JITNEY_API_KEY_REFRESH_S": "3600",
         "JITNEY_TENANT_JOBS": "100",
@@ -52,7 +52,7 @@ def rows(queue: Server) -> dict[str, list[str]]:
     return {line[:20].strip(): line[20:].split() for line in lines}
 
 
-async def test_a_limit_holds_at_once_and_is_gone_at_once(
+async def test_setting_and_removing_a_limit_take_effect_at_once(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     del worker
@@ -95,7 +95,7 @@ async def test_a_limit_holds_at_once_and_is_gone_at_once(
         (("unset", "*"), "is not a tenant name"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_what_is_allowed(queue: Server, args: tuple[str, ...], said: str) -> None:
+def test_an_invalid_limit_is_refused_with_what_is_allowed(queue: Server, args: tuple[str, ...], said: str) -> None:
     ran = jitney_tenants(queue, *args)
     assert (ran.returncode, ran.stdout, said in ran.stderr, "Traceback" in ran.stderr) == (2, "", True, False)
 
@@ -120,13 +120,13 @@ async def test_a_worker_follows_weights_and_running_jobs(queue: Server, worker: 
     assert (store.tenants.shares, await stored_limits.read_limits(worker.connection)) == (b"", {})
 
 
-async def test_two_who_change_a_tenant_at_once_lose_nothing(worker: Worker) -> None:
+async def test_concurrent_changes_of_a_tenant_lose_nothing(worker: Worker) -> None:
     names = ("requests", "jobs", "bytes", "running")
     await asyncio.gather(*(stored_limits.update_limits(worker.connection, "a", {name: 7}) for name in names))
     assert Counter((await stored_limits.read_limits(worker.connection))["a"].model_dump().values()) == {7: 4, None: 1}
 
 
-async def test_limits_that_can_not_be_read_are_the_default_ones(queue: Server, worker: Worker) -> None:
+async def test_unreadable_limits_are_replaced_by_the_defaults(queue: Server, worker: Worker) -> None:
     store = JobStore(StoreSettings(redis_url=queue.url, tenant_jobs=9), worker.connection)
     with queue.client() as client:
         for name, text in {"a": "{", "b": '{"jobs": -1}', "C": "{}", b"\xff": "{}", "d": '{"jobs": 3}'}.items():

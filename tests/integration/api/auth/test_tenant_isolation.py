@@ -1,4 +1,4 @@
-"""What is one tenant's, no other sees: each door answers about it byte for byte as about what was never there (P10)."""
+"""Tenants cannot see each other's data: foreign ids get the same bytes as unknown ones, on every route (P10)."""
 
 import re
 from collections.abc import Iterator
@@ -36,13 +36,13 @@ async def people(queue: Server, worker: Worker, gateway: GatewayProcess) -> list
 
 
 def shape(answer: httpx2.Response, job_id: str) -> tuple[int, dict[str, str], bytes]:
-    """Everything of an answer, with the id that was asked for taken out."""
+    """Return the whole response with the requested id removed."""
     headers = {name: value for name, value in answer.headers.items() if name != "date"}
     return answer.status_code, headers, answer.content.replace(job_id.encode(), b"ID")
 
 
 @pytest.mark.parametrize(("method", "path"), BY_ID)
-async def test_anothers_id_is_answered_as_an_unknown_one(
+async def test_a_foreign_id_is_answered_as_an_unknown_one(
     people: list[Caller], worker: Worker, method: str, path: str
 ) -> None:
     acme, bolt, _ = people
@@ -55,7 +55,7 @@ async def test_anothers_id_is_answered_as_an_unknown_one(
     assert acme.request(method, path.format(job_id)).status_code in {200, 202}
 
 
-async def test_lists_hold_ones_own_alone(people: list[Caller], worker: Worker) -> None:
+async def test_lists_hold_only_the_tenants_own_records(people: list[Caller], worker: Worker) -> None:
     acme, bolt, admin = people
     mine, theirs = acme.submit(PNG).json()["id"], bolt.submit(PNG).json()["id"]
     assert [[job["id"] for job in one.get("/v1/jobs").json()["jobs"]] for one in people] == [[mine], [theirs], []]
@@ -73,7 +73,7 @@ async def test_lists_hold_ones_own_alone(people: list[Caller], worker: Worker) -
     assert letters(admin, tenant="*") == [mine]
 
 
-async def test_an_admins_replay_is_a_job_of_the_letters_tenant(people: list[Caller], worker: Worker) -> None:
+async def test_an_admins_replay_belongs_to_the_tenant_of_the_dead_letter(people: list[Caller], worker: Worker) -> None:
     acme, _, admin = people
     mine = acme.submit(PNG).json()["id"]
     await worker.fail(await worker.claim())
@@ -82,7 +82,7 @@ async def test_an_admins_replay_is_a_job_of_the_letters_tenant(people: list[Call
     assert admin.get(f"/v1/jobs/{again}").status_code == 404
 
 
-async def test_an_idempotency_key_is_its_tenants(people: list[Caller]) -> None:
+async def test_an_idempotency_key_belongs_to_its_tenant(people: list[Caller]) -> None:
     acme, bolt, _ = people
     first, second = (one.submit(PNG, {"idempotency-key": "same"}) for one in (acme, bolt))
     assert (first.status_code, second.status_code) == (202, 202)

@@ -1,4 +1,4 @@
-"""A queue's server that may lose jobs: the gateway's log, `/readyz` and a metric say so."""
+"""A queue server that may lose jobs is reported in the gateway's log, in `/readyz` and by a metric."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,8 @@ def unsafe() -> Iterator[Server]:
     server.close()
 
 
-async def test_what_may_lose_jobs_is_said_in_the_log_in_readyz_and_in_metrics(unsafe: Server) -> None:
-    """99 of 314 results vanished from such a server, and nothing said a word."""
+async def test_a_hazard_is_reported_in_the_log_in_readyz_and_in_metrics(unsafe: Server) -> None:
+    """99 of 314 results vanished from such a server without a log line."""
     with GatewayProcess(unsafe) as gateway:
         worker = Worker(unsafe)
         await worker.announce(gateway)
@@ -38,7 +38,7 @@ async def test_what_may_lose_jobs_is_said_in_the_log_in_readyz_and_in_metrics(un
         await worker.connection.aclose()
 
 
-async def test_a_server_that_became_safe_is_seen_at_the_next_connection(unsafe: Server) -> None:
+async def test_a_server_that_became_safe_is_recognised_at_the_next_connection(unsafe: Server) -> None:
     with GatewayProcess(unsafe) as gateway, unsafe.client() as client:
         client.config_set("appendonly", "yes")
         client.config_set("maxmemory-policy", "noeviction")
@@ -48,7 +48,7 @@ async def test_a_server_that_became_safe_is_seen_at_the_next_connection(unsafe: 
         assert "is durable now" in gateway.log()
 
 
-def test_with_require_durable_new_jobs_are_refused_on_such_a_server() -> None:
+def test_require_durable_refuses_new_jobs_on_such_a_server() -> None:
     server = Server()
     try:
         with GatewayProcess(server, {"JITNEY_REQUIRE_DURABLE": "true"}) as gateway, server.client() as client:

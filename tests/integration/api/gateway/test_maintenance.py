@@ -1,4 +1,4 @@
-"""The sweep on a real server: whose worker lives keeps their jobs, whatever the server goes through."""
+"""The sweep on a real server: the jobs of a live worker stay with it through every outage."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ async def claimed(store: JobStore, worker: str) -> list[ClaimedJob]:
 
 
 @pytest.mark.parametrize("timeout_s", [0.4, 5], ids=["it was given up", "its answer was waited for"])
-async def test_a_live_worker_keeps_its_job_when_the_server_stood_still_longer_than_the_lease(
+async def test_a_live_worker_keeps_its_job_after_the_server_froze_longer_than_the_lease(
     own: tuple[Server, RedisClient], timeout_s: float
 ) -> None:
     server, _ = own
@@ -69,7 +69,7 @@ async def test_a_live_worker_keeps_its_job_when_the_server_stood_still_longer_th
     await connection.aclose()
 
 
-async def test_a_jump_of_the_clock_is_told_once(store: JobStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_jump_of_the_clock_is_logged_once(store: JobStore, caplog: pytest.LogCaptureFixture) -> None:
     patience = LeaseGracePeriod(SWEEP_S, LEASE_S)
     with caplog.at_level(logging.INFO, "jitney.api"):
         await maintenance.sweep_once(store, patience)
@@ -80,6 +80,6 @@ async def test_a_jump_of_the_clock_is_told_once(store: JobStore, caplog: pytest.
     assert "no job is reclaimed for 0.2 s" in caplog.text
 
 
-def test_what_moved_is_told_in_words() -> None:
+def test_the_log_names_the_swept_jobs_in_words() -> None:
     assert maintenance.describe_sweep(SweepResult(1, 0, 0, 0, 0, 0)) == ""
     assert maintenance.describe_sweep(SweepResult(1, 2, 0, 1, 0, 0)) == "2 reclaimed from lost workers, 1 expired"

@@ -1,4 +1,4 @@
-"""A server that is nearly full gets no new jobs, and those that it has taken end."""
+"""A server that is nearly full gets no new jobs, and the accepted ones end."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -30,14 +30,14 @@ def test_bulk_is_refused_first(used: int, refused: set[str]) -> None:
     assert {lane for lane in ("bulk", "interactive") if watermark.refusal(lane)} == refused
 
 
-def test_what_is_unknown_refuses_nobody() -> None:
+def test_unknown_memory_usage_refuses_no_job() -> None:
     watermark = MemoryWatermark(0.8)
     assert watermark.refusal("bulk") is None
     watermark.observe(ServerMemory(10, 0))
     assert watermark.refusal("bulk") is None
 
 
-def test_a_refusal_says_what_is_used_and_what_is_allowed() -> None:
+def test_a_refusal_names_the_used_and_the_allowed_memory() -> None:
     watermark = MemoryWatermark(0.5)
     watermark.observe(ServerMemory(600, 1000))
     refusal = watermark.refusal("interactive")
@@ -54,7 +54,7 @@ class Ballast:
             client.set("ballast", b"x" * (20 << 20), ex=600)
 
     def fill(self, share: float | None) -> None:
-        """Let so much of the server's limit be used, and wait until the gateway has seen it; None: no limit."""
+        """Fill the server to a share of its limit and wait until the gateway knows; None: no limit."""
         with self._server.client() as client:
             limit = int(client.info("memory")["used_memory"] / share) if share else 0
             client.config_set("maxmemory", limit)
@@ -75,7 +75,7 @@ def ballast(queue: Server, gateway: GatewayProcess, worker: Worker) -> Iterator[
     ballast.fill(None)
 
 
-async def test_a_nearly_full_server_gets_no_new_jobs_and_ends_its_own(
+async def test_a_nearly_full_server_gets_no_new_jobs_and_ends_accepted_ones(
     gateway: GatewayProcess, worker: Worker, ballast: Ballast
 ) -> None:
     ids = [gateway.submit(idempotency_key=f"{nth}").json()["id"] for nth in range(3)]
@@ -113,7 +113,7 @@ async def test_bulk_is_refused_before_the_server_is_nearly_full(gateway: Gateway
     assert gateway.submit().status_code == 202
 
 
-async def test_a_server_that_is_full_altogether_still_ends_its_jobs(
+async def test_a_completely_full_server_still_ends_its_jobs(
     gateway: GatewayProcess, worker: Worker, ballast: Ballast
 ) -> None:
     gateway.submit()

@@ -1,4 +1,4 @@
-"""Bodies packed by gzip are unpacked step by step, counted and bounded as they have unpacked; they were refused."""
+"""Gzip bodies are decompressed step by step, and their decompressed size is counted and bounded."""
 
 import asyncio
 import gzip
@@ -23,7 +23,7 @@ LINES: Final = b'{"a": 1}\n' * 200_000
 
 
 def steps(packed: bytes, cut: int) -> list[bytes]:
-    """Unpack a body that arrives in pieces of a size."""
+    """Decompress a body that arrives in chunks of one size."""
     pieces = [packed[at : at + cut] for at in range(0, len(packed), cut)] or [b""]
     messages = iter([{"type": "http.request", "body": one, "more_body": True} for one in pieces[:-1]])
 
@@ -43,7 +43,7 @@ def steps(packed: bytes, cut: int) -> list[bytes]:
 
 @pytest.mark.parametrize("cut", [1 << 20, 20_000, 7])
 @pytest.mark.parametrize("plain", [b"", b"x", LINES, NOISE[:50_000], bytes(3 * STEP_BYTES)])
-def test_what_was_packed_comes_back_in_bounded_steps(plain: bytes, cut: int) -> None:
+def test_a_gzip_body_is_decompressed_in_bounded_steps(plain: bytes, cut: int) -> None:
     packed = gzip.compress(plain, 1)
     found = steps(packed, max(cut, len(packed) // 2000))
     assert b"".join(found) == plain
@@ -51,7 +51,7 @@ def test_what_was_packed_comes_back_in_bounded_steps(plain: bytes, cut: int) -> 
 
 
 @pytest.mark.parametrize("cut", [1 << 20, 100, 1])
-def test_members_one_behind_the_other_are_one_body(cut: int) -> None:
+def test_consecutive_gzip_members_are_one_body(cut: int) -> None:
     plain = [LINES[:3000], b"", NOISE[:2000]]
     assert b"".join(steps(b"".join(gzip.compress(one) for one in plain), cut)) == b"".join(plain)
 
@@ -71,7 +71,7 @@ BROKEN: Final = {
 
 @pytest.mark.parametrize("what", BROKEN)
 @pytest.mark.parametrize("cut", [1 << 20, 3])
-def test_what_is_no_whole_gzip_is_refused(what: str, cut: int) -> None:
+def test_incomplete_gzip_is_refused(what: str, cut: int) -> None:
     with pytest.raises(Refused, match="gzip") as refused:
         steps(BROKEN[what], cut)
     assert refused.value.code == "malformed_request"
@@ -118,7 +118,7 @@ DOORS: Final = {
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_every_door_takes_a_packed_body(gateway: GatewayProcess, worker: Worker, door: str) -> None:
+async def test_every_route_accepts_a_gzip_body(gateway: GatewayProcess, worker: Worker, door: str) -> None:
     await worker.announce(gateway)
     path, body, kind, status = DOORS[door]
     answer = gateway.http.post(path, **packed(body, kind))
@@ -132,7 +132,9 @@ async def test_every_door_takes_a_packed_body(gateway: GatewayProcess, worker: W
         assert gateway.http.get(f"/v1/files/{answer.json()['id']}/content").content == LINES
 
 
-async def test_the_limits_are_those_of_what_was_packed(gateway: GatewayProcess, worker: Worker, tmp_path: Path) -> None:
+async def test_the_limits_apply_to_the_decompressed_body(
+    gateway: GatewayProcess, worker: Worker, tmp_path: Path
+) -> None:
     del tmp_path
     await worker.announce(gateway)
     large = gateway.http.post("/v1/jobs?model=m", **packed(PNG + bytes(1_000_000), "image/png"))

@@ -1,4 +1,4 @@
-"""A caller who hangs up on /predict leaves its seat to others, and nobody else does."""
+"""A caller that disconnects from /predict frees its place in the batch; other disconnects cancel nothing."""
 
 import socket
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ TYPE = "multipart/form-data; boundary=b"
 
 @contextmanager
 def request(gateway: GatewayProcess, target: str, *headers: str) -> Iterator[socket.socket]:
-    """Send a whole request and keep the line open."""
+    """Send a whole request and keep the connection open."""
     lines = (f"POST {target} HTTP/1.1", "Host: x", f"Content-Type: {TYPE}", f"Content-Length: {len(FORM)}", *headers)
     with socket.create_connection(("127.0.0.1", gateway.port)) as caller:
         caller.sendall("\r\n".join((*lines, "", "")).encode() + FORM)
@@ -40,7 +40,7 @@ async def has_ended_as(worker: Worker, state: str) -> None:
     await wait_until_async(has, f"the job is {state}")
 
 
-async def test_the_queued_job_of_a_caller_who_hung_up_is_canceled(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_the_queued_job_of_a_disconnected_caller_is_canceled(gateway: GatewayProcess, worker: Worker) -> None:
     with request(gateway, "/predict"):
         await queued(worker)
     await has_ended_as(worker, "canceled")
@@ -48,7 +48,7 @@ async def test_the_queued_job_of_a_caller_who_hung_up_is_canceled(gateway: Gatew
     assert "Traceback" not in gateway.log()
 
 
-async def test_the_running_job_of_a_caller_who_hung_up_is_canceled(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_the_running_job_of_a_disconnected_caller_is_canceled(gateway: GatewayProcess, worker: Worker) -> None:
     with request(gateway, "/predict"):
         await queued(worker)
         claimed = await worker.claim()
@@ -59,7 +59,9 @@ async def test_the_running_job_of_a_caller_who_hung_up_is_canceled(gateway: Gate
 @pytest.mark.parametrize(
     ("target", "header"), [("/predict", "Idempotency-Key: k"), ("/v1/jobs", "Prefer: wait=10"), ("/v1/jobs", "X: y")]
 )
-async def test_other_jobs_go_on(gateway: GatewayProcess, worker: Worker, target: str, header: str) -> None:
+async def test_other_jobs_continue_after_a_disconnect(
+    gateway: GatewayProcess, worker: Worker, target: str, header: str
+) -> None:
     with request(gateway, target, header):
         await queued(worker)
     await pass_time(0.3)
@@ -67,7 +69,7 @@ async def test_other_jobs_go_on(gateway: GatewayProcess, worker: Worker, target:
     assert await worker.states() == ["succeeded"]
 
 
-async def test_a_caller_who_stays_is_answered(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_caller_that_stays_is_answered(gateway: GatewayProcess, worker: Worker) -> None:
     with request(gateway, "/predict") as caller:
         await queued(worker)
         await worker.succeed(await worker.claim())
@@ -75,7 +77,7 @@ async def test_a_caller_who_stays_is_answered(gateway: GatewayProcess, worker: W
             assert b" 200 " in answer.readline()
 
 
-async def test_with_the_setting_off_the_job_goes_on(queue: Server, worker: Worker) -> None:
+async def test_the_job_continues_where_the_setting_is_off(queue: Server, worker: Worker) -> None:
     with GatewayProcess(queue, {"JITNEY_PREDICT_HANGUP_CANCELS": "false"}) as other:
         await worker.announce(other)
         with request(other, "/predict"):

@@ -1,4 +1,4 @@
-"""How values are read at every route that takes JSON: one set of bounds, encodings, and what a key stands for."""
+"""All JSON routes read values with the same bounds, encodings and meaning of keys."""
 
 import base64
 import codecs
@@ -92,8 +92,8 @@ VALUES = {"1,000 levels": DEEP, "240 levels": "[" * 240 + "]" * 240, "5,000 digi
 
 @pytest.mark.parametrize("where", ROUTES)
 @pytest.mark.usefixtures("worker")
-async def test_no_value_is_a_fault_of_ours_wherever_it_stands(gateway: GatewayProcess, where: str) -> None:
-    """`"datatype": [[[…]]]` was a 500; so were `retry_of` and `output_expires_after` that were nested as deep."""
+async def test_no_value_causes_a_server_error_in_any_place(gateway: GatewayProcess, where: str) -> None:
+    """`"datatype": [[[…]]]` was a 500, and so were equally nested `retry_of` and `output_expires_after`."""
     ask, text = ROUTES[where]
     for what, value in VALUES.items():
         answer = ask(gateway, text.replace("%s", value).encode())
@@ -125,7 +125,7 @@ async def test_a_body_may_begin_with_a_byte_order_mark(gateway: GatewayProcess) 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
 @pytest.mark.usefixtures("worker")
-async def test_another_encoding_is_refused_by_its_name(gateway: GatewayProcess, encoding: str) -> None:
+async def test_another_encoding_is_refused_by_name(gateway: GatewayProcess, encoding: str) -> None:
     text = json.dumps(JOB)
     for body, kind in ((text, JSON), (f"[{text}]", JSON), (text, NDJSON)):
         answer = post("/v1/jobs", kind)(gateway, body.encode(encoding))
@@ -134,8 +134,8 @@ async def test_another_encoding_is_refused_by_its_name(gateway: GatewayProcess, 
 
 
 @pytest.mark.parametrize("declared", [b"0" * 5000 + b"2", b"9" * 19, b"\xb2", b"+2", b"0x2", b"2" * 5000])
-def test_a_declared_length_is_no_fault_of_ours(gateway: GatewayProcess, declared: bytes) -> None:
-    """`int()` refuses a text of some thousand digits, even of zeros, and takes `isdigit()`'s superscripts for none."""
+def test_no_declared_length_causes_a_server_error(gateway: GatewayProcess, declared: bytes) -> None:
+    """`int()` refuses thousands of digits, even zeros, and the superscripts that `isdigit()` accepts."""
     for path in (b"/v1/jobs", b"/v1/files"):
         head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n" % path
         with socket.create_connection(("127.0.0.1", gateway.port), 10) as connection:
@@ -150,7 +150,7 @@ FORMS = {"URL-safe": IMAGE.replace("+", "-").replace("/", "_"), "no padding": IM
 
 
 @pytest.mark.parametrize("text", [*FORMS.values(), "data:image/png;base64," + IMAGE, " ".join(IMAGE)])
-async def test_an_image_is_taken_in_every_form_of_base64(gateway: GatewayProcess, worker: Worker, text: str) -> None:
+async def test_an_image_is_accepted_in_every_form_of_base64(gateway: GatewayProcess, worker: Worker, text: str) -> None:
     assert gateway.http.post("/v1/jobs", json={"model": "m", "input": {"image": text}}).status_code == 202
     assert [one.input for one in await worker.claim()] == [PNG]
     x = {"datatype": "FP32", "shape": [2], "b64": text}
@@ -159,7 +159,7 @@ async def test_an_image_is_taken_in_every_form_of_base64(gateway: GatewayProcess
         assert gateway.http.post("/v1/jobs", json={"model": "bytes", "input": {"tensors": {"x": x}}}).status_code == 202
 
 
-async def test_nested_data_is_what_flat_data_is(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_nested_data_equals_flat_data(gateway: GatewayProcess, worker: Worker) -> None:
     await worker.announce(gateway, inputs=[{"name": "x", "datatype": "FP32", "shape": [2, 2]}])
     for data in ([[1, 2], [3, 4]], [1, 2, 3, 4]):
         x = {"datatype": "FP32", "shape": [2, 2], "data": data}
@@ -168,7 +168,7 @@ async def test_nested_data_is_what_flat_data_is(gateway: GatewayProcess, worker:
     assert first.input == second.input
 
 
-async def test_a_model_of_truths_takes_truths(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_boolean_model_accepts_booleans(gateway: GatewayProcess, worker: Worker) -> None:
     await worker.announce(gateway, inputs=[{"name": "x", "datatype": "BOOL", "shape": [2]}], raw_bytes=2)
     for data, status in (([True, False], 202), (["false", True], 422), ([0.5, 1], 422), ([[0], None], 422)):
         x = {"datatype": "BOOL", "shape": [2], "data": data}
@@ -180,8 +180,8 @@ async def test_a_model_of_truths_takes_truths(gateway: GatewayProcess, worker: W
 
 
 @pytest.mark.parametrize("version", [None, False, 0, "", [], {}, 2])
-async def test_a_version_is_named_or_left_out(gateway: GatewayProcess, worker: Worker, version: Any) -> None:
-    """`{"version": null}` unloaded the whole model, as if none had been named."""
+async def test_a_version_may_be_named_or_omitted(gateway: GatewayProcess, worker: Worker, version: Any) -> None:
+    """`{"version": null}` used to unload the whole model, as if no version were named."""
     await worker.announce(gateway, version="2")
     for verb in ("unload", "load", "promote"):
         answer = gateway.http.post(f"/v1/models/m/{verb}", json={"version": version})
@@ -212,8 +212,8 @@ async def test_deadline_webhook_and_metadata_are_part_of_a_keys_request(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_batchs_key_stands_for_its_whole_request(gateway: GatewayProcess) -> None:
-    """Another body under the same key gave the first body's batch."""
+async def test_the_key_of_many_jobs_covers_the_whole_request(gateway: GatewayProcess) -> None:
+    """A different body under the same key used to return the first body's batch."""
     files = {"file": ("a.jsonl", b"{}\n")}
     file = gateway.http.post("/v1/files", data={"purpose": "batch"}, files=files).json()["id"]
     key = {"idempotency-key": "night"}

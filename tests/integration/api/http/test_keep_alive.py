@@ -1,4 +1,4 @@
-"""Connections that are kept: closed without a word when nothing of a next request comes; HEAD leaves them sane."""
+"""Keep-alive connections: idle ones are closed silently, and HEAD leaves them usable."""
 
 import time
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ GET: Final = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def hasty(queue: Server) -> Iterator[GatewayProcess]:
-    """A gateway whose patience is short, but longer with a connection that it has kept."""
+    """A gateway with short timeouts, and a longer one for kept connections."""
     with GatewayProcess(queue, {"JITNEY_HEADER_TIMEOUT_S": "0.5", "JITNEY_KEEPALIVE_TIMEOUT_S": "1.5"}) as process:
         yield process
 
 
 def test_an_idle_kept_connection_is_closed_without_an_answer(hasty: GatewayProcess) -> None:
-    """It was closed after 5 s, whatever a proxy before it thought; with more time it would have got a 408."""
+    """It used to be closed after 5 s, which broke proxies; a longer timeout would have sent a 408."""
     with connect(hasty.port) as kept:
         kept.sendall(GET)
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
@@ -32,14 +32,14 @@ def test_an_idle_kept_connection_is_closed_without_an_answer(hasty: GatewayProce
 
 
 def test_a_connection_that_says_nothing_at_all_is_closed_without_an_answer(hasty: GatewayProcess) -> None:
-    """Browsers open some in advance, and show what comes over them."""
+    """Browsers open connections in advance and show any response on them."""
     with connect(hasty.port) as silent:
         assert read_until_closed(silent) == (b"", True)
 
 
 @pytest.mark.parametrize("before", [b"", GET])
 @pytest.mark.parametrize("begun", [b"G", GET[:-2], b"\r\n"])
-def test_half_a_head_is_told_that_it_took_too_long(hasty: GatewayProcess, before: bytes, begun: bytes) -> None:
+def test_incomplete_headers_get_a_timeout_response(hasty: GatewayProcess, before: bytes, begun: bytes) -> None:
     with connect(hasty.port) as slow:
         slow.sendall(before + begun)
         data, closed = read_until_closed(slow)
@@ -104,7 +104,7 @@ async def test_head_is_answered_as_get_without_a_body(gateway: GatewayProcess, w
         assert int(fields(by_head.data)[b"content-length"]) > 0
 
 
-def test_head_of_a_stream_leaves_no_stream_behind(queue: Server) -> None:
+def test_head_on_a_stream_opens_no_stream(queue: Server) -> None:
     with GatewayProcess(queue, {"JITNEY_MAX_STREAMS": "2"}) as gateway:
         for _ in range(6):
             assert gateway.http.head("/v1/events").status_code == 200
@@ -116,7 +116,7 @@ def test_head_of_a_stream_leaves_no_stream_behind(queue: Server) -> None:
         wait_until(has_room, "the streams are ended")
 
 
-def test_what_get_is_allowed_for_head_is_too(gateway: GatewayProcess) -> None:
+def test_head_is_allowed_wherever_get_is(gateway: GatewayProcess) -> None:
     answer = gateway.http.put("/v1/jobs")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
     assert gateway.http.head("/predict").status_code == 405

@@ -1,4 +1,4 @@
-"""Where llhttp stops, or reads a request otherwise than a gateway does.
+"""Requests at which llhttp stops, or that it reads differently from a gateway.
 
 The row: behind a head with `Upgrade` the body was dropped, or run as a request of its own (`curl --http2 -d` failed).
 """
@@ -17,7 +17,7 @@ INNER = b"GET /inner HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with what was asked: method, path, header names, body."""
+    """Respond with the request's method, path, header names and body."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -30,7 +30,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 def answers(heard: bytes) -> list[tuple[int, Any]]:
-    """Take answers apart: their status, and what `echo` said."""
+    """Split responses into status and the body of `echo`."""
     found = []
     for part in heard.split(b"HTTP/1.1 ")[1:]:
         head, _, body = part.partition(b"\r\n\r\n")
@@ -69,8 +69,8 @@ async def test_an_upgrade_is_ignored_and_the_body_read(fields: bytes, body: str,
     assert after[1][:2] == ["GET", "/next"]
 
 
-async def test_an_upgrade_whose_caller_waits_to_be_told_to_send_is_told() -> None:
-    """As curl does it with --http2 and a body above 1 MB."""
+async def test_an_upgrade_request_with_expect_100_gets_a_continue() -> None:
+    """curl does this with --http2 and a body above 1 MB."""
     head = b"POST /asked HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n" + UPGRADE + b"\r\n"
     async with serving(echo) as wire:
         with await wire.connect() as caller:
@@ -81,14 +81,14 @@ async def test_an_upgrade_whose_caller_waits_to_be_told_to_send_is_told() -> Non
     assert (first[1][3], after[1][1]) == ("body", "/next")
 
 
-async def test_an_upgrade_without_a_body_and_one_behind_another() -> None:
+async def test_upgrades_without_a_body_and_behind_another_request_are_answered() -> None:
     get = b"GET /%d HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n"
     async with serving(echo) as wire:
         found = await ask(wire, get % 1 + get % 2 + NEXT)
     assert [one[1][1] for one in found] == ["/1", "/2", "/next"]
 
 
-async def test_a_head_of_an_upgrade_is_bounded_as_any() -> None:
+async def test_headers_of_an_upgrade_are_bounded_as_any() -> None:
     head = b"POST /asked HTTP/1.1\r\n" + UPGRADE + b"A: b\r\n" * 98 + b"\r\n"
     async with serving(echo) as wire:
         ((status, body),) = await ask(wire, head)
@@ -107,20 +107,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_is_not_spoken_here_is_refused_and_nothing_behind_it_is_a_request(what: str) -> None:
+async def test_an_unsupported_protocol_is_refused_and_the_bytes_behind_it_are_no_request(what: str) -> None:
     async with serving(echo) as wire:
         ((status, body),) = await ask(wire, REFUSED[what] + INNER)
     assert (status, body["code"]) == (400, "malformed_request")
 
 
-async def test_what_comes_behind_connection_close_is_no_request() -> None:
+async def test_bytes_behind_connection_close_are_no_request() -> None:
     async with serving(echo) as wire:
         ((status, body),) = await ask(wire, NEXT + INNER)
     assert (status, body[1]) == (200, "/next")
 
 
-async def test_an_answer_to_junk_is_not_taken_for_that_of_the_request_before_it() -> None:
-    """The junk was answered in place of the request that was under way."""
+async def test_the_response_to_junk_follows_that_of_the_request_before_it() -> None:
+    """The junk used to be answered in place of the pending request."""
     async with serving(echo) as wire:
         first, junk = await ask(wire, INNER + b"\x00junk\r\n\r\n")
     assert (first[0], first[1][1], junk[0]) == (200, "/inner", 400)
@@ -128,10 +128,8 @@ async def test_an_answer_to_junk_is_not_taken_for_that_of_the_request_before_it(
 
 @pytest.mark.parametrize("message", ["jitney.answer", "http.response.start"])
 @pytest.mark.parametrize("method", [b"POST", b"HEAD"])
-async def test_an_answer_before_the_end_of_its_request_says_that_the_connection_closes(
-    message: str, method: bytes
-) -> None:
-    """A client that was not told sent its next request, and found the connection closed."""
+async def test_a_response_before_the_end_of_its_request_announces_the_close(message: str, method: bytes) -> None:
+    """A client without this notice sent its next request into a closed connection."""
 
     async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": message, "status": 413, "headers": [(b"content-length", b"2")], "body": b"no"})
@@ -148,7 +146,7 @@ async def test_an_answer_before_the_end_of_its_request_says_that_the_connection_
     assert body == (b"" if method == b"HEAD" else b"no")
 
 
-async def test_a_lone_100_continue_is_not_sent_into_another_answer() -> None:
+async def test_a_100_continue_is_not_sent_into_another_response() -> None:
     slow = b"POST /%d HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody"
     async with serving(echo) as wire:
         with await wire.connect() as caller:

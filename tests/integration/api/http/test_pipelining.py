@@ -1,4 +1,4 @@
-"""Nothing is accepted ahead of its answer without a count: requests, bodies, answers, connections.
+"""Pipelined requests, bodies, responses and connections are all bounded before they are accepted.
 
 The row: 30 connections that pipelined 9 MB took a gateway from 62 to 969 MB, for each request behind the one that was
 being answered was parsed at once.
@@ -20,7 +20,7 @@ GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Gate:
-    """An app that answers its path once the gate is open, and notes what was asked."""
+    """An app that responds with its path once the gate is open, and records the requests."""
 
     def __init__(self, body: bytes = b"", *, is_open: bool = False) -> None:
         self.asked: list[str] = []
@@ -44,7 +44,7 @@ async def asked(gate: Gate, count: int) -> None:
     await wait_until_async(are, f"{count} requests are asked")
 
 
-async def test_requests_behind_one_that_is_answered_are_not_parsed_and_come_in_order() -> None:
+async def test_requests_behind_an_unanswered_one_are_not_parsed_and_are_answered_in_order() -> None:
     gate = Gate()
     async with serving(gate) as wire:
         with await wire.connect() as caller:
@@ -64,7 +64,7 @@ async def test_requests_behind_one_that_is_answered_are_not_parsed_and_come_in_o
             assert wire.table.buffered_bytes == 0
 
 
-async def test_what_a_caller_pipelines_beyond_a_read_stays_in_the_network() -> None:
+async def test_pipelined_bytes_beyond_one_read_stay_in_the_network() -> None:
     gate = Gate()
     async with serving(gate) as wire:
         with await wire.connect() as caller:
@@ -76,7 +76,7 @@ async def test_what_a_caller_pipelines_beyond_a_read_stays_in_the_network() -> N
             assert gate.asked == ["/0"]
 
 
-async def test_a_request_whose_answer_before_it_is_not_taken_waits() -> None:
+async def test_a_request_waits_while_the_response_before_it_is_not_read() -> None:
     gate = Gate(bytes(LARGE), is_open=True)
     async with serving(gate) as wire:
         with await wire.connect(receive_buffer=4096) as deaf:
@@ -89,7 +89,7 @@ async def test_a_request_whose_answer_before_it_is_not_taken_waits() -> None:
             assert heard.startswith(b"HTTP/1.1 200")
 
 
-async def test_the_body_of_a_get_is_dropped_as_it_comes() -> None:
+async def test_the_body_of_a_get_is_dropped_as_it_arrives() -> None:
     gate = Gate()
     async with serving(gate) as wire:
         with await wire.connect() as caller:
@@ -101,7 +101,7 @@ async def test_the_body_of_a_get_is_dropped_as_it_comes() -> None:
             assert (await caller.hear(lambda heard: heard.endswith(b"/0"))).startswith(b"HTTP/1.1 200")
 
 
-async def test_the_body_that_an_app_does_not_read_is_bounded_and_counted() -> None:
+async def test_a_body_that_the_app_does_not_read_is_bounded_and_counted() -> None:
     gate = Gate()
     async with serving(gate) as wire:
         with await wire.connect() as caller:
@@ -110,7 +110,7 @@ async def test_the_body_that_an_app_does_not_read_is_bounded_and_counted() -> No
             assert 64 << 10 < wire.table.buffered_bytes < 600 << 10
 
 
-async def test_answers_that_nobody_takes_cost_the_tenant_that_holds_most() -> None:
+async def test_unread_responses_are_cut_off_at_the_tenant_that_holds_most() -> None:
     """Twelve answers of 6 MB for one tenant, one for another, and room for 20 MB."""
     gate = Gate(bytes(LARGE), is_open=True)
     async with serving(gate, BOUNDS._replace(buffers_bytes=20 << 20)) as wire:
@@ -131,8 +131,8 @@ async def test_answers_that_nobody_takes_cost_the_tenant_that_holds_most() -> No
             caller.socket.close()
 
 
-async def test_who_takes_no_answer_is_cut_off_also_behind_connection_close() -> None:
-    """An answer behind which the connection closes stayed for as long as its caller liked."""
+async def test_a_caller_that_reads_nothing_is_cut_off_also_behind_connection_close() -> None:
+    """A response before a close used to stay for as long as its caller liked."""
     gate = Gate(bytes(LARGE), is_open=True)
     async with serving(gate, BOUNDS._replace(send_timeout_s=0.5)) as wire:
         with await wire.connect(receive_buffer=4096) as deaf:
@@ -147,7 +147,7 @@ async def test_who_takes_no_answer_is_cut_off_also_behind_connection_close() -> 
 
 
 class Stub:
-    """A connection that only counts."""
+    """A fake connection that only counts."""
 
     def __init__(self, tenant: str, size_bytes: int, last_progress_at: float = 0) -> None:
         self.tenant, self.size_bytes, self.last_progress_at = tenant, size_bytes, last_progress_at
@@ -163,7 +163,7 @@ class Stub:
         self.ended = "cut off"
 
 
-def test_the_tenant_that_holds_most_loses_first_those_that_have_stood_still_longest() -> None:
+def test_the_tenant_that_holds_most_loses_its_longest_stalled_connections_first() -> None:
     table = ConnectionTable(limit_bytes=1000)
     moving, still, other = Stub("most", 400, 9), Stub("most", 300, 1), Stub("other", 250, 0)
     for stub in (moving, still, other):
@@ -180,13 +180,13 @@ def test_the_tenant_that_holds_most_loses_first_those_that_have_stood_still_long
     assert table.buffered_bytes == 750
 
 
-def test_one_answer_may_be_larger_than_all_of_the_room() -> None:
+def test_one_response_may_be_larger_than_the_whole_budget() -> None:
     table, alone = ConnectionTable(limit_bytes=1000), Stub("a", 5000)
     table.count(alone, 5000)
     assert alone.ended == ""
 
 
-def test_a_count_that_is_old_cuts_nobody_off() -> None:
+def test_an_outdated_count_cuts_off_no_connection() -> None:
     table, read, newest = ConnectionTable(limit_bytes=1000), Stub("a", 900), Stub("a", 200)
     table.count(read, 900)
     read.size_bytes = 0  # it has been taken since
@@ -194,7 +194,7 @@ def test_a_count_that_is_old_cuts_nobody_off() -> None:
     assert (read.ended, newest.ended, table.buffered_bytes) == ("", "", 200)
 
 
-def test_room_is_made_by_whoever_waits_longest_for_nothing() -> None:
+def test_the_longest_idle_connection_is_closed_to_make_room() -> None:
     table = ConnectionTable(limit_bytes=1000)
     first, busy, second, newcomer = (Stub("", 0) for _ in range(4))
     for stub in (first, busy, second):

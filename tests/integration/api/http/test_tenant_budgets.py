@@ -1,4 +1,4 @@
-"""A process holds so many bytes of request bodies, and no more; each tenant has a share of them."""
+"""The memory for request bodies is bounded for a process, and each tenant has a share of it."""
 
 import contextlib
 import socket
@@ -24,7 +24,7 @@ def refuse(message: str) -> QueueFull:
     return QueueFull(message)
 
 
-def test_what_is_held_is_counted_until_it_is_let_go() -> None:
+def test_held_bytes_are_counted_until_they_are_released() -> None:
     shares = TenantBudget(100, "bytes", refuse)
     with shares.hold("a") as first, shares.hold("a") as second:
         first.grow(40)
@@ -38,7 +38,7 @@ def test_what_is_held_is_counted_until_it_is_let_go() -> None:
     assert shares.used == 0
 
 
-def test_a_tenant_alone_has_four_fifths_and_the_next_finds_room() -> None:
+def test_a_lone_tenant_has_four_fifths_and_the_next_finds_room() -> None:
     shares = TenantBudget(100, "bytes", refuse)
     with shares.hold("greedy") as greedy, shares.hold("calm") as calm:
         greedy.grow(80)
@@ -49,8 +49,8 @@ def test_a_tenant_alone_has_four_fifths_and_the_next_finds_room() -> None:
             greedy.grow(1)
 
 
-def test_beside_thirty_tenants_that_take_all_they_get_one_more_finds_room() -> None:
-    """128 uploads that had only begun held all bytes there were, and nobody could submit."""
+def test_one_more_tenant_finds_room_beside_thirty_greedy_ones() -> None:
+    """128 started uploads used to hold the whole budget, and all submits were refused."""
     shares, ended = TenantBudget(256 << 20, "bytes", refuse), list[int]()
     for number in range(30):
         with contextlib.suppress(QueueFull):
@@ -64,7 +64,7 @@ def test_beside_thirty_tenants_that_take_all_they_get_one_more_finds_room() -> N
         calm.grow(1_000_000)
 
 
-def test_who_stands_still_longest_is_ended_first_and_hears_why() -> None:
+def test_the_longest_stalled_upload_is_ended_first_with_the_reason() -> None:
     shares, ended = TenantBudget(100, "bytes", refuse), list[str]()
     first = shares.hold("greedy", lambda: ended.append("first"))
     second = shares.hold("greedy", lambda: ended.append("second"))
@@ -81,7 +81,7 @@ def test_who_stands_still_longest_is_ended_first_and_hears_why() -> None:
     assert (second.size, shares.used) == (0, 20 + 50 + 18 + 5)
 
 
-def test_nobody_is_ended_for_a_tenant_that_holds_more_than_an_equal_part() -> None:
+def test_no_upload_is_ended_for_a_tenant_above_its_equal_part() -> None:
     shares, ended = TenantBudget(100, "bytes", refuse), list[str]()
     shares.hold("first", lambda: ended.append("first")).grow(60)
     second = shares.hold("second")
@@ -91,7 +91,7 @@ def test_nobody_is_ended_for_a_tenant_that_holds_more_than_an_equal_part() -> No
     assert not ended
 
 
-def test_the_largest_fits_where_nothing_else_is_held() -> None:
+def test_the_largest_body_fits_where_nothing_else_is_held() -> None:
     shares = TenantBudget(100, "bytes", refuse, largest=100)
     with shares.hold("a") as alone:
         alone.grow(100)
@@ -147,7 +147,7 @@ async def test_uploads_beyond_the_room_are_refused_and_the_room_comes_back(
     wait_until(lambda: narrow.submit(whole).status_code == 202, "who hung up holds nothing")
 
 
-async def test_a_caller_who_waits_holds_no_body(narrow: GatewayProcess, worker: Worker) -> None:
+async def test_a_waiting_caller_holds_no_body(narrow: GatewayProcess, worker: Worker) -> None:
     await worker.announce(narrow)
     whole = PNG.ljust(90_000, b"x")
     head = b"POST /v1/jobs?model=m HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nPrefer: wait=20\r\n"
@@ -162,7 +162,7 @@ async def test_a_caller_who_waits_holds_no_body(narrow: GatewayProcess, worker: 
 
 
 class Two(NamedTuple):
-    """A gateway with little room, and two tenants before it."""
+    """A gateway with a small budget, and two tenants."""
 
     gateway: GatewayProcess
     greedy: Caller
@@ -191,7 +191,7 @@ async def two(anyio_backend: str, tmp_path: Path) -> AsyncIterator[Two]:
 
 
 def begin_uploads(two: Two, stack: ExitStack, count: int, size_bytes: int) -> list[socket.socket]:
-    """Begin uploads and send so much of each file."""
+    """Begin uploads and send a part of each file."""
     key = two.greedy.headers["authorization"]
     head = (
         f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: 1000000\r\n"
@@ -204,8 +204,8 @@ def begin_uploads(two: Two, stack: ExitStack, count: int, size_bytes: int) -> li
     return begun
 
 
-async def test_uploads_that_have_begun_leave_room_for_others_and_for_their_own(two: Two) -> None:
-    """Each was charged 2 MiB at its first byte: 128 of them shut every door for all tenants."""
+async def test_started_uploads_leave_room_for_others_and_for_their_own_tenant(two: Two) -> None:
+    """Each was charged 2 MiB at its first byte: 128 of them blocked all tenants."""
     with ExitStack() as stack:
         begun = begin_uploads(two, stack, 128, 1)
         await pass_time(0.3)
@@ -217,8 +217,8 @@ async def test_uploads_that_have_begun_leave_room_for_others_and_for_their_own(t
                 connection.recv(1)
 
 
-async def test_uploads_that_are_held_are_one_tenants_share(two: Two) -> None:
-    """200 kB of each lie in memory, as they are no block yet: more than one tenant may hold."""
+async def test_held_uploads_are_limited_to_the_share_of_their_tenant(two: Two) -> None:
+    """200 kB of each are in memory, as they fill no block yet: more than one tenant may hold."""
     with ExitStack() as stack:
         begun = begin_uploads(two, stack, 30, 200_000)
 
@@ -252,8 +252,8 @@ def _is_answered(connection: socket.socket) -> bool:
         return True
 
 
-async def test_jobs_that_many_requests_wait_for_are_counted_by_tenant(two: Two) -> None:
-    """A thousand for each request, over as many connections as one likes."""
+async def test_jobs_awaited_by_many_requests_are_counted_by_tenant(two: Two) -> None:
+    """A thousand jobs for each request, over any number of connections."""
     line = b'{"model":"m","input":{"image":"iVBORw0KGgo="}}'
     headers = {"content-type": "application/x-ndjson", "prefer": "wait=20"}
     with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""The doors of dead letters, on a real queue whose worker is the test."""
+"""The dead-letter routes on a real queue; the test is the worker."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ NOBODY = "00" + "0" * 32
 
 
 async def die(gateway: GatewayProcess, worker: Worker, count: int = 1, **headers: str) -> list[str]:
-    """Make dead letters through the front door; gives their ids, oldest first."""
+    """Create dead letters over HTTP; return their ids, oldest first."""
     ids = [gateway.submit(PNG + b"%d" % nth, **headers).json()["id"] for nth in range(count)]
     await worker.fail(await worker.claim(count))
     return ids
@@ -29,7 +29,7 @@ def listed(gateway: GatewayProcess, **filters: str) -> list[str]:
     return [letter["id"] for letter in answer.json()["deadletters"]]
 
 
-async def test_a_letter_shows_its_job_and_more(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_dead_letter_shows_its_job_and_its_failure(gateway: GatewayProcess, worker: Worker) -> None:
     (job_id,) = await die(gateway, worker)
     letter = gateway.http.get(f"{DEAD}/{job_id}").json()
     assert gateway.http.get(DEAD).json() == {"deadletters": [letter], "next_cursor": None}
@@ -102,7 +102,7 @@ async def test_a_wrong_filter_is_refused_with_what_is_allowed(
     assert says in answer.text
 
 
-async def test_a_letter_is_sent_again_as_a_new_job(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_dead_letter_is_replayed_as_a_new_job(gateway: GatewayProcess, worker: Worker) -> None:
     await worker.announce(gateway, version="2")
     answer = gateway.http.post(
         '/v1/jobs?model=m&lane=bulk&parameters={"top_k":2}&metadata={"who":"me"}&deadline_ms=60000',
@@ -127,7 +127,7 @@ async def test_a_letter_is_sent_again_as_a_new_job(gateway: GatewayProcess, work
     assert set(listed(gateway)) == {claimed.id, replayed.id}
 
 
-async def test_replays_at_once_are_one_job_and_a_later_one_is_another(
+async def test_concurrent_replays_make_one_job_and_a_later_one_another(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     (job_id,) = await die(gateway, worker)
@@ -149,7 +149,7 @@ async def test_a_key_makes_one_replay(gateway: GatewayProcess, worker: Worker) -
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 
 
-async def test_what_the_model_takes_no_more_is_refused(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_replay_that_the_model_no_longer_accepts_is_refused(gateway: GatewayProcess, worker: Worker) -> None:
     (job_id,) = await die(gateway, worker)
     await worker.announce(gateway, version="4", kinds=["tensors"])
     answer = gateway.http.post(f"{DEAD}/{job_id}/replay")
@@ -158,7 +158,7 @@ async def test_what_the_model_takes_no_more_is_refused(gateway: GatewayProcess, 
     assert (bulk["replayed"], bulk["refused"], bulk["more"]) == (0, {"invalid_input": 1}, False)
 
 
-async def test_many_are_sent_again_once(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_many_dead_letters_are_each_replayed_once(gateway: GatewayProcess, worker: Worker) -> None:
     ids = await die(gateway, worker, 5)
     gateway.http.post(f"{DEAD}/{ids[0]}/replay")
     answer = gateway.http.post(f"{DEAD}/replay?code=inference_failed").json()
@@ -170,7 +170,7 @@ async def test_many_are_sent_again_once(gateway: GatewayProcess, worker: Worker)
 
 
 @pytest.mark.parametrize("query", ["", "all=false", "all=true&model=m", "model="])
-async def test_all_are_meant_only_where_that_is_said(gateway: GatewayProcess, worker: Worker, query: str) -> None:
+async def test_replaying_all_must_be_explicit(gateway: GatewayProcess, worker: Worker, query: str) -> None:
     await die(gateway, worker)
     for answer in (gateway.http.post(f"{DEAD}/replay?{query}"), gateway.http.delete(f"{DEAD}?{query}")):
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
@@ -178,7 +178,7 @@ async def test_all_are_meant_only_where_that_is_said(gateway: GatewayProcess, wo
     assert len(listed(gateway)) == 1
 
 
-async def test_a_full_queue_stops_a_replay_of_many_with_what_was_done(queue: Server, worker: Worker) -> None:
+async def test_a_full_queue_stops_a_replay_of_many_and_reports_the_progress(queue: Server, worker: Worker) -> None:
     with GatewayProcess(queue, {"JITNEY_MAX_JOBS": "2"}) as narrow:
         await worker.announce(narrow)
         for _ in range(4):
@@ -200,7 +200,7 @@ async def test_a_full_queue_stops_a_replay_of_many_with_what_was_done(queue: Ser
         assert (rest["replayed"], rest["more"]) == (2, False)
 
 
-async def test_letters_are_forgotten_one_by_one_and_by_filter(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_dead_letters_are_purged_one_by_one_and_by_filter(gateway: GatewayProcess, worker: Worker) -> None:
     ids = await die(gateway, worker, 3)
     assert gateway.http.delete(f"{DEAD}/{ids[0]}").json() == {"purged": 1}
     assert gateway.http.delete(f"{DEAD}/{ids[0]}").status_code == 404
@@ -211,7 +211,7 @@ async def test_letters_are_forgotten_one_by_one_and_by_filter(gateway: GatewayPr
     assert gateway.http.get(f"/v1/jobs/{ids[1]}").json()["status"] == "failed"
 
 
-async def test_unknown_and_foreign_letters_are_the_same_404(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_unknown_and_foreign_dead_letters_get_the_same_404(gateway: GatewayProcess, worker: Worker) -> None:
     (queued,) = [gateway.submit().json()["id"]]
     foreign = await _foreign_letter(worker.store)
     details = set()
@@ -236,7 +236,7 @@ async def _foreign_letter(store: JobStore) -> str:
     return job.id
 
 
-def test_the_description_names_every_door(gateway: GatewayProcess) -> None:
+def test_the_openapi_description_names_every_route(gateway: GatewayProcess) -> None:
     paths = gateway.http.get("/openapi.json").json()["paths"]
     doors = {(path, method) for path in paths if path.startswith(DEAD) for method in paths[path]}
     one = f"{DEAD}/{{job_id}}"
@@ -246,8 +246,10 @@ def test_the_description_names_every_door(gateway: GatewayProcess) -> None:
     }
 
 
-async def test_a_letter_that_can_never_be_taken_again_keeps_no_other(gateway: GatewayProcess, worker: Worker) -> None:
-    """A replay of many stopped at it each time, with Retry-After, whatever came behind it."""
+async def test_a_dead_letter_that_cannot_be_replayed_does_not_stop_the_others(
+    gateway: GatewayProcess, worker: Worker
+) -> None:
+    """A replay of many used to stop at such a dead letter each time, with Retry-After."""
     big, small = gateway.submit(PNG + bytes(500)), gateway.submit(PNG)
     assert {big.status_code, small.status_code} == {202}
     await worker.fail(await worker.claim())

@@ -1,4 +1,4 @@
-"""Server-sent events: each change once, in order, also after a break; nothing is written that nobody listens to."""
+"""Server-sent events: each change once and in order, also after a reconnect; none without a listener."""
 
 import json
 import time
@@ -37,7 +37,7 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
 
 @contextmanager
 def stream(client: httpx2.Client, path: str, last: str = "") -> Iterator[Iterator[Event | str]]:
-    """Read a stream: events, and comments as they are."""
+    """Read a stream: parsed events, and raw comments."""
     headers = {"last-event-id": last} if last else {}
     with client.stream("GET", path, headers=headers) as answer:
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
@@ -61,7 +61,7 @@ def parsed(lines: Iterator[str]) -> Generator[Event | str]:
 
 
 def events(read: Iterator[Event | str], count: int) -> list[Event]:
-    """Read so many events, past what else is said."""
+    """Read a number of events and skip comments."""
     found: list[Event] = []
     while len(found) < count:
         one = next(read)
@@ -71,7 +71,7 @@ def events(read: Iterator[Event | str], count: int) -> list[Event]:
 
 
 def beat(read: Iterator[Event | str]) -> None:
-    """Wait until the stream has nothing more to tell."""
+    """Wait until the stream sends a keepalive."""
     while (one := next(read)) != BEAT:
         assert isinstance(one, str), one
 
@@ -90,7 +90,7 @@ def beat(read: Iterator[Event | str]) -> None:
         (C, 1, True, [Q, R, C]),
     ],
 )
-def test_a_record_tells_its_history(state: State, attempts: int, ran: bool, states: list[State]) -> None:
+def test_a_job_record_shows_its_history(state: State, attempts: int, ran: bool, states: list[State]) -> None:
     changes = job_history(state, attempts, ended_running=ran)
     assert [change.state for change in changes] == states
     assert [change.ordinal for change in changes] == list(range(1, len(states) + 1))
@@ -118,7 +118,9 @@ async def test_a_job_is_followed_to_its_end(gateway: GatewayProcess, worker: Wor
 
 
 @pytest.mark.parametrize("last", range(4))
-async def test_who_comes_back_hears_what_came_since(gateway: GatewayProcess, worker: Worker, last: int) -> None:
+async def test_a_reconnecting_listener_gets_the_missed_events(
+    gateway: GatewayProcess, worker: Worker, last: int
+) -> None:
     job_id = gateway.submit().json()["id"]
     await worker.succeed(await worker.claim())
     path = f"/v1/jobs/{job_id}/events"
@@ -129,9 +131,7 @@ async def test_who_comes_back_hears_what_came_since(gateway: GatewayProcess, wor
         assert [one.id for one in read if isinstance(one, Event)] == ["1", "2", "3"][last:]
 
 
-async def test_a_stream_of_all_tells_each_change_once_and_goes_on_where_it_was(
-    gateway: GatewayProcess, worker: Worker
-) -> None:
+async def test_a_stream_of_all_jobs_sends_each_change_once_and_resumes(gateway: GatewayProcess, worker: Worker) -> None:
     with stream(gateway.http, "/v1/events") as read:
         beat(read)
         first, second = (gateway.submit().json()["id"] for _ in range(2))
@@ -151,7 +151,7 @@ async def test_a_stream_of_all_tells_each_change_once_and_goes_on_where_it_was(
         assert [one.id for one in events(read, 5)] == [one.id for one in told]
 
 
-async def test_every_way_of_a_job_is_in_the_log(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_every_transition_of_a_job_is_in_the_log(gateway: GatewayProcess, worker: Worker) -> None:
     with stream(gateway.http, "/v1/events") as read:
         beat(read)
         for end in ("release", "fail", "cancel", "retry"):
@@ -204,7 +204,7 @@ def logged(queue: Server) -> bool:
         return bool(client.exists("jitney:{s00}:job_events:default"))
 
 
-def test_a_stream_too_many_is_refused_and_room_comes_back(gateway: GatewayProcess) -> None:
+def test_a_stream_too_many_is_refused_until_another_ends(gateway: GatewayProcess) -> None:
     with (
         stream(gateway.http, "/v1/events"),
         stream(gateway.http, "/v1/events"),
@@ -226,7 +226,7 @@ def first_line(gateway: GatewayProcess) -> str:
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/{}/events"])
 @pytest.mark.parametrize("last", ["x", "-1", "1-", "9" * 40, "1-1.1-1"])
-def test_a_place_that_is_none_is_refused(gateway: GatewayProcess, worker: Worker, path: str, last: str) -> None:
+def test_an_invalid_event_position_is_refused(gateway: GatewayProcess, worker: Worker, path: str, last: str) -> None:
     del worker
     job_id = gateway.submit().json()["id"]
     answer = gateway.http.get(path.format(job_id), headers={"last-event-id": last})
@@ -247,7 +247,7 @@ def test_streams_end_at_once_when_the_gateway_stops(queue: Server) -> None:
         assert "Traceback" not in gateway.log()
 
 
-def test_streams_of_others_are_not_to_be_had_and_a_revoked_key_ends_its_own(anyio_backend: str) -> None:
+def test_foreign_streams_are_refused_and_a_revoked_key_ends_its_own(anyio_backend: str) -> None:
     del anyio_backend
     queue = Server()
     try:

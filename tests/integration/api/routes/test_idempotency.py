@@ -1,10 +1,10 @@
-"""What a key says once the result of its job is gone: never a second run, never a 404."""
+"""An Idempotency-Key whose result has expired gives neither a second run nor a 404."""
 
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server
 
 
-async def test_a_key_whose_result_is_gone_says_so_at_both_doors(
+async def test_a_key_whose_result_has_expired_says_so_on_both_routes(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     job_id = gateway.submit(idempotency_key="a").json()["id"]

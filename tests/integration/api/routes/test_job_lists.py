@@ -1,4 +1,4 @@
-"""Lists of jobs over HTTP: without outputs, in pages that may be short; and answers to many jobs, which have a bound.
+"""Job lists over HTTP have no outputs and are paged; responses about many jobs are bounded in size.
 
 The row: `GET /v1/jobs?limit=100` over 50 results of 10 MB was one answer, built in one read.
 """
@@ -23,7 +23,7 @@ async def finish(worker: Worker, count: int, body: bytes) -> None:
     await worker.store.finish("w1", [Outcome(job.id, job.attempt, State.SUCCEEDED, body) for job in claimed])
 
 
-async def test_a_listed_job_has_all_but_its_output(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_listed_job_has_everything_but_its_output(gateway: GatewayProcess, worker: Worker) -> None:
     http = gateway.http
     job = http.post("/v1/jobs?model=m", content=PNG, headers=IMAGE).json()["id"]
     await finish(worker, 1, b'{"y":"tell-tale"}')
@@ -36,7 +36,7 @@ async def test_a_listed_job_has_all_but_its_output(gateway: GatewayProcess, work
     assert set(listed) == set(described["ListedJob"]["properties"])
 
 
-async def test_pages_of_expired_results_are_short_and_go_on(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_pages_of_expired_results_are_short_and_continue(gateway: GatewayProcess, worker: Worker) -> None:
     http = gateway.http
     oldest = http.post("/v1/jobs?model=m", content=PNG, headers=IMAGE).json()["id"]
     with gateway.server.client() as client:
@@ -50,7 +50,7 @@ async def test_pages_of_expired_results_are_short_and_go_on(gateway: GatewayProc
     await finish(worker, 1, b"{}")
 
 
-async def test_an_answer_to_many_jobs_leaves_out_outputs_beyond_its_bound(
+async def test_a_response_about_many_jobs_omits_outputs_beyond_its_bound(
     gateway: GatewayProcess, worker: Worker
 ) -> None:
     http = gateway.http

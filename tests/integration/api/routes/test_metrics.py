@@ -1,4 +1,4 @@
-"""What the whole queue's metrics say, after each of the things that they count."""
+"""The metrics of the whole queue after each event that they count."""
 
 import os
 import time
@@ -20,7 +20,7 @@ def metrics(gateway: GatewayProcess) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
-async def test_every_event_is_counted_as_what_it_is(queue: Server, gateway: GatewayProcess, worker: Worker) -> None:
+async def test_every_event_is_counted_by_its_kind(queue: Server, gateway: GatewayProcess, worker: Worker) -> None:
     for _ in range(4):
         gateway.submit()
     lost, retried, suspect = (await worker.claim(3))[:3]
@@ -84,6 +84,6 @@ STEPS_S = 0.025  # the system counts user and system time in whole steps of 10 m
 
 
 def cpu_s(pid: int) -> float:
-    """Ask the system what CPU time a process has used."""
+    """Return the CPU time that a process has used."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

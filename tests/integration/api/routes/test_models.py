@@ -1,4 +1,4 @@
-"""/v1/models: how versions stand, what admins may do with them, and what is refused with what is allowed."""
+"""/v1/models: the state of versions, what admins may change, and refusals that name what is allowed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 
 async def announce(worker: Worker, gateway: GatewayProcess, runs: Sequence[str], **more: Any) -> None:
-    """Run versions of the model `m`, and wait until the gateway knows of all."""
+    """Announce versions of the model `m`, and wait until the gateway knows them all."""
     report = WorkerReport("w1", 1, "here", [f"m {one}" for one in runs], **more)
     cards = [{**CARD, "version": one} for one in runs]
     await worker_registry.register_worker(worker.connection, report, cards, 600)
@@ -30,7 +30,7 @@ def standing(gateway: GatewayProcess) -> dict[str, tuple[str, str | None, float]
     return {one["version"]: (one["status"], one["role"], one["share"]) for one in versions(gateway)}
 
 
-async def test_every_version_is_shown_with_its_part(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_every_version_is_shown_with_its_role(gateway: GatewayProcess, worker: Worker) -> None:
     folder_versions, failed = {"m": ["1", "2", "3", "4"]}, {"m 3": "file: 3 is broken"}
     more = {
         "chosen": {"m": "2"},
@@ -107,7 +107,7 @@ async def test_an_unloaded_model_takes_no_jobs_until_it_is_loaded(gateway: Gatew
         ("m/explode", {}, 404, "route_not_found", "explode"),
     ],
 )
-async def test_what_can_not_be_is_refused_and_changes_nothing(
+async def test_impossible_changes_are_refused_and_change_nothing(
     gateway: GatewayProcess, worker: Worker, *, path: str, body: object, status: int, code: str, word: str
 ) -> None:
     await announce(worker, gateway, ["1"], chosen={"m": "1"}, folder_versions={"m": ["1", "2"]})

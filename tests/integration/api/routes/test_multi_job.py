@@ -1,4 +1,4 @@
-"""Many jobs in one request: each answered in its place as it would be alone, whatever its neighbours are."""
+"""Many jobs in one request: each gets the response that it would get alone."""
 
 import json
 import socket
@@ -35,7 +35,7 @@ def post(gateway: GatewayProcess, body: bytes, kind: str = NDJSON, path: str = P
 
 
 def codes(answer: httpx2.Response) -> list[str]:
-    """Say of each entry why it was refused, or the state it is in."""
+    """Return the refusal code or the state of each entry."""
     return [one["error"]["code"] if one.get("error") else one["status"] for one in answer.json()["jobs"]]
 
 
@@ -61,7 +61,7 @@ async def test_each_job_is_answered_as_it_would_be_alone(gateway: GatewayProcess
     assert gateway.http.get(taken[2]["urls"]["self"]).json()["status"] == "succeeded"
 
 
-async def test_the_query_stands_where_a_job_names_none(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_query_parameters_are_the_defaults_of_each_job(gateway: GatewayProcess, worker: Worker) -> None:
     await worker.announce(gateway, name="other")
     body = lines(job(), job(model="m"), job(lane="interactive"), job(model=""))
     answer = post(gateway, body, path="/v1/jobs?model=other&lane=bulk")
@@ -74,7 +74,7 @@ async def test_the_query_stands_where_a_job_names_none(gateway: GatewayProcess, 
         )
 
 
-async def test_a_bad_line_fails_none_of_its_neighbours(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_bad_line_does_not_fail_its_neighbours(gateway: GatewayProcess, worker: Worker) -> None:
     # An earlier test had one model more.
     wait_until(lambda: post(gateway, lines(job(model="none"))).json()["allowed"] == ["m"], "only m is known")
     broken = (job(), "", "{broken", "  ", [1], job(model="none"), job(color="red"), job(deadline_ms=0))
@@ -91,7 +91,9 @@ async def test_a_bad_line_fails_none_of_its_neighbours(gateway: GatewayProcess, 
     assert [one.id for one in await worker.claim()] == ids(answer)
 
 
-async def test_where_no_job_was_taken_the_first_refusal_is_the_answer(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_the_first_refusal_is_the_response_where_no_job_was_accepted(
+    gateway: GatewayProcess, worker: Worker
+) -> None:
     del worker
     answer = post(gateway, lines("{", job(model="none")), prefer="wait=5")
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
@@ -118,7 +120,7 @@ async def test_a_request_without_a_job_says_so(
     assert "jobs" not in answer.json()
 
 
-async def test_a_thousand_jobs_are_one_step_and_no_more_are_taken(
+async def test_a_thousand_jobs_are_one_step_and_more_are_refused(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     with queue.client() as client:
@@ -150,7 +152,7 @@ def narrow(queue: Server) -> Iterator[GatewayProcess]:
         yield process
 
 
-async def test_what_fits_into_a_full_queue_is_taken(narrow: GatewayProcess, worker: Worker) -> None:
+async def test_jobs_that_still_fit_into_the_queue_are_accepted(narrow: GatewayProcess, worker: Worker) -> None:
     await worker.announce(narrow)
     answer = post(narrow, lines(*[job(lane="bulk")] * 10, *[job()] * 2))
     assert (answer.status_code, codes(answer)) == (202, [*["queued"] * 9, "queue_full", "queued", "queue_full"])
@@ -187,7 +189,7 @@ async def test_the_same_request_with_the_same_key_makes_no_job_twice(gateway: Ga
     assert post(gateway, lines(job()), idempotency_key="a b").json()["code"] == "invalid_request"
 
 
-async def test_a_key_whose_results_are_gone_runs_nothing_again(
+async def test_a_key_whose_results_have_expired_runs_nothing_again(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     first = post(gateway, lines(job(0.0), job(1.0)), idempotency_key="gone")
@@ -199,7 +201,7 @@ async def test_a_key_whose_results_are_gone_runs_nothing_again(
     assert await worker.claim() == []
 
 
-async def test_who_waits_gets_all_at_once(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_waiting_caller_gets_all_results_at_once(gateway: GatewayProcess, worker: Worker) -> None:
     with ThreadPoolExecutor() as callers:
         body = lines(job(0.0), "{", *(job(float(nth)) for nth in range(1, 100)))
         waiting = callers.submit(post, gateway, body, prefer="wait=20", idempotency_key="w")
@@ -221,7 +223,7 @@ async def test_who_waits_gets_all_at_once(gateway: GatewayProcess, worker: Worke
         assert (third.status_code, ids(third)) == (200, ids(waiting.result()))
 
 
-async def test_when_the_wait_runs_out_all_are_told_as_they_stand(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_wait_that_times_out_returns_all_current_states(gateway: GatewayProcess, worker: Worker) -> None:
     with ThreadPoolExecutor() as callers:
         waiting = callers.submit(post, gateway, lines(job(0.0), job(1.0)), prefer="wait=1")
         await queued(worker, 2)
@@ -232,7 +234,7 @@ async def test_when_the_wait_runs_out_all_are_told_as_they_stand(gateway: Gatewa
     assert (answer.headers["preference-applied"], answer.headers["retry-after"]) == ("wait=1", "1")
 
 
-async def test_jobs_that_were_taken_are_told_though_the_queue_went_away(
+async def test_accepted_jobs_are_returned_though_the_queue_went_away(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     with ThreadPoolExecutor() as callers:
@@ -245,7 +247,7 @@ async def test_jobs_that_were_taken_are_told_though_the_queue_went_away(
     wait_until(lambda: gateway.http.get("/readyz").status_code == 200, "the queue is back")
 
 
-async def test_who_hangs_up_takes_no_job_along(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_a_disconnect_cancels_no_job_of_many(gateway: GatewayProcess, worker: Worker) -> None:
     body = lines(job(), job())
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: {NDJSON}\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection(("127.0.0.1", gateway.port)) as caller:  # before the last byte: nothing is taken
@@ -260,7 +262,7 @@ async def test_who_hangs_up_takes_no_job_along(gateway: GatewayProcess, worker: 
     await worker.claim()
 
 
-async def test_a_full_server_still_finds_what_a_key_made(
+async def test_a_full_server_still_finds_the_jobs_of_a_key(
     queue: Server, gateway: GatewayProcess, worker: Worker
 ) -> None:
     first = post(gateway, lines(job(0.0), job(1.0)), idempotency_key="full")

@@ -1,4 +1,4 @@
-"""Live, ready, served: `/healthz`, `/readyz`, `/readyz/models/{name}`; differing settings; JITNEY_LAME_DUCK_S.
+"""`/healthz`, `/readyz` and `/readyz/models/{name}`; differing settings; JITNEY_LAME_DUCK_S.
 
 The rows: `/readyz` was 503 without workers, so that scaling workers to zero took every gateway out of a load balancer;
 a gateway that was told to stop was gone before any balancer could know; settings that differed were told nowhere.
@@ -51,7 +51,7 @@ async def test_a_gateway_is_ready_without_workers_and_a_model_is_not(queue: Serv
 
 
 @pytest.mark.parametrize("name", ["nope", "m%00", "x" * 5000, "%2e%2e%2fmetrics", "m%20", "m/1", "é"])
-async def test_a_name_that_nobody_announced_is_not_found(gateway: GatewayProcess, worker: Worker, name: str) -> None:
+async def test_an_unannounced_model_is_not_found(gateway: GatewayProcess, worker: Worker, name: str) -> None:
     del worker
     answer = gateway.http.get(f"/readyz/models/{name}")
     assert (answer.status_code, len(answer.content) < 600) == (404, True)
@@ -66,7 +66,7 @@ def test_health_needs_no_key() -> None:
         assert gateway.http.get("/v1/models/m").status_code == 401
 
 
-def test_a_gateway_lives_while_the_queue_is_away_and_is_not_ready() -> None:
+def test_a_gateway_is_live_and_not_ready_while_the_queue_is_away() -> None:
     with closing(Server()) as queue, GatewayProcess(queue) as gateway:
         assert states(gateway, "/healthz", "/readyz") == [200, 200]
         queue.kill()
@@ -78,7 +78,7 @@ def test_a_gateway_lives_while_the_queue_is_away_and_is_not_ready() -> None:
         wait_until(lambda: gateway.http.get("/readyz").status_code == 200, "it is ready again")
 
 
-def test_a_gateway_that_is_told_to_stop_serves_on_until_balancers_have_seen_it(queue: Server) -> None:
+def test_a_stopping_gateway_serves_until_balancers_have_seen_it(queue: Server) -> None:
     with GatewayProcess(queue, {"JITNEY_LAME_DUCK_S": "60"}) as gateway:
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(lambda: gateway.http.get("/readyz").status_code == 503, "it is not ready")
@@ -87,7 +87,7 @@ def test_a_gateway_that_is_told_to_stop_serves_on_until_balancers_have_seen_it(q
         assert states(gateway, "/healthz", "/v1/jobs", "/v1/models") == [200, 200, 200]
         assert httpx2.get(f"http://127.0.0.1:{gateway.port}/healthz", trust_env=False).status_code == 200  # a new one
         assert "shutting down in 60 s (JITNEY_LAME_DUCK_S)" in gateway.log()
-        gateway.process.send_signal(signal.SIGTERM)  # whoever does not want to wait says it again
+        gateway.process.send_signal(signal.SIGTERM)  # a second signal stops it without the wait
         assert gateway.process.wait(15) == -signal.SIGTERM
 
 
@@ -109,7 +109,7 @@ def metrics(gateway: GatewayProcess, name: str) -> list[str]:
     return re.findall(rf"^({name}.*)$", gateway.http.get("/metrics").text, re.MULTILINE)
 
 
-def test_settings_that_differ_are_told_in_the_log_on_readyz_and_in_a_metric(
+def test_differing_settings_are_reported_in_the_log_on_readyz_and_in_a_metric(
     queue: Server, gateway: GatewayProcess
 ) -> None:
     assert warnings(gateway) == {}
@@ -132,7 +132,7 @@ def test_settings_that_differ_are_told_in_the_log_on_readyz_and_in_a_metric(
     wait_until(lambda: warnings(gateway) == {}, "the other is gone")
 
 
-async def test_model_files_that_differ_name_both_sides(queue: Server, gateway: GatewayProcess) -> None:
+async def test_differing_model_files_name_both_sides(queue: Server, gateway: GatewayProcess) -> None:
     worker = Worker(queue)
     served = WorkerReport("w1", 1, "host-a", ["m 1"], digests={"m 1": "aaaa"})
     other = WorkerReport("w2", 1, "host-b", [], digests={"m 1": "bbbb"})

@@ -1,4 +1,4 @@
-"""A service that answers as a test wants it to: HTTP/1.1 with keep-alive, and no more."""
+"""A fake service with scripted answers: HTTP/1.1 with keep-alive, and no more."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ Responses = Callable[[StubRequest], Response | Awaitable[Response]]
 
 
 async def run_against(responses: Responses, act: Callable[[Address], Awaitable[T]]) -> T:
-    """Let `act` talk to it."""
+    """Run `act` with it."""
     served = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

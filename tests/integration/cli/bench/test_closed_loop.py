@@ -54,7 +54,7 @@ def test_results_are_counted_with_their_stages_and_batches() -> None:
     assert found.throughput == pytest.approx(answers / found.wall_s)
 
 
-def test_only_results_are_throughput_and_refusals_and_each_kind_of_failure_are_counted_apart() -> None:
+def test_throughput_counts_only_results_and_failures_are_counted_by_kind() -> None:
     kinds = [SUCCEEDED, FAILED, LATE, FULL, (429, {}), None]
     found = measured(lambda number: kinds[number % len(kinds)])
     assert found.failures.keys() == {"failed", "202", "connection"}
@@ -62,7 +62,7 @@ def test_only_results_are_throughput_and_refusals_and_each_kind_of_failure_are_c
     assert 0 < len(found.latencies_ms) < found.refused.total() + found.failures.total()
 
 
-def test_the_first_problem_is_told_with_code_and_detail() -> None:
+def test_the_first_problem_is_reported_with_code_and_detail() -> None:
     found = measured(lambda _: FULL)
     assert not found.latencies_ms
     assert not found.failures
@@ -97,7 +97,7 @@ def test_a_service_that_does_not_answer_ends_the_slice(monkeypatch: pytest.Monke
         (None, "broke the connection"),
     ],
 )
-def test_the_trial_says_what_came_instead_of_a_result(response: tuple[int, object] | None, said: str) -> None:
+def test_the_first_request_reports_an_answer_that_is_no_result(response: tuple[int, object] | None, said: str) -> None:
     async def act(address: Address) -> None:
         exchange = waiting(address)
         await check_request(address, exchange, exchange.requests[0], "a.png")
@@ -115,7 +115,7 @@ def test_the_trial_says_what_came_instead_of_a_result(response: tuple[int, objec
         ("http://[::1]:8000", ("::1", 8000, "")),
     ],
 )
-def test_a_url_is_read(url: str, address: tuple[str, int, str]) -> None:
+def test_a_url_is_parsed(url: str, address: tuple[str, int, str]) -> None:
     assert Address.of(url)[:3] == address
 
 
@@ -126,6 +126,6 @@ def test_an_ipv6_address_keeps_its_brackets_on_the_wire() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://a.example", "http://a:99999", "http://", "ftp://a", "http://a/?b=c"])
-def test_a_url_that_can_not_be_measured_is_refused(url: str) -> None:
+def test_a_url_that_cannot_be_measured_is_refused(url: str) -> None:
     with pytest.raises(CannotMeasure, match="--url"):
         Address.of(url)

@@ -1,4 +1,4 @@
-"""The open loop of `jitney bench`: what is due is due, whatever the service does, and is measured from then."""
+"""The open loop of `jitney bench`: requests are sent and measured by schedule, however slow the service is."""
 
 import asyncio
 
@@ -29,7 +29,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_loop, "WARMUP_S", 0.1)
 
 
-def test_as_many_are_sent_as_are_due_in_the_slice() -> None:
+def test_all_requests_due_in_the_slice_are_sent() -> None:
     found = measured(lambda _: SUCCEEDED, 100)
     assert len(found.latencies_ms) == found.answers == pytest.approx(50, abs=1)
     assert found.throughput == pytest.approx(100, rel=0.1)
@@ -37,7 +37,7 @@ def test_as_many_are_sent_as_are_due_in_the_slice() -> None:
     assert min(found.latencies_ms) > 0
 
 
-def test_a_service_that_stands_still_is_felt_by_all_who_were_due_meanwhile() -> None:
+def test_a_stall_of_the_service_delays_all_requests_due_meanwhile() -> None:
     async def still_once(asked: StubRequest) -> tuple[int, object]:
         if asked.number == 20:
             await pass_time(0.3)
@@ -51,7 +51,7 @@ def test_a_service_that_stands_still_is_felt_by_all_who_were_due_meanwhile() -> 
     assert found.unsent == 0
 
 
-def test_what_was_due_and_not_sent_is_counted_and_is_in_the_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsent_due_requests_are_counted_and_in_the_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_counter, "ANSWER_TIMEOUT_S", 1.0)
 
     async def slow(_: StubRequest) -> tuple[int, object]:

@@ -1,4 +1,4 @@
-"""The modes of `jitney bench` against a service that keeps to the contract, and one that does not."""
+"""The modes of `jitney bench` against a service that keeps the contract, and one that does not."""
 
 import asyncio
 import base64
@@ -57,7 +57,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closed_loop, "PAUSE_AFTER_FAILURE_S", 0.001)
 
 
-def test_polling_submits_without_a_wait_and_looks_until_the_job_has_ended() -> None:
+def test_polling_submits_without_a_wait_and_polls_until_the_end() -> None:
     looks: dict[str, int] = {}
 
     def respond(asked: StubRequest) -> tuple[int, object]:
@@ -76,7 +76,7 @@ def test_polling_submits_without_a_wait_and_looks_until_the_job_has_ended() -> N
     assert set(looks.values()) == {2}
 
 
-def test_a_bulk_request_carries_so_many_jobs_and_each_is_counted() -> None:
+def test_a_bulk_request_carries_many_jobs_and_each_is_counted() -> None:
     def respond(asked: StubRequest) -> tuple[int, object]:
         assert asked.line.startswith("POST /v1/jobs?model=m ")
         assert "Content-Type: application/x-ndjson\r\n" in asked.head
@@ -100,7 +100,7 @@ def test_a_bulk_request_carries_so_many_jobs_and_each_is_counted() -> None:
     assert shown.stages_ms["infer"] == pytest.approx(2)
 
 
-def test_in_a_bulk_request_each_job_is_judged_by_itself() -> None:
+def test_each_job_of_a_bulk_request_is_judged_separately() -> None:
     full = {"error": {"code": "queue_full", "message": "10 of 10 jobs wait", "status": 503}}
     bad = {"error": {"code": "invalid_image", "message": "it is cut short", "status": 422}}
     found = measured("bulk", lambda _: (200, {"jobs": [view(1), full, bad, view(2, "failed")]}))
@@ -110,7 +110,7 @@ def test_in_a_bulk_request_each_job_is_judged_by_itself() -> None:
     assert found.first_problem == "503 queue_full: 10 of 10 jobs wait"
 
 
-def test_a_bulk_request_that_is_refused_is_as_many_refused_jobs() -> None:
+def test_a_refused_bulk_request_counts_as_all_its_jobs_refused() -> None:
     found = measured("bulk", lambda _: (503, {"code": "queue_full", "detail": "full"}))
     assert found.refused["503 queue_full"] % 4 == 0
     assert (found.answers, found.accepted, found.throughput) == (0, 0, 0)
@@ -124,7 +124,7 @@ def test_a_tensor_goes_into_a_bulk_request_with_its_shape() -> None:
     assert job == {"model": "m", "input": {"tensors": {"x": {"datatype": "FP32", "shape": [2], "b64": b64}}}}
 
 
-def test_a_service_without_the_bulk_door_is_said_before_anything_is_measured() -> None:
+def test_a_service_without_the_bulk_route_is_reported_before_the_measurement() -> None:
     refusal = (415, {"code": "unsupported_media_type", "detail": "application/x-ndjson is not taken"})
     with pytest.raises(CannotMeasure, match="no result for --mode bulk: 415 unsupported_media_type: application/x-nd"):
         tried("bulk", lambda _: refusal)
@@ -132,7 +132,7 @@ def test_a_service_without_the_bulk_door_is_said_before_anything_is_measured() -
         tried("bulk", lambda _: (200, {"jobs": [view(1), view(2, "running"), view(3), view(4)]}))
 
 
-def test_a_key_goes_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_request_carries_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITNEY_API_KEY", "jk_1_2")
     address = Address.of("http://127.0.0.1:8000")
     one = made(address, "poll")

@@ -1,4 +1,4 @@
-"""Every kind of input and of output, whole and broken: each line ends once, with its number and its code."""
+"""Every kind of input and output, whole and broken: each line ends once, with its number and its code."""
 
 import base64
 import csv
@@ -78,7 +78,7 @@ def web(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_folder_is_walked_in_order_and_hidden_files_are_none(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/10.png", "a.png", ".hidden", ".git/x.png", "c/readme.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -160,7 +160,7 @@ def test_broken_lines_end_alone_each_with_its_code(tmp_path: Path, web: str) -> 
     assert [what for _, what in read(tmp_path / "t.jsonl")] == [what for _, what in cases]
 
 
-def test_a_line_that_never_ends_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_one_failed_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_LINE_BYTES", 1000)
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "t.jsonl").write_bytes(b'"%s"\n"a.png"\n' % (b"x" * 5000))
@@ -180,14 +180,14 @@ def test_a_line_that_never_ends_is_one_line(tmp_path: Path, monkeypatch: pytest.
         ("t.docx", b"words", "is not a supported kind of file"),
     ],
 )
-def test_what_is_wrong_as_a_whole_is_refused(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+def test_an_invalid_input_is_refused_as_a_whole(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(CannotRun, match=words):
         read(tmp_path / name)
 
 
-def test_a_table_that_is_broken_in_its_middle_ends_the_run_with_words(tmp_path: Path) -> None:
-    """What was before the break is written; the run can not go on, and says why."""
+def test_a_table_broken_in_the_middle_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+    """Rows before the damage are written; the run cannot continue and says why."""
     parquet.write_table(table({"path": [str(DIGITS[0])] * 5000}), tmp_path / "t.parquet", row_group_size=500)
     data = bytearray((tmp_path / "t.parquet").read_bytes())
     middle = parquet.ParquetFile(tmp_path / "t.parquet").metadata.row_group(8).column(0)
@@ -200,7 +200,7 @@ def test_a_table_that_is_broken_in_its_middle_ends_the_run_with_words(tmp_path: 
     assert "Traceback" not in done.said
 
 
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     wanted: dict[Path | str, str] = {
         tmp_path / "empty": "contains no input",
@@ -212,7 +212,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
             read(given)
 
 
-def test_a_bucket_that_speaks_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_is_read_over_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real server of the protocol, and the client library that a run uses."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -239,7 +239,7 @@ def test_a_bucket_that_speaks_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         server.stop()
 
 
-def test_results_as_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
+def test_results_as_csv_and_parquet_are_equal(tmp_path: Path) -> None:
     given = tmp_path / "in.jsonl"
     lines = [{"id": f'the "{n}",\nth', "path": str(DIGITS[n])} for n in range(5)] + [{"path": "nowhere.png"}]
     given.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -268,14 +268,14 @@ def test_an_output_of_no_known_kind_is_refused(tmp_path: Path, name: str) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_can_not_be_written_to_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     done = bulk.run(DIGITS[0].parent, "-o", tmp_path / "no" / "r.jsonl", "--local", bulk.DIGITS_MODEL)
     assert done.code == 2
     assert "cannot be written: No such file or directory" in done.said
 
 
-def test_lines_begin_with_a_byte_order_mark_and_end_as_on_windows(tmp_path: Path) -> None:
-    """The first of five was lost: "not JSON"."""
+def test_byte_order_marks_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
+    """The first of five lines used to be lost as "not JSON"."""
     for nth in range(5):
         (tmp_path / f"{nth}.png").write_bytes(PNG)
     rows = [json.dumps({"path": f"{nth}.png"}) for nth in range(5)]
@@ -286,7 +286,7 @@ def test_lines_begin_with_a_byte_order_mark_and_end_as_on_windows(tmp_path: Path
         read(tmp_path / "wide.jsonl")
 
 
-def test_lines_are_read_within_the_bounds_of_a_gateway(tmp_path: Path) -> None:
+def test_lines_have_the_same_bounds_as_at_a_gateway(tmp_path: Path) -> None:
     lines = ["[" * 1000 + "]" * 1000, "[" + "{}," * 1_000_000 + "{}]", "9" * 5000, json.dumps({"image": "#"})]
     safe = base64.urlsafe_b64encode(PNG).decode().rstrip("=")
     (tmp_path / "odd.jsonl").write_text("\n".join([*lines, json.dumps({"input": {"image": f"{safe}\n"}})]))

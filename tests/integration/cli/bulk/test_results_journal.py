@@ -1,4 +1,4 @@
-"""The checkpoint: what is cut off, what is refused, and a disk that fills up."""
+"""The checkpoint file: truncation, refusals and a full disk."""
 
 import json
 import resource
@@ -25,7 +25,7 @@ def good(*lines: int) -> list[ResultRow]:
     return [ResultRow(item(line), "succeeded", b'{"x":1}', None, 4) for line in lines]
 
 
-def test_what_is_behind_the_state_is_cut_off(tmp_path: Path) -> None:
+def test_rows_behind_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
     ledger = ResultsJournal(journal, RunState())
     ledger.commit([*good(1, 2), failed_row(item(3), "invalid_image", "no")])
@@ -39,7 +39,7 @@ def test_what_is_behind_the_state_is_cut_off(tmp_path: Path) -> None:
     assert [row["line"] for row in bulk.read_rows(journal)] == [1, 2, 3, 4]
 
 
-def test_results_that_no_run_wrote_are_left_alone(tmp_path: Path) -> None:
+def test_foreign_result_files_are_left_alone(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
     journal.write_text("a year's work\n")
     with pytest.raises(CannotRun, match="was not written by a run"):
@@ -48,13 +48,13 @@ def test_results_that_no_run_wrote_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "\x00", '{"lines": 3}'])
-def test_a_state_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_checkpoint_is_named(tmp_path: Path, text: str) -> None:
     state_path(tmp_path / "r.jsonl").write_text(text)
     with pytest.raises(CannotRun, match="is not a state file"):
         ResultsJournal(tmp_path / "r.jsonl", RunState())
 
 
-def test_results_that_were_shortened_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_on_shortened_results(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
     ledger = ResultsJournal(journal, RunState())
     ledger.commit(good(1, 2))
@@ -64,7 +64,7 @@ def test_results_that_were_shortened_are_not_gone_on_with(tmp_path: Path) -> Non
         ResultsJournal(journal, RunState())
 
 
-def test_one_run_at_a_time(tmp_path: Path) -> None:
+def test_only_one_run_at_a_time_is_allowed(tmp_path: Path) -> None:
     journal = tmp_path / "r.jsonl"
     ledger = ResultsJournal(journal, RunState())
     assert is_locked(journal)
@@ -87,8 +87,8 @@ def retried(journal: Path) -> None:
 
 
 @pytest.mark.parametrize("last", ["nothing", "renamed", "told"])
-def test_an_exchange_of_rows_is_finished_after_a_kill_at_any_point(tmp_path: Path, last: str) -> None:
-    """Each file as it is right behind one step of the exchange, as a kill there leaves them."""
+def test_a_replacement_of_rows_is_finished_after_a_kill_at_any_point(tmp_path: Path, last: str) -> None:
+    """Return the files after one step of the replacement, as a kill leaves them."""
     journal = tmp_path / "r.jsonl"
     retried(journal)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_costs_no_line(tmp_path: Path) -> 
     bulk.read_complete_rows(results, 2000)
 
 
-def test_another_input_and_a_changed_one_are_refused(tmp_path: Path) -> None:
+def test_a_different_or_changed_input_is_refused(tmp_path: Path) -> None:
     given = tmp_path / "in"
     given.mkdir()
     for number in range(5):

@@ -1,4 +1,4 @@
-"""`jitney models`: what an operator types, and what is said."""
+"""`jitney models`: an operator's commands and their output."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def jitney_models(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
 
 
-async def test_each_verb_does_what_it_says_and_shows_what_follows(gateway: GatewayProcess, worker: Worker) -> None:
+async def test_each_verb_takes_effect_and_shows_the_result(gateway: GatewayProcess, worker: Worker) -> None:
     url = str(gateway.http.base_url)
     await worker.announce(gateway, version="2")
     shown = jitney_models(url, "share", "m", "1", "40")
@@ -44,20 +44,20 @@ async def test_each_verb_does_what_it_says_and_shows_what_follows(gateway: Gatew
 
 
 @pytest.mark.parametrize("args", [(), ("explode",), ("--help",)])
-def test_without_a_verb_it_names_all(args: tuple[str, ...]) -> None:
+def test_a_call_without_a_verb_lists_all_verbs(args: tuple[str, ...]) -> None:
     done = jitney_models("http://127.0.0.1:9", *args)
     assert done.returncode == (0 if "--help" in args else 64)
     assert "promote" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("url", "code"), [("http://127.0.0.1:9", 69), ("127.0.0.1", 78), ("ftp://x", 78)])
-def test_a_gateway_that_is_not_there_is_said_to_be(url: str, code: int) -> None:
+def test_an_unreachable_gateway_is_reported(url: str, code: int) -> None:
     done = jitney_models(url, "list")
     assert (done.returncode, "Traceback" in done.stderr, url in done.stderr) == (code, False, True)
 
 
-def test_where_nobody_names_a_gateway_it_says_which_one_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It asked the usual port in silence, whatever was meant."""
+def test_the_default_gateway_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to call the default port silently."""
     monkeypatch.setenv("JITNEY_PORT", "9")
     done = jitney_models("", "list")
     told = "jitney models: using the gateway at http://127.0.0.1:8000; --url or JITNEY_URL sets another"

@@ -1,4 +1,4 @@
-"""The doctor finds what stands in the way of batching, names it, and mends what can be mended, proven."""
+"""The doctor finds and names what prevents batching, and repairs it with proof where it can."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def doctor(*args: object) -> int:
 @pytest.mark.parametrize(
     ("case", "batch"), [(case, n) for case in MENDABLE for n in (1, 3) if (case, n) != ("squeeze", 3)]
 )
-def test_a_baked_batch_is_mended_and_every_row_has_its_answer(
+def test_a_fixed_batch_size_is_repaired_and_every_row_has_its_answer(
     case: str, batch: int, tmp_path: Path, capsys: Said
 ) -> None:
     path, out = MENDABLE[case](tmp_path / "made.onnx", batch), tmp_path / "2" / "model.onnx"
@@ -48,7 +48,7 @@ def test_a_baked_batch_is_mended_and_every_row_has_its_answer(
 
 
 def original(path: Path, rows: Values) -> Values:
-    """What the file itself says to a whole batch of the size it is made for, by the reference implementation."""
+    """The answers of the original file to a batch of its fixed size, by the reference implementation."""
     is_recurrent = onnx.load(path).graph.node[0].op_type == "LSTM"
     given = np.moveaxis(rows, 0, 1) if is_recurrent else rows
     (answer,) = ReferenceEvaluator(str(path)).run(["y"], {"x": given})
@@ -69,7 +69,9 @@ def test_an_operator_that_couples_rows_is_refused_by_name(
     assert [one.name for one in tmp_path.iterdir()] == ["made.onnx"], "nothing was written"
 
 
-def test_squeezenet_as_it_comes_is_mended_and_passes_the_check(shared_data: Path, tmp_path: Path, capsys: Said) -> None:
+def test_the_original_squeezenet_is_repaired_and_passes_the_check(
+    shared_data: Path, tmp_path: Path, capsys: Said
+) -> None:
     out = tmp_path / "squeezenet.onnx"
     assert doctor(shared_data / "models" / "squeezenet1.1_fp16.onnx", "--fix", out) == 0
     assert main.main(["models", "check", str(out), "--provider", "cpu"]) == 0
@@ -77,8 +79,8 @@ def test_squeezenet_as_it_comes_is_mended_and_passes_the_check(shared_data: Path
 
 
 @pytest.mark.timeout(180)  # 25 million weights, run some fifty times
-def test_resnet_50_is_mended_and_passes_the_check(tmp_path: Path, capsys: Said) -> None:
-    """With weights that differ: those that come with the package give every picture one answer."""
+def test_resnet_50_is_repaired_and_passes_the_check(tmp_path: Path, capsys: Said) -> None:
+    """With other weights: those of the package give the same answer for every picture."""
     source = with_random_weights(LIGHT / "light_resnet50.onnx", tmp_path / "resnet50.onnx")
     out = tmp_path / "mended.onnx"
     assert doctor(source) == 1
@@ -91,7 +93,7 @@ def test_resnet_50_is_mended_and_passes_the_check(tmp_path: Path, capsys: Said) 
 
 
 @pytest.mark.parametrize("name", ["densenet121", "inception_v1", "resnet50", "shufflenet"])
-def test_networks_of_the_package_are_understood(name: str, tmp_path: Path) -> None:
+def test_networks_of_the_onnx_package_are_understood(name: str, tmp_path: Path) -> None:
     found = diagnose(onnx.load(LIGHT / f"light_{name}.onnx"))
     assert found.mended is not None
     assert (found.fatal, found.doubts) == ([], [])
@@ -108,24 +110,24 @@ def test_an_unknown_operator_is_refused_by_name(shared_data: Path, tmp_path: Pat
     assert not out.exists()
 
 
-def test_what_can_be_batched_is_said_to_be_and_left_alone(tmp_path: Path, capsys: Said) -> None:
+def test_a_batchable_model_is_reported_as_such_and_left_alone(tmp_path: Path, capsys: Said) -> None:
     path, out = models.doubling(tmp_path) / "1" / "model.onnx", tmp_path / "out.onnx"
     assert doctor(path, "--fix", out) == 0
     assert f"{path}: can be batched" in capsys.readouterr().out
     assert not out.exists()
 
 
-def test_what_can_not_be_told_is_not_mended(shared_data: Path, tmp_path: Path, capsys: Said) -> None:
+def test_a_model_with_an_uncertain_diagnosis_is_not_repaired(shared_data: Path, tmp_path: Path, capsys: Said) -> None:
     out = tmp_path / "out.onnx"
     assert doctor(shared_data / "fault_models" / "slow_by_input.onnx", "--fix", out) == 1
     assert "not certain: Loop" in capsys.readouterr().out
     assert not out.exists()
 
 
-def test_a_copy_that_fails_its_proof_is_thrown_away(
+def test_a_repaired_copy_that_fails_its_proof_is_deleted(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were a rule of the doctor's wrong, the check would find it."""
+    """The check finds a wrong rule of the doctor."""
     wrong = {**compute_rules.RULES, "Softmax": compute_rules.pointwise}
     monkeypatch.setattr("model_runtime.graph.batch_axis_flow.RULES", wrong)
     path, out = COUPLED["a softmax over the batch"][1](tmp_path / "made.onnx", 1), tmp_path / "out.onnx"
@@ -142,7 +144,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: Said) -> None:
     assert out.read_text() == "mine"
 
 
-def test_without_the_onnx_package_it_says_what_to_install(
+def test_the_doctor_without_the_onnx_package_says_what_to_install(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
@@ -159,7 +161,7 @@ def test_without_the_onnx_package_it_says_what_to_install(
         (b"\x3a\x7fjunk", "is not an ONNX"),
     ],
 )
-def test_what_is_no_model_is_one_line(content: bytes, reason: str, tmp_path: Path, capsys: Said) -> None:
+def test_a_file_that_is_no_model_is_one_line(content: bytes, reason: str, tmp_path: Path, capsys: Said) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     assert doctor(tmp_path / "model.onnx") == 1
     told = capsys.readouterr()
@@ -167,14 +169,14 @@ def test_what_is_no_model_is_one_line(content: bytes, reason: str, tmp_path: Pat
     assert f"{tmp_path / 'model.onnx'}: {reason}" in told.err
 
 
-def test_nothing_there_is_another_exit_code(tmp_path: Path, capsys: Said) -> None:
+def test_a_missing_file_has_another_exit_code(tmp_path: Path, capsys: Said) -> None:
     assert doctor(tmp_path / "none.onnx") == 2
     assert "no such file or folder" in capsys.readouterr().err
     assert doctor(tmp_path) == 2
     assert "contains no model" in capsys.readouterr().err
 
 
-def test_a_folder_is_looked_at_in_its_version(tmp_path: Path, capsys: Said) -> None:
+def test_a_folder_is_examined_in_its_served_version(tmp_path: Path, capsys: Said) -> None:
     folder = models.doubling(tmp_path)
     write(folder / "2" / "model.onnx", [node("Add", ["x", "x"], ["y"])], {"x": [1, 4]}, {"y": [1, 4]})
     assert [doctor(folder), doctor(folder / "1"), doctor(folder / "2")] == [1, 0, 1]

@@ -1,4 +1,4 @@
-"""The examples of docs/doctor.md, executed: what is printed there is what is said."""
+"""The examples of docs/doctor.md, executed: the printed output is the documented one."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ def example(verb: str) -> tuple[list[str], str]:
     return command.split(), said
 
 
-def test_the_doctors_words(
+def test_the_output_of_the_doctor(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -29,7 +29,7 @@ def test_the_doctors_words(
     assert capsys.readouterr().out == said
 
 
-def test_the_words_of_a_check_that_fails(
+def test_the_output_of_a_failing_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The doctor on every operator that ONNX itself has a test for: nothing falls over, what is claimed is true."""
+"""The doctor on every operator that ONNX has a test for: no crash, and only true claims."""
 
 import collections
 import warnings
@@ -17,7 +17,7 @@ RARELY = 10  # rules that are wrong for odd inputs are caught by the check; most
 
 
 @pytest.mark.timeout(300)
-def test_what_is_mended_is_so_and_nothing_falls_over(tmp_path: Path) -> None:
+def test_repaired_models_are_batchable_and_nothing_crashes(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the package's own reference code
         graphs = {case.name: case.model for case in collect_testcases(None) if case.model is not None}
@@ -35,7 +35,7 @@ def test_what_is_mended_is_so_and_nothing_falls_over(tmp_path: Path) -> None:
 
 
 def verdict(path: Path) -> str:
-    """What became of a copy that the doctor made."""
+    """The result of a copy that the doctor made."""
     try:
         engine = OnnxEngine(path, "cpu", 1)
     except ModelError:  # types and opsets that this runtime does not have

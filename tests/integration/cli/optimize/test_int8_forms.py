@@ -1,4 +1,4 @@
-"""The forms of int8 for other processors, files with their weights beside them, sizes, and the bar at the terminal."""
+"""The int8 formats for other processors, external weights, sizes, and the progress bar."""
 
 import os
 import pty
@@ -32,7 +32,7 @@ def digits() -> LoadedVersion:
 def quantized(
     served: LoadedVersion, folder: Path, provider: str
 ) -> tuple[dict[str, np.ndarray], onnx.GraphProto, list[str]]:
-    """Constants by name, the graph, and what was said."""
+    """Return the constants by name, the graph, and the output."""
     shown = calibration_data.load_examples(SAMPLES, served, "--calibrate", lambda items: items)
     source = onnx_graphs.simplify(served.folder.onnx, folder / "source.onnx", optimize=True)
     rows = (example(served.task) for example in shown.rows)
@@ -41,8 +41,8 @@ def quantized(
     return {one.name: numpy_helper.to_array(one) for one in graph.initializer}, graph, notes
 
 
-def test_for_a_gpu_it_is_symmetric(digits: LoadedVersion, tmp_path: Path) -> None:
-    """TensorRT takes no zero point but 0."""
+def test_int8_for_a_gpu_is_symmetric(digits: LoadedVersion, tmp_path: Path) -> None:
+    """TensorRT accepts only the zero point 0."""
     constants, graph, _ = quantized(digits, tmp_path, "tensorrt")
     points = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
     assert points
@@ -61,7 +61,7 @@ def test_weights_have_seven_bits_where_eight_would_overflow(
     assert any("7 bits" in note for note in notes) == saturates
 
 
-def test_weights_in_another_file_come_into_one(models_dir: Path, optimize: Optimize) -> None:
+def test_external_weights_are_written_into_one_file(models_dir: Path, optimize: Optimize) -> None:
     path = models_dir / "digits" / "1" / "model.onnx"
     onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     code, said = optimize("--no-measure")
@@ -74,7 +74,7 @@ def test_weights_in_another_file_come_into_one(models_dir: Path, optimize: Optim
     ("keys", "sizes"),
     [("max_batch = 4", ["1", "2", "4"]), ("max_batch = 32\nbuckets = [1, 6]", ["1", "6", "32"])],
 )
-def test_sizes_are_those_that_it_will_be_run_with(
+def test_the_measured_sizes_are_those_used_in_service(
     models_dir: Path, optimize: Optimize, keys: str, sizes: list[str]
 ) -> None:
     toml = models_dir / "digits" / "model.toml"
@@ -83,7 +83,7 @@ def test_sizes_are_those_that_it_will_be_run_with(
     assert [*said["latency_ms"]] == sizes
 
 
-def test_the_pinned_version_is_the_one_that_is_optimized(models_dir: Path, optimize: Optimize) -> None:
+def test_the_pinned_version_is_optimized(models_dir: Path, optimize: Optimize) -> None:
     optimize("--no-measure")
     toml = models_dir / "digits" / "model.toml"
     toml.write_text(toml.read_text().replace('task = "image', 'version = "1"\ntask = "image', 1))
@@ -91,7 +91,7 @@ def test_the_pinned_version_is_the_one_that_is_optimized(models_dir: Path, optim
     assert (said["made_from"], said["version"]) == ("1", "3")
 
 
-def test_a_bar_is_shown_at_a_terminal_and_the_table_follows(models_dir: Path) -> None:
+def test_a_progress_bar_is_shown_at_a_terminal_and_the_table_follows(models_dir: Path) -> None:
     watching, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
     command = [sys.executable, "-m", "cli.main", "models", "optimize", "digits", "--models-dir", str(models_dir)]

@@ -1,4 +1,4 @@
-"""However it ends, the repository has a whole version more, or nothing: hidden remains only after kill -9."""
+"""The repository gets a whole version or nothing; hidden files remain only after kill -9."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def start(models_dir: Path, *prefix: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_it_leaves_nothing(models_dir: Path, number: signal.Signals, code: int) -> None:
+def test_an_interrupted_run_leaves_nothing(models_dir: Path, number: signal.Signals, code: int) -> None:
     before = everything(models_dir)
     process = start(models_dir)
     try:
@@ -44,7 +44,7 @@ def test_interrupted_it_leaves_nothing(models_dir: Path, number: signal.Signals,
     }
 
 
-def test_killed_it_leaves_what_nobody_serves(models_dir: Path) -> None:
+def test_a_killed_run_leaves_only_hidden_files(models_dir: Path) -> None:
     process = start(models_dir)
     try:
         wait_until(lambda: [*models_dir.glob("digits/.optimizing-*/version/model.onnx")], "the file is made", 30)
@@ -59,7 +59,7 @@ def test_killed_it_leaves_what_nobody_serves(models_dir: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no shell to set a limit with")
 @pytest.mark.parametrize("kilobytes", [100, 243])
-def test_without_room_it_says_so_and_leaves_nothing(models_dir: Path, kilobytes: int) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_left(models_dir: Path, kilobytes: int) -> None:
     """A file that may not grow beyond this fails as a full disk does."""
     before = everything(models_dir)
     process = start(models_dir, "bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "limited")
@@ -73,7 +73,7 @@ def test_without_room_it_says_so_and_leaves_nothing(models_dir: Path, kilobytes:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
-def test_a_folder_that_can_not_be_written_to_is_named(models_dir: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_named(models_dir: Path) -> None:
     (models_dir / "digits").chmod(0o555)
     try:
         with (
@@ -85,7 +85,7 @@ def test_a_folder_that_can_not_be_written_to_is_named(models_dir: Path) -> None:
         (models_dir / "digits").chmod(0o755)
 
 
-def test_a_number_that_was_taken_meanwhile_is_not_overwritten(tmp_path: Path, models_dir: Path) -> None:
+def test_a_version_created_meanwhile_is_not_overwritten(tmp_path: Path, models_dir: Path) -> None:
     folder = models_dir / "digits"
     (folder / "7").mkdir()  # half a version, of somebody who is copying
     made = tmp_path / "made"

@@ -1,4 +1,4 @@
-"""docs/optimizing.md: its example, executed, and its table of options, which has every one there is."""
+"""docs/optimizing.md: its example is executed, and its table lists every option."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ TEXT = (ROOT / "docs" / "optimizing.md").read_text()
 
 
 def without_numbers(said: str, folder: str = "") -> str:
-    """What is the same on every machine."""
+    """Keep what is the same on every machine."""
     said = re.sub(r"on .+? \(ONNX", "on a CPU (ONNX", said.replace(folder, "") if folder else said)
     said = re.sub(r"; it is SLOWER here: .*", "", said)
     return re.sub(r"\s+", " ", re.sub(r"[\d.]+(e-\d+)?", "#", said))
 
 
-def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     ((command, said),) = re.findall(r"```\n\$ jitney (models optimize .+)\n((?:.+\n)+?)```", TEXT)
     shutil.copytree(ROOT / "models", tmp_path / "models")
     shutil.copytree(ROOT / "samples", tmp_path / "samples")

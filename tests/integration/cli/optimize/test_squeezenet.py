@@ -1,4 +1,4 @@
-"""A real ImageNet network in int8, calibrated on cuts of photographs and judged by the photographs: smaller, faster."""
+"""A real ImageNet network in int8, calibrated on crops and judged on photographs: smaller and faster."""
 
 import json
 import shutil

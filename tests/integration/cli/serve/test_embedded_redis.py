@@ -1,4 +1,4 @@
-"""The server of a data folder, with real servers: what is in the queue stays there, and one opens it at a time."""
+"""The queue server of a data folder: its data persists, and only one process opens it at a time."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, *binaries: Path) 
     monkeypatch.setenv("PATH", str(folder))
 
 
-def test_it_answers_on_a_private_socket_and_on_no_port(data_dir: Path) -> None:
+def test_the_server_answers_on_a_private_socket_and_on_no_port(data_dir: Path) -> None:
     with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         config = connection.config_get("*")
         assert {key: config[key] for key in ("port", "appendonly", "appendfsync", "save", "maxmemory-policy")} == {
@@ -59,7 +59,7 @@ def test_it_answers_on_a_private_socket_and_on_no_port(data_dir: Path) -> None:
     assert not is_running(pid)
 
 
-def test_what_was_written_is_there_after_the_server_was_killed(data_dir: Path) -> None:
+def test_written_data_survives_a_kill_of_the_server(data_dir: Path) -> None:
     with embedded_redis.running_server(data_dir) as server, client(server) as connection:
         connection.set("job", "waiting")
         pid = server_pid(data_dir)
@@ -79,7 +79,7 @@ def test_a_second_start_on_the_same_folder_names_the_first(data_dir: Path) -> No
         pass
 
 
-def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotStart, match=r"file/data cannot be used: .*JITNEY_DATA_DIR"):
         EmbeddedRedis(tmp_path / "file" / "data")
@@ -109,7 +109,7 @@ def test_a_server_that_does_not_start_is_an_error_with_its_last_words(data_dir: 
         embedded_redis.running_server(data_dir).__enter__()
 
 
-def test_a_long_queue_is_waited_for_while_it_is_read_back(
+def test_a_start_waits_while_a_long_queue_is_loaded(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answers = iter(["", "-LOADING", "-LOADING", "+PONG"])
@@ -121,7 +121,7 @@ def test_a_long_queue_is_waited_for_while_it_is_read_back(
     assert capfd.readouterr().err.count("is loading the queue") == 1
 
 
-def test_a_server_that_never_answers_is_given_up(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_gives_up_on_a_server_that_never_answers(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_redis, "ANSWER_TIMEOUT_S", 0.0)
     with closing(EmbeddedRedis(data_dir)) as server:
         assert not server.is_ready()
@@ -139,7 +139,7 @@ def test_a_locale_this_machine_lacks_does_not_reach_the_server(data_dir: Path, m
 
 @needs_wheel
 @needs_redis
-def test_data_of_redis_stay_with_redis_and_go_to_valkey_only_when_it_is_gone(
+def test_data_of_redis_is_opened_by_valkey_only_if_redis_is_missing(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     put_on_path(monkeypatch, tmp_path / "bin", DEBIAN_REDIS)
@@ -163,7 +163,7 @@ def test_data_of_redis_stay_with_redis_and_go_to_valkey_only_when_it_is_gone(
 
 @needs_wheel
 @needs_redis
-def test_data_of_valkey_are_refused_to_redis(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_of_valkey_is_not_opened_by_redis(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_on_path(monkeypatch, tmp_path / "bin", *WHEEL)
     with embedded_redis.running_server(data_dir) as server:
         assert server.engine.family == "valkey"
@@ -191,7 +191,7 @@ with embedded_redis.running(Path("data")):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the parent-death signal is Linux's")
-def test_the_server_goes_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_the_server_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with program(STARTER.format(before=""), log) as starter:
         wait_until(lambda: "up" in log.read_text(), "the server is up")

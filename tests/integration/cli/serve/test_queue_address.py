@@ -1,4 +1,4 @@
-"""Which queue a process or a verb speaks to: a wrong address is one line and exit code 78, none is never guessed."""
+"""The queue's address: a wrong one is one line and exit code 78, and none is ever guessed."""
 
 import os
 import subprocess
@@ -60,8 +60,8 @@ def test_a_malformed_url_is_one_line_without_the_password(process: str, tmp_path
 
 
 @pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare background process"])
-def test_so_is_a_database_that_the_server_does_not_have(process: str, tmp_path: Path, server: Server) -> None:
-    """Only the server knows how many it has."""
+def test_a_database_that_the_server_does_not_have_is_one_line(process: str, tmp_path: Path, server: Server) -> None:
+    """Only the server knows its number of databases."""
     done = run(PROCESSES[process], tmp_path, REDIS_URL=f"redis://127.0.0.1:{server.port}/999")
     assert done.returncode == EX_CONFIG, done.stderr
     (line,) = done.stderr.splitlines()
@@ -69,9 +69,7 @@ def test_so_is_a_database_that_the_server_does_not_have(process: str, tmp_path: 
 
 
 @pytest.mark.parametrize("process", ["a bare gateway", "a bare worker", "a bare background process"])
-def test_with_require_durable_a_server_that_may_lose_jobs_is_refused(
-    process: str, tmp_path: Path, server: Server
-) -> None:
+def test_require_durable_refuses_a_server_that_may_lose_jobs(process: str, tmp_path: Path, server: Server) -> None:
     with server.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         done = run(PROCESSES[process], tmp_path, REDIS_URL=server.url, JITNEY_REQUIRE_DURABLE="true")
@@ -80,7 +78,7 @@ def test_with_require_durable_a_server_that_may_lose_jobs_is_refused(
     assert "JITNEY_REQUIRE_DURABLE is set, but Redis may lose data: maxmemory-policy is allkeys-lru" in done.stderr
 
 
-def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> None:
+def test_the_keys_verb_names_its_queue(tmp_path: Path, server: Server) -> None:
     named = run(PROCESSES["keys"], tmp_path, REDIS_URL=server.url)
     assert (named.returncode, named.stderr) == (0, f"jitney keys: the queue is {server.url} (JITNEY_REDIS_URL)\n")
     file = tmp_path / "url"
@@ -96,8 +94,8 @@ def test_keys_says_which_queue_it_speaks_to(tmp_path: Path, server: Server) -> N
 
 
 @pytest.mark.parametrize("was_there", [False, True], ids=["mistyped", "stopped"])
-def test_keys_speaks_to_no_queue_that_nobody_named(tmp_path: Path, *, was_there: bool) -> None:
-    """A mistyped JITNEY_DATA_DIR made keys in whatever Redis ran at the usual port of this machine."""
+def test_the_keys_verb_needs_an_explicit_queue(tmp_path: Path, *, was_there: bool) -> None:
+    """With a mistyped JITNEY_DATA_DIR keys were once created in any Redis at the default port."""
     if was_there:
         with embedded_redis.running_server(tmp_path / "data"):
             pass
@@ -110,7 +108,7 @@ def test_keys_speaks_to_no_queue_that_nobody_named(tmp_path: Path, *, was_there:
     )
 
 
-def test_a_queue_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> None:
+def test_an_unreachable_queue_is_one_line_with_its_address(tmp_path: Path) -> None:
     done = run(PROCESSES["keys"], tmp_path, REDIS_URL="unix://user:s3cret@/no/such/socket")
     assert done.returncode == EX_UNAVAILABLE
     told, why = done.stderr.splitlines()
@@ -118,7 +116,7 @@ def test_a_queue_that_is_away_is_one_line_with_its_address(tmp_path: Path) -> No
     assert why.startswith("jitney keys: cannot reach Redis: ")
 
 
-def test_no_data_folder_is_named_as_the_default_that_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_data_folder_is_named_as_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(QueueNotFound, match=r"no server runs in \.data \(JITNEY_DATA_DIR is not set\)"):
         locate({})

@@ -1,4 +1,4 @@
-"""The line that says Jitney is ready: it never blocks, and tells why it is not printed yet."""
+"""The line that says Jitney is ready: it never blocks, and a delay is explained."""
 
 import socket
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def gateway() -> Iterator[socket.socket]:
-    """A listening socket that nobody serves yet."""
+    """A listening socket that no process serves yet."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
 
@@ -24,9 +24,7 @@ def answer(gateway: socket.socket, text: str) -> None:
         connection.sendall(f"HTTP/1.1 {text}".encode())
 
 
-def test_it_waits_in_the_backlog_and_is_answered_later(
-    gateway: socket.socket, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_probe_in_the_backlog_is_answered_later(gateway: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
     line = ReadyLine("0.0.0.0", gateway.getsockname()[1], 0.0)
     assert [line.tick() for _ in range(3)] == [True, True, True]
     answer(gateway, "200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -34,7 +32,7 @@ def test_it_waits_in_the_backlog_and_is_answered_later(
     assert f": http://127.0.0.1:{gateway.getsockname()[1]}\n" in capsys.readouterr().out
 
 
-def test_it_tells_what_a_gateway_that_is_not_ready_says(
+def test_the_reason_of_an_unready_gateway_is_printed(
     gateway: socket.socket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ready_line, "REASON_INTERVAL_S", 0.0)
@@ -46,7 +44,7 @@ def test_it_tells_what_a_gateway_that_is_not_ready_says(
     line.close()
 
 
-def test_it_gives_up_asking_but_stops_nothing(
+def test_the_probe_gives_up_but_stops_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ready_line, "POLL_TIMEOUT_S", 0.0)

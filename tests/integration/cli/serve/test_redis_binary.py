@@ -1,4 +1,4 @@
-"""Which server may open which data: a queue must never be opened, emptied or lost by one that can not read it."""
+"""Which server binary may open which data: one that cannot read a queue's data never touches it."""
 
 import stat
 from pathlib import Path
@@ -18,11 +18,11 @@ def valkey(major: int, minor: int, patch: int = 0, path: str = "/usr/bin/valkey-
     return RedisEngine("valkey", (major, minor, patch), Path(path))
 
 
-def test_a_new_folder_takes_the_first_server_found() -> None:
+def test_a_new_folder_uses_the_first_server_found() -> None:
     assert redis_binary.choose_engine(None, [redis(7, 0), valkey(9, 1)]) == redis(7, 0)
 
 
-def test_a_redis_older_than_7_is_passed_over() -> None:
+def test_a_redis_older_than_7_is_skipped() -> None:
     assert redis_binary.choose_engine(None, [redis(6, 2), valkey(9, 1)]) == valkey(9, 1)
 
 
@@ -44,7 +44,7 @@ def test_without_a_server_the_error_says_what_to_install() -> None:
         (valkey(9, 1, path="/wheel"), [valkey(9, 2), valkey(9, 1, path="/wheel")], valkey(9, 1, path="/wheel")),
     ],
 )
-def test_data_are_opened_by_their_own_server_or_one_that_reads_them(
+def test_data_is_opened_by_its_own_server_or_a_compatible_one(
     pinned: RedisEngine, found: list[RedisEngine], chosen: RedisEngine
 ) -> None:
     assert redis_binary.choose_engine(pinned, found) == chosen
@@ -60,7 +60,7 @@ def test_data_are_opened_by_their_own_server_or_one_that_reads_them(
         (redis(7, 4), valkey(9, 1)),
     ],
 )
-def test_data_are_not_opened_by_a_server_that_can_not_read_them(pinned: RedisEngine, found: RedisEngine) -> None:
+def test_data_is_not_opened_by_an_incompatible_server(pinned: RedisEngine, found: RedisEngine) -> None:
     with pytest.raises(CannotStart, match=f"written by {pinned.family}"):
         redis_binary.choose_engine(pinned, [found])
 
@@ -77,13 +77,13 @@ def test_a_broken_pin_is_an_error_and_not_a_new_folder(tmp_path: Path, text: str
         redis_binary.read_pin(tmp_path / "engine")
 
 
-def test_what_a_binary_is_it_says_itself(tmp_path: Path) -> None:
+def test_a_binary_is_identified_by_its_own_output(tmp_path: Path) -> None:
     link = tmp_path / "redis-server"
     link.write_text("#!/bin/sh\necho 'Valkey server v=8.1.3 sha=00000000:0 malloc=libc'\n")
     link.chmod(stat.S_IRWXU)
     assert redis_binary.probe_engine(link) == RedisEngine("valkey", (8, 1, 3), link)
 
 
-def test_what_is_no_server_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_a_program_that_is_no_server_is_refused(tmp_path: Path) -> None:
     assert redis_binary.probe_engine(tmp_path / "missing") is None
     assert redis_binary.probe_engine(Path("/bin/true")) is None

@@ -1,4 +1,4 @@
-"""The supervisor with real, tiny children: what dies comes back with its reason, and nothing is left behind."""
+"""The supervisor with real, tiny children: it restarts dead ones, logs why, and leaves nothing behind."""
 
 import os
 import re
@@ -41,7 +41,7 @@ except CannotStart as error:
 
 
 class Watched:
-    """A supervisor's process and what it and its children said."""
+    """A supervisor's process and the output of it and its children."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -79,7 +79,7 @@ def test_children_start_in_order_and_stop_in_reverse(tmp_path: Path) -> None:
         assert not any(is_running(pid) for pid in pids)
 
 
-def test_a_dead_child_comes_back_with_its_reason_and_doubling_waits(tmp_path: Path) -> None:
+def test_a_dead_child_is_restarted_with_its_reason_and_doubling_waits(tmp_path: Path) -> None:
     setup = "children = [child('worker')]; backoff = Backoff(first_s=0.05)"
     with supervised(tmp_path, setup) as watched:
         for deaths in (1, 2):
@@ -92,7 +92,7 @@ def test_a_dead_child_comes_back_with_its_reason_and_doubling_waits(tmp_path: Pa
         ]
 
 
-def test_the_wait_is_capped_and_forgotten_after_a_healthy_life(tmp_path: Path) -> None:
+def test_the_wait_is_capped_and_reset_after_a_healthy_run(tmp_path: Path) -> None:
     setup = """
 children = [child('worker', "tell('up ' + NAME); sys.exit(3)")]
 backoff = Backoff(first_s=0.01, limit_s=0.03)
@@ -113,7 +113,7 @@ def test_a_configuration_error_stops_everything(tmp_path: Path) -> None:
         assert "restarting" not in watched.text()
 
 
-def test_a_program_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_program_is_one_clear_line(tmp_path: Path) -> None:
     setup = "children = [child('server'), Child('worker', ('/no/such/program',), {})]"
     with supervised(tmp_path, setup) as watched:
         assert watched.process.wait(10) == 1
@@ -149,7 +149,7 @@ children = [child('server', "tell('no disk'); sys.exit(5)", is_ready=lambda: Fal
         assert re.search(r"server died: exit code 5\n.*server.log ends with:\n  no disk", watched.text())
 
 
-def test_what_does_not_stop_is_killed_with_all_it_started(tmp_path: Path) -> None:
+def test_a_child_that_does_not_stop_is_killed_with_its_descendants(tmp_path: Path) -> None:
     setup = """
 FORK = "os.fork() or (tell('up grandchild'), time.sleep(60))\\n"
 children = [
@@ -169,7 +169,7 @@ children = [
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_ctrl_c_and_a_closed_terminal_stop_it_too(tmp_path: Path, number: int) -> None:
+def test_ctrl_c_and_a_closed_terminal_stop_the_supervisor_too(tmp_path: Path, number: int) -> None:
     with supervised(tmp_path, "children = [child('worker')]") as watched:
         watched.wait_for("up worker")
         assert watched.end(number) == 0
@@ -189,7 +189,7 @@ children = [child('worker', on_term=SLOW)]
         assert "drained" in watched.text()
 
 
-def test_it_stops_at_once_while_a_child_waits_for_its_restart(tmp_path: Path) -> None:
+def test_the_supervisor_stops_at_once_while_a_child_waits_for_its_restart(tmp_path: Path) -> None:
     setup = "children = [child('worker', 'sys.exit(3)')]; backoff = Backoff(first_s=30)"
     with supervised(tmp_path, setup) as watched:
         watched.wait_for("restarting in 30 s")
@@ -197,7 +197,7 @@ def test_it_stops_at_once_while_a_child_waits_for_its_restart(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the parent-death signal is Linux's")
-def test_children_go_with_a_killed_supervisor(tmp_path: Path) -> None:
+def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:
     with supervised(tmp_path, "children = [child('server'), child('worker')]") as watched:
         watched.wait_for("up server", "up worker")
         pids = watched.pids("server") + watched.pids("worker")
@@ -205,7 +205,7 @@ def test_children_go_with_a_killed_supervisor(tmp_path: Path) -> None:
         wait_until(lambda: not any(is_running(pid) for pid in pids), "no process is left")
 
 
-def test_what_follows_a_death_ends_before_the_successor_comes(tmp_path: Path) -> None:
+def test_recovery_ends_before_the_successor_starts(tmp_path: Path) -> None:
     setup = """
 clears = "tell('up ' + NAME); time.sleep(0.2); tell('cleared')"
 children = [child('worker', "tell('up ' + NAME); sys.exit(3)", on_death=after(clears))]
@@ -219,7 +219,7 @@ backoff = Backoff(first_s=0.01, limit_s=0.01)
         assert ours[:2] == ["worker died: exit code 3", "cleaned up after worker; restarting in 0.01 s"]
 
 
-def test_after_deaths_that_are_explained_the_wait_stays_short(tmp_path: Path) -> None:
+def test_the_wait_stays_short_after_explained_deaths(tmp_path: Path) -> None:
     setup = f"""
 children = [child('worker', "tell('up ' + NAME); sys.exit(3)", on_death=after('sys.exit({EX_REASON_LOGGED})'))]
 backoff = Backoff(first_s=0.01, explained_s=0.02)
@@ -231,7 +231,9 @@ backoff = Backoff(first_s=0.01, explained_s=0.02)
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [("tell('up'); time.sleep(60)", 0), ("tell('up'); sys.exit(78)", 78)])
-def test_nothing_follows_an_orderly_stop_or_a_refused_configuration(tmp_path: Path, code: str, exit_code: int) -> None:
+def test_no_recovery_runs_after_an_orderly_stop_or_a_refused_configuration(
+    tmp_path: Path, code: str, exit_code: int
+) -> None:
     setup = f"children = [child('worker', {code!r}, on_death=after('tell(NAME)'))]"
     with supervised(tmp_path, setup) as watched:
         watched.wait_for("up")
@@ -246,7 +248,7 @@ def test_nothing_follows_an_orderly_stop_or_a_refused_configuration(tmp_path: Pa
         ("('/no/such/program',)", "cleanup after worker cannot be started: "),
     ],
 )
-def test_a_clearing_up_that_fails_keeps_no_successor_away(tmp_path: Path, on_death: str, said: str) -> None:
+def test_a_failing_recovery_does_not_prevent_the_successor(tmp_path: Path, on_death: str, said: str) -> None:
     setup = f"children = [child('worker', on_death={on_death})]; backoff = Backoff(first_s=0.01)"
     with supervised(tmp_path, setup) as watched:
         watched.wait_for("up worker")
@@ -255,7 +257,7 @@ def test_a_clearing_up_that_fails_keeps_no_successor_away(tmp_path: Path, on_dea
         assert said in watched.text()
 
 
-def test_a_clearing_up_that_hangs_is_killed_with_all_it_started(tmp_path: Path) -> None:
+def test_a_hanging_recovery_is_killed_with_its_descendants(tmp_path: Path) -> None:
     setup = """
 HANGS = "os.fork() or (tell('up grandchild'), time.sleep(60)); tell('up ' + NAME); time.sleep(60)"
 children = [child('worker', on_death=after(HANGS), on_death_s=2)]
@@ -271,7 +273,7 @@ backoff = Backoff(first_s=0.01)
         wait_until(lambda: not any(is_running(pid) for pid in pids), "nothing of it is left")
 
 
-def test_other_children_and_a_stop_are_served_while_it_clears_up(tmp_path: Path) -> None:
+def test_other_children_and_a_stop_are_handled_during_recovery(tmp_path: Path) -> None:
     setup = """
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); tell('up ' + NAME); time.sleep(60)"
 children = [child('worker', on_death=after(DEAF), stop_s=0.2), child('gateway')]

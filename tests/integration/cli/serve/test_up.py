@@ -51,7 +51,7 @@ READY = r"^Jitney is ready in \d+\.\d s: (http://127\.0\.0\.1:\d+)\n  try: curl 
 
 
 class Up:
-    """A running `jitney up` and what it said."""
+    """A running `jitney up` and its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         self.process = process
@@ -86,7 +86,7 @@ def up(tmp_path: Path, env: Mapping[str, str] | None = None, *, worker: str = WO
         yield Up(process, folder)
 
 
-def test_it_starts_says_so_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_up_starts_reports_readiness_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with up(tmp_path) as started:
         said = started.wait_ready()
         assert said[2] == f"{said[1]}/v1/models"
@@ -109,7 +109,7 @@ def test_a_caller_does_not_notice_a_gateway_that_was_killed(tmp_path: Path) -> N
         assert "gateway died: killed by signal 9; restarting in 0.2 s" in started.text()
 
 
-def test_the_queues_server_comes_back_where_it_was(tmp_path: Path) -> None:
+def test_the_queue_server_is_restarted_at_the_same_address(tmp_path: Path) -> None:
     with up(tmp_path) as started:
         started.wait_ready()
         before = started.pids()
@@ -132,7 +132,7 @@ def test_the_queues_server_comes_back_where_it_was(tmp_path: Path) -> None:
         ('{"a": "ready", "digits": "failed"}', "{url}/v1/models"),
     ],
 )
-def test_what_to_try_works_with_what_is_served(tmp_path: Path, served: str, tried: str) -> None:
+def test_the_printed_example_works_with_the_served_models(tmp_path: Path, served: str, tried: str) -> None:
     samples = tmp_path / "here" / "samples" / "digits"
     env = {"JITNEY_STARTED_AT": "1", "READYZ": f'{{"models": {served}}}'}
     with up(tmp_path, env, worker="import time; time.sleep(60)") as started:
@@ -144,7 +144,7 @@ def test_what_to_try_works_with_what_is_served(tmp_path: Path, served: str, trie
         assert float(said[0].split()[4]) > 1e9  # counted from JITNEY_STARTED_AT
 
 
-def test_as_many_workers_as_set_and_a_dead_one_is_named_by_its_number(tmp_path: Path) -> None:
+def test_the_configured_workers_start_and_a_dead_one_is_named_by_number(tmp_path: Path) -> None:
     with up(tmp_path, {"JITNEY_WORKERS": "2", "JITNEY_RESTART_LIMIT_S": "0.1"}) as started:
         wait_until(lambda: started.text().count("box worker-") == 2, "two workers are up")
         assert {"box worker-1", "box worker-2"} <= set(started.text().splitlines())
@@ -154,7 +154,7 @@ def test_as_many_workers_as_set_and_a_dead_one_is_named_by_its_number(tmp_path: 
         assert re.search(r"cleaned up after worker-[12].*; restarting in 0.1 s$", started.text(), re.MULTILINE)
 
 
-def test_a_refused_configuration_ends_it_with_the_parts_own_words(tmp_path: Path) -> None:
+def test_a_refused_configuration_ends_all_with_the_message_of_the_part(tmp_path: Path) -> None:
     with up(tmp_path, worker="import sys; print('JITNEY_MODELS_DIR is empty'); sys.exit(78)") as started:
         assert started.process.wait(10) == 78
         assert "JITNEY_MODELS_DIR is empty" in started.text()
@@ -171,12 +171,12 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("port", ["eighty", "-1", "65536", "٣"])
-def test_a_port_that_is_none_is_refused(port: str) -> None:
+def test_an_invalid_port_is_refused(port: str) -> None:
     with pytest.raises(CannotStart, match=f"JITNEY_PORT={port} is not a port"):
         Settings.from_env({"JITNEY_PORT": port})
 
 
-def test_a_number_of_workers_that_is_none_is_refused() -> None:
+def test_an_invalid_number_of_workers_is_refused() -> None:
     with pytest.raises(CannotStart, match="JITNEY_WORKERS=many is not a number of worker processes: use 1 to 256"):
         Settings.from_env({"JITNEY_WORKERS": "many"})
 
@@ -202,7 +202,7 @@ def test_empty_settings_count_as_unset() -> None:
     )
 
 
-def test_a_host_that_is_not_ours_is_named() -> None:
+def test_a_foreign_host_address_is_named() -> None:
     with pytest.raises(CannotStart, match=r"cannot listen on 192\.0\.2\.1 port 0"):
         listen("192.0.2.1", 0)
     with pytest.raises(CannotStart, match=r"JITNEY_HOST=no such host cannot be resolved"):

@@ -1,4 +1,4 @@
-"""What the queue's server says of itself: whatever may lose jobs is found, warned of once, and refused if asked to."""
+"""Server settings that may lose jobs are found, warned of once, and refused on request."""
 
 import logging
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def settled(server: Server) -> Server:
-    """A server as it should be."""
+    """A server with safe settings."""
     with server.client() as client:
         client.config_set("appendonly", "yes")
         client.config_set("maxmemory-policy", "noeviction")
@@ -55,7 +55,7 @@ async def test_each_hazard_is_found(before: bytes, after: bytes, check: str) -> 
 @pytest.mark.parametrize(
     "line", [b"aof_enabled:1\r\n", b"maxmemory_policy:noeviction\r\n", b"role:master\r\n", b"redis_version:7.0.15\r\n"]
 )
-async def test_what_a_server_does_not_say_is_neither_good_nor_bad(line: bytes) -> None:
+async def test_an_unreported_setting_is_neither_safe_nor_a_hazard(line: bytes) -> None:
     safety = assess_server({}, SAFE.replace(line, b""))
     assert (safety.hazards, len(safety.unknown), safety.is_durable) == ((), 1, False)
     assert safety.warnings == [f"cannot tell {CHECKS[safety.unknown[0]]}"]
@@ -84,7 +84,7 @@ def has_custom_engine(request: pytest.FixtureRequest) -> Iterator[Server]:
     server.close()
 
 
-async def test_each_is_warned_of_once_and_again_only_when_it_has_changed(
+async def test_each_hazard_is_warned_of_once_and_again_only_after_a_change(
     settled: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "jitney.jobs")
@@ -117,7 +117,9 @@ async def test_a_replica_that_takes_writes_is_a_hazard_too(settled: Server) -> N
     await connection.aclose()
 
 
-async def test_a_user_that_may_not_ask_is_served_and_told_so(settled: Server, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_user_without_info_rights_is_served_with_a_warning(
+    settled: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     with settled.client() as client:
         client.execute_command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "&*", "+@all", "-info", "-config")
     connection = RedisClient(f"redis://limited:pw@127.0.0.1:{settled.port}/0", 2)
@@ -126,7 +128,7 @@ async def test_a_user_that_may_not_ask_is_served_and_told_so(settled: Server, ca
     await connection.aclose()
 
 
-async def test_with_require_durable_no_new_job_is_taken_and_old_ones_go_on(settled: Server) -> None:
+async def test_require_durable_refuses_new_jobs_and_old_ones_continue(settled: Server) -> None:
     connection = RedisClient(settled.url, 2, require_durable=True)
     assert await connection.unusable_reason() == ""
     with settled.client() as client:
@@ -141,6 +143,6 @@ async def test_with_require_durable_no_new_job_is_taken_and_old_ones_go_on(settl
     await connection.aclose()
 
 
-async def test_a_hazard_names_what_to_do() -> None:
+async def test_a_hazard_names_its_remedy() -> None:
     (one,) = assess_server({}, SAFE.replace(b"role:master", b"role:slave")).hazards
     assert one == Hazard("role", "it is a replica: writes are refused or lost; use the address of its primary")

@@ -1,4 +1,4 @@
-"""Errors of Redis sorted into again, elsewhere and never; what says "elsewhere" opens every connection anew."""
+"""Redis errors are sorted into retry, retry elsewhere and fail; "elsewhere" reopens every connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -69,12 +69,12 @@ def _classes() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("error", [TimeoutError("no answer"), ConnectionResetError(), exceptions.TimeoutError()])
-async def test_what_was_not_answered_is_tried_again(error: Exception) -> None:
+async def test_an_unanswered_command_is_retried(error: Exception) -> None:
     assert classify_error(error) is ErrorKind.RETRY
 
 
 class Two:
-    """Two servers that know nothing of each other, and a forwarder before them."""
+    """Two independent servers, and a forwarder in front of them."""
 
     def __init__(self) -> None:
         self.old, self.new = Server(port=free_port()), Server(port=free_port())
@@ -127,7 +127,7 @@ async def test_a_command_that_a_replica_refused_is_sent_to_the_new_primary(two: 
         assert client.get("k") == b"new"
 
 
-async def test_so_is_a_script_that_is_sent_once_for_the_replica_has_not_run_it(two: Two) -> None:
+async def test_a_script_that_is_sent_only_once_is_resent_after_a_replica_refused_it(two: Two) -> None:
     await two.connection.script("generic/increment", "k", "field", 1)
     two.demote_old()
     two.lead_to_new()
@@ -136,7 +136,7 @@ async def test_so_is_a_script_that_is_sent_once_for_the_replica_has_not_run_it(t
         assert client.hget("k", "field") == b"100"
 
 
-async def test_it_waits_a_moment_for_an_address_that_leads_to_the_old_primary_still(two: Two) -> None:
+async def test_a_retry_waits_while_the_address_still_leads_to_the_old_primary(two: Two) -> None:
     await two.connection.command("PING")
     two.demote_old()
     asking = asyncio.create_task(two.connection.script("generic/increment", "k", "field", 1))
@@ -146,8 +146,8 @@ async def test_it_waits_a_moment_for_an_address_that_leads_to_the_old_primary_st
     await asking
 
 
-async def test_an_address_that_stays_wrong_is_said_and_reads_nothing_old(two: Two) -> None:
-    """What a replica has is as old as its link: it is not read from."""
+async def test_an_address_that_stays_wrong_is_reported_and_returns_no_stale_data(two: Two) -> None:
+    """A replica may be as old as its last sync: it is not read from."""
     await two.connection.command("SET", "k", "old")
     two.demote_old()
     with pytest.raises(StoreUnavailable, match="READONLY"):
@@ -157,7 +157,7 @@ async def test_an_address_that_stays_wrong_is_said_and_reads_nothing_old(two: Tw
 
 
 async def test_a_subscription_leaves_a_node_that_became_a_replica(two: Two) -> None:
-    """It hears no error: nobody sends a command on it, and no notice comes there any more."""
+    """It gets no error: no command is sent on it, and no notification arrives any more."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     connected: asyncio.Queue[bool] = asyncio.Queue()
 
@@ -176,8 +176,8 @@ async def test_a_subscription_leaves_a_node_that_became_a_replica(two: Two) -> N
     listening.cancel()
 
 
-async def test_connections_to_another_node_take_the_subscription_along(two: Two) -> None:
-    """The address moved, some connections broke, and the old primary goes on as one, cut off from all others."""
+async def test_a_subscription_moves_with_the_connections_to_another_node(two: Two) -> None:
+    """The address moved, some connections broke, and the isolated old primary remains a primary."""
     wire = await two.connection.subscribe(["c"], lambda _push: None)
     await two.connection.command("PING")
     two.lead_to_new()
@@ -186,8 +186,8 @@ async def test_connections_to_another_node_take_the_subscription_along(two: Two)
     assert wire.lost.is_set()
 
 
-async def test_what_the_old_node_was_sent_before_is_still_answered_there(two: Two) -> None:
-    """Connections are retired, not cut: nobody knows otherwise whether such a command was carried out."""
+async def test_commands_sent_before_the_move_are_answered_by_the_old_node(two: Two) -> None:
+    """Connections are drained, not cut: otherwise it is unknown whether such a command was executed."""
     await two.connection.command("PING")
     with two.old.client() as client:
         client.execute_command("CLIENT", "PAUSE", "10000", "WRITE")
@@ -201,7 +201,7 @@ async def test_what_the_old_node_was_sent_before_is_still_answered_there(two: Tw
         assert client.hget("k", "field") == b"1"
 
 
-async def test_a_password_that_was_changed_is_read_from_the_file_anew(tmp_path: Path) -> None:
+async def test_a_changed_password_is_read_again_from_its_file(tmp_path: Path) -> None:
     server, file = Server(), tmp_path / "url"
     try:
         with server.client() as client:
@@ -225,15 +225,15 @@ async def test_a_password_that_was_changed_is_read_from_the_file_anew(tmp_path: 
         server.close()
 
 
-async def test_a_lone_failure_of_each_kind_is_told_as_what_it_is(two: Two, caplog: pytest.LogCaptureFixture) -> None:
-    """A command that can never work is an error in the log, once, however often it is sent."""
+async def test_a_single_failure_of_each_kind_is_reported_as_such(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+    """A command that can never work is logged as an error once."""
     for _ in range(3):
         with pytest.raises(StoreUnavailable, match="unknown command"):
             await two.connection.command("NOSUCH")
     assert [record.levelname for record in caplog.records if "NOSUCH" in record.message] == ["ERROR"]
 
 
-async def test_a_connection_finds_back_after_a_wrong_url_in_the_file(two: Two, tmp_path: Path) -> None:
+async def test_a_connection_recovers_after_a_wrong_url_in_the_file(two: Two, tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"redis://127.0.0.1:{two.old.port}/0")
     connection = RedisClient("", 2, url_file=file)
@@ -251,10 +251,10 @@ async def test_a_connection_finds_back_after_a_wrong_url_in_the_file(two: Two, t
     await connection.aclose()
 
 
-async def test_a_full_server_is_said_once_and_not_with_each_heartbeat(
+async def test_a_full_server_is_logged_once_and_not_with_each_heartbeat(
     two: Two, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Scripts that end work still run, between heartbeats that are refused: it is not back with each of them."""
+    """Finish scripts still run between refused heartbeats: they do not count as a recovery."""
     with two.old.client() as client:
         client.config_set("maxmemory", 1)
         for _ in range(3):
@@ -265,7 +265,7 @@ async def test_a_full_server_is_said_once_and_not_with_each_heartbeat(
     assert [record.levelname for record in caplog.records if "memory" in record.message] == ["WARNING"]
 
 
-async def test_a_server_that_cannot_write_is_two_lines(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_cannot_write_gives_two_log_lines(two: Two, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "jitney.jobs")
     with two.old.client() as client:
         client.config_set("min-replicas-to-write", 1)

@@ -1,4 +1,4 @@
-"""The auto-pipelining connection: order, one write for many, errors as values, timeouts, and coming back."""
+"""The auto-pipelining connection: order, write coalescing, errors as values, timeouts, reconnects."""
 
 import asyncio
 import signal
@@ -19,13 +19,13 @@ from tests.support.servers import Server
 pytestmark = pytest.mark.anyio
 
 
-async def test_answers_come_to_who_asked(own: tuple[Server, RedisClient]) -> None:
+async def test_each_caller_gets_its_own_answer(own: tuple[Server, RedisClient]) -> None:
     _, connection = own
     answers = await asyncio.gather(*(connection.command("ECHO", str(n)) for n in range(500)))
     assert answers == [str(n).encode() for n in range(500)]
 
 
-async def test_commands_of_one_turn_leave_together(own: tuple[Server, RedisClient]) -> None:
+async def test_commands_of_one_loop_turn_are_sent_together(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     await connection.command("PING")
     with server.client() as client:
@@ -57,8 +57,8 @@ async def test_a_cancelled_command_does_not_shift_the_others(own: tuple[Server, 
     assert [answer for n, answer in enumerate(answers) if n != 3] == [str(n).encode() for n in range(10) if n != 3]
 
 
-async def test_a_wire_that_is_lost_sends_nothing_more(own: tuple[Server, RedisClient]) -> None:
-    """Or the next connection's first answer would go to a command that was never sent."""
+async def test_a_lost_connection_sends_nothing_more(own: tuple[Server, RedisClient]) -> None:
+    """Otherwise the next connection's first reply would go to a command that was never sent."""
     _, connection = own
     wire = await connection.subscribe(["c"], lambda _push: None)
     wire.close()
@@ -68,14 +68,14 @@ async def test_a_wire_that_is_lost_sends_nothing_more(own: tuple[Server, RedisCl
     assert answers == [str(n).encode() for n in range(50)]
 
 
-async def test_no_command_at_all_is_answered_and_holds_nobody_up(own: tuple[Server, RedisClient]) -> None:
+async def test_an_empty_pipeline_is_answered_and_delays_nothing(own: tuple[Server, RedisClient]) -> None:
     _, connection = own
     nothing, something = await asyncio.gather(connection.pipeline([]), connection.command("ECHO", "x"))
     assert (nothing, something) == ([], b"x")
 
 
 class Dripper(asyncio.Protocol):
-    """Answers whatever comes with ten bytes, one every 50 ms."""
+    """Answers any command with ten bytes, one every 50 ms."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -95,7 +95,7 @@ async def test_a_slow_answer_may_take_longer_than_the_timeout(tmp_path: Path) ->
         wire.close()
 
 
-async def test_a_loop_that_stood_still_is_no_silent_server(own: tuple[Server, RedisClient]) -> None:
+async def test_a_blocked_event_loop_is_not_taken_for_a_silent_server(own: tuple[Server, RedisClient]) -> None:
     server, _ = own
     connection = RedisClient(server.url, 0.2)
     await connection.command("PING")
@@ -106,7 +106,7 @@ async def test_a_loop_that_stood_still_is_no_silent_server(own: tuple[Server, Re
     await connection.aclose()
 
 
-async def test_a_silent_server_is_an_error_in_time_and_not_for_ever(own: tuple[Server, RedisClient]) -> None:
+async def test_a_silent_server_is_an_error_after_a_timeout_and_then_recovers(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     assert server.process is not None
     await connection.command("PING")
@@ -119,7 +119,7 @@ async def test_a_silent_server_is_an_error_in_time_and_not_for_ever(own: tuple[S
     assert await connection.command("PING") == b"PONG"
 
 
-async def test_a_restarted_server_is_found_again(own: tuple[Server, RedisClient]) -> None:
+async def test_the_connection_is_restored_after_a_server_restart(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     await connection.command("SET", "k", "v")
     server.kill()
@@ -129,7 +129,7 @@ async def test_a_restarted_server_is_found_again(own: tuple[Server, RedisClient]
     assert await connection.command("GET", "k") == b"v"
 
 
-async def test_large_inputs_take_a_connection_of_their_own(own: tuple[Server, RedisClient]) -> None:
+async def test_large_inputs_use_their_own_connection(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     await connection.script("job/read_and_wait", "jitney:{s00}", "g", "00", "v", "state")
     with server.client() as client:

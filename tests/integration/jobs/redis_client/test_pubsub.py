@@ -1,4 +1,4 @@
-"""One subscription for a process: it hears, it notices a dead server, and it comes back by itself."""
+"""The subscription of a process: it receives, notices a dead server, and reconnects by itself."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Ear:
-    """A listener on channel `c`, with what it heard and how often it (re)connected."""
+    """A subscriber of channel `c`, its received messages, and its number of (re)connects."""
 
     def __init__(self, connection: RedisClient) -> None:
         self.heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
@@ -23,7 +23,7 @@ class Ear:
         self.connected.put_nowait(True)
 
 
-async def test_a_notice_is_heard(own: tuple[Server, RedisClient]) -> None:
+async def test_a_notification_is_received(own: tuple[Server, RedisClient]) -> None:
     _, connection = own
     ear = Ear(connection)
     listening = asyncio.create_task(ear.listener.run())
@@ -33,7 +33,7 @@ async def test_a_notice_is_heard(own: tuple[Server, RedisClient]) -> None:
     listening.cancel()
 
 
-async def test_it_comes_back_when_the_server_does(own: tuple[Server, RedisClient]) -> None:
+async def test_the_subscription_reconnects_when_the_server_is_back(own: tuple[Server, RedisClient]) -> None:
     server, connection = own
     ear = Ear(connection)
     listening = asyncio.create_task(ear.listener.run())

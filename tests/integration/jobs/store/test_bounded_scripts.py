@@ -1,4 +1,4 @@
-"""Nothing that is stored can make a script or a read run without end: each looks at so much, and the next goes on.
+"""Scripts and reads process a bounded amount of stored data, and the next call continues.
 
 The row: `GET /v1/jobs?limit=1` over a thousand expired results recursed until the gateway died, and a claim lost all
 tenants of a ring of more than 8,000 whose jobs might not run, for Lua's `unpack` has a limit.
@@ -37,7 +37,7 @@ def fail(claimed: list[ClaimedJob]) -> list[Outcome]:
 # ---- lists
 
 
-async def test_a_list_of_expired_results_is_read_in_pages_with_an_end(bench: StoreBench) -> None:
+async def test_a_list_of_expired_results_is_read_in_a_bounded_number_of_pages(bench: StoreBench) -> None:
     (oldest,) = await bench.submit()
     with bench.server.client() as client:
         gone = {f"00{nth:032x}": 1 << 51 for nth in range(2500)}
@@ -55,7 +55,7 @@ async def test_a_list_of_expired_results_is_read_in_pages_with_an_end(bench: Sto
         assert client.zcard(f"{ROOT}:tenant_jobs:default") == 1
 
 
-async def test_a_list_keeps_what_only_a_later_release_can_read(bench: StoreBench) -> None:
+async def test_a_list_keeps_records_of_a_later_release(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     with bench.server.client() as client:
         client.hset(f"{ROOT}:job:{job_id}", "v", "999")
@@ -67,7 +67,7 @@ async def test_a_list_keeps_what_only_a_later_release_can_read(bench: StoreBench
 
 
 def many_that_may_not_run(bench: StoreBench) -> None:
-    """Have very many tenants wait, of each of which as many jobs run as may."""
+    """Queue jobs of very many tenants that are at their running limit."""
     with bench.server.client() as client, client.pipeline() as pipe:
         for nth in range(MANY_TENANTS):
             pipe.rpush(f"{ROOT}:tenant_rotation:m:1:interactive", f"t{nth}")
@@ -108,7 +108,7 @@ async def test_a_parked_tenant_comes_back_when_it_may_run_more(bench: StoreBench
     assert len(await bench.claim()) == 3
 
 
-async def test_a_parked_tenant_comes_back_in_every_line_of_it(bench: StoreBench) -> None:
+async def test_a_parked_tenant_comes_back_in_all_of_its_queues(bench: StoreBench) -> None:
     with_settings(bench, tenant_running=1)
     await bench.submit(tenant="a")
     await bench.submit(tenant="a", model="other")
@@ -118,7 +118,7 @@ async def test_a_parked_tenant_comes_back_in_every_line_of_it(bench: StoreBench)
     assert len((await bench.store.claim("other", "1", "w1", 8)).jobs) == 1
 
 
-async def test_a_parked_tenant_whose_jobs_are_canceled_is_parked_no_more(bench: StoreBench) -> None:
+async def test_a_parked_tenant_whose_jobs_are_canceled_is_unparked(bench: StoreBench) -> None:
     with_settings(bench, tenant_running=1)
     await bench.submit(tenant="a")
     await bench.claim()
@@ -149,8 +149,8 @@ async def test_waiting_jobs_of_many_tenants_are_counted_in_parts(
 # ---- gateways of a job, jobs of a worker, versions of an announcement
 
 
-async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: StoreBench) -> None:
-    """Each restart of a gateway adds one to the jobs that are waited for."""
+async def test_the_number_of_gateways_notified_of_a_job_is_bounded(bench: StoreBench) -> None:
+    """Each restart of a gateway adds a listener to the awaited jobs."""
     (job_id,) = await bench.submit()
     for nth in range(100):
         await bench.store.wait(job_id, f"gateway{nth}")
@@ -161,7 +161,7 @@ async def test_the_gateways_that_hear_of_a_job_are_so_many(bench: StoreBench) ->
             assert noted == [f"gateway{nth}" for nth in range(36, 100)]
 
 
-async def test_a_dead_worker_is_buried_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dead_worker_is_recovered_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "RECOVER_LIMIT", 3)
     await bench.submit(20)
     for _ in range(5):
@@ -182,7 +182,7 @@ async def test_more_versions_than_lua_unpacks_are_announced(bench: StoreBench) -
 # ---- dead letters
 
 
-async def test_old_letters_go_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_dead_letters_are_removed_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "SWEEP_LIMIT", 3)
     ids = await bench.submit(10)
     await bench.store.finish("w1", fail(await bench.claim()))
@@ -193,7 +193,7 @@ async def test_old_letters_go_in_parts(bench: StoreBench, monkeypatch: pytest.Mo
     assert await dead_letters.count_dead_letters(bench.store) == (0, 0)
 
 
-async def test_a_bound_that_was_lowered_is_kept_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lowered_bound_is_enforced_in_parts(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "SWEEP_LIMIT", 50)
     await bench.submit(202)
     await bench.store.finish("w1", fail(await bench.claim(201)))
@@ -204,7 +204,7 @@ async def test_a_bound_that_was_lowered_is_kept_in_parts(bench: StoreBench, monk
     assert (await dead_letters.count_dead_letters(bench.store))[0] == 5
 
 
-async def test_a_sum_of_letters_that_is_wrong_lets_jobs_end(bench: StoreBench) -> None:
+async def test_a_wrong_sum_of_dead_letters_does_not_stop_jobs_from_ending(bench: StoreBench) -> None:
     await bench.submit(2)
     with bench.server.client() as client:
         client.set(f"{ROOT}:dead_letter_bytes", 1 << 40)
@@ -213,7 +213,7 @@ async def test_a_sum_of_letters_that_is_wrong_lets_jobs_end(bench: StoreBench) -
     assert (await dead_letters.count_dead_letters(bench.store))[0] == 1
 
 
-async def test_a_named_letter_goes_and_a_job_that_is_none_stays(bench: StoreBench) -> None:
+async def test_a_named_dead_letter_is_purged_and_a_job_that_is_none_stays(bench: StoreBench) -> None:
     letter, running = await bench.submit(2)
     first, _ = await bench.claim()
     await bench.store.finish("w1", fail([first]))
@@ -222,5 +222,5 @@ async def test_a_named_letter_goes_and_a_job_that_is_none_stays(bench: StoreBenc
         assert client.hget(f"{ROOT}:job:{running}", "input") == b"in"
 
 
-def test_an_errors_message_has_a_bound() -> None:
+def test_the_message_of_an_error_is_bounded() -> None:
     assert len(codec.error_body(JitneyError("invalid_input", "x" * 1_000_000))) < 5000

@@ -1,4 +1,4 @@
-"""What a gateway hears of a job's end is what it would read; what is large is only named."""
+"""The notification of a job's end holds what a read would return; large results are only named."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from tests.integration.jobs.conftest import StoreBench
 async def told(
     bench: StoreBench, body: bytes, state: State = State.SUCCEEDED
 ) -> tuple[list[tuple[str, Job | None]], list[Job | None]]:
-    """End a job that a gateway waits for: what the gateway hears, and what it would read."""
+    """End a job that a gateway waits for; return the notification, and the result of a read."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     on_push = lambda push: heard.put_nowait(push[2]) if push[0] == b"message" else None  # noqa: E731 - one line says it
     wire = await bench.store.connection.subscribe([keys.gateway_channel("g")], on_push)
@@ -31,20 +31,20 @@ async def told(
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELED])
-async def test_a_small_job_rides_along_as_it_is_read(bench: StoreBench, state: State) -> None:
+async def test_a_small_job_is_in_its_notification_as_it_is_read(bench: StoreBench, state: State) -> None:
     notice, (job,) = await told(bench, '{"label":"é / \\"7\\""}'.encode(), state)
     assert job is not None
     assert job.state == state
     assert notice == [(job.id, job)]
 
 
-async def test_a_large_job_is_named(bench: StoreBench) -> None:
+async def test_a_large_job_is_only_named(bench: StoreBench) -> None:
     notice, (job,) = await told(bench, b'"%s"' % (b"x" * 5000))
     assert job is not None
     assert notice == [(job.id, None)]
 
 
-async def test_a_batch_is_one_notice(bench: StoreBench) -> None:
+async def test_the_jobs_of_a_batch_share_one_notification(bench: StoreBench) -> None:
     heard: list[bytes] = []
     wire = await bench.store.connection.subscribe([keys.gateway_channel("g")], lambda push: heard.append(push[2]))
     jobs = [bench.job() for _ in range(3)]
@@ -56,6 +56,6 @@ async def test_a_batch_is_one_notice(bench: StoreBench) -> None:
     wire.close()
 
 
-def test_an_outcomes_times_are_json() -> None:
+def test_the_timings_of_an_outcome_are_json() -> None:
     words = codec.outcome_args(Outcome("id", 1, State.SUCCEEDED, b"{}", 0.12345, 1e-9, 1234.5))
     assert words[4] == "[0.123,0.000,1234.500]"

@@ -1,4 +1,4 @@
-"""What a job costs the queue's server, counted exactly: a command more in a script is seen here, on any machine.
+"""The exact number of commands that a job costs the queue server.
 
 Time is not looked at; `make long NAME=bench-guard` does that.
 """
@@ -32,7 +32,7 @@ COMMANDS = {
         {"hmget": 1, "hset": 1, "hdel": 1, "pexpire": 1},
     ),
 }
-# Where a worker keeps seats free, submit hands it the jobs: then there is no claim.
+# Where a worker has free slots, submit hands the jobs off to it: then there is no claim.
 HANDED = (
     {"evalsha": 1, "time": 1, "hmget": 1, "hset": 1, "zcard": 1, "zadd": 3, "expire": 1}
     | {"zrange": 1, "pubsub|numsub": 1, "zincrby": 1, "publish": 1},
@@ -44,14 +44,14 @@ MOST_BYTES = {"submit": 500, "claim": 250, "finish": 300}
 
 
 def some_jobs(bench: StoreBench, count: int) -> list[Submission]:
-    """Make jobs; the last of many has an id by which the tenant's list is cut."""
+    """Create jobs; the id of the last of many causes the tenant's list to be trimmed."""
     ids = [f"{new_job_id(0)[:-2]}{'40' if nth == MANY - 1 else '01'}" for nth in range(count)]
     return [bench.job(id=job_id, input=INPUT) for job_id in ids]
 
 
 @asynccontextmanager
 async def counted(bench: StoreBench, into: dict[str, Any]) -> AsyncIterator[None]:
-    """Count what the server is asked meanwhile."""
+    """Count the commands of the server meanwhile."""
     with bench.server.client() as client:
         client.config_resetstat()
         before = client.info("stats")
@@ -63,7 +63,7 @@ async def counted(bench: StoreBench, into: dict[str, Any]) -> AsyncIterator[None
 
 
 async def journey(bench: StoreBench, count: int) -> dict[str, dict[str, Any]]:
-    """Take so many jobs through submit, claim and finish, each in one call."""
+    """Submit, claim and finish a number of jobs, with one call for each step."""
     steps: dict[str, dict[str, Any]] = {step: {} for step in COMMANDS}
     jobs = some_jobs(bench, count)
     async with counted(bench, steps["submit"]):
@@ -76,7 +76,7 @@ async def journey(bench: StoreBench, count: int) -> dict[str, dict[str, Any]]:
 
 
 def commands(count: int, of_call: dict[str, int], of_job: dict[str, int], step: str) -> Counter[str]:
-    """All commands of a call for so many jobs."""
+    """The expected commands of a call for a number of jobs."""
     now_and_then = OF_MANY if step == "submit" and count == MANY else {}
     now_and_then = (
         {"llen": 1 + (count == MANY)} if step == "claim" else now_and_then
@@ -85,7 +85,7 @@ def commands(count: int, of_call: dict[str, int], of_job: dict[str, int], step: 
 
 
 @pytest.mark.parametrize("count", [1, MANY])
-async def test_the_commands_of_a_job_are_just_these(bench: StoreBench, count: int) -> None:
+async def test_a_job_costs_exactly_these_commands(bench: StoreBench, count: int) -> None:
     await journey(bench, 1)  # the scripts are known from then on
     steps = await journey(bench, count)
     for step, (of_call, of_job) in COMMANDS.items():
@@ -93,7 +93,7 @@ async def test_the_commands_of_a_job_are_just_these(bench: StoreBench, count: in
 
 
 @pytest.mark.parametrize("count", [1, MANY])
-async def test_a_job_that_is_handed_over_costs_no_claim(bench: StoreBench, count: int) -> None:
+async def test_a_handed_off_job_costs_no_claim(bench: StoreBench, count: int) -> None:
     await journey(bench, 1)
     step: dict[str, Any] = {}
     with bench.subscribe_worker("w1"):

@@ -1,4 +1,4 @@
-"""Dead letters in the store: found page by page, by what they are, and never one that is none."""
+"""Dead letters in the store: paging, filters, and only true dead letters."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def at(bench: StoreBench, job_id: str, ended_ms: int) -> None:
             client.zadd(f"jitney:{{s00}}:{key}", {f"{job_id} 2 default": ended_ms})
 
 
-async def test_a_page_holds_the_newest_and_the_next_goes_on(bench: StoreBench) -> None:
+async def test_the_first_page_holds_the_newest_and_the_next_continues(bench: StoreBench) -> None:
     ids = await die(bench, 5)
     for nth, job_id in enumerate(ids):
         at(bench, job_id, 1000 + nth)
@@ -60,7 +60,7 @@ async def test_a_page_holds_the_newest_and_the_next_goes_on(bench: StoreBench) -
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 1000])
-async def test_letters_of_one_instant_all_come_once(bench: StoreBench, limit: int) -> None:
+async def test_dead_letters_of_the_same_instant_are_each_listed_once(bench: StoreBench, limit: int) -> None:
     ids = await die(bench, 250)  # one write: they all end in the same ms
     assert await found(bench.store, ALL, limit) == set(ids)
 
@@ -86,9 +86,7 @@ async def test_filters(bench: StoreBench) -> None:
         assert await found(bench.store, wanted, 1) == set(ids), wanted
 
 
-async def test_a_page_that_finds_nothing_among_many_says_where_to_go_on(
-    bench: StoreBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_empty_page_among_many_has_a_cursor(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters, "MAX_SCANNED", dead_letters.CHUNK)
     (oldest,) = await die(bench, model="a")
     at(bench, oldest, 1)
@@ -99,7 +97,7 @@ async def test_a_page_that_finds_nothing_among_many_says_where_to_go_on(
     assert await found(bench.store, DeadLetterFilter(model="a")) == {oldest}
 
 
-async def test_a_letter_shows_what_became_of_it(bench: StoreBench) -> None:
+async def test_a_dead_letter_shows_its_replay(bench: StoreBench) -> None:
     (job_id,) = await die(bench, input=b"exactly this", parameters=b'{"top_k":1}')
     letter = await dead_letters.get_dead_letter(bench.store, "default", job_id)
     assert (letter.input_bytes, letter.kind, letter.parameters) == (12, "raw", b'{"top_k":1}')
@@ -109,7 +107,7 @@ async def test_a_letter_shows_what_became_of_it(bench: StoreBench) -> None:
     assert await dead_letters.count_dead_letters(bench.store) == (1, 12)
 
 
-async def test_who_is_no_letter_is_unknown(bench: StoreBench) -> None:
+async def test_a_job_that_is_no_dead_letter_is_unknown(bench: StoreBench) -> None:
     (foreign,) = await die(bench, tenant="other")
     (gone,) = await die(bench)
     (queued,) = await bench.submit()
@@ -125,7 +123,7 @@ async def test_who_is_no_letter_is_unknown(bench: StoreBench) -> None:
     assert await bench.state(gone) == "failed"  # it can be read as long as any result
 
 
-async def test_a_purged_letter_is_not_marked(bench: StoreBench) -> None:
+async def test_a_purged_dead_letter_is_not_marked_as_replayed(bench: StoreBench) -> None:
     (job_id,) = await die(bench)
     await dead_letters.purge_dead_letters(bench.store, [job_id])
     with bench.server.client() as client:
@@ -134,8 +132,8 @@ async def test_a_purged_letter_is_not_marked(bench: StoreBench) -> None:
         assert not client.exists(f"jitney:{{s00}}:job:{job_id}")
 
 
-async def test_a_job_made_anew_under_the_id_of_a_letter_keeps_its_input(bench: StoreBench) -> None:
-    """A line of a batch has the same id whenever it is read; its old letter was forgotten with the new job's input."""
+async def test_a_new_job_under_the_id_of_a_dead_letter_keeps_its_input(bench: StoreBench) -> None:
+    """A line of a bulk job has a stable id; purging its old dead letter once removed the new job's input."""
     (job_id,) = await die(bench)
     with bench.server.client() as client:
         client.delete(f"jitney:{{s00}}:job:{job_id}")  # its time is over, and no sweep was there yet
@@ -146,7 +144,7 @@ async def test_a_job_made_anew_under_the_id_of_a_letter_keeps_its_input(bench: S
     assert [job.input for job in await bench.claim()] == [b"in"]
 
 
-async def test_a_job_that_dies_again_under_the_id_of_a_letter_is_counted_once(bench: StoreBench) -> None:
+async def test_a_job_that_fails_again_under_the_id_of_a_dead_letter_is_counted_once(bench: StoreBench) -> None:
     (job_id,) = await die(bench)
     with bench.server.client() as client:
         client.delete(f"jitney:{{s00}}:job:{job_id}")
@@ -154,7 +152,7 @@ async def test_a_job_that_dies_again_under_the_id_of_a_letter_is_counted_once(be
     assert await dead_letters.count_dead_letters(bench.store) == (1, 2)
 
 
-async def test_junk_among_the_letters_is_passed_over(bench: StoreBench) -> None:
+async def test_junk_among_the_dead_letters_is_skipped(bench: StoreBench) -> None:
     ids = await die(bench, 3)
     with bench.server.client() as client:
         client.hset(f"jitney:{{s00}}:job:{ids[0]}", "error", "{")
@@ -165,8 +163,8 @@ async def test_junk_among_the_letters_is_passed_over(bench: StoreBench) -> None:
 # ---- each tenant has a share
 
 
-async def test_one_tenants_failures_do_not_push_out_anothers_letters(bench: StoreBench) -> None:
-    """The row: a budget that all share, without a share for each."""
+async def test_failures_of_one_tenant_do_not_evict_dead_letters_of_another(bench: StoreBench) -> None:
+    """Regression: the tenants shared one budget without a share for each."""
     bench.store = JobStore(bench.store.settings.model_copy(update={"dead_letters": 6}), bench.store.connection)
     calm = await die(bench, 2, tenant="calm")
     other = await die(bench, 1, tenant="other")
@@ -178,7 +176,7 @@ async def test_one_tenants_failures_do_not_push_out_anothers_letters(bench: Stor
     assert await found(bench.store, ALL, tenant=None) > {*calm, *other}
 
 
-async def test_bytes_are_shared_as_letters_are(bench: StoreBench) -> None:
+async def test_bytes_are_shared_among_tenants_as_dead_letters_are(bench: StoreBench) -> None:
     settings = bench.store.settings.model_copy(update={"dead_letter_bytes": 1000})
     bench.store = JobStore(settings, bench.store.connection)
     calm = await die(bench, 5, tenant="calm", input=b"x" * 40)
@@ -191,7 +189,7 @@ async def test_bytes_are_shared_as_letters_are(bench: StoreBench) -> None:
     assert await dead_letters.count_dead_letters(bench.store) == (5, 200)
 
 
-async def test_where_nobody_has_two_letters_the_oldest_of_all_goes(bench: StoreBench) -> None:
+async def test_the_oldest_dead_letter_is_evicted_if_no_tenant_has_two(bench: StoreBench) -> None:
     bench.store = JobStore(bench.store.settings.model_copy(update={"dead_letters": 3}), bench.store.connection)
     ids = []
     for nth, tenant in enumerate(["z", "a", "m", "b", "y"]):
@@ -204,15 +202,15 @@ async def test_where_nobody_has_two_letters_the_oldest_of_all_goes(bench: StoreB
     assert await found(bench.store, ALL, tenant=None) == {*ids[3:], newest}
 
 
-async def test_a_lone_tenant_has_all_the_room(bench: StoreBench) -> None:
+async def test_a_lone_tenant_may_use_all_the_room(bench: StoreBench) -> None:
     bench.store = JobStore(bench.store.settings.model_copy(update={"dead_letters": 6}), bench.store.connection)
     ids = await die(bench, 10)
     assert len(await found(bench.store, ALL)) == 6
     assert await found(bench.store, ALL) < set(ids)
 
 
-async def test_a_short_time_for_letters_cuts_no_result_short(bench: StoreBench) -> None:
-    """With JITNEY_DEAD_LETTER_TTL_S below JITNEY_RESULT_TTL_S a failed job's record went before other results did."""
+async def test_a_short_lifetime_of_dead_letters_does_not_shorten_results(bench: StoreBench) -> None:
+    """With JITNEY_DEAD_LETTER_TTL_S below JITNEY_RESULT_TTL_S a failed job's record used to expire too early."""
     settings = bench.store.settings.model_copy(update={"dead_letter_ttl_s": 5.0, "result_ttl_s": 500.0})
     bench.store = JobStore(settings, bench.store.connection)
     (job_id,) = await die(bench)

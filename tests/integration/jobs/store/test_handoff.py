@@ -1,4 +1,4 @@
-"""Where a worker keeps seats free, submit hands jobs over to it at once, under a lease: nobody has to claim them."""
+"""Submit hands jobs off, under a lease, to a worker with free slots; nobody has to claim them."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.integration.jobs.conftest import StoreBench
 LARGE = b"x" * (32 * 1024 + 1)
 
 
-async def test_free_seats_get_their_jobs_without_a_claim(bench: StoreBench) -> None:
+async def test_free_slots_get_their_jobs_without_a_claim(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1") as hear:
         assert await bench.claim(3) == []
         ids = await bench.submit(2, input=b"a\0b\r\n")
@@ -26,7 +26,7 @@ async def test_free_seats_get_their_jobs_without_a_claim(bench: StoreBench) -> N
     assert [await bench.state(job_id) for job_id in ids] == ["succeeded", "succeeded"]
 
 
-async def test_no_more_than_the_free_seats_and_in_order(bench: StoreBench) -> None:
+async def test_no_more_jobs_than_free_slots_are_handed_off_and_in_order(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1") as hear:
         await bench.claim(3)
         ids = await bench.submit(5)
@@ -35,7 +35,7 @@ async def test_no_more_than_the_free_seats_and_in_order(bench: StoreBench) -> No
     assert [job.id for job in await bench.claim()] == ids[3:]
 
 
-async def test_the_worker_with_most_free_seats_comes_first(bench: StoreBench) -> None:
+async def test_the_worker_with_most_free_slots_comes_first(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1") as hear, bench.subscribe_worker("w2") as hear_too:
         await bench.claim(2, "w1")
         await bench.claim(3, "w2")
@@ -44,14 +44,14 @@ async def test_the_worker_with_most_free_seats_comes_first(bench: StoreBench) ->
         assert [job.id for job in codec.read_handoff(hear())[1].jobs] == ids[3:]
 
 
-async def test_seats_kept_from_bulk_are_for_interactive_jobs(bench: StoreBench) -> None:
-    """And the worker hears how many of what it is handed are bulk's."""
+async def test_slots_kept_from_bulk_are_for_interactive_jobs(bench: StoreBench) -> None:
+    """And the handoff tells the worker how many of its jobs are bulk."""
     with bench.subscribe_worker("w1") as hear:
         await bench.submit(40, lane="bulk", tenant="a")
         assert (await bench.store.claim("m", "1", "w1", 6, max_bulk=0)).held
-        (passing,) = await bench.submit(lane="bulk", tenant="b")  # its own line is empty
+        (passing,) = await bench.submit(lane="bulk", tenant="b")  # its own queue is empty
         assert await bench.state(passing) == "queued"
-        ids = await bench.submit(7, tenant="b")  # nobody was woken for bulk: these find the seats free
+        ids = await bench.submit(7, tenant="b")  # nobody was woken for bulk: these find the slots free
         _, handed = codec.read_handoff(hear())
         assert ([job.id for job in handed.jobs], handed.bulk, handed.free_slots) == (ids[:6], 0, 0)
         assert (await bench.claim(1))[0].id == ids[6]
@@ -61,8 +61,8 @@ async def test_seats_kept_from_bulk_are_for_interactive_jobs(bench: StoreBench) 
         assert ([job.id for job in handed.jobs], handed.bulk, handed.interactive) == (ids[:3], 3, 0)
 
 
-async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: StoreBench) -> None:
-    """Nor is its key there for ever."""
+async def test_a_worker_that_refuses_bulk_does_not_hide_another(bench: StoreBench) -> None:
+    """And its key expires."""
     with bench.subscribe_worker("keeps") as keeps, bench.subscribe_worker("takes") as takes:
         await bench.submit(40, lane="bulk")
         assert (await bench.store.claim("m", "1", "keeps", 32, max_bulk=0)).held
@@ -79,14 +79,14 @@ async def test_a_worker_that_keeps_bulk_out_hides_no_other(bench: StoreBench) ->
         assert [job.id for job in handed.jobs] == [both[1].id]
 
 
-async def test_who_does_not_listen_is_handed_nothing(bench: StoreBench) -> None:
+async def test_a_worker_that_does_not_listen_gets_no_handoff(bench: StoreBench) -> None:
     await bench.claim(3, "dead")
     ids = await bench.submit(2)
     assert [job.id for job in await bench.claim()] == ids
 
 
-async def test_nobody_is_passed_in_line(bench: StoreBench) -> None:
-    """The first is too large to be handed over: it waits, and so does who comes behind it."""
+async def test_a_handoff_does_not_overtake_queued_jobs(bench: StoreBench) -> None:
+    """The first job is too large for a handoff: it waits, and so does the job behind it."""
     with bench.subscribe_worker("w1") as hear:
         await bench.claim(3)
         (large,) = await bench.submit(input=LARGE)
@@ -95,7 +95,7 @@ async def test_nobody_is_passed_in_line(bench: StoreBench) -> None:
     assert [job.id for job in await bench.claim()] == [large, small]
 
 
-async def test_jobs_that_wait_wake_all_who_are_idle(bench: StoreBench) -> None:
+async def test_queued_jobs_wake_all_idle_workers(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1") as hear, bench.subscribe_worker("w2") as hear_too:
         for worker in ("w1", "w2"):
             await bench.claim(3, worker)
@@ -103,7 +103,7 @@ async def test_jobs_that_wait_wake_all_who_are_idle(bench: StoreBench) -> None:
         assert (hear(), hear_too()) == (b"m 1", b"m 1")
 
 
-async def test_seats_that_are_left_get_nothing(bench: StoreBench) -> None:
+async def test_withdrawn_slots_get_nothing(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1"):
         await bench.claim(3)
         await bench.store.withdraw_free_slots("m", "1", "w1")
@@ -111,7 +111,7 @@ async def test_seats_that_are_left_get_nothing(bench: StoreBench) -> None:
     assert len(await bench.claim()) == 1
 
 
-async def test_a_trial_frees_no_seats(bench: StoreBench) -> None:
+async def test_an_isolated_run_frees_no_slots(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1"):
         await bench.claim(3)
         assert await bench.claim_suspects("w1") == []
@@ -119,7 +119,7 @@ async def test_a_trial_frees_no_seats(bench: StoreBench) -> None:
     assert len(await bench.claim()) == 1
 
 
-async def test_what_was_handed_over_and_is_lost_goes_back(bench: StoreBench) -> None:
+async def test_a_lost_handoff_goes_back_to_the_queue(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1"):
         await bench.claim(3)
         (job_id,) = await bench.submit()
@@ -129,7 +129,7 @@ async def test_what_was_handed_over_and_is_lost_goes_back(bench: StoreBench) -> 
     assert (job.id, job.attempt) == (job_id, 2)
 
 
-async def test_seats_are_shared_out_among_the_shards(bench: StoreBench) -> None:
+async def test_free_slots_are_divided_among_the_shards(bench: StoreBench) -> None:
     store = JobStore(StoreSettings(redis_url=bench.server.url, shards=2), bench.store.connection)
     with bench.subscribe_worker("w1") as hear:
         await store.claim("m", "1", "w1", 4)
@@ -147,12 +147,12 @@ async def test_seats_are_shared_out_among_the_shards(bench: StoreBench) -> None:
         b"\x93\xa3m 1\x03\xc0",
     ],
 )
-def test_what_is_no_handing_over_is_told_apart(notice: bytes) -> None:
+def test_a_malformed_handoff_is_refused(notice: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         codec.read_handoff(notice)
 
 
-async def test_who_has_nobody_in_line_is_the_guest_of_a_full_worker(bench: StoreBench) -> None:
+async def test_a_tenant_without_queued_jobs_is_the_guest_of_a_full_worker(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1") as hear:
         crowd = await bench.submit(4, tenant="crowd")
         assert len(await bench.claim(2)) == 2
@@ -165,7 +165,7 @@ async def test_who_has_nobody_in_line_is_the_guest_of_a_full_worker(bench: Store
     assert {job.id for job in await bench.claim(3)} == {second, *crowd[2:]}
 
 
-async def test_who_has_somebody_in_line_is_nobodys_guest(bench: StoreBench) -> None:
+async def test_a_tenant_with_queued_jobs_is_no_guest(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1"):
         await bench.submit(4, tenant="crowd")
         await bench.claim(2)
@@ -186,7 +186,7 @@ async def test_a_worker_that_leaves_or_is_silent_has_no_guests(bench: StoreBench
     assert await bench.state(calm) == "queued"
 
 
-async def test_where_nobody_waits_there_are_no_guests(bench: StoreBench) -> None:
+async def test_an_empty_queue_has_no_guests(bench: StoreBench) -> None:
     """It will be claimed with the next batch anyway."""
     with bench.subscribe_worker("w1"):
         await bench.submit(2, tenant="crowd")
@@ -196,7 +196,7 @@ async def test_where_nobody_waits_there_are_no_guests(bench: StoreBench) -> None
 
 
 @pytest.mark.parametrize(("of_gateway_s", "of_worker_s"), [(2, 20), (20, 2)])
-async def test_a_job_that_is_handed_over_has_the_lease_that_its_worker_renews(
+async def test_a_handed_off_job_has_the_lease_that_its_worker_renews(
     bench: StoreBench, of_gateway_s: float, of_worker_s: float
 ) -> None:
     """JITNEY_LEASE_S was the gateway's for such jobs, so with another value at the worker each job ran twice."""
@@ -207,13 +207,13 @@ async def test_a_job_that_is_handed_over_has_the_lease_that_its_worker_renews(
     )
     with bench.subscribe_worker("w1"), bench.server.client() as client:
         await worker.claim("m", "1", "w1", 1)
-        (seated,) = await bench.take(bench.job(), store=gateway)
+        (handed_off,) = await bench.take(bench.job(), store=gateway)
         await bench.take(bench.job(), bench.job(), store=gateway)
-        await worker.claim("m", "1", "w1", 1)  # leaves one in line: the worker takes a guest from now on
+        await worker.claim("m", "1", "w1", 1)  # leaves one in the queue: the worker takes a guest from now on
         (guest,) = await bench.take(bench.job(tenant="b"), store=gateway)
         seconds, us = client.time()
         now_ms = seconds * 1000 + us // 1000
-        for job in (seated, guest):
+        for job in (handed_off, guest):
             assert await bench.state(job.id) == "running"
             left_s = (client.zscore("jitney:{s00}:leases", job.id) - now_ms) / 1000
             assert of_worker_s - 1.5 < left_s <= of_worker_s

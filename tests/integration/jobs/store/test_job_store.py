@@ -1,4 +1,4 @@
-"""The store's contract, over every server that we promise to run on."""
+"""The store's contract, on every supported server."""
 
 import pytest
 
@@ -26,7 +26,7 @@ async def test_a_job_goes_from_submit_to_success(bench: StoreBench) -> None:
     assert job.created_us <= job.started_us <= job.finished_us  # type: ignore[operator]
 
 
-async def test_lines_are_first_come_first_served(bench: StoreBench) -> None:
+async def test_queues_are_first_come_first_served(bench: StoreBench) -> None:
     ids = await bench.submit(5) + await bench.submit(5)
     assert [job.id for job in await bench.claim(7)] == ids[:7]
     assert [job.id for job in await bench.claim(7)] == ids[7:]
@@ -45,16 +45,16 @@ async def test_tenants_take_turns(bench: StoreBench) -> None:
     assert late in [job.id for job in await bench.claim(4)]
 
 
-async def test_bulk_rides_in_empty_seats_and_never_starves(bench: StoreBench) -> None:
+async def test_bulk_fills_empty_rows_and_never_starves(bench: StoreBench) -> None:
     bulk = set(await bench.submit(40, lane="bulk"))
     await bench.submit(40)
     taken = [job.id in bulk for _ in range(10) for job in await bench.claim(4)]
-    assert sum(taken) == 5  # one seat in eight while both wait
+    assert sum(taken) == 5  # one row in eight while both wait
     rest = [job.id in bulk for job in await bench.claim(40)]
-    assert (len(rest), sum(rest)) == (40, 35)  # and every seat that is left
+    assert (len(rest), sum(rest)) == (40, 35)  # and every row that is left
 
 
-async def test_bulk_can_be_held_to_so_many_seats(bench: StoreBench) -> None:
+async def test_bulk_can_be_limited_to_a_number_of_rows(bench: StoreBench) -> None:
     bulk = set(await bench.submit(100, lane="bulk"))
     await bench.submit(5)
     for most, interactive in ((4, 5), (0, 0), (4, 0)):
@@ -62,13 +62,13 @@ async def test_bulk_can_be_held_to_so_many_seats(bench: StoreBench) -> None:
         assert (claim.bulk, claim.interactive, claim.held) == (most, interactive, True)
         assert sum(job.id in bulk for job in claim.jobs) == most
     full = await bench.store.claim("m", "1", "w1", 1, max_bulk=4)
-    assert (full.bulk, full.held) == (1, False)  # seats were what it lacked
+    assert (full.bulk, full.held) == (1, False)  # it lacked rows
     claim = await bench.store.claim("m", "1", "w1", 100)
     assert (claim.bulk, claim.interactive, claim.held) == (91, 0, False)
     assert not (await bench.store.claim("m", "1", "w1", 32, max_bulk=4)).held
 
 
-async def test_bulk_is_held_to_so_many_seats_of_all_shards_together(bench: StoreBench) -> None:
+async def test_the_bulk_limit_counts_rows_of_all_shards_together(bench: StoreBench) -> None:
     store = JobStore(StoreSettings(redis_url=bench.server.url, shards=4), bench.store.connection)
     await bench.take(*(bench.job(lane="bulk", shard=shard) for shard in range(4) for _ in range(10)), store=store)
     claim = await store.claim("m", "1", "w1", 32, max_bulk=6)
@@ -81,7 +81,7 @@ async def test_an_interactive_job_does_not_wait_behind_bulk(bench: StoreBench) -
     assert hurried in [job.id for job in await bench.claim(2)]
 
 
-async def test_versions_and_models_have_their_own_lines(bench: StoreBench) -> None:
+async def test_versions_and_models_have_their_own_queues(bench: StoreBench) -> None:
     await bench.submit(version="2")
     await bench.submit(model="other")
     assert await bench.claim() == []
@@ -106,7 +106,7 @@ async def test_the_same_key_gives_the_same_job(bench: StoreBench) -> None:
     assert foreign.id != first.id
 
 
-async def test_what_became_of_each_job_is_told_in_order_whatever_its_shard(bench: StoreBench) -> None:
+async def test_submit_results_keep_the_order_of_the_jobs_on_any_shards(bench: StoreBench) -> None:
     settings = StoreSettings(redis_url=bench.server.url, shards=2, max_jobs=4)
     store = JobStore(settings, bench.store.connection)
     (known,) = await bench.take(bench.job(shard=1, idempotency_key="k", digest="d"), store=store)
@@ -124,7 +124,7 @@ async def test_thousands_in_one_step_keep_their_order(bench: StoreBench) -> None
     assert (await bench.store.counts())["submitted:m"] == 4500
 
 
-async def test_only_who_holds_a_job_can_finish_it(bench: StoreBench) -> None:
+async def test_only_the_lease_holder_can_finish_a_job(bench: StoreBench) -> None:
     await bench.submit()
     (claimed,) = await bench.claim()
     assert await bench.store.finish("w2", bench.succeed([claimed])) == 1
@@ -132,14 +132,14 @@ async def test_only_who_holds_a_job_can_finish_it(bench: StoreBench) -> None:
     assert await bench.state(claimed.id) == "running"
 
 
-async def test_finishing_again_is_no_second_finish(bench: StoreBench) -> None:
+async def test_finishing_again_changes_nothing(bench: StoreBench) -> None:
     await bench.submit()
     claimed = await bench.claim()
     assert [await bench.store.finish("w1", bench.succeed(claimed)) for _ in range(2)] == [0, 0]
     assert (await bench.store.counts())["finished:m:succeeded"] == 1
 
 
-async def test_a_lost_workers_jobs_go_back_to_their_place(bench: StoreBench) -> None:
+async def test_jobs_of_a_lost_worker_return_to_their_queue_position(bench: StoreBench) -> None:
     ids = await bench.submit(3)
     (claimed,) = await bench.claim(1)
     bench.age("leases", claimed.id)
@@ -149,7 +149,7 @@ async def test_a_lost_workers_jobs_go_back_to_their_place(bench: StoreBench) -> 
     assert await bench.store.extend("w1", [claimed]) == [claimed]
 
 
-async def test_a_live_workers_jobs_are_not_taken(bench: StoreBench) -> None:
+async def test_jobs_of_a_live_worker_are_not_reclaimed(bench: StoreBench) -> None:
     await bench.submit()
     claimed = await bench.claim()
     bench.age("leases", claimed[0].id)
@@ -157,7 +157,7 @@ async def test_a_live_workers_jobs_are_not_taken(bench: StoreBench) -> None:
     assert (await bench.sweep()).reclaimed == 0
 
 
-async def test_being_released_is_no_loss(bench: StoreBench) -> None:
+async def test_a_release_does_not_count_as_a_loss(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     for _ in range(4):
         await bench.store.release("w1", await bench.claim())
@@ -166,7 +166,7 @@ async def test_being_released_is_no_loss(bench: StoreBench) -> None:
     assert (await bench.sweep()).reclaimed == 1
 
 
-async def test_a_replay_of_a_final_job_watches_nothing(bench: StoreBench) -> None:
+async def test_submitting_a_final_job_again_returns_it_without_a_watch(bench: StoreBench) -> None:
     (job_id,) = await bench.submit(idempotency_key="k", digest="d")
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
     (again,) = await bench.take(bench.job(idempotency_key="k", digest="d"), gateway="gateway")
@@ -210,7 +210,7 @@ async def test_a_canceled_running_jobs_result_is_refused(bench: StoreBench) -> N
     assert await bench.state(claimed[0].id) == "canceled"
 
 
-async def test_foreign_and_unknown_jobs_are_the_same_to_cancel(bench: StoreBench) -> None:
+async def test_canceling_a_foreign_job_is_answered_as_for_an_unknown_one(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     for other in (job_id, "00" + "0" * 32):
         with pytest.raises(Refused) as refused:
@@ -219,7 +219,7 @@ async def test_foreign_and_unknown_jobs_are_the_same_to_cancel(bench: StoreBench
     assert await bench.state(job_id) == "queued"
 
 
-async def test_overdue_jobs_expire_whether_they_wait_or_run(bench: StoreBench) -> None:
+async def test_overdue_jobs_expire_while_queued_or_running(bench: StoreBench) -> None:
     running, waiting = await bench.submit(2)
     await bench.claim(1)
     for job_id in (running, waiting):
@@ -229,7 +229,7 @@ async def test_overdue_jobs_expire_whether_they_wait_or_run(bench: StoreBench) -
     assert await bench.claim() == []
 
 
-async def test_a_claim_drops_what_is_overdue(bench: StoreBench) -> None:
+async def test_a_claim_drops_overdue_jobs(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     with bench.server.client() as client:
         client.hset(f"jitney:{{s00}}:job:{job_id}", "deadline", 1)
@@ -237,7 +237,7 @@ async def test_a_claim_drops_what_is_overdue(bench: StoreBench) -> None:
     assert await bench.state(job_id) == "expired"
 
 
-async def test_positions_count_from_one_and_own_jobs_are_listed_newest_first(bench: StoreBench) -> None:
+async def test_positions_count_from_one_and_jobs_are_listed_newest_first(bench: StoreBench) -> None:
     ids = await bench.submit(3)
     jobs, _ = await bench.store.newest("default", 1 << 60, 10)
     assert [job.id for job in jobs] == ids[::-1]
@@ -247,7 +247,7 @@ async def test_positions_count_from_one_and_own_jobs_are_listed_newest_first(ben
     assert await bench.store.newest("nobody", 1 << 60, 10) == ([], None)
 
 
-async def test_purged_jobs_hide_no_living_ones(bench: StoreBench) -> None:
+async def test_purged_jobs_do_not_hide_others(bench: StoreBench) -> None:
     (oldest,) = await bench.submit(lane="bulk")
     purged = await bench.submit(5)
     with bench.server.client() as client:
@@ -267,7 +267,7 @@ async def test_shards_are_emptied_by_one_claim(bench: StoreBench) -> None:
     assert (await store.counts())["finished:m:succeeded"] == 4
 
 
-async def test_records_of_an_unknown_version_are_not_guessed_at(bench: StoreBench) -> None:
+async def test_records_of_an_unknown_version_are_refused(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     with bench.server.client() as client:
         client.hset(f"jitney:{{s00}}:job:{job_id}", "v", "999")
@@ -284,7 +284,9 @@ async def test_records_of_an_unknown_version_are_not_guessed_at(bench: StoreBenc
         {"input": None},
     ],
 )
-async def test_records_nobody_can_read_end_and_harm_no_other(bench: StoreBench, change: dict[str, str | None]) -> None:
+async def test_unreadable_records_end_and_do_not_affect_others(
+    bench: StoreBench, change: dict[str, str | None]
+) -> None:
     first, second = await bench.submit(2)
     with bench.server.client() as client:
         for field, value in change.items():
@@ -326,7 +328,7 @@ async def test_large_inputs_are_claimed_a_few_at_a_time(bench: StoreBench) -> No
 
 
 @pytest.mark.parametrize("place", ["leases", "deadlines", "queue:m:1:interactive:default"])
-async def test_what_is_no_job_stops_nobody(bench: StoreBench, place: str) -> None:
+async def test_an_entry_that_is_no_job_stops_nothing(bench: StoreBench, place: str) -> None:
     with bench.server.client() as client:
         client.set("jitney:{s00}:job:00" + "e" * 32, "junk", ex=60)
         client.zadd(f"jitney:{{s00}}:{place}", {"00" + "e" * 32: 1})
@@ -356,7 +358,7 @@ async def test_a_full_server_refuses_new_jobs_and_finishes_old_ones(bench: Store
             client.config_set("maxmemory", "0")
 
 
-async def test_a_handwritten_record_ends_and_harms_no_other(bench: StoreBench) -> None:
+async def test_a_handwritten_record_ends_and_does_not_affect_others(bench: StoreBench) -> None:
     ghost = "00" + "f" * 32
     with bench.server.client() as client:
         client.hset(f"jitney:{{s00}}:job:{ghost}", mapping={"state": "queued", "model": "m"})
@@ -368,13 +370,13 @@ async def test_a_handwritten_record_ends_and_harms_no_other(bench: StoreBench) -
         assert client.hget(f"jitney:{{s00}}:job:{ghost}", "state") == b"failed"
 
 
-async def test_an_empty_input_is_an_input(bench: StoreBench) -> None:
+async def test_an_empty_input_is_valid(bench: StoreBench) -> None:
     await bench.submit(input=b"")
     assert await bench.store.finish("w1", bench.succeed(await bench.claim())) == 0
 
 
 @pytest.mark.parametrize("junk", ["soon", "1e300"])
-async def test_a_junk_clock_stops_nobody(bench: StoreBench, junk: str) -> None:
+async def test_a_junk_clock_value_stops_nothing(bench: StoreBench, junk: str) -> None:
     with bench.server.client() as client:
         client.hset("jitney:{s00}:open_totals", "sequence", junk)
         await bench.submit()
@@ -382,7 +384,7 @@ async def test_a_junk_clock_stops_nobody(bench: StoreBench, junk: str) -> None:
 
 
 @pytest.mark.parametrize("caps", [{"max_jobs": 10}, {"max_input_bytes": 100}])
-async def test_a_full_line_refuses_and_takes_again_when_jobs_end(bench: StoreBench, caps: dict[str, int]) -> None:
+async def test_a_full_queue_refuses_and_accepts_again_when_jobs_end(bench: StoreBench, caps: dict[str, int]) -> None:
     settings = StoreSettings(redis_url=bench.server.url, **caps)  # type: ignore[arg-type]
     store = JobStore(settings, bench.store.connection)
     await bench.take(*(bench.job(lane="bulk", input=b"0123456789") for _ in range(9)), store=store)
@@ -417,7 +419,7 @@ def test_the_cluster_server_really_checks_slots() -> None:
     server.close()
 
 
-async def test_junk_in_place_of_a_line_refuses_its_own_jobs_and_no_others(bench: StoreBench) -> None:
+async def test_junk_in_place_of_a_queue_affects_only_its_own_jobs(bench: StoreBench) -> None:
     with bench.server.client() as client:
         client.set("jitney:{s00}:queue:junk:1:interactive:default", "no line")
         mine, other = bench.job(), bench.job(model="junk", idempotency_key="k")

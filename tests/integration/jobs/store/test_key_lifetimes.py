@@ -1,4 +1,4 @@
-"""What lists or names something lives as long as that, and each use begins its life anew.
+"""Index entries live as long as the records they name, and each use restarts the lifetime.
 
 The row: a tenant's list of jobs vanished a week after its first job, whatever came later.
 """
@@ -31,7 +31,7 @@ SETTINGS = BulkSettings()
 
 
 def age(bench: StoreBench, *names: str) -> None:
-    """Let keys have a minute left."""
+    """Set the lifetime of keys to one minute."""
     with bench.server.client() as client:
         for name in names:
             assert client.expire(f"{ROOT}:{name}", 60), name
@@ -50,7 +50,7 @@ async def test_every_submit_renews_its_tenants_list(bench: StoreBench, last_digi
     assert left_s(bench, "tenant_jobs:default") >= store_module.JOB_LIST_TTL_S
 
 
-async def test_a_tenants_list_is_cut(bench: StoreBench) -> None:
+async def test_the_job_list_of_a_tenant_is_trimmed(bench: StoreBench) -> None:
     settings = bench.store.settings.model_copy(update={"job_list_limit": 5})
     bench.store = JobStore(settings, bench.store.connection)
     await bench.take(*(bench.job(id=f"00{nth:032x}") for nth in range(1, 65)))
@@ -58,7 +58,7 @@ async def test_a_tenants_list_is_cut(bench: StoreBench) -> None:
     assert [job.id for job in jobs] == [f"00{nth:032x}" for nth in range(64, 59, -1)]
 
 
-async def test_a_key_stands_as_long_as_its_job_may_be_open(bench: StoreBench) -> None:
+async def test_a_key_lives_as_long_as_its_job_may_be_open(bench: StoreBench) -> None:
     """A week's deadline, and a key of a day: sent again on the second day it would be another job."""
     week_ms = 7 * 86_400_000
     await bench.take(bench.job(idempotency_key="k", digest="d", deadline_ms=week_ms))
@@ -71,7 +71,7 @@ async def test_a_key_stands_as_long_as_its_job_may_be_open(bench: StoreBench) ->
     assert left_s(bench, "idempotency_many:default:many") > 7 * 86_400 - 60
 
 
-async def test_a_failed_job_is_read_as_long_as_any_result(bench: StoreBench) -> None:
+async def test_a_failed_job_can_be_read_as_long_as_any_result(bench: StoreBench) -> None:
     """Also where dead letters are kept for a shorter time."""
     settings = StoreSettings(redis_url=bench.server.url, dead_letter_ttl_s=5, result_ttl_s=500)
     bench.store = JobStore(settings, bench.store.connection)
@@ -86,7 +86,7 @@ async def test_a_failed_job_is_read_as_long_as_any_result(bench: StoreBench) -> 
 
 
 async def delivered(bench: StoreBench) -> delivery_log.Delivery:
-    """Make a delivery that was made well."""
+    """Create a successful delivery."""
     await bench.submit(webhook=HOOK)
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
     await outbox.settle_attempt(bench.store, await take(bench), Settlement("delivered", {"status": 200}), LIMITS)
@@ -99,7 +99,7 @@ async def take(bench: StoreBench) -> BackgroundLease:
     return lease
 
 
-async def test_a_delivery_that_is_sent_again_keeps_what_lists_it(bench: StoreBench) -> None:
+async def test_a_resent_delivery_stays_listed(bench: StoreBench) -> None:
     delivery = await delivered(bench)
     lists = ("deliveries:default", "endpoints:default", f"endpoint:{delivery.endpoint}")
     age(bench, *lists, f"delivery:{delivery.id}")
@@ -108,7 +108,7 @@ async def test_a_delivery_that_is_sent_again_keeps_what_lists_it(bench: StoreBen
 
 
 async def test_a_delivery_outlives_the_wait_for_its_next_attempt(bench: StoreBench) -> None:
-    """Whatever the schedule."""
+    """For any retry schedule."""
     await bench.submit(webhook=HOOK)
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
     lease = await take(bench)
@@ -143,7 +143,7 @@ async def test_a_webhook_is_kept_no_longer_than_its_job_needs_it(bench: StoreBen
 # ---- files of batches
 
 
-async def test_what_removes_a_file_waits_as_long_as_the_file_is_in_use(bench: StoreBench) -> None:
+async def test_a_file_is_removed_only_when_it_is_no_longer_in_use(bench: StoreBench) -> None:
     file = File(files.new_file_id(0), "default", "lines", "batch", 7, 0, 1)
     await files.add_file(bench.store, SETTINGS, file)
     age(bench, "files:default")

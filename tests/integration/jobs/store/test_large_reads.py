@@ -1,4 +1,4 @@
-"""Reads have a bound in bytes, and what may be large does not come over the connection of small answers.
+"""Reads are bounded in bytes, and large values use a connection of their own.
 
 The row: a page of `GET /v1/jobs` over 50 results of 10 MB held up everybody else's jobs.
 """
@@ -33,7 +33,7 @@ HOOK = webhook_request.read_webhook("https://receiver.example/hook", AddressPoli
 
 @contextmanager
 def at_most(bench: StoreBench, size_bytes: int) -> Iterator[None]:
-    """Fail where the server gives more bytes than that meanwhile."""
+    """Fail if the server sends more bytes than that meanwhile."""
     with bench.server.client() as client:
         before = client.info("stats")["total_net_output_bytes"]
         yield
@@ -54,12 +54,12 @@ async def connection_of(bench: StoreBench, *, large: bool) -> int:
 
 
 def last_commands(bench: StoreBench) -> dict[int, str]:
-    """List what each connection asked last."""
+    """List the last command of each connection."""
     with bench.server.client() as client:
         return {int(one["id"]): one["cmd"].split("|")[0] for one in client.client_list()}
 
 
-async def test_a_page_of_jobs_brings_no_outputs(bench: StoreBench) -> None:
+async def test_a_page_of_jobs_reads_no_outputs(bench: StoreBench) -> None:
     ids = await run(bench, LARGE, 3) + await run(bench, SMALL, 20)
     with at_most(bench, 40_000):
         jobs, _ = await bench.store.newest("default", 1 << 60, 100)
@@ -92,7 +92,7 @@ async def test_a_small_output_comes_with_its_job(bench: StoreBench) -> None:
     assert await bench.store.with_output(job) is job
 
 
-async def test_an_output_that_is_kept_no_more_is_unknown(bench: StoreBench) -> None:
+async def test_an_expired_output_is_unknown(bench: StoreBench) -> None:
     (job_id,) = await run(bench, LARGE)
     (job,) = await bench.store.read([job_id])
     assert job is not None
@@ -103,7 +103,7 @@ async def test_an_output_that_is_kept_no_more_is_unknown(bench: StoreBench) -> N
 
 
 async def test_many_jobs_are_read_without_their_large_outputs(bench: StoreBench) -> None:
-    """As all are that a gateway's requests wait for, after each break of its connection."""
+    """A gateway does this for all awaited jobs after each break of its connection."""
     ids = await run(bench, LARGE, 10)
     with at_most(bench, 20_000):
         assert {job.output_bytes if job else None for job in await bench.store.read(ids)} == {len(LARGE)}
@@ -129,14 +129,14 @@ async def test_a_webhook_of_a_large_output_never_reads_it(bench: StoreBench) -> 
     assert (attempt.job.id, attempt.job.output, attempt.output_bytes) == (job_id, None, len(LARGE))
 
 
-async def test_a_list_of_deliveries_brings_nothing_of_what_they_tell(bench: StoreBench) -> None:
+async def test_a_list_of_deliveries_reads_no_payloads(bench: StoreBench) -> None:
     await run(bench, SMALL[:15_000] + b'"}', 20, webhook=HOOK)
     with at_most(bench, 40_000):
         page = await delivery_log.list_deliveries(bench.store, "default", WantedDeliveries(), None, 100)
     assert len(page.deliveries) == 20
 
 
-async def test_a_page_of_dead_letters_has_a_bound(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_of_dead_letters_is_bounded(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters, "PAGE_BYTES", 100_000)
     await bench.submit(10, parameters=b'{"a":"%s"}' % (b"x" * 30_000), input=b"y" * 300_000)
     body = b'{"code":"inference_failed","message":"m","status":422}'
@@ -186,8 +186,8 @@ async def test_a_page_of_batches_or_files_reads_no_more_than_it_shows(bench: Sto
         await files.list_files(bench.store, "default", "file-1", 3)
 
 
-async def test_outcomes_of_a_batch_are_read_by_their_bytes(bench: StoreBench) -> None:
-    """However few bytes its lines had as inputs."""
+async def test_outcomes_of_a_bulk_job_are_read_up_to_a_number_of_bytes(bench: StoreBench) -> None:
+    """However small its inputs were."""
     bulk = await open_bulk(bench)
     jobs = [
         Submission(checkpoints.job_id(bulk.id, nth), "m", "1", "raw", b"in", lane="bulk", bulk=f"line-{nth}")

@@ -1,4 +1,4 @@
-"""What the store does with dead workers, suspects, retries and dead letters. A job that kills is found by halves."""
+"""Dead workers, suspects, retries and dead letters in the store; a job that kills is found by bisection."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def again(job: ClaimedJob, after_ms: int) -> Outcome:
     return Outcome(job.id, job.attempt, State.QUEUED, b"", after_ms=after_ms)
 
 
-async def test_a_dead_workers_jobs_go_back_at_once(bench: StoreBench) -> None:
+async def test_jobs_of_a_dead_worker_return_to_the_queue_at_once(bench: StoreBench) -> None:
     ids = await bench.submit(4)
     await bench.claim(2)
     await bench.claim(1, worker="w2")
@@ -31,7 +31,7 @@ async def test_a_dead_workers_jobs_go_back_at_once(bench: StoreBench) -> None:
     assert [job.id for job in await bench.claim(worker="w3")] == [ids[0], ids[1], ids[3]]
 
 
-async def test_suspects_are_parted_and_tried_one_cell_at_a_time(bench: StoreBench) -> None:
+async def test_suspects_are_split_and_run_one_suspect_group_at_a_time(bench: StoreBench) -> None:
     ids = await bench.submit(5)
     claims = [job.claim for job in await bench.claim()]
     assert await recover_dead_worker(bench.store, "w1", claims[:4]) == (1, 4, 0)
@@ -46,7 +46,7 @@ async def test_suspects_are_parted_and_tried_one_cell_at_a_time(bench: StoreBenc
     assert {job.id for job in (*first, *second)} == set(ids[:4])
 
 
-async def test_who_kills_is_found_by_halves_and_fails_alone(bench: StoreBench) -> None:
+async def test_a_job_that_kills_is_found_by_bisection_and_fails_alone(bench: StoreBench) -> None:
     ids = await bench.submit(8)
     culprit, kills, workers = ids[5], 1, map(str, itertools.count())  # each process has a name of its own
     await recover_dead_worker(bench.store, "w1", [job.claim for job in await bench.claim()])
@@ -68,7 +68,7 @@ async def test_who_kills_is_found_by_halves_and_fails_alone(bench: StoreBench) -
     assert {await bench.state(job_id) for job_id in ids if job_id != culprit} == {"succeeded"}
 
 
-async def test_a_trial_goes_on_though_the_first_of_its_cell_has_ended(bench: StoreBench) -> None:
+async def test_an_isolated_run_continues_though_the_first_job_of_its_group_has_ended(bench: StoreBench) -> None:
     await bench.submit(8)
     await recover_dead_worker(bench.store, "w1", [job.claim for job in await bench.claim()])
     first, *others = await bench.claim_suspects("w2")
@@ -80,7 +80,7 @@ async def test_a_trial_goes_on_though_the_first_of_its_cell_has_ended(bench: Sto
     assert await bench.claim_suspects("w3")
 
 
-async def test_nobody_is_poison_who_was_not_alone(bench: StoreBench) -> None:
+async def test_a_job_is_poison_only_after_it_ran_alone(bench: StoreBench) -> None:
     await bench.submit(2)
     for kill in range(6):
         claimed = await bench.claim() or await bench.claim_suspects(f"w{kill}")
@@ -92,7 +92,7 @@ async def test_nobody_is_poison_who_was_not_alone(bench: StoreBench) -> None:
         bench.end_cooldown()
 
 
-async def test_after_a_trial_that_killed_nobody_tries_until_its_worker_is_back(bench: StoreBench) -> None:
+async def test_after_an_isolated_run_that_killed_the_cooldown_lasts_until_the_worker_is_back(bench: StoreBench) -> None:
     await bench.submit(2)
     await recover_dead_worker(bench.store, "w1", [job.claim for job in await bench.claim()])
     cell = await bench.claim_suspects("w2")
@@ -105,7 +105,7 @@ async def test_after_a_trial_that_killed_nobody_tries_until_its_worker_is_back(b
     assert len(await bench.claim_suspects("w3")) == 1
 
 
-async def test_a_claim_that_was_taken_over_is_no_suspect(bench: StoreBench) -> None:
+async def test_a_claim_that_was_superseded_is_no_suspect(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     (old,) = await bench.claim()
     bench.age("leases", job_id)
@@ -114,7 +114,7 @@ async def test_a_claim_that_was_taken_over_is_no_suspect(bench: StoreBench) -> N
     assert await recover_dead_worker(bench.store, "w1", [old.claim]) == (1, 0, 0)
 
 
-async def test_a_job_lost_twice_rides_alone(bench: StoreBench) -> None:
+async def test_a_job_lost_twice_runs_alone(bench: StoreBench) -> None:
     ids = await bench.submit(2)
     for _ in range(2):
         assert len(await bench.claim()) == 2
@@ -138,7 +138,7 @@ async def test_a_suspect_can_be_canceled_and_can_expire(bench: StoreBench) -> No
     assert await bench.claim_suspects("w2") == []
 
 
-async def test_a_retry_waits_and_goes_back_to_its_place(bench: StoreBench) -> None:
+async def test_a_retry_waits_and_returns_to_its_queue_position(bench: StoreBench) -> None:
     ids = await bench.submit(2)
     (claimed,) = await bench.claim(1)
     assert [await bench.store.finish("w1", [again(claimed, 60_000)]) for _ in range(2)] == [0, 0]  # sent twice
@@ -169,7 +169,7 @@ async def test_late_results_are_refused_and_counted(bench: StoreBench) -> None:
     assert (await bench.store.counts())["late:m"] == 1
 
 
-async def test_a_jump_of_the_servers_clock_takes_no_lease(bench: StoreBench) -> None:
+async def test_a_jump_of_the_server_clock_expires_no_lease(bench: StoreBench) -> None:
     (job_id,) = await bench.submit()
     await bench.claim()
     bench.age("leases", job_id)
@@ -204,7 +204,7 @@ async def test_dead_letters_make_room_for_newer_ones(bench: StoreBench) -> None:
             assert sum(kept) <= 20
 
 
-async def test_workers_keep_announcing_themselves_to_a_full_server(bench: StoreBench) -> None:
+async def test_workers_stay_registered_on_a_full_server(bench: StoreBench) -> None:
     report, connection = WorkerReport("w1", 1, "here", ["m 1"]), bench.store.connection
     histogram_buffer = HistogramBuffer()
     histogram_buffer.observe("size", 4)
@@ -222,7 +222,7 @@ async def test_workers_keep_announcing_themselves_to_a_full_server(bench: StoreB
 
 
 async def test_a_claim_that_is_named_twice_is_one_suspect(bench: StoreBench) -> None:
-    """It was put into both cells, so that one job lay in two lines; and alone, it never counted as alone."""
+    """It was once put into both suspect groups, so it was queued twice and never counted as alone."""
     (job_id,) = await bench.submit()
     (job,) = await bench.claim()
     assert (await recover_dead_worker(bench.store, "w1", [job.claim, job.claim])).suspects == 1

@@ -1,4 +1,4 @@
-"""The time of the queue's server decides, and no clock of ours.
+"""Times are decided by the clock of the queue server, never by a local one.
 
 The row: with a clock 25 hours behind on a worker, or two days ahead on a gateway, a ready model was a 404.
 """
@@ -22,7 +22,7 @@ REPORT = WorkerReport("w1", 1, "here", ["m 1"])
 
 
 @pytest.mark.parametrize("off_s", [-25 * 3600, 2 * 86_400])
-async def test_a_model_is_known_whatever_our_clocks_say(
+async def test_a_model_is_known_whatever_the_local_clock_says(
     bench: StoreBench, monkeypatch: pytest.MonkeyPatch, off_s: int
 ) -> None:
     connection = bench.store.connection
@@ -48,8 +48,8 @@ async def test_a_model_that_nobody_has_announced_for_a_day_is_forgotten(bench: S
         assert client.hkeys(keys.MODELS) == [b"m 2"]
 
 
-def test_nothing_reads_a_clock_that_tells_the_date() -> None:
-    """What compares it with a stored time would be wrong with each clock that is wrong."""
+def test_no_code_reads_the_wall_clock() -> None:
+    """A comparison of it with a stored time would depend on every local clock."""
     read = re.compile(r"\btime\.time(_ns)?\(|datetime\.(now|utcnow|today)\(")
     sources = [
         path

@@ -1,4 +1,4 @@
-"""An Idempotency-Key that many jobs of a request share is one record, whatever their number."""
+"""An Idempotency-Key for many jobs of one request is stored as one record."""
 
 from jobs.contract.errors import Refused
 from jobs.store.admission import DIGEST_CHARS
@@ -7,7 +7,7 @@ from tests.integration.jobs.conftest import StoreBench
 FACTS = "d" * DIGEST_CHARS
 
 
-async def test_a_request_of_many_leaves_one_small_record(bench: StoreBench) -> None:
+async def test_a_request_of_many_jobs_leaves_one_small_record(bench: StoreBench) -> None:
     jobs = [bench.job(idempotency_key=f"k {place}", digest=FACTS) for place in range(100)]
     made = [accepted.id for accepted in await bench.take(*jobs)]
     with bench.server.client() as client:
@@ -20,7 +20,7 @@ async def test_a_request_of_many_leaves_one_small_record(bench: StoreBench) -> N
     assert [accepted.id for accepted in await bench.take(*again)] == made
 
 
-async def test_places_stand_each_for_themselves_and_beside_a_single_key(bench: StoreBench) -> None:
+async def test_positions_of_a_request_are_independent_of_each_other_and_of_single_keys(bench: StoreBench) -> None:
     (first,) = await bench.take(bench.job(idempotency_key="k 3", digest=FACTS))
     (alone,) = await bench.take(bench.job(idempotency_key="k", digest=FACTS))
     jobs = [bench.job(idempotency_key=f"k {place}", digest="e" * DIGEST_CHARS) for place in (2, 3)]

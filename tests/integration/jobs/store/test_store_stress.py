@@ -1,4 +1,4 @@
-"""The store under random interleavings of all its scripts, beside a model of what was promised.
+"""The store under random interleavings of all its scripts, compared with a model (tests/long/store_stress).
 
 2,000 steps here; `make long NAME=store-stress ARGS="--steps 100000"` makes as many as wanted, with other seeds, and
 makes an episode that broke a promise once more with a comparison after every step.

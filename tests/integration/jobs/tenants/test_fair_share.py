@@ -1,4 +1,4 @@
-"""Tenants take turns at what all share, however many origins, batches or deliveries one of them names.
+"""Tenants take turns at shared resources, for any number of origins, bulk jobs or deliveries.
 
 The row: one tenant whose webhooks named 240 silent origins delayed another's by two minutes.
 """
@@ -29,7 +29,7 @@ FLIGHT_MS = 60_000
 
 @pytest.fixture(autouse=True)
 def checked(bench: StoreBench) -> Iterator[None]:
-    """What is left in the outbox holds together."""
+    """Check that the remaining outbox is consistent."""
     yield
     with bench.server.client() as client:
         invariants.check_outbox(client)
@@ -63,14 +63,14 @@ async def settle(
         await outbox.settle_attempt(bench.store, lease, settled, LIMITS)
 
 
-async def test_many_origins_of_one_tenant_leave_room_to_others(bench: StoreBench) -> None:
+async def test_many_origins_of_one_tenant_leave_room_for_others(bench: StoreBench) -> None:
     await end(bench, "flood", 100)
     assert whose(bench, await take(bench, 24, 24)) == {"flood": 18}  # alone it has all but a quarter
     await end(bench, "calm", 1)
     assert whose(bench, await take(bench, 6, 24)) == {"calm": 1}
 
 
-async def test_two_tenants_have_half_each_whatever_they_name(bench: StoreBench) -> None:
+async def test_two_tenants_have_half_each_for_any_number_of_origins(bench: StoreBench) -> None:
     await end(bench, "flood", 100)
     await end(bench, "calm", 20)
     assert whose(bench, await take(bench, 24, 24)) == {"flood": 6, "calm": 6}  # beyond half nobody gets a second
@@ -79,7 +79,7 @@ async def test_two_tenants_have_half_each_whatever_they_name(bench: StoreBench) 
 
 
 @pytest.mark.parametrize("lane", ["fast", "slow"])
-async def test_a_slot_that_is_free_goes_from_tenant_to_tenant(bench: StoreBench, lane: Lane) -> None:
+async def test_free_slots_go_to_the_tenants_in_turn(bench: StoreBench, lane: Lane) -> None:
     for tenant, origins in (("a", 40), ("b", 3), ("c", 3)):
         await end(bench, tenant, origins)
     if lane == "slow":
@@ -93,7 +93,7 @@ async def test_a_slot_that_is_free_goes_from_tenant_to_tenant(bench: StoreBench,
     assert seen == {"a": 3, "b": 3, "c": 3}
 
 
-async def test_who_writes_more_does_not_move_forward(bench: StoreBench) -> None:
+async def test_a_tenant_that_writes_more_does_not_move_forward(bench: StoreBench) -> None:
     await end(bench, "flood", 10)
     await end(bench, "calm", 1)
     await settle(bench, await take(bench, 1, 1))
@@ -101,7 +101,7 @@ async def test_who_writes_more_does_not_move_forward(bench: StoreBench) -> None:
     assert whose(bench, await take(bench, 1, 1)) == {"calm": 1}
 
 
-async def test_junk_in_place_of_one_tenants_endpoints_stops_nobody(bench: StoreBench) -> None:
+async def test_junk_in_place_of_the_endpoints_of_a_tenant_stops_nothing(bench: StoreBench) -> None:
     await end(bench, "calm", 1)
     with bench.server.client() as client:
         client.zadd("jitney:{s00}:due:fast", {"junk": 1})
@@ -124,7 +124,7 @@ async def dispatch(bench: StoreBench, want: int, slots: int) -> list[BackgroundL
     return (await checkpoints.dispatch_due_steps(bench.store, bench.store.roots[0], want, slots, FLIGHT_MS))[0]
 
 
-async def test_steps_go_from_tenant_to_tenant_however_many_batches_one_has(bench: StoreBench) -> None:
+async def test_bulk_steps_alternate_between_tenants_for_any_number_of_bulk_jobs(bench: StoreBench) -> None:
     many = {(await open_bulk(bench, "flood")).id for _ in range(20)}
     (few,) = {(await open_bulk(bench, "calm")).id}
     made: list[str] = []
@@ -145,8 +145,8 @@ async def test_a_tenant_leaves_a_thread_to_others(bench: StoreBench) -> None:
     assert [lease.delivery for lease in await dispatch(bench, 1, 2)] == [calm.id]
 
 
-async def test_the_end_of_a_batch_makes_room_for_its_tenants_next(bench: StoreBench) -> None:
-    """A step's end brings the tenant's turn forward; the last step of a batch did not, and the next batch waited."""
+async def test_the_end_of_a_bulk_job_makes_room_for_the_next_of_its_tenant(bench: StoreBench) -> None:
+    """The end of a step advances its tenant's turn; the last step of a bulk job once did not."""
     for _ in range(2):
         await open_bulk(bench, "a")
     (first,) = await dispatch(bench, 2, 2)  # the other one has to leave a thread to others
@@ -158,7 +158,7 @@ async def test_the_end_of_a_batch_makes_room_for_its_tenants_next(bench: StoreBe
     assert second.delivery != first.delivery
 
 
-async def test_a_step_that_is_lost_comes_back(bench: StoreBench) -> None:
+async def test_a_lost_step_is_handed_out_again(bench: StoreBench) -> None:
     bulk = await open_bulk(bench, "a")
     (lost,) = await dispatch(bench, 1, 1)
     with bench.server.client() as client:
@@ -166,7 +166,7 @@ async def test_a_step_that_is_lost_comes_back(bench: StoreBench) -> None:
     assert await dispatch(bench, 1, 1) == [BackgroundLease(bulk.id, lost.number + 1)]
 
 
-async def test_what_batches_share_is_parted_by_tenants_first(bench: StoreBench) -> None:
+async def test_shared_capacity_is_divided_among_tenants_before_bulk_jobs(bench: StoreBench) -> None:
     for _ in range(9):
         await open_bulk(bench, "flood")
     calm = await open_bulk(bench, "calm")

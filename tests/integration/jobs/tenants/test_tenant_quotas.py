@@ -1,4 +1,4 @@
-"""What tenants may take: quotas at submit, running jobs and weights at claim. Without any, nothing is counted."""
+"""Tenant quotas at submit, running limits and weights at claim; nothing is counted without limits."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def limited(bench: StoreBench) -> Limited:
 
 
 def load(bench: StoreBench, tenant: str) -> dict[str, int]:
-    """Read what is counted of a tenant."""
+    """Read the counters of a tenant."""
     with bench.server.client() as client:
         fields = client.hgetall("jitney:{s00}:open_totals").items()
     return {name.decode().split(":")[1]: int(n) for name, n in fields if name.startswith(b"@%s:" % tenant.encode())}
@@ -44,7 +44,7 @@ def by_tenant(bench: StoreBench, claimed: list[ClaimedJob]) -> Counter[str]:
         return Counter(client.hget(f"jitney:{{s00}}:job:{job.id}", "tenant").decode() for job in claimed)
 
 
-async def test_a_tenant_has_so_many_open_jobs_and_the_others_theirs(bench: StoreBench, limited: Limited) -> None:
+async def test_the_open_jobs_of_each_tenant_are_limited_separately(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=2, tenants='{"big": {"jobs": 3}}')
     for tenant, most in (("a", 2), ("big", 3), ("b", 2)):
         await bench.submit(most, tenant=tenant)
@@ -56,7 +56,7 @@ async def test_a_tenant_has_so_many_open_jobs_and_the_others_theirs(bench: Store
     await bench.submit(tenant="a")
 
 
-async def test_a_tenant_has_so_many_bytes(bench: StoreBench, limited: Limited) -> None:
+async def test_the_bytes_of_a_tenant_are_limited(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_bytes=100)
     await bench.submit(tenant="a", input=b"x" * 60)
     with pytest.raises(OverLimit):
@@ -65,8 +65,8 @@ async def test_a_tenant_has_so_many_bytes(bench: StoreBench, limited: Limited) -
     await bench.submit(tenant="b", input=b"x" * 100)
 
 
-async def test_what_no_wait_helps_is_refused_for_good(bench: StoreBench, limited: Limited) -> None:
-    """A job above its tenant's bytes, or its model's, was told to come back."""
+async def test_a_request_above_the_quota_is_refused_for_good(bench: StoreBench, limited: Limited) -> None:
+    """A job above the byte limit of its tenant or model used to get Retry-After."""
     for settings, most in (({"tenant_bytes": 100}, 100), ({"max_input_bytes": 100}, 100)):
         limited(**settings)
         await bench.submit(tenant="a", input=b"x" * 60)
@@ -84,8 +84,10 @@ async def test_what_no_wait_helps_is_refused_for_good(bench: StoreBench, limited
     await bench.submit(lane="bulk")
 
 
-async def test_what_no_wait_helps_is_refused_for_good_in_a_full_queue_too(bench: StoreBench, limited: Limited) -> None:
-    """It was told to come back as long as the queue was full, or its tenant had as many jobs as it may."""
+async def test_a_request_above_the_quota_is_refused_for_good_in_a_full_queue_too(
+    bench: StoreBench, limited: Limited
+) -> None:
+    """It used to get Retry-After while the queue was full, or its tenant at its job limit."""
     for settings in ({"tenant_bytes": 100, "max_jobs": 1}, {"max_input_bytes": 100, "tenant_jobs": 1}):
         limited(**settings)
         await bench.submit(tenant="a")
@@ -96,14 +98,14 @@ async def test_what_no_wait_helps_is_refused_for_good_in_a_full_queue_too(bench:
         await bench.store.finish("w1", bench.succeed(await bench.claim()))
 
 
-async def test_of_many_jobs_in_one_call_those_are_taken_that_fit(bench: StoreBench, limited: Limited) -> None:
+async def test_jobs_of_one_call_are_accepted_up_to_the_quota(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=2)
     jobs = [bench.job(tenant=tenant) for tenant in ("a", "a", "a", "b", "a", "b", "b")]
     verdicts = await bench.store.submit(jobs)
     assert [isinstance(verdict, OverLimit) for verdict in verdicts] == [False, False, True, False, True, False, True]
 
 
-async def test_the_same_key_is_found_though_the_quota_is_used_up(bench: StoreBench, limited: Limited) -> None:
+async def test_a_known_key_is_found_though_the_quota_is_used_up(bench: StoreBench, limited: Limited) -> None:
     limited(tenant_jobs=1)
     job = bench.job(tenant="a", idempotency_key="k", digest="d")
     (first,) = await bench.take(job)
@@ -141,7 +143,7 @@ async def end_by_deadline(bench: StoreBench, job: ClaimedJob) -> None:
     assert (await bench.sweep()).expired == 1
 
 
-async def end_by_burial(bench: StoreBench, job: ClaimedJob) -> None:
+async def end_by_recovery(bench: StoreBench, job: ClaimedJob) -> None:
     assert (await recover_dead_worker(bench.store, "w1", [])).back == 1
     del job
 
@@ -152,14 +154,12 @@ async def end_as_suspect(bench: StoreBench, job: ClaimedJob) -> None:
 
 ENDS = [
     *(end_by_cancel, end_by_finish, end_as_dead_letter, end_by_retry, end_by_release),
-    *(end_by_lost_lease, end_by_deadline, end_by_burial, end_as_suspect),
+    *(end_by_lost_lease, end_by_deadline, end_by_recovery, end_as_suspect),
 ]
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_whichever_way_a_job_leaves_its_seat_another_may_run(
-    bench: StoreBench, limited: Limited, end: Any
-) -> None:
+async def test_another_job_may_run_however_a_running_one_ends(bench: StoreBench, limited: Limited, end: Any) -> None:
     limited(tenant_running=1)
     await bench.submit(2, tenant="a")
     (first,) = await bench.claim()
@@ -170,7 +170,9 @@ async def test_whichever_way_a_job_leaves_its_seat_another_may_run(
     assert len(await bench.claim()) == 1
 
 
-async def test_who_has_enough_running_is_passed_by_and_keeps_its_turn(bench: StoreBench, limited: Limited) -> None:
+async def test_a_tenant_at_its_running_limit_is_skipped_and_keeps_its_position(
+    bench: StoreBench, limited: Limited
+) -> None:
     limited(tenants='{"a": {"running": 2}}')
     await bench.submit(10, tenant="a")
     await bench.submit(10, tenant="b")
@@ -181,20 +183,18 @@ async def test_who_has_enough_running_is_passed_by_and_keeps_its_turn(bench: Sto
 
 
 @pytest.mark.parametrize("want", [1, 2, 3, 8, 32])
-async def test_tenants_have_seats_by_their_weights_whatever_the_batch(
-    bench: StoreBench, limited: Limited, want: int
-) -> None:
+async def test_tenants_share_rows_by_weight_for_any_batch_size(bench: StoreBench, limited: Limited, want: int) -> None:
     limited(tenants='{"a": {"weight": 3}}')
     for tenant in ("b", "a", "c"):
         await bench.submit(300, tenant=tenant)
-    seats: Counter[str] = Counter()
-    while seats.total() < 160:
-        seats += by_tenant(bench, await bench.claim(want))
-    shares = {tenant: seats[tenant] / seats.total() for tenant in "abc"}
+    rows: Counter[str] = Counter()
+    while rows.total() < 160:
+        rows += by_tenant(bench, await bench.claim(want))
+    shares = {tenant: rows[tenant] / rows.total() for tenant in "abc"}
     assert shares == pytest.approx({"a": 0.6, "b": 0.2, "c": 0.2}, abs=0.04)
 
 
-async def test_a_lone_tenant_of_little_weight_has_all_seats(bench: StoreBench, limited: Limited) -> None:
+async def test_a_lone_tenant_of_little_weight_has_all_rows(bench: StoreBench, limited: Limited) -> None:
     limited(tenants='{"a": {"weight": 100}}')
     await bench.submit(32, tenant="b")
     assert len(await bench.claim(32)) == 32
@@ -210,7 +210,7 @@ async def test_without_limits_nothing_is_counted(bench: StoreBench) -> None:
 
 
 @pytest.mark.parametrize("text", ["[", "[]", '{"A": {}}', '{"a": {"weight": 0}}', '{"a": {"jobz": 1}}', '{"a": 1}'])
-def test_tenants_that_make_no_sense_stop_the_start_with_a_word(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_tenants_stop_the_start_with_a_message(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITNEY_TENANTS", text)
     with pytest.raises(ValidationError) as found:
         StoreSettings()

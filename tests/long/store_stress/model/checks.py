@@ -1,4 +1,4 @@
-"""Everything that lies in Redis, compared with the ledger: queues, leases, counters, lifetimes, keys that are left."""
+"""Compares everything in Redis with the ledger: queues, leases, counters, lifetimes, leftover keys."""
 
 import re
 from collections import Counter
@@ -34,7 +34,7 @@ async def check_all(world: World, bulks: Bulks) -> None:
 
 
 def _wrong_lifetimes(lives: dict[str, int]) -> list[str]:
-    """Only what is on the list, or belongs to something open, may lie for ever."""
+    """Only keys on the list, or of open records, may have no expiry."""
     may_stay = [
         key
         for key, life in lives.items()
@@ -81,7 +81,7 @@ def _is_in_place(job: Job, lies: Counter[str]) -> bool:
 
 
 async def _wrong_rings(world: World, found: list[str]) -> list[str]:
-    """Exactly the tenants (or cells) whose line is not empty take turns, or are parked and have that ring noted."""
+    """Exactly the tenants (or suspect groups) with a non-empty queue are in the rotation or parked."""
     wanted: dict[str, set[str]] = {key: set() for key in found if ":tenant_rotation:" in key}
     for key in found:
         if ":queue:" in key:
@@ -109,7 +109,7 @@ async def _wrong_rings(world: World, found: list[str]) -> list[str]:
 
 
 async def _parked(world: World, root: str, found: list[str]) -> dict[str, list[str]]:
-    """Read which rings each parked tenant of a shard has left."""
+    """Read which rotations each parked tenant of a shard has left."""
     prefix = f"{root}:parked:"
     listed = [key for key in found if key.startswith(prefix)]
     left = await world.connection.pipeline([("SMEMBERS", key) for key in listed]) if listed else []
@@ -120,7 +120,7 @@ async def _parked(world: World, root: str, found: list[str]) -> dict[str, list[s
 
 
 async def _wrong_loads(world: World) -> list[str]:
-    """What is counted as open, and as running, is what is open and runs."""
+    """The counters of open and running jobs are right."""
     wrong = []
     for shard in range(world.settings.shards):
         record = await world.connection.command("HGETALL", keys.open_totals(shard))
@@ -152,7 +152,7 @@ async def _wrong_counts(world: World) -> list[str]:
 
 
 async def _wrong_deliveries(world: World) -> list[str]:
-    """Whatever is to be told is kept until it is told, and is where its state says."""
+    """Every delivery is kept until it is sent, and is where its state says."""
     known = list(world.ledger.deliveries.values())[-300:]
     fields = ("state", "tries", "endpoint")
     records = (
@@ -168,7 +168,7 @@ async def _wrong_deliveries(world: World) -> list[str]:
 
 
 async def _wrong_turns(world: World, bulks: Bulks, found: list[str]) -> list[str]:
-    """Each open bulk waits among its tenant's, or is under way; exactly the tenants whose bulks wait take turns."""
+    """Each open bulk job waits in its tenant's queue or runs; exactly the tenants with waiting ones take turns."""
     places: dict[str, list[str]] = {known.id: [] for known in bulks.known.values() if not known.is_closed}
     wrong = []
     for root in world.store.roots:
@@ -199,7 +199,7 @@ async def _wrong_turns(world: World, bulks: Bulks, found: list[str]) -> list[str
 
 
 async def check_sums(world: World) -> None:
-    """At the end of everything, what was begun has ended, and each line of a bulk was counted once."""
+    """At the end of an episode all work has ended, and each line of a bulk job was counted once."""
     counts = await world.store.counts()
     sums = Counter[str]()
     for name, count in counts.items():
@@ -215,7 +215,7 @@ async def check_sums(world: World) -> None:
 
 
 async def check_left(world: World) -> None:
-    """At the end of everything, nothing is left but what lasts and what has a time to live."""
+    """At the end of an episode only permanent and expiring keys are left."""
     found = [name.decode() for name in await world.connection.command("KEYS", "jitney:*")]
     lives = await world.connection.pipeline([("PTTL", key) for key in found]) if found else []
     left = [

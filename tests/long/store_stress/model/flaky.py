@@ -1,4 +1,4 @@
-"""A connection to the queue's server on which answers get lost, and scripts arrive twice, when the test says so."""
+"""A connection to the queue server that loses answers, or sends scripts twice, when the test says so."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class StubSubscriber:
         self._wire = await self._connection.subscribe(channels, self._take)
 
     async def catch_up(self) -> None:
-        """Wait until everything is heard that was published before now."""
+        """Wait until all messages published before now are received."""
         if self._wire is not None:
             await self._wire.send([("PING",)], at_once=True)
 

@@ -1,4 +1,4 @@
-"""The dead letters that are kept on each shard, compared with those that should be: caps, shares of tenants, sums."""
+"""Compares the stored dead letters of each shard with the expected ones: caps, tenant shares, sums."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ TIE_MS: Final = 1  # the score of a letter is the ms of its end
 
 
 class ListedDeadLetter(NamedTuple):
-    """A letter as `:dead_letters` lists it."""
+    """A dead letter as `:dead_letters` lists it."""
 
     id: str
     size: int
@@ -22,7 +22,7 @@ class ListedDeadLetter(NamedTuple):
 
 
 def read(found: Iterable[Sequence[bytes]]) -> dict[str, ListedDeadLetter]:
-    """Read the answer of ZRANGE with scores, by the letters' ids."""
+    """Parse the reply of ZRANGE with scores, by dead letter id."""
     members = {}
     for name, ended_ms in found:
         job_id, size, tenant = name.decode().split(" ")
@@ -31,7 +31,7 @@ def read(found: Iterable[Sequence[bytes]]) -> dict[str, ListedDeadLetter]:
 
 
 class KeptDeadLetters:
-    """What lay in `:dead_letters` of each shard when it was last compared."""
+    """The content of `:dead_letters` of each shard at the last comparison."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -47,7 +47,7 @@ class KeptDeadLetters:
         return ended_ms + self._ttl_ms < now_ms + AGE_SLACK_MS
 
     async def compare(self, jobs: Mapping[str, Job], now_ms: float) -> int:
-        """Compare each shard that has new letters: who made room, and whether there was need to; gives how many did."""
+        """Compare each shard with new dead letters: the evicted ones and the need for it; return their number."""
         fresh, self._fresh = self._fresh, {}
         made_room = 0
         for shard, some in fresh.items():
@@ -99,7 +99,7 @@ class KeptDeadLetters:
     def _check_share(
         self, tenant: str, kept: Sequence[ListedDeadLetter], lost: Sequence[ListedDeadLetter], tenants: int
     ) -> None:
-        """The tenant that holds most makes room: just before it did, it had its share at least, of the one or other."""
+        """The tenant that holds most is evicted: just before, it had at least its share of number or bytes."""
         has_most = (len(kept) + 1) * tenants >= self.most + 1
         largest = max(one.size for one in lost)
         has_most |= (sum(one.size for one in kept) + largest) * tenants >= self.most_bytes + 1
@@ -107,7 +107,7 @@ class KeptDeadLetters:
             raise Violation(f"{lost} of {tenant} made room, which has only {kept} beside {tenants - 1} others")
 
     async def check(self) -> None:
-        """Compare what is listed and counted of each tenant with all letters; no more are kept than may be."""
+        """Compare lists and counters of each tenant with all dead letters; no cap is exceeded."""
         for shard, root in enumerate(self._store.roots):
             dead, counts, sizes, whole = await self._store.connection.pipeline(
                 [

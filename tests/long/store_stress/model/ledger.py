@@ -1,4 +1,4 @@
-"""What the callers of the store were promised: the small model that the stress compares the store with."""
+"""The ledger: a small model of what the store promised its callers."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Violation(AssertionError):
 
 
 class Moment(NamedTuple):
-    """When a call was made: the server's time in ms lies between the two."""
+    """The time of a call: the server's time in ms lies between the two."""
 
     begin_ms: float
     end_ms: float
@@ -26,7 +26,7 @@ class Moment(NamedTuple):
 
 @dataclass(slots=True, repr=False, eq=False)
 class Job:
-    """One accepted job, as the answers so far say it stands."""
+    """One accepted job, in the state of the answers so far."""
 
     sub: Submission
     created_us: int
@@ -38,11 +38,13 @@ class Job:
     due_from_ms: float = 0  # a retry's back-off ends between the two; 0: it waits for none
     due_until_ms: float = 0
     is_suspect: bool = False
-    has_seat: bool = False  # it runs, and is counted so: its tenant had a limit of running jobs when it was claimed
+    has_running_mark: bool = (
+        False  # it runs, and is counted so: its tenant had a limit of running jobs when it was claimed
+    )
     has_quota: bool = False  # it is counted among its tenant's open jobs: that had a limit when it was accepted
-    losses: int = 0  # leases that ended, and burials
+    losses: int = 0  # leases that ended, and recoveries
     reclaims: int = 0  # those of them that a sweep took back
-    kills: int = 0  # burials that named this job's current claim
+    kills: int = 0  # recoveries that named this job's current claim
     watchers: set[str] = field(default_factory=set)  # gateways to be told of the end
     body: bytes = b""  # the output or the error; set once the job is final
     finished_us: int = 0
@@ -90,7 +92,7 @@ class Job:
 
 
 class WebhookRecord(NamedTuple):
-    """A webhook's record, read: the ends that it is told of (none: all), and the headers that its receiver gets."""
+    """A parsed webhook record: its subscribed ends (none: all), and the headers for its receiver."""
 
     url: str
     events: list[str]
@@ -104,7 +106,7 @@ def read_webhook(hook: str) -> WebhookRecord:
 
 
 class KnownIdempotencyKey(NamedTuple):
-    """What an Idempotency-Key stands for, and until when at least."""
+    """The request of an Idempotency-Key, and its minimum lifetime."""
 
     job_id: str
     digest: str
@@ -113,7 +115,7 @@ class KnownIdempotencyKey(NamedTuple):
 
 @dataclass(slots=True)
 class Delivery:
-    """One webhook message that must be told."""
+    """One webhook message that must be delivered."""
 
     id: str
     tenant: str
@@ -143,7 +145,7 @@ class Ledger:
         self.loads: Counter[tuple[int, str]] = Counter()  # (shard, field of `:open_totals`)
         self.letters: dict[int, list[Job]] = {}  # by shard, the oldest first
         self.lines_stored = 0  # of bulks that are over
-        self.passed: Counter[tuple[str, str, int, str, str]] = Counter()  # seats given to others while one waited
+        self.passed: Counter[tuple[str, str, int, str, str]] = Counter()  # rows given to others while one waited
         self.steps: Counter[str] = Counter()
         self.trace: deque[str] = deque(maxlen=60)
 
@@ -166,7 +168,7 @@ class Ledger:
             self.loads[job.shard, f"{whose}:bytes"] += sign * len(job.sub.input)
 
     def move(self, job: Job, state: State) -> None:
-        """Take a step of the lifecycle; fails for one that is not in its table."""
+        """Make a transition of the lifecycle; fail if it is not in the table."""
         if state == job.state:
             return
         if (job.state, state) not in TRANSITIONS:

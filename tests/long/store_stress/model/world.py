@@ -1,4 +1,4 @@
-"""One episode of the stress: its settings, its store, the ledger, and how the two are compared after each call."""
+"""The state of an episode: settings, store and ledger, and their comparison after each call."""
 
 import random
 import time
@@ -59,7 +59,7 @@ def draw_settings(rng: random.Random, url: str) -> StoreSettings:
 
 
 class World:
-    """What the steps of one episode share."""
+    """The shared state of the steps of one episode."""
 
     def __init__(self, server: Server, rng: random.Random) -> None:
         self.server, self.rng = server, rng
@@ -100,7 +100,7 @@ class World:
         return self.connection.fate
 
     async def call(self, made: Callable[[], Awaitable[Any]]) -> tuple[Any, Moment, Fault]:
-        """Make a call under a drawn fate; gives its answer (None: it never came), when, and the fate."""
+        """Make a call under a drawn fate; return its answer (None: lost), its time, and the fate."""
         fate = self.fate()
         begin_ms = now_ms()
         answer = None
@@ -114,7 +114,7 @@ class World:
         return answer, Moment(begin_ms, now_ms()), fate
 
     def expect_outage(self, fate: Fault, error: StoreUnavailable) -> None:
-        """Fail where a call met an outage and there was none: the server refused the script."""
+        """Fail if a call reported an outage without one: the server refused the script."""
         if fate in ("once", "twice"):
             raise Violation(f"the server did not take a script: {error}") from error
 
@@ -125,7 +125,7 @@ class World:
         return self.rng.choice(list(among))
 
     def has_quota(self, tenant: str) -> bool:
-        """Whether open jobs of this tenant are counted by themselves."""
+        """Whether open jobs of this tenant are counted separately."""
         limits = self.tenants.limits(tenant)
         return bool(limits.jobs or limits.bytes)
 
@@ -133,14 +133,14 @@ class World:
         return max(1, limit // self.settings.shards) if limit else 1 << 53
 
     def running(self, tenant: str, shard: int) -> int:
-        """Count a tenant's running jobs that take one of its seats; suspects on trial take none."""
+        """Count a tenant's running jobs that hold a running mark; suspects in isolation hold none."""
         return sum(
-            job.state == State.RUNNING and job.has_seat and job.shard == shard and job.sub.tenant == tenant
+            job.state == State.RUNNING and job.has_running_mark and job.shard == shard and job.sub.tenant == tenant
             for job in self.ledger.open.values()
         )
 
     async def parked_before_change(self) -> set[tuple[int, str]]:
-        """Read which tenants are parked, by shard, though by now they may run more: a sweep brings them back."""
+        """Read the parked tenants by shard that may run more by now: a sweep unparks them."""
         found = set()
         for shard, root in enumerate(self.store.roots if self.limited_ms else ()):
             for name, ms in await self.connection.command("ZRANGE", f"{root}:parked", 0, -1, "WITHSCORES"):
@@ -151,7 +151,7 @@ class World:
     # ---- comparing with the store
 
     async def observe(self, allowed: Mapping[str, Iterable[State]], moment: Moment) -> None:
-        """Read these jobs, and compare: each may have come into one of its allowed states, or have stayed."""
+        """Read these jobs, and compare: each is in one of its allowed states, or unchanged."""
         ids = [job_id for job_id in allowed if job_id in self.ledger.jobs]
         if not ids:
             return
@@ -164,7 +164,7 @@ class World:
         self.ledger.steps["dead letter made room"] += await self.kept.compare(self.ledger.jobs, now_ms())
 
     def _may_have_told(self, ids: Sequence[str], records: Sequence[Mapping[bytes, bytes]]) -> bool:
-        """Whether somebody should have heard of what these jobs came into."""
+        """Check the notifications that these transitions must have sent."""
         for job_id, record in zip(ids, records, strict=True):
             job = self.ledger.jobs[job_id]
             if not job.is_final and (job.watchers or not job.attempt) and record.get(b"state") != job.state.encode():
@@ -189,7 +189,7 @@ class World:
             if attempt <= job.attempt:
                 raise Violation(f"job {job.id} runs a second time under claim {attempt} of {owner}")
             job.owner, job.attempt = owner, attempt
-            job.has_seat = bool(self.tenants.limits(job.sub.tenant).running) and b"suspect_group" not in record
+            job.has_running_mark = bool(self.tenants.limits(job.sub.tenant).running) and b"suspect_group" not in record
             lease_ms = self.leases_s[owner] * 1000
             job.lease_from_ms, job.lease_until_ms = moment.begin_ms + lease_ms, moment.end_ms + lease_ms
         if state != job.state and state not in FINAL:  # of this too a gateway may have been told that follows it
@@ -200,7 +200,7 @@ class World:
             self._end(job, record, moment)
 
     def _compare_gone(self, job: Job, allowed: frozenset[State], moment: Moment) -> None:
-        """Nothing is kept of a job: right for one that ended long enough ago, and for a bulk's line."""
+        """A job has no record: right for one that ended long ago, and for a line of a bulk job."""
         if job.is_final:
             kept_ms = 0 if job.sub.bulk else self.settings.result_ttl_s * 1000
             is_over = moment.end_ms > job.final_ms + kept_ms - GONE_MS
@@ -253,7 +253,7 @@ class World:
                     raise Violation(f"gateway {name} was told of another tenant's {job_id}")
 
     def _take_handed(self) -> None:
-        """Give workers the jobs that submit handed over to them."""
+        """Give workers the jobs that submit handed off to them."""
         handed, self.handed = self.handed, []
         for worker, one in handed:
             for claimed in one.jobs:

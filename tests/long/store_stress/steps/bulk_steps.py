@@ -1,4 +1,4 @@
-"""Steps of processes that take bulks forward: one script a step; they may die anywhere, and others go on."""
+"""Steps of processes that advance bulk jobs, one script a step; each may die anywhere and others continue."""
 
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ CHUNK: Final = 5
 
 
 async def advance(world: World, bulks: Bulks) -> None:
-    """Take one process one script further, or kill it."""
+    """Advance one process by one script, or kill it."""
     if not bulks.courses:
         return
     course = world.rng.choice(bulks.courses)
@@ -78,7 +78,7 @@ async def _advance(world: World, bulks: Bulks, course: BulkStepper) -> None:
 
 
 def _plan(world: World, course: BulkStepper) -> str:
-    """Say what a stepper would do now."""
+    """Return the next step of a stepper."""
     assert course.stand is not None
     bulk, now = course.stand.bulk, course.stand.now_ms
     if not bulk.is_validated:
@@ -109,7 +109,7 @@ async def _abort_remaining(world: World, bulks: Bulks, course: BulkStepper, bulk
 
 
 async def _read_marks(world: World, bulks: Bulks, course: BulkStepper, bulk: Bulk) -> None:
-    """Choose the next lines, and make jobs of those that can be run and have no outcome yet."""
+    """Choose the next lines, and create jobs for the valid ones without an outcome."""
     del bulks
     course.lines = [number for number in course.known.lines if bulk.line < number <= bulk.line + CHUNK]
     marks = await checkpoints.read_done_lines(world.store, bulk, course.lines[0], course.lines[-1])
@@ -119,7 +119,7 @@ async def _read_marks(world: World, bulks: Bulks, course: BulkStepper, bulk: Bul
 
 
 async def _submit_lines(world: World, bulks: Bulks, course: BulkStepper, bulk: Bulk) -> None:
-    """Submit them; by now another process may have done so, and the lines may have ended."""
+    """Submit them; another process may have done so already, and the lines may have ended."""
     del bulks
     known = {one.id: world.ledger.jobs.get(one.id) for one in course.jobs}
     marks = await checkpoints.read_done_lines(world.store, bulk, course.lines[0], course.lines[-1])
@@ -147,7 +147,7 @@ def _job(bulk: Bulk, number: int) -> Submission:
 
 
 async def _expand(world: World, bulks: Bulks, course: BulkStepper, bulk: Bulk) -> None:
-    """Write the checkpoint of the lines that are jobs now; others end here."""
+    """Write the checkpoint of the submitted lines; others end here."""
     del bulks
     marks = await checkpoints.read_done_lines(world.store, bulk, course.lines[0], course.lines[-1])
     ends, states = [], {}
@@ -194,7 +194,7 @@ async def _read_outcomes(world: World, bulks: Bulks, course: BulkStepper, bulk: 
     name = f"{bulk.collected:010d}-{world.rng.getrandbits(32):08x}"
     for kind, lines in shown.items():
         if lines:
-            bulks.shelf.parts[files.part_key(bulk.id, kind, name)] = lines
+            bulks.storage.parts[files.part_key(bulk.id, kind, name)] = lines
     sizes = [10 * len(shown["out"]), 10 * len(shown["err"]), len(shown["out"]), len(shown["err"])]
     course.part = ResultPart(name, len(course.found), 10, *sizes)
     course.next = "collect"
@@ -212,7 +212,7 @@ async def _collect(world: World, bulks: Bulks, course: BulkStepper, bulk: Bulk) 
 
 
 async def _land(world: World, bulks: Bulks, course: BulkStepper, bulk: Bulk) -> None:
-    """End the step; the next is due at once, or soon. Now and then it has failed unexpectedly: the bulk rests."""
+    """End the step; the next is due at once or soon. Some steps fail unexpectedly: the bulk job backs off."""
     del bulk
     known, begin_ms = course.known, now_ms()
     bulks.courses.remove(course)
@@ -237,7 +237,7 @@ async def _land(world: World, bulks: Bulks, course: BulkStepper, bulk: Bulk) -> 
 
 
 async def _close(world: World, bulks: Bulks, course: BulkStepper, bulk: Bulk) -> None:
-    """End a bulk: each of its lines stands once in one of the two files."""
+    """End a bulk job: each of its lines is once in one of the two files."""
     status = bulk.abort_reason or "completed"
     end = BulkCompletion(
         status, bulk.webhook, b'{"type":"batch.%b"}' % status.encode(), {f"{status}_ms": int(now_ms())}
@@ -272,7 +272,7 @@ async def check_results(world: World, bulks: Bulks, known: KnownBulk, bulk: Bulk
     lines: list[tuple[int, str]] = []
     for kind in ("out", "err"):
         for part in await world.connection.command("LRANGE", keys.bulk_parts(bulk.id, kind), 0, -1):
-            lines += bulks.shelf.parts[files.part_key(bulk.id, kind, part.decode().split(" ")[1])]
+            lines += bulks.storage.parts[files.part_key(bulk.id, kind, part.decode().split(" ")[1])]
     numbers = sorted(number for number, _ in lines)
     if numbers != sorted(known.lines):
         raise Violation(f"the lines {numbers} were stored of {known}")

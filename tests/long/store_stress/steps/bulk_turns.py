@@ -1,4 +1,4 @@
-"""Turns of bulks: which step is handed out when, fair by tenant, and how bulks rest after faults and lost steps."""
+"""The order of bulk steps: fair by tenant, with backoff after faults and lost steps."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -16,7 +16,7 @@ SLOTS: Final = 2  # steps under way of one shard
 
 
 async def dispatch(world: World, bulks: Bulks) -> None:
-    """Take bulks whose step is due; the process may die with them."""
+    """Take bulk jobs with a due step; the process may die with them."""
     await dispatch_of(world, bulks, world.rng.choice(world.store.roots))
 
 
@@ -27,7 +27,7 @@ async def dispatch_of(world: World, bulks: Bulks, root: str) -> None:
     leases = answer[0] if answer else []
     for lease in leases:
         known = bulks.known.get(lease.delivery)
-        if known is None:  # whoever made it never heard of it
+        if known is None:  # its creator never heard of it
             known = await _adopt(world, bulks, lease.delivery)
             known.most_faults = known.most_losses = lease.number
         _check_flight(known, lease, moment)
@@ -53,7 +53,7 @@ def note_lease(known: KnownBulk) -> None:
 
 
 def _notice_lost(bulks: Bulks, root: str, moment: Moment) -> None:
-    """A lost step is noticed by the next dispatch: from then on the bulk rests, if it does."""
+    """The next dispatch notices a lost step: the backoff of the bulk job begins then."""
     for known in bulks.known.values():
         if keys.root(known.shard) == root and known.lost_by_ms and known.lost_by_ms + SLACK_MS < moment.begin_ms:
             known.lost_by_ms = 0
@@ -61,13 +61,13 @@ def _notice_lost(bulks: Bulks, root: str, moment: Moment) -> None:
 
 
 def _cooldown_ms(known: KnownBulk) -> float:
-    """Give how long it may rest once its present step is lost, too: from the third loss in a row on."""
+    """Return its backoff if the current step is lost, too: from the third loss in a row on."""
     losses = known.most_losses + 1
     return min(60_000, 1000 * 2 ** (losses - 2)) if losses > 2 else 0
 
 
 async def end_cooldowns(world: World, bulks: Bulks) -> None:
-    """Have bulks that rest after lost steps go on at once: the end of an episode does not wait for them."""
+    """End the backoff of bulk jobs at once: the end of an episode does not wait for it."""
     for known in bulks.known.values():
         if known.is_closed or known.most_losses < 2:
             continue
@@ -91,7 +91,7 @@ def _check_flight(known: KnownBulk, lease: BackgroundLease, moment: Moment) -> N
 
 
 def _check_passed(bulks: Bulks, root: str, leases: Sequence[BackgroundLease], moment: Moment) -> None:
-    """No tenant whose step is due, and that has none under way, is passed while a slot is free, or by others' turns."""
+    """No tenant with a due step and none running is skipped while a slot is free, or by other tenants."""
     there = [one for one in bulks.known.values() if keys.root(one.shard) == root and not one.is_closed]
     handed = [one for one in there if one.id in {lease.delivery for lease in leases}]
     waits = [one for one in there if one.due_by_ms + SLACK_MS < moment.begin_ms and one not in handed]

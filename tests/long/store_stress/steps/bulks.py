@@ -1,4 +1,4 @@
-"""Bulks and files as their callers use them: upload, delete, make a bulk, cancel it."""
+"""Steps of callers with bulk jobs and files: upload, delete, create a bulk job, cancel it."""
 
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -41,7 +41,7 @@ class MemoryStorage:
 
 @dataclass(slots=True)
 class KnownBulk:
-    """A bulk as its maker knows it. `lines`: by number, whether it can be run."""
+    """A bulk job as its creator knows it. `lines`: by number, whether the line is valid."""
 
     id: str
     tenant: str
@@ -66,7 +66,7 @@ class KnownBulk:
 
 @dataclass(slots=True, eq=False)
 class BulkStepper:
-    """One process that takes a bulk forward, and what it has read."""
+    """One process that advances a bulk job, and the state it has read."""
 
     lease: BackgroundLease
     known: KnownBulk
@@ -86,12 +86,12 @@ class Bulks:
         self.known: dict[str, KnownBulk] = {}
         self.courses: list[BulkStepper] = []
         self.passed: Counter[tuple[str, str]] = Counter()  # steps of others begun while a tenant's was due, by root
-        self.shelf = MemoryStorage()
+        self.storage = MemoryStorage()
         self.dropped: set[str] = set()  # files that may be gone
         self.unheard: set[str] = set()  # files over which there may be a bulk that nobody heard of
 
     async def may_be(self, world: World, bulk_id: str) -> Bulk | None:
-        """Read a bulk that nobody heard of; None where nobody can have made it."""
+        """Read a bulk job of an unanswered request; None where it cannot exist."""
         bulk = records.parse_bulk(bulk_id, await world.connection.command("HGETALL", keys.bulk(bulk_id)))
         return bulk if bulk is not None and bulk.file in self.unheard else None
 
@@ -106,7 +106,7 @@ async def upload(world: World, bulks: Bulks) -> None:
         files.new_file_id(shard), tenant, "lines", "batch", 7, 0, FAR_MS if world.chance(0.8) else int(now_ms())
     )
     await files.register_upload(world.store, file.id, 60)
-    bulks.shelf.parts[files.content_key(file.id)] = []
+    bulks.storage.parts[files.content_key(file.id)] = []
     if world.chance(0.1):
         return
     refusal = ""
@@ -125,14 +125,14 @@ async def upload(world: World, bulks: Bulks) -> None:
         kept += 2 * sum(one.tenant == tenant for one in bulks.known.values())
         if kept < world.bulk.bulk_files:
             raise Violation(f"{kept} files of {tenant} are kept, and one was refused")
-        await world.call(lambda: files.discard_upload(world.store, bulks.shelf, file.id))
+        await world.call(lambda: files.discard_upload(world.store, bulks.storage, file.id))
     elif answer is not None or (fate == "lost" and await _is_there(world, tenant, file.id)):
         count = world.rng.randint(1, 12)
         bulks.files[file.id] = tenant, {number: world.chance(0.85) for number in range(1, count + 1)}
 
 
 async def open_bulk(world: World, bulks: Bulks) -> None:
-    """Make a bulk over a file; a request that is sent again after a lost answer finds it."""
+    """Create a bulk job over a file; a retry after a lost answer finds it."""
     if not bulks.files:
         return
     file = world.pick(bulks.files)
@@ -155,7 +155,7 @@ async def open_bulk(world: World, bulks: Bulks) -> None:
 
 
 async def _ask(world: World, bulks: Bulks, tenant: str, asked: BulkRequest) -> Bulk | None:
-    """Ask for a bulk; None: the answer was lost, and there may be one all the same."""
+    """Request a bulk job; None: the answer was lost, and the job may exist."""
     made: Bulk | None
     made, _, fate = await world.call(lambda: records.create_bulk(world.store, world.bulk, tenant, asked, int(now_ms())))
     if made is None and fate != "unsent":
@@ -174,7 +174,7 @@ async def drop(world: World, bulks: Bulks) -> None:
     async def made() -> bool:
         nonlocal refusal
         try:
-            await files.delete_file(world.store, bulks.shelf, tenant, file)
+            await files.delete_file(world.store, bulks.storage, tenant, file)
         except Refused as error:
             refusal = error.code
         return True
@@ -201,7 +201,7 @@ async def _is_there(world: World, tenant: str, file: str) -> bool:
 async def sweep_files(world: World, bulks: Bulks) -> None:
     """Remove what has expired."""
     bulks.dropped.update(bulks.files)  # whichever has expired; those that have not are found again
-    await world.call(lambda: files.remove_expired(world.store, bulks.shelf, int(now_ms())))
+    await world.call(lambda: files.remove_expired(world.store, bulks.storage, int(now_ms())))
 
 
 async def cancel(world: World, bulks: Bulks) -> None:
@@ -228,21 +228,21 @@ async def cancel(world: World, bulks: Bulks) -> None:
 
 
 async def check_contents(world: World, bulks: Bulks) -> None:
-    """Whatever is stored of uploads, a sweep will find."""
+    """Check that a sweep can find all stored uploads."""
     found: set[str] = set()
     for shard in range(world.settings.shards):
         found |= {name.decode() for name in await world.connection.command("ZRANGE", keys.expiring_files(shard), 0, -1)}
-    stored = {place.partition("/")[2] for place in bulks.shelf.parts if place.startswith("files/")}
+    stored = {place.partition("/")[2] for place in bulks.storage.parts if place.startswith("files/")}
     if not stored <= found:
         raise Violation(f"the contents of {stored - found} are stored, and no sweep will find them")
 
 
 async def sweep_all(world: World, bulks: Bulks) -> None:
-    """Let everything expire: no content is left, and no note of it."""
-    while await files.remove_expired(world.store, bulks.shelf, FAR_MS + 1):
+    """Expire everything: no content and no record is left."""
+    while await files.remove_expired(world.store, bulks.storage, FAR_MS + 1):
         pass
     await check_contents(world, bulks)
     left = await world.connection.command("KEYS", "jitney:*:expiring_files")
-    stored = [place for place in bulks.shelf.parts if place.startswith("files/")]
+    stored = [place for place in bulks.storage.parts if place.startswith("files/")]
     if left or stored:
         raise Violation(f"after everything has expired, {left} is there, and {stored} is stored")

@@ -1,4 +1,4 @@
-"""Claims: what came must be what was promised, of the right lines, in the right order, and nobody is left waiting."""
+"""Steps that claim: the jobs must be the promised ones, from the right queues, in the right order."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ Station = tuple[str, str]
 
 
 class ClaimRequest(NamedTuple):
-    """What a worker claims: up to `want` jobs, `max_bulk` of them of bulk (None: any), or suspects on trial."""
+    """A claim: up to `want` jobs, `max_bulk` of them bulk (None: any), or suspects for isolation."""
 
     station: Station
     worker: str
@@ -30,7 +30,7 @@ def waiting(world: World, station: Station) -> list[Job]:
 
 
 async def claim(world: World) -> None:
-    """Claim for a worker: any number, with or without room for bulk, or suspects on trial."""
+    """Claim for a worker: any number, with or without room for bulk, or suspects for isolation."""
     rng = world.rng
     trial = world.chance(0.15)
     max_bulk = None if trial else rng.choice([None, None, None, 0, 2])
@@ -40,8 +40,8 @@ async def claim(world: World) -> None:
 
 
 async def claim_and_check(world: World, wish: ClaimRequest) -> None:
-    """Claim, and compare what came with the lines."""
-    before, seats = waiting(world, wish.station), _running_marks(world)
+    """Claim, and compare the jobs with the queues."""
+    before, marks = waiting(world, wish.station), _running_marks(world)
     store = world.workers[wish.worker]
     answer, moment, _ = await world.call(
         lambda: store.claim(*wish.station, wish.worker, wish.want, trial=wish.trial, max_bulk=wish.max_bulk)
@@ -65,11 +65,11 @@ async def claim_and_check(world: World, wish: ClaimRequest) -> None:
     for one in answer.jobs if answer is not None else ():
         if not world.ledger.jobs[one.id].is_held(wish.worker, one.attempt):
             raise Violation(f"{wish} gave {one}, and it is {world.ledger.jobs[one.id]}")
-    _check_running(world, seats)
+    _check_running(world, marks)
 
 
 def _take(world: World, wish: ClaimRequest, answer: ClaimResult, moment: Moment) -> list[Job]:
-    """Compare each job with what was accepted; gives them."""
+    """Compare each job with the accepted one; return them."""
     taken = []
     for one in answer.jobs:
         job = world.ledger.jobs.get(one.id)
@@ -79,7 +79,7 @@ def _take(world: World, wish: ClaimRequest, answer: ClaimResult, moment: Moment)
         if job.state != State.QUEUED or one.attempt <= job.attempt or job.is_overdue(moment):
             raise Violation(f"{wish} gave {one}, and it is {job}")
         if job.is_suspect != wish.trial:
-            raise Violation(f"{wish} gave {job}: suspects ride on trial, and nobody else does")
+            raise Violation(f"{wish} gave {job}: only suspects run in isolation")
         if moment.end_ms + SLACK_MS < job.due_from_ms:
             raise Violation(f"{wish} gave {job} before its retry is due, at {moment}")
         job.due_from_ms = job.due_until_ms = 0
@@ -97,14 +97,14 @@ def _check_counts(wish: ClaimRequest, answer: ClaimResult, taken: Sequence[Job])
 
 
 def _is_ready(job: Job, moment: Moment) -> bool:
-    """Whether a queued job surely waited in its line."""
+    """Whether a queued job surely waited in its queue."""
     return not (job.is_suspect or job.due_until_ms or job.may_be_overdue(moment))
 
 
 def _check_left(
     world: World, wish: ClaimRequest, answer: ClaimResult, taken: Sequence[Job], left: Sequence[Job]
 ) -> None:
-    """No seat stays empty while a job waits that may run."""
+    """No row stays empty while a job that may run waits."""
     if len(taken) < wish.want and not answer.more and wish.max_bulk is None:
         ready = [job for job in left if _has_running_mark(world, job, taken)]
         if ready:
@@ -119,7 +119,7 @@ def _has_running_mark(world: World, job: Job, taken: Iterable[Job]) -> bool:
 
 
 def _check_order(taken: Sequence[Job], left: Sequence[Job]) -> None:
-    """Of one tenant's line those come first that were accepted first."""
+    """Jobs of one tenant are claimed in the order of acceptance."""
     lines: dict[tuple[int, str, str], list[int]] = defaultdict(list)
     for job in taken:
         lines[job.shard, job.sub.lane, job.sub.tenant].append(job.created_us)
@@ -133,7 +133,7 @@ def _check_order(taken: Sequence[Job], left: Sequence[Job]) -> None:
 
 
 def _check_turns(world: World, wish: ClaimRequest, taken: Sequence[Job], left: Sequence[Job]) -> None:
-    """No tenant that could run a job is passed for longer than two whole turns of the others take."""
+    """No tenant with a runnable job is skipped for longer than two whole rounds of the others."""
     passed = world.ledger.passed
     served = {(job.shard, job.sub.lane, job.sub.tenant) for job in taken}
     could = {(job.shard, job.sub.lane, job.sub.tenant) for job in left if _has_running_mark(world, job, taken)}
@@ -150,13 +150,13 @@ def _check_turns(world: World, wish: ClaimRequest, taken: Sequence[Job], left: S
 
 
 def _running_marks(world: World) -> Counter[tuple[str, int]]:
-    """Count the seats that tenants take, by tenant and shard."""
+    """Count the running marks that tenants hold, by tenant and shard."""
     shards = range(world.settings.shards)
     return Counter({(tenant, shard): world.running(tenant, shard) for tenant in TENANTS for shard in shards})
 
 
 def _check_running(world: World, before: Counter[tuple[str, int]]) -> None:
-    """No tenant begins to run more than it may; those that ran before its limit was set, run on."""
+    """No tenant starts more jobs than its limit; jobs that ran before the limit was set continue."""
     for (tenant, shard), count in _running_marks(world).items():
         limit = world.tenants.limits(tenant).running
         if limit and count > max(before[tenant, shard], world.quota_of_shard(limit)):

@@ -1,4 +1,4 @@
-"""Steps of callers who look after dead letters: read, purge, send again."""
+"""Steps of callers with dead letters: read, purge, replay."""
 
 from typing import cast
 
@@ -14,7 +14,7 @@ from tests.long.store_stress.steps.submitting import submit_jobs
 
 
 class FixedCatalog:
-    """A catalogue in which every model takes what a dead letter holds."""
+    """A catalogue in which every model accepts the input of any dead letter."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -30,7 +30,7 @@ def list_letters(world: World) -> list[Job]:
 
 
 async def read_letter(world: World) -> None:
-    """Read a dead letter: while it is kept, it has its exact input."""
+    """Read a dead letter: it keeps its exact input."""
     among = list_letters(world)
     if not among:
         return
@@ -46,14 +46,14 @@ async def read_letter(world: World) -> None:
 
 
 def _check_gone(world: World, job: Job) -> None:
-    """A letter goes when it is purged, too old, or made room, which `Kept` has noted."""
+    """A dead letter is removed when purged, expired, or evicted, which `Kept` has recorded."""
     if not world.kept.is_old(job.final_ms, now_ms()):
         raise Violation(f"the dead letter {job} is gone too early")
     job.is_forgotten = True
 
 
 async def purge(world: World) -> None:
-    """Forget some letters."""
+    """Purge some dead letters."""
     among = list_letters(world)
     if not among:
         return
@@ -62,7 +62,7 @@ async def purge(world: World) -> None:
         job.is_purged = True
     _, _, fate = await world.call(lambda: dead_letters.purge_dead_letters(world.store, [job.id for job in picked]))
     if fate in ("once", "twice"):
-        same = [job for job in picked if world.ledger.jobs[job.id] is job]  # no line that was made anew since then
+        same = [job for job in picked if world.ledger.jobs[job.id] is job]  # no job that was created again since then
         left = [await world.connection.command("HEXISTS", keys.job(job.id), "input") for job in same]
         if any(left):
             raise Violation(f"the dead letters {picked} were purged, and keep their inputs")
@@ -71,7 +71,7 @@ async def purge(world: World) -> None:
 
 
 async def replay(world: World) -> None:
-    """Send a letter again: as one new job, however often it is sent for the same state of the letter."""
+    """Replay a dead letter: as one new job, however often it is replayed in the same state."""
     among = list_letters(world)
     if not among:
         return
@@ -88,9 +88,9 @@ async def replay(world: World) -> None:
     )
     earlier = world.ledger.jobs.get(again.id)
     if earlier is not None and earlier.is_final:
-        return  # whoever sent it before died before that was noted: its job has ended, and its id is not free
+        return  # the earlier sender died before that was noted: its job has ended, and its id is not free
     (is_taken,) = await submit_jobs(world, [again])
-    if is_taken and world.chance(0.8):  # else whoever sends it dies here
+    if is_taken and world.chance(0.8):  # else the sender dies here
         await dead_letters.mark_replayed(world.store, job.id, again.id)
         noted = await world.connection.command("HGET", keys.job(job.id), "replayed")
         if noted is not None and noted.decode() != again.id:

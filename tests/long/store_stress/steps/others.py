@@ -1,4 +1,4 @@
-"""Steps of everybody else: listeners and their logs, statistics, plans, announcements, workers that lose notices."""
+"""Other steps: listeners and their logs, statistics, plans, registrations, workers that lose notifications."""
 
 from collections import Counter
 from typing import Final
@@ -20,14 +20,14 @@ ALIVE_S: Final = 5
 
 
 class OtherSteps:
-    """What these steps remember: how often a version was asked for, and how many batches were told."""
+    """The memory of these steps: requests of a version, and reported batches."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._asked, self._told = Counter[str](), Counter[str]()
 
     async def listen(self) -> None:
-        """Say that somebody listens to some tenants."""
+        """Register a listener for some tenants."""
         listeners = self._world.rng.sample(TENANTS, self._world.rng.randint(0, 2))
         heard, _, _ = await self._world.call(lambda: events.register_listeners(self._world.store, listeners, LISTEN_S))
         if heard is not None:
@@ -53,7 +53,7 @@ class OtherSteps:
                 raise Violation(f"the log of {tenant} says {seen} of {job}")
 
     async def depth(self) -> None:
-        """Count what waits for a model version, by lane; of retries it is not known to the millisecond when they do."""
+        """Count the queued jobs of a model version, by lane; the time of retries is not exact."""
         world, station = self._world, self._world.rng.choice(STATIONS)
         jobs = [job for job in world.ledger.open.values() if job.state == State.QUEUED and job.station == station]
         counted = await world.store.depth(*station)
@@ -64,7 +64,7 @@ class OtherSteps:
                 raise Violation(f"{counted} jobs were counted at {station}, and in {lane} there are {of_lane}")
 
     async def count(self) -> None:
-        """Add to the histograms: what was told is there, once."""
+        """Add to the histograms: every reported value is counted once."""
         world, histogram_buffer = self._world, HistogramBuffer()
         histogram_buffer.observe("size", 4)
         _, _, fate = await world.call(lambda: histogram_buffer.tell(world.connection, "m"))
@@ -91,7 +91,7 @@ class OtherSteps:
         self._asked[model] = asked
 
     async def limit(self) -> None:
-        """Change what a tenant may take, in the queue: what was set is found, and all else is as it was."""
+        """Change a tenant's limits in the queue: the new ones are stored, and all others stay."""
         world, tenant = self._world, self._world.rng.choice(TENANTS)
         if world.chance(0.2):
             wanted: dict[str, int | None] = {}
@@ -110,10 +110,10 @@ class OtherSteps:
             raise Violation(f"{tenant} is kept with {kept.get(tenant)}, and was given {wanted}")
         world.tenants.update(kept)
         world.limited_ms[tenant] = now_ms()
-        world.ledger.passed.clear()  # with other weights turns are shared anew
+        world.ledger.passed.clear()  # with other weights scheduler positions are reset
 
     async def turn_deaf(self) -> None:
-        """A worker loses what is handed over to it, or hears again; or it leaves its free seats."""
+        """Have a worker lose its handoffs, hear again, or withdraw its free slots."""
         world, worker = self._world, self._world.rng.choice(WORKERS)
         if worker in world.deaf:
             world.deaf.discard(worker)
@@ -123,7 +123,7 @@ class OtherSteps:
             await world.workers[worker].withdraw_free_slots(*world.rng.choice(STATIONS), worker)
 
     async def announce(self) -> None:
-        """Announce a worker and its model: whoever looks finds both."""
+        """Register a worker and its model; a read finds both."""
         world, worker = self._world, self._world.rng.choice(WORKERS)
         name, version = world.rng.choice(STATIONS)
         report = WorkerReport(worker, 1, "host", models=[f"{name} {version}"])

@@ -61,7 +61,7 @@ async def submit(world: World) -> None:
 
 
 class Call(NamedTuple):
-    """One call of submit: who waits, when it was made, the closed lanes, and whether the script ran a second time."""
+    """One call of submit: its waiter, its time, the closed lanes, and whether the script ran twice."""
 
     gateway: str
     moment: Moment
@@ -70,7 +70,7 @@ class Call(NamedTuple):
 
 
 async def submit_jobs(world: World, jobs: Sequence[Submission], closed: Collection[str] = ()) -> list[bool]:
-    """Submit jobs, and compare each verdict with what was promised; gives which of them are accepted."""
+    """Submit jobs, and compare each verdict with the ledger; return the accepted ones."""
     gateway = world.rng.choice(["", "", *GATEWAYS])
     verdicts, moment, fate = await world.call(lambda: world.store.submit(jobs, gateway, closed=closed))
     call = Call(gateway, moment, closed, fate == "twice")
@@ -87,13 +87,13 @@ async def submit_jobs(world: World, jobs: Sequence[Submission], closed: Collecti
 
 
 async def _was_accepted(world: World, job: Submission) -> Accepted | None:
-    """The answer was lost: look whether the job was taken all the same."""
+    """The answer was lost: check whether the job was accepted."""
     (found,) = await world.store.read([job.id])
     return None if found is None else Accepted(job.id, found.created_us, replayed=False)
 
 
 def _take_verdict(world: World, job: Submission, verdict: Accepted | JitneyError | None, call: Call) -> None:
-    """Compare a verdict with the ledger, and write it down."""
+    """Compare a verdict with the ledger, and record it."""
     if verdict is None:
         return
     ledger = world.ledger
@@ -170,7 +170,7 @@ def _may_refuse(world: World, job: Submission, verdict: JitneyError, call: Call)
 
 
 def _most_bytes(world: World, job: Submission) -> int:
-    """Give the most bytes that one input may ever have: a larger one is refused for good."""
+    """Return the maximum bytes of one input: a larger one is refused for good."""
     settings = world.store.settings
     most = settings.max_input_bytes // settings.shards
     of_tenant = world.tenants.limits(job.tenant).bytes // settings.shards
@@ -178,7 +178,7 @@ def _most_bytes(world: World, job: Submission) -> int:
 
 
 def any_id(world: World) -> str:
-    """Pick a job: mostly an open one, else one that ended lately, else none that ever was."""
+    """Pick a job: mostly an open one, otherwise a recently ended or an unknown one."""
     ledger = world.ledger
     if ledger.open and world.chance(0.7):
         return world.pick(ledger.open)
@@ -212,7 +212,7 @@ async def cancel(world: World) -> None:
 
 
 def check_cancel(job: Job | None, tenant: str, refusal: str, moment: Moment) -> None:
-    """Compare the answer with what the job was."""
+    """Compare the answer with the state of the job."""
     if job is None or tenant != job.sub.tenant:
         wanted = {"job_not_found"}
     elif job.is_final:
@@ -228,7 +228,7 @@ def _may_expire(job: Job, moment: Moment) -> set[State]:
 
 
 async def wait(world: World) -> None:
-    """Wait for a job: read it and have its end told."""
+    """Wait for a job: read it and subscribe to its end."""
     job_id, gateway = any_id(world), world.rng.choice(GATEWAYS)
     job = world.ledger.jobs.get(job_id)
     read, moment, fate = await world.call(lambda: world.store.wait(job_id, gateway))
@@ -248,7 +248,7 @@ async def wait(world: World) -> None:
 
 
 async def _check_output(world: World, job: Job, read: Read) -> None:
-    """A large output is read by itself; it may be kept no more by then."""
+    """A large output is read separately; it may have expired by then."""
     try:
         whole = await world.store.with_output(read)
     except Refused:
@@ -259,7 +259,7 @@ async def _check_output(world: World, job: Job, read: Read) -> None:
 
 
 async def follow(world: World) -> None:
-    """Follow a job: its history must end where it stands."""
+    """Follow a job: its history must end in its current state."""
     job_id, gateway = any_id(world), world.rng.choice(GATEWAYS)
     job = world.ledger.jobs.get(job_id)
     answer, moment, fate = await world.call(lambda: events.follow_job(world.store, job_id, gateway))

@@ -1,4 +1,4 @@
-"""Steps of those who deliver webhooks, and of callers who look after theirs."""
+"""Steps of processes that deliver webhooks, and of callers that manage theirs."""
 
 from collections import Counter
 from typing import Final
@@ -31,7 +31,7 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
 
 
 class LeasedDeliveries:
-    """Flights that some delivering process has in hands, or has forgotten."""
+    """Leases that some background process holds, or has lost."""
 
     def __init__(self) -> None:
         self.leases: list[BackgroundLease] = []
@@ -65,7 +65,7 @@ async def dispatch_of(world: World, mail: LeasedDeliveries, root: str, lane: out
 
 
 async def begin(world: World, mail: LeasedDeliveries) -> None:
-    """Read what is to be sent."""
+    """Read the message to send."""
     if mail.leases:
         await begin_one(world, mail, world.rng.choice(mail.leases))
 
@@ -97,7 +97,7 @@ async def begin_one(world: World, mail: LeasedDeliveries, lease: BackgroundLease
 
 
 async def settle(world: World, mail: LeasedDeliveries) -> None:
-    """Write down how an attempt went; a flight that is not the last one is refused."""
+    """Record the result of an attempt; a lease that is not the latest is refused."""
     if not mail.leases:
         return
     lease = mail.leases.pop(world.rng.randrange(len(mail.leases)))
@@ -133,7 +133,7 @@ async def settle_as(world: World, lease: BackgroundLease, how: Settlement) -> No
 
 
 async def attach(world: World) -> None:
-    """Give a job a webhook, in place of the one that it has; a job that has ended is told at once."""
+    """Replace the webhook of a job; the end of a finished job is delivered at once."""
     job_id, hook = any_id(world), world.rng.choice(HOOKS)
     job = world.ledger.jobs.get(job_id)
     if job is None or job.sub.bulk:
@@ -179,7 +179,7 @@ def _take_attached(world: World, job: Job, hook: str, how: str, delivery: str) -
 
 
 async def resend(world: World) -> None:
-    """Have a delivery sent again."""
+    """Resend a delivery."""
     if not world.ledger.deliveries:
         return
     one = world.ledger.deliveries[world.pick(world.ledger.deliveries)]

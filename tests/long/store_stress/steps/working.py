@@ -1,4 +1,4 @@
-"""Steps of workers and sweepers: extend, finish, release, sweep, bury. Some claims are stale, or another worker's."""
+"""Steps of workers and sweepers: extend, finish, release, sweep, recover; also with stale or foreign claims."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def is_mine(world: World, worker: str, one: ClaimedJob) -> bool:
 
 
 async def extend(world: World) -> None:
-    """Renew leases; those that are no longer the worker's are said."""
+    """Renew leases; those that the worker has lost are reported."""
     worker, held = draw_claims(world, 6)
     if not held:
         return
@@ -114,7 +114,7 @@ def _is_repeat(job: Job, one: Outcome) -> bool:
 
 
 def _check_outcome(world: World, one: Outcome) -> None:
-    """What the current claim wrote is what the job says."""
+    """Check that the job has the result of the current claim."""
     job = world.ledger.jobs[one.id]
     if job.state != one.state:
         raise Violation(f"{one} was written, and the job is {job}")
@@ -143,7 +143,7 @@ async def release(world: World) -> None:
 
 
 async def sweep(world: World) -> None:
-    """Sweep as a gateway does; it may die between any two scripts, and may not take leases back at times."""
+    """Sweep like a gateway; it may die between two scripts, and at times may not reclaim leases."""
     store, latest_ms = world.store, FAR_FUTURE_MS if world.chance(0.8) else 0
     if world.chance(0.5):
         await _sweep_to_end(world, latest_ms)
@@ -185,7 +185,7 @@ async def _sweep_to_end(world: World, latest_ms: int) -> None:
 
 
 async def _observe_swept(world: World, moment: Moment, latest_ms: int) -> None:
-    """Compare with what a sweep may have done to each job."""
+    """Compare with the possible effects of a sweep on each job."""
     allowed: dict[str, list[State]] = {}
     running: list[Job] = []
     for job in world.ledger.open.values():
@@ -206,7 +206,7 @@ async def _observe_swept(world: World, moment: Moment, latest_ms: int) -> None:
 
 
 async def recover_worker(world: World) -> None:
-    """Bury a worker: all that it held goes back, and those it had in hands are suspects."""
+    """Recover a dead worker: all jobs that it held go back, and those it was executing are suspects."""
     worker = world.rng.choice(WORKERS)
     held = [job for job in world.ledger.open.values() if (job.state, job.owner) == (State.RUNNING, worker)]
     in_hands = world.rng.sample(held, world.rng.randint(0, min(3, len(held))))
@@ -227,7 +227,7 @@ async def recover_worker(world: World) -> None:
     if fate in ("once", "twice"):
         left = [job for job in held if job.state == State.RUNNING]
         if left:
-            raise Violation(f"{worker} was buried, and holds {left[:1]}")
+            raise Violation(f"{worker} was recovered, and holds {left[:1]}")
 
 
 def count_states(world: World) -> Counter[str]:

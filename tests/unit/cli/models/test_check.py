@@ -1,4 +1,4 @@
-"""`jitney models check` finds planted leaks and planted padding bugs, passes what is sound, and says which it was."""
+"""`jitney models check` finds planted leaks and padding bugs, names them, and passes sound models."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def faint(path: Path) -> Path:
 
 
 def reversed_rows(path: Path) -> Path:
-    """Everybody gets somebody else's answer, and an odd batch's middle rider the right one."""
+    """Rows are returned in reverse order; only the middle row of an odd batch is right."""
     ends = {
         "from": int64_constant(-1),
         "to": int64_constant(-(2**31)),
@@ -45,7 +45,7 @@ def reversed_rows(path: Path) -> Path:
 
 
 def counted(path: Path) -> Path:
-    """A padding bug of the model's: each answer is divided by the rows of the batch, those nobody asked for too."""
+    """A padding bug of a model: each answer is divided by the number of rows, padding included."""
     nodes = [
         node("Shape", ["x"], ["s"], end=1),
         node("Cast", ["s"], ["n"], to=TensorProto.FLOAT),
@@ -55,7 +55,7 @@ def counted(path: Path) -> Path:
 
 
 def pixels(path: Path) -> Path:
-    """A leak of whole numbers, where NaN can not be sent."""
+    """A leak of whole numbers, where NaN cannot be sent."""
     nodes = [
         node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
         node("ReduceMax", ["f"], ["m"], axes=[0]),
@@ -82,19 +82,19 @@ def test_the_faintest_leak_is_named_as_such(tmp_path: Path, capsys: Said) -> Non
 
 @pytest.mark.parametrize("case", [case for case in COUPLED if case != "one list for all"])
 def test_every_operator_that_couples_rows_shows(case: str, tmp_path: Path, capsys: Said) -> None:
-    """The doctor's list and the check's findings agree, each without the other."""
+    """The doctor's list and the check's findings agree independently."""
     assert check(COUPLED[case][1](tmp_path / "model.onnx", "N")) == 1
     assert "FAILS the check" in capsys.readouterr().out
 
 
 def fold_padding_first(items: Sequence[collation.Arrays], padded_size: int = 0) -> dict[str, Any]:
-    """A padding bug of ours: the empty seats are filled from the front, and everybody sits further back."""
+    """A padding bug of collation: padding is added in front, and every row moves back."""
     padding = [items[0]] * (padded_size - len(items))
     return {name: np.stack([item[name] for item in [*padding, *items]]) for name in items[0]}
 
 
 def fold_with_stale_rows(items: Sequence[collation.Arrays], padded_size: int = 0) -> dict[str, Any]:
-    """Another: a buffer is used again, and its last row is written too early."""
+    """Another padding bug: a buffer is reused, and its last row is written too early."""
     batch = collation.stack_items(items, padded_size)
     if padded_size > len(items):
         for array in batch.values():
@@ -103,7 +103,7 @@ def fold_with_stale_rows(items: Sequence[collation.Arrays], padded_size: int = 0
 
 
 @pytest.mark.parametrize("planted", [fold_padding_first, fold_with_stale_rows])
-def test_a_planted_padding_bug_of_ours_is_found(
+def test_a_planted_padding_bug_in_collation_is_found(
     planted: Callable[..., Any], tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
@@ -114,7 +114,7 @@ def test_a_planted_padding_bug_of_ours_is_found(
     assert "padded to" in told.partition("FAILS the check: ")[2].partition("\n")[0]
 
 
-def test_sound_models_pass_with_what_was_tried(shared_data: Path, capsys: Said) -> None:
+def test_sound_models_pass_and_the_tried_sizes_are_shown(shared_data: Path, capsys: Said) -> None:
     path = shared_data / "models" / "squeezenet1.1_fp32_dynbatch.derived.onnx"
     assert check(path, "--sizes", "2,4", "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)
@@ -123,7 +123,7 @@ def test_sound_models_pass_with_what_was_tried(shared_data: Path, capsys: Said) 
     assert 0 <= told["found"]["drift"] <= 1e-3
 
 
-def test_drift_is_measured_against_what_is_allowed(tmp_path: Path, capsys: Said) -> None:
+def test_drift_is_compared_with_the_tolerance(tmp_path: Path, capsys: Said) -> None:
     """Each answer is a little larger in a larger batch, as if numbers were summed in another order."""
     nodes = [
         node("Shape", ["x"], ["s"], end=1),
@@ -141,19 +141,19 @@ def test_drift_is_measured_against_what_is_allowed(tmp_path: Path, capsys: Said)
     assert "times its largest number in a batch of 3" in capsys.readouterr().out
 
 
-def test_what_can_not_be_batched_fails_with_the_reason(shared_data: Path, capsys: Said) -> None:
+def test_a_model_that_cannot_be_batched_fails_with_the_reason(shared_data: Path, capsys: Said) -> None:
     assert check(shared_data / "models" / "squeezenet1.1_fp16.onnx") == 1
     assert "it cannot be batched: input 'data_0' has its first dimension fixed at 1" in capsys.readouterr().out
 
 
-def test_open_dimensions_are_guessed_and_said(tmp_path: Path, capsys: Said) -> None:
+def test_open_dimensions_are_guessed_and_reported(tmp_path: Path, capsys: Said) -> None:
     nodes = [node("MatMul", ["x", "w"], ["y"])]
     path = write(tmp_path / "model.onnx", nodes, {"x": ["N", "S"]}, {"y": ["N", 2]}, {"w": numbers(64, 2)})
     assert check(path) == 0
     assert "free dimensions were set to 64" in capsys.readouterr().out
 
 
-def test_a_folder_of_models_is_looked_at_whole_and_the_broken_are_named(tmp_path: Path, capsys: Said) -> None:
+def test_all_models_of_a_folder_are_checked_and_broken_ones_named(tmp_path: Path, capsys: Said) -> None:
     models.doubling(tmp_path, "good")
     models.doubling(tmp_path, "typo", 'task = "tensor"\nmax_bach = 3')
     wrong = models.doubling(tmp_path, "labels", 'task = "image-classification"\n[classification]\nlabels = "l.txt"')
@@ -173,7 +173,7 @@ def test_a_folder_of_models_is_looked_at_whole_and_the_broken_are_named(tmp_path
     ("option", "allowed"),
     [(("--sizes", "0"), "1 to 4096"), (("--sizes", "2,x"), "1 to 4096"), (("--tolerance", "nan"), "from 1e-09 to 1")],
 )
-def test_a_wrong_option_says_what_is_allowed(option: tuple[str, str], allowed: str, capsys: Said) -> None:
+def test_a_wrong_option_is_refused_with_what_is_allowed(option: tuple[str, str], allowed: str, capsys: Said) -> None:
     with pytest.raises(SystemExit, match="2"):
         check("models", *option)
     assert allowed in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`jitney models profile` measures and keeps; a worker that finds what was kept on its device believes it."""
+"""`jitney models profile` measures and stores; a worker on the same device uses the stored profile."""
 
 import json
 import stat
@@ -43,7 +43,7 @@ def test_latencies_are_printed_and_kept_for_workers(tmp_path: Path, capsys: Said
     assert [one.name for one in (tmp_path / "double" / "1").iterdir() if one.name.startswith(".")] == []
 
 
-def test_each_device_has_its_own_and_a_new_measuring_takes_its_place(tmp_path: Path) -> None:
+def test_each_device_has_its_own_profile_and_a_new_one_replaces_it(tmp_path: Path) -> None:
     onnx = models.doubling(tmp_path) / "1" / "model.onnx"
     other = StoredProfile("cuda", "A GPU", "1.31.1", "2026-01-01T00:00:00Z", 32, {1: Latency(1, 2, 3, 9)})
     profile_store.write_profile(onnx, other)
@@ -56,7 +56,7 @@ def test_each_device_has_its_own_and_a_new_measuring_takes_its_place(tmp_path: P
 
 
 @pytest.mark.parametrize("change", ["model", "device", "runtime"])
-def test_what_was_measured_of_something_else_counts_for_nothing(change: str, tmp_path: Path) -> None:
+def test_a_profile_of_another_model_file_is_ignored(change: str, tmp_path: Path) -> None:
     folder = models.doubling(tmp_path)
     assert profile(tmp_path, "--largest", "2") == 0
     kept = folder / "1" / "profile.json"
@@ -71,7 +71,7 @@ def test_what_was_measured_of_something_else_counts_for_nothing(change: str, tmp
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 1, "profiles": [{}]}', '{"profiles": null}', "\xff"])
-def test_a_broken_profile_is_said_and_measured_anew(
+def test_a_broken_profile_is_reported_and_measured_again(
     text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (models.doubling(tmp_path) / "1" / "profile.json").write_text(text, encoding="latin-1")
@@ -81,7 +81,7 @@ def test_a_broken_profile_is_said_and_measured_anew(
     assert len(card(tmp_path)["profiles"]) == 1  # type: ignore[arg-type]
 
 
-def test_what_the_operator_set_stands(tmp_path: Path) -> None:
+def test_a_cap_set_by_the_operator_wins_over_the_profile(tmp_path: Path) -> None:
     models.doubling(tmp_path, toml='task = "tensor"\nmax_batch = 5\nbuckets = [2, 5]')
     assert profile(tmp_path, "--largest", "4") == 0
     found = card(tmp_path)
@@ -89,9 +89,7 @@ def test_what_the_operator_set_stands(tmp_path: Path) -> None:
     assert list(found["run_ms"]) == ["1", "2", "4", "5"]  # type: ignore[call-overload]
 
 
-def test_a_folder_that_can_not_be_written_says_so(
-    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = models.doubling(tmp_path) / "1"
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
 

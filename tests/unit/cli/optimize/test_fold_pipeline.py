@@ -1,4 +1,4 @@
-"""The pipeline in the graph gives the answers of the pipeline before it, for every preset, layout and colour."""
+"""Preprocessing in the graph gives the same answers as before, for every preset, layout and colour."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ PIPELINES = {
 
 
 def lay_out(folder: Path, image: str, row: list[int], kind: int) -> LoadedVersion:
-    """A model that gives back what it is given, flat: every number of the input shows."""
+    """A model that returns its input, flattened: every number of the input is visible."""
     taken: dict[str, graphs.Shape] = {"image": ["N", *row]}
     given: dict[str, graphs.Shape] = {"flat": ["N", int(np.prod(row))]}
     kinds = {"image": kind, "flat": kind}
@@ -60,7 +60,7 @@ def test_every_number_of_the_input_is_the_same(tmp_path: Path, pipeline: str) ->
     assert np.abs(one - other).max() <= 1e-4 * np.abs(one).max()
 
 
-def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:
+def test_existing_names_are_not_reused(tmp_path: Path) -> None:
     before = lay_out(tmp_path / "same", *PIPELINES["gray"])
     model = onnx.load(before.folder.onnx)
     model.graph.node[0].name = "pixels_1"
@@ -69,7 +69,7 @@ def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "folded.onnx").graph.input[0].name == "pixels0"
 
 
-def test_the_spec_of_its_own_says_all_that_decoding_needs(tmp_path: Path) -> None:
+def test_the_version_spec_holds_all_that_decoding_needs(tmp_path: Path) -> None:
     image = 'preset = "caffe"\nfilter = "lanczos"\nbackground = [1, 2, 3]\nmax_pixels = 1000000'
     before = lay_out(tmp_path / "same", image, [3, 224, 224], TensorProto.FLOAT)
     shutil.copytree(tmp_path / "same" / "1", tmp_path / "same" / "2")

@@ -1,4 +1,4 @@
-"""A version that is not faster does not take over: one of 0.77 times the throughput went live."""
+"""A version that is not faster does not go live."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def measured(gain: float, written: str = "") -> OptimizationReport:
         (1.5, 2.0, False),
     ],
 )
-def test_it_must_gain_more_than_chance(gain: float, least: float, *, is_taken: bool) -> None:
+def test_the_gain_must_exceed_chance(gain: float, least: float, *, is_taken: bool) -> None:
     reason = _no_gain_reason(measured(gain), OptimizeOptions(min_gain=least))
     assert (not reason) == is_taken
     if not is_taken:
@@ -43,14 +43,14 @@ def test_it_must_gain_more_than_chance(gain: float, least: float, *, is_taken: b
         )
 
 
-def test_what_can_not_be_measured_is_not_called_faster() -> None:
+def test_an_unmeasurable_version_is_not_called_faster() -> None:
     unmeasured = OptimizationReport("m", "1", "int8")
     assert "its speed cannot be measured" in _no_gain_reason(unmeasured, OptimizeOptions())
     assert "--no-measure skips the measurement" in _no_gain_reason(unmeasured, OptimizeOptions())
     assert not _no_gain_reason(unmeasured, OptimizeOptions(min_gain=0.0))
 
 
-def test_the_last_line_says_what_took_over() -> None:
+def test_the_last_line_names_the_live_version() -> None:
     slower = measured(0.77, written="models/m/2")
     assert slower.lines()[-1].endswith("unless another version is pinned; it is SLOWER here: 0.77 x the throughput")
     assert slower.as_json()["gain"] == 0.77
@@ -62,7 +62,7 @@ def test_the_last_line_says_what_took_over() -> None:
 
 @pytest.fixture
 def tiny(models_dir: Path, tmp_path: Path) -> list[str]:
-    """A product so small that turning its ends to int8 and back takes longer than it; options to do that."""
+    """A product that is smaller than its int8 conversions, and the options to quantize it."""
     node = graphs.node("MatMul", ["x", "w"], ["y"])
     file, weights = models_dir / "tiny" / "1" / "model.onnx", {"w": graphs.numbers(8, 8)}
     graphs.write(file, [node], inputs={"x": ["N", 8]}, outputs={"y": ["N", 8]}, constants=weights)
@@ -86,7 +86,7 @@ def test_a_slower_version_is_refused_and_nothing_is_written(
     assert capsys.readouterr().out.splitlines()[-1].startswith("no version was written: it is not faster here: ")
 
 
-def test_one_is_written_all_the_same_where_that_is_asked_for(optimize: Optimize, tiny: list[str]) -> None:
+def test_a_slower_version_is_written_on_request(optimize: Optimize, tiny: list[str]) -> None:
     code, said = optimize(*tiny, "--min-gain", "0", name="tiny")
     assert (code, said["version"], said["reason"]) == (0, "2", "")
     code, said = optimize("--fp16", "--no-measure", "--min-agreement", "0", name="digits")

@@ -1,4 +1,4 @@
-"""What can not be optimized is refused in one line, with an exit code, and leaves the repository as it was."""
+"""Models that cannot be optimized are refused in one line, and the repository stays as it was."""
 
 import io
 import re
@@ -22,7 +22,7 @@ TENSOR = 'task = "tensor"'
 
 @pytest.fixture
 def say(models_dir: Path, capsys: pytest.CaptureFixture[str]) -> Say:
-    """The command for people: its exit code, and the one line of its complaint."""
+    """Run the command without --json; return its exit code and its one-line error."""
 
     def run(*argv: str | Path, name: str = "digits") -> tuple[int, str]:
         before = everything(models_dir)
@@ -45,8 +45,8 @@ def lay_out(models_dir: Path, name: str, toml: str, *nodes: object, **more: obje
     return models_dir / name
 
 
-def test_below_the_least_agreement_no_version_appears(models_dir: Path, optimize: Optimize, tmp_path: Path) -> None:
-    """Calibrated on black alone, every activation of a real digit is beyond what int8 can say."""
+def test_no_version_appears_below_the_minimum_agreement(models_dir: Path, optimize: Optimize, tmp_path: Path) -> None:
+    """Calibrated on black alone, every activation of a real digit is out of int8's range."""
     black = tmp_path / "black"
     black.mkdir()
     picture = a_black_picture()
@@ -70,7 +70,7 @@ def a_black_picture() -> bytes:
     return file.getvalue()
 
 
-def test_what_is_no_image_is_skipped_counted_and_said(optimize: Optimize, tmp_path: Path) -> None:
+def test_files_that_are_no_images_are_skipped_counted_and_reported(optimize: Optimize, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     (mixed / "below").mkdir(parents=True)
     for path in DIGITS[:12]:
@@ -111,13 +111,13 @@ def test_too_few_images_are_refused_with_their_number(say: Say, tmp_path: Path) 
         (["--provider", "cuda"], 1, r"cuda.*(no NVIDIA GPU|has no CUDAExecutionProvider)"),
     ],
 )
-def test_options_that_make_no_sense(say: Say, argv: list[str], code: int, words: str) -> None:
+def test_invalid_options_are_refused(say: Say, argv: list[str], code: int, words: str) -> None:
     got, said = say(*argv)
     assert got == code
     assert re.search(words, said)
 
 
-def test_a_model_that_is_not_there(say: Say, models_dir: Path) -> None:
+def test_a_missing_model_is_refused(say: Say, models_dir: Path) -> None:
     code, said = say(name="digit")
     assert (code, said) == (
         2,
@@ -132,7 +132,7 @@ def test_a_file_by_itself_has_no_repository_for_a_version(say: Say, models_dir: 
     assert "is a single file; allowed: a model folder" in said
 
 
-def test_what_can_not_be_batched_is_sent_to_the_doctor(say: Say, models_dir: Path) -> None:
+def test_a_model_that_cannot_be_batched_is_referred_to_the_doctor(say: Say, models_dir: Path) -> None:
     node = graphs.node("Relu", ["x"], ["y"])
     lay_out(models_dir, "single", TENSOR, node, inputs={"x": [1, 4]}, outputs={"y": [1, 4]})
     code, said = say(name="single")
@@ -156,7 +156,7 @@ def rows(folder: Path, width: int, count: int = 16) -> Path:
 
 
 def test_a_model_of_tensors_is_calibrated_with_npz(models_dir: Path, optimize: Optimize, tmp_path: Path) -> None:
-    """What int8 has no form for stays in float, and is named."""
+    """Operators without an int8 form stay in float, and are named."""
     nodes = [
         graphs.node("MatMul", ["x", "w0"], ["h"]),
         graphs.node("Erf", ["h"], ["e"]),
@@ -187,7 +187,7 @@ def test_arrays_of_another_shape_are_skipped_with_what_is_expected(say: Say, mod
     assert "expected 'x', FP32 of shape [784] or a batch of them, got float32 of shape [16, 5]" in said
 
 
-def test_fold_and_fp16_have_nothing_to_do_for_these(say: Say, models_dir: Path) -> None:
+def test_fold_and_fp16_are_refused_where_they_change_nothing(say: Say, models_dir: Path) -> None:
     models.perceptron(models_dir)
     code, said = say("--fold", name="perceptron")
     assert code == 1
@@ -200,7 +200,7 @@ def test_fold_and_fp16_have_nothing_to_do_for_these(say: Say, models_dir: Path) 
     assert "--fp16: it has no FP32 weights; allowed: a model that has some" in said
 
 
-def test_a_task_of_ones_own_may_prepare_as_it_likes(say: Say, models_dir: Path) -> None:
+def test_a_custom_task_cannot_be_folded(say: Say, models_dir: Path) -> None:
     code_of_ones_own = "from jitney import ImageClassification as Mine\n"
     (models_dir / "digits" / "mine.py").write_text(code_of_ones_own)
     toml = models_dir / "digits" / "model.toml"
@@ -220,7 +220,7 @@ def test_int8_of_int8_and_fold_of_folded_are_refused(optimize: Optimize, say: Sa
     assert "--int8: it is already quantized; allowed: its original version" in said
 
 
-def test_an_opset_that_can_not_be_raised_is_named(say: Say, models_dir: Path, tmp_path: Path) -> None:
+def test_an_opset_that_cannot_be_raised_is_named(say: Say, models_dir: Path, tmp_path: Path) -> None:
     nodes = [graphs.node("MatMul", ["x", "w"], ["h"]), graphs.node("ThresholdedRelu", ["h"], ["y"])]
     ports = {"inputs": {"x": ["N", 8]}, "outputs": {"y": ["N", 8]}}
     lay_out(models_dir, "old", TENSOR, *nodes, **ports, constants={"w": graphs.numbers(8, 8)}, opset=9)

@@ -1,4 +1,4 @@
-"""Whether rows may share a run, from what a model declares and from what it does with zeros."""
+"""Whether rows may share a run, from a model's declaration and from a run on zeros."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +47,7 @@ def failing(_: Feed) -> Feed:
         (IMAGE, TensorSpec("y", "FP32", (1, 10)), melting, False, "output 'y' has its first dimension fixed at 1"),
     ],
 )
-def test_a_verdict_says_why(
+def test_a_verdict_gives_its_reason(
     port: TensorSpec, output: TensorSpec, run: Callable[[Feed], Feed], batchable: bool, note: str
 ) -> None:
     verdict = probe_batchability([port], [output], run)

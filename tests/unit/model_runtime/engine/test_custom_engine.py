@@ -1,4 +1,4 @@
-"""An engine of one's own: a class in the model's folder, or an installed one, in ONNX Runtime's place."""
+"""Custom engines: a class in the model's folder or an installed one replaces ONNX Runtime."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def opened(models_dir: Path) -> Model:
 
 
 def refusal(models_dir: Path) -> str:
-    """Why a model can not be loaded; one line."""
+    """Return the one-line reason why a model cannot be loaded."""
     (found,) = list_models(models_dir)
     if isinstance(found, BrokenModel):
         return found.reason
@@ -36,7 +36,7 @@ def changed(old: str, new: str) -> str:
     return NUMPY_ENGINE.replace(old, new)
 
 
-def test_it_runs_batches_and_is_shown(tmp_path: Path) -> None:
+def test_a_custom_engine_runs_batches_and_is_shown(tmp_path: Path) -> None:
     numpy_model(tmp_path)
     model = opened(tmp_path)
     card = model.card()
@@ -66,7 +66,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["../own.py:Numpy", "/own.py:Numpy", "own.py", "a/b.py:Numpy", "os.path", ""])
-def test_only_files_of_the_folder_and_modules_have_names(tmp_path: Path, engine: str) -> None:
+def test_only_files_of_the_folder_and_modules_can_be_named(tmp_path: Path, engine: str) -> None:
     numpy_model(tmp_path, toml=f'task = "tensor"\nengine = "{engine}"')
     assert "engine: " in refusal(tmp_path)
     assert "allowed: file.py:ClassName of a file in the model's folder, or module:ClassName" in refusal(tmp_path)
@@ -87,7 +87,7 @@ def test_only_files_of_the_folder_and_modules_have_names(tmp_path: Path, engine:
         (changed('"numpy", np', "None, np"), "device = None; allowed: a string"),
     ],
 )
-def test_one_that_can_not_be_made_says_why_in_one_line(tmp_path: Path, source: str, reason: str) -> None:
+def test_an_engine_that_cannot_be_created_says_why_in_one_line(tmp_path: Path, source: str, reason: str) -> None:
     numpy_model(tmp_path, source=source)
     assert f'model.toml: engine: "own.py:Numpy" cannot be used: {reason}' in refusal(tmp_path)
 
@@ -106,7 +106,7 @@ def test_a_module_that_is_not_installed_says_so(tmp_path: Path) -> None:
         ("exit(1)", "SystemExit: 1"),
     ],
 )
-def test_what_it_gives_is_looked_at(tmp_path: Path, result: str, reason: str) -> None:
+def test_the_outputs_of_an_engine_are_validated(tmp_path: Path, result: str, reason: str) -> None:
     source = changed('return {"y": arrays["x"] @ self.weights}', f"return {result}")
     numpy_model(tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\ncheck = false')
     model = opened(tmp_path)
@@ -116,7 +116,7 @@ def test_what_it_gives_is_looked_at(tmp_path: Path, result: str, reason: str) ->
     assert caught.value.fault == "input"
 
 
-def test_it_says_itself_whose_fault_a_failure_is(tmp_path: Path) -> None:
+def test_an_engine_classifies_its_own_failures(tmp_path: Path) -> None:
     body = 'from jitney import RunFailed; raise RunFailed("full", "memory")'
     source = changed('return {"y": arrays["x"] @ self.weights}', body)
     numpy_model(tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\ncheck = false')
@@ -125,7 +125,7 @@ def test_it_says_itself_whose_fault_a_failure_is(tmp_path: Path) -> None:
     assert (caught.value.reason, caught.value.fault) == ("full", "memory")
 
 
-def test_a_version_is_a_folder_with_anything_in_it(tmp_path: Path) -> None:
+def test_a_version_folder_may_hold_any_files(tmp_path: Path) -> None:
     folder = numpy_model(tmp_path)
     (folder / "2").mkdir()
     (found,) = list_models(tmp_path)
@@ -135,7 +135,7 @@ def test_a_version_is_a_folder_with_anything_in_it(tmp_path: Path) -> None:
     assert "allowed: a numeric folder with the files of its engine in it" in refusal(tmp_path)
 
 
-def test_it_is_checked_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_custom_engine_is_checked_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = numpy_model(tmp_path)
     assert models_command(["check", str(folder)]) == 0
     assert "own version 1: passes the check" in capsys.readouterr().out

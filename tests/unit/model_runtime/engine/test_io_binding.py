@@ -1,4 +1,4 @@
-"""Batch sizes whose arrays stay on the device: the same answers, each caller's own. Here the device is the CPU."""
+"""Batch sizes with I/O binding give each caller the same answer; the CPU stands in for the device."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from tests.support import models
 
 @pytest.fixture
 def session(tmp_path: Path) -> OnnxSession:
-    """Doubles; batches of 4 are bound, to the CPU's memory."""
+    """A doubling model; batches of 4 are bound to the CPU's memory."""
     opened = OnnxSession(models.doubling(tmp_path) / "1" / "model.onnx", "cpu", 1, GpuOptions())
     opened.bind_buffers({"x": np.zeros((4, 4), np.float32)}, "cpu")
     return opened
@@ -29,7 +29,7 @@ def rows(count: int, first: float = 0) -> np.ndarray[tuple[int, ...], np.dtype[n
     return (np.arange(count * 4, dtype=np.float32) + first).reshape(count, 4)
 
 
-def test_a_bound_size_answers_as_it_did(session: OnnxSession) -> None:
+def test_a_bound_size_gives_the_same_answer(session: OnnxSession) -> None:
     assert np.array_equal(session.run({"x": rows(4)})["y"], 2 * rows(4))
     assert session.note == ""
 
@@ -40,12 +40,12 @@ def test_an_answer_is_not_overwritten_by_the_next(session: OnnxSession) -> None:
     assert np.array_equal(first, 2 * rows(4))
 
 
-def test_other_sizes_run_as_ever(session: OnnxSession) -> None:
+def test_other_sizes_run_unbound(session: OnnxSession) -> None:
     for count in (1, 3, 5):
         assert np.array_equal(session.run({"x": rows(count)})["y"], 2 * rows(count))
 
 
-def test_what_does_not_fit_fails_as_it_does_unbound(session: OnnxSession) -> None:
+def test_an_input_that_does_not_fit_fails_as_unbound(session: OnnxSession) -> None:
     for wrong in (np.ones((4, 5), np.float32), np.ones((4, 4), np.float64)):
         with pytest.raises(RunFailed) as caught:
             session.run({"x": wrong})
@@ -69,8 +69,8 @@ def test_a_bound_run_is_stopped_too(session: OnnxSession) -> None:
     assert caught.value.fault == "stopped"
 
 
-def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: OnnxSession) -> None:
-    """On CUDA each run says which graph it is; the CPU takes the same options, and records nothing."""
+def test_each_bound_size_has_its_own_graph_and_other_sizes_have_none(session: OnnxSession) -> None:
+    """On CUDA each run names its graph; the CPU accepts the same options and records nothing."""
     session.provider = "cuda"  # what the options go by
     stop = Stop()
     assert np.array_equal(session.run({"x": rows(4)}, stop)["y"], 2 * rows(4))
@@ -79,7 +79,7 @@ def test_each_bound_size_is_a_graph_of_its_own_and_others_are_none(session: Onnx
     assert stop.options.get_run_config_entry("gpu_graph_id") == "-1"
 
 
-def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
+def test_a_bound_size_with_differing_answers_is_dropped_and_reported(
     session: OnnxSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model_runtime.engine.io_binding.IoBinding.run", lambda *_: {"y": np.ones((2, 4), np.float32)})
@@ -88,12 +88,12 @@ def test_a_bound_size_that_answers_otherwise_is_given_up_and_said(
     assert np.array_equal(session.run({"x": rows(2)})["y"], 2 * rows(2))
 
 
-def test_where_nodes_run_is_told(session: OnnxSession) -> None:
+def test_the_placement_of_nodes_is_reported(session: OnnxSession) -> None:
     assert session.placement == {"cpu": 1}
 
 
 def test_outputs_of_no_fixed_shape_are_not_bound(tmp_path: Path) -> None:
-    """What a detector finds differs from run to run: there is no room that is right for all."""
+    """The number of detections varies from run to run: no buffer size fits all."""
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "S"]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", ports[:1], ports[1:])
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
@@ -103,10 +103,10 @@ def test_outputs_of_no_fixed_shape_are_not_bound(tmp_path: Path) -> None:
     assert np.array_equal(engine.run({"x": rows(2)})["y"], rows(2))
 
 
-def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
+def test_a_model_that_cannot_be_recorded_is_reopened_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime refuses the session as a whole, where a node stays on the CPU: here the CPU plays CUDA."""
+    """ONNX Runtime refuses the whole session if a node stays on the CPU; the CPU stands in for CUDA."""
     path, asked = models.doubling(tmp_path) / "1" / "model.onnx", []
     open_it = OnnxSession._create_session
 
@@ -130,8 +130,8 @@ def test_a_model_that_can_not_be_recorded_is_opened_again_and_says_why(
         stop.options.get_run_config_entry("gpu_graph_id")
 
 
-def test_all_runs_that_may_be_recorded_are_of_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime allows no other for CUDA graphs; here the CPU plays CUDA."""
+def test_all_recordable_runs_use_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime allows only this for CUDA graphs; the CPU stands in for CUDA."""
     path, threads, open_it = models.doubling(tmp_path) / "1" / "model.onnx", set(), OnnxSession._create_session
 
     def on_the_cpu(self: OnnxSession, count: int, _: ProviderOptions) -> object:

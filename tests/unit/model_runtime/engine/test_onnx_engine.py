@@ -1,4 +1,4 @@
-"""What an engine finds out about a model by opening it, and what it refuses; the process lives through all of it."""
+"""What an engine finds when it opens a model, and what it refuses without harming the process."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ def test_a_first_dimension_of_one_runs_alone(relu: Relu) -> None:
     assert engine.run({"x": np.ones((1, 4), np.float32)})["y"].shape == (1, 4)
 
 
-def test_a_baked_batch_is_refused_with_the_remedy(relu: Relu) -> None:
+def test_a_fixed_batch_size_is_refused_with_the_remedy(relu: Relu) -> None:
     with pytest.raises(ModelError, match=r"'x' has the shape \[4, 4\].*allowed: a dynamic first dimension"):
         opened(relu, [4, 4])
 
@@ -56,7 +56,7 @@ def test_a_baked_batch_is_refused_with_the_remedy(relu: Relu) -> None:
         ([-1, 2], "1 rows in, but output 'y' has the shape [2, 2]"),
     ],
 )
-def test_a_batch_baked_into_the_middle_is_found(
+def test_a_batch_size_fixed_inside_the_graph_is_found(
     save_graph: SaveGraph, tmp_path: Path, target: Sequence[int], note: str
 ) -> None:
     constants = {"to": numpy_helper.from_array(np.array(target, np.int64), "to")}
@@ -67,7 +67,7 @@ def test_a_batch_baked_into_the_middle_is_found(
     assert engine.batch_note == note
 
 
-def test_a_guessed_size_does_not_condemn_a_model(save_graph: SaveGraph, tmp_path: Path) -> None:
+def test_a_wrongly_guessed_size_does_not_reject_a_model(save_graph: SaveGraph, tmp_path: Path) -> None:
     weight = {"w": numpy_helper.from_array(np.ones((4, 2), np.float32), "w")}
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     path = save_graph(tmp_path / "m.onnx", [node], {"x": (F, ["N", "S"])}, {"y": (F, ["N", 2])}, weight)
@@ -98,7 +98,7 @@ def test_an_input_that_is_no_number_is_refused(save_graph: SaveGraph, tmp_path: 
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_required_provider_is_never_replaced(relu: Relu, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_runtime.engine.onnx_session.query_driver", lambda: DriverInfo(problem=NO_GPU))
     path = relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx"
     with pytest.raises(ModelError) as caught:
@@ -110,7 +110,7 @@ def test_a_demanded_provider_is_never_replaced(relu: Relu, provider: str, monkey
     assert "\n" not in str(caught.value)
 
 
-def test_auto_takes_what_there_is(relu: Relu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_uses_an_available_provider(relu: Relu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_runtime.engine.onnx_session.query_driver", lambda: DriverInfo(problem=NO_GPU))
     engine = OnnxEngine(relu('task = "tensor"', ["N", 4]) / "1" / "model.onnx", "auto")
     assert (engine.provider, engine.gpu, engine.placement) == ("cpu", None, {"cpu": 1})
@@ -142,7 +142,7 @@ def test_a_corrupt_file_is_refused(tmp_path: Path, content: bytes) -> None:
         OnnxEngine(tmp_path / "model.onnx", "cpu", 1)
 
 
-def test_a_row_that_does_not_fit_fails_without_memory_to_blame(relu: Relu) -> None:
+def test_a_row_that_does_not_fit_is_not_reported_as_out_of_memory(relu: Relu) -> None:
     with pytest.raises(RunFailed) as caught:
         opened(relu, ["N", 4]).run({"x": np.ones((1, 5), np.float32)})
     assert caught.value.fault == "input"
@@ -173,11 +173,11 @@ def test_a_run_is_stopped_from_another_thread(shared_data: Path) -> None:
         ("Got invalid dimensions for input: x", "input"),
     ],
 )
-def test_faults_are_told_apart_by_what_the_runtime_says(text: str, fault: str) -> None:
+def test_faults_are_classified_by_the_message_of_the_runtime(text: str, fault: str) -> None:
     assert classify_error(RuntimeError(text)) == fault
 
 
-def test_what_a_gpu_says_is_told_without_where_it_was_said() -> None:
+def test_gpu_errors_are_reported_without_source_locations() -> None:
     said = (
         "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 void CudaCall(ERRTYPE, int) [with ERRTYPE = "
         "cudaError] CUDA failure 100: no device ; GPU=-1 ; hostname=here ; file=/onnxruntime_src/x.cc ; line=1341 ; "
@@ -186,7 +186,7 @@ def test_what_a_gpu_says_is_told_without_where_it_was_said() -> None:
     assert clean_message(RuntimeError(said)) == "CUDA failure 100: no device"
 
 
-def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_allocation_is_recognised(shared_data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     engine = OnnxEngine(shared_data / "fault_models" / "alloc_by_input.onnx", "cpu", 1)
     assert engine.inputs == [TensorSpec("n", "INT64", ())]
     with pytest.raises(RunFailed) as caught:
@@ -196,7 +196,7 @@ def test_a_failed_allocation_is_told_apart(shared_data: Path, capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
-def test_read_only_unaligned_views_and_threads_are_taken(relu: Relu) -> None:
+def test_read_only_unaligned_views_and_threads_are_accepted(relu: Relu) -> None:
     engine = opened(relu, ["N", 4])
     frame = b"-" + np.array([-1, 2, -3, 4], "<f4").tobytes()
     view: np.ndarray[Any, Any] = np.frombuffer(frame, "<f4", offset=1).reshape(1, 4)

@@ -1,4 +1,4 @@
-"""What ONNX Runtime is asked for: options are data, and each is one that the providers' own parsers take.
+"""Provider options are data, and the providers' own parsers accept each of them.
 
 `make long NAME=provider-options` asks the parsers themselves; TAKEN is what they took, kept for machines where no
 onnxruntime-gpu is. It was asked of onnxruntime-gpu 1.31.1.
@@ -41,23 +41,23 @@ TAKEN = {
 
 
 @pytest.mark.parametrize(("provider", "options"), provider_options.ours())
-def test_every_option_is_one_that_the_parsers_took(provider: str, options: dict[str, str]) -> None:
+def test_the_parsers_accept_every_option(provider: str, options: dict[str, str]) -> None:
     for name, value in options.items():
         assert re.fullmatch(TAKEN[provider][name], value), name
 
 
 @pytest.mark.skipif("GPU_PYTHON" not in os.environ, reason="GPU_PYTHON names a Python with onnxruntime-gpu")
 @pytest.mark.timeout(300)
-def test_the_parsers_take_ours_and_refuse_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parsers_accept_the_options_used_and_refuse_wrong_ones(capsys: pytest.CaptureFixture[str]) -> None:
     code = provider_options.main(Path(os.environ["GPU_PYTHON"]))
     assert code == 0, capsys.readouterr().out
 
 
-def test_a_cpu_is_asked_for_nothing_more() -> None:
+def test_the_cpu_provider_has_no_options() -> None:
     assert providers.provider_options("cpu", GpuOptions(device=3)) == ["CPUExecutionProvider"]
 
 
-def test_cuda_takes_the_gpu_that_is_named_and_does_not_tune_anew() -> None:
+def test_cuda_takes_the_named_gpu_and_does_not_tune_again() -> None:
     asked = providers.provider_options("cuda", GpuOptions(device=3))
     options = providers.cuda_options(GpuOptions(device=3))
     assert asked == [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
@@ -85,12 +85,12 @@ def test_tensorrt_is_built_for_every_batch_size_at_once(tmp_path: Path) -> None:
     ("precision", "flags"),
     [("fp32", []), ("fp16", ["trt_fp16_enable"]), ("int8", ["trt_fp16_enable", "trt_int8_enable"])],
 )
-def test_tensorrt_computes_as_precisely_as_it_is_told(precision: gpu.Precision, flags: list[str]) -> None:
+def test_tensorrt_uses_the_configured_precision(precision: gpu.Precision, flags: list[str]) -> None:
     options = providers.tensorrt_options(GpuOptions(precision=precision), [], None)
     assert [name for name in options if name.endswith("_enable")] == flags
 
 
-def test_without_a_place_for_engines_none_are_kept() -> None:
+def test_engines_are_not_cached_without_a_cache_folder() -> None:
     assert not [
         name for name in providers.tensorrt_options(GpuOptions(), [], None) if "cache" in name or "profile" in name
     ]
@@ -112,6 +112,6 @@ def test_without_a_place_for_engines_none_are_kept() -> None:
         (ONE_GPU, EVERYTHING, 1, r"^there is no GPU 1; allowed: 0 to 0$"),
     ],
 )
-def test_what_is_missing_is_named(driver: DriverInfo, built_in: list[str], gpu: int, missing: str) -> None:
+def test_missing_requirements_are_named(driver: DriverInfo, built_in: list[str], gpu: int, missing: str) -> None:
     assert re.search(missing, providers.missing_requirements("cuda", gpu, driver, built_in))
     assert providers.missing_requirements("cpu", gpu, driver, built_in) == ""

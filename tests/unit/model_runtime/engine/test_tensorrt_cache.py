@@ -1,4 +1,4 @@
-"""What TensorRT has built lies there whole or not at all, one process builds, and a full disk is one line."""
+"""TensorRT engines are cached whole or not at all, built by one process; a full disk is one line."""
 
 import threading
 from pathlib import Path
@@ -12,7 +12,7 @@ from model_runtime.spec.model_toml import ModelError
 FACTS = ["digest", "Some GPU", "1.31.1", "101601", "fp16", "64"]
 
 
-def test_what_was_built_is_found_again_by_the_same_facts_alone(tmp_path: Path) -> None:
+def test_a_built_engine_is_found_again_only_by_the_same_facts(tmp_path: Path) -> None:
     with open_engine_folder(tmp_path, "net", FACTS, 1) as folder:
         (folder / "one.engine").write_text("built")
     with open_engine_folder(tmp_path, "net", FACTS, 1) as again:
@@ -25,7 +25,7 @@ def test_what_was_built_is_found_again_by_the_same_facts_alone(tmp_path: Path) -
             assert not (other / "one.engine").exists()
 
 
-def test_a_build_that_was_broken_off_is_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_build_starts_again(tmp_path: Path) -> None:
     def broken_off() -> None:
         with open_engine_folder(tmp_path, "net", FACTS, 1) as folder:
             (folder / "half.engine").write_text("hal")
@@ -37,7 +37,7 @@ def test_a_build_that_was_broken_off_is_begun_anew(tmp_path: Path) -> None:
         assert [*folder.iterdir()] == []
 
 
-def test_one_builds_while_the_others_wait(tmp_path: Path) -> None:
+def test_one_process_builds_while_the_others_wait(tmp_path: Path) -> None:
     entered, at_work, most = threading.Barrier(3), 0, 0
     guard = threading.Lock()
 
@@ -61,7 +61,7 @@ def test_one_builds_while_the_others_wait(tmp_path: Path) -> None:
     assert (next(tmp_path.glob("net-*/")) / COMPLETE_MARKER).exists()
 
 
-def test_a_disk_without_room_is_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught, open_engine_folder(tmp_path / "engines", "net", FACTS, 1 << 60):
         pass
     assert str(caught.value).startswith(
@@ -71,14 +71,14 @@ def test_a_disk_without_room_is_one_line(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "engines").iterdir() if path.is_dir()] == []
 
 
-def test_a_place_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_cache_path_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = r"JITNEY_TENSORRT_CACHE_DIR=.*file.*: cannot store TensorRT engines there: "
     with pytest.raises(ModelError, match=said), open_engine_folder(tmp_path / "file" / "engines", "net", FACTS, 1):
         pass
 
 
-def test_what_was_built_needs_no_room_to_be_read(tmp_path: Path) -> None:
+def test_a_built_engine_is_read_even_on_a_full_disk(tmp_path: Path) -> None:
     with open_engine_folder(tmp_path, "net", FACTS, 1):
         pass
     with open_engine_folder(tmp_path, "net", FACTS, 1 << 60) as folder:

@@ -1,4 +1,4 @@
-"""Files whose pixels are all there are read, whatever else is wrong with them; those that lack pixels are not."""
+"""Damaged image files are read if all pixels are there, and refused otherwise."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ SIGNATURE = 8
 
 
 def photo(width: int = 67, height: int = 45, mode: str = "RGB") -> Image.Image:
-    """Smooth, with noise: every scan of it has something to say."""
+    """A smooth picture with noise: every scan of it changes something."""
     random = np.random.default_rng(3)
     blots = Image.fromarray(random.integers(0, 256, (5, 6, 3), np.uint8)).resize((width, height))
     noise = random.integers(0, 40, (height, width, 3))
@@ -75,12 +75,12 @@ ANCILLARY = {
 
 @pytest.mark.parametrize("last", [False, True], ids=["before the pixels", "behind them"])
 @pytest.mark.parametrize("name", ANCILLARY)
-def test_a_png_is_read_whatever_its_ancillary_chunks_hold(name: str, *, last: bool) -> None:
+def test_a_png_with_any_ancillary_chunks_is_read(name: str, *, last: bool) -> None:
     whole = encoded(photo(), "PNG")
     assert is_read(with_chunk(whole, ANCILLARY[name], last=last), whole)
 
 
-def test_a_png_is_read_that_breaks_off_in_a_text_behind_its_pixels() -> None:
+def test_a_png_cut_off_in_a_text_behind_its_pixels_is_read() -> None:
     whole = encoded(photo(), "PNG")
     assert is_read(with_chunk(whole, chunk(b"tEXt", b"Comment\0hello"), last=True)[:-20], whole)
 
@@ -93,7 +93,7 @@ def test_a_png_whose_head_is_damaged_is_refused(at: int) -> None:
         decode(bytes(data), AS_IT_IS)
 
 
-def test_a_png_that_breaks_off_in_its_pixels_is_refused() -> None:
+def test_a_png_cut_off_in_its_pixels_is_refused() -> None:
     with pytest.raises(Refused, match="damaged or truncated"):
         decode(encoded(photo(), "PNG")[:-200], AS_IT_IS)
 
@@ -120,7 +120,7 @@ RAW_PROFILE = b"\nexif\n%8d\n" % len(turned()) + turned().hex().encode() + b"\n"
     ids=["eXIf", "packed raw profile", "raw profile", "XMP", "packed XMP"],
 )
 @pytest.mark.parametrize("last", [False, True])
-def test_a_png_is_turned_as_its_chunks_say(added: bytes, *, last: bool) -> None:
+def test_a_png_is_rotated_by_its_orientation_chunk(added: bytes, *, last: bool) -> None:
     assert decode(with_chunk(encoded(photo(), "PNG"), added, last=last), AS_IT_IS).size == (45, 67)
 
 
@@ -176,7 +176,7 @@ def test_a_jpeg_that_ends_within_a_marker_is_refused() -> None:
         decode(jpeg("baseline")[:-1], AS_IT_IS)
 
 
-def test_what_a_jpeg_carries_beside_its_picture_changes_nothing() -> None:
+def test_extra_segments_of_a_jpeg_change_nothing() -> None:
     whole = jpeg("baseline")
     segments = [
         b"\xff" + bytes([code]) + struct.pack(">H", len(body) + 2) + body

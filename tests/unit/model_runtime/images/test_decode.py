@@ -1,4 +1,4 @@
-"""From encoded bytes to the model's pixels: the formats, the limits and the odd corners of each."""
+"""Decoding of images to the model's pixels: formats, limits and corner cases."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def test_other_bytes_are_refused_with_the_list(data: bytes) -> None:
     assert refused.details["allowed"] == ["JPEG", "PNG", "WEBP", "GIF", "BMP"]
 
 
-def test_the_pixel_limit_is_judged_before_decoding() -> None:
+def test_the_pixel_limit_is_checked_before_decoding() -> None:
     header_only = encoded(Image.new("L", (300, 200)))[:60]  # enough to read the size, not to decode
     refused = refusal(header_only, max_pixels=59_999)
     assert refused.code == "image_too_many_pixels"
@@ -152,7 +152,7 @@ def test_sixteen_bit_grey_may_be_transparent(shared_data: Path) -> None:
     ],
     ids=lambda image: str(image.mode),
 )
-def test_what_is_transparent_shows_the_background(image: Image.Image) -> None:
+def test_transparent_pixels_show_the_background(image: Image.Image) -> None:
     clear = {"P": 0, "RGB": (1, 2, 3), "L": 7, "1": 255}.get(image.mode)
     data = encoded(image) if clear is None else encoded(image, transparency=clear)
     assert decode(data, spec()).getpixel((0, 0)) == (255, 255, 255)
@@ -160,12 +160,12 @@ def test_what_is_transparent_shows_the_background(image: Image.Image) -> None:
     assert decode(data, spec(background=[9, 9, 9], color="gray")).getpixel((0, 0)) == 9
 
 
-def test_half_transparent_is_mixed() -> None:
+def test_half_transparent_pixels_are_blended() -> None:
     assert decode(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 128))), spec()).getpixel((0, 0)) == (127, 127, 127)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_exif_sets_upright(kind: str) -> None:
+def test_the_exif_orientation_is_applied(kind: str) -> None:
     upright = Image.new("RGB", (32, 16), "white")
     upright.paste((255, 0, 0), (0, 0, 16, 16))  # red to the left
     turned = {
@@ -185,7 +185,7 @@ def test_exif_sets_upright(kind: str) -> None:
         assert image.getpixel((28, 8))[1] > 200  # type: ignore[index]
 
 
-def test_threads_agree(shared_data: Path) -> None:
+def test_all_threads_decode_to_the_same_pixels(shared_data: Path) -> None:
     pipeline = spec(**SQUEEZENET)
     data = [path.read_bytes() for path in sorted((shared_data / "odd" / "exif").iterdir())]
     alone = [to_array(decode(one, pipeline), pipeline) for one in data]
@@ -194,7 +194,7 @@ def test_threads_agree(shared_data: Path) -> None:
             assert np.array_equal(array, alone[at % len(data)])
 
 
-def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+def test_a_jpeg_of_too_many_scans_is_refused_before_decoding() -> None:
     image = io.BytesIO()
     Image.new("L", (64, 64)).save(image, "JPEG", progressive=True)
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x00" + b"\x7f"

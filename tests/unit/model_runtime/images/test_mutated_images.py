@@ -1,4 +1,4 @@
-"""Bytes that no encoder wrote: whatever they are, a picture comes out or a Refused, nothing else."""
+"""Mutated image bytes give a picture or a Refused, and no other error."""
 
 import io
 

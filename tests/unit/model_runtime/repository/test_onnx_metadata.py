@@ -1,4 +1,4 @@
-"""What is read of an ONNX file before a runtime opens it is what the runtime, and ONNX's own library, say of it."""
+"""The metadata that is read from an ONNX file equals what the runtime and ONNX's own library read."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def paths(shared_data: Path) -> list[Path]:
     return [ROOT / "models" / "digits" / "1" / "model.onnx", *sorted((shared_data / "models").glob("*.onnx"))]
 
 
-def test_it_says_what_others_say(shared_data: Path) -> None:
+def test_the_metadata_equals_that_of_other_readers(shared_data: Path) -> None:
     read = 0
     for path in paths(shared_data):
         head, graph = read_onnx_metadata(path), onnx.load(path).graph
@@ -32,7 +32,7 @@ def test_it_says_what_others_say(shared_data: Path) -> None:
     assert read >= 3
 
 
-def test_another_file_is_another_file(tmp_path: Path) -> None:
+def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
     doubling = models.doubling(tmp_path) / "1" / "model.onnx"
     times = models.times(tmp_path, 2) / "2" / "model.onnx"
     assert read_onnx_metadata(doubling).digest != read_onnx_metadata(times).digest
@@ -54,7 +54,7 @@ def test_weights_in_other_files_count(tmp_path: Path) -> None:
     assert digests[0] != digests[1]
 
 
-def test_tensorrt_is_refused_what_a_request_would_wait_for(tmp_path: Path) -> None:
+def test_tensorrt_is_refused_where_a_request_would_wait_for_a_build(tmp_path: Path) -> None:
     port = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "S"])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "S"])
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", [port], [out])
@@ -65,7 +65,7 @@ def test_tensorrt_is_refused_what_a_request_would_wait_for(tmp_path: Path) -> No
         _check_for_tensorrt(tmp_path / "model.onnx", read_onnx_metadata(tmp_path / "model.onnx"), GpuOptions())
 
 
-def test_int8_wants_a_quantized_model(tmp_path: Path) -> None:
+def test_int8_needs_a_quantized_model(tmp_path: Path) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
     _check_for_tensorrt(path, read_onnx_metadata(path), GpuOptions(precision="fp16"))
     with pytest.raises(ModelError, match=r"tensorrt\.precision: int8 needs a quantized model") as caught:

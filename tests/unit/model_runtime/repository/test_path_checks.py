@@ -1,4 +1,4 @@
-"""What an ONNX file points at is looked at before the runtime opens it; each refusal is one line."""
+"""References in an ONNX file are checked before the runtime opens it; each refusal is one line."""
 
 import os
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_weights_beside_the_file_are_taken(tmp_path: Path) -> None:
+def test_weights_beside_the_file_are_loaded(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(8) + BYTES)
     engine = OnnxEngine(pointing(tmp_path, "w.bin", offset=8, length=16), "cpu", 1)
     assert engine.run({"x": np.zeros((1, 4), np.float32)})["y"].tolist() == [[0, 1, 2, 3]]
@@ -98,13 +98,13 @@ def _short(path: Path) -> None:
         (_short, "has 7 bytes, but a tensor needs bytes 0 to 16; allowed: the complete file of the same export"),
     ],
 )
-def test_only_a_whole_file_of_its_own_is_read(make: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
+def test_only_a_whole_regular_file_is_read(make: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     make(tmp_path / "1" / "w.bin")
     assert reason in refusal(pointing(tmp_path / "1", "w.bin", length=16))
 
 
-def test_what_subgraphs_and_functions_point_at_is_found(tmp_path: Path) -> None:
+def test_references_in_subgraphs_and_functions_are_found(tmp_path: Path) -> None:
     inner = helper.make_graph([], "inner", [], [], [tensor("in-a-branch")])
     branch = node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     held = node("Constant", [], ["v"], value=tensor("in-a-constant"))
@@ -135,7 +135,7 @@ def test_a_model_of_forty_gigabytes_is_refused_before_it_is_opened(tmp_path: Pat
     assert "allowed here: " in refusal(tmp_path / "model.onnx")
 
 
-def test_a_row_that_can_not_fit_is_refused_untried(tmp_path: Path) -> None:
+def test_a_row_that_cannot_fit_is_refused_without_a_run(tmp_path: Path) -> None:
     shape: list[int | str] = ["N", 1 << 20, 1 << 24]
     path = write(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])], {"x": shape}, {"y": shape})
     with pytest.raises(
@@ -144,8 +144,8 @@ def test_a_row_that_can_not_fit_is_refused_untried(tmp_path: Path) -> None:
         OnnxEngine(path, "cpu", 1)
 
 
-def test_a_run_that_can_not_fit_is_refused_with_what_it_wanted(tmp_path: Path) -> None:
-    """Nothing in the file is large: what it computes on the way is."""
+def test_a_run_that_cannot_fit_is_refused_with_the_needed_memory(tmp_path: Path) -> None:
+    """Nothing in the file is large, but an intermediate result is."""
     nodes = [
         node("ConstantOfShape", ["many"], ["z"]),
         node("ReduceSum", ["z"], ["s"], keepdims=0),
@@ -166,14 +166,16 @@ def test_a_run_that_can_not_fit_is_refused_with_what_it_wanted(tmp_path: Path) -
         (17, "Frobnicate", "ONNX Runtime .* does not support the operator Frobnicate; allowed: operators of ONNX"),
     ],
 )
-def test_what_the_runtime_does_not_know_is_named(opset: int, operator: str, reason: str, tmp_path: Path) -> None:
+def test_an_opset_or_operator_unknown_to_the_runtime_is_named(
+    opset: int, operator: str, reason: str, tmp_path: Path
+) -> None:
     taken = ["x", "x"] if operator == "Add" else ["x"]
     path = write(tmp_path / "m.onnx", [node(operator, taken, ["y"])], {"x": ["N", 4]}, {"y": ["N", 4]}, opset=opset)
     with pytest.raises(ModelError, match=reason):
         OnnxEngine(path, "cpu", 1)
 
 
-def test_the_files_of_a_folder_are_its_own(tmp_path: Path) -> None:
+def test_a_file_of_a_folder_may_not_link_outside(tmp_path: Path) -> None:
     folder = models.doubling(tmp_path / "models")
     file = folder / "1" / "model.onnx"
     check_folder(folder, file)
@@ -192,7 +194,7 @@ def test_the_files_of_a_folder_are_its_own(tmp_path: Path) -> None:
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_junk_is_refused_or_harmless(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Bytes of a real model, turned over here and there: an answer or a ModelError, and nothing else."""
+    """A real model with flipped bytes gives an answer or a ModelError, and nothing else."""
     folder = tmp_path_factory.getbasetemp() / "junk"
     folder.mkdir(exist_ok=True)
     w = {"w": numpy_helper.to_array(numpy_helper.from_array(np.ones(4, np.float32)))}

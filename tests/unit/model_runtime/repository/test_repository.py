@@ -1,4 +1,4 @@
-"""Which folders are models, which version is served, and that a broken one never hides the others."""
+"""Which folders are models, which version is served; a broken model never hides the others."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_pinned_version_is_served(relu: Relu, tmp_path: Path) -> None:
     assert found.version == "1"
 
 
-def test_broken_folders_come_back_beside_the_good(relu: Relu, tmp_path: Path) -> None:
+def test_broken_folders_are_returned_beside_good_ones(relu: Relu, tmp_path: Path) -> None:
     relu(TENSOR, ["N", 4], name="good")
     relu(TENSOR, ["N", 4], name="bad name")
     relu("task = 1", ["N", 4], name="bad-toml")
@@ -63,6 +63,6 @@ def test_only_the_named_models_are_read(relu: Relu, tmp_path: Path) -> None:
     assert "allowed: a, b" in found[1].reason
 
 
-def test_a_missing_directory_is_said(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the models directory cannot be read: No such file"):
         list_models(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""The digest of a model version: equal for the same files on two hosts, another where an answer could be."""
+"""The digest of a model version: equal for equal files, different where an answer could differ."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "a"
 
 
-def test_a_copy_has_the_same_digest_whatever_its_times_and_place(folder: Path, tmp_path: Path) -> None:
+def test_a_copy_elsewhere_with_other_times_has_the_same_digest(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "b")
     os.utime(tmp_path / "b" / "m" / "1" / "model.onnx", (1, 1))
     assert digest(folder) == digest(tmp_path / "b")
@@ -49,7 +49,7 @@ def test_a_copy_has_the_same_digest_whatever_its_times_and_place(folder: Path, t
         (".hidden", "xx", False),
     ],
 )
-def test_what_counts(folder: Path, file: str, text: str, differs: bool) -> None:
+def test_the_digest_covers_these_files(folder: Path, file: str, text: str, differs: bool) -> None:
     before = digest(folder)
     (folder / "m" / file).parent.mkdir(exist_ok=True)
     (folder / "m" / file).write_text(text)
@@ -57,7 +57,7 @@ def test_what_counts(folder: Path, file: str, text: str, differs: bool) -> None:
 
 
 @pytest.mark.parametrize("file", ["mine.py", "vocabulary.txt"])
-def test_a_task_of_ones_own_counts_with_all_that_it_may_read(folder: Path, file: str) -> None:
+def test_a_custom_task_counts_with_all_files_that_it_may_read(folder: Path, file: str) -> None:
     (folder / "m" / "model.toml").write_text('task = "mine.py:Mine"')
     (folder / "m" / file).write_text("one")
     before = digest(folder)
@@ -65,7 +65,7 @@ def test_a_task_of_ones_own_counts_with_all_that_it_may_read(folder: Path, file:
     assert digest(folder) != before
 
 
-def test_labels_that_are_named_count(folder: Path) -> None:
+def test_named_label_files_count(folder: Path) -> None:
     (folder / "m" / "model.toml").write_text('task = "object-detection"\n[detection]\nlabels = "names.txt"')
     (folder / "m" / "names.txt").write_text("one")
     before = digest(folder)

@@ -1,4 +1,4 @@
-"""A version's own `model.toml`: what it says instead of the model's, for that version alone."""
+"""A version's own `model.toml` overrides the model's, for that version alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ def folder(relu: Relu) -> Path:
     return relu(MODEL, ["N", 4], version="2")
 
 
-def test_its_keys_and_tables_stand_in_for_the_models(folder: Path) -> None:
+def test_keys_and_tables_of_a_version_replace_those_of_the_model(folder: Path) -> None:
     (folder / "2" / "model.toml").write_text('max_batch = 7\n[image]\nresize = [28, 28]\nlayout = "NHWC"')
     own, models = read_spec(folder, "2"), read_spec(folder)
     assert (own.task, own.max_batch, own.image.layout, own.image.size) == ("tensor", 7, "NHWC", (28, 28))
@@ -29,7 +29,7 @@ def test_its_keys_and_tables_stand_in_for_the_models(folder: Path) -> None:
     assert models.image.is_normalising
 
 
-def test_a_version_is_loaded_by_it_and_the_others_are_not(folder: Path) -> None:
+def test_only_its_own_version_is_loaded_by_a_version_spec(folder: Path) -> None:
     (folder / "2" / "model.toml").write_text("max_batch = 7")
     [found] = list_models(folder.parent)
     assert isinstance(found, ModelFolder)
@@ -49,7 +49,7 @@ def test_a_version_is_loaded_by_it_and_the_others_are_not(folder: Path) -> None:
         ("=", r"/2/model\.toml: is not TOML"),
     ],
 )
-def test_what_is_wrong_in_it_is_said_of_it_and_harms_no_other(folder: Path, own: str, said: str) -> None:
+def test_an_error_in_a_version_spec_is_reported_for_that_version_alone(folder: Path, own: str, said: str) -> None:
     (folder / "2" / "model.toml").write_text(own)
     with pytest.raises(ModelError, match=said):
         read_spec(folder, "2")
@@ -60,7 +60,7 @@ def test_what_is_wrong_in_it_is_said_of_it_and_harms_no_other(folder: Path, own:
     assert load_model(found._replace(version="1", onnx=folder / "1" / "model.onnx")).version == "1"
 
 
-def test_it_may_not_lead_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
+def test_a_version_spec_may_not_point_outside_the_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("max_batch = 7")
     (folder / "2" / "model.toml").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match="leads outside of the folder"):

@@ -1,4 +1,4 @@
-"""Which boxes are kept, beside the slow and obvious way; and outputs in the forms that detectors have."""
+"""Which boxes are kept, compared with a slow and obvious algorithm; output layouts of detectors."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ score = st.integers(0, 10).map(lambda tenths: tenths / 10)
 
 
 def plainly(boxes: Array, scores: Array, min_score: float, max_overlap: float, count: int) -> list[tuple[int, int]]:
-    """Box and class of each that is kept."""
+    """Return box and class of each kept detection."""
     left = [(-s, place_, k) for place_, row in enumerate(scores) for k, s in enumerate(row) if s >= min_score]
     kept: list[tuple[int, int]] = []
     for _, at, k in sorted(left):
@@ -49,7 +49,7 @@ def overlap(one: Array, other: Array) -> float:
     st.sampled_from([0.0, 0.3, 0.5, 1.0]),
     st.integers(1, 8),
 )
-def test_what_is_kept_is_what_the_plain_way_keeps(
+def test_the_kept_boxes_are_those_of_the_plain_algorithm(
     found: list[tuple[tuple[int, ...], tuple[float, float]]], min_score: float, max_overlap: float, count: int
 ) -> None:
     boxes, scores = np.array([box for box, _ in found], float), np.array([pair for _, pair in found])
@@ -60,7 +60,7 @@ def test_what_is_kept_is_what_the_plain_way_keeps(
     assert kept.scores.tolist() == [scores[at, k] for at, k in expected]
 
 
-def test_boxes_have_three_forms() -> None:
+def test_boxes_have_three_formats() -> None:
     same = {"xyxy": [10, 20, 40, 80], "yxyx": [20, 10, 80, 40], "cxcywh": [25, 50, 30, 60]}
     for form, box in same.items():
         assert to_corners(np.array([box], float), form).tolist() == [[10, 20, 40, 80]]  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_boxes_have_three_forms() -> None:
         ({}, (30, 20), (30, 20), (0, 0), (0, 0, 30, 20)),
     ],
 )
-def test_a_box_over_the_whole_input_is_what_the_input_shows(
+def test_a_box_over_the_whole_input_covers_the_visible_picture(
     keys: dict[str, Any],
     picture: tuple[int, int],
     resized: tuple[int, int],
@@ -96,7 +96,7 @@ def test_a_box_over_the_whole_input_is_what_the_input_shows(
     assert box == pytest.approx(expected)
 
 
-def test_a_tall_frame_is_no_letterbox_with_a_crop() -> None:
+def test_a_tall_frame_is_cropped_and_not_letterboxed() -> None:
     with pytest.raises(ValueError, match="letterbox"):
         ImageSpec(resize=256, crop=(224, 224), fit="letterbox")
     assert ImageSpec.model_validate({"preset": "torch", "fit": "letterbox"}).resize is None
@@ -120,7 +120,7 @@ FORMS: list[tuple[dict[str, Any], dict[str, list[Any]]]] = [
 
 
 @pytest.mark.parametrize(("keys", "outputs"), FORMS)
-def test_the_same_box_in_the_forms_that_detectors_have(keys: dict[str, Any], outputs: dict[str, list[Any]]) -> None:
+def test_the_same_box_in_all_output_layouts_of_detectors(keys: dict[str, Any], outputs: dict[str, list[Any]]) -> None:
     spec = ModelSpec.model_validate({"task": "object-detection", "detection": keys})
     arrays = {name: np.array(rows, np.float32) for name, rows in outputs.items()}
     ports = [TensorSpec(name, "FP32", array.shape) for name, array in arrays.items()]
@@ -140,7 +140,7 @@ def test_the_same_box_in_the_forms_that_detectors_have(keys: dict[str, Any], out
         ({"format": "boxes-scores"}, [(6, 100)], "allowed: boxes [n, 4] and scores [n, classes]"),
     ],
 )
-def test_what_does_not_fit_is_found_at_load(
+def test_an_unsuitable_output_is_found_at_load(
     tmp_path: Path, keys: dict[str, Any], shapes: list[tuple[int, ...]], words: str
 ) -> None:
     (tmp_path / "labels.txt").write_text("a\nb")

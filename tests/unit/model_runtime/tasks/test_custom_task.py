@@ -1,4 +1,4 @@
-"""A model's folder may bring its own task; whatever that file does at load is an operator's line, not a crash."""
+"""A model's folder may hold its own task; its errors at load are one line for the operator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def loaded(relu: Relu, tmp_path: Path, code: str, task: str = "mine.py:Bytes") -
     return load_model(found)
 
 
-def test_an_own_task_serves(relu: Relu, tmp_path: Path) -> None:
+def test_a_custom_task_serves(relu: Relu, tmp_path: Path) -> None:
     model = loaded(relu, tmp_path, HEAD + BODY)
     arrays = model.preprocess("raw", bytes([1, 2, 3, 4]), {})
     outputs = model.run({name: array[np.newaxis] for name, array in arrays.items()})
@@ -64,7 +64,7 @@ def test_an_own_task_serves(relu: Relu, tmp_path: Path) -> None:
         ("", "outside.py:Bytes", "outside.py leads outside of the folder"),
     ],
 )
-def test_a_bad_own_task_is_one_line(relu: Relu, tmp_path: Path, code: str, task: str, reason: str) -> None:
+def test_a_bad_custom_task_is_one_line(relu: Relu, tmp_path: Path, code: str, task: str, reason: str) -> None:
     (tmp_path / "relu").mkdir()
     (tmp_path / "relu" / "outside.py").symlink_to(__file__)
     with pytest.raises(ModelError) as caught:

@@ -1,4 +1,4 @@
-"""What the two built-in tasks take, refuse and answer, without a runtime behind them."""
+"""What the two built-in tasks accept, refuse and return, without a runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def refusal(task: Task, kind: str, data: bytes, parameters: dict[str, Any] | Non
         (PIXELS, CLASSES, {"classification": {"labels": "link.txt"}}, "link.txt leads outside of the folder"),
     ],
 )
-def test_what_does_not_fit_is_found_at_load(
+def test_an_unsuitable_model_is_found_at_load(
     tmp_path: Path, port: TensorSpec, output: TensorSpec, toml: dict[str, Any], reason: str
 ) -> None:
     (tmp_path / "labels.txt").write_text(LABELS, encoding="utf-8")
@@ -88,7 +88,7 @@ def test_an_image_becomes_the_models_own_type_and_size(tmp_path: Path) -> None:
     ] == (6, 7)
 
 
-def test_predictions_are_named_sorted_and_plain(tmp_path: Path) -> None:
+def test_predictions_are_named_sorted_and_plain_values(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text(LABELS, encoding="utf-8-sig")
     task = image_task(tmp_path, output=CLASSES._replace(shape=(4, 1, 1)), classification={"labels": "labels.txt"})
     assert task.label_count == 4
@@ -111,7 +111,7 @@ def test_without_labels_the_index_is_the_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scores", [[np.nan, 1, 2, 3], [np.inf, 1, 2, 3], [np.inf, np.inf, 0, 0], [-np.inf] * 4])
-def test_an_answer_that_is_no_number_fails_that_rider(tmp_path: Path, scores: list[float]) -> None:
+def test_an_answer_that_is_no_number_fails_that_item(tmp_path: Path, scores: list[float]) -> None:
     with pytest.raises(Refused) as caught:
         image_task(tmp_path).postprocess({"scores": np.array(scores, np.float32)}, {})
     assert caught.value.code == "inference_failed"
@@ -164,7 +164,7 @@ def test_tensors_that_do_not_fit_are_named(sent: dict[str, Any], reason: str) ->
     assert reason in refused.message
 
 
-def test_a_frame_whose_shapes_lie_is_refused() -> None:
+def test_a_frame_with_false_shapes_is_refused() -> None:
     task = tensor_task(TensorSpec("a", "UINT8", (-1,)), TensorSpec("b", "UINT8", (-1,)))
     frame = tensors.pack_tensors(
         {"a": tensors.Tensor("UINT8", (9,), bytes(4)), "b": tensors.Tensor("UINT8", (-5,), b"")}
@@ -181,7 +181,7 @@ def test_raw_bytes_are_the_one_fixed_tensor() -> None:
     assert "INT16 of shape [2, 2], 8 bytes; got 7 bytes" in refusal(task, "raw", bytes(7)).message
 
 
-def test_values_json_can_not_carry_are_null() -> None:
+def test_values_json_cannot_carry_are_null() -> None:
     task = load_task(ModelSpec(task="tensor"), Path(), [CLASSES], [CLASSES, TensorSpec("flags", "BOOL", (2,))])
     shown = task.postprocess(
         {"scores": np.array([[1.5, np.nan], [np.inf, -2]], "f4"), "flags": np.array([True, False])}, {}
