@@ -21,7 +21,7 @@ from api.asgi.protocol import protocol_with_limits, sweep_connections
 from api.gateway.gateway import EX_CONFIG, Gateway
 from api.settings import GatewaySettings
 from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_agreement import ShardsMismatch, check_shards_at_start
+from jobs.config.settings_agreement import QueueMismatch, check_shards_at_start
 from jobs.config.settings_base import format_validation_error
 from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EX_CONFIG
         try:
             runner.run(check_shards_at_start(store.connection, store_settings.shards))
-        except ShardsMismatch as error:
+        except QueueMismatch as error:
             sys.stderr.write(f"jitney api: {error}\n")
             return EX_CONFIG
         log.info("gateway %s listens on %s port %d", gateway.id, *listening.getsockname()[:2])

@@ -21,7 +21,7 @@ from background.webhooks.dispatcher import Dispatcher
 from background.webhooks.sender import Sender
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_agreement import Process, SettingsAgreement, ShardsMismatch
+from jobs.config.settings_agreement import Process, QueueMismatch, SettingsAgreement
 from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import StoreUnavailable
 from jobs.models.catalog import ModelCatalog
@@ -48,7 +48,7 @@ def run(settings: BackgroundSettings, store_settings: StoreSettings, bulk_settin
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             code = runner.run(_start(settings, store_settings, bulk_settings))
-    except ShardsMismatch as error:
+    except QueueMismatch as error:
         log.error("%s", error)  # noqa: TRY400 (the message suffices)
         code = EX_CONFIG
     logging.shutdown()

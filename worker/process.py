@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jobs.config.settings_agreement import ShardsMismatch, wait_for_shard_check
+from jobs.config.settings_agreement import QueueMismatch, wait_for_shard_check
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.event_wait import run_until_stopped
 from jobs.store.job_store import JobStore
@@ -93,6 +93,6 @@ def _run_on_loop(work: Coroutine[Any, Any, int]) -> int:
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(work)
-    except ShardsMismatch as error:
+    except QueueMismatch as error:
         log.error("%s", error)  # noqa: TRY400 (the message suffices)
         return EX_CONFIG

@@ -81,7 +81,7 @@ class Worker:
         self._releases: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
-        """Wait for the queue and load the desired model versions; raises ShardsMismatch."""
+        """Wait for the queue and load the desired model versions; raises QueueMismatch."""
         await self.agreement.wait_until_known()
         await self.limits.wait_until_known()
         await self.reconciler.begin()

@@ -21,7 +21,7 @@ from api.gateway.submit_coalescer import SubmitCoalescer
 from api.settings import GatewaySettings
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_agreement import Process, SettingsAgreement, ShardsMismatch
+from jobs.config.settings_agreement import Process, QueueMismatch, SettingsAgreement
 from jobs.contract import webhook_request
 from jobs.contract.errors import OverLimit, QueueFull, RetryLater, StoreUnavailable
 from jobs.contract.ids import JOB_ID
@@ -130,7 +130,7 @@ class Gateway:
         """
         try:
             await self.agreement.check()
-        except ShardsMismatch as error:  # `_compare_settings` stops this process
+        except QueueMismatch as error:  # `_compare_settings` stops this process
             raise StoreUnavailable(str(error)) from error
         await self.limits.check()
         await self.catalog.refresh()
@@ -139,7 +139,7 @@ class Gateway:
         """Announce and compare the settings until cancelled. Stop the process if its JITNEY_SHARDS differs."""
         try:
             await self.agreement.run_until_mismatch()
-        except ShardsMismatch as error:
+        except QueueMismatch as error:
             log.critical("%s", error)
             self.exit_code = EX_CONFIG
             signal.raise_signal(signal.SIGTERM)

@@ -17,8 +17,10 @@ _OF_KUBERNETES: Final = re.compile(
 _PORT_OF_KUBERNETES: Final = re.compile(r"JITNEY_(.+_)?PORT")
 # Read by the command line alone, or set by one process for its children.
 _OF_THE_COMMAND_LINE: Final = frozenset(
-    PREFIX + name
-    for name in ("URL", "API_KEY", "DATA_DIR", "WORKERS", "GATEWAYS", "RESTART_LIMIT_S", "STARTED_AT", "GPU_DEVICES")
+    {
+        *("JITNEY_URL", "JITNEY_API_KEY", "JITNEY_DATA_DIR", "JITNEY_WORKERS", "JITNEY_GATEWAYS"),
+        *("JITNEY_GPU_DEVICES", "JITNEY_RESTART_LIMIT_S", "JITNEY_STARTED_AT"),
+    }
 )
 
 

@@ -28,12 +28,27 @@ from jobs.redis_client.periodic_refresh import RETRY_S, PeriodicRefresh
 
 log = logging.getLogger("jitney.jobs")
 
+FORMAT: Final = "2"  # of keys and records in Redis; raised when a release cannot read what an earlier one wrote
 MAX_SHARDS: Final = 99
 MIN_TTL_S: Final = 3.0  # tolerates a late heartbeat
 INTERVALS_TO_LIVE: Final = 3
 
 
-class ShardsMismatch(Exception):
+class QueueMismatch(Exception):
+    """A queue that this process cannot use, however long it waits; the message says why, and what to do."""
+
+
+class FormatMismatch(QueueMismatch):
+    """The queue was written by a release with other keys."""
+
+    def __init__(self, kept: str) -> None:
+        super().__init__(
+            f"this queue has the format {kept}, and this release uses {FORMAT}: stop all processes, empty the queue "
+            "(FLUSHDB in its Redis database; for `jitney up`, remove JITNEY_DATA_DIR), then start again"
+        )
+
+
+class ShardsMismatch(QueueMismatch):
     """JITNEY_SHARDS of this process differs from the queue's number; the message names both."""
 
     def __init__(self, own: int, kept: str) -> None:
@@ -101,7 +116,7 @@ class SettingsAgreement(PeriodicRefresh):
         self.differences: list[Difference] = []
 
     async def refresh(self) -> None:
-        """Announce this process and read the others. Raises ShardsMismatch."""
+        """Announce this process and read the others. Raises QueueMismatch."""
         if not self._is_known:
             await check_shards(self._connection, self._shards)
         self.differences = find_differences(await self._announce(max(MIN_TTL_S, INTERVALS_TO_LIVE * self._interval_s)))
@@ -109,7 +124,7 @@ class SettingsAgreement(PeriodicRefresh):
         self._log_changes()
 
     async def run_until_mismatch(self) -> None:
-        """Refresh periodically until cancelled. Raises ShardsMismatch."""
+        """Refresh periodically until cancelled. Raises QueueMismatch."""
         await self.run(self._interval_s)
 
     async def withdraw(self) -> None:
@@ -138,7 +153,11 @@ class SettingsAgreement(PeriodicRefresh):
 
 
 async def check_shards(connection: RedisClient, shards: int) -> None:
-    """Raise ShardsMismatch if the queue uses another number of shards, by its record or, without one, by its keys."""
+    """Raise FormatMismatch for a queue of another format, and ShardsMismatch for another number of shards.
+
+    Without a record of them, the keys of the queue decide.
+    """
+    await _check_format(connection)
     kept = await connection.command("HGET", keys.AGREEMENT, "shards")
     if kept is None:  # an empty queue, or one of a release that did not record the number
         beyond = range(shards, MAX_SHARDS + 1)
@@ -149,8 +168,18 @@ async def check_shards(connection: RedisClient, shards: int) -> None:
         raise ShardsMismatch(shards, kept.decode()[:20])
 
 
+async def _check_format(connection: RedisClient) -> None:
+    kept = await connection.command("GET", keys.FORMAT)
+    if kept is None:
+        if await connection.command("EXISTS", keys.TOTALS_OF_FORMAT_1):
+            raise FormatMismatch("1")
+        await connection.command("SET", keys.FORMAT, FORMAT, "NX")
+    elif kept.decode() != FORMAT:
+        raise FormatMismatch(kept.decode()[:20])
+
+
 async def wait_for_shard_check(connection: RedisClient, shards: int) -> None:
-    """Check the number of shards as soon as Redis is reachable. Raises ShardsMismatch."""
+    """Check the number of shards as soon as Redis is reachable. Raises QueueMismatch."""
     outage = OutageLog(log, "read how many shards the queue has")
     while True:
         try:
@@ -164,7 +193,7 @@ async def wait_for_shard_check(connection: RedisClient, shards: int) -> None:
 
 
 async def check_shards_at_start(connection: RedisClient, shards: int) -> None:
-    """Raise ShardsMismatch at start. An unreachable queue is checked later, when it is back."""
+    """Raise QueueMismatch at start. An unreachable queue is checked later, when it is back."""
     with suppress(StoreUnavailable):
         await check_shards(connection, shards)
 

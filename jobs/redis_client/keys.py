@@ -18,7 +18,6 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:leases` | sorted set | while not empty | ids of running jobs, score: end of the lease |
 | `:deadlines` | sorted set | while not empty | ids of open jobs, score: deadline |
 | `:free_slots:<model>:<version>` | sorted set | 60 s after the last claim | `<worker> <lease_ms>`, score: free slots |
-| `:hosts:<model>:<version>` | set | 60 s after the last claim | workers that take an overflow job |
 | `:retries` | sorted set | while not empty | ids of queued jobs that wait for a retry, score: when it is due |
 | `:parked` | sorted set | while not empty | tenants at their limit of running jobs, score: since when |
 | `:parked:<tenant>` | set | while not empty | the rotations it was taken out of, `<model> <version> <lane>` |
@@ -66,6 +65,7 @@ The 30 days restart with each use. They grow when deliveries are kept longer or 
 | `jitney:worker:<id>` | string | three heartbeats | a live worker: its models, and those it could not load |
 | `jitney:plans` | hash | permanent, a field per model | rollout plans (`jobs/models/rollout_plan.py`) |
 | `jitney:stats:<model>` | hash | permanent, ~100 fields | histograms of batch sizes and stage times |
+| `jitney:format` | string | permanent | the format of keys and records; another one is refused at start |
 | `jitney:agreement` | hash | permanent, a field per live process | the number of shards; the settings of processes |
 | `jitney:digests` | hash | permanent, a field per model version | the digest of the served files, and each worker's |
 | `jitney:tenants` | hash | permanent, a field per tenant | limits that differ from the default |
@@ -93,6 +93,8 @@ STATS_PREFIX: Final = "jitney:stats:"
 CPU: Final = "jitney:cpu"
 API_KEYS: Final = "jitney:keys"
 AGREEMENT: Final = "jitney:agreement"
+FORMAT: Final = "jitney:format"
+TOTALS_OF_FORMAT_1: Final = "jitney:{s00}:load"  # exists in every queue of that format that had a job
 DIGESTS: Final = "jitney:digests"
 TENANTS: Final = "jitney:tenants"
 LISTENING: Final = "jitney:listening"
@@ -107,7 +109,7 @@ LASTING: Final = (
     r"jitney:plans",
     r"jitney:stats:.+",
     r"jitney:cpu",
-    r"jitney:(keys|tenants|agreement|digests)",
+    r"jitney:(keys|tenants|agreement|digests|format)",
     r"jitney:secret:.+",
     r"jitney:\{rq\}:.+",
 )
@@ -130,10 +132,6 @@ def queue(shard: int, model: str, version: str, lane: str, tenant: str) -> str:
 def free_slots(shard: int, model: str, version: str) -> str:
     """Return the key of `<worker> <lease_ms>` by free slots; a score with a half excludes jobs of lane bulk."""
     return f"{root(shard)}:free_slots:{model}:{version}"
-
-
-def hosts(shard: int, model: str, version: str) -> str:
-    return f"{root(shard)}:hosts:{model}:{version}"
 
 
 def counts(shard: int) -> str:

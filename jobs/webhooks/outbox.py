@@ -119,7 +119,8 @@ async def settle_attempt(
     first = ("", 0) if settled.first_ms is None else (_bucket(settled.first_ms), settled.first_ms)
     result = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
     rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.log, limits.ttl_ms, store.ttl_ms)
-    answer: int = await store.run("webhook/settle", _root(lease), lease.delivery, lease.number, *result, *rules, *first)
+    args = (*result, *rules, *first, limits.max_waiting_of_tenant)
+    answer: int = await store.run("webhook/settle", _root(lease), lease.delivery, lease.number, *args)
     return SETTLE_RESULTS[answer]
 
 

@@ -59,3 +59,28 @@ local function log_attempt(delivery, entry)
   redis.call('HSET', delivery_key(delivery), 'try:' .. number, entry)
   redis.call('HDEL', delivery_key(delivery), 'try:' .. (number - 20))
 end
+
+-- Fail a waiting delivery of an endpoint without another attempt.
+local function fail_delivery(endpoint, delivery, reason, limit, ttl_ms)
+  redis.call('ZREM', outbox_key(endpoint), delivery)
+  if redis.call('EXISTS', delivery_key(delivery)) == 1 then
+    log_attempt(delivery, cjson.encode({at_ms = now_ms, error = reason}))
+    end_delivery(delivery, 'failed', limit, ttl_ms)
+  end
+end
+
+-- Fail the oldest waiting deliveries of a tenant beyond `tenant_limit` open ones; at most 100. Running ones stay: their
+-- attempts enforce the limit when they end.
+local function enforce_tenant_limit(tenant, tenant_limit, limit, ttl_ms)
+  local over = math.min(redis.call('ZCARD', open_deliveries_key(tenant)) - tenant_limit, 100)
+  if over <= 0 then return end
+  for _, delivery in ipairs(redis.call('ZRANGE', open_deliveries_key(tenant), 0, over - 1)) do
+    local endpoint = redis.call('HGET', delivery_key(delivery), 'endpoint')
+    if not endpoint then
+      redis.call('ZREM', open_deliveries_key(tenant), delivery)
+    elseif redis.call('ZSCORE', outbox_key(endpoint), delivery) then
+      fail_delivery(endpoint, delivery, 'too many deliveries of this tenant wait, and this was the oldest', limit, ttl_ms)
+      reschedule(endpoint)
+    end
+  end
+end

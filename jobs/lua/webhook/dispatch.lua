@@ -25,32 +25,9 @@ local function reclaim(endpoint)
   end
 end
 
-local function fail(endpoint, delivery, reason)
-  redis.call('ZREM', outbox_key(endpoint), delivery)
-  if redis.call('EXISTS', delivery_key(delivery)) == 1 then
-    log_attempt(delivery, cjson.encode({at_ms = now_ms, error = reason}))
-    end_delivery(delivery, 'failed', log_limit, ttl_ms)
-  end
-end
-
 local function fail_oldest(endpoint, latest, limit, reason)
   for _, delivery in ipairs(redis.call('ZRANGEBYSCORE', outbox_key(endpoint), '-inf', latest, 'LIMIT', 0, limit)) do
-    fail(endpoint, delivery, reason)
-  end
-end
-
--- Fail the oldest waiting deliveries of a tenant that has too many open ones.
-local function enforce_tenant_limit(tenant)
-  local over = math.min(redis.call('ZCARD', open_deliveries_key(tenant)) - tenant_limit, MAX_FAILED)
-  if over <= 0 then return end
-  for _, delivery in ipairs(redis.call('ZRANGE', open_deliveries_key(tenant), 0, over - 1)) do
-    local endpoint = redis.call('HGET', delivery_key(delivery), 'endpoint')
-    if not endpoint then
-      redis.call('ZREM', open_deliveries_key(tenant), delivery)
-    elseif redis.call('ZSCORE', outbox_key(endpoint), delivery) then
-      fail(endpoint, delivery, 'too many deliveries of this tenant wait, and this was the oldest')
-      reschedule(endpoint)
-    end
+    fail_delivery(endpoint, delivery, reason, log_limit, ttl_ms)
   end
 end
 
@@ -112,7 +89,7 @@ local function serve_tenant(tenant)
     redis.call('ZADD', rotation, int_text(now_ms + RETRY_MS), tenant)
     return
   end
-  enforce_tenant_limit(tenant)
+  enforce_tenant_limit(tenant, tenant_limit, log_limit, ttl_ms)
   local endpoints, before = rotation .. ':' .. tenant, leased_count
   for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', endpoints, '-inf', now_ms, 'LIMIT', 0, MAX_ENDPOINTS)) do
     -- An endpoint whose keys hold other types is removed; the other endpoints are still served.

@@ -4,12 +4,12 @@
 --          that the endpoint asked for; '0' = none), slow ('1' | '0' | '' = unchanged), concurrency (attempts at a time
 --          to a healthy endpoint), pause_after_ms (of failure), pause_ms, limit of ended deliveries that are kept,
 --          ttl_ms of those, result_ttl_ms, bucket of the ms from the job's end to the first attempt ('' = it was not
---          the first), and these ms
+--          the first), these ms, limit of open deliveries of the tenant (beyond it the oldest waiting ones fail)
 -- returns  0 = the lease is lost, nothing was recorded | 1 = recorded | 2 = recorded, and the endpoint begins to fail
 --          | 3 = recorded, and the endpoint is healthy again | 4 = recorded, and the endpoint is paused from now on
 -- with events, outbox, delivery_log
 local delivery, token, verdict, entry, after_ms, rest_ms, slow, concurrency, pause_after_ms, pause_ms, log_limit,
-  ttl_ms, result_ttl_ms, bucket, first_ms = unpack(ARGV)
+  ttl_ms, result_ttl_ms, bucket, first_ms, tenant_limit = unpack(ARGV)
 local endpoint, current_token, job, tenant =
   unpack(redis.call('HMGET', delivery_key(delivery), 'endpoint', 'lease_token', 'job', 'tenant'))
 if not endpoint or current_token ~= token then return 0 end
@@ -61,4 +61,5 @@ else
   end
 end
 reschedule(endpoint)
+if verdict == 'retry' then enforce_tenant_limit(tenant, tonumber(tenant_limit), log_limit, ttl_ms) end
 return result

@@ -15,9 +15,11 @@ from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
 from jobs.config import compared_settings, settings_agreement
 from jobs.config.settings_agreement import (
+    FormatMismatch,
     Process,
     SettingsAgreement,
     ShardsMismatch,
+    check_shards,
     check_shards_at_start,
     find_differences,
 )
@@ -65,6 +67,22 @@ async def test_a_queue_with_more_shards_from_before_the_number_was_stored_is_ref
             await one(bench, "late").check()
         await one(bench, "good", shards=4).check()
         client.delete(keys.open_totals(3))
+
+
+async def test_a_queue_of_another_format_is_refused_in_one_line(bench: StoreBench) -> None:
+    connection = bench.store.connection
+    await check_shards(connection, 1)
+    assert await connection.command("GET", keys.FORMAT) == b"2"
+    await check_shards(connection, 1)
+    with bench.server.client() as client:
+        client.set(keys.FORMAT, "3")
+        with pytest.raises(FormatMismatch, match=r"the format 3, and this release uses 2: .*FLUSHDB.*JITNEY_DATA_DIR"):
+            await check_shards(connection, 1)
+        client.delete(keys.FORMAT)
+        client.hset("jitney:{s00}:load", "m:jobs", 1)  # as the first format had it
+        with pytest.raises(FormatMismatch, match="the format 1, and"):
+            await check_shards(connection, 1)
+        client.delete("jitney:{s00}:load")
 
 
 async def test_an_emptied_queue_takes_a_new_number_and_an_unreachable_one_refuses_none(

@@ -173,7 +173,8 @@ async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(pos
         for _ in range(10):
             await post.finish(10)
         wait_until(lambda: len(post.deliveries(state="waiting", limit="100")) == 20, "20 are left to wait", 20)
-        assert [post.deliveries(job=job)[0]["state"] for job in jobs[-20:]] == ["waiting"] * 20
+        kept = {one["job"] for one in post.deliveries(state="waiting", limit="100")}
+        assert kept <= {*jobs[-30:]}, [jobs.index(job) for job in kept]  # those of one millisecond have no order
         failed = post.deliveries(state="failed", limit="100")
         assert len(failed) == 30
         assert "too many deliveries of this tenant" in " ".join(one["attempts"][-1]["error"] for one in failed)

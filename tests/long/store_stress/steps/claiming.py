@@ -10,20 +10,20 @@ from tests.long.store_stress.model.ledger import SLACK_MS, Job, Moment, Violatio
 from tests.long.store_stress.model.world import STATIONS, TENANTS, WORKERS, World
 
 MOST: Final = 8
-Station = tuple[str, str]
+ModelVersion = tuple[str, str]
 
 
 class ClaimRequest(NamedTuple):
     """A claim: up to `want` jobs, `max_bulk` of them bulk (None: any), or suspects for isolation."""
 
-    station: Station
+    station: ModelVersion
     worker: str
     want: int
     trial: bool = False
     max_bulk: int | None = None
 
 
-def waiting(world: World, station: Station) -> list[Job]:
+def waiting(world: World, station: ModelVersion) -> list[Job]:
     """List the queued jobs of a model version, in the order of their acceptance."""
     jobs = [job for job in world.ledger.open.values() if job.state == State.QUEUED and job.station == station]
     return sorted(jobs, key=lambda job: job.created_us)
