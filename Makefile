@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test unit check soak recovery failover goodput deliveries rollouts bulk-soak bulk-bench bulk-long provider-options flat caps bench-guard fairness abuse abuse-memory store-stress schemathesis fuzz clean
+.PHONY: help run test unit long check lint clean
 
 is_new_enough := import sys; sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
@@ -25,6 +25,11 @@ JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
+# What single long runs need besides; in environments apart where it does not go with ours.
+NEEDS_OF_schemathesis := .venv/apart/bin/schemathesis
+NEEDS_OF_fuzz := .venv/installed-atheris
+NEEDS_OF_provider-options := .venv/gpu/installed
+
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -35,86 +40,19 @@ run: .venv/installed-$(DEVICE) ## Start Jitney on this machine: http://127.0.0.1
 test: .venv/installed-dev ## All tests
 	$(PYTEST)
 
-unit: .venv/installed-dev ## The tests of single parts: neither browser nor whole system
-	$(PYTEST) --ignore=tests/page --ignore=tests/scripts --ignore=tests/service --ignore=tests/faults --ignore=tests/rollout
+unit: .venv/installed-dev ## The unit tests: no other process, no socket (half a minute)
+	$(PYTEST) tests/unit
 
-check: .venv/installed-dev ## What CI runs: lint, format, types, import rules, tests
+check: lint test ## What CI runs: lint and all tests
+
+lint: .venv/installed-dev ## Lint, format, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST)
 
-MINUTES ?= 20
-ROUNDS ?= 50
-soak: .venv/installed-dev ## Mixed load while parts are killed every 20 s: make soak MINUTES=20
-	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
-
-recovery: .venv/installed-dev ## How soon a killed worker's jobs are done elsewhere: make recovery ROUNDS=50
-	$(BIN)/python -m tests.faults.soak --recovery $(ROUNDS) --machines 5
-
-FAILOVERS ?= 10
-failover: .venv/installed-dev ## The queue's primary and replica change places under load: make failover FAILOVERS=10 (30 s)
-	$(BIN)/python -m tests.faults.failover --rounds $(FAILOVERS)
-
-goodput: .venv/installed-dev ## What 1 % of inputs that make the run fail costs the others (3 minutes)
-	$(BIN)/python -m tests.faults.goodput
-
-deliveries: .venv/installed-dev ## 10,000 webhooks through an outage of all parts, and how soon the first attempt comes (10 minutes)
-	$(BIN)/python -m tests.webhooks.deliveries
-
-BATCHES ?= 10000
-flat: .venv/installed-dev ## The memory of models through 10,000 batches of random sizes (10 minutes): make flat BATCHES=10000
-	$(BIN)/python -m tests.bench.flat --batches $(BATCHES)
-
-LINES ?= 200000
-bulk-soak: .venv/installed-dev ## A batch of 200,000 digits while every part is killed in turn: make bulk-soak LINES=200000
-	$(BIN)/python -m tests.bulk.soak --lines $(LINES)
-
-rollouts: .venv/installed-dev ## A model upgraded, canaried, promoted, rolled back under load: make rollouts MINUTES=5
-	$(BIN)/python -m tests.rollout.long --minutes $(MINUTES)
-
-caps: .venv/installed-dev ## The batch caps that workers find by themselves, beside the best of a sweep (10 minutes)
-	$(BIN)/python -m tests.bench.caps
-
-bench-guard: .venv/installed-dev ## What a small job costs in CPU time, against limits (3 minutes)
-	$(BIN)/python -m tests.bench.guard
-
-fairness: .venv/installed-dev ## What a calm tenant waits beside one that floods (3 minutes)
-	$(BIN)/python -m tests.bench.fairness
-
-abuse: .venv/installed-dev ## What a calm tenant waits beside 30 that abuse the service, and beside 30 that do not (8 minutes)
-	$(BIN)/python -m tests.bench.abuse
-
-abuse-memory: .venv/installed-dev ## Five rounds of all abuse: the memory of each part must not grow (8 minutes)
-	$(BIN)/python -m tests.bench.abuse --memory
-
-STEPS ?= 100000
-SEED ?= $(shell date +%s)
-store-stress: .venv/installed-dev ## Random steps of the store beside a model of what it promises: make store-stress STEPS=100000 SEED=1
-	$(BIN)/python -m tests.stress --steps $(STEPS) --seed $(SEED)
-
-schemathesis: .venv/installed-dev ## 5,000 requests and more, made from our own OpenAPI document (10 minutes)
-	@test -x .venv/apart/bin/schemathesis || { "$(PYTHON)" -m venv .venv/apart && \
-		.venv/apart/bin/python -m pip install -q --disable-pip-version-check 'schemathesis>=4.32'; }
-	$(BIN)/python -m tests.fuzz.openapi $(CURDIR)/.venv/apart/bin/schemathesis
-
-FUZZ_SECONDS ?= 600
-fuzz: .venv/installed-dev ## Fuzz what reads requests and records, guided by coverage: make fuzz FUZZ_SECONDS=600
-	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) 'atheris>=3.0'
-	$(BIN)/python -m tests.fuzz.parsers -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048
-
-provider-options: .venv/installed-dev ## What ONNX Runtime's GPU providers say of our options; no GPU, but gcc is needed (1 minute)
-	@test -x .venv/gpu/bin/python || { "$(PYTHON)" -m venv .venv/gpu && $(BIN)/python -m pip --python .venv/gpu/bin/python \
-		install -q --disable-pip-version-check 'onnxruntime-gpu>=1.31,<2'; }
-	$(BIN)/python -m tests.providers.ask_parsers $(CURDIR)/.venv/gpu/bin/python
-
-ITEMS ?= 500000
-bulk-bench: .venv/installed-dev ## SqueezeNet over 2,000 JPEGs: the limit, --local and through a service, in turn (10 minutes)
-	$(BIN)/python -m tests.bench.bulk
-
-bulk-long: .venv/installed-dev ## CPU time an item over a long bulk run, drawn: make bulk-long ITEMS=500000 (10 minutes)
-	$(BIN)/python -m tests.bench.bulk_long --items $(ITEMS)
+long: .venv/installed-dev $(NEEDS_OF_$(NAME)) ## Soaks, benchmarks, stress, fuzzing: make long NAME=soak ARGS="--minutes 20"; without NAME: their list
+	@$(BIN)/python -m tests.long $(NAME) $(ARGS)
 
 clean: ## Remove what was built; the queue in .data stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -132,9 +70,22 @@ clean: ## Remove what was built; the queue in .data stays
 	@for other in .venv/installed-cpu .venv/installed-gpu; do \
 		if [ "$$other" != "$@" ] && [ -e "$$other" ]; then \
 			$(BIN)/python -m pip uninstall -q -y onnxruntime onnxruntime-gpu && rm "$$other"; fi; done
-	@$(PIP) -e ".[$*,embedded,bulk]"
+	@$(PIP) -e ".[$*,embedded,bulk,models,optimize]"
 	@touch $@
 
 .venv/installed-dev: .venv/installed-$(DEVICE)
 	@$(PIP) -e ".[$(DEVICE),embedded,dev]"
+	@touch $@
+
+.venv/apart/bin/schemathesis: | .venv/installed-dev
+	@"$(PYTHON)" -m venv .venv/apart
+	@.venv/apart/bin/python -m pip install -q --disable-pip-version-check 'schemathesis>=4.32'
+
+.venv/installed-atheris: .venv/installed-dev
+	@$(PIP) 'atheris>=3.0'
+	@touch $@
+
+.venv/gpu/installed: | .venv/installed-dev
+	@"$(PYTHON)" -m venv .venv/gpu
+	@$(BIN)/python -m pip --python .venv/gpu/bin/python install -q --disable-pip-version-check 'onnxruntime-gpu>=1.31,<2'
 	@touch $@

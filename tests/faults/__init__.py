@@ -1,0 +1,1 @@
+"""Faults of every part of a cluster: each is healed, and every promise is checked."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SHARED_DATA
-from tests.faults.cluster import Cluster
-from tests.faults.scenario import Scenario
 from tests.support import models
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.scenario import Scenario
 from tests.support.service import ROOT
 
 FAILED = pytest.StashKey[bool]()

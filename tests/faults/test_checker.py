@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults import checker
-from tests.faults.callers import digit
-from tests.faults.history import History
-from tests.faults.scenario import Scenario
+from tests.support.cluster import checker
+from tests.support.cluster.callers import digit
+from tests.support.cluster.history import History
+from tests.support.cluster.scenario import Scenario
 
 
 def job(job_id: str, status: str = "succeeded", **more: Any) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """The primary and the replica of the queue swap while the old primary lives and keeps its connections (F14).
 
-`make failover` runs ten rounds and prints what they cost.
+`make long NAME=failover` runs ten rounds and prints what they cost.
 """
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.faults import failover
-from tests.faults.failover import Callers, Pair
+from tests.long.faults import failover
+from tests.long.faults.failover import Callers, Pair
 from tests.support.receiver import Receiver
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -27,7 +27,7 @@ def test_callers_are_refused_once_at_most_and_answered_within_a_second(running: 
     pair, service = running
     for one in failover.rounds(pair, service, 2):
         assert one.refusals <= 1
-        assert one.back_s < 5  # below 1 where the machine is free: `make failover`
+        assert one.back_s < 5  # below 1 where the machine is free: `make long NAME=failover`
 
 
 def test_jobs_unknown_to_the_new_primary_are_submitted_again_by_their_callers(running: tuple[Pair, Service]) -> None:

@@ -7,8 +7,8 @@ from signal import SIGTERM
 import httpx2
 import pytest
 
-from tests.faults.callers import Caller, digit, four
-from tests.faults.scenario import Scenario
+from tests.support.cluster.callers import Caller, digit, four
+from tests.support.cluster.scenario import Scenario
 from tests.support.service import DIGITS
 from tests.support.waiting import check_during, wait_until
 

@@ -10,10 +10,10 @@ from threading import Event
 
 import pytest
 
-from tests.faults.callers import digit, four
-from tests.faults.cluster import Cluster
-from tests.faults.proxy import Proxy
-from tests.faults.scenario import BATCH, Scenario
+from tests.support.cluster.callers import digit, four
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.proxy import Proxy
+from tests.support.cluster.scenario import BATCH, Scenario
 from tests.support.servers import Server
 from tests.support.waiting import check_during, wait_until
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.callers import Input, digit, four, marked
-from tests.faults.cluster import Cluster
-from tests.faults.parts import ManagedWorker, status_kib
-from tests.faults.scenario import BATCH, Scenario
+from tests.support.cluster.callers import Input, digit, four, marked
+from tests.support.cluster.cluster import Cluster
+from tests.support.cluster.parts import ManagedWorker, status_kib
+from tests.support.cluster.scenario import BATCH, Scenario
 from tests.support.waiting import wait_until
 
 SPARE_BYTES = 500 << 20

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.faults.callers import digit
-from tests.faults.parts import ManagedGateway
-from tests.faults.scenario import Scenario
+from tests.support.cluster.callers import digit
+from tests.support.cluster.parts import ManagedGateway
+from tests.support.cluster.scenario import Scenario
 from tests.support.waiting import check_during, wait_until
 
 SOON_S = 3.0  # 1.5 s of patience with the server, and what a busy machine takes

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.faults.callers import Input, digit
-from tests.faults.scenario import BATCH, Scenario
+from tests.support.cluster.callers import Input, digit
+from tests.support.cluster.scenario import BATCH, Scenario
 from tests.support.service import DIGITS
 from tests.support.waiting import wait_until
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.callers import Input
-from tests.faults.scenario import BATCH, Scenario
+from tests.support.cluster.callers import Input
+from tests.support.cluster.scenario import BATCH, Scenario
 from tests.support.waiting import wait_until
 
 KILLS = 5

@@ -1,0 +1,1 @@
+"""What tests share: processes of each part, models, receivers, waiting."""

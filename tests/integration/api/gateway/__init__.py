@@ -1,0 +1,1 @@
+"""What a gateway does beside requests: maintenance, memory watermark, durability warnings."""

@@ -1,0 +1,1 @@
+"""HTTP connections, request bodies and their budgets."""

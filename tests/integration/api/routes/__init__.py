@@ -1,0 +1,1 @@
+"""Routes of jobs, dead letters, events, models, metrics and readiness."""

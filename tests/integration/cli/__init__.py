@@ -1,0 +1,1 @@
+"""Commands as processes, without a whole service."""

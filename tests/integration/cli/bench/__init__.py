@@ -1,0 +1,1 @@
+"""The load generator of `jitney bench` against stub services."""

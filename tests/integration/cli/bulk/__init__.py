@@ -1,0 +1,1 @@
+"""Inputs and the results journal of `jitney bulk`."""

@@ -1,0 +1,1 @@
+"""`jitney up` and its supervisor, the embedded queue server, and addresses of queues."""

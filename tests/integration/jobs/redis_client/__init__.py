@@ -1,0 +1,1 @@
+"""Connections to the queue server: pipelining, pub/sub, error kinds, durability."""

@@ -1,0 +1,1 @@
+"""The scripts of the store: submit to finish, maintenance, dead letters, costs and bounds."""

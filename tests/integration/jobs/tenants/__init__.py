@@ -1,0 +1,1 @@
+"""Quotas and the fair share of tenants in the store."""

@@ -1,0 +1,1 @@
+"""Model code that needs a process of its own or measures: memory, image costs, batch caps, CPUs, drivers."""

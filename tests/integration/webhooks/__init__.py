@@ -1,0 +1,1 @@
+"""Webhooks from a gateway and a background process to real receivers."""

@@ -1,0 +1,1 @@
+"""Parts of a worker that need a process or a queue server."""

@@ -1,0 +1,1 @@
+"""Soaks, benchmarks, stress and fuzzing: `make long` lists them."""

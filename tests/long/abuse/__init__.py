@@ -1,0 +1,1 @@
+"""Tenants that abuse a whole service, and what it costs a calm one."""

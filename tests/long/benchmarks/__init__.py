@@ -1,0 +1,1 @@
+"""Measurements of CPU time, memory, waiting time and batch caps."""

@@ -1,0 +1,1 @@
+"""Bulk runs and bulk jobs at full length."""

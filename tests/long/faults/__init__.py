@@ -1,0 +1,1 @@
+"""Kills, failovers and failing inputs under load, at production times."""

@@ -1,0 +1,1 @@
+"""Fuzzers of the HTTP API and of all parsers."""

@@ -1,0 +1,1 @@
+"""Random steps of the job store, compared with a model of what it promises."""

@@ -1,0 +1,1 @@
+"""The steps of an episode: callers, workers, bulk jobs, webhooks."""

@@ -1,1 +1,0 @@
-"""Optimized models: faster ones are accepted, differing ones refused; on files and served."""

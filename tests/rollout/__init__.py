@@ -1,1 +1,0 @@
-"""Versions of a model are replaced under load without losing a job."""

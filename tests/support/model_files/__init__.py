@@ -1,0 +1,1 @@
+"""ONNX graphs, custom engines and photographs, made on the spot."""

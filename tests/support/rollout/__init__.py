@@ -1,0 +1,1 @@
+"""Callers and steps of rollouts under load."""

@@ -1,0 +1,1 @@
+"""A whole Jitney as a user starts it."""

@@ -1,0 +1,1 @@
+"""`jitney bench`, several gateways and several workers, as a user starts them."""

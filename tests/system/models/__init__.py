@@ -1,0 +1,1 @@
+"""Models through a whole service: bundled, imported, optimized, custom and broken ones."""

@@ -1,0 +1,1 @@
+"""Versions of a model that are replaced while callers use it."""

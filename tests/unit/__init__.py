@@ -1,0 +1,1 @@
+"""Unit tests, by package: no other process, no socket."""

@@ -1,0 +1,1 @@
+"""Unit tests of micro-batching, with a clock that is an argument."""

@@ -1,0 +1,1 @@
+"""`jitney models check` and `profile` on files, in this process."""

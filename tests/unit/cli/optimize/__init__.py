@@ -1,0 +1,1 @@
+"""`jitney models optimize` on files, in this process."""

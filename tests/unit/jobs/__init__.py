@@ -1,0 +1,1 @@
+"""Unit tests of contracts, readers and settings of jobs."""

@@ -1,0 +1,1 @@
+"""Unit tests of models: settings, loading, batch caps."""

@@ -1,0 +1,1 @@
+"""Unit tests of engines: ONNX Runtime, its providers, and custom engines."""

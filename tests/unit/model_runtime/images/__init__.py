@@ -1,0 +1,1 @@
+"""Unit tests of decoding images: formats, limits, damaged and mutated files."""

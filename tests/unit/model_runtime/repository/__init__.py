@@ -1,0 +1,1 @@
+"""Unit tests of the models directory: versions, digests, checks of paths."""

@@ -1,0 +1,1 @@
+"""Unit tests of tasks: built-in ones, custom ones, boxes of detectors."""

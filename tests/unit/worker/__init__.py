@@ -1,0 +1,1 @@
+"""Unit tests of a worker: batches, pending items, quotas, threads, desired versions."""
