@@ -81,7 +81,7 @@ def test_files_that_are_no_images_are_skipped_counted_and_reported(optimize: Opt
     code, said = optimize("--fp16", "--validate", mixed, "--no-measure")
     assert (code, said["agreement"]["rows"]) == (0, 12)
     assert "2 skipped, such as more.csv: not an image" in said["notes"]
-    assert any(note.startswith("1 skipped, such as cut.png: the PNG data is broken") for note in said["notes"])
+    assert any(note.startswith("1 skipped, such as cut.png: the PNG data is damaged") for note in said["notes"])
 
 
 def test_too_few_images_are_refused_with_their_number(say: Say, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_tensors_are_mapped_not_copied() -> None:
         ({}, "expected the tensors ['x'], got []"),
         ({"x": ("INT32", (2,), bytes(8))}, "expected FP32 of shape [-1], got INT32 of shape [2]"),
         ({"x": ("FP32", (2, 1), bytes(8))}, "got FP32 of shape [2, 1]"),
-        ({"x": ("FP32", (-1,), b"")}, "a tensor frame of"),
+        ({"x": ("FP32", (-1,), b"")}, "a tensor frame has"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(sent: dict[str, Any], reason: str) -> None:
