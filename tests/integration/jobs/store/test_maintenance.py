@@ -86,7 +86,7 @@ async def test_a_job_is_poison_only_after_it_ran_alone(bench: StoreBench) -> Non
         claimed = await bench.claim() or await bench.claim_suspects(f"w{kill}")
         claimed += await bench.claim_suspects(f"w{kill}") if kill else []
         worker = f"w{kill}" if kill else "w1"
-        # Two in hands each time, though parted: as if the cells had been tried together.
+        # Two are executing each time, though split: as if the suspect groups had run together.
         accused = [job.claim for job in claimed]
         assert (await recover_dead_worker(bench.store, worker, [*accused, ("00" + "0" * 32, 1)])).poison == 0
         bench.end_cooldown()
