@@ -4,10 +4,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jobs.redis_client.client import RedisClient
 from tests.support.servers import Server
 from tests.support.service import Service
+
+settings.register_profile("untimed", deadline=None)  # a busy machine may be slow
+settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
