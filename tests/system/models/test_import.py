@@ -159,7 +159,7 @@ def test_a_hub_repository_gives_the_preprocessing(hub: tuple[dict[str, bytes], s
     done = run(tmp_path / "models", f"hf:o/digits@{COMMIT}", env=on(address, tmp_path))
     # The digits take one channel, and a preprocessor_config.json does not tell of such: found before it is served.
     assert done.returncode == 1
-    assert "makes [3, 28, 28] (channels, height, width)" in done.stderr
+    assert "produces [3, 28, 28] (channels, height, width)" in done.stderr
     assert list((tmp_path / "models").iterdir()) == []
     files["onnx/model.onnx"] = (models.mean_colour(tmp_path / "elsewhere") / "1" / "model.onnx").read_bytes()
     how["size"] = {"height": 8, "width": 8}
