@@ -73,7 +73,7 @@ def test_the_sweep_continues_after_a_sweeper_dies(scenario: Scenario) -> None:
     worker.freeze()
     said = len(first.log())
     first.proxy.stall("answers")
-    wait_until(lambda: "cannot use" in first.log()[said:], "a sweep is under way, and its answer does not come")
+    wait_until(lambda: "cannot reach Redis" in first.log()[said:], "a sweep is under way, and its answer does not come")
     first.kill()
     jobs = scenario.final(held, through=other)
     assert {job["status"] for job in jobs} == {"succeeded"}
