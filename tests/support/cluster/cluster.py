@@ -157,7 +157,10 @@ class Cluster:
     def forget_jobs(self) -> None:
         """Drop the final jobs of earlier tests, so that listing all jobs stays cheap. The counts stay."""
         with self.queue() as client:
-            patterns = [f"jitney:*:{kind}" for kind in ("job:*", "own:*", "idem:*", "dead*", "letters:*")]
+            patterns = [
+                f"jitney:*:{kind}"
+                for kind in ("job:*", "tenant_jobs:*", "idempotency*", "dead_letter*", "tenant_dead_letters:*")
+            ]
             gone = [key for pattern in patterns for key in client.scan_iter(pattern, count=1000)]
             if gone:
                 client.unlink(*gone)
