@@ -1,4 +1,4 @@
-"""Settings of the background process, read from the environment. All times are settings, so tests can shorten them."""
+"""Settings of the background process: rq, webhooks, shutdown; those of bulk jobs are in `jobs/bulk/settings.py`."""
 
 import re
 from pathlib import Path

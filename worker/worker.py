@@ -1,4 +1,4 @@
-"""Connects the parts of one worker: starts its loops in order, and stops them in order."""
+"""One worker: starts and stops its loops in order, passes on handoffs and cancellations, exits if threads are stuck."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Wraps the asyncio transport: joins the writes of one loop iteration, and pauses reading while bytes are held back.
+"""Joins the writes of one event loop iteration into one system call; keeps reading paused while bytes are held back.
 
 Two writes for head and body would mean two system calls and an extra wake-up of the caller, which cost more than all
 other work of a gateway for a small job.

@@ -1,4 +1,4 @@
-"""Holds the state that all routes of a gateway process share, and runs its background loops."""
+"""The state that all routes of a gateway share, its background loops, and a tenant's access to its own jobs."""
 
 import asyncio
 import logging

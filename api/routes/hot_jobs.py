@@ -1,4 +1,4 @@
-"""Serves the two hot routes, submit a job and read a job, without FastAPI.
+"""Checks access and limits of every request, and serves the hot routes (submit and read a job) without FastAPI.
 
 FastAPI's router, validation and response classes cost several times the work of these routes (docs/decisions/0004).
 `api/openapi/document.py` adds them to the OpenAPI document.

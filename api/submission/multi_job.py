@@ -1,4 +1,4 @@
-"""Handles requests with many jobs (NDJSON or a JSON array): reads the jobs and builds the response.
+"""Splits a request of many jobs (NDJSON or a JSON array) into jobs, and builds the response with all results.
 
 A refused job becomes an error entry among the other jobs. The request fails only if no job was accepted.
 """

@@ -1,4 +1,4 @@
-"""Expands the next lines of a bulk input file into jobs, or into error outcomes."""
+"""Reads the next lines of a bulk input file and builds their jobs or error outcomes; `step_runner` submits them."""
 
 import asyncio
 import logging

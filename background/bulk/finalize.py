@@ -1,4 +1,4 @@
-"""Ends a bulk job as completed, failed, cancelled or expired; computes the backoff after a failed step."""
+"""Ends a bulk job: stores its last outcomes, sets its status, queues its webhook; also the backoff of failed steps."""
 
 import logging
 from contextlib import suppress

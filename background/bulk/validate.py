@@ -1,4 +1,4 @@
-"""Validates a bulk input file before any line runs: counts lines, finds duplicates, checks that a line can succeed."""
+"""Validates a bulk input file before any line runs; stores the line plan: duplicates, and lines to process."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Resolves the Redis address of a command: JITNEY_REDIS_URL(_FILE), else the `jitney up` server in JITNEY_DATA_DIR.
+"""Finds the Redis address of a command (JITNEY_REDIS_URL, else `jitney up`), and checks JITNEY_ variables.
 
 There is no default address: a command that guessed one could change the wrong queue.
 """

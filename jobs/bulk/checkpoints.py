@@ -1,4 +1,4 @@
-"""Atomic steps of the process that runs a bulk job; each is refused if another step holds the lease.
+"""Steps of bulk jobs in Redis: leases due ones, reads their state, records checkpoints; refused without the lease.
 
 The record in Redis is the only source of truth about a bulk job. A step may die at any point; the next one continues
 from the last checkpoint.

@@ -1,4 +1,4 @@
-"""Records of stored files: adding, listing, reading and deleting. The content lies in storage."""
+"""Stored files: their records in Redis, reading and removing their content in storage, removal of expired ones."""
 
 import re
 import secrets

@@ -1,4 +1,4 @@
-"""Announces this process's settings in Redis, reports differences between processes, and enforces equal SHARDS.
+"""Announces and compares the processes' settings in Redis; refuses a queue of other SHARDS or another format.
 
 Each process announces its settings in Redis and reads the announcements of the others. A difference is logged as a
 warning and shown in `/readyz` and a metric; the process continues. With a different number of shards jobs would be

@@ -1,4 +1,4 @@
-"""Event counters of the queue since it was created, by model and by version.
+"""Names of the queue's event counters, which Lua scripts increment; parses their values by model and version.
 
 | name | what |
 |---|---|

@@ -1,4 +1,4 @@
-"""Rollout plan of a model: its stable version, its canary, and the versions kept loaded.
+"""Rollout plan of a model (stable version, canary, kept versions): its storage in Redis, and every change to it.
 
 A plan is the desired state, kept in Redis; workers and gateways read it and converge. Workers announce the actual state
 (`jobs/models/worker_registry.py`). A model without a plan follows its folder. Admins change plans; so do gateways: they

@@ -1,4 +1,4 @@
-"""Pure functions that choose the version of a new job from the rollout plan and the live workers."""
+"""Pure functions over a rollout plan and the live workers: each version's share of new jobs and its role."""
 
 from collections.abc import Mapping
 from typing import Final

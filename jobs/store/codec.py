@@ -1,4 +1,4 @@
-"""Encodes jobs to the fields of their Redis hash and back. Inputs and outputs stay raw bytes; nothing is pickled."""
+"""Encodes submissions and outcomes for the Lua scripts; decodes job records, claims, handoffs, notifications."""
 
 import logging
 from collections.abc import Callable, Sequence

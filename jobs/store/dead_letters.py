@@ -1,4 +1,4 @@
-"""Dead letters: failed jobs that are kept with their input; list, read, replay and purge.
+"""Dead letters: failed jobs that are kept with their input; list, read, mark as replayed, purge.
 
 A dead letter is a job in the set `:dead_letters` whose hash still has its input. A replay creates a new job, because a
 final state never changes. Above the limit of letters or bytes, the tenant that holds most loses its oldest, so that the

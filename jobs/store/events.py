@@ -1,4 +1,4 @@
-"""Job events: the history of one job from its record, and a tenant's log of all its jobs.
+"""Job events in Redis: the history of one job, a tenant's log of all its jobs, and who listens to them.
 
 A job's record contains its whole history, so following one job needs no log. A tenant's log is written only while
 somebody listens to it. It is capped, and expires an hour after its last entry.

@@ -1,4 +1,4 @@
-"""Check a model's declared inputs and outputs before running it."""
+"""Refuse a model before it runs: no inputs, a fixed batch size, or a row that needs more than the usable memory."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs one batch on the device; on failure bisects it to isolate the failing item.
+"""Runs one batch on the device, bisects it on failure to isolate the failing item, and postprocesses its outputs.
 
 Also postprocesses outputs: built-in tasks at once, custom tasks later and in another thread.
 """

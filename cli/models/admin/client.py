@@ -1,4 +1,4 @@
-"""Client of a gateway's `/v1/models`: sends one request and formats the response."""
+"""What verbs that call a gateway share: their options, one request to `/v1/models`, and the table of versions."""
 
 import argparse
 import http.client

@@ -1,4 +1,4 @@
-"""Creates the folder of an imported model: writes it aside, checks that it loads, and moves it into place."""
+"""Creates the folder of an imported model: writes it aside, makes it batchable, checks it, moves it into place."""
 
 import json
 import tempfile

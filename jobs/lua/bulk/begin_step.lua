@@ -1,7 +1,7 @@
 -- Read a bulk job for its step, and renew the step's lease.
 -- ARGV     bulk, token, lease_ms
 -- returns  {now_ms, outcomes that are not yet stored, shares, then fields and values of its record}; nil if the lease
---          is lost shares = by how much this bulk job's part of common limits is divided: the number of tenants with
+--          is lost. shares = by how much this bulk job's part of common limits is divided: the number of tenants with
 --          open bulk jobs, times the number of open bulk jobs of this tenant
 -- with events, queues, outbox, completion, bulk
 local bulk = ARGV[1]

@@ -1,4 +1,4 @@
--- Bulk jobs and the leases of their steps (`with bulk`, after `completion`).
+-- Steps of bulk jobs: leases and schedule; keys and lists of stored files (`with bulk`, after `completion`).
 -- `:bulk_due:<tenant>` holds a tenant's open bulk jobs by the ms at which their next step is due, `:bulk_due` the
 -- tenants in the order of service. While a step runs, `:bulk_running` holds its bulk job by the ms at which the step's
 -- lease ends. Each lease has a token; only the newest one may write.

@@ -1,7 +1,6 @@
--- Functions of every script; the client puts this file in front of each. A script gets the shard's root as KEYS[1] and
--- builds
--- the shard's other keys from it. They all carry the root's hash tag, so that they lie in one shard slot
--- (jobs/redis_client/keys.py lists them).
+-- Functions of every script: time, job fields, chunked calls, waiting gateways. The client puts this file first.
+-- A script gets the shard's root as KEYS[1] and builds the shard's other keys from it. They all carry the root's hash
+-- tag, so that they lie in one shard slot (jobs/redis_client/keys.py lists them).
 local root = KEYS[1]
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]

@@ -1,5 +1,4 @@
--- Attempts and ends of webhook deliveries: log attempts, end deliveries, trim old ones (`with delivery_log`, after
--- `outbox`).
+-- Attempts and ends of webhook deliveries: log, end, fail and trim them (`with delivery_log`, after `outbox`).
 local function tenant_running_key(lane, tenant)
   return root .. ':tenant_deliveries_running:' .. lane .. ':' .. tenant
 end

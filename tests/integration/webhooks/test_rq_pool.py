@@ -34,7 +34,7 @@ class Moving:
     def send(self, name: str) -> str:
         """Dispatch one lease, and wait until a thread has processed it."""
         self.rq_pool.put("fast", [BackgroundLease(name, 1)])
-        return self.carried.get(timeout=10)
+        return self.carried.get(timeout=30)
 
     def close(self) -> None:
         self.rq_pool.close()
