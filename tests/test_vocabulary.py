@@ -42,9 +42,7 @@ SETTINGS: Final = """
     WEBHOOK_FLIGHT_S WEBHOOK_ROTATE_S BULK_FLIGHT_S BULK_STEPS BULK_FETCHES BULK_IMAGES BULK_URLS ENGINE_CACHE
     LEASE_S DATA_DIR MODELS_DIR RESULT_TTL_S
 """
-KEYS: Final = re.compile(
-    r"[\"'}]:(?:line|ring|turns|seats|trial|later|own|airborne|flights|marks|stepping|hosts)[:\"']"
-)
+KEYS: Final = re.compile(r"[\"'}]:(?:line|ring|turns|seats|trial|later|own|airborne|flights|marks|stepping)[:\"']")
 
 
 def files(*suffixes: str, folders: tuple[str, ...] = (*CODE, "tests")) -> dict[str, str]:

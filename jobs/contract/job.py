@@ -96,7 +96,7 @@ class Handoff(NamedTuple):
     """Jobs that submit assigned to a worker directly, without a claim."""
 
     jobs: list[ClaimedJob]
-    free_slots: int  # that the worker has left
+    free_slots: int | None  # None: no slot was free, so the job exceeds the worker's capacity
     bulk: int  # number of bulk jobs among them
 
     @property

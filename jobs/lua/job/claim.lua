@@ -9,7 +9,8 @@
 --          jobs wait; per job {id, attempt, kind, input, parameters, created_us, claimed_us, deadline_ms, retries,
 --          tenant}
 -- Jobs past their deadline end as expired, unreadable ones as failed. If the claim leaves slots free, they are recorded
--- for handoffs by submit. Safe to lose: jobs of a lost reply return to their queues when their leases end.
+-- for handoffs by submit. If it fills all while interactive jobs wait, the worker is recorded for one overflow job of a
+-- tenant without a queue. Safe to lose: jobs of a lost reply return to their queues when their leases end.
 -- with events, queues, outbox, completion
 local model, version, worker, lease_ms, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one reply, so that it arrives soon; one job always fits
@@ -187,6 +188,11 @@ if #claimed < count and not more and not is_isolated then
   redis.call('EXPIRE', free_slots_key(model, version), 60)
 else
   redis.call('ZREM', free_slots_key(model, version), member)
+  local waiting = tenants_left.interactive or redis.call('EXISTS', rotation_key(model, version, 'interactive'))
+  if not is_isolated and waiting > 0 then
+    redis.call('SADD', hosts_key(model, version), member)
+    redis.call('EXPIRE', hosts_key(model, version), 60)
+  end
 end
 commit()
 return {more and 1 or 0, suspects and 1 or 0, claimed, bulk, is_held and 1 or 0}

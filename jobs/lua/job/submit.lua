@@ -16,7 +16,8 @@
 -- Keys that several jobs share are read and written once for all of them, because commands dominate the cost of a job.
 -- A small job of a tenant without a queue is handed off to a worker with free slots, under a lease of the length that
 -- the worker announced. The worker receives {'<model> <version>', slots left, jobs as claim returns them, number of
--- bulk jobs} in MessagePack, whose encoder copies an input only once.
+-- bulk jobs} in MessagePack, whose encoder copies an input only once. If interactive jobs of others are queued, a host
+-- takes it as an overflow job ('guest' in place of the slots left).
 -- with events, queues
 local gateway, idempotency_ttl_s, list_limit, list_ttl_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local FIRST_LIMIT, FIRST_JOB = 5, 9  -- positions in ARGV
@@ -106,6 +107,24 @@ local function handoff_for(model, version, lane)
   return handoff and (lane ~= 'bulk' or handoff.takes_bulk) and handoff or nil
 end
 
+-- Return the handoff to a listening worker that takes one overflow job of this model version; nil if there is none.
+local function overflow_for(model, version, lane)
+  local key = hosts_key(model, version)
+  while lane == 'interactive' and redis.call('EXISTS', rotation_key(model, version, lane)) == 1 do
+    local member = redis.call('SPOP', key)
+    if not member then return nil end
+    local worker, lease_ms = parse_member(member)
+    if worker and redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] > 0 then
+      return {is_overflow = true, worker = worker, lease_ends = int_text(now_ms + lease_ms), free = 1, jobs = {},
+        bulk = 0}
+    end
+  end
+end
+
+local function publish_handoff(handoff, name, left)
+  redis.call('PUBLISH', 'jitney:wake:' .. handoff.worker, cmsgpack.pack({name, left, handoff.jobs, handoff.bulk}))
+end
+
 -- Subtract slots from a worker's free ones; return how many are left.
 local function take_slots(handoff, count)
   local left = math.floor(redis.call('ZINCRBY', handoff.slots_key, -count, handoff.member))
@@ -117,9 +136,7 @@ end
 local function send_handoff(name)
   local handoff = handoffs[name]
   handoffs[name] = nil
-  if #handoff.jobs == 0 then return end
-  local left = take_slots(handoff, #handoff.jobs)
-  redis.call('PUBLISH', 'jitney:wake:' .. handoff.worker, cmsgpack.pack({name, left, handoff.jobs, handoff.bulk}))
+  if #handoff.jobs > 0 then publish_handoff(handoff, name, take_slots(handoff, #handoff.jobs)) end
 end
 
 -- Add an accepted job to the handoff, or to its queue if there is none.
@@ -132,7 +149,11 @@ local function place_job(handoff, queue, id, created, kind, input, parameters, d
   handoff.jobs[#handoff.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0, queue.tenant}
   handoff.free = handoff.free - 1
   if queue.lane == 'bulk' then handoff.bulk = handoff.bulk + 1 end
-  if handoff.free <= 0 then send_handoff(queue.model .. ' ' .. queue.version) end
+  if handoff.is_overflow then
+    publish_handoff(handoff, queue.model .. ' ' .. queue.version, 'guest')
+  elseif handoff.free <= 0 then
+    send_handoff(queue.model .. ' ' .. queue.version)
+  end
 end
 
 -- Record which job an idempotency key created. The record lives at least as long as the job may be open.
@@ -176,7 +197,7 @@ local function accept(at)
   local created, deadline = int_text(sequence), int_text(now_ms + deadline_ms)
   sequence = sequence + 1
   local is_handoff = queue.is_empty and #queue == 0 and #input <= MAX_HANDOFF_BYTES and not is_claimed
-  local handoff = is_handoff and handoff_for(model, version, lane)
+  local handoff = is_handoff and (handoff_for(model, version, lane) or overflow_for(model, version, lane))
   redis.call('HSET', job, 'v', v, 'state', handoff and 'running' or 'queued', 'model', model, 'version', version,
     'lane', lane, 'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', handoff and 1 or 0,
     'kind', kind, 'input', input, 'size', #input, 'parameters', parameters, 'metadata', metadata,

@@ -6,6 +6,7 @@ local function rotation_key(model, version, lane)
   return root .. ':tenant_rotation:' .. model .. ':' .. version .. ':' .. lane
 end
 local function free_slots_key(model, version) return root .. ':free_slots:' .. model .. ':' .. version end
+local function hosts_key(model, version) return root .. ':hosts:' .. model .. ':' .. version end
 local function isolation_key(model, version) return root .. ':isolation:' .. (model or '') .. ':' .. (version or '') end
 
 -- Added to the score of a worker that keeps its free slots from bulk jobs for now. Such a worker soon claims bulk jobs
@@ -14,8 +15,8 @@ local BULK_EXCLUDED = 0.5
 
 local function accepts_lane(slots, lane) return lane ~= 'bulk' or slots % 1 == 0 end
 
--- A worker announces free slots as its id and the length of its leases in ms. A handed off job then gets the lease that
--- the worker would have claimed, whatever other processes have as LEASE_S.
+-- A worker announces free slots, or that it takes an overflow job, as its id and the length of its leases in ms. A
+-- handed off job then gets the lease that the worker would have claimed, whatever other processes have as LEASE_S.
 local function format_member(worker, lease_ms) return worker .. ' ' .. lease_ms end
 local function parse_member(member) return string.match(member, '^(%S+) (%d+)$') end
 

@@ -152,6 +152,49 @@ def test_a_malformed_handoff_is_refused(notice: bytes) -> None:
         codec.read_handoff(notice)
 
 
+async def test_who_has_nobody_in_line_is_the_guest_of_a_full_worker(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1") as hear:
+        crowd = await bench.submit(4, tenant="crowd")
+        assert len(await bench.claim(2)) == 2
+        (guest,) = await bench.submit(tenant="calm")
+        station, (jobs, free_slots, _) = codec.read_handoff(hear())
+        assert (station, free_slots, [job.id for job in jobs]) == ("m 1", None, [guest])
+        (second,) = await bench.submit(tenant="calm")  # one guest a claim
+        assert await bench.state(second) == "queued"
+    assert await bench.store.finish("w1", bench.succeed(jobs)) == 0
+    assert {job.id for job in await bench.claim(3)} == {second, *crowd[2:]}
+
+
+async def test_who_has_somebody_in_line_is_nobodys_guest(bench: StoreBench) -> None:
+    with bench.subscribe_worker("w1"):
+        await bench.submit(4, tenant="crowd")
+        await bench.claim(2)
+        (late,) = await bench.submit(tenant="crowd")
+    assert await bench.state(late) == "queued"
+
+
+@pytest.mark.parametrize("leave", [True, False])
+async def test_a_worker_that_leaves_or_is_silent_has_no_guests(bench: StoreBench, leave: bool) -> None:
+    await bench.submit(4, tenant="crowd")
+    await bench.claim(2)
+    if leave:
+        with bench.subscribe_worker("w1"):
+            await bench.store.withdraw_free_slots("m", "1", "w1")
+            (calm,) = await bench.submit(tenant="calm")
+    else:
+        (calm,) = await bench.submit(tenant="calm")
+    assert await bench.state(calm) == "queued"
+
+
+async def test_where_nobody_waits_there_are_no_guests(bench: StoreBench) -> None:
+    """It will be claimed with the next batch anyway."""
+    with bench.subscribe_worker("w1"):
+        await bench.submit(2, tenant="crowd")
+        await bench.claim(2)
+        (calm,) = await bench.submit(tenant="calm")
+    assert await bench.state(calm) == "queued"
+
+
 @pytest.mark.parametrize(("of_gateway_s", "of_worker_s"), [(2, 20), (20, 2)])
 async def test_a_handed_off_job_has_the_lease_that_its_worker_renews(
     bench: StoreBench, of_gateway_s: float, of_worker_s: float
@@ -164,11 +207,15 @@ async def test_a_handed_off_job_has_the_lease_that_its_worker_renews(
     )
     with bench.subscribe_worker("w1"), bench.server.client() as client:
         await worker.claim("m", "1", "w1", 1)
-        (job,) = await bench.take(bench.job(), store=gateway)
+        (seated,) = await bench.take(bench.job(), store=gateway)
+        await bench.take(bench.job(), bench.job(), store=gateway)
+        await worker.claim("m", "1", "w1", 1)  # leaves one in line: the worker takes a guest from now on
+        (guest,) = await bench.take(bench.job(tenant="b"), store=gateway)
         seconds, us = client.time()
         now_ms = seconds * 1000 + us // 1000
-        assert await bench.state(job.id) == "running"
-        left_s = (client.zscore("jitney:{s00}:leases", job.id) - now_ms) / 1000
-        assert of_worker_s - 1.5 < left_s <= of_worker_s
+        for job in (seated, guest):
+            assert await bench.state(job.id) == "running"
+            left_s = (client.zscore("jitney:{s00}:leases", job.id) - now_ms) / 1000
+            assert of_worker_s - 1.5 < left_s <= of_worker_s
         await worker.withdraw_free_slots("m", "1", "w1")
-        assert client.exists("jitney:{s00}:free_slots:m:1") == 0
+        assert client.exists("jitney:{s00}:free_slots:m:1", "jitney:{s00}:hosts:m:1") == 0
