@@ -23,6 +23,7 @@ def test_an_outage_gives_two_log_lines_of_each_process(tmp_path: Path) -> None:
     try:
         with Service(tmp_path / "models", env) as service:
             assert service.submit(BODY, "application/octet-stream", wait=10, model="double").json()["output"]
+            wait_until(lambda: "delivering webhooks" in service.log(), "the background process has started")
             before = len(service.log())
             server.kill()
             wait_until(
