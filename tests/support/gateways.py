@@ -97,6 +97,7 @@ class Worker:
         await worker_registry.notify_models_changed(self.connection)
 
         async def is_known() -> bool:
+            gateway.http.get(f"/v1/models/{card['name']}")  # which refreshes what the gateway knows
             answer = gateway.http.get("/v1/models")
             if answer.status_code == 401:  # it has seen keys; who is ready is told to everybody
                 return card["name"] in gateway.http.get("/readyz").json()["models"]

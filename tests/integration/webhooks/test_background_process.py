@@ -1,5 +1,6 @@
 """W1, W5, W8 with a background process of the test's own: killed, stopped, and with other settings."""
 
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -166,13 +167,18 @@ async def test_w8_the_queue_of_an_endpoint_is_bounded(post: WebhookStack, queue:
 
 async def test_the_deliveries_of_a_tenant_are_bounded_over_all_its_endpoints(post: WebhookStack, queue: Server) -> None:
     """A tenant may name any number of origins: a bound for each endpoint alone is not enough."""
-    with BackgroundProcess(
-        queue, {"JITNEY_WEBHOOK_SCHEDULE": "0,60", "JITNEY_WEBHOOK_TENANT_BACKLOG": "20", "JITNEY_WEBHOOK_LOG": "30"}
-    ):
-        jobs = [post.submit(f"http://127.0.0.1:{free_port()}") for _ in range(100)]
+    env = {"JITNEY_WEBHOOK_SCHEDULE": "0,60", "JITNEY_WEBHOOK_TENANT_BACKLOG": "20", "JITNEY_WEBHOOK_LOG": "30"}
+    with ExitStack() as held:
+        deaf = [
+            held.enter_context(socket.socket()) for _ in range(100)
+        ]  # bound, and they do not listen: nobody else may
+        for one in deaf:
+            one.bind(("127.0.0.1", 0))
+        held.enter_context(BackgroundProcess(queue, env))
+        jobs = [post.submit(f"http://127.0.0.1:{one.getsockname()[1]}") for one in deaf]
         for _ in range(10):
             await post.finish(10)
-        wait_until(lambda: len(post.deliveries(state="waiting", limit="100")) == 20, "20 are left to wait", 20)
+        wait_until(lambda: len(post.deliveries(state="waiting", limit="100")) == 20, "20 are left to wait", 60)
         kept = {one["job"] for one in post.deliveries(state="waiting", limit="100")}
         assert kept <= {*jobs[-30:]}, [jobs.index(job) for job in kept]  # those of one millisecond have no order
         failed = post.deliveries(state="failed", limit="100")
