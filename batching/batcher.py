@@ -2,8 +2,7 @@
 
 Rules, in order:
 1. A batch holds items of one group only. The caller defines groups, usually by input shape and model version.
-2. The group whose first item has waited longest goes first, so no group starves. An item added with `first=True`
-   takes the place and the arrival time of the group's first item.
+2. The group whose first item has waited longest goes first, so no group starves.
 3. Work-conserving: with `max_wait_s = 0` a batch is due as soon as one item waits. Otherwise a batch is due when it
    is full or when its oldest item has waited `max_wait_s`.
 4. A batch holds at most `max_items` items, or `cap_of(group)` if lower, and at most `max_cost` cost. An item that
@@ -59,13 +58,9 @@ class Batcher(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
 
-    def add(self, item: T, now: float, group: Hashable = None, cost: float = 1.0, *, first: bool = False) -> None:
-        """Add an item at the end of its group, or at its front. `now` must never decrease."""
-        waiting = self._groups.setdefault(group, deque())
-        if first:
-            waiting.appendleft(_WaitingItem(item, cost, waiting[0].since if waiting else now))
-        else:
-            waiting.append(_WaitingItem(item, cost, now))
+    def add(self, item: T, now: float, group: Hashable = None, cost: float = 1.0) -> None:
+        """Add an item at the end of its group. `now` must never decrease."""
+        self._groups.setdefault(group, deque()).append(_WaitingItem(item, cost, now))
 
     def take(self, now: float) -> Batch[T] | None:
         """Remove and return the batch that is due, or None."""

@@ -96,7 +96,7 @@ class Handoff(NamedTuple):
     """Jobs that submit assigned to a worker directly, without a claim."""
 
     jobs: list[ClaimedJob]
-    free_slots: int | None  # None: no slot was free, so the job exceeds the worker's capacity
+    free_slots: int  # left; negative if the worker was full and takes one overflow job
     bulk: int  # number of bulk jobs among them
 
     @property

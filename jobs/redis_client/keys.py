@@ -18,7 +18,6 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:leases` | sorted set | while not empty | ids of running jobs, score: end of the lease |
 | `:deadlines` | sorted set | while not empty | ids of open jobs, score: deadline |
 | `:free_slots:<model>:<version>` | sorted set | 60 s after the last claim | `<worker> <lease_ms>`, score: free slots |
-| `:hosts:<model>:<version>` | set | 60 s after the last claim | workers that take an overflow job |
 | `:retries` | sorted set | while not empty | ids of queued jobs that wait for a retry, score: when it is due |
 | `:parked` | sorted set | while not empty | tenants at their limit of running jobs, score: since when |
 | `:parked:<tenant>` | set | while not empty | the rotations it was taken out of, `<model> <version> <lane>` |
@@ -133,10 +132,6 @@ def queue(shard: int, model: str, version: str, lane: str, tenant: str) -> str:
 def free_slots(shard: int, model: str, version: str) -> str:
     """Return the key of `<worker> <lease_ms>` by free slots; a score with a half excludes jobs of lane bulk."""
     return f"{root(shard)}:free_slots:{model}:{version}"
-
-
-def hosts(shard: int, model: str, version: str) -> str:
-    return f"{root(shard)}:hosts:{model}:{version}"
 
 
 def counts(shard: int) -> str:

@@ -72,8 +72,7 @@ def read_handoff(data: bytes) -> tuple[str, Handoff]:
     """
     try:
         runner, free_slots, jobs, bulk = msgpack.unpackb(data, raw=True)
-        left = None if free_slots == b"guest" else int(free_slots)
-        return runner.decode(), Handoff([read_claimed_job(fields) for fields in jobs], left, int(bulk))
+        return runner.decode(), Handoff([read_claimed_job(fields) for fields in jobs], int(free_slots), int(bulk))
     except (TypeError, AttributeError) as error:
         message = f"not a handoff: {data[:80]!r}"
         raise ValueError(message) from error

@@ -285,10 +285,7 @@ class JobStore:
     async def withdraw_free_slots(self, model: str, version: str, worker: str) -> None:
         """Stop handoffs to this worker; those already made may still arrive."""
         shards, entry = range(self.settings.shards), f"{worker} {self._lease_ms}"  # as claim.lua writes it
-        await self.connection.pipeline(
-            [("ZREM", keys.free_slots(shard, model, version), entry) for shard in shards]
-            + [("SREM", keys.hosts(shard, model, version), entry) for shard in shards]
-        )
+        await self.connection.pipeline([("ZREM", keys.free_slots(shard, model, version), entry) for shard in shards])
 
     async def release(self, worker: str, held: Sequence[ClaimedJob]) -> int:
         """Return unexecuted jobs to their queues; return how many were returned."""

@@ -66,12 +66,12 @@ class ClaimLoop:
         """Accept jobs that a gateway handed over, for slots that the last claim left free."""
         self._bulk_slot_share.record_interactive(handoff.interactive)
         if self._gate.is_open:
-            self._add_items(handoff.jobs, time.monotonic(), first=handoff.free_slots is None)
+            self._add_items(handoff.jobs, time.monotonic())
         else:  # suspects run isolated: no other job may run with them
             task = asyncio.create_task(self._release_jobs(handoff.jobs))
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
-        if handoff.free_slots is not None and handoff.free_slots <= 0:
+        if handoff.free_slots <= 0:
             self._woken.set()
 
     def close(self) -> None:
@@ -151,12 +151,9 @@ class ClaimLoop:
         if self._device.is_busy:
             await wait_for_event(self._device.freed, self._device.last_run_s / 4)
 
-    def _add_items(self, claimed: list[ClaimedJob], claim_started_at: float, *, first: bool = False) -> None:
+    def _add_items(self, claimed: list[ClaimedJob], claim_started_at: float) -> None:
         now = time.monotonic()
-        items = [
-            WorkItem(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6, goes_first=first)
-            for job in claimed
-        ]
+        items = [WorkItem(job, {}, now, now + job.deadline_ms / 1000 - job.claimed_us / 1e6) for job in claimed]
         for item in items:
             self._pending.add(item)
         if not self._model.offload:

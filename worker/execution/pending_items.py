@@ -25,7 +25,6 @@ class WorkItem:
     decode_ms: float = 0.0
     arrays: Arrays = field(default_factory=dict)
     group: Hashable = None
-    goes_first: bool = False  # its tenant has no queued job: it is batched before items of tenants that have
 
     def outcome(
         self,
@@ -103,7 +102,7 @@ class PendingItems:
     def mark_ready(self, item: WorkItem) -> None:
         """Make a preprocessed item available for the next batch; a discarded item is ignored."""
         if self._ahead.get(item.job.id) is item:
-            self._batcher.add(item, time.monotonic(), item.group, first=item.goes_first)
+            self._batcher.add(item, time.monotonic(), item.group)
             self._item_ready.set()
 
     def discard(self, jobs: Sequence[ClaimedJob]) -> None:

@@ -4,7 +4,7 @@
 -- returns  per job 1 = written, also if this claim has written it before | 0 = refused: this claim no longer holds the
 --          job
 -- Safe to send again. Refusals are counted as `late`.
--- with events, queues, outbox, completion
+-- with events, free_slots, queues, outbox, completion
 local worker, retention = ARGV[1], retention_at(2)
 local results = {}
 

@@ -1,7 +1,7 @@
 -- Count a model version's queued jobs per lane for one page of tenants, including those at their concurrency limit.
 -- ARGV     model, version, offset, count (tenants to read of each rotation)
 -- returns  {1 = there are more tenants, jobs in lane interactive, in lane bulk, suspects}
--- with events, queues
+-- with events, free_slots, queues
 local model, version, first, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local more, depths = 0, {0, 0, 0}
 local parked = redis.call('ZRANGE', root .. ':parked', first, first + count - 1)

@@ -1,7 +1,7 @@
 -- Return claimed jobs to their queues unrun, for a worker that stops.
 -- ARGV     worker; then per job: id, attempt
 -- returns  the number of jobs that were returned
--- with events, queues
+-- with events, free_slots, queues
 local released = 0
 for at = 2, #ARGV, 2 do
   local id = ARGV[at]

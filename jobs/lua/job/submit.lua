@@ -14,24 +14,16 @@
 --            | 'broken'    the key of its queue holds another type; then: lane, tenant
 -- Safe to send again: an id that exists is answered as 'new' and left as it is.
 -- Keys that several jobs share are read and written once for all of them, because commands dominate the cost of a job.
--- A small job of a tenant without a queue is handed off to a worker with free slots, under a lease of the length that
--- the worker announced. The worker receives {'<model> <version>', slots left, jobs as claim returns them, number of
--- bulk jobs} in MessagePack, whose encoder copies an input only once. If interactive jobs of others are queued, a host
--- takes it as an overflow job ('guest' in place of the slots left).
--- with events, queues
+-- with events, free_slots, queues, idempotency, handoff
 local gateway, idempotency_ttl_s, list_limit, list_ttl_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local FIRST_LIMIT, FIRST_JOB = 5, 9  -- positions in ARGV
 local TRIM_INTERVAL = 64  -- a tenant's job list is trimmed with one job in 64, chosen by its random id
-local MAX_HANDOFF_BYTES = 32 * 1024  -- of one input; workers claim larger ones, so that they do not fill a channel
 local sequence  -- of the next job
 local watcher_field = gateway ~= '' and {'watchers', gateway} or {}
 local results = {}
 local totals = {}  -- model, or '@' and a tenant with a quota → its open jobs and bytes, jobs submitted, new jobs
 local queues = {}  -- key → model, version, lane, tenant, `new`, and as array: sequence, id, sequence, id …
 local deadlines = {}  -- ms, id, ms, id …
-local shared_keys = {}  -- idempotency record of a request of many jobs → place, value, place, value …; ttl_s
-local leases = {}  -- of jobs that are handed off: ms, id, ms, id …
-local handoffs = {}  -- model version → the worker that takes jobs of it, and these jobs; false = there is none
 
 -- Return the next sequence number: the time in µs, but always more than the last one, even if the clock goes back.
 local function sequence_after(last)
@@ -56,24 +48,6 @@ local function existing(result, id, created)
   return {result, id, created}
 end
 
--- Return the key of an idempotency record and, for '<key> <place>' of a request of many jobs, the field in it.
-local function idempotency_record(tenant, key)
-  local shared, place = string.match(key, '^(%S+) (%d+)$')
-  if shared then return root .. ':idempotency_many:' .. tenant .. ':' .. shared, place end
-  return root .. ':idempotency:' .. tenant .. ':' .. key
-end
-
--- Return the result for an idempotency key that was used before; nil for a new one.
-local function find_earlier(tenant, key, digest)
-  local record, place = idempotency_record(tenant, key)
-  local value
-  if place then value = redis.call('HGET', record, place) else value = redis.call('GET', record) end
-  if not value then return nil end
-  local id, known_digest = string.match(value, '^(%S+) (%S*)$')
-  if known_digest ~= digest then return {'mismatch', id, '0'} end
-  return existing('replayed', id, redis.call('HGET', job_key(id), 'created') or '0')
-end
-
 -- Return the queue that gathers new members; nil if its key holds another type.
 local function queue_of(model, version, lane, tenant)
   local key = queue_key(model, version, lane, tenant)
@@ -85,91 +59,6 @@ local function queue_of(model, version, lane, tenant)
   return queues[key] or nil
 end
 
--- Return the handoff to the listening worker with the most free slots for this model version; nil if there is none, or
--- none for this lane.
-local function handoff_for(model, version, lane)
-  local name = model .. ' ' .. version
-  while handoffs[name] == nil do
-    local slots_key = free_slots_key(model, version)
-    local member, free = most_free(model, version)
-    local worker, lease_ms = parse_member(member or '')
-    if not member then
-      handoffs[name] = false
-    elseif not worker or redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] == 0 then
-      redis.call('ZREM', slots_key, member)
-    else
-      handoffs[name] = {slots_key = slots_key, member = member, worker = worker,
-        lease_ends = int_text(now_ms + lease_ms), takes_bulk = accepts_lane(free, 'bulk'), free = math.floor(free),
-        jobs = {}, bulk = 0}
-    end
-  end
-  local handoff = handoffs[name]
-  return handoff and (lane ~= 'bulk' or handoff.takes_bulk) and handoff or nil
-end
-
--- Return the handoff to a listening worker that takes one overflow job of this model version; nil if there is none.
-local function overflow_for(model, version, lane)
-  local key = hosts_key(model, version)
-  while lane == 'interactive' and redis.call('EXISTS', rotation_key(model, version, lane)) == 1 do
-    local member = redis.call('SPOP', key)
-    if not member then return nil end
-    local worker, lease_ms = parse_member(member)
-    if worker and redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] > 0 then
-      return {is_overflow = true, worker = worker, lease_ends = int_text(now_ms + lease_ms), free = 1, jobs = {},
-        bulk = 0}
-    end
-  end
-end
-
-local function publish_handoff(handoff, name, left)
-  redis.call('PUBLISH', 'jitney:wake:' .. handoff.worker, cmsgpack.pack({name, left, handoff.jobs, handoff.bulk}))
-end
-
--- Subtract slots from a worker's free ones; return how many are left.
-local function take_slots(handoff, count)
-  local left = math.floor(redis.call('ZINCRBY', handoff.slots_key, -count, handoff.member))
-  if left <= 0 then redis.call('ZREM', handoff.slots_key, handoff.member) end
-  return left
-end
-
--- Send the jobs that were gathered for a model version to their worker.
-local function send_handoff(name)
-  local handoff = handoffs[name]
-  handoffs[name] = nil
-  if #handoff.jobs > 0 then publish_handoff(handoff, name, take_slots(handoff, #handoff.jobs)) end
-end
-
--- Add an accepted job to the handoff, or to its queue if there is none.
-local function place_job(handoff, queue, id, created, kind, input, parameters, deadline)
-  if not handoff then
-    queue[#queue + 1], queue[#queue + 2] = created, id
-    return
-  end
-  leases[#leases + 1], leases[#leases + 2] = handoff.lease_ends, id
-  handoff.jobs[#handoff.jobs + 1] = {id, 1, kind, input, parameters, created, created, deadline, 0, queue.tenant}
-  handoff.free = handoff.free - 1
-  if queue.lane == 'bulk' then handoff.bulk = handoff.bulk + 1 end
-  if handoff.is_overflow then
-    publish_handoff(handoff, queue.model .. ' ' .. queue.version, 'guest')
-  elseif handoff.free <= 0 then
-    send_handoff(queue.model .. ' ' .. queue.version)
-  end
-end
-
--- Record which job an idempotency key created. The record lives at least as long as the job may be open.
-local function remember_key(tenant, key, id, digest, deadline_ms)
-  local record, place = idempotency_record(tenant, key)
-  local ttl_s = math.max(idempotency_ttl_s, math.ceil(deadline_ms / 1000))
-  if place then
-    shared_keys[record] = shared_keys[record] or {ttl_s = 0}
-    shared_keys[record].ttl_s = math.max(ttl_s, shared_keys[record].ttl_s)
-    table.insert(shared_keys[record], place)
-    table.insert(shared_keys[record], id .. ' ' .. digest)
-  else
-    redis.call('SET', record, id .. ' ' .. digest, 'EX', ttl_s)
-  end
-end
-
 -- Accept the job at a position of ARGV; return its result.
 local function accept(at)
   local id, model, version, lane, tenant, deadline_ms, kind, parameters, metadata, key, digest, v, webhook, quota,
@@ -178,8 +67,11 @@ local function accept(at)
   local job = job_key(id)
   local known_created = redis.call('HGET', job, 'created')
   if known_created then return existing('new', id, known_created) end
-  local earlier = key ~= '' and find_earlier(tenant, key, digest)
-  if earlier then return earlier end
+  if key ~= '' then
+    local earlier, is_same = find_by_key(tenant, key, digest)
+    if earlier and not is_same then return {'mismatch', earlier, '0'} end
+    if earlier then return existing('replayed', earlier, redis.call('HGET', job_key(earlier), 'created') or '0') end
+  end
   local of_model, limits = totals_of(model), lane == 'bulk' and FIRST_LIMIT + 2 or FIRST_LIMIT
   if of_model.jobs + 1 > tonumber(ARGV[limits]) or of_model.bytes + #input > tonumber(ARGV[limits + 1]) then
     return {'full', int_text(of_model.jobs), int_text(of_model.bytes)}
@@ -197,7 +89,7 @@ local function accept(at)
   local created, deadline = int_text(sequence), int_text(now_ms + deadline_ms)
   sequence = sequence + 1
   local is_handoff = queue.is_empty and #queue == 0 and #input <= MAX_HANDOFF_BYTES and not is_claimed
-  local handoff = is_handoff and (handoff_for(model, version, lane) or overflow_for(model, version, lane))
+  local handoff = is_handoff and handoff_for(model, version, lane)
   redis.call('HSET', job, 'v', v, 'state', handoff and 'running' or 'queued', 'model', model, 'version', version,
     'lane', lane, 'tenant', tenant, 'created', created, 'deadline', deadline, 'attempts', handoff and 1 or 0,
     'kind', kind, 'input', input, 'size', #input, 'parameters', parameters, 'metadata', metadata,
@@ -218,23 +110,24 @@ local function accept(at)
     redis.call('HSET', job, 'quota_mark', '@' .. tenant)
     of_tenant.jobs, of_tenant.bytes, of_tenant.new = of_tenant.jobs + 1, of_tenant.bytes + #input, of_tenant.new + 1
   end
-  if key ~= '' then remember_key(tenant, key, id, digest, deadline_ms) end
+  if key ~= '' then  -- remembered at least as long as the job may be open
+    remember_key(tenant, key, id, digest, math.max(idempotency_ttl_s, math.ceil(deadline_ms / 1000)))
+  end
   of_model.jobs, of_model.bytes, of_model.new = of_model.jobs + 1, of_model.bytes + #input, of_model.new + 1
   deadlines[#deadlines + 1], deadlines[#deadlines + 2] = deadline, id
-  place_job(handoff, queue, id, created, kind, input, parameters, deadline)
+  if handoff then
+    add_to_handoff(handoff, lane, {id, 1, kind, input, parameters, created, created, deadline, 0, tenant})
+  else
+    queue[#queue + 1], queue[#queue + 2] = created, id
+  end
   return {'new', id, created}
 end
 
 for at = FIRST_JOB, #ARGV, 2 do results[#results + 1] = accept(at) end
 call_in_chunks('ZADD', root .. ':deadlines', deadlines)
-call_in_chunks('ZADD', root .. ':leases', leases)
-for record, values in pairs(shared_keys) do
-  call_in_chunks('HSET', record, values)
-  redis.call('EXPIRE', record, math.max(values.ttl_s, redis.call('TTL', record)))
-end
-for name, handoff in pairs(handoffs) do
-  if handoff then send_handoff(name) end
-end
+call_in_chunks('ZADD', root .. ':leases', handoff_leases)
+write_records_of_many()
+send_handoffs()
 for key, queue in pairs(queues) do if queue then
   local list = root .. ':tenant_jobs:' .. queue.tenant
   if queue.is_empty and #queue > 0 then
@@ -256,7 +149,7 @@ for model, sums in pairs(totals) do
   end
 end
 for _, queue in pairs(queues) do  -- wake a worker for each job that was enqueued, while there are any
-  local has_no_worker = not queue or handoffs[queue.model .. ' ' .. queue.version] == false
+  local has_no_worker = not queue or found_no_worker(queue.model, queue.version)
   for _ = 1, has_no_worker and 0 or #queue, 2 do
     if not wake_worker(queue.model, queue.version, queue.lane) then break end
   end

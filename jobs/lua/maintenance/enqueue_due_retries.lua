@@ -2,7 +2,7 @@
 -- ARGV     limit (jobs, and tenants)
 -- returns  the number of due retries
 -- The next claim parks such a tenant again if its limit of running jobs has not changed.
--- with events, queues
+-- with events, free_slots, queues
 local PARKED_MS = 5000
 local due = redis.call('ZRANGEBYSCORE', root .. ':retries', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do

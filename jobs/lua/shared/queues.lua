@@ -1,48 +1,11 @@
--- Queues, tenant rotations, free slots: where jobs and workers wait (`with queues`, after `events`).
+-- Queues and tenant rotations: where jobs wait (`with queues`, after `events`, `free_slots`).
 local function queue_key(model, version, lane, tenant)
   return root .. ':queue:' .. model .. ':' .. version .. ':' .. lane .. ':' .. tenant
 end
 local function rotation_key(model, version, lane)
   return root .. ':tenant_rotation:' .. model .. ':' .. version .. ':' .. lane
 end
-local function free_slots_key(model, version) return root .. ':free_slots:' .. model .. ':' .. version end
-local function hosts_key(model, version) return root .. ':hosts:' .. model .. ':' .. version end
 local function isolation_key(model, version) return root .. ':isolation:' .. (model or '') .. ':' .. (version or '') end
-
--- Added to the score of a worker that keeps its free slots from bulk jobs for now. Such a worker soon claims bulk jobs
--- itself.
-local BULK_EXCLUDED = 0.5
-
-local function accepts_lane(slots, lane) return lane ~= 'bulk' or slots % 1 == 0 end
-
--- A worker announces free slots, or that it takes an overflow job, as its id and the length of its leases in ms. A
--- handed off job then gets the lease that the worker would have claimed, whatever other processes have as LEASE_S.
-local function format_member(worker, lease_ms) return worker .. ' ' .. lease_ms end
-local function parse_member(member) return string.match(member, '^(%S+) (%d+)$') end
-
--- Return the member with the most free slots for jobs of this lane (nil = of any lane) and its score; nil if there is
--- none.
-local function most_free(model, version, lane)
-  local key = free_slots_key(model, version)
-  local members = redis.call('ZRANGE', key, 0, 0, 'REV', 'WITHSCORES')
-  if not members[1] or accepts_lane(members[2], lane) then return unpack(members) end
-  members = redis.call('ZRANGE', key, 0, -1, 'REV', 'WITHSCORES')
-  for at = 1, #members, 2 do
-    if accepts_lane(members[at + 1], lane) then return members[at], members[at + 1] end
-  end
-end
-
--- Wake the worker with the most free slots for jobs of this lane, so that it claims. Return false if none waits. A dead
--- worker does not receive the message: then the next one is woken.
-local function wake_worker(model, version, lane)
-  while true do
-    local member = most_free(model, version, lane)
-    if not member then return false end
-    redis.call('ZREM', free_slots_key(model, version), member)
-    local worker = parse_member(member)
-    if worker and redis.call('PUBLISH', 'jitney:wake:' .. worker, model .. ' ' .. version) > 0 then return true end
-  end
-end
 
 -- Tell a running job's worker that its result is no longer needed.
 local function notify_dropped(id)

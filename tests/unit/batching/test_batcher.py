@@ -39,17 +39,6 @@ def test_a_full_batch_waits_for_no_window() -> None:
     assert batcher.take(now=0) is None
 
 
-def test_an_item_added_first_takes_the_place_of_the_last() -> None:
-    batcher: Batcher[str] = Batcher(BatchLimits(max_items=2))
-    batcher.add("b1", now=0, group="b")
-    for at, item in enumerate(["a1", "a2"], start=1):
-        batcher.add(item, now=at, group="a")
-    batcher.add("overflow", now=3, group="b", first=True)
-    batcher.add("other overflow", now=4, group="a", first=True)
-    batches = [batch.items for batch in iter(lambda: batcher.take(now=9), None)]
-    assert batches == [["overflow", "b1"], ["other overflow", "a1"], ["a2"]]
-
-
 def test_a_batch_holds_one_group_and_the_oldest_goes_first() -> None:
     batcher: Batcher[str] = Batcher(BatchLimits(max_items=8))
     for at, item in enumerate(["a1", "b1", "a2", "b2"]):

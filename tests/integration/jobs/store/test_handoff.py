@@ -152,20 +152,20 @@ def test_a_malformed_handoff_is_refused(notice: bytes) -> None:
         codec.read_handoff(notice)
 
 
-async def test_who_has_nobody_in_line_is_the_guest_of_a_full_worker(bench: StoreBench) -> None:
+async def test_a_full_worker_takes_one_overflow_job_of_a_tenant_without_a_queue(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1") as hear:
         crowd = await bench.submit(4, tenant="crowd")
         assert len(await bench.claim(2)) == 2
-        (guest,) = await bench.submit(tenant="calm")
-        station, (jobs, free_slots, _) = codec.read_handoff(hear())
-        assert (station, free_slots, [job.id for job in jobs]) == ("m 1", None, [guest])
-        (second,) = await bench.submit(tenant="calm")  # one guest a claim
+        (overflow,) = await bench.submit(tenant="calm")
+        runner, (jobs, free_slots, _) = codec.read_handoff(hear())
+        assert (runner, free_slots, [job.id for job in jobs]) == ("m 1", -1, [overflow])
+        (second,) = await bench.submit(tenant="calm")  # one overflow job a claim
         assert await bench.state(second) == "queued"
     assert await bench.store.finish("w1", bench.succeed(jobs)) == 0
     assert {job.id for job in await bench.claim(3)} == {second, *crowd[2:]}
 
 
-async def test_who_has_somebody_in_line_is_nobodys_guest(bench: StoreBench) -> None:
+async def test_a_tenant_with_a_queue_has_no_overflow_job(bench: StoreBench) -> None:
     with bench.subscribe_worker("w1"):
         await bench.submit(4, tenant="crowd")
         await bench.claim(2)
@@ -174,7 +174,7 @@ async def test_who_has_somebody_in_line_is_nobodys_guest(bench: StoreBench) -> N
 
 
 @pytest.mark.parametrize("leave", [True, False])
-async def test_a_worker_that_leaves_or_is_silent_has_no_guests(bench: StoreBench, leave: bool) -> None:
+async def test_a_worker_that_leaves_or_is_silent_takes_no_overflow_job(bench: StoreBench, leave: bool) -> None:
     await bench.submit(4, tenant="crowd")
     await bench.claim(2)
     if leave:
@@ -186,7 +186,7 @@ async def test_a_worker_that_leaves_or_is_silent_has_no_guests(bench: StoreBench
     assert await bench.state(calm) == "queued"
 
 
-async def test_where_nobody_waits_there_are_no_guests(bench: StoreBench) -> None:
+async def test_without_a_queue_there_are_no_overflow_jobs(bench: StoreBench) -> None:
     """It will be claimed with the next batch anyway."""
     with bench.subscribe_worker("w1"):
         await bench.submit(2, tenant="crowd")
@@ -207,15 +207,15 @@ async def test_a_handed_off_job_has_the_lease_that_its_worker_renews(
     )
     with bench.subscribe_worker("w1"), bench.server.client() as client:
         await worker.claim("m", "1", "w1", 1)
-        (seated,) = await bench.take(bench.job(), store=gateway)
+        (handed_off,) = await bench.take(bench.job(), store=gateway)
         await bench.take(bench.job(), bench.job(), store=gateway)
-        await worker.claim("m", "1", "w1", 1)  # leaves one in line: the worker takes a guest from now on
-        (guest,) = await bench.take(bench.job(tenant="b"), store=gateway)
+        await worker.claim("m", "1", "w1", 1)  # leaves one queued: the worker takes an overflow job from now on
+        (overflow,) = await bench.take(bench.job(tenant="b"), store=gateway)
         seconds, us = client.time()
         now_ms = seconds * 1000 + us // 1000
-        for job in (seated, guest):
+        for job in (handed_off, overflow):
             assert await bench.state(job.id) == "running"
             left_s = (client.zscore("jitney:{s00}:leases", job.id) - now_ms) / 1000
             assert of_worker_s - 1.5 < left_s <= of_worker_s
         await worker.withdraw_free_slots("m", "1", "w1")
-        assert client.exists("jitney:{s00}:free_slots:m:1", "jitney:{s00}:hosts:m:1") == 0
+        assert client.exists("jitney:{s00}:free_slots:m:1") == 0

@@ -1,0 +1,81 @@
+-- Fair shares of a claim: jobs of a lane by rotation of its tenants, or by their weights (`with fair_share`, after
+-- `queues`). The script sets `budget`, `shares` and `claim_from_queue`, which adds jobs to `claimed`.
+local claimed, parked = {}, 0
+local budget  -- ids to read, which bounds a claim over many overdue jobs
+local shares  -- tenant → {weight, limit of running jobs}; '' stands for all others; false = equal weights, no limits
+local claim_from_queue  -- (queue, limit): claim up to `limit` jobs; return whether some are left in the queue
+local mark_fields = {}  -- field and value of the running mark, for jobs of a tenant with a limit of running jobs
+local tenants_left = {}  -- lane → tenants in its rotation, once it was read
+
+-- Return how many more jobs of a tenant may run, and the field that counts them; nil without a limit.
+local function running_left(tenant, limit)
+  if limit >= 2 ^ 53 then return limit, nil end
+  local field = '@' .. tenant .. ':running'
+  return limit - (tonumber(redis.call('HGET', root .. ':open_totals', field)) or 0), field
+end
+
+-- Claim from a lane as `claim_from_lane`, with weights: in each round a tenant gets jobs in proportion to its weight.
+-- The scheduler position keeps the rest of a share that the end of a claim cuts off; the next claim continues there. A
+-- tenant at its limit of running jobs is parked (see queues.lua), so that a claim reads only as many tenants as it has
+-- budget for.
+local function claim_by_weight(model, version, lane, slots)
+  if slots <= 0 then return end
+  local rotation, goal, weights = rotation_key(model, version, lane), #claimed + slots, 0
+  -- With at least as many tenants as slots, the weights add up to the slots and the unit is 1, whatever the others
+  -- weigh.
+  for _, tenant in ipairs(redis.call('LRANGE', rotation, 0, slots - 1)) do
+    weights = weights + (shares[tenant] or shares[''])[1]
+  end
+  if weights == 0 then return end
+  local unit, position = math.ceil(slots / weights), model .. ':' .. version .. ':' .. lane
+  local left, cut_tenant = string.match(redis.call('HGET', root .. ':fair_share', position) or '', '^(%d+) (.+)$')
+  while #claimed < goal and budget > 0 do
+    local tenant = redis.call('LPOP', rotation)
+    if not tenant then break end
+    local weight, limit = unpack(shares[tenant] or shares[''])
+    local share = (tenant == cut_tenant and tonumber(left) or weight) * unit
+    local before, room, field = #claimed, running_left(tenant, limit)
+    mark_fields = field and {'running_mark', '@' .. tenant} or {}
+    local queue = queue_key(model, version, lane, tenant)
+    local has_more = room <= 0 or claim_from_queue(queue, math.min(goal - #claimed, share, room))
+    local taken = #claimed - before
+    if field and taken > 0 then redis.call('HINCRBY', root .. ':open_totals', field, taken) end
+    local units = math.ceil((share - taken) / unit)
+    cut_tenant = nil
+    if has_more and room <= taken then
+      redis.call('SADD', root .. ':parked:' .. tenant, model .. ' ' .. version .. ' ' .. lane)
+      redis.call('ZADD', root .. ':parked', 'NX', int_text(now_ms), tenant)
+      parked, budget = parked + 1, budget - 1
+    elseif has_more and units > 0 and #claimed >= goal then
+      redis.call('LPUSH', rotation, tenant)
+      cut_tenant, left = tenant, units
+    elseif has_more then
+      redis.call('RPUSH', rotation, tenant)
+    end
+  end
+  mark_fields = {}
+  if cut_tenant then
+    redis.call('HSET', root .. ':fair_share', position, int_text(left) .. ' ' .. cut_tenant)
+  else
+    redis.call('HDEL', root .. ':fair_share', position)
+  end
+end
+
+-- Claim up to `slots` more jobs of a lane, in the order of its tenant rotation, from at most `max_tenants` tenants.
+local function claim_from_lane(model, version, lane, slots, max_tenants)
+  if slots <= 0 or tenants_left[lane] == 0 then return end
+  if shares and lane ~= 'suspect' then return claim_by_weight(model, version, lane, slots) end
+  local rotation, goal = rotation_key(model, version, lane), #claimed + slots
+  local tenants = tenants_left[lane] or redis.call('LLEN', rotation)
+  while #claimed < goal and tenants > 0 and budget > 0 and max_tenants > 0 do
+    local tenant = redis.call('LPOP', rotation)
+    local queue = queue_key(model, version, lane, tenant)
+    if claim_from_queue(queue, math.ceil((goal - #claimed) / math.min(tenants, max_tenants))) then
+      redis.call('RPUSH', rotation, tenant)
+    else
+      tenants = tenants - 1
+    end
+    max_tenants = max_tenants - 1
+  end
+  tenants_left[lane] = tenants
+end

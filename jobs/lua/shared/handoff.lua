@@ -1,0 +1,62 @@
+-- Handoffs of new jobs to workers with free slots, without a claim (`with handoff`, after `free_slots`, `queues`).
+-- A small job of a tenant without a queue is handed off under a lease. The worker receives {'<model> <version>', slots
+-- left, jobs as claim returns them, number of bulk jobs} in MessagePack, whose encoder copies an input only once.
+local MAX_HANDOFF_BYTES = 32 * 1024  -- of one input; workers claim larger ones, so that they do not fill a channel
+local handoffs = {}  -- '<model> <version>' → the worker that takes jobs of it, and these jobs; false = there is none
+local handoff_leases = {}  -- ms, id, ms, id …
+
+-- Return the handoff to the listening worker with the most free slots for this model version; nil if there is none, or
+-- none for this lane. A full worker takes an overflow job only while interactive jobs of others wait.
+local function handoff_for(model, version, lane)
+  local name = model .. ' ' .. version
+  while handoffs[name] == nil do
+    local member, free = most_free(model, version)
+    local worker, lease_ms = parse_member(member or '')
+    if not member then
+      handoffs[name] = false
+    elseif not worker or redis.call('PUBSUB', 'NUMSUB', 'jitney:wake:' .. worker)[2] == 0 then
+      redis.call('ZREM', free_slots_key(model, version), member)
+    else
+      handoffs[name] = {model = model, version = version, member = member, worker = worker,
+        lease_ends = int_text(now_ms + lease_ms), takes_bulk = accepts_lane(free, 'bulk'), free = math.floor(free),
+        jobs = {}, bulk = 0}
+    end
+  end
+  local handoff = handoffs[name]
+  if handoff and handoff.free == 0 then
+    local has_overflow = lane == 'interactive' and redis.call('EXISTS', rotation_key(model, version, lane)) == 1
+    return has_overflow and handoff or nil
+  end
+  return handoff and (lane ~= 'bulk' or handoff.takes_bulk) and handoff or nil
+end
+
+-- Send the jobs that were gathered for a model version to their worker, and subtract them from its free slots.
+local function send_handoff(handoff)
+  if #handoff.jobs == 0 then return end
+  local key, name = free_slots_key(handoff.model, handoff.version), handoff.model .. ' ' .. handoff.version
+  local left = math.floor(redis.call('ZINCRBY', key, -#handoff.jobs, handoff.member))
+  if left <= 0 then redis.call('ZREM', key, handoff.member) end
+  handoffs[name] = nil
+  redis.call('PUBLISH', 'jitney:wake:' .. handoff.worker, cmsgpack.pack({name, left, handoff.jobs, handoff.bulk}))
+end
+
+-- Add a job, as claim returns it, to a handoff; send the handoff if its slots are full.
+local function add_to_handoff(handoff, lane, job)
+  handoff_leases[#handoff_leases + 1], handoff_leases[#handoff_leases + 2] = handoff.lease_ends, job[1]
+  handoff.jobs[#handoff.jobs + 1] = job
+  if lane == 'bulk' then handoff.bulk = handoff.bulk + 1 end
+  if #handoff.jobs >= handoff.free then send_handoff(handoff) end
+end
+
+-- Send the handoffs that have free slots left.
+local function send_handoffs()
+  for _, handoff in pairs(handoffs) do
+    if handoff then send_handoff(handoff) end
+  end
+end
+
+-- Return whether no worker had a free slot when a handoff for this model version was looked for.
+local function found_no_worker(model, version)
+  local handoff = handoffs[model .. ' ' .. version]
+  return handoff == false or (handoff and handoff.free == 0)
+end
