@@ -1,4 +1,4 @@
-"""The background process: rq threads, and one event loop that runs all attempts, until SIGTERM or SIGINT."""
+"""Runs the background process: rq threads, and one event loop that runs webhook attempts and bulk steps."""
 
 import asyncio
 import itertools

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with limits on the size and speed of requests, and with one write per response.
+"""Extends uvicorn's HTTP protocol: limits size, time and connections, and holds pipelined requests back.
 
-Pipelined requests are not parsed ahead: their bytes are held back until the response before them is sent. Timeouts need
-no timer per request, because `sweep_connections` checks all connections periodically.
+The bytes of a pipelined request are parsed when the response before it is sent. Timeouts need no timer per request,
+because `sweep_connections` checks all connections periodically.
 """
 
 import asyncio

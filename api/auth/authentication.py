@@ -1,6 +1,7 @@
-"""Authenticates requests: maps an API key to its tenant and role, from a cached copy of all keys.
+"""Finds a request's tenant and role by its API key; without keys, admits the callers that a setting allows.
 
-A revoked key stops working when the invalidation arrives, or at the next refresh (`JITNEY_API_KEY_REFRESH_S`).
+All keys are cached. A revoked key stops working when the invalidation arrives, or at the next refresh
+(`JITNEY_API_KEY_REFRESH_S`).
 """
 
 import hmac

@@ -1,4 +1,4 @@
-"""Limits the requests of each tenant with GCRA: a quota per window that refills evenly."""
+"""Limits each tenant's requests in one gateway process with GCRA: a quota per window that refills evenly."""
 
 import math
 from typing import Final, NamedTuple

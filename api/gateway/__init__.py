@@ -1,1 +1,1 @@
-"""One gateway process: what it holds, and what goes on in it beside requests."""
+"""Holds one gateway process's state: waits for jobs, event streams, background loops, refusal of new jobs."""

@@ -1,4 +1,4 @@
-"""Bulk jobs as callers see them: create, read, list and cancel. `checkpoints.py` runs them."""
+"""Defines the Redis record of a bulk job, with its progress; creates, reads, lists and cancels bulk jobs."""
 
 import re
 import secrets

@@ -1,4 +1,4 @@
-"""S3 storage of bulk files through obstore: S3 and compatible object stores. The only module that imports obstore.
+"""Stores bulk files in S3 or a compatible object store, through obstore.
 
 obstore reads endpoint and credentials from the environment: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID ….
 """

@@ -1,4 +1,4 @@
-"""Job ids: two digits of the shard, then 128 random bits in hexadecimal; and tenant names."""
+"""Creates job ids (shard, then 128 random bits), chooses a new job's shard, and defines valid tenant names."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Reads JSON from callers within fixed bounds; used by every route and for every line of a batch.
+"""Parses JSON from callers and from lines of bulk files, within bounds on values, depth and encoding.
 
 The caller of a function here limits the bytes. The bounds on the content are:
 

@@ -1,6 +1,6 @@
 """Import ONNX Runtime without telemetry and logging, stop its runs, and classify its errors.
 
-Only this module and `onnx_session` import it.
+Other modules of the engine take `onnxruntime` from here.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Batch axis rules for operators that compute: which keep rows apart, and which dimensions they combine.
+"""Define batch axis rules for operators that compute, and list the rules of all operators in one table.
 
 A graph with an operator that has no rule is reported as undetermined, with the operator's name.
 """

@@ -1,4 +1,4 @@
-"""Check that `[image]` matches a model's image input, and preprocess images for it; shared by the image tasks."""
+"""Check `[image]` against a model's image input, preprocess images for it, and read label files."""
 
 from collections.abc import Sequence
 from pathlib import Path

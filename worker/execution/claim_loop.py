@@ -1,4 +1,4 @@
-"""Claims jobs of one model version and preprocesses them while the device is busy, so that the next batch is ready."""
+"""Claims jobs of one model version, accepts handed-off ones, and preprocesses them while the device is busy."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Runs batches on the device one at a time; closes each batch only when the device is free for it."""
+"""Runs one batch at a time on the device, stops runs that nobody needs, and ends the process if one hangs."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
--- Claim up to `count` queued jobs of one model version under a lease, or one suspect group for an isolated run.
+-- Claim queued jobs of a model version under a lease, or one suspect group; announce slots that stay free.
 -- ARGV     model, version, worker, lease_ms, count, bulk_share (one of this many claimed jobs is of lane bulk while
 --          both lanes wait), record version that the worker reads, isolated ('1' = claim a suspect group), number of
 --          shards, retention (4 arguments), tenant shares (JSON: tenant → {weight, limit of running jobs}; '' stands

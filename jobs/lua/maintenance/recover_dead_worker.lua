@@ -1,4 +1,4 @@
--- Return the jobs of a dead worker process to their queues, and isolate those that it was executing.
+-- Return a dead worker's jobs to their queues; isolate those it was executing, or fail one as poison.
 -- ARGV     worker, max_kills, alone ('1' = it was executing a single job), cooldown_ms, retention (4 arguments), rank
 --          (leases below this rank are still to be checked; '' = all), limit (leases to check now); then per suspect, a
 --          job that it was executing: id, attempt

@@ -1,12 +1,12 @@
--- Lease due deliveries of one lane: tenants are served in turn, and within a tenant its endpoints.
+-- Lease one lane's due deliveries, in turn by tenant and endpoint; fail the oldest ones above the limits.
 -- ARGV     lane, count, slots (of the lane; once half of them are in use, no endpoint gets a second delivery, nor a
 --          tenant while other tenants are due; the last quarter is for tenants without running deliveries), lease_ms,
 --          stall_ms (an endpoint whose oldest attempt is older gets no other), limit of waiting deliveries per
 --          endpoint, the same per tenant (beyond them the oldest fail), limit of ended deliveries that are kept, ttl_ms
 --          of those
 -- returns  {ms until the next is due (-1 = none), delivery, token, delivery, token …}
--- A tenant is served one endpoint per round. Safe to lose: a delivery whose attempt does not begin is due again when
--- its lease ends. Only the newest token counts.
+-- A tenant is served one endpoint per round. Lost leases are taken back. Safe to lose: a delivery whose attempt does not
+-- begin is due again when its lease ends. Only the newest token counts.
 -- with events, outbox, delivery_log
 local lane, count, slots, lease_ms, stall_ms, endpoint_limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]),
   tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])

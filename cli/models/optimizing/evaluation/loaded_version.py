@@ -1,4 +1,4 @@
-"""Opens a model version as a worker does: its engine and its task."""
+"""Finds the model version to optimize, and opens it as a worker does: its engine and its task."""
 
 import re
 from pathlib import Path
