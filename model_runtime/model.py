@@ -6,13 +6,14 @@ The model states its largest batch; the caller forms the batches.
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from batching import buckets
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import size_bytes
 from model_runtime.engine.onnx_engine import RunFailed, Stop
 from model_runtime.engine.open_engine import QUICK_CHECK_ROWS, AnyEngine, Hardware, open_engine
+from model_runtime.output_encoding import encode_output
 from model_runtime.profiling import batch_consistency, profile_store
 from model_runtime.profiling.batch_cap import MeasuredModel, Profile, measure_profile, zero_batch
 from model_runtime.profiling.profile_store import StoredProfile
@@ -22,6 +23,8 @@ from model_runtime.tasks import Task, is_custom, load_task
 from model_runtime.tensor_spec import Array
 
 log = logging.getLogger("jitney.worker")
+
+LARGE_OUTPUT_BYTES: Final = 64 << 10  # of one item's arrays: their JSON takes 0.6 ms
 
 
 class Model:
@@ -73,6 +76,17 @@ class Model:
         """Convert one item's outputs, without the batch dimension, to JSON-able data. Raises as `preprocess` does."""
         return self._task.postprocess(outputs, parameters)
 
+    def encode(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any], chunk_bytes: int) -> list[bytes]:
+        """Postprocess one item's outputs and return the JSON in chunks of `chunk_bytes`.
+
+        Raises Refused for more than `max_output_bytes`, and whatever a custom task raises.
+        """
+        return encode_output(self.postprocess(outputs, parameters), self.spec.max_output_bytes, chunk_bytes)
+
+    def has_large_output(self, outputs: Mapping[str, Array]) -> bool:
+        """Return whether the JSON of an item's outputs takes long to write."""
+        return self._task.returns_arrays and sum(array.nbytes for array in outputs.values()) > LARGE_OUTPUT_BYTES
+
     @property
     def running_on(self) -> str:
         """Describe the provider and device that run the model, in one line."""
@@ -107,6 +121,7 @@ class Model:
             "limits": {"max_pixels": self.spec.image.max_pixels if "image" in self._kinds else None},
             "raw_bytes": self._raw_bytes(),
             "deadline_ms": self.spec.deadline_ms,
+            "max_output_bytes": self.spec.max_output_bytes,
             "load_ms": round(self._load_ms, 3),
             "labels": self._labels,
         }

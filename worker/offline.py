@@ -34,6 +34,7 @@ FULL_BATCH_WAIT_S: Final = 0.25  # longest wait for a full batch; decoding keeps
 STUCK_S: Final = 60.0
 NEVER_S: Final = 1e8
 NICE_INCREMENT: Final = 10
+WHOLE_OUTPUT: Final = 1 << 62  # outputs are not cut into chunks
 MAX_UNREAD_RESULTS: Final = 4096  # results that wait for earlier ones, or for the caller
 
 
@@ -77,7 +78,7 @@ class Offline:
         inline_policy = InlineRunPolicy(
             self._model.inputs, runs_custom_code=self._model.has_custom_task or self._model.has_custom_engine
         )
-        run_context = RunContext(self._model, self._pending.ceilings, self._journal, inline_policy)
+        run_context = RunContext(self._model, self._pending.ceilings, self._journal, inline_policy, WHOLE_OUTPUT)
         feeding = asyncio.create_task(self._feed(offline_inputs))
         serving = asyncio.create_task(
             run_batches(run_context, self._pending, self._device, self, Postprocessor(run_context, self, self))

@@ -19,6 +19,7 @@ from jobs.redis_client import keys
 from jobs.redis_client.pubsub import Subscriber
 from jobs.store import codec
 from jobs.store.job_store import JobStore
+from jobs.store.outputs import OutputWriter
 from jobs.tenants import stored_limits
 from jobs.tenants.stored_limits import StoredLimits
 from worker.crash_recovery.in_flight_journal import InFlightJournal
@@ -54,7 +55,10 @@ class Worker:
         self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
         channels = [keys.wake_channel(self.id), keys.INVALIDATION]
         self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
-        resources = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
+        output_writer = OutputWriter(store.connection, store.settings.lease_s)
+        resources = WorkerResources(
+            self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads, output_writer
+        )
         self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
         self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)

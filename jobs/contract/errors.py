@@ -4,6 +4,7 @@ JitneyError
 ├── Refused             the request, or the job's input, is invalid; repeating it does not help
 └── RetryLater          nothing was accepted; the same request may be sent again
     ├── StoreUnavailable    Redis is unreachable or cannot write
+    │   └── StoreFull           Redis is out of memory
     ├── QueueFull           too many jobs are open
     └── OverLimit           the tenant has reached a limit
 
@@ -24,6 +25,7 @@ CODES: dict[str, tuple[int, str]] = {
     "delivery_not_found": (404, "no such webhook delivery, another caller's, or one that is no longer kept"),
     "model_not_found": (404, "no worker has announced a model of this name"),
     "version_not_found": (404, "no live worker has this version of the model, loaded or in its folder"),
+    "not_acceptable": (406, "the output has no form that the Accept header allows; the message says how to get one"),
     "route_not_found": (404, "no such path"),
     "method_not_allowed": (405, "the path exists, the method does not"),
     "request_timeout": (408, "the request body did not arrive in time"),
@@ -52,6 +54,7 @@ CODES: dict[str, tuple[int, str]] = {
     "empty_file": (422, "the batch's file has no line, or none that can be run"),
     "unreadable_job": (422, "the record of the job in the queue is not readable by a worker"),
     "resource_exhausted": (422, "this input alone needs more memory than the device has"),
+    "output_too_large": (422, "the output is above the limit of its model; `limit` has the bytes"),
     "poison": (422, "the worker died each time it ran this job, the last time with this job alone"),
     "too_many_attempts": (422, "the job has reached the limit of attempts; the message says what stopped it"),
     "rate_limited": (429, "the tenant has reached its limit of requests or event streams; see Retry-After"),
@@ -63,6 +66,7 @@ CODES: dict[str, tuple[int, str]] = {
     "too_many_connections": (503, "this gateway has reached its limit of connections"),
     "storage_unavailable": (503, "the storage of bulk files is unreachable or full"),
     "store_unavailable": (503, "Redis is unreachable or cannot write"),
+    "output_not_stored": (507, "the job was run, but Redis has no memory for its output"),
     "wait_over": (504, "the wait ran out before the job was final"),
     "batch_expired": (504, "in an error file: the batch's window was over before this line was done"),
     "deadline_exceeded": (504, "the job's deadline passed before it was run"),
@@ -109,6 +113,10 @@ class StoreUnavailable(RetryLater):
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__("store_unavailable", message, **details)
+
+
+class StoreFull(StoreUnavailable):
+    """Redis is out of memory and refused a write."""
 
 
 def to_jitney_error(error: Exception) -> JitneyError:

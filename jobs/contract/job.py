@@ -3,6 +3,7 @@
 NamedTuples, because several are created per job and a frozen dataclass takes five times as long.
 """
 
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from jobs.contract.lifecycle import FINAL, State
@@ -107,7 +108,8 @@ class Handoff(NamedTuple):
 class Outcome(NamedTuple):
     """Result of a job's run. `body` is JSON: the output or the error. Times in ms.
 
-    `state` QUEUED: not finished, retry after `after_ms`. `dead`: keep the job as a dead letter.
+    `state` QUEUED: not finished, retry after `after_ms`. `dead`: keep the job as a dead letter. `chunks`: parts of a
+    large output, to be written before the outcome (jobs/store/outputs.py), which then has their number and bytes.
     """
 
     id: str
@@ -120,6 +122,9 @@ class Outcome(NamedTuple):
     batch_size: int = 0
     dead: bool = False
     after_ms: int = 0
+    chunks: Sequence[bytes] = ()
+    chunk_count: int = 0
+    chunked_bytes: int = 0
 
 
 class Job(NamedTuple):

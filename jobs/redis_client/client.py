@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from jobs.contract.errors import QueueFull, StoreUnavailable
+from jobs.contract.errors import QueueFull, StoreFull, StoreUnavailable
 from jobs.redis_client.durability import ServerSafety, assess_server, parse_info
 from jobs.redis_client.error_kinds import ErrorKind, classify_error, describe_error
 from jobs.redis_client.outage_log import OutageLog
@@ -156,10 +156,10 @@ class RedisClient:
         seconds, us = await self.command("TIME")
         return int(seconds) * 1000 + int(us) // 1000
 
-    async def pipeline(self, commands: Sequence[Sequence[Arg]], *, large: bool = False) -> list[Any]:
+    async def pipeline(self, commands: Sequence[Command], *, large: bool = False) -> list[Any]:
         """Send commands in one write and return their replies in order. They may be sent twice: use idempotent ones.
 
-        `large`: the replies may be large. They use their own connection, so that small replies do not wait behind them.
+        `large`: commands or replies may be large. They use a connection of their own, so that no others wait for them.
         """
         connection = self._answers if large else self._small
         generation = self._generation
@@ -291,7 +291,8 @@ class RedisClient:
             if isinstance(answer, hiredis.ReplyError):
                 if str(answer).startswith("OOM"):
                     self._log_full(describe_error(answer))
-                elif classify_error(answer) is ErrorKind.RETRY:
+                    raise StoreFull(f"Redis is out of memory: {describe_error(answer)}", retry_after_s=_RETRY_AFTER_S)
+                if classify_error(answer) is ErrorKind.RETRY:
                     self._is_refused = True
                     self._writes.began(Exception(describe_error(answer)))
                 raise self._unavailable(answer)

@@ -9,6 +9,9 @@ accepted, or one more than the last. A job that is not final is called open.
 | under the root `jitney:{sNN}` | type | lifetime | content |
 |---|---|---|---|
 | `:job:<id>` | hash | while open, then `result_ttl_s` | the job's record: its only source of truth |
+| `:output:<id>:<attempt>:<number>` | string | 10 leases; then as the job | a chunk of an output above 1 MiB |
+| `:kept_outputs` | sorted set | while not empty | `<ms> <tenant>`, score: when these outputs expire |
+| `:kept_output_bytes` | hash | while not empty | bytes of each member of `:kept_outputs` |
 | `:queue:<model>:<version>:<lane>:<tenant>` | sorted set | while not empty | queued ids, score: sequence number |
 | `:tenant_rotation:<model>:<version>:<lane>` | list | while not empty | tenants with a queue, next one first |
 | `:queue:<model>:<version>:suspect:<group>` | sorted set | while not empty | jobs of one suspect group |
@@ -28,6 +31,7 @@ accepted, or one more than the last. A job that is not final is called open.
 | `:dead_letter_bytes` | string | permanent | bytes of all dead letters |
 | `:open_totals` | hash | permanent, 3 fields per model | open jobs and bytes, jobs submitted |
 | `:open_totals`, fields `@<tenant>:…` | | while it has a limit and jobs | open jobs and bytes, running jobs |
+| `:open_totals`, `outputs`, `@<tenant>:outputs` | | while there are any | bytes of kept outputs that are counted |
 | `:counts` | hash | permanent, a few fields per model version | event counters (`jobs/metrics/event_counters.py`) |
 | `:tenant_jobs:<tenant>` | sorted set | a week after the last submit | newest ids, score: sequence number |
 | `:job_events:<tenant>` | stream | an hour after the last event | state changes of its jobs, while a client listens |
@@ -102,7 +106,7 @@ EVENTS: Final = "jitney:events"
 
 # Patterns of all keys that may have no expiry even when the queue is idle. The tests for leaked keys read this list.
 LASTING: Final = (
-    r"jitney:\{s\d\d\}:(fair_share|counts|open_totals)",
+    r"jitney:\{s\d\d\}:(fair_share|counts|open_totals|kept_outputs|kept_output_bytes)",
     r"jitney:\{s\d\d\}:dead_letter(s|_bytes|_counts|_sizes)",
     r"jitney:\{s\d\d\}:tenant_dead_letters:.+",
     r"jitney:models",
@@ -123,6 +127,11 @@ def root(shard: int) -> str:
 def job(job_id: str) -> str:
     """Return the key of a job's record. A job id begins with the two digits of its shard."""
     return f"jitney:{{s{job_id[:2]}}}:job:{job_id}"
+
+
+def output(job_id: str, attempt: int, number: int) -> str:
+    """Return the key of a chunk of a large output that an attempt of a job wrote; the first number is 0."""
+    return f"jitney:{{s{job_id[:2]}}}:output:{job_id}:{attempt}:{number}"
 
 
 def queue(shard: int, model: str, version: str, lane: str, tenant: str) -> str:

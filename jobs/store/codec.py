@@ -13,8 +13,8 @@ from jobs.contract.lifecycle import State
 
 log = logging.getLogger("jitney.jobs")
 
-# Fields that every read returns, in this order. They exclude the input, and an output of more than 16 kB: it is stored
-# in `large_output`, and `output_bytes` has its size.
+# Fields that every read returns, in this order. They exclude the input, and an output of more than 16 kB, whose size is
+# `output_bytes` (jobs/store/outputs.py reads it).
 READ_FIELDS: Final = (
     *("v", "state", "model", "version", "lane", "tenant", "created", "attempts", "started", "finished"),
     *("metadata", "output", "error", "stages", "batch_size", "output_bytes"),
@@ -46,8 +46,9 @@ class SubmissionEncoder:
 def outcome_args(outcome: Outcome) -> tuple[str | bytes | int, ...]:
     """Return an outcome as arguments of `finish.lua`."""
     stages = f"[{outcome.decode_ms:.3f},{outcome.batch_ms:.3f},{outcome.infer_ms:.3f}]"
-    rest = (outcome.batch_size, int(outcome.dead), outcome.after_ms)
-    return (outcome.id, outcome.attempt, outcome.state, outcome.body, stages, *rest)
+    body = b"%d" % outcome.chunked_bytes if outcome.chunk_count else outcome.body
+    rest = (outcome.batch_size, int(outcome.dead), outcome.after_ms, outcome.chunk_count)
+    return (outcome.id, outcome.attempt, outcome.state, body, stages, *rest)
 
 
 def read_claimed_job(fields: Sequence[Any]) -> ClaimedJob:
@@ -157,5 +158,8 @@ def _parse_us(text: str | bytes) -> int:
 
 
 def error_body(error: JitneyError) -> bytes:
-    """Encode an error as a job stores it: `{code, message, status}`."""
-    return orjson.dumps({"code": error.code, "message": error.message[:MAX_MESSAGE_CHARS], "status": error.status})
+    """Encode an error as a job stores it: `{code, message, status}`, and `limit` if the error has one."""
+    limit = {"limit": error.details["limit"]} if "limit" in error.details else {}
+    return orjson.dumps(
+        {"code": error.code, "message": error.message[:MAX_MESSAGE_CHARS], "status": error.status, **limit}
+    )

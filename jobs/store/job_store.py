@@ -17,7 +17,8 @@ from jobs.metrics import event_counters as counts
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import Arg
-from jobs.store import codec
+from jobs.store import codec, outputs
+from jobs.store.outputs import OutputGone
 from jobs.store.settings import StoreSettings
 
 JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list outlives its last submit, in addition to the result TTL
@@ -26,7 +27,7 @@ READ_BATCH: Final = 100  # jobs per pipeline, so that other clients are served i
 MAX_SCANNED: Final = 1000  # listed jobs that one page reads, whether or not their results are kept
 MIN_SCANNED: Final = 20  # per read
 TENANTS_BATCH: Final = 1000  # tenants whose queues one script counts
-MAX_FINISH_BYTES: Final = 16 << 20  # of outputs per script; one outcome always fits
+MAX_FINISH_BYTES: Final = 2 << 20  # of outputs per script; one outcome always fits
 
 
 class _HasId(Protocol):
@@ -95,16 +96,19 @@ class JobStore:
     def _tenant_args(self, tenant: str) -> tuple[str, str]:
         return self.tenants.quota(tenant), "1" if tenant in self.listened else ""
 
-    def _submit_result(self, job: Submission, status: bytes, first: bytes, second: bytes) -> Accepted | JitneyError:
+    def _submit_result(
+        self, job: Submission, status: bytes, first: bytes, second: bytes, kept: bytes = b"0"
+    ) -> Accepted | JitneyError:
         if status == b"mismatch":
             message = f"Idempotency-Key {job.idempotency_key!r} was used with another request"
             return Refused("idempotency_mismatch", message)
         if status == b"broken":
             message = f"the Redis key that should hold the queue of model {job.model} is of another type"
             return StoreUnavailable(message, retry_after_s=BROKEN_RETRY_AFTER_S)
-        if status in (b"quota", b"full"):
-            refuse = self._over_quota if status == b"quota" else self._full
-            return self._refuse_oversized(job) or refuse(job, int(first), int(second))
+        if status == b"quota":
+            return self._refuse_oversized(job) or self._over_quota(job, int(first), int(second), int(kept))
+        if status == b"full":
+            return self._refuse_oversized(job) or self._full(job, int(first), int(second))
         return Accepted(first.decode(), int(second), replayed=status == b"replayed")
 
     async def read(self, job_ids: Sequence[str]) -> list[Job | None]:
@@ -120,10 +124,11 @@ class JobStore:
         """Return the job with its output, reading a large one. Raises Refused if it is no longer kept."""
         if job.output is not None or not job.output_bytes:
             return job
-        (output,) = await self.connection.pipeline([("HGET", keys.job(job.id), "large_output")], large=True)
-        if output is None:
-            raise self.unknown(job.id)
-        return job._replace(output=output)
+        try:
+            pieces = [piece async for piece in outputs.read_pieces(self.connection, job)]
+        except OutputGone:
+            raise self.unknown(job.id) from None
+        return job._replace(output=b"".join(pieces))
 
     async def wait(self, job_id: str, gateway: str) -> Job | None:
         """Read a job and, unless it is final, register this gateway to be notified of its end."""
@@ -231,11 +236,14 @@ class JobStore:
         limits = {"limit_jobs": s.max_jobs, "limit_bytes": s.max_input_bytes}
         return QueueFull(message, model=job.model, **limits)
 
-    def _over_quota(self, job: Submission, jobs: int, size: int) -> JitneyError:
+    def _over_quota(self, job: Submission, jobs: int, size: int, kept: int) -> JitneyError:
         limits = self.tenants.limits(job.tenant)
-        message = f"{jobs} jobs with {size} bytes of input are open, and this one would exceed your limit"
-        bounds = {"limit_jobs": limits.jobs, "limit_bytes": limits.bytes}
-        return OverLimit("quota_exceeded", message, **{name: bound for name, bound in bounds.items() if bound})
+        outputs_kept = f" and {kept} bytes of outputs are kept" if kept else ""
+        message = f"{jobs} jobs with {size} bytes of input are open{outputs_kept}, and this one would exceed your limit"
+        if kept:
+            message += f"; outputs count for {self.settings.result_ttl_s:g} s after their jobs have ended"
+        facts = {"limit_jobs": limits.jobs, "limit_bytes": limits.bytes, "output_bytes": kept}
+        return OverLimit("quota_exceeded", message, **{name: fact for name, fact in facts.items() if fact})
 
     def unknown(self, job_id: str) -> Refused:
         """Return the same error for unknown, foreign and purged ids."""

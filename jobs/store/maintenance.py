@@ -1,4 +1,4 @@
-"""Maintenance: expire overdue jobs, reclaim lost leases, recover dead workers, enqueue retries, purge dead letters.
+"""Maintenance: overdue jobs, lost leases, dead workers, retries, old dead letters, bytes of expired outputs.
 
 Every step is idempotent and takes no lock, so that any gateway may run it at any time.
 """
@@ -33,7 +33,7 @@ class Recovered(NamedTuple):
 
 
 async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
-    """Expire overdue jobs, reclaim lost leases, enqueue due retries, purge old dead letters.
+    """Expire overdue jobs, reclaim lost leases, enqueue due retries, purge old dead letters, uncount expired outputs.
 
     Reclaims nothing if the server's clock is beyond `latest_ms`, nor in this sweep if `latest_ms` is 0.
     """
@@ -46,7 +46,8 @@ async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
             now_ms, back, failed = await store.run("maintenance/reclaim", root, *args)
             due = await store.run("maintenance/enqueue_due_retries", root, SWEEP_LIMIT)
             purged = await store.run("dead_letter/purge", root, SWEEP_LIMIT, *store.ends)
-            moved = [back + failed, expired, due, purged]
+            uncounted = await store.run("maintenance/expire_outputs", root, SWEEP_LIMIT)
+            moved = [back + failed, expired, due, purged, uncounted]
             total = [sum(pair) for pair in zip(total, (back, failed, expired, due, purged), strict=True)]
     return SweepResult(now_ms, *total)
 

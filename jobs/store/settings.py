@@ -29,6 +29,9 @@ class StoreSettings(Settings):
     )
     shards: int = Field(1, ge=1, le=99, description="shards of the jobs; more than one only for Redis Cluster")
     result_ttl_s: float = Field(3600, gt=0, description="how long a finished job can be read")
+    output_chunk_bytes: int = Field(
+        1 << 20, ge=32 << 10, le=64 << 20, description="larger outputs are stored in chunks of this size"
+    )
     idempotency_ttl_s: int = Field(
         86_400, gt=0, description="how long an Idempotency-Key is remembered; longer if the job's deadline is later"
     )
@@ -58,7 +61,7 @@ class StoreSettings(Settings):
     )
     tenant_window_s: float = Field(60, gt=0, description="window of JITNEY_TENANT_REQUESTS")
     tenant_jobs: int = Field(0, ge=0, description="open (queued or running) jobs per tenant")
-    tenant_bytes: int = Field(0, ge=0, description="bytes of their inputs")
+    tenant_bytes: int = Field(0, ge=0, description="bytes of their inputs, and of the outputs that are kept")
     tenant_running: int = Field(0, ge=0, description="running jobs per tenant")
     tenants: Annotated[dict[str, LimitOverride], NoDecode, BeforeValidator(read_overrides)] = Field(
         {}, description="JSON: limits of single tenants: weight (1), requests, jobs, bytes, running"

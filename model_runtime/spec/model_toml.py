@@ -95,6 +95,9 @@ class ModelSpec(BaseModel):
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
     )
+    max_output_bytes: int = Field(
+        64 << 20, ge=1024, le=1 << 30, description="bytes of an answer's JSON, from 1024 to 1073741824 (1 GiB)"
+    )
     retry: RetrySpec = Field(default_factory=RetrySpec, description="a table of keys under [retry]")
     cuda: CudaSpec = Field(default_factory=CudaSpec, description="a table of keys under [cuda]")
     tensorrt: TensorrtSpec = Field(default_factory=TensorrtSpec, description="a table of keys under [tensorrt]")

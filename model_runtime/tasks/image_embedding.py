@@ -8,10 +8,9 @@ from typing import Any, Final
 import numpy as np
 
 from jobs.contract.errors import Refused
-from jobs.contract.json_reader import describe_value
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.image_input import ImageInput
-from model_runtime.tasks.task import Task, refuse_unknown
+from model_runtime.tasks.task import Task, read_encoding
 from model_runtime.tensor_spec import Array, TensorSpec
 
 _ENCODINGS: Final = ("float", "base64")
@@ -42,7 +41,7 @@ class ImageEmbedding(Task):
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:  # noqa: ARG002 - one kind
         """Return the array of one image. Raises Refused for invalid parameters or an invalid image."""
-        _encoding(parameters)
+        read_encoding(parameters, _ENCODINGS)
         return self._image.preprocess(data)[0]
 
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,15 +56,6 @@ class ImageEmbedding(Task):
             vector = (vector / length).astype(np.float32)
         if not np.isfinite(vector).all():
             raise Refused("inference_failed", "the model's output for this image is not a number")
-        if _encoding(parameters) == "base64":
+        if read_encoding(parameters, _ENCODINGS) == "base64":
             return {"embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode(), "dimensions": vector.size}
         return {"embedding": [float(text) for text in vector.astype(str)], "dimensions": vector.size}
-
-
-def _encoding(parameters: Mapping[str, Any]) -> str:
-    refuse_unknown(parameters, ("encoding",))
-    encoding = parameters.get("encoding", "float")
-    if encoding not in _ENCODINGS:
-        allowed = ", ".join(_ENCODINGS)
-        raise Refused("invalid_request", f"parameter 'encoding' is {describe_value(encoding)}; allowed: {allowed}")
-    return str(encoding)

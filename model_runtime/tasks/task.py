@@ -28,11 +28,13 @@ class Task(ABC):
                    "raw" (the bytes of a single tensor)
     `offload`      True: `preprocess` uses enough CPU time to run in a thread; False: it only maps bytes. Custom tasks
                    always run in threads
+    `returns_arrays`  True: `postprocess` passes the model's arrays on, so that its output is as large as they are
     `label_count`  the number of labels; None if it does not apply
     """
 
     kinds: frozenset[str] = frozenset()
     offload: ClassVar[bool] = True
+    returns_arrays: ClassVar[bool] = False
     label_count: int | None = None
 
     def __init__(
@@ -56,7 +58,10 @@ class Task(ABC):
 
     @abstractmethod
     def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Convert one item's outputs, without the batch dimension, to JSON-able data: the job's `output`."""
+        """Convert one item's outputs, without the batch dimension, to JSON-able data: the job's `output`.
+
+        It may have numpy arrays; they become lists.
+        """
 
 
 def refuse_unknown(parameters: Mapping[str, Any], allowed: Collection[str]) -> None:
@@ -69,3 +74,15 @@ def refuse_unknown(parameters: Mapping[str, Any], allowed: Collection[str]) -> N
             f"unknown parameter: {', '.join(map(describe_value, unknown[:MAX_NAMED_PARAMETERS]))}; allowed: {known}",
             allowed=[*allowed],
         )
+
+
+def read_encoding(parameters: Mapping[str, Any], allowed: Sequence[str]) -> str:
+    """Return the parameter `encoding`, the only one of a task; the first one is the default. Raises Refused."""
+    if not parameters:
+        return allowed[0]
+    refuse_unknown(parameters, ("encoding",))
+    encoding = parameters.get("encoding", allowed[0])
+    if encoding not in allowed:
+        message = f"parameter 'encoding' is {describe_value(encoding)}; allowed: {', '.join(allowed)}"
+        raise Refused("invalid_request", message)
+    return str(encoding)

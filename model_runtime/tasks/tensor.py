@@ -2,26 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from jobs.contract import tensors
 from jobs.contract.errors import Refused
+from model_runtime.output_encoding import Base64
 from model_runtime.spec.model_toml import ModelSpec
-from model_runtime.tasks.task import Task, refuse_unknown
+from model_runtime.tasks.task import Task, read_encoding
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
+
+_ENCODINGS: Final = ("json", "base64")
 
 
 class TensorTask(Task):
     """`task = "tensor"`: kinds "tensors", and "raw" if the model takes one tensor of a fixed shape.
 
     Returns {"tensors": {name: {"datatype", "shape", "data"}}}, `data` flat and row-major; NaN and
-    infinity are null, as JSON has neither.
+    infinity are null, as JSON has neither. Parameter `encoding`: "json", or "base64" for `b64` in place of `data`: the
+    exact values as little-endian bytes.
     """
 
     kinds = frozenset({"tensors"})
     offload = False
+    returns_arrays = True
 
     def __init__(
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
@@ -34,7 +39,7 @@ class TensorTask(Task):
 
     def preprocess(self, kind: str, data: bytes, parameters: Mapping[str, Any]) -> dict[str, Array]:
         """Return views of `data` without copying. Raises Refused("invalid_input") with the expected type and shape."""
-        refuse_unknown(parameters, ())
+        read_encoding(parameters, _ENCODINGS)
         if kind == "raw":
             tensor_spec = self.inputs[0]
             if len(data) == self._raw_bytes:
@@ -45,17 +50,15 @@ class TensorTask(Task):
             raise Refused("invalid_input", f"expected the tensors {sorted(self._by_name)}, got {sorted(frame)}")
         return {name: _view(tensor_spec, frame[name]) for name, tensor_spec in self._by_name.items()}
 
-    def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - it has none
-        return {
-            "tensors": {
-                tensor_spec.name: {
-                    "datatype": tensor_spec.datatype,
-                    "shape": list(outputs[tensor_spec.name].shape),
-                    "data": _values(outputs[tensor_spec.name]),
-                }
-                for tensor_spec in self.outputs
-            }
-        }
+    def postprocess(self, outputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the tensors, their values as flat arrays that `encode_output` writes."""
+        is_base64 = read_encoding(parameters, _ENCODINGS) == "base64"
+        return {"tensors": {spec.name: _show(spec, outputs[spec.name], is_base64=is_base64) for spec in self.outputs}}
+
+
+def _show(tensor_spec: TensorSpec, array: Array, *, is_base64: bool) -> dict[str, Any]:
+    values = {"b64": Base64(array)} if is_base64 else {"data": array.ravel()}
+    return {"datatype": tensor_spec.datatype, "shape": list(array.shape), **values}
 
 
 def _view(tensor_spec: TensorSpec, tensor: tensors.Tensor) -> Array:
@@ -68,11 +71,3 @@ def _view(tensor_spec: TensorSpec, tensor: tensors.Tensor) -> Array:
     if len(tensor.data) != size:
         raise Refused("invalid_input", f"{expected}, {size} bytes; got {len(tensor.data)} bytes")
     return np.ndarray(tensor.shape, DTYPES[tensor_spec.datatype], tensor.data)
-
-
-def _values(array: Array) -> list[Any]:
-    flat = array.ravel()
-    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
-        return [value if finite else None for value, finite in zip(flat.tolist(), np.isfinite(flat), strict=True)]
-    values: list[Any] = flat.tolist()
-    return values

@@ -62,6 +62,7 @@ def _violations(client: Any) -> list[str]:
     wrong += _wrong_rings(client, found)
     wrong += _wrong_loads(client, found, jobs)
     wrong += _wrong_letters(client, found)
+    wrong += _wrong_outputs(client, found, jobs)
     for key in found:
         lasting = any(pattern.fullmatch(key) for pattern in LASTING) or any(
             part in key for part in UNEXPIRING_WHILE_OPEN
@@ -150,7 +151,7 @@ def _wrong_loads(client: Any, found: list[str], jobs: dict[str, dict[str, str]])
         for key in found
         if key.endswith(":open_totals")
         for name, n in client.hgetall(key).items()
-        if name != b"sequence" and not name.endswith(b":submitted")
+        if name not in {b"sequence", b"outputs"} and not name.endswith((b":submitted", b":outputs"))
     }
     there: dict[str, int] = defaultdict(int)
     for job_id, job in jobs.items():
@@ -196,6 +197,32 @@ def _wrong_letters(client: Any, found: list[str]) -> list[str]:
         bytes_held = {tenant: sum(some) for tenant, some in held.items() if sum(some)}
         if not by_tenant == letters == counts or sizes != bytes_held:
             wrong.append(f"{root}: letters {by_tenant}, {bytes_held}; listed {letters}, counted {counts}, {sizes}")
+    return wrong
+
+
+def _wrong_outputs(client: Any, found: list[str], jobs: dict[str, dict[str, str]]) -> list[str]:
+    """The counters of kept outputs agree, and count all large outputs; every chunk of a kept output exists."""
+    wrong: list[str] = []
+    for totals in (key for key in found if key.endswith(":open_totals")):
+        root = totals.removesuffix(":open_totals")
+        groups = {name: int(size) for name, size in _text(client.hgetall(f"{root}:kept_output_bytes")).items()}
+        listed = {member.decode() for member in client.zrange(f"{root}:kept_outputs", 0, -1)}
+        there: dict[str, int] = defaultdict(int)
+        for member, size in groups.items():
+            there["outputs"] += size
+            there[f"@{member.partition(' ')[2]}:outputs"] += size
+        fields = _text(client.hgetall(totals)).items()
+        counted = {name: int(n) for name, n in fields if name == "outputs" or name.endswith(":outputs")}
+        if counted != there or listed != set(groups):
+            wrong.append(f"{root}: kept outputs {dict(there)}, counted {counted}, listed {sorted(listed)}")
+    for job_id, job in jobs.items():
+        root = f"jitney:{{s{job_id[:2]}}}"
+        kept_as = job.get("kept_as")
+        if kept_as and int(client.hget(f"{root}:kept_output_bytes", kept_as) or 0) < int(job["output_bytes"]):
+            wrong.append(f"{job_id}: its output of {job['output_bytes']} bytes is not counted")
+        chunks = [f"{root}:output:{job_id}:{job['attempts']}:{n}" for n in range(int(job.get("output_chunks", 0)))]
+        if chunks and client.exists(*chunks) != len(chunks):
+            wrong.append(f"{job_id}: chunks of its output are missing")
     return wrong
 
 

@@ -1,13 +1,11 @@
 """Runs one batch on the device, bisects it on failure to isolate the failing item, and postprocesses its outputs.
 
-Also postprocesses outputs: built-in tasks at once, custom tasks later and in another thread.
+Also postprocesses outputs: small ones of built-in tasks at once, others later and in another thread.
 """
 
 import time
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
-
-import orjson
 
 from batching.collation import Arrays, split_outputs, stack_items
 from batching.memory_limits import MemoryLimits
@@ -35,12 +33,13 @@ class RunOutput(NamedTuple):
 
 
 class RunContext(NamedTuple):
-    """The model of a run, and the state shared by the model's runs."""
+    """The model of a run, and the state shared by the model's runs. Outputs are cut into chunks of `chunk_bytes`."""
 
     model: Model
     ceilings: MemoryLimits
     journal: InFlightJournal
     inline_policy: InlineRunPolicy
+    chunk_bytes: int = 1 << 20
 
 
 class BatchRun:
@@ -48,10 +47,11 @@ class BatchRun:
 
     def __init__(self, run_context: RunContext, group: Hashable, items: Sequence[WorkItem]) -> None:
         self.items, self.stop = items, Stop()
-        self._group, (self._model, self._ceilings, self._journal, _) = group, run_context
+        self._group, self._context = group, run_context
+        self._model, self._ceilings, self._journal = run_context[:3]
 
     def __call__(self) -> list[CompletedItem | RunOutput]:
-        """Run the batch, blocking; returns one entry per item: a RunOutput if a custom task must postprocess it.
+        """Run the batch, blocking; returns one entry per item: a RunOutput if it must be postprocessed in a thread.
 
         If it raises DeviceLost, the items stay in the in-flight journal.
         """
@@ -89,7 +89,10 @@ class BatchRun:
             RunOutput(item, output, self._batch_wait_ms(item, started), infer_ms, len(items))
             for item, output in zip(items, outputs, strict=True)
         ]
-        return [*ran] if self._model.has_custom_task else [postprocess_output(self._model, output) for output in ran]
+        if self._model.has_custom_task:
+            return [*ran]
+        has_large = self._model.has_large_output
+        return [each if has_large(each.outputs) else postprocess_output(self._context, each) for each in ran]
 
     @staticmethod
     def _batch_wait_ms(item: WorkItem, started: float) -> float:
@@ -118,11 +121,12 @@ class BatchRun:
         return fault
 
 
-def postprocess_output(model: Model, ran: RunOutput) -> CompletedItem:
-    """Postprocess the outputs of one item; an error is the item's own."""
-    item = ran.item
+def postprocess_output(run_context: RunContext, ran: RunOutput) -> CompletedItem:
+    """Postprocess and encode the outputs of one item; an error is the item's own."""
+    item, model = ran.item, run_context.model
     try:
-        body = orjson.dumps(model.postprocess(ran.outputs, item.parameters))
+        *chunks, body = model.encode(ran.outputs, item.parameters, run_context.chunk_bytes)
     except BaseException as error:  # noqa: BLE001 (a custom task may raise anything)
         return outcomes.outcome_of_error(model, item, error, "postprocess")
-    return CompletedItem(item, item.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size))
+    outcome = item.outcome(State.SUCCEEDED, body, ran.batch_ms, ran.infer_ms, ran.batch_size)
+    return CompletedItem(item, outcome._replace(chunks=[*chunks, body]) if chunks else outcome)

@@ -134,8 +134,6 @@ async def _run_batch(
 ) -> None:
     """Run one batch. A function of its own, so that large outputs are freed before the next wait."""
     done = await device.run_next(run_context, pending)
-    if not run_context.model.has_custom_task:
-        sink.add(done)  # type: ignore[arg-type] # built-in tasks leave no RunOutput
-        return
     sink.add([end for end in done if isinstance(end, CompletedItem)])
-    postprocessor.add([end for end in done if isinstance(end, RunOutput)])
+    if left := [end for end in done if isinstance(end, RunOutput)]:
+        postprocessor.add(left)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from batching.batcher import BatchLimits
 from jobs.metrics.histograms import HistogramBuffer
 from jobs.store.job_store import JobStore
+from jobs.store.outputs import OutputWriter
 from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution import device as inference
@@ -33,6 +34,7 @@ class WorkerResources(NamedTuple):
     gate: IsolationGate
     journal: InFlightJournal
     threads: FairThreadPool
+    output_writer: OutputWriter
 
 
 def version_key(model: Model) -> str:
@@ -51,10 +53,16 @@ class ModelRunner:
         self.model, self.pending, self.histogram_buffer = model, PendingItems(limits, ahead=ahead), HistogramBuffer()
         self.device = resources.device
         inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.has_custom_task or model.has_custom_engine)
-        self.run_context = RunContext(model, self.pending.ceilings, resources.journal, inline_policy)
-        backlog = 2 * self.pending.max_pending
+        self.run_context = RunContext(
+            model, self.pending.ceilings, resources.journal, inline_policy, resources.store.settings.output_chunk_bytes
+        )
         self.result_writer = ResultWriter(
-            resources.store, resources.worker_id, self.pending, self.histogram_buffer, backlog
+            resources.store,
+            resources.worker_id,
+            self.pending,
+            self.histogram_buffer,
+            backlog=2 * self.pending.max_pending,
+            output_writer=resources.output_writer,
         )
         self.postprocessor = Postprocessor(self.run_context, self.result_writer, resources.threads)
         self.claim_loop = ClaimLoop(

@@ -1,7 +1,7 @@
 -- Cancel a bulk job: its next steps end it. Lines that have an outcome keep it.
 -- ARGV     bulk, tenant
 -- returns  'unknown' (also for another tenant's) | 'final' | 'cancelling'
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local bulk = ARGV[1]
 local owner, is_open, status = unpack(redis.call('HMGET', bulk_key(bulk), 'tenant', 'open', 'status'))
 if owner ~= ARGV[2] then return 'unknown' end

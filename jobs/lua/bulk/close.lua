@@ -2,7 +2,7 @@
 -- ARGV     bulk, token, status, keep_s, webhook ('<origin> <URL>' and headers; '' = none), payload (of the webhook, in
 --          JSON), then fields and values of the record
 -- returns  1 = closed | 0 = the lease is lost
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local bulk, status, keep_s, webhook = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
 local key = bulk_key(bulk)
 if not renew_lease(bulk, ARGV[2], 0) then return 0 end

@@ -3,7 +3,7 @@
 --          number and a random suffix), bytes of it in the output file and in the error file (0 = none), lines in each,
 --          expires_ms and keep_s of these files
 -- returns  1 = recorded | 0 = the lease is lost, or these outcomes were stored before
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local bulk, token, lease_ms, before, count, bytes, part = unpack(ARGV, 1, 7)
 local key = bulk_key(bulk)
 if not renew_lease(bulk, token, lease_ms) then return 0 end

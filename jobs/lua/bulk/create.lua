@@ -6,7 +6,7 @@
 --          request}
 --          | {'file'} = the tenant has no such file | {'many'} = the tenant has too many bulk jobs
 -- Safe to send again: an existing bulk job is left as it is.
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local bulk, tenant, file, keep_s, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7]
 local listed, record = root .. ':bulks:' .. tenant, root .. ':idempotency:' .. tenant .. ':' .. ARGV[6]
 if redis.call('EXISTS', bulk_key(bulk)) == 1 then return {'new', bulk} end

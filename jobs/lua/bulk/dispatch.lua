@@ -3,7 +3,7 @@
 -- returns  {ms until the next is due (-1 = none), bulk, token, bulk, token …}
 -- A lost step may have killed its process, and so may another step beside it. From the third loss in a row on, the bulk
 -- job waits longer before each new step.
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local rotation, running_key, leased, leased_count = root .. ':bulk_due', root .. ':bulk_running', {-1}, 0
 local count, slots, lease_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local RETRY_MS = 100  -- until a tenant that may have no second step is tried again; the end of its step comes first

@@ -3,7 +3,7 @@
 --          read on from, bytes (inputs of the new jobs), retention (4 arguments); then per line that does not run: id,
 --          state, body, custom_id (JSON: a string or null). If such a line is an open job, the job ends.
 -- returns  1 = recorded | 0 = the lease is lost, or these lines were recorded before
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local bulk, retention = ARGV[1], retention_at(9)
 if not renew_lease(bulk, ARGV[2], ARGV[3]) then return 0 end
 local expanded = redis.call('HGET', bulk_key(bulk), 'expanded')

@@ -3,7 +3,7 @@
 --          fault ('1' = the step failed unexpectedly: faults in a row are counted, and no step runs before after_ms)
 -- returns  1 = recorded | 0 = the lease is lost
 -- The next step is due at once if enough outcomes have arrived.
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local bulk = ARGV[1]
 local key = bulk_key(bulk)
 if not renew_lease(bulk, ARGV[2], 0) then return 0 end

@@ -1,7 +1,7 @@
 -- Read a bulk job's oldest outcomes, up to a count and a byte limit, but at least one if there is any.
 -- ARGV     bulk, count, bytes (of all of them together)
 -- returns  the outcomes
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local key, outcomes, bytes = root .. ':bulk_outcomes:' .. ARGV[1], {}, 0
 for at = 0, ARGV[2] - 1 do
   local outcome = redis.call('LINDEX', key, at)

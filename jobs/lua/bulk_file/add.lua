@@ -3,7 +3,7 @@
 --          fields and values of the record
 -- returns  'new' | 'many' = the tenant has too many files
 -- Safe to send again: an existing file is left as it is.
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local file, tenant = ARGV[1], ARGV[2]
 if redis.call('EXISTS', file_key(file)) == 1 then return 'new' end
 if redis.call('ZCARD', root .. ':files:' .. tenant) >= tonumber(ARGV[3]) then return 'many' end

@@ -5,7 +5,7 @@
 --          {'unknown'}
 -- The file stays in `:expiring_files` until forget is called. An expired file without a record is an upload that was
 -- never completed: its content is removed, too.
--- with events, free_slots, queues, outbox, completion, bulk
+-- with events, free_slots, queues, outbox, outputs, completion, bulk
 local file, tenant = ARGV[1], ARGV[2]
 local owner, uses, bulk, kind, deleted =
   unpack(redis.call('HMGET', file_key(file), 'tenant', 'uses', 'bulk', 'kind', 'deleted'))

@@ -1,7 +1,7 @@
 -- Remove dead letters: the named ones or, without names, the expired ones and those beyond the limits.
 -- ARGV     limit (letters to remove without names), retention (4 arguments); then ids
 -- returns  the number of removed letters
--- with events, free_slots, queues, outbox, completion
+-- with events, free_slots, queues, outbox, outputs, completion
 local limit, retention, removed = tonumber(ARGV[1]), retention_at(2), 0
 local letters = dead_letter_functions(retention)
 for at = 6, #ARGV do

@@ -10,7 +10,7 @@
 --          tenant}
 -- Jobs past their deadline end as expired, unreadable ones as failed. Slots that stay free are announced for
 -- handoffs by submit. Safe to lose: jobs of a lost reply return to their queues when their leases end.
--- with events, free_slots, queues, outbox, completion, fair_share
+-- with events, free_slots, queues, outbox, outputs, completion, fair_share
 local model, version, worker, lease_ms, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local MAX_BYTES = 16 * 1024 * 1024  -- of inputs in one reply, so that it arrives soon; one job always fits
 local bytes = 0

@@ -10,7 +10,7 @@
 --            | 'replayed'  the idempotency key created this job before; created_us is 0 if its record has expired
 --            | 'mismatch'  the idempotency key belongs to another request
 --            | 'full'      too many open jobs or bytes of this model; then: jobs, bytes
---            | 'quota'     too many open jobs or bytes of this tenant; then: jobs, bytes
+--            | 'quota'     too many open jobs or bytes of this tenant; then: jobs, bytes, bytes of its kept outputs
 --            | 'broken'    the key of its queue holds another type; then: lane, tenant
 -- Safe to send again: an id that exists is answered as 'new' and left as it is.
 -- Keys that several jobs share are read and written once for all of them, because commands dominate the cost of a job.
@@ -34,9 +34,9 @@ end
 local function totals_of(model)
   if not totals[model] then
     local sums = redis.call('HMGET', root .. ':open_totals', model .. ':jobs', model .. ':bytes', model .. ':submitted',
-      'sequence')
+      'sequence', model .. ':outputs')
     totals[model] = {jobs = tonumber(sums[1]) or 0, bytes = tonumber(sums[2]) or 0, submitted = tonumber(sums[3]) or 0,
-      new = 0}
+      outputs = tonumber(sums[5]) or 0, new = 0}
     sequence = sequence or sequence_after(tonumber(sums[4]) or 0)
   end
   return totals[model]
@@ -80,8 +80,9 @@ local function accept(at)
   local is_claimed = string.find(quota, 'claimed', 1, true)
   if max_jobs then
     of_tenant = totals_of('@' .. tenant)
-    if of_tenant.jobs + 1 > tonumber(max_jobs) or of_tenant.bytes + #input > tonumber(max_bytes) then
-      return {'quota', int_text(of_tenant.jobs), int_text(of_tenant.bytes)}
+    local bytes = of_tenant.bytes + of_tenant.outputs + #input
+    if of_tenant.jobs + 1 > tonumber(max_jobs) or bytes > tonumber(max_bytes) then
+      return {'quota', int_text(of_tenant.jobs), int_text(of_tenant.bytes), int_text(of_tenant.outputs)}
     end
   end
   local queue = queue_of(model, version, lane, tenant)

@@ -1,7 +1,7 @@
 -- End queued and running jobs whose deadline has passed.
 -- ARGV     limit (jobs), retention (4 arguments)
 -- returns  the number of expired jobs
--- with events, free_slots, queues, outbox, completion
+-- with events, free_slots, queues, outbox, outputs, completion
 local expired, retention = 0, retention_at(2)
 local due = redis.call('ZRANGEBYSCORE', root .. ':deadlines', '-inf', now_ms, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do

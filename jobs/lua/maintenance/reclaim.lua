@@ -2,7 +2,7 @@
 -- ARGV     limit (jobs), max_lost_leases, latest_ms (later than this, nothing is reclaimed), retention (4 arguments)
 -- returns  {now_ms, jobs returned to their queues, jobs failed}
 -- Any number of gateways may run it at any time: each job is reclaimed once.
--- with events, free_slots, queues, outbox, completion
+-- with events, free_slots, queues, outbox, outputs, completion
 local reclaimed, failed, retention = 0, 0, retention_at(4)
 -- This call may have waited in the socket of a stopped server, during which no worker could renew its leases.
 if now_ms > tonumber(ARGV[3]) then return {now_ms, 0, 0} end

@@ -7,7 +7,7 @@
 -- The suspects form two suspect groups. Each group runs isolated and, if it kills its worker again, is halved again,
 -- until the poison job is alone. Leases are checked from the last to the first: those that are claimed or extended
 -- meanwhile move to the end, and hide none.
--- with events, free_slots, queues, outbox, completion
+-- with events, free_slots, queues, outbox, outputs, completion
 local worker, cooldown_ms, retention = ARGV[1], ARGV[4], retention_at(5)
 local suspects, model_versions, released, failed = {}, {}, 0, 0
 

@@ -1,4 +1,5 @@
--- Ends of jobs: results, dead letters, bulk outcomes, notifications (`with completion`, after `queues`, `outbox`).
+-- Ends of jobs: results, dead letters, bulk outcomes, notifications (`with completion`, after `queues`, `outbox`,
+-- `outputs`).
 -- A script gathers its writes in these tables and ends with commit(): the jobs of a batch share most of their keys.
 local notifications = {}  -- gateway → entries of jobs that became final (see notification_entry)
 local ended_ids = {}  -- ids to remove from the leases and the deadlines
@@ -25,10 +26,11 @@ local MAX_ENTRY_BYTES, MAX_NOTIFICATION_BYTES = 4096, 1024 * 1024  -- of jobs th
 local notified_bytes = 0
 local NOW_US = int_text(now_us)
 
--- Return a job for a notification: {id, its READ_FIELDS as in codec.py}, or {id} if it is large.
-local function notification_entry(id, fields, state, field, body, run)
+-- Return a job for a notification: {id, its READ_FIELDS as in codec.py}, or {id} if it is large. `body_bytes`: size of
+-- the output or error.
+local function notification_entry(id, fields, state, field, body, body_bytes, run)
   local _, _, attempts, model, _, _, v, version, lane, tenant, created, started, metadata = unpack(fields, 1, 13)
-  local bytes = #body + #(metadata or '')
+  local bytes = body_bytes + #(metadata or '')
   if bytes > MAX_ENTRY_BYTES or notified_bytes + bytes > MAX_NOTIFICATION_BYTES then return {id} end
   notified_bytes = notified_bytes + bytes
   local output, failure = field == 'output' and body, field == 'error' and body
@@ -44,10 +46,11 @@ local function make_step_due(bulk, tenant)
 end
 
 -- Add the outcome of a bulk job's line. A line's id is the id of its bulk job and eight hex digits of the line number.
-local function add_outcome(id, outcome, bytes, succeeded)
+-- `chunked`: {id, attempt, chunks} of an output in chunks.
+local function add_outcome(id, outcome, bytes, succeeded, chunked)
   local bulk = string.sub(id, 1, 26)
   ended_lines[bulk] = ended_lines[bulk] or {}
-  table.insert(ended_lines[bulk], {tonumber(string.sub(id, 27), 16), cjson.encode(outcome), bytes, succeeded})
+  table.insert(ended_lines[bulk], {tonumber(string.sub(id, 27), 16), cjson.encode(outcome), bytes, succeeded, chunked})
 end
 
 -- Write a bulk job's outcomes to `:bulk_outcomes`, once per line even if a script is sent again. A closed one takes
@@ -58,9 +61,11 @@ local function store_outcomes(bulk, lines)
   local outcomes = root .. ':bulk_outcomes:' .. bulk
   local is_open, expanded, tenant = unpack(redis.call('HMGET', key, 'open', 'expanded', 'tenant'))
   local new, bytes, succeeded = {}, 0, 0
-  for _, line in ipairs(is_open and lines or {}) do
-    if redis.call('SETBIT', done, line[1], 1) == 0 then
+  for _, line in ipairs(lines) do
+    if is_open and redis.call('SETBIT', done, line[1], 1) == 0 then
       new[#new + 1], bytes, succeeded = line[2], bytes + line[3], succeeded + (line[4] and 1 or 0)
+    elseif line[5] then
+      drop_chunks(unpack(line[5]))
     end
   end
   if #new == 0 then return end
@@ -77,6 +82,7 @@ end
 -- Write what was gathered, and notify each gateway once. Every script that ends or counts jobs calls this last.
 local function commit()
   local totals = root .. ':open_totals'
+  commit_kept()
   call_in_chunks('ZREM', root .. ':leases', ended_ids)
   call_in_chunks('ZREM', root .. ':deadlines', ended_ids)
   for field, times in pairs(event_counts) do redis.call('HINCRBY', root .. ':counts', field, times) end
@@ -175,21 +181,31 @@ end
 -- Lifetime of a bulk line's record after its end. Its outcome is in `:bulk_outcomes`; the record is only read by a
 -- finish that is sent again.
 local LINE_TTL_MS = 10000
+-- Lifetime of a line's chunks, which are deleted once its outcome is stored.
+local LINE_CHUNKS_TTL_MS = 7 * 86400000
 
 -- End a job. `field` is 'output' or 'error', `body` its JSON. A large output goes into `large_output`, so that reading
 -- the job does not read it. The input and the webhook are deleted unless `dead` keeps them. Watchers are notified in
 -- commit; the webhook's delivery is created here. `fields`: the job's JOB_FIELDS, if the script has read them; `run`:
--- {'stages', …, 'batch_size', …} of a job that was run.
-local function end_job(id, state, retention, field, body, dead, fields, run)
+-- {'stages', …, 'batch_size', …} of a job that was run. `chunks`: number of the chunks that hold the output; then `body`
+-- is its size.
+local function end_job(id, state, retention, field, body, dead, fields, run, chunks)
   local job = job_key(id)
   fields = fields or redis.call('HMGET', job, unpack(JOB_FIELDS))
   local _, _, attempts, model, watchers, size, v, version, lane, tenant, created, started, metadata, quota_mark,
     running_mark, webhook, event_log, bulk = unpack(fields, 1, #JOB_FIELDS)
   size = tonumber(size)
-  local is_large = field == 'output' and #body > MAX_INLINE_BYTES
-  redis.call('HSET', job, 'state', state, 'finished', NOW_US, is_large and 'large_output' or field, body,
-    unpack(run or {}))
-  if is_large then redis.call('HSET', job, 'output_bytes', #body) end
+  local ttl_ms = bulk and math.min(LINE_TTL_MS, retention.ttl_ms) or retention.ttl_ms
+  local bytes = chunks and tonumber(body) or #body
+  local is_large = field == 'output' and bytes > MAX_INLINE_BYTES
+  local written = (chunks and 'output_chunks') or (is_large and 'large_output') or field
+  redis.call('HSET', job, 'state', state, 'finished', NOW_US, written, chunks or body, unpack(run or {}))
+  if is_large then redis.call('HSET', job, 'output_bytes', int_text(bytes)) end
+  if chunks then expire_chunks(id, attempts, chunks, bulk and LINE_CHUNKS_TTL_MS or ttl_ms) end
+  if field == 'output' and not bulk and (is_large or quota_mark) then
+    local member = keep_output(tenant or '?', bytes, ttl_ms)
+    if is_large then redis.call('HSET', job, 'kept_as', member) end
+  end
   if model and size then change_totals(model, -1, 0 - size) end  -- 0 - x: Redis reads Lua's -0 as no integer
   if quota_mark and size then change_totals(quota_mark, -1, 0 - size) end
   if running_mark then release_running(running_mark) end
@@ -198,23 +214,24 @@ local function end_job(id, state, retention, field, body, dead, fields, run)
     dead_letter_functions(retention).add(id, int_text(size or 0), tenant)
   else
     redis.call('HDEL', job, 'watchers', 'input', 'running_mark', 'followers', 'event_log', 'webhook')
-    redis.call('PEXPIRE', job, bulk and math.min(LINE_TTL_MS, retention.ttl_ms) or retention.ttl_ms)
+    redis.call('PEXPIRE', job, ttl_ms)
   end
   ended_ids[#ended_ids + 1] = id
   local model_version = (model or '?') .. ':' .. (version or '?')
   count_event('finished', model_version .. ':' .. state)
   if dead then count_event('faults', model_version) end
   if bulk then
-    local output, failure = field == 'output' and body, field == 'error' and body
+    local output, failure = field == 'output' and not chunks and body, field == 'error' and body
     local outcome = {id, bulk, v, state, model, version, lane, tenant, created, attempts, started,
       NOW_US, metadata, output, failure, run and run[2] or false, run and run[4] or false}
-    add_outcome(id, outcome, #body - (size or 0), state == 'succeeded')
+    if chunks then outcome[18], outcome[19] = int_text(bytes), chunks end
+    add_outcome(id, outcome, bytes - (size or 0), state == 'succeeded', chunks and {id, attempts, chunks})
   end
   if event_log then publish_state(id, state, nil, event_log) end
   if webhook then delivery_written = deliver_end(id, state, webhook) and true or delivery_written end
   for gateway in string.gmatch(watchers or '', '[^ ]+') do
     notifications[gateway] = notifications[gateway] or {}
-    table.insert(notifications[gateway], notification_entry(id, fields, state, field, body, run))
+    table.insert(notifications[gateway], notification_entry(id, fields, state, field, body, bytes, run))
   end
 end
 

@@ -7,7 +7,7 @@
 --          the first), these ms, limit of open deliveries of the tenant (beyond it the oldest waiting ones fail)
 -- returns  0 = the lease is lost, nothing was recorded | 1 = recorded | 2 = recorded, and the endpoint begins to fail
 --          | 3 = recorded, and the endpoint is healthy again | 4 = recorded, and the endpoint is paused from now on
--- with events, outbox, delivery_log
+-- with events, outbox, outputs, delivery_log
 local delivery, token, verdict, entry, after_ms, rest_ms, slow, concurrency, pause_after_ms, pause_ms, log_limit,
   ttl_ms, result_ttl_ms, bucket, first_ms, tenant_limit = unpack(ARGV)
 local endpoint, current_token, job, tenant =
@@ -29,6 +29,18 @@ local function record_failure()
   if tonumber(rest_ms) > 0 then redis.call('HSET', health, 'not_before', int_text(now_ms + rest_ms)) end
   if now_ms - redis.call('HGET', health, 'failing_since') >= tonumber(pause_after_ms) then
     if redis.call('HSET', health, 'paused_until', int_text(now_ms + pause_ms)) == 1 then result = 4 end
+  end
+end
+
+-- Let a job live longer, with its output.
+local function extend_job(id, ttl_ms)
+  local bytes, chunks, attempt, member = unpack(job_fields(id, 'output_bytes', 'output_chunks', 'attempts', 'kept_as'))
+  redis.call('PEXPIRE', job_key(id), int_text(ttl_ms))
+  expire_chunks(id, attempt, chunks or 0, ttl_ms)
+  if bytes and member and redis.call('HEXISTS', root .. ':kept_output_bytes', member) == 1 then
+    change_kept(member, 0 - bytes)
+    redis.call('HSET', job_key(id), 'kept_as', keep_output(string.match(member, ' (.*)$'), tonumber(bytes), ttl_ms))
+    commit_kept()
   end
 end
 
@@ -57,7 +69,7 @@ else
   -- The job that the payload links to stays as long as there are attempts.
   local job_ttl_ms = redis.call('PTTL', job_key(job))
   if job_ttl_ms > 0 and job_ttl_ms < after_ms + result_ttl_ms then
-    redis.call('PEXPIRE', job_key(job), int_text(after_ms + result_ttl_ms))
+    extend_job(job, after_ms + result_ttl_ms)
   end
 end
 reschedule(endpoint)

@@ -108,6 +108,7 @@ def test_the_card_of_squeezenet(squeezenet: Model) -> None:
         "limits": {"max_pixels": 50_000_000},
         "raw_bytes": None,
         "deadline_ms": None,
+        "max_output_bytes": 64 << 20,
         "labels": 1000,
     }
 

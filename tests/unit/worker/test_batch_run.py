@@ -47,8 +47,11 @@ class Faulty:
             raise RunFailed("failed to allocate", "memory")
         return {"y": arrays["x"] + 1}
 
-    def postprocess(self, outputs: Mapping[str, Array], _parameters: Mapping[str, Any]) -> dict[str, Any]:
-        return {"y": outputs["y"].tolist()}
+    def encode(self, outputs: Mapping[str, Array], _parameters: Mapping[str, Any], _chunk_bytes: int) -> list[bytes]:
+        return [b'{"y":[%f]}' % outputs["y"][0]]
+
+    def has_large_output(self, _outputs: Mapping[str, Array]) -> bool:
+        return False
 
 
 def items(*values: int, expires_at: float = float("inf"), retries: int = 0) -> list[WorkItem]:

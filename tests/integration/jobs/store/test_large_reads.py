@@ -81,7 +81,7 @@ async def test_a_large_output_is_read_by_itself_over_another_connection(bench: S
     assert job is not None
     assert (job.state, job.output, job.output_bytes) == (State.SUCCEEDED, None, len(LARGE))
     assert (await bench.store.with_output(job)).output == LARGE
-    assert (last_commands(bench)[small], last_commands(bench)[large]) == ("hmget", "hget")
+    assert (last_commands(bench)[small], last_commands(bench)[large]) == ("hmget", "hmget")
 
 
 async def test_a_small_output_comes_with_its_job(bench: StoreBench) -> None:

@@ -127,7 +127,7 @@ async def _wrong_loads(world: World) -> list[str]:
         counted = {
             name.decode(): int(count)
             for name, count in record.items()
-            if name != b"sequence" and not name.endswith(b":submitted") and int(count)
+            if name not in {b"sequence", b"outputs"} and not name.endswith((b":submitted", b":outputs")) and int(count)
         }
         wanted = {name: n for (where, name), n in world.ledger.loads.items() if where == shard and n}
         for tenant in TENANTS:

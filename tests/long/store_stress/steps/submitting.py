@@ -141,8 +141,8 @@ def _take_accepted(
         ledger.jobs[job.id].watchers.add(call.gateway)
 
 
-def _room(world: World, job: Submission) -> dict[str, bool]:
-    """Whether each limit leaves room for this job."""
+def _room(world: World, job: Submission, kept: int = 0) -> dict[str, bool]:
+    """Whether each limit leaves room for this job. `kept`: bytes of outputs that the store counts for its tenant."""
     s, loads, shard = world.settings, world.ledger.loads, int(job.id[:2])
     limits = world.tenants.limits(job.tenant)
     share = [max(1, cap // s.shards) for cap in (s.max_jobs, s.max_input_bytes)]
@@ -152,7 +152,7 @@ def _room(world: World, job: Submission) -> dict[str, bool]:
         "queue_full": loads[shard, f"{job.model}:jobs"] + 1 <= most
         and loads[shard, f"{job.model}:bytes"] + size <= most_bytes,
         "quota_exceeded": loads[shard, f"{whose}:jobs"] + 1 <= world.quota_of_shard(limits.jobs)
-        and loads[shard, f"{whose}:bytes"] + size <= world.quota_of_shard(limits.bytes),
+        and loads[shard, f"{whose}:bytes"] + kept + size <= world.quota_of_shard(limits.bytes),
     }
 
 
@@ -165,8 +165,11 @@ def _may_refuse(world: World, job: Submission, verdict: JitneyError, call: Call)
         return True
     if isinstance(verdict, Refused):
         return verdict.code == "body_too_large" and len(job.input) > _most_bytes(world, job)
-    is_limit = isinstance(verdict, (QueueFull, OverLimit))
-    return is_limit and not _room(world, job)[verdict.code] and len(job.input) <= _most_bytes(world, job)
+    is_limit, kept = isinstance(verdict, (QueueFull, OverLimit)), int(verdict.details.get("output_bytes", 0))
+    ended = [one for one in world.ledger.jobs.values() if one.is_final and one.sub.tenant == job.tenant]
+    if kept > sum(len(one.body) for one in ended):
+        return False
+    return is_limit and not _room(world, job, kept)[verdict.code] and len(job.input) <= _most_bytes(world, job)
 
 
 def _most_bytes(world: World, job: Submission) -> int:

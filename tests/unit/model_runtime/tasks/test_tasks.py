@@ -1,5 +1,6 @@
 """What the two built-in tasks accept, refuse and return, without a runtime."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from jobs.contract import tensors
 from jobs.contract.errors import Refused
+from model_runtime.output_encoding import encode_output
 from model_runtime.spec.model_toml import ModelError, ModelSpec
 from model_runtime.tasks import Task, load_task
 from model_runtime.tensor_spec import TensorSpec
@@ -128,7 +130,7 @@ def test_unknown_parameters_are_refused_with_the_known(tmp_path: Path) -> None:
     refused = refusal(image_task(tmp_path), "image", png(tmp_path), {"topk": 1})
     assert (refused.code, refused.details["allowed"]) == ("invalid_request", ["top_k"])
     assert "'topk'; allowed: top_k" in refused.message
-    assert "allowed: none" in refusal(tensor_task(CLASSES), "raw", bytes(16), {"x": 1}).message
+    assert "allowed: encoding" in refusal(tensor_task(CLASSES), "raw", bytes(16), {"x": 1}).message
 
 
 def test_tensors_are_mapped_not_copied() -> None:
@@ -183,9 +185,8 @@ def test_raw_bytes_are_the_one_fixed_tensor() -> None:
 
 def test_values_json_cannot_carry_are_null() -> None:
     task = load_task(ModelSpec(task="tensor"), Path(), [CLASSES], [CLASSES, TensorSpec("flags", "BOOL", (2,))])
-    shown = task.postprocess(
-        {"scores": np.array([[1.5, np.nan], [np.inf, -2]], "f4"), "flags": np.array([True, False])}, {}
-    )
+    outputs = {"scores": np.array([[1.5, np.nan], [np.inf, -2]], "f4"), "flags": np.array([True, False])}
+    shown = json.loads(b"".join(encode_output(task.postprocess(outputs, {}), 1 << 20, 1 << 20)))
     assert shown == {
         "tensors": {
             "scores": {"datatype": "FP32", "shape": [2, 2], "data": [1.5, None, None, -2.0]},

@@ -1,0 +1,122 @@
+"""Large outputs in Redis: written in chunks before the outcome that names them, read piece by piece.
+
+An output of at most 16 kB lies in the job's record, one of at most a chunk in a field of its own, a larger one in the
+keys `:output:<id>:<attempt>:<number>`. Chunks travel on the connection of large calls, a few at a time, so that claims,
+lease renewals and small outcomes never wait behind them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from jobs.contract.errors import JitneyError, StoreFull, StoreUnavailable
+from jobs.contract.job import Job, Outcome
+from jobs.contract.lifecycle import State
+from jobs.redis_client import keys
+from jobs.redis_client.client import RedisClient
+from jobs.redis_client.pipelined_connection import pack_large
+from jobs.store import codec
+
+MAX_WRITES: Final = 2  # chunks of one process that are on their way to Redis at a time
+OUTAGE_PAUSE_S: Final = 0.2
+LEASES_TO_FINISH: Final = 10  # chunks whose outcome never comes expire after so many leases
+LUA_CHUNKS: Final = 1000  # keys per command
+
+
+class OutputGone(Exception):
+    """The output is no longer kept, or part of it was lost with its server."""
+
+
+class OutputWriter:
+    """Writes the chunks of large outputs, in turn with other outputs of this process."""
+
+    def __init__(self, connection: RedisClient, lease_s: float) -> None:
+        self._connection, self._lease_s = connection, lease_s
+        self._ttl_ms = int(LEASES_TO_FINISH * lease_s * 1000)
+        self._slots = asyncio.Semaphore(MAX_WRITES)
+
+    async def write(self, outcome: Outcome, is_needed: Callable[[], bool]) -> Outcome | None:
+        """Write the chunks of an outcome; return the outcome that names them, or a failed one if Redis is full.
+
+        Returns None, and leaves no chunk, once `is_needed` returns False. Raises StoreUnavailable if Redis is away for
+        longer than a lease.
+        """
+        writes = [self._write_chunk(outcome, number, is_needed) for number in range(len(outcome.chunks))]
+        tasks = [asyncio.ensure_future(write) for write in writes]
+        try:
+            are_written = await asyncio.gather(*tasks)
+        except BaseException as error:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._drop(outcome)
+            if isinstance(error, StoreFull):
+                return _not_stored(outcome)
+            raise
+        if not all(are_written):
+            await self._drop(outcome)
+            return None
+        size = sum(map(len, outcome.chunks))
+        return outcome._replace(body=b"", chunks=(), chunk_count=len(outcome.chunks), chunked_bytes=size)
+
+    async def _write_chunk(self, outcome: Outcome, number: int, is_needed: Callable[[], bool]) -> bool:
+        async with self._slots:
+            give_up_at = asyncio.get_running_loop().time() + self._lease_s
+            key = keys.output(outcome.id, outcome.attempt, number)
+            while is_needed():
+                try:
+                    command = pack_large(("SET", key, outcome.chunks[number], "PX", self._ttl_ms))
+                    await self._connection.pipeline([command], large=True)
+                except StoreFull:
+                    raise
+                except StoreUnavailable:
+                    if asyncio.get_running_loop().time() > give_up_at:
+                        raise
+                    await asyncio.sleep(OUTAGE_PAUSE_S)
+                else:
+                    return True
+            return False
+
+    async def _drop(self, outcome: Outcome) -> None:
+        try:
+            await drop_chunks(self._connection, outcome.id, outcome.attempt, len(outcome.chunks))
+        except StoreUnavailable:  # then they expire
+            return
+
+
+def _not_stored(outcome: Outcome) -> Outcome:
+    size = sum(map(len, outcome.chunks))
+    error = JitneyError("output_not_stored", f"Redis has no memory for this output of {size} bytes: send the job later")
+    return outcome._replace(state=State.FAILED, body=codec.error_body(error), chunks=())
+
+
+async def drop_chunks(connection: RedisClient, job_id: str, attempt: int, count: int) -> None:
+    """Delete the chunks of an output. Raises StoreUnavailable."""
+    names = [keys.output(job_id, attempt, number) for number in range(count)]
+    for first in range(0, count, LUA_CHUNKS):
+        await connection.command("UNLINK", *names[first : first + LUA_CHUNKS])
+
+
+async def read_pieces(connection: RedisClient, job: Job) -> AsyncIterator[bytes]:
+    """Yield a job's output, at most a chunk at a time. Raises OutputGone, StoreUnavailable."""
+    if job.output is not None:
+        yield job.output
+        return
+    fields = ("large_output", "output_chunks")
+    ((whole, count),) = await connection.pipeline([("HMGET", keys.job(job.id), *fields)], large=True)
+    if whole is not None:
+        yield whole
+        return
+    if count is None:
+        raise OutputGone
+    async for piece in read_chunks(connection, job.id, job.attempts, int(count)):
+        yield piece
+
+
+async def read_chunks(connection: RedisClient, job_id: str, attempt: int, count: int) -> AsyncIterator[bytes]:
+    """Yield the chunks of an output. Raises OutputGone, StoreUnavailable."""
+    for number in range(count):
+        (piece,) = await connection.pipeline([("GET", keys.output(job_id, attempt, number))], large=True)
+        if piece is None:
+            raise OutputGone
+        yield piece
