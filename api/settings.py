@@ -36,6 +36,9 @@ class GatewaySettings(AddressPolicySettings):
         gt=0,
         description="maximum bytes of request bodies in memory at a time; the process needs four times as much",
     )
+    max_buffered_output_bytes: int = Field(
+        128 << 20, gt=0, description="maximum bytes of large outputs in memory that are being sent"
+    )
     max_jobs_per_request: int = Field(1000, gt=0, description="maximum number of jobs in one request")
     memory_watermark: float = Field(
         0.8, gt=0, le=1, description="share of the queue server's memory above which new jobs are refused"

@@ -55,7 +55,7 @@ class Worker:
         self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
         channels = [keys.wake_channel(self.id), keys.INVALIDATION]
         self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
-        output_writer = OutputWriter(store.connection, store.settings.lease_s)
+        output_writer = OutputWriter(store.connection, store.settings.lease_s, store.settings.output_watermark)
         resources = WorkerResources(
             self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads, output_writer
         )

@@ -49,7 +49,9 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", SingleWriteTransport(cast("asyncio.Transport", transport))))
         self.flow = self._flow = HoldingFlowControl(self.transport)
-        self._extensions: dict[str, dict[object, object]] = {single_write.WHOLE_RESPONSE: {"evict": self.evict}}
+        self._extensions: dict[str, dict[object, object]] = {
+            single_write.WHOLE_RESPONSE: {"evict": self.evict, "is_closing": self.transport.is_closing}
+        }
         self._framing, self._held = RequestSplitter(), b""
         self._is_request_complete = True  # received to its end; also true before the first request
         self._is_upgrade = self._drops_body = False

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
@@ -18,6 +18,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
+R = TypeVar("R")  # a kind of response
 
 INTERNAL_ERROR: Final = "unexpected error in the gateway; its log has the details"
 RETRY_AFTER_HEADER: Header = (b"retry-after", b"1")  # seconds until the caller should read the job again
@@ -116,7 +117,7 @@ def with_headers(send: Send, headers: Sequence[Header]) -> Send:
     return send_with_headers
 
 
-async def catch_errors(response: Awaitable[HttpResponse], path: str) -> HttpResponse:
+async def catch_errors(response: Awaitable[R], path: str) -> R | HttpResponse:
     """Await a response; turn any exception into an error response."""
     try:
         return await response

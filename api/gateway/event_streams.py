@@ -6,21 +6,23 @@ of Redis ends the stream. Its reader then reconnects.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 import orjson
 
 from api.auth.authentication import Caller
+from api.gateway.output_streams import OutputStreams, enclose
 from jobs.contract.errors import OverLimit, Refused, StoreUnavailable
 from jobs.contract.job import Job
-from jobs.contract.job_view import job_view
+from jobs.contract.job_view import job_view, linked_view, split_view
 from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.periodic_refresh import PeriodicRefresh
 from jobs.store import events
 from jobs.store.codec import read_notification
 from jobs.store.job_store import JobStore
+from jobs.store.outputs import OutputGone
 
 log = logging.getLogger("jitney.api")
 
@@ -38,8 +40,11 @@ Stream = AsyncGenerator[bytes]
 class EventStreams(PeriodicRefresh):
     """The event streams that this gateway process serves."""
 
-    def __init__(self, store: JobStore, gateway_id: str, keepalive_s: float, max_streams: int) -> None:
+    def __init__(
+        self, store: JobStore, gateway_id: str, keepalive_s: float, max_streams: int, outputs: OutputStreams
+    ) -> None:
         super().__init__(log, "refresh the listening tenants")
+        self._outputs = outputs
         self._store, self._gateway, self._keepalive_s, self._max_streams = store, gateway_id, keepalive_s, max_streams
         self._jobs: dict[str, set[asyncio.Event]] = {}
         self._tenants: dict[str, set[asyncio.Event]] = {}
@@ -72,8 +77,18 @@ class EventStreams(PeriodicRefresh):
 
     # ---- streams
 
-    async def stream_job(self, caller: Caller, job_id: str, last: int, is_known: Callable[[Caller], bool]) -> Stream:
-        """Yield each state change of a job after the `last` one, and end after its final state."""
+    async def stream_job(
+        self,
+        caller: Caller,
+        job_id: str,
+        last: int,
+        is_known: Callable[[Caller], bool],
+        evict: Callable[[], None] | None = None,
+    ) -> Stream:
+        """Yield each state change of a job after the `last` one, and end after its final state.
+
+        `evict` ends the request when the memory of a large output that it reads slowly is needed for other tenants.
+        """
         with self._stream(caller.tenant, self._jobs, job_id) as changed, suppress(StoreUnavailable):
             yield RETRY_FIELD
             while not self._closed and is_known(caller):
@@ -81,12 +96,13 @@ class EventStreams(PeriodicRefresh):
                 job, changes = await events.follow_job(self._store, job_id, self._gateway)
                 if job is None:
                     return
-                with suppress(Refused):  # its output has expired
-                    job = await self._store.with_output(job)
                 for change in changes[last:]:
-                    yield _encode_event(
-                        str(change.ordinal), change.state, _view(job, change.state, is_last=change is changes[-1])
-                    )
+                    is_last, name = change is changes[-1], str(change.ordinal)
+                    if is_last and job.output_bytes and job.output is None:
+                        async for part in self._large_event(caller.tenant, name, job, evict):
+                            yield part
+                    else:
+                        yield _encode_event(name, change.state, _view(job, change.state, is_last=is_last))
                 last = max(last, len(changes))
                 if job.is_final:
                     return
@@ -111,6 +127,20 @@ class EventStreams(PeriodicRefresh):
                     yield _encode_event(position, entry.state, {"id": entry.job_id, "status": entry.state})
                 if not entries and not await self._next(changed):
                     yield KEEPALIVE
+
+    async def _large_event(
+        self, tenant: str, name: str, job: Job, evict: Callable[[], None] | None
+    ) -> AsyncIterator[bytes]:
+        """Yield the event with a job's large output in parts, or with a link to it if it cannot be read now."""
+        try:
+            share, pieces = await self._outputs.open(tenant, job, evict)
+        except (Refused, OverLimit):
+            yield _encode_event(name, job.state, linked_view(job))
+            return
+        head, tail = split_view(lambda marked: _encode_event(name, marked.state, job_view(marked)), job)
+        with share, suppress(OutputGone):  # then the stream ends within the event, which its reader drops
+            async for part in enclose(head, pieces, tail):
+                yield part
 
     @contextmanager
     def _stream(self, tenant: str, waiting: dict[str, set[asyncio.Event]], key: str) -> Iterator[asyncio.Event]:

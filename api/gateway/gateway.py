@@ -15,6 +15,7 @@ from api.gateway import maintenance
 from api.gateway.event_streams import EventStreams
 from api.gateway.job_waiters import JobWaiters
 from api.gateway.memory_watermark import MemoryWatermark
+from api.gateway.output_streams import PIECES_HELD, OutputStreams
 from api.gateway.retry_after import RetryAfterEstimator
 from api.gateway.rollout_controller import RolloutController
 from api.gateway.submit_coalescer import SubmitCoalescer
@@ -56,10 +57,10 @@ class Gateway:
         self.bulk, self.storage = bulk, open_storage(bulk.bulk_store)
         self.callers = Authenticator(store.connection, settings.allow_anonymous, on_loopback=on_loopback)
         self.catalog = ModelCatalog(store.connection, settings.default_model)
-        self.waiting, self.submits = JobWaiters(store), SubmitCoalescer(store)
-        self.events = EventStreams(store, self.id, settings.sse_keepalive_s, settings.max_streams)
-        self.retry_after, self.watermark = RetryAfterEstimator(), MemoryWatermark(settings.memory_watermark)
         self._create_budgets(settings)
+        self.waiting, self.submits = JobWaiters(store), SubmitCoalescer(store)
+        self.events = EventStreams(store, self.id, settings.sse_keepalive_s, settings.max_streams, self.outputs)
+        self.retry_after, self.watermark = RetryAfterEstimator(), MemoryWatermark(settings.memory_watermark)
         self.address_policy = settings.address_policy()
         process = Process.this("gateway", self.id, settings, store.settings, bulk)
         self.agreement = SettingsAgreement(
@@ -86,6 +87,13 @@ class Gateway:
         self.requests = TenantBudget(
             max(1, settings.max_connections * 9 // 10), "requests in progress", too_many, largest=1
         )
+        budget = TenantBudget(
+            settings.max_buffered_output_bytes,
+            "bytes of large outputs that are being sent",
+            too_many,
+            largest=PIECES_HELD * self.store.settings.output_chunk_bytes,
+        )
+        self.outputs = OutputStreams(self.store, budget)
         self.awaited = TenantBudget(
             settings.max_waiters, "awaited jobs", too_many, largest=settings.max_jobs_per_request
         )
@@ -167,7 +175,10 @@ class Gateway:
         return self.bodies.hold(request.tenant, request.evict)
 
     async def wait(self, tenant: str, job_id: str, wait_s: float) -> Job:
-        """Return a job once it is final or `wait_s` is over; raises Refused if it does not belong to the tenant."""
+        """Return a job once it is final or `wait_s` is over, without a large output.
+
+        Raises Refused if it does not belong to the tenant.
+        """
         future = self.waiting.expect(self._check_job_id(job_id))
         try:
             job = self._check_owner(tenant, job_id, await self.store.wait(job_id, self.id))
@@ -176,15 +187,15 @@ class Gateway:
             raise
         if job.is_final:
             self.waiting.forget(job_id, future)
-            return await self.store.with_output(job)
+            return job
         self.waiting.confirm(job_id)
         ended = await self.waiting.wait_until_final(job_id, future, wait_s)
-        return await (self.read(tenant, job_id) if ended is None else self.store.with_output(ended))
+        return await self.read(tenant, job_id) if ended is None else ended
 
     async def read(self, tenant: str, job_id: str) -> Job:
-        """Return a job in its current state; raises Refused if it does not belong to the tenant."""
+        """Return a job as it is, without a large output; raises Refused if it does not belong to the tenant."""
         (job,) = await self.store.read([self._check_job_id(job_id)])
-        return await self.store.with_output(self._check_owner(tenant, job_id, job))
+        return self._check_owner(tenant, job_id, job)
 
     async def cancel(self, tenant: str, job_id: str) -> Job:
         """Cancel a job; raises Refused if it is unknown or final."""

@@ -18,7 +18,7 @@ from jobs.metrics import cpu_time, server_memory
 from jobs.metrics.server_memory import ServerMemory
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.outage_log import OutageLog
-from jobs.store import maintenance
+from jobs.store import maintenance, outputs
 from jobs.store.job_store import JobStore
 from jobs.store.maintenance import SweepResult
 
@@ -67,10 +67,11 @@ def describe_sweep(swept: SweepResult) -> str:
 async def watch_server(
     retry_after: RetryAfterEstimator, watermark: MemoryWatermark, store: JobStore, interval_s: float
 ) -> None:
-    """Read the job counts and the server's memory periodically until cancelled."""
+    """Read the job counts, the bytes of kept outputs and the server's memory periodically until cancelled."""
     while True:
         with suppress(StoreUnavailable):
             retry_after.observe(await store.counts(), time.monotonic())
+            watermark.output_bytes = (await outputs.count_kept_bytes(store.connection, store.settings.shards))[""]
             update_watermark(watermark, await server_memory.read_server_memory(store.connection))
         await asyncio.sleep(interval_s)
 

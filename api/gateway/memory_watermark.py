@@ -15,6 +15,7 @@ class MemoryWatermark:
     def __init__(self, share: float) -> None:
         self._share = share
         self._memory = ServerMemory(0, 0)
+        self.output_bytes = 0  # of kept outputs, as of the last look
 
     def observe(self, memory: ServerMemory) -> None:
         """Set the server's current memory usage."""
@@ -27,5 +28,7 @@ class MemoryWatermark:
         if not limit or used < mark:
             return None
         refused = "bulk jobs" if lane == "bulk" else "jobs"
-        message = f"the queue's server uses {used} of {limit} bytes of memory; new {refused} are accepted below {mark}"
+        outputs = f", {self.output_bytes} of them for outputs" if self.output_bytes else ""
+        message = f"the queue's server uses {used} of {limit} bytes of memory{outputs}"
+        message += f"; new {refused} are accepted below {mark}"
         return QueueFull(message, used_bytes=used, limit_bytes=mark, retry_after_s=RETRY_AFTER_S)

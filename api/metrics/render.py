@@ -15,7 +15,7 @@ from jobs.metrics import cpu_time, server_memory
 from jobs.metrics import histograms as stats
 from jobs.models import version_routing
 from jobs.redis_client import durability
-from jobs.store import dead_letters
+from jobs.store import dead_letters, outputs
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -63,6 +63,15 @@ async def render(gateway: Gateway) -> bytes:
         GaugeMetricFamily("jitney_dead_letters", "Stored dead letters", value=dead_letter_count),
         GaugeMetricFamily("jitney_dead_letter_bytes", "Bytes of their inputs", value=dead_letter_bytes),
     ]
+    limited = gateway.store.tenants.with_byte_quota()
+    kept = await outputs.count_kept_bytes(gateway.store.connection, gateway.store.settings.shards, limited)
+    of_tenants = GaugeMetricFamily("jitney_tenant_output_bytes", "Bytes of kept outputs of a tenant", labels=["tenant"])
+    for tenant in limited:
+        of_tenants.add_metric([tenant], kept[tenant])
+    kept_outputs = [
+        GaugeMetricFamily("jitney_output_bytes", "Bytes of kept outputs that are counted", value=kept[""]),
+        of_tenants,
+    ]
     server = await server_memory.read_server_memory(gateway.store.connection)
     memory = [
         GaugeMetricFamily("jitney_server_memory_used_bytes", "Memory that Redis uses", value=server.used_bytes),
@@ -87,6 +96,7 @@ async def render(gateway: Gateway) -> bytes:
                 shares,
                 workers,
                 *dead,
+                *kept_outputs,
                 *memory,
                 unsafe,
                 spent,

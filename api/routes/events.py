@@ -29,7 +29,9 @@ def router(gateway: Gateway) -> APIRouter:
         job, changes = await events.follow_job(gateway.store, job_id, gateway.id)
         if job is not None and job.is_final and int(last or 0) >= len(changes):
             return Response(status_code=204)  # 204 stops a browser from reconnecting after the end
-        return _stream_response(streams.stream_job(caller, job_id, int(last or 0), is_known))
+        return _stream_response(
+            streams.stream_job(caller, job_id, int(last or 0), is_known, Request(request.scope).evict)
+        )
 
     @routes.get("/v1/events", summary="Follow all own jobs, by server-sent events")
     async def follow_all(request: HttpRequest) -> Response:

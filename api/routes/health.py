@@ -87,6 +87,7 @@ async def check_ready(gateway: Gateway) -> HttpResponse:
         body["reason"] = "no worker could load a model" if cluster.workers else "no worker is alive"
     if refusal := gateway.watermark.refusal("interactive"):
         body["refusing"] = f"new jobs: {refusal}"  # still ready: accepted jobs go on, and callers read them
+    body["output_bytes"] = gateway.watermark.output_bytes
     body["warnings"] = config_differences.warnings(gateway)
     return HttpResponse(200, orjson.dumps(body | describe_queue(gateway)))
 

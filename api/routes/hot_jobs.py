@@ -1,4 +1,4 @@
-"""Checks access and limits of every request, and serves the hot routes (submit and read a job) without FastAPI.
+"""Checks access and limits of every request; serves the hot routes (submit and read jobs) without FastAPI.
 
 FastAPI's router, validation and response classes cost several times the work of these routes (docs/decisions/0004).
 `api/openapi/document.py` adds them to the OpenAPI document.
@@ -13,7 +13,6 @@ from api.asgi.responses import (
     RETRY_AFTER_HEADER,
     App,
     Header,
-    HttpResponse,
     Receive,
     Scope,
     Send,
@@ -25,10 +24,12 @@ from api.asgi.responses import (
 from api.asgi.tenant_budgets import BudgetShare
 from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
+from api.gateway.job_responses import Response, job_response, output_response, submitted_job_response
 from api.submission import multi_job
 from api.submission.parsing import read_job_request
 from api.submission.submit import Submitted, submit_many, submit_one, wait_for_outcome
 from jobs.contract.errors import JitneyError, Refused
+from jobs.contract.job import Job
 from jobs.contract.job_view import job_view
 from jobs.contract.lifecycle import State
 
@@ -36,7 +37,7 @@ JOBS_PATH = "/v1/jobs"
 
 
 class HotRoutes:
-    """ASGI wrapper: checks access to all routes, then serves the two hot routes and passes the others to the app."""
+    """ASGI wrapper: checks access to all routes, then serves the hot routes and passes the others to the app."""
 
     def __init__(self, app: App, gateway: Gateway) -> None:
         self._app, self._gateway = app, gateway
@@ -64,16 +65,19 @@ class HotRoutes:
             if path == JOBS_PATH and method == "POST":
                 response = await catch_errors(post_job(self._gateway, request, receive), path)
                 return await response.send(scope, send)
-            if method == "GET" and path.startswith(JOBS_PATH + "/") and "/" not in path[len(JOBS_PATH) + 1 :]:
-                response = await catch_errors(get_job(self._gateway, request), path)
-                return await response.send(scope, send)
+            if method == "GET" and path.startswith(JOBS_PATH + "/"):
+                job_id, separator, part = path[len(JOBS_PATH) + 1 :].partition("/")
+                if not separator or part == "output":
+                    get = get_output if separator else get_job
+                    response = await catch_errors(get(self._gateway, request, job_id), path)
+                    return await response.send(scope, send)
             return await self._app(scope, receive, send)
         finally:
             if budget_share is not None:
                 budget_share.resize(0)
 
 
-async def post_job(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
+async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Response:
     """Handle `POST /v1/jobs`: 202 with the jobs, or with `Prefer: wait=N` 200 if they are final within N seconds."""
     settings = gateway.settings
     prefer = request.header(b"prefer")
@@ -83,12 +87,14 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Http
     with gateway.awaited.hold(request.tenant, request.evict) as awaited:
         submitted = await _submit_body(gateway, request, receive, awaited if wait_s else None)
         if not isinstance(submitted, Submitted):
-            return await multi_job.respond_to_many(gateway, submitted, wait_s, headers)
+            return await multi_job.respond_to_many(gateway, request, submitted, wait_s, headers)
     job = await wait_for_outcome(gateway, submitted, wait_s)
     headers.append((b"location", f"{JOBS_PATH}/{job.id}".encode()))
     if submitted.accepted.replayed:
         headers.append((b"idempotent-replayed", b"true"))
-    return submit_response(orjson.dumps(job_view(job)), headers, is_final=wait_s > 0 and job.is_final)
+    if wait_s > 0 and job.is_final:
+        return await submitted_job_response(gateway, request, job, headers)
+    return submit_response(orjson.dumps(job_view(job)), headers, is_final=False)
 
 
 async def _submit_body(
@@ -109,15 +115,23 @@ async def _submit_body(
         return await submit_one(gateway, request.tenant, await read_job_request(request, body), key, waits=waits)
 
 
-async def get_job(gateway: Gateway, request: Request) -> HttpResponse:
+async def get_job(gateway: Gateway, request: Request, job_id: str) -> Response:
     """Handle `GET /v1/jobs/{id}`: the current job, or with `?wait=N` the job once it is final or N seconds are over."""
-    job_id = request.path[len(JOBS_PATH) + 1 :]
-    wait_text = request.query("wait").get("wait")
-    wait_s = _wait_seconds(wait_text, gateway.settings.max_wait_s) if wait_text is not None else 0
-    job = await (gateway.wait(request.tenant, job_id, wait_s) if wait_s else gateway.read(request.tenant, job_id))
+    job = await _read_job(gateway, request, job_id)
     position = await gateway.store.position(job) if job.state == State.QUEUED else None
     headers = () if job.is_final else (RETRY_AFTER_HEADER,)
-    return HttpResponse(200, orjson.dumps(job_view(job, position)), headers)
+    return await job_response(gateway, request, job, headers, position)
+
+
+async def get_output(gateway: Gateway, request: Request, job_id: str) -> Response:
+    """Handle `GET /v1/jobs/{id}/output`: the output alone, in the form that Accept names; `?wait=N` as above."""
+    return await output_response(gateway, request, await _read_job(gateway, request, job_id))
+
+
+async def _read_job(gateway: Gateway, request: Request, job_id: str) -> Job:
+    wait_text = request.query("wait").get("wait")
+    wait_s = _wait_seconds(wait_text, gateway.settings.max_wait_s) if wait_text is not None else 0
+    return await (gateway.wait(request.tenant, job_id, wait_s) if wait_s else gateway.read(request.tenant, job_id))
 
 
 @cache_short(64)

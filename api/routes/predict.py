@@ -31,7 +31,10 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpR
     if not job.is_final:
         message = f"the job is not final within {settings.predict_wait_s:g} s and goes on: read it at /v1/jobs/{job.id}"
         raise Refused("wait_over", message, job=job.id, limit_s=settings.predict_wait_s)
-    return HttpResponse(200, orjson.dumps({"success": True, "predictions": _predictions(job)}))
+    with gateway.outputs.hold(request.tenant, request.evict) as share:
+        share.grow(job.output_bytes or 0)
+        predictions = _predictions(await gateway.store.with_output(job))
+    return HttpResponse(200, orjson.dumps({"success": True, "predictions": predictions}))
 
 
 async def _submit_form(gateway: Gateway, request: Request, receive: Receive) -> Submitted:

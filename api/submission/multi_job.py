@@ -12,13 +12,14 @@ import orjson
 
 from api.asgi.request import Request
 from api.asgi.responses import Header, HttpResponse, error_response, submit_response
+from api.asgi.tenant_budgets import BudgetShare
 from api.gateway.gateway import Gateway
 from api.submission.parsing import NDJSON
 from api.submission.submit import Submitted, wait_for_outcomes
-from jobs.contract.errors import JitneyError, Refused
+from jobs.contract.errors import JitneyError, OverLimit, Refused
 from jobs.contract.job import LANES, Job
 from jobs.contract.job_request import JobRequest, read_json_job
-from jobs.contract.job_view import job_view
+from jobs.contract.job_view import job_view, linked_view
 from jobs.contract.json_reader import BLANK, read_json
 
 log = logging.getLogger("jitney.api")
@@ -79,7 +80,11 @@ def _too_many(count: str, limit: int) -> Refused:
 
 
 async def respond_to_many(
-    gateway: Gateway, submitted: list[Submitted | JitneyError], wait_s: float, headers: list[Header]
+    gateway: Gateway,
+    request: Request,
+    submitted: list[Submitted | JitneyError],
+    wait_s: float,
+    headers: list[Header],
 ) -> HttpResponse:
     """Return the response with all jobs, in order: 200 if the caller waited and all accepted jobs are final, else 202.
 
@@ -88,35 +93,41 @@ async def respond_to_many(
     accepted = [result for result in submitted if isinstance(result, Submitted)]
     outcomes = iter(await wait_for_outcomes(gateway, accepted, wait_s))
     results = [next(outcomes) if isinstance(result, Submitted) else result for result in submitted]
-    entries = await _entries(gateway, results)
-    jobs = [result for result in results if isinstance(result, Job)]
-    if not jobs and isinstance(results[0], JitneyError):
-        return error_response(results[0], PATH, jobs=entries)
-    if all(result.accepted.replayed for result in accepted):
-        headers.append((b"idempotent-replayed", b"true"))
-    return submit_response(
-        orjson.dumps({"jobs": entries}), headers, is_final=wait_s > 0 and all(job.is_final for job in jobs)
-    )
+    with gateway.outputs.hold(request.tenant, request.evict) as share:
+        entries = await _entries(gateway, results, share)
+        jobs = [result for result in results if isinstance(result, Job)]
+        if not jobs and isinstance(results[0], JitneyError):
+            return error_response(results[0], PATH, jobs=entries)
+        if all(result.accepted.replayed for result in accepted):
+            headers.append((b"idempotent-replayed", b"true"))
+        is_final = wait_s > 0 and all(job.is_final for job in jobs)
+        return submit_response(orjson.dumps({"jobs": entries}), headers, is_final=is_final)
 
 
-async def _entries(gateway: Gateway, results: list[Job | JitneyError]) -> list[dict[str, Any]]:
-    """Return an entry per job. Outputs beyond `MAX_OUTPUTS_BYTES` in total are replaced by a link to the job."""
+async def _entries(gateway: Gateway, results: list[Job | JitneyError], share: BudgetShare) -> list[dict[str, Any]]:
+    """Return an entry per job. A link replaces outputs beyond `MAX_OUTPUTS_BYTES` in total, or beyond the budget."""
     entries: list[dict[str, Any]] = []
-    left_bytes = MAX_OUTPUTS_BYTES
     for result in results:
-        if isinstance(result, JitneyError):
-            entries.append(_error_entry(result))
-            continue
-        size = result.output_bytes or 0
         try:
-            job = await gateway.store.with_output(result) if size <= left_bytes else result
+            entries.append(
+                _error_entry(result) if isinstance(result, JitneyError) else await _entry(gateway, result, share)
+            )
         except Refused as error:  # its result has expired
             entries.append(_error_entry(error))
-            continue
-        left_bytes -= size if job.output is not None else 0
-        is_left_out = size > 0 and job.output is None
-        entries.append({**job_view(job), **({"output_url": f"{PATH}/{job.id}"} if is_left_out else {})})
     return entries
+
+
+async def _entry(gateway: Gateway, job: Job, share: BudgetShare) -> dict[str, Any]:
+    size = job.output_bytes or 0
+    if not size or job.output is not None:
+        return job_view(job)
+    try:
+        if share.size + size <= MAX_OUTPUTS_BYTES:
+            share.grow(size)
+            return job_view(await gateway.store.with_output(job))
+    except OverLimit:
+        pass
+    return linked_view(job)
 
 
 def _error_entry(error: JitneyError) -> dict[str, Any]:

@@ -96,7 +96,7 @@ async def submit_admitted(
 async def wait_for_outcome(
     gateway: Gateway, submitted: Submitted, wait_s: float, hang_up: asyncio.Task[None] | None = None
 ) -> Job:
-    """Return an accepted job once it is final or the wait is over; raises JitneyError.
+    """Return an accepted job once it is final or the wait is over, without a large output; raises JitneyError.
 
     The job is canceled if `hang_up` ends, which means that the caller has disconnected.
     """
@@ -107,10 +107,7 @@ async def wait_for_outcome(
     if hang_up is not None and hang_up.done() and not hang_up.cancelled() and not job.is_final:
         with suppress(Refused):  # it has just become final
             await gateway.store.cancel(job.id, job.tenant)
-    try:
-        return await gateway.store.with_output(job)
-    except StoreUnavailable:  # the job was accepted, so the caller must get its id
-        return submitted.job
+    return job
 
 
 async def _outcome(gateway: Gateway, submitted: Submitted, wait_s: float) -> Job:

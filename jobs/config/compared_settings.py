@@ -28,6 +28,7 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
         ("JITNEY_RESULT_TTL_S", "JITNEY_DEAD_LETTER_TTL_S", "JITNEY_DEAD_LETTERS", "JITNEY_DEAD_LETTER_BYTES"), _ALL
     ),
     "JITNEY_REQUIRE_DURABLE": _ALL,
+    "JITNEY_OUTPUT_WATERMARK": _WORKER,
     # admission
     **dict.fromkeys(
         (
@@ -130,6 +131,8 @@ NOT_COMPARED: Final = frozenset(
         # capacity of one process
         *(
             "JITNEY_MAX_BUFFERED_BODY_BYTES",
+            "JITNEY_MAX_BUFFERED_OUTPUT_BYTES",
+            "JITNEY_OUTPUT_CHUNK_BYTES",
             "JITNEY_MAX_BUFFERS_BYTES",
             "JITNEY_MAX_HEADER_BYTES",
             "JITNEY_MAX_CONNECTIONS",

@@ -1,12 +1,16 @@
 """JSON view of a job in the API. JSON parts that a worker wrote are passed on unchanged."""
 
+import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from jobs.contract.job import Job
+
+_OUTPUT_MARK: Final = b'"%s"' % secrets.token_hex(16).encode()  # in place of an output; no metadata can contain it
 
 
 def format_timestamp(us: int | None) -> str | None:
@@ -53,6 +57,17 @@ def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
         "metadata": orjson.Fragment(job.metadata),
         "urls": {"self": path, "events": f"{path}/events", "cancel": path},
     }
+
+
+def linked_view(job: Job) -> dict[str, Any]:
+    """Return the job's view with a link to its output, which is too large to be included."""
+    return {**job_view(job), "output_url": f"/v1/jobs/{job.id}"}
+
+
+def split_view(dump: Callable[[Job], bytes], job: Job) -> tuple[bytes, bytes]:
+    """Return the JSON of a job before and after its output. `dump` encodes a job."""
+    head, _, tail = dump(job._replace(output=_OUTPUT_MARK)).partition(_OUTPUT_MARK)
+    return head, tail
 
 
 def listed_view(job: Job) -> dict[str, Any]:

@@ -6,12 +6,13 @@ lease renewals and small outcomes never wait behind them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from jobs.contract.errors import JitneyError, StoreFull, StoreUnavailable
 from jobs.contract.job import Job, Outcome
 from jobs.contract.lifecycle import State
+from jobs.metrics.server_memory import read_server_memory
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import pack_large
@@ -30,17 +31,40 @@ class OutputGone(Exception):
 class OutputWriter:
     """Writes the chunks of large outputs, in turn with other outputs of this process."""
 
-    def __init__(self, connection: RedisClient, lease_s: float) -> None:
-        self._connection, self._lease_s = connection, lease_s
+    def __init__(self, connection: RedisClient, lease_s: float, watermark: float = 1) -> None:
+        """Create a writer. `watermark`: share of the server's memory above which no output is written."""
+        self._connection, self._lease_s, self._watermark = connection, lease_s, watermark
+        self._unwritten_bytes = 0  # of outputs that passed the watermark
         self._ttl_ms = int(LEASES_TO_FINISH * lease_s * 1000)
         self._slots = asyncio.Semaphore(MAX_WRITES)
 
     async def write(self, outcome: Outcome, is_needed: Callable[[], bool]) -> Outcome | None:
-        """Write the chunks of an outcome; return the outcome that names them, or a failed one if Redis is full.
+        """Write the chunks of an outcome; return the outcome that names them, or a failed one if there is no memory.
 
         Returns None, and leaves no chunk, once `is_needed` returns False. Raises StoreUnavailable if Redis is away for
         longer than a lease.
         """
+        size = sum(map(len, outcome.chunks))
+        if reason := await self._refusal(size):
+            return _not_stored(outcome, size, reason)
+        self._unwritten_bytes += size
+        try:
+            return await self._write_chunks(outcome, size, is_needed)
+        finally:
+            self._unwritten_bytes -= size
+
+    async def _refusal(self, size: int) -> str:
+        """Return why an output of this size is not written; "" if it is."""
+        try:
+            used, limit = await read_server_memory(self._connection)
+        except StoreUnavailable:  # the first chunk waits for the end of the outage
+            return ""
+        mark = int(limit * self._watermark)
+        if not limit or used + self._unwritten_bytes + size <= mark:
+            return ""
+        return f"Redis uses {used} of {limit} bytes, and large outputs are stored up to {mark}"
+
+    async def _write_chunks(self, outcome: Outcome, size: int, is_needed: Callable[[], bool]) -> Outcome | None:
         writes = [self._write_chunk(outcome, number, is_needed) for number in range(len(outcome.chunks))]
         tasks = [asyncio.ensure_future(write) for write in writes]
         try:
@@ -51,12 +75,11 @@ class OutputWriter:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._drop(outcome)
             if isinstance(error, StoreFull):
-                return _not_stored(outcome)
+                return _not_stored(outcome, size, "Redis is out of memory")
             raise
         if not all(are_written):
             await self._drop(outcome)
             return None
-        size = sum(map(len, outcome.chunks))
         return outcome._replace(body=b"", chunks=(), chunk_count=len(outcome.chunks), chunked_bytes=size)
 
     async def _write_chunk(self, outcome: Outcome, number: int, is_needed: Callable[[], bool]) -> bool:
@@ -84,9 +107,9 @@ class OutputWriter:
             return
 
 
-def _not_stored(outcome: Outcome) -> Outcome:
-    size = sum(map(len, outcome.chunks))
-    error = JitneyError("output_not_stored", f"Redis has no memory for this output of {size} bytes: send the job later")
+def _not_stored(outcome: Outcome, size: int, reason: str) -> Outcome:
+    message = f"there is no memory for this output of {size} bytes: {reason}; send the job again later"
+    error = JitneyError("output_not_stored", message)
     return outcome._replace(state=State.FAILED, body=codec.error_body(error), chunks=())
 
 
@@ -120,3 +143,12 @@ async def read_chunks(connection: RedisClient, job_id: str, attempt: int, count:
         if piece is None:
             raise OutputGone
         yield piece
+
+
+async def count_kept_bytes(connection: RedisClient, shards: int, tenants: Sequence[str] = ()) -> dict[str, int]:
+    """Return the bytes of kept outputs by tenant; "" has those of all. Small ones count where a tenant has a quota."""
+    fields = ("outputs", *(f"@{tenant}:outputs" for tenant in tenants))
+    commands = [("HMGET", keys.open_totals(shard), *fields) for shard in range(shards)]
+    answers = await connection.pipeline(commands)
+    sums = [sum(int(value or 0) for value in values) for values in zip(*answers, strict=True)]
+    return dict(zip(("", *tenants), sums, strict=True))

@@ -32,6 +32,9 @@ class StoreSettings(Settings):
     output_chunk_bytes: int = Field(
         1 << 20, ge=32 << 10, le=64 << 20, description="larger outputs are stored in chunks of this size"
     )
+    output_watermark: float = Field(
+        0.7, gt=0, le=1, description="share of Redis' memory above which outputs of several chunks are not stored"
+    )
     idempotency_ttl_s: int = Field(
         86_400, gt=0, description="how long an Idempotency-Key is remembered; longer if the job's deadline is later"
     )

@@ -74,6 +74,10 @@ class TenantLimits:
     def limits(self, tenant: str) -> Limits:
         return self._known.get(tenant, self._default)
 
+    def with_byte_quota(self) -> list[str]:
+        """Return the tenants whose own limits include one of bytes."""
+        return sorted(tenant for tenant, limits in self._known.items() if limits.bytes)
+
     def quota(self, tenant: str) -> str:
         """Return the tenant's limits for `submit.lua`: most open jobs and bytes on one shard; "" without limits.
 
