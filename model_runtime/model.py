@@ -74,6 +74,11 @@ class Model:
         return self._task.postprocess(outputs, parameters)
 
     @property
+    def uses_gpu(self) -> bool:
+        """Return whether the model runs on a GPU."""
+        return self._engine.gpu is not None
+
+    @property
     def running_on(self) -> str:
         """Describe the provider and device that run the model, in one line."""
         engine = self._engine

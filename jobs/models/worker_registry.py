@@ -41,6 +41,7 @@ class WorkerReport:
     folder_versions: dict[str, list[str]] = field(default_factory=dict)  # name → versions in its folder
     digests: dict[str, str] = field(default_factory=dict)  # "name version" → digest of its files
     lease_s: float = 0.0  # length of its leases; 0: unknown
+    run_s: dict[str, float] = field(default_factory=dict)  # "name version" → seconds of a usual run
 
 
 WORKER_FIELDS = tuple(entry.name for entry in fields(WorkerReport))

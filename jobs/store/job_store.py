@@ -202,6 +202,18 @@ class JobStore:
             if int(cursor) == 0:
                 return submitted
 
+    async def submitted(self, models: Iterable[str]) -> dict[str, int]:
+        """Return how many jobs of each of these models have been submitted so far."""
+        names = list(models)
+        if not names:
+            return {}
+        fields = [f"{name}:submitted" for name in names]
+        shards = await self.connection.pipeline(
+            [("HMGET", keys.open_totals(shard), *fields) for shard in range(self.settings.shards)]
+        )
+        sums = (sum(int(count or 0) for count in counts) for counts in zip(*shards, strict=True))
+        return dict(zip(names, sums, strict=True))
+
     async def depth(self, model: str, version: str) -> dict[str, int]:
         """Count the queued jobs of a model version by lane, and its suspects, which run in isolation."""
         sums = [0, 0, 0]
