@@ -202,17 +202,17 @@ class JobStore:
             if int(cursor) == 0:
                 return submitted
 
-    async def submitted(self, models: Iterable[str]) -> dict[str, int]:
-        """Return how many jobs of each of these models have been submitted so far."""
+    async def job_totals(self, models: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Return how many jobs of each of these models were submitted so far, and how many are open."""
         names = list(models)
         if not names:
             return {}
-        fields = [f"{name}:submitted" for name in names]
+        fields = [f"{name}:{total}" for total in ("submitted", "jobs") for name in names]
         shards = await self.connection.pipeline(
             [("HMGET", keys.open_totals(shard), *fields) for shard in range(self.settings.shards)]
         )
-        sums = (sum(int(count or 0) for count in counts) for counts in zip(*shards, strict=True))
-        return dict(zip(names, sums, strict=True))
+        sums = [sum(int(count or 0) for count in counts) for counts in zip(*shards, strict=True)]
+        return dict(zip(names, zip(sums[: len(names)], sums[len(names) :], strict=True), strict=True))
 
     async def depth(self, model: str, version: str) -> dict[str, int]:
         """Count the queued jobs of a model version by lane, and its suspects, which run in isolation."""

@@ -85,10 +85,9 @@ class RunPlacement:
             self._on_change()
 
     async def _observe_activity(self, models: Collection[str]) -> None:
-        """Note the models that have received jobs since the last time."""
-        submitted = await self._store.submitted(models)
+        """Note the models that have open jobs, or have received jobs since the last time."""
         now = time.monotonic()
-        for model, count in submitted.items():
-            if count > self._submitted.get(model, count):
+        for model, (submitted, open_jobs) in (await self._store.job_totals(models)).items():
+            if open_jobs or submitted > self._submitted.get(model, submitted):
                 self._active_at[model] = now
-        self._submitted = submitted
+            self._submitted[model] = submitted
