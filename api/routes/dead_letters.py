@@ -20,7 +20,8 @@ from jobs.contract import image_formats
 from jobs.contract.errors import DEAD_LETTER_CODES, Refused
 from jobs.contract.job_view import job_view
 from jobs.store import dead_letters
-from jobs.store.dead_letters import DeadLetter, DeadLetterFilter, Position
+from jobs.store.dead_letters import DeadLetter, DeadLetterFilter
+from jobs.store.listing import Position
 
 PATH: Final = "/v1/deadletters"
 FILTER_FIELDS: Final = ("model", "code", "since", "until", "replayed")
@@ -90,7 +91,7 @@ def router(gateway: Gateway) -> APIRouter:
     ) -> Response:
         Request(request.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
         page = await dead_letters.list_dead_letters(store, tenant, filters, _read_cursor(cursor), limit)
-        views = [dead_letter_view(dead_letter) for _, dead_letter in page.letters]
+        views = [dead_letter_view(dead_letter) for dead_letter in page.records]
         return _json({"deadletters": views, "next_cursor": _write_cursor(page.after)})
 
     @routes.delete("", summary="Purge the dead letters that match a filter")
@@ -99,7 +100,7 @@ def router(gateway: Gateway) -> APIRouter:
     ) -> Response:
         _check_filter_or_all(request, every)
         page = await dead_letters.list_dead_letters(store, tenant, filters, _read_cursor(cursor), MAX_PURGED)
-        purged = await dead_letters.purge_dead_letters(store, [dead_letter.job.id for _, dead_letter in page.letters])
+        purged = await dead_letters.purge_dead_letters(store, [dead_letter.job.id for dead_letter in page.records])
         return _json({"purged": purged, "more": page.after is not None, "next_cursor": _write_cursor(page.after)})
 
     @routes.post("/replay", summary="Replay the dead letters that match a filter")
@@ -193,7 +194,7 @@ def read_time(name: str, text: str) -> int | None:
 
 
 def _write_cursor(position: Position | None) -> str | None:
-    return f"{position.ended_ms}-{position.id}" if position else None
+    return f"{position.time}-{position.id}" if position else None
 
 
 def _read_cursor(cursor: str) -> Position | None:

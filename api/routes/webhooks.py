@@ -15,8 +15,9 @@ from api.routes.dead_letters import read_time
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import format_timestamp
 from jobs.contract.json_reader import read_json
+from jobs.store.listing import Position
 from jobs.webhooks import delivery_log, signing_secrets
-from jobs.webhooks.delivery_log import DELIVERY_ID, ENDPOINT_ID, STATES, Delivery, DeliveryFilter, Endpoint, Position
+from jobs.webhooks.delivery_log import DELIVERY_ID, ENDPOINT_ID, STATES, Delivery, DeliveryFilter, Endpoint
 
 PATH: Final = "/v1/webhooks"
 FILTER_FIELDS: Final = ("job", "endpoint", "state", "since", "until")
@@ -66,7 +67,7 @@ def router(gateway: Gateway) -> APIRouter:
     ) -> Response:
         Request(request.scope).query(*FILTER_FIELDS, "limit", "cursor")
         page = await delivery_log.list_deliveries(store, tenant, filters, _read_cursor(cursor), limit)
-        found = [delivery_view(delivery) for delivery in page.deliveries]
+        found = [delivery_view(delivery) for delivery in page.records]
         return _json({"deliveries": found, "next_cursor": _write_cursor(page.after)})
 
     @routes.post(f"{PATH}/replay", summary="Resend the deliveries that match a filter")
@@ -75,10 +76,10 @@ def router(gateway: Gateway) -> APIRouter:
     ) -> Response:
         _check_filter_or_all(request, every)
         page = await delivery_log.list_deliveries(store, tenant, filters, _read_cursor(cursor), MAX_REPLAYED)
-        for delivery in page.deliveries:
+        for delivery in page.records:
             await delivery_log.resend(store, tenant, delivery.id)
         more = page.after is not None
-        return _json({"replayed": len(page.deliveries), "more": more, "next_cursor": _write_cursor(page.after)})
+        return _json({"replayed": len(page.records), "more": more, "next_cursor": _write_cursor(page.after)})
 
     @routes.get(f"{PATH}/endpoints", summary="List own receivers and their state")
     async def list_endpoints(tenant: Tenant) -> Response:
@@ -183,7 +184,7 @@ def _time(ms: int | None) -> str | None:
 
 
 def _write_cursor(position: Position | None) -> str | None:
-    return f"{position.created_ms}.{position.id}" if position else None
+    return f"{position.time}.{position.id}" if position else None
 
 
 def _read_cursor(cursor: str) -> Position | None:

@@ -85,12 +85,8 @@ async def get_file(store: JobStore, tenant: str, file_id: str) -> File:
     return file
 
 
-def read_content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
+async def read_content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
     """Iterate over a file's content; of results, over what is stored by now. Raises Refused if it was removed."""
-    return _content(store, storage, file)
-
-
-async def _content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
     if file.bulk:
         first = 0
         while parts := await _parts(store, file, first):
@@ -124,37 +120,40 @@ async def list_files(
 ) -> tuple[list[File], bool]:
     """List a tenant's files by time of creation, and whether there are more. Raises Refused for an unknown `after`."""
     lists = [keys.files(shard, tenant) for shard in range(store.settings.shards)]
-    ids = await list_ids(store, lists, after, oldest_first=oldest_first)
-    return await read_page(ids, limit, lambda page: _read(store, page), lambda file: purpose in ("", file.purpose))
 
+    async def read(ids: Sequence[str]) -> list[File | None]:
+        return [
+            file if file is not None and purpose in ("", file.purpose) else None for file in await _read(store, ids)
+        ]
 
-async def list_ids(store: JobStore, lists: Sequence[str], after: str, *, oldest_first: bool = False) -> list[str]:
-    """Merge the ids of sorted sets, starting behind `after`. Raises Refused if `after` is not among them."""
-    answers = await store.connection.pipeline([("ZRANGE", key, 0, -1, "WITHSCORES") for key in lists], large=True)
-    entries = sorted((int(ms), name.decode()) for answer in answers for name, ms in answer)
-    ids = [name for _, name in (entries if oldest_first else reversed(entries))]
-    if not after:
-        return ids
-    if after not in ids:
-        raise Refused("invalid_request", f"after must be the id of an entry of the list, and {after[:80]!r} is not")
-    return ids[ids.index(after) + 1 :]
+    return await read_page(store, lists, read, after, limit, oldest_first=oldest_first)
 
 
 async def read_page(
-    ids: Sequence[str],
-    limit: int,
+    store: JobStore,
+    lists: Sequence[str],
     read: Callable[[Sequence[str]], Awaitable[Sequence[T | None]]],
-    is_match: Callable[[T], bool],
+    after: str,
+    limit: int,
+    *,
+    oldest_first: bool = False,
 ) -> tuple[list[T], bool]:
-    """Read records in chunks until `limit` of them match; also return whether there are more."""
-    matches: list[T] = []
+    """Read `limit` records of sorted sets behind the id `after`, and whether there are more.
+
+    `read` returns None for a record that is not kept or does not match. Raises Refused if `after` is not in the list.
+    """
+    answers = await store.connection.pipeline([("ZRANGE", key, 0, -1, "WITHSCORES") for key in lists], large=True)
+    entries = sorted((int(ms), name.decode()) for answer in answers for name, ms in answer)
+    ids = [name for _, name in (entries if oldest_first else reversed(entries))]
+    if after and after not in ids:
+        raise Refused("invalid_request", f"after must be the id of an entry of the list, and {after[:80]!r} is not")
+    found: list[T] = []
     count = min(READ_BATCH, limit + 1)
-    for first in range(0, len(ids), count):
-        records = await read(ids[first : first + count])
-        matches += [record for record in records if record is not None and is_match(record)]
-        if len(matches) > limit:
+    for first in range(ids.index(after) + 1 if after else 0, len(ids), count):
+        found += [record for record in await read(ids[first : first + count]) if record is not None]
+        if len(found) > limit:
             break
-    return matches[:limit], len(matches) > limit
+    return found[:limit], len(found) > limit
 
 
 async def delete_file(store: JobStore, storage: Storage, tenant: str, file_id: str) -> None:
@@ -201,8 +200,6 @@ async def _remove(store: JobStore, storage: Storage, file_id: str, bulk: bytes, 
 
 
 async def _read(store: JobStore, ids: Sequence[str]) -> list[File | None]:
-    if not ids:
-        return []
     records = await store.connection.pipeline([("HGETALL", keys.file(shard_of(id_), id_)) for id_ in ids])
     texts = [{name.decode(): value.decode(errors="replace") for name, value in record.items()} for record in records]
     return [

@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Literal, NamedTuple
 
 import orjson
@@ -144,8 +145,7 @@ async def get_bulk(store: JobStore, tenant: str, wire_id: str) -> Bulk:
 async def list_bulks(store: JobStore, tenant: str, after: str, limit: int) -> tuple[list[Bulk], bool]:
     """List a tenant's bulk jobs, newest first, and whether there are more. Raises Refused for an unknown `after`."""
     lists = [keys.bulks(shard, tenant) for shard in range(store.settings.shards)]
-    ids = await files.list_ids(store, lists, after.removeprefix(WIRE_ID_PREFIX))
-    return await files.read_page(ids, limit, lambda page: _read(store, page), lambda _: True)
+    return await files.read_page(store, lists, partial(_read, store), after.removeprefix(WIRE_ID_PREFIX), limit)
 
 
 async def cancel_bulk(store: JobStore, tenant: str, wire_id: str) -> Bulk:
@@ -214,8 +214,6 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
 
 
 async def _read(store: JobStore, ids: Sequence[str]) -> list[Bulk | None]:
-    if not ids:
-        return []
     records = await store.connection.pipeline([("HGETALL", keys.bulk(bulk_id)) for bulk_id in ids])
     return [parse_bulk(bulk_id, record) for bulk_id, record in zip(ids, records, strict=True)]
 

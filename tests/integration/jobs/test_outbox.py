@@ -51,7 +51,7 @@ def hook(url: str = URL, *events: str) -> str:
 
 
 async def listed(bench: StoreBench, **wanted: Any) -> list[delivery_log.Delivery]:
-    return (await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(**wanted), None, 100)).deliveries
+    return (await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(**wanted), None, 100)).records
 
 
 async def take(
@@ -253,9 +253,7 @@ async def test_another_tenants_delivery_is_unknown(bench: StoreBench) -> None:
     for find in (delivery_log.get_delivery, delivery_log.resend):
         with pytest.raises(Exception, match="no delivery"):
             await find(bench.store, "other", f"{job}-1")
-    assert (
-        await delivery_log.list_deliveries(bench.store, "other", DeliveryFilter(job=job), None, 10)
-    ).deliveries == []
+    assert (await delivery_log.list_deliveries(bench.store, "other", DeliveryFilter(job=job), None, 10)).records == []
     assert await delivery_log.list_endpoints(bench.store, "other") == []
 
 
@@ -280,7 +278,7 @@ async def test_all_shards_are_dispatched_and_listed_as_one(bench: StoreBench) ->
     wanted = DeliveryFilter()
     first = await delivery_log.list_deliveries(store, "default", wanted, None, 4)
     rest = await delivery_log.list_deliveries(store, "default", wanted, first.after, 4)
-    assert sorted(one.job for one in first.deliveries + rest.deliveries) == sorted(job.id for job in jobs)
+    assert sorted(one.job for one in first.records + rest.records) == sorted(job.id for job in jobs)
     (endpoint,) = await delivery_log.list_endpoints(store, "default")
     assert (endpoint.origin, endpoint.waiting) == ("https://receiver.example:443", 6)
     for root in store.roots:

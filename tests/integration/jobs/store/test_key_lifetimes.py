@@ -90,7 +90,7 @@ async def delivered(bench: StoreBench) -> delivery_log.Delivery:
     await bench.submit(webhook=HOOK)
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
     await outbox.settle_attempt(bench.store, await take(bench), Settlement("delivered", {"status": 200}), LIMITS)
-    (delivery,) = (await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(), None, 10)).deliveries
+    (delivery,) = (await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(), None, 10)).records
     return delivery
 
 

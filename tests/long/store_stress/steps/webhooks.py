@@ -210,7 +210,7 @@ async def list_deliveries(world: World) -> None:
     answer, _, _ = await world.call(
         lambda: delivery_log.list_deliveries(world.store, tenant, delivery_log.DeliveryFilter(), None, 50)
     )
-    for one in answer.deliveries if answer else []:
+    for one in answer.records if answer else []:
         known = world.ledger.deliveries.get(one.id)
         if known is None or known.tenant != tenant:
             raise Violation(f"{one} is in the list of {tenant}")
