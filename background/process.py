@@ -22,7 +22,6 @@ from background.webhooks.sender import Sender
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
 from jobs.config.settings_agreement import Process, QueueMismatch, SettingsAgreement
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import StoreUnavailable
 from jobs.models.catalog import ModelCatalog
 from jobs.redis_client import keys
@@ -30,6 +29,7 @@ from jobs.redis_client.client import RedisClient
 from jobs.redis_client.event_wait import cancel_all, run_until_stopped
 from jobs.redis_client.pubsub import Subscriber
 from jobs.redis_client.redis_url import RedisAddress
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from jobs.tenants import stored_limits

@@ -15,7 +15,7 @@ from jobs.models import rollout_plan, version_routing
 from jobs.models.catalog import ModelCatalog
 from jobs.models.rollout_plan import RolloutPlan, RolloutWatch
 from jobs.models.worker_registry import version_number
-from jobs.redis_client import keys
+from jobs.redis_client import generic_scripts, keys
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 
@@ -114,7 +114,7 @@ class RolloutController:
             log.error(message, name, watch.version, reason)
         elif changed:
             log.error("model %s: version %s is rolled back automatically: %s", name, watch.version, reason)
-            await self._store.connection.script("generic/increment", keys.counts(0), f"rollbacks:{name}", 1)
+            await generic_scripts.increment(self._store.connection, keys.counts(0), {f"rollbacks:{name}": 1})
 
 
 def _end_watch(plan: RolloutPlan, watch: RolloutWatch) -> RolloutPlan:

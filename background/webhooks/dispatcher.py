@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 from background.rq_pool import RqPool, WorkKind
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.outage_log import OutageLog
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import LANES, DeliveryLimits, Lane

@@ -17,8 +17,8 @@ import httpcore2
 from background.settings import BackgroundSettings
 from background.webhooks import guarded_client, payload, retry_schedule
 from background.webhooks.signing import sign_payload
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import Refused, StoreUnavailable
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Attempt, Settlement, SettleResult

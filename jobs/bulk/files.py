@@ -160,8 +160,7 @@ async def delete_file(store: JobStore, storage: Storage, tenant: str, file_id: s
     """Delete a file. Raises Refused if this tenant has no such file, or it is in use."""
     if not _is_file_id(store, file_id):
         raise not_found(file_id)
-    root = keys.root(shard_of(file_id))
-    status, *origin = await store.run("bulk_file/unlink", root, file_id, tenant, DELETE_RETRY_MS)
+    status, *origin = await _unlink(store, file_id, tenant)
     if status == b"unknown":
         raise not_found(file_id)
     if status == b"used":
@@ -175,13 +174,14 @@ async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> in
     A failed removal is retried later and does not stop the others; the first such error is raised at the end.
     """
     removed, first_error = 0, None
-    for root, shard in zip(store.roots, range(store.settings.shards), strict=True):
+    for shard in range(store.settings.shards):
         args = ("-inf", until_ms, "LIMIT", 0, SWEEP_BATCH)
         for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring_files(shard), *args):
             try:
-                status, *origin = await store.run("bulk_file/unlink", root, name, "", DELETE_RETRY_MS)
+                file_id = name.decode()
+                status, *origin = await _unlink(store, file_id)
                 if status == b"dropped":
-                    await _remove(store, storage, name.decode(), *origin)
+                    await _remove(store, storage, file_id, *origin)
                     removed += 1
             except StoreUnavailable:
                 raise
@@ -192,6 +192,13 @@ async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> in
     if first_error is not None:
         raise first_error
     return removed
+
+
+async def _unlink(store: JobStore, file_id: str, tenant: str = "") -> list[bytes]:
+    """Hide a tenant's file ("": one that has expired); return what became of it, and the bulk job it is from."""
+    root = keys.root(shard_of(file_id))
+    answer: list[bytes] = await store.run("bulk_file/unlink", root, file_id, tenant, DELETE_RETRY_MS)
+    return answer
 
 
 async def _remove(store: JobStore, storage: Storage, file_id: str, bulk: bytes, kind: bytes) -> None:

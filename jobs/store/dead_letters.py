@@ -103,8 +103,13 @@ async def purge_dead_letters(store: JobStore, job_ids: Sequence[str]) -> int:
     purged = 0
     for shard, root in enumerate(store.roots):
         if ids := [job_id for job_id in job_ids if shard_of(job_id) == shard]:
-            purged += await store.run("dead_letter/purge", root, len(ids), *store.ends, *ids)
+            purged += await purge_shard(store, root, len(ids), ids)
     return purged
+
+
+async def purge_shard(store: JobStore, root: str, limit: int, job_ids: Sequence[str] = ()) -> int:
+    """Delete these dead letters of a shard, or at most `limit` that are above the limits; return how many."""
+    return int(await store.run("dead_letter/purge", root, limit, *store.ends, *job_ids))
 
 
 async def count_dead_letters(store: JobStore) -> tuple[int, int]:

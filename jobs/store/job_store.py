@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.contract.ids import shard_of
@@ -42,6 +42,7 @@ class JobStore:
     def __init__(self, settings: StoreSettings, connection: RedisClient) -> None:
         self.settings = settings
         self.connection = connection
+        self.run = connection.script  # runs a script on the shard of a root key
         self.roots = [keys.root(shard) for shard in range(settings.shards)]
         self.ttl_ms = int(settings.result_ttl_s * 1000)
         # At least the result TTL: a dead letter is a result too.
@@ -287,10 +288,6 @@ class JobStore:
             args = [arg for job in group for arg in (job.id, job.attempt)]
             released += int(await self.run("job/release", root, worker, *args))
         return released
-
-    async def run(self, script: str, root: str, *args: Arg) -> Any:
-        """Run a script on the shard of this root key."""
-        return await self.connection.script(script, root, *args)
 
     def _root_of(self, job_id: str) -> str:
         shard = shard_of(job_id)

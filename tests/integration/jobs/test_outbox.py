@@ -8,10 +8,10 @@ import pytest
 
 from jobs.contract import webhook_request
 from jobs.contract.address_policy import AddressPolicy
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
 from jobs.store import maintenance
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from jobs.webhooks import delivery_log, outbox, signing_secrets

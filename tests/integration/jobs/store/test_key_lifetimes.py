@@ -11,11 +11,11 @@ from jobs.bulk.records import BulkRequest
 from jobs.bulk.settings import BulkSettings
 from jobs.contract import webhook_request
 from jobs.contract.address_policy import AddressPolicy
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
 from jobs.store import job_store as store_module
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from jobs.webhooks import delivery_log, outbox

@@ -14,8 +14,8 @@ from jobs.bulk.records import Bulk, BulkRequest
 from jobs.bulk.settings import BulkSettings
 from jobs.contract import webhook_request
 from jobs.contract.address_policy import AddressPolicy
-from jobs.contract.background_lease import BackgroundLease
 from jobs.redis_client import keys
+from jobs.store.background_lease import BackgroundLease
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Lane, Settlement
 from tests.integration.jobs.conftest import StoreBench

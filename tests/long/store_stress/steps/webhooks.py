@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import Final
 
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import Refused
 from jobs.redis_client import keys
+from jobs.store.background_lease import BackgroundLease
 from jobs.webhooks import delivery_log, outbox, signing_secrets
 from jobs.webhooks.outbox import DeliveryLimits, Settlement, Verdict
 from tests.long.store_stress.model.ledger import Delivery, Job, Violation, read_webhook
