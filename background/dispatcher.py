@@ -1,87 +1,75 @@
-"""Enqueues due webhook deliveries to rq, up to the number of free threads.
+"""Enqueues due background work (webhook deliveries, bulk steps) to rq, up to the number of free threads.
 
-Other deliveries stay in the outbox, which is durable and serves endpoints in rotation.
+Other work stays in Redis, which is durable and serves endpoints and bulk jobs in rotation.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Final, NoReturn
 
 from background.rq_pool import RqPool, WorkKind
 from jobs.contract.errors import StoreUnavailable
+from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store.background_lease import BackgroundLease
-from jobs.store.job_store import JobStore
-from jobs.webhooks import outbox
-from jobs.webhooks.outbox import LANES, DeliveryLimits, Lane
 
 log = logging.getLogger("jitney.background")
 
 PAUSE_S: Final = 0.2
+# Leases up to a number of due pieces of work on a shard; also returns the seconds until the next is due, if any is.
+LeaseDue = Callable[[str, int], Awaitable[tuple[list[BackgroundLease], float | None]]]
 
 
 class Dispatcher:
-    """One dispatch loop per lane."""
+    """Dispatches one kind of work to its threads, `slots` in number."""
 
     def __init__(
         self,
-        store: JobStore,
+        roots: Sequence[str],
         rq_pool: RqPool,
-        slots: Mapping[WorkKind, int],
-        *,
-        limits: DeliveryLimits,
-        poll_s: float,
         thread: ThreadPoolExecutor,
+        kind: WorkKind,
+        lease_due: LeaseDue,
+        *,
+        slots: int,
+        poll_s: float,
     ) -> None:
         """Create a dispatcher. `thread` runs rq's calls, which block."""
-        self._store, self._rq_pool, self._slots, self._limits = store, rq_pool, slots, limits
-        self._poll_s = poll_s
-        self._woken: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
-        self._thread = thread
+        self._roots, self._rq_pool, self._thread = roots, rq_pool, thread
+        self.kind, self._lease_due, self.slots, self._poll_s = kind, lease_due, slots, poll_s
+        self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Check for due deliveries now: something was written, or a thread is free."""
-        for woken in self._woken.values():
-            woken.set()
+        """Check for due work now: something was written, or a thread is free."""
+        self._woken.set()
 
-    async def run(self, lane: Lane) -> NoReturn:
-        """Dispatch due deliveries of a lane until cancelled."""
-        outage, woken = OutageLog(log, f"read the outbox ({lane})"), self._woken[lane]
+    async def run(self) -> NoReturn:
+        """Dispatch due work until cancelled."""
+        outage = OutageLog(log, f"read due work ({self.kind})")
         while True:
-            woken.clear()
+            self._woken.clear()
             try:
-                wait_s = await self.dispatch_once(lane)
+                wait_s = await self._dispatch_once()
                 outage.ended()
             except StoreUnavailable as error:
                 outage.began(error)
                 await asyncio.sleep(PAUSE_S)
                 continue
-            # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the wake.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await woken.wait()
+            await wait_for_event(self._woken, wait_s)
 
-    async def dispatch_once(self, lane: Lane) -> float:
-        """Dispatch the deliveries that are due; returns the seconds to wait for the next call unless woken."""
-        loop = asyncio.get_running_loop()
-        queued = await loop.run_in_executor(self._thread, self._rq_pool.queued, lane)
-        room = self._slots[lane] - self._rq_pool.busy[lane] - queued
-        wait_s = self._poll_s
-        for root in self._store.roots:
+    async def _dispatch_once(self) -> float:
+        """Dispatch the work that is due; returns the seconds to wait for the next call unless woken."""
+        loop, kind = asyncio.get_running_loop(), self.kind
+        queued = await loop.run_in_executor(self._thread, self._rq_pool.queued, kind)
+        room, wait_s = self.slots - self._rq_pool.busy[kind] - queued, self._poll_s
+        for root in self._roots:
             if room <= 0:
-                return self._poll_s
-            leases, due_s = await outbox.dispatch_due(
-                self._store, root, lane, room, slots=self._slots[lane], limits=self._limits
-            )
+                break
+            leases, due_s = await self._lease_due(root, room)
             if leases:
-                await self._put(lane, leases)
+                await loop.run_in_executor(self._thread, self._rq_pool.put, kind, leases)
                 room -= len(leases)
-            if due_s is not None:
-                wait_s = min(wait_s, due_s)
+            wait_s = wait_s if due_s is None else min(wait_s, due_s)
         return wait_s if room > 0 else self._poll_s
-
-    async def _put(self, lane: Lane, leases: list[BackgroundLease]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._rq_pool.put, lane, leases)

@@ -69,7 +69,7 @@ class Settlement(NamedTuple):
 
 
 async def dispatch_due(
-    store: JobStore, root: str, lane: Lane, want: int, *, slots: int, limits: DeliveryLimits
+    store: JobStore, root: str, want: int, *, lane: Lane, slots: int, limits: DeliveryLimits
 ) -> tuple[list[BackgroundLease], float | None]:
     """Lease up to `want` due deliveries of a lane with `slots` slots.
 

@@ -57,7 +57,9 @@ async def listed(bench: StoreBench, **wanted: Any) -> list[delivery_log.Delivery
 async def take(
     bench: StoreBench, want: int = 24, lane: Lane = "fast", slots: int = 24, limits: DeliveryLimits = LIMITS
 ) -> list[BackgroundLease]:
-    leases, _ = await outbox.dispatch_due(bench.store, bench.store.roots[0], lane, want, slots=slots, limits=limits)
+    leases, _ = await outbox.dispatch_due(
+        bench.store, bench.store.roots[0], want, lane=lane, slots=slots, limits=limits
+    )
     return leases
 
 
@@ -282,7 +284,7 @@ async def test_all_shards_are_dispatched_and_listed_as_one(bench: StoreBench) ->
     (endpoint,) = await delivery_log.list_endpoints(store, "default")
     assert (endpoint.origin, endpoint.waiting) == ("https://receiver.example:443", 6)
     for root in store.roots:
-        (lease,), _ = await outbox.dispatch_due(store, root, "fast", 1, slots=24, limits=LIMITS)
+        (lease,), _ = await outbox.dispatch_due(store, root, 1, lane="fast", slots=24, limits=LIMITS)
         assert await settle(bench, lease) == "written"
 
 

@@ -95,7 +95,9 @@ async def delivered(bench: StoreBench) -> delivery_log.Delivery:
 
 
 async def take(bench: StoreBench) -> BackgroundLease:
-    ((lease,), _) = await outbox.dispatch_due(bench.store, bench.store.roots[0], "fast", 1, slots=24, limits=LIMITS)
+    ((lease,), _) = await outbox.dispatch_due(
+        bench.store, bench.store.roots[0], 1, lane="fast", slots=24, limits=LIMITS
+    )
     return lease
 
 

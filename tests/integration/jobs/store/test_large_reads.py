@@ -121,7 +121,9 @@ async def test_large_outputs_are_written_in_parts(bench: StoreBench, monkeypatch
 
 async def test_a_webhook_of_a_large_output_never_reads_it(bench: StoreBench) -> None:
     (job_id,) = await run(bench, LARGE, webhook=HOOK)
-    ((lease,), _) = await outbox.dispatch_due(bench.store, bench.store.roots[0], "fast", 1, slots=24, limits=LIMITS)
+    ((lease,), _) = await outbox.dispatch_due(
+        bench.store, bench.store.roots[0], 1, lane="fast", slots=24, limits=LIMITS
+    )
     with at_most(bench, 10_000):
         attempt = await outbox.begin_attempt(bench.store, lease, LIMITS)
     assert attempt is not None

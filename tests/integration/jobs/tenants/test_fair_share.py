@@ -46,7 +46,9 @@ async def end(bench: StoreBench, tenant: str, origins: int, first: int = 0) -> N
 
 
 async def take(bench: StoreBench, want: int, slots: int, lane: Lane = "fast") -> list[BackgroundLease]:
-    leases, _ = await outbox.dispatch_due(bench.store, bench.store.roots[0], lane, want, slots=slots, limits=LIMITS)
+    leases, _ = await outbox.dispatch_due(
+        bench.store, bench.store.roots[0], want, lane=lane, slots=slots, limits=LIMITS
+    )
     return leases
 
 

@@ -45,7 +45,7 @@ async def dispatch(world: World, mail: LeasedDeliveries) -> None:
 
 async def dispatch_of(world: World, mail: LeasedDeliveries, root: str, lane: outbox.Lane) -> None:
     answer, moment, _ = await world.call(
-        lambda: outbox.dispatch_due(world.store, root, lane, world.rng.randint(1, 8), slots=SLOTS, limits=LIMITS)
+        lambda: outbox.dispatch_due(world.store, root, world.rng.randint(1, 8), lane=lane, slots=SLOTS, limits=LIMITS)
     )
     for lease in answer[0] if answer else []:
         one = world.ledger.deliveries.get(lease.delivery)
