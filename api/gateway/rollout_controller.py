@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from api.settings import GatewaySettings
-from jobs.contract.errors import Refused, StoreUnavailable
+from jobs.contract.errors import Refused
 from jobs.metrics import event_counters
 from jobs.metrics.event_counters import RunCounts
 from jobs.models import rollout_plan, version_routing
@@ -35,11 +35,8 @@ class RolloutController:
         outage = OutageLog(log, "check new versions")
         while True:
             await self._catalog.wait_for_refresh()
-            try:
+            with outage.suppress():
                 await self.check_all()
-                outage.ended()
-            except StoreUnavailable as error:
-                outage.began(error)
 
     async def check_all(self) -> None:
         """Check the plans of all models once; raises StoreUnavailable."""
