@@ -24,6 +24,7 @@ from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
 from jobs.config.settings_agreement import Process, QueueMismatch, SettingsAgreement
+from jobs.config.settings_base import EX_CONFIG
 from jobs.contract.errors import RetryLater, StoreUnavailable
 from jobs.models.catalog import ModelCatalog
 from jobs.redis_client import keys
@@ -42,7 +43,6 @@ from jobs.webhooks.outbox import LANES, Lane
 
 log = logging.getLogger("jitney.background")
 
-EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 AGREEMENT_POLL_S = 2.0  # between two refreshes of other processes' settings and of tenants' limits
 
 

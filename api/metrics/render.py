@@ -10,8 +10,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from api.gateway.gateway import Gateway
+from api.gateway.memory_watermark import read_server_memory
 from api.metrics import config_differences
-from jobs.metrics import cpu_time, server_memory
+from jobs.metrics import cpu_time
 from jobs.metrics import histograms as stats
 from jobs.models import version_routing
 from jobs.redis_client import durability
@@ -65,7 +66,7 @@ async def render(gateway: Gateway) -> bytes:
         GaugeMetricFamily("jitney_dead_letters", "Stored dead letters", value=dead_letter_count),
         GaugeMetricFamily("jitney_dead_letter_bytes", "Bytes of their inputs", value=dead_letter_bytes),
     ]
-    server = await server_memory.read_server_memory(gateway.store.connection)
+    server = await read_server_memory(gateway.store.connection)
     memory = [
         GaugeMetricFamily("jitney_server_memory_used_bytes", "Memory that Redis uses", value=server.used_bytes),
         GaugeMetricFamily("jitney_server_memory_limit_bytes", "Memory that Redis may use", value=server.limit_bytes),
@@ -81,22 +82,8 @@ async def render(gateway: Gateway) -> bytes:
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
     counted = [*_jobs(counts), *_webhooks(counts), *_bulk_jobs(counts)]
-    registry.register(
-        _StaticCollector(
-            [
-                *counted,
-                depth,
-                shares,
-                workers,
-                *dead,
-                *memory,
-                unsafe,
-                spent,
-                *config_differences.families(gateway),
-                *_histograms(histograms),
-            ]
-        )
-    )
+    metrics = [*counted, depth, shares, workers, *dead, *memory, unsafe, spent]
+    registry.register(_StaticCollector([*metrics, *config_differences.families(gateway), *_histograms(histograms)]))
     return generate_latest(registry)
 
 

@@ -22,6 +22,13 @@ Status = Literal["validating", "failed", "in_progress", "finalizing", "completed
 # Statuses whose time is recorded, as the field `<status>_ms`.
 TIMES: Final = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 FINAL: Final = frozenset({"failed", "completed", "expired", "cancelled"})
+# Numbers of a bulk job → fields of its record.
+_COUNTS: Final = {
+    **{name: name for name in ("total", "expanded", "line", "offset", "collected", "completed", "faults", "losses")},
+    "held_bytes": "bytes",
+    "failed": "failed_lines",
+    "kept_s": "kept",
+}
 
 
 class Bulk(NamedTuple):
@@ -98,14 +105,8 @@ async def create_bulk(store: JobStore, settings: BulkSettings, tenant: str, requ
     await files.get_file(store, tenant, request.file)
     shard = files.shard_of(request.file)
     bulk_id = f"{shard:02d}{secrets.token_hex(12)}"
-    rules = (
-        settings.bulk_batches,
-        settings.kept_s,
-        f"batch {request.key}",
-        request.digest,
-        int(request.again),
-        RETRY_TTL_S,
-    )
+    limits = (settings.bulk_batches, settings.kept_s)
+    key = (f"batch {request.key}", request.digest, int(request.again), RETRY_TTL_S)
     record: dict[str, Arg] = {
         "endpoint": request.endpoint,
         "window": request.window,
@@ -120,7 +121,9 @@ async def create_bulk(store: JobStore, settings: BulkSettings, tenant: str, requ
         "expanded": 0,
     }
     fields = [arg for pair in record.items() for arg in pair]
-    status, *ids = await store.run("bulk/create", keys.root(shard), bulk_id, tenant, request.file, *rules, *fields)
+    status, *ids = await store.run(
+        "bulk/create", keys.root(shard), bulk_id, tenant, request.file, *limits, *key, *fields
+    )
     if status == b"file":
         raise files.not_found(request.file)
     if status == b"mismatch":
@@ -165,19 +168,6 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
     text = {name.decode(): value.decode(errors="replace") for name, value in record.items()}
     if "status" not in text or "tenant" not in text:
         return None
-    counts = (
-        "total",
-        "expanded",
-        "line",
-        "offset",
-        "bytes",
-        "collected",
-        "completed",
-        "failed_lines",
-        "faults",
-        "losses",
-    )
-    number = {name: int(text.get(name, 0)) for name in counts}
     return Bulk(
         bulk_id,
         text["tenant"],
@@ -190,14 +180,7 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
         {status: int(text[f"{status}_ms"]) for status in TIMES if f"{status}_ms" in text},
         text["out_file"],
         text["err_file"],
-        number["total"],
-        number["expanded"],
-        number["line"],
-        number["offset"],
-        number["bytes"],
-        number["collected"],
-        number["completed"],
-        number["failed_lines"],
+        **{name: int(text.get(field, 0)) for name, field in _COUNTS.items()},
         out_exists="out_exists" in text,
         err_exists="err_exists" in text,
         abort_reason=text.get("abort_reason", ""),
@@ -206,10 +189,7 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
         errors=record.get(b"errors", b""),
         webhook=text.get("webhook", ""),
         retry_of=text.get("retry_of", ""),
-        kept_s=int(text.get("kept", 0)),
         stalled=text.get("stalled", ""),
-        faults=number["faults"],
-        losses=number["losses"],
     )
 
 
