@@ -59,8 +59,7 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
 # Settings that may differ between processes or machines.
 NOT_COMPARED: Final = frozenset(
     [
-        *_names("SHARDS"),  # enforced instead of compared
-        *_names("LEASE_S"),  # each worker sets the length of its own leases
+        *_names("SHARDS LEASE_S"),  # the first is enforced instead; each worker sets the length of its own leases
         *_names("REDIS_URL REDIS_URL_FILE RQ_REDIS_URL RQ_REDIS_URL_FILE"),  # one server may have several addresses
         *_names("HOST PORT LOG_LEVEL MODELS_DIR SERVE_MODELS GPU_DEVICE TENSORRT_CACHE_DIR"),
         # capacity of one process
