@@ -88,6 +88,11 @@ class Model:
         return self._task.returns_arrays and sum(array.nbytes for array in outputs.values()) > LARGE_OUTPUT_BYTES
 
     @property
+    def uses_gpu(self) -> bool:
+        """Return whether the model runs on a GPU."""
+        return self._engine.gpu is not None
+
+    @property
     def running_on(self) -> str:
         """Describe the provider and device that run the model, in one line."""
         engine = self._engine

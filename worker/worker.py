@@ -26,6 +26,7 @@ from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.device import EX_SOFTWARE, Device
 from worker.execution.isolation_gate import IsolationGate
 from worker.execution.model_runner import WorkerResources
+from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool
 from worker.heartbeat import lease_renewal
 from worker.heartbeat.registration import HEARTBEATS_TO_LIVE, WorkerRegistration, flush_metrics, run_metrics_flush
@@ -48,20 +49,30 @@ class Worker:
     def __init__(self, settings: WorkerSettings, store: JobStore, journal: Path | None = None) -> None:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
-        self.device, self.supervisor = Device(settings.run_stop_timeout_s), TaskSupervisor()
+        self.device = Device(settings.run_stop_timeout_s, settings.max_concurrent_runs)
+        self.supervisor = TaskSupervisor()
         self.threads = FairThreadPool(settings.decode_threads)
-        threads = self.threads.size + 2  # plus the device thread and the event loop
+        threads = self.threads.size + settings.max_concurrent_runs + 1  # plus device threads and the event loop
         self.journal = InFlightJournal(journal, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
         self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
         channels = [keys.wake_channel(self.id), keys.INVALIDATION]
         self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
         output_writer = OutputWriter(store.connection, store.settings.lease_s, store.settings.output_watermark)
-        resources = WorkerResources(
-            self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads, output_writer
-        )
-        self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
         self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
+        self.placement = RunPlacement(store, self.id, self._heartbeat_interval_s, self._wake_claim_loops)
+        resources = WorkerResources(
+            self.id,
+            settings,
+            store,
+            self.device,
+            IsolationGate(),
+            self.journal,
+            self.threads,
+            self.placement,
+            output_writer,
+        )
+        self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
         self.digest_agreement = DigestAgreement(
             store.connection, self.id, self._heartbeat_interval_s * HEARTBEATS_TO_LIVE
         )
@@ -103,6 +114,8 @@ class Worker:
         watchdogs = (self._watch_threads(), heap_trim.run(self._heartbeat_interval_s))
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
+        if self.settings.separate_long_runs:
+            self.supervisor.start(self.placement.run())
         reconciling = self.supervisor.start(self.reconciler.run())
         waits = [asyncio.create_task(event.wait()) for event in (stop, self.supervisor.ended)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -153,6 +166,7 @@ class Worker:
             folder_versions=reconciler.versions,
             digests=dict(self.digest_agreement.announced),
             lease_s=self.store.settings.lease_s,
+            run_s={name: seconds for name in self.loaded_models.runners if (seconds := self.device.usual_run_s(name))},
         )
 
     def _on_notification(self, channel: str, payload: bytes) -> None:
@@ -194,5 +208,8 @@ class Worker:
     async def _wake_all(self) -> None:
         self.reconciler.refresh_now()
         self.limits.refresh_now()
+        self._wake_claim_loops()
+
+    def _wake_claim_loops(self) -> None:
         for runner in self.loaded_models.runners.values():
             runner.claim_loop.wake()

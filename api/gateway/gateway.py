@@ -23,6 +23,7 @@ from api.settings import GatewaySettings
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
 from jobs.config.settings_agreement import Process, QueueMismatch, SettingsAgreement
+from jobs.config.settings_base import EX_CONFIG
 from jobs.contract import webhook_request
 from jobs.contract.errors import OverLimit, QueueFull, RetryLater, StoreUnavailable
 from jobs.contract.ids import JOB_ID
@@ -42,8 +43,6 @@ log = logging.getLogger("jitney.api")
 
 RETRY_S = 0.5
 MIN_COMPARE_INTERVAL_S = 1.0  # between two comparisons with the settings of other processes
-
-EX_CONFIG = 78  # a supervisor should not restart after this exit code: the configuration is wrong
 
 
 class Gateway:

@@ -1,9 +1,12 @@
 """Refuses new jobs while Redis uses too much memory, so that accepted jobs can still finish."""
 
+import logging
 from typing import Final
 
 from jobs.contract.errors import QueueFull
 from jobs.metrics.server_memory import ServerMemory
+
+log = logging.getLogger("jitney.api")
 
 BULK_SHARE: Final = 0.9  # the last tenth is reserved for interactive jobs, as with other limits
 RETRY_AFTER_S: Final = 5
@@ -18,8 +21,13 @@ class MemoryWatermark:
         self.output_bytes = 0  # of kept outputs, as of the last look
 
     def observe(self, memory: ServerMemory) -> None:
-        """Set the server's current memory usage."""
-        self._memory = memory
+        """Set the server's current memory usage, and log when new jobs begin or cease to be refused."""
+        before, self._memory = self.refusal("interactive"), memory
+        refusal = self.refusal("interactive")
+        if refusal is not None and before is None:
+            log.warning("refusing new jobs: %s", refusal)
+        elif refusal is None and before is not None:
+            log.info("accepting new jobs again: the queue's server uses %d bytes of memory", memory.used_bytes)
 
     def refusal(self, lane: str) -> QueueFull | None:
         """Return the error that refuses new jobs of this lane, or None if they are accepted."""

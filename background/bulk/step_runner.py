@@ -26,10 +26,10 @@ from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
 from jobs.contract.address_policy import AddressPolicy
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import JitneyError, Refused, RetryLater, StoreUnavailable
 from jobs.models.catalog import ModelCatalog
 from jobs.redis_client.pipelined_connection import Arg
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 
 log = logging.getLogger("jitney.background")

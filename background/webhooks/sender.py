@@ -16,9 +16,8 @@ import httpcore2
 
 from background.settings import BackgroundSettings
 from background.webhooks import guarded_client, payload, retry_schedule
-from background.webhooks.signing import sign_payload
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import Refused, StoreUnavailable
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Attempt, Settlement, SettleResult
@@ -147,7 +146,7 @@ class Sender:
             "user-agent": USER_AGENT,
             "webhook-id": webhook_id,
             "webhook-timestamp": str(now_s),
-            "webhook-signature": sign_payload(secrets, webhook_id, now_s, body),
+            "webhook-signature": payload.sign_payload(secrets, webhook_id, now_s, body),
         }
         fields = [
             ("host", _host_of(url)),

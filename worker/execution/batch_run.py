@@ -41,6 +41,11 @@ class RunContext(NamedTuple):
     inline_policy: InlineRunPolicy
     chunk_bytes: int = 1 << 20
 
+    @property
+    def name(self) -> str:
+        """Return the name of the model version, `<name> <version>`."""
+        return f"{self.model.name} {self.model.version}"
+
 
 class BatchRun:
     """One batch of one group. `stop` ends the run early, from any thread."""

@@ -19,6 +19,7 @@ from worker.execution.isolation_gate import IsolationGate
 from worker.execution.pending_items import PendingItems
 from worker.execution.postprocess import Postprocessor
 from worker.execution.result_writer import ResultWriter
+from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool
 from worker.settings import WorkerSettings
 from worker.task_supervisor import TaskSupervisor
@@ -34,6 +35,7 @@ class WorkerResources(NamedTuple):
     gate: IsolationGate
     journal: InFlightJournal
     threads: FairThreadPool
+    placement: RunPlacement
     output_writer: OutputWriter
 
 
@@ -76,6 +78,7 @@ class ModelRunner:
             journal=resources.journal,
             gate=resources.gate,
             bulk_slot_share=BulkSlotShare(inline_policy, self.pending.max_pending, resources.store.settings.bulk_share),
+            placement=resources.placement,
             idle_poll_s=resources.settings.idle_poll_s,
         )
         self.claim_loop.all_pending = pending_items

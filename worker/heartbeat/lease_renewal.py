@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 from worker.execution.device import Device
@@ -20,11 +19,8 @@ async def run(
     outage = OutageLog(log, "renew leases")
     while True:
         await asyncio.sleep(heartbeat_s)
-        try:
+        with outage.suppress():
             await renew_leases(store, worker_id, pending_items, device)
-            outage.ended()
-        except StoreUnavailable as error:
-            outage.began(error)
 
 
 async def renew_leases(store: JobStore, worker_id: str, pending_items: Sequence[PendingItems], device: Device) -> None:

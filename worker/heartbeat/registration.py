@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from jobs.contract.errors import StoreUnavailable
 from jobs.metrics.cpu_time import CpuMeter
 from jobs.models import worker_registry
 from jobs.models.worker_registry import WorkerReport
@@ -45,12 +44,9 @@ class WorkerRegistration:
         """Register until cancelled."""
         is_changed, outage = True, OutageLog(log, "register this worker")
         while True:
-            try:
+            with outage.suppress():
                 await self._register(is_changed=is_changed)
                 is_changed = False
-                outage.ended()
-            except StoreUnavailable as error:
-                outage.began(error)
             if await wait_for_event(self._changed, self._heartbeat_interval_s):
                 self._changed.clear()
                 is_changed = True
@@ -72,11 +68,8 @@ async def run_metrics_flush(
     outage = OutageLog(log, "flush metrics")
     while True:
         await asyncio.sleep(metrics_flush_s)
-        try:
+        with outage.suppress():
             await flush_metrics(connection, runners, meter)
-            outage.ended()
-        except StoreUnavailable as error:
-            outage.began(error)
 
 
 async def flush_metrics(connection: RedisClient, runners: ModelRunners, meter: CpuMeter) -> None:

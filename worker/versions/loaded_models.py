@@ -57,6 +57,7 @@ class LoadedModels:
         await self._stop_claiming([runner])
         del self.runners[name]
         await self._drain([runner], math.inf)
+        self._resources.device.forget(name)
         return runner
 
     async def close(self) -> None:

@@ -106,15 +106,7 @@ class ModelReconciler:
         await self._read_folder()
         self._snapshot = self._latest_snapshot
         self._loader.observe_folder(self._fingerprints())
-        while True:
-            try:
-                await self._load_all()
-            except StoreUnavailable as error:
-                self._outage.began(error)
-                await asyncio.sleep(OUTAGE_PAUSE_S)
-            else:
-                self._outage.ended()
-                return
+        await self._outage.retry(self._load_all, OUTAGE_PAUSE_S)
 
     async def run(self) -> None:
         """Reconcile periodically until cancelled."""
