@@ -7,7 +7,7 @@ import orjson
 
 from jobs.bulk.checkpoints import line_number
 from jobs.contract.job import Job
-from jobs.contract.job_view import job_view
+from jobs.contract.job_view import job_view, split_view
 from jobs.store import codec
 
 log = logging.getLogger("jitney.background")
@@ -19,16 +19,32 @@ BATCH_ERRORS: Final = {
     "expired": ("batch_expired", "the batch expired before this line was done"),
 }
 UNREADABLE: Final = {"code": "unreadable_job", "message": "the outcome of this line cannot be read", "status": 422}
+GONE: Final = {"code": "output_not_stored", "message": "Redis lost the output of this line", "status": 507}
+CHUNK_COUNT: Final = 16  # of an outcome's fields behind its line and custom_id
 # A line's job is not kept beside the result files, so these fields would lead nowhere.
 HIDDEN_FIELDS: Final = ("urls", "position", "eta_ms")
 
 
+class ChunkedOutput(NamedTuple):
+    """An output that lies in chunks (jobs/store/outputs.py), the rest of its line, and the line if it is gone."""
+
+    job_id: str
+    attempt: int
+    chunks: int
+    tail: bytes
+    gone: bytes
+
+
 class RenderedLine(NamedTuple):
-    """A line of a result file, whether it belongs in the output file, and the size of its outcome in the log."""
+    """A line of a result file, whether it belongs in the output file, and the size of its outcome in the log.
+
+    With `chunked`, `text` is what comes before that output.
+    """
 
     text: bytes
     succeeded: bool
     log_bytes: int
+    chunked: ChunkedOutput | None = None
 
 
 def render_line(outcome: bytes) -> RenderedLine:
@@ -55,15 +71,24 @@ def _render_line(line_id: str, custom_id: str | None, fields: list[Any]) -> Rend
         text = _render_failure(line_id, custom_id, "failed", UNREADABLE, None)
         return RenderedLine(text, succeeded=False, log_bytes=len(body.encode()))
     log_bytes = len(body.encode())
+    if job.state == "succeeded" and job.output is None and job.output_bytes:
+        head, tail = split_view(lambda marked: _render_success(line_id, custom_id, marked), job)
+        gone = _render_failure(line_id, custom_id, "failed", GONE, None)
+        chunked = ChunkedOutput(job.id, job.attempts, int(fields[CHUNK_COUNT]), tail, gone)
+        return RenderedLine(head, succeeded=True, log_bytes=job.output_bytes, chunked=chunked)
     if job.state == "succeeded":
-        response = {"status_code": 200, "request_id": job.id, "body": _render_job(job)}
-        line = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": None}
-        return RenderedLine(orjson.dumps(line) + b"\n", succeeded=True, log_bytes=log_bytes)
+        return RenderedLine(_render_success(line_id, custom_id, job), succeeded=True, log_bytes=log_bytes)
     error = orjson.loads(job.error or b"{}")
     response = {"status_code": error.get("status", 500), "request_id": job.id, "body": _render_job(job)}
     return RenderedLine(
         _render_failure(line_id, custom_id, job.state, error, response), succeeded=False, log_bytes=log_bytes
     )
+
+
+def _render_success(line_id: str, custom_id: str | None, job: Job) -> bytes:
+    response = {"status_code": 200, "request_id": job.id, "body": _render_job(job)}
+    line = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": None}
+    return orjson.dumps(line) + b"\n"
 
 
 def _render_failure(

@@ -174,7 +174,8 @@ class BulkStepRunner:
             if bulk.collected == bulk.total == bulk.expanded:
                 await self._finalizer.close(context.lease, bulk, bulk.abort_reason or "completed", snapshot.now_ms)
                 raise LeaseLost
-            did = await self._collector.collect(context.lease, snapshot)
+            async with self._keep_lease(context.lease):
+                did = await self._collector.collect(context.lease, snapshot)
             did = await self._expand(context, snapshot) or did
             if time.monotonic() >= until_s:
                 return 0
@@ -275,7 +276,7 @@ class BulkStepRunner:
 
     @asynccontextmanager
     async def _keep_lease(self, lease: BackgroundLease) -> AsyncGenerator[None]:
-        """Renew the step's lease while the block runs: fetching images may outlast JITNEY_BULK_STEP_LEASE_S."""
+        """Renew the step's lease while the block runs: images and large outputs may outlast it."""
 
         async def renew_periodically() -> None:
             while True:

@@ -21,7 +21,6 @@ from jobs.store import codec
 MAX_WRITES: Final = 2  # chunks of one process that are on their way to Redis at a time
 OUTAGE_PAUSE_S: Final = 0.2
 LEASES_TO_FINISH: Final = 10  # chunks whose outcome never comes expire after so many leases
-LUA_CHUNKS: Final = 1000  # keys per command
 
 
 class OutputGone(Exception):
@@ -115,9 +114,13 @@ def _not_stored(outcome: Outcome, size: int, reason: str) -> Outcome:
 
 async def drop_chunks(connection: RedisClient, job_id: str, attempt: int, count: int) -> None:
     """Delete the chunks of an output. Raises StoreUnavailable."""
+    await connection.command("UNLINK", *(keys.output(job_id, attempt, number) for number in range(count)))
+
+
+async def have_chunks(connection: RedisClient, job_id: str, attempt: int, count: int) -> bool:
+    """Return whether all chunks of an output exist. Raises StoreUnavailable."""
     names = [keys.output(job_id, attempt, number) for number in range(count)]
-    for first in range(0, count, LUA_CHUNKS):
-        await connection.command("UNLINK", *names[first : first + LUA_CHUNKS])
+    return bool(await connection.command("EXISTS", *names) == count)
 
 
 async def read_pieces(connection: RedisClient, job: Job) -> AsyncIterator[bytes]:

@@ -221,7 +221,7 @@ def _wrong_outputs(client: Any, found: list[str], jobs: dict[str, dict[str, str]
         if kept_as and int(client.hget(f"{root}:kept_output_bytes", kept_as) or 0) < int(job["output_bytes"]):
             wrong.append(f"{job_id}: its output of {job['output_bytes']} bytes is not counted")
         chunks = [f"{root}:output:{job_id}:{job['attempts']}:{n}" for n in range(int(job.get("output_chunks", 0)))]
-        if chunks and client.exists(*chunks) != len(chunks):
+        if chunks and "bulk" not in job and client.exists(*chunks) != len(chunks):
             wrong.append(f"{job_id}: chunks of its output are missing")
     return wrong
 

@@ -17,6 +17,7 @@
 -- with events, free_slots, queues, idempotency, handoff
 local gateway, idempotency_ttl_s, list_limit, list_ttl_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local FIRST_LIMIT, FIRST_JOB = 5, 9  -- positions in ARGV
+local NO_LIMIT = 2 ^ 53  -- stands for a missing quota
 local TRIM_INTERVAL = 64  -- a tenant's job list is trimmed with one job in 64, chosen by its random id
 local sequence  -- of the next job
 local watcher_field = gateway ~= '' and {'watchers', gateway} or {}
@@ -108,7 +109,8 @@ local function accept(at)
     if handoff then publish_state(id, 'running', nil, tenant) end
   end
   if of_tenant then
-    redis.call('HSET', job, 'quota_mark', '@' .. tenant)
+    local byte_quota = tonumber(max_bytes) < NO_LIMIT and {'byte_quota', 1} or {}
+    redis.call('HSET', job, 'quota_mark', '@' .. tenant, unpack(byte_quota))
     of_tenant.jobs, of_tenant.bytes, of_tenant.new = of_tenant.jobs + 1, of_tenant.bytes + #input, of_tenant.new + 1
   end
   if key ~= '' then  -- remembered at least as long as the job may be open

@@ -21,7 +21,7 @@ end
 
 -- The fields that end_job reads of a job, for its own work and for the notification.
 local JOB_FIELDS = {'state', 'owner', 'attempts', 'model', 'watchers', 'size', 'v', 'version', 'lane', 'tenant',
-  'created', 'started', 'metadata', 'quota_mark', 'running_mark', 'webhook', 'event_log', 'bulk'}
+  'created', 'started', 'metadata', 'quota_mark', 'running_mark', 'webhook', 'event_log', 'bulk', 'byte_quota'}
 local MAX_ENTRY_BYTES, MAX_NOTIFICATION_BYTES = 4096, 1024 * 1024  -- of jobs that a notification includes
 local notified_bytes = 0
 local NOW_US = int_text(now_us)
@@ -193,7 +193,7 @@ local function end_job(id, state, retention, field, body, dead, fields, run, chu
   local job = job_key(id)
   fields = fields or redis.call('HMGET', job, unpack(JOB_FIELDS))
   local _, _, attempts, model, watchers, size, v, version, lane, tenant, created, started, metadata, quota_mark,
-    running_mark, webhook, event_log, bulk = unpack(fields, 1, #JOB_FIELDS)
+    running_mark, webhook, event_log, bulk, byte_quota = unpack(fields, 1, #JOB_FIELDS)
   size = tonumber(size)
   local ttl_ms = bulk and math.min(LINE_TTL_MS, retention.ttl_ms) or retention.ttl_ms
   local bytes = chunks and tonumber(body) or #body
@@ -202,7 +202,7 @@ local function end_job(id, state, retention, field, body, dead, fields, run, chu
   redis.call('HSET', job, 'state', state, 'finished', NOW_US, written, chunks or body, unpack(run or {}))
   if is_large then redis.call('HSET', job, 'output_bytes', int_text(bytes)) end
   if chunks then expire_chunks(id, attempts, chunks, bulk and LINE_CHUNKS_TTL_MS or ttl_ms) end
-  if field == 'output' and not bulk and (is_large or quota_mark) then
+  if field == 'output' and not bulk and (is_large or byte_quota) then
     local member = keep_output(tenant or '?', bytes, ttl_ms)
     if is_large then redis.call('HSET', job, 'kept_as', member) end
   end

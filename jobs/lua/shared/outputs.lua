@@ -1,6 +1,6 @@
 -- Large outputs, and how many bytes of outputs are kept (`with outputs`).
 -- An output above a chunk lies in `:output:<id>:<attempt>:<number>`. Counted are large outputs, and all of a tenant with
--- a quota. `:kept_outputs` gathers those of a tenant that expire at about the same time.
+-- a quota of bytes. `:kept_outputs` gathers those of a tenant that expire at about the same time.
 local kept_changes = {}  -- member of `:kept_outputs` → change of its bytes
 
 local function chunk_key(id, attempt, number) return root .. ':output:' .. id .. ':' .. attempt .. ':' .. number end
