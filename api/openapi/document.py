@@ -142,6 +142,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         paths[path]["get"]["security"] = []
     paths.setdefault("/v1/jobs", {})["post"] = _submit()
     paths.setdefault("/v1/jobs/{job_id}", {})["get"] = _read()
+    paths["/v1/jobs/{job_id}/output"] = {"get": _read_output()}
     paths["/predict"] = {"post": _predict()}
     paths["/v1/jobs"]["get"]["responses"] = _responses(_200="JobList")
     paths["/v1/jobs/{job_id}"]["delete"]["responses"] = _responses(_200="Job")
@@ -246,6 +247,15 @@ def _read() -> dict[str, Any]:
         ],
         "responses": _responses(_200="Job"),
     }
+
+
+def _read_output() -> dict[str, Any]:
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    answer = {
+        "description": "the output alone, or the bytes of its only tensor",
+        "content": {"application/json": {"schema": {}}, "application/octet-stream": binary},
+    }
+    return {**_read(), "summary": "Read a job's output", "responses": {**_responses(), "200": answer}}
 
 
 def _predict() -> dict[str, Any]:

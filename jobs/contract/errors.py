@@ -59,7 +59,7 @@ CODES: dict[str, tuple[int, str]] = {
     "poison": (422, "the worker died each time it ran this job, the last time with this job alone"),
     "too_many_attempts": (422, "the job has reached the limit of attempts; the message says what stopped it"),
     "rate_limited": (429, "the tenant has reached its limit of requests or event streams; see Retry-After"),
-    "quota_exceeded": (429, "the tenant has reached its limit of open jobs, or of bytes of their inputs"),
+    "quota_exceeded": (429, "the tenant has reached its limit of open jobs, or of bytes of inputs and outputs"),
     "head_too_large": (431, "the request line and header fields are above the limit"),
     "internal_error": (500, "an unexpected error of the service; its log has the details"),
     "model_unavailable": (503, "the model is known, but cannot be loaded at present"),

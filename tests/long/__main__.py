@@ -56,6 +56,7 @@ RUNS: Final = {
     "caps": LongRun("batch caps that workers choose, beside the best of a sweep", "10 min", "benchmarks.caps"),
     "flat": LongRun("memory of models through batches of random sizes (--batches 10000)", "10 min", "benchmarks.flat"),
     "memory": LongRun("memory of all parts over a million jobs", "10 min", "benchmarks.memory"),
+    "outputs": LongRun("a fast model beside 100 outputs of 5 MB and 8 of 60 MB", "5 min", "benchmarks.outputs"),
     "waiting": LongRun("what a million bulk jobs cost interactive ones", "10 min", "benchmarks.waiting"),
     "bulk-soak": LongRun("a bulk job of 200,000 digits while parts are killed (--lines 200000)", "15 min", "bulk.soak"),
     "bulk-bench": LongRun("SqueezeNet over 2,000 JPEGs: the limit, --local and a service", "10 min", "bulk.benchmark"),
