@@ -30,10 +30,15 @@ BYTES_PER_VALUE: Final = 10.9  # of a random float32 in JSON
 LARGE: Final = {"five": (5_000_000, 100), "sixty": (60_000_000, 8)}  # model → bytes of an output, jobs a round
 PARTS: Final = {"gateway": "api", "worker": "worker", "background": "background", "queue": "server"}
 READERS: Final = 4
-RESULT_TTL_S: Final = 60
+RESULT_TTL_S: Final = 40
 MOST_GROWTH, MOST_SLOWDOWN = 1.1, 3.0
 REFUSED: Final = {"output_not_stored", "queue_full"}
-ENV: Final = {"JITNEY_RESULT_TTL_S": str(RESULT_TTL_S), "JITNEY_LEASE_S": "5", "JITNEY_HEARTBEAT_S": "1"}
+ENV: Final = {
+    "JITNEY_RESULT_TTL_S": str(RESULT_TTL_S),
+    "JITNEY_LEASE_S": "5",
+    "JITNEY_HEARTBEAT_S": "1",
+    "JITNEY_MAX_CONCURRENT_RUNS": "2",
+}
 
 
 def scaled_table(models_dir: Path, name: str, values: int) -> None:
