@@ -26,7 +26,7 @@ from cli.models.model_paths import ModelPath, find_models
 from model_runtime.engine.device_info import query_driver
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.engine.onnx_runtime import VERSION
-from model_runtime.engine.open_engine import Hardware, gpu_options
+from model_runtime.engine.open_engine import Hardware, gpu_options, tensor_keys
 from model_runtime.profiling import batch_consistency, synthetic_inputs
 from model_runtime.profiling.batch_cap import MAX_MEASURED_BATCH, zero_batch
 from model_runtime.spec.model_toml import ModelError
@@ -111,7 +111,8 @@ def _build_report(place: ModelPath, args: argparse.Namespace) -> dict[str, Any]:
 def _open_engine(place: ModelPath, provider: str, args: argparse.Namespace) -> OnnxEngine:
     assert place.folder is not None  # noqa: S101 - `_find_model` has checked it
     spec = place.folder.spec
-    return OnnxEngine(place.onnx, provider, spec.threads, gpu_options(spec, Hardware(args.device, args.engine_cache)))
+    options = gpu_options(spec, Hardware(args.device, args.engine_cache))
+    return OnnxEngine(place.onnx, provider, spec.threads, options, tensor_keys(place.folder))
 
 
 def _measure_provider(

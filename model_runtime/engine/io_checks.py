@@ -3,20 +3,27 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_runtime.engine.batch_axes import BatchAxes
 from model_runtime.repository.host_memory import format_bytes, row_bytes, usable_bytes
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import TensorSpec
 
 
-def check_tensor_specs(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+def check_tensor_specs(
+    path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], axes: BatchAxes
+) -> None:
     """Check tensor specs that include the batch dimension. Raises ModelError."""
     if not inputs:
         raise ModelError(path, None, "the model takes no inputs")
     for tensor_spec in inputs:
-        if tensor_spec.shape and tensor_spec.shape[0] not in {-1, 1}:
+        axis = axes.inputs.get(tensor_spec.name)
+        if axis is not None and tensor_spec.shape[axis] not in {-1, 1}:
             name, shape = tensor_spec.name, list(tensor_spec.shape)
-            reason = f"input {name!r} has the shape {shape}: the batch size is fixed to {shape[0]}"
-            allowed = "a dynamic first dimension, or 1; `jitney models doctor` may repair it"
+            reason = f"input {name!r} has the shape {shape}: the batch size is fixed to {shape[axis]}"
+            allowed = (
+                "a dynamic first dimension, or 1; `jitney models doctor` may repair it; if the batch is elsewhere, "
+                f'[inputs.{name}] batch_axis = … in model.toml, and if there is none, batch_axis = "none"'
+            )
             raise ModelError(path, None, f"{reason}; allowed: {allowed}")
     # Running these would end the process: the kernel kills it when overcommitted memory runs out.
     needed, usable = row_bytes([*inputs, *outputs]), usable_bytes()

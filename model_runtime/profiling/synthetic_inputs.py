@@ -50,10 +50,16 @@ def nan_row(row: Row) -> Row | None:
 
 
 def _values(tensor_spec: TensorSpec, side: int, random: np.random.Generator) -> Array:
-    shape, dtype = [size if size != -1 else side for size in tensor_spec.shape], DTYPES[tensor_spec.datatype]
+    shape = [size if size != -1 else side for size in tensor_spec.shape]
+    return random_values(tensor_spec.datatype, shape, random)
+
+
+def random_values(datatype: str, shape: Sequence[int], random: np.random.Generator) -> Array:
+    """Return values of usual size."""
+    dtype = DTYPES[datatype]
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)
-    if tensor_spec.datatype == "UINT8":  # pixels
+    if datatype == "UINT8":  # pixels
         return random.integers(0, 256, shape).astype(dtype)
     return random.integers(0, 2, shape).astype(dtype)  # indices, counts or flags: 0 and 1 suit them all
 

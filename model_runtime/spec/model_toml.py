@@ -7,7 +7,7 @@ the settings against the model's inputs and outputs.
 import codecs
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from model_runtime.spec.gpu import CudaSpec, TensorrtSpec
 from model_runtime.spec.image import ImageSpec
 from model_runtime.spec.tasks import DetectionSpec, EmbeddingSpec
+from model_runtime.spec.tensors import AXIS_ALLOWED, Axis, InputSpec, OutputSpec, read_outputs
 
 __all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
 
@@ -95,6 +96,11 @@ class ModelSpec(BaseModel):
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
     )
+    batch_axis: Axis = Field(None, description=AXIS_ALLOWED)
+    inputs: dict[str, InputSpec] = Field({}, description="tables such as [inputs.NAME] with batch_axis or value")
+    outputs: Annotated[dict[str, OutputSpec], BeforeValidator(read_outputs)] = Field(
+        {}, description="names of the outputs to answer, or tables such as [outputs.NAME] with batch_axis or answer"
+    )
     retry: RetrySpec = Field(default_factory=RetrySpec, description="a table of keys under [retry]")
     cuda: CudaSpec = Field(default_factory=CudaSpec, description="a table of keys under [cuda]")
     tensorrt: TensorrtSpec = Field(default_factory=TensorrtSpec, description="a table of keys under [tensorrt]")
@@ -145,10 +151,14 @@ def _problem(details: ErrorDetails) -> tuple[str, str]:
     """Return the dotted key and what is wrong with it."""
     section: type[BaseModel] = ModelSpec
     field: FieldInfo | None = None
-    for part in details["loc"]:
+    parts = iter(details["loc"])
+    for part in parts:
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             section = field.annotation
         field = section.model_fields.get(str(part))
+        if field is not None and get_origin(field.annotation) is dict and next(parts, None) is not None:
+            section = get_args(field.annotation)[1]
+            field = FieldInfo(annotation=section, description="a table of keys")
     key = ".".join(str(part) for part in details["loc"])
     if field is None:
         return key, f"unknown key; allowed: {', '.join(section.model_fields)}"

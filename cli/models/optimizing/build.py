@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from batching.collation import stack_items
 from cli.models.optimizing.evaluation.calibration_data import Examples
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
 from cli.models.optimizing.options import OptimizeOptions
@@ -30,7 +31,8 @@ def build_version(
         path = folder / "half.onnx"
     if options.precision == "int8" and calibration is not None:
         rows = (example(old.task) for example in progress.track("calibrating", calibration.rows))
-        notes += int8.write(path, folder / "eight.onnx", title, rows, old.engine.provider)
+        feeds = (old.engine.arrange(stack_items([row])) for row in rows)
+        notes += int8.write(path, folder / "eight.onnx", title, feeds, old.engine.provider)
         path = folder / "eight.onnx"
     if options.fold:
         fold_preprocessing.write(path, folder / "folded.onnx", old)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cli.models import model_paths
 from cli.models.errors import ModelPathNotFound
 from model_runtime.engine.onnx_engine import OnnxEngine
+from model_runtime.engine.open_engine import tensor_keys
 from model_runtime.repository.path_checks import check_folder
 from model_runtime.repository.repository import NAME, ModelFolder
 from model_runtime.spec.model_toml import ModelError
@@ -35,7 +36,7 @@ def open_version(folder: ModelFolder, provider: str, threads: int) -> LoadedVers
     """Open a version. Raises ModelError."""
     check_folder(folder.path, folder.onnx)
     selected = folder.spec.provider if provider == "auto" else provider
-    engine = OnnxEngine(folder.onnx, selected, threads or folder.spec.threads)
+    engine = OnnxEngine(folder.onnx, selected, threads or folder.spec.threads, keys=tensor_keys(folder))
     return LoadedVersion(folder, engine, load_task(folder.spec, folder.path, engine.inputs, engine.outputs))
 
 

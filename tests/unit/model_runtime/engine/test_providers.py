@@ -67,7 +67,7 @@ def test_cuda_takes_the_named_gpu_and_does_not_tune_again() -> None:
 
 
 def test_tensorrt_is_built_for_every_batch_size_at_once(tmp_path: Path) -> None:
-    ports = [TensorSpec("a", "FP32", (3, 224, 224)), TensorSpec("b", "INT64", ())]
+    ports = [TensorSpec("a", "FP32", (-1, 3, 224, 224)), TensorSpec("b", "INT64", (-1,))]
     asked = providers.provider_options("tensorrt", GpuOptions(largest=16), ports, tmp_path)
     options = providers.tensorrt_options(GpuOptions(largest=16), ports, tmp_path)
     without_graphs = providers.cuda_options(GpuOptions(graphs=False))
