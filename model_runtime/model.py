@@ -18,7 +18,7 @@ from model_runtime.profiling.batch_cap import MeasuredModel, Profile, measure_pr
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import Task, is_custom, load_task
+from model_runtime.tasks import Task, attach_task, is_custom
 from model_runtime.tensor_spec import Array
 
 log = logging.getLogger("jitney.worker")
@@ -123,7 +123,7 @@ def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     started = time.perf_counter()
     folder = with_version_spec(folder)
     engine = open_engine(folder, hardware)
-    task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
+    task = attach_task(folder, engine)
     if engine.batchable and folder.spec.check:
         _check_consistency(folder, engine)
     stored = _read_profiles(folder)

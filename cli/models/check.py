@@ -12,7 +12,7 @@ from model_runtime.profiling import batch_consistency
 from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.batch_consistency import ConsistencyReport
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import load_task
+from model_runtime.tasks import attach_task
 
 # Defaults: the smallest, an odd one, and a typical kernel size, which is skipped for slow models.
 BATCH_SIZES: Final = (2, 3, 8)
@@ -66,7 +66,7 @@ def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: floa
         return check_engine(place.title, single, sizes or default_sizes(single), tolerance=tolerance, seed=seed)
     spec = place.folder.spec
     engine = open_engine(place.folder, provider=provider)
-    load_task(spec, place.folder.path, engine.inputs, engine.outputs)
+    attach_task(place.folder, engine)
     prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
     return check_engine(
         place.title,

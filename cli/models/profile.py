@@ -12,6 +12,7 @@ from model_runtime.profiling import latency_profiler
 from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.profile_store import StoredProfile, write_profile
 from model_runtime.spec.model_toml import ModelError
+from model_runtime.tasks import attach_task
 
 
 class ProfileResult(NamedTuple):
@@ -43,6 +44,8 @@ def profile(place: ModelPath, provider: str, seconds: float, largest: int, *, st
     engine: AnyEngine = (
         open_engine(place.folder, provider=provider) if place.folder else OnnxEngine(place.onnx, provider)
     )
+    if place.folder and not all(tensor.is_fixed for tensor in engine.inputs):
+        attach_task(place.folder, engine)
     if not all(tensor.is_fixed for tensor in engine.inputs):
         shapes = ", ".join(f"{tensor.name!r} {list(tensor.shape)}" for tensor in engine.inputs)
         raise ModelError(place.onnx, None, f"cannot be measured: a row has open dimensions: {shapes}")

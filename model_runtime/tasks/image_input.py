@@ -21,6 +21,7 @@ class ImageInput:
     def __init__(self, file: Path, spec: ImageSpec, inputs: Sequence[TensorSpec]) -> None:
         """Raise ModelError if `[image]` does not match the inputs. `file`: the model.toml, for messages."""
         self.tensor_spec, self.spec = _match_input(file, spec, inputs)
+        self.row_shapes = {self.tensor_spec.name: _made_shape(self.spec)}
 
     def preprocess(self, data: bytes) -> tuple[dict[str, Array], DecodedImage]:
         """Return one array of the model's type and layout, and the decoded image. Raises Refused."""
@@ -60,13 +61,18 @@ def _match_input(file: Path, image: ImageSpec, inputs: Sequence[TensorSpec]) -> 
         reason = "the input takes unscaled UINT8 pixels; allowed: no preset, scale, mean or std"
         raise ModelError(file, "image", reason)
     image = _with_size(file, image, tensor_spec)
-    height, width = image.size or (-1, -1)
-    made = (image.channels, height, width) if image.layout == "NCHW" else (height, width, image.channels)
+    made = _made_shape(image)
     if not tensor_spec.fits(made):
         order = "channels, height, width" if image.layout == "NCHW" else "height, width, channels"
         reason = f"produces {list(made)} ({order}), but the input {tensor_spec.name!r} is {list(tensor_spec.shape)}"
         raise ModelError(file, "image", f"{reason}; allowed: resize, crop, color and layout that match it")
     return tensor_spec, image
+
+
+def _made_shape(image: ImageSpec) -> tuple[int, ...]:
+    """Return the shape of every preprocessed image. Its size must be definite."""
+    height, width = image.size or (-1, -1)
+    return (image.channels, height, width) if image.layout == "NCHW" else (height, width, image.channels)
 
 
 def _with_size(file: Path, image: ImageSpec, tensor_spec: TensorSpec) -> ImageSpec:

@@ -29,11 +29,14 @@ class Task(ABC):
     `offload`      True: `preprocess` uses enough CPU time to run in a thread; False: it only maps bytes. Custom tasks
                    always run in threads
     `label_count`  the number of labels; None if it does not apply
+    `row_shapes`   the shapes that `preprocess` makes, by input name, where all items have the same: the model is
+                   measured and warmed up with them, if its own dimensions are free
     """
 
     kinds: frozenset[str] = frozenset()
     offload: ClassVar[bool] = True
     label_count: int | None = None
+    row_shapes: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]

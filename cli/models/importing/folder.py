@@ -13,7 +13,7 @@ from model_runtime.engine.open_engine import tensor_keys
 from model_runtime.repository.path_checks import check_folder
 from model_runtime.repository.repository import NAME, ONNX_FILE, BrokenModel, list_models
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
-from model_runtime.tasks import load_task
+from model_runtime.tasks import attach_task
 
 LABELS_FILE: Final = "labels.txt"
 
@@ -89,4 +89,4 @@ def _check_loads(folder: Path) -> None:
         raise ModelError(folder.name, None, listed.reason)
     check_folder(listed.path, listed.onnx)
     engine = OnnxEngine(listed.onnx, "cpu", listed.spec.threads, keys=tensor_keys(listed))
-    load_task(listed.spec, listed.path, engine.inputs, engine.outputs)
+    attach_task(listed, engine)

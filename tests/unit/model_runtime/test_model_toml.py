@@ -1,6 +1,7 @@
 """The contents of `model.toml`; every refusal names the file, the key and the allowed values."""
 
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -137,8 +138,9 @@ def test_every_key_is_documented() -> None:
         line.split("|")[1] for line in (ROOT / "docs" / "models.md").read_text().splitlines() if line[:1] == "|"
     ]
     wanted = set()
-    for name, field in ModelSpec.model_fields.items():
-        section = field.annotation
+    for key, field in ModelSpec.model_fields.items():
+        is_named = get_origin(field.annotation) is dict
+        name, section = (f"{key}.NAME", get_args(field.annotation)[1]) if is_named else (key, field.annotation)
         if isinstance(section, type) and issubclass(section, BaseModel):
             wanted |= {f"`[{name}]`", *(f"`{key}`" for key in section.model_fields)}
         else:

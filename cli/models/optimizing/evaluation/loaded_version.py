@@ -11,7 +11,7 @@ from model_runtime.engine.open_engine import tensor_keys
 from model_runtime.repository.path_checks import check_folder
 from model_runtime.repository.repository import NAME, ModelFolder
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import Task, load_task
+from model_runtime.tasks import Task, attach_task
 
 
 class LoadedVersion(NamedTuple):
@@ -37,7 +37,7 @@ def open_version(folder: ModelFolder, provider: str, threads: int) -> LoadedVers
     check_folder(folder.path, folder.onnx)
     selected = folder.spec.provider if provider == "auto" else provider
     engine = OnnxEngine(folder.onnx, selected, threads or folder.spec.threads, keys=tensor_keys(folder))
-    return LoadedVersion(folder, engine, load_task(folder.spec, folder.path, engine.inputs, engine.outputs))
+    return LoadedVersion(folder, engine, attach_task(folder, engine))
 
 
 def find_model_folder(name_or_path: str, models_dir: Path) -> ModelFolder:
