@@ -44,7 +44,7 @@ def _doctor(args: argparse.Namespace) -> int:
         return NOTHING_THERE
     from cli.models.doctor.command import examine  # noqa: PLC0415 (needs onnx)
 
-    result = examine(path, args.fix, args.provider)
+    result = examine(path, args.fix, args.provider, dict(args.shape))
     print("\n".join(result.lines))
     return YES if result.good else NO
 
@@ -98,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", epilog=exit_codes, help="diagnose whether a model can be batched; --fix writes a fixed copy"
     )
     doctor.add_argument("--fix", type=Path, metavar="OUT", help="write a copy that can be batched, if possible")
+    doctor.add_argument(
+        "--shape",
+        type=_parse_shape,
+        action="append",
+        default=[],
+        metavar="NAME=3x224x224",
+        help="shape of one item of an input with free dimensions, without the batch dimension",
+    )
     doctor.set_defaults(command=_doctor)
     check = verbs.add_parser("check", epilog=exit_codes, help="test that batching does not change outputs")
     check.add_argument("--sizes", type=_parse_sizes, default=(), metavar="2,3,8", help="batch sizes to try")
@@ -136,3 +144,11 @@ _parse_size = arguments.int_between(1, 4096)
 
 def _parse_sizes(text: str) -> tuple[int, ...]:
     return tuple(_parse_size(part.strip()) for part in text.split(","))
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    if not name or not all(size.isdecimal() and int(size) > 0 for size in sizes.split("x")):
+        message = f"{text!r} is not NAME=SIZExSIZE, such as images=3x320x320"
+        raise argparse.ArgumentTypeError(message)
+    return name, tuple(int(size) for size in sizes.split("x"))

@@ -42,9 +42,16 @@ _ALONG_AXIS: Final[Mapping[str, int]] = {  # → the default axis
     "LayerNormalization": -1, "RMSNormalization": -1, "SimplifiedLayerNormalization": -1, "SkipLayerNormalization": -1,
 }  # fmt: skip
 _REDUCE: Final = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
+# Of ai.onnx.ml: rows of features → results.
+_FEATURES: Final = """
+LinearClassifier LinearRegressor Normalizer SVMClassifier SVMRegressor Scaler TreeEnsemble TreeEnsembleClassifier
+TreeEnsembleRegressor ZipMap
+""".split()  # noqa: SIM905 - as above
 # With any attributes, a row's result depends on other rows, or there is one result for the whole batch.
 _COUPLED: Final[Mapping[str, str]] = {
     "DynamicQuantizeLinear": "it computes one scale for the whole batch",
+    "DynamicQuantizeMatMul": "it computes one scale for the whole batch",
+    "DynamicQuantizeLSTM": "it computes one scale for the whole batch",
     "NonMaxSuppression": "it returns one list for the whole batch",
     "NonZero": "it returns one list for the whole batch",
     "Unique": "it returns one list for the whole batch",
@@ -179,9 +186,26 @@ def recurrent(step: OperatorStep) -> AxisState | list[AxisState]:
     return [BatchAxis(0 if batch_first else 2), state, state]
 
 
-def random(_: OperatorStep) -> AxisState:
-    message = "its values are random, so that no two runs are equal"
-    raise RowsCoupled(message)
+def feature_rows(step: OperatorStep) -> AxisState:
+    """Operators of ai.onnx.ml: rows of features first, and one result for each in every output."""
+    if step.rows != BatchAxis() or len(step.shape()) < 2:
+        message = "it expects rows of features in the first dimension"
+        raise Undetermined(message)
+    return BatchAxis()
+
+
+def same_axis(step: OperatorStep) -> AxisState:
+    """Operators that change each value, or add dimensions after the last one."""
+    return step.rows
+
+
+def quantized_matmul(step: OperatorStep) -> AxisState:
+    """MatMulNBits: rows times weights."""
+    if step.rows.axis == len(step.shape()) - 1:
+        message = "it sums over the batch"
+        raise RowsCoupled(message)
+    step.require_unbatched_others()
+    return step.rows
 
 
 def shape_of(_: OperatorStep) -> AxisState:
@@ -207,7 +231,9 @@ RULES: Final[Mapping[str, Rule]] = {
     **{f"Reduce{kind}": reduce_ for kind in _REDUCE},
     **dict.fromkeys(_COUPLED, coupled),
     **dict.fromkeys(("RNN", "GRU", "LSTM"), recurrent),
-    **dict.fromkeys(("Multinomial", "RandomNormalLike", "RandomUniformLike", "Bernoulli"), random),
+    **dict.fromkeys(_FEATURES, feature_rows),
+    **dict.fromkeys(("Binarizer", "Imputer", "LabelEncoder", "CategoryMapper", "OneHotEncoder", "OneHot"), same_axis),
+    "MatMulNBits": quantized_matmul,
     **dict.fromkeys(("Shape", "Size"), shape_of),
     "CumSum": cumulative_sum,
     "MeanVarianceNormalization": mean_variance,

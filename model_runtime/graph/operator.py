@@ -14,7 +14,6 @@ from model_runtime.graph.batch_axis import (
     Undetermined,
 )
 from model_runtime.graph.graph import (
-    PLACEHOLDER_BATCH_SIZE,
     Graph,
     Values,
     describe_node,
@@ -61,7 +60,7 @@ class OperatorStep(NamedTuple):
     def constant(self, at: int) -> Values:
         """Return an input's values. Raises Undetermined if it is not a constant."""
         name = self.node.input[at]
-        if not self.graph.is_constant(name):
+        if isinstance(self.states[at], BatchAxis | BatchSizeValues) or not self.graph.is_constant(name):
             message = f"its input {at + 1} is not a constant"
             raise Undetermined(message)
         return self.graph.constant(name)
@@ -122,7 +121,7 @@ class OperatorStep(NamedTuple):
     @property
     def is_open(self) -> bool:
         """Return true if the model declares a free batch dimension."""
-        return self.graph.batch == PLACEHOLDER_BATCH_SIZE
+        return self.graph.is_open
 
 
 def normalize_axis(axis: int, rank: int) -> int:

@@ -14,7 +14,7 @@ from model_runtime.graph.batch_axis import (
 )
 from model_runtime.graph.operator import OperatorStep, normalize_axis
 
-LARGE = 2**31 - 1  # a larger `ends` value means: to the end
+LARGE = 1_000_000  # no batch has so many rows: a larger `ends` value means: to the end
 
 
 def reshape(step: OperatorStep) -> AxisState:
@@ -120,8 +120,9 @@ def slice_(step: OperatorStep) -> AxisState:
     axes = step.axes("axes", 3) or list(range(len(starts)))
     steps = step.axes("steps", 4) or [1] * len(starts)
     for start, end, axis, by in zip(starts, ends, axes, steps, strict=True):
-        if normalize_axis(axis, len(shape)) == rows.axis and not (start == 0 and by == 1 and end >= LARGE):
-            if start == 0 and by == 1 and end >= shape[rows.axis] and not step.is_open:
+        is_whole = by == 1 and (start == 0 or start <= -LARGE)
+        if normalize_axis(axis, len(shape)) == rows.axis and not (is_whole and end >= LARGE):
+            if is_whole and end >= shape[rows.axis] and not step.is_open:
                 message = f"it truncates the batch to {end} rows"
                 raise FixedBatchSize(message)
             message = f"it selects rows {start} to {end} of the batch"
@@ -136,12 +137,26 @@ def gather(step: OperatorStep) -> AxisState:
         message = "both its data and its indices have a batch dimension"
         raise Undetermined(message)
     if isinstance(indices, BatchAxis):  # a lookup table
+        if isinstance(data, BatchSizeValues):
+            message = "its table is computed from the batch size"
+            raise Undetermined(message)
         return indices._replace(axis=axis + indices.axis)
     rows = step.rows
     if axis == rows.axis:
         message = "it selects rows of the batch"
         raise RowsCoupled(message)
     return rows._replace(axis=rows.axis + (len(step.shape(1)) - 1 if axis < rows.axis else 0))
+
+
+def gather_nd(step: OperatorStep) -> AxisState:
+    data, indices = step.states[0], step.states[1]
+    if isinstance(indices, BatchAxis) and data is None and not step.attr("batch_dims", 0):  # a lookup table
+        return indices
+    axis = step.graph.own_row_axis(step.node.input[1])
+    if data != BatchAxis() or step.attr("batch_dims", 0) or axis is None:
+        message = "its indices may point into other rows"
+        raise Undetermined(message)
+    return BatchAxis(axis)
 
 
 def gather_elements(step: OperatorStep) -> AxisState:
@@ -166,7 +181,7 @@ def expand(step: OperatorStep) -> AxisState:
 
 
 def tile(step: OperatorStep) -> AxisState:
-    if step.constant(1)[step.rows.axis] != 1:
+    if step.output_shape()[step.rows.axis] != step.shape()[step.rows.axis]:
         message = "it repeats the batch"
         raise RowsCoupled(message)
     return step.rows
@@ -200,6 +215,7 @@ RULES = {
     "Slice": slice_,
     "Gather": gather,
     "GatherElements": gather_elements,
+    "GatherND": gather_nd,
     "ScatterElements": gather_elements,
     "Expand": expand,
     "Tile": tile,
