@@ -18,7 +18,7 @@ Run = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 _APART: Final = 0.01  # of an output's largest number: rows that differ less, together and alone, are kept apart
 _LENGTH_NAME: Final = re.compile(
-    r"seq|time|frame|len|step|height|width|token|audio|points|wave|^[thwsl]$", re.IGNORECASE
+    r"seq(?!s|uences)|time|frame|len|step|height|width|token|audio|points|wave|^[thwsl]$", re.IGNORECASE
 )
 _SEED: Final = 11
 

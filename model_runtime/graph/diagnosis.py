@@ -20,7 +20,8 @@ _STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 class Diagnosis:
     """`obstacles`: repairable reasons. `fatal`: reasons that cannot be repaired. `doubts`: unknown operators or shapes.
 
-    `keys`: reasons that keys of model.toml remove; `suggested`: such keys, by input. `may_lack_batch`: no dimension is
+    `keys`: reasons that keys of model.toml remove; `suggested`: keys that may help, by input. `is_open`: the batch is
+    free. `may_lack_batch`: no dimension is
     named like a batch. `notes`: what is unusual and does no harm. `mended`: a copy without
     the obstacles; None if there are none, or if `fatal`, `doubts` or `keys` is not empty.
     """
@@ -31,6 +32,7 @@ class Diagnosis:
     keys: list[str] = field(default_factory=list)
     suggested: dict[str, InputSpec] = field(default_factory=dict)
     may_lack_batch: bool = False
+    is_open: bool = False
     notes: list[str] = field(default_factory=list)
     mended: onnx.ModelProto | None = None
 
@@ -48,11 +50,14 @@ def diagnose(model: onnx.ModelProto, row_shapes: Mapping[str, tuple[int, ...]] |
     flow, graph = _follow(model, axes, row_shapes)
     if flow.has_wrong_axis and (transposed := _follow_transposed(model, axes, row_shapes)):
         flow, graph, axes = transposed
+    if flow.has_wrong_axis and diagnosis.may_lack_batch:  # perhaps the batch is elsewhere
+        flow.undetermined, flow.coupled = flow.coupled, []
     diagnosis.fatal += [f"{line} (rows would mix)" for line in flow.coupled] + flow.fixed + flow.random
     diagnosis.doubts += flow.undetermined
     for name, state in flow.output_states.items():
         if not isinstance(state, BatchAxis) or state.group != 1:
             diagnosis.fatal.append(f"output {name!r} has no batch dimension: it is one result for the whole batch")
+    diagnosis.is_open = graph.is_open
     _diagnose_tensors(diagnosis, graph, axes, flow)
     diagnosis.obstacles += graph.changes
     if diagnosis.obstacles and not (diagnosis.fatal or diagnosis.doubts or diagnosis.keys):
@@ -82,18 +87,19 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
 
 
 def _batch_axes(inputs: Sequence[onnx.ValueInfoProto]) -> dict[str, int]:
-    """Return the first dimension of each input, unless another one is named like a batch, or alone is free.
+    """Return the first dimension of each input, unless another one is named like a batch.
 
-    That counts where the first is fixed above 1, and that of another input is free.
+    A first dimension above 1, beside another input whose first is free or 1, is no batch either, if only one dimension
+    of this input is free or 1.
     """
     shapes = {value_info.name: dims_of(value_info) for value_info in inputs}
-    has_free_batch = any(shape and isinstance(shape[0], str) for shape in shapes.values())
+    others = {shape[0] if isinstance(shape[0], int) else 0 for shape in shapes.values() if shape} & {0, 1}
     axes = dict[str, int]()
     for name, shape in shapes.items():
         axes[name] = _batch_axis(shape)
-        free = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
-        if axes[name] == 0 and has_free_batch and len(free) == 1 and isinstance(shape[0], int) and shape[0] > 1:
-            axes[name] = free[0]
+        candidates = [axis for axis, size in enumerate(shape) if isinstance(size, str) or size == 1]
+        if axes[name] == 0 and others and len(candidates) == 1 and isinstance(shape[0], int) and shape[0] > 1:
+            axes[name] = candidates[0]
     return axes
 
 

@@ -25,8 +25,12 @@ def reshape(step: OperatorStep) -> AxisState:
     for axis in range(len(made)):
         rest = prod(made[axis + 1 :])
         if prod(made[:axis]) == before and made[axis] % batch == 0 and made[axis] // batch * rest == per_row:
+            group = made[axis] // batch
+            if batch == 1 and axis and group > rows.group:  # a batch of 1 vanishes anywhere
+                message = "it folds a batch of 1 into another dimension"
+                raise Undetermined(message)
             _free_target(step, axis, made, rows)
-            return BatchAxis(axis, made[axis] // batch)
+            return BatchAxis(axis, group)
     message = f"it reshapes {list(shape)} to {list(made)} across rows"
     raise RowsCoupled(message)
 

@@ -43,7 +43,7 @@ def examine(
     diagnosis = diagnose(model, inspection.row_shapes)
     if diagnosis.fatal:
         return _report_fatal(inspection, diagnosis)
-    if diagnosis.keys:
+    if diagnosis.keys or (diagnosis.suggested and diagnosis.is_open and fix is None):
         return _try_keys(inspection, diagnosis)
     if not diagnosis.obstacles:
         return _try_unchanged(inspection, diagnosis)
@@ -128,8 +128,10 @@ def _try_keys(inspection: Inspection, diagnosis: Diagnosis) -> DoctorResult:
         verdict = f"{inspection.path}: cannot be batched as it is, and with keys in model.toml it is not certain"
         tried = ["  tried:", *toml, f"  {reason}"]
         return DoctorResult(good=False, lines=[verdict, *_list_findings(diagnosis), *tried])
-    hint = "  (a value that suits the graph; another one may be meant)"
-    lines = [f"{inspection.path}: can be batched, with these keys in model.toml", *toml, hint]
+    hints = ["  (a value that suits the graph; another one may be meant)"] if diagnosis.keys else []
+    if diagnosis.mended is not None:
+        hints.append(f"  or without keys, as a copy: jitney models doctor {inspection.path} --fix OUT.onnx")
+    lines = [f"{inspection.path}: can be batched, with these keys in model.toml", *toml, *hints]
     return DoctorResult(good=True, lines=[*lines, *checked.lines()[1:], *doubts])
 
 

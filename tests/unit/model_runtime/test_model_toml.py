@@ -10,6 +10,20 @@ from model_runtime.spec.model_toml import ImageSpec, ModelError, ModelSpec, read
 from tests.support.processes import ROOT
 
 WRONG = {
+    "a batch axis that is no dimension": ('task = "tensor"\nbatch_axis = "first"', "batch_axis", '"none"'),
+    "a batch axis below 0": (
+        'task = "tensor"\n[inputs.x]\nbatch_axis = -1',
+        "inputs.x.batch_axis",
+        "0 (the first dimension)",
+    ),
+    "a constant that is text": (
+        'task = "tensor"\n[inputs.x]\nvalue = "a"',
+        "inputs.x.value",
+        "a number, true or false",
+    ),
+    "an unknown key of an output": ('task = "tensor"\n[outputs.y]\naxis = 1', "outputs.y.axis", "batch_axis, answer"),
+    "an output named twice": ('task = "tensor"\noutputs = ["y", "y"]', "outputs", "names of the outputs"),
+    "an input that is no table": ('task = "tensor"\ninputs.x = 1', "inputs.x", "a table of keys"),
     "a key that does not exist": ('task = "tensor"\ntsk = 1', "tsk", "max_batch"),
     "an unknown task": (
         'task = "detection"',

@@ -230,3 +230,27 @@ def test_a_shape_is_given_for_free_dimensions(tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match=message):
             examine(path, None, "cpu", shapes)
+
+
+def test_a_batch_of_one_that_vanishes_is_not_certain(tmp_path: Path) -> None:
+    """[time, 1, 4] → [time, 4]: with more rows, time and rows would be one dimension."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        node("Reshape", ["t", "to"], ["f"]),
+        node("Gemm", ["f", "w"], ["y"]),
+    ]
+    constants: dict[str, Any] = {"to": int64_constant(-1, 4), "w": numbers(4, 2)}
+    found = diagnose(onnx.load(graphs.write(tmp_path / "m.onnx", nodes, {"x": [1, 6, 4]}, {"y": [6, 2]}, constants)))
+    assert (found.fatal, found.doubts) == ([], ["Reshape 'f': it folds a batch of 1 into another dimension"])
+
+
+def test_a_state_beside_rows_has_its_batch_where_it_can_be(tmp_path: Path) -> None:
+    nodes = [node("Relu", ["h"], ["next"]), node("MatMul", ["x", "w"], ["y"])]
+    for path, size in ((tmp_path / "free.onnx", ""), (tmp_path / "fixed.onnx", 1)):
+        inputs: dict[str, Any] = {"x": [size, 3], "h": [2, size, 4]}
+        outputs: dict[str, Any] = {"y": [size, 2], "next": [2, size, 4]}
+        graphs.write(path, nodes, inputs, outputs, {"w": numbers(3, 2)})
+    free = examine(tmp_path / "free.onnx", None, "cpu")
+    assert (free.good, free.lines[1:3]) == (True, ["    [inputs.h]", "    batch_axis = 1"])
+    assert examine(tmp_path / "fixed.onnx", tmp_path / "copy.onnx", "cpu").good
+    assert OnnxEngine(tmp_path / "copy.onnx", "cpu", 1).inputs[1].shape == (2, 4)
