@@ -6,15 +6,22 @@ The model states its largest batch; the caller forms the batches.
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from batching import buckets
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import size_bytes
 from model_runtime.engine.onnx_engine import RunFailed, Stop
 from model_runtime.engine.open_engine import QUICK_CHECK_ROWS, AnyEngine, Hardware, open_engine
+from model_runtime.graph.facts import GraphFacts, read_facts
 from model_runtime.profiling import batch_consistency, profile_store
-from model_runtime.profiling.batch_cap import MeasuredModel, Profile, measure_profile, zero_batch
+from model_runtime.profiling.batch_cap import (
+    MAX_MEASURED_BATCH,
+    MeasuredModel,
+    Profile,
+    measure_profile,
+    zero_batch,
+)
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
@@ -22,6 +29,8 @@ from model_runtime.tasks import Task, is_custom, load_task
 from model_runtime.tensor_spec import Array
 
 log = logging.getLogger("jitney.worker")
+
+_UNCHECKED: Final = 'examples/ in the model\'s folder may help, and batching = "trust" batches it unchecked'
 
 
 class Model:
@@ -97,6 +106,7 @@ class Model:
             "profiles": [profile.as_json() for profile in self._profile.stored],
             "batchable": self._engine.batchable,
             "checked": self._engine.checked,
+            "drift": self._engine.drift,
             "batch_note": self._engine.batch_note,
             "provider": self._engine.provider,
             "provider_note": self._engine.provider_note,
@@ -124,8 +134,8 @@ def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     folder = with_version_spec(folder)
     engine = open_engine(folder, hardware)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
-    if engine.batchable and folder.spec.check:
-        _check_consistency(folder, engine)
+    if engine.batchable:
+        _decide_batching(folder, engine)
     stored = _read_profiles(folder)
     matching = profile_store.find_profile(stored, engine.provider, engine.device, engine.runtime)
     profile = _choose_profile(folder, engine, matching)._replace(stored=stored)
@@ -154,21 +164,42 @@ def _warm_up(folder: ModelFolder, engine: AnyEngine, cap: int) -> None:
             return
 
 
-def _check_consistency(folder: ModelFolder, engine: AnyEngine) -> None:
-    """Run the short form of `jitney models check`. A model that mixes rows is still served, one row at a time."""
-    tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
-    check = batch_consistency.ConsistencyCheck(engine.inputs, engine.run, lambda rows: rows, tolerance)
+def _decide_batching(folder: ModelFolder, engine: AnyEngine) -> None:
+    """Run the short form of `jitney models check`. A model that does not pass is still served, one row at a time."""
+    if folder.spec.batching == "off":
+        engine.disable_batching('batching = "off" in model.toml')
+    if folder.spec.batching != "auto":
+        return
     try:
-        report = check.short(QUICK_CHECK_ROWS)
+        _check_consistency(folder, engine)
     except RunFailed as error:  # the model refuses synthetic rows, but may accept a caller's
         if error.fault == "device":
             raise ModelError(folder.onnx, None, f"the device was lost while the model was checked: {error}") from error
-        log.warning("model %s is served unchecked: cannot run synthetic rows: %s", folder.name, error)
-        return
-    engine.checked = report.passed
-    if not report.passed:
-        engine.disable_batching(f"it fails the check: {report.reason}")
+        engine.disable_batching(f"it could not be checked, as synthetic rows do not run: {error}; {_UNCHECKED}")
+    if not engine.batchable:
         log.warning("model %s runs one row at a time: %s", folder.name, engine.batch_note)
+
+
+def _check_consistency(folder: ModelFolder, engine: AnyEngine) -> None:
+    tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
+    check = batch_consistency.ConsistencyCheck(
+        engine.inputs,
+        engine.run,
+        lambda rows: rows,
+        tolerance,
+        facts=GraphFacts() if folder.spec.engine is not None else read_facts(folder.onnx),
+        max_drift=folder.spec.max_drift,
+    )
+    cap = folder.spec.max_batch or MAX_MEASURED_BATCH
+    larger = buckets.choose_buckets("cuda", cap, folder.spec.buckets)  # on a CPU, the same sizes as on a GPU
+    report = check.short(QUICK_CHECK_ROWS, larger)
+    engine.checked, engine.drift = report.checked, report.drift
+    if report.checked is None:
+        engine.disable_batching(f"{report.reason}; {_UNCHECKED}")
+    elif not report.passed:
+        engine.disable_batching(f"it fails the check: {report.reason}")
+    else:
+        engine.batch_note = "; ".join(filter(None, [engine.batch_note, *report.doubts]))
 
 
 def _choose_profile(folder: ModelFolder, engine: AnyEngine, stored: StoredProfile | None) -> Profile:

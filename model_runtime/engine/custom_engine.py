@@ -60,6 +60,7 @@ class CustomEngineAdapter:
             "" if engine.batchable else "its engine is not batchable",
         )
         self.checked: bool | None = None
+        self.drift: float | None = None
         self.gpu: int | None = None
         self.placement: dict[str, int] = {}
         self.provider_note = f"custom engine {self._class_path}"

@@ -61,7 +61,8 @@ class OnnxEngine:
         check_tensor_specs(onnx_path, inputs, outputs)
         self._scalars = frozenset(tensor_spec.name for tensor_spec in inputs if not tensor_spec.shape)
         self.batchable, self.batch_note, self._unbatched_outputs = _probe(onnx_path, inputs, outputs, self._session.run)
-        self.checked: bool | None = None  # result of the consistency check; None if it did not run
+        self.checked: bool | None = None  # result of the consistency check; None if it did not run or proves nothing
+        self.drift: float | None = None  # the largest that it found
         self.inputs = [_row_spec(tensor_spec) for tensor_spec in inputs]
         self.outputs = [
             tensor_spec if tensor_spec.name in self._unbatched_outputs else _row_spec(tensor_spec)

@@ -44,7 +44,10 @@ _ALONG_AXIS: Final[Mapping[str, int]] = {  # → the default axis
 _REDUCE: Final = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 # With any attributes, a row's result depends on other rows, or there is one result for the whole batch.
 _COUPLED: Final[Mapping[str, str]] = {
-    "DynamicQuantizeLinear": "it computes one scale for the whole batch",
+    **dict.fromkeys(
+        ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
+        "it computes one scale for the whole batch",
+    ),
     "NonMaxSuppression": "it returns one list for the whole batch",
     "NonZero": "it returns one list for the whole batch",
     "Unique": "it returns one list for the whole batch",

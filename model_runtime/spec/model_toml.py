@@ -90,7 +90,16 @@ class ModelSpec(BaseModel):
         None,
         description="whole numbers from 1 to 4096, ascending: sizes that batches are padded to, such as [1, 4, 16]",
     )
-    check: bool = Field(True, description="true (check before serving that rows do not mix), false (skip the check)")
+    batching: Literal["auto", "off", "trust"] = Field(
+        "auto", description="auto (batched if the check passes), off (one item a run), trust (batched, not checked)"
+    )
+    max_drift: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="a share of an output's largest number, above 0 and up to 1, by which batching may change it",
+    )
     max_wait_ms: float = Field(0.0, ge=0, le=60_000, allow_inf_nan=False, description="milliseconds from 0 to 60000")
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
@@ -150,6 +159,8 @@ def _problem(details: ErrorDetails) -> tuple[str, str]:
             section = field.annotation
         field = section.model_fields.get(str(part))
     key = ".".join(str(part) for part in details["loc"])
+    if field is None and key == "check":
+        return key, 'was replaced by batching; allowed: batching = "auto" (as check = true) or "trust" (as false)'
     if field is None:
         return key, f"unknown key; allowed: {', '.join(section.model_fields)}"
     if details["type"] == "missing":

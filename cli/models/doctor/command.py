@@ -59,8 +59,8 @@ def _try_unchanged(path: Path, diagnosis: Diagnosis, provider: str) -> DoctorRes
     engine = OnnxEngine(path, provider)
     checked = check_engine(str(path), engine, default_sizes(engine))
     doubts = [f"  not certain from the graph alone: {doubt}" for doubt in diagnosis.doubts]
-    if checked.reason:
-        return DoctorResult(good=False, lines=[f"{path}: cannot be batched: {checked.reason}", *doubts])
+    if reason := checked.reason if doubts else checked.failure:  # a graph without doubts needs no check
+        return DoctorResult(good=False, lines=[f"{path}: cannot be batched: {reason}", *doubts])
     return DoctorResult(good=True, lines=[f"{path}: can be batched", *checked.lines()[1:], *doubts])
 
 
@@ -99,7 +99,7 @@ def _verify_copy(path: Path, copy: Path, title: str, provider: str) -> tuple[Che
         checked = check_engine(title, engine, default_sizes(engine))
     except ModelError as error:
         return None, error.reason
-    return checked, checked.reason or _compare_outputs(path, engine, provider)
+    return checked, checked.failure or _compare_outputs(path, engine, provider)
 
 
 def _compare_outputs(path: Path, copy: OnnxEngine, provider: str) -> str:

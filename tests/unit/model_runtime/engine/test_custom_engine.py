@@ -108,7 +108,9 @@ def test_a_module_that_is_not_installed_says_so(tmp_path: Path) -> None:
 )
 def test_the_outputs_of_an_engine_are_validated(tmp_path: Path, result: str, reason: str) -> None:
     source = changed('return {"y": arrays["x"] @ self.weights}', f"return {result}")
-    numpy_model(tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\ncheck = false')
+    numpy_model(
+        tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\nbatching = "trust"'
+    )
     model = opened(tmp_path)
     with pytest.raises(RunFailed) as caught:
         model.run({"x": np.ones((2, 2), np.float32)})
@@ -119,7 +121,9 @@ def test_the_outputs_of_an_engine_are_validated(tmp_path: Path, result: str, rea
 def test_an_engine_classifies_its_own_failures(tmp_path: Path) -> None:
     body = 'from jitney import RunFailed; raise RunFailed("full", "memory")'
     source = changed('return {"y": arrays["x"] @ self.weights}', body)
-    numpy_model(tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\ncheck = false')
+    numpy_model(
+        tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\nbatching = "trust"'
+    )
     with pytest.raises(RunFailed) as caught:
         opened(tmp_path).run({"x": np.ones((1, 2), np.float32)})
     assert (caught.value.reason, caught.value.fault) == ("full", "memory")
