@@ -26,6 +26,7 @@ from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tasks import Task, is_custom, load_task
+from model_runtime.tasks.examples import read_own_examples
 from model_runtime.tensor_spec import Array
 
 log = logging.getLogger("jitney.worker")
@@ -135,7 +136,7 @@ def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
     engine = open_engine(folder, hardware)
     task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
     if engine.batchable:
-        _decide_batching(folder, engine)
+        _decide_batching(folder, engine, task)
     stored = _read_profiles(folder)
     matching = profile_store.find_profile(stored, engine.provider, engine.device, engine.runtime)
     profile = _choose_profile(folder, engine, matching)._replace(stored=stored)
@@ -164,14 +165,14 @@ def _warm_up(folder: ModelFolder, engine: AnyEngine, cap: int) -> None:
             return
 
 
-def _decide_batching(folder: ModelFolder, engine: AnyEngine) -> None:
+def _decide_batching(folder: ModelFolder, engine: AnyEngine, task: Task) -> None:
     """Run the short form of `jitney models check`. A model that does not pass is still served, one row at a time."""
     if folder.spec.batching == "off":
         engine.disable_batching('batching = "off" in model.toml')
     if folder.spec.batching != "auto":
         return
     try:
-        _check_consistency(folder, engine)
+        _check_consistency(folder, engine, task)
     except RunFailed as error:  # the model refuses synthetic rows, but may accept a caller's
         if error.fault == "device":
             raise ModelError(folder.onnx, None, f"the device was lost while the model was checked: {error}") from error
@@ -180,7 +181,7 @@ def _decide_batching(folder: ModelFolder, engine: AnyEngine) -> None:
         log.warning("model %s runs one row at a time: %s", folder.name, engine.batch_note)
 
 
-def _check_consistency(folder: ModelFolder, engine: AnyEngine) -> None:
+def _check_consistency(folder: ModelFolder, engine: AnyEngine, task: Task) -> None:
     tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
     check = batch_consistency.ConsistencyCheck(
         engine.inputs,
@@ -189,6 +190,7 @@ def _check_consistency(folder: ModelFolder, engine: AnyEngine) -> None:
         tolerance,
         facts=GraphFacts() if folder.spec.engine is not None else read_facts(folder.onnx),
         max_drift=folder.spec.max_drift,
+        examples=read_own_examples(folder.path, task, engine.inputs, QUICK_CHECK_ROWS),
     )
     cap = folder.spec.max_batch or MAX_MEASURED_BATCH
     larger = buckets.choose_buckets("cuda", cap, folder.spec.buckets)  # on a CPU, the same sizes as on a GPU

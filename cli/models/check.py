@@ -14,6 +14,7 @@ from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.batch_consistency import ConsistencyReport
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tasks import load_task
+from model_runtime.tasks.examples import Row, read_own_examples
 
 # Defaults: the smallest, an odd one, and a typical kernel size, which is skipped for slow models.
 BATCH_SIZES: Final = (2, 3, 8)
@@ -74,7 +75,7 @@ def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: floa
         return check_engine(place.title, single, sizes or default_sizes(single), tolerance=tolerance, seed=seed)
     spec = place.folder.spec
     engine = open_engine(place.folder, provider=provider)
-    load_task(spec, place.folder.path, engine.inputs, engine.outputs)
+    task = load_task(spec, place.folder.path, engine.inputs, engine.outputs)
     prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
     return check_engine(
         place.title,
@@ -84,6 +85,7 @@ def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: floa
         seed=seed,
         prepared=prepared,
         max_drift=spec.max_drift,
+        examples=read_own_examples(place.folder.path, task, engine.inputs),
     )
 
 
@@ -108,6 +110,7 @@ def check_engine(
     seed: int = batch_consistency.SEED,
     prepared: Sequence[int] = (),
     max_drift: float | None = None,
+    examples: Sequence[Row] = (),
 ) -> CheckResult:
     """Check an open engine. Raises ModelError if no synthetic row runs."""
     if not engine.batchable:
@@ -121,6 +124,7 @@ def check_engine(
         allowed,
         facts=read_facts(engine.path) if isinstance(engine, OnnxEngine) else GraphFacts(),
         max_drift=None if tolerance else max_drift,
+        examples=examples,
     )
     try:
         report = consistency.full(sizes, seed)

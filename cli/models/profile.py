@@ -12,6 +12,8 @@ from model_runtime.profiling import latency_profiler
 from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.profile_store import StoredProfile, write_profile
 from model_runtime.spec.model_toml import ModelError
+from model_runtime.tasks import load_task
+from model_runtime.tasks.examples import Row, read_own_examples
 
 
 class ProfileResult(NamedTuple):
@@ -43,14 +45,19 @@ def profile(place: ModelPath, provider: str, seconds: float, largest: int, *, st
     engine: AnyEngine = (
         open_engine(place.folder, provider=provider) if place.folder else OnnxEngine(place.onnx, provider)
     )
-    if not all(tensor.is_fixed for tensor in engine.inputs):
+    examples: list[Row] = []
+    if place.folder:
+        task = load_task(place.folder.spec, place.folder.path, engine.inputs, engine.outputs)
+        examples = read_own_examples(place.folder.path, task, engine.inputs)
+    if not examples and not all(tensor.is_fixed for tensor in engine.inputs):
         shapes = ", ".join(f"{tensor.name!r} {list(tensor.shape)}" for tensor in engine.inputs)
-        raise ModelError(place.onnx, None, f"cannot be measured: a row has open dimensions: {shapes}")
+        reason = f"cannot be measured: a row has open dimensions: {shapes}"
+        raise ModelError(place.onnx, None, f"{reason}; allowed: examples/ in the model's folder")
     configured = [*(spec.buckets or ()), *([spec.max_batch] if spec.max_batch else [])] if spec else []
     sizes = latency_profiler.sizes_up_to(max([largest, *configured]), configured) if engine.batchable else [1]
     try:
         latencies = latency_profiler.measure_latencies(
-            MeasuredModel(engine.inputs, engine.run, spent=time.process_time), sizes, seconds
+            MeasuredModel(engine.inputs, engine.run, spent=time.process_time, examples=examples), sizes, seconds
         )
     except RunFailed as error:
         raise ModelError(place.onnx, None, f"cannot be measured: a batch of zeros does not run: {error}") from error

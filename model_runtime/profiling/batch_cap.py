@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from batching.collation import stack_items
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
@@ -44,19 +45,29 @@ class RunTimes(NamedTuple):
 
 
 class MeasuredModel(NamedTuple):
-    """A model to measure. `clock` and `spent` return seconds; `spent` counts the cost, None: wall time is the cost."""
+    """A model to measure. `clock` and `spent` return seconds; `spent` counts the cost, None: wall time is the cost.
+
+    `examples`: rows to measure with, instead of zeros.
+    """
 
     inputs: Sequence[TensorSpec]
     run: Run
     clock: Clock = time.perf_counter
     spent: Clock | None = None
+    examples: Sequence[Mapping[str, Array]] = ()
+
+    def batch(self, rows: int) -> dict[str, Array]:
+        """Return a batch of examples, or of zeros."""
+        if not self.examples:
+            return zero_batch(self.inputs, rows)
+        return stack_items([self.examples[at % len(self.examples)] for at in range(rows)])
 
     def warm_up(self, rows: int) -> None:
-        self.run(zero_batch(self.inputs, rows))
+        self.run(self.batch(rows))
 
     def time(self, rows: int) -> RunTimes:
-        """Time one run of `rows` rows of zeros."""
-        batch = zero_batch(self.inputs, rows)
+        """Time one run of `rows` rows."""
+        batch = self.batch(rows)
         started_at, spent_before = self.clock(), self.spent() if self.spent else 0.0
         self.run(batch)
         run_s = max(1e-9, self.clock() - started_at)

@@ -12,7 +12,7 @@ from typing import Final
 
 from cli import arguments
 from cli.models.errors import ModelPathNotFound
-from cli.models.optimizing.options import DEFAULT_MIN_GAIN, MIN_EXAMPLES, OptimizeOptions, Precision
+from cli.models.optimizing.options import DEFAULT_MIN_GAIN, OptimizeOptions, Precision
 from model_runtime.spec.model_toml import ModelError
 
 YES, NO, NOTHING_THERE = 0, 1, 2
@@ -51,9 +51,6 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -
 
 def _read_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> OptimizeOptions:
     precision: Precision = "int8" if args.int8 else "fp16" if args.fp16 else "fp32"
-    if args.int8 and args.calibrate is None:
-        folder = f"a folder of {MIN_EXAMPLES} or more examples of real inputs"
-        parser.error(f"--int8 needs --calibrate FOLDER: {folder} (images, or .npz files for tensor models)")
     if args.calibrate is not None and not args.int8:
         parser.error("--calibrate requires --int8; to compare on your own examples, use --validate FOLDER")
     if precision == "fp32" and not args.fold and not args.graph:
@@ -86,8 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--fp16", action="store_true", help="16-bit weights and arithmetic; inputs are unchanged")
-    precision.add_argument("--int8", action="store_true", help="8-bit weights and activations; needs --calibrate")
-    parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="examples of real inputs")
+    precision.add_argument("--int8", action="store_true", help="8-bit weights and activations; needs examples")
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="FOLDER", help="examples of real inputs (examples/ in the model's folder)"
+    )
     parser.add_argument("--fold", action="store_true", help="move image preprocessing arithmetic into the graph")
     parser.add_argument(
         "--validate",

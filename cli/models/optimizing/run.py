@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.models.check import check
+from cli.models.errors import ModelPathNotFound
 from cli.models.model_paths import ModelPath
 from cli.models.optimizing import build, publish_version
 from cli.models.optimizing.evaluation import agreement, calibration_data, timing
-from cli.models.optimizing.evaluation.calibration_data import Examples
+from cli.models.optimizing.evaluation.calibration_data import Examples, Track
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion, open_version
 from cli.models.optimizing.evaluation.report import OptimizationReport
-from cli.models.optimizing.options import OptimizeOptions
+from cli.models.optimizing.options import MIN_EXAMPLES, OptimizeOptions
 from cli.models.optimizing.passes import fold_preprocessing
 from cli.models.optimizing.progress import Progress
 from model_runtime.profiling.batch_consistency import SEED
 from model_runtime.profiling.profile_store import model_digest
 from model_runtime.repository.repository import ONNX_FILE, ModelFolder
 from model_runtime.spec.model_toml import ModelError, read_spec
+from model_runtime.tasks.examples import EXAMPLES_FOLDER
 
 
 class ExampleSets(NamedTuple):
@@ -60,13 +62,30 @@ def _load_example_sets(old: LoadedVersion, options: OptimizeOptions, progress: P
     """Load the examples; calibration and comparison never share any. Raises ModelError if there are too few."""
     track = partial(progress.track, "reading files")
     calibration = validation = None
+    own = old.folder.path / EXAMPLES_FOLDER
     if options.calibrate is not None:
         calibration = calibration_data.load_examples(options.calibrate, old, "--calibrate", track)
+    elif options.precision == "int8" and own.is_dir():
+        calibration = _load_own_examples(own, old, track, MIN_EXAMPLES)
+    elif options.precision == "int8":
+        what = f"a folder of {MIN_EXAMPLES} or more examples of real inputs (images, or .npz files for tensor models)"
+        message = f"--int8 needs --calibrate FOLDER: {what}, or these in {own}"
+        raise ModelPathNotFound(message)
     if options.validate is not None:
         validation = calibration_data.load_examples(options.validate, old, "--validate", track)
+    elif own.is_dir() and (calibration is None or options.calibrate is not None):
+        validation = _load_own_examples(own, old, track, 1)
     elif calibration is not None:
         calibration, validation = calibration_data.split_examples(calibration)
     return ExampleSets(calibration, validation or calibration_data.make_synthetic_examples(old))
+
+
+def _load_own_examples(folder: Path, old: LoadedVersion, track: Track, minimum: int) -> Examples:
+    """Load the examples of the model's folder. Raises ModelError for a bad file."""
+    examples = calibration_data.load_examples(folder, old, "examples", track, minimum)
+    if examples.skipped:
+        raise ModelError(folder, None, examples.skipped[0])
+    return examples
 
 
 def _open_new_version(old: LoadedVersion, version: Path, options: OptimizeOptions) -> LoadedVersion:

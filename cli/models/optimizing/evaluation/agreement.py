@@ -6,11 +6,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from batching.collation import split_outputs, stack_items
-from cli.models.optimizing.evaluation.calibration_data import Example, Examples
+from cli.models.optimizing.evaluation.calibration_data import Examples
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
 from model_runtime.profiling import batch_consistency
 from model_runtime.profiling.synthetic_inputs import Row
 from model_runtime.spec.model_toml import ModelError
+from model_runtime.tasks.examples import Example
 from model_runtime.tensor_spec import Array
 
 MAX_OUTPUT_DIFFERENCE: Final = 0.05  # of the largest number of an output, for models without classes
