@@ -30,7 +30,8 @@ SEED: Final = 7
 SHORT_BUDGET_S: Final = 0.15  # of the short form; larger batches are compared in what is left of it
 _ALIKE: Final = "every row that was tried has the same result, so the check proves nothing"
 _QUANTIZED: Final = (
-    "quantize it statically or by its weights alone (`jitney models optimize`), or allow its drift by max_drift"
+    "quantize the original statically or by its weights alone (`jitney models optimize`, --int8 or --int8-weights), or "
+    "allow its drift by max_drift"
 )
 
 

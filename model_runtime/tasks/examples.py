@@ -4,10 +4,9 @@ A model's folder may have its own in `examples/`: the check, the profile and the
 read again for each use, so that many of them need no memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -22,13 +21,34 @@ from model_runtime.tasks.task import Task
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 Row = dict[str, Array]
-# Preprocesses an example with a task: two versions may preprocess the same picture differently.
-Example = Callable[[Task], Row]
 
 EXAMPLES_FOLDER: Final = "examples"
 MAX_EXAMPLES: Final = 500  # more would take long for little gain; files are sampled evenly
 MAX_BYTES: Final = 256 << 20  # of a file
 _KINDS: Final = "a .json file with the input of a request, .npy or .npz files of tensors"
+
+
+class Example(NamedTuple):
+    """An input as a caller sends it, or a `row` of tensors. `data`: its bytes, or the file that has them."""
+
+    kind: str = ""
+    data: bytes | Path = b""
+    parameters: Mapping[str, Any] = {}
+    row: Row | None = None
+
+    def prepare(self, task: Task) -> tuple[Row, dict[str, Any]]:
+        """Return the row as a task preprocesses it, and the parameters for `postprocess`. Raises what the task raises.
+
+        Two versions may preprocess the same picture differently.
+        """
+        if self.row is not None:
+            return self.row, {}
+        parameters = dict(self.parameters)
+        data = self.data.read_bytes() if isinstance(self.data, Path) else self.data
+        return dict(task.preprocess(self.kind, data, parameters)), parameters
+
+    def __call__(self, task: Task) -> Row:
+        return self.prepare(task)[0]
 
 
 def example_files(folder: Path) -> list[Path]:
@@ -51,9 +71,9 @@ def read_example_file(path: Path, task: Task, inputs: Sequence[TensorSpec]) -> l
             if detect_format(file.read(64)) is None:
                 message = "not an image"
                 raise ValueError(message)
-        examples = [partial(_picture_row, path)]
+        examples = [Example("image", path)]
     elif path.suffix in {".npy", ".npz"}:
-        return [partial(_unchanged_row, row) for row in _array_rows(path, inputs)]
+        return [Example(row=row) for row in _array_rows(path, inputs)]
     else:
         message = f"not an example; allowed: {_KINDS}"
         raise ValueError(message)
@@ -98,25 +118,13 @@ def _json_examples(data: bytes, task: Task) -> list[Example]:
         if kind not in task.kinds:
             message = f"the model takes {' or '.join(sorted(task.kinds))}, not {kind}"
             raise ValueError(message)
-        examples.append(partial(_preprocessed_row, kind, encoded, request.parameters))
+        examples.append(Example(kind, encoded, request.parameters))
     return examples
 
 
 def _read_tensor(name: str, value: Any) -> tensors.Tensor:
     datatype, shape = tensors.read_tensor_header(name, value)
     return tensors.read_tensor_values(name, datatype, shape, value)
-
-
-def _picture_row(path: Path, task: Task) -> Row:
-    return _preprocessed_row("image", path.read_bytes(), {}, task)
-
-
-def _preprocessed_row(kind: str, data: bytes, parameters: Mapping[str, Any], task: Task) -> Row:
-    return dict(task.preprocess(kind, data, dict(parameters)))
-
-
-def _unchanged_row(row: Row, task: Task) -> Row:  # noqa: ARG001 - tensors need no preprocessing
-    return row
 
 
 def _array_rows(path: Path, inputs: Sequence[TensorSpec]) -> list[Row]:

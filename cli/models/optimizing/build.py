@@ -5,7 +5,7 @@ from pathlib import Path
 from cli.models.optimizing.evaluation.calibration_data import Examples
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
 from cli.models.optimizing.options import OptimizeOptions
-from cli.models.optimizing.passes import fold_preprocessing, fp16, int8, onnx_graphs
+from cli.models.optimizing.passes import fold_preprocessing, fp16, int8, int8_weights, onnx_graphs
 from cli.models.optimizing.progress import Progress
 from model_runtime.spec.model_toml import SPEC_FILE
 
@@ -17,7 +17,7 @@ def build_version(
     folder = target.parent.parent
     title, notes = old.folder.onnx, list[str]()
     model = onnx_graphs.read(title)
-    if options.precision == "int8":
+    if options.precision in {"int8", "int8-weights"}:
         model = onnx_graphs.upgrade_opset(model, int8.MIN_OPSET, title)
     path = onnx_graphs.save(model, folder / "read.onnx")
     simplify = options.graph and not onnx_graphs.is_half(model)
@@ -32,6 +32,9 @@ def build_version(
         rows = (example(old.task) for example in progress.track("calibrating", calibration.rows))
         notes += int8.write(path, folder / "eight.onnx", title, rows, old.engine.provider)
         path = folder / "eight.onnx"
+    if options.precision == "int8-weights":
+        notes += int8_weights.write(path, folder / "weights.onnx", title)
+        path = folder / "weights.onnx"
     if options.fold:
         fold_preprocessing.write(path, folder / "folded.onnx", old)
         (target.parent / SPEC_FILE).write_text(fold_preprocessing.folded_spec(old), encoding="utf-8")

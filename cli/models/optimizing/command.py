@@ -50,8 +50,8 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -
 
 
 def _read_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> OptimizeOptions:
-    precision: Precision = "int8" if args.int8 else "fp16" if args.fp16 else "fp32"
-    if args.calibrate is not None and not args.int8:
+    precision: Precision = args.precision
+    if args.calibrate is not None and precision != "int8":
         parser.error("--calibrate requires --int8; to compare on your own examples, use --validate FOLDER")
     if precision == "fp32" and not args.fold and not args.graph:
         parser.error("--no-graph leaves nothing to do: combine it with --fp16, --int8 or --fold")
@@ -63,7 +63,7 @@ def _read_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         graph=args.graph,
         write=args.write,
         min_agreement=args.min_agreement,
-        min_gain=args.min_gain,
+        min_gain=(0.0 if precision == "int8-weights" else DEFAULT_MIN_GAIN) if args.min_gain is None else args.min_gain,
         provider=args.provider,
         threads=args.threads,
         seconds=args.seconds if args.measure else 0.0,
@@ -82,8 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         "--models-dir", type=Path, default=home, metavar="DIR", help="folder of models (JITNEY_MODELS_DIR)"
     )
     precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--fp16", action="store_true", help="16-bit weights and arithmetic; inputs are unchanged")
-    precision.add_argument("--int8", action="store_true", help="8-bit weights and activations; needs examples")
+    for name, what in {
+        "fp16": "16-bit weights and arithmetic; inputs are unchanged",
+        "int8": "8-bit weights and activations; needs examples",
+        "int8-weights": "8-bit weights, arithmetic in float: a smaller file, also for models of text and LSTMs",
+    }.items():
+        precision.add_argument(
+            f"--{name}", dest="precision", action="store_const", const=name, default="fp32", help=what
+        )
     parser.add_argument(
         "--calibrate", type=Path, metavar="FOLDER", help="examples of real inputs (examples/ in the model's folder)"
     )
@@ -104,9 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-gain",
         type=arguments.float_between(0, 1000),
-        default=DEFAULT_MIN_GAIN,
         metavar="FACTOR",
-        help=f"refuse a version with less than this multiple of throughput ({DEFAULT_MIN_GAIN:g}; 0: none)",
+        help=f"refuse a version with less than this multiple of throughput ({DEFAULT_MIN_GAIN:g}; 0, and with "
+        "--int8-weights: none)",
     )
     parser.add_argument("--no-graph", dest="graph", action="store_false", help="do not simplify the graph")
     parser.add_argument(

@@ -3,7 +3,6 @@
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,9 +16,7 @@ from cli.models.optimizing.options import MIN_EXAMPLES
 from model_runtime.engine.onnx_engine import RunFailed
 from model_runtime.profiling import synthetic_inputs
 from model_runtime.profiling.batch_consistency import SEED
-from model_runtime.profiling.synthetic_inputs import Row
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import Task
 from model_runtime.tasks.examples import Example, example_files, read_example_file
 
 SYNTHETIC_EXAMPLES: Final = 16
@@ -79,7 +76,7 @@ def make_synthetic_examples(version: LoadedVersion) -> Examples:
     if version.takes_images:
         random = np.random.default_rng(SEED)
         pictures = [_synthetic_image(random) for _ in range(SYNTHETIC_EXAMPLES)]
-        rows: list[Example] = [partial(_picture_row, data) for data in pictures]
+        rows: list[Example] = [Example("image", data) for data in pictures]
         return Examples(f"{SYNTHETIC_EXAMPLES} synthetic images", rows)
     try:
         synthetic = synthetic_inputs.make_rows(
@@ -88,15 +85,7 @@ def make_synthetic_examples(version: LoadedVersion) -> Examples:
     except RunFailed as error:
         reason = f"synthetic rows do not run: {error}; allowed: --validate FOLDER with rows that do"
         raise ModelError(version.folder.onnx, None, reason) from error
-    return Examples(f"{SYNTHETIC_EXAMPLES} synthetic rows", [partial(_unchanged_row, row) for row in synthetic.rows])
-
-
-def _picture_row(data: bytes, task: Task) -> Row:
-    return dict(task.preprocess("image", data, {}))
-
-
-def _unchanged_row(row: Row, task: Task) -> Row:  # noqa: ARG001 - tensors need no preprocessing
-    return row
+    return Examples(f"{SYNTHETIC_EXAMPLES} synthetic rows", [Example(row=row) for row in synthetic.rows])
 
 
 def _synthetic_image(random: np.random.Generator) -> bytes:
