@@ -190,6 +190,7 @@ def _check_consistency(folder: ModelFolder, engine: AnyEngine, task: Task) -> No
         tolerance,
         facts=GraphFacts() if folder.spec.engine is not None else read_facts(folder.onnx),
         max_drift=folder.spec.max_drift,
+        find_indices=engine.provider == "cpu",
         examples=read_own_examples(folder.path, task, engine.inputs, QUICK_CHECK_ROWS),
     )
     cap = folder.spec.max_batch or MAX_MEASURED_BATCH

@@ -125,6 +125,7 @@ def check_engine(
         facts=read_facts(engine.path) if isinstance(engine, OnnxEngine) else GraphFacts(),
         max_drift=None if tolerance else max_drift,
         examples=examples,
+        find_indices=engine.provider == "cpu",
     )
     try:
         report = consistency.full(sizes, seed)

@@ -90,10 +90,14 @@ class ConsistencyCheck:
         facts: GraphFacts | None = None,
         examples: Sequence[Row] = (),
         max_drift: float | None = None,
+        find_indices: bool = True,
     ) -> None:
-        """Prepare a check. `max_drift`: the drift that the owner allows, also of couplings that quantize."""
+        """Prepare a check. `max_drift`: the drift that the owner allows, also of couplings that quantize.
+
+        `find_indices`: find the largest index by running, where the graph does not tell it; not for GPUs.
+        """
         self._inputs, self._run, self._padded_size, self._examples = inputs, run, padded_size, examples
-        self._tolerance, self._facts = tolerance, facts or GraphFacts()
+        self._tolerance, self._facts, self._find_indices = tolerance, facts or GraphFacts(), find_indices
         couplings = self._facts.couplings
         self.report = ConsistencyReport(
             tolerance if max_drift is None else max_drift,
@@ -147,7 +151,9 @@ class ConsistencyCheck:
 
     def _run_alone(self, count: int, seed: int) -> tuple[RowGenerator, list[Row], list[Row]]:
         """Return rows that have different results, and their results. Other magnitudes are tried until they have."""
-        generator = RowGenerator(self._inputs, self._run_one, self._facts.heights, self._examples)
+        generator = RowGenerator(
+            self._inputs, self._run_one, self._facts.heights, self._examples, find_indices=self._find_indices
+        )
         rows = generator.rows(count, seed)
         alone = [self._run_one(row) for row in rows]
         for style in range(1, len(synthetic_inputs.STYLES)):

@@ -53,13 +53,17 @@ class RowGenerator:
         run: Callable[[Row], object],
         heights: Mapping[str, int] | None = None,
         examples: Sequence[Row] = (),
+        *,
+        find_indices: bool = True,
     ) -> None:
         """Find a size for free dimensions and the ranges of integers. Raises the model's error if no row runs.
 
         `run`: runs one row. `heights`: the number of rows of the table that an input selects from, where it is known.
         `examples`: rows of the owner, used before others; integers are not larger than theirs, but for indices.
+        `find_indices`: run indices that may not exist, to find the largest; on a GPU that may end the process.
         """
         self._inputs, self._run, self._examples = inputs, run, examples
+        self._find_indices = find_indices and not examples
         self.side, self.tops = 0, dict[str, int]()
         self.indices = {each.name for each in inputs[:1] if len(inputs) == 1}
         row, run_s = self._first_row()
@@ -120,7 +124,7 @@ class RowGenerator:
             self.indices.add(name)
             return
         self.tops[name] = found
-        if "mask" in name.lower() or self._examples:
+        if "mask" in name.lower() or not self._find_indices:
             return
         (run_s, until), value = times, 2
         while value <= largest:
@@ -182,8 +186,11 @@ class RowGenerator:
 
 
 def make_rows(inputs: Sequence[TensorSpec], count: int, seed: int, run: Callable[[Row], object]) -> Samples:
-    """Generate `count` usual rows. `run` must run one row; raises its error if no size of free dimensions works."""
-    generator = RowGenerator(inputs, run)
+    """Generate `count` usual rows. `run` must run one row; raises its error if no size of free dimensions works.
+
+    Integers are 0 and 1.
+    """
+    generator = RowGenerator(inputs, run, find_indices=False)
     return Samples(generator.rows(count, seed), generator.side)
 
 

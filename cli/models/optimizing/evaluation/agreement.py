@@ -18,7 +18,7 @@ from model_runtime.tensor_spec import Array
 MAX_OUTPUT_DIFFERENCE: Final = 0.05  # of the largest number of an output, for models without a rule of their own
 MAX_ANGLE: Final = 10.0  # degrees between two embeddings
 MIN_OVERLAP: Final = 0.5  # of two boxes for the same object (IoU)
-MAX_SCORE_DIFFERENCE: Final = 0.1
+MAX_SCORE_DIFFERENCE: Final = 0.2
 
 
 class Agreement(NamedTuple):

@@ -14,8 +14,9 @@ from cli.models.errors import ModelPathNotFound
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
 from cli.models.optimizing.options import MIN_EXAMPLES
 from model_runtime.engine.onnx_engine import RunFailed
-from model_runtime.profiling import synthetic_inputs
+from model_runtime.graph.facts import read_facts
 from model_runtime.profiling.batch_consistency import SEED
+from model_runtime.profiling.synthetic_inputs import RowGenerator
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tasks.examples import Example, example_files, read_example_file
 
@@ -78,14 +79,20 @@ def make_synthetic_examples(version: LoadedVersion) -> Examples:
         pictures = [_synthetic_image(random) for _ in range(SYNTHETIC_EXAMPLES)]
         rows: list[Example] = [Example("image", data) for data in pictures]
         return Examples(f"{SYNTHETIC_EXAMPLES} synthetic images", rows)
+    engine = version.engine
     try:
-        synthetic = synthetic_inputs.make_rows(
-            version.engine.inputs, SYNTHETIC_EXAMPLES, SEED, lambda row: version.engine.run(stack_items([row]))
+        generator = RowGenerator(
+            engine.inputs,
+            lambda row: engine.run(stack_items([row])),
+            read_facts(engine.path).heights,
+            find_indices=engine.provider == "cpu",
         )
+        synthetic = generator.rows(SYNTHETIC_EXAMPLES, SEED)
+        engine.run(stack_items(synthetic[:1]))
     except RunFailed as error:
         reason = f"synthetic rows do not run: {error}; allowed: --validate FOLDER with rows that do"
         raise ModelError(version.folder.onnx, None, reason) from error
-    return Examples(f"{SYNTHETIC_EXAMPLES} synthetic rows", [Example(row=row) for row in synthetic.rows])
+    return Examples(f"{SYNTHETIC_EXAMPLES} synthetic rows", [Example(row=row) for row in synthetic])
 
 
 def _synthetic_image(random: np.random.Generator) -> bytes:

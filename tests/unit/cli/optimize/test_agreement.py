@@ -67,7 +67,7 @@ def test_detectors_agree_by_their_detections(tmp_path: Path) -> None:
 
 
 def test_a_lost_detection_counts_though_raw_outputs_hardly_differ(tmp_path: Path) -> None:
-    found = detected(tmp_path, picture(RED), picture(GREEN), red_score=0.05)
+    found = detected(tmp_path, picture(RED), picture(GREEN), red_score=0.01)
     assert (found.share, found.rows) == (0.5, 2)
     assert found.drift == pytest.approx(0.9)
 
