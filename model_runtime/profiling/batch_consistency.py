@@ -26,6 +26,7 @@ FINE_TOLERANCE: Final = 1e-3
 COARSE_TOLERANCE: Final = 1e-2
 LEAK_SHARE: Final = 0.1  # of the tolerance, as runs of equal size differ less than runs of different sizes
 SCALED_SHARE: Final = 10  # of the tolerance, for rows of unusual magnitude, whose rounding differs more
+DRIFT_ROWS: Final = 64  # to measure a drift that is allowed
 SEED: Final = 7
 SHORT_BUDGET_S: Final = 0.15  # of the short form; larger batches are compared in what is left of it
 _ALIKE: Final = "every row that was tried has the same result, so the check proves nothing"
@@ -125,8 +126,16 @@ class ConsistencyCheck:
     def short(self, size: int, larger: Iterable[int] = (), seed: int = SEED) -> ConsistencyReport:
         """Run the cheapest checks: a batch of `size` against its rows alone, also scaled, and beside noise.
 
-        `larger`: batch sizes to compare too, while all of it takes less than SHORT_BUDGET_S.
+        `larger`: batch sizes to compare too, while all of it takes less than SHORT_BUDGET_S. Where the drift of a
+        coupling is allowed, it is measured with as many rows as a batch may have, up to DRIFT_ROWS.
         """
+        if self.report.is_drift_allowed:
+            largest = min(max(larger, default=size), DRIFT_ROWS)
+            _, rows, alone = self._run_alone(largest, seed)
+            for count in sorted({min(size, largest), largest // 2, largest} - {0}):
+                order = np.random.default_rng(seed + count).permutation(count)
+                self._measure_drift(rows, alone, order, f"in a batch of {count}", count)
+            return self.report
         started = time.perf_counter()
         generator, rows, alone = self._run_alone(size, seed)
         results = self._measure_drift(rows, alone, range(size), f"in a batch of {size}", size)

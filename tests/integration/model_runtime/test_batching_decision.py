@@ -208,7 +208,7 @@ def test_batching_is_off_or_trusted_by_the_owner(loaded: Callable[..., Model]) -
 
 
 def test_drift_that_the_owner_allows_is_batched(loaded: Callable[..., Model]) -> None:
-    drift = loaded(quantized_ids).card()["drift"]
+    drift = loaded(quantized_ids, "max_drift = 1.0").card()["drift"]
     assert drift > 1e-3
     allowed = loaded(quantized_ids, f"max_drift = {min(1.0, drift * 1.01)}").card()
     assert (allowed["checked"], allowed["batchable"], allowed["drift"]) == (True, True, drift)
