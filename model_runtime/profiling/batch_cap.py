@@ -4,7 +4,7 @@ A worker measures when it loads the model, with batches of zeros.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,12 +28,14 @@ class Profile(NamedTuple):
 
     `error`: the failure that ended the measurement, if any.
     `stored`: the profiles that `jitney models profile` wrote, for this device and others.
+    `measured`: the batch sizes that were run for this profile in this process.
     """
 
     cap: int
     run_ms: Mapping[int, float]
     error: Exception | None = None
     stored: Sequence[StoredProfile] = ()
+    measured: Collection[int] = ()
 
 
 class RunTimes(NamedTuple):
@@ -87,7 +89,8 @@ def measure_profile(model: MeasuredModel, largest: int = MAX_MEASURED_BATCH) -> 
     if not known:
         return Profile(max(1, largest // 2), {}, failure)
     _remeasure(model, known, started + BUDGET_S)
-    return Profile(choose_cap(known), {rows: round(times.run_s * 1000, 4) for rows, times in known.items()}, failure)
+    run_ms = {rows: round(times.run_s * 1000, 4) for rows, times in known.items()}
+    return Profile(choose_cap(known), run_ms, failure, measured=run_ms.keys())
 
 
 def choose_cap(known: Mapping[int, RunTimes]) -> int:
