@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 TIMEOUT_S: Final = 30.0
 EX_UNAVAILABLE: Final = 69
@@ -68,17 +68,6 @@ def call_gateway(url: str | None, path: str, body: Mapping[str, object] | None =
         allowed = f" (allowed: {', '.join(content['allowed'])})" if content.get("allowed") else ""
         raise GatewayCallError(content.get("detail", content) + allowed, 1)
     return content
-
-
-def change_model(verb: str, args: argparse.Namespace, **fields: object) -> int:
-    """Request a change of a model, print its versions, and return the exit code."""
-    body = {name: value for name, value in fields.items() if value is not None}
-    try:
-        model = call_gateway(args.url, f"/v1/models/{quote(args.model, safe='')}/{verb}", body)
-    except GatewayCallError as error:
-        return print_error(error)
-    print(format_versions(model["versions"]))
-    return 0
 
 
 def print_error(error: GatewayCallError) -> int:
