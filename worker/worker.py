@@ -16,7 +16,9 @@ from jobs.metrics import cpu_time, heap_trim
 from jobs.models import rollout_plan, worker_registry
 from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client import keys
+from jobs.redis_client.event_wait import run_until_stopped
 from jobs.redis_client.pubsub import Subscriber
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.tenants import stored_limits
@@ -29,7 +31,6 @@ from worker.fair_thread_pool import FairThreadPool
 from worker.heartbeat import lease_renewal
 from worker.heartbeat.registration import HEARTBEATS_TO_LIVE, WorkerRegistration, flush_metrics, run_metrics_flush
 from worker.settings import WorkerSettings
-from worker.task_supervisor import TaskSupervisor
 from worker.versions.digest_agreement import DigestAgreement
 from worker.versions.load_crash_log import LoadCrashLog
 from worker.versions.loaded_models import LoadedModels
@@ -78,7 +79,6 @@ class Worker:
             store.connection, this_process, store.settings.shards, self._heartbeat_interval_s
         )
         self.limits = StoredLimits(store.connection, store.tenants)
-        self._releases: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
         """Wait for the queue and load the desired model versions; raises QueueMismatch."""
@@ -100,10 +100,7 @@ class Worker:
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
         reconciling = self.supervisor.start(self.reconciler.run())
-        waits = [asyncio.create_task(event.wait()) for event in (stop, self.supervisor.ended)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        await run_until_stopped(self.supervisor.wait_for_failure(), stop)
         self.journal.disable()
         await self.supervisor.cancel([reconciling])
         await self.loaded_models.close()
@@ -172,10 +169,8 @@ class Worker:
     def _accept_handoff(self, name: str, handoff: Handoff) -> None:
         if runner := self.loaded_models.runners.get(name):
             runner.claim_loop.accept_handoff(handoff)
-            return
-        task = asyncio.create_task(self._release_jobs(name, handoff.jobs))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
+        else:
+            self.supervisor.run(self._release_jobs(name, handoff.jobs))
 
     async def _release_jobs(self, name: str, jobs: Sequence[ClaimedJob]) -> None:
         log.warning("released %d jobs of %s that were handed over: this worker does not run the model", len(jobs), name)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from batching.batcher import BatchLimits
 from jobs.metrics.histograms import HistogramBuffer
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
@@ -20,7 +21,6 @@ from worker.execution.postprocess import Postprocessor
 from worker.execution.result_writer import ResultWriter
 from worker.fair_thread_pool import FairThreadPool
 from worker.settings import WorkerSettings
-from worker.task_supervisor import TaskSupervisor
 
 
 class WorkerResources(NamedTuple):
