@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cli.serve import redis_binary
-from cli.serve.supervisor import BadSetting, CannotStart, ChildProcess, last_lines, print_line, spawn, stop_process
+from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, last_lines, print_line, spawn, stop_process
 
 SOCKET_PATH_BYTES = 100  # the limit of the system is 107 (Linux) or 103 (macOS)
 ANSWER_TIMEOUT_S = 20.0

@@ -13,7 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from cli.serve import redis_address, worker_processes
-from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
+from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, print_line
+from cli.serve.supervisor import EX_CONFIG, Supervisor
 from jobs.config import environment
 
 MAX_PROCESSES = 64
@@ -90,12 +91,7 @@ class GatewayProcesses:
         stop_s = STOP_TIMEOUT_S + settings.lame_duck_s
         single = ChildProcess("gateway", command, env, pass_fds=(fd,), stop_s=stop_s, part="gateway")
         self.children = [
-            replace(
-                single,
-                name=f"gateway-{number}",
-                command=(*command, "--up-fd", str(up_fd)),
-                pass_fds=(fd, up_fd),
-            )
+            replace(single, name=f"gateway-{number}", command=(*command, "--up-fd", str(up_fd)), pass_fds=(fd, up_fd))
             for number, (_, up_fd) in enumerate(self._pipes, 1)
         ] or [single]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from cli.serve.supervisor import CannotStart
+from cli.serve.child_process import CannotStart
 from jobs.config import environment
 from jobs.config.compared_settings import ALL_SETTINGS
 from jobs.redis_client.redis_url import RedisAddress, find_address

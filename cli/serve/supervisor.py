@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from cli.serve.child_process import (
-    BadSetting,
     CannotStart,
     ChildProcess,
     describe_exit,
@@ -22,23 +21,8 @@ from cli.serve.child_process import (
     last_lines,
     print_line,
     spawn,
-    stop_process,
     stop_together,
 )
-
-# Re-exported, so that modules that start children need only this import.
-__all__ = [
-    "EX_CONFIG",
-    "Backoff",
-    "BadSetting",
-    "CannotStart",
-    "ChildProcess",
-    "Supervisor",
-    "last_lines",
-    "print_line",
-    "spawn",
-    "stop_process",
-]
 
 EX_CONFIG = 78  # from sysexits.h: a child with invalid settings exits with it, and is not restarted
 EX_REASON_LOGGED = 10  # of an `on_death` command: it isolated the suspect jobs, so the restart need not be delayed

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cli.serve import redis_address
-from cli.serve.supervisor import EX_CONFIG, Backoff, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
+from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, print_line
+from cli.serve.supervisor import EX_CONFIG, Backoff, Supervisor
 from model_runtime.cpus import Cpus, cpus_of_process, read_cpus, usable_cpus
 
 MAX_PROCESSES = 256
