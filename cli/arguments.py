@@ -14,8 +14,7 @@ def float_between(low: float, high: float) -> Callable[[str], float]:
             value = float("nan")
         if low <= value <= high:
             return value
-        message = f"{text[:40]!r}: must be a number from {low:g} to {high:g}"
-        raise argparse.ArgumentTypeError(message)
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be a number from {low:g} to {high:g}")
 
     return read
 
@@ -27,7 +26,6 @@ def int_between(low: int, high: int, meaning: str = "") -> Callable[[str], int]:
         if text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high:
             return int(text)
         least = f"{low} ({meaning})" if meaning else str(low)
-        message = f"{text[:40]!r}: must be an integer from {least} to {high}"
-        raise argparse.ArgumentTypeError(message)
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be an integer from {least} to {high}")
 
     return read

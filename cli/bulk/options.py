@@ -51,11 +51,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         metavar="JSON",
         help="parameters of jobs that have none, such as '{\"top_k\": 1}'",
     )
-    add(
-        "--column",
-        metavar="NAME",
-        help="table column with paths or URLs (path, file, filename, image, url, uri)",
-    )
+    add("--column", metavar="NAME", help="table column with paths or URLs (path, file, filename, image, url, uri)")
     add("--encoding", type=_parse_encoding, metavar="NAME", help="encoding of a .csv that is not UTF-8, such as cp1252")
     add("--retry-failed", action="store_true", help="rerun the failed lines and replace their rows")
     limit = f"maximum jobs in flight ({DEFAULT_MAX_IN_FLIGHT}); fewer after 429 or 503"

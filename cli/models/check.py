@@ -53,10 +53,7 @@ class CheckResult(NamedTuple):
 
 def _first_lines(lines: Sequence[str]) -> list[str]:
     """Return the first few lines and the number of others; JSON has all."""
-    return [
-        *lines[:MAX_LINES],
-        *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else []),
-    ]
+    return [*lines[:MAX_LINES], *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else [])]
 
 
 def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> CheckResult:

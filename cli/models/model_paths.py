@@ -26,8 +26,7 @@ def find_models(path: Path) -> list[ModelPath | ModelError]:
     if path.is_file():
         return [ModelPath(path, None)]
     if not path.is_dir():
-        message = f"{path}: no such file or folder"
-        raise ModelPathNotFound(message)
+        raise ModelPathNotFound(f"{path}: no such file or folder")
     if path.name.isdigit() and ((path / ONNX_FILE).is_file() or (path.resolve().parent / SPEC_FILE).is_file()):
         return [_version_path(path)]
     if (path / SPEC_FILE).exists() or any((path / name / ONNX_FILE).is_file() for name in _version_numbers(path)):
@@ -45,8 +44,7 @@ def find_single_model(path: Path) -> Path:
         return path
     places = find_models(path)
     if len(places) > 1:
-        message = f"{path}: contains {len(places)} models; name one of them"
-        raise ModelPathNotFound(message)
+        raise ModelPathNotFound(f"{path}: contains {len(places)} models; name one of them")
     if isinstance(places[0], ModelError):
         raise places[0]
     return places[0].onnx

@@ -70,13 +70,11 @@ def _apply_rule(step: OperatorStep) -> list[AxisState]:
     """Return the state of each output."""
     node, count = step.node, len(step.node.output)
     if node.op_type in _SUBGRAPH_OPERATORS:
-        message = "the doctor does not analyse its subgraphs"
-        raise Undetermined(message)
+        raise Undetermined("the doctor does not analyse its subgraphs")
     if not any(isinstance(state, BatchAxis) for state in step.states):
         return _batch_size_values(node, count) if BatchSizeValues() in step.states else [None] * count
     if (rule := RULES.get(node.op_type)) is None:
-        message = "the doctor does not know what it does to the rows"
-        raise Undetermined(message)
+        raise Undetermined("the doctor does not know what it does to the rows")
     result = rule(step)
     return result if isinstance(result, list) else [result] * count
 
@@ -84,5 +82,4 @@ def _apply_rule(step: OperatorStep) -> list[AxisState]:
 def _batch_size_values(node: onnx.NodeProto, count: int) -> list[AxisState]:
     if node.op_type in _ARITHMETIC:
         return [BatchSizeValues()] * count
-    message = "it computes with the batch size"
-    raise Undetermined(message)
+    raise Undetermined("it computes with the batch size")

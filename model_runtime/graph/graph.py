@@ -49,8 +49,7 @@ class Graph:
         if name in self._constants:
             return tuple(self.constant(name).shape)
         if (shape := self._shapes.get(name)) is None:
-            message = f"the shape of {name!r} is unknown"
-            raise Undetermined(message)
+            raise Undetermined(f"the shape of {name!r} is unknown")
         return shape
 
     def constant(self, name: str) -> Values:

@@ -6,13 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from model_runtime.graph.batch_axis import (
-    AxisState,
-    BatchAxis,
-    BatchSizeValues,
-    FixedBatchSize,
-    Undetermined,
-)
+from model_runtime.graph.batch_axis import AxisState, BatchAxis, FixedBatchSize, Undetermined
 from model_runtime.graph.graph import (
     PLACEHOLDER_BATCH_SIZE,
     Graph,
@@ -41,8 +35,7 @@ class OperatorStep(NamedTuple):
         state = self.states[at] if at < len(self.states) else None
         if isinstance(state, BatchAxis):
             return state
-        message = f"its input {at + 1} has no batch dimension"
-        raise Undetermined(message)
+        raise Undetermined(f"its input {at + 1} has no batch dimension")
 
     def has_input(self, at: int) -> bool:
         """Return true if the input is present."""
@@ -62,8 +55,7 @@ class OperatorStep(NamedTuple):
         """Return an input's values. Raises Undetermined if it is not a constant."""
         name = self.node.input[at]
         if not self.graph.is_constant(name):
-            message = f"its input {at + 1} is not a constant"
-            raise Undetermined(message)
+            raise Undetermined(f"its input {at + 1} is not a constant")
         return self.graph.constant(name)
 
     def axes(self, name: str, at: int) -> list[int] | None:
@@ -76,8 +68,7 @@ class OperatorStep(NamedTuple):
         """Raise Undetermined if an input other than the first has a batch dimension."""
         for at, state in enumerate(self.states[1:], 2):
             if isinstance(state, BatchAxis):
-                message = f"its input {at} has a batch dimension too"
-                raise Undetermined(message)
+                raise Undetermined(f"its input {at} has a batch dimension too")
 
     def replace(self, at: int, values: Values, change: str) -> None:
         """Replace a constant input of the node, and record the change."""
@@ -128,6 +119,3 @@ class OperatorStep(NamedTuple):
 def normalize_axis(axis: int, rank: int) -> int:
     """Return the axis counted from the front."""
     return axis + rank if axis < 0 else axis
-
-
-__all__ = ["BatchSizeValues", "FixedBatchSize", "OperatorStep", "Undetermined", "normalize_axis"]

@@ -97,11 +97,9 @@ def iterate_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif wire in _FIXED:
             size = _FIXED[wire]
         else:
-            message = f"field {number} has the unknown wire type {wire}"
-            raise ValueError(message)
+            raise ValueError(f"field {number} has the unknown wire type {wire}")
         if size > end - at:
-            message = f"field {number} ends beyond the file"
-            raise ValueError(message)
+            raise ValueError(f"field {number} ends beyond the file")
         yield number, data[at : at + size]
         at += size
 
@@ -115,5 +113,4 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         if shift > 63:
-            message = "a number is longer than 64 bits"
-            raise ValueError(message)
+            raise ValueError("a number is longer than 64 bits")

@@ -90,10 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="examples of real inputs")
     parser.add_argument("--fold", action="store_true", help="move image preprocessing arithmetic into the graph")
     parser.add_argument(
-        "--validate",
-        type=Path,
-        metavar="FOLDER",
-        help="examples to compare on (half of --calibrate, or synthetic)",
+        "--validate", type=Path, metavar="FOLDER", help="examples to compare on (half of --calibrate, or synthetic)"
     )
     parser.add_argument(
         "--min-agreement",

@@ -49,8 +49,7 @@ def find_model_folder(name_or_path: str, models_dir: Path) -> ModelFolder:
         raise ModelPathNotFound(message)
     models = model_paths.find_models(path)
     if len(models) > 1:
-        message = f"{path}: contains {len(models)} models; name one of them"
-        raise ModelPathNotFound(message)
+        raise ModelPathNotFound(f"{path}: contains {len(models)} models; name one of them")
     if isinstance(models[0], ModelError):
         raise models[0]
     if models[0].folder is None:
