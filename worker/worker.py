@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from jobs.config.settings_agreement import Process, SettingsAgreement
@@ -28,8 +29,13 @@ from worker.execution.device import EX_SOFTWARE, Device
 from worker.execution.isolation_gate import IsolationGate
 from worker.execution.model_runner import WorkerResources
 from worker.fair_thread_pool import FairThreadPool
-from worker.heartbeat import lease_renewal
-from worker.heartbeat.registration import HEARTBEATS_TO_LIVE, WorkerRegistration, flush_metrics, run_metrics_flush
+from worker.heartbeat import (
+    HEARTBEATS_TO_LIVE,
+    WorkerRegistration,
+    flush_metrics,
+    renew_leases,
+    run_periodically,
+)
 from worker.settings import WorkerSettings
 from worker.versions.digest_agreement import DigestAgreement
 from worker.versions.load_crash_log import LoadCrashLog
@@ -89,14 +95,12 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, then drain; raises the error of a loop that ended unexpectedly."""
         self.loaded_models.open()
-        renewals = lease_renewal.run(
-            self.store, self.id, self.loaded_models.pending_items, self.device, self._heartbeat_interval_s
-        )
-        metrics = run_metrics_flush(
-            self.store.connection, self.loaded_models.runners, self.meter, self.settings.metrics_flush_s
-        )
-        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(self._heartbeat_interval_s))
-        watchdogs = (self._watch_threads(), heap_trim.run(self._heartbeat_interval_s))
+        interval_s, pending_items = self._heartbeat_interval_s, self.loaded_models.pending_items
+        renew = partial(renew_leases, self.store, self.id, pending_items, self.device)
+        renewals = run_periodically(renew, interval_s, "renew leases")
+        metrics = run_periodically(self._flush_metrics, self.settings.metrics_flush_s, "flush metrics")
+        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s))
+        watchdogs = (self._watch_threads(), heap_trim.run(interval_s))
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
         reconciling = self.supervisor.start(self.reconciler.run())
@@ -118,11 +122,14 @@ class Worker:
                 )
                 os._exit(EX_SOFTWARE)
 
+    async def _flush_metrics(self) -> None:
+        await flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+
     async def _deregister(self) -> None:
         self.device.close()
         self.threads.close()
         try:
-            await flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+            await self._flush_metrics()
             await worker_registry.deregister_worker(self.store.connection, self.id)
             await self.digest_agreement.forget([*self.digest_agreement.announced])
             await self.agreement.withdraw()

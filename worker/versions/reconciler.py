@@ -18,7 +18,7 @@ from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 from model_runtime.spec.model_toml import ModelError
-from worker.heartbeat.registration import WorkerRegistration
+from worker.heartbeat import WorkerRegistration
 from worker.settings import WorkerSettings
 from worker.versions import desired_versions, folder_snapshot
 from worker.versions.digest_agreement import DigestAgreement
