@@ -21,6 +21,7 @@ from cli.bench.load.target import Target
 from cli.bench.load.trial_request import check_request
 from cli.bench.load_levels import WAIT, LoadLevel, list_load_levels
 from cli.bench.statistics import LoadSummary, RawRound, RawSummary, Slice, summarise_load, summarise_raw
+from cli.extras import missing_packages
 
 if TYPE_CHECKING:
     from cli.bench.baseline import RawBaseline
@@ -129,8 +130,8 @@ class BenchSession:
 
 
 def _open_raw(models_dir: Path, target: Target, inputs: Inputs) -> "RawBaseline":
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise CannotMeasure('ONNX Runtime is not installed here: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
+    if hint := missing_packages("cpu", "onnxruntime"):
+        raise CannotMeasure(f"the raw baseline {hint}")
     baseline: RawBaseline = importlib.import_module("cli.bench.baseline").open_raw_baseline(models_dir, target, inputs)
     return baseline
 

@@ -1,7 +1,6 @@
 """`jitney models doctor|check|profile`: parses the options, runs the verb, and returns the exit code."""
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cli import arguments
+from cli.extras import missing_packages
 from cli.models.errors import ModelPathNotFound
 from model_runtime.spec.model_toml import ModelError
 
@@ -38,9 +38,8 @@ def _doctor(args: argparse.Namespace) -> int:
     from cli.models.model_paths import find_single_model  # noqa: PLC0415 (needs numpy)
 
     path = find_single_model(args.path)
-    if importlib.util.find_spec("onnx") is None:
-        hint = 'doctor needs the onnx package: pip install -e ".[models]" in the checkout'
-        print(f"jitney models: {hint}", file=sys.stderr)
+    if hint := missing_packages("models", "onnx"):
+        print(f"jitney models: doctor {hint}", file=sys.stderr)
         return NOTHING_THERE
     from cli.models.doctor.command import examine  # noqa: PLC0415 (needs onnx)
 

@@ -20,9 +20,9 @@ _EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney models optimize` and return its exit code."""
+    """Run `jitney models optimize`, whose verb is argv[0], and return its exit code."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv[1:])
     options = _read_options(parser, args)
     from cli.models.optimizing.evaluation.loaded_version import find_model_folder  # noqa: PLC0415 (needs ONNX Runtime)
     from cli.models.optimizing.progress import Progress  # noqa: PLC0415 (needs tqdm)
