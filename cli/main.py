@@ -17,9 +17,9 @@ VERBS = {
     "models": ("cli.models", "manage served versions; check, profile, import and optimize model files"),
     "keys": ("cli.api_keys", "create, list and revoke API keys"),
     "tenants": ("cli.tenant_limits", "list, set and unset the limits of single tenants"),
-    "bulk": ("cli.bulk", "run a folder, an archive or a table and write the results to a file"),
+    "bulk": ("cli.bulk.command", "run a folder, an archive or a table and write the results to a file"),
     "gpu-report": ("cli.gpu_report.command", "compare speed and outputs of a model on CPU, CUDA and TensorRT"),
-    "bench": ("cli.bench", "measure the throughput and latency of a running service"),
+    "bench": ("cli.bench.command", "measure the throughput and latency of a running service"),
 }
 # verb → (extra, package that it installs)
 NEEDS = {**dict.fromkeys(("up", "worker", "gpu-report"), ("cpu", "onnxruntime")), "bulk": ("bulk", "tqdm")}

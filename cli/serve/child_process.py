@@ -25,6 +25,13 @@ class BadSetting(CannotStart):
     """A variable or an option has an invalid value, so that a retry cannot succeed."""
 
 
+def parse_count(name: str, text: str, kind: str, limit: int) -> int:
+    """Return a number of processes of a kind. Raises BadSetting. `name`: the variable or option, for messages."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= limit:
+        raise BadSetting(f"{name}{text} is not a number of {kind} processes: use 1 to {limit}")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class ChildProcess:
     """A process to supervise. Later children start once `is_ready` returns True; it may raise CannotStart."""

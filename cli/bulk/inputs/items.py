@@ -43,14 +43,19 @@ def invalid_item(line: int, name: str, error: BadItem, item_id: str | None = Non
     return Item(line, name, 0, read, item_id)
 
 
+def sized_item(line: int, name: str, size: int, read: Callable[[], bytes], item_id: str | None = None) -> Item:
+    """Return an item of known size, whose `read` raises an error if it exceeds the limit of a job."""
+    if size > MAX_BYTES:
+        return invalid_item(line, name, too_large_error(name, size), item_id)
+    return Item(line, name, size, read, item_id)
+
+
 def file_item(line: int, name: str, path: Path, item_id: str | None = None) -> Item:
     """Return an item that reads a file."""
     try:
         size = path.stat().st_size
     except OSError as error:
         return invalid_item(line, name, _unreadable_error(name, error), item_id)
-    if size > MAX_BYTES:
-        return invalid_item(line, name, too_large_error(name, size), item_id)
 
     def read() -> bytes:
         try:
@@ -58,7 +63,7 @@ def file_item(line: int, name: str, path: Path, item_id: str | None = None) -> I
         except OSError as error:
             raise _unreadable_error(name, error) from error
 
-    return Item(line, name, size, read, item_id)
+    return sized_item(line, name, size, read, item_id)
 
 
 def too_large_error(name: str, size: int) -> BadItem:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpcore2
 
 from cli.bulk.errors import UNREADABLE, BadItem, CannotRun
-from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, invalid_item, too_large_error
+from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, invalid_item, sized_item, too_large_error
 from cli.bulk.inputs.junk_files import is_junk_file
 from cli.extras import missing_packages
 
@@ -90,10 +90,7 @@ def list_objects(url: str) -> InputSource:
 
     def items() -> Iterator[Item]:
         for line, (name, size) in enumerate(objects, 1):
-            if size > MAX_BYTES:
-                yield invalid_item(line, name, too_large_error(name, size))
-            else:
-                yield Item(line, bucket + name, size, partial(_read_object, bucket + name))
+            yield sized_item(line, bucket + name, size, partial(_read_object, bucket + name))
 
     return InputSource(items, len(objects), is_remote=True)
 
