@@ -22,7 +22,7 @@ from cli.bench.report.environment import describe_machine
 from cli.gpu_report.command import CANNOT_MEASURE, DISAGREES, MISSING
 from cli.gpu_report.service import CannotServe, measure_service
 from cli.models.errors import ModelPathNotFound
-from cli.models.model_paths import ModelPath, find_models
+from cli.models.model_paths import ModelPath, find_single_model
 from model_runtime.engine.device_info import query_driver
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.engine.onnx_runtime import VERSION
@@ -61,15 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _find_model(path: Path) -> ModelPath:
     """Return the model in a folder. Raises ModelPathNotFound, ModelError."""
-    places = find_models(path)
-    if len(places) > 1:
-        raise ModelPathNotFound(f"{path}: contains {len(places)} models; name one of them")
-    if isinstance(places[0], ModelError):
-        raise places[0]
-    folder = places[0].folder
-    if folder is None or folder.spec.engine is not None:
+    place = find_single_model(path)
+    if place.folder is None or place.folder.spec.engine is not None:
         raise ModelPathNotFound(f"{path}: must be the folder of a model that ONNX Runtime runs")
-    return places[0]
+    return place
 
 
 def _build_report(place: ModelPath, args: argparse.Namespace) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from cli.models.model_paths import find_single_model  # noqa: PLC0415 (needs numpy)
 
-    path = find_single_model(args.path)
+    path = args.path if args.path.is_file() else find_single_model(args.path).onnx
     if hint := missing_packages("models", "onnx"):
         print(f"jitney models: doctor {hint}", file=sys.stderr)
         return NOTHING_THERE

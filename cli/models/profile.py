@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.models.model_paths import ModelPath
-from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
-from model_runtime.engine.open_engine import AnyEngine, open_engine
+from model_runtime.engine.onnx_engine import RunFailed
 from model_runtime.profiling import latency_profiler
 from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.profile_store import StoredProfile, write_profile
@@ -40,9 +39,7 @@ def profile(place: ModelPath, provider: str, seconds: float, largest: int, *, st
     spec = place.folder.spec if place.folder else None
     if spec and spec.engine is not None:
         raise ModelError(place.title, "engine", "cannot be profiled: only ONNX files can; allowed: max_batch")
-    engine: AnyEngine = (
-        open_engine(place.folder, provider=provider) if place.folder else OnnxEngine(place.onnx, provider)
-    )
+    engine = place.open_engine(provider)
     if not all(tensor.is_fixed for tensor in engine.inputs):
         shapes = ", ".join(f"{tensor.name!r} {list(tensor.shape)}" for tensor in engine.inputs)
         raise ModelError(place.onnx, None, f"cannot be measured: a row has open dimensions: {shapes}")
