@@ -17,7 +17,7 @@ class ModelsVerb(NamedTuple):
     extra: str = "cpu"
 
 
-_GATEWAY: Final = "cli.models.admin.verbs"
+_GATEWAY: Final = "cli.models.admin"
 _FILES: Final = "cli.models.file_commands"
 VERBS: Final = {
     "list": ModelsVerb(_GATEWAY, "list versions with their status and share of the jobs"),

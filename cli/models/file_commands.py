@@ -41,7 +41,7 @@ def _doctor(args: argparse.Namespace) -> int:
     if hint := missing_packages("models", "onnx"):
         print(f"jitney models: doctor {hint}", file=sys.stderr)
         return NOTHING_THERE
-    from cli.models.doctor.command import examine  # noqa: PLC0415 (needs onnx)
+    from cli.models.doctor import examine  # noqa: PLC0415 (needs onnx)
 
     result = examine(path, args.fix, args.provider)
     print("\n".join(result.lines))

@@ -1,6 +1,5 @@
 """`keras:NAME`: imports networks of keras.applications, with the preprocessing of their `preprocess_input`."""
 
-import difflib
 import os
 import warnings
 from pathlib import Path
@@ -8,7 +7,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from cli.models.importing.source import SEED, ImportedModel, ImportFailed, ImportRequest, import_library, one_line
+from cli.models.importing.source import (
+    SEED,
+    ImportedModel,
+    ImportFailed,
+    ImportRequest,
+    check_network,
+    import_library,
+    notes_of,
+    one_line,
+)
 
 # Preset of preprocess_input → module of keras.applications → its networks.
 _FAMILIES: Final = {
@@ -38,9 +46,7 @@ _CLASSES: Final = 1000
 
 def fetch(request: ImportRequest, onnx: Path) -> ImportedModel:
     """Build a network with ImageNet or random weights, and export it. Raises ImportFailed."""
-    if request.name not in NETWORKS:
-        near = difflib.get_close_matches(request.name, NETWORKS, 3, 0.4) or sorted(NETWORKS)[:5]
-        raise ImportFailed(f"keras has no supported network {request.name[:80]!r}; similar: {', '.join(near)}")
+    check_network("keras", request.name, NETWORKS)
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the export needs no GPU
     keras = import_library("keras")
@@ -75,7 +81,7 @@ def _export(network: Any, onnx: Path) -> None:
 def _labels(keras: Any, request: ImportRequest) -> tuple[list[str] | None, list[str]]:
     """Return the class names of ImageNet, which Keras downloads, and notes."""
     if request.weights == "random":
-        return None, ["random weights: predictions are meaningless, classes are numbered"]
+        return None, notes_of(request)
     try:
         decoded = keras.applications.imagenet_utils.decode_predictions(np.eye(_CLASSES), top=1)
     except Exception as error:  # noqa: BLE001 (as with the weights)

@@ -1,13 +1,21 @@
 """`torchvision:NAME` and `timm:NAME`: exports networks with torch.onnx, with the preprocessing of their weights."""
 
-import difflib
 import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cli.models.importing.source import SEED, ImportedModel, ImportFailed, ImportRequest, import_library, one_line
+from cli.models.importing.source import (
+    SEED,
+    ImportedModel,
+    ImportFailed,
+    ImportRequest,
+    check_network,
+    import_library,
+    notes_of,
+    one_line,
+)
 
 OPSET: Final = 17
 _FILTERS: Final = {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"}
@@ -16,12 +24,11 @@ _FILTERS: Final = {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 def fetch_torchvision(request: ImportRequest, onnx: Path) -> ImportedModel:
     """Import a classifier of torchvision.models, with its default weights. Raises ImportFailed."""
     vision = import_library("torchvision.models")
-    _check_name("torchvision", request.name, vision.list_models(module=vision))
-    _seed()
+    check_network("torchvision", request.name, vision.list_models(module=vision))
+    import_library("torch").manual_seed(SEED)
     weights = vision.get_model_weights(request.name).DEFAULT
-    network = _build_network(
-        "torchvision", request, lambda: vision.get_model(request.name, weights=_if_trained(request, weights))
-    )
+    chosen = weights if request.weights == "trained" else None
+    network = _build_network("torchvision", request, lambda: vision.get_model(request.name, weights=chosen))
     transforms = weights.transforms()
     image = {
         "resize": transforms.resize_size[0],
@@ -32,7 +39,7 @@ def fetch_torchvision(request: ImportRequest, onnx: Path) -> ImportedModel:
     _export(network, (3, transforms.crop_size[0], transforms.crop_size[0]), onnx)
     labels = list(weights.meta["categories"]) if request.weights == "trained" else None
     return ImportedModel(
-        "image-classification", _describe_network("torchvision", request), image, {}, labels, _notes(request)
+        "image-classification", _describe_network("torchvision", request), image, {}, labels, notes_of(request)
     )
 
 
@@ -40,8 +47,8 @@ def fetch_timm(request: ImportRequest, onnx: Path) -> ImportedModel:
     """Import a classifier of timm by name, such as resnet18.a1_in1k. Raises ImportFailed."""
     timm = import_library("timm")
     data = import_library("timm.data")
-    _check_name("timm", request.name.partition(".")[0], timm.list_models())
-    _seed()
+    check_network("timm", request.name.partition(".")[0], timm.list_models())
+    import_library("torch").manual_seed(SEED)
     network = _build_network(
         "timm", request, lambda: timm.create_model(request.name, pretrained=request.weights == "trained")
     )
@@ -57,13 +64,9 @@ def fetch_timm(request: ImportRequest, onnx: Path) -> ImportedModel:
     subset = data.infer_imagenet_subset(network) if request.weights == "trained" else None
     info = data.ImageNetInfo(subset) if subset else None
     labels = [info.index_to_description(index) for index in range(info.num_classes())] if info else None
-    return ImportedModel("image-classification", _describe_network("timm", request), image, {}, labels, _notes(request))
-
-
-def _check_name(source: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 3, 0.4)
-        raise ImportFailed(f"{source} has no network {name[:80]!r}; similar: {', '.join(near) or ', '.join(known[:5])}")
+    return ImportedModel(
+        "image-classification", _describe_network("timm", request), image, {}, labels, notes_of(request)
+    )
 
 
 def _build_network(source: str, request: ImportRequest, make: Any) -> Any:
@@ -71,14 +74,6 @@ def _build_network(source: str, request: ImportRequest, make: Any) -> Any:
         return make()
     except Exception as error:  # of urllib, the hub client or torch's loader
         raise ImportFailed(f"cannot load {request.name} of {source}: {one_line(error)}") from error
-
-
-def _if_trained(request: ImportRequest, weights: Any) -> Any:
-    return weights if request.weights == "trained" else None
-
-
-def _seed() -> None:
-    import_library("torch").manual_seed(SEED)
 
 
 def _export(network: Any, shape: Sequence[int], onnx: Path) -> None:
@@ -106,7 +101,3 @@ def _resize_filter(name: str) -> str:
 def _describe_network(source: str, request: ImportRequest) -> str:
     version = import_library(source).__version__
     return f"{request.name} of {source} {version}, {request.weights} weights"
-
-
-def _notes(request: ImportRequest) -> list[str]:
-    return ["random weights: predictions are meaningless, classes are numbered"] if request.weights == "random" else []
