@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,27 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=int, default=7, help="seed of the synthetic rows (7)")
     check.set_defaults(command=_check)
     profile = verbs.add_parser("profile", epilog=exit_codes, help="measure and store the latency of each batch size")
-    profile.add_argument(
-        "--seconds",
-        type=arguments.float_between(0.01, 3600),
-        default=10.0,
-        help="duration of the measurement of a model (10)",
-    )
+    seconds = arguments.float_between(0.01, 3600)
+    profile.add_argument("--seconds", type=seconds, default=10.0, help="duration of the measurement of a model (10)")
     profile.add_argument("--largest", type=_parse_size, default=64, help="largest batch to measure (64)")
     profile.add_argument("--no-keep", dest="keep", action="store_false", help="do not write profile.json")
     profile.set_defaults(command=_profile)
     for verb in (doctor, check, profile):
-        verb.add_argument(
-            "--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="execution provider (auto)"
-        )
+        arguments.add_provider(verb)
     for verb in (check, profile):
         verb.add_argument("--json", action="store_true", help="print JSON")
     doctor.add_argument("path", type=Path, metavar="PATH", help="an .onnx file, or a model folder")
     check.add_argument("path", type=Path, metavar="PATH", help=_PATH)
-    home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
-    profile.add_argument(
-        "path", type=Path, nargs="?", default=home, metavar="PATH", help=f"{_PATH} (JITNEY_MODELS_DIR)"
-    )
+    where, text = arguments.models_dir(), f"{_PATH} (JITNEY_MODELS_DIR)"
+    profile.add_argument("path", type=Path, nargs="?", default=where, metavar="PATH", help=text)
     return parser
 
 

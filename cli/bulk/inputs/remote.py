@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 import httpcore2
 
 from cli.bulk.errors import UNREADABLE, BadItem, CannotRun
-from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, invalid_item, sized_item, too_large_error
-from cli.bulk.inputs.junk_files import is_junk_file
+from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, invalid_item, is_junk_file, sized_item, too_large_error
 from cli.extras import missing_packages
 
 SCHEMES: Final = ("http://", "https://", "s3://")

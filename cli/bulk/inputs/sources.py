@@ -12,8 +12,16 @@ from typing import Final
 
 from cli.bulk.errors import UNREADABLE, BadItem, CannotRun
 from cli.bulk.inputs import remote, tables
-from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, file_item, invalid_item, sized_item, too_large_error
-from cli.bulk.inputs.junk_files import is_junk_file
+from cli.bulk.inputs.items import (
+    MAX_BYTES,
+    InputSource,
+    Item,
+    file_item,
+    invalid_item,
+    is_junk_file,
+    sized_item,
+    too_large_error,
+)
 from jobs.contract.image_formats import detect_format
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -2,13 +2,13 @@
 
 import argparse
 import importlib
-import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from cli import arguments
 from cli.extras import missing_packages
 from cli.models.importing.source import Fetch, ImportFailed, ImportRequest
 from model_runtime.spec.model_toml import ModelError
@@ -91,10 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", metavar="SOURCE", help=f"a path to an .onnx file, or {examples}")
     parser.add_argument("--name", help="name of the model (default: the name of the network, in lowercase)")
-    home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
-    parser.add_argument(
-        "--models-dir", type=Path, default=home, metavar="DIR", help="folder of models (JITNEY_MODELS_DIR)"
-    )
+    arguments.add_models_dir(parser)
     parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: only for tests")
     parser.add_argument("--file", help="hf: the .onnx file of the repository")
     parser.add_argument("--preset", choices=("torch", "tf", "caffe"), help="local file: preprocessing of images")
