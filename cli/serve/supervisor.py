@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from cli.serve.child_process import (
+    EX_CONFIG,
     CannotStart,
     ChildProcess,
     describe_exit,
@@ -24,7 +25,6 @@ from cli.serve.child_process import (
     stop_together,
 )
 
-EX_CONFIG = 78  # from sysexits.h: a child with invalid settings exits with it, and is not restarted
 EX_REASON_LOGGED = 10  # of an `on_death` command: it isolated the suspect jobs, so the restart need not be delayed
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READY_POLL_S = 0.01

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cli.serve import redis_address
 from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, parse_count, print_line
-from cli.serve.supervisor import EX_CONFIG, Backoff, Supervisor
+from cli.serve.supervisor import Backoff, Supervisor
 from model_runtime.cpus import Cpus, cpus_of_process, read_cpus, usable_cpus
 
 MAX_PROCESSES = 256
@@ -141,13 +141,9 @@ def main(argv: Sequence[str]) -> int:
             settings = replace(settings, processes=parse_count("--processes ", args.processes, "worker", MAX_PROCESSES))
         if args.device is not None:
             settings = replace(settings, devices=_parse_devices("--device ", args.device))
-    except CannotStart as error:
-        print_line(str(error))
-        return EX_CONFIG
-    try:
         with journal_folder() as folder:
             env = os.environ if args.models is None else {**os.environ, "JITNEY_SERVE_MODELS": args.models}
             return Supervisor(worker_children(settings, folder, env), backoff=settings.backoff).run()
     except CannotStart as error:
         print_line(str(error))
-        return 1
+        return error.exit_code
