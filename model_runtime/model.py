@@ -14,8 +14,7 @@ from jobs.contract.tensors import size_bytes
 from model_runtime.engine.onnx_engine import RunFailed, Stop
 from model_runtime.engine.open_engine import QUICK_CHECK_ROWS, AnyEngine, Hardware, open_engine
 from model_runtime.profiling import batch_consistency, profile_store
-from model_runtime.profiling.batch_cap import MeasuredModel, Profile, measure_profile, zero_batch
-from model_runtime.profiling.latency_profiler import sizes_up_to
+from model_runtime.profiling.batch_cap import MeasuredModel, Profile, measure_profile, sizes_up_to, zero_batch
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError

@@ -24,18 +24,12 @@ from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.tenants import stored_limits
 from jobs.tenants.stored_limits import StoredLimits
+from worker import heartbeat
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.device import EX_SOFTWARE, Device
 from worker.execution.isolation_gate import IsolationGate
 from worker.execution.model_runner import WorkerResources
 from worker.fair_thread_pool import FairThreadPool
-from worker.heartbeat import (
-    HEARTBEATS_TO_LIVE,
-    WorkerRegistration,
-    flush_metrics,
-    renew_leases,
-    run_periodically,
-)
 from worker.settings import WorkerSettings
 from worker.versions.digest_agreement import DigestAgreement
 from worker.versions.load_crash_log import LoadCrashLog
@@ -66,9 +60,9 @@ class Worker:
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
         self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
         self.digest_agreement = DigestAgreement(
-            store.connection, self.id, self._heartbeat_interval_s * HEARTBEATS_TO_LIVE
+            store.connection, self.id, self._heartbeat_interval_s * heartbeat.HEARTBEATS_TO_LIVE
         )
-        self.registration = WorkerRegistration(
+        self.registration = heartbeat.WorkerRegistration(
             store.connection,
             self._report,
             self.loaded_models.runners,
@@ -96,9 +90,9 @@ class Worker:
         """Run until `stop` is set, then drain; raises the error of a loop that ended unexpectedly."""
         self.loaded_models.open()
         interval_s, pending_items = self._heartbeat_interval_s, self.loaded_models.pending_items
-        renew = partial(renew_leases, self.store, self.id, pending_items, self.device)
-        renewals = run_periodically(renew, interval_s, "renew leases")
-        metrics = run_periodically(self._flush_metrics, self.settings.metrics_flush_s, "flush metrics")
+        renew = partial(heartbeat.renew_leases, self.store, self.id, pending_items, self.device)
+        renewals = heartbeat.run_periodically(renew, interval_s, "renew leases")
+        metrics = heartbeat.run_periodically(self._flush_metrics, self.settings.metrics_flush_s, "flush metrics")
         refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s))
         watchdogs = (self._watch_threads(), heap_trim.run(interval_s))
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
@@ -123,7 +117,7 @@ class Worker:
                 os._exit(EX_SOFTWARE)
 
     async def _flush_metrics(self) -> None:
-        await flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+        await heartbeat.flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
 
     async def _deregister(self) -> None:
         self.device.close()

@@ -47,7 +47,7 @@ def trace_batch_axes(graph: Graph, batch_axes: dict[str, int]) -> FlowResult:
     flow, states = FlowResult(), dict[str, AxisState]()
     for value_info in graph.inputs:
         states[value_info.name] = BatchAxis(batch_axes[value_info.name])
-    for node in graph.nodes():
+    for node in graph.graph.node:
         input_states = [states.get(name) for name in node.input]
         try:
             output_states = _apply_rule(OperatorStep(graph, node, input_states))

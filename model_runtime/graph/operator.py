@@ -12,7 +12,6 @@ from model_runtime.graph.graph import (
     Graph,
     Values,
     describe_node,
-    format_shape,
     read_attribute,
     set_attribute,
 )
@@ -91,7 +90,7 @@ class OperatorStep(NamedTuple):
             values = self.constant(at)
             first = values.take([0], axis)
             if not (values == first).all():
-                message = f"a constant of shape {format_shape(shape)} has different values for each row of the batch"
+                message = f"a constant of shape {list(shape)} has different values for each row of the batch"
                 raise FixedBatchSize(message)
             name = self.graph.add_constant(first)
         source, rows = self.node.input[like], self.rows_of(like)
