@@ -28,7 +28,7 @@ class Model:
     """A loaded model: one version with its engine and task.
 
     `max_batch`: the configured batch cap, or else the measured one; 1 if the model is not batchable.
-    `has_custom_task`, `has_custom_engine`: true for user code, which must not run on an event loop.
+    `has_custom_task`, `runs_custom_code` (a custom task or engine): user code must not run on an event loop.
     `offload`: preprocess in a thread. `is_journaled_singly`: preprocessing is slow, so the in-flight journal gets each
     item by itself instead of all items that are preprocessed together.
     `largest_warm_batch`: the largest batch size that `warm_up` has prepared, 0 if none.
@@ -43,7 +43,8 @@ class Model:
             buckets.choose_buckets(engine.provider, profile.cap, folder.spec.buckets) if engine.batchable else ()
         )
         self.max_wait_s = folder.spec.max_wait_ms / 1000
-        self.has_custom_task, self.has_custom_engine = is_custom(folder.spec.task), folder.spec.engine is not None
+        self.has_custom_task = is_custom(folder.spec.task)
+        self.runs_custom_code = self.has_custom_task or folder.spec.engine is not None
         self.offload = task.offload or self.has_custom_task
         self.is_journaled_singly = bool(task.offload)
         self.inputs = engine.inputs

@@ -75,9 +75,7 @@ class Offline:
 
     async def run(self, offline_inputs: Iterator[OfflineInput]) -> AsyncIterator[list[OfflineResult]]:
         """Yield the results of all inputs in order, as many at a time as are ready; raises errors of the iterator."""
-        inline_policy = InlineRunPolicy(
-            self._model.inputs, runs_custom_code=self._model.has_custom_task or self._model.has_custom_engine
-        )
+        inline_policy = InlineRunPolicy(self._model.inputs, runs_custom_code=self._model.runs_custom_code)
         run_context = RunContext(self._model, self._pending.ceilings, self._journal, inline_policy)
         feeding = asyncio.create_task(self._feed(offline_inputs))
         serving = asyncio.create_task(

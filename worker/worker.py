@@ -58,16 +58,10 @@ class Worker:
         resources = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
         self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
-        self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
-        self.digest_agreement = DigestAgreement(
-            store.connection, self.id, self._heartbeat_interval_s * heartbeat.HEARTBEATS_TO_LIVE
-        )
+        interval_s = self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
+        self.digest_agreement = DigestAgreement(store.connection, self.id, interval_s * heartbeat.HEARTBEATS_TO_LIVE)
         self.registration = heartbeat.WorkerRegistration(
-            store.connection,
-            self._report,
-            self.loaded_models.runners,
-            self.digest_agreement,
-            self._heartbeat_interval_s,
+            store.connection, self._report, self.loaded_models.runners, self.digest_agreement, interval_s
         )
         crash_log = LoadCrashLog(journal and journal.with_name(f"{journal.name}.loads"))
         self.reconciler = ModelReconciler(
@@ -75,9 +69,7 @@ class Worker:
         )
         self.digest_agreement.on_overruled = self.reconciler.refresh_now
         this_process = Process.this("worker", self.id, settings, store.settings)
-        self.agreement = SettingsAgreement(
-            store.connection, this_process, store.settings.shards, self._heartbeat_interval_s
-        )
+        self.agreement = SettingsAgreement(store.connection, this_process, store.settings.shards, interval_s)
         self.limits = StoredLimits(store.connection, store.tenants)
 
     async def begin(self) -> None:

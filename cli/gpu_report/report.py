@@ -52,9 +52,8 @@ def run(args: argparse.Namespace) -> int:
         if not row["ran"]:
             _print_message(f"{name} was not measured: {row['missing']}")
         elif not row["agrees"]:
-            _print_message(
-                f"{name} does NOT agree with the CPU: drift {row['drift']:.3g}, allowed {row['tolerance']:g}"
-            )
+            drift = f"drift {row['drift']:.3g}, allowed {row['tolerance']:g}"
+            _print_message(f"{name} does NOT agree with the CPU: {drift}")
     if not all(row["agrees"] for row in rows.values() if row["ran"]):
         return DISAGREES
     return 0 if all(row["ran"] for row in rows.values()) else MISSING

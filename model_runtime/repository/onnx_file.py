@@ -69,9 +69,8 @@ def read_onnx_metadata(path: Path) -> OnnxMetadata:
     weights = {_text(weight, 8) for weight in _fields(graph, _WEIGHT)}
     inputs = {_text(value_info, 1): _shape(value_info) for value_info in _fields(graph, _INPUT)}
     return OnnxMetadata(
-        {
-            name: shape for name, shape in inputs.items() if name not in weights
-        },  # files before IR 4 list weights as inputs too
+        # Files before IR 4 list weights as inputs too.
+        {name: shape for name, shape in inputs.items() if name not in weights},
         frozenset(_text(node, 4) for node in _fields(graph, _NODE)),
         digest.hexdigest(),
         sum(file.stat().st_size for file in files),

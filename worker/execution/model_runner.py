@@ -50,7 +50,7 @@ class ModelRunner:
         ahead = 2 * resources.settings.decode_threads if model.offload else 1
         self.model, self.pending, self.histogram_buffer = model, PendingItems(limits, ahead=ahead), HistogramBuffer()
         self.device = resources.device
-        inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.has_custom_task or model.has_custom_engine)
+        inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.runs_custom_code)
         self.run_context = RunContext(model, self.pending.ceilings, resources.journal, inline_policy)
         backlog = 2 * self.pending.max_pending
         self.result_writer = ResultWriter(

@@ -50,10 +50,8 @@ class ModelReconciler:
         self._settings, self._store, self._loaded_models = settings, store, loaded_models
         self._registration, self._digest_agreement = registration, digest_agreement
         self._loader = Loader(crash_log, hardware_of(settings))
-        self._outage, self._folder_outage = (
-            OutageLog(log, "read the model plans"),
-            OutageLog(log, "read the models folder"),
-        )
+        self._outage = OutageLog(log, "read the model plans")
+        self._folder_outage = OutageLog(log, "read the models folder")
         self._plans: dict[str, RolloutPlan] = {}
         self._latest_snapshot = self._snapshot = FolderSnapshot({}, {})  # the latest one, and the one in effect
         self._needed_by_queue: set[str] = set()
