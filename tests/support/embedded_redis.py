@@ -1,12 +1,12 @@
 """The embedded queue server for the duration of a with block, without a supervisor."""
 
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cli.serve.child_process import CannotStart, last_lines, spawn, stop_process
 from cli.serve.embedded_redis import EmbeddedRedis
+from tests.support.waiting import wait_until
 
 
 @contextmanager
@@ -15,11 +15,14 @@ def running_server(data_dir: Path) -> Iterator[EmbeddedRedis]:
     with closing(EmbeddedRedis(data_dir)) as server:
         child = server.child
         process = spawn(child)
+
+        def answers() -> bool:
+            if process.poll() is not None:
+                raise CannotStart(f"{server.engine} ended at once{last_lines(child.log)}")
+            return server.is_ready()
+
         try:
-            while not server.is_ready():
-                if process.poll() is not None:
-                    raise CannotStart(f"{server.engine} ended at once{last_lines(child.log)}")
-                time.sleep(0.005)
+            wait_until(answers, "the server answers", timeout_s=30)
             yield server
         finally:
             stop_process(process, child.stop_s)

@@ -7,10 +7,14 @@ import pytest
 
 from jobs.redis_client.event_wait import run_until_stopped
 from jobs.redis_client.task_supervisor import TaskSupervisor
+from tests.support.waiting import pass_time
 
 
 async def _run_forever() -> None:
     await asyncio.Event().wait()
+
+
+async def _end() -> None: ...
 
 
 async def _fail() -> None:
@@ -35,12 +39,12 @@ def test_the_error_of_a_loop_is_reported_and_raised() -> None:
 def test_the_end_of_a_loop_is_an_error_unless_it_is_expected() -> None:
     async def run() -> None:
         supervisor = TaskSupervisor()
-        expected = supervisor.start(asyncio.sleep(0))
+        expected = supervisor.start(_end())
         supervisor.expect_end([expected])
         await expected
         await supervisor.cancel([supervisor.start(_run_forever())])
         supervisor.raise_failures()
-        await supervisor.start(asyncio.sleep(0))
+        await supervisor.start(_end())
         await supervisor.wait_for_failure()
         supervisor.raise_failures()
 
@@ -54,10 +58,10 @@ def test_work_is_finished_in_time_or_canceled_once() -> None:
 
         async def work(seconds: float) -> None:
             try:
-                await asyncio.sleep(seconds)
+                await pass_time(seconds)
                 ended.append("done")
             except asyncio.CancelledError:
-                await asyncio.sleep(0.5)  # longer than the interval in which `cancel` repeats a cancellation
+                await pass_time(0.5)  # longer than the interval in which `cancel` repeats a cancellation
                 ended.append("gave back")
 
         supervisor = TaskSupervisor()
