@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple
 
 from batching import buckets
 from cli.models.model_paths import ModelPath
-from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
-from model_runtime.engine.open_engine import AnyEngine, open_engine
+from model_runtime.engine.onnx_engine import RunFailed
+from model_runtime.engine.open_engine import AnyEngine
 from model_runtime.profiling import batch_consistency
 from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.batch_consistency import ConsistencyReport
@@ -53,29 +53,19 @@ class CheckResult(NamedTuple):
 
 def _first_lines(lines: Sequence[str]) -> list[str]:
     """Return the first few lines and the number of others; JSON has all."""
-    return [
-        *lines[:MAX_LINES],
-        *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else []),
-    ]
+    return [*lines[:MAX_LINES], *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else [])]
 
 
 def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> CheckResult:
     """Open a model folder as a worker does, or a single file, and check it. Raises ModelError."""
-    if place.folder is None:
-        single = OnnxEngine(place.onnx, provider)
-        return check_engine(place.title, single, sizes or default_sizes(single), tolerance=tolerance, seed=seed)
-    spec = place.folder.spec
-    engine = open_engine(place.folder, provider=provider)
-    load_task(spec, place.folder.path, engine.inputs, engine.outputs)
-    prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
-    return check_engine(
-        place.title,
-        engine,
-        sizes or prepared or default_sizes(engine),
-        tolerance=tolerance,
-        seed=seed,
-        prepared=prepared,
-    )
+    engine = place.open_engine(provider)
+    prepared: Sequence[int] = ()
+    if place.folder is not None:
+        spec = place.folder.spec
+        load_task(spec, place.folder.path, engine.inputs, engine.outputs)
+        prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
+    sizes = sizes or prepared or default_sizes(engine)
+    return check_engine(place.title, engine, sizes, tolerance=tolerance, seed=seed, prepared=prepared)
 
 
 def default_sizes(engine: AnyEngine) -> Sequence[int]:

@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 from cli.models.check import check
 from cli.models.model_paths import ModelPath
-from cli.models.optimizing import build, publish_version
+from cli.models.optimizing import publish_version
 from cli.models.optimizing.evaluation import agreement, calibration_data, timing
 from cli.models.optimizing.evaluation.calibration_data import Examples
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion, open_version
 from cli.models.optimizing.evaluation.report import OptimizationReport
 from cli.models.optimizing.options import OptimizeOptions
-from cli.models.optimizing.passes import fold_preprocessing
+from cli.models.optimizing.passes import fold_preprocessing, fp16, int8, onnx_graphs
 from cli.models.optimizing.progress import Progress
 from model_runtime.profiling.batch_consistency import SEED
 from model_runtime.profiling.profile_store import model_digest
 from model_runtime.repository.repository import ONNX_FILE, ModelFolder
-from model_runtime.spec.model_toml import ModelError, read_spec
+from model_runtime.spec.model_toml import SPEC_FILE, ModelError, read_spec
 
 
 class ExampleSets(NamedTuple):
@@ -41,7 +41,7 @@ def optimize(folder: ModelFolder, options: OptimizeOptions, progress: Progress) 
     with publish_version.staging_folder(folder.path) as staging:
         version = staging / "version"
         version.mkdir()
-        notes = build.build_version(old, options, examples.calibration, version / ONNX_FILE, progress)
+        notes = _build_version(old, options, examples.calibration, version / ONNX_FILE, progress)
         new = _open_new_version(old, version, options)
         report = _start_report(old, new, options, examples)
         report.notes += notes
@@ -67,6 +67,38 @@ def _load_example_sets(old: LoadedVersion, options: OptimizeOptions, progress: P
     elif calibration is not None:
         calibration, validation = calibration_data.split_examples(calibration)
     return ExampleSets(calibration, validation or calibration_data.make_synthetic_examples(old))
+
+
+def _build_version(
+    old: LoadedVersion, options: OptimizeOptions, calibration: Examples | None, target: Path, progress: Progress
+) -> list[str]:
+    """Apply the selected passes; each reads a file and writes the next. Return notes. Raises ModelError, OSError."""
+    folder = target.parent.parent
+    title, notes = old.folder.onnx, list[str]()
+    model = onnx_graphs.read(title)
+    if options.precision == "int8":
+        model = onnx_graphs.upgrade_opset(model, int8.MIN_OPSET, title)
+    path = onnx_graphs.save(model, folder / "read.onnx")
+    simplify = options.graph and not onnx_graphs.is_half(model)
+    if simplify or options.precision == "int8":
+        path = onnx_graphs.simplify(path, folder / "simplified.onnx", optimize=simplify)
+    if options.graph and not simplify:
+        notes.append("not simplified: it is FP16, and ONNX Runtime would convert its weights to FP32")
+    if options.precision == "fp16":
+        fp16.write(path, folder / "half.onnx", title)
+        path = folder / "half.onnx"
+    if options.precision == "int8" and calibration is not None:
+        rows = (example(old.task) for example in progress.track("calibrating", calibration.rows))
+        notes += int8.write(path, folder / "eight.onnx", title, rows, old.engine.provider)
+        path = folder / "eight.onnx"
+    if options.fold:
+        fold_preprocessing.write(path, folder / "folded.onnx", old)
+        (target.parent / SPEC_FILE).write_text(fold_preprocessing.folded_spec(old), encoding="utf-8")
+        path = folder / "folded.onnx"
+    elif (old.folder.onnx.parent / SPEC_FILE).exists():  # the new version keeps the settings of the original version
+        (target.parent / SPEC_FILE).write_bytes((old.folder.onnx.parent / SPEC_FILE).read_bytes())
+    path.rename(target)
+    return notes
 
 
 def _open_new_version(old: LoadedVersion, version: Path, options: OptimizeOptions) -> LoadedVersion:

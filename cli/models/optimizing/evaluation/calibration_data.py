@@ -46,8 +46,7 @@ def load_examples(
 ) -> Examples:
     """Load all usable files of a folder. Raises ModelPathNotFound, and ModelError if there are too few."""
     if not folder.is_dir():
-        message = f"{option} {folder}: no such folder"
-        raise ModelPathNotFound(message)
+        raise ModelPathNotFound(f"{option} {folder}: no such folder")
     files = _sample_evenly(
         sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     )
@@ -105,8 +104,7 @@ def _sample_evenly(files: Sequence[Path]) -> Sequence[Path]:
 def _image_example(path: Path, version: LoadedVersion) -> list[Example]:
     with path.open("rb") as file:
         if detect_format(file.read(64)) is None:
-            message = "not an image"
-            raise ValueError(message)
+            raise ValueError("not an image")
     example = partial(_file_example, path)
     example(version.task)
     return [example]
@@ -127,8 +125,7 @@ def _unchanged_row(row: Row, task: Task) -> Row:  # noqa: ARG001 - tensors need 
 def _tensor_examples(path: Path, version: LoadedVersion) -> list[Example]:
     """Read the rows of an .npz file with an array per input. Raises ValueError."""
     if path.suffix != ".npz":
-        message = "not an .npz file with an array per input, which tensor models need"
-        raise ValueError(message)
+        raise ValueError("not an .npz file with an array per input, which tensor models need")
     with np.load(path, allow_pickle=False) as arrays:
         values = {spec.name: arrays[spec.name] for spec in version.engine.inputs if spec.name in arrays}
     batches: Row = {}
@@ -139,8 +136,7 @@ def _tensor_examples(path: Path, version: LoadedVersion) -> list[Example]:
         array = values[spec.name]
         batch = array[np.newaxis] if spec.fits(array.shape) else array
         if array.dtype != DTYPES[spec.datatype] or not spec.fits(batch.shape[1:]):
-            message = f"{expected}, got {array.dtype} of shape {list(array.shape)}"
-            raise ValueError(message)
+            raise ValueError(f"{expected}, got {array.dtype} of shape {list(array.shape)}")
         batches[spec.name] = batch
     rows = [{name: batch[index] for name, batch in batches.items()} for index in range(min(map(len, batches.values())))]
     return [partial(_unchanged_row, row) for row in rows]
