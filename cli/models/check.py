@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from batching import buckets
 from cli.models.model_paths import ModelPath
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
-from model_runtime.engine.open_engine import AnyEngine, open_engine
+from model_runtime.engine.open_engine import AnyEngine
 from model_runtime.graph.facts import GraphFacts, read_facts
 from model_runtime.profiling import batch_consistency
 from model_runtime.profiling.batch_cap import MeasuredModel
@@ -62,21 +62,20 @@ class CheckResult(NamedTuple):
 
 def _first_lines(lines: Sequence[str]) -> list[str]:
     """Return the first few lines and the number of others; JSON has all."""
-    return [
-        *lines[:MAX_LINES],
-        *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else []),
-    ]
+    return [*lines[:MAX_LINES], *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else [])]
 
 
 def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> CheckResult:
     """Open a model folder as a worker does, or a single file, and check it. Raises ModelError."""
-    if place.folder is None:
-        single = OnnxEngine(place.onnx, provider)
-        return check_engine(place.title, single, sizes or default_sizes(single), tolerance=tolerance, seed=seed)
-    spec = place.folder.spec
-    engine = open_engine(place.folder, provider=provider)
-    task = load_task(spec, place.folder.path, engine.inputs, engine.outputs)
-    prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
+    engine = place.open_engine(provider)
+    prepared: Sequence[int] = ()
+    examples: Sequence[Row] = ()
+    max_drift = None
+    if place.folder is not None:
+        spec = place.folder.spec
+        task = load_task(spec, place.folder.path, engine.inputs, engine.outputs)
+        prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
+        examples, max_drift = read_own_examples(place.folder.path, task, engine.inputs), spec.max_drift
     return check_engine(
         place.title,
         engine,
@@ -84,8 +83,8 @@ def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: floa
         tolerance=tolerance,
         seed=seed,
         prepared=prepared,
-        max_drift=spec.max_drift,
-        examples=read_own_examples(place.folder.path, task, engine.inputs),
+        max_drift=max_drift,
+        examples=examples,
     )
 
 

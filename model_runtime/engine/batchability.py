@@ -91,8 +91,7 @@ def _unbatched_outputs(outputs: Sequence[TensorSpec], outputs_of_one: Mapping[st
 def _zeros(inputs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
     return {
         tensor_spec.name: np.zeros(
-            [rows if at == 0 else abs(side) for at, side in enumerate(tensor_spec.shape)],
-            DTYPES[tensor_spec.datatype],
+            [rows if at == 0 else abs(side) for at, side in enumerate(tensor_spec.shape)], DTYPES[tensor_spec.datatype]
         )
         for tensor_spec in inputs
     }

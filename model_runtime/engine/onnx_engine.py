@@ -13,11 +13,10 @@ import numpy as np
 from model_runtime.cpus import usable_cpus
 from model_runtime.engine.batchability import Batchability, OutOfMemory, Run, probe_batchability
 from model_runtime.engine.device_info import device_name
-from model_runtime.engine.io_checks import check_tensor_specs
 from model_runtime.engine.onnx_runtime import VERSION, Fault, RunFailed, Stop, classify_error
 from model_runtime.engine.onnx_session import OnnxSession, ProviderUnavailable, missing_for_provider
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions, tensorrt_version
-from model_runtime.repository.host_memory import format_bytes, usable_bytes
+from model_runtime.repository.host_memory import format_bytes, row_bytes, usable_bytes
 from model_runtime.repository.path_checks import check_onnx
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array, TensorSpec
@@ -58,7 +57,7 @@ class OnnxEngine:
         self._selection_note = note
         inputs = [_declared_spec(onnx_path, "input", node) for node in self._session.inputs]
         outputs = [_declared_spec(onnx_path, "output", node) for node in self._session.outputs]
-        check_tensor_specs(onnx_path, inputs, outputs)
+        _check_tensor_specs(onnx_path, inputs, outputs)
         self._scalars = frozenset(tensor_spec.name for tensor_spec in inputs if not tensor_spec.shape)
         self.batchable, self.batch_note, self._unbatched_outputs = _probe(onnx_path, inputs, outputs, self._session.run)
         self.checked: bool | None = None  # result of the consistency check; None if it did not run or proves nothing
@@ -130,6 +129,25 @@ def _declared_spec(path: Path, what: str, node: Any) -> TensorSpec:
         raise ModelError(path, None, f"{what} {node.name!r} is a {node.type}; allowed: tensors of {allowed}")
     shape = tuple(side if isinstance(side, int) and side >= 0 else -1 for side in node.shape)
     return TensorSpec(node.name, datatype, shape)
+
+
+def _check_tensor_specs(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Raise ModelError for no inputs, a fixed batch size, or a row that needs more than the usable memory."""
+    if not inputs:
+        raise ModelError(path, None, "the model takes no inputs")
+    for tensor_spec in inputs:
+        if tensor_spec.shape and tensor_spec.shape[0] not in {-1, 1}:
+            name, shape = tensor_spec.name, list(tensor_spec.shape)
+            reason = f"input {name!r} has the shape {shape}: the batch size is fixed to {shape[0]}"
+            allowed = "a dynamic first dimension, or 1; `jitney models doctor` may repair it"
+            raise ModelError(path, None, f"{reason}; allowed: {allowed}")
+    # Running these would end the process: the kernel kills it when overcommitted memory runs out.
+    needed, usable = row_bytes([*inputs, *outputs]), usable_bytes()
+    if needed > usable:
+        largest = max([*inputs, *outputs], key=lambda tensor_spec: row_bytes([tensor_spec]))
+        tensor = f"{largest.name!r} is {largest.datatype} {list(largest.shape)}"
+        reason = f"{tensor}: one row needs at least {format_bytes(needed)}"
+        raise ModelError(path, None, f"{reason}; allowed here: {format_bytes(usable)}")
 
 
 def _probe(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], run: Run) -> Batchability:

@@ -47,7 +47,7 @@ def trace_batch_axes(graph: Graph, batch_axes: dict[str, int]) -> FlowResult:
     flow, states = FlowResult(), dict[str, AxisState]()
     for value_info in graph.inputs:
         states[value_info.name] = BatchAxis(batch_axes[value_info.name])
-    for node in graph.nodes():
+    for node in graph.graph.node:
         input_states = [states.get(name) for name in node.input]
         try:
             output_states = _apply_rule(OperatorStep(graph, node, input_states))
@@ -70,13 +70,11 @@ def _apply_rule(step: OperatorStep) -> list[AxisState]:
     """Return the state of each output."""
     node, count = step.node, len(step.node.output)
     if node.op_type in _SUBGRAPH_OPERATORS:
-        message = "the doctor does not analyse its subgraphs"
-        raise Undetermined(message)
+        raise Undetermined("the doctor does not analyse its subgraphs")
     if not any(isinstance(state, BatchAxis) for state in step.states):
         return _batch_size_values(node, count) if BatchSizeValues() in step.states else [None] * count
     if (rule := RULES.get(node.op_type)) is None:
-        message = "the doctor does not know what it does to the rows"
-        raise Undetermined(message)
+        raise Undetermined("the doctor does not know what it does to the rows")
     result = rule(step)
     return result if isinstance(result, list) else [result] * count
 
@@ -84,5 +82,4 @@ def _apply_rule(step: OperatorStep) -> list[AxisState]:
 def _batch_size_values(node: onnx.NodeProto, count: int) -> list[AxisState]:
     if node.op_type in _ARITHMETIC:
         return [BatchSizeValues()] * count
-    message = "it computes with the batch size"
-    raise Undetermined(message)
+    raise Undetermined("it computes with the batch size")

@@ -14,7 +14,7 @@ from model_runtime.graph.batch_axis_flow import trace_batch_axes
 from model_runtime.graph.diagnosis import all_nodes
 from model_runtime.graph.facts import Coupling, GraphFacts
 from model_runtime.graph.graph import Graph, describe_node, dims_of, inputs_of
-from model_runtime.repository.onnx_external_data import iterate_fields
+from model_runtime.repository.onnx_file import iterate_fields
 
 DYNAMIC_QUANTIZERS: Final = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _SMALL_TENSOR: Final = 1 << 15  # bytes; a smaller one may be a shape

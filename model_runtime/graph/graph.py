@@ -1,6 +1,6 @@
 """Read and edit an ONNX graph by tensor name: shapes, constants, attributes and inserted nodes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -41,16 +41,12 @@ class Graph:
         self._name_count = 0
         self._shapes = self._infer()
 
-    def nodes(self) -> Iterator[onnx.NodeProto]:
-        yield from self.graph.node
-
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape for a batch of `batch`. Raises Undetermined if it is unknown."""
         if name in self._constants:
             return tuple(self.constant(name).shape)
         if (shape := self._shapes.get(name)) is None:
-            message = f"the shape of {name!r} is unknown"
-            raise Undetermined(message)
+            raise Undetermined(f"the shape of {name!r} is unknown")
         return shape
 
     def constant(self, name: str) -> Values:
@@ -226,7 +222,3 @@ def _constant(node: onnx.NodeProto) -> Values | None:
         if attribute.name in {"value_float", "value_floats"}:
             return np.array(value, np.float32)
     return None
-
-
-def format_shape(values: Sequence[int]) -> str:
-    return str(list(values))

@@ -42,8 +42,7 @@ def load_examples(
 ) -> Examples:
     """Load all usable files of a folder. Raises ModelPathNotFound, and ModelError if there are too few."""
     if not folder.is_dir():
-        message = f"{option} {folder}: no such folder"
-        raise ModelPathNotFound(message)
+        raise ModelPathNotFound(f"{option} {folder}: no such folder")
     rows: list[Example] = []
     first: dict[str, str] = {}
     reasons: Counter[str] = Counter()

@@ -9,15 +9,14 @@ from typing import Final, NamedTuple
 import onnx
 
 from batching.collation import stack_items
+from cli.models import onnx_files
 from cli.models.check import CheckResult, check_engine, default_sizes
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.graph.diagnosis import Diagnosis, diagnose
 from model_runtime.profiling import batch_consistency, synthetic_inputs
-from model_runtime.repository.host_memory import format_bytes
 from model_runtime.repository.path_checks import check_onnx
 from model_runtime.spec.model_toml import ModelError
 
-MAX_PROTOBUF_BYTES: Final = 2**31 - 1
 _MAX_SAME_KIND: Final = 4  # findings of one kind to list before the rest are counted
 
 
@@ -31,7 +30,7 @@ class DoctorResult(NamedTuple):
 def examine(path: Path, fix: Path | None, provider: str = "auto") -> DoctorResult:
     """Diagnose a file, and write a fixed copy to `fix`. Raises ModelError if reading or writing fails."""
     check_onnx(path)
-    diagnosis = diagnose(_read(path))
+    diagnosis = diagnose(onnx_files.read(path))
     if diagnosis.fatal:
         return DoctorResult(
             good=False, lines=[f"{path}: cannot be batched, and this cannot be fixed", *_list_findings(diagnosis)]
@@ -45,13 +44,6 @@ def examine(path: Path, fix: Path | None, provider: str = "auto") -> DoctorResul
         hint = f"  all of it can be fixed in a copy: jitney models doctor {path} --fix OUT.onnx"
         return DoctorResult(good=False, lines=[f"{path}: cannot be batched as it is", *_list_findings(diagnosis), hint])
     return _write_fixed_copy(path, diagnosis, diagnosis.mended, fix, provider)
-
-
-def _read(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path)
-    except Exception as error:  # onnx, protobuf and the system raise errors without a common base
-        raise ModelError(path, None, f"cannot be read as an ONNX model: {error}") from error
 
 
 def _try_unchanged(path: Path, diagnosis: Diagnosis, provider: str) -> DoctorResult:
@@ -70,9 +62,7 @@ def _write_fixed_copy(
     """Write the copy to a temporary folder, verify it, and move it into place."""
     if out.exists() or out.is_symlink():
         raise ModelError(out, "--fix", "already exists; allowed: a new file, such as in a new version folder")
-    if fixed.ByteSize() > MAX_PROTOBUF_BYTES:
-        size, limit = format_bytes(fixed.ByteSize()), format_bytes(MAX_PROTOBUF_BYTES)
-        raise ModelError(out, "--fix", f"would have {size} with its weights; the limit of one file is {limit}")
+    onnx_files.check_size(fixed, out, "--fix")
     folder = next(parent for parent in out.absolute().parents if parent.is_dir())
     try:
         with tempfile.TemporaryDirectory(prefix=".jitney-", dir=folder) as temporary:
