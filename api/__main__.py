@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from api.app import create_app
 from api.asgi.connection_limits import ConnectionLimits
 from api.asgi.protocol import protocol_with_limits, sweep_connections
-from api.gateway.gateway import EX_CONFIG, Gateway
+from api.gateway.gateway import Gateway
 from api.settings import GatewaySettings
 from jobs.bulk.settings import BulkSettings
 from jobs.config.settings_agreement import QueueMismatch, check_shards_at_start
-from jobs.config.settings_base import format_validation_error
+from jobs.config.settings_base import EX_CONFIG, format_validation_error
 from jobs.redis_client.client import RedisClient
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
@@ -66,7 +66,7 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._gateway.run_in_background(sweep_connections(self.server_state.connections, self._limits))
+            self._gateway.supervisor.start(sweep_connections(self.server_state.connections, self._limits))
         if self._up_fd is not None and self.started:
             os.write(self._up_fd, b"\n")
 

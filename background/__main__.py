@@ -9,10 +9,8 @@ from pydantic import ValidationError
 
 from background.settings import BackgroundSettings
 from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_base import format_validation_error
+from jobs.config.settings_base import EX_CONFIG, format_validation_error
 from jobs.store.settings import StoreSettings
-
-EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,39 +6,44 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
-from background.bulk.dispatcher import BulkDispatcher
 from background.bulk.step_runner import BulkStepRunner
-from background.rq_pool import BULK, RqPool, WorkKind
+from background.dispatcher import Dispatcher
+from background.rq_pool import BULK, RqPool
 from background.settings import BackgroundSettings
-from background.webhooks.dispatcher import Dispatcher
 from background.webhooks.sender import Sender
+from jobs.bulk import checkpoints, files
 from jobs.bulk.open_storage import open_storage
 from jobs.bulk.settings import BulkSettings
+from jobs.bulk.storage import Storage
 from jobs.config.settings_agreement import Process, QueueMismatch, SettingsAgreement
-from jobs.contract.background_lease import BackgroundLease
-from jobs.contract.errors import StoreUnavailable
+from jobs.config.settings_base import EX_CONFIG
+from jobs.contract.errors import RetryLater, StoreUnavailable
 from jobs.models.catalog import ModelCatalog
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
-from jobs.redis_client.event_wait import cancel_all, run_until_stopped
+from jobs.redis_client.event_wait import run_until_stopped
+from jobs.redis_client.outage_log import OutageLog
 from jobs.redis_client.pubsub import Subscriber
 from jobs.redis_client.redis_url import RedisAddress
+from jobs.redis_client.task_supervisor import TaskSupervisor
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from jobs.tenants import stored_limits
 from jobs.tenants.stored_limits import StoredLimits
-from jobs.webhooks.outbox import LANES
+from jobs.webhooks import outbox
+from jobs.webhooks.outbox import LANES, Lane
 
 log = logging.getLogger("jitney.background")
 
-EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 AGREEMENT_POLL_S = 2.0  # between two refreshes of other processes' settings and of tenants' limits
 
 
@@ -79,22 +84,18 @@ async def _run_until_stopped(
     if await run_until_stopped(_wait_for_shared_state(agreement, limits), stop):
         return
     sender = Sender(settings, store)
-    slots: dict[WorkKind, int] = {lane: settings.slots(lane) for lane in LANES}
     storage = open_storage(bulk_settings.bulk_store)
     step_runner = BulkStepRunner(
         bulk_settings, store, storage, ModelCatalog(connection, settings.default_model), settings.address_policy()
     )
     thread = ThreadPoolExecutor(1, thread_name_prefix="rq")  # rq's calls block; they run one at a time
 
-    def deliver(lease: BackgroundLease) -> None:  # runs in an rq thread
-        asyncio.run_coroutine_threadsafe(sender.attempt(lease), loop).result()
-
-    def step(lease: BackgroundLease) -> None:  # runs in an rq thread
-        asyncio.run_coroutine_threadsafe(step_runner.step(lease), loop).result()
+    def in_loop(work: Callable[[BackgroundLease], Coroutine[Any, Any, None]]) -> Callable[[BackgroundLease], None]:
+        return lambda lease: asyncio.run_coroutine_threadsafe(work(lease), loop).result()  # runs in an rq thread
 
     def wake() -> None:
-        dispatcher.wake()
-        bulk_dispatcher.wake()
+        for dispatcher in dispatchers:
+            dispatcher.wake()
 
     def on_thread_free() -> None:
         loop.call_soon_threadsafe(wake)
@@ -103,15 +104,11 @@ async def _run_until_stopped(
     rq_pool = RqPool(
         own_address or RedisAddress(store_settings.redis_url, store_settings.redis_url_file),
         settings.webhook_lease_s,
-        {**dict.fromkeys(LANES, deliver), BULK: step},
+        {**dict.fromkeys(LANES, in_loop(sender.attempt)), BULK: in_loop(step_runner.step)},
         on_thread_free,
         is_queue=own_address is None,
     )
-    dispatcher = Dispatcher(
-        store, rq_pool, slots, limits=settings.limits, poll_s=settings.webhook_poll_s, thread=thread
-    )
-    bulk_dispatcher = BulkDispatcher(bulk_settings, store, storage, rq_pool, thread)
-
+    dispatchers = _create_dispatchers(settings, bulk_settings, store, rq_pool, thread)
     reconnects = itertools.count()
 
     async def on_connect() -> None:
@@ -124,17 +121,39 @@ async def _run_until_stopped(
         (limits.refresh_now if (channel, data) == (keys.INVALIDATION, stored_limits.LIMITS_CHANGED) else wake)()
 
     listener = Subscriber(connection, [keys.OUTBOX, keys.INVALIDATION], on_notification, on_connect)
-    rq_pool.start({**slots, BULK: bulk_settings.bulk_concurrency})
-    work_loops = (*map(dispatcher.run, LANES), bulk_dispatcher.run(), bulk_dispatcher.sweep(), listener.run())
+    slots = {dispatcher.kind: dispatcher.slots for dispatcher in dispatchers}
+    rq_pool.start(slots)
+    sweep = _sweep_files(bulk_settings.bulk_sweep_s, store, storage)
+    work_loops = (*(dispatcher.run() for dispatcher in dispatchers), sweep, listener.run())
     refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))
     log.info("delivering webhooks: %d at a time, and %d to slow endpoints", slots["fast"], slots["slow"])
-    failures = await _run_loops((*work_loops, *refresh_loops), stop)
+    supervisor = TaskSupervisor()
+    for work_loop in (*work_loops, *refresh_loops):
+        supervisor.start(work_loop)
+    await run_until_stopped(supervisor.wait_for_failure(), stop)
+    await supervisor.cancel()
     rq_pool.close()
     await step_runner.aclose()
     await sender.close(settings.background_drain_s)
     await _withdraw(agreement)
-    for failure in failures:
-        raise failure or RuntimeError("a loop of the background process ended unexpectedly")
+    supervisor.raise_failures()
+
+
+def _create_dispatchers(
+    settings: BackgroundSettings, bulk: BulkSettings, store: JobStore, rq_pool: RqPool, thread: ThreadPoolExecutor
+) -> list[Dispatcher]:
+    """Create one dispatcher for each kind of work. `thread` runs rq's calls, which block."""
+    create = partial(Dispatcher, store.roots, rq_pool, thread)
+    limits, lease_ms = settings.limits, int(bulk.bulk_step_lease_s * 1000)
+
+    def of_lane(lane: Lane) -> Dispatcher:
+        slots = settings.slots(lane)
+        lease_due = partial(outbox.dispatch_due, store, lane=lane, slots=slots, limits=limits)
+        return create(lane, lease_due, slots=slots, poll_s=settings.webhook_poll_s)
+
+    steps_due = partial(checkpoints.dispatch_due_steps, store, slots=bulk.bulk_concurrency, lease_ms=lease_ms)
+    steps = create(BULK, steps_due, slots=bulk.bulk_concurrency, poll_s=bulk.bulk_poll_s)
+    return [*map(of_lane, LANES), steps]
 
 
 def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
@@ -145,13 +164,20 @@ def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     return stop
 
 
-async def _run_loops(work: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event) -> list[BaseException | None]:
-    """Run loops until `stop` is set or one ends; returns the exceptions of those that ended by themselves."""
-    loops = [asyncio.create_task(coroutine) for coroutine in work]
-    await asyncio.wait([*loops, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
-    failures = [task.exception() for task in loops if task.done()]
-    await cancel_all(loops)
-    return failures
+async def _sweep_files(interval_s: float, store: JobStore, storage: Storage) -> NoReturn:
+    """Remove expired files periodically, until cancelled."""
+    outage = OutageLog(log, "remove expired files")
+    while True:
+        try:
+            removed = await files.remove_expired(store, storage, await store.connection.now_ms())
+            outage.ended()
+            if removed:
+                log.info("removed %d bulk files that had expired or were deleted", removed)
+        except RetryLater as error:
+            outage.began(error)
+        except Exception:
+            log.exception("cannot remove an expired file; will retry")
+        await asyncio.sleep(interval_s)
 
 
 async def _wait_for_shared_state(agreement: SettingsAgreement, limits: StoredLimits) -> None:

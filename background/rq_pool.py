@@ -22,11 +22,11 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.error_kinds import RECONNECT_ERRORS, ErrorKind, classify_error, describe_error
 from jobs.redis_client.outage_log import OutageLog
 from jobs.redis_client.redis_url import RedisAddress
+from jobs.store.background_lease import BackgroundLease
 from jobs.webhooks.outbox import LANES, Lane
 
 log = logging.getLogger("jitney.background")

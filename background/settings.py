@@ -17,10 +17,7 @@ class BackgroundSettings(AddressPolicySettings):
 
     model_config = SETTINGS_CONFIG
 
-    rq_redis_url: str = Field(
-        "",
-        description="Redis server that rq uses; empty = JITNEY_REDIS_URL",
-    )
+    rq_redis_url: str = Field("", description="Redis server that rq uses; empty = JITNEY_REDIS_URL")
     rq_redis_url_file: Path | None = Field(None, description="file that holds this URL; overrides JITNEY_RQ_REDIS_URL")
     webhook_concurrency: int = Field(
         24,
@@ -113,10 +110,7 @@ class BackgroundSettings(AddressPolicySettings):
 
     def rq_address(self) -> redis_url.RedisAddress | None:
         """Return the address of rq's server, or None if rq uses the queue's server; raises ValueError."""
-        urls = {
-            "JITNEY_RQ_REDIS_URL": self.rq_redis_url,
-            "JITNEY_RQ_REDIS_URL_FILE": str(self.rq_redis_url_file or ""),
-        }
+        urls = {"JITNEY_RQ_REDIS_URL": self.rq_redis_url, "JITNEY_RQ_REDIS_URL_FILE": str(self.rq_redis_url_file or "")}
         return redis_url.find_address(urls, "JITNEY_RQ_REDIS_URL")
 
     @property

@@ -72,6 +72,15 @@ def test_every_lua_script_documents_its_arguments_and_result() -> None:
     ] == []
 
 
+def test_every_lua_script_is_called_from_one_function() -> None:
+    """Arguments and reply of a script are written in one place, with types."""
+    folder = ROOT / "jobs" / "lua"
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*/*.lua")]
+    source = "\n".join(path.read_text() for path in sources(*FOLDERS))
+    calls = {name: len(re.findall(rf'\.(?:run|script)\(\s*"{name}"', source)) for name in names}
+    assert {name: count for name, count in calls.items() if count != 1 and not name.startswith("shared/")} == {}
+
+
 def test_a_script_is_preceded_by_the_shared_code_it_needs() -> None:
     """Otherwise a missing name would fail only when the script reaches it."""
     folder = ROOT / "jobs" / "lua"

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from jobs.config.settings_base import format_validation_error
+from jobs.config.settings_base import EX_CONFIG, format_validation_error
 from jobs.store.settings import StoreSettings
 from model_runtime.cpus import bind_process
 from worker.settings import WorkerSettings
-
-EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.config.settings_agreement import QueueMismatch, wait_for_shard_check
+from jobs.config.settings_base import EX_CONFIG
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.event_wait import run_until_stopped
 from jobs.store.job_store import JobStore
@@ -24,8 +25,6 @@ from worker.versions.folder_snapshot import check_models_dir
 from worker.worker import Worker
 
 log = logging.getLogger("jitney.worker")
-
-EX_CONFIG = 78  # the supervisor does not restart a process that a restart cannot repair
 
 
 def run(settings: WorkerSettings, store_settings: StoreSettings, journal: Path | None = None) -> int:

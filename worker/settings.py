@@ -38,6 +38,13 @@ class WorkerSettings(Settings):
         le=1024,
         description="threads that preprocess inputs and run custom tasks, for one tenant; one more is kept for others",
     )
+    max_concurrent_runs: int = Field(
+        1, ge=1, le=64, description="runs of different models side by side, on a CPU; each gets its share of the CPUs"
+    )
+    separate_long_runs: bool = Field(
+        default=True,
+        description="with several workers: some claim the long runs and the others the short ones, while both arrive",
+    )
     gpu_device: int = Field(0, ge=0, le=1023, description="CUDA device number of the worker's GPU")
     tensorrt_cache_dir: Path = Field(
         Path(".data/engines"), description="folder for TensorRT engines, which take minutes to build"

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from jobs.config.settings_agreement import Process, SettingsAgreement
@@ -16,20 +17,21 @@ from jobs.metrics import cpu_time, heap_trim
 from jobs.models import rollout_plan, worker_registry
 from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client import keys
+from jobs.redis_client.event_wait import run_until_stopped
 from jobs.redis_client.pubsub import Subscriber
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.tenants import stored_limits
 from jobs.tenants.stored_limits import StoredLimits
+from worker import heartbeat
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.device import EX_SOFTWARE, Device
 from worker.execution.isolation_gate import IsolationGate
 from worker.execution.model_runner import WorkerResources
+from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool
-from worker.heartbeat import lease_renewal
-from worker.heartbeat.registration import HEARTBEATS_TO_LIVE, WorkerRegistration, flush_metrics, run_metrics_flush
 from worker.settings import WorkerSettings
-from worker.task_supervisor import TaskSupervisor
 from worker.versions.digest_agreement import DigestAgreement
 from worker.versions.load_crash_log import LoadCrashLog
 from worker.versions.loaded_models import LoadedModels
@@ -47,26 +49,24 @@ class Worker:
     def __init__(self, settings: WorkerSettings, store: JobStore, journal: Path | None = None) -> None:
         self.id = secrets.token_hex(8)
         self.settings, self.store = settings, store
-        self.device, self.supervisor = Device(settings.run_stop_timeout_s), TaskSupervisor()
+        self.device = Device(settings.run_stop_timeout_s, settings.max_concurrent_runs)
+        self.supervisor = TaskSupervisor()
         self.threads = FairThreadPool(settings.decode_threads)
-        threads = self.threads.size + 2  # plus the device thread and the event loop
+        threads = self.threads.size + settings.max_concurrent_runs + 1  # plus device threads and the event loop
         self.journal = InFlightJournal(journal, self.id, threads, max(2 * settings.decode_threads, MAX_BATCH_ITEMS))
         self.meter = cpu_time.CpuMeter(cpu_time.WORKER)
         channels = [keys.wake_channel(self.id), keys.INVALIDATION]
         self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
-        resources = WorkerResources(self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads)
-        self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
-        self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
-        self.digest_agreement = DigestAgreement(
-            store.connection, self.id, self._heartbeat_interval_s * HEARTBEATS_TO_LIVE
+        interval_s = self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
+        self.placement = RunPlacement(store, self.id, self._wake_claim_loops)
+        resources = WorkerResources(
+            self.id, settings, store, self.device, IsolationGate(), self.journal, self.threads, self.placement
         )
-        self.registration = WorkerRegistration(
-            store.connection,
-            self._report,
-            self.loaded_models.runners,
-            self.digest_agreement,
-            self._heartbeat_interval_s,
+        self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
+        self.digest_agreement = DigestAgreement(store.connection, self.id, interval_s * heartbeat.HEARTBEATS_TO_LIVE)
+        self.registration = heartbeat.WorkerRegistration(
+            store.connection, self._report, self.loaded_models.runners, self.digest_agreement, interval_s
         )
         crash_log = LoadCrashLog(journal and journal.with_name(f"{journal.name}.loads"))
         self.reconciler = ModelReconciler(
@@ -74,11 +74,8 @@ class Worker:
         )
         self.digest_agreement.on_overruled = self.reconciler.refresh_now
         this_process = Process.this("worker", self.id, settings, store.settings)
-        self.agreement = SettingsAgreement(
-            store.connection, this_process, store.settings.shards, self._heartbeat_interval_s
-        )
+        self.agreement = SettingsAgreement(store.connection, this_process, store.settings.shards, interval_s)
         self.limits = StoredLimits(store.connection, store.tenants)
-        self._releases: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
         """Wait for the queue and load the desired model versions; raises QueueMismatch."""
@@ -89,21 +86,19 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, then drain; raises the error of a loop that ended unexpectedly."""
         self.loaded_models.open()
-        renewals = lease_renewal.run(
-            self.store, self.id, self.loaded_models.pending_items, self.device, self._heartbeat_interval_s
-        )
-        metrics = run_metrics_flush(
-            self.store.connection, self.loaded_models.runners, self.meter, self.settings.metrics_flush_s
-        )
-        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(self._heartbeat_interval_s))
-        watchdogs = (self._watch_threads(), heap_trim.run(self._heartbeat_interval_s))
+        interval_s, pending_items = self._heartbeat_interval_s, self.loaded_models.pending_items
+        renew = partial(heartbeat.renew_leases, self.store, self.id, pending_items, self.device)
+        renewals = heartbeat.run_periodically(renew, interval_s, "renew leases")
+        metrics = heartbeat.run_periodically(self._flush_metrics, self.settings.metrics_flush_s, "flush metrics")
+        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s))
+        watchdogs = (self._watch_threads(), heap_trim.run(interval_s))
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
+        if self.settings.separate_long_runs:
+            placement = heartbeat.run_periodically(self.placement.decide, interval_s, "decide which versions to claim")
+            self.supervisor.start(placement)
         reconciling = self.supervisor.start(self.reconciler.run())
-        waits = [asyncio.create_task(event.wait()) for event in (stop, self.supervisor.ended)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        await run_until_stopped(self.supervisor.wait_for_failure(), stop)
         self.journal.disable()
         await self.supervisor.cancel([reconciling])
         await self.loaded_models.close()
@@ -121,11 +116,14 @@ class Worker:
                 )
                 os._exit(EX_SOFTWARE)
 
+    async def _flush_metrics(self) -> None:
+        await heartbeat.flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+
     async def _deregister(self) -> None:
         self.device.close()
         self.threads.close()
         try:
-            await flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+            await self._flush_metrics()
             await worker_registry.deregister_worker(self.store.connection, self.id)
             await self.digest_agreement.forget([*self.digest_agreement.announced])
             await self.agreement.withdraw()
@@ -149,6 +147,7 @@ class Worker:
             folder_versions=reconciler.versions,
             digests=dict(self.digest_agreement.announced),
             lease_s=self.store.settings.lease_s,
+            run_s={name: seconds for name in self.loaded_models.runners if (seconds := self.device.usual_run_s(name))},
         )
 
     def _on_notification(self, channel: str, payload: bytes) -> None:
@@ -172,10 +171,8 @@ class Worker:
     def _accept_handoff(self, name: str, handoff: Handoff) -> None:
         if runner := self.loaded_models.runners.get(name):
             runner.claim_loop.accept_handoff(handoff)
-            return
-        task = asyncio.create_task(self._release_jobs(name, handoff.jobs))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
+        else:
+            self.supervisor.run(self._release_jobs(name, handoff.jobs))
 
     async def _release_jobs(self, name: str, jobs: Sequence[ClaimedJob]) -> None:
         log.warning("released %d jobs of %s that were handed over: this worker does not run the model", len(jobs), name)
@@ -190,5 +187,8 @@ class Worker:
     async def _wake_all(self) -> None:
         self.reconciler.refresh_now()
         self.limits.refresh_now()
+        self._wake_claim_loops()
+
+    def _wake_claim_loops(self) -> None:
         for runner in self.loaded_models.runners.values():
             runner.claim_loop.wake()

@@ -63,12 +63,6 @@ class Request:
         """Return the media type without parameters, in lower case."""
         return _media_type(self._headers.get(b"content-type", b""))
 
-    @property
-    def content_length(self) -> int:
-        """Return the declared size of the body in bytes; 0 if it is missing or invalid."""
-        declared = self._headers.get(b"content-length", b"").lstrip(b"0")
-        return int(declared[:20]) if declared.isdigit() else 0  # int() rejects thousands of digits
-
     def query(self, *allowed: str) -> dict[str, str]:
         """Return the fields of the query; raises Refused for an unknown or repeated field."""
         return read_query(self.query_string, allowed)

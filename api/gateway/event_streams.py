@@ -90,7 +90,7 @@ class EventStreams(PeriodicRefresh):
                 last = max(last, len(changes))
                 if job.is_final:
                     return
-                if not await self._next(changed):
+                if not await wait_for_event(changed, self._keepalive_s):
                     yield KEEPALIVE
 
     async def stream_tenant(self, caller: Caller, position: str, is_known: Callable[[Caller], bool]) -> Stream:
@@ -109,7 +109,7 @@ class EventStreams(PeriodicRefresh):
                 for entry in entries:
                     position = entry.position
                     yield _encode_event(position, entry.state, {"id": entry.job_id, "status": entry.state})
-                if not entries and not await self._next(changed):
+                if not entries and not await wait_for_event(changed, self._keepalive_s):
                     yield KEEPALIVE
 
     @contextmanager
@@ -133,10 +133,6 @@ class EventStreams(PeriodicRefresh):
         if self._open.get(tenant, 0) >= self._max_streams:
             message = f"this tenant has reached its limit of {self._max_streams} open event streams at this gateway"
             raise OverLimit("rate_limited", message, limit=self._max_streams, retry_after_s=RETRY_AFTER_S)
-
-    async def _next(self, changed: asyncio.Event) -> bool:
-        """Wait for a change; return False if none came before the next keepalive is due."""
-        return await wait_for_event(changed, self._keepalive_s)
 
 
 def _wake(streams: "set[asyncio.Event] | tuple[()]") -> None:

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from api.gateway.lease_grace import LeaseGracePeriod
-from api.gateway.memory_watermark import MemoryWatermark
+from api.gateway.memory_watermark import MemoryWatermark, read_server_memory
 from api.gateway.retry_after import RetryAfterEstimator
 from jobs.contract.errors import StoreUnavailable
-from jobs.metrics import cpu_time, server_memory
-from jobs.metrics.server_memory import ServerMemory
+from jobs.metrics import cpu_time
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store import maintenance
@@ -35,11 +34,8 @@ async def run_sweeps(store: JobStore, interval_s: float, longest_lease_s: Callab
     while True:
         await asyncio.sleep(interval_s * random.uniform(0.8, 1.2))  # noqa: S311 (jitter)
         lease_grace.set_longest_lease(longest_lease_s())
-        try:
+        with outage.suppress():
             await sweep_once(store, lease_grace)
-            outage.ended()
-        except StoreUnavailable as error:
-            outage.began(error)
 
 
 async def sweep_once(store: JobStore, lease_grace: LeaseGracePeriod) -> None:
@@ -71,7 +67,7 @@ async def watch_server(
     while True:
         with suppress(StoreUnavailable):
             retry_after.observe(await store.counts(), time.monotonic())
-            update_watermark(watermark, await server_memory.read_server_memory(store.connection))
+            watermark.observe(await read_server_memory(store.connection))
         await asyncio.sleep(interval_s)
 
 
@@ -82,14 +78,3 @@ async def flush_cpu_time(connection: RedisClient, interval_s: float) -> None:
         await asyncio.sleep(interval_s)
         with suppress(StoreUnavailable):
             await meter.tell(connection)
-
-
-def update_watermark(watermark: MemoryWatermark, memory: ServerMemory) -> None:
-    """Update the watermark, and log when it begins or ceases to refuse new jobs."""
-    before = watermark.refusal("interactive")
-    watermark.observe(memory)
-    refusal = watermark.refusal("interactive")
-    if refusal is not None and before is None:
-        log.warning("refusing new jobs: %s", refusal)
-    elif refusal is None and before is not None:
-        log.info("accepting new jobs again: the queue's server uses %d bytes of memory", memory.used_bytes)

@@ -1,12 +1,29 @@
 """Refuses new jobs while Redis uses too much memory, so that accepted jobs can still finish."""
 
-from typing import Final
+import logging
+from typing import Final, NamedTuple
 
 from jobs.contract.errors import QueueFull
-from jobs.metrics.server_memory import ServerMemory
+from jobs.redis_client.client import RedisClient
+
+log = logging.getLogger("jitney.api")
 
 BULK_SHARE: Final = 0.9  # the last tenth is reserved for interactive jobs, as with other limits
 RETRY_AFTER_S: Final = 5
+
+
+class ServerMemory(NamedTuple):
+    """Bytes. `limit_bytes`: the server's `maxmemory` or, if that is 0, its machine's memory; 0 if unknown."""
+
+    used_bytes: int
+    limit_bytes: int
+
+
+async def read_server_memory(connection: RedisClient) -> ServerMemory:
+    """Return the server's memory from INFO."""
+    facts = await connection.facts("memory")
+    used, limit, machine = (int(facts.get(name, 0)) for name in ("used_memory", "maxmemory", "total_system_memory"))
+    return ServerMemory(used, limit or machine)
 
 
 class MemoryWatermark:
@@ -17,8 +34,13 @@ class MemoryWatermark:
         self._memory = ServerMemory(0, 0)
 
     def observe(self, memory: ServerMemory) -> None:
-        """Set the server's current memory usage."""
-        self._memory = memory
+        """Set the server's current memory usage, and log when new jobs begin or cease to be refused."""
+        before, self._memory = self.refusal("interactive"), memory
+        refusal = self.refusal("interactive")
+        if refusal is not None and before is None:
+            log.warning("refusing new jobs: %s", refusal)
+        elif refusal is None and before is not None:
+            log.info("accepting new jobs again: the queue's server uses %d bytes of memory", memory.used_bytes)
 
     def refusal(self, lane: str) -> QueueFull | None:
         """Return the error that refuses new jobs of this lane, or None if they are accepted."""

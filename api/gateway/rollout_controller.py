@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from api.settings import GatewaySettings
-from jobs.contract.errors import Refused, StoreUnavailable
+from jobs.contract.errors import Refused
 from jobs.metrics import event_counters
 from jobs.metrics.event_counters import RunCounts
 from jobs.models import rollout_plan, version_routing
 from jobs.models.catalog import ModelCatalog
 from jobs.models.rollout_plan import RolloutPlan, RolloutWatch
 from jobs.models.worker_registry import version_number
-from jobs.redis_client import keys
+from jobs.redis_client import generic_scripts, keys
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 
@@ -35,11 +35,8 @@ class RolloutController:
         outage = OutageLog(log, "check new versions")
         while True:
             await self._catalog.wait_for_refresh()
-            try:
+            with outage.suppress():
                 await self.check_all()
-                outage.ended()
-            except StoreUnavailable as error:
-                outage.began(error)
 
     async def check_all(self) -> None:
         """Check the plans of all models once; raises StoreUnavailable."""
@@ -114,7 +111,7 @@ class RolloutController:
             log.error(message, name, watch.version, reason)
         elif changed:
             log.error("model %s: version %s is rolled back automatically: %s", name, watch.version, reason)
-            await self._store.connection.script("generic/increment", keys.counts(0), f"rollbacks:{name}", 1)
+            await generic_scripts.increment(self._store.connection, keys.counts(0), {f"rollbacks:{name}": 1})
 
 
 def _end_watch(plan: RolloutPlan, watch: RolloutWatch) -> RolloutPlan:

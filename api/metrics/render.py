@@ -3,19 +3,21 @@
 Every gateway reports the same values. Scrape one gateway, or take the maximum of several; never add them up.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from api.gateway.gateway import Gateway
-from api.metrics import bulk, config_differences, webhooks
-from jobs.metrics import cpu_time, server_memory
+from api.gateway.memory_watermark import read_server_memory
+from api.metrics import config_differences
+from jobs.metrics import cpu_time
 from jobs.metrics import histograms as stats
 from jobs.models import version_routing
 from jobs.redis_client import durability
 from jobs.store import dead_letters
+from jobs.webhooks.outbox import FIRST_ATTEMPT_BUCKETS_MS
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -31,6 +33,7 @@ _EVENTS = {
     "retried": ("jitney_jobs_retried", "Failed attempts that were retried"),
     "late": ("jitney_late_results", "Results refused because the worker had lost its lease"),
 }
+_BEGUN = {"webhooks": "posted", "bulks": "opened"}  # the count of those that have begun
 
 
 class _StaticCollector(Collector):
@@ -63,7 +66,7 @@ async def render(gateway: Gateway) -> bytes:
         GaugeMetricFamily("jitney_dead_letters", "Stored dead letters", value=dead_letter_count),
         GaugeMetricFamily("jitney_dead_letter_bytes", "Bytes of their inputs", value=dead_letter_bytes),
     ]
-    server = await server_memory.read_server_memory(gateway.store.connection)
+    server = await read_server_memory(gateway.store.connection)
     memory = [
         GaugeMetricFamily("jitney_server_memory_used_bytes", "Memory that Redis uses", value=server.used_bytes),
         GaugeMetricFamily("jitney_server_memory_limit_bytes", "Memory that Redis may use", value=server.limit_bytes),
@@ -78,23 +81,9 @@ async def render(gateway: Gateway) -> bytes:
     for part, seconds in (await cpu_time.read_cpu_seconds(gateway.store.connection)).items():
         spent.add_metric([part], seconds)
     registry = CollectorRegistry()
-    counted = [*_jobs(counts), *webhooks.families(counts), *bulk.families(counts)]
-    registry.register(
-        _StaticCollector(
-            [
-                *counted,
-                depth,
-                shares,
-                workers,
-                *dead,
-                *memory,
-                unsafe,
-                spent,
-                *config_differences.families(gateway),
-                *_histograms(histograms),
-            ]
-        )
-    )
+    counted = [*_jobs(counts), *_webhooks(counts), *_bulk_jobs(counts)]
+    metrics = [*counted, depth, shares, workers, *dead, *memory, unsafe, spent]
+    registry.register(_StaticCollector([*metrics, *config_differences.families(gateway), *_histograms(histograms)]))
     return generate_latest(registry)
 
 
@@ -110,21 +99,55 @@ def _jobs(counts: Mapping[str, int]) -> list[Metric]:
     return list(families.values())
 
 
+def _webhooks(counts: Mapping[str, int]) -> list[Metric]:
+    """Return the metrics of webhooks. Labels are verdicts and outcomes, never the address of a receiver."""
+    attempts = CounterMetricFamily("jitney_webhook_attempts", "Attempts to deliver a webhook", labels=["verdict"])
+    ended = CounterMetricFamily("jitney_webhook_deliveries", "Webhook deliveries that have ended", labels=["outcome"])
+    still_open = _fill(counts, "webhooks", attempts=attempts, ended=ended)
+    waiting = GaugeMetricFamily("jitney_webhooks_waiting", "Unfinished deliveries", value=still_open)
+    buckets, sum_s = _buckets(counts, "webhooks:first", FIRST_ATTEMPT_BUCKETS_MS, 1000)
+    help_text = "Time from a job's end to the first attempt"
+    name = "jitney_webhook_first_attempt_seconds"
+    return [attempts, ended, waiting, HistogramMetricFamily(name, help_text, buckets=buckets, sum_value=sum_s / 1000)]
+
+
+def _bulk_jobs(counts: Mapping[str, int]) -> list[Metric]:
+    ended = CounterMetricFamily("jitney_bulks_ended", "Bulk jobs that have ended", labels=["status"])
+    lines = CounterMetricFamily("jitney_bulk_lines", "Lines of bulk jobs whose outcome is stored", labels=["outcome"])
+    still_open = _fill(counts, "bulks", ended=ended, lines=lines)
+    return [ended, lines, GaugeMetricFamily("jitney_bulks_open", "Unfinished bulk jobs", value=still_open)]
+
+
+def _fill(counts: Mapping[str, int], event: str, **families: CounterMetricFamily) -> int:
+    """Add the counts `<event>:<family>:<label>` to their families; return how many have begun and not ended."""
+    still_open = counts.get(f"{event}:{_BEGUN[event]}", 0)
+    for name, count in sorted(counts.items()):
+        of, _, rest = name.partition(":")
+        family, _, label = rest.partition(":")
+        if of == event and family in families:
+            families[family].add_metric([label], count)
+            still_open -= count if family == "ended" else 0
+    return max(0, still_open)
+
+
 def _histograms(by_model: Mapping[str, Mapping[str, int]]) -> list[Metric]:
     sizes = HistogramMetricFamily("jitney_batch_size", "Jobs in each batch that ran", labels=["model"])
     stages = HistogramMetricFamily("jitney_stage_seconds", "Time of a job by stage", labels=["model", "stage"])
     for model, counts in by_model.items():
-        sizes.add_metric([model], *_buckets(counts, "size", 1))
+        sizes.add_metric([model], *_buckets(counts, "size", stats.BOUNDS["size"], 1))
         for stage in stats.STAGES:
-            stages.add_metric([model, stage], *_buckets(counts, stage, 1000))
+            buckets, sum_us = _buckets(counts, stage, stats.BOUNDS[stage], 1000)
+            stages.add_metric([model, stage], buckets, sum_us / 1e6)
     return [sizes, stages]
 
 
-def _buckets(counts: Mapping[str, int], name: str, per_unit: int) -> tuple[list[tuple[str, float]], float]:
-    """Return the cumulative buckets and the sum of a histogram. Sums of times are stored in µs."""
+def _buckets(
+    counts: Mapping[str, int], name: str, bounds: Sequence[float], per_unit: int
+) -> tuple[list[tuple[str, float]], float]:
+    """Return the cumulative buckets of a histogram, and its sum as stored."""
     total, buckets = 0, []
-    for bound in stats.BOUNDS[name]:
+    for bound in bounds:
         total += counts.get(f"{name}:{bound}", 0)
         buckets.append((str(bound / per_unit), float(total)))
     buckets.append(("+Inf", float(total + counts.get(f"{name}:inf", 0))))
-    return buckets, counts.get(f"{name}:sum", 0) / (per_unit * per_unit if per_unit > 1 else 1)
+    return buckets, float(counts.get(f"{name}:sum", 0))

@@ -1,43 +1,37 @@
 """Routes of dead letters: list, read, download the input, replay and purge, one by one or by filter."""
 
-import re
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import to_fastapi_response
+from api.asgi.fastapi_response import json_response, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import Header, HttpResponse
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
+from api.routes.list_queries import TIME_FORMAT, All, Cursor, check_filter_or_all, read_cursor, read_time, write_cursor
 from api.submission import replay
 from api.submission.submit import wait_for_outcome
 from jobs.contract import image_formats
 from jobs.contract.errors import DEAD_LETTER_CODES, Refused
+from jobs.contract.ids import JOB_ID
 from jobs.contract.job_view import job_view
 from jobs.store import dead_letters
-from jobs.store.dead_letters import DeadLetter, DeadLetterFilter, Position
+from jobs.store.dead_letters import DeadLetter, DeadLetterFilter
 
 PATH: Final = "/v1/deadletters"
 FILTER_FIELDS: Final = ("model", "code", "since", "until", "replayed")
 ALL_TENANTS: Final = "*"  # in place of a tenant
 MAX_PURGED: Final = 1000  # dead letters purged per call
-_CURSOR: Final = re.compile(r"(\d{1,15})-(\d\d[0-9a-f]{32})")
-_TIME: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
 _BOOLEANS: Final = {"true": True, "false": False}
-
-Cursor = Annotated[str, Query(description="`next_cursor` of an earlier response")]
-All = Annotated[str, Query(alias="all", description="`true` in place of a filter: all dead letters")]
 
 
 def read_filters(
     model: str = "",
     code: Annotated[str, Query(description="error code of the job")] = "",
-    since: Annotated[str, Query(description=f"ended at this time or later: {_TIME}")] = "",
+    since: Annotated[str, Query(description=f"ended at this time or later: {TIME_FORMAT}")] = "",
     until: Annotated[str, Query(description="ended before this time")] = "",
     replayed: Annotated[str, Query(description="`true`: already replayed; `false`: not replayed yet")] = "",
 ) -> DeadLetterFilter:
@@ -89,36 +83,40 @@ def router(gateway: Gateway) -> APIRouter:
         cursor: Cursor = "",
     ) -> Response:
         Request(request.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
-        page = await dead_letters.list_dead_letters(store, tenant, filters, _read_cursor(cursor), limit)
-        views = [dead_letter_view(dead_letter) for _, dead_letter in page.letters]
-        return _json({"deadletters": views, "next_cursor": _write_cursor(page.after)})
+        page = await dead_letters.list_dead_letters(store, tenant, filters, read_cursor(cursor, "-", JOB_ID), limit)
+        views = [dead_letter_view(dead_letter) for dead_letter in page.records]
+        return json_response({"deadletters": views, "next_cursor": write_cursor(page.after, "-")})
 
     @routes.delete("", summary="Purge the dead letters that match a filter")
     async def purge_dead_letters(
         request: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        _check_filter_or_all(request, every)
-        page = await dead_letters.list_dead_letters(store, tenant, filters, _read_cursor(cursor), MAX_PURGED)
-        purged = await dead_letters.purge_dead_letters(store, [dead_letter.job.id for _, dead_letter in page.letters])
-        return _json({"purged": purged, "more": page.after is not None, "next_cursor": _write_cursor(page.after)})
+        check_filter_or_all(request, every, "dead letters", FILTER_FIELDS, "tenant")
+        page = await dead_letters.list_dead_letters(
+            store, tenant, filters, read_cursor(cursor, "-", JOB_ID), MAX_PURGED
+        )
+        purged = await dead_letters.purge_dead_letters(store, [dead_letter.job.id for dead_letter in page.records])
+        return json_response(
+            {"purged": purged, "more": page.after is not None, "next_cursor": write_cursor(page.after, "-")}
+        )
 
     @routes.post("/replay", summary="Replay the dead letters that match a filter")
     async def replay_dead_letters(
         request: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        _check_filter_or_all(request, every)
-        done = await replay.replay_dead_letters(gateway, tenant, filters, _read_cursor(cursor))
-        view = {**done._asdict(), "next_cursor": _write_cursor(done.after), "stopped": None}
+        check_filter_or_all(request, every, "dead letters", FILTER_FIELDS, "tenant")
+        done = await replay.replay_dead_letters(gateway, tenant, filters, read_cursor(cursor, "-", JOB_ID))
+        view = {**done._asdict(), "next_cursor": write_cursor(done.after, "-"), "stopped": None}
         del view["after"]
         headers: tuple[Header, ...] = ()
         if done.stopped is not None:
             view["stopped"] = {"code": done.stopped.code, "detail": done.stopped.message}
             headers = ((b"retry-after", b"%d" % done.stopped.details.get("retry_after_s", 1)),)
-        return _json(view, headers)
+        return json_response(view, headers=headers)
 
     @routes.get("/{job_id}", summary="Read a dead letter")
     async def read_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
-        return _json(dead_letter_view(await dead_letters.get_dead_letter(store, tenant, job_id)))
+        return json_response(dead_letter_view(await dead_letters.get_dead_letter(store, tenant, job_id)))
 
     @routes.get("/{job_id}/input", summary="Download the exact input of a dead letter")
     async def read_input(tenant: VisibleTenant, job_id: str) -> Response:
@@ -144,7 +142,7 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.delete("/{job_id}", summary="Purge a dead letter")
     async def purge_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
         dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        return _json({"purged": await dead_letters.purge_dead_letters(store, [dead_letter.job.id])})
+        return json_response({"purged": await dead_letters.purge_dead_letters(store, [dead_letter.job.id])})
 
     return routes
 
@@ -169,41 +167,3 @@ def dead_letter_view(dead_letter: DeadLetter) -> dict[str, Any]:
             "job": f"/v1/jobs/{dead_letter.job.id}",
         },
     }
-
-
-def _check_filter_or_all(request: HttpRequest, every: str) -> None:
-    """Raise Refused unless the query has either a filter or all=true."""
-    query = Request(request.scope).query(*FILTER_FIELDS, "tenant", "cursor", "all")
-    if every not in ("", "true") or bool(every) == any(query.get(name) for name in FILTER_FIELDS):
-        message = "select dead letters by at least one filter, or all of them by all=true, but not both"
-        raise Refused("invalid_request", message, allowed=[*FILTER_FIELDS, "all=true"])
-
-
-def read_time(name: str, text: str) -> int | None:
-    """Parse a time of a query to ms since the epoch, or None if it is empty; raises Refused."""
-    if not text:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise Refused("invalid_request", f"{name} must be a time in {_TIME}, not {text[:80]!r}")
-    return int(time.timestamp() * 1000)
-
-
-def _write_cursor(position: Position | None) -> str | None:
-    return f"{position.ended_ms}-{position.id}" if position else None
-
-
-def _read_cursor(cursor: str) -> Position | None:
-    if not cursor:
-        return None
-    match = _CURSOR.fullmatch(cursor)
-    if match is None:
-        raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
-    return Position(int(match[1]), match[2])
-
-
-def _json(view: Mapping[str, Any], headers: tuple[Header, ...] = ()) -> Response:
-    return to_fastapi_response(HttpResponse(200, orjson.dumps(view), headers))

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse
 
-from api.asgi.fastapi_response import to_fastapi_response
+from api.asgi.fastapi_response import json_response, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, catch_errors
 from api.gateway.gateway import Gateway
@@ -41,12 +40,12 @@ def router(gateway: Gateway) -> APIRouter:
             raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
         jobs, before_us = await gateway.store.newest(parsed_request.tenant, int(cursor or FAR_FUTURE_US), limit)
         page = {"jobs": [listed_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
-        return to_fastapi_response(HttpResponse(200, orjson.dumps(page)))
+        return json_response(page)
 
     @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
     async def cancel_job(request: HttpRequest, job_id: str) -> Response:
         job = await gateway.cancel(Request(request.scope).tenant, job_id)
-        return to_fastapi_response(HttpResponse(200, orjson.dumps(job_view(job))))
+        return json_response(job_view(job))
 
     @routes.post(
         "/predict", tags=["jobs"], summary="Classify an image and wait for the result", include_in_schema=False

@@ -5,13 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
-import orjson
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import to_fastapi_response
+from api.asgi.fastapi_response import json_response
 from api.asgi.request import Request
-from api.asgi.responses import HttpResponse
 from api.gateway.gateway import Gateway
 from api.routes import health
 from jobs.contract.errors import Refused
@@ -113,12 +111,12 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get(PATH, summary="List all models and versions with their status")
     async def list_models() -> Response:
-        return _json(await health.list_models(gateway))
+        return json_response(await health.list_models(gateway))
 
     @routes.get(f"{PATH}/{{name}}", summary="Read the versions and the rollout plan of a model")
     async def read_model(name: str) -> Response:
         await gateway.catalog.refresh()
-        return _json(await _view(gateway, _check_model_name(gateway, name)))
+        return json_response(await _view(gateway, _check_model_name(gateway, name)))
 
     for verb in VERBS:
         _add_verb(routes, gateway, verb)
@@ -152,7 +150,7 @@ def _add_verb(routes: APIRouter, gateway: Gateway, verb: str) -> None:
                 "model %s: %s %s, by %s: %s", name, verb, fields or "", caller.key_id or "no key", _describe_plan(plan)
             )
         await gateway.catalog.refresh()
-        return _json(await _view(gateway, name))
+        return json_response(await _view(gateway, name))
 
 
 async def _parse_fields(gateway: Gateway, name: str, fields: Body, allowed: tuple[str, ...]) -> _PlanRequest:
@@ -197,7 +195,3 @@ def _describe_plan(plan: RolloutPlan) -> str:
     canary = plan.canary and f"{plan.canary} ({plan.percent} %)"
     roles = {"stable": plan.stable, "canary": canary, "before": plan.before}
     return "unloaded" if plan.unloaded else ", ".join(f"{role} {version}" for role, version in roles.items() if version)
-
-
-def _json(view: Mapping[str, Any], status: int = 200) -> Response:
-    return to_fastapi_response(HttpResponse(status, orjson.dumps(view)))

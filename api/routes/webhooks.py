@@ -3,28 +3,23 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-import orjson
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import to_fastapi_response
+from api.asgi.fastapi_response import json_response
 from api.asgi.request import Request
-from api.asgi.responses import HttpResponse
 from api.gateway.gateway import Gateway
-from api.routes.dead_letters import read_time
+from api.routes.list_queries import All, Cursor, check_filter_or_all, read_cursor, read_time, write_cursor
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import format_timestamp
 from jobs.contract.json_reader import read_json
 from jobs.webhooks import delivery_log, signing_secrets
-from jobs.webhooks.delivery_log import DELIVERY_ID, ENDPOINT_ID, STATES, Delivery, DeliveryFilter, Endpoint, Position
+from jobs.webhooks.delivery_log import DELIVERY_ID, ENDPOINT_ID, STATES, Delivery, DeliveryFilter, Endpoint
 
 PATH: Final = "/v1/webhooks"
 FILTER_FIELDS: Final = ("job", "endpoint", "state", "since", "until")
 MAX_REPLAYED: Final = 1000  # deliveries resent per call
 MAX_WEBHOOK_BYTES: Final = 8 << 10
-
-Cursor = Annotated[str, Query(description="`next_cursor` of an earlier response")]
-All = Annotated[str, Query(alias="all", description="`true` in place of a filter: all deliveries")]
 
 
 def read_filters(
@@ -65,34 +60,38 @@ def router(gateway: Gateway) -> APIRouter:
         cursor: Cursor = "",
     ) -> Response:
         Request(request.scope).query(*FILTER_FIELDS, "limit", "cursor")
-        page = await delivery_log.list_deliveries(store, tenant, filters, _read_cursor(cursor), limit)
-        found = [delivery_view(delivery) for delivery in page.deliveries]
-        return _json({"deliveries": found, "next_cursor": _write_cursor(page.after)})
+        page = await delivery_log.list_deliveries(store, tenant, filters, read_cursor(cursor, ".", DELIVERY_ID), limit)
+        found = [delivery_view(delivery) for delivery in page.records]
+        return json_response({"deliveries": found, "next_cursor": write_cursor(page.after, ".")})
 
     @routes.post(f"{PATH}/replay", summary="Resend the deliveries that match a filter")
     async def replay_deliveries(
         request: HttpRequest, tenant: Tenant, filters: Filters, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        _check_filter_or_all(request, every)
-        page = await delivery_log.list_deliveries(store, tenant, filters, _read_cursor(cursor), MAX_REPLAYED)
-        for delivery in page.deliveries:
+        check_filter_or_all(request, every, "deliveries", FILTER_FIELDS)
+        page = await delivery_log.list_deliveries(
+            store, tenant, filters, read_cursor(cursor, ".", DELIVERY_ID), MAX_REPLAYED
+        )
+        for delivery in page.records:
             await delivery_log.resend(store, tenant, delivery.id)
         more = page.after is not None
-        return _json({"replayed": len(page.deliveries), "more": more, "next_cursor": _write_cursor(page.after)})
+        return json_response(
+            {"replayed": len(page.records), "more": more, "next_cursor": write_cursor(page.after, ".")}
+        )
 
     @routes.get(f"{PATH}/endpoints", summary="List own receivers and their state")
     async def list_endpoints(tenant: Tenant) -> Response:
         found = await delivery_log.list_endpoints(store, tenant)
-        return _json({"endpoints": [endpoint_view(endpoint) for endpoint in found]})
+        return json_response({"endpoints": [endpoint_view(endpoint) for endpoint in found]})
 
     @routes.get(f"{PATH}/{{delivery_id}}", summary="Read a delivery and its attempts")
     async def read_delivery(tenant: Tenant, delivery_id: str) -> Response:
-        return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)))
+        return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)))
 
     @routes.post(f"{PATH}/{{delivery_id}}/replay", summary="Resend a delivery at once, with the same webhook-id")
     async def replay_delivery(tenant: Tenant, delivery_id: str) -> Response:
         await delivery_log.resend(store, tenant, delivery_id)
-        return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)), status=202)
+        return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)), status=202)
 
     @routes.put("/v1/jobs/{job_id}/webhook", summary="Attach a webhook to a job, whether or not it has ended")
     async def attach(request: HttpRequest, tenant: Tenant, job_id: str) -> Response:
@@ -101,8 +100,8 @@ def router(gateway: Gateway) -> APIRouter:
             body = await parsed_request.body(request.receive, share, MAX_WEBHOOK_BYTES)
         state, delivery = await gateway.attach(tenant, job_id, read_json(body, "the body"))
         if delivery:
-            return _json(delivery_view(await delivery_log.get_delivery(store, tenant, delivery)), status=202)
-        return _json({"job": job_id, "state": "attached" if state == "open" else state})
+            return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery)), status=202)
+        return json_response({"job": job_id, "state": "attached" if state == "open" else state})
 
     return routes
 
@@ -112,12 +111,12 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
 
     @routes.get(f"{PATH}/secret", summary="Read the secret that signs own webhooks")
     async def read_secret(tenant: Tenant) -> Response:
-        return _json(_secret_view(await signing_secrets.read_secrets(connection, tenant)))
+        return json_response(_secret_view(await signing_secrets.read_secrets(connection, tenant)))
 
     @routes.post(f"{PATH}/secret/rotate", summary="Rotate the secret; the old one also signs for a while")
     async def rotate_secret(tenant: Tenant) -> Response:
         overlap_s = gateway.settings.webhook_secret_overlap_s
-        return _json(_secret_view(await signing_secrets.rotate_secret(connection, tenant, overlap_s)))
+        return json_response(_secret_view(await signing_secrets.rotate_secret(connection, tenant, overlap_s)))
 
 
 def delivery_view(delivery: Delivery) -> dict[str, Any]:
@@ -170,30 +169,5 @@ def _secret_view(secrets: list[str]) -> dict[str, Any]:
     return {"key": secrets[0], "previous": secrets[1] if len(secrets) > 1 else None}
 
 
-def _check_filter_or_all(request: HttpRequest, every: str) -> None:
-    """Raise Refused unless the query has either a filter or all=true."""
-    query = Request(request.scope).query(*FILTER_FIELDS, "cursor", "all")
-    if every not in ("", "true") or bool(every) == any(query.get(name) for name in FILTER_FIELDS):
-        message = "select deliveries by at least one filter, or all of them by all=true, but not both"
-        raise Refused("invalid_request", message, allowed=[*FILTER_FIELDS, "all=true"])
-
-
 def _time(ms: int | None) -> str | None:
     return format_timestamp(None if ms is None else ms * 1000)
-
-
-def _write_cursor(position: Position | None) -> str | None:
-    return f"{position.created_ms}.{position.id}" if position else None
-
-
-def _read_cursor(cursor: str) -> Position | None:
-    if not cursor:
-        return None
-    ms, _, delivery = cursor.partition(".")
-    if not (ms.isascii() and ms.isdigit() and len(ms) < 16 and DELIVERY_ID.fullmatch(delivery)):
-        raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
-    return Position(int(ms), delivery)
-
-
-def _json(view: Mapping[str, Any], status: int = 200) -> Response:
-    return to_fastapi_response(HttpResponse(status, orjson.dumps(view), ()))

@@ -9,7 +9,8 @@ from api.submission.submit import Submitted, submit_admitted, unwrap
 from jobs.contract.errors import OverLimit, QueueFull, RetryLater, StoreUnavailable, to_jitney_error
 from jobs.store import dead_letters
 from jobs.store.admission import admit_replay, check_idempotency_key
-from jobs.store.dead_letters import DeadLetter, DeadLetterFilter, Position
+from jobs.store.dead_letters import DeadLetter, DeadLetterFilter
+from jobs.store.listing import Position
 
 log = logging.getLogger("jitney.api")
 
@@ -55,7 +56,7 @@ async def replay_dead_letters(
     page = await dead_letters.list_dead_letters(gateway.store, tenant, filters, after, MAX_REPLAYED)
     replayed = skipped = 0
     refused: dict[str, int] = {}
-    for position, dead_letter in page.letters:
+    for position, dead_letter in page.entries:
         if time.monotonic() - begun_s > MAX_REPLAY_S:
             return ReplayResult(replayed, skipped, refused, more=True, after=after, stopped=None)
         try:

@@ -12,7 +12,7 @@ from jobs.bulk.files import part_key
 from jobs.bulk.records import Bulk
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage, single_block
-from jobs.contract.background_lease import BackgroundLease
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 
 MAX_LOG_BYTES: Final = 8 << 20  # of outcomes in one read

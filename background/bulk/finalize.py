@@ -12,10 +12,10 @@ from jobs.bulk.checkpoints import BulkSnapshot, LeaseLost
 from jobs.bulk.records import Bulk, bulk_view
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import JitneyError, RetryLater, StoreUnavailable
 from jobs.contract.job_view import format_timestamp
 from jobs.redis_client.pipelined_connection import Arg
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 
 log = logging.getLogger("jitney.background")

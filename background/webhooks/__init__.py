@@ -1,1 +1,1 @@
-"""Delivers webhooks: `dispatcher` enqueues due attempts to rq, whose threads call `sender`, which settles them."""
+"""Delivers webhooks: threads of rq call `sender`, which makes an attempt and settles it."""

@@ -11,11 +11,11 @@ import orjson
 
 from jobs.bulk.input_lines import Bitmap
 from jobs.bulk.records import Bulk, parse_bulk
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import JitneyError
 from jobs.redis_client import keys
 from jobs.redis_client.pipelined_connection import Arg
 from jobs.store import codec
+from jobs.store.background_lease import BackgroundLease, read_leases
 from jobs.store.job_store import JobStore
 
 LINE_NUMBER_OFFSET: Final = 26  # position of the line number in a job id
@@ -75,16 +75,12 @@ async def dispatch_due_steps(
 
     Also return the seconds until the next step is due; None if no bulk job is open.
     """
-    next_ms, *leased = await store.run("bulk/dispatch", root, want, slots, lease_ms)
-    leases = [
-        BackgroundLease(name.decode(), int(number)) for name, number in zip(leased[::2], leased[1::2], strict=True)
-    ]
-    return leases, None if next_ms < 0 else next_ms / 1000
+    return read_leases(await store.run("bulk/dispatch", root, want, slots, lease_ms))
 
 
 async def begin_step(store: JobStore, lease: BackgroundLease, lease_ms: int) -> BulkSnapshot:
     """Read a bulk job for its step. Raises LeaseLost."""
-    record = await store.run("bulk/begin_step", _root(lease), *lease, lease_ms)
+    record = await store.run("bulk/begin_step", lease.root, *lease, lease_ms)
     if record is None:
         raise LeaseLost
     now_ms, waiting, open_bulks, *fields = record
@@ -99,7 +95,7 @@ async def update_bulk(
 ) -> bool:
     """Write fields and extend the lease. Return False if `status` is not the current one. Raises LeaseLost."""
     args = [arg for pair in (fields or {}).items() for arg in pair]
-    done = await store.run("bulk/update", _root(lease), *lease, lease_ms, status, *args)
+    done = await store.run("bulk/update", lease.root, *lease, lease_ms, status, *args)
     if not done and not status:
         raise LeaseLost
     return bool(done)
@@ -123,9 +119,11 @@ async def record_expansion(
     ends: Sequence[LineFailure],
 ) -> None:
     """Record that `taken` more lines became jobs or ended, and where (line, offset) to continue. Raises LeaseLost."""
-    args = [arg for end in ends for arg in (end.job_id, end.state, error_body(end.error), orjson.dumps(end.custom_id))]
+    args = [
+        arg for end in ends for arg in (end.job_id, end.state, codec.error_body(end.error), orjson.dumps(end.custom_id))
+    ]
     cursor = (bulk.expanded, bulk.expanded + taken, *place, size)
-    if not await store.run("bulk/expand", _root(lease), *lease, lease_ms, *cursor, *store.ends, *args):
+    if not await store.run("bulk/expand", lease.root, *lease, lease_ms, *cursor, *store.ends, *args):
         raise LeaseLost
 
 
@@ -150,7 +148,7 @@ async def record_collection(
     """Remove stored outcomes from the log and add their part to the result files. Raises LeaseLost."""
     sizes = (part.out_bytes, part.err_bytes, part.out_lines, part.err_lines)
     args = (bulk.collected, part.lines, part.log_bytes, part.name, *sizes, expires_ms, kept_s)
-    if not await store.run("bulk/collect", _root(lease), *lease, lease_ms, *args):
+    if not await store.run("bulk/collect", lease.root, *lease, lease_ms, *args):
         raise LeaseLost
 
 
@@ -161,7 +159,7 @@ async def finish_step(
 
     `is_fault`: the step failed unexpectedly. Consecutive faults are counted in the record.
     """
-    await store.run("bulk/finish_step", _root(lease), *lease, int(after_s * 1000), stalled, int(is_fault))
+    await store.run("bulk/finish_step", lease.root, *lease, int(after_s * 1000), stalled, int(is_fault))
 
 
 class BulkCompletion(NamedTuple):
@@ -177,14 +175,5 @@ async def close_bulk(store: JobStore, lease: BackgroundLease, end: BulkCompletio
     """End a bulk job and queue its webhook. Raises LeaseLost."""
     fields = [arg for pair in end.fields.items() for arg in pair]
     args = (end.status, kept_s, end.webhook, end.payload)
-    if not await store.run("bulk/close", _root(lease), *lease, *args, *fields):
+    if not await store.run("bulk/close", lease.root, *lease, *args, *fields):
         raise LeaseLost
-
-
-def error_body(error: JitneyError) -> bytes:
-    """Encode an error as an outcome carries it."""
-    return codec.error_body(error)
-
-
-def _root(lease: BackgroundLease) -> str:
-    return keys.root(int(lease.delivery[:2]))

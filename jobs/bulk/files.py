@@ -85,12 +85,8 @@ async def get_file(store: JobStore, tenant: str, file_id: str) -> File:
     return file
 
 
-def read_content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
+async def read_content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
     """Iterate over a file's content; of results, over what is stored by now. Raises Refused if it was removed."""
-    return _content(store, storage, file)
-
-
-async def _content(store: JobStore, storage: Storage, file: File) -> AsyncIterator[bytes]:
     if file.bulk:
         first = 0
         while parts := await _parts(store, file, first):
@@ -124,45 +120,47 @@ async def list_files(
 ) -> tuple[list[File], bool]:
     """List a tenant's files by time of creation, and whether there are more. Raises Refused for an unknown `after`."""
     lists = [keys.files(shard, tenant) for shard in range(store.settings.shards)]
-    ids = await list_ids(store, lists, after, oldest_first=oldest_first)
-    return await read_page(ids, limit, lambda page: _read(store, page), lambda file: purpose in ("", file.purpose))
 
+    async def read(ids: Sequence[str]) -> list[File | None]:
+        return [
+            file if file is not None and purpose in ("", file.purpose) else None for file in await _read(store, ids)
+        ]
 
-async def list_ids(store: JobStore, lists: Sequence[str], after: str, *, oldest_first: bool = False) -> list[str]:
-    """Merge the ids of sorted sets, starting behind `after`. Raises Refused if `after` is not among them."""
-    answers = await store.connection.pipeline([("ZRANGE", key, 0, -1, "WITHSCORES") for key in lists], large=True)
-    entries = sorted((int(ms), name.decode()) for answer in answers for name, ms in answer)
-    ids = [name for _, name in (entries if oldest_first else reversed(entries))]
-    if not after:
-        return ids
-    if after not in ids:
-        raise Refused("invalid_request", f"after must be the id of an entry of the list, and {after[:80]!r} is not")
-    return ids[ids.index(after) + 1 :]
+    return await read_page(store, lists, read, after, limit, oldest_first=oldest_first)
 
 
 async def read_page(
-    ids: Sequence[str],
-    limit: int,
+    store: JobStore,
+    lists: Sequence[str],
     read: Callable[[Sequence[str]], Awaitable[Sequence[T | None]]],
-    is_match: Callable[[T], bool],
+    after: str,
+    limit: int,
+    *,
+    oldest_first: bool = False,
 ) -> tuple[list[T], bool]:
-    """Read records in chunks until `limit` of them match; also return whether there are more."""
-    matches: list[T] = []
+    """Read `limit` records of sorted sets behind the id `after`, and whether there are more.
+
+    `read` returns None for a record that is not kept or does not match. Raises Refused if `after` is not in the list.
+    """
+    answers = await store.connection.pipeline([("ZRANGE", key, 0, -1, "WITHSCORES") for key in lists], large=True)
+    entries = sorted((int(ms), name.decode()) for answer in answers for name, ms in answer)
+    ids = [name for _, name in (entries if oldest_first else reversed(entries))]
+    if after and after not in ids:
+        raise Refused("invalid_request", f"after must be the id of an entry of the list, and {after[:80]!r} is not")
+    found: list[T] = []
     count = min(READ_BATCH, limit + 1)
-    for first in range(0, len(ids), count):
-        records = await read(ids[first : first + count])
-        matches += [record for record in records if record is not None and is_match(record)]
-        if len(matches) > limit:
+    for first in range(ids.index(after) + 1 if after else 0, len(ids), count):
+        found += [record for record in await read(ids[first : first + count]) if record is not None]
+        if len(found) > limit:
             break
-    return matches[:limit], len(matches) > limit
+    return found[:limit], len(found) > limit
 
 
 async def delete_file(store: JobStore, storage: Storage, tenant: str, file_id: str) -> None:
     """Delete a file. Raises Refused if this tenant has no such file, or it is in use."""
     if not _is_file_id(store, file_id):
         raise not_found(file_id)
-    root = keys.root(shard_of(file_id))
-    status, *origin = await store.run("bulk_file/unlink", root, file_id, tenant, DELETE_RETRY_MS)
+    status, *origin = await _unlink(store, file_id, tenant)
     if status == b"unknown":
         raise not_found(file_id)
     if status == b"used":
@@ -176,13 +174,14 @@ async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> in
     A failed removal is retried later and does not stop the others; the first such error is raised at the end.
     """
     removed, first_error = 0, None
-    for root, shard in zip(store.roots, range(store.settings.shards), strict=True):
+    for shard in range(store.settings.shards):
         args = ("-inf", until_ms, "LIMIT", 0, SWEEP_BATCH)
         for name in await store.connection.command("ZRANGEBYSCORE", keys.expiring_files(shard), *args):
             try:
-                status, *origin = await store.run("bulk_file/unlink", root, name, "", DELETE_RETRY_MS)
+                file_id = name.decode()
+                status, *origin = await _unlink(store, file_id)
                 if status == b"dropped":
-                    await _remove(store, storage, name.decode(), *origin)
+                    await _remove(store, storage, file_id, *origin)
                     removed += 1
             except StoreUnavailable:
                 raise
@@ -195,14 +194,19 @@ async def remove_expired(store: JobStore, storage: Storage, until_ms: int) -> in
     return removed
 
 
+async def _unlink(store: JobStore, file_id: str, tenant: str = "") -> list[bytes]:
+    """Hide a tenant's file ("": one that has expired); return what became of it, and the bulk job it is from."""
+    root = keys.root(shard_of(file_id))
+    answer: list[bytes] = await store.run("bulk_file/unlink", root, file_id, tenant, DELETE_RETRY_MS)
+    return answer
+
+
 async def _remove(store: JobStore, storage: Storage, file_id: str, bulk: bytes, kind: bytes) -> None:
     await storage.remove(f"bulks/{bulk.decode()}/{kind.decode()}" if bulk else content_key(file_id))
     await store.run("bulk_file/forget", keys.root(shard_of(file_id)), file_id)
 
 
 async def _read(store: JobStore, ids: Sequence[str]) -> list[File | None]:
-    if not ids:
-        return []
     records = await store.connection.pipeline([("HGETALL", keys.file(shard_of(id_), id_)) for id_ in ids])
     texts = [{name.decode(): value.decode(errors="replace") for name, value in record.items()} for record in records]
     return [

@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Literal, NamedTuple
 
 import orjson
@@ -21,6 +22,13 @@ Status = Literal["validating", "failed", "in_progress", "finalizing", "completed
 # Statuses whose time is recorded, as the field `<status>_ms`.
 TIMES: Final = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 FINAL: Final = frozenset({"failed", "completed", "expired", "cancelled"})
+# Numbers of a bulk job → fields of its record.
+_COUNTS: Final = {
+    **{name: name for name in ("total", "expanded", "line", "offset", "collected", "completed", "faults", "losses")},
+    "held_bytes": "bytes",
+    "failed": "failed_lines",
+    "kept_s": "kept",
+}
 
 
 class Bulk(NamedTuple):
@@ -97,14 +105,8 @@ async def create_bulk(store: JobStore, settings: BulkSettings, tenant: str, requ
     await files.get_file(store, tenant, request.file)
     shard = files.shard_of(request.file)
     bulk_id = f"{shard:02d}{secrets.token_hex(12)}"
-    rules = (
-        settings.bulk_batches,
-        settings.kept_s,
-        f"batch {request.key}",
-        request.digest,
-        int(request.again),
-        RETRY_TTL_S,
-    )
+    limits = (settings.bulk_batches, settings.kept_s)
+    key = (f"batch {request.key}", request.digest, int(request.again), RETRY_TTL_S)
     record: dict[str, Arg] = {
         "endpoint": request.endpoint,
         "window": request.window,
@@ -119,7 +121,9 @@ async def create_bulk(store: JobStore, settings: BulkSettings, tenant: str, requ
         "expanded": 0,
     }
     fields = [arg for pair in record.items() for arg in pair]
-    status, *ids = await store.run("bulk/create", keys.root(shard), bulk_id, tenant, request.file, *rules, *fields)
+    status, *ids = await store.run(
+        "bulk/create", keys.root(shard), bulk_id, tenant, request.file, *limits, *key, *fields
+    )
     if status == b"file":
         raise files.not_found(request.file)
     if status == b"mismatch":
@@ -144,8 +148,7 @@ async def get_bulk(store: JobStore, tenant: str, wire_id: str) -> Bulk:
 async def list_bulks(store: JobStore, tenant: str, after: str, limit: int) -> tuple[list[Bulk], bool]:
     """List a tenant's bulk jobs, newest first, and whether there are more. Raises Refused for an unknown `after`."""
     lists = [keys.bulks(shard, tenant) for shard in range(store.settings.shards)]
-    ids = await files.list_ids(store, lists, after.removeprefix(WIRE_ID_PREFIX))
-    return await files.read_page(ids, limit, lambda page: _read(store, page), lambda _: True)
+    return await files.read_page(store, lists, partial(_read, store), after.removeprefix(WIRE_ID_PREFIX), limit)
 
 
 async def cancel_bulk(store: JobStore, tenant: str, wire_id: str) -> Bulk:
@@ -165,19 +168,6 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
     text = {name.decode(): value.decode(errors="replace") for name, value in record.items()}
     if "status" not in text or "tenant" not in text:
         return None
-    counts = (
-        "total",
-        "expanded",
-        "line",
-        "offset",
-        "bytes",
-        "collected",
-        "completed",
-        "failed_lines",
-        "faults",
-        "losses",
-    )
-    number = {name: int(text.get(name, 0)) for name in counts}
     return Bulk(
         bulk_id,
         text["tenant"],
@@ -190,14 +180,7 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
         {status: int(text[f"{status}_ms"]) for status in TIMES if f"{status}_ms" in text},
         text["out_file"],
         text["err_file"],
-        number["total"],
-        number["expanded"],
-        number["line"],
-        number["offset"],
-        number["bytes"],
-        number["collected"],
-        number["completed"],
-        number["failed_lines"],
+        **{name: int(text.get(field, 0)) for name, field in _COUNTS.items()},
         out_exists="out_exists" in text,
         err_exists="err_exists" in text,
         abort_reason=text.get("abort_reason", ""),
@@ -206,16 +189,11 @@ def parse_bulk(bulk_id: str, record: Mapping[bytes, bytes]) -> Bulk | None:
         errors=record.get(b"errors", b""),
         webhook=text.get("webhook", ""),
         retry_of=text.get("retry_of", ""),
-        kept_s=int(text.get("kept", 0)),
         stalled=text.get("stalled", ""),
-        faults=number["faults"],
-        losses=number["losses"],
     )
 
 
 async def _read(store: JobStore, ids: Sequence[str]) -> list[Bulk | None]:
-    if not ids:
-        return []
     records = await store.connection.pipeline([("HGETALL", keys.bulk(bulk_id)) for bulk_id in ids])
     return [parse_bulk(bulk_id, record) for bulk_id, record in zip(ids, records, strict=True)]
 

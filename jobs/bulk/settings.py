@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import Field, field_validator
 
 from jobs.bulk.url_prefixes import UrlPrefixes
-from jobs.config.settings_base import Settings
+from jobs.config.settings_base import Settings, split_list
 
 STORE: Final = re.compile(r"s3://[^/]+(/.*)?")
 
@@ -90,13 +90,9 @@ class BulkSettings(Settings):
     @field_validator("bulk_image_url_prefixes")
     @classmethod
     def _check_url_prefixes(cls, value: str) -> str:
-        UrlPrefixes(_split_list(value))
+        UrlPrefixes(split_list(value))
         return value
 
     def url_prefixes(self) -> list[str]:
         """Return the URL prefixes from which images may be fetched."""
-        return _split_list(self.bulk_image_url_prefixes)
-
-
-def _split_list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+        return split_list(self.bulk_image_url_prefixes)

@@ -21,180 +21,68 @@ _DELIVERER: Final = ("deliverer",)
 _SUBMITTERS: Final = ("gateway", "deliverer")  # both submit jobs, read bulk files and check webhook addresses
 _ALL: Final = ("gateway", "worker", "deliverer")
 
+
+def _names(text: str) -> list[str]:
+    return [PREFIX + name for name in text.split()]
+
+
 # Setting → the parts that use it. A process announces only the settings of its own part.
 COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
-    # retention of finished jobs, applied by the process that finishes a job
+    # retention of finished jobs, applied by the process that finishes a job; limits of tenants
+    **dict.fromkeys(_names("RESULT_TTL_S DEAD_LETTER_TTL_S DEAD_LETTERS DEAD_LETTER_BYTES REQUIRE_DURABLE"), _ALL),
+    **dict.fromkeys(_names("TENANT_RUNNING TENANTS"), _ALL),
+    # admission; webhook targets; storage of bulk jobs
+    **dict.fromkeys(_names("MAX_JOBS MAX_INPUT_BYTES TENANT_JOBS TENANT_BYTES DEFAULT_MODEL"), _SUBMITTERS),
+    **dict.fromkeys(_names("WEBHOOK_ALLOW_CIDRS WEBHOOK_SCHEMES WEBHOOK_PORTS"), _SUBMITTERS),
+    **dict.fromkeys(_names("BULK_STORE BULK_FILES BULK_TTL_S"), _SUBMITTERS),
+    # limits and waits of the API, the same on every gateway; lost leases; watch over a new version
     **dict.fromkeys(
-        ("JITNEY_RESULT_TTL_S", "JITNEY_DEAD_LETTER_TTL_S", "JITNEY_DEAD_LETTERS", "JITNEY_DEAD_LETTER_BYTES"), _ALL
-    ),
-    "JITNEY_REQUIRE_DURABLE": _ALL,
-    # admission
-    **dict.fromkeys(
-        (
-            "JITNEY_MAX_JOBS",
-            "JITNEY_MAX_INPUT_BYTES",
-            "JITNEY_TENANT_JOBS",
-            "JITNEY_TENANT_BYTES",
-            "JITNEY_DEFAULT_MODEL",
-        ),
-        _SUBMITTERS,
-    ),
-    **dict.fromkeys(("JITNEY_TENANT_RUNNING", "JITNEY_TENANTS"), _ALL),
-    **dict.fromkeys(
-        ("JITNEY_TENANT_REQUESTS", "JITNEY_TENANT_WINDOW_S", "JITNEY_IDEMPOTENCY_TTL_S", "JITNEY_JOB_LIST_LIMIT"),
-        _GATEWAY,
-    ),
-    # lost leases and poison jobs
-    "JITNEY_MAX_LOST_LEASES": _GATEWAY,
-    **dict.fromkeys(("JITNEY_MAX_KILLS", "JITNEY_SUSPECT_COOLDOWN_S", "JITNEY_BULK_SHARE"), _WORKER),
-    # limits and waits of the API, the same on every gateway
-    **dict.fromkeys(
-        (
-            "JITNEY_ALLOW_ANONYMOUS",
-            "JITNEY_MAX_BODY_BYTES",
-            "JITNEY_MAX_JOBS_PER_REQUEST",
-            "JITNEY_MAX_DEADLINE_MS",
-            "JITNEY_MAX_STREAMS",
-        ),
-        _GATEWAY,
+        _names("TENANT_REQUESTS TENANT_WINDOW_S IDEMPOTENCY_TTL_S JOB_LIST_LIMIT MAX_LOST_LEASES"), _GATEWAY
     ),
     **dict.fromkeys(
-        ("JITNEY_MAX_WAIT_S", "JITNEY_PREDICT_WAIT_S", "JITNEY_PREDICT_HANGUP_CANCELS", "JITNEY_MEMORY_WATERMARK"),
-        _GATEWAY,
+        _names("ALLOW_ANONYMOUS MAX_BODY_BYTES MAX_JOBS_PER_REQUEST MAX_DEADLINE_MS MAX_STREAMS"), _GATEWAY
     ),
-    **dict.fromkeys(
-        (
-            "JITNEY_ROLLBACK_ERRORS",
-            "JITNEY_ROLLBACK_JOBS",
-            "JITNEY_ROLLBACK_WATCH_S",
-            "JITNEY_WEBHOOK_SECRET_OVERLAP_S",
-        ),
-        _GATEWAY,
-    ),
-    # webhook targets and delivery
-    **dict.fromkeys(("JITNEY_WEBHOOK_ALLOW_CIDRS", "JITNEY_WEBHOOK_SCHEMES", "JITNEY_WEBHOOK_PORTS"), _SUBMITTERS),
-    **dict.fromkeys(
-        ("JITNEY_WEBHOOK_SCHEDULE", "JITNEY_WEBHOOK_TIMEOUT_S", "JITNEY_WEBHOOK_SLOW_S", "JITNEY_WEBHOOK_LEASE_S"),
-        _DELIVERER,
-    ),
-    **dict.fromkeys(
-        (
-            "JITNEY_WEBHOOK_PER_HOST",
-            "JITNEY_WEBHOOK_BACKLOG",
-            "JITNEY_WEBHOOK_TENANT_BACKLOG",
-            "JITNEY_WEBHOOK_PAUSE_AFTER_S",
-            "JITNEY_WEBHOOK_PAUSE_S",
-        ),
-        _DELIVERER,
-    ),
-    **dict.fromkeys(("JITNEY_WEBHOOK_LOG", "JITNEY_WEBHOOK_LOG_TTL_S", "JITNEY_PUBLIC_URL"), _DELIVERER),
-    # bulk jobs
-    **dict.fromkeys(("JITNEY_BULK_STORE", "JITNEY_BULK_FILES", "JITNEY_BULK_TTL_S"), _SUBMITTERS),
-    **dict.fromkeys(("JITNEY_BULK_FILE_BYTES", "JITNEY_BULK_BATCHES"), _GATEWAY),
-    **dict.fromkeys(
-        ("JITNEY_BULK_LINE_BYTES", "JITNEY_BULK_LINES", "JITNEY_BULK_IMAGE_URL_PREFIXES", "JITNEY_BULK_IMAGE_STORE"),
-        _DELIVERER,
-    ),
-    **dict.fromkeys(
-        (
-            "JITNEY_BULK_IN_FLIGHT",
-            "JITNEY_BULK_IN_FLIGHT_BYTES",
-            "JITNEY_BULK_STEP_LEASE_S",
-            "JITNEY_BULK_STEP_TRIES",
-            "JITNEY_BULK_END_S",
-        ),
-        _DELIVERER,
-    ),
+    **dict.fromkeys(_names("MAX_WAIT_S PREDICT_WAIT_S PREDICT_HANGUP_CANCELS MEMORY_WATERMARK"), _GATEWAY),
+    **dict.fromkeys(_names("ROLLBACK_ERRORS ROLLBACK_JOBS ROLLBACK_WATCH_S WEBHOOK_SECRET_OVERLAP_S"), _GATEWAY),
+    **dict.fromkeys(_names("BULK_FILE_BYTES BULK_BATCHES"), _GATEWAY),
+    # poison jobs; which worker claims what
+    **dict.fromkeys(_names("MAX_KILLS SUSPECT_COOLDOWN_S BULK_SHARE SEPARATE_LONG_RUNS"), _WORKER),
+    # webhook delivery; bulk steps
+    **dict.fromkeys(_names("WEBHOOK_SCHEDULE WEBHOOK_TIMEOUT_S WEBHOOK_SLOW_S WEBHOOK_LEASE_S PUBLIC_URL"), _DELIVERER),
+    **dict.fromkeys(_names("WEBHOOK_PER_HOST WEBHOOK_BACKLOG WEBHOOK_TENANT_BACKLOG"), _DELIVERER),
+    **dict.fromkeys(_names("WEBHOOK_PAUSE_AFTER_S WEBHOOK_PAUSE_S WEBHOOK_LOG WEBHOOK_LOG_TTL_S"), _DELIVERER),
+    **dict.fromkeys(_names("BULK_LINE_BYTES BULK_LINES BULK_IMAGE_URL_PREFIXES BULK_IMAGE_STORE"), _DELIVERER),
+    **dict.fromkeys(_names("BULK_IN_FLIGHT BULK_IN_FLIGHT_BYTES BULK_STEP_LEASE_S BULK_STEP_TRIES"), _DELIVERER),
+    **dict.fromkeys(_names("BULK_END_S"), _DELIVERER),
 }
 
 # Settings that may differ between processes or machines.
 NOT_COMPARED: Final = frozenset(
-    {
-        "JITNEY_SHARDS",  # enforced instead of compared
-        "JITNEY_LEASE_S",  # each worker sets the length of its own leases
-        *(
-            "JITNEY_REDIS_URL",
-            "JITNEY_REDIS_URL_FILE",
-            "JITNEY_RQ_REDIS_URL",
-            "JITNEY_RQ_REDIS_URL_FILE",
-        ),  # one server may have several addresses
-        *(
-            "JITNEY_HOST",
-            "JITNEY_PORT",
-            "JITNEY_LOG_LEVEL",
-            "JITNEY_MODELS_DIR",
-            "JITNEY_SERVE_MODELS",
-            "JITNEY_GPU_DEVICE",
-            "JITNEY_TENSORRT_CACHE_DIR",
-        ),
+    [
+        *_names("SHARDS LEASE_S"),  # the first is enforced instead; each worker sets the length of its own leases
+        *_names("REDIS_URL REDIS_URL_FILE RQ_REDIS_URL RQ_REDIS_URL_FILE"),  # one server may have several addresses
+        *_names("HOST PORT LOG_LEVEL MODELS_DIR SERVE_MODELS GPU_DEVICE TENSORRT_CACHE_DIR"),
         # capacity of one process
-        *(
-            "JITNEY_MAX_BUFFERED_BODY_BYTES",
-            "JITNEY_MAX_BUFFERS_BYTES",
-            "JITNEY_MAX_HEADER_BYTES",
-            "JITNEY_MAX_CONNECTIONS",
-            "JITNEY_MAX_WAITERS",
-        ),
-        *("JITNEY_CPUS", "JITNEY_DECODE_THREADS"),
-        *(
-            "JITNEY_WEBHOOK_CONCURRENCY",
-            "JITNEY_WEBHOOK_SLOW_CONCURRENCY",
-            "JITNEY_BULK_CHUNK",
-            "JITNEY_BULK_CONCURRENCY",
-            "JITNEY_BULK_FETCH_CONCURRENCY",
-            "JITNEY_BULK_UPLOAD_RATE",
-        ),
+        *_names("MAX_BUFFERED_BODY_BYTES MAX_BUFFERS_BYTES MAX_HEADER_BYTES MAX_CONNECTIONS MAX_WAITERS"),
+        *_names("CPUS DECODE_THREADS MAX_CONCURRENT_RUNS WEBHOOK_CONCURRENCY WEBHOOK_SLOW_CONCURRENCY"),
+        *_names("BULK_CHUNK BULK_CONCURRENCY BULK_FETCH_CONCURRENCY BULK_UPLOAD_RATE"),
         # intervals and timeouts of one process
-        *(
-            "JITNEY_HEADER_TIMEOUT_S",
-            "JITNEY_BODY_TIMEOUT_S",
-            "JITNEY_SEND_TIMEOUT_S",
-            "JITNEY_KEEPALIVE_TIMEOUT_S",
-            "JITNEY_REDIS_TIMEOUT_S",
-            "JITNEY_SWEEP_INTERVAL_S",
-            "JITNEY_SSE_KEEPALIVE_S",
-            "JITNEY_WAIT_RECHECK_S",
-            "JITNEY_MODEL_REFRESH_S",
-        ),
-        *(
-            "JITNEY_API_KEY_REFRESH_S",
-            "JITNEY_METRICS_FLUSH_S",
-            "JITNEY_HEARTBEAT_S",
-            "JITNEY_IDLE_POLL_S",
-            "JITNEY_MODELS_POLL_S",
-            "JITNEY_UNLOAD_AFTER_S",
-            "JITNEY_RUN_STOP_TIMEOUT_S",
-            "JITNEY_LAME_DUCK_S",
-        ),
-        *(
-            "JITNEY_DRAIN_S",
-            "JITNEY_BACKGROUND_DRAIN_S",
-            "JITNEY_WEBHOOK_POLL_S",
-            "JITNEY_WEBHOOK_JITTER",
-            "JITNEY_BULK_STEP_S",
-            "JITNEY_BULK_COLLECT_S",
-        ),
-        *("JITNEY_BULK_SWEEP_S", "JITNEY_BULK_POLL_S", "JITNEY_BULK_FETCH_S", "JITNEY_BULK_RETRY_S"),
-    }
+        *_names("HEADER_TIMEOUT_S BODY_TIMEOUT_S SEND_TIMEOUT_S KEEPALIVE_TIMEOUT_S REDIS_TIMEOUT_S"),
+        *_names("SWEEP_INTERVAL_S SSE_KEEPALIVE_S WAIT_RECHECK_S MODEL_REFRESH_S API_KEY_REFRESH_S METRICS_FLUSH_S"),
+        *_names("HEARTBEAT_S IDLE_POLL_S MODELS_POLL_S UNLOAD_AFTER_S RUN_STOP_TIMEOUT_S LAME_DUCK_S"),
+        *_names("DRAIN_S BACKGROUND_DRAIN_S WEBHOOK_POLL_S WEBHOOK_JITTER"),
+        *_names("BULK_STEP_S BULK_COLLECT_S BULK_SWEEP_S BULK_POLL_S BULK_FETCH_S BULK_RETRY_S"),
+    ]
 )
 
 ALL_SETTINGS: Final = frozenset(COMPARED) | NOT_COMPARED
 
-_UNORDERED_SETTINGS: Final = frozenset(
-    {"JITNEY_WEBHOOK_ALLOW_CIDRS", "JITNEY_WEBHOOK_SCHEMES", "JITNEY_WEBHOOK_PORTS", "JITNEY_BULK_IMAGE_URL_PREFIXES"}
-)  # comma-separated lists whose order has no meaning
-_STORAGE_SETTINGS: Final = ("JITNEY_BULK_STORE", "JITNEY_BULK_IMAGE_STORE")
+# comma-separated lists whose order has no meaning
+_UNORDERED_SETTINGS: Final = _names("WEBHOOK_ALLOW_CIDRS WEBHOOK_SCHEMES WEBHOOK_PORTS BULK_IMAGE_URL_PREFIXES")
+_STORAGE_SETTINGS: Final = _names("BULK_STORE BULK_IMAGE_STORE")
 
 # `/readyz` needs no key and shows a digest in place of these values.
-PRIVATE: Final = frozenset(
-    {
-        "JITNEY_TENANTS",
-        "JITNEY_WEBHOOK_ALLOW_CIDRS",
-        "JITNEY_BULK_STORE",
-        "JITNEY_BULK_IMAGE_URL_PREFIXES",
-        "JITNEY_BULK_IMAGE_STORE",
-    }
-)
+PRIVATE: Final = frozenset(_names("TENANTS WEBHOOK_ALLOW_CIDRS BULK_STORE BULK_IMAGE_URL_PREFIXES BULK_IMAGE_STORE"))
 
 
 def compared_values(part: Part, host: str, settings: Sequence[BaseSettings]) -> dict[str, str]:

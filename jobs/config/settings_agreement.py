@@ -5,7 +5,6 @@ warning and shown in `/readyz` and a metric; the process continues. With a diffe
 lost, so such a process does not start. `jobs/config/compared_settings.py` lists the compared settings.
 """
 
-import asyncio
 import importlib.metadata
 import logging
 import os
@@ -181,15 +180,7 @@ async def _check_format(connection: RedisClient) -> None:
 async def wait_for_shard_check(connection: RedisClient, shards: int) -> None:
     """Check the number of shards as soon as Redis is reachable. Raises QueueMismatch."""
     outage = OutageLog(log, "read how many shards the queue has")
-    while True:
-        try:
-            await check_shards(connection, shards)
-        except StoreUnavailable as error:
-            outage.began(error)
-            await asyncio.sleep(RETRY_S)
-        else:
-            outage.ended()
-            return
+    await outage.retry(lambda: check_shards(connection, shards), RETRY_S)
 
 
 async def check_shards_at_start(connection: RedisClient, shards: int) -> None:

@@ -12,6 +12,7 @@ from jobs.config import environment
 from jobs.config.compared_settings import ALL_SETTINGS
 
 _PASSWORD: Final = re.compile(r"//[^@/]*@")
+EX_CONFIG: Final = 78  # exit code of a process with an invalid configuration: its supervisor does not restart it
 MAX_SHOWN_CHARS: Final = 200  # of a value in a message
 MAX_SECONDS: Final = 1e9  # 31 years; Redis and the system still accept it as a time
 MAX_INTEGER: Final = (1 << 53) - 1  # largest exact integer in Lua
@@ -67,6 +68,11 @@ class Settings(BaseSettings):
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise ValueError(f"must be at most {MAX_INTEGER}")
         return value
+
+
+def split_list(text: str) -> list[str]:
+    """Return the parts of a comma-separated setting."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def format_validation_error(error: ValidationError) -> str:

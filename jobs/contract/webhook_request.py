@@ -19,19 +19,8 @@ MAX_VALUE_CHARS: Final = 2048  # fits a signed token
 MAX_HEADER_BYTES: Final = 4096  # names and values of one webhook together
 # Headers that the service or the connection sets.
 _RESERVED_HEADERS: Final = frozenset(
-    (
-        "connection",
-        "date",
-        "expect",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    )
-)
+    ("connection", "date", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+) | {"user-agent"}
 _RESERVED_PREFIXES: Final = ("content-", "proxy-", "webhook-")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
@@ -81,8 +70,6 @@ def _headers(fields: Any) -> dict[str, str]:
         headers[lower] = value
     if (size := sum(len(name) + len(value) for name, value in headers.items())) > MAX_HEADER_BYTES:
         raise Refused(
-            "invalid_request",
-            f"{what} may have {MAX_HEADER_BYTES} bytes, and has {size}",
-            limit_bytes=MAX_HEADER_BYTES,
+            "invalid_request", f"{what} may have {MAX_HEADER_BYTES} bytes, and has {size}", limit_bytes=MAX_HEADER_BYTES
         )
     return headers

@@ -1,1 +1,1 @@
-"""Metrics kept in Redis: event counters, histograms, CPU time, server memory."""
+"""Metrics kept in Redis: event counters, histograms, CPU time."""

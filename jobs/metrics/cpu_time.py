@@ -6,7 +6,7 @@ Adding costs one small script per flush. A killed process loses at most the time
 import time
 from typing import Final
 
-from jobs.redis_client import keys
+from jobs.redis_client import generic_scripts, keys
 from jobs.redis_client.client import RedisClient
 
 GATEWAY: Final = "gateway"
@@ -25,7 +25,7 @@ class CpuMeter:
         """Add the new CPU time to the part's sum. A failed call loses it rather than count it twice."""
         spent_us = time.process_time_ns() // 1000
         added_us, self._flushed_us = spent_us - self._flushed_us, spent_us
-        await connection.script("generic/increment", keys.CPU, self._part, added_us)
+        await generic_scripts.increment(connection, keys.CPU, {self._part: added_us})
 
 
 async def read_cpu_seconds(connection: RedisClient) -> dict[str, float]:

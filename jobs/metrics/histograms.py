@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from jobs.redis_client import keys
+from jobs.redis_client import generic_scripts, keys
 from jobs.redis_client.client import RedisClient
 
 BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -34,9 +34,7 @@ class HistogramBuffer:
         """Add the observations to Redis and clear them. A failed call loses them rather than count them twice."""
         counts, self._counts = self._counts, defaultdict(int)
         if counts:
-            await connection.script(
-                "generic/increment", keys.stats(model), *(arg for pair in counts.items() for arg in pair)
-            )
+            await generic_scripts.increment(connection, keys.stats(model), counts)
 
 
 async def read_histograms(connection: RedisClient, models: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -14,15 +14,14 @@ from typing import Final
 import orjson
 from pydantic import TypeAdapter
 
-from jobs.contract.errors import Refused, StoreUnavailable
+from jobs.contract.errors import Refused
 from jobs.metrics.event_counters import RunCounts
-from jobs.redis_client import keys
+from jobs.redis_client import generic_scripts, keys
 from jobs.redis_client.client import RedisClient
 
 log = logging.getLogger("jitney.jobs")
 
 PLANS_CHANGED: Final = b"plans"
-MAX_CHANGE_ATTEMPTS: Final = 10  # of a change that conflicts with concurrent changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +91,23 @@ async def update_plan(
 
     `step` may run several times, so it must have no side effects. All processes are notified of a change.
     """
-    for _ in range(MAX_CHANGE_ATTEMPTS):
-        text: bytes = await connection.command("HGET", keys.PLANS, model) or b""
+    updated = FOLLOW_FOLDER
+
+    def change(text: bytes) -> bytes | None:
+        nonlocal updated
         try:
             plan = parse_plan(text) if text else FOLLOW_FOLDER
         except ValueError:
             plan = FOLLOW_FOLDER
         updated = step(plan)
-        if updated == plan:
-            return plan, False
-        if await connection.script(
-            "generic/compare_and_set", keys.PLANS, model, text, orjson.dumps(replace(updated, stamp=token_hex(4)))
-        ):
-            await connection.command("PUBLISH", keys.INVALIDATION, PLANS_CHANGED)
-            return updated, True
-    raise StoreUnavailable(f"the plan of model {model} is being changed concurrently; try again", retry_after_s=1)
+        return None if updated == plan else orjson.dumps(replace(updated, stamp=token_hex(4)))
+
+    changed = await generic_scripts.replace_field(
+        connection, keys.PLANS, model, change, f"the plan of model {model} is"
+    )
+    if changed:
+        await connection.command("PUBLISH", keys.INVALIDATION, PLANS_CHANGED)
+    return updated, changed
 
 
 # ---- steps of admins: each returns the next plan or raises Refused

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from jobs.redis_client import keys
+from jobs.redis_client import generic_scripts, keys
 from jobs.redis_client.client import RedisClient
 
 log = logging.getLogger("jitney.jobs")
@@ -41,6 +41,7 @@ class WorkerReport:
     folder_versions: dict[str, list[str]] = field(default_factory=dict)  # name → versions in its folder
     digests: dict[str, str] = field(default_factory=dict)  # "name version" → digest of its files
     lease_s: float = 0.0  # length of its leases; 0: unknown
+    run_s: dict[str, float] = field(default_factory=dict)  # "name version" → seconds of a usual run
 
 
 WORKER_FIELDS = tuple(entry.name for entry in fields(WorkerReport))
@@ -145,10 +146,9 @@ async def register_worker(
     args = [arg for card in cards for arg in (f"{card['name']} {card['version']}", orjson.dumps(card))]
     if args:
         await connection.script("registry/announce_models", keys.MODELS, *args)
-    await connection.script(
-        "generic/write_with_ttl", keys.worker(report.id), "", "SET", orjson.dumps(report), "PX", int(ttl_s * 1000)
-    )
-    await connection.script("generic/write_with_ttl", keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
+    entry = ("SET", orjson.dumps(report), "PX", int(ttl_s * 1000))
+    await generic_scripts.write_with_ttl(connection, keys.worker(report.id), None, *entry)
+    await generic_scripts.write_with_ttl(connection, keys.WORKERS, FORGET_AFTER_S, "SADD", report.id)
 
 
 async def claim_digests(

@@ -81,6 +81,7 @@ The 30 days restart with each use. They grow when deliveries are kept longer or 
 | `jitney:outbox` | channel | | a delivery was written, or a bulk job's step is due |
 """
 
+from collections.abc import Callable
 from typing import Final
 
 MODELS: Final = "jitney:models"
@@ -88,8 +89,6 @@ WORKERS: Final = "jitney:workers"
 PLANS: Final = "jitney:plans"
 INVALIDATION: Final = "jitney:invalidation"
 OUTBOX: Final = "jitney:outbox"
-WORKER_PREFIX: Final = "jitney:worker:"
-STATS_PREFIX: Final = "jitney:stats:"
 CPU: Final = "jitney:cpu"
 API_KEYS: Final = "jitney:keys"
 AGREEMENT: Final = "jitney:agreement"
@@ -120,9 +119,41 @@ def root(shard: int) -> str:
     return f"jitney:{{s{shard:02d}}}"
 
 
-def job(job_id: str) -> str:
-    """Return the key of a job's record. A job id begins with the two digits of its shard."""
-    return f"jitney:{{s{job_id[:2]}}}:job:{job_id}"
+def _of_shard(name: str) -> Callable[[int], str]:
+    return lambda shard: f"{root(shard)}:{name}"
+
+
+def _of_part(name: str) -> Callable[[int, str], str]:
+    return lambda shard, part: f"{root(shard)}:{name}:{part}"
+
+
+def _of_record(name: str) -> Callable[[str], str]:
+    """Return the function that names a record's key. An id begins with the two digits of its shard."""
+    return lambda record_id: f"jitney:{{s{record_id[:2]}}}:{name}:{record_id}"
+
+
+def _of_name(name: str) -> Callable[[str], str]:
+    return lambda part: f"jitney:{name}:{part}"
+
+
+# by shard
+counts, open_totals = _of_shard("counts"), _of_shard("open_totals")
+dead_letters, dead_letter_bytes = _of_shard("dead_letters"), _of_shard("dead_letter_bytes")
+expiring_files = _of_shard("expiring_files")
+# by shard and tenant
+tenant_jobs, job_events = _of_part("tenant_jobs"), _of_part("job_events")
+tenant_dead_letters = _of_part("tenant_dead_letters")
+deliveries, endpoints = _of_part("deliveries"), _of_part("endpoints")
+files, bulks = _of_part("files"), _of_part("bulks")
+# by shard and endpoint
+endpoint, outbox, deliveries_running = _of_part("endpoint"), _of_part("outbox"), _of_part("deliveries_running")
+file = _of_part("file")  # by shard and file
+# by the id of a job, a delivery (it begins with its job's id) or a bulk job (with its input file's shard)
+job, delivery = _of_record("job"), _of_record("delivery")
+bulk, done_lines = _of_record("bulk"), _of_record("done_lines")
+# outside of shards: by worker, model, tenant; channels by gateway and worker
+worker, stats, secret = _of_name("worker"), _of_name("stats"), _of_name("secret")
+gateway_channel, wake_channel = _of_name("gateway"), _of_name("wake")
 
 
 def queue(shard: int, model: str, version: str, lane: str, tenant: str) -> str:
@@ -134,103 +165,5 @@ def free_slots(shard: int, model: str, version: str) -> str:
     return f"{root(shard)}:free_slots:{model}:{version}"
 
 
-def counts(shard: int) -> str:
-    return f"{root(shard)}:counts"
-
-
-def open_totals(shard: int) -> str:
-    return f"{root(shard)}:open_totals"
-
-
-def dead_letters(shard: int) -> str:
-    return f"{root(shard)}:dead_letters"
-
-
-def dead_letter_bytes(shard: int) -> str:
-    return f"{root(shard)}:dead_letter_bytes"
-
-
-def tenant_dead_letters(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:tenant_dead_letters:{tenant}"
-
-
-def tenant_jobs(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:tenant_jobs:{tenant}"
-
-
-def job_events(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:job_events:{tenant}"
-
-
-def worker(worker_id: str) -> str:
-    return WORKER_PREFIX + worker_id
-
-
-def stats(model: str) -> str:
-    return STATS_PREFIX + model
-
-
-def gateway_channel(gateway_id: str) -> str:
-    return f"jitney:gateway:{gateway_id}"
-
-
-def wake_channel(worker_id: str) -> str:
-    return f"jitney:wake:{worker_id}"
-
-
-def delivery(delivery_id: str) -> str:
-    """Return the key of a delivery's record. It lies in its job's shard: the id begins with the job's id."""
-    return f"jitney:{{s{delivery_id[:2]}}}:delivery:{delivery_id}"
-
-
-def deliveries(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:deliveries:{tenant}"
-
-
-def endpoints(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:endpoints:{tenant}"
-
-
-def endpoint(shard: int, endpoint_id: str) -> str:
-    return f"{root(shard)}:endpoint:{endpoint_id}"
-
-
-def outbox(shard: int, endpoint_id: str) -> str:
-    return f"{root(shard)}:outbox:{endpoint_id}"
-
-
-def deliveries_running(shard: int, endpoint_id: str) -> str:
-    return f"{root(shard)}:deliveries_running:{endpoint_id}"
-
-
-def file(shard: int, file_id: str) -> str:
-    return f"{root(shard)}:file:{file_id}"
-
-
-def files(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:files:{tenant}"
-
-
-def expiring_files(shard: int) -> str:
-    return f"{root(shard)}:expiring_files"
-
-
-def bulk(bulk_id: str) -> str:
-    """Return the key of a bulk job's record. It lies in its input file's shard: the id begins with that shard."""
-    return f"jitney:{{s{bulk_id[:2]}}}:bulk:{bulk_id}"
-
-
-def bulks(shard: int, tenant: str) -> str:
-    return f"{root(shard)}:bulks:{tenant}"
-
-
 def bulk_parts(bulk_id: str, kind: str) -> str:
     return f"jitney:{{s{bulk_id[:2]}}}:bulk_parts:{bulk_id}:{kind}"
-
-
-def done_lines(bulk_id: str) -> str:
-    return f"jitney:{{s{bulk_id[:2]}}}:done_lines:{bulk_id}"
-
-
-def secret(tenant: str) -> str:
-    return f"jitney:secret:{tenant}"

@@ -1,7 +1,10 @@
 """Logs the start and the end of an outage once each, instead of every failed attempt."""
 
+import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from jobs.contract.errors import StoreUnavailable
@@ -37,3 +40,20 @@ class OutageLog:
             level = logging.INFO if self._level == logging.WARNING else logging.DEBUG
             self._log.log(level, "can %s again, after %.1f s", self._what, self._ended_at - self._since)
             self._since = None
+
+    @contextmanager
+    def suppress(self) -> Iterator[None]:
+        """Suppress StoreUnavailable in a block, and log the outage; a block without it ends the outage."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self.began(error)
+        else:
+            self.ended()
+
+    async def retry(self, call: Callable[[], Awaitable[None]], pause_s: float) -> None:
+        """Call again, after a pause each time, until the call does not raise StoreUnavailable."""
+        while True:
+            with self.suppress():
+                return await call()
+            await asyncio.sleep(pause_s)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 
-from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.outage_log import OutageLog
 
@@ -36,24 +35,13 @@ class PeriodicRefresh(ABC):
 
     async def wait_until_known(self) -> None:
         """Wait until the first refresh succeeds, however long Redis is unreachable."""
-        while True:
-            try:
-                await self.check()
-            except StoreUnavailable as error:
-                self._outage.began(error)
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._outage.ended()
-                return
+        await self._outage.retry(self.check, RETRY_S)
 
     async def run(self, interval_s: float) -> None:
         """Refresh every `interval_s` seconds and on `refresh_now`, until cancelled."""
         while True:
             self._refresh_due.clear()
-            try:
+            with self._outage.suppress():
                 await self.refresh()
                 self._is_known = True
-                self._outage.ended()
-            except StoreUnavailable as error:
-                self._outage.began(error)
             await wait_for_event(self._refresh_due, interval_s)

@@ -8,7 +8,7 @@ failures of one tenant do not push out another's letters.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -17,22 +17,13 @@ from jobs.contract.ids import JOB_ID, shard_of
 from jobs.contract.job import Job
 from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
-from jobs.store import codec
+from jobs.store import codec, listing
 from jobs.store.job_store import JobStore
+from jobs.store.listing import Page, Position
 
 log = logging.getLogger("jitney.jobs")
 
-MAX_SCANNED: Final = 1000  # dead letters that one page reads, matching or not
-CHUNK: Final = 100
-PAGE_BYTES: Final = 16 << 20  # of parameters, metadata and errors in one page; a page may be short for it
 _FIELDS: Final = (*codec.READ_FIELDS, "kind", "parameters", "kills", "lost_leases", "retries", "webhook", "replayed")
-
-
-class Position(NamedTuple):
-    """Sort key of a dead letter: the ms of its end, then its id."""
-
-    ended_ms: int
-    id: str
 
 
 class DeadLetterFilter(NamedTuple):
@@ -61,31 +52,27 @@ class DeadLetter:
     webhook: str
 
 
-class Page(NamedTuple):
-    """Dead letters, newest first, and the position to continue from; None: there are no more."""
-
-    letters: list[tuple[Position, DeadLetter]]
-    after: Position | None
-
-
 async def list_dead_letters(
     store: JobStore, tenant: str | None, query: DeadLetterFilter, after: Position | None, limit: int
-) -> Page:
-    """List a tenant's dead letters (None: all), newest first. A page may be short or empty and yet have a next one."""
-    matches: list[tuple[Position, DeadLetter]] = []
-    size = 0
-    for _ in range(MAX_SCANNED // CHUNK):
-        positions = await _list_positions(store, tenant, query, after)
-        for position, dead_letter in zip(positions, await _read(store, [entry.id for entry in positions]), strict=True):
-            after = position
-            if dead_letter is not None and tenant in (None, dead_letter.job.tenant) and _matches(dead_letter, query):
-                matches.append((position, dead_letter))
-                size += len(dead_letter.parameters) + len(dead_letter.job.metadata) + len(dead_letter.job.error or b"")
-            if len(matches) == limit or size > PAGE_BYTES:
-                return Page(matches, after)
-        if len(positions) < CHUNK:
-            return Page(matches, None)
-    return Page(matches, after)
+) -> Page[DeadLetter]:
+    """List a tenant's dead letters (None: all), newest first."""
+    shards = range(store.settings.shards)
+    lists = [
+        keys.dead_letters(shard) if tenant is None else keys.tenant_dead_letters(shard, tenant) for shard in shards
+    ]
+
+    async def read(ids: Sequence[str]) -> list[DeadLetter | None]:
+        letters = await _read(store, ids)
+        return [letter if letter is not None and _matches(letter, tenant, query) else None for letter in letters]
+
+    since, until = query.since_ms, query.until_ms
+    return await listing.read_page(
+        store.connection, lists, read, after, limit, since=since, until=until, size_of=_text_bytes
+    )
+
+
+def _text_bytes(letter: DeadLetter) -> int:
+    return len(letter.parameters) + len(letter.job.metadata) + len(letter.job.error or b"")
 
 
 async def get_dead_letter(store: JobStore, tenant: str | None, job_id: str) -> DeadLetter:
@@ -116,8 +103,13 @@ async def purge_dead_letters(store: JobStore, job_ids: Sequence[str]) -> int:
     purged = 0
     for shard, root in enumerate(store.roots):
         if ids := [job_id for job_id in job_ids if shard_of(job_id) == shard]:
-            purged += await store.run("dead_letter/purge", root, len(ids), *store.ends, *ids)
+            purged += await purge_shard(store, root, len(ids), ids)
     return purged
+
+
+async def purge_shard(store: JobStore, root: str, limit: int, job_ids: Sequence[str] = ()) -> int:
+    """Delete these dead letters of a shard, or at most `limit` that are above the limits; return how many."""
+    return int(await store.run("dead_letter/purge", root, limit, *store.ends, *job_ids))
 
 
 async def count_dead_letters(store: JobStore) -> tuple[int, int]:
@@ -135,41 +127,13 @@ def not_found(store: JobStore, job_id: str) -> Refused:
     return Refused("dead_letter_not_found", message)
 
 
-def _matches(dead_letter: DeadLetter, query: DeadLetterFilter) -> bool:
+def _matches(dead_letter: DeadLetter, tenant: str | None, query: DeadLetterFilter) -> bool:
     return (
-        query.model in ("", dead_letter.job.model)
+        tenant in (None, dead_letter.job.tenant)
+        and query.model in ("", dead_letter.job.model)
         and query.code in ("", dead_letter.code)
         and query.replayed in (None, dead_letter.replayed_as is not None)
     )
-
-
-async def _list_positions(
-    store: JobStore, tenant: str | None, query: DeadLetterFilter, after: Position | None
-) -> list[Position]:
-    """Return the next positions of all shards within the filter's time; fewer than CHUNK at the end."""
-    latest = [after.ended_ms] if after else []
-    latest += [query.until_ms - 1] if query.until_ms is not None else []
-    span = (min(latest) if latest else "+inf", "-inf" if query.since_ms is None else query.since_ms)
-    shards = range(store.settings.shards)
-    lists = [
-        keys.dead_letters(shard) if tenant is None else keys.tenant_dead_letters(shard, tenant) for shard in shards
-    ]
-    positions = [position for key in lists for position in await _list_older(store, key, span, after)]
-    return sorted(positions, reverse=True)[:CHUNK]
-
-
-async def _list_older(store: JobStore, key: str, span: tuple[Any, Any], after: Position | None) -> list[Position]:
-    older: list[Position] = []
-    offset = 0
-    while len(older) < CHUNK:
-        args = ("ZREVRANGEBYSCORE", key, *span, "WITHSCORES", "LIMIT", offset, CHUNK)
-        members = await store.connection.command(*args)
-        positions = [Position(int(ms), member.decode().partition(" ")[0]) for member, ms in members]
-        older += [entry for entry in positions if after is None or entry < after]  # several may share a ms
-        if len(positions) < CHUNK:
-            break
-        offset += CHUNK
-    return older
 
 
 async def _read(store: JobStore, job_ids: Sequence[str]) -> list[DeadLetter | None]:
@@ -178,7 +142,7 @@ async def _read(store: JobStore, job_ids: Sequence[str]) -> list[DeadLetter | No
         for job_id in job_ids
         for command in (("HMGET", keys.job(job_id), *_FIELDS), ("HSTRLEN", keys.job(job_id), "input"))
     ]
-    answers = await store.connection.pipeline(commands, large=True) if commands else []
+    answers = await store.connection.pipeline(commands, large=True)
     return [
         _build_letter(job_id, values, size)
         for job_id, values, size in zip(job_ids, answers[::2], answers[1::2], strict=True)

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable
 from jobs.contract.ids import shard_of
@@ -17,14 +17,13 @@ from jobs.metrics import event_counters as counts
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import Arg
-from jobs.store import codec
+from jobs.store import codec, listing
+from jobs.store.listing import Position
 from jobs.store.settings import StoreSettings
 
 JOB_LIST_TTL_S = 7 * 86_400  # how long a tenant's list outlives its last submit, in addition to the result TTL
 BROKEN_RETRY_AFTER_S = 60  # an operator must repair it
 READ_BATCH: Final = 100  # jobs per pipeline, so that other clients are served in between
-MAX_SCANNED: Final = 1000  # listed jobs that one page reads, whether or not their results are kept
-MIN_SCANNED: Final = 20  # per read
 TENANTS_BATCH: Final = 1000  # tenants whose queues one script counts
 MAX_FINISH_BYTES: Final = 16 << 20  # of outputs per script; one outcome always fits
 
@@ -43,6 +42,7 @@ class JobStore:
     def __init__(self, settings: StoreSettings, connection: RedisClient) -> None:
         self.settings = settings
         self.connection = connection
+        self.run = connection.script  # runs a script on the shard of a root key
         self.roots = [keys.root(shard) for shard in range(settings.shards)]
         self.ttl_ms = int(settings.result_ttl_s * 1000)
         # At least the result TTL: a dead letter is a result too.
@@ -141,41 +141,23 @@ class JobStore:
     async def newest(self, tenant: str, before_us: int, limit: int) -> tuple[list[Job], int | None]:
         """List a tenant's jobs accepted before a time, newest first, and the time to continue from (None: no more).
 
-        Without outputs. A page may be short or empty and yet have a next one: expired results leave the list, and one
-        page reads at most MAX_SCANNED jobs.
+        Without outputs. Jobs whose results have expired leave the list.
         """
-        kept: list[Job] = []
-        scanned = 0
-        while scanned < MAX_SCANNED:
-            count = min(READ_BATCH, max(limit - len(kept), MIN_SCANNED))
-            listed = await self._list_ids(tenant, before_us, count)
-            commands = [("HMGET", keys.job(job_id), *codec.LISTED_FIELDS) for job_id, _ in listed]
-            answers = await self.connection.pipeline(commands, large=True) if listed else []
-            expired = [job_id for (job_id, _), values in zip(listed, answers, strict=True) if not any(values)]
-            if expired:
+
+        async def read(ids: Sequence[str]) -> list[Job | None]:
+            commands = [("HMGET", keys.job(job_id), *codec.LISTED_FIELDS) for job_id in ids]
+            answers = dict(zip(ids, await self.connection.pipeline(commands, large=True), strict=True))
+            if expired := [job_id for job_id, values in answers.items() if not any(values)]:
                 await self.connection.pipeline(
                     [("ZREM", keys.tenant_jobs(shard_of(id_), tenant), id_) for id_ in expired]
                 )
-            for (job_id, us), values in zip(listed, answers, strict=True):
-                before_us = us
-                if any(values) and (job := codec.read_listed_job(job_id, values)) is not None:
-                    kept.append(job)
-                if len(kept) == limit:
-                    return kept, before_us
-            if len(listed) < count:
-                return kept, None
-            scanned += count
-        return kept, before_us
+            return [
+                codec.read_listed_job(job_id, values) if any(values) else None for job_id, values in answers.items()
+            ]
 
-    async def _list_ids(self, tenant: str, before_us: int, count: int) -> list[tuple[str, int]]:
-        """Return the next ids of a tenant's list, newest first, with the times of acceptance in µs."""
-        args = (f"({before_us}", "-inf", "WITHSCORES", "LIMIT", 0, count)
-        commands = [
-            ("ZREVRANGEBYSCORE", keys.tenant_jobs(shard, tenant), *args) for shard in range(self.settings.shards)
-        ]
-        answers = await self.connection.pipeline(commands)
-        listed = [(job_id.decode(), int(us)) for answer in answers for job_id, us in answer]
-        return sorted(listed, key=lambda entry: -entry[1])[:count]
+        lists = [keys.tenant_jobs(shard, tenant) for shard in range(self.settings.shards)]
+        page = await listing.read_page(self.connection, lists, read, Position(before_us, ""), limit)
+        return page.records, page.after and page.after.time
 
     async def position(self, job: Job) -> int | None:
         """Return a queued job's position in its queue, from 1; None if it is not queued."""
@@ -201,6 +183,18 @@ class JobStore:
             submitted.update(zip(fields[::2], fields[1::2], strict=True))
             if int(cursor) == 0:
                 return submitted
+
+    async def job_totals(self, models: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Return how many jobs of each of these models were submitted so far, and how many are open."""
+        names = list(models)
+        if not names:
+            return {}
+        fields = [f"{name}:{total}" for total in ("submitted", "jobs") for name in names]
+        shards = await self.connection.pipeline(
+            [("HMGET", keys.open_totals(shard), *fields) for shard in range(self.settings.shards)]
+        )
+        sums = [sum(int(count or 0) for count in counts) for counts in zip(*shards, strict=True)]
+        return dict(zip(names, zip(sums[: len(names)], sums[len(names) :], strict=True), strict=True))
 
     async def depth(self, model: str, version: str) -> dict[str, int]:
         """Count the queued jobs of a model version by lane, and its suspects, which run in isolation."""
@@ -294,10 +288,6 @@ class JobStore:
             args = [arg for job in group for arg in (job.id, job.attempt)]
             released += int(await self.run("job/release", root, worker, *args))
         return released
-
-    async def run(self, script: str, root: str, *args: Arg) -> Any:
-        """Run a script on the shard of this root key."""
-        return await self.connection.script(script, root, *args)
 
     def _root_of(self, job_id: str) -> str:
         shard = shard_of(job_id)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jobs.contract.ids import shard_of
+from jobs.store import dead_letters
 from jobs.store.job_store import JobStore
 
 SWEEP_LIMIT = 500
@@ -41,14 +42,30 @@ async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
     for root in store.roots:
         moved = [SWEEP_LIMIT]
         while max(moved) >= SWEEP_LIMIT:
-            expired = await store.run("maintenance/expire", root, SWEEP_LIMIT, *store.ends)
-            args = (SWEEP_LIMIT, store.settings.max_lost_leases, int(latest_ms), *store.ends)
-            now_ms, back, failed = await store.run("maintenance/reclaim", root, *args)
-            due = await store.run("maintenance/enqueue_due_retries", root, SWEEP_LIMIT)
-            purged = await store.run("dead_letter/purge", root, SWEEP_LIMIT, *store.ends)
+            expired = await expire(store, root, SWEEP_LIMIT)
+            now_ms, back, failed = await reclaim(store, root, SWEEP_LIMIT, latest_ms)
+            due = await enqueue_due_retries(store, root, SWEEP_LIMIT)
+            purged = await dead_letters.purge_shard(store, root, SWEEP_LIMIT)
             moved = [back + failed, expired, due, purged]
             total = [sum(pair) for pair in zip(total, (back, failed, expired, due, purged), strict=True)]
     return SweepResult(now_ms, *total)
+
+
+async def expire(store: JobStore, root: str, limit: int) -> int:
+    """End overdue jobs of a shard; return how many."""
+    return int(await store.run("maintenance/expire", root, limit, *store.ends))
+
+
+async def reclaim(store: JobStore, root: str, limit: int, latest_ms: float) -> tuple[int, int, int]:
+    """Take back lost leases of a shard; return the server's time in ms, the jobs queued again and those that failed."""
+    args = (limit, store.settings.max_lost_leases, int(latest_ms), *store.ends)
+    now_ms, back, failed = await store.run("maintenance/reclaim", root, *args)
+    return now_ms, back, failed
+
+
+async def enqueue_due_retries(store: JobStore, root: str, limit: int) -> int:
+    """Queue jobs of a shard whose retry is due; return how many."""
+    return int(await store.run("maintenance/enqueue_due_retries", root, limit))
 
 
 async def recover_dead_worker(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Recovered:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from jobs.config.settings_base import Settings, environment_names
+from jobs.config.settings_base import Settings, environment_names, split_list
 from jobs.contract.address_policy import PORTS, AddressPolicy, parse_networks
 from jobs.redis_client import redis_url
 from jobs.tenants.limits import LimitOverride, Limits, TenantLimits, read_overrides
@@ -24,8 +24,7 @@ class StoreSettings(Settings):
         None, description="file that contains this URL, read for each connection; overrides JITNEY_REDIS_URL"
     )
     require_durable: bool = Field(
-        default=False,
-        description="refuse a Redis server that may lose jobs: at start, and for new jobs later",
+        default=False, description="refuse a Redis server that may lose jobs: at start, and for new jobs later"
     )
     shards: int = Field(1, ge=1, le=99, description="shards of the jobs; more than one only for Redis Cluster")
     result_ttl_s: float = Field(3600, gt=0, description="how long a finished job can be read")
@@ -41,9 +40,7 @@ class StoreSettings(Settings):
     max_lost_leases: int = Field(5, ge=1, description="lost leases after which a job fails for good")
     max_kills: int = Field(3, ge=1, description="runs that killed their worker after which a job fails as poison")
     suspect_cooldown_s: float = Field(
-        3,
-        ge=0.001,
-        description="pause after an isolated run that killed its worker, so that the worker can restart",
+        3, ge=0.001, description="pause after an isolated run that killed its worker, so that the worker can restart"
     )
     dead_letter_ttl_s: float = Field(604_800, gt=0, description="how long a dead letter is kept (7 days)")
     dead_letters: int = Field(
@@ -52,9 +49,7 @@ class StoreSettings(Settings):
     dead_letter_bytes: int = Field(256 << 20, ge=1, description="bytes of their inputs; above this likewise")
     bulk_share: int = Field(8, ge=1, description="while both lanes have jobs, one slot in this many is for bulk")
     tenant_requests: int = Field(
-        0,
-        ge=0,
-        description="requests per tenant and gateway in JITNEY_TENANT_WINDOW_S; 0 = no limit, as below",
+        0, ge=0, description="requests per tenant and gateway in JITNEY_TENANT_WINDOW_S; 0 = no limit, as below"
     )
     tenant_window_s: float = Field(60, gt=0, description="window of JITNEY_TENANT_REQUESTS")
     tenant_jobs: int = Field(0, ge=0, description="open (queued or running) jobs per tenant")
@@ -96,7 +91,7 @@ class AddressPolicySettings(Settings):
     @field_validator("webhook_schemes")
     @classmethod
     def _check_schemes(cls, value: str) -> str:
-        if not set(_split_list(value)) <= set(PORTS) or not value:
+        if not set(split_list(value)) <= set(PORTS) or not value:
             message = "must be https, or https,http"
             raise ValueError(message)
         return value
@@ -104,16 +99,12 @@ class AddressPolicySettings(Settings):
     @field_validator("webhook_ports")
     @classmethod
     def _check_ports(cls, value: str) -> str:
-        if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in _split_list(value)):
+        if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65_536 for port in split_list(value)):
             message = "must be ports from 1 to 65535, comma-separated"
             raise ValueError(message)
         return value
 
     def address_policy(self) -> AddressPolicy:
         """Return the address policy of these settings."""
-        ports = {int(port) for port in _split_list(self.webhook_ports)}
-        return AddressPolicy(parse_networks(self.webhook_allow_cidrs), _split_list(self.webhook_schemes), ports)
-
-
-def _split_list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+        ports = {int(port) for port in split_list(self.webhook_ports)}
+        return AddressPolicy(parse_networks(self.webhook_allow_cidrs), split_list(self.webhook_schemes), ports)

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import orjson
 
 from jobs.contract.ids import TENANT_NAME
-from jobs.redis_client import keys
+from jobs.redis_client import generic_scripts, keys
 from jobs.redis_client.client import RedisClient
 
 log = logging.getLogger("jitney.jobs")
@@ -49,7 +49,8 @@ async def create_key(connection: RedisClient, tenant: str, role: Role, note: str
     key_id = secrets.token_hex(8)
     text = f"jk_{key_id}_{secrets.token_urlsafe(32)}"
     key = ApiKey(key_id, tenant, role, note, await connection.now_ms() // 1000, hash_key(text))
-    await connection.script("generic/write_with_ttl", keys.API_KEYS, "", "HSET", key_id, orjson.dumps(key._asdict()))
+    record = orjson.dumps(key._asdict())
+    await generic_scripts.write_with_ttl(connection, keys.API_KEYS, None, "HSET", key_id, record)
     await _notify_changed(connection)
     return key, text
 

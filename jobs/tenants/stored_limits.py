@@ -6,9 +6,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from jobs.contract.errors import StoreUnavailable
 from jobs.contract.ids import TENANT_NAME
-from jobs.redis_client import keys
+from jobs.redis_client import generic_scripts, keys
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.periodic_refresh import PeriodicRefresh
 from jobs.tenants.limits import LimitOverride, TenantLimits
@@ -16,7 +15,6 @@ from jobs.tenants.limits import LimitOverride, TenantLimits
 log = logging.getLogger("jitney.jobs")
 
 LIMITS_CHANGED: Final = b"tenants"
-MAX_CHANGE_ATTEMPTS: Final = 10  # of a change that conflicts with concurrent changes
 
 
 class StoredLimits(PeriodicRefresh):
@@ -57,15 +55,17 @@ async def read_limits(connection: RedisClient) -> dict[str, LimitOverride]:
 
 async def update_limits(connection: RedisClient, tenant: str, changes: Mapping[str, int | None]) -> LimitOverride:
     """Change some of a tenant's limits (None: back to the default) and return those stored now."""
-    for _ in range(MAX_CHANGE_ATTEMPTS):
-        text: bytes = await connection.command("HGET", keys.TENANTS, tenant) or b""
+    after = LimitOverride()
+
+    def change(text: bytes) -> bytes:
+        nonlocal after
         before = parse_limits({tenant.encode(): text}).get(tenant, LimitOverride()) if text else LimitOverride()
         after = LimitOverride(**{**before.model_dump(exclude_none=True), **changes})
-        record = after.model_dump_json(exclude_none=True) if after != LimitOverride() else ""
-        if await connection.script("generic/compare_and_set", keys.TENANTS, tenant, text, record):
-            await connection.command("PUBLISH", keys.INVALIDATION, LIMITS_CHANGED)
-            return after
-    raise StoreUnavailable(f"the limits of tenant {tenant} are being changed concurrently; try again", retry_after_s=1)
+        return after.model_dump_json(exclude_none=True).encode() if after != LimitOverride() else b""
+
+    await generic_scripts.replace_field(connection, keys.TENANTS, tenant, change, f"the limits of tenant {tenant} are")
+    await connection.command("PUBLISH", keys.INVALIDATION, LIMITS_CHANGED)
+    return after
 
 
 async def delete_limits(connection: RedisClient, tenant: str) -> bool:

@@ -10,24 +10,17 @@ from jobs.contract.errors import Refused
 from jobs.contract.ids import JOB_ID, shard_of
 from jobs.redis_client import keys
 from jobs.redis_client.pipelined_connection import Arg
+from jobs.store import listing
 from jobs.store.job_store import JobStore
+from jobs.store.listing import Page, Position
 
 STATES: Final = ("waiting", "delivered", "failed")
 DELIVERY_ID: Final = re.compile(rf"{JOB_ID.pattern}-[1-9]")
 ENDPOINT_ID: Final = re.compile(r"[0-9a-f]{16}")
-MAX_SCANNED: Final = 1000  # deliveries that one page reads, matching or not
-CHUNK: Final = 100
 MAX_DELIVERIES_PER_JOB: Final = 9
 MAX_ENDPOINTS: Final = 1000
 _FIELDS: Final = ("tenant", "job", "endpoint", "url", "event", "state", "created", "ended", "tries")
 _ATTEMPTS: Final = 20  # the newest attempts, which are kept
-
-
-class Position(NamedTuple):
-    """Sort key of a delivery: the ms of its creation, then its id."""
-
-    created_ms: int
-    id: str
 
 
 class DeliveryFilter(NamedTuple):
@@ -70,32 +63,22 @@ class Endpoint(NamedTuple):
     succeeded_ms: int | None
 
 
-class Page(NamedTuple):
-    """Deliveries, newest first, and the position to continue from; None: there are no more."""
-
-    deliveries: list[Delivery]
-    after: Position | None
-
-
 async def list_deliveries(
     store: JobStore, tenant: str, query: DeliveryFilter, after: Position | None, limit: int
-) -> Page:
-    """List a tenant's deliveries, newest first. A page may be short or empty and yet have a next one."""
+) -> Page[Delivery]:
+    """List a tenant's deliveries, newest first."""
+
+    async def read(ids: Sequence[str]) -> list[Delivery | None]:
+        records = await _read(store, ids)
+        return [record[1] if record and _matches(record, tenant, query) else None for record in records]
+
     if query.job:
-        records = await _read(store, _list_delivery_ids(store, query.job))
-        return Page([record[1] for record in records if record and _matches(record, tenant, query)], None)
-    matches: list[Delivery] = []
-    for _ in range(MAX_SCANNED // CHUNK):
-        positions = await _list_positions(store, tenant, query, after)
-        for position, record in zip(positions, await _read(store, [entry.id for entry in positions]), strict=True):
-            after = position
-            if record is not None and _matches(record, tenant, query):
-                matches.append(record[1])
-            if len(matches) == limit:
-                return Page(matches, after)
-        if len(positions) < CHUNK:
-            return Page(matches, None)
-    return Page(matches, after)
+        found = await read(_list_delivery_ids(store, query.job))
+        return Page([(Position(each.created_ms, each.id), each) for each in found if each is not None], None)
+    lists = [keys.deliveries(shard, tenant) for shard in range(store.settings.shards)]
+    return await listing.read_page(
+        store.connection, lists, read, after, limit, since=query.since_ms, until=query.until_ms
+    )
 
 
 async def get_delivery(store: JobStore, tenant: str, delivery_id: str) -> Delivery:
@@ -135,33 +118,8 @@ def _matches(record: tuple[str, Delivery], tenant: str, query: DeliveryFilter) -
     return owner == tenant and query.endpoint in ("", delivery.endpoint) and query.state in ("", delivery.state)
 
 
-async def _list_positions(
-    store: JobStore, tenant: str, query: DeliveryFilter, after: Position | None
-) -> list[Position]:
-    """Return the next positions of all shards within the filter's time; fewer than CHUNK at the end."""
-    latest = [after.created_ms] if after else []
-    latest += [query.until_ms - 1] if query.until_ms is not None else []
-    span = (min(latest) if latest else "+inf", "-inf" if query.since_ms is None else query.since_ms)
-    positions: list[Position] = []
-    for shard in range(store.settings.shards):
-        older: list[Position] = []
-        offset = 0
-        while len(older) < CHUNK:
-            args = ("ZREVRANGEBYSCORE", keys.deliveries(shard, tenant), *span, "WITHSCORES", "LIMIT", offset, CHUNK)
-            members = await store.connection.command(*args)
-            chunk = [Position(int(ms), member.decode()) for member, ms in members]
-            older += [entry for entry in chunk if after is None or entry < after]  # several may share a ms
-            if len(chunk) < CHUNK:
-                break
-            offset += CHUNK
-        positions += older
-    return sorted(positions, reverse=True)[:CHUNK]
-
-
 async def _read(store: JobStore, ids: Sequence[str]) -> list[tuple[str, Delivery] | None]:
     """Read deliveries with their tenants, without payload and headers; None for one that is not kept."""
-    if not ids:
-        return []
     values = await store.connection.pipeline([("HMGET", keys.delivery(id_), *_FIELDS) for id_ in ids])
     records = [{name: value for name, value in zip(_FIELDS, row, strict=True) if value is not None} for row in values]
     counts = [int(record.get("tries", 0)) for record in records]

@@ -10,11 +10,9 @@ from typing import Final, Literal, NamedTuple
 
 import orjson
 
-from jobs.contract.background_lease import BackgroundLease
-from jobs.contract.ids import shard_of
 from jobs.contract.job import Job
-from jobs.redis_client import keys
 from jobs.store import codec
+from jobs.store.background_lease import BackgroundLease, read_leases
 from jobs.store.job_store import JobStore
 
 Lane = Literal["fast", "slow"]
@@ -71,30 +69,20 @@ class Settlement(NamedTuple):
 
 
 async def dispatch_due(
-    store: JobStore, root: str, lane: Lane, want: int, *, slots: int, limits: DeliveryLimits
+    store: JobStore, root: str, want: int, *, lane: Lane, slots: int, limits: DeliveryLimits
 ) -> tuple[list[BackgroundLease], float | None]:
     """Lease up to `want` due deliveries of a lane with `slots` slots.
 
     Also return the seconds until the next delivery is due; None if there is none.
     """
-    args = (
-        limits.lease_ms,
-        limits.stall_ms,
-        limits.max_waiting,
-        limits.max_waiting_of_tenant,
-        limits.log,
-        limits.ttl_ms,
-    )
-    next_ms, *leased = await store.run("webhook/dispatch", root, lane, want, slots, *args)
-    leases = [
-        BackgroundLease(name.decode(), int(number)) for name, number in zip(leased[::2], leased[1::2], strict=True)
-    ]
-    return leases, None if next_ms < 0 else next_ms / 1000
+    times, most = (limits.lease_ms, limits.stall_ms), (limits.max_waiting, limits.max_waiting_of_tenant)
+    args = (*times, *most, limits.log, limits.ttl_ms)
+    return read_leases(await store.run("webhook/dispatch", root, lane, want, slots, *args))
 
 
 async def begin_attempt(store: JobStore, lease: BackgroundLease, limits: DeliveryLimits) -> Attempt | None:
     """Read what to send for this lease; None if it is no longer valid. An unreadable delivery is stopped."""
-    record = await store.run("webhook/begin_attempt", _root(lease), lease.delivery, lease.number, limits.lease_ms)
+    record = await store.run("webhook/begin_attempt", lease.root, *lease, limits.lease_ms)
     if record is None:
         return None
     url, tenant, event, tries, since, age_ms, output_bytes, payload, headers, now_ms = record
@@ -120,7 +108,7 @@ async def settle_attempt(
     result = (settled.verdict, orjson.dumps(settled.entry), settled.after_ms, settled.rest_ms, slow)
     rules = (limits.room, limits.pause_after_ms, limits.pause_ms, limits.log, limits.ttl_ms, store.ttl_ms)
     args = (*result, *rules, *first, limits.max_waiting_of_tenant)
-    answer: int = await store.run("webhook/settle", _root(lease), lease.delivery, lease.number, *args)
+    answer: int = await store.run("webhook/settle", lease.root, *lease, *args)
     return SETTLE_RESULTS[answer]
 
 
@@ -134,7 +122,3 @@ def _read_job(payload: bytes | None) -> Job | None:
         return codec.read_logged_job(orjson.loads(payload or b""))
     except ValueError:
         return None
-
-
-def _root(lease: BackgroundLease) -> str:
-    return keys.root(shard_of(lease.delivery))

@@ -2,7 +2,7 @@
 
 import base64
 import secrets
-from typing import Final
+from typing import Final, Literal
 
 from jobs.contract.errors import Refused
 from jobs.contract.ids import shard_of
@@ -31,13 +31,16 @@ async def attach_webhook(store: JobStore, job_id: str, tenant: str, webhook: str
 
 async def read_secrets(connection: RedisClient, tenant: str) -> list[str]:
     """Return the signing secrets, newest first; the first call creates one."""
-    stored = await connection.script("webhook/secret", keys.secret(tenant), new_secret(), "", 0)
-    return [secret.decode() for secret in stored]
+    return await _secrets(connection, tenant, "", 0)
 
 
 async def rotate_secret(connection: RedisClient, tenant: str, overlap_s: float) -> list[str]:
     """Create a new secret; the old one also signs for `overlap_s` seconds. Return all, newest first."""
-    stored = await connection.script("webhook/secret", keys.secret(tenant), new_secret(), "1", int(overlap_s * 1000))
+    return await _secrets(connection, tenant, "1", int(overlap_s * 1000))
+
+
+async def _secrets(connection: RedisClient, tenant: str, rotate: Literal["", "1"], overlap_ms: int) -> list[str]:
+    stored = await connection.script("webhook/secret", keys.secret(tenant), new_secret(), rotate, overlap_ms)
     return [secret.decode() for secret in stored]
 
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from model_runtime.engine.batch_axes import Axes, BatchAxes, DimNames, is_batch_name, without
-from model_runtime.profiling.synthetic_inputs import GUESSES, random_values
+from model_runtime.profiling.synthetic_inputs import GUESSES
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -64,7 +64,7 @@ class _Probe(NamedTuple):
     def random_row(self, seed: int) -> dict[str, Array]:
         random = np.random.default_rng(seed)
         return {
-            tensor_spec.name: random_values(tensor_spec.datatype, self._sides(tensor_spec, 1), random)
+            tensor_spec.name: _random_values(tensor_spec.datatype, self._sides(tensor_spec, 1), random)
             for tensor_spec in self.inputs
         }
 
@@ -199,6 +199,14 @@ def _not_a_batch(probe: _Probe, obstacle: str) -> str | None:
 
 
 _SEQUENCE: Final = "a row's result depends on the rows before or after it"
+
+
+def _random_values(datatype: str, shape: Sequence[int], random: np.random.Generator) -> Array:
+    """Return numbers of usual size; integers are 0 and 1, which suits indices, counts and flags."""
+    dtype = DTYPES[datatype]
+    if dtype.kind == "f":
+        return random.standard_normal(shape).astype(dtype)
+    return random.integers(0, 256 if datatype == "UINT8" else 2, shape).astype(dtype)
 
 
 def _rows_apart(probe: _Probe) -> str:

@@ -4,20 +4,19 @@
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from model_runtime.cpus import usable_cpus
-from model_runtime.engine.batch_axes import resolve_axes
+from model_runtime.engine.batch_axes import BatchAxes, resolve_axes
 from model_runtime.engine.batchability import Batchability, OutOfMemory, probe_batchability
 from model_runtime.engine.device_info import device_name
-from model_runtime.engine.io_checks import check_tensor_specs
 from model_runtime.engine.onnx_runtime import VERSION, Fault, RunFailed, Stop, classify_error
 from model_runtime.engine.onnx_session import OnnxSession, ProviderUnavailable, missing_for_provider
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions, tensorrt_version
-from model_runtime.repository.host_memory import format_bytes, usable_bytes
+from model_runtime.repository.host_memory import format_bytes, row_bytes, usable_bytes
 from model_runtime.repository.path_checks import check_onnx
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.spec.tensors import TensorKeys
@@ -70,18 +69,24 @@ class OnnxEngine:
         outputs = [_declared_spec(onnx_path, "output", node) for node in self._session.outputs if node.name in answered]
         names = {node.name: _dim_names(node) for node in (*self._session.inputs, *self._session.outputs)}
         axes = resolve_axes(keys, inputs, outputs, names)
-        check_tensor_specs(onnx_path, inputs, outputs, axes)
+        _check_tensor_specs(onnx_path, inputs, outputs, axes)
         self._session.output_names = list(axes.outputs)
         self.batchable, self.batch_note, self._axes = _probe(
             onnx_path, partial(probe_batchability, inputs, outputs, self._session.run, axes, names)
         )
-        self.checked: bool | None = None  # result of the consistency check; None if it did not run
+        self.checked: bool | None = None  # result of the consistency check; None if it did not run or proves nothing
+        self.drift: float | None = None  # the largest that it found
         self.inputs = self._axes.row_specs(inputs, self._axes.inputs)
         self.outputs = self._axes.row_specs(outputs, self._axes.outputs)
 
     @property
     def provider_note(self) -> str:
         return "; ".join(filter(None, [self._selection_note, self._session.note]))
+
+    @property
+    def batch_axes(self) -> Mapping[str, int]:
+        """Return the batch dimension of each input that has one."""
+        return {name: axis for name, axis in self._axes.inputs.items() if axis is not None}
 
     def disable_batching(self, why: str) -> None:
         """Run one row at a time from now on, because rows affect each other."""
@@ -142,6 +147,31 @@ def _declared_spec(path: Path, what: str, node: Any) -> TensorSpec:
 def _dim_names(node: Any) -> list[str]:
     """Return the names of free dimensions; "" for others. Some exporters write a number as the name."""
     return [side if isinstance(side, str) and not side.lstrip("-").isdigit() else "" for side in node.shape]
+
+
+def _check_tensor_specs(
+    path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], axes: BatchAxes
+) -> None:
+    """Raise ModelError for no inputs, a fixed batch size, or a row that needs more than the usable memory."""
+    if not inputs:
+        raise ModelError(path, None, "the model takes no inputs")
+    for tensor_spec in inputs:
+        axis = axes.inputs.get(tensor_spec.name)
+        if axis is not None and tensor_spec.shape[axis] not in {-1, 1}:
+            name, shape = tensor_spec.name, list(tensor_spec.shape)
+            reason = f"input {name!r} has the shape {shape}: the batch size is fixed to {shape[axis]}"
+            allowed = (
+                "a dynamic first dimension, or 1; `jitney models doctor` may repair it; if the batch is elsewhere, "
+                f'[inputs.{name}] batch_axis = … in model.toml, and if there is none, batch_axis = "none"'
+            )
+            raise ModelError(path, None, f"{reason}; allowed: {allowed}")
+    # Running these would end the process: the kernel kills it when overcommitted memory runs out.
+    needed, usable = row_bytes([*inputs, *outputs]), usable_bytes()
+    if needed > usable:
+        largest = max([*inputs, *outputs], key=lambda tensor_spec: row_bytes([tensor_spec]))
+        tensor = f"{largest.name!r} is {largest.datatype} {list(largest.shape)}"
+        reason = f"{tensor}: one row needs at least {format_bytes(needed)}"
+        raise ModelError(path, None, f"{reason}; allowed here: {format_bytes(usable)}")
 
 
 def _probe(path: Path, probe: Callable[[], Batchability]) -> Batchability:

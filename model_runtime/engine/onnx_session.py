@@ -20,7 +20,7 @@ from model_runtime.engine.device_info import device_name, query_driver
 from model_runtime.engine.io_binding import IoBinding
 from model_runtime.engine.onnx_runtime import VERSION, RunFailed, Stop, classify_error, clean_message, onnxruntime
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions, ProviderOptions
-from model_runtime.repository.onnx_metadata import OnnxMetadata, read_onnx_metadata
+from model_runtime.repository.onnx_file import OnnxMetadata, read_onnx_metadata
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.spec.tensors import TensorKeys
 from model_runtime.tensor_spec import Array, TensorSpec

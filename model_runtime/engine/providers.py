@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from model_runtime.engine.device_info import DriverInfo
-from model_runtime.spec.gpu import Precision
+from model_runtime.spec.model_toml import Precision
 from model_runtime.tensor_spec import TensorSpec
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
 ProviderOptions = list[str | tuple[str, dict[str, str]]]
 
 PROVIDER_NAMES: Final[dict[str, str]] = {

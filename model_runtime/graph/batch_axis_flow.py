@@ -46,7 +46,7 @@ def trace_batch_axes(graph: Graph, batch_axes: dict[str, int]) -> FlowResult:
         if dims_of(value_info):  # a scalar is the same for the whole batch
             states[value_info.name] = BatchAxis(batch_axes[value_info.name])
     computed = set[str]()  # tensors that depend on the batch size alone
-    for node in graph.nodes():
+    for node in graph.graph.node:
         input_states = [states.get(name) for name in node.input]
         if computed.issuperset(name for name in node.input if states.get(name) is not None):
             input_states = [BatchSizeValues() if name in computed else None for name in node.input]
@@ -82,13 +82,11 @@ def _apply_rule(step: OperatorStep) -> list[AxisState]:
         message = "its values are random: no two runs give the same answer, alone or in a batch"
         raise RandomValues(message)
     if node.op_type in _SUBGRAPH_OPERATORS:
-        message = "the doctor does not analyse its subgraphs"
-        raise Undetermined(message)
+        raise Undetermined("the doctor does not analyse its subgraphs")
     if not any(isinstance(state, BatchAxis) for state in step.states):
         return [BatchSizeValues() if BatchSizeValues() in step.states else None] * count
     if (rule := RULES.get(node.op_type)) is None:
-        message = "the doctor does not know what it does to the rows"
-        raise Undetermined(message)
+        raise Undetermined("the doctor does not know what it does to the rows")
     result = rule(step)
     return result if isinstance(result, list) else [result] * count
 

@@ -70,7 +70,7 @@ def unknown_operators(model: onnx.ModelProto) -> list[str]:
     """Return the sorted names of operators that neither ONNX, nor ONNX Runtime, nor a function in the file defines."""
     defined = {(function.domain, function.name) for function in model.functions}
     names = set()
-    for node in _all_nodes(model.graph):
+    for node in all_nodes(model.graph):
         domain = "" if node.domain in _STANDARD_DOMAINS else node.domain
         foreign = domain and not domain.startswith(("com.microsoft", "ai.onnx", "com.ms", "org.pytorch"))
         if (domain, node.op_type) not in defined and (foreign or (not domain and not onnx.defs.has(node.op_type))):
@@ -78,12 +78,13 @@ def unknown_operators(model: onnx.ModelProto) -> list[str]:
     return sorted(names)
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+    """Yield the nodes of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for subgraph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-                yield from _all_nodes(subgraph)
+                yield from all_nodes(subgraph)
 
 
 def _batch_axes(inputs: Sequence[onnx.ValueInfoProto]) -> dict[str, int]:

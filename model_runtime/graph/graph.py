@@ -1,6 +1,6 @@
 """Read and edit an ONNX graph by tensor name: shapes, constants, attributes and inserted nodes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -31,9 +31,10 @@ class Graph:
         batch_axes: dict[str, int],
         row_shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
-        """Index the model's graph, infer its shapes and observe a run.
+        """Index the model's graph and infer its shapes.
 
-        `batch_axes`: the batch dimension of each input. `row_shapes`: shapes of one row, for free dimensions.
+        `batch_axes`: the batch dimension of each input. `row_shapes`: shapes of one row, for a run that shows what
+        shape inference does not; None: without a run.
         """
         self.model, self.graph = model, model.graph
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
@@ -54,14 +55,12 @@ class Graph:
         self._name_count = 0
         self._observed: Observation | None = None
         self._shapes = self._infer()
-        declared = {value_info.name: dims_of(value_info) for value_info in self.inputs}
-        self._observed = observe(model, declared, batch_axes, row_shapes or {}, self._shapes)
+        if row_shapes is not None:
+            declared = {value_info.name: dims_of(value_info) for value_info in self.inputs}
+            self._observed = observe(model, declared, batch_axes, row_shapes, self._shapes)
         if self._observed is not None:
             self.batch = self._observed.batch
             self._shapes = self._infer()
-
-    def nodes(self) -> Iterator[onnx.NodeProto]:
-        yield from self.graph.node
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape for a batch of `batch`. Raises Undetermined if it is unknown."""
@@ -292,7 +291,3 @@ def _constant(node: onnx.NodeProto) -> Values | None:
         if attribute.name in {"value_float", "value_floats"}:
             return np.array(value, np.float32)
     return None
-
-
-def format_shape(values: Sequence[int]) -> str:
-    return str(list(values))

@@ -31,15 +31,13 @@ def reshape(step: OperatorStep) -> AxisState:
                 raise Undetermined(message)
             _free_target(step, axis, made, rows)
             return BatchAxis(axis, group)
-    message = f"it reshapes {list(shape)} to {list(made)} across rows"
-    raise RowsCoupled(message)
+    raise RowsCoupled(f"it reshapes {list(shape)} to {list(made)} across rows")
 
 
 def _free_target(step: OperatorStep, axis: int, made: tuple[int, ...], rows: BatchAxis) -> None:
     """Set the batch dimension of a constant target shape to -1."""
     if len(step.node.input) < 2:
-        message = "its target shape is an attribute, as before opset 5"
-        raise Undetermined(message)
+        raise Undetermined("its target shape is an attribute, as before opset 5")
     if isinstance(step.states[1], BatchSizeValues):
         return
     target = step.constant(1).astype(np.int64)
@@ -57,8 +55,7 @@ def flatten(step: OperatorStep) -> AxisState:
     axis = normalize_axis(step.attr("axis", 1), len(shape))
     if rows.axis == 0 and axis >= 1:
         return BatchAxis(0, rows.group * prod(shape[1:axis]))
-    message = f"it flattens {list(shape)} at {axis}, across rows"
-    raise RowsCoupled(message)
+    raise RowsCoupled(f"it flattens {list(shape)} at {axis}, across rows")
 
 
 def transpose(step: OperatorStep) -> AxisState:
@@ -80,8 +77,7 @@ def squeeze(step: OperatorStep) -> AxisState:
             step.graph.reinfer_shapes()
     axes = [normalize_axis(axis, len(shape)) for axis in axes]
     if rows.axis in axes:
-        message = "it removes the batch dimension"
-        raise FixedBatchSize(message)
+        raise FixedBatchSize("it removes the batch dimension")
     return rows._replace(axis=rows.axis - sum(axis < rows.axis for axis in axes))
 
 
@@ -97,18 +93,15 @@ def unsqueeze(step: OperatorStep) -> AxisState:
 def concat(step: OperatorStep) -> AxisState:
     batched = {at: state for at, state in enumerate(step.states) if isinstance(state, BatchAxis)}
     if len(set(batched.values())) != 1:
-        message = "its inputs have the batch in different dimensions"
-        raise Undetermined(message)
+        raise Undetermined("its inputs have the batch in different dimensions")
     like, rows = next(iter(batched.items()))
     axis = normalize_axis(step.attr("axis"), len(step.shape(like)))
     if axis == rows.axis:
-        message = "it concatenates along the batch"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it concatenates along the batch")
     for at in range(len(step.states)):
         if at not in batched:
             if rows.group != 1:
-                message = "it joins a constant to rows that are folded with another dimension"
-                raise Undetermined(message)
+                raise Undetermined("it joins a constant to rows that are folded with another dimension")
             step.expand_constant(at, rows.axis, like)
     return rows
 
@@ -129,8 +122,7 @@ def slice_(step: OperatorStep) -> AxisState:
             if is_whole and end >= shape[rows.axis] and not step.is_open:
                 message = f"it truncates the batch to {end} rows"
                 raise FixedBatchSize(message)
-            message = f"it selects rows {start} to {end} of the batch"
-            raise RowsCoupled(message)
+            raise RowsCoupled(f"it selects rows {start} to {end} of the batch")
     return rows
 
 
@@ -138,8 +130,7 @@ def gather(step: OperatorStep) -> AxisState:
     data, indices = step.states[0], step.states[1]
     axis = normalize_axis(step.attr("axis", 0), len(step.shape()))
     if isinstance(data, BatchAxis) and isinstance(indices, BatchAxis):
-        message = "both its data and its indices have a batch dimension"
-        raise Undetermined(message)
+        raise Undetermined("both its data and its indices have a batch dimension")
     if isinstance(indices, BatchAxis):  # a lookup table
         if isinstance(data, BatchSizeValues):
             message = "its table is computed from the batch size"
@@ -147,8 +138,7 @@ def gather(step: OperatorStep) -> AxisState:
         return indices._replace(axis=axis + indices.axis)
     rows = step.rows
     if axis == rows.axis:
-        message = "it selects rows of the batch"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it selects rows of the batch")
     return rows._replace(axis=rows.axis + (len(step.shape(1)) - 1 if axis < rows.axis else 0))
 
 
@@ -167,8 +157,7 @@ def gather_elements(step: OperatorStep) -> AxisState:
     """GatherElements, ScatterElements: elementwise along one axis."""
     _require_other_axis(step, step.attr("axis", 0), "it selects elements along the batch")
     if any(state != step.rows for state in step.states):
-        message = "an input has no batch dimension, or has it elsewhere"
-        raise Undetermined(message)
+        raise Undetermined("an input has no batch dimension, or has it elsewhere")
     return step.rows
 
 
@@ -186,8 +175,7 @@ def expand(step: OperatorStep) -> AxisState:
 
 def tile(step: OperatorStep) -> AxisState:
     if step.output_shape()[step.rows.axis] != step.shape()[step.rows.axis]:
-        message = "it repeats the batch"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it repeats the batch")
     return step.rows
 
 
@@ -198,8 +186,7 @@ def pad(step: OperatorStep) -> AxisState:
     if rows.axis in axes:
         at = axes.index(rows.axis)
         if pads[at] or pads[at + len(axes)]:
-            message = "it pads the batch"
-            raise RowsCoupled(message)
+            raise RowsCoupled("it pads the batch")
     return rows
 
 

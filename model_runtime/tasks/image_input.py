@@ -58,8 +58,7 @@ def _match_input(file: Path, image: ImageSpec, inputs: Sequence[TensorSpec]) -> 
     if tensor_spec.datatype not in _PIXEL_TYPES:
         raise ModelError(file, "task", f"the image input is {tensor_spec.datatype}; allowed: {', '.join(_PIXEL_TYPES)}")
     if tensor_spec.datatype == "UINT8" and image.is_normalising:
-        reason = "the input takes unscaled UINT8 pixels; allowed: no preset, scale, mean or std"
-        raise ModelError(file, "image", reason)
+        raise ModelError(file, "image", "the input takes unscaled UINT8 pixels; allowed: no preset, scale, mean or std")
     image = _with_size(file, image, tensor_spec)
     made = _made_shape(image)
     if not tensor_spec.fits(made):

@@ -42,6 +42,11 @@ class RunContext(NamedTuple):
     journal: InFlightJournal
     inline_policy: InlineRunPolicy
 
+    @property
+    def name(self) -> str:
+        """Return the name of the model version, `<name> <version>`."""
+        return f"{self.model.name} {self.model.version}"
+
 
 class BatchRun:
     """One batch of one group. `stop` ends the run early, from any thread."""

@@ -20,6 +20,7 @@ from worker.execution.isolation_gate import IsolationGate
 from worker.execution.pending_items import CompletedItem, PendingItems, WorkItem
 from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items
 from worker.execution.result_writer import ResultWriter
+from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool, Work
 
 log = logging.getLogger("jitney.worker")
@@ -45,12 +46,14 @@ class ClaimLoop:
         journal: InFlightJournal,
         gate: IsolationGate,
         bulk_slot_share: BulkSlotShare,
+        placement: RunPlacement,
         idle_poll_s: float,
     ) -> None:
         self._store, self._worker_id, self._model = store, worker_id, model
+        self._name = f"{model.name} {model.version}"
         self._pending, self._result_writer, self._device = pending, result_writer, device
         self._threads, self._journal, self._gate, self._idle_poll_s = threads, journal, gate, idle_poll_s
-        self._bulk_slot_share = bulk_slot_share
+        self._bulk_slot_share, self._placement = bulk_slot_share, placement
         self.all_pending: Sequence[PendingItems] = (pending,)  # of all models of this worker
         self._woken = asyncio.Event()
         self._closing = False
@@ -83,6 +86,9 @@ class ClaimLoop:
     async def run(self) -> None:
         """Claim while there is room, until closed."""
         while not self._closing:
+            if self._name in self._placement.skipped:
+                await self._leave_to_others()
+                continue
             await self._pending.wait_for_room()
             await self._wait_until_needed()
             await self._gate.enter()
@@ -96,6 +102,17 @@ class ClaimLoop:
                 continue
             elif len(claim.jobs) < requested and not claim.more and not self._closing:
                 await self._pause(CLAIM_INTERVAL_S if claim.held else self._idle_poll_s)
+
+    async def _leave_to_others(self) -> None:
+        """Take no jobs while other workers run this version."""
+        try:
+            await self._store.withdraw_free_slots(self._model.name, self._model.version, self._worker_id)
+        except StoreUnavailable:
+            await asyncio.sleep(OUTAGE_PAUSE_S)
+            return
+        while self._name in self._placement.skipped and not self._closing:
+            self._woken.clear()
+            await self._woken.wait()
 
     async def _claim(self, *, isolated: bool = False) -> tuple[ClaimResult | None, int]:
         """Claim jobs; returns the claim (None while Redis is away) and the number of jobs requested."""
@@ -138,8 +155,9 @@ class ClaimLoop:
 
         An early claim would fill the next batch with the longest queue's jobs and delay all others by one batch.
         """
-        spare_s = self._device.remaining_s(time.monotonic()) - self._lead_time_s
+        spare_s = self._device.remaining_s(self._name, time.monotonic()) - self._lead_time_s
         if spare_s > MIN_WAIT_S:
+            self._device.freed.clear()
             await wait_for_event(self._device.freed, spare_s)
 
     async def _pause(self, max_s: float) -> None:
@@ -148,8 +166,9 @@ class ClaimLoop:
         While a batch runs, wait a little longer to claim several jobs together.
         """
         await wait_for_event(self._woken, max_s)
-        if self._device.is_busy:
-            await wait_for_event(self._device.freed, self._device.last_run_s / 4)
+        if self._device.is_busy(self._name):
+            self._device.freed.clear()
+            await wait_for_event(self._device.freed, self._device.last_run_s(self._name) / 4)
 
     def _add_items(self, claimed: list[ClaimedJob], claim_started_at: float) -> None:
         now = time.monotonic()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from batching.batcher import BatchLimits
 from jobs.metrics.histograms import HistogramBuffer
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
@@ -18,9 +19,9 @@ from worker.execution.isolation_gate import IsolationGate
 from worker.execution.pending_items import PendingItems
 from worker.execution.postprocess import Postprocessor
 from worker.execution.result_writer import ResultWriter
+from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool
 from worker.settings import WorkerSettings
-from worker.task_supervisor import TaskSupervisor
 
 
 class WorkerResources(NamedTuple):
@@ -33,6 +34,7 @@ class WorkerResources(NamedTuple):
     gate: IsolationGate
     journal: InFlightJournal
     threads: FairThreadPool
+    placement: RunPlacement
 
 
 def version_key(model: Model) -> str:
@@ -50,7 +52,7 @@ class ModelRunner:
         ahead = 2 * resources.settings.decode_threads if model.offload else 1
         self.model, self.pending, self.histogram_buffer = model, PendingItems(limits, ahead=ahead), HistogramBuffer()
         self.device = resources.device
-        inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.has_custom_task or model.has_custom_engine)
+        inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.runs_custom_code)
         self.run_context = RunContext(model, self.pending.ceilings, resources.journal, inline_policy)
         backlog = 2 * self.pending.max_pending
         self.result_writer = ResultWriter(
@@ -68,6 +70,7 @@ class ModelRunner:
             journal=resources.journal,
             gate=resources.gate,
             bulk_slot_share=BulkSlotShare(inline_policy, self.pending.max_pending, resources.store.settings.bulk_share),
+            placement=resources.placement,
             idle_poll_s=resources.settings.idle_poll_s,
         )
         self.claim_loop.all_pending = pending_items

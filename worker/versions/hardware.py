@@ -8,8 +8,9 @@ from worker.settings import WorkerSettings
 
 
 def hardware_of(settings: WorkerSettings) -> Hardware:
-    """Return the GPU, the TensorRT cache folder and the number of CPUs."""
-    return Hardware(settings.gpu_device, settings.tensorrt_cache_dir, int(settings.cpus))
+    """Return the GPU, the TensorRT cache folder and the number of CPUs of one run."""
+    cpus = max(1, int(settings.cpus) // settings.max_concurrent_runs)
+    return Hardware(settings.gpu_device, settings.tensorrt_cache_dir, cpus)
 
 
 def hardware_from_environment() -> Hardware:

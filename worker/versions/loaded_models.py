@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from jobs.contract.errors import StoreUnavailable
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from model_runtime.model import Model
 from worker.execution.model_runner import ModelRunner, WorkerResources, version_key
 from worker.execution.pending_items import PendingItems
-from worker.task_supervisor import TaskSupervisor
 
 log = logging.getLogger("jitney.worker")
 
@@ -57,6 +57,7 @@ class LoadedModels:
         await self._stop_claiming([runner])
         del self.runners[name]
         await self._drain([runner], math.inf)
+        self._resources.device.forget(name)
         return runner
 
     async def close(self) -> None:

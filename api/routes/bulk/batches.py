@@ -9,9 +9,8 @@ import orjson
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import to_fastapi_response
+from api.asgi.fastapi_response import json_response
 from api.asgi.request import Request
-from api.asgi.responses import HttpResponse
 from api.gateway.gateway import Gateway
 from api.routes.bulk.files import page_view, read_expiry_s
 from jobs.bulk import records
@@ -48,7 +47,7 @@ def router(gateway: Gateway) -> APIRouter:
         bulk_request = await _read(gateway, parsed_request, fields)
         now_ms = await store.connection.now_ms()  # the window ends by the server's clock
         bulk = await records.create_bulk(store, gateway.bulk, parsed_request.tenant, bulk_request, now_ms)
-        return _json(bulk_view(bulk))
+        return json_response(bulk_view(bulk))
 
     @routes.get(PATH, summary="List own batches, newest first")
     async def list_batches(
@@ -57,15 +56,15 @@ def router(gateway: Gateway) -> APIRouter:
         parsed_request = Request(request.scope)
         parsed_request.query("limit", "after")
         found, more = await records.list_bulks(store, parsed_request.tenant, after, limit)
-        return _json(page_view([bulk_view(bulk) for bulk in found], has_more=more))
+        return json_response(page_view([bulk_view(bulk) for bulk in found], has_more=more))
 
     @routes.get(f"{PATH}/{{batch_id}}", summary="Read a batch")
     async def read_batch(request: HttpRequest, batch_id: str) -> Response:
-        return _json(bulk_view(await records.get_bulk(store, Request(request.scope).tenant, batch_id)))
+        return json_response(bulk_view(await records.get_bulk(store, Request(request.scope).tenant, batch_id)))
 
     @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch and keep its finished lines")
     async def cancel_batch(request: HttpRequest, batch_id: str) -> Response:
-        return _json(bulk_view(await records.cancel_bulk(store, Request(request.scope).tenant, batch_id)))
+        return json_response(bulk_view(await records.cancel_bulk(store, Request(request.scope).tenant, batch_id)))
 
     return routes
 
@@ -160,7 +159,3 @@ def _key(request: Request, fields: Mapping[str, Any]) -> tuple[str, str, bool]:
         check_idempotency_key(key)
         return key, digest, True
     return digest, digest, request.header(b"x-stainless-retry-count") not in ("", "0")
-
-
-def _json(body: dict[str, Any]) -> Response:
-    return to_fastapi_response(HttpResponse(200, orjson.dumps(body)))

@@ -4,14 +4,13 @@ from collections.abc import AsyncIterator
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
-from api.asgi.fastapi_response import to_fastapi_response
+from api.asgi.fastapi_response import json_response
 from api.asgi.request import Request
-from api.asgi.responses import SECURITY_HEADERS, HttpResponse
+from api.asgi.responses import SECURITY_HEADERS
 from api.gateway.gateway import Gateway
 from api.routes.bulk.upload import FileUpload
 from jobs.bulk import files
@@ -51,7 +50,7 @@ def router(gateway: Gateway) -> APIRouter:
         except Exception:
             await files.discard_upload(store, storage, file_id)
             raise
-        return _json(file_view(await files.get_file(store, parsed_request.tenant, file_id)))
+        return json_response(file_view(await files.get_file(store, parsed_request.tenant, file_id)))
 
     @routes.get(PATH, summary="List own files")
     async def list_files(
@@ -67,11 +66,11 @@ def router(gateway: Gateway) -> APIRouter:
         found, more = await files.list_files(
             store, parsed_request.tenant, after, limit, purpose=purpose, oldest_first=oldest_first
         )
-        return _json(page_view([file_view(file) for file in found], has_more=more))
+        return json_response(page_view([file_view(file) for file in found], has_more=more))
 
     @routes.get(f"{PATH}/{{file_id}}", summary="Read the record of a file")
     async def read_file(request: HttpRequest, file_id: str) -> Response:
-        return _json(file_view(await files.get_file(store, Request(request.scope).tenant, file_id)))
+        return json_response(file_view(await files.get_file(store, Request(request.scope).tenant, file_id)))
 
     @routes.get(f"{PATH}/{{file_id}}/content", summary="Download a file, or the results so far")
     async def download(request: HttpRequest, file_id: str) -> Response:
@@ -85,7 +84,7 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.delete(f"{PATH}/{{file_id}}", summary="Delete a file")
     async def delete_file(request: HttpRequest, file_id: str) -> Response:
         await files.delete_file(store, storage, Request(request.scope).tenant, file_id)
-        return _json({"id": file_id, "object": "file", "deleted": True})
+        return json_response({"id": file_id, "object": "file", "deleted": True})
 
     return routes
 
@@ -150,7 +149,3 @@ async def _prepend(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[
     yield first
     async for block in blocks:
         yield block
-
-
-def _json(body: dict[str, Any]) -> Response:
-    return to_fastapi_response(HttpResponse(200, orjson.dumps(body)))

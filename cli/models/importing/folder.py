@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cli.models.doctor.command import examine
+from cli.models.doctor import examine
 from cli.models.importing.source import Fetch, ImportedModel, ImportFailed, ImportRequest
 from model_runtime.engine.onnx_engine import OnnxEngine
 from model_runtime.engine.open_engine import tensor_keys

@@ -13,11 +13,11 @@ from jobs.bulk.checkpoints import LeaseLost, LineFailure, ResultPart
 from jobs.bulk.files import File
 from jobs.bulk.records import Bulk, BulkRequest
 from jobs.bulk.settings import BulkSettings
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import OverLimit, Refused
 from jobs.contract.job import Outcome, Submission
 from jobs.contract.lifecycle import State
 from jobs.redis_client.client import RedisClient
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from tests.support.servers import ENGINES, Server

@@ -8,10 +8,10 @@ import pytest
 
 from jobs.contract import webhook_request
 from jobs.contract.address_policy import AddressPolicy
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
 from jobs.store import maintenance
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from jobs.webhooks import delivery_log, outbox, signing_secrets
@@ -51,13 +51,15 @@ def hook(url: str = URL, *events: str) -> str:
 
 
 async def listed(bench: StoreBench, **wanted: Any) -> list[delivery_log.Delivery]:
-    return (await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(**wanted), None, 100)).deliveries
+    return (await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(**wanted), None, 100)).records
 
 
 async def take(
     bench: StoreBench, want: int = 24, lane: Lane = "fast", slots: int = 24, limits: DeliveryLimits = LIMITS
 ) -> list[BackgroundLease]:
-    leases, _ = await outbox.dispatch_due(bench.store, bench.store.roots[0], lane, want, slots=slots, limits=limits)
+    leases, _ = await outbox.dispatch_due(
+        bench.store, bench.store.roots[0], want, lane=lane, slots=slots, limits=limits
+    )
     return leases
 
 
@@ -253,9 +255,7 @@ async def test_another_tenants_delivery_is_unknown(bench: StoreBench) -> None:
     for find in (delivery_log.get_delivery, delivery_log.resend):
         with pytest.raises(Exception, match="no delivery"):
             await find(bench.store, "other", f"{job}-1")
-    assert (
-        await delivery_log.list_deliveries(bench.store, "other", DeliveryFilter(job=job), None, 10)
-    ).deliveries == []
+    assert (await delivery_log.list_deliveries(bench.store, "other", DeliveryFilter(job=job), None, 10)).records == []
     assert await delivery_log.list_endpoints(bench.store, "other") == []
 
 
@@ -280,11 +280,11 @@ async def test_all_shards_are_dispatched_and_listed_as_one(bench: StoreBench) ->
     wanted = DeliveryFilter()
     first = await delivery_log.list_deliveries(store, "default", wanted, None, 4)
     rest = await delivery_log.list_deliveries(store, "default", wanted, first.after, 4)
-    assert sorted(one.job for one in first.deliveries + rest.deliveries) == sorted(job.id for job in jobs)
+    assert sorted(one.job for one in first.records + rest.records) == sorted(job.id for job in jobs)
     (endpoint,) = await delivery_log.list_endpoints(store, "default")
     assert (endpoint.origin, endpoint.waiting) == ("https://receiver.example:443", 6)
     for root in store.roots:
-        (lease,), _ = await outbox.dispatch_due(store, root, "fast", 1, slots=24, limits=LIMITS)
+        (lease,), _ = await outbox.dispatch_due(store, root, 1, lane="fast", slots=24, limits=LIMITS)
         assert await settle(bench, lease) == "written"
 
 

@@ -228,13 +228,13 @@ class Told:
     async def attempt(self, url: str) -> delivery_log.Delivery:
         """Make the due attempt, the first of a new job or the next; return the delivery afterwards."""
         root = self.store.roots[0]
-        leases, _ = await outbox.dispatch_due(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
+        leases, _ = await outbox.dispatch_due(self.store, root, 1, lane="fast", slots=1, limits=self.sender.limits)
         if not leases:
             hook = webhook_request.read_webhook(url, self.settings.address_policy())
             await self.store.submit([Submission(new_job_id(0), "m", "1", "raw", b"in", webhook=hook)])
             (job,) = (await self.store.claim("m", "1", "w1", 1)).jobs
             await self.store.finish("w1", [Outcome(job.id, job.attempt, State.SUCCEEDED, b"{}")])
-            leases, _ = await outbox.dispatch_due(self.store, root, "fast", 1, slots=1, limits=self.sender.limits)
+            leases, _ = await outbox.dispatch_due(self.store, root, 1, lane="fast", slots=1, limits=self.sender.limits)
         await self.sender.attempt(leases[0])
         return await delivery_log.get_delivery(self.store, "default", leases[0].delivery)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from background.rq_pool import WORK_KINDS, RqPool
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client.redis_url import RedisAddress
+from jobs.store.background_lease import BackgroundLease
 from tests.support.servers import Server, free_port
 
 

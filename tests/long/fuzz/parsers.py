@@ -24,13 +24,14 @@ with atheris.instrument_imports(include=["api", "jobs", "python_multipart"]):
     from api.asgi.request import Request, read_query
     from api.asgi.request_boundaries import RequestSplitter
     from api.auth.authentication import _is_local_host, _read_key
-    from api.routes.dead_letters import _read_cursor, read_time
     from api.routes.hot_jobs import _prefer_wait, _wait_seconds
+    from api.routes.list_queries import read_cursor, read_time
     from api.settings import GatewaySettings
     from api.submission import multi_job
     from api.submission.parsing import read_job_request
     from jobs.contract import tensors
     from jobs.contract.errors import JitneyError
+    from jobs.contract.ids import JOB_ID
     from jobs.contract.job_request import JobRequest
     from jobs.models.catalog import ModelCatalog
     from jobs.models.worker_registry import ClusterState
@@ -99,7 +100,8 @@ def heads(data: bytes) -> None:
     """Read header and query values: queries, keys, preferences, cursors, times."""
     text = data.decode("latin-1")
     readers: tuple[Callable[[str], object], ...] = (
-        *(check_idempotency_key, _prefer_wait, api_keys.parse_key_id, _read_cursor, api_keys.hash_key),
+        *(check_idempotency_key, _prefer_wait, api_keys.parse_key_id, api_keys.hash_key),
+        lambda text: read_cursor(text, "-", JOB_ID),
         *(lambda text: read_time("since", text), lambda text: _wait_seconds(text, 60)),
         events._LOG_POSITION.fullmatch,
         lambda text: read_query(text.encode("latin-1"), ("model", "lane")),

@@ -5,8 +5,7 @@ from statistics import median
 
 import pytest
 
-from api.gateway.memory_watermark import MemoryWatermark
-from jobs.metrics.server_memory import ServerMemory
+from api.gateway.memory_watermark import MemoryWatermark, ServerMemory
 from tests.integration.api.routes.test_metrics import metrics
 from tests.support.gateways import PNG, GatewayProcess, Worker
 from tests.support.servers import Server

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cli.models.doctor.command import DoctorResult, examine
+from cli.models.doctor import DoctorResult, examine
 from model_runtime.engine.onnx_engine import OnnxEngine
 from model_runtime.graph.diagnosis import diagnose
 from model_runtime.spec.model_toml import ModelError

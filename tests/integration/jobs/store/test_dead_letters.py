@@ -7,9 +7,10 @@ import pytest
 from jobs.contract.errors import Refused
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
-from jobs.store import dead_letters
-from jobs.store.dead_letters import DeadLetterFilter, Position
+from jobs.store import dead_letters, listing
+from jobs.store.dead_letters import DeadLetterFilter
 from jobs.store.job_store import JobStore
+from jobs.store.listing import Position
 from tests.integration.jobs.conftest import StoreBench
 
 ALL = DeadLetterFilter()
@@ -34,8 +35,8 @@ async def found(
     after: Position | None = None
     while True:
         page = await dead_letters.list_dead_letters(store, tenant, wanted, after, limit)
-        assert len(page.letters) <= limit
-        ids += [letter.job.id for _, letter in page.letters]
+        assert len(page.records) <= limit
+        ids += [letter.job.id for letter in page.records]
         if page.after is None:
             assert len(set(ids)) == len(ids)
             return set(ids)
@@ -53,10 +54,10 @@ async def test_the_first_page_holds_the_newest_and_the_next_continues(bench: Sto
     for nth, job_id in enumerate(ids):
         at(bench, job_id, 1000 + nth)
     first = await dead_letters.list_dead_letters(bench.store, "default", ALL, None, 2)
-    assert [letter.job.id for _, letter in first.letters] == ids[:2:-1]
+    assert [letter.job.id for letter in first.records] == ids[:2:-1]
     assert first.after == Position(1003, ids[3])
     second = await dead_letters.list_dead_letters(bench.store, "default", ALL, first.after, 3)
-    assert [letter.job.id for _, letter in second.letters] == ids[2::-1]
+    assert [letter.job.id for letter in second.records] == ids[2::-1]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100, 1000])
@@ -87,12 +88,12 @@ async def test_filters(bench: StoreBench) -> None:
 
 
 async def test_an_empty_page_among_many_has_a_cursor(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "MAX_SCANNED", dead_letters.CHUNK)
+    monkeypatch.setattr(listing, "MAX_SCANNED", listing.MAX_READ)
     (oldest,) = await die(bench, model="a")
     at(bench, oldest, 1)
     await die(bench, 150)
     page = await dead_letters.list_dead_letters(bench.store, "default", DeadLetterFilter(model="a"), None, 10)
-    assert page.letters == []
+    assert page.records == []
     assert page.after is not None
     assert await found(bench.store, DeadLetterFilter(model="a")) == {oldest}
 

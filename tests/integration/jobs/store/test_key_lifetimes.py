@@ -11,11 +11,11 @@ from jobs.bulk.records import BulkRequest
 from jobs.bulk.settings import BulkSettings
 from jobs.contract import webhook_request
 from jobs.contract.address_policy import AddressPolicy
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.job import Outcome
 from jobs.contract.lifecycle import State
 from jobs.redis_client import keys
 from jobs.store import job_store as store_module
+from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
 from jobs.webhooks import delivery_log, outbox
@@ -90,12 +90,14 @@ async def delivered(bench: StoreBench) -> delivery_log.Delivery:
     await bench.submit(webhook=HOOK)
     await bench.store.finish("w1", bench.succeed(await bench.claim()))
     await outbox.settle_attempt(bench.store, await take(bench), Settlement("delivered", {"status": 200}), LIMITS)
-    (delivery,) = (await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(), None, 10)).deliveries
+    (delivery,) = (await delivery_log.list_deliveries(bench.store, "default", DeliveryFilter(), None, 10)).records
     return delivery
 
 
 async def take(bench: StoreBench) -> BackgroundLease:
-    ((lease,), _) = await outbox.dispatch_due(bench.store, bench.store.roots[0], "fast", 1, slots=24, limits=LIMITS)
+    ((lease,), _) = await outbox.dispatch_due(
+        bench.store, bench.store.roots[0], 1, lane="fast", slots=24, limits=LIMITS
+    )
     return lease
 
 

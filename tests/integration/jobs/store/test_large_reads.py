@@ -18,7 +18,7 @@ from jobs.contract.errors import Refused
 from jobs.contract.job import Outcome, Submission
 from jobs.contract.job_view import listed_view
 from jobs.contract.lifecycle import State
-from jobs.store import dead_letters
+from jobs.store import dead_letters, listing
 from jobs.store import job_store as store_module
 from jobs.store.dead_letters import DeadLetterFilter
 from jobs.webhooks import delivery_log, outbox
@@ -121,7 +121,9 @@ async def test_large_outputs_are_written_in_parts(bench: StoreBench, monkeypatch
 
 async def test_a_webhook_of_a_large_output_never_reads_it(bench: StoreBench) -> None:
     (job_id,) = await run(bench, LARGE, webhook=HOOK)
-    ((lease,), _) = await outbox.dispatch_due(bench.store, bench.store.roots[0], "fast", 1, slots=24, limits=LIMITS)
+    ((lease,), _) = await outbox.dispatch_due(
+        bench.store, bench.store.roots[0], 1, lane="fast", slots=24, limits=LIMITS
+    )
     with at_most(bench, 10_000):
         attempt = await outbox.begin_attempt(bench.store, lease, LIMITS)
     assert attempt is not None
@@ -133,11 +135,11 @@ async def test_a_list_of_deliveries_reads_no_payloads(bench: StoreBench) -> None
     await run(bench, SMALL[:15_000] + b'"}', 20, webhook=HOOK)
     with at_most(bench, 40_000):
         page = await delivery_log.list_deliveries(bench.store, "default", WantedDeliveries(), None, 100)
-    assert len(page.deliveries) == 20
+    assert len(page.records) == 20
 
 
 async def test_a_page_of_dead_letters_is_bounded(bench: StoreBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "PAGE_BYTES", 100_000)
+    monkeypatch.setattr(listing, "PAGE_BYTES", 100_000)
     await bench.submit(10, parameters=b'{"a":"%s"}' % (b"x" * 30_000), input=b"y" * 300_000)
     body = b'{"code":"inference_failed","message":"m","status":422}'
     claimed = await bench.claim()
@@ -146,8 +148,8 @@ async def test_a_page_of_dead_letters_is_bounded(bench: StoreBench, monkeypatch:
     found, after = 0, None
     while True:
         page = await dead_letters.list_dead_letters(bench.store, "default", DeadLetterFilter(), after, 100)
-        assert len(page.letters) <= 4
-        found, after = found + len(page.letters), page.after
+        assert len(page.records) <= 4
+        found, after = found + len(page.records), page.after
         if after is None:
             break
     assert found == 10

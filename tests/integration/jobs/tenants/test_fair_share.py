@@ -14,8 +14,8 @@ from jobs.bulk.records import Bulk, BulkRequest
 from jobs.bulk.settings import BulkSettings
 from jobs.contract import webhook_request
 from jobs.contract.address_policy import AddressPolicy
-from jobs.contract.background_lease import BackgroundLease
 from jobs.redis_client import keys
+from jobs.store.background_lease import BackgroundLease
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Lane, Settlement
 from tests.integration.jobs.conftest import StoreBench
@@ -46,7 +46,9 @@ async def end(bench: StoreBench, tenant: str, origins: int, first: int = 0) -> N
 
 
 async def take(bench: StoreBench, want: int, slots: int, lane: Lane = "fast") -> list[BackgroundLease]:
-    leases, _ = await outbox.dispatch_due(bench.store, bench.store.roots[0], lane, want, slots=slots, limits=LIMITS)
+    leases, _ = await outbox.dispatch_due(
+        bench.store, bench.store.roots[0], want, lane=lane, slots=slots, limits=LIMITS
+    )
     return leases
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from jobs.bulk import checkpoints
-from jobs.contract.background_lease import BackgroundLease
 from jobs.redis_client import keys
+from jobs.store.background_lease import BackgroundLease
 from tests.long.store_stress.model.ledger import SLACK_MS, Moment, Violation
 from tests.long.store_stress.model.world import TENANTS, World, now_ms
 from tests.long.store_stress.steps.bulks import Bulks, BulkStepper, KnownBulk

@@ -9,10 +9,10 @@ from jobs.bulk import files, records
 from jobs.bulk.checkpoints import BulkSnapshot, ResultPart
 from jobs.bulk.files import File
 from jobs.bulk.records import Bulk, BulkRequest
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import OverLimit, Refused
 from jobs.contract.job import Submission
 from jobs.redis_client import keys
+from jobs.store.background_lease import BackgroundLease
 from tests.long.store_stress.model.ledger import Violation
 from tests.long.store_stress.model.world import TENANTS, World, now_ms
 from tests.long.store_stress.steps.submitting import BULK_HOOKS

@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import Final
 
-from jobs.contract.background_lease import BackgroundLease
 from jobs.contract.errors import Refused
 from jobs.redis_client import keys
+from jobs.store.background_lease import BackgroundLease
 from jobs.webhooks import delivery_log, outbox, signing_secrets
 from jobs.webhooks.outbox import DeliveryLimits, Settlement, Verdict
 from tests.long.store_stress.model.ledger import Delivery, Job, Violation, read_webhook
@@ -45,7 +45,7 @@ async def dispatch(world: World, mail: LeasedDeliveries) -> None:
 
 async def dispatch_of(world: World, mail: LeasedDeliveries, root: str, lane: outbox.Lane) -> None:
     answer, moment, _ = await world.call(
-        lambda: outbox.dispatch_due(world.store, root, lane, world.rng.randint(1, 8), slots=SLOTS, limits=LIMITS)
+        lambda: outbox.dispatch_due(world.store, root, world.rng.randint(1, 8), lane=lane, slots=SLOTS, limits=LIMITS)
     )
     for lease in answer[0] if answer else []:
         one = world.ledger.deliveries.get(lease.delivery)
@@ -210,7 +210,7 @@ async def list_deliveries(world: World) -> None:
     answer, _, _ = await world.call(
         lambda: delivery_log.list_deliveries(world.store, tenant, delivery_log.DeliveryFilter(), None, 50)
     )
-    for one in answer.deliveries if answer else []:
+    for one in answer.records if answer else []:
         known = world.ledger.deliveries.get(one.id)
         if known is None or known.tenant != tenant:
             raise Violation(f"{one} is in the list of {tenant}")

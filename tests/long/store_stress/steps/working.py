@@ -1,12 +1,12 @@
 """Steps of workers and sweepers: extend, finish, release, sweep, recover; also with stale or foreign claims."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import FINAL, State
-from jobs.store import maintenance
+from jobs.store import dead_letters, maintenance
 from tests.long.store_stress.model.ledger import SLACK_MS, Job, Moment, Violation
 from tests.long.store_stress.model.world import WORKERS, World
 
@@ -149,14 +149,14 @@ async def sweep(world: World) -> None:
         await _sweep_to_end(world, latest_ms)
         return
     root = world.rng.choice(store.roots)
-    scripts = (
-        ("maintenance/expire", (10, *store.ends)),
-        ("maintenance/reclaim", (10, store.settings.max_lost_leases, latest_ms, *store.ends)),
-        ("maintenance/enqueue_due_retries", (10,)),
-        ("dead_letter/purge", (10, *store.ends)),
+    scripts: Sequence[Callable[[], Awaitable[object]]] = (
+        lambda: maintenance.expire(store, root, 10),
+        lambda: maintenance.reclaim(store, root, 10, latest_ms),
+        lambda: maintenance.enqueue_due_retries(store, root, 10),
+        lambda: dead_letters.purge_shard(store, root, 10),
     )
-    for name, words in world.rng.sample(scripts, world.rng.randint(1, len(scripts))):
-        _, moment, _ = await world.call(lambda name=name, words=words: store.run(name, root, *words))  # type: ignore[misc]
+    for script in world.rng.sample(scripts, world.rng.randint(1, len(scripts))):
+        _, moment, _ = await world.call(script)
         await _observe_swept(world, moment, latest_ms)
 
 

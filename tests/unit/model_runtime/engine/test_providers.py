@@ -13,7 +13,7 @@ import pytest
 from model_runtime.engine import providers
 from model_runtime.engine.device_info import DriverInfo
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions
-from model_runtime.spec import gpu
+from model_runtime.spec.model_toml import Precision
 from model_runtime.tensor_spec import TensorSpec
 from tests.long import provider_options
 
@@ -85,7 +85,7 @@ def test_tensorrt_is_built_for_every_batch_size_at_once(tmp_path: Path) -> None:
     ("precision", "flags"),
     [("fp32", []), ("fp16", ["trt_fp16_enable"]), ("int8", ["trt_fp16_enable", "trt_int8_enable"])],
 )
-def test_tensorrt_uses_the_configured_precision(precision: gpu.Precision, flags: list[str]) -> None:
+def test_tensorrt_uses_the_configured_precision(precision: Precision, flags: list[str]) -> None:
     options = providers.tensorrt_options(GpuOptions(precision=precision), [], None)
     assert [name for name in options if name.endswith("_enable")] == flags
 

@@ -1,0 +1,54 @@
+"""Parses what the queries of several lists share: a time, a page's cursor, and either a filter or all."""
+
+import re
+from collections.abc import Collection
+from datetime import datetime
+from typing import Annotated, Final
+
+from fastapi import Query
+from fastapi import Request as HttpRequest
+
+from api.asgi.request import Request
+from jobs.contract.errors import Refused
+from jobs.store.listing import Position
+
+TIME_FORMAT: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
+
+Cursor = Annotated[str, Query(description="`next_cursor` of an earlier response")]
+All = Annotated[str, Query(alias="all", description="`true` in place of a filter: everything in the list")]
+
+
+def read_time(name: str, text: str) -> int | None:
+    """Parse a time of a query to ms since the epoch, or None if it is empty; raises Refused."""
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise Refused("invalid_request", f"{name} must be a time in {TIME_FORMAT}, not {text[:80]!r}")
+    return int(time.timestamp() * 1000)
+
+
+def check_filter_or_all(request: HttpRequest, every: str, what: str, filters: Collection[str], *others: str) -> None:
+    """Raise Refused unless the query has either some of the filters or all=true. `others`: other fields it may have."""
+    query = Request(request.scope).query(*filters, *others, "cursor", "all")
+    if every not in ("", "true") or bool(every) == any(query.get(name) for name in filters):
+        message = f"select {what} by at least one filter, or all of them by all=true, but not both"
+        raise Refused("invalid_request", message, allowed=[*filters, "all=true"])
+
+
+def write_cursor(position: Position | None, separator: str) -> str | None:
+    """Return the cursor of the next page: the time, the separator and the id of a position."""
+    return f"{position.time}{separator}{position.id}" if position else None
+
+
+def read_cursor(cursor: str, separator: str, record_id: re.Pattern[str]) -> Position | None:
+    """Parse a cursor, or return None if it is empty; raises Refused."""
+    if not cursor:
+        return None
+    time, _, last_id = cursor.partition(separator)
+    if not (time.isascii() and time.isdigit() and len(time) < 16 and record_id.fullmatch(last_id)):
+        raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
+    return Position(int(time), last_id)
