@@ -66,7 +66,7 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._gateway.run_in_background(sweep_connections(self.server_state.connections, self._limits))
+            self._gateway.supervisor.start(sweep_connections(self.server_state.connections, self._limits))
         if self._up_fd is not None and self.started:
             os.write(self._up_fd, b"\n")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -29,10 +29,11 @@ from jobs.contract.errors import RetryLater, StoreUnavailable
 from jobs.models.catalog import ModelCatalog
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
-from jobs.redis_client.event_wait import cancel_all, run_until_stopped
+from jobs.redis_client.event_wait import run_until_stopped
 from jobs.redis_client.outage_log import OutageLog
 from jobs.redis_client.pubsub import Subscriber
 from jobs.redis_client.redis_url import RedisAddress
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.settings import StoreSettings
@@ -126,13 +127,16 @@ async def _run_until_stopped(
     work_loops = (*(dispatcher.run() for dispatcher in dispatchers), sweep, listener.run())
     refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))
     log.info("delivering webhooks: %d at a time, and %d to slow endpoints", slots["fast"], slots["slow"])
-    failures = await _run_loops((*work_loops, *refresh_loops), stop)
+    supervisor = TaskSupervisor()
+    for work_loop in (*work_loops, *refresh_loops):
+        supervisor.start(work_loop)
+    await run_until_stopped(supervisor.wait_for_failure(), stop)
+    await supervisor.cancel()
     rq_pool.close()
     await step_runner.aclose()
     await sender.close(settings.background_drain_s)
     await _withdraw(agreement)
-    for failure in failures:
-        raise failure or RuntimeError("a loop of the background process ended unexpectedly")
+    supervisor.raise_failures()
 
 
 def _create_dispatchers(
@@ -158,15 +162,6 @@ def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     return stop
-
-
-async def _run_loops(work: Iterable[Coroutine[Any, Any, None]], stop: asyncio.Event) -> list[BaseException | None]:
-    """Run loops until `stop` is set or one ends; returns the exceptions of those that ended by themselves."""
-    loops = [asyncio.create_task(coroutine) for coroutine in work]
-    await asyncio.wait([*loops, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
-    failures = [task.exception() for task in loops if task.done()]
-    await cancel_all(loops)
-    return failures
 
 
 async def _sweep_files(interval_s: float, store: JobStore, storage: Storage) -> NoReturn:

@@ -1,37 +1,24 @@
 """`jitney keys create|list|revoke`: manages API keys directly in Redis, without a gateway."""
 
 import argparse
-import asyncio
-import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final
+from functools import partial
 
-from cli.serve.redis_address import QueueAddress, QueueNotFound, locate
-from jobs.contract import ids
-from jobs.contract.errors import StoreUnavailable
+from cli.queue_command import WHICH_QUEUE, parse_tenant, run_on_queue
 from jobs.redis_client.client import RedisClient
 from jobs.tenants import api_keys
 from jobs.tenants.api_keys import ApiKey
 
-TIMEOUT_S: Final = 5.0
-EX_UNAVAILABLE: Final = 69
-EX_CONFIG: Final = 78
 
-
-async def run(args: argparse.Namespace, queue: QueueAddress) -> int:
+async def run(args: argparse.Namespace, connection: RedisClient) -> int:
     """Run one subcommand and return its exit code. Raises StoreUnavailable."""
-    connection = RedisClient(queue.address.url, TIMEOUT_S, url_file=queue.address.file)
-    try:
-        if args.what == "create":
-            return await _create_key(connection, args)
-        if args.what == "revoke":
-            return await _revoke_key(connection, args.id)
-        return _list_keys(await api_keys.read_keys(connection))
-    finally:
-        await connection.aclose()
+    if args.what == "create":
+        return await _create_key(connection, args)
+    if args.what == "revoke":
+        return await _revoke_key(connection, args.id)
+    return _list_keys(await api_keys.read_keys(connection))
 
 
 async def _create_key(connection: RedisClient, args: argparse.Namespace) -> int:
@@ -57,13 +44,6 @@ def _list_keys(known: dict[str, ApiKey]) -> int:
     return 0
 
 
-def _parse_tenant(text: str) -> str:
-    if ids.TENANT_NAME.fullmatch(text):
-        return text
-    message = f"{text[:80]!r} is not a tenant name: use 1 to 64 of a-z, 0-9, _ and -; begin with a letter or digit"
-    raise argparse.ArgumentTypeError(message)
-
-
 def _parse_note(text: str) -> str:
     if len(text) <= api_keys.MAX_NOTE and text.isprintable():
         return text
@@ -72,28 +52,16 @@ def _parse_note(text: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run `jitney keys` and return its exit code."""
-    where = (
-        "The queue is the one that JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE names; without them, the one that "
-        "`jitney up` runs in JITNEY_DATA_DIR (.data). The command prints its address on stderr."
+    parser = argparse.ArgumentParser(
+        prog="jitney keys", description="Manage the API keys of gateways.", epilog=WHICH_QUEUE
     )
-    parser = argparse.ArgumentParser(prog="jitney keys", description="Manage the API keys of gateways.", epilog=where)
     verbs = parser.add_subparsers(dest="what", required=True, metavar="create|list|revoke")
     create = verbs.add_parser("create", help="create a key and print it once")
-    create.add_argument("--tenant", type=_parse_tenant, required=True, help="the tenant of the jobs sent with this key")
+    create.add_argument("--tenant", type=parse_tenant, required=True, help="the tenant of the jobs sent with this key")
     create.add_argument("--admin", action="store_true", help="also allow /metrics and the dead letters of all tenants")
     create.add_argument("--note", type=_parse_note, default="", help="a comment that `list` shows")
     verbs.add_parser("list", help="list ids, tenants and roles of all keys, but not the keys themselves")
     revoke = verbs.add_parser("revoke", help="revoke a key")
     revoke.add_argument("id", help="the key id, as `list` shows it")
     args = parser.parse_args(argv)
-    logging.getLogger("jitney.jobs").setLevel(logging.CRITICAL)  # errors are printed below
-    try:
-        queue = locate(os.environ)
-        print(f"jitney keys: the queue is {queue}", file=sys.stderr)
-        return asyncio.run(run(args, queue))
-    except ValueError as error:
-        print(f"jitney keys: {error}", file=sys.stderr)
-        return EX_CONFIG
-    except (QueueNotFound, StoreUnavailable) as error:
-        print(f"jitney keys: {error}", file=sys.stderr)
-        return EX_UNAVAILABLE
+    return run_on_queue("jitney keys", partial(run, args))

@@ -1,7 +1,9 @@
-"""Parsers of bounded numbers for `add_argument(type=…)`; their errors name the allowed range."""
+"""Options that several verbs share, and parsers of bounded numbers whose errors name the allowed range."""
 
 import argparse
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 
 def float_between(low: float, high: float) -> Callable[[str], float]:
@@ -14,8 +16,7 @@ def float_between(low: float, high: float) -> Callable[[str], float]:
             value = float("nan")
         if low <= value <= high:
             return value
-        message = f"{text[:40]!r}: must be a number from {low:g} to {high:g}"
-        raise argparse.ArgumentTypeError(message)
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be a number from {low:g} to {high:g}")
 
     return read
 
@@ -27,7 +28,23 @@ def int_between(low: int, high: int, meaning: str = "") -> Callable[[str], int]:
         if text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high:
             return int(text)
         least = f"{low} ({meaning})" if meaning else str(low)
-        message = f"{text[:40]!r}: must be an integer from {least} to {high}"
-        raise argparse.ArgumentTypeError(message)
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be an integer from {least} to {high}")
 
     return read
+
+
+def models_dir() -> Path:
+    """Return the folder of models that the environment names."""
+    return Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
+
+
+def add_models_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--models-dir`."""
+    text = "folder of models (JITNEY_MODELS_DIR)"
+    parser.add_argument("--models-dir", type=Path, default=models_dir(), metavar="DIR", help=text)
+
+
+def add_provider(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--provider`."""
+    providers = ("auto", "cpu", "cuda", "tensorrt")
+    parser.add_argument("--provider", choices=providers, default="auto", help="execution provider (auto)")

@@ -3,9 +3,10 @@
 import argparse
 import importlib
 import importlib.metadata
-import importlib.util
 import sys
 from collections.abc import Sequence
+
+from cli.extras import missing_packages
 
 # verb → (module with main(argv) -> exit code, description)
 VERBS = {
@@ -16,11 +17,12 @@ VERBS = {
     "models": ("cli.models", "manage served versions; check, profile, import and optimize model files"),
     "keys": ("cli.api_keys", "create, list and revoke API keys"),
     "tenants": ("cli.tenant_limits", "list, set and unset the limits of single tenants"),
-    "bulk": ("cli.bulk", "run a folder, an archive or a table and write the results to a file"),
+    "bulk": ("cli.bulk.command", "run a folder, an archive or a table and write the results to a file"),
     "gpu-report": ("cli.gpu_report.command", "compare speed and outputs of a model on CPU, CUDA and TensorRT"),
-    "bench": ("cli.bench", "measure the throughput and latency of a running service"),
+    "bench": ("cli.bench.command", "measure the throughput and latency of a running service"),
 }
-RUNS_MODELS = ("up", "worker", "gpu-report")
+# verb → (extra, package that it installs)
+NEEDS = {**dict.fromkeys(("up", "worker", "gpu-report"), ("cpu", "onnxruntime")), "bulk": ("bulk", "tqdm")}
 
 _ENVIRONMENT = """environment (all optional; see also `jitney VERB --help`):
   JITNEY_REDIS_URL       URL of Redis >= 7.0 or Valkey; without it, `up` starts a server
@@ -47,10 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("args", nargs=argparse.REMAINDER, metavar="...", help="arguments of the verb")
     parsed = parser.parse_args(argv)
     asks_for_help = not {"-h", "--help"}.isdisjoint(parsed.args)
-    if parsed.verb in RUNS_MODELS and not asks_for_help and importlib.util.find_spec("onnxruntime") is None:
-        parser.error(f'{parsed.verb} needs ONNX Runtime: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
-    if parsed.verb == "bulk" and not asks_for_help and importlib.util.find_spec("tqdm") is None:
-        parser.error('bulk needs tqdm for its progress bar: pip install -e ".[bulk]" in the checkout')
+    extra, package = NEEDS.get(parsed.verb, ("", ""))
+    if extra and not asks_for_help and (hint := missing_packages(extra, package)):
+        parser.error(f"{parsed.verb} {hint}")
     try:
         code: int = importlib.import_module(VERBS[parsed.verb][0]).main(parsed.args)
     except KeyboardInterrupt:  # arrived before the verb installed its own signal handlers

@@ -1,18 +1,13 @@
 """`jitney tenants list|set|unset`: manages the limits of single tenants, which are stored in Redis."""
 
 import argparse
-import asyncio
-import logging
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
-from cli.api_keys import EX_CONFIG, EX_UNAVAILABLE, TIMEOUT_S
-from cli.serve.redis_address import QueueAddress, QueueNotFound, locate
+from cli.queue_command import WHICH_QUEUE, parse_tenant, run_on_queue
 from jobs.config import settings_agreement
-from jobs.contract import ids
-from jobs.contract.errors import StoreUnavailable
 from jobs.redis_client import keys
 from jobs.redis_client.client import RedisClient
 from jobs.tenants import stored_limits
@@ -28,17 +23,13 @@ _LIMIT_HELP: Final = {
 _COLUMN_WIDTH: Final = 14
 
 
-async def run(args: argparse.Namespace, queue: QueueAddress) -> int:
+async def run(args: argparse.Namespace, connection: RedisClient) -> int:
     """Run one subcommand and return its exit code. Raises StoreUnavailable."""
-    connection = RedisClient(queue.address.url, TIMEOUT_S, url_file=queue.address.file)
-    try:
-        if args.what == "set":
-            return await _set_limits(connection, args)
-        if args.what == "unset":
-            return await _unset_limits(connection, args.tenant)
-        return await _list_limits(connection)
-    finally:
-        await connection.aclose()
+    if args.what == "set":
+        return await _set_limits(connection, args)
+    if args.what == "unset":
+        return await _unset_limits(connection, args.tenant)
+    return await _list_limits(connection)
 
 
 async def _set_limits(connection: RedisClient, args: argparse.Namespace) -> int:
@@ -97,13 +88,6 @@ def _current_usage(loads: Sequence[Mapping[bytes, bytes]], tenant: str, name: st
     return str(sum(counts)) if counts else "-"
 
 
-def _parse_tenant(text: str) -> str:
-    if ids.TENANT_NAME.fullmatch(text):
-        return text
-    message = f"{text[:80]!r} is not a tenant name: use 1 to 64 of a-z, 0-9, _ and -; begin with a letter or digit"
-    raise argparse.ArgumentTypeError(message)
-
-
 def _limit_parser(low: int, high: int) -> Callable[[str], int | None]:
     def read(text: str) -> int | None:
         if text == "default":
@@ -118,34 +102,20 @@ def _limit_parser(low: int, high: int) -> Callable[[str], int | None]:
 
 def main(argv: Sequence[str]) -> int:
     """Run `jitney tenants` and return its exit code."""
-    where = (
-        "The queue is the one that JITNEY_REDIS_URL or JITNEY_REDIS_URL_FILE names; without them, the one that "
-        "`jitney up` runs in JITNEY_DATA_DIR (.data). The command prints its address on stderr."
-    )
     parser = argparse.ArgumentParser(
-        prog="jitney tenants", description="Manage limits of single tenants.", epilog=where
+        prog="jitney tenants", description="Manage limits of single tenants.", epilog=WHICH_QUEUE
     )
     verbs = parser.add_subparsers(dest="what", required=True, metavar="list|set|unset")
     verbs.add_parser("list", help="list the tenants that have own limits, with their current usage")
-    change = verbs.add_parser("set", help="set some limits of a tenant and keep the others", epilog=where)
-    change.add_argument("tenant", type=_parse_tenant, help="the tenant name in its API keys")
+    change = verbs.add_parser("set", help="set some limits of a tenant and keep the others", epilog=WHICH_QUEUE)
+    change.add_argument("tenant", type=parse_tenant, help="the tenant name in its API keys")
     for name, meaning in _LIMIT_HELP.items():
         low, high = (1, MAX_WEIGHT) if name == "weight" else (0, MAX_LIMIT)
         options = {"type": _limit_parser(low, high), "default": argparse.SUPPRESS, "metavar": "N"}
         change.add_argument(f"--{name}", help=f"{meaning}; `default` restores the setting JITNEY_TENANT_*", **options)  # type: ignore[arg-type]
     forget = verbs.add_parser("unset", help="restore the default limits of a tenant")
-    forget.add_argument("tenant", type=_parse_tenant, help="the tenant name, as `list` shows it")
+    forget.add_argument("tenant", type=parse_tenant, help="the tenant name, as `list` shows it")
     args = parser.parse_args(argv)
     if args.what == "set" and not any(name in args for name in _LIMIT_HELP):
         change.error("give at least one limit, such as --jobs 1000")
-    logging.getLogger("jitney.jobs").setLevel(logging.CRITICAL)  # errors are printed below
-    try:
-        queue = locate(os.environ)
-        print(f"jitney tenants: the queue is {queue}", file=sys.stderr)
-        return asyncio.run(run(args, queue))
-    except ValueError as error:
-        print(f"jitney tenants: {error}", file=sys.stderr)
-        return EX_CONFIG
-    except (QueueNotFound, StoreUnavailable) as error:
-        print(f"jitney tenants: {error}", file=sys.stderr)
-        return EX_UNAVAILABLE
+    return run_on_queue("jitney tenants", partial(run, args))

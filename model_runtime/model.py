@@ -11,32 +11,43 @@ from typing import Any, Final
 from batching import buckets
 from jobs.contract.errors import Refused
 from jobs.contract.tensors import size_bytes
-from model_runtime.engine.onnx_engine import RunFailed, Stop
+from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed, Stop
 from model_runtime.engine.open_engine import QUICK_CHECK_ROWS, AnyEngine, Hardware, open_engine
+from model_runtime.graph.facts import GraphFacts, read_facts
 from model_runtime.output_encoding import encode_output
 from model_runtime.profiling import batch_consistency, profile_store
-from model_runtime.profiling.batch_cap import MeasuredModel, Profile, measure_profile, zero_batch
+from model_runtime.profiling.batch_cap import (
+    MAX_MEASURED_BATCH,
+    MeasuredModel,
+    Profile,
+    measure_profile,
+    sizes_up_to,
+    zero_batch,
+)
 from model_runtime.profiling.profile_store import StoredProfile
 from model_runtime.repository.repository import ModelFolder, with_version_spec
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import Task, is_custom, load_task
+from model_runtime.tasks import Task, attach_task, is_custom
+from model_runtime.tasks.examples import read_own_examples
 from model_runtime.tensor_spec import Array
 
 log = logging.getLogger("jitney.worker")
 
 LARGE_OUTPUT_BYTES: Final = 64 << 10  # of one item's arrays: their JSON takes 0.6 ms
+_UNCHECKED: Final = 'examples/ in the model\'s folder may help, and batching = "trust" batches it unchecked'
 
 
 class Model:
     """A loaded model: one version with its engine and task.
 
     `max_batch`: the configured batch cap, or else the measured one; 1 if the model is not batchable.
-    `has_custom_task`, `has_custom_engine`: true for user code, which must not run on an event loop.
+    `has_custom_task`, `runs_custom_code` (a custom task or engine): user code must not run on an event loop.
     `offload`: preprocess in a thread. `is_journaled_singly`: preprocessing is slow, so the in-flight journal gets each
     item by itself instead of all items that are preprocessed together.
+    `largest_warm_batch`: the largest batch size that `warm_up` has prepared, 0 if none.
     """
 
-    def __init__(self, folder: ModelFolder, engine: AnyEngine, task: Task, profile: Profile, load_ms: float) -> None:
+    def __init__(self, folder: ModelFolder, engine: AnyEngine, task: Task, profile: Profile) -> None:
         self.name = folder.name
         self.version = folder.version
         self.spec = folder.spec
@@ -45,14 +56,16 @@ class Model:
             buckets.choose_buckets(engine.provider, profile.cap, folder.spec.buckets) if engine.batchable else ()
         )
         self.max_wait_s = folder.spec.max_wait_ms / 1000
-        self.has_custom_task, self.has_custom_engine = is_custom(folder.spec.task), folder.spec.engine is not None
+        self.has_custom_task = is_custom(folder.spec.task)
+        self.runs_custom_code = self.has_custom_task or folder.spec.engine is not None
         self.offload = task.offload or self.has_custom_task
         self.is_journaled_singly = bool(task.offload)
         self.inputs = engine.inputs
         self._engine = engine
         self._task = task
-        self._profile = profile
-        self._load_ms = load_ms
+        self._profile, self._onnx = profile, folder.onnx
+        self.load_ms = 0.0
+        self.largest_warm_batch = 0
         # Read in the loading thread: in a custom task these attributes may be properties that run user code.
         self._kinds = sorted(task.kinds)
         self._labels = task.label_count if isinstance(task.label_count, int) else None
@@ -63,6 +76,31 @@ class Model:
             kinds = " or ".join(self._kinds)
             raise Refused("invalid_input", f"model {self.name} takes {kinds} as input, not {kind}")
         return self._task.preprocess(kind, data, parameters)
+
+    def warm_up(self) -> None:
+        """Run each batch size once on zeros, because first runs are slow. Raises ModelError if the device is lost.
+
+        Sizes that were measured at load are warm on a CPU; a GPU also binds its buffers. A model with free dimensions
+        is not warmed up. A size that fails ends the warm-up: real inputs may still run.
+        """
+        engine = self._engine
+        if not all(tensor_spec.is_fixed for tensor_spec in engine.inputs):
+            return
+        for size in self.buckets or sizes_up_to(self.max_batch):
+            try:
+                if engine.provider != "cpu" or size not in self._profile.measured:
+                    (engine.warm_up if engine.batchable else engine.run)(zero_batch(engine.inputs, size))
+            except RunFailed as error:
+                if error.fault == "device":
+                    hint = "; set [cuda] graphs = false in model.toml to run without CUDA graphs"
+                    reason = f"the device was lost during the warm-up with {size} rows: {error}"
+                    raise ModelError(
+                        self._onnx, None, f"{reason}{hint if engine.provider == 'cuda' else ''}"
+                    ) from error
+                message = "model %s %s: warm-up with %d rows of zeros failed: %s"
+                log.warning(message, self.name, self.version, size, error)
+                return
+            self.largest_warm_batch = size
 
     def padded_size(self, item_count: int) -> int:
         """Return the row count that a batch of `item_count` items is padded to: the next bucket, if there is one."""
@@ -116,6 +154,7 @@ class Model:
             "profiles": [profile.as_json() for profile in self._profile.stored],
             "batchable": self._engine.batchable,
             "checked": self._engine.checked,
+            "drift": self._engine.drift,
             "batch_note": self._engine.batch_note,
             "provider": self._engine.provider,
             "provider_note": self._engine.provider_note,
@@ -127,7 +166,7 @@ class Model:
             "raw_bytes": self._raw_bytes(),
             "deadline_ms": self.spec.deadline_ms,
             "max_output_bytes": self.spec.max_output_bytes,
-            "load_ms": round(self._load_ms, 3),
+            "load_ms": round(self.load_ms, 3),
             "labels": self._labels,
         }
 
@@ -139,56 +178,60 @@ class Model:
 
 
 def load_model(folder: ModelFolder, hardware: Hardware | None = None) -> Model:
-    """Open, check and warm up the model, and create its task. Raises ModelError only."""
+    """Open and check the model, create its task, and warm it up. Raises ModelError only."""
     started = time.perf_counter()
     folder = with_version_spec(folder)
     engine = open_engine(folder, hardware)
-    task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
-    if engine.batchable and folder.spec.check:
-        _check_consistency(folder, engine)
+    task = attach_task(folder, engine)
+    if engine.batchable:
+        _decide_batching(folder, engine, task)
     stored = _read_profiles(folder)
     matching = profile_store.find_profile(stored, engine.provider, engine.device, engine.runtime)
     profile = _choose_profile(folder, engine, matching)._replace(stored=stored)
-    _warm_up(folder, engine, profile.cap)
-    return Model(folder, engine, task, profile, (time.perf_counter() - started) * 1000)
+    model = Model(folder, engine, task, profile)
+    model.warm_up()
+    model.load_ms = (time.perf_counter() - started) * 1000
+    return model
 
 
-def _warm_up(folder: ModelFolder, engine: AnyEngine, cap: int) -> None:
-    """Run each batch size once, so that the runtime has prepared it before the first job."""
-    if not all(tensor_spec.is_fixed for tensor_spec in engine.inputs) or not engine.batchable:
+def _decide_batching(folder: ModelFolder, engine: AnyEngine, task: Task) -> None:
+    """Run the short form of `jitney models check`. A model that does not pass is still served, one row at a time."""
+    if folder.spec.batching == "off":
+        engine.disable_batching('batching = "off" in model.toml')
+    if folder.spec.batching != "auto":
         return
-    for size in buckets.choose_buckets(engine.provider, cap, folder.spec.buckets):
-        try:
-            engine.warm_up(zero_batch(engine.inputs, size))
-        except RunFailed as error:
-            if error.fault == "device":
-                hint = (
-                    "; set [cuda] graphs = false in model.toml to run without CUDA graphs"
-                    if engine.provider == "cuda"
-                    else ""
-                )
-                raise ModelError(
-                    folder.onnx, None, f"the device was lost by a batch of {size}: {error}{hint}"
-                ) from error
-            log.warning("model %s: cannot run a batch of %d rows of zeros: %s", folder.name, size, error)
-            return
-
-
-def _check_consistency(folder: ModelFolder, engine: AnyEngine) -> None:
-    """Run the short form of `jitney models check`. A model that mixes rows is still served, one row at a time."""
-    tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
-    check = batch_consistency.ConsistencyCheck(engine.inputs, engine.run, lambda rows: rows, tolerance)
     try:
-        report = check.short(QUICK_CHECK_ROWS)
+        _check_consistency(folder, engine, task)
     except RunFailed as error:  # the model refuses synthetic rows, but may accept a caller's
         if error.fault == "device":
             raise ModelError(folder.onnx, None, f"the device was lost while the model was checked: {error}") from error
-        log.warning("model %s is served unchecked: cannot run synthetic rows: %s", folder.name, error)
-        return
-    engine.checked = report.passed
-    if not report.passed:
-        engine.disable_batching(f"it fails the check: {report.reason}")
+        engine.disable_batching(f"it could not be checked, as synthetic rows do not run: {error}; {_UNCHECKED}")
+    if not engine.batchable:
         log.warning("model %s runs one row at a time: %s", folder.name, engine.batch_note)
+
+
+def _check_consistency(folder: ModelFolder, engine: AnyEngine, task: Task) -> None:
+    tolerance = batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
+    check = batch_consistency.ConsistencyCheck(
+        engine.inputs,
+        engine.run,
+        lambda rows: rows,
+        tolerance,
+        facts=read_facts(folder.onnx, engine.batch_axes) if isinstance(engine, OnnxEngine) else GraphFacts(),
+        max_drift=folder.spec.max_drift,
+        find_indices=engine.provider == "cpu",
+        examples=read_own_examples(folder.path, task, engine.inputs, QUICK_CHECK_ROWS),
+    )
+    cap = folder.spec.max_batch or MAX_MEASURED_BATCH
+    larger = buckets.choose_buckets("cuda", cap, folder.spec.buckets)  # on a CPU, the same sizes as on a GPU
+    report = check.short(QUICK_CHECK_ROWS, larger)
+    engine.checked, engine.drift = report.checked, report.drift
+    if report.checked is None:
+        engine.disable_batching(f"{report.reason}; {_UNCHECKED}")
+    elif not report.passed:
+        engine.disable_batching(f"it fails the check: {report.reason}")
+    else:
+        engine.batch_note = "; ".join(filter(None, [engine.batch_note, *report.doubts]))
 
 
 def _choose_profile(folder: ModelFolder, engine: AnyEngine, stored: StoredProfile | None) -> Profile:

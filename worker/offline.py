@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, TypeVar
 from batching.batcher import BatchLimits
 from jobs.contract.job import ClaimedJob, Outcome
 from jobs.contract.lifecycle import State
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from model_runtime.model import Model
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.batch_run import RunContext
@@ -70,14 +71,12 @@ class Offline:
         self._decoders = ThreadPoolExecutor(decode_threads, "decode", _lower_priority)
         self._order: deque[PendingResult] = deque()
         self._pending_results: dict[str, PendingResult] = {}
-        self._decoding: set[asyncio.Future[None]] = set()
+        self._tasks = TaskSupervisor()
         self._ended, self._read_some = asyncio.Event(), asyncio.Event()
 
     async def run(self, offline_inputs: Iterator[OfflineInput]) -> AsyncIterator[list[OfflineResult]]:
         """Yield the results of all inputs in order, as many at a time as are ready; raises errors of the iterator."""
-        inline_policy = InlineRunPolicy(
-            self._model.inputs, runs_custom_code=self._model.has_custom_task or self._model.has_custom_engine
-        )
+        inline_policy = InlineRunPolicy(self._model.inputs, runs_custom_code=self._model.runs_custom_code)
         run_context = RunContext(self._model, self._pending.ceilings, self._journal, inline_policy, WHOLE_OUTPUT)
         feeding = asyncio.create_task(self._feed(offline_inputs))
         serving = asyncio.create_task(
@@ -165,9 +164,7 @@ class Offline:
         items = [WorkItem(job, {}, now, now + NEVER_S) for job in jobs]
         for item in items:
             self._pending.add(item)
-        decoding = asyncio.ensure_future(self._decode(items))
-        self._decoding.add(decoding)
-        decoding.add_done_callback(self._decoding.discard)
+        self._tasks.run(self._decode(items))
 
     async def _decode(self, items: list[WorkItem]) -> None:
         loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from jobs.config.settings_agreement import Process, SettingsAgreement
@@ -16,22 +17,22 @@ from jobs.metrics import cpu_time, heap_trim
 from jobs.models import rollout_plan, worker_registry
 from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client import keys
+from jobs.redis_client.event_wait import run_until_stopped
 from jobs.redis_client.pubsub import Subscriber
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store import codec
 from jobs.store.job_store import JobStore
 from jobs.store.outputs import OutputWriter
 from jobs.tenants import stored_limits
 from jobs.tenants.stored_limits import StoredLimits
+from worker import heartbeat
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.device import EX_SOFTWARE, Device
 from worker.execution.isolation_gate import IsolationGate
 from worker.execution.model_runner import WorkerResources
 from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool
-from worker.heartbeat import lease_renewal
-from worker.heartbeat.registration import HEARTBEATS_TO_LIVE, WorkerRegistration, flush_metrics, run_metrics_flush
 from worker.settings import WorkerSettings
-from worker.task_supervisor import TaskSupervisor
 from worker.versions.digest_agreement import DigestAgreement
 from worker.versions.load_crash_log import LoadCrashLog
 from worker.versions.loaded_models import LoadedModels
@@ -59,8 +60,8 @@ class Worker:
         self.listener = Subscriber(store.connection, channels, self._on_notification, self._wake_all)
         output_writer = OutputWriter(store.connection, store.settings.lease_s, store.settings.output_watermark)
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
-        self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
-        self.placement = RunPlacement(store, self.id, self._heartbeat_interval_s, self._wake_claim_loops)
+        interval_s = self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
+        self.placement = RunPlacement(store, self.id, self._wake_claim_loops)
         resources = WorkerResources(
             self.id,
             settings,
@@ -73,15 +74,9 @@ class Worker:
             output_writer,
         )
         self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
-        self.digest_agreement = DigestAgreement(
-            store.connection, self.id, self._heartbeat_interval_s * HEARTBEATS_TO_LIVE
-        )
-        self.registration = WorkerRegistration(
-            store.connection,
-            self._report,
-            self.loaded_models.runners,
-            self.digest_agreement,
-            self._heartbeat_interval_s,
+        self.digest_agreement = DigestAgreement(store.connection, self.id, interval_s * heartbeat.HEARTBEATS_TO_LIVE)
+        self.registration = heartbeat.WorkerRegistration(
+            store.connection, self._report, self.loaded_models.runners, self.digest_agreement, interval_s
         )
         crash_log = LoadCrashLog(journal and journal.with_name(f"{journal.name}.loads"))
         self.reconciler = ModelReconciler(
@@ -89,11 +84,8 @@ class Worker:
         )
         self.digest_agreement.on_overruled = self.reconciler.refresh_now
         this_process = Process.this("worker", self.id, settings, store.settings)
-        self.agreement = SettingsAgreement(
-            store.connection, this_process, store.settings.shards, self._heartbeat_interval_s
-        )
+        self.agreement = SettingsAgreement(store.connection, this_process, store.settings.shards, interval_s)
         self.limits = StoredLimits(store.connection, store.tenants)
-        self._releases: set[asyncio.Task[None]] = set()
 
     async def begin(self) -> None:
         """Wait for the queue and load the desired model versions; raises QueueMismatch."""
@@ -104,23 +96,19 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, then drain; raises the error of a loop that ended unexpectedly."""
         self.loaded_models.open()
-        renewals = lease_renewal.run(
-            self.store, self.id, self.loaded_models.pending_items, self.device, self._heartbeat_interval_s
-        )
-        metrics = run_metrics_flush(
-            self.store.connection, self.loaded_models.runners, self.meter, self.settings.metrics_flush_s
-        )
-        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(self._heartbeat_interval_s))
-        watchdogs = (self._watch_threads(), heap_trim.run(self._heartbeat_interval_s))
+        interval_s, pending_items = self._heartbeat_interval_s, self.loaded_models.pending_items
+        renew = partial(heartbeat.renew_leases, self.store, self.id, pending_items, self.device)
+        renewals = heartbeat.run_periodically(renew, interval_s, "renew leases")
+        metrics = heartbeat.run_periodically(self._flush_metrics, self.settings.metrics_flush_s, "flush metrics")
+        refreshes = (self.agreement.run_until_mismatch(), self.limits.run(interval_s))
+        watchdogs = (self._watch_threads(), heap_trim.run(interval_s))
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
         if self.settings.separate_long_runs:
-            self.supervisor.start(self.placement.run())
+            placement = heartbeat.run_periodically(self.placement.decide, interval_s, "decide which versions to claim")
+            self.supervisor.start(placement)
         reconciling = self.supervisor.start(self.reconciler.run())
-        waits = [asyncio.create_task(event.wait()) for event in (stop, self.supervisor.ended)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        await run_until_stopped(self.supervisor.wait_for_failure(), stop)
         self.journal.disable()
         await self.supervisor.cancel([reconciling])
         await self.loaded_models.close()
@@ -138,11 +126,14 @@ class Worker:
                 )
                 os._exit(EX_SOFTWARE)
 
+    async def _flush_metrics(self) -> None:
+        await heartbeat.flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+
     async def _deregister(self) -> None:
         self.device.close()
         self.threads.close()
         try:
-            await flush_metrics(self.store.connection, self.loaded_models.runners, self.meter)
+            await self._flush_metrics()
             await worker_registry.deregister_worker(self.store.connection, self.id)
             await self.digest_agreement.forget([*self.digest_agreement.announced])
             await self.agreement.withdraw()
@@ -190,10 +181,8 @@ class Worker:
     def _accept_handoff(self, name: str, handoff: Handoff) -> None:
         if runner := self.loaded_models.runners.get(name):
             runner.claim_loop.accept_handoff(handoff)
-            return
-        task = asyncio.create_task(self._release_jobs(name, handoff.jobs))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
+        else:
+            self.supervisor.run(self._release_jobs(name, handoff.jobs))
 
     async def _release_jobs(self, name: str, jobs: Sequence[ClaimedJob]) -> None:
         log.warning("released %d jobs of %s that were handed over: this worker does not run the model", len(jobs), name)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -31,8 +30,8 @@ from jobs.contract.job import Job
 from jobs.metrics import heap_trim
 from jobs.models.catalog import ModelCatalog
 from jobs.redis_client import keys
-from jobs.redis_client.event_wait import cancel_all
 from jobs.redis_client.pubsub import Subscriber
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store import events
 from jobs.store.job_store import JobStore
 from jobs.tenants import api_keys, stored_limits
@@ -68,7 +67,7 @@ class Gateway:
         self.limits = StoredLimits(store.connection, store.tenants)
         self.is_draining = False  # /readyz returns 503, so that load balancers send no more requests
         self.exit_code = 0  # set when the gateway stops itself
-        self._loops: list[asyncio.Task[Any]] = []
+        self.supervisor = TaskSupervisor(self._on_loop_end)
 
     def _create_budgets(self, settings: GatewaySettings) -> None:
         """Create the budgets that all tenants share."""
@@ -103,29 +102,26 @@ class Gateway:
             await self.refresh_models()
             await self.callers.refresh()
         channels = [keys.gateway_channel(self.id), keys.INVALIDATION, keys.EVENTS]
+        start, settings = self.supervisor.start, self.settings
         subscriber = Subscriber(self.store.connection, channels, self._on_notification, self._on_connect)
-        self.run_in_background(subscriber.run())
-        self.run_in_background(self.waiting.run(self.settings.wait_recheck_s))
-        self.run_in_background(self.callers.run(self.settings.api_key_refresh_s))
-        self.run_in_background(self.limits.run(self.settings.api_key_refresh_s))
-        self.run_in_background(self.events.run(self.settings.api_key_refresh_s))
-        self.run_in_background(RolloutController(self.store, self.catalog, self.settings).run())
-        self.run_in_background(self._compare_settings())
-        self.run_in_background(self._refresh_models_periodically())
-        self.run_in_background(
-            maintenance.watch_server(self.retry_after, self.watermark, self.store, self.settings.model_refresh_s)
+        start(subscriber.run())
+        start(self.waiting.run(settings.wait_recheck_s))
+        start(self.callers.run(settings.api_key_refresh_s))
+        start(self.limits.run(settings.api_key_refresh_s))
+        start(self.events.run(settings.api_key_refresh_s))
+        start(RolloutController(self.store, self.catalog, settings).run())
+        start(self._compare_settings())
+        start(self._refresh_models_periodically())
+        start(maintenance.watch_server(self.retry_after, self.watermark, self.store, settings.model_refresh_s))
+        start(
+            maintenance.run_sweeps(self.store, settings.sweep_interval_s, lambda: self.catalog.cluster.longest_lease_s)
         )
-        self.run_in_background(
-            maintenance.run_sweeps(
-                self.store, self.settings.sweep_interval_s, lambda: self.catalog.cluster.longest_lease_s
-            )
-        )
-        self.run_in_background(maintenance.flush_cpu_time(self.store.connection, self.settings.metrics_flush_s))
-        self.run_in_background(heap_trim.run(self.settings.sweep_interval_s))
+        start(maintenance.flush_cpu_time(self.store.connection, settings.metrics_flush_s))
+        start(heap_trim.run(settings.sweep_interval_s))
 
     async def stop(self) -> None:
         """Stop the background loops and close the connection to Redis."""
-        await cancel_all(self._loops)
+        await self.supervisor.cancel()
         with suppress(StoreUnavailable):
             await self.agreement.withdraw()
         await self.store.connection.aclose()
@@ -240,15 +236,9 @@ class Gateway:
             self.waiting.on_notification(data)
             self.events.on_notification(data)
 
-    def run_in_background(self, loop: Coroutine[Any, Any, Any]) -> None:
-        """Run a loop until the gateway stops. If the loop ends by itself, the process stops."""
-        task = asyncio.create_task(loop)
-        task.add_done_callback(self._on_task_end)
-        self._loops.append(task)
-
-    def _on_task_end(self, task: asyncio.Task[Any]) -> None:
-        """Stop the process if a loop has ended unexpectedly; its supervisor starts another."""
-        if not task.cancelled():
-            log.critical("a background loop ended unexpectedly: stopping the gateway", exc_info=task.exception())
+    def _on_loop_end(self, loop: asyncio.Task[Any]) -> None:
+        """Stop the process if a loop has ended by itself; the supervisor of the process starts another."""
+        if not loop.cancelled():
+            log.critical("a background loop ended unexpectedly: stopping the gateway", exc_info=loop.exception())
             self.exit_code = self.exit_code or 1
             signal.raise_signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from jobs.contract.errors import StoreUnavailable
 from jobs.contract.job import Job
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.codec import read_notification
 from jobs.store.job_store import JobStore
 
@@ -27,7 +28,7 @@ class JobWaiters:
         self._store = store
         self._waiters: dict[str, list[JobFuture]] = {}
         self._confirmed: set[str] = set()  # awaited ids that the store is known to have accepted
-        self._reads: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSupervisor()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -102,9 +103,7 @@ class JobWaiters:
         return True
 
     def _schedule_read(self, ids: list[str]) -> None:
-        task = asyncio.create_task(self._read_and_resolve(ids))
-        self._reads.add(task)
-        task.add_done_callback(self._reads.discard)
+        self._tasks.run(self._read_and_resolve(ids))
 
     async def refresh_now(self) -> None:
         """Read all awaited jobs from the store, because notifications may have been lost."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from jobs.contract.errors import JitneyError
 from jobs.contract.job import Accepted, Submission
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 
 SubmitResult = Accepted | JitneyError
@@ -39,7 +40,7 @@ class SubmitCoalescer:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._open: dict[GroupKey, PendingSubmits] = {}
-        self._sends: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSupervisor()
         self._loop: asyncio.AbstractEventLoop | None = None  # cached, see JobWaiters._running_loop
 
     def submit(self, job: Submission, waiting_gateway: str = "", *, closed: Collection[str] = ()) -> SubmitFuture:
@@ -63,9 +64,7 @@ class SubmitCoalescer:
         pending = PendingSubmits()
         if stays_open:
             self._open[group_key] = pending
-        task = asyncio.create_task(self._submit(pending, group_key))
-        self._sends.add(task)
-        task.add_done_callback(self._sends.discard)
+        self._tasks.run(self._submit(pending, group_key))
         return pending
 
     async def _submit(self, pending: PendingSubmits, group_key: GroupKey) -> None:

@@ -29,6 +29,7 @@ from jobs.contract.address_policy import AddressPolicy
 from jobs.contract.errors import JitneyError, Refused, RetryLater, StoreUnavailable
 from jobs.models.catalog import ModelCatalog
 from jobs.redis_client.pipelined_connection import Arg
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 
@@ -79,20 +80,15 @@ class BulkStepRunner:
         self._lease_ms = int(settings.bulk_step_lease_s * 1000)
         self._collector = Collector(settings, store, storage)
         self._finalizer = BulkFinalizer(settings, store, storage, self._collector)
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSupervisor()
 
     async def step(self, lease: BackgroundLease) -> None:
         """Run a step, unless the lease has been superseded."""
-        task = asyncio.ensure_future(self._step(lease))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(self._tasks.run(self._step(lease)))
 
     async def aclose(self) -> None:
         """Cancel the steps under way; the next process goes on from their last checkpoints."""
-        for task in list(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._tasks.finish_work()
         await self._images.aclose()
 
     async def _step(self, lease: BackgroundLease) -> None:

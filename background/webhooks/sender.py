@@ -17,6 +17,7 @@ import httpcore2
 from background.settings import BackgroundSettings
 from background.webhooks import guarded_client, payload, retry_schedule
 from jobs.contract.errors import Refused, StoreUnavailable
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.webhooks import outbox
@@ -46,22 +47,15 @@ class Sender:
         self._address_policy, self.limits = settings.address_policy(), settings.limits
         connections = settings.webhook_concurrency + settings.webhook_slow_concurrency
         self._http = guarded_client.create_client(self._address_policy, connections, resolve)
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSupervisor()
 
     async def attempt(self, lease: BackgroundLease) -> None:
         """Make an attempt, unless the lease has been superseded."""
-        task = asyncio.ensure_future(self._attempt(lease))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(self._tasks.run(self._attempt(lease)))
 
     async def close(self, within_s: float) -> None:
         """Wait up to `within_s` seconds for the attempts under way, and give the others back to be made again."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=within_s)
-        for task in list(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._tasks.finish_work(within_s)
         await self._http.aclose()
 
     async def _attempt(self, lease: BackgroundLease) -> None:

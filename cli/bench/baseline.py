@@ -1,17 +1,20 @@
-"""The raw baseline: runs the model with ONNX Runtime in a loop in this process, without HTTP, Redis and batching."""
+"""The raw baseline: runs the model with ONNX Runtime in a loop in this process, without HTTP, Redis and batching.
+
+Meanwhile it measures the CPU use of other processes on this machine, on Linux.
+"""
 
 import itertools
+import os
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from batching.collation import group_of, stack_items
 from cli.bench.errors import CannotMeasure
 from cli.bench.load.inputs import Inputs
 from cli.bench.load.target import Target
-from cli.bench.other_cpu_load import OtherCpuLoad
 from cli.bench.statistics import RawRound
 from jobs.contract.errors import JitneyError
 from model_runtime.engine.onnx_engine import RunFailed
@@ -21,6 +24,9 @@ from model_runtime.spec.model_toml import ModelError
 from worker.versions.hardware import hardware_from_environment
 
 WARMUP_S = 0.3
+_STAT: Final = Path("/proc/stat")
+_IDLE: Final = (3, 4)  # idle and iowait, counted from user
+_GUEST: Final = 8  # guest times, which are already included in user
 
 
 class RawBaseline:
@@ -77,3 +83,27 @@ def _count_calls(call: Callable[[], Any], seconds: float) -> int:
         call()
         count += 1
     return count
+
+
+class OtherCpuLoad:
+    """CPU use of other processes since it was created; use it while the service is idle."""
+
+    def __init__(self) -> None:
+        self._wall, self._own, self._busy = time.perf_counter(), time.process_time(), _busy_s()
+
+    def cores(self) -> float | None:
+        """Return the mean cores used by others; None if unknown."""
+        busy = _busy_s()
+        if busy is None or self._busy is None:
+            return None
+        own = time.process_time() - self._own
+        return max(0.0, (busy - self._busy - own) / (time.perf_counter() - self._wall))
+
+
+def _busy_s() -> float | None:
+    try:
+        line = _STAT.read_text(encoding="ascii").partition("\n")[0]
+        ticks = [int(field) for field in line.split()[1:]][:_GUEST]
+        return sum(count for index, count in enumerate(ticks) if index not in _IDLE) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return None

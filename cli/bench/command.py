@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ from cli.bench.load.connection import Address
 from cli.bench.load.service_cpu import ServiceCpu
 from cli.bench.report import table
 from cli.bench.session import BenchSession, MeasurementPlan
+from cli.extras import missing_packages
 
 EXIT_PLOT_FAILED = 1
 EXIT_CANNOT_MEASURE = 2
@@ -64,8 +64,8 @@ def _check_plot(file: Path | None) -> None:
     """Raise CannotMeasure if the plot cannot be written, before anything is measured."""
     if file is None:
         return
-    if importlib.util.find_spec("matplotlib") is None:
-        raise CannotMeasure('--plot needs matplotlib: pip install -e ".[plot]" in the checkout')
+    if hint := missing_packages("plot", "matplotlib"):
+        raise CannotMeasure(f"--plot {hint}")
     if not os.access(file.parent, os.W_OK) or file.is_dir():
         raise CannotMeasure(f"--plot {file}: cannot be written")
 

@@ -1,7 +1,6 @@
 """Command line options of `jitney bench` and their defaults."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -43,13 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--connections", type=arguments.int_between(1, MAX_CONCURRENCY), default=256, metavar="N", help=limit)
     add("--seconds", type=arguments.float_between(0.001, 3600), default=3.0, help="duration of each measurement (3)")
     add("--rounds", type=arguments.int_between(1, 1000), default=3, help="measurements of each load (%(default)s)")
-    models_dir = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
-    add(
-        "--models-dir",
-        type=Path,
-        default=models_dir,
-        help="folder with the same model, for the raw baseline (%(default)s)",
-    )
+    folder = "folder with the same model, for the raw baseline (%(default)s)"
+    add("--models-dir", type=Path, default=arguments.models_dir(), help=folder)
     add("--json", action="store_true", help="print one JSON document")
     add("--plot", type=_parse_png_path, metavar="FILE.png", help="plot throughput and p99 over load (needs matplotlib)")
     return parser

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.bench.errors import CannotMeasure
 from cli.bench.load import accept_burst, closed_loop, open_loop
+from cli.bench.load.answer_counter import ANSWER_TIMEOUT_S, close_connection
+from cli.bench.load.connection import Address, connect
 from cli.bench.load.inputs import Inputs
 from cli.bench.load.service_cpu import ServiceCpu
 from cli.bench.load.submit_modes import Exchange, build_exchange
 from cli.bench.load.target import Target
-from cli.bench.load.trial_request import check_request
 from cli.bench.load_levels import WAIT, LoadLevel, list_load_levels
 from cli.bench.statistics import LoadSummary, RawRound, RawSummary, Slice, summarise_load, summarise_raw
+from cli.extras import missing_packages
 
 if TYPE_CHECKING:
     from cli.bench.baseline import RawBaseline
@@ -128,9 +130,29 @@ class BenchSession:
         return result
 
 
+async def check_request(address: Address, exchange: Exchange, request: bytes, name: str) -> None:
+    """Send a request. Raises CannotMeasure if the response is not a result."""
+    try:
+        connection = await connect(address)
+    except OSError as error:
+        raise CannotMeasure(f"cannot reach the service at {address}: {error}") from error
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            done = await exchange.send(connection, request)
+    except TimeoutError as error:
+        raise CannotMeasure(f"{address} did not answer within {ANSWER_TIMEOUT_S:g} s") from error
+    except OSError as error:
+        raise CannotMeasure(f"{address} broke the connection: {error}") from error
+    finally:
+        await close_connection(connection)
+    for outcome in done.outcomes:
+        if outcome.view is None:
+            raise CannotMeasure(f"the service has no result for {name}: {outcome.problem}")
+
+
 def _open_raw(models_dir: Path, target: Target, inputs: Inputs) -> "RawBaseline":
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise CannotMeasure('ONNX Runtime is not installed here: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
+    if hint := missing_packages("cpu", "onnxruntime"):
+        raise CannotMeasure(f"the raw baseline {hint}")
     baseline: RawBaseline = importlib.import_module("cli.bench.baseline").open_raw_baseline(models_dir, target, inputs)
     return baseline
 

@@ -1,5 +1,1 @@
 """`jitney bulk`: runs a folder, an archive or a table through a service or locally, into a results file."""
-
-from cli.bulk.command import main
-
-__all__ = ["main"]

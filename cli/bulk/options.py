@@ -44,28 +44,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     add("--url", help=f"URL of the service ({DEFAULT_URL})")
     local = "run without a service: a model folder, or a folder of models with --model"
     add("--local", type=Path, metavar="MODEL_DIR", help=local)
-    add(
-        "--parameters",
-        type=_parse_json_object,
-        default={},
-        metavar="JSON",
-        help="parameters of jobs that have none, such as '{\"top_k\": 1}'",
-    )
-    add(
-        "--column",
-        metavar="NAME",
-        help="table column with paths or URLs (path, file, filename, image, url, uri)",
-    )
+    parameters = "parameters of jobs that have none, such as '{\"top_k\": 1}'"
+    add("--parameters", type=_parse_json_object, default={}, metavar="JSON", help=parameters)
+    add("--column", metavar="NAME", help="table column with paths or URLs (path, file, filename, image, url, uri)")
     add("--encoding", type=_parse_encoding, metavar="NAME", help="encoding of a .csv that is not UTF-8, such as cp1252")
     add("--retry-failed", action="store_true", help="rerun the failed lines and replace their rows")
-    limit = f"maximum jobs in flight ({DEFAULT_MAX_IN_FLIGHT}); fewer after 429 or 503"
-    add(
-        "--max-in-flight",
-        type=arguments.int_between(1, MAX_IN_FLIGHT_LIMIT),
-        default=DEFAULT_MAX_IN_FLIGHT,
-        metavar="N",
-        help=limit,
-    )
+    jobs, limit = arguments.int_between(1, MAX_IN_FLIGHT_LIMIT), DEFAULT_MAX_IN_FLIGHT
+    text = f"maximum jobs in flight ({limit}); fewer after 429 or 503"
+    add("--max-in-flight", type=jobs, default=limit, metavar="N", help=text)
     add("--status", action="store_true", help="print the progress of the run as JSON")
     add("--cancel", action="store_true", help="stop the run and cancel its jobs")
     add("--quiet", action="store_true", help="show no progress")

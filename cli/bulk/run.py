@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import importlib
-import importlib.util
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +23,7 @@ from cli.bulk.service.chunks import CHUNK_LINES, JobEncoder
 from cli.bulk.service.client import ServiceClient
 from cli.bulk.service.in_flight_window import InFlightWindow
 from cli.bulk.service.runner import ServiceRunner
+from cli.extras import missing_packages
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -74,8 +74,8 @@ class BulkRun:
             self._client = await stack.enter_async_context(ServiceClient(args.url or DEFAULT_URL))
             self._card = await self._client.model_card(args.model)
             return
-        if importlib.util.find_spec("onnxruntime") is None:
-            raise CannotRun('--local needs ONNX Runtime: pip install -e ".[cpu]" in the checkout, or ".[gpu]"')
+        if hint := missing_packages("cpu", "onnxruntime"):
+            raise CannotRun(f"--local {hint}")
         self._model = importlib.import_module("cli.bulk.local_runner").open_model(args.local, args.model)
         self._card = self._model.card()
 

@@ -22,13 +22,14 @@ from cli.bench.report.environment import describe_machine
 from cli.gpu_report.command import CANNOT_MEASURE, DISAGREES, MISSING
 from cli.gpu_report.service import CannotServe, measure_service
 from cli.models.errors import ModelPathNotFound
-from cli.models.model_paths import ModelPath, find_models
+from cli.models.model_paths import find_single_model
 from model_runtime.engine.device_info import query_driver
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.engine.onnx_runtime import VERSION
-from model_runtime.engine.open_engine import Hardware, gpu_options
+from model_runtime.engine.open_engine import Hardware, gpu_options, tensor_keys
 from model_runtime.profiling import batch_consistency, synthetic_inputs
 from model_runtime.profiling.batch_cap import MAX_MEASURED_BATCH, zero_batch
+from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array
 
@@ -51,36 +52,31 @@ def run(args: argparse.Namespace) -> int:
         if not row["ran"]:
             _print_message(f"{name} was not measured: {row['missing']}")
         elif not row["agrees"]:
-            _print_message(
-                f"{name} does NOT agree with the CPU: drift {row['drift']:.3g}, allowed {row['tolerance']:g}"
-            )
+            drift = f"drift {row['drift']:.3g}, allowed {row['tolerance']:g}"
+            _print_message(f"{name} does NOT agree with the CPU: {drift}")
     if not all(row["agrees"] for row in rows.values() if row["ran"]):
         return DISAGREES
     return 0 if all(row["ran"] for row in rows.values()) else MISSING
 
 
-def _find_model(path: Path) -> ModelPath:
+def _find_model(path: Path) -> ModelFolder:
     """Return the model in a folder. Raises ModelPathNotFound, ModelError."""
-    places = find_models(path)
-    if len(places) > 1:
-        raise ModelPathNotFound(f"{path}: contains {len(places)} models; name one of them")
-    if isinstance(places[0], ModelError):
-        raise places[0]
-    folder = places[0].folder
+    folder = find_single_model(path).folder
     if folder is None or folder.spec.engine is not None:
         raise ModelPathNotFound(f"{path}: must be the folder of a model that ONNX Runtime runs")
-    return places[0]
+    return folder
 
 
-def _build_report(place: ModelPath, args: argparse.Namespace) -> dict[str, Any]:
+def _build_report(folder: ModelFolder, args: argparse.Namespace) -> dict[str, Any]:
+    title = f"{folder.name} version {folder.version}"
     rows: dict[str, dict[str, Any]] = {}
     expected: list[Row] = []
     inputs: list[dict[str, Array]] = []
     for name in args.providers:
-        _print_message(f"{name}: loading {place.title}")
+        _print_message(f"{name}: loading {title}")
         started = time.perf_counter()
         try:
-            engine = _open_engine(place, name, args)
+            engine = _open_engine(folder, name, args)
         except ModelError as error:
             if name == "cpu":
                 raise
@@ -92,7 +88,7 @@ def _build_report(place: ModelPath, args: argparse.Namespace) -> dict[str, Any]:
                 engine.inputs, ROWS, batch_consistency.SEED, partial(_run_single, engine)
             ).rows
             expected = [_run_single(engine, row) for row in inputs]
-        measured = _measure_provider(place, engine, inputs, expected, args)
+        measured = _measure_provider(folder, engine, inputs, expected, args)
         rows[name] = {"ran": True, "load_s": round(load_s, 3), **measured}
     driver = query_driver()
     return {
@@ -101,24 +97,23 @@ def _build_report(place: ModelPath, args: argparse.Namespace) -> dict[str, Any]:
         "onnxruntime": VERSION,
         "machine": describe_machine(),
         "gpu_driver": {"gpus": driver.gpus, "cuda": driver.cuda / 1000, "problem": driver.problem},
-        "model": place.title,
+        "model": title,
         "rows_compared": ROWS,
         "seconds": args.seconds,
         "providers": rows,
     }
 
 
-def _open_engine(place: ModelPath, provider: str, args: argparse.Namespace) -> OnnxEngine:
-    assert place.folder is not None  # noqa: S101 - `_find_model` has checked it
-    spec = place.folder.spec
-    return OnnxEngine(place.onnx, provider, spec.threads, gpu_options(spec, Hardware(args.device, args.engine_cache)))
+def _open_engine(folder: ModelFolder, provider: str, args: argparse.Namespace) -> OnnxEngine:
+    spec = folder.spec
+    options = gpu_options(spec, Hardware(args.device, args.engine_cache))
+    return OnnxEngine(folder.onnx, provider, spec.threads, options, tensor_keys(folder))
 
 
 def _measure_provider(
-    place: ModelPath, engine: OnnxEngine, inputs: Sequence[Row], expected: Sequence[Row], args: argparse.Namespace
+    folder: ModelFolder, engine: OnnxEngine, inputs: Sequence[Row], expected: Sequence[Row], args: argparse.Namespace
 ) -> dict[str, Any]:
-    assert place.folder is not None  # noqa: S101 - as above
-    spec = place.folder.spec
+    spec = folder.spec
     cap = spec.max_batch or MAX_MEASURED_BATCH
     # The same sizes for all providers.
     sizes = buckets.choose_buckets("cuda", cap, spec.buckets) if engine.batchable else (1,)
@@ -145,7 +140,7 @@ def _measure_provider(
     }
     if not args.no_service:
         best = max(bucket["rows_per_s"] for bucket in sized)
-        row["service"] = _measure_service(place, engine.provider, best, args)
+        row["service"] = _measure_service(folder, engine.provider, best, args)
     return row
 
 
@@ -181,12 +176,11 @@ def _time_calls(call: Callable[[], object], seconds: float) -> list[float]:
     return sorted(times)
 
 
-def _measure_service(place: ModelPath, provider: str, best: float, args: argparse.Namespace) -> dict[str, Any]:
+def _measure_service(folder: ModelFolder, provider: str, best: float, args: argparse.Namespace) -> dict[str, Any]:
     """Measure through the queue. `best`: rows per second of the engine alone."""
     _print_message(f"{provider}: measuring through the queue")
-    assert place.folder is not None  # noqa: S101 - as above
     try:
-        measured = measure_service(place.folder, provider, args.device, args.engine_cache, args)
+        measured = measure_service(folder, provider, args.device, args.engine_cache, args)
     except CannotServe as error:
         return {"missing": str(error)}
     return {**measured, "share_of_best_bucket": round(measured["throughput"] / best, 3)}

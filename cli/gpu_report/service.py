@@ -39,13 +39,8 @@ def measure_service(
         }
         with _run_service(place, env) as url:
             command = [*_jitney("bench"), "--json", "--url", url, "--model", folder.name, "--rounds", "1"]
-            command += [
-                "--models-dir",
-                str(place / "none"),
-                "--seconds",
-                str(args.seconds),
-            ]  # no baseline
-            command += ["--concurrency", str(args.concurrency)]
+            command += ["--seconds", str(args.seconds), "--concurrency", str(args.concurrency)]
+            command += ["--models-dir", str(place / "none")]  # no baseline
             command += ["--input", *map(str, args.input)] if args.input else []
             done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

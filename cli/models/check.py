@@ -7,17 +7,19 @@ from typing import Any, Final, NamedTuple
 from batching import buckets
 from cli.models.model_paths import ModelPath
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
-from model_runtime.engine.open_engine import AnyEngine, open_engine
+from model_runtime.engine.open_engine import AnyEngine
+from model_runtime.graph.facts import GraphFacts, read_facts
 from model_runtime.profiling import batch_consistency
 from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.batch_consistency import ConsistencyReport
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import load_task
+from model_runtime.tasks import attach_task
+from model_runtime.tasks.examples import Row, read_own_examples
 
 # Defaults: the smallest, an odd one, and a typical kernel size, which is skipped for slow models.
 BATCH_SIZES: Final = (2, 3, 8)
 LONG_ROW_S: Final = 0.05
-MAX_LINES: Final = 3
+MAX_LINES: Final = 5
 
 
 class CheckResult(NamedTuple):
@@ -29,23 +31,30 @@ class CheckResult(NamedTuple):
     reason: str
     report: ConsistencyReport | None
 
+    @property
+    def failure(self) -> str:
+        """Return why the check failed; empty if it passed, or if it proves nothing."""
+        return "" if self.report and self.report.checked is None else self.reason
+
     def lines(self) -> list[str]:
         """Format the result as text."""
-        head = f"{self.title}: {'FAILS the check: ' + self.reason if self.reason else 'passes the check'}"
+        verdict = "FAILS the check" if self.failure else "cannot be checked" if self.reason else "passes the check"
+        head = ": ".join(filter(None, [self.title, verdict, self.reason]))
         if self.report is None:
             return [head]
         sizes = ", ".join(map(str, self.sizes))
         drift = f"{self.report.drift:.3g} {self.report.where}" if self.report.drift else "none, bitwise equal"
         details = [
-            f"{self.report.runs} runs of synthetic rows in batches of {sizes} on {self.device}",
+            f"{self.report.runs} runs of {self.report.rows} rows in batches of {sizes} on {self.device}",
             f"largest drift: {drift}; allowed: {self.report.tolerance:g} of the largest number of an output",
-            *_first_lines([*self.report.leaks, *self.report.broken]),
+            *_first_lines([*self.report.couplings, *self.report.leaks, *self.report.broken]),
         ]
         return [head, *(f"  {line}" for line in [*details, *filter(None, [self.report.note])])]
 
     def as_json(self) -> dict[str, Any]:
         report = asdict(self.report) if self.report else None
         return {"model": self.title, "device": self.device, "passed": not self.reason, "reason": self.reason} | {
+            "checked": self.report.checked if self.report else None,
             "sizes": list(self.sizes),
             "found": report,
         }
@@ -53,21 +62,20 @@ class CheckResult(NamedTuple):
 
 def _first_lines(lines: Sequence[str]) -> list[str]:
     """Return the first few lines and the number of others; JSON has all."""
-    return [
-        *lines[:MAX_LINES],
-        *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else []),
-    ]
+    return [*lines[:MAX_LINES], *([f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else [])]
 
 
 def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: float | None, seed: int) -> CheckResult:
     """Open a model folder as a worker does, or a single file, and check it. Raises ModelError."""
-    if place.folder is None:
-        single = OnnxEngine(place.onnx, provider)
-        return check_engine(place.title, single, sizes or default_sizes(single), tolerance=tolerance, seed=seed)
-    spec = place.folder.spec
-    engine = open_engine(place.folder, provider=provider)
-    load_task(spec, place.folder.path, engine.inputs, engine.outputs)
-    prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
+    engine = place.open_engine(provider)
+    prepared: Sequence[int] = ()
+    examples: Sequence[Row] = ()
+    max_drift = None
+    if place.folder is not None:
+        spec = place.folder.spec
+        task = attach_task(place.folder, engine)
+        prepared = buckets.choose_buckets(engine.provider, spec.max_batch or max(BATCH_SIZES), spec.buckets)
+        examples, max_drift = read_own_examples(place.folder.path, task, engine.inputs), spec.max_drift
     return check_engine(
         place.title,
         engine,
@@ -75,6 +83,8 @@ def check(place: ModelPath, sizes: Sequence[int], provider: str, tolerance: floa
         tolerance=tolerance,
         seed=seed,
         prepared=prepared,
+        max_drift=max_drift,
+        examples=examples,
     )
 
 
@@ -98,6 +108,8 @@ def check_engine(
     tolerance: float | None = None,
     seed: int = batch_consistency.SEED,
     prepared: Sequence[int] = (),
+    max_drift: float | None = None,
+    examples: Sequence[Row] = (),
 ) -> CheckResult:
     """Check an open engine. Raises ModelError if no synthetic row runs."""
     if not engine.batchable:
@@ -105,7 +117,14 @@ def check_engine(
         return CheckResult(title, engine.device, sizes, reason, None)
     allowed = tolerance or batch_consistency.tolerance_of([*engine.inputs, *engine.outputs], engine.provider)
     consistency = batch_consistency.ConsistencyCheck(
-        engine.inputs, engine.run, lambda rows: buckets.padded_size(prepared, rows), allowed
+        engine.inputs,
+        engine.run,
+        lambda rows: buckets.padded_size(prepared, rows),
+        allowed,
+        facts=read_facts(engine.path, engine.batch_axes) if isinstance(engine, OnnxEngine) else GraphFacts(),
+        max_drift=None if tolerance else max_drift,
+        examples=examples,
+        find_indices=engine.provider == "cpu",
     )
     try:
         report = consistency.full(sizes, seed)

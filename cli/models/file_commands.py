@@ -1,15 +1,14 @@
 """`jitney models doctor|check|profile`: parses the options, runs the verb, and returns the exit code."""
 
 import argparse
-import importlib.util
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cli import arguments
+from cli.extras import missing_packages
 from cli.models.errors import ModelPathNotFound
 from model_runtime.spec.model_toml import ModelError
 
@@ -37,14 +36,13 @@ def main(argv: Sequence[str]) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from cli.models.model_paths import find_single_model  # noqa: PLC0415 (needs numpy)
 
-    path = find_single_model(args.path)
-    if importlib.util.find_spec("onnx") is None:
-        hint = 'doctor needs the onnx package: pip install -e ".[models]" in the checkout'
-        print(f"jitney models: {hint}", file=sys.stderr)
+    path = args.path if args.path.is_file() else find_single_model(args.path).onnx
+    if hint := missing_packages("models", "onnx"):
+        print(f"jitney models: doctor {hint}", file=sys.stderr)
         return NOTHING_THERE
-    from cli.models.doctor.command import examine  # noqa: PLC0415 (needs onnx)
+    from cli.models.doctor import examine  # noqa: PLC0415 (needs onnx)
 
-    result = examine(path, args.fix, args.provider)
+    result = examine(path, args.fix, args.provider, dict(args.shape))
     print("\n".join(result.lines))
     return YES if result.good else NO
 
@@ -98,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", epilog=exit_codes, help="diagnose whether a model can be batched; --fix writes a fixed copy"
     )
     doctor.add_argument("--fix", type=Path, metavar="OUT", help="write a copy that can be batched, if possible")
+    doctor.add_argument(
+        "--shape",
+        type=_parse_shape,
+        action="append",
+        default=[],
+        metavar="NAME=3x224x224",
+        help="shape of one item of an input with free dimensions, without the batch dimension",
+    )
     doctor.set_defaults(command=_doctor)
     check = verbs.add_parser("check", epilog=exit_codes, help="test that batching does not change outputs")
     check.add_argument("--sizes", type=_parse_sizes, default=(), metavar="2,3,8", help="batch sizes to try")
@@ -107,27 +113,19 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=int, default=7, help="seed of the synthetic rows (7)")
     check.set_defaults(command=_check)
     profile = verbs.add_parser("profile", epilog=exit_codes, help="measure and store the latency of each batch size")
-    profile.add_argument(
-        "--seconds",
-        type=arguments.float_between(0.01, 3600),
-        default=10.0,
-        help="duration of the measurement of a model (10)",
-    )
+    seconds = arguments.float_between(0.01, 3600)
+    profile.add_argument("--seconds", type=seconds, default=10.0, help="duration of the measurement of a model (10)")
     profile.add_argument("--largest", type=_parse_size, default=64, help="largest batch to measure (64)")
     profile.add_argument("--no-keep", dest="keep", action="store_false", help="do not write profile.json")
     profile.set_defaults(command=_profile)
     for verb in (doctor, check, profile):
-        verb.add_argument(
-            "--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="execution provider (auto)"
-        )
+        arguments.add_provider(verb)
     for verb in (check, profile):
         verb.add_argument("--json", action="store_true", help="print JSON")
     doctor.add_argument("path", type=Path, metavar="PATH", help="an .onnx file, or a model folder")
     check.add_argument("path", type=Path, metavar="PATH", help=_PATH)
-    home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
-    profile.add_argument(
-        "path", type=Path, nargs="?", default=home, metavar="PATH", help=f"{_PATH} (JITNEY_MODELS_DIR)"
-    )
+    where, text = arguments.models_dir(), f"{_PATH} (JITNEY_MODELS_DIR)"
+    profile.add_argument("path", type=Path, nargs="?", default=where, metavar="PATH", help=text)
     return parser
 
 
@@ -136,3 +134,11 @@ _parse_size = arguments.int_between(1, 4096)
 
 def _parse_sizes(text: str) -> tuple[int, ...]:
     return tuple(_parse_size(part.strip()) for part in text.split(","))
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    if not name or not all(size.isdecimal() and int(size) > 0 for size in sizes.split("x")):
+        message = f"{text!r} is not NAME=SIZExSIZE, such as images=3x320x320"
+        raise argparse.ArgumentTypeError(message)
+    return name, tuple(int(size) for size in sizes.split("x"))

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.models.errors import ModelPathNotFound
+from model_runtime.engine.onnx_engine import OnnxEngine
+from model_runtime.engine.open_engine import AnyEngine, open_engine
 from model_runtime.repository.repository import ONNX_FILE, BrokenModel, ModelFolder, list_models, with_version_spec
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
 
@@ -18,6 +20,10 @@ class ModelPath(NamedTuple):
     def title(self) -> str:
         return f"{self.folder.name} version {self.folder.version}" if self.folder else str(self.onnx)
 
+    def open_engine(self, provider: str) -> AnyEngine:
+        """Open the engine as a worker does, or the single file. Raises ModelError."""
+        return open_engine(self.folder, provider=provider) if self.folder else OnnxEngine(self.onnx, provider)
+
 
 def find_models(path: Path) -> list[ModelPath | ModelError]:
     """Return every model at a path, broken ones as ModelError. Raises ModelPathNotFound."""
@@ -26,8 +32,7 @@ def find_models(path: Path) -> list[ModelPath | ModelError]:
     if path.is_file():
         return [ModelPath(path, None)]
     if not path.is_dir():
-        message = f"{path}: no such file or folder"
-        raise ModelPathNotFound(message)
+        raise ModelPathNotFound(f"{path}: no such file or folder")
     if path.name.isdigit() and ((path / ONNX_FILE).is_file() or (path.resolve().parent / SPEC_FILE).is_file()):
         return [_version_path(path)]
     if (path / SPEC_FILE).exists() or any((path / name / ONNX_FILE).is_file() for name in _version_numbers(path)):
@@ -39,17 +44,14 @@ def find_models(path: Path) -> list[ModelPath | ModelError]:
     return [_model_path(listed) for listed in models]
 
 
-def find_single_model(path: Path) -> Path:
-    """Return the ONNX file at a path. Raises ModelPathNotFound, and ModelError if its folder is broken."""
-    if path.is_file():
-        return path
-    places = find_models(path)
-    if len(places) > 1:
-        message = f"{path}: contains {len(places)} models; name one of them"
-        raise ModelPathNotFound(message)
-    if isinstance(places[0], ModelError):
-        raise places[0]
-    return places[0].onnx
+def find_single_model(path: Path) -> ModelPath:
+    """Return the only model at a path. Raises ModelPathNotFound, and ModelError if its folder is broken."""
+    (place, *others) = find_models(path)
+    if others:
+        raise ModelPathNotFound(f"{path}: contains {1 + len(others)} models; name one of them")
+    if isinstance(place, ModelError):
+        raise place
+    return place
 
 
 def _version_path(path: Path) -> ModelPath | ModelError:

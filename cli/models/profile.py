@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.models.model_paths import ModelPath
-from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
-from model_runtime.engine.open_engine import AnyEngine, open_engine
-from model_runtime.profiling import latency_profiler
+from model_runtime.engine.onnx_engine import RunFailed
+from model_runtime.profiling import batch_cap
 from model_runtime.profiling.batch_cap import MeasuredModel
 from model_runtime.profiling.profile_store import StoredProfile, write_profile
 from model_runtime.spec.model_toml import ModelError
+from model_runtime.tasks import attach_task
+from model_runtime.tasks.examples import Row, read_own_examples
 
 
 class ProfileResult(NamedTuple):
@@ -40,21 +41,24 @@ def profile(place: ModelPath, provider: str, seconds: float, largest: int, *, st
     spec = place.folder.spec if place.folder else None
     if spec and spec.engine is not None:
         raise ModelError(place.title, "engine", "cannot be profiled: only ONNX files can; allowed: max_batch")
-    engine: AnyEngine = (
-        open_engine(place.folder, provider=provider) if place.folder else OnnxEngine(place.onnx, provider)
-    )
-    if not all(tensor.is_fixed for tensor in engine.inputs):
+    engine = place.open_engine(provider)
+    examples: list[Row] = []
+    if place.folder:
+        task = attach_task(place.folder, engine)
+        examples = read_own_examples(place.folder.path, task, engine.inputs)
+    if not examples and not all(tensor.is_fixed for tensor in engine.inputs):
         shapes = ", ".join(f"{tensor.name!r} {list(tensor.shape)}" for tensor in engine.inputs)
-        raise ModelError(place.onnx, None, f"cannot be measured: a row has open dimensions: {shapes}")
+        reason = f"cannot be measured: a row has open dimensions: {shapes}"
+        raise ModelError(place.onnx, None, f"{reason}; allowed: examples/ in the model's folder")
     configured = [*(spec.buckets or ()), *([spec.max_batch] if spec.max_batch else [])] if spec else []
-    sizes = latency_profiler.sizes_up_to(max([largest, *configured]), configured) if engine.batchable else [1]
+    sizes = batch_cap.sizes_up_to(max([largest, *configured]), configured) if engine.batchable else [1]
     try:
-        latencies = latency_profiler.measure_latencies(
-            MeasuredModel(engine.inputs, engine.run, spent=time.process_time), sizes, seconds
+        latencies = batch_cap.measure_latencies(
+            MeasuredModel(engine.inputs, engine.run, spent=time.process_time, examples=examples), sizes, seconds
         )
     except RunFailed as error:
         raise ModelError(place.onnx, None, f"cannot be measured: a batch of zeros does not run: {error}") from error
-    cap = latency_profiler.cap_from_latencies(latencies, by_cpu=engine.provider == "cpu")
+    cap = batch_cap.cap_from_latencies(latencies, by_cpu=engine.provider == "cpu")
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     measured = StoredProfile(engine.provider, engine.device, engine.runtime, now, cap, latencies)
     try:

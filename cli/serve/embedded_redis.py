@@ -9,13 +9,12 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
 from cli.serve import redis_binary
-from cli.serve.supervisor import BadSetting, CannotStart, ChildProcess, last_lines, print_line, spawn, stop_process
+from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, last_lines, print_line
 
 SOCKET_PATH_BYTES = 100  # the limit of the system is 107 (Linux) or 103 (macOS)
 ANSWER_TIMEOUT_S = 20.0
@@ -163,22 +162,6 @@ class EmbeddedRedis:
         short = Path(tempfile.mkdtemp(prefix="jitney-", dir=min(roots, key=len)))
         self._resources.callback(shutil.rmtree, short, ignore_errors=True)
         return short / "server.sock"
-
-
-@contextmanager
-def running_server(data_dir: Path) -> Iterator[EmbeddedRedis]:
-    """Run a server for the duration of a with block, without a supervisor. Raises CannotStart."""
-    with closing(EmbeddedRedis(data_dir)) as server:
-        child = server.child
-        process = spawn(child)
-        try:
-            while not server.is_ready():
-                if process.poll() is not None:
-                    raise CannotStart(f"{server.engine} ended at once{last_lines(child.log)}")
-                time.sleep(0.005)
-            yield server
-        finally:
-            stop_process(process, child.stop_s)
 
 
 def _write(fd: int, text: str) -> None:

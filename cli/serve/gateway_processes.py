@@ -13,7 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from cli.serve import redis_address, worker_processes
-from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
+from cli.serve.child_process import EX_CONFIG, BadSetting, CannotStart, ChildProcess, parse_count, print_line
+from cli.serve.supervisor import Supervisor
 from jobs.config import environment
 
 MAX_PROCESSES = 64
@@ -38,15 +39,9 @@ class Settings:
         if not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise BadSetting(f"JITNEY_PORT={port} is not a port: use 0 to 65535, where 0 means any free port")
         host = env.get("JITNEY_HOST") or "127.0.0.1"
-        processes = _parse_count("JITNEY_GATEWAYS=", env.get("JITNEY_GATEWAYS") or "1")
+        processes = parse_count("JITNEY_GATEWAYS=", env.get("JITNEY_GATEWAYS") or "1", "gateway", MAX_PROCESSES)
         lame_duck_s = _parse_lame_duck_s(env.get("JITNEY_LAME_DUCK_S") or "0")
         return cls(host=host, port=int(port), processes=processes, lame_duck_s=lame_duck_s)
-
-
-def _parse_count(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
-        raise BadSetting(f"{name}{text} is not a number of gateway processes: use 1 to {MAX_PROCESSES}")
-    return int(text)
 
 
 def _parse_lame_duck_s(text: str) -> float:
@@ -90,12 +85,7 @@ class GatewayProcesses:
         stop_s = STOP_TIMEOUT_S + settings.lame_duck_s
         single = ChildProcess("gateway", command, env, pass_fds=(fd,), stop_s=stop_s, part="gateway")
         self.children = [
-            replace(
-                single,
-                name=f"gateway-{number}",
-                command=(*command, "--up-fd", str(up_fd)),
-                pass_fds=(fd, up_fd),
-            )
+            replace(single, name=f"gateway-{number}", command=(*command, "--up-fd", str(up_fd)), pass_fds=(fd, up_fd))
             for number, (_, up_fd) in enumerate(self._pipes, 1)
         ] or [single]
 
@@ -142,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
         redis_address.check(os.environ)
         settings = Settings.from_env(os.environ)
         if args.workers is not None:
-            settings = replace(settings, processes=_parse_count("--workers ", args.workers))
+            settings = replace(settings, processes=parse_count("--workers ", args.workers, "gateway", MAX_PROCESSES))
         if settings.processes > 1 and others and not {"-h", "--help"} & set(others):
             print_line(f"{settings.processes} gateways take no other options: remove {others[0]}")
             return EX_CONFIG

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from cli.serve.supervisor import CannotStart
+from cli.serve.child_process import BadSetting
 from jobs.config import environment
 from jobs.config.compared_settings import ALL_SETTINGS
 from jobs.redis_client.redis_url import RedisAddress, find_address
@@ -33,13 +33,13 @@ class QueueAddress(NamedTuple):
 
 
 def check(env: Mapping[str, str]) -> None:
-    """Raise CannotStart for an unknown `JITNEY_…` variable and for an invalid Redis URL."""
+    """Raise BadSetting for an unknown `JITNEY_…` variable and for an invalid Redis URL."""
     for refusal in environment.unknown(env, ALL_SETTINGS):
-        raise CannotStart(refusal)
+        raise BadSetting(refusal)
     try:
         find_address(env)
     except ValueError as error:
-        raise CannotStart(str(error)) from error
+        raise BadSetting(str(error)) from error
 
 
 def locate(env: Mapping[str, str]) -> QueueAddress:

@@ -13,34 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from cli.serve.child_process import (
-    BadSetting,
-    CannotStart,
-    ChildProcess,
-    describe_exit,
-    kill_process,
-    last_lines,
-    print_line,
-    spawn,
-    stop_process,
-    stop_together,
-)
+from cli.serve import child_process
+from cli.serve.child_process import EX_CONFIG, CannotStart, ChildProcess, print_line
 
-# Re-exported, so that modules that start children need only this import.
-__all__ = [
-    "EX_CONFIG",
-    "Backoff",
-    "BadSetting",
-    "CannotStart",
-    "ChildProcess",
-    "Supervisor",
-    "last_lines",
-    "print_line",
-    "spawn",
-    "stop_process",
-]
-
-EX_CONFIG = 78  # from sysexits.h: a child with invalid settings exits with it, and is not restarted
 EX_REASON_LOGGED = 10  # of an `on_death` command: it isolated the suspect jobs, so the restart need not be delayed
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READY_POLL_S = 0.01
@@ -134,7 +109,7 @@ class Supervisor:
 
     def _start(self, state: _ChildState, now: float) -> None:
         try:
-            state.process = spawn(state.child)
+            state.process = child_process.spawn(state.child)
         except (OSError, subprocess.SubprocessError) as error:
             if not state.has_run:
                 raise CannotStart(f"{state.child.name} cannot be started: {error}") from error
@@ -144,15 +119,15 @@ class Supervisor:
         state.started_at, state.due_at = now, None
 
     def _on_death(self, state: _ChildState, process: subprocess.Popen[bytes]) -> None:
-        kill_process(process)  # its own children must die before it restarts
+        child_process.kill_process(process)  # its own children must die before it restarts
         state.process = None
         if process.returncode == EX_CONFIG:
             print_line(f"{state.child.name} has an invalid configuration (exit code {EX_CONFIG}, see above): stopping")
             self._exit_code = EX_CONFIG
             return
-        reason = f"{state.child.name} died: {describe_exit(process.returncode)}"
+        reason = f"{state.child.name} died: {child_process.describe_exit(process.returncode)}"
         if not state.was_ready:
-            raise CannotStart(reason + last_lines(state.child.log))
+            raise CannotStart(reason + child_process.last_lines(state.child.log))
         if time.monotonic() - state.started_at >= self._backoff.healthy_s:
             state.delay_s = self._backoff.first_s
         if state.child.on_death:
@@ -165,7 +140,7 @@ class Supervisor:
         """Start the `on_death` command; the child restarts after it has ended."""
         child = state.child
         try:
-            state.process = spawn(replace(child, command=child.on_death, pass_fds=()))
+            state.process = child_process.spawn(replace(child, command=child.on_death, pass_fds=()))
         except (OSError, subprocess.SubprocessError) as error:
             self._restart_later(state, f"cleanup after {child.name} cannot be started: {error}")
             return
@@ -173,7 +148,7 @@ class Supervisor:
 
     def _on_cleanup_done(self, state: _ChildState, process: subprocess.Popen[bytes]) -> None:
         returncode = process.returncode
-        kill_process(process)
+        child_process.kill_process(process)
         state.process, state.cleanup_deadline = None, None
         name = state.child.name
         if returncode is None:
@@ -182,7 +157,7 @@ class Supervisor:
             state.delay_s = min(state.delay_s, self._backoff.explained_s)
             self._restart_later(state, f"cleaned up after {name}: the suspect jobs are isolated")
         elif returncode:
-            self._restart_later(state, f"cleanup after {name} failed: {describe_exit(returncode)}")
+            self._restart_later(state, f"cleanup after {name} failed: {child_process.describe_exit(returncode)}")
         else:
             self._restart_later(state, f"cleaned up after {name}")
 
@@ -197,7 +172,7 @@ class Supervisor:
             self._on_stop()
         for _, part in groupby(reversed(self._states), lambda state: state.child.part or state.child.name):
             running = [(state.child, state.process) for state in part if state.process is not None]
-            stopped = stop_together([(process, child.stop_s) for child, process in running])
+            stopped = child_process.stop_together([(process, child.stop_s) for child, process in running])
             for (child, _), by_itself in zip(running, stopped, strict=True):
                 if not by_itself:
                     print_line(f"{child.name} did not stop within {child.stop_s:g} s: killed")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.serve import gateway_processes, redis_address, worker_processes
+from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, print_line
 from cli.serve.embedded_redis import EmbeddedRedis
 from cli.serve.ready_line import ReadyLine
-from cli.serve.supervisor import EX_CONFIG, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
+from cli.serve.supervisor import Supervisor
 from jobs.config import environment
 
 SETTINGS_HELP = """environment:
@@ -102,18 +103,11 @@ def main(argv: Sequence[str]) -> int:
     parser.parse_args(argv)
     try:
         redis_address.check(os.environ)
-    except CannotStart as error:
-        print_line(str(error))
-        return EX_CONFIG
-    try:
         # `make run` sets JITNEY_STARTED_AT, so that the reported time includes the installation.
         return run(Settings.from_env(os.environ), _started_at(began_at))
-    except BadSetting as error:
-        print_line(str(error))
-        return EX_CONFIG
     except CannotStart as error:
         print_line(str(error))
-        return 1
+        return error.exit_code
 
 
 def _started_at(began_at: float) -> float:

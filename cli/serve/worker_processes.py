@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cli.serve import redis_address
-from cli.serve.supervisor import EX_CONFIG, Backoff, BadSetting, CannotStart, ChildProcess, Supervisor, print_line
+from cli.serve.child_process import BadSetting, CannotStart, ChildProcess, parse_count, print_line
+from cli.serve.supervisor import Backoff, Supervisor
 from model_runtime.cpus import Cpus, cpus_of_process, read_cpus, usable_cpus
 
 MAX_PROCESSES = 256
@@ -52,18 +53,12 @@ class Settings:
         default = Backoff()
         limit_s = _parse_seconds(env, "JITNEY_RESTART_LIMIT_S", default.limit_s)
         return cls(
-            processes=_parse_count("JITNEY_WORKERS=", env.get("JITNEY_WORKERS") or "1"),
+            processes=parse_count("JITNEY_WORKERS=", env.get("JITNEY_WORKERS") or "1", "worker", MAX_PROCESSES),
             devices=_parse_devices("JITNEY_GPU_DEVICES=", env.get("JITNEY_GPU_DEVICES") or "0"),
             drain_s=_parse_seconds(env, "JITNEY_DRAIN_S", DRAIN_S),
             cpus=_parse_cpus(env.get("JITNEY_CPUS") or ""),
             backoff=replace(default, first_s=min(default.first_s, limit_s), limit_s=limit_s),
         )
-
-
-def _parse_count(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PROCESSES:
-        raise BadSetting(f"{name}{text} is not a number of worker processes: use 1 to {MAX_PROCESSES}")
-    return int(text)
 
 
 def _parse_devices(name: str, text: str) -> tuple[int, ...]:
@@ -143,16 +138,12 @@ def main(argv: Sequence[str]) -> int:
         redis_address.check(os.environ)
         settings = Settings.from_env(os.environ)
         if args.processes is not None:
-            settings = replace(settings, processes=_parse_count("--processes ", args.processes))
+            settings = replace(settings, processes=parse_count("--processes ", args.processes, "worker", MAX_PROCESSES))
         if args.device is not None:
             settings = replace(settings, devices=_parse_devices("--device ", args.device))
-    except CannotStart as error:
-        print_line(str(error))
-        return EX_CONFIG
-    try:
         with journal_folder() as folder:
             env = os.environ if args.models is None else {**os.environ, "JITNEY_SERVE_MODELS": args.models}
             return Supervisor(worker_children(settings, folder, env), backoff=settings.backoff).run()
     except CannotStart as error:
         print_line(str(error))
-        return 1
+        return error.exit_code

@@ -64,9 +64,11 @@ def read_tensor_header(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         message = f"tensor {describe_value(name)}: datatype {describe_value(datatype)} is not one of the allowed ones"
         raise Refused("invalid_input", message, allowed=list(DATATYPES))
-    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < MAX_DIMENSION for size in shape):
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < MAX_DIMENSION for size in shape):
+        raise Refused("invalid_request", f"tensor {describe_value(name)}: shape must be a list of whole numbers from 0")
+    if 0 in shape and prod(filter(None, shape)) >= MAX_DIMENSION:
         raise Refused(
-            "invalid_request", f"tensor {describe_value(name)}: shape must be a list of whole numbers above 0"
+            "invalid_input", f"tensor {describe_value(name)}: the other dimensions of an empty tensor are too large"
         )
     if ("data" in value) == ("b64" in value):
         raise Refused("invalid_request", f"tensor {describe_value(name)} must have one of data and b64")
@@ -107,7 +109,7 @@ def from_numbers(name: str, datatype: str, shape: tuple[int, ...], values: Seque
         message = f"tensor {describe_value(name)}: shape {list(shape)} takes {prod(shape)} values, not {len(values)}"
         raise Refused("invalid_input", message)
     # struct rejects numbers of the wrong kind, but accepts a bool as a number and any value as a bool.
-    fits = {*map(type, values)} == {bool} if datatype == "BOOL" else bool not in map(type, values)
+    fits = {*map(type, values)} <= {bool} if datatype == "BOOL" else bool not in map(type, values)
     try:
         data = struct.pack(f"<{len(values)}{code}", *values) if fits else b""
     except (OverflowError, struct.error) as error:

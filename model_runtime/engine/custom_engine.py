@@ -55,11 +55,10 @@ class CustomEngineAdapter:
         self._engine = engine = self._create(folder, version, spec, gpu)
         self.inputs, self.outputs = list(engine.inputs), list(engine.outputs)
         self.provider, self.device, self.runtime = engine.provider, engine.device, engine.runtime
-        self.batchable, self.batch_note = (
-            bool(engine.batchable),
-            "" if engine.batchable else "its engine is not batchable",
-        )
+        self.batchable = bool(engine.batchable)
+        self.batch_note = "" if self.batchable else "its engine is not batchable"
         self.checked: bool | None = None
+        self.drift: float | None = None
         self.gpu: int | None = None
         self.placement: dict[str, int] = {}
         self.provider_note = f"custom engine {self._class_path}"

@@ -15,12 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from model_runtime.engine import providers, tensorrt_cache
+from model_runtime.engine.batch_axes import without
 from model_runtime.engine.device_info import device_name, query_driver
 from model_runtime.engine.io_binding import IoBinding
 from model_runtime.engine.onnx_runtime import VERSION, RunFailed, Stop, classify_error, clean_message, onnxruntime
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions, ProviderOptions
-from model_runtime.repository.onnx_metadata import OnnxMetadata, read_onnx_metadata
+from model_runtime.repository.onnx_file import OnnxMetadata, read_onnx_metadata
 from model_runtime.spec.model_toml import ModelError
+from model_runtime.spec.tensors import TensorKeys
 from model_runtime.tensor_spec import Array, TensorSpec
 
 CAPI: Final = Path(onnxruntime.__file__).parent / "capi"
@@ -34,16 +36,20 @@ class ProviderUnavailable(Exception):
 class OnnxSession:
     """A session of ONNX Runtime. `note`: differences from the requested options, or "".
 
-    `placement`: the number of nodes by provider; empty if ONNX Runtime does not report it.
+    `placement`: the number of nodes by provider; empty if ONNX Runtime does not report it. `output_names`: the outputs
+    to compute, at first all of them.
     """
 
-    def __init__(self, path: Path, provider: str, threads: int, gpu: GpuOptions) -> None:
+    def __init__(
+        self, path: Path, provider: str, threads: int, gpu: GpuOptions, keys: TensorKeys | None = None
+    ) -> None:
         """Open the file. Raises ModelError, or ProviderUnavailable if the provider is the cause."""
         self.path, self.provider, self.note = path, provider, ""
+        self._keys = keys or TensorKeys()
         self._gpu = gpu
         self._session = self._open(threads)
         self.placement = _placement(self._session)
-        self._output_names = [node.name for node in self._session.get_outputs()]
+        self.output_names = [node.name for node in self._session.get_outputs()]
         self._bound: dict[int, IoBinding] = {}
         self._binding_lock = Lock()  # bound buffers allow one run at a time
         # ONNX Runtime requires all runs of a session with CUDA graphs on the same thread.
@@ -59,35 +65,36 @@ class OnnxSession:
     def outputs(self) -> Sequence[Any]:
         return list(self._session.get_outputs())
 
-    def run(self, feed: dict[str, Array], stop: Stop | None = None) -> dict[str, Array]:
-        """Run arrays of the declared shapes. Safe from several threads. Raises RunFailed."""
+    def run(self, feed: dict[str, Array], stop: Stop | None = None, rows: int | None = None) -> dict[str, Array]:
+        """Run arrays of the declared shapes. `rows`: the batch size. Safe from several threads. Raises RunFailed."""
+        rows = _row_count(feed) if rows is None else rows
         if self._thread is None:
-            return self._run(feed, stop)
-        return self._thread.submit(self._run, feed, stop).result()
+            return self._run(feed, stop, rows)
+        return self._thread.submit(self._run, feed, stop, rows).result()
 
-    def _run(self, feed: dict[str, Array], stop: Stop | None) -> dict[str, Array]:
-        rows = _row_count(feed)
+    def _run(self, feed: dict[str, Array], stop: Stop | None, rows: int) -> dict[str, Array]:
         bound = self._bound.get(rows)
         try:
             if bound is not None and bound.fits(feed):
                 with self._binding_lock:
                     return bound.run(feed, self._options(stop, str(rows)))
-            values = self._session.run(self._output_names, feed, self._options(stop, _NO_GRAPH))
+            values = self._session.run(self.output_names, feed, self._options(stop, _NO_GRAPH))
         except Exception as error:
             raise RunFailed(clean_message(error), classify_error(error)) from error
-        return dict(zip(self._output_names, values, strict=True))
+        return dict(zip(self.output_names, values, strict=True))
 
-    def bind_buffers(self, feed: dict[str, Array], device: str = "cuda") -> None:
+    def bind_buffers(self, feed: dict[str, Array], device: str = "cuda", rows: int | None = None) -> None:
         """Bind buffers on the device for this batch size, and record its CUDA graph. Raises RunFailed."""
-        unbound = self.run(feed)
+        rows = _row_count(feed) if rows is None else rows
+        unbound = self.run(feed, None, rows)
         try:
-            self._bound[_row_count(feed)] = IoBinding(self._session, feed, unbound, device, self._gpu.device)
+            self._bound[rows] = IoBinding(self._session, feed, unbound, device, self._gpu.device)
         except Exception as error:
             raise RunFailed(clean_message(error), classify_error(error)) from error
-        bound = self.run(feed)
+        bound = self.run(feed, None, rows)
         if any(not np.allclose(bound[name], unbound[name], rtol=1e-2, atol=1e-3, equal_nan=True) for name in unbound):
-            del self._bound[_row_count(feed)]
-            self._add_note(f"batches of {_row_count(feed)} use no bound buffers: their results differed")
+            del self._bound[rows]
+            self._add_note(f"batches of {rows} use no bound buffers: their results differed")
 
     @property
     def _uses_graphs(self) -> bool:
@@ -122,8 +129,8 @@ class OnnxSession:
         if missing := providers.load_tensorrt():
             raise ProviderUnavailable(missing)
         metadata, gpu = read_onnx_metadata(self.path), self._gpu
-        _check_for_tensorrt(self.path, metadata, gpu)
-        inputs = [TensorSpec(name, "", shape[1:]) for name, shape in metadata.inputs.items() if -1 in shape]
+        _check_for_tensorrt(self.path, metadata, gpu, self._keys)
+        inputs = [TensorSpec(name, "", shape) for name, shape in metadata.inputs.items() if -1 in shape]
         if gpu.cache is None:
             return self._create_session(threads, providers.provider_options("tensorrt", gpu, inputs))
         facts = [metadata.digest, device_name("tensorrt", 0, gpu.device), VERSION, providers.tensorrt_version()]
@@ -167,9 +174,12 @@ def missing_for_provider(provider: str, gpu: int) -> str:
     )
 
 
-def _check_for_tensorrt(path: Path, metadata: OnnxMetadata, gpu: GpuOptions) -> None:
+def _check_for_tensorrt(path: Path, metadata: OnnxMetadata, gpu: GpuOptions, keys: TensorKeys | None = None) -> None:
     """Raise ModelError for a model that would need engine builds during requests, or cannot run in int8."""
-    free = [name for name, shape in metadata.inputs.items() if -1 in shape[1:]]
+    keys = keys or TensorKeys()
+    written = {name: keys.axis_of(name, keys.inputs) or 0 for name in metadata.inputs}
+    axes = {name: None if axis == "none" else axis for name, axis in written.items()}
+    free = [name for name, shape in metadata.inputs.items() if -1 in without(shape, axes[name])]
     if free:
         shape = list(metadata.inputs[free[0]])
         reason = f"input {free[0]!r} has the shape {shape}: each new size would be built during a request"

@@ -9,7 +9,8 @@ from model_runtime.engine.providers import GpuOptions
 from model_runtime.profiling.batch_cap import MAX_MEASURED_BATCH
 from model_runtime.repository.path_checks import check_file, check_folder
 from model_runtime.repository.repository import ModelFolder
-from model_runtime.spec.model_toml import SPEC_FILE, ModelSpec
+from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
+from model_runtime.spec.tensors import TensorKeys
 
 AnyEngine = OnnxEngine | CustomEngineAdapter
 
@@ -29,10 +30,20 @@ def open_engine(folder: ModelFolder, hardware: Hardware | None = None, provider:
     hardware, spec = hardware or Hardware(), folder.spec
     if spec.engine is not None:
         check_file(folder.path, folder.path / SPEC_FILE)
+        if spec.batch_axis is not None or spec.inputs or spec.outputs:
+            reason = "a custom engine has rows first and states its own tensors; allowed: only with ONNX Runtime"
+            raise ModelError(folder.path / SPEC_FILE, "batch_axis, inputs, outputs", reason)
         return CustomEngineAdapter(folder.path, folder.onnx.parent, spec, hardware.gpu)
     check_folder(folder.path, folder.onnx)
     requested = spec.provider if provider == "auto" else provider
-    return OnnxEngine(folder.onnx, requested, spec.threads or hardware.cpus, gpu_options(spec, hardware))
+    options = gpu_options(spec, hardware)
+    return OnnxEngine(folder.onnx, requested, spec.threads or hardware.cpus, options, tensor_keys(folder))
+
+
+def tensor_keys(folder: ModelFolder) -> TensorKeys:
+    """Return the keys of model.toml that say where the batch is, and what is answered."""
+    spec = folder.spec
+    return TensorKeys(str(folder.path / SPEC_FILE), spec.batch_axis, spec.inputs, spec.outputs)
 
 
 def gpu_options(spec: ModelSpec, hardware: Hardware) -> GpuOptions:

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from model_runtime.engine.device_info import DriverInfo
-from model_runtime.spec.gpu import Precision
+from model_runtime.spec.model_toml import Precision
 from model_runtime.tensor_spec import TensorSpec
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
 ProviderOptions = list[str | tuple[str, dict[str, str]]]
 
 PROVIDER_NAMES: Final[dict[str, str]] = {
@@ -48,7 +47,7 @@ def provider_options(
 ) -> ProviderOptions:
     """Return the providers and their options for ONNX Runtime, in order of preference.
 
-    `inputs`: the inputs with a free batch dimension, as specs of one row. `engines`: the folder of TensorRT engines.
+    `inputs`: the inputs with a free batch dimension, as declared. `engines`: the folder of TensorRT engines.
     """
     if provider == "cpu":
         return [PROVIDER_NAMES["cpu"]]
@@ -98,7 +97,10 @@ def _profile(inputs: Sequence[TensorSpec], largest: int) -> dict[str, str]:
 
 
 def _shapes(inputs: Sequence[TensorSpec], rows: int) -> str:
-    return ",".join(f"{tensor_spec.name}:{'x'.join(map(str, (rows, *tensor_spec.shape)))}" for tensor_spec in inputs)
+    return ",".join(
+        f"{tensor_spec.name}:{'x'.join(str(rows if side == -1 else side) for side in tensor_spec.shape)}"
+        for tensor_spec in inputs
+    )
 
 
 def missing_requirements(provider: str, gpu: int, driver: DriverInfo, built_in: Sequence[str]) -> str:

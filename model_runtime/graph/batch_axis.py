@@ -25,6 +25,10 @@ class WrongBatchAxis(RowsCoupled):
     """The operator expects the batch in another dimension."""
 
 
+class RandomValues(Exception):
+    """The operator returns other values at each run. The message says so."""
+
+
 class FixedBatchSize(Exception):
     """The graph contains a fixed batch size that cannot be removed safely. The message says where."""
 

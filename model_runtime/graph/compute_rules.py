@@ -11,7 +11,6 @@ from model_runtime.graph.batch_axis import (
     AxisState,
     BatchAxis,
     BatchSizeValues,
-    FixedBatchSize,
     RowsCoupled,
     Undetermined,
     WrongBatchAxis,
@@ -42,9 +41,17 @@ _ALONG_AXIS: Final[Mapping[str, int]] = {  # → the default axis
     "LayerNormalization": -1, "RMSNormalization": -1, "SimplifiedLayerNormalization": -1, "SkipLayerNormalization": -1,
 }  # fmt: skip
 _REDUCE: Final = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
+# Of ai.onnx.ml: rows of features → results.
+_FEATURES: Final = """
+LinearClassifier LinearRegressor Normalizer SVMClassifier SVMRegressor Scaler TreeEnsemble TreeEnsembleClassifier
+TreeEnsembleRegressor ZipMap
+""".split()  # noqa: SIM905 - as above
 # With any attributes, a row's result depends on other rows, or there is one result for the whole batch.
 _COUPLED: Final[Mapping[str, str]] = {
-    "DynamicQuantizeLinear": "it computes one scale for the whole batch",
+    **dict.fromkeys(
+        ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
+        "it computes one scale for the whole batch",
+    ),
     "NonMaxSuppression": "it returns one list for the whole batch",
     "NonZero": "it returns one list for the whole batch",
     "Unique": "it returns one list for the whole batch",
@@ -65,16 +72,14 @@ def pointwise(step: OperatorStep) -> AxisState:
         if isinstance(state, BatchAxis)
     }
     if len(set(batched.values())) != 1:
-        message = "it broadcasts the rows of one input over those of another"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it broadcasts the rows of one input over those of another")
     rows = next(iter(batched.values()))
     for at in range(len(step.states)):
         if at not in batched and step.has_input(at):
             axis = rows.axis - rank + len(step.shape(at))
             side = step.shape(at)[axis] if axis >= 0 else 1
             if side != 1 and rows.group != 1:  # one value per entry of the folded dimension
-                message = "it combines a constant with rows that are folded with another dimension"
-                raise Undetermined(message)
+                raise Undetermined("it combines a constant with rows that are folded with another dimension")
             if side != 1:
                 step.expand_constant(at, axis, next(iter(batched)))
     return rows
@@ -83,11 +88,9 @@ def pointwise(step: OperatorStep) -> AxisState:
 def image(step: OperatorStep) -> AxisState | list[AxisState]:
     rows = step.rows
     if rows.axis != 0:
-        message = f"it expects the batch in the first dimension, but it is in dimension {rows.axis + 1}"
-        raise RowsCoupled(message)
+        raise RowsCoupled(f"it expects the batch in the first dimension, but it is in dimension {rows.axis + 1}")
     if step.attr("training_mode", 0) or (step.node.op_type == "BatchNormalization" and len(step.node.output) > 1):
-        message = "it is in training mode and normalises over the batch"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it is in training mode and normalises over the batch")
     if step.node.op_type in _WEIGHTED:
         step.require_unbatched_others()
     if step.node.op_type == "MaxPool" and len(step.node.output) > 1:
@@ -132,12 +135,10 @@ def matmul(step: OperatorStep) -> AxisState:
         state, shape = step.states[at], step.shape(at)
         if isinstance(state, BatchAxis):
             if len(shape) == 1 or state.axis == len(shape) + summed:
-                message = "it sums over the batch"
-                raise RowsCoupled(message)
+                raise RowsCoupled("it sums over the batch")
             axes.append(state._replace(axis=state.axis - len(shape)))  # counted from the end, as in broadcasting
     if len(set(axes)) > 1 or (len(axes) == 2 and axes[0].axis >= -2):
-        message = "it multiplies the rows of one input by those of the other"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it multiplies the rows of one input by those of the other")
     first_rank, second_rank = len(step.shape(0)), len(step.shape(second))
     rank = max(first_rank, second_rank) - (min(first_rank, second_rank) == 1)
     axis = axes[0].axis + (second_rank == 1)
@@ -145,20 +146,17 @@ def matmul(step: OperatorStep) -> AxisState:
         shape = step.shape(at)
         if not isinstance(step.states[at], BatchAxis) and axis < -2 and len(shape) >= -axis and shape[axis] != 1:
             if axes[0].group != 1:
-                message = "it combines a constant with rows that are folded with another dimension"
-                raise Undetermined(message)
+                raise Undetermined("it combines a constant with rows that are folded with another dimension")
             step.expand_constant(at, len(shape) + axis, 0 if at else second)
     return axes[0]._replace(axis=rank + axis)
 
 
 def gemm(step: OperatorStep) -> AxisState:
     if isinstance(step.states[1], BatchAxis):
-        message = "its weights are computed from the rows"
-        raise Undetermined(message)
+        raise Undetermined("its weights are computed from the rows")
     rows = step.rows
     if rows.axis != (1 if step.attr("transA", 0) else 0):
-        message = "it sums over the batch"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it sums over the batch")
     if step.has_input(2) and not isinstance(step.states[2], BatchAxis):
         shape = step.shape(2)
         if len(shape) == 2 and shape[0] != 1:
@@ -170,8 +168,7 @@ def recurrent(step: OperatorStep) -> AxisState | list[AxisState]:
     """RNN, GRU, LSTM: time is the first dimension and the batch the second, unless `layout` is 1."""
     batch_first = step.attr("layout", 0)
     if step.rows != BatchAxis(0 if batch_first else 1):
-        message = "it expects time in the first dimension and the batch in the second"
-        raise WrongBatchAxis(message)
+        raise WrongBatchAxis("it expects time in the first dimension and the batch in the second")
     for at in (4, 5, 6):
         if at < len(step.states) and step.has_input(at) and not isinstance(step.states[at], BatchAxis):
             step.expand_constant(at, 0 if batch_first or at == 4 else 1, 0)
@@ -179,9 +176,26 @@ def recurrent(step: OperatorStep) -> AxisState | list[AxisState]:
     return [BatchAxis(0 if batch_first else 2), state, state]
 
 
-def random(_: OperatorStep) -> AxisState:
-    message = "its values are random, so that no two runs are equal"
-    raise RowsCoupled(message)
+def feature_rows(step: OperatorStep) -> AxisState:
+    """Operators of ai.onnx.ml: rows of features first, and one result for each in every output."""
+    if step.rows != BatchAxis() or len(step.shape()) < 2:
+        message = "it expects rows of features in the first dimension"
+        raise Undetermined(message)
+    return BatchAxis()
+
+
+def same_axis(step: OperatorStep) -> AxisState:
+    """Operators that change each value, or add dimensions after the last one."""
+    return step.rows
+
+
+def quantized_matmul(step: OperatorStep) -> AxisState:
+    """MatMulNBits: rows times weights."""
+    if step.rows.axis == len(step.shape()) - 1:
+        message = "it sums over the batch"
+        raise RowsCoupled(message)
+    step.require_unbatched_others()
+    return step.rows
 
 
 def shape_of(_: OperatorStep) -> AxisState:
@@ -195,8 +209,7 @@ def coupled(step: OperatorStep) -> AxisState:
 def _combine(step: OperatorStep, axes: list[int], keepdims: int) -> AxisState:
     """Return the batch axis after an operator that combines these axes."""
     if step.rows.axis in axes:
-        message = "it works along the batch: one row's result depends on other rows"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it works along the batch: one row's result depends on other rows")
     return step.rows if keepdims else step.rows._replace(axis=step.rows.axis - sum(a < step.rows.axis for a in axes))
 
 
@@ -207,7 +220,9 @@ RULES: Final[Mapping[str, Rule]] = {
     **{f"Reduce{kind}": reduce_ for kind in _REDUCE},
     **dict.fromkeys(_COUPLED, coupled),
     **dict.fromkeys(("RNN", "GRU", "LSTM"), recurrent),
-    **dict.fromkeys(("Multinomial", "RandomNormalLike", "RandomUniformLike", "Bernoulli"), random),
+    **dict.fromkeys(_FEATURES, feature_rows),
+    **dict.fromkeys(("Binarizer", "Imputer", "LabelEncoder", "CategoryMapper", "OneHotEncoder", "OneHot"), same_axis),
+    "MatMulNBits": quantized_matmul,
     **dict.fromkeys(("Shape", "Size"), shape_of),
     "CumSum": cumulative_sum,
     "MeanVarianceNormalization": mean_variance,
@@ -217,5 +232,3 @@ RULES: Final[Mapping[str, Rule]] = {
     "Gemm": gemm,
     **reshape_rules.RULES,
 }
-
-__all__ = ["RULES", "FixedBatchSize", "Rule"]

@@ -1,15 +1,16 @@
 """Diagnose why a model cannot be batched, in terms an operator understands, and build a repaired copy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from model_runtime.graph.batch_axis import BatchAxis
 from model_runtime.graph.batch_axis_flow import FlowResult, trace_batch_axes
 from model_runtime.graph.graph import BATCH, Graph, dims_of, inputs_of, set_dim
+from model_runtime.spec.tensors import InputSpec
 
 _BATCH_NAMES: Final = frozenset({"batch", "batch_size", "batchsize", "bs", "n", "b", "none"})
 _STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
@@ -19,36 +20,49 @@ _STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 class Diagnosis:
     """`obstacles`: repairable reasons. `fatal`: reasons that cannot be repaired. `doubts`: unknown operators or shapes.
 
-    `mended`: a copy without the obstacles; None if there are none, or if `fatal` or `doubts` is not empty.
+    `keys`: reasons that keys of model.toml remove; `suggested`: keys that may help, by input. `is_open`: the batch is
+    free. `may_lack_batch`: no dimension is
+    named like a batch. `notes`: what is unusual and does no harm. `mended`: a copy without
+    the obstacles; None if there are none, or if `fatal`, `doubts` or `keys` is not empty.
     """
 
     obstacles: list[str] = field(default_factory=list)
     fatal: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    suggested: dict[str, InputSpec] = field(default_factory=dict)
+    may_lack_batch: bool = False
+    is_open: bool = False
+    notes: list[str] = field(default_factory=list)
     mended: onnx.ModelProto | None = None
 
 
-def diagnose(model: onnx.ModelProto) -> Diagnosis:
-    """Analyse the graph without running it. `model` is not changed."""
-    diagnosis = Diagnosis()
+def diagnose(model: onnx.ModelProto, row_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Diagnosis:
+    """Follow the batch through the graph. `model` is not changed. `row_shapes`: of inputs with free dimensions."""
+    diagnosis, row_shapes = Diagnosis(), row_shapes or {}
     if unknown := unknown_operators(model):
         diagnosis.fatal += [f"unknown operator {name}: neither ONNX nor ONNX Runtime has it" for name in unknown]
         return diagnosis
-    axes = {value_info.name: _batch_axis(dims_of(value_info)) for value_info in inputs_of(model)}
-    flow, graph = _follow(model, axes)
-    if flow.has_wrong_axis and (transposed := _follow_transposed(model, axes)):
+    inputs = inputs_of(model)
+    axes = _batch_axes(inputs)
+    names = [str(dims_of(value_info)[0]).lower() for value_info in inputs if dims_of(value_info)]
+    diagnosis.may_lack_batch = not any(name in _BATCH_NAMES for name in names)
+    flow, graph = _follow(model, axes, row_shapes)
+    if flow.has_wrong_axis and (transposed := _follow_transposed(model, axes, row_shapes)):
         flow, graph, axes = transposed
-    _diagnose_tensors(diagnosis, graph, axes)
-    diagnosis.obstacles += graph.changes
-    diagnosis.fatal += [f"{line} (rows would mix)" for line in flow.coupled] + flow.fixed
+    if flow.has_wrong_axis and diagnosis.may_lack_batch:  # perhaps the batch is elsewhere
+        flow.undetermined, flow.coupled = flow.coupled, []
+    diagnosis.fatal += [f"{line} (rows would mix)" for line in flow.coupled] + flow.fixed + flow.random
     diagnosis.doubts += flow.undetermined
     for name, state in flow.output_states.items():
         if not isinstance(state, BatchAxis) or state.group != 1:
             diagnosis.fatal.append(f"output {name!r} has no batch dimension: it is one result for the whole batch")
-    if not diagnosis.fatal and not diagnosis.doubts:
+    diagnosis.is_open = graph.is_open
+    _diagnose_tensors(diagnosis, graph, axes, flow)
+    diagnosis.obstacles += graph.changes
+    if diagnosis.obstacles and not (diagnosis.fatal or diagnosis.doubts or diagnosis.keys):
         _open_batch_axis(diagnosis, graph, axes, flow)
-        if diagnosis.obstacles:
-            diagnosis.mended = graph.model
+        diagnosis.mended = graph.model
     return diagnosis
 
 
@@ -56,7 +70,7 @@ def unknown_operators(model: onnx.ModelProto) -> list[str]:
     """Return the sorted names of operators that neither ONNX, nor ONNX Runtime, nor a function in the file defines."""
     defined = {(function.domain, function.name) for function in model.functions}
     names = set()
-    for node in _all_nodes(model.graph):
+    for node in all_nodes(model.graph):
         domain = "" if node.domain in _STANDARD_DOMAINS else node.domain
         foreign = domain and not domain.startswith(("com.microsoft", "ai.onnx", "com.ms", "org.pytorch"))
         if (domain, node.op_type) not in defined and (foreign or (not domain and not onnx.defs.has(node.op_type))):
@@ -64,33 +78,65 @@ def unknown_operators(model: onnx.ModelProto) -> list[str]:
     return sorted(names)
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+    """Yield the nodes of a graph and of its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for subgraph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-                yield from _all_nodes(subgraph)
+                yield from all_nodes(subgraph)
+
+
+def _batch_axes(inputs: Sequence[onnx.ValueInfoProto]) -> dict[str, int]:
+    """Return the first dimension of each input, unless another one is named like a batch.
+
+    A first dimension above 1, beside another input whose first is free or 1, is no batch either, if only one dimension
+    of this input is free or 1.
+    """
+    shapes = {value_info.name: dims_of(value_info) for value_info in inputs}
+    others = {shape[0] if isinstance(shape[0], int) else 0 for shape in shapes.values() if shape} & {0, 1}
+    axes = dict[str, int]()
+    for name, shape in shapes.items():
+        axes[name] = _batch_axis(shape)
+        candidates = [axis for axis, size in enumerate(shape) if isinstance(size, str) or size == 1]
+        if axes[name] == 0 and others and len(candidates) == 1 and isinstance(shape[0], int) and shape[0] > 1:
+            axes[name] = candidates[0]
+    return axes
 
 
 def _batch_axis(shape: list[int | str]) -> int:
-    """Return the first dimension, unless another one is named like a batch."""
     names = [str(side).lower() for side in shape]
     if names and names[0] not in _BATCH_NAMES:
         return next((axis for axis, name in enumerate(names) if name in _BATCH_NAMES), 0)
     return 0
 
 
-def _follow(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[FlowResult, Graph]:
+def _compared_value(model: onnx.ModelProto, name: str) -> int | float:
+    """Return a constant that the graph compares a scalar input with, or else 1."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    for node in model.graph.node:
+        if node.op_type == "Equal" and name in node.input:
+            for other in node.input:
+                if other in constants and (values := numpy_helper.to_array(constants[other])).size == 1:
+                    return values.ravel().tolist()[0]  # type: ignore[no-any-return]
+    return 1
+
+
+def _follow(
+    model: onnx.ModelProto, axes: dict[str, int], row_shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[FlowResult, Graph]:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    graph = Graph(copy, axes)
-    scalars = [value_info.name for value_info in graph.inputs if not dims_of(value_info)]
-    if scalars:
-        return FlowResult(fixed=[f"input {name!r} is a scalar, shared by the whole batch" for name in scalars]), graph
+    graph = Graph(copy, axes, row_shapes)
     return trace_batch_axes(graph, axes), graph
 
 
-def _follow_transposed(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[FlowResult, Graph, dict[str, int]] | None:
+def _follow_transposed(
+    model: onnx.ModelProto, axes: dict[str, int], row_shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[FlowResult, Graph, dict[str, int]] | None:
     """Trace with the batch in the second dimension, as in recurrent networks. Return None if that fails too."""
     second = {
         value_info.name: 1 if len(dims_of(value_info)) > 1 and axes[value_info.name] == 0 else axes[value_info.name]
@@ -98,28 +144,39 @@ def _follow_transposed(model: onnx.ModelProto, axes: dict[str, int]) -> tuple[Fl
     }
     if second == axes:
         return None
-    flow, graph = _follow(model, second)
-    failed = flow.coupled or flow.fixed or flow.undetermined
+    flow, graph = _follow(model, second, row_shapes)
+    failed = flow.coupled or flow.fixed or flow.undetermined or flow.random
     return None if failed else (flow, graph, second)
 
 
-def _diagnose_tensors(diagnosis: Diagnosis, graph: Graph, axes: dict[str, int]) -> None:
+def _diagnose_tensors(diagnosis: Diagnosis, graph: Graph, axes: dict[str, int], flow: FlowResult) -> None:
     for value_info in graph.inputs:
-        shape = dims_of(value_info)
+        shape, name = dims_of(value_info), value_info.name
         if not shape:
+            diagnosis.keys.append(f"input {name!r} is a scalar, shared by the whole batch: [inputs.{name}] value = …")
+            diagnosis.suggested[name] = InputSpec(value=_compared_value(graph.model, name))
             continue
-        axis = axes[value_info.name]
+        axis = axes[name]
+        described = f"input {name!r} {_format_dims(shape)}"
         if axis:
-            name = f"input {value_info.name!r} {_format_dims(shape)}"
-            diagnosis.obstacles.append(f"{name} has its batch in dimension {axis + 1}; Jitney needs it first")
+            remedy = f"Jitney needs it first, or [inputs.{name}] batch_axis = {axis} in model.toml"
+            diagnosis.suggested[name] = InputSpec(batch_axis=axis)
+            diagnosis.obstacles.append(f"{described} has its batch in dimension {axis + 1}; {remedy}")
         if isinstance(shape[axis], int):
-            name = f"input {value_info.name!r} {_format_dims(shape)}"
-            diagnosis.obstacles.append(f"{name} is fixed to a batch of {shape[axis]}")
+            diagnosis.obstacles.append(f"{described} is fixed to a batch of {shape[axis]}")
     for value_info in graph.graph.output:
-        shape = dims_of(value_info)
-        if shape and isinstance(shape[0], int) and not any(axes.values()):
-            name = f"output {value_info.name!r} {_format_dims(shape)}"
-            diagnosis.obstacles.append(f"{name} is declared for a batch of {shape[0]}")
+        shape, state = dims_of(value_info), flow.output_states.get(value_info.name)
+        described = f"output {value_info.name!r} {_format_dims(shape)}"
+        if isinstance(state, BatchAxis) and graph.is_open:
+            if state.axis and not any(axes.values()):
+                diagnosis.notes.append(
+                    f"{described} has its batch in dimension {state.axis + 1}: workers find it, or "
+                    f"[outputs.{value_info.name}] batch_axis = {state.axis} in model.toml"
+                )
+            elif state.axis < len(shape) and isinstance(shape[state.axis], int):
+                diagnosis.notes.append(f"{described} is declared wrongly: it follows the batch")
+        elif shape and isinstance(shape[0], int) and not any(axes.values()):
+            diagnosis.obstacles.append(f"{described} is declared for a batch of {shape[0]}")
 
 
 def _open_batch_axis(diagnosis: Diagnosis, graph: Graph, axes: dict[str, int], flow: FlowResult) -> None:

@@ -1,6 +1,6 @@
 """Read and edit an ONNX graph by tensor name: shapes, constants, attributes and inserted nodes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -9,7 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
-from model_runtime.graph.batch_axis import Undetermined
+from model_runtime.graph.batch_axis import AxisState, BatchAxis, BatchSizeValues, Undetermined
+from model_runtime.graph.observation import Observation, observe
 
 PLACEHOLDER_BATCH_SIZE = 97  # substitutes a free batch size in shape inference; unlikely to be a real dimension
 BATCH = "batch"
@@ -19,10 +20,22 @@ Values = NDArray[Any]
 
 
 class Graph:
-    """The main graph of a model. `batch`: its fixed batch size, or PLACEHOLDER_BATCH_SIZE. `changes`: descriptions."""
+    """The main graph of a model. `changes`: descriptions.
 
-    def __init__(self, model: onnx.ModelProto, batch_axes: dict[str, int]) -> None:
-        """Index the model's graph and infer its shapes. `batch_axes`: the batch dimension of each input."""
+    `batch`: its fixed batch size; if it `is_open`, the size of an observed run, or PLACEHOLDER_BATCH_SIZE.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        batch_axes: dict[str, int],
+        row_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        """Index the model's graph and infer its shapes.
+
+        `batch_axes`: the batch dimension of each input. `row_shapes`: shapes of one row, for a run that shows what
+        shape inference does not; None: without a run.
+        """
         self.model, self.graph = model, model.graph
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.inputs = inputs_of(model)
@@ -33,35 +46,76 @@ class Graph:
         self.opset = max((opset.version for opset in model.opset_import if opset.domain in {"", "ai.onnx"}), default=1)
         fixed = [dims_of(value_info)[batch_axes[value_info.name]] for value_info in self.inputs if dims_of(value_info)]
         self.batch = next((size for size in fixed if isinstance(size, int)), PLACEHOLDER_BATCH_SIZE)
+        self.is_open = not any(isinstance(size, int) for size in fixed)
         self.changes: list[str] = []
         self._axes = batch_axes
         self._before: dict[str, list[onnx.NodeProto]] = {}  # a node's first output → the nodes inserted before it
         self._first: list[onnx.NodeProto] = []
         self._last: list[onnx.NodeProto] = []
         self._name_count = 0
+        self._observed: Observation | None = None
         self._shapes = self._infer()
-
-    def nodes(self) -> Iterator[onnx.NodeProto]:
-        yield from self.graph.node
+        if row_shapes is not None:
+            declared = {value_info.name: dims_of(value_info) for value_info in self.inputs}
+            self._observed = observe(model, declared, batch_axes, row_shapes, self._shapes)
+        if self._observed is not None:
+            self.batch = self._observed.batch
+            self._shapes = self._infer()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape for a batch of `batch`. Raises Undetermined if it is unknown."""
         if name in self._constants:
             return tuple(self.constant(name).shape)
-        if (shape := self._shapes.get(name)) is None:
+        shape = self._shapes.get(name)
+        if shape is None and self._observed is not None:
+            shape = self._observed.shapes.get(name)
+        if shape is None:
             message = f"the shape of {name!r} is unknown"
             raise Undetermined(message)
         return shape
 
     def constant(self, name: str) -> Values:
         """Return a constant's values. Raises KeyError if the tensor is not a constant."""
-        value = self._constants[name]
+        value = self._constants[name] if name in self._constants else self._observed_values()[name]
         if isinstance(value, onnx.TensorProto):
             value = self._constants[name] = numpy_helper.to_array(value)
         return value
 
     def is_constant(self, name: str) -> bool:
-        return name in self._constants
+        """Return true if the values are in the file, or were observed. The caller knows that no input changes them."""
+        return name in self._constants or name in self._observed_values()
+
+    def observed_rows(self, name: str) -> AxisState:
+        """Return how a tensor that is computed from the batch size alone depends on it, by runs of two sizes."""
+        observed = self._observed
+        if observed is None or name not in observed.other_values:
+            return BatchSizeValues()
+        first, second = observed.values[name], observed.other_values[name]
+        if first.shape == second.shape:
+            return None if np.array_equal(first, second, equal_nan=first.dtype.kind == "f") else BatchSizeValues()
+        follows = [at for at, sides in enumerate(zip(first.shape, second.shape, strict=False)) if sides[0] != sides[1]]
+        if first.ndim != second.ndim or len(follows) != 1:
+            return BatchSizeValues()
+        axis = follows[0]
+        group, rest = divmod(first.shape[axis], observed.batch)
+        if rest or not group or second.shape[axis] != group * observed.other_batch:
+            return BatchSizeValues()
+        row = first.take(range(group), axis)
+        repeated = (np.concatenate([row] * size, axis) for size in (observed.batch, observed.other_batch))
+        is_equal = all(np.array_equal(*pair) for pair in zip(repeated, (first, second), strict=True))
+        return BatchAxis(axis, group) if is_equal else BatchSizeValues()
+
+    def own_row_axis(self, name: str) -> int | None:
+        """Return the axis along which the first of these indices counts the rows of the batch, in both runs."""
+        observed = self._observed
+        if observed is None or name not in observed.other_values:
+            return None
+        both = ((observed.batch, observed.values[name]), (observed.other_batch, observed.other_values[name]))
+        first, second = (_counting_axis(values[..., 0], size) for size, values in both)
+        return first if first == second else None
+
+    def _observed_values(self) -> Mapping[str, Values]:
+        return self._observed.values if self._observed else {}
 
     def add_constant(self, values: Values) -> str:
         """Add a constant and return its name. Existing constants may be shared, so they are not changed."""
@@ -121,6 +175,8 @@ class Graph:
         for value_info in copy.graph.input:
             if value_info.name in self._axes and dims_of(value_info):
                 set_dim(value_info, self._axes[value_info.name], self.batch)
+                for axis, size in enumerate(self._observed.inputs[value_info.name] if self._observed else ()):
+                    set_dim(value_info, axis, size)
         inferred = _infer_shapes(copy)
         tensors = [*inferred.input, *inferred.value_info, *inferred.output]
         shapes = {
@@ -133,6 +189,15 @@ class Graph:
             for name, shape in shapes.items()
             if all(isinstance(side, int) for side in shape)
         }
+
+
+def _counting_axis(values: Values, size: int) -> int | None:
+    """Return the axis along which the values are 0, 1, … `size` - 1, or None."""
+    for axis in range(values.ndim):
+        count = np.arange(size).reshape([-1 if at == axis else 1 for at in range(values.ndim)])
+        if values.shape[axis] == size and (values == count).all():
+            return axis
+    return None
 
 
 def _infer_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
@@ -198,7 +263,7 @@ def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
 def dims_of(value_info: onnx.ValueInfoProto) -> list[int | str]:
     """Return the declared dimensions: a number, or the name of a free dimension."""
     return [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?"
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or "?"
         for dim in value_info.type.tensor_type.shape.dim
     ]
 
@@ -226,7 +291,3 @@ def _constant(node: onnx.NodeProto) -> Values | None:
         if attribute.name in {"value_float", "value_floats"}:
             return np.array(value, np.float32)
     return None
-
-
-def format_shape(values: Sequence[int]) -> str:
-    return str(list(values))

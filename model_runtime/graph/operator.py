@@ -6,19 +6,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from model_runtime.graph.batch_axis import (
-    AxisState,
-    BatchAxis,
-    BatchSizeValues,
-    FixedBatchSize,
-    Undetermined,
-)
+from model_runtime.graph.batch_axis import AxisState, BatchAxis, BatchSizeValues, FixedBatchSize, Undetermined
 from model_runtime.graph.graph import (
-    PLACEHOLDER_BATCH_SIZE,
     Graph,
     Values,
     describe_node,
-    format_shape,
     read_attribute,
     set_attribute,
 )
@@ -41,8 +33,7 @@ class OperatorStep(NamedTuple):
         state = self.states[at] if at < len(self.states) else None
         if isinstance(state, BatchAxis):
             return state
-        message = f"its input {at + 1} has no batch dimension"
-        raise Undetermined(message)
+        raise Undetermined(f"its input {at + 1} has no batch dimension")
 
     def has_input(self, at: int) -> bool:
         """Return true if the input is present."""
@@ -61,9 +52,8 @@ class OperatorStep(NamedTuple):
     def constant(self, at: int) -> Values:
         """Return an input's values. Raises Undetermined if it is not a constant."""
         name = self.node.input[at]
-        if not self.graph.is_constant(name):
-            message = f"its input {at + 1} is not a constant"
-            raise Undetermined(message)
+        if isinstance(self.states[at], BatchAxis | BatchSizeValues) or not self.graph.is_constant(name):
+            raise Undetermined(f"its input {at + 1} is not a constant")
         return self.graph.constant(name)
 
     def axes(self, name: str, at: int) -> list[int] | None:
@@ -76,8 +66,7 @@ class OperatorStep(NamedTuple):
         """Raise Undetermined if an input other than the first has a batch dimension."""
         for at, state in enumerate(self.states[1:], 2):
             if isinstance(state, BatchAxis):
-                message = f"its input {at} has a batch dimension too"
-                raise Undetermined(message)
+                raise Undetermined(f"its input {at} has a batch dimension too")
 
     def replace(self, at: int, values: Values, change: str) -> None:
         """Replace a constant input of the node, and record the change."""
@@ -100,7 +89,7 @@ class OperatorStep(NamedTuple):
             values = self.constant(at)
             first = values.take([0], axis)
             if not (values == first).all():
-                message = f"a constant of shape {format_shape(shape)} has different values for each row of the batch"
+                message = f"a constant of shape {list(shape)} has different values for each row of the batch"
                 raise FixedBatchSize(message)
             name = self.graph.add_constant(first)
         source, rows = self.node.input[like], self.rows_of(like)
@@ -122,12 +111,9 @@ class OperatorStep(NamedTuple):
     @property
     def is_open(self) -> bool:
         """Return true if the model declares a free batch dimension."""
-        return self.graph.batch == PLACEHOLDER_BATCH_SIZE
+        return self.graph.is_open
 
 
 def normalize_axis(axis: int, rank: int) -> int:
     """Return the axis counted from the front."""
     return axis + rank if axis < 0 else axis
-
-
-__all__ = ["BatchSizeValues", "FixedBatchSize", "OperatorStep", "Undetermined", "normalize_axis"]

@@ -14,7 +14,7 @@ from model_runtime.graph.batch_axis import (
 )
 from model_runtime.graph.operator import OperatorStep, normalize_axis
 
-LARGE = 2**31 - 1  # a larger `ends` value means: to the end
+LARGE = 1_000_000  # no batch has so many rows: a larger `ends` value means: to the end
 
 
 def reshape(step: OperatorStep) -> AxisState:
@@ -25,17 +25,19 @@ def reshape(step: OperatorStep) -> AxisState:
     for axis in range(len(made)):
         rest = prod(made[axis + 1 :])
         if prod(made[:axis]) == before and made[axis] % batch == 0 and made[axis] // batch * rest == per_row:
+            group = made[axis] // batch
+            if batch == 1 and axis and group > rows.group:  # a batch of 1 vanishes anywhere
+                message = "it folds a batch of 1 into another dimension"
+                raise Undetermined(message)
             _free_target(step, axis, made, rows)
-            return BatchAxis(axis, made[axis] // batch)
-    message = f"it reshapes {list(shape)} to {list(made)} across rows"
-    raise RowsCoupled(message)
+            return BatchAxis(axis, group)
+    raise RowsCoupled(f"it reshapes {list(shape)} to {list(made)} across rows")
 
 
 def _free_target(step: OperatorStep, axis: int, made: tuple[int, ...], rows: BatchAxis) -> None:
     """Set the batch dimension of a constant target shape to -1."""
     if len(step.node.input) < 2:
-        message = "its target shape is an attribute, as before opset 5"
-        raise Undetermined(message)
+        raise Undetermined("its target shape is an attribute, as before opset 5")
     if isinstance(step.states[1], BatchSizeValues):
         return
     target = step.constant(1).astype(np.int64)
@@ -53,8 +55,7 @@ def flatten(step: OperatorStep) -> AxisState:
     axis = normalize_axis(step.attr("axis", 1), len(shape))
     if rows.axis == 0 and axis >= 1:
         return BatchAxis(0, rows.group * prod(shape[1:axis]))
-    message = f"it flattens {list(shape)} at {axis}, across rows"
-    raise RowsCoupled(message)
+    raise RowsCoupled(f"it flattens {list(shape)} at {axis}, across rows")
 
 
 def transpose(step: OperatorStep) -> AxisState:
@@ -76,8 +77,7 @@ def squeeze(step: OperatorStep) -> AxisState:
             step.graph.reinfer_shapes()
     axes = [normalize_axis(axis, len(shape)) for axis in axes]
     if rows.axis in axes:
-        message = "it removes the batch dimension"
-        raise FixedBatchSize(message)
+        raise FixedBatchSize("it removes the batch dimension")
     return rows._replace(axis=rows.axis - sum(axis < rows.axis for axis in axes))
 
 
@@ -93,18 +93,15 @@ def unsqueeze(step: OperatorStep) -> AxisState:
 def concat(step: OperatorStep) -> AxisState:
     batched = {at: state for at, state in enumerate(step.states) if isinstance(state, BatchAxis)}
     if len(set(batched.values())) != 1:
-        message = "its inputs have the batch in different dimensions"
-        raise Undetermined(message)
+        raise Undetermined("its inputs have the batch in different dimensions")
     like, rows = next(iter(batched.items()))
     axis = normalize_axis(step.attr("axis"), len(step.shape(like)))
     if axis == rows.axis:
-        message = "it concatenates along the batch"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it concatenates along the batch")
     for at in range(len(step.states)):
         if at not in batched:
             if rows.group != 1:
-                message = "it joins a constant to rows that are folded with another dimension"
-                raise Undetermined(message)
+                raise Undetermined("it joins a constant to rows that are folded with another dimension")
             step.expand_constant(at, rows.axis, like)
     return rows
 
@@ -120,12 +117,12 @@ def slice_(step: OperatorStep) -> AxisState:
     axes = step.axes("axes", 3) or list(range(len(starts)))
     steps = step.axes("steps", 4) or [1] * len(starts)
     for start, end, axis, by in zip(starts, ends, axes, steps, strict=True):
-        if normalize_axis(axis, len(shape)) == rows.axis and not (start == 0 and by == 1 and end >= LARGE):
-            if start == 0 and by == 1 and end >= shape[rows.axis] and not step.is_open:
+        is_whole = by == 1 and (start == 0 or start <= -LARGE)
+        if normalize_axis(axis, len(shape)) == rows.axis and not (is_whole and end >= LARGE):
+            if is_whole and end >= shape[rows.axis] and not step.is_open:
                 message = f"it truncates the batch to {end} rows"
                 raise FixedBatchSize(message)
-            message = f"it selects rows {start} to {end} of the batch"
-            raise RowsCoupled(message)
+            raise RowsCoupled(f"it selects rows {start} to {end} of the batch")
     return rows
 
 
@@ -133,23 +130,34 @@ def gather(step: OperatorStep) -> AxisState:
     data, indices = step.states[0], step.states[1]
     axis = normalize_axis(step.attr("axis", 0), len(step.shape()))
     if isinstance(data, BatchAxis) and isinstance(indices, BatchAxis):
-        message = "both its data and its indices have a batch dimension"
-        raise Undetermined(message)
+        raise Undetermined("both its data and its indices have a batch dimension")
     if isinstance(indices, BatchAxis):  # a lookup table
+        if isinstance(data, BatchSizeValues):
+            message = "its table is computed from the batch size"
+            raise Undetermined(message)
         return indices._replace(axis=axis + indices.axis)
     rows = step.rows
     if axis == rows.axis:
-        message = "it selects rows of the batch"
-        raise RowsCoupled(message)
+        raise RowsCoupled("it selects rows of the batch")
     return rows._replace(axis=rows.axis + (len(step.shape(1)) - 1 if axis < rows.axis else 0))
+
+
+def gather_nd(step: OperatorStep) -> AxisState:
+    data, indices = step.states[0], step.states[1]
+    if isinstance(indices, BatchAxis) and data is None and not step.attr("batch_dims", 0):  # a lookup table
+        return indices
+    axis = step.graph.own_row_axis(step.node.input[1])
+    if data != BatchAxis() or step.attr("batch_dims", 0) or axis is None:
+        message = "its indices may point into other rows"
+        raise Undetermined(message)
+    return BatchAxis(axis)
 
 
 def gather_elements(step: OperatorStep) -> AxisState:
     """GatherElements, ScatterElements: elementwise along one axis."""
     _require_other_axis(step, step.attr("axis", 0), "it selects elements along the batch")
     if any(state != step.rows for state in step.states):
-        message = "an input has no batch dimension, or has it elsewhere"
-        raise Undetermined(message)
+        raise Undetermined("an input has no batch dimension, or has it elsewhere")
     return step.rows
 
 
@@ -166,9 +174,8 @@ def expand(step: OperatorStep) -> AxisState:
 
 
 def tile(step: OperatorStep) -> AxisState:
-    if step.constant(1)[step.rows.axis] != 1:
-        message = "it repeats the batch"
-        raise RowsCoupled(message)
+    if step.output_shape()[step.rows.axis] != step.shape()[step.rows.axis]:
+        raise RowsCoupled("it repeats the batch")
     return step.rows
 
 
@@ -179,8 +186,7 @@ def pad(step: OperatorStep) -> AxisState:
     if rows.axis in axes:
         at = axes.index(rows.axis)
         if pads[at] or pads[at + len(axes)]:
-            message = "it pads the batch"
-            raise RowsCoupled(message)
+            raise RowsCoupled("it pads the batch")
     return rows
 
 
@@ -200,6 +206,7 @@ RULES = {
     "Slice": slice_,
     "Gather": gather,
     "GatherElements": gather_elements,
+    "GatherND": gather_nd,
     "ScatterElements": gather_elements,
     "Expand": expand,
     "Tile": tile,

@@ -25,8 +25,7 @@ class BmpRle(ImageFile.PyDecoder):
     def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:  # noqa: ARG002 - it reads the file itself
         """Decode the image. Raises Refused if the data is too long, and ValueError if it does not fill the image."""
         if self.fd is None:
-            message = "the decoder has no file"
-            raise ValueError(message)
+            raise ValueError("the decoder has no file")
         begin = self.fd.tell()
         codes = self.fd.read(MAX_CODE_BYTES + 1)
         if len(codes) > MAX_CODE_BYTES:

@@ -100,8 +100,7 @@ def _segments_before_scan(data: bytes) -> Iterator[_Segment]:
             return
     else:
         raise too_costly_error("JPEG", f"{MAX_SEGMENTS} segments before its first scan", MAX_SEGMENTS)
-    message = "the file has no scan"
-    raise ValueError(message)
+    raise ValueError("the file has no scan")
 
 
 def check_scans(jpeg: StrippedJpeg, pixels: int) -> None:
@@ -129,8 +128,7 @@ def add_end_marker(jpeg: StrippedJpeg) -> bytes:
     """
     data = jpeg.stripped.data
     if data.endswith(b"\xff") or not _is_covered(jpeg):  # after 0xff the next byte is unknown
-        message = "scans are missing"
-        raise ValueError(message)
+        raise ValueError("scans are missing")
     first: bytes | None = None
     for tail in _TAILS:
         with Image.open(io.BytesIO(data + tail + _EOI), formats=["JPEG"]) as image:
@@ -138,8 +136,7 @@ def add_end_marker(jpeg: StrippedJpeg) -> bytes:
         if first is None:
             first = pixels
         elif pixels != first:
-            message = "pixels are missing"
-            raise ValueError(message)
+            raise ValueError("pixels are missing")
     return data + _EOI
 
 

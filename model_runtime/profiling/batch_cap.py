@@ -1,15 +1,16 @@
 """Measure a model's run time by batch size and choose its batch cap: the size beyond which throughput stops growing.
 
-A worker measures when it loads the model, with batches of zeros.
+A worker measures briefly when it loads the model, `jitney models profile` for longer; both with batches of zeros.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from model_runtime.profiling.profile_store import StoredProfile
+from batching.collation import stack_items
+from model_runtime.profiling.profile_store import Latency, StoredProfile
 from model_runtime.tensor_spec import DTYPES, Array, TensorSpec
 
 MAX_MEASURED_BATCH: Final = 64  # limit of measured caps; an operator may set a larger one
@@ -18,6 +19,9 @@ COST_TOLERANCE: Final = 0.95  # a size is good if the lowest cost per row is at 
 MAX_SHARED_RUN_S: Final = 0.05
 ROUNDS: Final = 6
 BUDGET_S: Final = 2.0
+# Of a profile that an operator asks for:
+MAX_RUN_S: Final = 2.0  # stop at the first size whose run takes longer
+MIN_RUNS: Final = 5
 
 Run = Callable[[dict[str, Array]], object]
 Clock = Callable[[], float]
@@ -28,12 +32,14 @@ class Profile(NamedTuple):
 
     `error`: the failure that ended the measurement, if any.
     `stored`: the profiles that `jitney models profile` wrote, for this device and others.
+    `measured`: the batch sizes that were run for this profile in this process.
     """
 
     cap: int
     run_ms: Mapping[int, float]
     error: Exception | None = None
     stored: Sequence[StoredProfile] = ()
+    measured: Collection[int] = ()
 
 
 class RunTimes(NamedTuple):
@@ -44,19 +50,29 @@ class RunTimes(NamedTuple):
 
 
 class MeasuredModel(NamedTuple):
-    """A model to measure. `clock` and `spent` return seconds; `spent` counts the cost, None: wall time is the cost."""
+    """A model to measure. `clock` and `spent` return seconds; `spent` counts the cost, None: wall time is the cost.
+
+    `examples`: rows to measure with, instead of zeros.
+    """
 
     inputs: Sequence[TensorSpec]
     run: Run
     clock: Clock = time.perf_counter
     spent: Clock | None = None
+    examples: Sequence[Mapping[str, Array]] = ()
+
+    def batch(self, rows: int) -> dict[str, Array]:
+        """Return a batch of examples, or of zeros."""
+        if not self.examples:
+            return zero_batch(self.inputs, rows)
+        return stack_items([self.examples[at % len(self.examples)] for at in range(rows)])
 
     def warm_up(self, rows: int) -> None:
-        self.run(zero_batch(self.inputs, rows))
+        self.run(self.batch(rows))
 
     def time(self, rows: int) -> RunTimes:
-        """Time one run of `rows` rows of zeros."""
-        batch = zero_batch(self.inputs, rows)
+        """Time one run of `rows` rows."""
+        batch = self.batch(rows)
         started_at, spent_before = self.clock(), self.spent() if self.spent else 0.0
         self.run(batch)
         run_s = max(1e-9, self.clock() - started_at)
@@ -87,7 +103,8 @@ def measure_profile(model: MeasuredModel, largest: int = MAX_MEASURED_BATCH) -> 
     if not known:
         return Profile(max(1, largest // 2), {}, failure)
     _remeasure(model, known, started + BUDGET_S)
-    return Profile(choose_cap(known), {rows: round(times.run_s * 1000, 4) for rows, times in known.items()}, failure)
+    run_ms = {rows: round(times.run_s * 1000, 4) for rows, times in known.items()}
+    return Profile(choose_cap(known), run_ms, failure, measured=run_ms.keys())
 
 
 def choose_cap(known: Mapping[int, RunTimes]) -> int:
@@ -107,6 +124,38 @@ def zero_batch(inputs: Sequence[TensorSpec], rows: int) -> dict[str, Array]:
     return {
         tensor_spec.name: np.zeros((rows, *tensor_spec.shape), DTYPES[tensor_spec.datatype]) for tensor_spec in inputs
     }
+
+
+def sizes_up_to(largest: int, others: Iterable[int] = ()) -> list[int]:
+    """Return the powers of two up to `largest`, `largest` itself, and those of `others` that are not larger."""
+    powers = (2**power for power in range(13))
+    return sorted({size for size in (*powers, largest, *others) if size <= largest})
+
+
+def measure_latencies(model: MeasuredModel, sizes: Sequence[int], seconds: float) -> dict[int, Latency]:
+    """Measure for `seconds`, at least MIN_RUNS runs per size, and return latencies. Raises what a run raises."""
+    times_by_size: dict[int, list[RunTimes]] = {}
+    for size in sizes:
+        model.warm_up(size)
+        first = model.time(size)
+        if times_by_size and first.run_s > MAX_RUN_S:
+            break
+        times_by_size[size] = [first]
+    until = model.clock() + seconds
+    while model.clock() < until or min(map(len, times_by_size.values())) < MIN_RUNS:
+        for size, times in times_by_size.items():
+            times.append(model.time(size))
+    return {size: _latency(size, times) for size, times in times_by_size.items()}
+
+
+def cap_from_latencies(latencies: dict[int, Latency], *, by_cpu: bool) -> int:
+    """Choose the batch cap by the same rule as a worker."""
+    known = {
+        size: RunTimes(latency.p50_ms / 1000, latency.cpu_us_per_row * size / 1e6 if by_cpu else latency.p50_ms / 1000)
+        for size, latency in latencies.items()
+        if size <= MAX_MEASURED_BATCH
+    }
+    return choose_cap(known)
 
 
 def _remeasure(model: MeasuredModel, known: dict[int, RunTimes], until: float) -> None:
@@ -131,3 +180,11 @@ def _has_time(known: Mapping[int, RunTimes], spent_s: float) -> bool:
     """Return true if the budget allows a warm-up and two runs of the next size, estimated from the last one."""
     last_s = list(known.values())[-1].run_s if known else 0.0
     return spent_s + 2 * last_s * 4 <= BUDGET_S
+
+
+def _latency(size: int, times: Sequence[RunTimes]) -> Latency:
+    by_time = sorted(run.run_s for run in times)
+    cost = min(run.cost_s for run in times)
+    tail = by_time[min(len(by_time) - 1, int(0.99 * len(by_time)))]
+    middle = by_time[len(by_time) // 2]
+    return Latency(round(middle * 1000, 4), round(tail * 1000, 4), round(cost * 1e6 / size, 2), len(times))

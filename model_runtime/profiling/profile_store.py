@@ -102,8 +102,7 @@ def _profile(fields: Mapping[str, Any]) -> StoredProfile:
     )
     cap = int(fields["cap"])
     if not 1 <= cap <= 4096 or not sizes:
-        message = f"cap {cap}, {len(sizes)} sizes"
-        raise ValueError(message)
+        raise ValueError(f"cap {cap}, {len(sizes)} sizes")
     return StoredProfile(provider, device, runtime, measured_at, cap, sizes)
 
 

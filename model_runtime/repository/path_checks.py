@@ -8,7 +8,7 @@ import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from model_runtime.repository.host_memory import format_bytes, usable_bytes
-from model_runtime.repository.onnx_external_data import ExternalData, read_external_data
+from model_runtime.repository.onnx_file import ExternalData, read_external_data
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
 
 

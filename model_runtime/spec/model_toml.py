@@ -7,19 +7,20 @@ the settings against the model's inputs and outputs.
 import codecs
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from model_runtime.spec.gpu import CudaSpec, TensorrtSpec
 from model_runtime.spec.image import ImageSpec
-from model_runtime.spec.tasks import DetectionSpec, EmbeddingSpec
+from model_runtime.spec.tensors import AXIS_ALLOWED, Axis, InputSpec, OutputSpec, read_outputs
 
 __all__ = ["ClassificationSpec", "ImageSpec", "ModelError", "ModelSpec", "RetrySpec", "read_spec"]
 
 SPEC_FILE: Final = "model.toml"
+_FILE_NAME: Final = r"^[^/\\.][^/\\]*$"
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class ModelError(Exception):
@@ -32,27 +33,67 @@ class ModelError(Exception):
         super().__init__(": ".join(part for part in (self.file, key, self.reason) if part))
 
 
-class ClassificationSpec(BaseModel):
-    """`[classification]`: how scores become labelled predictions."""
-
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+
+class ClassificationSpec(_Section):
+    """`[classification]`: how scores become labelled predictions."""
+
     labels: str | None = Field(
-        None,
-        pattern=r"^[^/\\.][^/\\]*$",
-        description="the name of a text file in the model's folder, one label per line",
+        None, pattern=_FILE_NAME, description="the name of a text file in the model's folder, one label per line"
     )
     softmax: bool = Field(True, description="true (the model returns scores), false (it returns probabilities)")
     top_k: int = Field(5, ge=1, le=100_000, description="a whole number from 1 to the number of classes")
 
 
-class RetrySpec(BaseModel):
-    """`[retry]`: retries of a job after a transient failure: out of memory, or a RetryableError of its task."""
+class EmbeddingSpec(_Section):
+    """`[embedding]`: how a model output becomes the vector of an image."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    output: str | None = Field(None, description="the name of one of the model's outputs; if omitted, the first")
+    normalize: bool = Field(True, description="true (scale to length 1), false (leave as the model returns it)")
+
+
+class DetectionSpec(_Section):
+    """`[detection]`: how outputs are read as boxes with class scores, and which boxes are kept."""
+
+    labels: str | None = Field(
+        None, pattern=_FILE_NAME, description="the name of a text file in the model's folder, one label per line"
+    )
+    format: Literal["yolo", "yolo-objectness", "boxes-scores"] = Field(
+        "yolo",
+        description="yolo (one output: box, scores), yolo-objectness (one output: box, objectness, scores), "
+        "boxes-scores (two outputs)",
+    )
+    box: Literal["cxcywh", "xyxy", "yxyx"] = Field("cxcywh", description="cxcywh, xyxy, yxyx")
+    relative: bool = Field(False, description="true (boxes as fractions of the input's sides), false (in input pixels)")
+    scores: Literal["probability", "sigmoid", "softmax"] = Field(
+        "probability", description="probability (unchanged), sigmoid, softmax (the last class is the background)"
+    )
+    score_threshold: float = Field(0.25, ge=0, le=1, description="a number from 0 to 1")
+    iou_threshold: float = Field(0.45, ge=0, le=1, description="a number from 0 to 1 (1: keep overlapping boxes)")
+    max_detections: int = Field(100, ge=1, le=1000, description="a whole number from 1 to 1000")
+
+
+class RetrySpec(_Section):
+    """`[retry]`: retries of a job after a transient failure: out of memory, or a RetryableError of its task."""
 
     attempts: int = Field(3, ge=1, le=100, description="a whole number from 1 (no retry) to 100")
     backoff_ms: int = Field(1000, ge=0, le=3_600_000, description="milliseconds from 0 to 3600000, doubled each time")
+
+
+class CudaSpec(_Section):
+    """`[cuda]`: options of the CUDA provider."""
+
+    graphs: bool = Field(
+        True, description="true (record the runs of each bucket as a CUDA graph if the model allows it), false"
+    )
+
+
+class TensorrtSpec(_Section):
+    """`[tensorrt]`: options of the TensorRT provider."""
+
+    precision: Precision = Field("fp32", description="fp32, fp16, int8 (needs a quantized model)")
 
 
 def _ascending(value: Any) -> tuple[int, ...]:
@@ -62,10 +103,8 @@ def _ascending(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-class ModelSpec(BaseModel):
+class ModelSpec(_Section):
     """`model.toml`. The names of durations end in their unit. Every key except `task` has a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     task: str = Field(
         pattern=r"^(image-classification|image-embedding|object-detection|tensor|[A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)$",
@@ -90,13 +129,27 @@ class ModelSpec(BaseModel):
         None,
         description="whole numbers from 1 to 4096, ascending: sizes that batches are padded to, such as [1, 4, 16]",
     )
-    check: bool = Field(True, description="true (check before serving that rows do not mix), false (skip the check)")
+    batching: Literal["auto", "off", "trust"] = Field(
+        "auto", description="auto (batched if the check passes), off (one item a run), trust (batched, not checked)"
+    )
+    max_drift: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="a share of an output's largest number, above 0 and up to 1, by which batching may change it",
+    )
     max_wait_ms: float = Field(0.0, ge=0, le=60_000, allow_inf_nan=False, description="milliseconds from 0 to 60000")
     deadline_ms: int | None = Field(
         None, ge=1, le=604_800_000, description="a whole number of milliseconds from 1 to 604800000 (7 days)"
     )
     max_output_bytes: int = Field(
         64 << 20, ge=1024, le=1 << 30, description="bytes of an answer's JSON, from 1024 to 1073741824 (1 GiB)"
+    )
+    batch_axis: Axis = Field(None, description=AXIS_ALLOWED)
+    inputs: dict[str, InputSpec] = Field({}, description="tables such as [inputs.NAME] with batch_axis or value")
+    outputs: Annotated[dict[str, OutputSpec], BeforeValidator(read_outputs)] = Field(
+        {}, description="names of the outputs to answer, or tables such as [outputs.NAME] with batch_axis or answer"
     )
     retry: RetrySpec = Field(default_factory=RetrySpec, description="a table of keys under [retry]")
     cuda: CudaSpec = Field(default_factory=CudaSpec, description="a table of keys under [cuda]")
@@ -136,8 +189,7 @@ def _read(file: Path) -> dict[str, Any]:
             raise ModelError(file, None, "is UTF-16 text; allowed: TOML in UTF-8, with or without a byte order mark")
         return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError as error:
-        reason = 'is missing; allowed: a file with at least the line task = "tensor"'
-        raise ModelError(file, None, reason) from error
+        raise ModelError(file, None, 'is missing; allowed: a file with at least the line task = "tensor"') from error
     except OSError as error:
         raise ModelError(file, None, f"cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -148,11 +200,17 @@ def _problem(details: ErrorDetails) -> tuple[str, str]:
     """Return the dotted key and what is wrong with it."""
     section: type[BaseModel] = ModelSpec
     field: FieldInfo | None = None
-    for part in details["loc"]:
+    parts = iter(details["loc"])
+    for part in parts:
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             section = field.annotation
         field = section.model_fields.get(str(part))
+        if field is not None and get_origin(field.annotation) is dict and next(parts, None) is not None:
+            section = get_args(field.annotation)[1]
+            field = FieldInfo(annotation=section, description="a table of keys")
     key = ".".join(str(part) for part in details["loc"])
+    if field is None and key == "check":
+        return key, 'was replaced by batching; allowed: batching = "auto" (as check = true) or "trust" (as false)'
     if field is None:
         return key, f"unknown key; allowed: {', '.join(section.model_fields)}"
     if details["type"] == "missing":

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from model_runtime.engine.open_engine import AnyEngine
 from model_runtime.repository.module_loading import load_module
 from model_runtime.repository.path_checks import check_file
+from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError, ModelSpec
 from model_runtime.tasks.image_classification import ImageClassification
 from model_runtime.tasks.image_embedding import ImageEmbedding
@@ -21,6 +23,7 @@ __all__ = [
     "RetryableError",
     "Task",
     "TensorTask",
+    "attach_task",
     "is_custom",
     "load_task",
 ]
@@ -53,6 +56,19 @@ def load_task(spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outpu
         raise ModelError(file, class_name, f"{type(error).__name__}: {error}") from error
     if not isinstance(task.kinds, frozenset | set) or not task.kinds or not task.kinds <= KINDS:
         raise ModelError(file, class_name, f"kinds = {task.kinds}; allowed: one or more of {sorted(KINDS)}")
+    return task
+
+
+def attach_task(folder: ModelFolder, engine: AnyEngine) -> Task:
+    """Create the task of an engine's model, and set the engine's free dimensions to the sizes that the task makes.
+
+    Raises ModelError.
+    """
+    task = load_task(folder.spec, folder.path, engine.inputs, engine.outputs)
+    shapes = {name: shape for name, shape in task.row_shapes.items() if -1 not in shape}
+    engine.inputs = [
+        tensor_spec._replace(shape=shapes.get(tensor_spec.name, tensor_spec.shape)) for tensor_spec in engine.inputs
+    ]
     return task
 
 

@@ -32,6 +32,7 @@ class ImageClassification(Task):
         super().__init__(spec, folder, inputs, outputs)
         file = folder / SPEC_FILE
         self._image = ImageInput(file, spec.image, inputs)
+        self.row_shapes = self._image.row_shapes
         self._output = outputs[0]
         self._classes = _class_count(file, self._output)
         self._labels = read_labels(file, folder, "classification.labels", spec.classification.labels)

@@ -31,6 +31,7 @@ class ImageEmbedding(Task):
         super().__init__(spec, folder, inputs, outputs)
         file, name = folder / SPEC_FILE, spec.embedding.output or outputs[0].name
         self._image = ImageInput(file, spec.image, inputs)
+        self.row_shapes = self._image.row_shapes
         names = [tensor_spec.name for tensor_spec in outputs]
         if name not in names:
             raise ModelError(file, "embedding.output", f"there is no output {name!r}; allowed: {', '.join(names)}")

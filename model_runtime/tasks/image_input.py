@@ -21,6 +21,7 @@ class ImageInput:
     def __init__(self, file: Path, spec: ImageSpec, inputs: Sequence[TensorSpec]) -> None:
         """Raise ModelError if `[image]` does not match the inputs. `file`: the model.toml, for messages."""
         self.tensor_spec, self.spec = _match_input(file, spec, inputs)
+        self.row_shapes = {self.tensor_spec.name: _made_shape(self.spec)}
 
     def preprocess(self, data: bytes) -> tuple[dict[str, Array], DecodedImage]:
         """Return one array of the model's type and layout, and the decoded image. Raises Refused."""
@@ -57,16 +58,20 @@ def _match_input(file: Path, image: ImageSpec, inputs: Sequence[TensorSpec]) -> 
     if tensor_spec.datatype not in _PIXEL_TYPES:
         raise ModelError(file, "task", f"the image input is {tensor_spec.datatype}; allowed: {', '.join(_PIXEL_TYPES)}")
     if tensor_spec.datatype == "UINT8" and image.is_normalising:
-        reason = "the input takes unscaled UINT8 pixels; allowed: no preset, scale, mean or std"
-        raise ModelError(file, "image", reason)
+        raise ModelError(file, "image", "the input takes unscaled UINT8 pixels; allowed: no preset, scale, mean or std")
     image = _with_size(file, image, tensor_spec)
-    height, width = image.size or (-1, -1)
-    made = (image.channels, height, width) if image.layout == "NCHW" else (height, width, image.channels)
+    made = _made_shape(image)
     if not tensor_spec.fits(made):
         order = "channels, height, width" if image.layout == "NCHW" else "height, width, channels"
         reason = f"produces {list(made)} ({order}), but the input {tensor_spec.name!r} is {list(tensor_spec.shape)}"
         raise ModelError(file, "image", f"{reason}; allowed: resize, crop, color and layout that match it")
     return tensor_spec, image
+
+
+def _made_shape(image: ImageSpec) -> tuple[int, ...]:
+    """Return the shape of every preprocessed image. Its size must be definite."""
+    height, width = image.size or (-1, -1)
+    return (image.channels, height, width) if image.layout == "NCHW" else (height, width, image.channels)
 
 
 def _with_size(file: Path, image: ImageSpec, tensor_spec: TensorSpec) -> ImageSpec:

@@ -42,6 +42,7 @@ class ObjectDetection(Task):
         super().__init__(spec, folder, inputs, outputs)
         file, self._spec = folder / SPEC_FILE, spec.detection
         self._image = ImageInput(file, spec.image, inputs)
+        self.row_shapes = self._image.row_shapes
         self._labels = read_labels(file, folder, "detection.labels", self._spec.labels)
         self.label_count = None if self._labels is None else len(self._labels)
         self._score_offset = 5 if self._spec.format == "yolo-objectness" else _BOX  # numbers of a box before its scores

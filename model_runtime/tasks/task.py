@@ -30,12 +30,15 @@ class Task(ABC):
                    always run in threads
     `returns_arrays`  True: `postprocess` passes the model's arrays on, so that its output is as large as they are
     `label_count`  the number of labels; None if it does not apply
+    `row_shapes`   the shapes that `preprocess` makes, by input name, where all items have the same: the model is
+                   measured and warmed up with them, if its own dimensions are free
     """
 
     kinds: frozenset[str] = frozenset()
     offload: ClassVar[bool] = True
     returns_arrays: ClassVar[bool] = False
     label_count: int | None = None
+    row_shapes: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(
         self, spec: ModelSpec, folder: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]

@@ -52,6 +52,7 @@ RUNS: Final = {
     "fuzz": LongRun("fuzzes all parsers, guided by coverage (-max_total_time=600)", "10 min", "fuzz.parsers", FUZZ),
     "bench-guard": LongRun("CPU time of a small job, against limits", "3 min", "benchmarks.guard"),
     "fairness": LongRun("what a calm tenant waits beside one that floods", "3 min", "benchmarks.fairness"),
+    "real-models": LongRun("ONNX files that packages carry, compared with ONNX Runtime", "10 min", "real_models"),
     "beside": LongRun("a fast model beside a slow one, by number of workers and runs", "3 min", "benchmarks.beside"),
     "caps": LongRun("batch caps that workers choose, beside the best of a sweep", "10 min", "benchmarks.caps"),
     "flat": LongRun("memory of models through batches of random sizes (--batches 10000)", "10 min", "benchmarks.flat"),

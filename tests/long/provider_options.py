@@ -104,7 +104,7 @@ def ask(python: Path, folder: Path, provider: str, options: dict[str, str]) -> s
 
 def ours() -> list[tuple[str, dict[str, str]]]:
     """Return every set of options that Jitney uses."""
-    ports = [TensorSpec("image", "FP32", (1, 28, 28))]
+    ports = [TensorSpec("image", "FP32", (-1, 1, 28, 28))]
     gpus = [GpuOptions(graphs=graphs) for graphs in (True, False)]
     gpus += [GpuOptions(precision=precision, cache=ROOT) for precision in ("fp16", "int8")]
     asked = [providers.provider_options(name, gpu, ports, gpu.cache) for gpu in gpus for name in ("cuda", "tensorrt")]

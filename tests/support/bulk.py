@@ -21,7 +21,7 @@ DIGITS_MODEL = ROOT / "models" / "digits"
 def start(*args: object, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> "subprocess.Popen[str]":
     """Start a run."""
     return subprocess.Popen(
-        [sys.executable, "-m", "cli.bulk", "run", *map(str, args)],
+        [sys.executable, "-m", "cli.main", "bulk", "run", *map(str, args)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
         stdout=subprocess.PIPE,

@@ -143,7 +143,7 @@ def heavy(models_dir: Path, version: int, weights_mib: int, name: str = "heavy")
 
 def slow(models_dir: Path, name: str = "slow") -> None:
     """Lay out a doubling model that takes its time: 50 ms an item, batches of 8."""
-    folder = doubling(models_dir, name, 'task = "tensor"\nengine = "slow.py:Slow"\nmax_batch = 8\ncheck = false')
+    folder = doubling(models_dir, name, 'task = "tensor"\nengine = "slow.py:Slow"\nmax_batch = 8\nbatching = "trust"')
     (folder / "slow.py").write_text(SLOW_ENGINE)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from batching.batcher import BatchLimits
 from jobs.metrics.histograms import HistogramBuffer
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 from jobs.store.outputs import OutputWriter
 from model_runtime.model import Model
@@ -22,7 +23,6 @@ from worker.execution.result_writer import ResultWriter
 from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool
 from worker.settings import WorkerSettings
-from worker.task_supervisor import TaskSupervisor
 
 
 class WorkerResources(NamedTuple):
@@ -54,7 +54,7 @@ class ModelRunner:
         ahead = 2 * resources.settings.decode_threads if model.offload else 1
         self.model, self.pending, self.histogram_buffer = model, PendingItems(limits, ahead=ahead), HistogramBuffer()
         self.device = resources.device
-        inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.has_custom_task or model.has_custom_engine)
+        inline_policy = InlineRunPolicy(model.inputs, runs_custom_code=model.runs_custom_code)
         self.run_context = RunContext(
             model, self.pending.ceilings, resources.journal, inline_policy, resources.store.settings.output_chunk_bytes
         )

@@ -6,13 +6,11 @@ Each worker decides for itself from what all workers report. If a model has rece
 is gone, the others claim everything again.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from jobs.contract.errors import StoreUnavailable
 from jobs.models import worker_registry
 from jobs.store.job_store import JobStore
 
@@ -51,23 +49,14 @@ def _served(workers: Mapping[str, Collection[str]], group: Collection[str]) -> s
 class RunPlacement:
     """The versions that one worker leaves to others. `on_change` is called when they change."""
 
-    def __init__(self, store: JobStore, worker_id: str, interval_s: float, on_change: Callable[[], None]) -> None:
-        self._store, self._worker_id, self._interval_s, self._on_change = store, worker_id, interval_s, on_change
+    def __init__(self, store: JobStore, worker_id: str, on_change: Callable[[], None]) -> None:
+        self._store, self._worker_id, self._on_change = store, worker_id, on_change
         self._submitted: dict[str, int] = {}  # model → jobs submitted so far
         self._active_at: dict[str, float] = {}  # model → when it received its last jobs, on the monotonic clock
         self.skipped: frozenset[str] = frozenset()
 
-    async def run(self) -> None:
-        """Decide again with each heartbeat, until cancelled. While Redis is away, the last decision stays."""
-        while True:
-            await asyncio.sleep(self._interval_s)
-            try:
-                await self.decide()
-            except StoreUnavailable:
-                continue
-
     async def decide(self) -> None:
-        """Decide once. Raises StoreUnavailable."""
+        """Decide again. Raises StoreUnavailable: then the last decision stays."""
         cluster = await worker_registry.read_cluster_state(self._store.connection)
         workers = {worker.id: worker.models for worker in cluster.workers}
         run_s: dict[str, float] = {}

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from jobs.contract.errors import StoreUnavailable
+from jobs.redis_client.task_supervisor import TaskSupervisor
 from model_runtime.model import Model
 from worker.execution.model_runner import ModelRunner, WorkerResources, version_key
 from worker.execution.pending_items import PendingItems
-from worker.task_supervisor import TaskSupervisor
 
 log = logging.getLogger("jitney.worker")
 

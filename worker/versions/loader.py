@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -12,7 +11,6 @@ from model_runtime.model import Model, load_model
 from model_runtime.repository.repository import ModelFolder
 from model_runtime.spec.model_toml import ModelError
 from worker.versions.load_crash_log import LoadCrashLog
-from worker.versions.warmup import warm_up
 
 log = logging.getLogger("jitney.worker")
 
@@ -95,18 +93,16 @@ class Loader:
 
 def _load(folder: ModelFolder, hardware: Hardware) -> Model:
     """Load and warm up a model, in a thread; raises ModelError only."""
-    started = time.monotonic()
     try:
         model = load_model(folder, hardware)
-        sizes = warm_up(model)
     except ModelError:
         raise
     except MemoryError as error:
         raise ModelError(folder.onnx, None, "not enough memory to load it") from error
     except BaseException as error:  # custom code may raise anything
         raise ModelError(folder.path, None, f"cannot load it: {type(error).__name__}: {error}") from error
-    took_ms, largest = (time.monotonic() - started) * 1000, max(sizes, default=0)
+    largest = model.largest_warm_batch
     warmed = f"warmed up for batches of up to {largest}" if largest else "not warmed up"
-    log.info("model %s version %s loaded in %.0f ms, %s", folder.name, folder.version, took_ms, warmed)
+    log.info("model %s version %s loaded in %.0f ms, %s", folder.name, folder.version, model.load_ms, warmed)
     log.info("model %s runs on %s", folder.name, model.running_on)
     return model

@@ -18,7 +18,7 @@ from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.outage_log import OutageLog
 from jobs.store.job_store import JobStore
 from model_runtime.spec.model_toml import ModelError
-from worker.heartbeat.registration import WorkerRegistration
+from worker.heartbeat import WorkerRegistration
 from worker.settings import WorkerSettings
 from worker.versions import desired_versions, folder_snapshot
 from worker.versions.digest_agreement import DigestAgreement
@@ -50,10 +50,8 @@ class ModelReconciler:
         self._settings, self._store, self._loaded_models = settings, store, loaded_models
         self._registration, self._digest_agreement = registration, digest_agreement
         self._loader = Loader(crash_log, hardware_of(settings))
-        self._outage, self._folder_outage = (
-            OutageLog(log, "read the model plans"),
-            OutageLog(log, "read the models folder"),
-        )
+        self._outage = OutageLog(log, "read the model plans")
+        self._folder_outage = OutageLog(log, "read the models folder")
         self._plans: dict[str, RolloutPlan] = {}
         self._latest_snapshot = self._snapshot = FolderSnapshot({}, {})  # the latest one, and the one in effect
         self._needed_by_queue: set[str] = set()

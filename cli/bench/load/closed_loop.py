@@ -7,13 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cli.bench.load import answer_counter
-from cli.bench.load.answer_counter import (
-    AnswerCounter,
-    cancel_callers,
-    close_connection,
-    ensure_connected,
-    wait_for_callers,
-)
+from cli.bench.load.answer_counter import AnswerCounter
 from cli.bench.load.connection import Address, Connection
 from cli.bench.load.submit_modes import Exchange
 from cli.bench.load_levels import LoadLevel
@@ -38,9 +32,9 @@ async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds
         count.open()
         await asyncio.sleep(seconds)
         count.close()
-        await wait_for_callers(callers, count)
+        await answer_counter.wait_for_callers(callers, count)
     finally:
-        await cancel_callers(callers)
+        await answer_counter.cancel_callers(callers)
     return count.result
 
 
@@ -65,7 +59,7 @@ async def _call(
     try:
         while count.closed_at == float("inf"):
             try:
-                connection = await ensure_connected(address, connection)
+                connection = await answer_counter.ensure_connected(address, connection)
                 started = time.perf_counter()
                 done = await exchange.send(connection, next(requests))
                 is_result = count.add(done, started, done.at)
@@ -78,4 +72,4 @@ async def _call(
             if not is_result:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
     finally:
-        await close_connection(connection)
+        await answer_counter.close_connection(connection)

@@ -10,13 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from cli.bench.load.answer_counter import (
-    AnswerCounter,
-    cancel_callers,
-    close_connection,
-    ensure_connected,
-    wait_for_callers,
-)
+from cli.bench.load import answer_counter
+from cli.bench.load.answer_counter import AnswerCounter
 from cli.bench.load.connection import Address, Connection
 from cli.bench.load.submit_modes import Exchange
 from cli.bench.load_levels import LoadLevel
@@ -50,9 +45,9 @@ async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds
         for due in dues:
             if due >= count.opened_at:
                 count.add_unsent(due)
-        await wait_for_callers(senders, count)
+        await answer_counter.wait_for_callers(senders, count)
     finally:
-        await cancel_callers(senders)
+        await answer_counter.cancel_callers(senders)
     return count.result
 
 
@@ -65,7 +60,7 @@ async def _send(
             if due < count.opened_at < time.perf_counter():  # left over from the warm-up
                 continue
             try:
-                connection = await ensure_connected(address, connection)
+                connection = await answer_counter.ensure_connected(address, connection)
                 if (delay_s := due - EARLY_S - time.perf_counter()) > 0:
                     await asyncio.sleep(delay_s)
                 sent = time.perf_counter()
@@ -76,4 +71,4 @@ async def _send(
             except OSError as error:
                 count.add_connection_error(error, due)
     finally:
-        await close_connection(connection)
+        await answer_counter.close_connection(connection)

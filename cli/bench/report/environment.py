@@ -1,7 +1,6 @@
 """Describes the machine and the method of a measurement, and lists warnings about its figures."""
 
 import importlib.metadata
-import os
 import platform
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,6 +12,7 @@ from cli.bench.load.submit_modes import WAIT_S
 from cli.bench.load_levels import BULK, POLL, WAIT
 from cli.bench.session import BenchSession
 from cli.bench.statistics import LoadSummary
+from model_runtime.cpus import usable_cpus
 
 MAX_GENERATOR_CPU: Final = 0.7
 MAX_OTHER_CPU: Final = 0.2
@@ -60,14 +60,13 @@ ratios: answers/s divided by the raw figure of the same round, median over the r
 
 def describe_machine() -> dict[str, Any]:
     """Return CPUs, system and package versions of this machine."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"cpus": usable, "system": f"{platform.system()} {platform.machine()}", "versions": versions}
+    return {"cpus": usable_cpus(), "system": f"{platform.system()} {platform.machine()}", "versions": versions}
 
 
 def list_warnings(session: BenchSession) -> list[str]:

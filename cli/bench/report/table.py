@@ -70,9 +70,9 @@ def _service_tables(rows: Sequence[LoadSummary]) -> list[list[str]]:
     closed_loop, open_loop = ([row for row in rows if (row.rate is None) is is_closed] for is_closed in (True, False))
     tables = [_closed_loop_table(closed_loop)] if closed_loop else []
     tables += [_open_loop_table(open_loop)] if open_loop else []
-    tables.append(["time per job by stage, mean ms", *_stage_table(rows)])
+    tables.append(["time per job by stage, mean ms", *_by_name(rows, [row.stages_ms for row in rows])])
     if any(row.cpu_us for row in rows):
-        tables.append(["CPU time of the service, us per job", *_cpu_table(rows)])
+        tables.append(["CPU time of the service, us per job", *_by_name(rows, [row.cpu_us for row in rows])])
     return tables
 
 
@@ -110,14 +110,6 @@ def _rates(row: LoadSummary) -> list[str]:
 
 def _failure_counts(row: LoadSummary) -> list[str]:
     return [str(sum(row.refused.values())), str(sum(row.failures.values())), f"{row.generator_cpu:.2f}"]
-
-
-def _stage_table(rows: Sequence[LoadSummary]) -> list[str]:
-    return _by_name(rows, [row.stages_ms for row in rows])
-
-
-def _cpu_table(rows: Sequence[LoadSummary]) -> list[str]:
-    return _by_name(rows, [row.cpu_us for row in rows])
 
 
 def _by_name(rows: Sequence[LoadSummary], figures: Sequence[dict[str, float]]) -> list[str]:

@@ -1,7 +1,7 @@
 """Items: the lines of a bulk run, with their names and how to read their bytes."""
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from cli.bulk.errors import TOO_LARGE, UNREADABLE, BadItem
@@ -10,6 +10,8 @@ from jobs.contract.errors import Refused
 
 # A gateway accepts bodies of 32 MiB (JITNEY_MAX_BODY_BYTES); base64 adds a third.
 MAX_BYTES: Final = 24 << 20
+_JUNK_DIRS: Final = frozenset({"__macosx", ".appledouble", ".trashes", ".spotlight-v100", "$recycle.bin", "@eadir"})
+_JUNK_FILES: Final = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized"})
 
 
 class Item(NamedTuple):
@@ -43,14 +45,19 @@ def invalid_item(line: int, name: str, error: BadItem, item_id: str | None = Non
     return Item(line, name, 0, read, item_id)
 
 
+def sized_item(line: int, name: str, size: int, read: Callable[[], bytes], item_id: str | None = None) -> Item:
+    """Return an item of known size, whose `read` raises an error if it exceeds the limit of a job."""
+    if size > MAX_BYTES:
+        return invalid_item(line, name, too_large_error(name, size), item_id)
+    return Item(line, name, size, read, item_id)
+
+
 def file_item(line: int, name: str, path: Path, item_id: str | None = None) -> Item:
     """Return an item that reads a file."""
     try:
         size = path.stat().st_size
     except OSError as error:
         return invalid_item(line, name, _unreadable_error(name, error), item_id)
-    if size > MAX_BYTES:
-        return invalid_item(line, name, too_large_error(name, size), item_id)
 
     def read() -> bytes:
         try:
@@ -58,7 +65,7 @@ def file_item(line: int, name: str, path: Path, item_id: str | None = None) -> I
         except OSError as error:
             raise _unreadable_error(name, error) from error
 
-    return Item(line, name, size, read, item_id)
+    return sized_item(line, name, size, read, item_id)
 
 
 def too_large_error(name: str, size: int) -> BadItem:
@@ -76,3 +83,9 @@ def decode_base64(text: str) -> bytes:
 
 def _unreadable_error(name: str, error: OSError) -> BadItem:
     return BadItem(UNREADABLE, f"cannot read {name}: {error.strerror or error}")
+
+
+def is_junk_file(name: str) -> bool:
+    """Return whether a path within a folder or archive is a junk file of macOS, Windows or a NAS."""
+    *folders, file = PurePosixPath(name.replace("\\", "/")).parts or ("",)
+    return file.lower() in _JUNK_FILES or file.startswith("._") or any(part.lower() in _JUNK_DIRS for part in folders)

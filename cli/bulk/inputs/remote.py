@@ -1,7 +1,6 @@
 """Reads remote inputs: http:// and https:// URLs, and objects of S3-compatible stores."""
 
 import importlib
-import importlib.util
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ from urllib.parse import urlsplit
 import httpcore2
 
 from cli.bulk.errors import UNREADABLE, BadItem, CannotRun
-from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, invalid_item, too_large_error
-from cli.bulk.inputs.junk_files import is_junk_file
+from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, invalid_item, is_junk_file, sized_item, too_large_error
+from cli.extras import missing_packages
 
 SCHEMES: Final = ("http://", "https://", "s3://")
 TIMEOUT_S: Final = 30.0
@@ -22,7 +21,6 @@ MAX_REDIRECTS: Final = 3
 CONNECTIONS: Final = 16
 READ_AHEAD_ITEMS: Final = 64
 EXPECTED_BYTES: Final = 128 << 10  # assumed size of a URL's content until it is read
-OBSTORE_MISSING: Final = 'reading s3:// needs obstore: pip install -e ".[s3]" in the checkout'
 
 
 def is_remote(text: str) -> bool:
@@ -91,10 +89,7 @@ def list_objects(url: str) -> InputSource:
 
     def items() -> Iterator[Item]:
         for line, (name, size) in enumerate(objects, 1):
-            if size > MAX_BYTES:
-                yield invalid_item(line, name, too_large_error(name, size))
-            else:
-                yield Item(line, bucket + name, size, partial(_read_object, bucket + name))
+            yield sized_item(line, bucket + name, size, partial(_read_object, bucket + name))
 
     return InputSource(items, len(objects), is_remote=True)
 
@@ -115,8 +110,8 @@ def _store(url: str) -> Any:
 @cache
 def _bucket(name: str) -> Any:
     """Open a bucket with the credentials and endpoint of AWS's usual environment variables. Raises CannotRun."""
-    if importlib.util.find_spec("obstore") is None:
-        raise CannotRun(OBSTORE_MISSING)
+    if hint := missing_packages("s3", "obstore"):
+        raise CannotRun(f"reading s3:// {hint}")
     allow_http = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
     try:
         return importlib.import_module("obstore.store").S3Store(name, client_options={"allow_http": allow_http})

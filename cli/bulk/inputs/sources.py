@@ -12,8 +12,16 @@ from typing import Final
 
 from cli.bulk.errors import UNREADABLE, BadItem, CannotRun
 from cli.bulk.inputs import remote, tables
-from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, file_item, invalid_item, too_large_error
-from cli.bulk.inputs.junk_files import is_junk_file
+from cli.bulk.inputs.items import (
+    MAX_BYTES,
+    InputSource,
+    Item,
+    file_item,
+    invalid_item,
+    is_junk_file,
+    sized_item,
+    too_large_error,
+)
 from jobs.contract.image_formats import detect_format
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -105,11 +113,7 @@ def _zip_source(path: Path) -> InputSource:
 
     def items() -> Iterator[Item]:
         for line, member in enumerate(members, 1):
-            size = member.file_size
-            if size > MAX_BYTES:
-                yield invalid_item(line, member.filename, too_large_error(member.filename, size))
-            else:
-                yield Item(line, member.filename, size, partial(read, member))
+            yield sized_item(line, member.filename, member.file_size, partial(read, member))
 
     return InputSource(items, len(members))
 

@@ -2,7 +2,6 @@
 
 import codecs
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final
 from cli.bulk.errors import DUPLICATE, MALFORMED, BadItem, CannotRun
 from cli.bulk.inputs import csv_table, remote
 from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, decode_base64, file_item, invalid_item, too_large_error
+from cli.extras import missing_packages
 from jobs.contract.errors import Refused
 from jobs.contract.json_reader import BLANK, read_json
 
@@ -18,7 +18,6 @@ SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
 INPUT_COLUMNS: Final = ("path", "file", "filename", "image", "url", "uri")
 ID_COLUMNS: Final = ("custom_id", "id")
 MAX_LINE_BYTES: Final = 32 << 20
-PYARROW_MISSING: Final = 'reading .parquet needs pyarrow: pip install -e ".[parquet]" in the checkout'
 
 Row = csv_table.Row
 
@@ -63,8 +62,8 @@ def _find_column(column: str, names: Iterable[str]) -> str | None:
 
 
 def _parquet(path: Path) -> tuple[list[str], Callable[[], Iterator[Row]], int]:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise CannotRun(PYARROW_MISSING)
+    if hint := missing_packages("parquet", "pyarrow"):
+        raise CannotRun(f"reading .parquet {hint}")
     parquet = importlib.import_module("pyarrow.parquet")
 
     def rows() -> Iterator[Row]:

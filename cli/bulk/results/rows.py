@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -13,11 +12,11 @@ import orjson
 
 from cli.bulk.errors import CannotRun
 from cli.bulk.inputs.items import Item
+from cli.extras import missing_packages
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".csv", ".parquet")
 COLUMNS: Final = ("line", "input", "id", "status", "label", "probability", "error_code", "error_message", "output")
 ROW_GROUP_SIZE: Final = 10_000
-PYARROW_MISSING: Final = 'writing .parquet needs pyarrow: pip install -e ".[parquet]" in the checkout'
 
 
 class ResultRow(NamedTuple):
@@ -50,8 +49,8 @@ def check_output_format(output: Path) -> None:
     suffix = output.suffix.lower()
     if suffix not in SUFFIXES:
         raise CannotRun(f"-o {output}: the suffix sets the format; allowed: {', '.join(SUFFIXES)}")
-    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise CannotRun(PYARROW_MISSING)
+    if suffix == ".parquet" and (hint := missing_packages("parquet", "pyarrow")):
+        raise CannotRun(f"writing .parquet {hint}")
 
 
 def journal_path(output: Path) -> Path:

@@ -46,11 +46,7 @@ class ServiceClient:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> HttpResponse:
         """Send a request and read the response. Raises one of CONNECTION_ERRORS."""
-        fields = [
-            ("Host", self.url.partition("://")[2].partition("/")[0]),
-            *self._headers,
-            *(headers or {}).items(),
-        ]
+        fields = [("Host", self.url.partition("://")[2].partition("/")[0]), *self._headers, *(headers or {}).items()]
         if body is not None:
             fields.append(("Content-Length", str(len(body))))
         timeouts = {"connect": 10.0, "write": 60.0, "read": RESPONSE_TIMEOUT_S, "pool": None}

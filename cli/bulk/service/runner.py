@@ -23,6 +23,7 @@ from cli.bulk.service.chunks import (
 )
 from cli.bulk.service.client import CONNECTION_ERRORS, WAIT_S, HttpResponse, ServiceClient, check_authorized
 from cli.bulk.service.in_flight_window import InFlightWindow
+from jobs.redis_client.task_supervisor import TaskSupervisor
 
 MAX_CONCURRENT_CHUNKS: Final = 24  # in flight, or done and waiting for an earlier one
 MAX_ATTEMPTS: Final = 5  # after faults of the service, and for keys whose job is unusable
@@ -39,15 +40,14 @@ class ServiceRunner:
         self._client, self._encoder, self._key, self._window = client, encoder, key, window
         self._chunk_lines = chunk_lines
         self._path = f"/v1/jobs?model={encoder.model}&lane=bulk"
-        self.problem = ""
+        self.problem, self._tasks = "", TaskSupervisor()
         self.on_problem: Callable[[str], None] = lambda _: None
 
     async def run(self, items: Iterator[Item]) -> AsyncIterator[list[ResultRow]]:
         """Yield the rows of all lines, chunk by chunk, in order. Raises CannotRun."""
         pending: asyncio.Queue[asyncio.Task[list[ResultRow]] | None] = asyncio.Queue()
         slots = asyncio.Semaphore(MAX_CONCURRENT_CHUNKS)
-        tasks: set[asyncio.Task[Any]] = set()
-        submitter = asyncio.create_task(self._submit_all(split_chunks(items, self._chunk_lines), pending, slots, tasks))
+        submitter = self._tasks.run(self._submit_all(split_chunks(items, self._chunk_lines), pending, slots))
         submitter.add_done_callback(lambda _: pending.put_nowait(None))
         try:
             while (chunk := await pending.get()) is not None:
@@ -55,24 +55,18 @@ class ServiceRunner:
                 slots.release()
             await submitter
         finally:
-            for task in (submitter, *tasks):
-                task.cancel()
-            await asyncio.gather(submitter, *tasks, return_exceptions=True)
+            await self._tasks.finish_work()
 
     async def _submit_all(
         self,
         chunks: Iterator[list[Item]],
         pending: "asyncio.Queue[asyncio.Task[list[ResultRow]] | None]",
         slots: asyncio.Semaphore,
-        tasks: set[asyncio.Task[Any]],
     ) -> None:
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             await slots.acquire()
             await self._window.enter(len(chunk))
-            task = asyncio.create_task(self._submit_chunk(chunk))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            pending.put_nowait(task)
+            pending.put_nowait(self._tasks.run(self._submit_chunk(chunk)))
 
     async def _submit_chunk(self, chunk: list[Item]) -> list[ResultRow]:
         try:

@@ -2,14 +2,14 @@
 
 import argparse
 import importlib
-import importlib.util
-import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from cli import arguments
+from cli.extras import missing_packages
 from cli.models.importing.source import Fetch, ImportFailed, ImportRequest
 from model_runtime.spec.model_toml import ModelError
 
@@ -36,8 +36,8 @@ IMPORT_SOURCES: Final = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney models import` and return its exit code."""
-    args = _parser().parse_args(argv)
+    """Run `jitney models import`, whose verb is argv[0], and return its exit code."""
+    args = _parser().parse_args(argv[1:])
     from cli.models.importing.folder import import_model  # noqa: PLC0415 (needs onnx, which `--help` does not)
 
     try:
@@ -65,7 +65,8 @@ def _select_source(args: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
         source = ImportSource("local", "fetch", (), "")
     elif colon and kind in IMPORT_SOURCES:
         source = IMPORT_SOURCES[kind]
-        _require_packages(kind, source.needs)
+        if hint := missing_packages(kind, *source.needs):
+            raise ImportFailed(hint)
     else:
         known = ", ".join(source.example for source in IMPORT_SOURCES.values())
         raise ImportFailed(
@@ -73,12 +74,6 @@ def _select_source(args: argparse.Namespace) -> tuple[Fetch, ImportRequest]:
         )
     fetch: Fetch = getattr(importlib.import_module(f"cli.models.importing.{source.module}"), source.function)
     return fetch, request
-
-
-def _require_packages(extra: str, packages: Sequence[str]) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportFailed(f'needs {", ".join(missing)}: pip install -e ".[{extra}]" in the checkout')
 
 
 def _model_name(source: str) -> str:
@@ -96,10 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", metavar="SOURCE", help=f"a path to an .onnx file, or {examples}")
     parser.add_argument("--name", help="name of the model (default: the name of the network, in lowercase)")
-    home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
-    parser.add_argument(
-        "--models-dir", type=Path, default=home, metavar="DIR", help="folder of models (JITNEY_MODELS_DIR)"
-    )
+    arguments.add_models_dir(parser)
     parser.add_argument("--weights", choices=("trained", "random"), default="trained", help="random: only for tests")
     parser.add_argument("--file", help="hf: the .onnx file of the repository")
     parser.add_argument("--preset", choices=("torch", "tf", "caffe"), help="local file: preprocessing of images")

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cli.models.doctor.command import examine
+from cli.models.doctor import examine
 from cli.models.importing.source import Fetch, ImportedModel, ImportFailed, ImportRequest
 from model_runtime.engine.onnx_engine import OnnxEngine
+from model_runtime.engine.open_engine import tensor_keys
 from model_runtime.repository.path_checks import check_folder
 from model_runtime.repository.repository import NAME, ONNX_FILE, BrokenModel, list_models
 from model_runtime.spec.model_toml import SPEC_FILE, ModelError
-from model_runtime.tasks import load_task
+from model_runtime.tasks import attach_task
 
 LABELS_FILE: Final = "labels.txt"
 
@@ -87,5 +88,5 @@ def _check_loads(folder: Path) -> None:
     if isinstance(listed, BrokenModel):
         raise ModelError(folder.name, None, listed.reason)
     check_folder(listed.path, listed.onnx)
-    engine = OnnxEngine(listed.onnx, "cpu", listed.spec.threads)
-    load_task(listed.spec, listed.path, engine.inputs, engine.outputs)
+    engine = OnnxEngine(listed.onnx, "cpu", listed.spec.threads, keys=tensor_keys(listed))
+    attach_task(listed, engine)

@@ -1,6 +1,5 @@
 """`keras:NAME`: imports networks of keras.applications, with the preprocessing of their `preprocess_input`."""
 
-import difflib
 import os
 import warnings
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from cli.models.importing.source import SEED, ImportedModel, ImportFailed, ImportRequest, import_library, one_line
+from cli.models.importing import source
+from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest
 
 # Preset of preprocess_input → module of keras.applications → its networks.
 _FAMILIES: Final = {
@@ -38,19 +38,17 @@ _CLASSES: Final = 1000
 
 def fetch(request: ImportRequest, onnx: Path) -> ImportedModel:
     """Build a network with ImageNet or random weights, and export it. Raises ImportFailed."""
-    if request.name not in NETWORKS:
-        near = difflib.get_close_matches(request.name, NETWORKS, 3, 0.4) or sorted(NETWORKS)[:5]
-        raise ImportFailed(f"keras has no supported network {request.name[:80]!r}; similar: {', '.join(near)}")
+    source.check_network("keras", request.name, NETWORKS)
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the export needs no GPU
-    keras = import_library("keras")
-    keras.utils.set_random_seed(SEED)
+    keras = source.import_library("keras")
+    keras.utils.set_random_seed(source.SEED)
     try:
         network = getattr(keras.applications, request.name)(
             weights="imagenet" if request.weights == "trained" else None
         )
     except Exception as error:  # of urllib, h5py or Keras
-        raise ImportFailed(f"cannot load the weights of {request.name}: {one_line(error)}") from error
+        raise ImportFailed(f"cannot load the weights of {request.name}: {source.one_line(error)}") from error
     _export(network, onnx)
     height, width = network.input_shape[1:3]
     labels, notes = _labels(keras, request)
@@ -69,15 +67,15 @@ def _export(network: Any, onnx: Path) -> None:
             warnings.simplefilter("ignore")
             network.export(str(onnx), format="onnx", verbose=False)
     except Exception as error:  # torch.onnx and tf2onnx raise errors without a common base
-        raise ImportFailed(f"keras cannot export it to ONNX: {one_line(error)}") from error
+        raise ImportFailed(f"keras cannot export it to ONNX: {source.one_line(error)}") from error
 
 
 def _labels(keras: Any, request: ImportRequest) -> tuple[list[str] | None, list[str]]:
     """Return the class names of ImageNet, which Keras downloads, and notes."""
     if request.weights == "random":
-        return None, ["random weights: predictions are meaningless, classes are numbered"]
+        return None, source.notes_of(request)
     try:
         decoded = keras.applications.imagenet_utils.decode_predictions(np.eye(_CLASSES), top=1)
     except Exception as error:  # noqa: BLE001 (as with the weights)
-        return None, [f"classes are numbered, as their names cannot be downloaded: {one_line(error)}"]
+        return None, [f"classes are numbered, as their names cannot be downloaded: {source.one_line(error)}"]
     return [str(best[0][1]) for best in decoded], []

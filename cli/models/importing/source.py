@@ -1,7 +1,8 @@
 """The interface of import sources: the request, the imported model, and their error."""
 
+import difflib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -43,6 +44,18 @@ def import_library(name: str) -> Any:
         return importlib.import_module(name)
     except Exception as error:  # compiled extensions raise errors without a common base
         raise ImportFailed(f"{name} is installed but cannot be imported: {one_line(error)}") from error
+
+
+def check_network(source: str, name: str, known: Collection[str]) -> None:
+    """Raise ImportFailed, with similar names, if a library has no network of this name."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.4) or sorted(known)[:5]
+        raise ImportFailed(f"{source} has no supported network {name[:80]!r}; similar: {', '.join(near)}")
+
+
+def notes_of(request: ImportRequest) -> list[str]:
+    """Return the notes on a model with these weights."""
+    return ["random weights: predictions are meaningless, classes are numbered"] if request.weights == "random" else []
 
 
 def one_line(error: BaseException) -> str:

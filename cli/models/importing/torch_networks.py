@@ -1,13 +1,13 @@
 """`torchvision:NAME` and `timm:NAME`: exports networks with torch.onnx, with the preprocessing of their weights."""
 
-import difflib
 import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cli.models.importing.source import SEED, ImportedModel, ImportFailed, ImportRequest, import_library, one_line
+from cli.models.importing import source
+from cli.models.importing.source import ImportedModel, ImportFailed, ImportRequest
 
 OPSET: Final = 17
 _FILTERS: Final = {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"}
@@ -15,13 +15,12 @@ _FILTERS: Final = {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 
 def fetch_torchvision(request: ImportRequest, onnx: Path) -> ImportedModel:
     """Import a classifier of torchvision.models, with its default weights. Raises ImportFailed."""
-    vision = import_library("torchvision.models")
-    _check_name("torchvision", request.name, vision.list_models(module=vision))
-    _seed()
+    vision = source.import_library("torchvision.models")
+    source.check_network("torchvision", request.name, vision.list_models(module=vision))
+    source.import_library("torch").manual_seed(source.SEED)
     weights = vision.get_model_weights(request.name).DEFAULT
-    network = _build_network(
-        "torchvision", request, lambda: vision.get_model(request.name, weights=_if_trained(request, weights))
-    )
+    chosen = weights if request.weights == "trained" else None
+    network = _build_network("torchvision", request, lambda: vision.get_model(request.name, weights=chosen))
     transforms = weights.transforms()
     image = {
         "resize": transforms.resize_size[0],
@@ -32,16 +31,16 @@ def fetch_torchvision(request: ImportRequest, onnx: Path) -> ImportedModel:
     _export(network, (3, transforms.crop_size[0], transforms.crop_size[0]), onnx)
     labels = list(weights.meta["categories"]) if request.weights == "trained" else None
     return ImportedModel(
-        "image-classification", _describe_network("torchvision", request), image, {}, labels, _notes(request)
+        "image-classification", _describe_network("torchvision", request), image, {}, labels, source.notes_of(request)
     )
 
 
 def fetch_timm(request: ImportRequest, onnx: Path) -> ImportedModel:
     """Import a classifier of timm by name, such as resnet18.a1_in1k. Raises ImportFailed."""
-    timm = import_library("timm")
-    data = import_library("timm.data")
-    _check_name("timm", request.name.partition(".")[0], timm.list_models())
-    _seed()
+    timm = source.import_library("timm")
+    data = source.import_library("timm.data")
+    source.check_network("timm", request.name.partition(".")[0], timm.list_models())
+    source.import_library("torch").manual_seed(source.SEED)
     network = _build_network(
         "timm", request, lambda: timm.create_model(request.name, pretrained=request.weights == "trained")
     )
@@ -57,32 +56,20 @@ def fetch_timm(request: ImportRequest, onnx: Path) -> ImportedModel:
     subset = data.infer_imagenet_subset(network) if request.weights == "trained" else None
     info = data.ImageNetInfo(subset) if subset else None
     labels = [info.index_to_description(index) for index in range(info.num_classes())] if info else None
-    return ImportedModel("image-classification", _describe_network("timm", request), image, {}, labels, _notes(request))
+    return ImportedModel(
+        "image-classification", _describe_network("timm", request), image, {}, labels, source.notes_of(request)
+    )
 
 
-def _check_name(source: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 3, 0.4)
-        raise ImportFailed(f"{source} has no network {name[:80]!r}; similar: {', '.join(near) or ', '.join(known[:5])}")
-
-
-def _build_network(source: str, request: ImportRequest, make: Any) -> Any:
+def _build_network(library: str, request: ImportRequest, make: Any) -> Any:
     try:
         return make()
     except Exception as error:  # of urllib, the hub client or torch's loader
-        raise ImportFailed(f"cannot load {request.name} of {source}: {one_line(error)}") from error
-
-
-def _if_trained(request: ImportRequest, weights: Any) -> Any:
-    return weights if request.weights == "trained" else None
-
-
-def _seed() -> None:
-    import_library("torch").manual_seed(SEED)
+        raise ImportFailed(f"cannot load {request.name} of {library}: {source.one_line(error)}") from error
 
 
 def _export(network: Any, shape: Sequence[int], onnx: Path) -> None:
-    torch = import_library("torch")
+    torch = source.import_library("torch")
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["scores"], "opset_version": OPSET}
     open_batch = {"image": {0: "batch"}, "scores": {0: "batch"}}
     try:
@@ -92,7 +79,7 @@ def _export(network: Any, shape: Sequence[int], onnx: Path) -> None:
                 network.eval(), (torch.zeros(1, *shape),), str(onnx), dynamic_axes=open_batch, dynamo=False, **names
             )
     except Exception as error:  # the exporter raises errors without a common base
-        raise ImportFailed(f"torch cannot export it to ONNX: {one_line(error)}") from error
+        raise ImportFailed(f"torch cannot export it to ONNX: {source.one_line(error)}") from error
 
 
 def _normalization(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
@@ -103,10 +90,6 @@ def _resize_filter(name: str) -> str:
     return name if name in _FILTERS else "bilinear"
 
 
-def _describe_network(source: str, request: ImportRequest) -> str:
-    version = import_library(source).__version__
-    return f"{request.name} of {source} {version}, {request.weights} weights"
-
-
-def _notes(request: ImportRequest) -> list[str]:
-    return ["random weights: predictions are meaningless, classes are numbered"] if request.weights == "random" else []
+def _describe_network(library: str, request: ImportRequest) -> str:
+    version = source.import_library(library).__version__
+    return f"{request.name} of {library} {version}, {request.weights} weights"

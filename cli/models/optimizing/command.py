@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Final
 
 from cli import arguments
 from cli.models.errors import ModelPathNotFound
-from cli.models.optimizing.options import DEFAULT_MIN_GAIN, MIN_EXAMPLES, OptimizeOptions, Precision
+from cli.models.optimizing.options import DEFAULT_MIN_GAIN, OptimizeOptions, Precision
 from model_runtime.spec.model_toml import ModelError
 
 YES, NO, NOTHING_THERE = 0, 1, 2
@@ -20,9 +19,9 @@ _EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney models optimize` and return its exit code."""
+    """Run `jitney models optimize`, whose verb is argv[0], and return its exit code."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv[1:])
     options = _read_options(parser, args)
     from cli.models.optimizing.evaluation.loaded_version import find_model_folder  # noqa: PLC0415 (needs ONNX Runtime)
     from cli.models.optimizing.progress import Progress  # noqa: PLC0415 (needs tqdm)
@@ -50,11 +49,8 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -
 
 
 def _read_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> OptimizeOptions:
-    precision: Precision = "int8" if args.int8 else "fp16" if args.fp16 else "fp32"
-    if args.int8 and args.calibrate is None:
-        folder = f"a folder of {MIN_EXAMPLES} or more examples of real inputs"
-        parser.error(f"--int8 needs --calibrate FOLDER: {folder} (images, or .npz files for tensor models)")
-    if args.calibrate is not None and not args.int8:
+    precision: Precision = args.precision
+    if args.calibrate is not None and precision != "int8":
         parser.error("--calibrate requires --int8; to compare on your own examples, use --validate FOLDER")
     if precision == "fp32" and not args.fold and not args.graph:
         parser.error("--no-graph leaves nothing to do: combine it with --fp16, --int8 or --fold")
@@ -66,7 +62,7 @@ def _read_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         graph=args.graph,
         write=args.write,
         min_agreement=args.min_agreement,
-        min_gain=args.min_gain,
+        min_gain=(0.0 if precision == "int8-weights" else DEFAULT_MIN_GAIN) if args.min_gain is None else args.min_gain,
         provider=args.provider,
         threads=args.threads,
         seconds=args.seconds if args.measure else 0.0,
@@ -79,52 +75,31 @@ def _parser() -> argparse.ArgumentParser:
         description="Build a faster version of a model, compare it with the original, and add it.",
         epilog="exit code: 0 done, 1 refused, with the reason, 2 no model found",
     )
-    parser.add_argument("model", metavar="NAME|PATH", help="a model name, a model folder, or a version folder")
-    home = Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
-    parser.add_argument(
-        "--models-dir", type=Path, default=home, metavar="DIR", help="folder of models (JITNEY_MODELS_DIR)"
-    )
+    add = parser.add_argument
+    add("model", metavar="NAME|PATH", help="a model name, a model folder, or a version folder")
+    arguments.add_models_dir(parser)
     precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--fp16", action="store_true", help="16-bit weights and arithmetic; inputs are unchanged")
-    precision.add_argument("--int8", action="store_true", help="8-bit weights and activations; needs --calibrate")
-    parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="examples of real inputs")
-    parser.add_argument("--fold", action="store_true", help="move image preprocessing arithmetic into the graph")
-    parser.add_argument(
-        "--validate",
-        type=Path,
-        metavar="FOLDER",
-        help="examples to compare on (half of --calibrate, or synthetic)",
-    )
-    parser.add_argument(
-        "--min-agreement",
-        type=arguments.float_between(0, 1),
-        default=0.95,
-        metavar="SHARE",
-        help="refuse a version with less agreement (0.95)",
-    )
-    parser.add_argument(
-        "--min-gain",
-        type=arguments.float_between(0, 1000),
-        default=DEFAULT_MIN_GAIN,
-        metavar="FACTOR",
-        help=f"refuse a version with less than this multiple of throughput ({DEFAULT_MIN_GAIN:g}; 0: none)",
-    )
-    parser.add_argument("--no-graph", dest="graph", action="store_false", help="do not simplify the graph")
-    parser.add_argument(
-        "--no-measure", dest="measure", action="store_false", help="do not measure speed: the version may be slower"
-    )
-    parser.add_argument("--no-write", dest="write", action="store_false", help="only report; add no version")
-    parser.add_argument(
-        "--seconds", type=arguments.float_between(0.01, 3600), default=10.0, help="duration of the measurement (10)"
-    )
-    parser.add_argument(
-        "--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="execution provider (auto)"
-    )
-    parser.add_argument(
-        "--threads",
-        type=arguments.int_between(0, 1024, "as in model.toml"),
-        default=0,
-        help="threads per run during the measurement (as in model.toml)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    for name, what in {
+        "fp16": "16-bit weights and arithmetic; inputs are unchanged",
+        "int8": "8-bit weights and activations; needs examples",
+        "int8-weights": "8-bit weights, arithmetic in float: a smaller file, also for models of text and LSTMs",
+    }.items():
+        precision.add_argument(
+            f"--{name}", dest="precision", action="store_const", const=name, default="fp32", help=what
+        )
+    add("--calibrate", type=Path, metavar="FOLDER", help="examples of real inputs (examples/ in the model's folder)")
+    add("--fold", action="store_true", help="move image preprocessing arithmetic into the graph")
+    add("--validate", type=Path, metavar="FOLDER", help="examples to compare on (half of --calibrate, or synthetic)")
+    least = "refuse a version with less agreement (0.95)"
+    add("--min-agreement", type=arguments.float_between(0, 1), default=0.95, metavar="SHARE", help=least)
+    least = f"least multiple of throughput, or the version is refused ({DEFAULT_MIN_GAIN:g}; --int8-weights: 0, none)"
+    add("--min-gain", type=arguments.float_between(0, 1000), metavar="FACTOR", help=least)
+    add("--no-graph", dest="graph", action="store_false", help="do not simplify the graph")
+    add("--no-measure", dest="measure", action="store_false", help="do not measure speed: the version may be slower")
+    add("--no-write", dest="write", action="store_false", help="only report; add no version")
+    add("--seconds", type=arguments.float_between(0.01, 3600), default=10.0, help="duration of the measurement (10)")
+    arguments.add_provider(parser)
+    threads = arguments.int_between(0, 1024, "as in model.toml")
+    add("--threads", type=threads, default=0, help="threads per run during the measurement (as in model.toml)")
+    add("--json", action="store_true", help="print JSON")
     return parser

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 MIN_EXAMPLES = 8
 DEFAULT_MIN_GAIN = 1.05  # a factor above the noise between two measurements of the same version
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int8-weights"]
 
 
 class OptimizeOptions(NamedTuple):

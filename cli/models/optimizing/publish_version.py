@@ -43,5 +43,4 @@ def publish(staged: Path, folder: Path) -> Path:
                 continue
             raise
         return place
-    message = f"{folder}: no free version number after {_MAX_ATTEMPTS} attempts"
-    raise OSError(message)
+    raise OSError(f"{folder}: no free version number after {_MAX_ATTEMPTS} attempts")

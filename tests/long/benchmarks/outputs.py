@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,10 +59,10 @@ def body(model: str, shape: int) -> dict[str, Any]:
     return {"model": model, "lane": "interactive", "input": {"tensors": {"x": tensor}}}
 
 
-def latencies(http: httpx2.Client, until: float, stop: Connection | None = None) -> list[float]:
+def latencies(http: httpx2.Client, until: float, stop: "Queue[dict[str, int]] | None" = None) -> list[float]:
     """Send fast jobs one after the other until a time or a message; return the ms of each, ascending."""
     took: list[float] = []
-    while time.monotonic() < until and not (stop is not None and stop.poll()):
+    while time.monotonic() < until and (stop is None or stop.empty()):
         begun = time.perf_counter()
         answer = http.post("/v1/jobs", json=body("fast", 4), headers={"prefer": "wait=30"})
         assert answer.json().get("status") == "succeeded", answer.text
@@ -74,7 +74,7 @@ def p99(took: list[float]) -> float:
     return took[min(len(took) - 1, int(len(took) * 0.99))]
 
 
-def run_large(url: str, result: Connection) -> None:
+def run_large(url: str, result: "Queue[dict[str, int]]") -> None:
     """Submit one round's large jobs, and read every output; send how they ended."""
     ends: Counter[str] = Counter()
     with httpx2.Client(base_url=url, timeout=120, trust_env=False) as http:
@@ -106,16 +106,17 @@ def run_large(url: str, result: Connection) -> None:
         with ThreadPoolExecutor(READERS) as pool:
             submitted = [*pool.map(submit, names)]
             ends.update(pool.map(lambda one: read(*one), submitted))
-    result.send(dict(ends))
+    result.put(dict(ends))
 
 
 def measure_round(service: Service) -> tuple[list[float], dict[str, int]]:
     """Send fast jobs while another process has the large ones run."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=run_large, args=(service.url, there))
+    context = multiprocessing.get_context("spawn")
+    result: Queue[dict[str, int]] = context.Queue()
+    process = context.Process(target=run_large, args=(service.url, result))
     process.start()
-    took = latencies(service.http, time.monotonic() + 600, here)
-    ends: dict[str, int] = here.recv()
+    took = latencies(service.http, time.monotonic() + 600, result)
+    ends = result.get()
     process.join()
     return took, ends
 

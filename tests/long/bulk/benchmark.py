@@ -140,7 +140,7 @@ def bulk_run(images: list[Path], output: Path, *where: str) -> ImageCost:
 
 
 def _run(given: str, output: Path, *where: str) -> tuple[RunState, float]:
-    command = [sys.executable, "-m", "cli.bulk", "run", given, "-o", str(output), "--quiet", *where]
+    command = [sys.executable, "-m", "cli.main", "bulk", "run", given, "-o", str(output), "--quiet", *where]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.bench import command, main
+from cli.bench import command
+from cli.bench.command import main
 from cli.bench.errors import CannotMeasure
 from cli.bench.load import service_cpu
 from cli.bench.load.connection import Address

@@ -71,7 +71,7 @@ BAD_JSON: dict[str, tuple[Any, int, str, str]] = {
     "another tensor": ({"model": "double", "input": {"tensors": {"z": TENSOR}}}, 422, "invalid_input", "'x'"),
     "a wrong datatype": (tensor(datatype="INT8"), 422, "invalid_input", "FP32"),
     "a wrong shape": (tensor(shape=[5]), 422, "invalid_input", "[4]"),
-    "a shape below zero": (tensor(shape=[-4]), 422, "invalid_request", "above 0"),
+    "a shape below zero": (tensor(shape=[-4]), 422, "invalid_request", "whole numbers from 0"),
     "too few numbers": (tensor(data=[1]), 422, "invalid_input", "4 values"),
     "words as numbers": (tensor(data=["a", "b", "c", "d"]), 422, "invalid_input", "FP32"),
     "neither data nor b64": (tensor(data=None), 422, "invalid_request", "b64"),

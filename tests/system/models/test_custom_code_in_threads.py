@@ -99,7 +99,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("models")
     task = models.doubling(made, "task", 'task = "own.py:Noting"\n[retry]\nattempts = 1')
     (task / "own.py").write_text(TASK)
-    engine = models.doubling(made, "engine", 'task = "tensor"\nengine = "own.py:Noting"\nmax_batch = 4\ncheck = false')
+    engine = models.doubling(
+        made, "engine", 'task = "tensor"\nengine = "own.py:Noting"\nmax_batch = 4\nbatching = "trust"'
+    )
     (engine / "own.py").write_text(ENGINE)
     models.doubling(made, "plain")
     return made

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.bench import main as bench
+from cli.bench.command import main as bench
 from tests.support.service import DIGITS, ROOT, Service
 from tests.support.waiting import wait_until
 

@@ -16,7 +16,7 @@ ROWS = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0], [100.0, 0.0, -1.0, 0.5]]
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Serve a model that adds the batch's mean to each row, trusted once, checked once; and one with buckets."""
     models_dir = tmp_path_factory.mktemp("models")
-    for name, toml in (("leaky", ""), ("trusted", "check = false\nmax_batch = 8")):
+    for name, toml in (("leaky", ""), ("trusted", 'batching = "trust"\nmax_batch = 8')):
         (models_dir / name).mkdir()
         COUPLED["a mean over the batch"][1](models_dir / name / "1" / "model.onnx", "N")
         (models_dir / name / "model.toml").write_text(f'task = "tensor"\n{toml}')
@@ -37,7 +37,8 @@ def answers(service: Service, model: str) -> tuple[list[list[float]], set[int]]:
 def test_a_model_whose_rows_mix_serves_one_at_a_time_and_says_so(mixed: Service) -> None:
     card = {one["name"]: one for one in mixed.http.get("/v1/models").json()["models"]}["leaky"]
     assert (card["status"], card["batchable"], card["max_batch"], card["checked"]) == ("ready", False, 1, False)
-    assert card["batch_note"].startswith("it fails the check: rows are mixed: beside neighbours of NaN ")
+    assert card["batch_note"].startswith("it fails the check: rows are mixed by ReduceMean 'the-culprit': ")
+    assert card["drift"] > 0.1
     assert f"model leaky runs one row at a time: {card['batch_note']}" in mixed.log()
     told, together = answers(mixed, "leaky")
     assert together == {1}

@@ -125,3 +125,16 @@ def test_the_tensor_header_is_checked_before_the_values(datatype: Any, shape: An
 def test_a_long_list_is_packed_without_conversion() -> None:
     values = [float(number) for number in range(100_000)]
     assert from_numbers("x", "FP64", (100_000,), values).data == struct.pack("<100000d", *values)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+@pytest.mark.parametrize(("shape", "data"), [([0], []), ([2, 0, 4], []), ([2, 0, 4], [[], []]), ([2, 0, 4], None)])
+def test_a_dimension_may_be_empty(datatype: str, shape: list[int], data: Any) -> None:
+    """Such as the past of a first step."""
+    found = read(datatype, shape, **({"b64": ""} if data is None else {"data": data}))
+    assert (found.shape, bytes(found.data)) == (tuple(shape), b"")
+
+
+def test_an_empty_tensor_does_not_hide_huge_dimensions() -> None:
+    assert "too large" in refusal("FP32", [0, 2**39, 2**39], data=[]).message
+    assert "takes 0 values, not 1" in refusal("FP32", [0], data=[1]).message

@@ -87,6 +87,8 @@ def test_the_card_of_squeezenet(squeezenet: Model) -> None:
     assert card.pop("placement").keys() == {"cpu"}
     assert "auto uses the CPU: " in card.pop("provider_note")
     assert card.pop("batch_note") == ("input 'data_0' has its first dimension fixed at 1" if half else "")
+    drift = card.pop("drift")
+    assert drift is None if half else 0 <= drift < 1e-3
     assert card == {
         "name": squeezenet.name,
         "version": "1",

@@ -1,6 +1,7 @@
 """The contents of `model.toml`; every refusal names the file, the key and the allowed values."""
 
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -9,6 +10,20 @@ from model_runtime.spec.model_toml import ImageSpec, ModelError, ModelSpec, read
 from tests.support.processes import ROOT
 
 WRONG = {
+    "a batch axis that is no dimension": ('task = "tensor"\nbatch_axis = "first"', "batch_axis", '"none"'),
+    "a batch axis below 0": (
+        'task = "tensor"\n[inputs.x]\nbatch_axis = -1',
+        "inputs.x.batch_axis",
+        "0 (the first dimension)",
+    ),
+    "a constant that is text": (
+        'task = "tensor"\n[inputs.x]\nvalue = "a"',
+        "inputs.x.value",
+        "a number, true or false",
+    ),
+    "an unknown key of an output": ('task = "tensor"\n[outputs.y]\naxis = 1', "outputs.y.axis", "batch_axis, answer"),
+    "an output named twice": ('task = "tensor"\noutputs = ["y", "y"]', "outputs", "names of the outputs"),
+    "an input that is no table": ('task = "tensor"\ninputs.x = 1', "inputs.x", "a table of keys"),
     "a key that does not exist": ('task = "tensor"\ntsk = 1', "tsk", "max_batch"),
     "an unknown task": (
         'task = "detection"',
@@ -30,7 +45,9 @@ WRONG = {
     "buckets of none": ('task = "tensor"\nbuckets = []', "buckets", "1 to 4096"),
     "a bucket alone": ('task = "tensor"\nbuckets = 4', "buckets", "such as [1, 4, 16]"),
     "a bucket that is a truth": ('task = "tensor"\nbuckets = [true, 4]', "buckets", "whole numbers"),
-    "a check that is a word": ('task = "tensor"\ncheck = "no"', "check", "false (skip the check)"),
+    "batching that is a flag": ('task = "tensor"\nbatching = false', "batching", "trust (batched, not checked)"),
+    "the key before batching": ('task = "tensor"\ncheck = false', "check", 'batching = "auto" (as check = true)'),
+    "no drift": ('task = "tensor"\nmax_drift = 0.0', "max_drift", "above 0"),
     "a wait without end": ('task = "tensor"\nmax_wait_ms = inf', "max_wait_ms", "0 to 60000"),
     "no deadline": ('task = "tensor"\ndeadline_ms = 0', "deadline_ms", "from 1"),
     "no table": ('task = "tensor"\nimage = 3', "image", "[image]"),
@@ -137,8 +154,9 @@ def test_every_key_is_documented() -> None:
         line.split("|")[1] for line in (ROOT / "docs" / "models.md").read_text().splitlines() if line[:1] == "|"
     ]
     wanted = set()
-    for name, field in ModelSpec.model_fields.items():
-        section = field.annotation
+    for key, field in ModelSpec.model_fields.items():
+        is_named = get_origin(field.annotation) is dict
+        name, section = (f"{key}.NAME", get_args(field.annotation)[1]) if is_named else (key, field.annotation)
         if isinstance(section, type) and issubclass(section, BaseModel):
             wanted |= {f"`[{name}]`", *(f"`{key}`" for key in section.model_fields)}
         else:

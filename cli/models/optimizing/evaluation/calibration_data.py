@@ -1,12 +1,8 @@
-"""Example inputs for calibration and comparison: images or tensors from a folder, or synthetic ones.
-
-Files are read again for each use, so that many of them need no memory.
-"""
+"""Example inputs for calibration and comparison: images or tensors from a folder, or synthetic ones."""
 
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,20 +13,16 @@ from batching.collation import stack_items
 from cli.models.errors import ModelPathNotFound
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
 from cli.models.optimizing.options import MIN_EXAMPLES
-from jobs.contract.image_formats import detect_format
 from model_runtime.engine.onnx_engine import RunFailed
-from model_runtime.profiling import synthetic_inputs
+from model_runtime.graph.facts import read_facts
 from model_runtime.profiling.batch_consistency import SEED
-from model_runtime.profiling.synthetic_inputs import Row
+from model_runtime.profiling.synthetic_inputs import RowGenerator
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import Task
-from model_runtime.tensor_spec import DTYPES
+from model_runtime.tasks.examples import Example, example_files, read_example_file
 
-MAX_EXAMPLES: Final = 500  # more would take long for little gain; they are sampled evenly
 SYNTHETIC_EXAMPLES: Final = 16
 
-# Preprocesses an example with a task: two versions may preprocess the same image differently.
-Example = Callable[[Task], Row]
+Track = Callable[[Iterable[Path]], Iterable[Path]]  # shows the progress of an iteration
 
 
 class Examples(NamedTuple):
@@ -42,21 +34,21 @@ class Examples(NamedTuple):
 
 
 def load_examples(
-    folder: Path, version: LoadedVersion, option: str, track: Callable[[Iterable[Path]], Iterable[Path]]
+    folder: Path,
+    version: LoadedVersion,
+    option: str,
+    track: Track,
+    minimum: int = MIN_EXAMPLES,
 ) -> Examples:
     """Load all usable files of a folder. Raises ModelPathNotFound, and ModelError if there are too few."""
     if not folder.is_dir():
-        message = f"{option} {folder}: no such folder"
-        raise ModelPathNotFound(message)
-    files = _sample_evenly(
-        sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    )
+        raise ModelPathNotFound(f"{option} {folder}: no such folder")
     rows: list[Example] = []
     first: dict[str, str] = {}
     reasons: Counter[str] = Counter()
-    for path in track(files):
+    for path in track(example_files(folder)):
         try:
-            rows += _image_example(path, version) if version.takes_images else _tensor_examples(path, version)
+            rows += read_example_file(path, version.task, version.engine.inputs)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - files and custom tasks may raise anything
@@ -64,9 +56,9 @@ def load_examples(
             reasons[reason] += 1
             first.setdefault(reason, path.name)
     skipped = [f"{count} skipped, such as {first[reason]}: {reason}" for reason, count in reasons.most_common()]
-    kind = "images" if version.takes_images else "rows of .npz files"
-    if len(rows) < MIN_EXAMPLES:
-        allowed = f"allowed: {MIN_EXAMPLES} or more representative ones"
+    kind = "images" if version.takes_images else "rows of tensors"
+    if len(rows) < minimum:
+        allowed = f"allowed: {minimum} or more representative ones"
         reason = f"{len(rows)} usable {kind}; {allowed}"
         raise ModelError(folder, option, "; ".join([reason, *skipped[:3]]))
     return Examples(f"{len(rows)} {kind} of {folder}", rows, skipped)
@@ -84,66 +76,22 @@ def make_synthetic_examples(version: LoadedVersion) -> Examples:
     if version.takes_images:
         random = np.random.default_rng(SEED)
         pictures = [_synthetic_image(random) for _ in range(SYNTHETIC_EXAMPLES)]
-        rows: list[Example] = [partial(_preprocessed_row, data=data) for data in pictures]
+        rows: list[Example] = [Example("image", data) for data in pictures]
         return Examples(f"{SYNTHETIC_EXAMPLES} synthetic images", rows)
+    engine = version.engine
     try:
-        synthetic = synthetic_inputs.make_rows(
-            version.engine.inputs, SYNTHETIC_EXAMPLES, SEED, lambda row: version.engine.run(stack_items([row]))
+        generator = RowGenerator(
+            engine.inputs,
+            lambda row: engine.run(stack_items([row])),
+            read_facts(engine.path, engine.batch_axes).heights,
+            find_indices=engine.provider == "cpu",
         )
+        synthetic = generator.rows(SYNTHETIC_EXAMPLES, SEED)
+        engine.run(stack_items(synthetic[:1]))
     except RunFailed as error:
         reason = f"synthetic rows do not run: {error}; allowed: --validate FOLDER with rows that do"
         raise ModelError(version.folder.onnx, None, reason) from error
-    return Examples(f"{SYNTHETIC_EXAMPLES} synthetic rows", [partial(_unchanged_row, row) for row in synthetic.rows])
-
-
-def _sample_evenly(files: Sequence[Path]) -> Sequence[Path]:
-    if len(files) <= MAX_EXAMPLES:
-        return files
-    return [files[index * len(files) // MAX_EXAMPLES] for index in range(MAX_EXAMPLES)]
-
-
-def _image_example(path: Path, version: LoadedVersion) -> list[Example]:
-    with path.open("rb") as file:
-        if detect_format(file.read(64)) is None:
-            message = "not an image"
-            raise ValueError(message)
-    example = partial(_file_example, path)
-    example(version.task)
-    return [example]
-
-
-def _file_example(path: Path, task: Task) -> Row:
-    return _preprocessed_row(task, path.read_bytes())
-
-
-def _preprocessed_row(task: Task, data: bytes) -> Row:
-    return dict(task.preprocess("image", data, {}))
-
-
-def _unchanged_row(row: Row, task: Task) -> Row:  # noqa: ARG001 - tensors need no preprocessing
-    return row
-
-
-def _tensor_examples(path: Path, version: LoadedVersion) -> list[Example]:
-    """Read the rows of an .npz file with an array per input. Raises ValueError."""
-    if path.suffix != ".npz":
-        message = "not an .npz file with an array per input, which tensor models need"
-        raise ValueError(message)
-    with np.load(path, allow_pickle=False) as arrays:
-        values = {spec.name: arrays[spec.name] for spec in version.engine.inputs if spec.name in arrays}
-    batches: Row = {}
-    for spec in version.engine.inputs:
-        expected = f"expected {spec.name!r}, {spec.datatype} of shape {list(spec.shape)} or a batch of them"
-        if spec.name not in values:
-            raise ValueError(expected)
-        array = values[spec.name]
-        batch = array[np.newaxis] if spec.fits(array.shape) else array
-        if array.dtype != DTYPES[spec.datatype] or not spec.fits(batch.shape[1:]):
-            message = f"{expected}, got {array.dtype} of shape {list(array.shape)}"
-            raise ValueError(message)
-        batches[spec.name] = batch
-    rows = [{name: batch[index] for name, batch in batches.items()} for index in range(min(map(len, batches.values())))]
-    return [partial(_unchanged_row, row) for row in rows]
+    return Examples(f"{SYNTHETIC_EXAMPLES} synthetic rows", [Example(row=row) for row in synthetic])
 
 
 def _synthetic_image(random: np.random.Generator) -> bytes:

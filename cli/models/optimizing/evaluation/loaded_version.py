@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from cli.models import model_paths
 from cli.models.errors import ModelPathNotFound
+from cli.models.model_paths import find_single_model
 from model_runtime.engine.onnx_engine import OnnxEngine
+from model_runtime.engine.open_engine import tensor_keys
 from model_runtime.repository.path_checks import check_folder
 from model_runtime.repository.repository import NAME, ModelFolder
 from model_runtime.spec.model_toml import ModelError
-from model_runtime.tasks import Task, load_task
+from model_runtime.tasks import Task, attach_task
 
 
 class LoadedVersion(NamedTuple):
@@ -35,8 +36,8 @@ def open_version(folder: ModelFolder, provider: str, threads: int) -> LoadedVers
     """Open a version. Raises ModelError."""
     check_folder(folder.path, folder.onnx)
     selected = folder.spec.provider if provider == "auto" else provider
-    engine = OnnxEngine(folder.onnx, selected, threads or folder.spec.threads)
-    return LoadedVersion(folder, engine, load_task(folder.spec, folder.path, engine.inputs, engine.outputs))
+    engine = OnnxEngine(folder.onnx, selected, threads or folder.spec.threads, keys=tensor_keys(folder))
+    return LoadedVersion(folder, engine, attach_task(folder, engine))
 
 
 def find_model_folder(name_or_path: str, models_dir: Path) -> ModelFolder:
@@ -47,13 +48,8 @@ def find_model_folder(name_or_path: str, models_dir: Path) -> ModelFolder:
     if not path.exists() and re.fullmatch(r"[^/\\]+", name_or_path):
         message = f"no model {name_or_path[:80]!r} in {models_dir}, and no such path; allowed: a model name or folder"
         raise ModelPathNotFound(message)
-    models = model_paths.find_models(path)
-    if len(models) > 1:
-        message = f"{path}: contains {len(models)} models; name one of them"
-        raise ModelPathNotFound(message)
-    if isinstance(models[0], ModelError):
-        raise models[0]
-    if models[0].folder is None:
+    folder = find_single_model(path).folder
+    if folder is None:
         reason = "is a single file; allowed: a model folder (model.toml and 1/model.onnx), which gets the new version"
         raise ModelError(path, None, reason)
-    return models[0].folder
+    return folder

@@ -70,7 +70,7 @@ class OptimizationReport:
             return []
         count, rows = round(agreement.share * agreement.rows), agreement.rows
         share = f"agreement: {count} of {rows} ({agreement.share:.1%}) have {agreement.rule}"
-        drift = f"largest difference: {agreement.drift:.3g} of {agreement.unit}"
+        drift = f"largest difference: {agreement.drift:.3g} {agreement.unit}"
         calibrated = [f"calibrated with {self.calibrated_with}"] if self.calibrated_with else []
         return [f"{share}; {drift}", f"compared on {agreement.what}", *calibrated]
 

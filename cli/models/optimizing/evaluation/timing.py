@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from batching import buckets
-from cli.models.optimizing.evaluation.calibration_data import Example
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion
 from model_runtime.engine.onnx_engine import OnnxEngine, RunFailed
 from model_runtime.profiling.batch_cap import MeasuredModel
+from model_runtime.tasks.examples import Example
 
 DEFAULT_BATCH_SIZES: Final = (1, 2, 4, 8, 16)
 MAX_RUN_S: Final = 2.0  # larger batches are not measured after a run this long

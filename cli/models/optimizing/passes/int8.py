@@ -5,17 +5,15 @@ The result has QuantizeLinear and DequantizeLinear around each operator (QDQ), w
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from cli.models.optimizing.passes import onnx_graphs
-from model_runtime.profiling.synthetic_inputs import Row
 from model_runtime.spec.model_toml import ModelError
 from model_runtime.tensor_spec import Array
 
@@ -27,18 +25,17 @@ _HELPER_OPERATORS: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "Con
 
 
 class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # an untyped package
-    """Returns one row at a time, as a batch of one."""
+    """Returns what the runtime takes for one row at a time."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows: Iterator[Row] = iter(rows)
+    def __init__(self, feeds: Iterable[dict[str, Array]]) -> None:
+        self._feeds = iter(feeds)
 
     def get_next(self) -> dict[str, Array] | None:
-        row = next(self._rows, None)
-        return None if row is None else {name: array[np.newaxis] for name, array in row.items()}
+        return next(self._feeds, None)
 
 
-def write(source: Path, target: Path, title: Path, rows: Iterable[Row], provider: str) -> list[str]:
-    """Calibrate, quantize and write; return notes. Raises ModelError if nothing can be quantized."""
+def write(source: Path, target: Path, title: Path, feeds: Iterable[dict[str, Array]], provider: str) -> list[str]:
+    """Calibrate with `feeds`, quantize and write; return notes. Raises ModelError if nothing can be quantized."""
     model = onnx_graphs.read(source)
     _check_quantizable(model, title)
     for number, node in enumerate(model.graph.node):  # excluded nodes need names
@@ -50,7 +47,7 @@ def write(source: Path, target: Path, title: Path, rows: Iterable[Row], provider
             quantize_static(
                 str(source),
                 str(target),
-                _CalibrationReader(rows),
+                _CalibrationReader(feeds),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=sorted(_QUANTIZABLE),
                 nodes_to_exclude=_output_nodes(model),

@@ -13,19 +13,15 @@ import onnx
 from onnx import version_converter
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from model_runtime.repository.host_memory import format_bytes
+from cli.models import onnx_files
 from model_runtime.spec.model_toml import ModelError
 
-MAX_PROTOBUF_BYTES: Final = 2**31 - 1
 MIN_IR_VERSION: Final = 7  # introduced with opset 13
 
 
 def read(path: Path) -> onnx.ModelProto:
     """Read a model with its weights, and remove weights from its inputs. Raises ModelError."""
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # onnx, protobuf and the system raise errors without a common base
-        raise ModelError(path, None, f"cannot be read as an ONNX model: {error}") from error
+    model = onnx_files.read(path)
     weights = {weight.name for weight in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     del model.graph.input[:]
@@ -35,9 +31,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 def save(model: onnx.ModelProto, path: Path) -> Path:
     """Write a model to one file. Raises ModelError if it exceeds the limit of protobuf, and OSError."""
-    if model.ByteSize() > MAX_PROTOBUF_BYTES:
-        size, limit = format_bytes(model.ByteSize()), format_bytes(MAX_PROTOBUF_BYTES)
-        raise ModelError(path.name, None, f"would have {size} with its weights; the limit of one file is {limit}")
+    onnx_files.check_size(model, path.name)
     onnx.save(model, path)
     return path
 

@@ -10,8 +10,8 @@ from cli.bench.load import answer_counter, closed_loop
 from cli.bench.load.closed_loop import measure
 from cli.bench.load.connection import Address
 from cli.bench.load.submit_modes import Exchange, build_submit_request, submit_and_wait
-from cli.bench.load.trial_request import check_request
 from cli.bench.load_levels import LoadLevel
+from cli.bench.session import check_request
 from cli.bench.statistics import Slice
 from tests.integration.cli.bench.stub_service import StubRequest, run_against
 

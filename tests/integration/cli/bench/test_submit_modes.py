@@ -13,8 +13,8 @@ from cli.bench.load.connection import Address
 from cli.bench.load.inputs import Inputs
 from cli.bench.load.submit_modes import Exchange, build_exchange, build_poll_request
 from cli.bench.load.target import Target
-from cli.bench.load.trial_request import check_request
 from cli.bench.load_levels import LoadLevel
+from cli.bench.session import check_request
 from cli.bench.statistics import Slice, summarise_load
 from tests.integration.cli.bench.stub_service import Responses, StubRequest, run_against
 

@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_costs_no_line(tmp_path: Path) -> 
     results = tmp_path / "r.jsonl"
     args = [str(tmp_path / "in.jsonl"), "-o", str(results), "--local", str(bulk.DIGITS_MODEL)]
     full = subprocess.run(
-        [sys.executable, "-m", "cli.bulk", "run", *args],
+        [sys.executable, "-m", "cli.main", "bulk", "run", *args],
         cwd=ROOT,
         capture_output=True,
         text=True,

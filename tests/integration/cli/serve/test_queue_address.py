@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.serve import embedded_redis
 from cli.serve.redis_address import QueueNotFound, locate
+from tests.support.embedded_redis import running_server
 from tests.support.servers import Server, free_port
 from tests.support.service import ROOT
 
@@ -85,7 +85,7 @@ def test_the_keys_verb_names_its_queue(tmp_path: Path, server: Server) -> None:
     file.write_text(server.url)
     named = run(PROCESSES["keys"], tmp_path, JITNEY_REDIS_URL_FILE=str(file))
     assert f"the queue is {server.url} (from {file}) (JITNEY_REDIS_URL_FILE)" in named.stderr
-    with embedded_redis.running_server(tmp_path / "data") as own:
+    with running_server(tmp_path / "data") as own:
         found = run(PROCESSES["keys"], tmp_path)
         assert (found.returncode, found.stderr) == (
             0,
@@ -97,7 +97,7 @@ def test_the_keys_verb_names_its_queue(tmp_path: Path, server: Server) -> None:
 def test_the_keys_verb_needs_an_explicit_queue(tmp_path: Path, *, was_there: bool) -> None:
     """With a mistyped JITNEY_DATA_DIR keys were once created in any Redis at the default port."""
     if was_there:
-        with embedded_redis.running_server(tmp_path / "data"):
+        with running_server(tmp_path / "data"):
             pass
     done = run(PROCESSES["keys"], tmp_path)
     assert done.returncode == EX_UNAVAILABLE

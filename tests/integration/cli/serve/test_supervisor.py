@@ -18,7 +18,8 @@ from tests.support.waiting import wait_until
 # Each child tells its name and pid, and on SIGTERM that it stops.
 SUPERVISE = """
 import os, sys
-from cli.serve.supervisor import Backoff, CannotStart, ChildProcess, Supervisor, print_line
+from cli.serve.child_process import CannotStart, ChildProcess, print_line
+from cli.serve.supervisor import Backoff, Supervisor
 
 TELL = "import os, signal, sys, time; tell = lambda text: print(text, os.getpid(), flush=True)\\n"
 END = "signal.signal(signal.SIGTERM, lambda *_: (tell('ends ' + NAME), sys.exit()))\\n"

@@ -176,8 +176,11 @@ def test_a_model_of_tensors_is_not_calibrated_with_pictures(say: Say, models_dir
     models.perceptron(models_dir)
     code, said = say("--int8", "--calibrate", SAMPLES, name="perceptron")
     assert code == 1
-    assert "0 usable rows of .npz files; allowed: 8 or more" in said
-    assert "50 skipped, such as 0_01.png: not an .npz file with an array per input" in said
+    assert "0 usable rows of tensors; allowed: 8 or more" in said
+    assert (
+        "50 skipped, such as 0_01.png: not an example; allowed: a .json file with the input of a request, .npy or .npz"
+        in said
+    )
 
 
 def test_arrays_of_another_shape_are_skipped_with_what_is_expected(say: Say, models_dir: Path, tmp_path: Path) -> None:

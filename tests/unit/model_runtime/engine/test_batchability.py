@@ -43,7 +43,13 @@ def failing(_: Feed) -> Feed:
         (IMAGE, SCORES, failing, False, "a test run with zeros failed: zeros are not welcome"),
         (TEXT, SCORES, failing, True, "a test run with zeros and free dimensions of 1 failed: zeros are not welcome"),
         (TensorSpec("x", "FP32", (1, 4)), SCORES, even, False, "input 'x' has its first dimension fixed at 1"),
-        (TensorSpec("x", "FP32", ()), SCORES, failing, False, "input 'x' is a scalar, without a batch dimension"),
+        (
+            TensorSpec("x", "FP32", ()),
+            SCORES,
+            failing,
+            False,
+            "input 'x' is a scalar, without a batch dimension; [inputs.x] value = … makes it a constant",
+        ),
         (IMAGE, TensorSpec("y", "FP32", (1, 10)), melting, False, "output 'y' has its first dimension fixed at 1"),
     ],
 )

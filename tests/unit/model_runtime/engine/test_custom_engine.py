@@ -48,6 +48,24 @@ def test_a_custom_engine_runs_batches_and_is_shown(tmp_path: Path) -> None:
     assert model.run({"x": rows})["y"].tolist() == [[0, 1, 2], [3, 4, 5], [3, 5, 7]]
 
 
+@pytest.mark.parametrize(
+    ("settings", "sizes"), [("max_batch = 5", [1, 2, 4, 5]), ("buckets = [2]\nmax_batch = 6", [2, 6])]
+)
+def test_a_load_runs_each_batch_size_once(tmp_path: Path, settings: str, sizes: list[int]) -> None:
+    body = "        return {"
+    counting = changed(body, f"        self.seen.append(len(arrays['x']))\n{body}")
+    toml = f'task = "tensor"\nengine = "own.py:Numpy"\nbatching = "trust"\n{settings}'
+    numpy_model(tmp_path, toml=toml, source=counting.replace("    def run(", "    seen = []\n\n    def run("))
+    model = opened(tmp_path)
+    assert model._engine._engine.seen == sizes  # type: ignore[union-attr]
+    assert model.largest_warm_batch == sizes[-1]
+
+
+def test_sizes_that_a_load_has_measured_are_warm(tmp_path: Path) -> None:
+    numpy_model(tmp_path)
+    assert opened(tmp_path).largest_warm_batch == opened(tmp_path).max_batch
+
+
 def test_an_installed_class_is_taken_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "installed").mkdir()
     (tmp_path / "installed" / "my_engines.py").write_text(NUMPY_ENGINE)
@@ -108,7 +126,9 @@ def test_a_module_that_is_not_installed_says_so(tmp_path: Path) -> None:
 )
 def test_the_outputs_of_an_engine_are_validated(tmp_path: Path, result: str, reason: str) -> None:
     source = changed('return {"y": arrays["x"] @ self.weights}', f"return {result}")
-    numpy_model(tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\ncheck = false')
+    numpy_model(
+        tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\nbatching = "trust"'
+    )
     model = opened(tmp_path)
     with pytest.raises(RunFailed) as caught:
         model.run({"x": np.ones((2, 2), np.float32)})
@@ -119,7 +139,9 @@ def test_the_outputs_of_an_engine_are_validated(tmp_path: Path, result: str, rea
 def test_an_engine_classifies_its_own_failures(tmp_path: Path) -> None:
     body = 'from jitney import RunFailed; raise RunFailed("full", "memory")'
     source = changed('return {"y": arrays["x"] @ self.weights}', body)
-    numpy_model(tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\ncheck = false')
+    numpy_model(
+        tmp_path, source=source, toml='task = "tensor"\nengine = "own.py:Numpy"\nmax_batch = 4\nbatching = "trust"'
+    )
     with pytest.raises(RunFailed) as caught:
         opened(tmp_path).run({"x": np.ones((1, 2), np.float32)})
     assert (caught.value.reason, caught.value.fault) == ("full", "memory")

@@ -139,9 +139,9 @@ def test_all_recordable_runs_use_one_thread(tmp_path: Path, monkeypatch: pytest.
             patch.setattr(self, "provider", "cpu")
             return open_it(self, count, ["CPUExecutionProvider"])
 
-    def noted(self: OnnxSession, feed: dict[str, Array], stop: Stop | None) -> dict[str, Array]:
+    def noted(self: OnnxSession, feed: dict[str, Array], stop: Stop | None, count: int) -> dict[str, Array]:
         threads.add(threading.current_thread().name)
-        return run(self, feed, stop)
+        return run(self, feed, stop, count)
 
     run = OnnxSession._run
     monkeypatch.setattr(OnnxSession, "_create_session", on_the_cpu)

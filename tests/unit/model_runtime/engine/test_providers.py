@@ -13,7 +13,7 @@ import pytest
 from model_runtime.engine import providers
 from model_runtime.engine.device_info import DriverInfo
 from model_runtime.engine.providers import PROVIDER_NAMES, GpuOptions
-from model_runtime.spec import gpu
+from model_runtime.spec.model_toml import Precision
 from model_runtime.tensor_spec import TensorSpec
 from tests.long import provider_options
 
@@ -67,7 +67,7 @@ def test_cuda_takes_the_named_gpu_and_does_not_tune_again() -> None:
 
 
 def test_tensorrt_is_built_for_every_batch_size_at_once(tmp_path: Path) -> None:
-    ports = [TensorSpec("a", "FP32", (3, 224, 224)), TensorSpec("b", "INT64", ())]
+    ports = [TensorSpec("a", "FP32", (-1, 3, 224, 224)), TensorSpec("b", "INT64", (-1,))]
     asked = providers.provider_options("tensorrt", GpuOptions(largest=16), ports, tmp_path)
     options = providers.tensorrt_options(GpuOptions(largest=16), ports, tmp_path)
     without_graphs = providers.cuda_options(GpuOptions(graphs=False))
@@ -85,7 +85,7 @@ def test_tensorrt_is_built_for_every_batch_size_at_once(tmp_path: Path) -> None:
     ("precision", "flags"),
     [("fp32", []), ("fp16", ["trt_fp16_enable"]), ("int8", ["trt_fp16_enable", "trt_int8_enable"])],
 )
-def test_tensorrt_uses_the_configured_precision(precision: gpu.Precision, flags: list[str]) -> None:
+def test_tensorrt_uses_the_configured_precision(precision: Precision, flags: list[str]) -> None:
     options = providers.tensorrt_options(GpuOptions(precision=precision), [], None)
     assert [name for name in options if name.endswith("_enable")] == flags
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from model_runtime.engine.onnx_engine import OnnxEngine
-from model_runtime.repository.onnx_external_data import read_external_data
+from model_runtime.repository.onnx_file import read_external_data
 from model_runtime.repository.path_checks import check_folder, check_onnx
 from model_runtime.spec.model_toml import ModelError
 from tests.support import models

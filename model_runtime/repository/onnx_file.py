@@ -1,9 +1,10 @@
-"""List the external data files of an ONNX file, and check that it is an ONNX model, without loading a runtime.
+"""Read an ONNX file without loading a runtime: its external data files, inputs, operators, digest and size.
 
 Walks the protobuf wire format (field numbers: onnx.proto3) and skips the weights. It refuses anything it cannot parse,
 so that a runtime reads nothing that was not checked.
 """
 
+import hashlib
 import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ _TENSOR_PATHS: Final[Mapping[str, Mapping[int, str]]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _GRAPH: Final = 7
+_NODE, _WEIGHT, _INPUT = 1, 5, 11  # fields of a graph
 _EXTERNAL_DATA: Final = 13
 _FIXED: Final = {1: 8, 5: 4}  # wire type → bytes
 
@@ -32,6 +34,15 @@ class ExternalData(NamedTuple):
     location: str
     offset: int = 0
     length: int = 0
+
+
+class OnnxMetadata(NamedTuple):
+    """`inputs`: shapes with the batch dimension, -1: free. `digest` and `size_bytes` include external data."""
+
+    inputs: Mapping[str, tuple[int, ...]]
+    operators: frozenset[str]
+    digest: str
+    size_bytes: int
 
 
 def read_external_data(path: Path) -> list[ExternalData]:
@@ -45,6 +56,25 @@ def read_external_data(path: Path) -> list[ExternalData]:
             return _find(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), path)
     except OSError as error:
         raise ModelError(path, None, f"cannot be read: {error.strerror}") from error
+
+
+def read_onnx_metadata(path: Path) -> OnnxMetadata:
+    """Read a file that passed `path_checks.check_onnx`. Raises ModelError."""
+    files = [path, *sorted({path.parent / part.location for part in read_external_data(path)})]
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    (graph,) = _fields(path.read_bytes(), _GRAPH)[-1:]
+    weights = {_text(weight, 8) for weight in _fields(graph, _WEIGHT)}
+    inputs = {_text(value_info, 1): _shape(value_info) for value_info in _fields(graph, _INPUT)}
+    return OnnxMetadata(
+        # Files before IR 4 list weights as inputs too.
+        {name: shape for name, shape in inputs.items() if name not in weights},
+        frozenset(_text(node, 4) for node in _fields(graph, _NODE)),
+        digest.hexdigest(),
+        sum(file.stat().st_size for file in files),
+    )
 
 
 def _find(view: memoryview, path: Path) -> list[ExternalData]:
@@ -97,11 +127,9 @@ def iterate_fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif wire in _FIXED:
             size = _FIXED[wire]
         else:
-            message = f"field {number} has the unknown wire type {wire}"
-            raise ValueError(message)
+            raise ValueError(f"field {number} has the unknown wire type {wire}")
         if size > end - at:
-            message = f"field {number} ends beyond the file"
-            raise ValueError(message)
+            raise ValueError(f"field {number} ends beyond the file")
         yield number, data[at : at + size]
         at += size
 
@@ -115,5 +143,26 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         if shift > 63:
-            message = "a number is longer than 64 bits"
-            raise ValueError(message)
+            raise ValueError("a number is longer than 64 bits")
+
+
+def _fields(message: bytes | memoryview, field: int) -> list[memoryview]:
+    return [
+        value
+        for number, value in iterate_fields(memoryview(message))
+        if number == field and isinstance(value, memoryview)
+    ]
+
+
+def _text(message: memoryview, field: int) -> str:
+    return bytes((_fields(message, field) or [memoryview(b"")])[-1]).decode()
+
+
+def _shape(value_info: memoryview) -> tuple[int, ...]:
+    """Follow ValueInfo → type → tensor type → shape → dimensions. A dimension without a number is -1."""
+    shapes = [shape for kind in _fields(value_info, 2) for tensor in _fields(kind, 1) for shape in _fields(tensor, 2)]
+    return tuple(
+        next((value for number, value in iterate_fields(side) if number == 1 and isinstance(value, int)), -1)
+        for shape in shapes
+        for side in _fields(shape, 1)
+    )

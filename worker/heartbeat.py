@@ -1,8 +1,8 @@
-"""Registers the worker with the queue: that it lives, its models, their load errors; and flushes its metrics."""
+"""Periodic duties of a worker: registers it with the queue, renews the leases of its jobs, flushes its metrics."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from jobs.metrics.cpu_time import CpuMeter
 from jobs.models import worker_registry
@@ -10,7 +10,10 @@ from jobs.models.worker_registry import WorkerReport
 from jobs.redis_client.client import RedisClient
 from jobs.redis_client.event_wait import wait_for_event
 from jobs.redis_client.outage_log import OutageLog
+from jobs.store.job_store import JobStore
+from worker.execution.device import Device
 from worker.execution.model_runner import ModelRunner
+from worker.execution.pending_items import PendingItems
 from worker.versions.digest_agreement import DigestAgreement
 
 log = logging.getLogger("jitney.worker")
@@ -61,15 +64,22 @@ class WorkerRegistration:
             await worker_registry.notify_models_changed(self._connection)
 
 
-async def run_metrics_flush(
-    connection: RedisClient, runners: ModelRunners, meter: CpuMeter, metrics_flush_s: float
-) -> None:
-    """Flush metrics every `metrics_flush_s` seconds until cancelled."""
-    outage = OutageLog(log, "flush metrics")
+async def run_periodically(duty: Callable[[], Awaitable[None]], interval_s: float, what: str) -> None:
+    """Do a duty every `interval_s` seconds until cancelled. `what` completes "cannot …" while Redis is unreachable."""
+    outage = OutageLog(log, what)
     while True:
-        await asyncio.sleep(metrics_flush_s)
+        await asyncio.sleep(interval_s)
         with outage.suppress():
-            await flush_metrics(connection, runners, meter)
+            await duty()
+
+
+async def renew_leases(store: JobStore, worker_id: str, pending_items: Sequence[PendingItems], device: Device) -> None:
+    """Renew the leases of all claimed jobs once, and discard jobs whose lease is lost."""
+    for pending in [*pending_items]:  # a copy: models may be loaded or unloaded meanwhile
+        if held := pending.held():
+            lost = await store.extend(worker_id, held)
+            pending.discard(lost)
+            device.stop_if_abandoned(pending)
 
 
 async def flush_metrics(connection: RedisClient, runners: ModelRunners, meter: CpuMeter) -> None:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model_runtime.engine.onnx_engine import GpuOptions
 from model_runtime.engine.onnx_session import OnnxSession, _check_for_tensorrt
-from model_runtime.repository.onnx_metadata import read_onnx_metadata
+from model_runtime.repository.onnx_file import read_onnx_metadata
 from model_runtime.spec.model_toml import ModelError
 from tests.support import models
 from tests.support.processes import ROOT

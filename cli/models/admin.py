@@ -1,12 +1,12 @@
-"""What verbs that call a gateway share: their options, one request to `/v1/models`, and the table of versions."""
+"""`jitney models list|load|unload|share|promote|rollback|follow`: parses the options and calls a gateway."""
 
 import argparse
 import http.client
 import json
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 TIMEOUT_S: Final = 30.0
@@ -19,6 +19,51 @@ ENVIRONMENT: Final = """environment:
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 
 
+class AdminVerb(NamedTuple):
+    """A verb: its description, and its arguments with their options of `add_argument`.
+
+    All verbs but `list` change a model: they POST the arguments after the model to `/v1/models/MODEL/VERB`.
+    """
+
+    description: str
+    arguments: dict[str, dict[str, Any]]
+
+
+def _optional(text: str) -> dict[str, Any]:
+    return {"nargs": "?", "help": text}
+
+
+_VERBS: Final = {
+    "list": AdminVerb(
+        "List versions with their status and share of the jobs",
+        {
+            "model": _optional("show only this model"),
+            "--json": {"action": "store_true", "help": "print the JSON of /v1/models"},
+        },
+    ),
+    "load": AdminVerb(
+        "Load or reload a version; it receives jobs only if no other version does",
+        {"model": {}, "version": _optional("default: the version with the jobs, or all unloaded ones")},
+    ),
+    "unload": AdminVerb(
+        "Unload a version once its queues are empty; accepted jobs are still run",
+        {"model": {}, "version": _optional("default: the whole model, which then accepts no jobs")},
+    ),
+    "share": AdminVerb(
+        "Send a percentage of the jobs to a version, as canary",
+        {"model": {}, "version": {}, "percent": {"type": int, "help": "0 to 100"}},
+    ),
+    "promote": AdminVerb(
+        "Send all jobs to a version; the previous one stays loaded for a rollback",
+        {"model": {}, "version": _optional("default: the canary")},
+    ),
+    "rollback": AdminVerb("End the canary or, without one, return to the previous version", {"model": {}}),
+    "follow": AdminVerb(
+        "Serve what the folder selects: its highest version, or the one that model.toml pins", {"model": {}}
+    ),
+}
+
+
 class GatewayCallError(Exception):
     """The call failed; `code` is the exit code, the message is for the operator."""
 
@@ -27,7 +72,29 @@ class GatewayCallError(Exception):
         self.code = code
 
 
-def build_parser(verb: str, description: str) -> argparse.ArgumentParser:
+def main(argv: Sequence[str]) -> int:
+    """Run the verb in argv[0] and return its exit code."""
+    name, verb = argv[0], _VERBS[argv[0]]
+    parser = _build_parser(name, verb.description)
+    for argument, options in verb.arguments.items():
+        parser.add_argument(argument, **options)
+    args = parser.parse_args(argv[1:])
+    path = f"/v1/models/{quote(args.model, safe='')}" if args.model else "/v1/models"
+    body = {
+        field: value for field in verb.arguments if field != "model" and (value := vars(args).get(field)) is not None
+    }
+    try:
+        response = _call_gateway(args.url, path) if name == "list" else _call_gateway(args.url, f"{path}/{name}", body)
+    except GatewayCallError as error:
+        print(f"jitney models: {error}", file=sys.stderr)
+        return error.code
+    as_json = name == "list" and args.json
+    versions = response["models"] if path == "/v1/models" else response["versions"]
+    print(json.dumps(response, indent=1) if as_json else _format_versions(versions))
+    return 0
+
+
+def _build_parser(verb: str, description: str) -> argparse.ArgumentParser:
     """Create the parser of a verb with the options that all verbs share."""
     parser = argparse.ArgumentParser(
         prog=f"jitney models {verb}",
@@ -40,7 +107,7 @@ def build_parser(verb: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def call_gateway(url: str | None, path: str, body: Mapping[str, object] | None = None) -> Any:
+def _call_gateway(url: str | None, path: str, body: Mapping[str, object] | None = None) -> Any:
     """GET a path, or POST a body, and return the JSON of the response. Raises GatewayCallError."""
     if not url:
         url = DEFAULT_URL
@@ -70,24 +137,7 @@ def call_gateway(url: str | None, path: str, body: Mapping[str, object] | None =
     return content
 
 
-def change_model(verb: str, args: argparse.Namespace, **fields: object) -> int:
-    """Request a change of a model, print its versions, and return the exit code."""
-    body = {name: value for name, value in fields.items() if value is not None}
-    try:
-        model = call_gateway(args.url, f"/v1/models/{quote(args.model, safe='')}/{verb}", body)
-    except GatewayCallError as error:
-        return print_error(error)
-    print(format_versions(model["versions"]))
-    return 0
-
-
-def print_error(error: GatewayCallError) -> int:
-    """Print an error and return its exit code."""
-    print(f"jitney models: {error}", file=sys.stderr)
-    return error.code
-
-
-def format_versions(versions: list[dict[str, Any]]) -> str:
+def _format_versions(versions: list[dict[str, Any]]) -> str:
     """Format versions as a table."""
     lines = [f"{'model':20}  {'version':>7}  {'status':9}  {'role':7}  {'share':>6}  {'workers':>7}  waiting"]
     for row in versions:

@@ -1,1 +1,0 @@
-"""The verbs of `jitney models` that list and change versions through a gateway."""

@@ -1,1 +1,0 @@
-"""`jitney models doctor`: diagnoses and fixes ONNX files that cannot be batched."""

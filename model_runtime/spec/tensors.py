@@ -1,0 +1,78 @@
+"""Define the keys of `model.toml` that say where the batch is: `batch_axis`, `[inputs.NAME]`, `[outputs.NAME]`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+MAX_AXIS: Final = 7
+AXIS_ALLOWED: Final = f'0 (the first dimension) to {MAX_AXIS}, or "none" (no batch dimension: one item a run)'
+
+
+def _axis(value: Any) -> int | str:
+    if value == "none" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_AXIS):
+        return value  # type: ignore[no-any-return]
+    raise ValueError
+
+
+Axis = Annotated[int | Literal["none"] | None, BeforeValidator(_axis)]
+
+
+def _constant(value: Any) -> Any:
+    """Accept a number, a boolean, or nested lists of them."""
+    if isinstance(value, list) and value:
+        return [_constant(part) for part in value]
+    if isinstance(value, bool | int | float):
+        return value
+    raise ValueError
+
+
+class InputSpec(BaseModel):
+    """`[inputs.NAME]`: the batch axis of an input, or its constant value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    batch_axis: Axis = Field(None, description=AXIS_ALLOWED)
+    value: Annotated[Any, BeforeValidator(_constant)] = Field(
+        None, description="a number, true or false, or a list of them: the worker feeds it, jobs do not send this input"
+    )
+
+
+class OutputSpec(BaseModel):
+    """`[outputs.NAME]`: the batch axis of an output, and whether answers have it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    batch_axis: Axis = Field(None, description=AXIS_ALLOWED)
+    answer: bool | None = Field(
+        None, description="true (only such outputs are computed and answered), false (all others are)"
+    )
+
+
+class TensorKeys(NamedTuple):
+    """The keys of one model. `file`: the model.toml, for messages."""
+
+    file: str = "model.toml"
+    batch_axis: int | Literal["none"] | None = None
+    inputs: Mapping[str, InputSpec] = {}
+    outputs: Mapping[str, OutputSpec] = {}
+
+    def axis_of(self, name: str, table: Mapping[str, InputSpec | OutputSpec]) -> int | Literal["none"] | None:
+        """Return the batch axis that is written for a tensor, or for all of them; None: nothing is written."""
+        own = table[name].batch_axis if name in table else None
+        return self.batch_axis if own is None else own
+
+    def answered(self, names: Sequence[str]) -> list[str]:
+        """Return which of the model's outputs are answered, in the order of `outputs` if it names them."""
+        chosen = [name for name, output in self.outputs.items() if output.answer]
+        return chosen or [name for name in names if name not in self.outputs or self.outputs[name].answer is None]
+
+
+def read_outputs(value: Any) -> Any:
+    """Turn a list of distinct names into tables with `answer = true`."""
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        if len(set(value)) == len(value):
+            return {name: {"answer": True} for name in value}
+    elif isinstance(value, dict):
+        return value
+    raise ValueError

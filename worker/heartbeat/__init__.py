@@ -1,1 +1,0 @@
-"""Renews leases and registers the worker with the queue."""
