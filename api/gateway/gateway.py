@@ -91,7 +91,7 @@ class Gateway:
             too_many,
             largest=PIECES_HELD * self.store.settings.output_chunk_bytes,
         )
-        self.outputs = OutputStreams(self.store, budget)
+        self.outputs = OutputStreams(self.store, budget, settings.max_buffered_output_bytes)
         self.awaited = TenantBudget(
             settings.max_waiters, "awaited jobs", too_many, largest=settings.max_jobs_per_request
         )

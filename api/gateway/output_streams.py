@@ -14,8 +14,10 @@ PIECES_HELD = 2  # one is being read while another waits to be sent
 class OutputStreams:
     """The large outputs that this gateway is sending."""
 
-    def __init__(self, store: JobStore, budget: TenantBudget) -> None:
+    def __init__(self, store: JobStore, budget: TenantBudget, limit_bytes: int) -> None:
+        """Create the streams. `limit_bytes`: that of the budget; one stream may always have as much."""
         self._store, self._budget = store, budget
+        self._largest = min(PIECES_HELD * store.settings.output_chunk_bytes, limit_bytes)
 
     def hold(self, tenant: str, evict: Callable[[], None] | None) -> BudgetShare:
         """Return an empty share of the budget, see `TenantBudget.hold`."""
@@ -30,7 +32,7 @@ class OutputStreams:
         """
         share = self.hold(tenant, evict)
         try:
-            share.grow(PIECES_HELD * min(job.output_bytes or 0, self._store.settings.output_chunk_bytes))
+            share.grow(min(PIECES_HELD * (job.output_bytes or 0), self._largest))
             pieces = outputs.read_pieces(self._store.connection, job)
             first = await anext(pieces)
         except OutputGone:
