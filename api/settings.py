@@ -10,8 +10,6 @@ from jobs.store.settings import AddressPolicySettings
 
 
 class GatewaySettings(AddressPolicySettings):
-    """Settings of one gateway process."""
-
     model_config = SETTINGS_CONFIG
 
     host: str = Field(

@@ -165,7 +165,6 @@ def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
 
 
 async def _sweep_files(interval_s: float, store: JobStore, storage: Storage) -> NoReturn:
-    """Remove expired files periodically, until cancelled."""
     outage = OutageLog(log, "remove expired files")
     while True:
         try:

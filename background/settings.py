@@ -13,8 +13,6 @@ from jobs.webhooks.outbox import DeliveryLimits, Lane
 
 
 class BackgroundSettings(AddressPolicySettings):
-    """Settings of one background process."""
-
     model_config = SETTINGS_CONFIG
 
     rq_redis_url: str = Field("", description="Redis server that rq uses; empty = JITNEY_REDIS_URL")
@@ -115,16 +113,13 @@ class BackgroundSettings(AddressPolicySettings):
 
     @property
     def schedule(self) -> tuple[float, ...]:
-        """Delays before each attempt, in seconds."""
         return tuple(float(text) for text in self.webhook_schedule.split(","))
 
     def slots(self, lane: Lane) -> int:
-        """Return the maximum number of concurrent attempts in a lane."""
         return self.webhook_concurrency if lane == "fast" else self.webhook_slow_concurrency
 
     @property
     def limits(self) -> DeliveryLimits:
-        """Return the limits that the outbox enforces."""
         ms = {name: int(seconds * 1000) for name, seconds in self if isinstance(seconds, float)}
         return DeliveryLimits(
             lease_ms=ms["webhook_lease_s"],

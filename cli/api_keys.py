@@ -51,7 +51,6 @@ def _parse_note(text: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney keys` and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="jitney keys", description="Manage the API keys of gateways.", epilog=WHICH_QUEUE
     )

@@ -101,7 +101,6 @@ def _limit_parser(low: int, high: int) -> Callable[[str], int | None]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney tenants` and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="jitney tenants", description="Manage limits of single tenants.", epilog=WHICH_QUEUE
     )

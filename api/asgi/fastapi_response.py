@@ -18,5 +18,4 @@ def to_fastapi_response(source: HttpResponse) -> Response:
 
 
 def json_response(view: Mapping[str, Any], status: int = 200, headers: Sequence[Header] = ()) -> Response:
-    """Return FastAPI's form of a JSON response."""
     return to_fastapi_response(HttpResponse(status, orjson.dumps(view), headers))

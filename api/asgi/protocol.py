@@ -311,7 +311,6 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @property
     def tenant(self) -> str:
-        """The tenant of the last request; empty if not known."""
         caller: Any = self.cycle.scope.get("caller") if self.cycle is not None else None
         return str(caller.tenant) if caller is not None else ""
 
@@ -326,7 +325,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self.table.count(self, self.buffered_bytes())
 
     def close_idle(self) -> None:
-        """Close it while no request is in progress."""
         if self._is_finished or self.transport.get_write_buffer_size():
             self.reset_connection()
         else:
@@ -383,7 +381,6 @@ class GatewayProtocol(HttpToolsProtocol):
 
 
 def protocol_with_limits(limits: ConnectionLimits) -> type[GatewayProtocol]:
-    """Return the protocol class with these limits."""
     attributes = {"limits": limits, "table": ConnectionTable(limits.buffers_bytes)}
     return type("LimitedProtocol", (GatewayProtocol,), attributes)
 

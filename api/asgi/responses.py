@@ -106,8 +106,6 @@ _ERROR_FORMATS: Final = (("/predict", _predict_error), ("/v1/files", _openai_err
 
 
 def with_headers(send: Send, headers: Sequence[Header]) -> Send:
-    """Return a `send` that adds these headers to any response."""
-
     async def send_with_headers(message: MutableMapping[str, Any]) -> None:
         if message["type"] in ("http.response.start", WHOLE_RESPONSE):
             message["headers"] = [*message["headers"], *headers]

@@ -58,6 +58,5 @@ class HoldingFlowControl(FlowControl):
     is_held = False
 
     def resume_reading(self) -> None:
-        """Resume reading unless bytes are held back."""
         if not self.is_held:
             super().resume_reading()

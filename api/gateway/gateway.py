@@ -69,8 +69,6 @@ class Gateway:
         self.supervisor = TaskSupervisor(self._on_loop_end)
 
     def _create_budgets(self, settings: GatewaySettings) -> None:
-        """Create the budgets that all tenants share."""
-
         def too_many(message: str) -> RetryLater:
             return OverLimit("rate_limited", message, retry_after_s=RETRY_AFTER_S)
 
@@ -112,7 +110,6 @@ class Gateway:
         start(heap_trim.run(settings.sweep_interval_s))
 
     async def stop(self) -> None:
-        """Stop the background loops and close the connection to Redis."""
         await self.supervisor.cancel()
         with suppress(StoreUnavailable):
             await self.agreement.withdraw()
@@ -140,7 +137,6 @@ class Gateway:
             signal.raise_signal(signal.SIGTERM)
 
     async def _refresh_models_periodically(self) -> None:
-        """Refresh the models periodically until cancelled."""
         while True:
             try:
                 await self.refresh_models()

@@ -67,7 +67,6 @@ class JobWaiters:
             timer.cancel()
 
     def forget_all(self, ends: Iterable[tuple[str, JobFuture]]) -> None:
-        """Stop waiting for several jobs."""
         for job_id, future in ends:
             self.forget(job_id, future)
 
@@ -147,6 +146,5 @@ def end_waits(future: JobFuture) -> None:
 
 
 def end_all_waits(futures: Iterable[JobFuture]) -> None:
-    """Resolve several waiters without a job."""
     for future in futures:
         end_waits(future)

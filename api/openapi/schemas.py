@@ -1,6 +1,6 @@
 """The schemas of the OpenAPI document: jobs, dead letters, webhooks, and OpenAI's files and batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_args
 
 from jobs.bulk.input_lines import URL
@@ -43,7 +43,7 @@ def _array(items: Schema, **more: Any) -> Schema:
     return {"type": "array", "items": items, **more}
 
 
-def _enum(values: Sequence[str]) -> Schema:
+def _enum(values: Iterable[str]) -> Schema:
     return {"type": "string", "enum": list(values)}
 
 

@@ -70,7 +70,6 @@ VisibleTenant = Annotated[str | None, Depends(read_visible_tenant)]
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of dead letters."""
     routes = APIRouter(prefix=PATH, tags=["dead letters"])
     store = gateway.store
 

@@ -15,7 +15,6 @@ from jobs.store import events
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of event streams."""
     routes = APIRouter(tags=["events"])
     streams, is_known = gateway.events, gateway.callers.is_known
 

@@ -25,7 +25,6 @@ FAR_FUTURE_US = 1 << 60
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of this module."""
     routes = APIRouter()
 
     @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first, without their outputs")

@@ -106,7 +106,6 @@ VERBS: Final[Mapping[str, tuple[str, tuple[str, ...], Step]]] = {
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of models."""
     routes = APIRouter(tags=["models"])
 
     @routes.get(PATH, summary="List all models and versions with their status")

@@ -47,7 +47,6 @@ Tenant = Annotated[str, Depends(tenant_of)]
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of webhooks."""
     routes, store = APIRouter(tags=["webhooks"]), gateway.store
     _add_secret(routes, gateway)  # before the route that matches any path segment as a delivery id
 
@@ -120,7 +119,6 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
 
 
 def delivery_view(delivery: Delivery) -> dict[str, Any]:
-    """Return the JSON view of a delivery."""
     path = f"{PATH}/{delivery.id}"
     job_url = f"/v1/{'batches' if delivery.job.startswith('batch_') else 'jobs'}/{delivery.job}"
     return {
@@ -150,7 +148,6 @@ def _attempt_view(attempt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def endpoint_view(endpoint: Endpoint) -> dict[str, Any]:
-    """Return the JSON view of a receiver."""
     return {
         "id": endpoint.id,
         "origin": endpoint.origin,

@@ -40,7 +40,6 @@ class LineReader:
         self._lines = split_lines(blocks, settings.bulk_line_bytes, bulk.line, bulk.offset)
 
     async def aclose(self) -> None:
-        """Close the file."""
         await self._lines.aclose()
 
     async def take(self, count: int) -> list[Line]:

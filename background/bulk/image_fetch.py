@@ -41,7 +41,6 @@ class ImageFetcher:
             return await (self._by_url(name) if field == "image_url" else self._by_key(name))
 
     async def aclose(self) -> None:
-        """Close all connections."""
         await self._http.aclose()
 
     async def _by_key(self, key: str) -> bytes:

@@ -57,7 +57,6 @@ class StepContext:
         self.reader: LineReader | None = None
 
     async def close_reader(self) -> None:
-        """Close the file."""
         reader, self.reader = self.reader, None
         if reader is not None:
             await reader.aclose()

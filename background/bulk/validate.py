@@ -115,7 +115,6 @@ def _reason(error: JitneyError, number: int) -> dict[str, Any]:
 
 
 async def write_plan(storage: Storage, bulk: Bulk, plan: LinePlan) -> None:
-    """Store the line plan."""
     included = None if plan.included is None else pybase64.b64encode(bytes(plan.included)).decode()
     text = {"duplicates": pybase64.b64encode(bytes(plan.duplicates)).decode(), "wanted": included}
     await storage.write(part_key(bulk.id, "plan", "plan"), single_block(orjson.dumps(text)))

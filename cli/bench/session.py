@@ -33,8 +33,6 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MeasurementPlan:
-    """What to measure."""
-
     modes: Sequence[str]
     concurrencies: Sequence[int]
     rates: Sequence[float]
@@ -96,7 +94,6 @@ class BenchSession:
         return summarise_raw(self.raws) if self.raws else None
 
     def rows(self) -> list[LoadSummary]:
-        """Return a summary of each load measured so far."""
         return [summarise_load(slices, self.raws) for slices in self.slices.values()]
 
     def first_problem(self) -> str:

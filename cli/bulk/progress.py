@@ -33,7 +33,6 @@ class Progress:
         )
 
     def update(self) -> None:
-        """Show the current state."""
         if self._bar is not None:
             self._bar.set_postfix_str(self._summary(), refresh=False)
             self._bar.update(self._state.lines - self._bar.n)
@@ -50,7 +49,6 @@ class Progress:
             print_message(text)
 
     def close(self) -> None:
-        """Stop updating the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -72,5 +70,4 @@ class Progress:
 
 
 def print_message(line: str) -> None:
-    """Print a message on stderr."""
     print(f"jitney bulk: {line}", file=sys.stderr, flush=True)

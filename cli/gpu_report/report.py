@@ -40,7 +40,6 @@ Row = Mapping[str, Array]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print the report, and return the exit code."""
     try:
         report = _build_report(_find_model(args.path), args)
     except (ModelPathNotFound, ModelError, RunFailed) as error:

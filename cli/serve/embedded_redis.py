@@ -64,12 +64,10 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """The Redis URL of the server."""
         return f"unix://{quote(str(self.socket_path))}"
 
     @property
     def child(self) -> ChildProcess:
-        """The server process to supervise."""
         return ChildProcess(
             name=self.engine.family,
             command=self._command(),

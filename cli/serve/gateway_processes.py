@@ -25,8 +25,6 @@ STOP_TIMEOUT_S = 2.5
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the gateway supervisor."""
-
     host: str = "127.0.0.1"
     port: int = 8000
     processes: int = 1
@@ -124,7 +122,6 @@ def run(settings: Settings) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney api` and return its exit code."""
     parser = argparse.ArgumentParser(prog="jitney api", add_help=False, allow_abbrev=False)
     parser.add_argument("--workers", metavar="N")
     args, others = parser.parse_known_args(argv)

@@ -32,8 +32,6 @@ BACKGROUND_STOP_TIMEOUT_S = 4.0  # JITNEY_BACKGROUND_DRAIN_S + 2
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of `jitney up`."""
-
     models_dir: str
     data_dir: Path
     redis_url: str | None  # None: start a server; empty: use JITNEY_REDIS_URL_FILE
@@ -92,7 +90,6 @@ def _background_process(env: Mapping[str, str]) -> ChildProcess:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney up` and return its exit code."""
     began_at = time.time() - time.process_time()  # include the imports
     parser = argparse.ArgumentParser(
         prog="jitney up",

@@ -34,7 +34,6 @@ MAX_METADATA_KEY, MAX_METADATA_VALUE = 64, 512
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of bulk jobs."""
     routes, store = APIRouter(tags=["batches"]), gateway.store
 
     @routes.post(PATH, summary="Run the lines of a file as one batch")

@@ -26,7 +26,6 @@ JSONL: Final = "application/jsonl"
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of files."""
     routes, store, storage = APIRouter(tags=["files"]), gateway.store, gateway.storage
 
     @routes.post(PATH, summary="Upload a file of lines for a batch")

@@ -48,7 +48,6 @@ class Exchange:
 
 
 def build_exchange(mode: str, target: Target, inputs: Inputs, bulk_size: int) -> Exchange:
-    """Build the requests of a mode."""
     address, build = target.address, partial(build_submit_request, target.address, target.model)
     if mode == BULK:
         lines = itertools.cycle(ndjson_jobs(target, inputs))
@@ -135,7 +134,6 @@ def describe_failure(status: int, job: dict[str, Any]) -> str:
 
 
 def is_open(job: dict[str, Any]) -> bool:
-    """Return whether a job is queued or running."""
     return job.get("status") in _OPEN_STATES
 
 

@@ -46,7 +46,6 @@ def build_document(session: BenchSession) -> dict[str, Any]:
 
 
 def format_report(session: BenchSession) -> str:
-    """Format a measurement as text."""
     document = build_document(session)
     model, inputs = document["model"], document["inputs"]
     lines = [
@@ -66,7 +65,6 @@ def format_report(session: BenchSession) -> str:
 
 
 def _service_tables(rows: Sequence[LoadSummary]) -> list[list[str]]:
-    """Return the tables that have rows."""
     closed_loop, open_loop = ([row for row in rows if (row.rate is None) is is_closed] for is_closed in (True, False))
     tables = [_closed_loop_table(closed_loop)] if closed_loop else []
     tables += [_open_loop_table(open_loop)] if open_loop else []

@@ -29,7 +29,6 @@ def is_remote(text: str) -> bool:
 
 
 def url_item(line: int, url: str, item_id: str | None = None) -> Item:
-    """Return an item that reads a URL."""
     read = partial(_read_object, url) if url.startswith("s3://") else partial(fetch, url)
     return Item(line, url, EXPECTED_BYTES, read, item_id)
 

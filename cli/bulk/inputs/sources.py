@@ -40,7 +40,6 @@ def open_source(inputs: Sequence[str], column: str | None, encoding: str | None 
 
 
 def describe_input(inputs: Sequence[str]) -> str:
-    """Describe an INPUT in messages."""
     return inputs[0] if len(inputs) == 1 else f"{len(inputs)} files from {inputs[0]} to {inputs[-1]}"
 
 

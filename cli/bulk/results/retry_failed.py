@@ -20,7 +20,6 @@ MERGING = "merging"
 
 
 def retry_journal_path(journal: Path) -> Path:
-    """Return the path of the journal of retried lines."""
     return journal.with_name(journal.name + ".retry.jsonl")
 
 
@@ -30,7 +29,6 @@ def list_failed_lines(journal: Path) -> set[int]:
 
 
 def select_lines(items: Iterator[Item], lines: set[int]) -> Iterator[Item]:
-    """Filter items by line number."""
     return (item for item in items if item.line in lines)
 
 
