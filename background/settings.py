@@ -88,8 +88,7 @@ class BackgroundSettings(AddressPolicySettings):
     @classmethod
     def _check_public_url(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", value):
-            message = "must begin as https://jitney.example"
-            raise ValueError(message)
+            raise ValueError("must begin as https://jitney.example")
         return value
 
     @field_validator("webhook_lease_s")
@@ -97,8 +96,7 @@ class BackgroundSettings(AddressPolicySettings):
     def _check_lease(cls, value: float, info: ValidationInfo) -> float:
         timeout_s = info.data.get("webhook_timeout_s", 0)
         if value <= timeout_s:
-            message = f"must be longer than JITNEY_WEBHOOK_TIMEOUT_S, {timeout_s:g}"
-            raise ValueError(message)
+            raise ValueError(f"must be longer than JITNEY_WEBHOOK_TIMEOUT_S, {timeout_s:g}")
         return value
 
     @model_validator(mode="after")
