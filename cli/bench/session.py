@@ -33,9 +33,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MeasurementPlan:
-    modes: Sequence[str]
-    concurrencies: Sequence[int]
-    rates: Sequence[float]
+    """The options that say what to measure."""
+
+    mode: Sequence[str]
+    concurrency: Sequence[int]
+    rate: Sequence[float]
     bulk_size: int
     connections: int
     seconds: float
@@ -65,7 +67,7 @@ class BenchSession:
         single = build_exchange(WAIT, target, inputs, 1)
         for name, body in zip(inputs.names, single.requests, strict=True):
             _run(check_request(target.address, single, body, name))
-        for mode in self.plan.modes:
+        for mode in self.plan.mode:
             self.exchanges[mode] = exchange = build_exchange(mode, target, inputs, self.plan.bulk_size)
             _run(check_request(target.address, exchange, exchange.requests[0], f"--mode {mode}"))
         say("loading the same model for the raw baseline")
@@ -98,9 +100,8 @@ class BenchSession:
 
     def first_problem(self) -> str:
         """Return the first refusal or failure, or an empty text."""
-        return next(
-            (part.first_problem for slices in self.slices.values() for part in slices if part.first_problem), ""
-        )
+        problems = (part.first_problem for slices in self.slices.values() for part in slices)
+        return next(filter(None, problems), "")
 
     def _run_round(self, name: str, say: PrintLine) -> None:
         plan = self.plan
@@ -108,7 +109,7 @@ class BenchSession:
             self.raws.append(self.raw_side.measure(plan.seconds))
             rates = ", ".join(f"batch {size}: {rate:.0f}/s" for size, rate in self.raws[-1].rates.items())
             say(f"{name}: raw {rates}")
-        for load in list_load_levels(plan.modes, plan.concurrencies, plan.rates):
+        for load in list_load_levels(plan.mode, plan.concurrency, plan.rate):
             before = self.cpu.read()
             result = _run(self._measure(load))
             self.slices.setdefault(load, []).append(result)

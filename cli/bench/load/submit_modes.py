@@ -61,14 +61,12 @@ def build_exchange(mode: str, target: Target, inputs: Inputs, bulk_size: int) ->
     return Exchange(1, [build(*pair) for pair in pairs], submit_and_wait)
 
 
-def build_submit_request(
-    address: Address, model: str, content_type: str, body: bytes, *, wait_s: int = WAIT_S
-) -> bytes:
-    """Build a complete `POST /v1/jobs` that waits `wait_s` seconds for the result."""
+def build_submit_request(address: Address, model: str, kind: str, body: bytes, *, wait_s: int = WAIT_S) -> bytes:
+    """Build a complete `POST /v1/jobs` of a body of this content type, which waits `wait_s` seconds for the result."""
     prefer = f"Prefer: wait={wait_s}\r\n" if wait_s else ""
     head = (
         f"POST {address.prefix}/v1/jobs?model={model} HTTP/1.1\r\n{address.head}"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{prefer}\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n{prefer}\r\n"
     )
     return head.encode() + body
 
