@@ -28,9 +28,8 @@ class Progress:
         bar_format = "{percentage:3.0f}% {bar:24} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}"
         if state.total is None:
             bar_format = "{n_fmt} {rate_fmt} in {elapsed}{postfix}"
-        return tqdm(
-            total=state.total, initial=state.lines, bar_format=bar_format, unit="", dynamic_ncols=True, smoothing=0.05
-        )
+        look: dict[str, Any] = {"bar_format": bar_format, "unit": "", "dynamic_ncols": True, "smoothing": 0.05}
+        return tqdm(total=state.total, initial=state.lines, **look)
 
     def update(self) -> None:
         if self._bar is not None:
