@@ -42,9 +42,8 @@ class EmbeddedRedis:
             try:
                 self._lock_folder(data_dir)
             except OSError as error:
-                raise BadSetting(
-                    f"the data folder {data_dir} cannot be used: {error} (JITNEY_DATA_DIR sets it)"
-                ) from error
+                reason = f"the data folder {data_dir} cannot be used: {error} (JITNEY_DATA_DIR sets it)"
+                raise BadSetting(reason) from error
             on_failure.pop_all()
 
     def _lock_folder(self, data_dir: Path) -> None:

@@ -59,9 +59,8 @@ def listen(host: str, port: int) -> socket.socket:
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: not a valid host name
-        raise BadSetting(
-            f"JITNEY_HOST={host} cannot be resolved: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadSetting(f"JITNEY_HOST={host} cannot be resolved: {reason}") from error
     except PermissionError as error:
         raise CannotStart(f"this user may not open port {port}: set JITNEY_PORT to 1024 or more") from error
     except OSError as error:

@@ -73,9 +73,8 @@ def run(settings: Settings, started_at: float) -> int:
             "JITNEY_TENSORRT_CACHE_DIR": os.environ.get("JITNEY_TENSORRT_CACHE_DIR") or str(data_dir / "engines"),
         }
         gateways = stack.enter_context(closing(gateway_processes.GatewayProcesses(settings.gateways, listener, env)))
-        workers = worker_processes.worker_children(
-            settings.workers, stack.enter_context(worker_processes.journal_folder()), env
-        )
+        journals = stack.enter_context(worker_processes.journal_folder())
+        workers = worker_processes.worker_children(settings.workers, journals, env)
         children += [*workers, _background_process(env), *gateways.children]
         ready = stack.enter_context(closing(ReadyLine(host, port, started_at, gateways.are_ready)))
         # Close the socket before the gateways end: no caller should wait in the backlog of a stopping service.
