@@ -75,11 +75,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("", summary="List own dead letters, newest first")
     async def list_dead_letters(
-        http: HttpRequest,
-        filters: Filters,
-        tenant: RequestedTenant,
-        limit: Limit = 20,
-        cursor: Cursor = "",
+        http: HttpRequest, filters: Filters, tenant: RequestedTenant, limit: Limit = 20, cursor: Cursor = ""
     ) -> Response:
         Request(http.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
         page = await dead_letters.list_dead_letters(store, tenant, filters, read_cursor(cursor, "-", JOB_ID), limit)

@@ -129,7 +129,7 @@ async def wait_for_outcomes(gateway: Gateway, submitted: Sequence[Submitted], wa
     ends = {each.accepted.id: each.end for each in submitted if each.end is not None}
     try:
         known |= await _read(gateway, [each.accepted.id for each in submitted if each.accepted.replayed])
-        still_open = {job_id: end for job_id, end in ends.items() if _is_open(known[job_id])}
+        still_open = {job_id: end for job_id, end in ends.items() if (job := known[job_id]) and not job.is_final}
         if still_open:
             known |= await _wait_for_ends(gateway, still_open, wait_s, known)
     finally:
@@ -158,10 +158,6 @@ async def _wait_for_ends(
 
 async def _read(gateway: Gateway, ids: Sequence[str]) -> dict[str, Job | None]:
     return dict(zip(ids, await gateway.store.read(ids), strict=True)) if ids else {}
-
-
-def _is_open(job: Job | None) -> bool:
-    return job is not None and not job.is_final
 
 
 def _lost_job_error(gateway: Gateway, accepted: Accepted) -> JitneyError:
