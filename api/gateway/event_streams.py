@@ -84,9 +84,8 @@ class EventStreams(PeriodicRefresh):
                 with suppress(Refused):  # its output has expired
                     job = await self._store.with_output(job)
                 for change in changes[last:]:
-                    yield _encode_event(
-                        str(change.ordinal), change.state, _view(job, change.state, is_last=change is changes[-1])
-                    )
+                    view = _view(job, change.state, is_last=change is changes[-1])
+                    yield _encode_event(str(change.ordinal), change.state, view)
                 last = max(last, len(changes))
                 if job.is_final:
                     return

@@ -20,7 +20,6 @@ class ServerMemory(NamedTuple):
 
 
 async def read_server_memory(connection: RedisClient) -> ServerMemory:
-    """Return the server's memory from INFO."""
     facts = await connection.facts("memory")
     used, limit, machine = (int(facts.get(name, 0)) for name in ("used_memory", "maxmemory", "total_system_memory"))
     return ServerMemory(used, limit or machine)

@@ -94,9 +94,8 @@ async def respond_to_many(
         return error_response(results[0], PATH, jobs=entries)
     if all(result.accepted.replayed for result in accepted):
         headers.append((b"idempotent-replayed", b"true"))
-    return submit_response(
-        orjson.dumps({"jobs": entries}), headers, is_final=wait_s > 0 and all(job.is_final for job in jobs)
-    )
+    is_final = wait_s > 0 and all(job.is_final for job in jobs)
+    return submit_response(orjson.dumps({"jobs": entries}), headers, is_final=is_final)
 
 
 async def _entries(gateway: Gateway, results: list[Job | JitneyError]) -> list[dict[str, Any]]:

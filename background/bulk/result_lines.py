@@ -28,7 +28,7 @@ class RenderedLine(NamedTuple):
 
     text: bytes
     succeeded: bool
-    log_bytes: int
+    log_bytes: int = 0
 
 
 def render_line(outcome: bytes) -> RenderedLine:
@@ -38,41 +38,33 @@ def render_line(outcome: bytes) -> RenderedLine:
         return _render_line(line_id, custom_id, fields)
     except Exception:
         log.exception("cannot read the outcome of bulk line %s", line_id)
-        return RenderedLine(
-            _render_failure(line_id, custom_id, "failed", UNREADABLE, None), succeeded=False, log_bytes=0
-        )
+        return _render_failure(line_id, custom_id, "failed", UNREADABLE)
 
 
 def _render_line(line_id: str, custom_id: str | None, fields: list[Any]) -> RenderedLine:
     if len(fields) + 2 < JOB_OUTCOME_LENGTH:
         state, body = fields
-        return RenderedLine(
-            _render_failure(line_id, custom_id, state, orjson.loads(body), None), succeeded=False, log_bytes=len(body)
-        )
+        return _render_failure(line_id, custom_id, state, orjson.loads(body))._replace(log_bytes=len(body))
     job = codec.read_logged_job([line_id, *fields])
-    body = fields[11] or fields[12] or ""
+    log_bytes = len((fields[11] or fields[12] or "").encode())
     if job is None:
-        text = _render_failure(line_id, custom_id, "failed", UNREADABLE, None)
-        return RenderedLine(text, succeeded=False, log_bytes=len(body.encode()))
-    log_bytes = len(body.encode())
+        return _render_failure(line_id, custom_id, "failed", UNREADABLE)._replace(log_bytes=log_bytes)
     if job.state == "succeeded":
         response = {"status_code": 200, "request_id": job.id, "body": _render_job(job)}
         line = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": None}
         return RenderedLine(orjson.dumps(line) + b"\n", succeeded=True, log_bytes=log_bytes)
     error = orjson.loads(job.error or b"{}")
     response = {"status_code": error.get("status", 500), "request_id": job.id, "body": _render_job(job)}
-    return RenderedLine(
-        _render_failure(line_id, custom_id, job.state, error, response), succeeded=False, log_bytes=log_bytes
-    )
+    return _render_failure(line_id, custom_id, job.state, error, response)._replace(log_bytes=log_bytes)
 
 
 def _render_failure(
-    line_id: str, custom_id: str | None, state: str, error: dict[str, Any], response: dict[str, Any] | None
-) -> bytes:
+    line_id: str, custom_id: str | None, state: str, error: dict[str, Any], response: dict[str, Any] | None = None
+) -> RenderedLine:
     code, message = BATCH_ERRORS.get(state, (error.get("code"), error.get("message")))
     view = {"code": code, "message": message, "line": line_number(line_id)}
     text = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": view}
-    return orjson.dumps(text) + b"\n"
+    return RenderedLine(orjson.dumps(text) + b"\n", succeeded=False)
 
 
 def _render_job(job: Job) -> dict[str, Any]:

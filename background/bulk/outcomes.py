@@ -1,17 +1,22 @@
-"""Ends a bulk job: stores its last outcomes, sets its status, queues its webhook; also the backoff of failed steps."""
+"""Writes the outcomes of a bulk job to storage in parts, and ends the job; also the backoff of failed steps."""
 
+import asyncio
 import logging
+import secrets
+import time
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 import orjson
 
-from background.bulk.collect import Collector
+from background.bulk import result_lines
+from background.bulk.validate import reason_view
 from jobs.bulk import checkpoints
-from jobs.bulk.checkpoints import BulkSnapshot, LeaseLost
+from jobs.bulk.checkpoints import BulkSnapshot, LeaseLost, ResultPart
+from jobs.bulk.files import part_key
 from jobs.bulk.records import Bulk, bulk_view
 from jobs.bulk.settings import BulkSettings
-from jobs.bulk.storage import Storage
+from jobs.bulk.storage import Storage, single_block
 from jobs.contract.errors import JitneyError, RetryLater, StoreUnavailable
 from jobs.contract.job_view import format_timestamp
 from jobs.redis_client.pipelined_connection import Arg
@@ -20,6 +25,10 @@ from jobs.store.job_store import JobStore
 
 log = logging.getLogger("jitney.background")
 
+MAX_LOG_BYTES: Final = 8 << 20  # of outcomes in one read
+CHUNKS_PER_PART: Final = 4  # largest part, in chunks of outcomes
+# Outcomes wait up to this share of the bulk job's age, so a long job does not get too many parts.
+LATE_SHARE: Final = 0.005
 MAX_BACKOFF_S: Final = 60.0  # longest pause before a failed step is retried
 MAX_DOUBLINGS: Final = 10
 
@@ -46,11 +55,53 @@ def overdue_s(snapshot: BulkSnapshot) -> float:
     return (snapshot.now_ms - due_ms) / 1000
 
 
-class BulkFinalizer:
-    """Ends the bulk jobs of one process."""
+class OutcomeWriter:
+    """Stores the outcomes of all bulk jobs of one process, and ends these jobs."""
 
-    def __init__(self, settings: BulkSettings, store: JobStore, storage: Storage, collector: Collector) -> None:
-        self._settings, self._store, self._storage, self._collector = settings, store, storage, collector
+    def __init__(self, settings: BulkSettings, store: JobStore, storage: Storage) -> None:
+        self._settings, self._store, self._storage = settings, store, storage
+        self._lease_ms = int(settings.bulk_step_lease_s * 1000)
+        self._collected_at: dict[str, float] = {}
+
+    async def collect(self, lease: BackgroundLease, snapshot: BulkSnapshot, *, is_last: bool = False) -> bool:
+        """Store the oldest outcomes if a part is due, or always if `is_last`; returns whether any were stored.
+
+        Raises RetryLater, LeaseLost.
+        """
+        bulk, s = snapshot.bulk, self._settings
+        if not snapshot.waiting or not (is_last or self._is_part_due(snapshot)):
+            return False
+        outcomes = await checkpoints.read_outcomes(self._store, bulk, CHUNKS_PER_PART * s.bulk_chunk, MAX_LOG_BYTES)
+        part = await self._store_part(bulk, outcomes)
+        expires_ms = snapshot.now_ms + (bulk.kept_s or s.bulk_ttl_s) * 1000
+        await checkpoints.record_collection(
+            self._store, lease, self._lease_ms, bulk, part, expires_ms=expires_ms, kept_s=s.kept_s
+        )
+        self._collected_at[bulk.id] = time.monotonic()
+        return True
+
+    async def _store_part(self, bulk: Bulk, outcomes: list[bytes]) -> ResultPart:
+        """Store a part under a unique name, so that a second writer does not overwrite the first one's part."""
+        name = f"{bulk.collected:010d}-{secrets.token_hex(4)}"
+        rendered = await asyncio.to_thread(lambda: [result_lines.render_line(outcome) for outcome in outcomes])
+        sizes: list[int] = []
+        counts: list[int] = []
+        for kind, succeeded in (("out", True), ("err", False)):
+            lines = [line.text for line in rendered if line.succeeded is succeeded]
+            key = part_key(bulk.id, kind, name)
+            sizes.append(await self._storage.write(key, single_block(b"".join(lines))) if lines else 0)
+            counts.append(len(lines))
+        return ResultPart(name, len(outcomes), sum(line.log_bytes for line in rendered), *sizes, *counts)
+
+    def _is_part_due(self, snapshot: BulkSnapshot) -> bool:
+        """Return whether enough outcomes wait, the oldest have waited long enough, or no more will come."""
+        bulk, s = snapshot.bulk, self._settings
+        limit = max(1, s.bulk_in_flight // max(1, snapshot.open_bulks))
+        enough = min(s.bulk_chunk, max(1, limit // 4))
+        if snapshot.waiting >= enough or bulk.abort_reason or bulk.ended == bulk.expanded:
+            return True
+        interval_s = max(s.bulk_collect_s, LATE_SHARE * (snapshot.now_ms - bulk.created_ms) / 1000)
+        return time.monotonic() - self._collected_at.get(bulk.id, 0) >= interval_s
 
     async def close(self, lease: BackgroundLease, bulk: Bulk, status: str, now_ms: int) -> None:
         """End a bulk job and queue its webhook; raises LeaseLost, StoreUnavailable."""
@@ -64,7 +115,7 @@ class BulkFinalizer:
         message = {"type": f"batch.{status}", "timestamp": format_timestamp(now_ms * 1000), "data": view}
         end = checkpoints.BulkCompletion(status, bulk.webhook, orjson.dumps(message), fields)
         await checkpoints.close_bulk(self._store, lease, end, self._settings.kept_s)
-        self._collector.forget(bulk.id)
+        self._collected_at.pop(bulk.id, None)
         counts = (bulk.total, bulk.completed, bulk.failed)
         log.info("batch_%s %s: %d lines, %d completed, %d failed", bulk.id, status, *counts)
         with suppress(RetryLater):
@@ -80,16 +131,14 @@ class BulkFinalizer:
         status = "failed"
         if overdue_s(snapshot) >= 0:
             status = "cancelled" if bulk.status == "cancelling" else "expired"
-        reason = {"code": error.code, "message": error.message, "param": error.details.get("param"), "line": None}
-        errors = orjson.dumps({"object": "list", "data": [reason]})
+        errors = orjson.dumps({"object": "list", "data": [reason_view(error)]})
         log.warning("batch_%s cannot go on and ends as %s: %s", bulk.id, status, error.message)
         await self.close(lease, bulk._replace(errors=errors), status, snapshot.now_ms)
 
     async def _store_outcomes(self, lease: BackgroundLease, snapshot: BulkSnapshot) -> BulkSnapshot:
-        lease_ms = int(self._settings.bulk_step_lease_s * 1000)
         try:
-            while await self._collector.collect(lease, snapshot, is_last=True):
-                snapshot = await checkpoints.begin_step(self._store, lease, lease_ms)
+            while await self.collect(lease, snapshot, is_last=True):
+                snapshot = await checkpoints.begin_step(self._store, lease, self._lease_ms)
         except (LeaseLost, StoreUnavailable):
             raise
         except Exception as error:  # noqa: BLE001 (the bulk job ends all the same, and records the reason)
