@@ -95,9 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         listening = socket.socket(fileno=args.fd) if args.fd is not None else _listen(settings)
     except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
         reason = getattr(error, "strerror", None) or error
-        sys.stderr.write(
-            f"jitney api: cannot listen on JITNEY_HOST={settings.host} JITNEY_PORT={settings.port}: {reason}\n"
-        )
+        place = f"JITNEY_HOST={settings.host} JITNEY_PORT={settings.port}"
+        sys.stderr.write(f"jitney api: cannot listen on {place}: {reason}\n")
         return EX_CONFIG
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     store = JobStore(store_settings, RedisClient.of(store_settings))

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.asgi.fastapi_response import to_fastapi_response
+from api.asgi.fastapi_adapter import to_fastapi_response
 from api.asgi.responses import INTERNAL_ERROR, error_response
 from api.gateway.gateway import Gateway
 from api.openapi.document import build_document

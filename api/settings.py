@@ -10,8 +10,6 @@ from jobs.store.settings import AddressPolicySettings
 
 
 class GatewaySettings(AddressPolicySettings):
-    """Settings of one gateway process."""
-
     model_config = SETTINGS_CONFIG
 
     host: str = Field(
@@ -110,6 +108,5 @@ class GatewaySettings(AddressPolicySettings):
     def _validate_buffer_size(cls, value: int, info: ValidationInfo) -> int:
         largest = info.data.get("max_body_bytes", 0)
         if value < largest:
-            message = f"must be at least JITNEY_MAX_BODY_BYTES, {largest}"
-            raise ValueError(message)
+            raise ValueError(f"must be at least JITNEY_MAX_BODY_BYTES, {largest}")
         return value

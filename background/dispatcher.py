@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from background.rq_pool import RqPool, WorkKind
@@ -22,24 +23,18 @@ PAUSE_S: Final = 0.2
 LeaseDue = Callable[[str, int], Awaitable[tuple[list[BackgroundLease], float | None]]]
 
 
+@dataclass
 class Dispatcher:
     """Dispatches one kind of work to its threads, `slots` in number."""
 
-    def __init__(
-        self,
-        roots: Sequence[str],
-        rq_pool: RqPool,
-        thread: ThreadPoolExecutor,
-        kind: WorkKind,
-        lease_due: LeaseDue,
-        *,
-        slots: int,
-        poll_s: float,
-    ) -> None:
-        """Create a dispatcher. `thread` runs rq's calls, which block."""
-        self._roots, self._rq_pool, self._thread = roots, rq_pool, thread
-        self.kind, self._lease_due, self.slots, self._poll_s = kind, lease_due, slots, poll_s
-        self._woken = asyncio.Event()
+    roots: Sequence[str]
+    rq_pool: RqPool
+    thread: ThreadPoolExecutor  # runs rq's calls, which block
+    kind: WorkKind
+    lease_due: LeaseDue
+    slots: int
+    poll_s: float
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
         """Check for due work now: something was written, or a thread is free."""
@@ -62,14 +57,14 @@ class Dispatcher:
     async def _dispatch_once(self) -> float:
         """Dispatch the work that is due; returns the seconds to wait for the next call unless woken."""
         loop, kind = asyncio.get_running_loop(), self.kind
-        queued = await loop.run_in_executor(self._thread, self._rq_pool.queued, kind)
-        room, wait_s = self.slots - self._rq_pool.busy[kind] - queued, self._poll_s
-        for root in self._roots:
+        queued = await loop.run_in_executor(self.thread, self.rq_pool.queued, kind)
+        room, wait_s = self.slots - self.rq_pool.busy[kind] - queued, self.poll_s
+        for root in self.roots:
             if room <= 0:
                 break
-            leases, due_s = await self._lease_due(root, room)
+            leases, due_s = await self.lease_due(root, room)
             if leases:
-                await loop.run_in_executor(self._thread, self._rq_pool.put, kind, leases)
+                await loop.run_in_executor(self.thread, self.rq_pool.put, kind, leases)
                 room -= len(leases)
             wait_s = wait_s if due_s is None else min(wait_s, due_s)
-        return wait_s if room > 0 else self._poll_s
+        return wait_s if room > 0 else self.poll_s

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from background.bulk.step_runner import BulkStepRunner
 from background.dispatcher import Dispatcher
-from background.rq_pool import BULK, RqPool
+from background.rq_pool import BULK, Attempts, RqPool
 from background.settings import BackgroundSettings
 from background.webhooks.sender import Sender
 from jobs.bulk import checkpoints, files
@@ -47,12 +47,12 @@ log = logging.getLogger("jitney.background")
 AGREEMENT_POLL_S = 2.0  # between two refreshes of other processes' settings and of tenants' limits
 
 
-def run(settings: BackgroundSettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
+def run(settings: BackgroundSettings, store_settings: StoreSettings, bulk: BulkSettings) -> int:
     """Run until SIGTERM, then end the process with an exit code."""
     new_loop = import_module("uvloop").new_event_loop if find_spec("uvloop") else None
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            code = runner.run(_start(settings, store_settings, bulk_settings))
+            code = runner.run(_start(settings, store_settings, bulk))
     except QueueMismatch as error:
         log.error("%s", error)  # noqa: TRY400 (the message suffices)
         code = EX_CONFIG
@@ -60,34 +60,29 @@ def run(settings: BackgroundSettings, store_settings: StoreSettings, bulk_settin
     os._exit(code)  # does not wait for rq's threads or for pending DNS lookups
 
 
-async def _start(settings: BackgroundSettings, store_settings: StoreSettings, bulk_settings: BulkSettings) -> int:
+async def _start(settings: BackgroundSettings, store_settings: StoreSettings, bulk: BulkSettings) -> int:
     connection = RedisClient.of(store_settings)
     try:
         if unusable_reason := await connection.unusable_reason():
             log.error("%s", unusable_reason)
             return EX_CONFIG
-        await _run_until_stopped(settings, store_settings, bulk_settings, connection)
+        await _run_until_stopped(settings, bulk, JobStore(store_settings, connection))
     finally:
         await connection.aclose()
     return 0
 
 
-async def _run_until_stopped(
-    settings: BackgroundSettings, store_settings: StoreSettings, bulk_settings: BulkSettings, connection: RedisClient
-) -> None:
-    loop = asyncio.get_running_loop()
+async def _run_until_stopped(settings: BackgroundSettings, bulk: BulkSettings, store: JobStore) -> None:
+    loop, connection = asyncio.get_running_loop(), store.connection
     stop = _stop_on_signal(loop)
-    store = JobStore(store_settings, connection)
-    this_process = Process.this("deliverer", secrets.token_hex(8), settings, store_settings, bulk_settings)
-    agreement = SettingsAgreement(connection, this_process, store_settings.shards, AGREEMENT_POLL_S)
+    this_process = Process.this("deliverer", secrets.token_hex(8), settings, store.settings, bulk)
+    agreement = SettingsAgreement(connection, this_process, store.settings.shards, AGREEMENT_POLL_S)
     limits = StoredLimits(connection, store.tenants)
     if await run_until_stopped(_wait_for_shared_state(agreement, limits), stop):
         return
     sender = Sender(settings, store)
-    storage = open_storage(bulk_settings.bulk_store)
-    step_runner = BulkStepRunner(
-        bulk_settings, store, storage, ModelCatalog(connection, settings.default_model), settings.address_policy()
-    )
+    storage, catalog = open_storage(bulk.bulk_store), ModelCatalog(connection, settings.default_model)
+    step_runner = BulkStepRunner(bulk, store, storage, catalog, settings.address_policy())
     thread = ThreadPoolExecutor(1, thread_name_prefix="rq")  # rq's calls block; they run one at a time
 
     def in_loop(work: Callable[[BackgroundLease], Coroutine[Any, Any, None]]) -> Callable[[BackgroundLease], None]:
@@ -101,14 +96,10 @@ async def _run_until_stopped(
         loop.call_soon_threadsafe(wake)
 
     own_address = settings.rq_address()
-    rq_pool = RqPool(
-        own_address or RedisAddress(store_settings.redis_url, store_settings.redis_url_file),
-        settings.webhook_lease_s,
-        {**dict.fromkeys(LANES, in_loop(sender.attempt)), BULK: in_loop(step_runner.step)},
-        on_thread_free,
-        is_queue=own_address is None,
-    )
-    dispatchers = _create_dispatchers(settings, bulk_settings, store, rq_pool, thread)
+    address = own_address or RedisAddress(store.settings.redis_url, store.settings.redis_url_file)
+    attempts: Attempts = {**dict.fromkeys(LANES, in_loop(sender.attempt)), BULK: in_loop(step_runner.step)}
+    rq_pool = RqPool(address, settings.webhook_lease_s, attempts, on_thread_free, is_queue=own_address is None)
+    dispatchers = _create_dispatchers(settings, bulk, store, rq_pool, thread)
     reconnects = itertools.count()
 
     async def on_connect() -> None:
@@ -123,7 +114,7 @@ async def _run_until_stopped(
     listener = Subscriber(connection, [keys.OUTBOX, keys.INVALIDATION], on_notification, on_connect)
     slots = {dispatcher.kind: dispatcher.slots for dispatcher in dispatchers}
     rq_pool.start(slots)
-    sweep = _sweep_files(bulk_settings.bulk_sweep_s, store, storage)
+    sweep = _sweep_files(bulk.bulk_sweep_s, store, storage)
     work_loops = (*(dispatcher.run() for dispatcher in dispatchers), sweep, listener.run())
     refresh_loops = (agreement.run_until_mismatch(), limits.run(AGREEMENT_POLL_S))
     log.info("delivering webhooks: %d at a time, and %d to slow endpoints", slots["fast"], slots["slow"])
@@ -135,7 +126,9 @@ async def _run_until_stopped(
     rq_pool.close()
     await step_runner.aclose()
     await sender.close(settings.background_drain_s)
-    await _withdraw(agreement)
+    with suppress(StoreUnavailable):
+        await agreement.withdraw()
+    log.info("stopped")
     supervisor.raise_failures()
 
 
@@ -157,15 +150,13 @@ def _create_dispatchers(
 
 
 def _stop_on_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     return stop
 
 
 async def _sweep_files(interval_s: float, store: JobStore, storage: Storage) -> NoReturn:
-    """Remove expired files periodically, until cancelled."""
     outage = OutageLog(log, "remove expired files")
     while True:
         try:
@@ -183,9 +174,3 @@ async def _sweep_files(interval_s: float, store: JobStore, storage: Storage) -> 
 async def _wait_for_shared_state(agreement: SettingsAgreement, limits: StoredLimits) -> None:
     await agreement.wait_until_known()
     await limits.wait_until_known()
-
-
-async def _withdraw(agreement: SettingsAgreement) -> None:
-    with suppress(StoreUnavailable):
-        await agreement.withdraw()
-    log.info("stopped")

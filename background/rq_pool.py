@@ -33,6 +33,7 @@ log = logging.getLogger("jitney.background")
 
 AttemptFunction = Callable[[str, int], None]
 WorkKind = Literal[Lane, "bulk"]  # selects the threads: of a delivery lane, or of bulk jobs
+Attempts = Mapping[WorkKind, Callable[[BackgroundLease], None]]
 FUNCTION: Final = "attempt"
 BULK: Final = "bulk"
 WORK_KINDS: Final[tuple[WorkKind, ...]] = (*LANES, BULK)
@@ -56,8 +57,7 @@ class AttemptJob(Job):
     def func(self) -> AttemptFunction:
         """Return the attempt function; raises ValueError if the job names another function."""
         if self.func_name != FUNCTION:
-            message = f"an rq job names the function {self.func_name!r}; only {FUNCTION!r} is allowed"
-            raise ValueError(message)
+            raise ValueError(f"an rq job names the function {self.func_name!r}; only {FUNCTION!r} is allowed")
         return type(self).run_attempt
 
 
@@ -94,28 +94,22 @@ class RqPool:
     """The rq queues of all kinds of work, and the threads that serve them."""
 
     def __init__(
-        self,
-        address: RedisAddress,
-        attempt_s: float,
-        run_attempt: Mapping[WorkKind, Callable[[BackgroundLease], None]],
-        on_thread_free: Callable[[], None],
-        *,
-        is_queue: bool,
+        self, address: RedisAddress, attempt_s: float, attempts: Attempts, on_free: Callable[[], None], is_queue: bool
     ) -> None:
         """Create the queues; `start` starts the threads.
 
-        `run_attempt` runs in a thread of its kind of work. `on_thread_free` is called from a thread that is free again.
-        `is_queue`: rq uses the job queue's server, whose outages are already logged.
+        `attempts` has the function that the threads of each kind of work run. A thread calls `on_free` when it is free
+        again. `is_queue`: rq uses the job queue's server, whose outages are already logged.
         """
 
         def count_and_run(kind: WorkKind) -> AttemptFunction:
             def attempt(delivery: str, number: int) -> None:
                 self._add_busy(kind, 1)
                 try:
-                    run_attempt[kind](BackgroundLease(delivery, number))
+                    attempts[kind](BackgroundLease(delivery, number))
                 finally:
                     self._add_busy(kind, -1)
-                    on_thread_free()
+                    on_free()
 
             return attempt
 
@@ -215,6 +209,5 @@ class RqPool:
             self._closed.wait(PAUSE_S)
 
     def _queue(self, kind: WorkKind, client: Any) -> rq.Queue:
-        return rq.Queue(
-            f"{QUEUE_PREFIX}{kind}", connection=client, job_class=self._classes[kind], serializer=JSONSerializer
-        )
+        name, job_class = f"{QUEUE_PREFIX}{kind}", self._classes[kind]
+        return rq.Queue(name, connection=client, job_class=job_class, serializer=JSONSerializer)

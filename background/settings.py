@@ -13,8 +13,6 @@ from jobs.webhooks.outbox import DeliveryLimits, Lane
 
 
 class BackgroundSettings(AddressPolicySettings):
-    """Settings of one background process."""
-
     model_config = SETTINGS_CONFIG
 
     rq_redis_url: str = Field("", description="Redis server that rq uses; empty = JITNEY_REDIS_URL")
@@ -90,8 +88,7 @@ class BackgroundSettings(AddressPolicySettings):
     @classmethod
     def _check_public_url(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", value):
-            message = "must begin as https://jitney.example"
-            raise ValueError(message)
+            raise ValueError("must begin as https://jitney.example")
         return value
 
     @field_validator("webhook_lease_s")
@@ -99,8 +96,7 @@ class BackgroundSettings(AddressPolicySettings):
     def _check_lease(cls, value: float, info: ValidationInfo) -> float:
         timeout_s = info.data.get("webhook_timeout_s", 0)
         if value <= timeout_s:
-            message = f"must be longer than JITNEY_WEBHOOK_TIMEOUT_S, {timeout_s:g}"
-            raise ValueError(message)
+            raise ValueError(f"must be longer than JITNEY_WEBHOOK_TIMEOUT_S, {timeout_s:g}")
         return value
 
     @model_validator(mode="after")
@@ -115,16 +111,13 @@ class BackgroundSettings(AddressPolicySettings):
 
     @property
     def schedule(self) -> tuple[float, ...]:
-        """Delays before each attempt, in seconds."""
         return tuple(float(text) for text in self.webhook_schedule.split(","))
 
     def slots(self, lane: Lane) -> int:
-        """Return the maximum number of concurrent attempts in a lane."""
         return self.webhook_concurrency if lane == "fast" else self.webhook_slow_concurrency
 
     @property
     def limits(self) -> DeliveryLimits:
-        """Return the limits that the outbox enforces."""
         ms = {name: int(seconds * 1000) for name, seconds in self if isinstance(seconds, float)}
         return DeliveryLimits(
             lease_ms=ms["webhook_lease_s"],

@@ -51,10 +51,7 @@ def _parse_note(text: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney keys` and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="jitney keys", description="Manage the API keys of gateways.", epilog=WHICH_QUEUE
-    )
+    parser = argparse.ArgumentParser("jitney keys", description="Manage the API keys of gateways.", epilog=WHICH_QUEUE)
     verbs = parser.add_subparsers(dest="what", required=True, metavar="create|list|revoke")
     create = verbs.add_parser("create", help="create a key and print it once")
     create.add_argument("--tenant", type=parse_tenant, required=True, help="the tenant of the jobs sent with this key")
@@ -63,5 +60,4 @@ def main(argv: Sequence[str]) -> int:
     verbs.add_parser("list", help="list ids, tenants and roles of all keys, but not the keys themselves")
     revoke = verbs.add_parser("revoke", help="revoke a key")
     revoke.add_argument("id", help="the key id, as `list` shows it")
-    args = parser.parse_args(argv)
-    return run_on_queue("jitney keys", partial(run, args))
+    return run_on_queue("jitney keys", partial(run, parser.parse_args(argv)))

@@ -34,17 +34,14 @@ def int_between(low: int, high: int, meaning: str = "") -> Callable[[str], int]:
 
 
 def models_dir() -> Path:
-    """Return the folder of models that the environment names."""
     return Path(os.environ.get("JITNEY_MODELS_DIR") or "models")
 
 
 def add_models_dir(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--models-dir`."""
     text = "folder of models (JITNEY_MODELS_DIR)"
     parser.add_argument("--models-dir", type=Path, default=models_dir(), metavar="DIR", help=text)
 
 
 def add_provider(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--provider`."""
     providers = ("auto", "cpu", "cuda", "tensorrt")
     parser.add_argument("--provider", choices=providers, default="auto", help="execution provider (auto)")

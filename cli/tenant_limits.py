@@ -101,9 +101,8 @@ def _limit_parser(low: int, high: int) -> Callable[[str], int | None]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney tenants` and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="jitney tenants", description="Manage limits of single tenants.", epilog=WHICH_QUEUE
+        "jitney tenants", description="Manage limits of single tenants.", epilog=WHICH_QUEUE
     )
     verbs = parser.add_subparsers(dest="what", required=True, metavar="list|set|unset")
     verbs.add_parser("list", help="list the tenants that have own limits, with their current usage")

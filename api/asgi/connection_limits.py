@@ -14,11 +14,11 @@ SHED_TO: Final = 7 / 8  # of the limit: resetting to exactly the limit would sor
 class ConnectionLimits(NamedTuple):
     """Limits of connections: sizes in bytes, timeouts in seconds, and their number."""
 
-    head_bytes: int
-    header_timeout_s: float
-    body_timeout_s: float
-    send_timeout_s: float
-    connections: int
+    head_bytes: int = 64 << 10
+    header_timeout_s: float = 10
+    body_timeout_s: float = 30
+    send_timeout_s: float = 30
+    connections: int = 10_000
     upload_bytes_s: int = 32 << 10  # minimum rate that extends `body_timeout_s` for uploads
     keepalive_timeout_s: float = 75  # for the next request
     buffers_bytes: int = 256 << 20  # of all connections: unread requests and unsent responses

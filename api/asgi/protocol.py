@@ -23,7 +23,6 @@ from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
 from api.asgi.request_boundaries import RequestSplitter
 from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
-from api.asgi.transport import HoldingFlowControl, SingleWriteTransport
 from jobs.contract.errors import JitneyError, QueueFull, Refused, RetryLater
 
 MAX_HEADERS: Final = 100
@@ -41,14 +40,13 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 class GatewayProtocol(HttpToolsProtocol):
     """One HTTP connection."""
 
-    limits = ConnectionLimits(
-        head_bytes=64 << 10, header_timeout_s=10, body_timeout_s=30, send_timeout_s=30, connections=10_000
-    )
+    limits = ConnectionLimits()
     table = ConnectionTable(limits.buffers_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", SingleWriteTransport(cast("asyncio.Transport", transport))))
-        self.flow = self._flow = HoldingFlowControl(self.transport)
+        joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
+        super().connection_made(cast("asyncio.Transport", joining))
+        self.flow = self._flow = single_write.HoldingFlowControl(self.transport)
         self._extensions: dict[str, dict[object, object]] = {
             single_write.WHOLE_RESPONSE: {"evict": self.evict, "is_closing": self.transport.is_closing}
         }
@@ -152,8 +150,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            message = "a request was parsed before the response to the previous one"  # a bug in request_boundaries.py
-            raise RuntimeError(message)
+            # A bug in request_boundaries.py.
+            raise RuntimeError("a request was parsed before the response to the previous one")
         super().on_message_begin()
         self._is_request_complete = False
         self._idle_bytes, self._length, self._transfer = 0, b"", b""
@@ -313,7 +311,6 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @property
     def tenant(self) -> str:
-        """The tenant of the last request; empty if not known."""
         caller: Any = self.cycle.scope.get("caller") if self.cycle is not None else None
         return str(caller.tenant) if caller is not None else ""
 
@@ -328,7 +325,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self.table.count(self, self.buffered_bytes())
 
     def close_idle(self) -> None:
-        """Close it while no request is in progress."""
         if self._is_finished or self.transport.get_write_buffer_size():
             self.reset_connection()
         else:
@@ -385,7 +381,6 @@ class GatewayProtocol(HttpToolsProtocol):
 
 
 def protocol_with_limits(limits: ConnectionLimits) -> type[GatewayProtocol]:
-    """Return the protocol class with these limits."""
     attributes = {"limits": limits, "table": ConnectionTable(limits.buffers_bytes)}
     return type("LimitedProtocol", (GatewayProtocol,), attributes)
 

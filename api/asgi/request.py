@@ -115,8 +115,7 @@ def read_query(text: bytes, allowed: Collection[str]) -> dict[str, str]:
     except ValueError as error:
         raise Refused("malformed_request", f"the query is malformed: {error}") from error
     if unknown := [name for name, _ in pairs if name not in allowed]:
-        message = f"unknown query field {unknown[0][:80]!r}"
-        raise Refused("invalid_request", message, allowed=list(allowed))
+        raise Refused("invalid_request", f"unknown query field {unknown[0][:80]!r}", allowed=list(allowed))
     if len(dict(pairs)) < len(pairs):
         raise Refused("invalid_request", "a query field appears twice")
     return dict(pairs)
@@ -138,6 +137,5 @@ async def _receive_all(receive: Receive, share: BudgetShare, limit_bytes: int) -
 
 
 def _too_large(limit_bytes: int) -> Refused:
-    return Refused(
-        "body_too_large", f"the request body is larger than the limit of {limit_bytes} bytes", limit_bytes=limit_bytes
-    )
+    message = f"the request body is larger than the limit of {limit_bytes} bytes"
+    return Refused("body_too_large", message, limit_bytes=limit_bytes)

@@ -18,6 +18,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
+Details = Mapping[str, Any]  # fields of an error besides its code and message
 R = TypeVar("R")  # a kind of response
 
 INTERNAL_ERROR: Final = "unexpected error in the gateway; its log has the details"
@@ -74,27 +75,19 @@ def error_response(error: JitneyError, path: str, headers: Sequence[Header] = ()
     return next(formats, _problem_json)(error, details, headers)
 
 
-def _problem_json(
-    error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header], **first: Any
-) -> HttpResponse:
-    body = {
-        **first,
-        "type": f"urn:jitney:error:{error.code}",
-        "title": HTTPStatus(error.status).phrase,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.message,
-        **details,
-    }
+def _problem_json(error: JitneyError, details: Details, headers: Sequence[Header], **first: Any) -> HttpResponse:
+    title, status = HTTPStatus(error.status).phrase, error.status
+    body = {**first, "type": f"urn:jitney:error:{error.code}", "title": title, "status": status}
+    body |= {"code": error.code, "detail": error.message, **details}
     return HttpResponse(error.status, orjson.dumps(body), headers, b"application/problem+json")
 
 
-def _predict_error(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> HttpResponse:
+def _predict_error(error: JitneyError, details: Details, headers: Sequence[Header]) -> HttpResponse:
     """Add `"success": false`, as in the Flask tutorial."""
     return _problem_json(error, details, headers, success=False)
 
 
-def _openai_error(error: JitneyError, details: Mapping[str, Any], headers: Sequence[Header]) -> HttpResponse:
+def _openai_error(error: JitneyError, details: Details, headers: Sequence[Header]) -> HttpResponse:
     """Build OpenAI's error body. `x-should-retry` tells its clients whether to retry."""
     kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
@@ -107,8 +100,6 @@ _ERROR_FORMATS: Final = (("/predict", _predict_error), ("/v1/files", _openai_err
 
 
 def with_headers(send: Send, headers: Sequence[Header]) -> Send:
-    """Return a `send` that adds these headers to any response."""
-
     async def send_with_headers(message: MutableMapping[str, Any]) -> None:
         if message["type"] in ("http.response.start", WHOLE_RESPONSE):
             message["headers"] = [*message["headers"], *headers]

@@ -10,7 +10,6 @@ class RateLimitResult(NamedTuple):
     """The state after a request: `retry_after_s` until the next is allowed, `reset_in_s` until the quota is full."""
 
     is_allowed: bool
-    quota: int
     remaining: int
     retry_after_s: float
     reset_in_s: float
@@ -30,20 +29,13 @@ class RateLimiter:
         full_at = max(self._full_at.get(tenant, now), now) + emission_interval_s
         late_s = full_at - now - self.window_s
         if late_s > emission_interval_s * 1e-6:
-            return RateLimitResult(
-                is_allowed=False,
-                quota=quota,
-                remaining=0,
-                retry_after_s=late_s,
-                reset_in_s=full_at - emission_interval_s - now,
-            )
+            reset_in_s = full_at - emission_interval_s - now
+            return RateLimitResult(is_allowed=False, remaining=0, retry_after_s=late_s, reset_in_s=reset_in_s)
         self._full_at[tenant] = full_at
         if len(self._full_at) > self._prune_at:
             self._prune(now)
         remaining = math.floor((now + self.window_s - full_at) / emission_interval_s + 1e-6)
-        return RateLimitResult(
-            is_allowed=True, quota=quota, remaining=remaining, retry_after_s=0, reset_in_s=full_at - now
-        )
+        return RateLimitResult(is_allowed=True, remaining=remaining, retry_after_s=0, reset_in_s=full_at - now)
 
     def _prune(self, now: float) -> None:
         """Remove tenants whose quota is full, so that the table does not grow without bound."""

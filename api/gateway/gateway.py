@@ -61,30 +61,26 @@ class Gateway:
         self.retry_after, self.watermark = RetryAfterEstimator(), MemoryWatermark(settings.memory_watermark)
         self.address_policy = settings.address_policy()
         process = Process.this("gateway", self.id, settings, store.settings, bulk)
-        self.agreement = SettingsAgreement(
-            store.connection, process, store.settings.shards, max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
-        )
+        compare_s = max(MIN_COMPARE_INTERVAL_S, settings.model_refresh_s)
+        self.agreement = SettingsAgreement(store.connection, process, store.settings.shards, compare_s)
         self.limits = StoredLimits(store.connection, store.tenants)
         self.is_draining = False  # /readyz returns 503, so that load balancers send no more requests
         self.exit_code = 0  # set when the gateway stops itself
         self.supervisor = TaskSupervisor(self._on_loop_end)
 
     def _create_budgets(self, settings: GatewaySettings) -> None:
-        """Create the budgets that all tenants share."""
-
         def too_many(message: str) -> RetryLater:
             return OverLimit("rate_limited", message, retry_after_s=RETRY_AFTER_S)
 
         def no_room(message: str) -> RetryLater:
             return QueueFull(message, limit_bytes=settings.max_buffered_body_bytes, retry_after_s=RETRY_AFTER_S)
 
-        self.bodies = TenantBudget(
-            settings.max_buffered_body_bytes, "bytes of request bodies", no_room, largest=settings.max_body_bytes
-        )
+        limit_bytes, largest_bytes = settings.max_buffered_body_bytes, settings.max_body_bytes
+        self.bodies = TenantBudget(limit_bytes, "bytes of request bodies", no_room, largest_bytes)
         # Fewer than connections: the tenant of a connection is unknown until its first request arrives.
-        self.requests = TenantBudget(
-            max(1, settings.max_connections * 9 // 10), "requests in progress", too_many, largest=1
-        )
+        requests = max(1, settings.max_connections * 9 // 10)
+        self.requests = TenantBudget(requests, "requests in progress", too_many, largest=1)
+        self.awaited = TenantBudget(settings.max_waiters, "awaited jobs", too_many, settings.max_jobs_per_request)
         budget = TenantBudget(
             settings.max_buffered_output_bytes,
             "bytes of large outputs that are being sent",
@@ -92,9 +88,6 @@ class Gateway:
             largest=PIECES_HELD * self.store.settings.output_chunk_bytes,
         )
         self.outputs = OutputStreams(self.store, budget, settings.max_buffered_output_bytes)
-        self.awaited = TenantBudget(
-            settings.max_waiters, "awaited jobs", too_many, largest=settings.max_jobs_per_request
-        )
 
     async def start(self) -> None:
         """Load the API keys and the models, if Redis answers, then start the background loops."""
@@ -102,25 +95,21 @@ class Gateway:
             await self.refresh_models()
             await self.callers.refresh()
         channels = [keys.gateway_channel(self.id), keys.INVALIDATION, keys.EVENTS]
-        start, settings = self.supervisor.start, self.settings
-        subscriber = Subscriber(self.store.connection, channels, self._on_notification, self._on_connect)
-        start(subscriber.run())
+        start, settings, store = self.supervisor.start, self.settings, self.store
+        start(Subscriber(store.connection, channels, self._on_notification, self._on_connect).run())
         start(self.waiting.run(settings.wait_recheck_s))
         start(self.callers.run(settings.api_key_refresh_s))
         start(self.limits.run(settings.api_key_refresh_s))
         start(self.events.run(settings.api_key_refresh_s))
-        start(RolloutController(self.store, self.catalog, settings).run())
+        start(RolloutController(store, self.catalog, settings).run())
         start(self._compare_settings())
         start(self._refresh_models_periodically())
-        start(maintenance.watch_server(self.retry_after, self.watermark, self.store, settings.model_refresh_s))
-        start(
-            maintenance.run_sweeps(self.store, settings.sweep_interval_s, lambda: self.catalog.cluster.longest_lease_s)
-        )
-        start(maintenance.flush_cpu_time(self.store.connection, settings.metrics_flush_s))
+        start(maintenance.watch_server(self.retry_after, self.watermark, store, settings.model_refresh_s))
+        start(maintenance.run_sweeps(store, settings.sweep_interval_s, lambda: self.catalog.cluster.longest_lease_s))
+        start(maintenance.flush_cpu_time(store.connection, settings.metrics_flush_s))
         start(heap_trim.run(settings.sweep_interval_s))
 
     async def stop(self) -> None:
-        """Stop the background loops and close the connection to Redis."""
         await self.supervisor.cancel()
         with suppress(StoreUnavailable):
             await self.agreement.withdraw()
@@ -148,7 +137,6 @@ class Gateway:
             signal.raise_signal(signal.SIGTERM)
 
     async def _refresh_models_periodically(self) -> None:
-        """Refresh the models periodically until cancelled."""
         while True:
             try:
                 await self.refresh_models()
@@ -199,9 +187,8 @@ class Gateway:
 
     async def attach(self, tenant: str, job_id: str, webhook: Any) -> tuple[str, str]:
         """Attach a webhook to a job, see `signing_secrets.attach_webhook`; raises Refused if it is invalid."""
-        return await signing_secrets.attach_webhook(
-            self.store, self._check_job_id(job_id), tenant, webhook_request.read_webhook(webhook, self.address_policy)
-        )
+        request = webhook_request.read_webhook(webhook, self.address_policy)
+        return await signing_secrets.attach_webhook(self.store, self._check_job_id(job_id), tenant, request)
 
     def _check_job_id(self, job_id: str) -> str:
         if not JOB_ID.fullmatch(job_id):

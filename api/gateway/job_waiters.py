@@ -67,7 +67,6 @@ class JobWaiters:
             timer.cancel()
 
     def forget_all(self, ends: Iterable[tuple[str, JobFuture]]) -> None:
-        """Stop waiting for several jobs."""
         for job_id, future in ends:
             self.forget(job_id, future)
 
@@ -83,15 +82,14 @@ class JobWaiters:
     def on_notification(self, notification: bytes) -> None:
         """Resolve the waiters of the jobs that became final."""
         try:
-            ended_jobs = read_notification(notification)
+            ended = read_notification(notification)
         except ValueError as error:
             log.warning("cannot read a notification: %s", error)
-            self._schedule_read([*self._waiters])
+            self._tasks.run(self._read_and_resolve([*self._waiters]))
             return
-        if unread := [
-            job_id for job_id, job in ended_jobs if job_id in self._waiters and not self._resolve(job_id, job)
-        ]:
-            self._schedule_read(unread)
+        unread = [job_id for job_id, job in ended if job_id in self._waiters and not self._resolve(job_id, job)]
+        if unread:
+            self._tasks.run(self._read_and_resolve(unread))
 
     def _resolve(self, job_id: str, job: Job | None) -> bool:
         """Resolve all waiters of a final job; return False if the job is not known to be final."""
@@ -101,9 +99,6 @@ class JobWaiters:
             if not future.done():
                 future.set_result(job)
         return True
-
-    def _schedule_read(self, ids: list[str]) -> None:
-        self._tasks.run(self._read_and_resolve(ids))
 
     async def refresh_now(self) -> None:
         """Read all awaited jobs from the store, because notifications may have been lost."""
@@ -147,6 +142,5 @@ def end_waits(future: JobFuture) -> None:
 
 
 def end_all_waits(futures: Iterable[JobFuture]) -> None:
-    """Resolve several waiters without a job."""
     for future in futures:
         end_waits(future)

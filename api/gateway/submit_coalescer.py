@@ -5,6 +5,7 @@ A lone submit is not delayed: each group is sent as soon as the loop has handled
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Final
 
 from jobs.contract.errors import JitneyError
@@ -23,15 +24,13 @@ MAX_GROUP_JOBS: Final = 64
 _NONE: Final[frozenset[str]] = frozenset()
 
 
+@dataclass(slots=True, eq=False)
 class PendingSubmits:
     """Jobs that are submitted together, and the future of each."""
 
-    __slots__ = ("jobs", "results", "size_bytes")
-
-    def __init__(self) -> None:
-        self.jobs: list[Submission] = []
-        self.results: list[SubmitFuture] = []
-        self.size_bytes = 0
+    jobs: list[Submission] = field(default_factory=list)
+    results: list[SubmitFuture] = field(default_factory=list)
+    size_bytes: int = 0
 
 
 class SubmitCoalescer:

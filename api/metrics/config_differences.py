@@ -35,9 +35,7 @@ def list_differences(gateway: Gateway) -> list[ConfigDifference]:
     ]
     models = []
     for version, by_digest in gateway.catalog.cluster.digests().items():
-        values = {
-            digest: [ProcessRef("worker", w.id, w.host) for w in workers] for digest, workers in by_digest.items()
-        }
+        values = {digest: [ProcessRef("worker", w.id, w.host) for w in ws] for digest, ws in by_digest.items()}
         served = next((digest for digest, ws in by_digest.items() if any(version in w.models for w in ws)), "")
         models.append(ConfigDifference("model_differs", f"files of model {version}", values, served))
     return [*settings, *models]

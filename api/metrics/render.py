@@ -97,10 +97,9 @@ async def render(gateway: Gateway) -> bytes:
 
 
 def _jobs(counts: Mapping[str, int]) -> list[Metric]:
-    families = {
-        event: CounterMetricFamily(name, help_text, labels=["model", *more])
-        for event, (name, help_text, *more) in _EVENTS.items()
-    }
+    families = {}
+    for event, (metric, text, *more) in _EVENTS.items():
+        families[event] = CounterMetricFamily(metric, text, labels=["model", *more])
     for name, count in sorted(counts.items()):
         event, *labels = name.split(":")
         if event in families and len(labels) == len(_EVENTS[event]) - 1:  # a newer release may use other labels

@@ -6,12 +6,13 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import json_response, to_fastapi_response
+from api.asgi.fastapi_adapter import json_response, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import Header, HttpResponse
 from api.auth.authentication import Caller
 from api.gateway.gateway import Gateway
-from api.routes.list_queries import TIME_FORMAT, All, Cursor, check_filter_or_all, read_cursor, read_time, write_cursor
+from api.routes import list_queries
+from api.routes.list_queries import All, Cursor, Limit, read_cursor, read_time, write_cursor
 from api.submission import replay
 from api.submission.submit import wait_for_outcome
 from jobs.contract import image_formats
@@ -31,26 +32,25 @@ _BOOLEANS: Final = {"true": True, "false": False}
 def read_filters(
     model: str = "",
     code: Annotated[str, Query(description="error code of the job")] = "",
-    since: Annotated[str, Query(description=f"ended at this time or later: {TIME_FORMAT}")] = "",
+    since: Annotated[str, Query(description=f"ended at this time or later: {list_queries.TIME_FORMAT}")] = "",
     until: Annotated[str, Query(description="ended before this time")] = "",
     replayed: Annotated[str, Query(description="`true`: already replayed; `false`: not replayed yet")] = "",
 ) -> DeadLetterFilter:
     """Parse the filter fields of a query; raises Refused."""
     if code and code not in DEAD_LETTER_CODES:
-        raise Refused(
-            "invalid_request", f"no dead letter has the code {code[:80]!r}", allowed=sorted(DEAD_LETTER_CODES)
-        )
+        message = f"no dead letter has the code {code[:80]!r}"
+        raise Refused("invalid_request", message, allowed=sorted(DEAD_LETTER_CODES))
     if replayed and replayed not in _BOOLEANS:
         raise Refused("invalid_request", "replayed must be true or false", allowed=list(_BOOLEANS))
     return DeadLetterFilter(model, code, read_time("since", since), read_time("until", until), _BOOLEANS.get(replayed))
 
 
 def read_requested_tenant(
-    request: HttpRequest,
+    http: HttpRequest,
     tenant: Annotated[str, Query(description="another tenant, or `*` for all; needs a key with the role admin")] = "",
 ) -> str | None:
     """Return the tenant of the query, or None for all tenants; raises Refused."""
-    caller: Caller = request.scope["caller"]
+    caller: Caller = http.scope["caller"]
     if tenant in ("", caller.tenant):
         return caller.tenant
     if not caller.is_admin:
@@ -58,9 +58,9 @@ def read_requested_tenant(
     return None if tenant == ALL_TENANTS else tenant
 
 
-def read_visible_tenant(request: HttpRequest) -> str | None:
+def read_visible_tenant(http: HttpRequest) -> str | None:
     """Return the tenant whose dead letters the caller may read by id, or None for all tenants."""
-    caller: Caller = request.scope["caller"]
+    caller: Caller = http.scope["caller"]
     return None if caller.is_admin and caller.key_id else caller.tenant
 
 
@@ -70,41 +70,34 @@ VisibleTenant = Annotated[str | None, Depends(read_visible_tenant)]
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of dead letters."""
     routes = APIRouter(prefix=PATH, tags=["dead letters"])
     store = gateway.store
 
     @routes.get("", summary="List own dead letters, newest first")
     async def list_dead_letters(
-        request: HttpRequest,
-        filters: Filters,
-        tenant: RequestedTenant,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-        cursor: Cursor = "",
+        http: HttpRequest, filters: Filters, tenant: RequestedTenant, limit: Limit = 20, cursor: Cursor = ""
     ) -> Response:
-        Request(request.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
+        Request(http.scope).query(*FILTER_FIELDS, "tenant", "limit", "cursor")
         page = await dead_letters.list_dead_letters(store, tenant, filters, read_cursor(cursor, "-", JOB_ID), limit)
-        views = [dead_letter_view(dead_letter) for dead_letter in page.records]
+        views = [dead_letter_view(letter) for letter in page.records]
         return json_response({"deadletters": views, "next_cursor": write_cursor(page.after, "-")})
 
     @routes.delete("", summary="Purge the dead letters that match a filter")
     async def purge_dead_letters(
-        request: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
+        http: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        check_filter_or_all(request, every, "dead letters", FILTER_FIELDS, "tenant")
-        page = await dead_letters.list_dead_letters(
-            store, tenant, filters, read_cursor(cursor, "-", JOB_ID), MAX_PURGED
-        )
-        purged = await dead_letters.purge_dead_letters(store, [dead_letter.job.id for dead_letter in page.records])
-        return json_response(
-            {"purged": purged, "more": page.after is not None, "next_cursor": write_cursor(page.after, "-")}
-        )
+        list_queries.check_filter_or_all(http, every, "dead letters", FILTER_FIELDS, "tenant")
+        after = read_cursor(cursor, "-", JOB_ID)
+        page = await dead_letters.list_dead_letters(store, tenant, filters, after, MAX_PURGED)
+        purged = await dead_letters.purge_dead_letters(store, [letter.job.id for letter in page.records])
+        next_cursor = write_cursor(page.after, "-")
+        return json_response({"purged": purged, "more": page.after is not None, "next_cursor": next_cursor})
 
     @routes.post("/replay", summary="Replay the dead letters that match a filter")
     async def replay_dead_letters(
-        request: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
+        http: HttpRequest, filters: Filters, tenant: RequestedTenant, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        check_filter_or_all(request, every, "dead letters", FILTER_FIELDS, "tenant")
+        list_queries.check_filter_or_all(http, every, "dead letters", FILTER_FIELDS, "tenant")
         done = await replay.replay_dead_letters(gateway, tenant, filters, read_cursor(cursor, "-", JOB_ID))
         view = {**done._asdict(), "next_cursor": write_cursor(done.after, "-"), "stopped": None}
         del view["after"]
@@ -120,19 +113,19 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/{job_id}/input", summary="Download the exact input of a dead letter")
     async def read_input(tenant: VisibleTenant, job_id: str) -> Response:
-        dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        body = await dead_letters.read_input(store, dead_letter)
-        name = image_formats.detect_format(body) if dead_letter.kind == "image" else None
+        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
+        body = await dead_letters.read_input(store, letter)
+        name = image_formats.detect_format(body) if letter.kind == "image" else None
         content_type = f"image/{name.lower()}" if name else "application/octet-stream"
         attachment = f'attachment; filename="{job_id}.{name.lower() if name else "bin"}"'
         headers = ((b"content-disposition", attachment.encode()),)
         return to_fastapi_response(HttpResponse(200, body, headers, content_type.encode()))
 
     @routes.post("/{job_id}/replay", summary="Replay a dead letter as a new job")
-    async def replay_dead_letter(request: HttpRequest, tenant: VisibleTenant, job_id: str) -> Response:
-        dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        key = Request(request.scope).header(b"idempotency-key")
-        submitted = await replay.replay_dead_letter(gateway, dead_letter, key)
+    async def replay_dead_letter(http: HttpRequest, tenant: VisibleTenant, job_id: str) -> Response:
+        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
+        key = Request(http.scope).header(b"idempotency-key")
+        submitted = await replay.replay_dead_letter(gateway, letter, key)
         job = await wait_for_outcome(gateway, submitted, 0)
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
         if submitted.accepted.replayed:
@@ -141,29 +134,20 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.delete("/{job_id}", summary="Purge a dead letter")
     async def purge_dead_letter(tenant: VisibleTenant, job_id: str) -> Response:
-        dead_letter = await dead_letters.get_dead_letter(store, tenant, job_id)
-        return json_response({"purged": await dead_letters.purge_dead_letters(store, [dead_letter.job.id])})
+        letter = await dead_letters.get_dead_letter(store, tenant, job_id)
+        return json_response({"purged": await dead_letters.purge_dead_letters(store, [letter.job.id])})
 
     return routes
 
 
-def dead_letter_view(dead_letter: DeadLetter) -> dict[str, Any]:
+def dead_letter_view(letter: DeadLetter) -> dict[str, Any]:
     """Return the JSON view of a dead letter: its job, and the fields that only dead letters have."""
-    path = f"{PATH}/{dead_letter.job.id}"
+    path, job_path = f"{PATH}/{letter.job.id}", f"/v1/jobs/{letter.job.id}"
+    same = ("kind", "input_bytes", "kills", "losses", "retries", "replayed_as")
     return {
-        **job_view(dead_letter.job),
-        "tenant": dead_letter.job.tenant,
-        "kind": dead_letter.kind,
-        "parameters": orjson.Fragment(dead_letter.parameters),
-        "input_bytes": dead_letter.input_bytes,
-        "kills": dead_letter.kills,
-        "losses": dead_letter.losses,
-        "retries": dead_letter.retries,
-        "replayed_as": dead_letter.replayed_as,
-        "urls": {
-            "self": path,
-            "input": f"{path}/input",
-            "replay": f"{path}/replay",
-            "job": f"/v1/jobs/{dead_letter.job.id}",
-        },
+        **job_view(letter.job),
+        "tenant": letter.job.tenant,
+        "parameters": orjson.Fragment(letter.parameters),
+        **{name: getattr(letter, name) for name in same},
+        "urls": {"self": path, "input": f"{path}/input", "replay": f"{path}/replay", "job": job_path},
     }

@@ -15,13 +15,12 @@ from jobs.store import events
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of event streams."""
     routes = APIRouter(tags=["events"])
     streams, is_known = gateway.events, gateway.callers.is_known
 
     @routes.get("/v1/jobs/{job_id}/events", summary="Follow a job, by server-sent events")
-    async def follow_job(request: HttpRequest, job_id: str) -> Response:
-        caller, last = _read_request(request)
+    async def follow_job(http: HttpRequest, job_id: str) -> Response:
+        caller, last = _read_request(http)
         if last and not (last.isascii() and last.isdigit() and len(last) < 10):
             raise Refused("invalid_request", "Last-Event-ID must be the id of an event of this job")
         await gateway.read(caller.tenant, job_id)
@@ -29,13 +28,11 @@ def router(gateway: Gateway) -> APIRouter:
         job, changes = await events.follow_job(gateway.store, job_id, gateway.id)
         if job is not None and job.is_final and int(last or 0) >= len(changes):
             return Response(status_code=204)  # 204 stops a browser from reconnecting after the end
-        return _stream_response(
-            streams.stream_job(caller, job_id, int(last or 0), is_known, Request(request.scope).evict)
-        )
+        return _stream_response(streams.stream_job(caller, job_id, int(last or 0), is_known, Request(http.scope).evict))
 
     @routes.get("/v1/events", summary="Follow all own jobs, by server-sent events")
-    async def follow_all(request: HttpRequest) -> Response:
-        caller, last = _read_request(request)
+    async def follow_all(http: HttpRequest) -> Response:
+        caller, last = _read_request(http)
         if last and not events.is_log_position(gateway.store, last):
             raise Refused("invalid_request", "Last-Event-ID must be the id of an earlier event")
         streams.check_stream_limit(caller.tenant)
@@ -44,11 +41,11 @@ def router(gateway: Gateway) -> APIRouter:
     return routes
 
 
-def _read_request(request: HttpRequest) -> tuple[Caller, str]:
+def _read_request(http: HttpRequest) -> tuple[Caller, str]:
     """Return the caller and the value of Last-Event-ID."""
-    parsed_request = Request(request.scope)
-    parsed_request.query()
-    return request.scope["caller"], parsed_request.header(b"last-event-id")
+    request = Request(http.scope)
+    request.query()
+    return http.scope["caller"], request.header(b"last-event-id")
 
 
 def _stream_response(events_body: AsyncGenerator[bytes]) -> Response:

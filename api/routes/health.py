@@ -58,9 +58,8 @@ def _status(cluster: ClusterState, plan: RolloutPlan, name: str, version: str) -
         return "loading", bad_reason
     if reason := cluster.failure(name, version):
         return "failed", reason
-    if version in cluster.folder_versions(name) and (
-        plan.unloaded or version_routing.compute_shares(cluster, plan, name)
-    ):
+    in_folder = version in cluster.folder_versions(name)
+    if in_folder and (plan.unloaded or version_routing.compute_shares(cluster, plan, name)):
         return "available", bad_reason or "it is in the folder but not loaded"
     return "unserved", bad_reason or "no live worker serves it"
 

@@ -8,19 +8,9 @@ import time
 
 import orjson
 
+from api.asgi import responses
 from api.asgi.request import Request, cache_short
-from api.asgi.responses import (
-    RETRY_AFTER_HEADER,
-    App,
-    Header,
-    Receive,
-    Scope,
-    Send,
-    catch_errors,
-    error_response,
-    submit_response,
-    with_headers,
-)
+from api.asgi.responses import App, Header, Receive, Scope, Send, catch_errors
 from api.asgi.tenant_budgets import BudgetShare
 from api.auth.access_control import AccessControl
 from api.gateway.gateway import Gateway
@@ -53,14 +43,14 @@ class HotRoutes:
         try:
             caller = scope["caller"] = self._access_control.authorize(request)
             headers, refusal = self._access_control.count_request(caller, time.monotonic())
-            send = with_headers(send, headers) if headers else send
+            send = responses.with_headers(send, headers) if headers else send
             if refusal is not None:
                 raise refusal
             if caller is not None:
                 budget_share = self._requests.hold(caller.tenant, request.evict)
                 budget_share.grow(1)
         except JitneyError as error:
-            return await error_response(error, path).send(scope, send)
+            return await responses.error_response(error, path).send(scope, send)
         try:
             if path == JOBS_PATH and method == "POST":
                 response = await catch_errors(post_job(self._gateway, request, receive), path)
@@ -94,7 +84,7 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
         headers.append((b"idempotent-replayed", b"true"))
     if wait_s > 0 and job.is_final:
         return await submitted_job_response(gateway, request, job, headers)
-    return submit_response(orjson.dumps(job_view(job)), headers, is_final=False)
+    return responses.submit_response(orjson.dumps(job_view(job)), headers, is_final=False)
 
 
 async def _submit_body(
@@ -119,7 +109,7 @@ async def get_job(gateway: Gateway, request: Request, job_id: str) -> Response:
     """Handle `GET /v1/jobs/{id}`: the current job, or with `?wait=N` the job once it is final or N seconds are over."""
     job = await _read_job(gateway, request, job_id)
     position = await gateway.store.position(job) if job.state == State.QUEUED else None
-    headers = () if job.is_final else (RETRY_AFTER_HEADER,)
+    headers = () if job.is_final else (responses.RETRY_AFTER_HEADER,)
     return await job_response(gateway, request, job, headers, position)
 
 

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse
 
-from api.asgi.fastapi_response import json_response, to_fastapi_response
+from api.asgi.fastapi_adapter import Tenant, json_response, to_fastapi_response
 from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, catch_errors
 from api.gateway.gateway import Gateway
 from api.metrics import render
 from api.routes import health, predict
+from api.routes.list_queries import Limit
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import job_view, listed_view
 
@@ -23,35 +24,28 @@ CONTENT_SECURITY = (
 )
 FAR_FUTURE_US = 1 << 60
 
+TimeCursor = Annotated[str, Query(max_length=18)]  # in us
+
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of this module."""
     routes = APIRouter()
 
     @routes.get("/v1/jobs", tags=["jobs"], summary="List own jobs, newest first, without their outputs")
-    async def list_jobs(
-        request: HttpRequest,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-        cursor: Annotated[str, Query(max_length=18)] = "",
-    ) -> Response:
-        parsed_request = Request(request.scope)
-        parsed_request.query("limit", "cursor")
+    async def list_jobs(http: HttpRequest, tenant: Tenant, limit: Limit = 20, cursor: TimeCursor = "") -> Response:
+        Request(http.scope).query("limit", "cursor")
         if cursor and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("invalid_request", "cursor must be the `next_cursor` of an earlier response")
-        jobs, before_us = await gateway.store.newest(parsed_request.tenant, int(cursor or FAR_FUTURE_US), limit)
+        jobs, before_us = await gateway.store.newest(tenant, int(cursor or FAR_FUTURE_US), limit)
         page = {"jobs": [listed_view(job) for job in jobs], "next_cursor": str(before_us) if before_us else None}
         return json_response(page)
 
     @routes.delete("/v1/jobs/{job_id}", tags=["jobs"], summary="Cancel a queued or running job")
-    async def cancel_job(request: HttpRequest, job_id: str) -> Response:
-        job = await gateway.cancel(Request(request.scope).tenant, job_id)
-        return json_response(job_view(job))
+    async def cancel_job(tenant: Tenant, job_id: str) -> Response:
+        return json_response(job_view(await gateway.cancel(tenant, job_id)))
 
-    @routes.post(
-        "/predict", tags=["jobs"], summary="Classify an image and wait for the result", include_in_schema=False
-    )
-    async def classify(request: HttpRequest) -> Response:
-        response = predict.predict(gateway, Request(request.scope), request.receive)
+    @routes.post("/predict", include_in_schema=False)
+    async def classify(http: HttpRequest) -> Response:
+        response = predict.predict(gateway, Request(http.scope), http.receive)
         return to_fastapi_response(await catch_errors(response, predict.PATH))
 
     @routes.get("/healthz", tags=["health"], summary="Check that the process and its event loop run")

@@ -14,6 +14,7 @@ from jobs.store.listing import Position
 
 TIME_FORMAT: Final = "RFC 3339 with its time zone, as in 2026-01-31T09:30:00Z"
 
+Limit = Annotated[int, Query(ge=1, le=100)]  # entries of a page
 Cursor = Annotated[str, Query(description="`next_cursor` of an earlier response")]
 All = Annotated[str, Query(alias="all", description="`true` in place of a filter: everything in the list")]
 
@@ -31,9 +32,9 @@ def read_time(name: str, text: str) -> int | None:
     return int(time.timestamp() * 1000)
 
 
-def check_filter_or_all(request: HttpRequest, every: str, what: str, filters: Collection[str], *others: str) -> None:
+def check_filter_or_all(http: HttpRequest, every: str, what: str, filters: Collection[str], *others: str) -> None:
     """Raise Refused unless the query has either some of the filters or all=true. `others`: other fields it may have."""
-    query = Request(request.scope).query(*filters, *others, "cursor", "all")
+    query = Request(http.scope).query(*filters, *others, "cursor", "all")
     if every not in ("", "true") or bool(every) == any(query.get(name) for name in filters):
         message = f"select {what} by at least one filter, or all of them by all=true, but not both"
         raise Refused("invalid_request", message, allowed=[*filters, "all=true"])

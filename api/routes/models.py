@@ -8,8 +8,7 @@ from typing import Any, Final, NamedTuple
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import json_response
-from api.asgi.request import Request
+from api.asgi.fastapi_adapter import json_response, receive_body
 from api.gateway.gateway import Gateway
 from api.routes import health
 from jobs.contract.errors import Refused
@@ -24,7 +23,6 @@ log = logging.getLogger("jitney.api")
 
 PATH: Final = "/v1/models"
 MAX_BYTES: Final = 4096
-ADMIN_REASON: Final = "rolled back by an admin"
 Body = Mapping[str, Any]
 
 
@@ -37,6 +35,10 @@ class _PlanRequest(NamedTuple):
     percent: int
     counted: Mapping[str, RunCounts]
     watch_s: float
+
+    @property
+    def versions(self) -> list[str]:
+        return self.cluster.versions(self.name)
 
     def stable(self, plan: RolloutPlan) -> str:
         """Return the version that takes the jobs."""
@@ -53,60 +55,49 @@ class _PlanRequest(NamedTuple):
         return version
 
 
-def _load(plan_request: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
-    if plan.unloaded and not plan_request.version:
+def _load(asked: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
+    if plan.unloaded and not asked.version:
         return rollout_plan.undo_unload(plan)
-    stable = plan_request.stable(plan)
-    if not (version := plan_request.version or stable):
-        raise Refused(
-            "invalid_request", "no version takes jobs: name the one to load", allowed=_list_versions(plan_request)
-        )
+    stable = asked.stable(plan)
+    if not (version := asked.version or stable):
+        raise Refused("invalid_request", "no version takes jobs: name the one to load", allowed=asked.versions)
     return rollout_plan.load_version(plan, version, stable)
 
 
-def _share(plan_request: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
-    if not plan_request.version:
-        raise Refused("invalid_request", "name the version that gets a share", allowed=_list_versions(plan_request))
-    return rollout_plan.set_canary_share(
-        plan,
-        plan_request.version,
-        plan_request.percent,
-        plan_request.stable(plan),
-        plan_request.counted,
-        now_s=plan_request.cluster.now_s,
-    )
+def _share(asked: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
+    if not asked.version:
+        raise Refused("invalid_request", "name the version that gets a share", allowed=asked.versions)
+    stable, now_s = asked.stable(plan), asked.cluster.now_s
+    return rollout_plan.set_canary_share(plan, asked.version, asked.percent, stable, asked.counted, now_s=now_s)
 
 
-def _promote(plan_request: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
-    version = plan_request.ready(plan_request.version or plan.canary)
-    now_s = plan_request.cluster.now_s
-    return rollout_plan.promote(
-        plan, version, plan_request.stable(plan), plan_request.counted, plan_request.watch_s, now_s=now_s
-    )
+def _promote(asked: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
+    version = asked.ready(asked.version or plan.canary)
+    stable, now_s = asked.stable(plan), asked.cluster.now_s
+    return rollout_plan.promote(plan, version, stable, asked.counted, asked.watch_s, now_s=now_s)
+
+
+def _unload(asked: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
+    return rollout_plan.unload_version(plan, asked.version, asked.stable(plan))
+
+
+def _roll_back(_: _PlanRequest, plan: RolloutPlan) -> RolloutPlan:
+    return rollout_plan.roll_back(plan, "rolled back by an admin")
 
 
 Step = Callable[[_PlanRequest, RolloutPlan], RolloutPlan]
 # verb → (summary, fields, step)
 VERBS: Final[Mapping[str, tuple[str, tuple[str, ...], Step]]] = {
     "load": ("Load or reload a version", ("version",), _load),
-    "unload": (
-        "Unload a version, or the whole model, once its queues are empty",
-        ("version",),
-        lambda plan_request, plan: rollout_plan.unload_version(plan, plan_request.version, plan_request.stable(plan)),
-    ),
+    "unload": ("Unload a version, or the whole model, once its queues are empty", ("version",), _unload),
     "share": ("Send a share of the jobs to a version as canary", ("version", "percent"), _share),
     "promote": ("Send all jobs to a version", ("version",), _promote),
-    "rollback": (
-        "End the canary, or return to the previous version",
-        (),
-        lambda _, plan: rollout_plan.roll_back(plan, ADMIN_REASON),
-    ),
+    "rollback": ("End the canary, or return to the previous version", (), _roll_back),
     "follow": ("Follow the versions in the folder again", (), lambda _, plan: rollout_plan.follow_folder(plan)),
 }
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of models."""
     routes = APIRouter(tags=["models"])
 
     @routes.get(PATH, summary="List all models and versions with their status")
@@ -134,21 +125,16 @@ def _add_verb(routes: APIRouter, gateway: Gateway, verb: str) -> None:
     body = {"requestBody": {"content": {"application/json": {"schema": schema}}}}
 
     @routes.post(f"{PATH}/{{name}}/{verb}", summary=summary, operation_id=f"{verb}_model", openapi_extra=body)
-    async def change(request: HttpRequest, name: str) -> Response:
-        parsed_request = Request(request.scope)
-        with gateway.bodies.hold(parsed_request.tenant, parsed_request.evict) as share:
-            text = await parsed_request.body(request.receive, share, MAX_BYTES)
+    async def change(http: HttpRequest, name: str) -> Response:
+        text = await receive_body(http, gateway.bodies, MAX_BYTES)
         fields = read_object(text, "the body") if text else {}
         await gateway.catalog.refresh()
-        plan_request = await _parse_fields(gateway, _check_model_name(gateway, name), fields, field_names)
-        plan, changed = await rollout_plan.update_plan(
-            gateway.store.connection, name, lambda plan: step(plan_request, plan)
-        )
+        asked = await _parse_fields(gateway, _check_model_name(gateway, name), fields, field_names)
+        store = gateway.store
+        plan, changed = await rollout_plan.update_plan(store.connection, name, lambda plan: step(asked, plan))
         if changed:
-            caller = request.scope["caller"]
-            log.info(
-                "model %s: %s %s, by %s: %s", name, verb, fields or "", caller.key_id or "no key", _describe_plan(plan)
-            )
+            by = http.scope["caller"].key_id or "no key"
+            log.info("model %s: %s %s, by %s: %s", name, verb, fields or "", by, _describe_plan(plan))
         await gateway.catalog.refresh()
         return json_response(await _view(gateway, name))
 
@@ -166,15 +152,11 @@ async def _parse_fields(gateway: Gateway, name: str, fields: Body, allowed: tupl
     totals = await gateway.store.counts()
     cluster = gateway.catalog.cluster
     counts = {each: event_counters.get_run_counts(totals, name, each) for each in cluster.versions(name)}
-    plan_request = _PlanRequest(cluster, name, version, percent, counts, gateway.settings.rollback_watch_s)
-    if version and version not in _list_versions(plan_request):
+    asked = _PlanRequest(cluster, name, version, percent, counts, gateway.settings.rollback_watch_s)
+    if version and version not in asked.versions:
         message = f"no live worker has version {version} of model {name}"
-        raise Refused("version_not_found", message, allowed=_list_versions(plan_request))
-    return plan_request
-
-
-def _list_versions(plan_request: _PlanRequest) -> list[str]:
-    return plan_request.cluster.versions(plan_request.name)
+        raise Refused("version_not_found", message, allowed=asked.versions)
+    return asked
 
 
 def _check_model_name(gateway: Gateway, name: str) -> str:

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import json_response
+from api.asgi.fastapi_adapter import Tenant, json_response, receive_body
 from api.asgi.request import Request
 from api.gateway.gateway import Gateway
-from api.routes.list_queries import All, Cursor, check_filter_or_all, read_cursor, read_time, write_cursor
+from api.routes.list_queries import All, Cursor, Limit, check_filter_or_all, read_cursor, read_time, write_cursor
 from jobs.contract.errors import Refused
 from jobs.contract.job_view import format_timestamp
 from jobs.contract.json_reader import read_json
@@ -37,47 +37,33 @@ def read_filters(
     return DeliveryFilter(job, endpoint, state, read_time("since", since), read_time("until", until))
 
 
-def tenant_of(request: HttpRequest) -> str:
-    """Return the tenant of a request."""
-    return Request(request.scope).tenant
-
-
 Filters = Annotated[DeliveryFilter, Depends(read_filters)]
-Tenant = Annotated[str, Depends(tenant_of)]
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of webhooks."""
     routes, store = APIRouter(tags=["webhooks"]), gateway.store
     _add_secret(routes, gateway)  # before the route that matches any path segment as a delivery id
 
     @routes.get(PATH, summary="List own deliveries, newest first")
     async def list_deliveries(
-        request: HttpRequest,
-        tenant: Tenant,
-        filters: Filters,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-        cursor: Cursor = "",
+        http: HttpRequest, tenant: Tenant, filters: Filters, limit: Limit = 20, cursor: Cursor = ""
     ) -> Response:
-        Request(request.scope).query(*FILTER_FIELDS, "limit", "cursor")
+        Request(http.scope).query(*FILTER_FIELDS, "limit", "cursor")
         page = await delivery_log.list_deliveries(store, tenant, filters, read_cursor(cursor, ".", DELIVERY_ID), limit)
         found = [delivery_view(delivery) for delivery in page.records]
         return json_response({"deliveries": found, "next_cursor": write_cursor(page.after, ".")})
 
     @routes.post(f"{PATH}/replay", summary="Resend the deliveries that match a filter")
     async def replay_deliveries(
-        request: HttpRequest, tenant: Tenant, filters: Filters, cursor: Cursor = "", every: All = ""
+        http: HttpRequest, tenant: Tenant, filters: Filters, cursor: Cursor = "", every: All = ""
     ) -> Response:
-        check_filter_or_all(request, every, "deliveries", FILTER_FIELDS)
-        page = await delivery_log.list_deliveries(
-            store, tenant, filters, read_cursor(cursor, ".", DELIVERY_ID), MAX_REPLAYED
-        )
+        check_filter_or_all(http, every, "deliveries", FILTER_FIELDS)
+        after = read_cursor(cursor, ".", DELIVERY_ID)
+        page = await delivery_log.list_deliveries(store, tenant, filters, after, MAX_REPLAYED)
         for delivery in page.records:
             await delivery_log.resend(store, tenant, delivery.id)
-        more = page.after is not None
-        return json_response(
-            {"replayed": len(page.records), "more": more, "next_cursor": write_cursor(page.after, ".")}
-        )
+        done = {"replayed": len(page.records), "more": page.after is not None}
+        return json_response({**done, "next_cursor": write_cursor(page.after, ".")})
 
     @routes.get(f"{PATH}/endpoints", summary="List own receivers and their state")
     async def list_endpoints(tenant: Tenant) -> Response:
@@ -94,10 +80,8 @@ def router(gateway: Gateway) -> APIRouter:
         return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery_id)), status=202)
 
     @routes.put("/v1/jobs/{job_id}/webhook", summary="Attach a webhook to a job, whether or not it has ended")
-    async def attach(request: HttpRequest, tenant: Tenant, job_id: str) -> Response:
-        parsed_request = Request(request.scope)
-        with gateway.bodies.hold(tenant, parsed_request.evict) as share:
-            body = await parsed_request.body(request.receive, share, MAX_WEBHOOK_BYTES)
+    async def attach(http: HttpRequest, tenant: Tenant, job_id: str) -> Response:
+        body = await receive_body(http, gateway.bodies, MAX_WEBHOOK_BYTES)
         state, delivery = await gateway.attach(tenant, job_id, read_json(body, "the body"))
         if delivery:
             return json_response(delivery_view(await delivery_log.get_delivery(store, tenant, delivery)), status=202)
@@ -120,44 +104,28 @@ def _add_secret(routes: APIRouter, gateway: Gateway) -> None:
 
 
 def delivery_view(delivery: Delivery) -> dict[str, Any]:
-    """Return the JSON view of a delivery."""
     path = f"{PATH}/{delivery.id}"
     job_url = f"/v1/{'batches' if delivery.job.startswith('batch_') else 'jobs'}/{delivery.job}"
     return {
-        "id": delivery.id,
-        "job": delivery.job,
+        **{name: getattr(delivery, name) for name in ("id", "job", "url", "endpoint", "state", "tries")},
         "type": delivery.event,
-        "url": delivery.url,
-        "endpoint": delivery.endpoint,
-        "state": delivery.state,
         "created_at": _time(delivery.created_ms),
         "ended_at": _time(delivery.ended_ms),
         "next_attempt_at": _time(delivery.due_ms),
-        "tries": delivery.tries,
         "attempts": [_attempt_view(attempt) for attempt in delivery.attempts],
         "urls": {"self": path, "replay": f"{path}/replay", "job": job_url},
     }
 
 
 def _attempt_view(attempt: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "at": _time(attempt.get("at_ms")),
-        "ms": attempt.get("ms"),
-        "status": attempt.get("status"),
-        "error": attempt.get("error"),
-        "location": attempt.get("location"),
-    }
+    same = {name: attempt.get(name) for name in ("ms", "status", "error", "location")}
+    return {"at": _time(attempt.get("at_ms")), **same}
 
 
 def endpoint_view(endpoint: Endpoint) -> dict[str, Any]:
-    """Return the JSON view of a receiver."""
     return {
-        "id": endpoint.id,
-        "origin": endpoint.origin,
-        "waiting": endpoint.waiting,
-        "under_way": endpoint.under_way,
+        **{name: getattr(endpoint, name) for name in ("id", "origin", "waiting", "under_way", "failures")},
         "slow": endpoint.is_slow,
-        "failures": endpoint.failures,
         "failing_since": _time(endpoint.failing_since_ms),
         "paused_until": _time(endpoint.paused_until_ms),
         "last_success_at": _time(endpoint.succeeded_ms),

@@ -31,8 +31,7 @@ async def read_job_request(request: Request, body: bytes) -> JobRequest:
         raise Refused("unsupported_media_type", message, allowed=list(CONTENT_TYPES))
     if not body:
         raise Refused("invalid_request", "the body is empty")
-    query = request.query_string
-    job_request = _read_query_fields(query)
+    job_request = _read_query_fields(request.query_string)
     return job_request._replace(image=body) if kind.startswith("image/") else job_request._replace(raw=body)
 
 

@@ -29,22 +29,18 @@ class ReplayResult(NamedTuple):
     stopped: RetryLater | None
 
 
-async def replay_dead_letter(gateway: Gateway, dead_letter: DeadLetter, idempotency_key: str = "") -> Submitted:
+async def replay_dead_letter(gateway: Gateway, letter: DeadLetter, idempotency_key: str = "") -> Submitted:
     """Submit one dead letter as a new job; raises Refused or RetryLater."""
     check_idempotency_key(idempotency_key)
-    body = await dead_letters.read_input(gateway.store, dead_letter)
+    body = await dead_letters.read_input(gateway.store, letter)
+    shards, max_ms = gateway.store.settings.shards, gateway.settings.max_deadline_ms
     submission = admit_replay(
-        dead_letter,
-        body,
-        gateway.catalog,
-        idempotency_key=idempotency_key,
-        shards=gateway.store.settings.shards,
-        max_deadline_ms=gateway.settings.max_deadline_ms,
+        letter, body, gateway.catalog, idempotency_key=idempotency_key, shards=shards, max_deadline_ms=max_ms
     )
     (result,) = await submit_admitted(gateway, [submission])
     submitted = unwrap(result)
     if not submitted.accepted.replayed:
-        await dead_letters.mark_replayed(gateway.store, dead_letter.job.id, submitted.accepted.id)
+        await dead_letters.mark_replayed(gateway.store, letter.job.id, submitted.accepted.id)
     return submitted
 
 
@@ -56,12 +52,12 @@ async def replay_dead_letters(
     page = await dead_letters.list_dead_letters(gateway.store, tenant, filters, after, MAX_REPLAYED)
     replayed = skipped = 0
     refused: dict[str, int] = {}
-    for position, dead_letter in page.entries:
+    for position, letter in page.entries:
         if time.monotonic() - begun_s > MAX_REPLAY_S:
             return ReplayResult(replayed, skipped, refused, more=True, after=after, stopped=None)
         try:
-            if dead_letter.replayed_as is None:
-                await replay_dead_letter(gateway, dead_letter)
+            if letter.replayed_as is None:
+                await replay_dead_letter(gateway, letter)
                 replayed += 1
             else:
                 skipped += 1
@@ -72,7 +68,7 @@ async def replay_dead_letters(
         except Exception as failure:
             error = to_jitney_error(failure)
             if error is not failure:
-                log.exception("cannot replay dead letter %s", dead_letter.job.id)
+                log.exception("cannot replay dead letter %s", letter.job.id)
             refused[error.code] = refused.get(error.code, 0) + 1
         after = position
     return ReplayResult(replayed, skipped, refused, more=page.after is not None, after=page.after, stopped=None)

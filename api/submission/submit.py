@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from api.gateway.gateway import Gateway
 from api.gateway.job_waiters import JobFuture, end_waits
+from api.gateway.submit_coalescer import SubmitResult
 from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable, to_jitney_error
 from jobs.contract.job import Accepted, Job, Lane, Submission
 from jobs.contract.job_request import JobRequest
@@ -29,14 +30,12 @@ class Submitted(NamedTuple):
     end: JobFuture | None
 
 
-async def submit_one(
-    gateway: Gateway, tenant: str, job_request: JobRequest, idempotency_key: str, *, waits: bool
-) -> Submitted:
+async def submit_one(gateway: Gateway, tenant: str, job_request: JobRequest, key: str, *, waits: bool) -> Submitted:
     """Submit one job; raises JitneyError. With `waits`, call `wait_for_outcome` next."""
-    check_idempotency_key(idempotency_key)
-    job = _admit(gateway, tenant, job_request, idempotency_key)
+    check_idempotency_key(key)
+    job = _admit(gateway, tenant, job_request, key)
     refusal = gateway.watermark.refusal(job.lane)
-    if refusal is not None and not idempotency_key:
+    if refusal is not None and not key:
         raise refusal
     closed = {} if refusal is None else {job.lane: refusal}
     # Start to wait before the submit, so that no notification is missed.
@@ -51,19 +50,13 @@ async def submit_one(
 
 
 async def submit_many(
-    gateway: Gateway,
-    tenant: str,
-    job_requests: Iterable[JobRequest | JitneyError],
-    idempotency_key: str,
-    *,
-    waits: bool,
+    gateway: Gateway, tenant: str, job_requests: Iterable[JobRequest | JitneyError], key: str, *, waits: bool
 ) -> list[Submitted | JitneyError]:
     """Submit many jobs in one step. A job's key is the request's key, a space and its number. Others have no space."""
-    check_idempotency_key(idempotency_key)
+    check_idempotency_key(key)
     admitted: list[Submission | JitneyError] = []
     for number, job_request in enumerate(job_requests, 1):
-        key = f"{idempotency_key} {number}" if idempotency_key else ""
-        admitted.append(_try_admit(gateway, tenant, job_request, key))
+        admitted.append(_try_admit(gateway, tenant, job_request, f"{key} {number}" if key else ""))
         if number % JOBS_PER_STEP == 0:
             await asyncio.sleep(0)
     submissions = [entry for entry in admitted if isinstance(entry, Submission)]
@@ -133,7 +126,7 @@ async def wait_for_outcomes(gateway: Gateway, submitted: Sequence[Submitted], wa
     ends = {each.accepted.id: each.end for each in submitted if each.end is not None}
     try:
         known |= await _read(gateway, [each.accepted.id for each in submitted if each.accepted.replayed])
-        still_open = {job_id: end for job_id, end in ends.items() if _is_open(known[job_id])}
+        still_open = {job_id: end for job_id, end in ends.items() if (job := known[job_id]) and not job.is_final}
         if still_open:
             known |= await _wait_for_ends(gateway, still_open, wait_s, known)
     finally:
@@ -164,10 +157,6 @@ async def _read(gateway: Gateway, ids: Sequence[str]) -> dict[str, Job | None]:
     return dict(zip(ids, await gateway.store.read(ids), strict=True)) if ids else {}
 
 
-def _is_open(job: Job | None) -> bool:
-    return job is not None and not job.is_final
-
-
 def _lost_job_error(gateway: Gateway, accepted: Accepted) -> JitneyError:
     if not accepted.replayed:  # accepted by this request
         message = "the queue's server lost the accepted job in a failover or flush: send the request again"
@@ -177,25 +166,21 @@ def _lost_job_error(gateway: Gateway, accepted: Accepted) -> JitneyError:
     return Refused("result_expired", message, job=accepted.id)
 
 
-def _admit(gateway: Gateway, tenant: str, job_request: JobRequest, idempotency_key: str) -> Submission:
+def _admit(gateway: Gateway, tenant: str, job_request: JobRequest, key: str) -> Submission:
+    catalog, policy, shards = gateway.catalog, gateway.address_policy, gateway.store.settings.shards
+    max_ms = gateway.settings.max_deadline_ms
     return admit(
-        job_request,
-        gateway.catalog,
-        gateway.address_policy,
-        tenant=tenant,
-        idempotency_key=idempotency_key,
-        shards=gateway.store.settings.shards,
-        max_deadline_ms=gateway.settings.max_deadline_ms,
+        job_request, catalog, policy, tenant=tenant, idempotency_key=key, shards=shards, max_deadline_ms=max_ms
     )
 
 
 def _try_admit(
-    gateway: Gateway, tenant: str, job_request: JobRequest | JitneyError, idempotency_key: str
+    gateway: Gateway, tenant: str, job_request: JobRequest | JitneyError, key: str
 ) -> Submission | JitneyError:
     if isinstance(job_request, JitneyError):
         return job_request
     try:
-        return _admit(gateway, tenant, job_request, idempotency_key)
+        return _admit(gateway, tenant, job_request, key)
     except JitneyError as error:
         return error
     except Exception as error:
@@ -204,11 +189,7 @@ def _try_admit(
 
 
 def _to_submitted(
-    gateway: Gateway,
-    job: Submission,
-    result: Accepted | JitneyError,
-    end: JobFuture | None,
-    closed: Mapping[Lane, QueueFull],
+    gateway: Gateway, job: Submission, result: SubmitResult, end: JobFuture | None, closed: Mapping[Lane, QueueFull]
 ) -> Submitted | JitneyError:
     """Convert the store's result of a submit; add Retry-After to an error, and wait for the right job id."""
     waiting = gateway.waiting

@@ -17,7 +17,7 @@ from jobs.bulk.storage import Storage
 from jobs.contract.address_policy import AddressPolicy
 from jobs.contract.errors import JitneyError, RetryLater, StoreUnavailable, to_jitney_error
 from jobs.contract.job import Submission
-from jobs.contract.job_request import JobRequest, read_json_fields
+from jobs.contract.job_request import read_json_fields
 from jobs.models.catalog import ModelCatalog
 from jobs.store.admission import admit
 
@@ -40,7 +40,6 @@ class LineReader:
         self._lines = split_lines(blocks, settings.bulk_line_bytes, bulk.line, bulk.offset)
 
     async def aclose(self) -> None:
-        """Close the file."""
         await self._lines.aclose()
 
     async def take(self, count: int) -> list[Line]:
@@ -84,14 +83,9 @@ class JobBuilder:
     """Builds jobs from lines, by the rules of POST /v1/jobs."""
 
     def __init__(
-        self,
-        settings: BulkSettings,
-        catalog: ModelCatalog,
-        address_policy: AddressPolicy,
-        images: ImageFetcher,
-        shards: int,
+        self, settings: BulkSettings, catalog: ModelCatalog, policy: AddressPolicy, images: ImageFetcher, shards: int
     ) -> None:
-        self._settings, self._catalog, self._address_policy = settings, catalog, address_policy
+        self._settings, self._catalog, self._policy = settings, catalog, policy
         self._images, self._shards = images, shards
 
     async def make(self, bulk: Bulk, plan: LinePlan, lines: Sequence[Line], ended: Bitmap, left_ms: int) -> Chunk:
@@ -144,25 +138,18 @@ class JobBuilder:
             raise JitneyError(*BATCH_ERRORS[STATE_BY_ABORT_REASON[bulk.abort_reason]])
         if isinstance(image, JitneyError):
             raise image
-        job_request = self._job_request(parsed, image)
+        fields = parsed.body if image is None else {**parsed.body, "input": {"image": ""}}
+        request = read_json_fields(fields)
+        left_ms = max(1, left_ms)
         # No line outlives its bulk job, and a line may request a later deadline.
-        if job_request.deadline_ms is not None:
-            job_request = job_request._replace(deadline_ms=max(1, min(job_request.deadline_ms, left_ms)))
+        if request.deadline_ms is not None:
+            request = request._replace(deadline_ms=max(1, min(request.deadline_ms, left_ms)))
+        request = request._replace(lane="bulk", image=request.image if image is None else image)
+        catalog, policy, shards = self._catalog, self._policy, self._shards
         job = admit(
-            job_request._replace(lane="bulk"),
-            self._catalog,
-            self._address_policy,
-            tenant=bulk.tenant,
-            idempotency_key="",
-            shards=self._shards,
-            max_deadline_ms=max(1, left_ms),
+            request, catalog, policy, tenant=bulk.tenant, idempotency_key="", shards=shards, max_deadline_ms=left_ms
         )
         return job._replace(id=line_id, bulk=parsed.custom_id or "")
-
-    def _job_request(self, parsed: ParsedLine, image: bytes | None) -> JobRequest:
-        if image is None:
-            return read_json_fields(parsed.body)
-        return read_json_fields({**parsed.body, "input": {"image": ""}})._replace(image=image)
 
 
 def _may_reference_image(line: Line) -> bool:
@@ -185,10 +172,9 @@ def _image_or_error(image: bytes | BaseException) -> bytes | JitneyError:
 def _image_reference(parsed: ParsedLine) -> dict[str, Any] | None:
     """Return the line's input if it is an image reference and nothing else."""
     reference = parsed.body.get("input") if parsed.error is None else None
-    is_reference = (
-        isinstance(reference, dict) and len(reference) == 1 and next(iter(reference)) in IMAGE_REFERENCE_FIELDS
-    )
-    return reference if is_reference else None
+    if isinstance(reference, dict) and len(reference) == 1 and next(iter(reference)) in IMAGE_REFERENCE_FIELDS:
+        return reference
+    return None
 
 
 def find_refusal(verdicts: Sequence[object]) -> RetryLater | None:

@@ -20,15 +20,10 @@ OK: Final = 200
 class ImageFetcher:
     """Fetches images with limited concurrency. URLs are checked as webhooks are: no redirects, no private networks."""
 
-    def __init__(
-        self,
-        settings: BulkSettings,
-        address_policy: AddressPolicy,
-        resolve: guarded_client.Resolve = guarded_client.resolve_host,
-    ) -> None:
-        self._settings, self._address_policy = settings, address_policy
+    def __init__(self, settings: BulkSettings, policy: AddressPolicy) -> None:
+        self._settings, self._policy = settings, policy
         self._prefixes = UrlPrefixes(settings.url_prefixes())
-        self._http = guarded_client.create_client(address_policy, settings.bulk_fetch_concurrency, resolve)
+        self._http = guarded_client.create_client(policy, settings.bulk_fetch_concurrency)
         self._image_store = ImageStore(open_storage(settings.bulk_image_store)) if settings.bulk_image_store else None
         self._fetch_slots = asyncio.Semaphore(settings.bulk_fetch_concurrency)
 
@@ -41,7 +36,6 @@ class ImageFetcher:
             return await (self._by_url(name) if field == "image_url" else self._by_key(name))
 
     async def aclose(self) -> None:
-        """Close all connections."""
         await self._http.aclose()
 
     async def _by_key(self, key: str) -> bytes:
@@ -60,7 +54,7 @@ class ImageFetcher:
             message = "this URL is below none of the prefixes in JITNEY_BULK_IMAGE_URL_PREFIXES"
             raise Refused("image_unavailable", message, allowed=self._prefixes.texts)
         try:
-            target = self._address_policy.target(allowed)
+            target = self._policy.target(allowed)
         except Refused as error:
             raise Refused("image_unavailable", error.message) from error
         try:

@@ -43,7 +43,7 @@ class RenderedLine(NamedTuple):
 
     text: bytes
     succeeded: bool
-    log_bytes: int
+    log_bytes: int = 0
     chunked: ChunkedOutput | None = None
 
 
@@ -54,35 +54,27 @@ def render_line(outcome: bytes) -> RenderedLine:
         return _render_line(line_id, custom_id, fields)
     except Exception:
         log.exception("cannot read the outcome of bulk line %s", line_id)
-        return RenderedLine(
-            _render_failure(line_id, custom_id, "failed", UNREADABLE, None), succeeded=False, log_bytes=0
-        )
+        return _render_failure(line_id, custom_id, "failed", UNREADABLE)
 
 
 def _render_line(line_id: str, custom_id: str | None, fields: list[Any]) -> RenderedLine:
     if len(fields) + 2 < JOB_OUTCOME_LENGTH:
         state, body = fields
-        return RenderedLine(
-            _render_failure(line_id, custom_id, state, orjson.loads(body), None), succeeded=False, log_bytes=len(body)
-        )
+        return _render_failure(line_id, custom_id, state, orjson.loads(body))._replace(log_bytes=len(body))
     job = codec.read_logged_job([line_id, *fields])
-    body = fields[11] or fields[12] or ""
+    log_bytes = len((fields[11] or fields[12] or "").encode())
     if job is None:
-        text = _render_failure(line_id, custom_id, "failed", UNREADABLE, None)
-        return RenderedLine(text, succeeded=False, log_bytes=len(body.encode()))
-    log_bytes = len(body.encode())
+        return _render_failure(line_id, custom_id, "failed", UNREADABLE)._replace(log_bytes=log_bytes)
     if job.state == "succeeded" and job.output is None and job.output_bytes:
         head, tail = split_view(lambda marked: _render_success(line_id, custom_id, marked), job)
-        gone = _render_failure(line_id, custom_id, "failed", GONE, None)
+        gone = _render_failure(line_id, custom_id, "failed", GONE).text
         chunked = ChunkedOutput(job.id, job.attempts, int(fields[CHUNK_COUNT]), tail, gone)
         return RenderedLine(head, succeeded=True, log_bytes=job.output_bytes, chunked=chunked)
     if job.state == "succeeded":
         return RenderedLine(_render_success(line_id, custom_id, job), succeeded=True, log_bytes=log_bytes)
     error = orjson.loads(job.error or b"{}")
     response = {"status_code": error.get("status", 500), "request_id": job.id, "body": _render_job(job)}
-    return RenderedLine(
-        _render_failure(line_id, custom_id, job.state, error, response), succeeded=False, log_bytes=log_bytes
-    )
+    return _render_failure(line_id, custom_id, job.state, error, response)._replace(log_bytes=log_bytes)
 
 
 def _render_success(line_id: str, custom_id: str | None, job: Job) -> bytes:
@@ -92,12 +84,12 @@ def _render_success(line_id: str, custom_id: str | None, job: Job) -> bytes:
 
 
 def _render_failure(
-    line_id: str, custom_id: str | None, state: str, error: dict[str, Any], response: dict[str, Any] | None
-) -> bytes:
+    line_id: str, custom_id: str | None, state: str, error: dict[str, Any], response: dict[str, Any] | None = None
+) -> RenderedLine:
     code, message = BATCH_ERRORS.get(state, (error.get("code"), error.get("message")))
     view = {"code": code, "message": message, "line": line_number(line_id)}
     text = {"id": f"batch_req_{line_id}", "custom_id": custom_id, "response": response, "error": view}
-    return orjson.dumps(text) + b"\n"
+    return RenderedLine(orjson.dumps(text) + b"\n", succeeded=False)
 
 
 def _render_job(job: Job) -> dict[str, Any]:

@@ -9,15 +9,15 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 
 import orjson
 
 from background.bulk import validate
-from background.bulk.collect import Collector
 from background.bulk.expand import Chunk, JobBuilder, LineReader, find_refusal
-from background.bulk.finalize import MAX_DOUBLINGS, BulkFinalizer, StepBackoff, backoff_after, overdue_s
 from background.bulk.image_fetch import ImageFetcher
+from background.bulk.outcomes import MAX_DOUBLINGS, OutcomeWriter, StepBackoff, backoff_after, overdue_s
 from background.bulk.validate import LinePlan
 from jobs.bulk import checkpoints, files, records
 from jobs.bulk.checkpoints import BulkSnapshot, LeaseLost
@@ -39,12 +39,7 @@ PAUSE_S: Final = 0.2
 LOST_STEP_FACTOR: Final = 4  # lost steps allowed, as a multiple of failed ones: another job may have killed the process
 HEARTBEATS_PER_LEASE: Final = 3
 JOBS_PER_WRITE: Final = 100  # jobs in one write, which delays interactive jobs
-EMPTY_FILE_ERROR: Final = {
-    "code": "empty_file",
-    "message": "the file has no line",
-    "param": "input_file_id",
-    "line": None,
-}
+_EMPTY_FILE: Final = Refused("empty_file", "the file has no line", param="input_file_id")
 
 
 class StepContext:
@@ -57,7 +52,6 @@ class StepContext:
         self.reader: LineReader | None = None
 
     async def close_reader(self) -> None:
-        """Close the file."""
         reader, self.reader = self.reader, None
         if reader is not None:
             await reader.aclose()
@@ -67,19 +61,13 @@ class BulkStepRunner:
     """Runs the steps of bulk jobs."""
 
     def __init__(
-        self,
-        settings: BulkSettings,
-        store: JobStore,
-        storage: Storage,
-        catalog: ModelCatalog,
-        address_policy: AddressPolicy,
+        self, settings: BulkSettings, store: JobStore, storage: Storage, catalog: ModelCatalog, policy: AddressPolicy
     ) -> None:
         self._settings, self._store, self._storage, self._catalog = settings, store, storage, catalog
-        self._images = ImageFetcher(settings, address_policy)
-        self._job_builder = JobBuilder(settings, catalog, address_policy, self._images, store.settings.shards)
+        self._images = ImageFetcher(settings, policy)
+        self._job_builder = JobBuilder(settings, catalog, policy, self._images, store.settings.shards)
         self._lease_ms = int(settings.bulk_step_lease_s * 1000)
-        self._collector = Collector(settings, store, storage)
-        self._finalizer = BulkFinalizer(settings, store, storage, self._collector)
+        self._outcomes = OutcomeWriter(settings, store, storage)
         self._tasks = TaskSupervisor()
 
     async def step(self, lease: BackgroundLease) -> None:
@@ -136,7 +124,7 @@ class BulkStepRunner:
             reason = Refused("internal_error", message)
         if context.snapshot is None:
             return StepBackoff(s.bulk_retry_s, reason.message)
-        await self._finalizer.abort(context.lease, context.snapshot, reason)
+        await self._outcomes.abort(context.lease, context.snapshot, reason)
         raise LeaseLost
 
     async def _finish_step(self, lease: BackgroundLease, backoff: StepBackoff, within_s: float) -> None:
@@ -144,9 +132,8 @@ class BulkStepRunner:
         until_s = time.monotonic() + within_s
         while True:
             try:
-                return await checkpoints.finish_step(
-                    self._store, lease, backoff.after_s, backoff.stalled, is_fault=backoff.is_fault
-                )
+                after_s, stalled, is_fault = backoff
+                return await checkpoints.finish_step(self._store, lease, after_s, stalled, is_fault=is_fault)
             except StoreUnavailable:
                 if time.monotonic() >= until_s:
                     return None
@@ -168,39 +155,34 @@ class BulkStepRunner:
                 await self._abort_remaining(context, bulk)
                 continue
             if bulk.collected == bulk.total == bulk.expanded:
-                await self._finalizer.close(context.lease, bulk, bulk.abort_reason or "completed", snapshot.now_ms)
+                await self._outcomes.close(context.lease, bulk, bulk.abort_reason or "completed", snapshot.now_ms)
                 raise LeaseLost
             async with self._keep_lease(context.lease):
-                did = await self._collector.collect(context.lease, snapshot)
+                did = await self._outcomes.collect(context.lease, snapshot)
             did = await self._expand(context, snapshot) or did
             if time.monotonic() >= until_s:
                 return 0
             if not did:
-                left_s = (
-                    (bulk.expires_ms - snapshot.now_ms) / 1000 if not bulk.abort_reason else self._settings.bulk_poll_s
-                )
-                return max(0.0, min(self._settings.bulk_poll_s, left_s))
+                left_s = (bulk.expires_ms - snapshot.now_ms) / 1000
+                poll_s = self._settings.bulk_poll_s
+                return poll_s if bulk.abort_reason else max(0.0, min(poll_s, left_s))
 
     # ---- validation
 
     async def _validate(self, context: StepContext, bulk: Bulk) -> None:
-        async def renew_lease() -> None:
-            await checkpoints.update_bulk(self._store, context.lease, self._lease_ms)
-
+        renew = partial(checkpoints.update_bulk, self._store, context.lease, self._lease_ms)
         await self._catalog.refresh()
         included = await self._failed_lines(bulk) if bulk.retry_of else None
         try:
-            result = await validate.validate(
-                self._storage, self._settings, self._catalog, bulk, included=included, renew_lease=renew_lease
-            )
+            result = await validate.validate(self._storage, self._settings, self._catalog, bulk, included, renew=renew)
         except KeyError:
-            missing = Refused("file_not_found", f"the content of {bulk.file} is gone")
-            result = validate.ValidationResult(0, 0, [{"code": missing.code, "message": missing.message}], Bitmap())
+            missing = {"code": "file_not_found", "message": f"the content of {bulk.file} is gone"}
+            result = validate.ValidationResult(0, 0, [missing], Bitmap())
         now_ms = (await checkpoints.begin_step(self._store, context.lease, self._lease_ms)).now_ms
         if not result.good:
-            errors = orjson.dumps({"object": "list", "data": result.reasons or [EMPTY_FILE_ERROR]})
+            errors = orjson.dumps({"object": "list", "data": result.reasons or [validate.reason_view(_EMPTY_FILE)]})
             failed = bulk._replace(errors=errors, total=result.total)
-            return await self._finalizer.close(context.lease, failed, "failed", now_ms)
+            return await self._outcomes.close(context.lease, failed, "failed", now_ms)
         await validate.write_plan(self._storage, bulk, LinePlan(result.duplicates, included))
         fields: dict[str, Arg] = {"total": result.total}
         if bulk.status == "validating":
@@ -257,16 +239,9 @@ class BulkStepRunner:
         async with self._keep_lease(context.lease):
             chunk = await self._job_builder.make(bulk, reader.plan, lines, ended, left_ms)
         await self._submit(context, chunk)
-        size = 0 if bulk.abort_reason else chunk.size
+        taken, place, size = len(lines), reader.place, 0 if bulk.abort_reason else chunk.size
         await checkpoints.record_expansion(
-            self._store,
-            context.lease,
-            self._lease_ms,
-            bulk,
-            taken=len(lines),
-            place=reader.place,
-            size=size,
-            ends=chunk.ends,
+            self._store, context.lease, self._lease_ms, bulk, taken=taken, place=place, size=size, ends=chunk.ends
         )
         return True
 

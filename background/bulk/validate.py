@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,6 +20,7 @@ from jobs.models.catalog import ModelCatalog
 log = logging.getLogger("jitney.background")
 
 MAX_REASONS: Final = 100
+Renew = Callable[[], Awaitable[object]]
 
 
 class LinePlan(NamedTuple):
@@ -41,28 +43,21 @@ class ValidationResult(NamedTuple):
 
 
 async def validate(
-    storage: Storage,
-    settings: BulkSettings,
-    catalog: ModelCatalog,
-    bulk: Bulk,
-    *,
-    included: Bitmap | None,
-    renew_lease: Callable[[], Awaitable[object]],
+    storage: Storage, settings: BulkSettings, catalog: ModelCatalog, bulk: Bulk, lines: Bitmap | None, *, renew: Renew
 ) -> ValidationResult:
-    """Validate the whole file; `renew_lease` is called between blocks. Raises RetryLater, LeaseLost."""
+    """Validate a file, or only some lines of it. Raises RetryLater, LeaseLost.
+
+    `renew` renews the lease; it is called between blocks.
+    """
     seen, duplicates = set[int](), Bitmap()
     total = good = 0
     reasons: list[dict[str, Any]] = []
-    plan = LinePlan(duplicates, included)
-    async for lines in split_lines(storage.read(content_key(bulk.file)), settings.bulk_line_bytes):
-        for line in lines:
+    plan = LinePlan(duplicates, lines)
+    async for block in split_lines(storage.read(content_key(bulk.file)), settings.bulk_line_bytes):
+        for line in block:
             if line.number > settings.bulk_lines:
-                reason = _reason(
-                    Refused(
-                        "too_many_jobs", f"a file may have at most {settings.bulk_lines} lines (JITNEY_BULK_LINES)"
-                    ),
-                    line.number,
-                )
+                message = f"a file may have at most {settings.bulk_lines} lines (JITNEY_BULK_LINES)"
+                reason = reason_view(Refused("too_many_jobs", message), line.number)
                 return ValidationResult(total, 0, [reason], duplicates)
             try:
                 error = _check_line(line, settings, catalog, seen, duplicates)
@@ -75,8 +70,8 @@ async def validate(
             if error is None:
                 good += 1
             elif len(reasons) < MAX_REASONS:
-                reasons.append(_reason(error, line.number))
-        await renew_lease()
+                reasons.append(reason_view(error, line.number))
+        await renew()
         await asyncio.sleep(0)
     return ValidationResult(total, good, reasons, duplicates)
 
@@ -97,9 +92,8 @@ def _check_line(
     if not isinstance(model, str):
         return Refused("invalid_request", 'field "model" must be a string')
     try:
-        catalog.find(model)
-    except RetryLater:
-        return None
+        with suppress(RetryLater):
+            catalog.find(model)
     except Refused as error:
         return error
     return None
@@ -110,12 +104,12 @@ def duplicate_error(custom_id: str) -> Refused:
     return Refused("duplicate_custom_id", f"an earlier line has the custom_id {custom_id[:80]!r}", param="custom_id")
 
 
-def _reason(error: JitneyError, number: int) -> dict[str, Any]:
+def reason_view(error: JitneyError, number: int | None = None) -> dict[str, Any]:
+    """Return the view of an error of a line, or of the whole bulk job, in OpenAI's format."""
     return {"code": error.code, "message": error.message, "param": error.details.get("param"), "line": number}
 
 
 async def write_plan(storage: Storage, bulk: Bulk, plan: LinePlan) -> None:
-    """Store the line plan."""
     included = None if plan.included is None else pybase64.b64encode(bytes(plan.included)).decode()
     text = {"duplicates": pybase64.b64encode(bytes(plan.duplicates)).decode(), "wanted": included}
     await storage.write(part_key(bulk.id, "plan", "plan"), single_block(orjson.dumps(text)))
@@ -123,7 +117,6 @@ async def write_plan(storage: Storage, bulk: Bulk, plan: LinePlan) -> None:
 
 async def read_plan(storage: Storage, bulk: Bulk) -> LinePlan:
     """Read the line plan; raises RetryLater, and KeyError if it is gone."""
-    text = b"".join([block async for block in storage.read(part_key(bulk.id, "plan", "plan"))])
-    plan = orjson.loads(text)
+    plan = orjson.loads(b"".join([block async for block in storage.read(part_key(bulk.id, "plan", "plan"))]))
     included = None if plan["wanted"] is None else Bitmap(pybase64.b64decode(plan["wanted"]))
     return LinePlan(Bitmap(pybase64.b64decode(plan["duplicates"])), included)

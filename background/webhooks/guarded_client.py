@@ -35,8 +35,8 @@ class ResolutionFailed(httpcore2.ConnectError):
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
     """Network backend that connects to checked addresses only."""
 
-    def __init__(self, address_policy: AddressPolicy, resolve: Resolve) -> None:
-        self._address_policy, self._resolve = address_policy, resolve
+    def __init__(self, policy: AddressPolicy, resolve: Resolve) -> None:
+        self._policy, self._resolve = policy, resolve
         self._inner = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
@@ -49,8 +49,8 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         addresses = await self._resolve(host, port)
         try:
-            self._address_policy.check(host, addresses)
-            self._address_policy.check_port(port, addresses)
+            self._policy.check(host, addresses)
+            self._policy.check_port(port, addresses)
         except Refused as error:
             raise AddressRefused(error.message) from error
         for last, address in enumerate(addresses, 1 - min(len(addresses), MAX_ADDRESSES)):
@@ -80,7 +80,7 @@ async def resolve_host(host: str, port: int) -> list[Address]:
 
 
 def create_client(
-    address_policy: AddressPolicy, connections: int, resolve: Resolve = resolve_host
+    policy: AddressPolicy, connections: int, resolve: Resolve = resolve_host
 ) -> httpcore2.AsyncConnectionPool:
     """Create the connection pool of all attempts: HTTP/1.1, no redirects, no proxy from the environment."""
     return httpcore2.AsyncConnectionPool(
@@ -88,5 +88,5 @@ def create_client(
         max_connections=connections,
         max_keepalive_connections=connections,
         keepalive_expiry=KEEPALIVE_S,
-        network_backend=GuardedBackend(address_policy, resolve),
+        network_backend=GuardedBackend(policy, resolve),
     )

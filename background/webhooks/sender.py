@@ -1,28 +1,38 @@
 """Makes one webhook attempt: reads the delivery, signs and sends it, classifies the response, settles the attempt.
 
+A payload has the finished job with its output if that is small, else with a link. Signatures are those of Standard
+Webhooks: HMAC-SHA256 over `id.timestamp.body`, one for each valid secret.
+
 The response body is read only so far that the connection can be reused; it is neither stored nor shown.
 """
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import hmac
 import logging
 import random
 import ssl
 import time
 from collections.abc import Iterator, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import httpcore2
+import orjson
 
 from background.settings import BackgroundSettings
-from background.webhooks import guarded_client, payload, retry_schedule
+from background.webhooks import guarded_client
+from background.webhooks.guarded_client import AddressRefused, ResolutionFailed, Resolve, resolve_host
 from jobs.contract.errors import Refused, StoreUnavailable
+from jobs.contract.job_view import format_timestamp, job_view
 from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.webhooks import outbox
 from jobs.webhooks.outbox import Attempt, Settlement, SettleResult
-from jobs.webhooks.signing_secrets import read_secrets
+from jobs.webhooks.signing_secrets import SECRET_PREFIX, read_secrets
 
 log = logging.getLogger("jitney.background")
 
@@ -32,17 +42,15 @@ BODY_S: Final = 1.0
 GONE: Final = 410
 MAX_LOCATION_CHARS: Final = 500  # characters of a Location that are shown
 PAUSE_S: Final = 0.2
+MAX_RETRY_AFTER_S: Final = 36_000.0  # longest delay that a receiver may request
+
+Entry = dict[str, object]  # an attempt in the log of a delivery
 
 
 class Sender:
     """Makes attempts; each has one deadline for everything, so a slow receiver cannot prolong it."""
 
-    def __init__(
-        self,
-        settings: BackgroundSettings,
-        store: JobStore,
-        resolve: guarded_client.Resolve = guarded_client.resolve_host,
-    ) -> None:
+    def __init__(self, settings: BackgroundSettings, store: JobStore, resolve: Resolve = resolve_host) -> None:
         self._settings, self._store = settings, store
         self._address_policy, self.limits = settings.address_policy(), settings.limits
         connections = settings.webhook_concurrency + settings.webhook_slow_concurrency
@@ -64,8 +72,7 @@ class Sender:
             attempt = await outbox.begin_attempt(self._store, lease, self.limits)
             if attempt is None:
                 return
-            secrets = await read_secrets(self._store.connection, attempt.tenant)
-            settled = await self._send(attempt, secrets)
+            settled = await self._send(attempt, await read_secrets(self._store.connection, attempt.tenant))
         except StoreUnavailable:  # its lease will expire, and the attempt will be made again
             return
         except asyncio.CancelledError:
@@ -86,10 +93,10 @@ class Sender:
         if attempt is None:
             with contextlib.suppress(StoreUnavailable):
                 now_ms = await self._store.connection.now_ms()
-        entry: dict[str, object] = {"at_ms": now_ms, "ms": 0, "status": None, "error": text}
-        return (
-            Settlement("stopped", entry) if attempt is None else self._classify_response(attempt, entry, None, {}, 0.0)
-        )
+        entry: Entry = {"at_ms": now_ms, "ms": 0, "status": None, "error": text}
+        if attempt is None:
+            return Settlement("stopped", entry)
+        return self._classify_response(attempt, entry, None, {}, 0.0)
 
     def _log_endpoint_change(self, attempt: Attempt, settled: Settlement, result: SettleResult) -> None:
         """Log once per endpoint when it starts to fail, recovers or is paused."""
@@ -128,26 +135,22 @@ class Sender:
         response_headers = {name.lower(): value.decode("latin-1") for name, value in headers}
         if status is not None and 300 <= status < 400:
             error, location = "redirects are not followed", _printable(response_headers.get(b"location", ""))
-        entry: dict[str, object] = {"at_ms": attempt.now_ms, "ms": round(took_s * 1000, 1), "status": status}
+        entry: Entry = {"at_ms": attempt.now_ms, "ms": round(took_s * 1000, 1), "status": status}
         entry |= {name: text for name, text in (("error", error), ("location", location)) if text}
         return self._classify_response(attempt, entry, status, response_headers, took_s)
 
     async def _post(self, attempt: Attempt, url: str, secrets: Sequence[str]) -> tuple[int, list[tuple[bytes, bytes]]]:
         webhook_id, now_s = attempt.lease.delivery, attempt.now_ms // 1000
-        body = payload.build_payload(attempt, self._settings.public_url)
+        body = _build_payload(attempt, self._settings.public_url)
         headers = {
+            "host": url.split("/", 3)[2],
             "content-type": "application/json",
             "user-agent": USER_AGENT,
             "webhook-id": webhook_id,
             "webhook-timestamp": str(now_s),
-            "webhook-signature": payload.sign_payload(secrets, webhook_id, now_s, body),
+            "webhook-signature": _sign_payload(secrets, webhook_id, now_s, body),
         }
-        fields = [
-            ("host", _host_of(url)),
-            *headers.items(),
-            *attempt.headers.items(),
-            ("content-length", str(len(body))),
-        ]
+        fields = [*headers.items(), *attempt.headers.items(), ("content-length", str(len(body)))]
         async with self._http.stream("POST", url, headers=fields, content=body) as response:
             # The status is known. The body is read only so that the connection can be reused.
             with contextlib.suppress(httpcore2.NetworkError, httpcore2.ProtocolError, TimeoutError):
@@ -160,26 +163,19 @@ class Sender:
             return response.status, response.headers
 
     def _classify_response(
-        self,
-        attempt: Attempt,
-        entry: dict[str, object],
-        status: int | None,
-        response_headers: dict[bytes, str],
-        took_s: float,
+        self, attempt: Attempt, entry: Entry, status: int | None, headers: dict[bytes, str], took_s: float
     ) -> Settlement:
         s = self._settings
         first_ms = attempt.age_ms if attempt.tries == 0 else None
         slow = took_s >= min(s.webhook_slow_s, s.webhook_timeout_s)
         if status is not None and 200 <= status < 300:
             return Settlement("delivered", entry, slow=slow, first_ms=first_ms)
-        if status == GONE or response_headers.get(b"webhook-delivery", "").strip() == "abort-message":
+        if status == GONE or headers.get(b"webhook-delivery", "").strip() == "abort-message":
             return Settlement("stopped", {**entry, "error": "the receiver refused further attempts"}, first_ms=first_ms)
-        retry_after_s = retry_schedule.parse_retry_after(
-            response_headers.get(b"retry-after", ""), attempt.now_ms / 1000 + took_s
-        )
+        retry_after_s = _parse_retry_after(headers.get(b"retry-after", ""), attempt.now_ms / 1000 + took_s)
         made = attempt.tries - attempt.since + 1
         chance = random.random()  # noqa: S311 (jitter)
-        after_s = retry_schedule.next_delay_s(s.schedule, made, retry_after_s, chance, s.webhook_jitter)
+        after_s = _next_delay_s(s.schedule, made, retry_after_s, chance, s.webhook_jitter)
         # A failure does not show how fast a receiver is, unless it was slow.
         details = {"rest_ms": int(retry_after_s * 1000), "slow": slow or None, "first_ms": first_ms}
         if after_s is None:
@@ -192,10 +188,6 @@ def _printable(text: str) -> str:
     return "".join(char if char.isascii() and char.isprintable() else "?" for char in text[:MAX_LOCATION_CHARS])
 
 
-def _host_of(url: str) -> str:
-    return url.split("/", 3)[2]
-
-
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:
     while failure is not None:
         yield failure
@@ -204,7 +196,7 @@ def _chain(failure: BaseException | None) -> Iterator[BaseException]:
 
 def _describe_failure(failure: Exception) -> str:
     """Describe a failure without text from the receiver."""
-    if isinstance(failure, Refused | guarded_client.AddressRefused | guarded_client.ResolutionFailed):
+    if isinstance(failure, Refused | AddressRefused | ResolutionFailed):
         return str(failure)[:200]
     if isinstance(failure, TimeoutError | httpcore2.TimeoutException):
         return "no response in time"
@@ -216,3 +208,42 @@ def _describe_failure(failure: Exception) -> str:
         return "the connection broke before the response"
     log.error("a webhook attempt failed unexpectedly", exc_info=failure)
     return f"an internal error: {type(failure).__name__}"
+
+
+def _build_payload(attempt: Attempt, public_url: str) -> bytes:
+    """Return the payload; every attempt of a delivery has the same bytes."""
+    job = attempt.job
+    if job is None:
+        return attempt.payload
+    link = f"{public_url.rstrip('/')}/v1/jobs/{job.id}" if attempt.output_bytes and job.output is None else None
+    data = {**job_view(job), "output_url": link}
+    return orjson.dumps({"type": f"job.{attempt.event}", "timestamp": format_timestamp(job.finished_us), "data": data})
+
+
+def _sign_payload(secrets: Sequence[str], webhook_id: str, timestamp_s: int, body: bytes) -> str:
+    """Return the signatures with all secrets, so that a receiver with any one of them can verify."""
+    text = f"{webhook_id}.{timestamp_s}.".encode() + body
+    keys = [base64.b64decode(secret.removeprefix(SECRET_PREFIX)) for secret in secrets]
+    return " ".join(f"v1,{base64.b64encode(hmac.digest(key, text, hashlib.sha256)).decode()}" for key in keys)
+
+
+def _next_delay_s(delays_s: Sequence[float], made: int, min_s: float, chance: float, jitter: float) -> float | None:
+    """Return the seconds until the next attempt after `made` attempts, or None if there is none. `chance` is 0 to 1.
+
+    The delay is never shorter than `min_s`, which the receiver requested.
+    """
+    if made >= len(delays_s):
+        return None
+    return max(delays_s[made] * (1 + jitter * (2 * chance - 1)), min_s)
+
+
+def _parse_retry_after(text: str, now_s: float) -> float:
+    """Return the seconds of a Retry-After header (seconds or a date); 0 if it cannot be parsed."""
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), MAX_RETRY_AFTER_S)
+    try:
+        until_s = parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError):
+        return 0.0
+    return min(max(0.0, until_s - now_s), MAX_RETRY_AFTER_S)

@@ -44,9 +44,7 @@ class RawBaseline:
     def measure(self, seconds: float) -> RawRound:
         """Measure preprocessing and each batch size, with equal shares of the seconds."""
         other_load, share = OtherCpuLoad(), seconds / (len(self._batches) + 1)
-        rates = {
-            size: size * _call_rate(partial(self._model.run, batch), share) for size, batch in self._batches.items()
-        }
+        rates = {n: n * _call_rate(partial(self._model.run, batch), share) for n, batch in self._batches.items()}
         bodies = itertools.cycle(self._inputs.bodies)
         preprocess_rate = _call_rate(lambda: self._model.preprocess(self._inputs.kind, next(bodies), {}), share)
         return RawRound(rates, 1 / preprocess_rate, other_load.cores())
@@ -73,8 +71,7 @@ def _call_rate(call: Callable[[], Any], seconds: float) -> float:
     """Return calls per second over at least one call, after a warm-up."""
     _count_calls(call, WARMUP_S)
     started = time.perf_counter()
-    count = _count_calls(call, seconds)
-    return count / (time.perf_counter() - started)
+    return _count_calls(call, seconds) / (time.perf_counter() - started)
 
 
 def _count_calls(call: Callable[[], Any], seconds: float) -> int:

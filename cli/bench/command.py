@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from cli.bench import options
@@ -47,16 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _create_session(args: argparse.Namespace) -> BenchSession:
     selected = target.find_target(Address.of(args.url), args.model)
-    plan = MeasurementPlan(
-        modes=args.mode,
-        concurrencies=args.concurrency,
-        rates=args.rate,
-        bulk_size=args.bulk_size,
-        connections=args.connections,
-        seconds=args.seconds,
-        rounds=args.rounds,
-        models_dir=args.models_dir,
-    )
+    plan = MeasurementPlan(**{field.name: getattr(args, field.name) for field in fields(MeasurementPlan)})
     return BenchSession(selected, inputs.gather_inputs(selected, args.input), plan, ServiceCpu(selected.address))
 
 

@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class MeasurementPlan:
-    """What to measure."""
+    """The options that say what to measure."""
 
-    modes: Sequence[str]
-    concurrencies: Sequence[int]
-    rates: Sequence[float]
+    mode: Sequence[str]
+    concurrency: Sequence[int]
+    rate: Sequence[float]
     bulk_size: int
     connections: int
     seconds: float
@@ -67,7 +67,7 @@ class BenchSession:
         single = build_exchange(WAIT, target, inputs, 1)
         for name, body in zip(inputs.names, single.requests, strict=True):
             _run(check_request(target.address, single, body, name))
-        for mode in self.plan.modes:
+        for mode in self.plan.mode:
             self.exchanges[mode] = exchange = build_exchange(mode, target, inputs, self.plan.bulk_size)
             _run(check_request(target.address, exchange, exchange.requests[0], f"--mode {mode}"))
         say("loading the same model for the raw baseline")
@@ -96,14 +96,12 @@ class BenchSession:
         return summarise_raw(self.raws) if self.raws else None
 
     def rows(self) -> list[LoadSummary]:
-        """Return a summary of each load measured so far."""
         return [summarise_load(slices, self.raws) for slices in self.slices.values()]
 
     def first_problem(self) -> str:
         """Return the first refusal or failure, or an empty text."""
-        return next(
-            (part.first_problem for slices in self.slices.values() for part in slices if part.first_problem), ""
-        )
+        problems = (part.first_problem for slices in self.slices.values() for part in slices)
+        return next(filter(None, problems), "")
 
     def _run_round(self, name: str, say: PrintLine) -> None:
         plan = self.plan
@@ -111,7 +109,7 @@ class BenchSession:
             self.raws.append(self.raw_side.measure(plan.seconds))
             rates = ", ".join(f"batch {size}: {rate:.0f}/s" for size, rate in self.raws[-1].rates.items())
             say(f"{name}: raw {rates}")
-        for load in list_load_levels(plan.modes, plan.concurrencies, plan.rates):
+        for load in list_load_levels(plan.mode, plan.concurrency, plan.rate):
             before = self.cpu.read()
             result = _run(self._measure(load))
             self.slices.setdefault(load, []).append(result)

@@ -4,6 +4,8 @@ It finds the jobs by their metadata, so that a killed run can be canceled too.
 """
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +13,6 @@ from cli.bulk.errors import CannotRun
 from cli.bulk.progress import print_message
 from cli.bulk.results.results_journal import is_locked, read_state, write_state
 from cli.bulk.results.retry_failed import retry_journal_path
-from cli.bulk.run import send_stop_signal
 from cli.bulk.service.client import ServiceClient
 
 STOP_TIMEOUT_S: Final = 30.0
@@ -53,7 +54,7 @@ def _service_url(journal: Path) -> str | None:
 async def _stop_process(journal: Path, pid: int) -> None:
     if not is_locked(journal):
         return
-    send_stop_signal(pid)
+    os.kill(pid, signal.SIGTERM)  # as Ctrl-C would
     for _ in range(int(STOP_TIMEOUT_S * 20)):
         await asyncio.sleep(0.05)
         if not is_locked(journal):

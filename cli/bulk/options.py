@@ -62,9 +62,8 @@ def _parse_encoding(text: str) -> str:
     try:
         "".encode(text)  # also refuses codecs that do not encode text
     except (LookupError, ValueError) as error:
-        raise argparse.ArgumentTypeError(
-            f"{text[:40]!r} is not a text encoding; allowed: cp1252, utf-16, latin-1 and others that Python supports"
-        ) from error
+        allowed = "cp1252, utf-16, latin-1 and others that Python supports"
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a text encoding; allowed: {allowed}") from error
     return text
 
 

@@ -28,12 +28,10 @@ class Progress:
         bar_format = "{percentage:3.0f}% {bar:24} {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}"
         if state.total is None:
             bar_format = "{n_fmt} {rate_fmt} in {elapsed}{postfix}"
-        return tqdm(
-            total=state.total, initial=state.lines, bar_format=bar_format, unit="", dynamic_ncols=True, smoothing=0.05
-        )
+        look: dict[str, Any] = {"bar_format": bar_format, "unit": "", "dynamic_ncols": True, "smoothing": 0.05}
+        return tqdm(total=state.total, initial=state.lines, **look)
 
     def update(self) -> None:
-        """Show the current state."""
         if self._bar is not None:
             self._bar.set_postfix_str(self._summary(), refresh=False)
             self._bar.update(self._state.lines - self._bar.n)
@@ -50,7 +48,6 @@ class Progress:
             print_message(text)
 
     def close(self) -> None:
-        """Stop updating the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -72,5 +69,4 @@ class Progress:
 
 
 def print_message(line: str) -> None:
-    """Print a message on stderr."""
     print(f"jitney bulk: {line}", file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import importlib
-import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
@@ -130,12 +129,12 @@ class BulkRun:
                 journal.close(ended)
 
     async def _retry_failed(self, journal: ResultsJournal, source: InputSource) -> None:
-        lines = retry_failed.list_failed_lines(self._journal_path)
+        lines = {row["line"] for row in rows.read_rows(self._journal_path) if row["status"] != "succeeded"}
         print_message(f"retrying {len(lines)} failed lines")
         subset = source._replace(total=len(lines))
         initial = self._initial_state(journal.state.inputs, subset)
         retry = ResultsJournal(retry_failed.retry_journal_path(self._journal_path), initial)
-        await self._run_lines(retry, retry_failed.select_lines(source.items(), lines), subset)
+        await self._run_lines(retry, (item for item in source.items() if item.line in lines), subset)
         retry_failed.merge_retried(self._journal_path)
         retry_failed.reload_merged_state(journal)
 
@@ -184,8 +183,3 @@ async def run_until_stopped(run: BulkRun) -> tuple[int, int]:
     finally:
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
-
-
-def send_stop_signal(pid: int) -> None:
-    """Stop the run of another process, as Ctrl-C would."""
-    os.kill(pid, signal.SIGTERM)

@@ -10,7 +10,6 @@ DISAGREES, CANNOT_MEASURE, MISSING = 1, 2, 3  # exit codes
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney gpu-report` and return its exit code."""
     args = _read_options(argv)
     from cli.gpu_report.report import run  # noqa: PLC0415 (needs ONNX Runtime, which `--help` does not)
 

@@ -40,7 +40,6 @@ Row = Mapping[str, Array]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print the report, and return the exit code."""
     try:
         report = _build_report(_find_model(args.path), args)
     except (ModelPathNotFound, ModelError, RunFailed) as error:
@@ -84,9 +83,8 @@ def _build_report(folder: ModelFolder, args: argparse.Namespace) -> dict[str, An
             continue
         load_s = time.perf_counter() - started
         if not expected:
-            inputs = synthetic_inputs.make_rows(
-                engine.inputs, ROWS, batch_consistency.SEED, partial(_run_single, engine)
-            ).rows
+            run_one = partial(_run_single, engine)
+            inputs = synthetic_inputs.make_rows(engine.inputs, ROWS, batch_consistency.SEED, run_one).rows
             expected = [_run_single(engine, row) for row in inputs]
         measured = _measure_provider(folder, engine, inputs, expected, args)
         rows[name] = {"ran": True, "load_s": round(load_s, 3), **measured}

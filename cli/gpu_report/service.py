@@ -32,12 +32,8 @@ def measure_service(
     with tempfile.TemporaryDirectory(prefix="jitney-gpu-report-") as name:
         place = Path(name)
         _copy(folder, place / "models", provider)
-        env = {
-            **os.environ,
-            "JITNEY_GPU_DEVICES": str(device),
-            "JITNEY_TENSORRT_CACHE_DIR": str(engine_cache.resolve()),
-        }
-        with _run_service(place, env) as url:
+        own = {"JITNEY_GPU_DEVICES": str(device), "JITNEY_TENSORRT_CACHE_DIR": str(engine_cache.resolve())}
+        with _run_service(place, {**os.environ, **own}) as url:
             command = [*_jitney("bench"), "--json", "--url", url, "--model", folder.name, "--rounds", "1"]
             command += ["--seconds", str(args.seconds), "--concurrency", str(args.concurrency)]
             command += ["--models-dir", str(place / "none")]  # no baseline
@@ -51,13 +47,11 @@ def measure_service(
 
 def _copy(folder: ModelFolder, models: Path, provider: str) -> None:
     """Copy the served version of a model, and pin the provider in its model.toml."""
-    shutil.copytree(
-        folder.path,
-        models / folder.name,
-        ignore=lambda source, names: [
-            name for name in names if Path(source) == folder.path and name.isdigit() and name != folder.version
-        ],
-    )
+
+    def other_versions(source: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(source) == folder.path and name.isdigit() and name != folder.version]
+
+    shutil.copytree(folder.path, models / folder.name, ignore=other_versions)
     file = models / folder.name / SPEC_FILE
     keys, *tables = re.split(r"(?m)^(?=\[)", file.read_text("utf-8"), maxsplit=1)
     others = re.sub(r"(?m)^\s*provider\s*=.*\n?", "", keys)
@@ -73,9 +67,7 @@ def _run_service(place: Path, env: dict[str, str]) -> Iterator[str]:
         "JITNEY_PORT": "0",
         "JITNEY_HOST": "127.0.0.1",
         # Start a Redis server of its own: a measurement must not use a shared queue.
-        "JITNEY_REDIS_URL": "",
-        "REDIS_URL": "",
-        "JITNEY_REDIS_URL_FILE": "",
+        **dict.fromkeys(("JITNEY_REDIS_URL", "REDIS_URL", "JITNEY_REDIS_URL_FILE"), ""),
     }
     log, output = place / "log", place / "out"
     with log.open("wb") as stderr, output.open("wb") as stdout:

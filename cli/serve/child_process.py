@@ -123,7 +123,6 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
 
 
 def describe_exit(returncode: int) -> str:
-    """Describe an exit status for the log."""
     if returncode == -signal.SIGALRM:
         return f"killed by its own alarm (signal {-returncode}): a run exceeded JITNEY_RUN_STOP_TIMEOUT_S"
     return f"killed by signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
@@ -138,6 +137,5 @@ def last_lines(log: Path | None, count: int = 10) -> str:
 
 
 def print_line(text: str) -> None:
-    """Print a message of the supervisor on stderr."""
     with suppress(OSError):  # a closed terminal must not prevent the shutdown
         print(f"jitney: {text}", file=sys.stderr, flush=True)

@@ -42,9 +42,8 @@ class EmbeddedRedis:
             try:
                 self._lock_folder(data_dir)
             except OSError as error:
-                raise BadSetting(
-                    f"the data folder {data_dir} cannot be used: {error} (JITNEY_DATA_DIR sets it)"
-                ) from error
+                reason = f"the data folder {data_dir} cannot be used: {error} (JITNEY_DATA_DIR sets it)"
+                raise BadSetting(reason) from error
             on_failure.pop_all()
 
     def _lock_folder(self, data_dir: Path) -> None:
@@ -64,12 +63,10 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """The Redis URL of the server."""
         return f"unix://{quote(str(self.socket_path))}"
 
     @property
     def child(self) -> ChildProcess:
-        """The server process to supervise."""
         return ChildProcess(
             name=self.engine.family,
             command=self._command(),

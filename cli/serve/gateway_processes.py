@@ -25,8 +25,6 @@ STOP_TIMEOUT_S = 2.5
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the gateway supervisor."""
-
     host: str = "127.0.0.1"
     port: int = 8000
     processes: int = 1
@@ -61,9 +59,8 @@ def listen(host: str, port: int) -> socket.socket:
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: not a valid host name
-        raise BadSetting(
-            f"JITNEY_HOST={host} cannot be resolved: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadSetting(f"JITNEY_HOST={host} cannot be resolved: {reason}") from error
     except PermissionError as error:
         raise CannotStart(f"this user may not open port {port}: set JITNEY_PORT to 1024 or more") from error
     except OSError as error:
@@ -124,7 +121,6 @@ def run(settings: Settings) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney api` and return its exit code."""
     parser = argparse.ArgumentParser(prog="jitney api", add_help=False, allow_abbrev=False)
     parser.add_argument("--workers", metavar="N")
     args, others = parser.parse_known_args(argv)

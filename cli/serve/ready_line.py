@@ -50,9 +50,8 @@ class ReadyLine:
             return False
         now = time.monotonic()
         if now >= self._poll_deadline:
-            print_line(
-                f"not ready after {POLL_TIMEOUT_S:g} s: {self._reason}. It is still starting; see {self.url}/readyz"
-            )
+            hint = f"It is still starting; see {self.url}/readyz"
+            print_line(f"not ready after {POLL_TIMEOUT_S:g} s: {self._reason}. {hint}")
             self.close()
             return False
         if now >= self._next_reason_at and self._reason != self._printed_reason:

@@ -111,9 +111,7 @@ def read_pin(file: Path) -> RedisEngine | None:
 
 def write_pin(file: Path, engine: RedisEngine) -> None:
     """Record the engine that writes this data folder, atomically."""
-    version = ".".join(map(str, engine.version))
+    pin = {"engine": engine.family, "version": ".".join(map(str, engine.version)), "path": str(engine.path)}
     temporary = file.with_suffix(".new")
-    temporary.write_text(
-        json.dumps({"engine": engine.family, "version": version, "path": str(engine.path)}) + "\n", "utf-8"
-    )
+    temporary.write_text(json.dumps(pin) + "\n", "utf-8")
     temporary.replace(file)

@@ -32,6 +32,7 @@ class Backoff:
     healthy_s: float = 30.0
 
 
+@dataclass
 class _ChildState:
     """A child and its current state.
 
@@ -39,15 +40,14 @@ class _ChildState:
     `due_at`: the time of its next start, while it waits for one.
     """
 
-    def __init__(self, child: ChildProcess, delay_s: float) -> None:
-        self.child = child
-        self.delay_s = delay_s
-        self.process: subprocess.Popen[bytes] | None = None
-        self.cleanup_deadline: float | None = None
-        self.due_at: float | None = 0.0
-        self.started_at = 0.0
-        self.has_run = False
-        self.was_ready = child.is_ready is None
+    child: ChildProcess
+    delay_s: float
+    was_ready: bool
+    process: subprocess.Popen[bytes] | None = None
+    cleanup_deadline: float | None = None
+    due_at: float | None = 0.0
+    started_at: float = 0.0
+    has_run: bool = False
 
 
 class Supervisor:
@@ -63,7 +63,7 @@ class Supervisor:
     ) -> None:
         """Call `tick` every 50 ms once all children run, until it returns False; call `on_stop` before the shutdown."""
         self._backoff = backoff or Backoff()
-        self._states = [_ChildState(child, self._backoff.first_s) for child in children]
+        self._states = [_ChildState(child, self._backoff.first_s, child.is_ready is None) for child in children]
         self._tick = tick
         self._on_stop = on_stop
         self._exit_code: int | None = None

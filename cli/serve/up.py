@@ -32,8 +32,6 @@ BACKGROUND_STOP_TIMEOUT_S = 4.0  # JITNEY_BACKGROUND_DRAIN_S + 2
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of `jitney up`."""
-
     models_dir: str
     data_dir: Path
     redis_url: str | None  # None: start a server; empty: use JITNEY_REDIS_URL_FILE
@@ -75,9 +73,8 @@ def run(settings: Settings, started_at: float) -> int:
             "JITNEY_TENSORRT_CACHE_DIR": os.environ.get("JITNEY_TENSORRT_CACHE_DIR") or str(data_dir / "engines"),
         }
         gateways = stack.enter_context(closing(gateway_processes.GatewayProcesses(settings.gateways, listener, env)))
-        workers = worker_processes.worker_children(
-            settings.workers, stack.enter_context(worker_processes.journal_folder()), env
-        )
+        journals = stack.enter_context(worker_processes.journal_folder())
+        workers = worker_processes.worker_children(settings.workers, journals, env)
         children += [*workers, _background_process(env), *gateways.children]
         ready = stack.enter_context(closing(ReadyLine(host, port, started_at, gateways.are_ready)))
         # Close the socket before the gateways end: no caller should wait in the backlog of a stopping service.
@@ -92,7 +89,6 @@ def _background_process(env: Mapping[str, str]) -> ChildProcess:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney up` and return its exit code."""
     began_at = time.time() - time.process_time()  # include the imports
     parser = argparse.ArgumentParser(
         prog="jitney up",

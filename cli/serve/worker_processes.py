@@ -39,8 +39,6 @@ docs/configuration.md lists all settings. To run one process under another super
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the worker supervisor."""
-
     processes: int = 1
     devices: tuple[int, ...] = (0,)
     drain_s: float = DRAIN_S
@@ -123,7 +121,6 @@ def worker_children(settings: Settings, folder: Path, env: Mapping[str, str]) ->
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `jitney worker` and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="jitney worker",
         description="Supervise worker processes, which claim jobs and run them in batches; SIGTERM drains them.",

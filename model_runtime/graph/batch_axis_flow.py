@@ -43,7 +43,8 @@ def trace_batch_axes(graph: Graph, batch_axes: dict[str, int]) -> FlowResult:
     """Apply each operator's rule in topological order. Stop at the first operator that loses the batch axis."""
     flow, states = FlowResult(), dict[str, AxisState]()
     for value_info in graph.inputs:
-        if dims_of(value_info):  # a scalar is the same for the whole batch
+        # A scalar, or another input without a batch dimension, is the same for the whole batch.
+        if dims_of(value_info) and value_info.name in batch_axes:
             states[value_info.name] = BatchAxis(batch_axes[value_info.name])
     computed = set[str]()  # tensors that depend on the batch size alone
     for node in graph.graph.node:

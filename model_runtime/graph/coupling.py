@@ -13,7 +13,7 @@ import onnx
 from model_runtime.graph.batch_axis_flow import trace_batch_axes
 from model_runtime.graph.diagnosis import all_nodes
 from model_runtime.graph.facts import Coupling, GraphFacts
-from model_runtime.graph.graph import Graph, describe_node, dims_of, inputs_of
+from model_runtime.graph.graph import Graph, describe_node, inputs_of
 from model_runtime.repository.onnx_file import iterate_fields
 
 DYNAMIC_QUANTIZERS: Final = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
@@ -28,7 +28,7 @@ _PASSING: Final = frozenset(
 
 
 def examine(path: Path, batch_axes: Mapping[str, int]) -> GraphFacts:
-    """Return the facts of an ONNX file. `batch_axes`: the batch dimension of inputs, if not 0."""
+    """Return the facts of an ONNX file. `batch_axes`: the batch dimension of each input that has one."""
     model = read_without_weights(path)
     return GraphFacts(find_couplings(model, batch_axes), table_heights(model))
 
@@ -38,17 +38,14 @@ def find_couplings(model: onnx.ModelProto, batch_axes: Mapping[str, int]) -> lis
 
     Where the batch cannot be followed to the outputs, every operator counts that quantizes by one scale for all rows.
     """
-    inputs = inputs_of(model)
-    axes = {value_info.name: batch_axes.get(value_info.name, 0) for value_info in inputs}
-    if all(len(dims_of(value_info)) > axes[value_info.name] for value_info in inputs):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        flow = trace_batch_axes(Graph(copy, axes), axes)
-        if mixing := [*flow.coupled, *flow.random]:
-            operator, _, how = mixing[0].partition(": ")
-            return [Coupling(operator, how, operator.split(" ", 1)[0] in DYNAMIC_QUANTIZERS)]
-        if not flow.undetermined and not flow.fixed:
-            return []
+    copy, axes = onnx.ModelProto(), dict(batch_axes)
+    copy.CopyFrom(model)
+    flow = trace_batch_axes(Graph(copy, axes), axes)
+    if (mixing := [*flow.coupled, *flow.random]) and not flow.has_wrong_axis:
+        operator, _, how = mixing[0].partition(": ")
+        return [Coupling(operator, how, operator.split(" ", 1)[0] in DYNAMIC_QUANTIZERS)]
+    if not (mixing or flow.undetermined or flow.fixed):
+        return []
     constants = _constant_tensors(model)
     return [
         Coupling(describe_node(node), "it computes one scale for the whole batch", quantizes=True)

@@ -33,8 +33,8 @@ class Graph:
     ) -> None:
         """Index the model's graph and infer its shapes.
 
-        `batch_axes`: the batch dimension of each input. `row_shapes`: shapes of one row, for a run that shows what
-        shape inference does not; None: without a run.
+        `batch_axes`: the batch dimension of each input that has one. `row_shapes`: shapes of one row, for a run that
+        shows what shape inference does not; None: without a run.
         """
         self.model, self.graph = model, model.graph
         constants = {tensor.name: tensor for tensor in self.graph.initializer}
@@ -44,7 +44,8 @@ class Graph:
             if node.op_type == "Constant" and (value := _constant(node)) is not None:
                 self._constants[node.output[0]] = value
         self.opset = max((opset.version for opset in model.opset_import if opset.domain in {"", "ai.onnx"}), default=1)
-        fixed = [dims_of(value_info)[batch_axes[value_info.name]] for value_info in self.inputs if dims_of(value_info)]
+        declared = {value_info.name: dims_of(value_info) for value_info in self.inputs}
+        fixed = [declared[name][axis] for name, axis in batch_axes.items() if declared[name]]
         self.batch = next((size for size in fixed if isinstance(size, int)), PLACEHOLDER_BATCH_SIZE)
         self.is_open = not any(isinstance(size, int) for size in fixed)
         self.changes: list[str] = []
@@ -56,7 +57,6 @@ class Graph:
         self._observed: Observation | None = None
         self._shapes = self._infer()
         if row_shapes is not None:
-            declared = {value_info.name: dims_of(value_info) for value_info in self.inputs}
             self._observed = observe(model, declared, batch_axes, row_shapes, self._shapes)
         if self._observed is not None:
             self.batch = self._observed.batch

@@ -3,16 +3,17 @@
 import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import orjson
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 
-from api.asgi.fastapi_response import json_response
+from api.asgi.fastapi_adapter import Tenant, json_response, receive_body
 from api.asgi.request import Request
 from api.gateway.gateway import Gateway
 from api.routes.bulk.files import page_view, read_expiry_s
+from api.routes.list_queries import Limit
 from jobs.bulk import records
 from jobs.bulk.input_lines import URL
 from jobs.bulk.records import BulkRequest, bulk_view
@@ -23,10 +24,8 @@ from jobs.store.admission import check_idempotency_key
 
 PATH: Final = "/v1/batches"
 MAX_BYTES: Final = 64 << 10
-FIELDS: Final = (
-    *("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"),
-    *("webhook", "retry_of"),
-)
+_OPTIONS: Final = ("completion_window", "metadata", "output_expires_after", "webhook")
+FIELDS: Final = ("input_file_id", "endpoint", "retry_of", *_OPTIONS)
 WINDOW: Final = re.compile(r"([1-9][0-9]{0,6})([smh])")
 UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000}
 MAX_METADATA: Final = 16
@@ -34,37 +33,31 @@ MAX_METADATA_KEY, MAX_METADATA_VALUE = 64, 512
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of bulk jobs."""
     routes, store = APIRouter(tags=["batches"]), gateway.store
 
     @routes.post(PATH, summary="Run the lines of a file as one batch")
-    async def create(request: HttpRequest) -> Response:
-        parsed_request = Request(request.scope)
-        parsed_request.query()
-        with gateway.bodies.hold(parsed_request.tenant, parsed_request.evict) as share:
-            body = await parsed_request.body(request.receive, share, MAX_BYTES)
-        fields = read_object(body, "the body")
-        bulk_request = await _read(gateway, parsed_request, fields)
+    async def create(http: HttpRequest) -> Response:
+        request = Request(http.scope)
+        request.query()
+        fields = read_object(await receive_body(http, gateway.bodies, MAX_BYTES), "the body")
+        bulk_request = await _read(gateway, request, fields)
         now_ms = await store.connection.now_ms()  # the window ends by the server's clock
-        bulk = await records.create_bulk(store, gateway.bulk, parsed_request.tenant, bulk_request, now_ms)
+        bulk = await records.create_bulk(store, gateway.bulk, request.tenant, bulk_request, now_ms)
         return json_response(bulk_view(bulk))
 
     @routes.get(PATH, summary="List own batches, newest first")
-    async def list_batches(
-        request: HttpRequest, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str = ""
-    ) -> Response:
-        parsed_request = Request(request.scope)
-        parsed_request.query("limit", "after")
-        found, more = await records.list_bulks(store, parsed_request.tenant, after, limit)
+    async def list_batches(http: HttpRequest, tenant: Tenant, limit: Limit = 20, after: str = "") -> Response:
+        Request(http.scope).query("limit", "after")
+        found, more = await records.list_bulks(store, tenant, after, limit)
         return json_response(page_view([bulk_view(bulk) for bulk in found], has_more=more))
 
     @routes.get(f"{PATH}/{{batch_id}}", summary="Read a batch")
-    async def read_batch(request: HttpRequest, batch_id: str) -> Response:
-        return json_response(bulk_view(await records.get_bulk(store, Request(request.scope).tenant, batch_id)))
+    async def read_batch(tenant: Tenant, batch_id: str) -> Response:
+        return json_response(bulk_view(await records.get_bulk(store, tenant, batch_id)))
 
     @routes.post(f"{PATH}/{{batch_id}}/cancel", summary="Cancel a batch and keep its finished lines")
-    async def cancel_batch(request: HttpRequest, batch_id: str) -> Response:
-        return json_response(bulk_view(await records.cancel_bulk(store, Request(request.scope).tenant, batch_id)))
+    async def cancel_batch(tenant: Tenant, batch_id: str) -> Response:
+        return json_response(bulk_view(await records.cancel_bulk(store, tenant, batch_id)))
 
     return routes
 
@@ -72,29 +65,18 @@ def router(gateway: Gateway) -> APIRouter:
 async def _read(gateway: Gateway, request: Request, fields: Mapping[str, Any]) -> BulkRequest:
     """Validate the fields of a new bulk job; raises Refused."""
     if unknown := [name for name in fields if name not in FIELDS]:
-        raise Refused(
-            "invalid_request", f"unknown field {unknown[0][:80]!r}", allowed=list(FIELDS), param=unknown[0][:80]
-        )
+        name = unknown[0][:80]
+        raise Refused("invalid_request", f"unknown field {name!r}", allowed=list(FIELDS), param=name)
     if fields.get("endpoint", URL) != URL:
         raise Refused("invalid_request", f"endpoint must be {URL}", allowed=[URL], param="endpoint")
     file, retry_of = await _source(gateway, request.tenant, fields)
     window, window_ms = _window(fields.get("completion_window", "24h"), gateway.settings.max_deadline_ms)
     metadata = _metadata(fields.get("metadata"))
-    expiry = fields.get("output_expires_after")
+    encoded, webhook = orjson.dumps(metadata), _webhook(gateway, fields.get("webhook", metadata.get("webhook")))
+    expiry, max_s = fields.get("output_expires_after"), gateway.bulk.bulk_ttl_s
+    kept_s = 0 if expiry is None else read_expiry_s(expiry, max_s, "output_expires_after")
     key, digest, is_retry = _key(request, fields)
-    return BulkRequest(
-        file,
-        URL,
-        window,
-        window_ms,
-        orjson.dumps(metadata),
-        _webhook(gateway, fields.get("webhook", metadata.get("webhook"))),
-        retry_of,
-        key,
-        is_retry,
-        0 if expiry is None else read_expiry_s(expiry, gateway.bulk.bulk_ttl_s, "output_expires_after"),
-        digest,
-    )
+    return BulkRequest(file, URL, window, window_ms, encoded, webhook, retry_of, key, is_retry, kept_s, digest)
 
 
 async def _source(gateway: Gateway, tenant: str, fields: Mapping[str, Any]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
-from api.asgi.fastapi_response import json_response
+from api.asgi.fastapi_adapter import Tenant, json_response
 from api.asgi.request import Request
 from api.asgi.responses import SECURITY_HEADERS
 from api.gateway.gateway import Gateway
@@ -26,55 +26,52 @@ JSONL: Final = "application/jsonl"
 
 
 def router(gateway: Gateway) -> APIRouter:
-    """Return the routes of files."""
     routes, store, storage = APIRouter(tags=["files"]), gateway.store, gateway.storage
 
     @routes.post(PATH, summary="Upload a file of lines for a batch")
-    async def upload(request: HttpRequest) -> Response:
-        parsed_request = Request(request.scope)
-        parsed_request.query()
-        form = FileUpload(parsed_request, gateway.bulk.bulk_file_bytes)
-        file_id = files.new_file_id(choose_shard(store.settings.shards, parsed_request.tenant, ""))
+    async def upload(http: HttpRequest) -> Response:
+        request = Request(http.scope)
+        request.query()
+        form = FileUpload(request, gateway.bulk.bulk_file_bytes)
+        file_id = files.new_file_id(choose_shard(store.settings.shards, request.tenant, ""))
         # Registered before the first byte, so that a sweep removes the content if this process dies.
-        await files.register_upload(store, file_id, gateway.settings.body_timeout_s + _max_upload_s(gateway))
+        longest_s = gateway.bulk.bulk_file_bytes / gateway.bulk.bulk_upload_rate  # at the minimum rate
+        await files.register_upload(store, file_id, gateway.settings.body_timeout_s + longest_s)
         try:
-            with gateway.bodies.hold(parsed_request.tenant, parsed_request.evict) as share:
-                blocks = form.blocks(request.receive, share, storage.buffer_bytes)
+            with gateway.bodies.hold(request.tenant, request.evict) as share:
+                blocks = form.blocks(http.receive, share, storage.buffer_bytes)
                 size = await storage.write(files.content_key(file_id), blocks)
             expires_ms = await store.connection.now_ms() + 1000 * _expiry_s(gateway, form)
             name = PurePath(form.file_name).name[:MAX_NAME_CHARS] or "file"
-            file = File(file_id, parsed_request.tenant, name, _purpose(form), size, 0, expires_ms)
+            file = File(file_id, request.tenant, name, _purpose(form), size, 0, expires_ms)
             await files.add_file(store, gateway.bulk, file)
         except StoreUnavailable:  # the record may exist: a sweep removes the content if not
             raise
         except Exception:
             await files.discard_upload(store, storage, file_id)
             raise
-        return json_response(file_view(await files.get_file(store, parsed_request.tenant, file_id)))
+        return json_response(file_view(await files.get_file(store, request.tenant, file_id)))
 
     @routes.get(PATH, summary="List own files")
     async def list_files(
-        request: HttpRequest,
+        http: HttpRequest,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
         after: str = "",
         order: Literal["asc", "desc"] = "desc",
         purpose: str = "",
     ) -> Response:
-        parsed_request = Request(request.scope)
-        parsed_request.query("limit", "after", "order", "purpose")
-        oldest_first = order == "asc"
-        found, more = await files.list_files(
-            store, parsed_request.tenant, after, limit, purpose=purpose, oldest_first=oldest_first
-        )
+        request, is_asc = Request(http.scope), order == "asc"
+        request.query("limit", "after", "order", "purpose")
+        found, more = await files.list_files(store, request.tenant, after, limit, purpose=purpose, oldest_first=is_asc)
         return json_response(page_view([file_view(file) for file in found], has_more=more))
 
     @routes.get(f"{PATH}/{{file_id}}", summary="Read the record of a file")
-    async def read_file(request: HttpRequest, file_id: str) -> Response:
-        return json_response(file_view(await files.get_file(store, Request(request.scope).tenant, file_id)))
+    async def read_file(tenant: Tenant, file_id: str) -> Response:
+        return json_response(file_view(await files.get_file(store, tenant, file_id)))
 
     @routes.get(f"{PATH}/{{file_id}}/content", summary="Download a file, or the results so far")
-    async def download(request: HttpRequest, file_id: str) -> Response:
-        file = await files.get_file(store, Request(request.scope).tenant, file_id)
+    async def download(tenant: Tenant, file_id: str) -> Response:
+        file = await files.get_file(store, tenant, file_id)
         blocks = files.read_content(store, storage, file)
         first = await anext(blocks, b"")  # fails here with an error, before the response has begun
         headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
@@ -82,8 +79,8 @@ def router(gateway: Gateway) -> APIRouter:
         return StreamingResponse(_prepend(first, blocks), media_type=JSONL, headers=headers)
 
     @routes.delete(f"{PATH}/{{file_id}}", summary="Delete a file")
-    async def delete_file(request: HttpRequest, file_id: str) -> Response:
-        await files.delete_file(store, storage, Request(request.scope).tenant, file_id)
+    async def delete_file(tenant: Tenant, file_id: str) -> Response:
+        await files.delete_file(store, storage, tenant, file_id)
         return json_response({"id": file_id, "object": "file", "deleted": True})
 
     return routes
@@ -126,11 +123,6 @@ def _expiry_s(gateway: Gateway, form: FileUpload) -> int:
     is_number = seconds is not None and seconds.isascii() and seconds.isdigit() and len(seconds) <= MAX_DIGITS
     expiry = {"anchor": anchor, "seconds": int(seconds or 0) if is_number else None}
     return read_expiry_s(expiry, gateway.bulk.bulk_ttl_s, "expires_after")
-
-
-def _max_upload_s(gateway: Gateway) -> float:
-    """Return the seconds that the largest upload takes at the minimum rate."""
-    return gateway.bulk.bulk_file_bytes / gateway.bulk.bulk_upload_rate
 
 
 def _purpose(form: FileUpload) -> str:

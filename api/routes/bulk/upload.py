@@ -59,9 +59,8 @@ class FileUpload:
         if not self._form.is_complete:
             raise Refused("malformed_request", "the multipart body ends before its closing boundary")
         if "file" not in self._form.seen:
-            raise Refused(
-                "invalid_request", "the form has no file field named file", allowed=list(FIELDS), param="file"
-            )
+            problem = "the form has no file field named file"
+            raise Refused("invalid_request", problem, allowed=list(FIELDS), param="file")
 
     @property
     def fields(self) -> dict[str, str]:

@@ -18,41 +18,37 @@ async def measure_accept_rate(address: Address, exchange: Exchange, result: Slic
     """Send the burst; add the accepted jobs and their time to the slice of the same load."""
     started = time.perf_counter()
     requests = itertools.islice(itertools.cycle(exchange.submit_only), -(-result.in_time // exchange.jobs))
-    burst = _Burst(address, result, started, started + seconds)
-    callers = [asyncio.create_task(burst.call(requests)) for _ in range(result.load.concurrency)]
+    calls = (_call(address, result, requests, started, seconds) for _ in range(result.load.concurrency))
+    callers = [asyncio.create_task(call) for call in calls]
     try:
         await asyncio.wait(callers)
     finally:
         await cancel_callers(callers)
 
 
-class _Burst:
-    def __init__(self, address: Address, result: Slice, started: float, deadline: float) -> None:
-        self._address, self._result, self._started, self._deadline = address, result, started, deadline
-
-    async def call(self, requests: Iterator[bytes]) -> None:
-        """Send requests; stop early if the service refuses one or is gone: the slice before counts such failures."""
-        connection = None
-        try:
-            connection = await connect(self._address)
-            last_ids = []
-            for request in requests:
-                response = await connection.request(request)
-                ids = [job["id"] for job in parse_json_object(response.body).get("jobs", []) if "id" in job]
-                if response.status != 202 or not ids:
+async def _call(address: Address, result: Slice, requests: Iterator[bytes], started: float, seconds: float) -> None:
+    """Send requests; stop early if the service refuses one or is gone: the slice before counts such failures."""
+    connection = None
+    try:
+        connection = await connect(address)
+        last_ids = []
+        for request in requests:
+            response = await connection.request(request)
+            ids = [job["id"] for job in parse_json_object(response.body).get("jobs", []) if "id" in job]
+            if response.status != 202 or not ids:
+                break
+            result.accepted += len(ids)
+            result.accepting_s = max(result.accepting_s, response.at - started)
+            last_ids.append(ids[-1])
+            if response.at > started + seconds:
+                break
+        deadline = time.perf_counter() + ANSWER_TIMEOUT_S + seconds
+        for job_id in last_ids:
+            while time.perf_counter() < deadline:
+                response = await connection.request(build_poll_request(address, job_id))
+                if not is_open(parse_json_object(response.body)):
                     break
-                self._result.accepted += len(ids)
-                self._result.accepting_s = max(self._result.accepting_s, response.at - self._started)
-                last_ids.append(ids[-1])
-                if response.at > self._deadline:
-                    break
-            deadline = time.perf_counter() + ANSWER_TIMEOUT_S + (self._deadline - self._started)
-            for job_id in last_ids:
-                while time.perf_counter() < deadline:
-                    response = await connection.request(build_poll_request(self._address, job_id))
-                    if not is_open(parse_json_object(response.body)):
-                        break
-        except OSError:
-            return
-        finally:
-            await close_connection(connection)
+    except OSError:
+        return
+    finally:
+        await close_connection(connection)

@@ -22,9 +22,8 @@ async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds
     """Warm up until every caller had an answer, count for `seconds`, then wait for requests in flight."""
     count, first_answers = AnswerCounter(Slice(load), exchange.jobs), _FirstAnswers(load.concurrency)
     requests = itertools.cycle(exchange.requests)
-    callers = [
-        asyncio.create_task(_call(address, exchange, count, requests, first_answers)) for _ in range(load.concurrency)
-    ]
+    calls = (_call(address, exchange, count, requests, first_answers) for _ in range(load.concurrency))
+    callers = [asyncio.create_task(call) for call in calls]
     try:
         await asyncio.sleep(WARMUP_S)
         # Until every caller had an answer, the queue still fills and throughput is not steady.

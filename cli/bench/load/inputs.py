@@ -82,9 +82,8 @@ def _random_inputs(spec: dict[str, Any], size: int) -> Inputs:
     count = size // DATATYPES[datatype][0]
     rows = [[draw() for _ in range(count)] for _ in range(RANDOM_INPUTS)]
     bodies = [bytes(from_numbers(spec["name"], datatype, (count,), row).data) for row in rows]
-    return Inputs(
-        "raw", bodies, ["application/octet-stream"] * len(bodies), [f"random {datatype} values"] * len(bodies)
-    )
+    names = [f"random {datatype} values"] * RANDOM_INPUTS
+    return Inputs("raw", bodies, ["application/octet-stream"] * RANDOM_INPUTS, names)
 
 
 def _read(file: Path) -> bytes:

@@ -30,12 +30,11 @@ async def measure(address: Address, exchange: Exchange, load: LoadLevel, seconds
     count = AnswerCounter(Slice(load), exchange.jobs)
     first = time.perf_counter() + CONNECT_S
     count.opened_at, end = first + WARMUP_S, first + WARMUP_S + seconds
-    dues = (first + number * interval for number in range(math.ceil((end - first) / interval)))
+    total = math.ceil((end - first) / interval)
+    dues = (first + number * interval for number in range(total))
     requests = itertools.cycle(exchange.requests)
-    senders = [
-        asyncio.create_task(_send(address, exchange, count, requests, dues))
-        for _ in range(min(connections, math.ceil((end - first) / interval)))
-    ]
+    sends = (_send(address, exchange, count, requests, dues) for _ in range(min(connections, total)))
+    senders = [asyncio.create_task(send) for send in sends]
     try:
         await asyncio.sleep(count.opened_at - time.perf_counter())
         count.open()

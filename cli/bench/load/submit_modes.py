@@ -48,7 +48,6 @@ class Exchange:
 
 
 def build_exchange(mode: str, target: Target, inputs: Inputs, bulk_size: int) -> Exchange:
-    """Build the requests of a mode."""
     address, build = target.address, partial(build_submit_request, target.address, target.model)
     if mode == BULK:
         lines = itertools.cycle(ndjson_jobs(target, inputs))
@@ -62,14 +61,12 @@ def build_exchange(mode: str, target: Target, inputs: Inputs, bulk_size: int) ->
     return Exchange(1, [build(*pair) for pair in pairs], submit_and_wait)
 
 
-def build_submit_request(
-    address: Address, model: str, content_type: str, body: bytes, *, wait_s: int = WAIT_S
-) -> bytes:
-    """Build a complete `POST /v1/jobs` that waits `wait_s` seconds for the result."""
+def build_submit_request(address: Address, model: str, kind: str, body: bytes, *, wait_s: int = WAIT_S) -> bytes:
+    """Build a complete `POST /v1/jobs` of a body of this content type, which waits `wait_s` seconds for the result."""
     prefer = f"Prefer: wait={wait_s}\r\n" if wait_s else ""
     head = (
         f"POST {address.prefix}/v1/jobs?model={model} HTTP/1.1\r\n{address.head}"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{prefer}\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n{prefer}\r\n"
     )
     return head.encode() + body
 
@@ -135,7 +132,6 @@ def describe_failure(status: int, job: dict[str, Any]) -> str:
 
 
 def is_open(job: dict[str, Any]) -> bool:
-    """Return whether a job is queued or running."""
     return job.get("status") in _OPEN_STATES
 
 

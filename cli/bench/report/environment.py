@@ -5,8 +5,7 @@ import platform
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from cli.bench.load import open_loop
-from cli.bench.load.closed_loop import PAUSE_AFTER_FAILURE_S, WARMUP_S
+from cli.bench.load import closed_loop, open_loop
 from cli.bench.load.service_cpu import TICK_S
 from cli.bench.load.submit_modes import WAIT_S
 from cli.bench.load_levels import BULK, POLL, WAIT
@@ -21,25 +20,25 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 MODES: Final = {
     WAIT: "wait: POST /v1/jobs with a raw body and Prefer: wait={wait}",
     POLL: "poll: POST /v1/jobs with a raw body, then GET /v1/jobs/ID?wait={wait} until the job has ended",
-    BULK: "bulk: POST /v1/jobs with {bulk} jobs in NDJSON and Prefer: wait={wait}; latency is per request",
+    BULK: "bulk: POST /v1/jobs with {plan.bulk_size} jobs in NDJSON and Prefer: wait={wait}; latency is per request",
 }
 CLOSED: Final = """
 closed loop: each request in flight has its own keep-alive connection, which sends the next after the response
-warm-up before each load, not counted: {warm:g} s, and until every connection had an answer
-a connection pauses {pause:g} s after a failure or a refusal
+warm-up before each load, not counted: {closed.WARMUP_S:g} s, and until every connection had an answer
+a connection pauses {closed.PAUSE_AFTER_FAILURE_S:g} s after a failure or a refusal
 """
 ACCEPTED: Final = """
-accepted/s: afterwards the same requests without Prefer: as many jobs as were answered, for at most {seconds:g} s
+accepted/s: afterwards the same requests without Prefer: as many jobs as were answered, for at most {plan.seconds:g} s
 """
 OPEN: Final = """
-open loop: request i is due at start + i / rate, regardless of the others; at most {connections} connections
+open loop: request i is due at start + i / rate, regardless of the others; at most {plan.connections} connections
 latency: from the due time, or from the send time if that was earlier (at most 3 ms)
-warm-up before each load, at the same rate, not counted: {open_warm:g} s; its unsent requests are dropped
+warm-up before each load, at the same rate, not counted: {open.WARMUP_S:g} s; its unsent requests are dropped
 overdue: sent more than {overdue:g} ms late; unsent: never sent, counted in percentiles with the time they waited
 """
 SERVICE: Final = """
 answers: succeeded jobs, counted on arrival; refused: 429 and 503; failures: everything else
-rounds: {rounds}; each measures raw first, then every load, {seconds:g} s each
+rounds: {plan.rounds}; each measures raw first, then every load, {plan.seconds:g} s each
 figures are medians over the rounds; range: lowest to highest; stages: means over all answers
 mean batch = answers / sum of 1/batch_size over the answers
 queue, decode, batch, infer: as reported by jobs; finish: the rest of their total; http: latency minus that total
@@ -106,30 +105,20 @@ def describe_method(session: BenchSession) -> list[str]:
     plan, machine = session.plan, describe_machine()
     versions = " ".join(f"{name} {version}" for name, version in machine["versions"].items())
     threads = (session.raw_side.threads if session.raw_side else 0) or f"all {machine['cpus']}"
-    text = "\n".join(_lines(session)).format(
-        wait=WAIT_S,
-        bulk=plan.bulk_size,
-        pause=PAUSE_AFTER_FAILURE_S,
-        warm=WARMUP_S,
-        open_warm=open_loop.WARMUP_S,
-        overdue=open_loop.OVERDUE_S * 1000,
-        connections=plan.connections,
-        rounds=plan.rounds,
-        seconds=plan.seconds,
-        tick=TICK_S,
-        threads=threads,
-        share=plan.seconds / (len(session.raws[0].rates) + 1) if session.raws else 0,
-    )
+    share = plan.seconds / (len(session.raws[0].rates) + 1) if session.raws else 0
+    facts = {"plan": plan, "closed": closed_loop, "open": open_loop, "threads": threads, "share": share}
+    overdue_ms = open_loop.OVERDUE_S * 1000
+    text = "\n".join(_lines(session)).format(**facts, wait=WAIT_S, tick=TICK_S, overdue=overdue_ms)
     first = f"{datetime.now(UTC):%Y-%m-%d}, {machine['cpus']} CPUs, {machine['system']}, {versions}"
     return [first, *(line for line in text.splitlines() if line)]
 
 
 def _lines(session: BenchSession) -> list[str]:
     plan = session.plan
-    has_closed, has_open = bool(plan.concurrencies), bool(plan.rates)
-    parts = [MODES[mode] for mode in plan.modes]
+    has_closed, has_open = bool(plan.concurrency), bool(plan.rate)
+    parts = [MODES[mode] for mode in plan.mode]
     parts += [CLOSED] if has_closed else []
-    parts += [ACCEPTED] if has_closed and BULK in plan.modes else []
+    parts += [ACCEPTED] if has_closed and BULK in plan.mode else []
     parts += [OPEN] if has_open else []
     parts += [SERVICE]
     parts += [] if session.cpu.unknown else [CPU]

@@ -5,7 +5,7 @@ It needs matplotlib and is imported only for --plot.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,24 +50,15 @@ def _throughput(axes: Axes, side: Sequence[LoadSummary], session: BenchSession) 
         rates = [row.throughput for row in rows]
         below = [row.throughput - row.throughput_range[0] for row in rows]
         above = [row.throughput_range[1] - row.throughput for row in rows]
-        axes.errorbar(
-            _load_values(rows),
-            rates,
-            yerr=[below, above],
-            label=_mode_label(mode, session),
-            color=COLOURS[mode],
-            marker=MARKERS[mode],
-            markersize=5,
-            capsize=3,
-        )
+        style: dict[str, Any] = {"color": COLOURS[mode], "marker": MARKERS[mode], "markersize": 5, "capsize": 3}
+        axes.errorbar(_load_values(rows), rates, yerr=[below, above], label=_mode_label(mode, session), **style)
     raw = session.raw()
     if raw is not None and side[0].rate is None:
         axes.axhline(raw.serial_limit, color=MUTED_COLOUR, linestyle="--", linewidth=1)
-        place, text = (0.02, raw.serial_limit), "decode + run on one thread, no service"
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        axes.text(
-            *place, text, transform=axes.get_yaxis_transform(), va="center", color=MUTED_COLOUR, fontsize=8, bbox=box
-        )
+        text, transform = "decode + run on one thread, no service", axes.get_yaxis_transform()
+        style = {"va": "center", "color": MUTED_COLOUR, "fontsize": 8}
+        style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(0.02, raw.serial_limit, text, transform=transform, **style)
     if side[0].rate is not None:
         due = sorted(set(_load_values(side)))
         axes.plot(due, due, color=MUTED_COLOUR, linestyle="--", linewidth=1, label="jobs due")

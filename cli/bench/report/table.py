@@ -13,7 +13,7 @@ from cli.bench.statistics import LoadSummary
 def build_document(session: BenchSession) -> dict[str, Any]:
     """Return the JSON document of a measurement; field names contain the unit."""
     raw = session.raw()
-    target, plan, inputs = session.target, session.plan, session.inputs
+    target, inputs = session.target, session.inputs
     return {
         "complete": session.is_complete,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -25,15 +25,7 @@ def build_document(session: BenchSession) -> dict[str, Any]:
             "mean_bytes": round(sum(map(len, inputs.bodies)) / len(inputs.bodies)),
             "origin": inputs.origin,
         },
-        "plan": {
-            "mode": [*plan.modes],
-            "concurrency": [*plan.concurrencies],
-            "rate": [*plan.rates],
-            "bulk_size": plan.bulk_size,
-            "connections": plan.connections,
-            "seconds": plan.seconds,
-            "rounds": plan.rounds,
-        },
+        "plan": {name: value for name, value in asdict(session.plan).items() if name != "models_dir"},
         "machine": describe_machine(),
         "raw": None if raw is None else asdict(raw),
         "no_raw": session.no_raw,
@@ -46,7 +38,6 @@ def build_document(session: BenchSession) -> dict[str, Any]:
 
 
 def format_report(session: BenchSession) -> str:
-    """Format a measurement as text."""
     document = build_document(session)
     model, inputs = document["model"], document["inputs"]
     lines = [
@@ -66,7 +57,6 @@ def format_report(session: BenchSession) -> str:
 
 
 def _service_tables(rows: Sequence[LoadSummary]) -> list[list[str]]:
-    """Return the tables that have rows."""
     closed_loop, open_loop = ([row for row in rows if (row.rate is None) is is_closed] for is_closed in (True, False))
     tables = [_closed_loop_table(closed_loop)] if closed_loop else []
     tables += [_open_loop_table(open_loop)] if open_loop else []
@@ -79,14 +69,10 @@ def _service_tables(rows: Sequence[LoadSummary]) -> list[list[str]]:
 def _closed_loop_table(rows: Sequence[LoadSummary]) -> list[str]:
     head = ["mode", "in flight", "answers/s", "range", "p50 ms", "p90 ms", "p99 ms", "mean batch"]
     head += ["/ raw best", "/ serial limit", "refused", "failures", "gen cpu"]
-    lines = [
-        [
-            *_rates(row),
-            *("-" if ratio is None else f"{ratio:.3f}" for ratio in (row.ratio_raw_best, row.ratio_serial_limit)),
-            *_failure_counts(row),
-        ]
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        ratios = ("-" if ratio is None else f"{ratio:.3f}" for ratio in (row.ratio_raw_best, row.ratio_serial_limit))
+        lines.append([*_rates(row), *ratios, *_failure_counts(row)])
     if any(row.accepted_rate is not None for row in rows):
         head.insert(4, "accepted/s")
         for row, line in zip(rows, lines, strict=True):
@@ -97,9 +83,8 @@ def _closed_loop_table(rows: Sequence[LoadSummary]) -> list[str]:
 def _open_loop_table(rows: Sequence[LoadSummary]) -> list[str]:
     head = ["mode", "jobs due", "answers/s", "range", "p50 ms", "p90 ms", "p99 ms", "mean batch"]
     head += ["overdue", "unsent", "refused", "failures", "gen cpu"]
-    return format_table(
-        head, [[*_rates(row), str(row.overdue), str(row.unsent), *_failure_counts(row)] for row in rows]
-    )
+    lines = [[*_rates(row), str(row.overdue), str(row.unsent), *_failure_counts(row)] for row in rows]
+    return format_table(head, lines)
 
 
 def _rates(row: LoadSummary) -> list[str]:
@@ -125,10 +110,7 @@ def _raw_table(session: BenchSession) -> list[str]:
     raw = session.raw()
     if raw is None:
         return ["raw ONNX Runtime: not measured"]
-    lines = [
-        [f"run, batch {size}", format_number(rate), format_number(1000 * size / rate)]
-        for size, rate in raw.rates.items()
-    ]
+    lines = [[f"run, batch {n}", format_number(rate), format_number(1000 * n / rate)] for n, rate in raw.rates.items()]
     lines.append(["decode alone", format_number(1000 / raw.prepare_ms), format_number(raw.prepare_ms)])
     lines.append([f"serial limit (batch {raw.best_batch})", format_number(raw.serial_limit), ""])
     return format_table(["raw ONNX Runtime", "inputs/s", "ms per call"], lines)

@@ -53,7 +53,6 @@ def sized_item(line: int, name: str, size: int, read: Callable[[], bytes], item_
 
 
 def file_item(line: int, name: str, path: Path, item_id: str | None = None) -> Item:
-    """Return an item that reads a file."""
     try:
         size = path.stat().st_size
     except OSError as error:

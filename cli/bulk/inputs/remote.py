@@ -29,7 +29,6 @@ def is_remote(text: str) -> bool:
 
 
 def url_item(line: int, url: str, item_id: str | None = None) -> Item:
-    """Return an item that reads a URL."""
     read = partial(_read_object, url) if url.startswith("s3://") else partial(fetch, url)
     return Item(line, url, EXPECTED_BYTES, read, item_id)
 
@@ -79,9 +78,8 @@ def list_objects(url: str) -> InputSource:
     """List the objects under s3://BUCKET/PREFIX by name. Raises CannotRun."""
     store, prefix = _store(url), urlsplit(url).path.lstrip("/")
     try:
-        objects = sorted(
-            (meta["path"], meta["size"]) for page in store.list(prefix or None, chunk_size=1000) for meta in page
-        )
+        pages = store.list(prefix or None, chunk_size=1000)
+        objects = sorted((meta["path"], meta["size"]) for page in pages for meta in page)
     except Exception as error:  # obstore's errors have no common base
         raise CannotRun(f"cannot list {url}: {_error_text(error)}") from error
     bucket = f"s3://{urlsplit(url).netloc}/"

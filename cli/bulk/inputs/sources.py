@@ -12,16 +12,7 @@ from typing import Final
 
 from cli.bulk.errors import UNREADABLE, BadItem, CannotRun
 from cli.bulk.inputs import remote, tables
-from cli.bulk.inputs.items import (
-    MAX_BYTES,
-    InputSource,
-    Item,
-    file_item,
-    invalid_item,
-    is_junk_file,
-    sized_item,
-    too_large_error,
-)
+from cli.bulk.inputs.items import MAX_BYTES, InputSource, Item, file_item, is_junk_file, sized_item
 from jobs.contract.image_formats import detect_format
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -40,7 +31,6 @@ def open_source(inputs: Sequence[str], column: str | None, encoding: str | None 
 
 
 def describe_input(inputs: Sequence[str]) -> str:
-    """Describe an INPUT in messages."""
     return inputs[0] if len(inputs) == 1 else f"{len(inputs)} files from {inputs[0]} to {inputs[-1]}"
 
 
@@ -134,11 +124,8 @@ def _members(path: Path) -> Iterator[Item]:
                 if not member.isfile() or is_junk_file(member.name):
                     continue
                 line += 1
-                if member.size > MAX_BYTES:
-                    yield invalid_item(line, member.name, too_large_error(member.name, member.size))
-                else:
-                    file = archive.extractfile(member)
-                    data = file.read() if file else b""
-                    yield Item(line, member.name, len(data), lambda data=data: data)  # type: ignore[misc]
+                file = archive.extractfile(member) if member.size <= MAX_BYTES else None
+                data = file.read() if file else b""
+                yield sized_item(line, member.name, member.size, lambda data=data: data)  # type: ignore[misc]
     except (tarfile.TarError, EOFError, OSError) as error:
         raise CannotRun(f"{path} is truncated or broken after file {line}: {error}") from error

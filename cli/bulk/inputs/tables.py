@@ -98,11 +98,10 @@ def _json_rows(path: Path) -> Iterator[Row]:
         except Refused as error:
             yield BadItem(MALFORMED, error.message)
             continue
-        yield {"path": row} if isinstance(row, str) else row if isinstance(row, dict) else _not_an_object()
-
-
-def _not_an_object() -> BadItem:
-    return BadItem(MALFORMED, "a line must be a JSON object, or a path or URL in quotes")
+        if isinstance(row, str | dict):
+            yield {"path": row} if isinstance(row, str) else row
+        else:
+            yield BadItem(MALFORMED, "a line must be a JSON object, or a path or URL in quotes")
 
 
 def _items(path: Path, rows: Callable[[], Iterator[Row]], column: str | None) -> Iterator[Item]:

@@ -88,7 +88,6 @@ def write_state(journal: Path, state: RunState) -> None:
 
 
 def state_path(journal: Path) -> Path:
-    """Return the path of the state file of a journal."""
     return journal.with_name(journal.name + ".state")
 
 

@@ -6,13 +6,11 @@ and the next run finishes it.
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import orjson
 
-from cli.bulk.inputs.items import Item
 from cli.bulk.results.results_journal import ResultsJournal, read_state, state_path, write_state
 from cli.bulk.results.rows import read_rows
 
@@ -20,18 +18,7 @@ MERGING = "merging"
 
 
 def retry_journal_path(journal: Path) -> Path:
-    """Return the path of the journal of retried lines."""
     return journal.with_name(journal.name + ".retry.jsonl")
-
-
-def list_failed_lines(journal: Path) -> set[int]:
-    """Return the numbers of the lines that did not succeed."""
-    return {row["line"] for row in read_rows(journal) if row["status"] != "succeeded"}
-
-
-def select_lines(items: Iterator[Item], lines: set[int]) -> Iterator[Item]:
-    """Filter items by line number."""
-    return (item for item in items if item.line in lines)
 
 
 def merge_retried(journal: Path) -> None:

@@ -40,7 +40,6 @@ class ResultRow(NamedTuple):
 
 
 def failed_row(item: Item, code: str, message: str, status: str = "failed") -> ResultRow:
-    """Return the row of a line that failed."""
     return ResultRow(item, status, None, (code, message))
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import httpcore2
@@ -49,20 +48,16 @@ class ServiceClient:
         fields = [("Host", self.url.partition("://")[2].partition("/")[0]), *self._headers, *(headers or {}).items()]
         if body is not None:
             fields.append(("Content-Length", str(len(body))))
-        timeouts = {"connect": 10.0, "write": 60.0, "read": RESPONSE_TIMEOUT_S, "pool": None}
-        response = await self._pool.request(
-            method, f"{self.url}{path}", headers=fields, content=body, extensions={"timeout": timeouts}
-        )
+        timeouts = {"timeout": {"connect": 10.0, "write": 60.0, "read": RESPONSE_TIMEOUT_S, "pool": None}}
+        url = f"{self.url}{path}"
+        response = await self._pool.request(method, url, headers=fields, content=body, extensions=timeouts)
         try:
             content = orjson.loads(response.content)
         except ValueError:
             content = {}
         retry_after = {name.lower(): value for name, value in response.headers}.get(b"retry-after", b"")
-        return HttpResponse(
-            response.status,
-            content if isinstance(content, dict) else {},
-            float(retry_after) if retry_after.isdigit() else None,
-        )
+        retry_after_s = float(retry_after) if retry_after.isdigit() else None
+        return HttpResponse(response.status, content if isinstance(content, dict) else {}, retry_after_s)
 
     async def request_or_fail(self, method: str, path: str) -> HttpResponse:
         """Send a request without retries. Raises CannotRun if the service is unreachable or denies access."""
@@ -95,7 +90,7 @@ class ServiceClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._pool.aclose()
 
 

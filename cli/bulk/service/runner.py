@@ -11,16 +11,8 @@ from typing import Any, Final
 
 from cli.bulk.inputs.items import Item
 from cli.bulk.results.rows import ResultRow
-from cli.bulk.service.chunks import (
-    FAULT,
-    RETRYABLE_STATUSES,
-    SETTLED,
-    EntryOutcome,
-    JobEncoder,
-    classify_entry,
-    encode_chunk,
-    split_chunks,
-)
+from cli.bulk.service import chunks
+from cli.bulk.service.chunks import EntryOutcome, JobEncoder, classify_entry, encode_chunk, split_chunks
 from cli.bulk.service.client import CONNECTION_ERRORS, WAIT_S, HttpResponse, ServiceClient, check_authorized
 from cli.bulk.service.in_flight_window import InFlightWindow
 from jobs.redis_client.task_supervisor import TaskSupervisor
@@ -28,6 +20,8 @@ from jobs.redis_client.task_supervisor import TaskSupervisor
 MAX_CONCURRENT_CHUNKS: Final = 24  # in flight, or done and waiting for an earlier one
 MAX_ATTEMPTS: Final = 5  # after faults of the service, and for keys whose job is unusable
 MAX_PAUSE_S: Final = 10.0
+
+Pending = asyncio.Queue[asyncio.Task[list[ResultRow]] | None]  # of the rows of each chunk; None ends it
 
 
 class ServiceRunner:
@@ -45,7 +39,7 @@ class ServiceRunner:
 
     async def run(self, items: Iterator[Item]) -> AsyncIterator[list[ResultRow]]:
         """Yield the rows of all lines, chunk by chunk, in order. Raises CannotRun."""
-        pending: asyncio.Queue[asyncio.Task[list[ResultRow]] | None] = asyncio.Queue()
+        pending: Pending = asyncio.Queue()
         slots = asyncio.Semaphore(MAX_CONCURRENT_CHUNKS)
         submitter = self._tasks.run(self._submit_all(split_chunks(items, self._chunk_lines), pending, slots))
         submitter.add_done_callback(lambda _: pending.put_nowait(None))
@@ -57,13 +51,8 @@ class ServiceRunner:
         finally:
             await self._tasks.finish_work()
 
-    async def _submit_all(
-        self,
-        chunks: Iterator[list[Item]],
-        pending: "asyncio.Queue[asyncio.Task[list[ResultRow]] | None]",
-        slots: asyncio.Semaphore,
-    ) -> None:
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+    async def _submit_all(self, split: Iterator[list[Item]], pending: Pending, slots: asyncio.Semaphore) -> None:
+        while (chunk := await asyncio.to_thread(next, split, None)) is not None:
             await slots.acquire()
             await self._window.enter(len(chunk))
             pending.put_nowait(self._tasks.run(self._submit_chunk(chunk)))
@@ -87,7 +76,7 @@ class ServiceRunner:
                 resubmits += 1
                 unsettled, unusable, key = unusable, {}, f"{base}.{resubmits}"
             sent = dict(islice(unsettled.items(), self._window.request_size))
-            response = await self._post(key, [sent.get(position, SETTLED) for position in range(len(chunk))])
+            response = await self._post(key, [sent.get(position, chunks.SETTLED) for position in range(len(chunk))])
             entries = response.body.get("jobs")
             if not isinstance(entries, list) or len(entries) != len(chunk):
                 if response.status == 413 and len(chunk) > 1:
@@ -118,10 +107,10 @@ class ServiceRunner:
             self._window.on_accepted(len(outcomes))
             self._report("")
             return
-        is_retryable = response.status in RETRYABLE_STATUSES
+        is_retryable = response.status in chunks.RETRYABLE_STATUSES
         pause_s = max([response.retry_after_s or 0.0, *pauses]) if is_retryable else max(pauses)
         self._window.on_refused(pause_s)
-        is_problem = is_retryable or response.status == FAULT
+        is_problem = is_retryable or response.status == chunks.FAULT
         reason = response.message if is_problem else "the service accepts no more jobs at present"
         self._report(f"{reason}; retrying in {pause_s:g} s, with at most {self._window.request_size} in flight")
 

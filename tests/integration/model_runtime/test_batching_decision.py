@@ -164,7 +164,7 @@ def loaded(tmp_path: Path) -> Callable[..., Model]:
 def graph(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Take the `onnx` package away, as in a worker's image that does not have it."""
     if request.param == "without the graph":
-        monkeypatch.setattr("model_runtime.model.read_facts", lambda _: GraphFacts(note="its graph was not read"))
+        monkeypatch.setattr("model_runtime.model.read_facts", lambda *_: GraphFacts(note="its graph was not read"))
     return bool(request.param == "with the graph")
 
 
@@ -226,7 +226,7 @@ def test_the_graph_is_read_without_its_weights(tmp_path: Path) -> None:
     assert {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}["table"] == [5000, 16]
     small = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
     assert numpy_helper.to_array(small).shape == (16, 4)
-    facts = examine(path, {})
+    facts = examine(path, {"ids": 0})
     assert facts.heights == {"ids": 5000}
     assert [coupling.quantizes for coupling in facts.couplings] == [True]
 

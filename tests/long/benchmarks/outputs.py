@@ -51,7 +51,7 @@ def scaled_table(models_dir: Path, name: str, values: int) -> None:
     (folder / "1").mkdir(parents=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, folder / "1" / "model.onnx")
-    (folder / "model.toml").write_text('task = "tensor"\nmax_batch = 1\ncheck = false\nthreads = 1\n')
+    (folder / "model.toml").write_text('task = "tensor"\nbatching = "off"\nthreads = 1\n')
 
 
 def body(model: str, shape: int) -> dict[str, Any]:

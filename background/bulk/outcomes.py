@@ -1,42 +1,71 @@
-"""Writes the outcomes of a bulk job to storage in parts, and decides when a part is due."""
+"""Writes the outcomes of a bulk job to storage in parts, and ends the job; also the backoff of failed steps."""
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
+
+import orjson
 
 from background.bulk import result_lines
 from background.bulk.result_lines import RenderedLine
+from background.bulk.validate import reason_view
 from jobs.bulk import checkpoints
-from jobs.bulk.checkpoints import BulkSnapshot, ResultPart
+from jobs.bulk.checkpoints import BulkSnapshot, LeaseLost, ResultPart
 from jobs.bulk.files import part_key
-from jobs.bulk.records import Bulk
+from jobs.bulk.records import Bulk, bulk_view
 from jobs.bulk.settings import BulkSettings
 from jobs.bulk.storage import Storage
-from jobs.contract.errors import StoreUnavailable
+from jobs.contract.errors import JitneyError, RetryLater, StoreUnavailable
+from jobs.contract.job_view import format_timestamp
+from jobs.redis_client.pipelined_connection import Arg
 from jobs.store import outputs
 from jobs.store.background_lease import BackgroundLease
 from jobs.store.job_store import JobStore
 from jobs.store.outputs import OutputGone
 
+log = logging.getLogger("jitney.background")
+
 MAX_LOG_BYTES: Final = 8 << 20  # of outcomes in one read
 CHUNKS_PER_PART: Final = 4  # largest part, in chunks of outcomes
 # Outcomes wait up to this share of the bulk job's age, so a long job does not get too many parts.
 LATE_SHARE: Final = 0.005
+MAX_BACKOFF_S: Final = 60.0  # longest pause before a failed step is retried
+MAX_DOUBLINGS: Final = 10
 
 
-class Collector:
-    """Collects the outcomes of all bulk jobs of one process."""
+class StepBackoff(NamedTuple):
+    """Result of a step: seconds until the next, why the bulk job is stalled, whether the step failed unexpectedly."""
+
+    after_s: float = 0.0
+    stalled: str = ""
+    is_fault: bool = False
+
+
+def backoff_after(faults: int, first_s: float, fault: str) -> StepBackoff:
+    """Return the backoff after an unexpected failure: `first_s`, doubled for each of `faults` earlier ones in a row."""
+    after_s = min(MAX_BACKOFF_S, first_s * 2 ** min(faults, MAX_DOUBLINGS))
+    stalled = f"a step failed unexpectedly ({fault}) and will be retried; see the log of `jitney background`"
+    return StepBackoff(after_s, stalled, is_fault=True)
+
+
+def overdue_s(snapshot: BulkSnapshot) -> float:
+    """Return for how many seconds a bulk job is past its end (cancellation or expiry); negative before it."""
+    bulk = snapshot.bulk
+    due_ms = min(bulk.expires_ms, bulk.times.get("cancelling", bulk.expires_ms))
+    return (snapshot.now_ms - due_ms) / 1000
+
+
+class OutcomeWriter:
+    """Stores the outcomes of all bulk jobs of one process, and ends these jobs."""
 
     def __init__(self, settings: BulkSettings, store: JobStore, storage: Storage) -> None:
         self._settings, self._store, self._storage = settings, store, storage
+        self._lease_ms = int(settings.bulk_step_lease_s * 1000)
         self._collected_at: dict[str, float] = {}
-
-    def forget(self, bulk_id: str) -> None:
-        """Drop the state of a bulk job that has ended."""
-        self._collected_at.pop(bulk_id, None)
 
     async def collect(self, lease: BackgroundLease, snapshot: BulkSnapshot, *, is_last: bool = False) -> bool:
         """Store the oldest outcomes if a part is due, or always if `is_last`; returns whether any were stored.
@@ -50,9 +79,8 @@ class Collector:
         lines = await self._with_outputs(await asyncio.to_thread(_render, outcomes))
         part = await self._store_part(bulk, lines)
         expires_ms = snapshot.now_ms + (bulk.kept_s or s.bulk_ttl_s) * 1000
-        lease_ms = int(s.bulk_step_lease_s * 1000)
         await checkpoints.record_collection(
-            self._store, lease, lease_ms, bulk, part, expires_ms=expires_ms, kept_s=s.kept_s
+            self._store, lease, self._lease_ms, bulk, part, expires_ms=expires_ms, kept_s=s.kept_s
         )
         self._collected_at[bulk.id] = time.monotonic()
         with suppress(StoreUnavailable):  # then they expire
@@ -103,14 +131,53 @@ class Collector:
         """Return whether enough outcomes wait, the oldest have waited long enough, or no more will come."""
         bulk, s = snapshot.bulk, self._settings
         limit = max(1, s.bulk_in_flight // max(1, snapshot.open_bulks))
-        if (
-            snapshot.waiting >= min(s.bulk_chunk, max(1, limit // 4))
-            or bulk.abort_reason
-            or bulk.ended == bulk.expanded
-        ):
+        enough = min(s.bulk_chunk, max(1, limit // 4))
+        if snapshot.waiting >= enough or bulk.abort_reason or bulk.ended == bulk.expanded:
             return True
         interval_s = max(s.bulk_collect_s, LATE_SHARE * (snapshot.now_ms - bulk.created_ms) / 1000)
         return time.monotonic() - self._collected_at.get(bulk.id, 0) >= interval_s
+
+    async def close(self, lease: BackgroundLease, bulk: Bulk, status: str, now_ms: int) -> None:
+        """End a bulk job and queue its webhook; raises LeaseLost, StoreUnavailable."""
+        fields: dict[str, Arg] = {f"{status}_ms": now_ms}
+        if bulk.errors:
+            fields |= {"errors": bulk.errors, "total": bulk.total}
+        if status == "completed":
+            fields["finalizing_ms"] = now_ms
+        times = {**bulk.times, **{name.removesuffix("_ms"): now_ms for name in fields if name.endswith("_ms")}}
+        view = bulk_view(bulk._replace(status=status, times=times, stalled=""))  # type: ignore[arg-type]
+        message = {"type": f"batch.{status}", "timestamp": format_timestamp(now_ms * 1000), "data": view}
+        end = checkpoints.BulkCompletion(status, bulk.webhook, orjson.dumps(message), fields)
+        await checkpoints.close_bulk(self._store, lease, end, self._settings.kept_s)
+        self._collected_at.pop(bulk.id, None)
+        counts = (bulk.total, bulk.completed, bulk.failed)
+        log.info("batch_%s %s: %d lines, %d completed, %d failed", bulk.id, status, *counts)
+        with suppress(RetryLater):
+            await self._storage.remove(f"bulks/{bulk.id}/plan")
+
+    async def abort(self, lease: BackgroundLease, snapshot: BulkSnapshot, error: JitneyError) -> None:
+        """End a bulk job that cannot go on, and record `error`: cancelled or expired if overdue, else failed.
+
+        Stores the outcomes collected so far if possible. Raises LeaseLost, StoreUnavailable.
+        """
+        snapshot = await self._store_outcomes(lease, snapshot)
+        bulk = snapshot.bulk
+        status = "failed"
+        if overdue_s(snapshot) >= 0:
+            status = "cancelled" if bulk.status == "cancelling" else "expired"
+        errors = orjson.dumps({"object": "list", "data": [reason_view(error)]})
+        log.warning("batch_%s cannot go on and ends as %s: %s", bulk.id, status, error.message)
+        await self.close(lease, bulk._replace(errors=errors), status, snapshot.now_ms)
+
+    async def _store_outcomes(self, lease: BackgroundLease, snapshot: BulkSnapshot) -> BulkSnapshot:
+        try:
+            while await self.collect(lease, snapshot, is_last=True):
+                snapshot = await checkpoints.begin_step(self._store, lease, self._lease_ms)
+        except (LeaseLost, StoreUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 (the bulk job ends all the same, and records the reason)
+            log.warning("cannot store the last outcomes of batch_%s: %s", snapshot.bulk.id, error)
+        return snapshot
 
 
 def _render(outcomes: list[bytes]) -> list[RenderedLine]:
