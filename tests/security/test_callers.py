@@ -186,8 +186,9 @@ async def test_a19_a_poll_storm_costs_the_queue_two_commands_a_poll_and_a_wait_c
     with ThreadPoolExecutor(32) as pool:
         assert set(pool.map(lambda _: acme.get(polled).status_code, range(polls))) == {200}
     made, took_s = calls() - before, time.monotonic() - begun
-    assert (made.pop("cmdstat_hmget"), made.pop("cmdstat_zrank")) == (polls, polls)
-    assert made.total() < 200 * took_s + 100  # what the gateway's own loops ask, at the short intervals of tests
+    assert (min(polls, made["cmdstat_hmget"]), made["cmdstat_zrank"]) == (polls, polls)
+    # The rest is what the gateway's own loops ask, at the short intervals of tests.
+    assert made.total() - 2 * polls < 200 * took_s + 100
     spent_s = cpu_s(gateway.process.pid)
     asked = commands()
     with ThreadPoolExecutor(32) as pool:

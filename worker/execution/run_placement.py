@@ -63,11 +63,12 @@ class RunPlacement:
         for worker in cluster.workers:
             for version, seconds in worker.run_s.items():
                 run_s[version] = max(seconds, run_s.get(version, 0.0))
-        models = {version.partition(" ")[0] for version in run_s}
-        await self._observe_activity(models)
-        now = time.monotonic()
-        active = [v for v in run_s if now - self._active_at.get(v.partition(" ")[0], -QUIET_S) < QUIET_S]
-        skipped = skipped_versions(workers, run_s, active).get(self._worker_id, frozenset())
+        skipped: frozenset[str] = frozenset()
+        if self._worker_id in skipped_versions(workers, run_s, run_s):  # then it matters which models are active
+            await self._observe_activity({version.partition(" ")[0] for version in run_s})
+            now = time.monotonic()
+            active = [v for v in run_s if now - self._active_at.get(v.partition(" ")[0], -QUIET_S) < QUIET_S]
+            skipped = skipped_versions(workers, run_s, active).get(self._worker_id, skipped)
         if skipped != self.skipped:
             log.info("leaves to other workers: %s", ", ".join(sorted(skipped)) or "nothing")
             self.skipped = skipped

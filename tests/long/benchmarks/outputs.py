@@ -8,6 +8,7 @@ import argparse
 import multiprocessing
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.support import models
 from tests.support.cluster.parts import resident_mib
 from tests.support.service import Service
-from tests.support.waiting import wait_until
+from tests.support.waiting import check_during, wait_until
 
 BYTES_PER_VALUE: Final = 10.9  # of a random float32 in JSON
 LARGE: Final = {"five": (5_000_000, 100), "sixty": (60_000_000, 8)}  # model → bytes of an output, jobs a round
@@ -100,7 +101,7 @@ def run_large(url: str, result: "Queue[dict[str, int]]") -> None:
                         return f"{model} {job['error']['code']}"
                 elif code != "rate_limited":
                     return f"{model} {code}"
-                time.sleep(0.2)
+                threading.Event().wait(0.2)
 
         names = [name for name, (_, count) in LARGE.items() for _ in range(count)]
         with ThreadPoolExecutor(READERS) as pool:
@@ -162,7 +163,7 @@ def run(service: Service, rounds: int) -> int:
         used = server.info("memory")["used_memory"] / 2**20
         took_s = time.monotonic() - began
         wait_until(lambda: service.http.get("/readyz").json()["output_bytes"] == 0, "outputs expire", 120)
-        time.sleep(3)
+        check_during(lambda: service.http.get("/healthz"), 3)
         memory.append({part: resident_mib(service.pid(name)) for part, name in PARTS.items()})
         sizes = ", ".join(f"{part} {mib:.0f}" for part, mib in memory[-1].items())
         print(

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from batching.collation import stack_items
 from cli.models.optimizing.evaluation import calibration_data
 from cli.models.optimizing.evaluation.loaded_version import LoadedVersion, open_version
 from cli.models.optimizing.passes import int8, onnx_graphs
@@ -35,8 +36,8 @@ def quantized(
     """Return the constants by name, the graph, and the output."""
     shown = calibration_data.load_examples(SAMPLES, served, "--calibrate", lambda items: items)
     source = onnx_graphs.simplify(served.folder.onnx, folder / "source.onnx", optimize=True)
-    rows = (example(served.task) for example in shown.rows)
-    notes = int8.write(source, folder / "eight.onnx", served.folder.onnx, rows, provider)
+    feeds = (served.engine.arrange(stack_items([example(served.task)])) for example in shown.rows)
+    notes = int8.write(source, folder / "eight.onnx", served.folder.onnx, feeds, provider)
     graph = onnx.load(folder / "eight.onnx").graph
     return {one.name: numpy_helper.to_array(one) for one in graph.initializer}, graph, notes
 

@@ -112,6 +112,7 @@ def test_a_caller_does_not_notice_a_gateway_that_was_killed(tmp_path: Path) -> N
 def test_the_queue_server_is_restarted_at_the_same_address(tmp_path: Path) -> None:
     with up(tmp_path) as started:
         started.wait_ready()
+        wait_until(lambda: "background" in started.pids(), "every process has started")
         before = started.pids()
         os.kill(before["server"], signal.SIGKILL)
         after = wait_until(
