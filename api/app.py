@@ -1,4 +1,4 @@
-"""Creates the ASGI app of a gateway: the two hot routes in front of a FastAPI app with all other routes."""
+"""Creates the ASGI app of a gateway: FastAPI with all routers and error responses, wrapped by the hot routes."""
 
 import gc
 from collections.abc import AsyncIterator

@@ -75,7 +75,7 @@ async def _start(settings: BackgroundSettings, store_settings: StoreSettings, bu
 async def _run_until_stopped(settings: BackgroundSettings, bulk: BulkSettings, store: JobStore) -> None:
     loop, connection = asyncio.get_running_loop(), store.connection
     stop = _stop_on_signal(loop)
-    this_process = Process.this("deliverer", secrets.token_hex(8), settings, store.settings, bulk)
+    this_process = Process.this("background", secrets.token_hex(8), settings, store.settings, bulk)
     agreement = SettingsAgreement(connection, this_process, store.settings.shards, AGREEMENT_POLL_S)
     limits = StoredLimits(connection, store.tenants)
     if await run_until_stopped(_wait_for_shared_state(agreement, limits), stop):

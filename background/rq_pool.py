@@ -1,4 +1,4 @@
-"""Runs attempts and bulk steps as rq jobs on threads; the only module that imports rq.
+"""Enqueues leased attempts and bulk steps in rq and calls their functions on rq threads; alone imports rq.
 
 rq stores nothing that the outbox does not store. Its retries are not used: they have whole seconds, no jitter, and a
 scheduler that forks (docs/decisions/0018).

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Coroutine
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,6 +26,8 @@ from worker.versions.folder_snapshot import check_models_dir
 from worker.worker import Worker
 
 log = logging.getLogger("jitney.worker")
+
+SWITCH_INTERVAL_S = 0.0005  # how long the event loop may wait for a thread that computes in Python; 5 ms by default
 
 
 def run(settings: WorkerSettings, store_settings: StoreSettings, journal: Path | None = None) -> int:
@@ -58,6 +61,7 @@ def run(settings: WorkerSettings, store_settings: StoreSettings, journal: Path |
             return 0
         # Objects loaded so far live for ever: exclude them from garbage collection.
         gc.collect()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.freeze()
         log.info("worker %s serves %s", worker.id, ", ".join(worker.loaded_models.runners) or "nothing")
         try:

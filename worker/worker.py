@@ -29,8 +29,8 @@ from worker import heartbeat
 from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.device import EX_SOFTWARE, Device
 from worker.execution.isolation_gate import IsolationGate
+from worker.execution.long_run_separation import LongRunSeparation
 from worker.execution.model_runner import WorkerResources
-from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool
 from worker.settings import WorkerSettings
 from worker.versions.digest_agreement import DigestAgreement
@@ -61,7 +61,7 @@ class Worker:
         output_writer = OutputWriter(store.connection, store.settings.lease_s, store.settings.output_watermark)
         # A lease must be renewed in time, whatever JITNEY_LEASE_S and JITNEY_HEARTBEAT_S are set to.
         interval_s = self._heartbeat_interval_s = min(settings.heartbeat_s, store.settings.lease_s / 4)
-        self.placement = RunPlacement(store, self.id, self._wake_claim_loops)
+        self.separation = LongRunSeparation(store, self.id, self._wake_claim_loops)
         resources = WorkerResources(
             self.id,
             settings,
@@ -70,7 +70,7 @@ class Worker:
             IsolationGate(),
             self.journal,
             self.threads,
-            self.placement,
+            self.separation,
             output_writer,
         )
         self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
@@ -105,8 +105,10 @@ class Worker:
         for loop in (renewals, metrics, *refreshes, *watchdogs, self.registration.run(), self.listener.run()):
             self.supervisor.start(loop)
         if self.settings.separate_long_runs:
-            placement = heartbeat.run_periodically(self.placement.decide, interval_s, "decide which versions to claim")
-            self.supervisor.start(placement)
+            separation = heartbeat.run_periodically(
+                self.separation.decide, interval_s, "decide which versions to claim"
+            )
+            self.supervisor.start(separation)
         reconciling = self.supervisor.start(self.reconciler.run())
         await run_until_stopped(self.supervisor.wait_for_failure(), stop)
         self.journal.disable()

@@ -1,4 +1,4 @@
-"""uvicorn's request and response cycle, extended to send a complete response as one ASGI message and one write.
+"""Extends uvicorn's response cycle: a complete response in one write, HEAD as GET, early responses close.
 
 Two writes for head and body would mean two system calls and an extra wake-up of the caller, which cost more than all
 other work of a gateway for a small job. The ASGI extension is `jitney.answer`. It also avoids uvicorn's check of each

@@ -1,4 +1,4 @@
-"""Sends a response of known length piece by piece, each once the caller has read most of those before it."""
+"""Sends a response of known length in pieces; resets the connection if a piece can no longer be read."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence

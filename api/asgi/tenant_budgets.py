@@ -1,4 +1,4 @@
-"""Shares a budget of a gateway process (bytes of bodies, requests, awaited jobs) fairly between tenants.
+"""Shares a budget of bytes, requests or jobs between tenants; a full one evicts requests of the largest tenant.
 
 A tenant may hold at most `THRESHOLD_FACTOR` times what remains free (the dynamic threshold by which network switches
 share a packet buffer). One tenant alone can thus use four fifths of a budget, and the next one finds room. A tenant

@@ -1,1 +1,1 @@
-"""Delivers webhooks: threads of rq call `sender`, which makes an attempt and settles it."""
+"""Delivers webhooks: `sender` makes and settles an attempt; `guarded_client` connects to checked addresses only."""

@@ -1,4 +1,4 @@
-"""Reads and writes ONNX files with their weights; shared by the doctor and the optimizer."""
+"""Reads an ONNX file with its weights and checks the size of one to write; for the doctor and the optimizer."""
 
 from pathlib import Path
 from typing import Final

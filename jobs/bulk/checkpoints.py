@@ -123,7 +123,7 @@ async def record_expansion(
         arg for end in ends for arg in (end.job_id, end.state, codec.error_body(end.error), orjson.dumps(end.custom_id))
     ]
     cursor = (bulk.expanded, bulk.expanded + taken, *place, size)
-    if not await store.run("bulk/expand", lease.root, *lease, lease_ms, *cursor, *store.ends, *args):
+    if not await store.run("bulk/expand", lease.root, *lease, lease_ms, *cursor, *store.retention_args, *args):
         raise LeaseLost
 
 

@@ -14,12 +14,12 @@ from pydantic_settings import BaseSettings
 
 from jobs.config.environment import PREFIX
 
-Part = Literal["gateway", "worker", "deliverer"]
+Part = Literal["gateway", "worker", "background"]
 _GATEWAY: Final = ("gateway",)
 _WORKER: Final = ("worker",)
-_DELIVERER: Final = ("deliverer",)
-_SUBMITTERS: Final = ("gateway", "deliverer")  # both submit jobs, read bulk files and check webhook addresses
-_ALL: Final = ("gateway", "worker", "deliverer")
+_BACKGROUND: Final = ("background",)
+_SUBMITTERS: Final = ("gateway", "background")  # both submit jobs, read bulk files and check webhook addresses
+_ALL: Final = ("gateway", "worker", "background")
 
 
 def _names(text: str) -> list[str]:
@@ -48,12 +48,14 @@ COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
     # poison jobs; which worker claims what
     **dict.fromkeys(_names("MAX_KILLS SUSPECT_COOLDOWN_S BULK_SHARE SEPARATE_LONG_RUNS OUTPUT_WATERMARK"), _WORKER),
     # webhook delivery; bulk steps
-    **dict.fromkeys(_names("WEBHOOK_SCHEDULE WEBHOOK_TIMEOUT_S WEBHOOK_SLOW_S WEBHOOK_LEASE_S PUBLIC_URL"), _DELIVERER),
-    **dict.fromkeys(_names("WEBHOOK_PER_HOST WEBHOOK_BACKLOG WEBHOOK_TENANT_BACKLOG"), _DELIVERER),
-    **dict.fromkeys(_names("WEBHOOK_PAUSE_AFTER_S WEBHOOK_PAUSE_S WEBHOOK_LOG WEBHOOK_LOG_TTL_S"), _DELIVERER),
-    **dict.fromkeys(_names("BULK_LINE_BYTES BULK_LINES BULK_IMAGE_URL_PREFIXES BULK_IMAGE_STORE"), _DELIVERER),
-    **dict.fromkeys(_names("BULK_IN_FLIGHT BULK_IN_FLIGHT_BYTES BULK_STEP_LEASE_S BULK_STEP_TRIES"), _DELIVERER),
-    **dict.fromkeys(_names("BULK_END_S"), _DELIVERER),
+    **dict.fromkeys(
+        _names("WEBHOOK_SCHEDULE WEBHOOK_TIMEOUT_S WEBHOOK_SLOW_S WEBHOOK_LEASE_S PUBLIC_URL"), _BACKGROUND
+    ),
+    **dict.fromkeys(_names("WEBHOOK_PER_HOST WEBHOOK_BACKLOG WEBHOOK_TENANT_BACKLOG"), _BACKGROUND),
+    **dict.fromkeys(_names("WEBHOOK_PAUSE_AFTER_S WEBHOOK_PAUSE_S WEBHOOK_LOG WEBHOOK_LOG_TTL_S"), _BACKGROUND),
+    **dict.fromkeys(_names("BULK_LINE_BYTES BULK_LINES BULK_IMAGE_URL_PREFIXES BULK_IMAGE_STORE"), _BACKGROUND),
+    **dict.fromkeys(_names("BULK_IN_FLIGHT BULK_IN_FLIGHT_BYTES BULK_STEP_LEASE_S BULK_STEP_TRIES"), _BACKGROUND),
+    **dict.fromkeys(_names("BULK_END_S"), _BACKGROUND),
 }
 
 # Settings that may differ between processes or machines.

@@ -1,1 +1,1 @@
-"""Redis client: connections, Lua scripts, subscriptions, error classification."""
+"""Redis client (connections, scripts, keys, subscriptions, durability checks), and helpers for asyncio tasks."""

@@ -109,7 +109,7 @@ async def purge_dead_letters(store: JobStore, job_ids: Sequence[str]) -> int:
 
 async def purge_shard(store: JobStore, root: str, limit: int, job_ids: Sequence[str] = ()) -> int:
     """Delete these dead letters of a shard, or at most `limit` that are above the limits; return how many."""
-    return int(await store.run("dead_letter/purge", root, limit, *store.ends, *job_ids))
+    return int(await store.run("dead_letter/purge", root, limit, *store.retention_args, *job_ids))
 
 
 async def count_dead_letters(store: JobStore) -> tuple[int, int]:

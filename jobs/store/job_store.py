@@ -49,7 +49,7 @@ class JobStore:
         # At least the result TTL: a dead letter is a result too.
         self.dead_ttl_ms = max(self.ttl_ms, int(settings.dead_letter_ttl_s * 1000))
         dead_caps = (settings.dead_letters // settings.shards, settings.dead_letter_bytes // settings.shards)
-        self.ends = (self.ttl_ms, self.dead_ttl_ms, *(max(1, cap) for cap in dead_caps))
+        self.retention_args = (self.ttl_ms, self.dead_ttl_ms, *(max(1, cap) for cap in dead_caps))
         self._lease_ms = int(settings.lease_s * 1000)
         # Bulk may use nine tenths of the capacity, so that it never blocks interactive jobs.
         room = [max(1, cap // settings.shards) for cap in (settings.max_jobs, settings.max_input_bytes)]
@@ -137,7 +137,7 @@ class JobStore:
 
     async def cancel(self, job_id: str, tenant: str) -> None:
         """Cancel a job. Raises Refused if it is final, or not this tenant's."""
-        answer = await self.run("job/cancel", self._root_of(job_id), job_id, tenant, *self.ends)
+        answer = await self.run("job/cancel", self._root_of(job_id), job_id, tenant, *self.retention_args)
         if answer == b"unknown":
             raise self.unknown(job_id)
         if answer == b"final":
@@ -247,12 +247,12 @@ class JobStore:
     # ---- workers
 
     async def claim(
-        self, model: str, version: str, worker: str, want: int, *, trial: bool = False, max_bulk: int | None = None
+        self, model: str, version: str, worker: str, want: int, *, isolated: bool = False, max_bulk: int | None = None
     ) -> ClaimResult:
         """Lease up to `want` queued jobs; submit hands jobs over to the slots that stay free.
 
-        `max_bulk`: most bulk jobs to claim; bulk does not use the free slots either. `trial`: claim one suspect group
-        for an isolated run and nothing else; nothing while another worker runs a group of this model.
+        `max_bulk`: most bulk jobs to claim; bulk does not use the free slots either. `isolated`: claim one suspect
+        group for an isolated run and nothing else; nothing while another worker runs a group of this model.
         """
         claim = ClaimResult([])
         for _ in self.roots:
@@ -260,9 +260,16 @@ class JobStore:
             self._next_shard = (self._next_shard + 1) % len(self.roots)
             args = (model, version, worker, self._lease_ms, want - len(claim.jobs), self.settings.bulk_share)
             most = "" if max_bulk is None else max_bulk - claim.bulk
-            more: tuple[Arg, ...] = (RECORD_VERSION, int(trial), len(self.roots), *self.ends, self.tenants.shares, most)
+            more: tuple[Arg, ...] = (
+                RECORD_VERSION,
+                int(isolated),
+                len(self.roots),
+                *self.retention_args,
+                self.tenants.shares,
+                most,
+            )
             claim = claim.merged_with(codec.read_claim(await self.run("job/claim", root, *args, *more)))
-            if len(claim.jobs) >= want or claim.more or (trial and claim.jobs):
+            if len(claim.jobs) >= want or claim.more or (isolated and claim.jobs):
                 break
         return claim
 
@@ -281,7 +288,7 @@ class JobStore:
         for root, group in self._group_by_shard(outcomes):
             for chunk in _group_by_bytes(group, MAX_FINISH_BYTES):
                 args = [arg for outcome in chunk for arg in codec.outcome_args(outcome)]
-                refused += list(await self.run("job/finish", root, worker, *self.ends, *args)).count(0)
+                refused += list(await self.run("job/finish", root, worker, *self.retention_args, *args)).count(0)
         return refused
 
     async def withdraw_free_slots(self, model: str, version: str, worker: str) -> None:

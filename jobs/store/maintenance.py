@@ -53,12 +53,12 @@ async def sweep(store: JobStore, latest_ms: float) -> SweepResult:
 
 async def expire(store: JobStore, root: str, limit: int) -> int:
     """End overdue jobs of a shard; return how many."""
-    return int(await store.run("maintenance/expire", root, limit, *store.ends))
+    return int(await store.run("maintenance/expire", root, limit, *store.retention_args))
 
 
 async def reclaim(store: JobStore, root: str, limit: int, latest_ms: float) -> tuple[int, int, int]:
     """Take back lost leases of a shard; return the server's time in ms, the jobs queued again and those that failed."""
-    args = (limit, store.settings.max_lost_leases, int(latest_ms), *store.ends)
+    args = (limit, store.settings.max_lost_leases, int(latest_ms), *store.retention_args)
     now_ms, back, failed = await store.run("maintenance/reclaim", root, *args)
     return now_ms, back, failed
 
@@ -70,7 +70,7 @@ async def enqueue_due_retries(store: JobStore, root: str, limit: int) -> int:
 
 async def _uncount_outputs(store: JobStore, root: str, limit: int) -> int:
     """Stop counting outputs of a shard that have expired; return how many groups of them there were."""
-    return int(await store.run("maintenance/expire_outputs", root, limit))
+    return int(await store.run("maintenance/uncount_expired_outputs", root, limit))
 
 
 async def recover_dead_worker(store: JobStore, worker: str, suspects: Sequence[tuple[str, int]]) -> Recovered:
@@ -84,7 +84,7 @@ async def recover_dead_worker(store: JobStore, worker: str, suspects: Sequence[t
         rank: int | str = ""
         while rank != 0:
             *moved, rank = await store.run(
-                "maintenance/recover_dead_worker", root, *head, *store.ends, rank, RECOVER_LIMIT, *claims
+                "maintenance/recover_dead_worker", root, *head, *store.retention_args, rank, RECOVER_LIMIT, *claims
             )
             total = [sum(pair) for pair in zip(total, moved, strict=True)]
             claims = []

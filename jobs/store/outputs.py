@@ -1,8 +1,8 @@
 """Large outputs in Redis: written in chunks before the outcome that names them, read piece by piece.
 
 An output of at most 16 kB lies in the job's record, one of at most a chunk in a field of its own, a larger one in the
-keys `:output:<id>:<attempt>:<number>`. Chunks travel on the connection of large calls, a few at a time, so that claims,
-lease renewals and small outcomes never wait behind them.
+keys `:output:<id>:<attempt>:<number>`. Chunks travel on the connection of large calls, one at a time and with pauses, so
+that claims, lease renewals and small outcomes never wait behind them.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import pack_large
 from jobs.store import codec
 
-MAX_WRITES: Final = 2  # chunks of one process that are on their way to Redis at a time
+PAUSE_FACTOR: Final = 2  # pause after a chunk, as a multiple of the time it took: Redis serves others for two thirds
 OUTAGE_PAUSE_S: Final = 0.2
 LEASES_TO_FINISH: Final = 10  # chunks whose outcome never comes expire after so many leases
 
@@ -35,7 +35,7 @@ class OutputWriter:
         self._connection, self._lease_s, self._watermark = connection, lease_s, watermark
         self._unwritten_bytes = 0  # of outputs that passed the watermark
         self._ttl_ms = int(LEASES_TO_FINISH * lease_s * 1000)
-        self._slots = asyncio.Semaphore(MAX_WRITES)
+        self._lock = asyncio.Lock()  # held while a chunk is on its way to Redis, and during the pause after it
 
     async def write(self, outcome: Outcome, is_needed: Callable[[], bool]) -> Outcome | None:
         """Write the chunks of an outcome; return the outcome that names them, or a failed one if there is no memory.
@@ -82,20 +82,23 @@ class OutputWriter:
         return outcome._replace(body=b"", chunks=(), chunk_count=len(outcome.chunks), chunked_bytes=size)
 
     async def _write_chunk(self, outcome: Outcome, number: int, is_needed: Callable[[], bool]) -> bool:
-        async with self._slots:
-            give_up_at = asyncio.get_running_loop().time() + self._lease_s
+        async with self._lock:
+            clock = asyncio.get_running_loop().time
+            give_up_at = clock() + self._lease_s
             key = keys.output(outcome.id, outcome.attempt, number)
             while is_needed():
+                began = clock()
                 try:
                     command = pack_large(("SET", key, outcome.chunks[number], "PX", self._ttl_ms))
                     await self._connection.pipeline([command], large=True)
                 except StoreFull:
                     raise
                 except StoreUnavailable:
-                    if asyncio.get_running_loop().time() > give_up_at:
+                    if clock() > give_up_at:
                         raise
                     await asyncio.sleep(OUTAGE_PAUSE_S)
                 else:
+                    await asyncio.sleep(PAUSE_FACTOR * (clock() - began))
                     return True
             return False
 

@@ -1,5 +1,5 @@
-"""Analyse ONNX graphs for `jitney models doctor`: whether a model can be batched, and how to repair it.
+"""Analyse ONNX graphs: which operators mix rows (doctor and workers), and how to free a fixed batch size.
 
-The analysis follows the batch axis through the graph, operator by operator, without running the model. It needs the
-`onnx` package.
+The analysis follows the batch axis through the graph, operator by operator. The doctor also runs the model at two batch
+sizes. It needs the `onnx` package.
 """

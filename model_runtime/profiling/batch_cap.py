@@ -1,6 +1,7 @@
 """Measure a model's run time by batch size and choose its batch cap: the size beyond which throughput stops growing.
 
-A worker measures briefly when it loads the model, `jitney models profile` for longer; both with batches of zeros.
+A worker measures briefly when it loads the model, `jitney models profile` for longer, with examples if
+there are some and batches of zeros otherwise.
 """
 
 import time

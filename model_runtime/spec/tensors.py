@@ -1,4 +1,4 @@
-"""Define the keys of `model.toml` that say where the batch is: `batch_axis`, `[inputs.NAME]`, `[outputs.NAME]`."""
+"""Define the keys of `model.toml` for inputs and outputs: batch axis, constant values, outputs to answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple

@@ -17,10 +17,10 @@ from worker.crash_recovery.in_flight_journal import InFlightJournal
 from worker.execution.bulk_quota import CLAIM_INTERVAL_S, BulkSlotShare
 from worker.execution.device import Device
 from worker.execution.isolation_gate import IsolationGate
+from worker.execution.long_run_separation import LongRunSeparation
 from worker.execution.pending_items import CompletedItem, PendingItems, WorkItem
 from worker.execution.preprocess import ITEMS_PER_DECODE, preprocess_items
 from worker.execution.result_writer import ResultWriter
-from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool, Work
 
 log = logging.getLogger("jitney.worker")
@@ -46,14 +46,14 @@ class ClaimLoop:
         journal: InFlightJournal,
         gate: IsolationGate,
         bulk_slot_share: BulkSlotShare,
-        placement: RunPlacement,
+        separation: LongRunSeparation,
         idle_poll_s: float,
     ) -> None:
         self._store, self._worker_id, self._model = store, worker_id, model
         self._name = f"{model.name} {model.version}"
         self._pending, self._result_writer, self._device = pending, result_writer, device
         self._threads, self._journal, self._gate, self._idle_poll_s = threads, journal, gate, idle_poll_s
-        self._bulk_slot_share, self._placement = bulk_slot_share, placement
+        self._bulk_slot_share, self._separation = bulk_slot_share, separation
         self.all_pending: Sequence[PendingItems] = (pending,)  # of all models of this worker
         self._woken = asyncio.Event()
         self._closing = False
@@ -86,7 +86,7 @@ class ClaimLoop:
     async def run(self) -> None:
         """Claim while there is room, until closed."""
         while not self._closing:
-            if self._name in self._placement.skipped:
+            if self._name in self._separation.skipped:
                 await self._leave_to_others()
                 continue
             await self._pending.wait_for_room()
@@ -110,7 +110,7 @@ class ClaimLoop:
         except StoreUnavailable:
             await asyncio.sleep(OUTAGE_PAUSE_S)
             return
-        while self._name in self._placement.skipped and not self._closing:
+        while self._name in self._separation.skipped and not self._closing:
             self._woken.clear()
             await self._woken.wait()
 
@@ -127,7 +127,7 @@ class ClaimLoop:
                 self._model.version,
                 self._worker_id,
                 requested,
-                trial=isolated,
+                isolated=isolated,
                 max_bulk=None if isolated else self._bulk_slot_share.bulk_limit(claim_started_at),
             )
         except StoreUnavailable as error:

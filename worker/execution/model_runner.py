@@ -17,10 +17,10 @@ from worker.execution.claim_loop import ClaimLoop
 from worker.execution.device import Device
 from worker.execution.inline_runs import InlineRunPolicy
 from worker.execution.isolation_gate import IsolationGate
+from worker.execution.long_run_separation import LongRunSeparation
 from worker.execution.pending_items import PendingItems
 from worker.execution.postprocess import Postprocessor
 from worker.execution.result_writer import ResultWriter
-from worker.execution.run_placement import RunPlacement
 from worker.fair_thread_pool import FairThreadPool
 from worker.settings import WorkerSettings
 
@@ -35,7 +35,7 @@ class WorkerResources(NamedTuple):
     gate: IsolationGate
     journal: InFlightJournal
     threads: FairThreadPool
-    placement: RunPlacement
+    separation: LongRunSeparation
     output_writer: OutputWriter
 
 
@@ -78,7 +78,7 @@ class ModelRunner:
             journal=resources.journal,
             gate=resources.gate,
             bulk_slot_share=BulkSlotShare(inline_policy, self.pending.max_pending, resources.store.settings.bulk_share),
-            placement=resources.placement,
+            separation=resources.separation,
             idle_poll_s=resources.settings.idle_poll_s,
         )
         self.claim_loop.all_pending = pending_items

@@ -1,4 +1,4 @@
-"""Maps results and errors of items to job outcomes: failed, expired, retried, or dead letter."""
+"""Builds the outcomes of items that did not succeed: failed, expired, requeued, retried, or dead letter."""
 
 import logging
 import random

@@ -1,4 +1,4 @@
-"""`--retry-failed`: reruns the failed lines into a second journal and merges their rows into the first.
+"""`--retry-failed`: merges the rows of rerun lines from a second journal into the first, safely despite a kill.
 
 The merge survives a kill at any point: its state file marks it as started once the merged journal is on disk,
 and the next run finishes it.

@@ -1,4 +1,4 @@
--- Close a bulk job that was refused, or whose outcomes are all stored.
+-- End a bulk job with its final status: release its input file and queue its webhook.
 -- ARGV     bulk, token, status, keep_s, webhook ('<origin> <URL>' and headers; '' = none), payload (of the webhook, in
 --          JSON), then fields and values of the record
 -- returns  1 = closed | 0 = the lease is lost

@@ -1,5 +1,5 @@
--- Ends of jobs: results, dead letters, bulk outcomes, notifications (`with completion`, after `queues`, `outbox`,
--- `outputs`).
+-- Ends of jobs: results, dead letters, bulk outcomes, notifications.
+-- `with completion`, after `queues`, `outbox`, `outputs`.
 -- A script gathers its writes in these tables and ends with commit(): the jobs of a batch share most of their keys.
 local notifications = {}  -- gateway → entries of jobs that became final (see notification_entry)
 local ended_ids = {}  -- ids to remove from the leases and the deadlines

@@ -1,5 +1,5 @@
--- Fair shares of a claim: jobs of a lane by rotation of its tenants, or by their weights (`with fair_share`, after
--- `queues`). The script sets `budget`, `shares` and `claim_from_queue`, which adds jobs to `claimed`.
+-- Fair shares of a claim: jobs of a lane by rotation of its tenants, or by their weights.
+-- `with fair_share`, after `queues`. The script sets `budget`, `shares` and `claim_from_queue`, which adds jobs to `claimed`.
 local claimed, parked = {}, 0
 local budget  -- ids to read, which bounds a claim over many overdue jobs
 local shares  -- tenant → {weight, limit of running jobs}; '' stands for all others; false = equal weights, no limits

@@ -55,7 +55,7 @@ class StoreBench:
         return (await self.store.claim("m", "1", worker, want)).jobs
 
     async def claim_suspects(self, worker: str) -> list[ClaimedJob]:
-        return (await self.store.claim("m", "1", worker, 32, trial=True)).jobs
+        return (await self.store.claim("m", "1", worker, 32, isolated=True)).jobs
 
     @contextmanager
     def subscribe_worker(self, worker: str) -> Iterator[Callable[[], bytes]]:

@@ -143,9 +143,9 @@ def test_settings_that_a_process_does_not_use_may_differ() -> None:
         "gateway", "g", StoreSettings(max_jobs=5, job_list_limit=7, max_lost_leases=2), GatewaySettings()
     )
     worker = Process.this("worker", "w", StoreSettings(bulk_share=3, max_kills=9, lease_s=2), WorkerSettings())
-    deliverer = Process.this("deliverer", "d", StoreSettings(max_jobs=5), BackgroundSettings())
+    deliverer = Process.this("background", "d", StoreSettings(max_jobs=5), BackgroundSettings())
     assert find_differences([gateway, worker, deliverer]) == []
-    differing = Process.this("deliverer", "d", StoreSettings(max_jobs=6), BackgroundSettings(default_model="m"))
+    differing = Process.this("background", "d", StoreSettings(max_jobs=6), BackgroundSettings(default_model="m"))
     assert [one.what for one in find_differences([gateway, worker, differing])] == [
         "JITNEY_DEFAULT_MODEL",
         "JITNEY_MAX_JOBS",
@@ -165,7 +165,7 @@ def test_values_are_compared_by_meaning(
     first: Mapping[str, Any], second: Mapping[str, Any], differs: list[str]
 ) -> None:
     processes = [
-        Process.this("deliverer", name, BackgroundSettings(**one)) for name, one in {"a": first, "b": second}.items()
+        Process.this("background", name, BackgroundSettings(**one)) for name, one in {"a": first, "b": second}.items()
     ]
     assert [one.what for one in find_differences(processes)] == differs
 

@@ -1,7 +1,7 @@
 """A bulk job of many digits while every part is killed in turn; its results must add up exactly.
 
-All real: `jitney up`, OpenAI's client, kill -9 of gateway, worker, deliverer and the queue's server. Exits 1 where a
-line is lost or twice, or the queue's server takes 200 MB.
+All real: `jitney up`, OpenAI's client, kill -9 of gateway, worker, background process and the queue's server. Exits 1
+where a line is lost or twice, or the queue's server takes 200 MB.
 """
 
 import argparse

@@ -35,7 +35,7 @@ class KeptDeadLetters:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        _, self._ttl_ms, self.most, self.most_bytes = store.ends
+        _, self._ttl_ms, self.most, self.most_bytes = store.retention_args
         self._known: dict[int, dict[str, ListedDeadLetter]] = {}
         self._fresh: dict[int, list[Job]] = {}
 

@@ -44,7 +44,7 @@ async def claim_and_check(world: World, wish: ClaimRequest) -> None:
     before, marks = waiting(world, wish.station), _running_marks(world)
     store = world.workers[wish.worker]
     answer, moment, _ = await world.call(
-        lambda: store.claim(*wish.station, wish.worker, wish.want, trial=wish.trial, max_bulk=wish.max_bulk)
+        lambda: store.claim(*wish.station, wish.worker, wish.want, isolated=wish.trial, max_bulk=wish.max_bulk)
     )
     # Where the answer is lost, any of those that waited may run now.
     allowed = {job.id: [State.RUNNING] if answer is None else [] for job in before}

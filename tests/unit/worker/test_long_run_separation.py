@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.execution.run_placement import skipped_versions
+from worker.execution.long_run_separation import skipped_versions
 
 RUN_S = {"slow 1": 2.0, "fast 1": 0.002, "middle 1": 0.03, "slow 2": 0.5}
 BOTH = ["slow 1", "fast 1"]

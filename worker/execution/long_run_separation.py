@@ -46,7 +46,7 @@ def _served(workers: Mapping[str, Collection[str]], group: Collection[str]) -> s
     return {version for worker in group for version in workers[worker]}
 
 
-class RunPlacement:
+class LongRunSeparation:
     """The versions that one worker leaves to others. `on_change` is called when they change."""
 
     def __init__(self, store: JobStore, worker_id: str, on_change: Callable[[], None]) -> None:
