@@ -1,8 +1,8 @@
 """Large outputs in Redis: written in chunks before the outcome that names them, read piece by piece.
 
 An output of at most 16 kB lies in the job's record, one of at most a chunk in a field of its own, a larger one in the
-keys `:output:<id>:<attempt>:<number>`. Chunks travel on the connection of large calls, one at a time and with pauses, so
-that claims, lease renewals and small outcomes never wait behind them.
+keys `:output:<id>:<attempt>:<number>`. Chunks travel on the connection of large calls, one at a time and with pauses,
+so that claims, lease renewals and small outcomes never wait behind them.
 """
 
 import asyncio
