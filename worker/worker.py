@@ -72,6 +72,7 @@ class Worker:
             self.threads,
             self.separation,
             output_writer,
+            asyncio.Lock(),
         )
         self.loaded_models = LoadedModels(resources, self.supervisor, self.listener.catch_up)
         self.digest_agreement = DigestAgreement(store.connection, self.id, interval_s * heartbeat.HEARTBEATS_TO_LIVE)

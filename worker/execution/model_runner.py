@@ -1,5 +1,6 @@
 """Runs one model version in a worker: claim loop → pending items → device → result writer."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ class WorkerResources(NamedTuple):
     threads: FairThreadPool
     separation: LongRunSeparation
     output_writer: OutputWriter
+    encoder: asyncio.Lock  # held while a large output is encoded
 
 
 def version_key(model: Model) -> str:
@@ -66,7 +68,7 @@ class ModelRunner:
             backlog=2 * self.pending.max_pending,
             output_writer=resources.output_writer,
         )
-        self.postprocessor = Postprocessor(self.run_context, self.result_writer, resources.threads)
+        self.postprocessor = Postprocessor(self.run_context, self.result_writer, resources.threads, resources.encoder)
         self.claim_loop = ClaimLoop(
             store=resources.store,
             worker_id=resources.worker_id,

@@ -30,8 +30,12 @@ class Postprocessor:
     Outputs of built-in tasks come here because they are large: one at a time, and only while the sink has room.
     """
 
-    def __init__(self, run_context: RunContext, sink: ResultSink, threads: WorkExecutor) -> None:
+    def __init__(
+        self, run_context: RunContext, sink: ResultSink, threads: WorkExecutor, encoder: asyncio.Lock | None = None
+    ) -> None:
+        """Create a postprocessor. `encoder`: held while a large output is encoded, by all models of a worker."""
         self._run_context, self._sink, self._threads = run_context, sink, threads
+        self._encoder = encoder or asyncio.Lock()
         self._waiting = self._waiting_bytes = 0
         self._ended = asyncio.Event()
         self._large: deque[RunOutput] = deque()
@@ -58,7 +62,8 @@ class Postprocessor:
     async def _encode_large(self) -> None:
         while self._large:
             await self._sink.wait_for_room()
-            await asyncio.wait([self._submit(self._large.popleft())])
+            async with self._encoder:
+                await asyncio.wait([self._submit(self._large.popleft())])
 
     def _submit(self, ran: RunOutput) -> "asyncio.Future[CompletedItem]":
         job, item = ran.item.job, ran.item
