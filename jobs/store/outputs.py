@@ -18,7 +18,7 @@ from jobs.redis_client.client import RedisClient
 from jobs.redis_client.pipelined_connection import pack_large
 from jobs.store import codec
 
-PAUSE_FACTOR: Final = 3  # pause after a chunk, as a multiple of the time it took: Redis serves others for three quarters
+PAUSE_FACTOR: Final = 3  # pause after a chunk, in multiples of the time that it took
 OUTAGE_PAUSE_S: Final = 0.2
 LEASES_TO_FINISH: Final = 10  # chunks whose outcome never comes expire after so many leases
 
