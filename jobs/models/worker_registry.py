@@ -183,7 +183,7 @@ async def deregister_worker(connection: RedisClient, worker_id: str) -> None:
 
 async def read_cluster_state(connection: RedisClient) -> ClusterState:
     """Read all announcements; drop models that no worker has served for a day."""
-    workers = await _read_workers(connection)  # first: a worker announces its cards before its report
+    workers = await read_workers(connection)  # first: a worker announces its cards before its report
     announced, (seconds, _) = await connection.pipeline([("HGETALL", keys.MODELS), ("TIME",)])
     now_s = int(seconds)
     cards = [card for text in announced.values() if (card := _parse_record(text, {"name", "version", "seen", "kinds"}))]
@@ -199,7 +199,8 @@ async def read_cluster_state(connection: RedisClient) -> ClusterState:
     return ClusterState(sorted(cards, key=lambda card: (card["name"], card["version"])), workers, now_s)
 
 
-async def _read_workers(connection: RedisClient) -> list[WorkerReport]:
+async def read_workers(connection: RedisClient) -> list[WorkerReport]:
+    """Read the reports of all live workers."""
     ids = [worker_id.decode() for worker_id in await connection.command("SMEMBERS", keys.WORKERS)]
     values = await connection.pipeline([("GET", keys.worker(worker_id)) for worker_id in ids]) if ids else []
     if expired := [worker_id for worker_id, value in zip(ids, values, strict=True) if value is None]:

@@ -20,7 +20,7 @@ from jobs.store import codec
 
 PAUSE_FACTOR: Final = 3  # pause after a chunk, in multiples of the time that it took
 OUTAGE_PAUSE_S: Final = 0.2
-LEASES_TO_FINISH: Final = 10  # chunks whose outcome never comes expire after so many leases
+LEASES_TO_FINISH: Final = 10  # lease lengths after which chunks without an outcome expire
 
 
 class OutputGone(Exception):

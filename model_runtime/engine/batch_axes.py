@@ -88,7 +88,7 @@ def _axis(
     tensor_spec: TensorSpec,
     names: DimNames,
 ) -> _Axis:
-    """Return the batch axis of a tensor. The axis for the whole model holds for tensors with so many dimensions."""
+    """Return the batch axis of a tensor. The axis for the whole model holds for tensors that have it."""
     axis, rank = keys.axis_of(tensor_spec.name, written), len(tensor_spec.shape)
     if axis == "none":
         return _Axis(None, is_written=True)

@@ -57,10 +57,10 @@ class LongRunSeparation:
 
     async def decide(self) -> None:
         """Decide again. Raises StoreUnavailable: then the last decision stays."""
-        cluster = await worker_registry.read_cluster_state(self._store.connection)
-        workers = {worker.id: worker.models for worker in cluster.workers}
+        reports = await worker_registry.read_workers(self._store.connection)
+        workers = {worker.id: worker.models for worker in reports}
         run_s: dict[str, float] = {}
-        for worker in cluster.workers:
+        for worker in reports:
             for version, seconds in worker.run_s.items():
                 run_s[version] = max(seconds, run_s.get(version, 0.0))
         skipped: frozenset[str] = frozenset()
