@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,13 @@ def test_photographs_get_their_reference_label(squeezenets: Service, sure: dict[
 
 def test_photographs_in_a_batch_get_the_same_labels(squeezenets: Service, sure: dict[Path, str]) -> None:
     photos = list(sure) * 8
-    sent = [squeezenets.submit(photo.read_bytes(), "image/jpeg", model="batched").json()["id"] for photo in photos]
+
+    def submit(photo: Path) -> str:
+        job_id: str = squeezenets.submit(photo.read_bytes(), "image/jpeg", model="batched").json()["id"]
+        return job_id
+
+    with ThreadPoolExecutor(16) as callers:  # one after the other they might come slower than they are run
+        sent = list(callers.map(submit, photos))
     jobs = [squeezenets.final(job_id) for job_id in sent]
     assert [job["output"]["predictions"][0]["label"] for job in jobs] == [sure[photo] for photo in photos]
     assert max(job["batch_size"] for job in jobs) > 1

@@ -107,8 +107,10 @@ def _take_verdict(world: World, job: Submission, verdict: Accepted | JitneyError
     if isinstance(verdict, Accepted):
         _take_accepted(world, job, verdict, call, known)
     elif known is None or not isinstance(verdict, Refused):
-        # The second of two calls finds what the first one took, and may meet another limit before.
-        is_right = _may_refuse(world, job, verdict, call) or (call.is_second and not _has_room(world, job))
+        # The second of two calls finds what the first one took, and may meet another limit before. Outputs that are
+        # kept may be why the first one refused the job; only a refusal by quota says how many bytes those are.
+        kept = _most_kept(world, job.tenant) if call.is_second else 0
+        is_right = _may_refuse(world, job, verdict, call) or (call.is_second and not _has_room(world, job, kept))
         if not is_right:
             raise Violation(f"{job._replace(input=job.input[:8])} was refused without a reason: {verdict!r}")
         ledger.steps[f"refused: {verdict.code}"] += 1
@@ -156,8 +158,13 @@ def _room(world: World, job: Submission, kept: int = 0) -> dict[str, bool]:
     }
 
 
-def _has_room(world: World, job: Submission) -> bool:
-    return all(_room(world, job).values())
+def _has_room(world: World, job: Submission, kept: int = 0) -> bool:
+    return all(_room(world, job, kept).values())
+
+
+def _most_kept(world: World, tenant: str) -> int:
+    """The bytes of all outputs that a tenant ever had."""
+    return sum(len(one.body) for one in world.ledger.jobs.values() if one.is_final and one.sub.tenant == tenant)
 
 
 def _may_refuse(world: World, job: Submission, verdict: JitneyError, call: Call) -> bool:
@@ -166,8 +173,7 @@ def _may_refuse(world: World, job: Submission, verdict: JitneyError, call: Call)
     if isinstance(verdict, Refused):
         return verdict.code == "body_too_large" and len(job.input) > _most_bytes(world, job)
     is_limit, kept = isinstance(verdict, (QueueFull, OverLimit)), int(verdict.details.get("output_bytes", 0))
-    ended = [one for one in world.ledger.jobs.values() if one.is_final and one.sub.tenant == job.tenant]
-    if kept > sum(len(one.body) for one in ended):
+    if kept > _most_kept(world, job.tenant):
         return False
     return is_limit and not _room(world, job, kept)[verdict.code] and len(job.input) <= _most_bytes(world, job)
 
