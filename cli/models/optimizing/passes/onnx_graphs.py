@@ -4,8 +4,10 @@ import contextlib
 import logging
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -65,13 +67,15 @@ def simplify(source: Path, target: Path, *, optimize: bool) -> Path:
     This is the "basic" level of ONNX Runtime, whose result is portable ONNX. Higher levels depend on the CPU; workers
     apply them when they load the model. `optimize` False: only infer shapes.
     """
-    with silence_logging():
+    whole = partial(quant_pre_process, str(source.resolve()), str(target.resolve()), skip_optimization=not optimize)
+    # Where symbolic shape inference fails, ONNX Runtime leaves the model in the current folder.
+    with silence_logging(), tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         try:
-            quant_pre_process(str(source), str(target), skip_optimization=not optimize)
+            whole()
         except OSError:
             raise
         except Exception:  # noqa: BLE001 - symbolic shape inference fails on some valid graphs
-            quant_pre_process(str(source), str(target), skip_optimization=not optimize, skip_symbolic_shape=True)
+            whole(skip_symbolic_shape=True)
     return target
 
 
