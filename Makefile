@@ -22,7 +22,8 @@ endif
 BIN := .venv/bin
 # Tests run in several processes: they wait more than they compute, so three of them fill two CPUs. JOBS=0: in one process.
 JOBS ?= 3
-PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+# They start hundreds of Python processes. Without the cache of compiled modules, each would compile all sources again.
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
 # What single long runs need besides; in environments apart where it does not go with ours.

@@ -12,20 +12,23 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-import uvicorn
-from pydantic import ValidationError
+from jobs.config.fast_imports import fast_imports
 
-from api.app import create_app
-from api.asgi.connection_limits import ConnectionLimits
-from api.asgi.protocol import protocol_with_limits, sweep_connections
-from api.gateway.gateway import Gateway
-from api.settings import GatewaySettings
-from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_agreement import QueueMismatch, check_shards_at_start
-from jobs.config.settings_base import EX_CONFIG, format_validation_error
-from jobs.redis_client.client import RedisClient
-from jobs.store.job_store import JobStore
-from jobs.store.settings import StoreSettings
+with fast_imports():
+    import uvicorn
+    from pydantic import ValidationError
+
+    from api.app import create_app
+    from api.asgi.connection_limits import ConnectionLimits
+    from api.asgi.protocol import protocol_with_limits, sweep_connections
+    from api.gateway.gateway import Gateway
+    from api.settings import GatewaySettings
+    from jobs.bulk.settings import BulkSettings
+    from jobs.config.settings_agreement import QueueMismatch, check_shards_at_start
+    from jobs.config.settings_base import EX_CONFIG, format_validation_error
+    from jobs.redis_client.client import RedisClient
+    from jobs.store.job_store import JobStore
+    from jobs.store.settings import StoreSettings
 
 log = logging.getLogger("jitney.api")
 

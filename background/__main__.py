@@ -5,12 +5,15 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pydantic import ValidationError
+from jobs.config.fast_imports import fast_imports
 
-from background.settings import BackgroundSettings
-from jobs.bulk.settings import BulkSettings
-from jobs.config.settings_base import EX_CONFIG, format_validation_error
-from jobs.store.settings import StoreSettings
+with fast_imports():
+    from pydantic import ValidationError
+
+    from background.settings import BackgroundSettings
+    from jobs.bulk.settings import BulkSettings
+    from jobs.config.settings_base import EX_CONFIG, format_validation_error
+    from jobs.store.settings import StoreSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s background %(levelname)s %(message)s")
     logging.getLogger("httpcore2").setLevel(max(logging.INFO, logging.root.level))  # its debug log has every header
-    from background.process import run  # noqa: PLC0415 (importing rq is slow and reads RQ_KEY_PREFIX)
+    with fast_imports():
+        from background.process import run  # noqa: PLC0415 (importing rq is slow and reads RQ_KEY_PREFIX)
 
     return run(settings, store_settings, bulk_settings)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cli.extras import missing_packages
+from jobs.config.fast_imports import fast_imports
 
 # verb → (module with main(argv) -> exit code, description)
 VERBS = {
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if extra and not asks_for_help and (hint := missing_packages(extra, package)):
         parser.error(f"{parsed.verb} {hint}")
     try:
-        code: int = importlib.import_module(VERBS[parsed.verb][0]).main(parsed.args)
+        with fast_imports():
+            module = importlib.import_module(VERBS[parsed.verb][0])
+        code: int = module.main(parsed.args)
     except KeyboardInterrupt:  # arrived before the verb installed its own signal handlers
         return 130
     return code

@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,10 +11,17 @@ from jobs.redis_client.client import RedisClient
 from tests.support.servers import Server
 from tests.support.service import Service
 
+gc.disable()  # until all tests are collected: nothing of that is garbage
 settings.register_profile("untimed", deadline=None)  # a busy machine may be slow
 settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """Exclude modules and test items from garbage collection, which is slow over so many objects."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import ValidationError
+from jobs.config.fast_imports import fast_imports
 
-from jobs.config.settings_base import EX_CONFIG, format_validation_error
-from jobs.store.settings import StoreSettings
-from model_runtime.cpus import bind_process
-from worker.settings import WorkerSettings
+with fast_imports():
+    from pydantic import ValidationError
+
+    from jobs.config.settings_base import EX_CONFIG, format_validation_error
+    from jobs.store.settings import StoreSettings
+    from model_runtime.cpus import bind_process
+    from worker.settings import WorkerSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return EX_CONFIG
     bind_process(settings.cpus)  # before any thread starts: threads inherit it
-    from worker.process import run  # noqa: PLC0415 (needs onnxruntime, checked above)
+    with fast_imports():
+        from worker.process import run  # noqa: PLC0415 (needs onnxruntime, checked above)
 
     return run(settings, store_settings, args.journal)
 
