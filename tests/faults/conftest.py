@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SHARED_DATA
 from tests.support import models
 from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.scenario import Scenario
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All models of the fault tests."""
+    """The models of all fault tests; test_worker_faults adds its own, which each worker would load at each start."""
     folder = tmp_path_factory.mktemp("faults") / "models"
     shutil.copytree(ROOT / "models" / "digits", folder / "digits")
     models.doubling(folder)
@@ -32,9 +31,6 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (models.doubling(folder, "truncated") / "1" / "model.onnx").write_bytes(
         (ROOT / "models" / "digits" / "1" / "model.onnx").read_bytes()[:2000]
     )
-    if SHARED_DATA.is_dir():
-        file = "squeezenet1.1_fp32_dynbatch.derived.onnx"
-        models.squeezenet(folder, SHARED_DATA, file, toml="max_batch = 8")  # measured, it would be 1 to 4
     return folder
 
 

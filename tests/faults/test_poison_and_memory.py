@@ -68,7 +68,7 @@ def test_many_poison_inputs_at_once_do_not_stop_the_others(scenario: Scenario) -
         calm = len(load.took_s)
         ids = scenario.submit_together([marked(-5) for _ in range(CROWD)])
         try:
-            wait_until(lambda: ended(scenario, ids) and deaths(scenario) >= before + STORM, "the first is found", 120)
+            wait_until(lambda: deaths(scenario) >= before + STORM and ended(scenario, ids), "the first is found", 120)
         finally:
             took_s = load.took_s[calm:]
             cancel(scenario, set(ids) - set(ended(scenario, ids)))  # the rest would end the same way, and take long

@@ -34,10 +34,11 @@ class Touch:
         return os.mkdir, (str(self._path),)
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    models.doubling(tmp_path / "models")
-    with Service(tmp_path / "models") as running:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    models_dir = tmp_path_factory.mktemp("tampering")
+    models.doubling(models_dir)
+    with Service(models_dir) as running:
         yield running
 
 
@@ -109,7 +110,9 @@ def test_a17_junk_in_the_queue_goes_to_the_dead_letters_and_the_worker_lives(
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"[" * 5000, b'[["00", 1]]', pickle.dumps([1]), b"\xff" * 1000])
 def test_a17_junk_notifications_are_survived(service: Service, client: "redis.Redis", junk: bytes) -> None:
+    pids = [service.pid(part) for part in ("api", "worker", "background")]
     for channel in client.pubsub_channels("jitney:*"):
         client.publish(channel, junk)
     answer = service.submit(BODY, "application/octet-stream", wait=20, model="double")
     assert answer.json()["status"] == "succeeded", f"{answer.text} {service.log()}"
+    assert [service.pid(part) for part in ("api", "worker", "background")] == pids

@@ -1,15 +1,19 @@
-"""API keys for tests, made with the operator's command."""
+"""API keys for tests, and the operator's command for them."""
 
+import asyncio
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from jobs.redis_client.client import RedisClient
+from jobs.tenants import api_keys
+from jobs.tenants.api_keys import Role
 from tests.support.gateways import GatewayProcess
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -24,12 +28,18 @@ def jitney_keys(url: str, *args: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=30)
 
 
-def make_key(url: str, tenant: str, *more: str) -> str:
-    """Make a key; gives it."""
-    done = jitney_keys(url, "create", "--tenant", tenant, *more)
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"jk_[0-9a-f]{16}_[\w-]{43}\n", done.stdout)
-    return done.stdout.strip()
+def make_key(url: str, tenant: str, role: Role = "key") -> str:
+    """Make a key as `jitney keys create` does, without a process for it; gives it."""
+
+    async def create() -> str:
+        connection = RedisClient(url, 5)
+        try:
+            return (await api_keys.create_key(connection, tenant, role, ""))[1]
+        finally:
+            await connection.aclose()
+
+    with ThreadPoolExecutor(1) as thread:  # the caller may run in an event loop
+        return thread.submit(asyncio.run, create()).result()
 
 
 class Caller(httpx2.Client):
@@ -38,7 +48,7 @@ class Caller(httpx2.Client):
     def __init__(self, gateway: GatewayProcess, key: str, **more: Any) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         url = f"http://127.0.0.1:{gateway.port}"
-        super().__init__(base_url=url, headers=headers, timeout=30, trust_env=False, **more)
+        super().__init__(base_url=url, headers=headers, timeout=30, trust_env=False, verify=False, **more)
         gateway.clients.append(self)
 
     def submit(self, body: bytes, headers: Mapping[str, str] | None = None) -> httpx2.Response:
@@ -48,6 +58,6 @@ class Caller(httpx2.Client):
 
 def callers(queue: Server, gateway: GatewayProcess, *tenants: str) -> list[Caller]:
     """Make a key for each tenant (`admin` has that role), known to the gateway."""
-    made = [Caller(gateway, make_key(queue.url, name, *(["--admin"] if name == "admin" else []))) for name in tenants]
+    made = [Caller(gateway, make_key(queue.url, name, "admin" if name == "admin" else "key")) for name in tenants]
     wait_until(lambda: all(one.get("/v1/jobs").status_code == 200 for one in made), "the gateway knows all keys")
     return made

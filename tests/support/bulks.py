@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 from openai.types import Batch
 
 from tests.support.gateways import PNG
@@ -24,8 +24,8 @@ QUICK = {
 
 
 def client(url: str, key: str = "none", **more: Any) -> OpenAI:
-    """OpenAI's client with default settings, but for the address."""
-    return OpenAI(base_url=f"{url}/v1", api_key=key, **more)
+    """OpenAI's client with default settings, but for the address. It reads no certificates: 20 ms of CPU time."""
+    return OpenAI(base_url=f"{url}/v1", api_key=key, http_client=DefaultHttpxClient(verify=False), **more)
 
 
 def line(custom_id: str, image: bytes = PNG, model: Any = "m", **body: Any) -> str:

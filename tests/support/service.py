@@ -69,7 +69,7 @@ class Service:
             raise
         self.port = (self._ports() or ["0"])[-1]  # 0: it gave up before
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+        self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False, verify=False)
         if ready:
             wait_until(self.serves, f"a model is served; the log: {self.log()}", 30)
 

@@ -28,7 +28,7 @@ def test_a_job_that_arrives_during_a_batch_runs_in_the_next_one(slow: Service) -
     socket = wait_until(lambda: next(iter(slow.folder.rglob("*.sock")), None), "the queue's socket")
     made = [jitney_keys(f"unix://{socket}", "create", "--tenant", name).stdout.strip() for name in ("flooding", "calm")]
     headers = [{"authorization": f"Bearer {key}"} for key in made]
-    with httpx2.Client(base_url=slow.url, timeout=30, trust_env=False) as http:
+    with httpx2.Client(base_url=slow.url, timeout=30, trust_env=False, verify=False) as http:
         wait_until(lambda: {http.get("/v1/jobs", headers=one).status_code for one in headers} == {200}, "known keys")
         flood = {**headers[0], "content-type": "application/x-ndjson"}
         assert http.post("/v1/jobs", content=LINE * 10 * BATCH, headers=flood).status_code == 202

@@ -1,5 +1,6 @@
 """API keys: who may call, how a key is sent, and how soon a revoked key is refused."""
 
+import re
 from collections.abc import Iterator
 
 import orjson
@@ -36,6 +37,16 @@ def gateway(queue: Server) -> Iterator[GatewayProcess]:
         yield process
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[GatewayProcess]:
+    """A gateway for all tests that need a key: nothing in it is open."""
+    server = Server()
+    with GatewayProcess(server) as process:
+        callers(server, process, "other")
+        yield process
+    server.close()
+
+
 def test_without_keys_a_gateway_on_loopback_is_open_and_says_so(gateway: GatewayProcess) -> None:
     assert {gateway.http.get(path).status_code for path in PRIVATE[:5]} == {200}
     assert "there are no API keys: anyone who can reach this port has full access" in gateway.log()
@@ -56,15 +67,18 @@ def test_once_a_key_exists_each_request_needs_one(queue: Server, gateway: Gatewa
     assert "callers need an API key" in gateway.log()
 
 
-def test_metrics_need_the_role_admin(queue: Server, gateway: GatewayProcess) -> None:
-    caller, admin = callers(queue, gateway, "acme", "admin")
+def test_metrics_need_the_role_admin(shared: GatewayProcess) -> None:
+    (caller,) = callers(shared.server, shared, "acme")
+    done = jitney_keys(shared.server.url, "create", "--tenant", "admin", "--admin")
+    admin = Caller(shared, done.stdout.strip())
+    wait_until(lambda: admin.get("/v1/jobs").status_code == 200, "the key is known")
     refused = caller.get("/metrics")
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
     assert admin.get("/metrics").status_code == 200
 
 
-def test_changing_models_needs_the_role_admin_and_reading_them_does_not(queue: Server, gateway: GatewayProcess) -> None:
-    caller, admin = callers(queue, gateway, "acme", "admin")
+def test_changing_models_needs_the_role_admin_and_reading_them_does_not(shared: GatewayProcess) -> None:
+    caller, admin = callers(shared.server, shared, "acme", "admin")
     assert (caller.get("/v1/models").status_code, caller.get("/v1/models/m").status_code) == (200, 404)
     for verb in ("load", "unload", "share", "promote", "rollback", "follow", "of-a-later-release"):
         refused = caller.post(f"/v1/models/m/{verb}")
@@ -76,18 +90,17 @@ def test_changing_models_needs_the_role_admin_and_reading_them_does_not(queue: S
     "name",
     ["Authorization: Bearer {}", "authorization: bearer {}", "Authorization: Key {}", "X-API-Key: {}", "api-key: {}"],
 )
-def test_a_key_is_accepted_in_all_the_ways_that_clients_send_it(
-    queue: Server, gateway: GatewayProcess, name: str
-) -> None:
-    key = make_key(queue.url, "acme")
+def test_a_key_is_accepted_in_all_the_ways_that_clients_send_it(shared: GatewayProcess, name: str) -> None:
+    key = make_key(shared.server.url, "acme")
     header, _, form = name.partition(": ")
     headers = {header: form.format(key)}
-    wait_until(lambda: gateway.http.get("/v1/jobs", headers=headers).status_code == 200, "it is taken")
+    wait_until(lambda: shared.http.get("/v1/jobs", headers=headers).status_code == 200, "it is taken")
 
 
-def test_an_unknown_key_is_refused(queue: Server, gateway: GatewayProcess) -> None:
-    key = make_key(queue.url, "acme")
-    wait_until(lambda: Caller(gateway, key).get("/metrics").status_code == 403, "the key is known")
+def test_an_unknown_key_is_refused(shared: GatewayProcess) -> None:
+    key = make_key(shared.server.url, "acme")
+    caller = Caller(shared, key)
+    wait_until(lambda: caller.get("/metrics").status_code == 403, "the key is known")
     other_end = "A" if key[-2] != "A" else "B"
     tokens = [
         f"{key[:-2]}{other_end}{key[-1]}",
@@ -98,12 +111,12 @@ def test_an_unknown_key_is_refused(queue: Server, gateway: GatewayProcess) -> No
         "\xff",
     ]
     for given in ("", "Bearer", f"Basic {key}", *(f"Bearer {token}" for token in tokens)):
-        answer = gateway.http.get("/v1/jobs", headers={b"authorization": given.encode("latin-1")})
+        answer = shared.http.get("/v1/jobs", headers={b"authorization": given.encode("latin-1")})
         assert answer.status_code == 401, given[:80]
         assert key not in answer.text
-    in_query = gateway.http.get("/v1/jobs", params={"api_key": key})
+    in_query = shared.http.get("/v1/jobs", params={"api_key": key})
     assert (in_query.status_code, "a key in the query is ignored" in in_query.json()["detail"]) == (401, True)
-    assert key not in gateway.log()
+    assert key not in shared.log()
 
 
 def test_a_revoked_key_is_refused_and_revoking_the_last_one_does_not_allow_anonymous(
@@ -120,7 +133,10 @@ def test_a_revoked_key_is_refused_and_revoking_the_last_one_does_not_allow_anony
 
 
 def test_a_key_is_stored_only_as_a_hash(queue: Server) -> None:
-    key = make_key(queue.url, "acme", "--note", "the cron job")
+    done = jitney_keys(queue.url, "create", "--tenant", "acme", "--note", "the cron job")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"jk_[0-9a-f]{16}_[\w-]{43}\n", done.stdout)
+    key = done.stdout.strip()
     with queue.client() as client:
         kept = client.hgetall("jitney:keys")
         assert key.encode() not in b"".join(kept.values())
