@@ -1,9 +1,10 @@
 """Fixtures: a queue, a gateway, a background process, OpenAI's client, and the test as the worker."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from openai import OpenAI
@@ -14,6 +15,13 @@ from tests.support.background_process import ALLOW, BackgroundProcess
 from tests.support.gateways import GatewayProcess, Worker
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_async
+
+
+class Processes(NamedTuple):
+    server: Server
+    gateway: GatewayProcess
+    background_process: BackgroundProcess
+    folder: Path  # of the bulk files
 
 
 @dataclass
@@ -67,29 +75,32 @@ def settings() -> Mapping[str, str]:
     return {}
 
 
-@pytest.fixture
-def processes(
-    settings: Mapping[str, str], tmp_path: Path
-) -> Iterator[tuple[Server, GatewayProcess, BackgroundProcess]]:
-    env = {**bulks.QUICK, **ALLOW, "JITNEY_BULK_STORE": str(tmp_path / "bulk"), **settings}
+@contextmanager
+def start_processes(settings: Mapping[str, str], folder: Path) -> Iterator[Processes]:
+    """Run the processes during a `with`."""
+    env = {**bulks.QUICK, **ALLOW, "JITNEY_BULK_STORE": str(folder), **settings}
     with ExitStack() as held:
         server = Server()
         held.callback(server.close)
         gateway = held.enter_context(GatewayProcess(server, env))
-        yield server, gateway, held.enter_context(BackgroundProcess(server, env))
+        yield Processes(server, gateway, held.enter_context(BackgroundProcess(server, env)), folder)
 
 
 @pytest.fixture
-async def plant(
-    processes: tuple[Server, GatewayProcess, BackgroundProcess], tmp_path: Path, anyio_backend: str
-) -> AsyncIterator[BulkStack]:
+def processes(settings: Mapping[str, str], tmp_path: Path) -> Iterator[Processes]:
+    with start_processes(settings, tmp_path / "bulk") as started:
+        yield started
+
+
+@pytest.fixture
+async def plant(processes: Processes, anyio_backend: str) -> AsyncIterator[BulkStack]:
     """Serve the model `m`; check the remaining data at the end."""
     del anyio_backend
-    server, gateway, background = processes
+    server, gateway, background, folder = processes
     worker = Worker(server)
     await worker.announce(gateway)
     with bulks.client(f"http://127.0.0.1:{gateway.port}", max_retries=0) as ai:
-        yield BulkStack(server, gateway, background, worker, tmp_path / "bulk", ai)
+        yield BulkStack(server, gateway, background, worker, folder, ai)
     await worker.connection.aclose()
     with server.client() as client:
         invariants.check(client)
