@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from pydantic import BaseModel
-from pydantic_settings import BaseSettings
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from jobs.config.environment import PREFIX
+
+if TYPE_CHECKING:  # `jitney up` and `jitney worker` need only the names: they start without pydantic in half the time
+    from pydantic_settings import BaseSettings
 
 Part = Literal["gateway", "worker", "background"]
 _GATEWAY: Final = ("gateway",)
@@ -88,7 +88,7 @@ _STORAGE_SETTINGS: Final = _names("BULK_STORE BULK_IMAGE_STORE")
 PRIVATE: Final = frozenset(_names("TENANTS WEBHOOK_ALLOW_CIDRS BULK_STORE BULK_IMAGE_URL_PREFIXES BULK_IMAGE_STORE"))
 
 
-def compared_values(part: Part, host: str, settings: Sequence[BaseSettings]) -> dict[str, str]:
+def compared_values(part: Part, host: str, settings: Sequence["BaseSettings"]) -> dict[str, str]:
     """Return the settings that all processes of this part must share, as text."""
     named = [(PREFIX + name.upper(), value) for group in settings for name, value in group]
     values = {name: _format_value(name, value) for name, value in named if part in COMPARED.get(name, ())}
@@ -113,7 +113,7 @@ def _format_value(name: str, value: Any) -> str:
         return repr(value).removesuffix(".0")
     if isinstance(value, Mapping):
         plain = {
-            key: item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item
+            key: item.model_dump(exclude_none=True) if hasattr(item, "model_dump") else item
             for key, item in value.items()
         }
         return json.dumps(plain, sort_keys=True)
