@@ -1,6 +1,7 @@
 """OpenAI's unmodified client on a real service: every call for files and batches."""
 
 import time
+from collections.abc import Iterator
 
 import openai
 import pytest
@@ -13,8 +14,9 @@ from tests.support.service import DIGITS, Service
 
 
 @pytest.fixture
-def ai(service: Service) -> OpenAI:
-    return bulks.client(service.url)
+def ai(service: Service) -> Iterator[OpenAI]:
+    with bulks.client(service.url) as client:
+        yield client
 
 
 def digits(count: int) -> list[str]:
