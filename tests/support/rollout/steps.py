@@ -9,6 +9,8 @@ from tests.support.rollout.callers import Callers
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
+# The folder is polled often, and an unwanted version or a dead worker is soon replaced.
+QUICK = {"JITNEY_MODELS_POLL_S": "0.2", "JITNEY_UNLOAD_AFTER_S": "0.5", "JITNEY_RESTART_LIMIT_S": "0.3"}
 NAME = "times"
 ENOUGH = 300  # answers, to tell a share by
 WITHIN_S = 30.0
@@ -18,11 +20,11 @@ class Models:
     """An admin's view of the model `times`, and the admin's actions."""
 
     def __init__(self, service: Service, name: str = NAME) -> None:
-        self.service, self._name = service, name
+        self.service, self.name = service, name
 
     def entry(self, version: int) -> Any:
         """The state of a version; None where it is unknown."""
-        answer = self.service.http.get(f"/v1/models/{self._name}").json()
+        answer = self.service.http.get(f"/v1/models/{self.name}").json()
         return next((one for one in answer.get("versions", []) if one["version"] == str(version)), None)
 
     def status(self, version: int) -> str:
@@ -30,7 +32,7 @@ class Models:
         return str(entry["status"]) if entry else "unknown"
 
     def ask(self, verb: str, **fields: object) -> dict[str, Any]:
-        answer = self.service.http.post(f"/v1/models/{self._name}/{verb}", json=fields)
+        answer = self.service.http.post(f"/v1/models/{self.name}/{verb}", json=fields)
         assert answer.status_code == 200, answer.text
         shown: dict[str, Any] = answer.json()
         return shown
@@ -47,7 +49,7 @@ class Models:
     def run(self, number: float = 5) -> tuple[str, float]:
         """Run a job; gives the version that answered, and the factor by which it did."""
         tensor = {"datatype": "FP32", "shape": [4], "data": [number] * 4}
-        body = {"model": self._name, "input": {"tensors": {"x": tensor}}}
+        body = {"model": self.name, "input": {"tensors": {"x": tensor}}}
         answer = self.service.http.post("/v1/jobs", json=body, headers={"prefer": "wait=20"})
         assert answer.status_code == 200, answer.text
         job = answer.json()

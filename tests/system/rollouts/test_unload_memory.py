@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import models
-from tests.support.rollout.steps import Models
+from tests.support.rollout.steps import QUICK, Models
 from tests.support.service import Service
 from tests.support.waiting import wait_until
-from tests.system.rollouts.conftest import QUICK
 
 MIB = 1 << 20
 WEIGHTS_MIB = 64
