@@ -20,10 +20,11 @@ DEVICE := $(shell "$(PYTHON)" -c '$(has_gpu)' 2>/dev/null && echo gpu || echo cp
 endif
 
 BIN := .venv/bin
-# Tests run in several processes: they wait more than they compute, so three of them fill two CPUs. JOBS=0: in one process.
-JOBS ?= 3
+# Tests run in several processes: they wait more than they compute, so four of them fill two CPUs. JOBS=0: in one process.
+JOBS ?= 4
 # They start hundreds of Python processes. Without the cache of compiled modules, each would compile all sources again.
-PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+# In the order of the files, the slow ones come first, and the processes of a folder's tests end with the folder.
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PIP = $(BIN)/python -m pip install -q --disable-pip-version-check
 
 # What single long runs need besides; in environments apart where it does not go with ours.

@@ -18,7 +18,7 @@ FAILED = pytest.StashKey[bool]()
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models of all fault tests; test_worker_faults adds its own, which each worker would load at each start."""
     folder = tmp_path_factory.mktemp("faults") / "models"
@@ -34,7 +34,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole_cluster(models_dir: Path) -> Iterator[Cluster]:
     with Cluster(models_dir, {"JITNEY_RESTART_LIMIT_S": "1"}) as cluster:
         yield cluster

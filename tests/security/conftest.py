@@ -33,7 +33,7 @@ def tight(queue: Server) -> Iterator[GatewayProcess]:
         yield process
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Serve digits (an image model) and double (a tensor model) by a real worker."""
     models_dir = tmp_path_factory.mktemp("models")

@@ -22,7 +22,7 @@ from tests.support.servers import ENGINES, Server
 FAR_FUTURE_MS = 1 << 52
 
 
-@pytest.fixture(scope="session", params=ENGINES)
+@pytest.fixture(scope="package", params=ENGINES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server = Server(request.param)
     yield server
