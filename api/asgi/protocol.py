@@ -5,7 +5,6 @@ because `sweep_connections` checks all connections periodically.
 """
 
 import asyncio
-import logging
 import socket
 import struct
 from collections import deque
@@ -20,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.asgi import single_write
 from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
+from api.asgi.request import cache_short
 from api.asgi.request_boundaries import RequestSplitter
 from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
@@ -33,19 +33,27 @@ HTTP_VERSIONS: Final = ("1.1", "1.0")
 UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
 SWEEPS_PER_LIMIT: Final = 10
-_NO_ACCESS_LOG: Final = logging.getLogger("jitney.api")  # there is no access log
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
+
+
+@cache_short(256)
+def _parse_url(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return the decoded path, the raw path and the query of a request's URL."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 class GatewayProtocol(HttpToolsProtocol):
     """One HTTP connection."""
 
+    cycle: single_write.SingleWriteCycle
     limits = ConnectionLimits()
     table = ConnectionTable(limits.buffers_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
-        super().connection_made(cast("asyncio.Transport", joining))
+        self._joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
+        super().connection_made(cast("asyncio.Transport", self._joining))
         self.flow = self._flow = single_write.HoldingFlowControl(self.transport)
         self._extensions: dict[str, dict[object, object]] = {
             single_write.WHOLE_RESPONSE: {"evict": self.evict, "is_closing": self.transport.is_closing}
@@ -152,7 +160,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             # A bug in request_boundaries.py.
             raise RuntimeError("a request was parsed before the response to the previous one")
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._is_request_complete = False
         self._idle_bytes, self._length, self._transfer = 0, b"", b""
 
@@ -180,7 +188,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._begin()
         self._idle_since, self._head_since = None, None
         self._body_since, self._upload_bytes = self.loop.time(), 0
-        self._is_upload = self.url.partition(b"?")[0] == UPLOAD_PATH
+        self._is_upload = self.url.startswith(UPLOAD_PATH) and self.url.partition(b"?")[0] == UPLOAD_PATH
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # bounds the trailers, which are ignored
         self.table.mark_busy(self)
 
@@ -202,30 +210,38 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _begin(self) -> None:
         """Start the app for a request whose head is complete."""
-        parser, scope, url = self.parser, self.scope, httptools.parse_url(self.url)
-        path, version = url.path.decode("ascii"), parser.get_http_version()
+        parser = self.parser
+        path, raw_path, query = _parse_url(self.url)
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         if version not in HTTP_VERSIONS:
             self._raise_refusal(Refused("malformed_request", f"HTTP/{version} is not supported: send HTTP/1.1"))
-        method = parser.get_method().decode("ascii")
-        scope["method"], scope["http_version"] = method, version
-        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
-        scope["query_string"] = url.query or b""
-        scope["extensions"] = self._extensions
         self._drops_body = method in BODYLESS_METHODS
+        scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "method": method,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "extensions": self._extensions,
+            "state": self.app_state.copy(),
+        }
         self.cycle = single_write.SingleWriteCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=_NO_ACCESS_LOG,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
+            scope,
+            self._joining,
+            self.flow,
+            self.server_state,
+            self.on_response_complete,
+            expects_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
-            on_response=self.on_response_complete,
         )
-        self._start_asgi_task(self.cycle, self.app)
+        self.tasks.add(self.loop.create_task(self.cycle.run_asgi(self.app)))
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
@@ -238,28 +254,29 @@ class GatewayProtocol(HttpToolsProtocol):
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
             self._count()
-        cycle.message_event.set()
+        cycle.wake()
 
     def on_message_complete(self) -> None:
         if self._is_upgrade:
             return
         self._is_request_complete, self._body_since = True, None
-        if not self.cycle.response_complete:
-            self.cycle.more_body = False
-            self.cycle.message_event.set()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.wake()
 
     # ---- sending
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        if cast("single_write.SingleWriteCycle", self.cycle).is_answered_early:  # do not read the rest of the request
+        if self.cycle.is_answered_early:  # do not read the rest of the request
             self._end()
             return
         self.table.mark_idle(self)
         if self.transport.is_closing():
             return
         self._is_kept, self._idle_since = True, self.loop.time()
-        if not self.flow.write_paused:
+        if self.flow.read_paused and not self.flow.write_paused:
             self._resume_parsing()
 
     def pause_writing(self) -> None:
@@ -363,9 +380,9 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
             self.cycle.disconnected = True  # the app stops waiting for the body
-            self.cycle.message_event.set()
+            self.cycle.wake()
         response = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
-        head = single_write.encode_head(response.status, response.all_headers(), closes=True)
+        head = single_write.encode_head(response.status, response.encode_fields(), closes=True)
         self.transport.write(head + response.body)
         self._end()
 

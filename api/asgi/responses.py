@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
-from api.asgi.single_write import WHOLE_RESPONSE
+from api.asgi.single_write import WHOLE_RESPONSE, encode_fields
 from jobs.contract.errors import JitneyError, RetryLater
 
 log = logging.getLogger("jitney.api")
@@ -30,6 +30,7 @@ SECURITY_HEADERS: Final[Sequence[Header]] = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+_SECURITY_FIELDS: Final = encode_fields(SECURITY_HEADERS)
 
 
 class HttpResponse(NamedTuple):
@@ -40,17 +41,19 @@ class HttpResponse(NamedTuple):
     headers: Sequence[Header] = ()
     content_type: bytes = b"application/json"
 
-    def all_headers(self) -> list[Header]:
-        """Return all headers, including those that every response has."""
-        length = b"%d" % len(self.body)
-        return [(b"content-type", self.content_type), (b"content-length", length), *SECURITY_HEADERS, *self.headers]
+    def encode_fields(self) -> bytes:
+        """Return all header fields, encoded, including those that every response has."""
+        length, rest = len(self.body), encode_fields(self.headers) if self.headers else b""
+        return b"content-type: %b\r\ncontent-length: %d\r\n%b%b" % (self.content_type, length, _SECURITY_FIELDS, rest)
 
     async def send(self, scope: Scope, send: Send) -> None:
         """Send the response over ASGI, as one message if the server supports it (api/asgi/single_write.py)."""
-        headers = self.all_headers()
         if WHOLE_RESPONSE in scope.get("extensions", ()):
-            await send({"type": WHOLE_RESPONSE, "status": self.status, "headers": headers, "body": self.body})
+            fields = self.encode_fields()
+            await send({"type": WHOLE_RESPONSE, "status": self.status, "fields": fields, "body": self.body})
             return
+        length = (b"content-length", b"%d" % len(self.body))
+        headers = [(b"content-type", self.content_type), length, *SECURITY_HEADERS, *self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
@@ -101,7 +104,9 @@ _ERROR_FORMATS: Final = (("/predict", _predict_error), ("/v1/files", _openai_err
 
 def with_headers(send: Send, headers: Sequence[Header]) -> Send:
     async def send_with_headers(message: MutableMapping[str, Any]) -> None:
-        if message["type"] in ("http.response.start", WHOLE_RESPONSE):
+        if message["type"] == WHOLE_RESPONSE:
+            message["fields"] += encode_fields(headers)
+        elif message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], *headers]
         await send(message)
 
