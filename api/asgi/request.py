@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from api.asgi.gzip_body import ENCODINGS, GzipReceiver
 from api.asgi.responses import Receive, Scope
-from api.asgi.single_write import WHOLE_RESPONSE
+from api.asgi.single_write import WHOLE_RESPONSE, take_body
 from api.asgi.tenant_budgets import BudgetShare
 from jobs.contract.errors import Refused
 
@@ -40,6 +40,10 @@ class Request:
         self.query_string: bytes = scope["query_string"]
         self._scope = scope
         self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        extensions = scope.get("extensions")
+        connection = extensions.get(WHOLE_RESPONSE) if extensions else None
+        # Ends this request to free memory (api/asgi/protocol.py); None if the server cannot.
+        self.evict: Callable[[], None] | None = connection["evict"] if connection else None
 
     def header(self, name: bytes) -> str:
         """Return the value of a header, or an empty string."""
@@ -51,12 +55,6 @@ class Request:
         """Return the tenant that access control found."""
         tenant: str = self._scope["caller"].tenant
         return tenant
-
-    @property
-    def evict(self) -> Callable[[], None] | None:
-        """Return the function that ends this request to free memory, if any (api/asgi/protocol.py)."""
-        evict: Callable[[], None] | None = self._scope.get("extensions", {}).get(WHOLE_RESPONSE, {}).get("evict")
-        return evict
 
     @property
     def content_type(self) -> str:
@@ -78,12 +76,19 @@ class Request:
 
         The connection enforces the timeout (api/asgi/protocol.py).
         """
-        receive = self.decompress(receive)
+        decompressed = self.decompress(receive)
+        body = take_body(receive) if decompressed is receive else None
+        if body is not None:  # it has arrived, so that no message is needed
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
+            share.keep()
+            share.grow(len(body))
+            return body
         size_bytes = self.declared_bytes
         if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
         share.expect(size_bytes)
-        body = await _receive_all(receive, share, limit_bytes)
+        body = await _receive_all(decompressed, share, limit_bytes)
         share.keep()
         return body
 

@@ -129,7 +129,7 @@ class SingleWriteCycle(RequestResponseCycle):
         try:
             await super().run_asgi(app)
         finally:
-            self._tasks.discard(task)  # type: ignore[arg-type] # this runs in a task
+            self._tasks.discard(task)
 
     def take_body(self) -> bytes | None:
         """Return the whole body, or None if it has not arrived or `receive` must be used."""
@@ -146,7 +146,9 @@ class SingleWriteCycle(RequestResponseCycle):
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
-        while not (self.disconnected or self.response_complete or self.body or (not self.more_body and not self._is_read)):
+        while not (
+            self.disconnected or self.response_complete or self.body or (not self.more_body and not self._is_read)
+        ):
             self.flow.resume_reading()
             self.message_event.clear()
             await self.message_event.wait()
@@ -198,6 +200,12 @@ class SingleWriteCycle(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def take_body(receive: Callable[[], Any]) -> bytes | None:
+    """Return the whole body of the request of this `receive`; None if it has not arrived: then call `receive`."""
+    cycle = getattr(receive, "__self__", None)
+    return cycle.take_body() if isinstance(cycle, SingleWriteCycle) else None
 
 
 def encode_fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

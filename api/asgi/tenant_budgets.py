@@ -49,10 +49,13 @@ class TenantBudget:
     def take(self, share: "BudgetShare", amount: int) -> None:
         """Add an amount to a share, evicting others if needed; raises as `check` does."""
         tenant = share.tenant
-        self.check(tenant, amount)
-        while self.used + amount > self._limit:
-            self._evict(tenant)
-        self._held[tenant] = self._held.get(tenant, 0) + amount
+        held = self._held.get(tenant, 0)
+        if held + amount > THRESHOLD_FACTOR * (self._limit - self.used - amount):
+            self.check(tenant, amount)
+            while self.used + amount > self._limit:
+                self._evict(tenant)
+            held = self._held.get(tenant, 0)
+        self._held[tenant] = held + amount
         self.used += amount
         if share.evict is not None:
             own = self._evictable_shares.setdefault(tenant, {})

@@ -34,7 +34,7 @@ class JobWaiters:
 
     def expect(self, job_id: str) -> JobFuture:
         """Start to wait for a job. Call it before the job is submitted, so that no notification is missed."""
-        future: JobFuture = self._running_loop().create_future()
+        future: JobFuture = self.running_loop().create_future()
         if self._closed:
             future.set_result(None)
         else:
@@ -48,7 +48,7 @@ class JobWaiters:
 
     async def wait_until_final(self, job_id: str, future: JobFuture, timeout_s: float) -> Job | None:
         """Return the job once it is final, or None after `timeout_s` or when this gateway stops."""
-        timer = self._running_loop().call_later(timeout_s, end_waits, future)
+        timer = self.running_loop().call_later(timeout_s, end_waits, future)
         try:
             return await future
         finally:
@@ -60,7 +60,7 @@ class JobWaiters:
 
         The caller must call `forget_all` afterwards.
         """
-        timer = self._running_loop().call_later(timeout_s, end_all_waits, [*ends.values()])
+        timer = self.running_loop().call_later(timeout_s, end_all_waits, [*ends.values()])
         try:
             return {job_id: await future for job_id, future in ends.items()}
         finally:
@@ -117,7 +117,7 @@ class JobWaiters:
         self._closed = True
         end_all_waits([future for futures in self._waiters.values() for future in futures])
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def running_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, cached because Python 3.11 makes a system call for each lookup."""
         self._loop = self._loop or asyncio.get_running_loop()
         return self._loop
