@@ -8,7 +8,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NoReturn, cast
 from urllib.parse import unquote
@@ -28,7 +28,6 @@ from jobs.contract.errors import JitneyError, QueueFull, Refused, RetryLater
 MAX_HEADERS: Final = 100
 MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length, because llhttp counts in 64 bits
 BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and discarded
-_FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 HTTP_VERSIONS: Final = ("1.1", "1.0")
 UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
@@ -61,7 +60,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self._framing, self._held = RequestSplitter(), b""
         self._is_request_complete = True  # received to its end; also true before the first request
         self._is_upgrade = self._drops_body = False
-        self._length = self._transfer = b""  # the header fields that frame a body
         self._idle_since: float | None = self.loop.time()  # None during a request
         self._head_since: float | None = None  # None unless a head is being received
         self._body_since: float | None = None  # None unless a body is being received
@@ -87,7 +85,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_finished:
             return
-        if self._can_parse():
+        if not self._is_request_complete or self._can_parse():
             self._parse(data)
         else:
             self._hold_back(self._held + data if self._held else data)
@@ -103,7 +101,7 @@ class GatewayProtocol(HttpToolsProtocol):
         start, size = 0, len(data)
         while True:
             end = self._framing.next_boundary(data, start)
-            self._feed(data if end - start == size else data[start:end])
+            self._feed(data[start:end])
             if self._idle_bytes > self.limits.head_bytes:
                 self._refuse(self._head_too_large())
             start = end
@@ -162,18 +160,10 @@ class GatewayProtocol(HttpToolsProtocol):
             raise RuntimeError("a request was parsed before the response to the previous one")
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._is_request_complete = False
-        self._idle_bytes, self._length, self._transfer = 0, b"", b""
+        self._idle_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name in _FRAMING_HEADERS:
-            if name == b"content-length":
-                self._length = value
-            elif name == b"transfer-encoding":
-                self._transfer += value.lower()
-            elif value.lower() == b"100-continue":
-                self.expect_100_continue = True
-        self.headers.append((name, value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS or self._piece_bytes > self.limits.head_bytes < self._head_bytes():
@@ -183,8 +173,11 @@ class GatewayProtocol(HttpToolsProtocol):
                 self._raise_refusal(Refused("malformed_request", "CONNECT is not supported: this is not a proxy"))
             self._is_upgrade = True  # the parser stops after this head; see `_feed`
             return
-        if self._length or self._transfer:
-            self._framing.expect_body(self._declared_bytes())
+        fields = dict(self.headers)
+        if b"content-length" in fields or b"transfer-encoding" in fields:
+            self._framing.expect_body(self._declared_bytes(fields))
+        if b"expect" in fields and (b"expect", b"100-continue") in [(n, v.lower()) for n, v in self.headers]:
+            self.expect_100_continue = True
         self._begin()
         self._idle_since, self._head_since = None, None
         self._body_since, self._upload_bytes = self.loop.time(), 0
@@ -192,12 +185,14 @@ class GatewayProtocol(HttpToolsProtocol):
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # bounds the trailers, which are ignored
         self.table.mark_busy(self)
 
-    def _declared_bytes(self) -> int:
+    def _declared_bytes(self, fields: Mapping[bytes, bytes]) -> int:
         """Return the Content-Length, or 0 without one. Refuse framing that llhttp accepts but the gateway does not."""
-        digits = self._length.strip()
-        if self._transfer.strip() not in (b"", b"chunked"):
-            message = "Transfer-Encoding must be chunked; send a compressed body with Content-Encoding"
-            self._raise_refusal(Refused("malformed_request", message))
+        digits = fields.get(b"content-length", b"").strip()
+        if b"transfer-encoding" in fields:
+            codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+            if b"".join(codings).lower().strip() not in (b"", b"chunked"):
+                message = "Transfer-Encoding must be chunked; send a compressed body with Content-Encoding"
+                self._raise_refusal(Refused("malformed_request", message))
         if digits and (len(digits) > MAX_LENGTH_DIGITS or not digits.isdigit()):
             message = f"Content-Length must be a number of at most {MAX_LENGTH_DIGITS} digits"
             self._raise_refusal(Refused("malformed_request", message))
@@ -232,7 +227,7 @@ class GatewayProtocol(HttpToolsProtocol):
             "extensions": self._extensions,
             "state": self.app_state.copy(),
         }
-        self.cycle = single_write.SingleWriteCycle(
+        self.cycle = cycle = single_write.SingleWriteCycle(
             scope,
             self._joining,
             self.flow,
@@ -241,7 +236,8 @@ class GatewayProtocol(HttpToolsProtocol):
             expects_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
         )
-        self.tasks.add(self.loop.create_task(self.cycle.run_asgi(self.app)))
+        cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
+        self.tasks.add(cycle.task)
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
@@ -250,11 +246,9 @@ class GatewayProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if self._drops_body or cycle.response_complete:
             return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if cycle.add_body(body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
             self._count()
-        cycle.wake()
 
     def on_message_complete(self) -> None:
         if self._is_upgrade:
@@ -263,7 +257,8 @@ class GatewayProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.more_body = False
-            cycle.wake()
+            if cycle.arrival is not None:
+                cycle.wake()
 
     # ---- sending
 
@@ -382,7 +377,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True  # the app stops waiting for the body
             self.cycle.wake()
         response = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
-        head = single_write.encode_head(response.status, response.encode_fields(), closes=True)
+        fields = response.common_fields()
+        head = single_write.encode_head(response.status, response.headers, closes=True, encoded=fields)
         self.transport.write(head + response.body)
         self._end()
 
@@ -390,7 +386,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Stop reading and close after `LINGER_S`. Closing at once, with unread bytes, could lose the response."""
         self._is_finished, self._held = True, b""
         if self.cycle is not None:
-            self.cycle.body = bytearray()
+            self.cycle.body = b""
         self.flow.pause_reading()
         self.transport.write_eof()
         self.table.mark_closing(self)

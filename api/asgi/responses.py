@@ -41,16 +41,15 @@ class HttpResponse(NamedTuple):
     headers: Sequence[Header] = ()
     content_type: bytes = b"application/json"
 
-    def encode_fields(self) -> bytes:
-        """Return all header fields, encoded, including those that every response has."""
-        length, rest = len(self.body), encode_fields(self.headers) if self.headers else b""
-        return b"content-type: %b\r\ncontent-length: %d\r\n%b%b" % (self.content_type, length, _SECURITY_FIELDS, rest)
+    def common_fields(self) -> bytes:
+        """Return the encoded header fields that every response has."""
+        return b"content-type: %b\r\ncontent-length: %d\r\n%b" % (self.content_type, len(self.body), _SECURITY_FIELDS)
 
     async def send(self, scope: Scope, send: Send) -> None:
         """Send the response over ASGI, as one message if the server supports it (api/asgi/single_write.py)."""
         if WHOLE_RESPONSE in scope.get("extensions", ()):
-            fields = self.encode_fields()
-            await send({"type": WHOLE_RESPONSE, "status": self.status, "fields": fields, "body": self.body})
+            message = {"type": WHOLE_RESPONSE, "status": self.status, "headers": self.headers, "body": self.body}
+            await send({**message, "encoded": self.common_fields()})
             return
         length = (b"content-length", b"%d" % len(self.body))
         headers = [(b"content-type", self.content_type), length, *SECURITY_HEADERS, *self.headers]
@@ -104,9 +103,7 @@ _ERROR_FORMATS: Final = (("/predict", _predict_error), ("/v1/files", _openai_err
 
 def with_headers(send: Send, headers: Sequence[Header]) -> Send:
     async def send_with_headers(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == WHOLE_RESPONSE:
-            message["fields"] += encode_fields(headers)
-        elif message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", WHOLE_RESPONSE):
             message["headers"] = [*message["headers"], *headers]
         await send(message)
 

@@ -85,11 +85,13 @@ class SingleWriteCycle(RequestResponseCycle):
     # The state of a new cycle, as uvicorn's constructor sets it; class attributes cost nothing per request.
     access_log = disconnected = response_started = response_complete = False
     more_body = True
+    body: bytes | bytearray = b""  # type: ignore[assignment] # what `receive` has not returned yet
+    task: asyncio.Task[None]  # runs `run_asgi`
     chunked_encoding = None
     expected_content_length = 0
     is_answered_early = False  # the response was sent before the request was received
     _is_read = False  # the app has received the whole body
-    _arrival: asyncio.Event | None = None
+    arrival: asyncio.Event | None = None
 
     def __init__(  # uvicorn's constructor would create an Event and set attributes that are seldom used
         self,
@@ -106,7 +108,6 @@ class SingleWriteCycle(RequestResponseCycle):
         self.logger, self.default_headers = log, server_state.default_headers
         self.on_response = on_response
         self.waiting_for_100_continue, self.keep_alive = expects_100_continue, keep_alive
-        self.body = bytearray()
         self._tasks = server_state.tasks
         self._is_head = scope["method"] == "HEAD"
         if self._is_head:
@@ -115,29 +116,54 @@ class SingleWriteCycle(RequestResponseCycle):
     @property
     def message_event(self) -> asyncio.Event:  # type: ignore[override]
         """Event for the arrival of a part of the body, the end of the response or a disconnect."""
-        if self._arrival is None:
-            self._arrival = asyncio.Event()
-        return self._arrival
+        if self.arrival is None:
+            self.arrival = asyncio.Event()
+        return self.arrival
 
     def wake(self) -> None:
         """Wake the app if it waits in `receive`."""
-        if self._arrival is not None:
-            self._arrival.set()
+        if self.arrival is not None:
+            self.arrival.set()
 
     async def run_asgi(self, app: Any) -> None:
-        task = asyncio.current_task()
+        """Run the app; log what it raises, and respond with status 500 or reset the connection."""
         try:
-            await super().run_asgi(app)
+            await app(self.scope, self.receive, self.send)
+        except BaseException:
+            log.exception("unexpected error in the app")
+            await self._fail()
+        else:
+            if not self.response_complete and not self.disconnected:
+                log.error("the app returned without a complete response")
+                await self._fail()
         finally:
-            self._tasks.discard(task)
+            self._tasks.discard(self.task)
+
+    async def _fail(self) -> None:
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
+
+    def add_body(self, body: bytes) -> int:
+        """Add a part of the body for `receive`; return the bytes that wait there."""
+        if not self.body:
+            self.body = body
+        else:
+            if isinstance(self.body, bytes):
+                self.body = bytearray(self.body)
+            self.body += body
+        if self.arrival is not None:
+            self.arrival.set()
+        return len(self.body)
 
     def take_body(self) -> bytes | None:
         """Return the whole body, or None if it has not arrived or `receive` must be used."""
-        if self._is_read or self.more_body or self.disconnected or self.waiting_for_100_continue:
+        if self.more_body or self._is_read or self.disconnected or self.waiting_for_100_continue:
             return None
         self._is_read = True
-        body, self.body = bytes(self.body), bytearray()
-        return body
+        body, self.body = self.body, b""
+        return bytes(body)
 
     async def receive(self) -> Any:
         body = self.take_body()
@@ -155,8 +181,8 @@ class SingleWriteCycle(RequestResponseCycle):
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         self._is_read = not self.more_body
-        body, self.body = bytes(self.body), bytearray()
-        return {"type": "http.request", "body": body, "more_body": self.more_body}
+        part, self.body = self.body, b""
+        return {"type": "http.request", "body": bytes(part), "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         if message["type"] != WHOLE_RESPONSE or self.response_started:
@@ -170,7 +196,7 @@ class SingleWriteCycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.is_answered_early = self.more_body
         closes = self.is_answered_early or not self.keep_alive
-        head = encode_head(message["status"], message["fields"], closes=closes)
+        head = encode_head(message["status"], message["headers"], closes=closes, encoded=message.get("encoded", b""))
         self.transport.write_and_flush(head if self._is_head else head + message["body"])
         self.wake()
         if not self.keep_alive:
@@ -216,6 +242,7 @@ def encode_fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     return written
 
 
-def encode_head(status: int, fields: bytes, *, closes: bool) -> bytes:
-    """Return the head of a response with these encoded fields."""
-    return STATUS_LINE[status] + fields + (b"connection: close\r\n\r\n" if closes else b"\r\n")
+def encode_head(status: int, headers: Sequence[tuple[bytes, bytes]], *, closes: bool, encoded: bytes = b"") -> bytes:
+    """Return the encoded head of a response; raises as `encode_fields`. `encoded`: fields before `headers`."""
+    end = b"connection: close\r\n\r\n" if closes else b"\r\n"
+    return STATUS_LINE[status] + encoded + encode_fields(headers) + end

@@ -27,7 +27,7 @@ class TenantBudget:
         self.used = 0
 
     def hold(self, tenant: str, evict: Callable[[], None] | None = None) -> "BudgetShare":
-        """Return an empty share of the budget. Use it in a `with` statement, which releases it at the end.
+        """Return an empty share of the budget. Use it in a `with` statement, or call `release` at the end.
 
         `evict` ends the request that holds the share. Without it, the share cannot be evicted.
         """
@@ -58,9 +58,13 @@ class TenantBudget:
         self._held[tenant] = held + amount
         self.used += amount
         if share.evict is not None:
-            own = self._evictable_shares.setdefault(tenant, {})
-            own.pop(share, None)
+            own = self._evictable_shares.get(tenant)
+            if own is None:
+                own = self._evictable_shares[tenant] = {}
+            elif share.size:
+                own.pop(share, None)
             own[share] = None
+        share.size += amount
 
     def give_back(self, share: "BudgetShare", amount: int) -> None:
         """Return an amount of a share to the budget."""
@@ -117,7 +121,7 @@ class BudgetShare:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.resize(0)
+        self.release()
 
     def expect(self, amount: int) -> None:
         """Raise if the budget has no room for `amount`."""
@@ -127,10 +131,8 @@ class BudgetShare:
         """Take `amount` more; raises as `TenantBudget.check` does, and if this share was evicted."""
         if self._revoked is not None:
             raise self._revoked
-        if not amount:
-            return
-        self._budget.take(self, amount)
-        self.size += amount
+        if amount:
+            self._budget.take(self, amount)
 
     def resize(self, size: int) -> None:
         """Change the size of the share; raises as `grow` does if it grows."""
@@ -141,6 +143,11 @@ class BudgetShare:
             self.size = size
             if not size:
                 self.keep()
+
+    def release(self) -> None:
+        """Return the whole share to the budget."""
+        if self.size:
+            self.resize(0)
 
     def keep(self) -> None:
         """Make this share not evictable, because its request is being processed."""

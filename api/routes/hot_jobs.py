@@ -65,7 +65,7 @@ class HotRoutes:
             return await self._app(scope, receive, send)
         finally:
             if budget_share is not None:
-                budget_share.resize(0)
+                budget_share.release()
 
 
 async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Response:
@@ -75,10 +75,13 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
     wait_text = _prefer_wait(prefer) if prefer else ""
     wait_s = _wait_seconds(wait_text, settings.max_wait_s) if wait_text else 0
     headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wait_text else []
-    with gateway.awaited.hold(request.tenant, request.evict) as awaited:
+    awaited = gateway.awaited.hold(request.tenant, request.evict)
+    try:
         submitted = await _submit_body(gateway, request, receive, awaited, wait_s)
         if not isinstance(submitted, SingleSubmit):
             return await multi_job.respond_to_many(gateway, request, submitted, wait_s, headers)
+    finally:
+        awaited.release()
     job = await submitted.outcome()
     headers.append((b"location", f"{JOBS_PATH}/{job.id}".encode()))
     if submitted.is_replayed:
@@ -107,9 +110,9 @@ async def _submit_body(
             awaited.grow(len(job_requests.items))
         submitted = await submit_many(gateway, request.tenant, job_requests.read(), key, waits=wait_s > 0)
     except BaseException:
-        share.resize(0)
+        share.release()
         raise
-    share.resize(0)
+    share.release()
     return submitted
 
 

@@ -52,7 +52,7 @@ async def _submit_form(gateway: Gateway, request: Request, receive: Receive) -> 
         job_request = await read_form(request, body)
         return SingleSubmit(gateway, request.tenant, job_request, key, wait_s=settings.predict_wait_s, share=share)
     except BaseException:
-        share.resize(0)
+        share.release()
         raise
 
 

@@ -83,7 +83,7 @@ class SingleSubmit:
 
     def _on_result(self, result: SubmitResult | BaseException) -> None:
         """Keep the result of the submit; wake the request unless it still has to wait for the end of the job."""
-        self._share.resize(0)
+        self._share.release()
         job, self._job = self._job, None  # frees the input
         if job is None or self._end.cancelled():
             return

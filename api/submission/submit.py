@@ -159,14 +159,10 @@ def to_submitted(
 
 def _accepted_job(submission: Submission, accepted: Accepted) -> Job:
     """Return a job that was just accepted, without reading it from the store."""
+    s, attempts = submission, 0
     return Job(
-        id=accepted.id,
-        state=State.QUEUED,
-        model=submission.model,
-        version=submission.version,
-        lane=submission.lane,
-        tenant=submission.tenant,
-        created_us=accepted.created_us,
-        attempts=0,
-        metadata=submission.metadata,
+        *(accepted.id, State.QUEUED, s.model, s.version, s.lane, s.tenant),
+        accepted.created_us,
+        attempts,
+        s.metadata,
     )

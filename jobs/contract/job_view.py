@@ -17,8 +17,8 @@ def format_timestamp(us: int | None) -> str | None:
     """Format a time in µs since the epoch as RFC 3339 with ms."""
     if us is None:
         return None
-    seconds, us = divmod(us, 1_000_000)
-    return f"{_format_second(seconds)}.{us // 1000:03d}Z"
+    ms = us // 1000
+    return f"{_format_second(ms // 1000)}.{ms % 1000:03d}Z"
 
 
 @lru_cache(16)
@@ -30,8 +30,9 @@ def _format_second(seconds: int) -> str:
 def timings(job: Job) -> dict[str, float | None]:
     """Return the job's time by stage in ms; None for a stage that has not ended."""
     decode, batch, infer = job.stages_ms or (None, None, None)
-    queue = (job.started_us - job.created_us) / 1000 if job.started_us else None
-    total = (job.finished_us - job.created_us) / 1000 if job.finished_us else None
+    created_us, started_us, finished_us = job.created_us, job.started_us, job.finished_us
+    queue = (started_us - created_us) / 1000 if started_us else None
+    total = (finished_us - created_us) / 1000 if finished_us else None
     return {"queue": queue, "decode": decode, "batch": batch, "infer": infer, "total": total}
 
 
