@@ -48,8 +48,8 @@ class HttpResponse(NamedTuple):
     async def send(self, scope: Scope, send: Send) -> None:
         """Send the response over ASGI, as one message if the server supports it (api/asgi/single_write.py)."""
         if WHOLE_RESPONSE in scope.get("extensions", ()):
-            message = {"type": WHOLE_RESPONSE, "status": self.status, "headers": self.headers, "body": self.body}
-            await send({**message, "encoded": self.common_fields()})
+            fields = {"headers": self.headers, "encoded": self.common_fields()}
+            await send({"type": WHOLE_RESPONSE, "status": self.status, "body": self.body, **fields})
             return
         length = (b"content-length", b"%d" % len(self.body))
         headers = [(b"content-type", self.content_type), length, *SECURITY_HEADERS, *self.headers]

@@ -147,13 +147,17 @@ class BudgetShare:
     def release(self) -> None:
         """Return the whole share to the budget."""
         if self.size:
-            self.resize(0)
+            self._budget.give_back(self, self.size)
+            if self.evict is not None:
+                self.keep()
+            self.size = 0
 
     def keep(self) -> None:
         """Make this share not evictable, because its request is being processed."""
         if self.evict is not None:
             self.evict = None
-            self._budget.keep(self)
+            if self.size:
+                self._budget.keep(self)
 
     def revoke(self, error: RetryLater) -> None:
         """Release the share and make later calls of `grow` raise the error."""

@@ -3,15 +3,21 @@
 The result of the submit does not wake a request that waits for the outcome, because most jobs are accepted.
 """
 
-import asyncio
-
 from api.asgi.tenant_budgets import BudgetShare
 from api.gateway.gateway import Gateway
-from api.gateway.job_waiters import JobFuture, end_waits
+from api.gateway.job_waiters import JobFuture, WaitTimeouts, end_waits
 from api.gateway.submit_coalescer import SubmitResult
-from api.submission.submit import Submitted, admit_job, lost_job_error, to_submitted, unwrap, wait_for_outcomes
+from api.submission.submit import (
+    Submitted,
+    accepted_job,
+    admit_job,
+    lost_job_error,
+    to_submitted,
+    unwrap,
+    wait_for_outcomes,
+)
 from jobs.contract.errors import JitneyError, StoreUnavailable
-from jobs.contract.job import Job, Submission
+from jobs.contract.job import Accepted, Job, Submission
 from jobs.contract.job_request import JobRequest
 from jobs.store.admission import check_idempotency_key
 
@@ -20,15 +26,15 @@ class SingleSubmit:
     """A job that is being submitted. `await` `outcome` once, and nothing before it."""
 
     __slots__ = (
+        "_accepted",
         "_closed",
         "_end",
         "_failure",
         "_gateway",
         "_is_late",
         "_job",
-        "_result",
         "_share",
-        "_timer",
+        "_timeouts",
         "_wait_s",
         "id",
     )
@@ -41,7 +47,8 @@ class SingleSubmit:
         The share of the budget of bodies is released with the result of the submit, or by the caller if this raises
         JitneyError.
         """
-        check_idempotency_key(key)
+        if key:
+            check_idempotency_key(key)
         job = admit_job(gateway, tenant, job_request, key)
         refusal = gateway.watermark.refusal(job.lane)
         if refusal is not None and not key:
@@ -49,9 +56,9 @@ class SingleSubmit:
         self._gateway, self._wait_s, self._share, self.id = gateway, wait_s, share, job.id
         self._job: Submission | None = job
         self._closed = {} if refusal is None else {job.lane: refusal}
-        self._result: Submitted | None = None
+        self._accepted: Submitted | None = None
         self._failure: BaseException | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timeouts: WaitTimeouts | None = None
         self._is_late = not wait_s  # the result of the submit ends the wait
         # Start to wait before the submit, so that no notification is missed.
         waiting = gateway.waiting
@@ -65,7 +72,7 @@ class SingleSubmit:
     @property
     def is_replayed(self) -> bool:
         """Whether the Idempotency-Key matched an earlier job. Known once there is an outcome."""
-        return self._result is not None and self._result.accepted.replayed
+        return self._accepted is not None and self._accepted.accepted.replayed
 
     async def outcome(self) -> Job:
         """Return the job once it is final or the wait is over, without a large output; raises JitneyError."""
@@ -77,8 +84,8 @@ class SingleSubmit:
                 await self._end
         finally:
             waiting.forget(job_id, self._end)
-            if self._timer is not None:
-                self._timer.cancel()
+            if self._timeouts is not None:
+                self._timeouts.stop(self._end)
         return await self._late_outcome() if job is None else job
 
     def _on_result(self, result: SubmitResult | BaseException) -> None:
@@ -87,24 +94,29 @@ class SingleSubmit:
         job, self._job = self._job, None  # frees the input
         if job is None or self._end.cancelled():
             return
-        if isinstance(result, BaseException) and not isinstance(result, JitneyError):
-            self._failure = result
-        else:
-            submitted = to_submitted(self._gateway, job, result, self._end if self._wait_s else None, self._closed)
+        waiting = self._gateway.waiting
+        if isinstance(result, Accepted) and not result.replayed:
+            self._accepted = Submitted(result, accepted_job(job, result), None)
+            if not self._is_late:
+                waiting.confirm(self.id)
+                if not self._end.done():
+                    self._timeouts = waiting.timeouts(self._wait_s)
+                    self._timeouts.start(self._end)
+                return
+        elif isinstance(result, Accepted | JitneyError):
+            end = self._end if self._wait_s else None
+            submitted = to_submitted(self._gateway, job, result, end, self._closed)
             if isinstance(submitted, JitneyError):
                 self._failure = submitted
             else:
-                self._result = submitted
-                if not self._is_late and not submitted.accepted.replayed:
-                    if not self._end.done():
-                        loop = self._gateway.waiting.running_loop()
-                        self._timer = loop.call_later(self._wait_s, end_waits, self._end)
-                    return
+                self._accepted = submitted
+        else:
+            self._failure = result
         end_waits(self._end)
 
     async def _late_outcome(self) -> Job:
         """Return the outcome of a job whose end was not notified."""
-        gateway, submitted = self._gateway, self._result
+        gateway, submitted = self._gateway, self._accepted
         if submitted is None:
             raise self._failure or AssertionError
         if submitted.accepted.replayed:

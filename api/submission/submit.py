@@ -154,15 +154,11 @@ def to_submitted(
         return result
     if end is not None:
         waiting.confirm(result.id)
-    return Submitted(result, _accepted_job(job, result), end)
+    return Submitted(result, accepted_job(job, result), end)
 
 
-def _accepted_job(submission: Submission, accepted: Accepted) -> Job:
+def accepted_job(submission: Submission, accepted: Accepted) -> Job:
     """Return a job that was just accepted, without reading it from the store."""
     s, attempts = submission, 0
-    return Job(
-        *(accepted.id, State.QUEUED, s.model, s.version, s.lane, s.tenant),
-        accepted.created_us,
-        attempts,
-        s.metadata,
-    )
+    created_us, metadata = accepted.created_us, s.metadata
+    return Job(accepted.id, State.QUEUED, s.model, s.version, s.lane, s.tenant, created_us, attempts, metadata)
