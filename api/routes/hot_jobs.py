@@ -86,9 +86,10 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
     headers.append((b"location", f"{JOBS_PATH}/{job.id}".encode()))
     if submitted.is_replayed:
         headers.append((b"idempotent-replayed", b"true"))
-    if wait_s > 0 and job.is_final:
+    is_final = wait_s > 0 and job.is_final
+    if is_final and job.output is None and job.output_bytes:
         return await submitted_job_response(gateway, request, job, headers)
-    return responses.submit_response(orjson.dumps(job_view(job)), headers, is_final=False)
+    return responses.submit_response(orjson.dumps(job_view(job)), headers, is_final=is_final)
 
 
 async def _submit_body(

@@ -87,7 +87,11 @@ class RedisConnection(asyncio.Protocol):
             sent.future.set_result([])
             return sent.future
         self._sent.append(sent)
-        self.put(commands, at_once=at_once)
+        if at_once and not self._outgoing and sent.count == 1 and isinstance(commands[0], bytes):
+            if not self._transport.is_closing():
+                self._transport.write(commands[0])
+        else:
+            self.put(commands, at_once=at_once)
         if not self._check_due:
             self._check_due = True
             self._loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
@@ -186,14 +190,18 @@ class ReconnectingConnection:
 
     async def send(self, commands: Sequence[Command], *, at_once: bool = False) -> list[Any]:
         """Send commands and return their replies in order; an error reply is a value. Raises OSError."""
-        connection = self._connection
-        if connection is None or connection.lost.is_set():
-            connection = await self._open()
+        connection = self.current or await self._open()
         return await connection.send(commands, at_once=at_once)
+
+    @property
+    def current(self) -> RedisConnection | None:
+        """The open connection; None if `send` has to open one first."""
+        connection = self._connection
+        return None if connection is None or connection.lost.is_set() else connection
 
     async def ensure_open(self) -> None:
         """Open the connection, if it is not open. Raises OSError."""
-        if self._connection is None or self._connection.lost.is_set():
+        if self.current is None:
             await self._open()
 
     def close(self) -> None:

@@ -147,7 +147,7 @@ def test_cached_headers_are_bounded_in_number_and_size() -> None:
 
 def test_header_caches_keep_only_short_headers() -> None:
     for read_header in (_prefer_wait, _is_local_host):
-        kept: dict[str, object] = read_header.__self__  # type: ignore[attr-defined] # the cache is a dict
+        kept: dict[str, object] = read_header.__self__  # type: ignore[union-attr] # the cache is a dict
         for number in range(300):
             read_header("1" * 60_000 if number % 2 else f"1{number}")
             assert len(kept) <= 256
