@@ -138,18 +138,17 @@ class BudgetShare:
         """Change the size of the share; raises as `grow` does if it grows."""
         if size > self.size:
             self.grow(size - self.size)
+        elif not size:
+            self.release()
         elif size < self.size:
             self._budget.give_back(self, self.size - size)
             self.size = size
-            if not size:
-                self.keep()
 
     def release(self) -> None:
         """Return the whole share to the budget."""
         if self.size:
             self._budget.give_back(self, self.size)
-            if self.evict is not None:
-                self.keep()
+            self.keep()  # while the size says that the budget may evict it
             self.size = 0
 
     def keep(self) -> None:

@@ -75,13 +75,11 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
     wait_text = _prefer_wait(prefer) if prefer else ""
     wait_s = _wait_seconds(wait_text, settings.max_wait_s) if wait_text else 0
     headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wait_text else []
-    awaited = gateway.awaited.hold(request.tenant, request.evict)
-    try:
-        submitted = await _submit_body(gateway, request, receive, awaited, wait_s)
-        if not isinstance(submitted, SingleSubmit):
-            return await multi_job.respond_to_many(gateway, request, submitted, wait_s, headers)
-    finally:
-        awaited.release()
+    submitted = await _submit_body(gateway, request, receive, wait_s)
+    if not isinstance(submitted, SingleSubmit):
+        results, awaited = submitted
+        with awaited:
+            return await multi_job.respond_to_many(gateway, request, results, wait_s, headers)
     job = await submitted.outcome()
     headers.append((b"location", f"{JOBS_PATH}/{job.id}".encode()))
     if submitted.is_replayed:
@@ -93,13 +91,14 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
 
 
 async def _submit_body(
-    gateway: Gateway, request: Request, receive: Receive, awaited: BudgetShare, wait_s: float
-) -> SingleSubmit | list[Submitted | JitneyError]:
+    gateway: Gateway, request: Request, receive: Receive, wait_s: float
+) -> SingleSubmit | tuple[list[Submitted | JitneyError], BudgetShare]:
     """Receive the body and submit its jobs. The body is released before the wait for their outcomes.
 
-    `awaited` counts the jobs that a multi-job request waits for.
+    For a multi-job request, return also a share that counts the jobs it waits for. The caller releases it.
     """
     settings, key = gateway.settings, request.header(b"idempotency-key")
+    awaited: BudgetShare | None = None
     share = gateway.reserve_body(request, key)
     try:
         body = await request.body(receive, share, settings.max_body_bytes)
@@ -107,14 +106,17 @@ async def _submit_body(
             job_request = await read_job_request(request, body)
             return SingleSubmit(gateway, request.tenant, job_request, key, wait_s=wait_s, share=share)
         job_requests = multi_job.read_job_requests(request, body, settings.max_jobs_per_request)
+        awaited = gateway.awaited.hold(request.tenant, request.evict)
         if wait_s:
             awaited.grow(len(job_requests.items))
         submitted = await submit_many(gateway, request.tenant, job_requests.read(), key, waits=wait_s > 0)
     except BaseException:
         share.release()
+        if awaited is not None:
+            awaited.release()
         raise
     share.release()
-    return submitted
+    return submitted, awaited
 
 
 async def get_job(gateway: Gateway, request: Request, job_id: str) -> Response:
