@@ -5,11 +5,10 @@ because `sweep_connections` checks all connections periodically.
 """
 
 import asyncio
-import logging
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NoReturn, cast
 from urllib.parse import unquote
@@ -20,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.asgi import single_write
 from api.asgi.connection_limits import ConnectionLimits, ConnectionTable
+from api.asgi.request import cache_short
 from api.asgi.request_boundaries import RequestSplitter
 from api.asgi.responses import error_response
 from api.asgi.tenant_budgets import RETRY_AFTER_S
@@ -28,24 +28,31 @@ from jobs.contract.errors import JitneyError, QueueFull, Refused, RetryLater
 MAX_HEADERS: Final = 100
 MAX_LENGTH_DIGITS: Final = 19  # of a Content-Length, because llhttp counts in 64 bits
 BODYLESS_METHODS: Final = frozenset({"GET", "HEAD"})  # a body has no meaning there: it is read and discarded
-_FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 HTTP_VERSIONS: Final = ("1.1", "1.0")
 UPLOAD_PATH: Final = b"/v1/files"  # its body may be large: the timeout grows with the bytes received
 LINGER_S: Final = 1.0  # before closing, so that an early response can reach the caller
 SWEEPS_PER_LIMIT: Final = 10
-_NO_ACCESS_LOG: Final = logging.getLogger("jitney.api")  # there is no access log
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
+
+
+@cache_short(256)
+def _parse_url(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return the decoded path, the raw path and the query of a request's URL."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 class GatewayProtocol(HttpToolsProtocol):
     """One HTTP connection."""
 
+    cycle: single_write.SingleWriteCycle
     limits = ConnectionLimits()
     table = ConnectionTable(limits.buffers_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
-        super().connection_made(cast("asyncio.Transport", joining))
+        self._joining = single_write.SingleWriteTransport(cast("asyncio.Transport", transport))
+        super().connection_made(cast("asyncio.Transport", self._joining))
         self.flow = self._flow = single_write.HoldingFlowControl(self.transport)
         self._extensions: dict[str, dict[object, object]] = {
             single_write.WHOLE_RESPONSE: {"evict": self.evict, "is_closing": self.transport.is_closing}
@@ -53,7 +60,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self._framing, self._held = RequestSplitter(), b""
         self._is_request_complete = True  # received to its end; also true before the first request
         self._is_upgrade = self._drops_body = False
-        self._length = self._transfer = b""  # the header fields that frame a body
         self._idle_since: float | None = self.loop.time()  # None during a request
         self._head_since: float | None = None  # None unless a head is being received
         self._body_since: float | None = None  # None unless a body is being received
@@ -79,7 +85,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_finished:
             return
-        if self._can_parse():
+        if not self._is_request_complete or self._can_parse():
             self._parse(data)
         else:
             self._hold_back(self._held + data if self._held else data)
@@ -95,7 +101,7 @@ class GatewayProtocol(HttpToolsProtocol):
         start, size = 0, len(data)
         while True:
             end = self._framing.next_boundary(data, start)
-            self._feed(data if end - start == size else data[start:end])
+            self._feed(data[start:end])
             if self._idle_bytes > self.limits.head_bytes:
                 self._refuse(self._head_too_large())
             start = end
@@ -152,20 +158,12 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             # A bug in request_boundaries.py.
             raise RuntimeError("a request was parsed before the response to the previous one")
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._is_request_complete = False
-        self._idle_bytes, self._length, self._transfer = 0, b"", b""
+        self._idle_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name in _FRAMING_HEADERS:
-            if name == b"content-length":
-                self._length = value
-            elif name == b"transfer-encoding":
-                self._transfer += value.lower()
-            elif value.lower() == b"100-continue":
-                self.expect_100_continue = True
-        self.headers.append((name, value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS or self._piece_bytes > self.limits.head_bytes < self._head_bytes():
@@ -175,21 +173,26 @@ class GatewayProtocol(HttpToolsProtocol):
                 self._raise_refusal(Refused("malformed_request", "CONNECT is not supported: this is not a proxy"))
             self._is_upgrade = True  # the parser stops after this head; see `_feed`
             return
-        if self._length or self._transfer:
-            self._framing.expect_body(self._declared_bytes())
+        fields = dict(self.headers)
+        if b"content-length" in fields or b"transfer-encoding" in fields:
+            self._framing.expect_body(self._declared_bytes(fields))
+        if b"expect" in fields and (b"expect", b"100-continue") in [(n, v.lower()) for n, v in self.headers]:
+            self.expect_100_continue = True
         self._begin()
         self._idle_since, self._head_since = None, None
         self._body_since, self._upload_bytes = self.loop.time(), 0
-        self._is_upload = self.url.partition(b"?")[0] == UPLOAD_PATH
+        self._is_upload = self.url.startswith(UPLOAD_PATH) and self.url.partition(b"?")[0] == UPLOAD_PATH
         self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=1))  # bounds the trailers, which are ignored
         self.table.mark_busy(self)
 
-    def _declared_bytes(self) -> int:
+    def _declared_bytes(self, fields: Mapping[bytes, bytes]) -> int:
         """Return the Content-Length, or 0 without one. Refuse framing that llhttp accepts but the gateway does not."""
-        digits = self._length.strip()
-        if self._transfer.strip() not in (b"", b"chunked"):
-            message = "Transfer-Encoding must be chunked; send a compressed body with Content-Encoding"
-            self._raise_refusal(Refused("malformed_request", message))
+        digits = fields.get(b"content-length", b"").strip()
+        if b"transfer-encoding" in fields:
+            codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+            if b"".join(codings).lower().strip() not in (b"", b"chunked"):
+                message = "Transfer-Encoding must be chunked; send a compressed body with Content-Encoding"
+                self._raise_refusal(Refused("malformed_request", message))
         if digits and (len(digits) > MAX_LENGTH_DIGITS or not digits.isdigit()):
             message = f"Content-Length must be a number of at most {MAX_LENGTH_DIGITS} digits"
             self._raise_refusal(Refused("malformed_request", message))
@@ -202,30 +205,39 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _begin(self) -> None:
         """Start the app for a request whose head is complete."""
-        parser, scope, url = self.parser, self.scope, httptools.parse_url(self.url)
-        path, version = url.path.decode("ascii"), parser.get_http_version()
+        parser = self.parser
+        path, raw_path, query = _parse_url(self.url)
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         if version not in HTTP_VERSIONS:
             self._raise_refusal(Refused("malformed_request", f"HTTP/{version} is not supported: send HTTP/1.1"))
-        method = parser.get_method().decode("ascii")
-        scope["method"], scope["http_version"] = method, version
-        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
-        scope["query_string"] = url.query or b""
-        scope["extensions"] = self._extensions
         self._drops_body = method in BODYLESS_METHODS
-        self.cycle = single_write.SingleWriteCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=_NO_ACCESS_LOG,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
+        scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "method": method,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "extensions": self._extensions,
+            "state": self.app_state.copy(),
+        }
+        self.cycle = cycle = single_write.SingleWriteCycle(
+            scope,
+            self._joining,
+            self.flow,
+            self.server_state,
+            self.on_response_complete,
+            expects_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and parser.should_keep_alive(),
-            on_response=self.on_response_complete,
         )
-        self._start_asgi_task(self.cycle, self.app)
+        cycle.task = self.loop.create_task(cycle.run_asgi(self.app))
+        self.tasks.add(cycle.task)
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
@@ -234,32 +246,32 @@ class GatewayProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if self._drops_body or cycle.response_complete:
             return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if cycle.add_body(body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
             self._count()
-        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._is_upgrade:
             return
         self._is_request_complete, self._body_since = True, None
-        if not self.cycle.response_complete:
-            self.cycle.more_body = False
-            self.cycle.message_event.set()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            if cycle.arrival is not None:
+                cycle.wake()
 
     # ---- sending
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        if cast("single_write.SingleWriteCycle", self.cycle).is_answered_early:  # do not read the rest of the request
+        if self.cycle.is_answered_early:  # do not read the rest of the request
             self._end()
             return
         self.table.mark_idle(self)
         if self.transport.is_closing():
             return
         self._is_kept, self._idle_since = True, self.loop.time()
-        if not self.flow.write_paused:
+        if self.flow.read_paused and not self.flow.write_paused:
             self._resume_parsing()
 
     def pause_writing(self) -> None:
@@ -363,9 +375,10 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
             self.cycle.disconnected = True  # the app stops waiting for the body
-            self.cycle.message_event.set()
+            self.cycle.wake()
         response = error_response(error, self.url.partition(b"?")[0].decode("latin-1"))
-        head = single_write.encode_head(response.status, response.all_headers(), closes=True)
+        fields = response.common_fields()
+        head = single_write.encode_head(response.status, response.headers, closes=True, encoded=fields)
         self.transport.write(head + response.body)
         self._end()
 
@@ -373,7 +386,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Stop reading and close after `LINGER_S`. Closing at once, with unread bytes, could lose the response."""
         self._is_finished, self._held = True, b""
         if self.cycle is not None:
-            self.cycle.body = bytearray()
+            self.cycle.body = b""
         self.flow.pause_reading()
         self.transport.write_eof()
         self.table.mark_closing(self)

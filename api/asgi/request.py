@@ -1,13 +1,12 @@
 """Reads a request: its tenant, headers, query and body, within limits of size."""
 
 from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from api.asgi.gzip_body import ENCODINGS, GzipReceiver
 from api.asgi.responses import Receive, Scope
-from api.asgi.single_write import WHOLE_RESPONSE
+from api.asgi.single_write import WHOLE_RESPONSE, take_body
 from api.asgi.tenant_budgets import BudgetShare
 from jobs.contract.errors import Refused
 
@@ -17,18 +16,28 @@ Text = TypeVar("Text", str, bytes)
 T = TypeVar("T")
 
 
+class _Cache(dict[Any, Any]):
+    """Values by text. A full cache is emptied."""
+
+    def __init__(self, read: Callable[[Any], Any], entries: int) -> None:
+        super().__init__()
+        self._read, self._entries = read, entries
+
+    def __missing__(self, text: str | bytes) -> Any:
+        value = self._read(text)
+        if len(text) <= MAX_CACHED_BYTES:
+            if len(self) >= self._entries:
+                self.clear()
+            self[text] = value
+        return value
+
+
 def cache_short(entries: int) -> Callable[[Callable[[Text], T]], Callable[[Text], T]]:
-    """Cache a parser of headers or queries: at most `entries` values, only of short texts."""
+    """Cache a parser of headers or queries: at most `entries` values, only of short texts.
 
-    def decorate(read: Callable[[Text], T]) -> Callable[[Text], T]:
-        cached = lru_cache(entries)(read)
-
-        def read_cached(text: Text) -> T:
-            return cached(text) if len(text) <= MAX_CACHED_BYTES else read(text)
-
-        return read_cached
-
-    return decorate
+    A hit runs no Python code, unlike a function around `lru_cache` that checks the length.
+    """
+    return lambda read: _Cache(read, entries).__getitem__
 
 
 class Request:
@@ -39,11 +48,15 @@ class Request:
         self.method: str = scope["method"]
         self.query_string: bytes = scope["query_string"]
         self._scope = scope
-        self._headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        extensions = scope.get("extensions")
+        connection = extensions.get(WHOLE_RESPONSE) if extensions else None
+        # Ends this request to free memory (api/asgi/protocol.py); None if the server cannot.
+        self.evict: Callable[[], None] | None = connection["evict"] if connection else None
 
     def header(self, name: bytes) -> str:
         """Return the value of a header, or an empty string."""
-        value = self._headers.get(name)
+        value = self.headers.get(name)
         return value.decode("latin-1") if value else ""
 
     @property
@@ -53,15 +66,9 @@ class Request:
         return tenant
 
     @property
-    def evict(self) -> Callable[[], None] | None:
-        """Return the function that ends this request to free memory, if any (api/asgi/protocol.py)."""
-        evict: Callable[[], None] | None = self._scope.get("extensions", {}).get(WHOLE_RESPONSE, {}).get("evict")
-        return evict
-
-    @property
     def content_type(self) -> str:
         """Return the media type without parameters, in lower case."""
-        return _media_type(self._headers.get(b"content-type", b""))
+        return _media_type(self.headers.get(b"content-type", b""))
 
     def query(self, *allowed: str) -> dict[str, str]:
         """Return the fields of the query; raises Refused for an unknown or repeated field."""
@@ -70,7 +77,7 @@ class Request:
     @property
     def declared_bytes(self) -> int:
         """Return the Content-Length, or 0 without one. The protocol has refused invalid values."""
-        declared = self._headers.get(b"content-length")
+        declared = self.headers.get(b"content-length")
         return int(declared) if declared else 0
 
     async def body(self, receive: Receive, share: BudgetShare, limit_bytes: int) -> bytes:
@@ -78,18 +85,25 @@ class Request:
 
         The connection enforces the timeout (api/asgi/protocol.py).
         """
-        receive = self.decompress(receive)
+        decompressed = self.decompress(receive) if b"content-encoding" in self.headers else receive
+        body = take_body(receive) if decompressed is receive else None
+        if body is not None:  # it has arrived, so that no message is needed
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
+            share.keep()
+            share.grow(len(body))
+            return body
         size_bytes = self.declared_bytes
         if size_bytes > limit_bytes:
             raise _too_large(limit_bytes)
         share.expect(size_bytes)
-        body = await _receive_all(receive, share, limit_bytes)
+        body = await _receive_all(decompressed, share, limit_bytes)
         share.keep()
         return body
 
     def decompress(self, receive: Receive) -> Receive:
         """Return a `receive` that yields the decompressed body; raises Refused for an unknown Content-Encoding."""
-        encoding = self._headers.get(b"content-encoding")
+        encoding = self.headers.get(b"content-encoding")
         if not encoding:
             return receive
         name = encoding.decode("latin-1").strip().lower()

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
-from api.asgi.single_write import WHOLE_RESPONSE
+from api.asgi.single_write import WHOLE_RESPONSE, encode_fields
 from jobs.contract.errors import JitneyError, RetryLater
 
 log = logging.getLogger("jitney.api")
@@ -30,6 +30,7 @@ SECURITY_HEADERS: Final[Sequence[Header]] = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+_SECURITY_FIELDS: Final = encode_fields(SECURITY_HEADERS)
 
 
 class HttpResponse(NamedTuple):
@@ -40,17 +41,18 @@ class HttpResponse(NamedTuple):
     headers: Sequence[Header] = ()
     content_type: bytes = b"application/json"
 
-    def all_headers(self) -> list[Header]:
-        """Return all headers, including those that every response has."""
-        length = b"%d" % len(self.body)
-        return [(b"content-type", self.content_type), (b"content-length", length), *SECURITY_HEADERS, *self.headers]
+    def common_fields(self) -> bytes:
+        """Return the encoded header fields that every response has."""
+        return b"content-type: %b\r\ncontent-length: %d\r\n%b" % (self.content_type, len(self.body), _SECURITY_FIELDS)
 
     async def send(self, scope: Scope, send: Send) -> None:
         """Send the response over ASGI, as one message if the server supports it (api/asgi/single_write.py)."""
-        headers = self.all_headers()
         if WHOLE_RESPONSE in scope.get("extensions", ()):
-            await send({"type": WHOLE_RESPONSE, "status": self.status, "headers": headers, "body": self.body})
+            fields = {"headers": self.headers, "encoded": self.common_fields()}
+            await send({"type": WHOLE_RESPONSE, "status": self.status, "body": self.body, **fields})
             return
+        length = (b"content-length", b"%d" % len(self.body))
+        headers = [(b"content-type", self.content_type), length, *SECURITY_HEADERS, *self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 

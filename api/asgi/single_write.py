@@ -10,12 +10,16 @@ The app receives HEAD as GET. Only the head is sent, with the Content-Length tha
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.server import ServerState
+
+log = logging.getLogger("uvicorn.error")
 
 WHOLE_RESPONSE: Final = "jitney.answer"
 
@@ -40,8 +44,11 @@ class SingleWriteTransport:
 
     def write_and_flush(self, data: bytes) -> None:
         """Send data at once, together with earlier writes."""
-        self._parts.append(data)
-        self._flush()
+        if self._parts:
+            self._parts.append(data)
+            self._flush()
+        elif not self.is_closing():
+            self._transport.write(data)
 
     def write_eof(self) -> None:
         """Close the write side once all data is sent."""
@@ -75,22 +82,107 @@ class SingleWriteCycle(RequestResponseCycle):
     """A cycle that supports `jitney.answer`. Responses in parts are sent by uvicorn."""
 
     transport: SingleWriteTransport  # type: ignore[assignment]
+    # The state of a new cycle, as uvicorn's constructor sets it; class attributes cost nothing per request.
+    access_log = disconnected = response_started = response_complete = False
+    more_body = True
+    body: bytes | bytearray = b""  # type: ignore[assignment] # what `receive` has not returned yet
+    task: asyncio.Task[None]  # runs `run_asgi`
+    chunked_encoding = None
+    expected_content_length = 0
+    is_answered_early = False  # the response was sent before the request was received
+    _is_read = False  # the app has received the whole body
+    arrival: asyncio.Event | None = None
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._is_head = self.scope["method"] == "HEAD"
+    def __init__(  # uvicorn's constructor would create an Event and set attributes that are seldom used
+        self,
+        scope: Any,
+        transport: SingleWriteTransport,
+        flow: FlowControl,
+        server_state: ServerState,
+        on_response: Callable[[], None],
+        *,
+        expects_100_continue: bool,
+        keep_alive: bool,
+    ) -> None:
+        self.scope, self.transport, self.flow = scope, transport, flow
+        self.logger, self.default_headers = log, server_state.default_headers
+        self.on_response = on_response
+        self.waiting_for_100_continue, self.keep_alive = expects_100_continue, keep_alive
+        self._tasks = server_state.tasks
+        self._is_head = scope["method"] == "HEAD"
         if self._is_head:
-            self.scope["method"] = "GET"
-        self._is_read = False  # the app has received the whole body
-        self.is_answered_early = False  # the response was sent before the request was received
+            scope["method"] = "GET"
+
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]
+        """Event for the arrival of a part of the body, the end of the response or a disconnect."""
+        if self.arrival is None:
+            self.arrival = asyncio.Event()
+        return self.arrival
+
+    def wake(self) -> None:
+        """Wake the app if it waits in `receive`."""
+        if self.arrival is not None:
+            self.arrival.set()
+
+    async def run_asgi(self, app: Any) -> None:
+        """Run the app; log what it raises, and respond with status 500 or reset the connection."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException:
+            log.exception("unexpected error in the app")
+            await self._fail()
+        else:
+            if not self.response_complete and not self.disconnected:
+                log.error("the app returned without a complete response")
+                await self._fail()
+        finally:
+            self._tasks.discard(self.task)
+
+    async def _fail(self) -> None:
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
+
+    def add_body(self, body: bytes) -> int:
+        """Add a part of the body for `receive`; return the bytes that wait there."""
+        if not self.body:
+            self.body = body
+        else:
+            if isinstance(self.body, bytes):
+                self.body = bytearray(self.body)
+            self.body += body
+        if self.arrival is not None:
+            self.arrival.set()
+        return len(self.body)
+
+    def take_body(self) -> bytes | None:
+        """Return the whole body, or None if it has not arrived or `receive` must be used."""
+        if self.more_body or self._is_read or self.disconnected or self.waiting_for_100_continue:
+            return None
+        self._is_read = True
+        body, self.body = self.body, b""
+        return bytes(body)
 
     async def receive(self) -> Any:
-        if self._is_read or self.more_body or self.disconnected or self.waiting_for_100_continue:
-            return await super().receive()
-        self._is_read = True
-        body, self.body = bytes(self.body), bytearray()
-        self.message_event.clear()
-        return {"type": "http.request", "body": body, "more_body": False}
+        body = self.take_body()
+        if body is not None:
+            return {"type": "http.request", "body": body, "more_body": False}
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        while not (
+            self.disconnected or self.response_complete or self.body or (not self.more_body and not self._is_read)
+        ):
+            self.flow.resume_reading()
+            self.message_event.clear()
+            await self.message_event.wait()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        self._is_read = not self.more_body
+        part, self.body = self.body, b""
+        return {"type": "http.request", "body": bytes(part), "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         if message["type"] != WHOLE_RESPONSE or self.response_started:
@@ -104,9 +196,9 @@ class SingleWriteCycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.is_answered_early = self.more_body
         closes = self.is_answered_early or not self.keep_alive
-        written = encode_head(message["status"], message["headers"], closes=closes)
-        self.transport.write_and_flush(written if self._is_head else written + message["body"])
-        self.message_event.set()
+        head = encode_head(message["status"], message["headers"], closes=closes, encoded=message.get("encoded", b""))
+        self.transport.write_and_flush(head if self._is_head else head + message["body"])
+        self.wake()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
@@ -130,20 +222,27 @@ class SingleWriteCycle(RequestResponseCycle):
             return
         self.keep_alive = self.keep_alive or self.is_answered_early
         self.response_complete = True
-        self.message_event.set()
+        self.wake()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
 
 
-def encode_head(status: int, headers: Sequence[tuple[bytes, bytes]], *, closes: bool) -> bytes:
-    """Return the encoded head of a response; raises ValueError if a header contains a line break."""
-    lines = [STATUS_LINE[status]]
-    for name, value in headers:
-        lines += (name, b": ", value, b"\r\n")
-    lines.append(b"connection: close\r\n\r\n" if closes else b"\r\n")
-    written = b"".join(lines)
-    ends = len(headers) + 2 + closes
-    if written.count(b"\n") != ends or written.count(b"\r") != ends:
+def take_body(receive: Callable[[], Any]) -> bytes | None:
+    """Return the whole body of the request of this `receive`; None if it has not arrived: then call `receive`."""
+    cycle = getattr(receive, "__self__", None)
+    return cycle.take_body() if isinstance(cycle, SingleWriteCycle) else None
+
+
+def encode_fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return encoded header fields; raises ValueError if one contains a line break."""
+    written = b"".join([b"%b: %b\r\n" % field for field in headers])
+    if written.count(b"\n") != len(headers) or written.count(b"\r") != len(headers):
         raise ValueError(f"a header field contains a line break: {headers!r}")
     return written
+
+
+def encode_head(status: int, headers: Sequence[tuple[bytes, bytes]], *, closes: bool, encoded: bytes = b"") -> bytes:
+    """Return the encoded head of a response; raises as `encode_fields`. `encoded`: fields before `headers`."""
+    end = b"connection: close\r\n\r\n" if closes else b"\r\n"
+    return STATUS_LINE[status] + encoded + encode_fields(headers) + end

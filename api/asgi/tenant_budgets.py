@@ -27,7 +27,7 @@ class TenantBudget:
         self.used = 0
 
     def hold(self, tenant: str, evict: Callable[[], None] | None = None) -> "BudgetShare":
-        """Return an empty share of the budget. Use it in a `with` statement, which releases it at the end.
+        """Return an empty share of the budget. Use it in a `with` statement, or call `release` at the end.
 
         `evict` ends the request that holds the share. Without it, the share cannot be evicted.
         """
@@ -49,15 +49,22 @@ class TenantBudget:
     def take(self, share: "BudgetShare", amount: int) -> None:
         """Add an amount to a share, evicting others if needed; raises as `check` does."""
         tenant = share.tenant
-        self.check(tenant, amount)
-        while self.used + amount > self._limit:
-            self._evict(tenant)
-        self._held[tenant] = self._held.get(tenant, 0) + amount
+        held = self._held.get(tenant, 0)
+        if held + amount > THRESHOLD_FACTOR * (self._limit - self.used - amount):
+            self.check(tenant, amount)
+            while self.used + amount > self._limit:
+                self._evict(tenant)
+            held = self._held.get(tenant, 0)
+        self._held[tenant] = held + amount
         self.used += amount
         if share.evict is not None:
-            own = self._evictable_shares.setdefault(tenant, {})
-            own.pop(share, None)
+            own = self._evictable_shares.get(tenant)
+            if own is None:
+                own = self._evictable_shares[tenant] = {}
+            elif share.size:
+                own.pop(share, None)
             own[share] = None
+        share.size += amount
 
     def give_back(self, share: "BudgetShare", amount: int) -> None:
         """Return an amount of a share to the budget."""
@@ -114,7 +121,7 @@ class BudgetShare:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.resize(0)
+        self.release()
 
     def expect(self, amount: int) -> None:
         """Raise if the budget has no room for `amount`."""
@@ -124,26 +131,32 @@ class BudgetShare:
         """Take `amount` more; raises as `TenantBudget.check` does, and if this share was evicted."""
         if self._revoked is not None:
             raise self._revoked
-        if not amount:
-            return
-        self._budget.take(self, amount)
-        self.size += amount
+        if amount:
+            self._budget.take(self, amount)
 
     def resize(self, size: int) -> None:
         """Change the size of the share; raises as `grow` does if it grows."""
         if size > self.size:
             self.grow(size - self.size)
+        elif not size:
+            self.release()
         elif size < self.size:
             self._budget.give_back(self, self.size - size)
             self.size = size
-            if not size:
-                self.keep()
+
+    def release(self) -> None:
+        """Return the whole share to the budget."""
+        if self.size:
+            self._budget.give_back(self, self.size)
+            self.keep()  # while the size says that the budget may evict it
+            self.size = 0
 
     def keep(self) -> None:
         """Make this share not evictable, because its request is being processed."""
         if self.evict is not None:
             self.evict = None
-            self._budget.keep(self)
+            if self.size:
+                self._budget.keep(self)
 
     def revoke(self, error: RetryLater) -> None:
         """Release the share and make later calls of `grow` raise the error."""

@@ -100,7 +100,7 @@ class Authenticator(PeriodicRefresh):
 
     def _check_site(self, request: Request) -> None:
         """Refuse cross-site requests and DNS rebinding: without keys any page in a browser could call the service."""
-        if request.header(b"sec-fetch-site") in ("cross-site", "same-site") and request.path != "/":
+        if request.headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and request.path != "/":
             raise Refused("forbidden", "cross-site requests are refused while the service needs no API key")
         if self._checks_host and not _is_local_host(request.header(b"host")):
             message = "without API keys the Host header must be an IP address or localhost, not another name"

@@ -17,8 +17,43 @@ from jobs.store.job_store import JobStore
 log = logging.getLogger("jitney.api")
 
 RECHECK_JOBS = 500  # jobs per read, so that other tasks run between two reads
+MAX_LENGTHS = 100  # of waits, with a timer each
 
 JobFuture = asyncio.Future[Job | None]  # None: the wait ended before the job did
+
+
+class WaitTimeouts:
+    """Ends waits of one length after it, with one timer for all of them.
+
+    A timer for each request would cost more than all other work of waiting for it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        self._loop, self._timeout_s = loop, timeout_s
+        self._ends: dict[JobFuture, float] = {}  # future → time of its timeout, the earliest first
+        self._is_running = False
+
+    def start(self, future: JobFuture) -> None:
+        """Resolve a future with None after the length, unless `stop` is called before."""
+        self._ends[future] = self._loop.time() + self._timeout_s
+        if not self._is_running:
+            self._is_running = True
+            self._loop.call_later(self._timeout_s, self._check)
+
+    def stop(self, future: JobFuture) -> None:
+        self._ends.pop(future, None)
+
+    def _check(self) -> None:
+        """End the waits whose time is over, then run again at the next timeout."""
+        now = self._loop.time()
+        while self._ends:
+            future, end = next(iter(self._ends.items()))
+            if end > now:
+                self._loop.call_at(end, self._check)
+                return
+            del self._ends[future]
+            end_waits(future)
+        self._is_running = False
 
 
 class JobWaiters:
@@ -30,11 +65,12 @@ class JobWaiters:
         self._confirmed: set[str] = set()  # awaited ids that the store is known to have accepted
         self._tasks = TaskSupervisor()
         self._closed = False
+        self._timeouts: dict[float, WaitTimeouts] = {}  # by length in seconds
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def expect(self, job_id: str) -> JobFuture:
         """Start to wait for a job. Call it before the job is submitted, so that no notification is missed."""
-        future: JobFuture = self._running_loop().create_future()
+        future: JobFuture = self.running_loop().create_future()
         if self._closed:
             future.set_result(None)
         else:
@@ -48,19 +84,29 @@ class JobWaiters:
 
     async def wait_until_final(self, job_id: str, future: JobFuture, timeout_s: float) -> Job | None:
         """Return the job once it is final, or None after `timeout_s` or when this gateway stops."""
-        timer = self._running_loop().call_later(timeout_s, end_waits, future)
+        timeouts = self.timeouts(timeout_s)
+        timeouts.start(future)
         try:
             return await future
         finally:
-            timer.cancel()
+            timeouts.stop(future)
             self.forget(job_id, future)
+
+    def timeouts(self, timeout_s: float) -> WaitTimeouts:
+        """Return what ends waits after `timeout_s`."""
+        timeouts = self._timeouts.get(timeout_s)
+        if timeouts is None:
+            if len(self._timeouts) >= MAX_LENGTHS:
+                self._timeouts.clear()  # those in use go on by themselves
+            timeouts = self._timeouts[timeout_s] = WaitTimeouts(self.running_loop(), timeout_s)
+        return timeouts
 
     async def wait_until_all_final(self, ends: Mapping[str, JobFuture], timeout_s: float) -> dict[str, Job | None]:
         """Return the jobs once all are final, or after `timeout_s` with None for the others, likewise on shutdown.
 
         The caller must call `forget_all` afterwards.
         """
-        timer = self._running_loop().call_later(timeout_s, end_all_waits, [*ends.values()])
+        timer = self.running_loop().call_later(timeout_s, end_all_waits, [*ends.values()])
         try:
             return {job_id: await future for job_id, future in ends.items()}
         finally:
@@ -72,11 +118,13 @@ class JobWaiters:
 
     def forget(self, job_id: str, future: JobFuture) -> None:
         """Stop waiting for a job."""
-        futures = self._waiters.get(job_id, [])
+        futures = self._waiters.get(job_id)
+        if futures is None:
+            return
         if future in futures:
             futures.remove(future)
         if not futures:
-            self._waiters.pop(job_id, None)
+            del self._waiters[job_id]
             self._confirmed.discard(job_id)
 
     def on_notification(self, notification: bytes) -> None:
@@ -117,7 +165,7 @@ class JobWaiters:
         self._closed = True
         end_all_waits([future for futures in self._waiters.values() for future in futures])
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def running_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, cached because Python 3.11 makes a system call for each lookup."""
         self._loop = self._loop or asyncio.get_running_loop()
         return self._loop

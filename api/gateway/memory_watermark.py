@@ -18,11 +18,13 @@ class MemoryWatermark:
     def __init__(self, share: float) -> None:
         self._share = share
         self._memory = ServerMemory(0, 0)
+        self._lowest_mark = 0  # in bytes; below it no job is refused
         self.output_bytes = 0  # of kept outputs, as of the last look
 
     def observe(self, memory: ServerMemory) -> None:
         """Set the server's current memory usage, and log when new jobs begin or cease to be refused."""
         before, self._memory = self.refusal("interactive"), memory
+        self._lowest_mark = int(memory.limit_bytes * self._share * BULK_SHARE)
         refusal = self.refusal("interactive")
         if refusal is not None and before is None:
             log.warning("refusing new jobs: %s", refusal)
@@ -32,8 +34,10 @@ class MemoryWatermark:
     def refusal(self, lane: str) -> QueueFull | None:
         """Return the error that refuses new jobs of this lane, or None if they are accepted."""
         used, limit = self._memory
+        if used < self._lowest_mark or not limit:
+            return None
         mark = int(limit * self._share * (BULK_SHARE if lane == "bulk" else 1))
-        if not limit or used < mark:
+        if used < mark:
             return None
         refused = "bulk jobs" if lane == "bulk" else "jobs"
         outputs = f", {self.output_bytes} of them for outputs" if self.output_bytes else ""

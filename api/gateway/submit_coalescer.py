@@ -3,8 +3,7 @@
 A lone submit is not delayed: each group is sent as soon as the loop has handled the requests that had arrived.
 """
 
-import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,7 +13,7 @@ from jobs.redis_client.task_supervisor import TaskSupervisor
 from jobs.store.job_store import JobStore
 
 SubmitResult = Accepted | JitneyError
-SubmitFuture = asyncio.Future[SubmitResult]
+OnResult = Callable[[SubmitResult | BaseException], None]
 GroupKey = tuple[str, frozenset[str]]  # the waiting gateway, and the closed lanes
 
 # Larger inputs are sent alone, and groups are bounded, so that small jobs do not wait behind large ones.
@@ -26,10 +25,10 @@ _NONE: Final[frozenset[str]] = frozenset()
 
 @dataclass(slots=True, eq=False)
 class PendingSubmits:
-    """Jobs that are submitted together, and the future of each."""
+    """Jobs that are submitted together, and a function for the result of each."""
 
     jobs: list[Submission] = field(default_factory=list)
-    results: list[SubmitFuture] = field(default_factory=list)
+    on_results: list[OnResult] = field(default_factory=list)
     size_bytes: int = 0
 
 
@@ -40,24 +39,22 @@ class SubmitCoalescer:
         self._store = store
         self._open: dict[GroupKey, PendingSubmits] = {}
         self._tasks = TaskSupervisor()
-        self._loop: asyncio.AbstractEventLoop | None = None  # cached, see JobWaiters._running_loop
 
-    def submit(self, job: Submission, waiting_gateway: str = "", *, closed: Collection[str] = ()) -> SubmitFuture:
-        """Submit one job; the future resolves to its result of `JobStore.submit`."""
-        loop = self._loop = self._loop or asyncio.get_running_loop()
-        result: SubmitFuture = loop.create_future()
+    def submit(
+        self, job: Submission, on_result: OnResult, waiting_gateway: str = "", *, closed: Collection[str] = ()
+    ) -> None:
+        """Submit one job; `on_result` is called with its result of `JobStore.submit`, or what that raises."""
         group_key = (waiting_gateway, frozenset(closed) if closed else _NONE)
         size_bytes = len(job.input)
         pending = self._open.get(group_key) if size_bytes <= LARGE_BYTES else None
         if pending is None:
             pending = self._begin(group_key, stays_open=size_bytes <= LARGE_BYTES)
         pending.jobs.append(job)
-        pending.results.append(result)
+        pending.on_results.append(on_result)
         pending.size_bytes += size_bytes
         is_full = len(pending.jobs) >= MAX_GROUP_JOBS or pending.size_bytes + LARGE_BYTES > MAX_GROUP_BYTES
         if is_full and self._open.get(group_key) is pending:
             del self._open[group_key]  # the next job begins another group
-        return result
 
     def _begin(self, group_key: GroupKey, *, stays_open: bool) -> PendingSubmits:
         pending = PendingSubmits()
@@ -74,10 +71,8 @@ class SubmitCoalescer:
         try:
             results = await self._store.submit(pending.jobs, waiting_gateway, closed=closed)
         except BaseException as error:  # noqa: BLE001 - passed to the callers
-            for future in pending.results:
-                if not future.done():
-                    future.set_exception(error)
+            for on_result in pending.on_results:
+                on_result(error)
             return
-        for future, result in zip(pending.results, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        for on_result, result in zip(pending.on_results, results, strict=True):
+            on_result(result)

@@ -14,7 +14,7 @@ from api.gateway.gateway import Gateway
 from api.routes import list_queries
 from api.routes.list_queries import All, Cursor, Limit, read_cursor, read_time, write_cursor
 from api.submission import replay
-from api.submission.submit import wait_for_outcome
+from api.submission.submit import unwrap, wait_for_outcomes
 from jobs.contract import image_formats
 from jobs.contract.errors import DEAD_LETTER_CODES, Refused
 from jobs.contract.ids import JOB_ID
@@ -126,7 +126,8 @@ def router(gateway: Gateway) -> APIRouter:
         letter = await dead_letters.get_dead_letter(store, tenant, job_id)
         key = Request(http.scope).header(b"idempotency-key")
         submitted = await replay.replay_dead_letter(gateway, letter, key)
-        job = await wait_for_outcome(gateway, submitted, 0)
+        (job,) = await wait_for_outcomes(gateway, [submitted], 0)
+        job = unwrap(job)
         headers: list[Header] = [(b"location", f"/v1/jobs/{job.id}".encode())]
         if submitted.accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))

@@ -17,7 +17,8 @@ from api.gateway.gateway import Gateway
 from api.gateway.job_responses import Response, job_response, output_response, submitted_job_response
 from api.submission import multi_job
 from api.submission.parsing import read_job_request
-from api.submission.submit import Submitted, submit_many, submit_one, wait_for_outcome
+from api.submission.single_submit import SingleSubmit
+from api.submission.submit import Submitted, submit_many
 from jobs.contract.errors import JitneyError, Refused
 from jobs.contract.job import Job
 from jobs.contract.job_view import job_view
@@ -64,7 +65,7 @@ class HotRoutes:
             return await self._app(scope, receive, send)
         finally:
             if budget_share is not None:
-                budget_share.resize(0)
+                budget_share.release()
 
 
 async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Response:
@@ -74,35 +75,48 @@ async def post_job(gateway: Gateway, request: Request, receive: Receive) -> Resp
     wait_text = _prefer_wait(prefer) if prefer else ""
     wait_s = _wait_seconds(wait_text, settings.max_wait_s) if wait_text else 0
     headers: list[Header] = [(b"preference-applied", b"wait=%d" % wait_s)] if wait_text else []
-    with gateway.awaited.hold(request.tenant, request.evict) as awaited:
-        submitted = await _submit_body(gateway, request, receive, awaited if wait_s else None)
-        if not isinstance(submitted, Submitted):
-            return await multi_job.respond_to_many(gateway, request, submitted, wait_s, headers)
-    job = await wait_for_outcome(gateway, submitted, wait_s)
+    submitted = await _submit_body(gateway, request, receive, wait_s)
+    if not isinstance(submitted, SingleSubmit):
+        results, awaited = submitted
+        with awaited:
+            return await multi_job.respond_to_many(gateway, request, results, wait_s, headers)
+    job = await submitted.outcome()
     headers.append((b"location", f"{JOBS_PATH}/{job.id}".encode()))
-    if submitted.accepted.replayed:
+    if submitted.is_replayed:
         headers.append((b"idempotent-replayed", b"true"))
-    if wait_s > 0 and job.is_final:
+    is_final = wait_s > 0 and job.is_final
+    if is_final and job.output is None and job.output_bytes:
         return await submitted_job_response(gateway, request, job, headers)
-    return responses.submit_response(orjson.dumps(job_view(job)), headers, is_final=False)
+    return responses.submit_response(orjson.dumps(job_view(job)), headers, is_final=is_final)
 
 
 async def _submit_body(
-    gateway: Gateway, request: Request, receive: Receive, awaited: BudgetShare | None
-) -> Submitted | list[Submitted | JitneyError]:
+    gateway: Gateway, request: Request, receive: Receive, wait_s: float
+) -> SingleSubmit | tuple[list[Submitted | JitneyError], BudgetShare]:
     """Receive the body and submit its jobs. The body is released before the wait for their outcomes.
 
-    `awaited` counts the jobs that a multi-job request waits for, and is None if the request does not wait.
+    For a multi-job request, return also a share that counts the jobs it waits for. The caller releases it.
     """
-    settings, key, waits = gateway.settings, request.header(b"idempotency-key"), awaited is not None
-    with gateway.reserve_body(request, key) as share:
+    settings, key = gateway.settings, request.header(b"idempotency-key")
+    awaited: BudgetShare | None = None
+    share = gateway.reserve_body(request, key)
+    try:
         body = await request.body(receive, share, settings.max_body_bytes)
-        if multi_job.is_many(request, body):
-            job_requests = multi_job.read_job_requests(request, body, settings.max_jobs_per_request)
-            if awaited is not None:
-                awaited.grow(len(job_requests.items))
-            return await submit_many(gateway, request.tenant, job_requests.read(), key, waits=waits)
-        return await submit_one(gateway, request.tenant, await read_job_request(request, body), key, waits=waits)
+        if not multi_job.is_many(request, body):
+            job_request = await read_job_request(request, body)
+            return SingleSubmit(gateway, request.tenant, job_request, key, wait_s=wait_s, share=share)
+        job_requests = multi_job.read_job_requests(request, body, settings.max_jobs_per_request)
+        awaited = gateway.awaited.hold(request.tenant, request.evict)
+        if wait_s:
+            awaited.grow(len(job_requests.items))
+        submitted = await submit_many(gateway, request.tenant, job_requests.read(), key, waits=wait_s > 0)
+    except BaseException:
+        share.release()
+        if awaited is not None:
+            awaited.release()
+        raise
+    share.release()
+    return submitted, awaited
 
 
 async def get_job(gateway: Gateway, request: Request, job_id: str) -> Response:

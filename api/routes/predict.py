@@ -1,6 +1,7 @@
 """Serves `POST /predict` with the request and response format of the classic Flask tutorial, over the same queue."""
 
 import asyncio
+from contextlib import suppress
 
 import orjson
 
@@ -8,7 +9,7 @@ from api.asgi.request import Request
 from api.asgi.responses import HttpResponse, Receive
 from api.gateway.gateway import Gateway
 from api.submission.parsing import read_form
-from api.submission.submit import Submitted, submit_one, wait_for_outcome
+from api.submission.single_submit import SingleSubmit
 from jobs.contract.errors import Refused
 from jobs.contract.job import Job
 from jobs.contract.lifecycle import State
@@ -19,12 +20,17 @@ PATH = "/predict"
 async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpResponse:
     """Classify the image of a form and wait for the result: 200 with labels and probabilities, best first."""
     settings = gateway.settings
-    submitted = await _submit_form(gateway, request, receive)
+    submit = await _submit_form(gateway, request, receive)
     keyed = bool(request.header(b"idempotency-key"))  # a caller with a key may retry
     cancels = settings.predict_hangup_cancels and not keyed
     hang_up = asyncio.create_task(_wait_for_disconnect(receive)) if cancels else None
+    if hang_up is not None:
+        hang_up.add_done_callback(lambda _: submit.end())
     try:
-        job = await wait_for_outcome(gateway, submitted, settings.predict_wait_s, hang_up)
+        job = await submit.outcome()
+        if hang_up is not None and hang_up.done() and not job.is_final:
+            with suppress(Refused):  # it has just become final
+                await gateway.store.cancel(job.id, job.tenant)
     finally:
         if hang_up is not None:
             hang_up.cancel()
@@ -37,13 +43,17 @@ async def predict(gateway: Gateway, request: Request, receive: Receive) -> HttpR
     return HttpResponse(200, orjson.dumps({"success": True, "predictions": predictions}))
 
 
-async def _submit_form(gateway: Gateway, request: Request, receive: Receive) -> Submitted:
+async def _submit_form(gateway: Gateway, request: Request, receive: Receive) -> SingleSubmit:
     settings, key = gateway.settings, request.header(b"idempotency-key")
-    with gateway.reserve_body(request, key) as share:
+    share = gateway.reserve_body(request, key)
+    try:
         body = await request.body(receive, share, settings.max_body_bytes)
         request.query()
         job_request = await read_form(request, body)
-        return await submit_one(gateway, request.tenant, job_request, key, waits=True)
+        return SingleSubmit(gateway, request.tenant, job_request, key, wait_s=settings.predict_wait_s, share=share)
+    except BaseException:
+        share.release()
+        raise
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -1,13 +1,12 @@
-"""Submits one or many jobs and waits for their outcomes. Each job has its own result or error."""
+"""Submits many jobs and waits for their outcomes. Each job has its own result or error."""
 
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
 
 from api.gateway.gateway import Gateway
-from api.gateway.job_waiters import JobFuture, end_waits
+from api.gateway.job_waiters import JobFuture
 from api.gateway.submit_coalescer import SubmitResult
 from jobs.contract.errors import JitneyError, OverLimit, QueueFull, Refused, StoreUnavailable, to_jitney_error
 from jobs.contract.job import Accepted, Job, Lane, Submission
@@ -28,25 +27,6 @@ class Submitted(NamedTuple):
     accepted: Accepted
     job: Job
     end: JobFuture | None
-
-
-async def submit_one(gateway: Gateway, tenant: str, job_request: JobRequest, key: str, *, waits: bool) -> Submitted:
-    """Submit one job; raises JitneyError. With `waits`, call `wait_for_outcome` next."""
-    check_idempotency_key(key)
-    job = _admit(gateway, tenant, job_request, key)
-    refusal = gateway.watermark.refusal(job.lane)
-    if refusal is not None and not key:
-        raise refusal
-    closed = {} if refusal is None else {job.lane: refusal}
-    # Start to wait before the submit, so that no notification is missed.
-    end = gateway.waiting.expect(job.id) if waits else None
-    try:
-        result = await gateway.submits.submit(job, gateway.id if waits else "", closed=closed)
-    except BaseException:
-        if end is not None:
-            gateway.waiting.forget(job.id, end)
-        raise
-    return unwrap(_to_submitted(gateway, job, result, end, closed))
 
 
 async def submit_many(
@@ -79,42 +59,9 @@ async def submit_admitted(
         raise
     results = dict(zip((job.id for job in sent), stored, strict=True))
     return [
-        _to_submitted(gateway, job, results[job.id], ends.get(job.id), closed)
-        if job.id in results
-        else closed[job.lane]
+        to_submitted(gateway, job, results[job.id], ends.get(job.id), closed) if job.id in results else closed[job.lane]
         for job in submissions
     ]
-
-
-async def wait_for_outcome(
-    gateway: Gateway, submitted: Submitted, wait_s: float, hang_up: asyncio.Task[None] | None = None
-) -> Job:
-    """Return an accepted job once it is final or the wait is over, without a large output; raises JitneyError.
-
-    The job is canceled if `hang_up` ends, which means that the caller has disconnected.
-    """
-    end = submitted.end
-    if hang_up is not None and end is not None:
-        hang_up.add_done_callback(lambda _: end_waits(end))
-    job = await _outcome(gateway, submitted, wait_s)
-    if hang_up is not None and hang_up.done() and not hang_up.cancelled() and not job.is_final:
-        with suppress(Refused):  # it has just become final
-            await gateway.store.cancel(job.id, job.tenant)
-    return job
-
-
-async def _outcome(gateway: Gateway, submitted: Submitted, wait_s: float) -> Job:
-    accepted, end = submitted.accepted, submitted.end
-    if accepted.replayed or end is None:
-        (outcome,) = await wait_for_outcomes(gateway, [submitted], wait_s)
-        return unwrap(outcome)
-    if (job := await gateway.waiting.wait_until_final(accepted.id, end, wait_s)) is not None:
-        return job
-    try:
-        (job,) = await gateway.store.read([accepted.id])
-    except StoreUnavailable:  # the job was accepted, so the caller must get its id
-        return submitted.job
-    return unwrap(job or _lost_job_error(gateway, accepted))
 
 
 async def wait_for_outcomes(gateway: Gateway, submitted: Sequence[Submitted], wait_s: float) -> list[Job | JitneyError]:
@@ -131,7 +78,7 @@ async def wait_for_outcomes(gateway: Gateway, submitted: Sequence[Submitted], wa
             known |= await _wait_for_ends(gateway, still_open, wait_s, known)
     finally:
         gateway.waiting.forget_all(ends.items())
-    return [known[each.accepted.id] or _lost_job_error(gateway, each.accepted) for each in submitted]
+    return [known[each.accepted.id] or lost_job_error(gateway, each.accepted) for each in submitted]
 
 
 def unwrap(result: T | JitneyError) -> T:
@@ -157,7 +104,8 @@ async def _read(gateway: Gateway, ids: Sequence[str]) -> dict[str, Job | None]:
     return dict(zip(ids, await gateway.store.read(ids), strict=True)) if ids else {}
 
 
-def _lost_job_error(gateway: Gateway, accepted: Accepted) -> JitneyError:
+def lost_job_error(gateway: Gateway, accepted: Accepted) -> JitneyError:
+    """Return the error for an accepted job that the store no longer has."""
     if not accepted.replayed:  # accepted by this request
         message = "the queue's server lost the accepted job in a failover or flush: send the request again"
         return StoreUnavailable(message, retry_after_s=LOST_RETRY_AFTER_S, job=accepted.id)
@@ -166,7 +114,8 @@ def _lost_job_error(gateway: Gateway, accepted: Accepted) -> JitneyError:
     return Refused("result_expired", message, job=accepted.id)
 
 
-def _admit(gateway: Gateway, tenant: str, job_request: JobRequest, key: str) -> Submission:
+def admit_job(gateway: Gateway, tenant: str, job_request: JobRequest, key: str) -> Submission:
+    """Return the submission for a job request; raises Refused. The caller has checked the key."""
     catalog, policy, shards = gateway.catalog, gateway.address_policy, gateway.store.settings.shards
     max_ms = gateway.settings.max_deadline_ms
     return admit(
@@ -180,7 +129,7 @@ def _try_admit(
     if isinstance(job_request, JitneyError):
         return job_request
     try:
-        return _admit(gateway, tenant, job_request, key)
+        return admit_job(gateway, tenant, job_request, key)
     except JitneyError as error:
         return error
     except Exception as error:
@@ -188,7 +137,7 @@ def _try_admit(
         return to_jitney_error(error)
 
 
-def _to_submitted(
+def to_submitted(
     gateway: Gateway, job: Submission, result: SubmitResult, end: JobFuture | None, closed: Mapping[Lane, QueueFull]
 ) -> Submitted | JitneyError:
     """Convert the store's result of a submit; add Retry-After to an error, and wait for the right job id."""
@@ -205,19 +154,11 @@ def _to_submitted(
         return result
     if end is not None:
         waiting.confirm(result.id)
-    return Submitted(result, _accepted_job(job, result), end)
+    return Submitted(result, accepted_job(job, result), end)
 
 
-def _accepted_job(submission: Submission, accepted: Accepted) -> Job:
+def accepted_job(submission: Submission, accepted: Accepted) -> Job:
     """Return a job that was just accepted, without reading it from the store."""
-    return Job(
-        id=accepted.id,
-        state=State.QUEUED,
-        model=submission.model,
-        version=submission.version,
-        lane=submission.lane,
-        tenant=submission.tenant,
-        created_us=accepted.created_us,
-        attempts=0,
-        metadata=submission.metadata,
-    )
+    s, attempts = submission, 0
+    created_us, metadata = accepted.created_us, s.metadata
+    return Job(accepted.id, State.QUEUED, s.model, s.version, s.lane, s.tenant, created_us, attempts, metadata)

@@ -17,44 +17,45 @@ def format_timestamp(us: int | None) -> str | None:
     """Format a time in µs since the epoch as RFC 3339 with ms."""
     if us is None:
         return None
-    seconds, us = divmod(us, 1_000_000)
-    return f"{_format_second(seconds)}.{us // 1000:03d}Z"
+    digits = str(us) if us >= 1_000_000 else f"{us:07d}"
+    return f"{_format_second(digits[:-6])}.{digits[-6:-3]}Z"
 
 
 @lru_cache(16)
-def _format_second(seconds: int) -> str:
+def _format_second(seconds: str) -> str:
     """Format a second; cached, because jobs of one moment share it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def timings(job: Job) -> dict[str, float | None]:
-    """Return the job's time by stage in ms; None for a stage that has not ended."""
-    decode, batch, infer = job.stages_ms or (None, None, None)
-    queue = (job.started_us - job.created_us) / 1000 if job.started_us else None
-    total = (job.finished_us - job.created_us) / 1000 if job.finished_us else None
-    return {"queue": queue, "decode": decode, "batch": batch, "infer": infer, "total": total}
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def job_view(job: Job, position: int | None = None) -> dict[str, Any]:
-    """Return the job's view, ready for orjson."""
-    path = f"/v1/jobs/{job.id}"
+    """Return the job's view, ready for orjson. Timings are in ms; None for a stage that has not ended."""
+    job_id, state, model, version, lane, _ = job[:6]
+    created_us, attempts, metadata, started_us, finished_us, output, error, stages_ms, batch_size, _ = job[6:]
+    decode, batch, infer = stages_ms or (None, None, None)
+    path = f"/v1/jobs/{job_id}"
     return {
-        "id": job.id,
-        "model": job.model,
-        "version": job.version,
-        "status": job.state,
-        "lane": job.lane,
-        "created_at": format_timestamp(job.created_us),
-        "started_at": format_timestamp(job.started_us),
-        "finished_at": format_timestamp(job.finished_us),
-        "attempts": job.attempts,
-        "output": orjson.Fragment(job.output) if job.output else None,
-        "error": orjson.Fragment(job.error) if job.error else None,
-        "timings": timings(job),
-        "batch_size": job.batch_size or None,
+        "id": job_id,
+        "model": model,
+        "version": version,
+        "status": state,
+        "lane": lane,
+        "created_at": format_timestamp(created_us),
+        "started_at": format_timestamp(started_us),
+        "finished_at": format_timestamp(finished_us),
+        "attempts": attempts,
+        "output": orjson.Fragment(output) if output else None,
+        "error": orjson.Fragment(error) if error else None,
+        "timings": {
+            "queue": (started_us - created_us) / 1000 if started_us else None,
+            "decode": decode,
+            "batch": batch,
+            "infer": infer,
+            "total": (finished_us - created_us) / 1000 if finished_us else None,
+        },
+        "batch_size": batch_size or None,
         "position": position,
         "eta_ms": None,
-        "metadata": orjson.Fragment(job.metadata),
+        "metadata": orjson.Fragment(metadata),
         "urls": {"self": path, "events": f"{path}/events", "cancel": path},
     }
 

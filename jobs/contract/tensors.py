@@ -6,6 +6,7 @@ the worker maps arrays onto the same bytes. Data types and sizes follow the Open
 
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from math import prod
 from typing import Any, Final, NamedTuple
@@ -151,8 +152,15 @@ def to_numbers(tensor: Tensor) -> list[float]:
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Pack tensors into a frame. The caller has checked the shapes against the data."""
-    header = orjson.dumps({name: [t.datatype, list(t.shape)] for name, t in tensors.items()})
-    return b"".join((_HEADER.pack(len(header)), header, *(t.data for t in tensors.values())))
+    header = _pack_header(tuple((name, t.datatype, t.shape) for name, t in tensors.items()))
+    return b"".join((header, *(t.data for t in tensors.values())))
+
+
+@lru_cache(64)
+def _pack_header(tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> bytes:
+    """Pack the names, data types and shapes of tensors. Cached, because those of a model repeat."""
+    header = orjson.dumps({name: [datatype, shape] for name, datatype, shape in tensors})
+    return _HEADER.pack(len(header)) + header
 
 
 def unpack_tensors(frame: bytes) -> dict[str, Tensor]:

@@ -180,7 +180,14 @@ class RedisClient:
         connection = self._large if len(packed) > _LARGE_BYTES else connection
         if self._require_durable and name in _ACCEPTING:
             await self._check_durable(connection)
-        answers = await self._send(connection, [packed], again=again)
+        opened = connection.current
+        if opened is None:
+            answers = await self._send(connection, [packed], again=again)
+        else:  # as `_send` does, without two more coroutines
+            try:
+                answers = await opened.send([packed], at_once=True)
+            except CONNECTION_ERRORS as error:
+                answers = await self._send_again(connection, [packed], error, again=again)
         if isinstance(answers[0], hiredis.ReplyError):
             answers = await self._redirect(answers, generation, connection, [packed], again=again)
             if str(answers[0]).startswith("NOSCRIPT"):  # the server restarted or was replaced

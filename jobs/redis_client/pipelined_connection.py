@@ -20,10 +20,18 @@ pack: Callable[[tuple[Arg, ...]], bytes] = hiredis.pack_command  # type: ignore[
 
 CHECKS_PER_TIMEOUT: Final = 4
 SECOND_CHECK_S: Final = 0.02
+FEW_ARGS: Final = 14  # a submit of one job
+SMALL_BYTES: Final = 32 << 10
 
 
 def pack_large(args: Sequence[Arg]) -> bytes:
-    """Pack a large command. `pack` grows its buffer per argument, which costs twice as much from some kB on."""
+    """Pack a command whose last argument may be large, or one with many arguments.
+
+    `pack` grows its buffer per argument: it takes half as long for few small ones, and a hundred times for large ones.
+    """
+    last = args[-1]
+    if len(args) <= FEW_ARGS and isinstance(last, bytes) and len(last) <= SMALL_BYTES:
+        return pack(tuple(args))
     parts = [b"*%d\r\n" % len(args)]
     for arg in args:
         text = arg if isinstance(arg, bytes) else str(arg).encode()
@@ -79,7 +87,11 @@ class RedisConnection(asyncio.Protocol):
             sent.future.set_result([])
             return sent.future
         self._sent.append(sent)
-        self.put(commands, at_once=at_once)
+        if at_once and not self._outgoing and sent.count == 1 and isinstance(commands[0], bytes):
+            if not self._transport.is_closing():
+                self._transport.write(commands[0])
+        else:
+            self.put(commands, at_once=at_once)
         if not self._check_due:
             self._check_due = True
             self._loop.call_later(self._timeout_s / CHECKS_PER_TIMEOUT, self._check)
@@ -178,14 +190,18 @@ class ReconnectingConnection:
 
     async def send(self, commands: Sequence[Command], *, at_once: bool = False) -> list[Any]:
         """Send commands and return their replies in order; an error reply is a value. Raises OSError."""
-        connection = self._connection
-        if connection is None or connection.lost.is_set():
-            connection = await self._open()
+        connection = self.current or await self._open()
         return await connection.send(commands, at_once=at_once)
+
+    @property
+    def current(self) -> RedisConnection | None:
+        """The open connection; None if `send` has to open one first."""
+        connection = self._connection
+        return None if connection is None or connection.lost.is_set() else connection
 
     async def ensure_open(self) -> None:
         """Open the connection, if it is not open. Raises OSError."""
-        if self._connection is None or self._connection.lost.is_set():
+        if self.current is None:
             await self._open()
 
     def close(self) -> None:

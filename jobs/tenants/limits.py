@@ -15,6 +15,7 @@ from jobs.contract.ids import TENANT_NAME
 NO_LIMIT: Final = 1 << 53  # beyond the largest exact integer in Lua
 MAX_LIMIT: Final = NO_LIMIT - 1
 MAX_WEIGHT: Final = 1000
+MAX_QUOTAS: Final = 1000  # cached results of `TenantLimits.quota`
 
 
 class Limits(NamedTuple):
@@ -69,6 +70,7 @@ class TenantLimits:
         self._known = {
             name: self._default._replace(**override.model_dump(exclude_none=True)) for name, override in merged.items()
         }
+        self._quotas: dict[str, str] = {}  # results of `quota`
         self.shares = self._shares()
 
     def limits(self, tenant: str) -> Limits:
@@ -83,7 +85,14 @@ class TenantLimits:
 
         "claimed": claim enforces a limit of running jobs, so submit must not hand jobs over.
         """
-        limits = self.limits(tenant)
+        quota = self._quotas.get(tenant)
+        if quota is None:
+            if len(self._quotas) >= MAX_QUOTAS:
+                self._quotas.clear()
+            quota = self._quotas[tenant] = self._quota(self.limits(tenant))
+        return quota
+
+    def _quota(self, limits: Limits) -> str:
         has_quota = limits.jobs or limits.bytes
         parts = [str(self._per_shard(most)) for most in (limits.jobs, limits.bytes)] if has_quota else []
         return " ".join([*parts, "claimed"] if limits.running else parts)

@@ -18,12 +18,13 @@ from tests.support.processes import ROOT
 USED = {
     "Server": "config server_state started should_exit _captured_signals handle_exit on_tick startup shutdown serve",
     "ServerState": "connections tasks default_headers total_requests",
-    "HttpToolsProtocol": "app loop logger parser transport flow server client scheme scope headers cycle connections "
-    "server_state expect_100_continue connection_made connection_lost data_received on_message_begin on_url on_header "
-    "on_headers_complete on_body on_message_complete on_response_complete pause_writing resume_writing "
-    "send_400_response _start_asgi_task",
-    "RequestResponseCycle": "scope transport flow message_event on_response body more_body keep_alive disconnected "
-    "waiting_for_100_continue response_started response_complete run_asgi receive send",
+    "HttpToolsProtocol": "app app_state asgi_version root_path loop parser transport flow server client scheme headers "
+    "cycle connections tasks server_state expect_100_continue connection_made connection_lost data_received "
+    "on_message_begin on_url on_header on_headers_complete on_body on_message_complete on_response_complete "
+    "pause_writing resume_writing send_400_response",
+    "RequestResponseCycle": "scope transport flow logger access_log default_headers message_event on_response body "
+    "more_body keep_alive disconnected waiting_for_100_continue response_started response_complete chunked_encoding "
+    "expected_content_length run_asgi receive send send_500_response",
     "FlowControl": "read_paused write_paused pause_reading resume_reading pause_writing resume_writing drain",
 }
 CYCLE_ARGUMENTS: dict[str, Any] = {
@@ -81,11 +82,9 @@ def test_the_installed_release_has_the_internals_that_are_used() -> None:
 
 
 def test_a_release_without_one_of_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(HttpToolsProtocol, "_start_asgi_task")
+    monkeypatch.delattr(HttpToolsProtocol, "on_url")
     problem = _incompatibility(_create())
-    assert (
-        f"uvicorn {uvicorn.__version__} is not known to work; it lacks HttpToolsProtocol._start_asgi_task;" in problem
-    )
+    assert f"uvicorn {uvicorn.__version__} is not known to work; it lacks HttpToolsProtocol.on_url;" in problem
 
 
 def test_the_next_minor_release_is_not_installed_unseen() -> None:
